@@ -1,0 +1,59 @@
+# falcon-channels: every command that its people use. `make help` lists them.
+
+VENV ?= .venv
+PYTHON ?= python3
+HOST ?= 127.0.0.1
+PORT ?= 8000
+WORKERS ?= auto
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help:  ## List the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: $(READY)  ## Make the environment in .venv and install the project with all it needs
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo 'falcon-channels needs Python 3.11 or newer; say which: make setup PYTHON=python3.12'; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,dev]'
+	@touch $@
+
+.PHONY: system
+system:  ## Check for the system programs that the tests need, install missing ones from Debian's packages
+	@scripts/system-packages
+
+.PHONY: run
+run: setup  ## Serve the hello example at http://localhost:8000 (PORT and HOST can be set)
+	@exec $(BIN)/python -m examples.hello_asgi --host $(HOST) --port $(PORT)
+
+.PHONY: test
+test: setup system  ## Run all tests (PYTEST_ARGS='-k name' picks some)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+
+.PHONY: check
+check: setup  ## Formatting, lint, types and architecture
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+.PHONY: format
+format: setup  ## Format the code and mend what the linter can
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+.PHONY: lock
+lock: setup  ## Write constraints.txt again from what is installed
+	$(BIN)/python scripts/write_constraints.py > constraints.tmp && mv constraints.tmp constraints.txt
+
+.PHONY: clean
+clean:  ## Remove the environment and what the tools left behind
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis artifacts build dist

@@ -1,0 +1,1 @@
+"""Real-time for the Falcon web framework."""

@@ -1,0 +1,1 @@
+"""Brokers: where publications are ordered, stored and carried between processes."""

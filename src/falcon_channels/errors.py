@@ -1,0 +1,105 @@
+"""Errors and close codes.
+
+::
+
+    ChannelsError
+     +-- OptionsError (ValueError)        options contradict each other
+     +-- ChannelNameError (ValueError)    not a channel name
+     +-- UnknownChannelError              no route matches the name
+     +-- PublicationTooLargeError
+     +-- PayloadError (ValueError)        the data cannot be a publication
+     +-- BrokerError
+     |    +-- BrokerUnavailableError      the store cannot be reached; try again
+     |    +-- CapabilityError             the broker cannot do what options ask
+     |    +-- PositionError               the position is of another log
+     +-- ClosedError                      the Channels object is closed or draining
+     +-- UnsubscribedError                a server-side subscription was ended
+"""
+
+from __future__ import annotations
+
+
+class ChannelsError(Exception):
+    """Base of every error that this package raises by itself."""
+
+
+class OptionsError(ChannelsError, ValueError):
+    """Options that contradict each other, or a value out of range."""
+
+
+class ChannelNameError(ChannelsError, ValueError):
+    """A channel name that is empty, too long or has control characters."""
+
+
+class UnknownChannelError(ChannelsError):
+    """No route matches this channel.
+
+    Attributes:
+        channel: The name that was asked for.
+    """
+
+    def __init__(self, channel: str) -> None:
+        super().__init__(
+            f'no route matches the channel {channel!r}; '
+            "add one with channels.add_route('template', resource)"
+        )
+        self.channel = channel
+
+
+class PublicationTooLargeError(ChannelsError):
+    """A publication over the limit of its channel.
+
+    Attributes:
+        size_bytes: What the payload measures.
+        limit_bytes: ``max_publication_bytes`` of the channel.
+    """
+
+    def __init__(self, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(
+            f'publication of {size_bytes} bytes exceeds '
+            f'max_publication_bytes of {limit_bytes}'
+        )
+        self.size_bytes = size_bytes
+        self.limit_bytes = limit_bytes
+
+
+class PayloadError(ChannelsError, ValueError):
+    """Data that cannot be a publication: not JSON, or not of the route's type."""
+
+
+class BrokerError(ChannelsError):
+    """A broker could not do what it was asked."""
+
+
+class BrokerUnavailableError(BrokerError):
+    """The store of the broker cannot be reached or did not answer in time.
+
+    A publish that raises this may have been stored or not. Publish again with the
+    same idempotency key: it is then stored once.
+    """
+
+
+class CapabilityError(BrokerError):
+    """Options ask for something that this broker cannot do; raised at start-up."""
+
+
+class PositionError(BrokerError):
+    """A position of another log, or one that the log no longer reaches back to."""
+
+
+class ClosedError(ChannelsError):
+    """The Channels object is closed, or drains its connections."""
+
+
+class UnsubscribedError(ChannelsError):
+    """A server-side subscription was ended by the hub.
+
+    Attributes:
+        code: Why: an unsubscribe code such as 2500 (insufficient state).
+        reason: The same in words.
+    """
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(f'unsubscribed with code {code}: {reason}')
+        self.code = code
+        self.reason = reason

@@ -1,0 +1,1 @@
+"""The client protocol: bytes in, values out, no input or output of its own."""

@@ -1,0 +1,1 @@
+"""The WebSocket protocol class for uvicorn, and the server command."""

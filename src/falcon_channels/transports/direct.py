@@ -1,0 +1,37 @@
+"""The ASGI extension ``falcon_channels.direct``: a WebSocket without a coroutine.
+
+A server that offers the extension puts an object that fulfils `DirectWebSocket` in
+``scope['extensions']['falcon_channels.direct']['websocket']`` of each WebSocket scope.
+ASGI's own events go on working; the extension adds two things:
+
+* `write` takes finished frames and puts them into the socket at once, with no task,
+  lock or event for each recipient, and says what is left behind;
+* `attach` gives the messages to callbacks. From then on the ASGI application may
+  return: its ``websocket.close`` is ignored and the connection lives on until `close`,
+  `abort` or the peer ends it. An idle connection then holds no coroutine.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from .base import Receiver
+from .base import Transport
+
+#: The extension's name in ``scope['extensions']``.
+EXTENSION = 'falcon_channels.direct'
+
+
+class DirectWebSocket(Transport, Protocol):
+    """What the server offers for one WebSocket connection."""
+
+    def attach(self, receiver: Receiver) -> None:
+        """Deliver messages to `receiver` instead of ASGI ``receive``.
+
+        Legal once, after ``websocket.accept`` was sent. Messages that wait for
+        ``receive`` are given to the receiver first, in order. ``receive`` called
+        afterwards waits for the end of the connection.
+
+        Raises:
+            RuntimeError: Not accepted yet, or attached already.
+        """

@@ -1,0 +1,1 @@
+"""WebSockets for synchronous Falcon apps, whatever the WSGI server."""
