@@ -1,0 +1,257 @@
+"""The Origin check: who may open a WebSocket from a page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import falcon
+from falcon import testing
+import falcon.asgi
+from hypothesis import given
+from hypothesis import strategies as st
+import pytest
+
+from falcon_channels import OriginCheck
+from falcon_channels.errors import OptionsError
+from falcon_channels.origin import check_allowed_origins
+from falcon_channels.origin import origin_error
+
+LABEL = st.from_regex(r'[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?', fullmatch=True)
+NAME = st.lists(LABEL, min_size=1, max_size=4).map('.'.join)
+PORT = st.integers(1, 65535)
+
+
+def error(
+    origin: str, host: str, scheme: str = 'ws', allowed: tuple[str, ...] = ()
+) -> str | None:
+    return origin_error([origin], [host], scheme, check_allowed_origins(allowed))
+
+
+@pytest.mark.parametrize(
+    ('origin', 'host', 'scheme'),
+    [
+        ('http://example.com', 'example.com', 'ws'),
+        ('http://example.com', 'example.com', 'http'),
+        ('https://example.com', 'example.com', 'wss'),
+        ('https://example.com', 'example.com:443', 'https'),
+        ('http://example.com:80', 'example.com', 'ws'),
+        ('http://EXAMPLE.com', 'Example.COM', 'ws'),
+        ('http://localhost:8000', 'localhost:8000', 'ws'),
+        ('http://127.0.0.1:8000', '127.0.0.1:8000', 'ws'),
+        ('http://[::1]:8000', '[::1]:8000', 'ws'),
+        ('http://[::1]', '[0:0:0:0:0:0:0:1]:80', 'ws'),
+        ('http://my_app:8000', 'my_app:8000', 'ws'),
+    ],
+)
+def test_own_origin_passes(origin: str, host: str, scheme: str) -> None:
+    """A page of the same scheme, host and port as the handshake may connect."""
+    assert None is error(origin, host, scheme)
+
+
+@pytest.mark.parametrize(
+    ('origin', 'host', 'scheme'),
+    [
+        ('https://evil.example', 'good.example', 'wss'),
+        ('null', 'good.example', 'wss'),
+        ('', 'good.example', 'wss'),
+        ('https://good.example.evil.com', 'good.example', 'wss'),
+        ('https://evilgood.example', 'good.example', 'wss'),
+        ('https://good.example:444', 'good.example', 'wss'),
+        ('https://good.example:0', 'good.example', 'wss'),
+        ('https://good.example:65979', 'good.example', 'wss'),
+        ('http://good.example', 'good.example', 'wss'),
+        ('https://good.example', 'good.example', 'ws'),
+        ('https://good.example:443', 'good.example:80', 'ws'),
+        ('https://good.example/', 'good.example', 'wss'),
+        ('https://good.example/path', 'good.example', 'wss'),
+        ('https://good.example@evil.example', 'good.example', 'wss'),
+        ('https://evil.example#good.example', 'good.example', 'wss'),
+        ('https://good.example, https://evil.example', 'good.example', 'wss'),
+        ('https://good.example\n', 'good.example', 'wss'),
+        ('https://good.example.', 'good.example', 'wss'),
+        ('//good.example', 'good.example', 'wss'),
+        ('good.example', 'good.example', 'wss'),
+        ('https://[::1', '[::1]', 'wss'),
+        ('https://[:::1]', '[::1]', 'wss'),
+        ('file://', 'good.example', 'wss'),
+        ('https://good.example:\u0664\u0664\u0663', 'good.example', 'wss'),
+    ],
+)
+def test_other_origins_are_refused(origin: str, host: str, scheme: str) -> None:
+    """Anything but the exact own origin is refused, with a reason about the Origin."""
+    reason = error(origin, host, scheme)
+    assert reason is not None
+    assert reason.startswith('Origin')
+
+
+@pytest.mark.parametrize(
+    'hosts',
+    [[], ['a.example', 'a.example'], [''], ['a, b'], ['a/b'], ['u@a'], ['a:x'], ['é']],
+)
+@pytest.mark.parametrize('origins', [[], ['http://a.example']])
+@pytest.mark.parametrize('allowed', [(), ('*',)])
+def test_bad_hosts_are_refused(
+    hosts: list[str], origins: list[str], allowed: tuple[str, ...]
+) -> None:
+    """Not exactly one good Host header is refused, whatever else is allowed."""
+    reason = origin_error(origins, hosts, 'ws', allowed)
+    assert reason is not None
+    assert reason.startswith('Host')
+
+
+def test_no_origin_passes() -> None:
+    """A client that is no browser sends no Origin and may connect."""
+    assert None is origin_error([], ['good.example'], 'ws', ())
+
+
+@pytest.mark.parametrize('allowed', [(), ('*',), ('https://a.example',)])
+def test_two_origins_are_refused(allowed: tuple[str, ...]) -> None:
+    """Two Origin headers are refused even if each alone would pass."""
+    origins = ['https://a.example', 'https://a.example']
+    assert 'Origin header is repeated' == origin_error(
+        origins, ['a.example'], 'wss', allowed
+    )
+
+
+@pytest.mark.parametrize(
+    ('origin', 'allowed', 'passes'),
+    [
+        ('https://app.example', 'https://app.example', True),
+        ('https://APP.example:443', 'https://app.example', True),
+        ('https://app.example', 'HTTPS://APP.EXAMPLE:443', True),
+        ('http://app.example', 'https://app.example', False),
+        ('https://app.example:8443', 'https://app.example', False),
+        ('https://app.example:8443', 'https://app.example:8443', True),
+        ('https://a.app.example', 'https://app.example', False),
+        ('https://a.app.example', 'https://*.app.example', True),
+        ('https://b.a.app.example', 'https://*.app.example', True),
+        ('https://app.example', 'https://*.app.example', False),
+        ('https://evilapp.example', 'https://*.app.example', False),
+        ('https://.app.example', 'https://*.app.example', False),
+        ('https://a..app.example', 'https://*.app.example', False),
+        ('https://a.app.example:444', 'https://*.app.example', False),
+        ('http://a.app.example', 'https://*.app.example', False),
+        ('https://a.app.example.evil', 'https://*.app.example', False),
+        ('capacitor://localhost', 'capacitor://localhost', True),
+        ('https://anything.example', '*', True),
+        ('null', '*', True),
+    ],
+)
+def test_listed_origins(origin: str, allowed: str, passes: bool) -> None:
+    """A listed origin passes: exactly, by whole labels, or with '*' any."""
+    assert passes is (error(origin, 'good.example', 'wss', (allowed,)) is None)
+
+
+@pytest.mark.parametrize(
+    'pattern',
+    [
+        '',
+        'null',
+        'example.com',
+        'https://example.com/',
+        'https://',
+        'https://*',
+        'https://a.*.example.com',
+        'https://*example.com',
+        'https://*.*.example.com',
+        'https://example.com:99999',
+        'https://b\u00fccher.example',
+    ],
+)
+def test_slips_in_the_list_show_at_start(pattern: str) -> None:
+    """An entry that can never match is refused when the middleware is made."""
+    with pytest.raises(OptionsError, match='is not an origin') as caught:
+        OriginCheck(allowed=['https://good.example', pattern])
+    assert repr(pattern) in str(caught.value)
+
+
+def test_a_string_is_no_list() -> None:
+    """One string in place of a list is refused, not read letter by letter."""
+    with pytest.raises(OptionsError, match='list of strings'):
+        OriginCheck(allowed='https://good.example')
+
+
+@given(NAME, st.one_of(st.none(), PORT), st.sampled_from(['http', 'https']))
+def test_a_browser_reaches_its_own_site(
+    name: str, port: int | None, scheme: str
+) -> None:
+    """Whatever the name and port of a site, its own pages may connect."""
+    authority = name if port is None else f'{name}:{port}'
+    assert None is error(f'{scheme}://{authority}', authority, scheme)
+
+
+@given(NAME, NAME, PORT, PORT)
+def test_only_equal_origins_pass(
+    name: str, other: str, port: int, other_port: int
+) -> None:
+    """Two origins agree only if names and ports do, however alike they look."""
+    same = (name, port) == (other, other_port)
+    result = error(f'http://{other}:{other_port}', f'{name}:{port}', 'ws')
+    assert same is (result is None)
+
+
+@given(st.text(max_size=300), st.text(max_size=300), st.sampled_from(['ws', 'wss']))
+def test_reasons_are_short_and_clean(origin: str, host: str, scheme: str) -> None:
+    """No input raises, and a reason is short printable ASCII: it can be logged."""
+    for reason in (error(origin, 'a.example', scheme), error('null', host, scheme)):
+        if reason is not None:
+            assert reason.isascii()
+            assert reason.isprintable()
+            assert len(reason) < 2600
+
+
+class Greeter:
+    async def on_get(
+        self, req: falcon.asgi.Request, resp: falcon.asgi.Response
+    ) -> None:
+        resp.text = 'hello'
+
+    async def on_websocket(
+        self, req: falcon.asgi.Request, ws: falcon.asgi.WebSocket
+    ) -> None:
+        await ws.accept()
+        await ws.send_text('hello')
+        await ws.receive_text()
+
+
+def app(**options: Any) -> falcon.asgi.App:
+    app = falcon.asgi.App(middleware=[OriginCheck(**options)])
+    app.add_route('/', Greeter())
+    return app
+
+
+@pytest.mark.parametrize(
+    ('headers', 'options'),
+    [
+        ({}, {}),
+        ({'Origin': 'http://falconframework.org'}, {}),
+        ({'Origin': 'https://app.example'}, {'allowed': ['https://app.example']}),
+    ],
+)
+async def test_middleware_lets_own_pages_in(
+    headers: dict[str, str], options: dict[str, Any]
+) -> None:
+    """A handshake of an allowed origin reaches the responder."""
+    async with testing.ASGIConductor(app(**options)) as conductor:
+        async with conductor.simulate_ws('/', headers=headers) as ws:
+            assert 'hello' == await ws.receive_text()
+
+
+async def test_middleware_refuses_strangers() -> None:
+    """A handshake of another origin ends before accept, with Falcon's 3403."""
+    async with testing.ASGIConductor(app()) as conductor:
+        with pytest.raises(falcon.WebSocketDisconnected) as caught:
+            async with conductor.simulate_ws(
+                '/', headers={'Origin': 'https://evil.example'}
+            ):
+                pass
+    assert 3403 == caught.value.code
+
+
+async def test_middleware_leaves_http_alone() -> None:
+    """An ordinary request from another origin is none of this middleware's business."""
+    async with testing.ASGIConductor(app()) as conductor:
+        result = await conductor.simulate_get(
+            '/', headers={'Origin': 'https://evil.example'}
+        )
+    assert 'hello' == result.text
