@@ -1,0 +1,90 @@
+"""The recipes that intercept a handshake: a hook, and middleware."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from support.processes import ServerProcess
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+
+pytestmark = pytest.mark.server
+
+
+def serve(module: str) -> Iterator[ServerProcess]:
+    command = ['python', '-m', 'uvicorn', f'examples.{module}:app', '--port', '{port}']
+    with ServerProcess(command) as server:
+        yield server
+
+
+@pytest.fixture(scope='module')
+def hook() -> Iterator[ServerProcess]:
+    yield from serve('asgi_hook')
+
+
+@pytest.fixture(scope='module')
+def middleware() -> Iterator[ServerProcess]:
+    yield from serve('asgi_middleware')
+
+
+def status(url: str, headers: dict[str, str]) -> int:
+    """Return the status of a handshake that is refused."""
+    with pytest.raises(InvalidStatus) as caught:
+        connect(url, additional_headers=headers)
+    return caught.value.response.status_code
+
+
+def test_hook_passes_the_user_on(hook: ServerProcess) -> None:
+    """The responder knows the user that the hook found."""
+    with connect(hook.ws_url, additional_headers={'Cookie': 'session=4f1c'}) as ws:
+        assert 'Hello, alice' == ws.recv(30)
+        ws.send('hi')
+        assert 'alice: hi' == ws.recv(30)
+
+
+@pytest.mark.parametrize('headers', [{}, {'Cookie': 'session=wrong'}])
+def test_hook_refuses_without_a_user(
+    hook: ServerProcess, headers: dict[str, str]
+) -> None:
+    """Without a session the handshake gets a real 403."""
+    assert 403 == status(hook.ws_url, headers)
+
+
+def test_hook_checks_the_origin_too(hook: ServerProcess) -> None:
+    """A page of another site gets nowhere with the user's cookie."""
+    headers = {'Cookie': 'session=4f1c', 'Origin': 'https://evil.example'}
+    assert 403 == status(hook.ws_url, headers)
+
+
+@pytest.mark.parametrize(
+    ('token', 'room', 'greeting'),
+    [
+        ('4f1c', 'garden', 'alice is in the garden'),
+        ('9b2e', 'kitchen', 'bob is in the kitchen'),
+    ],
+)
+def test_middleware_lets_members_in(
+    middleware: ServerProcess, token: str, room: str, greeting: str
+) -> None:
+    """A member of the room gets in, and the responder knows who it is."""
+    url = f'{middleware.ws_url}/rooms/{room}'
+    with connect(url, additional_headers={'Authorization': f'Bearer {token}'}) as ws:
+        assert greeting == ws.recv(30)
+
+
+@pytest.mark.parametrize(
+    ('headers', 'path'),
+    [
+        ({}, '/rooms/garden'),
+        ({'Authorization': 'Bearer wrong'}, '/rooms/garden'),
+        ({'Authorization': 'Bearer 9b2e'}, '/rooms/garden'),
+        ({'Authorization': 'Bearer 9b2e'}, '/nowhere'),
+    ],
+)
+def test_middleware_refuses_the_others(
+    middleware: ServerProcess, headers: dict[str, str], path: str
+) -> None:
+    """Nobody without a token gets in, and nobody into a room of others."""
+    assert 403 == status(middleware.ws_url + path, headers)
+    assert 'Traceback' not in middleware.log()

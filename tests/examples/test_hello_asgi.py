@@ -1,0 +1,164 @@
+"""The hello example on ASGI, served in each of the ways that people start it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+import signal
+import socket
+import struct
+
+import httpx
+import pytest
+from support.processes import ServerProcess
+from support.processes import wait_until
+from websockets.exceptions import ConnectionClosedError
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+
+MAX_TEXT_BYTES = 1024 * 1024
+
+COMMANDS = {
+    'module': ['python', '-m', 'examples.hello_asgi', '--port', '{port}'],
+    'script': ['python', 'examples/hello_asgi.py', '--port', '{port}'],
+    'uvicorn': [
+        *('python', '-m', 'uvicorn', 'examples.hello_asgi:app'),
+        *('--port', '{port}'),
+    ],
+    'reload': [
+        *('python', '-m', 'uvicorn', 'examples.hello_asgi:app'),
+        *('--port', '{port}', '--reload', '--reload-dir', 'examples'),
+    ],
+}
+
+pytestmark = [pytest.mark.server, pytest.mark.xdist_group('hello_asgi')]
+
+
+@pytest.fixture(scope='module', params=['module', 'uvicorn'])
+def server(request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
+    with ServerProcess(COMMANDS[request.param]) as server:
+        yield server
+
+
+def open_files(server: ServerProcess) -> int:
+    return len(list(Path(f'/proc/{server.pid}/fd').iterdir()))
+
+
+@pytest.mark.parametrize('path', ['/hello', '/ws'])
+def test_page(server: ServerProcess, path: str) -> None:
+    """Both addresses answer the same page, which runs no script but its own file."""
+    response = httpx.get(server.url + path)
+    assert 200 == response.status_code
+    assert 'text/html; charset=utf-8' == response.headers['content-type']
+    assert '<title>WebSocket Chat</title>' in response.text
+    assert "default-src 'none'" in response.headers['content-security-policy']
+    assert 'unsafe' not in response.headers['content-security-policy']
+    script = httpx.get(server.url + '/static/hello.js')
+    assert 200 == script.status_code
+    assert script.headers['content-type'].startswith('text/javascript')
+
+
+def test_home_leads_to_the_page(server: ServerProcess) -> None:
+    """The bare address leads to the page."""
+    response = httpx.get(server.url, follow_redirects=True)
+    assert f'{server.url}/hello' == str(response.url)
+    assert 200 == response.status_code
+
+
+@pytest.mark.parametrize('path', ['/hello', '/ws'])
+def test_answers(server: ServerProcess, path: str) -> None:
+    """Every text is answered, in order, for as long as the client likes."""
+    with connect(server.ws_url + path, compression=None, max_size=None) as ws:
+        for text in ('hello', '', 'Grüße 🌍', 'x' * 70_000):
+            ws.send(text)
+            assert f'Message text was: {text}' == ws.recv(30)
+        ws.send('a' * MAX_TEXT_BYTES)
+        answer = ws.recv(30)
+        assert len('Message text was: ') + MAX_TEXT_BYTES == len(answer)
+
+
+def test_binary_message_is_refused(server: ServerProcess) -> None:
+    """A binary message ends the connection with 1003 and words, not a traceback."""
+    with connect(server.ws_url + '/hello') as ws:
+        ws.send(b'\x00\x01')
+        with pytest.raises(ConnectionClosedError) as caught:
+            ws.recv(30)
+    assert caught.value.rcvd is not None
+    assert 1003 == caught.value.rcvd.code
+    assert 'This WebSocket takes text only' == caught.value.rcvd.reason
+    assert 'Traceback' not in server.log()
+
+
+@pytest.mark.parametrize(
+    'text', ['a' * (MAX_TEXT_BYTES + 1), 'é' * (MAX_TEXT_BYTES // 2 + 1)]
+)
+def test_long_text_is_refused(server: ServerProcess, text: str) -> None:
+    """A text over the limit in bytes ends the connection with 1009 and a reason."""
+    with connect(server.ws_url + '/hello', compression=None, max_size=None) as ws:
+        ws.send(text)
+        with pytest.raises(ConnectionClosedError) as caught:
+            ws.recv(30)
+    assert caught.value.rcvd is not None
+    assert 1009 == caught.value.rcvd.code
+    assert str(MAX_TEXT_BYTES) in caught.value.rcvd.reason
+
+
+@pytest.mark.parametrize('end', ['close', 'reset'])
+def test_leaving_is_no_error(server: ServerProcess, end: str) -> None:
+    """A client that leaves, politely or not, ends the responder without an error."""
+    before = len(server.log())
+    files = open_files(server)
+    with connect(server.ws_url + '/hello', close_timeout=1) as ws:
+        ws.send('hello')
+        assert 'Message text was: hello' == ws.recv(30)
+        assert files < open_files(server)
+        if end == 'reset':
+            ws.socket.setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0)
+            )
+            ws.socket.shutdown(socket.SHUT_RDWR)
+    wait_until(lambda: open_files(server) <= files, 'the server let go of it')
+    with connect(server.ws_url + '/hello') as ws:
+        ws.send('next')
+        assert 'Message text was: next' == ws.recv(30)
+    log = server.log()[before:]
+    assert 'Traceback' not in log
+    assert 'ERROR' not in log
+    assert '[FALCON]' not in log
+
+
+def test_pages_of_strangers_are_refused(server: ServerProcess) -> None:
+    """A handshake from a page of another site gets a real HTTP 403."""
+    with pytest.raises(InvalidStatus) as caught:
+        connect(server.ws_url + '/hello', origin='https://evil.example')
+    assert 403 == caught.value.response.status_code
+    with connect(server.ws_url + '/hello', origin=server.url) as ws:
+        ws.send('hello')
+        assert 'Message text was: hello' == ws.recv(30)
+
+
+@pytest.mark.parametrize('way', ['module', 'script'])
+def test_ctrl_c_ends_cleanly(way: str) -> None:
+    """Ctrl-C ends it with code 0 and no traceback, also under an open connection."""
+    with ServerProcess(COMMANDS[way]) as server:
+        with connect(server.ws_url + '/hello') as ws:
+            server.signal(signal.SIGINT)
+            with pytest.raises(ConnectionClosedError) as caught:
+                ws.recv(30)
+        assert caught.value.rcvd is not None
+        assert 1012 == caught.value.rcvd.code
+        process = server.process
+        assert process is not None
+        wait_until(lambda: process.poll() is not None, 'it ended')
+        assert 0 == process.returncode
+        assert f'Page:      http://localhost:{server.port}/hello' in server.log()
+        assert 'Traceback' not in server.log()
+
+
+def test_reload_serves_it() -> None:
+    """Under uvicorn's --reload, which spawns a new process, it answers as well."""
+    with ServerProcess(COMMANDS['reload']) as server:
+        wait_until(lambda: 'startup complete' in server.log(), 'the child started')
+        with connect(server.ws_url + '/hello') as ws:
+            ws.send('hello')
+            assert 'Message text was: hello' == ws.recv(30)
