@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from typing import Literal
 from typing import NamedTuple
 
 import msgspec
@@ -68,6 +69,18 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True):
         if self.binary:
             return self.data
         return msgspec.json.decode(self.data)
+
+
+class Signal(msgspec.Struct, frozen=True):
+    """Something that subscribers are told and that no log keeps.
+
+    Attributes:
+        kind: ``'join'`` or ``'leave'``.
+        info: Who came or went.
+    """
+
+    kind: Literal['join', 'leave']
+    info: ClientInfo
 
 
 class HistoryPage(NamedTuple):

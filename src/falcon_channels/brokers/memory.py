@@ -1,0 +1,356 @@
+"""The broker of one process: logs in memory, nothing to run, gone with the process."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections import deque
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+import heapq
+import secrets
+import time
+from typing import Any
+
+import msgspec
+
+from falcon_channels.brokers.base import Broker
+from falcon_channels.brokers.base import BrokerReceiver
+from falcon_channels.brokers.base import Capabilities
+from falcon_channels.brokers.base import PresenceChange
+from falcon_channels.brokers.base import PresenceEntry
+from falcon_channels.brokers.base import PublishResult
+from falcon_channels.brokers.base import StreamSettings
+from falcon_channels.publication import ClientInfo
+from falcon_channels.publication import HistoryPage
+from falcon_channels.publication import NO_POSITION
+from falcon_channels.publication import Position
+from falcon_channels.publication import Publication
+
+# How a log is forgotten. A log that nobody subscribes to and that has been untouched
+# for its time is dropped whole. The next log of that name needs an epoch of its own, so
+# the broker counts a generation up whenever it drops a counter that was above 0, and a
+# new log takes the generation of its birth into its epoch. Dropping a log that is still
+# at offset 0 loses nothing, and costs no generation.
+
+#: How many expired things one call clears away on the side, at most.
+_SWEEP = 64
+
+
+class _Log:
+    """The log of one channel. Its newest publication has the offset `top`."""
+
+    __slots__ = ('epoch', 'items', 'settings', 'top', 'touched_s', 'visited')
+
+    def __init__(self, epoch: str, settings: StreamSettings) -> None:
+        self.epoch = epoch
+        self.settings = settings
+        self.top = 0
+        #: (publication, time of arrival), oldest first, offsets without gaps.
+        self.items: deque[tuple[Publication, float]] = deque()
+        self.touched_s = 0.0
+        #: Whether the broker has a visit to this log on its list.
+        self.visited = False
+
+    def trim(self, now_s: float) -> None:
+        items = self.items
+        while len(items) > self.settings.size:
+            items.popleft()
+        if self.settings.ttl_s is not None:
+            oldest_s = now_s - self.settings.ttl_s
+            while items and items[0][1] <= oldest_s:
+                items.popleft()
+
+    def next_visit_s(self) -> float | None:
+        """When something in this log will have expired, or ``None`` for never."""
+        ttl_s, meta_ttl_s = self.settings.ttl_s, self.settings.meta_ttl_s
+        times = [] if meta_ttl_s is None else [self.touched_s + meta_ttl_s]
+        if ttl_s is not None and self.items:
+            times.append(self.items[0][1] + ttl_s)
+        return min(times, default=None)
+
+
+class _Present:
+    """Who is in one channel."""
+
+    __slots__ = ('clients', 'users')
+
+    def __init__(self) -> None:
+        self.clients: dict[str, tuple[ClientInfo, float]] = {}
+        self.users: Counter[str] = Counter()
+
+
+class MemoryBroker(Broker):
+    """Keeps everything in this process.
+
+    Args:
+        clock: Seconds that only grow, for everything that expires.
+        wall_clock: Seconds of Unix time, for `Publication.time_ms`.
+    """
+
+    capabilities = Capabilities()
+
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._receiver: BrokerReceiver | None = None
+        self._base = secrets.token_urlsafe(6)
+        self._generation = 0
+        self._logs: dict[str, _Log] = {}
+        self._subscribed: set[str] = set()
+        self._keys: dict[tuple[str, str], tuple[Position, float]] = {}
+        self._key_expiry: list[tuple[float, tuple[str, str]]] = []
+        self._visits: list[tuple[float, str]] = []
+        self._presence: dict[str, _Present] = {}
+        self._presence_expiry: list[tuple[float, str, str]] = []
+        self._revoked: dict[tuple[str, str], float] = {}
+
+    async def start(self, receiver: BrokerReceiver) -> None:
+        self._receiver = receiver
+
+    async def close(self) -> None:
+        self._receiver = None
+
+    # --- publications ----------------------------------------------------------------
+
+    async def publish(
+        self,
+        channel: str,
+        publication: Publication,
+        settings: StreamSettings,
+        *,
+        idempotency_key: str | None = None,
+        connection: Any = None,
+    ) -> PublishResult:
+        now_s = self._clock()
+        if idempotency_key is not None:
+            known = self._keys.get((channel, idempotency_key))
+            if known is not None and known[1] > now_s:
+                return PublishResult(known[0], True)
+        time_ms = publication.time_ms or int(self._wall_clock() * 1000)
+        if settings.size:
+            log = self._log(channel, settings)
+            log.top += 1
+            publication = msgspec.structs.replace(
+                publication, offset=log.top, time_ms=time_ms
+            )
+            log.items.append((publication, now_s))
+            log.touched_s = now_s
+            log.trim(now_s)
+            if not log.visited:
+                self._plan_visit(channel, log)
+            self._sweep(now_s)
+            position = Position(log.top, log.epoch)
+        else:
+            publication = msgspec.structs.replace(
+                publication, offset=0, time_ms=time_ms
+            )
+            position = NO_POSITION
+        if idempotency_key is not None:
+            self._remember(channel, idempotency_key, position, settings, now_s)
+        if channel in self._subscribed and self._receiver is not None:
+            self._receiver.on_publication(channel, publication, position.epoch)
+        return PublishResult(position)
+
+    async def subscribe(self, channel: str, settings: StreamSettings) -> Position:
+        self._subscribed.add(channel)
+        if not settings.size:
+            return NO_POSITION
+        log = self._log(channel, settings)
+        return Position(log.top, log.epoch)
+
+    async def unsubscribe(self, channel: str) -> None:
+        self._subscribed.discard(channel)
+        log = self._logs.get(channel)
+        if log is not None and log.top == 0:
+            del self._logs[channel]
+
+    async def history(
+        self,
+        channel: str,
+        settings: StreamSettings,
+        *,
+        since: int | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+    ) -> HistoryPage:
+        log = self._logs.get(channel)
+        if not settings.size:
+            return HistoryPage([], NO_POSITION)
+        if log is None:
+            return HistoryPage([], Position(0, self._new_epoch()))
+        now_s = self._clock()
+        log.settings = settings
+        log.trim(now_s)
+        position = Position(log.top, log.epoch)
+        if limit == 0 or not log.items:
+            return HistoryPage([], position)
+        first = log.items[0][0].offset
+        count = len(log.items)
+        # NOTE: offsets have no gaps, so a place in the log is a subtraction.
+        if reverse:
+            end = count if since is None else min(max(since - first, 0), count)
+            start = 0 if limit is None else max(end - limit, 0)
+        else:
+            start = 0 if since is None else min(max(since + 1 - first, 0), count)
+            end = count if limit is None else min(start + limit, count)
+        found = [log.items[index][0] for index in range(start, end)]
+        if reverse:
+            found.reverse()
+        return HistoryPage(found, position)
+
+    async def remove_history(self, channel: str) -> None:
+        log = self._logs.get(channel)
+        if log is not None:
+            log.items.clear()
+
+    async def signal(self, channel: str, signal: bytes) -> None:
+        if channel in self._subscribed and self._receiver is not None:
+            self._receiver.on_signal(channel, signal)
+
+    async def control(self, message: bytes) -> None:
+        if self._receiver is not None:
+            self._receiver.on_control(message)
+
+    # --- presence --------------------------------------------------------------------
+
+    async def add_presence(
+        self, entries: Sequence[PresenceEntry], ttl_s: float
+    ) -> list[bool]:
+        until_s = self._clock() + ttl_s
+        first = []
+        for channel, info in entries:
+            there = self._presence.get(channel)
+            if there is None:
+                there = self._presence[channel] = _Present()
+            known = info.client in there.clients
+            there.clients[info.client] = (info, until_s)
+            first.append(not known and there.users[info.user] == 0)
+            if not known:
+                there.users[info.user] += 1
+                heapq.heappush(self._presence_expiry, (until_s, channel, info.client))
+        return first
+
+    async def remove_presence(self, channel: str, client: str) -> PresenceChange | None:
+        there = self._presence.get(channel)
+        entry = None if there is None else there.clients.pop(client, None)
+        if there is None or entry is None:
+            return None
+        user = entry[0].user
+        there.users[user] -= 1
+        last = there.users[user] == 0
+        if last:
+            del there.users[user]
+        if not there.clients:
+            del self._presence[channel]
+        return PresenceChange(channel, entry[0], last)
+
+    async def presence(self, channel: str) -> Mapping[str, ClientInfo]:
+        now_s = self._clock()
+        there = self._presence.get(channel)
+        if there is None:
+            return {}
+        return {
+            client: info
+            for client, (info, until_s) in there.clients.items()
+            if until_s > now_s
+        }
+
+    async def expire_presence(self, limit: int) -> list[PresenceChange]:
+        now_s = self._clock()
+        self._sweep(now_s)
+        expiry = self._presence_expiry
+        gone: list[PresenceChange] = []
+        while expiry and expiry[0][0] <= now_s and len(gone) < limit:
+            _, channel, client = heapq.heappop(expiry)
+            there = self._presence.get(channel)
+            entry = None if there is None else there.clients.get(client)
+            if entry is None:
+                continue
+            if entry[1] > now_s:
+                heapq.heappush(expiry, (entry[1], channel, client))
+                continue
+            change = await self.remove_presence(channel, client)
+            if change is not None:
+                gone.append(change)
+        return gone
+
+    # --- revocations -----------------------------------------------------------------
+
+    async def revoke(self, channel: str, user: str, ttl_s: float) -> None:
+        now_s = self._clock()
+        for key in [key for key, until_s in self._revoked.items() if until_s <= now_s]:
+            del self._revoked[key]
+        if ttl_s > 0:
+            self._revoked[channel, user] = now_s + ttl_s
+        else:
+            self._revoked.pop((channel, user), None)
+
+    async def is_revoked(self, channel: str, user: str) -> bool:
+        return self._revoked.get((channel, user), 0.0) > self._clock()
+
+    # --- inside ----------------------------------------------------------------------
+
+    def _new_epoch(self) -> str:
+        return f'{self._base}-{self._generation}'
+
+    def _log(self, channel: str, settings: StreamSettings) -> _Log:
+        log = self._logs.get(channel)
+        if log is None:
+            log = self._logs[channel] = _Log(self._new_epoch(), settings)
+        else:
+            log.settings = settings
+        return log
+
+    def _remember(
+        self,
+        channel: str,
+        key: str,
+        position: Position,
+        settings: StreamSettings,
+        now_s: float,
+    ) -> None:
+        until_s = now_s + settings.idempotency_ttl_s
+        self._keys[channel, key] = (position, until_s)
+        heapq.heappush(self._key_expiry, (until_s, (channel, key)))
+
+    def _plan_visit(self, channel: str, log: _Log) -> None:
+        when_s = log.next_visit_s()
+        log.visited = when_s is not None
+        if when_s is not None:
+            heapq.heappush(self._visits, (when_s, channel))
+
+    def _sweep(self, now_s: float) -> None:
+        """Clear away some of what has expired; cheap where nothing has."""
+        visits = self._visits
+        for _ in range(_SWEEP):
+            if not visits or visits[0][0] > now_s:
+                break
+            self._visit(heapq.heappop(visits)[1], now_s)
+        expiry = self._key_expiry
+        for _ in range(_SWEEP):
+            if not expiry or expiry[0][0] > now_s:
+                break
+            _, old = heapq.heappop(expiry)
+            known = self._keys.get(old)
+            if known is not None and known[1] <= now_s:
+                del self._keys[old]
+
+    def _visit(self, channel: str, now_s: float) -> None:
+        log = self._logs.get(channel)
+        if log is None or not log.visited:
+            return
+        log.trim(now_s)
+        meta_ttl_s = log.settings.meta_ttl_s
+        if meta_ttl_s is not None and log.touched_s + meta_ttl_s <= now_s:
+            if channel not in self._subscribed:
+                del self._logs[channel]
+                self._generation += 1
+                return
+            log.touched_s = now_s
+        self._plan_visit(channel, log)
