@@ -1,0 +1,106 @@
+"""The two encodings of the raw door: plain text, and media with positions.
+
+``text``: a payload that is a JSON string is sent as its text, any other payload as JSON
+text. ``media``: each publication is sent as ``{"data": ..., "offset": 7, "epoch":
+"x"}`` with ``tags`` and ``info`` where it has them, and joins and leaves as ``{"join":
+{"user": ..., "client": ...}}``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from falcon_channels.errors import PayloadError
+from falcon_channels.publication import ClientInfo
+from falcon_channels.publication import Position
+from falcon_channels.publication import Publication
+from falcon_channels.publication import Signal
+
+_encode = msgspec.json.encode
+
+
+class TextCodec:
+    """Publications as plain text; joins and leaves are not sent."""
+
+    binary = False
+
+    def encode_items(
+        self, channel: str, items: Sequence[Publication | Signal], epoch: str
+    ) -> list[bytes]:
+        return [_text(item) for item in items if isinstance(item, Publication)]
+
+
+class MediaCodec:
+    """Publications as JSON objects with their positions."""
+
+    binary = False
+
+    def encode_items(
+        self, channel: str, items: Sequence[Publication | Signal], epoch: str
+    ) -> list[bytes]:
+        return [
+            _media(item, epoch)
+            if isinstance(item, Publication)
+            else b'{"%s":%s}' % (item.kind.encode(), info_json(item.info))
+            for item in items
+        ]
+
+
+TEXT = TextCodec()
+MEDIA = MediaCodec()
+
+
+def subscribed_media(position: Position, recovered: bool | None) -> bytes:
+    """Return the first message of a media connection.
+
+    The shape is ``{"subscribed": {"offset": 7, "epoch": "x", "recovered": true}}``;
+    ``recovered`` is there only where the client asked from a position.
+    """
+    facts: dict[str, object] = {'offset': position.offset, 'epoch': position.epoch}
+    if recovered is not None:
+        facts['recovered'] = recovered
+    return _encode({'subscribed': facts})
+
+
+def error_media(status: int, title: str) -> bytes:
+    """Return ``{"error": {"status": 403, "title": "..."}}``."""
+    return _encode({'error': {'status': status, 'title': title}})
+
+
+def info_json(info: ClientInfo) -> bytes:
+    """Return a ClientInfo as a JSON object, its public facts spliced in."""
+    parts = [b'{"user":', _encode(info.user), b',"client":', _encode(info.client)]
+    if info.conn_info is not None:
+        parts += (b',"conn_info":', info.conn_info)
+    if info.chan_info is not None:
+        parts += (b',"chan_info":', info.chan_info)
+    parts.append(b'}')
+    return b''.join(parts)
+
+
+def _text(publication: Publication) -> bytes:
+    data = _json(publication)
+    if data[:1] == b'"':
+        text: str = msgspec.json.decode(data)
+        return text.encode()
+    return data
+
+
+def _media(publication: Publication, epoch: str) -> bytes:
+    parts = [b'{"data":', _json(publication)]
+    if publication.offset:
+        parts.append(b',"offset":%d,"epoch":%s' % (publication.offset, _encode(epoch)))
+    if publication.tags:
+        parts += (b',"tags":', _encode(publication.tags))
+    if publication.info:
+        parts += (b',"info":', info_json(publication.info))
+    parts.append(b'}')
+    return b''.join(parts)
+
+
+def _json(publication: Publication) -> bytes:
+    if publication.binary:
+        raise PayloadError('a binary publication cannot be sent as JSON')
+    return publication.data
