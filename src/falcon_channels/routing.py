@@ -1,0 +1,191 @@
+"""Which resource answers for a channel: names are matched by Falcon's own router."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import inspect
+from typing import Any
+from typing import NamedTuple
+import unicodedata
+
+from falcon.routing import CompiledRouter
+import msgspec
+
+from falcon_channels.errors import ChannelNameError
+from falcon_channels.errors import OptionsError
+from falcon_channels.options import ChannelOptions
+
+#: The responders that a channel's resource may have.
+RESPONDERS = (
+    'on_subscribe',
+    'on_publish',
+    'on_unsubscribe',
+    'on_presence',
+    'on_history',
+)
+
+# SECURITY: characters that look like nothing or turn the text around. Two names that
+#   look alike must be alike, or one stands for the other in front of a person.
+_REFUSED_CATEGORIES = frozenset({'Cc', 'Cf', 'Cs', 'Zl', 'Zp'})
+
+
+def check_channel_name(channel: object, max_bytes: int) -> str:
+    """Return a channel name that may be used.
+
+    Args:
+        channel: What somebody gave as a name.
+        max_bytes: The longest, in bytes of UTF-8.
+
+    Raises:
+        ChannelNameError: It is no text, empty, too long, not in Unicode's normal form
+        C,
+            begins or ends with white space, or has control or format characters.
+    """
+    if not isinstance(channel, str):
+        raise ChannelNameError(f'a channel name is text, not {type(channel).__name__}')
+    if not channel:
+        raise ChannelNameError('a channel name may not be empty')
+    if channel.isascii() and channel.isprintable():
+        size_bytes = len(channel)
+    else:
+        for character in channel:
+            if unicodedata.category(character) in _REFUSED_CATEGORIES:
+                raise ChannelNameError(
+                    f'channel name {channel[:80]!r} has the character '
+                    f'U+{ord(character):04X}, which names may not have'
+                )
+        if not unicodedata.is_normalized('NFC', channel):
+            raise ChannelNameError(
+                f'channel name {channel[:80]!r} is not in Unicode normal form C'
+            )
+        size_bytes = len(channel.encode())
+    if size_bytes > max_bytes:
+        raise ChannelNameError(
+            f'channel name of {size_bytes} bytes exceeds '
+            f'max_channel_bytes of {max_bytes}'
+        )
+    if channel[0].isspace() or channel[-1].isspace():
+        raise ChannelNameError(
+            f'channel name {channel[:80]!r} begins or ends with white space'
+        )
+    return channel
+
+
+class ChannelRoute:
+    """A template, its resource, its options, and the responders that it has.
+
+    Attributes:
+        template: As it was given.
+        resource: The application's object, or ``None``.
+        options: Of its channels.
+        on_subscribe: The responder, or ``None``; and so on for the others.
+    """
+
+    __slots__ = ('options', 'resource', 'template', *RESPONDERS)
+
+    on_subscribe: Callable[..., Any] | None
+    on_publish: Callable[..., Any] | None
+    on_unsubscribe: Callable[..., Any] | None
+    on_presence: Callable[..., Any] | None
+    on_history: Callable[..., Any] | None
+
+    def __init__(
+        self,
+        template: str,
+        resource: object,
+        options: ChannelOptions,
+        suffix: str | None = None,
+    ) -> None:
+        self.template = template
+        self.resource = resource
+        self.options = options
+        found = False
+        for name in RESPONDERS:
+            responder = getattr(resource, f'{name}_{suffix}' if suffix else name, None)
+            setattr(self, name, responder)
+            if responder is None:
+                continue
+            found = True
+            if not inspect.iscoroutinefunction(responder):
+                raise TypeError(
+                    f'{responder!r} must be a coroutine function: "async def"'
+                )
+        if suffix and not found:
+            raise OptionsError(
+                f'{resource!r} has no responder with the suffix {suffix!r}, '
+                f'such as on_subscribe_{suffix}'
+            )
+
+    @property
+    def publishers(self) -> str:
+        """`ChannelOptions.publishers` with ``'auto'`` decided."""
+        if self.options.publishers == 'auto':
+            return 'nobody' if self.on_publish is None else 'subscribers'
+        return self.options.publishers
+
+    def decode_data(self, data: bytes) -> None:
+        """Check what a client publishes against the route's type.
+
+        Raises:
+            msgspec.ValidationError: It does not fit; the message has the field's path.
+        """
+        if self.options.data_type is not None:
+            msgspec.json.decode(data, type=self.options.data_type)
+
+
+class ChannelMatch(NamedTuple):
+    """What answers for a channel name."""
+
+    route: ChannelRoute
+    params: dict[str, Any]
+
+
+class ChannelRouter:
+    """Templates such as ``rooms:{room}`` or ``users:{user_id:int}``.
+
+    Literals, fields, converters and the order of precedence are those of Falcon's
+    router. A template is one path of segments between slashes, without the first slash.
+    """
+
+    def __init__(self) -> None:
+        self._router = CompiledRouter()
+        self._templates: set[str] = set()
+
+    @property
+    def converters(self) -> Any:
+        """The converters by name, as `router_options.converters` of an app."""
+        return self._router.options.converters
+
+    def add(
+        self,
+        template: str,
+        resource: object,
+        options: ChannelOptions,
+        suffix: str | None = None,
+    ) -> ChannelRoute:
+        """Add a route.
+
+        Raises:
+            ValueError: The template is malformed, or conflicts with another.
+            TypeError: A responder is not a coroutine function.
+        """
+        if not isinstance(template, str) or not template or template.startswith('/'):
+            raise OptionsError(
+                f'channel template {template!r} must be text without a leading slash, '
+                'such as "rooms:{room}"'
+            )
+        if template in self._templates:
+            raise OptionsError(f'channel template {template!r} is routed already')
+        route = ChannelRoute(template, resource, options, suffix)
+        self._router.add_route('/' + template, route)
+        self._templates.add(template)
+        return route
+
+    def match(self, channel: str) -> ChannelMatch | None:
+        """Return what answers for a (checked) channel name, or ``None``."""
+        found = self._router.find('/' + channel)
+        if found is None:
+            return None
+        route, _, params, _ = found
+        assert isinstance(route, ChannelRoute)
+        return ChannelMatch(route, params or {})
