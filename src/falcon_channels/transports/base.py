@@ -10,6 +10,8 @@ connection with that framing. Rules, and what breaks without them:
   with the limit of the channel and closes or thins out a reader that is too slow.
   Nothing else bounds that queue, so the figure must be true.
 * Blobs leave in the order of the calls, whole, and never interleaved.
+* `write`, `close` and `abort` never call the receiver back before they return: the hub
+  is going over the subscribers of a channel, whom the end of one would change.
 * After `close` or `abort`, `write` does nothing and returns 0.
 * The receiver hears of the end exactly once, by `on_closed`, whoever ended it.
 """
@@ -28,7 +30,7 @@ class Framing(Protocol):
     framing get the same blobs, so that a publication is framed once for all of them.
     """
 
-    def frame(self, payloads: Sequence[bytes], *, binary: bool) -> Any:
+    def frame(self, payloads: Sequence[Any], *, binary: bool) -> Any:
         """Return one blob that carries the payloads in order.
 
         Args:
@@ -62,7 +64,9 @@ class Receiver(Protocol):
 class Transport(Protocol):
     """One connection's way out."""
 
-    framing: Framing
+    @property
+    def framing(self) -> Framing:
+        """What makes payloads ready for `write`; settled once accepted."""
 
     @property
     def backlog_bytes(self) -> int:

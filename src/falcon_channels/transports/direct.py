@@ -13,10 +13,12 @@ ASGI's own events go on working; the extension adds two things:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
 from typing import Protocol
 
-from .base import Receiver
-from .base import Transport
+from falcon_channels.transports.base import Receiver
+from falcon_channels.transports.base import Transport
 
 #: The extension's name in ``scope['extensions']``.
 EXTENSION = 'falcon_channels.direct'
@@ -35,3 +37,9 @@ class DirectWebSocket(Transport, Protocol):
         Raises:
             RuntimeError: Not accepted yet, or attached already.
         """
+
+
+def direct_websocket(scope: Mapping[str, Any]) -> DirectWebSocket | None:
+    """Return the server's object for a connection, where it offers one."""
+    extension = (scope.get('extensions') or {}).get(EXTENSION)
+    return None if extension is None else extension['websocket']

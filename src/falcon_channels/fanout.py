@@ -1,0 +1,206 @@
+"""The fan-out: what channels gathered in one turn of the event loop leaves at its end.
+
+A publication is encoded once per encoder, and the blob goes to every subscriber with
+that encoder in one loop without a task, a lock or an event for each. What a connection
+gets from several channels in one turn, and the replies before it, leave in one write.
+
+A subscriber that reads too slowly shows in the backlog that `write` returns. The policy
+of the channel decides: it is disconnected, or it is taken out of the loop (LAGGING) and
+what it may keep is bounded. Nobody waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from collections.abc import Sequence
+import logging
+from typing import Any
+
+from falcon_channels.connection import Connection
+from falcon_channels.errors import PayloadError
+from falcon_channels.feed import Feed
+from falcon_channels.metrics import Counters
+from falcon_channels.publication import Signal
+from falcon_channels.subscription import Subscription
+from falcon_channels.subscription import SubscriptionState as State
+from falcon_channels.transports.encodings import Item
+
+_logger = logging.getLogger('falcon_channels')
+
+#: Disconnect codes; see the table in docs/protocol.md.
+SLOW = 3008
+INAPPROPRIATE_PROTOCOL = 3506
+
+
+class FanOut:
+    """Writes to subscribers; see the module's page.
+
+    Args:
+        feeds: The hub's, by channel.
+        counters: The hub's.
+        max_backlog_bytes: `ChannelsOptions.max_backlog_bytes`.
+    """
+
+    def __init__(
+        self, feeds: Mapping[str, Feed], counters: Counters, max_backlog_bytes: int
+    ) -> None:
+        self._feeds = feeds
+        self.counters = counters
+        self._max_backlog_bytes = max_backlog_bytes
+        self._feeds_due: list[Feed] = []
+        self._connections_due: list[Connection] = []
+        self._planned = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._slow_logged: set[str] = set()
+
+    def start(self) -> None:
+        """Begin, in the running event loop."""
+        self._loop = asyncio.get_running_loop()
+
+    def on_output(self, connection: Connection) -> None:
+        """Learn that a connection has something to write."""
+        self._connections_due.append(connection)
+        self._plan_flush()
+
+    def forget(self, connection: Connection) -> None:
+        """Learn that a connection has ended."""
+        self._slow_logged.discard(connection.id)
+
+    def _plan_flush(self) -> None:
+        if not self._planned and self._loop is not None:
+            self._planned = True
+            self._loop.call_soon(self._flush)
+
+    def mark(self, feed: Feed) -> None:
+        """Deliver what a feed took at the end of this turn."""
+        if not feed.dirty:
+            feed.dirty = True
+            self._feeds_due.append(feed)
+            self._plan_flush()
+
+    def _flush(self) -> None:
+        self._planned = False
+        feeds, self._feeds_due = self._feeds_due, []
+        several = len(feeds) > 1
+        for feed in feeds:
+            feed.dirty = False
+            if feed.turn:
+                self._deliver(feed, several)
+        connections, self._connections_due = self._connections_due, []
+        for connection in connections:
+            backlog_bytes = connection.flush()
+            if backlog_bytes:
+                self._check_backlog(connection, backlog_bytes)
+
+    def flush_feed(self, feed: Feed) -> None:
+        """Deliver what a feed took now: who subscribes is about to change."""
+        if feed.turn:
+            self._deliver(feed, False)
+
+    def _deliver(self, feed: Feed, several: bool) -> None:
+        """Write what a feed took in this turn to its subscribers.
+
+        Args:
+            feed: Which.
+            several: Whether other feeds of this turn follow, so that a connection with
+                more than one subscription gathers what it gets.
+        """
+        items, feed.turn = feed.turn, []
+        epoch = feed.position.epoch
+        limit_bytes = feed.limit_bytes
+        slow: list[Subscription] = []
+        unfit: list[Subscription] = []
+        payloads: dict[Any, list[bytes]] = {}
+        for encoder, group in feed.groups.items():
+            self.counters.encodings += 1
+            try:
+                blob = encoder.encode(feed.channel, items, epoch, payloads)
+            except PayloadError:
+                unfit += group
+                continue
+            if blob is None:
+                continue
+            self.counters.deliveries += len(group) * len(items)
+            # PERF: the loop of benchmarks/fanout.py; no call but the write itself.
+            for subscription, connection in group.items():
+                if connection.out:
+                    connection.out.append(blob)
+                elif several and len(connection.subscriptions) > 1:
+                    connection.out.append(blob)
+                    self._connections_due.append(connection)
+                elif connection.write(blob) > limit_bytes:
+                    slow.append(subscription)
+        for subscription in feed.lagging:
+            self.counters.dropped += feed.keep_pending(subscription, items)
+        if feed.ahead:
+            self._deliver_ahead(feed, items)
+        for subscription in slow:
+            self._on_slow(feed, subscription)
+        for subscription in unfit:
+            subscription.connection.disconnect(
+                INAPPROPRIATE_PROTOCOL, 'inappropriate protocol'
+            )
+
+    def _deliver_ahead(self, feed: Feed, items: Sequence[Item]) -> None:
+        for subscription in list(feed.ahead):
+            ahead = [
+                item
+                for item in items
+                if isinstance(item, Signal) or item.offset > subscription.offset
+            ]
+            self.write_items(feed, subscription, ahead)
+        feed.pass_ahead()
+
+    def write_items(
+        self, feed: Feed, subscription: Subscription, items: Sequence[Item]
+    ) -> None:
+        """Write items to one subscriber only."""
+        if not items:
+            return
+        connection = subscription.connection
+        try:
+            blob = connection.encoder.encode(feed.channel, items, feed.position.epoch)
+        except PayloadError:
+            connection.disconnect(INAPPROPRIATE_PROTOCOL, 'inappropriate protocol')
+            return
+        if blob is not None:
+            self.counters.deliveries += len(items)
+            connection.send_blob(blob)
+
+    def _check_backlog(self, connection: Connection, backlog_bytes: int) -> None:
+        """Treat a connection that gathered its output as the fan-out would have."""
+        if backlog_bytes > self._max_backlog_bytes:
+            self._log_slow(connection, 'any')
+            self.counters.slow_disconnects += 1
+            connection.disconnect(SLOW, 'slow')
+            return
+        for subscription in list(connection.subscriptions.values()):
+            feed = self._feeds.get(subscription.channel)
+            if feed is not None and backlog_bytes > feed.limit_bytes:
+                self._on_slow(feed, subscription)
+
+    def _on_slow(self, feed: Feed, subscription: Subscription) -> None:
+        connection = subscription.connection
+        if subscription.state is not State.LIVE:
+            return
+        self._log_slow(connection, feed.channel)
+        if feed.options.slow_reader == 'close':
+            self.counters.slow_disconnects += 1
+            connection.disconnect(SLOW, 'slow')
+        else:
+            feed.lag(subscription)
+
+    def _log_slow(self, connection: Connection, channel: str) -> None:
+        """Log once for each connection."""
+        if connection.id in self._slow_logged:
+            return
+        self._slow_logged.add(connection.id)
+        feed = self._feeds.get(channel)
+        _logger.warning(
+            '%r reads too slowly: %d bytes wait, channel %r at %s',
+            connection,
+            connection.transport.backlog_bytes,
+            channel,
+            feed.position if feed is not None else None,
+        )

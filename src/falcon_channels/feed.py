@@ -1,0 +1,301 @@
+"""One channel in this process: where it stands, and who gets what.
+
+A feed has no coroutine and calls no broker; `Hub` does both for it. Its rules:
+
+* `position` is the last publication that was given to the subscribers (or is about to
+  be, at the end of this turn of the event loop). Publications come in by `take`, which
+  accepts only the next one. Anything else is a repeat, and ignored, or a gap. At a gap
+  the feed keeps what comes (`REPAIRING`) until the hub has read the log and calls
+  `repair`.
+* A LIVE subscription stands at `position`, by construction, so that a delivery compares
+  no offsets. Whoever changes the set of LIVE subscriptions calls the hub's flush first.
+* A subscription that recovered further than `position`, because the log was ahead of
+  its announcements, is AHEAD: it is skipped until the feed has passed it.
+* A JOINING subscription that recovers keeps what is taken, until the hub has read for
+  it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from enum import IntEnum
+
+from falcon_channels.connection import Connection
+from falcon_channels.options import ChannelOptions
+from falcon_channels.protocol import recovery
+from falcon_channels.publication import HistoryPage
+from falcon_channels.publication import Position
+from falcon_channels.publication import Publication
+from falcon_channels.subscription import Subscription
+from falcon_channels.subscription import SubscriptionState as State
+from falcon_channels.transports.encodings import Encoder
+from falcon_channels.transports.encodings import Item
+
+
+class FeedState(IntEnum):
+    """What a feed does with publications; see the module's page."""
+
+    OPENING = 0
+    LIVE = 1
+    REPAIRING = 2
+
+
+class Feed:
+    """One channel in this process."""
+
+    __slots__ = (
+        'ahead',
+        'channel',
+        'dirty',
+        'groups',
+        'holds',
+        'joining',
+        'kept',
+        'kept_bytes',
+        'kept_overflow',
+        'lagging',
+        'limit_bytes',
+        'max_kept_bytes',
+        'members',
+        'options',
+        'position',
+        'state',
+        'turn',
+    )
+
+    def __init__(
+        self, channel: str, options: ChannelOptions, max_kept_bytes: int
+    ) -> None:
+        self.channel = channel
+        self.options = options
+        self.max_kept_bytes = max_kept_bytes
+        self.state = FeedState.OPENING
+        self.position = Position(0, '')
+        self.members = 0
+        #: Whether the hub has `turn` on its list.
+        self.dirty = False
+        #: How many joins are under way: a feed with any of them stays open.
+        self.holds = 0
+        self.groups: dict[Encoder, dict[Subscription, Connection]] = {}
+        self.ahead: set[Subscription] = set()
+        self.joining: set[Subscription] = set()
+        self.lagging: set[Subscription] = set()
+        #: What was taken in this turn of the event loop.
+        self.turn: list[Item] = []
+        self.kept: list[tuple[Publication, str]] = []
+        self.kept_bytes = 0
+        self.kept_overflow = False
+        # A subscriber with a backlog above this is slow.
+        half = options.max_backlog_bytes // 2
+        self.limit_bytes = {
+            'close': options.max_backlog_bytes,
+            'drop_oldest': half,
+            'latest': 0,
+        }[options.slow_reader]
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody subscribes, and nobody is about to."""
+        return not self.members and not self.holds
+
+    # --- publications ----------------------------------------------------------------
+
+    def take(self, publication: Publication, epoch: str) -> bool:
+        """Take the next publication; return whether there is a gap before it."""
+        if self.state is not FeedState.LIVE:
+            self._keep(publication, epoch)
+            return False
+        offset = publication.offset
+        if offset:
+            position = self.position
+            if epoch != position.epoch or offset > position.offset + 1:
+                self.state = FeedState.REPAIRING
+                self._keep(publication, epoch)
+                return True
+            if offset <= position.offset:
+                return False
+            self.position = Position(offset, epoch)
+        self.turn.append(publication)
+        if self.joining:
+            self._keep_for_joining(publication, epoch)
+        return False
+
+    def open(self, position: Position) -> bool:
+        """Begin at `position`; return whether what came meanwhile has a gap."""
+        self.position = position
+        self.state = FeedState.LIVE
+        return self._take_kept()
+
+    def repair(self, page: HistoryPage) -> bool | None:
+        """Go on from what the log holds after `position`.
+
+        Returns:
+            True: repaired. False: more came meanwhile, read again. ``None``: the log
+            no longer reaches back to `position`; the feed now stands at the log's
+            top, and no subscriber may stay.
+        """
+        if self.kept_overflow or (
+            self.kept and self.kept[-1][1] != page.position.epoch
+        ):
+            # NOTE: what was kept is stored by now, so that the next page has it.
+            self._drop_kept()
+            return False
+        publications = recovery.missed(self.position, page)
+        if publications is not None:
+            for publication in publications:
+                self.turn.append(publication)
+                if self.joining:
+                    self._keep_for_joining(publication, page.position.epoch)
+        self.position = page.position
+        self.state = FeedState.LIVE
+        gap = self._take_kept()
+        if publications is None:
+            return None
+        return not gap
+
+    def _take_kept(self) -> bool:
+        kept, overflow = self.kept, self.kept_overflow
+        self._drop_kept()
+        if overflow:
+            self.state = FeedState.REPAIRING
+            return True
+        for publication, epoch in kept:
+            if publication.offset and epoch != self.position.epoch:
+                # NOTE: of the log before this one, unless something newer follows.
+                continue
+            if self.take(publication, epoch):
+                return True
+        return False
+
+    def _drop_kept(self) -> None:
+        self.kept = []
+        self.kept_bytes = 0
+        self.kept_overflow = False
+
+    def _keep(self, publication: Publication, epoch: str) -> None:
+        if self.kept_overflow:
+            return
+        self.kept.append((publication, epoch))
+        self.kept_bytes += len(publication.data)
+        if self.kept_bytes > self.max_kept_bytes:
+            self.kept.clear()
+            self.kept_overflow = True
+
+    def _keep_for_joining(self, publication: Publication, epoch: str) -> None:
+        for subscription in self.joining:
+            if subscription.kept is None:
+                continue
+            subscription.kept.append((publication, epoch))
+            subscription.kept_bytes += len(publication.data)
+            if subscription.kept_bytes > self.max_kept_bytes:
+                subscription.kept = None
+
+    # --- subscriptions ---------------------------------------------------------------
+
+    def keep_for(self, subscription: Subscription) -> None:
+        """Keep for a JOINING subscription what is taken from now on."""
+        subscription.kept = []
+        subscription.kept_bytes = 0
+        self.joining.add(subscription)
+
+    def add(self, subscription: Subscription, offset: int | None = None) -> None:
+        """Add a subscription that stands at `offset`, or where the feed stands.
+
+        The caller has flushed `turn`.
+        """
+        self.joining.discard(subscription)
+        subscription.kept = None
+        subscription.joined = True
+        self.members += 1
+        if offset is not None and offset > self.position.offset:
+            subscription.state = State.AHEAD
+            subscription.offset = offset
+            self.ahead.add(subscription)
+        else:
+            self._make_live(subscription)
+
+    def remove(self, subscription: Subscription) -> None:
+        """Remove a subscription, in whatever state it is."""
+        state, subscription.state = subscription.state, State.ENDED
+        if state is State.ENDED:
+            return
+        if state is State.JOINING:
+            self.joining.discard(subscription)
+            subscription.kept = None
+            return
+        self.members -= 1
+        if state is State.LIVE:
+            self._leave_group(subscription)
+        elif state is State.AHEAD:
+            self.ahead.discard(subscription)
+        else:
+            self.lagging.discard(subscription)
+            subscription.pending = None
+
+    def subscriptions(self) -> list[Subscription]:
+        """Return all that have joined."""
+        live = [s for group in self.groups.values() for s in group]
+        return [*live, *self.ahead, *self.lagging]
+
+    def _make_live(self, subscription: Subscription) -> None:
+        subscription.state = State.LIVE
+        connection = subscription.connection
+        group = self.groups.get(connection.encoder)
+        if group is None:
+            group = self.groups[connection.encoder] = {}
+        group[subscription] = connection
+
+    def _leave_group(self, subscription: Subscription) -> None:
+        encoder = subscription.connection.encoder
+        group = self.groups[encoder]
+        del group[subscription]
+        if not group:
+            del self.groups[encoder]
+
+    # --- slow readers ----------------------------------------------------------------
+
+    def lag(self, subscription: Subscription) -> None:
+        """Keep publications for a slow LIVE subscription instead of writing them."""
+        self._leave_group(subscription)
+        subscription.state = State.LAGGING
+        subscription.pending = deque()
+        subscription.pending_bytes = 0
+        self.lagging.add(subscription)
+
+    def keep_pending(self, subscription: Subscription, items: Iterable[Item]) -> int:
+        """Keep `items` for a LAGGING subscription; return how many were dropped."""
+        pending = subscription.pending
+        assert pending is not None
+        limit_bytes = self.options.max_backlog_bytes - self.limit_bytes
+        only_latest = self.options.slow_reader == 'latest'
+        dropped = 0
+        for item in items:
+            pending.append(item)
+            subscription.pending_bytes += _size_bytes(item)
+            while len(pending) > 1 and (
+                only_latest or subscription.pending_bytes > limit_bytes
+            ):
+                subscription.pending_bytes -= _size_bytes(pending.popleft())
+                dropped += 1
+        return dropped
+
+    def catch_up(self, subscription: Subscription) -> list[Item]:
+        """Make a LAGGING subscription LIVE again; return what waits for it."""
+        items = list(subscription.pending or ())
+        subscription.pending = None
+        subscription.pending_bytes = 0
+        self.lagging.discard(subscription)
+        self._make_live(subscription)
+        return items
+
+    def pass_ahead(self) -> None:
+        """Make those AHEAD subscriptions LIVE that the feed has reached."""
+        offset = self.position.offset
+        for subscription in [s for s in self.ahead if s.offset <= offset]:
+            self.ahead.discard(subscription)
+            self._make_live(subscription)
+
+
+def _size_bytes(item: Item) -> int:
+    return len(item.data) if isinstance(item, Publication) else 128

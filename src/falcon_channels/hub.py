@@ -1,0 +1,536 @@
+"""The hub: connections and subscriptions of this process, and the fan-out.
+
+What reaches it, and in which order it leaves:
+
+* The broker announces publications by `on_publication`. They wait in their channel's
+  feed until the end of this turn of the event loop; then `FanOut` encodes what each
+  channel gathered once per encoder and writes it to each subscriber. A publisher waits
+  for none.
+* Replies wait in `Connection.out` until the same moment, and leave before publications.
+  Whatever changes who is subscribed flushes that channel first, so that a subscription
+  gets what follows its reply and nothing else.
+* `join` and `leave` are the only ways in and out of a channel. A join that was
+  overtaken by a leave, or by the end of its connection, leaves nothing behind.
+
+The hub never trusts that nothing was lost. A gap in the offsets, a restored link and a
+regular look at the broker's position all lead to `_repair`, which reads the log once
+for all subscribers of the channel. Where the log does not reach back, every subscriber
+is told so (*insufficient state*), and none is left waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from collections.abc import Coroutine
+import logging
+from typing import Any
+from typing import NamedTuple
+
+import msgspec
+
+from falcon_channels.brokers.base import Broker
+from falcon_channels.brokers.base import StreamSettings
+from falcon_channels.connection import Connection
+from falcon_channels.control import decode_control
+from falcon_channels.control import DisconnectUser
+from falcon_channels.control import NodeMessage
+from falcon_channels.errors import BrokerUnavailableError
+from falcon_channels.errors import ClosedError
+from falcon_channels.errors import UnsubscribedError
+from falcon_channels.fanout import FanOut
+from falcon_channels.feed import Feed
+from falcon_channels.feed import FeedState
+from falcon_channels.metrics import Counters
+from falcon_channels.options import ChannelOptions
+from falcon_channels.options import ChannelsOptions
+from falcon_channels.protocol import recovery
+from falcon_channels.publication import Position
+from falcon_channels.publication import Publication
+from falcon_channels.publication import Signal
+from falcon_channels.subscription import Subscription
+from falcon_channels.subscription import SubscriptionState as State
+
+_logger = logging.getLogger('falcon_channels')
+
+#: Unsubscribe code: what the client missed is not known; it may subscribe again.
+INSUFFICIENT_STATE = 2500
+
+#: How often a join or a repair reads the log again before it gives up.
+_ATTEMPTS = 5
+
+
+class Joined(NamedTuple):
+    """What a subscription begins with.
+
+    Attributes:
+        position: Where it stands, after `publications`.
+        publications: What it missed, in order.
+        recovered: Whether it got all it missed; ``None`` where it did not ask.
+    """
+
+    position: Position
+    publications: list[Publication]
+    recovered: bool | None
+
+
+def stream_settings(options: ChannelOptions) -> StreamSettings:
+    """Return what a broker needs to know of a channel's options."""
+    return StreamSettings(
+        size=options.history_size,
+        ttl_s=options.history_ttl_s,
+        meta_ttl_s=options.meta_ttl_s,
+        idempotency_ttl_s=options.idempotency_ttl_s,
+    )
+
+
+class Hub:
+    """Connections and subscriptions of this process; see the module's page.
+
+    Args:
+        broker: Started and closed by the owner.
+        options: Limits.
+    """
+
+    def __init__(self, broker: Broker, options: ChannelsOptions) -> None:
+        self.broker = broker
+        self.options = options
+        self.counters = Counters()
+        self.connections: dict[str, Connection] = {}
+        self._by_user: dict[str, set[Connection]] = {}
+        #: Called with each message that another process sends to one process.
+        self.on_node_message: Callable[[NodeMessage], None] = _ignore
+        #: Whether announcements of the broker do not arrive now.
+        self.link_lost = False
+        #: Called with each subscription that has ended; presence listens here.
+        self.on_left: Callable[[Subscription], None] = _ignore
+        self._feeds: dict[str, Feed] = {}
+        self._fan_out = FanOut(self._feeds, self.counters, options.max_backlog_bytes)
+        #: Called by connections that have something to write.
+        self.on_output = self._fan_out.on_output
+        #: Channels that are being subscribed or unsubscribed at the broker.
+        self._changing: dict[str, asyncio.Task[None]] = {}
+        self._idle: dict[str, float] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
+
+    # --- life ------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin, in the running event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._fan_out.start()
+        self.spawn(self._keep_house(), 'housekeeping')
+        if self.options.position_check_s is not None:
+            self.spawn(
+                self._check_positions(self.options.position_check_s), 'position check'
+            )
+
+    async def close(self) -> None:
+        """Cancel every task of the hub; connections are the owner's."""
+        self._closed = True
+        tasks = [*self._tasks, *self._changing.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def spawn(self, coroutine: Coroutine[Any, Any, Any], name: str) -> None:
+        """Run a task that the hub owns; one that fails is reported, never lost."""
+        if self._closed or self._loop is None:
+            coroutine.close()
+            return
+        task = self._loop.create_task(coroutine, name=f'falcon_channels {name}')
+        self._tasks.add(task)
+        task.add_done_callback(self._on_task_done)
+
+    def _on_task_done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            # NOTE: a defect of ours. What the task held up is unknown, so that all
+            #   clients reconnect rather than wait for something that never comes.
+            _logger.critical(
+                'task %r died; all connections are closed',
+                task.get_name(),
+                exc_info=task.exception(),
+            )
+            for connection in list(self.connections.values()):
+                connection.disconnect(3004, 'internal server error')
+
+    # --- connections -----------------------------------------------------------------
+
+    def add(self, connection: Connection) -> None:
+        """Know a connection from now on; its user is settled.
+
+        Raises:
+            ClosedError: The hub is closed.
+        """
+        if self._closed:
+            raise ClosedError('the hub is closed')
+        self.connections[connection.id] = connection
+        self._by_user.setdefault(connection.user, set()).add(connection)
+
+    def remove(self, connection: Connection) -> None:
+        """Forget a connection that has ended, and all its subscriptions."""
+        if connection.closed:
+            return
+        connection.closed = True
+        connection.out.clear()
+        self.connections.pop(connection.id, None)
+        alike = self._by_user.get(connection.user)
+        if alike is not None:
+            alike.discard(connection)
+            if not alike:
+                del self._by_user[connection.user]
+        self._fan_out.forget(connection)
+        for subscription in list(connection.subscriptions.values()):
+            self.leave(subscription)
+        connection.on_end()
+
+    def on_writable(self, connection: Connection) -> None:
+        """Give a connection that reads again what waits for it."""
+        for subscription in list(connection.subscriptions.values()):
+            if subscription.state is State.LAGGING:
+                feed = self._feeds[subscription.channel]
+                items = feed.catch_up(subscription)
+                self._fan_out.write_items(feed, subscription, items)
+
+    # --- joining and leaving ---------------------------------------------------------
+
+    async def join(self, subscription: Subscription, since: Position | None) -> Joined:
+        """Subscribe to a channel at the broker, and recover.
+
+        Nothing is written to the connection: the caller does so before it next awaits,
+        and so before any publication.
+
+        Args:
+            subscription: JOINING, and in its connection's `subscriptions`.
+            since: Where the client stands, or ``None`` where it begins anew.
+
+        Raises:
+            UnsubscribedError: It was ended meanwhile.
+            BrokerUnavailableError: The broker cannot be asked now.
+        """
+        options = subscription.route.options
+        feed = await self._hold(subscription.channel, options)
+        try:
+            mode = options.recovery_mode
+            if since is None or mode == 'off':
+                joined = self._join_live(feed, subscription, since is not None)
+            elif mode == 'latest':
+                joined = await self._join_latest(feed, subscription)
+            else:
+                joined = await self._join_recovering(feed, subscription, since)
+        finally:
+            feed.joining.discard(subscription)
+            feed.holds -= 1
+            self._note_idle(feed)
+        if joined.recovered is not None:
+            if joined.recovered:
+                self.counters.recovered += 1
+            else:
+                self.counters.not_recovered += 1
+        return joined
+
+    def leave(self, subscription: Subscription) -> None:
+        """End a subscription; the caller tells the client where it has to know."""
+        connection = subscription.connection
+        if connection.subscriptions.get(subscription.channel) is subscription:
+            del connection.subscriptions[subscription.channel]
+        if subscription.ended:
+            return
+        feed = self._feeds.get(subscription.channel)
+        if feed is None:
+            subscription.state = State.ENDED
+        else:
+            feed.remove(subscription)
+            self._note_idle(feed)
+        self.on_left(subscription)
+
+    def unsubscribe(self, subscription: Subscription, code: int, reason: str) -> None:
+        """End a subscription from this side, and tell the client."""
+        if subscription.ended:
+            return
+        joining = subscription.state is State.JOINING
+        self.leave(subscription)
+        if not joining:
+            subscription.connection.on_unsubscribed(subscription, code, reason)
+
+    def _join_live(self, feed: Feed, subscription: Subscription, asked: bool) -> Joined:
+        self._must_go_on(subscription)
+        self._fan_out.flush_feed(feed)
+        feed.add(subscription)
+        return Joined(feed.position, [], False if asked else None)
+
+    async def _join_latest(self, feed: Feed, subscription: Subscription) -> Joined:
+        settings = stream_settings(feed.options)
+        self._fan_out.flush_feed(feed)
+        feed.keep_for(subscription)
+        page = await self.broker.history(feed.channel, settings, limit=1, reverse=True)
+        kept = subscription.kept
+        joined = self._join_live(feed, subscription, True)
+        found = recovery.latest(page).publications
+        if kept:
+            found = [kept[-1][0]]
+        # NOTE: the log may be ahead of its announcements, so that its newest may be
+        #   announced once more, which a channel that carries a state bears.
+        return Joined(joined.position, found, bool(found))
+
+    async def _join_recovering(
+        self, feed: Feed, subscription: Subscription, since: Position
+    ) -> Joined:
+        settings = stream_settings(feed.options)
+        for _ in range(_ATTEMPTS):
+            self._fan_out.flush_feed(feed)
+            feed.keep_for(subscription)
+            page = await self.broker.history(
+                feed.channel,
+                settings,
+                since=since.offset,
+                limit=feed.options.recovery_limit,
+            )
+            self._must_go_on(subscription)
+            if page.position.epoch != feed.position.epoch:
+                await self._repair_now(feed)
+                continue
+            kept = subscription.kept
+            if kept is None:
+                continue
+            self._fan_out.flush_feed(feed)
+            epoch = page.position.epoch
+            live = [publication for publication, e in kept if e == epoch]
+            found = recovery.recover(since, page, live)
+            if found is None:
+                continue
+            if not found.recovered:
+                return self._join_live(feed, subscription, True)
+            feed.add(subscription, found.position.offset)
+            return Joined(found.position, found.publications, True)
+        return self._join_live(feed, subscription, True)
+
+    def _must_go_on(self, subscription: Subscription) -> None:
+        if subscription.ended or subscription.connection.closed:
+            raise UnsubscribedError(0, 'unsubscribed while subscribing')
+
+    # --- opening and closing feeds ---------------------------------------------------
+
+    async def _hold(self, channel: str, options: ChannelOptions) -> Feed:
+        """Return the feed of a channel, open, and held by the caller."""
+        while True:
+            feed = self._feeds.get(channel)
+            task = self._changing.get(channel)
+            if feed is not None and task is None:
+                feed.holds += 1
+                self._idle.pop(channel, None)
+                return feed
+            if task is None:
+                task = asyncio.get_running_loop().create_task(
+                    self._open(channel, options), name=f'falcon_channels open {channel}'
+                )
+                self._changing[channel] = task
+                task.add_done_callback(_retrieve)
+            # NOTE: shielded, for others may wait for the same task.
+            await asyncio.shield(task)
+
+    async def _open(self, channel: str, options: ChannelOptions) -> None:
+        feed = Feed(channel, options, self.options.max_pending_bytes)
+        self._feeds[channel] = feed
+        try:
+            position = await self.broker.subscribe(channel, stream_settings(options))
+        except BaseException:
+            del self._feeds[channel]
+            raise
+        finally:
+            del self._changing[channel]
+        gap = feed.open(position)
+        if feed.turn:
+            self._fan_out.mark(feed)
+        if gap:
+            self.spawn(self._repair(feed), 'repair')
+        self._note_idle(feed)
+
+    async def _shut(self, feed: Feed) -> None:
+        channel = feed.channel
+        del self._feeds[channel]
+        try:
+            await self.broker.unsubscribe(channel)
+        except BrokerUnavailableError as ex:
+            _logger.warning('could not unsubscribe %r at the broker: %s', channel, ex)
+        finally:
+            del self._changing[channel]
+
+    def _note_idle(self, feed: Feed) -> None:
+        if feed.idle and self._loop is not None:
+            # NOTE: taken out first, so that the dict stays in the order of its times.
+            self._idle.pop(feed.channel, None)
+            self._idle[feed.channel] = self._loop.time() + self.options.linger_s
+
+    async def _keep_house(self) -> None:
+        interval_s = max(self.options.linger_s, 0.1)
+        while True:
+            await asyncio.sleep(interval_s)
+            now_s = asyncio.get_running_loop().time()
+            due = []
+            for channel, when_s in self._idle.items():
+                if when_s > now_s:
+                    break
+                due.append(channel)
+            for channel in due:
+                del self._idle[channel]
+                feed = self._feeds.get(channel)
+                if feed is None or not feed.idle or channel in self._changing:
+                    continue
+                task = asyncio.get_running_loop().create_task(
+                    self._shut(feed), name=f'falcon_channels shut {channel}'
+                )
+                self._changing[channel] = task
+                task.add_done_callback(_retrieve)
+                await asyncio.shield(task)
+
+    # --- what the broker announces ---------------------------------------------------
+
+    def on_publication(
+        self, channel: str, publication: Publication, epoch: str
+    ) -> None:
+        """Take a publication of a subscribed channel."""
+        feed = self._feeds.get(channel)
+        if feed is None:
+            return
+        self.counters.publications += 1
+        gap = feed.take(publication, epoch)
+        if feed.turn:
+            self._fan_out.mark(feed)
+        if gap:
+            self.counters.gaps += 1
+            self.spawn(self._repair(feed), 'repair')
+
+    def on_signal(self, channel: str, signal: bytes) -> None:
+        """Give a join or leave to the subscribers of a channel."""
+        feed = self._feeds.get(channel)
+        if feed is None or feed.state is FeedState.OPENING:
+            return
+        try:
+            feed.turn.append(msgspec.msgpack.decode(signal, type=Signal))
+        except msgspec.DecodeError as ex:
+            self.counters.control_errors += 1
+            _logger.error('signal in %r cannot be read: %s', channel, ex)
+            return
+        self._fan_out.mark(feed)
+
+    def on_control(self, message: bytes) -> None:
+        """Do what a control message asks of every process."""
+        try:
+            control = decode_control(message)
+        except msgspec.DecodeError as ex:
+            self.counters.control_errors += 1
+            _logger.error('control message cannot be read: %s', ex)
+            return
+        if isinstance(control, NodeMessage):
+            self.on_node_message(control)
+            return
+        for connection in list(self._by_user.get(control.user, ())):
+            if control.client and control.client != connection.id:
+                continue
+            if isinstance(control, DisconnectUser):
+                if connection.id not in control.spare:
+                    connection.disconnect(control.code, control.reason)
+                continue
+            for subscription in list(connection.subscriptions.values()):
+                if control.channel in ('', subscription.channel):
+                    self.unsubscribe(subscription, control.code, control.reason)
+
+    def on_link_lost(self) -> None:
+        """Learn that announcements no longer arrive."""
+        self.link_lost = True
+        _logger.error('the link to the broker is lost; subscribers wait')
+
+    def on_link_restored(self) -> None:
+        """Read what was missed, once per channel."""
+        self.link_lost = False
+        _logger.warning('the link to the broker is back; reading what was missed')
+        for feed in self._feeds.values():
+            if feed.options.history_size and feed.state is FeedState.LIVE:
+                feed.state = FeedState.REPAIRING
+                self.spawn(self._repair(feed), 'repair')
+
+    # --- repairing -------------------------------------------------------------------
+
+    async def _repair_now(self, feed: Feed) -> None:
+        if feed.state is FeedState.LIVE:
+            feed.state = FeedState.REPAIRING
+            await self._repair(feed)
+
+    async def _repair(self, feed: Feed) -> None:
+        """Read what a feed missed until it is LIVE; its state is REPAIRING."""
+        settings = stream_settings(feed.options)
+        delay_s = 0.05
+        attempts = 0
+        while self._feeds.get(feed.channel) is feed:
+            self._fan_out.flush_feed(feed)
+            try:
+                page = await self.broker.history(
+                    feed.channel,
+                    settings,
+                    since=feed.position.offset,
+                    limit=max(feed.options.recovery_limit, feed.options.history_size),
+                )
+            except BrokerUnavailableError as ex:
+                _logger.warning('cannot repair %r yet: %s', feed.channel, ex)
+                await asyncio.sleep(delay_s)
+                delay_s = min(delay_s * 2, 5.0)
+                continue
+            attempts += 1
+            outcome = feed.repair(page)
+            if outcome:
+                self.counters.repairs += 1
+                self._fan_out.flush_feed(feed)
+                return
+            if outcome is None or attempts >= _ATTEMPTS:
+                self._give_up(feed)
+                if feed.state is FeedState.LIVE:
+                    return
+
+    def _give_up(self, feed: Feed) -> None:
+        """End all subscriptions of a feed: what they missed is not known."""
+        subscriptions = feed.subscriptions()
+        feed.turn.clear()
+        self.counters.insufficient_state += len(subscriptions)
+        _logger.error(
+            'publications of %r are lost; %d subscriptions end with insufficient state',
+            feed.channel,
+            len(subscriptions),
+        )
+        for subscription in subscriptions:
+            self.unsubscribe(subscription, INSUFFICIENT_STATE, 'insufficient state')
+
+    async def _check_positions(self, interval_s: float) -> None:
+        """Compare positions with the broker's: a lost last publication shows no gap."""
+        while True:
+            await asyncio.sleep(interval_s)
+            for feed in list(self._feeds.values()):
+                if not feed.options.history_size or feed.state is not FeedState.LIVE:
+                    continue
+                before = feed.position
+                try:
+                    page = await self.broker.history(
+                        feed.channel, stream_settings(feed.options), limit=0
+                    )
+                except BrokerUnavailableError:
+                    break
+                # NOTE: only what was missing all the while counts; the position may
+                #   have been read just before its announcement arrived.
+                if feed.position == before != page.position:
+                    await asyncio.sleep(min(1.0, interval_s / 10))
+                    if feed.position == before and feed.state is FeedState.LIVE:
+                        self.counters.gaps += 1
+                        await self._repair_now(feed)
+
+
+def _ignore(something: object) -> None:
+    """Do nothing, where nobody listens."""
+
+
+def _retrieve(task: asyncio.Task[None]) -> None:
+    """Mark the exception of a task as seen: whoever waits for the task raises it."""
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,61 @@
+"""What a process counts; plain numbers, readable at any time."""
+
+from __future__ import annotations
+
+
+class Counters:
+    """Counters of one hub; they only grow.
+
+    Attributes:
+        publications: Publications taken from the broker.
+        deliveries: Publications handed to a subscriber's transport.
+        dropped: Publications that a slow reader's policy left out.
+        slow_disconnects: Connections closed because they read too slowly.
+        gaps: Gaps found in a channel's publications.
+        repairs: Gaps that were closed from the log.
+        insufficient_state: Subscriptions ended because a gap could not be closed.
+        recovered: Subscriptions that recovered everything.
+        not_recovered: Subscriptions that asked to recover and could not.
+        refused: Requests of clients that a responder or an option refused.
+        encodings: Encodings made, one per encoder and turn however many subscribers.
+        control_errors: Control messages that could not be read.
+        responder_errors: Responders of the application that failed with nobody waiting.
+        presence_errors: Presence changes that the broker could not take.
+    """
+
+    __slots__ = (
+        'control_errors',
+        'deliveries',
+        'dropped',
+        'encodings',
+        'gaps',
+        'insufficient_state',
+        'not_recovered',
+        'presence_errors',
+        'publications',
+        'recovered',
+        'refused',
+        'repairs',
+        'responder_errors',
+        'slow_disconnects',
+    )
+
+    def __init__(self) -> None:
+        self.publications = 0
+        self.deliveries = 0
+        self.dropped = 0
+        self.slow_disconnects = 0
+        self.gaps = 0
+        self.repairs = 0
+        self.insufficient_state = 0
+        self.recovered = 0
+        self.not_recovered = 0
+        self.refused = 0
+        self.encodings = 0
+        self.control_errors = 0
+        self.responder_errors = 0
+        self.presence_errors = 0
+
+    def to_media(self) -> dict[str, int]:
+        """Return names and numbers."""
+        return {name: getattr(self, name) for name in self.__slots__}
