@@ -14,20 +14,50 @@ MAX_LINES = 600
 
 # Which layer may import which: the keys are modules or packages of falcon_channels,
 # a package speaks for all that is in it. A module that is not named here fails.
+_VALUES = {'publication', 'errors', 'options', 'metrics', 'control'}
+_CORE = {*_VALUES, 'protocol', 'brokers', 'transports', 'subscription', 'connection'}
+
 ALLOWED: dict[str, set[str]] = {
+    # Values.
     'publication': set(),
     'errors': set(),
     'options': {'errors'},
+    'metrics': set(),
+    'control': set(),
+    # The layers below the hub.
     'protocol': {'publication', 'errors'},
     'brokers': {'publication', 'errors', 'options'},
     'transports': {'protocol', 'publication', 'errors', 'options'},
+    # The hub. A connection and its subscriptions know each other.
+    'routing': {'errors', 'options'},
+    'subscription': {'publication', 'connection', 'routing', 'transports'},
+    'connection': {'publication', 'subscription', 'hub', 'transports'},
+    'feed': _CORE,
+    'fanout': {*_CORE, 'feed'},
+    'hub': {*_CORE, 'feed', 'fanout'},
+    'presence': {*_CORE, 'hub'},
+    # What clients may do, the ways in, and the facade.
+    'access': {*_CORE, 'routing'},
+    'raw': {*_CORE, 'routing', 'access', 'hub', 'channels'},
+    'local': {*_CORE, 'routing', 'hub', 'channels'},
+    'channels': {
+        *_CORE,
+        'routing',
+        'access',
+        'hub',
+        'presence',
+        'raw',
+        'local',
+        'origin',
+    },
+    # Beside the hub.
     'server': {'errors', 'transports', 'options'},
-    'wsgi': {'errors'},
+    'wsgi': {'errors', 'origin'},
     'origin': {'errors'},
 }
 
 # Layers that compute and do nothing else: no loop, socket, clock or dice.
-PURE = {'protocol', 'publication', 'errors', 'options'}
+PURE = {'protocol', *_VALUES}
 IMPURE_MODULES = {
     'asyncio',
     'concurrent',

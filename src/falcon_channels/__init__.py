@@ -1,5 +1,57 @@
 """Real-time for the Falcon web framework."""
 
+from falcon_channels.access import PublicationDraft
+from falcon_channels.brokers.base import PublishResult
+from falcon_channels.channels import Channels
+from falcon_channels.channels import PresenceStats
+from falcon_channels.connection import Connection
+from falcon_channels.errors import BrokerError
+from falcon_channels.errors import BrokerUnavailableError
+from falcon_channels.errors import CapabilityError
+from falcon_channels.errors import ChannelNameError
+from falcon_channels.errors import ChannelsError
+from falcon_channels.errors import ClosedError
+from falcon_channels.errors import OptionsError
+from falcon_channels.errors import PayloadError
+from falcon_channels.errors import PositionError
+from falcon_channels.errors import PublicationTooLargeError
+from falcon_channels.errors import UnknownChannelError
+from falcon_channels.errors import UnsubscribedError
+from falcon_channels.local import LocalSubscription
+from falcon_channels.options import ChannelOptions
+from falcon_channels.options import ChannelsOptions
 from falcon_channels.origin import OriginCheck
+from falcon_channels.publication import ClientInfo
+from falcon_channels.publication import HistoryPage
+from falcon_channels.publication import Position
+from falcon_channels.publication import Publication
+from falcon_channels.subscription import Subscription
 
-__all__ = ['OriginCheck']
+__all__ = [
+    'BrokerError',
+    'BrokerUnavailableError',
+    'CapabilityError',
+    'ChannelNameError',
+    'ChannelOptions',
+    'Channels',
+    'ChannelsError',
+    'ChannelsOptions',
+    'ClientInfo',
+    'ClosedError',
+    'Connection',
+    'HistoryPage',
+    'LocalSubscription',
+    'OptionsError',
+    'OriginCheck',
+    'PayloadError',
+    'Position',
+    'PositionError',
+    'PresenceStats',
+    'Publication',
+    'PublicationDraft',
+    'PublicationTooLargeError',
+    'PublishResult',
+    'Subscription',
+    'UnknownChannelError',
+    'UnsubscribedError',
+]

@@ -1,0 +1,594 @@
+"""Channels: what an application holds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Mapping
+from collections.abc import Sequence
+import logging
+import random
+import secrets
+from typing import Any
+from typing import Literal
+from typing import NamedTuple
+
+import falcon
+import falcon.asgi
+
+from falcon_channels import access
+from falcon_channels.brokers.base import Broker
+from falcon_channels.brokers.base import PublishResult
+from falcon_channels.brokers.urls import open_broker
+from falcon_channels.connection import Connection
+from falcon_channels.control import Control
+from falcon_channels.control import DisconnectUser
+from falcon_channels.control import encode_control
+from falcon_channels.control import UnsubscribeUser
+from falcon_channels.errors import BrokerUnavailableError
+from falcon_channels.errors import CapabilityError
+from falcon_channels.errors import ClosedError
+from falcon_channels.errors import PositionError
+from falcon_channels.errors import UnknownChannelError
+from falcon_channels.hub import Hub
+from falcon_channels.hub import Joined
+from falcon_channels.hub import stream_settings
+from falcon_channels.local import LocalSubscription
+from falcon_channels.options import ChannelOptions
+from falcon_channels.options import ChannelsOptions
+from falcon_channels.origin import check_allowed_origins
+from falcon_channels.origin import request_origin_error
+from falcon_channels.presence import PresenceKeeper
+from falcon_channels.publication import ClientInfo
+from falcon_channels.publication import HistoryPage
+from falcon_channels.publication import Position
+from falcon_channels.publication import Publication
+from falcon_channels.raw import serve_raw
+from falcon_channels.routing import ChannelMatch
+from falcon_channels.routing import ChannelRouter
+from falcon_channels.routing import check_channel_name
+from falcon_channels.subscription import Subscription
+
+_logger = logging.getLogger('falcon_channels')
+
+Status = Literal['new', 'ok', 'link lost', 'draining', 'closed']
+
+#: Unsubscribe code: ended by the server, for good.
+UNSUBSCRIBED = 2000
+#: Disconnect code: ended by the server, for good.
+FORCE_DISCONNECT = 3503
+
+
+class PresenceStats(NamedTuple):
+    """How many are in a channel."""
+
+    num_clients: int
+    num_users: int
+
+
+class Channels:
+    """Real-time channels for one application.
+
+    ::
+
+        channels = Channels()
+        channels.add_route('rooms:{room}', Room(), ChannelOptions(history_size=100))
+        app = falcon.asgi.App(middleware=[channels])
+
+    It starts by itself, with the application's lifespan or with the first call that
+    needs it, and belongs to that event loop from then on. As middleware it drains its
+    connections when the application shuts down.
+
+    Args:
+        broker: Where publications are kept: a URL, a `Broker`, or nothing for the
+            memory of this process.
+        options: Limits for all channels.
+
+    Raises:
+        OptionsError: The URL or the options make no sense.
+
+    Attributes:
+        options: As given.
+        hub: Connections and subscriptions of this process.
+        node: Id of this process, new at every start.
+    """
+
+    def __init__(
+        self,
+        broker: str | Broker | None = None,
+        options: ChannelsOptions | None = None,
+    ) -> None:
+        self.options = options or ChannelsOptions()
+        check_allowed_origins(self.options.allowed_origins)
+        self._broker = broker if isinstance(broker, Broker) else open_broker(broker)
+        self._router = ChannelRouter()
+        self.hub = Hub(self._broker, self.options)
+        self.node = secrets.token_urlsafe(9)
+        self._presence = PresenceKeeper(self.hub, self._options_of)
+        self._starting: asyncio.Task[None] | None = None
+        self._status: Status = 'new'
+
+    # --- routes ----------------------------------------------------------------------
+
+    @property
+    def converters(self) -> Any:
+        """Converters for channel templates, as an app's `router_options.converters`."""
+        return self._router.converters
+
+    def add_route(
+        self,
+        template: str,
+        resource: object,
+        options: ChannelOptions | None = None,
+        *,
+        suffix: str | None = None,
+    ) -> None:
+        """Let channels whose name matches a template exist.
+
+        Args:
+            template: Such as ``'rooms:{room}'`` or ``'users:{user_id:int}'``.
+            resource: Its optional responders, all ``async``: ``on_subscribe(req,
+                subscription, **params)``, ``on_publish(req, publication, **params)``,
+                ``on_unsubscribe(req, subscription, **params)``, ``on_presence(req,
+                connection, **params)``, ``on_history(req, connection, **params)``.
+                An `HTTPError` refuses.
+            options: What the channels can do.
+            suffix: Use responders such as ``on_subscribe_{suffix}``.
+
+        Raises:
+            OptionsError: The template or the options make no sense.
+            CapabilityError: The options ask for what the broker cannot do.
+        """
+        options = options or ChannelOptions()
+        able = self._broker.capabilities
+        if options.history_size and not able.history:
+            raise CapabilityError(f'{type(self._broker).__name__} keeps no history')
+        if options.presence and not able.presence:
+            raise CapabilityError(f'{type(self._broker).__name__} knows no presence')
+        self._router.add(template, resource, options, suffix)
+
+    async def match(self, channel: str) -> ChannelMatch:
+        """Return the route and parameters of a channel, started and ready.
+
+        Raises:
+            ChannelNameError: It is not a channel name.
+            UnknownChannelError: No route matches.
+            ClosedError: After `close`.
+        """
+        if self._status != 'ok':
+            await self._ready()
+        return self._match(channel)
+
+    def _match(self, channel: str) -> ChannelMatch:
+        check_channel_name(channel, self.options.max_channel_bytes)
+        match = self._router.match(channel)
+        if match is None:
+            raise UnknownChannelError(channel)
+        return match
+
+    def _options_of(self, channel: str) -> ChannelOptions | None:
+        match = self._router.match(channel)
+        return None if match is None else match.route.options
+
+    # --- what an application does ----------------------------------------------------
+
+    async def publish(
+        self,
+        channel: str,
+        data: Any,
+        *,
+        idempotency_key: str | None = None,
+        tags: dict[str, str] | None = None,
+        connection: Any = None,
+    ) -> PublishResult:
+        """Publish to a channel.
+
+        Args:
+            channel: Its name.
+            data: Any JSON value, or `bytes` for a binary payload, which only clients
+                that speak Protobuf can receive.
+            idempotency_key: 1 to 255 bytes. The same key again, within the channel's
+                `idempotency_ttl_s`, publishes nothing and returns the first position.
+            tags: Small labels beside the payload.
+            connection: The application's own database connection, for brokers that
+                can publish within its transaction.
+
+        Returns:
+            The position, and whether the key had been used.
+
+        Raises:
+            UnknownChannelError: No route matches.
+            PayloadError: The data cannot be written as JSON.
+            PublicationTooLargeError: It exceeds `max_publication_bytes`.
+            BrokerUnavailableError: Stored or not; publish again with the same key.
+        """
+        match = await self.match(channel)
+        payload, binary = access.encode_payload(data)
+        access.check_size(match.route, payload)
+        return await self.publish_checked(
+            match,
+            channel,
+            Publication(data=payload, binary=binary, tags=tags),
+            idempotency_key=idempotency_key,
+            connection=connection,
+        )
+
+    async def publish_checked(
+        self,
+        match: ChannelMatch,
+        channel: str,
+        publication: Publication,
+        *,
+        idempotency_key: str | None = None,
+        connection: Any = None,
+    ) -> PublishResult:
+        """Publish what was checked already; for code that brings clients in."""
+        if idempotency_key is not None and not 0 < len(idempotency_key.encode()) < 256:
+            raise ValueError('an idempotency key has 1 to 255 bytes of UTF-8')
+        if connection is not None and not self._broker.capabilities.transactions:
+            raise CapabilityError(
+                f'{type(self._broker).__name__} cannot publish within a transaction'
+            )
+        return await self._broker.publish(
+            channel,
+            publication,
+            stream_settings(match.route.options),
+            idempotency_key=idempotency_key,
+            connection=connection,
+        )
+
+    async def broadcast(
+        self,
+        channels: Iterable[str],
+        data: Any,
+        *,
+        idempotency_key: str | None = None,
+        tags: dict[str, str] | None = None,
+    ) -> list[PublishResult]:
+        """Publish the same to several channels, in their order; see `publish`.
+
+        All names and sizes are checked before the first is published.
+        """
+        payload, binary = access.encode_payload(data)
+        publication = Publication(data=payload, binary=binary, tags=tags)
+        matches = [(channel, await self.match(channel)) for channel in channels]
+        for _, match in matches:
+            access.check_size(match.route, payload)
+        return [
+            await self.publish_checked(
+                match, channel, publication, idempotency_key=idempotency_key
+            )
+            for channel, match in matches
+        ]
+
+    async def history(
+        self,
+        channel: str,
+        *,
+        since: Position | None = None,
+        limit: int | None = 100,
+        reverse: bool = False,
+    ) -> HistoryPage:
+        """Read what a channel keeps, and its position at the same moment.
+
+        Args:
+            channel: Its name.
+            since: Only what comes after this position; with `reverse`, before it.
+            limit: At most so many publications; 0 reads the position only.
+            reverse: Newest first.
+
+        Raises:
+            PositionError: `since` is a position of another log.
+        """
+        match = await self.match(channel)
+        page = await self._broker.history(
+            channel,
+            stream_settings(match.route.options),
+            since=None if since is None else since.offset,
+            limit=limit,
+            reverse=reverse,
+        )
+        if since is not None and since.epoch and since.epoch != page.position.epoch:
+            raise PositionError(
+                f'{since} is of another log than {page.position}: '
+                'read again without since'
+            )
+        return page
+
+    async def remove_history(self, channel: str) -> None:
+        """Empty a channel's log; positions go on counting."""
+        await self.match(channel)
+        await self._broker.remove_history(channel)
+
+    async def presence(self, channel: str) -> Mapping[str, ClientInfo]:
+        """Return who is subscribed: connection ids to infos.
+
+        Raises:
+            CapabilityError: The channel's options have no presence.
+        """
+        match = await self.match(channel)
+        if not match.route.options.presence:
+            raise CapabilityError(
+                f'channel {channel!r} has no presence: set it to True'
+            )
+        return await self._broker.presence(channel)
+
+    async def presence_stats(self, channel: str) -> PresenceStats:
+        """Return how many connections and how many users are subscribed."""
+        there = await self.presence(channel)
+        return PresenceStats(len(there), len({info.user for info in there.values()}))
+
+    def subscribe(
+        self, channel: str, since: Position | None = None
+    ) -> LocalSubscription:
+        """Subscribe from code of the application; see `LocalSubscription`."""
+        return LocalSubscription(self, channel, since)
+
+    async def unsubscribe(
+        self, user: str, channel: str, *, client: str = '', code: int = UNSUBSCRIBED
+    ) -> None:
+        """End a user's subscriptions to a channel, in every process.
+
+        Args:
+            user: Whose.
+            channel: Which; ``''`` for all.
+            client: Only this connection's.
+            code: What clients are told; from 2500 on they subscribe again.
+        """
+        await self._control(
+            UnsubscribeUser(user, channel, code, 'unsubscribed', client)
+        )
+
+    async def disconnect(
+        self,
+        user: str,
+        *,
+        client: str = '',
+        code: int = FORCE_DISCONNECT,
+        reason: str = 'force disconnect',
+        spare: Sequence[str] = (),
+    ) -> None:
+        """Close a user's connections, in every process.
+
+        Args:
+            user: Whose.
+            client: Only this connection.
+            code: Close code; 3500 to 3999 and 4500 to 4999 tell clients to stay away.
+            reason: In words, at most 123 bytes of UTF-8.
+            spare: Ids of connections that stay.
+        """
+        await self._control(DisconnectUser(user, code, reason, client, tuple(spare)))
+
+    async def revoke(
+        self, user: str, channel: str, *, ttl_s: float | None = None
+    ) -> None:
+        """End a user's subscriptions to a channel, and refuse new ones.
+
+        It holds in every process, whatever ``on_subscribe`` says, for `ttl_s` seconds
+        (`ChannelsOptions.revoke_ttl_s` by default), or until `restore`.
+        """
+        await self.match(channel)
+        await self._broker.revoke(
+            channel, user, self.options.revoke_ttl_s if ttl_s is None else ttl_s
+        )
+        await self.unsubscribe(user, channel)
+
+    async def restore(self, user: str, channel: str) -> None:
+        """Take a revocation back."""
+        await self.match(channel)
+        await self._broker.revoke(channel, user, 0.0)
+
+    def connections(self, user: str | None = None) -> list[Connection]:
+        """Return the connections of this process, or those of one user."""
+        connections = self.hub.connections.values()
+        return [c for c in connections if user is None or c.user == user]
+
+    @property
+    def status(self) -> Status:
+        """Where it is in its life, and whether the broker can be reached."""
+        if self._status == 'ok' and self.hub.link_lost:
+            return 'link lost'
+        return self._status
+
+    # --- the raw door ----------------------------------------------------------------
+
+    async def serve(
+        self,
+        req: falcon.asgi.Request,
+        ws: falcon.asgi.WebSocket,
+        channel: str,
+        *,
+        user: str = '',
+        info: Any = None,
+        media: bool = False,
+        since: Position | None = None,
+    ) -> None:
+        """Let a plain WebSocket take part in a channel; return when it has ended.
+
+        Call it from ``on_websocket``, before or after ``ws.accept()``. The page's
+        origin, the route's ``on_subscribe`` and ``on_publish``, and the options decide
+        what the client may do.
+
+        Args:
+            req: The handshake.
+            ws: The WebSocket; nobody else may use it meanwhile.
+            channel: Its name.
+            user: Who it is, as the application has found out.
+            info: Public facts about the connection, for presence and publications.
+            media: Speak JSON with positions instead of plain text. The first message
+                is ``{"subscribed": {"offset": 7, "epoch": "x"}}``, then come
+                ``{"data": ..., "offset": 8, "epoch": "x"}``.
+            since: Where the client stands; by default what ``?since=OFFSET:EPOCH``
+                in the URL says, which media clients may use to recover.
+
+        Raises:
+            falcon.HTTPError: Refused; Falcon tells the client.
+        """
+        await serve_raw(self, req, ws, channel, user, info, media, since)
+
+    def check_room(self) -> None:
+        """Refuse a connection that would be one too many.
+
+        Raises:
+            falcon.HTTPServiceUnavailable: `max_connections` are here.
+        """
+        limit = self.options.max_connections
+        if limit is not None and len(self.hub.connections) >= limit:
+            raise falcon.HTTPServiceUnavailable(
+                description=f'{limit} connections are here already', retry_after=10
+            )
+
+    def check_origin(self, req: falcon.asgi.Request) -> None:
+        """Refuse a handshake that comes from a page of another site.
+
+        Raises:
+            falcon.HTTPForbidden: Its origin is neither its own nor allowed.
+            falcon.HTTPBadRequest: Its Host header cannot be trusted.
+        """
+        reason = request_origin_error(req, self.options.allowed_origins)
+        if reason is not None:
+            if reason.startswith('Host'):
+                raise falcon.HTTPBadRequest(description=reason)
+            raise falcon.HTTPForbidden(description=reason)
+
+    # --- subscriptions of clients ----------------------------------------------------
+
+    async def authorize(self, subscription: Subscription) -> None:
+        """Decide whether a client's subscription may be; for code that brings them in.
+
+        The subscription is JOINING and in its connection's `subscriptions`.
+
+        Raises:
+            falcon.HTTPForbidden: The user's right was revoked.
+            falcon.HTTPServiceUnavailable: This process is draining.
+            falcon.HTTPError: The responder refused.
+        """
+        if self._status != 'ok':
+            raise falcon.HTTPServiceUnavailable(description=f'channels: {self._status}')
+        user = subscription.user
+        if user and await self._broker.is_revoked(subscription.channel, user):
+            raise falcon.HTTPForbidden(description='revoked')
+        await access.authorize_subscribe(subscription)
+
+    async def admit(
+        self,
+        subscription: Subscription,
+        since: Position | None,
+        on_joined: Callable[[Joined], None],
+    ) -> None:
+        """Let an authorised subscription join, and enter it into presence.
+
+        Args:
+            subscription: As for `authorize`.
+            since: Where the client stands, or ``None``.
+            on_joined: Answers the client; nothing of the channel is written before it.
+
+        Raises:
+            UnsubscribedError: It was ended meanwhile.
+            BrokerUnavailableError: Try again.
+        """
+        user = subscription.user
+        on_joined(await self.hub.join(subscription, since))
+        # NOTE: a revocation that came while it joined found nothing to end.
+        if user and await self._broker.is_revoked(subscription.channel, user):
+            self.hub.unsubscribe(subscription, UNSUBSCRIBED, 'unsubscribed')
+            return
+        await self._presence.enter(subscription)
+
+    def _on_left(self, subscription: Subscription) -> None:
+        self._presence.on_left(subscription)
+        responder = subscription.route.on_unsubscribe
+        if responder is not None and subscription.joined:
+            self.hub.spawn(self._tell_left(subscription, responder), 'on_unsubscribe')
+
+    async def _tell_left(
+        self, subscription: Subscription, responder: Callable[..., Any]
+    ) -> None:
+        try:
+            await responder(
+                subscription.connection.req, subscription, **subscription.params
+            )
+        except Exception:
+            # NOTE: the application's code; the client is gone and nobody else waits.
+            self.hub.counters.responder_errors += 1
+            _logger.exception('on_unsubscribe failed for %r', subscription)
+
+    # --- life ------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Connect to the broker now, rather than with the first call.
+
+        Raises:
+            BrokerUnavailableError: The store cannot be reached.
+        """
+        await self._ready()
+
+    async def _ready(self) -> None:
+        if self._status in ('ok', 'draining'):
+            return
+        if self._status == 'closed':
+            raise ClosedError('these channels are closed')
+        if self._starting is None:
+            self._starting = asyncio.get_running_loop().create_task(
+                self._start(), name='falcon_channels start'
+            )
+        try:
+            await asyncio.shield(self._starting)
+        except BrokerUnavailableError:
+            # NOTE: the next call tries again.
+            self._starting = None
+            raise
+
+    async def _start(self) -> None:
+        await self._broker.start(self.hub)
+        self.hub.on_left = self._on_left
+        self.hub.start()
+        self._presence.start()
+        self._status = 'ok'
+
+    async def drain(self) -> None:
+        """Close all connections in batches, so that clients come back bit by bit.
+
+        New connections are refused meanwhile. Presence entries are left to expire where
+        other processes share them, so that who reconnects there was never away.
+        """
+        if self._status != 'ok':
+            return
+        self._status = 'draining'
+        if self._broker.capabilities.shared:
+            self._presence.hold()
+        options = self.options
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + options.drain_timeout_s
+        connections = list(self.hub.connections.values())
+        for start in range(0, len(connections), options.drain_batch):
+            if start:
+                # NOTE: half to one and a half intervals, so that several processes
+                #   that drain together do not beat together.
+                pause_s = options.drain_interval_s * (0.5 + random.random())
+                await asyncio.sleep(max(0.0, min(pause_s, deadline_s - loop.time())))
+            for connection in connections[start : start + options.drain_batch]:
+                connection.shutdown()
+        _logger.info('drained %d connections', len(connections))
+
+    async def close(self) -> None:
+        """Close everything; idempotent."""
+        if self._status == 'closed':
+            return
+        await self.drain()
+        self._status = 'closed'
+        await self.hub.close()
+        await self._broker.close()
+
+    async def process_startup(self, scope: Any, event: Any) -> None:
+        """Start with the application (Falcon middleware)."""
+        await self._ready()
+
+    async def process_shutdown(self, scope: Any, event: Any) -> None:
+        """Drain and close with the application (Falcon middleware)."""
+        await self.close()
+
+    async def _control(self, control: Control) -> None:
+        await self._ready()
+        await self._broker.control(encode_control(control))

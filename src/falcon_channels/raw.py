@@ -1,0 +1,260 @@
+"""The raw door: one plain WebSocket, one channel, no client library.
+
+Text that comes in is published, publications go out as text. With ``media=True`` both
+are JSON, and each publication has its position, so that a client which was away can ask
+for what it missed by ``?since=OFFSET:EPOCH``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Any
+from typing import TYPE_CHECKING
+
+import falcon
+import falcon.asgi
+import msgspec
+
+from falcon_channels import access
+from falcon_channels.connection import Connection
+from falcon_channels.errors import BrokerUnavailableError
+from falcon_channels.errors import ChannelNameError
+from falcon_channels.errors import ClosedError
+from falcon_channels.errors import PublicationTooLargeError
+from falcon_channels.errors import UnknownChannelError
+from falcon_channels.errors import UnsubscribedError
+from falcon_channels.hub import Joined
+from falcon_channels.protocol import raw_codec
+from falcon_channels.publication import Position
+from falcon_channels.routing import ChannelMatch
+from falcon_channels.subscription import Subscription
+from falcon_channels.transports.asgi import AsgiTransport
+from falcon_channels.transports.direct import direct_websocket
+from falcon_channels.transports.encodings import encoder
+
+if TYPE_CHECKING:
+    from falcon_channels.channels import Channels
+    from falcon_channels.transports.base import Transport
+
+#: Reading pauses while so many messages wait to be published.
+_INBOX = 16
+
+#: Close codes: RFC 6455 section 7.4.1, and Falcon's 3000 + HTTP status.
+SERVICE_RESTART = 1012
+MESSAGE_TOO_BIG = 1009
+INTERNAL_ERROR = 1011
+UNSUBSCRIBED = 3403
+INSUFFICIENT_STATE = 3010
+
+
+def parse_since(text: str) -> Position:
+    """Return the position in ``?since=OFFSET:EPOCH``.
+
+    Raises:
+        falcon.HTTPInvalidParam: It is not of that form.
+    """
+    offset, _, epoch = text.partition(':')
+    if not offset.isascii() or not offset.isdigit() or len(offset) > 15:
+        raise falcon.HTTPInvalidParam('write it as OFFSET:EPOCH, such as 7:x1', 'since')
+    return Position(int(offset), epoch)
+
+
+class RawConnection(Connection):
+    """A plain WebSocket in one channel."""
+
+    __slots__ = ('_inbox', '_media', '_wake', 'ended', 'max_message_bytes')
+
+    def __init__(
+        self, channels: Channels, transport: Transport, req: Any, media: bool
+    ) -> None:
+        codec = raw_codec.MEDIA if media else raw_codec.TEXT
+        # NOTE: `begin` sets the encoder again: before the handshake is accepted, the
+        #   framing is not yet settled.
+        super().__init__(
+            channels.hub, transport, encoder(codec, transport.framing), req
+        )
+        self._media = media
+        self._inbox: deque[str | bytes] = deque()
+        self._wake = asyncio.Event()
+        self.max_message_bytes = channels.options.max_message_bytes
+        #: Done when the connection has ended.
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def begin(self, transport: Transport) -> None:
+        """Take the framing of the accepted connection."""
+        self.encoder = encoder(self.encoder.codec, transport.framing)
+
+    # --- what the transport and the hub say ------------------------------------------
+
+    def on_message(self, message: str | bytes) -> None:
+        """Keep a message until it is published."""
+        if isinstance(message, bytes):
+            self.disconnect(1003, 'this endpoint takes text messages only')
+            return
+        # NOTE: a character has at most 4 bytes; most messages need no counting.
+        limit_bytes = self.max_message_bytes
+        if len(message) * 4 > limit_bytes and len(message.encode()) > limit_bytes:
+            self.disconnect(MESSAGE_TOO_BIG, f'over {limit_bytes} bytes')
+            return
+        self._inbox.append(message)
+        if len(self._inbox) == _INBOX:
+            self.transport.pause_reading()
+        self._wake.set()
+
+    def on_unsubscribed(
+        self, subscription: Subscription, code: int, reason: str
+    ) -> None:
+        """The one subscription is over, and with it the connection."""
+        self.disconnect(UNSUBSCRIBED if code < 2500 else INSUFFICIENT_STATE, reason)
+
+    def on_end(self) -> None:
+        """Wake whoever waits for the end."""
+        self._wake.set()
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+    def shutdown(self) -> None:
+        """This process is about to end."""
+        self.disconnect(SERVICE_RESTART, 'service restart')
+
+    # --- the conversation ------------------------------------------------------------
+
+    def send_joined(self, subscription: Subscription, joined: Joined) -> None:
+        """Send what the subscription begins with."""
+        if self._media:
+            self.send(raw_codec.subscribed_media(joined.position, joined.recovered))
+        blob = self.encoder.encode(
+            subscription.channel, joined.publications, joined.position.epoch
+        )
+        if blob is not None:
+            self.send_blob(blob)
+
+    async def publish_all(
+        self, channels: Channels, match: ChannelMatch, channel: str
+    ) -> None:
+        """Publish what the client sends, one after the other, until the end."""
+        while not self.closed:
+            if not self._inbox:
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            text = self._inbox.popleft()
+            if len(self._inbox) == _INBOX - 1:
+                self.transport.resume_reading()
+            try:
+                await self._publish(channels, match, channel, text)
+            except falcon.HTTPError as ex:
+                self._refuse(ex.status_code, ex.description or ex.title or 'refused')
+            except PublicationTooLargeError as ex:
+                self._refuse(413, str(ex))
+            except BrokerUnavailableError:
+                self._refuse(503, 'not published: try again')
+
+    async def _publish(
+        self, channels: Channels, match: ChannelMatch, channel: str, text: str | bytes
+    ) -> None:
+        if self._media:
+            try:
+                raw = msgspec.json.encode(msgspec.json.decode(text))
+            except (msgspec.DecodeError, RecursionError, ValueError) as ex:
+                raise falcon.HTTPBadRequest(description=f'not JSON: {ex}') from None
+        else:
+            raw = msgspec.json.encode(text)
+        draft = access.PublicationDraft(
+            channel, self, raw, data_type=match.route.options.data_type
+        )
+        publication = await access.authorize_publish(match, self, draft)
+        await channels.publish_checked(
+            match, channel, publication, idempotency_key=draft.idempotency_key
+        )
+
+    def _refuse(self, status: int, words: str) -> None:
+        """Say no: in words where the client reads JSON, else by closing."""
+        self.hub.counters.refused += 1
+        if self._media:
+            self.send(raw_codec.error_media(status, words))
+        else:
+            self.disconnect(3000 + status, words.encode()[:123].decode(errors='ignore'))
+
+
+async def serve_raw(
+    channels: Channels,
+    req: falcon.asgi.Request,
+    ws: falcon.asgi.WebSocket,
+    channel: str,
+    user: str,
+    info: Any,
+    media: bool,
+    since: Position | None,
+) -> None:
+    """Do what `Channels.serve` promises."""
+    channels.check_origin(req)
+    try:
+        match = await channels.match(channel)
+    except (ChannelNameError, UnknownChannelError) as ex:
+        raise falcon.HTTPNotFound(description=str(ex)) from None
+    except (BrokerUnavailableError, ClosedError) as ex:
+        raise falcon.HTTPServiceUnavailable(description=str(ex)) from None
+    if since is None and media and req.has_param('since'):
+        since = parse_since(req.get_param('since', default=''))
+    direct = direct_websocket(req.scope)
+    transport = AsgiTransport(ws) if direct is None else direct
+    connection = RawConnection(channels, transport, req, media)
+    connection.user = user
+    connection.info = info
+    subscription = Subscription(connection, channel, match.route, match.params)
+    connection.subscriptions[channel] = subscription
+    try:
+        await channels.authorize(subscription)
+    except BrokerUnavailableError as ex:
+        raise falcon.HTTPServiceUnavailable(description=str(ex)) from None
+    channels.check_room()
+    if ws.unaccepted:
+        await ws.accept()
+    connection.begin(transport)
+    channels.hub.add(connection)
+    if isinstance(transport, AsgiTransport):
+        conversation = transport.run(connection)
+    else:
+        transport.attach(connection)
+        conversation = _wait(connection.ended)
+    talk = asyncio.create_task(
+        _talk(channels, match, connection, subscription, since),
+        name='falcon_channels raw door',
+    )
+    try:
+        await conversation
+    finally:
+        channels.hub.remove(connection)
+        # NOTE: it ends by itself, now that the connection is over.
+        await asyncio.gather(talk, return_exceptions=True)
+    if not talk.cancelled() and (error := talk.exception()) is not None:
+        raise error
+
+
+async def _talk(
+    channels: Channels,
+    match: ChannelMatch,
+    connection: RawConnection,
+    subscription: Subscription,
+    since: Position | None,
+) -> None:
+    try:
+        await channels.admit(
+            subscription,
+            since,
+            lambda joined: connection.send_joined(subscription, joined),
+        )
+        await connection.publish_all(channels, match, subscription.channel)
+    except UnsubscribedError:
+        return
+    except BrokerUnavailableError:
+        connection.disconnect(3503, 'try again')
+    except BaseException:
+        connection.disconnect(INTERNAL_ERROR, 'internal server error')
+        raise
+
+
+async def _wait(ended: asyncio.Future[None]) -> None:
+    await ended
