@@ -1,0 +1,52 @@
+"""One browser, the system's Chromium, for all tests of pages."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+import shutil
+
+from playwright.async_api import async_playwright
+from playwright.async_api import Browser
+from playwright.async_api import Page
+import pytest_asyncio
+
+FLAGS = [
+    '--no-sandbox',
+    '--disable-gpu',
+    '--disable-quic',
+    '--no-first-run',
+    '--disable-background-networking',
+    '--disable-component-update',
+    '--disable-sync',
+]
+
+
+@pytest_asyncio.fixture(scope='session', loop_scope='session')
+async def browser() -> AsyncIterator[Browser]:
+    path = shutil.which('chromium')
+    assert path is not None, 'chromium is missing: run `make system`'
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(
+            executable_path=path, args=FLAGS, timeout=60_000
+        )
+        yield browser
+        await browser.close()
+
+
+@pytest_asyncio.fixture(loop_scope='session')
+async def page(browser: Browser) -> AsyncIterator[Page]:
+    """A page in a context of its own, whose errors and console errors fail the test."""
+    async with await browser.new_context() as context:
+        context.set_default_timeout(30_000)
+        page = await context.new_page()
+        errors: list[str] = []
+        page.on('pageerror', lambda error: errors.append(str(error)))
+        page.on(
+            'console',
+            lambda message: (
+                errors.append(message.text) if message.type == 'error' else None
+            ),
+        )
+        yield page
+        # What the browser itself says about a server that is away is no fault.
+        assert [] == [e for e in errors if 'ERR_CONNECTION_REFUSED' not in e]
