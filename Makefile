@@ -6,6 +6,7 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 WORKERS ?= auto
 PYTEST_ARGS ?=
+FUZZ_S ?= 60
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -57,3 +58,17 @@ lock: setup  ## Write constraints.txt again from what is installed
 .PHONY: clean
 clean:  ## Remove the environment and what the tools left behind
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis artifacts build dist
+
+# The compiler gets an environment of its own: it pins a version of protobuf.
+PROTOC_VERSION := 1.76.0
+
+.PHONY: proto
+proto:  ## Write the Protobuf module again after a change of client.proto
+	$(PYTHON) -m venv build/protoc
+	build/protoc/bin/python -m pip install --quiet grpcio-tools==$(PROTOC_VERSION)
+	build/protoc/bin/python -m grpc_tools.protoc --proto_path=src --python_out=src \
+	  --pyi_out=src src/falcon_channels/protocol/client.proto
+
+.PHONY: fuzz
+fuzz: setup  ## Throw random bytes at both decoders for a minute (FUZZ_S=600 for longer)
+	$(BIN)/python -m tests.protocol.fuzz --seconds $(FUZZ_S)

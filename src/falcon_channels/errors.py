@@ -8,6 +8,8 @@
      +-- UnknownChannelError              no route matches the name
      +-- PublicationTooLargeError
      +-- PayloadError (ValueError)        the data cannot be a publication
+     +-- ProtocolError                    a client broke the rules of its protocol
+     +-- ExtraMissingError (ImportError)  an optional dependency is not installed
      +-- BrokerError
      |    +-- BrokerUnavailableError      the store cannot be reached; try again
      |    +-- CapabilityError             the broker cannot do what options ask
@@ -65,6 +67,39 @@ class PublicationTooLargeError(ChannelsError):
 
 class PayloadError(ChannelsError, ValueError):
     """Data that cannot be a publication: not JSON, or not of the route's type."""
+
+
+class ProtocolError(ChannelsError):
+    """Bytes that are not what the client protocol allows.
+
+    Close the connection with `code` and `reason`. The error's own text has details;
+    it is for a log and not for the client.
+
+    Attributes:
+        code: The close code, 3501 where nothing more fitting is known.
+        reason: What to tell the client.
+    """
+
+    def __init__(
+        self, detail: str, code: int = 3501, reason: str = 'bad request'
+    ) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.reason = reason
+
+
+class ExtraMissingError(ChannelsError, ImportError):
+    """Something was asked for that needs an optional dependency.
+
+    Attributes:
+        extra: Name of the extra that brings it.
+    """
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(
+            f"{what} needs an extra: pip install 'falcon-channels[{extra}]'"
+        )
+        self.extra = extra
 
 
 class BrokerError(ChannelsError):

@@ -1,0 +1,243 @@
+"""What commands look like in JSON: the types that `json_codec` decodes into.
+
+They mirror messages.py, with payloads left raw, numbers bounded and ``null`` allowed
+for every field, where it means the same as leaving the field out.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+from typing import Final
+
+import msgspec
+
+from falcon_channels.protocol.messages import ConnectRequest
+from falcon_channels.protocol.messages import HistoryRequest
+from falcon_channels.protocol.messages import PingRequest
+from falcon_channels.protocol.messages import PresenceRequest
+from falcon_channels.protocol.messages import PresenceStatsRequest
+from falcon_channels.protocol.messages import PublishRequest
+from falcon_channels.protocol.messages import RefreshRequest
+from falcon_channels.protocol.messages import RpcRequest
+from falcon_channels.protocol.messages import SendRequest
+from falcon_channels.protocol.messages import SubRefreshRequest
+from falcon_channels.protocol.messages import SubscribeRequest
+from falcon_channels.protocol.messages import UnsubscribeRequest
+from falcon_channels.publication import Position
+
+_Id = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
+# NOTE: 63 bits, though the protocol has 64: stores keep signed integers, and nobody
+#   publishes that often.
+_Offset = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+_Int32 = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
+_Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+_Raw = msgspec.Raw
+_NOTHING: Final = msgspec.Raw()
+
+
+class WireSub(msgspec.Struct):
+    """A subscribe request, and one of the subscriptions of a connect request."""
+
+    channel: str | None = None
+    token: str | None = None
+    recover: bool | None = None
+    offset: _Offset | None = None
+    epoch: str | None = None
+    data: _Raw = _NOTHING
+    positioned: bool | None = None
+    recoverable: bool | None = None
+    join_leave: bool | None = None
+    delta: str | None = None
+    tf: _Raw = _NOTHING
+    flag: _Int64 | None = None
+    type: _Int32 | None = None
+
+    def request(self) -> SubscribeRequest:
+        """Return it with payloads as bytes and nulls as zero values."""
+        return SubscribeRequest(
+            channel=self.channel or '',
+            token=self.token or '',
+            recover=self.recover or False,
+            offset=self.offset or 0,
+            epoch=self.epoch or '',
+            data=bytes(self.data) or None,
+            positioned=self.positioned or False,
+            recoverable=self.recoverable or False,
+            join_leave=self.join_leave or False,
+            delta=self.delta or '',
+            filtered=bytes(self.tf) not in (b'', b'null'),
+            flag=self.flag or 0,
+            type=self.type or 0,
+        )
+
+
+class WireConnect(msgspec.Struct):
+    """A connect request."""
+
+    token: str | None = None
+    data: _Raw = _NOTHING
+    subs: dict[str, WireSub | None] | None = None
+    name: str | None = None
+    version: str | None = None
+    headers: dict[str, str] | None = None
+
+    def request(self) -> ConnectRequest:
+        """Return it with payloads as bytes and nulls as zero values."""
+        return ConnectRequest(
+            token=self.token or '',
+            data=bytes(self.data) or None,
+            subs={
+                channel: sub.request() if sub else SubscribeRequest()
+                for channel, sub in (self.subs or {}).items()
+            },
+            name=self.name or '',
+            version=self.version or '',
+            headers=self.headers or {},
+        )
+
+
+class WireUnsubscribe(msgspec.Struct):
+    """See the request of this name in messages.py."""
+
+    channel: str | None = None
+
+    def request(self) -> UnsubscribeRequest:
+        """Return it with payloads as bytes and nulls as zero values."""
+        return UnsubscribeRequest(self.channel or '')
+
+
+class WirePublish(msgspec.Struct):
+    """See the request of this name in messages.py."""
+
+    channel: str | None = None
+    data: _Raw = _NOTHING
+    type: _Int32 | None = None
+
+    def request(self) -> PublishRequest:
+        """Return it with payloads as bytes and nulls as zero values."""
+        return PublishRequest(
+            self.channel or '', bytes(self.data) or None, self.type or 0
+        )
+
+
+class WirePresence(msgspec.Struct):
+    """See the request of this name in messages.py."""
+
+    channel: str | None = None
+
+    def request(self) -> PresenceRequest:
+        """Return it with payloads as bytes and nulls as zero values."""
+        return PresenceRequest(self.channel or '')
+
+
+class WirePresenceStats(msgspec.Struct):
+    """See the request of this name in messages.py."""
+
+    channel: str | None = None
+
+    def request(self) -> PresenceStatsRequest:
+        """Return it with payloads as bytes and nulls as zero values."""
+        return PresenceStatsRequest(self.channel or '')
+
+
+class WireSince(msgspec.Struct):
+    """The position in a history request."""
+
+    offset: _Offset | None = None
+    epoch: str | None = None
+
+
+class WireHistory(msgspec.Struct):
+    """See the request of this name in messages.py."""
+
+    channel: str | None = None
+    limit: _Int32 | None = None
+    since: WireSince | None = None
+    reverse: bool | None = None
+
+    def request(self) -> HistoryRequest:
+        """Return it with payloads as bytes and nulls as zero values."""
+        since = self.since
+        return HistoryRequest(
+            channel=self.channel or '',
+            limit=self.limit or 0,
+            since=Position(since.offset or 0, since.epoch or '') if since else None,
+            reverse=self.reverse or False,
+        )
+
+
+class WirePing(msgspec.Struct):
+    """See the request of this name in messages.py."""
+
+    def request(self) -> PingRequest:
+        """Return it with payloads as bytes and nulls as zero values."""
+        return PingRequest()
+
+
+class WireSend(msgspec.Struct):
+    """See the request of this name in messages.py."""
+
+    data: _Raw = _NOTHING
+
+    def request(self) -> SendRequest:
+        """Return it with payloads as bytes and nulls as zero values."""
+        return SendRequest(bytes(self.data) or None)
+
+
+class WireRpc(msgspec.Struct):
+    """See the request of this name in messages.py."""
+
+    data: _Raw = _NOTHING
+    method: str | None = None
+
+    def request(self) -> RpcRequest:
+        """Return it with payloads as bytes and nulls as zero values."""
+        return RpcRequest(bytes(self.data) or None, self.method or '')
+
+
+class WireRefresh(msgspec.Struct):
+    """See the request of this name in messages.py."""
+
+    token: str | None = None
+
+    def request(self) -> RefreshRequest:
+        """Return it with payloads as bytes and nulls as zero values."""
+        return RefreshRequest(self.token or '')
+
+
+class WireSubRefresh(msgspec.Struct):
+    """See the request of this name in messages.py."""
+
+    channel: str | None = None
+    token: str | None = None
+    type: _Int32 | None = None
+
+    def request(self) -> SubRefreshRequest:
+        """Return it with payloads as bytes and nulls as zero values."""
+        return SubRefreshRequest(self.channel or '', self.token or '', self.type or 0)
+
+
+class WireCommand(msgspec.Struct):
+    """A command; of its requests one is there."""
+
+    id: _Id | None = None
+    connect: WireConnect | None = None
+    subscribe: WireSub | None = None
+    unsubscribe: WireUnsubscribe | None = None
+    publish: WirePublish | None = None
+    presence: WirePresence | None = None
+    presence_stats: WirePresenceStats | None = None
+    history: WireHistory | None = None
+    ping: WirePing | None = None
+    send: WireSend | None = None
+    rpc: WireRpc | None = None
+    refresh: WireRefresh | None = None
+    sub_refresh: WireSubRefresh | None = None
+
+
+class WireEmulation(msgspec.Struct):
+    """A frame that came beside the stream of its connection."""
+
+    session: str = ''
+    node: str = ''
+    data: str = ''

@@ -1,0 +1,27 @@
+"""The fuzzer of both decoders finds nothing in a short run."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import fuzz
+import pytest
+
+from falcon_channels.protocol import json_codec
+from falcon_channels.protocol import protobuf_codec
+
+
+@pytest.mark.parametrize('codec', [json_codec, protobuf_codec])
+def test_short_fuzz_finds_nothing(codec: ModuleType) -> None:
+    """Thousands of changed inputs raise nothing but ProtocolError."""
+    assert fuzz.run(codec, count=3000, seed=1) > 0
+
+
+def test_fuzz_notices_a_decoder_that_raises() -> None:
+    """The fuzzer fails where a decoder lets another error escape."""
+
+    class Broken(ModuleType):
+        decode_connect = decode_emulation = staticmethod(int)
+
+    with pytest.raises(ValueError):
+        fuzz.check(Broken('broken'), b'x')
