@@ -35,6 +35,12 @@ system:  ## Check for the system programs that the tests need, install missing o
 run: setup  ## Serve the hello example at http://localhost:8000 (PORT and HOST can be set)
 	@exec $(BIN)/python -m examples.hello_asgi --host $(HOST) --port $(PORT)
 
+.PHONY: run-wsgi
+run-wsgi: setup  ## Serve the synchronous hello example by gunicorn and gevent (PORT and HOST can be set)
+	@echo 'Page:      http://$(HOST):$(PORT)/hello'
+	@echo 'WebSocket: ws://$(HOST):$(PORT)/'
+	@exec $(BIN)/gunicorn --worker-class gevent --bind $(HOST):$(PORT) --no-control-socket examples.hello_wsgi:app
+
 .PHONY: test
 test: setup system  ## Run all tests (PYTEST_ARGS='-k name' picks some)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)

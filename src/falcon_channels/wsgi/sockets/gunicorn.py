@@ -1,0 +1,45 @@
+"""gunicorn, workers sync, gthread and gevent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+import functools
+import logging
+
+from falcon_channels.wsgi.sockets.base import Environ
+from falcon_channels.wsgi.sockets.base import NoSocketError
+from falcon_channels.wsgi.sockets.base import StartResponse
+from falcon_channels.wsgi.sockets.base import TakenSocket
+
+_logger = logging.getLogger(__name__)
+
+
+def take(environ: Environ) -> TakenSocket | None:
+    """Take the socket; what gunicorn read ahead is in its parser's unreader."""
+    sock = environ.get('gunicorn.socket')
+    if sock is None:
+        return None
+    if environ.get('HTTP_VERSION') == '2':
+        raise NoSocketError('gunicorn shares an HTTP/2 connection among requests')
+    if not environ.get('wsgi.multithread'):
+        _warn_of_sync_worker()
+    unreader = environ['wsgi.input'].reader.unreader
+    return TakenSocket(sock, early=unreader.buf.getvalue())
+
+
+def finish(start_response: StartResponse) -> Iterable[bytes]:
+    """End the response.
+
+    Raises:
+        StopIteration: Always. All workers close the connection then.
+    """
+    raise StopIteration
+
+
+@functools.cache
+def _warn_of_sync_worker() -> None:
+    _logger.warning(
+        'gunicorn runs its sync worker: one WebSocket occupies the whole worker, and '
+        'is killed with it after --timeout (30 s by default). Run gunicorn with '
+        '-k gevent, or -k gthread and --threads.'
+    )

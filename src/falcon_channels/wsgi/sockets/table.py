@@ -1,0 +1,100 @@
+"""The table: where each WSGI server keeps its socket, and how its response ends."""
+
+from __future__ import annotations
+
+from falcon_channels.wsgi.sockets import cheroot
+from falcon_channels.wsgi.sockets import eventlet
+from falcon_channels.wsgi.sockets import gevent_websocket
+from falcon_channels.wsgi.sockets import gunicorn
+from falcon_channels.wsgi.sockets import pywsgi
+from falcon_channels.wsgi.sockets import uwsgi
+from falcon_channels.wsgi.sockets import waitress
+from falcon_channels.wsgi.sockets import werkzeug
+from falcon_channels.wsgi.sockets import wsgiref
+from falcon_channels.wsgi.sockets.base import Environ
+from falcon_channels.wsgi.sockets.base import NoSocketError
+from falcon_channels.wsgi.sockets.base import Server
+from falcon_channels.wsgi.sockets.base import TakenSocket
+
+# The first whose take() knows the environ has it, so wrappers stand before what they
+# wrap. What an adapter looks for is never a header of the client: those all begin with
+# HTTP_ in an environ.
+SERVERS = (
+    Server(
+        'gevent-websocket',
+        place="environ['wsgi.websocket'].stream.handler.socket",
+        end='return nothing',
+        take=gevent_websocket.take,
+        finish=gevent_websocket.finish,
+    ),
+    Server(
+        'gunicorn sync, gthread, gevent',
+        place="environ['gunicorn.socket']",
+        end='raise StopIteration',
+        take=gunicorn.take,
+        finish=gunicorn.finish,
+    ),
+    Server(
+        'gevent.pywsgi, gunicorn gevent_pywsgi',
+        place="environ['wsgi.input'].raw._sock",
+        end='raise BrokenPipeError',
+        take=pywsgi.take,
+        finish=pywsgi.finish,
+    ),
+    Server(
+        'waitress',
+        place="environ['waitress.client_disconnected'].__self__.socket",
+        end='raise waitress.channel.ClientDisconnected',
+        take=waitress.take,
+        finish=waitress.finish,
+    ),
+    Server(
+        'Werkzeug',
+        place="environ['werkzeug.socket']",
+        end='a response, which it cannot write',
+        take=werkzeug.take,
+        finish=werkzeug.finish,
+    ),
+    Server(
+        'eventlet',
+        place="environ['eventlet.input'].get_socket()",
+        end='eventlet.wsgi.WSGI_LOCAL.already_handled = True',
+        take=eventlet.take,
+        finish=eventlet.finish,
+    ),
+    Server(
+        'cheroot',
+        place="environ['wsgi.input'].rfile.raw._sock",
+        end='raise BrokenPipeError',
+        take=cheroot.take,
+        finish=cheroot.finish,
+    ),
+    Server(
+        'uWSGI',
+        place='uwsgi.connection_fd()',
+        end='return nothing',
+        take=uwsgi.take,
+        finish=uwsgi.finish,
+    ),
+    Server(
+        'wsgiref',
+        place="environ['wsgi.input'].raw._sock",
+        end='raise BrokenPipeError',
+        take=wsgiref.take,
+        finish=wsgiref.finish,
+    ),
+)
+
+
+def take_socket(environ: Environ) -> tuple[Server, TakenSocket]:
+    """Take the connection of a request from the server that runs this app.
+
+    Raises:
+        NoSocketError: If no socket can be reached; the message says why.
+    """
+    for server in SERVERS:
+        taken = server.take(environ)
+        if taken is not None:
+            return server, taken
+    software = environ.get('SERVER_SOFTWARE', 'this WSGI server')
+    raise NoSocketError(f'{software} does not let an application reach its socket')

@@ -1,0 +1,90 @@
+"""A simulator of WebSockets for tests of an app, without a port.
+
+Falcon's own test client cannot simulate a connection that leaves HTTP. This one runs
+the app under the standard library's WSGI server, at one end of a socket pair, and
+connects to the other end with the client of `websockets`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterator
+import contextlib
+import socket
+import threading
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler
+
+from websockets.sync.client import ClientConnection
+from websockets.sync.client import connect
+
+_Wsgi = Callable[..., Any]
+
+
+class _Server:
+    """What wsgiref's request handler wants to know of its server."""
+
+    def __init__(self, app: _Wsgi) -> None:
+        self._app = app
+        self.base_environ = {
+            'SERVER_NAME': 'localhost',
+            'SERVER_PORT': '80',
+            'GATEWAY_INTERFACE': 'CGI/1.1',
+            'CONTENT_LENGTH': '',
+            'SCRIPT_NAME': '',
+        }
+
+    def get_app(self) -> _Wsgi:
+        return self._app
+
+
+class _Handler(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        """Log nothing."""
+
+
+def _serve(app: _Wsgi, sock: socket.socket) -> None:
+    with sock:
+        _Handler(sock, ('127.0.0.1', 0), _Server(app))  # type: ignore[arg-type]  # see _Server
+
+
+@contextlib.contextmanager
+def simulate_ws(
+    app: _Wsgi, path: str = '/', *, end_timeout_s: float = 10.0, **options: Any
+) -> Iterator[ClientConnection]:
+    """Connect to a WebSocket of `app`; the responder runs in a thread.
+
+    ::
+
+        with simulate_ws(app, '/rooms/7') as ws:
+            ws.send('hello')
+            assert ws.recv(timeout=5) == 'hello'
+
+    Args:
+        app: The WSGI app.
+        path: The path, with a query if there is one.
+        end_timeout_s: How long the responder may take to end after the block.
+        options: Passed to `websockets.sync.client.connect`, such as
+            ``additional_headers``, ``origin`` and ``subprotocols``.
+
+    Yields:
+        The client's end.
+
+    Raises:
+        websockets.exceptions.InvalidStatus: If the handshake is refused; its
+            ``response`` is the HTTP response.
+        TimeoutError: If the responder does not end.
+    """
+    ours, theirs = socket.socketpair()
+    responder = threading.Thread(target=_serve, args=(app, theirs), daemon=True)
+    responder.start()
+    try:
+        with connect(
+            f'ws://localhost{path}', sock=ours, compression=None, **options
+        ) as client:
+            yield client
+    finally:
+        ours.close()
+        responder.join(end_timeout_s)
+        if responder.is_alive():
+            raise TimeoutError(f'the responder did not end in {end_timeout_s} s')

@@ -1,0 +1,311 @@
+"""The WebSocket that a responder gets: falcon.asgi.WebSocket without await."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Mapping
+import json
+
+import falcon
+from falcon import WebSocketPayloadType
+
+from falcon_channels.wsgi.close_codes import check_close_code
+from falcon_channels.wsgi.connection import Connection
+from falcon_channels.wsgi.errors import WebSocketError
+from falcon_channels.wsgi.handshake import refusal
+from falcon_channels.wsgi.options import WebSocketOptions
+
+# RFC 6455 section 5.5: a control frame carries 125 bytes, two are the code.
+_MAX_REASON_BYTES = 123
+
+# Headers of the 101 that are the handshake itself.
+_RESERVED_HEADERS = frozenset(
+    ['connection', 'sec-websocket-accept', 'sec-websocket-extensions', 'upgrade']
+)
+
+
+class WebSocket:
+    """One WebSocket connection with a client.
+
+    Several threads or greenlets may use it at once: messages are sent whole, one after
+    the other, and each one received goes to one of the receivers. The connection ends
+    when the responder returns.
+
+    Falcon makes it; a responder gets it as ``ws``.
+    """
+
+    __slots__ = ('_accepted', '_connection', '_options', 'subprotocols')
+
+    subprotocols: tuple[str, ...]
+    """The subprotocols that the client offers, in its order of preference."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        options: WebSocketOptions,
+        subprotocols: tuple[str, ...] = (),
+    ) -> None:
+        self.subprotocols = subprotocols
+        self._connection = connection
+        self._options = options
+        self._accepted = False
+
+    @property
+    def unaccepted(self) -> bool:
+        """Whether the handshake has been neither accepted nor refused."""
+        return self._connection.connecting
+
+    @property
+    def ready(self) -> bool:
+        """Whether messages can be sent and received."""
+        return self._connection.open
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection is over, as far as it is known here.
+
+        A client that leaves is noticed by the next receive or send.
+        """
+        return not self._connection.connecting and not self._connection.open
+
+    @property
+    def close_code(self) -> int | None:
+        """The close code of a connection that is over, else None."""
+        end = self._connection.closed
+        return end and end[0]
+
+    @property
+    def close_reason(self) -> str | None:
+        """The reason that came with the close code, else None."""
+        end = self._connection.closed
+        return end and end[1]
+
+    def accept(
+        self,
+        subprotocol: str | None = None,
+        headers: Mapping[str, str] | Iterable[tuple[str, str]] | None = None,
+    ) -> None:
+        """Accept the handshake.
+
+        Args:
+            subprotocol: The one to speak, of `subprotocols`.
+            headers: More headers for the 101 response, names and values in ASCII.
+
+        Raises:
+            falcon.OperationNotAllowed: If it was accepted or refused before.
+            ValueError: If the client did not offer the subprotocol, or a header may not
+                be set here.
+            WebSocketError: If the client has gone.
+        """
+        if self.closed:
+            raise falcon.OperationNotAllowed(
+                'accept() may not be called on a closed WebSocket connection'
+            )
+        if self._accepted:
+            raise falcon.OperationNotAllowed(
+                'accept() may only be called once on an open WebSocket connection'
+            )
+        # NOTE: where the server has answered 101 before it asked (the handler of
+        # gevent-websocket), there is nobody left to tell a subprotocol or headers.
+        if self._connection.connecting:
+            if subprotocol is not None and subprotocol not in self.subprotocols:
+                raise ValueError(
+                    f'subprotocol {subprotocol!r} is not among those that the client '
+                    f'offers: {self.subprotocols}'
+                )
+            self._connection.accept(subprotocol, tuple(_header_items(headers)))
+        self._accepted = True
+
+    def close(self, code: int | None = None, reason: str | None = None) -> None:
+        """Close the connection; refuse the handshake if it was not accepted.
+
+        Before `accept` the client gets an HTTP response: the status of a code of 3000
+        + status, 403 for any other. Afterwards it gets a close frame, and this returns
+        when the client has answered it, or after `WebSocketOptions.close_timeout_s`.
+        Closing again does nothing.
+
+        Args:
+            code: The close code; 1000 by default.
+            reason: Up to 123 bytes; by default what
+                `WebSocketOptions.default_close_reasons` says.
+
+        Raises:
+            ValueError: If the code may not be sent, or the reason is too long.
+        """
+        code = 1000 if code is None else code
+        check_close_code(code)
+        reason = reason or self._options.default_close_reasons.get(code, '')
+        if (size := len(reason.encode())) > _MAX_REASON_BYTES:
+            raise ValueError(
+                f'close reason of {size} bytes exceeds {_MAX_REASON_BYTES}'
+            )
+        if self._connection.connecting:
+            status = code - 3000
+            if not 400 <= status <= 599:
+                status, reason = 403, ''
+            self._connection.respond(refusal(status, reason))
+        else:
+            self._connection.close(code, reason)
+
+    def send(self, payload: str | bytes | bytearray | memoryview) -> None:
+        """Send a message: a str as text, bytes as binary.
+
+        Accepts the handshake if nobody has.
+
+        Raises:
+            WebSocketError: If the connection is over, or the client did not read for
+                `WebSocketOptions.send_timeout_s`.
+        """
+        self._accept_if_nobody_has()
+        if isinstance(payload, str):
+            self.send_text(payload)
+        else:
+            self.send_data(payload)
+
+    def send_text(self, payload: str) -> None:
+        """Send a text message.
+
+        Raises:
+            TypeError: If the payload is not a str.
+            falcon.OperationNotAllowed: If the handshake was not accepted.
+            WebSocketError: As `send`.
+        """
+        self._require_accepted()
+        if not isinstance(payload, str):
+            raise TypeError('payload must be a string')
+        self._connection.send(payload.encode(), text=True)
+
+    def send_data(self, payload: bytes | bytearray | memoryview) -> None:
+        """Send a binary message.
+
+        Raises:
+            TypeError: If the payload is not bytes-like.
+            falcon.OperationNotAllowed: If the handshake was not accepted.
+            WebSocketError: As `send`.
+        """
+        self._require_accepted()
+        if not isinstance(payload, bytes | bytearray | memoryview):
+            raise TypeError('payload must be a byte string')
+        self._connection.send(bytes(payload), text=False)
+
+    def send_media(
+        self,
+        media: object,
+        payload_type: WebSocketPayloadType = WebSocketPayloadType.TEXT,
+    ) -> None:
+        """Send an object as the media handler of the payload type writes it.
+
+        Raises:
+            falcon.OperationNotAllowed: If the handshake was not accepted.
+            WebSocketError: As `send`.
+        """
+        self._require_accepted()
+        serialize = self._options.media_handlers[payload_type].serialize
+        self.send(serialize(media))
+
+    def receive(self, timeout_s: float | None = None) -> str | bytes:
+        """Wait for a message of either kind: text is a str, binary is bytes.
+
+        Accepts the handshake if nobody has.
+
+        Args:
+            timeout_s: How long to wait; None for as long as the connection lasts.
+
+        Raises:
+            TimeoutError: If no message came in time. The connection goes on.
+            WebSocketError: If the connection is over.
+        """
+        self._accept_if_nobody_has()
+        return self._connection.receive(timeout_s)
+
+    def receive_text(self, timeout_s: float | None = None) -> str:
+        """Wait for a text message.
+
+        Raises:
+            falcon.PayloadTypeError: If a binary one came. Uncaught, it closes the
+                connection with code 1003.
+            falcon.OperationNotAllowed: If the handshake was not accepted.
+            TimeoutError: As `receive`.
+            WebSocketError: As `receive`.
+        """
+        self._require_accepted()
+        message = self._connection.receive(timeout_s)
+        if not isinstance(message, str):
+            raise falcon.PayloadTypeError('Missing TEXT (0x01) payload')
+        return message
+
+    def receive_data(self, timeout_s: float | None = None) -> bytes:
+        """Wait for a binary message.
+
+        Raises:
+            falcon.PayloadTypeError: If a text came. Uncaught, it closes the connection
+                with code 1003.
+            falcon.OperationNotAllowed: If the handshake was not accepted.
+            TimeoutError: As `receive`.
+            WebSocketError: As `receive`.
+        """
+        self._require_accepted()
+        message = self._connection.receive(timeout_s)
+        if isinstance(message, str):
+            raise falcon.PayloadTypeError('Missing BINARY (0x02) payload')
+        return message
+
+    def receive_media(self, timeout_s: float | None = None) -> object:
+        """Wait for a message and return what the media handler of its kind reads.
+
+        Raises:
+            falcon.MediaMalformedError: If the handler cannot read it. Uncaught, it
+                closes the connection with code 3400.
+            falcon.OperationNotAllowed: If the handshake was not accepted.
+            TimeoutError: As `receive`.
+            WebSocketError: As `receive`.
+        """
+        self._require_accepted()
+        message = self._connection.receive(timeout_s)
+        kind = WebSocketPayloadType.BINARY
+        if isinstance(message, str):
+            kind = WebSocketPayloadType.TEXT
+        try:
+            value: object = self._options.media_handlers[kind].deserialize(message)
+        except (ValueError, RecursionError) as ex:
+            # NOTE: Falcon's own lets this through, a traceback in the log for each bad
+            # message of a stranger. On HTTP it is what we make of it here.
+            name = 'JSON' if isinstance(ex, json.JSONDecodeError) else kind.name
+            raise falcon.MediaMalformedError(name) from ex
+        return value
+
+    def __iter__(self) -> Iterator[str | bytes]:
+        """Iterate over the messages until the connection is over, whoever ends it."""
+        while True:
+            try:
+                message = self.receive()
+            except WebSocketError:
+                return
+            yield message
+
+    def _accept_if_nobody_has(self) -> None:
+        if self._connection.connecting:
+            self.accept()
+
+    def _require_accepted(self) -> None:
+        if self._connection.connecting:
+            raise falcon.OperationNotAllowed(
+                'WebSocket connection has not yet been accepted'
+            )
+
+
+def _header_items(
+    headers: Mapping[str, str] | Iterable[tuple[str, str]] | None,
+) -> Iterator[tuple[str, str]]:
+    items = headers.items() if isinstance(headers, Mapping) else headers or ()
+    for name, value in items:
+        if name.lower() == 'sec-websocket-protocol':
+            raise ValueError('the subprotocol is an argument of accept(), not a header')
+        if name.lower() in _RESERVED_HEADERS:
+            raise ValueError(f'header {name} belongs to the handshake')
+        for part in (name, value):
+            # SECURITY: a line end would let the value write headers of its own.
+            if not part.isascii() or '\r' in part or '\n' in part:
+                raise ValueError(f'header {name!r} is not one line of ASCII')
+        yield name, value
