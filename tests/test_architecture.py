@@ -50,6 +50,8 @@ ALLOWED: dict[str, set[str]] = {
         'local',
         'origin',
     },
+    # For tests: the contract of brokers.
+    'testing': _CORE,
     # Beside the hub.
     'server': {'errors', 'transports', 'options'},
     'wsgi': {'errors', 'origin'},

@@ -11,6 +11,7 @@ import heapq
 import secrets
 import time
 from typing import Any
+from typing import TypeVar
 
 import msgspec
 
@@ -32,6 +33,8 @@ from falcon_channels.publication import Publication
 # the broker counts a generation up whenever it drops a counter that was above 0, and a
 # new log takes the generation of its birth into its epoch. Dropping a log that is still
 # at offset 0 loses nothing, and costs no generation.
+
+_T = TypeVar('_T')
 
 #: How many expired things one call clears away on the side, at most.
 _SWEEP = 64
@@ -109,6 +112,7 @@ class MemoryBroker(Broker):
         self._presence: dict[str, _Present] = {}
         self._presence_expiry: list[tuple[float, str, str]] = []
         self._revoked: dict[tuple[str, str], float] = {}
+        self._revoked_expiry: list[tuple[float, tuple[str, str]]] = []
 
     async def start(self, receiver: BrokerReceiver) -> None:
         self._receiver = receiver
@@ -128,6 +132,7 @@ class MemoryBroker(Broker):
         connection: Any = None,
     ) -> PublishResult:
         now_s = self._clock()
+        self._sweep(now_s)
         if idempotency_key is not None:
             known = self._keys.get((channel, idempotency_key))
             if known is not None and known[1] > now_s:
@@ -144,7 +149,6 @@ class MemoryBroker(Broker):
             log.trim(now_s)
             if not log.visited:
                 self._plan_visit(channel, log)
-            self._sweep(now_s)
             position = Position(log.top, log.epoch)
         else:
             publication = msgspec.structs.replace(
@@ -284,10 +288,10 @@ class MemoryBroker(Broker):
 
     async def revoke(self, channel: str, user: str, ttl_s: float) -> None:
         now_s = self._clock()
-        for key in [key for key, until_s in self._revoked.items() if until_s <= now_s]:
-            del self._revoked[key]
+        _forget(self._revoked_expiry, self._revoked, _until, now_s)
         if ttl_s > 0:
             self._revoked[channel, user] = now_s + ttl_s
+            heapq.heappush(self._revoked_expiry, (now_s + ttl_s, (channel, user)))
         else:
             self._revoked.pop((channel, user), None)
 
@@ -332,14 +336,7 @@ class MemoryBroker(Broker):
             if not visits or visits[0][0] > now_s:
                 break
             self._visit(heapq.heappop(visits)[1], now_s)
-        expiry = self._key_expiry
-        for _ in range(_SWEEP):
-            if not expiry or expiry[0][0] > now_s:
-                break
-            _, old = heapq.heappop(expiry)
-            known = self._keys.get(old)
-            if known is not None and known[1] <= now_s:
-                del self._keys[old]
+        _forget(self._key_expiry, self._keys, _key_until, now_s)
 
     def _visit(self, channel: str, now_s: float) -> None:
         log = self._logs.get(channel)
@@ -354,3 +351,27 @@ class MemoryBroker(Broker):
                 return
             log.touched_s = now_s
         self._plan_visit(channel, log)
+
+
+def _forget(
+    expiry: list[tuple[float, tuple[str, str]]],
+    kept: dict[tuple[str, str], _T],
+    until: Callable[[_T], float],
+    now_s: float,
+) -> None:
+    """Take what has expired off a heap, and out of what it keeps the times of."""
+    for _ in range(_SWEEP):
+        if not expiry or expiry[0][0] > now_s:
+            return
+        _, old = heapq.heappop(expiry)
+        found = kept.get(old)
+        if found is not None and until(found) <= now_s:
+            del kept[old]
+
+
+def _key_until(key: tuple[Position, float]) -> float:
+    return key[1]
+
+
+def _until(until_s: float) -> float:
+    return until_s

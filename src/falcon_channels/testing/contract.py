@@ -1,0 +1,562 @@
+"""The contract of brokers as tests, for any implementation.
+
+Subclass it where pytest finds it, and say how to open the broker::
+
+    class TestMyBroker(BrokerContract):
+        async def open_broker(self) -> Broker:
+            return MyBroker(...)
+
+`PresenceContract`, `SharedBrokerContract` and `DurableBrokerContract`, beside this
+module, hold the tests for what `Capabilities.presence`, `shared` and `durable` promise;
+inherit from those as well that apply. Needs pytest and pytest-asyncio. For readable
+failures, put ``pytest.register_assert_rewrite('falcon_channels.testing')`` into your
+``conftest.py``.
+
+The numbers in the docstrings are those of the promises in
+`falcon_channels.brokers.base`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import count
+import secrets
+
+import pytest
+
+from falcon_channels.brokers.base import Broker
+from falcon_channels.brokers.base import StreamSettings
+from falcon_channels.errors import BrokerUnavailableError
+from falcon_channels.publication import ClientInfo
+from falcon_channels.publication import HistoryPage
+from falcon_channels.publication import NO_POSITION
+from falcon_channels.publication import Position
+from falcon_channels.publication import Publication
+from falcon_channels.testing.recorder import eventually
+from falcon_channels.testing.recorder import PATIENCE_S
+from falcon_channels.testing.recorder import Recorder
+
+LOG = StreamSettings(size=1000)
+NO_LOG = StreamSettings()
+
+#: Names that end a quotation, a pattern, a key, a path or a statement somewhere.
+NASTY_NAMES = (
+    'a:b',
+    'a:*',
+    'a',
+    'A',
+    'a ',
+    'a*',
+    'a?',
+    '[a-z]',
+    '*',
+    '>',
+    '#',
+    '{a}',
+    '{a}b',
+    '}{',
+    '{}',
+    '%',
+    '_',
+    "'; drop table log; --",
+    '"quoted"',
+    '`back`',
+    'back\\slash',
+    '../../etc/passwd',
+    '/',
+    '.',
+    'two words',
+    'tab\tnew\r\nline',
+    '\x01\x7f',
+    'é',
+    'e\u0301',
+    '😀🏳️‍🌈',
+    'x' * 255,
+    '€' * 85,
+    'x' * 254 + 'y',
+)
+
+
+def publication(number: int) -> Publication:
+    """Return a publication that says which it is."""
+    return Publication(data=b'%d' % number)
+
+
+def numbers(page: HistoryPage) -> list[int]:
+    """Return the offsets of a page."""
+    return [item.offset for item in page.publications]
+
+
+@pytest.mark.asyncio
+class BrokerContract:
+    """What every broker promises."""
+
+    async def open_broker(self) -> Broker:
+        """Return a broker, not started, on an empty store of its own."""
+        raise NotImplementedError
+
+    @asynccontextmanager
+    async def opened(self, broker: Broker) -> AsyncIterator[Recorder]:
+        """Start a broker and close it afterwards; its link must hold meanwhile."""
+        recorder = Recorder()
+        try:
+            await broker.start(recorder)
+            yield recorder
+            assert [] == recorder.links
+        finally:
+            await broker.close()
+
+    # --- order, offsets and positions ------------------------------------------------
+
+    async def test_offsets_count_from_one(self) -> None:
+        """Promise 2: the offsets of a channel count 1, 2, 3 ... in one epoch."""
+        broker = await self.open_broker()
+        async with self.opened(broker):
+            results = [
+                await broker.publish('news', publication(n), LOG) for n in range(1, 6)
+            ]
+            assert [1, 2, 3, 4, 5] == [result.position.offset for result in results]
+            assert 1 == len({result.position.epoch for result in results})
+            assert '' != results[0].position.epoch
+            other = await broker.publish('other', publication(1), LOG)
+            assert 1 == other.position.offset
+
+    async def test_racing_publishers_make_one_order(self) -> None:
+        """Promises 1 and 3: publications are announced in offset order, each once."""
+        broker = await self.open_broker()
+        async with self.opened(broker) as recorder:
+            await broker.subscribe('news', LOG)
+            stored: dict[int, bytes] = {}
+
+            async def publish(publisher: int) -> None:
+                for n in range(25):
+                    item = Publication(data=b'"%d-%d"' % (publisher, n))
+                    result = await broker.publish('news', item, LOG)
+                    stored[result.position.offset] = item.data
+
+            await asyncio.gather(*(publish(n) for n in range(8)))
+            await recorder.until(
+                lambda: len(recorder.publications) >= 200, '200 announcements'
+            )
+            assert list(range(1, 201)) == recorder.offsets_of('news')
+            assert [stored[n] for n in range(1, 201)] == recorder.data_of('news')
+            page = await broker.history('news', LOG)
+            assert recorder.of('news') == page.publications
+            assert {page.position.epoch} == {e for _, _, e in recorder.publications}
+
+    async def test_a_channel_without_log_only_announces(self) -> None:
+        """Promise 2: without a log publications have offset 0 and no epoch."""
+        broker = await self.open_broker()
+        async with self.opened(broker) as recorder:
+            assert NO_POSITION == await broker.subscribe('live', NO_LOG)
+            for n in range(20):
+                result = await broker.publish('live', publication(n), NO_LOG)
+                assert (NO_POSITION, False) == result
+            await recorder.until(lambda: len(recorder.publications) == 20, 'all 20')
+            assert [b'%d' % n for n in range(20)] == recorder.data_of('live')
+            assert {('live', '')} == {(c, e) for c, _, e in recorder.publications}
+            assert [0] * 20 == recorder.offsets_of('live')
+            assert HistoryPage([], NO_POSITION) == await broker.history('live', NO_LOG)
+
+    async def test_everything_of_a_publication_arrives(self) -> None:
+        """Payload, tags, publisher and time are announced and stored as given."""
+        broker = await self.open_broker()
+        info = ClientInfo(
+            user='û\'"%',
+            client='c-1',
+            conn_info=b'{"name":"\xc3\xa9"}',
+            chan_info=b'[1]',
+        )
+        items = [
+            Publication(data=b'{"text":"\xe2\x82\xac"}', time_ms=1234567890123),
+            Publication(data=bytes(range(256)), binary=True, time_ms=1),
+            Publication(data=b'1', time_ms=2, tags={'a': "b'", '': '€'}, info=info),
+            Publication(data=b'"%s"' % (b'x' * 60000), time_ms=3),
+            Publication(data=b'', binary=True, time_ms=4, offset=77),
+        ]
+        async with self.opened(broker) as recorder:
+            for channel, settings in (('log', LOG), ('live', NO_LOG)):
+                await broker.subscribe(channel, settings)
+                for item in items:
+                    await broker.publish(channel, item, settings)
+            await recorder.until(
+                lambda: len(recorder.publications) == 10, 'all announcements'
+            )
+            stored = (await broker.history('log', LOG)).publications
+            for seen in (recorder.of('log'), recorder.of('live'), stored):
+                assert [_facts(item) for item in items] == [_facts(p) for p in seen]
+            assert [1, 2, 3, 4, 5] == [item.offset for item in stored]
+
+    async def test_the_broker_gives_the_time(self) -> None:
+        """A publication without a time gets the broker's, in milliseconds."""
+        broker = await self.open_broker()
+        async with self.opened(broker):
+            await broker.publish('news', publication(1), LOG)
+            (stored,) = (await broker.history('news', LOG)).publications
+            assert 1_600_000_000_000 < stored.time_ms < 10_000_000_000_000
+
+    # --- subscriptions ---------------------------------------------------------------
+
+    async def test_nothing_falls_between_subscribe_and_position(self) -> None:
+        """Promise 10: what follows the position of a subscribe is announced."""
+        broker = await self.open_broker()
+        async with self.opened(broker) as recorder:
+            positions: dict[str, Position] = {}
+            channels = [f'news:{n}' for n in range(10)]
+            reached = {channel: asyncio.Event() for channel in channels}
+
+            async def publish(channel: str) -> None:
+                for n in range(20):
+                    await broker.publish(channel, publication(n), LOG)
+                    if n == 5:
+                        reached[channel].set()
+
+            async def subscribe(channel: str) -> None:
+                await reached[channel].wait()
+                positions[channel] = await broker.subscribe(channel, LOG)
+
+            await asyncio.gather(*map(publish, channels), *map(subscribe, channels))
+            for channel in channels:
+                after = list(range(positions[channel].offset + 1, 21))
+                await recorder.until(
+                    lambda channel=channel, after=after: (  # type: ignore[misc]
+                        not after or recorder.offsets_of(channel)[-1:] == after[-1:]
+                    ),
+                    f'the last announcement of {channel}',
+                )
+                seen = recorder.offsets_of(channel)
+                assert after == [n for n in seen if n > positions[channel].offset]
+                assert seen == sorted(set(seen))
+
+    async def test_subscribe_returns_the_position(self) -> None:
+        """Promise 10: the position is the one that publish and history tell."""
+        broker = await self.open_broker()
+        async with self.opened(broker):
+            empty = await broker.subscribe('empty', LOG)
+            assert 0 == empty.offset
+            first = await broker.publish('empty', publication(1), LOG)
+            assert Position(1, empty.epoch) == first.position
+            last = await broker.publish('news', publication(1), LOG)
+            assert last.position == await broker.subscribe('news', LOG)
+            page = await broker.history('news', LOG, limit=0)
+            assert HistoryPage([], last.position) == page
+
+    async def test_nothing_is_announced_after_unsubscribe(self) -> None:
+        """Promise 11: a channel that was unsubscribed is silent, and can come back."""
+        broker = await self.open_broker()
+        async with self.opened(broker) as recorder:
+            for channel in ('gone', 'stays'):
+                await broker.subscribe(channel, LOG)
+            publishing = asyncio.gather(
+                *(broker.publish('gone', publication(n), LOG) for n in range(20))
+            )
+            await broker.unsubscribe('gone')
+            seen = len(recorder.of('gone'))
+            await publishing
+            await broker.signal('gone', b'signal')
+            await broker.publish('never', publication(0), LOG)
+            await broker.publish('stays', publication(0), LOG)
+            await recorder.until(lambda: recorder.of('stays'), 'the other channel')
+            assert seen == len(recorder.of('gone'))
+            assert [] == recorder.of('never')
+            assert [] == recorder.signals
+
+            position = await broker.subscribe('gone', LOG)
+            assert 20 == position.offset
+            await broker.publish('gone', publication(20), LOG)
+            await recorder.until(lambda: recorder.offsets_of('gone')[-1:] == [21], '21')
+
+    async def test_signals_reach_subscribers_and_no_log(self) -> None:
+        """A signal is announced where the channel is subscribed, and stored nowhere."""
+        broker = await self.open_broker()
+        async with self.opened(broker) as recorder:
+            await broker.subscribe('news', LOG)
+            await broker.subscribe('live', NO_LOG)
+            for n in range(5):
+                await broker.signal('news', b'\x00\xff%d' % n)
+            await broker.signal('live', b'')
+            await recorder.until(lambda: len(recorder.signals) == 6, 'six signals')
+            assert [b'\x00\xff%d' % n for n in range(5)] == [
+                signal for channel, signal in recorder.signals if channel == 'news'
+            ]
+            assert ('live', b'') in recorder.signals
+            page = await broker.history('news', LOG)
+            assert ([], 0) == (page.publications, page.position.offset)
+
+    async def test_control_messages_arrive_here_too(self) -> None:
+        """Every process gets every control message, in order, the sender as well."""
+        broker = await self.open_broker()
+        async with self.opened(broker) as recorder:
+            messages = [b'\x00\xff%d' % n for n in range(10)]
+            messages.append(b'x' * 100_000)
+            for message in messages:
+                await broker.control(message)
+            await recorder.until(lambda: len(recorder.controls) == 11, 'all of them')
+            assert messages == recorder.controls
+
+    # --- idempotency and cancellation ------------------------------------------------
+
+    @pytest.mark.parametrize('settings', [LOG, NO_LOG], ids=['log', 'no log'])
+    async def test_a_key_publishes_once(self, settings: StreamSettings) -> None:
+        """Promise 7: the same key again tells the first position and stores nothing."""
+        broker = await self.open_broker()
+        async with self.opened(broker) as recorder:
+            await broker.subscribe('news', settings)
+            key = 'k\'"*{}:€'
+            results = [
+                await broker.publish(
+                    'news', publication(n), settings, idempotency_key=key
+                )
+                for n in range(3)
+            ]
+            assert [False, True, True] == [result.duplicate for result in results]
+            assert 1 == len({result.position for result in results})
+            again = await broker.publish(
+                'news', publication(9), settings, idempotency_key=key + 'x'
+            )
+            assert not again.duplicate
+            await recorder.until(lambda: len(recorder.publications) >= 2, 'both')
+            assert [b'0', b'9'] == recorder.data_of('news')
+
+    async def test_a_key_belongs_to_its_channel(self) -> None:
+        """Promise 7: the same key on another channel is another key."""
+        broker = await self.open_broker()
+        async with self.opened(broker):
+            for channel, key in (('a', 'b:c'), ('a:b', 'c'), ('a', 'b'), ('b', 'a')):
+                result = await broker.publish(
+                    channel, publication(0), LOG, idempotency_key=key
+                )
+                assert not result.duplicate
+
+    async def test_racing_calls_with_one_key_store_once(self) -> None:
+        """Promise 7: ten calls with one key at once make one publication."""
+        broker = await self.open_broker()
+        async with self.opened(broker):
+            results = await asyncio.gather(
+                *(
+                    broker.publish('news', publication(n), LOG, idempotency_key='one')
+                    for n in range(10)
+                )
+            )
+            assert 9 == sum(result.duplicate for result in results)
+            assert {1} == {result.position.offset for result in results}
+            assert [1] == numbers(await broker.history('news', LOG))
+
+    async def test_a_key_is_forgotten_after_its_time(self) -> None:
+        """Promise 15: a key holds for its time and no longer."""
+        broker = await self.open_broker()
+        async with self.opened(broker):
+            settings = StreamSettings(size=10, idempotency_ttl_s=0.3)
+            first = await broker.publish(
+                'news', publication(0), settings, idempotency_key='k'
+            )
+
+            async def published_again() -> bool:
+                result = await broker.publish(
+                    'news', publication(1), settings, idempotency_key='k'
+                )
+                return not result.duplicate
+
+            await eventually(published_again, 'the key is forgotten')
+            page = await broker.history('news', settings)
+            assert Position(2, first.position.epoch) == page.position
+
+    async def test_a_cancelled_publish_harms_nothing(self) -> None:
+        """Promise 9: whatever is cancelled was stored whole or not at all."""
+        broker = await self.open_broker()
+        async with self.opened(broker) as recorder:
+            await broker.subscribe('news', LOG)
+            tasks = [
+                asyncio.create_task(broker.publish('news', publication(n), LOG))
+                for n in range(60)
+            ]
+            for turn, task in enumerate(tasks):
+                if turn % 3 == 0:
+                    task.cancel()
+                await asyncio.sleep(0)
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+            last = await broker.publish('news', publication(99), LOG)
+            top = last.position.offset
+            await recorder.until(
+                lambda: recorder.offsets_of('news')[-1:] == [top], 'the last one'
+            )
+            assert list(range(1, top + 1)) == recorder.offsets_of('news')
+            page = await broker.history('news', LOG)
+            assert recorder.of('news') == page.publications
+            told = {o[0].offset for o in outcomes if not isinstance(o, BaseException)}
+            assert told <= set(range(1, top))
+
+    # --- history ---------------------------------------------------------------------
+
+    async def test_every_window_of_the_log(self) -> None:
+        """History returns what its since, limit and reverse say, and the position."""
+        broker = await self.open_broker()
+        settings = StreamSettings(size=6)
+        async with self.opened(broker):
+            for n in range(10):
+                last = await broker.publish('news', publication(n), settings)
+            there = list(range(5, 11))
+            for since in (None, 0, 3, 4, 5, 7, 9, 10, 11, 2**63, 2**64 - 1):
+                for limit in (None, 0, 1, 3, 6, 100):
+                    for reverse in (False, True):
+                        expected = [
+                            offset
+                            for offset in (reversed(there) if reverse else there)
+                            if since is None
+                            or (offset < since if reverse else offset > since)
+                        ][:limit]
+                        page = await broker.history(
+                            'news', settings, since=since, limit=limit, reverse=reverse
+                        )
+                        assert (expected, last.position) == (
+                            numbers(page),
+                            page.position,
+                        ), f'{since=} {limit=} {reverse=}'
+
+    async def test_history_of_a_channel_nobody_used(self) -> None:
+        """A log that is not there is empty, and its position has an epoch."""
+        broker = await self.open_broker()
+        async with self.opened(broker):
+            page = await broker.history('nobody', LOG)
+            assert ([], 0) == (page.publications, page.position.offset)
+            result = await broker.publish('nobody', publication(0), LOG)
+            assert Position(1, page.position.epoch) == result.position
+
+    async def test_the_log_is_bounded_by_size(self) -> None:
+        """Promise 15: the log keeps the newest, as many as its size says."""
+        broker = await self.open_broker()
+        async with self.opened(broker):
+            for n in range(9):
+                await broker.publish('news', publication(n), StreamSettings(size=5))
+            page = await broker.history('news', StreamSettings(size=5))
+            assert [5, 6, 7, 8, 9] == numbers(page)
+            await broker.publish('news', publication(9), StreamSettings(size=2))
+            page = await broker.history('news', StreamSettings(size=2))
+            assert ([9, 10], 10) == (numbers(page), page.position.offset)
+
+    async def test_the_log_is_bounded_by_age(self) -> None:
+        """Promise 15: publications leave the log after their time; counters stay."""
+        broker = await self.open_broker()
+        settings = StreamSettings(size=5, ttl_s=0.4)
+        async with self.opened(broker):
+            first = await broker.publish('news', publication(0), settings)
+
+            async def gone() -> bool:
+                page = await broker.history('news', settings)
+                assert first.position == page.position
+                return not page.publications
+
+            await eventually(gone, 'the publication has left the log')
+            second = await broker.publish('news', publication(1), settings)
+            assert Position(2, first.position.epoch) == second.position
+            assert [2] == numbers(await broker.history('news', settings))
+
+    async def test_a_forgotten_log_has_another_epoch(self) -> None:
+        """Promise 4: after a log was forgotten the next one has a new epoch."""
+        broker = await self.open_broker()
+        settings = StreamSettings(size=5, ttl_s=0.3, meta_ttl_s=0.3)
+        async with self.opened(broker):
+            epochs = []
+            for _ in range(2):
+                first = await broker.publish('news', publication(0), settings)
+                assert 1 == first.position.offset
+                epochs.append(first.position.epoch)
+
+                async def forgotten() -> bool:
+                    await broker.publish('other', publication(0), settings)
+                    page = await broker.history('news', settings, limit=1)
+                    return page.position.offset == 0
+
+                await eventually(forgotten, 'the log is forgotten')
+                page = await broker.history('news', settings)
+                assert page.position.epoch not in epochs
+            assert 2 == len(set(epochs))
+
+    async def test_remove_history_keeps_the_counter(self) -> None:
+        """A log that was emptied goes on counting in its epoch."""
+        broker = await self.open_broker()
+        async with self.opened(broker) as recorder:
+            await broker.subscribe('news', LOG)
+            await broker.remove_history('never there')
+            for n in range(3):
+                last = await broker.publish('news', publication(n), LOG)
+            await broker.publish('other', publication(0), LOG)
+            await broker.remove_history('news')
+            assert HistoryPage([], last.position) == await broker.history('news', LOG)
+            result = await broker.publish('news', publication(3), LOG)
+            assert Position(4, last.position.epoch) == result.position
+            assert [4] == numbers(await broker.history('news', LOG))
+            assert [1] == numbers(await broker.history('other', LOG))
+            await recorder.until(
+                lambda: recorder.offsets_of('news') == [1, 2, 3, 4], 'all announced'
+            )
+
+    # --- names and ends --------------------------------------------------------------
+
+    async def test_names_are_opaque(self) -> None:
+        """Promise 14: no two names meet, and none means anything to the store."""
+        broker = await self.open_broker()
+        async with self.opened(broker) as recorder:
+            for name in NASTY_NAMES:
+                await broker.subscribe(name, LOG)
+            for number, name in enumerate(NASTY_NAMES):
+                item = publication(number)
+                result = await broker.publish(name, item, LOG, idempotency_key=name)
+                assert (1, False) == (result.position.offset, result.duplicate), name
+                await broker.signal(name, b'%d' % number)
+            await recorder.until(
+                lambda: (
+                    len(recorder.publications) >= len(NASTY_NAMES)
+                    and len(recorder.signals) >= len(NASTY_NAMES)
+                ),
+                'an announcement and a signal for each name',
+            )
+            for number, name in enumerate(NASTY_NAMES):
+                mine = [b'%d' % number]
+                page = await broker.history(name, LOG)
+                assert mine == [item.data for item in page.publications], name
+                assert mine == recorder.data_of(name), name
+                assert mine == [s for c, s in recorder.signals if c == name], name
+                await broker.remove_history(name)
+                assert [] == (await broker.history(name, LOG)).publications, name
+                await broker.unsubscribe(name)
+
+    async def test_close_may_be_called_twice_and_at_any_time(self) -> None:
+        """Promise 16: closing ends what is under way, in seconds, and is repeatable."""
+        broker = await self.open_broker()
+        recorder = Recorder()
+        await broker.start(recorder)
+        await broker.subscribe('news', LOG)
+        publishing = [
+            asyncio.create_task(broker.publish('news', publication(n), LOG))
+            for n in range(50)
+        ]
+        await asyncio.sleep(0)
+        async with asyncio.timeout(PATIENCE_S):
+            await broker.close()
+            seen = len(recorder.publications)
+            await broker.close()
+            outcomes = await asyncio.gather(*publishing, return_exceptions=True)
+        errors = [o for o in outcomes if isinstance(o, BaseException)]
+        assert [] == [e for e in errors if not isinstance(e, BrokerUnavailableError)]
+        assert seen == len(recorder.publications)
+        assert 'lost' not in recorder.links
+
+    async def test_close_before_start(self) -> None:
+        """Promise 16: a broker that was never started can be closed."""
+        broker = await self.open_broker()
+        await broker.close()
+
+
+_unique = count()
+
+
+def unique(prefix: str) -> str:
+    """Return a text that nobody has used, for stores that tests share."""
+    return f'{prefix}-{secrets.token_hex(6)}-{next(_unique)}'
+
+
+def _facts(item: Publication) -> tuple[object, ...]:
+    return (item.data, item.binary, item.time_ms, item.tags, item.info)

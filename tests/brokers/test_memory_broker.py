@@ -1,0 +1,46 @@
+"""What the broker of one process forgets, by a clock of the test's."""
+
+from __future__ import annotations
+
+from falcon_channels.brokers.base import StreamSettings
+from falcon_channels.brokers.memory import MemoryBroker
+from falcon_channels.publication import Publication
+
+
+class Clock:
+    """Seconds that a test advances."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+async def test_keys_of_channels_without_log_are_forgotten() -> None:
+    """Idempotency keys of channels that keep no log do not pile up."""
+    clock = Clock()
+    broker = MemoryBroker(clock=clock)
+    settings = StreamSettings(idempotency_ttl_s=10.0)
+    item = Publication(data=b'1')
+    for round_number in range(10):
+        for n in range(100):
+            key = f'{round_number} {n}'
+            await broker.publish('live', item, settings, idempotency_key=key)
+        clock.now_s += 11.0
+    assert len(broker._keys) <= 200
+    assert len(broker._key_expiry) <= 200
+
+
+async def test_revocations_are_forgotten() -> None:
+    """Revocations that are over do not pile up, also those that were renewed."""
+    clock = Clock()
+    broker = MemoryBroker(clock=clock)
+    for round_number in range(10):
+        for n in range(100):
+            await broker.revoke('room', f'{round_number} {n}', 10.0)
+            await broker.revoke('room', 'always', 10.0)
+        clock.now_s += 9.0
+    assert await broker.is_revoked('room', 'always')
+    assert len(broker._revoked) <= 300
+    assert len(broker._revoked_expiry) <= 500
