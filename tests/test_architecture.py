@@ -56,6 +56,7 @@ ALLOWED: dict[str, set[str]] = {
     'server': {'errors', 'transports', 'options'},
     'wsgi': {'errors', 'origin'},
     'origin': {'errors'},
+    'tokens': {'errors'},
 }
 
 # Layers that compute and do nothing else: no loop, socket, clock or dice.

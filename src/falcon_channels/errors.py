@@ -9,6 +9,9 @@
      +-- PublicationTooLargeError
      +-- PayloadError (ValueError)        the data cannot be a publication
      +-- ProtocolError                    a client broke the rules of its protocol
+     +-- TokenError
+     |    +-- TokenExpiredError           it was valid; fetch a new one
+     |    +-- TokenInvalidError           it is none of ours
      +-- ExtraMissingError (ImportError)  an optional dependency is not installed
      +-- BrokerError
      |    +-- BrokerUnavailableError      the store cannot be reached; try again
@@ -86,6 +89,18 @@ class ProtocolError(ChannelsError):
         super().__init__(detail)
         self.code = code
         self.reason = reason
+
+
+class TokenError(ChannelsError):
+    """A token that does not let its bearer in. The text is not for the client."""
+
+
+class TokenExpiredError(TokenError):
+    """A token whose time is over; its client should fetch a new one."""
+
+
+class TokenInvalidError(TokenError):
+    """A token that is malformed, forged, or meant for something else."""
 
 
 class ExtraMissingError(ChannelsError, ImportError):
