@@ -57,6 +57,8 @@ ALLOWED: dict[str, set[str]] = {
     'wsgi': {'errors', 'origin'},
     'origin': {'errors'},
     'tokens': {'errors'},
+    # NOTE: It imports the module of a subcommand by its name, when it is used.
+    'cli': {'errors'},
 }
 
 # Layers that compute and do nothing else: no loop, socket, clock or dice.

@@ -1,0 +1,315 @@
+"""The application's side of a connection: the ASGI 2.4 WebSocket events.
+
+One `AsgiCycle` serves one call of the application and is dropped with it, so that a
+connection that was taken over by a receiver keeps nothing of its scope, its headers
+or its task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable
+from collections.abc import Callable
+import email.utils
+from http import HTTPStatus
+from typing import Any
+from typing import TYPE_CHECKING
+
+from uvicorn.protocols.utils import ClientDisconnected
+from websockets.datastructures import Headers
+from websockets.http11 import Response
+
+from falcon_channels.server.handshake import log_access
+
+if TYPE_CHECKING:
+    from falcon_channels.server.context import ServerContext
+    from falcon_channels.server.protocol import WebSocketProtocol
+
+_CONNECTING = 0
+_DENYING = 1
+_ACCEPTED = 2
+_ENDED = 3
+
+
+class PeerGoneError(OSError):
+    """Why `send` failed; the cause of uvicorn's ``ClientDisconnected``.
+
+    NOTE: Falcon reads the close code for its `WebSocketDisconnected` out of this text,
+    so that a handler that only sends learns the same code as one that receives.
+    """
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f'received {code}')
+
+
+class AsgiCycle:
+    """Runs the application for one connection."""
+
+    __slots__ = (
+        '_accept_response',
+        '_connection',
+        '_context',
+        '_denial',
+        '_end',
+        '_queue',
+        '_queued_bytes',
+        '_stage',
+        '_waiter',
+        'scope',
+        'task',
+    )
+
+    def __init__(
+        self,
+        connection: WebSocketProtocol,
+        context: ServerContext,
+        scope: dict[str, Any],
+        accept_response: Response,
+    ) -> None:
+        self.scope = scope
+        self._connection = connection
+        self._context = context
+        self._accept_response: Response | None = accept_response
+        self._denial: Response | None = None
+        self._stage = _CONNECTING
+        self._queue: deque[dict[str, Any]] = deque([{'type': 'websocket.connect'}])
+        self._queued_bytes = 0
+        self._end: dict[str, Any] | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self.task = context.loop.create_task(self._run())
+        context.state.tasks.add(self.task)
+        self.task.add_done_callback(context.state.tasks.discard)
+
+    # What the connection tells.
+
+    def on_message(self, message: str | bytes) -> bool:
+        """Queue a message; return whether there is room for another one."""
+        key = 'text' if isinstance(message, str) else 'bytes'
+        self._queue.append({'type': 'websocket.receive', key: message})
+        self._queued_bytes += len(message)
+        self._wake()
+        options = self._context.options
+        return (
+            len(self._queue) < options.max_queued_messages
+            and self._queued_bytes < options.max_queued_bytes
+        )
+
+    def on_end(self, code: int, reason: str) -> None:
+        """Let `receive` report the end after the messages that wait; once."""
+        if self._end is None:
+            self._end = {
+                'type': 'websocket.disconnect',
+                'code': code,
+                'reason': reason,
+            }
+            self._wake()
+
+    def take_messages(self) -> list[str | bytes]:
+        """Return the messages that wait, for a receiver that takes over."""
+        messages = [
+            event['text'] if 'text' in event else event['bytes']
+            for event in self._queue
+            if event['type'] == 'websocket.receive'
+        ]
+        self._queue.clear()
+        self._queued_bytes = 0
+        return messages
+
+    @property
+    def end(self) -> tuple[int, str]:
+        """Code and reason of the end, which has come."""
+        assert self._end is not None
+        return self._end['code'], self._end['reason']
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None:
+            self._waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
+
+    # What the application calls.
+
+    async def receive(self) -> dict[str, Any]:
+        """Return the next ASGI event; after the end, the disconnect again."""
+        queue = self._queue
+        while not queue:
+            if self._end is not None:
+                return self._end
+            # NOTE: The event stays in the queue until a receiver runs, for one that
+            # is cancelled just then would lose it.
+            self._waiter = self._context.loop.create_future()
+            await self._waiter
+        event = queue.popleft()
+        if 'text' in event:
+            self._queued_bytes -= len(event['text'])
+        elif 'bytes' in event:
+            self._queued_bytes -= len(event['bytes'])
+        if not queue:
+            self._connection.on_queue_empty()
+        return event
+
+    async def send(self, message: dict[str, Any]) -> None:
+        """Take one ASGI event of the application.
+
+        Raises:
+            ClientDisconnected: The client has gone.
+            RuntimeError: The event is not legal now.
+        """
+        if self._stage != _ACCEPTED:
+            await self._send_handshake(message)
+            return
+        connection = self._connection
+        kind = message['type']
+        if kind == 'websocket.send':
+            if connection.write_blocked:
+                await connection.drain()
+            if self._end is not None or not connection.is_open:
+                self._raise_gone()
+            text = message.get('text')
+            if text is not None:
+                connection.send_text(text, later=bool(self._queue))
+            else:
+                connection.send_binary(message['bytes'], later=bool(self._queue))
+        elif kind == 'websocket.close':
+            if connection.attached:
+                return  # the connection belongs to a receiver now
+            if self._end is not None or not connection.is_open:
+                self._raise_gone()
+            code = message.get('code')
+            code = 1000 if code is None else code
+            reason = message.get('reason') or ''
+            connection.close(code, reason)
+            self._stage = _ENDED
+            self.on_end(code, reason)
+        else:
+            raise RuntimeError(
+                'Expected ASGI message "websocket.send" or "websocket.close", '
+                f'but got "{kind}".'
+            )
+
+    def _raise_gone(self) -> None:
+        code = 1006 if self._end is None else self._end['code']
+        raise ClientDisconnected from PeerGoneError(code)
+
+    async def _send_handshake(self, message: dict[str, Any]) -> None:
+        kind = message['type']
+        if self._stage == _ENDED:
+            raise RuntimeError(
+                f'Unexpected ASGI message "{kind}", after the connection was closed.'
+            )
+        if self._end is not None:
+            self._raise_gone()
+        if self._stage == _DENYING:
+            if kind != 'websocket.http.response.body':
+                raise RuntimeError(
+                    'Expected ASGI message "websocket.http.response.body", '
+                    f'but got "{kind}".'
+                )
+            await self._deny_body(message)
+        elif kind == 'websocket.accept':
+            self._accept(message)
+        elif kind == 'websocket.close':
+            self._deny_start({'status': 403})
+            await self._deny_body({})
+        elif kind == 'websocket.http.response.start':
+            self._deny_start(message)
+        else:
+            raise RuntimeError(
+                'Expected ASGI message "websocket.accept", "websocket.close" or '
+                f'"websocket.http.response.start", but got "{kind}".'
+            )
+
+    def _accept(self, message: dict[str, Any]) -> None:
+        response = self._accept_response
+        assert response is not None
+        del response.headers['Date']
+        for name, value in self._context.state.default_headers:
+            response.headers[_text(name)] = _text(value)
+        for name, value in message.get('headers') or ():
+            response.headers[_text(name)] = _text(value)
+        subprotocol = message.get('subprotocol')
+        if subprotocol:
+            response.headers['Sec-WebSocket-Protocol'] = subprotocol
+        log_access(self._context, self.scope, 101)
+        self._stage = _ACCEPTED
+        self._accept_response = None
+        self._connection.on_accepted(response)
+
+    def _deny_start(self, message: dict[str, Any]) -> None:
+        status = message['status']
+        if not 200 <= status < 600:
+            raise RuntimeError(f'Invalid HTTP status code {status} in response.')
+        headers = Headers()
+        for name, value in self._context.state.default_headers:
+            headers[_text(name)] = _text(value)
+        for name, value in message.get('headers') or ():
+            if _text(name).lower() not in ('connection', 'transfer-encoding'):
+                headers[_text(name)] = _text(value)
+        headers['Connection'] = 'close'
+        try:
+            phrase = HTTPStatus(status).phrase
+        except ValueError:
+            phrase = ''
+        self._denial = Response(status, phrase, headers)
+        self._stage = _DENYING
+        log_access(self._context, self.scope, status)
+
+    async def _deny_body(self, message: dict[str, Any]) -> None:
+        connection = self._connection
+        body = message.get('body', b'')
+        more = message.get('more_body', False)
+        if self._denial is not None:
+            response, self._denial = self._denial, None
+            response.headers.setdefault('Date', email.utils.formatdate(usegmt=True))
+            # NOTE: A body in parts has no known length: the close ends it.
+            if not more and 'Content-Length' not in response.headers:
+                response.headers['Content-Length'] = str(len(body))
+            if body and 'Content-Type' not in response.headers:
+                response.headers['Content-Type'] = 'text/plain; charset=utf-8'
+            body = response.serialize() + body
+        if connection.write_blocked:
+            await connection.drain()
+        if not more:
+            self._stage = _ENDED
+        connection.on_denied(body, more=more)
+
+    # The task.
+
+    async def _run(self) -> None:
+        connection = self._connection
+        logger = self._context.logger
+        receive: Callable[[], Awaitable[Any]] = self.receive
+        send: Callable[[Any], Awaitable[None]] = self.send
+        try:
+            result = await self._context.app(self.scope, receive, send)
+        except ClientDisconnected:
+            connection.on_app_done(self, failed=False)
+        except asyncio.CancelledError:
+            connection.go_away()
+            raise
+        except Exception:
+            logger.exception('Exception in ASGI application\n')
+            connection.on_app_done(self, failed=True)
+        else:
+            if self._stage < _ACCEPTED and self._end is None:
+                logger.error('ASGI callable returned without completing handshake.')
+            elif result is not None:
+                logger.error(
+                    "ASGI callable should return None, but returned '%s'.", result
+                )
+            connection.on_app_done(self, failed=False)
+
+    @property
+    def undecided(self) -> bool:
+        """Whether no answer to the handshake has been written."""
+        return self._stage == _CONNECTING or self._denial is not None
+
+    def abandon(self) -> None:
+        """Take nothing more from the application."""
+        self._stage = _ENDED
+
+
+def _text(value: bytes | str) -> str:
+    return value if isinstance(value, str) else value.decode('latin-1')

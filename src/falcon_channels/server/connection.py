@@ -1,0 +1,336 @@
+"""A WebSocket connection's way out: writing, back-pressure, keep-alive and the end.
+
+States go one way: CONNECTING (the application decides), OPEN, CLOSING (our close frame
+is out, the peer's is awaited), LINGERING (nothing more is said; what arrives is
+discarded until the peer hangs up, or else a reset could destroy our last words on
+their way), CLOSED. A timer cuts whatever does not come to its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any
+
+from websockets.exceptions import ProtocolError
+from websockets.protocol import OPEN as CORE_OPEN
+from websockets.server import ServerProtocol
+
+from falcon_channels.server.asgi import AsgiCycle
+from falcon_channels.server.context import core_logger
+from falcon_channels.server.context import ServerContext
+from falcon_channels.transports.base import Receiver
+from falcon_channels.transports.framing import binary_frame
+from falcon_channels.transports.framing import DeflateFraming
+from falcon_channels.transports.framing import text_frame
+from falcon_channels.transports.framing import WIRE
+from falcon_channels.transports.framing import WireFraming
+
+CONNECTING = 0
+OPEN = 1
+CLOSING = 2
+LINGERING = 3
+CLOSED = 4
+
+_PING = b'\x89\x00'
+_MAX_REASON_BYTES = 123
+
+
+class Connection(asyncio.Protocol):
+    """What a connection writes, and how it ends."""
+
+    __slots__ = (
+        '_context',
+        '_core',
+        '_cycle',
+        '_drainers',
+        '_fd',
+        '_heard',
+        '_held',
+        '_pinged',
+        '_pong',
+        '_receiver',
+        '_state',
+        '_timer',
+        '_told',
+        'framing',
+        'transport',
+        'wheel_slot',
+        'write_blocked',
+    )
+
+    def __init__(self, context: ServerContext) -> None:
+        self._context = context
+        self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set by connection_made
+        self.framing: WireFraming | DeflateFraming = WIRE
+        self.wheel_slot = -1
+        self.write_blocked = False
+        self._state = CONNECTING
+        #: The socket's descriptor while it may be written directly, or -1.
+        self._fd = -1
+        self._core: ServerProtocol | None = None
+        self._cycle: AsgiCycle | None = None
+        self._receiver: Receiver | None = None
+        self._drainers: list[asyncio.Future[None]] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._pong: bytes | None = None
+        self._held = 0
+        self._heard = False
+        self._pinged = False
+        self._told = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether messages may be sent."""
+        return self._state == OPEN
+
+    @property
+    def attached(self) -> bool:
+        """Whether a receiver has taken over."""
+        return self._receiver is not None
+
+    @property
+    def backlog_bytes(self) -> int:
+        """How many bytes wait in this process.
+
+        NOTE: With TLS, what the encrypted side holds (64 KiB at most) is not in it.
+        """
+        if self._state in (OPEN, CLOSING):
+            return self.transport.get_write_buffer_size()
+        return 0
+
+    def write(self, blob: bytes) -> int:
+        """Send finished frames; return how many bytes wait now.
+
+        PERF: The descriptor is written at once while nothing waits before it: the
+        event loop's own way costs about a microsecond more for each recipient
+        (benchmarks/fanout.py).
+        """
+        if self._state != OPEN:
+            return 0
+        transport = self.transport
+        fd = self._fd
+        if fd >= 0 and not transport.get_write_buffer_size():
+            try:
+                sent = os.write(fd, blob)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                # NOTE: Left to the transport, which knows how to fail.
+                self._fd = -1
+                sent = 0
+            if sent == len(blob):
+                return 0
+            blob = blob[sent:]
+        transport.write(blob)
+        return transport.get_write_buffer_size()
+
+    def send_text(self, text: str, *, later: bool) -> None:
+        """Send a text message for the application.
+
+        Args:
+            later: Whether more is about to be sent in this turn of the loop, so that
+                one write is better for all.
+        """
+        payload = text.encode()
+        if self.framing is WIRE:
+            frame = text_frame(payload)
+        else:
+            frame = self.framing.frame((payload,), binary=False)
+        if later:
+            self.transport.write(frame)
+        else:
+            self.write(frame)
+
+    def send_binary(self, data: bytes, *, later: bool) -> None:
+        """Send a binary message for the application; see `send_text`."""
+        if self.framing is WIRE:
+            frame = binary_frame(data)
+        else:
+            frame = self.framing.frame((data,), binary=True)
+        if later:
+            self.transport.write(frame)
+        else:
+            self.write(frame)
+
+    async def drain(self) -> None:
+        """Wait until the backlog is small again or the connection is over."""
+        while self.write_blocked and self._state in (CONNECTING, OPEN):
+            if self._drainers is None:
+                self._drainers = []
+            waiter = self._context.loop.create_future()
+            self._drainers.append(waiter)
+            await waiter
+
+    def _release_drainers(self) -> None:
+        drainers, self._drainers = self._drainers, None
+        for waiter in drainers or ():
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _flush_pong(self) -> None:
+        """Answer the last ping, unless the peer does not read."""
+        pong = self._pong
+        if pong is not None and not self.write_blocked and self._state == OPEN:
+            self._pong = None
+            if not self.transport.get_write_buffer_size():
+                self.write(pong)
+            else:
+                self.transport.write(pong)
+
+    def keep_alive(self) -> float | None:
+        """Ping the peer or find it gone; called by the wheel.
+
+        Returns:
+            Seconds until the next call, or None when the connection is over.
+        """
+        context = self._context
+        interval_s = context.ping_interval_s
+        if self._state != OPEN or interval_s is None:
+            return None
+        timeout_s = context.ping_timeout_s
+        if self._pinged:
+            self._pinged = False
+            # NOTE: While reading is paused nothing can be heard; then the kernel's
+            # TCP_USER_TIMEOUT speaks for a peer that is gone.
+            if not self._heard and not self._held:
+                self._tell(1006, '')
+                self._fail(1011, 'keepalive ping timeout')
+                return None
+            if timeout_s is not None and interval_s > timeout_s:
+                return interval_s - timeout_s
+        self._heard = False
+        self._pinged = timeout_s is not None
+        if not self.write_blocked:
+            self.write(_PING)
+        return interval_s if timeout_s is None else timeout_s
+
+    def pause_writing(self) -> None:
+        """Note a backlog, and give the peer `write_timeout_s` to take some of it."""
+        self.write_blocked = True
+        if self._state == OPEN:
+            self._watch_backlog()
+
+    def resume_writing(self) -> None:
+        """Let waiting senders go on."""
+        self.write_blocked = False
+        self._release_drainers()
+        if self._state == OPEN:
+            self._set_timer(None)
+            self._flush_pong()
+            if self._receiver is not None:
+                self._receiver.on_writable()
+
+    def _watch_backlog(self, last_bytes: int = 0) -> None:
+        """Cut a peer that takes nothing of a backlog for `write_timeout_s`."""
+        waiting = self.transport.get_write_buffer_size()
+        if self._state != OPEN or not self.write_blocked:
+            return
+        if last_bytes and waiting >= last_bytes:
+            self.abort()
+            return
+        self._set_timer(
+            self._context.options.write_timeout_s,
+            lambda: self._watch_backlog(max(waiting, 1)),
+        )
+
+    # The end.
+
+    def close(self, code: int, reason: str) -> None:
+        """Close after what is written; cut the link after `close_timeout_s`.
+
+        Args:
+            code: Close code.
+            reason: Words for the peer; cut at 123 bytes of UTF-8.
+
+        Raises:
+            ValueError: The code must not be sent (RFC 6455 section 7.4).
+        """
+        if self._state != OPEN:
+            return
+        core = self._get_core()
+        raw = reason.encode()
+        if len(raw) > _MAX_REASON_BYTES:
+            reason = raw[:_MAX_REASON_BYTES].decode(errors='ignore')
+        try:
+            core.send_close(code, reason)
+        except ProtocolError:
+            raise ValueError(f'close code {code} must not be sent') from None
+        self.transport.write(b''.join(core.data_to_send()))
+        self._state = CLOSING
+        self._fd = -1
+        self._set_timer(self._context.options.close_timeout_s, self.abort)
+        self._release_drainers()
+        # NOTE: Not now: it may call the receiver, which `close` must not.
+        self._context.loop.call_soon(self._read_again)
+
+    def abort(self) -> None:
+        """Cut the link and drop what is not written."""
+        if self._state < CLOSED:
+            self._state = LINGERING
+            self._fd = -1
+            self.transport.abort()
+
+    def _fail(self, code: int, reason: str) -> None:
+        """Close without waiting for the peer's answer (RFC 6455 section 7.1.7)."""
+        if self._state in (OPEN, CLOSING):
+            core = self._get_core()
+            core.fail(code, reason)
+            self._end_by_core(core)
+
+    def _end_by_core(self, core: ServerProtocol) -> None:
+        """Write the core's last words and report whose close it was."""
+        failed = core.parser_exc is not None or core.close_rcvd is None
+        close = core.close_sent if failed else core.close_rcvd
+        assert close is not None
+        data = b''.join(core.data_to_send())
+        if data:
+            self.transport.write(data)
+        self._linger(wait=failed)
+        self._tell(int(close.code), close.reason)
+
+    def _linger(self, *, wait: bool = True) -> None:
+        """Hang up; where `wait` is true only after the peer has read our words."""
+        if self._state >= LINGERING:
+            return
+        self._state = LINGERING
+        self._fd = -1
+        transport = self.transport
+        self._set_timer(self._context.options.close_timeout_s, transport.abort)
+        if transport.is_closing():
+            return
+        if self._held:
+            transport.resume_reading()
+        if wait and transport.can_write_eof():
+            transport.write_eof()
+        else:
+            transport.close()
+
+    def _tell(self, code: int, reason: str) -> None:
+        """Report the end to the application and the receiver, once."""
+        if self._told:
+            return
+        self._told = True
+        if self._cycle is not None:
+            self._cycle.on_end(code, reason)
+        if self._receiver is not None:
+            self._receiver.on_closed(code, reason)
+
+    def _set_timer(self, delay_s: float | None, call: Any = None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if delay_s is not None:
+            self._timer = self._context.loop.call_later(delay_s, call)
+
+    def _get_core(self) -> ServerProtocol:
+        core = self._core
+        if core is None:
+            core = self._core = ServerProtocol(
+                state=CORE_OPEN, max_size=self._context.max_size, logger=core_logger
+            )
+        return core
+
+    def _read_again(self) -> None:
+        """Take bytes again, whatever held them back."""
+        raise NotImplementedError

@@ -1,0 +1,162 @@
+"""What all WebSocket connections of one uvicorn server share, and how they end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable
+from collections.abc import Callable
+import logging
+import math
+import random
+import sys
+from typing import Any
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+from websockets.extensions.base import ServerExtensionFactory
+
+from falcon_channels.server.compression import DeflateFactory
+from falcon_channels.server.keepalive import KeepAliveWheel
+from falcon_channels.server.options import ServerOptions
+
+if TYPE_CHECKING:
+    from falcon_channels.server.protocol import WebSocketProtocol
+
+#: Where an application leaves coroutine functions in ``scope['state']`` of its
+#: lifespan: a list. They run when the server stops, before connections are closed.
+DRAIN_HOOKS = 'falcon_channels.drain'
+
+#: NOTE: A logger of our own, and no finer than warnings: at DEBUG the sans-I/O core
+#: would log headers and payloads, and these hold secrets.
+core_logger = logging.getLogger('falcon_channels.server.websockets')
+core_logger.setLevel(logging.WARNING)
+
+_logger = logging.getLogger('uvicorn.error')
+
+_contexts: WeakKeyDictionary[ServerState, ServerContext] = WeakKeyDictionary()
+
+
+class ServerContext:
+    """Configuration, keep-alive wheel, counters and the drain of one server.
+
+    uvicorn constructs a protocol object for each connection from its own three
+    objects; `of` finds the context that belongs to them.
+    """
+
+    __slots__ = (
+        'access_logger',
+        'app',
+        'app_state',
+        'config',
+        'drain_task',
+        'extensions',
+        'frame_limit',
+        'keepalive',
+        'logger',
+        'loop',
+        'max_size',
+        'options',
+        'peers',
+        'ping_interval_s',
+        'ping_timeout_s',
+        'state',
+    )
+
+    def __init__(
+        self,
+        config: Config,
+        state: ServerState,
+        app_state: dict[str, Any],
+        options: ServerOptions,
+    ) -> None:
+        self.config = config
+        self.state = state
+        self.app = config.loaded_app
+        self.app_state = app_state
+        self.options = options
+        self.loop = asyncio.get_running_loop()
+        self.logger = _logger
+        self.access_logger = logging.getLogger('uvicorn.access')
+        self.max_size = config.ws_max_size or None
+        self.frame_limit = self.max_size or sys.maxsize
+        self.extensions: list[ServerExtensionFactory] | None = (
+            [DeflateFactory()] if options.deflate else None
+        )
+        self.peers: Counter[str] = Counter()
+        self.drain_task: asyncio.Task[None] | None = None
+        self.ping_interval_s = config.ws_ping_interval or None
+        self.ping_timeout_s = config.ws_ping_timeout or None
+        self.keepalive: KeepAliveWheel | None = None
+        if self.ping_interval_s:
+            timeout_s = self.ping_timeout_s or self.ping_interval_s
+            self.keepalive = KeepAliveWheel(
+                self.loop,
+                min(self.ping_interval_s, timeout_s),
+                max(self.ping_interval_s, timeout_s),
+            )
+
+    @classmethod
+    def of(
+        cls,
+        config: Config,
+        state: ServerState,
+        app_state: dict[str, Any],
+        options: ServerOptions,
+    ) -> ServerContext:
+        """Return the one context of a server, made when first asked for."""
+        context = _contexts.get(state)
+        if context is None:
+            context = cls(config, state, app_state, options)
+            _contexts[state] = context
+        return context
+
+    def begin_drain(self) -> None:
+        """Run the drain hooks, then close the connections in batches; once."""
+        if self.drain_task is None:
+            self.drain_task = self.loop.create_task(
+                self._drain(), name='falcon-channels drain'
+            )
+
+    async def _drain(self) -> None:
+        timeout_s = self.options.drain_timeout_s
+        graceful_s = self.config.timeout_graceful_shutdown
+        if graceful_s is not None:
+            # NOTE: uvicorn cancels what is left after this time; half of it is for
+            # the closing handshakes.
+            timeout_s = min(timeout_s, graceful_s / 2)
+        ends = self.loop.time() + timeout_s
+        hooks: list[Callable[[], Awaitable[object]]]
+        hooks = list(self.app_state.get(DRAIN_HOOKS, ()))
+        for hook in hooks:
+            left_s = max(ends - self.loop.time(), 0.1)
+            try:
+                await asyncio.wait_for(hook(), left_s)
+            except TimeoutError:
+                self.logger.error('drain hook %r took over %.1f s', hook, left_s)
+            except Exception:
+                self.logger.exception('drain hook %r failed', hook)
+        await self._close_in_batches(max(ends - self.loop.time(), 0.0))
+
+    async def _close_in_batches(self, timeout_s: float) -> None:
+        waiting = self._connections()
+        random.shuffle(waiting)
+        pause_s = self.options.drain_interval_s
+        batches = max(int(timeout_s / pause_s), 1) if pause_s else 1
+        size = max(self.options.drain_batch, math.ceil(len(waiting) / batches))
+        while waiting:
+            for connection in waiting[-size:]:
+                connection.go_away()
+            del waiting[-size:]
+            if waiting:
+                # Jitter, so that workers that stop together do not close in step.
+                await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))
+
+    def _connections(self) -> list[WebSocketProtocol]:
+        return [
+            connection  # type: ignore[misc]  # uvicorn types its own classes only
+            for connection in self.state.connections
+            if hasattr(connection, 'go_away')
+        ]

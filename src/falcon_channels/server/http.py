@@ -1,0 +1,146 @@
+"""uvicorn's HTTP protocol with the limits that it lacks before a request is whole.
+
+``uvicorn --http falcon_channels.server.http:BoundedHttpProtocol``; the server command
+uses it by itself. Everything else about HTTP is uvicorn's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+import sys
+from typing import Any
+
+import httptools
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+#: Longest request line and headers together.
+MAX_HEAD_BYTES = 65536
+#: Most header fields, as many as the WebSocket core takes.
+MAX_HEADERS = 128
+#: From the TCP accept, or the first byte of a later request, to the end of its headers.
+HEAD_TIMEOUT_S = 10.0
+
+
+class BoundedHttpProtocol(HttpToolsProtocol):
+    """HTTP/1.1 with a limit and a deadline for the head of each request.
+
+    SECURITY: Without them one connection may send headers without end and fill the
+    memory, and any number may send half a request and stay (slow loris).
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._head_bytes = 0
+        self._in_head = True
+        self._chunk = b''
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+        """Start the deadline of the first request."""
+        super().connection_made(transport)
+        self._start_head_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the deadline."""
+        self._stop_head_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse; refuse a head that is too long."""
+        if self.transport.is_closing():
+            return
+        before = self._head_bytes
+        self._chunk = data
+        super().data_received(data)
+        self._chunk = b''
+        if self._in_head and self.transport.get_protocol() is self:
+            # NOTE: Counted raw: httptools keeps an unfinished line to itself.
+            self._head_bytes = before + len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._refuse_head()
+
+    def on_message_begin(self) -> None:
+        """Start counting the head of a request."""
+        super().on_message_begin()
+        self._in_head = True
+        if self._head_timer is None:
+            self._start_head_timer()
+
+    def on_headers_complete(self) -> None:
+        """End the head: within its limits, or with 431 and no call of the app."""
+        self._in_head = False
+        self._head_bytes = 0
+        self._stop_head_timer()
+        size = len(self.url) + sum(
+            len(name) + len(value) + 4 for name, value in self.headers
+        )
+        if size > MAX_HEAD_BYTES or len(self.headers) > MAX_HEADERS:
+            self._refuse_head()
+            raise httptools.HttpParserError('request head too large')
+        super().on_headers_complete()
+
+    def handle_websocket_upgrade(self) -> None:
+        """Hand the connection to the WebSocket class, or refuse what that cannot see.
+
+        uvicorn writes the request line anew and drops what follows the request: an
+        HTTP/1.0 request and frames sent before the answer are known only here.
+        """
+        upgrade = sys.exc_info()[1]
+        assert isinstance(upgrade, httptools.HttpParserUpgrade)
+        if self.parser.get_http_version() != '1.1':
+            self._refuse(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, 'HTTP/1.1 is needed.')
+        elif len(self._chunk) > upgrade.args[0]:
+            self._refuse(
+                HTTPStatus.BAD_REQUEST, 'Data before the end of the handshake.'
+            )
+        else:
+            super().handle_websocket_upgrade()
+            # NOTE: The parser and this object refer to each other: without this line
+            # each connection would wait for the garbage collector.
+            self.parser = None  # type: ignore[assignment]  # as uvicorn itself does at the end
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer an invalid request, unless it has been refused already."""
+        if not self.transport.is_closing():
+            super().send_400_response(msg)
+
+    def _start_head_timer(self) -> None:
+        self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._head_timed_out)
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_timed_out(self) -> None:
+        self._head_timer = None
+        if not self.transport.is_closing():
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT, 'The request took too long.')
+
+    def _refuse_head(self) -> None:
+        self._refuse(
+            HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+            'The request line and headers are too large.',
+        )
+
+    def _refuse(self, status: HTTPStatus, text: str) -> None:
+        body = f'{text}\n'.encode()
+        lines = [f'HTTP/1.1 {status.value} {status.phrase}'.encode()]
+        for name, value in self.server_state.default_headers:
+            lines.append(name + b': ' + value)
+        lines.append(b'content-type: text/plain; charset=utf-8')
+        lines.append(b'content-length: %d' % len(body))
+        lines.append(b'connection: close')
+        self.transport.write(b'\r\n'.join(lines) + b'\r\n\r\n' + body)
+        self.transport.close()
+        # NOTE: A peer that does not read would keep the connection for ever.
+        self.loop.call_later(HEAD_TIMEOUT_S, self.transport.abort)

@@ -1,0 +1,308 @@
+"""The WebSocket protocol class for uvicorn, ``ws='...'``; one object a connection.
+
+`Connection` writes and ends, `FrameReader` reads, and this class shakes hands and
+speaks with uvicorn and the application.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+import socket
+from typing import Any
+from typing import cast
+
+from uvicorn.config import Config
+from uvicorn.protocols.utils import is_ssl
+from uvicorn.server import ServerState
+from websockets.http11 import Response
+from websockets.server import ServerProtocol
+
+from falcon_channels.server.asgi import AsgiCycle
+from falcon_channels.server.connection import CLOSED
+from falcon_channels.server.connection import CLOSING
+from falcon_channels.server.connection import CONNECTING
+from falcon_channels.server.connection import LINGERING
+from falcon_channels.server.connection import OPEN
+from falcon_channels.server.context import core_logger
+from falcon_channels.server.context import ServerContext
+from falcon_channels.server.frame_reader import FrameReader
+from falcon_channels.server.frame_reader import HELD_BY_QUEUE
+from falcon_channels.server.frame_reader import HELD_FOR_ACCEPT
+from falcon_channels.server.handshake import build_scope
+from falcon_channels.server.handshake import HandshakeRefusedError
+from falcon_channels.server.handshake import read_request
+from falcon_channels.server.handshake import refusal
+from falcon_channels.server.handshake import requested_subprotocols
+from falcon_channels.server.options import ServerOptions
+from falcon_channels.transports.base import Receiver
+from falcon_channels.transports.framing import DEFLATE
+
+#: Bytes that may arrive before the application has accepted.
+_MAX_EARLY_BYTES = 65536
+#: What a peer may still send after we have hung up.
+_MAX_LINGER_BYTES = 4 * 1024 * 1024
+
+
+class WebSocketProtocol(FrameReader):
+    """One WebSocket connection under uvicorn.
+
+    It is also the `DirectWebSocket` of its connection: see
+    `falcon_channels.transports.direct`.
+    """
+
+    __slots__ = ('_lingered', '_peer')
+
+    #: Used where the server's configuration brings no ``server_options``.
+    options = ServerOptions()
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        options: ServerOptions = getattr(config, 'server_options', self.options)
+        super().__init__(ServerContext.of(config, server_state, app_state, options))
+        self._peer: str | None = None
+        self._lingered = 0
+
+    # asyncio's side.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take over a connection from uvicorn's HTTP protocol."""
+        context = self._context
+        self.transport = cast(asyncio.Transport, transport)
+        context.state.connections.add(self)  # type: ignore[arg-type]  # typed for its own classes
+        if context.options.max_connections_per_peer is not None:
+            name = transport.get_extra_info('peername')
+            if isinstance(name, tuple):
+                self._peer = str(name[0])
+                context.peers[self._peer] += 1
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes: first the whole upgrade request, then frames."""
+        state = self._state
+        self._heard = True
+        try:
+            if state in (OPEN, CLOSING):
+                buffer = self._buffer
+                if buffer is None:
+                    self._parse(data)
+                else:
+                    buffer += data
+                    if not self._held:
+                        self._parse(buffer)
+            elif state == CONNECTING:
+                if self._cycle is None:
+                    self._handshake(data)
+                else:
+                    self._keep_early(data)
+            elif state == LINGERING:
+                self._lingered += len(data)
+                if self._lingered > _MAX_LINGER_BYTES:
+                    self.transport.abort()
+        except Exception:
+            self._context.logger.exception('WebSocket connection failed')
+            if self._state == CONNECTING:
+                self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, 'Internal Server Error')
+            else:
+                self._fail(1011, '')
+
+    def eof_received(self) -> None:
+        """Let the transport close; `connection_lost` follows."""
+        self._fd = -1
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell everybody; nothing is written from here on."""
+        context = self._context
+        self._state = CLOSED
+        self._fd = -1
+        self._set_timer(None)
+        if context.keepalive is not None:
+            context.keepalive.discard(self)
+        context.state.connections.discard(self)
+        if self._peer is not None:
+            context.peers[self._peer] -= 1
+            if not context.peers[self._peer]:
+                del context.peers[self._peer]
+            self._peer = None
+        # RFC 6455 section 7.1.5: no close frame was received.
+        self._tell(1006, '')
+        self._release_drainers()
+        self._core = self._buffer = self._fragments = None
+
+    def shutdown(self) -> None:
+        """Leave when the server stops: called by uvicorn, for each connection.
+
+        SECURITY: It never raises, for uvicorn closes the other connections after it.
+        """
+        try:
+            self._context.begin_drain()
+            if self._state == CONNECTING:
+                self.go_away()
+        except Exception:
+            self._context.logger.exception('WebSocket shutdown failed')
+
+    def go_away(self) -> None:
+        """Close because the server stops: 1012, or 503 before the accept."""
+        if self._state == CONNECTING:
+            self._tell(1012, '')
+            self._answer(HTTPStatus.SERVICE_UNAVAILABLE, 'The server stops.')
+        elif self._state == OPEN:
+            self._tell(1012, '')
+            self.close(1012, '')
+
+    # The handshake.
+
+    def _handshake(self, data: bytes) -> None:
+        context = self._context
+        core = self._core = ServerProtocol(
+            extensions=context.extensions,
+            max_size=context.max_size,
+            logger=core_logger,
+        )
+        try:
+            request, response = read_request(core, data)
+            subprotocols = requested_subprotocols(core, request.headers)
+            self._check_limits(core)
+        except HandshakeRefusedError as ex:
+            self._refuse(ex.response)
+            return
+        scope = build_scope(context, self.transport, request, subprotocols, self)
+        self._set_timer(context.options.open_timeout_s, self._open_timed_out)
+        self._cycle = AsgiCycle(self, context, scope, response)
+
+    def _check_limits(self, core: ServerProtocol) -> None:
+        context = self._context
+        limit = context.config.limit_concurrency
+        if limit is not None and len(context.state.connections) > limit:
+            raise refusal(core, HTTPStatus.SERVICE_UNAVAILABLE, 'Too many connections.')
+        limit = context.options.max_connections_per_peer
+        if limit is not None and self._peer and context.peers[self._peer] > limit:
+            raise refusal(
+                core,
+                HTTPStatus.TOO_MANY_REQUESTS,
+                'Too many connections from one address.',
+            )
+
+    def _keep_early(self, data: bytes) -> None:
+        """Keep frames that a client sends before it has our answer."""
+        if self._buffer is None:
+            self._buffer = bytearray()
+        self._buffer += data
+        if len(self._buffer) > _MAX_EARLY_BYTES:
+            self._hold(HELD_FOR_ACCEPT)
+
+    def _open_timed_out(self) -> None:
+        self._tell(1006, '')
+        self._answer(HTTPStatus.SERVICE_UNAVAILABLE, 'The application took too long.')
+
+    def _answer(self, status: HTTPStatus, text: str) -> None:
+        """Refuse the handshake on the server's own account."""
+        core = self._core
+        cycle = self._cycle
+        if core is None or cycle is None or not cycle.undecided:
+            self._linger()
+            return
+        cycle.abandon()
+        self._refuse(refusal(core, status, text).response)
+
+    def _refuse(self, response: Response) -> None:
+        self.transport.write(response.serialize())
+        self._linger()
+
+    def on_accepted(self, response: Response) -> None:
+        """Write the 101 and open the connection; called by the cycle."""
+        core = self._core
+        assert core is not None
+        context = self._context
+        transport = self.transport
+        if self._state != CONNECTING or transport.is_closing():
+            return
+        core.send_response(response)
+        transport.write(b''.join(core.data_to_send()))
+        if core.extensions:
+            self.framing = DEFLATE
+        else:
+            self._core = None
+        self._state = OPEN
+        self._set_timer(None)
+        self._use_socket()
+        if context.keepalive is not None and context.ping_interval_s:
+            context.keepalive.add(self, context.ping_interval_s)
+        silent_s = context.options.first_message_timeout_s
+        if silent_s is not None:
+            self._heard = False
+            context.loop.call_later(silent_s, self._first_message_due)
+        if self._buffer is not None:
+            self._parse(self._buffer)
+        self._unhold(HELD_FOR_ACCEPT)
+
+    def _use_socket(self) -> None:
+        sock = self.transport.get_extra_info('socket')
+        if sock is None:
+            return
+        if not is_ssl(self.transport):
+            self._fd = sock.fileno()
+        timeout_s = self._context.options.unacknowledged_timeout_s
+        if timeout_s is not None and sock.family != socket.AF_UNIX:
+            option = getattr(socket, 'TCP_USER_TIMEOUT', None)
+            if option is not None:
+                sock.setsockopt(socket.IPPROTO_TCP, option, int(timeout_s * 1000))
+
+    def _first_message_due(self) -> None:
+        if not self._heard and self._state == OPEN:
+            self._tell(1008, 'no message')
+            self.close(1008, 'no message')
+
+    def on_denied(self, data: bytes, *, more: bool) -> None:
+        """Write a part of a denial response; called by the cycle."""
+        if self._state == CONNECTING:
+            self.transport.write(data)
+            if not more:
+                self._tell(1006, '')
+                self._linger()
+
+    def on_app_done(self, cycle: AsgiCycle, *, failed: bool) -> None:
+        """Close what the application has left open; called by the cycle."""
+        if self._state == CONNECTING:
+            if self._told:
+                self._linger()
+            else:
+                self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, 'Internal Server Error')
+        elif self._state == OPEN:
+            if failed:
+                self._tell(1011, '')
+                self.close(1011, '')
+            elif self._receiver is None:
+                self.close(1000, '')
+        self._cycle = None
+
+    # The direct extension.
+
+    def attach(self, receiver: Receiver) -> None:
+        """Deliver messages to `receiver` instead of ASGI ``receive``.
+
+        Raises:
+            RuntimeError: Not accepted yet, or attached already.
+        """
+        cycle = self._cycle
+        if self._receiver is not None:
+            raise RuntimeError('a receiver is attached already')
+        if cycle is None or self._state == CONNECTING:
+            raise RuntimeError('websocket.accept has not been sent')
+        self._receiver = receiver
+        if self._state == OPEN:
+            # So that `resume_writing` comes when everything is written. (TLS
+            # transports take 0 to mean "always too much".)
+            self.transport.set_write_buffer_limits(
+                high=1 if is_ssl(self.transport) else 0, low=0
+            )
+        for message in cycle.take_messages():
+            receiver.on_message(message)
+        self._unhold(HELD_BY_QUEUE)
+        if self._told:
+            code, reason = cycle.end
+            self._context.loop.call_soon(receiver.on_closed, code, reason)

@@ -1,0 +1,246 @@
+"""What the protocol class does with the frames that a client may send."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import struct
+import zlib
+
+import pytest
+from support.processes import wait_until
+
+from falcon_channels.server.options import ServerOptions
+from server.running import BINARY
+from server.running import CLOSE
+from server.running import CONT
+from server.running import frame
+from server.running import Peer
+from server.running import PING
+from server.running import PONG
+from server.running import running
+from server.running import RunningServer
+from server.running import TEXT
+
+MAX_SIZE = 100_000
+
+
+async def echo(scope, receive, send) -> None:
+    assert (await receive())['type'] == 'websocket.connect'
+    await send({'type': 'websocket.accept'})
+    while (event := await receive())['type'] == 'websocket.receive':
+        await send({**event, 'type': 'websocket.send'})
+
+
+@pytest.fixture(scope='module')
+def server() -> Iterator[RunningServer]:
+    with running(
+        echo,
+        ws_max_size=MAX_SIZE,
+        options=ServerOptions(max_fragments=8, deflate=True, close_timeout_s=2),
+    ) as up:
+        yield up
+
+
+@pytest.fixture
+def peer(server: RunningServer) -> Iterator[Peer]:
+    with Peer(server.port) as connected:
+        yield connected.open()
+
+
+MESSAGES = [
+    (TEXT, b''),
+    (TEXT, b'hello'),
+    (TEXT, 'zażółć 🦅'.encode()),
+    (BINARY, b'\x00\xff' * 62),
+    (BINARY, b'x' * 126),
+    (TEXT, b'y' * 65535),
+    (TEXT, b'z' * 65536),
+    (BINARY, b'm' * MAX_SIZE),
+]
+
+
+@pytest.mark.parametrize(('opcode', 'payload'), MESSAGES)
+def test_messages_come_back(peer: Peer, opcode: int, payload: bytes) -> None:
+    """A message of any length and kind up to the limit is received whole."""
+    peer.send(frame(opcode, payload))
+
+    assert (0x80 | opcode, payload) == peer.frame()
+
+
+def test_bytes_may_come_one_at_a_time(peer: Peer) -> None:
+    """Frames of all kinds are the same however the stream is cut."""
+    stream = (
+        frame(TEXT, 'é1'.encode())
+        + frame(TEXT, 'a\u00e9'.encode()[:2], fin=False)
+        + frame(PING, b'p')
+        + frame(CONT, 'a\u00e9'.encode()[2:])
+        + frame(BINARY, b'b' * 200)
+        + frame(TEXT, b'last')
+    )
+    for i in range(len(stream)):
+        peer.send(stream[i : i + 1])
+
+    frames = [peer.frame() for _ in range(5)]
+    data = [one for one in frames if one[0] != 0x80 | PONG]
+
+    assert [(0x80 | PONG, b'p')] == [one for one in frames if one[0] == 0x80 | PONG]
+    assert [
+        (0x81, 'é1'.encode()),
+        (0x81, 'a\u00e9'.encode()),
+        (0x82, b'b' * 200),
+        (0x81, b'last'),
+    ] == data
+
+
+def test_many_frames_in_one_segment_keep_their_order(peer: Peer) -> None:
+    """More messages than one turn takes are all delivered, in order."""
+    sent = [b'%d' % i for i in range(1000)]
+    peer.send(b''.join(frame(TEXT, payload) for payload in sent))
+
+    assert sent == [peer.message() for _ in sent]
+
+
+ILLEGAL = {
+    'not masked': (frame(TEXT, b'x', masked=False), 1002),
+    'RSV2': (frame(TEXT, b'x', rsv=2), 1002),
+    'RSV3': (frame(TEXT, b'x', rsv=1), 1002),
+    'RSV1 on a ping': (frame(PING, b'x', rsv=4), 1002),
+    'opcode 3': (frame(3, b'x'), 1002),
+    'opcode 11': (frame(11, b'x'), 1002),
+    'continuation of nothing': (frame(CONT, b'x'), 1002),
+    'message inside a message': (
+        frame(TEXT, b'x', fin=False) + frame(TEXT, b'y'),
+        1002,
+    ),
+    'fragmented ping': (frame(PING, b'x', fin=False), 1002),
+    'ping of 126 bytes': (frame(PING, b'x' * 126), 1002),
+    'ping that announces 64 MB': (frame(PING, b'xyz', length=64_000_000), 1009),
+    'bad UTF-8': (frame(TEXT, b'\xff'), 1007),
+    'cut UTF-8': (frame(TEXT, b'\xc3'), 1007),
+    'surrogate': (frame(TEXT, b'\xed\xa0\x80'), 1007),
+    'bad UTF-8 in a first fragment': (frame(TEXT, b'a\xff', fin=False), 1007),
+    'cut UTF-8 over fragments': (
+        frame(TEXT, b'\xc3', fin=False) + frame(CONT, b''),
+        1007,
+    ),
+    'too big': (frame(BINARY, b'x' * (MAX_SIZE + 1)), 1009),
+    'too big by announcement': (frame(BINARY, b'xyz', length=64_000_000), 1009),
+    'too big in fragments': (
+        frame(BINARY, b'x' * 60_000, fin=False) + frame(CONT, b'x' * 60_000),
+        1009,
+    ),
+    'length 2^62': (frame(BINARY, b'', length=2**62), 1009),
+    'length with the top bit': (frame(BINARY, b'', length=2**63 + 5), 1002),
+    'length not minimal, 2 bytes': (frame(TEXT, b'x', long_form=2), 1002),
+    'length not minimal, 8 bytes': (frame(TEXT, b'x', long_form=8), 1002),
+    'too many fragments': (
+        frame(TEXT, b'', fin=False) + frame(CONT, b'', fin=False) * 8,
+        1009,
+    ),
+    'RSV1 without an extension': (frame(TEXT, b'x', rsv=4), 1002),
+    'close of 1 byte': (frame(CLOSE, b'\x03'), 1002),
+    'close with bad UTF-8': (frame(CLOSE, b'\x03\xe8\xff'), 1007),
+    **{
+        f'close {code}': (frame(CLOSE, struct.pack('!H', code)), 1002)
+        for code in (0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65535)
+    },
+}
+
+
+@pytest.mark.parametrize('name', ILLEGAL)
+def test_illegal_frames_are_refused(peer: Peer, name: str) -> None:
+    """A frame against the rules is answered with the right close code, at once."""
+    data, code = ILLEGAL[name]
+    peer.send(data)
+
+    assert code == peer.close_code()
+    assert peer.at_eof()
+
+
+def test_frames_before_an_illegal_one_are_delivered(peer: Peer) -> None:
+    """What came before the violation is echoed, what comes after is not."""
+    peer.send(frame(TEXT, b'before'))
+    assert b'before' == peer.message()
+
+    peer.send(frame(3, b'') + frame(TEXT, b'after'))
+
+    assert 1002 == peer.close_code()
+    assert peer.at_eof()
+
+
+def test_the_last_ping_of_a_read_is_answered(peer: Peer) -> None:
+    """Pings that come together get one pong, for the last of them."""
+    peer.send(b''.join(frame(PING, b'%d' % i) for i in range(10)) + frame(TEXT, b'end'))
+
+    frames = []
+    while not frames or frames[-1][0] != 0x81:
+        frames.append(peer.frame())
+    pongs = [payload for head, payload in frames if head == 0x80 | PONG]
+    if not pongs:
+        pongs = [peer.frame()[1]]
+
+    assert b'9' == pongs[-1]
+    assert len(pongs) < 10
+
+
+def test_a_closing_handshake_is_answered(peer: Peer) -> None:
+    """The peer's close frame comes back and TCP ends; what follows is ignored."""
+    peer.send(
+        frame(CLOSE, struct.pack('!H', 4321) + b'bye')
+        + frame(TEXT, b'late')
+        + b'GET /admin HTTP/1.1\r\nHost: x\r\n\r\n'
+    )
+
+    assert (0x88, struct.pack('!H', 4321) + b'bye') == peer.frame()
+    assert peer.at_eof()
+
+
+def test_an_empty_close_is_answered_with_an_empty_one(peer: Peer) -> None:
+    """A close frame without a code gets one without a code."""
+    peer.send(frame(CLOSE))
+
+    assert (0x88, b'') == peer.frame()
+    assert peer.at_eof()
+
+
+def test_compressed_messages_are_echoed(server: RunningServer) -> None:
+    """With permessage-deflate both directions work, also in fragments."""
+    text = b'compress me ' * 200
+    encoder = zlib.compressobj(wbits=-15)
+    packed = (encoder.compress(text) + encoder.flush(zlib.Z_SYNC_FLUSH))[:-4]
+    with Peer(server.port) as peer:
+        answer = peer.request('Sec-WebSocket-Extensions: permessage-deflate')
+        assert '101' in answer
+        for name in ('server_no_context_takeover', 'client_no_context_takeover'):
+            assert name in answer
+        peer.send(frame(TEXT, packed, rsv=4))
+        head, payload = peer.frame()
+        assert 0xC1 == head
+        assert text == zlib.decompressobj(wbits=-12).decompress(
+            payload + b'\x00\x00\xff\xff'
+        )
+        peer.send(
+            frame(TEXT, packed[:20], rsv=4, fin=False)
+            + frame(PING, b'')
+            + frame(CONT, packed[20:])
+            + frame(TEXT, b'plain')
+        )
+        heads = [peer.frame()[0] for _ in range(3)]
+        assert [0xC1, 0x81] == [head for head in heads if head != 0x80 | PONG]
+
+
+def test_a_deflate_bomb_is_refused(server: RunningServer) -> None:
+    """A message that unpacks to more than the limit ends with 1009."""
+    encoder = zlib.compressobj(9, wbits=-15)
+    bomb = (encoder.compress(bytes(60_000_000)) + encoder.flush(zlib.Z_SYNC_FLUSH))[:-4]
+    assert len(bomb) < MAX_SIZE
+    with Peer(server.port) as peer:
+        assert '101' in peer.request('Sec-WebSocket-Extensions: permessage-deflate')
+        peer.send(frame(BINARY, bomb, rsv=4))
+
+        assert 1009 == peer.close_code()
+
+
+def test_no_connection_is_left(server: RunningServer) -> None:
+    """When the peers have gone, the server holds nothing of them."""
+    wait_until(lambda: not server.connections, 'all connections are gone')
