@@ -18,14 +18,13 @@ import falcon
 import falcon.asgi
 
 from falcon_channels import access
+from falcon_channels.api import mount_api
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import PublishResult
 from falcon_channels.brokers.urls import open_broker
+from falcon_channels.census import Census
 from falcon_channels.connection import Connection
-from falcon_channels.control import Control
-from falcon_channels.control import DisconnectUser
-from falcon_channels.control import encode_control
-from falcon_channels.control import UnsubscribeUser
+from falcon_channels.control import SubscribeUser
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import CapabilityError
 from falcon_channels.errors import ClosedError
@@ -35,6 +34,7 @@ from falcon_channels.hub import Hub
 from falcon_channels.hub import Joined
 from falcon_channels.hub import stream_settings
 from falcon_channels.local import LocalSubscription
+from falcon_channels.nodes import Nodes
 from falcon_channels.options import ChannelOptions
 from falcon_channels.options import ChannelsOptions
 from falcon_channels.origin import check_allowed_origins
@@ -48,16 +48,14 @@ from falcon_channels.raw import serve_raw
 from falcon_channels.routing import ChannelMatch
 from falcon_channels.routing import ChannelRouter
 from falcon_channels.routing import check_channel_name
+from falcon_channels.server_side import subscribe_connection
 from falcon_channels.subscription import Subscription
+from falcon_channels.users import UNSUBSCRIBED
+from falcon_channels.users import UserControl
 
 _logger = logging.getLogger('falcon_channels')
 
 Status = Literal['new', 'ok', 'link lost', 'draining', 'closed']
-
-#: Unsubscribe code: ended by the server, for good.
-UNSUBSCRIBED = 2000
-#: Disconnect code: ended by the server, for good.
-FORCE_DISCONNECT = 3503
 
 
 class PresenceStats(NamedTuple):
@@ -67,7 +65,7 @@ class PresenceStats(NamedTuple):
     num_users: int
 
 
-class Channels:
+class Channels(UserControl):
     """Real-time channels for one application.
 
     ::
@@ -91,7 +89,8 @@ class Channels:
     Attributes:
         options: As given.
         hub: Connections and subscriptions of this process.
-        node: Id of this process, new at every start.
+        nodes: This process and the others; its ``id`` is new at every start.
+        census: What there is in all of them.
     """
 
     def __init__(
@@ -104,7 +103,8 @@ class Channels:
         self._broker = broker if isinstance(broker, Broker) else open_broker(broker)
         self._router = ChannelRouter()
         self.hub = Hub(self._broker, self.options)
-        self.node = secrets.token_urlsafe(9)
+        self.nodes = Nodes(self.hub, self._broker, secrets.token_urlsafe(9))
+        self.census = Census(self.hub, self.nodes)
         self._presence = PresenceKeeper(self.hub, self._options_of)
         self._starting: asyncio.Task[None] | None = None
         self._status: Status = 'new'
@@ -147,6 +147,27 @@ class Channels:
         if options.presence and not able.presence:
             raise CapabilityError(f'{type(self._broker).__name__} knows no presence')
         self._router.add(template, resource, options, suffix)
+
+    def add_api(
+        self,
+        app: falcon.asgi.App[Any, Any],
+        *,
+        keys: str | Sequence[str],
+        prefix: str = '/api',
+        max_body_bytes: int = 1048576,
+    ) -> None:
+        """Let back ends publish, ask and steer over HTTP; see docs/server_api.md.
+
+        Args:
+            app: Gets the route ``{prefix}/{method}``.
+            keys: Secrets of which a caller sends one; several, to change them.
+            prefix: Path before the methods' names.
+            max_body_bytes: Largest request.
+
+        Raises:
+            OptionsError: There is no key, or one is too short.
+        """
+        mount_api(self, app, keys, prefix, max_body_bytes)
 
     async def match(self, channel: str) -> ChannelMatch:
         """Return the route and parameters of a channel, started and ready.
@@ -325,65 +346,6 @@ class Channels:
         """Subscribe from code of the application; see `LocalSubscription`."""
         return LocalSubscription(self, channel, since)
 
-    async def unsubscribe(
-        self, user: str, channel: str, *, client: str = '', code: int = UNSUBSCRIBED
-    ) -> None:
-        """End a user's subscriptions to a channel, in every process.
-
-        Args:
-            user: Whose.
-            channel: Which; ``''`` for all.
-            client: Only this connection's.
-            code: What clients are told; from 2500 on they subscribe again.
-        """
-        await self._control(
-            UnsubscribeUser(user, channel, code, 'unsubscribed', client)
-        )
-
-    async def disconnect(
-        self,
-        user: str,
-        *,
-        client: str = '',
-        code: int = FORCE_DISCONNECT,
-        reason: str = 'force disconnect',
-        spare: Sequence[str] = (),
-    ) -> None:
-        """Close a user's connections, in every process.
-
-        Args:
-            user: Whose.
-            client: Only this connection.
-            code: Close code; 3500 to 3999 and 4500 to 4999 tell clients to stay away.
-            reason: In words, at most 123 bytes of UTF-8.
-            spare: Ids of connections that stay.
-        """
-        await self._control(DisconnectUser(user, code, reason, client, tuple(spare)))
-
-    async def revoke(
-        self, user: str, channel: str, *, ttl_s: float | None = None
-    ) -> None:
-        """End a user's subscriptions to a channel, and refuse new ones.
-
-        It holds in every process, whatever ``on_subscribe`` says, for `ttl_s` seconds
-        (`ChannelsOptions.revoke_ttl_s` by default), or until `restore`.
-        """
-        await self.match(channel)
-        await self._broker.revoke(
-            channel, user, self.options.revoke_ttl_s if ttl_s is None else ttl_s
-        )
-        await self.unsubscribe(user, channel)
-
-    async def restore(self, user: str, channel: str) -> None:
-        """Take a revocation back."""
-        await self.match(channel)
-        await self._broker.revoke(channel, user, 0.0)
-
-    def connections(self, user: str | None = None) -> list[Connection]:
-        """Return the connections of this process, or those of one user."""
-        connections = self.hub.connections.values()
-        return [c for c in connections if user is None or c.user == user]
-
     @property
     def status(self) -> Status:
         """Where it is in its life, and whether the broker can be reached."""
@@ -502,6 +464,11 @@ class Channels:
         if responder is not None and subscription.joined:
             self.hub.spawn(self._tell_left(subscription, responder), 'on_unsubscribe')
 
+    def _on_subscribe_user(self, connection: Connection, asked: SubscribeUser) -> None:
+        self.hub.spawn(
+            subscribe_connection(self, connection, asked), 'subscribe from here'
+        )
+
     async def _tell_left(
         self, subscription: Subscription, responder: Callable[..., Any]
     ) -> None:
@@ -543,9 +510,11 @@ class Channels:
     async def _start(self) -> None:
         await self._broker.start(self.hub)
         self.hub.on_left = self._on_left
+        self.hub.on_subscribe_user = self._on_subscribe_user
         self.hub.start()
         self._presence.start()
         self._status = 'ok'
+        await self.nodes.hello()
 
     async def drain(self) -> None:
         """Close all connections in batches, so that clients come back bit by bit.
@@ -577,6 +546,8 @@ class Channels:
         if self._status == 'closed':
             return
         await self.drain()
+        if self._status == 'draining':
+            await self.nodes.goodbye()
         self._status = 'closed'
         await self.hub.close()
         await self._broker.close()
@@ -588,7 +559,3 @@ class Channels:
     async def process_shutdown(self, scope: Any, event: Any) -> None:
         """Drain and close with the application (Falcon middleware)."""
         await self.close()
-
-    async def _control(self, control: Control) -> None:
-        await self._ready()
-        await self._broker.control(encode_control(control))

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from falcon_channels.publication import ClientInfo
-from falcon_channels.publication import Position
 
 if TYPE_CHECKING:
     from falcon_channels.hub import Hub
+    from falcon_channels.hub import Joined
     from falcon_channels.subscription import Subscription
     from falcon_channels.transports.base import Transport
     from falcon_channels.transports.encodings import Encoder
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Disconnect code: the server goes away, reconnect.
 SHUTDOWN = 3001
+#: Disconnect code: the connection's time is over, reconnect with a new token.
+EXPIRED = 3005
 
 
 class Connection(abc.ABC):
@@ -36,7 +38,10 @@ class Connection(abc.ABC):
         req: The request of the handshake, or ``None``.
         subscriptions: By channel name.
         closed: Whether it is over.
+        takes_subscriptions: Whether it can be subscribed from here (`on_subscribed`).
     """
+
+    takes_subscriptions = False
 
     __slots__ = (
         'closed',
@@ -69,6 +74,11 @@ class Connection(abc.ABC):
         # PERF: a stored bound method saves two look-ups for each delivery.
         self.write = transport.write
 
+    @property
+    def session(self) -> str:
+        """What an emulated transport calls this connection, or ``''``."""
+        return ''
+
     # --- what a subclass says to its client ------------------------------------------
 
     @abc.abstractmethod
@@ -83,9 +93,28 @@ class Connection(abc.ABC):
             reason: The same in words.
         """
 
-    def on_subscribed(self, subscription: Subscription, position: Position) -> None:
-        """Tell the client that it was subscribed from here."""
+    def on_subscribed(self, subscription: Subscription, joined: Joined) -> None:
+        """Tell the client that it was subscribed from here.
+
+        Args:
+            subscription: Which; `reply` has data for the client.
+            joined: Where it begins, and what to send the client at once.
+        """
         raise NotImplementedError(f'{type(self).__name__} has no such subscriptions')
+
+    def on_refresh(self, expired: bool, expires_at: float | None, info: Any) -> None:
+        """Do what `UserControl.refresh_user` asks.
+
+        Args:
+            expired: The connection is good no longer.
+            expires_at: Until when it is good, in Unix seconds; ``None``: as before.
+                A subclass whose connections expire keeps it.
+            info: New public facts; ``None``: as before.
+        """
+        if info is not None:
+            self.info = info
+        if expired:
+            self.disconnect(EXPIRED, 'connection expired')
 
     def on_end(self) -> None:
         """Clean up what the subclass keeps; the connection is over."""

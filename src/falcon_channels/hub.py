@@ -35,6 +35,9 @@ from falcon_channels.connection import Connection
 from falcon_channels.control import decode_control
 from falcon_channels.control import DisconnectUser
 from falcon_channels.control import NodeMessage
+from falcon_channels.control import RefreshUser
+from falcon_channels.control import SubscribeUser
+from falcon_channels.control import UserMessage
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import ClosedError
 from falcon_channels.errors import UnsubscribedError
@@ -98,8 +101,10 @@ class Hub:
         self.counters = Counters()
         self.connections: dict[str, Connection] = {}
         self._by_user: dict[str, set[Connection]] = {}
-        #: Called with each message that another process sends to one process.
+        #: Called with each message from process to process; `Nodes` listens here.
         self.on_node_message: Callable[[NodeMessage], None] = _ignore
+        #: Called with each connection to subscribe from here.
+        self.on_subscribe_user: Callable[[Connection, SubscribeUser], None] = _ignore
         #: Whether announcements of the broker do not arrive now.
         self.link_lost = False
         #: Called with each subscription that has ended; presence listens here.
@@ -186,6 +191,17 @@ class Hub:
         for subscription in list(connection.subscriptions.values()):
             self.leave(subscription)
         connection.on_end()
+
+    def channel_counts(self) -> dict[str, int]:
+        """Return how many subscribers each channel has in this process."""
+        return {
+            name: feed.members for name, feed in self._feeds.items() if feed.members
+        }
+
+    @property
+    def num_users(self) -> int:
+        """How many users have connections in this process; all anonymous are one."""
+        return len(self._by_user)
 
     def on_writable(self, connection: Connection) -> None:
         """Give a connection that reads again what waits for it."""
@@ -431,10 +447,19 @@ class Hub:
         for connection in list(self._by_user.get(control.user, ())):
             if control.client and control.client != connection.id:
                 continue
-            if isinstance(control, DisconnectUser):
-                if connection.id not in control.spare:
-                    connection.disconnect(control.code, control.reason)
+            if control.session and control.session != connection.session:
                 continue
+            self._obey(connection, control)
+
+    def _obey(self, connection: Connection, control: UserMessage) -> None:
+        if isinstance(control, DisconnectUser):
+            if connection.id not in control.spare:
+                connection.disconnect(control.code, control.reason)
+        elif isinstance(control, RefreshUser):
+            connection.on_refresh(control.expired, control.expires_at, control.info)
+        elif isinstance(control, SubscribeUser):
+            self.on_subscribe_user(connection, control)
+        else:
             for subscription in list(connection.subscriptions.values()):
                 if control.channel in ('', subscription.channel):
                     self.unsubscribe(subscription, control.code, control.reason)
@@ -442,6 +467,7 @@ class Hub:
     def on_link_lost(self) -> None:
         """Learn that announcements no longer arrive."""
         self.link_lost = True
+        self.counters.links_lost += 1
         _logger.error('the link to the broker is lost; subscribers wait')
 
     def on_link_restored(self) -> None:
@@ -526,7 +552,7 @@ class Hub:
                         await self._repair_now(feed)
 
 
-def _ignore(something: object) -> None:
+def _ignore(*something: object) -> None:
     """Do nothing, where nobody listens."""
 
 

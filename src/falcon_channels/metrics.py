@@ -18,6 +18,7 @@ class Counters:
         not_recovered: Subscriptions that asked to recover and could not.
         refused: Requests of clients that a responder or an option refused.
         encodings: Encodings made, one per encoder and turn however many subscribers.
+        links_lost: How often the link to the broker was lost.
         control_errors: Control messages that could not be read.
         responder_errors: Responders of the application that failed with nobody waiting.
         presence_errors: Presence changes that the broker could not take.
@@ -30,6 +31,7 @@ class Counters:
         'encodings',
         'gaps',
         'insufficient_state',
+        'links_lost',
         'not_recovered',
         'presence_errors',
         'publications',
@@ -52,6 +54,7 @@ class Counters:
         self.not_recovered = 0
         self.refused = 0
         self.encodings = 0
+        self.links_lost = 0
         self.control_errors = 0
         self.responder_errors = 0
         self.presence_errors = 0

@@ -1,0 +1,31 @@
+"""An app with the server API, and a raw door to have connections."""
+
+from __future__ import annotations
+
+import falcon.asgi
+
+from falcon_channels import ChannelOptions
+from falcon_channels import Channels
+
+KEY = 'first-key-of-the-tests'
+OLD_KEY = 'former-key-of-the-tests'
+
+channels = Channels()
+channels.add_route(
+    'rooms:{room}',
+    None,
+    ChannelOptions(history_size=100, presence=True, publishers='subscribers'),
+)
+channels.add_route('plain:{name}', None)
+
+
+class Door:
+    async def on_websocket(self, req, ws, channel):  # type: ignore[no-untyped-def]
+        user = req.get_param('user', default='')
+        info = {'name': user.upper()}
+        await channels.serve(req, ws, channel, user=user, info=info, media=True)
+
+
+app = falcon.asgi.App(middleware=[channels])
+app.add_route('/ws/{channel}', Door())
+channels.add_api(app, keys=[KEY, OLD_KEY], max_body_bytes=100_000)
