@@ -6,6 +6,7 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 WORKERS ?= auto
 PYTEST_ARGS ?=
+CONFORMANCE_ARGS ?=
 FUZZ_S ?= 60
 
 BIN := $(VENV)/bin
@@ -44,6 +45,10 @@ run-wsgi: setup  ## Serve the synchronous hello example by gunicorn and gevent (
 .PHONY: test
 test: setup system  ## Run all tests (PYTEST_ARGS='-k name' picks some)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+
+.PHONY: conformance
+conformance: setup  ## Run the Autobahn TestSuite (a release gate; needs a Python 2.7)
+	$(BIN)/python scripts/conformance.py $(CONFORMANCE_ARGS)
 
 .PHONY: check
 check: setup  ## Formatting, lint, types and architecture

@@ -43,7 +43,16 @@ class _Handler(WSGIRequestHandler):
         """Log nothing."""
 
 
-def _serve(app: _Wsgi, sock: socket.socket) -> None:
+def serve_connection(app: _Wsgi, sock: socket.socket) -> None:
+    """Serve the request that comes over `sock`; return when it is done.
+
+    What `simulate_ws` runs in its thread; by itself it is of use to tests that write
+    their own bytes.
+
+    Args:
+        app: The WSGI app.
+        sock: The server's end of a connection; closed in the end.
+    """
     with sock:
         _Handler(sock, ('127.0.0.1', 0), _Server(app))  # type: ignore[arg-type]  # see _Server
 
@@ -76,7 +85,9 @@ def simulate_ws(
         TimeoutError: If the responder does not end.
     """
     ours, theirs = socket.socketpair()
-    responder = threading.Thread(target=_serve, args=(app, theirs), daemon=True)
+    responder = threading.Thread(
+        target=serve_connection, args=(app, theirs), daemon=True
+    )
     responder.start()
     try:
         with connect(

@@ -1,0 +1,86 @@
+"""The app that the matrix serves under every server."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import threading
+
+from falcon_channels.wsgi import App
+from falcon_channels.wsgi import WebSocketError
+
+outcomes: list[str] = []
+
+
+def spawn(library: str, function, *args) -> object:
+    """Run a function beside this one, in what the server runs requests in."""
+    if library == 'gevent':
+        return importlib.import_module('gevent').spawn(function, *args)
+    if library == 'eventlet':
+        return importlib.import_module('eventlet').spawn(function, *args)
+    thread = threading.Thread(target=function, args=args, daemon=True)
+    thread.start()
+    return thread
+
+
+class Echo:
+    def on_get(self, req, resp):
+        resp.text = 'plain'
+
+    def on_websocket(self, req, ws):
+        for message in ws:
+            ws.send(message)
+        outcomes.append(f'{req.get_param("name")} {ws.close_code}')
+
+
+class Closing:
+    """Closes with a code and a reason as soon as it gets something."""
+
+    def on_websocket(self, req, ws):
+        ws.receive()
+        ws.close(4002, 'enough')
+
+
+class Twice:
+    """Sends from two threads or greenlets at once, big messages and small ones."""
+
+    def on_websocket(self, req, ws):
+        ws.accept()
+        beside = spawn(req.get_param('library'), self._send, ws, 'b' * 70_000)
+        self._send(ws, 'a')
+        beside.wait() if hasattr(beside, 'wait') else beside.join()
+        ws.receive()
+
+    def _send(self, ws, text):
+        for _ in range(100):
+            ws.send_text(text)
+
+
+class Flood:
+    """Sends as much as the client takes, and more."""
+
+    def on_websocket(self, req, ws):
+        ws.accept()
+        try:
+            while True:
+                ws.send_data(bytes(65_536))
+        except WebSocketError as ex:
+            outcomes.append(f'flood {ex.code}')
+
+
+class Outcomes:
+    """How WebSockets have ended, since this was last asked."""
+
+    def on_get(self, req, resp):
+        resp.media = list(outcomes)
+        outcomes.clear()
+
+
+app = App()
+app.ws_options.send_timeout_s = float(os.environ.get('SEND_TIMEOUT_S', '30'))
+app.add_route('/', Echo())
+app.add_route('/closing', Closing())
+app.add_route('/twice', Twice())
+app.add_route('/flood', Flood())
+app.add_route('/outcomes', Outcomes())
+application = app

@@ -1,0 +1,202 @@
+"""The opening handshake on WSGI, byte by byte."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import re
+
+import pytest
+from support.wsgi import frame
+from support.wsgi import handshake
+from support.wsgi import RawClient
+from websockets.frames import Opcode
+
+from falcon_channels.errors import OptionsError
+from falcon_channels.wsgi import App
+
+Dial = Callable[[App], RawClient]
+
+
+class Echo:
+    def on_get(self, req, resp):
+        resp.text = 'plain'
+
+    on_post = on_get
+
+    def on_websocket(self, req, ws):
+        for message in ws:
+            ws.send(message)
+
+
+@pytest.fixture
+def app() -> App:
+    app = App()
+    app.add_route('/', Echo())
+    return app
+
+
+def ask(raw: RawClient, request: bytes) -> tuple[int, bytes]:
+    """Send a request and another one behind it; return status and all that came."""
+    raw.sock.sendall(request + b'GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n')
+    answer = raw.read_to_end()
+    assert 1 == len(re.findall(rb'HTTP/1\.\d \d{3} ', answer)), answer
+    return int(answer.split()[1]), answer
+
+
+def test_a_browsers_handshake_is_accepted(dial: Dial, app: App) -> None:
+    """The sample key of RFC 6455 section 1.3 gets its sample answer."""
+    raw = dial(app)
+    raw.sock.sendall(handshake(Connection='keep-alive, Upgrade'))
+    head = raw.read_head()
+    assert head.startswith(b'HTTP/1.1 101 Switching Protocols\r\n')
+    assert b'Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n' in head
+    assert b'Extensions' not in head
+
+
+@pytest.mark.parametrize(
+    ('headers', 'status'),
+    [
+        ({'Sec_WebSocket_Version': '8'}, 426),
+        ({'Sec_WebSocket_Version': ''}, 426),
+        ({'Sec_WebSocket_Key': ''}, 400),
+        ({'Sec_WebSocket_Key': 'c2hvcnQ='}, 400),
+        ({'Sec_WebSocket_Key': '!' * 24}, 400),
+        ({'Sec_WebSocket_Key': 'A' * 9000}, 431),
+        ({'Sec_WebSocket_Protocol': 'caf\xe9'}, 400),
+        ({'Sec_WebSocket_Protocol': ','}, 400),
+        ({'Content_Length': '5'}, 400),
+        ({'Transfer_Encoding': 'chunked'}, 400),
+        ({'Host': ''}, 400),
+        ({'Host': 'localhost\r\nHost: other'}, 400),
+        ({'Origin': 'http://evil.example'}, 403),
+        ({'Origin': 'null'}, 403),
+        ({'Origin': 'http://localhost.evil.example'}, 403),
+        ({'Origin': 'https://localhost'}, 403),
+        ({'Origin': 'http://localhost:444'}, 403),
+        ({'Origin': 'http://localhost\r\nOrigin: http://localhost'}, 403),
+        ({'Upgrade': 'websocket, h2c'}, 426),
+    ],
+)
+def test_a_bad_handshake_is_refused_and_the_connection_ends(
+    headers: dict[str, str], status: int, dial: Dial, app: App
+) -> None:
+    """Each gets one response, and what was sent behind it gets none."""
+    found, answer = ask(dial(app), handshake(**headers))
+    assert status == found
+    assert b'Connection: close\r\n' in answer
+    if status == 426 and 'Upgrade' not in headers:
+        assert b'sec-websocket-version: 13\r\n' in answer.lower()
+
+
+@pytest.mark.parametrize(
+    ('line', 'status'),
+    [(b'POST / HTTP/1.1', 405), (b'GET / HTTP/1.0', 505)],
+)
+def test_a_bad_request_line_is_refused(
+    line: bytes, status: int, dial: Dial, app: App
+) -> None:
+    """A WebSocket begins with a GET of HTTP/1.1."""
+    request = handshake().replace(b'GET / HTTP/1.1', line)
+    assert status == ask(dial(app), request)[0]
+
+
+def test_an_upgrade_that_is_not_asked_for_is_an_ordinary_request(
+    dial: Dial, app: App
+) -> None:
+    """Upgrade without Connection: Upgrade is ignored (RFC 9110 section 7.8)."""
+    raw = dial(app)
+    raw.sock.sendall(handshake(Connection='close'))
+    assert b'plain' == raw.read_to_end().partition(b'\r\n\r\n')[2]
+
+
+def test_a_listed_origin_may_connect(dial: Dial, app: App) -> None:
+    """Origins are the app's own, and those of the options."""
+    app.ws_options.allowed_origins = ['https://*.example.com']
+    dial(app).shake_hands(Origin='https://chat.example.com')
+    dial(app).shake_hands(Origin='http://localhost')
+    assert 403 == ask(dial(app), handshake(Origin='https://example.com'))[0]
+
+
+def test_an_origin_that_can_never_match_is_refused_at_start_up(app: App) -> None:
+    """A slip in the list of origins does not wait for the first client."""
+    with pytest.raises(OptionsError, match='/path'):
+        app.ws_options.allowed_origins = ['https://example.com/path']
+
+
+def test_a_frame_with_the_handshake_is_processed(dial: Dial, app: App) -> None:
+    """What comes in one segment with the request is the first message."""
+    raw = dial(app)
+    raw.shake_hands(early=frame(Opcode.TEXT, b'early', mask=True))
+    expected = frame(Opcode.TEXT, b'early')
+    assert expected == raw.read(len(expected))
+
+
+def test_accept_names_subprotocol_and_headers(dial: Dial) -> None:
+    """The 101 carries what accept() was given; the client's offers are in order."""
+
+    class Chooses:
+        def on_websocket(self, req, ws):
+            assert ('one', 'two') == ws.subprotocols
+            ws.accept('two', {'X-Room': '7'})
+
+    app = App()
+    app.add_route('/', Chooses())
+    raw = dial(app)
+    raw.sock.sendall(handshake(Sec_WebSocket_Protocol='one, two'))
+    head = raw.read_head()
+    assert b'Sec-WebSocket-Protocol: two\r\n' in head
+    assert b'X-Room: 7\r\n' in head
+
+
+@pytest.mark.parametrize(
+    'arguments',
+    [
+        {'subprotocol': 'three'},
+        {'headers': {'Sec-WebSocket-Protocol': 'one'}},
+        {'headers': {'Upgrade': 'h2c'}},
+        {'headers': [('X-Room', '7\r\nSet-Cookie: a=b')]},
+        {'headers': [('X-Room\r\nSet-Cookie', 'a=b')]},
+        {'headers': [('X-Room', 'é')]},
+    ],
+)
+def test_accept_refuses_what_would_break_the_handshake(
+    arguments: dict[str, object], dial: Dial
+) -> None:
+    """A subprotocol that was not offered and bad headers are errors of the caller."""
+
+    class Mistakes:
+        def on_websocket(self, req, ws):
+            with pytest.raises(ValueError, match=r'subprotocol|header'):
+                ws.accept(**arguments)
+            ws.accept('one')
+            ws.send('fine')
+
+    app = App()
+    app.add_route('/', Mistakes())
+    raw = dial(app)
+    raw.shake_hands(Sec_WebSocket_Protocol='one, two')
+    expected = frame(Opcode.TEXT, b'fine')
+    assert expected == raw.read(len(expected))
+
+
+def test_compression_is_off_unless_it_is_switched_on(dial: Dial, app: App) -> None:
+    """An offer of permessage-deflate is declined by default, and accepted if asked."""
+    offer = {'Sec_WebSocket_Extensions': 'permessage-deflate; client_max_window_bits'}
+    raw = dial(app)
+    raw.sock.sendall(handshake(**offer))
+    assert b'deflate' not in raw.read_head()
+    app.ws_options.compression = True
+    raw = dial(app)
+    raw.sock.sendall(handshake(**offer))
+    assert b'Sec-WebSocket-Extensions: permessage-deflate' in raw.read_head()
+
+
+def test_thousands_of_extension_offers_are_survived(dial: Dial, app: App) -> None:
+    """2000 offers are refused or declined, and quickly."""
+    app.ws_options.compression = True
+    offers = ', '.join(['permessage-deflate; client_max_window_bits=7'] * 150)
+    raw = dial(app)
+    raw.sock.sendall(handshake(Sec_WebSocket_Extensions=offers))
+    assert raw.read_head().startswith(b'HTTP/1.1 101 ')
+    offers = ', '.join(['permessage-deflate'] * 2000)
+    assert 431 == ask(dial(app), handshake(Sec_WebSocket_Extensions=offers))[0]

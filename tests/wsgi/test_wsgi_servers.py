@@ -1,0 +1,178 @@
+"""Every WSGI server of the table, as a real process, with real clients."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import struct
+import threading
+from urllib.request import urlopen
+
+import pytest
+from support.processes import wait_until
+from support.wsgi import DEADLINE_S
+from support.wsgi import frame
+from support.wsgi import RawClient
+from support.wsgi import RunningServer
+from websockets.exceptions import ConnectionClosed
+from websockets.frames import Opcode
+from websockets.sync.client import ClientConnection
+from websockets.sync.client import connect
+
+pytestmark = [pytest.mark.server, pytest.mark.timeout(120)]
+
+
+def client(server: RunningServer, path: str = '/', **options) -> ClientConnection:
+    url = server.process.ws_url + path
+    return connect(url, max_size=None, open_timeout=DEADLINE_S, **options)
+
+
+def get(server: RunningServer, path: str = '/') -> bytes:
+    with urlopen(server.process.url + path, timeout=DEADLINE_S) as response:
+        body: bytes = response.read()
+        return body
+
+
+def await_outcome(server: RunningServer, expected: str) -> None:
+    """Wait until a WebSocket has ended as expected."""
+    found: list[str] = []
+
+    def look() -> bool:
+        found.extend(json.loads(get(server, '/outcomes')))
+        return expected in found
+
+    wait_until(look, f'{expected!r} among the outcomes {found}')
+
+
+def test_messages_of_all_kinds_come_back(server: RunningServer) -> None:
+    """Text, binary, a MiB, and a fragmented message are echoed; a ping is answered."""
+    with client(server, '/?name=kinds') as ws:
+        for message in ('grüße', b'\x00\xff', b'x' * (1 << 20), 'y' * (1 << 20)):
+            ws.send(message)
+            assert message == ws.recv(timeout=DEADLINE_S)
+        ws.send(['one ', 'two ', 'three'])
+        assert 'one two three' == ws.recv(timeout=DEADLINE_S)
+        assert ws.ping().wait(DEADLINE_S)
+    assert 1000 == ws.close_code
+    await_outcome(server, 'kinds 1000')
+
+
+def test_the_client_closes_with_a_code(server: RunningServer) -> None:
+    """The client's close code reaches the responder, and its own comes back."""
+    with client(server, '/?name=leaver') as ws:
+        ws.send('hello')
+        ws.recv(timeout=DEADLINE_S)
+        ws.close(4001, 'bye')
+        assert (4001, 'bye') == (ws.close_code, ws.close_reason)
+    await_outcome(server, 'leaver 4001')
+
+
+def test_the_server_closes_with_a_code(server: RunningServer) -> None:
+    """A close code and reason of the responder reach the client."""
+    with client(server, '/closing') as ws:
+        ws.send('hello')
+        with pytest.raises(ConnectionClosed):
+            ws.recv(timeout=DEADLINE_S)
+        assert (4002, 'enough') == (ws.close_code, ws.close_reason)
+
+
+def test_the_client_is_killed(server: RunningServer) -> None:
+    """A client that vanishes with a reset ends the responder with 1006."""
+    with RawClient.connect(server.process.port, '/?name=victim') as raw:
+        raw.sock.setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0)
+        )
+    await_outcome(server, 'victim 1006')
+
+
+def test_bytes_that_come_with_the_handshake_are_not_lost(server: RunningServer) -> None:
+    """A frame in the same segment as the handshake is echoed, where it can be had."""
+    early, late = frame(Opcode.TEXT, b'early'), frame(Opcode.TEXT, b'late')
+    with socket.create_connection(('127.0.0.1', server.process.port)) as sock:
+        raw = RawClient(sock)
+        raw.shake_hands(early=frame(Opcode.TEXT, b'early', mask=True))
+        raw.send(Opcode.TEXT, b'late')
+        # uWSGI keeps what it has read ahead to itself.
+        expected = early + late if server.case.early else late
+        assert expected == raw.read(len(expected))
+
+
+def test_nothing_after_the_close_frame_is_a_request(server: RunningServer) -> None:
+    """HTTP requests behind a close frame get no answer, only the end."""
+    close = frame(Opcode.CLOSE, b'\x03\xe8', mask=True)
+    smuggled = b'GET /outcomes HTTP/1.1\r\nHost: x\r\n\r\n' * 50
+    with RawClient.connect(server.process.port, '/?name=smuggler') as raw:
+        raw.sock.sendall(close + smuggled)
+        raw.sock.sendall(smuggled)
+        raw.sock.shutdown(socket.SHUT_WR)
+        assert frame(Opcode.CLOSE, b'\x03\xe8') == raw.read_to_end()
+    # Nobody has taken the outcome away by a smuggled request.
+    await_outcome(server, 'smuggler 1000')
+
+
+def test_many_messages_are_echoed_in_order(server: RunningServer) -> None:
+    """10,000 messages, sent without waiting, come back complete and in order."""
+    payloads = [b'message %d' % number for number in range(10_000)]
+    sent = b''.join(frame(Opcode.TEXT, payload, mask=True) for payload in payloads)
+    expected = b''.join(frame(Opcode.TEXT, payload) for payload in payloads)
+    with RawClient.connect(server.process.port) as raw:
+        sender = threading.Thread(target=raw.sock.sendall, args=(sent,), daemon=True)
+        sender.start()
+        assert expected == raw.read(len(expected))
+        sender.join(DEADLINE_S)
+
+
+def test_two_threads_send_at_once(server: RunningServer) -> None:
+    """Messages of two senders arrive whole."""
+    with client(server, f'/twice?library={server.case.library}') as ws:
+        messages = [ws.recv(timeout=DEADLINE_S) for _ in range(200)]
+        ws.send('enough')
+    assert 100 == messages.count('a')
+    assert 100 == messages.count('b' * 70_000)
+
+
+def test_a_client_that_does_not_read_is_cut_off(server: RunningServer) -> None:
+    """A sender waits for a stalled client no longer than send_timeout_s."""
+    with RawClient.connect(
+        server.process.port, '/flood', receive_buffer_bytes=4096
+    ) as raw:
+        await_outcome(server, 'flood 1006')
+        with pytest.raises(ConnectionResetError):
+            raw.read_to_end()
+
+
+def test_fifty_connections_beside_plain_requests(server: RunningServer) -> None:
+    """50 WebSockets are open and answer, and so do ordinary requests among them."""
+    if not server.case.concurrent:
+        # A worker of gunicorn's sync class serves one connection after the other.
+        for _ in range(50):
+            with client(server) as ws:
+                ws.send('hello')
+                assert 'hello' == ws.recv(timeout=DEADLINE_S)
+            assert b'plain' == get(server)
+        return
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(client(server)) for _ in range(50)]
+        for number, ws in enumerate(clients):
+            ws.send(f'number {number}')
+            if number % 10 == 0:
+                assert b'plain' == get(server)
+        for number, ws in enumerate(clients):
+            assert f'number {number}' == ws.recv(timeout=DEADLINE_S)
+    assert {1000} == {ws.close_code for ws in clients}
+
+
+def test_the_server_is_stopped(server: RunningServer) -> None:
+    """SIGTERM ends the connections, and the server after them."""
+    process = server.process
+    with RawClient.connect(process.port) as raw:
+        raw.send(Opcode.TEXT, b'hello')
+        echo = frame(Opcode.TEXT, b'hello')
+        assert echo == raw.read(len(echo))
+        stopper = threading.Thread(target=server.stop, daemon=True)
+        stopper.start()
+        with contextlib.suppress(ConnectionResetError):
+            raw.read_to_end()
+        stopper.join(DEADLINE_S)
+        assert not stopper.is_alive()
