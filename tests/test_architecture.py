@@ -46,8 +46,10 @@ ALLOWED: dict[str, set[str]] = {
     'census': {'hub', 'nodes'},
     'api_methods': {*_CORE, 'users', 'channels'},
     'api': {'errors', 'api_methods', 'channels'},
+    'figures': {'metrics', 'channels'},
     'channels': {
         *_CORE,
+        'figures',
         'census',
         'api',
         'nodes',

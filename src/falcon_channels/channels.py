@@ -169,6 +169,29 @@ class Channels(UserControl):
         """
         mount_api(self, app, keys, prefix, max_body_bytes)
 
+    def add_metrics(
+        self,
+        app: falcon.asgi.App[Any, Any],
+        path: str = '/metrics',
+        *,
+        all_processes: bool = False,
+    ) -> None:
+        """Show figures to Prometheus; see docs/metrics.md.
+
+        Args:
+            app: Gets the route.
+            path: Of the page; keep it from the public.
+            all_processes: One page for all processes that share the broker, with a
+                label ``node``: for workers behind one port.
+
+        Raises:
+            ImportError: prometheus-client is missing: install falcon-channels[metrics].
+        """
+        # NOTE: imported here, for prometheus-client is an optional extra.
+        from falcon_channels.figures import mount_metrics
+
+        mount_metrics(self, app, path, all_processes)
+
     async def match(self, channel: str) -> ChannelMatch:
         """Return the route and parameters of a channel, started and ready.
 

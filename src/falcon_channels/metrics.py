@@ -1,4 +1,7 @@
-"""What a process counts; plain numbers, readable at any time."""
+"""What a process counts; plain numbers, readable at any time.
+
+NOTE: docs/metrics.md lists each counter, and a test compares.
+"""
 
 from __future__ import annotations
 

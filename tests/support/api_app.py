@@ -29,3 +29,5 @@ class Door:
 app = falcon.asgi.App(middleware=[channels])
 app.add_route('/ws/{channel}', Door())
 channels.add_api(app, keys=[KEY, OLD_KEY], max_body_bytes=100_000)
+channels.add_metrics(app)
+channels.add_metrics(app, '/metrics/all', all_processes=True)
