@@ -38,6 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     'presence': {*_CORE, 'hub'},
     # What clients may do, the ways in, and the facade.
     'access': {*_CORE, 'routing'},
+    'admission': {*_CORE, 'access', 'hub', 'presence', 'origin'},
     'raw': {*_CORE, 'routing', 'access', 'hub', 'channels'},
     'local': {*_CORE, 'routing', 'hub', 'channels'},
     'nodes': {*_CORE, 'hub'},
@@ -59,12 +60,20 @@ ALLOWED: dict[str, set[str]] = {
         'access',
         'hub',
         'presence',
+        'admission',
         'raw',
         'local',
         'origin',
+        'endpoint',
+        'tokens',
     },
     # For tests: the contract of brokers.
     'testing': _CORE,
+    # The client protocol.
+    'heartbeat': set(),
+    'session': {*_CORE, 'access', 'hub', 'endpoint'},
+    'handlers': {*_CORE, 'access', 'hub', 'session'},
+    'endpoint': {*_CORE, 'handlers', 'heartbeat', 'session', 'tokens', 'channels'},
     # Beside the hub.
     'server': {'errors', 'transports', 'options'},
     'wsgi': {'errors', 'origin'},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -14,10 +13,10 @@ from typing import Any
 from typing import Literal
 from typing import NamedTuple
 
-import falcon
 import falcon.asgi
 
 from falcon_channels import access
+from falcon_channels.admission import Admission
 from falcon_channels.api import mount_api
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import PublishResult
@@ -25,20 +24,22 @@ from falcon_channels.brokers.urls import open_broker
 from falcon_channels.census import Census
 from falcon_channels.connection import Connection
 from falcon_channels.control import SubscribeUser
+from falcon_channels.endpoint import check_prefix
+from falcon_channels.endpoint import Endpoint
+from falcon_channels.endpoint import WebSocketDoor
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import CapabilityError
 from falcon_channels.errors import ClosedError
 from falcon_channels.errors import PositionError
 from falcon_channels.errors import UnknownChannelError
 from falcon_channels.hub import Hub
-from falcon_channels.hub import Joined
 from falcon_channels.hub import stream_settings
 from falcon_channels.local import LocalSubscription
 from falcon_channels.nodes import Nodes
 from falcon_channels.options import ChannelOptions
 from falcon_channels.options import ChannelsOptions
+from falcon_channels.options import EndpointOptions
 from falcon_channels.origin import check_allowed_origins
-from falcon_channels.origin import request_origin_error
 from falcon_channels.presence import PresenceKeeper
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import HistoryPage
@@ -49,8 +50,7 @@ from falcon_channels.routing import ChannelMatch
 from falcon_channels.routing import ChannelRouter
 from falcon_channels.routing import check_channel_name
 from falcon_channels.server_side import subscribe_connection
-from falcon_channels.subscription import Subscription
-from falcon_channels.users import UNSUBSCRIBED
+from falcon_channels.tokens import TokenVerifier
 from falcon_channels.users import UserControl
 
 _logger = logging.getLogger('falcon_channels')
@@ -91,6 +91,7 @@ class Channels(UserControl):
         hub: Connections and subscriptions of this process.
         nodes: This process and the others; its ``id`` is new at every start.
         census: What there is in all of them.
+        admission: How connections and subscriptions come in.
     """
 
     def __init__(
@@ -106,6 +107,8 @@ class Channels(UserControl):
         self.nodes = Nodes(self.hub, self._broker, secrets.token_urlsafe(9))
         self.census = Census(self.hub, self.nodes)
         self._presence = PresenceKeeper(self.hub, self._options_of)
+        self.admission = Admission(self.hub, self._presence, self.options)
+        self._endpoints: list[Endpoint] = []
         self._starting: asyncio.Task[None] | None = None
         self._status: Status = 'new'
 
@@ -412,97 +415,35 @@ class Channels(UserControl):
         """
         await serve_raw(self, req, ws, channel, user, info, media, since)
 
-    def check_room(self) -> None:
-        """Refuse a connection that would be one too many.
+    # --- the client protocol ---------------------------------------------------------
 
-        Raises:
-            falcon.HTTPServiceUnavailable: `max_connections` are here.
-        """
-        limit = self.options.max_connections
-        if limit is not None and len(self.hub.connections) >= limit:
-            raise falcon.HTTPServiceUnavailable(
-                description=f'{limit} connections are here already', retry_after=10
-            )
-
-    def check_origin(self, req: falcon.asgi.Request) -> None:
-        """Refuse a handshake that comes from a page of another site.
-
-        Raises:
-            falcon.HTTPForbidden: Its origin is neither its own nor allowed.
-            falcon.HTTPBadRequest: Its Host header cannot be trusted.
-        """
-        reason = request_origin_error(req, self.options.allowed_origins)
-        if reason is not None:
-            if reason.startswith('Host'):
-                raise falcon.HTTPBadRequest(description=reason)
-            raise falcon.HTTPForbidden(description=reason)
-
-    # --- subscriptions of clients ----------------------------------------------------
-
-    async def authorize(self, subscription: Subscription) -> None:
-        """Decide whether a client's subscription may be; for code that brings them in.
-
-        The subscription is JOINING and in its connection's `subscriptions`.
-
-        Raises:
-            falcon.HTTPForbidden: The user's right was revoked.
-            falcon.HTTPServiceUnavailable: This process is draining.
-            falcon.HTTPError: The responder refused.
-        """
-        if self._status != 'ok':
-            raise falcon.HTTPServiceUnavailable(description=f'channels: {self._status}')
-        user = subscription.user
-        if user and await self._broker.is_revoked(subscription.channel, user):
-            raise falcon.HTTPForbidden(description='revoked')
-        await access.authorize_subscribe(subscription)
-
-    async def admit(
+    def add_endpoints(
         self,
-        subscription: Subscription,
-        since: Position | None,
-        on_joined: Callable[[Joined], None],
+        app: falcon.asgi.App[Any, Any],
+        prefix: str = '/connection',
+        resource: object = None,
+        *,
+        tokens: TokenVerifier | None = None,
+        options: EndpointOptions | None = None,
     ) -> None:
-        """Let an authorised subscription join, and enter it into presence.
+        """Let the official SDKs connect: mount the client protocol on an app.
 
         Args:
-            subscription: As for `authorize`.
-            since: Where the client stands, or ``None``.
-            on_joined: Answers the client; nothing of the channel is written before it.
-
-        Raises:
-            UnsubscribedError: It was ended meanwhile.
-            BrokerUnavailableError: Try again.
+            app: The application.
+            prefix: Path under which the endpoints are: ``{prefix}/websocket``.
+            resource: The connection resource, see `Endpoint`.
+            tokens: Verifies connection and subscription tokens.
+            options: Limits and times.
         """
-        user = subscription.user
-        on_joined(await self.hub.join(subscription, since))
-        # NOTE: a revocation that came while it joined found nothing to end.
-        if user and await self._broker.is_revoked(subscription.channel, user):
-            self.hub.unsubscribe(subscription, UNSUBSCRIBED, 'unsubscribed')
-            return
-        await self._presence.enter(subscription)
-
-    def _on_left(self, subscription: Subscription) -> None:
-        self._presence.on_left(subscription)
-        responder = subscription.route.on_unsubscribe
-        if responder is not None and subscription.joined:
-            self.hub.spawn(self._tell_left(subscription, responder), 'on_unsubscribe')
+        prefix = check_prefix(prefix)
+        endpoint = Endpoint(self, resource, tokens, options)
+        self._endpoints.append(endpoint)
+        app.add_route(f'{prefix}/websocket', WebSocketDoor(endpoint))
 
     def _on_subscribe_user(self, connection: Connection, asked: SubscribeUser) -> None:
         self.hub.spawn(
             subscribe_connection(self, connection, asked), 'subscribe from here'
         )
-
-    async def _tell_left(
-        self, subscription: Subscription, responder: Callable[..., Any]
-    ) -> None:
-        try:
-            await responder(
-                subscription.connection.req, subscription, **subscription.params
-            )
-        except Exception:
-            # NOTE: the application's code; the client is gone and nobody else waits.
-            self.hub.counters.responder_errors += 1
-            _logger.exception('on_unsubscribe failed for %r', subscription)
 
     # --- life ------------------------------------------------------------------------
 
@@ -532,7 +473,7 @@ class Channels(UserControl):
 
     async def _start(self) -> None:
         await self._broker.start(self.hub)
-        self.hub.on_left = self._on_left
+        self.hub.on_left = self.admission.on_left
         self.hub.on_subscribe_user = self._on_subscribe_user
         self.hub.start()
         self._presence.start()
@@ -548,6 +489,7 @@ class Channels(UserControl):
         if self._status != 'ok':
             return
         self._status = 'draining'
+        self.admission.closed_because = 'shutting down'
         if self._broker.capabilities.shared:
             self._presence.hold()
         options = self.options
@@ -572,6 +514,8 @@ class Channels(UserControl):
         if self._status == 'draining':
             await self.nodes.goodbye()
         self._status = 'closed'
+        for endpoint in self._endpoints:
+            endpoint.heartbeat.close()
         await self.hub.close()
         await self._broker.close()
 

@@ -33,7 +33,6 @@ class Connection(abc.ABC):
 
     Attributes:
         id: Given out here, 128 random bits.
-        user: Id of the user, ``''`` for somebody anonymous.
         info: Public facts about the connection, any JSON value, or ``None``.
         req: The request of the handshake, or ``None``.
         subscriptions: By channel name.
@@ -44,6 +43,7 @@ class Connection(abc.ABC):
     takes_subscriptions = False
 
     __slots__ = (
+        '_user',
         'closed',
         'encoder',
         'hub',
@@ -53,7 +53,6 @@ class Connection(abc.ABC):
         'req',
         'subscriptions',
         'transport',
-        'user',
         'write',
     )
 
@@ -65,7 +64,7 @@ class Connection(abc.ABC):
         self.encoder = encoder
         self.req = req
         self.id = secrets.token_urlsafe(16)
-        self.user = ''
+        self._user = ''
         self.info: Any = None
         self.subscriptions: dict[str, Subscription] = {}
         self.closed = False
@@ -78,6 +77,16 @@ class Connection(abc.ABC):
     def session(self) -> str:
         """What an emulated transport calls this connection, or ``''``."""
         return ''
+
+    @property
+    def user(self) -> str:
+        """Id of the user, ``''`` for somebody anonymous."""
+        return self._user
+
+    @user.setter
+    def user(self, user: str) -> None:
+        before, self._user = self._user, user
+        self.hub.on_user(self, before)
 
     # --- what a subclass says to its client ------------------------------------------
 

@@ -165,7 +165,7 @@ class Hub:
     # --- connections -----------------------------------------------------------------
 
     def add(self, connection: Connection) -> None:
-        """Know a connection from now on; its user is settled.
+        """Know a connection from now on.
 
         Raises:
             ClosedError: The hub is closed.
@@ -182,11 +182,7 @@ class Hub:
         connection.closed = True
         connection.out.clear()
         self.connections.pop(connection.id, None)
-        alike = self._by_user.get(connection.user)
-        if alike is not None:
-            alike.discard(connection)
-            if not alike:
-                del self._by_user[connection.user]
+        self._forget_user(connection, connection.user)
         self._fan_out.forget(connection)
         for subscription in list(connection.subscriptions.values()):
             self.leave(subscription)
@@ -210,6 +206,19 @@ class Hub:
                 feed = self._feeds[subscription.channel]
                 items = feed.catch_up(subscription)
                 self._fan_out.write_items(feed, subscription, items)
+
+    def on_user(self, connection: Connection, before: str) -> None:
+        """Learn that a connection is another user's now."""
+        if connection.id in self.connections:
+            self._forget_user(connection, before)
+            self._by_user.setdefault(connection.user, set()).add(connection)
+
+    def _forget_user(self, connection: Connection, user: str) -> None:
+        alike = self._by_user.get(user)
+        if alike is not None:
+            alike.discard(connection)
+            if not alike:
+                del self._by_user[user]
 
     # --- joining and leaving ---------------------------------------------------------
 

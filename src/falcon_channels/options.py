@@ -172,6 +172,44 @@ class ChannelsOptions(msgspec.Struct, kw_only=True):
         _above_zero(self, 'position_check_s', 'revoke_ttl_s', 'drain_timeout_s')
 
 
+class EndpointOptions(msgspec.Struct, kw_only=True):
+    """What holds for the connections of the client protocol.
+
+    Attributes:
+        ping_interval_s: Seconds between two pings of the server, or ``None``.
+        pong_timeout_s: Seconds within which a client answers a ping.
+        connect_timeout_s: Seconds within which a client says who it is.
+        expiry_grace_s: Seconds after the end of a token within which it may still
+            be refreshed.
+        commands_per_s: How many commands a connection may send, or ``None``.
+        commands_burst: How many of them at once.
+        max_refused_commands: After how many commands refused in a row for coming too
+            fast the connection is closed.
+        allow_anonymous: Whether a client without a token may connect where tokens are
+            verified and no ``on_connect`` decides.
+    """
+
+    ping_interval_s: float | None = 25.0
+    pong_timeout_s: float = 10.0
+    connect_timeout_s: float = 15.0
+    expiry_grace_s: float = 25.0
+    commands_per_s: float | None = 50.0
+    commands_burst: int = 200
+    max_refused_commands: int = 20
+    allow_anonymous: bool = False
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1, 'commands_burst', 'max_refused_commands')
+        _above_zero(
+            self,
+            'ping_interval_s',
+            'pong_timeout_s',
+            'connect_timeout_s',
+            'commands_per_s',
+        )
+        _at_least(self, 0, 'expiry_grace_s')
+
+
 def _at_least(options: msgspec.Struct, least: int, *names: str) -> None:
     for name in names:
         value = getattr(options, name)

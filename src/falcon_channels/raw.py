@@ -189,7 +189,7 @@ async def serve_raw(
     since: Position | None,
 ) -> None:
     """Do what `Channels.serve` promises."""
-    channels.check_origin(req)
+    channels.admission.check_origin(req)
     try:
         match = await channels.match(channel)
     except (ChannelNameError, UnknownChannelError) as ex:
@@ -206,10 +206,10 @@ async def serve_raw(
     subscription = Subscription(connection, channel, match.route, match.params)
     connection.subscriptions[channel] = subscription
     try:
-        await channels.authorize(subscription)
+        await channels.admission.authorize(subscription)
     except BrokerUnavailableError as ex:
         raise falcon.HTTPServiceUnavailable(description=str(ex)) from None
-    channels.check_room()
+    channels.admission.check_room()
     if ws.unaccepted:
         await ws.accept()
     connection.begin(transport)
@@ -241,7 +241,7 @@ async def _talk(
     since: Position | None,
 ) -> None:
     try:
-        await channels.admit(
+        await channels.admission.admit(
             subscription,
             since,
             lambda joined: connection.send_joined(subscription, joined),

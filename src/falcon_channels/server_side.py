@@ -43,12 +43,13 @@ async def subscribe_connection(
         _logger.warning('cannot subscribe %r from here: %s', connection, ex)
         return
     subscription = Subscription(connection, asked.channel, match.route, match.params)
+    subscription.server_side = True
     subscription.info = asked.info
     subscription.reply = asked.data
     subscription.expires_at = asked.expires_at
     connection.subscriptions[asked.channel] = subscription
     try:
-        await channels.admit(
+        await channels.admission.admit(
             subscription,
             asked.since,
             lambda joined: connection.on_subscribed(subscription, joined),

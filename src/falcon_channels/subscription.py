@@ -43,6 +43,9 @@ class Subscription:
         reply: Data for the client, any JSON value, or ``None``.
         info: Public facts about this subscription, any JSON value, shown to others
             in presence, joins, leaves and publications; or ``None``.
+        server_side: Whether the application subscribed the connection, and not the
+            client.
+        token_verified: Whether the client brought a valid token for this channel.
         expires_at: Unix time in seconds after which it ends unless it is refreshed, or
             ``None``.
     """
@@ -63,7 +66,9 @@ class Subscription:
         'present',
         'reply',
         'route',
+        'server_side',
         'state',
+        'token_verified',
     )
 
     def __init__(
@@ -82,6 +87,8 @@ class Subscription:
         self.reply: Any = None
         self.info: Any = None
         self.expires_at: float | None = None
+        self.server_side = False
+        self.token_verified = False
         self.state = SubscriptionState.JOINING
         #: Whether it ever was more than JOINING.
         self.joined = False

@@ -1,0 +1,317 @@
+"""The endpoint of the client protocol: where official SDKs connect."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from importlib.metadata import version
+import inspect
+import logging
+import random
+from typing import Any
+from typing import TYPE_CHECKING
+
+import falcon
+import falcon.asgi
+
+from falcon_channels import handlers
+from falcon_channels.errors import BrokerUnavailableError
+from falcon_channels.errors import ClosedError
+from falcon_channels.errors import OptionsError
+from falcon_channels.errors import ProtocolError
+from falcon_channels.errors import TokenExpiredError
+from falcon_channels.errors import TokenInvalidError
+from falcon_channels.heartbeat import Heartbeat
+from falcon_channels.options import EndpointOptions
+from falcon_channels.protocol import codes
+from falcon_channels.protocol.messages import Command
+from falcon_channels.protocol.messages import ConnectRequest
+from falcon_channels.protocol.messages import ConnectResult
+from falcon_channels.session import Session
+from falcon_channels.subscription import Subscription
+from falcon_channels.tokens import TokenVerifier
+from falcon_channels.transports.asgi import AsgiTransport
+from falcon_channels.transports.client_encodings import ClientCodec
+from falcon_channels.transports.client_encodings import JSON
+from falcon_channels.transports.client_encodings import protobuf
+from falcon_channels.transports.direct import direct_websocket
+
+if TYPE_CHECKING:
+    from falcon_channels.channels import Channels
+
+_logger = logging.getLogger('falcon_channels')
+
+#: Subprotocols that a client may offer; SDKs that speak JSON offer none.
+PROTOBUF_SUBPROTOCOL = 'centrifuge-protobuf'
+JSON_SUBPROTOCOL = 'centrifuge-json'
+
+_RESPONDERS = ('on_connect', 'on_disconnect', 'on_message', 'on_refresh')
+
+
+class Endpoint:
+    """What the connections of one endpoint share.
+
+    Args:
+        channels: Whose.
+        resource: The application's connection resource, or ``None``. All its
+            responders are optional and ``async``: ``on_connect(req, connection)``,
+            ``on_refresh(req, connection)``, ``on_disconnect(req, connection)``,
+            ``on_rpc(req, call)`` and ``on_rpc_{method}(req, call)``,
+            ``on_message(req, message)``. An `HTTPError` refuses.
+        tokens: Verifies connection and subscription tokens, or ``None``.
+        options: Limits and times.
+    """
+
+    def __init__(
+        self,
+        channels: Channels,
+        resource: object = None,
+        tokens: TokenVerifier | None = None,
+        options: EndpointOptions | None = None,
+    ) -> None:
+        self.channels = channels
+        self.tokens = tokens
+        self.options = options or EndpointOptions()
+        self.version = f'falcon-channels {version("falcon-channels")}'
+        self.heartbeat = Heartbeat()
+        self.resource = resource
+        self._pings: dict[Any, Any] = {}
+        names = [name for name in dir(resource) if name.startswith('on_rpc')]
+        self.has_rpc = bool(names)
+        for name in (*_RESPONDERS, *names):
+            responder = getattr(resource, name, None)
+            if responder is not None and not inspect.iscoroutinefunction(responder):
+                raise TypeError(
+                    f'{responder!r} must be a coroutine function: "async def"'
+                )
+        self.on_message = getattr(resource, 'on_message', None)
+        self._on_connect = getattr(resource, 'on_connect', None)
+        self._on_refresh = getattr(resource, 'on_refresh', None)
+        self._on_disconnect = getattr(resource, 'on_disconnect', None)
+
+    # --- commands --------------------------------------------------------------------
+
+    async def handle(self, session: Session, command: Command) -> None:
+        """Carry out one command that is legal now, and answer it."""
+        request = command.request
+        assert request is not None
+        session.command_id = command.id
+        if not session.may_go_on():
+            self._too_fast(session)
+            return
+        try:
+            result = await handlers.HANDLERS[type(request)](session, request)
+            if result is not None:
+                session.reply_to_command(result)
+        except handlers.EndedError as ex:
+            session.disconnect(*ex.disconnect)
+        except ProtocolError as ex:
+            session.disconnect(ex.code, ex.reason)
+        except Exception as ex:
+            error = handlers.refusal(ex)
+            if error is None:
+                # NOTE: the application's responder, or a defect of ours. Its words
+                #   go to the log only.
+                self.channels.hub.counters.responder_errors += 1
+                _logger.exception('%r: %s failed', session, request.field)
+                error = codes.INTERNAL
+            self._refuse(session, request, ex, error)
+
+    def _refuse(
+        self,
+        session: Session,
+        request: Any,
+        ex: Exception,
+        error: codes.ReplyError,
+    ) -> None:
+        self.channels.hub.counters.refused += 1
+        if not isinstance(request, ConnectRequest):
+            if session.command_id:
+                session.reply_error(error)
+            return
+        # NOTE: a client whose connect is refused with an error that is not temporary
+        #   gives up; how a disconnect ends is said by its code.
+        if isinstance(ex, falcon.HTTPError):
+            session.disconnect(*codes.disconnect_for_status(ex.status_code))
+        elif isinstance(ex, TokenInvalidError):
+            session.disconnect(*codes.DISCONNECT_INVALID_TOKEN)
+        else:
+            session.refuse_connect(error)
+
+    def _too_fast(self, session: Session) -> None:
+        if session.refused > self.options.max_refused_commands:
+            session.disconnect(*codes.DISCONNECT_TOO_MANY_REQUESTS)
+        elif session.command_id:
+            session.reply_error(codes.TOO_MANY_REQUESTS)
+
+    # --- who it is -------------------------------------------------------------------
+
+    async def authenticate(self, session: Session) -> None:
+        """Settle who a session is: by its token, by ``on_connect``, or by both.
+
+        Raises:
+            TokenExpiredError: The client fetches another.
+            TokenInvalidError: It may stay away.
+            EndedError: It has no token where one is needed.
+            falcon.HTTPError: ``on_connect`` refused.
+        """
+        if self.tokens is not None:
+            if session.token:
+                self._take_token(session, session.token)
+            elif self._on_connect is None and not self.options.allow_anonymous:
+                raise handlers.EndedError(codes.DISCONNECT_BAD_REQUEST)
+        if self._on_connect is not None:
+            await self._on_connect(session.req, session)
+
+    async def refresh(self, session: Session, token: str) -> None:
+        """Take a new connection token, or ask ``on_refresh``.
+
+        Raises:
+            EndedError: The token is invalid, expired or another user's.
+        """
+        session.token = token
+        if self.tokens is not None:
+            user = session.user
+            try:
+                self._take_token(session, token)
+            except TokenExpiredError:
+                raise handlers.EndedError(codes.DISCONNECT_EXPIRED) from None
+            except TokenInvalidError:
+                raise handlers.EndedError(codes.DISCONNECT_INVALID_TOKEN) from None
+            if session.user != user:
+                raise handlers.EndedError(codes.DISCONNECT_INVALID_TOKEN)
+        if self._on_refresh is not None:
+            await self._on_refresh(session.req, session)
+        elif self.tokens is None:
+            raise handlers.RefusedError(codes.NOT_AVAILABLE)
+
+    def _take_token(self, session: Session, token: str) -> None:
+        assert self.tokens is not None
+        claims = self.tokens.connection(token)
+        session.user = claims.user
+        session.info = claims.info
+        session.meta = claims.meta
+        session.expires_at = claims.expires_at
+        for channel, claim in claims.channels.items():
+            session.add_channel(channel, info=claim.info, data=claim.data)
+
+    def take_subscription_token(self, subscription: Subscription, token: str) -> None:
+        """Take a subscription token.
+
+        Raises:
+            TokenExpiredError: The client fetches another.
+            TokenInvalidError: It may not subscribe.
+            EndedError: The token is another user's, or for another channel.
+        """
+        if self.tokens is None:
+            raise handlers.RefusedError(codes.NOT_AVAILABLE)
+        claims = self.tokens.subscription(token)
+        if (claims.user, claims.channel) != (subscription.user, subscription.channel):
+            raise handlers.EndedError(codes.DISCONNECT_INVALID_TOKEN)
+        subscription.info = claims.info
+        subscription.expires_at = claims.expires_at
+        subscription.token_verified = True
+
+    # --- what sessions use -----------------------------------------------------------
+
+    def complete(self, session: Session, result: ConnectResult) -> None:
+        """Answer a connect that succeeded."""
+        session.reply_to_command(result)
+        session.begin_pings()
+
+    def ping_blob(self, session: Session) -> Any:
+        """Return a ping in a session's encoding and framing."""
+        blob = self._pings.get(session.encoder)
+        if blob is None:
+            codec = session.codec
+            blob = self._pings[session.encoder] = session.encoder.framing.frame(
+                [codec.protocol.PING], binary=codec.binary
+            )
+        return blob
+
+    def now_s(self) -> float:
+        """Return the clock of the event loop."""
+        return asyncio.get_running_loop().time()
+
+    def spread(self, interval_s: float) -> float:
+        """Return a time between half an interval and a whole one."""
+        # NOTE: so that a thousand clients that came at once are not pinged at once.
+        return interval_s * (0.5 + random.random() / 2)
+
+    def rpc_responder(self, method: str) -> Callable[..., Any] | None:
+        """Return ``on_rpc_{method}``, else ``on_rpc``, else ``None``."""
+        if method.isidentifier():
+            responder = getattr(self.resource, f'on_rpc_{method}', None)
+            if responder is not None:
+                return responder  # type: ignore[no-any-return] # the application's
+        return getattr(self.resource, 'on_rpc', None)
+
+    def on_disconnect(self, session: Session) -> None:
+        """Tell the application that a session is over."""
+        responder = self._on_disconnect
+        if responder is not None:
+            self.channels.hub.spawn(_tell(responder, session), 'on_disconnect')
+
+
+async def _tell(responder: Callable[..., Any], session: Session) -> None:
+    try:
+        await responder(session.req, session)
+    except Exception:
+        # NOTE: the application's code; the client is gone and nobody else waits.
+        session.hub.counters.responder_errors += 1
+        _logger.exception('on_disconnect failed for %r', session)
+
+
+class WebSocketDoor:
+    """The bidirectional WebSocket of the client protocol, as a Falcon resource."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+
+    async def on_websocket(
+        self, req: falcon.asgi.Request, ws: falcon.asgi.WebSocket
+    ) -> None:
+        """Accept a client, and stay until it has left."""
+        channels = self._endpoint.channels
+        channels.admission.check_origin(req)
+        channels.admission.check_room()
+        try:
+            await channels.start()
+        except (BrokerUnavailableError, ClosedError) as ex:
+            raise falcon.HTTPServiceUnavailable(description=str(ex)) from None
+        codec, subprotocol = _choose_codec(req, ws)
+        await ws.accept(subprotocol)
+        direct = direct_websocket(req.scope)
+        transport = direct or AsgiTransport(ws, binary=codec.binary)
+        session = Session(self._endpoint, transport, codec, req)
+        channels.hub.add(session)
+        if isinstance(transport, AsgiTransport):
+            await transport.run(session)
+        else:
+            # PERF: nothing waits for the end: the server calls the session.
+            transport.attach(session)
+
+
+def _choose_codec(
+    req: falcon.asgi.Request, ws: falcon.asgi.WebSocket
+) -> tuple[ClientCodec, str | None]:
+    """Return the encoding that a client wants, and the subprotocol to select."""
+    if PROTOBUF_SUBPROTOCOL in ws.subprotocols:
+        return protobuf(), PROTOBUF_SUBPROTOCOL
+    wanted = req.get_param('format') or req.get_param('cf_protocol')
+    if wanted == 'protobuf':
+        return protobuf(), None
+    if JSON_SUBPROTOCOL in ws.subprotocols:
+        return JSON, JSON_SUBPROTOCOL
+    return JSON, None
+
+
+def check_prefix(prefix: str) -> str:
+    """Return a path prefix without a slash at its end.
+
+    Raises:
+        OptionsError: It does not begin with a slash.
+    """
+    if not prefix.startswith('/'):
+        raise OptionsError(f'prefix {prefix!r} must begin with a slash')
+    return prefix.rstrip('/')

@@ -1,0 +1,447 @@
+"""What each command of the client protocol does.
+
+A handler gets the session and the request and returns the result that is sent as the
+reply, or ``None`` where it has answered by itself. It refuses by raising:
+`RefusedError` with an error of the protocol, `EndedError` with a disconnect, or
+anything that `refusal` and `ending` translate, such as an `HTTPError` of the
+application's responder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from collections.abc import Callable
+import time
+from typing import Any
+from typing import TYPE_CHECKING
+
+import falcon
+import msgspec
+
+from falcon_channels import access
+from falcon_channels.errors import BrokerUnavailableError
+from falcon_channels.errors import CapabilityError
+from falcon_channels.errors import ChannelNameError
+from falcon_channels.errors import ChannelsError
+from falcon_channels.errors import ClosedError
+from falcon_channels.errors import PayloadError
+from falcon_channels.errors import PositionError
+from falcon_channels.errors import ProtocolError
+from falcon_channels.errors import PublicationTooLargeError
+from falcon_channels.errors import TokenExpiredError
+from falcon_channels.errors import TokenInvalidError
+from falcon_channels.errors import UnknownChannelError
+from falcon_channels.errors import UnsubscribedError
+from falcon_channels.hub import Joined
+from falcon_channels.protocol import codes
+from falcon_channels.protocol import messages
+from falcon_channels.protocol.codec import json_codec
+from falcon_channels.protocol.legality import State
+from falcon_channels.publication import Position
+from falcon_channels.subscription import Subscription
+
+if TYPE_CHECKING:
+    from falcon_channels.session import Session
+
+Handler = Callable[['Session', Any], Awaitable[messages.Result | None]]
+
+
+class RefusedError(ChannelsError):
+    """A command that is answered with an error."""
+
+    def __init__(self, error: codes.ReplyError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+class EndedError(ChannelsError):
+    """A command that ends the connection."""
+
+    def __init__(self, disconnect: codes.Disconnect) -> None:
+        super().__init__(disconnect.reason)
+        self.disconnect = disconnect
+
+
+def refusal(ex: Exception) -> codes.ReplyError | None:
+    """Return what a command is answered that raised `ex`; ``None``: a defect."""
+    if isinstance(ex, RefusedError):
+        return ex.error
+    if isinstance(ex, falcon.HTTPError):
+        return codes.error_for_status(ex.status_code)
+    for kind, error in _REFUSALS:
+        if isinstance(ex, kind):
+            return error
+    return None
+
+
+_REFUSALS: tuple[tuple[type[Exception], codes.ReplyError], ...] = (
+    (UnknownChannelError, codes.UNKNOWN_CHANNEL),
+    (ChannelNameError, codes.BAD_REQUEST),
+    (PublicationTooLargeError, codes.LIMIT_EXCEEDED),
+    (PayloadError, codes.BAD_REQUEST),
+    (CapabilityError, codes.NOT_AVAILABLE),
+    (PositionError, codes.UNRECOVERABLE_POSITION),
+    (TokenExpiredError, codes.TOKEN_EXPIRED),
+    (TokenInvalidError, codes.PERMISSION_DENIED),
+    (BrokerUnavailableError, codes.INTERNAL),
+    (ClosedError, codes.INTERNAL),
+)
+
+
+# --- connecting ----------------------------------------------------------------------
+
+
+async def connect(
+    session: Session, request: messages.ConnectRequest
+) -> messages.Result | None:
+    """Find out who it is, subscribe it to its server-side channels, and answer."""
+    endpoint = session.endpoint
+    session.accept_connect(request)
+    session.data = decode_data(session, request.data)
+    await endpoint.authenticate(session)
+    if session.closed:
+        return None
+    _check_count(session, len(session.channels))
+    session.state = State.CONNECTED
+    session.cork()
+    results = {}
+    for channel in session.channels:
+        result = await _subscribe_server_side(
+            session, channel, request.subs.get(channel)
+        )
+        if session.closed:
+            return None
+        if result is not None:
+            results[channel] = result
+    expires, ttl = _ttl(session.expires_at)
+    answer = messages.ConnectResult(
+        client=session.id,
+        version=endpoint.version,
+        expires=expires,
+        ttl=ttl,
+        data=_encode_data(session.reply),
+        subs=results,
+        ping=round(endpoint.options.ping_interval_s or 0),
+        pong=endpoint.options.ping_interval_s is not None,
+    )
+    endpoint.complete(session, answer)
+    return None
+
+
+async def _subscribe_server_side(
+    session: Session, channel: str, asked: messages.SubscribeRequest | None
+) -> messages.SubscribeResult | None:
+    match = await session.endpoint.channels.match(channel)
+    subscription = Subscription(session, channel, match.route, match.params)
+    subscription.server_side = True
+    subscription.info, subscription.reply = session.channels[channel]
+    session.subscriptions[channel] = subscription
+    since = None
+    if asked is not None and asked.recover:
+        since = Position(asked.offset, asked.epoch)
+    results: list[messages.SubscribeResult] = []
+
+    def on_joined(joined: Joined) -> None:
+        results.append(_subscribe_result(subscription, joined, since))
+
+    try:
+        await session.endpoint.channels.admission.admit(subscription, since, on_joined)
+    except BaseException as ex:
+        session.hub.leave(subscription)
+        if isinstance(ex, UnsubscribedError):
+            return None
+        raise
+    return results[0]
+
+
+async def refresh(
+    session: Session, request: messages.RefreshRequest
+) -> messages.RefreshResult:
+    """Take a new connection token."""
+    await session.endpoint.refresh(session, request.token)
+    session.plan()
+    expires, ttl = _ttl(session.expires_at)
+    return messages.RefreshResult(
+        client=session.id, version=session.endpoint.version, expires=expires, ttl=ttl
+    )
+
+
+# --- channels ------------------------------------------------------------------------
+
+
+async def subscribe(session: Session, request: messages.SubscribeRequest) -> None:
+    """Subscribe to a channel, and recover."""
+    if request.type:
+        raise RefusedError(codes.NOT_AVAILABLE)
+    if request.filtered:
+        # NOTE: a filter that is ignored would show the client what it did not ask for.
+        raise RefusedError(codes.BAD_REQUEST)
+    channels = session.endpoint.channels
+    channel = request.channel
+    if channel in session.subscriptions:
+        raise RefusedError(codes.ALREADY_SUBSCRIBED)
+    match = await channels.match(channel)
+    _check_count(session, len(session.subscriptions) + 1)
+    subscription = Subscription(
+        session,
+        channel,
+        match.route,
+        match.params,
+        decode_data(session, request.data),
+    )
+    if request.token:
+        session.endpoint.take_subscription_token(subscription, request.token)
+    since = Position(request.offset, request.epoch) if request.recover else None
+    session.subscriptions[channel] = subscription
+
+    def on_joined(joined: Joined) -> None:
+        strict = request.flag & messages.FLAG_REJECT_UNRECOVERED
+        if strict and joined.recovered is False:
+            raise RefusedError(codes.UNRECOVERABLE_POSITION)
+        session.reply_to_command(_subscribe_result(subscription, joined, since))
+
+    try:
+        await channels.admission.authorize(subscription)
+        await channels.admission.admit(subscription, since, on_joined)
+    except BaseException as ex:
+        session.hub.leave(subscription)
+        if isinstance(ex, UnsubscribedError):
+            raise RefusedError(codes.PERMISSION_DENIED) from None
+        raise
+    if subscription.expires_at is not None:
+        session.plan()
+
+
+def _subscribe_result(
+    subscription: Subscription, joined: Joined, since: Position | None
+) -> messages.SubscribeResult:
+    options = subscription.route.options
+    expires, ttl = _ttl(subscription.expires_at)
+    offset = joined.position.offset
+    # NOTE: the client counts the recovered publications itself, up from where it was.
+    if joined.recovered and since is not None and options.recovery_mode == 'stream':
+        offset = since.offset
+    return messages.SubscribeResult(
+        recoverable=options.recovery_mode != 'off',
+        positioned=options.history_size > 0,
+        epoch=joined.position.epoch,
+        offset=offset,
+        publications=joined.publications,
+        recovered=bool(joined.recovered),
+        was_recovering=since is not None,
+        expires=expires,
+        ttl=ttl,
+        data=_encode_data(subscription.reply),
+    )
+
+
+async def unsubscribe(
+    session: Session, request: messages.UnsubscribeRequest
+) -> messages.UnsubscribeResult:
+    """End a subscription, if there is one."""
+    subscription = session.subscriptions.get(request.channel)
+    if subscription is not None:
+        session.hub.leave(subscription)
+    return messages.UnsubscribeResult()
+
+
+async def sub_refresh(
+    session: Session, request: messages.SubRefreshRequest
+) -> messages.SubRefreshResult:
+    """Take a new subscription token."""
+    if request.type:
+        raise RefusedError(codes.NOT_AVAILABLE)
+    subscription = session.subscriptions.get(request.channel)
+    if subscription is None:
+        raise RefusedError(codes.PERMISSION_DENIED)
+    try:
+        session.endpoint.take_subscription_token(subscription, request.token)
+    except TokenInvalidError:
+        raise EndedError(codes.DISCONNECT_INVALID_TOKEN) from None
+    session.plan()
+    expires, ttl = _ttl(subscription.expires_at)
+    return messages.SubRefreshResult(expires=expires, ttl=ttl)
+
+
+async def publish(
+    session: Session, request: messages.PublishRequest
+) -> messages.PublishResult:
+    """Publish to a channel, where its resource lets clients."""
+    if request.type:
+        raise RefusedError(codes.NOT_AVAILABLE)
+    if request.data is None:
+        raise RefusedError(codes.BAD_REQUEST)
+    channels = session.endpoint.channels
+    match = await channels.match(request.channel)
+    binary = session.codec.binary and not json_codec.is_json(request.data)
+    draft = access.PublicationDraft(
+        request.channel,
+        session,
+        request.data,
+        binary=binary,
+        data_type=match.route.options.data_type,
+    )
+    publication = await access.authorize_publish(match, session, draft)
+    await channels.publish_checked(
+        match,
+        request.channel,
+        publication,
+        idempotency_key=draft.idempotency_key,
+    )
+    return messages.PublishResult()
+
+
+async def presence(
+    session: Session, request: messages.PresenceRequest
+) -> messages.PresenceResult:
+    """Say who is in a channel."""
+    match = await session.endpoint.channels.match(request.channel)
+    await access.authorize_presence(match, session, request.channel)
+    there = await session.endpoint.channels.presence(request.channel)
+    return messages.PresenceResult(presence=dict(there))
+
+
+async def presence_stats(
+    session: Session, request: messages.PresenceStatsRequest
+) -> messages.PresenceStatsResult:
+    """Say how many are in a channel."""
+    match = await session.endpoint.channels.match(request.channel)
+    await access.authorize_presence(match, session, request.channel)
+    stats = await session.endpoint.channels.presence_stats(request.channel)
+    return messages.PresenceStatsResult(
+        num_clients=stats.num_clients, num_users=stats.num_users
+    )
+
+
+async def history(
+    session: Session, request: messages.HistoryRequest
+) -> messages.HistoryResult:
+    """Read what a channel keeps."""
+    channels = session.endpoint.channels
+    match = await channels.match(request.channel)
+    if not match.route.options.history_size:
+        raise RefusedError(codes.NOT_AVAILABLE)
+    await access.authorize_history(match, session, request.channel)
+    since = request.since
+    if request.reverse and since is not None and not since.offset:
+        raise RefusedError(codes.BAD_REQUEST)
+    most = channels.options.history_limit
+    limit = most if request.limit < 0 else min(request.limit, most)
+    page = await channels.history(
+        request.channel, since=since, limit=limit, reverse=request.reverse
+    )
+    return messages.HistoryResult(
+        publications=page.publications,
+        epoch=page.position.epoch,
+        offset=page.position.offset,
+    )
+
+
+# --- the application -----------------------------------------------------------------
+
+
+class RpcCall:
+    """A client's call of a method; ``on_rpc`` receives it.
+
+    Attributes:
+        connection: Whose it is.
+        method: Name of the method, ``''`` where the client gave none.
+        data: What the client sent, as Python values, or ``None``.
+        reply: What the client gets back, any JSON value; may be set.
+    """
+
+    __slots__ = ('connection', 'data', 'method', 'reply')
+
+    def __init__(self, connection: Session, method: str, data: Any) -> None:
+        self.connection = connection
+        self.method = method
+        self.data = data
+        self.reply: Any = None
+
+
+class ClientMessage:
+    """Something that a client sends without waiting; ``on_message`` receives it.
+
+    Attributes:
+        connection: Whose it is.
+        data: What the client sent, as Python values, or ``None``.
+    """
+
+    __slots__ = ('connection', 'data')
+
+    def __init__(self, connection: Session, data: Any) -> None:
+        self.connection = connection
+        self.data = data
+
+
+async def rpc(session: Session, request: messages.RpcRequest) -> messages.RpcResult:
+    """Call a method of the connection resource."""
+    responder = session.endpoint.rpc_responder(request.method)
+    if responder is None:
+        known = session.endpoint.has_rpc
+        raise RefusedError(codes.METHOD_NOT_FOUND if known else codes.NOT_AVAILABLE)
+    call = RpcCall(session, request.method, decode_data(session, request.data))
+    await responder(session.req, call)
+    return messages.RpcResult(data=_encode_data(call.reply) or b'null')
+
+
+async def send(session: Session, request: messages.SendRequest) -> None:
+    """Give a message to the connection resource."""
+    responder = session.endpoint.on_message
+    if responder is None:
+        raise EndedError(codes.DISCONNECT_NOT_AVAILABLE)
+    data = decode_data(session, request.data)
+    await responder(session.req, ClientMessage(session, data))
+
+
+async def ping(session: Session, request: messages.PingRequest) -> messages.PingResult:
+    """Answer a ping of an old client."""
+    return messages.PingResult()
+
+
+#: Every command, by the type of its request.
+HANDLERS: dict[type[messages.Message], Handler] = {
+    messages.ConnectRequest: connect,
+    messages.SubscribeRequest: subscribe,
+    messages.UnsubscribeRequest: unsubscribe,
+    messages.PublishRequest: publish,
+    messages.PresenceRequest: presence,
+    messages.PresenceStatsRequest: presence_stats,
+    messages.HistoryRequest: history,
+    messages.RpcRequest: rpc,
+    messages.SendRequest: send,
+    messages.RefreshRequest: refresh,
+    messages.SubRefreshRequest: sub_refresh,
+    messages.PingRequest: ping,
+}
+
+
+# --- values --------------------------------------------------------------------------
+
+
+def decode_data(session: Session, data: bytes | None) -> Any:
+    """Return a payload as Python values; bytes that are no JSON stay bytes."""
+    if data is None:
+        return None
+    if session.codec.binary and not json_codec.is_json(data):
+        return data
+    try:
+        return msgspec.json.decode(data)
+    except msgspec.DecodeError as ex:
+        raise ProtocolError(f'payload is not JSON: {ex}') from None
+
+
+def _encode_data(value: Any) -> bytes | None:
+    return None if value is None else access.encode_payload(value)[0]
+
+
+def _ttl(expires_at: float | None) -> tuple[bool, int]:
+    """Return whether there is an end, and in how many seconds, at least one."""
+    if expires_at is None:
+        return False, 0
+    return True, max(1, int(expires_at - time.time()))
+
+
+def _check_count(session: Session, count: int) -> None:
+    if count > session.endpoint.channels.options.max_channels_per_connection:
+        raise RefusedError(codes.LIMIT_EXCEEDED)
