@@ -20,6 +20,7 @@ from falcon_channels.errors import UnsubscribedError
 from falcon_channels.local import LocalSubscription
 from falcon_channels.options import ChannelOptions
 from falcon_channels.options import ChannelsOptions
+from falcon_channels.options import EndpointOptions
 from falcon_channels.origin import OriginCheck
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import HistoryPage
@@ -39,6 +40,7 @@ __all__ = [
     'ClientInfo',
     'ClosedError',
     'Connection',
+    'EndpointOptions',
     'HistoryPage',
     'LocalSubscription',
     'OptionsError',
