@@ -30,6 +30,7 @@ from falcon_channels.endpoint import WebSocketDoor
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import CapabilityError
 from falcon_channels.errors import ClosedError
+from falcon_channels.errors import ExtraMissingError
 from falcon_channels.errors import PositionError
 from falcon_channels.errors import UnknownChannelError
 from falcon_channels.hub import Hub
@@ -188,11 +189,12 @@ class Channels(UserControl):
                 label ``node``: for workers behind one port.
 
         Raises:
-            ImportError: prometheus-client is missing: install falcon-channels[metrics].
+            ExtraMissingError: prometheus-client is not installed.
         """
-        # NOTE: imported here, for prometheus-client is an optional extra.
-        from falcon_channels.figures import mount_metrics
-
+        try:
+            from falcon_channels.figures import mount_metrics
+        except ImportError as ex:
+            raise ExtraMissingError('Channels.add_metrics', 'metrics') from ex
         mount_metrics(self, app, path, all_processes)
 
     async def match(self, channel: str) -> ChannelMatch:
