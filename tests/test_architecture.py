@@ -34,7 +34,8 @@ ALLOWED: dict[str, set[str]] = {
     'connection': {'publication', 'subscription', 'hub', 'transports'},
     'feed': _CORE,
     'fanout': {*_CORE, 'feed'},
-    'hub': {*_CORE, 'feed', 'fanout'},
+    'repair': {*_CORE, 'feed', 'fanout'},
+    'hub': {*_CORE, 'feed', 'fanout', 'repair'},
     'presence': {*_CORE, 'hub'},
     # What clients may do, the ways in, and the facade.
     'access': {*_CORE, 'routing'},
@@ -68,18 +69,17 @@ ALLOWED: dict[str, set[str]] = {
         'tokens',
     },
     # For tests: the contract of brokers.
-    'testing': _CORE,
     # The client protocol.
     'heartbeat': set(),
     'session': {*_CORE, 'access', 'hub', 'endpoint'},
     'handlers': {*_CORE, 'access', 'hub', 'session'},
     'endpoint': {*_CORE, 'handlers', 'heartbeat', 'session', 'tokens', 'channels'},
+    'testing': {*_CORE, 'access', 'channels', 'hub'},
     # Beside the hub.
     'server': {'errors', 'transports', 'options'},
     'wsgi': {'errors', 'origin'},
     'origin': {'errors'},
     'tokens': {'errors'},
-    'commands': {'errors', 'tokens'},
     # NOTE: It imports the module of a subcommand by its name, when it is used.
     'cli': {'errors'},
 }

@@ -30,7 +30,6 @@ from falcon_channels.endpoint import WebSocketDoor
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import CapabilityError
 from falcon_channels.errors import ClosedError
-from falcon_channels.errors import ExtraMissingError
 from falcon_channels.errors import PositionError
 from falcon_channels.errors import UnknownChannelError
 from falcon_channels.hub import Hub
@@ -189,12 +188,11 @@ class Channels(UserControl):
                 label ``node``: for workers behind one port.
 
         Raises:
-            ExtraMissingError: prometheus-client is not installed.
+            ImportError: prometheus-client is missing: install falcon-channels[metrics].
         """
-        try:
-            from falcon_channels.figures import mount_metrics
-        except ImportError as ex:
-            raise ExtraMissingError('Channels.add_metrics', 'metrics') from ex
+        # NOTE: imported here, for prometheus-client is an optional extra.
+        from falcon_channels.figures import mount_metrics
+
         mount_metrics(self, app, path, all_processes)
 
     async def match(self, channel: str) -> ChannelMatch:
@@ -492,6 +490,7 @@ class Channels(UserControl):
             return
         self._status = 'draining'
         self.admission.closed_because = 'shutting down'
+        self.hub.draining = True
         if self._broker.capabilities.shared:
             self._presence.hold()
         options = self.options

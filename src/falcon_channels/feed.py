@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Iterable
 from enum import IntEnum
 
+from falcon_channels.brokers.base import StreamSettings
 from falcon_channels.connection import Connection
 from falcon_channels.options import ChannelOptions
 from falcon_channels.protocol import recovery
@@ -39,6 +40,16 @@ class FeedState(IntEnum):
     OPENING = 0
     LIVE = 1
     REPAIRING = 2
+
+
+def stream_settings(options: ChannelOptions) -> StreamSettings:
+    """Return what a broker needs to know of a channel's options."""
+    return StreamSettings(
+        size=options.history_size,
+        ttl_s=options.history_ttl_s,
+        meta_ttl_s=options.meta_ttl_s,
+        idempotency_ttl_s=options.idempotency_ttl_s,
+    )
 
 
 class Feed:
@@ -78,9 +89,9 @@ class Feed:
         #: How many joins are under way: a feed with any of them stays open.
         self.holds = 0
         self.groups: dict[Encoder, dict[Subscription, Connection]] = {}
-        self.ahead: set[Subscription] = set()
-        self.joining: set[Subscription] = set()
-        self.lagging: set[Subscription] = set()
+        self.ahead: dict[Subscription, None] = {}
+        self.joining: dict[Subscription, None] = {}
+        self.lagging: dict[Subscription, None] = {}
         #: What was taken in this turn of the event loop.
         self.turn: list[Item] = []
         self.kept: list[tuple[Publication, str]] = []
@@ -157,12 +168,14 @@ class Feed:
     def _take_kept(self) -> bool:
         kept, overflow = self.kept, self.kept_overflow
         self._drop_kept()
-        if overflow:
+        if overflow or (
+            kept and kept[-1][0].offset and kept[-1][1] != self.position.epoch
+        ):
+            # NOTE: of the log before this one, or of the next: the log tells.
             self.state = FeedState.REPAIRING
             return True
         for publication, epoch in kept:
             if publication.offset and epoch != self.position.epoch:
-                # NOTE: of the log before this one, unless something newer follows.
                 continue
             if self.take(publication, epoch):
                 return True
@@ -197,21 +210,21 @@ class Feed:
         """Keep for a JOINING subscription what is taken from now on."""
         subscription.kept = []
         subscription.kept_bytes = 0
-        self.joining.add(subscription)
+        self.joining[subscription] = None
 
     def add(self, subscription: Subscription, offset: int | None = None) -> None:
         """Add a subscription that stands at `offset`, or where the feed stands.
 
         The caller has flushed `turn`.
         """
-        self.joining.discard(subscription)
+        self.joining.pop(subscription, None)
         subscription.kept = None
         subscription.joined = True
         self.members += 1
         if offset is not None and offset > self.position.offset:
             subscription.state = State.AHEAD
             subscription.offset = offset
-            self.ahead.add(subscription)
+            self.ahead[subscription] = None
         else:
             self._make_live(subscription)
 
@@ -221,16 +234,16 @@ class Feed:
         if state is State.ENDED:
             return
         if state is State.JOINING:
-            self.joining.discard(subscription)
+            self.joining.pop(subscription, None)
             subscription.kept = None
             return
         self.members -= 1
         if state is State.LIVE:
             self._leave_group(subscription)
         elif state is State.AHEAD:
-            self.ahead.discard(subscription)
+            self.ahead.pop(subscription, None)
         else:
-            self.lagging.discard(subscription)
+            self.lagging.pop(subscription, None)
             subscription.pending = None
 
     def subscriptions(self) -> list[Subscription]:
@@ -261,7 +274,7 @@ class Feed:
         subscription.state = State.LAGGING
         subscription.pending = deque()
         subscription.pending_bytes = 0
-        self.lagging.add(subscription)
+        self.lagging[subscription] = None
 
     def keep_pending(self, subscription: Subscription, items: Iterable[Item]) -> int:
         """Keep `items` for a LAGGING subscription; return how many were dropped."""
@@ -285,7 +298,7 @@ class Feed:
         items = list(subscription.pending or ())
         subscription.pending = None
         subscription.pending_bytes = 0
-        self.lagging.discard(subscription)
+        self.lagging.pop(subscription, None)
         self._make_live(subscription)
         return items
 
@@ -293,7 +306,7 @@ class Feed:
         """Make those AHEAD subscriptions LIVE that the feed has reached."""
         offset = self.position.offset
         for subscription in [s for s in self.ahead if s.offset <= offset]:
-            self.ahead.discard(subscription)
+            self.ahead.pop(subscription, None)
             self._make_live(subscription)
 
 

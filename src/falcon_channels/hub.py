@@ -12,10 +12,7 @@ What reaches it, and in which order it leaves:
 * `join` and `leave` are the only ways in and out of a channel. A join that was
   overtaken by a leave, or by the end of its connection, leaves nothing behind.
 
-The hub never trusts that nothing was lost. A gap in the offsets, a restored link and a
-regular look at the broker's position all lead to `_repair`, which reads the log once
-for all subscribers of the channel. Where the log does not reach back, every subscriber
-is told so (*insufficient state*), and none is left waiting.
+The hub never trusts that nothing was lost: see the page of `repair`.
 """
 
 from __future__ import annotations
@@ -24,13 +21,13 @@ import asyncio
 from collections.abc import Callable
 from collections.abc import Coroutine
 import logging
+import math
 from typing import Any
 from typing import NamedTuple
 
 import msgspec
 
 from falcon_channels.brokers.base import Broker
-from falcon_channels.brokers.base import StreamSettings
 from falcon_channels.connection import Connection
 from falcon_channels.control import decode_control
 from falcon_channels.control import DisconnectUser
@@ -44,6 +41,7 @@ from falcon_channels.errors import UnsubscribedError
 from falcon_channels.fanout import FanOut
 from falcon_channels.feed import Feed
 from falcon_channels.feed import FeedState
+from falcon_channels.feed import stream_settings as stream_settings
 from falcon_channels.metrics import Counters
 from falcon_channels.options import ChannelOptions
 from falcon_channels.options import ChannelsOptions
@@ -51,6 +49,7 @@ from falcon_channels.protocol import recovery
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
 from falcon_channels.publication import Signal
+from falcon_channels.repair import Repairs
 from falcon_channels.subscription import Subscription
 from falcon_channels.subscription import SubscriptionState as State
 
@@ -59,8 +58,12 @@ _logger = logging.getLogger('falcon_channels')
 #: Unsubscribe code: what the client missed is not known; it may subscribe again.
 INSUFFICIENT_STATE = 2500
 
-#: How often a join or a repair reads the log again before it gives up.
+#: How often a join reads the log again before it gives up.
 _ATTEMPTS = 5
+#: How long a join waits for the repair of its channel before it reads again.
+_REPAIR_TIMEOUT_S = 5.0
+#: How many channels are unsubscribed at the broker at the same time.
+_SHUT_BATCH = 64
 
 
 class Joined(NamedTuple):
@@ -75,16 +78,6 @@ class Joined(NamedTuple):
     position: Position
     publications: list[Publication]
     recovered: bool | None
-
-
-def stream_settings(options: ChannelOptions) -> StreamSettings:
-    """Return what a broker needs to know of a channel's options."""
-    return StreamSettings(
-        size=options.history_size,
-        ttl_s=options.history_ttl_s,
-        meta_ttl_s=options.meta_ttl_s,
-        idempotency_ttl_s=options.idempotency_ttl_s,
-    )
 
 
 class Hub:
@@ -107,10 +100,20 @@ class Hub:
         self.on_subscribe_user: Callable[[Connection, SubscribeUser], None] = _ignore
         #: Whether announcements of the broker do not arrive now.
         self.link_lost = False
+        #: Whether no connection is taken any more.
+        self.draining = False
         #: Called with each subscription that has ended; presence listens here.
         self.on_left: Callable[[Subscription], None] = _ignore
         self._feeds: dict[str, Feed] = {}
         self._fan_out = FanOut(self._feeds, self.counters, options.max_backlog_bytes)
+        self._repairs = Repairs(
+            self._feeds,
+            broker,
+            self._fan_out,
+            self.counters,
+            self.spawn,
+            self._give_up,
+        )
         #: Called by connections that have something to write.
         self.on_output = self._fan_out.on_output
         #: Channels that are being subscribed or unsubscribed at the broker.
@@ -129,7 +132,8 @@ class Hub:
         self.spawn(self._keep_house(), 'housekeeping')
         if self.options.position_check_s is not None:
             self.spawn(
-                self._check_positions(self.options.position_check_s), 'position check'
+                self._repairs.check_positions(self.options.position_check_s),
+                'position check',
             )
 
     async def close(self) -> None:
@@ -168,10 +172,12 @@ class Hub:
         """Know a connection from now on.
 
         Raises:
-            ClosedError: The hub is closed.
+            ClosedError: The hub is closed or drains, or the connection is over already.
         """
-        if self._closed:
+        if self._closed or self.draining:
             raise ClosedError('the hub is closed')
+        if connection.closed:
+            raise ClosedError('the connection has ended already')
         self.connections[connection.id] = connection
         self._by_user.setdefault(connection.user, set()).add(connection)
 
@@ -247,7 +253,7 @@ class Hub:
             else:
                 joined = await self._join_recovering(feed, subscription, since)
         finally:
-            feed.joining.discard(subscription)
+            feed.joining.pop(subscription, None)
             feed.holds -= 1
             self._note_idle(feed)
         if joined.recovered is not None:
@@ -316,7 +322,9 @@ class Hub:
             )
             self._must_go_on(subscription)
             if page.position.epoch != feed.position.epoch:
-                await self._repair_now(feed)
+                if feed.state is FeedState.LIVE:
+                    self._repairs.begin(feed)
+                await self._repairs.wait(feed, _REPAIR_TIMEOUT_S)
                 continue
             kept = subscription.kept
             if kept is None:
@@ -341,7 +349,7 @@ class Hub:
 
     async def _hold(self, channel: str, options: ChannelOptions) -> Feed:
         """Return the feed of a channel, open, and held by the caller."""
-        while True:
+        while not self._closed:
             feed = self._feeds.get(channel)
             task = self._changing.get(channel)
             if feed is not None and task is None:
@@ -349,40 +357,58 @@ class Hub:
                 self._idle.pop(channel, None)
                 return feed
             if task is None:
-                task = asyncio.get_running_loop().create_task(
-                    self._open(channel, options), name=f'falcon_channels open {channel}'
-                )
-                self._changing[channel] = task
-                task.add_done_callback(_retrieve)
-            # NOTE: shielded, for others may wait for the same task.
-            await asyncio.shield(task)
+                task = self._change(channel, self._open(channel, options), 'open')
+            # NOTE: others may wait for the same task, so that who is cancelled here
+            #   does not cancel it.
+            await asyncio.wait([task])
+            if not task.cancelled() and (ex := task.exception()) is not None:
+                raise ex
+        raise ClosedError('the hub is closed')
+
+    def _change(
+        self, channel: str, coroutine: Coroutine[Any, Any, None], name: str
+    ) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(
+            coroutine, name=f'falcon_channels {name} {channel}'
+        )
+        self._changing[channel] = task
+        task.add_done_callback(_retrieve)
+        return task
 
     async def _open(self, channel: str, options: ChannelOptions) -> None:
         feed = Feed(channel, options, self.options.max_pending_bytes)
         self._feeds[channel] = feed
+        links = self._repairs.links
         try:
             position = await self.broker.subscribe(channel, stream_settings(options))
-        except BaseException:
+        except BaseException as ex:
             del self._feeds[channel]
+            if isinstance(ex, BrokerUnavailableError):
+                # NOTE: it may have happened, and only the answer was lost.
+                await self._unsubscribe_at_broker(channel)
             raise
         finally:
             del self._changing[channel]
         gap = feed.open(position)
         if feed.turn:
             self._fan_out.mark(feed)
-        if gap:
-            self.spawn(self._repair(feed), 'repair')
+        # NOTE: what was missed while the link was lost may lie after `position`.
+        if gap or (links != self._repairs.links and options.history_size):
+            self._repairs.begin(feed)
         self._note_idle(feed)
 
     async def _shut(self, feed: Feed) -> None:
-        channel = feed.channel
-        del self._feeds[channel]
+        del self._feeds[feed.channel]
+        try:
+            await self._unsubscribe_at_broker(feed.channel)
+        finally:
+            del self._changing[feed.channel]
+
+    async def _unsubscribe_at_broker(self, channel: str) -> None:
         try:
             await self.broker.unsubscribe(channel)
         except BrokerUnavailableError as ex:
             _logger.warning('could not unsubscribe %r at the broker: %s', channel, ex)
-        finally:
-            del self._changing[channel]
 
     def _note_idle(self, feed: Feed) -> None:
         if feed.idle and self._loop is not None:
@@ -400,17 +426,17 @@ class Hub:
                 if when_s > now_s:
                     break
                 due.append(channel)
-            for channel in due:
-                del self._idle[channel]
-                feed = self._feeds.get(channel)
-                if feed is None or not feed.idle or channel in self._changing:
-                    continue
-                task = asyncio.get_running_loop().create_task(
-                    self._shut(feed), name=f'falcon_channels shut {channel}'
-                )
-                self._changing[channel] = task
-                task.add_done_callback(_retrieve)
-                await asyncio.shield(task)
+            for start in range(0, len(due), _SHUT_BATCH):
+                tasks = []
+                for channel in due[start : start + _SHUT_BATCH]:
+                    # NOTE: while others were shut it may have come to life again.
+                    if self._idle.get(channel, math.inf) > now_s:
+                        continue
+                    del self._idle[channel]
+                    feed = self._feeds.get(channel)
+                    if feed is not None and feed.idle and channel not in self._changing:
+                        tasks.append(self._change(channel, self._shut(feed), 'shut'))
+                await asyncio.gather(*tasks)
 
     # --- what the broker announces ---------------------------------------------------
 
@@ -427,7 +453,7 @@ class Hub:
             self._fan_out.mark(feed)
         if gap:
             self.counters.gaps += 1
-            self.spawn(self._repair(feed), 'repair')
+            self._repairs.begin(feed)
 
     def on_signal(self, channel: str, signal: bytes) -> None:
         """Give a join or leave to the subscribers of a channel."""
@@ -483,47 +509,7 @@ class Hub:
         """Read what was missed, once per channel."""
         self.link_lost = False
         _logger.warning('the link to the broker is back; reading what was missed')
-        for feed in self._feeds.values():
-            if feed.options.history_size and feed.state is FeedState.LIVE:
-                feed.state = FeedState.REPAIRING
-                self.spawn(self._repair(feed), 'repair')
-
-    # --- repairing -------------------------------------------------------------------
-
-    async def _repair_now(self, feed: Feed) -> None:
-        if feed.state is FeedState.LIVE:
-            feed.state = FeedState.REPAIRING
-            await self._repair(feed)
-
-    async def _repair(self, feed: Feed) -> None:
-        """Read what a feed missed until it is LIVE; its state is REPAIRING."""
-        settings = stream_settings(feed.options)
-        delay_s = 0.05
-        attempts = 0
-        while self._feeds.get(feed.channel) is feed:
-            self._fan_out.flush_feed(feed)
-            try:
-                page = await self.broker.history(
-                    feed.channel,
-                    settings,
-                    since=feed.position.offset,
-                    limit=max(feed.options.recovery_limit, feed.options.history_size),
-                )
-            except BrokerUnavailableError as ex:
-                _logger.warning('cannot repair %r yet: %s', feed.channel, ex)
-                await asyncio.sleep(delay_s)
-                delay_s = min(delay_s * 2, 5.0)
-                continue
-            attempts += 1
-            outcome = feed.repair(page)
-            if outcome:
-                self.counters.repairs += 1
-                self._fan_out.flush_feed(feed)
-                return
-            if outcome is None or attempts >= _ATTEMPTS:
-                self._give_up(feed)
-                if feed.state is FeedState.LIVE:
-                    return
+        self._repairs.begin_all()
 
     def _give_up(self, feed: Feed) -> None:
         """End all subscriptions of a feed: what they missed is not known."""
@@ -537,28 +523,6 @@ class Hub:
         )
         for subscription in subscriptions:
             self.unsubscribe(subscription, INSUFFICIENT_STATE, 'insufficient state')
-
-    async def _check_positions(self, interval_s: float) -> None:
-        """Compare positions with the broker's: a lost last publication shows no gap."""
-        while True:
-            await asyncio.sleep(interval_s)
-            for feed in list(self._feeds.values()):
-                if not feed.options.history_size or feed.state is not FeedState.LIVE:
-                    continue
-                before = feed.position
-                try:
-                    page = await self.broker.history(
-                        feed.channel, stream_settings(feed.options), limit=0
-                    )
-                except BrokerUnavailableError:
-                    break
-                # NOTE: only what was missing all the while counts; the position may
-                #   have been read just before its announcement arrived.
-                if feed.position == before != page.position:
-                    await asyncio.sleep(min(1.0, interval_s / 10))
-                    if feed.position == before and feed.state is FeedState.LIVE:
-                        self.counters.gaps += 1
-                        await self._repair_now(feed)
 
 
 def _ignore(*something: object) -> None:
