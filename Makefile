@@ -50,6 +50,10 @@ test: setup system  ## Run all tests (PYTEST_ARGS='-k name' picks some)
 conformance: setup  ## Run the Autobahn TestSuite (a release gate; needs a Python 2.7)
 	$(BIN)/python scripts/conformance.py $(CONFORMANCE_ARGS)
 
+.PHONY: simulate
+simulate: setup  ## Simulate SEEDS worlds of the hub without sockets, or replay one (SEED=n)
+	cd tests && $(abspath $(BIN))/python -m simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),1000))
+
 .PHONY: check
 check: setup  ## Formatting, lint, types and architecture
 	$(BIN)/ruff format --check .

@@ -1,0 +1,39 @@
+"""Simulate many worlds, or replay one: ``make simulate SEEDS=1000``, ``SEED=7``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import traceback
+
+from simulation.world import simulate
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--seeds', type=int, default=1000, help='how many worlds')
+    parser.add_argument('--first', type=int, default=0, help='the first seed')
+    parser.add_argument('--seed', type=int, help='replay this one and print its trace')
+    args = parser.parse_args()
+    if args.seed is not None:
+        world = simulate(args.seed)
+        print('\n'.join(world.trace))
+        return 0
+    failed = []
+    start = time.monotonic()
+    for seed in range(args.first, args.first + args.seeds):
+        try:
+            simulate(seed)
+        except Exception:
+            failed.append(seed)
+            print(traceback.format_exc(limit=-3))
+            if len(failed) == 10:
+                break
+    seconds = time.monotonic() - start
+    print(f'{args.seeds} worlds in {seconds:.1f} s; failed: {failed}')
+    return 1 if failed else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,480 @@
+"""One simulated world: processes, devices, weather, and what must always hold."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+import logging
+import random
+from typing import Any
+
+import falcon
+
+from falcon_channels import BrokerUnavailableError
+from falcon_channels import ChannelOptions
+from falcon_channels import Channels
+from falcon_channels import ChannelsOptions
+from falcon_channels import ClosedError
+from falcon_channels import UnsubscribedError
+from falcon_channels.feed import stream_settings
+from falcon_channels.protocol import recovery
+from falcon_channels.publication import Position
+from falcon_channels.testing.client import SimulatedClient
+from falcon_channels.testing.clock import run_with_fake_clock
+from simulation.actor import Actor
+from simulation.storm import Store
+from simulation.storm import StormyBroker
+
+BACKLOG_BYTES = 1500
+MAX_PUBLICATION_BYTES = 100
+
+ROUTES = {
+    'log:{name}': ChannelOptions(
+        history_size=12,
+        history_ttl_s=30.0,
+        presence=True,
+        presence_ttl_s=6.0,
+        join_leave='user',
+        leave_grace_s=1.0,
+        max_backlog_bytes=BACKLOG_BYTES,
+        max_publication_bytes=MAX_PUBLICATION_BYTES,
+    ),
+    'deep:{name}': ChannelOptions(
+        history_size=1000,
+        presence=True,
+        presence_ttl_s=9.0,
+        join_leave='connection',
+        max_backlog_bytes=BACKLOG_BYTES,
+        max_publication_bytes=MAX_PUBLICATION_BYTES,
+    ),
+    'state:{name}': ChannelOptions(
+        history_size=1,
+        recovery='latest',
+        slow_reader='latest',
+        max_backlog_bytes=BACKLOG_BYTES,
+        max_publication_bytes=MAX_PUBLICATION_BYTES,
+    ),
+    'lossy:{name}': ChannelOptions(
+        slow_reader='drop_oldest',
+        join_leave='connection',
+        max_backlog_bytes=BACKLOG_BYTES,
+        max_publication_bytes=MAX_PUBLICATION_BYTES,
+    ),
+    'plain:{name}': ChannelOptions(
+        max_backlog_bytes=BACKLOG_BYTES, max_publication_bytes=MAX_PUBLICATION_BYTES
+    ),
+}
+CHANNELS = ['log:a', 'log:b', 'deep:a', 'state:a', 'lossy:a', 'plain:a']
+
+
+class Violation(AssertionError):
+    """Something that must never happen did."""
+
+
+class Process:
+    """One process: a `Channels` object and its link to the store."""
+
+    def __init__(self, world: World) -> None:
+        self.broker = StormyBroker(world.store, world.rng, world.calm)
+        self.channels = Channels(
+            self.broker,
+            ChannelsOptions(
+                linger_s=0.4,
+                position_check_s=5.0,
+                max_backlog_bytes=BACKLOG_BYTES,
+                max_pending_bytes=700,
+                drain_interval_s=0.05,
+                drain_batch=3,
+            ),
+        )
+        for template, options in ROUTES.items():
+            self.channels.add_route(template, None, options)
+
+
+class World:
+    """A world that follows from its seed.
+
+    Args:
+        seed: Decides everything.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.rng = random.Random(seed)
+        #: Whether links hold, calls are quick, and no process dies.
+        self.calm = self.rng.random() < 0.25
+        self.store = Store(asyncio.get_running_loop())
+        self.trace: list[str] = []
+        self.breaks = 0
+        self.published: list[tuple[str, bytes]] = []
+        self.processes: list[Process] = []
+        self.actors: list[Actor] = []
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._failure: str | None = None
+
+    # --- what is noted ---------------------------------------------------------------
+
+    def note(self, *facts: object) -> None:
+        now_s = asyncio.get_running_loop().time()
+        self.trace.append(f'{now_s:.6f} ' + ' '.join(map(str, facts)))
+
+    def fail(self, what: str) -> None:
+        # NOTE: not raised here, for this may be called from inside the hub.
+        self._failure = self._failure or what
+
+    # --- the story -------------------------------------------------------------------
+
+    async def run(self) -> None:
+        await self.store.start()
+        for _ in range(2):
+            await self._start_process()
+        for number in range(self.rng.randint(3, 7)):
+            self.actors.append(Actor(self, f'device{number}', f'user{number // 2}'))
+        for _ in range(self.rng.randint(40, 140)):
+            self._step()
+            if self.rng.random() < 0.7:
+                await asyncio.sleep(self.rng.expovariate(20.0))
+            elif self.rng.random() < 0.05:
+                await asyncio.sleep(self.rng.uniform(1.0, 8.0))
+            self._check_bounds()
+            self._check_failure()
+        await self._settle()
+        await self._check_settled()
+        self._check_failure()
+        await self._leave()
+        self._check_failure()
+
+    async def _start_process(self) -> None:
+        process = Process(self)
+        await process.channels.start()
+        self.processes.append(process)
+
+    def _check_failure(self) -> None:
+        if self._failure is not None:
+            raise Violation(self._failure)
+
+    def _task(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_done)
+        return task
+
+    def _on_done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self._failure = self._failure or repr(task.exception())
+
+    def _step(self) -> None:
+        rng = self.rng
+        actor = rng.choice(self.actors)
+        client = actor.client
+        if client is not None and client.end is not None:
+            self.note(actor.name, 'was disconnected', client.end[0])
+            actor.forget_connection()
+            client = None
+        roll = rng.random()
+        if roll < 0.40:
+            for _ in range(rng.choice([1, 1, 2, 5, 12])):
+                self._publish(rng.choice(CHANNELS[: rng.choice([1, 3, 6])]))
+        elif client is None:
+            self._connect(actor)
+        elif roll < 0.65:
+            self._subscribe(actor, rng.choice(CHANNELS))
+        elif roll < 0.72:
+            channel = rng.choice(CHANNELS)
+            self.note(actor.name, 'unsubscribes', channel)
+            actor.unsubscribe(channel)
+        elif roll < 0.79:
+            self.note(actor.name, 'disconnects')
+            client.disconnect()
+            actor.forget_connection()
+        elif roll < 0.86:
+            self.note(actor.name, 'stops reading')
+            client.stop_reading()
+        elif roll < 0.93:
+            self.note(actor.name, 'reads again')
+            client.read_again()
+        else:
+            self._weather()
+
+    def _weather(self) -> None:
+        rng = self.rng
+        roll = rng.random()
+        channel = rng.choice(CHANNELS)
+        if roll < 0.15:
+            self.note('history removed', channel)
+            self._task(self.store.memory.remove_history(channel))
+        elif roll < 0.3 and not self.calm:
+            self.note('log lost', channel)
+            self.breaks += 1
+            self.store.lose_log(channel)
+        elif roll < 0.7 and not self.calm:
+            self.note('link breaks')
+            self._task(self._break_link(rng.choice(self.processes)))
+        elif roll < 0.8 and not self.calm:
+            self._task(self._replace(rng.randrange(len(self.processes))))
+        else:
+            process = rng.choice(self.processes).channels
+            user = f'user{rng.randrange(4)}'
+            self.note('unsubscribe', user, channel)
+            self._task(self._quietly(process.unsubscribe(user, channel)))
+
+    async def _break_link(self, process: Process) -> None:
+        self.breaks += 1
+        await process.broker.break_link()
+        self.breaks += 1
+
+    async def _quietly(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        try:
+            await coroutine
+        except (BrokerUnavailableError, ClosedError):
+            return
+
+    async def _replace(self, number: int) -> None:
+        """Let a process drain and end, and start another in its place."""
+        self.note('process', number, 'ends')
+        new = Process(self)
+        await new.channels.start()
+        old, self.processes[number] = self.processes[number], new
+        self.breaks += 1
+        await old.channels.close()
+
+    def _connect(self, actor: Actor) -> None:
+        actor.connect(self.rng.randrange(len(self.processes)))
+        assert actor.client is not None
+        self.note(actor.name, 'connects to', actor.process)
+        self._task(self._enter(actor.client))
+        self._subscribe(actor, self.rng.choice(CHANNELS))
+
+    async def _enter(self, client: SimulatedClient) -> None:
+        try:
+            await client.__aenter__()
+        except (ClosedError, falcon.HTTPServiceUnavailable):
+            client.transport.abort()
+
+    def _subscribe(self, actor: Actor, channel: str) -> None:
+        client = actor.client
+        assert client is not None
+        if channel in client.connection.subscriptions or channel in actor.live:
+            return
+        fresh = self.rng.random() < 0.15
+        self.note(actor.name, 'subscribes', channel, fresh)
+        task = self._task(self._subscribing(actor, channel, fresh))
+        if self.rng.random() < 0.1:
+            asyncio.get_running_loop().call_later(
+                self.rng.expovariate(50.0), task.cancel
+            )
+
+    async def _subscribing(self, actor: Actor, channel: str, fresh: bool) -> None:
+        client = actor.client
+        try:
+            if client is None or client.transport.end is not None:
+                return
+            if channel in client.connection.subscriptions:
+                return
+            await actor.subscribe(channel, fresh)
+        except (
+            BrokerUnavailableError,
+            UnsubscribedError,
+            ClosedError,
+            falcon.HTTPServiceUnavailable,
+        ) as ex:
+            self.note(actor.name, channel, type(ex).__name__)
+
+    def _publish(self, channel: str) -> None:
+        data = f'{channel} {len(self.published)}'.ljust(self.rng.choice([16, 60]), '.')
+        payload = b'"%s"' % data.encode()
+        self.published.append((channel, payload))
+        self.note('publish', data)
+        self._task(self._publishing(channel, data))
+
+    async def _publishing(self, channel: str, data: str) -> None:
+        process = self.rng.choice(self.processes)
+        while True:
+            try:
+                await process.channels.publish(channel, data, idempotency_key=data)
+                return
+            except (BrokerUnavailableError, ClosedError):
+                await asyncio.sleep(0.5)
+                process = self.rng.choice(self.processes)
+
+    # --- what always holds -----------------------------------------------------------
+
+    def _check_bounds(self) -> None:
+        """Nothing grows beyond its limit, at any time."""
+        for process in self.processes:
+            hub = process.channels.hub
+            for connection in hub.connections.values():
+                backlog_bytes = connection.transport.backlog_bytes
+                # NOTE: one turn may go over it, and what was recovered is extra.
+                limit_bytes = 3 * BACKLOG_BYTES + 30 * MAX_PUBLICATION_BYTES
+                if backlog_bytes > limit_bytes:
+                    self.fail(f'{backlog_bytes} bytes wait for {connection}')
+            for feed in hub._feeds.values():
+                for subscription in feed.lagging:
+                    if subscription.pending_bytes > BACKLOG_BYTES:
+                        self.fail(f'{subscription} keeps {subscription.pending_bytes}')
+                if feed.kept_bytes > 700 + MAX_PUBLICATION_BYTES:
+                    self.fail(f'{feed.channel} keeps {feed.kept_bytes} bytes')
+
+    async def _settle(self) -> None:
+        """Let the weather clear, everything arrive, and everybody read."""
+        while self._tasks:
+            await asyncio.wait(list(self._tasks))
+            self._check_failure()
+        for actor in self.actors:
+            if actor.client is not None:
+                actor.client.read_again()
+        # NOTE: the longest of: position check, repair, presence, linger; and delays.
+        await asyncio.sleep(30.0)
+        self._check_failure()
+
+    async def _check_settled(self) -> None:
+        stored = [p.data for log in self.store.truth.values() for p in log]
+        if sorted(stored) != sorted(payload for _, payload in self.published):
+            self.fail('what was published is not what was stored, once each')
+        for actor in self.actors:
+            client = actor.client
+            if client is None or client.end is not None:
+                actor.forget_connection()
+                continue
+            # NOTE: a subscription whose request was cancelled has no client.
+            for channel in list(client.connection.subscriptions):
+                if channel not in actor.live:
+                    self.fail(f'{actor.name} does not know of {channel}')
+            for channel in actor.live:
+                if channel not in client.connection.subscriptions:
+                    self.fail(f'{actor.name} waits for {channel} in vain')
+                if channel.startswith(('log', 'deep', 'state')):
+                    top = await self._top(channel)
+                    if actor.positions[channel] != top:
+                        self.fail(
+                            f'{actor.name} stands at {actor.positions[channel]} '
+                            f'in {channel}, and the log at {top}'
+                        )
+        await self._check_presence()
+        await self._check_return()
+
+    async def _top(self, channel: str) -> Position:
+        options = next(o for t, o in ROUTES.items() if t[:3] == channel[:3])
+        page = await self.store.memory.history(
+            channel, stream_settings(options), limit=0
+        )
+        return page.position
+
+    async def _check_presence(self) -> None:
+        for channel in ('log:a', 'log:b', 'deep:a'):
+            there = await self.store.memory.presence(channel)
+            live = {
+                actor.client.connection.id: actor
+                for actor in self.actors
+                if actor.client is not None and channel in actor.live
+            }
+            if set(there) != set(live):
+                ghosts = sorted(i.user for c, i in there.items() if c not in live)
+                missing = sorted(a.name for c, a in live.items() if c not in there)
+                self.fail(f'{channel}: ghosts {ghosts}, missing {missing}')
+
+    async def _check_return(self) -> None:
+        """Who was away and comes back gets what the log still has, exactly."""
+        for actor in self.actors:
+            if actor.client is None:
+                actor.connect(self.rng.randrange(len(self.processes)))
+                assert actor.client is not None
+                await actor.client.__aenter__()
+            for channel in ('log:a', 'log:b', 'deep:a'):
+                since = actor.positions.get(channel)
+                if channel in actor.live or since is None:
+                    continue
+                page = await self.store.memory.history(
+                    channel,
+                    stream_settings(ROUTES[channel[:-1] + '{name}']),
+                    since=since.offset,
+                )
+                expected = recovery.missed(since, page)
+                joined = await actor.subscribe(channel, fresh=False)
+                await asyncio.sleep(1.0)
+                if joined.recovered != (expected is not None):
+                    self.fail(f'{actor.name} back in {channel} at {since}: {joined}')
+                if actor.positions[channel] != page.position:
+                    self.fail(
+                        f'{actor.name} back in {channel} at {since} came to '
+                        f'{actor.positions[channel]}, not to {page.position}'
+                    )
+
+    async def _leave(self) -> None:
+        """All go; nothing is left, anywhere."""
+        for actor in self.actors:
+            if actor.client is not None:
+                actor.client.disconnect()
+                actor.forget_connection()
+        await asyncio.sleep(30.0)
+        self._check_failure()
+        for process in self.processes:
+            hub = process.channels.hub
+            left = {
+                'connections': hub.connections,
+                'users': hub._by_user,
+                'feeds': hub._feeds,
+                'changing': hub._changing,
+                'idle': hub._idle,
+                'subscribed': process.broker._subscribed,
+            }
+            for name, there in left.items():
+                if there:
+                    self.fail(f'{name} left: {there}')
+        if self.store.memory._presence:
+            self.fail(f'presence left: {self.store.memory._presence}')
+        for process in self.processes:
+            await process.channels.close()
+            await process.channels.close()
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        if tasks:
+            self.fail(f'tasks left: {tasks}')
+
+
+class _CriticalIsFailure(logging.Handler):
+    """A task of the hub that dies is logged as critical, and fails the simulation."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(logging.CRITICAL)
+        self._world = world
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        if record.exc_info:
+            message += f': {record.exc_info[1]!r}'
+        self._world._failure = self._world._failure or message
+
+
+def simulate(seed: int) -> World:
+    """Run the world of a seed.
+
+    Raises:
+        Violation: Something that must hold does not; the message has the seed.
+    """
+
+    async def run() -> World:
+        world = World(seed)
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _, context: world.fail(f'{context}')
+        )
+        logger = logging.getLogger('falcon_channels')
+        handler = _CriticalIsFailure(world)
+        before = logger.level, logger.propagate
+        logger.addHandler(handler)
+        logger.setLevel(logging.CRITICAL)
+        logger.propagate = False
+        try:
+            await world.run()
+        except Violation as ex:
+            raise Violation(
+                f'seed {seed}: {ex}\nreplay it: make simulate SEED={seed}'
+            ) from None
+        finally:
+            logger.removeHandler(handler)
+            logger.level, logger.propagate = before
+        return world
+
+    random.seed(seed)
+    return run_with_fake_clock(run())
