@@ -11,6 +11,7 @@ from falcon_channels.errors import OptionsError
 #: Scheme of the URL: (module, class, what to install for it or ``None``).
 BROKERS: dict[str, tuple[str, str, str | None]] = {
     'memory': ('falcon_channels.brokers.memory', 'MemoryBroker', None),
+    'sqlite': ('falcon_channels.brokers.sqlite', 'SqliteBroker', None),
 }
 
 
@@ -35,5 +36,7 @@ def open_broker(url: str | None) -> Broker:
             f"pip install 'falcon-channels[{extra}]'"
         ) from ex
     broker_class = getattr(module, class_name)
-    broker: Broker = broker_class() if scheme == 'memory' else broker_class(url)
+    broker: Broker = (
+        broker_class() if scheme == 'memory' else broker_class.from_url(url)
+    )
     return broker

@@ -1,0 +1,5 @@
+"""The broker of one host: a SQLite file that several processes share."""
+
+from falcon_channels.brokers.sqlite.broker import SqliteBroker
+
+__all__ = ['SqliteBroker']

@@ -1,0 +1,198 @@
+"""The database file: its tables, its version, and its errors in words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+import secrets
+import sqlite3
+import time
+
+from falcon_channels.errors import BrokerUnavailableError
+
+#: "FaCh", in the file's header: whose database it is.
+APPLICATION_ID = 0x46614368
+#: Of the tables below. A release that changes them counts it up.
+FORMAT_VERSION = 1
+
+# head: one row. `last_id` is the id of the newest row of `items`, `clock_ms` the
+#   time of the newest transaction, which never goes back. `base` and `generation`
+#   make the epoch of the next new log.
+# channels: logs. `top` is the offset of the newest publication; what is in the log has
+#   offsets above `low`.
+# items: everything that is announced, in the order of its ids, which have no gaps but
+#   those that the sweep makes. A publication of a log names its channel by `channel`,
+#   everything else by `name`.
+_TABLES = """
+CREATE TABLE head (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    last_id INTEGER NOT NULL,
+    clock_ms INTEGER NOT NULL,
+    base TEXT NOT NULL,
+    generation INTEGER NOT NULL
+);
+CREATE TABLE channels (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    name BLOB NOT NULL UNIQUE,
+    epoch TEXT NOT NULL,
+    top INTEGER NOT NULL,
+    low INTEGER NOT NULL,
+    size INTEGER NOT NULL,
+    forget_ms INTEGER
+);
+CREATE INDEX channels_forget ON channels (forget_ms) WHERE forget_ms IS NOT NULL;
+CREATE TABLE items (
+    id INTEGER PRIMARY KEY,
+    kind INTEGER NOT NULL,
+    channel INTEGER,
+    name BLOB,
+    offset INTEGER,
+    stored_ms INTEGER NOT NULL,
+    until_ms INTEGER,
+    body BLOB NOT NULL
+);
+CREATE UNIQUE INDEX items_log ON items (channel, offset) WHERE channel IS NOT NULL;
+CREATE INDEX items_until ON items (until_ms) WHERE until_ms IS NOT NULL;
+CREATE TABLE keys (
+    channel BLOB NOT NULL,
+    key BLOB NOT NULL,
+    offset INTEGER NOT NULL,
+    epoch TEXT NOT NULL,
+    until_ms INTEGER NOT NULL,
+    PRIMARY KEY (channel, key)
+) WITHOUT ROWID;
+CREATE INDEX keys_until ON keys (until_ms);
+CREATE TABLE presence (
+    channel BLOB NOT NULL,
+    client BLOB NOT NULL,
+    user BLOB NOT NULL,
+    info BLOB NOT NULL,
+    until_ms INTEGER NOT NULL,
+    PRIMARY KEY (channel, client)
+) WITHOUT ROWID;
+CREATE INDEX presence_user ON presence (channel, user);
+CREATE INDEX presence_until ON presence (until_ms);
+CREATE TABLE revocations (
+    channel BLOB NOT NULL,
+    user BLOB NOT NULL,
+    until_ms INTEGER NOT NULL,
+    PRIMARY KEY (channel, user)
+) WITHOUT ROWID;
+CREATE INDEX revocations_until ON revocations (until_ms);
+"""
+
+_ADVICE = {
+    sqlite3.SQLITE_FULL: 'the disk is full',
+    sqlite3.SQLITE_BUSY: 'another process holds its lock',
+    sqlite3.SQLITE_LOCKED: 'another process holds its lock',
+    sqlite3.SQLITE_CORRUPT: 'the file is damaged; restore it, or move it away',
+    sqlite3.SQLITE_NOTADB: 'the file is damaged, or no SQLite database',
+    sqlite3.SQLITE_IOERR: 'it cannot be read or written (disk full or failing?)',
+    sqlite3.SQLITE_READONLY: 'the file cannot be written',
+    sqlite3.SQLITE_CANTOPEN: 'the file cannot be opened; does its folder exist?',
+    sqlite3.SQLITE_PERM: 'the file cannot be opened',
+}
+
+
+def unavailable(path: Path, error: sqlite3.Error) -> BrokerUnavailableError:
+    """Return an error of SQLite in words that say what to do."""
+    # NOTE: the low byte is the primary code, the rest says more.
+    code = getattr(error, 'sqlite_errorcode', 0) & 0xFF
+    advice = _ADVICE.get(code)
+    reason = str(error) if advice is None else f'{advice} ({error})'
+    return BrokerUnavailableError(f'{path}: {reason}')
+
+
+def connect(path: Path, timeout_s: float) -> sqlite3.Connection:
+    """Open a connection for one thread.
+
+    Args:
+        path: The file; it is created where it is missing.
+        timeout_s: How long a statement waits for the lock of another process.
+
+    Raises:
+        sqlite3.Error: It cannot be opened.
+    """
+    connection = sqlite3.connect(path, timeout=timeout_s, isolation_level=None)
+    try:
+        # NOTE: FULL: an acknowledged publication survives a power failure, too. With
+        #   less, offsets that clients have seen would be given out a second time.
+        connection.execute('PRAGMA synchronous = FULL')
+        connection.execute('PRAGMA journal_size_limit = 67108864')
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def prepare(path: Path, connection: sqlite3.Connection, timeout_s: float) -> None:
+    """Create the tables where there are none, and check whose they are.
+
+    A file that is not ours is left as it is.
+
+    Args:
+        path: The file, for messages.
+        connection: To the file.
+        timeout_s: How long to wait for other processes.
+
+    Raises:
+        BrokerUnavailableError: The database is of another application or version.
+        sqlite3.Error: It cannot be read or written.
+    """
+    ours = _check(path, connection)
+    _use_wal(path, connection, timeout_s)
+    if ours:
+        return
+    connection.execute('BEGIN IMMEDIATE')
+    try:
+        # NOTE: another process may have made them meanwhile.
+        if not _check(path, connection):
+            for statement in _TABLES.split(';'):
+                connection.execute(statement)
+            connection.execute(
+                'INSERT INTO head VALUES (1, 0, 0, ?, 0)', (secrets.token_urlsafe(6),)
+            )
+            connection.execute(f'PRAGMA application_id = {APPLICATION_ID}')
+            connection.execute(f'PRAGMA user_version = {FORMAT_VERSION}')
+        connection.execute('COMMIT')
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute('ROLLBACK')
+        raise
+
+
+def _use_wal(path: Path, connection: sqlite3.Connection, timeout_s: float) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        try:
+            (mode,) = connection.execute('PRAGMA journal_mode = WAL').fetchone()
+            break
+        except sqlite3.OperationalError as ex:
+            # NOTE: SQLite does not wait here when several processes begin at once.
+            busy = ex.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+            if not busy or time.monotonic() > deadline_s:
+                raise
+            time.sleep(0.01)
+    if mode != 'wal':
+        raise BrokerUnavailableError(
+            f'{path} cannot have a write-ahead log: put it on a local disk'
+        )
+
+
+def _check(path: Path, connection: sqlite3.Connection) -> bool:
+    """Return whether the tables are there; raise where they are somebody else's."""
+    (application,) = connection.execute('PRAGMA application_id').fetchone()
+    (version,) = connection.execute('PRAGMA user_version').fetchone()
+    if application == APPLICATION_ID:
+        if version == FORMAT_VERSION:
+            return True
+        raise BrokerUnavailableError(
+            f'{path} has format version {version}, and this release of '
+            f'falcon-channels knows version {FORMAT_VERSION}: use the release that '
+            'wrote it, or another file'
+        )
+    (tables,) = connection.execute('SELECT count(*) FROM sqlite_master').fetchone()
+    if tables or application or version:
+        raise BrokerUnavailableError(
+            f'{path} is a database of another application: use a file of its own'
+        )
+    return False

@@ -1,0 +1,117 @@
+"""What is read from the tables; each function sees one moment of the database."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from typing import Any
+
+from falcon_channels.brokers.base import StreamSettings
+from falcon_channels.brokers.sqlite.transaction import decode_info
+from falcon_channels.brokers.sqlite.transaction import decode_publication
+from falcon_channels.brokers.sqlite.transaction import ms
+from falcon_channels.publication import ClientInfo
+from falcon_channels.publication import HistoryPage
+from falcon_channels.publication import Position
+
+#: Rows that a follower reads at once.
+FOLLOW_ROWS = 1000
+
+_BIGGEST = 2**63 - 1
+
+
+def now_ms() -> int:
+    """Return Unix time in milliseconds."""
+    return int(time.time() * 1000)
+
+
+def position(connection: sqlite3.Connection, name: str) -> Position | None:
+    """Return the position of a log, or ``None`` where there is none."""
+    row = connection.execute(
+        'SELECT top, epoch FROM channels WHERE name = ?', (name.encode(),)
+    ).fetchone()
+    return None if row is None else Position(*row)
+
+
+def history(
+    connection: sqlite3.Connection,
+    name: str,
+    settings: StreamSettings,
+    since: int | None,
+    limit: int | None,
+    reverse: bool,
+) -> HistoryPage:
+    """Return what a log holds; see `Broker.history`."""
+    row = connection.execute(
+        'SELECT id, top, low, epoch FROM channels WHERE name = ?', (name.encode(),)
+    ).fetchone()
+    if row is None:
+        base, generation = connection.execute(
+            'SELECT base, generation FROM head'
+        ).fetchone()
+        return HistoryPage([], Position(0, f'{base}-{generation}'))
+    channel_id, top, low, epoch = row
+    above = max(low, top - settings.size)
+    below = top + 1
+    if since is not None:
+        if reverse:
+            below = min(below, since)
+        else:
+            above = max(above, since)
+    if limit == 0 or above + 1 >= below:
+        return HistoryPage([], Position(top, epoch))
+    after_ms = -1
+    if settings.ttl_s is not None:
+        after_ms = now_ms() - ms(settings.ttl_s)
+    direction = 'DESC' if reverse else 'ASC'
+    found = connection.execute(
+        'SELECT offset, body FROM items WHERE channel = ? AND offset > ? '
+        f'AND offset < ? AND stored_ms > ? ORDER BY offset {direction} LIMIT ?',
+        (channel_id, above, below, after_ms, -1 if limit is None else limit),
+    ).fetchall()
+    publications = [decode_publication(body, offset) for offset, body in found]
+    return HistoryPage(publications, Position(top, epoch))
+
+
+def presence(connection: sqlite3.Connection, name: str) -> dict[str, ClientInfo]:
+    """Return who is in a channel."""
+    found = connection.execute(
+        'SELECT client, info FROM presence WHERE channel = ? AND until_ms > ?',
+        (name.encode(), now_ms()),
+    ).fetchall()
+    return {client.decode(): decode_info(info) for client, info in found}
+
+
+def is_revoked(connection: sqlite3.Connection, name: str, user: str) -> bool:
+    """Return whether a revocation holds."""
+    found = connection.execute(
+        'SELECT 1 FROM revocations WHERE channel = ? AND user = ? AND until_ms > ?',
+        (name.encode(), user.encode(), now_ms()),
+    ).fetchone()
+    return found is not None
+
+
+def last_id(connection: sqlite3.Connection) -> int:
+    """Return the id of the newest item."""
+    (newest,) = connection.execute('SELECT last_id FROM head').fetchone()
+    return int(newest)
+
+
+def items_after(
+    connection: sqlite3.Connection, seen_id: int
+) -> tuple[int, list[tuple[Any, ...]]]:
+    """Return the newest id, and items above an id as rows.
+
+    A row is ``(id, kind, name, offset, epoch, body)``; the name is ``None`` where the
+    channel was forgotten meanwhile.
+    """
+    newest = last_id(connection)
+    if newest <= seen_id:
+        return newest, []
+    found = connection.execute(
+        'SELECT i.id, i.kind, coalesce(i.name, c.name), i.offset, c.epoch, i.body '
+        'FROM items AS i LEFT JOIN channels AS c ON c.id = i.channel '
+        'WHERE i.id > ? ORDER BY i.id LIMIT ?',
+        (seen_id, FOLLOW_ROWS),
+    ).fetchall()
+    return newest, found

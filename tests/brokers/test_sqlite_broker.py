@@ -1,0 +1,439 @@
+"""The SQLite broker under several processes, kill -9, and files that are no good."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+import json
+from pathlib import Path
+import resource
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+from support.processes import ROOT
+from support.processes import wait_until
+
+from falcon_channels.brokers.base import StreamSettings
+from falcon_channels.brokers.sqlite import SqliteBroker
+from falcon_channels.brokers.urls import open_broker
+from falcon_channels.errors import BrokerUnavailableError
+from falcon_channels.errors import OptionsError
+from falcon_channels.publication import Publication
+from falcon_channels.testing import Recorder
+from falcon_channels.testing.recorder import eventually
+
+LOG = StreamSettings(size=100_000, ttl_s=3600.0)
+ITEM = Publication(data=b'1')
+SUBSCRIBER = str(ROOT / 'tests' / 'support' / 'broker_subscriber.py')
+PUBLISHER = str(ROOT / 'tests' / 'support' / 'broker_publisher.py')
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / 'chat.db'
+
+
+def start_publisher(path: Path, publishers: int, count: int, *more: str, **options):  # type: ignore[no-untyped-def]
+    """Start a process that publishes to ``news``; its output goes to pipes."""
+    words = [f'sqlite:///{path}', 'news', str(publishers), str(count), *more]
+    return subprocess.Popen(
+        [sys.executable, PUBLISHER, *words], stdout=subprocess.PIPE, **options
+    )
+
+
+def acknowledged(output: bytes) -> dict[int, str]:
+    """Return the payloads by offset that a publisher says were acknowledged."""
+    found = {}
+    for line in output.decode().splitlines():
+        words = line.split(' ')
+        if len(words) == 4:
+            found[int(words[1])] = words[3]
+    return found
+
+
+async def test_four_processes_write_and_one_order_is_seen(path: Path) -> None:
+    """Four writing processes and a reading one agree on one order without gaps."""
+    broker = SqliteBroker(path, timeout_s=30)
+    seen = Recorder()
+    await broker.start(seen)
+    await broker.subscribe('news', LOG)
+    writers = [start_publisher(path, 10, 50) for _ in range(4)]
+    outputs = await asyncio.gather(
+        *(asyncio.to_thread(writer.communicate) for writer in writers)
+    )
+    assert [0] * 4 == [writer.returncode for writer in writers]
+    await seen.until(lambda: len(seen.publications) >= 2000, '2000 publications')
+    assert list(range(1, 2001)) == seen.offsets_of('news')
+    stored: dict[int, str] = {}
+    for output, _ in outputs:
+        stored.update(acknowledged(output))
+    assert [stored[n].encode() for n in range(1, 2001)] == seen.data_of('news')
+    page = await broker.history('news', LOG)
+    assert seen.of('news') == page.publications
+    assert [] == seen.links
+    await broker.close()
+
+
+def test_subscribers_of_two_processes_see_one_order(path: Path) -> None:
+    """Subscribers in two processes get what both publish, in one order."""
+    words = [sys.executable, SUBSCRIBER, f'sqlite:///{path}', 'news', '3', '102']
+    workers = []
+    for _ in range(2):
+        worker = subprocess.Popen(words, stdout=subprocess.PIPE)
+        assert worker.stdout is not None
+        assert b'ready\n' == worker.stdout.readline()
+        workers.append(worker)
+    publisher = start_publisher(path, 10, 10)
+    publisher.communicate(timeout=50)
+    # The first process saw its own publication, and that of the second.
+    extra = start_publisher(path, 1, 1)
+    extra.communicate(timeout=50)
+    got = [
+        json.loads(line)
+        for worker in workers
+        for line in worker.communicate(timeout=50)[0].splitlines()
+    ]
+    assert 6 == len(got)
+    assert [list(range(1, 103))] * 3 == [[n for n, _ in items] for items in got[:3]]
+    assert got[0] == got[1] == got[2]
+    assert got[3] == got[4] == got[5]
+    assert got[0][1:] == got[3][:-1]
+
+
+async def test_what_was_acknowledged_survives_kill_9(path: Path) -> None:
+    """All processes are killed while they publish: nothing acknowledged is missing."""
+    writers = [start_publisher(path, 50, 100_000) for _ in range(2)]
+    outputs = [b'', b'']
+
+    def read_some(number: int) -> None:
+        pipe = writers[number].stdout
+        assert pipe is not None
+        while outputs[number].count(b'\n') < 5000:
+            outputs[number] += pipe.read1()
+
+    try:
+        await asyncio.gather(*(asyncio.to_thread(read_some, n) for n in (0, 1)))
+    finally:
+        for writer in writers:
+            writer.kill()
+    stored: dict[int, str] = {}
+    count = 0
+    for number, writer in enumerate(writers):
+        rest, _ = writer.communicate()
+        # NOTE: the last line may have been cut off.
+        found = acknowledged((outputs[number] + rest).rpartition(b'\n')[0])
+        count += len(found)
+        stored.update(found)
+    assert count >= 10_000
+    assert count == len(stored)
+
+    broker = SqliteBroker(path)
+    await broker.start(Recorder())
+    page = await broker.history('news', LOG)
+    there = {item.offset: item.data.decode() for item in page.publications}
+    assert list(range(1, page.position.offset + 1)) == list(there)
+    assert stored.items() <= there.items()
+    assert {1} == set(Counter(there.values()).values())
+    # The names of the killed processes' sockets go with the next commits.
+    folder = path.with_name('chat.db-news')
+    assert 3 == len(list(folder.iterdir()))
+    await broker.publish('news', ITEM, LOG)
+    wait_until(lambda: len(list(folder.iterdir())) == 1, 'stale sockets are removed')
+    await broker.close()
+    assert [] == list(folder.iterdir())
+
+
+async def test_processes_that_begin_at_once_share_a_new_file(path: Path) -> None:
+    """Processes that start together on a new file make one database."""
+    writers = [start_publisher(path, 1, 5) for _ in range(4)]
+    outputs = await asyncio.gather(
+        *(asyncio.to_thread(writer.communicate) for writer in writers)
+    )
+    assert [0] * 4 == [writer.returncode for writer in writers]
+    found: list[int] = []
+    for output, _ in outputs:
+        found += acknowledged(output)
+    assert list(range(1, 21)) == sorted(found)
+
+
+async def test_a_lost_datagram_is_repaired(path: Path) -> None:
+    """A process that gets no word of the others looks by itself."""
+    one, two = SqliteBroker(path), SqliteBroker(path, poll_s=0.1)
+    seen = Recorder()
+    await one.start(Recorder())
+    await two.start(seen)
+    await two.subscribe('news', LOG)
+    for name in path.with_name('chat.db-news').iterdir():
+        name.unlink()
+    await one.publish('news', ITEM, LOG)
+    await one.control(b'hello')
+    await seen.until(lambda: seen.controls, 'the control message')
+    assert [1] == seen.offsets_of('news')
+    assert [] == seen.links
+    await one.close()
+    await two.close()
+
+
+async def test_rows_that_went_unread_are_reported(path: Path) -> None:
+    """A process that slept so long that rows were removed reports a lost link."""
+    broker = SqliteBroker(path, poll_s=0.1)
+    seen = Recorder()
+    await broker.start(seen)
+    await broker.subscribe('news', LOG)
+    await broker.publish('news', ITEM, LOG)
+    other = sqlite3.connect(path)
+    with other:
+        other.execute('UPDATE head SET last_id = last_id + 7')
+    other.close()
+    await seen.until(lambda: len(seen.links) == 2, 'the link is lost and restored')
+    assert ['lost', 'restored'] == seen.links
+    await broker.publish('news', ITEM, LOG)
+    await seen.until(lambda: seen.offsets_of('news') == [1, 2], 'the second')
+    await broker.close()
+
+
+async def test_a_locked_file_fails_publishes_and_recovers(path: Path) -> None:
+    """While another process holds the lock publishes fail in time, then go on."""
+    broker = SqliteBroker(path, timeout_s=0.5)
+    await broker.start(Recorder())
+    await broker.publish('news', ITEM, LOG)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute('BEGIN IMMEDIATE')
+    with pytest.raises(BrokerUnavailableError, match='another process holds its lock'):
+        await broker.publish('news', ITEM, LOG, idempotency_key='k')
+    assert 1 == len((await broker.history('news', LOG)).publications)
+    other.execute('ROLLBACK')
+    other.close()
+    for _ in range(2):
+        result = await broker.publish('news', ITEM, LOG, idempotency_key='k')
+        assert 2 == result.position.offset
+    await broker.close()
+
+
+def _garbage(path: Path) -> None:
+    path.write_bytes(b'This is no database. ' * 500)
+
+
+def _damaged(path: Path) -> None:
+    connection = sqlite3.connect(path)
+    connection.execute('CREATE TABLE t (x)')
+    connection.close()
+    data = bytearray(path.read_bytes())
+    data[100:200] = b'\xff' * 100
+    path.write_bytes(data)
+
+
+def _other_application(path: Path) -> None:
+    connection = sqlite3.connect(path)
+    connection.execute('CREATE TABLE users (name)')
+    connection.close()
+
+
+def _other_version(path: Path) -> None:
+    connection = sqlite3.connect(path)
+    connection.execute(f'PRAGMA application_id = {0x46614368}')
+    connection.execute('PRAGMA user_version = 99')
+    connection.close()
+
+
+def _folder(path: Path) -> None:
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    ('make', 'message'),
+    [
+        (_garbage, 'damaged, or no SQLite database'),
+        (_damaged, 'damaged'),
+        (_other_application, 'another application'),
+        (_other_version, 'format version 99, and this release .* version 1'),
+        (_folder, 'cannot be opened'),
+    ],
+)
+async def test_a_file_that_is_no_good_is_refused(
+    path: Path, make, message: str
+) -> None:
+    """A file that is not ours or damaged is refused with a clear error, untouched."""
+    make(path)
+    before = path.read_bytes() if path.is_file() else b''
+    broker = SqliteBroker(path)
+    with pytest.raises(BrokerUnavailableError, match=message):
+        await broker.start(Recorder())
+    with pytest.raises(BrokerUnavailableError, match='not open'):
+        await broker.publish('news', ITEM, LOG)
+    assert before == (path.read_bytes() if path.is_file() else b'')
+    await broker.close()
+
+
+async def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    """A path into a folder that is not there is refused; the next start may work."""
+    broker = SqliteBroker(tmp_path / 'data' / 'chat.db')
+    with pytest.raises(BrokerUnavailableError, match='does its folder exist'):
+        await broker.start(Recorder())
+    (tmp_path / 'data').mkdir()
+    await broker.start(Recorder())
+    await broker.publish('news', ITEM, LOG)
+    await broker.close()
+
+
+async def test_a_file_damaged_while_open_fails_publishes(path: Path) -> None:
+    """Damage to the open file makes calls fail; the process lives and can close."""
+    broker = SqliteBroker(path, timeout_s=2)
+    await broker.start(Recorder())
+    for n in range(50):
+        await broker.publish(f'news {n}', ITEM, LOG)
+    other = sqlite3.connect(path)
+    other.execute('PRAGMA wal_checkpoint(TRUNCATE)')
+    other.close()
+    size = path.stat().st_size
+    with path.open('r+b') as file:
+        file.seek(4096)
+        file.write(b'\xff' * (size - 4096))
+    stranger = SqliteBroker(path)
+
+    async def use() -> None:
+        await stranger.start(Recorder())
+        await stranger.publish('news', ITEM, LOG)
+
+    with pytest.raises(BrokerUnavailableError, match='damaged'):
+        await use()
+    await stranger.close()
+    await broker.close()
+
+
+async def test_a_removed_file_is_noticed(path: Path) -> None:
+    """Who removes the open file gets errors, and not two truths."""
+    broker = SqliteBroker(path, poll_s=0.05)
+    seen = Recorder()
+    await broker.start(seen)
+    await broker.publish('news', ITEM, LOG)
+    path.unlink()
+    await seen.until(lambda: seen.links == ['lost'], 'the loss is noticed')
+    with pytest.raises(BrokerUnavailableError, match='removed or replaced'):
+        await broker.publish('news', ITEM, LOG)
+    await broker.close()
+
+
+def test_a_full_disk_fails_publishes_and_recovers(path: Path) -> None:
+    """When nothing more can be written publishes fail, and go on when there is room."""
+    limit = 700_000
+    writer = start_publisher(
+        path,
+        5,
+        300,
+        '1000',
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: resource.setrlimit(
+            resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY)
+        ),
+    )
+    assert writer.stderr is not None
+    complaint = writer.stderr.readline().decode()
+    assert complaint.startswith('failed'), complaint
+    assert 'disk full or failing' in complaint
+    assert None is writer.poll()
+    unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    resource.prlimit(writer.pid, resource.RLIMIT_FSIZE, unlimited)
+    output, _ = writer.communicate(timeout=50)
+    assert 0 == writer.returncode
+    assert output.endswith(b'done\n')
+    assert list(range(1, 1501)) == sorted(acknowledged(output))
+
+
+async def test_what_is_beyond_the_size_is_removed(path: Path, monkeypatch) -> None:
+    """Rows beyond a log's size and age are removed from the file in the background."""
+    monkeypatch.setattr('falcon_channels.brokers.sqlite.transaction.GRACE_MS', 100)
+    broker = SqliteBroker(path)
+    await broker.start(Recorder())
+    sized = StreamSettings(size=3)
+    aged = StreamSettings(size=100, ttl_s=0.1)
+    for n in range(30):
+        await broker.publish('sized', ITEM, sized)
+        await broker.publish('aged', ITEM, aged, idempotency_key=str(n))
+        await broker.publish('live', ITEM, StreamSettings(), idempotency_key=str(n))
+    await broker.signal('sized', b's')
+    other = sqlite3.connect(path)
+
+    def rows() -> int:
+        (count,) = other.execute('SELECT count(*) FROM items').fetchone()
+        return int(count)
+
+    async def three() -> bool:
+        return rows() == 3
+
+    await eventually(three, 'three rows are left')
+    other.close()
+    page = await broker.history('sized', sized)
+    assert [28, 29, 30] == [item.offset for item in page.publications]
+    page = await broker.history('aged', aged)
+    assert ([], 30) == (page.publications, page.position.offset)
+    await broker.close()
+
+
+async def test_a_quiet_log_with_subscribers_is_kept(path: Path) -> None:
+    """A log is not forgotten while somebody subscribes to it."""
+    broker = SqliteBroker(path, poll_s=0.1)
+    await broker.start(Recorder())
+    short = StreamSettings(size=5, ttl_s=1.0, meta_ttl_s=1.5)
+    first = await broker.publish('kept', ITEM, short)
+    await broker.publish('forgotten', ITEM, short)
+    await broker.subscribe('kept', short)
+
+    async def forgotten() -> bool:
+        page = await broker.history('forgotten', short)
+        return page.position.offset == 0
+
+    await eventually(forgotten, 'the other log is forgotten')
+    page = await broker.history('kept', short)
+    assert ([], first.position) == (page.publications, page.position)
+    await broker.close()
+
+
+async def test_word_reaches_through_long_paths(tmp_path: Path) -> None:
+    """A path longer than the address of a socket makes no difference."""
+    folder = tmp_path / ('x' * 120)
+    folder.mkdir()
+    one, two = (SqliteBroker(folder / 'chat.db', poll_s=60) for _ in range(2))
+    seen = Recorder()
+    await one.start(Recorder())
+    await two.start(seen)
+    await one.control(b'hello')
+    await seen.until(lambda: seen.controls, 'the control message')
+    await one.close()
+    await two.close()
+
+
+@pytest.mark.parametrize(
+    ('url', 'path', 'timeout_s'),
+    [
+        ('sqlite:///chat.db', 'chat.db', 5.0),
+        ('sqlite:////var/lib/my%20chat.db?timeout_s=2.5', '/var/lib/my chat.db', 2.5),
+    ],
+)
+def test_urls_name_files(url: str, path: str, timeout_s: float) -> None:
+    """Three slashes are followed by a relative path, four make an absolute one."""
+    broker = open_broker(url)
+    assert isinstance(broker, SqliteBroker)
+    assert (Path(path), timeout_s) == (broker.path, broker.timeout_s)
+
+
+@pytest.mark.parametrize(
+    'url',
+    [
+        'sqlite://chat.db',
+        'sqlite:///',
+        'sqlite://host/chat.db',
+        'sqlite:///chat.db?timeout=5',
+        'sqlite:///chat.db?timeout_s=0',
+        'sqlite:///chat.db?timeout_s=soon',
+        'sqlite:///chat.db?timeout_s=nan',
+        'sqlite:///chat.db?timeout_s=1&timeout_s=2',
+        'sqlite:///chat.db#x',
+    ],
+)
+def test_urls_that_make_no_sense_are_refused(url: str) -> None:
+    """An unknown option, a host or a missing path is an error, and not ignored."""
+    with pytest.raises(OptionsError):
+        open_broker(url)

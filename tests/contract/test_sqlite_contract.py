@@ -1,0 +1,30 @@
+"""The broker of one host keeps the contract."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from falcon_channels.brokers.base import Broker
+from falcon_channels.brokers.sqlite import SqliteBroker
+from falcon_channels.testing import DurableBrokerContract
+from falcon_channels.testing import PresenceContract
+from falcon_channels.testing import SharedBrokerContract
+
+
+class TestSqliteBroker(PresenceContract, SharedBrokerContract, DurableBrokerContract):
+    """The contract, on a file of each test."""
+
+    @pytest.fixture(autouse=True)
+    def _use_folder(self, tmp_path: Path) -> None:
+        self.path = tmp_path / 'test.db'
+
+    async def open_broker(self) -> Broker:
+        return SqliteBroker(self.path)
+
+    async def open_second(self) -> Broker:
+        return SqliteBroker(self.path)
+
+    async def reopen(self) -> Broker:
+        return SqliteBroker(self.path)
