@@ -136,13 +136,14 @@ def run(target: Target, cases: list[str], program: str) -> dict[str, dict[str, s
     return results
 
 
+def _closed_well(result: dict[str, str]) -> bool:
+    return result['behaviorClose'] in ('OK', 'INFORMATIONAL')
+
+
 def row(name: str, results: dict[str, dict[str, str]]) -> str:
     """Return a line of the table."""
     counts = Counter(result['behavior'] for result in results.values())
-    unclean = sum(
-        result['behaviorClose'] not in ('OK', 'INFORMATIONAL')
-        for result in results.values()
-    )
+    unclean = sum(not _closed_well(result) for result in results.values())
     numbers = [
         len(results),
         *(counts[kind] for kind in ('OK', 'NON-STRICT', 'INFORMATIONAL')),
@@ -175,7 +176,7 @@ def main() -> None:
         results = run(target, cases, program)
         rows.append(row(target.name, results))
         for case, result in sorted(results.items()):
-            if result['behavior'] == 'FAILED' or result['behaviorClose'] == 'FAILED':
+            if result['behavior'] == 'FAILED' or not _closed_well(result):
                 choice = CHOICES.get(case)
                 print(f'{target.name}: {case} failed: {choice or "UNEXPECTED"}')
                 if choice is None:

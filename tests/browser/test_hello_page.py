@@ -16,6 +16,7 @@ TIMEOUT_MS = 30_000
 
 COMMANDS = {
     'asgi': ['python', '-m', 'examples.hello_asgi', '--port', '{port}'],
+    'wsgi': ['python', 'examples/wsgi.py', '--port', '{port}'],
 }
 
 pytestmark = [

@@ -369,6 +369,7 @@ class Connection:
             self._look_at = heard + _LOOK_INTERVAL_S
             with contextlib.suppress(WebSocketError), self._writing():
                 self._feed(data)
+            self._take_turns()
 
     def _on_silence(self, deadline: float | None) -> None:
         now = time.monotonic()
@@ -428,7 +429,6 @@ class Connection:
                 while self._broken is None and not is_over():
                     self._messages.clear()
                     self._read(deadline)
-                    self._take_turns()
                     if time.monotonic() >= deadline:
                         break
         except TimeoutError:

@@ -1,0 +1,103 @@
+"""The hello examples on WSGI, served as `make run-wsgi` does and by themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from urllib.request import urlopen
+
+import pytest
+from support.processes import ROOT
+from support.processes import ServerProcess
+from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import ClientConnection
+from websockets.sync.client import connect
+
+DEADLINE_S = 30.0
+COMMANDS = {
+    'gunicorn': [
+        *('python', '-m', 'gunicorn', '--no-control-socket', '--worker-class'),
+        *('gevent', '--bind', '127.0.0.1:{port}', 'examples.hello_wsgi:app'),
+    ],
+    'itself': ['python', 'examples/wsgi.py', '--port', '{port}'],
+}
+
+pytestmark = pytest.mark.server
+
+
+@pytest.fixture(scope='module', params=list(COMMANDS))
+def server(request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
+    with ServerProcess(COMMANDS[request.param]) as server:
+        yield server
+
+
+def get(server: ServerProcess, path: str) -> str:
+    with urlopen(server.url + path, timeout=DEADLINE_S) as response:
+        text: str = response.read().decode()
+        return text
+
+
+def end_of(client: ClientConnection) -> tuple[int | None, str | None]:
+    """Wait until the server closes; return the code and the reason."""
+    with pytest.raises(ConnectionClosed):
+        client.recv(timeout=DEADLINE_S)
+    return client.close_code, client.close_reason
+
+
+def test_the_endpoint_says_what_it_is_for(server: ServerProcess) -> None:
+    """An ordinary GET of the WebSocket's path gets a sentence."""
+    assert 'This endpoint is for Websockets only.' == get(server, '/')
+
+
+def test_the_page_and_what_it_needs_are_served(server: ServerProcess) -> None:
+    """The page at /hello loads its script and its style from this server."""
+    page = get(server, '/hello')
+    assert '<title>WebSocket Chat</title>' in page
+    for path in ('/static/hello_wsgi.js', '/static/hello.css', '/static/hello.svg'):
+        assert path in page
+        assert get(server, path)
+
+
+def test_texts_are_answered(server: ServerProcess) -> None:
+    """Each text comes back in a sentence."""
+    with connect(f'{server.ws_url}/') as client:
+        for text in ('hello', '<img src=x onerror=alert(1)>'):
+            client.send(text)
+            expected = f'Message text was: {text}'
+            assert expected == client.recv(timeout=DEADLINE_S)
+
+
+def test_other_messages_are_refused_politely(server: ServerProcess) -> None:
+    """A binary message ends with 1003 and a reason, a text over 1 MiB with 1009."""
+    with connect(f'{server.ws_url}/') as client:
+        client.send(b'\x00')
+        assert (1003, 'This WebSocket takes text only') == end_of(client)
+    with connect(f'{server.ws_url}/', max_size=None) as client:
+        client.send('x' * (1 << 20))
+        assert 1 << 20 < len(client.recv(timeout=DEADLINE_S))
+        client.send('x' * ((1 << 20) + 1))
+        assert 1009 == end_of(client)[0]
+
+
+def test_pages_of_other_origins_are_refused(server: ServerProcess) -> None:
+    """The handshake of a stranger's page gets a 403."""
+    with pytest.raises(InvalidStatus) as caught:
+        with connect(f'{server.ws_url}/', origin='http://evil.example'):
+            pass
+    assert 403 == caught.value.response.status_code
+
+
+def test_no_error_is_logged(server: ServerProcess) -> None:
+    """Clients that leave, in whatever way, leave no traceback behind."""
+    with connect(f'{server.ws_url}/') as client:
+        client.send('hello')
+    with connect(f'{server.ws_url}/') as client:
+        client.socket.close()
+    assert get(server, '/')
+    assert 'Traceback' not in server.log()
+
+
+@pytest.mark.parametrize('name', ['hello_wsgi.py', 'wsgi.py'])
+def test_the_examples_are_short(name: str) -> None:
+    """An example fits on a screen."""
+    assert len((ROOT / 'examples' / name).read_text().splitlines()) < 60

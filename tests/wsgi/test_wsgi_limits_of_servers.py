@@ -1,0 +1,100 @@
+"""How servers that cannot, or can hardly, serve WebSockets say so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from urllib.error import HTTPError
+from urllib.request import Request
+from urllib.request import urlopen
+
+import pytest
+from support.processes import ServerProcess
+from support.wsgi import CASES
+from support.wsgi import DEADLINE_S
+from support.wsgi import HERE
+from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+
+pytestmark = pytest.mark.server
+
+ENV = {'PYTHONPATH': str(HERE)}
+COMMANDS = {case.name: case.command for case in CASES}
+
+
+def serve(*command: str) -> ServerProcess:
+    return ServerProcess(command, env=ENV)
+
+
+@pytest.mark.parametrize(
+    'command',
+    [
+        ('python', '-m', 'uvicorn', '--interface', 'wsgi', '--port', '{port}'),
+        ('python', '-m', 'granian', '--interface', 'wsgi', '--port', '{port}'),
+        (
+            *('python', '-m', 'waitress', '--listen', '127.0.0.1:{port}'),
+            *('--channel-request-lookahead', '1'),
+        ),
+    ],
+    ids=['uvicorn', 'granian', 'waitress-with-lookahead'],
+)
+def test_a_server_without_a_socket_answers_501(command: Sequence[str]) -> None:
+    """The client gets 501, the log the names of servers that work, requests answers."""
+    with serve(*command, 'echo_wsgi:app') as server:
+        with pytest.raises(InvalidStatus) as caught, connect(server.ws_url):
+            pass
+        assert 501 == caught.value.response.status_code
+        with urlopen(server.url, timeout=DEADLINE_S) as response:
+            assert b'plain' == response.read()
+        assert 1 == server.log().count('They work under')
+        assert 'gunicorn sync, gthread, gevent' in server.log()
+
+
+def test_hypercorn_refuses_by_itself() -> None:
+    """Hypercorn in WSGI mode answers 403 and does not ask the app."""
+    command = ('python', '-m', 'hypercorn', '--bind', '127.0.0.1:{port}')
+    with serve(*command, 'wsgi:echo_wsgi:app') as server:
+        with pytest.raises(InvalidStatus) as caught, connect(server.ws_url):
+            pass
+        assert 403 == caught.value.response.status_code
+
+
+def test_the_sync_worker_of_gunicorn_warns_once() -> None:
+    """The first WebSocket under gunicorn's sync worker leaves a warning in the log."""
+    with serve(*COMMANDS['gunicorn-sync']) as server:
+        for _ in range(2):
+            with connect(server.ws_url) as client:
+                client.send('hello')
+                assert 'hello' == client.recv(timeout=DEADLINE_S)
+        assert 1 == server.log().count('gunicorn runs its sync worker')
+
+
+def test_gevent_websocket_says_once_what_it_lacks() -> None:
+    """Its handler works, refusals are close codes, and the log says why."""
+    with serve(*COMMANDS['pywsgi-geventwebsocket']) as server:
+        for path, code in (('/nowhere', 3404), ('/closing', 4002)):
+            with connect(server.ws_url + path) as client:
+                if path == '/closing':
+                    client.send('hello')
+                with pytest.raises(ConnectionClosed):
+                    client.recv(timeout=DEADLINE_S)
+                assert code == client.close_code
+        with connect(server.ws_url, origin='http://evil.example') as client:
+            with pytest.raises(ConnectionClosed):
+                client.recv(timeout=DEADLINE_S)
+            assert 3403 == client.close_code
+        assert 1 == server.log().count('gevent-websocket has done the handshake')
+
+
+def test_ordinary_requests_that_mention_upgrades_pass() -> None:
+    """h2c and an Upgrade without Connection reach the resource, on a real server."""
+    with serve(*COMMANDS['gunicorn-gthread']) as server:
+        for headers in ({'Upgrade': 'h2c'}, {'Upgrade': 'websocket'}):
+            # urllib sends Connection: close.
+            request = Request(server.url, headers=headers)
+            with urlopen(request, timeout=DEADLINE_S) as response:
+                assert b'plain' == response.read()
+        with pytest.raises(HTTPError) as caught:
+            urlopen(f'{server.url}/nowhere', timeout=DEADLINE_S)
+        assert 404 == caught.value.code
+        caught.value.close()
