@@ -87,7 +87,7 @@ class App(falcon.App[falcon.Request, falcon.Response]):
         # PERF: all that an ordinary request pays is this look-up.
         if 'HTTP_UPGRADE' in env and wants_websocket(env):
             return self._serve_websocket(env, start_response)
-        return super().__call__(env, start_response)
+        return falcon.App.__call__(self, env, start_response)
 
     def add_middleware(self, middleware: Any) -> None:
         """Add middleware components, which may have only ``*_ws`` methods.

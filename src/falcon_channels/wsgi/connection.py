@@ -190,6 +190,8 @@ class Connection:
             WebSocketError: If the client has gone.
         """
         with self._writing():
+            if not self.connecting:
+                return  # another thread was faster
             self._protocol.send_response(response)
             if response.status_code != 101:
                 self._closing_until = time.monotonic() + self._close_timeout_s

@@ -161,6 +161,8 @@ class Stream:
 
 def _set_timeout(sock: Any, timeout_s: float) -> None:
     timeout_s = min(max(timeout_s, 0.0), _MAX_WAIT_S)
-    # PERF: on a plain socket the setter is a system call.
-    if sock.gettimeout() != timeout_s:
+    # PERF: on a plain socket the setter is a system call, one for each message. A
+    # timeout that is a little too short costs nothing: who uses it looks at the clock.
+    current = sock.gettimeout()
+    if current is None or not 0.9 * timeout_s <= current <= timeout_s:
         sock.settimeout(timeout_s)
