@@ -12,6 +12,10 @@ FUZZ_S ?= 60
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# The chat's page, in TypeScript, and what Vite makes of it.
+WEB := src/falcon_channels_chat/web
+PAGE := src/falcon_channels_chat/page/index.html
+
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -19,7 +23,7 @@ help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
-setup: $(READY)  ## Make the environment in .venv and install the project with all it needs
+setup: $(READY) $(PAGE)  ## Make the environment in .venv and install the project with all it needs
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -28,13 +32,23 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,dev]'
 	@touch $@
 
+.PHONY: web
+web: $(PAGE)  ## Build the chat's page (needs Node.js 20 and npm)
+
+$(PAGE): $(shell find $(WEB) -name node_modules -prune -o -type f -print)
+	@if ! command -v npm >/dev/null; then \
+	  echo "The chat's page is not built: that needs Node.js 20 or newer, and npm."; exit 0; fi; \
+	cd $(WEB) && \
+	{ [ node_modules/.package-lock.json -nt package-lock.json ] || npm ci --silent; } && \
+	npm run --silent build
+
 .PHONY: system
 system:  ## Check for the system programs that the tests need, install missing ones from Debian's packages
 	@scripts/system-packages
 
 .PHONY: run
-run: setup  ## Serve the hello example at http://localhost:8000 (PORT and HOST can be set)
-	@exec $(BIN)/python -m examples.hello_asgi --host $(HOST) --port $(PORT)
+run: setup  ## Serve the chat at http://localhost:8000 (PORT and HOST can be set)
+	@exec $(BIN)/python -m examples.chat_asgi --host $(HOST) --port $(PORT)
 
 .PHONY: run-wsgi
 run-wsgi: setup  ## Serve the synchronous hello example by gunicorn and gevent (PORT and HOST can be set)
@@ -60,6 +74,7 @@ check: setup  ## Formatting, lint, types and architecture
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_architecture.py
+	@if command -v npm >/dev/null; then npm run --silent --prefix $(WEB) check; fi
 
 .PHONY: format
 format: setup  ## Format the code and mend what the linter can
@@ -72,7 +87,8 @@ lock: setup  ## Write constraints.txt again from what is installed
 
 .PHONY: clean
 clean:  ## Remove the environment and what the tools left behind
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis artifacts build dist
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis artifacts build dist \
+	  $(WEB)/node_modules src/falcon_channels_chat/page
 
 # The compiler gets an environment of its own: it pins a version of protobuf.
 PROTOC_VERSION := 1.76.0

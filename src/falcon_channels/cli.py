@@ -11,6 +11,7 @@ import sys
 #: and what it does. Modules are imported when used, for each needs its own extras.
 _COMMANDS = {
     'serve': ('falcon_channels.server.command', 'serve an ASGI application'),
+    'chat': ('falcon_channels_chat.serving', 'serve a chat application'),
 }
 
 

@@ -1,0 +1,1 @@
+"""A chat application on falcon-channels: rooms, messages, members, images."""

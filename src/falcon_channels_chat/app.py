@@ -1,0 +1,133 @@
+"""The chat as a Falcon application: what is where, in one place."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from typing import Any
+
+import falcon
+import falcon.asgi
+
+from falcon_channels import BrokerUnavailableError
+from falcon_channels import ChannelOptions
+from falcon_channels import Channels
+from falcon_channels import ChannelsOptions
+from falcon_channels import Connection
+from falcon_channels import OriginCheck
+from falcon_channels_chat.images import Images
+from falcon_channels_chat.images import OneImage
+from falcon_channels_chat.limits import RateLimit
+from falcon_channels_chat.messages import Messages
+from falcon_channels_chat.messages import OneMessage
+from falcon_channels_chat.page import Page
+from falcon_channels_chat.page import SafeHeaders
+from falcon_channels_chat.rooms import NEWS
+from falcon_channels_chat.rooms import Own
+from falcon_channels_chat.rooms import Read
+from falcon_channels_chat.rooms import Room
+from falcon_channels_chat.rooms import Rooms
+from falcon_channels_chat.rooms import Typing
+from falcon_channels_chat.rooms import TypingSignal
+from falcon_channels_chat.sessions import Identify
+from falcon_channels_chat.sessions import Session
+from falcon_channels_chat.sessions import Signer
+from falcon_channels_chat.settings import Settings
+from falcon_channels_chat.store import MAX_ID
+from falcon_channels_chat.store import Store
+
+_logger = logging.getLogger('falcon_channels_chat')
+
+LOBBY = 'lobby'
+
+App = falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response]
+
+
+class Connecting:
+    """Who may open a connection: everybody with a name."""
+
+    async def on_connect(
+        self, req: falcon.asgi.Request, connection: Connection
+    ) -> None:
+        """Tell the channels who it is."""
+        member = req.context.member
+        if member is None:
+            raise falcon.HTTPUnauthorized(description='Pick a name first.')
+        connection.user = member.id
+        connection.info = {'name': member.name}
+
+
+async def try_again(
+    req: falcon.asgi.Request,
+    resp: falcon.asgi.Response,
+    ex: Exception,
+    params: dict[str, Any],
+) -> None:
+    """Error handler: a store that cannot be used now is no fault of the client."""
+    _logger.error('%s %s: %s', req.method, req.path, ex)
+    raise falcon.HTTPServiceUnavailable(
+        description='That did not work. Try again.', retry_after=2
+    )
+
+
+def add_channels(channels: Channels, store: Store, settings: Settings) -> Room:
+    """Say which channels there are and what they can do."""
+    room = Room(store, channels)
+    channels.add_route(
+        'rooms:{room}',
+        room,
+        ChannelOptions(
+            history_size=1000,
+            presence=True,
+            join_leave='user',
+            leave_grace_s=settings.leave_grace_s,
+            publishers='nobody',
+        ),
+    )
+    channels.add_route(
+        'typing:{room}', Typing(store), ChannelOptions(data_type=TypingSignal)
+    )
+    channels.add_route(NEWS, object(), ChannelOptions(history_size=1000))
+    channels.add_route('users:{user}', Own(), ChannelOptions(history_size=20))
+    return room
+
+
+def create_app(settings: Settings | None = None) -> App:
+    """Return the chat; more routes may be added to it."""
+    settings = settings or Settings()
+    store = Store(settings.database)
+    store.add_room_now(LOBBY)
+    origins = tuple(settings.allowed_origins.split())
+    origin = OriginCheck(origins)
+    channels = Channels(settings.broker, ChannelsOptions(allowed_origins=origins))
+    room = add_channels(channels, store, settings)
+    signer = Signer(settings.secret or store.secret())
+    limit = RateLimit(settings.messages_per_s, settings.message_burst)
+
+    middleware: list[Any] = [
+        store,
+        channels,
+        origin,
+        SafeHeaders(),
+        Identify(signer, origin),
+    ]
+    app: App = falcon.asgi.App(middleware=middleware)
+    app.add_error_handler(sqlite3.OperationalError, try_again)
+    app.add_error_handler(BrokerUnavailableError, try_again)
+    page = Page()
+    app.add_route('/', page)
+    app.add_route('/rooms/{room}', page)
+    app.add_route('/assets/{name}', page, suffix='asset')
+    app.add_route('/api/session', Session(signer, channels))
+    app.add_route('/api/rooms', Rooms(store, channels, settings.max_rooms))
+    app.add_route('/api/rooms/{room}', room)
+    app.add_route('/api/rooms/{room}/read', Read(store, channels))
+    app.add_route('/api/rooms/{room}/messages', Messages(store, channels, limit))
+    app.add_route(
+        f'/api/rooms/{{room}}/messages/{{message_id:int(min=1, max={MAX_ID})}}',
+        OneMessage(store, channels, limit),
+    )
+    app.add_route('/api/images', Images(store, settings))
+    app.add_route('/api/images/{image_id}', OneImage(store))
+    channels.add_endpoints(app, resource=Connecting())
+    return app

@@ -1,0 +1,219 @@
+/** Where a message is written: draft, length, image, emoji, editing. */
+
+import { byId, element } from './dom';
+import { prepare } from './image';
+import type { Message } from './types';
+import { characters } from './words';
+
+const MOST = 4000;
+const EMOJI =
+  '😀 😄 😂 🤣 😊 😉 😍 😘 😎 🤔 😴 😅 😇 🙃 😢 😭 😡 🤯 🥳 😱 👍 👎 👏 🙌 🙏 👋 💪 👀 🤝 ✌️ ❤️ 🧡 💚 💙 💜 🔥 ✨ 🎉 🚀 ⭐ ☕ 🍕 🎂 🌱 🌞 🌧️ 🦅 ✅'.split(' ');
+
+export interface ComposerEvents {
+  send(text: string, file: Blob | null): void;
+  edit(message: Message, text: string): void;
+  /** Arrow up in an empty field. */
+  editLast(): void;
+  typing(now: boolean): void;
+}
+
+export class Composer {
+  readonly #text = byId<HTMLTextAreaElement>('text');
+  readonly #counter = byId('counter');
+  readonly #emoji = byId('emoji');
+  readonly #emojiButton = byId<HTMLButtonElement>('emoji-button');
+  #room = '';
+  #editing: Message | null = null;
+  #file: Blob | null = null;
+
+  constructor(readonly events: ComposerEvents) {
+    const form = byId<HTMLFormElement>('composer');
+    const file = byId<HTMLInputElement>('file');
+    form.addEventListener('submit', (event) => {
+      event.preventDefault();
+      this.#submit();
+    });
+    this.#text.addEventListener('keydown', (event) => this.#onKey(event));
+    this.#text.addEventListener('input', () => this.#onInput());
+    this.#text.addEventListener('paste', (event) => {
+      const image = [...(event.clipboardData?.files ?? [])].find((item) => item.type.startsWith('image/'));
+      if (!image) return;
+      event.preventDefault();
+      void this.#attach(image);
+    });
+    form.addEventListener('dragover', (event) => event.preventDefault());
+    form.addEventListener('drop', (event) => {
+      event.preventDefault();
+      const image = event.dataTransfer?.files[0];
+      if (image) void this.#attach(image);
+    });
+    byId('attach').addEventListener('click', () => file.click());
+    file.addEventListener('change', () => {
+      if (file.files?.[0]) void this.#attach(file.files[0]);
+      file.value = '';
+    });
+    byId('attachment-remove').addEventListener('click', () => this.#detach());
+    byId('context-cancel').addEventListener('click', () => this.#stopEditing());
+    this.#fillEmoji();
+  }
+
+  /** Write for this room, with the draft that was left there. */
+  open(room: string): void {
+    this.#stopEditing();
+    this.#detach();
+    this.#room = room;
+    this.#set(localStorage.getItem(this.#draftKey()) ?? '');
+  }
+
+  focus(): void {
+    this.#text.focus();
+  }
+
+  startEditing(message: Message): void {
+    this.#editing = message;
+    this.#context('Editing your message');
+    this.#set(message.text);
+    this.#text.focus();
+    this.#text.setSelectionRange(message.text.length, message.text.length);
+  }
+
+  #draftKey = () => `draft:${this.#room}`;
+
+  #set(text: string): void {
+    this.#text.value = text;
+    this.#measure();
+  }
+
+  #context(words: string): void {
+    byId('context-text').textContent = words;
+    byId('context').hidden = words === '';
+  }
+
+  #stopEditing(): void {
+    if (!this.#editing) return;
+    this.#editing = null;
+    this.#context('');
+    this.#set(localStorage.getItem(this.#draftKey()) ?? '');
+  }
+
+  #submit(): void {
+    const text = this.#text.value.trim();
+    if (characters(text) > MOST) {
+      this.#measure();
+      return;
+    }
+    if (this.#editing) {
+      const message = this.#editing;
+      if (text === '' && !message.image) return;
+      this.#stopEditing();
+      if (text !== message.text) this.events.edit(message, text);
+      return;
+    }
+    if (text === '' && !this.#file) return;
+    const file = this.#file;
+    this.#detach(true);
+    localStorage.removeItem(this.#draftKey());
+    this.#set('');
+    this.events.typing(false);
+    this.events.send(text, file);
+  }
+
+  #onKey(event: KeyboardEvent): void {
+    // While an input method composes a character, Enter belongs to it.
+    if (event.isComposing) return;
+    if (event.key === 'Enter' && !event.shiftKey) {
+      event.preventDefault();
+      this.#submit();
+    } else if (event.key === 'Escape') {
+      this.#stopEditing();
+    } else if (event.key === 'ArrowUp' && this.#text.value === '') {
+      event.preventDefault();
+      this.events.editLast();
+    }
+  }
+
+  #onInput(): void {
+    this.#measure();
+    if (this.#editing) return;
+    const text = this.#text.value;
+    if (text) localStorage.setItem(this.#draftKey(), text);
+    else localStorage.removeItem(this.#draftKey());
+    this.events.typing(text.trim() !== '');
+  }
+
+  /** The field grows with its text; a long text is counted. */
+  #measure(): void {
+    this.#text.style.height = 'auto';
+    this.#text.style.height = `${this.#text.scrollHeight}px`;
+    const length = characters(this.#text.value.trim());
+    const over = length > MOST;
+    this.#text.setAttribute('aria-invalid', String(over));
+    this.#counter.classList.toggle('over', over);
+    if (length < MOST - 500) this.#counter.textContent = '';
+    else if (over) this.#counter.textContent = `${length - MOST} over the limit of ${MOST} characters`;
+    else this.#counter.textContent = `${MOST - length} left`;
+  }
+
+  async #attach(file: File): Promise<void> {
+    this.#detach();
+    try {
+      this.#file = await prepare(file);
+    } catch (error) {
+      this.#context((error as Error).message);
+      return;
+    }
+    this.#context('');
+    byId<HTMLImageElement>('attachment-image').src = URL.createObjectURL(this.#file);
+    byId('attachment').hidden = false;
+    this.#text.focus();
+  }
+
+  #detach(sent = false): void {
+    const image = byId<HTMLImageElement>('attachment-image');
+    if (image.src) URL.revokeObjectURL(image.src);
+    image.removeAttribute('src');
+    byId('attachment').hidden = true;
+    this.#file = null;
+    if (!sent && !this.#editing) this.#context('');
+  }
+
+  #fillEmoji(): void {
+    const close = () => {
+      this.#emoji.hidden = true;
+      this.#emojiButton.setAttribute('aria-expanded', 'false');
+    };
+    this.#emojiButton.addEventListener('click', () => {
+      this.#emoji.hidden = !this.#emoji.hidden;
+      this.#emojiButton.setAttribute('aria-expanded', String(!this.#emoji.hidden));
+      if (!this.#emoji.hidden) (this.#emoji.firstElementChild as HTMLElement).focus();
+    });
+    this.#emoji.append(
+      ...EMOJI.map((emoji, index) => element('button', { type: 'button', tabindex: index ? '-1' : '0' }, emoji)),
+    );
+    this.#emoji.addEventListener('click', (event) => {
+      if (!(event.target instanceof HTMLButtonElement)) return;
+      const text = event.target.textContent ?? '';
+      this.#text.setRangeText(text, this.#text.selectionStart, this.#text.selectionEnd, 'end');
+      this.#onInput();
+      close();
+      this.#text.focus();
+    });
+    this.#emoji.addEventListener('keydown', (event) => {
+      if (event.key === 'Escape') {
+        close();
+        this.#emojiButton.focus();
+        return;
+      }
+      const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 8, ArrowUp: -8 }[event.key];
+      if (!step) return;
+      event.preventDefault();
+      const buttons = [...this.#emoji.children] as HTMLElement[];
+      const at = buttons.indexOf(document.activeElement as HTMLElement);
+      buttons[at + step]?.focus();
+    });
+    document.addEventListener('click', (event) => {
+      const target = event.target as Node;
+      if (!this.#emoji.contains(target) && !this.#emojiButton.contains(target)) close();
+    });
+  }
+}

@@ -1,0 +1,219 @@
+/** The two panels beside the messages: the rooms, and who is here. */
+
+import * as api from './api';
+import { byId, element, setChildren } from './dom';
+import type { ChannelEvents, Live } from './live';
+import { avatar } from './messages';
+import type { Me, Member, RoomSummary } from './types';
+
+interface News {
+  room: string;
+  message: number;
+  user: string;
+}
+
+/** The list of rooms and what is unread in them. */
+export class RoomList {
+  #rooms = new Map<string, RoomSummary>();
+  #current = '';
+  #loading: Promise<void> | null = null;
+  readonly #list = byId('rooms');
+
+  constructor(
+    readonly me: Me,
+    readonly live: Live,
+    readonly onOpen: (room: string) => void,
+    /** Whether somebody is looking at the newest messages of the open room. */
+    readonly isReading: () => boolean,
+  ) {
+    byId<HTMLFormElement>('new-room').addEventListener('submit', (event) => {
+      event.preventDefault();
+      void this.#create();
+    });
+  }
+
+  async start(): Promise<void> {
+    const { rooms, position } = await api.rooms();
+    this.#take(rooms);
+    this.live.follow('news', this.#newsEvents(), position);
+    this.live.follow(`users:${this.me.id}`, {
+      onPublication: (data) => this.#onRead(data as { room: string; read: number }),
+      onSubscribed: (gap) => gap && void this.reload(),
+    });
+  }
+
+  /** Ask for the list again; calls that come meanwhile share one answer. */
+  reload(): Promise<void> {
+    this.#loading ??= api
+      .rooms()
+      .then(({ rooms }) => this.#take(rooms))
+      .catch(() => undefined)
+      .finally(() => {
+        this.#loading = null;
+      });
+    return this.#loading;
+  }
+
+  open(room: string): void {
+    this.#current = room;
+    this.#render();
+  }
+
+  markRead(room: string): void {
+    const summary = this.#rooms.get(room);
+    if (summary && summary.unread > 0) {
+      summary.unread = 0;
+      this.#render();
+    }
+  }
+
+  #take(rooms: RoomSummary[]): void {
+    this.#rooms = new Map(rooms.map((room) => [room.name, room]));
+    this.#render();
+  }
+
+  #newsEvents(): ChannelEvents {
+    return {
+      onPublication: (data) => this.#onNews(data as News),
+      onSubscribed: (gap) => gap && void this.reload(),
+    };
+  }
+
+  #onNews(news: News): void {
+    const room = this.#rooms.get(news.room);
+    if (!room) {
+      void this.reload();
+      return;
+    }
+    if (news.message <= room.last) return;
+    room.last = news.message;
+    if (news.user === this.me.id) return;
+    if (news.room === this.#current && this.isReading()) return;
+    room.unread += 1;
+    this.#render();
+  }
+
+  #onRead(mark: { room: string; read: number }): void {
+    const room = this.#rooms.get(mark.room);
+    if (!room || room.unread === 0) return;
+    if (mark.read >= room.last) this.markRead(mark.room);
+    else void this.reload();
+  }
+
+  async #create(): Promise<void> {
+    const input = byId<HTMLInputElement>('new-room-name');
+    const error = byId('new-room-error');
+    error.textContent = '';
+    if (input.value.trim() === '') {
+      input.focus();
+      return;
+    }
+    try {
+      const { name } = await api.createRoom(input.value);
+      input.value = '';
+      await this.reload();
+      this.onOpen(name);
+    } catch (problem) {
+      error.textContent = problem instanceof api.Refused ? problem.message : 'No connection. Try again.';
+    }
+  }
+
+  #render(): void {
+    setChildren(
+      this.#list,
+      [...this.#rooms.values()].map((room) => this.#item(room)),
+    );
+    const unread = [...this.#rooms.values()].reduce((sum, room) => sum + room.unread, 0);
+    byId('unread-elsewhere').hidden = unread === 0;
+    const many = unread > 99 ? '99+' : String(unread);
+    document.title = `${unread ? `(${many}) ` : ''}${this.#current ? `#${this.#current} · ` : ''}Falcon Chat`;
+  }
+
+  #item(room: RoomSummary): HTMLElement {
+    const link = element(
+      'a',
+      { href: `/rooms/${encodeURIComponent(room.name)}` },
+      element('span', { class: 'hash', 'aria-hidden': 'true' }, '#'),
+      element('bdi', {}, room.name),
+    );
+    if (room.name === this.#current) link.setAttribute('aria-current', 'page');
+    if (room.unread > 0) {
+      link.classList.add('unread');
+      link.append(
+        element('span', { class: 'badge' }, room.unread > 99 ? '99+' : String(room.unread), element('span', { class: 'sr-only' }, ' unread')),
+      );
+    }
+    link.addEventListener('click', (event) => {
+      if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+      event.preventDefault();
+      this.onOpen(room.name);
+    });
+    return element('li', {}, link);
+  }
+}
+
+/** Who is in the open room; several tabs are one person. */
+export class MemberList {
+  #members = new Map<string, Member>();
+
+  constructor(readonly me: string) {}
+
+  reset(members: Member[]): void {
+    this.#members = new Map(members.map((member) => [member.id, member]));
+    this.#render();
+  }
+
+  add(member: Member): void {
+    this.#members.set(member.id, member);
+    this.#render();
+  }
+
+  remove(id: string): void {
+    this.#members.delete(id);
+    this.#render();
+  }
+
+  #render(): void {
+    const members = [...this.#members.values()].sort((a, b) => a.name.localeCompare(b.name));
+    byId('members').replaceChildren(
+      ...members.map((member) =>
+        element(
+          'li',
+          {},
+          avatar(member.id, member.name),
+          element('bdi', {}, member.name),
+          member.id === this.me ? element('span', { class: 'quiet' }, 'you') : null,
+        ),
+      ),
+    );
+    byId('member-count').textContent = String(members.length);
+  }
+}
+
+/** On narrow screens the panels are drawers. */
+export function startDrawers(): { close(): void } {
+  const buttons: Record<string, HTMLElement> = { rooms: byId('show-rooms'), members: byId('show-members') };
+  const show = (panel: string) => {
+    document.body.dataset['panel'] = panel;
+    byId('shade').hidden = panel === '';
+    for (const [name, button] of Object.entries(buttons)) {
+      button.setAttribute('aria-expanded', String(name === panel));
+    }
+  };
+  const close = () => show('');
+  for (const [name, button] of Object.entries(buttons)) {
+    button.addEventListener('click', () => {
+      const opening = document.body.dataset['panel'] !== name;
+      show(opening ? name : '');
+      if (opening) byId(`${name}-panel`).querySelector<HTMLElement>('a, button, input')?.focus();
+    });
+  }
+  byId('shade').addEventListener('click', close);
+  addEventListener('keydown', (event) => {
+    const open = document.body.dataset['panel'];
+    if (event.key !== 'Escape' || !open) return;
+    close();
+    buttons[open]?.focus();
+  });
+  return { close };
+}

@@ -1,0 +1,12 @@
+import { defineConfig } from 'vite';
+
+export default defineConfig({
+  build: {
+    outDir: '../page',
+    emptyOutDir: true,
+    // Nothing inline: the Content-Security-Policy allows files of this site only.
+    assetsInlineLimit: 0,
+    modulePreload: false,
+    target: 'es2022',
+  },
+});

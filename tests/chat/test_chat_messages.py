@@ -1,0 +1,175 @@
+"""Messages over HTTP: send, page through, edit, delete, what is unread."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from support.chat import Chat
+from support.chat import MESSAGES
+from support.chat import Person
+
+LOBBY = '/api/rooms/lobby'
+
+
+async def texts(person: Person, path: str = LOBBY) -> list[str]:
+    page = await person.request('GET', path)
+    return [message['text'] for message in page.json['messages']]
+
+
+async def unread(person: Person) -> dict[str, int]:
+    rooms = (await person.request('GET', '/api/rooms')).json['rooms']
+    return {room['name']: room['unread'] for room in rooms}
+
+
+async def test_send_and_read(ada: Person, bob: Person) -> None:
+    """What one sends the other reads, with the sender's name and the time."""
+    sent = (await ada.say('  Hello,\r\nBob ')).json
+    assert 'Hello,\nBob' == sent['text']
+    snapshot = (await bob.request('GET', LOBBY)).json
+    assert [sent] == snapshot['messages']
+    assert ('Ada', ada.id, 1) == (sent['name'], sent['user'], sent['version'])
+    assert 1 == snapshot['position']['offset']
+    assert not snapshot['more']
+
+
+async def test_the_same_key_is_the_same_message(ada: Person, bob: Person) -> None:
+    """A message sent again with its key is there once; keys are each person's own."""
+    first = await ada.say('once', key='k-1')
+    again = await ada.say('once', key='k-1')
+    assert (201, 200) == (first.status_code, again.status_code)
+    assert first.json == again.json
+    assert 201 == (await bob.say('another', key='k-1')).status_code
+    assert ['once', 'another'] == await texts(ada)
+
+
+async def test_four_thousand_characters_and_one(ada: Person) -> None:
+    """4,000 characters of any kind are a message, one more is none."""
+    assert 201 == (await ada.say('🦅' * 4000)).status_code
+    result = await ada.say('🦅' * 4001)
+    assert 422 == result.status_code
+    assert '4001 characters are over the limit of 4000.' == result.json['description']
+
+
+@pytest.mark.parametrize(
+    'body',
+    [
+        {},
+        {'text': ''},
+        {'text': ' \n '},
+        {'text': 1},
+        {'text': 'x', 'user': 'somebody else'},
+        {'text': 'x', 'key': ''},
+        {'text': 'x', 'key': 'k' * 65},
+        {'text': 'x', 'key': 'a b'},
+        {'text': 'x', 'image': 'not-there'},
+        [],
+        'x',
+    ],
+)
+async def test_what_is_no_message(ada: Person, body: Any) -> None:
+    """A body of another shape is refused, and says why."""
+    result = await ada.request('POST', MESSAGES, body)
+    assert 422 == result.status_code
+    assert result.json['description']
+    assert [] == await texts(ada)
+
+
+async def test_bodies_that_are_no_json(ada: Person) -> None:
+    """Broken JSON, deep JSON and too much of it are refused without a traceback."""
+    headers = {'Content-Type': 'application/json'}
+
+    async def post(body: bytes) -> int:
+        result = await ada.request('POST', MESSAGES, body=body, headers=headers)
+        return result.status_code
+
+    assert 422 == await post(b'{"text": ')
+    assert 422 == await post(b'\xff\xfe')
+    assert 422 == await post(b'[' * 50_000)
+    assert 422 == await post(b'{"text": "\\ud800"}')
+    assert 413 == await post(b'{"text": "' + b'x' * 70_000 + b'"}')
+
+
+async def test_rooms(ada: Person, bob: Person) -> None:
+    """A room can be made by its name, any writing, and is there for everybody."""
+    made = await ada.request('POST', '/api/rooms', {'name': ' Süd  Garten '})
+    assert 'süd-garten' == made.json['name']
+    await ada.request('POST', '/api/rooms', {'name': 'süd-garten'})
+    assert {'lobby': 0, 'süd-garten': 0} == await unread(bob)
+    sent = await bob.request(
+        'POST', '/api/rooms/süd-garten/messages', {'text': 'green'}
+    )
+    assert 201 == sent.status_code
+    for name in ('', '../etc', 'a/b', '<b>', 'x' * 41, '👻'):
+        result = await ada.request('POST', '/api/rooms', {'name': name})
+        assert 422 == result.status_code
+    missing = await ada.request('POST', '/api/rooms/attic/messages', {'text': 'x'})
+    assert 404 == missing.status_code
+    assert 404 == (await ada.request('GET', '/api/rooms/attic')).status_code
+
+
+async def test_older_messages_come_in_pages(ada: Person) -> None:
+    """The snapshot has the newest 50; the others follow before the oldest known."""
+    for number in range(120):
+        await ada.say(str(number))
+    page = (await ada.request('GET', LOBBY)).json
+    found = page['messages']
+    while page['more']:
+        before = found[0]['id']
+        page = (await ada.request('GET', f'{MESSAGES}?before={before}')).json
+        found = page['messages'] + found
+    assert [str(number) for number in range(120)] == [item['text'] for item in found]
+    for before in ('0', 'x', '-1', str(1 << 70)):
+        result = await ada.request('GET', f'{MESSAGES}?before={before}')
+        assert 400 == result.status_code
+
+
+async def test_edit_and_delete(ada: Person, bob: Person) -> None:
+    """Somebody changes and deletes own messages, and nobody else's."""
+    sent = (await ada.say('helo')).json
+    path = f'{MESSAGES}/{sent["id"]}'
+    assert 403 == (await bob.request('PATCH', path, {'text': 'mine'})).status_code
+    assert 403 == (await bob.request('DELETE', path)).status_code
+    edited = (await ada.request('PATCH', path, {'text': 'hello'})).json
+    assert ('hello', True, 2) == (
+        edited['text'],
+        edited['edited'],
+        edited['version'],
+    )
+    assert 422 == (await ada.request('PATCH', path, {'text': ' '})).status_code
+    gone = (await ada.request('DELETE', path)).json
+    assert ('', True, 3) == (gone['text'], gone['deleted'], gone['version'])
+    assert 3 == (await ada.request('DELETE', path)).json['version']
+    assert '' == (await ada.request('PATCH', path, {'text': 'back'})).json['text']
+    other_room = path.replace('lobby', 'attic')
+    assert 404 == (await ada.request('DELETE', other_room)).status_code
+    assert 404 == (await ada.request('DELETE', f'{MESSAGES}/99')).status_code
+
+
+async def test_unread_counts_what_others_said(ada: Person, bob: Person) -> None:
+    """A badge counts messages of others after the last read one, up to 100."""
+    await bob.say('mine')
+    for number in range(3):
+        await ada.say(str(number))
+    assert {'lobby': 3} == await unread(bob)
+    assert {'lobby': 1} == await unread(ada)
+    mark = {'message': 3}
+    assert 204 == (await bob.request('PUT', f'{LOBBY}/read', mark)).status_code
+    assert {'lobby': 1} == await unread(bob)
+    await bob.request('PUT', f'{LOBBY}/read', {'message': 2})
+    assert {'lobby': 1} == await unread(bob)
+    missing = await bob.request('PUT', f'{LOBBY}/read', {'message': 1 << 70})
+    assert 422 == missing.status_code
+    missing = await bob.request('PUT', f'{LOBBY}/read', {'message': 99})
+    assert 404 == missing.status_code
+    for number in range(110):
+        await ada.say(str(number))
+    assert {'lobby': 100} == await unread(bob)
+
+
+async def test_new_people_have_nothing_unread(chat: Chat, ada: Person) -> None:
+    """What was said before somebody came does not count as unread."""
+    await ada.say('long ago')
+    late = await chat.person('Late')
+    # The time of a session has whole seconds.
+    assert (await unread(late))['lobby'] <= 1

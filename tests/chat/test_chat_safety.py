@@ -1,0 +1,134 @@
+"""What other sites cannot do, and what every answer says to the browser."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+import re
+
+import falcon.asgi
+import falcon.testing
+import pytest
+from support.chat import Chat
+from support.chat import MESSAGES
+from support.chat import Person
+from support.chat import SITE
+
+from falcon_channels_chat import page
+from falcon_channels_chat.page import Page
+
+#: What a browser may have to load before the first message is seen.
+MAX_FIRST_LOAD_BYTES = 60_000
+
+
+@pytest.mark.parametrize(
+    'origin', ['https://evil.example', 'null', f'{SITE}.evil.example', '']
+)
+@pytest.mark.parametrize(
+    ('method', 'path'),
+    [
+        ('POST', '/api/rooms'),
+        ('POST', MESSAGES),
+        ('PATCH', f'{MESSAGES}/1'),
+        ('DELETE', f'{MESSAGES}/1'),
+        ('PUT', '/api/rooms/lobby/read'),
+        ('POST', '/api/images'),
+        ('DELETE', '/api/session'),
+    ],
+)
+async def test_pages_of_other_sites(
+    ada: Person, method: str, path: str, origin: str
+) -> None:
+    """A request with cookies that no page of this site sent is refused (CSRF)."""
+    result = await ada.request(method, path, {}, headers={'Origin': origin})
+    assert 403 == result.status_code
+
+
+async def test_a_foreign_page_cannot_pick_a_name(chat: Chat) -> None:
+    """Nor can a page of another site give somebody a session."""
+    result = await chat.stranger().request(
+        'POST',
+        '/api/session',
+        {'name': 'x'},
+        headers={'Origin': 'https://evil.example'},
+    )
+    assert 403 == result.status_code
+
+
+@pytest.mark.parametrize(
+    'content_type',
+    ['text/plain', 'application/x-www-form-urlencoded', 'multipart/form-data', ''],
+)
+async def test_forms_cannot_post(ada: Person, content_type: str) -> None:
+    """What a form can send without asking first is no message."""
+    result = await ada.request(
+        'POST', MESSAGES, body=b'{"text": "x"}', headers={'Content-Type': content_type}
+    )
+    assert 415 == result.status_code
+
+
+async def test_headers_of_the_page(chat: Chat) -> None:
+    """The page may load its own files, nothing else, and no inline script."""
+    result = await chat.stranger().request('GET', '/rooms/lobby')
+    policy = result.headers['Content-Security-Policy']
+    assert "default-src 'none'" in policy
+    assert 'unsafe' not in policy
+    assert "frame-ancestors 'none'" in policy
+    assert 'nosniff' == result.headers['X-Content-Type-Options']
+    assert not re.search(
+        r'<script(?![^>]*\ssrc=)|<style|\son[a-z]+=|style="', result.text
+    )
+
+
+async def test_api_answers_are_not_stored(ada: Person) -> None:
+    """What the API says is kept by no cache."""
+    result = await ada.request('GET', '/api/rooms/lobby')
+    assert 'no-store' == result.headers['Cache-Control']
+    refused = await ada.request('GET', '/api/rooms/attic')
+    assert 'no-store' == refused.headers['Cache-Control']
+
+
+async def test_the_first_load_is_small(chat: Chat) -> None:
+    """The page and all its files are under 60 kB as they travel."""
+    stranger = chat.stranger()
+    packed = {'Accept-Encoding': 'gzip, br'}
+    result = await stranger.request('GET', '/', headers=packed)
+    assert 'gzip' == result.headers['Content-Encoding']
+    size_bytes = len(result.content)
+    document = gzip.decompress(result.content).decode()
+    paths = re.findall(r'(?:src|href)="(/assets/[^"]+)"', document)
+    assert 3 == len(paths), 'a script, a style sheet and an icon'
+    for path in paths:
+        asset = await stranger.request('GET', path, headers=packed)
+        assert 200 == asset.status_code
+        assert 'immutable' in asset.headers['Cache-Control']
+        size_bytes += len(asset.content)
+    assert size_bytes < MAX_FIRST_LOAD_BYTES
+    plain = await stranger.request('GET', paths[0])
+    assert 'Content-Encoding' not in plain.headers
+
+
+@pytest.mark.parametrize('name', ['x.js', '..%2fapp.py', '%2e%2e%2fapp.py', 'app.py'])
+async def test_assets_are_the_built_files_only(chat: Chat, name: str) -> None:
+    """Nothing but the built files can be asked for."""
+    assert 404 == (await chat.stranger().request('GET', f'/assets/{name}')).status_code
+
+
+def test_the_page_uses_text_only() -> None:
+    """No source of the page turns text into markup."""
+    sources = list((Path(page.__file__).parent / 'web' / 'src').glob('*.ts'))
+    assert sources
+    banned = re.compile(
+        r'innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\('
+    )
+    assert [] == [path.name for path in sources if banned.search(path.read_text())]
+
+
+async def test_a_page_that_was_not_built(tmp_path: Path) -> None:
+    """Without a built page the chat says what to do."""
+    app = falcon.asgi.App()
+    app.add_route('/', Page(tmp_path))
+    async with falcon.testing.ASGIConductor(app) as conductor:
+        result = await conductor.simulate_get('/')
+    assert 503 == result.status_code
+    assert 'make web' in result.json['description']

@@ -1,0 +1,120 @@
+"""Picking a name, and who one is from then on."""
+
+from __future__ import annotations
+
+import time
+
+import jwt
+import pytest
+from support.chat import Chat
+from support.chat import Person
+
+from falcon_channels_chat.sessions import Member
+from falcon_channels_chat.sessions import Signer
+from falcon_channels_chat.store import Store
+
+SECRET = 's' * 32
+ADA = Member(id='a1', name='Ada', since_s=1)
+
+
+async def test_a_name_makes_a_session(chat: Chat) -> None:
+    """Picking a name sets a cookie that no script and no other site gets."""
+    person = chat.stranger()
+    assert 204 == (await person.request('GET', '/api/session')).status_code
+    result = await person.pick_name('  Ada   Lovelace ')
+    assert 'Ada Lovelace' == result.json['name']
+    cookie = result.cookies['chat_session']
+    assert (True, 'Strict', '/') == (cookie.http_only, cookie.same_site, cookie.path)
+    who = await person.request('GET', '/api/session')
+    assert {'id': person.id, 'name': 'Ada Lovelace'} == who.json
+
+
+async def test_a_new_name_is_the_same_person(ada: Person) -> None:
+    """Somebody who picks another name keeps the id."""
+    before = ada.id
+    await ada.pick_name('Countess')
+    assert before == ada.id
+
+
+async def test_two_people_of_one_name_are_two(chat: Chat) -> None:
+    """The same name twice is two people with different ids."""
+    one, other = await chat.person('Ada'), await chat.person('Ada')
+    assert one.id != other.id
+
+
+@pytest.mark.parametrize(
+    'name',
+    ['<script>alert(1)</script>', 'ليلى', '山田', "O'Hara", '👩‍👩‍👧 family', 'x' * 40],
+)
+async def test_names_people_have(chat: Chat, name: str) -> None:
+    """Any writing, markup as plain text, emoji: a name is what somebody typed."""
+    result = await chat.stranger().pick_name(name)
+    assert name == result.json['name']
+
+
+@pytest.mark.parametrize(
+    'name', ['', '   ', 'x' * 41, 'a\x00b', 'ad\u202ea', 'a\u2066b', '\ufdd0']
+)
+async def test_names_nobody_has(chat: Chat, name: str) -> None:
+    """Nothing, too much, control characters and turned directions are refused."""
+    assert 422 == (await chat.stranger().pick_name(name)).status_code
+
+
+@pytest.mark.parametrize(
+    'cookie',
+    [
+        '',
+        'nonsense',
+        'a.b.c',
+        Signer(SECRET).sign(ADA, 'session', 60),
+        jwt.encode(
+            {'sub': 'a1', 'name': 'Ada', 'since': 1, 'aud': 'session'}, None, 'none'
+        ),
+    ],
+)
+async def test_forged_cookies_are_nobody(chat: Chat, cookie: str) -> None:
+    """A cookie that this chat did not sign makes nobody of its bearer."""
+    person = chat.stranger()
+    person.cookie = cookie
+    assert 204 == (await person.request('GET', '/api/session')).status_code
+    assert 401 == (await person.say('hello')).status_code
+    assert 401 == (await person.request('GET', '/api/rooms/lobby')).status_code
+
+
+async def test_leaving_takes_the_cookie_back(ada: Person) -> None:
+    """Leaving tells the browser to forget the cookie."""
+    result = await ada.request('DELETE', '/api/session')
+    assert 204 == result.status_code
+    cookie = result.cookies['chat_session']
+    assert '' == cookie.value
+    assert cookie.expires is not None
+    assert cookie.expires.timestamp() < time.time()
+
+
+def test_tokens_are_for_one_thing() -> None:
+    """A session is no key of a bot, nor the other way round; both expire."""
+    signer = Signer(SECRET)
+    assert signer.read(signer.sign(ADA, 'session', 60), 'bot') is None
+    assert signer.read(signer.bot_key('Weather'), 'session') is None
+    assert signer.read(signer.sign(ADA, 'session', -1), 'session') is None
+    member, signed_s = signer.read(signer.sign(ADA, 'session', 60), 'session') or (
+        None,
+        0,
+    )
+    assert ADA == member
+    assert signed_s <= time.time()
+
+
+async def test_a_bot_posts_with_its_key(chat: Chat, ada: Person) -> None:
+    """A key in Authorization is enough to post; there is no cookie and no Origin."""
+    store = Store(chat.database)
+    key = Signer(store.secret()).bot_key('Weather')
+    headers = {'Authorization': f'Bearer {key}', 'Origin': ''}
+    result = await chat.stranger().request(
+        'POST', '/api/rooms/lobby/messages', {'text': 'rain'}, headers=headers
+    )
+    assert (201, 'bot:Weather') == (result.status_code, result.json['user'])
+    headers['Authorization'] += 'x'
+    result = await chat.stranger().request('GET', '/api/session', headers=headers)
+    assert 401 == result.status_code
+    await store.process_shutdown(None, None)

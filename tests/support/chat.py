@@ -1,0 +1,74 @@
+"""People who use the chat over HTTP, without a server in between."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import falcon.testing
+
+from falcon_channels_chat.settings import Settings
+
+SITE = 'http://falconframework.org'
+MESSAGES = '/api/rooms/lobby/messages'
+
+Result = falcon.testing.Result
+
+
+class Person:
+    """Somebody with a browser, that is, with cookies and an Origin."""
+
+    def __init__(self, conductor: falcon.testing.ASGIConductor) -> None:
+        self._conductor = conductor
+        self.cookie: str | None = None
+        self.id = ''
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        json: Any = None,
+        *,
+        headers: dict[str, str] | None = None,
+        **kwargs: Any,
+    ) -> Result:
+        """Send a request as the page would, but for what is given."""
+        own = {'Origin': SITE}
+        if self.cookie is not None:
+            own['Cookie'] = f'chat_session={self.cookie}'
+        own.update(headers or {})
+        sent = {name: value for name, value in own.items() if value}
+        return await self._conductor.simulate_request(
+            method, path, json=json, headers=sent, **kwargs
+        )
+
+    async def pick_name(self, name: str) -> Result:
+        """Get a session."""
+        result = await self.request('POST', '/api/session', {'name': name})
+        if result.status_code == 201:
+            self.cookie = result.cookies['chat_session'].value
+            self.id = result.json['id']
+        return result
+
+    async def say(self, text: str, **more: Any) -> Result:
+        """Send a message to the lobby."""
+        return await self.request('POST', MESSAGES, {'text': text, **more})
+
+
+class Chat:
+    """A chat with an empty lobby."""
+
+    def __init__(
+        self, conductor: falcon.testing.ASGIConductor, settings: Settings
+    ) -> None:
+        self.conductor = conductor
+        self.database = settings.database
+
+    def stranger(self) -> Person:
+        """Return somebody without a name."""
+        return Person(self.conductor)
+
+    async def person(self, name: str) -> Person:
+        """Return somebody with a name."""
+        person = self.stranger()
+        assert 201 == (await person.pick_name(name)).status_code
+        return person
