@@ -21,6 +21,9 @@ from falcon_channels.routing import ChannelRoute
 from falcon_channels.subscription import Subscription
 from falcon_channels.subscription import SubscriptionState
 
+#: What encoding raises for values that JSON has not, such as integers over 64 bits.
+NOT_JSON = (TypeError, ValueError, OverflowError, RecursionError)
+
 
 class PublicationDraft:
     """What a client wants to publish; ``on_publish`` may change it.
@@ -106,7 +109,7 @@ def encode_payload(data: Any) -> tuple[bytes, bool]:
         return bytes(data), True
     try:
         return msgspec.json.encode(data), False
-    except (TypeError, ValueError, RecursionError) as ex:
+    except NOT_JSON as ex:
         raise PayloadError(f'data cannot be written as JSON: {ex}') from None
 
 
@@ -157,6 +160,8 @@ async def authorize_publish(
             draft.data  # noqa: B018 - decoding it checks it
         except msgspec.ValidationError as ex:
             raise falcon.HTTPUnprocessableEntity(description=str(ex)) from None
+        except (msgspec.DecodeError, RecursionError) as ex:
+            raise falcon.HTTPBadRequest(description=f'not JSON: {ex}') from None
     if route.on_publish is not None:
         await route.on_publish(connection.req, draft, **match.params)
     payload, binary = draft.payload()

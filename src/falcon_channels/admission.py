@@ -10,11 +10,13 @@ import falcon
 import falcon.asgi
 
 from falcon_channels import access
+from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.hub import Hub
 from falcon_channels.hub import Joined
 from falcon_channels.options import ChannelsOptions
 from falcon_channels.origin import request_origin_error
 from falcon_channels.presence import PresenceKeeper
+from falcon_channels.protocol.codes import UNSUBSCRIBE_INSUFFICIENT
 from falcon_channels.protocol.codes import UNSUBSCRIBE_SERVER
 from falcon_channels.publication import Position
 from falcon_channels.subscription import Subscription
@@ -105,8 +107,13 @@ class Admission:
         user = subscription.user
         on_joined(await self._hub.join(subscription, since))
         # NOTE: a revocation that came while it joined found nothing to end.
-        if user and await self._broker.is_revoked(subscription.channel, user):
-            self._hub.unsubscribe(subscription, *UNSUBSCRIBE_SERVER)
+        try:
+            if user and await self._broker.is_revoked(subscription.channel, user):
+                self._hub.unsubscribe(subscription, *UNSUBSCRIBE_SERVER)
+                return
+        except BrokerUnavailableError:
+            # SECURITY: not known, so that it may not stay; the client comes back.
+            self._hub.unsubscribe(subscription, *UNSUBSCRIBE_INSUFFICIENT)
             return
         await self._presence.enter(subscription)
 
@@ -115,7 +122,9 @@ class Admission:
         self._presence.on_left(subscription)
         responder = subscription.route.on_unsubscribe
         if responder is not None and subscription.joined:
-            self._hub.spawn(self._tell_left(subscription, responder), 'on_unsubscribe')
+            self._hub.spawn(
+                self._tell_left(subscription, responder), 'on_unsubscribe', True
+            )
 
     async def _tell_left(
         self, subscription: Subscription, responder: Callable[..., Any]

@@ -111,6 +111,7 @@ class Channels(UserControl):
         self._endpoints: list[Endpoint] = []
         self._starting: asyncio.Task[None] | None = None
         self._status: Status = 'new'
+        self._draining = asyncio.Lock()
 
     # --- routes ----------------------------------------------------------------------
 
@@ -464,11 +465,17 @@ class Channels(UserControl):
             self._starting = asyncio.get_running_loop().create_task(
                 self._start(), name='falcon_channels start'
             )
+        starting = self._starting
         try:
-            await asyncio.shield(self._starting)
+            await asyncio.shield(starting)
         except BrokerUnavailableError:
             # NOTE: the next call tries again.
-            self._starting = None
+            if self._starting is starting:
+                self._starting = None
+            raise
+        except asyncio.CancelledError:
+            if starting.cancelled():
+                raise ClosedError('these channels are closed') from None
             raise
 
     async def _start(self) -> None:
@@ -486,6 +493,10 @@ class Channels(UserControl):
         New connections are refused meanwhile. Presence entries are left to expire where
         other processes share them, so that who reconnects there was never away.
         """
+        async with self._draining:
+            await self._drain()
+
+    async def _drain(self) -> None:
         if self._status != 'ok':
             return
         self._status = 'draining'
@@ -509,12 +520,17 @@ class Channels(UserControl):
 
     async def close(self) -> None:
         """Close everything; idempotent."""
+        if self._starting is not None and self._status == 'new':
+            self._starting.cancel()
+            await asyncio.wait([self._starting])
+        await self.drain()
         if self._status == 'closed':
             return
-        await self.drain()
-        if self._status == 'draining':
+        drained, self._status = self._status == 'draining', 'closed'
+        if drained:
             await self.nodes.goodbye()
-        self._status = 'closed'
+        for connection in list(self.hub.connections.values()):
+            connection.shutdown()
         for endpoint in self._endpoints:
             endpoint.heartbeat.close()
         await self.hub.close()

@@ -46,6 +46,7 @@ class Connection(abc.ABC):
         '_user',
         'closed',
         'encoder',
+        'granted_bytes',
         'hub',
         'id',
         'info',
@@ -70,6 +71,9 @@ class Connection(abc.ABC):
         self.closed = False
         #: Blobs of this turn of the event loop, which leave in one write.
         self.out: list[Any] = []
+        #: Bytes of recovered publications that may wait beyond the limit of the
+        #: backlog, until the client has read everything once.
+        self.granted_bytes = 0
         # PERF: a stored bound method saves two look-ups for each delivery.
         self.write = transport.write
 

@@ -132,7 +132,10 @@ class FanOut:
                 elif connection.write(blob) > limit_bytes:
                     slow.append(subscription)
         for subscription in feed.lagging:
-            self.counters.dropped += feed.keep_pending(subscription, items)
+            dropped = feed.keep_pending(subscription, items)
+            if dropped:
+                self.counters.dropped += dropped
+                self._log_slow(subscription.connection, feed)
         if feed.ahead:
             self._deliver_ahead(feed, items)
         for subscription in slow:
@@ -170,8 +173,9 @@ class FanOut:
 
     def _check_backlog(self, connection: Connection, backlog_bytes: int) -> None:
         """Treat a connection that gathered its output as the fan-out would have."""
+        backlog_bytes -= connection.granted_bytes
         if backlog_bytes > self._max_backlog_bytes:
-            self._log_slow(connection, 'any')
+            self._log_slow(connection, None)
             self.counters.slow_disconnects += 1
             connection.disconnect(SLOW, 'slow')
             return
@@ -184,23 +188,29 @@ class FanOut:
         connection = subscription.connection
         if subscription.state is not State.LIVE:
             return
-        self._log_slow(connection, feed.channel)
+        backlog_bytes = connection.transport.backlog_bytes
+        if backlog_bytes - connection.granted_bytes <= feed.limit_bytes:
+            return
         if feed.options.slow_reader == 'close':
+            self._log_slow(connection, feed)
             self.counters.slow_disconnects += 1
             connection.disconnect(SLOW, 'slow')
         else:
             feed.lag(subscription)
 
-    def _log_slow(self, connection: Connection, channel: str) -> None:
-        """Log once for each connection."""
+    def _log_slow(self, connection: Connection, feed: Feed | None) -> None:
+        """Log what is done to a slow reader, once for each connection."""
         if connection.id in self._slow_logged:
             return
         self._slow_logged.add(connection.id)
-        feed = self._feeds.get(channel)
-        _logger.warning(
-            '%r reads too slowly: %d bytes wait, channel %r at %s',
+        policy = 'close' if feed is None else feed.options.slow_reader
+        _logger.log(
+            # NOTE: whoever asks for the latest expects that others are left out.
+            logging.INFO if policy == 'latest' else logging.WARNING,
+            '%r reads too slowly: %d bytes wait, channel %r at %s, policy %r',
             connection,
             connection.transport.backlog_bytes,
-            channel,
-            feed.position if feed is not None else None,
+            None if feed is None else feed.channel,
+            None if feed is None else feed.position,
+            policy,
         )

@@ -67,6 +67,7 @@ class Feed:
         'kept_overflow',
         'lagging',
         'limit_bytes',
+        'max_backlog_bytes',
         'max_kept_bytes',
         'members',
         'options',
@@ -76,7 +77,11 @@ class Feed:
     )
 
     def __init__(
-        self, channel: str, options: ChannelOptions, max_kept_bytes: int
+        self,
+        channel: str,
+        options: ChannelOptions,
+        max_kept_bytes: int,
+        max_backlog_bytes: int,
     ) -> None:
         self.channel = channel
         self.options = options
@@ -98,9 +103,10 @@ class Feed:
         self.kept_bytes = 0
         self.kept_overflow = False
         # A subscriber with a backlog above this is slow.
-        half = options.max_backlog_bytes // 2
+        self.max_backlog_bytes = min(options.max_backlog_bytes, max_backlog_bytes)
+        half = self.max_backlog_bytes // 2
         self.limit_bytes = {
-            'close': options.max_backlog_bytes,
+            'close': self.max_backlog_bytes,
             'drop_oldest': half,
             'latest': 0,
         }[options.slow_reader]
@@ -141,6 +147,8 @@ class Feed:
     def repair(self, page: HistoryPage) -> bool | None:
         """Go on from what the log holds after `position`.
 
+        A channel that recovers the latest goes on from that, whatever was missed.
+
         Returns:
             True: repaired. False: more came meanwhile, read again. ``None``: the log
             no longer reaches back to `position`; the feed now stands at the log's
@@ -153,6 +161,11 @@ class Feed:
             self._drop_kept()
             return False
         publications = recovery.missed(self.position, page)
+        if publications is None and self.options.recovery_mode == 'latest':
+            if page.position.epoch != self.position.epoch:
+                self._begin_anew(page.position.epoch)
+                return False
+            publications = page.publications[-1:]
         if publications is not None:
             for publication in publications:
                 self.turn.append(publication)
@@ -164,6 +177,13 @@ class Feed:
         if publications is None:
             return None
         return not gap
+
+    def _begin_anew(self, epoch: str) -> None:
+        """Stand at the beginning of another log, with all subscribers."""
+        self.position = Position(0, epoch)
+        for subscription in list(self.ahead):
+            self.ahead.pop(subscription, None)
+            self._make_live(subscription)
 
     def _take_kept(self) -> bool:
         kept, overflow = self.kept, self.kept_overflow
@@ -280,15 +300,16 @@ class Feed:
         """Keep `items` for a LAGGING subscription; return how many were dropped."""
         pending = subscription.pending
         assert pending is not None
-        limit_bytes = self.options.max_backlog_bytes - self.limit_bytes
+        limit_bytes = self.max_backlog_bytes - self.limit_bytes
         only_latest = self.options.slow_reader == 'latest'
         dropped = 0
         for item in items:
+            if only_latest and isinstance(item, Publication):
+                # NOTE: joins and leaves are no newer state, and stay.
+                dropped += _drop_publications(subscription, pending)
             pending.append(item)
             subscription.pending_bytes += _size_bytes(item)
-            while len(pending) > 1 and (
-                only_latest or subscription.pending_bytes > limit_bytes
-            ):
+            while len(pending) > 1 and subscription.pending_bytes > limit_bytes:
                 subscription.pending_bytes -= _size_bytes(pending.popleft())
                 dropped += 1
         return dropped
@@ -308,6 +329,15 @@ class Feed:
         for subscription in [s for s in self.ahead if s.offset <= offset]:
             self.ahead.pop(subscription, None)
             self._make_live(subscription)
+
+
+def _drop_publications(subscription: Subscription, pending: deque[Item]) -> int:
+    """Drop what a newer publication replaces: one at most, unless it was the first."""
+    old = [item for item in pending if isinstance(item, Publication)]
+    for item in old:
+        pending.remove(item)
+        subscription.pending_bytes -= _size_bytes(item)
+    return len(old)
 
 
 def _size_bytes(item: Item) -> int:

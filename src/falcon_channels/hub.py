@@ -46,6 +46,7 @@ from falcon_channels.metrics import Counters
 from falcon_channels.options import ChannelOptions
 from falcon_channels.options import ChannelsOptions
 from falcon_channels.protocol import recovery
+from falcon_channels.publication import approximate_bytes
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
 from falcon_channels.publication import Signal
@@ -62,6 +63,8 @@ INSUFFICIENT_STATE = 2500
 _ATTEMPTS = 5
 #: How long a join waits for the repair of its channel before it reads again.
 _REPAIR_TIMEOUT_S = 5.0
+#: How long responders may take that are told of an end, when all ends.
+_RESPONDERS_TIMEOUT_S = 5.0
 #: How many channels are unsubscribed at the broker at the same time.
 _SHUT_BATCH = 64
 
@@ -93,7 +96,7 @@ class Hub:
         self.options = options
         self.counters = Counters()
         self.connections: dict[str, Connection] = {}
-        self._by_user: dict[str, set[Connection]] = {}
+        self._by_user: dict[str, dict[Connection, None]] = {}
         #: Called with each message from process to process; `Nodes` listens here.
         self.on_node_message: Callable[[NodeMessage], None] = _ignore
         #: Called with each connection to subscribe from here.
@@ -120,6 +123,7 @@ class Hub:
         self._changing: dict[str, asyncio.Task[None]] = {}
         self._idle: dict[str, float] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._graceful: set[asyncio.Task[Any]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
 
@@ -137,21 +141,41 @@ class Hub:
             )
 
     async def close(self) -> None:
-        """Cancel every task of the hub; connections are the owner's."""
+        """Cancel every task of the hub; connections are the owner's.
+
+        Responders that are told of the end of a subscription have a little time.
+        """
         self._closed = True
+        if self._graceful:
+            await asyncio.wait(list(self._graceful), timeout=_RESPONDERS_TIMEOUT_S)
         tasks = [*self._tasks, *self._changing.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def spawn(self, coroutine: Coroutine[Any, Any, Any], name: str) -> None:
-        """Run a task that the hub owns; one that fails is reported, never lost."""
+    def spawn(
+        self, coroutine: Coroutine[Any, Any, Any], name: str, graceful: bool = False
+    ) -> asyncio.Task[Any] | None:
+        """Run a task that the hub owns; one that fails is reported, never lost.
+
+        Args:
+            coroutine: What to run.
+            name: For logs.
+            graceful: Whether `close` lets it end by itself, for a few seconds.
+
+        Returns:
+            The task, or ``None`` where the hub is closed.
+        """
         if self._closed or self._loop is None:
             coroutine.close()
-            return
+            return None
         task = self._loop.create_task(coroutine, name=f'falcon_channels {name}')
         self._tasks.add(task)
         task.add_done_callback(self._on_task_done)
+        if graceful:
+            self._graceful.add(task)
+            task.add_done_callback(self._graceful.discard)
+        return task
 
     def _on_task_done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
@@ -179,7 +203,7 @@ class Hub:
         if connection.closed:
             raise ClosedError('the connection has ended already')
         self.connections[connection.id] = connection
-        self._by_user.setdefault(connection.user, set()).add(connection)
+        self._by_user.setdefault(connection.user, {})[connection] = None
 
     def remove(self, connection: Connection) -> None:
         """Forget a connection that has ended, and all its subscriptions."""
@@ -207,6 +231,7 @@ class Hub:
 
     def on_writable(self, connection: Connection) -> None:
         """Give a connection that reads again what waits for it."""
+        connection.granted_bytes = 0
         for subscription in list(connection.subscriptions.values()):
             if subscription.state is State.LAGGING:
                 feed = self._feeds[subscription.channel]
@@ -217,12 +242,12 @@ class Hub:
         """Learn that a connection is another user's now."""
         if connection.id in self.connections:
             self._forget_user(connection, before)
-            self._by_user.setdefault(connection.user, set()).add(connection)
+            self._by_user.setdefault(connection.user, {})[connection] = None
 
     def _forget_user(self, connection: Connection, user: str) -> None:
         alike = self._by_user.get(user)
         if alike is not None:
-            alike.discard(connection)
+            alike.pop(connection, None)
             if not alike:
                 del self._by_user[user]
 
@@ -256,6 +281,10 @@ class Hub:
             feed.joining.pop(subscription, None)
             feed.holds -= 1
             self._note_idle(feed)
+        # NOTE: not held against the client: it asked for it, and has to read it first.
+        subscription.connection.granted_bytes += sum(
+            map(approximate_bytes, joined.publications)
+        )
         if joined.recovered is not None:
             if joined.recovered:
                 self.counters.recovered += 1
@@ -283,6 +312,7 @@ class Hub:
         if subscription.ended:
             return
         joining = subscription.state is State.JOINING
+        subscription.end = code, reason
         self.leave(subscription)
         if not joining:
             subscription.connection.on_unsubscribed(subscription, code, reason)
@@ -298,14 +328,18 @@ class Hub:
         self._fan_out.flush_feed(feed)
         feed.keep_for(subscription)
         page = await self.broker.history(feed.channel, settings, limit=1, reverse=True)
+        self._must_go_on(subscription)
+        self._fan_out.flush_feed(feed)
         kept = subscription.kept
-        joined = self._join_live(feed, subscription, True)
-        found = recovery.latest(page).publications
-        if kept:
-            found = [kept[-1][0]]
-        # NOTE: the log may be ahead of its announcements, so that its newest may be
-        #   announced once more, which a channel that carries a state bears.
-        return Joined(joined.position, found, bool(found))
+        _, found, position = recovery.latest(page)
+        if kept and (
+            kept[-1][1] != position.epoch or kept[-1][0].offset > position.offset
+        ):
+            found, position = [kept[-1][0]], feed.position
+        if position.epoch != feed.position.epoch:
+            position = feed.position
+        feed.add(subscription, position.offset)
+        return Joined(position, found, bool(found))
 
     async def _join_recovering(
         self, feed: Feed, subscription: Subscription, since: Position
@@ -333,9 +367,12 @@ class Hub:
             epoch = page.position.epoch
             live = [publication for publication, e in kept if e == epoch]
             found = recovery.recover(since, page, live)
-            if found is None:
+            if found is None or found.position.offset < feed.position.offset:
                 continue
-            if not found.recovered:
+            if not found.recovered or (
+                sum(map(approximate_bytes, found.publications))
+                > feed.options.recovery_limit_bytes
+            ):
                 return self._join_live(feed, subscription, True)
             feed.add(subscription, found.position.offset)
             return Joined(found.position, found.publications, True)
@@ -343,7 +380,8 @@ class Hub:
 
     def _must_go_on(self, subscription: Subscription) -> None:
         if subscription.ended or subscription.connection.closed:
-            raise UnsubscribedError(0, 'unsubscribed while subscribing')
+            code, reason = subscription.end or (0, 'the connection has ended')
+            raise UnsubscribedError(code, reason)
 
     # --- opening and closing feeds ---------------------------------------------------
 
@@ -376,7 +414,12 @@ class Hub:
         return task
 
     async def _open(self, channel: str, options: ChannelOptions) -> None:
-        feed = Feed(channel, options, self.options.max_pending_bytes)
+        feed = Feed(
+            channel,
+            options,
+            self.options.max_pending_bytes,
+            self.options.max_backlog_bytes,
+        )
         self._feeds[channel] = feed
         links = self._repairs.links
         try:

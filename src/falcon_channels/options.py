@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 from typing import Literal
 
@@ -32,6 +33,7 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
             ``'off'``: nothing; ``'auto'``: ``'stream'`` where there is history.
         recovery_limit: How many publications are recovered at most; a client that
             missed more is told that it could not recover.
+        recovery_limit_bytes: The same in bytes, about.
         presence: Whether it is known who is subscribed.
         presence_ttl_s: After how many seconds the entry of a connection whose process
             died disappears.
@@ -57,6 +59,7 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
     meta_ttl_s: float | None = 30 * 86400.0
     recovery: Recovery = 'auto'
     recovery_limit: int = 1000
+    recovery_limit_bytes: int = 4194304
     presence: bool = False
     presence_ttl_s: float = 60.0
     join_leave: JoinLeave = 'off'
@@ -70,7 +73,14 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         _at_least(self, 0, 'history_size', 'leave_grace_s')
-        _at_least(self, 1, 'recovery_limit', 'max_publication_bytes')
+        _at_least(
+            self,
+            1,
+            'recovery_limit',
+            'recovery_limit_bytes',
+            'max_publication_bytes',
+            'max_backlog_bytes',
+        )
         _above_zero(
             self, 'history_ttl_s', 'meta_ttl_s', 'presence_ttl_s', 'idempotency_ttl_s'
         )
@@ -168,6 +178,8 @@ class ChannelsOptions(msgspec.Struct, kw_only=True):
             'max_pending_bytes',
             'drain_batch',
         )
+        if self.max_connections is not None:
+            _at_least(self, 1, 'max_connections')
         _at_least(self, 0, 'linger_s', 'drain_interval_s')
         _above_zero(self, 'position_check_s', 'revoke_ttl_s', 'drain_timeout_s')
 
@@ -212,16 +224,28 @@ class EndpointOptions(msgspec.Struct, kw_only=True):
 
 def _at_least(options: msgspec.Struct, least: int, *names: str) -> None:
     for name in names:
-        value = getattr(options, name)
+        value = _number(options, name)
         if value < least:
             raise OptionsError(f'{name} is {value}, and must be at least {least}')
 
 
 def _above_zero(options: msgspec.Struct, *names: str) -> None:
     for name in names:
-        value = getattr(options, name)
-        if value is not None and value <= 0:
-            raise OptionsError(f'{name} is {value}, and must be above 0')
+        if getattr(options, name) is not None and not _number(options, name) > 0:
+            raise OptionsError(
+                f'{name} is {getattr(options, name)}, and must be above 0'
+            )
+
+
+def _number(options: msgspec.Struct, name: str) -> float:
+    """Return a number; one that counts bytes or things has no fraction."""
+    value = getattr(options, name)
+    wanted = (int, float) if name.endswith('_s') else int
+    if isinstance(value, bool) or not isinstance(value, wanted):
+        raise OptionsError(f'{name} is {value!r}, and must be a number')
+    if not math.isfinite(value):
+        raise OptionsError(f'{name} is {value}; use None where there is no limit')
+    return value
 
 
 def _one_of(options: msgspec.Struct, name: str, *choices: str) -> None:

@@ -14,8 +14,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import AsyncIterator
 from collections.abc import Callable
+from collections.abc import Mapping
 from collections.abc import Sequence
+import contextlib
 import logging
 
 import msgspec
@@ -25,6 +28,7 @@ from falcon_channels.brokers.base import PresenceEntry
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.hub import Hub
 from falcon_channels.options import ChannelOptions
+from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import Signal
 from falcon_channels.subscription import Subscription
 
@@ -32,6 +36,8 @@ _logger = logging.getLogger('falcon_channels')
 
 #: Entries refreshed or expired in one call of the broker.
 _BATCH = 500
+#: How often, in seconds, expired entries are looked for, at least.
+_EXPIRE_S = 5.0
 
 
 class PresenceKeeper:
@@ -47,18 +53,21 @@ class PresenceKeeper:
     ) -> None:
         self._hub = hub
         self._options_of = options_of
-        #: Subscriptions with an entry, by the lifetime of the entry in seconds.
-        self._kept: dict[float, set[Subscription]] = {}
+        #: Subscriptions with an entry and whether they were announced, by the lifetime
+        #: of the entry in seconds.
+        self._kept: dict[float, dict[Subscription, bool]] = {}
         self._leaving: deque[Subscription] = deque()
+        self._graces: dict[Subscription, asyncio.TimerHandle] = {}
         self._held = False
         self._wake = asyncio.Event()
         # NOTE: a refresh between the two halves of a removal would leave a ghost.
         self._lock = asyncio.Lock()
+        self._turns: dict[tuple[str, str], _Turn] = {}
 
     def start(self) -> None:
-        """Begin to refresh, expire and remove."""
+        """Begin to expire and remove."""
         self._hub.spawn(self._remove_leaving(), 'presence removal')
-        self._hub.spawn(self._refresh(), 'presence refresh')
+        self._hub.spawn(self._expire(), 'presence expiry')
 
     async def enter(self, subscription: Subscription) -> None:
         """Enter a subscription that has joined, and announce it.
@@ -68,28 +77,33 @@ class PresenceKeeper:
         options = subscription.route.options
         if not options.presence and options.join_leave == 'off':
             return
+        # NOTE: who is entered but not announced would be missed by the others, so that
+        #   a client that is cancelled here does not cancel this.
+        task = self._hub.spawn(self._enter(subscription), 'presence entry')
+        if task is not None:
+            await asyncio.shield(task)
+
+    async def _enter(self, subscription: Subscription) -> None:
+        options = subscription.route.options
         info = subscription.connection.client_info(subscription)
-        first = True
-        if options.presence:
-            entry = PresenceEntry(subscription.channel, info)
-            try:
-                (first,) = await self._hub.broker.add_presence(
-                    [entry], options.presence_ttl_s
-                )
-            except BrokerUnavailableError as ex:
-                first = False
-                self._hub.counters.presence_errors += 1
-                _logger.warning('%r not entered into presence: %s', subscription, ex)
-        subscription.present = info
-        if options.presence:
-            self._kept.setdefault(options.presence_ttl_s, set()).add(subscription)
-        if subscription.ended:
-            # NOTE: it left while the entry was being made; `on_left` saw no entry.
-            self.on_left(subscription)
-        elif options.join_leave == 'connection' or (
-            options.join_leave == 'user' and first
-        ):
-            await self._announce(subscription.channel, Signal('join', info))
+        announced = False
+        try:
+            async with self._in_turn(subscription.channel, info.user):
+                first = await self._add(subscription, info)
+                if _is_told(options.join_leave, first):
+                    await self._announce(subscription.channel, Signal('join', info))
+                announced = True
+        except BrokerUnavailableError as ex:
+            self._hub.counters.presence_errors += 1
+            _logger.warning('%r not entered into presence: %s', subscription, ex)
+        finally:
+            # NOTE: whatever became of it, it is taken out again.
+            subscription.present = info
+            if options.presence:
+                self._keep(subscription, announced)
+            if subscription.ended:
+                # NOTE: it left meanwhile; `on_left` saw no entry.
+                self.on_left(subscription)
 
     def on_left(self, subscription: Subscription) -> None:
         """Take out a subscription that has ended, at once or after its grace."""
@@ -99,7 +113,9 @@ class PresenceKeeper:
         grace_s = options.leave_grace_s if subscription.connection.closed else 0.0
         if grace_s:
             loop = asyncio.get_running_loop()
-            loop.call_later(grace_s, self._queue_leave, subscription)
+            self._graces[subscription] = loop.call_later(
+                grace_s, self._queue_leave, subscription
+            )
         else:
             self._queue_leave(subscription)
 
@@ -108,16 +124,61 @@ class PresenceKeeper:
 
         For a process that is about to end while its clients reconnect elsewhere.
         """
-        self._kept.clear()
-        self._leaving.clear()
         self._held = True
+        for handle in self._graces.values():
+            handle.cancel()
+        self._graces.clear()
+        self._leaving.clear()
+        for kept in self._kept.values():
+            kept.clear()
 
     # --- inside ----------------------------------------------------------------------
 
+    async def _add(self, subscription: Subscription, info: ClientInfo) -> bool:
+        """Make the entry; return whether it is the first of its user."""
+        options = subscription.route.options
+        if not options.presence:
+            return True
+        entry = PresenceEntry(subscription.channel, info)
+        (first,) = await self._hub.broker.add_presence([entry], options.presence_ttl_s)
+        return first
+
+    @contextlib.asynccontextmanager
+    async def _in_turn(self, channel: str, user: str) -> AsyncIterator[None]:
+        """Do one thing after the other for one user of a channel.
+
+        Otherwise the word that somebody left could overtake the word that they are
+        back, and the others would miss somebody who is there.
+        """
+        key = channel, user
+        turn = self._turns.get(key)
+        if turn is None:
+            turn = self._turns[key] = _Turn()
+        turn.users += 1
+        try:
+            async with turn.lock:
+                yield
+        finally:
+            turn.users -= 1
+            if not turn.users:
+                del self._turns[key]
+
+    def _keep(self, subscription: Subscription, announced: bool) -> None:
+        if self._held:
+            return
+        ttl_s = subscription.route.options.presence_ttl_s
+        kept = self._kept.get(ttl_s)
+        if kept is None:
+            # NOTE: one task for each lifetime, that is at most one for each route.
+            kept = self._kept[ttl_s] = {}
+            self._hub.spawn(self._refresh(ttl_s, kept), 'presence refresh')
+        kept[subscription] = announced
+
     def _queue_leave(self, subscription: Subscription) -> None:
+        self._graces.pop(subscription, None)
         kept = self._kept.get(subscription.route.options.presence_ttl_s)
         if kept is not None:
-            kept.discard(subscription)
+            kept.pop(subscription, None)
         self._leaving.append(subscription)
         self._wake.set()
 
@@ -141,24 +202,24 @@ class PresenceKeeper:
             return
         options = subscription.route.options
         channel = subscription.channel
-        if not options.presence:
-            await self._announce(channel, Signal('leave', info))
-            return
-        change = await self._hub.broker.remove_presence(channel, info.client)
-        if change is not None:
-            await self._announce_change(change, options.join_leave)
+        async with self._in_turn(channel, info.user):
+            if not options.presence:
+                await self._announce(channel, Signal('leave', info))
+                return
+            change = await self._hub.broker.remove_presence(channel, info.client)
+            if change is not None:
+                await self._announce_change(change, options.join_leave)
 
-    async def _refresh(self) -> None:
-        while True:
-            await asyncio.sleep(self._turn_s())
+    async def _refresh(self, ttl_s: float, kept: Mapping[Subscription, bool]) -> None:
+        while not self._held:
+            # NOTE: a third, so that two refreshes may fail.
+            await asyncio.sleep(ttl_s / 3)
             try:
-                for ttl_s, kept in list(self._kept.items()):
-                    subscriptions = list(kept)
-                    for start in range(0, len(subscriptions), _BATCH):
-                        await self._refresh_batch(
-                            subscriptions[start : start + _BATCH], ttl_s
-                        )
-                await self._expire()
+                subscriptions = list(kept)
+                for start in range(0, len(subscriptions), _BATCH):
+                    await self._refresh_batch(
+                        subscriptions[start : start + _BATCH], ttl_s
+                    )
             except BrokerUnavailableError as ex:
                 self._hub.counters.presence_errors += 1
                 _logger.warning('presence not refreshed: %s', ex)
@@ -167,21 +228,34 @@ class PresenceKeeper:
         self, subscriptions: Sequence[Subscription], ttl_s: float
     ) -> None:
         async with self._lock:
-            entries = [
-                PresenceEntry(subscription.channel, subscription.present)
-                for subscription in subscriptions
-                if subscription.present is not None
-            ]
-            if entries:
-                await self._hub.broker.add_presence(entries, ttl_s)
-
-    def _turn_s(self) -> float:
-        """A third of the shortest lifetime, so that two refreshes may fail."""
-        return (
-            min((ttl_s for ttl_s, kept in self._kept.items() if kept), default=15) / 3
-        )
+            batch = [s for s in subscriptions if s.present is not None]
+            entries = [PresenceEntry(s.channel, s.present) for s in batch if s.present]
+            if not entries:
+                return
+            firsts = await self._hub.broker.add_presence(entries, ttl_s)
+        kept = self._kept[ttl_s]
+        for subscription, entry, first in zip(batch, entries, firsts, strict=True):
+            announced = kept.get(subscription)
+            if announced is None:
+                continue
+            kept[subscription] = True
+            # NOTE: it could not be entered before, or was held to be dead meanwhile.
+            join_leave = subscription.route.options.join_leave
+            if (join_leave == 'user' and first) or (
+                join_leave == 'connection' and not announced
+            ):
+                await self._announce(entry.channel, Signal('join', entry.info))
 
     async def _expire(self) -> None:
+        while True:
+            await asyncio.sleep(min([_EXPIRE_S, *(ttl_s / 3 for ttl_s in self._kept)]))
+            try:
+                await self._expire_all()
+            except BrokerUnavailableError as ex:
+                self._hub.counters.presence_errors += 1
+                _logger.warning('presence not expired: %s', ex)
+
+    async def _expire_all(self) -> None:
         while True:
             changes = await self._hub.broker.expire_presence(_BATCH)
             for change in changes:
@@ -192,8 +266,22 @@ class PresenceKeeper:
                 return
 
     async def _announce_change(self, change: PresenceChange, join_leave: str) -> None:
-        if join_leave == 'connection' or (join_leave == 'user' and change.last):
+        if _is_told(join_leave, change.last):
             await self._announce(change.channel, Signal('leave', change.info))
 
     async def _announce(self, channel: str, signal: Signal) -> None:
         await self._hub.broker.signal(channel, msgspec.msgpack.encode(signal))
+
+
+class _Turn:
+    """Who waits to change the presence of one user in one channel."""
+
+    __slots__ = ('lock', 'users')
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.users = 0
+
+
+def _is_told(join_leave: str, first_or_last: bool) -> bool:
+    return join_leave == 'connection' or (join_leave == 'user' and first_or_last)

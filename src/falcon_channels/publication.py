@@ -71,6 +71,18 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.json.decode(self.data)
 
 
+def approximate_bytes(publication: Publication) -> int:
+    """Return about how many bytes a publication takes on its way to a client."""
+    size_bytes = len(publication.data) + 80
+    info = publication.info
+    if info is not None:
+        size_bytes += len(info.user) + len(info.client) + 60
+        size_bytes += len(info.conn_info or b'') + len(info.chan_info or b'')
+    if publication.tags:
+        size_bytes += sum(len(k) + len(v) + 6 for k, v in publication.tags.items())
+    return size_bytes
+
+
 class Signal(msgspec.Struct, frozen=True):
     """Something that subscribers are told and that no log keeps.
 

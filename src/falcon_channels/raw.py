@@ -21,11 +21,13 @@ from falcon_channels.connection import Connection
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import ChannelNameError
 from falcon_channels.errors import ClosedError
+from falcon_channels.errors import PayloadError
 from falcon_channels.errors import PublicationTooLargeError
 from falcon_channels.errors import UnknownChannelError
 from falcon_channels.errors import UnsubscribedError
 from falcon_channels.hub import Joined
 from falcon_channels.protocol import raw_codec
+from falcon_channels.protocol.codes import DISCONNECT_INAPPROPRIATE_PROTOCOL
 from falcon_channels.publication import Position
 from falcon_channels.routing import ChannelMatch
 from falcon_channels.subscription import Subscription
@@ -42,6 +44,7 @@ _INBOX = 16
 
 #: Close codes: RFC 6455 section 7.4.1, and Falcon's 3000 + HTTP status.
 SERVICE_RESTART = 1012
+TRY_AGAIN_LATER = 1013
 MESSAGE_TOO_BIG = 1009
 INTERNAL_ERROR = 1011
 UNSUBSCRIBED = 3403
@@ -124,9 +127,13 @@ class RawConnection(Connection):
         """Send what the subscription begins with."""
         if self._media:
             self.send(raw_codec.subscribed_media(joined.position, joined.recovered))
-        blob = self.encoder.encode(
-            subscription.channel, joined.publications, joined.position.epoch
-        )
+        try:
+            blob = self.encoder.encode(
+                subscription.channel, joined.publications, joined.position.epoch
+            )
+        except PayloadError:
+            self.disconnect(*DISCONNECT_INAPPROPRIATE_PROTOCOL)
+            return
         if blob is not None:
             self.send_blob(blob)
 
@@ -157,7 +164,7 @@ class RawConnection(Connection):
         if self._media:
             try:
                 raw = msgspec.json.encode(msgspec.json.decode(text))
-            except (msgspec.DecodeError, RecursionError, ValueError) as ex:
+            except (msgspec.DecodeError, *access.NOT_JSON) as ex:
                 raise falcon.HTTPBadRequest(description=f'not JSON: {ex}') from None
         else:
             raw = msgspec.json.encode(text)
@@ -213,7 +220,13 @@ async def serve_raw(
     if ws.unaccepted:
         await ws.accept()
     connection.begin(transport)
-    channels.hub.add(connection)
+    try:
+        # NOTE: again, for others came, or the end, while this one shook hands.
+        channels.admission.check_room()
+        channels.hub.add(connection)
+    except (falcon.HTTPServiceUnavailable, ClosedError):
+        await ws.close(TRY_AGAIN_LATER)
+        return
     if isinstance(transport, AsgiTransport):
         conversation = transport.run(connection)
     else:
@@ -226,7 +239,7 @@ async def serve_raw(
     try:
         await conversation
     finally:
-        channels.hub.remove(connection)
+        connection.shutdown()
         # NOTE: it ends by itself, now that the connection is over.
         await asyncio.gather(talk, return_exceptions=True)
     if not talk.cancelled() and (error := talk.exception()) is not None:
@@ -247,10 +260,10 @@ async def _talk(
             lambda joined: connection.send_joined(subscription, joined),
         )
         await connection.publish_all(channels, match, subscription.channel)
-    except UnsubscribedError:
-        return
-    except BrokerUnavailableError:
-        connection.disconnect(3503, 'try again')
+    except UnsubscribedError as ex:
+        connection.on_unsubscribed(subscription, ex.code, ex.reason)
+    except (BrokerUnavailableError, ClosedError):
+        connection.disconnect(TRY_AGAIN_LATER, 'try again later')
     except BaseException:
         connection.disconnect(INTERNAL_ERROR, 'internal server error')
         raise

@@ -55,7 +55,7 @@ class Repairs:
         broker: Broker,
         fan_out: FanOut,
         counters: Counters,
-        spawn: Callable[[Coroutine[Any, Any, None], str], None],
+        spawn: Callable[[Coroutine[Any, Any, None], str], object],
         give_up: Callable[[Feed], None],
     ) -> None:
         self._feeds = feeds

@@ -37,9 +37,9 @@ def check_channel_name(channel: object, max_bytes: int) -> str:
         max_bytes: The longest, in bytes of UTF-8.
 
     Raises:
-        ChannelNameError: It is no text, empty, too long, not in Unicode's normal form
-        C,
-            begins or ends with white space, or has control or format characters.
+        ChannelNameError: It is no text, empty, too long, not in Unicode's normal
+            form C, begins with a slash, begins or ends with white space, or has
+            control or format characters.
     """
     if not isinstance(channel, str):
         raise ChannelNameError(f'a channel name is text, not {type(channel).__name__}')
@@ -64,6 +64,9 @@ def check_channel_name(channel: object, max_bytes: int) -> str:
             f'channel name of {size_bytes} bytes exceeds '
             f'max_channel_bytes of {max_bytes}'
         )
+    if channel[0] == '/':
+        # NOTE: the router would find the same route with the slash and without.
+        raise ChannelNameError(f'channel name {channel[:80]!r} begins with a slash')
     if channel[0].isspace() or channel[-1].isspace():
         raise ChannelNameError(
             f'channel name {channel[:80]!r} begins or ends with white space'

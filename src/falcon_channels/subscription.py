@@ -54,6 +54,7 @@ class Subscription:
         'channel',
         'connection',
         'data',
+        'end',
         'expires_at',
         'info',
         'joined',
@@ -90,6 +91,8 @@ class Subscription:
         self.server_side = False
         self.token_verified = False
         self.state = SubscriptionState.JOINING
+        #: Code and reason, where it was ended from this side.
+        self.end: tuple[int, str] | None = None
         #: Whether it ever was more than JOINING.
         self.joined = False
         #: The last offset it was given; true only while it is not LIVE.

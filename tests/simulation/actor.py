@@ -171,7 +171,7 @@ class Actor:
         since = None if fresh else self.positions.get(channel)
         if channel.startswith(('plain', 'lossy')):
             since = None
-        if client.transport.backlog_bytes == 0:
+        if client.transport.backlog_bytes == 0 or channel not in self.breaks:
             # NOTE: while older publications wait unread, the older count holds.
             self.breaks[channel] = self.world.breaks
         return await client.subscribe(channel, since)

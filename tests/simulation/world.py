@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Coroutine
 import logging
 import random
@@ -18,7 +19,7 @@ from falcon_channels import ClosedError
 from falcon_channels import UnsubscribedError
 from falcon_channels.feed import stream_settings
 from falcon_channels.protocol import recovery
-from falcon_channels.publication import Position
+from falcon_channels.publication import HistoryPage
 from falcon_channels.testing.client import SimulatedClient
 from falcon_channels.testing.clock import run_with_fake_clock
 from simulation.actor import Actor
@@ -130,6 +131,7 @@ class World:
             await self._start_process()
         for number in range(self.rng.randint(3, 7)):
             self.actors.append(Actor(self, f'device{number}', f'user{number // 2}'))
+        await self._start_watcher()
         for _ in range(self.rng.randint(40, 140)):
             self._step()
             if self.rng.random() < 0.7:
@@ -143,6 +145,15 @@ class World:
         self._check_failure()
         await self._leave()
         self._check_failure()
+
+    async def _start_watcher(self) -> None:
+        """Let somebody watch, undisturbed, who comes and goes."""
+        self.watcher = Actor(self, 'watcher', 'watcher')
+        self.watcher.connect(0)
+        assert self.watcher.client is not None
+        await self.watcher.client.__aenter__()
+        for channel in ('log:a', 'log:b', 'deep:a'):
+            await self.watcher.subscribe(channel, fresh=True)
 
     async def _start_process(self) -> None:
         process = Process(self)
@@ -346,7 +357,10 @@ class World:
                 if channel not in client.connection.subscriptions:
                     self.fail(f'{actor.name} waits for {channel} in vain')
                 if channel.startswith(('log', 'deep', 'state')):
-                    top = await self._top(channel)
+                    there, top = await self._newest(channel)
+                    if channel.startswith('state') and not there:
+                        # NOTE: the state was lost, and nobody has set it again.
+                        continue
                     if actor.positions[channel] != top:
                         self.fail(
                             f'{actor.name} stands at {actor.positions[channel]} '
@@ -355,14 +369,15 @@ class World:
         await self._check_presence()
         await self._check_return()
 
-    async def _top(self, channel: str) -> Position:
+    async def _newest(self, channel: str) -> HistoryPage:
         options = next(o for t, o in ROUTES.items() if t[:3] == channel[:3])
-        page = await self.store.memory.history(
-            channel, stream_settings(options), limit=0
+        return await self.store.memory.history(
+            channel, stream_settings(options), limit=1, reverse=True
         )
-        return page.position
 
     async def _check_presence(self) -> None:
+        # NOTE: a process that ended has taken its watcher along.
+        watcher = self.watcher.client if self.watcher.client.end is None else None
         for channel in ('log:a', 'log:b', 'deep:a'):
             there = await self.store.memory.presence(channel)
             live = {
@@ -370,10 +385,23 @@ class World:
                 for actor in self.actors
                 if actor.client is not None and channel in actor.live
             }
+            if watcher is not None and channel in watcher.connection.subscriptions:
+                live[watcher.connection.id] = self.watcher
+            if self.calm:
+                self._check_seen(channel, list(live.values()))
             if set(there) != set(live):
                 ghosts = sorted(i.user for c, i in there.items() if c not in live)
                 missing = sorted(a.name for c, a in live.items() if c not in there)
                 self.fail(f'{channel}: ghosts {ghosts}, missing {missing}')
+
+    def _check_seen(self, channel: str, live: list[Actor]) -> None:
+        """Who was seen to come and not to leave is there."""
+        counts = Counter(actor.user for actor in live)
+        if channel.startswith('log'):
+            counts = Counter(set(counts))
+        seen = {u: n for u, n in self.watcher.seen.get(channel, {}).items() if n}
+        if seen != counts:
+            self.fail(f'{channel}: there are {dict(counts)}, seen were {seen}')
 
     async def _check_return(self) -> None:
         """Who was away and comes back gets what the log still has, exactly."""
@@ -404,7 +432,7 @@ class World:
 
     async def _leave(self) -> None:
         """All go; nothing is left, anywhere."""
-        for actor in self.actors:
+        for actor in [*self.actors, self.watcher]:
             if actor.client is not None:
                 actor.client.disconnect()
                 actor.forget_connection()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections import deque
 from collections.abc import Callable
@@ -87,7 +88,8 @@ class MemoryBroker(Broker):
     """Keeps everything in this process.
 
     Args:
-        clock: Seconds that only grow, for everything that expires.
+        clock: Seconds that only grow, for everything that expires; by default the
+            time of the event loop in which it is started.
         wall_clock: Seconds of Unix time, for `Publication.time_ms`.
     """
 
@@ -96,10 +98,11 @@ class MemoryBroker(Broker):
     def __init__(
         self,
         *,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        self._clock = clock
+        self._clock = clock or time.monotonic
+        self._own_clock = clock is None
         self._wall_clock = wall_clock
         self._receiver: BrokerReceiver | None = None
         self._base = secrets.token_urlsafe(6)
@@ -116,6 +119,8 @@ class MemoryBroker(Broker):
 
     async def start(self, receiver: BrokerReceiver) -> None:
         self._receiver = receiver
+        if self._own_clock:
+            self._clock = asyncio.get_running_loop().time
 
     async def close(self) -> None:
         self._receiver = None
