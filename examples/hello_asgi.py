@@ -81,7 +81,9 @@ def main():
         app,
         host=args.host,
         port=args.port,
-        http='h11',  # it bounds the size of request headers, httptools does not
+        # Faster than uvicorn's own classes, and they withstand more: docs/security.md.
+        ws='falcon_channels.server.protocol:WebSocketProtocol',
+        http='falcon_channels.server.http:BoundedHttpProtocol',
         ws_max_size=MAX_TEXT_BYTES,
         timeout_graceful_shutdown=5,
     )

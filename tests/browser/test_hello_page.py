@@ -17,6 +17,11 @@ TIMEOUT_MS = 30_000
 COMMANDS = {
     'asgi': ['python', '-m', 'examples.hello_asgi', '--port', '{port}'],
     'wsgi': ['python', 'examples/wsgi.py', '--port', '{port}'],
+    'gunicorn': [
+        *('python', '-m', 'gunicorn', '--worker-class', 'gevent'),
+        *('--bind', '127.0.0.1:{port}', '--no-control-socket'),
+        'examples.hello_wsgi:app',
+    ],
 }
 
 pytestmark = [

@@ -64,6 +64,8 @@ def test_a_browsers_handshake_is_accepted(dial: Dial, app: App) -> None:
         ({'Sec_WebSocket_Key': 'A' * 9000}, 431),
         ({'Sec_WebSocket_Protocol': 'caf\xe9'}, 400),
         ({'Sec_WebSocket_Protocol': ','}, 400),
+        ({'Sec_WebSocket_Extensions': 'permessage-deflate; ='}, 400),
+        ({'Sec_WebSocket_Extensions': 'x; a="b'}, 400),
         ({'Content_Length': '5'}, 400),
         ({'Transfer_Encoding': 'chunked'}, 400),
         ({'Host': ''}, 400),

@@ -13,6 +13,7 @@ import pytest
 from support.processes import wait_until
 from support.wsgi import DEADLINE_S
 from support.wsgi import frame
+from support.wsgi import handshake
 from support.wsgi import RawClient
 from support.wsgi import RunningServer
 from websockets.exceptions import ConnectionClosed
@@ -96,6 +97,24 @@ def test_bytes_that_come_with_the_handshake_are_not_lost(server: RunningServer) 
         # uWSGI keeps what it has read ahead to itself.
         expected = early + late if server.case.early else late
         assert expected == raw.read(len(expected))
+
+
+def test_a_handshake_with_a_body_is_refused(server: RunningServer) -> None:
+    """A body, of a given length or in chunks, is no part of a handshake."""
+    for headers, body in (
+        ({'Content_Length': '5'}, b'hello'),
+        ({'Transfer_Encoding': 'chunked'}, b'5\r\nhello\r\n0\r\n\r\n'),
+    ):
+        with socket.create_connection(('127.0.0.1', server.process.port)) as sock:
+            raw = RawClient(sock)
+            sock.sendall(handshake(**headers) + body)
+            head = raw.read_head()
+            if b' 101 ' in head:
+                # gevent-websocket has answered already; then the refusal is a code.
+                assert 'geventwebsocket' in server.case.name
+                assert 3400 == raw.read_close()[0]
+            else:
+                assert head.startswith(b'HTTP/1.1 400 '), head
 
 
 def test_nothing_after_the_close_frame_is_a_request(server: RunningServer) -> None:

@@ -16,6 +16,8 @@ from typing import Any
 
 import falcon
 from websockets.datastructures import Headers
+from websockets.exceptions import InvalidHeader
+from websockets.headers import parse_extension
 from websockets.http11 import Request
 from websockets.http11 import Response
 
@@ -83,6 +85,13 @@ def check_request(
         raise falcon.HTTPBadRequest(title=reason)
     if reason is not None:
         raise falcon.HTTPForbidden(title=reason)
+    extensions = environ.get('HTTP_SEC_WEBSOCKET_EXTENSIONS')
+    if extensions is not None:
+        # RFC 6455 section 9.1; the core looks only if it has an extension to offer.
+        try:
+            parse_extension(extensions)
+        except InvalidHeader as ex:
+            raise falcon.HTTPBadRequest(title=_cut(ex)) from ex
     if environ.get('HTTP_SEC_WEBSOCKET_VERSION') != _VERSION:
         # RFC 6455 section 4.4.
         raise falcon.HTTPError(
@@ -90,6 +99,10 @@ def check_request(
             title=f'This server speaks version {_VERSION} of the WebSocket protocol',
             headers={'Sec-WebSocket-Version': _VERSION},
         )
+
+
+def _cut(ex: Exception) -> str:
+    return ascii(str(ex)[:100])[1:-1]
 
 
 def parse_request(environ: dict[str, Any]) -> Request:

@@ -23,8 +23,11 @@ def take(environ: Environ) -> TakenSocket | None:
         raise NoSocketError('gunicorn shares an HTTP/2 connection among requests')
     if not environ.get('wsgi.multithread'):
         _warn_of_sync_worker()
-    unreader = environ['wsgi.input'].reader.unreader
-    return TakenSocket(sock, early=unreader.buf.getvalue())
+    # NOTE: the reader of a chunked body has no unreader; but a handshake with a body is
+    # refused, whatever came with it.
+    unreader = getattr(environ['wsgi.input'].reader, 'unreader', None)
+    early = unreader.buf.getvalue() if unreader is not None else b''
+    return TakenSocket(sock, early=early)
 
 
 def finish(start_response: StartResponse) -> Iterable[bytes]:

@@ -15,7 +15,9 @@ def take(environ: Environ) -> TakenSocket | None:
     sock = environ.get('werkzeug.socket')
     if sock is None:
         return None
-    return TakenSocket(sock, early=take_buffered(environ['wsgi.input'], sock))
+    stream = environ['wsgi.input']
+    reader = getattr(stream, '_rfile', stream)  # what is below a chunked body
+    return TakenSocket(sock, early=take_buffered(reader, sock))
 
 
 def finish(start_response: StartResponse) -> Iterable[bytes]:

@@ -1,0 +1,115 @@
+"""The targets as fixtures, and a neighbour who must not suffer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Sequence
+import threading
+from types import TracebackType
+from typing import Any
+from typing import Self
+
+from attacks.targets import Target
+from attacks.targets import TARGETS
+import pytest
+from support.processes import ServerProcess
+from support.processes import wait_until
+from support.rawsocket import handshake
+from support.rawsocket import RawSocket
+
+
+class Victim(ServerProcess):
+    """The server of a target, and the first step of every attack on it."""
+
+    def __init__(self, target: Target, command: Sequence[str]) -> None:
+        super().__init__(command)
+        self.path = target.path
+
+    def connect(self, *, receive_buffer_bytes: int | None = None) -> RawSocket:
+        return RawSocket(
+            self.port, self.path, receive_buffer_bytes=receive_buffer_bytes
+        )
+
+    def handshake(self, add: Iterable[tuple[str, str]] = (), **changes: Any) -> bytes:
+        path = changes.pop('path', self.path)
+        return handshake(self.port, path, add=add, **changes)
+
+
+@pytest.fixture(
+    scope='session',
+    params=[
+        pytest.param(target, id=str(target), marks=pytest.mark.xdist_group(str(target)))
+        for target in TARGETS
+    ],
+)
+def target(request: pytest.FixtureRequest) -> Target:
+    found: Target = request.param
+    return found
+
+
+@pytest.fixture(scope='session')
+def server(target: Target) -> Iterator[Victim]:
+    """The target's server, shared by all tests that leave it as it was."""
+    with Victim(target, target.command) as server:
+        yield server
+
+
+@pytest.fixture
+def fresh_server(target: Target) -> Iterator[Victim]:
+    """A server of its own, for tests that measure memory or leave a mess."""
+    with Victim(target, target.command) as server:
+        yield server
+
+
+@pytest.fixture
+def quick_server(target: Target) -> Iterator[Victim]:
+    """A server of its own that gives up soon on a client that does not read."""
+    with Victim(target, target.quick) as server:
+        yield server
+
+
+class Neighbour:
+    """A client who talks all the time, in a thread, while others attack."""
+
+    def __init__(self, server: Victim) -> None:
+        self._server = server
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name='neighbour')
+        self.answers = 0
+        self.failure: BaseException | None = None
+
+    def _run(self) -> None:
+        try:
+            with self._server.connect() as sock:
+                sock.open()
+                while not self._stop.is_set():
+                    text = f'message {self.answers}'
+                    assert f'Message text was: {text}' == sock.echo(text)
+                    self.answers += 1
+                    self._stop.wait(0.01)
+        except BaseException as ex:
+            self.failure = ex
+
+    def gets_on(self) -> None:
+        """Return when three more answers have come; fail if none come in time."""
+        before = self.answers
+        wait_until(
+            lambda: self.failure is not None or self.answers >= before + 3,
+            'the neighbour gets answers',
+        )
+        assert self.failure is None
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self.gets_on()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._thread.join()

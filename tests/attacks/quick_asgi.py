@@ -1,0 +1,15 @@
+"""The ASGI example on our server classes, set to give up soon on a bad client."""
+
+import sys
+
+from falcon_channels.server.command import ChannelsConfig
+from falcon_channels.server.command import ChannelsServer
+from falcon_channels.server.options import ServerOptions
+
+ChannelsServer(
+    ChannelsConfig(
+        'examples.hello_asgi:app',
+        port=int(sys.argv[1]),
+        server_options=ServerOptions(write_timeout_s=1.0, close_timeout_s=1.0),
+    )
+).run()

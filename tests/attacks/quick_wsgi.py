@@ -1,0 +1,6 @@
+"""The WSGI example, set to give up soon on a client that does not read."""
+
+from examples.hello_wsgi import app
+
+app.ws_options.send_timeout_s = 1.0
+app.ws_options.close_timeout_s = 1.0

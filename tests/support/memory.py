@@ -1,0 +1,51 @@
+"""What the processes of a server use: peaks of memory, open files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+import re
+
+
+def family(pid: int) -> list[int]:
+    """Return a process and all that come from it."""
+    parents = {}
+    for path in Path('/proc').glob('[0-9]*/stat'):
+        try:
+            words = path.read_text().rpartition(')')[2].split()
+        except OSError:
+            continue
+        parents[int(path.parent.name)] = int(words[1])
+    found = [pid]
+    for parent in found:
+        found += [child for child, above in parents.items() if above == parent]
+    return found
+
+
+def reset_peak(pid: int) -> None:
+    """Begin to measure the peak from what is used now."""
+    for process in family(pid):
+        Path(f'/proc/{process}/clear_refs').write_text('5')
+
+
+def _status_bytes(pid: int, field: str) -> int:
+    text = Path(f'/proc/{pid}/status').read_text()
+    match = re.search(rf'^{field}:\s+(\d+) kB$', text, re.MULTILINE)
+    assert match is not None
+    return int(match[1]) * 1024
+
+
+def peak_bytes(pid: int) -> int:
+    """Return the highest resident memory since `reset_peak`, of the whole family."""
+    return sum(_status_bytes(process, 'VmHWM') for process in family(pid))
+
+
+def resident_bytes(pid: int) -> int:
+    """Return the resident memory of the whole family."""
+    return sum(_status_bytes(process, 'VmRSS') for process in family(pid))
+
+
+def open_files(pid: int) -> int:
+    """Return how many files and sockets the whole family has open."""
+    return sum(
+        len(list(Path(f'/proc/{process}/fd').iterdir())) for process in family(pid)
+    )
