@@ -82,6 +82,7 @@ ALLOWED: dict[str, set[str]] = {
     'tokens': {'errors'},
     # NOTE: It imports the module of a subcommand by its name, when it is used.
     'cli': {'errors'},
+    '__main__': {'cli'},
 }
 
 # Layers that compute and do nothing else: no loop, socket, clock or dice.

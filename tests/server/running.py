@@ -165,6 +165,18 @@ class Peer:
     def send(self, data: bytes) -> None:
         self.sock.sendall(data)
 
+    def flood(self, data: bytes, times: int) -> bool:
+        """Send again and again; tell whether the server has stopped taking it."""
+        self.sock.settimeout(0.5)
+        try:
+            for _ in range(times):
+                self.sock.sendall(data)
+        except TimeoutError:
+            return True
+        finally:
+            self.sock.settimeout(20)
+        return False
+
     def read_head(self) -> str:
         """Return the answer's status line and headers."""
         while b'\r\n\r\n' not in self._bytes:

@@ -21,6 +21,7 @@ from websockets.datastructures import Headers
 from websockets.http11 import Response
 
 from falcon_channels.server.handshake import log_access
+from falcon_channels.server.states import OPEN
 
 if TYPE_CHECKING:
     from falcon_channels.server.context import ServerContext
@@ -85,13 +86,20 @@ class AsgiCycle:
 
     def on_message(self, message: str | bytes) -> bool:
         """Queue a message; return whether there is room for another one."""
-        key = 'text' if isinstance(message, str) else 'bytes'
-        self._queue.append({'type': 'websocket.receive', key: message})
+        queue = self._queue
+        if isinstance(message, str):
+            queue.append({'type': 'websocket.receive', 'text': message})
+        else:
+            queue.append({'type': 'websocket.receive', 'bytes': message})
+        waiter = self._waiter
+        if waiter is not None:
+            self._waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
         self._queued_bytes += len(message)
-        self._wake()
         options = self._context.options
         return (
-            len(self._queue) < options.max_queued_messages
+            len(queue) < options.max_queued_messages
             and self._queued_bytes < options.max_queued_bytes
         )
 
@@ -142,12 +150,11 @@ class AsgiCycle:
             self._waiter = self._context.loop.create_future()
             await self._waiter
         event = queue.popleft()
-        if 'text' in event:
-            self._queued_bytes -= len(event['text'])
-        elif 'bytes' in event:
-            self._queued_bytes -= len(event['bytes'])
         if not queue:
-            self._connection.on_queue_empty()
+            # NOTE: Counted since the queue was empty, which is when reading goes on.
+            self._queued_bytes = 0
+            if self._connection.held:
+                self._connection.on_queue_empty()
         return event
 
     async def send(self, message: dict[str, Any]) -> None:
@@ -165,17 +172,20 @@ class AsgiCycle:
         if kind == 'websocket.send':
             if connection.write_blocked:
                 await connection.drain()
-            if self._end is not None or not connection.is_open:
+            if self._end is not None or connection.state != OPEN:
                 self._raise_gone()
+            # NOTE: While messages wait for the application more answers will come, and
+            # then one write is better for all of them.
+            later = bool(self._queue)
             text = message.get('text')
             if text is not None:
-                connection.send_text(text, later=bool(self._queue))
+                connection.send_text(text, later)
             else:
-                connection.send_binary(message['bytes'], later=bool(self._queue))
+                connection.send_binary(message['bytes'], later)
         elif kind == 'websocket.close':
             if connection.attached:
                 return  # the connection belongs to a receiver now
-            if self._end is not None or not connection.is_open:
+            if self._end is not None or connection.state != OPEN:
                 self._raise_gone()
             code = message.get('code')
             code = 1000 if code is None else code

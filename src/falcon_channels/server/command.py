@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+import logging
 import os
 import signal
 import ssl
@@ -45,6 +46,11 @@ class ChannelsConfig(Config):
         self.server_options = server_options or ServerOptions()
         super().__init__(*args, **kwargs)
 
+    def configure_logging(self) -> None:
+        """Set up uvicorn's logging, with query strings left out."""
+        super().configure_logging()
+        logging.getLogger('uvicorn.access').addFilter(hide_query_string)
+
     def load_app(self) -> Any:
         """Import the application and switch off what this server makes needless."""
         app = super().load_app()
@@ -52,6 +58,20 @@ class ChannelsConfig(Config):
             return _FactoryWithoutReceiveQueue(app)
         drop_receive_queue(app)
         return app
+
+
+def hide_query_string(record: logging.LogRecord) -> bool:
+    """Leave the query string out of an access log line (a `logging` filter).
+
+    SECURITY: EventSource, like WebSocket, cannot send headers: tokens are in the query
+    strings of both.
+    """
+    args = record.args
+    if isinstance(args, tuple) and len(args) == 5 and isinstance(args[2], str):
+        path, mark, _ = args[2].partition('?')
+        if mark:
+            record.args = (*args[:2], f'{path}?[redacted]', *args[3:])
+    return True
 
 
 class _FactoryWithoutReceiveQueue:
@@ -192,6 +212,14 @@ def serve(args: argparse.Namespace) -> int:
     if args.workers > 1 and args.reload:
         print('--workers and --reload exclude each other', file=sys.stderr)  # noqa: T201 - a command talks to its user
         return 2
+    if args.ssl_certfile:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
+                args.ssl_certfile, args.ssl_keyfile
+            )
+        except OSError as ex:  # ssl.SSLError is one, too
+            print(f'the certificate or its key is no good: {ex}', file=sys.stderr)  # noqa: T201 - a command talks to its user
+            return 2
     sys.path.insert(0, args.app_dir)
     config = _config(args)
     server = ChannelsServer(config)

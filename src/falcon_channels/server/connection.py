@@ -1,15 +1,12 @@
 """A WebSocket connection's way out: writing, back-pressure, keep-alive and the end.
 
-States go one way: CONNECTING (the application decides), OPEN, CLOSING (our close frame
-is out, the peer's is awaited), LINGERING (nothing more is said; what arrives is
-discarded until the peer hangs up, or else a reset could destroy our last words on
-their way), CLOSED. A timer cuts whatever does not come to its end.
+States go one way, see `states`. A timer cuts whatever does not come to its end.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
+from os import write as write_descriptor
 from typing import Any
 
 from websockets.exceptions import ProtocolError
@@ -19,18 +16,18 @@ from websockets.server import ServerProtocol
 from falcon_channels.server.asgi import AsgiCycle
 from falcon_channels.server.context import core_logger
 from falcon_channels.server.context import ServerContext
+from falcon_channels.server.states import CLOSED
+from falcon_channels.server.states import CLOSING
+from falcon_channels.server.states import CONNECTING
+from falcon_channels.server.states import LINGERING
+from falcon_channels.server.states import OPEN
 from falcon_channels.transports.base import Receiver
 from falcon_channels.transports.framing import binary_frame
 from falcon_channels.transports.framing import DeflateFraming
+from falcon_channels.transports.framing import SHORT_TEXT_HEADERS
 from falcon_channels.transports.framing import text_frame
 from falcon_channels.transports.framing import WIRE
 from falcon_channels.transports.framing import WireFraming
-
-CONNECTING = 0
-OPEN = 1
-CLOSING = 2
-LINGERING = 3
-CLOSED = 4
 
 _PING = b'\x89\x00'
 _MAX_REASON_BYTES = 123
@@ -43,17 +40,18 @@ class Connection(asyncio.Protocol):
         '_context',
         '_core',
         '_cycle',
+        '_direct_fd',
         '_drainers',
         '_fd',
         '_heard',
-        '_held',
-        '_pinged',
         '_pong',
         '_receiver',
-        '_state',
         '_timer',
         '_told',
+        '_unanswered',
         'framing',
+        'held',
+        'state',
         'transport',
         'wheel_slot',
         'write_blocked',
@@ -65,24 +63,22 @@ class Connection(asyncio.Protocol):
         self.framing: WireFraming | DeflateFraming = WIRE
         self.wheel_slot = -1
         self.write_blocked = False
-        self._state = CONNECTING
-        #: The socket's descriptor while it may be written directly, or -1.
+        self.state = CONNECTING
+        #: The socket's descriptor while it may be written, or -1.
         self._fd = -1
+        #: The same while nothing waits before it in the transport, or -1; only where
+        #: a receiver is attached, for then the transport reports every backlog.
+        self._direct_fd = -1
         self._core: ServerProtocol | None = None
         self._cycle: AsgiCycle | None = None
         self._receiver: Receiver | None = None
         self._drainers: list[asyncio.Future[None]] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._pong: bytes | None = None
-        self._held = 0
+        self.held = 0
         self._heard = False
-        self._pinged = False
+        self._unanswered = 0
         self._told = False
-
-    @property
-    def is_open(self) -> bool:
-        """Whether messages may be sent."""
-        return self._state == OPEN
 
     @property
     def attached(self) -> bool:
@@ -95,7 +91,7 @@ class Connection(asyncio.Protocol):
 
         NOTE: With TLS, what the encrypted side holds (64 KiB at most) is not in it.
         """
-        if self._state in (OPEN, CLOSING):
+        if self.state in (OPEN, CLOSING):
             return self.transport.get_write_buffer_size()
         return 0
 
@@ -106,43 +102,64 @@ class Connection(asyncio.Protocol):
         event loop's own way costs about a microsecond more for each recipient
         (benchmarks/fanout.py).
         """
-        if self._state != OPEN:
-            return 0
-        transport = self.transport
-        fd = self._fd
-        if fd >= 0 and not transport.get_write_buffer_size():
+        fd = self._direct_fd
+        if fd >= 0:
             try:
-                sent = os.write(fd, blob)
-            except BlockingIOError:
-                sent = 0
+                sent = write_descriptor(fd, blob)
             except OSError:
-                # NOTE: Left to the transport, which knows how to fail.
-                self._fd = -1
+                # NOTE: Nothing fits in, or the link is broken: the transport knows
+                # what to do in either case.
                 sent = 0
             if sent == len(blob):
                 return 0
+            self.transport.write(blob[sent:])
+        else:
+            if self.state != OPEN:
+                return 0
+            self._write_behind(blob)
+        return self.transport.get_write_buffer_size()
+
+    def _write_behind(self, blob: bytes) -> None:
+        """Write after what waits, directly where nothing does."""
+        transport = self.transport
+        if self._fd >= 0 and not transport.get_write_buffer_size():
+            try:
+                sent = write_descriptor(self._fd, blob)
+            except OSError:
+                sent = 0
+            if sent == len(blob):
+                return
             blob = blob[sent:]
         transport.write(blob)
-        return transport.get_write_buffer_size()
 
-    def send_text(self, text: str, *, later: bool) -> None:
+    def send_text(self, text: str, later: bool) -> None:
         """Send a text message for the application.
 
         Args:
             later: Whether more is about to be sent in this turn of the loop, so that
                 one write is better for all.
         """
+        # PERF: no calls that a short message can do without (benchmarks/echo.py).
         payload = text.encode()
-        if self.framing is WIRE:
-            frame = text_frame(payload)
-        else:
+        if self.framing is not WIRE:
             frame = self.framing.frame((payload,), binary=False)
-        if later:
-            self.transport.write(frame)
+        elif len(payload) < 126:
+            frame = SHORT_TEXT_HEADERS[len(payload)] + payload
         else:
-            self.write(frame)
+            frame = text_frame(payload)
+        fd = self._fd
+        transport = self.transport
+        if fd >= 0 and not later and not transport.get_write_buffer_size():
+            try:
+                sent = write_descriptor(fd, frame)
+            except OSError:
+                sent = 0
+            if sent == len(frame):
+                return
+            frame = frame[sent:]
+        transport.write(frame)
 
-    def send_binary(self, data: bytes, *, later: bool) -> None:
+    def send_binary(self, data: bytes, later: bool) -> None:
         """Send a binary message for the application; see `send_text`."""
         if self.framing is WIRE:
             frame = binary_frame(data)
@@ -151,11 +168,11 @@ class Connection(asyncio.Protocol):
         if later:
             self.transport.write(frame)
         else:
-            self.write(frame)
+            self._write_behind(frame)
 
     async def drain(self) -> None:
         """Wait until the backlog is small again or the connection is over."""
-        while self.write_blocked and self._state in (CONNECTING, OPEN):
+        while self.write_blocked and self.state in (CONNECTING, OPEN):
             if self._drainers is None:
                 self._drainers = []
             waiter = self._context.loop.create_future()
@@ -171,7 +188,7 @@ class Connection(asyncio.Protocol):
     def _flush_pong(self) -> None:
         """Answer the last ping, unless the peer does not read."""
         pong = self._pong
-        if pong is not None and not self.write_blocked and self._state == OPEN:
+        if pong is not None and not self.write_blocked and self.state == OPEN:
             self._pong = None
             if not self.transport.get_write_buffer_size():
                 self.write(pong)
@@ -186,37 +203,50 @@ class Connection(asyncio.Protocol):
         """
         context = self._context
         interval_s = context.ping_interval_s
-        if self._state != OPEN or interval_s is None:
+        if self.state != OPEN or interval_s is None:
             return None
         timeout_s = context.ping_timeout_s
-        if self._pinged:
-            self._pinged = False
+        if timeout_s is None:
+            self._ping()
+            return interval_s
+        step_s = min(interval_s, timeout_s)
+        if self._unanswered:
             # NOTE: While reading is paused nothing can be heard; then the kernel's
             # TCP_USER_TIMEOUT speaks for a peer that is gone.
-            if not self._heard and not self._held:
+            if self._heard or self.held:
+                self._unanswered = 0
+                if interval_s > timeout_s:
+                    return interval_s - timeout_s
+            elif self._unanswered * step_s >= timeout_s:
                 self._tell(1006, '')
                 self._fail(1011, 'keepalive ping timeout')
                 return None
-            if timeout_s is not None and interval_s > timeout_s:
-                return interval_s - timeout_s
         self._heard = False
-        self._pinged = timeout_s is not None
+        self._unanswered += 1
+        self._ping()
+        return step_s
+
+    def _ping(self) -> None:
+        # NOTE: Whatever arrives shows that the peer lives, so that a ping needs no
+        # payload to tell its pong by.
         if not self.write_blocked:
-            self.write(_PING)
-        return interval_s if timeout_s is None else timeout_s
+            self._write_behind(_PING)
 
     def pause_writing(self) -> None:
         """Note a backlog, and give the peer `write_timeout_s` to take some of it."""
         self.write_blocked = True
-        if self._state == OPEN:
+        self._direct_fd = -1
+        if self.state == OPEN:
             self._watch_backlog()
 
     def resume_writing(self) -> None:
         """Let waiting senders go on."""
         self.write_blocked = False
         self._release_drainers()
-        if self._state == OPEN:
+        if self.state == OPEN:
             self._set_timer(None)
+            if self._receiver is not None:
+                self._direct_fd = self._fd
             self._flush_pong()
             if self._receiver is not None:
                 self._receiver.on_writable()
@@ -224,7 +254,7 @@ class Connection(asyncio.Protocol):
     def _watch_backlog(self, last_bytes: int = 0) -> None:
         """Cut a peer that takes nothing of a backlog for `write_timeout_s`."""
         waiting = self.transport.get_write_buffer_size()
-        if self._state != OPEN or not self.write_blocked:
+        if self.state != OPEN or not self.write_blocked:
             return
         if last_bytes and waiting >= last_bytes:
             self.abort()
@@ -246,7 +276,7 @@ class Connection(asyncio.Protocol):
         Raises:
             ValueError: The code must not be sent (RFC 6455 section 7.4).
         """
-        if self._state != OPEN:
+        if self.state != OPEN:
             return
         core = self._get_core()
         raw = reason.encode()
@@ -257,8 +287,8 @@ class Connection(asyncio.Protocol):
         except ProtocolError:
             raise ValueError(f'close code {code} must not be sent') from None
         self.transport.write(b''.join(core.data_to_send()))
-        self._state = CLOSING
-        self._fd = -1
+        self.state = CLOSING
+        self._fd = self._direct_fd = -1
         self._set_timer(self._context.options.close_timeout_s, self.abort)
         self._release_drainers()
         # NOTE: Not now: it may call the receiver, which `close` must not.
@@ -266,14 +296,14 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Cut the link and drop what is not written."""
-        if self._state < CLOSED:
-            self._state = LINGERING
-            self._fd = -1
+        if self.state < CLOSED:
+            self.state = LINGERING
+            self._fd = self._direct_fd = -1
             self.transport.abort()
 
     def _fail(self, code: int, reason: str) -> None:
         """Close without waiting for the peer's answer (RFC 6455 section 7.1.7)."""
-        if self._state in (OPEN, CLOSING):
+        if self.state in (OPEN, CLOSING):
             core = self._get_core()
             core.fail(code, reason)
             self._end_by_core(core)
@@ -291,16 +321,16 @@ class Connection(asyncio.Protocol):
 
     def _linger(self, *, wait: bool = True) -> None:
         """Hang up; where `wait` is true only after the peer has read our words."""
-        if self._state >= LINGERING:
+        if self.state >= LINGERING:
             return
-        self._state = LINGERING
-        self._fd = -1
+        self.state = LINGERING
+        self._fd = self._direct_fd = -1
         transport = self.transport
         self._set_timer(self._context.options.close_timeout_s, transport.abort)
         if transport.is_closing():
             return
-        if self._held:
-            transport.resume_reading()
+        # NOTE: It may be paused although nothing holds it, within `_unhold`.
+        transport.resume_reading()
         if wait and transport.can_write_eof():
             transport.write_eof()
         else:

@@ -113,6 +113,14 @@ class ServerContext:
             _contexts[state] = context
         return context
 
+    @classmethod
+    def begin_drain_of(
+        cls, config: Config, state: ServerState, app_state: dict[str, Any]
+    ) -> None:
+        """Begin the drain of a server that may have had no WebSocket yet."""
+        options = getattr(config, 'server_options', None) or ServerOptions()
+        cls.of(config, state, app_state, options).begin_drain()
+
     def begin_drain(self) -> None:
         """Run the drain hooks, then close the connections in batches; once."""
         if self.drain_task is None:

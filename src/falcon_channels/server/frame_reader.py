@@ -13,13 +13,13 @@ from typing import cast
 from websockets.frames import Frame
 from websockets.frames import Opcode
 
-from falcon_channels.server.connection import CLOSING
 from falcon_channels.server.connection import Connection
-from falcon_channels.server.connection import LINGERING
-from falcon_channels.server.connection import OPEN
 from falcon_channels.server.context import ServerContext
 from falcon_channels.server.fragments import FragmentedMessage
 from falcon_channels.server.fragments import TooManyFragmentsError
+from falcon_channels.server.states import CLOSING
+from falcon_channels.server.states import LINGERING
+from falcon_channels.server.states import OPEN
 from falcon_channels.transports.framing import DEFLATE
 
 try:
@@ -54,6 +54,31 @@ class FrameReader(Connection):
 
     def _parse(self, data: bytes | bytearray) -> None:
         """Take the whole frames at the start of `data`, keep the rest."""
+        # PERF: One short text in one read, which is what most reads bring, needs
+        # neither the loop below nor its limits (benchmarks/echo.py: a tenth).
+        if (
+            len(data) > 5
+            and data[0] == 0x81
+            and data[1] == len(data) + 122
+            and data[1] < 254
+            and self.state == OPEN
+            and self._fragments is None
+            and not self.held
+            and len(data) - 6 <= self._context.frame_limit
+        ):
+            self._buffer = None
+            payload = apply_mask(data[6:], data[2:6])
+            try:
+                text = payload.decode()
+            except UnicodeDecodeError as ex:
+                self._fail(1007, f'{ex.reason} at position {ex.start}')
+                return
+            receiver = self._receiver
+            if receiver is not None:
+                receiver.on_message(text)
+            elif self._cycle is not None and not self._cycle.on_message(text):
+                self._hold(HELD_BY_QUEUE)
+            return
         self._parsing = True
         try:
             used = self._take_frames(data)
@@ -66,7 +91,7 @@ class FrameReader(Connection):
                 self._buffer = None
             else:
                 del self._buffer[:used]
-        elif used != len(data) and self._state <= CLOSING:
+        elif used != len(data) and self.state <= CLOSING:
             self._buffer = bytearray(memoryview(data)[used:])
 
     def _take_frames(self, data: bytes | bytearray) -> int:
@@ -90,7 +115,7 @@ class FrameReader(Connection):
             plain = (
                 (head == 0x81 or head == 0x82)
                 and self._fragments is None
-                and self._state == OPEN
+                and self.state == OPEN
                 and 0 <= length <= context.frame_limit
             )
             if not plain and self._is_illegal(head, length):
@@ -115,7 +140,7 @@ class FrameReader(Connection):
                 self._use_core(data[pos:stop])
                 controls += head & 0x08 == 0x08
             pos = stop
-            if self._held or self._state > CLOSING:
+            if self.held or self.state > CLOSING:
                 break
             if controls >= _MAX_CONTROL_FRAMES:
                 # SECURITY: ping flood: the peer waits, not the other connections.
@@ -128,7 +153,7 @@ class FrameReader(Connection):
                 self._hold(HELD_FOR_OTHERS)
                 context.loop.call_soon(self._unhold, HELD_FOR_OTHERS)
                 break
-        return pos if self._state <= CLOSING else end
+        return pos if self.state <= CLOSING else end
 
     def _is_illegal(self, head: int, length: int) -> bool:
         """Say whether the header alone breaks a rule (RFC 6455 sections 5.2, 5.5)."""
@@ -155,7 +180,7 @@ class FrameReader(Connection):
         core.receive_data(frame)
         for event in core.events_received():
             self._on_frame(cast(Frame, event))
-            if self._state > CLOSING:
+            if self.state > CLOSING:
                 return
         if core.parser_exc is not None or core.close_rcvd is not None:
             self._end_by_core(core)
@@ -164,7 +189,7 @@ class FrameReader(Connection):
         if writes:
             # RFC 6455 section 5.5.3: only the most recent ping needs its pong.
             self._pong = writes[-1]
-        if self._fragments is None and self._state == OPEN and not core.extensions:
+        if self._fragments is None and self.state == OPEN and not core.extensions:
             self._core = None
 
     def _on_frame(self, frame: Frame) -> None:
@@ -197,7 +222,7 @@ class FrameReader(Connection):
             self._deliver(message)
 
     def _deliver(self, message: str | bytes) -> None:
-        if self._state != OPEN:
+        if self.state != OPEN:
             return  # the peer's close frame is awaited, nothing else
         receiver = self._receiver
         if receiver is not None:
@@ -206,20 +231,20 @@ class FrameReader(Connection):
             self._hold(HELD_BY_QUEUE)
 
     def _hold(self, why: int) -> None:
-        if not self._held and self._state < LINGERING:
+        if not self.held and self.state < LINGERING:
             self.transport.pause_reading()
-        self._held |= why
+        self.held |= why
 
     def _unhold(self, why: int) -> None:
-        if not self._held & why:
+        if not self.held & why:
             return
-        self._held &= ~why
-        if self._held or self._state not in (OPEN, CLOSING):
+        self.held &= ~why
+        if self.held or self.state not in (OPEN, CLOSING):
             return
         # NOTE: While frames are being taken, the loop over them goes on by itself.
         if self._buffer is not None and not self._parsing:
             self._parse(self._buffer)
-        if not self._held and self._state in (OPEN, CLOSING):
+        if not self.held and self.state in (OPEN, CLOSING):
             self.transport.resume_reading()
 
     def on_queue_empty(self) -> None:
@@ -235,4 +260,4 @@ class FrameReader(Connection):
         self._unhold(HELD_BY_RECEIVER)
 
     def _read_again(self) -> None:
-        self._unhold(self._held)
+        self._unhold(self.held)

@@ -16,6 +16,8 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from falcon_channels.server.context import ServerContext
+
 #: Longest request line and headers together.
 MAX_HEAD_BYTES = 65536
 #: Most header fields, as many as the WebSocket core takes.
@@ -53,6 +55,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """Stop the deadline."""
         self._stop_head_timer()
         super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """Begin the drain, for streams of events end only by it."""
+        ServerContext.begin_drain_of(self.config, self.server_state, self.app_state)
+        super().shutdown()
 
     def data_received(self, data: bytes) -> None:
         """Parse; refuse a head that is too long."""

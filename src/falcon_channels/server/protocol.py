@@ -19,11 +19,6 @@ from websockets.http11 import Response
 from websockets.server import ServerProtocol
 
 from falcon_channels.server.asgi import AsgiCycle
-from falcon_channels.server.connection import CLOSED
-from falcon_channels.server.connection import CLOSING
-from falcon_channels.server.connection import CONNECTING
-from falcon_channels.server.connection import LINGERING
-from falcon_channels.server.connection import OPEN
 from falcon_channels.server.context import core_logger
 from falcon_channels.server.context import ServerContext
 from falcon_channels.server.frame_reader import FrameReader
@@ -35,6 +30,11 @@ from falcon_channels.server.handshake import read_request
 from falcon_channels.server.handshake import refusal
 from falcon_channels.server.handshake import requested_subprotocols
 from falcon_channels.server.options import ServerOptions
+from falcon_channels.server.states import CLOSED
+from falcon_channels.server.states import CLOSING
+from falcon_channels.server.states import CONNECTING
+from falcon_channels.server.states import LINGERING
+from falcon_channels.server.states import OPEN
 from falcon_channels.transports.base import Receiver
 from falcon_channels.transports.framing import DEFLATE
 
@@ -83,42 +83,41 @@ class WebSocketProtocol(FrameReader):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes: first the whole upgrade request, then frames."""
-        state = self._state
         self._heard = True
         try:
-            if state in (OPEN, CLOSING):
+            if self.state in (OPEN, CLOSING):
                 buffer = self._buffer
                 if buffer is None:
                     self._parse(data)
                 else:
                     buffer += data
-                    if not self._held:
+                    if not self.held:
                         self._parse(buffer)
-            elif state == CONNECTING:
+            elif self.state == CONNECTING:
                 if self._cycle is None:
                     self._handshake(data)
                 else:
                     self._keep_early(data)
-            elif state == LINGERING:
+            elif self.state == LINGERING:
                 self._lingered += len(data)
                 if self._lingered > _MAX_LINGER_BYTES:
                     self.transport.abort()
         except Exception:
             self._context.logger.exception('WebSocket connection failed')
-            if self._state == CONNECTING:
+            if self.state == CONNECTING:
                 self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, 'Internal Server Error')
             else:
                 self._fail(1011, '')
 
     def eof_received(self) -> None:
         """Let the transport close; `connection_lost` follows."""
-        self._fd = -1
+        self._fd = self._direct_fd = -1
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell everybody; nothing is written from here on."""
         context = self._context
-        self._state = CLOSED
-        self._fd = -1
+        self.state = CLOSED
+        self._fd = self._direct_fd = -1
         self._set_timer(None)
         if context.keepalive is not None:
             context.keepalive.discard(self)
@@ -140,17 +139,17 @@ class WebSocketProtocol(FrameReader):
         """
         try:
             self._context.begin_drain()
-            if self._state == CONNECTING:
+            if self.state == CONNECTING:
                 self.go_away()
         except Exception:
             self._context.logger.exception('WebSocket shutdown failed')
 
     def go_away(self) -> None:
         """Close because the server stops: 1012, or 503 before the accept."""
-        if self._state == CONNECTING:
+        if self.state == CONNECTING:
             self._tell(1012, '')
             self._answer(HTTPStatus.SERVICE_UNAVAILABLE, 'The server stops.')
-        elif self._state == OPEN:
+        elif self.state == OPEN:
             self._tell(1012, '')
             self.close(1012, '')
 
@@ -219,7 +218,7 @@ class WebSocketProtocol(FrameReader):
         assert core is not None
         context = self._context
         transport = self.transport
-        if self._state != CONNECTING or transport.is_closing():
+        if self.state != CONNECTING or transport.is_closing():
             return
         core.send_response(response)
         transport.write(b''.join(core.data_to_send()))
@@ -227,7 +226,7 @@ class WebSocketProtocol(FrameReader):
             self.framing = DEFLATE
         else:
             self._core = None
-        self._state = OPEN
+        self.state = OPEN
         self._set_timer(None)
         self._use_socket()
         if context.keepalive is not None and context.ping_interval_s:
@@ -253,13 +252,13 @@ class WebSocketProtocol(FrameReader):
                 sock.setsockopt(socket.IPPROTO_TCP, option, int(timeout_s * 1000))
 
     def _first_message_due(self) -> None:
-        if not self._heard and self._state == OPEN:
+        if not self._heard and self.state == OPEN:
             self._tell(1008, 'no message')
             self.close(1008, 'no message')
 
     def on_denied(self, data: bytes, *, more: bool) -> None:
         """Write a part of a denial response; called by the cycle."""
-        if self._state == CONNECTING:
+        if self.state == CONNECTING:
             self.transport.write(data)
             if not more:
                 self._tell(1006, '')
@@ -267,12 +266,12 @@ class WebSocketProtocol(FrameReader):
 
     def on_app_done(self, cycle: AsgiCycle, *, failed: bool) -> None:
         """Close what the application has left open; called by the cycle."""
-        if self._state == CONNECTING:
+        if self.state == CONNECTING:
             if self._told:
                 self._linger()
             else:
                 self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, 'Internal Server Error')
-        elif self._state == OPEN:
+        elif self.state == OPEN:
             if failed:
                 self._tell(1011, '')
                 self.close(1011, '')
@@ -291,15 +290,17 @@ class WebSocketProtocol(FrameReader):
         cycle = self._cycle
         if self._receiver is not None:
             raise RuntimeError('a receiver is attached already')
-        if cycle is None or self._state == CONNECTING:
+        if cycle is None or self.state == CONNECTING:
             raise RuntimeError('websocket.accept has not been sent')
         self._receiver = receiver
-        if self._state == OPEN:
+        if self.state == OPEN:
             # So that `resume_writing` comes when everything is written. (TLS
             # transports take 0 to mean "always too much".)
             self.transport.set_write_buffer_limits(
                 high=1 if is_ssl(self.transport) else 0, low=0
             )
+            if not self.write_blocked:
+                self._direct_fd = self._fd
         for message in cycle.take_messages():
             receiver.on_message(message)
         self._unhold(HELD_BY_QUEUE)

@@ -27,10 +27,9 @@ DEFLATE_MEMORY_LEVEL = 5
 #: Messages shorter than this are sent as they are: deflate gains nothing on them.
 MIN_DEFLATE_BYTES = 1024
 
-_SHORT = {
-    head: [bytes((head, length)) for length in range(126)]
-    for head in (TEXT_HEAD, BINARY_HEAD)
-}
+#: Headers of messages shorter than 126 bytes, by length.
+SHORT_TEXT_HEADERS = [bytes((TEXT_HEAD, length)) for length in range(126)]
+SHORT_BINARY_HEADERS = [bytes((BINARY_HEAD, length)) for length in range(126)]
 
 
 def frame_header(head: int, length: int) -> bytes:
@@ -51,7 +50,7 @@ def text_frame(payload: bytes) -> bytes:
     """Return one whole text message as a frame; `payload` is UTF-8."""
     length = len(payload)
     if length < 126:
-        return _SHORT[TEXT_HEAD][length] + payload
+        return SHORT_TEXT_HEADERS[length] + payload
     return frame_header(TEXT_HEAD, length) + payload
 
 
@@ -59,7 +58,7 @@ def binary_frame(payload: bytes) -> bytes:
     """Return one whole binary message as a frame."""
     length = len(payload)
     if length < 126:
-        return _SHORT[BINARY_HEAD][length] + payload
+        return SHORT_BINARY_HEADERS[length] + payload
     return frame_header(BINARY_HEAD, length) + payload
 
 

@@ -1,0 +1,51 @@
+"""What a Falcon user writes by hand: an echo, and a room with a loop."""
+
+from __future__ import annotations
+
+import contextlib
+
+import falcon
+import falcon.asgi
+
+
+class Echo:
+    """Sends each message back."""
+
+    async def on_websocket(self, req, ws):
+        await ws.accept()
+        with contextlib.suppress(falcon.WebSocketDisconnected):
+            while True:
+                await ws.send_text(await ws.receive_text())
+
+
+class Room:
+    """Sends what publishers say to every subscriber."""
+
+    def __init__(self):
+        self.members = set()
+
+    async def on_websocket(self, req, ws):
+        await ws.accept()
+        self.members.add(ws)
+        try:
+            while True:
+                await ws.receive_text()
+        except falcon.WebSocketDisconnected:
+            pass
+        finally:
+            self.members.discard(ws)
+
+    async def on_websocket_publish(self, req, ws):
+        await ws.accept()
+        with contextlib.suppress(falcon.WebSocketDisconnected):
+            while True:
+                text = await ws.receive_text()
+                for member in list(self.members):
+                    await member.send_text(text)
+
+
+app = falcon.asgi.App()
+room = Room()
+app.add_route('/echo', Echo())
+app.add_route('/sub', room)
+app.add_route('/pub', room, suffix='publish')

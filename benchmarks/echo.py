@@ -1,0 +1,38 @@
+"""What one echo through Falcon's `on_websocket` costs.
+
+    python -m benchmarks.echo
+
+Fifty connections; each has 1, 4 or 16 messages in flight. Peers are a bare C server,
+Falcon on uvicorn with its own classes, and Falcon on `falcon-channels serve`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+import tempfile
+
+from benchmarks import harness
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = harness.arguments(__doc__ or '')
+    parser.add_argument('--connections', type=int, default=50)
+    parser.add_argument('--in-flight', type=int, nargs='+', default=[1, 4, 16])
+    args = parser.parse_args()
+    cases = [
+        harness.Case(
+            f'Echo, {args.connections} connections, {in_flight} in flight on each',
+            ['echo', args.connections, in_flight, args.bytes, '/echo'],
+        )
+        for in_flight in args.in_flight
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        peers = [harness.c_server(Path(folder)), *harness.falcon_peers()[:3]]
+        harness.measure(
+            peers, cases, repetitions=args.repetitions, seconds=args.seconds
+        )
+
+
+if __name__ == '__main__':
+    main()

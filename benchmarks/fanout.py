@@ -1,0 +1,41 @@
+"""What one delivery of a fan-out costs.
+
+    python -m benchmarks.fanout
+
+One publisher sends 1, 4 or 16 messages at once and the next ones when everybody has
+them. Peers are a bare C server (one ``send`` a delivery), Falcon on uvicorn's classes
+and ours with a loop over the members, and ours with prebuilt frames through the
+extension ``falcon_channels.direct``, the hub's way.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+import tempfile
+
+from benchmarks import harness
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = harness.arguments(__doc__ or '')
+    parser.add_argument('--recipients', type=int, nargs='+', default=[10, 500])
+    parser.add_argument('--in-flight', type=int, nargs='+', default=[1, 4, 16])
+    args = parser.parse_args()
+    cases = [
+        harness.Case(
+            f'Fan-out to {recipients}, {in_flight} in flight',
+            ['fanout', recipients, in_flight, args.bytes, '/sub', '/pub'],
+        )
+        for recipients in args.recipients
+        for in_flight in args.in_flight
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        peers = [harness.c_server(Path(folder)), *harness.falcon_peers()]
+        harness.measure(
+            peers, cases, repetitions=args.repetitions, seconds=args.seconds
+        )
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,317 @@
+"""What the benchmark scripts share: servers, the load generator, ratios.
+
+The figure is the CPU time of the server's process for one unit of work (an echo, a
+delivery), not throughput: it does not depend on how fast the load is, nor on what else
+the machine does, and it is what one more delivery costs. The server runs on one core
+and the load on another. All peers take turns in one run, and each repetition of a peer
+is compared with the limit's of the same turn; print medians and the spread.
+
+The load generator is written in C. Its own CPU use is printed with each row: where it
+is under 100 % it waited for the server; where it is not, the server waited for it,
+which costs the server nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from collections.abc import Sequence
+import dataclasses
+import json
+import os
+from pathlib import Path
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from types import TracebackType
+from typing import Self
+
+ROOT = Path(__file__).parents[1]
+C_SOURCES = Path(__file__).parent / 'c'
+_CLOCK_TICK_S = 1 / os.sysconf('SC_CLK_TCK')
+
+
+def free_port() -> int:
+    """Return a TCP port of loopback that nobody listens on."""
+    with socket.socket() as sock:
+        sock.bind(('127.0.0.1', 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def cores() -> tuple[int, int]:
+    """Return the core for the server and the one for the load."""
+    usable = sorted(os.sched_getaffinity(0))
+    if len(usable) < 2:
+        raise SystemExit('benchmarks need two cores: one for the server, one for load')
+    return usable[0], usable[1]
+
+
+def compile_c(name: str, folder: Path) -> Path:
+    """Compile one of the C programs into `folder`."""
+    compiler = shutil.which('cc')
+    if compiler is None:
+        raise SystemExit('benchmarks need a C compiler: cc')
+    program = folder / name
+    subprocess.run(
+        [compiler, '-O2', '-D_GNU_SOURCE', '-o', program, C_SOURCES / f'{name}.c'],
+        check=True,
+    )
+    return program
+
+
+@dataclasses.dataclass(frozen=True)
+class Peer:
+    """A server to be measured.
+
+    Attributes:
+        name: As it is printed.
+        command: Its words; ``{port}`` is replaced, ``python`` is this interpreter.
+        env: Additions to the environment.
+    """
+
+    name: str
+    command: Sequence[str]
+    env: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+class Server:
+    """A peer that runs, pinned to the server's core."""
+
+    def __init__(self, peer: Peer) -> None:
+        self.peer = peer
+        self.port = free_port()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
+
+    def __enter__(self) -> Self:
+        words = [word.replace('{port}', str(self.port)) for word in self.peer.command]
+        if words[0] == 'python':
+            words[0] = sys.executable
+        core = cores()[0]
+        self.process = subprocess.Popen(
+            words,
+            cwd=ROOT,
+            env={**os.environ, **self.peer.env},
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+        )
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                socket.create_connection(('127.0.0.1', self.port), 1).close()
+                return self
+            except OSError:
+                if self.process.poll() is not None or time.monotonic() > deadline:
+                    self._log.seek(0)
+                    log = self._log.read().decode(errors='replace')
+                    raise SystemExit(
+                        f'{self.peer.name} did not start:\n{log}'
+                    ) from None
+                time.sleep(0.05)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self._log.close()
+
+    def cpu_s(self) -> float:
+        """Return the CPU time, user and system, of all its threads so far."""
+        tasks = Path(f'/proc/{self.process.pid}/task')
+        try:
+            return sum(
+                int((task / 'schedstat').read_text().split()[0]) / 1e9
+                for task in tasks.iterdir()
+            )
+        except FileNotFoundError:  # a kernel without scheduler statistics
+            stat = Path(f'/proc/{self.process.pid}/stat').read_text()
+            fields = stat.rpartition(')')[2].split()
+            return (int(fields[11]) + int(fields[12])) * _CLOCK_TICK_S
+
+    def rss_bytes(self) -> int:
+        """Return its resident memory."""
+        text = Path(f'/proc/{self.process.pid}/statm').read_text()
+        return int(text.split()[1]) * os.sysconf('SC_PAGE_SIZE')
+
+
+class Load:
+    """The load generator, connected and warmed up."""
+
+    def __init__(self, program: Path, server: Server, words: Sequence[object]) -> None:
+        core = cores()[1]
+        self._server = server
+        self._process = subprocess.Popen(
+            [program, str(server.port), *map(str, words)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+        )
+        self._expect('ready')
+
+    def _expect(self, what: str) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline().strip()
+        if not line.startswith(what):
+            raise SystemExit(f'{self._server.peer.name}: the load generator failed')
+        return line
+
+    def run(self, seconds: float) -> Sample:
+        """Load the server for so long."""
+        assert self._process.stdin is not None
+        before = self._server.cpu_s()
+        self._process.stdin.write(f'{seconds}\n')
+        self._process.stdin.flush()
+        told = json.loads(self._expect('{'))
+        cpu_s = self._server.cpu_s() - before
+        return Sample(
+            cpu_us=cpu_s * 1e6 / told['messages'],
+            per_second=told['messages'] / told['seconds'],
+            load_share=told['load_cpu_s'] / told['seconds'],
+            p50_us=told['p50_us'],
+            p99_us=told['p99_us'],
+            max_us=told['max_us'],
+        )
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._process.kill()
+        self._process.communicate()
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One repetition: server CPU per unit, and what else was seen."""
+
+    cpu_us: float
+    per_second: float
+    load_share: float
+    p50_us: float
+    p99_us: float
+    max_us: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One row group: the load that all peers get.
+
+    Attributes:
+        title: As it is printed.
+        words: For each peer's name, or for all under ``'*'``, the words after the
+            port: see ``c/load.c``.
+        peers: Names of the peers that take part; all where empty.
+    """
+
+    title: str
+    words: Sequence[object]
+    peers: Sequence[str] = ()
+
+
+def measure(
+    peers: Sequence[Peer],
+    cases: Sequence[Case],
+    *,
+    repetitions: int,
+    seconds: float,
+) -> dict[str, dict[str, list[Sample]]]:
+    """Run every case with all peers in turn; the first peer is the limit.
+
+    Returns:
+        Samples by the case's title and the peer's name, one a repetition.
+    """
+    results: dict[str, dict[str, list[Sample]]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        program = compile_c('load', Path(folder))
+        for case in cases:
+            chosen = [p for p in peers if not case.peers or p.name in case.peers]
+            rows: dict[str, list[Sample]] = {peer.name: [] for peer in chosen}
+            for _ in range(repetitions):
+                for peer in chosen:
+                    with Server(peer) as server:
+                        load = Load(program, server, case.words)
+                        try:
+                            rows[peer.name].append(load.run(seconds))
+                        finally:
+                            load.close()
+            results[case.title] = rows
+            print_case(case.title, rows)
+    return results
+
+
+def print_case(title: str, rows: dict[str, list[Sample]]) -> None:
+    """Print one table: medians, and ratios to the first row with their spread."""
+    limit = next(iter(rows.values()))
+    print(f'\n### {title}\n')
+    print(
+        '| server | CPU us | ratio | spread | units/s | p50 us | p99 us | max us ',
+        end='',
+    )
+    print('| load |')
+    print('|---|--:|--:|---|--:|--:|--:|--:|--:|')
+    for name, samples in rows.items():
+        ratios = [
+            own.cpu_us / base.cpu_us for own, base in zip(samples, limit, strict=True)
+        ]
+        print(
+            f'| {name} | {_median(samples, lambda s: s.cpu_us):.2f} '
+            f'| {statistics.median(ratios):.2f} '
+            f'| {min(ratios):.2f}-{max(ratios):.2f} '
+            f'| {_median(samples, lambda s: s.per_second):.0f} '
+            f'| {_median(samples, lambda s: s.p50_us):.0f} '
+            f'| {_median(samples, lambda s: s.p99_us):.0f} '
+            f'| {max(s.max_us for s in samples):.0f} '
+            f'| {_median(samples, lambda s: s.load_share):.0%} |',
+            flush=True,
+        )
+
+
+def _median(samples: Sequence[Sample], value: Callable[[Sample], float]) -> float:
+    return statistics.median(value(sample) for sample in samples)
+
+
+def arguments(description: str) -> argparse.ArgumentParser:
+    """Return a parser with what all scripts take."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument('--repetitions', type=int, default=3)
+    parser.add_argument(
+        '--seconds', type=float, default=2.0, help='of each measurement'
+    )
+    parser.add_argument('--bytes', type=int, default=64, help='of a message')
+    return parser
+
+
+def c_server(folder: Path) -> Peer:
+    """Compile the bare C server and return it: the limit."""
+    program = compile_c('echo_fanout', folder)
+    return Peer('bare C server', [str(program), '{port}'])
+
+
+def falcon_peers() -> list[Peer]:
+    """Return uvicorn with its own classes and ours, serving Falcon."""
+    by_hand = 'benchmarks.apps.by_hand:app'
+    uvicorn = ['python', '-m', 'uvicorn', '--port', '{port}', '--log-level', 'error']
+    serve = ['python', '-m', 'falcon_channels', 'serve', '--port', '{port}']
+    serve += ['--log-level', 'error']
+    legacy = {'PYTHONWARNINGS': 'ignore'}
+    return [
+        Peer('uvicorn default, Falcon by hand', [*uvicorn, by_hand]),
+        Peer(
+            'uvicorn websockets, Falcon by hand',
+            [*uvicorn, '--ws', 'websockets', by_hand],
+            legacy,
+        ),
+        Peer('falcon-channels, Falcon by hand', [*serve, by_hand]),
+        Peer('falcon-channels, direct', [*serve, 'benchmarks.apps.direct:app']),
+    ]

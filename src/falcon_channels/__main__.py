@@ -1,0 +1,7 @@
+"""``python -m falcon_channels``: the command without its script."""
+
+import sys
+
+from falcon_channels.cli import main
+
+sys.exit(main())

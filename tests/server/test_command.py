@@ -1,0 +1,299 @@
+"""``falcon-channels serve`` as a process."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import ipaddress
+from pathlib import Path
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+import falcon.asgi
+import httpx
+import pytest
+from support.processes import ServerProcess
+from support.processes import wait_until
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection
+from websockets.sync.client import connect
+from websockets.sync.client import unix_connect
+
+from falcon_channels.server.command import drop_receive_queue
+from server.running import Peer
+
+SERVE = ['python', '-m', 'falcon_channels', 'serve']
+APP = 'tests.server.served_app:app'
+
+pytestmark = pytest.mark.server
+
+
+def process(*words: str) -> ServerProcess:
+    return ServerProcess([*SERVE, '--port', '{port}', *words, APP])
+
+
+def close_code(ws: ClientConnection) -> int:
+    with contextlib.suppress(ConnectionClosed):
+        while True:
+            ws.recv(timeout=20)
+    assert ws.close_code is not None
+    return ws.close_code
+
+
+def exit_code(server: ServerProcess, timeout_s: float = 20) -> int:
+    assert server.process is not None
+    return server.process.wait(timeout_s)
+
+
+@pytest.fixture(scope='module')
+def certificate(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 and its key."""
+    folder = tmp_path_factory.mktemp('tls')
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, 'localhost')])
+    now = datetime.datetime.now(datetime.UTC)
+    built = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName(
+                [x509.IPAddress(ipaddress.ip_address('127.0.0.1'))]
+            ),
+            critical=False,
+        )
+        .sign(key, hashes.SHA256())
+    )
+    (folder / 'cert.pem').write_bytes(built.public_bytes(serialization.Encoding.PEM))
+    (folder / 'key.pem').write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return folder / 'cert.pem', folder / 'key.pem'
+
+
+def test_a_signal_stops_gracefully() -> None:
+    """Drain hooks run, every client hears 1012, the app ends, the exit code is 0."""
+    with process() as server, contextlib.ExitStack() as stack:
+        clients = [
+            stack.enter_context(connect(f'{server.ws_url}/echo?token=SECRET'))
+            for _ in range(3)
+        ]
+        direct = stack.enter_context(connect(f'{server.ws_url}/direct'))
+        direct.send('x')
+        assert 'x' == direct.recv()
+        assert 200 == httpx.get(f'{server.url}/pid?token=SECRET').status_code
+        server.signal(signal.SIGTERM)
+        assert [1012] * 4 == [close_code(ws) for ws in [*clients, direct]]
+        assert 0 == exit_code(server)
+        log = server.log()
+        assert log.index('DRAINING') < log.index('ENDED')
+        assert 'Traceback' not in log
+        assert 'SECRET' not in log
+        assert '"GET /pid?[redacted] HTTP/1.1" 200' in log
+
+
+def test_a_second_signal_ends_at_once() -> None:
+    """While a request holds up the graceful stop, another signal ends the process."""
+    with process() as server, Peer(server.port) as peer:
+        peer.send(b'GET /stubborn HTTP/1.1\r\nHost: x\r\n\r\n')
+        wait_until(lambda: 'STUBBORN' in server.log(), 'it waits')
+        server.signal(signal.SIGTERM)
+        wait_until(lambda: 'Waiting for conn' in server.log(), 'it stops')
+        assert server.process is not None
+        assert server.process.poll() is None
+        server.signal(signal.SIGINT)
+        assert exit_code(server) is not None
+        assert 'ENDED' not in server.log()
+
+
+def test_workers_share_a_port_and_stop_together() -> None:
+    """Two processes serve; a signal to the parent drains both."""
+    with process('--workers', '2') as server, contextlib.ExitStack() as stack:
+        pids = set()
+
+        def ask() -> bool:
+            with httpx.Client() as client:
+                pids.add(client.get(f'{server.url}/pid').text)
+            return len(pids) == 2
+
+        wait_until(ask, 'both have answered')
+        clients = [
+            stack.enter_context(connect(f'{server.ws_url}/echo')) for _ in range(6)
+        ]
+        server.signal(signal.SIGTERM)
+        assert [1012] * 6 == [close_code(ws) for ws in clients]
+        assert 0 == exit_code(server)
+        assert 2 == server.log().count('ENDED')
+
+
+def test_a_second_signal_ends_workers_at_once() -> None:
+    """The parent kills workers that are held up."""
+    with process('--workers', '2') as server, Peer(server.port) as peer:
+        peer.send(b'GET /stubborn HTTP/1.1\r\nHost: x\r\n\r\n')
+        wait_until(lambda: 'STUBBORN' in server.log(), 'it waits')
+        server.signal(signal.SIGTERM)
+        wait_until(lambda: 'Waiting for conn' in server.log(), 'it stops')
+        server.signal(signal.SIGTERM)
+        assert exit_code(server) is not None
+
+
+class UnixServer(ServerProcess):
+    """A server that is up when its UNIX socket accepts."""
+
+    path = ''
+
+    def _listening(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, 'exited'
+        with socket.socket(socket.AF_UNIX) as sock:
+            return sock.connect_ex(self.path) == 0
+
+
+def test_a_unix_socket_serves(tmp_path: Path) -> None:
+    """Both ways work over a UNIX socket, which is removed at the end."""
+    path = str(tmp_path / 'app.sock')
+    server = UnixServer([*SERVE, '--uds', path, APP])
+    server.path = path
+    with server:
+        for place in ('/echo', '/direct'):
+            with unix_connect(path, uri=f'ws://localhost{place}') as ws:
+                if place == '/echo':
+                    assert 'ws' == ws.recv()
+                ws.send('over a file')
+                assert 'over a file' == ws.recv()
+        server.signal(signal.SIGTERM)
+        assert 0 == exit_code(server)
+    assert not Path(path).exists()
+
+
+def test_tls_serves(certificate: tuple[Path, Path]) -> None:
+    """Messages of all sizes pass through TLS, attached or not, and the stop drains."""
+    cert, key = certificate
+    context = ssl.create_default_context(cafile=str(cert))
+    words = ['--ssl-certfile', str(cert), '--ssl-keyfile', str(key)]
+    with process(*words) as server, contextlib.ExitStack() as stack:
+        url = f'wss://127.0.0.1:{server.port}'
+        clients = []
+        for place in ('/echo', '/direct'):
+            ws = stack.enter_context(connect(url + place, ssl=context))
+            if place == '/echo':
+                ws.recv()
+            for text in ('small', 'y' * 300_000, 'small again'):
+                ws.send(text)
+                assert text == ws.recv()
+            clients.append(ws)
+        server.signal(signal.SIGTERM)
+        assert [1012, 1012] == [close_code(ws) for ws in clients]
+        assert 0 == exit_code(server)
+
+
+def test_a_change_reloads(tmp_path: Path) -> None:
+    """With --reload a changed module is served anew."""
+    module = tmp_path / 'changing.py'
+    text = (
+        'import falcon.asgi\n'
+        'class R:\n'
+        '    async def on_get(self, req, resp):\n'
+        '        resp.text = "one"\n'
+        'app = falcon.asgi.App()\n'
+        'app.add_route("/", R())\n'
+    )
+    module.write_text(text)
+    words = [*SERVE, '--port', '{port}', '--reload', '--app-dir', str(tmp_path)]
+    with ServerProcess([*words, 'changing:app'], cwd=tmp_path) as server:
+        assert 'one' == httpx.get(server.url).text
+
+        module.write_text(text.replace('one', 'three'))
+
+        def changed() -> bool:
+            try:
+                return httpx.get(server.url).text == 'three'
+            except httpx.HTTPError:
+                return False
+
+        wait_until(changed, 'it is served anew')
+        server.signal(signal.SIGTERM)
+        assert 0 == exit_code(server)
+
+
+WRONG = {
+    'no such command': (['dance'], 2, 'invalid choice'),
+    'no application': (['serve'], 2, 'required: app'),
+    'no such module': (['serve', 'nowhere:app'], 3, 'Could not import module'),
+    'a port too many': (['serve', '--port', '70000', 'x:y'], 2, '0 to 65535'),
+    'not a number': (['serve', '--workers', 'many', 'x:y'], 2, 'invalid'),
+    'workers and reload': (
+        ['serve', '--workers', '2', '--reload', 'x:y'],
+        2,
+        'exclude each other',
+    ),
+    'a certificate that is not there': (
+        ['serve', '--ssl-certfile', '/nowhere.pem', APP],
+        2,
+        'certificate',
+    ),
+}
+
+
+@pytest.mark.parametrize('name', WRONG)
+def test_mistakes_get_a_clear_error(name: str) -> None:
+    """A mistake on the command line is told in a line, without a traceback."""
+    words, code, text = WRONG[name]
+    done = subprocess.run(
+        [sys.executable, '-m', 'falcon_channels', *words],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+    assert code == done.returncode
+    assert text in done.stderr
+    assert 'Traceback' not in done.stderr
+
+
+def test_a_port_in_use_is_told() -> None:
+    """A port that somebody has is a clear error."""
+    with socket.socket() as taken:
+        taken.bind(('127.0.0.1', 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        done = subprocess.run(
+            [sys.executable, '-m', 'falcon_channels', 'serve', '--port', port, APP],
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+
+    assert 3 == done.returncode
+    assert 'address already in use' in done.stderr
+    assert 'Traceback' not in done.stderr
+
+
+def test_falcons_receive_queue_is_dropped_unless_chosen() -> None:
+    """Only Falcon's default is replaced, and only in Falcon's apps."""
+    default = falcon.asgi.App()
+    chosen = falcon.asgi.App()
+    chosen.ws_options.max_receive_queue = 16
+
+    for app in (default, chosen, object()):
+        drop_receive_queue(app)
+
+    assert 0 == default.ws_options.max_receive_queue
+    assert 16 == chosen.ws_options.max_receive_queue

@@ -1,0 +1,106 @@
+"""How connections end when the server stops."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import select
+from typing import Any
+
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+from falcon_channels.server.context import DRAIN_HOOKS
+from falcon_channels.server.options import ServerOptions
+from server.running import frame
+from server.running import Peer
+from server.running import PING
+from server.running import PONG
+from server.running import running
+
+
+class Draining:
+    """Leaves drain hooks, and keeps the order of what happens."""
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+        self.open = 0
+
+    async def __call__(self, scope, receive, send) -> None:
+        if scope['type'] == 'lifespan':
+            await receive()
+            scope['state'][DRAIN_HOOKS] = [self.fail, self.hang, self.hook]
+            await send({'type': 'lifespan.startup.complete'})
+            await receive()
+            self.events.append('shutdown')
+            await send({'type': 'lifespan.shutdown.complete'})
+            return
+        await receive()
+        await send({'type': 'websocket.accept'})
+        self.open += 1
+        event = await receive()
+        self.events.append(event['code'])
+
+    async def fail(self) -> None:
+        raise ValueError('on purpose')
+
+    async def hang(self) -> None:
+        await asyncio.sleep(3600)
+
+    async def hook(self) -> None:
+        self.events.append(f'{self.open} open')
+
+
+def test_hooks_run_before_the_batches() -> None:
+    """Every hook gets its turn, whatever the others do; then all hear 1012."""
+    app = Draining()
+    options = ServerOptions(drain_batch=7, drain_interval_s=0.01, drain_timeout_s=0.5)
+    codes = []
+    with running(app, lifespan='on', options=options) as server:
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(connect(server.ws_url)) for _ in range(30)]
+            server.server.should_exit = True
+            for ws in clients:
+                with contextlib.suppress(ConnectionClosed):
+                    ws.recv(timeout=20)
+                codes.append(ws.close_code)
+        server.thread.join(20)
+
+    assert [1012] * 30 == codes
+    assert ['30 open', *[1012] * 30, 'shutdown'] == app.events
+
+
+def test_a_client_that_does_not_answer_does_not_hold_up_the_stop() -> None:
+    """After `close_timeout_s` the link is cut and the server ends."""
+    app = Draining()
+    app.hang = app.hook  # type: ignore[method-assign]  # no hook hangs here
+    options = ServerOptions(close_timeout_s=0.3)
+    with running(app, lifespan='on', options=options) as server:
+        peer = Peer(server.port).open()
+        server.stop()
+        assert 1012 == peer.close_code()
+        peer.sock.close()
+    assert 'shutdown' == app.events[-1]
+
+
+def test_connections_are_closed_in_batches() -> None:
+    """Between two batches the rest goes on working."""
+    app = Draining()
+    app.fail = app.hang = app.hook  # type: ignore[method-assign]  # no hook fails here
+    options = ServerOptions(drain_batch=1, drain_interval_s=2, drain_timeout_s=10)
+    with (
+        running(
+            app, lifespan='on', options=options, timeout_graceful_shutdown=30
+        ) as up,
+        Peer(up.port) as one,
+        Peer(up.port) as two,
+    ):
+        one.open()
+        two.open()
+        up.server.should_exit = True
+        (first,) = select.select([one.sock, two.sock], [], [], 20)[0]
+        gone, rest = (one, two) if first is one.sock else (two, one)
+        assert 1012 == gone.close_code()
+        rest.send(frame(PING, b'still here'))
+        assert (0x80 | PONG, b'still here') == rest.frame()
+        assert 1012 == rest.close_code()
