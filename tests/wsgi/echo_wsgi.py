@@ -68,6 +68,19 @@ class Flood:
             outcomes.append(f'flood {ex.code}')
 
 
+class Smuggled:
+    """Counts the requests that nobody should be able to make."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def on_get(self, req, resp):
+        resp.media = self.count
+
+    def on_post(self, req, resp):
+        self.count += 1
+
+
 class Outcomes:
     """How WebSockets have ended, since this was last asked."""
 
@@ -83,4 +96,5 @@ app.add_route('/closing', Closing())
 app.add_route('/twice', Twice())
 app.add_route('/flood', Flood())
 app.add_route('/outcomes', Outcomes())
+app.add_route('/smuggled', Smuggled())
 application = app

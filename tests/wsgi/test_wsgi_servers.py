@@ -118,16 +118,23 @@ def test_a_handshake_with_a_body_is_refused(server: RunningServer) -> None:
 
 
 def test_nothing_after_the_close_frame_is_a_request(server: RunningServer) -> None:
-    """HTTP requests behind a close frame get no answer, only the end."""
+    """HTTP requests behind a close frame are not served, whoever has read them."""
     close = frame(Opcode.CLOSE, b'\x03\xe8', mask=True)
-    smuggled = b'GET /outcomes HTTP/1.1\r\nHost: x\r\n\r\n' * 50
+    post = b'POST /smuggled HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n' * 500
     with RawClient.connect(server.process.port, '/?name=smuggler') as raw:
-        raw.sock.sendall(close + smuggled)
-        raw.sock.sendall(smuggled)
+        raw.sock.sendall(close + post)
+        raw.sock.sendall(post)
         raw.sock.shutdown(socket.SHUT_WR)
         assert frame(Opcode.CLOSE, b'\x03\xe8') == raw.read_to_end()
-    # Nobody has taken the outcome away by a smuggled request.
     await_outcome(server, 'smuggler 1000')
+    with socket.create_connection(('127.0.0.1', server.process.port)) as sock:
+        # Now the server's own reader has a part of them.
+        raw = RawClient(sock)
+        sock.sendall(handshake() + close + post)
+        with contextlib.suppress(ConnectionError):
+            sock.shutdown(socket.SHUT_WR)
+            assert raw.read_to_end().count(b'HTTP/1.') <= 1
+    assert b'0' == get(server, '/smuggled')
 
 
 def test_many_messages_are_echoed_in_order(server: RunningServer) -> None:

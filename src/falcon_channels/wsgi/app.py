@@ -124,7 +124,7 @@ class App(falcon.App[falcon.Request, falcon.Response]):
             server, taken = take_socket(env)
         except NoSocketError as ex:
             return self._refuse_without_socket(str(ex), start_response)
-        stream = Stream(taken.sock)
+        stream = Stream(taken.sock, taken.ours)
         if taken.early is None:
             _logger.info('A client sent more with its handshake than can be recovered')
             stream.close()
@@ -251,7 +251,7 @@ class App(falcon.App[falcon.Request, falcon.Response]):
             )
         elif has_status:
             code = 3000 + resp.status_code
-            _logger.info('Closing a WebSocket of %s with %d', handling.req.path, code)
+            _logger.info('Closing a WebSocket of %r with %d', handling.req.path, code)
             ws.close(code)
         else:
             ws.close(self.ws_options.error_close_code)

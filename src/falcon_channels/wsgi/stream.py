@@ -53,23 +53,23 @@ class Stream:
 
     Args:
         sock: The server's socket object: plain, TLS, gevent's or eventlet's.
+        ours: Whether to close it in the end; otherwise the server does.
     """
 
-    __slots__ = ('_library', '_owned', '_reader', '_sock', '_writer')
+    __slots__ = ('_library', '_ours', '_reader', '_sock', '_writer')
 
-    def __init__(self, sock: Any) -> None:
+    def __init__(self, sock: Any, ours: bool = False) -> None:
         self._sock = sock
+        self._ours = [sock] if ours else []
         self._library = _library(sock)
-        self._owned = self._library == 'threading' and not isinstance(
-            sock, ssl.SSLSocket
-        )
-        if self._owned:
+        if self._library == 'threading' and not isinstance(sock, ssl.SSLSocket):
             # NOTE: a timeout belongs to a socket object, and two threads need two.
             # Greenlets do not: nothing switches between setting it and using it. A
             # TLS socket cannot be duplicated; there, send_all and recv look at the
             # clock again before they believe in a timeout.
             self._reader = sock.dup()
             self._writer = sock.dup()
+            self._ours += [self._reader, self._writer]
         else:
             self._reader = self._writer = sock
         with contextlib.suppress(OSError):  # a Unix socket has no such option
@@ -154,9 +154,8 @@ class Stream:
     def close(self) -> None:
         """Shut the connection, and give back our descriptors of it."""
         self.shut()
-        if self._owned:
-            self._reader.close()
-            self._writer.close()
+        for sock in self._ours:
+            sock.close()
 
 
 def _set_timeout(sock: Any, timeout_s: float) -> None:

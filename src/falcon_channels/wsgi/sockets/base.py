@@ -44,12 +44,14 @@ class TakenSocket:
         early: What the client sent after its handshake, as far as the server read it;
             None if there was something, and the server has lost it.
         accepted: Whether the server has answered 101 already.
+        ours: Whether to close the socket object; otherwise the server does.
         tells_version: Whether the environ has the client's HTTP version.
     """
 
     sock: Any
     early: bytes | None = b''
     accepted: bool = False
+    ours: bool = False
     tells_version: bool = True
 
 

@@ -18,4 +18,4 @@ def take(environ: Environ) -> TakenSocket | None:
     if 'uwsgi.version' not in environ:
         return None
     descriptor = importlib.import_module('uwsgi').connection_fd()
-    return TakenSocket(socket.socket(fileno=os.dup(descriptor)))
+    return TakenSocket(socket.socket(fileno=os.dup(descriptor)), ours=True)
