@@ -4,6 +4,8 @@ Publishers of one process publish one after another to a few channels; each wait
 its acknowledgement, which comes when the transaction is on the disk::
 
     python benchmarks/sqlite_publish.py --publishers 100 --seconds 5
+
+With ``--url redis://127.0.0.1`` (or any other) it measures another broker.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import tempfile
 import time
 
 from falcon_channels.brokers.base import StreamSettings
-from falcon_channels.brokers.sqlite import SqliteBroker
+from falcon_channels.brokers.urls import open_broker
 from falcon_channels.publication import Publication
 
 SETTINGS = StreamSettings(size=1000, ttl_s=3600.0)
@@ -39,8 +41,8 @@ class Counter:
     def on_link_restored(self) -> None: ...
 
 
-async def run(args: argparse.Namespace, path: Path) -> None:
-    broker = SqliteBroker(path)
+async def run(args: argparse.Namespace, url: str) -> None:
+    broker = open_broker(url)
     seen = Counter()
     await broker.start(seen)
     channels = [f'news:{n}' for n in range(args.channels)]
@@ -79,10 +81,11 @@ def main() -> None:
     parser.add_argument('--channels', type=int, default=10)
     parser.add_argument('--bytes', type=int, default=200)
     parser.add_argument('--seconds', type=float, default=5.0)
+    parser.add_argument('--url', default=None)
     parser.add_argument('--folder', type=Path, default=None)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-        asyncio.run(run(args, Path(folder) / 'bench.db'))
+        asyncio.run(run(args, args.url or f'sqlite:///{folder}/bench.db'))
 
 
 if __name__ == '__main__':

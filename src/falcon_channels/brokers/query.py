@@ -53,3 +53,14 @@ def seconds(name: str, text: str) -> float:
     if not 0 < value < math.inf:
         raise OptionsError(f'{name} is {text!r}, and must be a number above 0')
     return value
+
+
+def yes_or_no(name: str, text: str) -> bool:
+    """Return whether a text says ``yes``.
+
+    Raises:
+        OptionsError: It says neither ``yes`` nor ``no``.
+    """
+    if text not in ('yes', 'no'):
+        raise OptionsError(f'{name} is {text!r}, and must be yes or no')
+    return text == 'yes'

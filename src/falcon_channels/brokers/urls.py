@@ -12,6 +12,11 @@ from falcon_channels.errors import OptionsError
 BROKERS: dict[str, tuple[str, str, str | None]] = {
     'memory': ('falcon_channels.brokers.memory', 'MemoryBroker', None),
     'sqlite': ('falcon_channels.brokers.sqlite', 'SqliteBroker', None),
+    'redis': ('falcon_channels.brokers.redis', 'RedisBroker', 'redis'),
+    'rediss': ('falcon_channels.brokers.redis', 'RedisBroker', 'redis'),
+    'valkey': ('falcon_channels.brokers.redis', 'RedisBroker', 'redis'),
+    'valkeys': ('falcon_channels.brokers.redis', 'RedisBroker', 'redis'),
+    'redis+unix': ('falcon_channels.brokers.redis', 'RedisBroker', 'redis'),
 }
 
 

@@ -12,10 +12,10 @@ from typing import Any
 from falcon_channels.brokers.base import BrokerReceiver
 from falcon_channels.brokers.sqlite import rows
 from falcon_channels.brokers.sqlite.transaction import CONTROL
-from falcon_channels.brokers.sqlite.transaction import decode_publication
 from falcon_channels.brokers.sqlite.transaction import Event
 from falcon_channels.brokers.sqlite.transaction import SIGNAL
 from falcon_channels.brokers.sqlite.worker import Reader
+from falcon_channels.brokers.stored import decode_publication
 from falcon_channels.errors import BrokerUnavailableError
 
 _logger = logging.getLogger('falcon_channels')

@@ -13,13 +13,13 @@ import sqlite3
 from typing import Any
 from typing import NamedTuple
 
-import msgspec
-
 from falcon_channels.brokers.base import PresenceChange
 from falcon_channels.brokers.base import PresenceEntry
 from falcon_channels.brokers.base import PublishResult
 from falcon_channels.brokers.base import StreamSettings
-from falcon_channels.publication import ClientInfo
+from falcon_channels.brokers.stored import decode_info
+from falcon_channels.brokers.stored import encode_info
+from falcon_channels.brokers.stored import encode_publication
 from falcon_channels.publication import NO_POSITION
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
@@ -54,16 +54,6 @@ class Event(NamedTuple):
     epoch: str = ''
 
 
-class _Stored(msgspec.Struct, array_like=True, omit_defaults=True):
-    """A publication without its offset, as it is stored."""
-
-    data: bytes
-    time_ms: int = 0
-    binary: bool = False
-    tags: dict[str, str] | None = None
-    info: ClientInfo | None = None
-
-
 class _Channel:
     """The row of a channel."""
 
@@ -74,30 +64,8 @@ class _Channel:
         self.changed = False
 
 
-_encode = msgspec.msgpack.Encoder().encode
-_decode_stored = msgspec.msgpack.Decoder(_Stored).decode
-_decode_info = msgspec.msgpack.Decoder(ClientInfo).decode
-
 _INSERT = 'INSERT INTO items VALUES (?, ?, ?, ?, ?, ?, ?, ?)'
 _CHANNEL = 'SELECT id, epoch, top, low, size, forget_ms FROM channels WHERE name = ?'
-
-
-def decode_publication(body: bytes, offset: int) -> Publication:
-    """Return a publication from the body of its row."""
-    stored = _decode_stored(body)
-    return Publication(
-        data=stored.data,
-        offset=offset,
-        binary=stored.binary,
-        time_ms=stored.time_ms,
-        tags=stored.tags,
-        info=stored.info,
-    )
-
-
-def decode_info(body: bytes) -> ClientInfo:
-    """Return who a connection is from the column of its row."""
-    return _decode_info(body)
 
 
 def ms(seconds: float) -> int:
@@ -186,15 +154,7 @@ class Transaction:
             if known is not None:
                 return PublishResult(Position(*known), True)
         time_ms = publication.time_ms or self.now_ms
-        body = _encode(
-            _Stored(
-                publication.data,
-                time_ms,
-                publication.binary,
-                publication.tags,
-                publication.info,
-            )
-        )
+        body = encode_publication(publication, time_ms)
         if settings.size:
             position = self._append(name, settings, body)
             kind = LOGGED
@@ -332,7 +292,7 @@ class Transaction:
             ).fetchone()
             execute(
                 'INSERT OR REPLACE INTO presence VALUES (?, ?, ?, ?, ?)',
-                (channel, info.client.encode(), user, _encode(info), until_ms),
+                (channel, info.client.encode(), user, encode_info(info), until_ms),
             )
             told.append(known is None)
         return told
@@ -365,7 +325,7 @@ class Transaction:
             'SELECT 1 FROM presence WHERE channel = ? AND user = ? LIMIT 1',
             (channel, user),
         ).fetchone()
-        return PresenceChange(channel.decode(), _decode_info(info), left is None)
+        return PresenceChange(channel.decode(), decode_info(info), left is None)
 
     def revoke(self, name: str, user: str, ttl_s: float) -> None:
         """Remember or forget a revocation."""

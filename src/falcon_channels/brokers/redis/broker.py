@@ -1,0 +1,530 @@
+"""The broker of many hosts on Redis or Valkey: streams, scripts and pub/sub.
+
+A script appends a publication to the stream of its channel and announces it in one
+step. Announcements arrive by a pub/sub connection to each server (`listening`). When a
+connection is lost the hub is told, and again when it is back and all subscriptions are
+in place. Control messages are kept in a stream, too, and read from there after a loss.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from collections.abc import Sequence
+import logging
+import re
+import secrets
+from typing import Any
+
+import msgspec
+
+from falcon_channels.brokers.base import Broker
+from falcon_channels.brokers.base import BrokerReceiver
+from falcon_channels.brokers.base import Capabilities
+from falcon_channels.brokers.base import PresenceChange
+from falcon_channels.brokers.base import PresenceEntry
+from falcon_channels.brokers.base import PublishResult
+from falcon_channels.brokers.base import StreamSettings
+from falcon_channels.brokers.query import parse_query
+from falcon_channels.brokers.query import seconds
+from falcon_channels.brokers.query import yes_or_no
+from falcon_channels.brokers.redis import scripts
+from falcon_channels.brokers.redis.connecting import LINK_ERRORS
+from falcon_channels.brokers.redis.connecting import Server
+from falcon_channels.brokers.redis.keys import Keys
+from falcon_channels.brokers.redis.keys import PARTITIONS
+from falcon_channels.brokers.redis.keys import token
+from falcon_channels.brokers.redis.keys import untoken
+from falcon_channels.brokers.redis.listening import Listener
+from falcon_channels.brokers.redis.store import Store
+from falcon_channels.brokers.stored import decode_info
+from falcon_channels.brokers.stored import decode_publication
+from falcon_channels.brokers.stored import encode_info
+from falcon_channels.brokers.stored import encode_publication
+from falcon_channels.errors import BrokerUnavailableError
+from falcon_channels.errors import OptionsError
+from falcon_channels.publication import ClientInfo
+from falcon_channels.publication import HistoryPage
+from falcon_channels.publication import NO_POSITION
+from falcon_channels.publication import Position
+from falcon_channels.publication import Publication
+
+_logger = logging.getLogger('falcon_channels')
+
+#: Control messages that are kept for processes whose link is lost, and for how long.
+_CONTROLS = 10_000
+_CONTROL_MS = 3_600_000
+#: For how long keys of presence stay that nobody refreshes, beyond their entries' time.
+_PRESENCE_KEEP_MS = 3_600_000
+#: Lua counts exactly up to here; no log gets there.
+_MAX_OFFSET = 2**53
+
+_PREFIX = re.compile(r'[A-Za-z0-9_.-]{1,64}')
+
+
+class RedisBroker(Broker):
+    """Keeps everything on a Redis or Valkey server, or a Cluster of them.
+
+    Args:
+        server: How to connect.
+        prefix: What all keys begin with.
+        timeout_s: Deadline of every call, in seconds.
+        probe_s: Seconds between two probes of the link.
+        trusted: Whether the server never loses what it acknowledged: it writes with
+            ``appendfsync always`` and no replica takes over. Epochs then survive its
+            restart; otherwise a restart begins new ones.
+    """
+
+    capabilities = Capabilities(durable=True, shared=True)
+
+    def __init__(
+        self,
+        server: Server,
+        *,
+        prefix: str = 'falcon',
+        timeout_s: float = 5.0,
+        probe_s: float = 2.0,
+        trusted: bool = False,
+    ) -> None:
+        if not _PREFIX.fullmatch(prefix):
+            raise OptionsError('prefix has 1 to 64 letters, digits, "_", "." or "-"')
+        self._server = server
+        self._timeout_s = timeout_s
+        self._probe_s = probe_s
+        self._trusted = int(trusted)
+        self._keys = Keys(prefix, server.database)
+        self._store: Store | None = None
+        self._listeners: list[Listener] = []
+        self._receiver: BrokerReceiver | None = None
+        #: Subscribed channels by their pub/sub names.
+        self._channels: dict[bytes, str] = {}
+        self._was_up = False
+        self._changed = asyncio.Event()
+        self._last_control = (0, 0)
+        self._keeper: asyncio.Task[None] | None = None
+        self._find_again = False
+        self._closed = False
+
+    @classmethod
+    def from_url(cls, url: str) -> RedisBroker:
+        """Return a broker for ``redis://[user:password@]host[:port][/database]``.
+
+        ``rediss://`` uses TLS, with the options ``ssl_ca_certs``, ``ssl_certfile``,
+        ``ssl_keyfile`` and ``ssl_check_hostname``; ``redis+unix:///path`` a socket.
+        Other options: ``prefix``, ``timeout_s``, ``probe_s``, ``trusted=yes``.
+
+        Raises:
+            OptionsError: The URL makes no sense.
+        """
+        parts, options = parse_query(
+            url,
+            {
+                'prefix': lambda name, text: text,
+                'timeout_s': seconds,
+                'probe_s': seconds,
+                'trusted': yes_or_no,
+                'ssl_ca_certs': lambda name, text: text,
+                'ssl_certfile': lambda name, text: text,
+                'ssl_keyfile': lambda name, text: text,
+                'ssl_check_hostname': yes_or_no,
+            },
+        )
+        tls = {
+            name: options.pop(name) for name in list(options) if name.startswith('ssl_')
+        }
+        server = Server(parts, tls, options.get('timeout_s', 5.0))
+        return cls(server, **options)
+
+    # --- life ------------------------------------------------------------------------
+
+    async def start(self, receiver: BrokerReceiver) -> None:
+        if self._closed:
+            raise BrokerUnavailableError('the broker is closed')
+        self._server.warn()
+        self._receiver = receiver
+        store = self._store = Store(self._server, self._timeout_s)
+        try:
+            await store.find()
+            newest = await store.call(
+                self._keys.control,
+                'XREVRANGE',
+                self._keys.control,
+                '+',
+                '-',
+                'COUNT',
+                1,
+            )
+            if newest:
+                self._last_control = _control_id(newest[0][0])
+            self._listen()
+            await self._until_up()
+        except BaseException:
+            await self._let_go()
+            raise
+        self._was_up = True
+        self._keeper = asyncio.create_task(
+            self._keep_link(), name='falcon_channels redis keeper'
+        )
+
+    async def close(self) -> None:
+        self._closed = True
+        await self._let_go()
+
+    async def _let_go(self) -> None:
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            keeper.cancel()
+            await asyncio.gather(keeper, return_exceptions=True)
+        listeners, self._listeners = self._listeners, []
+        await asyncio.gather(*(listener.close() for listener in listeners))
+        store, self._store = self._store, None
+        if store is not None:
+            await store.close()
+
+    async def _until_up(self) -> None:
+        try:
+            async with asyncio.timeout(self._timeout_s * 2):
+                while not self._is_up():
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            reasons = {item.reason for item in self._listeners if not item.up}
+            raise BrokerUnavailableError('; '.join(sorted(reasons))) from None
+
+    # --- publications ----------------------------------------------------------------
+
+    async def publish(
+        self,
+        channel: str,
+        publication: Publication,
+        settings: StreamSettings,
+        *,
+        idempotency_key: str | None = None,
+        connection: Any = None,
+    ) -> PublishResult:
+        store = self._opened()
+        keys = list(self._keys.log(channel))
+        idempotency_ms = 0
+        if idempotency_key is not None:
+            keys.append(self._keys.idempotency(channel, idempotency_key))
+            idempotency_ms = _ms(settings.idempotency_ttl_s)
+        duplicate, offset, epoch = await store.run(
+            scripts.PUBLISH,
+            keys,
+            self._keys.name(channel),
+            store.topology.publish,
+            settings.size,
+            _ms(settings.ttl_s),
+            _ms(settings.meta_ttl_s),
+            idempotency_ms,
+            secrets.token_urlsafe(9),
+            self._trusted,
+            encode_publication(publication),
+        )
+        return PublishResult(Position(int(offset), epoch.decode()), bool(duplicate))
+
+    async def subscribe(self, channel: str, settings: StreamSettings) -> Position:
+        name = self._keys.name(channel)
+        listener = self._listener_of(name)
+        # NOTE: before the position is read, so that nothing falls between.
+        self._channels[name] = channel
+        try:
+            await listener.subscribe(name)
+            if not settings.size:
+                return NO_POSITION
+            page = await self.history(channel, settings, limit=0)
+        except BaseException:
+            self._channels.pop(name, None)
+            listener.names.discard(name)
+            raise
+        return page.position
+
+    async def unsubscribe(self, channel: str) -> None:
+        name = self._keys.name(channel)
+        self._channels.pop(name, None)
+        if self._listeners:
+            await self._listener_of(name).unsubscribe(name)
+
+    async def history(
+        self,
+        channel: str,
+        settings: StreamSettings,
+        *,
+        since: int | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+    ) -> HistoryPage:
+        if not settings.size:
+            return HistoryPage([], NO_POSITION)
+        offset, epoch, entries = await self._opened().run(
+            scripts.HISTORY,
+            list(self._keys.log(channel)),
+            settings.size,
+            _ms(settings.ttl_s),
+            _ms(settings.meta_ttl_s),
+            secrets.token_urlsafe(9),
+            self._trusted,
+            -1 if since is None else max(0, min(since, _MAX_OFFSET)),
+            -1 if limit is None else limit,
+            int(reverse),
+        )
+        publications = []
+        for entry_id, fields in entries:
+            number, _, ms = entry_id.partition(b'-')
+            publications.append(decode_publication(fields[1], int(number), int(ms)))
+        return HistoryPage(publications, Position(int(offset), epoch.decode()))
+
+    async def remove_history(self, channel: str) -> None:
+        _, log = self._keys.log(channel)
+        await self._opened().call(log, 'DEL', log)
+
+    async def signal(self, channel: str, signal: bytes) -> None:
+        store = self._opened()
+        name = self._keys.name(channel)
+        await store.call(name, store.topology.publish, name, b's' + signal)
+
+    async def control(self, message: bytes) -> None:
+        store = self._opened()
+        await store.run(
+            scripts.CONTROL,
+            [self._keys.control],
+            self._keys.control_name,
+            store.topology.publish,
+            _CONTROLS,
+            _CONTROL_MS,
+            message,
+        )
+
+    # --- presence and revocations ----------------------------------------------------
+
+    async def add_presence(
+        self, entries: Sequence[PresenceEntry], ttl_s: float
+    ) -> list[bool]:
+        store = self._opened()
+        parts: dict[int, list[int]] = {}
+        for index, entry in enumerate(entries):
+            number = self._keys.partition_of(entry.channel)
+            parts.setdefault(number, []).append(index)
+        ttl_ms = _ms(ttl_s)
+        calls = []
+        for number, indexes in parts.items():
+            base = self._keys.partition(number)
+            words: list[str | bytes] = []
+            for index in indexes:
+                channel, info = entries[index]
+                words += [token(channel), info.client, info.user, encode_info(info)]
+            keep_ms = ttl_ms + _PRESENCE_KEEP_MS
+            calls.append(
+                store.run(
+                    scripts.PRESENCE_ADD,
+                    [f'{base}until'],
+                    base,
+                    ttl_ms,
+                    keep_ms,
+                    *words,
+                )
+            )
+        told = [False] * len(entries)
+        for indexes, answer in zip(
+            parts.values(), await asyncio.gather(*calls), strict=True
+        ):
+            for index, first in zip(indexes, answer, strict=True):
+                told[index] = bool(first)
+        return told
+
+    async def remove_presence(self, channel: str, client: str) -> PresenceChange | None:
+        base = self._keys.partition(self._keys.partition_of(channel))
+        found = await self._opened().run(
+            scripts.PRESENCE_REMOVE, [f'{base}until'], base, token(channel), client
+        )
+        if found is None:
+            return None
+        return PresenceChange(channel, decode_info(found[0]), bool(found[1]))
+
+    async def presence(self, channel: str) -> Mapping[str, ClientInfo]:
+        base = self._keys.partition(self._keys.partition_of(channel))
+        found = await self._opened().run(
+            scripts.PRESENCE_LIST, [f'{base}until'], base, token(channel)
+        )
+        return {
+            client.decode(): decode_info(info)
+            for client, info in zip(found[::2], found[1::2], strict=True)
+        }
+
+    async def expire_presence(self, limit: int) -> list[PresenceChange]:
+        store = self._opened()
+        gone: list[PresenceChange] = []
+        for number in range(PARTITIONS):
+            base = self._keys.partition(number)
+            while len(gone) < limit:
+                ask = limit - len(gone)
+                found, entries = await store.run(
+                    scripts.PRESENCE_EXPIRE, [f'{base}until'], base, ask
+                )
+                for word, info, last in entries:
+                    gone.append(
+                        PresenceChange(untoken(word), decode_info(info), bool(last))
+                    )
+                if found < ask:
+                    break
+        return gone
+
+    async def revoke(self, channel: str, user: str, ttl_s: float) -> None:
+        key = self._keys.revocation(channel, user)
+        if ttl_s > 0:
+            await self._opened().call(key, 'SET', key, 1, 'PX', _ms(ttl_s))
+        else:
+            await self._opened().call(key, 'DEL', key)
+
+    async def is_revoked(self, channel: str, user: str) -> bool:
+        key = self._keys.revocation(channel, user)
+        return bool(await self._opened().call(key, 'EXISTS', key))
+
+    # --- announcements ---------------------------------------------------------------
+
+    def _on_message(self, name: bytes, data: bytes) -> None:
+        receiver = self._receiver
+        if receiver is None or self._closed:
+            return
+        if name == self._keys.control_name:
+            entry_id, _, message = data.partition(b' ')
+            self._take_control(_control_id(entry_id), message)
+            return
+        channel = self._channels.get(name)
+        if channel is None:
+            return
+        try:
+            kind, rest = data[:1], data[1:]
+            if kind == b's':
+                receiver.on_signal(channel, rest)
+            elif kind == b'p':
+                offset, epoch, ms, body = rest.split(b' ', 3)
+                item = decode_publication(body, int(offset), int(ms))
+                receiver.on_publication(channel, item, epoch.decode())
+            elif kind == b'l':
+                live_ms, _, body = rest.partition(b' ')
+                item = decode_publication(body, 0, int(live_ms))
+                receiver.on_publication(channel, item, '')
+        except (ValueError, msgspec.DecodeError) as ex:
+            # NOTE: of another release, or a stranger's; a gap shows in the offsets.
+            _logger.error('announcement in %r cannot be read: %s', channel, ex)
+
+    def _take_control(self, entry_id: tuple[int, int], message: bytes) -> None:
+        if entry_id > self._last_control and self._receiver is not None:
+            self._last_control = entry_id
+            self._receiver.on_control(message)
+
+    # --- the link --------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        """Listen at every server for the names that live there."""
+        store = self._opened()
+        topology = store.topology
+        node = secrets.token_urlsafe(9)
+        self._listeners = [
+            Listener(
+                self._server,
+                store.link(address),
+                topology.subscribe,
+                topology.unsubscribe,
+                self._keys.probe(node),
+                probe_s=self._probe_s,
+                timeout_s=self._timeout_s,
+                on_message=self._on_message,
+                on_change=self._changed.set,
+                on_moved=self._on_moved,
+            )
+            for address in topology.addresses
+        ]
+        for name in (self._keys.control_name, *self._channels):
+            self._listener_of(name).names.add(name)
+
+    def _listener_of(self, name: bytes) -> Listener:
+        address = self._opened().topology.address_of(name)
+        for listener in self._listeners:
+            if listener.address == address:
+                return listener
+        raise BrokerUnavailableError(f'nobody listens at Redis at {address} yet')
+
+    def _is_up(self) -> bool:
+        return bool(self._listeners) and all(item.up for item in self._listeners)
+
+    def _on_moved(self) -> None:
+        self._find_again = True
+        self._changed.set()
+
+    async def _keep_link(self) -> None:
+        """Tell the receiver how the link is, and follow servers that move."""
+        assert self._receiver is not None
+        while True:
+            # NOTE: in a Cluster, looks again after servers while some are away.
+            clustered = bool(self._opened().topology.slots)
+            try:
+                async with asyncio.timeout(
+                    2.0 if clustered and not self._was_up else None
+                ):
+                    await self._changed.wait()
+            except TimeoutError:
+                self._find_again = True
+            self._changed.clear()
+            if self._was_up and (not self._is_up() or self._find_again):
+                self._was_up = False
+                self._receiver.on_link_lost()
+            if self._find_again and clustered:
+                await self._follow()
+            if not self._was_up and self._is_up():
+                try:
+                    await self._catch_up()
+                except (BrokerUnavailableError, *LINK_ERRORS):
+                    # NOTE: lost again; its listener says so.
+                    continue
+                self._was_up = True
+                self._receiver.on_link_restored()
+
+    async def _follow(self) -> None:
+        """Listen where the slots are now."""
+        self._find_again = False
+        try:
+            changed = await self._opened().find()
+        except BrokerUnavailableError as ex:
+            _logger.warning('the Redis Cluster cannot be asked: %s', ex)
+            return
+        if changed:
+            listeners, self._listeners = self._listeners, []
+            await asyncio.gather(*(listener.close() for listener in listeners))
+            self._changed.clear()
+            self._listen()
+
+    async def _catch_up(self) -> None:
+        """Take the control messages that came while the link was lost."""
+        key = self._keys.control
+        newest = await self._opened().call(key, 'XREVRANGE', key, '+', '-', 'COUNT', 1)
+        if newest and _control_id(newest[0][0]) < self._last_control:
+            # NOTE: the server has lost its data, and its clock is behind.
+            self._last_control = (0, 0)
+        while True:
+            ms, number = self._last_control
+            entries = await self._opened().call(
+                key, 'XRANGE', key, f'({ms}-{number}', '+', 'COUNT', 500
+            )
+            for entry_id, fields in entries:
+                self._take_control(_control_id(entry_id), fields[1])
+            if len(entries) < 500:
+                return
+
+    def _opened(self) -> Store:
+        if self._store is None:
+            raise BrokerUnavailableError('the Redis broker is not open')
+        return self._store
+
+
+def _ms(seconds_or_none: float | None) -> int:
+    """Return seconds as milliseconds, at least 1; -1 for no limit."""
+    if seconds_or_none is None:
+        return -1
+    return max(1, int(seconds_or_none * 1000))
+
+
+def _control_id(entry_id: bytes) -> tuple[int, int]:
+    ms, _, number = entry_id.partition(b'-')
+    return int(ms), int(number)

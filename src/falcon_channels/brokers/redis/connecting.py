@@ -1,0 +1,237 @@
+"""Where the servers are, and how to connect to one: TLS, credentials, Cluster slots."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+from typing import Any
+from typing import NamedTuple
+from urllib.parse import SplitResult
+from urllib.parse import unquote
+
+from redis.asyncio.connection import Connection
+from redis.asyncio.connection import SSLConnection
+from redis.asyncio.connection import UnixDomainSocketConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.crc import key_slot
+from redis.exceptions import RedisError
+
+from falcon_channels.errors import BrokerUnavailableError
+from falcon_channels.errors import OptionsError
+
+_logger = logging.getLogger('falcon_channels')
+
+#: What can go wrong with a connection.
+LINK_ERRORS = (RedisError, OSError, TimeoutError, EOFError)
+
+
+class Address(NamedTuple):
+    """Of a server; ``port`` 0 stands for a socket in the file system."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f'{self.host}:{self.port}' if self.port else self.host
+
+
+class Server:
+    """How to connect to the servers of one URL.
+
+    Args:
+        parts: Of the URL, ``redis://``, ``rediss://`` or ``redis+unix://``.
+        tls: Options of TLS, with the names of redis-py (``ssl_ca_certs`` ...).
+        timeout_s: To connect.
+
+    Attributes:
+        first: The server in the URL.
+        database: Number of the database.
+        secured: Whether there is a password.
+
+    Raises:
+        OptionsError: The URL makes no sense.
+    """
+
+    def __init__(
+        self, parts: SplitResult, tls: dict[str, Any], timeout_s: float
+    ) -> None:
+        self._timeout_s = timeout_s
+        self._options: dict[str, Any] = {
+            'protocol': 2,
+            'socket_timeout': None,
+            'socket_connect_timeout': timeout_s,
+            # NOTE: redis-py would send a command again that was perhaps executed.
+            'retry': Retry(NoBackoff(), 0),
+        }
+        if parts.username:
+            self._options['username'] = unquote(parts.username)
+        if parts.password:
+            self._options['password'] = unquote(parts.password)
+        self.secured = bool(parts.password)
+        self.database = 0
+        if parts.scheme == 'redis+unix':
+            self.first = Address(unquote(parts.path), 0)
+        else:
+            try:
+                port = parts.port or 6379
+            except ValueError:
+                raise OptionsError('the port is no number') from None
+            self.first = Address(unquote(parts.hostname or 'localhost'), port)
+            number = parts.path.strip('/') or '0'
+            if not number.isdecimal():
+                raise OptionsError('the path of a redis:// URL is a database number')
+            self.database = int(number)
+        self._tls = parts.scheme in ('rediss', 'valkeys')
+        if tls and not self._tls:
+            raise OptionsError(f'{sorted(tls)} ask for rediss://')
+        self._options.update(tls)
+
+    def warn(self) -> None:
+        """Log a warning where anybody in the network could be let in."""
+        if self.secured or not self.first.port or _is_loopback(self.first.host):
+            return
+        # SECURITY: says where, and nothing else of the URL.
+        _logger.warning(
+            'the Redis server at %s is used without a password: whoever reaches it '
+            'can read and write every channel',
+            self.first,
+        )
+
+    async def connect(self, address: Address) -> Connection:
+        """Open a connection.
+
+        Raises:
+            BrokerUnavailableError: It cannot be opened in time.
+        """
+        connection: Any
+        if not address.port:
+            connection = UnixDomainSocketConnection(
+                path=address.host, db=self.database, **self._options
+            )
+        else:
+            kind = SSLConnection if self._tls else Connection
+            connection = kind(
+                host=address.host,
+                port=address.port,
+                db=self.database,
+                socket_keepalive=True,
+                **self._options,
+            )
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await connection.connect()
+        except BaseException as ex:
+            await disconnect(connection)
+            if isinstance(ex, LINK_ERRORS):
+                raise BrokerUnavailableError(
+                    f'cannot connect to Redis at {address}: {describe(ex)}'
+                ) from None
+            raise
+        return connection  # type: ignore[no-any-return]
+
+
+class Topology(NamedTuple):
+    """Which server has what.
+
+    Attributes:
+        addresses: Of all servers that have something.
+        slots: In a Cluster the address for each of the 16384 slots; else empty.
+    """
+
+    addresses: frozenset[Address]
+    slots: tuple[Address, ...]
+
+    def address_of(self, key: str | bytes) -> Address:
+        """Return where a key or a sharded pub/sub name lives."""
+        if not self.slots:
+            (only,) = self.addresses
+            return only
+        return self.slots[key_slot(key.encode() if isinstance(key, str) else key)]
+
+    @property
+    def publish(self) -> str:
+        """The command that publishes to those who subscribed by `subscribe`."""
+        return 'SPUBLISH' if self.slots else 'PUBLISH'
+
+    @property
+    def subscribe(self) -> str:
+        """The command that subscribes."""
+        return 'SSUBSCRIBE' if self.slots else 'SUBSCRIBE'
+
+    @property
+    def unsubscribe(self) -> str:
+        """The command that unsubscribes."""
+        return 'SUNSUBSCRIBE' if self.slots else 'UNSUBSCRIBE'
+
+
+async def find_topology(server: Server, known: frozenset[Address]) -> Topology:
+    """Ask the servers who has which slots.
+
+    Args:
+        server: How to connect.
+        known: Servers that were there; the one in the URL is asked as well.
+
+    Raises:
+        BrokerUnavailableError: None answers, or slots are not served.
+    """
+    error = BrokerUnavailableError('no Redis server is known')
+    for address in (*known - {server.first}, server.first):
+        try:
+            connection = await server.connect(address)
+        except BrokerUnavailableError as ex:
+            error = ex
+            continue
+        try:
+            async with asyncio.timeout(server._timeout_s):
+                await connection.send_command('INFO', 'cluster')
+                found = await connection.read_response(disable_decoding=True)
+                if b'cluster_enabled:1' not in found:
+                    return Topology(frozenset([server.first]), ())
+                await connection.send_command('CLUSTER', 'SLOTS')
+                rows = await connection.read_response(disable_decoding=True)
+                return _topology(rows, address)
+        except LINK_ERRORS as ex:
+            error = BrokerUnavailableError(
+                f'Redis at {address} does not say who has which slots: {describe(ex)}'
+            )
+        except BrokerUnavailableError as ex:
+            error = ex
+        finally:
+            await disconnect(connection)
+    raise error
+
+
+def _topology(rows: list[Any], asked: Address) -> Topology:
+    slots: list[Address | None] = [None] * 16384
+    for first, last, primary, *_ in rows:
+        # NOTE: an empty host stands for the one that was asked.
+        address = Address((primary[0] or b'').decode() or asked.host, primary[1])
+        slots[first : last + 1] = [address] * (last + 1 - first)
+    found = [address for address in slots if address is not None]
+    if len(found) != len(slots):
+        raise BrokerUnavailableError(
+            f'{len(slots) - len(found)} slots of the Redis Cluster are served by nobody'
+        )
+    return Topology(frozenset(found), tuple(found))
+
+
+async def disconnect(connection: Any) -> None:
+    """Close a connection, at once and whatever its state."""
+    with contextlib.suppress(Exception):
+        async with asyncio.timeout(1.0):
+            await connection.disconnect(nowait=True)
+
+
+def describe(error: BaseException) -> str:
+    """Return an error in words."""
+    return str(error) or type(error).__name__
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == 'localhost'

@@ -1,0 +1,32 @@
+-- Add or refresh entries of one partition.
+--
+-- KEYS: until
+-- ARGV: what the keys of the partition begin with, ttl_ms, keep_ms (how long keys stay
+--       that nobody refreshes), then for each entry: token, client, user, info
+-- Returns: for each entry 1 where it is the first of its user in the channel, else 0
+
+local base, ttl_ms, keep_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local until_ms = text(now_ms() + ttl_ms)
+local told = {}
+for at = 4, #ARGV, 4 do
+  local token, client, user, info = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
+  local clients, owners = base .. 'c:' .. token, base .. 'o:' .. token
+  local users = base .. 'u:' .. token
+  local owner = redis.call('HGET', owners, client)
+  if owner and owner ~= user then
+    remove(base, token, client)
+    owner = false
+  end
+  local first = 0
+  if not owner then
+    redis.call('HSET', owners, client, user)
+    if redis.call('HINCRBY', users, user, 1) == 1 then first = 1 end
+  end
+  redis.call('HSET', clients, client, info)
+  redis.call('ZADD', base .. 'until', until_ms, token .. ':' .. client)
+  for _, key in ipairs({clients, owners, users, base .. 'until'}) do
+    if redis.call('PTTL', key) < keep_ms then redis.call('PEXPIRE', key, keep_ms) end
+  end
+  told[#told + 1] = first
+end
+return told

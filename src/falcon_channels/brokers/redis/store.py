@@ -1,0 +1,124 @@
+"""Calls to the servers: each goes to where its key lives, and raises our own errors."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import MovedError
+from redis.exceptions import NoScriptError
+from redis.exceptions import RedisError
+from redis.exceptions import ResponseError
+
+from falcon_channels.brokers.redis.commands import CommandLink
+from falcon_channels.brokers.redis.commands import Word
+from falcon_channels.brokers.redis.connecting import Address
+from falcon_channels.brokers.redis.connecting import find_topology
+from falcon_channels.brokers.redis.connecting import Server
+from falcon_channels.brokers.redis.connecting import Topology
+from falcon_channels.brokers.redis.scripts import Script
+from falcon_channels.errors import BrokerUnavailableError
+
+
+class Store:
+    """The servers behind one URL.
+
+    Args:
+        server: How to connect.
+        timeout_s: Deadline of a command.
+    """
+
+    def __init__(self, server: Server, timeout_s: float) -> None:
+        self.topology = Topology(frozenset(), ())
+        self._server = server
+        self._timeout_s = timeout_s
+        self._links: dict[Address, CommandLink] = {}
+        self._closed = False
+
+    async def open(self) -> None:
+        """Find out where everything is.
+
+        Raises:
+            BrokerUnavailableError: No server answers.
+        """
+        await self.find()
+
+    async def find(self) -> bool:
+        """Find out again where everything is; return whether that has changed.
+
+        Raises:
+            BrokerUnavailableError: No server answers.
+        """
+        found = await find_topology(self._server, self.topology.addresses)
+        if self._closed:
+            raise BrokerUnavailableError('the broker is closed')
+        changed = found != self.topology
+        self.topology = found
+        gone = set(self._links) - found.addresses
+        for address in found.addresses - set(self._links):
+            self._links[address] = CommandLink(self._server, address, self._timeout_s)
+        for address in gone:
+            await self._links.pop(address).close()
+        return changed
+
+    async def close(self) -> None:
+        """Let go of all connections."""
+        self._closed = True
+        await asyncio.gather(*(link.close() for link in self._links.values()))
+
+    def link(self, address: Address) -> CommandLink:
+        """Return the connection for commands to a server."""
+        return self._links[address]
+
+    async def call(self, key: str | bytes, *words: Word) -> Any:
+        """Send a command to where a key or a name lives.
+
+        Raises:
+            BrokerUnavailableError: No answer, or one that is an error.
+        """
+        try:
+            try:
+                return await self._link_of(key).call(*words)
+            except MovedError:
+                # NOTE: it was not executed.
+                await self.find()
+                return await self._link_of(key).call(*words)
+        except ResponseError as ex:
+            raise _unavailable(ex) from None
+
+    async def run(self, script: Script, keys: list[str], *words: Word) -> Any:
+        """Run a script where its keys live.
+
+        Raises:
+            BrokerUnavailableError: No answer, or one that is an error.
+        """
+        arguments = (len(keys), *keys, *words)
+        try:
+            return await self._run(script, keys[0], arguments)
+        except MovedError:
+            pass
+        except ResponseError as ex:
+            raise _unavailable(ex) from None
+        await self.find()
+        try:
+            return await self._run(script, keys[0], arguments)
+        except ResponseError as ex:
+            raise _unavailable(ex) from None
+
+    async def _run(self, script: Script, key: str, words: tuple[Word, ...]) -> Any:
+        link = self._link_of(key)
+        try:
+            return await link.call('EVALSHA', script.sha, *words)
+        except NoScriptError:
+            # NOTE: it was not executed; the server remembers it from now on.
+            return await link.call('EVAL', script.text, *words)
+
+    def _link_of(self, key: str | bytes) -> CommandLink:
+        if not self._links or self._closed:
+            raise BrokerUnavailableError('the Redis broker is not open')
+        return self._links[self.topology.address_of(key)]
+
+
+def _unavailable(error: RedisError | RedisConnectionError) -> BrokerUnavailableError:
+    return BrokerUnavailableError(f'Redis refused: {error}')

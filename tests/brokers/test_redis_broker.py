@@ -1,0 +1,223 @@
+"""The Redis broker: URLs, secrets, limits, TLS, databases, what it leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+import logging
+from pathlib import Path
+import subprocess
+
+import pytest
+import redis
+from support.processes import free_port
+from support.processes import wait_until
+from support.redis_server import RedisServer
+
+from falcon_channels.brokers.base import PresenceEntry
+from falcon_channels.brokers.base import StreamSettings
+from falcon_channels.brokers.urls import open_broker
+from falcon_channels.errors import BrokerUnavailableError
+from falcon_channels.errors import OptionsError
+from falcon_channels.publication import ClientInfo
+from falcon_channels.publication import Publication
+from falcon_channels.testing import Recorder
+
+pytestmark = pytest.mark.xdist_group('redis')
+
+LOG = StreamSettings(size=100, ttl_s=60.0, meta_ttl_s=600.0)
+ITEM = Publication(data=b'1')
+
+
+@pytest.fixture(scope='module')
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path_factory.mktemp('redis'))
+    yield server
+    server.stop()
+
+
+async def test_every_key_has_a_time_to_live(server: RedisServer) -> None:
+    """Whatever the broker writes goes by itself when nobody uses it any more."""
+    broker = open_broker(f'{server.url}/5')
+    await broker.start(Recorder())
+    await broker.subscribe('empty', LOG)
+    await broker.publish('news', ITEM, LOG, idempotency_key='k')
+    await broker.control(b'hello')
+    await broker.revoke('news', 'ann', 60)
+    info = ClientInfo(user='ann', client='c')
+    await broker.add_presence([PresenceEntry('news', info)], 60)
+    await broker.close()
+    with redis.Redis(port=server.port, db=5) as client:
+        keys = client.keys()
+        assert 10 == len(keys)
+        assert [] == [key for key in keys if client.pttl(key) < 0]
+        assert [] == [key for key in keys if b'news' in key or b'ann' in key]
+        client.flushdb()
+
+
+async def test_databases_and_prefixes_are_apart(server: RedisServer) -> None:
+    """Another database or prefix is another world, for announcements as well."""
+    brokers, seen = [], []
+    for rest in ('/6', '/7', '/7?prefix=other'):
+        broker, recorder = open_broker(server.url + rest), Recorder()
+        await broker.start(recorder)
+        await broker.subscribe('news', LOG)
+        brokers.append(broker)
+        seen.append(recorder)
+    for number, broker in enumerate(brokers):
+        await broker.publish('news', Publication(data=b'%d' % number), LOG)
+        await broker.control(b'%d' % number)
+    for number, recorder in enumerate(seen):
+        await recorder.until(
+            lambda recorder=recorder: recorder.controls and recorder.publications,  # type: ignore[misc]
+            'its own',
+        )
+        assert [b'%d' % number] == recorder.controls
+        assert [b'%d' % number] == recorder.data_of('news')
+    for broker in brokers:
+        await broker.close()
+
+
+async def test_control_messages_of_a_lost_link_arrive(server: RedisServer) -> None:
+    """Control messages that were sent while the link was lost are read afterwards."""
+    url = f'{server.url}?prefix=controls&probe_s=0.2'
+    one, two = open_broker(url), open_broker(url)
+    seen = Recorder()
+    await one.start(Recorder())
+    await two.start(seen)
+    await one.control(b'0')
+    await seen.until(lambda: seen.controls == [b'0'], 'the first')
+    with redis.Redis(port=server.port) as client:
+        for _ in range(5):
+            client.execute_command('CLIENT', 'KILL', 'TYPE', 'pubsub')
+            for number in range(5):
+                await one.control(b'%d' % (len(seen.controls) + number))
+            await seen.until(
+                lambda: seen.links[-1:] == ['restored'], 'the link is back'
+            )
+            seen.links.clear()
+    await one.control(b'last')
+    await seen.until(lambda: b'last' in seen.controls, 'the last')
+    assert 27 == len(seen.controls)
+    await one.close()
+    await two.close()
+
+
+async def test_a_server_that_is_not_there_is_named() -> None:
+    """Nobody listens: starting fails in time and says where."""
+    port = free_port()
+    broker = open_broker(f'redis://:s3cret@127.0.0.1:{port}?timeout_s=1')
+    with pytest.raises(BrokerUnavailableError, match=str(port)) as caught:
+        await broker.start(Recorder())
+    assert 's3cret' not in str(caught.value)
+    with pytest.raises(BrokerUnavailableError, match='not open'):
+        await broker.publish('news', ITEM, LOG)
+    await broker.close()
+
+
+async def test_passwords_open_and_stay_secret(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The right password is accepted, a wrong one refused, and none is ever logged."""
+    caplog.set_level(logging.DEBUG)
+    server = RedisServer(tmp_path, '--requirepass', 'p@ss/word')
+    host = f'127.0.0.1:{server.port}'
+    broker = open_broker(f'redis://:p%40ss%2Fword@{host}')
+    await broker.start(Recorder())
+    await broker.publish('news', ITEM, LOG)
+    await broker.close()
+    wrong = open_broker(f'redis://user:wr0ng@{host}')
+    with pytest.raises(BrokerUnavailableError) as caught:
+        await wrong.start(Recorder())
+    await wrong.close()
+    server.stop()
+    for secret in ('p@ss', 'p%40ss', 'wr0ng'):
+        assert secret not in caplog.text + str(caught.value)
+
+
+async def test_a_server_without_password_is_warned_about(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A warning names a server beyond loopback that wants no password."""
+    broker = open_broker('redis://0.0.0.0:1?timeout_s=0.2')
+    with pytest.raises(BrokerUnavailableError):
+        await broker.start(Recorder())
+    assert 'Redis server at 0.0.0.0:1 is used without a password' in caplog.text
+    await broker.close()
+
+
+async def test_tls_is_checked(tmp_path: Path) -> None:
+    """rediss:// speaks TLS, and refuses a certificate that it does not know."""
+    certificate, key = tmp_path / 'cert.pem', tmp_path / 'key.pem'
+    subprocess.run(
+        [
+            *('openssl', 'req', '-x509', '-newkey', 'ec', '-pkeyopt'),
+            *('ec_paramgen_curve:prime256v1', '-nodes', '-days', '1', '-subj'),
+            *('/CN=127.0.0.1', '-addext', 'subjectAltName=IP:127.0.0.1'),
+            *('-keyout', str(key), '-out', str(certificate)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    port = free_port()
+    words = ['--tls-port', str(port), '--tls-auth-clients', 'no']
+    words += ['--tls-cert-file', str(certificate), '--tls-key-file', str(key)]
+    server = RedisServer(tmp_path, *words)
+    url = f'rediss://127.0.0.1:{port}'
+    broker = open_broker(f'{url}?ssl_ca_certs={certificate}')
+    seen = Recorder()
+    await broker.start(seen)
+    await broker.subscribe('news', LOG)
+    await broker.publish('news', ITEM, LOG)
+    await seen.until(lambda: seen.publications, 'the publication')
+    await broker.close()
+    stranger = open_broker(url)
+    with pytest.raises(BrokerUnavailableError, match='certificate verify failed'):
+        await stranger.start(Recorder())
+    await stranger.close()
+    server.stop()
+
+
+async def test_a_socket_in_the_file_system(tmp_path: Path) -> None:
+    """redis+unix:// reaches a server that has a socket."""
+    path = tmp_path / 'redis.sock'
+    server = RedisServer(tmp_path, '--unixsocket', str(path))
+    await asyncio.to_thread(wait_until, path.exists, 'the socket is there')
+    broker = open_broker(f'redis+unix://{path}')
+    await broker.start(Recorder())
+    assert 1 == (await broker.publish('news', ITEM, LOG)).position.offset
+    await broker.close()
+    server.stop()
+
+
+async def test_a_full_server_fails_publishes(tmp_path: Path) -> None:
+    """A server that has no memory left refuses; the error says so, reading works."""
+    server = RedisServer(tmp_path)
+    broker = open_broker(server.url)
+    await broker.start(Recorder())
+    await broker.publish('news', ITEM, LOG)
+    with redis.Redis(port=server.port) as client:
+        client.config_set('maxmemory', '1mb')
+        client.config_set('maxmemory-policy', 'noeviction')
+    with pytest.raises(BrokerUnavailableError, match='maxmemory'):
+        await broker.publish('news', ITEM, LOG)
+    await broker.close()
+    server.stop()
+
+
+@pytest.mark.parametrize(
+    'url',
+    [
+        'redis://localhost?prefix=',
+        'redis://localhost?prefix={a}',
+        'redis://localhost?timeout=1',
+        'redis://localhost?trusted=1',
+        'redis://localhost/db',
+        'redis://localhost:port',
+        'redis://localhost?ssl_ca_certs=x',
+    ],
+)
+def test_urls_that_make_no_sense_are_refused(url: str) -> None:
+    """Unknown and impossible options are errors."""
+    with pytest.raises(OptionsError):
+        open_broker(url)

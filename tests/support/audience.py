@@ -1,0 +1,145 @@
+"""Subscribers that note what they get, and a publisher that never gives up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from collections.abc import Callable
+from contextlib import asynccontextmanager
+
+from falcon_channels import BrokerUnavailableError
+from falcon_channels import ChannelOptions
+from falcon_channels import Channels
+from falcon_channels import UnsubscribedError
+
+OPTIONS = ChannelOptions(history_size=20_000, history_ttl_s=3600.0)
+
+
+@asynccontextmanager
+async def open_channels(url: str) -> AsyncIterator[Channels]:
+    """Open channels of any name, with history."""
+    channels = Channels(url)
+    channels.add_route('{name}', object(), OPTIONS)
+    await channels.start()
+    try:
+        yield channels
+    finally:
+        await channels.close()
+
+
+class Audience:
+    """Subscribers of one channel.
+
+    Attributes:
+        heard: For each subscriber the lists of what it got: a new list begins where it
+            was told that it missed something.
+    """
+
+    def __init__(self, channels: Channels, channel: str, count: int = 20) -> None:
+        self._channels = channels
+        self._channel = channel
+        self.heard: list[list[list[tuple[int, str]]]] = [[] for _ in range(count)]
+        self._tasks: list[asyncio.Task[None]] = []
+        self.entered = 0
+
+    async def __aenter__(self) -> Audience:
+        self._tasks = [asyncio.create_task(self._listen(heard)) for heard in self.heard]
+        await self.until(lambda: self.entered == len(self.heard), 'all subscribe')
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _listen(self, heard: list[list[tuple[int, str]]]) -> None:
+        while True:
+            try:
+                async with self._channels.subscribe(self._channel) as subscription:
+                    heard.append([])
+                    self.entered += 1
+                    async for publication in subscription:
+                        heard[-1].append((publication.offset, publication.value()))
+            except UnsubscribedError as ex:
+                if ex.code != 2500:
+                    raise
+            except BrokerUnavailableError:
+                await asyncio.sleep(0.05)
+
+    async def until(self, condition: Callable[[], object], what: str) -> None:
+        """Return when `condition()` is true; fail where a subscriber has failed."""
+        async with asyncio.timeout(40):
+            while not condition():
+                for task in self._tasks:
+                    if task.done():
+                        task.result()
+                await asyncio.sleep(0.01)
+        assert condition(), what
+
+    async def until_heard(self, value: str) -> None:
+        """Return when every subscriber has got a value last."""
+        await self.until(
+            lambda: all(
+                heard and heard[-1] and heard[-1][-1][1] == value
+                for heard in self.heard
+            ),
+            f'{value} is heard by all',
+        )
+
+    def check_all_heard(self, values: list[str]) -> None:
+        """Everybody got everything once and in order, and nobody was told otherwise."""
+        expected = list(enumerate(values, 1))
+        for heard in self.heard:
+            assert [expected] == heard
+
+    def check_heard_or_told(self, values: list[str]) -> None:
+        """Everybody got everything in order up to where it was told, and from there."""
+        for heard in self.heard:
+            got: list[str] = []
+            for part in heard:
+                offsets = [offset for offset, _ in part]
+                first = offsets[0] if offsets else 0
+                assert list(range(first, first + len(part))) == offsets
+                got += [value for _, value in part]
+            assert len(set(got)) == len(got)
+            assert [value for value in values if value in set(got)] == got
+
+
+class Publisher:
+    """Publishes one value after another, each again until it is acknowledged.
+
+    Attributes:
+        values: What was acknowledged, in order.
+        failures: How often a publish was not acknowledged.
+    """
+
+    def __init__(self, channels: Channels, channel: str) -> None:
+        self._channels = channels
+        self._channel = channel
+        self.values: list[str] = []
+        self.failures = 0
+
+    async def publish(self, value: str) -> None:
+        """Publish one value."""
+        while True:
+            try:
+                await self._channels.publish(
+                    self._channel, value, idempotency_key=value
+                )
+            except BrokerUnavailableError:
+                self.failures += 1
+                await asyncio.sleep(0.02)
+            else:
+                self.values.append(value)
+                return
+
+    async def publish_while(self, task: asyncio.Task[object], prefix: str) -> None:
+        """Publish until a task is done, and ten values more."""
+        number = 0
+        while not task.done():
+            await self.publish(f'{prefix} {number}')
+            number += 1
+        for _ in range(10):
+            await self.publish(f'{prefix} {number}')
+            number += 1
+        await task
