@@ -68,6 +68,8 @@ ALLOWED: dict[str, set[str]] = {
         'endpoint',
         'tokens',
     },
+    # For synchronous code.
+    'portal': {*_CORE, 'raw', 'channels', 'wsgi'},
     # For tests: the contract of brokers.
     # The client protocol.
     'heartbeat': set(),

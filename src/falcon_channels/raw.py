@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from typing import Any
+from typing import NamedTuple
 from typing import TYPE_CHECKING
 
 import falcon
@@ -185,6 +186,62 @@ class RawConnection(Connection):
             self.disconnect(3000 + status, words.encode()[:123].decode(errors='ignore'))
 
 
+class RawDoor(NamedTuple):
+    """A client that may come in: what `open_raw` found out."""
+
+    connection: RawConnection
+    subscription: Subscription
+    match: ChannelMatch
+    since: Position | None
+
+
+async def open_raw(
+    channels: Channels,
+    req: Any,
+    transport: Transport,
+    channel: str,
+    *,
+    user: str,
+    info: Any,
+    media: bool,
+    since: Position | None,
+) -> RawDoor:
+    """Decide whether a client may come in; nothing is sent to it yet.
+
+    Args:
+        channels: Whose channel.
+        req: The handshake, of an ASGI or a WSGI app.
+        transport: Of the client.
+        channel: Which.
+        user: See `Channels.serve`, also for the others.
+        info: Public facts.
+        media: Whether it speaks JSON.
+        since: Where it stands.
+
+    Raises:
+        falcon.HTTPError: It may not.
+    """
+    try:
+        match = await channels.match(channel)
+    except (ChannelNameError, UnknownChannelError) as ex:
+        raise falcon.HTTPNotFound(description=str(ex)) from None
+    except (BrokerUnavailableError, ClosedError) as ex:
+        raise falcon.HTTPServiceUnavailable(description=str(ex)) from None
+    if since is None and media and req.has_param('since'):
+        since = parse_since(req.get_param('since', default=''))
+    connection = RawConnection(channels, transport, req, media)
+    connection.user = user
+    connection.info = info
+    subscription = Subscription(connection, channel, match.route, match.params)
+    connection.subscriptions[channel] = subscription
+    try:
+        await channels.admission.authorize(subscription)
+    except BrokerUnavailableError as ex:
+        raise falcon.HTTPServiceUnavailable(description=str(ex)) from None
+    channels.admission.check_room()
+    return RawDoor(connection, subscription, match, since)
+
+
 async def serve_raw(
     channels: Channels,
     req: falcon.asgi.Request,
@@ -197,26 +254,19 @@ async def serve_raw(
 ) -> None:
     """Do what `Channels.serve` promises."""
     channels.admission.check_origin(req)
-    try:
-        match = await channels.match(channel)
-    except (ChannelNameError, UnknownChannelError) as ex:
-        raise falcon.HTTPNotFound(description=str(ex)) from None
-    except (BrokerUnavailableError, ClosedError) as ex:
-        raise falcon.HTTPServiceUnavailable(description=str(ex)) from None
-    if since is None and media and req.has_param('since'):
-        since = parse_since(req.get_param('since', default=''))
     direct = direct_websocket(req.scope)
     transport = AsgiTransport(ws) if direct is None else direct
-    connection = RawConnection(channels, transport, req, media)
-    connection.user = user
-    connection.info = info
-    subscription = Subscription(connection, channel, match.route, match.params)
-    connection.subscriptions[channel] = subscription
-    try:
-        await channels.admission.authorize(subscription)
-    except BrokerUnavailableError as ex:
-        raise falcon.HTTPServiceUnavailable(description=str(ex)) from None
-    channels.admission.check_room()
+    door = await open_raw(
+        channels,
+        req,
+        transport,
+        channel,
+        user=user,
+        info=info,
+        media=media,
+        since=since,
+    )
+    connection = door.connection
     if ws.unaccepted:
         await ws.accept()
     connection.begin(transport)
@@ -232,34 +282,27 @@ async def serve_raw(
     else:
         transport.attach(connection)
         conversation = _wait(connection.ended)
-    talk = asyncio.create_task(
-        _talk(channels, match, connection, subscription, since),
-        name='falcon_channels raw door',
-    )
+    talking = asyncio.create_task(talk(channels, door), name='falcon_channels raw door')
     try:
         await conversation
     finally:
         connection.shutdown()
         # NOTE: it ends by itself, now that the connection is over.
-        await asyncio.gather(talk, return_exceptions=True)
-    if not talk.cancelled() and (error := talk.exception()) is not None:
+        await asyncio.gather(talking, return_exceptions=True)
+    if not talking.cancelled() and (error := talking.exception()) is not None:
         raise error
 
 
-async def _talk(
-    channels: Channels,
-    match: ChannelMatch,
-    connection: RawConnection,
-    subscription: Subscription,
-    since: Position | None,
-) -> None:
+async def talk(channels: Channels, door: RawDoor) -> None:
+    """Let a client in that the hub knows, and publish what it sends, until the end."""
+    connection, subscription = door.connection, door.subscription
     try:
         await channels.admission.admit(
             subscription,
-            since,
+            door.since,
             lambda joined: connection.send_joined(subscription, joined),
         )
-        await connection.publish_all(channels, match, subscription.channel)
+        await connection.publish_all(channels, door.match, subscription.channel)
     except UnsubscribedError as ex:
         connection.on_unsubscribed(subscription, ex.code, ex.reason)
     except (BrokerUnavailableError, ClosedError):

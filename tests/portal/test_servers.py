@@ -1,0 +1,252 @@
+"""The portal under real servers: threads, greenlets, and several processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import contextlib
+import json
+from pathlib import Path
+import signal
+import socket
+import sys
+from typing import Any
+
+import httpx
+import pytest
+from support.processes import ServerProcess
+from support.processes import wait_until
+import websockets
+from websockets.sync.client import ClientConnection
+from websockets.sync.client import connect
+
+pytestmark = [pytest.mark.server]
+
+GUNICORN = ['python', '-m', 'gunicorn', '-b', '127.0.0.1:{port}', '--no-control-socket']
+SERVERS = {
+    'gthread': [*GUNICORN, '-k', 'gthread', '--threads', '40'],
+    'gevent': [*GUNICORN, '-k', 'gevent'],
+    'gevent-2': [*GUNICORN, '-k', 'gevent', '--workers', '2'],
+    'waitress': ['waitress-serve', '--listen=127.0.0.1:{port}', '--threads=40'],
+}
+
+
+# PERF: one client, for each makes a TLS context of its own.
+HTTP = httpx.Client(timeout=30, trust_env=False)
+
+
+def start(name: str, folder: Path, *more: str) -> ServerProcess:
+    env = {'PYTHONPATH': 'tests'}
+    if name.endswith('-2'):
+        env['PORTAL_BROKER'] = f'sqlite:///{folder}/channels.db'
+    words = SERVERS[name]
+    if words[0] != 'python':
+        words = [str(Path(sys.executable).with_name(words[0])), *words[1:]]
+    return ServerProcess([*words, *more, 'support.portal_app:app'], env=env)
+
+
+@pytest.fixture(
+    scope='module',
+    params=[
+        pytest.param(name, marks=pytest.mark.xdist_group(f'portal {name}'))
+        for name in SERVERS
+    ],
+)
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
+    with start(request.param, tmp_path_factory.mktemp('portal')) as process:
+        yield process
+
+
+@contextlib.contextmanager
+def joined(
+    server: ServerProcess, channel: str, query: str = '', **options: Any
+) -> Iterator[tuple[ClientConnection, dict[str, Any]]]:
+    with connect(
+        f'{server.ws_url}/{channel}?{query}', open_timeout=30, **options
+    ) as ws:
+        yield ws, json.loads(ws.recv(30))['subscribed']
+
+
+def get(server: ServerProcess, channel: str) -> Any:
+    return HTTP.get(f'{server.url}/{channel}').json()
+
+
+def post(server: ServerProcess, channel: str, data: Any) -> int:
+    answer = HTTP.post(f'{server.url}/{channel}', json=data)
+    assert 200 == answer.status_code
+    offset: int = answer.json()
+    return offset
+
+
+def test_http_and_websockets_share_a_channel(server: ServerProcess) -> None:
+    """What a request or a client publishes reaches all in one order, and history."""
+    with (
+        joined(server, 'rooms:talk', 'user=ann') as (ann, _),
+        joined(server, 'rooms:talk', 'user=bob') as (bob, _),
+    ):
+        wait_until(lambda: get(server, 'rooms:talk')['users'] == ['ann', 'bob'], 'both')
+        for n in range(30):
+            if n % 2:
+                post(server, 'rooms:talk', n)
+            else:
+                ann.send(json.dumps(n))
+            got = [json.loads(ws.recv(30)) for ws in (ann, bob)]
+            assert [(n, n + 1)] * 2 == [(item['data'], item['offset']) for item in got]
+    page = get(server, 'rooms:talk')
+    assert list(range(30)) == [item['data'] for item in page['publications']]
+    assert 'ann' == page['publications'][0]['info']['user']
+    wait_until(lambda: get(server, 'rooms:talk')['users'] == [], 'they have left')
+
+
+def test_client_recovers_what_it_missed(server: ServerProcess) -> None:
+    """A client that comes back with its position gets all that it missed."""
+    with joined(server, 'rooms:back') as (_, position):
+        pass
+    for n in range(50):
+        post(server, 'rooms:back', n)
+    since = f'since={position["offset"]}:{position["epoch"]}'
+    with joined(server, 'rooms:back', since) as (ws, again):
+        got = [json.loads(ws.recv(30))['data'] for _ in range(50)]
+    assert (True, list(range(50))) == (again['recovered'], got)
+
+
+def test_many_talk_at_once(server: ServerProcess) -> None:
+    """Ten clients that send at the same time all see the same order, and all of it."""
+    with contextlib.ExitStack() as stack:
+        clients = [
+            stack.enter_context(joined(server, 'rooms:many', f'user=u{n}'))[0]
+            for n in range(10)
+        ]
+        for n in range(20):
+            for number, client in enumerate(clients):
+                client.send(json.dumps([number, n]))
+        seen = [
+            [json.loads(client.recv(30))['data'] for _ in range(200)]
+            for client in clients
+        ]
+    assert all(order == seen[0] for order in seen)
+    assert sorted(seen[0]) == [[number, n] for number in range(10) for n in range(20)]
+
+
+def test_plain_text_goes_in_and_out(server: ServerProcess) -> None:
+    """Without media, text is published as it is."""
+    with connect(f'{server.ws_url}/rooms:text?text=1', open_timeout=30) as ws:
+        ws.send('héllo')
+        assert 'héllo' == ws.recv(30)
+
+
+def test_responders_decide(server: ServerProcess) -> None:
+    """The channel's async responders refuse, change and fail as on ASGI."""
+    with pytest.raises(websockets.InvalidStatus) as refused:
+        connect(f'{server.ws_url}/secret:a', open_timeout=30).__enter__()
+    assert 403 == refused.value.response.status_code
+    with pytest.raises(websockets.InvalidStatus) as unknown:
+        connect(f'{server.ws_url}/nowhere', open_timeout=30).__enter__()
+    assert 404 == unknown.value.response.status_code
+    with joined(server, 'secret:a', 'secret=open+sesame') as (ws, _):
+        ws.send('"bad"')
+        assert 400 == json.loads(ws.recv(30))['error']['status']
+        ws.send('"good"')
+        assert ['a', 'good'] == json.loads(ws.recv(30))['data']
+        ws.send('"bug"')
+        with pytest.raises(websockets.ConnectionClosed) as closed:
+            ws.recv(30)
+    assert 1011 == closed.value.rcvd.code
+
+
+def test_users_are_sent_away(server: ServerProcess) -> None:
+    """A disconnect closes a user's WebSockets with its code, in any process."""
+    with contextlib.ExitStack() as stack:
+        clients = [
+            stack.enter_context(joined(server, 'rooms:away', 'user=eve'))[0]
+            for _ in range(6)
+        ]
+        HTTP.delete(f'{server.url}/rooms:away?user=eve')
+        for client in clients:
+            with pytest.raises(websockets.ConnectionClosed) as caught:
+                client.recv(30)
+            assert (4321, 'go away') == (
+                caught.value.rcvd.code,
+                caught.value.rcvd.reason,
+            )
+
+
+def test_client_that_does_not_read_disturbs_nobody(server: ServerProcess) -> None:
+    """A slow client is closed; others get everything meanwhile, in order."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.connect(('127.0.0.1', server.port))
+    with sock, joined(server, 'rooms:slow', 'user=quick') as (quick, _):
+        sock.sendall(
+            b'GET /rooms:slow?user=lazy HTTP/1.1\r\nHost: 127.0.0.1\r\n'
+            b'Upgrade: websocket\r\nConnection: Upgrade\r\n'
+            b'Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n'
+            b'Sec-WebSocket-Version: 13\r\n\r\n'
+        )
+        wait_until(
+            lambda: get_users(server) == ['lazy', 'quick'], 'the lazy one is there'
+        )
+        payload = 'x' * 60_000
+        count = 0
+        while get_users(server) != ['quick']:
+            assert count < 400
+            post(server, 'rooms:slow', payload)
+            count += 1
+            assert count == json.loads(quick.recv(30))['offset']
+
+
+def get_users(server: ServerProcess) -> Any:
+    return HTTP.get(f'{server.url}/rooms:slow?limit=0').json()['users']
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        pytest.param(name, marks=pytest.mark.xdist_group(f'portal end {name}'))
+        for name in ('gthread', 'gevent')
+    ],
+)
+def test_server_ends_with_idle_portal(name: str, tmp_path: Path) -> None:
+    """A server whose portal was used ends on SIGTERM, at once and without a word."""
+    with start(name, tmp_path) as server:
+        post(server, 'rooms:end', 1)
+        with joined(server, 'rooms:end'):
+            pass
+        wait_until(lambda: get(server, 'rooms:end')['users'] == [], 'it has left')
+        server.signal(signal.SIGTERM)
+        assert server.process is not None
+        assert 0 == server.process.wait(30)
+        assert 'Traceback' not in server.log()
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        pytest.param(name, marks=pytest.mark.xdist_group(f'portal drain {name}'))
+        for name in ('gthread', 'gevent')
+    ],
+)
+def test_clients_are_sent_to_another_worker(name: str, tmp_path: Path) -> None:
+    """With `close_on`, SIGTERM closes WebSockets with 1012, and the server ends."""
+    hooks = tmp_path / 'gunicorn_hooks.py'
+    hooks.write_text(
+        'import signal\n\n\n'
+        'def post_worker_init(worker):\n'
+        '    from support.portal_app import portal\n\n'
+        '    portal.close_on(signal.SIGTERM)\n'
+    )
+    with start(name, tmp_path, '--config', str(hooks)) as server:
+        with contextlib.ExitStack() as stack:
+            clients = [
+                stack.enter_context(joined(server, 'rooms:end'))[0] for _ in range(20)
+            ]
+            server.signal(signal.SIGTERM)
+            for client in clients:
+                with pytest.raises(websockets.ConnectionClosed) as caught:
+                    client.recv(30)
+                assert caught.value.rcvd is not None
+                assert 1012 == caught.value.rcvd.code
+        assert server.process is not None
+        assert 0 == server.process.wait(30)
+        assert 'Traceback' not in server.log()

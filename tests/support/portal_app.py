@@ -1,0 +1,77 @@
+"""A WSGI app on a portal: rooms, a room for some, and a way to send users off."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import falcon
+
+from falcon_channels import ChannelOptions
+from falcon_channels import Channels
+from falcon_channels import ChannelsOptions
+from falcon_channels.portal import Portal
+from falcon_channels.wsgi import App
+
+channels = Channels(
+    os.environ.get('PORTAL_BROKER'), ChannelsOptions(max_backlog_bytes=300_000)
+)
+
+
+class Rules:
+    async def on_subscribe(self, req: Any, subscription: Any, name: str) -> None:
+        if req.get_param('secret') != 'open sesame':
+            raise falcon.HTTPForbidden()
+
+    async def on_publish(self, req: Any, publication: Any, name: str) -> None:
+        if publication.data == 'bad':
+            raise falcon.HTTPBadRequest(description='bad word')
+        if publication.data == 'bug':
+            raise ZeroDivisionError('a defect of the application')
+        publication.data = [name, publication.data]
+
+
+channels.add_route(
+    'rooms:{room}',
+    None,
+    ChannelOptions(
+        history_size=1000,
+        presence=True,
+        publishers='subscribers',
+        max_publication_bytes=70_000,
+        max_backlog_bytes=200_000,
+    ),
+)
+channels.add_route('secret:{name}', Rules())
+portal = Portal(channels)
+
+
+class Channel:
+    def on_get(self, req: Any, resp: Any, channel: str) -> None:
+        limit = req.get_param_as_int('limit', default=100)
+        page = portal.history(channel, limit=limit)
+        there = portal.presence(channel)
+        resp.media = {
+            **page.to_media(),
+            'users': sorted(info.user for info in there.values()),
+        }
+
+    def on_post(self, req: Any, resp: Any, channel: str) -> None:
+        resp.media = portal.publish(channel, req.get_media()).position.offset
+
+    def on_delete(self, req: Any, resp: Any, channel: str) -> None:
+        portal.disconnect(req.get_param('user'), code=4321, reason='go away')
+
+    def on_websocket(self, req: Any, ws: Any, channel: str) -> None:
+        portal.serve(
+            req,
+            ws,
+            channel,
+            user=req.get_param('user', default=''),
+            media=not req.get_param_as_bool('text', default=False),
+        )
+
+
+app = App()
+app.ws_options.send_timeout_s = 1.0
+app.add_route('/{channel}', Channel())
