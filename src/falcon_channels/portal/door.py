@@ -32,6 +32,7 @@ from falcon_channels.publication import Position
 from falcon_channels.raw import open_raw
 from falcon_channels.raw import RawDoor
 from falcon_channels.raw import talk
+from falcon_channels.raw import TRY_AGAIN_LATER
 from falcon_channels.transports.asgi import MessageBlob
 from falcon_channels.transports.asgi import MESSAGES
 from falcon_channels.transports.base import Receiver
@@ -164,6 +165,8 @@ class _Visit:
         self._talking: asyncio.Task[None] | None = None
 
     async def begin(self) -> None:
+        # NOTE: again, for others came, or the end, while this one shook hands.
+        self._channels.admission.check_room()
         self._channels.hub.add(self._door.connection)
         self._talking = asyncio.get_running_loop().create_task(
             talk(self._channels, self._door), name='falcon_channels portal door'
@@ -239,8 +242,8 @@ def serve_door(
         writer.join()
     except falcon.WebSocketDisconnected as ex:
         code, reason = ex.code, getattr(ex, 'reason', '')
-    except ClosedError:
-        ws.close(1012)
+    except (ClosedError, falcon.HTTPServiceUnavailable):
+        ws.close(TRY_AGAIN_LATER)
     finally:
         transport.give_up()
         # NOTE: a hub that is closed has let go of all connections.
