@@ -79,7 +79,7 @@ def python27() -> str:
                 )
                 candidates.append(f'{found.stdout.strip()}/bin/python')
     check = 'import sys; sys.exit(sys.version_info[:2] != (2, 7))'
-    for candidate in filter(None, candidates):
+    for candidate in filter(None, map(shutil.which, filter(None, candidates))):
         # pyenv puts programs on the PATH for versions that are not switched on.
         if not subprocess.run([candidate, '-c', check], capture_output=True).returncode:
             return candidate
