@@ -23,7 +23,7 @@ def main() -> None:
     cases = [
         harness.Case(
             f'Echo, {args.connections} connections, {in_flight} in flight on each',
-            ['echo', args.connections, in_flight, args.bytes, '/echo'],
+            ['echo', args.connections, in_flight, args.bytes],
         )
         for in_flight in args.in_flight
     ]

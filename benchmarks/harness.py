@@ -33,6 +33,8 @@ from typing import Self
 
 ROOT = Path(__file__).parents[1]
 C_SOURCES = Path(__file__).parent / 'c'
+#: What a client of the Centrifuge protocol says to subscribe, in one frame.
+SDK_HELLO = '{"id":1,"connect":{}}\n{"id":2,"subscribe":{"channel":"rooms:sdk"}}'
 _CLOCK_TICK_S = 1 / os.sysconf('SC_CLK_TCK')
 
 
@@ -73,11 +75,13 @@ class Peer:
         name: As it is printed.
         command: Its words; ``{port}`` is replaced, ``python`` is this interpreter.
         env: Additions to the environment.
+        dialect: Options of the load generator for this peer: see ``c/load.c``.
     """
 
     name: str
     command: Sequence[str]
     env: dict[str, str] = dataclasses.field(default_factory=dict)
+    dialect: Sequence[str] = ()
 
 
 class Server:
@@ -153,7 +157,7 @@ class Load:
         core = cores()[1]
         self._server = server
         self._process = subprocess.Popen(
-            [program, str(server.port), *map(str, words)],
+            [program, str(server.port), *map(str, words), *server.peer.dialect],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -209,8 +213,7 @@ class Case:
 
     Attributes:
         title: As it is printed.
-        words: For each peer's name, or for all under ``'*'``, the words after the
-            port: see ``c/load.c``.
+        words: The words after the port: see ``c/load.c``.
         peers: Names of the peers that take part; all where empty.
     """
 
@@ -314,4 +317,13 @@ def falcon_peers() -> list[Peer]:
         ),
         Peer('falcon-channels, Falcon by hand', [*serve, by_hand]),
         Peer('falcon-channels, direct', [*serve, 'benchmarks.apps.direct:app']),
+        Peer('falcon-channels, raw door', [*serve, 'benchmarks.apps.rooms:app']),
+        Peer(
+            'falcon-channels, SDK in JSON',
+            [*serve, 'benchmarks.apps.rooms:app'],
+            dialect=[
+                *('--sub', '/connection/websocket', '--pub', '/pub-sdk'),
+                *('--sub-hello', SDK_HELLO),
+            ],
+        ),
     ]

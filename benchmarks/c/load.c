@@ -1,14 +1,21 @@
 /* Load generator: many WebSocket clients in one thread.
  *
- *   load PORT echo CONNECTIONS IN_FLIGHT BYTES PATH
- *   load PORT fanout RECIPIENTS IN_FLIGHT BYTES PATH PUBLISH_PATH
+ *   load PORT echo CONNECTIONS IN_FLIGHT BYTES [OPTIONS]
+ *   load PORT fanout RECIPIENTS IN_FLIGHT BYTES [OPTIONS]
+ *
+ *   --sub PATH        where the clients connect
+ *   --pub PATH        where the publisher connects
+ *   --sub-hello TEXT  what a client says first; --pub-hello: what the publisher says
+ *   --pub-text TEXT   what the publisher sends, with %s for the payload
  *
  * It connects, runs a while to warm up, prints "ready", and then for every number of
  * seconds read from standard input it runs that long and prints one line of JSON:
  * messages (echoes or deliveries), seconds, latencies in microseconds, and the CPU time
  * it needed itself. An echo's latency is that of one message; a delivery's is from the
  * send of its round to its arrival at that recipient. A round is over when everything
- * has arrived. What is received is counted in bytes and not looked at. */
+ * has arrived. A payload begins with "@@" (a single '@' may be a frame's length),
+ * and what is received is searched for that only: peers may frame, wrap and coalesce
+ * as they like. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/tcp.h>
@@ -24,14 +31,13 @@
 enum { MAX_SAMPLES = 4000000, SCRATCH = 1 << 20 };
 
 struct client {
-    int fd;
+    int fd, half;
     size_t expected;
     double sent_at;
 };
 
 static struct client *clients;
 static int count, in_flight, loop;
-static size_t frame_bytes;
 static unsigned char *burst;
 static size_t burst_bytes;
 static float *samples;
@@ -104,19 +110,34 @@ static void note(double since, double at) {
         samples[sample_count++] = (float)((at - since) * 1e6);
 }
 
-static size_t take(struct client *c) {
+/* Read once; return whether everything that was expected is now there. */
+static int take(struct client *c) {
     ssize_t got = recv(c->fd, scratch, SCRATCH, MSG_DONTWAIT);
     if (got <= 0) {
         if (got < 0 && errno == EAGAIN)
             return 0;
         die("recv");
     }
-    if ((size_t)got > c->expected) {
-        fprintf(stderr, "more bytes than expected\n");
-        exit(1);
+    unsigned char *at = scratch, *end = scratch + got;
+    while (at < end) {
+        if (c->half && *at == '@') {
+            c->half = 0;
+            at++;
+            if (!c->expected) {
+                fprintf(stderr, "more messages than expected\n");
+                exit(1);
+            }
+            c->expected--;
+            continue;
+        }
+        c->half = 0;
+        at = memchr(at, '@', (size_t)(end - at));
+        if (!at)
+            break;
+        c->half = 1;
+        at++;
     }
-    c->expected -= (size_t)got;
-    return (size_t)got;
+    return !c->expected;
 }
 
 static size_t run_echo(double seconds) {
@@ -125,7 +146,7 @@ static size_t run_echo(double seconds) {
     double ends = now() + seconds;
     int busy = count;
     for (int i = 0; i < count; i++) {
-        clients[i].expected = frame_bytes * (size_t)in_flight;
+        clients[i].expected = (size_t)in_flight;
         clients[i].sent_at = now();
         send_all(clients[i].fd, burst, burst_bytes);
     }
@@ -138,12 +159,12 @@ static size_t run_echo(double seconds) {
         double at = now();
         for (int i = 0; i < n; i++) {
             struct client *c = &clients[ready[i].data.u32];
-            if (!take(c) || c->expected)
+            if (!take(c))
                 continue;
             messages += (size_t)in_flight;
             note(c->sent_at, at);
             if (at < ends) {
-                c->expected = frame_bytes * (size_t)in_flight;
+                c->expected = (size_t)in_flight;
                 c->sent_at = at;
                 send_all(c->fd, burst, burst_bytes);
             } else
@@ -159,7 +180,7 @@ static size_t run_fanout(int publisher, double seconds) {
     double ends = now() + seconds, sent_at;
     do {
         for (int i = 0; i < count; i++)
-            clients[i].expected = frame_bytes * (size_t)in_flight;
+            clients[i].expected = (size_t)in_flight;
         int busy = count;
         sent_at = now();
         send_all(publisher, burst, burst_bytes);
@@ -172,7 +193,11 @@ static size_t run_fanout(int publisher, double seconds) {
             double at = now();
             for (int i = 0; i < n; i++) {
                 struct client *c = &clients[ready[i].data.u32];
-                if (take(c) && !c->expected) {
+                if (c == &clients[count]) {
+                    recv(c->fd, scratch, SCRATCH, MSG_DONTWAIT);
+                    continue;
+                }
+                if (take(c)) {
                     note(sent_at, at);
                     busy--;
                 }
@@ -194,8 +219,30 @@ static double own_cpu(void) {
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
+/* Put a text frame with a mask of zeros at `out`; return its length. */
+static size_t put_frame(unsigned char *out, const char *text, size_t length) {
+    size_t head = frame_header(out, 1, length, 1);
+    memset(out + head, 0, 4);
+    memcpy(out + head + 4, text, length);
+    return head + 4 + length;
+}
+
+static void say(int fd, const char *text) {
+    unsigned char frame[4096];
+    size_t length = strlen(text);
+    if (length && length < sizeof frame - 16)
+        send_all(fd, frame, put_frame(frame, text, length));
+}
+
+static const char *option(int argc, char **argv, const char *name, const char *other) {
+    for (int i = 6; i + 1 < argc; i += 2)
+        if (!strcmp(argv[i], name))
+            return argv[i + 1];
+    return other;
+}
+
 int main(int argc, char **argv) {
-    if (argc < 7) {
+    if (argc < 6) {
         fprintf(stderr, "usage: see the top of load.c\n");
         return 2;
     }
@@ -203,27 +250,38 @@ int main(int argc, char **argv) {
     count = atoi(argv[3]);
     in_flight = atoi(argv[4]);
     size_t payload = (size_t)atoi(argv[5]);
+    const char *sub = option(argc, argv, "--sub", fanout ? "/sub" : "/echo");
+    const char *pub = option(argc, argv, "--pub", "/pub");
+    const char *sub_hello = option(argc, argv, "--sub-hello", "");
+    const char *pub_hello = option(argc, argv, "--pub-hello", "");
+    const char *pub_text = option(argc, argv, "--pub-text", "%s");
     struct rlimit files;
     getrlimit(RLIMIT_NOFILE, &files);
     files.rlim_cur = files.rlim_max;
     setrlimit(RLIMIT_NOFILE, &files);
-    unsigned char header[16];
-    frame_bytes = frame_header(header, 1, payload, 0) + payload;
-    clients = calloc((size_t)count, sizeof *clients);
+    char *data = malloc(payload + 1), *text = malloc(payload + strlen(pub_text) + 1);
+    memset(data, 'x', payload);
+    data[0] = data[1] = '@';
+    data[payload] = 0;
+    size_t length = (size_t)sprintf(text, pub_text, data);
+    clients = calloc((size_t)count + 1, sizeof *clients);
     samples = malloc(MAX_SAMPLES * sizeof *samples);
-    burst = malloc((payload + 16) * (size_t)in_flight);
-    for (int i = 0; i < in_flight; i++) {
-        size_t head = frame_header(burst + burst_bytes, 1, payload, 1);
-        memset(burst + burst_bytes + head, 0, 4); /* a mask of zeros */
-        memset(burst + burst_bytes + head + 4, 'x', payload);
-        burst_bytes += head + 4 + payload;
-    }
+    burst = malloc((length + 16) * (size_t)in_flight);
+    for (int i = 0; i < in_flight; i++)
+        burst_bytes += put_frame(burst + burst_bytes, text, length);
     loop = epoll_create1(0);
     for (int i = 0; i < count; i++) {
-        clients[i].fd = open_client(port, argv[6]);
+        clients[i].fd = open_client(port, sub);
+        say(clients[i].fd, sub_hello);
         watch(i);
     }
-    int publisher = fanout ? open_client(port, argv[7]) : -1;
+    int publisher = -1;
+    if (fanout) {
+        publisher = clients[count].fd = open_client(port, pub);
+        say(publisher, pub_hello);
+        watch(count);
+    }
+    usleep(1000000); /* the hellos are answered; their answers are passed over */
     if (fanout)
         run_fanout(publisher, 0.3);
     else
