@@ -50,7 +50,7 @@ class Rooms:
         """Return all rooms, and the position of the news at that moment or before."""
         member = req.context.member
         position = (await self._channels.history(NEWS, limit=0)).position
-        rooms = await self._store.rooms(member.id, member.since_s * 1000)
+        rooms = await self._store.rooms(member.id, member.since_ms)
         resp.media = {
             'rooms': msgspec.to_builtins(rooms),
             'position': position._asdict(),

@@ -38,12 +38,12 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         id: Never changes; what others cannot make up.
         name: What others see.
-        since_s: Unix time at which the session began.
+        since_ms: Unix time in milliseconds at which the session began.
     """
 
     id: str
     name: str
-    since_s: int
+    since_ms: int
 
 
 class Signer:
@@ -61,7 +61,7 @@ class Signer:
         claims = {
             'sub': member.id,
             'name': member.name,
-            'since': member.since_s,
+            'since': member.since_ms,
             'iat': int(time.time()),
             'exp': int(time.time()) + max_age_s,
             'aud': audience,
@@ -82,12 +82,12 @@ class Signer:
             )
         except jwt.InvalidTokenError:
             return None
-        member = Member(id=claims['sub'], name=claims['name'], since_s=claims['since'])
+        member = Member(id=claims['sub'], name=claims['name'], since_ms=claims['since'])
         return member, int(claims['iat'])
 
     def bot_key(self, name: str) -> str:
         """Return a key with which a bot of this name may post for a year."""
-        bot = Member(id=f'bot:{name}', name=name, since_s=int(time.time()))
+        bot = Member(id=f'bot:{name}', name=name, since_ms=time.time_ns() // 1_000_000)
         return self.sign(bot, 'bot', BOT_KEY_AGE_S)
 
 
@@ -188,7 +188,9 @@ class Session:
         known = req.context.member
         if known is None:
             member = Member(
-                id=secrets.token_urlsafe(12), name=name, since_s=int(time.time())
+                id=secrets.token_urlsafe(12),
+                name=name,
+                since_ms=time.time_ns() // 1_000_000,
             )
         else:
             member = msgspec.structs.replace(known, name=name)

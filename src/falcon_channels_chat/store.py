@@ -208,7 +208,7 @@ class Store:
 
         Args:
             user: Who.
-            since_ms: Nothing older counts as unread: when somebody came to the chat.
+            since_ms: When somebody came to the chat: nothing older counts as unread.
         """
         query = """
             SELECT name,
@@ -216,7 +216,7 @@ class Store:
                 (SELECT count(*) FROM (
                     SELECT 1 FROM messages
                     WHERE room = rooms.name AND user <> ? AND deleted = 0
-                    AND sent_ms >= ? AND id > coalesce((
+                    AND sent_ms > ? AND id > coalesce((
                         SELECT message FROM reads
                         WHERE user = ? AND room = rooms.name
                     ), 0) LIMIT ?))

@@ -7,8 +7,10 @@ import shutil
 
 from playwright.async_api import async_playwright
 from playwright.async_api import Browser
+from playwright.async_api import expect
 from playwright.async_api import Page
 import pytest_asyncio
+from support.chat_pages import Guests
 
 FLAGS = [
     '--no-sandbox',
@@ -50,3 +52,12 @@ async def page(browser: Browser) -> AsyncIterator[Page]:
         yield page
         # What the browser itself says about a server that is away is no fault.
         assert [] == [e for e in errors if 'ERR_CONNECTION_REFUSED' not in e]
+
+
+@pytest_asyncio.fixture(loop_scope='session')
+async def guests(browser: Browser) -> AsyncIterator[Guests]:
+    """People of the chat, whose pages may have no faults."""
+    expect.set_options(timeout=30_000)
+    guests = Guests(browser)
+    yield guests
+    await guests.leave()

@@ -14,7 +14,7 @@ from falcon_channels_chat.sessions import Signer
 from falcon_channels_chat.store import Store
 
 SECRET = 's' * 32
-ADA = Member(id='a1', name='Ada', since_s=1)
+ADA = Member(id='a1', name='Ada', since_ms=1)
 
 
 async def test_a_name_makes_a_session(chat: Chat) -> None:

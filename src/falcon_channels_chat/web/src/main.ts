@@ -140,10 +140,14 @@ function askForName(): void {
   const input = byId<HTMLInputElement>('name');
   const error = byId('welcome-error');
   input.focus();
+  let asking = false;
   byId('welcome-form').addEventListener('submit', (event) => {
     event.preventDefault();
+    if (asking) return;
+    asking = true;
     error.textContent = '';
     api.pickName(input.value).then(startChat, (problem: Error) => {
+      asking = false;
       error.textContent = problem instanceof api.Refused ? problem.message : 'No connection. Try again.';
       input.focus();
     });

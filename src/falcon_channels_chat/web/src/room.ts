@@ -70,7 +70,7 @@ export class RoomView {
     this.#timeline.reset(page);
     this.#wasAtEnd = true;
     this.render();
-    this.#toEnd();
+    this.markRead();
     const { live } = this.parts;
     this.#channels = [
       live.follow(
@@ -199,6 +199,7 @@ export class RoomView {
       this.#timeline.reset(page);
       this.#wasAtEnd = true;
       this.render();
+      this.markRead();
       this.parts.notice(
         'You were away for too long to catch up message by message, so the room was loaded again.',
       );

@@ -1,0 +1,200 @@
+"""The chat's page when the connection, the server or a send fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from playwright.async_api import expect
+from playwright.async_api import Route
+from playwright.async_api import WebSocketRoute
+import pytest
+from support.chat_pages import chat_server
+from support.chat_pages import Guests
+from support.chat_pages import new_folder
+from support.processes import free_port
+from support.processes import ServerProcess
+from support.proxy import Proxy
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.server,
+    pytest.mark.xdist_group('browser'),
+    pytest.mark.timeout(120),
+    pytest.mark.asyncio(loop_scope='session'),
+]
+
+
+@pytest.fixture(scope='module')
+def server() -> Iterator[ServerProcess]:
+    with new_folder() as folder, chat_server(Path(folder)) as server:
+        yield server
+
+
+async def test_offline_while_thirty_are_sent(
+    guests: Guests, server: ServerProcess
+) -> None:
+    """What is said and written while somebody is offline is there afterwards, once."""
+    bob = await guests.come(server.url, 'Bob')
+    async with Proxy(server.port) as cable:
+        ada = await guests.come(cable.url, 'Ada')
+        page = await ada.open('lobby')
+        await ada.say('before')
+        await cable.cut()
+        await expect(page.locator('#status-text')).to_have_text('connecting')
+        await expect(page.locator('#offline')).to_be_hidden()
+        texts = [f'meanwhile {number}' for number in range(30)]
+        for text in texts[:15]:
+            await bob.post('lobby', text)
+        field = page.get_by_label('Message', exact=True)
+        await field.fill('from the tunnel')
+        await page.keyboard.press('Enter')
+        await field.fill('and a second')
+        await page.keyboard.press('Enter')
+        await expect(page.locator('.message.failed')).to_have_count(2)
+        # It says so after 5 s, not before.
+        await expect(page.locator('#offline')).to_be_visible()
+        await ada.shot('offline')
+        for text in texts[15:]:
+            await bob.post('lobby', text)
+        await cable.mend()
+        await expect(page.locator('#offline')).to_be_hidden()
+        await ada.sees('before', *texts, 'from the tunnel', 'and a second')
+        await expect(page.locator('.failed, .pending')).to_have_count(0)
+        await expect(page.locator('#notice')).to_be_hidden()
+        await page.close()
+
+
+async def test_the_server_restarts(guests: Guests) -> None:
+    """Under two open pages the server goes and comes: both go on, nothing is lost."""
+    port = free_port()
+    with new_folder() as folder:
+        with chat_server(Path(folder), port) as server:
+            ada, bob = await guests.room(server.url, 'restart', 'Ada', 'Bob')
+            await ada.say('before')
+            await bob.sees('before')
+        for guest in (ada, bob):
+            assert guest.page is not None
+            await expect(guest.page.locator('#status-text')).to_have_text('connecting')
+        with chat_server(Path(folder), port) as server:
+            for guest in (ada, bob):
+                assert guest.page is not None
+                await guest.live(guest.page)
+            await bob.say('after')
+            await ada.sees('before', 'after')
+            await ada.say('indeed')
+            await bob.sees('before', 'after', 'indeed')
+            for guest in (ada, bob):
+                assert guest.page is not None
+                await expect(guest.page.locator('#members bdi')).to_have_text(
+                    ['Ada', 'Bob']
+                )
+                await expect(guest.page.locator('#notice')).to_be_hidden()
+                await guest.page.close()
+
+
+async def test_a_gap_that_cannot_be_recovered(guests: Guests) -> None:
+    """If the channel has forgotten, the page loads the room again and says so."""
+    port = free_port()
+    memory = {'CHAT_BROKER': 'memory://'}
+    with new_folder() as folder:
+        with chat_server(Path(folder), port, **memory) as server:
+            ada, bob = await guests.room(server.url, 'gap', 'Ada', 'Bob')
+            page = ada.page
+            assert page is not None
+            await ada.say('before')
+            await bob.sees('before')
+        await expect(page.locator('#status-text')).to_have_text('connecting')
+        with chat_server(Path(folder), port, **memory) as server:
+            await bob.post('gap', 'while nobody listened')
+            await ada.live(page)
+            await expect(page.locator('#notice')).to_contain_text('loaded again')
+            await ada.sees('before', 'while nobody listened')
+            for guest in (ada, bob):
+                assert guest.page is not None
+                await guest.page.close()
+
+
+async def test_a_send_that_fails(guests: Guests, server: ServerProcess) -> None:
+    """A message that could not be sent says so, and goes out once when asked to."""
+    ada, bob = await guests.room(server.url, 'fail', 'Ada', 'Bob')
+    page = ada.page
+    assert page is not None
+    path = '**/api/rooms/fail/messages'
+    await page.route(path, lambda route: route.fulfill(status=403, json={}))
+    field = page.get_by_label('Message', exact=True)
+    await field.fill('hello?')
+    await page.keyboard.press('Enter')
+    await expect(page.locator('.message.failed .words')).to_have_text('hello?')
+    await ada.shot('failed')
+    await page.unroute(path)
+    await page.get_by_role('button', name='Send again').click()
+    await bob.sees('hello?')
+    await ada.sees('hello?')
+    await expect(page.locator('.failed')).to_have_count(0)
+
+
+async def test_an_answer_that_is_lost(guests: Guests, server: ServerProcess) -> None:
+    """A message that arrived without the page knowing is sent again, and is there once.
+
+    Neither the answer reaches the page nor, at first, what the channel says.
+    """
+    ada, bob = await guests.room(server.url, 'lost', 'Ada', 'Bob')
+    deaf = False
+    attempts: list[int] = []
+
+    def between(socket: WebSocketRoute) -> None:
+        behind = socket.connect_to_server()
+        behind.on_message(lambda text: None if deaf else socket.send(text))
+
+    async def lose_the_answer(route: Route) -> None:
+        response = await route.fetch()
+        attempts.append(response.status)
+        if len(attempts) > 1:
+            await route.fulfill(response=response)
+        else:
+            await route.abort('connectionreset')
+
+    await ada.context.route_web_socket('**/connection/websocket', between)
+    page = await ada.open('lost')
+    deaf = True
+    await page.route('**/api/rooms/lost/messages', lose_the_answer)
+    await page.get_by_label('Message', exact=True).fill('once')
+    await page.keyboard.press('Enter')
+    await bob.sees('once')
+    # The page tries again by itself, for nobody said no.
+    await expect(page.locator('.message:not(.failed):not(.pending)')).to_have_count(1)
+    assert [201, 200] == attempts
+    deaf = False
+    await bob.say('twice')
+    await ada.sees('once', 'twice')
+    await bob.sees('once', 'twice')
+
+
+async def test_unsent_messages_survive_a_reload(
+    guests: Guests, server: ServerProcess
+) -> None:
+    """What was not sent is still there after a reload, and goes out then."""
+    ada, bob = await guests.room(server.url, 'kept', 'Ada', 'Bob')
+    page = ada.page
+    assert page is not None
+    path = '**/api/rooms/kept/messages'
+    await page.route(path, lambda route: route.abort('internetdisconnected'))
+    await page.get_by_label('Message', exact=True).fill('keep me')
+    await page.keyboard.press('Enter')
+    await expect(page.locator('.message.failed')).to_have_count(1)
+    await page.unroute(path)
+    await page.reload()
+    await bob.sees('keep me')
+    await ada.sees('keep me')
+
+
+async def test_leaving(guests: Guests, server: ServerProcess) -> None:
+    """Who leaves is asked for a name again, in every tab."""
+    (ada,) = await guests.room(server.url, 'leaving', 'Ada')
+    first = ada.page
+    second = await ada.open('leaving')
+    assert first is not None
+    await second.get_by_role('button', name='Leave the chat').click()
+    await expect(second.get_by_label('Your name')).to_be_visible()
+    await expect(first.get_by_label('Your name')).to_be_visible()

@@ -1,0 +1,394 @@
+"""The chat's page in a real browser: talking, reading, changing, finding one's way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+import re
+
+from playwright.async_api import expect
+from playwright.async_api import Page
+import pytest
+from support.chat_pages import chat_server
+from support.chat_pages import Guest
+from support.chat_pages import Guests
+from support.chat_pages import new_folder
+from support.processes import ROOT
+from support.processes import ServerProcess
+
+AXE = ROOT / 'src/falcon_channels_chat/web/node_modules/axe-core/axe.min.js'
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.server,
+    pytest.mark.xdist_group('browser'),
+    pytest.mark.timeout(120),
+    pytest.mark.asyncio(loop_scope='session'),
+]
+
+
+@pytest.fixture(scope='module')
+def server() -> Iterator[ServerProcess]:
+    with new_folder() as folder, chat_server(Path(folder)) as server:
+        yield server
+
+
+async def test_two_people_chat(guests: Guests, server: ServerProcess) -> None:
+    """Somebody picks a name, comes in and talks with somebody who is there."""
+    (bob,) = await guests.room(server.url, 'talk', 'Bob')
+    ada = await guests.come(server.url, 'Ada')
+    await ada.context.clear_cookies()
+    page = await ada.tab()
+    await page.goto(f'{server.url}/rooms/talk')
+    await page.get_by_label('Your name').fill('   ')
+    await page.get_by_role('button', name='Enter the chat').click()
+    await expect(page.get_by_role('alert')).to_contain_text('1 to 40 characters')
+    await page.get_by_label('Your name').fill('Ada')
+    await page.keyboard.press('Enter')
+    await ada.live(page)
+    await bob.say('Hello, Ada')
+    await ada.sees('Hello, Ada')
+    await ada.say('Hello, Bob')
+    await bob.sees('Hello, Ada', 'Hello, Bob')
+    assert bob.page is not None
+    await expect(bob.page.locator('.message:not(.mine) .author')).to_have_text('Ada')
+    await expect(bob.page.locator('.message.mine .words')).to_have_text('Hello, Ada')
+    await expect(page.locator('.day')).to_have_text('Today')
+    await expect(page.locator('#announcer')).to_have_text('Bob: Hello, Ada')
+
+
+async def test_presence_and_typing(guests: Guests, server: ServerProcess) -> None:
+    """It is seen who is there, who types, and who has gone."""
+    ada, bob = await guests.room(server.url, 'presence', 'Ada', 'Bob')
+    assert ada.page is not None
+    assert bob.page is not None
+    names = ada.page.locator('#members bdi')
+    await expect(names).to_have_text(['Ada', 'Bob'])
+    await bob.page.get_by_label('Message', exact=True).press_sequentially('soon')
+    await expect(ada.page.locator('#typing')).to_have_text('Bob is typing')
+    await expect(bob.page.locator('#typing')).to_have_text('')
+    await bob.page.keyboard.press('Enter')
+    await expect(ada.page.locator('#typing')).to_have_text('')
+    await bob.page.get_by_label('Message', exact=True).press_sequentially('and')
+    await expect(ada.page.locator('#typing')).to_have_text('Bob is typing')
+    # Somebody who stops without a word is forgotten after a while.
+    await bob.page.close()
+    await expect(ada.page.locator('#typing')).to_have_text('')
+    await expect(names).to_have_text(['Ada'])
+
+
+async def test_two_tabs_are_one_person(guests: Guests, server: ServerProcess) -> None:
+    """Somebody with two tabs is listed once, and leaves with the last of them."""
+    ada, bob = await guests.room(server.url, 'tabs', 'Ada', 'Bob')
+    first = ada.page
+    second = await ada.open('tabs')
+    assert bob.page is not None
+    assert first is not None
+    names = bob.page.locator('#members bdi')
+    await expect(names).to_have_text(['Ada', 'Bob'])
+    await ada.say('from the second')
+    await expect(first.locator('.message.mine .words')).to_have_text('from the second')
+    await second.close()
+    await bob.say('still here?')
+    await expect(first.locator('#messages .words').last).to_have_text('still here?')
+    await expect(names).to_have_text(['Ada', 'Bob'])
+    await first.close()
+    await expect(names).to_have_text(['Bob'])
+
+
+async def test_history_after_reload(guests: Guests, server: ServerProcess) -> None:
+    """After a reload everything is there, and so is what was being written."""
+    ada, bob = await guests.room(server.url, 'reload', 'Ada', 'Bob')
+    await ada.say('one')
+    await bob.say('two')
+    await ada.sees('one', 'two')
+    assert ada.page is not None
+    field = ada.page.get_by_label('Message', exact=True)
+    await field.fill('not yet sent')
+    await ada.page.reload()
+    await ada.live(ada.page)
+    await ada.sees('one', 'two')
+    await expect(field).to_have_value('not yet sent')
+
+
+async def test_edit_and_delete(guests: Guests, server: ServerProcess) -> None:
+    """What somebody edits or deletes changes on the page of the other."""
+    ada, bob = await guests.room(server.url, 'edit', 'Ada', 'Bob')
+    await ada.say('helo')
+    await bob.sees('helo')
+    assert ada.page is not None
+    assert bob.page is not None
+    await expect(bob.page.get_by_label('Edit this message')).to_have_count(0)
+    await ada.page.keyboard.press('ArrowUp')
+    field = ada.page.get_by_label('Message', exact=True)
+    await expect(field).to_have_value('helo')
+    await field.fill('hello')
+    await ada.page.keyboard.press('Enter')
+    await bob.sees('hello')
+    await expect(bob.page.locator('.foot')).to_contain_text('edited')
+    await ada.page.locator('.message').hover()
+    await ada.page.get_by_label('Delete this message', exact=True).click()
+    await ada.page.get_by_role('button', name='Keep it').click()
+    await ada.sees('hello')
+    await ada.page.get_by_label('Delete this message', exact=True).click()
+    await ada.page.get_by_role('button', name='Delete', exact=True).click()
+    await expect(bob.page.locator('.gone')).to_have_text('This message was deleted.')
+    await bob.sees()
+
+
+async def test_scrolling_back(guests: Guests, server: ServerProcess) -> None:
+    """500 messages come page by page while scrolling up, and the place is kept."""
+    ada = await guests.come(server.url, 'Ada')
+    await ada.ask('POST', '/api/rooms', {'name': 'long'})
+    texts = [f'message {number}' for number in range(500)]
+    for text in texts:
+        await ada.post('long', text)
+    page = await ada.open('long')
+    rows = page.locator('#messages .words')
+    await expect(rows).to_have_text(texts[-50:])
+    await expect(rows.last).to_be_in_viewport()
+    timeline = page.locator('#timeline')
+    first = rows.first
+    for count in range(100, 550, 50):
+        seen = await first.text_content()
+        await timeline.evaluate('it => { it.scrollTop = 0; }')
+        await expect(rows).to_have_count(count)
+        await expect(page.get_by_text(seen or '', exact=True)).to_be_in_viewport()
+    await expect(rows).to_have_text(texts)
+    await expect(page.get_by_text('This is where the room begins.')).to_be_attached()
+    await ada.shot('scrolled')
+    await ada.post('long', 'the newest')
+    await page.get_by_role('button', name='Newest').click()
+    await expect(page.get_by_text('the newest')).to_be_in_viewport()
+
+
+WORDS = [
+    '<img src=x onerror="document.title=1">',
+    '<script>document.title = 1</script> &amp; "quotes"',
+    'مرحبا بالعالم',
+    '👩‍👩‍👧‍👦 🦅',
+    'line one\nline two',
+    "'; DROP TABLE messages; --",
+    'x' * 4000,
+]
+
+
+async def test_words_of_all_kinds(guests: Guests, server: ServerProcess) -> None:
+    """Markup, other writings, emoji and long texts are shown as they were typed."""
+    name = '<b onclick="x">شهرزاد</b>'
+    ada, bob = await guests.room(server.url, 'words', name, 'Bob')
+    for text in WORDS:
+        await ada.say(text)
+    assert ada.page is not None
+    assert bob.page is not None
+    await expect(bob.page.locator('#messages .words')).to_have_count(len(WORDS))
+    shown = await bob.page.locator('#messages .words').all_text_contents()
+    assert WORDS == shown
+    assert 0 == await bob.page.locator('#messages :is(script, b, img)').count()
+    await expect(bob.page.locator('.message .author').first).to_have_text(name)
+    arabic = bob.page.locator('#messages .words').nth(2)
+    assert 'rtl' == await arabic.evaluate('it => getComputedStyle(it).direction')
+    assert await fits(bob.page)
+    field = ada.page.get_by_label('Message', exact=True)
+    await field.fill('x' * 4001)
+    await expect(ada.page.locator('#counter')).to_have_text(
+        '1 over the limit of 4000 characters'
+    )
+    await ada.page.keyboard.press('Enter')
+    await expect(field).to_have_value('x' * 4001)
+    await expect(ada.messages).to_have_count(len(WORDS))
+
+
+async def test_links(guests: Guests, server: ServerProcess) -> None:
+    """Addresses of the web can be clicked, and lead away safely; others cannot."""
+    (ada,) = await guests.room(server.url, 'links', 'Ada')
+    await ada.say(
+        'see (https://example.com/a_(b)?c=d#e), javascript:alert(1) and ftp://x'
+    )
+    assert ada.page is not None
+    links = ada.page.locator('#messages .words a')
+    await expect(links).to_have_text(['https://example.com/a_(b)?c=d#e'])
+    await expect(links).to_have_attribute('href', 'https://example.com/a_(b)?c=d#e')
+    await expect(links).to_have_attribute('rel', re.compile('noopener'))
+
+
+async def test_unread_and_rooms(guests: Guests, server: ServerProcess) -> None:
+    """Another room shows how much is unread in it, until it is read in any tab."""
+    ada, bob = await guests.room(server.url, 'here', 'Ada', 'Bob')
+    page = ada.page
+    assert page is not None
+    assert bob.page is not None
+    await bob.page.get_by_label('Name of a new room').fill('Over There')
+    await bob.page.keyboard.press('Enter')
+    await expect(bob.page).to_have_url(f'{server.url}/rooms/over-there')
+    await bob.live(bob.page)
+    for text in ('one', 'two'):
+        await bob.say(text)
+    link = page.get_by_role('link', name='over-there')
+    await expect(link.locator('.badge')).to_have_text('2 unread')
+    await expect(page).to_have_title('(2) #here · Falcon Chat')
+    other = await ada.open('here')
+    await expect(other.locator('.badge')).to_have_text('2 unread')
+    await other.get_by_role('link', name='over-there').click()
+    await ada.sees('one', 'two')
+    await expect(page.locator('.badge')).to_have_count(0)
+    await other.go_back()
+    await expect(other.locator('#room-name')).to_have_text('here')
+    await other.goto(f'{server.url}/rooms/no-such-room')
+    await expect(other.locator('#empty')).to_contain_text('There is no such room.')
+    await other.get_by_role('button', name='Create it').click()
+    await ada.live(other)
+
+
+async def test_an_image(guests: Guests, server: ServerProcess, tmp_path: Path) -> None:
+    """A picture can be chosen, looked at and sent; what is no picture cannot."""
+    ada, bob = await guests.room(server.url, 'images', 'Ada', 'Bob')
+    assert ada.page is not None
+    assert bob.page is not None
+    picture = tmp_path / 'picture.png'
+    await ada.page.screenshot(path=picture)
+    await ada.page.set_input_files('#file', picture)
+    await expect(ada.page.locator('#attachment img')).to_be_visible()
+    await ada.say('my screen')
+    image = bob.page.locator('.picture img')
+    await expect(image).to_be_visible()
+    await expect(image).to_have_js_property('complete', True)
+    assert 0 < await image.evaluate('it => it.naturalWidth')
+    text = tmp_path / 'notes.txt'
+    text.write_text('no picture')
+    await ada.page.set_input_files('#file', text)
+    await expect(ada.page.locator('#context')).to_contain_text(
+        'PNG, JPEG, GIF and WebP'
+    )
+    liar = tmp_path / 'liar.png'
+    liar.write_text('<svg/>')
+    await ada.page.set_input_files('#file', liar)
+    await ada.page.keyboard.press('Enter')
+    await expect(ada.page.locator('.failure')).to_contain_text(
+        'PNG, JPEG, GIF and WebP'
+    )
+    await ada.shot('image')
+
+
+async def test_pasting_an_image(guests: Guests, server: ServerProcess) -> None:
+    """A picture from the clipboard goes the same way, without its camera's notes."""
+    (ada,) = await guests.room(server.url, 'paste', 'Ada')
+    assert ada.page is not None
+    await ada.page.evaluate(
+        """async () => {
+            const canvas = document.createElement('canvas');
+            const blob = await new Promise((done) => canvas.toBlob(done, 'image/jpeg'));
+            const clipboardData = new DataTransfer();
+            clipboardData.items.add(new File([blob], 'a.jpg', { type: 'image/jpeg' }));
+            document.getElementById('text').dispatchEvent(
+                new ClipboardEvent('paste', { clipboardData, cancelable: true }));
+        }"""
+    )
+    await expect(ada.page.locator('#attachment img')).to_be_visible()
+    await ada.page.keyboard.press('Enter')
+    await expect(
+        ada.page.locator('.message:not(.pending) .picture img')
+    ).to_be_visible()
+
+
+async def test_keyboard(guests: Guests, server: ServerProcess) -> None:
+    """Shift and Enter make a line, and emoji can be picked without a mouse."""
+    (ada,) = await guests.room(server.url, 'keys', 'Ada')
+    assert ada.page is not None
+    keyboard = ada.page.keyboard
+    field = ada.page.get_by_label('Message', exact=True)
+    await field.press_sequentially('a')
+    await keyboard.press('Shift+Enter')
+    await field.press_sequentially('b ')
+    await keyboard.press('Tab')
+    await keyboard.press('Enter')
+    await keyboard.press('ArrowRight')
+    await keyboard.press('Enter')
+    await expect(field).to_be_focused()
+    await keyboard.press('Enter')
+    await ada.sees('a\nb 😄')
+
+
+async def test_a_phone(guests: Guests, server: ServerProcess) -> None:
+    """On a narrow screen everything is there, behind two buttons."""
+    ada = await guests.come(
+        server.url,
+        'Ada',
+        viewport={'width': 360, 'height': 700},
+        has_touch=True,
+        is_mobile=True,
+    )
+    page = await ada.open('lobby')
+    await ada.say('From the bus: ' + 'long ' * 60 + 'x' * 300)
+    assert await fits(page)
+    await expect(page.get_by_role('link', name='lobby')).to_be_hidden()
+    await page.get_by_role('button', name='Rooms').tap()
+    await expect(page.get_by_role('link', name='lobby')).to_be_visible()
+    await ada.shot('phone-rooms')
+    await page.keyboard.press('Escape')
+    await expect(page.get_by_role('link', name='lobby')).to_be_hidden()
+    await page.locator('#show-members').tap()
+    await expect(page.locator('#members')).to_be_visible()
+    await page.locator('#shade').tap(position={'x': 5, 'y': 300})
+    await expect(page.locator('#members')).to_be_hidden()
+    assert await fits(page)
+    await ada.shot('phone')
+
+
+@pytest.mark.parametrize('scheme', ['light', 'dark'])
+async def test_accessibility(
+    guests: Guests, server: ServerProcess, scheme: str
+) -> None:
+    """axe finds nothing serious: coming in, in a room, on a phone, in both schemes."""
+    bob = await guests.come(server.url, 'Bob')
+    ada = await guests.come(server.url, 'Ada Lovelace', color_scheme=scheme)
+    room = f'axe-{scheme}'
+    await ada.ask('POST', '/api/rooms', {'name': room})
+    await bob.open(room)
+    page = await ada.open(room)
+    await bob.say('Good morning! The notes are at https://falcon.readthedocs.io/ now.')
+    await ada.say('Thank you')
+    await bob.say('You are welcome 🌱')
+    deleted = await ada.post(room, 'oh')
+    await ada.ask('DELETE', f'/api/rooms/{room}/messages/{deleted["id"]}')
+    await expect(page.locator('.gone')).to_have_count(1)
+    assert [] == await serious_findings(page)
+    await ada.shot(scheme)
+    await page.get_by_role('button', name='Emoji').click()
+    assert [] == await serious_findings(page)
+    await page.set_viewport_size({'width': 360, 'height': 700})
+    await page.get_by_role('button', name='Rooms').click()
+    assert [] == await serious_findings(page)
+    stranger = Guest(ada.context, server.url, '')
+    await ada.context.clear_cookies()
+    page = await stranger.tab()
+    await page.goto(server.url)
+    await expect(page.get_by_label('Your name')).to_be_focused()
+    assert [] == await serious_findings(page)
+    assert [] == stranger.faults
+
+
+async def serious_findings(page: Page) -> list[str]:
+    """Return what axe calls serious or critical, with the elements."""
+    await page.evaluate(AXE.read_text())
+    # What fades in has its colours when it has faded.
+    await page.evaluate(
+        'Promise.all(document.getAnimations().map((it) => it.finished))'
+    )
+    results = await page.evaluate('axe.run()')
+    return [
+        f'{found["id"]}: {node["html"]} {node["failureSummary"]}'
+        for found in results['violations']
+        if found['impact'] in ('serious', 'critical')
+        for node in found['nodes']
+    ]
+
+
+async def fits(page: Page) -> bool:
+    """Return whether nothing reaches over the side of the window."""
+    return bool(
+        await page.evaluate(
+            """() => [document.documentElement, document.getElementById('timeline')]
+                .every((it) => it.scrollWidth <= it.clientWidth)"""
+        )
+    )

@@ -1,0 +1,95 @@
+"""A TCP proxy in front of a server: a network cable that a test can pull."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from types import TracebackType
+from typing import Self
+
+
+class Proxy:
+    """Passes connections on to a port of loopback, until it is cut.
+
+    Args:
+        target_port: Where the server listens.
+    """
+
+    def __init__(self, target_port: int) -> None:
+        self.port = 0
+        self._target_port = target_port
+        self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def url(self) -> str:
+        return f'http://127.0.0.1:{self.port}'
+
+    async def mend(self) -> None:
+        """Take connections, on the same port as before."""
+        if self._server is None:
+            self._server = await asyncio.start_server(
+                self._serve, '127.0.0.1', self.port
+            )
+            self.port = self._server.sockets[0].getsockname()[1]
+
+    async def cut(self) -> None:
+        """Reset all connections, and refuse others."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        self.drop()
+        await asyncio.gather(*self._tasks)
+
+    def drop(self) -> None:
+        """Reset the connections that are there."""
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def _serve(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self._writers.add(writer)
+        try:
+            back_reader, back_writer = await asyncio.open_connection(
+                '127.0.0.1', self._target_port
+            )
+            self._writers.add(back_writer)
+            try:
+                await asyncio.gather(
+                    self._pass(reader, back_writer), self._pass(back_reader, writer)
+                )
+            finally:
+                self._writers.discard(back_writer)
+                back_writer.close()
+        except OSError:
+            pass  # The server is away: so is its side of the cable.
+        finally:
+            self._writers.discard(writer)
+            self._tasks.discard(task)
+            writer.close()
+
+    async def _pass(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def __aenter__(self) -> Self:
+        await self.mend()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.cut()
