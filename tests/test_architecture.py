@@ -66,6 +66,8 @@ ALLOWED: dict[str, set[str]] = {
         'local',
         'origin',
         'endpoint',
+        'doors',
+        'http_doors',
         'tokens',
     },
     # For synchronous code.
@@ -75,7 +77,18 @@ ALLOWED: dict[str, set[str]] = {
     'heartbeat': set(),
     'session': {*_CORE, 'access', 'hub', 'endpoint'},
     'handlers': {*_CORE, 'access', 'hub', 'session'},
-    'endpoint': {*_CORE, 'handlers', 'heartbeat', 'session', 'tokens', 'channels'},
+    'endpoint': {
+        *_CORE,
+        'handlers',
+        'heartbeat',
+        'session',
+        'tokens',
+        'channels',
+        'http_doors',
+    },
+    'http_doors': {*_CORE, 'session', 'endpoint', 'channels'},
+    'unidirectional': {*_CORE, 'session', 'endpoint', 'http_doors'},
+    'doors': {'endpoint', 'http_doors', 'unidirectional'},
     'testing': {*_CORE, 'access', 'channels', 'hub'},
     # Beside the hub.
     'server': {'errors', 'transports', 'options'},

@@ -24,14 +24,14 @@ from falcon_channels.brokers.urls import open_broker
 from falcon_channels.census import Census
 from falcon_channels.connection import Connection
 from falcon_channels.control import SubscribeUser
-from falcon_channels.endpoint import check_prefix
+from falcon_channels.doors import add_doors
 from falcon_channels.endpoint import Endpoint
-from falcon_channels.endpoint import WebSocketDoor
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import CapabilityError
 from falcon_channels.errors import ClosedError
 from falcon_channels.errors import PositionError
 from falcon_channels.errors import UnknownChannelError
+from falcon_channels.http_doors import Emulation
 from falcon_channels.hub import Hub
 from falcon_channels.hub import stream_settings
 from falcon_channels.local import LocalSubscription
@@ -109,6 +109,7 @@ class Channels(UserControl):
         self._presence = PresenceKeeper(self.hub, self._options_of)
         self.admission = Admission(self.hub, self._presence, self.options)
         self._endpoints: list[Endpoint] = []
+        self._emulation: Emulation | None = None
         self._starting: asyncio.Task[None] | None = None
         self._status: Status = 'new'
         self._draining = asyncio.Lock()
@@ -426,20 +427,25 @@ class Channels(UserControl):
         *,
         tokens: TokenVerifier | None = None,
         options: EndpointOptions | None = None,
+        emulation_path: str = '/emulation',
     ) -> None:
         """Let the official SDKs connect: mount the client protocol on an app.
 
         Args:
             app: The application.
-            prefix: Path under which the endpoints are: ``{prefix}/websocket``.
+            prefix: Path under which the endpoints are: ``{prefix}/websocket``,
+                ``http_stream``, ``sse``, ``uni_websocket``, ``uni_http_stream`` and
+                ``uni_sse``.
             resource: The connection resource, see `Endpoint`.
             tokens: Verifies connection and subscription tokens.
             options: Limits and times.
+            emulation_path: Where clients of ``http_stream`` and ``sse`` send commands.
         """
-        prefix = check_prefix(prefix)
-        endpoint = Endpoint(self, resource, tokens, options)
+        if self._emulation is None:
+            self._emulation = Emulation(self)
+        endpoint = Endpoint(self, resource, tokens, options, emulation=self._emulation)
         self._endpoints.append(endpoint)
-        app.add_route(f'{prefix}/websocket', WebSocketDoor(endpoint))
+        add_doors(app, endpoint, prefix, emulation_path)
 
     def _on_subscribe_user(self, connection: Connection, asked: SubscribeUser) -> None:
         self.hub.spawn(

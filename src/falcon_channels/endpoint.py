@@ -38,6 +38,7 @@ from falcon_channels.transports.direct import direct_websocket
 
 if TYPE_CHECKING:
     from falcon_channels.channels import Channels
+    from falcon_channels.http_doors import Emulation
 
 _logger = logging.getLogger('falcon_channels')
 
@@ -60,6 +61,7 @@ class Endpoint:
             ``on_message(req, message)``. An `HTTPError` refuses.
         tokens: Verifies connection and subscription tokens, or ``None``.
         options: Limits and times.
+        emulation: Knows the connections whose commands come by requests.
     """
 
     def __init__(
@@ -68,8 +70,11 @@ class Endpoint:
         resource: object = None,
         tokens: TokenVerifier | None = None,
         options: EndpointOptions | None = None,
+        *,
+        emulation: Emulation,
     ) -> None:
         self.channels = channels
+        self.emulation = emulation
         self.tokens = tokens
         self.options = options or EndpointOptions()
         self.version = f'falcon-channels {version("falcon-channels")}'
@@ -262,6 +267,20 @@ async def _tell(responder: Callable[..., Any], session: Session) -> None:
         _logger.exception('on_disconnect failed for %r', session)
 
 
+async def let_in(channels: Channels, req: falcon.asgi.Request) -> None:
+    """Check that a request may open a connection now.
+
+    Raises:
+        falcon.HTTPError: From a page of another site, one too many, or not ready.
+    """
+    channels.admission.check_origin(req)
+    channels.admission.check_room()
+    try:
+        await channels.start()
+    except (BrokerUnavailableError, ClosedError) as ex:
+        raise falcon.HTTPServiceUnavailable(description=str(ex)) from None
+
+
 class WebSocketDoor:
     """The bidirectional WebSocket of the client protocol, as a Falcon resource."""
 
@@ -273,12 +292,7 @@ class WebSocketDoor:
     ) -> None:
         """Accept a client, and stay until it has left."""
         channels = self._endpoint.channels
-        channels.admission.check_origin(req)
-        channels.admission.check_room()
-        try:
-            await channels.start()
-        except (BrokerUnavailableError, ClosedError) as ex:
-            raise falcon.HTTPServiceUnavailable(description=str(ex)) from None
+        await let_in(channels, req)
         codec, subprotocol = _choose_codec(req, ws)
         await ws.accept(subprotocol)
         direct = direct_websocket(req.scope)

@@ -102,7 +102,7 @@ async def connect(
     if session.closed:
         return None
     _check_count(session, len(session.channels))
-    session.state = State.CONNECTED
+    session.state = session.connected_state
     session.cork()
     results = {}
     for channel in session.channels:
@@ -113,6 +113,13 @@ async def connect(
             return None
         if result is not None:
             results[channel] = result
+    if session.state is State.UNIDIRECTIONAL:
+        for channel, asked in request.subs.items():
+            if channel not in session.channels:
+                results[channel] = await _subscribe_asked(session, channel, asked)
+    if session.closed:
+        return None
+    pings = endpoint.options.ping_interval_s is not None
     expires, ttl = _ttl(session.expires_at)
     answer = messages.ConnectResult(
         client=session.id,
@@ -122,7 +129,9 @@ async def connect(
         data=_encode_data(session.reply),
         subs=results,
         ping=round(endpoint.options.ping_interval_s or 0),
-        pong=endpoint.options.ping_interval_s is not None,
+        pong=pings and session.state is not State.UNIDIRECTIONAL,
+        session=session.secret,
+        node=endpoint.channels.nodes.id if session.secret else '',
     )
     endpoint.complete(session, answer)
     return None
@@ -171,15 +180,35 @@ async def refresh(
 
 async def subscribe(session: Session, request: messages.SubscribeRequest) -> None:
     """Subscribe to a channel, and recover."""
+    channel = request.channel
+    if channel in session.subscriptions:
+        raise RefusedError(codes.ALREADY_SUBSCRIBED)
+    subscription = await _subscribe(session, channel, request, session.reply_to_command)
+    if subscription.expires_at is not None:
+        session.plan()
+
+
+async def _subscribe_asked(
+    session: Session, channel: str, request: messages.SubscribeRequest
+) -> messages.SubscribeResult:
+    """Subscribe a client that can send no commands to what its one request names."""
+    results: list[messages.SubscribeResult] = []
+    await _subscribe(session, channel, request, results.append)
+    return results[0]
+
+
+async def _subscribe(
+    session: Session,
+    channel: str,
+    request: messages.SubscribeRequest,
+    answer: Callable[[messages.SubscribeResult], None],
+) -> Subscription:
     if request.type:
         raise RefusedError(codes.NOT_AVAILABLE)
     if request.filtered:
         # NOTE: a filter that is ignored would show the client what it did not ask for.
         raise RefusedError(codes.BAD_REQUEST)
     channels = session.endpoint.channels
-    channel = request.channel
-    if channel in session.subscriptions:
-        raise RefusedError(codes.ALREADY_SUBSCRIBED)
     match = await channels.match(channel)
     _check_count(session, len(session.subscriptions) + 1)
     subscription = Subscription(
@@ -198,7 +227,7 @@ async def subscribe(session: Session, request: messages.SubscribeRequest) -> Non
         strict = request.flag & messages.FLAG_REJECT_UNRECOVERED
         if strict and joined.recovered is False:
             raise RefusedError(codes.UNRECOVERABLE_POSITION)
-        session.reply_to_command(_subscribe_result(subscription, joined, since))
+        answer(_subscribe_result(subscription, joined, since))
 
     try:
         await channels.admission.authorize(subscription)
@@ -208,8 +237,7 @@ async def subscribe(session: Session, request: messages.SubscribeRequest) -> Non
         if isinstance(ex, UnsubscribedError):
             raise RefusedError(codes.PERMISSION_DENIED) from None
         raise
-    if subscription.expires_at is not None:
-        session.plan()
+    return subscription
 
 
 def _subscribe_result(

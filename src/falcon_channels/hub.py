@@ -307,6 +307,25 @@ class Hub:
             self._note_idle(feed)
         self.on_left(subscription)
 
+    def delivered(self, subscription: Subscription) -> Position | None:
+        """Return up to where a subscription was given its channel.
+
+        Returns:
+            ``None`` while it joins, or does not keep up.
+        """
+        feed = self._feeds.get(subscription.channel)
+        if feed is None:
+            return None
+        position = feed.position
+        if subscription.state is State.AHEAD:
+            return Position(subscription.offset, position.epoch)
+        if subscription.state is not State.LIVE:
+            return None
+        for item in feed.turn:
+            if isinstance(item, Publication) and item.offset:
+                return Position(item.offset - 1, position.epoch)
+        return position
+
     def unsubscribe(self, subscription: Subscription, code: int, reason: str) -> None:
         """End a subscription from this side, and tell the client."""
         if subscription.ended:

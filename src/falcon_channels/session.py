@@ -28,6 +28,7 @@ from falcon_channels.protocol.legality import State
 from falcon_channels.protocol.legality import Verdict
 from falcon_channels.protocol.messages import Command
 from falcon_channels.protocol.messages import ConnectRequest
+from falcon_channels.protocol.messages import DisconnectPush
 from falcon_channels.protocol.messages import MessagePush
 from falcon_channels.protocol.messages import Push
 from falcon_channels.protocol.messages import Result
@@ -92,12 +93,17 @@ class Session(Connection):
         'ping_at_s',
         'refused',
         'reply',
+        'says_goodbye',
+        'secret',
         'state',
         'token',
         'version',
         'waiting',
         'working',
     )
+
+    #: The state after a connect that succeeded.
+    connected_state = State.CONNECTED
 
     def __init__(
         self, endpoint: Endpoint, transport: Transport, codec: ClientCodec, req: Any
@@ -118,6 +124,10 @@ class Session(Connection):
         self.channels: dict[str, tuple[Any, Any]] = {}
         self.expires_at: float | None = None
         self.meta: Any = None
+        #: Whether the end is told by a push, where no close frame can.
+        self.says_goodbye = False
+        #: Names the connection in requests with its commands; ``''``: it has none.
+        self.secret = ''
         self.waiting: deque[Command] | None = None
         self.working = False
         self.corked = False
@@ -165,7 +175,7 @@ class Session(Connection):
             )
             return
         try:
-            commands = self.codec.protocol.decode_commands(message)
+            commands = self.decode(message)
         except ProtocolError as ex:
             _logger.info('%r sent what is no command: %s', self, ex)
             self.disconnect(ex.code, ex.reason)
@@ -178,6 +188,14 @@ class Session(Connection):
         if self.waiting and not self.working and not self.closed:
             self.working = True
             self.hub.spawn(self._work(), 'commands')
+
+    def decode(self, message: str | bytes) -> list[Command]:
+        """Return the commands of a frame.
+
+        Raises:
+            ProtocolError: It is none.
+        """
+        return self.codec.protocol.decode_commands(message)
 
     def _queue(self, command: Command) -> None:
         if self.waiting is None:
@@ -252,13 +270,13 @@ class Session(Connection):
         self.corked = True
         self.out.append(None)
 
-    def uncork(self, payload: bytes) -> None:
-        """Send `payload`, and then what was kept."""
+    def uncork(self, *payloads: bytes) -> None:
+        """Send `payloads`, and then what was kept."""
         self.corked = False
         if self.closed:
             return
         framing = self.encoder.framing
-        self.out[0] = framing.frame([payload], binary=self.codec.binary)
+        self.out[0] = framing.frame(payloads, binary=self.codec.binary)
         self.hub.on_output(self)
 
     def flush(self) -> int:
@@ -270,6 +288,9 @@ class Session(Connection):
         if self.corked:
             self.corked = False
             self.out.clear()
+        if self.says_goodbye and not self.closed:
+            again = codes.reconnects(code)
+            self.push('', DisconnectPush(code, reason, again))
         super().disconnect(code, reason)
 
     def on_unsubscribed(
@@ -321,6 +342,8 @@ class Session(Connection):
         connected = self.state in (State.CONNECTED, State.PINGED, State.UNIDIRECTIONAL)
         self.state = State.CLOSED
         self.due_s = 0
+        if self.secret:
+            self.endpoint.emulation.forget(self)
         if self.waiting is not None:
             self.waiting.clear()
         if connected:
