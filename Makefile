@@ -11,6 +11,8 @@ FUZZ_S ?= 60
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+JS_TESTS := tests/conformance/js
+JS_READY := $(JS_TESTS)/node_modules/.package-lock.json
 
 # The chat's page, in TypeScript, and what Vite makes of it.
 WEB := src/falcon_channels_chat/web
@@ -57,8 +59,12 @@ run-wsgi: setup  ## Serve the synchronous hello example by gunicorn and gevent (
 	@exec $(BIN)/gunicorn --worker-class gevent --bind $(HOST):$(PORT) --no-control-socket examples.hello_wsgi:app
 
 .PHONY: test
-test: setup system  ## Run all tests (PYTEST_ARGS='-k name' picks some)
+test: setup system $(JS_READY)  ## Run all tests (PYTEST_ARGS='-k name' picks some)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+
+$(JS_READY): $(JS_TESTS)/package.json $(JS_TESTS)/package-lock.json
+	npm ci --prefix $(JS_TESTS) --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
 
 .PHONY: conformance
 conformance: setup  ## Run the Autobahn TestSuite (a release gate; needs a Python 2.7)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from types import ModuleType
 
-import fuzz
 import pytest
 
 from falcon_channels.protocol import json_codec
 from falcon_channels.protocol import protobuf_codec
+from protocol import fuzz
 
 
 @pytest.mark.parametrize('codec', [json_codec, protobuf_codec])

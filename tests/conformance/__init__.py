@@ -1,0 +1,1 @@
+"""Programs of others that speak the client protocol, against servers of ours."""

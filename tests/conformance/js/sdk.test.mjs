@@ -1,0 +1,347 @@
+// The official JavaScript SDK against a server of the project.
+//
+// TRANSPORT is one of websocket, protobuf, http_stream and sse.
+
+import assert from 'node:assert/strict';
+import { after, afterEach, before, test } from 'node:test';
+
+import { Centrifuge } from 'centrifuge';
+import { Centrifuge as ProtobufCentrifuge } from 'centrifuge/build/protobuf';
+import { EventSource } from 'eventsource';
+import WebSocket from 'ws';
+
+import { Server } from './server.mjs';
+
+const TRANSPORT = process.env.TRANSPORT ?? 'websocket';
+const BINARY = TRANSPORT === 'protobuf';
+const TIMEOUT_MS = 30_000;
+const clients = [];
+let server;
+
+before(async () => { server = await Server.start(); });
+after(async () => { await server.stop(); });
+afterEach(() => {
+  for (const client of clients.splice(0)) {
+    client.disconnect();
+  }
+});
+
+const encode = (value) => (BINARY ? new TextEncoder().encode(JSON.stringify(value)) : value);
+const decode = (data) => (BINARY ? JSON.parse(new TextDecoder().decode(data)) : data);
+
+function newClient(options = {}) {
+  const ours = {
+    websocket: WebSocket,
+    fetch,
+    readableStream: ReadableStream,
+    eventsource: EventSource,
+    emulationEndpoint: `http://${server.address}/emulation`,
+    minReconnectDelay: 20,
+    maxReconnectDelay: 200,
+    ...options,
+  };
+  if ('data' in ours) {
+    ours.data = encode(ours.data);
+  }
+  let client;
+  if (BINARY) {
+    client = new ProtobufCentrifuge(`ws://${server.address}/connection/websocket`, ours);
+  } else if (TRANSPORT === 'websocket') {
+    client = new Centrifuge(`ws://${server.address}/connection/websocket`, ours);
+  } else {
+    const endpoint = `http://${server.address}/connection/${TRANSPORT}`;
+    client = new Centrifuge([{ transport: TRANSPORT, endpoint }], ours);
+  }
+  clients.push(client);
+  return client;
+}
+
+/** Wait for the next event of a name, or for one that fits. */
+function next(emitter, event, fits = () => true) {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(
+      () => reject(new Error(`no ${event} within ${TIMEOUT_MS} ms\n${server.output}`)),
+      TIMEOUT_MS,
+    );
+    const listener = (context) => {
+      if (fits(context)) {
+        clearTimeout(timer);
+        emitter.off(event, listener);
+        resolve(context);
+      }
+    };
+    emitter.on(event, listener);
+  });
+}
+
+/** Connect, and return what the server said. */
+function connected(client) {
+  const promise = next(client, 'connected');
+  client.connect();
+  return promise;
+}
+
+/** Subscribe, and return what the server said. */
+function subscribed(subscription) {
+  const promise = next(subscription, 'subscribed');
+  subscription.subscribe();
+  return promise;
+}
+
+let rooms = 0;
+const newRoom = () => { rooms += 1; return `room${rooms}`; };
+
+test('connects by the transport that was asked for', async () => {
+  const client = newClient({ data: { user: 'ann' } });
+  const context = await connected(client);
+  assert.equal(context.transport, BINARY ? 'websocket' : TRANSPORT);
+  assert.match(context.client, /^[\w-]{20,}$/);
+});
+
+test('publishes, and subscribers get what is published', async () => {
+  const room = newRoom();
+  const client = newClient({ data: { user: 'ann' } });
+  await connected(client);
+  const subscription = client.newSubscription(`rooms:${room}`);
+  await subscribed(subscription);
+  const value = { text: 'é "x" \n ✓', n: [1, 2.5, null, true] };
+  const own = next(subscription, 'publication');
+  await subscription.publish(encode(value));
+  const publication = await own;
+  assert.deepEqual(decode(publication.data), value);
+  assert.equal(publication.offset, 1);
+  assert.equal(publication.info.user, 'ann');
+  assert.deepEqual(decode(publication.info.connInfo), { name: 'ann' });
+  const fromServer = next(subscription, 'publication');
+  await server.publish(room, { text: 'from the server' });
+  assert.deepEqual(decode((await fromServer).data), { text: 'from the server' });
+});
+
+test('presence, joins and leaves', async () => {
+  const channel = `rooms:${newRoom()}`;
+  const ann = newClient({ data: { user: 'ann' } });
+  await connected(ann);
+  const subscription = ann.newSubscription(channel, { joinLeave: true });
+  await subscribed(subscription);
+  const joined = next(subscription, 'join', (context) => context.info.user === 'bob');
+  const bob = newClient({ data: { user: 'bob' } });
+  const bobId = (await connected(bob)).client;
+  await subscribed(bob.newSubscription(channel));
+  assert.equal((await joined).info.client, bobId);
+  const { clients: present } = await subscription.presence();
+  assert.equal(present[bobId].user, 'bob');
+  assert.deepEqual(await subscription.presenceStats(), { numClients: 2, numUsers: 2 });
+  const left = next(subscription, 'leave', (context) => context.info.user === 'bob');
+  bob.disconnect();
+  assert.equal((await left).info.client, bobId);
+});
+
+test('history, forwards and backwards, and from a position', async () => {
+  const room = newRoom();
+  const client = newClient();
+  await connected(client);
+  const subscription = client.newSubscription(`rooms:${room}`);
+  await subscribed(subscription);
+  for (let n = 1; n <= 5; n += 1) {
+    await server.publish(room, n);
+  }
+  const all = await subscription.history({ limit: -1 });
+  assert.deepEqual(all.publications.map((item) => decode(item.data)), [1, 2, 3, 4, 5]);
+  assert.equal(all.offset, 5);
+  const since = { offset: 3, epoch: all.epoch };
+  const later = await subscription.history({ limit: 10, since });
+  assert.deepEqual(later.publications.map((item) => item.offset), [4, 5]);
+  const newest = await subscription.history({ limit: 2, reverse: true });
+  assert.deepEqual(newest.publications.map((item) => item.offset), [5, 4]);
+  const top = await subscription.history({ limit: 0 });
+  assert.deepEqual(top.publications, []);
+  await assert.rejects(
+    subscription.history({ limit: 1, since: { offset: 3, epoch: 'other' } }),
+    { code: 112 },
+  );
+});
+
+test('calls methods, and hears what went wrong', async () => {
+  const client = newClient();
+  await connected(client);
+  const { data } = await client.rpc('sum', encode([1, 2, 3]));
+  assert.deepEqual(decode(data), { sum: 6 });
+  await assert.rejects(client.rpc('fail', encode(null)), { code: 100 });
+  await assert.rejects(client.rpc('unknown', encode(null)), { code: 104 });
+});
+
+test('sends messages, and gets messages', async () => {
+  const client = newClient();
+  await connected(client);
+  const message = next(client, 'message');
+  await client.send(encode('hello'));
+  assert.equal(decode((await message).data), 'echo');
+});
+
+test('is subscribed by the server', async () => {
+  const client = newClient({ data: { user: 'cat' } });
+  const there = next(client, 'subscribed');
+  await connected(client);
+  const context = await there;
+  assert.equal(context.channel, '#cat');
+  assert.equal(context.recoverable, true);
+});
+
+test('refusals have their codes', async () => {
+  const client = newClient({ data: { user: 'ann' } });
+  await connected(client);
+  for (const [channel, code] of [['rooms:secret', 103], ['nowhere', 102]]) {
+    const subscription = client.newSubscription(channel);
+    const refused = next(subscription, 'unsubscribed');
+    subscription.subscribe();
+    assert.equal((await refused).code, code);
+  }
+  const subscription = client.newSubscription(`rooms:${newRoom()}`);
+  await subscribed(subscription);
+  await assert.rejects(subscription.publish(encode('refuse')), { code: 103 });
+  await assert.rejects(client.publish('rooms:other', encode(1)), { code: 103 });
+  await assert.rejects(client.history('rooms:other', { limit: 1 }), { code: 103 });
+  await assert.rejects(client.presence('rooms:other'), { code: 103 });
+});
+
+test('what was missed while the link was cut is recovered', async () => {
+  const room = newRoom();
+  const client = newClient();
+  await connected(client);
+  const subscription = client.newSubscription(`rooms:${room}`);
+  const seen = [];
+  subscription.on('publication', (context) => seen.push(decode(context.data)));
+  await subscribed(subscription);
+  const first = next(subscription, 'publication');
+  await server.publish(room, 0);
+  await first;
+  const lost = next(client, 'connecting');
+  server.cut();
+  await lost;
+  for (let n = 1; n <= 20; n += 1) {
+    await server.publish(room, n);
+  }
+  const back = next(subscription, 'subscribed');
+  server.mend();
+  const context = await back;
+  assert.equal(context.wasRecovering, true);
+  assert.equal(context.recovered, true);
+  const last = next(subscription, 'publication', ({ data }) => decode(data) === 21);
+  await server.publish(room, 21);
+  await last;
+  assert.deepEqual(seen, Array.from({ length: 22 }, (_, n) => n));
+});
+
+test('what was missed while unsubscribed is recovered', async () => {
+  const room = newRoom();
+  const client = newClient();
+  await connected(client);
+  const subscription = client.newSubscription(`rooms:${room}`, { recoverable: true });
+  await subscribed(subscription);
+  const seen = [];
+  subscription.on('publication', (context) => seen.push(decode(context.data)));
+  const first = next(subscription, 'publication');
+  await server.publish(room, 'before');
+  await first;
+  subscription.unsubscribe();
+  await client.rpc('sum', encode([])); // the unsubscribe is through
+  await server.publish(room, 'meanwhile');
+  const context = await subscribed(subscription);
+  assert.equal(context.recovered, true);
+  assert.deepEqual(seen, ['before', 'meanwhile']);
+});
+
+test('tokens: good, refreshed, expired and forged', async () => {
+  let calls = 0;
+  const getToken = () => {
+    calls += 1;
+    return server.request('GET', `/users/dan/token?ttl=${calls === 1 ? -5 : 2}`);
+  };
+  const client = newClient({ getToken });
+  const personal = next(client, 'subscribed');
+  await connected(client);
+  assert.equal((await personal).channel, '#dan');
+  assert.ok(calls >= 2, 'an expired token is replaced');
+  const before = calls;
+  const started = Date.now();
+  while (calls === before && Date.now() - started < TIMEOUT_MS) {
+    await new Promise((resolve) => { setTimeout(resolve, 50); });
+  }
+  assert.ok(calls > before, 'the token is refreshed');
+  assert.deepEqual(decode((await client.rpc('sum', encode([4]))).data), { sum: 4 });
+  const forged = newClient({ token: 'x.y.z' });
+  const refused = next(forged, 'disconnected');
+  forged.connect();
+  assert.equal((await refused).code, 3500);
+});
+
+test('subscription tokens', async () => {
+  const token = await server.request('GET', '/users/eve/token');
+  const client = newClient({ token });
+  await connected(client);
+  const without = client.newSubscription('rooms:token');
+  const refused = next(without, 'unsubscribed');
+  without.subscribe();
+  assert.equal((await refused).code, 103);
+  client.removeSubscription(without);
+  const getToken = ({ channel }) => server.request(
+    'GET',
+    `/users/eve/token?channel=${encodeURIComponent(channel)}`,
+  );
+  await subscribed(client.newSubscription('rooms:token', { getToken }));
+});
+
+test('a revoked right ends the subscription, and stays revoked', async () => {
+  const room = newRoom();
+  const client = newClient({ data: { user: 'fay' } });
+  await connected(client);
+  const subscription = client.newSubscription(`rooms:${room}`);
+  await subscribed(subscription);
+  const ended = next(subscription, 'unsubscribed');
+  await server.request('POST', `/users/fay/revoke?channel=rooms:${room}`);
+  assert.equal((await ended).code, 2000);
+  const again = next(subscription, 'unsubscribed');
+  subscription.subscribe();
+  assert.equal((await again).code, 103);
+});
+
+test('a disconnect is final or not, as its code says', async () => {
+  const client = newClient({ data: { user: 'gus' } });
+  await connected(client);
+  const back = next(client, 'connected');
+  await server.request('POST', '/users/gus/disconnect?code=4000');
+  await back;
+  const final = next(client, 'disconnected');
+  await server.request('POST', '/users/gus/disconnect?code=4500');
+  assert.equal((await final).code, 4500);
+});
+
+test('after a restart the log is another, and the client is told', async () => {
+  const room = newRoom();
+  const client = newClient();
+  await connected(client);
+  const subscription = client.newSubscription(`rooms:${room}`);
+  await subscribed(subscription);
+  const first = next(subscription, 'publication');
+  await server.publish(room, 1);
+  await first;
+  const back = next(subscription, 'subscribed');
+  await server.restart();
+  const context = await back;
+  assert.equal(context.wasRecovering, true);
+  assert.equal(context.recovered, false);
+});
+
+if (TRANSPORT === 'websocket') {
+  test('rubbish is refused with 3501', async () => {
+    for (const rubbish of ['hello', '{"id":1}', '{"id":1,"rpc":{}}', '[[[[', '\n']) {
+      const socket = new WebSocket(`ws://${server.address}/connection/websocket`);
+      const code = await new Promise((resolve, reject) => {
+        socket.on('open', () => socket.send(rubbish));
+        socket.on('close', resolve);
+        socket.on('error', reject);
+      });
+      assert.equal(code, 3501, rubbish);
+    }
+  });
+}

@@ -1,0 +1,121 @@
+// A server of the project as a child process, and a TCP proxy that can cut it off.
+
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import net from 'node:net';
+
+async function freePort() {
+  const server = net.createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address();
+  server.close();
+  await once(server, 'close');
+  return port;
+}
+
+function connects(port) {
+  return new Promise((resolve) => {
+    const socket = net.connect(port, '127.0.0.1');
+    socket.once('connect', () => { socket.destroy(); resolve(true); });
+    socket.once('error', () => resolve(false));
+  });
+}
+
+/** A server whose clients come through a proxy, so that links can be cut. */
+export class Server {
+  static async start() {
+    const server = new Server();
+    server.port = await freePort();
+    server.sockets = new Set();
+    server.open = true;
+    server.proxy = net.createServer((socket) => server.relay(socket));
+    server.proxy.listen(0, '127.0.0.1');
+    await once(server.proxy, 'listening');
+    server.address = `127.0.0.1:${server.proxy.address().port}`;
+    await server.run();
+    return server;
+  }
+
+  async run() {
+    const [command, ...words] = JSON.parse(process.env.SERVER_COMMAND);
+    this.output = '';
+    this.process = spawn(command, [...words, '--port', String(this.port)], {
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
+    for (const stream of [this.process.stdout, this.process.stderr]) {
+      stream.on('data', (data) => { this.output += data; });
+    }
+    let failure = null;
+    this.process.on('error', (error) => { failure = error; });
+    while (!(await connects(this.port))) {
+      if (failure !== null) {
+        throw failure;
+      }
+      if (this.process.exitCode !== null) {
+        throw new Error(`the server has ended:\n${this.output}`);
+      }
+      await new Promise((resolve) => { setTimeout(resolve, 50); });
+    }
+  }
+
+  relay(socket) {
+    if (!this.open) {
+      socket.destroy();
+      return;
+    }
+    const inner = net.connect(this.port, '127.0.0.1');
+    for (const [from, to] of [[socket, inner], [inner, socket]]) {
+      this.sockets.add(from);
+      from.on('error', () => to.destroy());
+      from.on('close', () => { this.sockets.delete(from); to.destroy(); });
+      from.pipe(to);
+    }
+  }
+
+  /** Cut every link, and let nobody in until `mend`. */
+  cut() {
+    this.open = false;
+    for (const socket of this.sockets) {
+      socket.destroy();
+    }
+  }
+
+  mend() {
+    this.open = true;
+  }
+
+  async end(signal) {
+    if (this.process.exitCode === null && this.process.signalCode === null) {
+      this.process.kill(signal);
+      await once(this.process, 'exit');
+    }
+  }
+
+  async restart() {
+    await this.end('SIGKILL');
+    await this.run();
+  }
+
+  async stop() {
+    this.cut();
+    this.proxy.close();
+    await this.end('SIGKILL');
+  }
+
+  /** Ask the server directly, past the proxy. */
+  async request(method, path, body) {
+    const response = await fetch(`http://127.0.0.1:${this.port}${path}`, {
+      method,
+      headers: { 'Content-Type': 'application/json' },
+      body: body === undefined ? undefined : JSON.stringify(body),
+    });
+    if (!response.ok) {
+      throw new Error(`${method} ${path}: ${response.status} ${await response.text()}`);
+    }
+    return response.text();
+  }
+
+  publish(room, data) {
+    return this.request('POST', `/rooms/${room}`, data);
+  }
+}

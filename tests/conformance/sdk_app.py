@@ -1,0 +1,54 @@
+"""The application that the suite of the official Python SDK runs against.
+
+What the suite expects of its server: tokens made with the secret ``secret``, a personal
+channel for every user, and channels with presence, joins and leaves, and history.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import falcon.asgi
+
+from falcon_channels import ChannelOptions
+from falcon_channels import Channels
+from falcon_channels.tokens import TokenKey
+from falcon_channels.tokens import TokenVerifier
+
+channels = Channels()
+
+
+class Anything:
+    """Channels in which every subscriber may do everything."""
+
+    async def on_publish(self, req: Any, publication: Any, **params: str) -> None:
+        """Let subscribers publish."""
+
+
+class Clients:
+    """Gives everybody a channel of their own."""
+
+    async def on_connect(self, req: Any, connection: Any) -> None:
+        """Subscribe a user to the personal channel."""
+        if connection.user:
+            connection.add_channel(f'#{connection.user}')
+
+
+channels.add_route(
+    '{channel}',
+    Anything(),
+    ChannelOptions(
+        history_size=100, history_ttl_s=300, presence=True, join_leave='connection'
+    ),
+)
+channels.add_route(
+    'smallhistory:{channel}',
+    Anything(),
+    ChannelOptions(history_size=2, history_ttl_s=300),
+)
+app = falcon.asgi.App(middleware=[channels])
+channels.add_endpoints(
+    app,
+    resource=Clients(),
+    tokens=TokenVerifier(TokenKey('secret', allow_short=True), require_exp=False),
+)
