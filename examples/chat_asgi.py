@@ -16,6 +16,7 @@ from falcon_channels_chat import serving
 def app():
     chat = serving.app()
     chat.add_route('/hello', hello)
+    chat.add_route('/ws', hello)
     chat.add_static_route('/static', HERE / 'static')
     return chat
 

@@ -1,8 +1,8 @@
 """A page and its WebSocket, on ASGI: what you send comes back.
 
-Three ways to start it:
+`make run` serves it at /hello, beside the chat. Alone it starts in three ways:
 
-    make run
+    python -m examples.hello_asgi
     uvicorn examples.hello_asgi:app --reload
     python examples/hello_asgi.py --port 8000
 """

@@ -1,0 +1,32 @@
+import falcon.asgi
+
+from falcon_channels import ChannelOptions
+from falcon_channels import Channels
+
+channels = Channels()  # this process; 'sqlite:///rooms.db': this host, and durable
+
+
+class Room:
+    async def on_get(self, req, resp, room):
+        page = await channels.history(f'rooms:{room}', limit=50)
+        resp.media = page.to_media()
+
+    async def on_post(self, req, resp, room):
+        await channels.publish(f'rooms:{room}', await req.get_media())
+
+    async def on_subscribe(self, req, subscription, room):
+        if room == 'secret':
+            raise falcon.HTTPForbidden()
+
+    async def on_publish(self, req, publication, room):
+        pass  # members may send whatever they like
+
+    async def on_websocket(self, req, ws, room):
+        await channels.serve(req, ws, f'rooms:{room}')
+
+
+room = Room()
+channels.add_route('rooms:{room}', room, ChannelOptions(history_size=100))
+
+app = falcon.asgi.App(middleware=[channels])
+app.add_route('/rooms/{room}', room)

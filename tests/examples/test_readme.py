@@ -1,0 +1,56 @@
+"""The programs of README.md are files of examples/, and do what it says."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+from support.processes import ROOT
+from support.processes import ServerProcess
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+
+pytestmark = pytest.mark.server
+
+
+@pytest.mark.parametrize('name', ['echo_asgi', 'echo_wsgi', 'rooms_asgi'])
+def test_programs_of_the_readme_are_examples(name: str) -> None:
+    """README.md shows the files of examples/, to the letter."""
+    program = (ROOT / 'examples' / f'{name}.py').read_text()
+    assert f'```python\n{program}```\n' in (ROOT / 'README.md').read_text()
+
+
+@pytest.mark.parametrize(
+    'command',
+    [
+        'uvicorn examples.echo_asgi:app --port {port}',
+        'gunicorn -k gevent -b :{port} --no-control-socket examples.echo_wsgi:app',
+    ],
+)
+def test_echo(command: str) -> None:
+    """The two shortest programs answer under the servers that people have."""
+    with ServerProcess(['python', '-m', *command.split()]) as server:
+        with connect(server.ws_url) as ws:
+            ws.send('hello')
+            assert 'Message text was: hello' == ws.recv(30)
+        with pytest.raises(InvalidStatus) as caught:
+            connect(server.ws_url, origin='https://evil.example')
+        assert 403 == caught.value.response.status_code
+        assert 'Traceback' not in server.log()
+
+
+def test_rooms() -> None:
+    """What anybody sends or posts to a room, everybody in it gets; history keeps it."""
+    command = ['python', '-m', 'uvicorn', 'examples.rooms_asgi:app', '--port', '{port}']
+    with ServerProcess(command) as server:
+        url = f'{server.ws_url}/rooms/garden'
+        with connect(url) as alice, connect(url) as bob:
+            alice.send('"hello"')
+            assert '"hello"' == bob.recv(30)
+            assert '"hello"' == alice.recv(30)
+            httpx.post(f'{server.url}/rooms/garden', json={'text': 'posted'})
+            assert '{"text":"posted"}' == bob.recv(30)
+        page = httpx.get(f'{server.url}/rooms/garden').json()
+        assert 2 == len(page['publications'])
+        with pytest.raises(InvalidStatus) as caught:
+            connect(f'{server.ws_url}/rooms/secret')
+        assert 403 == caught.value.response.status_code
