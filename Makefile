@@ -70,6 +70,12 @@ $(JS_READY): $(JS_TESTS)/package.json $(JS_TESTS)/package-lock.json
 conformance: setup  ## Run the Autobahn TestSuite (a release gate; needs a Python 2.7)
 	$(BIN)/python scripts/conformance.py $(CONFORMANCE_ARGS)
 
+.PHONY: bench
+bench: setup  ## Compare what an echo, a delivery and an idle connection cost (minutes; two cores, cc)
+	$(BIN)/python -m benchmarks.echo
+	$(BIN)/python -m benchmarks.fanout
+	$(BIN)/python -m benchmarks.idle_memory
+
 .PHONY: simulate
 simulate: setup  ## Simulate SEEDS worlds of the hub without sockets, or replay one (SEED=n)
 	cd tests && $(abspath $(BIN))/python -m simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),1000))

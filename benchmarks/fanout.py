@@ -3,10 +3,10 @@
     python -m benchmarks.fanout
 
 One publisher sends 1, 4 or 16 messages at once and the next ones when everybody has
-them. Peers are a bare C server (one ``send`` a delivery), Falcon on uvicorn's classes and
-ours with a loop over the members, ours with prebuilt frames through the extension
-``falcon_channels.direct`` and nothing else, and the library: a channel with history over
-the raw door, and over the client protocol in JSON with offsets.
+them. Peers are a bare C server (one ``send`` a delivery), Falcon on uvicorn's classes
+and ours with a loop over the members, ours with prebuilt frames through the extension
+``falcon_channels.direct`` and nothing else, and the library: a channel with history
+over the raw door, and over the client protocol in JSON with offsets.
 """
 
 from __future__ import annotations

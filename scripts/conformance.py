@@ -56,7 +56,15 @@ _GUNICORN = (
     *('conformance_wsgi:app', '--worker-class'),
 )
 
+# Cases 9.* send 16 MiB in one message, and in fragments of 64 bytes.
+_SERVE = (
+    *('python', '-m', 'falcon_channels', 'serve', '--port', '{port}'),
+    *('--app-dir', 'tests/conformance', '--ws-deflate'),
+    *('--ws-max-size', '16777216', '--ws-max-fragments', '1000000'),
+)
+
 TARGETS = (
+    Target('asgi-serve', (*_SERVE, 'conformance_asgi:app')),
     Target('wsgi-gunicorn-gthread', (*_GUNICORN, 'gthread', '--threads', '8')),
     Target('wsgi-gunicorn-gevent', (*_GUNICORN, 'gevent')),
 )

@@ -8,7 +8,6 @@ or its task.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable
 from collections.abc import Callable
 import email.utils
@@ -53,12 +52,12 @@ class AsgiCycle:
         '_context',
         '_denial',
         '_end',
+        '_extensions',
         '_queue',
         '_queued_bytes',
+        '_scope',
         '_stage',
         '_waiter',
-        'scope',
-        'task',
     )
 
     def __init__(
@@ -68,19 +67,22 @@ class AsgiCycle:
         scope: dict[str, Any],
         accept_response: Response,
     ) -> None:
-        self.scope = scope
+        #: Until the answer to the handshake is logged.
+        self._scope: dict[str, Any] | None = scope
+        self._extensions: dict[str, Any] | None = scope['extensions']
         self._connection = connection
         self._context = context
         self._accept_response: Response | None = accept_response
         self._denial: Response | None = None
         self._stage = _CONNECTING
-        self._queue: deque[dict[str, Any]] = deque([{'type': 'websocket.connect'}])
+        # NOTE: A list, for it is short, and an empty deque takes 700 bytes.
+        self._queue: list[dict[str, Any]] = [{'type': 'websocket.connect'}]
         self._queued_bytes = 0
         self._end: dict[str, Any] | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self.task = context.loop.create_task(self._run())
-        context.state.tasks.add(self.task)
-        self.task.add_done_callback(context.state.tasks.discard)
+        task = context.loop.create_task(self._run(scope))
+        context.state.tasks.add(task)
+        task.add_done_callback(context.state.tasks.discard)
 
     # What the connection tells.
 
@@ -124,6 +126,15 @@ class AsgiCycle:
         self._queued_bytes = 0
         return messages
 
+    def forget_extensions(self) -> None:
+        """Empty the scope's extensions, which cannot be used any more.
+
+        NOTE: Who keeps a request would keep them, and through them the connection.
+        """
+        if self._extensions is not None:
+            self._extensions.clear()
+            self._extensions = None
+
     @property
     def end(self) -> tuple[int, str]:
         """Code and reason of the end, which has come."""
@@ -149,7 +160,7 @@ class AsgiCycle:
             # is cancelled just then would lose it.
             self._waiter = self._context.loop.create_future()
             await self._waiter
-        event = queue.popleft()
+        event = queue.pop(0)
         if not queue:
             # NOTE: Counted since the queue was empty, which is when reading goes on.
             self._queued_bytes = 0
@@ -242,7 +253,7 @@ class AsgiCycle:
         subprotocol = message.get('subprotocol')
         if subprotocol:
             response.headers['Sec-WebSocket-Protocol'] = subprotocol
-        log_access(self._context, self.scope, 101)
+        self._log(101)
         self._stage = _ACCEPTED
         self._accept_response = None
         self._connection.on_accepted(response)
@@ -264,7 +275,12 @@ class AsgiCycle:
             phrase = ''
         self._denial = Response(status, phrase, headers)
         self._stage = _DENYING
-        log_access(self._context, self.scope, status)
+        self._log(status)
+
+    def _log(self, status: int) -> None:
+        assert self._scope is not None
+        log_access(self._context, self._scope, status)
+        self._scope = None
 
     async def _deny_body(self, message: dict[str, Any]) -> None:
         connection = self._connection
@@ -287,13 +303,16 @@ class AsgiCycle:
 
     # The task.
 
-    async def _run(self) -> None:
+    async def _run(self, scope: dict[str, Any]) -> None:
         connection = self._connection
         logger = self._context.logger
         receive: Callable[[], Awaitable[Any]] = self.receive
         send: Callable[[Any], Awaitable[None]] = self.send
         try:
-            result = await self._context.app(self.scope, receive, send)
+            # NOTE: Not within the application's call: each coroutine around it would
+            # stay as long as the connection.
+            await self._context.trust_proxies(scope)
+            result = await self._context.app(scope, receive, send)
         except ClientDisconnected:
             connection.on_app_done(self, failed=False)
         except asyncio.CancelledError:

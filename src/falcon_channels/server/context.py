@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from uvicorn.config import Config
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.server import ServerState
 from websockets.extensions.base import ServerExtensionFactory
 
@@ -47,6 +48,7 @@ class ServerContext:
     """
 
     __slots__ = (
+        '_proxies',
         'access_logger',
         'app',
         'app_state',
@@ -62,6 +64,8 @@ class ServerContext:
         'peers',
         'ping_interval_s',
         'ping_timeout_s',
+        'scope_asgi',
+        'scope_server',
         'state',
     )
 
@@ -75,6 +79,15 @@ class ServerContext:
         self.config = config
         self.state = state
         self.app = config.loaded_app
+        self._proxies: ProxyHeadersMiddleware | None = None
+        if isinstance(self.app, ProxyHeadersMiddleware):
+            self.app = self.app.app
+            self._proxies = ProxyHeadersMiddleware(
+                _nothing, trusted_hosts=config.forwarded_allow_ips
+            )
+        #: Parts of all scopes, shared to save memory.
+        self.scope_asgi = {'version': config.asgi_version, 'spec_version': '2.4'}
+        self.scope_server: tuple[str, int | None] | None = None
         self.app_state = app_state
         self.options = options
         self.loop = asyncio.get_running_loop()
@@ -120,6 +133,11 @@ class ServerContext:
         """Begin the drain of a server that may have had no WebSocket yet."""
         options = getattr(config, 'server_options', None) or ServerOptions()
         cls.of(config, state, app_state, options).begin_drain()
+
+    async def trust_proxies(self, scope: dict[str, Any]) -> None:
+        """Let uvicorn's middleware put the client's address into a scope."""
+        if self._proxies is not None:
+            await self._proxies(scope, None, None)  # type: ignore[arg-type]  # passed on only
 
     def begin_drain(self) -> None:
         """Run the drain hooks, then close the connections in batches; once."""
@@ -168,3 +186,7 @@ class ServerContext:
             for connection in self.state.connections
             if hasattr(connection, 'go_away')
         ]
+
+
+async def _nothing(scope: Any, receive: Any, send: Any) -> None:
+    """Stand for the application where only the scope is wanted."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from http import HTTPStatus
 from typing import Any
 from typing import TYPE_CHECKING
@@ -23,6 +24,28 @@ from falcon_channels.transports.direct import EXTENSION
 
 if TYPE_CHECKING:
     from falcon_channels.server.context import ServerContext
+
+
+#: Headers that many clients send alike. Each pair is kept once for all of them.
+#: SECURITY: None that may hold a secret: those must not outlive their connection.
+_SHARED_HEADERS = {
+    'accept-encoding',
+    'accept-language',
+    'cache-control',
+    'connection',
+    'host',
+    'origin',
+    'pragma',
+    'sec-fetch-dest',
+    'sec-fetch-mode',
+    'sec-fetch-site',
+    'sec-websocket-extensions',
+    'sec-websocket-version',
+    'upgrade',
+    'user-agent',
+}
+_MAX_SHARED = 256
+_NO_SETTINGS: dict[str, Any] = {}
 
 
 class HandshakeRefusedError(Exception):
@@ -130,26 +153,43 @@ def build_scope(
     raw_path, _, query = request.path.partition('?')
     return {
         'type': 'websocket',
-        'asgi': {'version': context.config.asgi_version, 'spec_version': '2.4'},
+        'asgi': context.scope_asgi,
         'http_version': '1.1',
         'scheme': 'wss' if is_ssl(transport) else 'ws',
-        'server': get_local_addr(transport),
+        'server': _server_address(context, transport),
         'client': get_remote_addr(transport),
         'root_path': root_path,
         'path': root_path + unquote(raw_path),
         'raw_path': (root_path + raw_path).encode('ascii'),
         'query_string': query.encode('ascii'),
         'headers': [
-            (name.encode('ascii'), value.encode('latin-1'))
+            _shared_header(name, value)
+            if name in _SHARED_HEADERS and len(value) <= _MAX_SHARED
+            else (name.encode('ascii'), value.encode('latin-1'))
             for name, value in request.headers.raw_items()
         ],
         'subprotocols': subprotocols,
         'state': context.app_state.copy(),
         'extensions': {
-            'websocket.http.response': {},
+            'websocket.http.response': _NO_SETTINGS,
             EXTENSION: {'websocket': direct},
         },
     }
+
+
+@functools.lru_cache(maxsize=1024)
+def _shared_header(name: str, value: str) -> tuple[bytes, bytes]:
+    return name.encode('ascii'), value.encode('latin-1')
+
+
+def _server_address(
+    context: ServerContext, transport: asyncio.Transport
+) -> tuple[str, int | None] | None:
+    """Return the server's address, nearly always the one that the last scope had."""
+    address = get_local_addr(transport)
+    if address != context.scope_server:
+        context.scope_server = address
+    return context.scope_server
 
 
 def log_access(context: ServerContext, scope: dict[str, Any], status: int) -> None:

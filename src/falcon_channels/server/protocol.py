@@ -301,6 +301,7 @@ class WebSocketProtocol(FrameReader):
             )
             if not self.write_blocked:
                 self._direct_fd = self._fd
+        cycle.forget_extensions()
         for message in cycle.take_messages():
             receiver.on_message(message)
         self._unhold(HELD_BY_QUEUE)

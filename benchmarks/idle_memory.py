@@ -1,0 +1,113 @@
+"""What an idle connection costs in the server's memory.
+
+    python -m benchmarks.idle_memory
+
+The growth of the server's resident memory from 200 connections to N, for one of them.
+Clients send the headers that a browser sends, and offer compression or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import dataclasses
+from pathlib import Path
+import subprocess
+import tempfile
+import time
+
+from benchmarks import harness
+
+WARM = 200
+_SUBSCRIBE = (
+    '{"id":1,"connect":{"name":"js"}}\n{"id":2,"subscribe":{"channel":"rooms:a"}}'
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A kind of connection.
+
+    Attributes:
+        title: As it is printed.
+        peer: The server.
+        path: Where clients connect.
+        talk: What each client sends first, and what it then waits for.
+    """
+
+    title: str
+    peer: harness.Peer
+    path: str
+    talk: Sequence[str] = ()
+
+
+def kinds() -> list[Kind]:
+    """Return what is measured, uvicorn's own classes first."""
+    default, _, ours, direct, rooms, *_ = harness.falcon_peers()
+    return [
+        Kind('uvicorn default, on_websocket', default, '/echo'),
+        Kind('falcon-channels, on_websocket', ours, '/echo'),
+        Kind('falcon-channels, direct extension only', direct, '/sub'),
+        Kind('falcon-channels, raw door (Channels.serve)', rooms, '/sub'),
+        Kind(
+            'falcon-channels, SDK connection with one subscription',
+            rooms,
+            '/connection/websocket',
+            (_SUBSCRIBE, '"id":2'),
+        ),
+    ]
+
+
+def growth_bytes(program: Path, kind: Kind, count: int, deflate: bool) -> float:
+    """Return the resident memory of one more connection."""
+    with harness.Server(kind.peer) as server:
+        clients = subprocess.Popen(
+            [
+                *(program, str(server.port), str(count), kind.path, str(int(deflate))),
+                *kind.talk,
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert clients.stdin is not None
+        assert clients.stdout is not None
+        try:
+            before = _settled(server, clients)
+            clients.stdin.write('on\n')
+            clients.stdin.flush()
+            return (_settled(server, clients) - before) / (count - WARM)
+        finally:
+            clients.kill()
+            clients.communicate()
+
+
+def _settled(server: harness.Server, clients: subprocess.Popen[str]) -> int:
+    assert clients.stdout is not None
+    if clients.stdout.readline().strip() != 'ready':
+        raise SystemExit(f'{server.peer.name}: the clients failed')
+    time.sleep(1)
+    return server.rss_bytes()
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = harness.arguments(__doc__ or '')
+    parser.add_argument('--connections', type=int, nargs='+', default=[5000, 9000])
+    args = parser.parse_args()
+    print('| KiB for each idle connection |', end='')
+    columns = [(count, deflate) for count in args.connections for deflate in (0, 1)]
+    for count, deflate in columns:
+        print(f' {count}{", compression offered" if deflate else ""} |', end='')
+    print('\n|---|' + '--:|' * len(columns))
+    with tempfile.TemporaryDirectory() as folder:
+        program = harness.compile_c('idle', Path(folder))
+        for kind in kinds():
+            print(f'| {kind.title} |', end='', flush=True)
+            for count, deflate in columns:
+                size = growth_bytes(program, kind, count, bool(deflate))
+                print(f' {size / 1024:.1f} |', end='', flush=True)
+            print()
+
+
+if __name__ == '__main__':
+    main()
