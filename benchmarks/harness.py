@@ -317,6 +317,7 @@ def falcon_peers() -> list[Peer]:
         ),
         Peer('falcon-channels, Falcon by hand', [*serve, by_hand]),
         Peer('falcon-channels, direct', [*serve, 'benchmarks.apps.direct:app']),
+        Peer('uvicorn default, raw door', [*uvicorn, 'benchmarks.apps.rooms:app']),
         Peer('falcon-channels, raw door', [*serve, 'benchmarks.apps.rooms:app']),
         Peer(
             'falcon-channels, SDK in JSON',

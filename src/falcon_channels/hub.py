@@ -344,21 +344,30 @@ class Hub:
 
     async def _join_latest(self, feed: Feed, subscription: Subscription) -> Joined:
         settings = stream_settings(feed.options)
-        self._fan_out.flush_feed(feed)
-        feed.keep_for(subscription)
-        page = await self.broker.history(feed.channel, settings, limit=1, reverse=True)
-        self._must_go_on(subscription)
-        self._fan_out.flush_feed(feed)
-        kept = subscription.kept
-        _, found, position = recovery.latest(page)
-        if kept and (
-            kept[-1][1] != position.epoch or kept[-1][0].offset > position.offset
-        ):
-            found, position = [kept[-1][0]], feed.position
-        if position.epoch != feed.position.epoch:
-            position = feed.position
-        feed.add(subscription, position.offset)
-        return Joined(position, found, bool(found))
+        for _ in range(_ATTEMPTS):
+            self._fan_out.flush_feed(feed)
+            feed.keep_for(subscription)
+            page = await self.broker.history(
+                feed.channel, settings, limit=1, reverse=True
+            )
+            self._must_go_on(subscription)
+            if page.position.epoch != feed.position.epoch:
+                await self._same_log(feed)
+                continue
+            self._fan_out.flush_feed(feed)
+            _, found, position = recovery.latest(page)
+            kept = subscription.kept
+            if kept and kept[-1][0].offset > position.offset:
+                found, position = [kept[-1][0]], feed.position
+            feed.add(subscription, position.offset)
+            return Joined(position, found, bool(found))
+        return self._join_live(feed, subscription, True)
+
+    async def _same_log(self, feed: Feed) -> None:
+        """Wait until a feed stands in the log that the broker has now."""
+        if feed.state is FeedState.LIVE:
+            self._repairs.begin(feed)
+        await self._repairs.wait(feed, _REPAIR_TIMEOUT_S)
 
     async def _join_recovering(
         self, feed: Feed, subscription: Subscription, since: Position
@@ -375,9 +384,7 @@ class Hub:
             )
             self._must_go_on(subscription)
             if page.position.epoch != feed.position.epoch:
-                if feed.state is FeedState.LIVE:
-                    self._repairs.begin(feed)
-                await self._repairs.wait(feed, _REPAIR_TIMEOUT_S)
+                await self._same_log(feed)
                 continue
             kept = subscription.kept
             if kept is None:

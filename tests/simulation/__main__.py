@@ -15,6 +15,7 @@ def main() -> int:
     parser.add_argument('--seeds', type=int, default=1000, help='how many worlds')
     parser.add_argument('--first', type=int, default=0, help='the first seed')
     parser.add_argument('--seed', type=int, help='replay this one and print its trace')
+    parser.add_argument('--one', action='store_true', help='stop at the first failure')
     args = parser.parse_args()
     if args.seed is not None:
         world = simulate(args.seed)
@@ -28,7 +29,7 @@ def main() -> int:
         except Exception:
             failed.append(seed)
             print(traceback.format_exc(limit=-3))
-            if len(failed) == 10:
+            if args.one or len(failed) == 10:
                 break
     seconds = time.monotonic() - start
     print(f'{args.seeds} worlds in {seconds:.1f} s; failed: {failed}')
