@@ -1,0 +1,48 @@
+"""The raw door on every ASGI server: order and completeness under back-pressure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import json
+
+import pytest
+from support.processes import ServerProcess
+from websockets.sync.client import connect
+
+from rooms.servers import OTHERS
+from rooms.servers import USUAL
+
+SERVERS = {**USUAL, **OTHERS}
+
+pytestmark = [pytest.mark.server, pytest.mark.xdist_group('rooms')]
+
+
+@pytest.fixture(params=SERVERS)
+def server(request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
+    with ServerProcess(SERVERS[request.param]) as server:
+        yield server
+
+
+def test_everything_arrives_in_order(server: ServerProcess) -> None:
+    """A reader that falls behind gets all publications, each once, in order."""
+    words = 'x' * 10_000
+    with (
+        connect(server.ws_url + '/log/a', compression=None, max_size=None) as reader,
+        connect(server.ws_url + '/log/a', compression=None, max_size=None) as writer,
+    ):
+        assert 0 == json.loads(reader.recv(30))['subscribed']['offset']
+        assert 0 == json.loads(writer.recv(30))['subscribed']['offset']
+        for number in range(300):
+            writer.send(json.dumps([number, words]))
+            # NOTE: only the writer reads, so that the other falls behind.
+            assert number == json.loads(writer.recv(30))['data'][0]
+        for number in range(300):
+            message = json.loads(reader.recv(30))
+            assert [number, words] == message['data']
+            assert number + 1 == message['offset']
+        epoch = message['epoch']
+    url = f'{server.ws_url}/log/a?since=290:{epoch}'
+    with connect(url, compression=None, max_size=None) as back:
+        assert True is json.loads(back.recv(30))['subscribed']['recovered']
+        for number in range(290, 300):
+            assert number + 1 == json.loads(back.recv(30))['offset']
