@@ -35,7 +35,8 @@ ALLOWED: dict[str, set[str]] = {
     'feed': _CORE,
     'fanout': {*_CORE, 'feed'},
     'repair': {*_CORE, 'feed', 'fanout'},
-    'hub': {*_CORE, 'feed', 'fanout', 'repair'},
+    'feeds': {*_CORE, 'feed'},
+    'hub': {*_CORE, 'feed', 'feeds', 'fanout', 'repair'},
     'presence': {*_CORE, 'hub'},
     # What clients may do, the ways in, and the facade.
     'access': {*_CORE, 'routing'},

@@ -21,7 +21,6 @@ import asyncio
 from collections.abc import Callable
 from collections.abc import Coroutine
 import logging
-import math
 from typing import Any
 from typing import NamedTuple
 
@@ -35,15 +34,14 @@ from falcon_channels.control import NodeMessage
 from falcon_channels.control import RefreshUser
 from falcon_channels.control import SubscribeUser
 from falcon_channels.control import UserMessage
-from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import ClosedError
 from falcon_channels.errors import UnsubscribedError
 from falcon_channels.fanout import FanOut
 from falcon_channels.feed import Feed
 from falcon_channels.feed import FeedState
 from falcon_channels.feed import stream_settings as stream_settings
+from falcon_channels.feeds import Feeds
 from falcon_channels.metrics import Counters
-from falcon_channels.options import ChannelOptions
 from falcon_channels.options import ChannelsOptions
 from falcon_channels.protocol import recovery
 from falcon_channels.publication import approximate_bytes
@@ -65,8 +63,6 @@ _ATTEMPTS = 5
 _REPAIR_TIMEOUT_S = 5.0
 #: How long responders may take that are told of an end, when all ends.
 _RESPONDERS_TIMEOUT_S = 5.0
-#: How many channels are unsubscribed at the broker at the same time.
-_SHUT_BATCH = 64
 
 
 class Joined(NamedTuple):
@@ -107,7 +103,10 @@ class Hub:
         self.draining = False
         #: Called with each subscription that has ended; presence listens here.
         self.on_left: Callable[[Subscription], None] = _ignore
-        self._feeds: dict[str, Feed] = {}
+        self._opened = Feeds(
+            broker, options, self._on_open, lambda: self._repairs.links
+        )
+        self._feeds = self._opened.by_channel
         self._fan_out = FanOut(self._feeds, self.counters, options.max_backlog_bytes)
         self._repairs = Repairs(
             self._feeds,
@@ -119,9 +118,6 @@ class Hub:
         )
         #: Called by connections that have something to write.
         self.on_output = self._fan_out.on_output
-        #: Channels that are being subscribed or unsubscribed at the broker.
-        self._changing: dict[str, asyncio.Task[None]] = {}
-        self._idle: dict[str, float] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._graceful: set[asyncio.Task[Any]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -133,7 +129,7 @@ class Hub:
         """Begin, in the running event loop."""
         self._loop = asyncio.get_running_loop()
         self._fan_out.start()
-        self.spawn(self._keep_house(), 'housekeeping')
+        self.spawn(self._opened.keep_house(), 'housekeeping')
         if self.options.position_check_s is not None:
             self.spawn(
                 self._repairs.check_positions(self.options.position_check_s),
@@ -146,9 +142,10 @@ class Hub:
         Responders that are told of the end of a subscription have a little time.
         """
         self._closed = True
+        self._opened.closed = True
         if self._graceful:
             await asyncio.wait(list(self._graceful), timeout=_RESPONDERS_TIMEOUT_S)
-        tasks = [*self._tasks, *self._changing.values()]
+        tasks = [*self._tasks, *self._opened.changing.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -268,7 +265,7 @@ class Hub:
             BrokerUnavailableError: The broker cannot be asked now.
         """
         options = subscription.route.options
-        feed = await self._hold(subscription.channel, options)
+        feed = await self._opened.hold(subscription.channel, options)
         try:
             mode = options.recovery_mode
             if since is None or mode == 'off':
@@ -279,8 +276,7 @@ class Hub:
                 joined = await self._join_recovering(feed, subscription, since)
         finally:
             feed.joining.pop(subscription, None)
-            feed.holds -= 1
-            self._note_idle(feed)
+            self._opened.release(feed)
         # NOTE: not held against the client: it asked for it, and has to read it first.
         subscription.connection.granted_bytes += sum(
             map(approximate_bytes, joined.publications)
@@ -304,7 +300,7 @@ class Hub:
             subscription.state = State.ENDED
         else:
             feed.remove(subscription)
-            self._note_idle(feed)
+            self._opened.note_idle(feed)
         self.on_left(subscription)
 
     def delivered(self, subscription: Subscription) -> Position | None:
@@ -409,103 +405,12 @@ class Hub:
             code, reason = subscription.end or (0, 'the connection has ended')
             raise UnsubscribedError(code, reason)
 
-    # --- opening and closing feeds ---------------------------------------------------
-
-    async def _hold(self, channel: str, options: ChannelOptions) -> Feed:
-        """Return the feed of a channel, open, and held by the caller."""
-        while not self._closed:
-            feed = self._feeds.get(channel)
-            task = self._changing.get(channel)
-            if feed is not None and task is None:
-                feed.holds += 1
-                self._idle.pop(channel, None)
-                return feed
-            if task is None:
-                task = self._change(channel, self._open(channel, options), 'open')
-            # NOTE: others may wait for the same task, so that who is cancelled here
-            #   does not cancel it.
-            await asyncio.wait([task])
-            if not task.cancelled() and (ex := task.exception()) is not None:
-                raise ex
-        raise ClosedError('the hub is closed')
-
-    def _change(
-        self, channel: str, coroutine: Coroutine[Any, Any, None], name: str
-    ) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(
-            coroutine, name=f'falcon_channels {name} {channel}'
-        )
-        self._changing[channel] = task
-        task.add_done_callback(_retrieve)
-        return task
-
-    async def _open(self, channel: str, options: ChannelOptions) -> None:
-        feed = Feed(
-            channel,
-            options,
-            self.options.max_pending_bytes,
-            self.options.max_backlog_bytes,
-        )
-        self._feeds[channel] = feed
-        links = self._repairs.links
-        try:
-            position = await self.broker.subscribe(channel, stream_settings(options))
-        except BaseException as ex:
-            del self._feeds[channel]
-            if isinstance(ex, BrokerUnavailableError):
-                # NOTE: it may have happened, and only the answer was lost.
-                await self._unsubscribe_at_broker(channel)
-            raise
-        finally:
-            del self._changing[channel]
-        gap = feed.open(position)
+    def _on_open(self, feed: Feed, gap: bool, links: int) -> None:
         if feed.turn:
             self._fan_out.mark(feed)
-        # NOTE: what was missed while the link was lost may lie after `position`.
-        if gap or (links != self._repairs.links and options.history_size):
+        # NOTE: what was missed while the link was lost may lie after its position.
+        if gap or (links != self._repairs.links and feed.options.history_size):
             self._repairs.begin(feed)
-        self._note_idle(feed)
-
-    async def _shut(self, feed: Feed) -> None:
-        del self._feeds[feed.channel]
-        try:
-            await self._unsubscribe_at_broker(feed.channel)
-        finally:
-            del self._changing[feed.channel]
-
-    async def _unsubscribe_at_broker(self, channel: str) -> None:
-        try:
-            await self.broker.unsubscribe(channel)
-        except BrokerUnavailableError as ex:
-            _logger.warning('could not unsubscribe %r at the broker: %s', channel, ex)
-
-    def _note_idle(self, feed: Feed) -> None:
-        if feed.idle and self._loop is not None:
-            # NOTE: taken out first, so that the dict stays in the order of its times.
-            self._idle.pop(feed.channel, None)
-            self._idle[feed.channel] = self._loop.time() + self.options.linger_s
-
-    async def _keep_house(self) -> None:
-        interval_s = max(self.options.linger_s, 0.1)
-        while True:
-            await asyncio.sleep(interval_s)
-            now_s = asyncio.get_running_loop().time()
-            due = []
-            for channel, when_s in self._idle.items():
-                if when_s > now_s:
-                    break
-                due.append(channel)
-            for start in range(0, len(due), _SHUT_BATCH):
-                tasks = []
-                for channel in due[start : start + _SHUT_BATCH]:
-                    # NOTE: while others were shut it may have come to life again.
-                    if self._idle.get(channel, math.inf) > now_s:
-                        continue
-                    del self._idle[channel]
-                    feed = self._feeds.get(channel)
-                    if feed is not None and feed.idle and channel not in self._changing:
-                        tasks.append(self._change(channel, self._shut(feed), 'shut'))
-                await asyncio.gather(*tasks)
 
     # --- what the broker announces ---------------------------------------------------
 
@@ -596,9 +501,3 @@ class Hub:
 
 def _ignore(*something: object) -> None:
     """Do nothing, where nobody listens."""
-
-
-def _retrieve(task: asyncio.Task[None]) -> None:
-    """Mark the exception of a task as seen: whoever waits for the task raises it."""
-    if not task.cancelled():
-        task.exception()

@@ -444,8 +444,8 @@ class World:
                 'connections': hub.connections,
                 'users': hub._by_user,
                 'feeds': hub._feeds,
-                'changing': hub._changing,
-                'idle': hub._idle,
+                'changing': hub._opened.changing,
+                'idle': hub._opened.idle,
                 'subscribed': process.broker._subscribed,
             }
             for name, there in left.items():
