@@ -93,6 +93,15 @@ format: setup  ## Format the code and mend what the linter can
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 
+.PHONY: bench
+bench: setup  ## What an echo and a delivery cost, beside a bare C server (needs two cores and cc)
+	$(BIN)/python -m benchmarks.echo
+	$(BIN)/python -m benchmarks.fanout
+
+.PHONY: bench-others
+bench-others: setup  ## The same delivery with other projects, which it installs below build/
+	$(BIN)/python -m benchmarks.others
+
 .PHONY: lock
 lock: setup  ## Write constraints.txt again from what is installed
 	$(BIN)/python scripts/write_constraints.py > constraints.tmp && mv constraints.tmp constraints.txt

@@ -1,0 +1,130 @@
+"""What a delivery costs here and elsewhere.
+
+    python -m benchmarks.others
+
+Other projects, each as its own documentation has it, in one process: Django Channels
+on Daphne, python-socketio and Litestar's channels on uvicorn, ws and socket.io on Node,
+and Centrifugo where its program is on the path. They are installed apart, below build/.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import os
+from pathlib import Path
+import shutil
+import subprocess
+import sys
+import tempfile
+
+from benchmarks import harness
+
+HERE = Path(__file__).parent / 'peers'
+BUILD = harness.ROOT / 'build' / 'benchmark-peers'
+_SOCKET_IO = [
+    *('--sub', '/socket.io/?EIO=4&transport=websocket'),
+    *('--pub', '/socket.io/?EIO=4&transport=websocket'),
+    *('--sub-hello', '40', '--pub-hello', '40', '--pub-text', '42["message","%s"]'),
+]
+_CENTRIFUGO = [
+    *('--sub', '/connection/websocket', '--pub', '/connection/websocket'),
+    *('--sub-hello', harness.SDK_HELLO, '--pub-hello', '{"id":1,"connect":{}}'),
+    *('--pub-text', '{"id":2,"publish":{"channel":"rooms:sdk","data":"%s"}}'),
+]
+
+
+def install() -> Path:
+    """Install the other projects; return the Python that has them."""
+    python = BUILD / 'venv' / 'bin' / 'python'
+    done = BUILD / 'done'
+    wanted = (HERE / 'requirements.txt').read_text() + (
+        HERE / 'package.json'
+    ).read_text()
+    if done.exists() and done.read_text() == wanted:
+        return python
+    BUILD.mkdir(parents=True, exist_ok=True)
+    subprocess.run([sys.executable, '-m', 'venv', BUILD / 'venv'], check=True)
+    pip = [python, '-m', 'pip', 'install', '--quiet']
+    subprocess.run([*pip, '-r', HERE / 'requirements.txt'], check=True)
+    for path in HERE.glob('*.js*'):
+        shutil.copy(path, BUILD)
+    npm = ['npm', 'install', '--silent', '--no-audit', '--no-fund']
+    subprocess.run([*npm, '--no-package-lock'], cwd=BUILD, check=True)
+    done.write_text(wanted)
+    return python
+
+
+def others(python: Path, folder: Path) -> list[harness.Peer]:
+    """Return the other projects as peers."""
+    env = {'PYTHONPATH': str(HERE), 'NODE_ENV': 'production'}
+    uvicorn = [str(python), '-m', 'uvicorn', '--port', '{port}', '--log-level', 'error']
+    daphne = [str(python), '-m', 'daphne', '-p', '{port}', '-v', '0']
+    peers = [
+        harness.Peer('Django Channels, Daphne', [*daphne, 'django_room:app'], env),
+        harness.Peer('Litestar channels', [*uvicorn, 'litestar_room:app'], env),
+        harness.Peer(
+            'python-socketio', [*uvicorn, 'socketio_room:app'], env, _SOCKET_IO
+        ),
+        harness.Peer('ws, Node', ['node', str(BUILD / 'ws_room.js'), '{port}'], env),
+        harness.Peer(
+            'socket.io, Node',
+            ['node', str(BUILD / 'socketio_room.js'), '{port}'],
+            env,
+            _SOCKET_IO,
+        ),
+    ]
+    centrifugo = shutil.which('centrifugo')
+    if centrifugo is None:
+        print('Centrifugo is not on the path and left out.')
+    else:
+        peers.append(_centrifugo(centrifugo, folder))
+    return peers
+
+
+def _centrifugo(program: str, folder: Path) -> harness.Peer:
+    config = folder / 'centrifugo.json'
+    config.write_text(
+        '{"client": {"insecure": true, "allowed_origins": ["*"]}, "channel": '
+        '{"namespaces": [{"name": "rooms", "history_size": 100, "history_ttl": "300s",'
+        ' "force_recovery": true}]}}'
+    )
+    command: Sequence[str] = [
+        *(program, '--config', str(config), '--http_server.port', '{port}'),
+        *('--log.level', 'error'),
+    ]
+    return harness.Peer(
+        'Centrifugo', command, {'GOMAXPROCS': '1', **os.environ}, _CENTRIFUGO
+    )
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = harness.arguments(__doc__ or '')
+    parser.add_argument('--recipients', type=int, nargs='+', default=[500])
+    parser.add_argument('--in-flight', type=int, nargs='+', default=[1, 4])
+    args = parser.parse_args()
+    cases = [
+        harness.Case(
+            f'Fan-out to {recipients}, {in_flight} in flight',
+            ['fanout', recipients, in_flight, args.bytes],
+        )
+        for recipients in args.recipients
+        for in_flight in args.in_flight
+    ]
+    python = install()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        ours = harness.falcon_peers()
+        peers = [
+            harness.c_server(folder),
+            *ours[-2:],
+            ours[0],
+            *others(python, folder),
+        ]
+        harness.measure(
+            peers, cases, repetitions=args.repetitions, seconds=args.seconds
+        )
+
+
+if __name__ == '__main__':
+    main()
