@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import falcon.asgi
 
 from falcon_channels import ChannelOptions
@@ -10,7 +12,7 @@ from falcon_channels import Channels
 KEY = 'first-key-of-the-tests'
 OLD_KEY = 'former-key-of-the-tests'
 
-channels = Channels()
+channels = Channels(os.environ.get('API_BROKER'))
 channels.add_route(
     'rooms:{room}',
     None,
@@ -26,8 +28,14 @@ class Door:
         await channels.serve(req, ws, channel, user=user, info=info, media=True)
 
 
+class Who:
+    async def on_connect(self, req, connection):  # type: ignore[no-untyped-def]
+        connection.user = req.get_param('user', default='')
+
+
 app = falcon.asgi.App(middleware=[channels])
 app.add_route('/ws/{channel}', Door())
+channels.add_endpoints(app, resource=Who())
 channels.add_api(app, keys=[KEY, OLD_KEY], max_body_bytes=100_000)
 channels.add_metrics(app)
 channels.add_metrics(app, '/metrics/all', all_processes=True)

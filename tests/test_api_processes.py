@@ -1,0 +1,169 @@
+"""The server API where several processes share a broker, with SDK clients on both."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from collections.abc import Callable
+from collections.abc import Iterator
+import contextlib
+from pathlib import Path
+import sys
+from typing import Any
+
+import cent
+import centrifuge
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+import pytest
+from support.api_app import KEY
+from support.processes import ServerProcess
+from support.processes import wait_until
+
+pytestmark = [pytest.mark.server, pytest.mark.xdist_group('api processes')]
+
+#: So many connections that both processes are all but sure to have some.
+CLIENTS = 8
+
+
+@pytest.fixture(scope='module')
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    command = [
+        str(Path(sys.executable).with_name('falcon-channels')),
+        *('serve', 'support.api_app:app', '--workers', '2', '--port', '{port}'),
+    ]
+    folder = tmp_path_factory.mktemp('api')
+    env = {'PYTHONPATH': 'tests', 'API_BROKER': f'sqlite:///{folder}/channels.db'}
+    with ServerProcess(command, env=env) as process:
+        wait_until(lambda: len(call(process, 'info')['nodes']) == 2, 'both are there')
+        yield process
+
+
+@pytest.fixture
+def api(server: ServerProcess) -> Iterator[cent.Client]:
+    client = cent.Client(f'{server.url}/api', KEY)
+    yield client
+    client._session.close()
+
+
+def call(server: ServerProcess, method: str, **request: Any) -> Any:
+    headers = {'X-API-Key': KEY}
+    answer = httpx.post(
+        f'{server.url}/api/{method}', json=request, headers=headers, timeout=30
+    )
+    return answer.json()['result']
+
+
+class Events(centrifuge.ClientEventHandler):
+    """Keeps what an SDK client hears."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[Any, ...]] = []
+
+    async def on_connected(self, ctx: Any) -> None:
+        self.heard.append(('connected',))
+
+    async def on_connecting(self, ctx: Any) -> None:
+        self.heard.append(('connecting', ctx.code))
+
+    async def on_disconnected(self, ctx: Any) -> None:
+        self.heard.append(('disconnected', ctx.code))
+
+    async def on_subscribed(self, ctx: Any) -> None:
+        self.heard.append(('subscribed', ctx.channel, ctx.data))
+
+    async def on_unsubscribed(self, ctx: Any) -> None:
+        self.heard.append(('unsubscribed', ctx.channel))
+
+    async def on_publication(self, ctx: Any) -> None:
+        self.heard.append(('publication', ctx.channel, ctx.pub.data, ctx.pub.offset))
+
+
+@contextlib.asynccontextmanager
+async def clients(server: ServerProcess, user: str) -> AsyncIterator[list[Events]]:
+    """Connect SDK clients of one user; give what they hear from then on."""
+    url = f'{server.ws_url}/connection/websocket?user={user}'
+    events = [Events() for _ in range(CLIENTS)]
+    connections = [centrifuge.Client(url, events=e) for e in events]
+    try:
+        for client in connections:
+            await client.connect()
+        await settle(lambda: all(('connected',) in e.heard for e in events))
+        for e in events:
+            e.heard.clear()
+        yield events
+    finally:
+        for client in connections:
+            await client.disconnect()
+
+
+async def settle(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def all_hear(events: list[Events], *wanted: tuple[Any, ...]) -> None:
+    """Wait until every client has heard this and nothing else, then forget it."""
+    await settle(lambda: all(len(e.heard) >= len(wanted) for e in events))
+    assert [list(wanted)] * len(events) == [e.heard for e in events]
+    for e in events:
+        e.heard.clear()
+
+
+async def test_users_are_steered_in_all_processes(
+    server: ServerProcess, api: cent.Client
+) -> None:
+    """Subscribing, publishing, unsubscribing and disconnecting reach all clients."""
+    before = api.publish(cent.PublishRequest(channel='rooms:s', data='before'))
+    async with clients(server, 'ann') as ann, clients(server, 'bob') as bob:
+        since = cent.StreamPosition(offset=before.offset - 1, epoch=before.epoch)
+        api.subscribe(
+            cent.SubscribeRequest(
+                user='ann', channel='rooms:s', data={'a': 1}, recover_since=since
+            )
+        )
+        await all_hear(
+            ann,
+            ('subscribed', 'rooms:s', {'a': 1}),
+            ('publication', 'rooms:s', 'before', 1),
+        )
+        api.publish(cent.PublishRequest(channel='rooms:s', data='after'))
+        await all_hear(ann, ('publication', 'rooms:s', 'after', 2))
+        channels = api.channels(cent.ChannelsRequest(pattern='rooms:s')).channels
+        assert CLIENTS == channels['rooms:s'].num_clients
+        api.unsubscribe(cent.UnsubscribeRequest(user='ann', channel='rooms:s'))
+        await all_hear(ann, ('unsubscribed', 'rooms:s'))
+        api.disconnect(
+            cent.DisconnectRequest(
+                user='ann', disconnect=cent.Disconnect(code=4501, reason='bye')
+            )
+        )
+        await all_hear(ann, ('disconnected', 4501))
+        assert [[]] * CLIENTS == [e.heard for e in bob]
+
+
+async def test_expired_connections_come_back(
+    server: ServerProcess, api: cent.Client
+) -> None:
+    """After a refresh with `expired`, SDK clients reconnect by themselves."""
+    async with clients(server, 'eve') as eve:
+        api.refresh(cent.RefreshRequest(user='eve', expired=True))
+        await all_hear(eve, ('connecting', 3005), ('connected',))
+
+
+async def test_processes_are_counted_together(
+    server: ServerProcess, api: cent.Client
+) -> None:
+    """Info and the page for Prometheus have both processes and all connections."""
+    async with clients(server, 'joe'):
+        nodes = api.info(cent.InfoRequest()).nodes
+        assert (2, CLIENTS) == (len(nodes), sum(node.num_clients for node in nodes))
+        page = httpx.get(f'{server.url}/metrics/all', timeout=30).text
+        counts = {
+            sample.labels['node']: sample.value
+            for family in text_string_to_metric_families(page)
+            for sample in family.samples
+            if sample.name == 'falcon_channels_connections'
+        }
+    assert {node.name: node.num_clients for node in nodes} == counts
