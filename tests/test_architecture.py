@@ -96,6 +96,7 @@ ALLOWED: dict[str, set[str]] = {
     'wsgi': {'errors', 'origin'},
     'origin': {'errors'},
     'tokens': {'errors'},
+    'commands': {'errors', 'tokens'},
     # NOTE: It imports the module of a subcommand by its name, when it is used.
     'cli': {'errors'},
     '__main__': {'cli'},

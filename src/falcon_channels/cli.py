@@ -7,10 +7,18 @@ from collections.abc import Sequence
 import importlib
 import sys
 
+_API = 'falcon_channels.commands'
+
 #: Subcommand: the module that has `add_arguments` and a function of the same name,
 #: and what it does. Modules are imported when used, for each needs its own extras.
 _COMMANDS = {
     'serve': ('falcon_channels.server.command', 'serve an ASGI application'),
+    'publish': (f'{_API}.publish', 'publish to a channel'),
+    'history': (f'{_API}.history', 'print what a channel keeps'),
+    'tail': (f'{_API}.tail', 'print a channel as it is published to'),
+    'presence': (f'{_API}.presence', 'print who is in a channel'),
+    'channels': (f'{_API}.channels', 'print channels with subscribers'),
+    'token': (f'{_API}.token', 'make a token for a user'),
     'chat': ('falcon_channels_chat.serving', 'serve a chat application'),
 }
 

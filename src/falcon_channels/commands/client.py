@@ -1,0 +1,244 @@
+"""The caller's side of the server API, for commands: arguments, requests, printing."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+import http.client
+import ipaddress
+import os
+from pathlib import Path
+import sys
+from typing import Any
+from urllib.parse import SplitResult
+from urllib.parse import urlsplit
+
+import msgspec
+
+KEY_VARIABLE = 'FALCON_CHANNELS_API_KEY'
+URL_VARIABLE = 'FALCON_CHANNELS_API_URL'
+DEFAULT_URL = 'http://127.0.0.1:8000/api'
+
+#: Exit code after Ctrl-C: 128 + SIGINT, as shells have it.
+INTERRUPTED = 130
+
+# SECURITY: what an answer may measure, so that a wrong URL cannot fill the memory.
+_MAX_ANSWER_BYTES = 64 * 1024 * 1024
+
+
+class CommandError(Exception):
+    """The command cannot do what it was asked; the message is for its user."""
+
+
+class UnreachableError(CommandError):
+    """Nobody answered."""
+
+
+class ApiCallError(CommandError):
+    """The API answered with an error.
+
+    Attributes:
+        code: As in the table of docs/server_api.md.
+    """
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(f'error {code}: {message}')
+        self.code = code
+
+
+def add_api_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments that all commands share."""
+    api = parser.add_argument_group('the server API')
+    api.add_argument(
+        '--url',
+        default=os.environ.get(URL_VARIABLE, DEFAULT_URL),
+        help=f'where it is; {URL_VARIABLE} in the environment sets another default',
+    )
+    api.add_argument(
+        '--key-file',
+        type=Path,
+        metavar='FILE',
+        help=f'file with the key, where {KEY_VARIABLE} is not in the environment',
+    )
+    api.add_argument(
+        '--timeout-s', type=float, default=10.0, help='seconds to wait for an answer'
+    )
+
+
+class ApiClient:
+    """Calls methods of the server API, one request at a time.
+
+    Args:
+        args: Parsed arguments of `add_api_arguments`.
+
+    Raises:
+        CommandError: There is no key, or the URL is none.
+    """
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self._url = _checked_url(args.url)
+        self._key = read_secret(KEY_VARIABLE, args.key_file, '--key-file')
+        self._timeout_s: float = args.timeout_s
+        if self._url.scheme == 'http' and not _is_loopback(self._url.hostname or ''):
+            say(f'warning: the key travels unencrypted to {self._url.hostname}')
+
+    def call(self, method: str, **request: Any) -> Any:
+        """Return the result of a method.
+
+        Raises:
+            UnreachableError: Nobody answered in time.
+            ApiCallError: The API answered with an error.
+            CommandError: The answer is none of the server API.
+        """
+        status, body = self._post(method, msgspec.json.encode(request))
+        if status == 401:
+            raise CommandError('the server does not know this key (HTTP 401)')
+        if status != 200:
+            raise CommandError(
+                f'{self._url.geturl()} answered HTTP {status}: is the server API there?'
+            )
+        try:
+            answer = msgspec.json.decode(body, type=dict[str, Any])
+        except msgspec.DecodeError:
+            raise CommandError(
+                f'{self._url.geturl()} did not answer as a server API does'
+            ) from None
+        if 'error' in answer:
+            raise ApiCallError(answer['error']['code'], answer['error']['message'])
+        return answer.get('result')
+
+    def _post(self, method: str, body: bytes) -> tuple[int, bytes]:
+        url = self._url
+        kind = (
+            http.client.HTTPSConnection
+            if url.scheme == 'https'
+            else http.client.HTTPConnection
+        )
+        # NOTE: a redirection is not followed, for the key would go with it.
+        connection = kind(url.hostname or '', url.port, timeout=self._timeout_s)
+        try:
+            connection.request(
+                'POST',
+                f'{url.path.rstrip("/")}/{method}',
+                body,
+                {'Content-Type': 'application/json', 'X-API-Key': self._key},
+            )
+            response = connection.getresponse()
+            answer = response.read(_MAX_ANSWER_BYTES + 1)
+        except (OSError, http.client.HTTPException) as ex:
+            raise UnreachableError(
+                f'no answer from {url.geturl()}: {ex or type(ex).__name__}'
+            ) from None
+        finally:
+            connection.close()
+        if len(answer) > _MAX_ANSWER_BYTES:
+            raise CommandError(f'the answer exceeds {_MAX_ANSWER_BYTES} bytes')
+        return response.status, answer
+
+
+def _checked_url(text: str) -> SplitResult:
+    try:
+        url = urlsplit(text)
+        port_is_right = url.port is None or url.port > 0
+    except ValueError:
+        port_is_right = False
+    if not port_is_right or url.scheme not in ('http', 'https') or not url.hostname:
+        raise CommandError(f'{text!r} is no URL such as {DEFAULT_URL}')
+    if url.query or url.username:
+        raise CommandError('secrets and queries do not belong into the URL')
+    return url
+
+
+def _is_loopback(host: str) -> bool:
+    if host == 'localhost':
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def read_secret(variable: str, file: Path | None, option: str) -> str:
+    """Return a secret from a file or the environment; never from an argument.
+
+    SECURITY: arguments are seen by everybody on the machine, and kept by shells.
+
+    Raises:
+        CommandError: There is none, or the file cannot be read.
+    """
+    if file is not None:
+        try:
+            secret = file.read_text().strip()
+        except (OSError, UnicodeDecodeError) as ex:
+            raise CommandError(f'cannot read {file}: {ex}') from None
+    else:
+        secret = os.environ.get(variable, '').strip()
+    if not secret:
+        raise CommandError(f'set {variable} in the environment, or give {option} FILE')
+    if not secret.isascii() or not secret.isprintable():
+        raise CommandError(f'what {variable} or {option} has is no key')
+    return secret
+
+
+def parse_json(text: str, what: str) -> Any:
+    """Return JSON from the command line as values.
+
+    Raises:
+        CommandError: It is none.
+    """
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError, ValueError) as ex:
+        raise CommandError(
+            f'{what} is not JSON: {ex}; text is quoted twice: \'"hello"\''
+        ) from None
+
+
+def show(value: Any) -> None:
+    """Print a value as one line of JSON."""
+    show_line(msgspec.json.encode(value).decode())
+
+
+def show_line(text: str) -> None:
+    """Print a line, at once.
+
+    SECURITY: what others wrote may steer the terminal; what is not printable is
+    escaped, direction marks of Unicode included.
+    """
+    if not text.isprintable():
+        text = ''.join(c if c.isprintable() else _escaped(c) for c in text)
+    print(text, flush=True)  # noqa: T201 - a command talks to its user
+
+
+def _escaped(character: str) -> str:
+    data = character.encode('utf-16-be', 'surrogatepass')
+    units = (data[i : i + 2].hex() for i in range(0, len(data), 2))
+    return ''.join(f'\\u{unit}' for unit in units)
+
+
+def say(text: str) -> None:
+    """Tell the user something that is not the result."""
+    print(  # noqa: T201 - a command talks to its user
+        f'falcon-channels: {text}', file=sys.stderr, flush=True
+    )
+
+
+def run(command: Callable[[], None]) -> int:
+    """Run a command; return its exit code.
+
+    Returns:
+        0 for done, 1 for an error, which is told, and 130 after Ctrl-C.
+    """
+    try:
+        command()
+    except CommandError as ex:
+        say(str(ex))
+        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # NOTE: whoever read the output, such as head, has enough. Python would
+        #   complain once more when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return 0

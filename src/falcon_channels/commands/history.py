@@ -1,0 +1,55 @@
+"""``falcon-channels history rooms:lobby``."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from falcon_channels.commands import client
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument('channel', help='which')
+    parser.add_argument('--limit', type=int, default=10, help='how many; -1: all')
+    parser.add_argument('--since', metavar='OFFSET:EPOCH', help='after this position')
+    parser.add_argument('--oldest-first', action='store_true', help='from its begin')
+    parser.add_argument(
+        '--position', action='store_true', help='print only where the channel stands'
+    )
+    client.add_api_arguments(parser)
+
+
+def history(args: argparse.Namespace) -> int:
+    """Print publications, oldest on top, one a line; return the exit code."""
+    return client.run(lambda: _history(args))
+
+
+def _history(args: argparse.Namespace) -> None:
+    request: dict[str, Any] = {'channel': args.channel, 'limit': args.limit}
+    if args.position:
+        request['limit'] = 0
+    newest = args.since is None and not args.oldest_first
+    if args.since is not None:
+        request['since'] = parse_position(args.since)
+    if newest:
+        request['reverse'] = True
+    page = client.ApiClient(args).call('history', **request)
+    if args.position:
+        client.show_line(f'{page["offset"]}:{page["epoch"]}')
+        return
+    publications = page['publications']
+    for publication in reversed(publications) if newest else publications:
+        client.show(publication)
+
+
+def parse_position(text: str) -> dict[str, Any]:
+    """Return ``OFFSET:EPOCH`` as the API wants it.
+
+    Raises:
+        CommandError: It is not of that form.
+    """
+    offset, _, epoch = text.partition(':')
+    if not offset.isascii() or not offset.isdigit():
+        raise client.CommandError(f'write a position as OFFSET:EPOCH, not {text!r}')
+    return {'offset': int(offset), 'epoch': epoch}

@@ -1,0 +1,48 @@
+"""``falcon-channels publish rooms:lobby '{"text": "hello"}'``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from falcon_channels.commands import client
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument('channel', help='where')
+    parser.add_argument('data', help='JSON, or - to read it from standard input')
+    parser.add_argument('--text', action='store_true', help='data is text, not JSON')
+    parser.add_argument(
+        '--tag', action='append', default=[], metavar='NAME=VALUE', help='a label'
+    )
+    parser.add_argument(
+        '--idempotency-key', default='', help='the same key publishes only once'
+    )
+    client.add_api_arguments(parser)
+
+
+def publish(args: argparse.Namespace) -> int:
+    """Publish, and print the position; return the exit code."""
+    return client.run(lambda: _publish(args))
+
+
+def _publish(args: argparse.Namespace) -> None:
+    text = sys.stdin.read() if args.data == '-' else args.data
+    request: dict[str, Any] = {
+        'channel': args.channel,
+        'data': text if args.text else client.parse_json(text, 'data'),
+    }
+    if args.tag:
+        request['tags'] = dict(map(_tag, args.tag))
+    if args.idempotency_key:
+        request['idempotency_key'] = args.idempotency_key
+    client.show(client.ApiClient(args).call('publish', **request))
+
+
+def _tag(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition('=')
+    if not equals:
+        raise client.CommandError(f'write a tag as NAME=VALUE, not {text!r}')
+    return name, value

@@ -1,0 +1,55 @@
+"""``falcon-channels token ann``: makes a token; asks no server."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from falcon_channels.commands import client
+from falcon_channels.errors import ExtraMissingError
+from falcon_channels.errors import OptionsError
+from falcon_channels.tokens import make_connection_token
+from falcon_channels.tokens import make_subscription_token
+from falcon_channels.tokens import TokenKey
+
+SECRET_VARIABLE = 'FALCON_CHANNELS_TOKEN_SECRET'
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument('user', help="id of the user; '' for somebody anonymous")
+    parser.add_argument('--channel', help='make a token to subscribe to this channel')
+    parser.add_argument('--ttl-s', type=float, default=600.0, help='seconds it holds')
+    parser.add_argument('--info', metavar='JSON', help='public facts about the user')
+    parser.add_argument('--issuer', default='', help="the claim 'iss'")
+    parser.add_argument('--audience', help="the claim 'aud'")
+    parser.add_argument(
+        '--secret-file',
+        type=Path,
+        metavar='FILE',
+        help=f'secret for HS256, where {SECRET_VARIABLE} is not in the environment',
+    )
+
+
+def token(args: argparse.Namespace) -> int:
+    """Print a token; return the exit code."""
+    return client.run(lambda: _token(args))
+
+
+def _token(args: argparse.Namespace) -> None:
+    secret = client.read_secret(SECRET_VARIABLE, args.secret_file, '--secret-file')
+    info = None if args.info is None else client.parse_json(args.info, '--info')
+    claims = {} if args.audience is None else {'aud': args.audience}
+    try:
+        key = TokenKey(secret, issuer=args.issuer)
+        if args.channel is None:
+            made = make_connection_token(
+                key, args.user, ttl_s=args.ttl_s, info=info, **claims
+            )
+        else:
+            made = make_subscription_token(
+                key, args.user, args.channel, ttl_s=args.ttl_s, info=info, **claims
+            )
+    except (OptionsError, ExtraMissingError) as ex:
+        raise client.CommandError(str(ex)) from None
+    client.show_line(made)

@@ -1,0 +1,293 @@
+"""Commands that speak to a running app: what they print, and how they end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import contextlib
+import json
+import os
+from pathlib import Path
+import signal
+import subprocess
+import sys
+from typing import Any
+
+import httpx
+import pytest
+from support.api_app import KEY
+from support.processes import free_port
+from support.processes import ServerProcess
+from support.processes import wait_until
+from websockets.sync.client import connect
+
+from falcon_channels.cli import main
+from falcon_channels.tokens import TokenKey
+from falcon_channels.tokens import TokenVerifier
+
+pytestmark = [pytest.mark.server, pytest.mark.xdist_group('commands')]
+
+SECRET = 'a secret of the tests, which is long enough'
+
+
+@pytest.fixture(scope='module')
+def server() -> Iterator[ServerProcess]:
+    command = ['python', '-m', 'uvicorn', 'support.api_app:app', '--port', '{port}']
+    with ServerProcess(command, env={'PYTHONPATH': 'tests'}) as process:
+        yield process
+
+
+@pytest.fixture(autouse=True)
+def environment(server: ServerProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('FALCON_CHANNELS_API_URL', f'{server.url}/api')
+    monkeypatch.setenv('FALCON_CHANNELS_API_KEY', KEY)
+    monkeypatch.setenv('FALCON_CHANNELS_TOKEN_SECRET', SECRET)
+
+
+class Shell:
+    """Runs commands in this process."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def lines(self, *words: str) -> list[str]:
+        """Return what a command that succeeds prints."""
+        code = main(words)
+        printed = self._capsys.readouterr()
+        assert (0, '') == (code, printed.err)
+        return printed.out.splitlines()
+
+    def error(self, *words: str) -> str:
+        """Return what a command that fails says."""
+        code = main(words)
+        printed = self._capsys.readouterr()
+        assert (1, '') == (code, printed.out)
+        assert printed.err.startswith('falcon-channels: ')
+        assert 1 == len(printed.err.splitlines())
+        return printed.err
+
+
+@pytest.fixture
+def shell(capsys: pytest.CaptureFixture[str]) -> Shell:
+    return Shell(capsys)
+
+
+def test_publish_and_history(shell: Shell) -> None:
+    """What is published by one command is printed by the other, oldest on top."""
+    (line,) = shell.lines('publish', 'rooms:c1', '{"n": 1}', '--tag', 'a=b=c')
+    position = json.loads(line)
+    assert 1 == position['offset']
+    shell.lines('publish', 'rooms:c1', 'plain text', '--text')
+    shell.lines('publish', 'rooms:c1', '[3]')
+    items = [json.loads(line) for line in shell.lines('history', 'rooms:c1')]
+    assert [{'n': 1}, 'plain text', [3]] == [item['data'] for item in items]
+    assert {'a': 'b=c'} == items[0]['tags']
+    (newest,) = shell.lines('history', 'rooms:c1', '--limit', '1')
+    assert 3 == json.loads(newest)['offset']
+    (oldest,) = shell.lines('history', 'rooms:c1', '--limit', '1', '--oldest-first')
+    assert 1 == json.loads(oldest)['offset']
+    assert [f'3:{position["epoch"]}'] == shell.lines(
+        'history', 'rooms:c1', '--position'
+    )
+    since = f'2:{position["epoch"]}'
+    (after,) = shell.lines('history', 'rooms:c1', '--since', since)
+    assert 3 == json.loads(after)['offset']
+
+
+def test_idempotency_key_publishes_once(shell: Shell) -> None:
+    """The same key twice prints the same position twice."""
+    words = ('publish', 'rooms:c2', '1', '--idempotency-key', 'k')
+    assert shell.lines(*words) == shell.lines(*words)
+    assert 1 == len(shell.lines('history', 'rooms:c2'))
+
+
+def test_output_cannot_steer_the_terminal(shell: Shell) -> None:
+    """Control characters and direction marks of others are printed escaped."""
+    nasty = 'a\x1b[2J\x9b\u202e\U000e0001\nb'
+    shell.lines('publish', 'rooms:c3', json.dumps(nasty))
+    (line,) = shell.lines('history', 'rooms:c3')
+    assert line.isprintable()
+    assert nasty == json.loads(line)['data']
+
+
+def test_presence_and_channels(server: ServerProcess, shell: Shell) -> None:
+    """Who is in a channel is printed, and which channels have subscribers."""
+    with connect(f'{server.ws_url}/ws/rooms:c4?user=ann') as ws:
+        ws.recv(30)
+        wait_until(lambda: shell.lines('presence', 'rooms:c4'), 'ann is there')
+        (line,) = shell.lines('presence', 'rooms:c4')
+        assert ('ann', {'name': 'ANN'}) == (
+            json.loads(line)['user'],
+            json.loads(line)['conn_info'],
+        )
+        (count,) = shell.lines('presence', 'rooms:c4', '--count')
+        assert {'num_clients': 1, 'num_users': 1} == json.loads(count)
+        assert [['1', 'rooms:c4']] == [
+            line.split() for line in shell.lines('channels', 'rooms:c*')
+        ]
+
+
+@pytest.mark.parametrize('channel', [None, 'rooms:a'])
+def test_token(shell: Shell, channel: str | None) -> None:
+    """A token is made that the verifier takes."""
+    words = ['token', 'ann', '--info', '{"a": 1}']
+    (made,) = shell.lines(*words, *(['--channel', channel] if channel else []))
+    verifier = TokenVerifier(TokenKey(SECRET))
+    verify: Any = verifier.connection if channel is None else verifier.subscription
+    token = verify(made)
+    assert ('ann', channel) == (token.user, getattr(token, 'channel', None))
+    assert {'a': 1} == token.info
+
+
+@pytest.mark.parametrize(
+    ('words', 'said'),
+    [
+        (['publish', 'nowhere', '1'], 'error 102: unknown channel'),
+        (['publish', 'rooms:a', 'hello'], 'not JSON'),
+        (['publish', 'rooms:a', '1', '--tag', 'x'], 'NAME=VALUE'),
+        (['history', 'plain:a'], 'error 108'),
+        (['history', 'rooms:a', '--since', 'x'], 'OFFSET:EPOCH'),
+        (['history', 'rooms:a', '--since', '1:zzz'], 'error 112'),
+        (['presence', 'plain:a'], 'error 108'),
+        (['tail', 'plain:a'], 'error 108'),
+        (['channels', '--url', 'nowhere'], 'is no URL'),
+        (['channels', '--url', 'ftp://127.0.0.1/'], 'is no URL'),
+        (['channels', '--url', 'http://127.0.0.1:x/'], 'is no URL'),
+        (['channels', '--url', 'http://a:b@127.0.0.1/'], 'do not belong'),
+        (['channels', '--url', 'http://127.0.0.1:1/api'], 'no answer'),
+        (['channels', '--key-file', '/nonexistent'], 'cannot read'),
+        (['token', 'ann', '--info', '{'], 'not JSON'),
+    ],
+)
+def test_errors_are_one_line(shell: Shell, words: list[str], said: str) -> None:
+    """What goes wrong is said in one line, without a traceback, with exit code 1."""
+    assert said in shell.error(*words)
+
+
+def test_other_paths_are_told(server: ServerProcess, shell: Shell) -> None:
+    """A URL where no server API is says so."""
+    assert 'HTTP 404' in shell.error('channels', '--url', f'{server.url}/nope')
+
+
+def test_keys_are_needed(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Without a key, or with a wrong one, the command says what to do."""
+    monkeypatch.delenv('FALCON_CHANNELS_API_KEY')
+    assert 'set FALCON_CHANNELS_API_KEY' in shell.error('channels')
+    file = tmp_path / 'key'
+    file.write_text(f'{KEY}\n')
+    assert isinstance(shell.lines('channels', '--key-file', str(file)), list)
+    file.write_text('another key')
+    assert 'HTTP 401' in shell.error('channels', '--key-file', str(file))
+    assert 'another key' not in shell.error('channels', '--key-file', str(file))
+
+
+def test_unencrypted_keys_are_warned_of(
+    shell: Shell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A key that would travel over a network in the clear brings a warning."""
+    url = 'http://falcon-channels.invalid:1/api'
+    assert 1 == main(['channels', '--url', url, '--timeout-s', '5'])
+    assert 'unencrypted to falcon-channels.invalid' in capsys.readouterr().err
+
+
+def test_unknown_words_are_usage_errors(capsys: pytest.CaptureFixture[str]) -> None:
+    """A wrong argument ends with code 2 and the usage."""
+    with pytest.raises(SystemExit) as caught:
+        main(['publish', 'rooms:a'])
+    assert 2 == caught.value.code
+    assert 'usage: falcon-channels publish' in capsys.readouterr().err
+
+
+def command(*words: str, **options: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [str(Path(sys.executable).with_name('falcon-channels')), *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def test_tail_prints_what_comes(shell: Shell) -> None:
+    """A tail prints old publications and new ones, each once, until Ctrl-C."""
+    for n in range(4):
+        shell.lines('publish', 'rooms:c5', str(n))
+    with command('tail', 'rooms:c5', '--data', '--lines', '2') as process:
+        assert process.stdout is not None
+        old = [process.stdout.readline() for _ in range(2)]
+        for n in range(4, 1500, 500):
+            publish_many('rooms:c5', n, n + 60)
+            expected = [f'{i}\n' for i in range(n, n + 60)]
+            assert expected == [process.stdout.readline() for _ in range(60)]
+        process.send_signal(signal.SIGINT)
+        rest, said = process.communicate(timeout=30)
+    assert (['2\n', '3\n'], '', '') == (old, rest, said)
+    assert 130 == process.returncode
+
+
+def test_tail_says_what_it_missed(shell: Shell) -> None:
+    """What history no longer has is counted, what it has is printed."""
+    publish_many('rooms:c6', 0, 130)
+    (position,) = shell.lines('history', 'rooms:c6', '--position')
+    epoch = position.partition(':')[2]
+    with command('tail', 'rooms:c6', '--data', '--since', f'10:{epoch}') as process:
+        assert process.stdout is not None
+        got = [process.stdout.readline() for _ in range(100)]
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    assert [f'{i}\n' for i in range(30, 130)] == got
+    assert '20 publications are no longer in the history' in said
+
+
+def test_tail_waits_for_a_server_that_restarts() -> None:
+    """A tail goes on with a new server, and says that the channel began anew."""
+    port = free_port()
+    serve = ['python', '-m', 'uvicorn', 'support.api_app:app', '--port', '{port}']
+    url = f'http://127.0.0.1:{port}/api'
+    env = {'PYTHONPATH': 'tests'}
+    with contextlib.ExitStack() as stack:
+        with ServerProcess(serve, port=port, env=env):
+            publish_many('rooms:c7', 0, 1, url)
+            process = stack.enter_context(
+                command('tail', 'rooms:c7', '--data', '--url', url)
+            )
+            assert process.stdout is not None
+            assert '0\n' == process.stdout.readline()
+        with ServerProcess(serve, port=port, env=env):
+            publish_many('rooms:c7', 7, 8, url)
+            assert '7\n' == process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=30)
+    assert 'the channel began anew' in said
+
+
+def test_closed_pipe_is_the_end(shell: Shell) -> None:
+    """A reader that has enough, such as head, ends the command without complaint."""
+    publish_many('rooms:c8', 0, 5)
+    with command('tail', 'rooms:c8') as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.close()
+
+        def ended() -> bool:
+            publish_many('rooms:c8', 0, 1)
+            return process.poll() is not None
+
+        wait_until(ended, 'it ends')
+        assert process.stderr is not None
+        assert (0, '') == (process.returncode, process.stderr.read())
+
+
+def publish_many(channel: str, start: int, stop: int, url: str | None = None) -> None:
+    """Publish the numbers from `start` up to `stop` in one request."""
+    commands = [
+        {'publish': {'channel': channel, 'data': n}} for n in range(start, stop)
+    ]
+    answer = httpx.post(
+        f'{url or os.environ["FALCON_CHANNELS_API_URL"]}/batch',
+        json={'commands': commands},
+        headers={'X-API-Key': KEY},
+        timeout=30,
+    )
+    assert stop - start == len(answer.json()['replies'])
