@@ -109,7 +109,7 @@ class ApiResource:
             scheme, _, rest = (req.auth or '').partition(' ')
             key = rest.strip() if scheme.lower() == 'apikey' else None
         if key is None or not self._keys.accept(key):
-            _logger.warning('server API: refused %r without a valid key', req.path)
+            _logger.warning('server API: refused %r without a valid key', req.path[:80])
             raise falcon.HTTPUnauthorized(
                 description='send a valid key in the header X-API-Key',
                 challenges=['apikey'],
