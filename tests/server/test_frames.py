@@ -168,19 +168,23 @@ def test_frames_before_an_illegal_one_are_delivered(peer: Peer) -> None:
     assert peer.at_eof()
 
 
-def test_the_last_ping_of_a_read_is_answered(peer: Peer) -> None:
-    """Pings that come together get one pong, for the last of them."""
-    peer.send(b''.join(frame(PING, b'%d' % i) for i in range(10)) + frame(TEXT, b'end'))
+def test_some_pings_are_all_answered(peer: Peer) -> None:
+    """Ten pings that come together get ten pongs, in order."""
+    peer.send(b''.join(frame(PING, b'%d' % i) for i in range(10)))
 
-    frames = []
-    while not frames or frames[-1][0] != 0x81:
-        frames.append(peer.frame())
-    pongs = [payload for head, payload in frames if head == 0x80 | PONG]
-    if not pongs:
-        pongs = [peer.frame()[1]]
+    pongs = [(0x80 | PONG, b'%d' % i) for i in range(10)]
+    assert pongs == [peer.frame() for _ in pongs]
 
-    assert b'9' == pongs[-1]
-    assert len(pongs) < 10
+
+def test_of_many_pings_the_last_are_answered(peer: Peer) -> None:
+    """Of pings without end that come together the most recent ones get a pong."""
+    peer.send(b''.join(frame(PING, b'%d' % i) for i in range(60)))
+
+    pongs = []
+    while b'59' not in pongs:
+        pongs.append(peer.frame()[1])
+
+    assert len(pongs) < 60
 
 
 def test_a_closing_handshake_is_answered(peer: Peer) -> None:

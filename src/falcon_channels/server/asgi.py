@@ -93,12 +93,13 @@ class AsgiCycle:
             queue.append({'type': 'websocket.receive', 'text': message})
         else:
             queue.append({'type': 'websocket.receive', 'bytes': message})
+        self._queued_bytes += len(message)
         waiter = self._waiter
         if waiter is not None:
             self._waiter = None
             if not waiter.done():
                 waiter.set_result(None)
-        self._queued_bytes += len(message)
+                return True  # it waited, so the queue was empty
         options = self._context.options
         return (
             len(queue) < options.max_queued_messages
@@ -183,7 +184,7 @@ class AsgiCycle:
         if kind == 'websocket.send':
             if connection.write_blocked:
                 await connection.drain()
-            if self._end is not None or connection.state != OPEN:
+            if connection.state != OPEN:
                 self._raise_gone()
             # NOTE: While messages wait for the application more answers will come, and
             # then one write is better for all of them.
@@ -196,7 +197,7 @@ class AsgiCycle:
         elif kind == 'websocket.close':
             if connection.attached:
                 return  # the connection belongs to a receiver now
-            if self._end is not None or connection.state != OPEN:
+            if connection.state != OPEN:
                 self._raise_gone()
             code = message.get('code')
             code = 1000 if code is None else code

@@ -44,7 +44,8 @@ class Connection(asyncio.Protocol):
         '_drainers',
         '_fd',
         '_heard',
-        '_pong',
+        '_pongs',
+        '_queued_bytes',
         '_receiver',
         '_timer',
         '_told',
@@ -74,8 +75,10 @@ class Connection(asyncio.Protocol):
         self._receiver: Receiver | None = None
         self._drainers: list[asyncio.Future[None]] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._pong: bytes | None = None
+        self._pongs: list[bytes] | None = None
         self.held = 0
+        #: Bytes given to the transport, rather than written here.
+        self._queued_bytes = 0
         self._heard = False
         self._unanswered = 0
         self._told = False
@@ -112,7 +115,7 @@ class Connection(asyncio.Protocol):
                 sent = 0
             if sent == len(blob):
                 return 0
-            self.transport.write(blob[sent:])
+            self._write_later(blob[sent:])
         else:
             if self.state != OPEN:
                 return 0
@@ -130,7 +133,12 @@ class Connection(asyncio.Protocol):
             if sent == len(blob):
                 return
             blob = blob[sent:]
-        transport.write(blob)
+        self._write_later(blob)
+
+    def _write_later(self, blob: bytes) -> None:
+        """Write after what waits, at the event loop's leisure."""
+        self._queued_bytes += len(blob)
+        self.transport.write(blob)
 
     def send_text(self, text: str, later: bool) -> None:
         """Send a text message for the application.
@@ -157,7 +165,7 @@ class Connection(asyncio.Protocol):
             if sent == len(frame):
                 return
             frame = frame[sent:]
-        transport.write(frame)
+        self._write_later(frame)
 
     def send_binary(self, data: bytes, later: bool) -> None:
         """Send a binary message for the application; see `send_text`."""
@@ -166,7 +174,7 @@ class Connection(asyncio.Protocol):
         else:
             frame = self.framing.frame((data,), binary=True)
         if later:
-            self.transport.write(frame)
+            self._write_later(frame)
         else:
             self._write_behind(frame)
 
@@ -185,15 +193,12 @@ class Connection(asyncio.Protocol):
             if not waiter.done():
                 waiter.set_result(None)
 
-    def _flush_pong(self) -> None:
-        """Answer the last ping, unless the peer does not read."""
-        pong = self._pong
-        if pong is not None and not self.write_blocked and self.state == OPEN:
-            self._pong = None
-            if not self.transport.get_write_buffer_size():
-                self.write(pong)
-            else:
-                self.transport.write(pong)
+    def _flush_pongs(self) -> None:
+        """Answer the last pings, unless the peer does not read."""
+        pongs = self._pongs
+        if pongs is not None and not self.write_blocked and self.state == OPEN:
+            self._pongs = None
+            self._write_behind(b''.join(pongs))
 
     def keep_alive(self) -> float | None:
         """Ping the peer or find it gone; called by the wheel.
@@ -247,24 +252,26 @@ class Connection(asyncio.Protocol):
             self._set_timer(None)
             if self._receiver is not None:
                 self._direct_fd = self._fd
-            self._flush_pong()
+            self._flush_pongs()
             if self._receiver is not None:
                 self._receiver.on_writable()
 
-    def _watch_backlog(self, last_bytes: int = 0) -> None:
+    def _watch_backlog(self) -> None:
         """Cut a peer that takes nothing of a backlog for `write_timeout_s`."""
+        waiting = self.transport.get_write_buffer_size()
+        written = self._queued_bytes - waiting
+        self._set_timer(
+            self._context.options.write_timeout_s, self._judge_backlog, written
+        )
+
+    def _judge_backlog(self, before: int) -> None:
         waiting = self.transport.get_write_buffer_size()
         if self.state != OPEN or not self.write_blocked:
             return
-        if last_bytes and waiting >= last_bytes:
+        if self._queued_bytes - waiting <= before:
             self.abort()
-            return
-        self._set_timer(
-            self._context.options.write_timeout_s,
-            lambda: self._watch_backlog(max(waiting, 1)),
-        )
-
-    # The end.
+        else:
+            self._watch_backlog()
 
     def close(self, code: int, reason: str) -> None:
         """Close after what is written; cut the link after `close_timeout_s`.
@@ -346,12 +353,14 @@ class Connection(asyncio.Protocol):
         if self._receiver is not None:
             self._receiver.on_closed(code, reason)
 
-    def _set_timer(self, delay_s: float | None, call: Any = None) -> None:
+    def _set_timer(
+        self, delay_s: float | None, call: Any = None, *args: object
+    ) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         if delay_s is not None:
-            self._timer = self._context.loop.call_later(delay_s, call)
+            self._timer = self._context.loop.call_later(delay_s, call, *args)
 
     def _get_core(self) -> ServerProtocol:
         core = self._core

@@ -39,6 +39,8 @@ _MAX_FRAMES_A_TURN = 256
 #: Control frames in one turn, and how long reading then rests.
 _MAX_CONTROL_FRAMES = 64
 _CONTROL_PAUSE_S = 0.05
+#: Pings that are all answered if they come together; of more, only the last ones.
+_MAX_PONGS = 16
 
 
 class FrameReader(Connection):
@@ -84,8 +86,8 @@ class FrameReader(Connection):
             used = self._take_frames(data)
         finally:
             self._parsing = False
-        if self._pong is not None:
-            self._flush_pong()
+        if self._pongs is not None:
+            self._flush_pongs()
         if data is self._buffer:
             if used == len(data):
                 self._buffer = None
@@ -188,7 +190,9 @@ class FrameReader(Connection):
         writes = core.data_to_send()
         if writes:
             # RFC 6455 section 5.5.3: only the most recent ping needs its pong.
-            self._pong = writes[-1]
+            if self._pongs is None or len(self._pongs) >= _MAX_PONGS:
+                self._pongs = []
+            self._pongs.append(writes[-1])
         if self._fragments is None and self.state == OPEN and not core.extensions:
             self._core = None
 

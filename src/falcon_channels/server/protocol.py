@@ -31,7 +31,6 @@ from falcon_channels.server.handshake import refusal
 from falcon_channels.server.handshake import requested_subprotocols
 from falcon_channels.server.options import ServerOptions
 from falcon_channels.server.states import CLOSED
-from falcon_channels.server.states import CLOSING
 from falcon_channels.server.states import CONNECTING
 from falcon_channels.server.states import LINGERING
 from falcon_channels.server.states import OPEN
@@ -85,7 +84,7 @@ class WebSocketProtocol(FrameReader):
         """Take bytes: first the whole upgrade request, then frames."""
         self._heard = True
         try:
-            if self.state in (OPEN, CLOSING):
+            if CONNECTING < self.state < LINGERING:
                 buffer = self._buffer
                 if buffer is None:
                     self._parse(data)
