@@ -188,12 +188,11 @@ class AsgiCycle:
                 self._raise_gone()
             # NOTE: While messages wait for the application more answers will come, and
             # then one write is better for all of them.
-            later = bool(self._queue)
             text = message.get('text')
             if text is not None:
-                connection.send_text(text, later)
+                connection.send_text(text, bool(self._queue))
             else:
-                connection.send_binary(message['bytes'], later)
+                connection.send_binary(message['bytes'], bool(self._queue))
         elif kind == 'websocket.close':
             if connection.attached:
                 return  # the connection belongs to a receiver now

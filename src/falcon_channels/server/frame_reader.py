@@ -56,31 +56,6 @@ class FrameReader(Connection):
 
     def _parse(self, data: bytes | bytearray) -> None:
         """Take the whole frames at the start of `data`, keep the rest."""
-        # PERF: One short text in one read, which is what most reads bring, needs
-        # neither the loop below nor its limits (benchmarks/echo.py: a tenth).
-        if (
-            len(data) > 5
-            and data[0] == 0x81
-            and data[1] == len(data) + 122
-            and data[1] < 254
-            and self.state == OPEN
-            and self._fragments is None
-            and not self.held
-            and len(data) - 6 <= self._context.frame_limit
-        ):
-            self._buffer = None
-            payload = apply_mask(data[6:], data[2:6])
-            try:
-                text = payload.decode()
-            except UnicodeDecodeError as ex:
-                self._fail(1007, f'{ex.reason} at position {ex.start}')
-                return
-            receiver = self._receiver
-            if receiver is not None:
-                receiver.on_message(text)
-            elif self._cycle is not None and not self._cycle.on_message(text):
-                self._hold(HELD_BY_QUEUE)
-            return
         self._parsing = True
         try:
             used = self._take_frames(data)
@@ -156,6 +131,20 @@ class FrameReader(Connection):
                 context.loop.call_soon(self._unhold, HELD_FOR_OTHERS)
                 break
         return pos if self.state <= CLOSING else end
+
+    def _take_short_text(self, data: bytes) -> None:
+        """Take one short text message that is all of a read: see `data_received`."""
+        payload = apply_mask(data[6:], data[2:6])
+        try:
+            text = payload.decode()
+        except UnicodeDecodeError as ex:
+            self._fail(1007, f'{ex.reason} at position {ex.start}')
+            return
+        receiver = self._receiver
+        if receiver is not None:
+            receiver.on_message(text)
+        elif self._cycle is not None and not self._cycle.on_message(text):
+            self._hold(HELD_BY_QUEUE)
 
     def _is_illegal(self, head: int, length: int) -> bool:
         """Say whether the header alone breaks a rule (RFC 6455 sections 5.2, 5.5)."""
