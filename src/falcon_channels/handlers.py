@@ -286,6 +286,11 @@ async def sub_refresh(
         session.endpoint.take_subscription_token(subscription, request.token)
     except TokenInvalidError:
         raise EndedError(codes.DISCONNECT_INVALID_TOKEN) from None
+    except TokenExpiredError:
+        # NOTE: an error would end the subscription for good; after this push the
+        #   client subscribes again with a fresh token, and passes over the error.
+        session.hub.unsubscribe(subscription, *codes.UNSUBSCRIBE_EXPIRED)
+        raise
     session.plan()
     expires, ttl = _ttl(subscription.expires_at)
     return messages.SubRefreshResult(expires=expires, ttl=ttl)

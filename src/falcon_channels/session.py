@@ -297,10 +297,17 @@ class Session(Connection):
         self, subscription: Subscription, code: int, reason: str
     ) -> None:
         """Tell the client that a subscription was ended from here."""
-        if subscription.server_side and code == codes.UNSUBSCRIBE_INSUFFICIENT.code:
+        if subscription.server_side and code >= codes.FIRST_RESUBSCRIBE_CODE:
             # NOTE: the client does not subscribe to it by itself, and recovers it
             #   with its next connect.
-            self.disconnect(*codes.DISCONNECT_INSUFFICIENT)
+            expired = code == codes.UNSUBSCRIBE_EXPIRED.code
+            self.disconnect(
+                *(
+                    codes.DISCONNECT_SUB_EXPIRED
+                    if expired
+                    else codes.DISCONNECT_INSUFFICIENT
+                )
+            )
             return
         self.push(subscription.channel, UnsubscribePush(code=code, reason=reason))
 

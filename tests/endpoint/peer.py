@@ -1,0 +1,121 @@
+"""A client of the protocol that says exactly what a test tells it to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import contextlib
+import json
+from typing import Any
+from typing import Self
+
+import falcon.asgi
+from server.running import OURS
+from server.running import running
+from server.running import RunningServer
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection
+from websockets.sync.client import connect
+
+from falcon_channels import Channels
+from falcon_channels import EndpointOptions
+from falcon_channels.tokens import TokenVerifier
+
+#: The two ways of a connection: the server's own object, and ASGI's events.
+WS_CLASSES = [OURS, 'websockets-sansio']
+
+TIMEOUT_S = 20.0
+
+
+@contextlib.contextmanager
+def serving(
+    channels: Channels,
+    resource: object = None,
+    *,
+    ws: str = OURS,
+    tokens: TokenVerifier | None = None,
+    options: EndpointOptions | None = None,
+) -> Iterator[RunningServer]:
+    """Serve the endpoints of `channels`, from start-up to the end of draining."""
+    app = falcon.asgi.App(middleware=[channels])
+    channels.add_endpoints(app, resource=resource, tokens=tokens, options=options)
+    with running(app, ws=ws, lifespan='on') as server:
+        yield server
+
+
+class Peer:
+    """One WebSocket in JSON, frame by frame."""
+
+    def __init__(self, ws: ClientConnection) -> None:
+        self.ws = ws
+        self.id = 0
+        #: What came and was not asked for, in order.
+        self.pushes: list[dict[str, Any]] = []
+        #: Whether pings are answered as they come, and not heard of.
+        self.answer_pings = False
+        self._frame: list[dict[str, Any]] = []
+
+    @classmethod
+    @contextlib.contextmanager
+    def to(
+        cls, server: RunningServer, path: str = '/connection/websocket', **options: Any
+    ) -> Iterator[Self]:
+        """Connect, and close at the end."""
+        with connect(server.ws_url + path, **options) as ws:
+            yield cls(ws)
+
+    def say(self, *commands: dict[str, Any] | str) -> None:
+        """Send one frame."""
+        self.ws.send(
+            '\n'.join(c if isinstance(c, str) else json.dumps(c) for c in commands)
+        )
+
+    def hear(self) -> dict[str, Any]:
+        """Return the next object that the server sends."""
+        while True:
+            while not self._frame:
+                text = self.ws.recv(TIMEOUT_S)
+                self._frame = [json.loads(line) for line in str(text).split('\n')]
+            message = self._frame.pop(0)
+            if message or not self.answer_pings:
+                return message
+            self.say('{}')
+
+    def ask(self, request: str, **fields: Any) -> dict[str, Any]:
+        """Send a command and return its reply; what comes before it is a push."""
+        self.id += 1
+        self.say({'id': self.id, request: fields})
+        return self.answer(self.id)
+
+    def answer(self, command_id: int) -> dict[str, Any]:
+        """Return the reply to a command."""
+        while (reply := self.hear()).get('id') != command_id:
+            self.pushes.append(reply)
+        del reply['id']
+        return reply
+
+    def error(self, request: str, **fields: Any) -> int:
+        """Send a command and return the code of the error that it is answered with."""
+        code: int = self.ask(request, **fields)['error']['code']
+        return code
+
+    def connect(self, **fields: Any) -> dict[str, Any]:
+        """Connect and return what the server says."""
+        result: dict[str, Any] = self.ask('connect', **fields)['connect']
+        return result
+
+    def push(self) -> dict[str, Any]:
+        """Return the next push."""
+        message = self.pushes.pop(0) if self.pushes else self.hear()
+        while not message:  # a ping
+            self.say('{}')
+            message = self.hear()
+        push: dict[str, Any] = message['push']
+        return push
+
+    def end(self) -> tuple[int, str]:
+        """Return the code and reason with which the server closes."""
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                self.pushes.append(self.hear())
+        assert self.ws.close_code is not None
+        return self.ws.close_code, self.ws.close_reason or ''

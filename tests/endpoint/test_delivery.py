@@ -1,0 +1,494 @@
+"""What reaches a client, in which order, and what it is told when something is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from collections.abc import Coroutine
+from collections.abc import Iterator
+import json
+import threading
+from typing import Any
+
+from centrifuge.protocol import client_pb2 as sdk
+import pytest
+from server.running import RunningServer
+from support.processes import wait_until
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+from endpoint.peer import Peer
+from endpoint.peer import serving
+from endpoint.peer import TIMEOUT_S
+from endpoint.peer import WS_CLASSES
+from falcon_channels import ChannelOptions
+from falcon_channels import Channels
+from falcon_channels import PublicationDraft
+
+
+class Room:
+    async def on_subscribe(self, req: Any, subscription: Any, room: str) -> None:
+        subscription.reply = {'room': room}
+
+    async def on_publish(
+        self, req: Any, publication: PublicationDraft, room: str
+    ) -> None:
+        if publication.data == 'change':
+            publication.data = ['changed']
+        if publication.data == 'tag':
+            publication.tags = {'kind': 'x'}
+
+
+class Clients:
+    """Runs what a test wants in the server's loop."""
+
+    def __init__(self, channels: Channels) -> None:
+        self.channels = channels
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.left: list[str] = []
+
+    async def on_connect(self, req: Any, connection: Any) -> None:
+        self.loop = asyncio.get_running_loop()
+        data = connection.data or {}
+        connection.user = data.get('user', 'ann')
+        connection.reply = {'hello': connection.user}
+        for channel in data.get('channels', ()):
+            connection.add_channel(channel, data={'of': channel})
+            if data.get('publish'):
+                # While the connection is subscribed to the next one.
+                await self.channels.publish(channel, 'before')
+
+    async def on_disconnect(self, req: Any, connection: Any) -> None:
+        self.left.append(connection.user)
+
+    async def on_rpc(self, req: Any, call: Any) -> None:
+        call.reply = [call.method, call.data]
+
+    async def on_rpc_nothing(self, req: Any, call: Any) -> None:
+        """Reply with nothing."""
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        assert self.loop is not None
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(TIMEOUT_S)
+
+    def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        async def call() -> Any:
+            return function(*args)
+
+        return self.run(call())
+
+
+def make_channels() -> Channels:
+    channels = Channels()
+    channels.add_route(
+        'rooms:{room}',
+        Room(),
+        ChannelOptions(history_size=5, presence=True, join_leave='connection'),
+    )
+    channels.add_route('plain:{room}', Room())
+    channels.add_route('raw:{room}', None, ChannelOptions(publishers='subscribers'))
+    channels.add_route(
+        'state:{room}', Room(), ChannelOptions(history_size=5, recovery='latest')
+    )
+    channels.add_route('#{user}', None, ChannelOptions(history_size=5))
+    return channels
+
+
+@pytest.fixture(scope='module', params=WS_CLASSES)
+def world(
+    request: pytest.FixtureRequest,
+) -> Iterator[tuple[RunningServer, Clients]]:
+    channels = make_channels()
+    clients = Clients(channels)
+    with serving(channels, clients, ws=request.param) as server:
+        yield server, clients
+
+
+@pytest.fixture
+def server(world: tuple[RunningServer, Clients]) -> RunningServer:
+    return world[0]
+
+
+@pytest.fixture
+def clients(world: tuple[RunningServer, Clients]) -> Clients:
+    return world[1]
+
+
+@pytest.fixture
+def peer(server: RunningServer) -> Iterator[Peer]:
+    with Peer.to(server) as peer:
+        peer.result = peer.connect()  # type: ignore[attr-defined]
+        yield peer
+
+
+rooms = iter(range(10_000))
+
+
+@pytest.fixture
+def room() -> str:
+    return f'rooms:{next(rooms)}'
+
+
+def test_connect_brings_the_applications_reply(peer: Peer) -> None:
+    """What on_connect sets reaches the client."""
+    assert {'hello': 'ann'} == peer.result['data']  # type: ignore[attr-defined]
+
+
+def test_a_plain_subscription(peer: Peer, clients: Clients, room: str) -> None:
+    """The reply says where it begins; publications follow with offsets."""
+    result = peer.ask('subscribe', channel=room)['subscribe']
+    epoch = result.pop('epoch')
+    assert {
+        'recoverable': True,
+        'positioned': True,
+        'data': {'room': room.removeprefix('rooms:')},
+    } == result
+    join = peer.push()
+    assert (room, 'ann') == (join['channel'], join['join']['info']['user'])
+    for number in (1, 2):
+        clients.run(clients.channels.publish(room, {'n': number}, tags={'k': 'v'}))
+    for number in (1, 2):
+        push = peer.push()
+        assert push['pub'].pop('time') > 0
+        assert {
+            'channel': room,
+            'pub': {'data': {'n': number}, 'offset': number, 'tags': {'k': 'v'}},
+        } == push
+    page = peer.ask('history', channel=room, limit=1)['history']
+    assert (epoch, 2, 1) == (page['epoch'], page['offset'], len(page['publications']))
+
+
+def test_channels_without_history(peer: Peer) -> None:
+    """Without history there are no positions, and recovery says no."""
+    result = peer.ask('subscribe', channel='plain:a', recover=True)['subscribe']
+    assert {'data': {'room': 'a'}, 'was_recovering': True} == result
+    peer.ask('publish', channel='plain:a', data='x')
+    publication = peer.push()['pub']
+    assert 'x' == publication['data']
+    assert 'offset' not in publication
+
+
+def test_responders_change_what_is_published(peer: Peer, room: str) -> None:
+    """on_publish may change the payload and add tags."""
+    peer.ask('subscribe', channel=room)
+    peer.push()
+    peer.ask('publish', channel=room, data='change')
+    assert ['changed'] == peer.push()['pub']['data']
+    peer.ask('publish', channel=room, data='tag')
+    assert {'kind': 'x'} == peer.push()['pub']['tags']
+
+
+@pytest.mark.parametrize('missed', [0, 1, 5])
+def test_what_was_missed_is_recovered(
+    peer: Peer, clients: Clients, room: str, missed: int
+) -> None:
+    """The reply has everything after the client's position, and its own offset."""
+    epoch = peer.ask('subscribe', channel=room)['subscribe']['epoch']
+    clients.run(clients.channels.publish(room, 'seen'))
+    peer.ask('unsubscribe', channel=room)
+    for number in range(missed):
+        clients.run(clients.channels.publish(room, number))
+    result = peer.ask('subscribe', channel=room, recover=True, offset=1, epoch=epoch)[
+        'subscribe'
+    ]
+    assert result['recovered'] is True
+    assert result['was_recovering'] is True
+    assert 1 == result['offset']
+    publications = result.get('publications', [])
+    assert list(range(missed)) == [item['data'] for item in publications]
+    assert list(range(2, 2 + missed)) == [item['offset'] for item in publications]
+
+
+@pytest.mark.parametrize(
+    ('offset', 'epoch'), [(1, None), (1, 'other'), (99, None), (2**63 - 1, None)]
+)
+def test_what_cannot_be_recovered_is_said(
+    peer: Peer, clients: Clients, room: str, offset: int, epoch: str | None
+) -> None:
+    """Too long ago, another epoch, or an offset that never was: not recovered."""
+    known = peer.ask('subscribe', channel=room)['subscribe']['epoch']
+    peer.ask('unsubscribe', channel=room)
+    for number in range(7):
+        clients.run(clients.channels.publish(room, number))
+    position = {'recover': True, 'offset': offset, 'epoch': epoch or known}
+    assert 112 == peer.error('subscribe', channel=room, flag=2, **position)
+    result = peer.ask('subscribe', channel=room, **position)['subscribe']
+    assert 'recovered' not in result
+    assert 'publications' not in result
+    assert (True, 7, known) == (
+        result['was_recovering'],
+        result['offset'],
+        result['epoch'],
+    )
+
+
+def test_recovery_from_the_beginning(peer: Peer, clients: Clients, room: str) -> None:
+    """No offset and no epoch ask for everything, as long as all of it is there."""
+    for number in range(5):
+        clients.run(clients.channels.publish(room, number))
+    result = peer.ask('subscribe', channel=room, recover=True)['subscribe']
+    assert result['recovered'] is True
+    assert 5 == len(result['publications'])
+    clients.run(clients.channels.publish(room, 5))
+    peer.ask('unsubscribe', channel=room)
+    again = peer.ask('subscribe', channel=room, recover=True)['subscribe']
+    assert 'recovered' not in again
+
+
+def test_a_channel_that_carries_a_state(peer: Peer, clients: Clients) -> None:
+    """With recovery of the latest, a client gets the newest, whatever it missed."""
+    for number in range(9):
+        clients.run(clients.channels.publish('state:a', number))
+    result = peer.ask(
+        'subscribe', channel='state:a', recover=True, offset=1, epoch='gone'
+    )['subscribe']
+    assert result['recovered'] is True
+    assert [8] == [item['data'] for item in result['publications']]
+
+
+def test_server_side_subscriptions_come_with_connect(
+    server: RunningServer, clients: Clients
+) -> None:
+    """Nothing of a channel reaches a client before the connect reply names it."""
+    channels = [f'#{name}' for name in 'abcdef']
+    with Peer.to(server) as peer:
+        result = peer.connect(data={'channels': channels, 'publish': True})
+        assert [] == peer.pushes
+        assert set(channels) == result['subs'].keys()
+        for channel in channels:
+            assert {'of': channel} == result['subs'][channel]['data']
+        clients.run(clients.channels.publish('#f', 'after'))
+        assert ('#f', 'after') == (
+            (push := peer.push())['channel'],
+            push['pub']['data'],
+        )
+
+
+def test_publishing_while_clients_connect(
+    server: RunningServer, clients: Clients, peer: Peer
+) -> None:
+    """Replies precede publications, and no offset is missing or there twice."""
+    stop = threading.Event()
+    channels = [f'#busy{number}' for number in range(8)]
+
+    def publish() -> None:
+        while not stop.is_set():
+            for channel in channels:
+                clients.run(clients.channels.publish(channel, 'x'))
+
+    thread = threading.Thread(target=publish)
+    thread.start()
+    try:
+        for _ in range(10):
+            with Peer.to(server) as other:
+                result = other.connect(data={'channels': channels})
+                assert [] == other.pushes
+                offsets = {c: s.get('offset', 0) for c, s in result['subs'].items()}
+                for _ in range(20):
+                    push = other.push()
+                    offsets[push['channel']] += 1
+                    assert offsets[push['channel']] == push['pub']['offset']
+    finally:
+        stop.set()
+        thread.join(TIMEOUT_S)
+
+
+def test_server_side_subscriptions_recover(
+    server: RunningServer, clients: Clients
+) -> None:
+    """A connect may carry positions of server-side subscriptions."""
+    with Peer.to(server) as peer:
+        epoch = peer.connect(data={'channels': ['#rec']})['subs']['#rec']['epoch']
+    clients.run(clients.channels.publish('#rec', 'missed'))
+    with Peer.to(server) as peer:
+        result = peer.connect(
+            data={'channels': ['#rec']},
+            subs={'#rec': {'recover': True, 'epoch': epoch}, '#else': {}},
+        )
+        assert {'#rec'} == result['subs'].keys()
+        assert ['missed'] == [p['data'] for p in result['subs']['#rec']['publications']]
+
+
+def test_the_application_subscribes_a_user(
+    server: RunningServer, clients: Clients
+) -> None:
+    """A subscription from the server's side is pushed, and its end too."""
+    with Peer.to(server) as peer:
+        peer.connect(data={'user': 'sub'})
+        clients.run(clients.channels.subscribe_user('sub', '#late'))
+        push = peer.push()
+        assert ('#late', True) == (push['channel'], push['subscribe']['recoverable'])
+        clients.run(clients.channels.unsubscribe('sub', '#late'))
+        assert {
+            'channel': '#late',
+            'unsubscribe': {'code': 2000, 'reason': 'unsubscribed'},
+        } == peer.push()
+
+
+def session_of(channels: Channels, user: str) -> Any:
+    [session] = channels.connections(user)
+    return session
+
+
+@pytest.mark.parametrize(
+    ('code', 'end'), [(2500, (3010, 'insufficient state')), (2501, (3006, None))]
+)
+def test_a_lost_server_side_subscription_ends_the_connection(
+    server: RunningServer, clients: Clients, code: int, end: tuple[int, str | None]
+) -> None:
+    """A client cannot subscribe to it again by itself: it connects again."""
+    with Peer.to(server) as peer:
+        peer.connect(data={'user': f'lost{code}', 'channels': ['#lost']})
+        session = session_of(clients.channels, f'lost{code}')
+        subscription = session.subscriptions['#lost']
+        clients.call(session.hub.unsubscribe, subscription, code, 'lost')
+        assert end[0] == peer.end()[0]
+
+
+def test_a_lost_subscription_is_subscribed_again(
+    server: RunningServer, clients: Clients, room: str
+) -> None:
+    """Insufficient state ends one subscription with 2500 and nothing else."""
+    with Peer.to(server) as peer:
+        peer.connect(data={'user': 'gap'})
+        peer.ask('subscribe', channel=room)
+        session = session_of(clients.channels, 'gap')
+        subscription = session.subscriptions[room]
+        clients.call(session.hub.unsubscribe, subscription, 2500, 'insufficient state')
+        peer.ask('ping')
+        pushes = [push['push'] for push in peer.pushes]
+        assert {'code': 2500, 'reason': 'insufficient state'} == (
+            pushes[-1]['unsubscribe']
+        )
+
+
+def test_disconnect_by_the_application(server: RunningServer, clients: Clients) -> None:
+    """The code and the reason are those that the application gives."""
+    with Peer.to(server) as peer:
+        peer.connect(data={'user': 'out'})
+        clients.run(
+            clients.channels.disconnect('out', code=4321, reason='because of that')
+        )
+        assert (4321, 'because of that') == peer.end()
+
+
+def test_binary_payloads_are_not_for_json(
+    server: RunningServer, clients: Clients, room: str
+) -> None:
+    """A JSON connection that would get bytes is ended with 3506."""
+    with Peer.to(server) as peer:
+        peer.connect()
+        peer.ask('subscribe', channel=room)
+        clients.run(clients.channels.publish(room, b'\xff'))
+        assert (3506, 'inappropriate protocol') == peer.end()
+    with Peer.to(server) as peer:
+        peer.connect()
+        peer.say({'id': 9, 'subscribe': {'channel': room, 'recover': True}})
+        assert (3506, 'inappropriate protocol') == peer.end()
+
+
+def framed(command: Any) -> bytes:
+    body = command.SerializeToString()
+    assert len(body) < 128
+    return bytes([len(body)]) + body
+
+
+@pytest.mark.parametrize(
+    ('query', 'subprotocols', 'selected'),
+    [
+        ('', ['centrifuge-protobuf'], 'centrifuge-protobuf'),
+        ('', ['centrifuge-json', 'centrifuge-protobuf'], 'centrifuge-protobuf'),
+        ('?format=protobuf', None, None),
+        ('?cf_protocol=protobuf', None, None),
+    ],
+)
+def test_protobuf_where_it_is_asked_for(
+    server: RunningServer,
+    clients: Clients,
+    room: str,
+    query: str,
+    subprotocols: Any,
+    selected: str | None,
+) -> None:
+    """Protobuf is chosen by subprotocol or by the URL, and carries any bytes."""
+    url = f'{server.ws_url}/connection/websocket{query}'
+    with connect(url, subprotocols=subprotocols) as ws:
+        assert selected == ws.subprotocol
+        commands = [
+            sdk.Command(id=1, connect=sdk.ConnectRequest()),
+            sdk.Command(id=2, subscribe=sdk.SubscribeRequest(channel=room)),
+            sdk.Command(
+                id=3, publish=sdk.PublishRequest(channel=room, data=b'\xff\x00')
+            ),
+        ]
+        ws.send(b''.join(map(framed, commands)))
+        seen = b''
+        while b'\xff\x00' not in seen:
+            message = ws.recv(TIMEOUT_S)
+            assert isinstance(message, bytes)
+            seen += message
+        ws.send(b'\x01\x01')
+        with pytest.raises(ConnectionClosed, match='3501'):
+            list(iter(lambda: ws.recv(TIMEOUT_S), None))
+
+
+def test_json_subprotocol_is_selected(server: RunningServer) -> None:
+    """A client that offers JSON by name gets it by name."""
+    with Peer.to(server, subprotocols=['centrifuge-json']) as peer:
+        assert 'centrifuge-json' == peer.ws.subprotocol
+        peer.connect()
+
+
+def test_methods_are_responders(peer: Peer) -> None:
+    """A method has a responder of its own, or the one for all."""
+    assert {'data': ['any thing', {'a': 1}]} == (
+        peer.ask('rpc', method='any thing', data={'a': 1})['rpc']
+    )
+    assert {'data': ['', None]} == peer.ask('rpc')['rpc']
+    assert {'data': None} == peer.ask('rpc', method='nothing')['rpc']
+    for method in ('__class__', '_rpc', 'é', 'x' * 1000):
+        assert method == peer.ask('rpc', method=method)['rpc']['data'][0]
+
+
+def test_the_end_reaches_the_application(
+    server: RunningServer, clients: Clients
+) -> None:
+    """on_disconnect is called for whoever had connected, however it ends."""
+    with Peer.to(server) as peer:
+        peer.connect(data={'user': 'closing'})
+    with Peer.to(server) as peer:
+        peer.connect(data={'user': 'vanishing'})
+        peer.ws.socket.close()
+    with Peer.to(server) as peer:
+        peer.say('rubbish')
+        peer.end()
+    with Peer.to(server) as last:
+        last.connect(data={'user': 'last'})
+        clients.run(clients.channels.disconnect('last'))
+        last.end()
+    wait_until(
+        lambda: {'closing', 'vanishing', 'last'} <= set(clients.left), 'all are told'
+    )
+
+
+def test_draining_sends_clients_elsewhere() -> None:
+    """Draining ends connections with 3001, come back, and lets nobody else in."""
+    channels = Channels()
+    clients = Clients(channels)
+    with serving(channels, clients) as server:
+        with Peer.to(server) as peer, Peer.to(server) as new:
+            peer.connect()
+            clients.run(channels.drain())
+            assert (3001, 'shutdown') == peer.end()
+            assert (3001, 'shutdown') == new.end()
+
+
+def test_json_is_spliced_byte_by_byte(peer: Peer) -> None:
+    """A payload reaches subscribers exactly as its publisher wrote it."""
+    peer.ask('subscribe', channel='raw:a')
+    payload = '{"a" : 1.50, "b":"\\u00e9\\/", "c":1e5,"a2":[ ]}'
+    peer.say(f'{{"id":70,"publish":{{"channel":"raw:a","data":{payload}}}}}')
+    raw = ''
+    while payload not in raw:
+        raw = str(peer.ws.recv(TIMEOUT_S))
+    assert json.loads(payload) == json.loads(raw.split('\n')[-1])['push']['pub']['data']

@@ -1,0 +1,227 @@
+"""Pings, deadlines, tokens and what expires."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import time
+from typing import Any
+
+import pytest
+from server.running import RunningServer
+
+from endpoint.peer import Peer
+from endpoint.peer import serving
+from endpoint.peer import WS_CLASSES
+from falcon_channels import Channels
+from falcon_channels import EndpointOptions
+from falcon_channels.tokens import make_connection_token
+from falcon_channels.tokens import make_subscription_token
+from falcon_channels.tokens import TokenKey
+from falcon_channels.tokens import TokenVerifier
+
+KEY = TokenKey('a secret of the tests, and of nobody else')
+OTHER_KEY = TokenKey('another secret of the tests, of nobody else')
+QUICK = EndpointOptions(
+    ping_interval_s=1.0, pong_timeout_s=1.0, connect_timeout_s=1.0, expiry_grace_s=0.0
+)
+
+
+class Room:
+    async def on_subscribe(self, req: Any, subscription: Any, room: str) -> None:
+        if room == 'short':
+            subscription.expires_at = time.time() + 1
+
+    async def on_publish(self, req: Any, publication: Any, room: str) -> None:
+        """Let subscribers publish."""
+
+
+def make_channels() -> Channels:
+    channels = Channels()
+    channels.add_route('rooms:{room}', Room())
+    channels.add_route('#{user}', None)
+    return channels
+
+
+@pytest.fixture(scope='module', params=WS_CLASSES)
+def server(request: pytest.FixtureRequest) -> Iterator[RunningServer]:
+    verifier = TokenVerifier(KEY)
+    with serving(
+        make_channels(), ws=request.param, tokens=verifier, options=QUICK
+    ) as server:
+        yield server
+
+
+@pytest.fixture
+def peer(server: RunningServer) -> Iterator[Peer]:
+    with Peer.to(server) as peer:
+        yield peer
+
+
+def token(user: str = 'ann', **claims: Any) -> str:
+    return make_connection_token(KEY, user, **claims)
+
+
+def sub_token(user: str = 'ann', channel: str = 'rooms:a', **claims: Any) -> str:
+    return make_subscription_token(KEY, user, channel, **claims)
+
+
+def test_pings_are_answered_with_pongs(peer: Peer) -> None:
+    """A client that answers pings stays; one that stops is ended with 3012."""
+    peer.connect(token=token())
+    for _ in range(2):
+        assert {} == peer.hear()
+        peer.say('{}')
+    assert {'ping': {}} == peer.ask('ping')
+    assert (3012, 'no pong') == peer.end()
+
+
+def test_a_second_pong_is_one_too_many(peer: Peer) -> None:
+    """Only one pong answers a ping."""
+    peer.connect(token=token())
+    assert {} == peer.hear()
+    peer.say('{}', '{}')
+    assert (3501, 'bad request') == peer.end()
+
+
+def test_commands_are_no_pong(peer: Peer) -> None:
+    """A client that only sends commands does not prove that it reads."""
+    peer.connect(token=token())
+    while True:
+        if peer.hear() == {}:
+            break
+    peer.ask('ping')
+    assert 3012 == peer.end()[0]
+
+
+def test_who_does_not_connect_is_stale(peer: Peer) -> None:
+    """A WebSocket without a connect command ends with 3502."""
+    assert (3502, 'stale') == peer.end()
+
+
+def test_a_token_says_who_it_is(peer: Peer) -> None:
+    """User, info, server-side channels and the end come from the token."""
+    result = peer.connect(
+        token=token(info={'name': 'Ann'}, channels=['#ann'], ttl_s=3000.0)
+    )
+    assert result['expires'] is True
+    assert 2990 <= result['ttl'] <= 3000
+    assert {'#ann': {}} == result['subs']
+    peer.ask('subscribe', channel='rooms:a')
+    peer.ask('publish', channel='rooms:a', data=1)
+    info = peer.push()['pub']['info']
+    assert ('ann', {'name': 'Ann'}) == (info['user'], info['conn_info'])
+
+
+def test_an_expired_token_can_be_replaced(peer: Peer) -> None:
+    """An expired token is error 109: the client fetches another."""
+    assert 109 == peer.error('connect', token=token(ttl_s=-10.0))
+
+
+@pytest.mark.parametrize(
+    'bad',
+    [
+        'x',
+        make_connection_token(OTHER_KEY, 'ann'),
+        make_subscription_token(KEY, 'ann', 'rooms:a'),
+    ],
+)
+def test_a_forged_token_is_the_end(peer: Peer, bad: str) -> None:
+    """An invalid token ends the connection for good: 3500."""
+    peer.say({'id': 1, 'connect': {'token': bad}})
+    assert (3500, 'invalid token') == peer.end()
+
+
+def test_no_token_is_the_end_where_one_is_needed(peer: Peer) -> None:
+    """Without a token, and nobody else who decides, nobody connects."""
+    peer.say({'id': 1, 'connect': {}})
+    assert (3501, 'bad request') == peer.end()
+
+
+def test_a_connection_ends_with_its_token(peer: Peer) -> None:
+    """A connection whose token is not refreshed is ended with 3005."""
+    peer.connect(token=token(ttl_s=2.0))
+    peer.answer_pings = True
+    assert (3005, 'connection expired') == peer.end()
+
+
+def test_a_refreshed_connection_stays(peer: Peer) -> None:
+    """A fresh token moves the end."""
+    peer.connect(token=token(ttl_s=2.0))
+    result = peer.ask('refresh', token=token(ttl_s=100.0))['refresh']
+    assert result['expires'] is True
+    assert 90 <= result['ttl'] <= 100
+    until_s = time.monotonic() + 3.5
+    while time.monotonic() < until_s:
+        if peer.hear() == {}:
+            peer.say('{}')
+    assert {'ping': {}} == peer.ask('ping')
+
+
+@pytest.mark.parametrize(
+    ('refresh', 'end'),
+    [
+        (token('bob'), (3500, 'invalid token')),
+        ('x', (3500, 'invalid token')),
+        (sub_token(), (3500, 'invalid token')),
+        (token(ttl_s=-10.0), (3005, 'connection expired')),
+    ],
+)
+def test_refreshes_that_end_a_connection(
+    peer: Peer, refresh: str, end: tuple[int, str]
+) -> None:
+    """Another user's token, a forged one and an expired one end the connection."""
+    peer.connect(token=token())
+    peer.say({'id': 9, 'refresh': {'token': refresh}})
+    assert end == peer.end()
+
+
+def test_a_subscription_ends_at_its_time(peer: Peer) -> None:
+    """A subscription that is not refreshed ends with 2501: subscribe again."""
+    peer.connect(token=token())
+    result = peer.ask('subscribe', channel='rooms:short')['subscribe']
+    assert (True, 1) == (result['expires'], result['ttl'])
+    assert {
+        'channel': 'rooms:short',
+        'unsubscribe': {'code': 2501, 'reason': 'subscription expired'},
+    } == peer.push()
+
+
+def test_a_subscription_token_is_refreshed(peer: Peer) -> None:
+    """A token for the subscription sets its end, and another one moves it."""
+    peer.connect(token=token())
+    first = peer.ask('subscribe', channel='rooms:a', token=sub_token(ttl_s=50.0))
+    assert 40 <= first['subscribe']['ttl'] <= 50
+    second = peer.ask('sub_refresh', channel='rooms:a', token=sub_token(ttl_s=500.0))
+    assert 490 <= second['sub_refresh']['ttl'] <= 500
+
+
+def test_an_expired_subscription_token(peer: Peer) -> None:
+    """Expired at subscribing is error 109; expired at a refresh, subscribe again."""
+    peer.connect(token=token())
+    expired = sub_token(ttl_s=-10.0)
+    assert 109 == peer.error('subscribe', channel='rooms:a', token=expired)
+    peer.ask('subscribe', channel='rooms:a', token=sub_token())
+    assert 109 == peer.error('sub_refresh', channel='rooms:a', token=expired)
+    assert 2501 == peer.push()['unsubscribe']['code']
+
+
+@pytest.mark.parametrize('command', ['subscribe', 'sub_refresh'])
+@pytest.mark.parametrize(
+    'bad', [sub_token('bob'), sub_token(channel='rooms:b')], ids=['user', 'channel']
+)
+def test_tokens_for_another_user_or_channel(peer: Peer, command: str, bad: str) -> None:
+    """A token that is valid for somebody or something else ends the connection."""
+    peer.connect(token=token())
+    if command == 'sub_refresh':
+        peer.ask('subscribe', channel='rooms:a')
+    peer.say({'id': 9, command: {'channel': 'rooms:a', 'token': bad}})
+    assert (3500, 'invalid token') == peer.end()
+
+
+def test_a_forged_subscription_token(peer: Peer) -> None:
+    """Invalid at subscribing is error 103; at a refresh it ends the connection."""
+    peer.connect(token=token())
+    assert 103 == peer.error('subscribe', channel='rooms:a', token='x')
+    peer.ask('subscribe', channel='rooms:a')
+    peer.say({'id': 9, 'sub_refresh': {'channel': 'rooms:a', 'token': 'x'}})
+    assert (3500, 'invalid token') == peer.end()
