@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from types import TracebackType
 from typing import Self
 
@@ -41,6 +42,11 @@ class Proxy:
             self._server = None
         self.drop()
         await asyncio.gather(*self._tasks)
+
+    def drop_one(self, dice: random.Random) -> None:
+        """Reset one connection, if there is one."""
+        if self._writers:
+            dice.choice(list(self._writers)).transport.abort()
 
     def drop(self) -> None:
         """Reset the connections that are there."""
