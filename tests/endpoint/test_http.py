@@ -1,0 +1,472 @@
+"""The client protocol over plain HTTP, and doors for clients without a library."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+from typing import Self
+
+from centrifuge.protocol import client_pb2 as sdk
+import falcon
+import httpx
+import pytest
+from server.running import RunningServer
+from support.processes import wait_until
+
+from endpoint.peer import Peer
+from endpoint.peer import serving
+from endpoint.peer import TIMEOUT_S
+from falcon_channels import ChannelOptions
+from falcon_channels import Channels
+from falcon_channels import ChannelsOptions
+
+ORIGIN = 'https://app.example'
+
+
+class Room:
+    async def on_subscribe(self, req: Any, subscription: Any, room: str) -> None:
+        if room == 'secret':
+            raise falcon.HTTPForbidden()
+
+    async def on_publish(self, req: Any, publication: Any, room: str) -> None:
+        """Let subscribers publish."""
+
+
+class Clients:
+    async def on_connect(self, req: Any, connection: Any) -> None:
+        status = req.get_param_as_int('refuse')
+        if status:
+            raise falcon.HTTPError(status)
+        connection.user = req.get_param('user', default='ann')
+        if req.has_param('personal'):
+            connection.add_channel(f'#{connection.user}')
+
+
+channels = Channels()
+
+
+@pytest.fixture(scope='module')
+def server() -> Iterator[RunningServer]:
+    global channels
+    channels = Channels(
+        options=ChannelsOptions(allowed_origins=(ORIGIN,), max_message_bytes=4096)
+    )
+    channels.add_route(
+        'rooms:{room}',
+        Room(),
+        ChannelOptions(history_size=10, presence=True, max_publication_bytes=4096),
+    )
+    channels.add_route('#{user}', None, ChannelOptions(history_size=10))
+    with serving(channels, Clients()) as server:
+        yield server
+
+
+def url(server: RunningServer) -> str:
+    return f'http://127.0.0.1:{server.port}'
+
+
+@pytest.fixture(scope='module')
+def client(server: RunningServer) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=url(server), timeout=TIMEOUT_S) as client:
+        yield client
+
+
+class Stream:
+    """A streamed response, part by part."""
+
+    def __init__(self, client: httpx.Client, response: httpx.Response) -> None:
+        self.client = client
+        self.response = response
+        self._chunks = response.iter_raw()
+        self._rest = b''
+        self.session: dict[str, str] = {}
+        self.id = 1
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(
+        cls, client: httpx.Client, method: str, path: str, **options: Any
+    ) -> Iterator[Self]:
+        with client.stream(method, path, **options) as response:
+            yield cls(client, response)
+
+    def part(self, separator: bytes) -> bytes:
+        """Return what comes before the next separator."""
+        while separator not in self._rest:
+            self._rest += next(self._chunks)
+        part, _, self._rest = self._rest.partition(separator)
+        return part
+
+    def line(self) -> dict[str, Any]:
+        """Return the next object of a stream of lines."""
+        value: dict[str, Any] = json.loads(self.part(b'\n'))
+        return value
+
+    def event(self) -> tuple[str, str]:
+        """Return the next event: the field's name, and what it says."""
+        name, _, value = self.part(b'\n\n').strip().decode().partition(': ')
+        return name, value
+
+    def data(self) -> dict[str, Any]:
+        """Return the next object of a stream of events."""
+        while True:
+            name, value = self.event()
+            if name == 'data':
+                found: dict[str, Any] = json.loads(value)
+                return found
+
+    def connected(self, reply: dict[str, Any]) -> dict[str, Any]:
+        """Remember how commands are sent from now on."""
+        result: dict[str, Any] = reply['connect']
+        self.session = {name: result[name] for name in ('session', 'node')}
+        return result
+
+    def say(self, *commands: dict[str, Any]) -> httpx.Response:
+        """Send a frame of commands beside the stream."""
+        data = '\n'.join(json.dumps(command) for command in commands)
+        return self.client.post('/emulation', json={**self.session, 'data': data})
+
+    def rest(self) -> bytes:
+        """Return everything until the end."""
+        return self._rest + b''.join(self._chunks)
+
+
+CONNECT = '{"id":1,"connect":{}}'
+
+
+@pytest.mark.parametrize('way', ['http_stream', 'sse', 'sse by POST'])
+def test_a_conversation_over_http(client: httpx.Client, way: str) -> None:
+    """Replies come down the stream, commands go up beside it."""
+    channel = f'rooms:{way.replace(" ", "")}'
+    first = CONNECT + '\n' + json.dumps({'id': 2, 'subscribe': {'channel': channel}})
+    asked: dict[str, Any] = {'content': first}
+    method = 'POST'
+    if way == 'sse':
+        method, asked = 'GET', {'params': {'cf_connect': first}}
+    path = f'/connection/{way.split(" ")[0]}'
+    with Stream.open(client, method, path, **asked) as stream:
+        headers = stream.response.headers
+        assert 'no' == headers['X-Accel-Buffering']
+        assert 'no-store' in headers['Cache-Control']
+        media = 'application/json' if way == 'http_stream' else 'text/event-stream'
+        assert media == headers['Content-Type']
+        hear = stream.line if way == 'http_stream' else stream.data
+        result = stream.connected(hear())
+        assert result['pong'] is True
+        assert 'subscribe' in hear()
+        done = stream.say(
+            {'id': 3, 'publish': {'channel': channel, 'data': 'hi\n\r'}},
+            {'id': 4, 'ping': {}},
+        )
+        assert (204, b'') == (done.status_code, done.content)
+        heard = [hear() for _ in range(3)]
+        assert {3, 4} == {message['id'] for message in heard if 'id' in message}
+        [push] = [message['push'] for message in heard if 'push' in message]
+        assert ('hi\n\r', 1) == (push['pub']['data'], push['pub']['offset'])
+
+
+def framed(command: Any) -> bytes:
+    body = command.SerializeToString()
+    assert len(body) < 128
+    return bytes([len(body)]) + body
+
+
+def test_protobuf_over_http(client: httpx.Client) -> None:
+    """The content type chooses Protobuf, down and up."""
+    media = {'Content-Type': 'application/octet-stream'}
+    body = framed(sdk.Command(id=1, connect=sdk.ConnectRequest()))
+    with Stream.open(
+        client, 'POST', '/connection/http_stream', content=body, headers=media
+    ) as stream:
+        assert media['Content-Type'] == stream.response.headers['Content-Type']
+        reply = sdk.Reply()
+        raw = b''
+        while not raw or len(raw) < raw[0] + 1:
+            raw += next(stream._chunks)
+        reply.ParseFromString(raw[1 : raw[0] + 1])
+        up = sdk.EmulationRequest(
+            session=reply.connect.session,
+            node=reply.connect.node,
+            data=framed(sdk.Command(id=2, ping=sdk.PingRequest())),
+        )
+        done = client.post('/emulation', content=up.SerializeToString(), headers=media)
+        assert 204 == done.status_code
+        assert next(stream._chunks).endswith(b'\x02b\x00')
+
+
+def test_the_end_is_told_in_the_stream(client: httpx.Client) -> None:
+    """Without close frames, the last thing in a stream says why it ends."""
+    with Stream.open(
+        client, 'POST', '/connection/http_stream', content=CONNECT
+    ) as stream:
+        stream.connected(stream.line())
+        stream.say({'id': 9, 'connect': {}})
+        assert {
+            'push': {'disconnect': {'code': 3501, 'reason': 'bad request'}}
+        } == json.loads(stream.rest())
+
+
+def test_who_leaves_is_noticed(client: httpx.Client) -> None:
+    """A client that closes its stream has left, and its session with it."""
+    wait_until(lambda: not channels.connections(), 'nobody is there')
+    with Stream.open(
+        client, 'POST', '/connection/http_stream', content=CONNECT
+    ) as stream:
+        stream.connected(stream.line())
+        assert 1 == len(channels.connections())
+        session = stream.session
+    wait_until(lambda: not channels.connections(), 'it has left')
+    gone = client.post('/emulation', json={**session, 'data': CONNECT})
+    assert 404 == gone.status_code
+
+
+@pytest.mark.parametrize(
+    ('body', 'status'),
+    [
+        (b'', 400),
+        (b'{', 400),
+        (b'[]', 400),
+        (b'{"session":1}', 400),
+        (b'{"session":"a","session":"b"}', 400),
+        (b'\xff', 400),
+        (b'{}', 404),
+        (b'{"session":"","node":"","data":"{}"}', 404),
+        (b'x' * 9000, 413),
+    ],
+)
+def test_bad_requests_with_commands(
+    client: httpx.Client, body: bytes, status: int
+) -> None:
+    """What names no session of ours is refused, and never anything more."""
+    assert status == client.post('/emulation', content=body).status_code
+
+
+def test_sessions_cannot_be_guessed(client: httpx.Client) -> None:
+    """A session has 192 random bits; the connection's public id does not open it."""
+    with Stream.open(
+        client, 'POST', '/connection/http_stream', content=CONNECT
+    ) as stream:
+        result = stream.connected(stream.line())
+        assert len(stream.session['session']) == 32
+        wrong = {'session': result['client'], 'node': result['node'], 'data': '{}'}
+        assert 404 == client.post('/emulation', json=wrong).status_code
+
+
+PATHS = [
+    ('POST', '/connection/http_stream', {'content': CONNECT}),
+    ('GET', '/connection/sse', {'params': {'cf_connect': CONNECT}}),
+    ('POST', '/connection/uni_http_stream', {'content': '{}'}),
+    ('GET', '/connection/uni_sse', {}),
+    ('POST', '/emulation', {'json': {'session': 'x', 'node': 'y', 'data': ''}}),
+]
+
+
+@pytest.mark.parametrize(('method', 'path', 'asked'), PATHS)
+def test_pages_of_other_sites(
+    client: httpx.Client, method: str, path: str, asked: dict[str, Any]
+) -> None:
+    """A page of another site is refused, unless its origin is allowed."""
+    evil = {'Origin': 'https://evil.example'}
+    assert 403 == client.request(method, path, headers=evil, **asked).status_code
+    with client.stream(method, path, headers={'Origin': ORIGIN}, **asked) as good:
+        assert good.status_code in (200, 404)
+        if good.status_code == 200:
+            assert ORIGIN == good.headers['Access-Control-Allow-Origin']
+            assert 'Origin' in good.headers['Vary']
+    preflight = client.options(path, headers={'Origin': ORIGIN})
+    assert 204 == preflight.status_code
+    assert method in preflight.headers['Access-Control-Allow-Methods']
+    assert 403 == client.options(path, headers=evil).status_code
+
+
+def test_bodies_are_bounded(client: httpx.Client) -> None:
+    """A body over max_message_bytes is refused, with its length told or not."""
+
+    def chunks() -> Iterator[bytes]:
+        for _ in range(100):
+            yield b'x' * 1000
+
+    for content in (b'x' * 5000, chunks()):
+        done = client.post('/connection/http_stream', content=content)
+        assert 413 == done.status_code
+    assert 400 == client.get('/connection/sse').status_code
+    assert 400 == client.post('/connection/http_stream', content=b'\xff').status_code
+
+
+# --- one way ---------------------------------------------------------------------
+
+
+def publish(client: httpx.Client, room: str, value: Any) -> None:
+    """Publish through a connection of its own."""
+    channel = f'rooms:{room}'
+    first = CONNECT + '\n' + json.dumps({'id': 2, 'subscribe': {'channel': channel}})
+    with Stream.open(
+        client, 'POST', '/connection/http_stream', content=first
+    ) as stream:
+        stream.connected(stream.line())
+        stream.line()
+        stream.say({'id': 3, 'publish': {'channel': channel, 'data': value}})
+        while stream.line().get('id') != 3:
+            pass
+
+
+def test_a_plain_event_source(client: httpx.Client) -> None:
+    """Channels in the URL, pushes without an envelope, and the personal channel."""
+    path = '/connection/uni_sse?channel=rooms:es&channel=rooms:es2&personal=1'
+    with Stream.open(client, 'GET', path) as stream:
+        first = stream.data()['connect']
+        assert {'rooms:es', 'rooms:es2', '#ann'} == first['subs'].keys()
+        assert 'pong' not in first
+        assert 'session' not in first
+        publish(client, 'es2', {'text': 'hello'})
+        push = stream.data()
+        assert ('rooms:es2', {'text': 'hello'}) == (
+            push['channel'],
+            push['pub']['data'],
+        )
+
+
+def test_an_event_source_recovers_by_itself(client: httpx.Client) -> None:
+    """The last event id holds the positions of all channels; the rest follows."""
+    path = '/connection/uni_sse?channel=rooms:r1&channel=rooms:r2'
+    with Stream.open(client, 'GET', path) as stream:
+        stream.data()
+        publish(client, 'r1', 'one')
+        publish(client, 'r2', 'two')
+        seen: list[str] = []
+        last_id = ''
+        while len(seen) < 2:
+            name, value = stream.event()
+            if name == 'data':
+                seen.append(json.loads(value)['pub']['data'])
+            else:
+                last_id = value
+        while stream._rest or not last_id:
+            name, last_id = stream.event()
+    assert ['one', 'two'] == seen
+    for room, value in (('r1', 'three'), ('r2', 'four'), ('r1', 'five')):
+        publish(client, room, value)
+    with Stream.open(client, 'GET', path, headers={'Last-Event-ID': last_id}) as stream:
+        subs = stream.data()['connect']['subs']
+        assert [True, True] == [sub['recovered'] for sub in subs.values()]
+        missed = [stream.data() for _ in range(3)]
+        assert {('rooms:r1', 'three'), ('rooms:r1', 'five'), ('rooms:r2', 'four')} == {
+            (push['channel'], push['pub']['data']) for push in missed
+        }
+
+
+@pytest.mark.parametrize('last_id', ['x', '!!!', 'W10=', 'eyJhIjoxfQ==', 'x' * 5000])
+def test_event_ids_of_others_are_passed_over(
+    client: httpx.Client, last_id: str
+) -> None:
+    """An id that is not ours is no error."""
+    path = '/connection/uni_sse?channel=rooms:ids'
+    headers = {'Last-Event-ID': last_id}
+    with Stream.open(client, 'GET', path, headers=headers) as stream:
+        assert {'rooms:ids'} == stream.data()['connect']['subs'].keys()
+
+
+@pytest.mark.parametrize(
+    ('query', 'status'),
+    [
+        ('refuse=401', 401),
+        ('refuse=403', 403),
+        ('refuse=400', 400),
+        ('channel=rooms:secret', 403),
+        ('channel=nowhere', 400),
+        ('channel=', 400),
+        ('cf_connect={', 400),
+        ('cf_connect={"token":1}', 400),
+    ],
+)
+def test_refusals_are_http_errors(
+    client: httpx.Client, query: str, status: int
+) -> None:
+    """A refused EventSource gets a status at which a browser gives up."""
+    assert status == client.get(f'/connection/uni_sse?{query}').status_code
+    wait_until(lambda: not channels.connections(), 'nobody is left behind')
+
+
+def test_a_busy_server_is_tried_again(client: httpx.Client) -> None:
+    """Where clients should come back the stream ends, and says why."""
+    with Stream.open(client, 'GET', '/connection/uni_sse?refuse=503') as stream:
+        assert 200 == stream.response.status_code
+        assert {
+            'disconnect': {'code': 3001, 'reason': 'shutdown', 'reconnect': True}
+        } == stream.data()
+        assert b'' == stream.rest().strip()
+
+
+def test_lines_for_curl(client: httpx.Client) -> None:
+    """One request, and then a line for each push."""
+    body = json.dumps({'subs': {'rooms:curl': {}}})
+    with Stream.open(
+        client, 'POST', '/connection/uni_http_stream', content=body
+    ) as stream:
+        assert {'rooms:curl'} == stream.line()['connect']['subs'].keys()
+        publish(client, 'curl', 1)
+        assert 1 == stream.line()['pub']['data']
+
+
+def test_a_plain_websocket_with_one_message(
+    server: RunningServer, client: httpx.Client
+) -> None:
+    """After its one message a client only listens; what else it says is ignored."""
+    with Peer.to(server, '/connection/uni_websocket') as peer:
+        peer.say({'subs': {'rooms:ws': {}}})
+        assert {'rooms:ws'} == peer.hear()['connect']['subs'].keys()
+        peer.say('hello', '{"id":1,"ping":{}}')
+        publish(client, 'ws', 'x')
+        assert 'x' == peer.hear()['pub']['data']
+
+
+@pytest.mark.parametrize(
+    ('frame', 'code'),
+    [
+        ('hello', 3501),
+        ('{"subs":{"nowhere":{}}}', 3501),
+        ('{"subs":{"rooms:secret":{}}}', 3507),
+        ('{"subs":{"rooms:a":{"type":1}}}', 3501),
+    ],
+)
+def test_a_plain_websocket_is_told_why_it_ends(
+    server: RunningServer, frame: str, code: int
+) -> None:
+    """The end comes as a push and as a close code."""
+    with Peer.to(server, '/connection/uni_websocket') as peer:
+        peer.say(frame)
+        assert code == peer.end()[0]
+
+
+def test_commands_find_the_process_that_holds_the_stream(tmp_path: Path) -> None:
+    """Any process that shares the broker takes a request, in parts if it is long."""
+    clients = []
+    with contextlib.ExitStack() as stack:
+        for _ in range(2):
+            one = Channels(f'sqlite:///{tmp_path / "shared.db"}')
+            one.add_route('rooms:{room}', Room())
+            server = stack.enter_context(serving(one, Clients()))
+            client = httpx.Client(base_url=url(server), timeout=TIMEOUT_S)
+            clients.append(stack.enter_context(client))
+        here, there = clients
+        with Stream.open(
+            here, 'POST', '/connection/http_stream', content=CONNECT
+        ) as stream:
+            stream.connected(stream.line())
+            stream.client = there
+            assert 204 == stream.say({'id': 2, 'ping': {}}).status_code
+            assert {'id': 2, 'ping': {}} == stream.line()
+            text = 'é' * 10_000
+            stream.say(
+                {'id': 3, 'subscribe': {'channel': 'rooms:far'}},
+                {'id': 4, 'publish': {'channel': 'rooms:far', 'data': text}},
+            )
+            heard = [stream.line() for _ in range(3)]
+            assert [text] == [m['push']['pub']['data'] for m in heard if 'push' in m]
+            stream.session['session'] = 'x' * 32
+            assert 204 == stream.say({'id': 5, 'ping': {}}).status_code
+            stream.session['node'] = ''
+            assert 204 == stream.say({'id': 5, 'ping': {}}).status_code
