@@ -71,7 +71,7 @@ conformance: setup  ## Run the Autobahn TestSuite (a release gate; needs a Pytho
 	$(BIN)/python scripts/conformance.py $(CONFORMANCE_ARGS)
 
 .PHONY: bench
-bench: setup  ## Compare what an echo, a delivery and an idle connection cost (minutes; two cores, cc)
+bench: setup  ## What an echo, a delivery and an idle connection cost (minutes; needs two cores and cc)
 	$(BIN)/python -m benchmarks.echo
 	$(BIN)/python -m benchmarks.fanout
 	$(BIN)/python -m benchmarks.idle_memory
@@ -92,11 +92,6 @@ check: setup  ## Formatting, lint, types and architecture
 format: setup  ## Format the code and mend what the linter can
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
-
-.PHONY: bench
-bench: setup  ## What an echo and a delivery cost, beside a bare C server (needs two cores and cc)
-	$(BIN)/python -m benchmarks.echo
-	$(BIN)/python -m benchmarks.fanout
 
 .PHONY: bench-others
 bench-others: setup  ## The same delivery with other projects, which it installs below build/

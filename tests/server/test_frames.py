@@ -233,6 +233,22 @@ def test_compressed_messages_are_echoed(server: RunningServer) -> None:
         assert [0xC1, 0x81] == [head for head in heads if head != 0x80 | PONG]
 
 
+def test_a_client_with_a_small_window_gets_plain_messages(
+    server: RunningServer,
+) -> None:
+    """Its compressed messages are read; the answers are not compressed."""
+    text = b'compress me ' * 200
+    encoder = zlib.compressobj(wbits=-15)
+    packed = (encoder.compress(text) + encoder.flush(zlib.Z_SYNC_FLUSH))[:-4]
+    with Peer(server.port) as peer:
+        answer = peer.request(
+            'Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=9'
+        )
+        assert 'server_max_window_bits=9' in answer
+        peer.send(frame(TEXT, packed, rsv=4))
+        assert (0x81, text) == peer.frame()
+
+
 def test_a_deflate_bomb_is_refused(server: RunningServer) -> None:
     """A message that unpacks to more than the limit ends with 1009."""
     encoder = zlib.compressobj(9, wbits=-15)

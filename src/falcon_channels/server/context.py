@@ -19,7 +19,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.server import ServerState
 from websockets.extensions.base import ServerExtensionFactory
 
-from falcon_channels.server.compression import DeflateFactory
+from falcon_channels.server.compression import deflate_factory
 from falcon_channels.server.keepalive import KeepAliveWheel
 from falcon_channels.server.options import ServerOptions
 
@@ -96,7 +96,7 @@ class ServerContext:
         self.max_size = config.ws_max_size or None
         self.frame_limit = self.max_size or sys.maxsize
         self.extensions: list[ServerExtensionFactory] | None = (
-            [DeflateFactory()] if options.deflate else None
+            [deflate_factory()] if options.deflate else None
         )
         self.peers: Counter[str] = Counter()
         self.drain_task: asyncio.Task[None] | None = None

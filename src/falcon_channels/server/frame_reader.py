@@ -20,7 +20,6 @@ from falcon_channels.server.fragments import TooManyFragmentsError
 from falcon_channels.server.states import CLOSING
 from falcon_channels.server.states import LINGERING
 from falcon_channels.server.states import OPEN
-from falcon_channels.transports.framing import DEFLATE
 
 try:
     from websockets.speedups import apply_mask
@@ -154,7 +153,9 @@ class FrameReader(Connection):
         if opcode >= 8 and (length > 125 or head < 0x80):
             return True
         if head & 0x70:
-            return not (head & 0x70 == 0x40 and self.framing is DEFLATE)
+            # NOTE: The core is kept where there is an extension.
+            core = self._core
+            return not (head & 0x70 == 0x40 and core is not None and core.extensions)
         return opcode not in (0, 1, 2, 8, 9, 10)
 
     def _refuse_frame(self, data: bytes | bytearray, pos: int) -> None:

@@ -19,6 +19,7 @@ from websockets.http11 import Response
 from websockets.server import ServerProtocol
 
 from falcon_channels.server.asgi import AsgiCycle
+from falcon_channels.server.compression import outgoing_framing
 from falcon_channels.server.context import core_logger
 from falcon_channels.server.context import ServerContext
 from falcon_channels.server.frame_reader import FrameReader
@@ -35,7 +36,6 @@ from falcon_channels.server.states import CONNECTING
 from falcon_channels.server.states import LINGERING
 from falcon_channels.server.states import OPEN
 from falcon_channels.transports.base import Receiver
-from falcon_channels.transports.framing import DEFLATE
 
 #: Bytes that may arrive before the application has accepted.
 _MAX_EARLY_BYTES = 65536
@@ -236,7 +236,7 @@ class WebSocketProtocol(FrameReader):
         core.send_response(response)
         transport.write(b''.join(core.data_to_send()))
         if core.extensions:
-            self.framing = DEFLATE
+            self.framing = outgoing_framing(core.extensions)
         else:
             self._core = None
         self.state = OPEN
