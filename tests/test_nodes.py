@@ -82,7 +82,7 @@ async def test_survey_ends_when_all_known_have_answered() -> None:
     """Once the processes are known, a survey does not wait for its time to pass."""
     link: list[LinkedBroker] = []
     (one, _), (two, _) = await start(link), await start(link)
-    first = await one.nodes.survey('node', timeout_s=0.2)
+    first = await one.nodes.survey('node', timeout_s=1.0)
     assert {one.nodes.id, two.nodes.id} == first.keys()
     three, _ = await start(link)
     async with asyncio.timeout(30):
@@ -100,7 +100,7 @@ async def test_a_dead_process_is_waited_for_once() -> None:
     """A process that died without a goodbye delays one survey and no more."""
     link: list[LinkedBroker] = []
     (one, _), (two, dead) = await start(link), await start(link)
-    assert 2 == len(await one.nodes.survey('node', timeout_s=0.2))
+    assert 2 == len(await one.nodes.survey('node', timeout_s=1.0))
     link.remove(dead)
     assert [one.nodes.id] == list(await one.nodes.survey('node', timeout_s=0.2))
     async with asyncio.timeout(30):
@@ -119,7 +119,7 @@ async def test_after_a_lost_link_all_are_asked_anew() -> None:
     two, _ = await start(link)
     broker.cut = False
     one.hub.on_link_restored()
-    assert 2 == len(await one.nodes.survey('node', timeout_s=0.5))
+    assert 2 == len(await one.nodes.survey('node', timeout_s=1.0))
     await one.close()
     await two.close()
 
