@@ -82,7 +82,7 @@ async def test_survey_ends_when_all_known_have_answered() -> None:
     """Once the processes are known, a survey does not wait for its time to pass."""
     link: list[LinkedBroker] = []
     (one, _), (two, _) = await start(link), await start(link)
-    first = await one.nodes.survey('node', timeout_s=1.0)
+    first = await one.nodes.survey('node')
     assert {one.nodes.id, two.nodes.id} == first.keys()
     three, _ = await start(link)
     async with asyncio.timeout(30):
@@ -100,11 +100,29 @@ async def test_a_dead_process_is_waited_for_once() -> None:
     """A process that died without a goodbye delays one survey and no more."""
     link: list[LinkedBroker] = []
     (one, _), (two, dead) = await start(link), await start(link)
-    assert 2 == len(await one.nodes.survey('node', timeout_s=1.0))
+    assert 2 == len(await one.nodes.survey('node'))
     link.remove(dead)
     assert [one.nodes.id] == list(await one.nodes.survey('node', timeout_s=0.2))
     async with asyncio.timeout(30):
         assert [one.nodes.id] == list(await one.nodes.survey('node', timeout_s=3600))
+    await one.close()
+    await two.close()
+
+
+async def test_who_starts_later_is_told_who_is_there() -> None:
+    """A process that is known is waited for, even longer than for unknown ones."""
+    link: list[LinkedBroker] = []
+    (one, slow), (two, _) = await start(link), await start(link)
+    told = asyncio.Event()
+    one.nodes.read('done', lambda body: told.set())
+    await two.nodes.send('', 'done', b'')
+    await asyncio.wait_for(told.wait(), 30)
+    link.remove(slow)
+    asking = asyncio.create_task(two.nodes.survey('note', timeout_s=3600))
+    done, _ = await asyncio.wait([asking], timeout=1.5)
+    assert set() == done
+    await two.nodes.send('', 'goodbye', one.nodes.id.encode())
+    assert {} == await asyncio.wait_for(asking, 30)
     await one.close()
     await two.close()
 
@@ -119,18 +137,21 @@ async def test_after_a_lost_link_all_are_asked_anew() -> None:
     two, _ = await start(link)
     broker.cut = False
     one.hub.on_link_restored()
-    assert 2 == len(await one.nodes.survey('node', timeout_s=1.0))
+    assert 2 == len(await one.nodes.survey('node'))
     await one.close()
     await two.close()
 
 
 async def test_large_answers_travel_in_small_parts() -> None:
-    """An answer of a megabyte arrives whole, in control messages under 4 KiB."""
+    """An answer of a megabyte arrives whole, in control messages under 4 KiB.
+
+    The other process has no answer, says so, and is not waited for.
+    """
     link: list[LinkedBroker] = []
     (one, _), (two, broker) = await start(link), await start(link)
     answer = bytes(range(256)) * 4096
     two.nodes.answer('large', lambda body: body + answer)
-    answers = await one.nodes.survey('large', b'x', timeout_s=1.0)
+    answers = await one.nodes.survey('large', b'x', timeout_s=30)
     assert {two.nodes.id: b'x' + answer} == answers
     assert broker.largest_bytes < 4096
     await one.close()

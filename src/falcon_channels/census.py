@@ -42,7 +42,7 @@ class NodeFacts(msgspec.Struct, frozen=True):
 class Census:
     """Counts channels and processes, in all processes that share the broker.
 
-    A process that does not answer within a second is left out.
+    A process that does not answer within 3 seconds is left out.
 
     Args:
         hub: Of this process.

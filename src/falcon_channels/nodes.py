@@ -4,10 +4,12 @@ Everything travels as control messages, which reach every process: a `NodeMessag
 one process or for all, with a *kind* that says who reads it there.
 
 A *survey* puts a question to all processes and gathers their answers. Nobody keeps a
-list of the processes, so that one is learned: each says hello when it starts and
-goodbye when it closes, and each answer tells of one more. The first survey, and one
-after the link was lost, waits the whole time; later ones end as soon as all that are
-known have answered. A process that died is waited for once more, and then forgotten.
+list of the processes, so that one is learned: each says hello when it starts, is told
+by the others that they are there, and says goodbye when it closes; and each answer
+tells of one more. A survey ends when all that are known have answered. The first one,
+and one after the link was lost, also waits a while for processes that are not known. A
+process that died is waited for once more, as long as a survey may last, and then
+forgotten.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ from falcon_channels.hub import Hub
 _logger = logging.getLogger('falcon_channels')
 
 #: How long a survey waits for processes that do not answer.
-SURVEY_TIMEOUT_S = 1.0
+SURVEY_TIMEOUT_S = 3.0
+#: How long a survey waits for processes that may not be known.
+_SETTLE_S = 1.0
 #: Largest part of an answer: brokers carry small control messages best.
 _PART_BYTES = 3072
 #: Largest answer.
@@ -37,7 +41,8 @@ _MAX_ANSWER_BYTES = 4 * 1024 * 1024
 #: How many surveys of this process may be under way.
 _MAX_SURVEYS = 16
 
-_HELLO, _GOODBYE, _ASK, _ANSWER = 'hello', 'goodbye', 'ask', 'answer'
+_HELLO, _HERE, _GOODBYE = 'hello', 'here', 'goodbye'
+_ASK, _ANSWER = 'ask', 'answer'
 
 
 class _Question(NamedTuple):
@@ -50,7 +55,10 @@ class _Question(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """A part of an answer, ``[survey, from, number, total, body]``."""
+    """A part of an answer, ``[survey, from, number, total, body]``.
+
+    A total of 0 says that the process has no answer to this question.
+    """
 
     survey: str
     sender: str
@@ -62,19 +70,27 @@ class _Part(NamedTuple):
 class _Survey:
     """Answers as they come in."""
 
-    def __init__(self, awaited: set[str] | None) -> None:
+    def __init__(self, awaited: set[str]) -> None:
         self.awaited = awaited
+        self.heard: set[str] = set()
         self.parts: dict[str, dict[int, bytes]] = {}
         self.answers: dict[str, bytes] = {}
         self.complete = asyncio.Event()
 
     def take(self, part: _Part) -> None:
-        parts = self.parts.setdefault(part.sender, {})
-        parts[part.number] = part.body
-        if len(parts) == part.total:
+        if part.total:
+            parts = self.parts.setdefault(part.sender, {})
+            parts[part.number] = part.body
+            if len(parts) < part.total:
+                return
             self.answers[part.sender] = b''.join(parts[i] for i in sorted(parts))
-            if self.awaited is not None and self.awaited <= self.answers.keys():
-                self.complete.set()
+        self.heard.add(part.sender)
+        self.look()
+
+    def look(self) -> None:
+        """See whether all have answered."""
+        if self.awaited <= self.heard:
+            self.complete.set()
 
 
 class Nodes:
@@ -95,6 +111,7 @@ class Nodes:
         self.id = node
         self._readers: dict[str, Callable[[bytes], None]] = {
             _HELLO: self._on_hello,
+            _HERE: self._on_here,
             _GOODBYE: self._on_goodbye,
             _ASK: self._on_ask,
             _ANSWER: self._on_answer,
@@ -141,19 +158,22 @@ class Nodes:
         async with self._slots:
             lost = self._hub.counters.links_lost
             known = self._known_at == lost and not self._hub.link_lost
-            survey = _Survey(set(self._known) if known else None)
+            survey = _Survey(set(self._known))
             token = secrets.token_urlsafe(9)
             self._surveys[token] = survey
+            question = _Question(token, self.id, name, body)
             try:
-                question = _Question(token, self.id, name, body)
                 await self.send('', _ASK, msgspec.msgpack.encode(question))
-                await asyncio.wait_for(survey.complete.wait(), timeout_s)
+                async with asyncio.timeout(timeout_s):
+                    if not known:
+                        await asyncio.sleep(_SETTLE_S)
+                    await survey.complete.wait()
             except TimeoutError:
                 # NOTE: those who did not answer now are not waited for again.
-                self._known = {self.id, *survey.answers}
-                self._known_at = lost
+                self._known = {self.id, *survey.heard}
             finally:
                 del self._surveys[token]
+            self._known_at = lost
             return survey.answers
 
     async def hello(self) -> None:
@@ -164,10 +184,10 @@ class Nodes:
         """Tell the others that this process ends; bounded by the broker's deadline."""
         await self._tell(_GOODBYE)
 
-    async def _tell(self, kind: str) -> None:
+    async def _tell(self, kind: str, node: str = '') -> None:
         if self._broker.capabilities.shared:
             try:
-                await self.send('', kind, self.id.encode())
+                await self.send(node, kind, self.id.encode())
             except BrokerUnavailableError as ex:
                 _logger.warning('could not say %s to other processes: %s', kind, ex)
 
@@ -188,44 +208,47 @@ class Nodes:
             _logger.error('node message %r cannot be read: %s', message.kind, ex)
 
     def _on_hello(self, body: bytes) -> None:
+        node = body.decode()
+        self._known.add(node)
+        if node != self.id:
+            self._hub.spawn(self._tell(_HERE, node), 'hello back')
+
+    def _on_here(self, body: bytes) -> None:
         self._known.add(body.decode())
 
     def _on_goodbye(self, body: bytes) -> None:
-        self._known.discard(body.decode())
+        node = body.decode()
+        self._known.discard(node)
+        for survey in self._surveys.values():
+            survey.awaited.discard(node)
+            survey.look()
 
     def _on_ask(self, body: bytes) -> None:
         question = msgspec.msgpack.decode(body, type=_Question)
         answerer = self._answerers.get(question.name)
-        if answerer is not None:
-            self._hub.spawn(self._reply(question, answerer), 'survey answer')
+        answer = None if answerer is None else answerer(question.body)
+        self._hub.spawn(self._reply(question, answer), 'survey answer')
 
-    async def _reply(
-        self, question: _Question, answerer: Callable[[bytes], bytes]
-    ) -> None:
-        try:
-            answer = answerer(question.body)
-        except msgspec.DecodeError as ex:
-            self._hub.counters.control_errors += 1
-            _logger.error('survey %r cannot be read: %s', question.name, ex)
-            return
-        if len(answer) > _MAX_ANSWER_BYTES:
+    async def _reply(self, question: _Question, answer: bytes | None) -> None:
+        if answer is not None and len(answer) > _MAX_ANSWER_BYTES:
             _logger.error(
                 'answer of %d bytes to the survey %r exceeds %d bytes, not sent',
                 len(answer),
                 question.name,
                 _MAX_ANSWER_BYTES,
             )
-            return
-        count = max(1, -(-len(answer) // _PART_BYTES))
+            answer = None
+        body = answer or b''
+        total = 0 if answer is None else max(1, -(-len(body) // _PART_BYTES))
         try:
-            for index in range(count):
-                start = index * _PART_BYTES
+            for number in range(max(1, total)):
+                start = number * _PART_BYTES
                 part = _Part(
                     question.survey,
                     self.id,
-                    index,
-                    count,
-                    answer[start : start + _PART_BYTES],
+                    number,
+                    total,
+                    body[start : start + _PART_BYTES],
                 )
                 await self.send(question.sender, _ANSWER, msgspec.msgpack.encode(part))
         except BrokerUnavailableError as ex:
@@ -235,5 +258,5 @@ class Nodes:
         part = msgspec.msgpack.decode(body, type=_Part)
         self._known.add(part.sender)
         survey = self._surveys.get(part.survey)
-        if survey is not None and 0 <= part.number < part.total:
+        if survey is not None and 0 <= part.number < max(1, part.total):
             survey.take(part)
