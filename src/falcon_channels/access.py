@@ -91,6 +91,11 @@ class PublicationDraft:
         self._decoded = True
         self._raw, self._binary = encode_payload(value)
 
+    @property
+    def binary(self) -> bool:
+        """Whether the payload is not JSON."""
+        return self._binary
+
     def payload(self) -> tuple[bytes, bool]:
         """Return the payload as it is stored, and whether it is binary."""
         if self._decoded and not self._binary:
@@ -156,6 +161,10 @@ async def authorize_publish(
         raise falcon.HTTPForbidden(description='subscribe before publishing')
     check_size(route, draft.payload()[0])
     if route.options.data_type is not None:
+        if draft.binary:
+            raise falcon.HTTPUnprocessableEntity(
+                description='binary data cannot be checked: this channel takes JSON'
+            )
         try:
             draft.data  # noqa: B018 - decoding it checks it
         except msgspec.ValidationError as ex:

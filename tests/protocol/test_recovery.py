@@ -1,0 +1,117 @@
+"""Recovery, compared with what a log and a client are."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+import pytest
+
+from falcon_channels.protocol.recovery import extend
+from falcon_channels.protocol.recovery import latest
+from falcon_channels.protocol.recovery import missed
+from falcon_channels.protocol.recovery import recover
+from falcon_channels.publication import HistoryPage
+from falcon_channels.publication import Position
+from falcon_channels.publication import Publication
+
+
+def pub(offset: int) -> Publication:
+    return Publication(data=b'%d' % offset, offset=offset)
+
+
+def pubs(first: int, last: int) -> list[Publication]:
+    return [pub(offset) for offset in range(first, last + 1)]
+
+
+def page(first: int, top: int, *, epoch: str = 'e') -> HistoryPage:
+    """Return the page of a log that has what lies from `first` to `top`."""
+    return HistoryPage(pubs(first, top), Position(top, epoch))
+
+
+@pytest.mark.parametrize(
+    ('asked', 'read', 'expected'),
+    [
+        pytest.param(Position(3, 'e'), page(4, 6), pubs(4, 6), id='everything missed'),
+        pytest.param(Position(6, 'e'), page(7, 6), [], id='nothing was missed'),
+        pytest.param(Position(3, 'e'), page(5, 6), None, id='the log was trimmed'),
+        pytest.param(Position(3, 'e'), page(7, 6), None, id='the log was emptied'),
+        pytest.param(
+            Position(3, 'e'),
+            HistoryPage(pubs(4, 5), Position(6, 'e')),
+            None,
+            id='the read was cut short',
+        ),
+        pytest.param(Position(7, 'e'), page(8, 6), None, id='ahead of the log'),
+        pytest.param(Position(3, 'd'), page(4, 6), None, id='another log'),
+        pytest.param(Position(0, ''), page(1, 6), pubs(1, 6), id='from the beginning'),
+        pytest.param(Position(0, ''), page(1, 0), [], id='an empty log'),
+        pytest.param(Position(0, ''), page(2, 6), None, id='no beginning any more'),
+    ],
+)
+def test_missed(
+    asked: Position, read: HistoryPage, expected: list[Publication] | None
+) -> None:
+    """What was missed is all or nothing."""
+    assert expected == missed(asked, read)
+
+
+@given(
+    asked=st.integers(0, 12),
+    trimmed=st.integers(0, 12),
+    top=st.integers(0, 12),
+    same_epoch=st.booleans(),
+    limit=st.integers(1, 12),
+    live_from=st.integers(1, 14),
+    live_to=st.integers(0, 16),
+    data=st.data(),
+)
+def test_recover_never_lies(
+    asked: int,
+    trimmed: int,
+    top: int,
+    same_epoch: bool,
+    limit: int,
+    live_from: int,
+    live_to: int,
+    data: st.DataObject,
+) -> None:
+    """Recovered means every publication once, in order; anything else is said."""
+    since = Position(asked, 'e' if same_epoch else 'other')
+    held = [p for p in pubs(trimmed + 1, top) if p.offset > asked][:limit]
+    read = HistoryPage(held, Position(top, 'e'))
+    live = pubs(live_from, live_to)
+    shuffled = data.draw(st.permutations(live + live[: len(live) // 2]))
+    found = recover(since, read, shuffled)
+    newest = max(top, live_to if live else 0)
+    if live and live_from > top + 1:
+        assert None is found
+        return
+    assert found is not None
+    assert newest == found.position.offset
+    offsets = [p.offset for p in found.publications]
+    if found.recovered:
+        assert same_epoch
+        assert list(range(asked + 1, newest + 1)) == offsets
+    else:
+        assert [] == offsets
+        whole = [p.offset for p in held] == list(range(asked + 1, top + 1))
+        assert not (same_epoch and whole and asked <= top)
+
+
+@given(st.lists(st.integers(1, 20)), st.integers(0, 20))
+def test_extend_follows_or_refuses(offsets: list[int], position: int) -> None:
+    """What follows a position follows without a gap, or not at all."""
+    following = extend(Position(position, 'e'), map(pub, offsets))
+    newer = sorted({offset for offset in offsets if offset > position})
+    if newer == list(range(position + 1, position + 1 + len(newer))):
+        assert following is not None
+        assert newer == [p.offset for p in following]
+    else:
+        assert None is following
+
+
+def test_latest_is_the_newest_or_nothing() -> None:
+    """A cache recovers with its newest publication, if that is still there."""
+    newest = latest(HistoryPage([pub(7)], Position(7, 'e')))
+    assert (True, [pub(7)], Position(7, 'e')) == newest
+    assert not latest(HistoryPage([], Position(7, 'e'))).recovered

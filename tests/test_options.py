@@ -1,0 +1,120 @@
+"""Options: contradictions and values out of range are refused when they are given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+import pytest
+
+from falcon_channels import ChannelOptions
+from falcon_channels import ChannelsOptions
+from falcon_channels import OptionsError
+
+
+@pytest.mark.parametrize(
+    ('options', 'words'),
+    [
+        ({'recovery': 'stream'}, 'needs history'),
+        ({'recovery': 'latest'}, 'needs history'),
+        ({'history_size': 1, 'slow_reader': 'latest'}, 'leaves gaps'),
+        ({'history_size': 1, 'slow_reader': 'drop_oldest'}, 'leaves gaps'),
+        ({'join_leave': 'user'}, 'needs presence'),
+        ({'leave_grace_s': 1.0}, 'needs join_leave'),
+        (
+            {
+                'presence': True,
+                'join_leave': 'user',
+                'presence_ttl_s': 5.0,
+                'leave_grace_s': 5.0,
+            },
+            'leave_grace_s of 5.0 must be below presence_ttl_s of 5.0',
+        ),
+        (
+            {'max_backlog_bytes': 10, 'max_publication_bytes': 11},
+            'max_backlog_bytes of 10 is below max_publication_bytes of 11',
+        ),
+        ({'history_size': -1}, 'history_size is -1, and must be at least 0'),
+        ({'history_size': 1.5}, 'must be a number'),
+        ({'history_size': '5'}, 'must be a number'),
+        ({'history_size': True}, 'must be a number'),
+        ({'history_ttl_s': 0.0}, 'must be above 0'),
+        ({'presence_ttl_s': float('nan')}, 'use None'),
+        ({'history_ttl_s': float('inf')}, 'use None'),
+        ({'recovery': 'maybe'}, "recovery is 'maybe', and must be one of"),
+        ({'publishers': 'me'}, "publishers is 'me'"),
+        ({'join_leave': 'on'}, "join_leave is 'on'"),
+        ({'slow_reader': None}, 'slow_reader is None'),
+    ],
+)
+def test_channel_options_are_refused(options: dict[str, Any], words: str) -> None:
+    """Each contradiction is refused with both of its sides."""
+    with pytest.raises(OptionsError, match=words):
+        ChannelOptions(**options)
+
+
+@pytest.mark.parametrize(
+    ('options', 'words'),
+    [
+        ({'max_connections': 0}, 'max_connections is 0'),
+        ({'drain_batch': 0}, 'drain_batch is 0'),
+        ({'linger_s': -1}, 'linger_s is -1'),
+        ({'position_check_s': 0}, 'position_check_s is 0'),
+        ({'max_message_bytes': '64k'}, 'must be a number'),
+    ],
+)
+def test_channels_options_are_refused(options: dict[str, Any], words: str) -> None:
+    """Limits for all channels are checked, too."""
+    with pytest.raises(OptionsError, match=words):
+        ChannelsOptions(**options)
+
+
+@given(
+    history_size=st.integers(-2, 3),
+    recovery=st.sampled_from(['auto', 'stream', 'latest', 'off']),
+    slow_reader=st.sampled_from(['close', 'drop_oldest', 'latest']),
+    presence=st.booleans(),
+    join_leave=st.sampled_from(['off', 'connection', 'user']),
+    grace_s=st.sampled_from([0.0, 1.0, 100.0]),
+    ttl_s=st.none() | st.floats(0.001, 1e9),
+    meta_ttl_s=st.none() | st.floats(0.001, 1e9),
+)
+def test_what_is_accepted_keeps_its_promises(
+    history_size: int,
+    recovery: Any,
+    slow_reader: Any,
+    presence: bool,
+    join_leave: Any,
+    grace_s: float,
+    ttl_s: float | None,
+    meta_ttl_s: float | None,
+) -> None:
+    """Options that are accepted can be kept."""
+    try:
+        options = ChannelOptions(
+            history_size=history_size,
+            recovery=recovery,
+            slow_reader=slow_reader,
+            presence=presence,
+            join_leave=join_leave,
+            leave_grace_s=grace_s,
+            history_ttl_s=ttl_s,
+            meta_ttl_s=meta_ttl_s,
+        )
+    except OptionsError:
+        return
+    assert options.recovery_mode == 'off' or options.history_size > 0
+    assert options.recovery_mode != 'stream' or options.slow_reader == 'close'
+    assert options.join_leave != 'user' or options.presence
+    assert options.meta_ttl_s is None or (
+        options.history_ttl_s is not None
+        and options.history_ttl_s <= options.meta_ttl_s
+    )
+
+
+def test_auto_recovery_follows_history() -> None:
+    """Channels with history recover unless told otherwise."""
+    assert 'off' == ChannelOptions().recovery_mode
+    assert 'stream' == ChannelOptions(history_size=1).recovery_mode
+    assert 'off' == ChannelOptions(history_size=1, recovery='off').recovery_mode

@@ -1,0 +1,196 @@
+"""Presence: who is there, by connection and by user, and word of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import pytest
+from support.fake_clock import on_fake_clock
+
+from falcon_channels import CapabilityError
+from falcon_channels import ChannelOptions
+from falcon_channels import Channels
+from falcon_channels.testing import Received
+from falcon_channels.testing import SimulatedClient
+
+
+def made(**options: Any) -> Channels:
+    channels = Channels()
+    channels.add_route('room:{name}', None, ChannelOptions(**options))
+    return channels
+
+
+def signals(client: SimulatedClient) -> list[tuple[str, str]]:
+    return [
+        (event.item.kind, event.item.info.user)
+        for event in client.events
+        if isinstance(event, Received)
+    ]
+
+
+async def enter(channels: Channels, user: str) -> SimulatedClient:
+    client = SimulatedClient(channels, user=user, info={'name': user})
+    await client.__aenter__()
+    await client.subscribe('room:1')
+    await asyncio.sleep(0.1)
+    return client
+
+
+@on_fake_clock
+async def test_connections_and_users_are_counted_apart() -> None:
+    """Two tabs of one user are two connections and one user."""
+    channels = made(presence=True)
+    first = await enter(channels, 'ann')
+    await enter(channels, 'ann')
+    await enter(channels, 'bob')
+    stats = await channels.presence_stats('room:1')
+    assert (3, 2) == stats
+    there = await channels.presence('room:1')
+    info = there[first.connection.id]
+    assert ('ann', b'{"name":"ann"}') == (info.user, info.conn_info)
+    first.disconnect()
+    await asyncio.sleep(0.1)
+    assert (2, 2) == await channels.presence_stats('room:1')
+    await channels.close()
+
+
+@on_fake_clock
+async def test_each_connection_is_announced() -> None:
+    """With `connection`, every tab joins and leaves, and sees itself join."""
+    channels = made(join_leave='connection')
+    watcher = await enter(channels, 'watcher')
+    first = await enter(channels, 'ann')
+    second = await enter(channels, 'ann')
+    first.disconnect()
+    await asyncio.sleep(0.1)
+    second.unsubscribe('room:1')
+    await asyncio.sleep(0.1)
+    assert [
+        ('join', 'watcher'),
+        ('join', 'ann'),
+        ('join', 'ann'),
+        ('leave', 'ann'),
+        ('leave', 'ann'),
+    ] == signals(watcher)
+    with pytest.raises(CapabilityError, match='no presence'):
+        await channels.presence('room:1')
+    await channels.close()
+
+
+@on_fake_clock
+async def test_a_user_is_announced_once() -> None:
+    """With `user`, the first tab joins and the last one leaves."""
+    channels = made(presence=True, join_leave='user')
+    watcher = await enter(channels, 'watcher')
+    first = await enter(channels, 'ann')
+    second = await enter(channels, 'ann')
+    first.disconnect()
+    await asyncio.sleep(0.1)
+    third = await enter(channels, 'ann')
+    second.disconnect()
+    await asyncio.sleep(0.1)
+    assert [('join', 'watcher'), ('join', 'ann')] == signals(watcher)
+    third.disconnect()
+    await asyncio.sleep(0.1)
+    assert ('leave', 'ann') == signals(watcher)[-1]
+    assert 3 == len(signals(watcher))
+    await channels.close()
+
+
+@on_fake_clock
+async def test_who_is_back_within_the_grace_was_never_away() -> None:
+    """A reconnect within the grace makes no noise; a longer absence is told."""
+    channels = made(presence=True, join_leave='user', leave_grace_s=5.0)
+    watcher = await enter(channels, 'watcher')
+    client = await enter(channels, 'ann')
+    client.disconnect()
+    await asyncio.sleep(4.0)
+    client = await enter(channels, 'ann')
+    await asyncio.sleep(20.0)
+    assert [('join', 'watcher'), ('join', 'ann')] == signals(watcher)
+    client.disconnect()
+    await asyncio.sleep(6.0)
+    assert ('leave', 'ann') == signals(watcher)[-1]
+    client = await enter(channels, 'ann')
+    # NOTE: who leaves on purpose leaves at once.
+    client.unsubscribe('room:1')
+    await asyncio.sleep(0.1)
+    assert [('join', 'ann'), ('leave', 'ann')] == signals(watcher)[-2:]
+    await channels.close()
+
+
+@on_fake_clock
+async def test_entries_of_a_dead_process_expire() -> None:
+    """Entries that nobody refreshes disappear, and the others are told."""
+    channels = made(presence=True, join_leave='user', presence_ttl_s=30.0)
+    watcher = await enter(channels, 'watcher')
+    await enter(channels, 'ann')
+    await asyncio.sleep(300.0)
+    assert (2, 2) == await channels.presence_stats('room:1')
+    for kept in channels._presence._kept.values():
+        # NOTE: what a process that was killed does: nothing.
+        for subscription in [s for s in kept if s.user == 'ann']:
+            del kept[subscription]
+    await asyncio.sleep(40.0)
+    assert (1, 1) == await channels.presence_stats('room:1')
+    assert ('leave', 'ann') == signals(watcher)[-1]
+    await channels.close()
+
+
+@on_fake_clock
+async def test_short_lives_are_refreshed_beside_long_ones() -> None:
+    """Each lifetime has its own pace, whichever channel was there first."""
+    channels = made(presence=True, presence_ttl_s=600.0)
+    channels.add_route('brief', None, ChannelOptions(presence=True, presence_ttl_s=3.0))
+    client = await enter(channels, 'ann')
+    await asyncio.sleep(1.0)
+    await client.subscribe('brief')
+    for _ in range(50):
+        await asyncio.sleep(1.0)
+        assert 1 == len(await channels.presence('brief'))
+    await channels.close()
+
+
+@on_fake_clock
+async def test_no_ghost_after_a_disconnect_while_subscribing() -> None:
+    """A client that goes while it is being entered leaves nothing behind."""
+    channels = made(presence=True, join_leave='user')
+    watcher = await enter(channels, 'watcher')
+    for turns in range(12):
+        client = SimulatedClient(channels, user='ann')
+        await client.__aenter__()
+        task = asyncio.get_running_loop().create_task(client.subscribe('room:1'))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        client.disconnect()
+        await asyncio.wait([task])
+        task.exception()
+        await asyncio.sleep(10.0)
+        assert (1, 1) == await channels.presence_stats('room:1')
+    counts = signals(watcher)
+    assert counts.count(('join', 'ann')) == counts.count(('leave', 'ann'))
+    assert [watcher.connection] == channels.connections()
+    await channels.close()
+
+
+@on_fake_clock
+async def test_nothing_is_left_when_all_have_gone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A thousand who come and go leave no entry, no timer and no log line."""
+    caplog.set_level(logging.WARNING)
+    channels = made(presence=True, join_leave='user', leave_grace_s=1.0)
+    for number in range(200):
+        client = await enter(channels, f'user{number % 7}')
+        client.disconnect()
+    await asyncio.sleep(30.0)
+    keeper = channels._presence
+    assert {} == keeper._graces
+    assert {} == keeper._turns
+    assert [{}] == list(keeper._kept.values())
+    assert (0, 0) == await channels.presence_stats('room:1')
+    assert [] == caplog.records
+    await channels.close()
+    assert {asyncio.current_task()} == asyncio.all_tasks()

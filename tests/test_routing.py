@@ -1,0 +1,148 @@
+"""Channel names and routes."""
+
+from __future__ import annotations
+
+from typing import Any
+import unicodedata
+
+from hypothesis import given
+from hypothesis import strategies as st
+import pytest
+
+from falcon_channels import ChannelNameError
+from falcon_channels import ChannelOptions
+from falcon_channels import OptionsError
+from falcon_channels.routing import ChannelRouter
+from falcon_channels.routing import check_channel_name
+
+
+def router(*templates: str) -> ChannelRouter:
+    made = ChannelRouter()
+    for template in templates:
+        made.add(template, None, ChannelOptions())
+    return made
+
+
+@pytest.mark.parametrize(
+    ('name', 'words'),
+    [
+        ('', 'may not be empty'),
+        (7, 'is text, not int'),
+        (None, 'is text, not NoneType'),
+        (b'room', 'is text, not bytes'),
+        ('a' * 256, '256 bytes exceeds max_channel_bytes of 255'),
+        ('é' * 128, '256 bytes exceeds max_channel_bytes of 255'),
+        ('a\nb', r'U\+000A'),
+        ('a\x00', r'U\+0000'),
+        ('room\u202e', r'U\+202E'),
+        ('ro\u200bom', r'U\+200B'),
+        ('e\u0301', 'normal form C'),
+        ('\ud800', r'U\+D800'),
+        (' room', 'white space'),
+        ('room ', 'white space'),
+        ('/room', 'slash'),
+        ('room\u00a0', 'white space'),
+    ],
+)
+def test_wrong_names_are_refused(name: Any, words: str) -> None:
+    """A name that could stand for another, or break something, is refused."""
+    with pytest.raises(ChannelNameError, match=words):
+        check_channel_name(name, 255)
+
+
+@pytest.mark.parametrize(
+    'name', ['a', 'rooms:löbby', '房間:1', 'a b', 'a/b', '🌍', 'a' * 255]
+)
+def test_good_names_are_taken_as_they_are(name: str) -> None:
+    """A name is not changed."""
+    assert name == check_channel_name(name, 255)
+
+
+@given(st.text(max_size=80))
+def test_any_text_is_a_name_or_refused(name: str) -> None:
+    """No text breaks the check; what passes is whole, visible and short enough."""
+    try:
+        assert name == check_channel_name(name, 64)
+    except ChannelNameError:
+        return
+    assert 0 < len(name.encode()) <= 64
+    assert name == unicodedata.normalize('NFC', name)
+    assert name == name.strip()
+
+
+ROUTER = router('rooms:{room}', 'users:{user_id:int}', 'a/{b}/c', 'news', '{x}:{y}:z')
+
+
+@given(st.text(min_size=1, max_size=40).filter(lambda text: '/' not in text))
+def test_params_give_the_name_back(value: str) -> None:
+    """What stands for a field is its value, whole."""
+    name = f'rooms:{value}'
+    try:
+        check_channel_name(name, 255)
+    except ChannelNameError:
+        return
+    match = ROUTER.match(name)
+    assert match is not None
+    assert {'room': value} == match.params
+
+
+@given(st.text(max_size=60))
+def test_any_name_matches_or_does_not(name: str) -> None:
+    """No name breaks the router."""
+    try:
+        check_channel_name(name, 255)
+    except ChannelNameError:
+        return
+    match = ROUTER.match(name)
+    if match is not None and match.route.template == 'users:{user_id:int}':
+        assert int(name.partition(':')[2]) == match.params['user_id']
+
+
+def test_converters_and_case_hold() -> None:
+    """Fields are converted, a failed conversion is no match, and case matters."""
+    match = ROUTER.match('users:42')
+    assert match is not None
+    assert {'user_id': 42} == match.params
+    assert None is ROUTER.match('users:me')
+    assert None is ROUTER.match('News')
+    assert None is ROUTER.match('news/')
+    assert None is ROUTER.match('unknown')
+
+
+def test_templates_are_checked_when_added() -> None:
+    """A template that cannot be matched, or is there already, is refused."""
+    for template in ('', '/rooms', None, 'news'):
+        with pytest.raises(OptionsError):
+            ROUTER.add(template, None, ChannelOptions())  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match='conflict'):
+        ROUTER.add('rooms:{other}', None, ChannelOptions())
+
+
+def test_responders_are_coroutine_functions() -> None:
+    """A responder that is not async is refused when the route is added."""
+
+    class Sync:
+        def on_subscribe(self, req: Any, subscription: Any) -> None:
+            """Is never called."""
+
+    with pytest.raises(TypeError, match='async def'):
+        ChannelRouter().add('a', Sync(), ChannelOptions())
+
+
+def test_suffixes_choose_responders() -> None:
+    """A suffix chooses other responders, and one without any is refused."""
+
+    class Two:
+        async def on_publish(self, req: Any, publication: Any) -> None:
+            """The first."""
+
+        async def on_publish_other(self, req: Any, publication: Any) -> None:
+            """The second."""
+
+    two = Two()
+    made = ChannelRouter()
+    route = made.add('a', two, ChannelOptions(), 'other')
+    assert two.on_publish_other == route.on_publish
+    assert None is route.on_subscribe
+    with pytest.raises(OptionsError, match='suffix'):
+        made.add('b', two, ChannelOptions(), 'third')
