@@ -19,6 +19,10 @@ _COMMANDS = {
     'presence': (f'{_API}.presence', 'print who is in a channel'),
     'channels': (f'{_API}.channels', 'print channels with subscribers'),
     'token': (f'{_API}.token', 'make a token for a user'),
+    'migrate': (
+        'falcon_channels.brokers.postgres.command',
+        'make or renew the tables of the PostgreSQL broker',
+    ),
     'chat': ('falcon_channels_chat.serving', 'serve a chat application'),
 }
 

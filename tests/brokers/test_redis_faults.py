@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
-from collections.abc import Callable
 from collections.abc import Iterator
 from pathlib import Path
 import subprocess
 
 import pytest
 from support.audience import Audience
-from support.audience import open_channels
-from support.audience import Publisher
+from support.audience import is_lost
+from support.audience import lost_and_back
+from support.audience import run_fault
 from support.redis_server import RedisServer
 from support.tcp_proxy import TcpProxy
 
@@ -40,33 +39,6 @@ def careful_server(tmp_path: Path) -> Iterator[RedisServer]:
     server.stop()
 
 
-def is_lost(channels: Channels) -> bool:
-    return channels.status == 'link lost'
-
-
-async def lost_and_back(channels: Channels, audience: Audience) -> None:
-    """Return when the link of channels was lost and is back."""
-    await audience.until(lambda: is_lost(channels), 'the link is lost')
-    await audience.until(lambda: channels.status == 'ok', 'the link is back')
-
-
-async def run(
-    url: str, fault: Callable[[Channels, Audience], Awaitable[None]]
-) -> tuple[Audience, Publisher, Channels]:
-    """Publish from one process to subscribers of another, before, during and after."""
-    async with open_channels(url) as listening, open_channels(url) as publishing:
-        publisher = Publisher(publishing, 'news')
-        async with Audience(listening, 'news') as audience:
-            for number in range(20):
-                await publisher.publish(f'before {number}')
-            await audience.until_heard('before 19')
-            task = asyncio.create_task(fault(listening, audience))
-            await publisher.publish_while(task, 'during')
-            await publisher.publish('last')
-            await audience.until_heard('last')
-        return audience, publisher, listening
-
-
 async def test_a_server_killed_with_its_data_kept(careful_server: RedisServer) -> None:
     """The server is killed and started with its data: nobody misses anything."""
 
@@ -77,7 +49,7 @@ async def test_a_server_killed_with_its_data_kept(careful_server: RedisServer) -
         await audience.until(lambda: channels.status == 'ok', 'the link is back')
 
     url = f'{careful_server.url}{QUICK}&trusted=yes'
-    audience, publisher, channels = await run(url, fault)
+    audience, publisher, channels = await run_fault(url, fault)
     assert publisher.failures > 0
     audience.check_all_heard(publisher.values)
     assert 0 == channels.hub.counters.insufficient_state
@@ -95,7 +67,7 @@ async def test_a_server_killed_that_may_have_lost_a_tail(
         await audience.until(lambda: channels.status == 'ok', 'the link is back')
 
     url = f'{careful_server.url}{QUICK}'
-    audience, publisher, channels = await run(url, fault)
+    audience, publisher, channels = await run_fault(url, fault)
     audience.check_heard_or_told(publisher.values)
     assert [2] * 20 == [len(heard) for heard in audience.heard]
     assert 20 == channels.hub.counters.insufficient_state
@@ -110,7 +82,7 @@ async def test_a_server_killed_with_its_data_lost(server: RedisServer) -> None:
         server.start()
         await audience.until(lambda: channels.status == 'ok', 'the link is back')
 
-    audience, publisher, channels = await run(f'{server.url}{QUICK}', fault)
+    audience, publisher, channels = await run_fault(f'{server.url}{QUICK}', fault)
     assert publisher.failures > 0
     audience.check_heard_or_told(publisher.values)
     assert [2] * 20 == [len(heard) for heard in audience.heard]
@@ -129,7 +101,7 @@ async def test_a_frozen_server(server: RedisServer) -> None:
         server.thaw()
         await audience.until(lambda: channels.status == 'ok', 'the link is back')
 
-    audience, publisher, channels = await run(f'{server.url}{QUICK}', fault)
+    audience, publisher, channels = await run_fault(f'{server.url}{QUICK}', fault)
     # NOTE: with a deadline of one second more than one try fits in.
     assert publisher.failures >= 2
     audience.check_all_heard(publisher.values)
@@ -151,7 +123,7 @@ async def test_killed_pubsub_connections(server: RedisServer) -> None:
             )
             await watching
 
-    audience, publisher, channels = await run(f'{server.url}{QUICK}', fault)
+    audience, publisher, channels = await run_fault(f'{server.url}{QUICK}', fault)
     audience.check_all_heard(publisher.values)
     assert channels.hub.counters.repairs >= 3
     assert 0 == channels.hub.counters.insufficient_state
@@ -176,7 +148,7 @@ async def test_a_cut_and_a_half_open_connection(server: RedisServer) -> None:
             await audience.until(lambda: channels.status == 'ok', 'the link is back')
 
         url = f'redis://127.0.0.1:{proxy.port}{QUICK}'
-        audience, publisher, channels = await run(url, fault)
+        audience, publisher, channels = await run_fault(url, fault)
         assert publisher.failures > 0
         audience.check_all_heard(publisher.values)
         assert 0 == channels.hub.counters.insufficient_state

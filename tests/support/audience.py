@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from collections.abc import Awaitable
 from collections.abc import Callable
 from contextlib import asynccontextmanager
 
@@ -143,3 +144,31 @@ class Publisher:
             await self.publish(f'{prefix} {number}')
             number += 1
         await task
+
+
+def is_lost(channels: Channels) -> bool:
+    """Return whether the link of channels is lost."""
+    return channels.status == 'link lost'
+
+
+async def lost_and_back(channels: Channels, audience: Audience) -> None:
+    """Return when the link of channels was lost and is back."""
+    await audience.until(lambda: is_lost(channels), 'the link is lost')
+    await audience.until(lambda: channels.status == 'ok', 'the link is back')
+
+
+async def run_fault(
+    url: str, fault: Callable[[Channels, Audience], Awaitable[None]]
+) -> tuple[Audience, Publisher, Channels]:
+    """Publish from one process to subscribers of another, before, during and after."""
+    async with open_channels(url) as listening, open_channels(url) as publishing:
+        publisher = Publisher(publishing, 'news')
+        async with Audience(listening, 'news') as audience:
+            for number in range(20):
+                await publisher.publish(f'before {number}')
+            await audience.until_heard('before 19')
+            task = asyncio.create_task(fault(listening, audience))
+            await publisher.publish_while(task, 'during')
+            await publisher.publish('last')
+            await audience.until_heard('last')
+        return audience, publisher, listening

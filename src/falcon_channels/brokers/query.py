@@ -64,3 +64,14 @@ def yes_or_no(name: str, text: str) -> bool:
     if text not in ('yes', 'no'):
         raise OptionsError(f'{name} is {text!r}, and must be yes or no')
     return text == 'yes'
+
+
+def whole_number(name: str, text: str) -> int:
+    """Return a whole number from 2 to 1000.
+
+    Raises:
+        OptionsError: It is none.
+    """
+    if not text.isdecimal() or not 2 <= int(text) <= 1000:
+        raise OptionsError(f'{name} is {text!r}, and must be from 2 to 1000')
+    return int(text)

@@ -16,6 +16,8 @@ BROKERS: dict[str, tuple[str, str, str | None]] = {
     'rediss': ('falcon_channels.brokers.redis', 'RedisBroker', 'redis'),
     'valkey': ('falcon_channels.brokers.redis', 'RedisBroker', 'redis'),
     'valkeys': ('falcon_channels.brokers.redis', 'RedisBroker', 'redis'),
+    'postgresql': ('falcon_channels.brokers.postgres', 'PostgresBroker', 'postgres'),
+    'postgres': ('falcon_channels.brokers.postgres', 'PostgresBroker', 'postgres'),
     'redis+unix': ('falcon_channels.brokers.redis', 'RedisBroker', 'redis'),
 }
 

@@ -1,0 +1,133 @@
+"""PostgreSQL that is killed, frozen, cut off: everything arrives once and in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from support.audience import Audience
+from support.audience import is_lost
+from support.audience import lost_and_back
+from support.audience import run_fault
+from support.postgres_server import PostgresServer
+from support.tcp_proxy import TcpProxy
+
+from falcon_channels.brokers.postgres import migrate
+from falcon_channels.channels import Channels
+
+pytestmark = pytest.mark.xdist_group('postgres faults')
+
+#: Short, so that faults are noticed soon.
+QUICK = '?timeout_s=2&probe_s=0.2'
+
+
+@pytest.fixture(scope='module')
+def running() -> Iterator[PostgresServer]:
+    server = PostgresServer()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def server(running: PostgresServer) -> PostgresServer:
+    """A server without anything in it."""
+    with psycopg.connect(running.url) as connection:
+        connection.execute('DROP SCHEMA IF EXISTS falcon_channels CASCADE')
+    migrate(running.url)
+    return running
+
+
+async def test_a_server_killed_and_started_again(server: PostgresServer) -> None:
+    """The server is killed and started: nobody misses anything."""
+
+    async def fault(channels: Channels, audience: Audience) -> None:
+        await asyncio.to_thread(server.kill)
+        await audience.until(lambda: is_lost(channels), 'the link is lost')
+        await asyncio.to_thread(server.start)
+        await audience.until(lambda: channels.status == 'ok', 'the link is back')
+
+    audience, publisher, channels = await run_fault(f'{server.url}{QUICK}', fault)
+    assert publisher.failures > 0
+    audience.check_all_heard(publisher.values)
+    assert 0 == channels.hub.counters.insufficient_state
+
+
+async def test_a_frozen_server(server: PostgresServer) -> None:
+    """The server stops for five seconds: calls fail in time, and nothing is lost."""
+
+    async def fault(channels: Channels, audience: Audience) -> None:
+        loop = asyncio.get_running_loop()
+        begun_s = loop.time()
+        server.freeze()
+        await audience.until(lambda: is_lost(channels), 'the link is lost')
+        await audience.until(lambda: loop.time() > begun_s + 5.5, '5.5 s are over')
+        server.thaw()
+        await audience.until(lambda: channels.status == 'ok', 'the link is back')
+
+    audience, publisher, channels = await run_fault(f'{server.url}{QUICK}', fault)
+    assert publisher.failures >= 2
+    audience.check_all_heard(publisher.values)
+    assert 0 == channels.hub.counters.insufficient_state
+
+
+async def test_terminated_connections(server: PostgresServer) -> None:
+    """All connections are terminated: what was published meanwhile is read."""
+
+    async def fault(channels: Channels, audience: Audience) -> None:
+        for _ in range(3):
+            watching = asyncio.create_task(lost_and_back(channels, audience))
+            async with await psycopg.AsyncConnection.connect(server.url) as admin:
+                await admin.execute(
+                    'SELECT pg_terminate_backend(pid) FROM pg_stat_activity '
+                    "WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
+                )
+            await watching
+
+    audience, publisher, channels = await run_fault(f'{server.url}{QUICK}', fault)
+    audience.check_all_heard(publisher.values)
+    assert 0 == channels.hub.counters.insufficient_state
+
+
+async def test_a_cut_and_a_half_open_connection(server: PostgresServer) -> None:
+    """Connections are cut, refused, and swallow bytes: nothing is lost."""
+    async with TcpProxy(server.port) as proxy:
+
+        async def fault(channels: Channels, audience: Audience) -> None:
+            watching = asyncio.create_task(lost_and_back(channels, audience))
+            proxy.cut()
+            await watching
+            await proxy.stop()
+            await audience.until(lambda: is_lost(channels), 'the link is lost')
+            await proxy.listen()
+            await audience.until(lambda: channels.status == 'ok', 'the link is back')
+            proxy.swallow = True
+            await audience.until(lambda: is_lost(channels), 'silence is noticed')
+            proxy.swallow = False
+            proxy.cut()
+            await audience.until(lambda: channels.status == 'ok', 'the link is back')
+
+        url = server.url.replace(str(server.port), str(proxy.port))
+        audience, publisher, channels = await run_fault(f'{url}{QUICK}', fault)
+        assert publisher.failures > 0
+        audience.check_all_heard(publisher.values)
+        assert 0 == channels.hub.counters.insufficient_state
+
+
+async def test_another_server_that_may_lack_a_tail(server: PostgresServer) -> None:
+    """After a fail-over logs get new epochs, and clients are told."""
+
+    async def fault(channels: Channels, audience: Audience) -> None:
+        # NOTE: as if another server had written the log until now.
+        async with await psycopg.AsyncConnection.connect(server.url) as admin:
+            await admin.execute("UPDATE falcon_channels.channels SET run = 'another'")
+
+        def all_told() -> bool:
+            return all(len(heard) == 2 for heard in audience.heard)
+
+        await audience.until(all_told, 'everybody is told')
+
+    audience, publisher, channels = await run_fault(f'{server.url}{QUICK}', fault)
+    audience.check_heard_or_told(publisher.values)
+    assert 20 == channels.hub.counters.insufficient_state

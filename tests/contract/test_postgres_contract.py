@@ -1,0 +1,44 @@
+"""The PostgreSQL broker keeps the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+
+import pytest
+from support.postgres_server import PostgresServer
+
+from falcon_channels.brokers.base import Broker
+from falcon_channels.brokers.urls import open_broker
+from falcon_channels.testing import DurableBrokerContract
+from falcon_channels.testing import PresenceContract
+from falcon_channels.testing import SharedBrokerContract
+
+_numbers = count()
+
+
+@pytest.fixture(scope='module')
+def server() -> Iterator[PostgresServer]:
+    """A server."""
+    server = PostgresServer('fsync=off')
+    yield server
+    server.stop()
+
+
+@pytest.mark.xdist_group('postgres')
+class TestPostgresBroker(PresenceContract, SharedBrokerContract, DurableBrokerContract):
+    """The contract, with a schema of each test."""
+
+    @pytest.fixture(autouse=True)
+    def _use_server(self, server: PostgresServer) -> None:
+        self.url = server.url
+
+    async def open_broker(self) -> Broker:
+        self.schema = f'test{next(_numbers)}'
+        return await self.open_second()
+
+    async def open_second(self) -> Broker:
+        return open_broker(f'{self.url}?schema={self.schema}&migrate=yes')
+
+    async def reopen(self) -> Broker:
+        return await self.open_second()
