@@ -83,15 +83,16 @@ def attached() -> Attached:
     return Attached()
 
 
-@pytest.fixture(params=[0, 4])
+@pytest.fixture(params=[(0, 'uvloop'), (4, 'asyncio')])
 def server(
     request: pytest.FixtureRequest, attached: Attached
 ) -> Iterator[RunningServer]:
     app = falcon.asgi.App()
-    app.ws_options.max_receive_queue = request.param
+    receive_queue, loop = request.param
+    app.ws_options.max_receive_queue = receive_queue
     app.add_route('/', attached)
     options = ServerOptions(close_timeout_s=1, write_timeout_s=0.3)
-    with running(app, options=options, ws_max_size=65536) as up:
+    with running(app, options=options, ws_max_size=65536, loop=loop) as up:
         yield up
 
 
@@ -136,7 +137,7 @@ def test_close_is_a_handshake(server: RunningServer, attached: Attached) -> None
         peer.open().send(frame(TEXT, b'close'))
         assert (0x88, b'\x0f\xa0as you like') == peer.frame()
         receiver = receiver_of(attached)
-        assert ['close', 0] == receiver.heard
+        wait_until(lambda: ['close', 0] == receiver.heard, 'written in vain')
         peer.send(frame(TEXT, b'ignored') + frame(CLOSE, b'\x0f\xa0'))
         assert peer.at_eof()
         wait_until(lambda: (4000, '') in receiver.heard, 'told')
