@@ -3,7 +3,8 @@
     python -m benchmarks.echo
 
 Fifty connections; each has 1, 4 or 16 messages in flight. Peers are a bare C server,
-Falcon on uvicorn with its own classes, and Falcon on `falcon-channels serve`.
+Falcon on uvicorn with its own classes, Falcon on `falcon-channels serve`, and the same
+class under plain uvicorn, where Falcon keeps its receive queue.
 """
 
 from __future__ import annotations
@@ -28,7 +29,20 @@ def main() -> None:
         for in_flight in args.in_flight
     ]
     with tempfile.TemporaryDirectory() as folder:
-        peers = [harness.c_server(Path(folder)), *harness.falcon_peers()[:3]]
+        with_queue = harness.Peer(
+            'the same class, Falcon with its receive queue',
+            [
+                *('python', '-m', 'uvicorn', '--port', '{port}'),
+                *('--log-level', 'error'),
+                *('--ws', 'falcon_channels.server.protocol:WebSocketProtocol'),
+                'benchmarks.apps.by_hand:app',
+            ],
+        )
+        peers = [
+            harness.c_server(Path(folder)),
+            *harness.falcon_peers()[:3],
+            with_queue,
+        ]
         harness.measure(
             peers, cases, repetitions=args.repetitions, seconds=args.seconds
         )

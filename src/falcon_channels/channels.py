@@ -51,6 +51,7 @@ from falcon_channels.routing import ChannelRouter
 from falcon_channels.routing import check_channel_name
 from falcon_channels.server_side import subscribe_connection
 from falcon_channels.tokens import TokenVerifier
+from falcon_channels.transports.direct import DRAIN_HOOKS
 from falcon_channels.users import UserControl
 
 _logger = logging.getLogger('falcon_channels')
@@ -545,6 +546,10 @@ class Channels(UserControl):
     async def process_startup(self, scope: Any, event: Any) -> None:
         """Start with the application (Falcon middleware)."""
         await self._ready()
+        # NOTE: at `process_shutdown` a server has closed all connections already.
+        state = scope.get('state')
+        if state is not None:
+            state.setdefault(DRAIN_HOOKS, []).append(self.drain)
 
     async def process_shutdown(self, scope: Any, event: Any) -> None:
         """Drain and close with the application (Falcon middleware)."""

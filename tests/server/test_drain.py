@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import select
 from typing import Any
 
+import falcon.asgi
+import pytest
+from support.processes import wait_until
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from falcon_channels.server.context import DRAIN_HOOKS
+from falcon_channels import Channels
 from falcon_channels.server.options import ServerOptions
+from falcon_channels.transports.direct import DRAIN_HOOKS
 from server.running import frame
 from server.running import Peer
 from server.running import PING
@@ -104,3 +109,31 @@ def test_connections_are_closed_in_batches() -> None:
         rest.send(frame(PING, b'still here'))
         assert (0x80 | PONG, b'still here') == rest.frame()
         assert 1012 == rest.close_code()
+
+
+def test_channels_drain_before_the_server(caplog: pytest.LogCaptureFixture) -> None:
+    """`Channels` as middleware closes its own connections, as it would by itself."""
+    channels = Channels()
+
+    class Room:
+        async def on_subscribe(self, req, subscription, **params) -> None:
+            pass
+
+        async def on_websocket(self, req, ws) -> None:
+            await channels.serve(req, ws, 'rooms:a')
+
+    channels.add_route('rooms:{room}', Room())
+    app = falcon.asgi.App(middleware=[channels])
+    app.add_route('/', Room())
+    with (
+        caplog.at_level(logging.INFO),
+        running(app, lifespan='on') as server,
+        Peer(server.port) as peer,
+    ):
+        peer.open()
+        wait_until(lambda: channels.hub.connections, 'connected')
+        server.server.should_exit = True
+        assert 1012 == peer.close_code()
+        peer.sock.close()
+        server.thread.join(20)
+    assert 'drained 1 connections' in caplog.text

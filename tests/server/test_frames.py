@@ -199,6 +199,14 @@ def test_a_closing_handshake_is_answered(peer: Peer) -> None:
     assert peer.at_eof()
 
 
+def test_a_close_in_the_middle_of_a_message_is_answered(peer: Peer) -> None:
+    """A control frame may come between fragments, the last one of all too."""
+    peer.send(frame(TEXT, b'never ', fin=False) + frame(CLOSE, b'\x03\xe8'))
+
+    assert (0x88, b'\x03\xe8') == peer.frame()
+    assert peer.at_eof()
+
+
 def test_an_empty_close_is_answered_with_an_empty_one(peer: Peer) -> None:
     """A close frame without a code gets one without a code."""
     peer.send(frame(CLOSE))

@@ -22,13 +22,10 @@ from websockets.extensions.base import ServerExtensionFactory
 from falcon_channels.server.compression import deflate_factory
 from falcon_channels.server.keepalive import KeepAliveWheel
 from falcon_channels.server.options import ServerOptions
+from falcon_channels.transports.direct import DRAIN_HOOKS
 
 if TYPE_CHECKING:
     from falcon_channels.server.protocol import WebSocketProtocol
-
-#: Where an application leaves coroutine functions in ``scope['state']`` of its
-#: lifespan: a list. They run when the server stops, before connections are closed.
-DRAIN_HOOKS = 'falcon_channels.drain'
 
 #: NOTE: A logger of our own, and no finer than warnings: at DEBUG the sans-I/O core
 #: would log headers and payloads, and these hold secrets.

@@ -168,6 +168,8 @@ class FrameReader(Connection):
 
     def _use_core(self, frame: bytes | bytearray) -> None:
         """Let the core take one whole frame."""
+        if self._fragments is not None and frame[0] & 0x0F == Opcode.CLOSE:
+            self._give_up_message()
         core = self._get_core()
         core.receive_data(frame)
         for event in core.events_received():
@@ -185,6 +187,17 @@ class FrameReader(Connection):
             self._pongs.append(writes[-1])
         if self._fragments is None and self.state == OPEN and not core.extensions:
             self._core = None
+
+    def _give_up_message(self) -> None:
+        """Let the peer close in the middle of a message (RFC 6455 section 5.4).
+
+        NOTE: The core calls that a violation, 1002; a fresh one answers the close.
+        """
+        if self.state == OPEN:
+            self._fragments = None
+            used, self._core = self._core, None
+            if used is not None:
+                self._get_core().extensions = used.extensions
 
     def _on_frame(self, frame: Frame) -> None:
         opcode = frame.opcode

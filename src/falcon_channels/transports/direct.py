@@ -23,6 +23,10 @@ from falcon_channels.transports.base import Transport
 #: The extension's name in ``scope['extensions']``.
 EXTENSION = 'falcon_channels.direct'
 
+#: The key in the lifespan's ``scope['state']`` of a list of coroutine functions that a
+#: server with the extension calls when it stops, before it closes connections.
+DRAIN_HOOKS = 'falcon_channels.drain'
+
 
 class DirectWebSocket(Transport, Protocol):
     """What the server offers for one WebSocket connection."""
