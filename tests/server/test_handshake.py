@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 import logging
+import select
 
 import pytest
 from support.processes import wait_until
@@ -28,7 +29,8 @@ async def app(scope, receive, send) -> None:
     """Echo; the path says what else."""
     if scope['type'] == 'http':
         body = b'over http'
-        await send({'type': 'http.response.start', 'status': 200, 'headers': []})
+        headers = [(b'content-length', b'%d' % len(body))]
+        await send({'type': 'http.response.start', 'status': 200, 'headers': headers})
         await send({'type': 'http.response.body', 'body': body})
         return
     await receive()
@@ -199,6 +201,31 @@ def test_a_large_body_is_not_a_large_head(bounded: RunningServer) -> None:
         )
         peer.send(body)
         assert peer.read_head().startswith('HTTP/1.1 200')
+
+
+def test_pipelined_requests_are_not_one_head(bounded: RunningServer) -> None:
+    """The body of a request does not count for the head of the next one."""
+    body = b'b' * 100_000
+    post = b'POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n' % len(body)
+    with Peer(bounded.port) as peer:
+        peer.send(post + body + b'GET / HTTP/1.1\r\n')
+        assert peer.read_head().startswith('HTTP/1.1 200')
+        assert b'over http' == peer._need(9)
+        peer.send(b'Host: x\r\n\r\n')
+        assert peer.read_head().startswith('HTTP/1.1 200')
+
+
+def test_an_idle_connection_has_no_deadline_for_a_head(
+    bounded: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two requests uvicorn's keep-alive counts, not the head's deadline."""
+    monkeypatch.setattr('falcon_channels.server.http.HEAD_TIMEOUT_S', 0.2)
+    with Peer(bounded.port) as peer:
+        for _ in range(2):
+            peer.send(b'GET / HTTP/1.1\r\nHost: x\r\n\r\n')
+            assert peer.read_head().startswith('HTTP/1.1 200')
+            assert b'over http' == peer._need(9)
+            assert not select.select([peer.sock], [], [], 0.5)[0]
 
 
 @pytest.mark.parametrize('start', [b'', b'GET / HTTP/1.1\r\nHost:'])

@@ -12,7 +12,6 @@ import random
 import sys
 from typing import Any
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 from uvicorn.config import Config
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
@@ -34,7 +33,8 @@ core_logger.setLevel(logging.WARNING)
 
 _logger = logging.getLogger('uvicorn.error')
 
-_contexts: WeakKeyDictionary[ServerState, ServerContext] = WeakKeyDictionary()
+#: Where a server's context is kept, in uvicorn's object for what connections share.
+_KEY = 'falcon_channels_context'
 
 
 class ServerContext:
@@ -117,10 +117,9 @@ class ServerContext:
         options: ServerOptions,
     ) -> ServerContext:
         """Return the one context of a server, made when first asked for."""
-        context = _contexts.get(state)
+        context: ServerContext | None = vars(state).get(_KEY)
         if context is None:
-            context = cls(config, state, app_state, options)
-            _contexts[state] = context
+            context = vars(state)[_KEY] = cls(config, state, app_state, options)
         return context
 
     @classmethod

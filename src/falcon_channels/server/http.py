@@ -44,6 +44,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._head_timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0
         self._in_head = True
+        self._idle = True
+        self._begun = 0
         self._chunk = b''
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
@@ -65,13 +67,17 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """Parse; refuse a head that is too long."""
         if self.transport.is_closing():
             return
-        before = self._head_bytes
+        idle = self._idle
+        self._begun = 0
         self._chunk = data
         super().data_received(data)
         self._chunk = b''
-        if self._in_head and self.transport.get_protocol() is self:
-            # NOTE: Counted raw: httptools keeps an unfinished line to itself.
-            self._head_bytes = before + len(data)
+        if not self._in_head or self.transport.get_protocol() is not self:
+            return
+        # NOTE: Counted raw, for httptools keeps an unfinished line to itself; but not
+        # where the same bytes also hold the end of a request before this one.
+        if self._begun == 0 or (self._begun == 1 and idle):
+            self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse_head()
 
@@ -79,6 +85,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """Start counting the head of a request."""
         super().on_message_begin()
         self._in_head = True
+        self._idle = False
+        self._begun += 1
+        self._head_bytes = 0
         if self._head_timer is None:
             self._start_head_timer()
 
@@ -94,6 +103,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._refuse_head()
             raise httptools.HttpParserError('request head too large')
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Note that the next byte begins a request."""
+        super().on_message_complete()
+        self._idle = True
 
     def handle_websocket_upgrade(self) -> None:
         """Hand the connection to the WebSocket class, or refuse what that cannot see.
