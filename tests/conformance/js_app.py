@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import falcon
@@ -83,6 +84,18 @@ class Control:
             resp.text = make_subscription_token(KEY, user, channel, ttl_s=ttl_s)
 
 
+class Page:
+    """An empty page that has the SDK, for tests in a browser."""
+
+    async def on_get(self, req: Any, resp: Any) -> None:
+        """Load the script that the SDK's package brings for pages."""
+        resp.content_type = falcon.MEDIA_HTML
+        resp.text = (
+            '<!doctype html><title>SDK</title><link rel=icon href="data:,">'
+            '<script src="/dist/centrifuge.js"></script>'
+        )
+
+
 channels.add_route(
     'rooms:{room}',
     Room(),
@@ -91,6 +104,10 @@ channels.add_route(
 channels.add_route('#{user}', None, ChannelOptions(history_size=10))
 app = falcon.asgi.App(middleware=[channels])
 app.add_route('/rooms/{room}', Room())
+app.add_route('/page', Page())
+app.add_static_route(
+    '/dist', str(Path(__file__).parent / 'js/node_modules/centrifuge/dist')
+)
 control = Control()
 for suffix in ('revoke', 'disconnect', 'token'):
     app.add_route(f'/users/{{user}}/{suffix}', control, suffix=suffix)

@@ -1,0 +1,118 @@
+"""The JavaScript SDK, and clients without it, in a real browser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+import sys
+
+import httpx
+from playwright.async_api import Page
+import pytest
+from support.processes import ServerProcess
+
+COMMAND = str(Path(sys.executable).with_name('falcon-channels'))
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.server,
+    pytest.mark.xdist_group('browser'),
+    pytest.mark.timeout(120),
+    pytest.mark.asyncio(loop_scope='session'),
+]
+
+
+@pytest.fixture(scope='module')
+def server() -> Iterator[ServerProcess]:
+    command = [COMMAND, 'serve', 'tests.conformance.js_app:app', '--port', '{port}']
+    with ServerProcess(command) as server:
+        yield server
+
+
+USE_SDK = """async (transport) => {
+  const scheme = transport === 'websocket' ? 'ws' : 'http';
+  const endpoint = `${scheme}://${location.host}/connection/${transport}`;
+  const client = new Centrifuge([{ transport, endpoint }], { data: { user: 'ann' } });
+  const used = new Promise((resolve) => {
+    client.on('connected', (context) => resolve(context.transport));
+  });
+  const subscription = client.newSubscription(`rooms:browser-${transport}`);
+  const publication = new Promise((resolve) => {
+    subscription.on('publication', (context) => resolve(context.data));
+  });
+  subscription.subscribe();
+  client.connect();
+  await subscription.ready(30000);
+  await subscription.publish({ text: 'héllo' });
+  const result = [await used, await publication];
+  client.disconnect();
+  return result;
+}"""
+
+
+@pytest.mark.parametrize('transport', ['websocket', 'http_stream', 'sse'])
+async def test_the_sdk_in_a_page(
+    page: Page, server: ServerProcess, transport: str
+) -> None:
+    """A page connects by each transport, publishes, and gets what it published."""
+    await page.goto(f'{server.url}/page')
+    assert [transport, {'text': 'héllo'}] == await page.evaluate(USE_SDK, transport)
+
+
+LISTEN = """() => {
+  window.seen = [];
+  window.connects = 0;
+  const source = new EventSource(
+    '/connection/uni_sse?channel=rooms:native&'
+    + `cf_connect=${encodeURIComponent('{"data":{"user":"eve"}}')}`,
+  );
+  source.onmessage = ({ data }) => {
+    const push = JSON.parse(data);
+    if (push.connect) window.connects += 1;
+    if (push.pub) window.seen.push(push.pub.data);
+  };
+  return new Promise((resolve) => { source.onopen = () => resolve(); });
+}"""
+
+
+async def test_an_event_source_needs_no_sdk(page: Page, server: ServerProcess) -> None:
+    """A browser's own EventSource reconnects, and gets what it missed, by itself."""
+    await page.goto(f'{server.url}/page')
+    await page.evaluate(LISTEN)
+    await page.wait_for_function('window.connects === 1')
+    async with httpx.AsyncClient(base_url=server.url, timeout=30) as client:
+        await client.post('/rooms/native', json=1)
+        await page.wait_for_function('window.seen.length === 1')
+        await client.post('/users/eve/disconnect?code=4000')
+        for number in (2, 3):
+            await client.post('/rooms/native', json=number)
+        await page.wait_for_function('window.connects === 2')
+        await client.post('/rooms/native', json=4)
+        await page.wait_for_function('window.seen.length >= 4')
+    assert [1, 2, 3, 4] == await page.evaluate('window.seen')
+
+
+WEBSOCKET = """() => new Promise((resolve) => {
+  const socket = new WebSocket(`ws://${location.host}/connection/uni_websocket`);
+  const seen = [];
+  socket.onopen = () => socket.send('{"subs":{"rooms:plain":{}}}');
+  socket.onmessage = ({ data }) => {
+    for (const line of data.split('\\n')) seen.push(Object.keys(JSON.parse(line))[0]);
+    if (seen.length === 1) {
+      fetch('/rooms/plain', {
+        method: 'POST',
+        headers: { 'Content-Type': 'application/json' },
+        body: '"x"',
+      });
+    }
+    if (data.includes('"pub"')) resolve(seen);
+  };
+})"""
+
+
+async def test_a_websocket_needs_no_sdk(page: Page, server: ServerProcess) -> None:
+    """A browser's own WebSocket gets publications after one message."""
+    await page.goto(f'{server.url}/page')
+    seen = await page.evaluate(WEBSOCKET)
+    assert 'connect' == seen[0]
+    assert {'channel'} == set(seen[1:])

@@ -1,0 +1,67 @@
+"""The snippets of docs/clients.md do what the page says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+import re
+import subprocess
+import sys
+
+import pytest
+from support.processes import ROOT
+from support.processes import ServerProcess
+
+PAGE = (ROOT / 'docs' / 'clients.md').read_text()
+BLOCKS = re.findall(r'^```(python|js|sh)\n(.*?)^```$', PAGE, re.M | re.S)
+APP = BLOCKS[0][1]
+COMMAND = str(Path(sys.executable).with_name('falcon-channels'))
+NODE_MODULES = Path(__file__).parent / 'js' / 'node_modules'
+
+# What each snippet after the application prints.
+PRINTED = [
+    r'1 hello\n',
+    r'http_stream 6\n',
+    r'1 hello\n',
+    r'1 hello\n',
+    r'rooms:ws\n',
+    r'\{"connect":\{.*"subs":\{"rooms:curl":\{"recoverable":true.*\}\n',
+]
+
+pytestmark = [pytest.mark.server, pytest.mark.timeout(120)]
+
+
+@pytest.fixture(scope='module')
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    folder = tmp_path_factory.mktemp('clients')
+    (folder / 'app.py').write_text(APP)
+    command = [COMMAND, 'serve', 'app:app', '--port', '{port}']
+    with ServerProcess(command, cwd=folder) as server:
+        yield server
+
+
+@pytest.mark.parametrize(
+    ('language', 'code', 'printed'),
+    [(*block, printed) for block, printed in zip(BLOCKS[1:], PRINTED, strict=True)],
+    ids=[f'{number} {language}' for number, (language, _) in enumerate(BLOCKS[1:])],
+)
+def test_snippets_run(
+    server: ServerProcess, tmp_path: Path, language: str, code: str, printed: str
+) -> None:
+    """A snippet, with the address of a server, prints what it should."""
+    code = code.replace('localhost:8000', f'127.0.0.1:{server.port}')
+    name = {'python': 'client.py', 'js': 'client.mjs', 'sh': 'client.sh'}[language]
+    (tmp_path / name).write_text(code)
+    (tmp_path / 'node_modules').symlink_to(NODE_MODULES)
+    program = {'python': sys.executable, 'js': 'node', 'sh': 'sh'}[language]
+    done = subprocess.run(
+        [program, name],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    # NOTE: curl ends because it was told to, with code 28.
+    assert done.returncode == (28 if language == 'sh' else 0), done.stderr
+    assert re.fullmatch(printed, done.stdout)
