@@ -12,9 +12,11 @@ from support.audience import Audience
 from support.audience import is_lost
 from support.audience import lost_and_back
 from support.audience import run_fault
+from support.redis_server import RedisCluster
 from support.redis_server import RedisServer
 from support.tcp_proxy import TcpProxy
 
+from falcon_channels.brokers.redis.keys import token
 from falcon_channels.channels import Channels
 
 pytestmark = pytest.mark.xdist_group('redis faults')
@@ -152,3 +154,17 @@ async def test_a_cut_and_a_half_open_connection(server: RedisServer) -> None:
         assert publisher.failures > 0
         audience.check_all_heard(publisher.values)
         assert 0 == channels.hub.counters.insufficient_state
+
+
+async def test_a_slot_that_moves_in_a_cluster(tmp_path: Path) -> None:
+    """The slot of a channel moves to another server: everybody is told, and goes on."""
+    with RedisCluster(tmp_path) as cluster:
+
+        async def fault(channels: Channels, audience: Audience) -> None:
+            watching = asyncio.create_task(lost_and_back(channels, audience))
+            await asyncio.to_thread(cluster.move_slot, f'{{{token("news")}}}')
+            await watching
+
+        audience, publisher, _ = await run_fault(f'{cluster.url}{QUICK}', fault)
+    audience.check_heard_or_told(publisher.values)
+    assert [2] * 20 == [len(heard) for heard in audience.heard]

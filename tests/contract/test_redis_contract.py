@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from itertools import count
-from pathlib import Path
-import subprocess
 
 import pytest
-from support.processes import free_port
-from support.processes import wait_until
+from support.redis_server import RedisCluster
 from support.redis_server import RedisServer
 
 from falcon_channels.brokers.base import Broker
@@ -30,39 +26,11 @@ def one_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server.stop()
 
 
-def ask(server: RedisServer, *words: object) -> str:
-    """Return what a server answers."""
-    command = ['redis-cli', '-p', str(server.port), *map(str, words)]
-    return subprocess.run(command, capture_output=True, check=True, text=True).stdout
-
-
 @pytest.fixture(scope='module')
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Cluster of three servers."""
-    with ExitStack() as stack:
-        servers, buses = [], []
-        for _ in range(3):
-            folder: Path = tmp_path_factory.mktemp('cluster')
-            bus = free_port()
-            server = RedisServer(
-                folder, '--cluster-enabled', 'yes', '--cluster-port', str(bus)
-            )
-            stack.callback(server.stop)
-            servers.append(server)
-            buses.append(bus)
-        bounds = (0, 5461, 10923, 16384)
-        for server, first, after in zip(servers, bounds, bounds[1:], strict=False):
-            ask(server, 'CLUSTER', 'ADDSLOTSRANGE', first, after - 1)
-            ask(server, 'CLUSTER', 'MEET', '127.0.0.1', servers[0].port, buses[0])
-        for server in servers:
-            wait_until(
-                lambda server=server: (  # type: ignore[misc]
-                    'cluster_state:ok' in ask(server, 'CLUSTER', 'INFO')
-                    and 'cluster_known_nodes:3' in ask(server, 'CLUSTER', 'INFO')
-                ),
-                'the Cluster is complete',
-            )
-        yield servers[1].url
+    with RedisCluster(tmp_path_factory.mktemp('cluster')) as cluster:
+        yield cluster.url
 
 
 class OnRedis(PresenceContract, SharedBrokerContract, DurableBrokerContract):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 import signal
+import subprocess
+from typing import Self
 
 from support.processes import free_port
 from support.processes import ServerProcess
+from support.processes import wait_until
 
 
 class RedisServer:
@@ -33,10 +38,11 @@ class RedisServer:
     def url(self) -> str:
         return f'redis://127.0.0.1:{self.port}'
 
-    def start_again(self) -> None:
-        """Kill it at once, and start it with what it has on the disk."""
-        self.kill()
-        self.start()
+    def ask(self, *words: object) -> str:
+        """Return what the server answers to a command."""
+        command = ['redis-cli', '-p', str(self.port), *map(str, words)]
+        answer = subprocess.run(command, capture_output=True, check=True, text=True)
+        return answer.stdout.strip()
 
     def kill(self) -> None:
         """End it at once."""
@@ -58,3 +64,74 @@ class RedisServer:
     def stop(self) -> None:
         """End it, whatever its state."""
         self.kill()
+
+
+class RedisCluster:
+    """Three servers that share the slots, each a third of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._stack = ExitStack()
+        self.servers: list[RedisServer] = []
+
+    @property
+    def url(self) -> str:
+        return self.servers[1].url
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            buses = []
+            for number in range(3):
+                folder = self._folder / str(number)
+                folder.mkdir()
+                bus = free_port()
+                server = RedisServer(
+                    folder, '--cluster-enabled', 'yes', '--cluster-port', str(bus)
+                )
+                stack.callback(server.stop)
+                self.servers.append(server)
+                buses.append(bus)
+            first, *_ = self.servers
+            bounds = (0, 5461, 10923, 16384)
+            for server, begin, end in zip(
+                self.servers, bounds, bounds[1:], strict=False
+            ):
+                server.ask('CLUSTER', 'ADDSLOTSRANGE', begin, end - 1)
+                server.ask('CLUSTER', 'MEET', '127.0.0.1', first.port, buses[0])
+            for server in self.servers:
+                wait_until(partial(_complete, server), 'the Cluster is complete')
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def move_slot(self, name: str) -> None:
+        """Move the slot of a key, and all keys in it, to another server."""
+        slot = self.servers[0].ask('CLUSTER', 'KEYSLOT', name)
+        source = next(s for s in self.servers if _has(s, int(slot)))
+        target = self.servers[self.servers.index(source) - 1]
+        ids = [server.ask('CLUSTER', 'MYID') for server in (source, target)]
+        target.ask('CLUSTER', 'SETSLOT', slot, 'IMPORTING', ids[0])
+        source.ask('CLUSTER', 'SETSLOT', slot, 'MIGRATING', ids[1])
+        for key in source.ask('CLUSTER', 'GETKEYSINSLOT', slot, 100).split():
+            source.ask('MIGRATE', '127.0.0.1', target.port, key, 0, 5000)
+        for server in (target, source, *self.servers):
+            server.ask('CLUSTER', 'SETSLOT', slot, 'NODE', ids[1])
+
+
+def _complete(server: RedisServer) -> bool:
+    info = server.ask('CLUSTER', 'INFO')
+    return 'cluster_state:ok' in info and 'cluster_known_nodes:3' in info
+
+
+def _has(server: RedisServer, slot: int) -> bool:
+    for line in server.ask('CLUSTER', 'NODES').splitlines():
+        words = line.split()
+        if 'myself' not in words[2]:
+            continue
+        for word in words[8:]:
+            first, _, last = word.partition('-')
+            if first.isdecimal() and int(first) <= slot <= int(last or first):
+                return True
+    return False

@@ -41,6 +41,7 @@ from falcon_channels.brokers.stored import decode_info
 from falcon_channels.brokers.stored import decode_publication
 from falcon_channels.brokers.stored import encode_info
 from falcon_channels.brokers.stored import encode_publication
+from falcon_channels.brokers.tasks import start_task
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import CapabilityError
 from falcon_channels.publication import ClientInfo
@@ -153,9 +154,7 @@ class PostgresBroker(Broker):
             raise
         # NOTE: one connection is left to calls that do not publish.
         self._lanes = Lanes(self._store, self._pool_size - 1, self._timeout_s)
-        self._house = asyncio.create_task(
-            self._keep_house(), name='falcon_channels postgres housekeeping'
-        )
+        self._house = start_task(self._keep_house(), 'postgres housekeeping')
 
     async def close(self) -> None:
         self._closed = True

@@ -14,6 +14,7 @@ from typing import Any
 
 from falcon_channels.brokers.base import PublishResult
 from falcon_channels.brokers.base import StreamSettings
+from falcon_channels.brokers.tasks import start_task
 from falcon_channels.errors import BrokerUnavailableError
 
 #: Publications in one transaction at most.
@@ -63,8 +64,7 @@ class Lanes:
         self._count = 0
         self._bytes = 0
         self._tasks = [
-            asyncio.create_task(self._work(), name='falcon_channels postgres lanes')
-            for _ in range(workers)
+            start_task(self._work(), 'postgres lanes') for _ in range(workers)
         ]
 
     async def publish(

@@ -19,6 +19,7 @@ from falcon_channels.brokers.postgres.connecting import Connection
 from falcon_channels.brokers.postgres.connecting import Pool
 from falcon_channels.brokers.postgres.connecting import Server
 from falcon_channels.brokers.postgres.connecting import shut
+from falcon_channels.brokers.tasks import start_task
 from falcon_channels.errors import BrokerUnavailableError
 
 _logger = logging.getLogger('falcon_channels')
@@ -63,9 +64,7 @@ class Listener:
         self._sent = 0
         self._arrived = asyncio.Event()
         self._up = asyncio.Event()
-        self._task = asyncio.create_task(
-            self._run(), name='falcon_channels postgres link'
-        )
+        self._task = start_task(self._run(), 'postgres link', self._die)
 
     async def wait(self) -> None:
         """Return when it listens."""
@@ -78,6 +77,9 @@ class Listener:
         await asyncio.gather(self._task, return_exceptions=True)
 
     # --- inside ----------------------------------------------------------------------
+
+    def _die(self) -> None:
+        self._on_lost()
 
     async def _run(self) -> None:
         delay_s = 0.05

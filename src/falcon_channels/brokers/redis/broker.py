@@ -31,6 +31,7 @@ from falcon_channels.brokers.query import yes_or_no
 from falcon_channels.brokers.redis import scripts
 from falcon_channels.brokers.redis.connecting import LINK_ERRORS
 from falcon_channels.brokers.redis.connecting import Server
+from falcon_channels.brokers.redis.connecting import Topology
 from falcon_channels.brokers.redis.keys import Keys
 from falcon_channels.brokers.redis.keys import PARTITIONS
 from falcon_channels.brokers.redis.keys import token
@@ -41,6 +42,7 @@ from falcon_channels.brokers.stored import decode_info
 from falcon_channels.brokers.stored import decode_publication
 from falcon_channels.brokers.stored import encode_info
 from falcon_channels.brokers.stored import encode_publication
+from falcon_channels.brokers.tasks import start_task
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import OptionsError
 from falcon_channels.publication import ClientInfo
@@ -103,6 +105,8 @@ class RedisBroker(Broker):
         self._last_control = (0, 0)
         self._keeper: asyncio.Task[None] | None = None
         self._find_again = False
+        #: Where the listeners are; the store's may be newer.
+        self._followed = Topology(frozenset(), ())
         self._closed = False
 
     @classmethod
@@ -142,7 +146,7 @@ class RedisBroker(Broker):
             raise BrokerUnavailableError('the broker is closed')
         self._server.warn()
         self._receiver = receiver
-        store = self._store = Store(self._server, self._timeout_s)
+        store = self._store = Store(self._server, self._timeout_s, self._on_moved)
         try:
             await store.find()
             newest = await store.call(
@@ -162,8 +166,8 @@ class RedisBroker(Broker):
             await self._let_go()
             raise
         self._was_up = True
-        self._keeper = asyncio.create_task(
-            self._keep_link(), name='falcon_channels redis keeper'
+        self._keeper = start_task(
+            self._keep_link(), 'redis keeper', receiver.on_link_lost
         )
 
     async def close(self) -> None:
@@ -419,7 +423,7 @@ class RedisBroker(Broker):
     def _listen(self) -> None:
         """Listen at every server for the names that live there."""
         store = self._opened()
-        topology = store.topology
+        topology = self._followed = store.topology
         node = secrets.token_urlsafe(9)
         self._listeners = [
             Listener(
@@ -440,7 +444,7 @@ class RedisBroker(Broker):
             self._listener_of(name).names.add(name)
 
     def _listener_of(self, name: bytes) -> Listener:
-        address = self._opened().topology.address_of(name)
+        address = self._followed.address_of(name)
         for listener in self._listeners:
             if listener.address == address:
                 return listener
@@ -484,12 +488,13 @@ class RedisBroker(Broker):
     async def _follow(self) -> None:
         """Listen where the slots are now."""
         self._find_again = False
+        store = self._opened()
         try:
-            changed = await self._opened().find()
+            await store.find()
         except BrokerUnavailableError as ex:
             _logger.warning('the Redis Cluster cannot be asked: %s', ex)
             return
-        if changed:
+        if store.topology != self._followed:
             listeners, self._listeners = self._listeners, []
             await asyncio.gather(*(listener.close() for listener in listeners))
             self._changed.clear()

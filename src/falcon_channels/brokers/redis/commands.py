@@ -16,6 +16,7 @@ from falcon_channels.brokers.redis.connecting import describe
 from falcon_channels.brokers.redis.connecting import disconnect
 from falcon_channels.brokers.redis.connecting import LINK_ERRORS
 from falcon_channels.brokers.redis.connecting import Server
+from falcon_channels.brokers.tasks import start_task
 from falcon_channels.errors import BrokerUnavailableError
 
 #: Commands, and bytes of theirs, that may be under way.
@@ -68,9 +69,7 @@ class CommandLink:
         self._timer: asyncio.TimerHandle | None = None
         self._connection: Connection | None = None
         self._closed = False
-        self._task = asyncio.create_task(
-            self._run(), name='falcon_channels redis commands'
-        )
+        self._task = start_task(self._run(), 'redis commands')
 
     def call(self, *words: Word) -> asyncio.Future[Any]:
         """Send a command; return the future of its answer.
@@ -126,9 +125,7 @@ class CommandLink:
         self._fail(self._sent, reason)
         self._fail(self._unsent, reason)
         self._task.cancel()
-        self._task = asyncio.create_task(
-            self._run(), name='falcon_channels redis commands'
-        )
+        self._task = start_task(self._run(), 'redis commands')
 
     def _fail(self, commands: deque[_Command], reason: str) -> None:
         while commands:

@@ -25,6 +25,7 @@ from falcon_channels.brokers.redis.connecting import describe
 from falcon_channels.brokers.redis.connecting import disconnect
 from falcon_channels.brokers.redis.connecting import LINK_ERRORS
 from falcon_channels.brokers.redis.connecting import Server
+from falcon_channels.brokers.tasks import start_task
 from falcon_channels.errors import BrokerUnavailableError
 
 _logger = logging.getLogger('falcon_channels')
@@ -84,7 +85,7 @@ class Listener:
         self._probe_seen = 0
         self._probe_arrived = asyncio.Event()
         self._closed = False
-        self._task = asyncio.create_task(self._run(), name='falcon_channels redis link')
+        self._task = start_task(self._run(), 'redis link')
 
     @property
     def address(self) -> Address:

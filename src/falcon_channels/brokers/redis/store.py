@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
+from collections.abc import Callable
 from typing import Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -27,25 +29,21 @@ class Store:
     Args:
         server: How to connect.
         timeout_s: Deadline of a command.
+        on_moved: Called when something was not where it was believed to be.
     """
 
-    def __init__(self, server: Server, timeout_s: float) -> None:
+    def __init__(
+        self, server: Server, timeout_s: float, on_moved: Callable[[], None]
+    ) -> None:
+        self._on_moved = on_moved
         self.topology = Topology(frozenset(), ())
         self._server = server
         self._timeout_s = timeout_s
         self._links: dict[Address, CommandLink] = {}
         self._closed = False
 
-    async def open(self) -> None:
+    async def find(self) -> None:
         """Find out where everything is.
-
-        Raises:
-            BrokerUnavailableError: No server answers.
-        """
-        await self.find()
-
-    async def find(self) -> bool:
-        """Find out again where everything is; return whether that has changed.
 
         Raises:
             BrokerUnavailableError: No server answers.
@@ -53,14 +51,12 @@ class Store:
         found = await find_topology(self._server, self.topology.addresses)
         if self._closed:
             raise BrokerUnavailableError('the broker is closed')
-        changed = found != self.topology
         self.topology = found
         gone = set(self._links) - found.addresses
         for address in found.addresses - set(self._links):
             self._links[address] = CommandLink(self._server, address, self._timeout_s)
         for address in gone:
             await self._links.pop(address).close()
-        return changed
 
     async def close(self) -> None:
         """Let go of all connections."""
@@ -77,15 +73,9 @@ class Store:
         Raises:
             BrokerUnavailableError: No answer, or one that is an error.
         """
-        try:
-            try:
-                return await self._link_of(key).call(*words)
-            except MovedError:
-                # NOTE: it was not executed.
-                await self.find()
-                return await self._link_of(key).call(*words)
-        except ResponseError as ex:
-            raise _unavailable(ex) from None
+        return await self._again_where_it_is(
+            lambda: self._link_of(key).call(*words),
+        )
 
     async def run(self, script: Script, keys: list[str], *words: Word) -> Any:
         """Run a script where its keys live.
@@ -94,15 +84,19 @@ class Store:
             BrokerUnavailableError: No answer, or one that is an error.
         """
         arguments = (len(keys), *keys, *words)
+        return await self._again_where_it_is(
+            lambda: self._run(script, keys[0], arguments)
+        )
+
+    async def _again_where_it_is(self, call: Callable[[], Awaitable[Any]]) -> Any:
         try:
-            return await self._run(script, keys[0], arguments)
-        except MovedError:
-            pass
-        except ResponseError as ex:
-            raise _unavailable(ex) from None
-        await self.find()
-        try:
-            return await self._run(script, keys[0], arguments)
+            try:
+                return await call()
+            except MovedError:
+                # NOTE: it was not executed.
+                self._on_moved()
+                await self.find()
+                return await call()
         except ResponseError as ex:
             raise _unavailable(ex) from None
 

@@ -35,6 +35,7 @@ from falcon_channels.brokers.sqlite.transaction import find_overfull
 from falcon_channels.brokers.sqlite.transaction import SIGNAL
 from falcon_channels.brokers.sqlite.worker import Reader
 from falcon_channels.brokers.sqlite.worker import Writer
+from falcon_channels.brokers.tasks import start_task
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import OptionsError
 from falcon_channels.publication import ClientInfo
@@ -123,9 +124,7 @@ class SqliteBroker(Broker):
             raise
         self._writer, self._reader = writer, reader
         self._follower, self._news = follower, news
-        self._house = asyncio.create_task(
-            self._keep_house(), name='falcon_channels sqlite housekeeping'
-        )
+        self._house = start_task(self._keep_house(), 'sqlite housekeeping')
 
     async def close(self) -> None:
         self._closed = True

@@ -16,6 +16,7 @@ from falcon_channels.brokers.sqlite.transaction import Event
 from falcon_channels.brokers.sqlite.transaction import SIGNAL
 from falcon_channels.brokers.sqlite.worker import Reader
 from falcon_channels.brokers.stored import decode_publication
+from falcon_channels.brokers.tasks import start_task
 from falcon_channels.errors import BrokerUnavailableError
 
 _logger = logging.getLogger('falcon_channels')
@@ -51,8 +52,8 @@ class Follower:
         """Begin with what comes from now on."""
         await self.reader.open()
         self._last_id = await self.reader.submit(rows.last_id)
-        self._task = asyncio.create_task(
-            self._follow(), name='falcon_channels sqlite follower'
+        self._task = start_task(
+            self._follow(), 'sqlite follower', self._receiver.on_link_lost
         )
 
     def stop(self) -> None:

@@ -1,0 +1,48 @@
+"""An app with rooms on the broker in BROKER, for tests with several servers."""
+
+from __future__ import annotations
+
+import os
+
+import falcon.asgi
+
+from falcon_channels import ChannelOptions
+from falcon_channels import Channels
+
+channels = Channels(os.environ['BROKER'])
+OPTIONS = ChannelOptions(
+    history_size=1000, presence=True, presence_ttl_s=3.0, publishers='subscribers'
+)
+
+
+class Room:
+    async def on_get(self, req, resp, room):  # type: ignore[no-untyped-def]
+        there = await channels.presence(f'rooms:{room}')
+        resp.media = sorted(info.user for info in there.values())
+
+    async def on_post(self, req, resp, room):  # type: ignore[no-untyped-def]
+        result = await channels.publish(f'rooms:{room}', await req.get_media())
+        resp.media = result.position.offset
+
+    async def on_websocket(self, req, ws, room):  # type: ignore[no-untyped-def]
+        user = req.get_param('user', required=True)
+        await channels.serve(req, ws, f'rooms:{room}', user=user, media=True)
+
+
+class User:
+    async def on_delete(self, req, resp, user):  # type: ignore[no-untyped-def]
+        await channels.disconnect(user)
+
+
+class Revocation:
+    async def on_put(self, req, resp, room, user):  # type: ignore[no-untyped-def]
+        await channels.revoke(user, f'rooms:{room}')
+
+
+room = Room()
+channels.add_route('rooms:{room}', room, OPTIONS)
+app = falcon.asgi.App(middleware=[channels])
+app.add_route('/rooms/{room}', room)
+app.add_route('/users/{user}', User())
+app.add_route('/rooms/{room}/revoked/{user}', Revocation())
+channels.add_endpoints(app)
