@@ -130,4 +130,6 @@ def create_app(settings: Settings | None = None) -> App:
     app.add_route('/api/images', Images(store, settings))
     app.add_route('/api/images/{image_id}', OneImage(store))
     channels.add_endpoints(app, resource=Connecting())
+    if settings.api_key:
+        channels.add_api(app, keys=[settings.api_key])
     return app

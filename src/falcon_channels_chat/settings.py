@@ -16,6 +16,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             ``postgresql://...``, or ``memory://`` for this one process.
         secret: Signs session cookies and keys of bots, at least 32 characters; ``''``
             makes one and keeps it in the database.
+        api_key: Opens the server API, as ``falcon-channels tail`` does; ``''``: nobody
+            can. Also read from ``FALCON_CHANNELS_API_KEY``.
         allowed_origins: Other sites whose pages may use this chat, separated by spaces.
         messages_per_s: How many messages one person may send in the long run.
         message_burst: How many at once.
@@ -29,6 +31,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     database: str = 'chat.db'
     broker: str = 'sqlite:///chat-channels.db'
     secret: str = ''
+    api_key: str = ''
     allowed_origins: str = ''
     messages_per_s: float = 2.0
     message_burst: int = 20
@@ -48,7 +51,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             ValueError: A value is not of its type; the message names the setting.
         """
-        given = {
+        given = {'api_key': environ.get('FALCON_CHANNELS_API_KEY', '')}
+        given |= {
             field: environ[f'CHAT_{field.upper()}']
             for field in cls.__struct_fields__
             if f'CHAT_{field.upper()}' in environ

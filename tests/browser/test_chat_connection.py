@@ -65,6 +65,21 @@ async def test_offline_while_thirty_are_sent(
         await page.close()
 
 
+async def test_a_device_that_was_offline(guests: Guests, server: ServerProcess) -> None:
+    """When the device is online again the page comes back without waiting."""
+    ada, bob = await guests.room(server.url, 'device', 'Ada', 'Bob')
+    page = ada.page
+    assert page is not None
+    await ada.context.set_offline(True)
+    await expect(page.locator('#status-text')).to_have_text('connecting')
+    await bob.say('are you there?')
+    await page.get_by_label('Message', exact=True).fill('yes')
+    await page.keyboard.press('Enter')
+    await ada.context.set_offline(False)
+    await ada.sees('are you there?', 'yes')
+    await bob.sees('are you there?', 'yes')
+
+
 async def test_the_server_restarts(guests: Guests) -> None:
     """Under two open pages the server goes and comes: both go on, nothing is lost."""
     port = free_port()

@@ -55,7 +55,6 @@ export class Live {
     });
     // A tab that wakes, or a network that is back, need not wait for the next attempt.
     addEventListener('online', () => this.hurry());
-    addEventListener('offline', away);
     document.addEventListener('visibilitychange', () => {
       if (document.visibilityState === 'visible') this.hurry();
     });

@@ -75,7 +75,7 @@ export class MessageList {
   #message(message: Message, mine: boolean, grouped: boolean): HTMLElement {
     const row = this.#row(message.user, message.name, mine, grouped);
     row.dataset['id'] = String(message.id);
-    const bubble = element('div', { class: 'bubble' });
+    const bubble = element('div', { class: 'bubble', dir: 'auto' });
     if (message.deleted) {
       bubble.append(element('p', { class: 'gone' }, 'This message was deleted.'));
     } else {
@@ -93,6 +93,7 @@ export class MessageList {
       ),
     );
     bubble.append(foot);
+    measure(bubble, foot);
     row.append(this.#body(message.name, mine, grouped, bubble, this.#tools(message, mine)));
     return row;
   }
@@ -111,7 +112,7 @@ export class MessageList {
     const row = this.#row(me, name, true, grouped);
     row.classList.add(message.state);
     row.dataset['key'] = message.key;
-    const bubble = element('div', { class: 'bubble' });
+    const bubble = element('div', { class: 'bubble', dir: 'auto' });
     if (message.fileUrl) bubble.append(picture(message.fileUrl, name));
     if (message.text) bubble.append(words(message.text));
     const foot = element('p', { class: 'foot' });
@@ -127,6 +128,7 @@ export class MessageList {
       foot.append(element('span', { class: 'state' }, 'not sent'));
       body.append(element('p', { class: 'failure' }, element('span', {}, message.error), retry, discard));
     }
+    measure(bubble, foot);
     row.append(body);
     return row;
   }
@@ -145,8 +147,13 @@ export class MessageList {
   }
 }
 
+/** Tell the bubble how much room its last line needs beside the text. */
+function measure(bubble: HTMLElement, foot: HTMLElement): void {
+  bubble.style.setProperty('--foot', String((foot.textContent ?? '').length + foot.childElementCount));
+}
+
 function words(text: string): HTMLElement {
-  const paragraph = element('p', { class: isEmoji(text) ? 'words large' : 'words', dir: 'auto' });
+  const paragraph = element('p', { class: isEmoji(text) ? 'words large' : 'words' });
   for (const piece of pieces(text)) {
     paragraph.append(
       piece.href

@@ -89,6 +89,7 @@ export class RoomView {
         this.#onTyping(user, nameIn(info), (data as { typing: boolean }).typing),
     });
     this.#channels.push(this.#typing);
+    this.render();
   }
 
   close(): void {
@@ -127,7 +128,9 @@ export class RoomView {
     const { list, outbox, me } = this.parts;
     const unsent = outbox.unsent.filter((message) => message.room === this.name);
     list.render(this.#timeline.messages, unsent, me.id, me.name);
-    byId('beginning').hidden = this.#timeline.more || this.#timeline.messages.length === 0;
+    const isEmpty = this.#timeline.messages.length + unsent.length === 0;
+    byId('beginning').hidden = this.#timeline.more || isEmpty;
+    byId('quiet').hidden = !isEmpty || this.#channels.length === 0;
     if (this.#wasAtEnd) this.#toEnd();
     this.#renderToNewest();
   }

@@ -1,0 +1,143 @@
+"""How the chat is started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+import select
+import subprocess
+import sys
+import zipfile
+
+import httpx
+import pytest
+from support.processes import ROOT
+from support.processes import ServerProcess
+
+PAGE = ROOT / 'src' / 'falcon_channels_chat' / 'page'
+ROOM = '/api/rooms/lobby'
+
+pytestmark = [pytest.mark.server, pytest.mark.xdist_group('chat_command')]
+
+
+def run(*words: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, '-m', 'falcon_channels_chat', *words],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={'PATH': '', **env},
+        timeout=30,
+        check=False,
+    )
+
+
+def test_several_workers_share_one_chat(tmp_path: Path) -> None:
+    """With two processes, whichever answers knows what was said to the other."""
+    command = [str(Path(sys.executable).with_name('falcon-channels')), 'chat']
+    command += ['--workers', '2', '--port', '{port}', '--database', 'talk.db']
+    key = run('--bot-key', 'Echo', '--database', 'talk.db', cwd=tmp_path).stdout.strip()
+    with ServerProcess(command, cwd=tmp_path) as server:
+        for number in range(20):
+            # A client of its own each time: the kernel picks a process for it.
+            with httpx.Client(
+                base_url=server.url, headers={'Authorization': f'Bearer {key}'}
+            ) as http:
+                sent = http.post(f'{ROOM}/messages', json={'text': str(number)})
+                assert 201 == sent.status_code
+        with httpx.Client(
+            base_url=server.url, headers={'Authorization': f'Bearer {key}'}
+        ) as http:
+            page = http.get(ROOM).json()
+    assert [str(number) for number in range(20)] == [
+        message['text'] for message in page['messages']
+    ]
+    assert 20 == page['position']['offset']
+    assert {'talk.db', 'chat-channels.db'} <= {path.name for path in tmp_path.iterdir()}
+    assert 0o600 == (tmp_path / 'talk.db').stat().st_mode & 0o777
+
+
+def test_a_terminal_follows_a_room(tmp_path: Path) -> None:
+    """`falcon-channels tail` prints what is said, for who has the key of the API."""
+    key = 'k' * 43
+    bot = run('--bot-key', 'Echo', cwd=tmp_path).stdout.strip()
+    server = ServerProcess(
+        ['python', '-m', 'falcon_channels_chat', '--port', '{port}'],
+        cwd=tmp_path,
+        env={'FALCON_CHANNELS_API_KEY': key},
+    )
+    with server:
+        tail = subprocess.Popen(
+            [Path(sys.executable).with_name('falcon-channels'), 'tail', 'rooms:lobby'],
+            env={
+                'FALCON_CHANNELS_API_KEY': key,
+                'FALCON_CHANNELS_API_URL': f'{server.url}/api',
+                'PYTHONUNBUFFERED': '1',
+            },
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert tail.stdout is not None
+        with tail, tail.stdout:
+            try:
+                # It prints what comes after its start, whenever that is.
+                for _ in range(100):
+                    httpx.post(
+                        f'{server.url}{ROOM}/messages',
+                        json={'text': 'a line'},
+                        headers={'Authorization': f'Bearer {bot}'},
+                    )
+                    if select.select([tail.stdout], [], [], 0.3)[0]:
+                        break
+                assert '"text":"a line"' in tail.stdout.readline()
+            finally:
+                tail.terminate()
+        stranger = httpx.post(f'{server.url}/api/info', json={})
+        assert 401 == stranger.status_code
+
+
+def test_the_example_keeps_the_hello_page(tmp_path: Path) -> None:
+    """What `make run` starts has the chat at / and the hello page at /hello."""
+    command = ['python', '-m', 'examples.chat_asgi', '--port', '{port}']
+    database = str(tmp_path / 'chat.db')
+    broker = f'sqlite:///{tmp_path}/channels.db'
+    env = {'CHAT_DATABASE': database, 'CHAT_BROKER': broker}
+    with ServerProcess(command, env=env) as server:
+        assert 'Falcon Chat' in httpx.get(server.url).text
+        assert 'WebSocket Chat' in httpx.get(f'{server.url}/hello').text
+        assert 200 == httpx.get(f'{server.url}/static/hello.js').status_code
+        assert f'Chat: http://localhost:{server.port}/' in server.log()
+
+
+@pytest.mark.parametrize(
+    ('words', 'env', 'complaint'),
+    [
+        (['--workers', '2'], {'CHAT_BROKER': 'memory://'}, 'a broker that they share'),
+        ([], {'CHAT_SECRET': 'short'}, 'at least 32 characters'),
+        ([], {'CHAT_MAX_ROOMS': 'many'}, 'max_rooms'),
+        (['--bot-key', '\u202e'], {}, 'cannot be shown'),
+    ],
+)
+def test_settings_that_make_no_sense(
+    tmp_path: Path, words: list[str], env: dict[str, str], complaint: str
+) -> None:
+    """A wrong setting is said in one line, without a traceback, and nothing starts."""
+    result = run(*words, cwd=tmp_path, **env)
+    assert 2 == result.returncode
+    assert complaint in result.stderr
+    assert 'Traceback' not in result.stderr
+
+
+def test_the_wheel_has_the_page(tmp_path: Path) -> None:
+    """Who installs the package gets the built page, and not its sources."""
+    subprocess.run(
+        [sys.executable, '-m', 'hatchling', 'build', '-t', 'wheel', '-d', tmp_path],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = tmp_path.glob('*.whl')
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for path in PAGE.rglob('*.*'):
+        assert f'falcon_channels_chat/page/{path.relative_to(PAGE)}' in names
+    assert 'falcon_channels_chat/app.py' in names
+    assert [] == [name for name in names if '/web/' in name]
