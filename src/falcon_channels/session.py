@@ -387,8 +387,11 @@ class Session(Connection):
         if self.closed or self.state is State.REFUSED:
             self.disconnect(*codes.DISCONNECT_STALE)
             return
-        if self.state is State.NEW:
-            self.disconnect(*codes.DISCONNECT_STALE)
+        if self.state is State.NEW or self.corked:
+            # NOTE: a client that waits for us must come back, not stay away.
+            self.disconnect(
+                *(codes.DISCONNECT_INTERNAL if self.working else codes.DISCONNECT_STALE)
+            )
             return
         self._expire()
         if self.closed:

@@ -15,6 +15,7 @@ that it saw. Ids are the positions in all its channels, so that it gets what it 
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 from typing import Any
@@ -177,11 +178,16 @@ class _OneWayStreamDoor:
         endpoint = self._endpoint
         session = OneWaySession(endpoint, transport, req)
         endpoint.channels.hub.add(session)
+        session.working = True
         try:
-            await endpoint.handle(session, Command(_ID, request))
+            async with asyncio.timeout(endpoint.options.connect_timeout_s):
+                await endpoint.handle(session, Command(_ID, request))
+        except TimeoutError:
+            session.disconnect(*codes.DISCONNECT_INTERNAL)
         except BaseException:
             session.disconnect(*codes.DISCONNECT_INTERNAL)
             raise
+        session.working = False
         if session.ended_with is not None:
             status = _STATUS_BY_CODE.get(session.ended_with[0])
             if status is not None:

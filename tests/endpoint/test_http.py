@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 import contextlib
 import json
 from pathlib import Path
+import socket
 from typing import Any
 from typing import Self
 
@@ -36,7 +38,10 @@ class Room:
 
 
 class Clients:
+    loop: asyncio.AbstractEventLoop | None = None
+
     async def on_connect(self, req: Any, connection: Any) -> None:
+        Clients.loop = asyncio.get_running_loop()
         status = req.get_param_as_int('refuse')
         if status:
             raise falcon.HTTPError(status)
@@ -60,6 +65,11 @@ def server() -> Iterator[RunningServer]:
         ChannelOptions(history_size=10, presence=True, max_publication_bytes=4096),
     )
     channels.add_route('#{user}', None, ChannelOptions(history_size=10))
+    channels.add_route(
+        'slow:{room}',
+        Room(),
+        ChannelOptions(max_backlog_bytes=200_000),
+    )
     with serving(channels, Clients()) as server:
         yield server
 
@@ -439,6 +449,37 @@ def test_a_plain_websocket_is_told_why_it_ends(
     with Peer.to(server, '/connection/uni_websocket') as peer:
         peer.say(frame)
         assert code == peer.end()[0]
+
+
+def test_a_reader_that_does_not_read_is_ended(server: RunningServer) -> None:
+    """What waits for one stream is bounded: its client is ended as too slow."""
+    wait_until(lambda: not channels.connections(), 'nobody is there')
+    slow = channels.hub.counters.slow_disconnects
+    body = CONNECT + '\n{"id":2,"subscribe":{"channel":"slow:a"}}'
+    with socket.socket() as reader:
+        reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        reader.connect(('127.0.0.1', server.port))
+        reader.sendall(
+            f'POST /connection/http_stream HTTP/1.1\r\nHost: 127.0.0.1:{server.port}'
+            f'\r\nContent-Length: {len(body)}\r\n\r\n{body}'.encode()
+        )
+        wait_until(lambda: len(channels.connections()) == 1, 'the reader is there')
+        [session] = channels.connections()
+        wait_until(lambda: 'slow:a' in session.subscriptions, 'it has subscribed')
+        assert Clients.loop is not None
+        flood = asyncio.run_coroutine_threadsafe(_flood(session), Clients.loop)
+        assert flood.result(TIMEOUT_S) <= 300_000
+    assert slow + 1 == channels.hub.counters.slow_disconnects
+
+
+async def _flood(session: Any) -> int:
+    """Publish until a session ends; return the most that ever waited for it."""
+    most = 0
+    while not session.closed:
+        await channels.publish('slow:a', 'x' * 60_000)
+        await asyncio.sleep(0)
+        most = max(most, session.transport.backlog_bytes)
+    return most
 
 
 def test_commands_find_the_process_that_holds_the_stream(tmp_path: Path) -> None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 import time
 from typing import Any
+import urllib.parse
 
+import httpx
 import pytest
 from server.running import RunningServer
 
 from endpoint.peer import Peer
 from endpoint.peer import serving
+from endpoint.peer import TIMEOUT_S
 from endpoint.peer import WS_CLASSES
 from falcon_channels import Channels
 from falcon_channels import EndpointOptions
+from falcon_channels.brokers.memory import MemoryBroker
 from falcon_channels.tokens import make_connection_token
 from falcon_channels.tokens import make_subscription_token
 from falcon_channels.tokens import TokenKey
@@ -96,6 +101,46 @@ def test_commands_are_no_pong(peer: Peer) -> None:
 def test_who_does_not_connect_is_stale(peer: Peer) -> None:
     """A WebSocket without a connect command ends with 3502."""
     assert (3502, 'stale') == peer.end()
+
+
+class Slow:
+    """A connection resource whose database has stopped."""
+
+    async def on_connect(self, req: Any, connection: Any) -> None:
+        if connection.data == 'early':
+            await asyncio.Event().wait()
+        connection.add_channel('slow:a')
+
+
+class SlowBroker(MemoryBroker):
+    """A broker that takes its time over one channel."""
+
+    async def subscribe(self, channel: str, settings: Any) -> Any:
+        if channel.startswith('slow'):
+            await asyncio.Event().wait()
+        return await super().subscribe(channel, settings)
+
+
+@pytest.mark.parametrize('data', ['early', 'late'])
+def test_a_server_that_is_slow_sends_nobody_away(data: str) -> None:
+    """A client that waits for the server too long is told to come back: 3004."""
+    channels = Channels(SlowBroker())
+    channels.add_route('slow:{name}', None)
+    with serving(channels, Slow(), options=QUICK) as server, Peer.to(server) as peer:
+        peer.say({'id': 1, 'connect': {'data': data}})
+        assert (3004, 'internal server error') == peer.end()
+        assert [] == peer.pushes
+
+
+def test_a_slow_server_ends_an_event_stream() -> None:
+    """An EventSource that waits too long gets a stream that ends: it comes back."""
+    channels = Channels()
+    with serving(channels, Slow(), options=QUICK) as server:
+        query = urllib.parse.quote('{"data":"early"}')
+        url = f'http://127.0.0.1:{server.port}/connection/uni_sse?cf_connect={query}'
+        response = httpx.get(url, timeout=TIMEOUT_S)
+    assert 200 == response.status_code
+    assert '"disconnect":{"code":3004' in response.text
 
 
 def test_a_token_says_who_it_is(peer: Peer) -> None:
