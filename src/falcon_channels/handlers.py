@@ -101,6 +101,10 @@ async def connect(
     await endpoint.authenticate(session)
     if session.closed:
         return None
+    limit = endpoint.options.max_connections_per_user
+    here = session.hub.connections_of(session.user)
+    if limit is not None and session.user and here > limit:
+        raise EndedError(codes.DISCONNECT_CONNECTION_LIMIT)
     _check_count(session, len(session.channels))
     session.state = session.connected_state
     session.cork()

@@ -226,6 +226,10 @@ class Hub:
         """How many users have connections in this process; all anonymous are one."""
         return len(self._by_user)
 
+    def connections_of(self, user: str) -> int:
+        """Return how many connections of this process are a user's."""
+        return len(self._by_user.get(user, ()))
+
     def on_writable(self, connection: Connection) -> None:
         """Give a connection that reads again what waits for it."""
         connection.granted_bytes = 0

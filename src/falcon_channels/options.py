@@ -197,6 +197,8 @@ class EndpointOptions(msgspec.Struct, kw_only=True):
         commands_burst: How many of them at once.
         max_refused_commands: After how many commands refused in a row for coming too
             fast the connection is closed.
+        max_connections_per_user: How many connections of one user this process takes,
+            or ``None``; one more is ended with 3504. Somebody anonymous is no user.
         allow_anonymous: Whether a client without a token may connect where tokens are
             verified and no ``on_connect`` decides.
     """
@@ -208,12 +210,14 @@ class EndpointOptions(msgspec.Struct, kw_only=True):
     commands_per_s: float | None = 50.0
     commands_burst: int = 200
     max_refused_commands: int = 20
+    max_connections_per_user: int | None = None
     allow_anonymous: bool = False
 
     def __post_init__(self) -> None:
         _at_least(self, 1, 'commands_burst', 'max_refused_commands')
         _above_zero(
             self,
+            'max_connections_per_user',
             'ping_interval_s',
             'pong_timeout_s',
             'connect_timeout_s',

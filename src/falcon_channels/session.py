@@ -142,6 +142,11 @@ class Session(Connection):
             self, self.allowance_at_s + endpoint.options.connect_timeout_s
         )
 
+    @property
+    def session(self) -> str:
+        """The secret of a connection whose commands come by requests, else ``''``."""
+        return self.secret
+
     def add_channel(self, channel: str, *, info: Any = None, data: Any = None) -> None:
         """Subscribe the connection to a channel as soon as it is accepted.
 

@@ -49,7 +49,10 @@ class Clients:
 def make_channels() -> Channels:
     channels = Channels(
         options=ChannelsOptions(
-            max_channels_per_connection=3, max_message_bytes=4096, max_connections=40
+            max_channels_per_connection=3,
+            max_message_bytes=4096,
+            max_connections=40,
+            history_limit=3,
         )
     )
     channels.add_route(
@@ -63,7 +66,9 @@ def make_channels() -> Channels:
 
 @pytest.fixture(scope='module', params=WS_CLASSES)
 def server(request: pytest.FixtureRequest) -> Iterator[RunningServer]:
-    options = EndpointOptions(commands_burst=60, commands_per_s=0.001)
+    options = EndpointOptions(
+        commands_burst=60, commands_per_s=0.001, max_connections_per_user=10
+    )
     with serving(
         make_channels(), Clients(), ws=request.param, options=options
     ) as server:
@@ -346,6 +351,33 @@ def test_other_origins_are_refused(server: RunningServer) -> None:
     ):
         pass
     assert 403 == caught.value.response.status_code
+
+
+def test_users_have_a_limit_of_connections(server: RunningServer) -> None:
+    """One connection of a user too many is ended; others and strangers come in."""
+    with contextlib.ExitStack() as stack:
+
+        def come(user: str) -> Peer:
+            peer = stack.enter_context(Peer.to(server))
+            peer.say({'id': 1, 'connect': {'data': {'user': user}}})
+            return peer
+
+        for _ in range(10):
+            assert 'connect' in come('zoe').hear()
+        assert (3504, 'connection limit') == come('zoe').end()
+        assert 'connect' in come('yan').hear()
+        for _ in range(11):
+            assert 'connect' in come('').hear()
+
+
+def test_histories_have_a_limit(there: Peer) -> None:
+    """However much is asked for, no more than history_limit is read."""
+    there.ask('subscribe', channel='rooms:long')
+    for number in range(4):
+        there.ask('publish', channel='rooms:long', data=number)
+    for limit in (-1, -5, 2**31 - 1):
+        page = there.ask('history', channel='rooms:long', limit=limit)['history']
+        assert (3, 4) == (len(page['publications']), page['offset'])
 
 
 def test_connections_have_a_limit(server: RunningServer) -> None:
