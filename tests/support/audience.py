@@ -12,6 +12,7 @@ from falcon_channels import BrokerUnavailableError
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
 from falcon_channels import UnsubscribedError
+from falcon_channels.brokers.base import Broker
 
 OPTIONS = ChannelOptions(history_size=20_000, history_ttl_s=3600.0)
 
@@ -172,3 +173,14 @@ async def run_fault(
             await publisher.publish('last')
             await audience.until_heard('last')
         return audience, publisher, listening
+
+
+async def send_controls(broker: Broker) -> int:
+    """Send numbered control messages until cancelled; return how many were sent."""
+    sent = 0
+    while True:
+        try:
+            await broker.control(b'%d' % sent)
+        except asyncio.CancelledError:
+            return sent
+        sent += 1

@@ -28,6 +28,7 @@ from falcon_channels.brokers.base import PresenceChange
 from falcon_channels.brokers.base import PresenceEntry
 from falcon_channels.brokers.base import PublishResult
 from falcon_channels.brokers.base import StreamSettings
+from falcon_channels.brokers.inbox import ControlInbox
 from falcon_channels.brokers.postgres.connecting import Pool
 from falcon_channels.brokers.postgres.connecting import read_url
 from falcon_channels.brokers.postgres.connecting import SCHEMA
@@ -98,7 +99,7 @@ class PostgresBroker(Broker):
         self._house: asyncio.Task[None] | None = None
         self._receiver: BrokerReceiver | None = None
         self._subscribed: set[str] = set()
-        self._last_control = 0
+        self._inbox = ControlInbox(0, _ignore)
         self._lost = False
         self._closed = False
 
@@ -128,10 +129,11 @@ class PostgresBroker(Broker):
             if self._migrate:
                 await asyncio.to_thread(make_schema, self._url, self._schema)
             await pool.use(lambda connection: check_version(connection, self._schema))
-            ((self._last_control,),) = await pool.rows(
+            ((last,),) = await pool.rows(
                 f'SELECT coalesce(max(id), 0) FROM {self._schema}.messages '
                 'WHERE control'
             )
+            self._inbox = ControlInbox(last, receiver.on_control)
             self._listener = Listener(
                 server,
                 pool,
@@ -401,7 +403,7 @@ class PostgresBroker(Broker):
             return
         number, epoch, ms = stamp
         if kind == 'c':
-            self._take_control(number, body)
+            self._inbox.arrive(number, body)
         elif channel not in self._subscribed:
             return
         elif kind == 's':
@@ -436,14 +438,10 @@ class PostgresBroker(Broker):
             return None
         return rows[0][0] if rows else None
 
-    def _take_control(self, number: int, body: bytes) -> None:
-        if number > self._last_control and self._receiver is not None:
-            self._last_control = number
-            self._receiver.on_control(body)
-
     def _on_lost(self) -> None:
         if not self._lost and self._receiver is not None and not self._closed:
             self._lost = True
+            self._inbox.hold()
             self._receiver.on_link_lost()
 
     async def _on_back(self) -> None:
@@ -454,10 +452,11 @@ class PostgresBroker(Broker):
         rows = await self._rows(
             f'SELECT id, body FROM {self._schema}.messages '
             'WHERE control AND id > %s ORDER BY id',
-            self._last_control,
+            self._inbox.last,
         )
         for number, body in rows:
-            self._take_control(number, body)
+            self._inbox.read(number, body)
+        self._inbox.release()
         if self._receiver is not None and not self._closed:
             self._lost = False
             self._receiver.on_link_restored()
@@ -487,6 +486,10 @@ class PostgresBroker(Broker):
 def _result(row: tuple[Any, ...]) -> PublishResult:
     duplicate, offset, epoch = row
     return PublishResult(Position(offset, epoch), duplicate)
+
+
+def _ignore(message: bytes) -> None:
+    """Do nothing, where nobody receives yet."""
 
 
 def _ms(seconds: float | None) -> int | None:

@@ -25,6 +25,7 @@ from falcon_channels.brokers.base import PresenceChange
 from falcon_channels.brokers.base import PresenceEntry
 from falcon_channels.brokers.base import PublishResult
 from falcon_channels.brokers.base import StreamSettings
+from falcon_channels.brokers.inbox import ControlInbox
 from falcon_channels.brokers.query import parse_query
 from falcon_channels.brokers.query import seconds
 from falcon_channels.brokers.query import yes_or_no
@@ -102,7 +103,7 @@ class RedisBroker(Broker):
         self._channels: dict[bytes, str] = {}
         self._was_up = False
         self._changed = asyncio.Event()
-        self._last_control = (0, 0)
+        self._inbox = ControlInbox((0, 0), _ignore)
         self._keeper: asyncio.Task[None] | None = None
         self._find_again = False
         #: Where the listeners are; the store's may be newer.
@@ -158,8 +159,8 @@ class RedisBroker(Broker):
                 'COUNT',
                 1,
             )
-            if newest:
-                self._last_control = _control_id(newest[0][0])
+            last = _control_id(newest[0][0]) if newest else (0, 0)
+            self._inbox = ControlInbox(last, receiver.on_control)
             self._listen()
             await self._until_up()
         except BaseException:
@@ -392,7 +393,7 @@ class RedisBroker(Broker):
             return
         if name == self._keys.control_name:
             entry_id, _, message = data.partition(b' ')
-            self._take_control(_control_id(entry_id), message)
+            self._inbox.arrive(_control_id(entry_id), message)
             return
         channel = self._channels.get(name)
         if channel is None:
@@ -412,11 +413,6 @@ class RedisBroker(Broker):
         except (ValueError, msgspec.DecodeError) as ex:
             # NOTE: of another release, or a stranger's; a gap shows in the offsets.
             _logger.error('announcement in %r cannot be read: %s', channel, ex)
-
-    def _take_control(self, entry_id: tuple[int, int], message: bytes) -> None:
-        if entry_id > self._last_control and self._receiver is not None:
-            self._last_control = entry_id
-            self._receiver.on_control(message)
 
     # --- the link --------------------------------------------------------------------
 
@@ -473,6 +469,7 @@ class RedisBroker(Broker):
             self._changed.clear()
             if self._was_up and (not self._is_up() or self._find_again):
                 self._was_up = False
+                self._inbox.hold()
                 self._receiver.on_link_lost()
             if self._find_again and clustered:
                 await self._follow()
@@ -504,23 +501,28 @@ class RedisBroker(Broker):
         """Take the control messages that came while the link was lost."""
         key = self._keys.control
         newest = await self._opened().call(key, 'XREVRANGE', key, '+', '-', 'COUNT', 1)
-        if newest and _control_id(newest[0][0]) < self._last_control:
+        if newest and _control_id(newest[0][0]) < self._inbox.last:
             # NOTE: the server has lost its data, and its clock is behind.
-            self._last_control = (0, 0)
+            self._inbox.last = (0, 0)
         while True:
-            ms, number = self._last_control
+            ms, number = self._inbox.last
             entries = await self._opened().call(
                 key, 'XRANGE', key, f'({ms}-{number}', '+', 'COUNT', 500
             )
             for entry_id, fields in entries:
-                self._take_control(_control_id(entry_id), fields[1])
+                self._inbox.read(_control_id(entry_id), fields[1])
             if len(entries) < 500:
-                return
+                break
+        self._inbox.release()
 
     def _opened(self) -> Store:
         if self._store is None:
             raise BrokerUnavailableError('the Redis broker is not open')
         return self._store
+
+
+def _ignore(message: bytes) -> None:
+    """Do nothing, where nobody receives yet."""
 
 
 def _ms(seconds_or_none: float | None) -> int:
