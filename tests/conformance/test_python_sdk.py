@@ -9,7 +9,6 @@ of its tests has a time limit.
 from __future__ import annotations
 
 from collections.abc import Iterator
-import contextlib
 import fcntl
 from importlib.metadata import version
 import os
@@ -62,8 +61,12 @@ def suite() -> Path:
         [archive] = Path(scratch).glob('*.tar.gz')
         with tarfile.open(archive) as tar:
             tar.extractall(scratch, filter='data')
-        with contextlib.suppress(FileExistsError):
+        try:
             (Path(scratch) / name).rename(folder)
+        except OSError:
+            # NOTE: another worker was first.
+            if not folder.is_dir():
+                raise
     return folder
 
 
