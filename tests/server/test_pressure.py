@@ -197,6 +197,37 @@ def test_a_silent_client_can_be_refused(app: Pressure) -> None:
         assert 1008 == peer.close_code()
 
 
+def test_a_client_that_has_spoken_may_be_silent(app: Pressure) -> None:
+    """The deadline is for a first message; pings in between make no difference."""
+    options = ServerOptions(first_message_timeout_s=0.3)
+    with (
+        running(app, options=options, ws_ping_interval=0.05) as server,
+        Peer(server.port) as peer,
+    ):
+        peer.open().send(frame(TEXT, b'here I am'))
+        assert b'here I am' == peer.message()
+        for _ in range(10):
+            assert 0x89 == peer.frame()[0]
+            peer.send(frame(10))
+        peer.send(frame(TEXT, b'still'))
+        assert b'still' == peer.message()
+
+
+def test_a_half_closed_peer_that_does_not_read_is_cut(app: Pressure) -> None:
+    """An end of stream with a backlog behind it does not keep the connection."""
+    options = ServerOptions(close_timeout_s=0.3)
+    with (
+        running(app, options=options) as server,
+        Peer(server.port, receive_buffer_bytes=4096) as peer,
+    ):
+        peer.open(path='/torrent')
+        (connection,) = server.connections
+        wait_until(lambda: connection.write_blocked, 'a backlog')
+        peer.sock.shutdown(socket.SHUT_WR)
+        wait_until(lambda: not server.connections, 'cut')
+        wait_until(lambda: app.code == 1006, 'told')
+
+
 class SendOnly:
     """A Falcon responder that never receives."""
 

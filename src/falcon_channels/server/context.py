@@ -170,7 +170,10 @@ class ServerContext:
         size = max(self.options.drain_batch, math.ceil(len(waiting) / batches))
         while waiting:
             for connection in waiting[-size:]:
-                connection.go_away()
+                try:
+                    connection.go_away()
+                except Exception:
+                    self.logger.exception('WebSocket shutdown failed')
             del waiting[-size:]
             if waiting:
                 # Jitter, so that workers that stop together do not close in step.

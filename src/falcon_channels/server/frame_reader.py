@@ -45,13 +45,15 @@ _MAX_PONGS = 16
 class FrameReader(Connection):
     """What a connection reads."""
 
-    __slots__ = ('_buffer', '_fragments', '_parsing')
+    __slots__ = ('_buffer', '_fragments', '_parsing', '_silent')
 
     def __init__(self, context: ServerContext) -> None:
         super().__init__(context)
         self._buffer: bytearray | None = None
         self._fragments: FragmentedMessage | None = None
         self._parsing = False
+        #: Whether the client has sent no message; only where that has a deadline.
+        self._silent = False
 
     def _parse(self, data: bytes | bytearray) -> None:
         """Take the whole frames at the start of `data`, keep the rest."""
@@ -139,6 +141,7 @@ class FrameReader(Connection):
         except UnicodeDecodeError as ex:
             self._fail(1007, f'{ex.reason} at position {ex.start}')
             return
+        self._silent = False
         receiver = self._receiver
         if receiver is not None:
             receiver.on_message(text)
@@ -231,6 +234,7 @@ class FrameReader(Connection):
     def _deliver(self, message: str | bytes) -> None:
         if self.state != OPEN:
             return  # the peer's close frame is awaited, nothing else
+        self._silent = False
         receiver = self._receiver
         if receiver is not None:
             receiver.on_message(message)

@@ -123,8 +123,15 @@ class WebSocketProtocol(FrameReader):
                 self._fail(1011, '')
 
     def eof_received(self) -> None:
-        """Let the transport close; `connection_lost` follows."""
+        """Let the transport close; `connection_lost` follows.
+
+        NOTE: With a deadline, for a transport closes only when all is written, and a
+        peer that has shut down one direction may read nothing in the other.
+        """
         self._fd = self._direct_fd = -1
+        if self.state < CLOSED:
+            self.state = LINGERING
+            self._set_timer(self._context.options.close_timeout_s, self.transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell everybody; nothing is written from here on."""
@@ -246,7 +253,7 @@ class WebSocketProtocol(FrameReader):
             context.keepalive.add(self, context.ping_interval_s)
         silent_s = context.options.first_message_timeout_s
         if silent_s is not None:
-            self._heard = False
+            self._silent = True
             context.loop.call_later(silent_s, self._first_message_due)
         if self._buffer is not None:
             self._parse(self._buffer)
@@ -265,7 +272,7 @@ class WebSocketProtocol(FrameReader):
                 sock.setsockopt(socket.IPPROTO_TCP, option, int(timeout_s * 1000))
 
     def _first_message_due(self) -> None:
-        if not self._heard and self.state == OPEN:
+        if self._silent and self.state == OPEN:
             self._tell(1008, 'no message')
             self.close(1008, 'no message')
 
