@@ -6,6 +6,7 @@ puts a `Member` into ``req.context.member`` is a login to the rest of the chat.
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import time
 from typing import Any
@@ -36,7 +37,8 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     """Somebody who may take part.
 
     Attributes:
-        id: Never changes; what others cannot make up.
+        id: Never changes; what others cannot make up. A part of the name of a
+            channel, so without ``:`` and ``/``.
         name: What others see.
         since_ms: Unix time in milliseconds at which the session began.
     """
@@ -87,7 +89,11 @@ class Signer:
 
     def bot_key(self, name: str) -> str:
         """Return a key with which a bot of this name may post for a year."""
-        bot = Member(id=f'bot:{name}', name=name, since_ms=time.time_ns() // 1_000_000)
+        digest = hashlib.sha256(name.encode()).hexdigest()
+        # NOTE: no id of a session has a full stop, so that this one is nobody else's.
+        bot = Member(
+            id=f'bot.{digest[:16]}', name=name, since_ms=time.time_ns() // 1_000_000
+        )
         return self.sign(bot, 'bot', BOT_KEY_AGE_S)
 
 

@@ -43,7 +43,9 @@ def room_name(text: str) -> str:
     Raises:
         falcon.HTTPUnprocessableEntity: It cannot be one.
     """
-    name = '-'.join(unicodedata.normalize('NFKC', text).casefold().split())
+    folded = unicodedata.normalize('NFKC', text).casefold()
+    # NOTE: again, for folding can take characters apart.
+    name = '-'.join(unicodedata.normalize('NFKC', folded).split())
     if not 0 < len(name) <= MAX_NAME_CHARACTERS:
         raise falcon.HTTPUnprocessableEntity(
             description=f'A room has a name of 1 to {MAX_NAME_CHARACTERS} characters.'

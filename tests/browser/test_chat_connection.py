@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from playwright.async_api import expect
 from playwright.async_api import Route
@@ -78,6 +79,27 @@ async def test_a_device_that_was_offline(guests: Guests, server: ServerProcess) 
     await ada.context.set_offline(False)
     await ada.sees('are you there?', 'yes')
     await bob.sees('are you there?', 'yes')
+
+
+async def test_a_network_without_websockets(
+    guests: Guests, server: ServerProcess
+) -> None:
+    """Where no WebSocket gets through, the page speaks plain HTTP instead."""
+    ada, bob = await guests.room(server.url, 'no-ws', 'Ada', 'Bob')
+    await ada.context.route_web_socket(
+        '**/connection/websocket', lambda socket: socket.close()
+    )
+    paths: list[str] = []
+    ada.context.on('request', lambda request: paths.append(urlsplit(request.url).path))
+    page = await ada.open('no-ws')
+    assert '/connection/http_stream' in paths
+    assert bob.page is not None
+    await bob.say('Hello')
+    await ada.say('Hello by HTTP')
+    for guest in (ada, bob):
+        await guest.sees('Hello', 'Hello by HTTP')
+    await page.get_by_label('Message', exact=True).press_sequentially('more')
+    await expect(bob.page.locator('#typing')).to_have_text('Ada is typing')
 
 
 async def test_the_server_restarts(guests: Guests) -> None:

@@ -100,6 +100,10 @@ async def test_rooms(ada: Person, bob: Person) -> None:
         'POST', '/api/rooms/süd-garten/messages', {'text': 'green'}
     )
     assert 201 == sent.status_code
+    made = await ada.request('POST', '/api/rooms', {'name': 'Ϊ́'})
+    assert 201 == made.status_code
+    path = f'/api/rooms/{made.json["name"]}'
+    assert 200 == (await ada.request('GET', path)).status_code
     for name in ('', '../etc', 'a/b', '<b>', 'x' * 41, '👻'):
         result = await ada.request('POST', '/api/rooms', {'name': name})
         assert 422 == result.status_code

@@ -108,12 +108,17 @@ def test_tokens_are_for_one_thing() -> None:
 async def test_a_bot_posts_with_its_key(chat: Chat, ada: Person) -> None:
     """A key in Authorization is enough to post; there is no cookie and no Origin."""
     store = Store(chat.database)
-    key = Signer(store.secret()).bot_key('Weather')
+    key = Signer(store.secret()).bot_key('Weather: a/b c')
     headers = {'Authorization': f'Bearer {key}', 'Origin': ''}
     result = await chat.stranger().request(
         'POST', '/api/rooms/lobby/messages', {'text': 'rain'}, headers=headers
     )
-    assert (201, 'bot:Weather') == (result.status_code, result.json['user'])
+    assert (201, 'Weather: a/b c') == (result.status_code, result.json['name'])
+    mark = {'message': result.json['id']}
+    read = await chat.stranger().request(
+        'PUT', '/api/rooms/lobby/read', mark, headers=headers
+    )
+    assert 204 == read.status_code
     headers['Authorization'] += 'x'
     result = await chat.stranger().request('GET', '/api/session', headers=headers)
     assert 401 == result.status_code

@@ -32,11 +32,17 @@ export class Live {
   #patience: ReturnType<typeof setTimeout> | undefined;
 
   constructor(events: LiveEvents) {
-    const ws = location.origin.replace(/^http/, 'ws');
-    this.#client = new Centrifuge(`${ws}/connection/websocket`, {
-      minReconnectDelay: 200,
-      maxReconnectDelay: 5_000,
-    });
+    const http = location.origin;
+    const ws = http.replace(/^http/, 'ws');
+    this.#client = new Centrifuge(
+      [
+        { transport: 'websocket', endpoint: `${ws}/connection/websocket` },
+        // For networks that let no WebSocket through.
+        { transport: 'http_stream', endpoint: `${http}/connection/http_stream` },
+        { transport: 'sse', endpoint: `${http}/connection/sse` },
+      ],
+      { emulationEndpoint: `${http}/emulation`, minReconnectDelay: 200, maxReconnectDelay: 5_000 },
+    );
     const away = () => {
       events.onState(false);
       this.#patience ??= setTimeout(() => events.onOffline(true), PATIENCE_MS);

@@ -17,6 +17,7 @@ const EARLY_PX = 600;
 const TYPING_LASTS_MS = 6_000;
 const TYPING_EVERY_MS = 3_000;
 const RETRY_MS = 2_000;
+const TELL_AFTER_MS = 700;
 
 const nameIn = (info: unknown) => (info as { name?: string } | undefined)?.name ?? '?';
 
@@ -39,6 +40,7 @@ export class RoomView {
   #saidTyping = 0;
   #loadingOlder = false;
   #marked = 0;
+  #telling: ReturnType<typeof setTimeout> | undefined;
   #unseen = 0;
   readonly #scroller = byId('timeline');
   readonly #toNewest = byId('to-newest');
@@ -96,6 +98,8 @@ export class RoomView {
     for (const channel of this.#channels) channel.close();
     this.#channels = [];
     this.#typing = null;
+    clearTimeout(this.#telling);
+    this.#telling = undefined;
     for (const { timer } of this.#typists.values()) clearTimeout(timer);
     this.#typists.clear();
     this.#renderTyping();
@@ -158,9 +162,15 @@ export class RoomView {
     if (!last || !this.isRead || last.id <= this.#marked) return;
     this.#marked = last.id;
     this.parts.onRead(this.name);
-    api.markRead(this.name, last.id).catch(() => {
-      this.#marked = 0;
-    });
+    const name = this.name;
+    // In a lively room the server is told now and then, not with every message.
+    this.#telling ??= setTimeout(() => {
+      this.#telling = undefined;
+      if (this.name !== name) return;
+      api.markRead(name, this.#marked).catch(() => {
+        this.#marked = 0;
+      });
+    }, TELL_AFTER_MS);
   }
 
   // --- loading -----------------------------------------------------------------------
