@@ -1,0 +1,93 @@
+"""Whether channels of the past are forgotten.
+
+    python -m benchmarks.memory_channels
+
+100,000 channels are subscribed by a few connections and left again, several times. What
+the process holds afterwards is compared with what it held before. The first round is
+not counted: it fills Python's own free lists.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import os
+from pathlib import Path
+
+from falcon_channels import ChannelOptions
+from falcon_channels import Channels
+from falcon_channels import ChannelsOptions
+from falcon_channels.testing import SimulatedClient
+
+MIB = 1024 * 1024
+
+
+def rss_bytes() -> int:
+    """Return the resident memory of this process."""
+    gc.collect()
+    pages = int(Path('/proc/self/statm').read_text().split()[1])
+    return pages * os.sysconf('SC_PAGE_SIZE')
+
+
+async def come_and_go(channels: Channels, count: int, label: str) -> int:
+    """Subscribe and leave `count` channels; return the peak in bytes."""
+    clients = []
+    per_client = 1000
+    for start in range(0, count, per_client):
+        client = SimulatedClient(channels, user=f'user{start}')
+        await client.__aenter__()
+        clients.append(client)
+        for number in range(start, start + per_client):
+            await client.subscribe(f'{label}:{number}')
+        client.events.clear()
+    assert count == len(channels.hub.channel_counts())
+    peak_bytes = rss_bytes()
+    for client in clients:
+        client.disconnect()
+    clients.clear()
+    # NOTE: nobody is told when a channel is forgotten, so that this asks.
+    while channels.hub._feeds:  # noqa: ASYNC110 - no event exists
+        await asyncio.sleep(0.1)
+    return peak_bytes
+
+
+async def measure(count: int, rounds: int) -> None:
+    """Print for each kind of channel the peak and what is left."""
+    for name, options in {
+        'plain': ChannelOptions(),
+        'history': ChannelOptions(history_size=100),
+        'presence': ChannelOptions(presence=True, join_leave='user'),
+    }.items():
+        channels = Channels(
+            options=ChannelsOptions(
+                linger_s=0.2, max_channels_per_connection=1000, position_check_s=None
+            )
+        )
+        channels.add_route(f'{name}:{{number}}', None, options)
+        await come_and_go(channels, count, name)
+        before_bytes = rss_bytes()
+        peak_bytes = 0
+        for _ in range(rounds):
+            peak_bytes = await come_and_go(channels, count, name)
+        await asyncio.sleep(0.5)
+        left_bytes = rss_bytes() - before_bytes
+        peak_bytes -= before_bytes
+        figures = f'{peak_bytes / MIB:.1f} | {left_bytes / MIB:.1f}'
+        print(f'| {name} | {figures} |', flush=True)
+        await channels.close()
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--channels', type=int, default=100_000)
+    parser.add_argument('--rounds', type=int, default=1)
+    args = parser.parse_args()
+    print(f'{args.channels} channels, MiB beyond the state before', flush=True)
+    print('| channels | subscribed | left again |\n|---|--:|--:|')
+    asyncio.run(measure(args.channels, args.rounds))
+
+
+if __name__ == '__main__':
+    main()
