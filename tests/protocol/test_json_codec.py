@@ -291,7 +291,7 @@ JSON_VALUES = st.recursive(
 )
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(JSON_VALUES, st.booleans(), st.sampled_from([None, 1]))
 def test_payloads_pass_unchanged(value: Any, ascii_only: bool, indent: Any) -> None:
     """Whatever JSON a client publishes reaches the subscriber as the same value."""
@@ -308,7 +308,7 @@ def test_payloads_pass_unchanged(value: Any, ascii_only: bool, indent: Any) -> N
         assert {'push': {'channel': 'a', 'pub': {'data': value}}} == json.loads(push)
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(st.binary(max_size=300) | st.text(max_size=200))
 def test_any_bytes_end_in_a_protocol_error(frame: bytes | str) -> None:
     """Whatever arrives is read or refused; nothing else comes out."""
@@ -359,7 +359,7 @@ PIECES = st.lists(
 ).map(''.join)
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(PIECES)
 def test_any_pieces_of_json_end_in_a_protocol_error(frame: str) -> None:
     """Pieces of JSON in any order are read or refused; nothing else comes out."""

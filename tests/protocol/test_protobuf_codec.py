@@ -321,7 +321,7 @@ def test_passes_over_unknown_fields() -> None:
     )
 
 
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=1500, deadline=None)
 @given(st.binary(max_size=300))
 def test_any_bytes_end_in_a_protocol_error(frame: bytes) -> None:
     """Whatever arrives is read or refused; nothing else comes out."""
@@ -335,7 +335,7 @@ def test_any_bytes_end_in_a_protocol_error(frame: bytes) -> None:
             decode(data)
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=700, deadline=None)
 @given(st.data())
 def test_damaged_frames_end_in_a_protocol_error(data: st.DataObject) -> None:
     """A real frame with some bytes changed is read or refused."""
