@@ -59,7 +59,7 @@ run-wsgi: setup  ## Serve the synchronous hello example by gunicorn and gevent (
 	@exec $(BIN)/gunicorn --worker-class gevent --bind $(HOST):$(PORT) --no-control-socket examples.hello_wsgi:app
 
 .PHONY: test
-test: setup system $(JS_READY)  ## Run all tests (PYTEST_ARGS='-k name' picks some)
+test: system setup $(JS_READY)  ## Run all tests (PYTEST_ARGS='-k name' picks some)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 $(JS_READY): $(JS_TESTS)/package.json $(JS_TESTS)/package-lock.json

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser
 from argparse import Namespace
+from argparse import SUPPRESS
 from collections.abc import Sequence
 import os
 import sys
@@ -35,14 +36,21 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument('--port', type=int, default=8000, help='TCP port')
     parser.add_argument('--workers', type=int, default=1, help='processes')
     parser.add_argument(
-        '--database', metavar='FILE', help='messages and images (CHAT_DATABASE)'
+        '--database',
+        metavar='FILE',
+        default=SUPPRESS,
+        help='messages and images (CHAT_DATABASE, or chat.db)',
     )
     parser.add_argument(
-        '--broker', metavar='URL', help='where the channels live (CHAT_BROKER)'
+        '--broker',
+        metavar='URL',
+        default=SUPPRESS,
+        help='where the channels live (CHAT_BROKER, or sqlite:///chat-channels.db)',
     )
     parser.add_argument(
         '--bot-key',
         metavar='NAME',
+        default=SUPPRESS,
         help='print a key with which a bot of this name can post, and serve nothing',
     )
 
@@ -56,13 +64,15 @@ def chat(args: Namespace, factory: str = 'falcon_channels_chat.serving:app') -> 
     """
     # NOTE: worker processes read the environment, too.
     for name in ('database', 'broker'):
-        if getattr(args, name):
+        if hasattr(args, name):
             os.environ[f'CHAT_{name.upper()}'] = getattr(args, name)
+    # SECURITY: what people say to each other is for no other account of this host.
+    os.umask(0o077)
     try:
         settings = Settings.from_environ(os.environ)
         if args.workers > 1 and settings.broker.startswith('memory:'):
             raise ValueError('several workers need a broker that they share')
-        if args.bot_key:
+        if hasattr(args, 'bot_key'):
             name = person_name(args.bot_key)
             signer = Signer(settings.secret or Store(settings.database).secret())
             sys.stdout.write(f'{signer.bot_key(name)}\n')
