@@ -42,7 +42,11 @@ class Kind:
 
 def kinds() -> list[Kind]:
     """Return what is measured, uvicorn's own classes first."""
-    default, _, ours, direct, rooms, *_ = harness.falcon_peers()
+    peers = {peer.name: peer for peer in harness.falcon_peers()}
+    default = peers['uvicorn default, Falcon by hand']
+    ours = peers['falcon-channels, Falcon by hand']
+    direct = peers['falcon-channels, direct']
+    rooms = peers['falcon-channels, raw door']
     return [
         Kind('uvicorn default, on_websocket', default, '/echo'),
         Kind('falcon-channels, on_websocket', ours, '/echo'),
@@ -93,6 +97,7 @@ def main() -> None:
     """Measure and print."""
     parser = harness.arguments(__doc__ or '')
     parser.add_argument('--connections', type=int, nargs='+', default=[5000, 9000])
+    parser.add_argument('--only', default='', help='part of a title')
     args = parser.parse_args()
     print('| KiB for each idle connection |', end='')
     columns = [(count, deflate) for count in args.connections for deflate in (0, 1)]
@@ -102,6 +107,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         program = harness.compile_c('idle', Path(folder))
         for kind in kinds():
+            if args.only not in kind.title:
+                continue
             print(f'| {kind.title} |', end='', flush=True)
             for count, deflate in columns:
                 size = growth_bytes(program, kind, count, bool(deflate))
