@@ -7,6 +7,7 @@ PORT ?= 8000
 WORKERS ?= auto
 PYTEST_ARGS ?=
 CONFORMANCE_ARGS ?=
+BENCH_ARGS ?=
 FUZZ_S ?= 60
 
 BIN := $(VENV)/bin
@@ -71,10 +72,8 @@ conformance: setup  ## Run the Autobahn TestSuite (a release gate; needs a Pytho
 	$(BIN)/python scripts/conformance.py $(CONFORMANCE_ARGS)
 
 .PHONY: bench
-bench: setup  ## What an echo, a delivery and an idle connection cost (minutes; needs two cores and cc)
-	$(BIN)/python -m benchmarks.echo
-	$(BIN)/python -m benchmarks.fanout
-	$(BIN)/python -m benchmarks.idle_memory
+bench: setup  ## What deliveries, connections and memory cost (an hour; BENCH_ARGS=--quick: minutes)
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 .PHONY: simulate
 simulate: setup  ## Simulate SEEDS worlds of the hub without sockets, or replay one (SEED=n)

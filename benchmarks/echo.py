@@ -17,7 +17,7 @@ from benchmarks import harness
 
 def main() -> None:
     """Measure and print."""
-    parser = harness.arguments(__doc__ or '')
+    parser = harness.arguments(__doc__ or '', {'in_flight': [1, 16]})
     parser.add_argument('--connections', type=int, default=50)
     parser.add_argument('--in-flight', type=int, nargs='+', default=[1, 4, 16])
     args = parser.parse_args()
@@ -43,9 +43,7 @@ def main() -> None:
             *harness.falcon_peers()[:3],
             with_queue,
         ]
-        harness.measure(
-            peers, cases, repetitions=args.repetitions, seconds=args.seconds
-        )
+        harness.measure(peers, cases, args, unit='echo')
 
 
 if __name__ == '__main__':

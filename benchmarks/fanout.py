@@ -19,8 +19,10 @@ from benchmarks import harness
 
 def main() -> None:
     """Measure and print."""
-    parser = harness.arguments(__doc__ or '')
-    parser.add_argument('--recipients', type=int, nargs='+', default=[10, 500])
+    parser = harness.arguments(
+        __doc__ or '', {'recipients': [500], 'in_flight': [1, 16]}
+    )
+    parser.add_argument('--recipients', type=int, nargs='+', default=[10, 500, 5000])
     parser.add_argument('--in-flight', type=int, nargs='+', default=[1, 4, 16])
     args = parser.parse_args()
     cases = [
@@ -33,9 +35,7 @@ def main() -> None:
     ]
     with tempfile.TemporaryDirectory() as folder:
         peers = [harness.c_server(Path(folder)), *harness.falcon_peers()]
-        harness.measure(
-            peers, cases, repetitions=args.repetitions, seconds=args.seconds
-        )
+        harness.measure(peers, cases, args, unit='delivery')
 
 
 if __name__ == '__main__':

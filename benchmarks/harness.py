@@ -8,18 +8,22 @@ is compared with the limit's of the same turn; print medians and the spread.
 
 The load generator is written in C. Its own CPU use is printed with each row: where it
 is under 100 % it waited for the server; where it is not, the server waited for it,
-which costs the server nothing.
+which costs the server nothing. How that is known and what else disturbs is told in
+docs/benchmarks.md.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
+import importlib.metadata
 import json
 import os
 from pathlib import Path
+import platform
 import shutil
 import signal
 import socket
@@ -29,12 +33,15 @@ import sys
 import tempfile
 import time
 from types import TracebackType
+from typing import Any
 from typing import Self
 
 ROOT = Path(__file__).parents[1]
 C_SOURCES = Path(__file__).parent / 'c'
 #: What a client of the Centrifuge protocol says to subscribe, in one frame.
 SDK_HELLO = '{"id":1,"connect":{}}\n{"id":2,"subscribe":{"channel":"rooms:sdk"}}'
+#: The same for one of many rooms, whose number the load generator puts in.
+ROOM_HELLO = SDK_HELLO.replace('rooms:sdk', 'rooms:%d')
 _CLOCK_TICK_S = 1 / os.sysconf('SC_CLK_TCK')
 
 
@@ -214,59 +221,95 @@ class Case:
     Attributes:
         title: As it is printed.
         words: The words after the port: see ``c/load.c``.
-        peers: Names of the peers that take part; all where empty.
     """
 
     title: str
     words: Sequence[object]
-    peers: Sequence[str] = ()
+
+
+def machine() -> dict[str, str]:
+    """Return what the figures depend on: the machine and the versions."""
+    cpu = platform.machine()
+    for line in Path('/proc/cpuinfo').read_text().splitlines():
+        if line.startswith('model name'):
+            cpu = line.partition(':')[2].strip()
+            break
+    found = {
+        'CPU': f'{cpu}, {os.cpu_count()} cores',
+        'kernel': f'{platform.system()} {platform.release()}',
+        'Python': f'{platform.python_implementation()} {platform.python_version()}',
+    }
+    for name in ('falcon-channels', 'falcon', 'uvicorn', 'uvloop', 'websockets'):
+        found[name] = importlib.metadata.version(name)
+    load = ', '.join(f'{value:.1f}' for value in os.getloadavg())
+    found['load average before'] = load
+    return found
 
 
 def measure(
     peers: Sequence[Peer],
     cases: Sequence[Case],
+    args: argparse.Namespace,
     *,
-    repetitions: int,
-    seconds: float,
-) -> dict[str, dict[str, list[Sample]]]:
+    program: str = 'load',
+    unit: str = 'message',
+) -> None:
     """Run every case with all peers in turn; the first peer is the limit.
 
-    Returns:
-        Samples by the case's title and the peer's name, one a repetition.
+    Args:
+        peers: Who is measured.
+        cases: What is asked of them.
+        args: What `arguments` has read.
+        program: The load generator's name.
+        unit: What a message of the load generator is.
     """
-    results: dict[str, dict[str, list[Sample]]] = {}
+    facts = machine()
+    print('; '.join(f'{name} {value}' for name, value in facts.items()))
+    samples: dict[str, dict[str, list[Sample]]] = {
+        case.title: {peer.name: [] for peer in peers} for case in cases
+    }
     with tempfile.TemporaryDirectory() as folder:
-        program = compile_c('load', Path(folder))
-        for case in cases:
-            chosen = [p for p in peers if not case.peers or p.name in case.peers]
-            rows: dict[str, list[Sample]] = {peer.name: [] for peer in chosen}
-            for _ in range(repetitions):
-                for peer in chosen:
-                    with Server(peer) as server:
-                        load = Load(program, server, case.words)
+        load_program = compile_c(program, Path(folder))
+        for _ in range(args.repetitions):
+            for peer in peers:
+                with Server(peer) as server:
+                    for case in cases:
+                        load = Load(load_program, server, case.words)
                         try:
-                            rows[peer.name].append(load.run(seconds))
+                            samples[case.title][peer.name].append(
+                                load.run(args.seconds)
+                            )
                         finally:
                             load.close()
-            results[case.title] = rows
-            print_case(case.title, rows)
-    return results
+    for title, rows in samples.items():
+        print_case(title, rows, unit)
+    if args.json is not None:
+        tables = [
+            {
+                'title': title,
+                'rows': {
+                    name: [dataclasses.asdict(sample) for sample in row]
+                    for name, row in rows.items()
+                },
+            }
+            for title, rows in samples.items()
+        ]
+        document = {'machine': facts, 'unit': unit, 'tables': tables}
+        args.json.write_text(json.dumps(document, indent=1))
 
 
-def print_case(title: str, rows: dict[str, list[Sample]]) -> None:
+def print_case(title: str, rows: dict[str, list[Sample]], unit: str) -> None:
     """Print one table: medians, and ratios to the first row with their spread."""
     limit = next(iter(rows.values()))
+    columns = [f'CPU us/{unit}', 'ratio', 'spread', 'per second']
+    columns += ['p50 us', 'p99 us', 'ratio', 'max us', 'load']
     print(f'\n### {title}\n')
-    print(
-        '| server | CPU us | ratio | spread | units/s | p50 us | p99 us | max us ',
-        end='',
-    )
-    print('| load |')
-    print('|---|--:|--:|---|--:|--:|--:|--:|--:|')
+    print(f'| server | {" | ".join(columns)} |')
+    print('|---|--:|--:|---|--:|--:|--:|--:|--:|--:|')
     for name, samples in rows.items():
-        ratios = [
-            own.cpu_us / base.cpu_us for own, base in zip(samples, limit, strict=True)
-        ]
+        pairs = list(zip(samples, limit, strict=True))
+        ratios = [own.cpu_us / base.cpu_us for own, base in pairs]
+        p99_ratio = statistics.median(own.p99_us / base.p99_us for own, base in pairs)
         print(
             f'| {name} | {_median(samples, lambda s: s.cpu_us):.2f} '
             f'| {statistics.median(ratios):.2f} '
@@ -274,6 +317,7 @@ def print_case(title: str, rows: dict[str, list[Sample]]) -> None:
             f'| {_median(samples, lambda s: s.per_second):.0f} '
             f'| {_median(samples, lambda s: s.p50_us):.0f} '
             f'| {_median(samples, lambda s: s.p99_us):.0f} '
+            f'| {p99_ratio:.2f} '
             f'| {max(s.max_us for s in samples):.0f} '
             f'| {_median(samples, lambda s: s.load_share):.0%} |',
             flush=True,
@@ -284,15 +328,47 @@ def _median(samples: Sequence[Sample], value: Callable[[Sample], float]) -> floa
     return statistics.median(value(sample) for sample in samples)
 
 
-def arguments(description: str) -> argparse.ArgumentParser:
-    """Return a parser with what all scripts take."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument('--repetitions', type=int, default=3)
+def arguments(
+    description: str, quick: Mapping[str, Any] | None = None
+) -> argparse.ArgumentParser:
+    """Return a parser with what all scripts take.
+
+    Args:
+        description: What the script says about itself.
+        quick: What ``--quick`` sets besides one short repetition.
+    """
+    parser = argparse.ArgumentParser(
+        description=description,
+        epilog='Needs Linux, two cores and a C compiler (cc).',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('--repetitions', type=int, default=5)
     parser.add_argument(
         '--seconds', type=float, default=2.0, help='of each measurement'
     )
     parser.add_argument('--bytes', type=int, default=64, help='of a message')
+    parser.add_argument('--json', type=Path, help='write all samples to this file')
+    parser.add_argument(
+        '--quick',
+        action=_Quick,
+        nargs=0,
+        values={'repetitions': 1, 'seconds': 0.5, **(quick or {})},
+        help='one short repetition of the main case: orders, no figures',
+    )
     return parser
+
+
+class _Quick(argparse.Action):
+    """Sets several options at once."""
+
+    def __init__(self, *, values: Mapping[str, Any], **rest: Any) -> None:
+        super().__init__(**rest)
+        self._values = values
+
+    def __call__(
+        self, parser: Any, namespace: argparse.Namespace, *ignored: Any
+    ) -> None:
+        vars(namespace).update(self._values)
 
 
 def c_server(folder: Path) -> Peer:
@@ -307,6 +383,10 @@ def falcon_peers() -> list[Peer]:
     uvicorn = ['python', '-m', 'uvicorn', '--port', '{port}', '--log-level', 'error']
     serve = ['python', '-m', 'falcon_channels', 'serve', '--port', '{port}']
     serve += ['--log-level', 'error']
+    # NOTE: the load generator answers no pings.
+    patient = ['--ws-ping-timeout', '3600']
+    uvicorn += patient
+    serve += patient
     legacy = {'PYTHONWARNINGS': 'ignore'}
     return [
         Peer('uvicorn default, Falcon by hand', [*uvicorn, by_hand]),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import dataclasses
+import json
 from pathlib import Path
 import subprocess
 import tempfile
@@ -95,25 +96,32 @@ def _settled(server: harness.Server, clients: subprocess.Popen[str]) -> int:
 
 def main() -> None:
     """Measure and print."""
-    parser = harness.arguments(__doc__ or '')
+    parser = harness.arguments(__doc__ or '', {'connections': [2000]})
     parser.add_argument('--connections', type=int, nargs='+', default=[5000, 9000])
     parser.add_argument('--only', default='', help='part of a title')
     args = parser.parse_args()
+    facts = harness.machine()
+    print('; '.join(f'{name} {value}' for name, value in facts.items()) + '\n')
     print('| KiB for each idle connection |', end='')
     columns = [(count, deflate) for count in args.connections for deflate in (0, 1)]
     for count, deflate in columns:
         print(f' {count}{", compression offered" if deflate else ""} |', end='')
     print('\n|---|' + '--:|' * len(columns))
+    rows: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         program = harness.compile_c('idle', Path(folder))
         for kind in kinds():
             if args.only not in kind.title:
                 continue
             print(f'| {kind.title} |', end='', flush=True)
+            row = rows[kind.title] = []
             for count, deflate in columns:
-                size = growth_bytes(program, kind, count, bool(deflate))
-                print(f' {size / 1024:.1f} |', end='', flush=True)
+                row.append(growth_bytes(program, kind, count, bool(deflate)))
+                print(f' {row[-1] / 1024:.1f} |', end='', flush=True)
             print()
+    if args.json is not None:
+        document = {'machine': facts, 'columns': columns, 'bytes': rows}
+        args.json.write_text(json.dumps(document, indent=1))
 
 
 if __name__ == '__main__':

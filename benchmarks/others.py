@@ -10,7 +10,6 @@ and Centrifugo where its program is on the path. They are installed apart, below
 from __future__ import annotations
 
 from collections.abc import Sequence
-import os
 from pathlib import Path
 import shutil
 import subprocess
@@ -73,15 +72,16 @@ def others(python: Path, folder: Path) -> list[harness.Peer]:
             _SOCKET_IO,
         ),
     ]
-    centrifugo = shutil.which('centrifugo')
-    if centrifugo is None:
+    program = shutil.which('centrifugo')
+    if program is None:
         print('Centrifugo is not on the path and left out.')
     else:
-        peers.append(_centrifugo(centrifugo, folder))
+        peers.append(centrifugo(program, folder))
     return peers
 
 
-def _centrifugo(program: str, folder: Path) -> harness.Peer:
+def centrifugo(program: str, folder: Path) -> harness.Peer:
+    """Return Centrifugo on one core, with a channel that keeps 100 publications."""
     config = folder / 'centrifugo.json'
     config.write_text(
         '{"client": {"insecure": true, "allowed_origins": ["*"]}, "channel": '
@@ -92,14 +92,12 @@ def _centrifugo(program: str, folder: Path) -> harness.Peer:
         *(program, '--config', str(config), '--http_server.port', '{port}'),
         *('--log.level', 'error'),
     ]
-    return harness.Peer(
-        'Centrifugo', command, {'GOMAXPROCS': '1', **os.environ}, _CENTRIFUGO
-    )
+    return harness.Peer('Centrifugo', command, {'GOMAXPROCS': '1'}, _CENTRIFUGO)
 
 
 def main() -> None:
     """Measure and print."""
-    parser = harness.arguments(__doc__ or '')
+    parser = harness.arguments(__doc__ or '', {'in_flight': [1]})
     parser.add_argument('--recipients', type=int, nargs='+', default=[500])
     parser.add_argument('--in-flight', type=int, nargs='+', default=[1, 4])
     args = parser.parse_args()
@@ -121,9 +119,7 @@ def main() -> None:
             ours[0],
             *others(python, folder),
         ]
-        harness.measure(
-            peers, cases, repetitions=args.repetitions, seconds=args.seconds
-        )
+        harness.measure(peers, cases, args, unit='delivery')
 
 
 if __name__ == '__main__':

@@ -44,8 +44,39 @@ class Room:
                     await member.send_text(text)
 
 
+class Rooms:
+    """The same with rooms; what a publisher says begins with a room's number."""
+
+    def __init__(self):
+        self.members = {}
+
+    async def on_websocket(self, req, ws, room):
+        await ws.accept()
+        members = self.members.setdefault(room, set())
+        members.add(ws)
+        try:
+            while True:
+                await ws.receive_text()
+        except falcon.WebSocketDisconnected:
+            pass
+        finally:
+            members.discard(ws)
+
+    async def on_websocket_publish(self, req, ws):
+        await ws.accept()
+        with contextlib.suppress(falcon.WebSocketDisconnected):
+            while True:
+                text = await ws.receive_text()
+                room = text.partition('@')[0]
+                for member in list(self.members.get(room, ())):
+                    await member.send_text(text)
+
+
 app = falcon.asgi.App()
 room = Room()
 app.add_route('/echo', Echo())
 app.add_route('/sub', room)
 app.add_route('/pub', room, suffix='publish')
+rooms = Rooms()
+app.add_route('/sub/{room}', rooms)
+app.add_route('/pub-room', rooms, suffix='publish')

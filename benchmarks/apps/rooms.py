@@ -9,6 +9,7 @@ import falcon.asgi
 
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
+from falcon_channels import EndpointOptions
 
 channels = Channels()
 
@@ -28,6 +29,16 @@ class Room:
     async def on_websocket_publish_sdk(self, req, ws):
         await publish_all(ws, 'rooms:sdk')
 
+    async def on_websocket_one(self, req, ws, room):
+        await channels.serve(req, ws, f'rooms:{room}')
+
+    async def on_websocket_publish_one(self, req, ws):
+        await ws.accept()
+        with contextlib.suppress(falcon.WebSocketDisconnected):
+            while True:
+                text = await ws.receive_text()
+                await channels.publish(f'rooms:{text.partition("@")[0]}', text)
+
 
 async def publish_all(ws, channel):
     """Publish what a client sends."""
@@ -43,4 +54,7 @@ app = falcon.asgi.App(middleware=[channels])
 app.add_route('/sub', room)
 app.add_route('/pub', room, suffix='publish')
 app.add_route('/pub-sdk', room, suffix='publish_sdk')
-channels.add_endpoints(app)
+app.add_route('/sub/{room}', room, suffix='one')
+app.add_route('/pub-room', room, suffix='publish_one')
+# NOTE: the load generator answers no pings.
+channels.add_endpoints(app, options=EndpointOptions(pong_timeout_s=3600.0))

@@ -3,7 +3,8 @@
  *
  *   echo_fanout PORT
  *
- * /echo sends each message back; what comes on /pub goes to everybody on /sub. */
+ * /echo sends each message back; what comes on /pub goes to everybody on /sub. There are
+ * rooms, too: a message on /pub that begins with a number goes to those on /sub/NUMBER. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/tcp.h>
@@ -16,26 +17,38 @@
 #include "websocket.h"
 
 enum { NEW, ECHO, PUBLISHER, SUBSCRIBER };
-enum { MAX_FDS = 65536, BUFFER = 65536 };
+enum { MAX_FDS = 65536, BUFFER = 65536, ROOMS = 4096 };
 
 struct connection {
-    int kind;
+    int kind, room;
     size_t used;
     unsigned char *buffer;
 };
 
+struct room {
+    int *members, count;
+};
+
 static struct connection connections[MAX_FDS];
-static int subscribers[MAX_FDS];
-static int subscriber_count;
+static struct room rooms[ROOMS];
+
+static void enter(struct room *room, int fd) {
+    room->members = realloc(room->members, sizeof(int) * (size_t)(room->count + 1));
+    room->members[room->count++] = fd;
+}
+
+static void leave(struct room *room, int fd) {
+    for (int i = 0; i < room->count; i++)
+        if (room->members[i] == fd) {
+            room->members[i] = room->members[--room->count];
+            break;
+        }
+}
 
 static void drop(int fd) {
     struct connection *c = &connections[fd];
     if (c->kind == SUBSCRIBER)
-        for (int i = 0; i < subscriber_count; i++)
-            if (subscribers[i] == fd) {
-                subscribers[i] = subscribers[--subscriber_count];
-                break;
-            }
+        leave(&rooms[c->room], fd);
     free(c->buffer);
     memset(c, 0, sizeof *c);
     close(fd);
@@ -65,19 +78,27 @@ static void shake_hands(int fd, struct connection *c) {
         c->kind = PUBLISHER;
     else {
         c->kind = SUBSCRIBER;
-        subscribers[subscriber_count++] = fd;
+        c->room = strncmp(text, "GET /sub/", 9) ? 0 : atoi(text + 9) % ROOMS;
+        enter(&rooms[c->room], fd);
     }
     c->used = 0;
     if (send(fd, answer, (size_t)length, MSG_NOSIGNAL) < 0)
         drop(fd);
 }
 
-static void on_message(int fd, int kind, const unsigned char *frame, size_t length) {
+static void on_message(int fd, int kind, const unsigned char *frame, size_t head,
+                       size_t length) {
     if (kind == ECHO)
-        (void)!send(fd, frame, length, MSG_NOSIGNAL);
-    else if (kind == PUBLISHER)
-        for (int i = 0; i < subscriber_count; i++)
-            (void)!send(subscribers[i], frame, length, MSG_NOSIGNAL);
+        (void)!send(fd, frame, head + length, MSG_NOSIGNAL);
+    else if (kind == PUBLISHER) {
+        size_t number = 0;
+        for (size_t i = 0; i < length && frame[head + i] >= '0' && frame[head + i] <= '9';
+             i++)
+            number = number * 10 + (size_t)(frame[head + i] - '0');
+        struct room *room = &rooms[number % ROOMS];
+        for (int i = 0; i < room->count; i++)
+            (void)!send(room->members[i], frame, head + length, MSG_NOSIGNAL);
+    }
 }
 
 static void on_readable(int fd) {
@@ -112,7 +133,7 @@ static void on_readable(int fd) {
         const unsigned char *mask = in + header, *payload = mask + 4;
         for (size_t i = 0; i < length; i++)
             out[head + i] = payload[i] ^ mask[i & 3];
-        on_message(fd, c->kind, out, head + length);
+        on_message(fd, c->kind, out, head, length);
         at += header + 4 + length;
     }
     memmove(c->buffer, c->buffer + at, c->used - at);

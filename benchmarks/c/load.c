@@ -2,6 +2,7 @@
  *
  *   load PORT echo CONNECTIONS IN_FLIGHT BYTES [OPTIONS]
  *   load PORT fanout RECIPIENTS IN_FLIGHT BYTES [OPTIONS]
+ *   load PORT rooms ROOMS IN_FLIGHT BYTES [OPTIONS]
  *
  *   --sub PATH        where the clients connect
  *   --pub PATH        where the publisher connects
@@ -15,20 +16,15 @@
  * send of its round to its arrival at that recipient. A round is over when everything
  * has arrived. A payload begins with "@@" (a single '@' may be a frame's length),
  * and what is received is searched for that only: peers may frame, wrap and coalesce
- * as they like. */
-#include <arpa/inet.h>
-#include <errno.h>
-#include <netinet/tcp.h>
-#include <stdlib.h>
-#include <sys/epoll.h>
-#include <sys/resource.h>
-#include <sys/socket.h>
-#include <time.h>
-#include <unistd.h>
+ * as they like.
+ *
+ * In a fan-out a round is IN_FLIGHT messages to all. With rooms it is one message to
+ * each of IN_FLIGHT rooms, and the next round is for the next rooms. A room has ten
+ * members; its number is "%d" in PATH and TEXT of the clients, and stands before the
+ * payload of what the publisher sends. */
+#include "client.h"
 
-#include "websocket.h"
-
-enum { MAX_SAMPLES = 4000000, SCRATCH = 1 << 20 };
+enum { MEMBERS = 10 };
 
 struct client {
     int fd, half;
@@ -40,74 +36,10 @@ static struct client *clients;
 static int count, in_flight, loop;
 static unsigned char *burst;
 static size_t burst_bytes;
-static float *samples;
-static size_t sample_count;
-static unsigned char scratch[SCRATCH];
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
-static void die(const char *what) {
-    perror(what);
-    exit(1);
-}
-
-static void send_all(int fd, const unsigned char *data, size_t length) {
-    while (length) {
-        ssize_t sent = send(fd, data, length, MSG_NOSIGNAL);
-        if (sent < 0) {
-            if (errno == EAGAIN)
-                continue;
-            die("send");
-        }
-        data += sent;
-        length -= (size_t)sent;
-    }
-}
-
-static int open_client(int port, const char *path) {
-    int one = 1, fd = socket(AF_INET, SOCK_STREAM, 0);
-    struct sockaddr_in address = {
-        .sin_family = AF_INET,
-        .sin_port = htons((uint16_t)port),
-        .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    char request[512];
-    int length = snprintf(request, sizeof request,
-        "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nConnection: Upgrade\r\n"
-        "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
-        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n", path, port);
-    if (connect(fd, (struct sockaddr *)&address, sizeof address))
-        die("connect");
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    send_all(fd, (unsigned char *)request, (size_t)length);
-    size_t used = 0;
-    while (used < sizeof request - 1) {
-        ssize_t got = recv(fd, request + used, 1, 0);
-        if (got <= 0)
-            die("handshake");
-        used += (size_t)got;
-        request[used] = 0;
-        if (used > 4 && !strcmp(request + used - 4, "\r\n\r\n"))
-            break;
-    }
-    if (strncmp(request, "HTTP/1.1 101", 12)) {
-        fprintf(stderr, "refused: %.80s\n", request);
-        exit(1);
-    }
-    return fd;
-}
 
 static void watch(int index) {
     struct epoll_event event = {.events = EPOLLIN, .data.u32 = (uint32_t)index};
     epoll_ctl(loop, EPOLL_CTL_ADD, clients[index].fd, &event);
-}
-
-static void note(double since, double at) {
-    if (sample_count < MAX_SAMPLES)
-        samples[sample_count++] = (float)((at - since) * 1e6);
 }
 
 /* Read once; return whether everything that was expected is now there. */
@@ -174,71 +106,64 @@ static size_t run_echo(double seconds) {
     return messages;
 }
 
-static size_t run_fanout(int publisher, double seconds) {
+/* Wait until `busy` recipients have what they expect. */
+static void wait_for(int busy, double sent_at) {
     struct epoll_event ready[512];
+    while (busy) {
+        int n = epoll_wait(loop, ready, 512, 10000);
+        if (n <= 0) {
+            fprintf(stderr, "%d recipients got nothing within 10 s\n", busy);
+            exit(1);
+        }
+        double at = now();
+        for (int i = 0; i < n; i++) {
+            struct client *c = &clients[ready[i].data.u32];
+            if (c == &clients[count]) {
+                recv(c->fd, scratch, SCRATCH, MSG_DONTWAIT);
+                continue;
+            }
+            if (take(c)) {
+                note(sent_at, at);
+                busy--;
+            }
+        }
+    }
+}
+
+static size_t run_fanout(int publisher, double seconds) {
     size_t messages = 0;
     double ends = now() + seconds, sent_at;
     do {
         for (int i = 0; i < count; i++)
             clients[i].expected = (size_t)in_flight;
-        int busy = count;
         sent_at = now();
         send_all(publisher, burst, burst_bytes);
-        while (busy) {
-            int n = epoll_wait(loop, ready, 512, 10000);
-            if (n <= 0) {
-                fprintf(stderr, "%d recipients got nothing within 10 s\n", busy);
-                exit(1);
-            }
-            double at = now();
-            for (int i = 0; i < n; i++) {
-                struct client *c = &clients[ready[i].data.u32];
-                if (c == &clients[count]) {
-                    recv(c->fd, scratch, SCRATCH, MSG_DONTWAIT);
-                    continue;
-                }
-                if (take(c)) {
-                    note(sent_at, at);
-                    busy--;
-                }
-            }
-        }
+        wait_for(count, sent_at);
         messages += (size_t)count * (size_t)in_flight;
     } while (now() < ends);
     return messages;
 }
 
-static int by_size(const void *a, const void *b) {
-    float x = *(const float *)a, y = *(const float *)b;
-    return (x > y) - (x < y);
-}
-
-static double own_cpu(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
-/* Put a text frame with a mask of zeros at `out`; return its length. */
-static size_t put_frame(unsigned char *out, const char *text, size_t length) {
-    size_t head = frame_header(out, 1, length, 1);
-    memset(out + head, 0, 4);
-    memcpy(out + head + 4, text, length);
-    return head + 4 + length;
-}
-
-static void say(int fd, const char *text) {
-    unsigned char frame[4096];
-    size_t length = strlen(text);
-    if (length && length < sizeof frame - 16)
-        send_all(fd, frame, put_frame(frame, text, length));
-}
-
-static const char *option(int argc, char **argv, const char *name, const char *other) {
-    for (int i = 6; i + 1 < argc; i += 2)
-        if (!strcmp(argv[i], name))
-            return argv[i + 1];
-    return other;
+static size_t run_rooms(int publisher, const char *text, double seconds) {
+    static int room;
+    size_t messages = 0;
+    char filled[4096];
+    double ends = now() + seconds, sent_at;
+    do {
+        burst_bytes = 0;
+        for (int i = 0; i < in_flight; i++) {
+            int length = snprintf(filled, sizeof filled, "%d%s", room, text);
+            burst_bytes += put_frame(burst + burst_bytes, filled, (size_t)length);
+            for (int j = 0; j < MEMBERS; j++)
+                clients[room * MEMBERS + j].expected = 1;
+            room = (room + 1) % (count / MEMBERS);
+        }
+        sent_at = now();
+        send_all(publisher, burst, burst_bytes);
+        wait_for(in_flight * MEMBERS, sent_at);
+        messages += (size_t)(in_flight * MEMBERS);
+    } while (now() < ends);
+    return messages;
 }
 
 int main(int argc, char **argv) {
@@ -246,62 +171,54 @@ int main(int argc, char **argv) {
         fprintf(stderr, "usage: see the top of load.c\n");
         return 2;
     }
-    int port = atoi(argv[1]), fanout = !strcmp(argv[2], "fanout");
-    count = atoi(argv[3]);
+    int port = atoi(argv[1]), rooms = !strcmp(argv[2], "rooms");
+    int echo = !strcmp(argv[2], "echo");
+    count = atoi(argv[3]) * (rooms ? MEMBERS : 1);
     in_flight = atoi(argv[4]);
     size_t payload = (size_t)atoi(argv[5]);
-    const char *sub = option(argc, argv, "--sub", fanout ? "/sub" : "/echo");
+    const char *sub = option(argc, argv, "--sub", echo ? "/echo" : "/sub");
     const char *pub = option(argc, argv, "--pub", "/pub");
     const char *sub_hello = option(argc, argv, "--sub-hello", "");
     const char *pub_hello = option(argc, argv, "--pub-hello", "");
     const char *pub_text = option(argc, argv, "--pub-text", "%s");
-    struct rlimit files;
-    getrlimit(RLIMIT_NOFILE, &files);
-    files.rlim_cur = files.rlim_max;
-    setrlimit(RLIMIT_NOFILE, &files);
+    allow_many_files();
     char *data = malloc(payload + 1), *text = malloc(payload + strlen(pub_text) + 1);
     memset(data, 'x', payload);
     data[0] = data[1] = '@';
     data[payload] = 0;
     size_t length = (size_t)sprintf(text, pub_text, data);
     clients = calloc((size_t)count + 1, sizeof *clients);
-    samples = malloc(MAX_SAMPLES * sizeof *samples);
-    burst = malloc((length + 16) * (size_t)in_flight);
+    burst = malloc((length + 32) * (size_t)in_flight);
     for (int i = 0; i < in_flight; i++)
         burst_bytes += put_frame(burst + burst_bytes, text, length);
     loop = epoll_create1(0);
     for (int i = 0; i < count; i++) {
-        clients[i].fd = open_client(port, sub);
-        say(clients[i].fd, sub_hello);
+        clients[i].fd = open_client(port, sub, i / MEMBERS);
+        say(clients[i].fd, sub_hello, i / MEMBERS);
         watch(i);
     }
     int publisher = -1;
-    if (fanout) {
-        publisher = clients[count].fd = open_client(port, pub);
-        say(publisher, pub_hello);
+    if (!echo) {
+        publisher = clients[count].fd = open_client(port, pub, 0);
+        say(publisher, pub_hello, 0);
         watch(count);
     }
     usleep(1000000); /* the hellos are answered; their answers are passed over */
-    if (fanout)
-        run_fanout(publisher, 0.3);
-    else
-        run_echo(0.3);
-    printf("ready\n");
-    fflush(stdout);
-    double seconds;
-    while (scanf("%lf", &seconds) == 1) {
+    double seconds = 0.3;
+    for (int warm = 0;; warm = 1) {
         sample_count = 0;
         double began = now(), cpu = own_cpu();
-        size_t messages = fanout ? run_fanout(publisher, seconds) : run_echo(seconds);
+        size_t messages = echo ? run_echo(seconds)
+                        : rooms ? run_rooms(publisher, text, seconds)
+                        : run_fanout(publisher, seconds);
         cpu = own_cpu() - cpu;
-        double took = now() - began;
-        qsort(samples, sample_count, sizeof *samples, by_size);
-        printf("{\"messages\": %zu, \"seconds\": %.6f, \"load_cpu_s\": %.6f, "
-               "\"p50_us\": %.1f, \"p99_us\": %.1f, \"max_us\": %.1f}\n",
-               messages, took, cpu, (double)samples[sample_count / 2],
-               (double)samples[sample_count * 99 / 100],
-               (double)samples[sample_count - 1]);
-        fflush(stdout);
+        if (warm)
+            print_run(messages, now() - began, cpu);
+        else {
+            printf("ready\n");
+            fflush(stdout);
+        }
+        if (scanf("%lf", &seconds) != 1)
+            return 0;
     }
-    return 0;
 }

@@ -1,0 +1,52 @@
+"""All questions in turn, or some of them.
+
+    python -m benchmarks [--quick] [--json FOLDER] [NAME ...]
+
+Each is a script of its own with more options: `python -m benchmarks.fanout --help`.
+
+    echo         what an echo through on_websocket costs           12 minutes
+    fanout       what a delivery to 10, 500, 5,000 costs           35 minutes
+    rooms        what a delivery costs in 500 rooms of ten         10 minutes
+    connections  what a new connection costs                        4 minutes
+    storm        what it costs when everybody comes back at once    5 minutes
+    idle_memory  what an idle connection costs in memory            5 minutes
+
+All need Linux, two cores that nobody else uses, a C compiler (cc) and as many file
+descriptors as connections (`ulimit -n`: 9,100). With --quick one short repetition of
+the main cases, three minutes for all: orders of magnitude, no figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+import subprocess
+import sys
+
+NAMES = ('echo', 'fanout', 'rooms', 'connections', 'storm', 'idle_memory')
+
+
+def main() -> None:
+    """Run the scripts one after the other; each prints its own tables."""
+    parser = argparse.ArgumentParser(
+        prog='python -m benchmarks',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('names', nargs='*', choices=[[], *NAMES], metavar='NAME')
+    parser.add_argument('--quick', action='store_true')
+    parser.add_argument('--json', type=Path, help='folder for all samples')
+    args = parser.parse_args()
+    if args.json is not None:
+        args.json.mkdir(parents=True, exist_ok=True)
+    for name in args.names or NAMES:
+        words = ['--quick'] if args.quick else []
+        if args.json is not None:
+            words += ['--json', str(args.json / f'{name}.json')]
+        print(f'\n## {" ".join(["python -m", f"benchmarks.{name}", *words])}\n')
+        sys.stdout.flush()
+        subprocess.run([sys.executable, '-m', f'benchmarks.{name}', *words], check=True)
+
+
+if __name__ == '__main__':
+    main()

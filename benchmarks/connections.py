@@ -1,0 +1,57 @@
+"""What a new connection costs.
+
+    python -m benchmarks.connections
+
+Sixteen clients connect, are cut off without a word and come again at once; TCP, the
+handshake, the application's accept and the end of a connection are all in the figure.
+For the client protocol a connection counts when it has connected and subscribed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+import tempfile
+
+from benchmarks import harness
+
+
+def peers(folder: Path) -> list[harness.Peer]:
+    """Return who is measured, and what its clients do."""
+    default, legacy, ours, _, default_raw, raw, sdk = harness.falcon_peers()
+    sdk_talk = [
+        *('--sub', '/connection/websocket', '--sub-hello', harness.SDK_HELLO),
+        *('--until', '"id":2'),
+    ]
+    return [
+        harness.c_server(folder),
+        default,
+        legacy,
+        ours,
+        dataclasses.replace(raw, dialect=['--sub', '/sub']),
+        dataclasses.replace(
+            default_raw, name='uvicorn default, SDK in JSON', dialect=sdk_talk
+        ),
+        dataclasses.replace(sdk, dialect=sdk_talk),
+    ]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = harness.arguments(__doc__ or '')
+    parser.add_argument('--clients', type=int, default=16)
+    args = parser.parse_args()
+    cases = [
+        harness.Case(
+            f'New connections, {args.clients} clients that come and go',
+            ['each', args.clients, 0, 0],
+        )
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        harness.measure(
+            peers(Path(folder)), cases, args, program='connect', unit='connection'
+        )
+
+
+if __name__ == '__main__':
+    main()

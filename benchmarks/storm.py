@@ -1,0 +1,80 @@
+"""What it costs when everybody is cut off and comes back at once.
+
+    python -m benchmarks.storm
+
+A channel keeps 100 publications. All clients of the client protocol are cut off without
+a word and connect again in the same moment, without the back-off that SDKs have; each
+subscribes from the beginning, and is back when it has all publications. The C server,
+the limit, only shakes hands; "raw door" shakes hands and subscribes, without recovery.
+Latencies are from the cut to being back. Centrifugo takes part where it is on the path.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+import shutil
+import tempfile
+
+from benchmarks import harness
+from benchmarks import others
+
+_RECOVER = (
+    '{"id":1,"connect":{}}\n{"id":2,"subscribe":'
+    '{"channel":"rooms:sdk","recover":true,"offset":0,"epoch":""}}'
+)
+
+
+def peers(folder: Path) -> list[harness.Peer]:
+    """Return who is measured, and what its clients say."""
+    *_, default_raw, raw, sdk = harness.falcon_peers()
+    recover = [
+        *('--sub', '/connection/websocket', '--sub-hello', _RECOVER),
+        *('--pub', '/pub-sdk'),
+    ]
+    only_connect = ['--until', '']
+    found = [
+        dataclasses.replace(harness.c_server(folder), dialect=only_connect),
+        dataclasses.replace(raw, dialect=only_connect),
+        dataclasses.replace(sdk, dialect=recover),
+        dataclasses.replace(
+            default_raw, name='uvicorn default, SDK in JSON', dialect=recover
+        ),
+    ]
+    centrifugo = shutil.which('centrifugo')
+    if centrifugo is not None:
+        peer = others.centrifugo(centrifugo, folder)
+        found.append(
+            dataclasses.replace(
+                peer,
+                dialect=[
+                    *('--sub', '/connection/websocket', '--sub-hello', _RECOVER),
+                    *peer.dialect[peer.dialect.index('--pub') :],
+                ],
+            )
+        )
+    return found
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = harness.arguments(__doc__ or '', {'clients': [200]})
+    parser.add_argument('--clients', type=int, nargs='+', default=[500, 2000])
+    parser.add_argument('--missed', type=int, default=100)
+    args = parser.parse_args()
+    cases = [
+        harness.Case(
+            f'{clients} clients come back at once, each recovers {args.missed} '
+            f'publications of {args.bytes} bytes',
+            ['storm', clients, args.missed, args.bytes],
+        )
+        for clients in args.clients
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        harness.measure(
+            peers(Path(folder)), cases, args, program='connect', unit='connection'
+        )
+
+
+if __name__ == '__main__':
+    main()
