@@ -1,0 +1,107 @@
+"""Compare what was measured with what this project wants to reach.
+
+    python -m benchmarks --json build/bench
+    python -m benchmarks.targets build/bench
+
+Each figure is the median over the repetitions, each of which compares two servers of
+one turn; the spread is that of the repetitions.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+import json
+from pathlib import Path
+import statistics
+from typing import Any
+from typing import NamedTuple
+
+LIMIT = 'bare C server'
+DEFAULT = 'uvicorn default, Falcon by hand'
+ECHO = 'falcon-channels, Falcon by hand'
+RAW = 'falcon-channels, raw door'
+SDK = 'falcon-channels, SDK in JSON'
+_DOORS = {'raw door': RAW, 'SDK in JSON': SDK}
+_IDLE = {
+    'falcon-channels, on_websocket': 11,
+    'falcon-channels, SDK connection with one subscription': 8,
+}
+
+
+class Goal(NamedTuple):
+    """One line: what is compared, the most it should be, and what it was."""
+
+    what: str
+    most: float
+    values: list[float]
+
+
+def ratios(tables: Any, title: str, own: str, base: str, what: str) -> list[float]:
+    """Return one server's figures by another's, a value for each repetition."""
+    for table in tables:
+        if table['title'].startswith(title) and own in table['rows']:
+            rows = table['rows']
+            pairs = zip(rows[own], rows[base], strict=True)
+            return [mine[what] / theirs[what] for mine, theirs in pairs]
+    return []
+
+
+def goals(folder: Path) -> Iterator[Goal]:
+    """Read what there is, and compare."""
+    tables = _read(folder / 'fanout.json').get('tables', [])
+    for in_flight, most in ((1, 1.4), (4, 0.9), (16, 0.3)):
+        title = f'Fan-out to 500, {in_flight} in flight'
+        for door, name in _DOORS.items():
+            values = ratios(tables, title, name, LIMIT, 'cpu_us')
+            yield Goal(f'{title}, {door}: CPU by that of C', most, values)
+    title = 'Fan-out to 500, 1 in flight'
+    values = ratios(tables, title, RAW, DEFAULT, 'cpu_us')
+    yield Goal(f'{title}, raw door: CPU by that of uvicorn by hand', 0.35, values)
+    values = ratios(tables, title, SDK, RAW, 'cpu_us')
+    yield Goal(f'{title}, SDK in JSON: CPU by that of the raw door', 1.15, values)
+    for door, name in _DOORS.items():
+        values = ratios(tables, title, name, LIMIT, 'p99_us')
+        yield Goal(f'{title}, {door}: p99 by that of C', 1.5, values)
+    tables = _read(folder / 'echo.json').get('tables', [])
+    for in_flight in (1, 4, 16):
+        title = f'Echo, 50 connections, {in_flight} in flight'
+        values = ratios(tables, title, ECHO, DEFAULT, 'cpu_us')
+        yield Goal(f"{title}: CPU by that of uvicorn's default", 0.35, values)
+    idle = _read(folder / 'idle_memory.json')
+    for name, most in _IDLE.items():
+        sizes = idle.get('bytes', {}).get(name, [])
+        for (count, deflate), size in zip(
+            idle.get('columns', []), sizes, strict=bool(sizes)
+        ):
+            offered = ', compression offered' if deflate else ''
+            what = f'{count} idle{offered}, {name.partition(", ")[2]}: KiB'
+            yield Goal(what, most, [size / 1024])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return found
+
+
+def main() -> None:
+    """Print one table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('folder', type=Path, help='with the JSON of the scripts')
+    args = parser.parse_args()
+    print('| target | at most | measured | spread | |')
+    print('|---|--:|--:|---|---|')
+    for what, most, values in goals(args.folder):
+        if values:
+            value = statistics.median(values)
+            verdict = (
+                'met' if value <= most else f'not met, {value / most - 1:.0%} over'
+            )
+            spread = f'{min(values):.2f}-{max(values):.2f}' if values[1:] else ''
+            print(f'| {what} | {most} | {value:.2f} | {spread} | {verdict} |')
+
+
+if __name__ == '__main__':
+    main()
