@@ -290,14 +290,19 @@ class PostgresBroker(Broker):
         await self._rows(f'SELECT {self._schema}.remove_history(%s)', channel.encode())
 
     async def signal(self, channel: str, signal: bytes) -> None:
-        await self._send('s', channel, signal)
+        # NOTE: nothing of it is kept, so that it need not wait for the disk.
+        await self._send(
+            's', channel, signal, "set_config('synchronous_commit', 'off', true), "
+        )
 
     async def control(self, message: bytes) -> None:
         await self._send('c', '', message)
 
-    async def _send(self, kind: str, channel: str, body: bytes) -> None:
+    async def _send(
+        self, kind: str, channel: str, body: bytes, before: str = ''
+    ) -> None:
         await self._rows(
-            f'SELECT {self._schema}.send(%s, %s, %s, %s)',
+            f'SELECT {before}{self._schema}.send(%s, %s, %s, %s)',
             self._name,
             kind,
             channel.encode(),

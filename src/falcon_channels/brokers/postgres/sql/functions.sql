@@ -183,9 +183,12 @@ DECLARE
 BEGIN
     SELECT * INTO v_log FROM {schema}.channels AS c WHERE c.name = p_name;
     IF NOT FOUND OR v_log.forget_ms <= v_now OR (v_run <> '' AND v_log.run <> v_run) THEN
+        -- Nothing is lost with a log that is empty or new: no need to wait for the disk.
+        PERFORM set_config('synchronous_commit', 'off', true);
         v_log := {schema}.open_log(p_name, p_meta_ms, v_run);
     ELSIF p_limit = 0 AND v_log.forget_ms < v_now + p_meta_ms / 2 THEN
         -- Whoever compares positions has subscribers, and wants the log to stay.
+        PERFORM set_config('synchronous_commit', 'off', true);
         UPDATE {schema}.channels AS c SET forget_ms = v_now + p_meta_ms
         WHERE c.id = (
             SELECT s.id FROM {schema}.channels AS s
@@ -224,12 +227,14 @@ END
 $$;
 
 -- Presence is changed by one transaction at a time for each of 16 parts of the channels,
--- so that "first" and "last" are decided once.
+-- so that "first" and "last" are decided once. It need not wait for the disk: what a crash
+-- takes back is refreshed, or expires.
 CREATE OR REPLACE FUNCTION {schema}.lock_presence(p_names bytea[]) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     v_part integer;
 BEGIN
+    PERFORM set_config('synchronous_commit', 'off', true);
     FOR v_part IN
         SELECT DISTINCT abs(hashtext(encode(name, 'hex')) % 16) AS part
         FROM unnest(p_names) AS name ORDER BY part
