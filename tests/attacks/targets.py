@@ -58,13 +58,12 @@ TARGETS = (
 )
 
 _UV = ('uvicorn',)
-_OURS = ('serve', 'example')
 _WSGI = ('gevent', 'gthread')
 
 # Row -> targets -> the outcomes that are seen today instead of the expected ones.
 TODAY: dict[str, dict[tuple[str, ...], set[str]]] = {
     'H2': {_UV: {'403'}},
-    'H3': {(*_UV, *_OURS): {'none'}},
+    'H3': {_UV: {'none'}},
     'H4 length': {_UV: {'silence'}},
     'H4 chunked': {_UV: {'silence'}},
     'H6 HTTP/1.0': {_UV: {'101'}},
@@ -76,10 +75,8 @@ TODAY: dict[str, dict[tuple[str, ...], set[str]]] = {
     'H10': {('uvicorn', 'gthread'): {'silence'}},
     'H11 token': {_UV: {'shown'}},
     'H12 2000 extensions': {_UV: {'silence'}},
-    'H12 malformed extension': {_OURS: {'101'}},
-    'H12 unclosed quote': {_OURS: {'101'}},
     'H13': {_UV: {'lost'}},
-    'H16': {(*_UV, *_OURS): {'403'}},
+    'H16': {_UV: {'403'}},
     'F4 log': {_UV: {'traceback'}},
     'F5 not minimal': {(*_UV, *_WSGI): {'answered'}},
     'F7': {_UV: {'answered'}},

@@ -98,9 +98,12 @@ def test_h3_bad_version(server: Victim, target: Target, version: str) -> None:
         sock.send(request + smuggled)
         response = sock.read_response()
         assert response.status in (400, 426)
+        assert 'close' in response.headers.get('connection', 'close')
         assert b'HTTP/1.1' not in sock.read_rest()
     outcomes = expected('H3', target, '13')
-    assert response.headers.get('sec-websocket-version', 'none') in outcomes
+    named = response.headers.get('sec-websocket-version', 'none')
+    assert named in outcomes
+    assert response.status == 426 or named == 'none'
 
 
 BODIES = {
@@ -157,6 +160,11 @@ def test_h6_post(server: Victim, target: Target) -> None:
     """H6: a WebSocket is opened by GET and by no other method."""
     request = server.handshake(method='POST')
     check(server, request, expected('H6 POST', target, '400', '405'))
+    with server.connect() as sock:
+        sock.send(request)
+        response = sock.read_response()
+        if 405 == response.status:
+            assert 'GET' == response.headers['allow']
 
 
 def test_h6_http_1_0(server: Victim, target: Target) -> None:

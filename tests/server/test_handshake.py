@@ -99,6 +99,7 @@ BAD = {
     'two origins': (('Origin: http://a', 'Origin: http://b'), (), 400),
     'header line of 9 KB': (('X-Long: ' + 'x' * 9000,), (), 431),
     '130 headers': (tuple(f'X-{i}: {i}' for i in range(130)), (), 431),
+    'malformed extensions': (('Sec-WebSocket-Extensions: x; =',), (), 400),
     'subprotocols not tokens': (('Sec-WebSocket-Protocol: \xe9,b',), (), 400),
     '2000 extensions': (
         ('Sec-WebSocket-Extensions: ' + ', '.join(f'x{i}' for i in range(2000)),),
@@ -140,6 +141,45 @@ def test_the_answer_to_another_version_names_ours(server: RunningServer) -> None
         except ConnectionError:
             rest = b''
         assert b'HTTP/1.1 200' not in rest
+
+
+def test_another_version_with_more_behind_it_gets_the_same(
+    bounded: RunningServer,
+) -> None:
+    """What follows a request of another version is dropped, and 426 names ours."""
+    request = REQUEST.replace(b'Version: 13', b'Version: 8')
+    with Peer(bounded.port) as peer:
+        peer.send(request + b'GET /admin HTTP/1.1\r\nHost: x\r\n\r\n')
+        head = peer.read_head()
+        assert head.startswith('HTTP/1.1 426')
+        assert 'Sec-WebSocket-Version: 13' in head
+        assert 'Connection: close' in head
+
+
+def test_other_methods_are_not_allowed(server: RunningServer) -> None:
+    """A WebSocket is opened by GET: 405 says so."""
+    with Peer(server.port) as peer:
+        peer.send(REQUEST.replace(b'GET', b'POST'))
+        head = peer.read_head()
+        assert head.startswith('HTTP/1.1 405')
+        assert 'Allow: GET' in head
+
+
+@pytest.mark.parametrize(
+    ('code', 'status'),
+    [(None, 403), (1000, 403), (3399, 403), (3401, 401), (3404, 404), (3600, 403)],
+)
+def test_falcons_codes_become_statuses(code: int | None, status: int) -> None:
+    """A close before the accept is 403, or the status that Falcon put into its code."""
+
+    async def refuse(scope, receive, send) -> None:
+        await receive()
+        await send(
+            {'type': 'websocket.close', **({} if code is None else {'code': code})}
+        )
+
+    with running(refuse) as up, Peer(up.port) as peer:
+        assert status == peer.status()
 
 
 def test_plain_http_goes_on(server: RunningServer) -> None:

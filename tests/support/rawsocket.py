@@ -128,6 +128,7 @@ class RawSocket:
         port: Of the server, on loopback.
         path: Of its WebSocket.
         receive_buffer_bytes: For a client that reads little; the system's by default.
+        source: The address of loopback that it comes from.
     """
 
     def __init__(
@@ -136,6 +137,7 @@ class RawSocket:
         path: str,
         *,
         receive_buffer_bytes: int | None = None,
+        source: str = '127.0.0.1',
     ) -> None:
         self.port = port
         self.path = path
@@ -146,6 +148,7 @@ class RawSocket:
                 socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes
             )
         self.sock.settimeout(PATIENCE_S)
+        self.sock.bind((source, 0))
         self.sock.connect(('127.0.0.1', port))
 
     def __enter__(self) -> Self:

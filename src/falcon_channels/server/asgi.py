@@ -232,7 +232,7 @@ class AsgiCycle:
         elif kind == 'websocket.accept':
             self._accept(message)
         elif kind == 'websocket.close':
-            self._deny_start({'status': 403})
+            self._deny_start({'status': _refusal_status(message.get('code'))})
             await self._deny_body({})
         elif kind == 'websocket.http.response.start':
             self._deny_start(message)
@@ -312,6 +312,9 @@ class AsgiCycle:
             # NOTE: Not within the application's call: each coroutine around it would
             # stay as long as the connection.
             await self._context.trust_proxies(scope)
+            if not connection.admit(scope['client']):
+                connection.on_app_done(self, failed=False)
+                return
             result = await self._context.app(scope, receive, send)
         except ClientDisconnected:
             connection.on_app_done(self, failed=False)
@@ -338,6 +341,15 @@ class AsgiCycle:
     def abandon(self) -> None:
         """Take nothing more from the application."""
         self._stage = _ENDED
+
+
+def _refusal_status(code: int | None) -> int:
+    """Return the HTTP status of a ``websocket.close`` before the accept.
+
+    NOTE: 403 says ASGI. But Falcon closes with 3000 + status where a responder raises
+    an HTTPError, and 401, 404 or 429 tell a client what to do next.
+    """
+    return code - 3000 if code is not None and 3400 <= code < 3600 else 403
 
 
 def _text(value: bytes | str) -> str:

@@ -202,6 +202,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ws.add_argument(
         '--ws-max-per-peer', type=_positive, help='connections from one address'
     )
+    ws.add_argument(
+        '--ws-first-message-timeout',
+        type=_seconds,
+        metavar='SECONDS',
+        help='longest silence after the accept; without it, none is too long',
+    )
     parser.add_argument('--limit-concurrency', type=_positive, help='connections')
     parser.add_argument('--log-level', choices=sorted(LOG_LEVELS), default='info')
     parser.add_argument('--no-access-log', action='store_true')
@@ -245,6 +251,7 @@ def _config(args: argparse.Namespace) -> ChannelsConfig:
             drain_timeout_s=args.drain_timeout,
             max_fragments=args.ws_max_fragments,
             max_connections_per_peer=args.ws_max_per_peer,
+            first_message_timeout_s=args.ws_first_message_timeout,
         ),
         factory=args.factory,
         host=args.host,

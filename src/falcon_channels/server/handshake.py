@@ -15,6 +15,7 @@ from uvicorn.protocols.utils import get_remote_addr
 from uvicorn.protocols.utils import is_ssl
 from websockets.datastructures import Headers
 from websockets.exceptions import InvalidHeader
+from websockets.headers import parse_extension
 from websockets.headers import parse_subprotocol
 from websockets.http11 import Request
 from websockets.http11 import Response
@@ -99,10 +100,24 @@ def read_request(core: ServerProtocol, data: bytes) -> tuple[Request, Response]:
             Sec_WebSocket_Version='13',
             Upgrade='websocket',
         )
+    if not core.available_extensions:
+        # NOTE: The core reads an offer only where it has something to agree to.
+        _check_extensions(core, headers)
     response = core.accept(request)
     if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
         raise HandshakeRefusedError(response)
     return request, response
+
+
+def _check_extensions(core: ServerProtocol, headers: Headers) -> None:
+    """Refuse an offer of extensions that is no list of them (RFC 6455 section 9.1)."""
+    try:
+        for value in headers.get_all('Sec-WebSocket-Extensions'):
+            parse_extension(value)
+    except InvalidHeader:
+        raise refusal(
+            core, HTTPStatus.BAD_REQUEST, 'Sec-WebSocket-Extensions is malformed.'
+        ) from None
 
 
 def _parser_refusal(core: ServerProtocol) -> HandshakeRefusedError:

@@ -119,7 +119,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         assert isinstance(upgrade, httptools.HttpParserUpgrade)
         if self.parser.get_http_version() != '1.1':
             self._refuse(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, 'HTTP/1.1 is needed.')
-        elif len(self._chunk) > upgrade.args[0]:
+        elif len(self._chunk) > upgrade.args[0] and self._knows_version():
             self._refuse(
                 HTTPStatus.BAD_REQUEST, 'Data before the end of the handshake.'
             )
@@ -128,6 +128,15 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             # NOTE: The parser and this object refer to each other: without this line
             # each connection would wait for the garbage collector.
             self.parser = None  # type: ignore[assignment]  # as uvicorn itself does at the end
+
+    def _knows_version(self) -> bool:
+        """Return whether the version is ours; else the WebSocket class names ours.
+
+        SECURITY: What follows such a request is dropped there: it is neither frames
+        nor, behind a proxy that takes the upgrade for granted, a second request.
+        """
+        versions = [v for name, v in self.headers if name == b'sec-websocket-version']
+        return versions == [b'13']
 
     def send_400_response(self, msg: str) -> None:
         """Answer an invalid request, unless it has been refused already."""

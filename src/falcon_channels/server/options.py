@@ -27,8 +27,9 @@ class ServerOptions:
         max_queued_messages: Messages that may wait for the application before reading
             stops.
         max_queued_bytes: The same in bytes.
-        max_connections_per_peer: Most connections from one address of the TCP peer
-            (the proxy's, behind one); more get 429. ``None``: no limit.
+        max_connections_per_peer: Most WebSockets in one process from one client's
+            address, which behind a trusted proxy is the one that it forwards; more
+            get 429. ``None``: no limit.
         deflate: Whether to negotiate permessage-deflate, without context takeover.
         drain_batch: Connections closed at once when the server stops.
         drain_interval_s: Mean pause between two batches.

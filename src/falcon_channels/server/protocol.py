@@ -71,14 +71,8 @@ class WebSocketProtocol(FrameReader):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take over a connection from uvicorn's HTTP protocol."""
-        context = self._context
         self.transport = cast(asyncio.Transport, transport)
-        context.state.connections.add(self)  # type: ignore[arg-type]  # typed for its own classes
-        if context.options.max_connections_per_peer is not None:
-            name = transport.get_extra_info('peername')
-            if isinstance(name, tuple):
-                self._peer = str(name[0])
-                context.peers[self._peer] += 1
+        self._context.state.connections.add(self)  # type: ignore[arg-type]  # typed for its own classes
 
     def data_received(self, data: bytes) -> None:
         """Take bytes: first the whole upgrade request, then frames."""
@@ -198,13 +192,25 @@ class WebSocketProtocol(FrameReader):
         limit = context.config.limit_concurrency
         if limit is not None and len(context.state.connections) > limit:
             raise refusal(core, HTTPStatus.SERVICE_UNAVAILABLE, 'Too many connections.')
-        limit = context.options.max_connections_per_peer
-        if limit is not None and self._peer and context.peers[self._peer] > limit:
-            raise refusal(
-                core,
-                HTTPStatus.TOO_MANY_REQUESTS,
-                'Too many connections from one address.',
+
+    def admit(self, client: tuple[str, int] | None) -> bool:
+        """Count the connection for its client, or answer 429; called by the cycle.
+
+        SECURITY: Floods from one address. `client` is what a trusted proxy says, for
+        behind one all share its own address; nobody else's word counts.
+        """
+        peers = self._context.peers
+        limit = self._context.options.max_connections_per_peer
+        if limit is None or client is None or self.state != CONNECTING:
+            return True
+        if peers[client[0]] >= limit:
+            self._answer(
+                HTTPStatus.TOO_MANY_REQUESTS, 'Too many connections from one address.'
             )
+            return False
+        self._peer = client[0]
+        peers[self._peer] += 1
+        return True
 
     def _keep_early(self, data: bytes) -> None:
         """Keep frames that a client sends before it has our answer."""
