@@ -40,7 +40,7 @@ class Page:
     def __init__(self):
         loader = jinja2.FileSystemLoader(HERE / 'templates')
         environment = jinja2.Environment(loader=loader, autoescape=True)
-        self._page = environment.get_template('hello_wsgi.html')
+        self._page = environment.get_template('hello.html')
 
     def on_get(self, req, resp):
         resp.content_type = falcon.MEDIA_HTML

@@ -1,5 +1,5 @@
 // The page's WebSocket: connects, sends what is typed, lists the answers, and comes
-// back by itself when the connection ends.
+// back by itself when the connection ends. The console has its events.
 'use strict';
 
 const FIRST_DELAY_MS = 250;
@@ -41,11 +41,16 @@ function connect() {
   let openedAt = null;
   socket = new WebSocket(url);
   socket.onopen = () => {
+    console.log('open');
     openedAt = performance.now();
     show('connected');
   };
-  socket.onmessage = (event) => add(event.data);
-  socket.onclose = () => {
+  socket.onmessage = (event) => {
+    console.log('message', event.data);
+    add(event.data);
+  };
+  socket.onclose = (event) => {
+    console.log('close', event.code, event.reason);
     const stable = openedAt !== null && performance.now() - openedAt > STABLE_MS;
     failures = stable ? 0 : failures + 1;
     show('disconnected');

@@ -12,7 +12,7 @@ from support.audience import is_lost
 from support.audience import lost_and_back
 from support.audience import run_fault
 from support.postgres_server import PostgresServer
-from support.tcp_proxy import TcpProxy
+from support.proxy import Proxy
 
 from falcon_channels.brokers.postgres import migrate
 from falcon_channels.channels import Channels
@@ -92,20 +92,20 @@ async def test_terminated_connections(server: PostgresServer) -> None:
 
 async def test_a_cut_and_a_half_open_connection(server: PostgresServer) -> None:
     """Connections are cut, refused, and swallow bytes: nothing is lost."""
-    async with TcpProxy(server.port) as proxy:
+    async with Proxy(server.port) as proxy:
 
         async def fault(channels: Channels, audience: Audience) -> None:
             watching = asyncio.create_task(lost_and_back(channels, audience))
-            proxy.cut()
+            proxy.drop()
             await watching
-            await proxy.stop()
+            await proxy.cut()
             await audience.until(lambda: is_lost(channels), 'the link is lost')
-            await proxy.listen()
+            await proxy.mend()
             await audience.until(lambda: channels.status == 'ok', 'the link is back')
             proxy.swallow = True
             await audience.until(lambda: is_lost(channels), 'silence is noticed')
             proxy.swallow = False
-            proxy.cut()
+            proxy.drop()
             await audience.until(lambda: channels.status == 'ok', 'the link is back')
 
         url = server.url.replace(str(server.port), str(proxy.port))

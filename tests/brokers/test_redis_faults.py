@@ -12,9 +12,9 @@ from support.audience import Audience
 from support.audience import is_lost
 from support.audience import lost_and_back
 from support.audience import run_fault
+from support.proxy import Proxy
 from support.redis_server import RedisCluster
 from support.redis_server import RedisServer
-from support.tcp_proxy import TcpProxy
 
 from falcon_channels.brokers.redis.keys import token
 from falcon_channels.channels import Channels
@@ -133,20 +133,20 @@ async def test_killed_pubsub_connections(server: RedisServer) -> None:
 
 async def test_a_cut_and_a_half_open_connection(server: RedisServer) -> None:
     """Connections are cut, refused, and swallow bytes: nothing is lost."""
-    async with TcpProxy(server.port) as proxy:
+    async with Proxy(server.port) as proxy:
 
         async def fault(channels: Channels, audience: Audience) -> None:
             watching = asyncio.create_task(lost_and_back(channels, audience))
-            proxy.cut()
+            proxy.drop()
             await watching
-            await proxy.stop()
+            await proxy.cut()
             await audience.until(lambda: is_lost(channels), 'the link is lost')
-            await proxy.listen()
+            await proxy.mend()
             await audience.until(lambda: channels.status == 'ok', 'the link is back')
             proxy.swallow = True
             await audience.until(lambda: is_lost(channels), 'silence is noticed')
             proxy.swallow = False
-            proxy.cut()
+            proxy.drop()
             await audience.until(lambda: channels.status == 'ok', 'the link is back')
 
         url = f'redis://127.0.0.1:{proxy.port}{QUICK}'

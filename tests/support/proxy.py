@@ -14,10 +14,15 @@ class Proxy:
 
     Args:
         target_port: Where the server listens.
+
+    Attributes:
+        port: Where it listens itself.
+        swallow: Whether bytes disappear instead of going on.
     """
 
     def __init__(self, target_port: int) -> None:
         self.port = 0
+        self.swallow = False
         self._target_port = target_port
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
@@ -84,8 +89,9 @@ class Proxy:
     ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
-                writer.write(data)
-                await writer.drain()
+                if not self.swallow:
+                    writer.write(data)
+                    await writer.drain()
         writer.close()
 
     async def __aenter__(self) -> Self:
