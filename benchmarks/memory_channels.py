@@ -4,7 +4,7 @@
 
 100,000 channels are subscribed by a few connections and left again, several times. What
 the process holds afterwards is compared with what it held before. The first round is
-not counted: it fills Python's own free lists. Objects are counted, too, for an allocator
+not counted: it fills Python's own free lists. Objects are counted, too: an allocator
 may keep pages that hold nothing of ours but a neighbour.
 """
 
