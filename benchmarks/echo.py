@@ -42,6 +42,10 @@ def main() -> None:
             harness.c_server(Path(folder)),
             *harness.falcon_peers()[:3],
             with_queue,
+            harness.Peer(
+                'falcon-channels, bare ASGI',
+                [*harness.SERVE, 'benchmarks.apps.bare:app'],
+            ),
         ]
         harness.measure(peers, cases, args, unit='echo')
 

@@ -42,6 +42,12 @@ C_SOURCES = Path(__file__).parent / 'c'
 SDK_HELLO = '{"id":1,"connect":{}}\n{"id":2,"subscribe":{"channel":"rooms:sdk"}}'
 #: The same for one of many rooms, whose number the load generator puts in.
 ROOM_HELLO = SDK_HELLO.replace('rooms:sdk', 'rooms:%d')
+# NOTE: the load generator answers no pings.
+_COMMON = [
+    *('--port', '{port}', '--log-level', 'error', '--ws-ping-timeout', '3600'),
+]
+#: Our server, without the application's name.
+SERVE = ['python', '-m', 'falcon_channels', 'serve', *_COMMON]
 _CLOCK_TICK_S = 1 / os.sysconf('SC_CLK_TCK')
 
 
@@ -263,6 +269,8 @@ def measure(
         program: The load generator's name.
         unit: What a message of the load generator is.
     """
+    first, *rest = peers
+    peers = [first, *(p for p in rest if any(part in p.name for part in args.only))]
     facts = machine()
     print('; '.join(f'{name} {value}' for name, value in facts.items()))
     samples: dict[str, dict[str, list[Sample]]] = {
@@ -347,6 +355,9 @@ def arguments(
         '--seconds', type=float, default=2.0, help='of each measurement'
     )
     parser.add_argument('--bytes', type=int, default=64, help='of a message')
+    parser.add_argument(
+        '--only', nargs='+', default=[''], help='parts of the names of servers'
+    )
     parser.add_argument('--json', type=Path, help='write all samples to this file')
     parser.add_argument(
         '--quick',
@@ -380,13 +391,7 @@ def c_server(folder: Path) -> Peer:
 def falcon_peers() -> list[Peer]:
     """Return uvicorn with its own classes and ours, serving Falcon."""
     by_hand = 'benchmarks.apps.by_hand:app'
-    uvicorn = ['python', '-m', 'uvicorn', '--port', '{port}', '--log-level', 'error']
-    serve = ['python', '-m', 'falcon_channels', 'serve', '--port', '{port}']
-    serve += ['--log-level', 'error']
-    # NOTE: the load generator answers no pings.
-    patient = ['--ws-ping-timeout', '3600']
-    uvicorn += patient
-    serve += patient
+    uvicorn = ['python', '-m', 'uvicorn', *_COMMON]
     legacy = {'PYTHONWARNINGS': 'ignore'}
     return [
         Peer('uvicorn default, Falcon by hand', [*uvicorn, by_hand]),
@@ -395,13 +400,13 @@ def falcon_peers() -> list[Peer]:
             [*uvicorn, '--ws', 'websockets', by_hand],
             legacy,
         ),
-        Peer('falcon-channels, Falcon by hand', [*serve, by_hand]),
-        Peer('falcon-channels, direct', [*serve, 'benchmarks.apps.direct:app']),
+        Peer('falcon-channels, Falcon by hand', [*SERVE, by_hand]),
+        Peer('falcon-channels, direct', [*SERVE, 'benchmarks.apps.direct:app']),
         Peer('uvicorn default, raw door', [*uvicorn, 'benchmarks.apps.rooms:app']),
-        Peer('falcon-channels, raw door', [*serve, 'benchmarks.apps.rooms:app']),
+        Peer('falcon-channels, raw door', [*SERVE, 'benchmarks.apps.rooms:app']),
         Peer(
             'falcon-channels, SDK in JSON',
-            [*serve, 'benchmarks.apps.rooms:app'],
+            [*SERVE, 'benchmarks.apps.rooms:app'],
             dialect=[
                 *('--sub', '/connection/websocket', '--pub', '/pub-sdk'),
                 *('--sub-hello', SDK_HELLO),

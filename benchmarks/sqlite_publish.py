@@ -5,7 +5,9 @@ its acknowledgement, which comes when the transaction is on the disk::
 
     python benchmarks/sqlite_publish.py --publishers 100 --seconds 5
 
-With ``--url redis://127.0.0.1`` (or any other) it measures another broker.
+With ``--url redis://127.0.0.1`` (or any other) it measures another broker. With
+``--listeners 10`` ten more brokers, as ten more processes would have, hear everything:
+the difference in CPU is what hearing costs.
 """
 
 from __future__ import annotations
@@ -45,9 +47,14 @@ async def run(args: argparse.Namespace, url: str) -> None:
     broker = open_broker(url)
     seen = Counter()
     await broker.start(seen)
+    brokers = [broker]
+    for _ in range(args.listeners):
+        brokers.append(open_broker(url))
+        await brokers[-1].start(seen)
     channels = [f'news:{n}' for n in range(args.channels)]
-    for channel in channels:
-        await broker.subscribe(channel, SETTINGS)
+    for listener in brokers:
+        for channel in channels:
+            await listener.subscribe(channel, SETTINGS)
     item = Publication(data=b'"' + b'x' * (args.bytes - 2) + b'"')
     latencies: list[float] = []
     deadline = time.perf_counter() + args.seconds
@@ -62,13 +69,14 @@ async def run(args: argparse.Namespace, url: str) -> None:
     await asyncio.gather(*(publish(n) for n in range(args.publishers)))
     wall = time.perf_counter() - begun
     cpu = time.process_time() - cpu
-    await broker.close()
+    for listener in brokers:
+        await listener.close()
     latencies.sort()
     count = len(latencies)
     print(
         f'{count / wall:,.0f} acknowledged publishes/s, {args.publishers} publishers, '
         f'{args.channels} channels, {args.bytes} bytes; '
-        f'CPU {cpu / wall:.0%} of a core; '
+        f'CPU {cpu / wall:.0%} of a core, {cpu / count * 1e6:.0f} us a publish; '
         f'p50 {latencies[count // 2] * 1000:.1f} ms, '
         f'p99 {latencies[count * 99 // 100] * 1000:.1f} ms; '
         f'announced {seen.publications}'
@@ -78,6 +86,7 @@ async def run(args: argparse.Namespace, url: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--publishers', type=int, default=100)
+    parser.add_argument('--listeners', type=int, default=0)
     parser.add_argument('--channels', type=int, default=10)
     parser.add_argument('--bytes', type=int, default=200)
     parser.add_argument('--seconds', type=float, default=5.0)

@@ -57,4 +57,4 @@ app.add_route('/pub-sdk', room, suffix='publish_sdk')
 app.add_route('/sub/{room}', room, suffix='one')
 app.add_route('/pub-room', room, suffix='publish_one')
 # NOTE: the load generator answers no pings.
-channels.add_endpoints(app, options=EndpointOptions(pong_timeout_s=3600.0))
+channels.add_endpoints(app, options=EndpointOptions(ping_interval_s=3600.0))
