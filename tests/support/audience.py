@@ -14,6 +14,8 @@ from falcon_channels import Channels
 from falcon_channels import UnsubscribedError
 from falcon_channels.brokers.base import Broker
 
+#: How many subscribers a fault is watched by.
+SUBSCRIBERS = 50
 OPTIONS = ChannelOptions(history_size=20_000, history_ttl_s=3600.0)
 
 
@@ -37,7 +39,9 @@ class Audience:
             was told that it missed something.
     """
 
-    def __init__(self, channels: Channels, channel: str, count: int = 20) -> None:
+    def __init__(
+        self, channels: Channels, channel: str, count: int = SUBSCRIBERS
+    ) -> None:
         self._channels = channels
         self._channel = channel
         self.heard: list[list[list[tuple[int, str]]]] = [[] for _ in range(count)]
