@@ -44,7 +44,8 @@ SOCKET = '/connection/websocket'
 
 @pytest.fixture(scope='module')
 def server() -> Iterator[ServerProcess]:
-    with new_folder() as folder, chat_server(Path(folder)) as server:
+    # Two processes: who talks to whom is often in the other one.
+    with new_folder() as folder, chat_server(Path(folder), workers=2) as server:
         yield server
 
 

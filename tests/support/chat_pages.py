@@ -20,10 +20,13 @@ ARTIFACTS = ROOT / 'artifacts'
 TIMEOUT_MS = 30_000
 
 
-def chat_server(folder: Path, port: int | None = None, **env: str) -> ServerProcess:
+def chat_server(
+    folder: Path, port: int | None = None, *, workers: int = 1, **env: str
+) -> ServerProcess:
     """Return a chat whose database is in a folder."""
+    command = ['python', '-m', 'falcon_channels_chat', '--port', '{port}']
     return ServerProcess(
-        ['python', '-m', 'falcon_channels_chat', '--port', '{port}'],
+        [*command, '--workers', str(workers)],
         port=port,
         cwd=folder,
         env={
