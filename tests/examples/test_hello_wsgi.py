@@ -53,7 +53,7 @@ def test_the_page_and_what_it_needs_are_served(server: ServerProcess) -> None:
     """The page at /hello loads its script and its style from this server."""
     page = get(server, '/hello')
     assert '<title>WebSocket Chat</title>' in page
-    for path in ('/static/hello_wsgi.js', '/static/hello.css', '/static/hello.svg'):
+    for path in ('/static/hello.js', '/static/hello.css', '/static/hello.svg'):
         assert path in page
         assert get(server, path)
 
