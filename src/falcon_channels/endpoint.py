@@ -35,6 +35,7 @@ from falcon_channels.transports.client_encodings import ClientCodec
 from falcon_channels.transports.client_encodings import JSON
 from falcon_channels.transports.client_encodings import protobuf
 from falcon_channels.transports.direct import direct_websocket
+from falcon_channels.transports.direct import DirectWebSocket
 
 if TYPE_CHECKING:
     from falcon_channels.channels import Channels
@@ -298,12 +299,26 @@ class WebSocketDoor:
         direct = direct_websocket(req.scope)
         transport = direct or AsgiTransport(ws, binary=codec.binary)
         session = Session(self._endpoint, transport, codec, req)
-        channels.hub.add(session)
-        if isinstance(transport, AsgiTransport):
-            await transport.run(session)
-        else:
-            # PERF: nothing waits for the end: the server calls the session.
-            transport.attach(session)
+        await converse(ws, transport, session)
+
+
+async def converse(
+    ws: falcon.asgi.WebSocket,
+    transport: AsgiTransport | DirectWebSocket,
+    session: Session,
+) -> None:
+    """Serve an accepted WebSocket to its end, or leave it to the server."""
+    try:
+        session.hub.add(session)
+    except ClosedError:
+        # NOTE: draining began during the handshake; the client comes back.
+        await ws.close(*codes.DISCONNECT_SHUTDOWN)
+        return
+    if isinstance(transport, AsgiTransport):
+        await transport.run(session)
+    else:
+        # PERF: nothing waits for the end: the server calls the session.
+        transport.attach(session)
 
 
 def _choose_codec(

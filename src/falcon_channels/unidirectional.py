@@ -25,6 +25,7 @@ import falcon
 import falcon.asgi
 import msgspec
 
+from falcon_channels.endpoint import converse
 from falcon_channels.endpoint import let_in as let_in_websocket
 from falcon_channels.errors import ProtocolError
 from falcon_channels.http_doors import answer_preflight
@@ -139,11 +140,7 @@ class OneWayWebSocketDoor:
         direct = direct_websocket(req.scope)
         transport = direct or AsgiTransport(ws)
         session = OneWaySession(self._endpoint, transport, req)
-        channels.hub.add(session)
-        if isinstance(transport, AsgiTransport):
-            await transport.run(session)
-        else:
-            transport.attach(session)
+        await converse(ws, transport, session)
 
 
 class _OneWayStreamDoor:

@@ -11,7 +11,9 @@ import threading
 from typing import Any
 
 from centrifuge.protocol import client_pb2 as sdk
+import falcon.asgi
 import pytest
+from server.running import running
 from server.running import RunningServer
 from support.processes import wait_until
 from websockets.exceptions import ConnectionClosed
@@ -481,6 +483,26 @@ def test_draining_sends_clients_elsewhere() -> None:
             clients.run(channels.drain())
             assert (3001, 'shutdown') == peer.end()
             assert (3001, 'shutdown') == new.end()
+
+
+@pytest.mark.parametrize('path', ['websocket', 'uni_websocket'])
+def test_draining_during_a_handshake_sends_the_client_elsewhere(path: str) -> None:
+    """A client whose handshake ends after draining began gets 3001, not an error."""
+    channels = Channels()
+    app = falcon.asgi.App(middleware=[channels])
+    channels.add_endpoints(app)
+
+    async def draining_app(scope: Any, receive: Any, send: Any) -> None:
+        async def send_late(event: Any) -> None:
+            if event['type'] == 'websocket.accept':
+                await channels.drain()
+            await send(event)
+
+        await app(scope, receive, send_late)
+
+    with running(draining_app, lifespan='on') as server:
+        with Peer.to(server, f'/connection/{path}') as peer:
+            assert (3001, 'shutdown') == peer.end()
 
 
 def test_json_is_spliced_byte_by_byte(peer: Peer) -> None:
