@@ -97,7 +97,7 @@ def main() -> None:
         if values:
             value = statistics.median(values)
             verdict = (
-                'met' if value <= most else f'not met, {value / most - 1:.0%} over'
+                'met' if value <= most else f'not met, {value / most - 1:.1%} over'
             )
             spread = f'{min(values):.2f}-{max(values):.2f}' if values[1:] else ''
             print(f'| {what} | {most} | {value:.2f} | {spread} | {verdict} |')
