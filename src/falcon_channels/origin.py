@@ -233,6 +233,6 @@ class OriginCheck:
 
         Raises:
             falcon.HTTPForbidden: About the Origin.
-            falcon.HTTPBadRequest: About the Host. ASGI servers answer 403 to both.
+            falcon.HTTPBadRequest: About the Host. ASGI servers but ours answer 403.
         """
         self.check(req)
