@@ -17,6 +17,8 @@ from falcon_channels.errors import PositionError
 from falcon_channels.errors import PublicationTooLargeError
 from falcon_channels.errors import UnknownChannelError
 from falcon_channels.errors import UnsubscribedError
+from falcon_channels.handlers import ClientMessage
+from falcon_channels.handlers import RpcCall
 from falcon_channels.local import LocalSubscription
 from falcon_channels.options import ChannelOptions
 from falcon_channels.options import ChannelsOptions
@@ -26,6 +28,7 @@ from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
+from falcon_channels.session import Session
 from falcon_channels.subscription import Subscription
 
 __all__ = [
@@ -38,6 +41,7 @@ __all__ = [
     'ChannelsError',
     'ChannelsOptions',
     'ClientInfo',
+    'ClientMessage',
     'ClosedError',
     'Connection',
     'EndpointOptions',
@@ -53,6 +57,8 @@ __all__ = [
     'PublicationDraft',
     'PublicationTooLargeError',
     'PublishResult',
+    'RpcCall',
+    'Session',
     'Subscription',
     'UnknownChannelError',
     'UnsubscribedError',

@@ -158,6 +158,17 @@ async def test_processes_that_begin_at_once_share_a_new_file(path: Path) -> None
     assert list(range(1, 21)) == sorted(found)
 
 
+async def test_a_new_file_is_its_owners_alone(path: Path) -> None:
+    """Nobody else on the host may read the database or the files beside it."""
+    broker = open_broker(f'sqlite:///{path}')
+    await broker.start(Recorder())
+    await broker.publish('news', ITEM, LOG)
+    files = [file for file in path.parent.iterdir() if file.is_file()]
+    assert {'chat.db', 'chat.db-wal', 'chat.db-shm'} <= {file.name for file in files}
+    assert [] == [file.name for file in files if file.stat().st_mode & 0o077]
+    await broker.close()
+
+
 async def test_a_lost_datagram_is_repaired(path: Path) -> None:
     """A process that gets no word of the others looks by itself."""
     one, two = SqliteBroker(path), SqliteBroker(path, poll_s=0.1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from pathlib import Path
 import secrets
 import sqlite3
@@ -106,12 +108,16 @@ def connect(path: Path, timeout_s: float) -> sqlite3.Connection:
     """Open a connection for one thread.
 
     Args:
-        path: The file; it is created where it is missing.
+        path: The file; it is created where it is missing, for its owner alone.
         timeout_s: How long a statement waits for the lock of another process.
 
     Raises:
         sqlite3.Error: It cannot be opened.
     """
+    # SECURITY: what people say is nobody else's on this host to read. SQLite gives the
+    #   files beside it (-wal, -shm) the mode of the database itself.
+    with contextlib.suppress(OSError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     connection = sqlite3.connect(path, timeout=timeout_s, isolation_level=None)
     try:
         # NOTE: FULL: an acknowledged publication survives a power failure, too. With
