@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+import time
 from urllib.parse import urlsplit
 
 from playwright.async_api import expect
@@ -42,6 +43,7 @@ async def test_offline_while_thirty_are_sent(
         page = await ada.open('lobby')
         await ada.say('before')
         await cable.cut()
+        cut_s = time.monotonic()
         await expect(page.locator('#status-text')).to_have_text('connecting')
         await expect(page.locator('#offline')).to_be_hidden()
         texts = [f'meanwhile {number}' for number in range(30)]
@@ -58,6 +60,11 @@ async def test_offline_while_thirty_are_sent(
         await ada.shot('offline')
         for text in texts[15:]:
             await bob.post('lobby', text)
+        await page.wait_for_function(
+            'begun => performance.now() - begun > 10_000',
+            arg=await page.evaluate('performance.now()')
+            - (time.monotonic() - cut_s) * 1000,
+        )
         await cable.mend()
         await expect(page.locator('#offline')).to_be_hidden()
         await ada.sees('before', *texts, 'from the tunnel', 'and a second')
