@@ -34,7 +34,7 @@ class RecordingApp:
         if scope['type'] == 'lifespan':
             return
         await receive()
-        name = scope['path'].removeprefix('/root').strip('/') or 'echo'
+        name = scope['path'].removeprefix('/mount').strip('/') or 'echo'
         await getattr(self, name)(scope, receive, send)
 
     def wait(self, name: str) -> Any:

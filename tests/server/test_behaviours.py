@@ -82,9 +82,9 @@ _SCOPE = {
     'type': 'websocket',
     'http_version': '1.1',
     'scheme': 'ws',
-    'path': '/root/scope',
-    'raw_path': b'/root/scope',
-    'root_path': '/root',
+    'path': '/mount/scope',
+    'raw_path': b'/mount/scope',
+    'root_path': '/mount',
     'asgi': '2.4',
     'query': b'a=%20',
     'subprotocols': ['x', 'y'],
@@ -125,7 +125,7 @@ def place(request: pytest.FixtureRequest) -> Iterator[tuple[str, Any, RunningSer
         ws=request.param,
         http='httptools',
         ws_max_size=65536,
-        root_path='/root',
+        root_path='/mount',
         timeout_graceful_shutdown=1,
     ) as server:
         yield request.param, app, server
