@@ -1,0 +1,282 @@
+"""What a client may not do, however it asks; docs/security.md lists the answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from collections.abc import Iterator
+import logging
+from typing import Any
+
+import falcon
+import pytest
+from server.running import RunningServer
+
+from endpoint.peer import Peer
+from endpoint.peer import serving
+from endpoint.peer import TIMEOUT_S
+from endpoint.peer import WS_CLASSES
+from falcon_channels import ChannelOptions
+from falcon_channels import Channels
+from falcon_channels import EndpointOptions
+
+BURST = 60
+SECRET = 'words of an exception'
+
+
+class App:
+    """An application whose rights a test changes while clients are there."""
+
+    def __init__(self) -> None:
+        self.channels = Channels()
+        self.channels.add_route(
+            'rooms:{room}', self, ChannelOptions(history_size=5, presence=True)
+        )
+        self.loop: asyncio.AbstractEventLoop | None = None
+        #: Pairs of user and room that the application refuses.
+        self.banned: set[tuple[str, str]] = set()
+
+    async def on_connect(self, req: Any, connection: Any) -> None:
+        self.loop = asyncio.get_running_loop()
+        connection.user = connection.data
+
+    async def on_subscribe(self, req: Any, subscription: Any, room: str) -> None:
+        if room == 'broken':
+            raise RuntimeError(SECRET)
+        if (subscription.user, room) in self.banned:
+            raise falcon.HTTPForbidden
+
+    async def on_publish(self, req: Any, publication: Any, room: str) -> None:
+        if publication.data == 'broken':
+            raise RuntimeError(SECRET)
+        if (publication.user, room) in self.banned:
+            raise falcon.HTTPForbidden
+
+    async def on_rpc(self, req: Any, call: Any) -> None:
+        if call.method == 'broken':
+            raise RuntimeError(SECRET)
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        assert self.loop is not None
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(TIMEOUT_S)
+
+
+@pytest.fixture(scope='module', params=WS_CLASSES)
+def world(request: pytest.FixtureRequest) -> Iterator[tuple[RunningServer, App]]:
+    app = App()
+    options = EndpointOptions(commands_burst=BURST, commands_per_s=0.001)
+    with serving(app.channels, app, ws=request.param, options=options) as server:
+        yield server, app
+
+
+@pytest.fixture
+def app(world: tuple[RunningServer, App]) -> App:
+    return world[1]
+
+
+@pytest.fixture
+def ann(world: tuple[RunningServer, App]) -> Iterator[Peer]:
+    with Peer.to(world[0]) as peer:
+        peer.connect(data='ann')
+        yield peer
+
+
+def position_of(result: dict[str, Any]) -> dict[str, Any]:
+    return {
+        'recover': True,
+        'offset': result.get('offset', 0),
+        'epoch': result['epoch'],
+    }
+
+
+def test_a_revoked_user_gets_nothing_back(ann: Peer, app: App) -> None:
+    """Neither recovery nor history, presence or publishing is left to the revoked."""
+    channel = 'rooms:revoked'
+    known = position_of(ann.ask('subscribe', channel=channel)['subscribe'])
+    app.run(app.channels.revoke('ann', channel))
+    assert 2000 == ann.push()['unsubscribe']['code']
+    app.run(app.channels.publish(channel, 'secret'))
+    assert 103 == ann.error('subscribe', channel=channel)
+    assert 103 == ann.error('subscribe', channel=channel, **known)
+    assert 103 == ann.error('history', channel=channel, limit=5)
+    assert 103 == ann.error('presence', channel=channel)
+    assert 103 == ann.error('presence_stats', channel=channel)
+    assert 103 == ann.error('publish', channel=channel, data=1)
+    assert [] == ann.pushes
+
+
+def test_rights_are_asked_for_each_time(ann: Peer, app: App) -> None:
+    """Who loses a right cannot publish any more, nor come back by recovery."""
+    channel = 'rooms:rights'
+    known = position_of(ann.ask('subscribe', channel=channel)['subscribe'])
+    assert {'publish': {}} == ann.ask('publish', channel=channel, data=1)
+    app.banned.add(('ann', 'rights'))
+    assert 103 == ann.error('publish', channel=channel, data=2)
+    ann.ask('unsubscribe', channel=channel)
+    assert 103 == ann.error('subscribe', channel=channel, **known)
+
+
+@pytest.mark.parametrize('request_name', ['history', 'presence', 'presence_stats'])
+def test_a_subscription_opens_no_other_channel(ann: Peer, request_name: str) -> None:
+    """Who is in one room can ask nothing about another of the same route."""
+    ann.ask('subscribe', channel='rooms:own')
+    assert request_name in ann.ask(request_name, channel='rooms:own')
+    assert 103 == ann.error(request_name, channel='rooms:other')
+    ann.ask('unsubscribe', channel='rooms:own')
+    assert 103 == ann.error(request_name, channel='rooms:own')
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'Rooms:a',
+        'ROOMS:a',
+        'rooms%3aa',
+        'rooms\uff1aa',
+        'rooms',
+        'rooms:',
+        '/rooms:a',
+        'rooms:a ',
+        'rooms:a\n',
+        'rooms:\u200ba',
+        'r\u043eoms:a',
+        '*',
+        '>',
+        'rooms.*',
+    ],
+)
+def test_odd_names_are_no_other_channel(ann: Peer, name: str) -> None:
+    """A name that only looks like a channel's is refused, and not made to fit."""
+    assert ann.error('subscribe', channel=name) in {102, 107}
+
+
+@pytest.mark.parametrize(
+    'name', ['A', 'a.', '..', '%2e', '*', '>', '{a}', 'a:b', "'; --", '__proto__']
+)
+def test_similar_names_are_apart(ann: Peer, app: App, name: str) -> None:
+    """What is published in one channel reaches no other, whatever its name means."""
+    ann.ask('subscribe', channel=f'rooms:{name}')
+    app.run(app.channels.publish('rooms:a', 'secret'))
+    app.run(app.channels.publish(f'rooms:{name}', 'own'))
+    assert 'own' == ann.push()['pub']['data']
+    assert [] == ann.pushes
+
+
+@pytest.mark.parametrize('offset', ['-1', '9223372036854775808', '"3"', '1.5', '1e3'])
+@pytest.mark.parametrize(
+    'command',
+    [
+        '{"id":50,"subscribe":{"channel":"rooms:a","recover":true,"offset":%s}}',
+        '{"id":50,"history":{"channel":"rooms:a","since":{"offset":%s}}}',
+    ],
+)
+def test_positions_are_validated(ann: Peer, command: str, offset: str) -> None:
+    """A position that can be none ends the connection."""
+    ann.say(command % offset)
+    assert (3501, 'bad request') == ann.end()
+
+
+@pytest.mark.parametrize(
+    ('offset', 'epoch'),
+    [(2**63 - 1, None), (1, 'forged'), (0, 'forged'), (2**63 - 1, 'x' * 10_000)],
+)
+def test_forged_positions_recover_nothing(
+    ann: Peer, app: App, offset: int, epoch: str | None
+) -> None:
+    """An offset that never was, or a made-up epoch, brings no publication."""
+    channel = 'rooms:forged'
+    known = ann.ask('subscribe', channel=channel)['subscribe']['epoch']
+    ann.ask('unsubscribe', channel=channel)
+    app.run(app.channels.publish(channel, 'secret'))
+    position = {'recover': True, 'offset': offset, 'epoch': epoch or known}
+    result = ann.ask('subscribe', channel=channel, **position)['subscribe']
+    assert 'recovered' not in result
+    assert 'publications' not in result
+
+
+FLOODS: dict[str, list[dict[str, Any]]] = {
+    'coming and going': [
+        {'subscribe': {'channel': 'rooms:flood'}},
+        {'unsubscribe': {'channel': 'rooms:flood'}},
+    ],
+    'publishing': [{'publish': {'channel': 'rooms:mine', 'data': 1}}],
+    'history': [{'history': {'channel': 'rooms:mine', 'limit': 5}}],
+    'presence': [{'presence': {'channel': 'rooms:mine'}}],
+    'calls': [{'rpc': {'method': 'm'}}],
+    'names that are none': [{'subscribe': {'channel': 'rooms:\u202e'}}],
+}
+
+
+@pytest.mark.parametrize('commands', FLOODS.values(), ids=FLOODS.keys())
+def test_floods_of_every_command_end(ann: Peer, commands: list[dict[str, Any]]) -> None:
+    """Whatever a client floods with, error 111 comes first, then the end."""
+    ann.ask('subscribe', channel='rooms:mine')
+    flood = [commands[n % len(commands)] | {'id': 100 + n} for n in range(2 * BURST)]
+    ann.say(*flood)
+    assert (3013, 'too many requests') == ann.end()
+    codes = [push['error']['code'] for push in ann.pushes if 'error' in push]
+    assert 20 == codes.count(111)
+
+
+def test_a_flood_of_channels_has_an_end(ann: Peer) -> None:
+    """As many names as a client invents, the limits answer before memory does."""
+    ann.say(
+        *(
+            {'id': 100 + n, 'subscribe': {'channel': f'rooms:flood{n}'}}
+            for n in range(200)
+        )
+    )
+    assert (3013, 'too many requests') == ann.end()
+    assert BURST >= sum('subscribe' in push for push in ann.pushes)
+
+
+BROKEN: list[tuple[str, dict[str, Any]]] = [
+    ('subscribe', {'channel': 'rooms:broken'}),
+    ('publish', {'channel': 'rooms:told', 'data': 'broken'}),
+    ('rpc', {'method': 'broken'}),
+]
+
+
+@pytest.mark.parametrize(('request_name', 'fields'), BROKEN)
+def test_exceptions_are_not_told(
+    ann: Peer, request_name: str, fields: dict[str, Any]
+) -> None:
+    """The words of an unexpected exception are for the log, and not for clients."""
+    ann.ask('subscribe', channel='rooms:told')
+    error = ann.ask(request_name, **fields)['error']
+    assert {'code': 100, 'message': 'internal server error', 'temporary': True} == error
+
+
+def test_names_forge_no_line_of_the_log(
+    world: tuple[RunningServer, App], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Line ends and escapes in the id of a user are quoted in the log."""
+    with caplog.at_level(logging.INFO, 'falcon_channels'), Peer.to(world[0]) as peer:
+        peer.connect(data='eve\nERROR forged\x1b[2J')
+        assert 100 == peer.error('subscribe', channel='rooms:broken')
+    logged = [
+        r.getMessage() for r in caplog.records if r.name.startswith('falcon_channels')
+    ]
+    assert any('failed' in message for message in logged)
+    assert [] == [m for m in logged if '\n' in m or '\x1b' in m]
+
+
+def test_rubbish_leaves_nothing_in_the_log(
+    world: tuple[RunningServer, App], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A message that is no JSON costs its sender the connection, and no traceback."""
+    with caplog.at_level(logging.WARNING):
+        for rubbish in ('hello', '[' * 60_000, '{"id":1e400}', '"\\ud800"'):
+            with Peer.to(world[0]) as peer:
+                peer.connect(data='ann')
+                peer.ws.send(rubbish)
+                assert (3501, 'bad request') == peer.end()
+    assert '' == caplog.text
+
+
+def test_keys_of_objects_are_only_keys(ann: Peer, app: App) -> None:
+    """Keys that mean something to JavaScript are data like any other."""
+    data = {'__proto__': {'admin': True}, 'constructor': 1}
+    ann.ask('subscribe', channel='rooms:keys')
+    app.run(app.channels.publish('rooms:keys', data))
+    assert data == ann.push()['pub']['data']
