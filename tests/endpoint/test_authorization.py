@@ -24,6 +24,14 @@ BURST = 60
 SECRET = 'words of an exception'
 
 
+class Archive:
+    """Channels that everybody may read, with a subscription or without."""
+
+    async def on_history(self, req: Any, connection: Any, room: str) -> None:
+        if room == 'closed':
+            raise falcon.HTTPForbidden
+
+
 class App:
     """An application whose rights a test changes while clients are there."""
 
@@ -31,6 +39,11 @@ class App:
         self.channels = Channels()
         self.channels.add_route(
             'rooms:{room}', self, ChannelOptions(history_size=5, presence=True)
+        )
+        self.channels.add_route(
+            'open:{room}',
+            Archive(),
+            ChannelOptions(history_size=5, publishers='anybody'),
         )
         self.loop: asyncio.AbstractEventLoop | None = None
         #: Pairs of user and room that the application refuses.
@@ -103,6 +116,15 @@ def test_a_revoked_user_gets_nothing_back(ann: Peer, app: App) -> None:
     assert 103 == ann.error('presence_stats', channel=channel)
     assert 103 == ann.error('publish', channel=channel, data=1)
     assert [] == ann.pushes
+
+
+def test_responders_for_reading_decide_alone(ann: Peer, app: App) -> None:
+    """Where no subscription is needed, ending it takes no other right away."""
+    app.run(app.channels.revoke('ann', 'open:a'))
+    assert 103 == ann.error('subscribe', channel='open:a')
+    assert {'publish': {}} == ann.ask('publish', channel='open:a', data=1)
+    assert 'history' in ann.ask('history', channel='open:a', limit=1)
+    assert 103 == ann.error('history', channel='open:closed', limit=1)
 
 
 def test_rights_are_asked_for_each_time(ann: Peer, app: App) -> None:
