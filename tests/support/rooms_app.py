@@ -1,4 +1,4 @@
-"""An app with rooms on the broker in BROKER, for tests with several servers."""
+"""An app with rooms on the broker in BROKER, for tests with several workers."""
 
 from __future__ import annotations
 
@@ -29,6 +29,11 @@ class Room:
         await channels.serve(req, ws, f'rooms:{room}', user=user, media=True)
 
 
+class Worker:
+    async def on_get(self, req, resp):  # type: ignore[no-untyped-def]
+        resp.media = os.getpid()
+
+
 class User:
     async def on_delete(self, req, resp, user):  # type: ignore[no-untyped-def]
         await channels.disconnect(user)
@@ -43,6 +48,7 @@ room = Room()
 channels.add_route('rooms:{room}', room, OPTIONS)
 app = falcon.asgi.App(middleware=[channels])
 app.add_route('/rooms/{room}', room)
+app.add_route('/worker', Worker())
 app.add_route('/users/{user}', User())
 app.add_route('/rooms/{room}/revoked/{user}', Revocation())
 channels.add_endpoints(app)

@@ -1,0 +1,240 @@
+"""``falcon-channels serve --workers 2`` on each broker for several processes.
+
+Whose connection a worker gets is up to the kernel. So each test asks on a connection
+which worker has it, until it has one to each, and goes on with these: by HTTP requests
+on the same connection, or by a WebSocket that begins on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import contextlib
+from http.client import HTTPConnection
+from http.client import HTTPResponse
+import json
+import os
+from pathlib import Path
+import signal
+import sys
+from typing import Any
+from typing import NamedTuple
+
+import pytest
+from support.postgres_server import PostgresServer
+from support.processes import ServerProcess
+from support.processes import wait_until
+from support.redis_server import RedisServer
+from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import ClientConnection
+from websockets.sync.client import connect
+
+pytestmark = [pytest.mark.server, pytest.mark.xdist_group('workers')]
+
+
+@pytest.fixture(params=['sqlite', 'redis', 'postgresql'], scope='module')
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
+    """A server with two workers on a broker of each kind."""
+    command = [
+        str(Path(sys.executable).with_name('falcon-channels')),
+        *('serve', 'support.rooms_app:app', '--workers', '2', '--port', '{port}'),
+    ]
+    with contextlib.ExitStack() as stack:
+        folder = tmp_path_factory.mktemp('workers')
+        if request.param == 'sqlite':
+            url = f'sqlite:///{folder}/rooms.db'
+        elif request.param == 'redis':
+            redis = RedisServer(folder)
+            stack.callback(redis.stop)
+            url = redis.url
+        else:
+            postgres = PostgresServer('fsync=off')
+            stack.callback(postgres.stop)
+            url = f'{postgres.url}?migrate=yes'
+        env = {'PYTHONPATH': 'tests', 'BROKER': url}
+        yield stack.enter_context(ServerProcess(command, env=env))
+
+
+class Worker(NamedTuple):
+    """One of the processes behind the server's port."""
+
+    server: ServerProcess
+    pid: int
+
+    @contextlib.contextmanager
+    def dial(self) -> Iterator[HTTPConnection]:
+        """Open connections to the server until this worker has one."""
+        with contextlib.ExitStack() as stack:
+            found: list[HTTPConnection] = []
+
+            def reach() -> bool:
+                connection = stack.enter_context(dial(self.server))
+                if worker_of(connection) == self.pid:
+                    found.append(connection)
+                return bool(found)
+
+            wait_until(reach, f'a connection to {self.pid}')
+            yield found[0]
+
+    def ask(self, method: str, path: str, body: Any = None) -> Any:
+        """Return what this worker answers to a request."""
+        with self.dial() as connection:
+            with request(connection, method, path, json.dumps(body)) as response:
+                content = response.read()
+                assert response.status < 300, content
+                return json.loads(content or 'null')
+
+    @contextlib.contextmanager
+    def enter(self, room: str, user: str) -> Iterator[ClientConnection]:
+        """Open a WebSocket in a room at this worker, and read that it is subscribed."""
+        with self.dial() as connection:
+            url = f'{self.server.ws_url}/rooms/{room}?user={user}'
+            with connect(url, sock=connection.sock, proxy=None) as ws:
+                assert 'subscribed' in receive(ws)
+                yield ws
+
+    def users(self, room: str) -> Any:
+        """Return who is in a room, as this worker sees it."""
+        return self.ask('GET', f'/rooms/{room}')
+
+
+@contextlib.contextmanager
+def dial(server: ServerProcess) -> Iterator[HTTPConnection]:
+    """Open a connection that ends rather than being opened again."""
+    connection = HTTPConnection('127.0.0.1', server.port, timeout=30)
+    connection.auto_open = 0
+    connection.connect()
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def request(
+    connection: HTTPConnection, method: str, path: str, body: str
+) -> HTTPResponse:
+    """Send a request and return the answer, whose body is still to come."""
+    headers = {'Content-Type': 'application/json'}
+    connection.request(method, path, None if method == 'GET' else body, headers)
+    return connection.getresponse()
+
+
+def worker_of(connection: HTTPConnection) -> int:
+    """Return the process id of the worker that has a connection."""
+    with request(connection, 'GET', '/worker', '') as response:
+        return int(response.read())
+
+
+def meet(server: ServerProcess, *strangers: int) -> tuple[Worker, Worker]:
+    """Open connections until two workers have one; not those of `strangers`."""
+    pids: set[int] = set()
+
+    def both() -> bool:
+        with dial(server) as connection, contextlib.suppress(ConnectionError):
+            pids.add(worker_of(connection))
+        return len(pids - {*strangers}) == 2
+
+    wait_until(both, 'two workers answer')
+    one, two = sorted(pids - {*strangers})
+    return Worker(server, one), Worker(server, two)
+
+
+@pytest.fixture
+def workers(server: ServerProcess) -> tuple[Worker, Worker]:
+    """The two workers of the server."""
+    return meet(server)
+
+
+def receive(ws: ClientConnection) -> Any:
+    return json.loads(ws.recv(timeout=30))
+
+
+def test_a_room_is_one(workers: tuple[Worker, Worker]) -> None:
+    """What is published at either worker reaches the clients of both, in one order."""
+    one, two = workers
+    with one.enter('lobby', 'ann') as ann, two.enter('lobby', 'bob') as bob:
+        for number in range(10):
+            for worker in (one, two):
+                worker.ask('POST', '/rooms/lobby', [number, worker.pid])
+        ann.send('"from ann"')
+        heard = [[receive(ws) for _ in range(21)] for ws in (ann, bob)]
+        for items in heard:
+            assert list(range(1, 22)) == [item['offset'] for item in items]
+        texts = [[item['data'] for item in items] for items in heard]
+        posted = [[number, worker.pid] for number in range(10) for worker in workers]
+        assert [*posted, 'from ann'] == texts[0] == texts[1]
+        wait_until(lambda: one.users('lobby') == ['ann', 'bob'], 'both are seen')
+        assert ['ann', 'bob'] == two.users('lobby')
+    wait_until(lambda: two.users('lobby') == [], 'both have left')
+    assert [] == one.users('lobby')
+
+
+def test_control_reaches_the_other_worker(workers: tuple[Worker, Worker]) -> None:
+    """Who is disconnected or revoked at one worker leaves the other one as well."""
+    one, two = workers
+    with two.enter('lobby', 'cat') as cat:
+        one.ask('DELETE', '/users/cat')
+        with pytest.raises(ConnectionClosed) as closed:
+            cat.recv(timeout=30)
+        assert closed.value.rcvd is not None
+        assert 3503 == closed.value.rcvd.code
+    with two.enter('club', 'dan') as dan, two.enter('club', 'flo') as flo:
+        one.ask('PUT', '/rooms/club/revoked/dan')
+        with pytest.raises(ConnectionClosed):
+            dan.recv(timeout=30)
+        for worker in workers:
+            with pytest.raises(InvalidStatus, match='403'):
+                with worker.enter('club', 'dan'):
+                    pass
+        one.ask('POST', '/rooms/club', 'for members')
+        assert 'for members' == receive(flo)['data']
+
+
+def test_commands_go_up_by_the_other_worker(workers: tuple[Worker, Worker]) -> None:
+    """A client over plain HTTP has its stream here, and its commands arrive there."""
+    one, two = workers
+    first = '{"id":1,"connect":{}}\n{"id":2,"subscribe":{"channel":"rooms:http"}}'
+    with (
+        one.dial() as connection,
+        request(connection, 'POST', '/connection/http_stream', first) as stream,
+    ):
+        connected = json.loads(stream.readline())['connect']
+        assert 'subscribe' in json.loads(stream.readline())
+        session = {name: connected[name] for name in ('session', 'node')}
+        for number, worker in enumerate((two, one, two), 3):
+            data = [number, worker.pid]
+            command = {'id': number, 'publish': {'channel': 'rooms:http', 'data': data}}
+            worker.ask('POST', '/emulation', {**session, 'data': json.dumps(command)})
+            heard = [json.loads(stream.readline()) for _ in range(2)]
+            assert [number] == [item['id'] for item in heard if 'id' in item]
+            [push] = [item['push'] for item in heard if 'push' in item]
+            assert data == push['pub']['data']
+
+
+def test_a_killed_worker_leaves_no_ghosts(
+    server: ServerProcess, workers: tuple[Worker, Worker]
+) -> None:
+    """A killed worker's users leave by themselves; another one takes its place."""
+    one, two = workers
+    with one.enter('bar', 'eve') as eve, one.enter('bar', 'gus') as gus:
+        with two.enter('bar', 'fay') as fay, two.enter('bar', 'hal') as hal:
+            everybody = ['eve', 'fay', 'gus', 'hal']
+            wait_until(lambda: one.users('bar') == everybody, 'all are seen')
+            os.kill(two.pid, signal.SIGKILL)
+            for ws in (fay, hal):
+                with pytest.raises(ConnectionClosed):
+                    ws.recv(timeout=30)
+            wait_until(lambda: one.users('bar') == ['eve', 'gus'], 'two are left')
+        successor = next(w for w in meet(server, two.pid) if w.pid != one.pid)
+        assert f'Child process [{two.pid}] died' in server.log()
+        with successor.enter('bar', 'fay') as fay:
+            successor.ask('POST', '/rooms/bar', 'here again')
+            one.ask('POST', '/rooms/bar', 'still here')
+            for ws in (eve, gus, fay):
+                heard = [receive(ws)['data'] for _ in range(2)]
+                assert ['here again', 'still here'] == heard
+            wait_until(
+                lambda: successor.users('bar') == ['eve', 'fay', 'gus'], 'one is back'
+            )
