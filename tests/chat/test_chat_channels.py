@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from collections.abc import Iterator
-from contextlib import asynccontextmanager
 import json
 from pathlib import Path
-import random
-from typing import Any
 
-from centrifuge import Client
-from centrifuge import ClientEventHandler
-from centrifuge import ConnectedContext
-from centrifuge import DisconnectedContext
-from centrifuge import JoinContext
-from centrifuge import LeaveContext
-from centrifuge import PublicationContext
 from centrifuge import ReplyError
-from centrifuge import SubscribedContext
-from centrifuge import SubscriptionEventHandler
-from centrifuge import UnsubscribedContext
-import httpx
 import pytest
 from support.chat_pages import chat_server
 from support.chat_pages import new_folder
+from support.chat_talkers import settle
+from support.chat_talkers import SOCKET
+from support.chat_talkers import talker
 from support.processes import ServerProcess
-from support.proxy import Proxy
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 from websockets.exceptions import InvalidStatus
@@ -37,9 +24,6 @@ pytestmark = [
     pytest.mark.xdist_group('chat_channels'),
     pytest.mark.timeout(120),
 ]
-
-WAIT_S = 30
-SOCKET = '/connection/websocket'
 
 
 @pytest.fixture(scope='module')
@@ -53,96 +37,7 @@ def server() -> Iterator[ServerProcess]:
 async def closed() -> AsyncIterator[None]:
     """Wait for the connections that the SDK closes in the background."""
     yield
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    if tasks:
-        _, left = await asyncio.wait(tasks, timeout=WAIT_S)
-        assert set() == left
-
-
-class Talker(ClientEventHandler, SubscriptionEventHandler):
-    """Somebody with a session, a connection by the SDK and notes of what came."""
-
-    def __init__(self, http: httpx.AsyncClient, user: str, cookie: str) -> None:
-        self.http = http
-        self.user = user
-        self.cookie = cookie
-        self.publications: list[PublicationContext] = []
-        self.joins: list[str] = []
-        self.leaves: list[str] = []
-        self.ends: list[int] = []
-        self.connections = 0
-        self.unrecovered = 0
-        self._changed = asyncio.Event()
-        self.client: Client | None = None
-
-    # --- what the SDK tells ----------------------------------------------------------
-
-    async def on_connected(self, ctx: ConnectedContext) -> None:
-        self.connections += 1
-        self._changed.set()
-
-    async def on_disconnected(self, ctx: DisconnectedContext) -> None:
-        self.ends.append(ctx.code)
-        self._changed.set()
-
-    async def on_subscribed(self, ctx: SubscribedContext) -> None:
-        self.unrecovered += ctx.was_recovering and not ctx.recovered
-        self._changed.set()
-
-    async def on_unsubscribed(self, ctx: UnsubscribedContext) -> None:
-        self.ends.append(ctx.code)
-        self._changed.set()
-
-    async def on_publication(self, ctx: PublicationContext) -> None:
-        self.publications.append(ctx)
-        self._changed.set()
-
-    async def on_join(self, ctx: JoinContext) -> None:
-        self.joins.append(ctx.info.user)
-        self._changed.set()
-
-    async def on_leave(self, ctx: LeaveContext) -> None:
-        self.leaves.append(ctx.info.user)
-        self._changed.set()
-
-    # --- what it does ----------------------------------------------------------------
-
-    async def until(self, condition: Any, what: str) -> None:
-        """Return when a condition is true that depends on what came."""
-        async with asyncio.timeout(WAIT_S):
-            while not condition():
-                self._changed.clear()
-                await self._changed.wait()
-        assert condition(), what
-
-    def connect(self, ws_url: str) -> Client:
-        self.client = Client(
-            ws_url + SOCKET,
-            events=self,
-            headers={'Cookie': f'chat_session={self.cookie}'},
-            max_reconnect_delay=0.5,
-        )
-        return self.client
-
-    async def say(self, text: str, room: str = 'lobby', key: str | None = None) -> Any:
-        response = await self.http.post(
-            f'/api/rooms/{room}/messages', json={'text': text, 'key': key}
-        )
-        response.raise_for_status()
-        return response.json()
-
-
-@asynccontextmanager
-async def talker(url: str, name: str) -> AsyncIterator[Talker]:
-    """Yield somebody with a session at a chat."""
-    async with httpx.AsyncClient(base_url=url, headers={'Origin': url}) as http:
-        made = await http.post('/api/session', json={'name': name})
-        one = Talker(http, made.json()['id'], http.cookies['chat_session'])
-        try:
-            yield one
-        finally:
-            if one.client is not None:
-                await one.client.disconnect()
+    await settle()
 
 
 async def test_what_clients_may_do(server: ServerProcess) -> None:
@@ -251,71 +146,3 @@ async def test_nobody_cannot_connect(server: ServerProcess, cookie: str) -> None
         with pytest.raises(ConnectionClosed):
             await ws.recv()
         assert 3500 == ws.close_code
-
-
-PEOPLE = 10
-MESSAGES_EACH = 150
-
-
-async def test_ten_people_talk(server: ServerProcess) -> None:
-    """Ten people whose connections break now and then miss nothing and see it once."""
-    dice = random.Random(20)
-    async with Proxy(server.port) as cable:
-        people: list[Talker] = []
-        async with talker(server.url, 'Host') as host:
-            await host.http.post('/api/rooms', json={'name': 'crowd'})
-            rooms = [talker(server.url, f'Person {number}') for number in range(PEOPLE)]
-            for room in rooms:
-                people.append(await room.__aenter__())
-            ws_url = cable.url.replace('http', 'ws')
-            for one in people:
-                await one.connect(ws_url).connect()
-                assert one.client is not None
-                subscription = one.client.new_subscription('rooms:crowd', events=one)
-                await subscription.subscribe()
-                await subscription.ready()
-            talking = [
-                asyncio.create_task(talk(one, number, dice))
-                for number, one in enumerate(people)
-            ]
-            breaks = 0
-            while not all(task.done() for task in talking):
-                cable.drop_one(dice)
-                breaks += 1
-                await asyncio.wait(talking, timeout=dice.uniform(0.02, 0.2))
-            await asyncio.gather(*talking)
-            wanted = PEOPLE * MESSAGES_EACH
-            for one in people:
-                await one.until(
-                    lambda one=one: len(one.publications) >= wanted, 'all has come'
-                )
-            await host.say('the end', 'crowd')
-            for one in people:
-                await one.until(
-                    lambda one=one: len(one.publications) > wanted, 'the end has come'
-                )
-            for room in rooms:
-                await room.__aexit__(None, None, None)
-    offsets = list(range(1, wanted + 2))
-    texts = [ctx.pub.data['text'] for ctx in people[0].publications]
-    for one in people:
-        assert offsets == [ctx.pub.offset for ctx in one.publications]
-        assert texts == [ctx.pub.data['text'] for ctx in one.publications]
-    said = {
-        f'{number} {message}'
-        for number in range(PEOPLE)
-        for message in range(MESSAGES_EACH)
-    }
-    assert said | {'the end'} == set(texts)
-    assert 0 == sum(one.unrecovered for one in people)
-    assert breaks > 5
-    assert sum(one.connections for one in people) > PEOPLE
-
-
-async def talk(one: Talker, number: int, dice: random.Random) -> None:
-    """Say all messages of one person, some of them twice by mistake."""
-    for message in range(MESSAGES_EACH):
-        text, key = f'{number} {message}', f'{number}-{message}'
-        await one.say(text, 'crowd', key)
-        if dice.random() < 0.2:
-            await one.say(text, 'crowd', key)

@@ -1,0 +1,117 @@
+"""Somebody who uses the chat by the official Python SDK, and notes what comes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from centrifuge import Client
+from centrifuge import ClientEventHandler
+from centrifuge import ConnectedContext
+from centrifuge import DisconnectedContext
+from centrifuge import JoinContext
+from centrifuge import LeaveContext
+from centrifuge import PublicationContext
+from centrifuge import SubscribedContext
+from centrifuge import SubscriptionEventHandler
+from centrifuge import UnsubscribedContext
+import httpx
+
+WAIT_S = 30
+SOCKET = '/connection/websocket'
+
+
+class Talker(ClientEventHandler, SubscriptionEventHandler):
+    """Somebody with a session, a connection by the SDK and notes of what came."""
+
+    def __init__(self, http: httpx.AsyncClient, user: str, cookie: str) -> None:
+        self.http = http
+        self.user = user
+        self.cookie = cookie
+        self.publications: list[PublicationContext] = []
+        self.joins: list[str] = []
+        self.leaves: list[str] = []
+        self.ends: list[int] = []
+        self.connections = 0
+        self.unrecovered = 0
+        self._changed = asyncio.Event()
+        self.client: Client | None = None
+
+    # --- what the SDK tells ----------------------------------------------------------
+
+    async def on_connected(self, ctx: ConnectedContext) -> None:
+        self.connections += 1
+        self._changed.set()
+
+    async def on_disconnected(self, ctx: DisconnectedContext) -> None:
+        self.ends.append(ctx.code)
+        self._changed.set()
+
+    async def on_subscribed(self, ctx: SubscribedContext) -> None:
+        self.unrecovered += ctx.was_recovering and not ctx.recovered
+        self._changed.set()
+
+    async def on_unsubscribed(self, ctx: UnsubscribedContext) -> None:
+        self.ends.append(ctx.code)
+        self._changed.set()
+
+    async def on_publication(self, ctx: PublicationContext) -> None:
+        self.publications.append(ctx)
+        self._changed.set()
+
+    async def on_join(self, ctx: JoinContext) -> None:
+        self.joins.append(ctx.info.user)
+        self._changed.set()
+
+    async def on_leave(self, ctx: LeaveContext) -> None:
+        self.leaves.append(ctx.info.user)
+        self._changed.set()
+
+    # --- what it does ----------------------------------------------------------------
+
+    async def until(self, condition: Any, what: str) -> None:
+        """Return when a condition is true that depends on what came."""
+        async with asyncio.timeout(WAIT_S):
+            while not condition():
+                self._changed.clear()
+                await self._changed.wait()
+        assert condition(), what
+
+    def connect(self, ws_url: str) -> Client:
+        self.client = Client(
+            ws_url + SOCKET,
+            events=self,
+            headers={'Cookie': f'chat_session={self.cookie}'},
+            max_reconnect_delay=0.5,
+        )
+        return self.client
+
+    async def say(self, text: str, room: str = 'lobby', key: str | None = None) -> Any:
+        response = await self.http.post(
+            f'/api/rooms/{room}/messages', json={'text': text, 'key': key}
+        )
+        response.raise_for_status()
+        return response.json()
+
+
+@asynccontextmanager
+async def talker(url: str, name: str) -> AsyncIterator[Talker]:
+    """Yield somebody with a session at a chat."""
+    async with httpx.AsyncClient(base_url=url, headers={'Origin': url}) as http:
+        made = await http.post('/api/session', json={'name': name})
+        one = Talker(http, made.json()['id'], http.cookies['chat_session'])
+        try:
+            yield one
+        finally:
+            if one.client is not None:
+                await one.client.disconnect()
+
+
+async def settle() -> None:
+    """Wait for the connections that the SDK closes in the background."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    if tasks:
+        _, left = await asyncio.wait(tasks, timeout=WAIT_S)
+        assert set() == left
