@@ -2,7 +2,8 @@
 
 A responder refuses by raising an `HTTPError`; each door tells its client in its own
 language. What has no responder is decided by the options, and by whether the client
-subscribes to the channel: who may not listen may not ask either.
+subscribes to the channel: who may not listen may not ask either. A user whose right to
+the channel was revoked may do neither, whatever a responder says.
 """
 
 from __future__ import annotations
@@ -147,7 +148,8 @@ async def authorize_publish(
     """Decide whether a client may publish, and what.
 
     Raises:
-        falcon.HTTPForbidden: It may not publish here.
+        falcon.HTTPForbidden: It may not publish here, or its user was revoked.
+        BrokerUnavailableError: Whether it was revoked cannot be asked now.
         falcon.HTTPError: The responder refused.
         falcon.HTTPUnprocessableEntity: The data is not of the route's type; the
             description has the path of the field.
@@ -159,6 +161,7 @@ async def authorize_publish(
         raise falcon.HTTPForbidden(description='clients may not publish here')
     if publishers == 'subscribers' and not is_subscribed(connection, draft.channel):
         raise falcon.HTTPForbidden(description='subscribe before publishing')
+    await _refuse_revoked(connection, draft.channel)
     check_size(route, draft.payload()[0])
     if route.options.data_type is not None:
         if draft.binary:
@@ -210,9 +213,25 @@ async def _authorize_read(
     match: ChannelMatch, responder: Any, connection: Connection, channel: str
 ) -> None:
     if responder is not None:
+        await _refuse_revoked(connection, channel)
         await responder(connection.req, connection, **match.params)
     elif not is_subscribed(connection, channel):
         raise falcon.HTTPForbidden(description='subscribe before asking')
+
+
+async def _refuse_revoked(connection: Connection, channel: str) -> None:
+    """Refuse a user whose right to a channel was revoked.
+
+    PERF: the broker is not asked about who subscribes, so that publishing costs what it
+    did: a revocation ends the subscription, in whatever process it is.
+    """
+    user = connection.user
+    if (
+        user
+        and not is_subscribed(connection, channel)
+        and await connection.hub.broker.is_revoked(channel, user)
+    ):
+        raise falcon.HTTPForbidden(description='revoked')
 
 
 def is_subscribed(connection: Connection, channel: str) -> bool:

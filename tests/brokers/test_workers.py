@@ -192,6 +192,46 @@ def test_control_reaches_the_other_worker(workers: tuple[Worker, Worker]) -> Non
         assert 'for members' == receive(flo)['data']
 
 
+def test_a_revocation_holds_at_the_other_worker(
+    workers: tuple[Worker, Worker],
+) -> None:
+    """Who was revoked at one worker can do nothing at the other, subscribed or not."""
+    one, two = workers
+    requests = [
+        {'publish': {'channel': 'squares:a', 'data': 1}},
+        {'history': {'channel': 'squares:a', 'limit': 1}},
+        {'presence': {'channel': 'squares:a'}},
+        {'presence_stats': {'channel': 'squares:a'}},
+        {'subscribe': {'channel': 'squares:a'}},
+        {'unsubscribe': {'channel': 'squares:a'}},
+    ]
+
+    def answers(ws: ClientConnection) -> list[int]:
+        """Return the error of each request, 0 where it was carried out."""
+        codes = []
+        for number, request in enumerate(requests):
+            ws.send(json.dumps({'id': number + 2, **request}))
+            while (answer := receive(ws)).get('id') != number + 2:
+                assert 'pub' in answer['push'], answer
+            codes.append(answer.get('error', {'code': 0})['code'])
+        return codes
+
+    with two.dial() as first, two.dial() as second:
+        url = f'{two.server.ws_url}/connection/websocket'
+        gus = connect(url, sock=first.sock, proxy=None)
+        hal = connect(url, sock=second.sock, proxy=None)
+        with gus, hal:
+            for user, ws in (('gus', gus), ('hal', hal)):
+                ws.send(json.dumps({'id': 1, 'connect': {'data': user}}))
+                assert 'connect' in receive(ws)
+                assert [0] * 6 == answers(ws)
+            one.ask('PUT', '/rooms/a/revoked/gus')
+            assert [103] * 5 + [0] == answers(gus)
+            assert [0] * 6 == answers(hal)
+            one.ask('DELETE', '/rooms/a/revoked/gus')
+            assert [0] * 6 == answers(gus)
+
+
 def test_commands_go_up_by_the_other_worker(workers: tuple[Worker, Worker]) -> None:
     """A client over plain HTTP has its stream here, and its commands arrive there."""
     one, two = workers

@@ -31,6 +31,9 @@ class Archive:
         if room == 'closed':
             raise falcon.HTTPForbidden
 
+    async def on_presence(self, req: Any, connection: Any, room: str) -> None:
+        return
+
 
 class App:
     """An application whose rights a test changes while clients are there."""
@@ -43,7 +46,7 @@ class App:
         self.channels.add_route(
             'open:{room}',
             Archive(),
-            ChannelOptions(history_size=5, publishers='anybody'),
+            ChannelOptions(history_size=5, presence=True, publishers='anybody'),
         )
         self.loop: asyncio.AbstractEventLoop | None = None
         #: Pairs of user and room that the application refuses.
@@ -118,12 +121,26 @@ def test_a_revoked_user_gets_nothing_back(ann: Peer, app: App) -> None:
     assert [] == ann.pushes
 
 
-def test_responders_for_reading_decide_alone(ann: Peer, app: App) -> None:
-    """Where no subscription is needed, ending it takes no other right away."""
-    app.run(app.channels.revoke('ann', 'open:a'))
-    assert 103 == ann.error('subscribe', channel='open:a')
-    assert {'publish': {}} == ann.ask('publish', channel='open:a', data=1)
-    assert 'history' in ann.ask('history', channel='open:a', limit=1)
+@pytest.mark.parametrize('name', ['open:a', 'open:b'])
+def test_a_revocation_holds_without_a_subscription(
+    ann: Peer, app: App, name: str
+) -> None:
+    """The revoked may do nothing, also where everybody may read and publish."""
+    requests: list[tuple[str, dict[str, Any]]] = [
+        ('publish', {'data': 1}),
+        ('history', {'limit': 1}),
+        ('presence', {}),
+        ('presence_stats', {}),
+    ]
+    for request, words in requests:
+        assert request in ann.ask(request, channel=name, **words)
+    app.run(app.channels.revoke('ann', name))
+    assert 103 == ann.error('subscribe', channel=name)
+    for request, words in requests:
+        assert 103 == ann.error(request, channel=name, **words)
+    app.run(app.channels.restore('ann', name))
+    for request, words in requests:
+        assert request in ann.ask(request, channel=name, **words)
     assert 103 == ann.error('history', channel='open:closed', limit=1)
 
 

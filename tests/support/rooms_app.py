@@ -34,6 +34,23 @@ class Worker:
         resp.media = os.getpid()
 
 
+class Square:
+    """Everybody with a name may read here, and say something."""
+
+    async def on_history(self, req, connection, square):  # type: ignore[no-untyped-def]
+        return
+
+    async def on_presence(self, req, connection, square):  # type: ignore[no-untyped-def]
+        return
+
+
+class Names:
+    """Everybody is who they say."""
+
+    async def on_connect(self, req, connection):  # type: ignore[no-untyped-def]
+        connection.user = connection.data or ''
+
+
 class User:
     async def on_delete(self, req, resp, user):  # type: ignore[no-untyped-def]
         await channels.disconnect(user)
@@ -42,13 +59,22 @@ class User:
 class Revocation:
     async def on_put(self, req, resp, room, user):  # type: ignore[no-untyped-def]
         await channels.revoke(user, f'rooms:{room}')
+        await channels.revoke(user, f'squares:{room}')
+
+    async def on_delete(self, req, resp, room, user):  # type: ignore[no-untyped-def]
+        await channels.restore(user, f'squares:{room}')
 
 
 room = Room()
 channels.add_route('rooms:{room}', room, OPTIONS)
+channels.add_route(
+    'squares:{square}',
+    Square(),
+    ChannelOptions(history_size=10, presence=True, publishers='anybody'),
+)
 app = falcon.asgi.App(middleware=[channels])
 app.add_route('/rooms/{room}', room)
 app.add_route('/worker', Worker())
 app.add_route('/users/{user}', User())
 app.add_route('/rooms/{room}/revoked/{user}', Revocation())
-channels.add_endpoints(app)
+channels.add_endpoints(app, resource=Names())
