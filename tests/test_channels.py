@@ -118,6 +118,26 @@ def test_wrong_names_are_refused_everywhere(name: Any) -> None:
 
 
 @on_fake_clock
+async def test_positions_are_read_alone() -> None:
+    """A position is that of the history's page, and nothing without history."""
+    channels = made()
+    channels.add_route('plain', None)
+    before = await channels.position('rooms:a')
+    assert 0 == before.offset
+    await channels.publish('rooms:a', 1)
+    await channels.publish('rooms:a', 2)
+    position = await channels.position('rooms:a')
+    assert (2, before.epoch) == position
+    assert position == (await channels.history('rooms:a')).position
+    async with channels.subscribe('rooms:a', since=before) as subscription:
+        assert 1 == (await anext(subscription)).value()
+    assert Position(0, '') == await channels.position('plain')
+    with pytest.raises(UnknownChannelError):
+        await channels.position('nothing')
+    await channels.close()
+
+
+@on_fake_clock
 async def test_history_pages() -> None:
     """History is read from a position in both directions, and knows its log."""
     channels = made(history_size=5)

@@ -346,6 +346,22 @@ class Channels(UserControl):
             )
         return page
 
+    async def position(self, channel: str) -> Position:
+        """Return where a channel stands now, without reading publications.
+
+        Read it before the state of your own that it goes with: what is published
+        between the two is then in the state, and comes again to who subscribes from
+        the position.
+
+        Returns:
+            ``Position(0, '')`` for a channel that keeps no history.
+
+        Raises:
+            UnknownChannelError: No route matches.
+            BrokerUnavailableError: Try again.
+        """
+        return (await self.history(channel, limit=0)).position
+
     async def remove_history(self, channel: str) -> None:
         """Empty a channel's log; positions go on counting."""
         await self.match(channel)

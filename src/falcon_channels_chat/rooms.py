@@ -49,7 +49,7 @@ class Rooms:
     ) -> None:
         """Return all rooms, and the position of the news at that moment or before."""
         member = req.context.member
-        position = (await self._channels.history(NEWS, limit=0)).position
+        position = await self._channels.position(NEWS)
         rooms = await self._store.rooms(member.id, member.since_ms)
         resp.media = {
             'rooms': msgspec.to_builtins(rooms),
@@ -92,7 +92,7 @@ class Room:
         # NOTE: the position first. A message that comes between the two is then in
         #   the page and comes again from the channel, where it is known by its id;
         #   the other way round it would be in neither.
-        position = (await self._channels.history(channel_of(room), limit=0)).position
+        position = await self._channels.position(channel_of(room))
         messages = await self._store.messages(room, PAGE_LIMIT)
         resp.media = {
             'room': room,

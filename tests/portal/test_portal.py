@@ -199,7 +199,7 @@ async def forever():
 killed = gevent.spawn(portal.call, forever)
 gevent.sleep(0)
 killed.kill()
-print(portal.history('rooms:a', limit=0).position.offset)
+print(portal.position('rooms:a').offset)
 ticker.kill()
 """
     assert ['True', 'True', 'True', '300'] == run(code).split()

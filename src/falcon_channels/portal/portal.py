@@ -110,6 +110,10 @@ class Portal:
         """Read what a channel keeps; see `Channels.history`."""
         return self.call(self.channels.history, channel, **options)
 
+    def position(self, channel: str) -> Position:
+        """Return where a channel stands now; see `Channels.position`."""
+        return self.call(self.channels.position, channel)
+
     def presence(self, channel: str) -> Mapping[str, ClientInfo]:
         """Return who is subscribed; see `Channels.presence`."""
         return self.call(self.channels.presence, channel)
