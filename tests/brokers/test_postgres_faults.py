@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+import random
 
 import psycopg
 import pytest
 from support.audience import Audience
 from support.audience import is_lost
 from support.audience import lost_and_back
+from support.audience import open_channels
+from support.audience import Publisher
 from support.audience import run_fault
 from support.audience import SUBSCRIBERS
 from support.postgres_server import PostgresServer
@@ -34,10 +37,15 @@ def running() -> Iterator[PostgresServer]:
 @pytest.fixture
 def server(running: PostgresServer) -> PostgresServer:
     """A server without anything in it."""
-    with psycopg.connect(running.url) as connection:
-        connection.execute('DROP SCHEMA IF EXISTS falcon_channels CASCADE')
-    migrate(running.url)
+    make_empty(running)
     return running
+
+
+def make_empty(server: PostgresServer) -> None:
+    """Take everything from a server but its tables."""
+    with psycopg.connect(server.url) as connection:
+        connection.execute('DROP SCHEMA IF EXISTS falcon_channels CASCADE')
+    migrate(server.url)
 
 
 async def test_a_server_killed_and_started_again(server: PostgresServer) -> None:
@@ -53,6 +61,28 @@ async def test_a_server_killed_and_started_again(server: PostgresServer) -> None
     assert publisher.failures > 0
     audience.check_all_heard(publisher.values)
     assert 0 == channels.hub.counters.insufficient_state
+
+
+async def test_a_server_killed_with_its_data_lost(server: PostgresServer) -> None:
+    """The server comes back without what it had: everybody is told, and goes on."""
+    async with Proxy(server.port) as proxy:
+
+        async def fault(channels: Channels, audience: Audience) -> None:
+            # NOTE: so that nobody sees the old data when the server is up again.
+            await proxy.cut()
+            await asyncio.to_thread(server.kill)
+            await audience.until(lambda: is_lost(channels), 'the link is lost')
+            await asyncio.to_thread(server.start)
+            await asyncio.to_thread(make_empty, server)
+            await proxy.mend()
+            await audience.until(lambda: channels.status == 'ok', 'the link is back')
+
+        url = server.url.replace(str(server.port), str(proxy.port))
+        audience, publisher, channels = await run_fault(f'{url}{QUICK}', fault)
+    assert publisher.failures > 0
+    audience.check_heard_or_told(publisher.values)
+    assert [2] * SUBSCRIBERS == [len(heard) for heard in audience.heard]
+    assert SUBSCRIBERS == channels.hub.counters.insufficient_state
 
 
 async def test_a_frozen_server(server: PostgresServer) -> None:
@@ -132,3 +162,56 @@ async def test_another_server_that_may_lack_a_tail(server: PostgresServer) -> No
     audience, publisher, channels = await run_fault(f'{server.url}{QUICK}', fault)
     audience.check_heard_or_told(publisher.values)
     assert SUBSCRIBERS == channels.hub.counters.insufficient_state
+
+
+async def test_transactions_rolled_back(server: PostgresServer) -> None:
+    """Transactions are rolled back and made again, until all have been committed."""
+    committed: list[tuple[int, str]] = []
+    undone = 0
+
+    async def transact(channels: Channels, number: int) -> None:
+        nonlocal undone
+        dice = random.Random(number)
+        for n in range(20):
+            value = f'{number} {n}'
+            ending = ''
+            while ending != 'commit':
+                ending = dice.choice(['commit', 'roll back', 'break off'])
+                connection = await psycopg.AsyncConnection.connect(server.url)
+                try:
+                    result = await channels.publish(
+                        'news', value, idempotency_key=value, connection=connection
+                    )
+                    if ending == 'commit':
+                        await connection.commit()
+                        committed.append((result.position.offset, value))
+                        assert not result.duplicate
+                        continue
+                    undone += 1
+                    if ending == 'roll back':
+                        await connection.rollback()
+                finally:
+                    # NOTE: what was neither is undone by the server.
+                    await connection.close()
+
+    # NOTE: nobody fails because a busy machine keeps another transaction open.
+    url = f'{server.url}?timeout_s=20'
+    async with open_channels(url) as listening, open_channels(url) as publishing:
+        plain = Publisher(publishing, 'news')
+        async with Audience(listening, 'news') as audience:
+            tasks = [
+                asyncio.create_task(transact(publishing, number)) for number in range(5)
+            ]
+            gathered = asyncio.ensure_future(asyncio.gather(*tasks))
+            await plain.publish_while(gathered, 'plain')
+            await plain.publish('last')
+            await audience.until_heard('last')
+            page = await listening.history('news', limit=None)
+    values = [item.value() for item in page.publications]
+    audience.check_all_heard(values)
+    assert {value for _, value in committed} | {*plain.values} == {*values}
+    assert sorted(committed) == [
+        (n, value) for n, value in enumerate(values, 1) if value not in plain.values
+    ]
+    assert undone >= 50
+    assert 0 == listening.hub.counters.insufficient_state

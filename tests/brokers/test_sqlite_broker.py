@@ -53,29 +53,6 @@ def acknowledged(output: bytes) -> dict[int, str]:
     return found
 
 
-async def test_four_processes_write_and_one_order_is_seen(path: Path) -> None:
-    """Four writing processes and a reading one agree on one order without gaps."""
-    broker = SqliteBroker(path, timeout_s=30)
-    seen = Recorder()
-    await broker.start(seen)
-    await broker.subscribe('news', LOG)
-    writers = [start_publisher(path, 10, 50) for _ in range(4)]
-    outputs = await asyncio.gather(
-        *(asyncio.to_thread(writer.communicate) for writer in writers)
-    )
-    assert [0] * 4 == [writer.returncode for writer in writers]
-    await seen.until(lambda: len(seen.publications) >= 2000, '2000 publications')
-    assert list(range(1, 2001)) == seen.offsets_of('news')
-    stored: dict[int, str] = {}
-    for output, _ in outputs:
-        stored.update(acknowledged(output))
-    assert [stored[n].encode() for n in range(1, 2001)] == seen.data_of('news')
-    page = await broker.history('news', LOG)
-    assert seen.of('news') == page.publications
-    assert [] == seen.links
-    await broker.close()
-
-
 def test_subscribers_of_two_processes_see_one_order(path: Path) -> None:
     """Subscribers in two processes get what both publish, in one order."""
     words = [sys.executable, SUBSCRIBER, f'sqlite:///{path}', 'news', '3', '102']
