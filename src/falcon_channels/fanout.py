@@ -152,18 +152,22 @@ class FanOut:
                 for item in items
                 if isinstance(item, Signal) or item.offset > subscription.offset
             ]
-            self.write_items(feed, subscription, ahead)
+            self.write_items(feed, subscription, ahead, feed.position.epoch)
         feed.pass_ahead()
 
     def write_items(
-        self, feed: Feed, subscription: Subscription, items: Sequence[Item]
+        self,
+        feed: Feed,
+        subscription: Subscription,
+        items: Sequence[Item],
+        epoch: str,
     ) -> None:
         """Write items to one subscriber only."""
         if not items:
             return
         connection = subscription.connection
         try:
-            blob = connection.encoder.encode(feed.channel, items, feed.position.epoch)
+            blob = connection.encoder.encode(feed.channel, items, epoch)
         except PayloadError:
             connection.disconnect(INAPPROPRIATE_PROTOCOL, 'inappropriate protocol')
             return

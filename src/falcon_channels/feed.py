@@ -294,6 +294,7 @@ class Feed:
         subscription.state = State.LAGGING
         subscription.pending = deque()
         subscription.pending_bytes = 0
+        subscription.pending_epoch = self.position.epoch
         self.lagging[subscription] = None
 
     def keep_pending(self, subscription: Subscription, items: Iterable[Item]) -> int:
@@ -303,6 +304,10 @@ class Feed:
         limit_bytes = self.max_backlog_bytes - self.limit_bytes
         only_latest = self.options.slow_reader == 'latest'
         dropped = 0
+        if subscription.pending_epoch != self.position.epoch:
+            # NOTE: an offset of one log with the epoch of another is no position.
+            dropped += _drop_publications(subscription, pending)
+            subscription.pending_epoch = self.position.epoch
         for item in items:
             if only_latest and isinstance(item, Publication):
                 # NOTE: joins and leaves are no newer state, and stay.
@@ -314,14 +319,14 @@ class Feed:
                 dropped += 1
         return dropped
 
-    def catch_up(self, subscription: Subscription) -> list[Item]:
-        """Make a LAGGING subscription LIVE again; return what waits for it."""
+    def catch_up(self, subscription: Subscription) -> tuple[list[Item], str]:
+        """Make a LAGGING subscription LIVE again; return what waits, and its epoch."""
         items = list(subscription.pending or ())
         subscription.pending = None
         subscription.pending_bytes = 0
         self.lagging.pop(subscription, None)
         self._make_live(subscription)
-        return items
+        return items, subscription.pending_epoch
 
     def pass_ahead(self) -> None:
         """Make those AHEAD subscriptions LIVE that the feed has reached."""
@@ -332,7 +337,7 @@ class Feed:
 
 
 def _drop_publications(subscription: Subscription, pending: deque[Item]) -> int:
-    """Drop what a newer publication replaces: one at most, unless it was the first."""
+    """Drop waiting publications, but no joins and leaves; return how many."""
     old = [item for item in pending if isinstance(item, Publication)]
     for item in old:
         pending.remove(item)

@@ -236,8 +236,8 @@ class Hub:
         for subscription in list(connection.subscriptions.values()):
             if subscription.state is State.LAGGING:
                 feed = self._feeds[subscription.channel]
-                items = feed.catch_up(subscription)
-                self._fan_out.write_items(feed, subscription, items)
+                items, epoch = feed.catch_up(subscription)
+                self._fan_out.write_items(feed, subscription, items, epoch)
 
     def on_user(self, connection: Connection, before: str) -> None:
         """Learn that a connection is another user's now."""

@@ -64,6 +64,7 @@ class Subscription:
         'params',
         'pending',
         'pending_bytes',
+        'pending_epoch',
         'present',
         'reply',
         'route',
@@ -100,9 +101,10 @@ class Subscription:
         #: While JOINING: what is published meanwhile, and its bytes; ``None``: not yet.
         self.kept: list[tuple[Publication, str]] | None = None
         self.kept_bytes = 0
-        #: While LAGGING: what waits for the client, and its bytes.
+        #: While LAGGING: what waits for the client, its bytes, and of which log it is.
         self.pending: deque[Item] | None = None
         self.pending_bytes = 0
+        self.pending_epoch = ''
         #: Its entry in the channel's presence, once that is made.
         self.present: ClientInfo | None = None
 
