@@ -115,11 +115,16 @@ class Server:
                 connection = await psycopg.AsyncConnection.connect(
                     self._url, autocommit=True, connect_timeout=60
                 )
-                await connection.execute(
-                    "SELECT set_config('statement_timeout', %s, false), "
-                    "set_config('synchronous_commit', 'on', false)",
-                    (str(server_ms),),
-                )
+                try:
+                    await connection.execute(
+                        "SELECT set_config('statement_timeout', %s, false), "
+                        "set_config('synchronous_commit', 'on', false)",
+                        (str(server_ms),),
+                    )
+                except BaseException:
+                    # NOTE: cancelled, or too late; nobody else knows of it yet.
+                    await shut(connection)
+                    raise
         except (psycopg.Error, OSError) as ex:
             raise unavailable(ex) from None
         except TimeoutError:
