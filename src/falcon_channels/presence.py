@@ -6,6 +6,12 @@ finds them announces that they left. Whether somebody is the first or the last
 connection of a user is decided by the broker, in the same step that changes the
 entries, so that two processes never both announce it.
 
+What is announced follows in a step of its own. Within a process each user of a channel
+is dealt with in turn. Between two processes the word that a user left can be overtaken
+by the word that they are back; so who says that somebody left looks again afterwards,
+and says that they are there if they are. Nobody is told something wrong for long, and
+in that moment one thing may be told twice.
+
 A lost connection may stay for a time of grace. Its user who is back within that time
 was never away for the others: the new entry is not the first, the old one not the last.
 """
@@ -38,6 +44,8 @@ _logger = logging.getLogger('falcon_channels')
 _BATCH = 500
 #: How often, in seconds, expired entries are looked for, at least.
 _EXPIRE_S = 5.0
+#: How often it is looked again whether a user who comes and goes is there.
+_ATTEMPTS = 5
 
 
 class PresenceKeeper:
@@ -266,8 +274,30 @@ class PresenceKeeper:
                 return
 
     async def _announce_change(self, change: PresenceChange, join_leave: str) -> None:
-        if _is_told(join_leave, change.last):
-            await self._announce(change.channel, Signal('leave', change.info))
+        if not _is_told(join_leave, change.last):
+            return
+        await self._announce(change.channel, Signal('leave', change.info))
+        if join_leave == 'user':
+            await self._announce_if_back(change.channel, change.info.user)
+
+    async def _announce_if_back(self, channel: str, user: str) -> None:
+        """Have the last word on a user who was said to have left.
+
+        Who changes an entry after the last look here announces it after that as well.
+        """
+        broker = self._hub.broker
+        for _ in range(_ATTEMPTS):
+            if not await broker.has_user(channel, user):
+                return
+            there = await broker.presence(channel)
+            info = next((info for info in there.values() if info.user == user), None)
+            if info is None:
+                # NOTE: it has expired; who finds it says so.
+                return
+            await self._announce(channel, Signal('join', info))
+            if await broker.has_user(channel, user):
+                return
+            await self._announce(channel, Signal('leave', info))
 
     async def _announce(self, channel: str, signal: Signal) -> None:
         await self._hub.broker.signal(channel, msgspec.msgpack.encode(signal))

@@ -268,6 +268,9 @@ class StormyBroker(Broker):
     async def presence(self, channel: str) -> Mapping[str, ClientInfo]:
         return await self._call(lambda: self._store.memory.presence(channel))
 
+    async def has_user(self, channel: str, user: str) -> bool:
+        return await self._call(lambda: self._store.memory.has_user(channel, user))
+
     async def expire_presence(self, limit: int) -> list[PresenceChange]:
         return await self._call(lambda: self._store.memory.expire_presence(limit))
 

@@ -281,6 +281,15 @@ class Broker(abc.ABC):
     async def presence(self, channel: str) -> Mapping[str, ClientInfo]:
         """Return who is there: connection ids to infos, expired entries left out."""
 
+    async def has_user(self, channel: str, user: str) -> bool:
+        """Return whether a user has an entry in a channel, in whatever process.
+
+        Asked after each word that a user left; here it reads the whole channel, and a
+        broker that can look for one user does that.
+        """
+        there = await self.presence(channel)
+        return any(info.user == user for info in there.values())
+
     @abc.abstractmethod
     async def expire_presence(self, limit: int) -> list[PresenceChange]:
         """Remove at most `limit` expired entries; each is returned to one caller."""

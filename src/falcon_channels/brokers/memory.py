@@ -270,6 +270,10 @@ class MemoryBroker(Broker):
             if until_s > now_s
         }
 
+    async def has_user(self, channel: str, user: str) -> bool:
+        there = self._presence.get(channel)
+        return there is not None and there.users[user] > 0
+
     async def expire_presence(self, limit: int) -> list[PresenceChange]:
         now_s = self._clock()
         self._sweep(now_s)

@@ -60,6 +60,15 @@ class PresenceContract(BrokerContract):
             assert PresenceChange('room', info('2'), True) == change
             assert {'3', '4'} == set(await broker.presence('room'))
             assert {'1'} == set(await broker.presence('b'))
+            for channel, user, there in (
+                ('room', 'ann', False),
+                ('b', 'ann', True),
+                ('room', 'bob', True),
+                ('room', '', True),
+                ('b', '', False),
+                ('nowhere', 'ann', False),
+            ):
+                assert there is await broker.has_user(channel, user), (channel, user)
             assert {} == dict(await broker.presence('nowhere'))
             assert [True] == await broker.add_presence([entry('5')], 60)
 

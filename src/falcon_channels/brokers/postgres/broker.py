@@ -345,6 +345,15 @@ class PostgresBroker(Broker):
         )
         return {client.decode(): decode_info(info) for client, info in rows}
 
+    async def has_user(self, channel: str, user: str) -> bool:
+        rows = await self._rows(
+            f'SELECT 1 FROM {self._schema}.presence '
+            'WHERE channel = %s AND "user" = %s LIMIT 1',
+            channel.encode(),
+            user.encode(),
+        )
+        return bool(rows)
+
     async def expire_presence(self, limit: int) -> list[PresenceChange]:
         rows = await self._rows(
             f'SELECT * FROM {self._schema}.expire_presence(%s)', limit

@@ -356,6 +356,11 @@ class RedisBroker(Broker):
             for client, info in zip(found[::2], found[1::2], strict=True)
         }
 
+    async def has_user(self, channel: str, user: str) -> bool:
+        base = self._keys.partition(self._keys.partition_of(channel))
+        key = f'{base}u:{token(channel)}'
+        return bool(await self._opened().call(key, 'HEXISTS', key, user))
+
     async def expire_presence(self, limit: int) -> list[PresenceChange]:
         store = self._opened()
         gone: list[PresenceChange] = []

@@ -237,6 +237,12 @@ class SqliteBroker(Broker):
         )
         return there
 
+    async def has_user(self, channel: str, user: str) -> bool:
+        found: bool = await self._read(
+            lambda connection: rows.has_user(connection, channel, user)
+        )
+        return found
+
     async def expire_presence(self, limit: int) -> list[PresenceChange]:
         gone: list[PresenceChange] = await self._write(
             lambda transaction: transaction.expire_presence(limit)

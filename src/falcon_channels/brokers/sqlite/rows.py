@@ -82,6 +82,15 @@ def presence(connection: sqlite3.Connection, name: str) -> dict[str, ClientInfo]
     return {client.decode(): decode_info(info) for client, info in found}
 
 
+def has_user(connection: sqlite3.Connection, name: str, user: str) -> bool:
+    """Return whether a user has an entry in a channel."""
+    found = connection.execute(
+        'SELECT 1 FROM presence WHERE channel = ? AND user = ? LIMIT 1',
+        (name.encode(), user.encode()),
+    ).fetchone()
+    return found is not None
+
+
 def is_revoked(connection: sqlite3.Connection, name: str, user: str) -> bool:
     """Return whether a revocation holds."""
     found = connection.execute(
