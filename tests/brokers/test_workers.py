@@ -1,29 +1,22 @@
-"""``falcon-channels serve --workers 2`` on each broker for several processes.
-
-Whose connection a worker gets is up to the kernel. So each test asks on a connection
-which worker has it, until it has one to each, and goes on with these: by HTTP requests
-on the same connection, or by a WebSocket that begins on it.
-"""
+"""``falcon-channels serve --workers 2`` on each broker for several processes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-import contextlib
-from http.client import HTTPConnection
-from http.client import HTTPResponse
 import json
 import os
-from pathlib import Path
 import signal
-import sys
-from typing import Any
-from typing import NamedTuple
 
 import pytest
-from support.postgres_server import PostgresServer
 from support.processes import ServerProcess
 from support.processes import wait_until
-from support.redis_server import RedisServer
+from support.workers import broker_url
+from support.workers import BROKERS
+from support.workers import meet
+from support.workers import receive
+from support.workers import send_request
+from support.workers import two_workers
+from support.workers import Worker
 from websockets.exceptions import ConnectionClosed
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection
@@ -32,123 +25,20 @@ from websockets.sync.client import connect
 pytestmark = [pytest.mark.server, pytest.mark.xdist_group('workers')]
 
 
-@pytest.fixture(params=['sqlite', 'redis', 'postgresql'], scope='module')
+@pytest.fixture(params=BROKERS, scope='module')
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServerProcess]:
     """A server with two workers on a broker of each kind."""
-    command = [
-        str(Path(sys.executable).with_name('falcon-channels')),
-        *('serve', 'support.rooms_app:app', '--workers', '2', '--port', '{port}'),
-    ]
-    with contextlib.ExitStack() as stack:
-        folder = tmp_path_factory.mktemp('workers')
-        if request.param == 'sqlite':
-            url = f'sqlite:///{folder}/rooms.db'
-        elif request.param == 'redis':
-            redis = RedisServer(folder)
-            stack.callback(redis.stop)
-            url = redis.url
-        else:
-            postgres = PostgresServer('fsync=off')
-            stack.callback(postgres.stop)
-            url = f'{postgres.url}?migrate=yes'
-        env = {'PYTHONPATH': 'tests', 'BROKER': url}
-        yield stack.enter_context(ServerProcess(command, env=env))
-
-
-class Worker(NamedTuple):
-    """One of the processes behind the server's port."""
-
-    server: ServerProcess
-    pid: int
-
-    @contextlib.contextmanager
-    def dial(self) -> Iterator[HTTPConnection]:
-        """Open connections to the server until this worker has one."""
-        with contextlib.ExitStack() as stack:
-            found: list[HTTPConnection] = []
-
-            def reach() -> bool:
-                connection = stack.enter_context(dial(self.server))
-                if worker_of(connection) == self.pid:
-                    found.append(connection)
-                return bool(found)
-
-            wait_until(reach, f'a connection to {self.pid}')
-            yield found[0]
-
-    def ask(self, method: str, path: str, body: Any = None) -> Any:
-        """Return what this worker answers to a request."""
-        with self.dial() as connection:
-            with request(connection, method, path, json.dumps(body)) as response:
-                content = response.read()
-                assert response.status < 300, content
-                return json.loads(content or 'null')
-
-    @contextlib.contextmanager
-    def enter(self, room: str, user: str) -> Iterator[ClientConnection]:
-        """Open a WebSocket in a room at this worker, and read that it is subscribed."""
-        with self.dial() as connection:
-            url = f'{self.server.ws_url}/rooms/{room}?user={user}'
-            with connect(url, sock=connection.sock, proxy=None) as ws:
-                assert 'subscribed' in receive(ws)
-                yield ws
-
-    def users(self, room: str) -> Any:
-        """Return who is in a room, as this worker sees it."""
-        return self.ask('GET', f'/rooms/{room}')
-
-
-@contextlib.contextmanager
-def dial(server: ServerProcess) -> Iterator[HTTPConnection]:
-    """Open a connection that ends rather than being opened again."""
-    connection = HTTPConnection('127.0.0.1', server.port, timeout=30)
-    connection.auto_open = 0
-    connection.connect()
-    try:
-        yield connection
-    finally:
-        connection.close()
-
-
-def request(
-    connection: HTTPConnection, method: str, path: str, body: str
-) -> HTTPResponse:
-    """Send a request and return the answer, whose body is still to come."""
-    headers = {'Content-Type': 'application/json'}
-    connection.request(method, path, None if method == 'GET' else body, headers)
-    return connection.getresponse()
-
-
-def worker_of(connection: HTTPConnection) -> int:
-    """Return the process id of the worker that has a connection."""
-    with request(connection, 'GET', '/worker', '') as response:
-        return int(response.read())
-
-
-def meet(server: ServerProcess, *strangers: int) -> tuple[Worker, Worker]:
-    """Open connections until two workers have one; not those of `strangers`."""
-    pids: set[int] = set()
-
-    def both() -> bool:
-        with dial(server) as connection, contextlib.suppress(ConnectionError):
-            pids.add(worker_of(connection))
-        return len(pids - {*strangers}) == 2
-
-    wait_until(both, 'two workers answer')
-    one, two = sorted(pids - {*strangers})
-    return Worker(server, one), Worker(server, two)
+    folder = tmp_path_factory.mktemp('workers')
+    with broker_url(request.param, folder) as url, two_workers(url) as server:
+        yield server
 
 
 @pytest.fixture
 def workers(server: ServerProcess) -> tuple[Worker, Worker]:
     """The two workers of the server."""
     return meet(server)
-
-
-def receive(ws: ClientConnection) -> Any:
-    return json.loads(ws.recv(timeout=30))
 
 
 def test_a_room_is_one(workers: tuple[Worker, Worker]) -> None:
@@ -238,7 +128,7 @@ def test_commands_go_up_by_the_other_worker(workers: tuple[Worker, Worker]) -> N
     first = '{"id":1,"connect":{}}\n{"id":2,"subscribe":{"channel":"rooms:http"}}'
     with (
         one.dial() as connection,
-        request(connection, 'POST', '/connection/http_stream', first) as stream,
+        send_request(connection, 'POST', '/connection/http_stream', first) as stream,
     ):
         connected = json.loads(stream.readline())['connect']
         assert 'subscribe' in json.loads(stream.readline())

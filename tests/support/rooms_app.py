@@ -21,7 +21,11 @@ class Room:
         resp.media = sorted(info.user for info in there.values())
 
     async def on_post(self, req, resp, room):  # type: ignore[no-untyped-def]
-        result = await channels.publish(f'rooms:{room}', await req.get_media())
+        result = await channels.publish(
+            f'rooms:{room}',
+            await req.get_media(),
+            idempotency_key=req.get_param('key'),
+        )
         resp.media = result.position.offset
 
     async def on_websocket(self, req, ws, room):  # type: ignore[no-untyped-def]
