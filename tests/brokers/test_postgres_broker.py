@@ -259,6 +259,22 @@ async def test_a_server_that_is_not_there_is_named_without_secrets(
     assert 's3cret' not in f'{caught.value} {migrating.value} {caplog.text}'
 
 
+async def test_a_server_without_password_is_warned_about(
+    server: PostgresServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A warning names a server beyond loopback that wants no password, once."""
+    words = 'PostgreSQL server at 0.0.0.0 is used without a password'
+    beyond = server.url.replace('127.0.0.1', '0.0.0.0')
+    with_password = beyond.replace('postgres@', 'postgres:s3cret@')
+    for url, warnings in ((server.url, 0), (with_password, 0), (beyond, 1)):
+        broker = open_broker(f'{url}?schema=warned&migrate=yes')
+        await broker.start(Recorder())
+        await broker.publish('news', ITEM, LOG)
+        await broker.close()
+        assert warnings == caplog.text.count(words)
+    assert 's3cret' not in caplog.text
+
+
 async def test_control_messages_of_a_lost_link_arrive(
     server: PostgresServer, url: str
 ) -> None:

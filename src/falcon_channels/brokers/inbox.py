@@ -25,13 +25,15 @@ class ControlInbox(Generic[Id]):
 
     Args:
         last: The id of the newest message at the start.
-        deliver: Called with each message.
+        deliver: Called with each message; without it, nobody receives yet.
 
     Attributes:
         last: The id of the newest message that was delivered.
     """
 
-    def __init__(self, last: Id, deliver: Callable[[bytes], None]) -> None:
+    def __init__(
+        self, last: Id, deliver: Callable[[bytes], None] | None = None
+    ) -> None:
         self.last: Id = last
         self._deliver = deliver
         self._waiting: deque[tuple[Id, bytes]] | None = None
@@ -52,7 +54,8 @@ class ControlInbox(Generic[Id]):
         """Take a message that was read from the store."""
         if message_id > self.last:
             self.last = message_id
-            self._deliver(message)
+            if self._deliver is not None:
+                self._deliver(message)
 
     def release(self) -> None:
         """Deliver what waited; everything older was read."""

@@ -99,7 +99,7 @@ class PostgresBroker(Broker):
         self._house: asyncio.Task[None] | None = None
         self._receiver: BrokerReceiver | None = None
         self._subscribed: set[str] = set()
-        self._inbox = ControlInbox(0, _ignore)
+        self._inbox = ControlInbox(0)
         self._lost = False
         self._closed = False
 
@@ -500,10 +500,6 @@ class PostgresBroker(Broker):
 def _result(row: tuple[Any, ...]) -> PublishResult:
     duplicate, offset, epoch = row
     return PublishResult(Position(offset, epoch), duplicate)
-
-
-def _ignore(message: bytes) -> None:
-    """Do nothing, where nobody receives yet."""
 
 
 def _ms(seconds: float | None) -> int | None:

@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import Awaitable
 from collections.abc import Callable
 import contextlib
-import ipaddress
-import logging
 import os
 import re
 import socket
@@ -19,14 +17,13 @@ from urllib.parse import urlunsplit
 
 import psycopg
 
+from falcon_channels.brokers.exposure import warn_without_password
 from falcon_channels.brokers.query import parse_query
 from falcon_channels.brokers.query import seconds
 from falcon_channels.brokers.query import whole_number
 from falcon_channels.brokers.query import yes_or_no
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import OptionsError
-
-_logger = logging.getLogger('falcon_channels')
 
 _T = TypeVar('_T')
 
@@ -139,14 +136,8 @@ class Server:
             return
         self._warned = True
         host = connection.info.host
-        if host.startswith('/') or _is_loopback(host) or connection.info.password:
-            return
-        # SECURITY: says where, and nothing else of the URL.
-        _logger.warning(
-            'the PostgreSQL server at %s is used without a password: whoever reaches '
-            'it can perhaps read and write every channel',
-            host,
-        )
+        if not host.startswith('/') and not connection.info.password:
+            warn_without_password('PostgreSQL', host, host)
 
 
 class Pool:
@@ -292,10 +283,3 @@ def unavailable(error: Exception) -> BrokerUnavailableError:
     """Return an error of PostgreSQL in one line."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return BrokerUnavailableError(f'PostgreSQL: {lines[0]}')
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host in ('', 'localhost')

@@ -103,7 +103,7 @@ class RedisBroker(Broker):
         self._channels: dict[bytes, str] = {}
         self._was_up = False
         self._changed = asyncio.Event()
-        self._inbox = ControlInbox((0, 0), _ignore)
+        self._inbox = ControlInbox((0, 0))
         self._keeper: asyncio.Task[None] | None = None
         self._find_again = False
         #: Where the listeners are; the store's may be newer.
@@ -524,10 +524,6 @@ class RedisBroker(Broker):
         if self._store is None:
             raise BrokerUnavailableError('the Redis broker is not open')
         return self._store
-
-
-def _ignore(message: bytes) -> None:
-    """Do nothing, where nobody receives yet."""
 
 
 def _ms(seconds_or_none: float | None) -> int:

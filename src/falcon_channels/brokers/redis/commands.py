@@ -11,8 +11,8 @@ from redis.asyncio.connection import Connection
 from redis.exceptions import ReadOnlyError
 from redis.exceptions import ResponseError
 
+from falcon_channels.brokers.link import describe
 from falcon_channels.brokers.redis.connecting import Address
-from falcon_channels.brokers.redis.connecting import describe
 from falcon_channels.brokers.redis.connecting import disconnect
 from falcon_channels.brokers.redis.connecting import LINK_ERRORS
 from falcon_channels.brokers.redis.connecting import Server

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
-import logging
 from typing import Any
 from typing import NamedTuple
 from urllib.parse import SplitResult
@@ -19,10 +17,10 @@ from redis.backoff import NoBackoff
 from redis.crc import key_slot
 from redis.exceptions import RedisError
 
+from falcon_channels.brokers.exposure import warn_without_password
+from falcon_channels.brokers.link import describe
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import OptionsError
-
-_logger = logging.getLogger('falcon_channels')
 
 #: What can go wrong with a connection.
 LINK_ERRORS = (RedisError, OSError, TimeoutError, EOFError)
@@ -91,14 +89,8 @@ class Server:
 
     def warn(self) -> None:
         """Log a warning where anybody in the network could be let in."""
-        if self.secured or not self.first.port or _is_loopback(self.first.host):
-            return
-        # SECURITY: says where, and nothing else of the URL.
-        _logger.warning(
-            'the Redis server at %s is used without a password: whoever reaches it '
-            'can read and write every channel',
-            self.first,
-        )
+        if not self.secured and self.first.port:
+            warn_without_password('Redis', self.first.host, str(self.first))
 
     async def connect(self, address: Address) -> Connection:
         """Open a connection.
@@ -223,15 +215,3 @@ async def disconnect(connection: Any) -> None:
     with contextlib.suppress(Exception):
         async with asyncio.timeout(1.0):
             await connection.disconnect(nowait=True)
-
-
-def describe(error: BaseException) -> str:
-    """Return an error in words."""
-    return str(error) or type(error).__name__
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == 'localhost'
