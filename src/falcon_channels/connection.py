@@ -92,6 +92,11 @@ class Connection(abc.ABC):
         before, self._user = self._user, user
         self.hub.on_user(self, before)
 
+    @property
+    def backlog_bytes(self) -> int:
+        """How many bytes wait for the client."""
+        return self.transport.backlog_bytes
+
     # --- what a subclass says to its client ------------------------------------------
 
     @abc.abstractmethod

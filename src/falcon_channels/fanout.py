@@ -192,7 +192,7 @@ class FanOut:
         connection = subscription.connection
         if subscription.state is not State.LIVE:
             return
-        backlog_bytes = connection.transport.backlog_bytes
+        backlog_bytes = connection.backlog_bytes
         if backlog_bytes - connection.granted_bytes <= feed.limit_bytes:
             return
         if feed.options.slow_reader == 'close':
@@ -213,7 +213,7 @@ class FanOut:
             logging.INFO if policy == 'latest' else logging.WARNING,
             '%r reads too slowly: %d bytes wait, channel %r at %s, policy %r',
             connection,
-            connection.transport.backlog_bytes,
+            connection.backlog_bytes,
             None if feed is None else feed.channel,
             None if feed is None else feed.position,
             policy,

@@ -233,6 +233,10 @@ class Hub:
     def on_writable(self, connection: Connection) -> None:
         """Give a connection that reads again what waits for it."""
         connection.granted_bytes = 0
+        self.catch_up(connection)
+
+    def catch_up(self, connection: Connection) -> None:
+        """Give the slow subscriptions of a connection what waits for them."""
         for subscription in list(connection.subscriptions.values()):
             if subscription.state is State.LAGGING:
                 feed = self._feeds[subscription.channel]

@@ -56,6 +56,32 @@ _UNSUPPORTED_DATA = 1003
 _MESSAGE_TOO_BIG = 1009
 
 
+class _Corked(list[Any]):
+    """Blobs that wait for the reply before them, which has the first place, counted.
+
+    The fan-out looks at the connection at the end of each turn that adds to them, as it
+    does where a client does not read.
+    """
+
+    def __init__(self, session: Session) -> None:
+        super().__init__([None])
+        self.size_bytes = 0
+        self._session = session
+        self._told = False
+
+    def append(self, blob: Any) -> None:
+        super().append(blob)
+        self.size_bytes += getattr(blob, 'size_bytes', None) or len(blob)
+        if not self._told:
+            self._told = True
+            self._session.hub.on_output(self._session)
+
+    def look(self) -> int:
+        """Return how many bytes there are, and tell of the next one again."""
+        self._told = False
+        return self.size_bytes
+
+
 class Session(Connection):
     """A client of the protocol; ``on_connect`` receives it as `connection`.
 
@@ -255,7 +281,7 @@ class Session(Connection):
     def refuse_connect(self, error: codes.ReplyError) -> None:
         """Answer connect with an error; nothing else is read from this client."""
         self.corked = False
-        self.out.clear()
+        self.out = []
         for subscription in list(self.subscriptions.values()):
             self.hub.leave(subscription)
         self.state = State.REFUSED
@@ -270,29 +296,43 @@ class Session(Connection):
         """
         self.push('', MessagePush(data=data))
 
+    @property
+    def backlog_bytes(self) -> int:
+        """How many bytes wait for the client, or for the reply before them."""
+        kept_bytes = self.out.size_bytes if isinstance(self.out, _Corked) else 0
+        return kept_bytes + self.transport.backlog_bytes
+
     def cork(self) -> None:
-        """Keep all output until `uncork`: the connect reply has to come first."""
+        """Keep all output until `uncork`: the connect reply has to come first.
+
+        What is kept is bounded as the backlog of a client that does not read: the
+        policies of its channels apply, and `ChannelsOptions.max_backlog_bytes`.
+        """
         self.corked = True
-        self.out.append(None)
+        self.out = _Corked(self)
 
     def uncork(self, *payloads: bytes) -> None:
         """Send `payloads`, and then what was kept."""
         self.corked = False
         if self.closed:
             return
-        framing = self.encoder.framing
-        self.out[0] = framing.frame(payloads, binary=self.codec.binary)
+        reply = self.encoder.framing.frame(payloads, binary=self.codec.binary)
+        self.out = [reply, *self.out[1:]]
         self.hub.on_output(self)
+        # NOTE: what waits as for a slow reader; no transport would tell of it.
+        self.hub.catch_up(self)
 
     def flush(self) -> int:
-        """Write what is queued; return the transport's backlog in bytes."""
-        return 0 if self.corked else super().flush()
+        """Write what is queued; return the backlog in bytes."""
+        if isinstance(self.out, _Corked):
+            return self.out.look()
+        return super().flush()
 
     def disconnect(self, code: int, reason: str) -> None:
         """Close with a code, after what is queued."""
         if self.corked:
             self.corked = False
-            self.out.clear()
+            self.out = []
         if self.says_goodbye and not self.closed:
             again = codes.reconnects(code)
             self.push('', DisconnectPush(code, reason, again))
