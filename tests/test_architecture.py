@@ -76,12 +76,14 @@ ALLOWED: dict[str, set[str]] = {
     # For tests: the contract of brokers.
     # The client protocol.
     'heartbeat': set(),
+    'rates': set(),
     'session': {*_CORE, 'access', 'hub', 'endpoint'},
     'handlers': {*_CORE, 'access', 'hub', 'session'},
     'endpoint': {
         *_CORE,
         'handlers',
         'heartbeat',
+        'rates',
         'session',
         'tokens',
         'channels',

@@ -27,6 +27,7 @@ from falcon_channels.protocol import codes
 from falcon_channels.protocol.messages import Command
 from falcon_channels.protocol.messages import ConnectRequest
 from falcon_channels.protocol.messages import ConnectResult
+from falcon_channels.rates import UserRates
 from falcon_channels.session import Session
 from falcon_channels.subscription import Subscription
 from falcon_channels.tokens import TokenVerifier
@@ -80,6 +81,12 @@ class Endpoint:
         self.options = options or EndpointOptions()
         self.version = f'falcon-channels {version("falcon-channels")}'
         self.heartbeat = Heartbeat()
+        #: Of users over all their connections; ``None``: no limit.
+        self.user_rates: UserRates | None = None
+        if self.options.user_commands_per_s is not None:
+            self.user_rates = UserRates(
+                self.options.user_commands_per_s, self.options.user_commands_burst
+            )
         self.resource = resource
         self._pings: dict[Any, Any] = {}
         names = [name for name in dir(resource) if name.startswith('on_rpc')]
@@ -145,6 +152,7 @@ class Endpoint:
             session.refuse_connect(error)
 
     def _too_fast(self, session: Session) -> None:
+        self.channels.hub.counters.too_fast += 1
         if session.refused > self.options.max_refused_commands:
             session.disconnect(*codes.DISCONNECT_TOO_MANY_REQUESTS)
         elif session.command_id:

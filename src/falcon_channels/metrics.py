@@ -20,6 +20,7 @@ class Counters:
         recovered: Subscriptions that recovered everything.
         not_recovered: Subscriptions that asked to recover and could not.
         refused: Requests of clients that a responder or an option refused.
+        too_fast: Commands refused for coming too fast.
         encodings: Encodings made, one per encoder and turn however many subscribers.
         links_lost: How often the link to the broker was lost.
         control_errors: Control messages that could not be read.
@@ -43,6 +44,7 @@ class Counters:
         'repairs',
         'responder_errors',
         'slow_disconnects',
+        'too_fast',
     )
 
     def __init__(self) -> None:
@@ -56,6 +58,7 @@ class Counters:
         self.recovered = 0
         self.not_recovered = 0
         self.refused = 0
+        self.too_fast = 0
         self.encodings = 0
         self.links_lost = 0
         self.control_errors = 0

@@ -195,6 +195,9 @@ class EndpointOptions(msgspec.Struct, kw_only=True):
             be refreshed.
         commands_per_s: How many commands a connection may send, or ``None``.
         commands_burst: How many of them at once.
+        user_commands_per_s: How many commands one user may send over all connections to
+            this process, or ``None``. Somebody anonymous is no user.
+        user_commands_burst: How many of them at once.
         max_refused_commands: After how many commands refused in a row for coming too
             fast the connection is closed.
         max_connections_per_user: How many connections of one user this process takes,
@@ -209,12 +212,16 @@ class EndpointOptions(msgspec.Struct, kw_only=True):
     expiry_grace_s: float = 25.0
     commands_per_s: float | None = 50.0
     commands_burst: int = 200
+    user_commands_per_s: float | None = 200.0
+    user_commands_burst: int = 800
     max_refused_commands: int = 20
     max_connections_per_user: int | None = None
     allow_anonymous: bool = False
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, 'commands_burst', 'max_refused_commands')
+        _at_least(
+            self, 1, 'commands_burst', 'user_commands_burst', 'max_refused_commands'
+        )
         _above_zero(
             self,
             'max_connections_per_user',
@@ -222,6 +229,7 @@ class EndpointOptions(msgspec.Struct, kw_only=True):
             'pong_timeout_s',
             'connect_timeout_s',
             'commands_per_s',
+            'user_commands_per_s',
         )
         _at_least(self, 0, 'expiry_grace_s')
 

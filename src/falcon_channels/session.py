@@ -476,19 +476,27 @@ class Session(Connection):
 
     def may_go_on(self) -> bool:
         """Count a command; return whether it may be carried out at this rate."""
-        options = self.endpoint.options
-        if options.commands_per_s is None:
-            return True
         now_s = self.endpoint.now_s()
-        gained = (now_s - self.allowance_at_s) * options.commands_per_s
-        self.allowance = min(self.allowance + gained, options.commands_burst)
-        self.allowance_at_s = now_s
-        if self.allowance >= 1:
-            self.allowance -= 1
+        rates = self.endpoint.user_rates
+        if self._take_allowance(now_s) and (
+            rates is None or not self.user or rates.take(self.user, now_s)
+        ):
             self.refused = 0
             return True
         self.refused += 1
         return False
+
+    def _take_allowance(self, now_s: float) -> bool:
+        options = self.endpoint.options
+        if options.commands_per_s is None:
+            return True
+        gained = (now_s - self.allowance_at_s) * options.commands_per_s
+        self.allowance = min(self.allowance + gained, options.commands_burst)
+        self.allowance_at_s = now_s
+        if self.allowance < 1:
+            return False
+        self.allowance -= 1
+        return True
 
     def accept_connect(self, request: ConnectRequest) -> None:
         """Take what the client says of itself."""

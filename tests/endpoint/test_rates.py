@@ -1,0 +1,93 @@
+"""How fast a user may send commands, over how many connections so ever."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import contextlib
+from typing import Any
+
+import pytest
+from server.running import RunningServer
+
+from endpoint.peer import Peer
+from endpoint.peer import serving
+from falcon_channels import Channels
+from falcon_channels import EndpointOptions
+from falcon_channels import OptionsError
+
+BURST = 30
+
+
+class Clients:
+    """Everybody is who they say."""
+
+    async def on_connect(self, req: Any, connection: Any) -> None:
+        connection.user = connection.data
+
+
+@pytest.fixture
+def world() -> Iterator[tuple[RunningServer, Channels]]:
+    channels = Channels()
+    options = EndpointOptions(user_commands_per_s=0.001, user_commands_burst=BURST)
+    with serving(channels, Clients(), options=options) as server:
+        yield server, channels
+
+
+def enter(stack: contextlib.ExitStack, server: RunningServer, user: str) -> Peer:
+    peer = stack.enter_context(Peer.to(server))
+    peer.connect(data=user)
+    return peer
+
+
+def test_a_user_has_one_rate_over_all_connections(
+    world: tuple[RunningServer, Channels],
+) -> None:
+    """Many connections of a user share a burst, and others are not held up by it."""
+    server, channels = world
+    with contextlib.ExitStack() as stack:
+        tabs = [enter(stack, server, 'ann') for _ in range(5)]
+        other = enter(stack, server, 'bob')
+        for number in range(BURST):
+            assert {'ping': {}} == tabs[number % 5].ask('ping')
+        assert [111] * 5 == [tab.error('ping') for tab in tabs]
+        assert 5 == channels.hub.counters.too_fast
+        assert {'ping': {}} == other.ask('ping')
+        # NOTE: coming back does not fill the bucket.
+        assert 111 == enter(stack, server, 'ann').error('ping')
+        tabs[0].say(*({'id': number, 'ping': {}} for number in range(100, 130)))
+        assert (3013, 'too many requests') == tabs[0].end()
+        assert 111 == tabs[1].error('ping')
+        assert {'ping': {}} == other.ask('ping')
+
+
+def test_somebody_anonymous_is_no_user(
+    world: tuple[RunningServer, Channels],
+) -> None:
+    """Connections without a user have a rate each, and none together."""
+    server, channels = world
+    with contextlib.ExitStack() as stack:
+        peers = [enter(stack, server, '') for _ in range(3)]
+        for peer in peers:
+            for _ in range(BURST):
+                assert {'ping': {}} == peer.ask('ping')
+        assert 0 == channels.hub.counters.too_fast
+
+
+def test_no_limit_for_users() -> None:
+    """Where there is none, connections are limited each by itself."""
+    options = EndpointOptions(
+        commands_per_s=0.001, commands_burst=BURST, user_commands_per_s=None
+    )
+    with serving(Channels(), Clients(), options=options) as server:
+        with contextlib.ExitStack() as stack:
+            for tab in [enter(stack, server, 'ann') for _ in range(3)]:
+                for _ in range(BURST - 1):
+                    assert {'ping': {}} == tab.ask('ping')
+                assert 111 == tab.error('ping')
+
+
+def test_options_that_make_no_sense() -> None:
+    """A rate or a burst of nothing is refused when it is built."""
+    for options in ({'user_commands_per_s': 0}, {'user_commands_burst': 0}):
+        with pytest.raises(OptionsError, match=next(iter(options))):
+            EndpointOptions(**options)
