@@ -13,6 +13,7 @@ import falcon
 import falcon.asgi
 import pytest
 from support.processes import wait_until
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from falcon_channels.server.options import ServerOptions
@@ -22,6 +23,9 @@ from server.running import Peer
 from server.running import PING
 from server.running import running
 from server.running import TEXT
+
+#: Sizes of messages that are sent in one turn of the event loop: odd ones are text.
+MIXTURE = [*range(200), 100_000, 3, 4, 4095, 4097, 4096, 5, 100_001, 6] * 3
 
 
 def rss_bytes() -> int:
@@ -47,6 +51,15 @@ class Pressure:
 
     async def deaf(self, receive, send) -> None:
         await asyncio.sleep(3600)
+
+    async def mixture(self, receive, send) -> None:
+        """Send short, long and binary messages without a pause, and close."""
+        for size in MIXTURE:
+            if size % 2:
+                await send({'type': 'websocket.send', 'text': 'x' * size})
+            else:
+                await send({'type': 'websocket.send', 'bytes': bytes(size)})
+        await send({'type': 'websocket.close', 'code': 4000})
 
     async def torrent(self, receive, send) -> None:
         try:
@@ -81,6 +94,30 @@ def test_a_reader_that_never_reads_is_cut(app: Pressure) -> None:
         wait_until(lambda: len(server.connections) == 1, 'cut')
     assert app.sent < 200
     assert rss_bytes() - before < 30_000_000
+
+
+@pytest.mark.parametrize('deflate', [False, True])
+def test_messages_of_one_turn_keep_their_order(app: Pressure, deflate: bool) -> None:
+    """Whatever their sizes, all of them arrive in order, and before the close."""
+    options = ServerOptions(deflate=deflate)
+    with running(app, options=options) as server:
+        url = server.ws_url + '/mixture'
+        with connect(url, compression='deflate' if deflate else None) as ws:
+            for size in MIXTURE:
+                message = ws.recv(timeout=20)
+                assert ('x' * size if size % 2 else bytes(size)) == message
+            with pytest.raises(ConnectionClosed):
+                ws.recv(timeout=20)
+            assert 4000 == ws.close_code
+
+
+def test_answers_of_one_turn_come_together(app: Pressure) -> None:
+    """What arrives in one read is answered in one write."""
+    with running(app) as server, Peer(server.port) as peer:
+        peer.open()
+        peer.send(frame(TEXT, b'hello') * 20)
+        peer.sock.settimeout(20)
+        assert b'\x81\x05hello' * 20 == peer.sock.recv(65536)
 
 
 def test_a_slow_reader_is_not_cut(app: Pressure) -> None:

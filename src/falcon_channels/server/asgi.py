@@ -186,13 +186,11 @@ class AsgiCycle:
                 await connection.drain()
             if connection.state != OPEN:
                 self._raise_gone()
-            # NOTE: While messages wait for the application more answers will come, and
-            # then one write is better for all of them.
             text = message.get('text')
             if text is not None:
-                connection.send_text(text, bool(self._queue))
+                connection.send_text(text)
             else:
-                connection.send_binary(message['bytes'], bool(self._queue))
+                connection.send_binary(message['bytes'])
         elif kind == 'websocket.close':
             if connection.attached:
                 return  # the connection belongs to a receiver now

@@ -30,6 +30,10 @@ from falcon_channels.transports.framing import WIRE
 from falcon_channels.transports.framing import WireFraming
 
 _PING = b'\x89\x00'
+#: What waits for the end of a turn of the event loop, at most: so many frames, none of
+#: them longer.
+_MAX_GATHERED_FRAMES = 64
+_MAX_GATHERED_BYTES = 4096
 _MAX_REASON_BYTES = 123
 
 
@@ -44,6 +48,7 @@ class Connection(asyncio.Protocol):
         '_drainers',
         '_fd',
         '_heard',
+        '_out',
         '_pongs',
         '_queued_bytes',
         '_receiver',
@@ -76,6 +81,8 @@ class Connection(asyncio.Protocol):
         self._drainers: list[asyncio.Future[None]] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._pongs: list[bytes] | None = None
+        #: Frames of this turn of the event loop, in order.
+        self._out: list[bytes] | None = None
         self.held = 0
         #: Bytes given to the transport, rather than written here.
         self._queued_bytes = 0
@@ -140,12 +147,12 @@ class Connection(asyncio.Protocol):
         self._queued_bytes += len(blob)
         self.transport.write(blob)
 
-    def send_text(self, text: str, later: bool) -> None:
-        """Send a text message for the application.
+    def send_text(self, text: str) -> None:
+        """Send a text message for the application, at the end of this turn.
 
-        Args:
-            later: Whether more is about to be sent in this turn of the loop, so that
-                one write is better for all.
+        PERF: What all connections send in one turn of the event loop leaves together:
+        one write for each, and one wake-up of a peer that reads them all
+        (benchmarks/echo.py).
         """
         # PERF: no calls that a short message can do without (benchmarks/echo.py).
         payload = text.encode()
@@ -155,28 +162,36 @@ class Connection(asyncio.Protocol):
             frame = SHORT_TEXT_HEADERS[len(payload)] + payload
         else:
             frame = text_frame(payload)
-        fd = self._fd
-        transport = self.transport
-        if fd >= 0 and not later and not transport.get_write_buffer_size():
-            try:
-                sent = write_descriptor(fd, frame)
-            except OSError:
-                sent = 0
-            if sent == len(frame):
-                return
-            frame = frame[sent:]
-        self._write_later(frame)
+        self._send(frame)
 
-    def send_binary(self, data: bytes, later: bool) -> None:
+    def send_binary(self, data: bytes) -> None:
         """Send a binary message for the application; see `send_text`."""
         if self.framing is WIRE:
-            frame = binary_frame(data)
+            self._send(binary_frame(data))
         else:
-            frame = self.framing.frame((data,), binary=True)
-        if later:
-            self._write_later(frame)
+            self._send(self.framing.frame((data,), binary=True))
+
+    def _send(self, frame: bytes) -> None:
+        out = self._out
+        if out is not None:
+            out.append(frame)
+            if len(out) < _MAX_GATHERED_FRAMES and len(frame) <= _MAX_GATHERED_BYTES:
+                return
+        elif len(frame) <= _MAX_GATHERED_BYTES and self._receiver is None:
+            self._out = [frame]
+            self._context.flush_soon(self)
+            return
         else:
-            self._write_behind(frame)
+            self._out = [frame]
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what `send_text` and `send_binary` have gathered."""
+        out = self._out
+        if out is not None:
+            self._out = None
+            if self.state == OPEN:
+                self._write_behind(out[0] if len(out) == 1 else b''.join(out))
 
     async def drain(self) -> None:
         """Wait until the backlog is small again or the connection is over."""
@@ -198,6 +213,7 @@ class Connection(asyncio.Protocol):
         pongs = self._pongs
         if pongs is not None and not self.write_blocked and self.state == OPEN:
             self._pongs = None
+            self.flush()
             self._write_behind(b''.join(pongs))
 
     def keep_alive(self) -> float | None:
@@ -235,6 +251,7 @@ class Connection(asyncio.Protocol):
         # NOTE: Whatever arrives shows that the peer lives, so that a ping needs no
         # payload to tell its pong by.
         if not self.write_blocked:
+            self.flush()
             self._write_behind(_PING)
 
     def pause_writing(self) -> None:
@@ -285,6 +302,7 @@ class Connection(asyncio.Protocol):
         """
         if self.state != OPEN:
             return
+        self.flush()
         core = self._get_core()
         raw = reason.encode()
         if len(raw) > _MAX_REASON_BYTES:
@@ -320,6 +338,7 @@ class Connection(asyncio.Protocol):
         failed = core.parser_exc is not None or core.close_rcvd is None
         close = core.close_sent if failed else core.close_rcvd
         assert close is not None
+        self.flush()
         data = b''.join(core.data_to_send())
         if data:
             self.transport.write(data)

@@ -24,6 +24,7 @@ from falcon_channels.server.options import ServerOptions
 from falcon_channels.transports.direct import DRAIN_HOOKS
 
 if TYPE_CHECKING:
+    from falcon_channels.server.connection import Connection
     from falcon_channels.server.protocol import WebSocketProtocol
 
 #: NOTE: A logger of our own, and no finer than warnings: at DEBUG the sans-I/O core
@@ -46,6 +47,7 @@ class ServerContext:
 
     __slots__ = (
         '_proxies',
+        '_unflushed',
         'access_logger',
         'app',
         'app_state',
@@ -82,6 +84,7 @@ class ServerContext:
             self._proxies = ProxyHeadersMiddleware(
                 _nothing, trusted_hosts=config.forwarded_allow_ips
             )
+        self._unflushed: list[Connection] = []
         #: Parts of all scopes, shared to save memory.
         self.scope_asgi = {'version': config.asgi_version, 'spec_version': '2.4'}
         self.scope_server: tuple[str, int | None] | None = None
@@ -129,6 +132,18 @@ class ServerContext:
         """Begin the drain of a server that may have had no WebSocket yet."""
         options = getattr(config, 'server_options', None) or ServerOptions()
         cls.of(config, state, app_state, options).begin_drain()
+
+    def flush_soon(self, connection: Connection) -> None:
+        """Call `connection.flush` at the end of this turn of the event loop."""
+        unflushed = self._unflushed
+        if not unflushed:
+            self.loop.call_soon(self._flush)
+        unflushed.append(connection)
+
+    def _flush(self) -> None:
+        connections, self._unflushed = self._unflushed, []
+        for connection in connections:
+            connection.flush()
 
     async def trust_proxies(self, scope: dict[str, Any]) -> None:
         """Let uvicorn's middleware put the client's address into a scope."""

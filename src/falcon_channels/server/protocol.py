@@ -122,6 +122,7 @@ class WebSocketProtocol(FrameReader):
         NOTE: With a deadline, for a transport closes only when all is written, and a
         peer that has shut down one direction may read nothing in the other.
         """
+        self.flush()
         self._fd = self._direct_fd = -1
         if self.state < CLOSED:
             self.state = LINGERING
@@ -144,7 +145,7 @@ class WebSocketProtocol(FrameReader):
         # RFC 6455 section 7.1.5: no close frame was received.
         self._tell(1006, '')
         self._release_drainers()
-        self._core = self._buffer = self._fragments = None
+        self._core = self._buffer = self._fragments = self._out = None
 
     def shutdown(self) -> None:
         """Leave when the server stops: called by uvicorn, for each connection.
@@ -318,6 +319,7 @@ class WebSocketProtocol(FrameReader):
             raise RuntimeError('a receiver is attached already')
         if cycle is None or self.state == CONNECTING:
             raise RuntimeError('websocket.accept has not been sent')
+        self.flush()
         self._receiver = receiver
         if self.state == OPEN:
             # So that `resume_writing` comes when everything is written. (TLS
