@@ -50,6 +50,9 @@ _FRAMING = _ListFraming()
 class _QueueTransport:
     """A queue that somebody iterates over; its bytes are the backlog."""
 
+    #: There is no socket.
+    descriptor = -1
+
     def __init__(self) -> None:
         self.framing = _FRAMING
         self.backlog_bytes = 0

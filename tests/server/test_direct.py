@@ -241,7 +241,7 @@ def test_writability_is_reported(server: RunningServer, attached: Attached) -> N
     with Peer(server.port) as peer:
         peer.open()
         receiver = receiver_of(attached)
-        wait_until(lambda: receiver.transport._direct_fd >= 0, 'settled')
+        wait_until(lambda: receiver.transport.descriptor >= 0, 'settled')
         before = receiver.writable
         blob = WIRE.frame([b'x' * 65000], binary=True)
         written: list[int] = []
@@ -309,4 +309,4 @@ def test_an_idle_connection_keeps_nothing_of_its_handshake(
         gc.collect()
         assert transport._core is None
         assert transport._buffer is None
-        assert os.fstat(transport._direct_fd)
+        assert os.fstat(transport.descriptor)

@@ -51,6 +51,9 @@ class PortalTransport:
         thread: The hub's.
     """
 
+    #: The thread that serves the client writes.
+    descriptor = -1
+
     def __init__(self, thread: LoopThread) -> None:
         self._thread = thread
         self._queue: deque[MessageBlob] = deque()

@@ -44,7 +44,6 @@ class Connection(asyncio.Protocol):
         '_context',
         '_core',
         '_cycle',
-        '_direct_fd',
         '_drainers',
         '_fd',
         '_heard',
@@ -55,6 +54,7 @@ class Connection(asyncio.Protocol):
         '_timer',
         '_told',
         '_unanswered',
+        'descriptor',
         'framing',
         'held',
         'state',
@@ -73,8 +73,9 @@ class Connection(asyncio.Protocol):
         #: The socket's descriptor while it may be written, or -1.
         self._fd = -1
         #: The same while nothing waits before it in the transport, or -1; only where
-        #: a receiver is attached, for then the transport reports every backlog.
-        self._direct_fd = -1
+        #: a receiver is attached, for then the transport reports every backlog. See
+        #: `falcon_channels.transports.base`.
+        self.descriptor = -1
         self._core: ServerProtocol | None = None
         self._cycle: AsgiCycle | None = None
         self._receiver: Receiver | None = None
@@ -112,7 +113,7 @@ class Connection(asyncio.Protocol):
         event loop's own way costs about a microsecond more for each recipient
         (benchmarks/fanout.py).
         """
-        fd = self._direct_fd
+        fd = self.descriptor
         if fd >= 0:
             try:
                 sent = write_descriptor(fd, blob)
@@ -257,7 +258,7 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Note a backlog, and give the peer `write_timeout_s` to take some of it."""
         self.write_blocked = True
-        self._direct_fd = -1
+        self.descriptor = -1
         if self.state == OPEN:
             self._watch_backlog()
 
@@ -268,7 +269,7 @@ class Connection(asyncio.Protocol):
         if self.state == OPEN:
             self._set_timer(None)
             if self._receiver is not None:
-                self._direct_fd = self._fd
+                self.descriptor = self._fd
             self._flush_pongs()
             if self._receiver is not None:
                 self._receiver.on_writable()
@@ -313,7 +314,7 @@ class Connection(asyncio.Protocol):
             raise ValueError(f'close code {code} must not be sent') from None
         self.transport.write(b''.join(core.data_to_send()))
         self.state = CLOSING
-        self._fd = self._direct_fd = -1
+        self._fd = self.descriptor = -1
         self._set_timer(self._context.options.close_timeout_s, self.abort)
         self._release_drainers()
         # NOTE: Not now: it may call the receiver, which `close` must not.
@@ -323,7 +324,7 @@ class Connection(asyncio.Protocol):
         """Cut the link and drop what is not written."""
         if self.state < CLOSED:
             self.state = LINGERING
-            self._fd = self._direct_fd = -1
+            self._fd = self.descriptor = -1
             self.transport.abort()
 
     def _fail(self, code: int, reason: str) -> None:
@@ -350,7 +351,7 @@ class Connection(asyncio.Protocol):
         if self.state >= LINGERING:
             return
         self.state = LINGERING
-        self._fd = self._direct_fd = -1
+        self._fd = self.descriptor = -1
         transport = self.transport
         self._set_timer(self._context.options.close_timeout_s, transport.abort)
         if transport.is_closing():

@@ -123,7 +123,7 @@ class WebSocketProtocol(FrameReader):
         peer that has shut down one direction may read nothing in the other.
         """
         self.flush()
-        self._fd = self._direct_fd = -1
+        self._fd = self.descriptor = -1
         if self.state < CLOSED:
             self.state = LINGERING
             self._set_timer(self._context.options.close_timeout_s, self.transport.abort)
@@ -132,7 +132,7 @@ class WebSocketProtocol(FrameReader):
         """Tell everybody; nothing is written from here on."""
         context = self._context
         self.state = CLOSED
-        self._fd = self._direct_fd = -1
+        self._fd = self.descriptor = -1
         self._set_timer(None)
         if context.keepalive is not None:
             context.keepalive.discard(self)
@@ -328,7 +328,7 @@ class WebSocketProtocol(FrameReader):
                 high=1 if is_ssl(self.transport) else 0, low=0
             )
             if not self.write_blocked:
-                self._direct_fd = self._fd
+                self.descriptor = self._fd
         cycle.forget_extensions()
         for message in cycle.take_messages():
             receiver.on_message(message)

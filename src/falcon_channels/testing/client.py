@@ -110,6 +110,9 @@ class SimulatedTransport:
         end: Close code and reason, once closed.
     """
 
+    #: There is no socket.
+    descriptor = -1
+
     def __init__(
         self, on_event: Callable[[Event], None], on_end: Callable[[], None]
     ) -> None:

@@ -82,6 +82,9 @@ class AsgiTransport:
         'framing',
     )
 
+    #: ASGI, not a socket, takes what is written.
+    descriptor = -1
+
     def __init__(self, ws: falcon.asgi.WebSocket, *, binary: bool = False) -> None:
         self.framing = MESSAGES
         self.backlog_bytes = 0

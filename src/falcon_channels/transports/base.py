@@ -69,6 +69,14 @@ class Transport(Protocol):
         """What makes payloads ready for `write`; settled once accepted."""
 
     @property
+    def descriptor(self) -> int:
+        """A socket to which a blob may be written as it is; -1 where there is none.
+
+        Only while nothing waits before it in this process. Whoever writes there hands
+        what was not taken to `write`, in the same turn of the event loop.
+        """
+
+    @property
     def backlog_bytes(self) -> int:
         """How many bytes written here have not left the process."""
 

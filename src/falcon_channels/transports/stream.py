@@ -95,6 +95,9 @@ class StreamTransport:
         'readable',
     )
 
+    #: ASGI, not a socket, takes what is written.
+    descriptor = -1
+
     def __init__(self, framing: Any, preamble: bytes = b'') -> None:
         self.framing = framing
         self.backlog_bytes = 0
