@@ -402,6 +402,7 @@ def falcon_peers() -> list[Peer]:
         ),
         Peer('falcon-channels, Falcon by hand', [*SERVE, by_hand]),
         Peer('falcon-channels, direct', [*SERVE, 'benchmarks.apps.direct:app']),
+        Peer('uvicorn default, bare ASGI', [*uvicorn, 'benchmarks.apps.bare:app']),
         Peer('uvicorn default, raw door', [*uvicorn, 'benchmarks.apps.rooms:app']),
         Peer('falcon-channels, raw door', [*SERVE, 'benchmarks.apps.rooms:app']),
         Peer(
