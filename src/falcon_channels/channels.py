@@ -28,6 +28,7 @@ from falcon_channels.doors import add_doors
 from falcon_channels.endpoint import Endpoint
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import CapabilityError
+from falcon_channels.errors import ChannelsError
 from falcon_channels.errors import ClosedError
 from falcon_channels.errors import PositionError
 from falcon_channels.errors import UnknownChannelError
@@ -52,6 +53,7 @@ from falcon_channels.routing import check_channel_name
 from falcon_channels.server_side import subscribe_connection
 from falcon_channels.tokens import TokenVerifier
 from falcon_channels.transports.direct import DRAIN_HOOKS
+from falcon_channels.transports.direct import START_ERROR
 from falcon_channels.users import UserControl
 
 _logger = logging.getLogger('falcon_channels')
@@ -561,9 +563,16 @@ class Channels(UserControl):
 
     async def process_startup(self, scope: Any, event: Any) -> None:
         """Start with the application (Falcon middleware)."""
-        await self._ready()
-        # NOTE: at `process_shutdown` a server has closed all connections already.
         state = scope.get('state')
+        try:
+            await self._ready()
+        except ChannelsError as ex:
+            if state is not None:
+                state[START_ERROR] = f'Channels cannot start: {ex}'
+            # NOTE: Falcon sends the traceback to the server, which logs it: the less of
+            #   it, the sooner people find the last line.
+            raise ex.with_traceback(None) from None
+        # NOTE: at `process_shutdown` a server has closed all connections already.
         if state is not None:
             state.setdefault(DRAIN_HOOKS, []).append(self.drain)
 

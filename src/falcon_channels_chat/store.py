@@ -18,6 +18,8 @@ from typing import TypeVar
 
 import msgspec
 
+from falcon_channels import OptionsError
+
 T = TypeVar('T')
 
 _SCHEMA = """
@@ -120,23 +122,39 @@ def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+def _open(path: str) -> sqlite3.Connection:
+    # SECURITY: the file holds the secret of the sessions.
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    database = sqlite3.connect(
+        path, isolation_level=None, check_same_thread=False, timeout=10
+    )
+    try:
+        database.execute('PRAGMA journal_mode = WAL')
+        database.execute('PRAGMA synchronous = NORMAL')
+        database.execute('PRAGMA foreign_keys = ON')
+        database.executescript(_SCHEMA)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
 class Store:
     """The tables of one chat.
 
     Args:
         path: The file; made if it is not there, readable by its owner only.
+
+    Raises:
+        OptionsError: The file cannot be used.
     """
 
     def __init__(self, path: str) -> None:
-        # SECURITY: the file holds the secret of the sessions.
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-        self._db = sqlite3.connect(
-            path, isolation_level=None, check_same_thread=False, timeout=10
-        )
-        self._db.execute('PRAGMA journal_mode = WAL')
-        self._db.execute('PRAGMA synchronous = NORMAL')
-        self._db.execute('PRAGMA foreign_keys = ON')
-        self._db.executescript(_SCHEMA)
+        try:
+            self._db = _open(path)
+        except (OSError, sqlite3.Error) as ex:
+            reason = ex.strerror if isinstance(ex, OSError) else ex
+            raise OptionsError(f'the database {path} cannot be used: {reason}') from ex
         self._thread = ThreadPoolExecutor(1, 'chat-store')
 
     async def _run(self, work: Callable[[], T]) -> T:

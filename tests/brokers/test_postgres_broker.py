@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import gc
 from itertools import count
 import logging
+import socket
 
 import psycopg
 from psycopg.rows import dict_row
@@ -257,6 +258,34 @@ async def test_a_server_that_is_not_there_is_named_without_secrets(
         await broker.publish('news', ITEM, LOG)
     await broker.close()
     assert 's3cret' not in f'{caught.value} {migrating.value} {caplog.text}'
+
+
+@pytest.mark.parametrize('before', ['', 'postgres@'])
+async def test_a_socket_in_the_file_system(
+    server: PostgresServer, monkeypatch: pytest.MonkeyPatch, before: str
+) -> None:
+    """A URL without a host reaches the server by the socket in a folder."""
+    monkeypatch.setenv('PGUSER', 'postgres')
+    url = f'postgresql://{before}/postgres?host={server.folder}&port={server.port}'
+    broker = open_broker(f'{url}&schema=by_socket&migrate=yes')
+    await broker.start(Recorder())
+    assert (await broker.publish('news', ITEM, LOG)).position.offset >= 1
+    await broker.close()
+
+
+async def test_a_server_that_does_not_answer_is_named() -> None:
+    """Somebody listens and says nothing: starting fails in time and says where."""
+    with socket.socket() as mute:
+        mute.bind(('127.0.0.1', 0))
+        mute.listen()
+        port = mute.getsockname()[1]
+        broker = open_broker(f'postgresql://a:s3cret@127.0.0.1:{port}/db?timeout_s=0.3')
+        with pytest.raises(BrokerUnavailableError) as caught:
+            await broker.start(Recorder())
+        await broker.close()
+    assert f'no connection to PostgreSQL at 127.0.0.1:{port} within 0.3 s' == str(
+        caught.value
+    )
 
 
 async def test_a_server_without_password_is_warned_about(

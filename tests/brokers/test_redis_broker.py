@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 import logging
 from pathlib import Path
+import socket
 import subprocess
 
 import pytest
@@ -111,6 +112,24 @@ async def test_a_server_that_is_not_there_is_named() -> None:
     with pytest.raises(BrokerUnavailableError, match='not open'):
         await broker.publish('news', ITEM, LOG)
     await broker.close()
+
+
+@pytest.mark.parametrize(
+    ('scheme', 'hint'), [('redis', ''), ('rediss', '; does it speak TLS?')]
+)
+async def test_a_server_that_does_not_answer_is_named(scheme: str, hint: str) -> None:
+    """Somebody listens and says nothing: starting fails in time and says where."""
+    with socket.socket() as mute:
+        mute.bind(('127.0.0.1', 0))
+        mute.listen()
+        port = mute.getsockname()[1]
+        broker = open_broker(f'{scheme}://127.0.0.1:{port}?timeout_s=0.3')
+        with pytest.raises(BrokerUnavailableError) as caught:
+            await broker.start(Recorder())
+        await broker.close()
+    assert (
+        f'cannot connect to Redis at 127.0.0.1:{port}: no answer within 0.3 s{hint}'
+    ) == str(caught.value)
 
 
 async def test_passwords_open_and_stay_secret(

@@ -116,6 +116,7 @@ def test_the_example_keeps_the_hello_page(tmp_path: Path) -> None:
         ([], {'CHAT_SECRET': 'short'}, 'at least 32 characters'),
         ([], {'CHAT_MAX_ROOMS': 'many'}, 'max_rooms'),
         (['--bot-key', '\u202e'], {}, 'cannot be shown'),
+        (['--bot-key', 'Echo', '--database', 'no/x.db'], {}, 'no/x.db cannot be used'),
     ],
 )
 def test_settings_that_make_no_sense(
@@ -125,6 +126,16 @@ def test_settings_that_make_no_sense(
     result = run(*words, cwd=tmp_path, **env)
     assert 2 == result.returncode
     assert complaint in result.stderr
+    assert 'Traceback' not in result.stderr
+
+
+def test_a_database_that_cannot_be_opened(tmp_path: Path) -> None:
+    """The chat ends with a line about the file, and without a traceback."""
+    result = run('--port', '0', '--database', 'missing/talk.db', cwd=tmp_path)
+    assert 3 == result.returncode
+    assert (
+        'the database missing/talk.db cannot be used: No such file or directory'
+    ) in result.stderr
     assert 'Traceback' not in result.stderr
 
 

@@ -17,11 +17,16 @@ import falcon.asgi
 from uvicorn.config import Config
 from uvicorn.config import LOG_LEVELS
 from uvicorn.config import STARTUP_FAILURE
+from uvicorn.lifespan.on import LifespanOn
 from uvicorn.server import Server
 from uvicorn.supervisors import ChangeReload
 from uvicorn.supervisors import Multiprocess
 
+from falcon_channels.errors import ChannelsError
 from falcon_channels.server.options import ServerOptions
+from falcon_channels.transports.direct import START_ERROR
+
+_logger = logging.getLogger('uvicorn.error')
 
 _WS = 'falcon_channels.server.protocol:WebSocketProtocol'
 _HTTP = 'falcon_channels.server.http:BoundedHttpProtocol'
@@ -51,6 +56,23 @@ class ChannelsConfig(Config):
         super().configure_logging()
         logging.getLogger('uvicorn.access').addFilter(hide_query_string)
 
+    def load(self) -> None:
+        """Load what the configuration names, or end this process.
+
+        NOTE: what no import can mend ends workers as a failed start does: uvicorn would
+        start them again and again.
+        """
+        try:
+            super().load()
+        except ChannelsError as ex:
+            _logger.error('Error loading ASGI app: %s', ex)
+            sys.exit(STARTUP_FAILURE)
+        except Exception:
+            _logger.exception('Error loading ASGI app')
+            sys.exit(STARTUP_FAILURE)
+        if self.lifespan_class is LifespanOn:
+            self.lifespan_class = ChannelsLifespan
+
     def load_app(self) -> Any:
         """Import the application and switch off what this server makes needless."""
         app = super().load_app()
@@ -58,6 +80,16 @@ class ChannelsConfig(Config):
             return _FactoryWithoutReceiveQueue(app)
         drop_receive_queue(app)
         return app
+
+
+class ChannelsLifespan(LifespanOn):
+    """uvicorn's side of the lifespan; a start that failed is told in words."""
+
+    async def send(self, message: Any) -> None:
+        """Take an event of the application."""
+        if message['type'] == 'lifespan.startup.failed' and START_ERROR in self.state:
+            message = {**message, 'message': self.state[START_ERROR]}
+        await super().send(message)
 
 
 def hide_query_string(record: logging.LogRecord) -> bool:
@@ -125,6 +157,11 @@ class ChannelsServer(Server):
 
 class Workers(Multiprocess):
     """uvicorn's worker processes; a second signal ends them at once."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether they have ended because one of them could not start."""
+        return any(process.exitcode == STARTUP_FAILURE for process in self.processes)
 
     def handle_int(self) -> None:
         """Stop, or end at once."""
@@ -233,7 +270,9 @@ def serve(args: argparse.Namespace) -> int:
         if config.should_reload:
             ChangeReload(config, server.run, [config.bind_socket()]).run()
         elif config.workers > 1:
-            Workers(config, [config.bind_socket()]).run()
+            workers = Workers(config, [config.bind_socket()])
+            workers.run()
+            return STARTUP_FAILURE if workers.failed else 0
         else:
             server.run()
             return 0 if server.started else STARTUP_FAILURE

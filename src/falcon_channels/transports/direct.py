@@ -27,6 +27,10 @@ EXTENSION = 'falcon_channels.direct'
 #: server with the extension calls when it stops, before it closes connections.
 DRAIN_HOOKS = 'falcon_channels.drain'
 
+#: The key in the lifespan's ``scope['state']`` of why the application cannot start, in
+#: words for people: such a server logs them, and not the traceback that Falcon sends.
+START_ERROR = 'falcon_channels.start_error'
+
 
 class DirectWebSocket(Transport, Protocol):
     """What the server offers for one WebSocket connection."""

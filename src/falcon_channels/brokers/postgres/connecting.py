@@ -13,9 +13,9 @@ from typing import Any
 from typing import TypeVar
 from urllib.parse import urlencode
 from urllib.parse import urlsplit
-from urllib.parse import urlunsplit
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from falcon_channels.brokers.exposure import warn_without_password
 from falcon_channels.brokers.query import parse_query
@@ -69,8 +69,11 @@ def read_url(url: str) -> tuple[str, dict[str, Any]]:
         },
     )
     libpq = {name: options.pop(name) for name in LIBPQ_OPTIONS if name in options}
+    # NOTE: as it is, percent signs and all. And not by `urlunsplit`, which leaves the
+    #   slashes out where there is no host, as for a socket in the file system.
     path = urlsplit(url).path
-    return urlunsplit(('postgresql', parts.netloc, path, urlencode(libpq), '')), options
+    query = f'?{urlencode(libpq)}' if libpq else ''
+    return f'postgresql://{parts.netloc}{path}{query}', options
 
 
 def _schema_name(name: str, text: str) -> str:
@@ -122,14 +125,21 @@ class Server:
                     # NOTE: cancelled, or too late; nobody else knows of it yet.
                     await shut(connection)
                     raise
-        except (psycopg.Error, OSError) as ex:
-            raise unavailable(ex) from None
         except TimeoutError:
             raise BrokerUnavailableError(
-                f'no connection to PostgreSQL within {self.timeout_s} s'
+                f'no connection to PostgreSQL{self._where()} within {self.timeout_s} s'
             ) from None
+        except (psycopg.Error, OSError) as ex:
+            raise unavailable(ex) from None
         self._warn(connection)
         return connection
+
+    def _where(self) -> str:
+        """Return where the server is, in words; nothing where that is not said."""
+        # SECURITY: says where, and nothing else of the URL.
+        said = conninfo_to_dict(self._url)
+        parts = [str(said[name]) for name in ('host', 'port') if said.get(name)]
+        return f' at {":".join(parts)}' if parts else ''
 
     def _warn(self, connection: Connection) -> None:
         if self._warned:

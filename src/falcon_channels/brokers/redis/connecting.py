@@ -16,6 +16,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.crc import key_slot
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from falcon_channels.brokers.exposure import warn_without_password
 from falcon_channels.brokers.link import describe
@@ -119,10 +120,16 @@ class Server:
             await disconnect(connection)
             if isinstance(ex, LINK_ERRORS):
                 raise BrokerUnavailableError(
-                    f'cannot connect to Redis at {address}: {describe(ex)}'
+                    f'cannot connect to Redis at {address}: {self._why(ex)}'
                 ) from None
             raise
         return connection  # type: ignore[no-any-return]
+
+    def _why(self, error: BaseException) -> str:
+        if not isinstance(error, (TimeoutError, RedisTimeoutError)):
+            return describe(error)
+        hint = '; does it speak TLS?' if self._tls else ''
+        return f'no answer within {self._timeout_s} s{hint}'
 
 
 class Topology(NamedTuple):
@@ -187,7 +194,7 @@ async def find_topology(server: Server, known: frozenset[Address]) -> Topology:
                 return _topology(rows, address)
         except LINK_ERRORS as ex:
             error = BrokerUnavailableError(
-                f'Redis at {address} does not say who has which slots: {describe(ex)}'
+                f'Redis at {address} cannot be used: {describe(ex)}'
             )
         except BrokerUnavailableError as ex:
             error = ex
