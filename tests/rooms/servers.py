@@ -14,8 +14,14 @@ USUAL = {
     ],
 }
 
-OTHERS = {
+#: uvicorn's own classes for WebSockets, by their names.
+UVICORN = {
+    'uvicorn websockets': [*_UVICORN, '--ws', 'websockets', _APP],
     'uvicorn wsproto': [*_UVICORN, '--ws', 'wsproto', _APP],
+}
+
+OTHERS = {
+    'uvicorn wsproto': UVICORN['uvicorn wsproto'],
     'hypercorn': ['python', '-m', 'hypercorn', '--bind', '127.0.0.1:{port}', _APP],
     'daphne': ['python', '-m', 'daphne', '--port', '{port}', _APP],
     'granian': [
