@@ -79,6 +79,10 @@ bench: setup  ## What deliveries, connections and memory cost (an hour; BENCH_AR
 simulate: setup  ## Simulate SEEDS worlds of the hub without sockets, or replay one (SEED=n)
 	cd tests && $(abspath $(BIN))/python -m simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),1000))
 
+.PHONY: mutants
+mutants: setup  ## Break the hub in 60 ways, and see that each is noticed (ten minutes; NAME=words picks some)
+	cd tests && $(abspath $(BIN))/python -m simulation.mutants $(NAME)
+
 .PHONY: check
 check: setup  ## Formatting, lint, types and architecture
 	$(BIN)/ruff format --check .

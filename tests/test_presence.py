@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 import logging
+import random
 from typing import Any
 
 import pytest
+from simulation.storm import Store
+from simulation.storm import StormyBroker
 from support.fake_clock import on_fake_clock
 
 from falcon_channels import CapabilityError
@@ -194,3 +198,50 @@ async def test_nothing_is_left_when_all_have_gone(
     assert [] == caplog.records
     await channels.close()
     assert {asyncio.current_task()} == asyncio.all_tasks()
+
+
+class SlowToTell(StormyBroker):
+    """A process's link to a shared broker, whose signals wait for their gates."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store, random.Random(1), calm=True, exact=True)
+        self.gates: deque[asyncio.Event] = deque()
+
+    async def signal(self, channel: str, signal: bytes) -> None:
+        if self.gates:
+            await self.gates.popleft().wait()
+        await super().signal(channel, signal)
+
+
+@on_fake_clock
+async def test_the_last_word_between_processes_is_right() -> None:
+    """Who comes back elsewhere, and leaves again, is there and away for all."""
+    store = Store(asyncio.get_running_loop())
+    await store.start()
+    brokers = [SlowToTell(store), SlowToTell(store)]
+    processes = [Channels(broker) for broker in brokers]
+    for channels in processes:
+        options = ChannelOptions(presence=True, join_leave='user')
+        channels.add_route('room:{name}', None, options)
+    watcher = await enter(processes[1], 'watcher')
+    first = await enter(processes[0], 'ann')
+    leave, rejoin = asyncio.Event(), asyncio.Event()
+    brokers[0].gates.extend([leave, rejoin])
+    first.unsubscribe('room:1')
+    await asyncio.sleep(1)
+    second = await enter(processes[1], 'ann')
+    told = ['join', 'join']
+    assert told == [kind for kind, user in signals(watcher) if user == 'ann']
+    leave.set()
+    await asyncio.sleep(1)
+    # NOTE: the first process is about to say that ann is there, who now leaves.
+    second.unsubscribe('room:1')
+    await asyncio.sleep(1)
+    told += ['leave', 'leave']
+    assert told == [kind for kind, user in signals(watcher) if user == 'ann']
+    rejoin.set()
+    await asyncio.sleep(1)
+    told += ['join', 'leave']
+    assert told == [kind for kind, user in signals(watcher) if user == 'ann']
+    for channels in processes:
+        await channels.close()

@@ -65,8 +65,11 @@ class Actor:
         else:
             self.world.note(self.name, channel, event.item.kind, event.item.info.user)
             users = self.seen.setdefault(channel, {})
-            change = 1 if event.item.kind == 'join' else -1
-            users[event.item.info.user] = users.get(event.item.info.user, 0) + change
+            user, joined = event.item.info.user, event.item.kind == 'join'
+            if channel.startswith('log'):
+                users[user] = int(joined)
+            else:
+                users[user] = users.get(user, 0) + (1 if joined else -1)
 
     def _on_subscribed(self, event: Subscribed) -> None:
         channel, since, joined = event

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from collections import deque
 from collections.abc import Awaitable
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -97,18 +98,36 @@ class StormyBroker(Broker):
         store: Shared.
         rng: Decides every delay.
         calm: Whether nothing ever takes long.
+        exact: Whether no announcement is lost but with the link, so that nobody has to
+            look for it.
+        grid_s: What all delays are multiples of, so that many things happen in one turn
+            of the event loop; 0 for none.
     """
 
     capabilities = Capabilities(shared=True)
 
-    def __init__(self, store: Store, rng: random.Random, calm: bool) -> None:
+    def __init__(
+        self,
+        store: Store,
+        rng: random.Random,
+        *,
+        calm: bool = False,
+        exact: bool = False,
+        grid_s: float = 0.0,
+    ) -> None:
         self._store = store
         self._rng = rng
-        self.calm = calm
+        self._calm = calm
+        self._exact = exact
+        self._grid_s = grid_s
         self._loop = asyncio.get_running_loop()
         self._receiver: BrokerReceiver | None = None
         self._subscribed: set[str] = set()
         self._due_s: dict[str, float] = {}
+        #: What was announced and has not arrived, by channel, in order.
+        self._under_way: dict[str, deque[tuple[int, str, Sequence[Any]]]] = defaultdict(
+            deque
+        )
         #: Counted up whenever the link breaks: what was under way is lost with it.
         self.link = 0
         self.link_up = True
@@ -148,10 +167,12 @@ class StormyBroker(Broker):
             return
         if self.link_up:
             when_s = max(
-                self._loop.time() + self._delay_s(), self._due_s.get(order, 0.0) + 1e-4
+                self._loop.time() + self._delay_s(), self._due_s.get(order, 0.0)
             )
             self._due_s[order] = when_s
-            self._loop.call_at(when_s, self._deliver, self.link, order, method, args)
+            # NOTE: timers of one moment have no order; the queue has.
+            self._under_way[order].append((self.link, method, args))
+            self._loop.call_at(when_s, self._deliver, order)
 
     def _is_mishap(self, method: str) -> bool:
         """Whether one announcement is lost though the link is not.
@@ -159,17 +180,22 @@ class StormyBroker(Broker):
         NOTE: no broker may, but the hub trusts none: offsets show the gap.
         """
         return (
-            not self.calm and method == 'on_publication' and self._rng.random() < 0.01
+            not self._exact and method == 'on_publication' and self._rng.random() < 0.01
         )
 
-    def _deliver(self, link: int, order: str, method: str, args: Sequence[Any]) -> None:
+    def _deliver(self, order: str) -> None:
+        link, method, args = self._under_way[order].popleft()
         if link != self.link or self._receiver is None:
             return
         if order == '' or order in self._subscribed:
             getattr(self._receiver, method)(*args)
 
     def _delay_s(self) -> float:
-        if self.calm:
+        delay_s = self._any_delay_s()
+        return round(delay_s / self._grid_s) * self._grid_s if self._grid_s else delay_s
+
+    def _any_delay_s(self) -> float:
+        if self._calm:
             return self._rng.uniform(0.0, 0.001)
         if self._rng.random() < 0.06:
             return self._rng.uniform(0.0, 2.0)

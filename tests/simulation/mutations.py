@@ -1,0 +1,489 @@
+"""Defects of the hub, each in one place, and what has to notice it.
+
+Where a mutant names no tests, the simulation has to find it. Where it cannot (the exact
+words of one process, a moment too short for chance, a door of its own), tests do.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+# Three places where a defect shows nothing, for the same is asked twice:
+#
+# * `Feeds.keep_house` asks `feed.idle`, though `hold` took the channel off its list.
+# * `Hub._join_recovering` reads again where `kept` overflowed (``kept is None``). With
+#   what is left it would find itself behind the channel, and read again.
+# * `Feed.repair` reads again where what came meanwhile overflowed. `_take_kept` would
+#   find that out after it, and say that there is a gap.
+
+
+class Mutant(NamedTuple):
+    """One defect: in `module`, `old` becomes `new`.
+
+    Attributes:
+        name: What is wrong then.
+        module: Below ``falcon_channels``.
+        old: In the module, once or first.
+        new: What stands there instead.
+        tests: Arguments of pytest that notice it; ``''``: the simulation does.
+    """
+
+    name: str
+    module: str
+    old: str
+    new: str
+    tests: str = ''
+
+
+MUTANTS = [
+    Mutant(
+        'gaps are not noticed',
+        'feed.py',
+        'offset > position.offset + 1',
+        'offset > position.offset + 2',
+    ),
+    Mutant(
+        'repeats are delivered',
+        'feed.py',
+        'if offset <= position.offset:\n                return False',
+        'if offset < position.offset:\n                return False',
+    ),
+    Mutant(
+        'another epoch is not noticed',
+        'feed.py',
+        'if epoch != position.epoch or offset',
+        'if offset',
+    ),
+    Mutant(
+        'what comes during a repair is forgotten',
+        'feed.py',
+        'if self.kept_overflow:\n            return\n',
+        'if True:\n            return\n',
+    ),
+    Mutant(
+        'a join does not flush first',
+        'hub.py',
+        'self._must_go_on(subscription)\n        self._fan_out.flush_feed(feed)',
+        'self._must_go_on(subscription)',
+    ),
+    Mutant(
+        'who is ahead gets everything',
+        'fanout.py',
+        'item.offset > subscription.offset',
+        'item.offset > 0',
+    ),
+    Mutant(
+        'who is ahead stays ahead',
+        'feed.py',
+        'if s.offset <= offset]',
+        'if s.offset < offset]',
+        'tests/test_feed.py',
+    ),
+    Mutant(
+        'a trimmed log counts as recovered',
+        'protocol/recovery.py',
+        'publications[0].offset != asked.offset + 1',
+        'publications[0].offset < 0',
+    ),
+    Mutant(
+        'a read cut short counts as recovered',
+        'protocol/recovery.py',
+        'return [] if top.offset == asked.offset else None',
+        'return []',
+    ),
+    Mutant(
+        'any epoch recovers',
+        'protocol/recovery.py',
+        'asked.epoch and asked.epoch != top.epoch',
+        'False',
+    ),
+    Mutant(
+        'what is published during a join is forgotten',
+        'feed.py',
+        'subscription.kept.append((publication, epoch))',
+        'subscription.kept_bytes += 0',
+        'tests/test_joining.py',
+    ),
+    Mutant(
+        'a restored link is not followed by a repair',
+        'hub.py',
+        'self._repairs.begin_all()',
+        'self._repairs.links += 1',
+    ),
+    Mutant(
+        'a link that is restored during a read is not noticed',
+        'repair.py',
+        'if links != self.links:',
+        'if False:',
+        'tests/test_joining.py',
+    ),
+    Mutant(
+        'a link that is restored while a channel opens is not noticed',
+        'hub.py',
+        '(links != self._repairs.links and feed.options.history_size)',
+        'False',
+        'tests/test_joining.py',
+    ),
+    Mutant(
+        'lost publications are passed over',
+        'repair.py',
+        'self._give_up(feed)\n',
+        'feed.turn.clear()\n',
+    ),
+    Mutant(
+        'slow readers are never closed',
+        'fanout.py',
+        "if feed.options.slow_reader == 'close':",
+        "if feed.options.slow_reader == 'never':",
+    ),
+    Mutant(
+        'what waits for slow readers is not bounded',
+        'feed.py',
+        'while len(pending) > 1 and subscription.pending_bytes > limit_bytes:',
+        'while False:',
+    ),
+    Mutant(
+        'slow readers get what waited after what is new',
+        'hub.py',
+        'items, epoch = feed.catch_up(subscription)',
+        'items, epoch = feed.catch_up(subscription)[0][1:], feed.position.epoch',
+    ),
+    Mutant(
+        'a leave during a join leaves a ghost',
+        'hub.py',
+        'if subscription.ended or subscription.connection.closed:',
+        'if False:',
+    ),
+    Mutant(
+        'who left while being entered stays present',
+        'presence.py',
+        'if subscription.ended:\n                # NOTE: it left',
+        'if False:\n                # NOTE: it left',
+    ),
+    Mutant(
+        'presence is not refreshed',
+        'presence.py',
+        'await asyncio.sleep(ttl_s / 3)',
+        'await asyncio.sleep(ttl_s * 3)',
+    ),
+    Mutant(
+        'presence is not removed',
+        'presence.py',
+        'self._leaving.append(subscription)',
+        'self._leaving.clear()',
+    ),
+    Mutant(
+        'joins and leaves overtake each other',
+        'presence.py',
+        'async with turn.lock:\n                yield',
+        'yield',
+        'tests/brokers/test_presence_races.py',
+    ),
+    Mutant(
+        'idle channels stay subscribed',
+        'feeds.py',
+        'await self._unsubscribe(feed.channel)',
+        'pass',
+    ),
+    Mutant(
+        'a connection that has ended is added',
+        'hub.py',
+        'if connection.closed:\n            raise ClosedError',
+        'if False:\n            raise ClosedError',
+    ),
+    Mutant(
+        'a subscription whose answer was lost stays at the broker',
+        'feeds.py',
+        'await self._unsubscribe(channel)\n            raise',
+        'pass\n            raise',
+    ),
+    Mutant(
+        'the last publication may be lost',
+        'repair.py',
+        'if feed.position == before != page.position:',
+        'if False:',
+    ),
+    # --- recovery --------------------------------------------------------------------
+    Mutant(
+        'a recovery reads one too many',
+        'hub.py',
+        'since=since.offset,',
+        'since=max(0, since.offset - 1),',
+    ),
+    Mutant(
+        'a recovery reads one too few',
+        'hub.py',
+        'since=since.offset,',
+        'since=since.offset + 1,',
+    ),
+    Mutant(
+        'the recovered end before what came meanwhile',
+        'protocol/recovery.py',
+        '[*publications, *following]',
+        'publications',
+        'tests/protocol/test_recovery.py',
+    ),
+    Mutant(
+        'what came meanwhile may have gaps',
+        'protocol/recovery.py',
+        'if publication.offset != offset + 1:\n            return None',
+        'if False:\n            return None',
+        'tests/protocol/test_recovery.py',
+    ),
+    Mutant(
+        'what was read and came meanwhile comes twice',
+        'protocol/recovery.py',
+        'if publication.offset <= offset:\n            continue',
+        'if False:\n            continue',
+        'tests/protocol/test_recovery.py',
+    ),
+    Mutant(
+        'who recovers joins another log',
+        'hub.py',
+        'if page.position.epoch != feed.position.epoch:\n'
+        '                await self._same_log(feed)\n'
+        '                continue\n'
+        '            kept = subscription.kept',
+        'kept = subscription.kept',
+        'tests/test_joining.py',
+    ),
+    Mutant(
+        'who recovers less than the channel has joins all the same',
+        'hub.py',
+        'if found is None or found.position.offset < feed.position.offset:',
+        'if found is None:',
+        'tests/test_joining.py',
+    ),
+    Mutant(
+        'who recovers is not ahead',
+        'hub.py',
+        'feed.add(subscription, found.position.offset)',
+        'feed.add(subscription)',
+    ),
+    Mutant(
+        'who recovers the latest gets one that is older',
+        'hub.py',
+        'if kept and kept[-1][0].offset > position.offset:',
+        'if False:',
+        'tests/test_joining.py',
+    ),
+    Mutant(
+        'who recovers the latest joins another log',
+        'hub.py',
+        'if page.position.epoch != feed.position.epoch:\n'
+        '                await self._same_log(feed)\n'
+        '                continue\n'
+        '            self._fan_out',
+        'self._fan_out',
+        'tests/test_joining.py',
+    ),
+    Mutant(
+        'a client counts what it recovered twice',
+        'handlers.py',
+        'offset = since.offset\n    return',
+        'offset = since.offset + len(joined.publications)\n    return',
+        'tests/endpoint/test_delivery.py',
+    ),
+    # --- repair ----------------------------------------------------------------------
+    Mutant(
+        'what came while a channel opened is forgotten',
+        'feed.py',
+        'self.state = FeedState.LIVE\n        return self._take_kept()',
+        'self.state = FeedState.LIVE\n        self._drop_kept()\n        return False',
+    ),
+    Mutant(
+        'a gap while a channel opened is not repaired',
+        'hub.py',
+        'if gap or (links',
+        'if (links',
+    ),
+    Mutant(
+        'a repair forgets what came meanwhile',
+        'feed.py',
+        'gap = self._take_kept()',
+        'gap = self._drop_kept()',
+    ),
+    Mutant(
+        'what overflowed while a channel opened counts as nothing',
+        'feed.py',
+        'if overflow or (',
+        'if (',
+        'tests/test_joining.py',
+    ),
+    Mutant(
+        'what is kept during a repair is not bounded',
+        'feed.py',
+        'if self.kept_bytes > self.max_kept_bytes:',
+        'if False:',
+    ),
+    Mutant(
+        'a repair tells subscribers that lost publications nothing',
+        'repair.py',
+        'if outcome is None or attempts >= _ATTEMPTS:',
+        'if outcome is None:\n                return\n            if False:',
+    ),
+    # --- slow readers ----------------------------------------------------------------
+    Mutant(
+        'what waits for slow readers loses its order',
+        'feed.py',
+        'pending.append(item)',
+        'pending.appendleft(item)',
+    ),
+    Mutant(
+        'the newest is dropped, and not the oldest',
+        'feed.py',
+        '_size_bytes(pending.popleft())',
+        '_size_bytes(pending.pop())',
+        'tests/test_feed.py tests/test_fanout.py',
+    ),
+    Mutant(
+        'all that is older waits beside the latest',
+        'feed.py',
+        'if only_latest and isinstance(item, Publication):',
+        'if False:',
+    ),
+    Mutant(
+        'what waits takes the epoch of another log',
+        'feed.py',
+        'return items, subscription.pending_epoch',
+        'return items, self.position.epoch',
+        'tests/test_feed.py',
+    ),
+    Mutant(
+        'what waits is of two logs',
+        'feed.py',
+        'if subscription.pending_epoch != self.position.epoch:',
+        'if False:',
+        'tests/test_feed.py',
+    ),
+    Mutant(
+        'who reads again stays slow',
+        'hub.py',
+        'if subscription.state is State.LAGGING:',
+        'if False:',
+    ),
+    Mutant(
+        'who recovered may be slow for ever',
+        'hub.py',
+        'connection.granted_bytes = 0',
+        'connection.granted_bytes += 0',
+        'tests/test_fanout.py',
+    ),
+    Mutant(
+        'publications overtake the reply before them',
+        'fanout.py',
+        'if connection.out:\n',
+        'if False:\n',
+    ),
+    # --- presence --------------------------------------------------------------------
+    Mutant(
+        'a user who comes back elsewhere is held to have left',
+        'presence.py',
+        'await self._announce_if_back(change.channel, change.info.user)',
+        'pass',
+        'tests/test_presence.py',
+    ),
+    Mutant(
+        'who is said to be back is not looked for again',
+        'presence.py',
+        'if await broker.has_user(channel, user):\n                return\n'
+        "            await self._announce(channel, Signal('leave', info))",
+        'return',
+        'tests/test_presence.py',
+    ),
+    Mutant(
+        'a lost connection has no grace',
+        'presence.py',
+        'grace_s = options.leave_grace_s if subscription.connection.closed else 0.0',
+        'grace_s = 0.0',
+        'tests/test_presence.py',
+    ),
+    Mutant(
+        'who leaves on purpose has grace',
+        'presence.py',
+        'grace_s = options.leave_grace_s if subscription.connection.closed else 0.0',
+        'grace_s = options.leave_grace_s',
+        'tests/test_presence.py',
+    ),
+    Mutant(
+        'nobody tells that the entry of a dead process expired',
+        'presence.py',
+        'await self._announce_change(change, options.join_leave)\n            if len',
+        'pass\n            if len',
+        'tests/test_presence.py',
+    ),
+    Mutant(
+        'an entry that could not be made stays unmade',
+        'presence.py',
+        '            if options.presence:\n                self._keep(',
+        '            if announced:\n                self._keep(',
+    ),
+    # --- revocations -----------------------------------------------------------------
+    Mutant(
+        'a revocation is forgotten by who subscribes again',
+        'admission.py',
+        'if user and await self._broker.is_revoked(subscription.channel, user):\n'
+        '            raise',
+        'if False:\n            raise',
+        'tests/test_channels.py',
+    ),
+    Mutant(
+        'a revocation during a join is not noticed',
+        'admission.py',
+        'if user and await self._broker.is_revoked(subscription.channel, user):\n'
+        '                self._hub',
+        'if False:\n                self._hub',
+        'tests/test_channels.py tests/test_users.py',
+    ),
+    Mutant(
+        'a revocation ends nothing that is there',
+        'users.py',
+        'await self.unsubscribe(user, channel)',
+        'pass',
+        'tests/test_channels.py',
+    ),
+    Mutant(
+        'who was revoked may publish and read without a subscription',
+        'access.py',
+        'and await connection.hub.broker.is_revoked(channel, user)',
+        'and False',
+        'tests/endpoint/test_authorization.py',
+    ),
+    # --- publishing ------------------------------------------------------------------
+    Mutant(
+        'a key does not keep a repeat out',
+        'channels.py',
+        'idempotency_key=idempotency_key,\n            connection=connection,\n'
+        '        )\n\n    async def broadcast',
+        'connection=connection,\n        )\n\n    async def broadcast',
+    ),
+    # --- the client protocol ---------------------------------------------------------
+    Mutant(
+        'what gathers before a connect reply is not looked at',
+        'session.py',
+        'self._session.hub.on_output(self._session)',
+        'pass',
+        'tests/endpoint/test_slow_broker.py',
+    ),
+    Mutant(
+        'who lagged before the connect reply lags for ever',
+        'session.py',
+        'self.hub.catch_up(self)',
+        'pass',
+        'tests/endpoint/test_slow_broker.py',
+    ),
+    Mutant(
+        'many connections multiply the rate of a user',
+        'session.py',
+        'rates.take(self.user, now_s)',
+        'rates.take(self.id, now_s)',
+        'tests/endpoint/test_rates.py',
+    ),
+    Mutant(
+        'what is sent before the connect reply comes before it',
+        'session.py',
+        'self.out = [reply, *self.out[1:]]',
+        'self.out = [*self.out[1:], reply]',
+        'tests/endpoint/test_delivery.py tests/endpoint/test_slow_broker.py',
+    ),
+]
