@@ -32,6 +32,7 @@ from falcon_channels.session import Session
 from falcon_channels.transports.client_encodings import ClientCodec
 from falcon_channels.transports.client_encodings import JSON
 from falcon_channels.transports.client_encodings import protobuf
+from falcon_channels.transports.direct import cut_of
 from falcon_channels.transports.stream import DELIMITED
 from falcon_channels.transports.stream import EVENTS
 from falcon_channels.transports.stream import LINES
@@ -147,7 +148,7 @@ def stream(
     resp.set_header('X-Accel-Buffering', 'no')
     # NOTE: Falcon watches for the client's leaving in `resp.sse` only, and there looks
     #   after each event; ASGI's own callable is what says it at once.
-    resp.stream = transport.body(session, req._receive)
+    resp.stream = transport.body(session, req._receive, cut_of(req.scope))
 
 
 # --- bidirectional -------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol with the limits that it lacks before a request is whole.
+"""uvicorn's HTTP protocol with the limits that it lacks.
 
 ``uvicorn --http falcon_channels.server.http:BoundedHttpProtocol``; the server command
 uses it by itself. Everything else about HTTP is uvicorn's.
@@ -17,6 +17,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from falcon_channels.server.context import ServerContext
+from falcon_channels.server.options import ServerOptions
+from falcon_channels.server.sockets import bound_unacknowledged
+from falcon_channels.transports.direct import CUT_EXTENSION
 
 #: Longest request line and headers together.
 MAX_HEAD_BYTES = 65536
@@ -30,7 +33,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     """HTTP/1.1 with a limit and a deadline for the head of each request.
 
     SECURITY: Without them one connection may send headers without end and fill the
-    memory, and any number may send half a request and stay (slow loris).
+    memory, and any number may send half a request and stay (slow loris), or read
+    nothing of a response and stay (slow read).
     """
 
     def __init__(
@@ -41,7 +45,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self._options: ServerOptions = (
+            getattr(config, 'server_options', None) or ServerOptions()
+        )
         self._head_timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0
         self._in_head = True
         self._idle = True
@@ -51,11 +59,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         """Start the deadline of the first request."""
         super().connection_made(transport)
+        bound_unacknowledged(transport, self._options.unacknowledged_timeout_s)
         self._start_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the deadline."""
+        """Stop the deadlines."""
         self._stop_head_timer()
+        self._stop_write_timer()
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
@@ -102,6 +112,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if size > MAX_HEAD_BYTES or len(self.headers) > MAX_HEADERS:
             self._refuse_head()
             raise httptools.HttpParserError('request head too large')
+        self.scope['extensions'] = {CUT_EXTENSION: {'cut': self._cut}}
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -142,6 +153,40 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """Answer an invalid request, unless it has been refused already."""
         if not self.transport.is_closing():
             super().send_400_response(msg)
+
+    def pause_writing(self) -> None:
+        """Note a backlog, and give the client a time to take some of it."""
+        super().pause_writing()
+        self._start_write_timer()
+
+    def resume_writing(self) -> None:
+        """Let the application go on."""
+        self._stop_write_timer()
+        super().resume_writing()
+
+    def _start_write_timer(self) -> None:
+        self._write_timer = self.loop.call_later(
+            self._options.write_timeout_s,
+            self._judge_backlog,
+            self.transport.get_write_buffer_size(),
+        )
+
+    def _stop_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+
+    def _judge_backlog(self, before: int) -> None:
+        # SECURITY: a client that never reads would keep its connection, and what was
+        #   written for it, as long as it likes.
+        if self.transport.get_write_buffer_size() >= before:
+            self._cut()
+        else:
+            self._start_write_timer()
+
+    def _cut(self) -> None:
+        """End the connection at once and drop what is not written."""
+        self.transport.abort()
 
     def _start_head_timer(self) -> None:
         self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._head_timed_out)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from http import HTTPStatus
-import socket
 from typing import Any
 from typing import cast
 
@@ -31,6 +30,7 @@ from falcon_channels.server.handshake import read_request
 from falcon_channels.server.handshake import refusal
 from falcon_channels.server.handshake import requested_subprotocols
 from falcon_channels.server.options import ServerOptions
+from falcon_channels.server.sockets import bound_unacknowledged
 from falcon_channels.server.states import CLOSED
 from falcon_channels.server.states import CONNECTING
 from falcon_channels.server.states import LINGERING
@@ -272,11 +272,9 @@ class WebSocketProtocol(FrameReader):
             return
         if not is_ssl(self.transport):
             self._fd = sock.fileno()
-        timeout_s = self._context.options.unacknowledged_timeout_s
-        if timeout_s is not None and sock.family != socket.AF_UNIX:
-            option = getattr(socket, 'TCP_USER_TIMEOUT', None)
-            if option is not None:
-                sock.setsockopt(socket.IPPROTO_TCP, option, int(timeout_s * 1000))
+        bound_unacknowledged(
+            self.transport, self._context.options.unacknowledged_timeout_s
+        )
 
     def _first_message_due(self) -> None:
         if self._silent and self.state == OPEN:

@@ -13,6 +13,7 @@ ASGI's own events go on working; the extension adds two things:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Mapping
 from typing import Any
 from typing import Protocol
@@ -30,6 +31,10 @@ DRAIN_HOOKS = 'falcon_channels.drain'
 #: The key in the lifespan's ``scope['state']`` of why the application cannot start, in
 #: words for people: such a server logs them, and not the traceback that Falcon sends.
 START_ERROR = 'falcon_channels.start_error'
+
+#: Name of an extension in the scope of an HTTP request: ``cut`` ends its connection at
+#: once, also where the client does not read.
+CUT_EXTENSION = 'falcon_channels.cut'
 
 
 class DirectWebSocket(Transport, Protocol):
@@ -51,3 +56,9 @@ def direct_websocket(scope: Mapping[str, Any]) -> DirectWebSocket | None:
     """Return the server's object for a connection, where it offers one."""
     extension = (scope.get('extensions') or {}).get(EXTENSION)
     return None if extension is None else extension['websocket']
+
+
+def cut_of(scope: Mapping[str, Any]) -> Callable[[], None] | None:
+    """Return what cuts the connection of an HTTP request, where a server offers it."""
+    extension = (scope.get('extensions') or {}).get(CUT_EXTENSION)
+    return None if extension is None else extension['cut']

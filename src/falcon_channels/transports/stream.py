@@ -74,8 +74,8 @@ EVENTS = EventFraming()
 class StreamTransport:
     """A transport over a streamed HTTP response.
 
-    Set ``resp.stream = transport.body(receiver, receive)``; the connection ends with
-    the stream, whoever ends it.
+    Set ``resp.stream = transport.body(receiver, receive, cut)``; the connection ends
+    with the stream, whoever ends it.
 
     Args:
         framing: One of `LINES`, `DELIMITED` and `EVENTS`.
@@ -84,6 +84,7 @@ class StreamTransport:
 
     __slots__ = (
         '_closing',
+        '_cut',
         '_ended',
         '_queue',
         '_sender',
@@ -112,6 +113,7 @@ class StreamTransport:
         self._ended = False
         self._sending = False
         self._sender: asyncio.Task[Any] | None = None
+        self._cut: Callable[[], None] | None = None
 
     def write(self, blob: bytes) -> int:
         """Queue a blob; return how many bytes wait."""
@@ -140,8 +142,12 @@ class StreamTransport:
         self._queue.clear()
         self.backlog_bytes = 0
         self._wake.set()
-        # NOTE: a server that waits for a client to read can only be cancelled.
-        if self._sending and self._sender is not None:
+        if not self._sending:
+            return
+        if self._cut is not None:
+            self._cut()
+        elif self._sender is not None:
+            # NOTE: a server that waits for a client to read can only be cancelled.
             self._sender.cancel()
 
     def pause_reading(self) -> None:
@@ -153,7 +159,10 @@ class StreamTransport:
         self.readable.set()
 
     async def body(
-        self, receiver: Receiver, receive: Callable[[], Awaitable[Any]]
+        self,
+        receiver: Receiver,
+        receive: Callable[[], Awaitable[Any]],
+        cut: Callable[[], None] | None = None,
     ) -> AsyncIterator[bytes]:
         """Yield what is written until the end; tell `receiver` of it.
 
@@ -161,7 +170,9 @@ class StreamTransport:
             receiver: Whose connection it is.
             receive: ASGI's: the request was read, so that all it can still say is
                 that the client has gone.
+            cut: Ends the connection at once, where the server offers that.
         """
+        self._cut = cut
         self._sender = asyncio.current_task()
         watch = asyncio.create_task(
             self._watch(receive), name='falcon_channels watch of a stream'
