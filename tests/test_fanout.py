@@ -180,6 +180,26 @@ async def test_recovery_is_not_slowness() -> None:
 
 
 @on_fake_clock
+async def test_what_was_recovered_and_read_is_no_credit() -> None:
+    """Who has read what it recovered may lag behind no further than others."""
+    channels = made(history_size=100)
+    for number in range(50):
+        await channels.publish('a:1', [number, KIB])
+    page = await channels.history('a:1', limit=1)
+    async with SimulatedClient(channels) as client:
+        joined = await client.subscribe('a:1', page.position._replace(offset=10))
+        assert 40 == len(joined.publications)
+        await asyncio.sleep(1)
+        client.stop_reading()
+        for number in range(50):
+            await channels.publish('a:1', [number, KIB])
+            await asyncio.sleep(0.01)
+        assert (3008, 'slow') == client.end
+        assert client.transport.peak_bytes < 8192 + 2048
+    await channels.close()
+
+
+@on_fake_clock
 async def test_recovery_is_bounded_in_bytes() -> None:
     """Who missed more than the limit is told so, and gets nothing by halves."""
     channels = made(history_size=100, recovery_limit_bytes=10_000)

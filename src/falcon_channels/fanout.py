@@ -94,6 +94,9 @@ class FanOut:
             backlog_bytes = connection.flush()
             if backlog_bytes:
                 self._check_backlog(connection, backlog_bytes)
+            elif connection.granted_bytes:
+                # NOTE: it took all at once, what it recovered as well.
+                connection.granted_bytes = 0
 
     def flush_feed(self, feed: Feed) -> None:
         """Deliver what a feed took now: who subscribes is about to change."""

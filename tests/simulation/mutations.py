@@ -370,6 +370,13 @@ MUTANTS = [
         'tests/test_fanout.py',
     ),
     Mutant(
+        'what was recovered and read is a credit',
+        'fanout.py',
+        'elif connection.granted_bytes:',
+        'elif False:',
+        'tests/test_fanout.py',
+    ),
+    Mutant(
         'publications overtake the reply before them',
         'fanout.py',
         'if connection.out:\n',
