@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import contextlib
 import os
 from pathlib import Path
+import signal
 import subprocess
 import sys
 
@@ -13,6 +14,11 @@ import pytest
 from support.postgres_server import PostgresServer
 from support.processes import free_port
 from support.processes import ROOT
+from support.processes import wait_until
+from support.redis_server import RedisServer
+from support.workers import meet
+from support.workers import receive
+from support.workers import two_workers
 
 pytestmark = [pytest.mark.server, pytest.mark.xdist_group('start failures')]
 
@@ -112,3 +118,29 @@ def test_a_broken_app_ends_the_server(tmp_path: Path, more: list[str]) -> None:
     assert 3 == ended.returncode
     assert 'ZeroDivisionError: division by zero' in ended.stderr
     assert ended.stderr.count('ZeroDivisionError') <= 2
+
+
+def test_a_worker_that_dies_while_the_broker_is_away(tmp_path: Path) -> None:
+    """Its successor cannot start yet; the other worker's clients stay until it can."""
+    redis = RedisServer(tmp_path, '--appendonly', 'yes', '--appendfsync', 'always')
+    url = f'{redis.url}?timeout_s=1&probe_s=0.2&trusted=yes'
+    with contextlib.ExitStack() as stack:
+        stack.callback(lambda: redis.stop())
+        server = stack.enter_context(two_workers(url))
+        one, two = meet(server)
+        ann = stack.enter_context(one.enter('bar', 'ann'))
+        # NOTE: the last thing that needs the broker when somebody comes in.
+        wait_until(lambda: two.users('bar') == ['ann'], 'ann is seen')
+        redis.kill()
+        lost = 'the link to the broker is lost'
+        wait_until(lambda: server.log().count(lost) == 2, 'both have noticed')
+        os.kill(two.pid, signal.SIGKILL)
+        wait_until(lambda: 'failed to start; again in' in server.log(), 'one fails')
+        redis.start()
+        _, successor = sorted(meet(server, two.pid), key=lambda w: w.pid != one.pid)
+        successor.ask('POST', '/rooms/bar', 'still here?')
+        assert 'still here?' == receive(ann)['data']
+        assert 'Traceback' not in server.log()
+        server.signal(signal.SIGTERM)
+        assert server.process is not None
+        assert 0 == server.process.wait(30)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import logging
 import os
 import signal
+import socket
 import ssl
 import sys
 import time
@@ -21,6 +22,7 @@ from uvicorn.lifespan.on import LifespanOn
 from uvicorn.server import Server
 from uvicorn.supervisors import ChangeReload
 from uvicorn.supervisors import Multiprocess
+from uvicorn.supervisors.multiprocess import Process
 
 from falcon_channels.errors import ChannelsError
 from falcon_channels.server.options import ServerOptions
@@ -30,6 +32,9 @@ _logger = logging.getLogger('uvicorn.error')
 
 _WS = 'falcon_channels.server.protocol:WebSocketProtocol'
 _HTTP = 'falcon_channels.server.http:BoundedHttpProtocol'
+
+#: How long after a worker could not start another one is.
+_AGAIN_S = 2
 
 #: What Falcon starts with; another value was chosen by the application.
 _FALCON_RECEIVE_QUEUE = 4
@@ -156,12 +161,62 @@ class ChannelsServer(Server):
 
 
 class Workers(Multiprocess):
-    """uvicorn's worker processes; a second signal ends them at once."""
+    """uvicorn's worker processes; a second signal ends them at once.
 
-    @property
-    def failed(self) -> bool:
-        """Whether they have ended because one of them could not start."""
-        return any(process.exitcode == STARTUP_FAILURE for process in self.processes)
+    Attributes:
+        failed: Whether they have ended because none of them could start.
+    """
+
+    failed = False
+    #: Whether one of them has been ready: what cannot start from then on may do later.
+    _served = False
+
+    def __init__(self, config: Config, sockets: list[socket.socket]) -> None:
+        super().__init__(config, sockets)
+        #: When to replace a worker that could not start, by its place.
+        self._due_s: dict[int, float] = {}
+
+    def keep_subprocess_alive(self) -> None:
+        """Replace workers that have ended.
+
+        NOTE: uvicorn ends all where one that replaces another cannot start, as while
+        the broker is away. But those that live keep their connections meanwhile.
+        """
+        for index, process in enumerate(self.processes):
+            if self.should_exit.is_set():
+                return
+            # NOTE: by a signal, another one may have come to its place.
+            due_s = None if process.exitcode is None else self._due_s.get(index)
+            if due_s is None:
+                if process.is_alive(self.config.timeout_worker_healthcheck):
+                    self._served = self._served or process.is_ready()
+                    continue
+                process.kill()  # one that hangs, too
+                process.join()
+                if process.exitcode == STARTUP_FAILURE:
+                    self._put_off(index)
+                    continue
+                _logger.info('Child process [%s] died', process.pid)
+            elif time.monotonic() < due_s:
+                continue
+            self._due_s.pop(index, None)
+            self.processes[index] = Process(self.config, self.sockets)
+            self.processes[index].start()
+
+    def _put_off(self, index: int) -> None:
+        """Try a worker again that could not start, or give up."""
+        pid = self.processes[index].pid
+        if self._served and any(item.process.is_alive() for item in self.processes):
+            self._due_s[index] = time.monotonic() + _AGAIN_S
+            _logger.error(
+                'Child process [%s] failed to start; again in %d s', pid, _AGAIN_S
+            )
+            return
+        _logger.error(
+            'Child process [%s] failed to start, stopping the parent process.', pid
+        )
+        self.failed = True
+        self.should_exit.set()
 
     def handle_int(self) -> None:
         """Stop, or end at once."""
