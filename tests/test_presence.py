@@ -13,6 +13,7 @@ from simulation.storm import Store
 from simulation.storm import StormyBroker
 from support.fake_clock import on_fake_clock
 
+from falcon_channels import BrokerUnavailableError
 from falcon_channels import CapabilityError
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
@@ -206,8 +207,12 @@ class SlowToTell(StormyBroker):
     def __init__(self, store: Store) -> None:
         super().__init__(store, random.Random(1), calm=True, exact=True)
         self.gates: deque[asyncio.Event] = deque()
+        self.failures = 0
 
     async def signal(self, channel: str, signal: bytes) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise BrokerUnavailableError('not told')
         if self.gates:
             await self.gates.popleft().wait()
         await super().signal(channel, signal)
@@ -245,3 +250,58 @@ async def test_the_last_word_between_processes_is_right() -> None:
     assert told == [kind for kind, user in signals(watcher) if user == 'ann']
     for channels in processes:
         await channels.close()
+
+
+@pytest.mark.parametrize('join_leave', ['connection', 'user'])
+@on_fake_clock
+async def test_who_was_held_to_be_dead_is_back(join_leave: str) -> None:
+    """A process that was cut off for long says again who is there."""
+    store = Store(asyncio.get_running_loop())
+    await store.start()
+    brokers = [SlowToTell(store), SlowToTell(store)]
+    processes = [Channels(broker) for broker in brokers]
+    for channels in processes:
+        options = ChannelOptions(
+            presence=True, join_leave=join_leave, presence_ttl_s=30.0
+        )
+        channels.add_route('room:{name}', None, options)
+    watcher = await enter(processes[1], 'watcher')
+    await enter(processes[0], 'ann')
+    brokers[0].link_up = False
+    processes[0].hub.on_link_lost()
+    await asyncio.sleep(100)
+    told = [('join', 'watcher'), ('join', 'ann'), ('leave', 'ann')]
+    assert told == signals(watcher)
+    brokers[0].link_up = True
+    processes[0].hub.on_link_restored()
+    await asyncio.sleep(300)
+    assert [*told, ('join', 'ann')] == signals(watcher)
+    for channels in processes:
+        await channels.close()
+
+
+@pytest.mark.parametrize('join_leave', ['connection', 'user'])
+@on_fake_clock
+async def test_what_could_not_be_told_is_told_later(join_leave: str) -> None:
+    """Who was entered while nothing could be told is told of until that succeeds."""
+    store = Store(asyncio.get_running_loop())
+    await store.start()
+    broker = SlowToTell(store)
+    channels = Channels(broker)
+    options = ChannelOptions(presence=True, join_leave=join_leave, presence_ttl_s=30.0)
+    channels.add_route('room:{name}', None, options)
+    watcher = await enter(channels, 'watcher')
+    broker.failures = 3
+    ann = await enter(channels, 'ann')
+    bob = await enter(channels, 'bob')
+    bob.disconnect()
+    await asyncio.sleep(300)
+    told = {('join', 'watcher'), ('leave', 'bob'), ('join', 'ann')}
+    assert told == set(signals(watcher))
+    assert 3 == len(signals(watcher))
+    broker.failures = 1
+    ann.disconnect()
+    await asyncio.sleep(60)
+    assert ('leave', 'ann') == signals(watcher)[-1]
+    assert 4 == len(signals(watcher))
+    await channels.close()

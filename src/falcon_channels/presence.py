@@ -22,7 +22,6 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
 from collections.abc import Callable
-from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
 import logging
@@ -46,6 +45,8 @@ _BATCH = 500
 _EXPIRE_S = 5.0
 #: How often it is looked again whether a user who comes and goes is there.
 _ATTEMPTS = 5
+#: How many entries that have ended are told of later, where that fails, beyond a batch.
+_MAX_UNTOLD = 10_000
 
 
 class PresenceKeeper:
@@ -71,6 +72,8 @@ class PresenceKeeper:
         # NOTE: a refresh between the two halves of a removal would leave a ghost.
         self._lock = asyncio.Lock()
         self._turns: dict[tuple[str, str], _Turn] = {}
+        #: Entries that have ended, and nobody could be told yet.
+        self._untold: deque[PresenceChange] = deque()
 
     def start(self) -> None:
         """Begin to expire and remove."""
@@ -211,23 +214,35 @@ class PresenceKeeper:
         options = subscription.route.options
         channel = subscription.channel
         async with self._in_turn(channel, info.user):
-            if not options.presence:
-                await self._announce(channel, Signal('leave', info))
+            change: PresenceChange | None = PresenceChange(channel, info, True)
+            if options.presence:
+                change = await self._hub.broker.remove_presence(channel, info.client)
+            if change is None:
                 return
-            change = await self._hub.broker.remove_presence(channel, info.client)
-            if change is not None:
-                await self._announce_change(change, options.join_leave)
+            try:
+                await self._announce_change(change)
+            except BrokerUnavailableError:
+                if len(self._untold) < _MAX_UNTOLD:
+                    self._untold.append(change)
+                raise
 
-    async def _refresh(self, ttl_s: float, kept: Mapping[Subscription, bool]) -> None:
+    async def _refresh(self, ttl_s: float, kept: dict[Subscription, bool]) -> None:
+        loop = asyncio.get_running_loop()
+        refreshed_s = loop.time()
         while not self._held:
             # NOTE: a third, so that two refreshes may fail.
             await asyncio.sleep(ttl_s / 3)
+            begun_s = loop.time()
+            if begun_s - refreshed_s >= ttl_s:
+                # NOTE: they have expired, and another process may have said so.
+                kept.update(dict.fromkeys(kept, False))
             try:
                 subscriptions = list(kept)
                 for start in range(0, len(subscriptions), _BATCH):
                     await self._refresh_batch(
                         subscriptions[start : start + _BATCH], ttl_s
                     )
+                refreshed_s = begun_s
             except BrokerUnavailableError as ex:
                 self._hub.counters.presence_errors += 1
                 _logger.warning('presence not refreshed: %s', ex)
@@ -243,16 +258,27 @@ class PresenceKeeper:
             firsts = await self._hub.broker.add_presence(entries, ttl_s)
         kept = self._kept[ttl_s]
         for subscription, entry, first in zip(batch, entries, firsts, strict=True):
-            announced = kept.get(subscription)
-            if announced is None:
-                continue
-            kept[subscription] = True
             # NOTE: it could not be entered before, or was held to be dead meanwhile.
-            join_leave = subscription.route.options.join_leave
-            if (join_leave == 'user' and first) or (
-                join_leave == 'connection' and not announced
-            ):
+            again = first and subscription.route.options.join_leave == 'user'
+            if subscription in kept and (again or not kept[subscription]):
+                await self._announce_again(entry, subscription, kept)
+
+    async def _announce_again(
+        self,
+        entry: PresenceEntry,
+        subscription: Subscription,
+        kept: dict[Subscription, bool],
+    ) -> None:
+        """Announce who is there, unless it has left meanwhile."""
+        async with self._in_turn(entry.channel, entry.info.user):
+            if subscription not in kept:
+                return
+            # NOTE: the next refresh tries again if this fails.
+            kept[subscription] = False
+            if subscription.route.options.join_leave != 'off':
                 await self._announce(entry.channel, Signal('join', entry.info))
+            if subscription in kept:
+                kept[subscription] = True
 
     async def _expire(self) -> None:
         while True:
@@ -264,16 +290,20 @@ class PresenceKeeper:
                 _logger.warning('presence not expired: %s', ex)
 
     async def _expire_all(self) -> None:
+        untold = self._untold
         while True:
+            while untold:
+                # NOTE: taken off when it was told, so that a failure loses nothing.
+                await self._announce_change(untold[0])
+                untold.popleft()
             changes = await self._hub.broker.expire_presence(_BATCH)
-            for change in changes:
-                options = self._options_of(change.channel)
-                if options is not None:
-                    await self._announce_change(change, options.join_leave)
-            if len(changes) < _BATCH:
+            untold.extend(changes)
+            if not changes:
                 return
 
-    async def _announce_change(self, change: PresenceChange, join_leave: str) -> None:
+    async def _announce_change(self, change: PresenceChange) -> None:
+        options = self._options_of(change.channel)
+        join_leave = 'off' if options is None else options.join_leave
         if not _is_told(join_leave, change.last):
             return
         await self._announce(change.channel, Signal('leave', change.info))

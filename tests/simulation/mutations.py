@@ -415,8 +415,29 @@ MUTANTS = [
     Mutant(
         'nobody tells that the entry of a dead process expired',
         'presence.py',
-        'await self._announce_change(change, options.join_leave)\n            if len',
-        'pass\n            if len',
+        'untold.extend(changes)',
+        'pass',
+        'tests/test_presence.py',
+    ),
+    Mutant(
+        'a leave that could not be told is forgotten',
+        'presence.py',
+        'self._untold.append(change)',
+        'pass',
+        'tests/test_presence.py',
+    ),
+    Mutant(
+        'who was held to be dead is not told of again',
+        'presence.py',
+        'if begun_s - refreshed_s >= ttl_s:',
+        'if False:',
+        'tests/test_presence.py',
+    ),
+    Mutant(
+        'a join that could not be told is forgotten',
+        'presence.py',
+        'if subscription in kept and (again or not kept[subscription]):',
+        'if subscription in kept and again:',
         'tests/test_presence.py',
     ),
     Mutant(
