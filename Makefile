@@ -67,6 +67,13 @@ $(JS_READY): $(JS_TESTS)/package.json $(JS_TESTS)/package-lock.json
 	npm ci --prefix $(JS_TESTS) --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch $@
 
+.PHONY: test-servers
+test-servers: system setup $(JS_READY)  ## Run all that starts an ASGI application on each of four servers
+	@for server in serve uvicorn hypercorn granian; do \
+	  echo "On $$server:"; \
+	  $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup --asgi-server $$server $(PYTEST_ARGS) || exit 1; \
+	done
+
 .PHONY: conformance
 conformance: setup  ## Run the Autobahn TestSuite (a release gate; needs a Python 2.7)
 	$(BIN)/python scripts/conformance.py $(CONFORMANCE_ARGS)

@@ -1,7 +1,43 @@
-"""Readable failures of the contract's assertions."""
+"""Readable failures of the contract's assertions, and the choice of an ASGI server."""
 
 from __future__ import annotations
 
 import pytest
+from support.asgi_servers import SERVERS
 
 pytest.register_assert_rewrite('falcon_channels.testing')
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        '--asgi-server',
+        choices=list(SERVERS),
+        help='run what starts an ASGI application, and nothing else, on this server',
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if 'asgi_server' not in metafunc.fixturenames:
+        return
+    chosen = metafunc.config.getoption('--asgi-server')
+    if chosen:
+        names = [chosen]
+    elif metafunc.definition.get_closest_marker('every_server'):
+        names = list(SERVERS)
+    else:
+        names = ['serve']
+    metafunc.parametrize(
+        'asgi_server', [SERVERS[name] for name in names], ids=names, scope='session'
+    )
+
+
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    if not config.getoption('--asgi-server'):
+        return
+    chosen = [
+        item for item in items if 'asgi_server' in getattr(item, 'fixturenames', ())
+    ]
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = chosen

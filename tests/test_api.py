@@ -12,6 +12,7 @@ import httpx
 import pytest
 from support.api_app import KEY
 from support.api_app import OLD_KEY
+from support.asgi_servers import AsgiServer
 from support.processes import ServerProcess
 from support.processes import wait_until
 import websockets
@@ -21,12 +22,16 @@ from websockets.sync.client import connect
 from falcon_channels.api import ApiKeys
 from falcon_channels.errors import OptionsError
 
-pytestmark = [pytest.mark.server, pytest.mark.xdist_group('api')]
+pytestmark = [
+    pytest.mark.server,
+    pytest.mark.every_server,
+    pytest.mark.xdist_group('api'),
+]
 
 
 @pytest.fixture(scope='module')
-def server() -> Iterator[ServerProcess]:
-    command = ['python', '-m', 'uvicorn', 'support.api_app:app', '--port', '{port}']
+def server(asgi_server: AsgiServer) -> Iterator[ServerProcess]:
+    command = asgi_server.command('support.api_app:app')
     with ServerProcess(command, env={'PYTHONPATH': 'tests'}) as process:
         yield process
 
@@ -217,7 +222,7 @@ def test_cent_lists_channels(
 
 
 def test_cent_asks_for_info(
-    server: ServerProcess, client: cent.Client, channel: str
+    asgi_server: AsgiServer, server: ServerProcess, client: cent.Client, channel: str
 ) -> None:
     """The process is described with what it holds."""
     with joined(server, channel, 'ann'):
@@ -226,7 +231,8 @@ def test_cent_asks_for_info(
     assert node.num_subs >= 1
     assert node.num_users >= 1
     assert node.num_channels >= 1
-    assert node.name.endswith(str(server.pid))
+    pids = server.child_pids() if asgi_server.forks else [server.pid]
+    assert int(node.name.rpartition('_')[2]) in pids
 
 
 @pytest.mark.parametrize('parallel', [False, True])

@@ -7,8 +7,6 @@ from collections.abc import AsyncIterator
 from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
-from pathlib import Path
-import sys
 from typing import Any
 
 import cent
@@ -17,6 +15,7 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 import pytest
 from support.api_app import KEY
+from support.asgi_servers import AsgiServer
 from support.processes import ServerProcess
 from support.processes import wait_until
 
@@ -27,11 +26,10 @@ CLIENTS = 8
 
 
 @pytest.fixture(scope='module')
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    command = [
-        str(Path(sys.executable).with_name('falcon-channels')),
-        *('serve', 'support.api_app:app', '--workers', '2', '--port', '{port}'),
-    ]
+def server(
+    asgi_server: AsgiServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
+    command = asgi_server.command('support.api_app:app', '--workers', '2')
     folder = tmp_path_factory.mktemp('api')
     env = {'PYTHONPATH': 'tests', 'API_BROKER': f'sqlite:///{folder}/channels.db'}
     with ServerProcess(command, env=env) as process:

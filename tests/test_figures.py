@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 import pytest
+from support.asgi_servers import AsgiServer
 from support.processes import ServerProcess
 from support.processes import wait_until
 from test_nodes import LinkedBroker
@@ -36,8 +37,8 @@ def samples(text: str) -> dict[str, float]:
 
 
 @pytest.fixture(scope='module')
-def server() -> Iterator[ServerProcess]:
-    command = ['python', '-m', 'uvicorn', 'support.api_app:app', '--port', '{port}']
+def server(asgi_server: AsgiServer) -> Iterator[ServerProcess]:
+    command = asgi_server.command('support.api_app:app')
     with ServerProcess(command, env={'PYTHONPATH': 'tests'}) as process:
         yield process
 
@@ -77,11 +78,14 @@ def test_page_speaks_openmetrics(server: ServerProcess) -> None:
 
 @pytest.mark.server
 @pytest.mark.xdist_group('figures')
-def test_page_of_all_processes_names_them(server: ServerProcess) -> None:
+def test_page_of_all_processes_names_them(
+    asgi_server: AsgiServer, server: ServerProcess
+) -> None:
     """The page of all processes has a label with host and process id."""
     page = samples(httpx.get(f'{server.url}/metrics/all', timeout=30).text)
     (key,) = [key for key in page if key.startswith('falcon_channels_connections{')]
-    assert f"_{server.pid}'" in key
+    pids = server.child_pids() if asgi_server.forks else [server.pid]
+    assert any(f"_{pid}'" in key for pid in pids)
 
 
 async def test_page_of_all_processes_has_each() -> None:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
-import sys
 
 import httpx
 from playwright.async_api import Page
 import pytest
+from support.asgi_servers import AsgiServer
 from support.processes import ServerProcess
-
-COMMAND = str(Path(sys.executable).with_name('falcon-channels'))
 
 pytestmark = [
     pytest.mark.browser,
@@ -23,9 +20,8 @@ pytestmark = [
 
 
 @pytest.fixture(scope='module')
-def server() -> Iterator[ServerProcess]:
-    command = [COMMAND, 'serve', 'tests.conformance.js_app:app', '--port', '{port}']
-    with ServerProcess(command) as server:
+def server(asgi_server: AsgiServer) -> Iterator[ServerProcess]:
+    with ServerProcess(asgi_server.command('tests.conformance.js_app:app')) as server:
         yield server
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from support.api_app import KEY
+from support.asgi_servers import AsgiServer
 from support.processes import free_port
 from support.processes import ServerProcess
 from support.processes import wait_until
@@ -30,8 +31,8 @@ SECRET = 'a secret of the tests, which is long enough'
 
 
 @pytest.fixture(scope='module')
-def server() -> Iterator[ServerProcess]:
-    command = ['python', '-m', 'uvicorn', 'support.api_app:app', '--port', '{port}']
+def server(asgi_server: AsgiServer) -> Iterator[ServerProcess]:
+    command = asgi_server.command('support.api_app:app')
     with ServerProcess(command, env={'PYTHONPATH': 'tests'}) as process:
         yield process
 
@@ -240,10 +241,10 @@ def test_tail_says_what_it_missed(shell: Shell) -> None:
     assert '20 publications are no longer in the history' in said
 
 
-def test_tail_waits_for_a_server_that_restarts() -> None:
+def test_tail_waits_for_a_server_that_restarts(asgi_server: AsgiServer) -> None:
     """A tail goes on with a new server, and says that the channel began anew."""
     port = free_port()
-    serve = ['python', '-m', 'uvicorn', 'support.api_app:app', '--port', '{port}']
+    serve = asgi_server.command('support.api_app:app')
     url = f'http://127.0.0.1:{port}/api'
     env = {'PYTHONPATH': 'tests'}
     with contextlib.ExitStack() as stack:

@@ -9,13 +9,13 @@ import subprocess
 import sys
 
 import pytest
+from support.asgi_servers import AsgiServer
 from support.processes import ROOT
 from support.processes import ServerProcess
 
 PAGE = (ROOT / 'docs' / 'clients.md').read_text()
 BLOCKS = re.findall(r'^```(python|js|sh)\n(.*?)^```$', PAGE, re.M | re.S)
 APP = BLOCKS[0][1]
-COMMAND = str(Path(sys.executable).with_name('falcon-channels'))
 NODE_MODULES = Path(__file__).parent / 'js' / 'node_modules'
 
 # What each snippet after the application prints.
@@ -32,11 +32,12 @@ pytestmark = [pytest.mark.server, pytest.mark.timeout(120)]
 
 
 @pytest.fixture(scope='module')
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+def server(
+    asgi_server: AsgiServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
     folder = tmp_path_factory.mktemp('clients')
     (folder / 'app.py').write_text(APP)
-    command = [COMMAND, 'serve', 'app:app', '--port', '{port}']
-    with ServerProcess(command, cwd=folder) as server:
+    with ServerProcess(asgi_server.command('app:app'), cwd=folder) as server:
         yield server
 
 

@@ -12,44 +12,27 @@ import subprocess
 import sys
 
 import pytest
+from support.asgi_servers import AsgiServer
 from support.processes import ROOT
 
 FOLDER = Path(__file__).with_name('js')
-SERVE = [
-    str(Path(sys.executable).with_name('falcon-channels')),
-    'serve',
-    'tests.conformance.js_app:app',
-    *('--app-dir', str(ROOT)),
-]
-UVICORN = [
-    *(sys.executable, '-m', 'uvicorn', 'tests.conformance.js_app:app'),
-    *('--app-dir', str(ROOT), '--ws', 'websockets-sansio'),
-]
+APP = 'tests.conformance.js_app:app'
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
 
 
-@pytest.mark.parametrize(
-    ('transport', 'command'),
-    [
-        ('websocket', SERVE),
-        ('protobuf', SERVE),
-        ('http_stream', SERVE),
-        ('sse', SERVE),
-        ('websocket', UVICORN),
-    ],
-    ids=['websocket', 'protobuf', 'http_stream', 'sse', 'websocket on plain uvicorn'],
-)
-def test_the_javascript_sdk_works(transport: str, command: list[str]) -> None:
-    """Every scenario of sdk.test.mjs passes with this transport."""
+def run_scenarios(asgi_server: AsgiServer, transport: str) -> None:
+    """Run sdk.test.mjs, which starts and stops the server itself."""
     assert (FOLDER / 'node_modules').is_dir(), f'run npm ci in {FOLDER}: make test does'
+    _, *words = asgi_server.command(APP)
     node = subprocess.Popen(
         ['node', '--test', '--test-reporter=tap', 'sdk.test.mjs'],
         cwd=FOLDER,
         env={
             **os.environ,
             'TRANSPORT': transport,
-            'SERVER_COMMAND': json.dumps(command),
+            'SERVER_COMMAND': json.dumps([sys.executable, *words]),
+            'PYTHONPATH': str(ROOT),
         },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -70,3 +53,17 @@ def test_the_javascript_sdk_works(transport: str, command: list[str]) -> None:
     }
     assert int(counts['pass']) >= 15
     assert 0 == node.returncode
+
+
+@pytest.mark.every_server
+def test_the_javascript_sdk_works(asgi_server: AsgiServer) -> None:
+    """Every scenario of sdk.test.mjs passes over a WebSocket in JSON."""
+    run_scenarios(asgi_server, 'websocket')
+
+
+@pytest.mark.parametrize('transport', ['protobuf', 'http_stream', 'sse'])
+def test_the_javascript_sdk_works_by_other_ways(
+    asgi_server: AsgiServer, transport: str
+) -> None:
+    """Every scenario of sdk.test.mjs passes with the SDK's other transports."""
+    run_scenarios(asgi_server, transport)

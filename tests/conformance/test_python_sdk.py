@@ -21,11 +21,12 @@ import tempfile
 from xml.etree import ElementTree
 
 import pytest
+from support.asgi_servers import AsgiServer
+from support.asgi_servers import SERVE
 from support.processes import ROOT
 from support.processes import ServerProcess
 from support.processes import wait_until
 
-COMMAND = str(Path(sys.executable).with_name('falcon-channels'))
 PORT = 8000
 # NOTE: the suite lies below this repository, whose own settings are not for it; hence
 #   the empty configuration.
@@ -91,33 +92,16 @@ def _port_is_free() -> bool:
     return True
 
 
-# The whole suite once; against plain uvicorn the part that talks to the server (the
-# rest brings servers of its own).
-RUNS = {
-    'ours': ((COMMAND, 'serve'), 'tests', 185),
-    'plain uvicorn': (
-        ('python', '-m', 'uvicorn', '--ws', 'websockets-sansio'),
-        'tests/test_client.py',
-        62,
-    ),
-}
-
-
-@pytest.mark.parametrize(
-    ('server', 'tests', 'expected'), RUNS.values(), ids=RUNS.keys()
-)
+@pytest.mark.every_server
 def test_the_suite_of_the_python_sdk_passes(
-    suite: Path,
-    port: int,
-    server: tuple[str, ...],
-    tests: str,
-    expected: int,
-    tmp_path: Path,
+    asgi_server: AsgiServer, suite: Path, port: int, tmp_path: Path
 ) -> None:
     """All tests of the SDK's own suite pass, in JSON and in Protobuf."""
-    command = [*server, 'tests.conformance.sdk_app:app']
+    # NOTE: what is not in this file brings servers of its own: once is enough.
+    ours = asgi_server is SERVE
+    tests, expected = ('tests', 185) if ours else ('tests/test_client.py', 62)
     report = tmp_path / 'report.xml'
-    with ServerProcess([*command, '--port', '{port}'], port=port):
+    with ServerProcess(asgi_server.command('tests.conformance.sdk_app:app'), port=port):
         done = subprocess.run(
             [
                 *(sys.executable, '-W', 'ignore', '-m', 'pytest', tests, '-q'),

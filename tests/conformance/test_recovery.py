@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
-import sys
 
 import pytest
+from support.asgi_servers import AsgiServer
 from support.processes import ServerProcess
 
 from benchmarks import recovery
 
 CLIENTS = 100
 MISSED = 100
-COMMAND = str(Path(sys.executable).with_name('falcon-channels'))
 
 
 @pytest.mark.server
 @pytest.mark.timeout(240)
-def test_all_come_back_and_miss_nothing() -> None:
+def test_all_come_back_and_miss_nothing(asgi_server: AsgiServer) -> None:
     """Every client recovers every publication, none twice, in order."""
-    command = [COMMAND, 'serve', recovery.APP, '--port', '{port}']
-    with ServerProcess(command) as server:
+    with ServerProcess(asgi_server.command(recovery.APP)) as server:
         outcome = asyncio.run(
             recovery.run(server.port, server.pid, clients=CLIENTS, missed=MISSED)
         )

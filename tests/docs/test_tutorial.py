@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from support.asgi_servers import AsgiServer
 from support.processes import ROOT
 from support.processes import ServerProcess
 
@@ -15,7 +16,11 @@ TEXT = (ROOT / 'docs/tutorial.md').read_text()
 STEPS = TEXT.split('\n## ')[1:]
 BLOCK = re.compile(r'<!-- (main\.py|try\.py|prints) -->\n```\w+\n(.*?)```', re.DOTALL)
 
-pytestmark = [pytest.mark.server, pytest.mark.xdist_group('tutorial')]
+pytestmark = [
+    pytest.mark.server,
+    pytest.mark.every_server,
+    pytest.mark.xdist_group('tutorial'),
+]
 
 
 def blocks(step: str) -> dict[str, str]:
@@ -23,13 +28,12 @@ def blocks(step: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize('step', [s for s in STEPS if '<!-- main.py' in s])
-def test_step(step: str, tmp_path: Path) -> None:
+def test_step(asgi_server: AsgiServer, step: str, tmp_path: Path) -> None:
     """What the step says is printed is printed."""
     found = blocks(step)
     assert {'main.py', 'try.py', 'prints'} == set(found)
     (tmp_path / 'main.py').write_text(found['main.py'])
-    command = ['python', '-m', 'uvicorn', 'main:app', '--port', '{port}']
-    with ServerProcess(command, cwd=tmp_path) as server:
+    with ServerProcess(asgi_server.command('main:app'), cwd=tmp_path) as server:
         script = found['try.py'].replace('localhost:8000', f'127.0.0.1:{server.port}')
         result = subprocess.run(
             [sys.executable, '-c', script],

@@ -9,9 +9,12 @@ from typing import Any
 from typing import Self
 
 import falcon.asgi
-from server.running import OURS
 from server.running import running
 from server.running import RunningServer
+from support.asgi_servers import AsgiServer
+from support.asgi_servers import SERVE
+from support.embedded import embedded
+from support.embedded import EmbeddedServer
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 from websockets.sync.client import connect
@@ -20,8 +23,7 @@ from falcon_channels import Channels
 from falcon_channels import EndpointOptions
 from falcon_channels.tokens import TokenVerifier
 
-#: The two ways of a connection: the server's own object, and ASGI's events.
-WS_CLASSES = [OURS, 'websockets-sansio']
+Server = RunningServer | EmbeddedServer
 
 TIMEOUT_S = 20.0
 
@@ -31,15 +33,18 @@ def serving(
     channels: Channels,
     resource: object = None,
     *,
-    ws: str = OURS,
+    asgi_server: AsgiServer = SERVE,
     tokens: TokenVerifier | None = None,
     options: EndpointOptions | None = None,
-) -> Iterator[RunningServer]:
+) -> Iterator[Server]:
     """Serve the endpoints of `channels`, from start-up to the end of draining."""
     app = falcon.asgi.App(middleware=[channels])
     channels.add_endpoints(app, resource=resource, tokens=tokens, options=options)
-    with running(app, ws=ws, lifespan='on') as server:
-        yield server
+    with contextlib.ExitStack() as stack:
+        if asgi_server.ws:
+            yield stack.enter_context(running(app, ws=asgi_server.ws, lifespan='on'))
+        else:
+            yield stack.enter_context(embedded(app, asgi_server.name))
 
 
 class Peer:
@@ -57,7 +62,7 @@ class Peer:
     @classmethod
     @contextlib.contextmanager
     def to(
-        cls, server: RunningServer, path: str = '/connection/websocket', **options: Any
+        cls, server: Server, path: str = '/connection/websocket', **options: Any
     ) -> Iterator[Self]:
         """Connect, and close at the end."""
         with connect(server.ws_url + path, **options) as ws:

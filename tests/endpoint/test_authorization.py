@@ -10,15 +10,17 @@ from typing import Any
 
 import falcon
 import pytest
-from server.running import RunningServer
+from support.asgi_servers import AsgiServer
 
 from endpoint.peer import Peer
+from endpoint.peer import Server
 from endpoint.peer import serving
 from endpoint.peer import TIMEOUT_S
-from endpoint.peer import WS_CLASSES
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
 from falcon_channels import EndpointOptions
+
+pytestmark = pytest.mark.every_server
 
 BURST = 60
 SECRET = 'words of an exception'
@@ -77,21 +79,21 @@ class App:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(TIMEOUT_S)
 
 
-@pytest.fixture(scope='module', params=WS_CLASSES)
-def world(request: pytest.FixtureRequest) -> Iterator[tuple[RunningServer, App]]:
+@pytest.fixture(scope='module')
+def world(asgi_server: AsgiServer) -> Iterator[tuple[Server, App]]:
     app = App()
     options = EndpointOptions(commands_burst=BURST, commands_per_s=0.001)
-    with serving(app.channels, app, ws=request.param, options=options) as server:
+    with serving(app.channels, app, asgi_server=asgi_server, options=options) as server:
         yield server, app
 
 
 @pytest.fixture
-def app(world: tuple[RunningServer, App]) -> App:
+def app(world: tuple[Server, App]) -> App:
     return world[1]
 
 
 @pytest.fixture
-def ann(world: tuple[RunningServer, App]) -> Iterator[Peer]:
+def ann(world: tuple[Server, App]) -> Iterator[Peer]:
     with Peer.to(world[0]) as peer:
         peer.connect(data='ann')
         yield peer
@@ -287,7 +289,7 @@ def test_exceptions_are_not_told(
 
 
 def test_names_forge_no_line_of_the_log(
-    world: tuple[RunningServer, App], caplog: pytest.LogCaptureFixture
+    world: tuple[Server, App], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Line ends and escapes in the id of a user are quoted in the log."""
     with caplog.at_level(logging.INFO, 'falcon_channels'), Peer.to(world[0]) as peer:
@@ -301,7 +303,7 @@ def test_names_forge_no_line_of_the_log(
 
 
 def test_rubbish_leaves_nothing_in_the_log(
-    world: tuple[RunningServer, App], caplog: pytest.LogCaptureFixture
+    world: tuple[Server, App], caplog: pytest.LogCaptureFixture
 ) -> None:
     """A message that is no JSON costs its sender the connection, and no traceback."""
     with caplog.at_level(logging.WARNING):

@@ -8,16 +8,18 @@ from typing import Any
 
 import falcon
 import pytest
-from server.running import RunningServer
+from support.asgi_servers import AsgiServer
 from websockets.exceptions import InvalidStatus
 
 from endpoint.peer import Peer
+from endpoint.peer import Server
 from endpoint.peer import serving
-from endpoint.peer import WS_CLASSES
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
 from falcon_channels import ChannelsOptions
 from falcon_channels import EndpointOptions
+
+pytestmark = pytest.mark.every_server
 
 BAD_REQUEST = (3501, 'bad request')
 
@@ -64,19 +66,19 @@ def make_channels() -> Channels:
     return channels
 
 
-@pytest.fixture(scope='module', params=WS_CLASSES)
-def server(request: pytest.FixtureRequest) -> Iterator[RunningServer]:
+@pytest.fixture(scope='module')
+def server(asgi_server: AsgiServer) -> Iterator[Server]:
     options = EndpointOptions(
         commands_burst=60, commands_per_s=0.001, max_connections_per_user=10
     )
     with serving(
-        make_channels(), Clients(), ws=request.param, options=options
+        make_channels(), Clients(), asgi_server=asgi_server, options=options
     ) as server:
         yield server
 
 
 @pytest.fixture
-def peer(server: RunningServer) -> Iterator[Peer]:
+def peer(server: Server) -> Iterator[Peer]:
     with Peer.to(server) as peer:
         yield peer
 
@@ -326,7 +328,7 @@ def test_messages_need_somebody_who_listens(there: Peer) -> None:
     assert (3508, 'not available') == there.end()
 
 
-def test_identity_is_the_servers(there: Peer, server: RunningServer) -> None:
+def test_identity_is_the_servers(there: Peer, server: Server) -> None:
     """Nothing that a client sends along changes who it is to others."""
     there.ask('subscribe', channel='rooms:id')
     with Peer.to(server) as other:
@@ -343,7 +345,7 @@ def test_identity_is_the_servers(there: Peer, server: RunningServer) -> None:
         assert {'ann', 'bob'} == {info['user'] for info in present.values()}
 
 
-def test_other_origins_are_refused(server: RunningServer) -> None:
+def test_other_origins_are_refused(server: Server) -> None:
     """A page of another site gets no connection."""
     with (
         pytest.raises(InvalidStatus) as caught,
@@ -353,7 +355,7 @@ def test_other_origins_are_refused(server: RunningServer) -> None:
     assert 403 == caught.value.response.status_code
 
 
-def test_users_have_a_limit_of_connections(server: RunningServer) -> None:
+def test_users_have_a_limit_of_connections(server: Server) -> None:
     """One connection of a user too many is ended; others and strangers come in."""
     with contextlib.ExitStack() as stack:
 
@@ -380,7 +382,7 @@ def test_histories_have_a_limit(there: Peer) -> None:
         assert (3, 4) == (len(page['publications']), page['offset'])
 
 
-def test_connections_have_a_limit(server: RunningServer) -> None:
+def test_connections_have_a_limit(server: Server) -> None:
     """One connection too many is refused at the handshake, before it costs anything."""
     with pytest.raises(InvalidStatus), _many(server, 60):
         pass
@@ -388,7 +390,7 @@ def test_connections_have_a_limit(server: RunningServer) -> None:
         peer.connect()
 
 
-def _many(server: RunningServer, count: int) -> Any:
+def _many(server: Server, count: int) -> Any:
     stack = contextlib.ExitStack()
     try:
         for _ in range(count):

@@ -14,18 +14,20 @@ from centrifuge.protocol import client_pb2 as sdk
 import falcon.asgi
 import pytest
 from server.running import running
-from server.running import RunningServer
+from support.asgi_servers import AsgiServer
 from support.processes import wait_until
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from endpoint.peer import Peer
+from endpoint.peer import Server
 from endpoint.peer import serving
 from endpoint.peer import TIMEOUT_S
-from endpoint.peer import WS_CLASSES
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
 from falcon_channels import PublicationDraft
+
+pytestmark = pytest.mark.every_server
 
 
 class Room:
@@ -96,28 +98,26 @@ def make_channels() -> Channels:
     return channels
 
 
-@pytest.fixture(scope='module', params=WS_CLASSES)
-def world(
-    request: pytest.FixtureRequest,
-) -> Iterator[tuple[RunningServer, Clients]]:
+@pytest.fixture(scope='module')
+def world(asgi_server: AsgiServer) -> Iterator[tuple[Server, Clients]]:
     channels = make_channels()
     clients = Clients(channels)
-    with serving(channels, clients, ws=request.param) as server:
+    with serving(channels, clients, asgi_server=asgi_server) as server:
         yield server, clients
 
 
 @pytest.fixture
-def server(world: tuple[RunningServer, Clients]) -> RunningServer:
+def server(world: tuple[Server, Clients]) -> Server:
     return world[0]
 
 
 @pytest.fixture
-def clients(world: tuple[RunningServer, Clients]) -> Clients:
+def clients(world: tuple[Server, Clients]) -> Clients:
     return world[1]
 
 
 @pytest.fixture
-def peer(server: RunningServer) -> Iterator[Peer]:
+def peer(server: Server) -> Iterator[Peer]:
     with Peer.to(server) as peer:
         peer.result = peer.connect()  # type: ignore[attr-defined]
         yield peer
@@ -249,7 +249,7 @@ def test_a_channel_that_carries_a_state(peer: Peer, clients: Clients) -> None:
 
 
 def test_server_side_subscriptions_come_with_connect(
-    server: RunningServer, clients: Clients
+    server: Server, clients: Clients
 ) -> None:
     """Nothing of a channel reaches a client before the connect reply names it."""
     channels = [f'#{name}' for name in 'abcdef']
@@ -267,7 +267,7 @@ def test_server_side_subscriptions_come_with_connect(
 
 
 def test_publishing_while_clients_connect(
-    server: RunningServer, clients: Clients, peer: Peer
+    server: Server, clients: Clients, peer: Peer
 ) -> None:
     """Replies precede publications, and no offset is missing or there twice."""
     stop = threading.Event()
@@ -295,9 +295,7 @@ def test_publishing_while_clients_connect(
         thread.join(TIMEOUT_S)
 
 
-def test_server_side_subscriptions_recover(
-    server: RunningServer, clients: Clients
-) -> None:
+def test_server_side_subscriptions_recover(server: Server, clients: Clients) -> None:
     """A connect may carry positions of server-side subscriptions."""
     with Peer.to(server) as peer:
         epoch = peer.connect(data={'channels': ['#rec']})['subs']['#rec']['epoch']
@@ -311,9 +309,7 @@ def test_server_side_subscriptions_recover(
         assert ['missed'] == [p['data'] for p in result['subs']['#rec']['publications']]
 
 
-def test_the_application_subscribes_a_user(
-    server: RunningServer, clients: Clients
-) -> None:
+def test_the_application_subscribes_a_user(server: Server, clients: Clients) -> None:
     """A subscription from the server's side is pushed, and its end too."""
     with Peer.to(server) as peer:
         peer.connect(data={'user': 'sub'})
@@ -336,7 +332,7 @@ def session_of(channels: Channels, user: str) -> Any:
     ('code', 'end'), [(2500, (3010, 'insufficient state')), (2501, (3006, None))]
 )
 def test_a_lost_server_side_subscription_ends_the_connection(
-    server: RunningServer, clients: Clients, code: int, end: tuple[int, str | None]
+    server: Server, clients: Clients, code: int, end: tuple[int, str | None]
 ) -> None:
     """A client cannot subscribe to it again by itself: it connects again."""
     with Peer.to(server) as peer:
@@ -348,7 +344,7 @@ def test_a_lost_server_side_subscription_ends_the_connection(
 
 
 def test_a_lost_subscription_is_subscribed_again(
-    server: RunningServer, clients: Clients, room: str
+    server: Server, clients: Clients, room: str
 ) -> None:
     """Insufficient state ends one subscription with 2500 and nothing else."""
     with Peer.to(server) as peer:
@@ -364,7 +360,7 @@ def test_a_lost_subscription_is_subscribed_again(
         )
 
 
-def test_disconnect_by_the_application(server: RunningServer, clients: Clients) -> None:
+def test_disconnect_by_the_application(server: Server, clients: Clients) -> None:
     """The code and the reason are those that the application gives."""
     with Peer.to(server) as peer:
         peer.connect(data={'user': 'out'})
@@ -375,7 +371,7 @@ def test_disconnect_by_the_application(server: RunningServer, clients: Clients) 
 
 
 def test_binary_payloads_are_not_for_json(
-    server: RunningServer, clients: Clients, room: str
+    server: Server, clients: Clients, room: str
 ) -> None:
     """A JSON connection that would get bytes is ended with 3506."""
     with Peer.to(server) as peer:
@@ -405,7 +401,7 @@ def framed(command: Any) -> bytes:
     ],
 )
 def test_protobuf_where_it_is_asked_for(
-    server: RunningServer,
+    server: Server,
     clients: Clients,
     room: str,
     query: str,
@@ -434,7 +430,7 @@ def test_protobuf_where_it_is_asked_for(
             list(iter(lambda: ws.recv(TIMEOUT_S), None))
 
 
-def test_json_subprotocol_is_selected(server: RunningServer) -> None:
+def test_json_subprotocol_is_selected(server: Server) -> None:
     """A client that offers JSON by name gets it by name."""
     with Peer.to(server, subprotocols=['centrifuge-json']) as peer:
         assert 'centrifuge-json' == peer.ws.subprotocol
@@ -452,9 +448,7 @@ def test_methods_are_responders(peer: Peer) -> None:
         assert method == peer.ask('rpc', method=method)['rpc']['data'][0]
 
 
-def test_the_end_reaches_the_application(
-    server: RunningServer, clients: Clients
-) -> None:
+def test_the_end_reaches_the_application(server: Server, clients: Clients) -> None:
     """on_disconnect is called for whoever had connected, however it ends."""
     with Peer.to(server) as peer:
         peer.connect(data={'user': 'closing'})

@@ -15,15 +15,18 @@ from centrifuge.protocol import client_pb2 as sdk
 import falcon
 import httpx
 import pytest
-from server.running import RunningServer
+from support.asgi_servers import AsgiServer
 from support.processes import wait_until
 
 from endpoint.peer import Peer
+from endpoint.peer import Server
 from endpoint.peer import serving
 from endpoint.peer import TIMEOUT_S
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
 from falcon_channels import ChannelsOptions
+
+pytestmark = pytest.mark.every_server
 
 ORIGIN = 'https://app.example'
 
@@ -54,7 +57,7 @@ channels = Channels()
 
 
 @pytest.fixture(scope='module')
-def server() -> Iterator[RunningServer]:
+def server(asgi_server: AsgiServer) -> Iterator[Server]:
     global channels
     channels = Channels(
         options=ChannelsOptions(allowed_origins=(ORIGIN,), max_message_bytes=4096)
@@ -70,16 +73,16 @@ def server() -> Iterator[RunningServer]:
         Room(),
         ChannelOptions(max_backlog_bytes=200_000),
     )
-    with serving(channels, Clients()) as server:
+    with serving(channels, Clients(), asgi_server=asgi_server) as server:
         yield server
 
 
-def url(server: RunningServer) -> str:
+def url(server: Server) -> str:
     return f'http://127.0.0.1:{server.port}'
 
 
 @pytest.fixture(scope='module')
-def client(server: RunningServer) -> Iterator[httpx.Client]:
+def client(server: Server) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=url(server), timeout=TIMEOUT_S) as client:
         yield client
 
@@ -422,7 +425,7 @@ def test_lines_for_curl(client: httpx.Client) -> None:
 
 
 def test_a_plain_websocket_with_one_message(
-    server: RunningServer, client: httpx.Client
+    server: Server, client: httpx.Client
 ) -> None:
     """After its one message a client only listens; what else it says is ignored."""
     with Peer.to(server, '/connection/uni_websocket') as peer:
@@ -443,7 +446,7 @@ def test_a_plain_websocket_with_one_message(
     ],
 )
 def test_a_plain_websocket_is_told_why_it_ends(
-    server: RunningServer, frame: str, code: int
+    server: Server, frame: str, code: int
 ) -> None:
     """The end comes as a push and as a close code."""
     with Peer.to(server, '/connection/uni_websocket') as peer:
@@ -451,7 +454,7 @@ def test_a_plain_websocket_is_told_why_it_ends(
         assert code == peer.end()[0]
 
 
-def test_a_reader_that_does_not_read_is_ended(server: RunningServer) -> None:
+def test_a_reader_that_does_not_read_is_ended(server: Server) -> None:
     """What waits for one stream is bounded: its client is ended as too slow."""
     wait_until(lambda: not channels.connections(), 'nobody is there')
     slow = channels.hub.counters.slow_disconnects

@@ -10,12 +10,12 @@ import urllib.parse
 
 import httpx
 import pytest
-from server.running import RunningServer
+from support.asgi_servers import AsgiServer
 
 from endpoint.peer import Peer
+from endpoint.peer import Server
 from endpoint.peer import serving
 from endpoint.peer import TIMEOUT_S
-from endpoint.peer import WS_CLASSES
 from falcon_channels import Channels
 from falcon_channels import EndpointOptions
 from falcon_channels.brokers.memory import MemoryBroker
@@ -23,6 +23,8 @@ from falcon_channels.tokens import make_connection_token
 from falcon_channels.tokens import make_subscription_token
 from falcon_channels.tokens import TokenKey
 from falcon_channels.tokens import TokenVerifier
+
+pytestmark = pytest.mark.every_server
 
 KEY = TokenKey('a secret of the tests, and of nobody else')
 OTHER_KEY = TokenKey('another secret of the tests, of nobody else')
@@ -47,17 +49,17 @@ def make_channels() -> Channels:
     return channels
 
 
-@pytest.fixture(scope='module', params=WS_CLASSES)
-def server(request: pytest.FixtureRequest) -> Iterator[RunningServer]:
+@pytest.fixture(scope='module')
+def server(asgi_server: AsgiServer) -> Iterator[Server]:
     verifier = TokenVerifier(KEY)
     with serving(
-        make_channels(), ws=request.param, tokens=verifier, options=QUICK
+        make_channels(), asgi_server=asgi_server, tokens=verifier, options=QUICK
     ) as server:
         yield server
 
 
 @pytest.fixture
-def peer(server: RunningServer) -> Iterator[Peer]:
+def peer(server: Server) -> Iterator[Peer]:
     with Peer.to(server) as peer:
         yield peer
 

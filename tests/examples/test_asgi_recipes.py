@@ -5,27 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from support.asgi_servers import AsgiServer
 from support.processes import ServerProcess
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.every_server]
 
 
-def serve(module: str) -> Iterator[ServerProcess]:
-    command = ['python', '-m', 'uvicorn', f'examples.{module}:app', '--port', '{port}']
-    with ServerProcess(command) as server:
+def serve(asgi_server: AsgiServer, module: str) -> Iterator[ServerProcess]:
+    with ServerProcess(asgi_server.command(f'examples.{module}:app')) as server:
         yield server
 
 
 @pytest.fixture(scope='module')
-def hook() -> Iterator[ServerProcess]:
-    yield from serve('asgi_hook')
+def hook(asgi_server: AsgiServer) -> Iterator[ServerProcess]:
+    yield from serve(asgi_server, 'asgi_hook')
 
 
 @pytest.fixture(scope='module')
-def middleware() -> Iterator[ServerProcess]:
-    yield from serve('asgi_middleware')
+def middleware(asgi_server: AsgiServer) -> Iterator[ServerProcess]:
+    yield from serve(asgi_server, 'asgi_middleware')
 
 
 def status(url: str, headers: dict[str, str]) -> int:
@@ -74,17 +74,22 @@ def test_middleware_lets_members_in(
 
 
 @pytest.mark.parametrize(
-    ('headers', 'path'),
+    ('headers', 'path', 'expected'),
     [
-        ({}, '/rooms/garden'),
-        ({'Authorization': 'Bearer wrong'}, '/rooms/garden'),
-        ({'Authorization': 'Bearer 9b2e'}, '/rooms/garden'),
-        ({'Authorization': 'Bearer 9b2e'}, '/nowhere'),
+        ({}, '/rooms/garden', 401),
+        ({'Authorization': 'Bearer wrong'}, '/rooms/garden', 401),
+        ({'Authorization': 'Bearer 9b2e'}, '/rooms/garden', 403),
+        ({'Authorization': 'Bearer 9b2e'}, '/nowhere', 404),
     ],
 )
 def test_middleware_refuses_the_others(
-    middleware: ServerProcess, headers: dict[str, str], path: str
+    asgi_server: AsgiServer,
+    middleware: ServerProcess,
+    headers: dict[str, str],
+    path: str,
+    expected: int,
 ) -> None:
     """Nobody without a token gets in, and nobody into a room of others."""
-    assert 403 == status(middleware.ws_url + path, headers)
+    refused = status(middleware.ws_url + path, headers)
+    assert asgi_server.refusal(expected) == refused
     assert 'Traceback' not in middleware.log()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import httpx
 import pytest
+from support.asgi_servers import AsgiServer
 from support.processes import ROOT
 from support.processes import ServerProcess
 from websockets.exceptions import InvalidStatus
@@ -38,10 +39,10 @@ def test_echo(command: str) -> None:
         assert 'Traceback' not in server.log()
 
 
-def test_rooms() -> None:
+@pytest.mark.every_server
+def test_rooms(asgi_server: AsgiServer) -> None:
     """What anybody sends or posts to a room, everybody in it gets; history keeps it."""
-    command = ['python', '-m', 'uvicorn', 'examples.rooms_asgi:app', '--port', '{port}']
-    with ServerProcess(command) as server:
+    with ServerProcess(asgi_server.command('examples.rooms_asgi:app')) as server:
         url = f'{server.ws_url}/rooms/garden'
         with connect(url) as alice, connect(url) as bob:
             alice.send('"hello"')

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from support.asgi_servers import AsgiServer
 from support.processes import ROOT
 from support.processes import ServerProcess
 from support.processes import wait_until
@@ -16,13 +17,16 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection
 from websockets.sync.client import connect
 
-pytestmark = [pytest.mark.server, pytest.mark.xdist_group('room')]
+pytestmark = [
+    pytest.mark.server,
+    pytest.mark.every_server,
+    pytest.mark.xdist_group('room'),
+]
 
 
 @pytest.fixture(scope='module')
-def server() -> Iterator[ServerProcess]:
-    command = ['python', '-m', 'uvicorn', 'examples.room:app', '--port', '{port}']
-    with ServerProcess(command) as server:
+def server(asgi_server: AsgiServer) -> Iterator[ServerProcess]:
+    with ServerProcess(asgi_server.command('examples.room:app')) as server:
         yield server
 
 
@@ -67,12 +71,12 @@ def test_room(server: ServerProcess) -> None:
     assert ['hello', 'are you there?', 'notice', 'still here'] == texts
 
 
-def test_refusals(server: ServerProcess) -> None:
+def test_refusals(asgi_server: AsgiServer, server: ServerProcess) -> None:
     """The room says no to strangers, and says what it wants to hear."""
-    for url in ('/rooms/staff?user=bob', '/rooms/lobby'):
+    for url, status in {'/rooms/staff?user=bob': 403, '/rooms/lobby': 400}.items():
         with pytest.raises(InvalidStatus) as refused:
             connect(server.ws_url + url)
-        assert 403 == refused.value.response.status_code
+        assert asgi_server.refusal(status) == refused.value.response.status_code
     with connect(server.ws_url + '/rooms/staff?user=ann') as ws:
         ws.send('"no object"')
         assert 'send {"text": "..."}' == hear(ws, 'error')['error']['title']

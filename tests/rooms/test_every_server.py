@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 import json
 
 import pytest
+from support.asgi_servers import AsgiServer
 from support.processes import ServerProcess
 from websockets.sync.client import connect
 
-from rooms.servers import OTHERS
-from rooms.servers import USUAL
-
-SERVERS = {**USUAL, **OTHERS}
+from rooms.servers import APP
+from rooms.servers import FURTHER
 
 pytestmark = [pytest.mark.server, pytest.mark.xdist_group('rooms')]
 
 
-@pytest.fixture(params=SERVERS)
-def server(request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
-    with ServerProcess(SERVERS[request.param]) as server:
-        yield server
-
-
-def test_everything_arrives_in_order(server: ServerProcess) -> None:
+@pytest.mark.every_server
+def test_everything_arrives_in_order(asgi_server: AsgiServer) -> None:
     """A reader that falls behind gets all publications, each once, in order."""
+    with ServerProcess(asgi_server.command(APP)) as server:
+        read_behind(server)
+
+
+@pytest.mark.parametrize('command', FURTHER.values(), ids=FURTHER.keys())
+def test_further_servers_keep_the_order_too(command: list[str]) -> None:
+    """So it is on servers that the rest of the suite does not run on."""
+    with ServerProcess(command) as server:
+        read_behind(server)
+
+
+def read_behind(server: ServerProcess) -> None:
+    """Read late what was published, and again from a position."""
     words = 'x' * 10_000
     with (
         connect(server.ws_url + '/log/a', compression=None, max_size=None) as reader,

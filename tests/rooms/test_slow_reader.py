@@ -7,23 +7,21 @@ import socket
 
 import httpx
 import pytest
+from support.asgi_servers import AsgiServer
+from support.asgi_servers import SERVE
+from support.memory import resident_bytes
 from support.processes import ServerProcess
 
-from rooms.servers import USUAL
+from rooms.servers import APP
 from rooms.servers import UVICORN
 from rooms.test_storm import masked_frame
 
 PUBLICATIONS = 10_000
 MIB = 1024 * 1024
-#: How many others read, and by how many MiB a server may grow. Ten are published to who
-#: does not read, and a quarter of one may wait. What else grows is what the others have
-#: under way, so that few others show the bound, and many that it makes no difference.
-CASES = {
-    'falcon-channels': [(499, 64), (49, 5)],
-    'uvicorn': [(49, 5)],
-    'uvicorn websockets': [(19, 5)],
-    'uvicorn wsproto': [(19, 5)],
-}
+#: By how many MiB a server may grow with 49 or fewer others who read. Ten are published
+#: to who does not read, and a quarter of one may wait. What else grows is what the others
+#: have under way, so that few others show the bound, and many that it makes no difference.
+FEW_MIB, MANY_MIB = 5, 64
 
 pytestmark = [
     pytest.mark.server,
@@ -93,7 +91,7 @@ async def publish_to_all(server: ServerProcess, count: int) -> tuple[list[Reader
         await loop.create_connection(lambda reader=reader: reader, '127.0.0.1', port)
     while any(reader.got < 0 for reader in readers):
         await asyncio.sleep(0.01)
-    before_bytes = peak_bytes = server.rss_bytes()
+    before_bytes = peak_bytes = resident_bytes(server.pid)
     publisher = readers[0].transport
     assert publisher is not None
     for number in range(PUBLICATIONS):
@@ -102,7 +100,7 @@ async def publish_to_all(server: ServerProcess, count: int) -> tuple[list[Reader
         while number - min(reader.got for reader in readers[::10]) > 200:
             await asyncio.sleep(0.002)
         if number % 100 == 0:
-            peak_bytes = max(peak_bytes, server.rss_bytes())
+            peak_bytes = max(peak_bytes, resident_bytes(server.pid))
     while any(reader.got < PUBLICATIONS for reader in readers):
         await asyncio.sleep(0.02)
     for reader in readers:
@@ -112,16 +110,31 @@ async def publish_to_all(server: ServerProcess, count: int) -> tuple[list[Reader
     return readers, peak_bytes - before_bytes
 
 
-@pytest.mark.parametrize(
-    ('name', 'others', 'limit_mib'),
-    [(name, *case) for name, cases in CASES.items() for case in cases],
-)
-def test_others_get_everything(name: str, others: int, limit_mib: int) -> None:
+@pytest.mark.every_server
+def test_others_get_everything(asgi_server: AsgiServer) -> None:
     """Memory stays bounded by the backlog; all others get everything, in order."""
-    with (
-        ServerProcess({**USUAL, **UVICORN}[name]) as server,
-        socket.create_connection(('127.0.0.1', server.port)) as stuck,
-    ):
+    with ServerProcess(asgi_server.command(APP)) as server:
+        read_beside_one_who_does_not(server, 49, FEW_MIB)
+
+
+@pytest.mark.parametrize('command', UVICORN.values(), ids=UVICORN.keys())
+def test_so_they_do_on_further_classes(command: list[str]) -> None:
+    """So it is with uvicorn's other WebSocket classes."""
+    with ServerProcess(command) as server:
+        read_beside_one_who_does_not(server, 19, FEW_MIB)
+
+
+def test_five_hundred_get_everything() -> None:
+    """The one of five hundred who does not read makes no difference to the others."""
+    with ServerProcess(SERVE.command(APP)) as server:
+        read_beside_one_who_does_not(server, 499, MANY_MIB)
+
+
+def read_beside_one_who_does_not(
+    server: ServerProcess, others: int, limit_mib: int
+) -> None:
+    """Publish to one who does not read and to others, and look at what became of it."""
+    with socket.create_connection(('127.0.0.1', server.port)) as stuck:
         stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         stuck.sendall(handshake(server.port))
         assert stuck.recv(12).startswith(b'HTTP/1.1 101')

@@ -101,6 +101,7 @@ class ServerProcess:
         except BaseException:
             log = self.log()
             self.kill()
+            self._log.close()
             raise AssertionError(f'{self._command} did not start:\n{log}') from None
         return self
 
@@ -119,6 +120,11 @@ class ServerProcess:
         # NOTE: pread, for the file position is shared with the child's writes.
         size = os.fstat(self._log.fileno()).st_size
         return os.pread(self._log.fileno(), size, 0).decode(errors='replace')
+
+    def child_pids(self) -> list[int]:
+        """Return the processes that the first one has started."""
+        children = Path(f'/proc/{self.pid}/task/{self.pid}/children').read_text()
+        return [int(pid) for pid in children.split()]
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the first process only."""

@@ -2,6 +2,7 @@
 
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
 import net from 'node:net';
 
 async function freePort() {
@@ -19,6 +20,12 @@ function connects(port) {
     socket.once('connect', () => { socket.destroy(); resolve(true); });
     socket.once('error', () => resolve(false));
   });
+}
+
+/** The processes that one has started: some servers serve from a child. */
+function children(pid) {
+  const pids = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8');
+  return pids.split(' ').filter(Boolean).map(Number);
 }
 
 /** A server whose clients come through a proxy, so that links can be cut. */
@@ -39,7 +46,8 @@ export class Server {
   async run() {
     const [command, ...words] = JSON.parse(process.env.SERVER_COMMAND);
     this.output = '';
-    this.process = spawn(command, [...words, '--port', String(this.port)], {
+    const filled = words.map((word) => word.replace('{port}', String(this.port)));
+    this.process = spawn(command, filled, {
       stdio: ['ignore', 'pipe', 'pipe'],
     });
     for (const stream of [this.process.stdout, this.process.stderr]) {
@@ -86,8 +94,11 @@ export class Server {
 
   async end(signal) {
     if (this.process.exitCode === null && this.process.signalCode === null) {
-      this.process.kill(signal);
-      await once(this.process, 'exit');
+      const ended = once(this.process, 'exit');
+      for (const pid of [...children(this.process.pid), this.process.pid]) {
+        process.kill(pid, signal);
+      }
+      await ended;
     }
   }
 

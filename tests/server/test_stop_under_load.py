@@ -1,0 +1,183 @@
+"""A server that is stopped and started again while everybody publishes and listens.
+
+Publishers repeat what was not acknowledged, with the same idempotency key; listeners
+come back with their position. Nobody may have lost or doubled a publication then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import centrifuge
+import httpx
+import pytest
+from support.asgi_servers import AsgiServer
+from support.lean_client import LeanClient
+from support.processes import ServerProcess
+from support.stop_app import KEY
+
+LISTENERS = 120
+SDK_CLIENTS = 6
+PUBLISHERS = 4
+#: How many publications each publisher makes, and after how many the server stops.
+EACH = 400
+STOPS_AT = (200, 600, 1000)
+
+pytestmark = [pytest.mark.server, pytest.mark.timeout(240)]
+
+
+class Listener(LeanClient):
+    """Comes back to the room with its position, until it has heard everything."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(port, '/rooms/load')
+        self.heard: list[tuple[int, Any]] = []
+        self.since = ''
+        self.codes: list[int | None] = []
+        self.wrong: list[Any] = []
+
+    async def run(self) -> None:
+        while True:
+            try:
+                await self.connect()
+            except OSError:
+                await asyncio.sleep(0.05)
+                continue
+            await self.lost.wait()
+            if self.status == 101:
+                self.codes.append(self.close_code)
+
+    def on_text(self, text: str) -> None:
+        message = json.loads(text)
+        begin = message.get('subscribed')
+        if begin is None:
+            self.heard.append((message['offset'], message['data']))
+            self.since = f'{message["offset"]}:{message["epoch"]}'
+        else:
+            if self.since and not begin['recovered']:
+                self.wrong.append(begin)
+            self.since = self.since or f'{begin["offset"]}:{begin["epoch"]}'
+        self.path = f'/rooms/load?since={self.since}'
+
+
+class SdkListener(centrifuge.SubscriptionEventHandler):
+    """What a client of the official SDK hears."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[int, Any]] = []
+        self.recovered: list[bool] = []
+
+    async def on_subscribed(self, ctx: Any) -> None:
+        if ctx.was_recovering:
+            self.recovered.append(ctx.recovered)
+
+    async def on_publication(self, ctx: Any) -> None:
+        self.heard.append((ctx.pub.offset, ctx.pub.data))
+
+
+async def publish(url: str, name: int, acknowledged: list[Any]) -> None:
+    """Publish one after the other; what is not acknowledged is sent again."""
+    async with httpx.AsyncClient(timeout=20, trust_env=False) as http:
+        for number in range(EACH):
+            body = {
+                'channel': 'rooms:load',
+                'data': [name, number],
+                'idempotency_key': f'{name}-{number}',
+            }
+            while True:
+                with contextlib.suppress(httpx.HTTPError):
+                    answer = await http.post(
+                        f'{url}/api/publish', json=body, headers={'X-API-Key': KEY}
+                    )
+                    if answer.status_code == 200 and 'result' in answer.json():
+                        break
+                await asyncio.sleep(0.05)
+            offset = answer.json()['result']['offset']
+            acknowledged.append((offset, body['data']))
+
+
+async def run(
+    server: ServerProcess, status: int
+) -> tuple[list[Any], list[Any], list[Any]]:
+    """Stop the server and start it again, three times, under load."""
+    listeners = [Listener(server.port) for _ in range(LISTENERS)]
+    running = [asyncio.create_task(listener.run()) for listener in listeners]
+    url = f'{server.ws_url}/connection/websocket'
+    sdk = [SdkListener() for _ in range(SDK_CLIENTS)]
+    clients = []
+    for events in sdk:
+        client = centrifuge.Client(
+            url, proxy=None, min_reconnect_delay=0.1, max_reconnect_delay=0.5
+        )
+        subscription = client.new_subscription('rooms:load', events=events)
+        await client.connect()
+        await subscription.subscribe()
+        await subscription.ready()
+        clients.append(client)
+    async with asyncio.timeout(30):
+        while not all(listener.since for listener in listeners):
+            await asyncio.sleep(0.01)
+
+    acknowledged: list[Any] = []
+    async with asyncio.timeout(180), asyncio.TaskGroup() as group:
+        for name in range(PUBLISHERS):
+            group.create_task(publish(server.url, name, acknowledged))
+        for stop_at in STOPS_AT:
+            while len(acknowledged) < stop_at:
+                await asyncio.sleep(0.005)
+            assert status == await asyncio.to_thread(server.stop, 60)
+            await asyncio.to_thread(server.start)
+    async with asyncio.timeout(60):
+        while any(len(one.heard) < len(acknowledged) for one in [*listeners, *sdk]):
+            await asyncio.sleep(0.02)
+
+    for client in clients:
+        await client.disconnect()
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+    for listener in listeners:
+        listener.cut()
+    async with asyncio.timeout(30):
+        # NOTE: the SDK closes its sockets in tasks that nobody waits for.
+        while asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.sleep(0.01)
+    return acknowledged, listeners, sdk
+
+
+@pytest.mark.parametrize('workers', [1, 2])
+def test_nothing_acknowledged_is_lost(
+    asgi_server: AsgiServer, workers: int, tmp_path: Path
+) -> None:
+    """Whoever recovers has every publication exactly once, in order."""
+    command = asgi_server.command('support.stop_app:app', '--workers', str(workers))
+    env = {'PYTHONPATH': 'tests', 'BROKER': f'sqlite:///{tmp_path}/channels.db'}
+    status = asgi_server.stop_status if workers == 1 else 0
+    with ServerProcess(command, env=env) as server:
+        acknowledged, listeners, sdk = asyncio.run(run(server, status))
+        if asgi_server.stop_is_quiet:
+            assert 'Traceback' not in server.log()
+    published = sorted(acknowledged)
+    assert PUBLISHERS * EACH == len(published)
+    assert list(range(1, len(published) + 1)) == [offset for offset, _ in published]
+    assert sorted(data for _, data in published) == [
+        [name, number] for name in range(PUBLISHERS) for number in range(EACH)
+    ]
+    for _, mine in itertools.groupby(
+        sorted((data[0], offset, data[1]) for offset, data in published),
+        key=lambda item: item[0],
+    ):
+        assert list(range(EACH)) == [number for _, _, number in mine]
+    assert [] == [wrong for one in listeners for wrong in one.wrong]
+    assert [True] == sorted({recovered for one in sdk for recovered in one.recovered})
+    for one in [*listeners, *sdk]:
+        assert published == one.heard
+    # NOTE: who is back at once may meet the other worker, which stops as well.
+    assert len(STOPS_AT) <= min(len(one.codes) for one in listeners)
+    codes = {code for one in listeners for code in one.codes}
+    assert {asgi_server.stop_codes[1]} == codes
