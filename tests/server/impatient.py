@@ -1,0 +1,27 @@
+"""The app of tests that cut links, on our server classes, set to notice soon.
+
+``python -m server.impatient PORT pings`` asks clients whether they are there;
+``... acknowledgements`` leaves that to TCP.
+"""
+
+import sys
+
+from falcon_channels.server.command import ChannelsConfig
+from falcon_channels.server.command import ChannelsServer
+from falcon_channels.server.options import ServerOptions
+
+PINGS = sys.argv[2] == 'pings'
+
+ChannelsServer(
+    ChannelsConfig(
+        'support.stop_app:app',
+        host='0.0.0.0',
+        port=int(sys.argv[1]),
+        log_level='warning',
+        ws_ping_interval=1.0 if PINGS else None,
+        ws_ping_timeout=1.0 if PINGS else None,
+        server_options=ServerOptions(
+            close_timeout_s=1.0, unacknowledged_timeout_s=None if PINGS else 2.0
+        ),
+    )
+).run()
