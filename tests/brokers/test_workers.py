@@ -8,6 +8,7 @@ import os
 import signal
 
 import pytest
+from support.asgi_servers import AsgiServer
 from support.processes import ServerProcess
 from support.processes import wait_until
 from support.workers import broker_url
@@ -27,12 +28,15 @@ pytestmark = [pytest.mark.server, pytest.mark.xdist_group('workers')]
 
 @pytest.fixture(params=BROKERS, scope='module')
 def server(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    asgi_server: AsgiServer,
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[ServerProcess]:
     """A server with two workers on a broker of each kind."""
     folder = tmp_path_factory.mktemp('workers')
-    with broker_url(request.param, folder) as url, two_workers(url) as server:
-        yield server
+    with broker_url(request.param, folder) as url:
+        with two_workers(url, asgi_server) as server:
+            yield server
 
 
 @pytest.fixture
@@ -144,7 +148,7 @@ def test_commands_go_up_by_the_other_worker(workers: tuple[Worker, Worker]) -> N
 
 
 def test_a_killed_worker_leaves_no_ghosts(
-    server: ServerProcess, workers: tuple[Worker, Worker]
+    asgi_server: AsgiServer, server: ServerProcess, workers: tuple[Worker, Worker]
 ) -> None:
     """A killed worker's users leave by themselves; another one takes its place."""
     one, two = workers
@@ -156,6 +160,10 @@ def test_a_killed_worker_leaves_no_ghosts(
             for ws in (fay, hal):
                 with pytest.raises(ConnectionClosed):
                     ws.recv(timeout=30)
+            if not asgi_server.replaces_workers:
+                assert server.process is not None
+                server.process.wait(30)
+                return
             wait_until(lambda: one.users('bar') == ['eve', 'gus'], 'two are left')
         successor = next(w for w in meet(server, two.pid) if w.pid != one.pid)
         assert f'Child process [{two.pid}] died' in server.log()

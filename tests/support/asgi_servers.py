@@ -26,6 +26,8 @@ class AsgiServer:
             before the accept. ASGI has only ``websocket.close`` for it, which other
             servers answer with 403, whatever its code.
         forks: Whether a child process serves even where one worker is asked for.
+        replaces_workers: Whether it starts another worker for one that has died; the
+            others end with it.
         stop_codes: What clients hear when it gets SIGTERM: one of the client protocol,
             one of the raw door, one of an application's own; None is no close frame.
         stop_status: The exit code of one process after that.
@@ -39,6 +41,7 @@ class AsgiServer:
     ws: str = ''
     keeps_status: bool = False
     forks: bool = False
+    replaces_workers: bool = True
     stop_codes: tuple[int | None, ...] = (1012, 1012, 1012)
     stop_status: int = 0
     drains: bool = False
@@ -75,6 +78,7 @@ HYPERCORN = AsgiServer(
     name='hypercorn',
     words=('python', '-m', 'hypercorn', '--bind', '127.0.0.1:{port}'),
     forks=True,
+    replaces_workers=False,
     # It lets connections go on for three seconds, then cancels what is left.
     stop_codes=(1011, 1011, 1011),
     stop_is_quiet=False,
@@ -83,6 +87,7 @@ GRANIAN = AsgiServer(
     name='granian',
     words=('python', '-m', 'granian', '--interface', 'asgi', '--port', '{port}'),
     forks=True,
+    replaces_workers=False,
     # It hangs up.
     stop_codes=(None, None, None),
 )

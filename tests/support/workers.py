@@ -13,13 +13,14 @@ from http.client import HTTPConnection
 from http.client import HTTPResponse
 import json
 from pathlib import Path
-import sys
 from typing import Any
 from typing import NamedTuple
 
 from websockets.sync.client import ClientConnection
 from websockets.sync.client import connect
 
+from support.asgi_servers import AsgiServer
+from support.asgi_servers import SERVE
 from support.postgres_server import PostgresServer
 from support.processes import ServerProcess
 from support.processes import wait_until
@@ -45,12 +46,9 @@ def broker_url(kind: str, folder: Path) -> Iterator[str]:
             yield f'{postgres.url}?migrate=yes'
 
 
-def two_workers(url: str) -> ServerProcess:
+def two_workers(url: str, asgi_server: AsgiServer = SERVE) -> ServerProcess:
     """Return a server of `support.rooms_app` on a broker, not started."""
-    command = [
-        str(Path(sys.executable).with_name('falcon-channels')),
-        *('serve', 'support.rooms_app:app', '--workers', '2', '--port', '{port}'),
-    ]
+    command = asgi_server.command('support.rooms_app:app', '--workers', '2')
     return ServerProcess(command, env={'PYTHONPATH': 'tests', 'BROKER': url})
 
 
