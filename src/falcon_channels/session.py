@@ -71,7 +71,7 @@ class _Corked(list[Any]):
 
     def append(self, blob: Any) -> None:
         super().append(blob)
-        self.size_bytes += getattr(blob, 'size_bytes', None) or len(blob)
+        self.size_bytes += _size_bytes(blob)
         if not self._told:
             self._told = True
             self._session.hub.on_output(self._session)
@@ -80,6 +80,10 @@ class _Corked(list[Any]):
         """Return how many bytes there are, and tell of the next one again."""
         self._told = False
         return self.size_bytes
+
+
+def _size_bytes(blob: Any) -> int:
+    return getattr(blob, 'size_bytes', None) or len(blob)
 
 
 class Session(Connection):
@@ -321,6 +325,9 @@ class Session(Connection):
         self.hub.on_output(self)
         # NOTE: what waits as for a slow reader; no transport would tell of it.
         self.hub.catch_up(self)
+        # NOTE: all this leaves at once, and each part was bounded before: where a send
+        #   takes its time, it is not held against a client that could not read it yet.
+        self.granted_bytes += sum(map(_size_bytes, self.out))
 
     def flush(self) -> int:
         """Write what is queued; return the backlog in bytes."""

@@ -7,13 +7,16 @@ import contextlib
 from typing import Any
 
 import pytest
-from server.running import RunningServer
+from support.asgi_servers import AsgiServer
 
 from endpoint.peer import Peer
+from endpoint.peer import Server
 from endpoint.peer import serving
 from falcon_channels import Channels
 from falcon_channels import EndpointOptions
 from falcon_channels import OptionsError
+
+pytestmark = pytest.mark.every_server
 
 BURST = 30
 
@@ -26,21 +29,23 @@ class Clients:
 
 
 @pytest.fixture
-def world() -> Iterator[tuple[RunningServer, Channels]]:
+def world(asgi_server: AsgiServer) -> Iterator[tuple[Server, Channels]]:
     channels = Channels()
     options = EndpointOptions(user_commands_per_s=0.001, user_commands_burst=BURST)
-    with serving(channels, Clients(), options=options) as server:
+    with serving(
+        channels, Clients(), asgi_server=asgi_server, options=options
+    ) as server:
         yield server, channels
 
 
-def enter(stack: contextlib.ExitStack, server: RunningServer, user: str) -> Peer:
+def enter(stack: contextlib.ExitStack, server: Server, user: str) -> Peer:
     peer = stack.enter_context(Peer.to(server))
     peer.connect(data=user)
     return peer
 
 
 def test_a_user_has_one_rate_over_all_connections(
-    world: tuple[RunningServer, Channels],
+    world: tuple[Server, Channels],
 ) -> None:
     """Many connections of a user share a burst, and others are not held up by it."""
     server, channels = world
@@ -61,7 +66,7 @@ def test_a_user_has_one_rate_over_all_connections(
 
 
 def test_somebody_anonymous_is_no_user(
-    world: tuple[RunningServer, Channels],
+    world: tuple[Server, Channels],
 ) -> None:
     """Connections without a user have a rate each, and none together."""
     server, channels = world

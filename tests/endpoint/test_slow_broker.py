@@ -9,19 +9,21 @@ import contextlib
 from typing import Any
 
 import pytest
-from server.running import RunningServer
+from support.asgi_servers import AsgiServer
 from support.processes import wait_until
 
 from endpoint.peer import Peer
+from endpoint.peer import Server
 from endpoint.peer import serving
 from endpoint.peer import TIMEOUT_S
-from endpoint.peer import WS_CLASSES
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
 from falcon_channels import ChannelsOptions
 from falcon_channels.brokers.base import StreamSettings
 from falcon_channels.brokers.memory import MemoryBroker
 from falcon_channels.publication import Position
+
+pytestmark = pytest.mark.every_server
 
 KIB = 1024
 BACKLOG_BYTES = 64 * KIB
@@ -91,17 +93,15 @@ class App:
         return kept
 
 
-@pytest.fixture(params=WS_CLASSES)
-def world(request: pytest.FixtureRequest) -> Iterator[tuple[RunningServer, App]]:
+@pytest.fixture
+def world(asgi_server: AsgiServer) -> Iterator[tuple[Server, App]]:
     app = App()
-    with serving(app.channels, app, ws=request.param) as server:
+    with serving(app.channels, app, asgi_server=asgi_server) as server:
         yield server, app
 
 
 @contextlib.contextmanager
-def connecting(
-    world: tuple[RunningServer, App], channel: str
-) -> Iterator[tuple[Peer, App]]:
+def connecting(world: tuple[Server, App], channel: str) -> Iterator[tuple[Peer, App]]:
     """Yield a client that has joined a channel and waits for its connect reply."""
     server, app = world
     with Peer.to(server) as peer:
@@ -112,7 +112,7 @@ def connecting(
 
 
 def test_a_flood_ends_a_connection_that_waits(
-    world: tuple[RunningServer, App],
+    world: tuple[Server, App],
 ) -> None:
     """What gathers before the connect reply is bounded; the client is told `slow`."""
     with connecting(world, 'log:1') as (peer, app):
@@ -127,7 +127,7 @@ def test_a_flood_ends_a_connection_that_waits(
 
 @pytest.mark.parametrize('channel', ['state:1', 'lossy:1'])
 def test_a_flood_is_thinned_out_by_the_policy(
-    world: tuple[RunningServer, App], channel: str
+    world: tuple[Server, App], channel: str
 ) -> None:
     """Who would lag behind gets the newest after its connect reply, in order."""
     with connecting(world, channel) as (peer, app):
@@ -150,7 +150,7 @@ def test_a_flood_is_thinned_out_by_the_policy(
         assert 0 == app.channels.hub.counters.slow_disconnects
 
 
-def test_what_fits_arrives_after_the_reply(world: tuple[RunningServer, App]) -> None:
+def test_what_fits_arrives_after_the_reply(world: tuple[Server, App]) -> None:
     """Below the limit nothing is lost and nothing comes before the reply."""
     with connecting(world, 'log:1') as (peer, app):
         app.run(app.publish('log:1', range(30)))
