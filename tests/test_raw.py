@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import falcon
@@ -196,6 +197,21 @@ async def test_media_clients_are_told_and_stay(
             assert words in error['title']
             await ws.send_text('{"text": "fine"}')
             assert {'text': 'fine'} == (await ws.receive_json())['data']
+
+
+@pytest.mark.parametrize('kind', ['memory', 'sqlite'])
+async def test_who_is_in_has_joined(kind: str, tmp_path: Path) -> None:
+    """What is published as soon as a WebSocket is open reaches it."""
+    url = 'memory://' if kind == 'memory' else f'sqlite:///{tmp_path}/rooms.db'
+    channels = Channels(url)
+    channels.add_route('rooms:{room}', Rooms(channels))
+    app = falcon.asgi.App(middleware=[channels])
+    app.add_route('/text/{room}', Rooms(channels))
+    async with testing.ASGIConductor(app) as conductor:
+        for number in range(20):
+            async with conductor.simulate_ws(f'/text/{number}') as ws:
+                await channels.publish(f'rooms:{number}', f'hi {number}')
+                assert f'hi {number}' == await ws.receive_text()
 
 
 async def test_revoked_clients_are_closed(

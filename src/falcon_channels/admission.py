@@ -104,8 +104,12 @@ class Admission:
             UnsubscribedError: It was ended meanwhile.
             BrokerUnavailableError: Try again.
         """
-        user = subscription.user
         on_joined(await self._hub.join(subscription, since))
+        await self.settle(subscription)
+
+    async def settle(self, subscription: Subscription) -> None:
+        """Look again whether a subscription may stay, and enter it into presence."""
+        user = subscription.user
         # NOTE: a revocation that came while it joined found nothing to end.
         try:
             if user and await self._broker.is_revoked(subscription.channel, user):

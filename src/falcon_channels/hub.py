@@ -42,6 +42,7 @@ from falcon_channels.feed import FeedState
 from falcon_channels.feed import stream_settings as stream_settings
 from falcon_channels.feeds import Feeds
 from falcon_channels.metrics import Counters
+from falcon_channels.options import ChannelOptions
 from falcon_channels.options import ChannelsOptions
 from falcon_channels.protocol import recovery
 from falcon_channels.publication import approximate_bytes
@@ -257,6 +258,15 @@ class Hub:
                 del self._by_user[user]
 
     # --- joining and leaving ---------------------------------------------------------
+
+    async def prepare(self, channel: str, options: ChannelOptions) -> None:
+        """Open a channel at the broker, so that who joins it next need not wait.
+
+        Raises:
+            BrokerUnavailableError: The broker cannot be asked now.
+            ClosedError: The hub is closed.
+        """
+        self._opened.release(await self._opened.hold(channel, options))
 
     async def join(self, subscription: Subscription, since: Position | None) -> Joined:
         """Subscribe to a channel at the broker, and recover.

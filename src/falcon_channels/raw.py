@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Iterator
+import contextlib
 from typing import Any
 from typing import NamedTuple
 from typing import TYPE_CHECKING
@@ -236,7 +238,8 @@ async def open_raw(
     connection.subscriptions[channel] = subscription
     try:
         await channels.admission.authorize(subscription)
-    except BrokerUnavailableError as ex:
+        await channels.hub.prepare(channel, match.route.options)
+    except (BrokerUnavailableError, ClosedError) as ex:
         raise falcon.HTTPServiceUnavailable(description=str(ex)) from None
     channels.admission.check_room()
     return RawDoor(connection, subscription, match, since)
@@ -277,40 +280,58 @@ async def serve_raw(
     except (falcon.HTTPServiceUnavailable, ClosedError):
         await ws.close(TRY_AGAIN_LATER)
         return
-    if isinstance(transport, AsgiTransport):
-        conversation = transport.run(connection)
-    else:
-        transport.attach(connection)
-        conversation = _wait(connection.ended)
-    talking = asyncio.create_task(talk(channels, door), name='falcon_channels raw door')
+    talking: asyncio.Task[None] | None = None
     try:
-        await conversation
+        if not isinstance(transport, AsgiTransport):
+            transport.attach(connection)
+        # NOTE: at once, so that a client whose WebSocket is open is subscribed.
+        await join(channels, door)
+        talking = asyncio.create_task(
+            talk(channels, door), name='falcon_channels raw door'
+        )
+        if isinstance(transport, AsgiTransport):
+            await transport.run(connection)
+        else:
+            await connection.ended
     finally:
         connection.shutdown()
-        # NOTE: it ends by itself, now that the connection is over.
-        await asyncio.gather(talking, return_exceptions=True)
+        if talking is not None:
+            # NOTE: it ends by itself, now that the connection is over.
+            await asyncio.gather(talking, return_exceptions=True)
     if not talking.cancelled() and (error := talking.exception()) is not None:
         raise error
 
 
+async def join(channels: Channels, door: RawDoor) -> None:
+    """Let a client in that the hub knows, or end it.
+
+    Where it does not recover, this does not wait for anything: `open_raw` did.
+    """
+    with _ending(door):
+        joined = await channels.hub.join(door.subscription, door.since)
+        door.connection.send_joined(door.subscription, joined)
+
+
 async def talk(channels: Channels, door: RawDoor) -> None:
-    """Let a client in that the hub knows, and publish what it sends, until the end."""
-    connection, subscription = door.connection, door.subscription
-    try:
-        await channels.admission.admit(
-            subscription,
-            door.since,
-            lambda joined: connection.send_joined(subscription, joined),
+    """Publish what a client that has joined sends, until the end."""
+    with _ending(door):
+        if not door.connection.closed:
+            await channels.admission.settle(door.subscription)
+        await door.connection.publish_all(
+            channels, door.match, door.subscription.channel
         )
-        await connection.publish_all(channels, door.match, subscription.channel)
+
+
+@contextlib.contextmanager
+def _ending(door: RawDoor) -> Iterator[None]:
+    """End the connection for what is raised, and say why."""
+    connection = door.connection
+    try:
+        yield
     except UnsubscribedError as ex:
-        connection.on_unsubscribed(subscription, ex.code, ex.reason)
+        connection.on_unsubscribed(door.subscription, ex.code, ex.reason)
     except (BrokerUnavailableError, ClosedError):
         connection.disconnect(TRY_AGAIN_LATER, 'try again later')
     except BaseException:
         connection.disconnect(INTERNAL_ERROR, 'internal server error')
         raise
-
-
-async def _wait(ended: asyncio.Future[None]) -> None:
-    await ended

@@ -29,6 +29,7 @@ from falcon_channels.channels import Channels
 from falcon_channels.errors import ClosedError
 from falcon_channels.portal.loop_thread import LoopThread
 from falcon_channels.publication import Position
+from falcon_channels.raw import join
 from falcon_channels.raw import open_raw
 from falcon_channels.raw import RawDoor
 from falcon_channels.raw import talk
@@ -168,9 +169,10 @@ class _Visit:
         self._talking: asyncio.Task[None] | None = None
 
     async def begin(self) -> None:
-        # NOTE: again, for others came, or the end, while this one shook hands.
+        # NOTE: again, for others came, or the end, while this one was authorised.
         self._channels.admission.check_room()
         self._channels.hub.add(self._door.connection)
+        await join(self._channels, self._door)
         self._talking = asyncio.get_running_loop().create_task(
             talk(self._channels, self._door), name='falcon_channels portal door'
         )
@@ -225,18 +227,19 @@ def serve_door(
     except (ClosedError, TimeoutError) as ex:
         raise falcon.HTTPServiceUnavailable(description=str(ex)) from None
     visit = _Visit(channels, transport, door)
-    if ws.unaccepted:
-        ws.accept()
     writer = threading.Thread(
         target=transport.send_all,
         args=(ws, door.connection),
         name='falcon_channels writer',
         daemon=True,
     )
-    writer.start()
     code, reason = _ABNORMAL, ''
     try:
         thread.call(visit.begin, timeout_s=timeout_s)
+        # NOTE: now, so that a client whose WebSocket is open is subscribed.
+        if ws.unaccepted:
+            ws.accept()
+        writer.start()
         while True:
             message = ws.receive()
             if not thread.call(visit.take, message, timeout_s=None):
@@ -245,7 +248,9 @@ def serve_door(
         writer.join()
     except falcon.WebSocketDisconnected as ex:
         code, reason = ex.code, getattr(ex, 'reason', '')
-    except (ClosedError, falcon.HTTPServiceUnavailable):
+    except (ClosedError, TimeoutError, falcon.HTTPServiceUnavailable) as ex:
+        if ws.unaccepted:
+            raise falcon.HTTPServiceUnavailable(description=str(ex)) from None
         ws.close(TRY_AGAIN_LATER)
     finally:
         transport.give_up()
