@@ -7,6 +7,7 @@ from collections.abc import Awaitable
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from support.fake_clock import on_fake_clock
 
 from falcon_channels import ChannelOptions
@@ -234,18 +235,19 @@ async def test_a_link_that_is_restored_while_a_channel_opens() -> None:
     await channels.close()
 
 
+@pytest.mark.parametrize('count', [1, 3, 50])
 @on_fake_clock
-async def test_more_than_may_wait_while_a_channel_opens() -> None:
-    """What was announced before the position is there, and is too much, is read."""
+async def test_a_flood_while_a_channel_opens(count: int) -> None:
+    """What is announced before the position is there arrives, be it too much."""
     channels, broker = made()
 
     async def flood() -> None:
-        for number in range(50):
+        for number in range(count):
             await channels.publish('log', [number, 'some words'])
 
     broker.opening = flood
     async with SimulatedClient(channels) as client:
         joined = await client.subscribe('log')
         await asyncio.sleep(1)
-        assert 50 == joined.position.offset + len(received(client))
+        assert count == joined.position.offset + len(received(client))
     await channels.close()

@@ -43,6 +43,7 @@ def command(mutant: Mutant, seeds: int) -> list[str]:
     """Return what has to fail."""
     if mutant.tests:
         pytest = ['pytest', '-q', '-x', '-n', '0', '-p', 'no:cacheprovider']
+        pytest.append('--hypothesis-seed=0')
         return [sys.executable, '-m', *pytest, *mutant.tests.split()]
     return [sys.executable, '-m', 'simulation', '--seeds', str(seeds), '--one']
 
@@ -79,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print a table of the defects; return 1 where one survives."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('name', nargs='*', help='only those with these words')
-    parser.add_argument('--seeds', type=int, default=400, help='worlds for each')
+    parser.add_argument('--seeds', type=int, default=1500, help='worlds for each')
     args = parser.parse_args(arguments)
     wanted = [m for m in MUTANTS if ' '.join(args.name) in m.name]
     survivors = 0

@@ -221,7 +221,7 @@ MUTANTS = [
         'protocol/recovery.py',
         '[*publications, *following]',
         'publications',
-        'tests/protocol/test_recovery.py',
+        'tests/test_joining.py tests/protocol/test_recovery.py',
     ),
     Mutant(
         'what came meanwhile may have gaps',
@@ -290,6 +290,7 @@ MUTANTS = [
         'feed.py',
         'self.state = FeedState.LIVE\n        return self._take_kept()',
         'self.state = FeedState.LIVE\n        self._drop_kept()\n        return False',
+        'tests/test_joining.py',
     ),
     Mutant(
         'a gap while a channel opened is not repaired',
