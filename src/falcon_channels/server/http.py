@@ -59,7 +59,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         """Start the deadline of the first request."""
         super().connection_made(transport)
-        bound_unacknowledged(transport, self._options.unacknowledged_timeout_s)
+        bound_unacknowledged(
+            transport.get_extra_info('socket'), self._options.unacknowledged_timeout_s
+        )
         self._start_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:

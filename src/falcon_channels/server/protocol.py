@@ -272,9 +272,7 @@ class WebSocketProtocol(FrameReader):
             return
         if not is_ssl(self.transport):
             self._fd = sock.fileno()
-        bound_unacknowledged(
-            self.transport, self._context.options.unacknowledged_timeout_s
-        )
+        bound_unacknowledged(sock, self._context.options.unacknowledged_timeout_s)
 
     def _first_message_due(self) -> None:
         if self._silent and self.state == OPEN:
