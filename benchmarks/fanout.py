@@ -6,7 +6,8 @@ One publisher sends 1, 4 or 16 messages at once and the next ones when everybody
 them. Peers are a bare C server (one ``send`` a delivery), Falcon on uvicorn's classes
 and ours with a loop over the members, ours with prebuilt frames through the extension
 ``falcon_channels.direct`` and nothing else, and the library: a channel with history
-over the raw door, and over the client protocol in JSON with offsets.
+over the raw door, and over the client protocol in JSON with offsets. The loop over bare
+ASGI is the least that anything can cost on uvicorn as it comes.
 """
 
 from __future__ import annotations
@@ -34,7 +35,12 @@ def main() -> None:
         for in_flight in args.in_flight
     ]
     with tempfile.TemporaryDirectory() as folder:
-        peers = [harness.c_server(Path(folder)), *harness.falcon_peers()]
+        bare = [*harness.UVICORN, 'benchmarks.apps.bare:app']
+        peers = [
+            harness.c_server(Path(folder)),
+            *harness.falcon_peers(),
+            harness.Peer('uvicorn default, bare ASGI', bare),
+        ]
         harness.measure(peers, cases, args, unit='delivery')
 
 

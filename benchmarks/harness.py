@@ -46,7 +46,9 @@ ROOM_HELLO = SDK_HELLO.replace('rooms:sdk', 'rooms:%d')
 _COMMON = [
     *('--port', '{port}', '--log-level', 'error', '--ws-ping-timeout', '3600'),
 ]
-#: Our server, without the application's name.
+#: uvicorn as it comes, without the application's name.
+UVICORN = ['python', '-m', 'uvicorn', *_COMMON]
+#: Our server, the same.
 SERVE = ['python', '-m', 'falcon_channels', 'serve', *_COMMON]
 _CLOCK_TICK_S = 1 / os.sysconf('SC_CLK_TCK')
 
@@ -391,19 +393,17 @@ def c_server(folder: Path) -> Peer:
 def falcon_peers() -> list[Peer]:
     """Return uvicorn with its own classes and ours, serving Falcon."""
     by_hand = 'benchmarks.apps.by_hand:app'
-    uvicorn = ['python', '-m', 'uvicorn', *_COMMON]
     legacy = {'PYTHONWARNINGS': 'ignore'}
     return [
-        Peer('uvicorn default, Falcon by hand', [*uvicorn, by_hand]),
+        Peer('uvicorn default, Falcon by hand', [*UVICORN, by_hand]),
         Peer(
             'uvicorn websockets, Falcon by hand',
-            [*uvicorn, '--ws', 'websockets', by_hand],
+            [*UVICORN, '--ws', 'websockets', by_hand],
             legacy,
         ),
         Peer('falcon-channels, Falcon by hand', [*SERVE, by_hand]),
         Peer('falcon-channels, direct', [*SERVE, 'benchmarks.apps.direct:app']),
-        Peer('uvicorn default, bare ASGI', [*uvicorn, 'benchmarks.apps.bare:app']),
-        Peer('uvicorn default, raw door', [*uvicorn, 'benchmarks.apps.rooms:app']),
+        Peer('uvicorn default, raw door', [*UVICORN, 'benchmarks.apps.rooms:app']),
         Peer('falcon-channels, raw door', [*SERVE, 'benchmarks.apps.rooms:app']),
         Peer(
             'falcon-channels, SDK in JSON',
