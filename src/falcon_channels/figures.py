@@ -82,8 +82,7 @@ def read_figures(channels: Channels) -> Figures:
             'channels': here.num_channels,
             'subscriptions': here.num_subs,
             'backlog_bytes': sum(
-                connection.transport.backlog_bytes
-                for connection in hub.connections.values()
+                connection.backlog_bytes for connection in hub.connections.values()
             ),
             'link_up': 0 if hub.link_lost else 1,
             'uptime_seconds': here.uptime,
