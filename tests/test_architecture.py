@@ -50,11 +50,11 @@ ALLOWED: dict[str, set[str]] = {
     'api_methods': {*_CORE, 'users', 'channels'},
     'api': {'errors', 'api_methods', 'channels'},
     'figures': {'metrics', 'channels'},
+    'mounts': {'errors', 'api', 'figures', 'channels'},
     'channels': {
         *_CORE,
-        'figures',
         'census',
-        'api',
+        'mounts',
         'nodes',
         'users',
         'server_side',

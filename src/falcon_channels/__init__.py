@@ -3,7 +3,6 @@
 from falcon_channels.access import PublicationDraft
 from falcon_channels.brokers.base import PublishResult
 from falcon_channels.channels import Channels
-from falcon_channels.channels import PresenceStats
 from falcon_channels.connection import Connection
 from falcon_channels.errors import BrokerError
 from falcon_channels.errors import BrokerUnavailableError
@@ -11,6 +10,7 @@ from falcon_channels.errors import CapabilityError
 from falcon_channels.errors import ChannelNameError
 from falcon_channels.errors import ChannelsError
 from falcon_channels.errors import ClosedError
+from falcon_channels.errors import EventLoopError
 from falcon_channels.errors import OptionsError
 from falcon_channels.errors import PayloadError
 from falcon_channels.errors import PositionError
@@ -27,6 +27,7 @@ from falcon_channels.origin import OriginCheck
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import Position
+from falcon_channels.publication import PresenceStats
 from falcon_channels.publication import Publication
 from falcon_channels.session import Session
 from falcon_channels.subscription import Subscription
@@ -45,6 +46,7 @@ __all__ = [
     'ClosedError',
     'Connection',
     'EndpointOptions',
+    'EventLoopError',
     'HistoryPage',
     'LocalSubscription',
     'OptionsError',

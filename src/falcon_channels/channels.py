@@ -5,19 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from collections.abc import Mapping
-from collections.abc import Sequence
 import logging
 import random
 import secrets
 from typing import Any
 from typing import Literal
-from typing import NamedTuple
+from typing import Self
 
 import falcon.asgi
 
 from falcon_channels import access
 from falcon_channels.admission import Admission
-from falcon_channels.api import mount_api
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import PublishResult
 from falcon_channels.brokers.urls import open_broker
@@ -30,12 +28,15 @@ from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import CapabilityError
 from falcon_channels.errors import ChannelsError
 from falcon_channels.errors import ClosedError
+from falcon_channels.errors import EventLoopError
 from falcon_channels.errors import PositionError
 from falcon_channels.errors import UnknownChannelError
 from falcon_channels.http_doors import Emulation
 from falcon_channels.hub import Hub
 from falcon_channels.hub import stream_settings
 from falcon_channels.local import LocalSubscription
+from falcon_channels.mounts import Mounts
+from falcon_channels.mounts import need_asgi
 from falcon_channels.nodes import Nodes
 from falcon_channels.options import ChannelOptions
 from falcon_channels.options import ChannelsOptions
@@ -45,6 +46,7 @@ from falcon_channels.presence import PresenceKeeper
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import Position
+from falcon_channels.publication import PresenceStats
 from falcon_channels.publication import Publication
 from falcon_channels.raw import serve_raw
 from falcon_channels.routing import ChannelMatch
@@ -61,14 +63,7 @@ _logger = logging.getLogger('falcon_channels')
 Status = Literal['new', 'ok', 'link lost', 'draining', 'closed']
 
 
-class PresenceStats(NamedTuple):
-    """How many are in a channel."""
-
-    num_clients: int
-    num_users: int
-
-
-class Channels(UserControl):
+class Channels(Mounts, UserControl):
     """Real-time channels for one application.
 
     ::
@@ -104,17 +99,23 @@ class Channels(UserControl):
     ) -> None:
         self.options = options or ChannelsOptions()
         check_allowed_origins(self.options.allowed_origins)
-        self._broker = broker if isinstance(broker, Broker) else open_broker(broker)
+        self._given = broker
         self._router = ChannelRouter()
-        self.hub = Hub(self._broker, self.options)
-        self.nodes = Nodes(self.hub, self._broker, secrets.token_urlsafe(9))
+        self._endpoints: list[Endpoint] = []
+        self._emulation: Emulation | None = None
+        self._build(broker if isinstance(broker, Broker) else open_broker(broker))
+
+    def _build(self, broker: Broker) -> None:
+        """Make what lives from a start to `close`."""
+        self._broker = broker
+        self.hub = Hub(broker, self.options)
+        self.nodes = Nodes(self.hub, broker, secrets.token_urlsafe(9))
         self.census = Census(self.hub, self.nodes)
         self._presence = PresenceKeeper(self.hub, self._options_of)
         self.admission = Admission(self.hub, self._presence, self.options)
-        self._endpoints: list[Endpoint] = []
-        self._emulation: Emulation | None = None
         self._starting: asyncio.Task[None] | None = None
         self._status: Status = 'new'
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._draining = asyncio.Lock()
 
     # --- routes ----------------------------------------------------------------------
@@ -156,50 +157,6 @@ class Channels(UserControl):
             raise CapabilityError(f'{type(self._broker).__name__} knows no presence')
         self._router.add(template, resource, options, suffix)
 
-    def add_api(
-        self,
-        app: falcon.asgi.App[Any, Any],
-        *,
-        keys: str | Sequence[str],
-        prefix: str = '/api',
-        max_body_bytes: int = 1048576,
-    ) -> None:
-        """Let back ends publish, ask and steer over HTTP; see docs/server_api.md.
-
-        Args:
-            app: Gets the route ``{prefix}/{method}``.
-            keys: Secrets of which a caller sends one; several, to change them.
-            prefix: Path before the methods' names.
-            max_body_bytes: Largest request.
-
-        Raises:
-            OptionsError: There is no key, or one is too short.
-        """
-        mount_api(self, app, keys, prefix, max_body_bytes)
-
-    def add_metrics(
-        self,
-        app: falcon.asgi.App[Any, Any],
-        path: str = '/metrics',
-        *,
-        all_processes: bool = False,
-    ) -> None:
-        """Show figures to Prometheus; see docs/metrics.md.
-
-        Args:
-            app: Gets the route.
-            path: Of the page; keep it from the public.
-            all_processes: One page for all processes that share the broker, with a
-                label ``node``: for workers behind one port.
-
-        Raises:
-            ImportError: prometheus-client is missing: install falcon-channels[metrics].
-        """
-        # NOTE: imported here, for prometheus-client is an optional extra.
-        from falcon_channels.figures import mount_metrics
-
-        mount_metrics(self, app, path, all_processes)
-
     async def match(self, channel: str) -> ChannelMatch:
         """Return the route and parameters of a channel, started and ready.
 
@@ -207,8 +164,9 @@ class Channels(UserControl):
             ChannelNameError: It is not a channel name.
             UnknownChannelError: No route matches.
             ClosedError: After `close`.
+            EventLoopError: They were started in another event loop.
         """
-        if self._status != 'ok':
+        if self._status != 'ok' or asyncio.get_running_loop() is not self._loop:
             await self._ready()
         return self._match(channel)
 
@@ -459,7 +417,11 @@ class Channels(UserControl):
             tokens: Verifies connection and subscription tokens.
             options: Limits and times.
             emulation_path: Where clients of ``http_stream`` and ``sse`` send commands.
+
+        Raises:
+            OptionsError: It is not an ASGI app, or a path makes no sense.
         """
+        need_asgi(app, 'add_endpoints')
         if self._emulation is None:
             self._emulation = Emulation(self)
         endpoint = Endpoint(self, resource, tokens, options, emulation=self._emulation)
@@ -473,6 +435,11 @@ class Channels(UserControl):
 
     # --- life ------------------------------------------------------------------------
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop that they belong to, from the first call to `close`."""
+        return self._loop
+
     async def start(self) -> None:
         """Connect to the broker now, rather than with the first call.
 
@@ -481,13 +448,43 @@ class Channels(UserControl):
         """
         await self._ready()
 
-    async def _ready(self) -> None:
-        if self._status in ('ok', 'draining'):
+    async def __aenter__(self) -> Self:
+        """Start, also after `close`: for scripts and jobs; leaving closes."""
+        self._reopen()
+        await self._ready()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def _reopen(self) -> None:
+        """After `close`, be as new, so that an application can start again (in tests).
+
+        Raises:
+            ClosedError: The broker was given as an object, which starts only once.
+        """
+        if self._status != 'closed':
             return
+        if isinstance(self._given, Broker):
+            raise ClosedError(
+                'these channels are closed, and can start again only where the broker '
+                'was given as a URL'
+            )
+        before = self.nodes
+        self._build(open_broker(self._given))
+        self.nodes.take_over(before)
+
+    async def _ready(self) -> None:
         if self._status == 'closed':
             raise ClosedError('these channels are closed')
+        loop = asyncio.get_running_loop()
+        if self._loop is not None and self._loop is not loop:
+            raise EventLoopError
+        if self._status in ('ok', 'draining'):
+            return
         if self._starting is None:
-            self._starting = asyncio.get_running_loop().create_task(
+            self._loop = loop
+            self._starting = loop.create_task(
                 self._start(), name='falcon_channels start'
             )
         starting = self._starting
@@ -496,7 +493,7 @@ class Channels(UserControl):
         except BrokerUnavailableError:
             # NOTE: the next call tries again.
             if self._starting is starting:
-                self._starting = None
+                self._starting = self._loop = None
             raise
         except asyncio.CancelledError:
             if starting.cancelled():
@@ -560,11 +557,13 @@ class Channels(UserControl):
             endpoint.heartbeat.close()
         await self.hub.close()
         await self._broker.close()
+        self._loop = None
 
     async def process_startup(self, scope: Any, event: Any) -> None:
         """Start with the application (Falcon middleware)."""
         state = scope.get('state')
         try:
+            self._reopen()
             await self._ready()
         except ChannelsError as ex:
             if state is not None:

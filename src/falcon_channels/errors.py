@@ -18,6 +18,7 @@
      |    +-- CapabilityError             the broker cannot do what options ask
      |    +-- PositionError               the position is of another log
      +-- ClosedError                      the Channels object is closed or draining
+     +-- EventLoopError (RuntimeError)    it belongs to another event loop
      +-- UnsubscribedError                a server-side subscription was ended
 """
 
@@ -139,6 +140,21 @@ class PositionError(BrokerError):
 
 class ClosedError(ChannelsError):
     """The Channels object is closed, or drains its connections."""
+
+
+class EventLoopError(ChannelsError, RuntimeError):
+    """The Channels object was started in another event loop, and is used there only.
+
+    From threads call it through a `falcon_channels.portal.Portal`. A program that runs
+    one event loop after the other closes it in each: ``async with channels:``.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            'these channels were started in another event loop: from a thread call '
+            'them through falcon_channels.portal.Portal(channels); with one '
+            'asyncio.run() after the other write "async with channels:" in each'
+        )
 
 
 class UnsubscribedError(ChannelsError):

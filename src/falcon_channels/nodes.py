@@ -132,6 +132,11 @@ class Nodes:
         """Answer surveys of a name by calling `answerer`; it must not block."""
         self._answerers[name] = answerer
 
+    def take_over(self, before: Nodes) -> None:
+        """Know the readers and answerers that others gave to an earlier object."""
+        self._readers = {**before._readers, **self._readers}
+        self._answerers = {**before._answerers, **self._answerers}
+
     async def send(self, node: str, kind: str, body: bytes) -> None:
         """Send something to one process, or to all where `node` is ``''``.
 

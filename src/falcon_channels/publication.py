@@ -95,6 +95,13 @@ class Signal(msgspec.Struct, frozen=True):
     info: ClientInfo
 
 
+class PresenceStats(NamedTuple):
+    """How many are in a channel."""
+
+    num_clients: int
+    num_users: int
+
+
 class HistoryPage(NamedTuple):
     """What a broker read from the log of one channel.
 

@@ -161,6 +161,10 @@ class Link(ABC, Generic[_Connection]):
             await self._first_of(reading, self._probe_on(), tasks)
         except self.errors as ex:
             self.reason = describe(ex)
+        except asyncio.CancelledError:
+            # NOTE: the event loop ends, as in a script that closes nothing.
+            self._closed = True
+            raise
         finally:
             was_up, self.up = self.up, False
             if was_up and not self._closed:

@@ -144,6 +144,11 @@ class LoopThread:
         self._stopped = False
 
     @property
+    def started(self) -> bool:
+        """Whether `start` was called, in this process or the one that forked it."""
+        return self._loop is not None
+
+    @property
     def running(self) -> bool:
         """Whether it was started, in this process, and not stopped."""
         return self._loop is not None and self._pid == os.getpid() and not self._stopped

@@ -6,24 +6,27 @@ import asyncio
 import atexit
 from collections.abc import Awaitable
 from collections.abc import Callable
+from collections.abc import Coroutine
 from collections.abc import Iterable
 from collections.abc import Mapping
 import contextlib
 import signal
 from types import FrameType
 from typing import Any
+from typing import Self
 from typing import TypeVar
 
 import falcon
 
 from falcon_channels.brokers.base import PublishResult
 from falcon_channels.channels import Channels
-from falcon_channels.channels import PresenceStats
+from falcon_channels.errors import EventLoopError
 from falcon_channels.portal.door import serve_door
 from falcon_channels.portal.loop_thread import LoopThread
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import Position
+from falcon_channels.publication import PresenceStats
 from falcon_channels.wsgi.websocket import WebSocket
 
 T = TypeVar('T')
@@ -50,6 +53,10 @@ class Portal:
     after the server has forked its workers. Each worker has its own; a broker that
     processes can share connects them. Responders of the channels' resources are
     ``async def``, run in that thread, and must not block.
+
+    In scripts and jobs ``with Portal(channels) as portal:`` closes at the end. Where
+    an ASGI app of this process has started the channels, calls from other threads go to
+    its event loop, and there is no thread of the portal's own.
 
     Works from threads, and from greenlets where gevent has patched the standard
     library; not under eventlet.
@@ -81,14 +88,35 @@ class Portal:
         Raises:
             TimeoutError: It took longer than `timeout_s`, and was cancelled.
             ClosedError: After `close`.
-            RuntimeError: Called in the hub's thread, where it has to be awaited, or
-                the portal was used before the server forked.
+            RuntimeError: Called in the thread of the event loop, where it has to be
+                awaited, or the portal was used before the server forked.
         """
 
         async def run() -> T:
             return await function(*args, **options)
 
+        loop = self.channels.loop
+        if loop is not None and not self._thread.started:
+            return self._call_in(loop, run())
         return self._thread.call(run, timeout_s=self._timeout_s)
+
+    def _call_in(
+        self, loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T]
+    ) -> T:
+        """Await a coroutine in the loop of the application that holds the channels."""
+        if asyncio._get_running_loop() is loop:
+            coroutine.close()
+            raise RuntimeError('this is the event loop of the channels: await instead')
+        if not loop.is_running():
+            coroutine.close()
+            raise EventLoopError
+        future = asyncio.run_coroutine_threadsafe(coroutine, loop)
+        try:
+            return future.result(self._timeout_s)
+        except TimeoutError:
+            if not future.cancel():
+                raise
+            raise TimeoutError(f'not done within {self._timeout_s} s') from None
 
     # --- the methods of Channels that applications use most --------------------------
 
@@ -174,6 +202,12 @@ class Portal:
         )
 
     # --- life ------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close_on(self, *numbers: int) -> None:
         """Close all connections as soon as the process gets one of these signals.
