@@ -11,6 +11,7 @@ from playwright.async_api import expect
 from playwright.async_api import Route
 from playwright.async_api import WebSocketRoute
 import pytest
+from support.asgi_servers import AsgiServer
 from support.chat_pages import chat_server
 from support.chat_pages import Guests
 from support.chat_pages import new_folder
@@ -28,8 +29,11 @@ pytestmark = [
 
 
 @pytest.fixture(scope='module')
-def server() -> Iterator[ServerProcess]:
-    with new_folder() as folder, chat_server(Path(folder)) as server:
+def server(asgi_server: AsgiServer) -> Iterator[ServerProcess]:
+    with (
+        new_folder() as folder,
+        chat_server(Path(folder), asgi_server=asgi_server) as server,
+    ):
         yield server
 
 

@@ -9,6 +9,7 @@ import re
 from playwright.async_api import expect
 from playwright.async_api import Page
 import pytest
+from support.asgi_servers import AsgiServer
 from support.chat_pages import chat_server
 from support.chat_pages import Guest
 from support.chat_pages import Guests
@@ -28,8 +29,11 @@ pytestmark = [
 
 
 @pytest.fixture(scope='module')
-def server() -> Iterator[ServerProcess]:
-    with new_folder() as folder, chat_server(Path(folder)) as server:
+def server(asgi_server: AsgiServer) -> Iterator[ServerProcess]:
+    with (
+        new_folder() as folder,
+        chat_server(Path(folder), asgi_server=asgi_server) as server,
+    ):
         yield server
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from centrifuge import ReplyError
 import pytest
+from support.asgi_servers import AsgiServer
 from support.chat_pages import chat_server
 from support.chat_pages import new_folder
 from support.chat_talkers import settle
@@ -21,15 +22,19 @@ from websockets.exceptions import InvalidStatus
 
 pytestmark = [
     pytest.mark.server,
+    pytest.mark.every_server,
     pytest.mark.xdist_group('chat_channels'),
     pytest.mark.timeout(120),
 ]
 
 
 @pytest.fixture(scope='module')
-def server() -> Iterator[ServerProcess]:
+def server(asgi_server: AsgiServer) -> Iterator[ServerProcess]:
     # Two processes: who talks to whom is often in the other one.
-    with new_folder() as folder, chat_server(Path(folder), workers=2) as server:
+    with (
+        new_folder() as folder,
+        chat_server(Path(folder), asgi_server=asgi_server, workers=2) as server,
+    ):
         yield server
 
 

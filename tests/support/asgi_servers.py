@@ -28,6 +28,8 @@ class AsgiServer:
         forks: Whether a child process serves even where one worker is asked for.
         replaces_workers: Whether it starts another worker for one that has died; the
             others end with it.
+        calls_factories: Whether it is given ``module:factory()`` for a factory, rather
+            than ``--factory``.
         stop_codes: What clients hear when it gets SIGTERM: one of the client protocol,
             one of the raw door, one of an application's own; None is no close frame.
         stop_status: The exit code of one process after that.
@@ -42,6 +44,7 @@ class AsgiServer:
     keeps_status: bool = False
     forks: bool = False
     replaces_workers: bool = True
+    calls_factories: bool = False
     stop_codes: tuple[int | None, ...] = (1012, 1012, 1012)
     stop_status: int = 0
     drains: bool = False
@@ -53,6 +56,12 @@ class AsgiServer:
     def command(self, app: str, *more: str) -> list[str]:
         """Return the words that serve ``module:attribute``."""
         return [*self.words, *more, app]
+
+    def factory_command(self, factory: str, *more: str) -> list[str]:
+        """Return the words that serve what ``module:factory`` returns."""
+        if self.calls_factories:
+            return self.command(f'{factory}()', *more)
+        return self.command(factory, *more, '--factory')
 
     def refusal(self, status: int) -> int:
         """Return what a client gets where a handshake is refused with `status`."""
@@ -78,6 +87,7 @@ HYPERCORN = AsgiServer(
     name='hypercorn',
     words=('python', '-m', 'hypercorn', '--bind', '127.0.0.1:{port}'),
     forks=True,
+    calls_factories=True,
     replaces_workers=False,
     # It lets connections go on for three seconds, then cancels what is left.
     stop_codes=(1011, 1011, 1011),

@@ -13,6 +13,8 @@ from playwright.async_api import expect
 from playwright.async_api import Locator
 from playwright.async_api import Page
 
+from support.asgi_servers import AsgiServer
+from support.asgi_servers import SERVE
 from support.processes import ROOT
 from support.processes import ServerProcess
 
@@ -21,10 +23,18 @@ TIMEOUT_MS = 30_000
 
 
 def chat_server(
-    folder: Path, port: int | None = None, *, workers: int = 1, **env: str
+    folder: Path,
+    port: int | None = None,
+    *,
+    asgi_server: AsgiServer = SERVE,
+    workers: int = 1,
+    **env: str,
 ) -> ServerProcess:
     """Return a chat whose database is in a folder."""
-    command = ['python', '-m', 'falcon_channels_chat', '--port', '{port}']
+    if asgi_server is SERVE:
+        command = ['python', '-m', 'falcon_channels_chat', '--port', '{port}']
+    else:
+        command = asgi_server.factory_command('falcon_channels_chat.serving:app')
     return ServerProcess(
         [*command, '--workers', str(workers)],
         port=port,
