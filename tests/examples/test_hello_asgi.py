@@ -10,6 +10,8 @@ import struct
 
 import httpx
 import pytest
+from support.asgi_servers import AsgiServer
+from support.asgi_servers import SERVE
 from support.processes import ServerProcess
 from support.processes import wait_until
 from websockets.exceptions import ConnectionClosedError
@@ -21,22 +23,25 @@ MAX_TEXT_BYTES = 1024 * 1024
 COMMANDS = {
     'module': ['python', '-m', 'examples.hello_asgi', '--port', '{port}'],
     'script': ['python', 'examples/hello_asgi.py', '--port', '{port}'],
-    'uvicorn': [
-        *('python', '-m', 'uvicorn', 'examples.hello_asgi:app'),
-        *('--port', '{port}'),
-    ],
     'reload': [
         *('python', '-m', 'uvicorn', 'examples.hello_asgi:app'),
         *('--port', '{port}', '--reload', '--reload-dir', 'examples'),
     ],
 }
 
-pytestmark = [pytest.mark.server, pytest.mark.xdist_group('hello_asgi')]
+pytestmark = [
+    pytest.mark.server,
+    pytest.mark.every_server,
+    pytest.mark.xdist_group('hello_asgi'),
+]
 
 
-@pytest.fixture(scope='module', params=['module', 'uvicorn'])
-def server(request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
-    with ServerProcess(COMMANDS[request.param]) as server:
+@pytest.fixture(scope='module')
+def server(asgi_server: AsgiServer) -> Iterator[ServerProcess]:
+    command = COMMANDS['module']  # our server, as its page says to start it
+    if asgi_server is not SERVE:
+        command = asgi_server.command('examples.hello_asgi:app')
+    with ServerProcess(command) as server:
         yield server
 
 
