@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from asyncio.tasks import _enter_task
 from asyncio.tasks import _leave_task
+from asyncio.tasks import current_task
 from collections import deque
 from collections.abc import Generator
 from collections.abc import Sequence
@@ -77,10 +78,12 @@ class AsgiTransport:
         '_parked',
         '_queue',
         '_readable',
+        '_send',
         '_sending',
         '_tasks',
         '_waits_for',
         '_wake',
+        '_writer',
         '_ws',
         'backlog_bytes',
         'framing',
@@ -103,37 +106,38 @@ class AsgiTransport:
         self._parked = False
         #: Sends what it is given; `_waits_for` is what it yielded last.
         self._sending: Generator[Any, Any, None] = _send_each(ws)
-        self._waits_for: Any = self._sending.send(None)
+        self._send = self._sending.send
+        self._waits_for: Any = self._send(None)
         self._tasks: tuple[asyncio.Task[Any], ...] = ()
+        #: The one that writes; made by `run`, before anything is parked.
+        self._writer: asyncio.Task[None]
         self._wake = asyncio.Event()
         self._readable = asyncio.Event()
         self._readable.set()
 
     def write(self, blob: MessageBlob) -> int:
         """Send a blob, or queue it; return how many bytes wait."""
-        if self._ended or self._close is not None:
-            return 0
-        if self._parked:
-            # PERF: no task wakes up for a send that does not block; halves the cost of
-            #   a delivery in benchmarks/fanout.py on stock uvicorn.
-            if self._begin(blob):
+        if not self._parked:
+            if self._ended or self._close is not None:
                 return 0
-        else:
             self._queue.append(blob)
-        self.backlog_bytes += blob.size_bytes
-        return self.backlog_bytes
-
-    def _begin(self, blob: MessageBlob) -> bool:
-        """Take the first step of sending; return whether it was the last, too."""
+            self.backlog_bytes += blob.size_bytes
+            return self.backlog_bytes
+        # PERF: no task wakes up for a send that does not block; half of the cost of a
+        #   delivery on stock uvicorn (benchmarks/fanout.py).
         # NOTE: the step runs in the name of the task that goes on with it, for what a
         #   server does in ``send`` may ask for the current task (asyncio.timeout does).
-        loop, writer = self._loop, self._tasks[1]
-        current = asyncio.current_task(loop)
+        loop, writer = self._loop, self._writer
+        current = current_task(loop)
         if current is not None:
             _leave_task(loop, current)
         _enter_task(loop, writer)
         try:
-            self._waits_for = self._sending.send(blob)
+            waits_for = self._send(blob)
+            if waits_for is _SENT:
+                return 0
+            self._waits_for = waits_for
+            self.backlog_bytes += blob.size_bytes
         except Exception as ex:
             # NOTE: raised again by the task; a writer must not fail here.
             self._error = ex
@@ -141,22 +145,22 @@ class AsgiTransport:
             _leave_task(loop, writer)
             if current is not None:
                 _enter_task(loop, current)
-        if self._waits_for is _SENT and self._error is None:
-            return True
         self._parked = False
         self._wake.set()
-        return self._error is not None
+        return self.backlog_bytes
 
     def close(self, code: int, reason: str) -> None:
         """Close after what is queued, or abort where the client does not read it."""
         if self._close is None and not self._ended:
             self._close = (code, reason)
+            self._parked = False
             self._wake.set()
             asyncio.get_running_loop().call_later(CLOSE_TIMEOUT_S, self.abort)
 
     def abort(self) -> None:
         """Drop what is queued, and end `run`."""
         self._ended = True
+        self._parked = False
         self._queue.clear()
         self.backlog_bytes = 0
         for task in self._tasks:
@@ -173,7 +177,7 @@ class AsgiTransport:
     async def run(self, receiver: Receiver) -> None:
         """Receive and send until the end; tell `receiver` of it before returning."""
         reader = asyncio.create_task(self._read(receiver))
-        writer = asyncio.create_task(self._write_all(receiver))
+        writer = self._writer = asyncio.create_task(self._write_all(receiver))
         self._tasks = (reader, writer)
         try:
             await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -222,7 +226,7 @@ class AsgiTransport:
                     receiver.on_writable()
             while self._queue:
                 blob = self._queue.popleft()
-                self._waits_for = self._sending.send(blob)
+                self._waits_for = self._send(blob)
                 await self._go_on()
                 self.backlog_bytes -= blob.size_bytes
                 if not self._queue and self.backlog_bytes <= 0:
@@ -244,7 +248,7 @@ class AsgiTransport:
             except BaseException as ex:
                 self._waits_for = self._sending.throw(ex)
             else:
-                self._waits_for = self._sending.send(None)
+                self._waits_for = self._send(None)
 
 
 @types.coroutine
