@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 import pytest
 
+from falcon_channels import Channels
 from falcon_channels import OriginCheck
 from falcon_channels.errors import OptionsError
 from falcon_channels.origin import check_allowed_origins
@@ -246,6 +247,32 @@ async def test_middleware_refuses_strangers() -> None:
             ):
                 pass
     assert 3403 == caught.value.code
+
+
+async def test_the_log_says_why_a_page_was_refused(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Both origins and the remedy are in one line of the log, by whoever refuses."""
+    channels = Channels()
+    channels.add_route('rooms:{room}', None)
+    with_channels = falcon.asgi.App(middleware=[channels])
+    channels.add_endpoints(with_channels, '/')
+    for path, refusing in (('/', app()), ('/websocket', with_channels)):
+        caplog.clear()
+        async with testing.ASGIConductor(refusing) as conductor:
+            with pytest.raises(falcon.WebSocketDisconnected):
+                async with conductor.simulate_ws(
+                    path, headers={'Origin': 'http://localhost:5173'}
+                ):
+                    pass
+        (line,) = [
+            record.getMessage()
+            for record in caplog.records
+            if record.name == 'falcon_channels' and record.levelname == 'WARNING'
+        ]
+        assert f'refused a handshake at {path!r}' in line
+        for words in ("'http://localhost:5173'", 'falconframework', 'allowed_origins'):
+            assert words in line
 
 
 async def test_middleware_leaves_http_alone() -> None:

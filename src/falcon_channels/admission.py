@@ -14,6 +14,7 @@ from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.hub import Hub
 from falcon_channels.hub import Joined
 from falcon_channels.options import ChannelsOptions
+from falcon_channels.origin import log_refusal
 from falcon_channels.origin import request_origin_error
 from falcon_channels.presence import PresenceKeeper
 from falcon_channels.protocol.codes import UNSUBSCRIBE_INSUFFICIENT
@@ -66,6 +67,7 @@ class Admission:
         """
         reason = request_origin_error(req, self._options.allowed_origins)
         if reason is not None:
+            log_refusal(req.path, reason)
             if reason.startswith('Host'):
                 raise falcon.HTTPBadRequest(description=reason)
             raise falcon.HTTPForbidden(description=reason)

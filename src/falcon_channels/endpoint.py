@@ -16,6 +16,7 @@ import falcon.asgi
 
 from falcon_channels import handlers
 from falcon_channels.errors import BrokerUnavailableError
+from falcon_channels.errors import ChannelsError
 from falcon_channels.errors import ClosedError
 from falcon_channels.errors import OptionsError
 from falcon_channels.errors import ProtocolError
@@ -138,6 +139,17 @@ class Endpoint:
         error: codes.ReplyError,
     ) -> None:
         self.channels.hub.counters.refused += 1
+        # NOTE: clients decide how many refusals there are: they are for debugging. But
+        #   a token that is none of ours is mostly a key that two sides do not share.
+        _logger.log(
+            logging.WARNING if isinstance(ex, TokenInvalidError) else logging.DEBUG,
+            '%r: %s %.255r refused with %d: %.500r',
+            session,
+            request.field,
+            getattr(request, 'channel', ''),
+            error.code,
+            str(ex) if isinstance(ex, ChannelsError) else error.message,
+        )
         if not isinstance(request, ConnectRequest):
             if session.command_id:
                 session.reply_error(error)
@@ -145,7 +157,9 @@ class Endpoint:
         # NOTE: a client whose connect is refused with an error that is not temporary
         #   gives up; how a disconnect ends is said by its code.
         if isinstance(ex, falcon.HTTPError):
-            session.disconnect(*codes.disconnect_for_status(ex.status_code))
+            disconnect = codes.disconnect_for_status(ex.status_code)
+            words = handlers.http_words(ex)
+            session.disconnect(*codes.disconnect_in_words(disconnect, words))
         elif isinstance(ex, TokenInvalidError):
             session.disconnect(*codes.DISCONNECT_INVALID_TOKEN)
         else:
@@ -173,7 +187,8 @@ class Endpoint:
             if session.token:
                 self._take_token(session, session.token)
             elif self._on_connect is None and not self.options.allow_anonymous:
-                raise handlers.EndedError(codes.DISCONNECT_BAD_REQUEST)
+                bad = codes.DISCONNECT_BAD_REQUEST
+                raise handlers.EndedError(bad._replace(reason='a token is needed'))
         if self._on_connect is not None:
             await self._on_connect(session.req, session)
 

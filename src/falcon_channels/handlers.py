@@ -67,11 +67,23 @@ def refusal(ex: Exception) -> codes.ReplyError | None:
     if isinstance(ex, RefusedError):
         return ex.error
     if isinstance(ex, falcon.HTTPError):
-        return codes.error_for_status(ex.status_code)
+        error = codes.error_for_status(ex.status_code)
+        return codes.error_in_words(error, http_words(ex))
     for kind, error in _REFUSALS:
         if isinstance(ex, kind):
-            return error
+            # NOTE: what is wrong with a payload, its sender may know; all else that an
+            #   error of ours says is for the log.
+            words = str(ex) if isinstance(ex, _FOR_CLIENTS) else None
+            return codes.error_in_words(error, words)
     return None
+
+
+def http_words(ex: falcon.HTTPError) -> str | None:
+    """Return what an error says to clients; faults of the server's side: nothing."""
+    return ex.description if 400 <= ex.status_code <= 499 else None
+
+
+_FOR_CLIENTS = (PublicationTooLargeError, PayloadError)
 
 
 _REFUSALS: tuple[tuple[type[Exception], codes.ReplyError], ...] = (

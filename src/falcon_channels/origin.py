@@ -28,6 +28,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from collections.abc import Sequence
 from ipaddress import IPv6Address
+import logging
 import re
 from typing import NamedTuple
 
@@ -35,6 +36,8 @@ import falcon
 import falcon.asgi
 
 from falcon_channels.errors import OptionsError
+
+_logger = logging.getLogger('falcon_channels')
 
 _DEFAULT_PORTS = {'http': 80, 'https': 443}
 _SCHEMES = {'ws': 'http', 'wss': 'https'}
@@ -185,6 +188,17 @@ def request_origin_error(
     )
 
 
+def log_refusal(path: str, reason: str) -> None:
+    """Say in the log why a handshake was refused, which its client cannot show."""
+    _logger.warning(
+        'refused a handshake at %.80r: %s. Pages of other origins are listed in '
+        'allowed_origins; behind a proxy the server has to learn the host and the '
+        'scheme that the browser used',
+        path,
+        reason,
+    )
+
+
 class OriginCheck:
     """Middleware that refuses a WebSocket handshake from a page of another origin.
 
@@ -222,6 +236,7 @@ class OriginCheck:
         reason = request_origin_error(req, self._allowed)
         if reason is None:
             return
+        log_refusal(req.path, reason)
         if reason.startswith('Host'):
             raise falcon.HTTPBadRequest(description=reason)
         raise falcon.HTTPForbidden(description=reason)

@@ -11,6 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import Iterator
 import contextlib
+import logging
 from typing import Any
 from typing import NamedTuple
 from typing import TYPE_CHECKING
@@ -41,6 +42,8 @@ from falcon_channels.transports.encodings import encoder
 if TYPE_CHECKING:
     from falcon_channels.channels import Channels
     from falcon_channels.transports.base import Transport
+
+_logger = logging.getLogger('falcon_channels')
 
 #: Reading pauses while so many messages wait to be published.
 _INBOX = 16
@@ -226,6 +229,8 @@ async def open_raw(
     try:
         match = await channels.match(channel)
     except (ChannelNameError, UnknownChannelError) as ex:
+        # NOTE: before the accept, a client can be told no more than 404.
+        _logger.warning('refused a WebSocket: %s', ex)
         raise falcon.HTTPNotFound(description=str(ex)) from None
     except (BrokerUnavailableError, ClosedError) as ex:
         raise falcon.HTTPServiceUnavailable(description=str(ex)) from None

@@ -181,7 +181,7 @@ def test_a_forged_token_is_the_end(peer: Peer, bad: str) -> None:
 def test_no_token_is_the_end_where_one_is_needed(peer: Peer) -> None:
     """Without a token, and nobody else who decides, nobody connects."""
     peer.say({'id': 1, 'connect': {}})
-    assert (3501, 'bad request') == peer.end()
+    assert (3501, 'a token is needed') == peer.end()
 
 
 def test_a_connection_ends_with_its_token(peer: Peer) -> None:

@@ -175,3 +175,28 @@ def test_falcon_close_codes_would_mislead_clients() -> None:
     assert not codes.disconnect_for_status(403).reconnects
     assert not codes.reconnects(3000 + 500)
     assert codes.disconnect_for_status(500).reconnects
+
+
+@pytest.mark.parametrize(
+    ('words', 'reason'),
+    [
+        (None, 'permission denied'),
+        ('', 'permission denied'),
+        ('log in first', 'log in first'),
+        ('{"reconnect": true}', 'permission denied'),
+        ('é' * 100, 'é' * 61),
+    ],
+)
+def test_a_disconnect_in_the_words_of_the_application(
+    words: str | None, reason: str
+) -> None:
+    """A reason fits into a close frame, and nobody could take it for JSON."""
+    disconnect = codes.DISCONNECT_PERMISSION_DENIED
+    assert (3507, reason) == codes.disconnect_in_words(disconnect, words)
+
+
+def test_an_error_in_the_words_of_the_application() -> None:
+    """A message of an application's own is bounded; the code stays."""
+    error = codes.PERMISSION_DENIED
+    assert error == codes.error_in_words(error, None)
+    assert (103, 'x' * 500, False) == codes.error_in_words(error, 'x' * 1000)

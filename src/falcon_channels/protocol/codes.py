@@ -19,6 +19,8 @@ from __future__ import annotations
 from typing import Final
 from typing import NamedTuple
 
+import msgspec
+
 
 class ReplyError(NamedTuple):
     """An error in a reply, ``{"code": 103, "message": "permission denied"}``.
@@ -70,6 +72,9 @@ class Disconnect(NamedTuple):
 
 
 FIRST_RESUBSCRIBE_CODE: Final = 2500
+
+_MAX_MESSAGE_CHARACTERS: Final = 500
+_MAX_REASON_BYTES: Final = 123
 
 
 def reconnects(code: int) -> bool:
@@ -198,6 +203,26 @@ _ERROR_BY_STATUS: Final[dict[int, ReplyError]] = {
     429: TOO_MANY_REQUESTS,
     501: NOT_AVAILABLE,
 }
+
+
+def error_in_words(error: ReplyError, words: str | None) -> ReplyError:
+    """Return an error whose message is the application's own, if it has one."""
+    return error._replace(message=words[:_MAX_MESSAGE_CHARACTERS]) if words else error
+
+
+def disconnect_in_words(disconnect: Disconnect, words: str | None) -> Disconnect:
+    """Return a disconnect whose reason is the application's own, if it can be one.
+
+    NOTE: RFC 6455 section 5.5 leaves 123 bytes for it, and SDKs look for JSON in it.
+    """
+    if not words:
+        return disconnect
+    reason = words.encode()[:_MAX_REASON_BYTES].decode(errors='ignore')
+    try:
+        msgspec.json.decode(reason)
+    except msgspec.DecodeError:
+        return disconnect._replace(reason=reason)
+    return disconnect
 
 
 def disconnect_for_status(status: int) -> Disconnect:

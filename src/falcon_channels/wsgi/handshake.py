@@ -21,6 +21,7 @@ from websockets.headers import parse_extension
 from websockets.http11 import Request
 from websockets.http11 import Response
 
+from falcon_channels.origin import log_refusal
 from falcon_channels.origin import origin_error
 
 _VERSION = '13'
@@ -81,6 +82,8 @@ def check_request(
         environ.get('wsgi.url_scheme', 'http'),
         allowed_origins,
     )
+    if reason is not None:
+        log_refusal(environ.get('PATH_INFO', ''), reason)
     if reason is not None and reason.startswith('Host'):
         raise falcon.HTTPBadRequest(title=reason)
     if reason is not None:
