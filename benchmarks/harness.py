@@ -89,7 +89,7 @@ class Peer:
     Attributes:
         name: As it is printed.
         command: Its words; ``{port}`` is replaced, ``python`` is this interpreter.
-        env: Additions to the environment.
+        env: Additions to the environment; ``{port}`` is replaced here, too.
         dialect: Options of the load generator for this peer: see ``c/load.c``.
     """
 
@@ -108,14 +108,15 @@ class Server:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
 
     def __enter__(self) -> Self:
-        words = [word.replace('{port}', str(self.port)) for word in self.peer.command]
+        words = [self._fill(word) for word in self.peer.command]
         if words[0] == 'python':
             words[0] = sys.executable
+        env = {name: self._fill(value) for name, value in self.peer.env.items()}
         core = cores()[0]
         self.process = subprocess.Popen(
             words,
             cwd=ROOT,
-            env={**os.environ, **self.peer.env},
+            env={**os.environ, **env},
             stdout=self._log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -145,6 +146,9 @@ class Server:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         self._log.close()
+
+    def _fill(self, word: str) -> str:
+        return word.replace('{port}', str(self.port))
 
     def cpu_s(self) -> float:
         """Return the CPU time, user and system, of all its threads so far."""

@@ -25,7 +25,7 @@ _RECOVER = (
 )
 
 
-def peers(folder: Path) -> list[harness.Peer]:
+def peers(folder: Path, urls: list[str]) -> list[harness.Peer]:
     """Return who is measured, and what its clients say."""
     *_, default_raw, raw, sdk = harness.falcon_peers()
     recover = [
@@ -41,6 +41,15 @@ def peers(folder: Path) -> list[harness.Peer]:
             default_raw, name='uvicorn default, SDK in JSON', dialect=recover
         ),
     ]
+    for url in urls:
+        found.append(
+            dataclasses.replace(
+                sdk,
+                name=f'{sdk.name}, {url.partition(":")[0]}',
+                env={'CHANNELS_URL': url},
+                dialect=recover,
+            )
+        )
     centrifugo = shutil.which('centrifugo')
     if centrifugo is not None:
         peer = others.centrifugo(centrifugo, folder)
@@ -61,6 +70,14 @@ def main() -> None:
     parser = harness.arguments(__doc__ or '', {'clients': [200]})
     parser.add_argument('--clients', type=int, nargs='+', default=[500, 2000])
     parser.add_argument('--missed', type=int, default=100)
+    parser.add_argument(
+        '--url',
+        nargs='+',
+        default=[],
+        help='brokers besides memory; {port} makes each repetition begin anew, as in '
+        'sqlite:////tmp/storm-{port}.db, redis://localhost?prefix=storm{port} and '
+        'postgresql:///test?schema=storm{port}&migrate=yes',
+    )
     args = parser.parse_args()
     cases = [
         harness.Case(
@@ -72,7 +89,11 @@ def main() -> None:
     ]
     with tempfile.TemporaryDirectory() as folder:
         harness.measure(
-            peers(Path(folder)), cases, args, program='connect', unit='connection'
+            peers(Path(folder), args.url),
+            cases,
+            args,
+            program='connect',
+            unit='connection',
         )
 
 

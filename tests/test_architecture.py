@@ -36,7 +36,8 @@ ALLOWED: dict[str, set[str]] = {
     'fanout': {*_CORE, 'feed'},
     'repair': {*_CORE, 'feed', 'fanout'},
     'feeds': {*_CORE, 'feed'},
-    'hub': {*_CORE, 'feed', 'feeds', 'fanout', 'repair'},
+    'reads': _CORE,
+    'hub': {*_CORE, 'feed', 'feeds', 'fanout', 'repair', 'reads'},
     'presence': {*_CORE, 'hub'},
     # What clients may do, the ways in, and the facade.
     'access': {*_CORE, 'routing'},

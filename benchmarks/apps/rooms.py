@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 
 import falcon
 import falcon.asgi
@@ -11,7 +12,7 @@ from falcon_channels import ChannelOptions
 from falcon_channels import Channels
 from falcon_channels import EndpointOptions
 
-channels = Channels()
+channels = Channels(os.environ.get('CHANNELS_URL', 'memory://'))
 
 
 class Room:

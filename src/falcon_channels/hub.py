@@ -49,6 +49,7 @@ from falcon_channels.publication import approximate_bytes
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
 from falcon_channels.publication import Signal
+from falcon_channels.reads import SharedReads
 from falcon_channels.repair import Repairs
 from falcon_channels.subscription import Subscription
 from falcon_channels.subscription import SubscriptionState as State
@@ -108,6 +109,7 @@ class Hub:
             broker, options, self._on_open, lambda: self._repairs.links
         )
         self._feeds = self._opened.by_channel
+        self._reads = SharedReads(broker)
         self._fan_out = FanOut(self._feeds, self.counters, options.max_backlog_bytes)
         self._repairs = Repairs(
             self._feeds,
@@ -146,6 +148,7 @@ class Hub:
         self._opened.closed = True
         if self._graceful:
             await asyncio.wait(list(self._graceful), timeout=_RESPONDERS_TIMEOUT_S)
+        await self._reads.close()
         tasks = [*self._tasks, *self._opened.changing.values()]
         for task in tasks:
             task.cancel()
@@ -361,7 +364,7 @@ class Hub:
         for _ in range(_ATTEMPTS):
             self._fan_out.flush_feed(feed)
             feed.keep_for(subscription)
-            page = await self.broker.history(
+            page = await self._reads.history(
                 feed.channel, settings, limit=1, reverse=True
             )
             self._must_go_on(subscription)
@@ -390,7 +393,7 @@ class Hub:
         for _ in range(_ATTEMPTS):
             self._fan_out.flush_feed(feed)
             feed.keep_for(subscription)
-            page = await self.broker.history(
+            page = await self._reads.history(
                 feed.channel,
                 settings,
                 since=since.offset,

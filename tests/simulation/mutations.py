@@ -515,4 +515,11 @@ MUTANTS = [
         'self.out = [*self.out[1:], reply]',
         'tests/endpoint/test_delivery.py tests/endpoint/test_slow_broker.py',
     ),
+    Mutant(
+        'a read of the log serves who asked after it began',
+        'reads.py',
+        'read = self._due.get(question)\n',
+        'read = self._due.get(question) or self._running.get(question)\n',
+        'tests/test_reads.py',
+    ),
 ]
