@@ -119,6 +119,23 @@ def encode_payload(data: Any) -> tuple[bytes, bool]:
         raise PayloadError(f'data cannot be written as JSON: {ex}') from None
 
 
+def check_labels(tags: object, idempotency_key: object) -> None:
+    """Check what goes with a payload, before it meets those who have to write it.
+
+    Raises:
+        PayloadError: Tags that are not text, or a key that is not 1 to 255 bytes of it.
+    """
+    if tags is not None and not (
+        isinstance(tags, dict)
+        and all(isinstance(item, str) for pair in tags.items() for item in pair)
+    ):
+        raise PayloadError('tags are a dict of texts by texts')
+    if idempotency_key is not None and not (
+        isinstance(idempotency_key, str) and 0 < len(idempotency_key.encode()) < 256
+    ):
+        raise PayloadError('an idempotency key has 1 to 255 bytes of UTF-8')
+
+
 def check_size(route: ChannelRoute, payload: bytes) -> None:
     """Check a payload against the channel's limit.
 

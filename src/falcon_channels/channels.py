@@ -26,6 +26,7 @@ from falcon_channels.doors import add_doors
 from falcon_channels.endpoint import Endpoint
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import CapabilityError
+from falcon_channels.errors import ChannelNameError
 from falcon_channels.errors import ChannelsError
 from falcon_channels.errors import ClosedError
 from falcon_channels.errors import EventLoopError
@@ -41,6 +42,7 @@ from falcon_channels.nodes import Nodes
 from falcon_channels.options import ChannelOptions
 from falcon_channels.options import ChannelsOptions
 from falcon_channels.options import EndpointOptions
+from falcon_channels.options import need_options
 from falcon_channels.origin import check_allowed_origins
 from falcon_channels.presence import PresenceKeeper
 from falcon_channels.publication import ClientInfo
@@ -56,6 +58,7 @@ from falcon_channels.server_side import subscribe_connection
 from falcon_channels.tokens import TokenVerifier
 from falcon_channels.transports.direct import DRAIN_HOOKS
 from falcon_channels.transports.direct import START_ERROR
+from falcon_channels.transports.direct import WORKERS
 from falcon_channels.users import UserControl
 
 _logger = logging.getLogger('falcon_channels')
@@ -97,7 +100,8 @@ class Channels(Mounts, UserControl):
         broker: str | Broker | None = None,
         options: ChannelsOptions | None = None,
     ) -> None:
-        self.options = options or ChannelsOptions()
+        self.options = ChannelsOptions() if options is None else options
+        need_options(self.options, ChannelsOptions)
         check_allowed_origins(self.options.allowed_origins)
         self._given = broker
         self._router = ChannelRouter()
@@ -149,7 +153,8 @@ class Channels(Mounts, UserControl):
             OptionsError: The template or the options make no sense.
             CapabilityError: The options ask for what the broker cannot do.
         """
-        options = options or ChannelOptions()
+        options = ChannelOptions() if options is None else options
+        need_options(options, ChannelOptions)
         able = self._broker.capabilities
         if options.history_size and not able.history:
             raise CapabilityError(f'{type(self._broker).__name__} keeps no history')
@@ -234,8 +239,7 @@ class Channels(Mounts, UserControl):
         connection: Any = None,
     ) -> PublishResult:
         """Publish what was checked already; for code that brings clients in."""
-        if idempotency_key is not None and not 0 < len(idempotency_key.encode()) < 256:
-            raise ValueError('an idempotency key has 1 to 255 bytes of UTF-8')
+        access.check_labels(publication.tags, idempotency_key)
         if connection is not None and not self._broker.capabilities.transactions:
             raise CapabilityError(
                 f'{type(self._broker).__name__} cannot publish within a transaction'
@@ -260,6 +264,8 @@ class Channels(Mounts, UserControl):
 
         All names and sizes are checked before the first is published.
         """
+        if isinstance(channels, str):
+            raise ChannelNameError(f'broadcast takes several channels: [{channels!r}]')
         payload, binary = access.encode_payload(data)
         publication = Publication(data=payload, binary=binary, tags=tags)
         matches = [(channel, await self.match(channel)) for channel in channels]
@@ -291,6 +297,8 @@ class Channels(Mounts, UserControl):
         Raises:
             PositionError: `since` is a position of another log.
         """
+        if since is not None and not isinstance(since, Position):
+            raise PositionError(f'since is a Position(offset, epoch), not {since!r}')
         match = await self.match(channel)
         page = await self._broker.history(
             channel,
@@ -573,6 +581,8 @@ class Channels(Mounts, UserControl):
             raise ex.with_traceback(None) from None
         # NOTE: at `process_shutdown` a server has closed all connections already.
         if state is not None:
+            if state.get(WORKERS, 1) > 1:
+                self.nodes.warn_of_others()
             state.setdefault(DRAIN_HOOKS, []).append(self.drain)
 
     async def process_shutdown(self, scope: Any, event: Any) -> None:

@@ -9,6 +9,9 @@ import sys
 
 _API = 'falcon_channels.commands'
 
+#: The extras of those that need some.
+_EXTRAS = {'serve': 'server', 'migrate': 'postgres', 'chat': 'chat'}
+
 #: Subcommand: the module that has `add_arguments` and a function of the same name,
 #: and what it does. Modules are imported when used, for each needs its own extras.
 _COMMANDS = {
@@ -49,7 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         module = importlib.import_module(module_name)
     except ImportError as ex:
         print(  # noqa: T201 - a command talks to its user
-            f'falcon-channels {name} needs more packages: {ex}', file=sys.stderr
+            f'falcon-channels {name} needs more packages ({ex}): '
+            f"pip install 'falcon-channels[{_EXTRAS.get(name, 'all')}]'",
+            file=sys.stderr,
         )
         return 1
     subparser = argparse.ArgumentParser(

@@ -120,6 +120,7 @@ class Nodes:
         self._surveys: dict[str, _Survey] = {}
         self._slots = asyncio.Semaphore(_MAX_SURVEYS)
         self._known = {node}
+        self._warned = False
         #: `Counters.links_lost` when `_known` was completed; -1 for never.
         self._known_at = -1
         hub.on_node_message = self._on_message
@@ -131,6 +132,18 @@ class Nodes:
     def answer(self, name: str, answerer: Callable[[bytes], bytes]) -> None:
         """Answer surveys of a name by calling `answerer`; it must not block."""
         self._answerers[name] = answerer
+
+    def warn_of_others(self) -> None:
+        """Say once that processes beside this one have channels of their own."""
+        if self._broker.capabilities.shared or self._warned:
+            return
+        self._warned = True
+        _logger.warning(
+            '%s keeps channels within one process, and this server has several: the '
+            'clients of one do not hear those of another. Give Channels the URL of a '
+            'broker that they share, such as sqlite:///channels.db',
+            type(self._broker).__name__,
+        )
 
     def take_over(self, before: Nodes) -> None:
         """Know the readers and answerers that others gave to an earlier object."""

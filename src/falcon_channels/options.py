@@ -234,6 +234,18 @@ class EndpointOptions(msgspec.Struct, kw_only=True):
         _at_least(self, 0, 'expiry_grace_s')
 
 
+def need_options(options: object, kind: type[msgspec.Struct]) -> None:
+    """Refuse options of another kind, such as a dict.
+
+    Raises:
+        OptionsError: They are not of this kind.
+    """
+    if not isinstance(options, kind):
+        raise OptionsError(
+            f'options are {kind.__name__}(...) here, not {type(options).__name__}'
+        )
+
+
 def _at_least(options: msgspec.Struct, least: int, *names: str) -> None:
     for name in names:
         value = _number(options, name)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+import difflib
 import inspect
+import logging
+import re
 from typing import Any
 from typing import NamedTuple
 import unicodedata
@@ -14,6 +17,8 @@ import msgspec
 from falcon_channels.errors import ChannelNameError
 from falcon_channels.errors import OptionsError
 from falcon_channels.options import ChannelOptions
+
+_logger = logging.getLogger('falcon_channels')
 
 #: The responders that a channel's resource may have.
 RESPONDERS = (
@@ -99,6 +104,10 @@ class ChannelRoute:
         options: ChannelOptions,
         suffix: str | None = None,
     ) -> None:
+        if isinstance(resource, type):
+            raise OptionsError(
+                f'{resource.__name__} is a class: pass an instance of it'
+            )
         self.template = template
         self.resource = resource
         self.options = options
@@ -113,6 +122,8 @@ class ChannelRoute:
                 raise TypeError(
                     f'{responder!r} must be a coroutine function: "async def"'
                 )
+            _check_arguments(responder, template)
+        _warn_of_slips(resource)
         if suffix and not found:
             raise OptionsError(
                 f'{resource!r} has no responder with the suffix {suffix!r}, '
@@ -134,6 +145,53 @@ class ChannelRoute:
         """
         if self.options.data_type is not None:
             msgspec.json.decode(data, type=self.options.data_type)
+
+
+def _fields(template: str) -> list[str]:
+    """Return the names of the fields of a template."""
+    return re.findall(r'\{([^{}:(]*)', template)
+
+
+def _check_arguments(responder: Callable[..., Any], template: str) -> None:
+    """Refuse a responder that cannot be called with the fields of its template.
+
+    NOTE: hooks (`falcon.before`) may add arguments and take some away: what they have
+    wrapped is not looked at.
+
+    Raises:
+        OptionsError: It cannot.
+    """
+    if hasattr(responder, '__wrapped__'):
+        return
+    signature, fields = inspect.signature(responder), _fields(template)
+    try:
+        signature.bind(None, None, **dict.fromkeys(fields))
+    except TypeError as ex:
+        wanted = ', '.join(['req', 'subscription, publication or connection', *fields])
+        raise OptionsError(
+            f'{getattr(responder, "__qualname__", responder)}{signature} does not go '
+            f'with {template!r}: {ex}; it is called with ({wanted})'
+        ) from None
+
+
+def _warn_of_slips(resource: object) -> None:
+    """Warn of methods whose names are almost those of responders.
+
+    SECURITY: without ``on_subscribe`` everybody may; misspelt, it is not there.
+    """
+    for name in dir(type(resource)):
+        if not name.startswith('on_') or name in RESPONDERS:
+            continue
+        if any(name.startswith(f'{responder}_') for responder in RESPONDERS):
+            continue  # with a suffix
+        meant = difflib.get_close_matches(name, RESPONDERS, 1, cutoff=0.72)
+        if meant:
+            _logger.warning(
+                '%s.%s is never called: the responder is %s',
+                type(resource).__name__,
+                name,
+                meant[0],
+            )
 
 
 class ChannelMatch(NamedTuple):
@@ -176,6 +234,11 @@ class ChannelRouter:
             raise OptionsError(
                 f'channel template {template!r} must be text without a leading slash, '
                 'such as "rooms:{room}"'
+            )
+        if set('{}') & set(re.sub(r'\{[^{}]+\}', '', template)):
+            raise OptionsError(
+                f'channel template {template!r} has a brace without its partner, or '
+                'nothing in between'
             )
         if template in self._templates:
             raise OptionsError(f'channel template {template!r} is routed already')

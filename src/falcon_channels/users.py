@@ -18,8 +18,10 @@ from falcon_channels.control import encode_control
 from falcon_channels.control import RefreshUser
 from falcon_channels.control import SubscribeUser
 from falcon_channels.control import UnsubscribeUser
+from falcon_channels.errors import OptionsError
 from falcon_channels.hub import Hub
 from falcon_channels.options import ChannelsOptions
+from falcon_channels.protocol.codes import MAX_REASON_BYTES
 from falcon_channels.publication import Position
 
 #: Unsubscribe code: ended by the server, for good.
@@ -105,7 +107,14 @@ class UserControl(abc.ABC):
             client: Only this connection's.
             session: Only those of the connection of this session.
             code: What clients are told; from 2500 on they subscribe again.
+
+        Raises:
+            OptionsError: It is no such code.
         """
+        if not 2000 <= code <= 2999:
+            raise OptionsError(
+                f'code is {code}; those of subscriptions are 2000 to 2999'
+            )
         await self._control(
             UnsubscribeUser(user, channel, code, 'unsubscribed', client, session)
         )
@@ -161,7 +170,16 @@ class UserControl(abc.ABC):
             code: Close code; 3500 to 3999 and 4500 to 4999 tell clients to stay away.
             reason: In words, at most 123 bytes of UTF-8.
             spare: Ids of connections that stay.
+
+        Raises:
+            OptionsError: No such code, or too long a reason.
         """
+        if not 3000 <= code <= 4999:
+            raise OptionsError(f'code is {code}; those of connections are 3000 to 4999')
+        if len(reason.encode()) > MAX_REASON_BYTES:
+            raise OptionsError(
+                f'reason of {len(reason.encode())} bytes exceeds {MAX_REASON_BYTES}'
+            )
         await self._control(
             DisconnectUser(user, code, reason, client, tuple(spare), session)
         )

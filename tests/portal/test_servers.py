@@ -220,6 +220,15 @@ def test_server_ends_with_idle_portal(name: str, tmp_path: Path) -> None:
         assert 'Traceback' not in server.log()
 
 
+def test_workers_without_a_shared_broker_are_warned_of(tmp_path: Path) -> None:
+    """A WebSocket at one of several workers with memory is a warning, once for each."""
+    with start('gthread', tmp_path, '--workers', '2') as server:
+        for _ in range(4):
+            with joined(server, 'rooms:alone'):
+                pass
+        assert server.log().count('keeps channels within one process') in (1, 2)
+
+
 @pytest.mark.parametrize(
     'name',
     [

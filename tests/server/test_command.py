@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import ipaddress
+import json
 from pathlib import Path
 import signal
 import socket
@@ -25,6 +26,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 from websockets.sync.client import connect
 from websockets.sync.client import unix_connect
+from websockets.typing import Origin
 
 from falcon_channels.server.command import drop_receive_queue
 from server.running import Peer
@@ -183,6 +185,58 @@ def test_a_unix_socket_serves(tmp_path: Path) -> None:
     assert not Path(path).exists()
 
 
+_PROXIED_APP = """
+import falcon.asgi
+from falcon_channels import OriginCheck
+
+
+class Who:
+    async def on_get(self, req, resp):
+        resp.media = [req.scheme, req.remote_addr]
+
+    async def on_websocket(self, req, ws):
+        await ws.accept()
+        await ws.send_media([req.scheme, req.remote_addr])
+
+
+app = falcon.asgi.App(middleware=[OriginCheck()])
+app.add_route('/', Who())
+"""
+
+
+@pytest.mark.parametrize(
+    ('allowed', 'seen', 'client'),
+    [((), 'https', '203.0.113.9'), (('10.0.0.1',), 'http', '127.0.0.1')],
+)
+def test_a_proxy_at_a_unix_socket_is_believed(
+    allowed: tuple[str, ...], seen: str, client: str, tmp_path: Path
+) -> None:
+    """It says scheme and address as one of this host, unless others are named."""
+    (tmp_path / 'app.py').write_text(_PROXIED_APP)
+    path = str(tmp_path / 'app.sock')
+    words = ['--uds', path, *(f'--forwarded-allow-ips={ip}' for ip in allowed)]
+    server = UnixServer([*SERVE, *words, 'app:app'], cwd=tmp_path)
+    server.path = path
+    # NOTE: what a client has made up stands to the left of what the proxy saw.
+    headers = {
+        'Host': 'example.com',
+        'X-Forwarded-Proto': 'https',
+        'X-Forwarded-For': '6.6.6.6, 203.0.113.9',
+    }
+    with server:
+        with httpx.Client(transport=httpx.HTTPTransport(uds=path)) as http:
+            answer = http.get('http://example.com/', headers=headers)
+        scheme = 'wss' if seen == 'https' else 'ws'
+        with unix_connect(
+            path,
+            uri='ws://example.com/',
+            origin=Origin(f'{seen}://example.com'),
+            additional_headers=[(k, v) for k, v in headers.items() if k != 'Host'],
+        ) as ws:
+            assert [scheme, client] == json.loads(ws.recv(timeout=20))
+    assert [seen, client] == answer.json()
+
+
 def test_tls_serves(certificate: tuple[Path, Path]) -> None:
     """Messages of all sizes pass through TLS, attached or not, and the stop drains."""
     cert, key = certificate
@@ -297,3 +351,33 @@ def test_falcons_receive_queue_is_dropped_unless_chosen() -> None:
 
     assert 0 == default.ws_options.max_receive_queue
     assert 16 == chosen.ws_options.max_receive_queue
+
+
+_MEMORY_APP = """
+import os
+
+import falcon.asgi
+from falcon_channels import Channels
+
+channels = Channels(os.environ['BROKER'])
+app = falcon.asgi.App(middleware=[channels])
+"""
+
+
+@pytest.mark.parametrize(
+    ('broker', 'workers', 'warnings'),
+    [('memory://', 2, 2), ('memory://', 1, 0), ('sqlite:///a.db', 2, 0)],
+)
+def test_workers_without_a_shared_broker_are_warned_of(
+    broker: str, workers: int, warnings: int, tmp_path: Path
+) -> None:
+    """Each of several workers says that its clients hear nobody else's."""
+    (tmp_path / 'app.py').write_text(_MEMORY_APP)
+    words = ['--port', '{port}', '--workers', str(workers), 'app:app']
+    env = {'BROKER': broker}
+    with ServerProcess([*SERVE, *words], cwd=tmp_path, env=env) as server:
+        wait_until(
+            lambda: workers == server.log().count('Application startup complete'),
+            'all workers have started',
+        )
+        assert warnings == server.log().count('keeps channels within one process')

@@ -188,6 +188,8 @@ class Portal:
         Raises:
             falcon.HTTPError: Refused; Falcon tells the client.
         """
+        if req.env.get('wsgi.multiprocess'):
+            self.channels.nodes.warn_of_others()
         serve_door(
             self._thread,
             self.channels,

@@ -74,7 +74,8 @@ class Disconnect(NamedTuple):
 FIRST_RESUBSCRIBE_CODE: Final = 2500
 
 _MAX_MESSAGE_CHARACTERS: Final = 500
-_MAX_REASON_BYTES: Final = 123
+#: What a close frame has room for (RFC 6455 section 5.5).
+MAX_REASON_BYTES: Final = 123
 
 
 def reconnects(code: int) -> bool:
@@ -217,7 +218,7 @@ def disconnect_in_words(disconnect: Disconnect, words: str | None) -> Disconnect
     """
     if not words:
         return disconnect
-    reason = words.encode()[:_MAX_REASON_BYTES].decode(errors='ignore')
+    reason = words.encode()[:MAX_REASON_BYTES].decode(errors='ignore')
     try:
         msgspec.json.decode(reason)
     except msgspec.DecodeError:

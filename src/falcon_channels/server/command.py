@@ -27,6 +27,7 @@ from uvicorn.supervisors.multiprocess import Process
 from falcon_channels.errors import ChannelsError
 from falcon_channels.server.options import ServerOptions
 from falcon_channels.transports.direct import START_ERROR
+from falcon_channels.transports.direct import WORKERS
 
 _logger = logging.getLogger('uvicorn.error')
 
@@ -89,6 +90,10 @@ class ChannelsConfig(Config):
 
 class ChannelsLifespan(LifespanOn):
     """uvicorn's side of the lifespan; a start that failed is told in words."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.state[WORKERS] = config.workers
 
     async def send(self, message: Any) -> None:
         """Take an event of the application."""

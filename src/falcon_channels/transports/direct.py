@@ -32,6 +32,10 @@ DRAIN_HOOKS = 'falcon_channels.drain'
 #: words for people: such a server logs them, and not the traceback that Falcon sends.
 START_ERROR = 'falcon_channels.start_error'
 
+#: The key in the lifespan's ``scope['state']`` of how many processes serve the
+#: application.
+WORKERS = 'falcon_channels.workers'
+
 #: Name of an extension in the scope of an HTTP request: ``cut`` ends its connection at
 #: once, also where the client does not read.
 CUT_EXTENSION = 'falcon_channels.cut'

@@ -1,0 +1,184 @@
+"""What people get wrong in their first hour, and what they are told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import subprocess
+import sys
+from typing import Any
+
+import falcon
+import falcon.asgi
+import pytest
+
+from falcon_channels import ChannelNameError
+from falcon_channels import ChannelOptions
+from falcon_channels import Channels
+from falcon_channels import ChannelsOptions
+from falcon_channels import OptionsError
+from falcon_channels import PayloadError
+from falcon_channels import PositionError
+
+
+class Nothing:
+    """A resource without responders."""
+
+
+class NoParams:
+    async def on_subscribe(self, req: Any, subscription: Any) -> None:
+        """Everybody may."""
+
+
+class OtherParams:
+    async def on_history(self, req: Any, connection: Any, name: str) -> None:
+        """Everybody may."""
+
+
+class AnyParams:
+    async def on_subscribe(self, req: Any, subscription: Any, **params: Any) -> None:
+        """Everybody may."""
+
+
+async def take_room(req: Any, resp: Any, resource: Any, params: Any) -> None:
+    params['number'] = params.pop('room')
+
+
+class Hooked:
+    @falcon.before(take_room)
+    async def on_publish(self, req: Any, publication: Any, number: str) -> None:
+        """Everybody may."""
+
+
+def route(template: str, resource: Any = None, options: Any = None) -> None:
+    Channels().add_route(template, resource, options)
+
+
+MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
+    'a brace is missing': (lambda: route('rooms:{room'), 'brace without its partner'),
+    'a brace too many': (lambda: route('rooms:{room}}'), 'brace without its partner'),
+    'an empty field': (lambda: route('rooms:{}'), 'nothing in between'),
+    'a class': (lambda: route('rooms:{room}', Nothing), 'instance'),
+    'a dict of options': (
+        lambda: route('rooms:{room}', None, {'history_size': 5}),
+        'ChannelOptions(...) here, not dict',
+    ),
+    'options of all channels for a route': (
+        lambda: route('rooms:{room}', None, ChannelsOptions()),
+        'ChannelOptions(...) here, not ChannelsOptions',
+    ),
+    'options of a route for all channels': (
+        lambda: Channels(None, ChannelOptions()),  # type: ignore[arg-type]
+        'ChannelsOptions(...) here, not ChannelOptions',
+    ),
+    'no parameters': (
+        lambda: route('rooms:{room}', NoParams()),
+        "NoParams.on_subscribe(req: 'Any', subscription: 'Any')",
+    ),
+    'other parameters': (
+        lambda: route('rooms:{room:int}', OtherParams()),
+        'it is called with (req, subscription, publication or connection, room)',
+    ),
+    'endpoints for a WSGI app': (
+        lambda: Channels().add_endpoints(falcon.App()),  # type: ignore[arg-type]
+        'add_endpoints needs a falcon.asgi.App, not App',
+    ),
+    'an API for a WSGI app': (
+        lambda: Channels().add_api(falcon.App(), keys='k' * 40),  # type: ignore[arg-type]
+        'add_api needs a falcon.asgi.App',
+    ),
+    'metrics for a WSGI app': (
+        lambda: Channels().add_metrics(falcon.App()),  # type: ignore[arg-type]
+        'add_metrics needs a falcon.asgi.App',
+    ),
+}
+
+
+@pytest.mark.parametrize('name', MISTAKES)
+def test_a_mistake_shows_when_the_app_is_made(name: str) -> None:
+    """It is refused before anything runs, and the error says what is wanted."""
+    mistake, words = MISTAKES[name]
+    with pytest.raises(OptionsError) as caught:
+        mistake()
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize('resource', [None, Nothing(), AnyParams(), Hooked()])
+def test_what_may_be_right_is_taken(resource: Any) -> None:
+    """Responders that take anything, and those behind hooks, are not judged."""
+    route('rooms:{room}', resource)
+    route('files/{name:path}', None)
+
+
+class Misspelt:
+    async def on_get(self, req: Any, resp: Any) -> None:
+        """No business of ours."""
+
+    async def on_subscribed(self, req: Any, subscription: Any) -> None:
+        """Was to be on_subscribe."""
+
+    async def on_publish_rooms(self, req: Any, publication: Any) -> None:
+        """For another route, with a suffix."""
+
+
+def test_a_name_that_is_almost_a_responder_is_warned_about(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Who misspells on_subscribe does not open a channel to all in silence."""
+    route('rooms', Misspelt())
+    assert [
+        'Misspelt.on_subscribed is never called: the responder is on_subscribe'
+    ] == [record.getMessage() for record in caplog.records]
+
+
+async def test_wrong_values_are_refused_where_they_come_in() -> None:
+    """Who calls with a wrong value is told; subscribers do not notice."""
+    channels = Channels()
+    channels.add_route('rooms:{room}', None, ChannelOptions(history_size=5))
+    calls: list[tuple[Any, type[Exception], str]] = [
+        (channels.publish('rooms:a', 1, tags={'n': 1}), PayloadError, 'tags'),  # type: ignore[dict-item]
+        (
+            channels.publish('rooms:a', 1, idempotency_key=7),  # type: ignore[arg-type]
+            PayloadError,
+            'idempotency key',
+        ),
+        (channels.broadcast('rooms:a', 1), ChannelNameError, "['rooms:a']"),
+        (channels.history('rooms:a', since='1:x'), PositionError, 'Position('),  # type: ignore[arg-type]
+        (channels.disconnect('ann', code=1), OptionsError, '3000 to 4999'),
+        (channels.disconnect('ann', reason='x' * 124), OptionsError, '123'),
+        (channels.unsubscribe('ann', 'rooms:a', code=1), OptionsError, '2000 to 2999'),
+    ]
+    async with channels.subscribe('rooms:a') as subscription:
+        for call, kind, words in calls:
+            with pytest.raises(kind) as caught:
+                await call
+            assert words in str(caught.value)
+        await channels.publish('rooms:a', 'all is well', tags={'n': '1'})
+        assert 'all is well' == (await anext(subscription)).value()
+    await channels.close()
+
+
+@pytest.mark.parametrize(
+    ('library', 'statement', 'extra'),
+    [
+        ('uvicorn', "sys.exit(main(['serve', 'app:app']))", 'server'),
+        ('psycopg', "sys.exit(main(['migrate']))", 'postgres'),
+        ('jwt', "sys.exit(main(['chat']))", 'chat'),
+        ('prometheus_client', 'Channels().add_metrics(falcon.asgi.App())', 'metrics'),
+        ('redis', "Channels('redis://localhost')", 'redis'),
+    ],
+)
+def test_a_missing_extra_is_named(library: str, statement: str, extra: str) -> None:
+    """Without a library the error is the command that installs it."""
+    code = (
+        'import sys\n'
+        f'sys.modules[{library!r}] = None\n'
+        'import falcon.asgi\n'
+        'from falcon_channels import Channels\n'
+        'from falcon_channels.cli import main\n'
+        f'{statement}\n'
+    )
+    result = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True, check=False
+    )
+    assert 1 == result.returncode
+    assert f"pip install 'falcon-channels[{extra}]'" in result.stderr.splitlines()[-1]
