@@ -11,7 +11,6 @@ from urllib.parse import quote
 from urllib.parse import unquote
 
 from uvicorn.protocols.utils import get_local_addr
-from uvicorn.protocols.utils import get_remote_addr
 from uvicorn.protocols.utils import is_ssl
 from websockets.datastructures import Headers
 from websockets.exceptions import InvalidHeader
@@ -21,6 +20,7 @@ from websockets.http11 import Request
 from websockets.http11 import Response
 from websockets.server import ServerProtocol
 
+from falcon_channels.server.sockets import remote_address
 from falcon_channels.transports.direct import EXTENSION
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def build_scope(
         'http_version': '1.1',
         'scheme': 'wss' if is_ssl(transport) else 'ws',
         'server': _server_address(context, transport),
-        'client': get_remote_addr(transport),
+        'client': remote_address(transport),
         'root_path': root_path,
         'path': root_path + unquote(raw_path),
         'raw_path': (root_path + raw_path).encode('ascii'),

@@ -19,6 +19,7 @@ from uvicorn.server import ServerState
 from falcon_channels.server.context import ServerContext
 from falcon_channels.server.options import ServerOptions
 from falcon_channels.server.sockets import bound_unacknowledged
+from falcon_channels.server.sockets import remote_address
 from falcon_channels.transports.direct import CUT_EXTENSION
 
 #: Longest request line and headers together.
@@ -59,6 +60,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         """Start the deadline of the first request."""
         super().connection_made(transport)
+        self.client = remote_address(transport)
         bound_unacknowledged(
             transport.get_extra_info('socket'), self._options.unacknowledged_timeout_s
         )
