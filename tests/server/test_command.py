@@ -291,6 +291,11 @@ WRONG = {
     'no such command': (['dance'], 2, 'invalid choice'),
     'no application': (['serve'], 2, 'required: app'),
     'no such module': (['serve', 'nowhere:app'], 3, 'Could not import module'),
+    'a WSGI application': (
+        ['serve', 'examples.echo_wsgi:app'],
+        3,
+        'examples.echo_wsgi:app is a WSGI app (App)',
+    ),
     'a port too many': (['serve', '--port', '70000', 'x:y'], 2, '0 to 65535'),
     'not a number': (['serve', '--workers', 'many', 'x:y'], 2, 'invalid'),
     'workers and reload': (

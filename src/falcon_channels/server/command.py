@@ -14,6 +14,7 @@ import time
 from types import FrameType
 from typing import Any
 
+import falcon
 import falcon.asgi
 from uvicorn.config import Config
 from uvicorn.config import LOG_LEVELS
@@ -25,6 +26,7 @@ from uvicorn.supervisors import Multiprocess
 from uvicorn.supervisors.multiprocess import Process
 
 from falcon_channels.errors import ChannelsError
+from falcon_channels.errors import OptionsError
 from falcon_channels.server.options import ServerOptions
 from falcon_channels.transports.direct import START_ERROR
 from falcon_channels.transports.direct import WORKERS
@@ -82,6 +84,12 @@ class ChannelsConfig(Config):
     def load_app(self) -> Any:
         """Import the application and switch off what this server makes needless."""
         app = super().load_app()
+        if isinstance(app, falcon.App) and not isinstance(app, falcon.asgi.App):
+            raise OptionsError(
+                f'{self.app} is a WSGI app ({type(app).__name__}), and this is an ASGI '
+                'server: make it a falcon.asgi.App, or serve it with a WSGI server such '
+                'as gunicorn (docs/wsgi.md)'
+            )
         if self.factory and callable(app):
             return _FactoryWithoutReceiveQueue(app)
         drop_receive_queue(app)
