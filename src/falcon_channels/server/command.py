@@ -87,8 +87,8 @@ class ChannelsConfig(Config):
         if isinstance(app, falcon.App) and not isinstance(app, falcon.asgi.App):
             raise OptionsError(
                 f'{self.app} is a WSGI app ({type(app).__name__}), and this is an ASGI '
-                'server: make it a falcon.asgi.App, or serve it with a WSGI server such '
-                'as gunicorn (docs/wsgi.md)'
+                'server: make it a falcon.asgi.App, or serve it with gunicorn or '
+                'another WSGI server (docs/wsgi.md)'
             )
         if self.factory and callable(app):
             return _FactoryWithoutReceiveQueue(app)
