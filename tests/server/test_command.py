@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import ipaddress
 import json
+import os
 from pathlib import Path
 import signal
 import socket
@@ -143,6 +144,24 @@ def test_workers_share_a_port_and_stop_together() -> None:
         assert [1012] * 6 == [close_code(ws) for ws in clients]
         assert 0 == exit_code(server)
         assert 2 == server.log().count('ENDED')
+
+
+def test_a_hangup_of_all_replaces_workers() -> None:
+    """SIGHUP drains workers also where it reaches them, and others serve on."""
+    with process('--workers', '2') as server:
+        assert server.process is not None
+        with connect(server.ws_url + '/echo') as ws:
+            ws.recv()
+            os.killpg(server.process.pid, signal.SIGHUP)
+            assert 1012 == close_code(ws)
+        wait_until(
+            lambda: 4 == server.log().count('Application startup complete'),
+            'both workers are replaced',
+        )
+        with connect(server.ws_url + '/echo') as ws:
+            assert 'ws' == ws.recv(timeout=20)
+        server.signal(signal.SIGTERM)
+        assert 0 == exit_code(server)
 
 
 def test_a_second_signal_ends_workers_at_once() -> None:

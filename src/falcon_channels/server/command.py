@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 import logging
+import multiprocessing
 import os
 import signal
 import socket
@@ -70,6 +71,10 @@ class ChannelsConfig(Config):
         NOTE: what no import can mend ends workers as a failed start does: uvicorn would
         start them again and again.
         """
+        if self.workers > 1 and multiprocessing.parent_process() is not None:
+            # NOTE: a hangup may reach all processes (`systemctl kill`, a terminal that
+            #   is closed). The parent replaces the workers then, which drain.
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
         try:
             super().load()
         except ChannelsError as ex:
