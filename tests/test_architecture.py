@@ -85,6 +85,7 @@ ALLOWED: dict[str, set[str]] = {
         'handlers',
         'heartbeat',
         'rates',
+        'routing',
         'session',
         'tokens',
         'channels',
@@ -92,7 +93,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     'http_doors': {*_CORE, 'session', 'endpoint', 'channels'},
     'unidirectional': {*_CORE, 'session', 'endpoint', 'http_doors'},
-    'doors': {'endpoint', 'http_doors', 'unidirectional'},
+    'doors': {'errors', 'endpoint', 'http_doors', 'unidirectional'},
     'testing': {*_CORE, 'access', 'channels', 'hub'},
     # Beside the hub.
     'server': {'errors', 'transports', 'options'},

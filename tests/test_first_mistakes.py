@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import falcon
+from falcon import testing
 import falcon.asgi
 import pytest
 
@@ -102,6 +103,59 @@ def test_a_mistake_shows_when_the_app_is_made(name: str) -> None:
     assert words in str(caught.value)
 
 
+class Clients:
+    async def on_connected(self, req: Any, connection: Any) -> None:
+        """Was to be on_connect."""
+
+
+ENDPOINT_MISTAKES: dict[str, tuple[Callable[[Any], object], str]] = {
+    'the resource in place of the prefix': (
+        lambda app: Channels().add_endpoints(app, Clients()),  # type: ignore[arg-type]
+        'must begin with a slash',
+    ),
+    'a class': (
+        lambda app: Channels().add_endpoints(app, resource=Clients),
+        'Clients is a class',
+    ),
+    'options of another kind': (
+        lambda app: Channels().add_endpoints(app, options=ChannelsOptions()),  # type: ignore[arg-type]
+        'EndpointOptions(...) here, not ChannelsOptions',
+    ),
+    'two of them at one place': (
+        lambda app: [Channels().add_endpoints(app) for _ in range(2)],
+        'is routed already',
+    ),
+    'two that share the path for commands': (
+        lambda app: [
+            Channels().add_endpoints(app, prefix) for prefix in ('/one', '/two')
+        ],
+        '/emulation is routed already',
+    ),
+}
+
+
+@pytest.mark.parametrize('name', ENDPOINT_MISTAKES)
+def test_a_mistake_with_endpoints_shows_when_they_are_added(name: str) -> None:
+    """Doors that would replace others, or never ask the application, are refused."""
+    mistake, words = ENDPOINT_MISTAKES[name]
+    with pytest.raises(OptionsError) as caught:
+        mistake(falcon.asgi.App())
+    assert words in str(caught.value)
+
+
+def test_endpoints_of_one_channels_share_the_path_for_commands(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Two prefixes of one object are taken; a misspelt on_connect is warned of."""
+    channels, app = Channels(), falcon.asgi.App()
+    app.add_route('/{anything}/{else_}', Nothing())
+    channels.add_endpoints(app, '/one')
+    channels.add_endpoints(app, '/two', resource=Clients())
+    assert ['Clients.on_connected is never called: the responder is on_connect'] == [
+        record.getMessage() for record in caplog.records
+    ]
+
+
 @pytest.mark.parametrize('resource', [None, Nothing(), AnyParams(), Hooked()])
 def test_what_may_be_right_is_taken(resource: Any) -> None:
     """Responders that take anything, and those behind hooks, are not judged."""
@@ -155,6 +209,28 @@ async def test_wrong_values_are_refused_where_they_come_in() -> None:
         await channels.publish('rooms:a', 'all is well', tags={'n': '1'})
         assert 'all is well' == (await anext(subscription)).value()
     await channels.close()
+
+
+async def test_clients_cannot_fill_the_log_with_a_missing_extra(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who asks for Protobuf where it is not installed costs a line of the log."""
+    monkeypatch.setitem(sys.modules, 'falcon_channels.protocol.protobuf_codec', None)
+    monkeypatch.delattr('falcon_channels.protocol.protobuf_codec', raising=False)
+    monkeypatch.setattr('falcon_channels.transports.client_encodings._protobuf', {})
+    channels = Channels()
+    app = falcon.asgi.App(middleware=[channels])
+    channels.add_endpoints(app)
+    async with testing.ASGIConductor(app) as conductor:
+        with pytest.raises(falcon.WebSocketDisconnected) as caught:
+            async with conductor.simulate_ws(
+                '/connection/websocket', query_string='format=protobuf'
+            ):
+                pass
+    assert 3415 == caught.value.code
+    lines = [record for record in caplog.records if record.name == 'falcon_channels']
+    assert "pip install 'falcon-channels[protobuf]'" in lines[0].getMessage()
+    assert [] == [record for record in caplog.records if record.exc_info]
 
 
 @pytest.mark.parametrize(

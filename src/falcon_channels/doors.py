@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+import contextlib
 from typing import Any
 
 import falcon.asgi
+from falcon.inspect import inspect_routes
 
 from falcon_channels.endpoint import check_prefix
 from falcon_channels.endpoint import Endpoint
 from falcon_channels.endpoint import WebSocketDoor
+from falcon_channels.errors import OptionsError
 from falcon_channels.http_doors import EmulationDoor
 from falcon_channels.http_doors import HttpStreamDoor
 from falcon_channels.http_doors import SseDoor
@@ -44,9 +48,29 @@ def add_doors(
         OptionsError: A path does not begin with a slash.
     """
     prefix = check_prefix(prefix)
+    emulation_path = check_prefix(emulation_path)
+    # NOTE: several endpoints of one Channels share the path for commands.
+    shared = () if endpoint.is_first else (emulation_path,)
+    paths = {*(f'{prefix}/{name}' for name in _DOORS), emulation_path}
+    _refuse_taken(app, paths.difference(shared))
     for name, door in _DOORS.items():
         app.add_route(f'{prefix}/{name}', door(endpoint))
-    app.add_route(
-        check_prefix(emulation_path),
-        EmulationDoor(endpoint.channels, endpoint.emulation),
-    )
+    app.add_route(emulation_path, EmulationDoor(endpoint.channels, endpoint.emulation))
+
+
+def _refuse_taken(app: falcon.asgi.App[Any, Any], paths: Collection[str]) -> None:
+    """Refuse to put doors where others are: Falcon would forget those in silence.
+
+    Raises:
+        OptionsError: One of the paths is taken.
+    """
+    # NOTE: a router of the application's own cannot be asked.
+    with contextlib.suppress(TypeError):
+        taken = sorted(
+            {route.path for route in inspect_routes(app)}.intersection(paths)
+        )
+        if taken:
+            raise OptionsError(
+                f'{taken[0]} is routed already: give add_endpoints another prefix and '
+                'another emulation_path'
+            )

@@ -18,17 +18,20 @@ from falcon_channels import handlers
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import ChannelsError
 from falcon_channels.errors import ClosedError
+from falcon_channels.errors import ExtraMissingError
 from falcon_channels.errors import OptionsError
 from falcon_channels.errors import ProtocolError
 from falcon_channels.errors import TokenExpiredError
 from falcon_channels.errors import TokenInvalidError
 from falcon_channels.heartbeat import Heartbeat
 from falcon_channels.options import EndpointOptions
+from falcon_channels.options import need_options
 from falcon_channels.protocol import codes
 from falcon_channels.protocol.messages import Command
 from falcon_channels.protocol.messages import ConnectRequest
 from falcon_channels.protocol.messages import ConnectResult
 from falcon_channels.rates import UserRates
+from falcon_channels.routing import check_resource
 from falcon_channels.session import Session
 from falcon_channels.subscription import Subscription
 from falcon_channels.tokens import TokenVerifier
@@ -78,8 +81,12 @@ class Endpoint:
     ) -> None:
         self.channels = channels
         self.emulation = emulation
+        #: Whether it is the first one of its channels.
+        self.is_first = emulation.claim()
         self.tokens = tokens
-        self.options = options or EndpointOptions()
+        self.options = EndpointOptions() if options is None else options
+        need_options(self.options, EndpointOptions)
+        check_resource(resource, _RESPONDERS)
         self.version = f'falcon-channels {version("falcon-channels")}'
         self.heartbeat = Heartbeat()
         #: Of users over all their connections; ``None``: no limit.
@@ -349,21 +356,34 @@ def _choose_codec(
 ) -> tuple[ClientCodec, str | None]:
     """Return the encoding that a client wants, and the subprotocol to select."""
     if PROTOBUF_SUBPROTOCOL in ws.subprotocols:
-        return protobuf(), PROTOBUF_SUBPROTOCOL
+        return protobuf_or_refuse(), PROTOBUF_SUBPROTOCOL
     wanted = req.get_param('format') or req.get_param('cf_protocol')
     if wanted == 'protobuf':
-        return protobuf(), None
+        return protobuf_or_refuse(), None
     if JSON_SUBPROTOCOL in ws.subprotocols:
         return JSON, JSON_SUBPROTOCOL
     return JSON, None
 
 
-def check_prefix(prefix: str) -> str:
+def protobuf_or_refuse() -> ClientCodec:
+    """Return the Protobuf encoding, for a client that asks for it.
+
+    Raises:
+        falcon.HTTPUnsupportedMediaType: The extra is not installed.
+    """
+    try:
+        return protobuf()
+    except ExtraMissingError as ex:
+        _logger.warning('a client was refused: %s', ex)
+        raise falcon.HTTPUnsupportedMediaType(description=str(ex)) from None
+
+
+def check_prefix(prefix: object) -> str:
     """Return a path prefix without a slash at its end.
 
     Raises:
         OptionsError: It does not begin with a slash.
     """
-    if not prefix.startswith('/'):
+    if not isinstance(prefix, str) or not prefix.startswith('/'):
         raise OptionsError(f'prefix {prefix!r} must begin with a slash')
     return prefix.rstrip('/')

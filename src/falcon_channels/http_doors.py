@@ -24,14 +24,13 @@ import falcon.asgi
 import msgspec
 
 from falcon_channels.endpoint import let_in as endpoint_let_in
+from falcon_channels.endpoint import protobuf_or_refuse
 from falcon_channels.errors import BrokerUnavailableError
-from falcon_channels.errors import ExtraMissingError
 from falcon_channels.errors import ProtocolError
 from falcon_channels.protocol import codes
 from falcon_channels.session import Session
 from falcon_channels.transports.client_encodings import ClientCodec
 from falcon_channels.transports.client_encodings import JSON
-from falcon_channels.transports.client_encodings import protobuf
 from falcon_channels.transports.direct import cut_of
 from falcon_channels.transports.stream import DELIMITED
 from falcon_channels.transports.stream import EVENTS
@@ -194,7 +193,11 @@ class HttpStreamDoor(_StreamDoor):
         await let_in(channels, req, resp)
         body = await read_body(req, channels.options.max_message_bytes)
         if req.content_type == PROTOBUF_MEDIA:
-            codec, first, transport = _protobuf(), body, StreamTransport(DELIMITED)
+            codec, first, transport = (
+                protobuf_or_refuse(),
+                body,
+                StreamTransport(DELIMITED),
+            )
             session = self._begin(req, codec, transport, first)
             stream(req, resp, transport, session, PROTOBUF_MEDIA)
         else:
@@ -231,13 +234,6 @@ class SseDoor(_StreamDoor):
         stream(req, resp, transport, session, 'text/event-stream')
 
 
-def _protobuf() -> ClientCodec:
-    try:
-        return protobuf()
-    except ExtraMissingError as ex:
-        raise falcon.HTTPUnsupportedMediaType(description=str(ex)) from None
-
-
 # --- the way up ----------------------------------------------------------------------
 
 
@@ -263,7 +259,13 @@ class Emulation:
         self._channels = channels
         self._sessions: dict[str, Session] = {}
         self._incomplete: OrderedDict[tuple[str, str], dict[int, bytes]] = OrderedDict()
+        self._claimed = False
         channels.nodes.read(EMULATION, self._on_part)
+
+    def claim(self) -> bool:
+        """Return whether this was not called before."""
+        before, self._claimed = self._claimed, True
+        return not before
 
     def add(self, session: Session) -> None:
         """Know a session by its secret, until it ends."""
@@ -355,7 +357,7 @@ class EmulationDoor:
         # NOTE: in JSON the frame is text within text, and longer than it is.
         body = await read_body(req, 2 * self._channels.options.max_message_bytes)
         binary = req.content_type == PROTOBUF_MEDIA
-        codec = _protobuf() if binary else JSON
+        codec = protobuf_or_refuse() if binary else JSON
         try:
             asked = codec.protocol.decode_emulation(body)
         except ProtocolError as ex:

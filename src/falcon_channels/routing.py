@@ -104,10 +104,7 @@ class ChannelRoute:
         options: ChannelOptions,
         suffix: str | None = None,
     ) -> None:
-        if isinstance(resource, type):
-            raise OptionsError(
-                f'{resource.__name__} is a class: pass an instance of it'
-            )
+        check_resource(resource, RESPONDERS)
         self.template = template
         self.resource = resource
         self.options = options
@@ -123,7 +120,6 @@ class ChannelRoute:
                     f'{responder!r} must be a coroutine function: "async def"'
                 )
             _check_arguments(responder, template)
-        _warn_of_slips(resource)
         if suffix and not found:
             raise OptionsError(
                 f'{resource!r} has no responder with the suffix {suffix!r}, '
@@ -174,17 +170,26 @@ def _check_arguments(responder: Callable[..., Any], template: str) -> None:
         ) from None
 
 
-def _warn_of_slips(resource: object) -> None:
-    """Warn of methods whose names are almost those of responders.
+def check_resource(resource: object, responders: tuple[str, ...]) -> None:
+    """Refuse a class, and warn of methods whose names are almost those of responders.
 
     SECURITY: without ``on_subscribe`` everybody may; misspelt, it is not there.
+
+    Args:
+        resource: The application's object, or ``None``.
+        responders: What it may have.
+
+    Raises:
+        OptionsError: It is a class and not an instance.
     """
+    if isinstance(resource, type):
+        raise OptionsError(f'{resource.__name__} is a class: pass an instance of it')
     for name in dir(type(resource)):
-        if not name.startswith('on_') or name in RESPONDERS:
+        if not name.startswith('on_') or name in responders:
             continue
-        if any(name.startswith(f'{responder}_') for responder in RESPONDERS):
+        if any(name.startswith(f'{responder}_') for responder in responders):
             continue  # with a suffix
-        meant = difflib.get_close_matches(name, RESPONDERS, 1, cutoff=0.72)
+        meant = difflib.get_close_matches(name, responders, 1, cutoff=0.72)
         if meant:
             _logger.warning(
                 '%s.%s is never called: the responder is %s',
