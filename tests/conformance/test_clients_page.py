@@ -21,6 +21,7 @@ NODE_MODULES = Path(__file__).parent / 'js' / 'node_modules'
 # What each snippet after the application prints.
 PRINTED = [
     r'1 hello\n',
+    r"\[ 'before' \]\n2 in between\n",
     r'http_stream 6\n',
     r'1 hello\n',
     r'1 hello\n',

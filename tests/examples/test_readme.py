@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
+
 import httpx
 import pytest
 from support.asgi_servers import AsgiServer
@@ -18,6 +21,15 @@ def test_programs_of_the_readme_are_examples(name: str) -> None:
     """README.md shows the files of examples/, to the letter."""
     program = (ROOT / 'examples' / f'{name}.py').read_text()
     assert f'```python\n{program}```\n' in (ROOT / 'README.md').read_text()
+
+
+def test_every_extra_is_named() -> None:
+    """README.md says what each extra is for."""
+    project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
+    section = (ROOT / 'README.md').read_text().partition('\n## Install\n')[2]
+    rows = re.findall(r'^\| (`.*`) \|', section.partition('\n## ')[0], re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r'`(\w+)`', row)}
+    assert {*project['optional-dependencies']} - {'dev'} == named
 
 
 @pytest.mark.parametrize(
