@@ -71,6 +71,14 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
         lambda: Channels(None, ChannelOptions()),  # type: ignore[arg-type]
         'ChannelsOptions(...) here, not ChannelOptions',
     ),
+    'the name of a type': (
+        lambda: ChannelOptions(data_type='Place'),
+        "data_type is 'Place'",
+    ),
+    'a plain class as the type': (
+        lambda: ChannelOptions(data_type=Nothing),
+        'make it a msgspec.Struct',
+    ),
     'no parameters': (
         lambda: route('rooms:{room}', NoParams()),
         "NoParams.on_subscribe(req: 'Any', subscription: 'Any')",
@@ -141,6 +149,17 @@ def test_a_mistake_with_endpoints_shows_when_they_are_added(name: str) -> None:
     with pytest.raises(OptionsError) as caught:
         mistake(falcon.asgi.App())
     assert words in str(caught.value)
+
+
+def test_a_handshake_without_its_headers_is_told_what_it_lacks() -> None:
+    """What a proxy makes of a handshake when it does not know WebSockets gets 426."""
+    channels = Channels()
+    app = falcon.asgi.App(middleware=[channels])
+    channels.add_endpoints(app)
+    for door in ('websocket', 'uni_websocket'):
+        result = testing.simulate_get(app, f'/connection/{door}')
+        assert (426, 'websocket') == (result.status_code, result.headers['Upgrade'])
+        assert 'a proxy on the way' in result.json['description']
 
 
 def test_endpoints_of_one_channels_share_the_path_for_commands(

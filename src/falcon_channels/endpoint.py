@@ -312,7 +312,23 @@ async def let_in(channels: Channels, req: falcon.asgi.Request) -> None:
         raise falcon.HTTPServiceUnavailable(description=str(ex)) from None
 
 
-class WebSocketDoor:
+class UpgradeOnly:
+    """A Falcon resource that has a WebSocket, and tells others so."""
+
+    async def on_get(
+        self, req: falcon.asgi.Request, resp: falcon.asgi.Response
+    ) -> None:
+        """Say what is lacking: 426 (RFC 9110 section 15.5.22)."""
+        raise falcon.HTTPError(
+            falcon.HTTP_426,
+            title='Only WebSockets are served here',
+            description='This request did not ask for one. If it did so at first, a '
+            'proxy on the way has left out its Upgrade and Connection headers.',
+            headers={'Upgrade': 'websocket'},
+        )
+
+
+class WebSocketDoor(UpgradeOnly):
     """The bidirectional WebSocket of the client protocol, as a Falcon resource."""
 
     def __init__(self, endpoint: Endpoint) -> None:

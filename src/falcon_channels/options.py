@@ -10,6 +10,7 @@ from typing import Any
 from typing import Literal
 
 import msgspec
+import msgspec.inspect
 
 from falcon_channels.errors import OptionsError
 
@@ -88,6 +89,8 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
         _one_of(self, 'join_leave', 'off', 'connection', 'user')
         _one_of(self, 'publishers', 'auto', 'nobody', 'subscribers', 'anybody')
         _one_of(self, 'slow_reader', 'close', 'drop_oldest', 'latest')
+        if self.data_type is not None:
+            _check_type(self.data_type)
         if self.recovery in ('stream', 'latest') and not self.history_size:
             raise OptionsError(
                 f'recovery={self.recovery!r} needs history: '
@@ -243,6 +246,19 @@ def need_options(options: object, kind: type[msgspec.Struct]) -> None:
     if not isinstance(options, kind):
         raise OptionsError(
             f'options are {kind.__name__}(...) here, not {type(options).__name__}'
+        )
+
+
+def _check_type(data_type: Any) -> None:
+    """Refuse what JSON can never be decoded into, before the first client tries."""
+    try:
+        known = msgspec.inspect.type_info(data_type)
+    except TypeError as ex:
+        raise OptionsError(f'data_type is {data_type!r}: {ex}') from None
+    if isinstance(known, msgspec.inspect.CustomType):
+        raise OptionsError(
+            f'data_type is {data_type!r}, which nothing can be decoded into: make it a '
+            'msgspec.Struct, a dataclass or a TypedDict'
         )
 
 

@@ -27,6 +27,7 @@ import msgspec
 
 from falcon_channels.endpoint import converse
 from falcon_channels.endpoint import let_in as let_in_websocket
+from falcon_channels.endpoint import UpgradeOnly
 from falcon_channels.errors import ProtocolError
 from falcon_channels.http_doors import answer_preflight
 from falcon_channels.http_doors import let_in
@@ -124,7 +125,7 @@ def _disconnect_for_error(error: codes.ReplyError) -> codes.Disconnect:
     return codes.DISCONNECT_BAD_REQUEST
 
 
-class OneWayWebSocketDoor:
+class OneWayWebSocketDoor(UpgradeOnly):
     """``{prefix}/uni_websocket``: the first message is the request."""
 
     def __init__(self, endpoint: Endpoint) -> None:
