@@ -150,6 +150,11 @@ def test_a_hangup_of_all_replaces_workers() -> None:
     """SIGHUP drains workers also where it reaches them, and others serve on."""
     with process('--workers', '2') as server:
         assert server.process is not None
+        # NOTE: one that is not there yet dies of it, and is replaced as one that died.
+        wait_until(
+            lambda: 2 == server.log().count('Application startup complete'),
+            'both workers have started',
+        )
         with connect(server.ws_url + '/echo') as ws:
             ws.recv()
             os.killpg(server.process.pid, signal.SIGHUP)
