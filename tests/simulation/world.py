@@ -538,7 +538,7 @@ def simulate(seed: int) -> World:
         )
         logger = logging.getLogger('falcon_channels')
         handler = _CriticalIsFailure(world)
-        before = logger.level, logger.propagate
+        level, propagate = logger.level, logger.propagate
         logger.addHandler(handler)
         logger.setLevel(logging.CRITICAL)
         logger.propagate = False
@@ -550,7 +550,9 @@ def simulate(seed: int) -> World:
             ) from None
         finally:
             logger.removeHandler(handler)
-            logger.level, logger.propagate = before
+            # NOTE: not by its attribute, for a logger remembers what it let through.
+            logger.setLevel(level)
+            logger.propagate = propagate
         return world
 
     random.seed(seed)
