@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import contextlib
 import os
 from pathlib import Path
+import secrets
 import signal
 import socket
 import subprocess
@@ -19,13 +20,35 @@ from typing import Self
 
 ROOT = Path(__file__).parents[2]
 
+#: Where ports of servers begin, and how many workers share them.
+_FIRST_PORT = 12_288
+_PORT_STEP = 64
+_USUAL_CLIENT_PORT = 32_768
+
 
 def free_port() -> int:
-    """Return a TCP port of loopback that nobody listens on."""
-    with socket.socket() as sock:
-        sock.bind(('127.0.0.1', 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """Return a TCP port of loopback that nobody listens on.
+
+    NOTE: Not one that the system gives to clients, for the thousands of connections of
+    another test might get it before the server does; nor one of another worker's.
+    """
+    worker = int(os.environ.get('PYTEST_XDIST_WORKER', 'gw0')[2:]) % _PORT_STEP
+    while True:
+        steps = secrets.randbelow((_first_client_port() - _FIRST_PORT) // _PORT_STEP)
+        port = _FIRST_PORT + steps * _PORT_STEP + worker
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(('127.0.0.1', port))
+            return port
+
+
+def _first_client_port() -> int:
+    """Return where the system's ports of clients begin, or where they usually do."""
+    try:
+        text = Path('/proc/sys/net/ipv4/ip_local_port_range').read_text()
+    except OSError:
+        return _USUAL_CLIENT_PORT
+    first = int(text.split()[0])
+    return first if first > _FIRST_PORT + 4096 else _USUAL_CLIENT_PORT
 
 
 def wait_until(
