@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -22,8 +23,10 @@ ROOT = Path(__file__).parents[2]
 
 #: Where ports of servers begin, and how many workers share them.
 _FIRST_PORT = 12_288
-_PORT_STEP = 64
+_PORT_STEP = 8
 _USUAL_CLIENT_PORT = 32_768
+#: The last ports that were given away here.
+_given: deque[int] = deque(maxlen=200)
 
 
 def free_port() -> int:
@@ -36,8 +39,11 @@ def free_port() -> int:
     while True:
         steps = secrets.randbelow((_first_client_port() - _FIRST_PORT) // _PORT_STEP)
         port = _FIRST_PORT + steps * _PORT_STEP + worker
+        if port in _given:
+            continue  # perhaps its server has yet to start
         with socket.socket() as sock, contextlib.suppress(OSError):
             sock.bind(('127.0.0.1', port))
+            _given.append(port)
             return port
 
 
