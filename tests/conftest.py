@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 from support.asgi_servers import SERVERS
 
 pytest.register_assert_rewrite('falcon_channels.testing')
+
+
+# NOTE: who is started in the background by a shell ignores Ctrl-C, and so would all the
+#   programs that tests start, and stop by it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

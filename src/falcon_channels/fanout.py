@@ -12,27 +12,31 @@ what it may keep is bounded. Nobody waits for it.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
-from itertools import repeat
 import logging
-from os import write as write_descriptor
 from typing import Any
 
 from falcon_channels.connection import Connection
 from falcon_channels.errors import PayloadError
 from falcon_channels.feed import Feed
 from falcon_channels.metrics import Counters
+from falcon_channels.options import ChannelsOptions
 from falcon_channels.publication import Signal
 from falcon_channels.subscription import Subscription
 from falcon_channels.subscription import SubscriptionState as State
+from falcon_channels.transports.batch import SocketBatch
 from falcon_channels.transports.encodings import Item
+from falcon_channels.transports.ring import Unsent
 
 _logger = logging.getLogger('falcon_channels')
 
 #: Disconnect codes; see the table in docs/protocol.md.
 SLOW = 3008
 INAPPROPRIATE_PROTOCOL = 3506
+
+_Member = tuple[Subscription, Connection]
 
 
 class FanOut:
@@ -41,17 +45,20 @@ class FanOut:
     Args:
         feeds: The hub's, by channel.
         counters: The hub's.
-        max_backlog_bytes: `ChannelsOptions.max_backlog_bytes`.
+        options: Of the hub.
     """
 
     def __init__(
-        self, feeds: Mapping[str, Feed], counters: Counters, max_backlog_bytes: int
+        self, feeds: Mapping[str, Feed], counters: Counters, options: ChannelsOptions
     ) -> None:
         self._feeds = feeds
         self.counters = counters
-        self._max_backlog_bytes = max_backlog_bytes
+        self._max_backlog_bytes = options.max_backlog_bytes
         self._feeds_due: list[Feed] = []
         self._connections_due: list[Connection] = []
+        #: Blobs for sockets, and whose they are, in the same order.
+        self._batch = SocketBatch(options.io_uring)
+        self._batched: list[tuple[Feed, Iterable[_Member], Any]] = []
         self._planned = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._slow_logged: set[str] = set()
@@ -59,6 +66,10 @@ class FanOut:
     def start(self) -> None:
         """Begin, in the running event loop."""
         self._loop = asyncio.get_running_loop()
+
+    def close(self) -> None:
+        """Give back what the system lent."""
+        self._batch.close()
 
     def on_output(self, connection: Connection) -> None:
         """Learn that a connection has something to write."""
@@ -89,6 +100,7 @@ class FanOut:
             feed.dirty = False
             if feed.turn:
                 self._deliver(feed, several)
+        self._write_batch()
         connections, self._connections_due = self._connections_due, []
         for connection in connections:
             backlog_bytes = connection.flush()
@@ -102,6 +114,7 @@ class FanOut:
         """Deliver what a feed took now: who subscribes is about to change."""
         if feed.turn:
             self._deliver(feed, False)
+            self._write_batch()
 
     def _deliver(self, feed: Feed, several: bool) -> None:
         """Write what a feed took in this turn to its subscribers.
@@ -113,7 +126,6 @@ class FanOut:
         """
         items, feed.turn = feed.turn, []
         epoch = feed.position.epoch
-        limit_bytes = feed.limit_bytes
         slow: list[Subscription] = []
         unfit: list[Subscription] = []
         payloads: dict[Any, list[bytes]] = {}
@@ -127,8 +139,10 @@ class FanOut:
             if blob is None:
                 continue
             self.counters.deliveries += len(group) * len(items)
-            if several or not _write_at_once(group, blob, limit_bytes, slow):
-                self._write_in_turn(group, blob, limit_bytes, slow, several)
+            if several:
+                self._write_apart(feed, group, blob, slow)
+            else:
+                self._write(feed, group, blob, slow)
         for subscription in feed.lagging:
             dropped = feed.keep_pending(subscription, items)
             if dropped:
@@ -143,24 +157,91 @@ class FanOut:
                 INAPPROPRIATE_PROTOCOL, 'inappropriate protocol'
             )
 
-    def _write_in_turn(
+    def _write(
         self,
+        feed: Feed,
         group: Mapping[Subscription, Connection],
         blob: Any,
-        limit_bytes: int,
         slow: list[Subscription],
-        several: bool,
     ) -> None:
-        """Hand a blob to each transport; see `_deliver`."""
-        # PERF: no call but the write itself (benchmarks/fanout.py).
+        """Write a blob to a group, with one call for all where sockets are lent."""
+        # PERF: no call for each but the write itself (benchmarks/fanout.py).
+        descriptors = [
+            -1 if connection.out else connection.transport.descriptor
+            for connection in group.values()
+        ]
+        # NOTE: to go back to each of the others costs more than a call.
+        if descriptors.count(-1) * 8 <= len(descriptors):
+            self._batch.add(descriptors, blob)
+            self._batched.append((feed, group.items(), blob))
+            return
+        limit_bytes = feed.limit_bytes
         for subscription, connection in group.items():
             if connection.out:
                 connection.out.append(blob)
-            elif several and len(connection.subscriptions) > 1:
-                connection.out.append(blob)
-                self._connections_due.append(connection)
             elif connection.write(blob) > limit_bytes:
                 slow.append(subscription)
+
+    def _write_apart(
+        self,
+        feed: Feed,
+        group: Mapping[Subscription, Connection],
+        blob: Any,
+        slow: list[Subscription],
+    ) -> None:
+        """Write a blob to a group, where other feeds write in this turn as well.
+
+        A connection with more than one subscription gathers what it gets.
+        """
+        limit_bytes = feed.limit_bytes
+        descriptors: list[int] = []
+        members: list[_Member] = []
+        for member in group.items():
+            subscription, connection = member
+            if connection.out:
+                connection.out.append(blob)
+            elif len(connection.subscriptions) > 1:
+                connection.out.append(blob)
+                self._connections_due.append(connection)
+            elif (descriptor := connection.transport.descriptor) >= 0:
+                descriptors.append(descriptor)
+                members.append(member)
+            elif connection.write(blob) > limit_bytes:
+                slow.append(subscription)
+        if members:
+            self._batch.add(descriptors, blob)
+            self._batched.append((feed, members, blob))
+
+    def _write_batch(self) -> None:
+        """Write what the feeds of this turn have for lent sockets."""
+        if self._batched:
+            batched, self._batched = self._batched, []
+            unsent = self._batch.write()
+            if unsent:
+                self._write_rest(batched, unsent)
+
+    def _write_rest(
+        self,
+        batched: Sequence[tuple[Feed, Iterable[_Member], Any]],
+        unsent: Sequence[Unsent],
+    ) -> None:
+        """Hand what sockets did not take to their transports."""
+        written = [
+            (feed, subscription, connection, blob)
+            for feed, members, blob in batched
+            for subscription, connection in members
+        ]
+        slow = []
+        for number, sent in unsent:
+            feed, subscription, connection, blob = written[number]
+            if sent < 0:
+                connection.transport.abort()
+            elif connection.out:
+                connection.out.append(blob)
+            elif connection.write(blob[sent:]) > feed.limit_bytes:
+                slow.append((feed, subscription))
+        for feed, subscription in slow:
+            self._on_slow(feed, subscription)
 
     def _deliver_ahead(self, feed: Feed, items: Sequence[Item]) -> None:
         for subscription in list(feed.ahead):
@@ -235,43 +316,3 @@ class FanOut:
             None if feed is None else feed.position,
             policy,
         )
-
-
-def _write_at_once(
-    group: Mapping[Subscription, Connection],
-    blob: Any,
-    limit_bytes: int,
-    slow: list[Subscription],
-) -> bool:
-    """Write a blob to the sockets of a group, as far as they have nothing before it.
-
-    PERF: the loop over the sockets runs in C; a tenth of a delivery
-    (benchmarks/fanout.py).
-
-    Returns:
-        False where too few are like that; then nothing has been written.
-    """
-    descriptors = [
-        -1 if connection.out else connection.transport.descriptor
-        for connection in group.values()
-    ]
-    # NOTE: an exception for each of the others costs more than a call.
-    if descriptors.count(-1) * 8 > len(descriptors):
-        return False
-    size = len(blob)
-    members = iter(group.items())
-    writes = map(write_descriptor, descriptors, repeat(blob))
-    while True:
-        try:
-            for sent, (subscription, connection) in zip(writes, members, strict=False):
-                if sent != size and connection.write(blob[sent:]) > limit_bytes:
-                    slow.append(subscription)
-            return True
-        except OSError:
-            # NOTE: nothing fits in, or the link is broken: the transport knows what
-            #   to do in either case. `zip` has not taken the member yet.
-            subscription, connection = next(members)
-            if connection.out:
-                connection.out.append(blob)
-            elif connection.write(blob) > limit_bytes:
-                slow.append(subscription)

@@ -110,7 +110,7 @@ class Hub:
         )
         self._feeds = self._opened.by_channel
         self._reads = SharedReads(broker)
-        self._fan_out = FanOut(self._feeds, self.counters, options.max_backlog_bytes)
+        self._fan_out = FanOut(self._feeds, self.counters, options)
         self._repairs = Repairs(
             self._feeds,
             broker,
@@ -153,6 +153,7 @@ class Hub:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._fan_out.close()
 
     def spawn(
         self, coroutine: Coroutine[Any, Any, Any], name: str, graceful: bool = False

@@ -152,6 +152,8 @@ class ChannelsOptions(msgspec.Struct, kw_only=True):
         drain_batch: How many connections are closed at once when draining.
         drain_interval_s: Seconds between two batches.
         drain_timeout_s: Seconds after which draining ends in any case.
+        io_uring: Whether a delivery to many sockets may enter the kernel once for all
+            of them, where Linux allows it.
     """
 
     allowed_origins: tuple[str, ...] = ()
@@ -168,6 +170,7 @@ class ChannelsOptions(msgspec.Struct, kw_only=True):
     drain_batch: int = 100
     drain_interval_s: float = 0.1
     drain_timeout_s: float = 30.0
+    io_uring: bool = True
 
     def __post_init__(self) -> None:
         _at_least(

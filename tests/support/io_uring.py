@@ -1,0 +1,30 @@
+"""Whether this system lets programs use io_uring, found out without our own code."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import re
+
+import pytest
+
+_SETUP = 425
+
+
+def _allowed() -> bool:
+    found = re.match(r'(\d+)\.(\d+)', platform.release())
+    if found is None or platform.system() != 'Linux':
+        return False
+    params = ctypes.create_string_buffer(120)
+    fd = ctypes.CDLL(None).syscall(_SETUP, 1, params)
+    if fd < 0:
+        return False
+    os.close(fd)
+    return (int(found[1]), int(found[2])) >= (6, 1)
+
+
+#: For tests of what is done with io_uring.
+needs_io_uring = pytest.mark.skipif(
+    not _allowed(), reason='the system has no io_uring, or does not allow it'
+)
