@@ -383,6 +383,34 @@ MUTANTS = [
         'if connection.out:\n',
         'if False:\n',
     ),
+    Mutant(
+        'a socket that took a part gets it again',
+        'fanout.py',
+        'connection.write(blob[sent:])',
+        'connection.write(blob)',
+        'tests/server/test_many_sockets.py',
+    ),
+    Mutant(
+        'a link whose state is not known goes on',
+        'fanout.py',
+        'if sent < 0:',
+        'if False:',
+        'tests/server/test_many_sockets.py',
+    ),
+    Mutant(
+        'a result that is not whole is taken for whole',
+        'transports/ring.py',
+        'and self._results[at : at + count] == sizes',
+        'and True',
+        'tests/transports',
+    ),
+    Mutant(
+        'a child process sends by the ring of its parent',
+        'transports/ring.py',
+        'or os.getpid() != self._pid',
+        'or False',
+        'tests/transports',
+    ),
     # --- presence --------------------------------------------------------------------
     Mutant(
         'a user who comes back elsewhere is held to have left',
