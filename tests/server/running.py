@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
@@ -52,7 +53,7 @@ class RunningServer:
 def running(
     app: Callable[..., Any],
     *,
-    ws: str = OURS,
+    ws: str | type[asyncio.Protocol] = OURS,
     options: ServerOptions | None = None,
     **settings: Any,
 ) -> Iterator[RunningServer]:

@@ -19,6 +19,9 @@ from uvicorn.protocols.utils import ClientDisconnected
 from websockets.datastructures import Headers
 from websockets.http11 import Response
 
+from falcon_channels.server.handshake import acceptance
+from falcon_channels.server.handshake import as_text
+from falcon_channels.server.handshake import Handshake
 from falcon_channels.server.handshake import log_access
 from falcon_channels.server.states import OPEN
 
@@ -47,12 +50,12 @@ class AsgiCycle:
     """Runs the application for one connection."""
 
     __slots__ = (
-        '_accept_response',
         '_connection',
         '_context',
         '_denial',
         '_end',
         '_extensions',
+        '_handshake',
         '_queue',
         '_queued_bytes',
         '_scope',
@@ -65,14 +68,14 @@ class AsgiCycle:
         connection: WebSocketProtocol,
         context: ServerContext,
         scope: dict[str, Any],
-        accept_response: Response,
+        handshake: Handshake,
     ) -> None:
         #: Until the answer to the handshake is logged.
         self._scope: dict[str, Any] | None = scope
         self._extensions: dict[str, Any] | None = scope['extensions']
         self._connection = connection
         self._context = context
-        self._accept_response: Response | None = accept_response
+        self._handshake: Handshake | None = handshake
         self._denial: Response | None = None
         self._stage = _CONNECTING
         # NOTE: A list, for it is short, and an empty deque takes 700 bytes.
@@ -241,20 +244,18 @@ class AsgiCycle:
             )
 
     def _accept(self, message: dict[str, Any]) -> None:
-        response = self._accept_response
-        assert response is not None
-        del response.headers['Date']
-        for name, value in self._context.state.default_headers:
-            response.headers[_text(name)] = _text(value)
-        for name, value in message.get('headers') or ():
-            response.headers[_text(name)] = _text(value)
-        subprotocol = message.get('subprotocol')
-        if subprotocol:
-            response.headers['Sec-WebSocket-Protocol'] = subprotocol
+        handshake = self._handshake
+        assert handshake is not None
+        answer = acceptance(
+            handshake,
+            self._context.state.default_headers,
+            message.get('headers') or (),
+            message.get('subprotocol'),
+        )
         self._log(101)
         self._stage = _ACCEPTED
-        self._accept_response = None
-        self._connection.on_accepted(response)
+        self._handshake = None
+        self._connection.on_accepted(answer, handshake.extensions)
 
     def _deny_start(self, message: dict[str, Any]) -> None:
         status = message['status']
@@ -262,10 +263,10 @@ class AsgiCycle:
             raise RuntimeError(f'Invalid HTTP status code {status} in response.')
         headers = Headers()
         for name, value in self._context.state.default_headers:
-            headers[_text(name)] = _text(value)
+            headers[as_text(name)] = as_text(value)
         for name, value in message.get('headers') or ():
-            if _text(name).lower() not in ('connection', 'transfer-encoding'):
-                headers[_text(name)] = _text(value)
+            if as_text(name).lower() not in ('connection', 'transfer-encoding'):
+                headers[as_text(name)] = as_text(value)
         headers['Connection'] = 'close'
         try:
             phrase = HTTPStatus(status).phrase
@@ -348,7 +349,3 @@ def _refusal_status(code: int | None) -> int:
     an HTTPError, and 401, 404 or 429 tell a client what to do next.
     """
     return code - 3000 if code is not None and 3400 <= code < 3600 else 403
-
-
-def _text(value: bytes | str) -> str:
-    return value if isinstance(value, str) else value.decode('latin-1')

@@ -17,7 +17,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from falcon_channels.server.context import ServerContext
+from falcon_channels.server.handshake import read_usual
 from falcon_channels.server.options import ServerOptions
+from falcon_channels.server.protocol import WebSocketProtocol
 from falcon_channels.server.sockets import bound_unacknowledged
 from falcon_channels.server.sockets import remote_address
 from falcon_channels.transports.direct import CUT_EXTENSION
@@ -60,7 +62,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         """Start the deadline of the first request."""
         super().connection_made(transport)
-        self.client = remote_address(transport)
+        if self.client is None:
+            self.client = remote_address(transport)
         bound_unacknowledged(
             transport.get_extra_info('socket'), self._options.unacknowledged_timeout_s
         )
@@ -139,10 +142,40 @@ class BoundedHttpProtocol(HttpToolsProtocol):
                 HTTPStatus.BAD_REQUEST, 'Data before the end of the handshake.'
             )
         else:
-            super().handle_websocket_upgrade()
-            # NOTE: The parser and this object refer to each other: without this line
-            # each connection would wait for the garbage collector.
+            if not self._hand_over():
+                super().handle_websocket_upgrade()
+            # NOTE: The parser and this object refer to each other, as do this and the
+            # scope's extension: each connection would wait for the garbage collector.
             self.parser = None  # type: ignore[assignment]  # as uvicorn itself does at the end
+            self.scope = None  # type: ignore[assignment]  # as before the first request
+
+    def _hand_over(self) -> bool:
+        """Give the WebSocket class a request as it has been read, if it is a usual one.
+
+        PERF: uvicorn writes the request as bytes again, for the other to read them, and
+        both ask the socket for its addresses (benchmarks/connections.py).
+        """
+        kind = self.ws_protocol_class
+        if not (
+            isinstance(kind, type)
+            and issubclass(kind, WebSocketProtocol)
+            and self.parser.get_method() == b'GET'
+        ):
+            return False
+        websocket = kind(self.config, self.server_state, self.app_state)
+        handshake = read_usual(websocket.context, self.url, self.headers)
+        if handshake is None:
+            return False
+        self.connections.discard(self)
+        websocket.take_over(
+            self.transport,
+            handshake,
+            client=self.client,
+            server=self.server,
+            bounded=websocket.context.options is self._options,
+        )
+        self.transport.set_protocol(websocket)
+        return True
 
     def _knows_version(self) -> bool:
         """Return whether the version is ours; else the WebSocket class names ours.

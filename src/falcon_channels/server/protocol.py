@@ -7,30 +7,32 @@ speaks with uvicorn and the application.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 from typing import cast
 
 from uvicorn.config import Config
+from uvicorn.protocols.utils import get_local_addr
 from uvicorn.protocols.utils import is_ssl
 from uvicorn.server import ServerState
+from websockets.extensions import Extension
 from websockets.http11 import Response
-from websockets.server import ServerProtocol
 
 from falcon_channels.server.asgi import AsgiCycle
 from falcon_channels.server.compression import outgoing_framing
-from falcon_channels.server.context import core_logger
 from falcon_channels.server.context import ServerContext
 from falcon_channels.server.frame_reader import FrameReader
 from falcon_channels.server.frame_reader import HELD_BY_QUEUE
 from falcon_channels.server.frame_reader import HELD_FOR_ACCEPT
 from falcon_channels.server.handshake import build_scope
+from falcon_channels.server.handshake import Handshake
 from falcon_channels.server.handshake import HandshakeRefusedError
 from falcon_channels.server.handshake import read_request
 from falcon_channels.server.handshake import refusal
-from falcon_channels.server.handshake import requested_subprotocols
 from falcon_channels.server.options import ServerOptions
 from falcon_channels.server.sockets import bound_unacknowledged
+from falcon_channels.server.sockets import remote_address
 from falcon_channels.server.states import CLOSED
 from falcon_channels.server.states import CONNECTING
 from falcon_channels.server.states import LINGERING
@@ -41,6 +43,22 @@ from falcon_channels.transports.base import Receiver
 _MAX_EARLY_BYTES = 65536
 #: What a peer may still send after we have hung up.
 _MAX_LINGER_BYTES = 4 * 1024 * 1024
+
+
+class _Nobody:
+    """Stands for the receiver of a connection that is gone."""
+
+    def on_message(self, message: str | bytes) -> None:
+        pass
+
+    def on_writable(self) -> None:
+        pass
+
+    def on_closed(self, code: int, reason: str) -> None:
+        pass
+
+
+_NOBODY = _Nobody()
 
 
 class WebSocketProtocol(FrameReader):
@@ -67,12 +85,48 @@ class WebSocketProtocol(FrameReader):
         self._peer: str | None = None
         self._lingered = 0
 
+    @property
+    def context(self) -> ServerContext:
+        """What all connections of the server share."""
+        return self._context
+
     # asyncio's side.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take over a connection from uvicorn's HTTP protocol."""
         self.transport = cast(asyncio.Transport, transport)
         self._context.state.connections.add(self)  # type: ignore[arg-type]  # typed for its own classes
+        self._bound()
+
+    def take_over(
+        self,
+        transport: asyncio.Transport,
+        handshake: Handshake,
+        *,
+        client: tuple[str, int] | None,
+        server: tuple[str, int | None] | None,
+        bounded: bool,
+    ) -> None:
+        """Take over a connection with a request that has been read.
+
+        Args:
+            transport: Of the connection.
+            handshake: What was read.
+            client: Address of the other end.
+            server: Address of this end.
+            bounded: Whether the kernel knows `unacknowledged_timeout_s` already.
+        """
+        self.transport = transport
+        self._context.state.connections.add(self)  # type: ignore[arg-type]  # typed for its own classes
+        if not bounded:
+            self._bound()
+        self._begin(handshake, client=client, server=server)
+
+    def _bound(self) -> None:
+        bound_unacknowledged(
+            self.transport.get_extra_info('socket'),
+            self._context.options.unacknowledged_timeout_s,
+        )
 
     def data_received(self, data: bytes) -> None:
         """Take bytes: first the whole upgrade request, then frames."""
@@ -146,6 +200,10 @@ class WebSocketProtocol(FrameReader):
         self._tell(1006, '')
         self._release_drainers()
         self._core = self._buffer = self._fragments = self._out = None
+        if self._receiver is not None:
+            # NOTE: The two refer to each other: each connection would wait for the
+            # garbage collector.
+            self._receiver = _NOBODY
 
     def shutdown(self) -> None:
         """Leave when the server stops: called by uvicorn, for each connection.
@@ -171,28 +229,37 @@ class WebSocketProtocol(FrameReader):
     # The handshake.
 
     def _handshake(self, data: bytes) -> None:
-        context = self._context
-        core = self._core = ServerProtocol(
-            extensions=context.extensions,
-            max_size=context.max_size,
-            logger=core_logger,
-        )
+        transport = self.transport
         try:
-            request, response = read_request(core, data)
-            subprotocols = requested_subprotocols(core, request.headers)
-            self._check_limits(core)
+            handshake = read_request(self._context, data)
         except HandshakeRefusedError as ex:
             self._refuse(ex.response)
-            return
-        scope = build_scope(context, self.transport, request, subprotocols, self)
-        self._set_timer(context.options.open_timeout_s, self._open_timed_out)
-        self._cycle = AsgiCycle(self, context, scope, response)
+        else:
+            self._begin(
+                handshake,
+                client=remote_address(transport),
+                server=get_local_addr(transport),
+            )
 
-    def _check_limits(self, core: ServerProtocol) -> None:
+    def _begin(
+        self,
+        handshake: Handshake,
+        *,
+        client: tuple[str, int] | None,
+        server: tuple[str, int | None] | None,
+    ) -> None:
+        """Let the application decide over a proper handshake."""
         context = self._context
         limit = context.config.limit_concurrency
         if limit is not None and len(context.state.connections) > limit:
-            raise refusal(core, HTTPStatus.SERVICE_UNAVAILABLE, 'Too many connections.')
+            full = refusal(HTTPStatus.SERVICE_UNAVAILABLE, 'Too many connections.')
+            self._refuse(full.response)
+            return
+        scope = build_scope(
+            context, self.transport, handshake, self, client=client, server=server
+        )
+        self._set_timer(context.options.open_timeout_s, self._open_timed_out)
+        self._cycle = AsgiCycle(self, context, scope, handshake)
 
     def admit(self, client: tuple[str, int] | None) -> bool:
         """Count the connection for its client, or answer 429; called by the cycle.
@@ -227,32 +294,27 @@ class WebSocketProtocol(FrameReader):
 
     def _answer(self, status: HTTPStatus, text: str) -> None:
         """Refuse the handshake on the server's own account."""
-        core = self._core
         cycle = self._cycle
-        if core is None or cycle is None or not cycle.undecided:
+        if cycle is None or not cycle.undecided:
             self._linger()
             return
         cycle.abandon()
-        self._refuse(refusal(core, status, text).response)
+        self._refuse(refusal(status, text).response)
 
     def _refuse(self, response: Response) -> None:
         self.transport.write(response.serialize())
         self._linger()
 
-    def on_accepted(self, response: Response) -> None:
+    def on_accepted(self, answer: bytes, extensions: Sequence[Extension]) -> None:
         """Write the 101 and open the connection; called by the cycle."""
-        core = self._core
-        assert core is not None
         context = self._context
         transport = self.transport
         if self.state != CONNECTING or transport.is_closing():
             return
-        core.send_response(response)
-        transport.write(b''.join(core.data_to_send()))
-        if core.extensions:
-            self.framing = outgoing_framing(core.extensions)
-        else:
-            self._core = None
+        transport.write(answer)
+        if extensions:
+            self._get_core().extensions = list(extensions)
+            self.framing = outgoing_framing(extensions)
         self.state = OPEN
         self._set_timer(None)
         self._use_socket()
@@ -268,11 +330,8 @@ class WebSocketProtocol(FrameReader):
 
     def _use_socket(self) -> None:
         sock = self.transport.get_extra_info('socket')
-        if sock is None:
-            return
-        if not is_ssl(self.transport):
+        if sock is not None and not is_ssl(self.transport):
             self._fd = sock.fileno()
-        bound_unacknowledged(sock, self._context.options.unacknowledged_timeout_s)
 
     def _first_message_due(self) -> None:
         if self._silent and self.state == OPEN:
@@ -316,7 +375,7 @@ class WebSocketProtocol(FrameReader):
         if cycle is None or self.state == CONNECTING:
             raise RuntimeError('websocket.accept has not been sent')
         self.flush()
-        self._receiver = receiver
+        self._receiver = receiver if self.state < CLOSED else _NOBODY
         if self.state == OPEN:
             # So that `resume_writing` comes when everything is written. (TLS
             # transports take 0 to mean "always too much".)

@@ -1,0 +1,361 @@
+"""What is read without the core: it would have taken the same, and read it alike."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import socket
+from typing import Any
+import weakref
+
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
+import pytest
+from support.processes import wait_until
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+import websockets.server
+
+from falcon_channels.server import handshake
+from falcon_channels.server.context import ServerContext
+from falcon_channels.server.handshake import Handshake
+from falcon_channels.server.handshake import read_by_core
+from falcon_channels.server.handshake import read_request
+from falcon_channels.server.handshake import read_usual
+from falcon_channels.server.options import ServerOptions
+from falcon_channels.server.protocol import WebSocketProtocol
+from falcon_channels.transports.direct import EXTENSION
+from server.running import frame
+from server.running import KEY
+from server.running import Peer
+from server.running import running
+from server.running import TEXT
+
+HTTP = 'falcon_channels.server.http:BoundedHttpProtocol'
+Pairs = list[tuple[bytes, bytes]]
+
+PLAIN: Pairs = [
+    (b'host', b'example.com:8000'),
+    (b'connection', b'Upgrade'),
+    (b'upgrade', b'websocket'),
+    (b'sec-websocket-key', KEY.encode()),
+    (b'sec-websocket-version', b'13'),
+]
+CHROME: Pairs = [
+    *PLAIN,
+    (b'origin', b'http://example.com:8000'),
+    (b'user-agent', b'Mozilla/5.0 (X11; Linux x86_64) Chrome/130.0.0.0'),
+    (b'accept-encoding', b'gzip, deflate, br, zstd'),
+    (b'cookie', b'sid=5; name=\xc3\xa4'),
+    (b'sec-websocket-extensions', b'permessage-deflate; client_max_window_bits'),
+    (b'sec-websocket-protocol', b'centrifuge-json, centrifuge-protobuf'),
+]
+FIREFOX: Pairs = [
+    (name, b'keep-alive, Upgrade' if name == b'connection' else value)
+    for name, value in CHROME
+]
+#: One byte of each kind that parsers may take for something else.
+ODD = [b'\r', b'\n', b'\r\n', b'\0', b'\x7f', b'\x0b', b'\t', b' ', b':', b',', b'\xe9']
+
+
+async def _context(*, deflate: bool) -> ServerContext:
+    config = Config(_nothing, log_config=None, interface='asgi3')
+    config.load()
+    options = ServerOptions(deflate=deflate)
+    return ServerContext.of(config, ServerState(), {}, options)
+
+
+async def _nothing(scope: Any, receive: Any, send: Any) -> None:
+    pass
+
+
+CONTEXTS = [asyncio.run(_context(deflate=deflate)) for deflate in (False, True)]
+
+
+def written(target: bytes, headers: Pairs) -> bytes:
+    """Return a request as uvicorn's HTTP classes write it for a WebSocket class."""
+    lines = [name + b': ' + value + b'\r\n' for name, value in headers]
+    return b''.join([b'GET ', target, b' HTTP/1.1\r\n', *lines, b'\r\n'])
+
+
+def facts(read: Handshake) -> tuple[object, ...]:
+    """Return a handshake in a form that compares."""
+    return (*read[:-1], [repr(extension) for extension in read.extensions])
+
+
+@st.composite
+def odd_bytes(draw: st.DrawFn, usual: bytes) -> bytes:
+    """What is usual with a part repeated or cut out, or with an odd byte."""
+    at = draw(st.integers(0, len(usual)))
+    end = draw(st.integers(at, min(at + 3, len(usual))))
+    between = draw(st.sampled_from([*ODD, b'', usual[at:end] * 2, b'x', b'X', b'0']))
+    return usual[:at] + between + usual[end:]
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> tuple[bytes, Pairs]:
+    """A target and headers, mostly usual ones, with a few things wrong or odd."""
+    headers = list(draw(st.sampled_from([PLAIN, CHROME, FIREFOX])))
+    target = draw(st.sampled_from([b'/', b'/a/%0a?x=%ff&y', b'//a', b'/?', b'*']))
+    for _ in range(draw(st.integers(0, 3))):
+        at = draw(st.integers(0, len(headers) - 1))
+        name, value = headers[at]
+        change = draw(
+            st.sampled_from(['name', 'value', 'target', 'twice', 'drop', 'new'])
+        )
+        if change == 'name':
+            headers[at] = draw(odd_bytes(name)), value
+        elif change == 'value':
+            headers[at] = name, draw(odd_bytes(value))
+        elif change == 'target':
+            target = draw(odd_bytes(target))
+        elif change == 'twice':
+            headers.insert(draw(st.integers(0, len(headers))), headers[at])
+        elif change == 'drop' and len(headers) > 1:
+            del headers[at]
+        else:
+            headers.append(draw(st.sampled_from(NEW)))
+    return target, headers
+
+
+NEW: Pairs = [
+    (b'content-length', b'0'),
+    (b'content-length', b'5'),
+    (b'transfer-encoding', b'chunked'),
+    (b'connection', b'close'),
+    (b'upgrade', b'h2c'),
+    (b'sec-websocket-version', b'8'),
+    (b'sec-websocket-protocol', b'a, b'),
+    (b'sec-websocket-protocol', b'a b'),
+    (b'sec-websocket-extensions', b'x; y="z"'),
+    (b'sec-websocket-extensions', b'x; ='),
+    (b'x-line', b'folded\r\n more'),
+    (b'x-line', b'a\r\ncontent-length: 5'),
+    (b'x-end', b'a\r\n\r\nGET / HTTP/1.1'),
+    (b'x-long', b'x' * 8000),
+    (b'x-blank', b''),
+    (b'', b'no name'),
+]
+
+
+@settings(max_examples=500, deadline=None)
+@given(requests(), st.sampled_from(CONTEXTS))
+def test_what_is_read_without_the_core_is_what_the_core_reads(
+    request_parts: tuple[bytes, Pairs], context: ServerContext
+) -> None:
+    """Whatever a request holds, it is left to the core or read as the core would."""
+    target, headers = request_parts
+    data = written(target, headers)
+    read = read_usual(context, target, headers)
+    if read is not None:
+        by_core = read_by_core(context, data)
+        assert facts(by_core) == facts(read)
+        assert facts(by_core) == facts(read_request(context, data))
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.data(), st.sampled_from([PLAIN, CHROME, FIREFOX]), st.sampled_from(CONTEXTS))
+def test_bytes_are_read_as_the_core_reads_them(
+    data: st.DataObject, headers: Pairs, context: ServerContext
+) -> None:
+    """A request changed anywhere has one outcome, with the core alone or not."""
+    request = written(b'/a?b', headers)
+    for _ in range(data.draw(st.integers(1, 3))):
+        request = data.draw(odd_bytes(request))
+    assert outcome(read_by_core, context, request) == outcome(
+        read_request, context, request
+    )
+
+
+def outcome(read: Any, context: ServerContext, request: bytes) -> tuple[object, ...]:
+    try:
+        return facts(read(context, request))
+    except handshake.HandshakeRefusedError as ex:
+        return ex.response.status_code, ex.response.body
+
+
+@pytest.mark.parametrize('headers', [PLAIN, CHROME, FIREFOX])
+@pytest.mark.parametrize('context', CONTEXTS, ids=['plain', 'deflate'])
+def test_what_clients_send_is_usual(context: ServerContext, headers: Pairs) -> None:
+    """Requests of libraries and browsers need no core."""
+    read = read_usual(context, b'/connection/websocket?x=1', headers)
+    assert read is not None
+    assert headers == read.headers
+    assert 's3pPLMBiTxaQ9kYGzzhZRbK+xOo=' == read.accept
+
+
+LIMITS: dict[str, tuple[bytes, Pairs]] = {
+    'long line': (b'/', [*PLAIN, (b'x', b'y' * 8192)]),
+    'many lines': (b'/', [*PLAIN, *[(b'x', b'y')] * 124]),
+    'long target': (b'/' + b'x' * 8192, PLAIN),
+    'blank name': (b'/', [*PLAIN, (b'', b'x')]),
+    'capital name': (b'/', [*PLAIN, (b'X-Name', b'x')]),
+    'line end in a value': (b'/', [*PLAIN, (b'x', b'y\r\nz: 1')]),
+    'line end in a target': (b'/x HTTP/1.1\r\nz: 1', PLAIN),
+    'space in a target': (b'/x y', PLAIN),
+    'absolute target': (b'http://example.com/', PLAIN),
+    'body': (b'/', [*PLAIN, (b'content-length', b'5')]),
+    'chunked': (b'/', [*PLAIN, (b'transfer-encoding', b'chunked')]),
+    'two hosts': (b'/', [*PLAIN, (b'host', b'a')]),
+    'two keys': (b'/', [*PLAIN, (b'sec-websocket-key', KEY.encode())]),
+    'two origins': (b'/', [*CHROME, (b'origin', b'http://a')]),
+    'no host': (b'/', PLAIN[1:]),
+    'key of 15 bytes': (
+        b'/',
+        [*PLAIN[:3], (b'sec-websocket-key', b'A' * 20), PLAIN[4]],
+    ),
+}
+
+
+@pytest.mark.parametrize('name', LIMITS)
+def test_what_is_not_plain_is_left_to_the_core(name: str) -> None:
+    """Everything that two readers could see differently is the core's to judge."""
+    for context in CONTEXTS:
+        assert read_usual(context, *LIMITS[name]) is None
+
+
+class CountedCore(websockets.server.ServerProtocol):
+    """The sans-I/O core, counted."""
+
+    made = 0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        type(self).made += 1
+
+
+async def tell_scope(scope: Any, receive: Any, send: Any) -> None:
+    """Accept, and say what is in the scope."""
+    await receive()
+    await send({'type': 'websocket.accept'})
+    left_out = ('state', 'extensions', 'asgi', 'client', 'server')
+    text = repr({name: value for name, value in scope.items() if name not in left_out})
+    host, port = scope['client']
+    at = f'{host}:{port} {":".join(map(str, scope["server"]))} {text}'
+    await send({'type': 'websocket.send', 'text': at})
+    await receive()
+
+
+@pytest.fixture
+def no_core(monkeypatch: pytest.MonkeyPatch) -> type[CountedCore]:
+    monkeypatch.setattr(handshake, 'ServerProtocol', CountedCore)
+    CountedCore.made = 0
+    return CountedCore
+
+
+@pytest.mark.parametrize('http', ['h11', 'httptools', HTTP])
+def test_a_usual_handshake_makes_no_core(http: str, no_core: type[CountedCore]) -> None:
+    """With each HTTP class the application gets the scope, and no core is made."""
+    with running(tell_scope, http=http) as server, Peer(server.port) as peer:
+        peer.open('Origin: http://localhost', 'X-Name:  \t v\xe9 ', path='/%41?q=%0a')
+        at, to, scope = peer.message().decode().split(' ', 2)
+        own = '{}:{}'.format(*peer.sock.getsockname())
+        assert (own, f'127.0.0.1:{server.port}') == (at, to)
+        read = eval(scope)
+        assert ('/A', b'/%41', b'q=%0a') == (
+            read['path'],
+            read['raw_path'],
+            read['query_string'],
+        )
+        assert [(b'origin', b'http://localhost'), (b'x-name', b'v\xe9')] == read[
+            'headers'
+        ][-2:]
+    assert 0 == no_core.made
+
+
+@pytest.mark.parametrize('http', ['h11', 'httptools', HTTP])
+def test_an_odd_handshake_has_its_core(http: str, no_core: type[CountedCore]) -> None:
+    """What is right and not usual is accepted by the core, with the same scope."""
+    with running(tell_scope, http=http) as server, Peer(server.port) as peer:
+        lines = 'Sec-WebSocket-Protocol: a', 'Sec-WebSocket-Protocol: b, c'
+        peer.open(*lines, 'Content-Length: 0')
+        read = eval(peer.message().decode().split(' ', 2)[2])
+        assert ['a', 'b', 'c'] == read['subprotocols']
+    assert 1 == no_core.made
+
+
+def test_compression_is_agreed_without_the_core_s_parser() -> None:
+    """With our HTTP class an offer is answered, and compressed messages are read."""
+    options = ServerOptions(deflate=True)
+    offer = 'Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits'
+
+    async def echo(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({'type': 'websocket.accept'})
+        while (event := await receive())['type'] == 'websocket.receive':
+            await send({'type': 'websocket.send', 'text': event['text'].upper()})
+
+    with (
+        running(echo, http=HTTP, options=options) as server,
+        Peer(server.port) as peer,
+    ):
+        head = peer.request(offer).lower()
+        assert 'sec-websocket-extensions: permessage-deflate' in head
+        # RFC 7692 section 7.2.3.1.
+        peer.send(frame(TEXT, b'\xf2\x48\xcd\xc9\xc9\x07\x00', rsv=4))
+        assert b'HELLO' == peer.message()
+        peer.send(frame(TEXT, b'\xc1\x00'))
+        assert 1007 == peer.close_code()
+
+
+class Bounded(WebSocketProtocol):
+    """A class that brings its own options."""
+
+    options = ServerOptions(unacknowledged_timeout_s=7)
+
+
+@pytest.mark.parametrize('own', [False, True])
+def test_a_connection_that_was_handed_over_is_bounded(own: bool) -> None:
+    """The kernel's deadline is that of the WebSocket class, whoever has set it."""
+    options = None if own else ServerOptions(unacknowledged_timeout_s=7)
+    kind = Bounded if own else WebSocketProtocol
+    with (
+        running(tell_scope, http=HTTP, ws=kind, options=options) as server,
+        Peer(server.port) as peer,
+    ):
+        peer.open()
+        (connection,) = server.connections
+        sock = connection.transport.get_extra_info('socket')
+        assert 7000 == sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+
+
+class Kept:
+    """A receiver that keeps its connection, as they do."""
+
+    def __init__(self, websocket: Any) -> None:
+        self.websocket = websocket
+
+    def on_message(self, message: str | bytes) -> None:
+        pass
+
+    def on_writable(self) -> None:
+        pass
+
+    def on_closed(self, code: int, reason: str) -> None:
+        pass
+
+
+def test_what_has_ended_is_freed_at_once() -> None:
+    """Neither protocol object nor the receiver waits for the garbage collector."""
+    freed: list[weakref.ref[Any]] = []
+
+    async def attach(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({'type': 'websocket.accept'})
+        websocket = scope['extensions'][EXTENSION]['websocket']
+        receiver = Kept(websocket)
+        freed.append(weakref.ref(receiver))
+        websocket.attach(receiver)
+
+    with running(attach, http=HTTP) as server, Peer(server.port) as peer:
+        wait_until(lambda: len(server.connections) == 1, 'the connection is there')
+        freed.append(weakref.ref(next(iter(server.connections))))
+        gc.disable()
+        try:
+            peer.open()
+            peer.sock.close()
+            wait_until(lambda: len(freed) == 2, 'it is attached')
+            wait_until(lambda: not any(ref() for ref in freed), 'all is freed')
+        finally:
+            gc.enable()
