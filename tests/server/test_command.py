@@ -113,6 +113,33 @@ def test_a_signal_stops_gracefully() -> None:
         assert '"GET /pid?[redacted] HTTP/1.1" 200' in log
 
 
+@pytest.mark.parametrize('sig', [signal.SIGINT, signal.SIGHUP])
+def test_other_signals_drain_as_well(sig: signal.Signals) -> None:
+    """Ctrl-C and a hangup of a single process let clients go in order."""
+    with process() as server:
+        with connect(f'{server.ws_url}/echo') as ws:
+            ws.recv()
+            server.signal(sig)
+            assert 1012 == close_code(ws)
+        assert 0 == exit_code(server)
+        assert 'ENDED' in server.log()
+
+
+def test_a_hangup_that_is_ignored_stays_ignored() -> None:
+    """Started by ``nohup``, the server serves on when its terminal is closed."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        server = process()
+        with server:
+            server.signal(signal.SIGHUP)
+            with connect(f'{server.ws_url}/echo') as ws:
+                assert 'ws' == ws.recv()
+            server.signal(signal.SIGTERM)
+            assert 0 == exit_code(server)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_second_signal_ends_at_once() -> None:
     """While a request holds up the graceful stop, another signal ends the process."""
     with process() as server, Peer(server.port) as peer:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from collections.abc import Generator
+import contextlib
 import logging
 import multiprocessing
 import os
@@ -11,6 +13,7 @@ import signal
 import socket
 import ssl
 import sys
+import threading
 import time
 from types import FrameType
 from typing import Any
@@ -160,6 +163,24 @@ class ChannelsServer(Server):
     """uvicorn's server: a first signal stops it gracefully, a second one at once."""
 
     _first_signal: int | None = None
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Take SIGHUP, too, for as long as the server runs.
+
+        NOTE: a service manager that reloads, or a terminal that is closed, would end
+        the process without a drain. Who asked to be left alone (``nohup``) is.
+        """
+        elsewhere = threading.current_thread() is not threading.main_thread()
+        with super().capture_signals():
+            if elsewhere or signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+                yield
+                return
+            before = signal.signal(signal.SIGHUP, self.handle_exit)
+            try:
+                yield
+            finally:
+                signal.signal(signal.SIGHUP, before)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Note a signal.
