@@ -167,7 +167,7 @@ async def _subscribe_server_side(
     results: list[messages.SubscribeResult] = []
 
     def on_joined(joined: Joined) -> None:
-        results.append(_subscribe_result(subscription, joined, since))
+        results.append(_subscribe_result(session, subscription, joined, since))
 
     try:
         await session.endpoint.channels.admission.admit(subscription, since, on_joined)
@@ -243,7 +243,7 @@ async def _subscribe(
         strict = request.flag & messages.FLAG_REJECT_UNRECOVERED
         if strict and joined.recovered is False:
             raise RefusedError(codes.UNRECOVERABLE_POSITION)
-        answer(_subscribe_result(subscription, joined, since))
+        answer(_subscribe_result(session, subscription, joined, since))
 
     try:
         await channels.admission.authorize(subscription)
@@ -257,7 +257,10 @@ async def _subscribe(
 
 
 def _subscribe_result(
-    subscription: Subscription, joined: Joined, since: Position | None
+    session: Session,
+    subscription: Subscription,
+    joined: Joined,
+    since: Position | None,
 ) -> messages.SubscribeResult:
     options = subscription.route.options
     expires, ttl = _ttl(subscription.expires_at)
@@ -270,7 +273,9 @@ def _subscribe_result(
         positioned=options.history_size > 0,
         epoch=joined.position.epoch,
         offset=offset,
-        publications=joined.publications,
+        publications=session.parts(
+            subscription.channel, joined.position.epoch, joined.publications
+        ),
         recovered=bool(joined.recovered),
         was_recovering=since is not None,
         expires=expires,
@@ -380,7 +385,9 @@ async def history(
         request.channel, since=since, limit=limit, reverse=request.reverse
     )
     return messages.HistoryResult(
-        publications=page.publications,
+        publications=session.parts(
+            request.channel, page.position.epoch, page.publications
+        ),
         epoch=page.position.epoch,
         offset=page.position.offset,
     )

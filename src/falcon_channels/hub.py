@@ -53,6 +53,7 @@ from falcon_channels.reads import SharedReads
 from falcon_channels.repair import Repairs
 from falcon_channels.subscription import Subscription
 from falcon_channels.subscription import SubscriptionState as State
+from falcon_channels.transports.shared_encodings import SharedEncodings
 
 _logger = logging.getLogger('falcon_channels')
 
@@ -74,11 +75,13 @@ class Joined(NamedTuple):
         position: Where it stands, after `publications`.
         publications: What it missed, in order.
         recovered: Whether it got all it missed; ``None`` where it did not ask.
+        size_bytes: About how many bytes `publications` are on their way to a client.
     """
 
     position: Position
     publications: list[Publication]
     recovered: bool | None
+    size_bytes: int = 0
 
 
 class Hub:
@@ -110,6 +113,8 @@ class Hub:
         )
         self._feeds = self._opened.by_channel
         self._reads = SharedReads(broker)
+        #: What clients that come back together recover, and how it is encoded.
+        self.shared_encodings = SharedEncodings()
         self._fan_out = FanOut(self._feeds, self.counters, options)
         self._repairs = Repairs(
             self._feeds,
@@ -149,6 +154,7 @@ class Hub:
         if self._graceful:
             await asyncio.wait(list(self._graceful), timeout=_RESPONDERS_TIMEOUT_S)
         await self._reads.close()
+        self.shared_encodings.clear()
         tasks = [*self._tasks, *self._opened.changing.values()]
         for task in tasks:
             task.cancel()
@@ -300,9 +306,7 @@ class Hub:
             feed.joining.pop(subscription, None)
             self._opened.release(feed)
         # NOTE: not held against the client: it asked for it, and has to read it first.
-        subscription.connection.granted_bytes += sum(
-            map(approximate_bytes, joined.publications)
-        )
+        subscription.connection.granted_bytes += joined.size_bytes
         if joined.recovered is not None:
             if joined.recovered:
                 self.counters.recovered += 1
@@ -378,7 +382,8 @@ class Hub:
             if kept and kept[-1][0].offset > position.offset:
                 found, position = [kept[-1][0]], feed.position
             feed.add(subscription, position.offset)
-            return Joined(position, found, bool(found))
+            size_bytes = sum(map(approximate_bytes, found))
+            return Joined(position, found, bool(found), size_bytes)
         return self._join_live(feed, subscription, True)
 
     async def _same_log(self, feed: Feed) -> None:
@@ -413,13 +418,11 @@ class Hub:
             found = recovery.recover(since, page, live)
             if found is None or found.position.offset < feed.position.offset:
                 continue
-            if not found.recovered or (
-                sum(map(approximate_bytes, found.publications))
-                > feed.options.recovery_limit_bytes
-            ):
+            size_bytes = sum(map(approximate_bytes, found.publications))
+            if not found.recovered or size_bytes > feed.options.recovery_limit_bytes:
                 return self._join_live(feed, subscription, True)
             feed.add(subscription, found.position.offset)
-            return Joined(found.position, found.publications, True)
+            return Joined(found.position, found.publications, True, size_bytes)
         return self._join_live(feed, subscription, True)
 
     def _must_go_on(self, subscription: Subscription) -> None:

@@ -79,7 +79,8 @@ def approximate_bytes(publication: Publication) -> int:
         size_bytes += len(info.user) + len(info.client) + 60
         size_bytes += len(info.conn_info or b'') + len(info.chan_info or b'')
     if publication.tags:
-        size_bytes += sum(len(k) + len(v) + 6 for k, v in publication.tags.items())
+        for name, value in publication.tags.items():
+            size_bytes += len(name) + len(value) + 6
     return size_bytes
 
 

@@ -134,14 +134,22 @@ class RawConnection(Connection):
         if self._media:
             self.send(raw_codec.subscribed_media(joined.position, joined.recovered))
         try:
-            blob = self.encoder.encode(
-                subscription.channel, joined.publications, joined.position.epoch
-            )
+            if joined.publications:
+                self.send_blob(self._encode(subscription.channel, joined))
         except PayloadError:
             self.disconnect(*DISCONNECT_INAPPROPRIATE_PROTOCOL)
-            return
-        if blob is not None:
-            self.send_blob(blob)
+
+    def _encode(self, channel: str, joined: Joined) -> Any:
+        encoder = self.encoder
+        publications, epoch = joined.publications, joined.position.epoch
+        blobs = self.hub.shared_encodings.pieces(
+            (encoder, channel, epoch),
+            publications,
+            lambda publication: encoder.encode(channel, [publication], epoch),
+        )
+        if blobs is None:
+            return encoder.encode(channel, publications, epoch)
+        return encoder.framing.join(blobs)
 
     async def publish_all(
         self, channels: Channels, match: ChannelMatch, channel: str

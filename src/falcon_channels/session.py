@@ -12,6 +12,7 @@ NOTE: no error of the application reaches a client as Falcon would close it. Fal
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from collections.abc import Mapping
 import logging
 import time
@@ -30,11 +31,13 @@ from falcon_channels.protocol.messages import Command
 from falcon_channels.protocol.messages import ConnectRequest
 from falcon_channels.protocol.messages import DisconnectPush
 from falcon_channels.protocol.messages import MessagePush
+from falcon_channels.protocol.messages import Parts
 from falcon_channels.protocol.messages import Push
 from falcon_channels.protocol.messages import Result
 from falcon_channels.protocol.messages import SubscribePush
 from falcon_channels.protocol.messages import UnsubscribePush
 from falcon_channels.publication import Position
+from falcon_channels.publication import Publication
 from falcon_channels.subscription import Subscription
 from falcon_channels.transports.client_encodings import ClientCodec
 from falcon_channels.transports.encodings import encoder
@@ -277,6 +280,25 @@ class Session(Connection):
             self.uncork(payload)
         else:
             self.send(payload)
+
+    def parts(
+        self, channel: str, epoch: str, publications: list[Publication]
+    ) -> list[Publication] | Parts:
+        """Return the publications of a result, encoded where others ask for them too.
+
+        Raises:
+            ProtocolError: One of them cannot be sent in this encoding.
+        """
+        if not publications:
+            return publications
+        pieces = self.hub.shared_encodings.pieces(
+            (self.codec, channel, epoch), publications, self.part_encoder(channel)
+        )
+        return publications if pieces is None else Parts(pieces)
+
+    def part_encoder(self, channel: str) -> Callable[[Publication], bytes]:
+        """Return what encodes a publication for the `Parts` of a result."""
+        return self.codec.protocol.encode_part
 
     def reply_error(self, error: codes.ReplyError) -> None:
         """Answer the command under way with an error."""

@@ -18,6 +18,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 from typing import TYPE_CHECKING
 
@@ -39,8 +41,10 @@ from falcon_channels.protocol.legality import State
 from falcon_channels.protocol.messages import Command
 from falcon_channels.protocol.messages import ConnectRequest
 from falcon_channels.protocol.messages import ConnectResult
+from falcon_channels.protocol.messages import Parts
 from falcon_channels.protocol.messages import Result
 from falcon_channels.protocol.messages import SubscribeRequest
+from falcon_channels.publication import Publication
 from falcon_channels.session import Session
 from falcon_channels.transports.asgi import AsgiTransport
 from falcon_channels.transports.client_encodings import BARE_JSON
@@ -93,12 +97,18 @@ class OneWaySession(Session):
         assert isinstance(result, ConnectResult)
         # NOTE: what was missed comes as any publication does, so that a client has one
         #   place to look at.
-        missed = []
+        missed: list[bytes] = []
         for channel, sub in result.subs.items():
-            for publication in sub.publications:
-                missed.append(self.codec.encode_publication(channel, publication))
+            if isinstance(sub.publications, Parts):
+                missed += sub.publications
+            else:
+                missed += map(self.part_encoder(channel), sub.publications)
             sub.publications = []
         self.uncork(self.codec.encode_push('', result), *missed)
+
+    def part_encoder(self, channel: str) -> Callable[[Publication], bytes]:
+        """Return what encodes a publication as a push."""
+        return partial(self.codec.encode_publication, channel)
 
     def reply_error(self, error: codes.ReplyError) -> None:
         """End: there is nothing to refuse but the connection itself."""

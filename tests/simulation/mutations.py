@@ -550,4 +550,18 @@ MUTANTS = [
         'read = self._due.get(question) or self._running.get(question)\n',
         'tests/test_reads.py',
     ),
+    Mutant(
+        'who recovers gets what had the same offset in another log',
+        'transports/shared_encodings.py',
+        'piece[0] is not publication and piece[0] != publication',
+        'False',
+        'tests/transports/test_shared_encodings.py',
+    ),
+    Mutant(
+        'what was encoded for many stays',
+        'transports/shared_encodings.py',
+        'loop.call_later(KEEP_S, self.clear)',
+        'loop.call_later(KEEP_S, int)',
+        'tests/transports/test_shared_encodings.py --timeout 10',
+    ),
 ]

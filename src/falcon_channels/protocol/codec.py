@@ -51,6 +51,9 @@ class Codec(Protocol):
     def encode_reply(self, command_id: int, result: Result) -> bytes:
         """Return the answer to a command."""
 
+    def encode_part(self, publication: Publication) -> bytes:
+        """Return a publication for the `Parts` of a result."""
+
     def encode_error(self, command_id: int, error: ReplyError) -> bytes:
         """Return the refusal of a command."""
 

@@ -43,6 +43,7 @@ from falcon_channels.protocol.messages import Command
 from falcon_channels.protocol.messages import ConnectRequest
 from falcon_channels.protocol.messages import EmulationRequest
 from falcon_channels.protocol.messages import Message
+from falcon_channels.protocol.messages import Parts
 from falcon_channels.protocol.messages import Push
 from falcon_channels.protocol.messages import Request
 from falcon_channels.protocol.messages import Result
@@ -307,6 +308,15 @@ def encode_reply(command_id: int, result: Result) -> bytes:
     return b'{"id":%d,"%s":%s}' % (command_id, result.field.encode(), _body(result))
 
 
+def encode_part(publication: Publication) -> bytes:
+    """Return a publication for the `Parts` of a result, ``{"data":...,"offset":1}``.
+
+    Raises:
+        ProtocolError: The payload is binary: code 3506.
+    """
+    return _publication(publication)
+
+
 def encode_error(command_id: int, error: ReplyError) -> bytes:
     """Return ``{"id":2,"error":{"code":103,"message":"permission denied"}}``."""
     body: dict[str, Any] = {'code': error.code, 'message': error.message}
@@ -397,8 +407,6 @@ def _wire(value: Any) -> Any:
     """Return values that msgspec writes: payloads spliced, zero values left out."""
     if isinstance(value, bytes):
         return msgspec.Raw(one_line(value))
-    if isinstance(value, Publication):
-        return msgspec.Raw(_publication(value))
     if isinstance(value, Message):
         return {
             name: _wire(item)
@@ -415,5 +423,7 @@ def _wire(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _wire(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_wire(item) for item in value]
+        # NOTE: the only lists of the protocol are those of publications.
+        parts = value if isinstance(value, Parts) else map(_publication, value)
+        return msgspec.Raw(b'[%s]' % b','.join(parts))
     return value

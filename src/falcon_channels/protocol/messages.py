@@ -250,6 +250,10 @@ class EmulationRequest(msgspec.Struct):
 # ---- Results -------------------------------------------------------------------
 
 
+class Parts(list[bytes]):
+    """Publications of a result that were encoded before, by `Codec.encode_part`."""
+
+
 class SubscribeResult(Message):
     """A subscription as it begins.
 
@@ -271,7 +275,7 @@ class SubscribeResult(Message):
     recoverable: bool = False
     epoch: str = ''
     offset: int = 0
-    publications: list[Publication] = msgspec.field(default_factory=list)
+    publications: list[Publication] | Parts = msgspec.field(default_factory=list)
     recovered: bool = False
     was_recovering: bool = False
     positioned: bool = False
@@ -349,7 +353,7 @@ class HistoryResult(Message):
     field: ClassVar[str] = 'history'
     always: ClassVar[frozenset[str]] = frozenset({'publications', 'epoch', 'offset'})
 
-    publications: list[Publication] = msgspec.field(default_factory=list)
+    publications: list[Publication] | Parts = msgspec.field(default_factory=list)
     epoch: str = ''
     offset: int = 0
 

@@ -13,7 +13,6 @@ explains what to install where google.protobuf is missing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from collections.abc import Sequence
 from typing import Any
 from typing import Final
@@ -31,6 +30,7 @@ from falcon_channels.protocol.messages import HistoryRequest
 from falcon_channels.protocol.messages import JoinPush
 from falcon_channels.protocol.messages import LeavePush
 from falcon_channels.protocol.messages import Message
+from falcon_channels.protocol.messages import Parts
 from falcon_channels.protocol.messages import PingRequest
 from falcon_channels.protocol.messages import PresenceRequest
 from falcon_channels.protocol.messages import PresenceResult
@@ -56,6 +56,12 @@ PING: Final = b'\x00'
 _MAX_OFFSET: Final = 2**63 - 1
 # Bytes of a varint that can be the length of a message: 35 bits.
 _MAX_LENGTH_BYTES: Final = 5
+
+# What stands before each publication: the field's number, and that it has a length.
+_PUBLICATIONS_TAGS: Final = {
+    kind: bytes([kind.DESCRIPTOR.fields_by_name['publications'].number << 3 | 2])
+    for kind in (pb.SubscribeResult, pb.HistoryResult)
+}
 
 # ---- Reading -------------------------------------------------------------------
 
@@ -217,6 +223,11 @@ def encode_reply(command_id: int, result: Result) -> bytes:
     return _framed(reply)
 
 
+def encode_part(publication: Publication) -> bytes:
+    """Return a publication for the `Parts` of a result: its length and its bytes."""
+    return _framed(_publication(publication))
+
+
 def encode_error(command_id: int, error: ReplyError) -> bytes:
     """Return a reply that refuses a command."""
     return _framed(
@@ -301,13 +312,18 @@ def _fill(wire: Any, message: Message) -> None:
         if not value or name == 'subs':
             continue
         if name == 'publications':
-            wire.publications.extend(_publications(value))
+            _fill_publications(wire, value)
         else:
             setattr(wire, name, value)
 
 
-def _publications(publications: Iterable[Publication]) -> Iterable[Any]:
-    return (_publication(publication) for publication in publications)
+def _fill_publications(wire: Any, publications: list[Publication] | Parts) -> None:
+    if isinstance(publications, Parts):
+        # NOTE: a field that is repeated is its tag and a value, again and again.
+        tag = _PUBLICATIONS_TAGS[type(wire)]
+        wire.MergeFromString(tag + tag.join(publications))
+    else:
+        wire.publications.extend(map(_publication, publications))
 
 
 def _publication(publication: Publication) -> Any:
