@@ -6,8 +6,9 @@ One publisher sends 1, 4 or 16 messages at once and the next ones when everybody
 them. Peers are a bare C server (one ``send`` a delivery), Falcon on uvicorn's classes
 and ours with a loop over the members, ours with prebuilt frames through the extension
 ``falcon_channels.direct`` and nothing else, and the library: a channel with history
-over the raw door, and over the client protocol in JSON with offsets. The loop over bare
-ASGI is the least that anything can cost on uvicorn as it comes.
+over the raw door, and over the client protocol in JSON with offsets; the raw door also
+with one system call for each delivery, as where Linux allows no io_uring. The loop over
+bare ASGI is the least that anything can cost on uvicorn as it comes.
 """
 
 from __future__ import annotations
@@ -40,6 +41,11 @@ def main() -> None:
             harness.c_server(Path(folder)),
             *harness.falcon_peers(),
             harness.Peer('uvicorn default, bare ASGI', bare),
+            harness.Peer(
+                'falcon-channels, without io_uring',
+                [*harness.SERVE, 'benchmarks.apps.rooms:app'],
+                {'CHANNELS_IO_URING': 'off'},
+            ),
         ]
         harness.measure(peers, cases, args, unit='delivery')
 

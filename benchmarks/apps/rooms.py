@@ -10,9 +10,13 @@ import falcon.asgi
 
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
+from falcon_channels import ChannelsOptions
 from falcon_channels import EndpointOptions
 
-channels = Channels(os.environ.get('CHANNELS_URL', 'memory://'))
+channels = Channels(
+    os.environ.get('CHANNELS_URL', 'memory://'),
+    ChannelsOptions(io_uring=os.environ.get('CHANNELS_IO_URING') != 'off'),
+)
 
 
 class Room:
