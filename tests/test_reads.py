@@ -10,6 +10,7 @@ import pytest
 
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
+from falcon_channels.brokers.base import Capabilities
 from falcon_channels.brokers.base import StreamSettings
 from falcon_channels.brokers.memory import MemoryBroker
 from falcon_channels.errors import BrokerUnavailableError
@@ -24,6 +25,8 @@ SETTINGS = StreamSettings(size=10)
 
 class SlowBroker(MemoryBroker):
     """A log whose reads look at once, and answer when they are told to."""
+
+    capabilities = Capabilities()
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,6 +66,15 @@ async def test_who_asks_meanwhile_waits_for_the_next_read() -> None:
     broker.reads[3].set_result(None)
     assert [1] * 5 == await asyncio.gather(*second)
     assert 4 == len(broker.reads)
+
+
+async def test_reads_that_wait_for_nothing_are_answered_at_once() -> None:
+    """What memory holds is there without a turn of the event loop."""
+    reads = SharedReads(MemoryBroker())
+    asking = reads.history('a', SETTINGS, limit=1)
+    with pytest.raises(StopIteration) as done:
+        asking.send(None)
+    assert [] == done.value.value.publications
 
 
 async def test_who_gives_up_disturbs_nobody() -> None:

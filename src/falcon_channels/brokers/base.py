@@ -95,6 +95,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
         durable: Logs and epochs survive the end of all processes.
         shared: Several processes can use one store.
         transactions: `Broker.publish` takes the application's own `connection`.
+        immediate_reads: `Broker.history` waits for nothing, so that whoever reads need
+            not share the read with others.
     """
 
     history: bool = True
@@ -102,6 +104,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     durable: bool = False
     shared: bool = False
     transactions: bool = False
+    immediate_reads: bool = False
 
 
 class StreamSettings(msgspec.Struct, frozen=True, kw_only=True):

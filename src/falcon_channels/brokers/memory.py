@@ -93,7 +93,7 @@ class MemoryBroker(Broker):
         wall_clock: Seconds of Unix time, for `Publication.time_ms`.
     """
 
-    capabilities = Capabilities()
+    capabilities = Capabilities(immediate_reads=True)
 
     def __init__(
         self,
