@@ -261,7 +261,7 @@ class RedisBroker(Broker):
     ) -> HistoryPage:
         if not settings.size:
             return HistoryPage([], NO_POSITION)
-        offset, epoch, entries = await self._opened().run(
+        offset, epoch, heads, bodies = await self._opened().run(
             scripts.HISTORY,
             list(self._keys.log(channel)),
             settings.size,
@@ -274,9 +274,12 @@ class RedisBroker(Broker):
             int(reverse),
         )
         publications = []
-        for entry_id, fields in entries:
-            number, _, ms = entry_id.partition(b'-')
-            publications.append(decode_publication(fields[1], int(number), int(ms)))
+        start = 0
+        for head in heads.split():
+            number, ms, size = map(int, head.split(b'-'))
+            body = bodies[start : start + size]
+            publications.append(decode_publication(body, number, ms))
+            start += size
         return HistoryPage(publications, Position(int(offset), epoch.decode()))
 
     async def remove_history(self, channel: str) -> None:

@@ -3,7 +3,9 @@
 -- KEYS: meta, log
 -- ARGV: size, ttl_ms, meta_ms, new epoch, trusted (0 or 1), since (-1: none),
 --       limit (-1: none), reverse (0 or 1)
--- Returns: offset, epoch, entries of the stream
+-- Returns: offset, epoch, "offset-ms-size" of each publication, and all their bodies, one
+--       behind the other: an answer of few parts is read several times as fast by a
+--       client in Python
 
 local size, ttl_ms, meta_ms = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local since, limit, reverse = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8] == '1'
@@ -18,7 +20,7 @@ elseif limit == 0 and meta_ms >= 0 then
   -- Whoever compares positions has subscribers, and wants the log to stay.
   redis.call('PEXPIRE', KEYS[1], text(meta_ms))
 end
-if limit == 0 then return {text(top), epoch, {}} end
+if limit == 0 then return {text(top), epoch, '', ''} end
 
 if ttl_ms >= 0 then trim_by_age(KEYS[2], now_ms() - ttl_ms, 1000000) end
 local first, last = top - size + 1, top
@@ -30,7 +32,7 @@ if since >= 0 then
     first = since + 1
   end
 end
-if first > last then return {text(top), epoch, {}} end
+if first > last then return {text(top), epoch, '', ''} end
 local range
 if reverse then
   range = {'XREVRANGE', KEYS[2], text(last), text(first)}
@@ -40,4 +42,10 @@ end
 if limit > 0 then
   range[5], range[6] = 'COUNT', text(limit)
 end
-return {text(top), epoch, redis.call(unpack(range))}
+local heads, bodies = {}, {}
+for number, entry in ipairs(redis.call(unpack(range))) do
+  local body = entry[2][2]
+  heads[number] = entry[1] .. '-' .. text(#body)
+  bodies[number] = body
+end
+return {text(top), epoch, table.concat(heads, ' '), table.concat(bodies)}
