@@ -351,9 +351,14 @@ class RedisBroker(Broker):
 
     async def presence(self, channel: str) -> Mapping[str, ClientInfo]:
         base = self._keys.partition(self._keys.partition_of(channel))
-        found = await self._opened().run(
+        sizes, parts = await self._opened().run(
             scripts.PRESENCE_LIST, [f'{base}until'], base, token(channel)
         )
+        found = []
+        start = 0
+        for size in map(int, sizes.split()):
+            found.append(parts[start : start + size])
+            start += size
         return {
             client.decode(): decode_info(info)
             for client, info in zip(found[::2], found[1::2], strict=True)

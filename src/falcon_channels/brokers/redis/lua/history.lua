@@ -45,7 +45,7 @@ end
 local heads, bodies = {}, {}
 for number, entry in ipairs(redis.call(unpack(range))) do
   local body = entry[2][2]
-  heads[number] = entry[1] .. '-' .. text(#body)
+  heads[number] = entry[1] .. '-' .. #body
   bodies[number] = body
 end
 return {text(top), epoch, table.concat(heads, ' '), table.concat(bodies)}

@@ -2,16 +2,19 @@
 --
 -- KEYS: until
 -- ARGV: what the keys of the partition begin with, token
--- Returns: client and info, of each whose entry has not expired
+-- Returns: sizes of client and info of each whose entry has not expired, as one text,
+--       and all of these one behind the other: see history.lua
 
 local now = now_ms()
 local found = redis.call('HGETALL', ARGV[1] .. 'c:' .. ARGV[2])
-local there = {}
+local sizes, parts, count = {}, {}, 0
 for at = 1, #found, 2 do
   local score = redis.call('ZSCORE', KEYS[1], ARGV[2] .. ':' .. found[at])
   if score and tonumber(score) > now then
-    there[#there + 1] = found[at]
-    there[#there + 1] = found[at + 1]
+    local client, info = found[at], found[at + 1]
+    sizes[count + 1], parts[count + 1] = #client, client
+    sizes[count + 2], parts[count + 2] = #info, info
+    count = count + 2
   end
 end
-return there
+return {table.concat(sizes, ' '), table.concat(parts)}
