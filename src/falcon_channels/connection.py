@@ -71,8 +71,8 @@ class Connection(abc.ABC):
         self.closed = False
         #: Blobs of this turn of the event loop, which leave in one write.
         self.out: list[Any] = []
-        #: Bytes of recovered publications that may wait beyond the limit of the
-        #: backlog, until the client has read everything once.
+        #: Bytes of what the client asked for that may wait beyond the limit of the
+        #: backlog, until it has read everything once.
         self.granted_bytes = 0
         # PERF: a stored bound method saves two look-ups for each delivery.
         self.write = transport.write
@@ -187,6 +187,10 @@ class Connection(abc.ABC):
         return ClientInfo(
             user=self.user, client=self.id, conn_info=conn_info, chan_info=chan_info
         )
+
+    def on_all_read(self) -> None:
+        """Learn that nothing waits for the client any more."""
+        self.granted_bytes = 0
 
     # --- Receiver: what the transport tells ------------------------------------------
 

@@ -123,7 +123,7 @@ class Endpoint:
         try:
             result = await handlers.HANDLERS[type(request)](session, request)
             if result is not None:
-                session.reply_to_command(result)
+                session.answer(result)
         except handlers.EndedError as ex:
             session.disconnect(*ex.disconnect)
         except ProtocolError as ex:

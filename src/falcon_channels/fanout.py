@@ -108,7 +108,7 @@ class FanOut:
                 self._check_backlog(connection, backlog_bytes)
             elif connection.granted_bytes:
                 # NOTE: it took all at once, what it recovered as well.
-                connection.granted_bytes = 0
+                connection.on_all_read()
 
     def flush_feed(self, feed: Feed) -> None:
         """Deliver what a feed took now: who subscribes is about to change."""

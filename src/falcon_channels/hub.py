@@ -243,7 +243,7 @@ class Hub:
 
     def on_writable(self, connection: Connection) -> None:
         """Give a connection that reads again what waits for it."""
-        connection.granted_bytes = 0
+        connection.on_all_read()
         self.catch_up(connection)
 
     def catch_up(self, connection: Connection) -> None:
@@ -419,7 +419,13 @@ class Hub:
             if found is None or found.position.offset < feed.position.offset:
                 continue
             size_bytes = sum(map(approximate_bytes, found.publications))
-            if not found.recovered or size_bytes > feed.options.recovery_limit_bytes:
+            limit_bytes = feed.options.recovery_limit_bytes
+            # SECURITY: a client that never reads, with one recovery after the other.
+            too_much = size_bytes > limit_bytes or (
+                subscription.connection.granted_bytes
+                > max(limit_bytes, self.options.max_backlog_bytes)
+            )
+            if not found.recovered or too_much:
                 return self._join_live(feed, subscription, True)
             feed.add(subscription, found.position.offset)
             return Joined(found.position, found.publications, True, size_bytes)

@@ -11,6 +11,7 @@ NOTE: no error of the application reaches a client as Falcon would close it. Fal
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -124,6 +125,7 @@ class Session(Connection):
         'meta',
         'name',
         'ping_at_s',
+        'reader',
         'refused',
         'reply',
         'says_goodbye',
@@ -163,6 +165,8 @@ class Session(Connection):
         self.secret = ''
         self.waiting: deque[Command] | None = None
         self.working = False
+        #: Done when the client has read its replies, while its commands wait for that.
+        self.reader: asyncio.Future[None] | None = None
         self.corked = False
         self.allowance = float(endpoint.options.commands_burst)
         self.allowance_at_s = endpoint.now_s()
@@ -247,6 +251,9 @@ class Session(Connection):
         assert waiting is not None
         try:
             while waiting and not self.closed:
+                if self.granted_bytes > self.hub.options.max_backlog_bytes:
+                    await self._all_read()
+                    continue
                 command = waiting.popleft()
                 if len(waiting) == _MAX_WAITING - 1:
                     self.transport.resume_reading()
@@ -258,6 +265,24 @@ class Session(Connection):
         finally:
             self.working = False
             self.waiting = None
+
+    async def _all_read(self) -> None:
+        """Wait until the client has read its replies, or the connection is over.
+
+        SECURITY: a client that asks and asks, and never reads.
+        """
+        self.reader = asyncio.get_running_loop().create_future()
+        await self.reader
+
+    def on_all_read(self) -> None:
+        """Go on with the next command."""
+        super().on_all_read()
+        self._wake_reader()
+
+    def _wake_reader(self) -> None:
+        reader, self.reader = self.reader, None
+        if reader is not None and not reader.done():
+            reader.set_result(None)
 
     def _on_pong(self, command: Command) -> None:
         # NOTE: not queued behind commands: a slow responder is not a dead client.
@@ -280,6 +305,16 @@ class Session(Connection):
             self.uncork(payload)
         else:
             self.send(payload)
+
+    def answer(self, result: Result) -> None:
+        """Send the result of a command, large or not.
+
+        It is not held against the client, which asked for it; but its next command
+        waits until it has read what is large.
+        """
+        payload = self.codec.protocol.encode_reply(self.command_id, result)
+        self.granted_bytes += len(payload)
+        self.send(payload)
 
     def parts(
         self, channel: str, epoch: str, publications: list[Publication]
@@ -427,6 +462,7 @@ class Session(Connection):
             self.endpoint.emulation.forget(self)
         if self.waiting is not None:
             self.waiting.clear()
+        self._wake_reader()
         if connected:
             self.endpoint.on_disconnect(self)
 
