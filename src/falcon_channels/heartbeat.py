@@ -14,7 +14,7 @@ from typing import Protocol
 class Due(Protocol):
     """Somebody who waits for a second."""
 
-    #: The second that it waits for; 0 for none. Older entries are passed over.
+    #: The second that it waits for; 0 for none.
     due_s: int
 
     def on_due(self, now_s: float) -> None:
@@ -25,7 +25,7 @@ class Heartbeat:
     """Calls those who are due, within a second after their time."""
 
     def __init__(self) -> None:
-        self._buckets: dict[int, list[Due]] = {}
+        self._buckets: dict[int, dict[Due, None]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._next_s = 0
 
@@ -36,14 +36,24 @@ class Heartbeat:
             due: Whom; it waits for one second at a time.
             when_s: Rounded up to a whole second.
         """
+        self.discard(due)
         second = int(when_s) + 1
         due.due_s = second
         bucket = self._buckets.get(second)
         if bucket is None:
-            bucket = self._buckets[second] = []
-        bucket.append(due)
+            bucket = self._buckets[second] = {}
+        bucket[due] = None
         if self._timer is None or second < self._next_s:
             self._plan()
+
+    def discard(self, due: Due) -> None:
+        """Forget `due`, and keep nothing of it; it need not be here."""
+        bucket = self._buckets.get(due.due_s)
+        if bucket is not None:
+            bucket.pop(due, None)
+            if not bucket:
+                del self._buckets[due.due_s]
+        due.due_s = 0
 
     def close(self) -> None:
         """Call nobody any more."""

@@ -457,7 +457,7 @@ class Session(Connection):
         """Let go of everything; tell the application."""
         connected = self.state in (State.CONNECTED, State.PINGED, State.UNIDIRECTIONAL)
         self.state = State.CLOSED
-        self.due_s = 0
+        self.endpoint.heartbeat.discard(self)
         if self.secret:
             self.endpoint.emulation.forget(self)
         if self.waiting is not None:

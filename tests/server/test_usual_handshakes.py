@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import socket
 from typing import Any
-import weakref
 
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
 import pytest
-from support.processes import wait_until
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 import websockets.server
@@ -25,7 +22,6 @@ from falcon_channels.server.handshake import read_request
 from falcon_channels.server.handshake import read_usual
 from falcon_channels.server.options import ServerOptions
 from falcon_channels.server.protocol import WebSocketProtocol
-from falcon_channels.transports.direct import EXTENSION
 from server.running import frame
 from server.running import KEY
 from server.running import Peer
@@ -318,44 +314,3 @@ def test_a_connection_that_was_handed_over_is_bounded(own: bool) -> None:
         (connection,) = server.connections
         sock = connection.transport.get_extra_info('socket')
         assert 7000 == sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
-
-
-class Kept:
-    """A receiver that keeps its connection, as they do."""
-
-    def __init__(self, websocket: Any) -> None:
-        self.websocket = websocket
-
-    def on_message(self, message: str | bytes) -> None:
-        pass
-
-    def on_writable(self) -> None:
-        pass
-
-    def on_closed(self, code: int, reason: str) -> None:
-        pass
-
-
-def test_what_has_ended_is_freed_at_once() -> None:
-    """Neither protocol object nor the receiver waits for the garbage collector."""
-    freed: list[weakref.ref[Any]] = []
-
-    async def attach(scope: Any, receive: Any, send: Any) -> None:
-        await receive()
-        await send({'type': 'websocket.accept'})
-        websocket = scope['extensions'][EXTENSION]['websocket']
-        receiver = Kept(websocket)
-        freed.append(weakref.ref(receiver))
-        websocket.attach(receiver)
-
-    with running(attach, http=HTTP) as server, Peer(server.port) as peer:
-        wait_until(lambda: len(server.connections) == 1, 'the connection is there')
-        freed.append(weakref.ref(next(iter(server.connections))))
-        gc.disable()
-        try:
-            peer.open()
-            peer.sock.close()
-            wait_until(lambda: len(freed) == 2, 'it is attached')
-            wait_until(lambda: not any(ref() for ref in freed), 'all is freed')
-        finally:
-            gc.enable()
