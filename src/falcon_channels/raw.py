@@ -8,7 +8,6 @@ for what it missed by ``?since=OFFSET:EPOCH``.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Iterator
 import contextlib
 import logging
@@ -72,7 +71,7 @@ def parse_since(text: str) -> Position:
 class RawConnection(Connection):
     """A plain WebSocket in one channel."""
 
-    __slots__ = ('_inbox', '_media', '_wake', 'ended', 'max_message_bytes')
+    __slots__ = ('_inbox', '_media', '_waiter', 'max_message_bytes')
 
     def __init__(
         self, channels: Channels, transport: Transport, req: Any, media: bool
@@ -84,11 +83,11 @@ class RawConnection(Connection):
             channels.hub, transport, encoder(codec, transport.framing), req
         )
         self._media = media
-        self._inbox: deque[str | bytes] = deque()
-        self._wake = asyncio.Event()
+        # NOTE: A list, for it is short, and an empty deque takes 700 bytes.
+        self._inbox: list[str | bytes] = []
+        #: While `publish_all` waits.
+        self._waiter: asyncio.Future[None] | None = None
         self.max_message_bytes = channels.options.max_message_bytes
-        #: Done when the connection has ended.
-        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def begin(self, transport: Transport) -> None:
         """Take the framing of the accepted connection."""
@@ -109,7 +108,7 @@ class RawConnection(Connection):
         self._inbox.append(message)
         if len(self._inbox) == _INBOX:
             self.transport.pause_reading()
-        self._wake.set()
+        self._wake()
 
     def on_unsubscribed(
         self, subscription: Subscription, code: int, reason: str
@@ -118,10 +117,8 @@ class RawConnection(Connection):
         self.disconnect(UNSUBSCRIBED if code < 2500 else INSUFFICIENT_STATE, reason)
 
     def on_end(self) -> None:
-        """Wake whoever waits for the end."""
-        self._wake.set()
-        if not self.ended.done():
-            self.ended.set_result(None)
+        """Let `publish_all` return."""
+        self._wake()
 
     def shutdown(self) -> None:
         """This process is about to end."""
@@ -157,10 +154,10 @@ class RawConnection(Connection):
         """Publish what the client sends, one after the other, until the end."""
         while not self.closed:
             if not self._inbox:
-                self._wake.clear()
-                await self._wake.wait()
+                self._waiter = asyncio.get_running_loop().create_future()
+                await self._waiter
                 continue
-            text = self._inbox.popleft()
+            text = self._inbox.pop(0)
             if len(self._inbox) == _INBOX - 1:
                 self.transport.resume_reading()
             try:
@@ -171,6 +168,11 @@ class RawConnection(Connection):
                 self._refuse(413, str(ex))
             except BrokerUnavailableError:
                 self._refuse(503, 'not published: try again')
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     async def _publish(
         self, channels: Channels, match: ChannelMatch, channel: str, text: str | bytes
@@ -293,24 +295,32 @@ async def serve_raw(
     except (falcon.HTTPServiceUnavailable, ClosedError):
         await ws.close(TRY_AGAIN_LATER)
         return
-    talking: asyncio.Task[None] | None = None
     try:
-        if not isinstance(transport, AsgiTransport):
-            transport.attach(connection)
-        # NOTE: at once, so that a client whose WebSocket is open is subscribed.
-        await join(channels, door)
-        talking = asyncio.create_task(
-            talk(channels, door), name='falcon_channels raw door'
-        )
         if isinstance(transport, AsgiTransport):
-            await transport.run(connection)
+            await _serve_asgi(channels, door, transport)
         else:
-            await connection.ended
+            transport.attach(connection)
+            # NOTE: at once, so that a client whose WebSocket is open is subscribed.
+            await join(channels, door)
+            # PERF: a task of its own is a tenth of the cost of a connection
+            #   (benchmarks/connections.py), and most of its memory.
+            await talk(channels, door)
     finally:
         connection.shutdown()
-        if talking is not None:
-            # NOTE: it ends by itself, now that the connection is over.
-            await asyncio.gather(talking, return_exceptions=True)
+
+
+async def _serve_asgi(
+    channels: Channels, door: RawDoor, transport: AsgiTransport
+) -> None:
+    # NOTE: at once, as above.
+    await join(channels, door)
+    talking = asyncio.create_task(talk(channels, door), name='falcon_channels raw door')
+    try:
+        await transport.run(door.connection)
+    finally:
+        door.connection.shutdown()
+        # NOTE: it ends by itself, now that the connection is over.
+        await asyncio.gather(talking, return_exceptions=True)
     if not talking.cancelled() and (error := talking.exception()) is not None:
         raise error
 
@@ -345,6 +355,9 @@ def _ending(door: RawDoor) -> Iterator[None]:
         connection.on_unsubscribed(door.subscription, ex.code, ex.reason)
     except (BrokerUnavailableError, ClosedError):
         connection.disconnect(TRY_AGAIN_LATER, 'try again later')
+    except asyncio.CancelledError:
+        connection.shutdown()
+        raise
     except BaseException:
         connection.disconnect(INTERNAL_ERROR, 'internal server error')
         raise
