@@ -69,8 +69,8 @@ class Connection(abc.ABC):
         self.info: Any = None
         self.subscriptions: dict[str, Subscription] = {}
         self.closed = False
-        #: Blobs of this turn of the event loop, which leave in one write.
-        self.out: list[Any] = []
+        #: Blobs of this turn of the event loop, which leave in one write; never empty.
+        self.out: list[Any] | None = None
         #: Bytes of what the client asked for that may wait beyond the limit of the
         #: backlog, until it has read everything once.
         self.granted_bytes = 0
@@ -149,16 +149,18 @@ class Connection(abc.ABC):
         """Queue a blob of this connection's framing."""
         if self.closed:
             return
-        if not self.out:
+        if self.out is None:
+            self.out = [blob]
             self.hub.on_output(self)
-        self.out.append(blob)
+        else:
+            self.out.append(blob)
 
     def flush(self) -> int:
         """Write what is queued; return the transport's backlog in bytes."""
         out = self.out
-        if not out:
+        if out is None:
             return 0
-        self.out = []
+        self.out = None
         return self.write(out[0] if len(out) == 1 else self.encoder.framing.join(out))
 
     def disconnect(self, code: int, reason: str) -> None:

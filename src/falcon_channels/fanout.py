@@ -167,7 +167,7 @@ class FanOut:
         """Write a blob to a group, with one call for all where sockets are lent."""
         # PERF: no call for each but the write itself (benchmarks/fanout.py).
         descriptors = [
-            -1 if connection.out else connection.transport.descriptor
+            connection.transport.descriptor if connection.out is None else -1
             for connection in group.values()
         ]
         # NOTE: to go back to each of the others costs more than a call.
@@ -177,7 +177,7 @@ class FanOut:
             return
         limit_bytes = feed.limit_bytes
         for subscription, connection in group.items():
-            if connection.out:
+            if connection.out is not None:
                 connection.out.append(blob)
             elif connection.write(blob) > limit_bytes:
                 slow.append(subscription)
@@ -198,10 +198,10 @@ class FanOut:
         members: list[_Member] = []
         for member in group.items():
             subscription, connection = member
-            if connection.out:
+            if connection.out is not None:
                 connection.out.append(blob)
             elif len(connection.subscriptions) > 1:
-                connection.out.append(blob)
+                connection.out = [blob]
                 self._connections_due.append(connection)
             elif (descriptor := connection.transport.descriptor) >= 0:
                 descriptors.append(descriptor)
@@ -236,7 +236,7 @@ class FanOut:
             feed, subscription, connection, blob = written[number]
             if sent < 0:
                 connection.transport.abort()
-            elif connection.out:
+            elif connection.out is not None:
                 connection.out.append(blob)
             elif connection.write(blob[sent:]) > feed.limit_bytes:
                 slow.append((feed, subscription))

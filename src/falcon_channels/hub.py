@@ -218,7 +218,7 @@ class Hub:
         if connection.closed:
             return
         connection.closed = True
-        connection.out.clear()
+        connection.out = None
         self.connections.pop(connection.id, None)
         self._forget_user(connection, connection.user)
         self._fan_out.forget(connection)

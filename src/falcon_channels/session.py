@@ -342,7 +342,7 @@ class Session(Connection):
     def refuse_connect(self, error: codes.ReplyError) -> None:
         """Answer connect with an error; nothing else is read from this client."""
         self.corked = False
-        self.out = []
+        self.out = None
         for subscription in list(self.subscriptions.values()):
             self.hub.leave(subscription)
         self.state = State.REFUSED
@@ -378,7 +378,9 @@ class Session(Connection):
         if self.closed:
             return
         reply = self.encoder.framing.frame(payloads, binary=self.codec.binary)
-        self.out = [reply, *self.out[1:]]
+        kept = self.out
+        assert kept is not None
+        self.out = [reply, *kept[1:]]
         self.hub.on_output(self)
         # NOTE: what waits as for a slow reader; no transport would tell of it.
         self.hub.catch_up(self)
@@ -396,7 +398,7 @@ class Session(Connection):
         """Close with a code, after what is queued."""
         if self.corked:
             self.corked = False
-            self.out = []
+            self.out = None
         if self.says_goodbye and not self.closed:
             again = codes.reconnects(code)
             self.push('', DisconnectPush(code, reason, again))

@@ -380,7 +380,7 @@ MUTANTS = [
     Mutant(
         'publications overtake the reply before them',
         'fanout.py',
-        'if connection.out:\n',
+        'if connection.out is not None:\n',
         'if False:\n',
     ),
     Mutant(
@@ -539,8 +539,8 @@ MUTANTS = [
     Mutant(
         'what is sent before the connect reply comes before it',
         'session.py',
-        'self.out = [reply, *self.out[1:]]',
-        'self.out = [*self.out[1:], reply]',
+        'self.out = [reply, *kept[1:]]',
+        'self.out = [*kept[1:], reply]',
         'tests/endpoint/test_delivery.py tests/endpoint/test_slow_broker.py',
     ),
     Mutant(
