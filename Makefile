@@ -87,7 +87,7 @@ simulate: setup  ## Simulate SEEDS worlds of the hub without sockets, or replay 
 	cd tests && $(abspath $(BIN))/python -m simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),1000))
 
 .PHONY: mutants
-mutants: setup  ## Break the hub in 70 ways, and see that each is noticed (ten minutes; NAME=words: some)
+mutants: setup  ## Break the hub in 80 ways, and see that each is noticed (ten minutes; NAME=words: some)
 	cd tests && $(abspath $(BIN))/python -m simulation.mutants $(NAME)
 
 .PHONY: check

@@ -3,8 +3,9 @@
 The figure is the CPU time of the server's process for one unit of work (an echo, a
 delivery), not throughput: it does not depend on how fast the load is, nor on what else
 the machine does, and it is what one more delivery costs. The server runs on one core
-and the load on another. All peers take turns in one run, and each repetition of a peer
-is compared with the limit's of the same turn; print medians and the spread.
+and the load on another. In each repetition all peers are started, and take several
+short turns, so that what else the machine does meets all of them; a peer is compared
+with the limit of the same repetition. Printed are medians and the spread.
 
 The load generator is written in C. Its own CPU use is printed with each row: where it
 is under 100 % it waited for the server; where it is not, the server waited for it,
@@ -18,6 +19,7 @@ import argparse
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -226,6 +228,22 @@ class Sample:
     max_us: float
 
 
+def merged(samples: Sequence[Sample]) -> Sample:
+    """Return what was seen in turns of equal length as one sample.
+
+    Latencies are the medians of the turns', but for the largest.
+    """
+    return Sample(
+        cpu_us=sum(sample.cpu_us * sample.per_second for sample in samples)
+        / sum(sample.per_second for sample in samples),
+        per_second=statistics.mean(sample.per_second for sample in samples),
+        load_share=statistics.mean(sample.load_share for sample in samples),
+        p50_us=_median(samples, lambda sample: sample.p50_us),
+        p99_us=_median(samples, lambda sample: sample.p99_us),
+        max_us=max(sample.max_us for sample in samples),
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """One row group: the load that all peers get.
@@ -265,6 +283,7 @@ def measure(
     *,
     program: str = 'load',
     unit: str = 'message',
+    turns: int = 4,
 ) -> None:
     """Run every case with all peers in turn; the first peer is the limit.
 
@@ -274,6 +293,7 @@ def measure(
         args: What `arguments` has read.
         program: The load generator's name.
         unit: What a message of the load generator is.
+        turns: In how many parts each measurement is taken.
     """
     first, *rest = peers
     peers = [first, *(p for p in rest if any(part in p.name for part in args.only))]
@@ -285,16 +305,20 @@ def measure(
     with tempfile.TemporaryDirectory() as folder:
         load_program = compile_c(program, Path(folder))
         for _ in range(args.repetitions):
-            for peer in peers:
-                with Server(peer) as server:
-                    for case in cases:
-                        load = Load(load_program, server, case.words)
-                        try:
-                            samples[case.title][peer.name].append(
-                                load.run(args.seconds)
-                            )
-                        finally:
-                            load.close()
+            with contextlib.ExitStack() as stack:
+                servers = [stack.enter_context(Server(peer)) for peer in peers]
+                for case in cases:
+                    with contextlib.ExitStack() as loaded:
+                        loads = []
+                        for server in servers:
+                            loads.append(Load(load_program, server, case.words))
+                            loaded.callback(loads[-1].close)
+                        parts = [
+                            [load.run(args.seconds / turns) for load in loads]
+                            for _ in range(turns)
+                        ]
+                    for peer, own in zip(peers, zip(*parts, strict=True), strict=True):
+                        samples[case.title][peer.name].append(merged(own))
     for title, rows in samples.items():
         print_case(title, rows, unit)
     if args.json is not None:

@@ -94,6 +94,7 @@ def main() -> None:
             args,
             program='connect',
             unit='connection',
+            turns=1,
         )
 
 
