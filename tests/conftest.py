@@ -44,8 +44,8 @@ def pytest_collection_modifyitems(
 ) -> None:
     if not config.getoption('--asgi-server'):
         return
-    chosen = [
-        item for item in items if 'asgi_server' in getattr(item, 'fixturenames', ())
-    ]
+    # NOTE: `target` is what tests/attacks attack.
+    fixtures = {'asgi_server', 'target'}
+    chosen = [item for item in items if fixtures & {*getattr(item, 'fixturenames', ())}]
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     items[:] = chosen

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any
 from typing import Self
 
+from attacks.targets import ELSEWHERE
 from attacks.targets import Target
 from attacks.targets import TARGETS
 import pytest
@@ -36,16 +37,21 @@ class Victim(ServerProcess):
         return handshake(self.port, path, add=add, **changes)
 
 
-@pytest.fixture(
-    scope='session',
-    params=[
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Attack all targets, or the one that ``--asgi-server`` names."""
+    if 'target' not in metafunc.fixturenames:
+        return
+    targets = [*TARGETS, *ELSEWHERE]
+    chosen = metafunc.config.getoption('--asgi-server')
+    if chosen:
+        targets = [target for target in targets if target.name == chosen]
+    elif not metafunc.definition.get_closest_marker('every_server'):
+        targets = [*TARGETS]
+    params = [
         pytest.param(target, id=str(target), marks=pytest.mark.xdist_group(str(target)))
-        for target in TARGETS
-    ],
-)
-def target(request: pytest.FixtureRequest) -> Target:
-    found: Target = request.param
-    return found
+        for target in targets
+    ]
+    metafunc.parametrize('target', params, scope='session')
 
 
 @pytest.fixture(scope='session')

@@ -22,6 +22,7 @@ from support.rawsocket import CLOSE
 from support.rawsocket import ClosedByServer
 from support.rawsocket import CONTINUATION
 from support.rawsocket import frame
+from support.rawsocket import PATIENCE_S
 from support.rawsocket import PING
 from support.rawsocket import RawSocket
 from support.rawsocket import TEXT
@@ -42,6 +43,11 @@ def growth(server: Victim, before: int) -> str:
     return 'bounded' if grown < BOUND_BYTES else 'grows'
 
 
+def sockets(server: Victim) -> int:
+    """Return how many connections of clients the server's processes hold."""
+    return len(memory.clients(server.port))
+
+
 def measure(server: Victim) -> int:
     """Begin to measure memory; return what is used now."""
     memory.reset_peak(server.pid)
@@ -55,7 +61,11 @@ def end(sock: RawSocket) -> str:
     except ClosedByServer:
         return 'eof'
     if found.opcode == CLOSE:
-        return str(int.from_bytes(found.payload[:2], 'big'))
+        return (
+            str(int.from_bytes(found.payload[:2], 'big'))
+            if found.payload
+            else 'no code'
+        )
     return 'answered'
 
 
@@ -82,17 +92,29 @@ def test_h9_headers_without_end(fresh_server: Victim, target: Target) -> None:
 def test_h14_many_connections(fresh_server: Victim) -> None:
     """H14: 200 connections from one address, half of them idle, starve nobody."""
     with Neighbour(fresh_server) as neighbour:
-        files = memory.open_files(fresh_server.pid)
         with ExitStack() as stack:
             for number in range(200):
                 sock = stack.enter_context(fresh_server.connect())
                 if number % 2:
                     sock.send(fresh_server.handshake())
             neighbour.gets_on()
-        wait_until(
-            lambda: memory.open_files(fresh_server.pid) <= files,
-            'the sockets are given back',
-        )
+        wait_until(lambda: sockets(fresh_server) == 1, 'the sockets are given back')
+        neighbour.gets_on()
+
+
+@pytest.mark.every_server
+def test_f6_fragments_without_end(fresh_server: Victim, target: Target) -> None:
+    """F6: a message without end is refused long before it fills the memory."""
+    parts = frame(CONTINUATION, b'a' * 65536, fin=False) * 1600
+    with Neighbour(fresh_server) as neighbour, fresh_server.connect() as sock:
+        before = measure(fresh_server)
+        sock.open()
+        sock.send(frame(TEXT, b'a', fin=False))
+        all_is_taken = sock.push(parts, PATIENCE_S) == len(parts)
+        found = growth(fresh_server, before)
+        if found == 'grows' and all_is_taken:
+            found = 'grows without end'
+        assert found in expected('F6 memory', target, 'bounded')
         neighbour.gets_on()
 
 
@@ -129,6 +151,7 @@ def test_f8_bomb(fresh_server: Victim, target: Target) -> None:
         neighbour.gets_on()
 
 
+@pytest.mark.every_server
 def test_f9_pings(fresh_server: Victim, target: Target) -> None:
     """F9: pings without end from a client that reads no pong fill no memory."""
     pings = frame(PING, b'a' * 125) * 250_000
@@ -157,13 +180,13 @@ def test_f11_reads_nothing(quick_server: Victim, target: Target) -> None:
     """F11: a client that reads nothing is given up, and its socket is really gone."""
     outcomes = expected('F11', target, 'gone')
     with Neighbour(quick_server) as neighbour:
-        files = memory.open_files(quick_server.pid)
         with quick_server.connect(receive_buffer_bytes=4096) as sock:
+            client_port = sock.sock.getsockname()[1]
             sock.open()
             sock.push(frame(TEXT, b'a' * 65536) * 1000)
             neighbour.gets_on()
             gone = becomes(
-                lambda: memory.open_files(quick_server.pid) <= files, outcomes
+                lambda: client_port not in memory.clients(quick_server.port), outcomes
             )
             assert gone in outcomes
         neighbour.gets_on()

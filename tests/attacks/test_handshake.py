@@ -8,6 +8,7 @@ from attacks.conftest import Victim
 from attacks.targets import expected
 from attacks.targets import Target
 import pytest
+from support.processes import wait_until
 from support.rawsocket import CLOSE
 from support.rawsocket import close_payload
 from support.rawsocket import ClosedByServer
@@ -15,17 +16,25 @@ from support.rawsocket import frame
 from support.rawsocket import KEY
 from support.rawsocket import PATIENCE_S
 from support.rawsocket import RawSocket
+from support.rawsocket import SILENCE_S
 from support.rawsocket import TEXT
 
-pytestmark = [pytest.mark.server, pytest.mark.timeout(120)]
+pytestmark = [
+    pytest.mark.server,
+    pytest.mark.every_server,
+    pytest.mark.timeout(120),
+]
 
-# Long enough to say of a server that is known to be silent that it still is.
-SILENCE_S = 1.5
+
+def patience_s(outcomes: Iterable[str]) -> float:
+    """Return how long to wait for something that may be known not to come."""
+    known = any(outcome.endswith(('silence', 'stays')) for outcome in outcomes)
+    return SILENCE_S if known else PATIENCE_S
 
 
 def answer(sock: RawSocket, outcomes: Iterable[str]) -> str:
     """Return what comes first: a status, 'eof' or 'silence'."""
-    sock.sock.settimeout(SILENCE_S if 'silence' in outcomes else PATIENCE_S)
+    sock.sock.settimeout(patience_s(outcomes))
     try:
         return str(sock.read_response().status)
     except ClosedByServer:
@@ -88,7 +97,7 @@ def test_h2_hosts(server: Victim, target: Target, hosts: list[str]) -> None:
 
 @pytest.mark.parametrize('version', ['8', '12', '0', '13, 8', 'x'])
 def test_h3_bad_version(server: Victim, target: Target, version: str) -> None:
-    """H3: after a refused upgrade nothing that follows is read as a request."""
+    """H3: after a refused upgrade nothing that follows is read, and the end comes."""
     request = server.handshake(
         drop=['Sec-WebSocket-Version'],
         add=[('Sec-WebSocket-Version', version)],
@@ -99,8 +108,13 @@ def test_h3_bad_version(server: Victim, target: Target, version: str) -> None:
         response = sock.read_response()
         assert response.status in (400, 426)
         assert 'close' in response.headers.get('connection', 'close')
-        assert b'HTTP/1.1' not in sock.read_rest()
-    outcomes = expected('H3', target, '13')
+        outcomes = expected('H3 end', target, 'ended')
+        try:
+            rest, found = sock.read_rest(patience_s(outcomes)), 'ended'
+        except TimeoutError:
+            rest, found = sock.taken(), 'stays'
+        assert ('read, ' if b'HTTP/1.1' in rest else '') + found in outcomes
+    outcomes = expected('H3 version', target, '13')
     named = response.headers.get('sec-websocket-version', 'none')
     assert named in outcomes
     assert response.status == 426 or named == 'none'
@@ -164,7 +178,7 @@ def test_h6_post(server: Victim, target: Target) -> None:
         sock.send(request)
         response = sock.read_response()
         if 405 == response.status:
-            assert 'GET' == response.headers['allow']
+            assert 'GET' in response.headers['allow'].split(', ')
 
 
 def test_h6_http_1_0(server: Victim, target: Target) -> None:
@@ -183,21 +197,21 @@ def test_h7_firefox(server: Victim, connection: str) -> None:
     check(server, request, {'101'})
 
 
-@pytest.mark.parametrize(
-    ('drop', 'add'),
-    [
-        (['Upgrade'], [('Upgrade', 'h2c'), ('HTTP2-Settings', 'AAMAAABkAAQAAP__')]),
-        (['Connection'], []),
-        (['Connection'], [('Connection', 'keep-alive')]),
-        (['Upgrade'], []),
-    ],
-    ids=['h2c', 'no-connection', 'keep-alive', 'no-upgrade'],
-)
-def test_h8_no_upgrade(
-    server: Victim, drop: list[str], add: list[tuple[str, str]]
-) -> None:
+H2C = [('Upgrade', 'h2c'), ('HTTP2-Settings', 'AAMAAABkAAQAAP__')]
+HALF_UPGRADES: dict[str, tuple[list[str], list[tuple[str, str]]]] = {
+    'h2c': (['Upgrade'], H2C),
+    'no Connection': (['Connection'], []),
+    'keep-alive': (['Connection'], [('Connection', 'keep-alive')]),
+    'no Upgrade': (['Upgrade'], []),
+}
+
+
+@pytest.mark.parametrize('half', list(HALF_UPGRADES))
+def test_h8_no_upgrade(server: Victim, target: Target, half: str) -> None:
     """H8: what is not fully an upgrade to WebSocket is plain HTTP, or refused."""
-    check(server, server.handshake(drop=drop, add=add), {'200', '400'})
+    drop, add = HALF_UPGRADES[half]
+    outcomes = expected(f'H8 {half}', target, '200', '400')
+    check(server, server.handshake(drop=drop, add=add), outcomes)
 
 
 HEADERS = {
@@ -217,11 +231,11 @@ def test_h9_headers(server: Victim, target: Target, headers: str) -> None:
 
 def test_h10_half_requests(server: Victim, target: Target) -> None:
     """H10: a client that sends half a request, or none, is dropped within 15 s."""
-    outcomes = expected('H10', target, 'eof', '400', '408')
     with server.connect() as half, server.connect() as idle:
         half.send(server.handshake()[:-2])
-        for sock in (half, idle):
-            sock.sock.settimeout(SILENCE_S if 'silence' in outcomes else 15.0)
+        for row, sock in (('H10 half', half), ('H10 none', idle)):
+            outcomes = expected(row, target, 'eof', '400', '408')
+            sock.sock.settimeout(min(15.0, patience_s(outcomes)))
             try:
                 found = str(sock.read_response().status)
             except ClosedByServer:
@@ -244,7 +258,7 @@ def test_h11_raw_bytes(server: Victim, target: Target, more: str) -> None:
     )
 
 
-def test_h11_log_lines(server: Victim) -> None:
+def test_h11_log_lines(server: Victim, target: Target) -> None:
     """H11: an encoded line end in a path neither splits headers nor log lines."""
     path = '/no%0d%0aX-Evil:%20yes%0d%0aINFO:%20forged'
     with server.connect() as sock:
@@ -252,8 +266,13 @@ def test_h11_log_lines(server: Victim) -> None:
         response = sock.read_response()
         assert response.status in (400, 403, 404)
         assert 'x-evil' not in response.headers
-    assert '\nINFO: forged' not in server.log()
-    assert '\r' not in server.log()
+        # NOTE: the line may come after the answer; with this one it is there.
+        check(server, server.handshake(), {'101'})
+    if 'forged' in expected('H11 log', target, 'quiet'):
+        wait_until(lambda: '\nINFO: forged' in server.log(), 'a forged line')
+    else:
+        assert '\nINFO: forged' not in server.log()
+        assert '\r' not in server.log()
 
 
 def test_h11_token_in_the_query(server: Victim, target: Target) -> None:
@@ -282,7 +301,11 @@ def test_h12_negotiation(server: Victim, target: Target, offer: str) -> None:
     outcomes = expected(f'H12 {offer}', target, *NEGOTIATED[offer])
     before = len(server.log())
     check(server, server.handshake(add=NEGOTIATIONS[offer]), outcomes)
-    assert 'Traceback' not in server.log()[before:]
+    if offer == 'subprotocol not ASCII' and 'traceback' in expected('H12 log', target):
+        # NOTE: it may come after the answer to the next client.
+        wait_until(lambda: 'Traceback' in server.log()[before:], 'a traceback')
+    else:
+        assert 'Traceback' not in server.log()[before:]
 
 
 def test_h13_early_frame(server: Victim, target: Target) -> None:

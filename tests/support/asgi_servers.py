@@ -36,6 +36,10 @@ class AsgiServer:
         drains: Whether it runs the drain hooks before it closes connections, so that
             presence is held for those who come back.
         stop_is_quiet: Whether it logs no traceback for connections that it ends.
+        impatience: Options that let it give up within seconds on a client that is
+            silent or gone.
+        finds_silent: Whether it ends, with them, a WebSocket whose client answers no
+            ping, and shows no other sign of life.
     """
 
     name: str
@@ -49,6 +53,8 @@ class AsgiServer:
     stop_status: int = 0
     drains: bool = False
     stop_is_quiet: bool = True
+    impatience: tuple[str, ...] = ('--ws-ping-interval', '1', '--ws-ping-timeout', '1')
+    finds_silent: bool = True
 
     def __str__(self) -> str:
         return self.name
@@ -92,6 +98,8 @@ HYPERCORN = AsgiServer(
     # It lets connections go on for three seconds, then cancels what is left.
     stop_codes=(1011, 1011, 1011),
     stop_is_quiet=False,
+    # It does not wait for pongs; but who answers pings sends something.
+    impatience=('--websocket-ping-interval', '1', '--read-timeout', '3'),
 )
 GRANIAN = AsgiServer(
     name='granian',
@@ -100,6 +108,9 @@ GRANIAN = AsgiServer(
     replaces_workers=False,
     # It hangs up.
     stop_codes=(None, None, None),
+    # It has neither pings nor a limit of time.
+    impatience=(),
+    finds_silent=False,
 )
 
 #: On these four the whole suite runs.

@@ -25,6 +25,9 @@ ACCEPT = 's3pPLMBiTxaQ9kYGzzhZRbK+xOo='
 # How long a correct answer may take on a busy machine.
 PATIENCE_S = 30.0
 
+# Long enough to say of a server that is known to be silent that it still is.
+SILENCE_S = 1.0
+
 
 class Response(NamedTuple):
     status: int
@@ -270,6 +273,10 @@ class RawSocket:
                 self.sock.settimeout(max(0.01, deadline - time.monotonic()))
                 self._fill()
         self.sock.settimeout(PATIENCE_S)
+        return self.taken()
+
+    def taken(self) -> bytes:
+        """Return what has come and was not read yet."""
         rest, self._buffer = self._buffer, b''
         return rest
 
