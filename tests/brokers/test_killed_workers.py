@@ -15,6 +15,8 @@ import sys
 
 import httpx
 import pytest
+from support.asgi_servers import AsgiServer
+from support.asgi_servers import SERVE
 from support.audience import Audience
 from support.audience import open_channels
 from support.audience import SUBSCRIBERS
@@ -195,9 +197,11 @@ class House:
 
 
 @asynccontextmanager
-async def open_house(url: str) -> AsyncIterator[tuple[House, tuple[Worker, Worker]]]:
+async def open_house(
+    url: str, asgi_server: AsgiServer = SERVE
+) -> AsyncIterator[tuple[House, tuple[Worker, Worker]]]:
     """Open a house whose guests are half here and half there, and publish a little."""
-    with two_workers(url) as server:
+    with two_workers(url, asgi_server) as server:
         workers = meet(server)
         async with httpx.AsyncClient(base_url=server.url, timeout=10) as http:
             house = House(server, http)
@@ -238,9 +242,11 @@ async def test_one_worker_of_two_dies_with_its_presence(url: str) -> None:
 
 @pytest.mark.server
 @pytest.mark.timeout(120)
-async def test_all_processes_die_and_begin_again(url: str) -> None:
+async def test_all_processes_die_and_begin_again(
+    url: str, asgi_server: AsgiServer
+) -> None:
     """The server is killed whole and started again: nobody misses anything."""
-    async with open_house(url) as (house, _):
+    async with open_house(url, asgi_server) as (house, _):
         publishing = asyncio.create_task(house.publish(150))
         await until(lambda: len(house.published) > 50, 'some more is published')
         house.server.kill()

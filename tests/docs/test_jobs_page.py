@@ -10,6 +10,7 @@ import sys
 import urllib.request
 
 import pytest
+from support.asgi_servers import AsgiServer
 from support.processes import ROOT
 from support.processes import ServerProcess
 from websockets.sync.client import ClientConnection
@@ -43,11 +44,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope='module')
-def watcher(folder: Path) -> Iterator[ClientConnection]:
-    command = [sys.executable, '-m', 'falcon_channels', 'serve', 'app:app']
-    command += ['--port', '{port}']
+def watcher(asgi_server: AsgiServer, folder: Path) -> Iterator[ClientConnection]:
     with (
-        ServerProcess(command, cwd=folder) as server,
+        ServerProcess(asgi_server.command('app:app'), cwd=folder) as server,
         connect(f'{server.ws_url}/orders/7') as watcher,
     ):
         yield watcher
@@ -83,10 +82,11 @@ def test_tasks_of_forked_workers_publish(
     assert ['delivered'] * 2 == [watcher.recv(timeout=30) for _ in range(2)]
 
 
-def test_threads_of_an_app_publish(folder: Path, watcher: ClientConnection) -> None:
+def test_threads_of_an_app_publish(
+    asgi_server: AsgiServer, folder: Path, watcher: ClientConnection
+) -> None:
     """A thread of an ASGI app publishes in the loop that the app has."""
-    command = [sys.executable, '-m', 'falcon_channels', 'serve', 'threads:app']
-    command += ['--port', '{port}']
+    command = asgi_server.command('threads:app')
     with ServerProcess(command, cwd=folder) as server:
         request = urllib.request.Request(f'{server.url}/packing/7', data=b'')
         with urllib.request.urlopen(request) as response:

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 import json
 from pathlib import Path
 import re
-import sys
 from typing import Any
 import urllib.request
 
 from endpoint.peer import Peer
 import pytest
+from support.asgi_servers import AsgiServer
 from support.processes import ROOT
 from support.processes import ServerProcess
 from websockets.exceptions import InvalidStatus
@@ -27,16 +27,18 @@ SECRET = 'a secret of thirty-two characters'
 pytestmark = [pytest.mark.server, pytest.mark.xdist_group('tutorial')]
 
 
-def serving(folder: Path, name: str) -> ServerProcess:
+def serving(asgi_server: AsgiServer, folder: Path, name: str) -> ServerProcess:
     (folder / f'{name}.py').write_text(BLOCKS[f'{name}.py'])
-    words = [sys.executable, '-m', 'falcon_channels', 'serve', f'{name}:app']
     env = {'TOKEN_SECRET': SECRET}
-    return ServerProcess([*words, '--port', '{port}'], cwd=folder, env=env)
+    return ServerProcess(asgi_server.command(f'{name}:app'), cwd=folder, env=env)
 
 
 @pytest.fixture(scope='module')
-def sessions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    with serving(tmp_path_factory.mktemp('login'), 'sessions') as server:
+def sessions(
+    asgi_server: AsgiServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
+    folder = tmp_path_factory.mktemp('login')
+    with serving(asgi_server, folder, 'sessions') as server:
         yield server
 
 
@@ -71,9 +73,9 @@ def test_a_session_decides_for_plain_websockets(sessions: ServerProcess) -> None
     assert 403 == caught.value.response.status_code
 
 
-def test_tokens_decide(tmp_path: Path) -> None:
+def test_tokens_decide(asgi_server: AsgiServer, tmp_path: Path) -> None:
     """The token of the app lets in, one of another key does not."""
-    with serving(tmp_path, 'tokens') as server:
+    with serving(asgi_server, tmp_path, 'tokens') as server:
         request = urllib.request.Request(f'{server.url}/token', data=b'')
         with urllib.request.urlopen(request) as response:
             token = json.load(response)['token']
