@@ -19,7 +19,7 @@ from support.rawsocket import TEXT
 APP = 'tests.rooms.app:app'
 
 #: How long somebody is looked at who is known to stay.
-STAYS_S = 4.0
+STAYS_S = 3.0
 
 pytestmark = [
     pytest.mark.server,

@@ -26,7 +26,7 @@ ACCEPT = 's3pPLMBiTxaQ9kYGzzhZRbK+xOo='
 PATIENCE_S = 30.0
 
 # Long enough to say of a server that is known to be silent that it still is.
-SILENCE_S = 1.0
+SILENCE_S = 0.7
 
 
 class Response(NamedTuple):
