@@ -216,10 +216,17 @@ async def test_wrong_values_are_refused_where_they_come_in() -> None:
         ),
         (channels.broadcast('rooms:a', 1), ChannelNameError, "['rooms:a']"),
         (channels.history('rooms:a', since='1:x'), PositionError, 'Position('),  # type: ignore[arg-type]
+        (
+            channels.subscribe_user('ann', 'rooms:a', since=(0, '')),  # type: ignore[arg-type]
+            PositionError,
+            'Position(',
+        ),
         (channels.disconnect('ann', code=1), OptionsError, '3000 to 4999'),
         (channels.disconnect('ann', reason='x' * 124), OptionsError, '123'),
         (channels.unsubscribe('ann', 'rooms:a', code=1), OptionsError, '2000 to 2999'),
     ]
+    with pytest.raises(PositionError, match='Position'):
+        channels.subscribe('rooms:a', (0, ''))  # type: ignore[arg-type]
     async with channels.subscribe('rooms:a') as subscription:
         for call, kind, words in calls:
             with pytest.raises(kind) as caught:

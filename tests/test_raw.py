@@ -15,6 +15,7 @@ from falcon_channels import ChannelOptions
 from falcon_channels import Channels
 from falcon_channels import ChannelsOptions
 from falcon_channels import Position
+from falcon_channels import PositionError
 from falcon_channels.raw import parse_since
 
 OWN = {'Origin': 'http://falconframework.org'}
@@ -53,6 +54,11 @@ class Rooms:
     async def on_websocket_typed(self, req: Any, ws: Any, room: str) -> None:
         await self.channels.serve(req, ws, f'typed:{room}', media=True)
 
+    async def on_websocket_wrong(self, req: Any, ws: Any, room: str) -> None:
+        with pytest.raises(PositionError, match='Position'):
+            await self.channels.serve(req, ws, 'rooms:a', since=(0, ''))  # type: ignore[arg-type]
+        raise falcon.HTTPBadRequest()
+
     async def on_websocket_nowhere(self, req: Any, ws: Any, room: str) -> None:
         await self.channels.serve(req, ws, f'no:{room}')
 
@@ -79,6 +85,7 @@ def app(channels: Channels) -> falcon.asgi.App:
     app.add_route('/text/{room}', rooms)
     app.add_route('/media/{room}', rooms, suffix='media')
     app.add_route('/typed/{room}', rooms, suffix='typed')
+    app.add_route('/wrong/{room}', rooms, suffix='wrong')
     app.add_route('/nowhere/{room}', rooms, suffix='nowhere')
     return app
 
@@ -95,6 +102,15 @@ async def test_text_in_text_out(app: falcon.asgi.App, channels: Channels) -> Non
             assert 'hi "there"' == await two.receive_text()
             await channels.publish('rooms:a', {'n': 1})
             assert '{"n":1}' == await two.receive_text()
+
+
+async def test_a_position_that_is_none_is_refused(app: falcon.asgi.App) -> None:
+    """Who calls `Channels.serve` with another `since` is told before the accept."""
+    async with testing.ASGIConductor(app) as conductor:
+        with pytest.raises(falcon.WebSocketDisconnected) as caught:
+            async with conductor.simulate_ws('/wrong/a'):
+                pass
+        assert 3400 == caught.value.code
 
 
 async def test_media_has_positions_and_recovers(

@@ -45,6 +45,7 @@ from falcon_channels.options import EndpointOptions
 from falcon_channels.options import need_options
 from falcon_channels.origin import check_allowed_origins
 from falcon_channels.presence import PresenceKeeper
+from falcon_channels.protocol.recovery import need_position
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import Position
@@ -297,8 +298,7 @@ class Channels(Mounts, UserControl):
         Raises:
             PositionError: `since` is a position of another log.
         """
-        if since is not None and not isinstance(since, Position):
-            raise PositionError(f'since is a Position(offset, epoch), not {since!r}')
+        need_position(since)
         match = await self.match(channel)
         page = await self._broker.history(
             channel,
@@ -357,6 +357,7 @@ class Channels(Mounts, UserControl):
         self, channel: str, since: Position | None = None
     ) -> LocalSubscription:
         """Subscribe from code of the application; see `LocalSubscription`."""
+        need_position(since)
         return LocalSubscription(self, channel, since)
 
     @property

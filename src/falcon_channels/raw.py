@@ -31,6 +31,7 @@ from falcon_channels.errors import UnsubscribedError
 from falcon_channels.hub import Joined
 from falcon_channels.protocol import raw_codec
 from falcon_channels.protocol.codes import DISCONNECT_INAPPROPRIATE_PROTOCOL
+from falcon_channels.protocol.recovery import need_position
 from falcon_channels.publication import Position
 from falcon_channels.routing import ChannelMatch
 from falcon_channels.subscription import Subscription
@@ -71,7 +72,7 @@ def parse_since(text: str) -> Position:
 class RawConnection(Connection):
     """A plain WebSocket in one channel."""
 
-    __slots__ = ('_inbox', '_media', '_waiter', 'max_message_bytes')
+    __slots__ = ('_gone', '_inbox', '_media', '_waiter', 'max_message_bytes')
 
     def __init__(
         self, channels: Channels, transport: Transport, req: Any, media: bool
@@ -83,6 +84,8 @@ class RawConnection(Connection):
             channels.hub, transport, encoder(codec, transport.framing), req
         )
         self._media = media
+        #: Whether the client has left, and what it said before is being published.
+        self._gone = False
         # NOTE: A list, for it is short, and an empty deque takes 700 bytes.
         self._inbox: list[str | bytes] = []
         #: While `publish_all` waits.
@@ -115,6 +118,13 @@ class RawConnection(Connection):
     ) -> None:
         """The one subscription is over, and with it the connection."""
         self.disconnect(UNSUBSCRIBED if code < 2500 else INSUFFICIENT_STATE, reason)
+
+    def on_closed(self, code: int, reason: str) -> None:
+        """Publish what the client said before it left, and forget it then."""
+        if self._inbox:
+            self._gone = True
+        else:
+            super().on_closed(code, reason)
 
     def on_end(self) -> None:
         """Let `publish_all` return."""
@@ -157,17 +167,20 @@ class RawConnection(Connection):
                 self._waiter = asyncio.get_running_loop().create_future()
                 await self._waiter
                 continue
-            text = self._inbox.pop(0)
-            if len(self._inbox) == _INBOX - 1:
-                self.transport.resume_reading()
             try:
-                await self._publish(channels, match, channel, text)
+                await self._publish(channels, match, channel, self._inbox[0])
             except falcon.HTTPError as ex:
                 self._refuse(ex.status_code, ex.description or ex.title or 'refused')
             except PublicationTooLargeError as ex:
                 self._refuse(413, str(ex))
             except BrokerUnavailableError:
                 self._refuse(503, 'not published: try again')
+            self._inbox.pop(0)
+            if self._gone:
+                if not self._inbox:
+                    self.hub.remove(self)
+            elif len(self._inbox) == _INBOX - 1:
+                self.transport.resume_reading()
 
     def _wake(self) -> None:
         waiter, self._waiter = self._waiter, None
@@ -235,7 +248,9 @@ async def open_raw(
 
     Raises:
         falcon.HTTPError: It may not.
+        PositionError: `since` is none.
     """
+    need_position(since)
     try:
         match = await channels.match(channel)
     except (ChannelNameError, UnknownChannelError) as ex:
@@ -317,6 +332,9 @@ async def _serve_asgi(
     talking = asyncio.create_task(talk(channels, door), name='falcon_channels raw door')
     try:
         await transport.run(door.connection)
+        if not door.connection.closed:
+            # NOTE: what the client said before it left is not yet published.
+            await asyncio.wait([talking])
     finally:
         door.connection.shutdown()
         # NOTE: it ends by itself, now that the connection is over.

@@ -22,6 +22,7 @@ from falcon_channels.errors import OptionsError
 from falcon_channels.hub import Hub
 from falcon_channels.options import ChannelsOptions
 from falcon_channels.protocol.codes import MAX_REASON_BYTES
+from falcon_channels.protocol.recovery import need_position
 from falcon_channels.publication import Position
 
 #: Unsubscribe code: ended by the server, for good.
@@ -75,7 +76,9 @@ class UserControl(abc.ABC):
 
         Raises:
             UnknownChannelError: No route matches.
+            PositionError: `since` is none.
         """
+        need_position(since)
         await self.match(channel)
         await self._control(
             SubscribeUser(

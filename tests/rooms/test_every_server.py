@@ -7,6 +7,10 @@ import json
 import pytest
 from support.asgi_servers import AsgiServer
 from support.processes import ServerProcess
+from support.rawsocket import CLOSE
+from support.rawsocket import frame
+from support.rawsocket import RawSocket
+from support.rawsocket import TEXT
 from websockets.sync.client import connect
 
 from rooms.servers import APP
@@ -20,6 +24,23 @@ def test_everything_arrives_in_order(asgi_server: AsgiServer) -> None:
     """A reader that falls behind gets all publications, each once, in order."""
     with ServerProcess(asgi_server.command(APP)) as server:
         read_behind(server)
+
+
+@pytest.mark.every_server
+def test_what_is_said_before_leaving_is_published(asgi_server: AsgiServer) -> None:
+    """Messages that come together with the close are published, all and in order."""
+    with (
+        ServerProcess(asgi_server.command(APP)) as server,
+        connect(server.ws_url + '/log/b', compression=None) as reader,
+    ):
+        reader.recv(30)
+        for visit in range(5 if asgi_server.hears_all else 1):
+            with RawSocket(server.port, '/log/b') as leaver:
+                leaver.open()
+                said = [frame(TEXT, b'[%d,%d]' % (visit, n)) for n in range(9)]
+                leaver.send(b''.join(said) + frame(CLOSE, b'\x03\xe8'))
+                for n in range(9 if asgi_server.hears_all else 1):
+                    assert [visit, n] == json.loads(reader.recv(30))['data']
 
 
 @pytest.mark.parametrize('command', FURTHER.values(), ids=FURTHER.keys())

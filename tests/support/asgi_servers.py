@@ -40,6 +40,8 @@ class AsgiServer:
             silent or gone.
         finds_silent: Whether it ends, with them, a WebSocket whose client answers no
             ping, and shows no other sign of life.
+        hears_all: Whether the application gets everything that a client sent before it
+            left, though it sends to that client meanwhile.
     """
 
     name: str
@@ -55,6 +57,7 @@ class AsgiServer:
     stop_is_quiet: bool = True
     impatience: tuple[str, ...] = ('--ws-ping-interval', '1', '--ws-ping-timeout', '1')
     finds_silent: bool = True
+    hears_all: bool = True
 
     def __str__(self) -> str:
         return self.name
@@ -88,6 +91,8 @@ UVICORN = AsgiServer(
     ws='websockets-sansio',
     # It ends itself with the signal that it was stopped by.
     stop_status=-15,
+    # A send to a client that has left raises, and Falcon receives nothing after it.
+    hears_all=False,
 )
 HYPERCORN = AsgiServer(
     name='hypercorn',

@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from falcon_channels.errors import PositionError
 from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
@@ -35,6 +36,16 @@ class Recovered(NamedTuple):
     recovered: bool
     publications: list[Publication]
     position: Position
+
+
+def need_position(since: object) -> None:
+    """Check where somebody says that a client stands.
+
+    Raises:
+        PositionError: It is neither a position nor ``None``.
+    """
+    if since is not None and not isinstance(since, Position):
+        raise PositionError(f'since is a Position(offset, epoch), not {since!r}')
 
 
 def missed(asked: Position, page: HistoryPage) -> list[Publication] | None:
