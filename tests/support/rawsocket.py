@@ -275,6 +275,11 @@ class RawSocket:
         self.sock.settimeout(PATIENCE_S)
         return self.taken()
 
+    def wait_for(self, part: bytes) -> None:
+        """Return when it has come, unread; raises as `read_response` does."""
+        while part not in self._buffer:
+            self._fill()
+
     def taken(self) -> bytes:
         """Return what has come and was not read yet."""
         rest, self._buffer = self._buffer, b''
