@@ -3,7 +3,7 @@
 The figure is the CPU time of the server's process for one unit of work (an echo, a
 delivery), not throughput: it does not depend on how fast the load is, nor on what else
 the machine does, and it is what one more delivery costs. The server runs on one core
-and the load on another. In each repetition all peers are started, and take several
+and the load on another. In each repetition all peers are started, and take a few
 short turns, so that what else the machine does meets all of them; a peer is compared
 with the limit of the same repetition. Printed are medians and the spread.
 
@@ -305,20 +305,19 @@ def measure(
     with tempfile.TemporaryDirectory() as folder:
         load_program = compile_c(program, Path(folder))
         for _ in range(args.repetitions):
-            with contextlib.ExitStack() as stack:
-                servers = [stack.enter_context(Server(peer)) for peer in peers]
-                for case in cases:
-                    with contextlib.ExitStack() as loaded:
-                        loads = []
-                        for server in servers:
-                            loads.append(Load(load_program, server, case.words))
-                            loaded.callback(loads[-1].close)
-                        parts = [
-                            [load.run(args.seconds / turns) for load in loads]
-                            for _ in range(turns)
-                        ]
-                    for peer, own in zip(peers, zip(*parts, strict=True), strict=True):
-                        samples[case.title][peer.name].append(merged(own))
+            for case in cases:
+                with contextlib.ExitStack() as stack:
+                    loads = []
+                    for peer in peers:
+                        server = stack.enter_context(Server(peer))
+                        loads.append(Load(load_program, server, case.words))
+                        stack.callback(loads[-1].close)
+                    parts = [
+                        [load.run(args.seconds / turns) for load in loads]
+                        for _ in range(turns)
+                    ]
+                for peer, own in zip(peers, zip(*parts, strict=True), strict=True):
+                    samples[case.title][peer.name].append(merged(own))
     for title, rows in samples.items():
         print_case(title, rows, unit)
     if args.json is not None:
