@@ -1,8 +1,8 @@
 """Many sockets, one system call: sending through Linux's io_uring.
 
 `SendRing.send` does what ``send(2)`` in a loop does, each without waiting, but the
-kernel is entered once for up to 512 sockets: the ways in and out of it are a fifth of
-what a short message to a socket costs (benchmarks/fanout.py).
+kernel is entered once for up to 512 sockets: the ways in and out of it are an eighth
+of what a short message to a socket costs (benchmarks/fanout.py).
 
 A ring is memory that this process shares with the kernel: entries to submit, and
 results. In an entry of ours all but the socket, the address and the length is constant
