@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 import contextlib
-import os
 from typing import Any
 
 import falcon.asgi
 import pytest
 from support.io_uring import needs_io_uring
+from support.io_uring import record_writes
 from support.processes import wait_until
 
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
 from falcon_channels import ChannelsOptions
-from falcon_channels.transports import batch as batch_module
 from server.running import frame
 from server.running import Peer
 from server.running import running
@@ -70,14 +69,7 @@ def served(request: pytest.FixtureRequest) -> Iterator[Served]:
 @pytest.fixture
 def writes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Descriptors that the fan-out has written one by one."""
-    writes: list[int] = []
-
-    def write(fd: int, blob: bytes) -> int:
-        writes.append(fd)
-        return os.write(fd, blob)
-
-    monkeypatch.setattr(batch_module, 'write_descriptor', write)
-    return writes
+    return record_writes(monkeypatch)
 
 
 def test_a_room_is_written_by_one_call(served: Served, writes: list[int]) -> None:

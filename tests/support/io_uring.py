@@ -1,4 +1,4 @@
-"""Whether this system lets programs use io_uring, found out without our own code."""
+"""Whether this system lets programs use io_uring, and who is written without it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ import re
 
 import pytest
 
+from falcon_channels.transports import batch
+
 _SETUP = 425
 
 
 def _allowed() -> bool:
+    """Find out without our own code."""
     found = re.match(r'(\d+)\.(\d+)', platform.release())
     if found is None or platform.system() != 'Linux':
         return False
@@ -28,3 +31,15 @@ def _allowed() -> bool:
 needs_io_uring = pytest.mark.skipif(
     not _allowed(), reason='the system has no io_uring, or does not allow it'
 )
+
+
+def record_writes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list of the descriptors that a batch writes one by one."""
+    writes: list[int] = []
+
+    def write(fd: int, blob: bytes) -> int:
+        writes.append(fd)
+        return os.write(fd, blob)
+
+    monkeypatch.setattr(batch, 'write_descriptor', write)
+    return writes

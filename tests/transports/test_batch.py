@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from support.io_uring import needs_io_uring
+from support.io_uring import record_writes
 
-from falcon_channels.transports import batch as batch_module
 from falcon_channels.transports.batch import SocketBatch
 from falcon_channels.transports.ring import Unsent
 from transports.test_ring import LARGE
@@ -29,14 +29,7 @@ def batch(request: pytest.FixtureRequest) -> Iterator[SocketBatch]:
 @pytest.fixture
 def writes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Descriptors that were written one by one."""
-    writes: list[int] = []
-
-    def write(fd: int, blob: bytes) -> int:
-        writes.append(fd)
-        return os.write(fd, blob)
-
-    monkeypatch.setattr(batch_module, 'write_descriptor', write)
-    return writes
+    return record_writes(monkeypatch)
 
 
 def test_nothing_added_is_nothing_written(batch: SocketBatch) -> None:
