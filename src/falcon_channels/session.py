@@ -327,7 +327,9 @@ class Session(Connection):
         if not publications:
             return publications
         pieces = self.hub.shared_encodings.pieces(
-            (self.codec, channel, epoch), publications, self.part_encoder(channel)
+            (self.codec, type(self).part_encoder, channel, epoch),
+            publications,
+            self.part_encoder(channel),
         )
         return publications if pieces is None else Parts(pieces)
 
