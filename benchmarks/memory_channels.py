@@ -20,7 +20,7 @@ import sys
 
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
-from falcon_channels import ChannelsOptions
+from falcon_channels import NodeOptions
 from falcon_channels.testing import SimulatedClient
 
 MIB = 1024 * 1024
@@ -54,7 +54,7 @@ async def come_and_go(channels: Channels, count: int, label: str) -> int:
         client.disconnect()
     clients.clear()
     # NOTE: nobody is told when a channel is forgotten, so that this asks.
-    while channels.hub._feeds:  # noqa: ASYNC110 - no event exists
+    while channels.hub._channels:  # noqa: ASYNC110 - no event exists
         await asyncio.sleep(0.1)
     return peak_bytes
 
@@ -70,7 +70,7 @@ async def measure(count: int, rounds: int) -> None:
     }
     for name, options in kinds.items():
         channels = Channels(
-            options=ChannelsOptions(
+            options=NodeOptions(
                 linger_s=0.2, max_channels_per_connection=1000, position_check_s=None
             )
         )

@@ -13,8 +13,8 @@ from falcon_channels import CapabilityError
 from falcon_channels import ChannelNameError
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
-from falcon_channels import ChannelsOptions
 from falcon_channels import ClosedError
+from falcon_channels import NodeOptions
 from falcon_channels import OptionsError
 from falcon_channels import PayloadError
 from falcon_channels import Position
@@ -26,7 +26,7 @@ from falcon_channels.testing import Unsubscribed
 
 def made(**options: Any) -> Channels:
     channels = Channels(
-        options=ChannelsOptions(drain_batch=3, drain_interval_s=1.0, linger_s=1.0)
+        options=NodeOptions(drain_batch=3, drain_interval_s=1.0, linger_s=1.0)
     )
     options = {'history_size': 100, **options}
     channels.add_route('rooms:{room}', None, ChannelOptions(**options))
@@ -107,7 +107,7 @@ def test_wrong_names_are_refused_everywhere(name: Any) -> None:
             channels.history(name),
             channels.presence(name),
             channels.remove_history(name),
-            channels.revoke('ann', name),
+            channels.revoke_user('ann', name),
             channels.subscribe(name).__aenter__(),
         ):
             with pytest.raises(ChannelNameError):
@@ -172,7 +172,7 @@ async def test_revoke_holds_after_a_resubscribe() -> None:
     channels = made()
     async with SimulatedClient(channels, user='ann') as ann:
         await ann.subscribe('rooms:a')
-        await channels.revoke('ann', 'rooms:a', ttl_s=100.0)
+        await channels.revoke_user('ann', 'rooms:a', ttl_s=100.0)
         await channels.publish('rooms:a', 'secret')
         await asyncio.sleep(1)
         assert Unsubscribed('rooms:a', 2000, 'unsubscribed') == ann.events[-1]
@@ -181,9 +181,9 @@ async def test_revoke_holds_after_a_resubscribe() -> None:
         async with SimulatedClient(channels, user='ann') as tab:
             with pytest.raises(falcon.HTTPForbidden):
                 await tab.subscribe('rooms:a')
-        await channels.restore('ann', 'rooms:a')
+        await channels.restore_user('ann', 'rooms:a')
         await ann.subscribe('rooms:a')
-        await channels.revoke('ann', 'rooms:a', ttl_s=100.0)
+        await channels.revoke_user('ann', 'rooms:a', ttl_s=100.0)
         await asyncio.sleep(101)
         await ann.subscribe('rooms:a')
     await channels.close()
@@ -201,15 +201,15 @@ async def test_unsubscribe_and_disconnect() -> None:
         for client in (first, second, other):
             await client.subscribe('rooms:a')
             await client.subscribe('rooms:b')
-        await channels.unsubscribe('ann', 'rooms:a', client=first.connection.id)
+        await channels.unsubscribe_user('ann', 'rooms:a', client=first.connection.id)
         await asyncio.sleep(1)
         assert ['rooms:b'] == list(first.connection.subscriptions)
         assert ['rooms:a', 'rooms:b'] == list(second.connection.subscriptions)
-        await channels.unsubscribe('ann', '', code=2500)
+        await channels.unsubscribe_user('ann', '', code=2500)
         await asyncio.sleep(1)
         assert {} == second.connection.subscriptions
         assert 2500 == second.events[-1].code
-        await channels.disconnect('ann', spare=[second.connection.id])
+        await channels.disconnect_user('ann', spare=[second.connection.id])
         await asyncio.sleep(1)
         assert (3503, 'force disconnect') == first.end
         assert None is second.end
@@ -261,7 +261,7 @@ async def test_closing_waits_for_draining() -> None:
             await asyncio.sleep(2.0)
             told.append(room)
 
-    channels = Channels(options=ChannelsOptions(drain_batch=1, drain_interval_s=1.0))
+    channels = Channels(options=NodeOptions(drain_batch=1, drain_interval_s=1.0))
     channels.add_route('rooms:{room}', Room())
     for number in range(5):
         client = SimulatedClient(channels)
@@ -306,9 +306,9 @@ async def test_past_channels_are_forgotten() -> None:
         for number in range(500):
             await client.subscribe(f'rooms:{number}')
             client.unsubscribe(f'rooms:{number}')
-        assert 500 == len(channels.hub._feeds)
+        assert 500 == len(channels.hub._channels)
         await asyncio.sleep(5)
-        assert {} == channels.hub._feeds
+        assert {} == channels.hub._channels
         assert set() == channels._broker._subscribed  # type: ignore[attr-defined]
     await channels.close()
 

@@ -42,7 +42,7 @@ async def test_another_loop_is_refused() -> None:
     """A thread with a loop of its own is told to use a portal, and changes nothing."""
     channels = made()
     await channels.publish('rooms:a', 1)
-    for method in (channels.publish('rooms:a', 2), channels.disconnect('ann')):
+    for method in (channels.publish('rooms:a', 2), channels.disconnect_user('ann')):
 
         def run(coroutine: Any = method) -> None:
             asyncio.run(coroutine)

@@ -15,7 +15,7 @@ import pytest
 from falcon_channels import ChannelNameError
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
-from falcon_channels import ChannelsOptions
+from falcon_channels import NodeOptions
 from falcon_channels import OptionsError
 from falcon_channels import PayloadError
 from falcon_channels import PositionError
@@ -64,12 +64,12 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
         'ChannelOptions(...) here, not dict',
     ),
     'options of all channels for a route': (
-        lambda: route('rooms:{room}', None, ChannelsOptions()),
-        'ChannelOptions(...) here, not ChannelsOptions',
+        lambda: route('rooms:{room}', None, NodeOptions()),
+        'ChannelOptions(...) here, not NodeOptions',
     ),
     'options of a route for all channels': (
         lambda: Channels(None, ChannelOptions()),  # type: ignore[arg-type]
-        'ChannelsOptions(...) here, not ChannelOptions',
+        'NodeOptions(...) here, not ChannelOptions',
     ),
     'the name of a type': (
         lambda: ChannelOptions(data_type='Place'),
@@ -126,8 +126,8 @@ ENDPOINT_MISTAKES: dict[str, tuple[Callable[[Any], object], str]] = {
         'Clients is a class',
     ),
     'options of another kind': (
-        lambda app: Channels().add_endpoints(app, options=ChannelsOptions()),  # type: ignore[arg-type]
-        'EndpointOptions(...) here, not ChannelsOptions',
+        lambda app: Channels().add_endpoints(app, options=NodeOptions()),  # type: ignore[arg-type]
+        'EndpointOptions(...) here, not NodeOptions',
     ),
     'two of them at one place': (
         lambda app: [Channels().add_endpoints(app) for _ in range(2)],
@@ -221,9 +221,13 @@ async def test_wrong_values_are_refused_where_they_come_in() -> None:
             PositionError,
             'Position(',
         ),
-        (channels.disconnect('ann', code=1), OptionsError, '3000 to 4999'),
-        (channels.disconnect('ann', reason='x' * 124), OptionsError, '123'),
-        (channels.unsubscribe('ann', 'rooms:a', code=1), OptionsError, '2000 to 2999'),
+        (channels.disconnect_user('ann', code=1), OptionsError, '3000 to 4999'),
+        (channels.disconnect_user('ann', reason='x' * 124), OptionsError, '123'),
+        (
+            channels.unsubscribe_user('ann', 'rooms:a', code=1),
+            OptionsError,
+            '2000 to 2999',
+        ),
     ]
     with pytest.raises(PositionError, match='Position'):
         channels.subscribe('rooms:a', (0, ''))  # type: ignore[arg-type]
@@ -243,7 +247,7 @@ async def test_clients_cannot_fill_the_log_with_a_missing_extra(
     """Who asks for Protobuf where it is not installed costs a line of the log."""
     monkeypatch.setitem(sys.modules, 'falcon_channels.protocol.protobuf_codec', None)
     monkeypatch.delattr('falcon_channels.protocol.protobuf_codec', raising=False)
-    monkeypatch.setattr('falcon_channels.transports.client_encodings._protobuf', {})
+    monkeypatch.setattr('falcon_channels.transports.client_codecs._protobuf', {})
     channels = Channels()
     app = falcon.asgi.App(middleware=[channels])
     channels.add_endpoints(app)

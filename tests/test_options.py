@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import pytest
 
 from falcon_channels import ChannelOptions
-from falcon_channels import ChannelsOptions
+from falcon_channels import NodeOptions
 from falcon_channels import OptionsError
 
 
@@ -67,7 +67,7 @@ def test_channel_options_are_refused(options: dict[str, Any], words: str) -> Non
 def test_channels_options_are_refused(options: dict[str, Any], words: str) -> None:
     """Limits for all channels are checked, too."""
     with pytest.raises(OptionsError, match=words):
-        ChannelsOptions(**options)
+        NodeOptions(**options)
 
 
 @given(

@@ -9,7 +9,7 @@ import falcon
 import falcon.asgi
 
 from benchmarks.apps.by_hand import Echo
-from falcon_channels.transports.direct import direct_websocket
+from falcon_channels.transports.asgi_extensions import direct_websocket
 
 
 class Member:

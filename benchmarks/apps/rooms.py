@@ -10,12 +10,12 @@ import falcon.asgi
 
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
-from falcon_channels import ChannelsOptions
 from falcon_channels import EndpointOptions
+from falcon_channels import NodeOptions
 
 channels = Channels(
     os.environ.get('CHANNELS_URL', 'memory://'),
-    ChannelsOptions(io_uring=os.environ.get('CHANNELS_IO_URING') != 'off'),
+    NodeOptions(io_uring=os.environ.get('CHANNELS_IO_URING') != 'off'),
 )
 
 

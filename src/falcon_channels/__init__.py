@@ -1,9 +1,11 @@
 """Real-time for the Falcon web framework."""
 
-from falcon_channels.access import PublicationDraft
+from falcon_channels.access.authorization import PublicationDraft
 from falcon_channels.brokers.base import PublishResult
 from falcon_channels.channels import Channels
-from falcon_channels.connection import Connection
+from falcon_channels.endpoint.client_connection import ClientConnection
+from falcon_channels.endpoint.commands import ClientMessage
+from falcon_channels.endpoint.commands import RpcCall
 from falcon_channels.errors import BrokerError
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import CapabilityError
@@ -17,20 +19,18 @@ from falcon_channels.errors import PositionError
 from falcon_channels.errors import PublicationTooLargeError
 from falcon_channels.errors import UnknownChannelError
 from falcon_channels.errors import UnsubscribedError
-from falcon_channels.handlers import ClientMessage
-from falcon_channels.handlers import RpcCall
-from falcon_channels.local import LocalSubscription
+from falcon_channels.hub.connection import Connection
+from falcon_channels.hub.subscription import Subscription
+from falcon_channels.local_subscription import LocalSubscription
 from falcon_channels.options import ChannelOptions
-from falcon_channels.options import ChannelsOptions
 from falcon_channels.options import EndpointOptions
+from falcon_channels.options import NodeOptions
 from falcon_channels.origin import OriginCheck
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import Position
 from falcon_channels.publication import PresenceStats
 from falcon_channels.publication import Publication
-from falcon_channels.session import Session
-from falcon_channels.subscription import Subscription
 
 __all__ = [
     'BrokerError',
@@ -40,7 +40,7 @@ __all__ = [
     'ChannelOptions',
     'Channels',
     'ChannelsError',
-    'ChannelsOptions',
+    'ClientConnection',
     'ClientInfo',
     'ClientMessage',
     'ClosedError',
@@ -49,6 +49,7 @@ __all__ = [
     'EventLoopError',
     'HistoryPage',
     'LocalSubscription',
+    'NodeOptions',
     'OptionsError',
     'OriginCheck',
     'PayloadError',
@@ -60,7 +61,6 @@ __all__ = [
     'PublicationTooLargeError',
     'PublishResult',
     'RpcCall',
-    'Session',
     'Subscription',
     'UnknownChannelError',
     'UnsubscribedError',

@@ -14,16 +14,19 @@ from typing import Self
 
 import falcon.asgi
 
-from falcon_channels import access
-from falcon_channels.admission import Admission
+from falcon_channels.access import authorization
+from falcon_channels.access.server_side import subscribe_connection
+from falcon_channels.access.subscribing import Admission
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import PublishResult
 from falcon_channels.brokers.urls import open_broker
-from falcon_channels.census import Census
-from falcon_channels.connection import Connection
-from falcon_channels.control import SubscribeUser
-from falcon_channels.doors import add_doors
-from falcon_channels.endpoint import Endpoint
+from falcon_channels.cluster.cluster import Nodes
+from falcon_channels.cluster.info import Census
+from falcon_channels.cluster.messages import SubscribeUser
+from falcon_channels.cluster.user_commands import UserCommands
+from falcon_channels.endpoint.endpoint import Endpoint
+from falcon_channels.endpoint.http import Emulation
+from falcon_channels.endpoint.mount import mount_endpoint
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import CapabilityError
 from falcon_channels.errors import ChannelNameError
@@ -32,42 +35,39 @@ from falcon_channels.errors import ClosedError
 from falcon_channels.errors import EventLoopError
 from falcon_channels.errors import PositionError
 from falcon_channels.errors import UnknownChannelError
-from falcon_channels.http_doors import Emulation
-from falcon_channels.hub import Hub
-from falcon_channels.hub import stream_settings
-from falcon_channels.local import LocalSubscription
+from falcon_channels.hub.connection import Connection
+from falcon_channels.hub.hub import Hub
+from falcon_channels.hub.hub import stream_settings
+from falcon_channels.hub.presence import PresenceKeeper
+from falcon_channels.local_subscription import LocalSubscription
 from falcon_channels.mounts import Mounts
 from falcon_channels.mounts import need_asgi
-from falcon_channels.nodes import Nodes
 from falcon_channels.options import ChannelOptions
-from falcon_channels.options import ChannelsOptions
 from falcon_channels.options import EndpointOptions
 from falcon_channels.options import need_options
+from falcon_channels.options import NodeOptions
 from falcon_channels.origin import check_allowed_origins
-from falcon_channels.presence import PresenceKeeper
+from falcon_channels.plain.websocket import serve_raw
 from falcon_channels.protocol.recovery import need_position
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import Position
 from falcon_channels.publication import PresenceStats
 from falcon_channels.publication import Publication
-from falcon_channels.raw import serve_raw
 from falcon_channels.routing import ChannelMatch
 from falcon_channels.routing import ChannelRouter
 from falcon_channels.routing import check_channel_name
-from falcon_channels.server_side import subscribe_connection
 from falcon_channels.tokens import TokenVerifier
-from falcon_channels.transports.direct import DRAIN_HOOKS
-from falcon_channels.transports.direct import START_ERROR
-from falcon_channels.transports.direct import WORKERS
-from falcon_channels.users import UserControl
+from falcon_channels.transports.asgi_extensions import DRAIN_HOOKS
+from falcon_channels.transports.asgi_extensions import START_ERROR
+from falcon_channels.transports.asgi_extensions import WORKERS
 
 _logger = logging.getLogger('falcon_channels')
 
 Status = Literal['new', 'ok', 'link lost', 'draining', 'closed']
 
 
-class Channels(Mounts, UserControl):
+class Channels(Mounts, UserCommands):
     """Real-time channels for one application.
 
     ::
@@ -99,10 +99,10 @@ class Channels(Mounts, UserControl):
     def __init__(
         self,
         broker: str | Broker | None = None,
-        options: ChannelsOptions | None = None,
+        options: NodeOptions | None = None,
     ) -> None:
-        self.options = ChannelsOptions() if options is None else options
-        need_options(self.options, ChannelsOptions)
+        self.options = NodeOptions() if options is None else options
+        need_options(self.options, NodeOptions)
         check_allowed_origins(self.options.allowed_origins)
         self._given = broker
         self._router = ChannelRouter()
@@ -220,8 +220,8 @@ class Channels(Mounts, UserControl):
             BrokerUnavailableError: Stored or not; publish again with the same key.
         """
         match = await self.match(channel)
-        payload, binary = access.encode_payload(data)
-        access.check_size(match.route, payload)
+        payload, binary = authorization.encode_payload(data)
+        authorization.check_size(match.route, payload)
         return await self.publish_checked(
             match,
             channel,
@@ -240,7 +240,7 @@ class Channels(Mounts, UserControl):
         connection: Any = None,
     ) -> PublishResult:
         """Publish what was checked already; for code that brings clients in."""
-        access.check_labels(publication.tags, idempotency_key)
+        authorization.check_labels(publication.tags, idempotency_key)
         if connection is not None and not self._broker.capabilities.transactions:
             raise CapabilityError(
                 f'{type(self._broker).__name__} cannot publish within a transaction'
@@ -267,11 +267,11 @@ class Channels(Mounts, UserControl):
         """
         if isinstance(channels, str):
             raise ChannelNameError(f'broadcast takes several channels: [{channels!r}]')
-        payload, binary = access.encode_payload(data)
+        payload, binary = authorization.encode_payload(data)
         publication = Publication(data=payload, binary=binary, tags=tags)
         matches = [(channel, await self.match(channel)) for channel in channels]
         for _, match in matches:
-            access.check_size(match.route, payload)
+            authorization.check_size(match.route, payload)
         return [
             await self.publish_checked(
                 match, channel, publication, idempotency_key=idempotency_key
@@ -435,7 +435,7 @@ class Channels(Mounts, UserControl):
             self._emulation = Emulation(self)
         endpoint = Endpoint(self, resource, tokens, options, emulation=self._emulation)
         self._endpoints.append(endpoint)
-        add_doors(app, endpoint, prefix, emulation_path)
+        mount_endpoint(app, endpoint, prefix, emulation_path)
 
     def _on_subscribe_user(self, connection: Connection, asked: SubscribeUser) -> None:
         self.hub.spawn(

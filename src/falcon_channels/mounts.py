@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import falcon.asgi
 
-from falcon_channels.api import mount_api
 from falcon_channels.errors import ExtraMissingError
 from falcon_channels.errors import OptionsError
+from falcon_channels.server_api.resource import mount_api
 
 if TYPE_CHECKING:
     from falcon_channels.channels import Channels
@@ -77,7 +77,7 @@ class Mounts:
         need_asgi(app, 'add_metrics')
         # NOTE: imported here, for prometheus-client is an optional extra.
         try:
-            from falcon_channels.figures import mount_metrics
+            from falcon_channels.monitoring.prometheus import mount_metrics
         except ImportError:
             raise ExtraMissingError('add_metrics', 'metrics') from None
         mount_metrics(cast('Channels', self), app, path, all_processes)

@@ -129,7 +129,7 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
         return self.recovery
 
 
-class ChannelsOptions(msgspec.Struct, kw_only=True):
+class NodeOptions(msgspec.Struct, kw_only=True):
     """What holds for all channels of one `Channels` object.
 
     Attributes:

@@ -12,8 +12,8 @@ import falcon.asgi
 from falcon_channels import BrokerUnavailableError
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
-from falcon_channels import ChannelsOptions
 from falcon_channels import Connection
+from falcon_channels import NodeOptions
 from falcon_channels import OriginCheck
 from falcon_channels_chat.images import Images
 from falcon_channels_chat.images import OneImage
@@ -99,7 +99,7 @@ def create_app(settings: Settings | None = None) -> App:
     store.add_room_now(LOBBY)
     origins = tuple(settings.allowed_origins.split())
     origin = OriginCheck(origins)
-    channels = Channels(settings.broker, ChannelsOptions(allowed_origins=origins))
+    channels = Channels(settings.broker, NodeOptions(allowed_origins=origins))
     room = add_channels(channels, store, settings)
     signer = Signer(settings.secret or store.secret())
     limit = RateLimit(settings.messages_per_s, settings.message_burst)

@@ -211,7 +211,7 @@ class Session:
         resp.unset_cookie(COOKIE, path='/', same_site='Strict')
         resp.status = falcon.HTTP_204
         if req.context.member is not None:
-            await self._channels.disconnect(req.context.member.id)
+            await self._channels.disconnect_user(req.context.member.id)
 
     def _set_cookie(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response, member: Member

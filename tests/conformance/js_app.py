@@ -67,12 +67,12 @@ class Control:
 
     async def on_post_revoke(self, req: Any, resp: Any, user: str) -> None:
         """Take a right away."""
-        await channels.revoke(user, req.get_param('channel', required=True))
+        await channels.revoke_user(user, req.get_param('channel', required=True))
 
     async def on_post_disconnect(self, req: Any, resp: Any, user: str) -> None:
         """Close all connections of a user."""
         code = req.get_param_as_int('code', required=True)
-        await channels.disconnect(user, code=code, reason='as the test wants')
+        await channels.disconnect_user(user, code=code, reason='as the test wants')
 
     async def on_get_token(self, req: Any, resp: Any, user: str) -> None:
         """Make a token."""

@@ -10,7 +10,7 @@ from support.processes import ROOT
 
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
-from falcon_channels import ChannelsOptions
+from falcon_channels import NodeOptions
 from falcon_channels.routing import RESPONDERS
 
 TEXT = (ROOT / 'docs/channels.md').read_text()
@@ -46,5 +46,5 @@ def test_where_fields_end() -> None:
 
 def test_every_option_and_responder_is_named() -> None:
     """No option and no responder is missing from the page."""
-    fields = [*ChannelOptions.__struct_fields__, *ChannelsOptions.__struct_fields__]
+    fields = [*ChannelOptions.__struct_fields__, *NodeOptions.__struct_fields__]
     assert [] == [name for name in [*fields, *RESPONDERS] if f'`{name}' not in TEXT]

@@ -111,7 +111,7 @@ def test_a_revoked_user_gets_nothing_back(ann: Peer, app: App) -> None:
     """Neither recovery nor history, presence or publishing is left to the revoked."""
     channel = 'rooms:revoked'
     known = position_of(ann.ask('subscribe', channel=channel)['subscribe'])
-    app.run(app.channels.revoke('ann', channel))
+    app.run(app.channels.revoke_user('ann', channel))
     assert 2000 == ann.push()['unsubscribe']['code']
     app.run(app.channels.publish(channel, 'secret'))
     assert 103 == ann.error('subscribe', channel=channel)
@@ -136,11 +136,11 @@ def test_a_revocation_holds_without_a_subscription(
     ]
     for request, words in requests:
         assert request in ann.ask(request, channel=name, **words)
-    app.run(app.channels.revoke('ann', name))
+    app.run(app.channels.revoke_user('ann', name))
     assert 103 == ann.error('subscribe', channel=name)
     for request, words in requests:
         assert 103 == ann.error(request, channel=name, **words)
-    app.run(app.channels.restore('ann', name))
+    app.run(app.channels.restore_user('ann', name))
     for request, words in requests:
         assert request in ann.ask(request, channel=name, **words)
     assert 103 == ann.error('history', channel='open:closed', limit=1)

@@ -16,8 +16,8 @@ from endpoint.peer import Server
 from endpoint.peer import serving
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
-from falcon_channels import ChannelsOptions
 from falcon_channels import EndpointOptions
+from falcon_channels import NodeOptions
 
 pytestmark = pytest.mark.every_server
 
@@ -50,7 +50,7 @@ class Clients:
 
 def make_channels() -> Channels:
     channels = Channels(
-        options=ChannelsOptions(
+        options=NodeOptions(
             max_channels_per_connection=3,
             max_message_bytes=4096,
             max_connections=40,

@@ -316,7 +316,7 @@ def test_the_application_subscribes_a_user(server: Server, clients: Clients) -> 
         clients.run(clients.channels.subscribe_user('sub', '#late'))
         push = peer.push()
         assert ('#late', True) == (push['channel'], push['subscribe']['recoverable'])
-        clients.run(clients.channels.unsubscribe('sub', '#late'))
+        clients.run(clients.channels.unsubscribe_user('sub', '#late'))
         assert {
             'channel': '#late',
             'unsubscribe': {'code': 2000, 'reason': 'unsubscribed'},
@@ -365,7 +365,7 @@ def test_disconnect_by_the_application(server: Server, clients: Clients) -> None
     with Peer.to(server) as peer:
         peer.connect(data={'user': 'out'})
         clients.run(
-            clients.channels.disconnect('out', code=4321, reason='because of that')
+            clients.channels.disconnect_user('out', code=4321, reason='because of that')
         )
         assert (4321, 'because of that') == peer.end()
 
@@ -460,7 +460,7 @@ def test_the_end_reaches_the_application(server: Server, clients: Clients) -> No
         peer.end()
     with Peer.to(server) as last:
         last.connect(data={'user': 'last'})
-        clients.run(clients.channels.disconnect('last'))
+        clients.run(clients.channels.disconnect_user('last'))
         last.end()
     wait_until(
         lambda: {'closing', 'vanishing', 'last'} <= set(clients.left), 'all are told'

@@ -24,7 +24,7 @@ from endpoint.peer import serving
 from endpoint.peer import TIMEOUT_S
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
-from falcon_channels import ChannelsOptions
+from falcon_channels import NodeOptions
 
 pytestmark = pytest.mark.every_server
 
@@ -60,7 +60,7 @@ channels = Channels()
 def server(asgi_server: AsgiServer) -> Iterator[Server]:
     global channels
     channels = Channels(
-        options=ChannelsOptions(allowed_origins=(ORIGIN,), max_message_bytes=4096)
+        options=NodeOptions(allowed_origins=(ORIGIN,), max_message_bytes=4096)
     )
     channels.add_route(
         'rooms:{room}',

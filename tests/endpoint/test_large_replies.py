@@ -24,7 +24,7 @@ SIZE_BYTES = 50_000
 #: Of all publications of a channel, which is more than a backlog may be.
 REPLY_BYTES = PUBLICATIONS * SIZE_BYTES
 ROOMS = 15
-#: `ChannelsOptions.max_backlog_bytes`.
+#: `NodeOptions.max_backlog_bytes`.
 MAX_BACKLOG_BYTES = 1048576
 
 

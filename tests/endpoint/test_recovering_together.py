@@ -21,7 +21,7 @@ from endpoint.peer import TIMEOUT_S
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
 from falcon_channels import Position
-from falcon_channels.transports import shared_encodings
+from falcon_channels.hub import shared_encodings
 
 pytestmark = pytest.mark.every_server
 

@@ -18,7 +18,7 @@ from endpoint.peer import serving
 from endpoint.peer import TIMEOUT_S
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
-from falcon_channels import ChannelsOptions
+from falcon_channels import NodeOptions
 from falcon_channels.brokers.base import StreamSettings
 from falcon_channels.brokers.memory import MemoryBroker
 from falcon_channels.publication import Position
@@ -48,7 +48,7 @@ class App:
     def __init__(self) -> None:
         self.broker = SlowBroker()
         self.channels = Channels(
-            self.broker, ChannelsOptions(max_backlog_bytes=BACKLOG_BYTES)
+            self.broker, NodeOptions(max_backlog_bytes=BACKLOG_BYTES)
         )
         for name, options in {
             'log': {'history_size': 1000},

@@ -44,10 +44,10 @@ def test_calls_do_what_they_do_with_await(portal: Portal) -> None:
     assert ['x'] == [item.value() for item in page.publications]
     assert {} == portal.presence('rooms:a')
     assert (0, 0) == portal.presence_stats('rooms:a')
-    portal.revoke('eve', 'rooms:a')
-    portal.restore('eve', 'rooms:a')
-    portal.unsubscribe('eve', 'rooms:a')
-    portal.disconnect('eve')
+    portal.revoke_user('eve', 'rooms:a')
+    portal.restore_user('eve', 'rooms:a')
+    portal.unsubscribe_user('eve', 'rooms:a')
+    portal.disconnect_user('eve')
     portal.call(portal.channels.refresh_user, 'eve', expired=True)
 
 

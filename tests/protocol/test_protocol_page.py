@@ -8,8 +8,8 @@ import re
 import pytest
 
 from falcon_channels import ChannelOptions
-from falcon_channels import ChannelsOptions
 from falcon_channels import EndpointOptions
+from falcon_channels import NodeOptions
 from falcon_channels.protocol import codes
 
 PAGE = (Path(__file__).parents[2] / 'docs' / 'protocol.md').read_text()
@@ -48,7 +48,7 @@ def test_limits_on_the_page_exist() -> None:
     """Every option that the page names is one."""
     kinds = {
         kind.__name__: kind.__struct_fields__
-        for kind in (ChannelOptions, ChannelsOptions, EndpointOptions)
+        for kind in (ChannelOptions, NodeOptions, EndpointOptions)
     }
     named = re.findall(r'`(\w+Options)\.(\w+)`', PAGE)
     assert len(named) >= 9

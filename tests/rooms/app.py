@@ -9,9 +9,9 @@ import falcon.asgi
 
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
-from falcon_channels import ChannelsOptions
+from falcon_channels import NodeOptions
 
-channels = Channels(options=ChannelsOptions(max_message_bytes=65536))
+channels = Channels(options=NodeOptions(max_message_bytes=65536))
 
 
 class Room:
@@ -34,7 +34,7 @@ class Plain:
         await channels.serve(req, ws, f'plain:{room}')
 
 
-class Figures:
+class NodeMetrics:
     """What the server holds."""
 
     async def on_get(self, req, resp):
@@ -66,4 +66,4 @@ channels.add_route(
 app = falcon.asgi.App(middleware=[channels])
 app.add_route('/log/{room}', Room())
 app.add_route('/plain/{room}', Plain())
-app.add_route('/figures', Figures())
+app.add_route('/figures', NodeMetrics())

@@ -7,8 +7,8 @@ import os
 
 import falcon.asgi
 
-from falcon_channels.transports.direct import direct_websocket
-from falcon_channels.transports.direct import DRAIN_HOOKS
+from falcon_channels.transports.asgi_extensions import direct_websocket
+from falcon_channels.transports.asgi_extensions import DRAIN_HOOKS
 
 
 class Life:

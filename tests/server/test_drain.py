@@ -16,7 +16,7 @@ from websockets.sync.client import connect
 
 from falcon_channels import Channels
 from falcon_channels.server.options import ServerOptions
-from falcon_channels.transports.direct import DRAIN_HOOKS
+from falcon_channels.transports.asgi_extensions import DRAIN_HOOKS
 from server.running import frame
 from server.running import Peer
 from server.running import PING

@@ -15,7 +15,7 @@ from support.processes import wait_until
 
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
-from falcon_channels import ChannelsOptions
+from falcon_channels import NodeOptions
 from server.running import frame
 from server.running import Peer
 from server.running import running
@@ -40,7 +40,7 @@ class Door:
 @pytest.fixture
 def channels() -> Channels:
     limit = 64 * 1024 * 1024
-    settings = ChannelsOptions(max_backlog_bytes=limit, max_message_bytes=200_000)
+    settings = NodeOptions(max_backlog_bytes=limit, max_message_bytes=200_000)
     channels = Channels(options=settings)
     options = ChannelOptions(
         publishers='anybody', max_publication_bytes=200_000, max_backlog_bytes=limit

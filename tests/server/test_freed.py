@@ -13,7 +13,7 @@ from support.processes import wait_until
 
 from falcon_channels import Channels
 from falcon_channels import EndpointOptions
-from falcon_channels.transports.direct import direct_websocket
+from falcon_channels.transports.asgi_extensions import direct_websocket
 from server.running import frame
 from server.running import Peer
 from server.running import running

@@ -14,7 +14,7 @@ from support.processes import wait_until
 
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
-from falcon_channels import ChannelsOptions
+from falcon_channels import NodeOptions
 from server.running import frame
 from server.running import Peer
 from server.running import running
@@ -37,7 +37,7 @@ class Served:
     """An app with rooms, the clients in them, and what the server writes."""
 
     def __init__(self, stack: contextlib.ExitStack, io_uring: bool) -> None:
-        self.channels = Channels(options=ChannelsOptions(io_uring=io_uring))
+        self.channels = Channels(options=NodeOptions(io_uring=io_uring))
         self.channels.add_route(
             'rooms:{room}',
             None,

@@ -101,7 +101,7 @@ def test_a_stream_of_events_that_nobody_reads(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It ends as a slow reader, with one warning and no traceback."""
-    monkeypatch.setattr('falcon_channels.transports.stream.CLOSE_TIMEOUT_S', 0.1)
+    monkeypatch.setattr('falcon_channels.transports.http_stream.CLOSE_TIMEOUT_S', 0.1)
     channels = Channels()
     channels.add_route('news', None, ChannelOptions(publishers='anybody'))
     app = falcon.asgi.App(middleware=[channels])

@@ -14,10 +14,10 @@ import falcon
 from falcon_channels import BrokerUnavailableError
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
-from falcon_channels import ChannelsOptions
 from falcon_channels import ClosedError
+from falcon_channels import NodeOptions
 from falcon_channels import UnsubscribedError
-from falcon_channels.feed import stream_settings
+from falcon_channels.hub.local_channel import stream_settings
 from falcon_channels.protocol import recovery
 from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import Publication
@@ -86,7 +86,7 @@ class Process:
         )
         self.channels = Channels(
             self.broker,
-            ChannelsOptions(
+            NodeOptions(
                 linger_s=0.4,
                 position_check_s=None if world.exact else 5.0,
                 max_backlog_bytes=BACKLOG_BYTES,
@@ -254,7 +254,7 @@ class World:
             process = rng.choice(self.processes).channels
             user = f'user{rng.randrange(4)}'
             self.note('unsubscribe', user, channel)
-            self._task(self._quietly(process.unsubscribe(user, channel)))
+            self._task(self._quietly(process.unsubscribe_user(user, channel)))
 
     async def _break_link(self, process: Process) -> None:
         self.breaks += 1
@@ -357,7 +357,7 @@ class World:
                 limit_bytes = 3 * BACKLOG_BYTES + 30 * MAX_PUBLICATION_BYTES
                 if backlog_bytes > limit_bytes:
                     self.fail(f'{backlog_bytes} bytes wait for {connection}')
-            for feed in hub._feeds.values():
+            for feed in hub._channels.values():
                 for subscription in feed.lagging:
                     pending = subscription.pending or ()
                     waiting = [p for p in pending if isinstance(p, Publication)]
@@ -440,7 +440,7 @@ class World:
         counts = Counter(actor.user for actor in live)
         seen = {u: n for u, n in self.watcher.seen.get(channel, {}).items() if n}
         if channel.startswith('log'):
-            # NOTE: of a user the last word counts: see `falcon_channels.presence`.
+            # NOTE: of a user the last word counts: see `falcon_channels.hub.presence`.
             counts = Counter(set(counts))
         if seen != counts:
             self.fail(f'{channel}: there are {dict(counts)}, seen were {seen}')
@@ -492,7 +492,7 @@ class World:
             left = {
                 'connections': hub.connections,
                 'users': hub._by_user,
-                'feeds': hub._feeds,
+                'feeds': hub._channels,
                 'changing': hub._opened.changing,
                 'idle': hub._opened.idle,
                 'subscribed': process.broker._subscribed,

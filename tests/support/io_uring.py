@@ -9,7 +9,7 @@ import re
 
 import pytest
 
-from falcon_channels.transports import batch
+from falcon_channels.transports import socket_batch as batch
 
 _SETUP = 425
 

@@ -88,7 +88,7 @@ class Network:
     def door(self, machine: str, port: int) -> str:
         """Return the path of a socket that leads from a machine to the server."""
         path = self._folder / f'{machine}.sock'
-        command = [*self.on(machine), sys.executable, '-m', 'support.door']
+        command = [*self.on(machine), sys.executable, '-m', 'support.unix_socket_relay']
         self._start([*command, str(path), SERVER_ADDRESS, str(port)])
         wait_until(path.exists, f'the door on the {machine} is open')
         return str(path)

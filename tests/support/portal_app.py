@@ -9,12 +9,12 @@ import falcon
 
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
-from falcon_channels import ChannelsOptions
+from falcon_channels import NodeOptions
 from falcon_channels.portal import Portal
 from falcon_channels.wsgi import App
 
 channels = Channels(
-    os.environ.get('PORTAL_BROKER'), ChannelsOptions(max_backlog_bytes=300_000)
+    os.environ.get('PORTAL_BROKER'), NodeOptions(max_backlog_bytes=300_000)
 )
 
 
@@ -60,7 +60,7 @@ class Channel:
         resp.media = portal.publish(channel, req.get_media()).position.offset
 
     def on_delete(self, req: Any, resp: Any, channel: str) -> None:
-        portal.disconnect(req.get_param('user'), code=4321, reason='go away')
+        portal.disconnect_user(req.get_param('user'), code=4321, reason='go away')
 
     def on_websocket(self, req: Any, ws: Any, channel: str) -> None:
         portal.serve(

@@ -57,16 +57,16 @@ class Names:
 
 class User:
     async def on_delete(self, req, resp, user):  # type: ignore[no-untyped-def]
-        await channels.disconnect(user)
+        await channels.disconnect_user(user)
 
 
 class Revocation:
     async def on_put(self, req, resp, room, user):  # type: ignore[no-untyped-def]
-        await channels.revoke(user, f'rooms:{room}')
-        await channels.revoke(user, f'squares:{room}')
+        await channels.revoke_user(user, f'rooms:{room}')
+        await channels.revoke_user(user, f'squares:{room}')
 
     async def on_delete(self, req, resp, room, user):  # type: ignore[no-untyped-def]
-        await channels.restore(user, f'squares:{room}')
+        await channels.restore_user(user, f'squares:{room}')
 
 
 room = Room()

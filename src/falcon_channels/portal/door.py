@@ -27,13 +27,13 @@ import falcon
 
 from falcon_channels.channels import Channels
 from falcon_channels.errors import ClosedError
+from falcon_channels.plain.websocket import join
+from falcon_channels.plain.websocket import open_raw
+from falcon_channels.plain.websocket import RawDoor
+from falcon_channels.plain.websocket import talk
+from falcon_channels.plain.websocket import TRY_AGAIN_LATER
 from falcon_channels.portal.loop_thread import LoopThread
 from falcon_channels.publication import Position
-from falcon_channels.raw import join
-from falcon_channels.raw import open_raw
-from falcon_channels.raw import RawDoor
-from falcon_channels.raw import talk
-from falcon_channels.raw import TRY_AGAIN_LATER
 from falcon_channels.transports.asgi import MessageBlob
 from falcon_channels.transports.asgi import MESSAGES
 from falcon_channels.transports.base import Receiver

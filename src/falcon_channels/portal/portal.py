@@ -150,21 +150,21 @@ class Portal:
         """Return how many are subscribed; see `Channels.presence_stats`."""
         return self.call(self.channels.presence_stats, channel)
 
-    def unsubscribe(self, user: str, channel: str, **options: Any) -> None:
-        """End a user's subscriptions; see `Channels.unsubscribe`."""
-        self.call(self.channels.unsubscribe, user, channel, **options)
+    def unsubscribe_user(self, user: str, channel: str, **options: Any) -> None:
+        """End a user's subscriptions; see `Channels.unsubscribe_user`."""
+        self.call(self.channels.unsubscribe_user, user, channel, **options)
 
-    def disconnect(self, user: str, **options: Any) -> None:
-        """Close a user's connections; see `Channels.disconnect`."""
-        self.call(self.channels.disconnect, user, **options)
+    def disconnect_user(self, user: str, **options: Any) -> None:
+        """Close a user's connections; see `Channels.disconnect_user`."""
+        self.call(self.channels.disconnect_user, user, **options)
 
-    def revoke(self, user: str, channel: str, **options: Any) -> None:
-        """Take a user's right to subscribe; see `Channels.revoke`."""
-        self.call(self.channels.revoke, user, channel, **options)
+    def revoke_user(self, user: str, channel: str, **options: Any) -> None:
+        """Take a user's right to subscribe; see `Channels.revoke_user`."""
+        self.call(self.channels.revoke_user, user, channel, **options)
 
-    def restore(self, user: str, channel: str) -> None:
-        """Take a revocation back; see `Channels.restore`."""
-        self.call(self.channels.restore, user, channel)
+    def restore_user(self, user: str, channel: str) -> None:
+        """Take a revocation back; see `Channels.restore_user`."""
+        self.call(self.channels.restore_user, user, channel)
 
     # --- a WebSocket in a channel ----------------------------------------------------
 

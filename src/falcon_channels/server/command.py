@@ -32,8 +32,8 @@ from uvicorn.supervisors.multiprocess import Process
 from falcon_channels.errors import ChannelsError
 from falcon_channels.errors import OptionsError
 from falcon_channels.server.options import ServerOptions
-from falcon_channels.transports.direct import START_ERROR
-from falcon_channels.transports.direct import WORKERS
+from falcon_channels.transports.asgi_extensions import START_ERROR
+from falcon_channels.transports.asgi_extensions import WORKERS
 
 _logger = logging.getLogger('uvicorn.error')
 

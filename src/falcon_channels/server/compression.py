@@ -8,12 +8,12 @@ from websockets.extensions.base import Extension
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 
-from falcon_channels.transports.framing import DEFLATE
-from falcon_channels.transports.framing import DEFLATE_MEMORY_LEVEL
-from falcon_channels.transports.framing import DEFLATE_WINDOW_BITS
-from falcon_channels.transports.framing import DeflateFraming
-from falcon_channels.transports.framing import WIRE
-from falcon_channels.transports.framing import WireFraming
+from falcon_channels.transports.websocket_framing import DEFLATE
+from falcon_channels.transports.websocket_framing import DEFLATE_MEMORY_LEVEL
+from falcon_channels.transports.websocket_framing import DEFLATE_WINDOW_BITS
+from falcon_channels.transports.websocket_framing import DeflateFraming
+from falcon_channels.transports.websocket_framing import WIRE
+from falcon_channels.transports.websocket_framing import WireFraming
 
 
 def deflate_factory() -> ServerPerMessageDeflateFactory:

@@ -22,12 +22,12 @@ from falcon_channels.server.states import CONNECTING
 from falcon_channels.server.states import LINGERING
 from falcon_channels.server.states import OPEN
 from falcon_channels.transports.base import Receiver
-from falcon_channels.transports.framing import binary_frame
-from falcon_channels.transports.framing import DeflateFraming
-from falcon_channels.transports.framing import SHORT_TEXT_HEADERS
-from falcon_channels.transports.framing import text_frame
-from falcon_channels.transports.framing import WIRE
-from falcon_channels.transports.framing import WireFraming
+from falcon_channels.transports.websocket_framing import binary_frame
+from falcon_channels.transports.websocket_framing import DeflateFraming
+from falcon_channels.transports.websocket_framing import SHORT_TEXT_HEADERS
+from falcon_channels.transports.websocket_framing import text_frame
+from falcon_channels.transports.websocket_framing import WIRE
+from falcon_channels.transports.websocket_framing import WireFraming
 
 _PING = b'\x89\x00'
 #: What waits for the end of a turn of the event loop, at most: so many frames, none of

@@ -21,7 +21,7 @@ from websockets.extensions.base import ServerExtensionFactory
 from falcon_channels.server.compression import deflate_factory
 from falcon_channels.server.keepalive import KeepAliveWheel
 from falcon_channels.server.options import ServerOptions
-from falcon_channels.transports.direct import DRAIN_HOOKS
+from falcon_channels.transports.asgi_extensions import DRAIN_HOOKS
 
 if TYPE_CHECKING:
     from falcon_channels.server.connection import Connection

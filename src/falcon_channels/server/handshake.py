@@ -35,7 +35,7 @@ from websockets.server import ServerProtocol
 from websockets.utils import accept_key
 
 from falcon_channels.server.context import core_logger
-from falcon_channels.transports.direct import EXTENSION
+from falcon_channels.transports.asgi_extensions import EXTENSION
 
 if TYPE_CHECKING:
     from falcon_channels.server.context import ServerContext

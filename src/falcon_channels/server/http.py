@@ -22,7 +22,7 @@ from falcon_channels.server.options import ServerOptions
 from falcon_channels.server.protocol import WebSocketProtocol
 from falcon_channels.server.sockets import bound_unacknowledged
 from falcon_channels.server.sockets import remote_address
-from falcon_channels.transports.direct import CUT_EXTENSION
+from falcon_channels.transports.asgi_extensions import CUT_EXTENSION
 
 #: Longest request line and headers together.
 MAX_HEAD_BYTES = 65536

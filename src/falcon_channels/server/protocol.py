@@ -65,7 +65,7 @@ class WebSocketProtocol(FrameReader):
     """One WebSocket connection under uvicorn.
 
     It is also the `DirectWebSocket` of its connection: see
-    `falcon_channels.transports.direct`.
+    `falcon_channels.transports.asgi_extensions`.
     """
 
     __slots__ = ('_lingered', '_peer')

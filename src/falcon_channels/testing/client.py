@@ -29,18 +29,18 @@ from typing import Self
 
 from falcon import testing
 
-from falcon_channels import access
+from falcon_channels.access import authorization
 from falcon_channels.channels import Channels
-from falcon_channels.connection import Connection
 from falcon_channels.errors import UnsubscribedError
-from falcon_channels.hub import Joined
+from falcon_channels.hub.connection import Connection
+from falcon_channels.hub.hub import Joined
+from falcon_channels.hub.subscription import Subscription
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
 from falcon_channels.publication import Signal
-from falcon_channels.subscription import Subscription
 from falcon_channels.transports.base import Receiver
-from falcon_channels.transports.encodings import encoder
-from falcon_channels.transports.encodings import Item
+from falcon_channels.transports.encoders import encoder
+from falcon_channels.transports.encoders import Item
 
 
 class Subscribed(NamedTuple):
@@ -333,15 +333,17 @@ class SimulatedClient:
             UnknownChannelError: No route matches.
         """
         match = await self._channels.match(channel)
-        raw, binary = access.encode_payload(data)
-        draft = access.PublicationDraft(
+        raw, binary = authorization.encode_payload(data)
+        draft = authorization.PublicationDraft(
             channel,
             self.connection,
             raw,
             binary=binary,
             data_type=match.route.options.data_type,
         )
-        publication = await access.authorize_publish(match, self.connection, draft)
+        publication = await authorization.authorize_publish(
+            match, self.connection, draft
+        )
         await self._channels.publish_checked(
             match, channel, publication, idempotency_key=draft.idempotency_key
         )

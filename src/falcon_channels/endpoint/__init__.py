@@ -1,0 +1,1 @@
+"""Clients with an official SDK: the client protocol."""

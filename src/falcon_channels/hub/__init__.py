@@ -1,0 +1,1 @@
+"""Connections, subscriptions and channels of this process."""

@@ -1,0 +1,486 @@
+"""The methods of the server API: requests and answers, without HTTP.
+
+Names, fields and error codes are those of Centrifugo's server API, so that its client
+libraries work. A request is a Struct; what it does not know it refuses, for an
+option that is passed over in silence is worse than an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+from collections.abc import Awaitable
+from collections.abc import Callable
+import fnmatch
+import logging
+from typing import Annotated
+from typing import Any
+from typing import Final
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from falcon_channels.cluster.user_commands import FORCE_DISCONNECT
+from falcon_channels.errors import BrokerUnavailableError
+from falcon_channels.errors import CapabilityError
+from falcon_channels.errors import ChannelNameError
+from falcon_channels.errors import ClosedError
+from falcon_channels.errors import PayloadError
+from falcon_channels.errors import PositionError
+from falcon_channels.errors import PublicationTooLargeError
+from falcon_channels.errors import UnknownChannelError
+from falcon_channels.protocol import codes
+from falcon_channels.publication import ClientInfo
+from falcon_channels.publication import Position
+from falcon_channels.publication import Publication
+
+if TYPE_CHECKING:
+    from falcon_channels.brokers.base import PublishResult
+    from falcon_channels.channels import Channels
+
+_logger = logging.getLogger('falcon_channels')
+
+#: How many channels a broadcast may name.
+MAX_BROADCAST_CHANNELS = 1000
+#: How many commands a batch may have.
+MAX_BATCH_COMMANDS = 1000
+
+_Offset = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+_Seconds = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+
+#: What Centrifugo has and this does not: refused with code 108.
+_NOT_AVAILABLE: Final = frozenset(
+    {
+        'rpc',
+        'connections',
+        'update_user_status',
+        'get_user_status',
+        'delete_user_status',
+        'block_user',
+        'unblock_user',
+        'revoke_token',
+        'invalidate_user_tokens',
+        'device_register',
+        'device_update',
+        'device_remove',
+        'device_list',
+        'device_topic_list',
+        'device_topic_update',
+        'user_topic_list',
+        'user_topic_update',
+        'send_push_notification',
+        'update_push_status',
+        'cancel_push',
+        'rate_limit',
+        'map_publish',
+        'map_remove',
+        'map_read_state',
+        'map_read_stream',
+        'map_stats',
+        'map_clear',
+        'shared_poll_publish',
+    }
+)
+
+
+class ApiError(Exception):
+    """A method that answers with an error.
+
+    Attributes:
+        code: As in the table of docs/server_api.md.
+        message: In words, for whoever holds a key.
+    """
+
+    def __init__(self, error: codes.ReplyError, details: str = '') -> None:
+        message = f'{error.message}: {details}' if details else error.message
+        super().__init__(message)
+        self.code = error.code
+        self.message = message
+
+    def to_media(self) -> dict[str, Any]:
+        """Return ``{"code": 107, "message": "..."}``."""
+        return {'code': self.code, 'message': self.message}
+
+
+class _Request(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What all requests have in common."""
+
+
+class _Payload(_Request):
+    data: msgspec.Raw = msgspec.Raw(b'')
+    b64data: str = ''
+    skip_history: bool = False
+    tags: dict[str, str] | None = None
+    idempotency_key: str = ''
+    delta: bool = False
+    version: int = 0
+    version_epoch: str = ''
+
+
+class _Publish(_Payload, kw_only=True):
+    channel: str
+
+
+class _Broadcast(_Payload, kw_only=True):
+    channels: Annotated[
+        list[str], msgspec.Meta(min_length=1, max_length=MAX_BROADCAST_CHANNELS)
+    ]
+
+
+class _StreamPosition(_Request):
+    offset: _Offset = 0
+    epoch: str = ''
+
+
+class _UserRequest(_Request):
+    user: str
+    client: str = ''
+    session: str = ''
+
+
+class _Subscribe(_UserRequest, kw_only=True):
+    channel: str
+    info: Any = None
+    b64info: str = ''
+    data: Any = None
+    b64data: str = ''
+    expire_at: _Seconds = 0
+    recover_since: _StreamPosition | None = None
+    override: dict[str, Any] | None = None
+
+
+class _Unsubscribe(_UserRequest, kw_only=True):
+    channel: Annotated[str, msgspec.Meta(min_length=1)]
+
+
+class _DisconnectWith(_Request):
+    code: int = 0
+    reason: str = ''
+
+
+class _Disconnect(_UserRequest):
+    whitelist: list[str] = []
+    disconnect: _DisconnectWith | None = None
+
+
+class _Refresh(_UserRequest):
+    expired: bool = False
+    expire_at: _Seconds = 0
+    info: Any = None
+
+
+class _Channel(_Request):
+    channel: str
+
+
+class _History(_Channel):
+    limit: Annotated[int, msgspec.Meta(ge=-1, le=2**31)] = 0
+    since: _StreamPosition | None = None
+    reverse: bool = False
+
+
+class _Channels(_Request):
+    pattern: Annotated[str, msgspec.Meta(max_length=1000)] = ''
+
+
+class _Nothing(_Request):
+    pass
+
+
+class _Batch(_Request):
+    commands: Annotated[
+        list[dict[str, msgspec.Raw]], msgspec.Meta(max_length=MAX_BATCH_COMMANDS)
+    ]
+    parallel: bool = False
+
+
+Method = Callable[[Any], Awaitable[dict[str, Any]]]
+
+
+class ApiMethods:
+    """The methods by name.
+
+    Args:
+        channels: What they act on.
+    """
+
+    def __init__(self, channels: Channels) -> None:
+        self._channels = channels
+        self._methods: dict[str, tuple[type[_Request], Method]] = {
+            'publish': (_Publish, self._publish),
+            'broadcast': (_Broadcast, self._broadcast),
+            'subscribe': (_Subscribe, self._subscribe),
+            'unsubscribe': (_Unsubscribe, self._unsubscribe),
+            'disconnect': (_Disconnect, self._disconnect),
+            'refresh': (_Refresh, self._refresh),
+            'presence': (_Channel, self._presence),
+            'presence_stats': (_Channel, self._presence_stats),
+            'history': (_History, self._history),
+            'history_remove': (_Channel, self._history_remove),
+            'channels': (_Channels, self._list_channels),
+            'info': (_Nothing, self._info),
+        }
+
+    async def call(self, name: str, body: bytes | msgspec.Raw) -> dict[str, Any]:
+        """Return the answer of a method, ``{"result": {}}`` or ``{"error": {}}``.
+
+        Args:
+            name: Of the method.
+            body: Its request, JSON.
+        """
+        try:
+            if name == 'batch':
+                return {'replies': await self._batch(_decode(body, _Batch))}
+            return {'result': await self._call(name, body)}
+        except ApiError as ex:
+            return {'error': ex.to_media()}
+
+    async def _call(self, name: str, body: bytes | msgspec.Raw) -> dict[str, Any]:
+        found = self._methods.get(name)
+        if found is None:
+            if name in _NOT_AVAILABLE:
+                raise ApiError(codes.NOT_AVAILABLE, name)
+            raise ApiError(codes.METHOD_NOT_FOUND, name[:80])
+        request_type, method = found
+        request = _decode(body, request_type)
+        return await _translated(name, method, request)
+
+    async def _batch(self, batch: _Batch) -> list[dict[str, Any]]:
+        if batch.parallel:
+            return await asyncio.gather(*map(self._reply, batch.commands))
+        return [await self._reply(command) for command in batch.commands]
+
+    async def _reply(self, command: dict[str, msgspec.Raw]) -> dict[str, Any]:
+        try:
+            if len(command) != 1:
+                raise ApiError(codes.BAD_REQUEST, 'a command names one method')
+            ((name, body),) = command.items()
+            return {name: await self._call(name, body)}
+        except ApiError as ex:
+            return {'error': ex.to_media()}
+
+    # --- publications ----------------------------------------------------------------
+
+    async def _publish(self, request: _Publish) -> dict[str, Any]:
+        return await self._publish_to(request.channel, request, _payload(request))
+
+    async def _broadcast(self, request: _Broadcast) -> dict[str, Any]:
+        payload = _payload(request)
+
+        async def publish(channel: str) -> dict[str, Any]:
+            return await self._publish_to(channel, request, payload)
+
+        responses: list[dict[str, Any]] = []
+        for channel in request.channels:
+            try:
+                result = await _translated('broadcast', publish, channel)
+                responses.append({'result': result})
+            except ApiError as ex:
+                responses.append({'error': ex.to_media()})
+        return {'responses': responses}
+
+    async def _publish_to(
+        self, channel: str, request: _Payload, payload: Any
+    ) -> dict[str, Any]:
+        return _position(
+            await self._channels.publish(
+                channel,
+                payload,
+                idempotency_key=request.idempotency_key or None,
+                tags=request.tags,
+            )
+        )
+
+    async def _history(self, request: _History) -> dict[str, Any]:
+        match = await self._channels.match(request.channel)
+        if not match.route.options.history_size:
+            raise ApiError(codes.NOT_AVAILABLE, 'the channel keeps no history')
+        since = _since(request.since)
+        if request.reverse and since is not None and not since.offset:
+            raise ApiError(codes.BAD_REQUEST, 'nothing lies before offset 0')
+        page = await self._channels.history(
+            request.channel,
+            since=since,
+            limit=None if request.limit < 0 else request.limit,
+            reverse=request.reverse,
+        )
+        return {
+            'publications': [publication_media(item) for item in page.publications],
+            'offset': page.position.offset,
+            'epoch': page.position.epoch,
+        }
+
+    async def _history_remove(self, request: _Channel) -> dict[str, Any]:
+        await self._channels.remove_history(request.channel)
+        return {}
+
+    # --- presence --------------------------------------------------------------------
+
+    async def _presence(self, request: _Channel) -> dict[str, Any]:
+        there = await self._channels.presence(request.channel)
+        return {
+            'presence': {client: info_media(info) for client, info in there.items()}
+        }
+
+    async def _presence_stats(self, request: _Channel) -> dict[str, Any]:
+        return (await self._channels.presence_stats(request.channel))._asdict()
+
+    # --- users' connections ----------------------------------------------------------
+
+    async def _subscribe(self, request: _Subscribe) -> dict[str, Any]:
+        if request.b64info or request.b64data:
+            raise ApiError(codes.NOT_AVAILABLE, 'b64info and b64data: use JSON')
+        if request.override:
+            raise ApiError(codes.NOT_AVAILABLE, 'override: options belong to routes')
+        await self._channels.subscribe_user(
+            request.user,
+            request.channel,
+            client=request.client,
+            session=request.session,
+            info=request.info,
+            data=request.data,
+            since=_since(request.recover_since),
+            expires_at=float(request.expire_at) or None,
+        )
+        return {}
+
+    async def _unsubscribe(self, request: _Unsubscribe) -> dict[str, Any]:
+        await self._channels.unsubscribe_user(
+            request.user,
+            request.channel,
+            client=request.client,
+            session=request.session,
+        )
+        return {}
+
+    async def _disconnect(self, request: _Disconnect) -> dict[str, Any]:
+        asked = request.disconnect or _DisconnectWith()
+        code = asked.code or FORCE_DISCONNECT
+        if not 3000 <= code <= 4999:
+            raise ApiError(codes.BAD_REQUEST, f'code {code} is not from 3000 to 4999')
+        if len(asked.reason.encode()) > 123:
+            raise ApiError(codes.BAD_REQUEST, 'reason exceeds 123 bytes of UTF-8')
+        await self._channels.disconnect_user(
+            request.user,
+            client=request.client,
+            session=request.session,
+            code=code,
+            reason=asked.reason or 'force disconnect',
+            spare=request.whitelist,
+        )
+        return {}
+
+    async def _refresh(self, request: _Refresh) -> dict[str, Any]:
+        await self._channels.refresh_user(
+            request.user,
+            client=request.client,
+            session=request.session,
+            expired=request.expired,
+            expires_at=float(request.expire_at) or None,
+            info=request.info,
+        )
+        return {}
+
+    # --- processes -------------------------------------------------------------------
+
+    async def _list_channels(self, request: _Channels) -> dict[str, Any]:
+        totals = await self._channels.census.channels()
+        pattern = request.pattern or '*'
+        return {
+            'channels': {
+                channel: {'num_clients': totals[channel]}
+                for channel in sorted(totals)
+                if fnmatch.fnmatchcase(channel, pattern)
+            }
+        }
+
+    async def _info(self, request: _Nothing) -> dict[str, Any]:
+        return {'nodes': await self._channels.census.nodes()}
+
+
+def _decode(body: bytes | msgspec.Raw, request_type: type[Any]) -> Any:
+    try:
+        return msgspec.json.decode(body, type=request_type)
+    except (msgspec.DecodeError, RecursionError, ValueError) as ex:
+        raise ApiError(codes.BAD_REQUEST, str(ex)) from None
+
+
+async def _translated(name: str, method: Method, request: Any) -> dict[str, Any]:
+    """Await a method; its errors become those of the API."""
+    try:
+        return await method(request)
+    except ApiError:
+        raise
+    except UnknownChannelError:
+        raise ApiError(codes.UNKNOWN_CHANNEL) from None
+    except (
+        ChannelNameError,
+        PayloadError,
+        PublicationTooLargeError,
+        ValueError,
+    ) as ex:
+        raise ApiError(codes.BAD_REQUEST, str(ex)) from None
+    except PositionError:
+        raise ApiError(codes.UNRECOVERABLE_POSITION) from None
+    except CapabilityError as ex:
+        raise ApiError(codes.NOT_AVAILABLE, str(ex)) from None
+    except (BrokerUnavailableError, ClosedError) as ex:
+        _logger.warning('server API: %s failed: %s', name, ex)
+        raise ApiError(codes.INTERNAL) from None
+    except Exception:
+        # NOTE: a defect; the caller gets the documented answer, the log the traceback.
+        _logger.exception('server API: %s failed', name)
+        raise ApiError(codes.INTERNAL) from None
+
+
+def _payload(request: _Payload) -> Any:
+    if request.skip_history:
+        raise ApiError(codes.NOT_AVAILABLE, 'skip_history: history belongs to routes')
+    if request.version or request.version_epoch:
+        raise ApiError(codes.NOT_AVAILABLE, 'version: publish with idempotency_key')
+    if request.b64data:
+        try:
+            return base64.b64decode(request.b64data, validate=True)
+        except (binascii.Error, ValueError):
+            raise ApiError(codes.BAD_REQUEST, 'b64data is not base64') from None
+    if not bytes(request.data):
+        raise ApiError(codes.BAD_REQUEST, 'data is missing')
+    # NOTE: decoded and encoded again, once per request: white space goes, and what
+    #   one JSON reader takes and another does not never reaches a client.
+    return _decode(request.data, object)
+
+
+def _since(position: _StreamPosition | None) -> Position | None:
+    return None if position is None else Position(position.offset, position.epoch)
+
+
+def _position(result: PublishResult) -> dict[str, Any]:
+    return {'offset': result.position.offset, 'epoch': result.position.epoch}
+
+
+def publication_media(publication: Publication) -> dict[str, Any]:
+    """Return a publication as the API shows it; its payload is not parsed again."""
+    item: dict[str, Any] = {'offset': publication.offset}
+    if publication.binary:
+        item['data'] = None
+        item['b64data'] = base64.b64encode(publication.data).decode()
+    else:
+        item['data'] = msgspec.Raw(publication.data)
+    if publication.time_ms:
+        item['time'] = publication.time_ms
+    if publication.tags:
+        item['tags'] = publication.tags
+    if publication.info is not None:
+        item['info'] = info_media(publication.info)
+    return item
+
+
+def info_media(info: ClientInfo) -> dict[str, Any]:
+    """Return who somebody is as the API shows it; nothing is parsed again."""
+    item: dict[str, Any] = {'user': info.user, 'client': info.client}
+    if info.conn_info is not None:
+        item['conn_info'] = msgspec.Raw(info.conn_info)
+    if info.chan_info is not None:
+        item['chan_info'] = msgspec.Raw(info.chan_info)
+    return item

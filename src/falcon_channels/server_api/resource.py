@@ -1,0 +1,161 @@
+"""The server API over HTTP: what back ends call to publish, ask and steer.
+
+It speaks Centrifugo's server API, ``POST {prefix}/{method}`` with a JSON body, so that
+`cent` and its siblings in other languages work. Answers have the status 200 and say
+``{"result": {}}`` or ``{"error": {"code": 107, "message": "..."}}``; others mean
+that the request never reached a method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import hashlib
+import hmac
+import logging
+from typing import Any
+from typing import TYPE_CHECKING
+
+import falcon
+import falcon.asgi
+import msgspec
+
+from falcon_channels.errors import OptionsError
+from falcon_channels.server_api.methods import ApiMethods
+
+if TYPE_CHECKING:
+    from falcon_channels.channels import Channels
+
+_logger = logging.getLogger('falcon_channels')
+
+#: Shortest key, in bytes. One from `secrets.token_urlsafe` has 43.
+MIN_KEY_BYTES = 12
+
+
+class ApiKeys:
+    """Keys of the server API; several may hold at once, to change them.
+
+    Args:
+        keys: One, or several.
+
+    Raises:
+        OptionsError: There is none, or one is too short or not ASCII.
+    """
+
+    def __init__(self, keys: str | Sequence[str]) -> None:
+        given = [keys] if isinstance(keys, str) else list(keys)
+        if not given:
+            raise OptionsError('the server API needs at least one key')
+        for key in given:
+            # NOTE: the key is a secret and stays out of the message.
+            if not key.isascii() or not key.isprintable() or ' ' in key:
+                raise OptionsError('a key is printable ASCII without spaces')
+            if len(key) < MIN_KEY_BYTES:
+                raise OptionsError(
+                    f'a key of {len(key)} bytes is shorter than {MIN_KEY_BYTES}: '
+                    'make one with secrets.token_urlsafe(32)'
+                )
+        # SECURITY: digests have one length, so that `compare_digest` tells nothing of
+        #   the key by its time, not even how long it is.
+        self._digests = [_digest(key) for key in given]
+
+    def accept(self, key: str) -> bool:
+        """Return whether a key holds, in the same time whichever it is."""
+        digest = _digest(key)
+        found = False
+        for known in self._digests:
+            found |= hmac.compare_digest(known, digest)
+        return found
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode('utf-8', 'surrogateescape')).digest()
+
+
+class ApiResource:
+    """Falcon resource of the server API: ``POST {prefix}/{method}``.
+
+    Args:
+        channels: What it acts on.
+        keys: Who may call it.
+        max_body_bytes: Largest request.
+    """
+
+    def __init__(
+        self, channels: Channels, keys: ApiKeys, max_body_bytes: int = 1048576
+    ) -> None:
+        self._methods = ApiMethods(channels)
+        self._keys = keys
+        self._max_body_bytes = max_body_bytes
+
+    async def on_post(
+        self, req: falcon.asgi.Request, resp: falcon.asgi.Response, method: str
+    ) -> None:
+        """Call a method."""
+        self._authorize(req)
+        body = await self._read(req)
+        resp.content_type = falcon.MEDIA_JSON
+        resp.cache_control = ['no-store']
+        resp.data = msgspec.json.encode(await self._methods.call(method, body))
+
+    def _authorize(self, req: falcon.asgi.Request) -> None:
+        if req.has_param('api_key'):
+            # SECURITY: what is in a URL is in logs, histories and Referer headers.
+            raise falcon.HTTPBadRequest(
+                description='a key in the URL is not accepted, and is no secret any '
+                'more: send it in the header X-API-Key'
+            )
+        key = req.get_header('X-API-Key')
+        if key is None:
+            scheme, _, rest = (req.auth or '').partition(' ')
+            key = rest.strip() if scheme.lower() == 'apikey' else None
+        if key is None or not self._keys.accept(key):
+            _logger.warning('server API: refused %r without a valid key', req.path[:80])
+            raise falcon.HTTPUnauthorized(
+                description='send a valid key in the header X-API-Key',
+                challenges=['apikey'],
+            )
+
+    async def _read(self, req: falcon.asgi.Request) -> bytes:
+        # SECURITY: a form of another site cannot send this type without asking first
+        #   (CORS), and there is nobody to say yes. Cookies are never looked at.
+        content_type, _, _ = (req.content_type or '').partition(';')
+        if content_type.strip().lower() != 'application/json':
+            raise falcon.HTTPUnsupportedMediaType(
+                description='send Content-Type: application/json'
+            )
+        if req.get_header('Content-Encoding', default='identity') != 'identity':
+            raise falcon.HTTPUnsupportedMediaType(
+                description='compressed requests are not taken'
+            )
+        limit_bytes = self._max_body_bytes
+        length = req.content_length
+        if length is not None and length > limit_bytes:
+            raise _too_large(limit_bytes)
+        chunks: list[bytes] = []
+        size_bytes = 0
+        async for chunk in req.stream:
+            size_bytes += len(chunk)
+            if size_bytes > limit_bytes:
+                raise _too_large(limit_bytes)
+            chunks.append(chunk)
+        return b''.join(chunks)
+
+
+def _too_large(limit_bytes: int) -> falcon.HTTPError:
+    return falcon.HTTPContentTooLarge(
+        description=f'the request exceeds max_body_bytes of {limit_bytes}'
+    )
+
+
+def mount_api(
+    channels: Channels,
+    app: falcon.asgi.App[Any, Any],
+    keys: str | Sequence[str],
+    prefix: str,
+    max_body_bytes: int,
+) -> None:
+    """Do what `Channels.add_api` promises."""
+    if prefix and (not prefix.startswith('/') or prefix.endswith('/')):
+        raise OptionsError(f'prefix {prefix!r} must be as "/api", or empty')
+    resource = ApiResource(channels, ApiKeys(keys), max_body_bytes)
+    app.add_route(f'{prefix}/{{method}}', resource)

@@ -1,0 +1,39 @@
+"""The rate of a user: tokens come back with time, and full buckets are forgotten."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from falcon_channels.endpoint.rate_limit import RateLimiter
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from('ab'), st.integers(0, 30)), min_size=1, max_size=80
+)
+
+
+@given(STEPS, st.integers(1, 8), st.integers(1, 5))
+def test_a_bucket_is_what_it_is_called(
+    steps: list[tuple[str, int]], burst: int, per_s: int
+) -> None:
+    """Whatever order and times: as if each bucket were counted one by one."""
+    rates = RateLimiter(per_s, burst)
+    tokens = dict.fromkeys('ab', float(burst))
+    now_s = 0.0
+    for user, tenths in steps:
+        now_s += tenths / 10
+        tokens = {u: min(burst, n + tenths / 10 * per_s) for u, n in tokens.items()}
+        expected = tokens[user] >= 1 - 1e-6
+        assert expected is rates.take(user, now_s)
+        tokens[user] -= expected
+
+
+def test_users_who_went_are_forgotten() -> None:
+    """Buckets that have filled again do not pile up, however many users come."""
+    rates = RateLimiter(10.0, 20)
+    most = 0
+    for number in range(5000):
+        assert rates.take(f'user{number}', number / 100)
+        most = max(most, len(rates))
+    # NOTE: a bucket of one command is full again in a tenth of a second.
+    assert most <= 15

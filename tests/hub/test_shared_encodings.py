@@ -1,0 +1,152 @@
+"""What many clients recover at once: encoded once, exact, bounded and soon gone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+import gc
+import weakref
+
+import pytest
+
+from falcon_channels.hub import shared_encodings
+from falcon_channels.hub.shared_encodings import SharedEncodings
+from falcon_channels.publication import Publication
+
+
+class Log:
+    """Publications, and how often each was encoded."""
+
+    def __init__(self, size: int, data: bytes = b'x') -> None:
+        self.publications = [
+            Publication(data=data, offset=offset) for offset in range(1, size + 1)
+        ]
+        self.encoded: Counter[int] = Counter()
+
+    def encode(self, publication: Publication) -> bytes:
+        self.encoded[publication.offset] += 1
+        return b'%d:%s' % (publication.offset, publication.data)
+
+
+@pytest.fixture
+def shared() -> SharedEncodings:
+    return SharedEncodings()
+
+
+async def test_each_is_encoded_once_for_all_but_the_first(
+    shared: SharedEncodings,
+) -> None:
+    """Clients that missed more or less, or later ones, share what they have in common.
+
+    The first is answered as if it were alone: most are.
+    """
+    log = Log(20)
+    assert shared.pieces('json', log.publications[:10], log.encode) is None
+    assert {} == log.encoded
+    for start, end in [(5, 10), (0, 10), (7, 15), (0, 20), (19, 20), (0, 20)]:
+        missed = log.publications[start:end]
+        expected = [b'%d:x' % publication.offset for publication in missed]
+        assert expected == shared.pieces('json', missed, log.encode)
+    assert {1} == set(log.encoded.values())
+    assert 20 == len(log.encoded)
+    shared.clear()
+
+
+async def test_equal_publications_of_another_read_are_known(
+    shared: SharedEncodings,
+) -> None:
+    """A store gives out new objects with each read; the same content is found again."""
+    for read in range(3):
+        log = Log(5)
+        shared.pieces('json', log.publications, log.encode)
+        assert (5 if read == 1 else 0) == log.encoded.total()
+    shared.clear()
+
+
+async def test_another_publication_with_the_same_offset_is_itself(
+    shared: SharedEncodings,
+) -> None:
+    """Nobody gets what was at an offset before, should a log have lost its end."""
+    log, other = Log(3), Log(3, b'y')
+    for _ in range(2):
+        shared.pieces('json', log.publications, log.encode)
+    found = shared.pieces('json', other.publications, other.encode)
+    assert [b'1:y', b'2:y', b'3:y'] == found
+    found = shared.pieces('json', log.publications, log.encode)
+    assert [b'1:x', b'2:x', b'3:x'] == found
+    shared.clear()
+
+
+async def test_encodings_do_not_mix(shared: SharedEncodings) -> None:
+    """Each key has pieces of its own."""
+    log = Log(1)
+    for key in ('json', 'raw', 'json', 'raw'):
+        shared.pieces(key, log.publications, lambda _, key=key: key)
+    for key in ('json', 'raw'):
+        assert [key] == shared.pieces(key, log.publications, lambda _: 'new')
+    shared.clear()
+
+
+async def test_what_cannot_be_encoded_is_refused_to_each(
+    shared: SharedEncodings,
+) -> None:
+    """An error reaches everybody who asks, and harms nothing else."""
+    log = Log(3)
+
+    def encode(publication: Publication) -> bytes:
+        if publication.offset == 2:
+            raise ValueError('on purpose')
+        return log.encode(publication)
+
+    shared.pieces('json', log.publications, encode)
+    for _ in range(2):
+        with pytest.raises(ValueError, match='on purpose'):
+            shared.pieces('json', log.publications, encode)
+    found = shared.pieces('json', log.publications[2:], encode)
+    assert [b'3:x'] == found
+    assert {1: 1, 3: 1} == log.encoded
+    shared.clear()
+
+
+async def test_what_is_kept_is_bounded(
+    shared: SharedEncodings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond the limit everything goes on, and is encoded for each client."""
+    monkeypatch.setattr(shared_encodings, 'MAX_KEPT_BYTES', 10_000)
+    log = Log(100, bytes(100))
+    for _ in range(4):
+        found = shared.pieces('json', log.publications, log.encode)
+    assert found == [log.encode(publication) for publication in log.publications]
+    assert 9_000 < shared.kept_bytes <= 10_000
+    # Encoded for the test itself, and before that for one client or for all three.
+    assert {2, 4} == set(log.encoded.values())
+    for channel in range(1000):
+        shared.pieces(channel, log.publications, log.encode)
+    assert shared.kept_bytes <= 10_256
+    shared.clear()
+    assert 0 == shared.kept_bytes
+
+
+async def test_nothing_stays(
+    shared: SharedEncodings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was kept is let go of soon, and the next to ask is the first again."""
+    monkeypatch.setattr(shared_encodings, 'KEEP_S', 0.01)
+    gone = asyncio.Event()
+
+    class Piece:
+        """Something that can be seen to end."""
+
+    def encode(publication: Publication) -> Piece:
+        piece = Piece()
+        weakref.finalize(piece, gone.set)
+        return piece
+
+    for _ in range(2):
+        shared.pieces('json', Log(1).publications, encode)
+    gc.collect()
+    assert not gone.is_set()
+    await gone.wait()
+    assert 0 == shared.kept_bytes
+    assert shared.pieces('json', Log(1).publications, encode) is None
+    shared.clear()

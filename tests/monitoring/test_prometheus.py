@@ -1,0 +1,132 @@
+"""The page that Prometheus reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from cluster.test_cluster import LinkedBroker
+from cluster.test_cluster import start
+from falcon import testing
+import falcon.asgi
+import httpx
+from prometheus_client import CollectorRegistry
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+import pytest
+from support.asgi_servers import AsgiServer
+from support.processes import ServerProcess
+from support.processes import wait_until
+from websockets.sync.client import connect
+
+from falcon_channels import Channels
+from falcon_channels.metrics import Counters
+from falcon_channels.monitoring.prometheus import ChannelsCollector
+from falcon_channels.monitoring.prometheus import GAUGES
+
+ROOT = Path(__file__).parents[2]
+
+
+def samples(text: str) -> dict[str, float]:
+    """Return the samples of a page by name, labels in braces behind it."""
+    return {
+        sample.name + str(sample.labels or ''): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+@pytest.fixture(scope='module')
+def server(asgi_server: AsgiServer) -> Iterator[ServerProcess]:
+    command = asgi_server.command('support.api_app:app')
+    with ServerProcess(command, env={'PYTHONPATH': 'tests'}) as process:
+        yield process
+
+
+@pytest.mark.server
+@pytest.mark.xdist_group('figures')
+def test_page_follows_what_happens(server: ServerProcess) -> None:
+    """Connections and publications show up on the page, and leave it again."""
+
+    def page() -> dict[str, float]:
+        return samples(httpx.get(f'{server.url}/metrics', timeout=30).text)
+
+    before = page()
+    with connect(f'{server.ws_url}/ws/rooms:figures?user=ann') as ws:
+        ws.recv(30)
+        ws.send('"hello"')
+        ws.recv(30)
+        during = page()
+    assert 1 == during['falcon_channels_connections']
+    assert 1 == during['falcon_channels_subscriptions']
+    assert 1 == during['falcon_channels_channels']
+    assert 1 == during['falcon_channels_link_up']
+    name = 'falcon_channels_deliveries_total'
+    assert 1 == during[name] - before[name]
+    wait_until(lambda: page()['falcon_channels_connections'] == 0, 'it has gone')
+
+
+@pytest.mark.server
+@pytest.mark.xdist_group('figures')
+def test_page_speaks_openmetrics(server: ServerProcess) -> None:
+    """Whoever accepts OpenMetrics gets it."""
+    accept = {'Accept': 'application/openmetrics-text; version=1.0.0'}
+    response = httpx.get(f'{server.url}/metrics', headers=accept, timeout=30)
+    assert response.headers['content-type'].startswith('application/openmetrics-text')
+    assert response.text.endswith('# EOF\n')
+
+
+@pytest.mark.server
+@pytest.mark.xdist_group('figures')
+def test_page_of_all_processes_names_them(
+    asgi_server: AsgiServer, server: ServerProcess
+) -> None:
+    """The page of all processes has a label with host and process id."""
+    page = samples(httpx.get(f'{server.url}/metrics/all', timeout=30).text)
+    (key,) = [key for key in page if key.startswith('falcon_channels_connections{')]
+    pids = server.child_pids() if asgi_server.forks else [server.pid]
+    assert any(f"_{pid}'" in key for pid in pids)
+
+
+async def test_page_of_all_processes_has_each() -> None:
+    """Processes that share a broker are on one page."""
+    link: list[LinkedBroker] = []
+    (one, _), (two, _) = await start(link), await start(link)
+    app = falcon.asgi.App()
+    for channels in (two, one):
+        channels.add_metrics(app, f'/{channels.nodes.id}', all_processes=True)
+    async with testing.ASGIConductor(app) as conductor, two.subscribe('rooms:a'):
+        response = await conductor.simulate_get(f'/{one.nodes.id}')
+    lines = [
+        line
+        for line in response.text.splitlines()
+        if line.startswith('falcon_channels_subscriptions{')
+    ]
+    assert ['0.0', '1.0'] == sorted(line.split()[-1] for line in lines)
+    await one.close()
+    await two.close()
+
+
+def test_collector_fits_a_registry_of_the_application() -> None:
+    """The collector can be registered beside the application's own metrics."""
+    registry = CollectorRegistry()
+    registry.register(ChannelsCollector(Channels()))
+    page = samples(generate_latest(registry).decode())
+    assert 0 == page['falcon_channels_connections']
+
+
+def test_every_figure_has_a_text_and_is_documented() -> None:
+    """Each counter and gauge has a help text, and a row in docs/metrics.md."""
+    registry = CollectorRegistry()
+    registry.register(ChannelsCollector(Channels()))
+    text = generate_latest(registry).decode()
+    documented = (ROOT / 'docs' / 'metrics.md').read_text()
+    names = [f'{name}_total' for name in Counters.__slots__] + list(GAUGES)
+    for name in names:
+        assert f'`falcon_channels_{name}`' in documented
+        help_line = next(
+            line
+            for line in text.splitlines()
+            if line.startswith(f'# HELP falcon_channels_{name} ')
+        )
+        assert len(help_line.split(' ', 3)[3].split()) > 1

@@ -1,0 +1,283 @@
+"""The raw door through Falcon's own test client: no server, no SDK."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import falcon
+from falcon import testing
+import falcon.asgi
+import msgspec
+import pytest
+
+from falcon_channels import ChannelOptions
+from falcon_channels import Channels
+from falcon_channels import NodeOptions
+from falcon_channels import Position
+from falcon_channels import PositionError
+from falcon_channels.plain.websocket import parse_since
+
+OWN = {'Origin': 'http://falconframework.org'}
+
+
+class Note(msgspec.Struct):
+    """What may be published."""
+
+    text: str
+
+
+class Rooms:
+    """Three doors to one kind of channel."""
+
+    def __init__(self, channels: Channels) -> None:
+        self.channels = channels
+
+    async def on_subscribe(self, req: Any, subscription: Any, room: str) -> None:
+        if room == 'closed':
+            raise falcon.HTTPForbidden()
+
+    async def on_publish(self, req: Any, publication: Any, room: str) -> None:
+        if publication.data == 'rude':
+            raise falcon.HTTPForbidden(description='be nice')
+        if publication.data == 'break':
+            raise RuntimeError('a defect of the application')
+
+    async def on_websocket(self, req: Any, ws: Any, room: str) -> None:
+        user = req.get_param('user', default='')
+        await self.channels.serve(req, ws, f'rooms:{room}', user=user)
+
+    async def on_websocket_media(self, req: Any, ws: Any, room: str) -> None:
+        await ws.accept()
+        await self.channels.serve(req, ws, f'rooms:{room}', user='ann', media=True)
+
+    async def on_websocket_typed(self, req: Any, ws: Any, room: str) -> None:
+        await self.channels.serve(req, ws, f'typed:{room}', media=True)
+
+    async def on_websocket_wrong(self, req: Any, ws: Any, room: str) -> None:
+        with pytest.raises(PositionError, match='Position'):
+            await self.channels.serve(req, ws, 'rooms:a', since=(0, ''))  # type: ignore[arg-type]
+        raise falcon.HTTPBadRequest()
+
+    async def on_websocket_nowhere(self, req: Any, ws: Any, room: str) -> None:
+        await self.channels.serve(req, ws, f'no:{room}')
+
+
+@pytest.fixture
+def channels() -> Channels:
+    channels = Channels(options=NodeOptions(max_message_bytes=1000))
+    rooms = Rooms(channels)
+    channels.add_route(
+        'rooms:{room}',
+        rooms,
+        ChannelOptions(history_size=10, max_publication_bytes=500),
+    )
+    channels.add_route(
+        'typed:{room}', None, ChannelOptions(data_type=Note, publishers='anybody')
+    )
+    return channels
+
+
+@pytest.fixture
+def app(channels: Channels) -> falcon.asgi.App:
+    app = falcon.asgi.App(middleware=[channels])
+    rooms = Rooms(channels)
+    app.add_route('/text/{room}', rooms)
+    app.add_route('/media/{room}', rooms, suffix='media')
+    app.add_route('/typed/{room}', rooms, suffix='typed')
+    app.add_route('/wrong/{room}', rooms, suffix='wrong')
+    app.add_route('/nowhere/{room}', rooms, suffix='nowhere')
+    return app
+
+
+async def test_text_in_text_out(app: falcon.asgi.App, channels: Channels) -> None:
+    """What one client sends, every client gets; an application sends JSON."""
+    async with testing.ASGIConductor(app) as conductor:
+        async with (
+            conductor.simulate_ws('/text/a') as one,
+            conductor.simulate_ws('/text/a') as two,
+        ):
+            await one.send_text('hi "there"')
+            assert 'hi "there"' == await one.receive_text()
+            assert 'hi "there"' == await two.receive_text()
+            await channels.publish('rooms:a', {'n': 1})
+            assert '{"n":1}' == await two.receive_text()
+
+
+async def test_a_position_that_is_none_is_refused(app: falcon.asgi.App) -> None:
+    """Who calls `Channels.serve` with another `since` is told before the accept."""
+    async with testing.ASGIConductor(app) as conductor:
+        with pytest.raises(falcon.WebSocketDisconnected) as caught:
+            async with conductor.simulate_ws('/wrong/a'):
+                pass
+        assert 3400 == caught.value.code
+
+
+async def test_media_has_positions_and_recovers(
+    app: falcon.asgi.App, channels: Channels
+) -> None:
+    """A media client learns its position, and gets what it missed from there."""
+    async with testing.ASGIConductor(app) as conductor:
+        async with conductor.simulate_ws('/media/a') as ws:
+            begin = (await ws.receive_json())['subscribed']
+            assert 0 == begin['offset']
+            await ws.send_text('[1, "one"]')
+            first = await ws.receive_json()
+            assert ([1, 'one'], 1) == (first['data'], first['offset'])
+            assert 'ann' == first['info']['user']
+        await channels.publish('rooms:a', 2)
+        await channels.publish('rooms:a', 3)
+        since = f'since=1:{first["epoch"]}'
+        async with conductor.simulate_ws('/media/a', query_string=since) as ws:
+            assert True is (await ws.receive_json())['subscribed']['recovered']
+            assert [2, 3] == [(await ws.receive_json())['data'] for _ in range(2)]
+        async with conductor.simulate_ws(
+            '/media/a', query_string='since=1:other'
+        ) as ws:
+            begin = (await ws.receive_json())['subscribed']
+            assert (3, False) == (begin['offset'], begin['recovered'])
+
+
+@pytest.mark.parametrize('text', ['x', '-1:e', '1.5:e', '٣:e', '9' * 16 + ':e', ''])
+async def test_wrong_positions_are_refused(text: str) -> None:
+    """A position that is none is refused by name."""
+    with pytest.raises(falcon.HTTPInvalidParam):
+        parse_since(text)
+    assert Position(7, 'a:b') == parse_since('7:a:b')
+
+
+@pytest.mark.parametrize(
+    ('path', 'headers'),
+    [
+        ('/text/closed', OWN),
+        ('/nowhere/a', OWN),
+        ('/text/a', {'Origin': 'https://evil.example'}),
+        ('/text/a', {'Origin': 'null'}),
+    ],
+)
+async def test_refused_handshakes(
+    app: falcon.asgi.App, channels: Channels, path: str, headers: dict[str, str]
+) -> None:
+    """Who may not come in gets no connection, and leaves nothing behind."""
+    async with testing.ASGIConductor(app) as conductor:
+        with pytest.raises(falcon.WebSocketDisconnected):
+            async with conductor.simulate_ws(path, headers=headers):
+                raise AssertionError('let in')
+        async with conductor.simulate_ws('/text/a', headers=OWN):
+            assert 1 == len(channels.connections())
+    assert [] == channels.connections()
+
+
+@pytest.mark.parametrize(
+    ('message', 'code'),
+    [('rude', 3403), ('x' * 600, 3413), ('x' * 1001, 1009), (b'\x00', 1003)],
+)
+async def test_text_clients_are_closed_when_refused(
+    app: falcon.asgi.App, channels: Channels, message: str | bytes, code: int
+) -> None:
+    """A text connection cannot be told otherwise that a message was refused."""
+    async with testing.ASGIConductor(app) as conductor:
+        async with conductor.simulate_ws('/text/a') as ws:
+            if isinstance(message, bytes):
+                await ws.send_data(message)
+            else:
+                await ws.send_text(message)
+            with pytest.raises(falcon.WebSocketDisconnected) as closed:
+                await ws.receive_text()
+            assert code == closed.value.code
+        assert [] == (await channels.history('rooms:a')).publications
+
+
+@pytest.mark.parametrize(
+    ('path', 'text', 'status', 'words'),
+    [
+        ('/media/a', '"rude"', 403, 'be nice'),
+        ('/media/a', '{"a":', 400, 'not JSON'),
+        ('/media/a', 'hi', 400, 'not JSON'),
+        ('/media/a', '[' * 900, 400, 'not JSON'),
+        ('/media/a', '"' + 'x' * 600 + '"', 413, '602'),
+        ('/typed/a', '{"text": 7}', 422, '$.text'),
+        ('/typed/a', '[]', 422, 'object'),
+    ],
+)
+async def test_media_clients_are_told_and_stay(
+    app: falcon.asgi.App, path: str, text: str, status: int, words: str
+) -> None:
+    """A media connection is told what was wrong, and goes on."""
+    async with testing.ASGIConductor(app) as conductor:
+        async with conductor.simulate_ws(path) as ws:
+            await ws.receive_json()
+            await ws.send_text(text)
+            error = (await ws.receive_json())['error']
+            assert status == error['status']
+            assert words in error['title']
+            await ws.send_text('{"text": "fine"}')
+            assert {'text': 'fine'} == (await ws.receive_json())['data']
+
+
+@pytest.mark.parametrize('kind', ['memory', 'sqlite'])
+async def test_who_is_in_has_joined(kind: str, tmp_path: Path) -> None:
+    """What is published as soon as a WebSocket is open reaches it."""
+    url = 'memory://' if kind == 'memory' else f'sqlite:///{tmp_path}/rooms.db'
+    channels = Channels(url)
+    channels.add_route('rooms:{room}', Rooms(channels))
+    app = falcon.asgi.App(middleware=[channels])
+    app.add_route('/text/{room}', Rooms(channels))
+    async with testing.ASGIConductor(app) as conductor:
+        for number in range(20):
+            async with conductor.simulate_ws(f'/text/{number}') as ws:
+                await channels.publish(f'rooms:{number}', f'hi {number}')
+                assert f'hi {number}' == await ws.receive_text()
+
+
+async def test_revoked_clients_are_closed(
+    app: falcon.asgi.App, channels: Channels
+) -> None:
+    """Who loses the right is closed, and cannot come back by connecting again."""
+    async with testing.ASGIConductor(app) as conductor:
+        async with conductor.simulate_ws('/text/a', query_string='user=ann') as ws:
+            await channels.revoke_user('ann', 'rooms:a')
+            with pytest.raises(falcon.WebSocketDisconnected) as closed:
+                await ws.receive_text()
+            assert 3403 == closed.value.code
+        with pytest.raises(falcon.WebSocketDisconnected):
+            async with conductor.simulate_ws('/text/a', query_string='user=ann'):
+                raise AssertionError('let in')
+        async with conductor.simulate_ws('/text/a', query_string='user=bob') as ws:
+            await channels.publish('rooms:a', 'hi')
+            assert 'hi' == await ws.receive_text()
+
+
+async def test_full_and_draining_refuse(
+    app: falcon.asgi.App, channels: Channels
+) -> None:
+    """One too many is refused; draining tells the others to come back."""
+    channels.options.max_connections = 1
+    async with testing.ASGIConductor(app) as conductor:
+        async with conductor.simulate_ws('/text/a') as ws:
+            with pytest.raises(falcon.WebSocketDisconnected):
+                async with conductor.simulate_ws('/text/a'):
+                    raise AssertionError('let in')
+            await channels.drain()
+            with pytest.raises(falcon.WebSocketDisconnected) as closed:
+                await ws.receive_text()
+            assert 1012 == closed.value.code
+        with pytest.raises(falcon.WebSocketDisconnected):
+            async with conductor.simulate_ws('/text/a'):
+                raise AssertionError('let in')
+
+
+async def test_defects_of_responders_close_with_1011(
+    app: falcon.asgi.App, channels: Channels, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An error of the application is logged, closes one connection, and no other."""
+    async with testing.ASGIConductor(app) as conductor:
+        async with conductor.simulate_ws('/text/a') as other:
+            async with conductor.simulate_ws('/text/a') as ws:
+                await ws.send_text('break')
+                with pytest.raises(falcon.WebSocketDisconnected) as closed:
+                    await ws.receive_text()
+                assert 1011 == closed.value.code
+            await other.send_text('still here')
+            assert 'still here' == await other.receive_text()
+    assert 'a defect of the application' in caplog.text
