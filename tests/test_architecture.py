@@ -90,7 +90,6 @@ KNOWN_UPWARD_IMPORTS = {
     ('access/server_side.py', 'channels'),
     ('endpoint/endpoint.py', 'channels'),
     ('endpoint/http.py', 'channels'),
-    ('hub/hub.py', 'cluster.messages'),
     ('local_subscription.py', 'channels'),
     ('monitoring/prometheus.py', 'channels'),
     ('mounts.py', 'channels'),

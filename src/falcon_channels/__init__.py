@@ -20,7 +20,7 @@ from falcon_channels.errors import PublicationTooLargeError
 from falcon_channels.errors import UnknownChannelError
 from falcon_channels.errors import UnsubscribedError
 from falcon_channels.hub.connection import Connection
-from falcon_channels.hub.subscription import Subscription
+from falcon_channels.hub.connection import Subscription
 from falcon_channels.local_subscription import LocalSubscription
 from falcon_channels.options import ChannelOptions
 from falcon_channels.options import EndpointOptions

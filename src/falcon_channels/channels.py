@@ -19,8 +19,10 @@ from falcon_channels.access.server_side import subscribe_connection
 from falcon_channels.access.subscribing import Admission
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import PublishResult
+from falcon_channels.brokers.base import StreamSettings
 from falcon_channels.brokers.urls import open_broker
 from falcon_channels.cluster.cluster import Nodes
+from falcon_channels.cluster.dispatch import ControlDispatcher
 from falcon_channels.cluster.info import Census
 from falcon_channels.cluster.messages import SubscribeUser
 from falcon_channels.cluster.user_commands import UserCommands
@@ -37,7 +39,6 @@ from falcon_channels.errors import PositionError
 from falcon_channels.errors import UnknownChannelError
 from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.hub import Hub
-from falcon_channels.hub.hub import stream_settings
 from falcon_channels.hub.presence import PresenceKeeper
 from falcon_channels.local_subscription import LocalSubscription
 from falcon_channels.mounts import Mounts
@@ -115,6 +116,10 @@ class Channels(Mounts, UserCommands):
         self._broker = broker
         self.hub = Hub(broker, self.options)
         self.nodes = Nodes(self.hub, broker, secrets.token_urlsafe(9))
+        dispatcher = ControlDispatcher(
+            self.hub, self.nodes.on_message, self._on_subscribe_user
+        )
+        self.hub.listen(on_control=dispatcher.receive)
         self.census = Census(self.hub, self.nodes)
         self._presence = PresenceKeeper(self.hub, self._options_of)
         self.admission = Admission(self.hub, self._presence, self.options)
@@ -248,7 +253,7 @@ class Channels(Mounts, UserCommands):
         return await self._broker.publish(
             channel,
             publication,
-            stream_settings(match.route.options),
+            StreamSettings.of(match.route.options),
             idempotency_key=idempotency_key,
             connection=connection,
         )
@@ -302,7 +307,7 @@ class Channels(Mounts, UserCommands):
         match = await self.match(channel)
         page = await self._broker.history(
             channel,
-            stream_settings(match.route.options),
+            StreamSettings.of(match.route.options),
             since=None if since is None else since.offset,
             limit=limit,
             reverse=reverse,
@@ -511,8 +516,7 @@ class Channels(Mounts, UserCommands):
 
     async def _start(self) -> None:
         await self._broker.start(self.hub)
-        self.hub.on_left = self.admission.on_left
-        self.hub.on_subscribe_user = self._on_subscribe_user
+        self.hub.listen(on_left=self.admission.on_left)
         self.hub.start()
         self._presence.start()
         self._status = 'ok'
@@ -532,7 +536,7 @@ class Channels(Mounts, UserCommands):
             return
         self._status = 'draining'
         self.admission.closed_because = 'shutting down'
-        self.hub.draining = True
+        self.hub.start_draining()
         if self._broker.capabilities.shared:
             self._presence.hold()
         options = self.options

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from falcon_channels.errors import UnsubscribedError
 from falcon_channels.hub.connection import Connection
-from falcon_channels.hub.subscription import Subscription
+from falcon_channels.hub.connection import Subscription
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
 from falcon_channels.transports.encoders import encoder
@@ -138,7 +138,7 @@ class LocalSubscription:
         subscription = Subscription(
             connection, self._channel, match.route, match.params
         )
-        connection.subscriptions[self._channel] = subscription
+        connection.add_subscription(subscription)
         try:
             joined = await channels.hub.join(subscription, self._since)
         except BaseException:

@@ -15,7 +15,7 @@ from falcon_channels import NodeOptions
 from falcon_channels import Position
 from falcon_channels import Subscription
 from falcon_channels import UnknownChannelError
-from falcon_channels.hub.hub import Joined
+from falcon_channels.hub.connection import Joined
 from falcon_channels.protocol import plain_codec as raw_codec
 from falcon_channels.transports.asgi import MESSAGES
 from falcon_channels.transports.encoders import encoder

@@ -8,9 +8,9 @@ from support.fake_clock import on_fake_clock
 
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
+from falcon_channels.hub.connection import Subscription
+from falcon_channels.hub.connection import SubscriptionState as State
 from falcon_channels.hub.local_channel import LocalChannel
-from falcon_channels.hub.subscription import Subscription
-from falcon_channels.hub.subscription import SubscriptionState as State
 from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
@@ -61,7 +61,7 @@ async def test_what_waits_is_bounded_and_the_newest() -> None:
     local_channel.lag(subscription)
     dropped = 0
     for offset in range(1, 21):
-        dropped += local_channel.keep_pending(subscription, [item(offset, KIB)])
+        dropped += local_channel.add_pending(subscription, [item(offset, KIB)])
         assert subscription.pending_bytes <= 5 * KIB
     assert 15 == dropped
     items, _ = local_channel.catch_up(subscription)
@@ -80,7 +80,7 @@ async def test_what_waits_keeps_its_epoch() -> None:
     local_channel.add(subscription)
     local_channel.lag(subscription)
     local_channel.take(item(7), 'x')
-    local_channel.keep_pending(subscription, local_channel.batch)
+    local_channel.add_pending(subscription, local_channel.batch)
     local_channel.batch.clear()
     assert not local_channel.repair(HistoryPage([], Position(0, 'y')))
     assert local_channel.repair(HistoryPage([], Position(0, 'y')))
@@ -96,8 +96,8 @@ async def test_what_waits_is_of_one_epoch() -> None:
     )
     local_channel.add(subscription)
     local_channel.lag(subscription)
-    assert 0 == local_channel.keep_pending(subscription, [item(7)])
+    assert 0 == local_channel.add_pending(subscription, [item(7)])
     local_channel.repair(HistoryPage([], Position(0, 'y')))
     local_channel.repair(HistoryPage([item(1)], Position(1, 'y')))
-    assert 1 == local_channel.keep_pending(subscription, local_channel.batch)
+    assert 1 == local_channel.add_pending(subscription, local_channel.batch)
     assert ([item(1)], 'y') == local_channel.catch_up(subscription)

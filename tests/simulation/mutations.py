@@ -57,14 +57,14 @@ MUTANTS = [
     Mutant(
         'what comes during a repair is forgotten',
         'hub/local_channel.py',
-        'if self.kept_overflow:\n            return\n',
+        'if self._buffer_overflow:\n            return\n',
         'if True:\n            return\n',
     ),
     Mutant(
         'a join does not flush first',
         'hub/hub.py',
-        'self._must_go_on(subscription)\n        self._fan_out.flush_channel(local_channel)',
-        'self._must_go_on(subscription)',
+        'self._check_not_ended(subscription)\n        self._fan_out.flush_channel(local_channel)',
+        'self._check_not_ended(subscription)',
     ),
     Mutant(
         'who is ahead gets everything',
@@ -99,9 +99,9 @@ MUTANTS = [
     ),
     Mutant(
         'what is published during a join is forgotten',
-        'hub/local_channel.py',
-        'subscription.kept.append((publication, epoch))',
-        'subscription.kept_bytes += 0',
+        'hub/connection.py',
+        'self.buffered.append((publication, epoch))',
+        'pass',
         'tests/hub/test_joining.py',
     ),
     Mutant(
@@ -127,7 +127,7 @@ MUTANTS = [
     Mutant(
         'lost publications are passed over',
         'hub/repair.py',
-        'self._give_up(local_channel)\n',
+        'self._on_lost(local_channel)\n',
         'local_channel.batch.clear()\n',
     ),
     Mutant(
@@ -138,8 +138,8 @@ MUTANTS = [
     ),
     Mutant(
         'what waits for slow readers is not bounded',
-        'hub/local_channel.py',
-        'while len(pending) > 1 and subscription.pending_bytes > limit_bytes:',
+        'hub/connection.py',
+        'while len(pending) > 1 and self.pending_bytes > limit_bytes:',
         'while False:',
     ),
     Mutant(
@@ -241,10 +241,10 @@ MUTANTS = [
         'who recovers joins another log',
         'hub/hub.py',
         'if page.position.epoch != local_channel.position.epoch:\n'
-        '                await self._same_log(local_channel)\n'
+        '                await self._wait_for_same_log(local_channel)\n'
         '                continue\n'
-        '            kept = subscription.kept',
-        'kept = subscription.kept',
+        '            buffered = subscription.buffered',
+        'buffered = subscription.buffered',
         'tests/hub/test_joining.py',
     ),
     Mutant(
@@ -263,7 +263,7 @@ MUTANTS = [
     Mutant(
         'who recovers the latest gets one that is older',
         'hub/hub.py',
-        'if kept and kept[-1][0].offset > position.offset:',
+        'if buffered and buffered[-1][0].offset > position.offset:',
         'if False:',
         'tests/hub/test_joining.py',
     ),
@@ -271,7 +271,7 @@ MUTANTS = [
         'who recovers the latest joins another log',
         'hub/hub.py',
         'if page.position.epoch != local_channel.position.epoch:\n'
-        '                await self._same_log(local_channel)\n'
+        '                await self._wait_for_same_log(local_channel)\n'
         '                continue\n'
         '            self._fan_out',
         'self._fan_out',
@@ -288,8 +288,8 @@ MUTANTS = [
     Mutant(
         'what came while a channel opened is forgotten',
         'hub/local_channel.py',
-        'self.state = ChannelState.LIVE\n        return self._take_kept()',
-        'self.state = ChannelState.LIVE\n        self._drop_kept()\n        return False',
+        'self.state = ChannelState.LIVE\n        return self._take_buffered()',
+        'self.state = ChannelState.LIVE\n        self._clear_buffer()\n        return False',
         'tests/hub/test_joining.py',
     ),
     Mutant(
@@ -301,8 +301,8 @@ MUTANTS = [
     Mutant(
         'a repair forgets what came meanwhile',
         'hub/local_channel.py',
-        'gap = self._take_kept()',
-        'gap = self._drop_kept()',
+        'gap = self._take_buffered()',
+        'gap = self._clear_buffer()',
     ),
     Mutant(
         'what overflowed while a channel opened counts as nothing',
@@ -314,7 +314,7 @@ MUTANTS = [
     Mutant(
         'what is kept during a repair is not bounded',
         'hub/local_channel.py',
-        'if self.kept_bytes > self.max_kept_bytes:',
+        'if self.buffered_bytes > self._max_buffered_bytes:',
         'if False:',
     ),
     Mutant(
@@ -326,34 +326,34 @@ MUTANTS = [
     # --- slow readers ----------------------------------------------------------------
     Mutant(
         'what waits for slow readers loses its order',
-        'hub/local_channel.py',
+        'hub/connection.py',
         'pending.append(item)',
         'pending.appendleft(item)',
     ),
     Mutant(
         'the newest is dropped, and not the oldest',
-        'hub/local_channel.py',
+        'hub/connection.py',
         '_size_bytes(pending.popleft())',
         '_size_bytes(pending.pop())',
         'tests/hub/test_local_channel.py tests/hub/test_fanout.py',
     ),
     Mutant(
         'all that is older waits beside the latest',
-        'hub/local_channel.py',
+        'hub/connection.py',
         'if only_latest and isinstance(item, Publication):',
         'if False:',
     ),
     Mutant(
         'what waits takes the epoch of another log',
         'hub/local_channel.py',
-        'return items, subscription.pending_epoch',
-        'return items, self.position.epoch',
+        'return subscription.stop_lagging()',
+        'return subscription.stop_lagging()[0], self.position.epoch',
         'tests/hub/test_local_channel.py',
     ),
     Mutant(
         'what waits is of two logs',
-        'hub/local_channel.py',
-        'if subscription.pending_epoch != self.position.epoch:',
+        'hub/connection.py',
+        'if self._pending_epoch != epoch:',
         'if False:',
         'tests/hub/test_local_channel.py',
     ),

@@ -17,7 +17,7 @@ from falcon_channels import Channels
 from falcon_channels import ClosedError
 from falcon_channels import NodeOptions
 from falcon_channels import UnsubscribedError
-from falcon_channels.hub.local_channel import stream_settings
+from falcon_channels.brokers.base import StreamSettings
 from falcon_channels.protocol import recovery
 from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import Publication
@@ -366,8 +366,8 @@ class World:
                         self.fail(f'{subscription} keeps {size_bytes} bytes')
                     if feed.options.slow_reader == 'latest' and len(waiting) > 1:
                         self.fail(f'{subscription} keeps {waiting}')
-                if feed.kept_bytes > 700 + MAX_PUBLICATION_BYTES:
-                    self.fail(f'{feed.channel} keeps {feed.kept_bytes} bytes')
+                if feed.buffered_bytes > 700 + MAX_PUBLICATION_BYTES:
+                    self.fail(f'{feed.channel} keeps {feed.buffered_bytes} bytes')
 
     async def _settle(self) -> None:
         """Let the weather clear, everything arrive, and everybody read."""
@@ -413,7 +413,7 @@ class World:
     async def _newest(self, channel: str) -> HistoryPage:
         options = next(o for t, o in ROUTES.items() if t[:3] == channel[:3])
         return await self.store.memory.history(
-            channel, stream_settings(options), limit=1, reverse=True
+            channel, StreamSettings.of(options), limit=1, reverse=True
         )
 
     async def _check_presence(self) -> None:
@@ -458,7 +458,7 @@ class World:
                     continue
                 page = await self.store.memory.history(
                     channel,
-                    stream_settings(ROUTES[channel[:-1] + '{name}']),
+                    StreamSettings.of(ROUTES[channel[:-1] + '{name}']),
                     since=since.offset,
                 )
                 expected = recovery.missed(since, page)
@@ -493,8 +493,8 @@ class World:
                 'connections': hub.connections,
                 'users': hub._by_user,
                 'feeds': hub._channels,
-                'changing': hub._opened.changing,
-                'idle': hub._opened.idle,
+                'changing': hub._registry._changing,
+                'idle': hub._registry._idle,
                 'subscribed': process.broker._subscribed,
             }
             for name, there in left.items():

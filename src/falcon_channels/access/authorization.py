@@ -16,8 +16,8 @@ import msgspec
 from falcon_channels.errors import PayloadError
 from falcon_channels.errors import PublicationTooLargeError
 from falcon_channels.hub.connection import Connection
-from falcon_channels.hub.subscription import Subscription
-from falcon_channels.hub.subscription import SubscriptionState
+from falcon_channels.hub.connection import Subscription
+from falcon_channels.hub.connection import SubscriptionState
 from falcon_channels.publication import Publication
 from falcon_channels.routing import ChannelMatch
 from falcon_channels.routing import ChannelRoute
@@ -246,7 +246,7 @@ async def _refuse_revoked(connection: Connection, channel: str) -> None:
     if (
         user
         and not is_subscribed(connection, channel)
-        and await connection.hub.broker.is_revoked(channel, user)
+        and await connection.hub.broker.is_revoked(channel, user)  # type: ignore[attr-defined]
     ):
         raise falcon.HTTPForbidden(description='revoked')
 

@@ -12,7 +12,7 @@ from falcon_channels.errors import ClosedError
 from falcon_channels.errors import UnknownChannelError
 from falcon_channels.errors import UnsubscribedError
 from falcon_channels.hub.connection import Connection
-from falcon_channels.hub.subscription import Subscription
+from falcon_channels.hub.connection import Subscription
 
 if TYPE_CHECKING:
     from falcon_channels.channels import Channels
@@ -42,12 +42,17 @@ async def subscribe_connection(
         # NOTE: another process, with other routes, sent this.
         _logger.warning('cannot subscribe %r from here: %s', connection, ex)
         return
-    subscription = Subscription(connection, asked.channel, match.route, match.params)
-    subscription.server_side = True
-    subscription.info = asked.info
-    subscription.reply = asked.data
-    subscription.expires_at = asked.expires_at
-    connection.subscriptions[asked.channel] = subscription
+    subscription = Subscription(
+        connection,
+        asked.channel,
+        match.route,
+        match.params,
+        info=asked.info,
+        reply=asked.data,
+        expires_at=asked.expires_at,
+        server_side=True,
+    )
+    connection.add_subscription(subscription)
     try:
         await channels.admission.admit(
             subscription,

@@ -11,10 +11,10 @@ import falcon.asgi
 
 from falcon_channels.access import authorization
 from falcon_channels.errors import BrokerUnavailableError
+from falcon_channels.hub.connection import Joined
+from falcon_channels.hub.connection import Subscription
 from falcon_channels.hub.hub import Hub
-from falcon_channels.hub.hub import Joined
 from falcon_channels.hub.presence import PresenceKeeper
-from falcon_channels.hub.subscription import Subscription
 from falcon_channels.options import NodeOptions
 from falcon_channels.origin import log_refusal
 from falcon_channels.origin import request_origin_error

@@ -80,6 +80,7 @@ from typing import Protocol
 
 import msgspec
 
+from falcon_channels.options import ChannelOptions
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import Position
@@ -122,6 +123,16 @@ class StreamSettings(msgspec.Struct, frozen=True, kw_only=True):
     ttl_s: float | None = None
     meta_ttl_s: float | None = 30 * 86400.0
     idempotency_ttl_s: float = 300.0
+
+    @classmethod
+    def of(cls, options: ChannelOptions) -> StreamSettings:
+        """Return the settings that the options of a channel ask for."""
+        return cls(
+            size=options.history_size,
+            ttl_s=options.history_ttl_s,
+            meta_ttl_s=options.meta_ttl_s,
+            idempotency_ttl_s=options.idempotency_ttl_s,
+        )
 
 
 class PublishResult(NamedTuple):

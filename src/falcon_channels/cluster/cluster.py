@@ -123,7 +123,6 @@ class Nodes:
         self._warned = False
         #: `Counters.links_lost` when `_known` was completed; -1 for never.
         self._known_at = -1
-        hub.on_node_message = self._on_message
 
     def read(self, kind: str, reader: Callable[[bytes], None]) -> None:
         """Call `reader` with the body of each message of a kind; it must not block."""
@@ -211,7 +210,8 @@ class Nodes:
 
     # --- what others say -------------------------------------------------------------
 
-    def _on_message(self, message: NodeMessage) -> None:
+    def on_message(self, message: NodeMessage) -> None:
+        """Called with each message between nodes."""
         if message.node not in ('', self.id):
             return
         reader = self._readers.get(message.kind)

@@ -24,7 +24,9 @@ from typing import TYPE_CHECKING
 from falcon_channels.access.authorization import encode_payload
 from falcon_channels.errors import ProtocolError
 from falcon_channels.hub.connection import Connection
-from falcon_channels.hub.subscription import Subscription
+from falcon_channels.hub.connection import Joined
+from falcon_channels.hub.connection import Subscription
+from falcon_channels.hub.hub import Hub
 from falcon_channels.protocol import codes
 from falcon_channels.protocol.command_rules import judge
 from falcon_channels.protocol.command_rules import State
@@ -45,7 +47,6 @@ from falcon_channels.transports.encoders import encoder
 
 if TYPE_CHECKING:
     from falcon_channels.endpoint.endpoint import Endpoint
-    from falcon_channels.hub.hub import Joined
     from falcon_channels.transports.base import Transport
 
 _logger = logging.getLogger('falcon_channels')
@@ -108,6 +109,8 @@ class ClientConnection(Connection):
     """
 
     takes_subscriptions = True
+
+    hub: Hub
 
     __slots__ = (
         'allowance',

@@ -32,8 +32,8 @@ from falcon_channels.errors import TokenExpiredError
 from falcon_channels.errors import TokenInvalidError
 from falcon_channels.errors import UnknownChannelError
 from falcon_channels.errors import UnsubscribedError
-from falcon_channels.hub.hub import Joined
-from falcon_channels.hub.subscription import Subscription
+from falcon_channels.hub.connection import Joined
+from falcon_channels.hub.connection import Subscription
 from falcon_channels.protocol import codes
 from falcon_channels.protocol import messages
 from falcon_channels.protocol.codec import json_codec
@@ -114,7 +114,7 @@ async def connect(
     if session.closed:
         return None
     limit = endpoint.options.max_connections_per_user
-    here = session.hub.connections_of(session.user)
+    here = session.hub.count_connections_of(session.user)
     if limit is not None and session.user and here > limit:
         raise EndedError(codes.DISCONNECT_CONNECTION_LIMIT)
     _check_count(session, len(session.channels))
@@ -157,10 +157,17 @@ async def _subscribe_server_side(
     session: ClientConnection, channel: str, asked: messages.SubscribeRequest | None
 ) -> messages.SubscribeResult | None:
     match = await session.endpoint.channels.match(channel)
-    subscription = Subscription(session, channel, match.route, match.params)
-    subscription.server_side = True
-    subscription.info, subscription.reply = session.channels[channel]
-    session.subscriptions[channel] = subscription
+    info, reply = session.channels[channel]
+    subscription = Subscription(
+        session,
+        channel,
+        match.route,
+        match.params,
+        info=info,
+        reply=reply,
+        server_side=True,
+    )
+    session.add_subscription(subscription)
     since = None
     if asked is not None and asked.recover:
         since = Position(asked.offset, asked.epoch)
@@ -234,12 +241,12 @@ async def _subscribe(
         channel,
         match.route,
         match.params,
-        decode_data(session, request.data),
+        data=decode_data(session, request.data),
     )
     if request.token:
         session.endpoint.take_subscription_token(subscription, request.token)
     since = Position(request.offset, request.epoch) if request.recover else None
-    session.subscriptions[channel] = subscription
+    session.add_subscription(subscription)
 
     def on_joined(joined: Joined) -> None:
         strict = request.flag & messages.FLAG_REJECT_UNRECOVERED

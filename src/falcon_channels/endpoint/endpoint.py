@@ -25,7 +25,7 @@ from falcon_channels.errors import OptionsError
 from falcon_channels.errors import ProtocolError
 from falcon_channels.errors import TokenExpiredError
 from falcon_channels.errors import TokenInvalidError
-from falcon_channels.hub.subscription import Subscription
+from falcon_channels.hub.connection import Subscription
 from falcon_channels.options import EndpointOptions
 from falcon_channels.options import need_options
 from falcon_channels.protocol import codes
@@ -244,9 +244,7 @@ class Endpoint:
         claims = self.tokens.subscription(token)
         if (claims.user, claims.channel) != (subscription.user, subscription.channel):
             raise commands.EndedError(codes.DISCONNECT_INVALID_TOKEN)
-        subscription.info = claims.info
-        subscription.expires_at = claims.expires_at
-        subscription.token_verified = True
+        subscription.apply_token(info=claims.info, expires_at=claims.expires_at)
 
     # --- what sessions use -----------------------------------------------------------
 

@@ -1,8 +1,8 @@
 """Which channels this process is subscribed to at the broker.
 
-A channel is opened for the first who joins it, and stays open for a while after
-the last has left, for they often come back. While a channel is being opened or shut,
-everybody else who wants it waits for the same task.
+A channel is opened for the first connection that joins it. It stays open for a while
+after its last subscription has ended, because clients often reconnect. While a channel
+is being opened or shut, all callers wait for the same task.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import math
 from typing import Any
 
 from falcon_channels.brokers.base import Broker
+from falcon_channels.brokers.base import StreamSettings
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import ClosedError
 from falcon_channels.hub.local_channel import LocalChannel
-from falcon_channels.hub.local_channel import stream_settings
 from falcon_channels.options import ChannelOptions
 from falcon_channels.options import NodeOptions
 
@@ -32,17 +32,14 @@ class ChannelRegistry:
     """Opens, finds and shuts the channels of a hub.
 
     Args:
-        broker: Where channels are subscribed.
-        options: Limits.
-        on_open: Called with each channel that has been opened, whether what came
-            meanwhile has a gap, and what `links` returned when it began to open.
+        broker: Broker at which channels are subscribed.
+        options: Options of the hub.
+        on_open: Called with each channel that has been opened, whether the buffered
+            publications have a gap, and the result of `links` before it was opened.
         links: Returns how often the link to the broker was restored.
 
     Attributes:
-        by_channel: ChannelRegistry by channel name.
-        changing: Channels that are being opened or shut.
-        idle: Channels without subscribers, and when to shut them.
-        closed: Whether nothing is opened any more.
+        by_channel: Local channels by channel name.
     """
 
     def __init__(
@@ -57,69 +54,79 @@ class ChannelRegistry:
         self._on_open = on_open
         self._links = links
         self.by_channel: dict[str, LocalChannel] = {}
-        self.changing: dict[str, asyncio.Task[None]] = {}
-        self.idle: dict[str, float] = {}
-        self.closed = False
+        #: Channels that are being opened or shut.
+        self._changing: dict[str, asyncio.Task[None]] = {}
+        #: Channels without subscribers, and the loop time at which to shut them.
+        self._idle: dict[str, float] = {}
+        self._closed = False
 
     async def hold(self, channel: str, options: ChannelOptions) -> LocalChannel:
-        """Return the local_channel of a channel, open, and held until `release`.
+        """Return the open local channel of a channel; keep it open until `release`.
 
         Raises:
-            BrokerUnavailableError: It cannot be opened now.
+            BrokerUnavailableError: It cannot be opened now; try again.
             ClosedError: The hub is closed.
         """
-        while not self.closed:
+        while not self._closed:
             local_channel = self.by_channel.get(channel)
-            task = self.changing.get(channel)
+            task = self._changing.get(channel)
             if local_channel is not None and task is None:
-                local_channel.holds += 1
-                self.idle.pop(channel, None)
+                local_channel.hold()
+                self._idle.pop(channel, None)
                 return local_channel
             if task is None:
                 task = self._change(channel, self._open(channel, options), 'open')
-            # NOTE: others may wait for the same task, so that who is cancelled here
-            #   does not cancel it.
+            # NOTE: other callers may wait for the same task. A caller that is
+            #   cancelled here must not cancel it.
             await asyncio.wait([task])
             if not task.cancelled() and (ex := task.exception()) is not None:
                 raise ex
         raise ClosedError('the hub is closed')
 
     def release(self, local_channel: LocalChannel) -> None:
-        """Let go of a local_channel that was held."""
-        local_channel.holds -= 1
+        """Undo one `hold` of a local channel."""
+        local_channel.release()
         self.note_idle(local_channel)
 
     def note_idle(self, local_channel: LocalChannel) -> None:
-        """Shut a local_channel after a while, if nobody subscribes."""
-        if local_channel.idle and not self.closed:
-            # NOTE: taken out first, so that the dict stays in the order of its times.
-            self.idle.pop(local_channel.channel, None)
+        """Shut a local channel after a while if it is idle."""
+        if local_channel.idle and not self._closed:
+            # NOTE: removed first, so that the dict stays in the order of its times.
+            self._idle.pop(local_channel.channel, None)
             now_s = asyncio.get_running_loop().time()
-            self.idle[local_channel.channel] = now_s + self._options.linger_s
+            self._idle[local_channel.channel] = now_s + self._options.linger_s
 
-    async def keep_house(self) -> None:
-        """Shut what has been idle for long enough, for ever."""
+    def close(self) -> None:
+        """Open no more channels. The caller cancels `tasks`."""
+        self._closed = True
+
+    def tasks(self) -> list[asyncio.Task[None]]:
+        """Return the tasks that open or shut a channel now."""
+        return list(self._changing.values())
+
+    async def run_housekeeping(self) -> None:
+        """Shut channels that have been idle for long enough, until cancelled."""
         interval_s = max(self._options.linger_s, 0.1)
         while True:
             await asyncio.sleep(interval_s)
             now_s = asyncio.get_running_loop().time()
             due = []
-            for channel, when_s in self.idle.items():
+            for channel, when_s in self._idle.items():
                 if when_s > now_s:
                     break
                 due.append(channel)
             for start in range(0, len(due), _SHUT_BATCH):
                 tasks = []
                 for channel in due[start : start + _SHUT_BATCH]:
-                    # NOTE: while others were shut it may have come to life again.
-                    if self.idle.get(channel, math.inf) > now_s:
+                    # NOTE: it may have been used again while others were shut.
+                    if self._idle.get(channel, math.inf) > now_s:
                         continue
-                    del self.idle[channel]
+                    del self._idle[channel]
                     local_channel = self.by_channel.get(channel)
                     if (
                         local_channel is not None
                         and local_channel.idle
-                        and channel not in self.changing
+                        and channel not in self._changing
                     ):
                         tasks.append(
                             self._change(channel, self._shut(local_channel), 'shut')
@@ -134,7 +141,7 @@ class ChannelRegistry:
         task = asyncio.get_running_loop().create_task(
             coroutine, name=f'falcon_channels {name} {channel}'
         )
-        self.changing[channel] = task
+        self._changing[channel] = task
         task.add_done_callback(_retrieve)
         return task
 
@@ -148,15 +155,15 @@ class ChannelRegistry:
         self.by_channel[channel] = local_channel
         links = self._links()
         try:
-            position = await self._broker.subscribe(channel, stream_settings(options))
+            position = await self._broker.subscribe(channel, StreamSettings.of(options))
         except BaseException as ex:
             del self.by_channel[channel]
             if isinstance(ex, BrokerUnavailableError):
-                # NOTE: it may have happened, and only the answer was lost.
+                # NOTE: the broker may have subscribed, and only its answer was lost.
                 await self._unsubscribe(channel)
             raise
         finally:
-            del self.changing[channel]
+            del self._changing[channel]
         self._on_open(local_channel, local_channel.open(position), links)
         self.note_idle(local_channel)
 
@@ -165,7 +172,7 @@ class ChannelRegistry:
         try:
             await self._unsubscribe(local_channel.channel)
         finally:
-            del self.changing[local_channel.channel]
+            del self._changing[local_channel.channel]
 
     async def _unsubscribe(self, channel: str) -> None:
         try:
@@ -175,6 +182,6 @@ class ChannelRegistry:
 
 
 def _retrieve(task: asyncio.Task[None]) -> None:
-    """Mark the exception of a task as seen: whoever waits for the task raises it."""
+    """Mark the exception of a task as retrieved; callers of `hold` raise it."""
     if not task.cancelled():
         task.exception()

@@ -1,43 +1,337 @@
-"""One client of this process, whatever it speaks."""
+"""A client of this process, and its subscriptions.
+
+A `Connection` writes to its client and tells the hub what happens to the client. It
+knows the hub only as a `ConnectionOwner`. Each kind of client (plain WebSocket, client
+protocol, code of the application) has a subclass that tells the client in its own
+format what the hub decides.
+
+A `Subscription` holds the state of delivery of one channel to one connection. Only
+`LocalChannel` and `Hub` call the methods that change this state:
+
+* JOINING: The subscription is being authorized, or its missed publications are being
+  read. New publications are buffered for it once `start_buffering` was called.
+* LIVE: It has received everything up to the position of its local channel.
+* AHEAD: It has received more than its local channel. It is skipped until the local
+  channel has reached its offset.
+* LAGGING: Its client reads too slowly. New items are pending, up to a limit.
+* ENDED: It has ended and never changes again.
+"""
 
 from __future__ import annotations
 
 import abc
+from collections import deque
+from collections.abc import Iterable
+from enum import IntEnum
 import secrets
 from typing import Any
-from typing import TYPE_CHECKING
+from typing import NamedTuple
+from typing import Protocol
 
 import msgspec
 
 from falcon_channels.publication import ClientInfo
+from falcon_channels.publication import Position
+from falcon_channels.publication import Publication
+from falcon_channels.routing import ChannelRoute
+from falcon_channels.transports.base import Transport
+from falcon_channels.transports.encoders import Encoder
+from falcon_channels.transports.encoders import Item
 
-if TYPE_CHECKING:
-    from falcon_channels.hub.hub import Hub
-    from falcon_channels.hub.hub import Joined
-    from falcon_channels.hub.subscription import Subscription
-    from falcon_channels.transports.base import Transport
-    from falcon_channels.transports.encoders import Encoder
-
-
-#: Disconnect code: the server goes away, reconnect.
+#: Disconnect code: the server shuts down; the client reconnects.
 SHUTDOWN = 3001
-#: Disconnect code: the connection's time is over, reconnect with a new token.
+#: Disconnect code: the connection has expired; the client reconnects with a new token.
 EXPIRED = 3005
 
 
-class Connection(abc.ABC):
-    """One client of this process.
+class ConnectionOwner(Protocol):
+    """What a connection calls of the hub."""
 
-    Every way in (the raw door, the client protocol, server-side code) has a subclass
-    that tells its client, in its own language, what the hub decides.
+    def on_output(self, connection: Connection) -> None:
+        """Called when a connection has its first output in this iteration."""
+
+    def remove(self, connection: Connection) -> None:
+        """Called when a connection has ended."""
+
+    def on_user_changed(self, connection: Connection, before: str) -> None:
+        """Called when `Connection.user` was set; `before` is the user until then."""
+
+    def on_writable(self, connection: Connection) -> None:
+        """Called when the client has read all pending output."""
+
+
+class SubscriptionState(IntEnum):
+    """The state of a subscription; the module docstring explains each one."""
+
+    JOINING = 0
+    LIVE = 1
+    AHEAD = 2
+    LAGGING = 3
+    ENDED = 4
+
+
+class Joined(NamedTuple):
+    """The start of a subscription.
 
     Attributes:
-        id: Given out here, 128 random bits.
+        position: Position of the subscription, after `publications`.
+        publications: Publications that the client missed, in order.
+        recovered: Whether the client gets all publications that it missed. ``None``
+            if it did not ask for recovery.
+        size_bytes: Approximate size of `publications` when sent to a client.
+    """
+
+    position: Position
+    publications: list[Publication]
+    recovered: bool | None
+    size_bytes: int = 0
+
+
+class Subscription:
+    """The subscription of a connection to a channel; ``on_subscribe`` receives it.
+
+    Attributes:
+        channel: Name of the channel.
+        params: Fields of the channel's template, converted.
+        connection: The subscribed connection.
+        route: The route of the channel.
+        data: Data that the client sent with its request, as Python values, or ``None``.
+        reply: Data for the client, any JSON value, or ``None``. ``on_subscribe`` may
+            set it.
+        info: Public facts about this subscription, any JSON value, or ``None``. Other
+            clients see it in presence, joins, leaves and publications.
+        server_side: Whether the application subscribed the connection, and not the
+            client.
+        token_verified: Whether the client sent a valid token for this channel.
+        expires_at: Unix time in seconds at which the subscription ends if it is not
+            refreshed, or ``None``.
+        state: The state of delivery.
+        joined: Whether the subscription has ever left the state JOINING.
+        end: Unsubscribe code and reason if this process ended it, else ``None``.
+        offset: In the state AHEAD, the offset of the last publication delivered to it.
+        buffered: In the state JOINING, the publications taken since `start_buffering`,
+            each with its epoch. ``None`` if they are not buffered or were too many.
+        pending: In the state LAGGING, the items that wait for the client, else
+            ``None``.
+        pending_bytes: Size of the pending items.
+        present: Its entry in the presence of the channel, or ``None``.
+    """
+
+    __slots__ = (
+        '_buffered_bytes',
+        '_pending_epoch',
+        'buffered',
+        'channel',
+        'connection',
+        'data',
+        'end',
+        'expires_at',
+        'info',
+        'joined',
+        'offset',
+        'params',
+        'pending',
+        'pending_bytes',
+        'present',
+        'reply',
+        'route',
+        'server_side',
+        'state',
+        'token_verified',
+    )
+
+    def __init__(
+        self,
+        connection: Connection,
+        channel: str,
+        route: ChannelRoute,
+        params: dict[str, Any],
+        *,
+        data: Any = None,
+        info: Any = None,
+        reply: Any = None,
+        expires_at: float | None = None,
+        server_side: bool = False,
+    ) -> None:
+        self.connection = connection
+        self.channel = channel
+        self.route = route
+        self.params = params
+        self.data = data
+        self.reply = reply
+        self.info = info
+        self.expires_at = expires_at
+        self.server_side = server_side
+        self.token_verified = False
+        self.state = SubscriptionState.JOINING
+        self.joined = False
+        self.end: tuple[int, str] | None = None
+        self.offset = 0
+        self.buffered: list[tuple[Publication, str]] | None = None
+        self._buffered_bytes = 0
+        self.pending: deque[Item] | None = None
+        self.pending_bytes = 0
+        self._pending_epoch = ''
+        self.present: ClientInfo | None = None
+
+    @property
+    def user(self) -> str:
+        """Id of the connection's user, ``''`` for an anonymous user."""
+        return self.connection.user
+
+    @property
+    def ended(self) -> bool:
+        """Whether the subscription has ended."""
+        return self.state is SubscriptionState.ENDED
+
+    def apply_token(self, *, info: Any, expires_at: float | None) -> None:
+        """Set the facts of a valid subscription token.
+
+        Args:
+            info: Public facts about the subscription, any JSON value, or ``None``.
+            expires_at: Unix time in seconds at which the token expires, or ``None``.
+        """
+        self.info = info
+        self.expires_at = expires_at
+        self.token_verified = True
+
+    # --- state of delivery -----------------------------------------------------------
+
+    def start_buffering(self) -> None:
+        """Start with an empty buffer for publications that arrive while JOINING."""
+        self.buffered = []
+        self._buffered_bytes = 0
+
+    def buffer(self, publication: Publication, epoch: str, limit_bytes: int) -> None:
+        """Buffer a publication; drop the whole buffer if it exceeds the limit."""
+        if self.buffered is None:
+            return
+        self.buffered.append((publication, epoch))
+        self._buffered_bytes += len(publication.data)
+        if self._buffered_bytes > limit_bytes:
+            self.buffered = None
+
+    def go_live(self) -> None:
+        """Enter the state LIVE."""
+        self.state = SubscriptionState.LIVE
+        self.joined = True
+        self.buffered = None
+
+    def go_ahead(self, offset: int) -> None:
+        """Enter the state AHEAD: everything up to `offset` was delivered."""
+        self.state = SubscriptionState.AHEAD
+        self.offset = offset
+        self.joined = True
+        self.buffered = None
+
+    def start_lagging(self, epoch: str) -> None:
+        """Enter the state LAGGING; `epoch` is the log of the items that follow."""
+        self.state = SubscriptionState.LAGGING
+        self.pending = deque()
+        self.pending_bytes = 0
+        self._pending_epoch = epoch
+
+    def add_pending(
+        self, items: Iterable[Item], epoch: str, limit_bytes: int, only_latest: bool
+    ) -> int:
+        """Add items for a LAGGING subscription; drop old ones above the limit.
+
+        Args:
+            items: The items, in order.
+            epoch: Epoch of the log that they belong to.
+            limit_bytes: Size of all pending items. The last one is never dropped.
+            only_latest: Whether only the latest publication stays pending.
+
+        Returns:
+            How many items were dropped.
+        """
+        pending = self.pending
+        assert pending is not None
+        dropped = 0
+        if self._pending_epoch != epoch:
+            # NOTE: an offset of one log with the epoch of another is no position.
+            #   Publications of the former log are therefore dropped.
+            dropped += self._drop_pending_publications(pending)
+            self._pending_epoch = epoch
+        for item in items:
+            if only_latest and isinstance(item, Publication):
+                # NOTE: a publication does not replace joins and leaves. They stay.
+                dropped += self._drop_pending_publications(pending)
+            pending.append(item)
+            self.pending_bytes += _size_bytes(item)
+            while len(pending) > 1 and self.pending_bytes > limit_bytes:
+                self.pending_bytes -= _size_bytes(pending.popleft())
+                dropped += 1
+        return dropped
+
+    def stop_lagging(self) -> tuple[list[Item], str]:
+        """Leave LAGGING for LIVE; return the pending items and their epoch."""
+        items = list(self.pending or ())
+        self.pending = None
+        self.pending_bytes = 0
+        self.go_live()
+        return items, self._pending_epoch
+
+    def end_with(self, code: int, reason: str) -> None:
+        """Set the unsubscribe code and reason, before the subscription is removed."""
+        self.end = code, reason
+
+    def finish(self) -> None:
+        """Enter the state ENDED."""
+        self.state = SubscriptionState.ENDED
+        self.buffered = None
+        self.pending = None
+
+    def _drop_pending_publications(self, pending: deque[Item]) -> int:
+        """Drop publications, but no joins and leaves; return how many."""
+        old = [item for item in pending if isinstance(item, Publication)]
+        for item in old:
+            pending.remove(item)
+            self.pending_bytes -= _size_bytes(item)
+        return len(old)
+
+    # --- presence --------------------------------------------------------------------
+
+    def set_present(self, info: ClientInfo) -> None:
+        """Set the entry in presence, after the broker was asked to add it."""
+        self.present = info
+
+    def take_present(self) -> ClientInfo | None:
+        """Return the entry in presence for its removal, at most once."""
+        info, self.present = self.present, None
+        return info
+
+    def __repr__(self) -> str:
+        return (
+            f'<Subscription {self.channel!r} of {self.connection.id} '
+            f'{self.state.name.lower()}>'
+        )
+
+
+class Connection(abc.ABC):
+    """A client of this process.
+
+    Args:
+        hub: Owner of the connection, usually the hub.
+        transport: Writes to the client.
+        encoder: Encodes publications for the client.
+        req: The request of the handshake, or ``None``.
+        user: Id of the user, ``''`` for an anonymous user.
+        info: Public facts about the connection, any JSON value, or ``None``.
+
+    Attributes:
+        id: Unique id, 128 random bits.
         info: Public facts about the connection, any JSON value, or ``None``.
         req: The request of the handshake, or ``None``.
-        subscriptions: By channel name.
-        closed: Whether it is over.
-        takes_subscriptions: Whether it can be subscribed from here (`on_subscribed`).
+        subscriptions: Subscriptions by channel name. Read only: see
+            `add_subscription`.
+        closed: Whether the connection has ended.
+        takes_subscriptions: Whether the application can subscribe the connection
+            (`on_subscribed`).
+        out: Blobs that leave in one write at the end of this event-loop iteration.
+            ``None`` if there are none; never empty.
+        granted_bytes: Bytes that the client asked for. They do not count towards the
+            backlog limit until the client has read all output once.
     """
 
     takes_subscriptions = False
@@ -57,77 +351,86 @@ class Connection(abc.ABC):
         'write',
     )
 
+    hub: ConnectionOwner
+
     def __init__(
-        self, hub: Hub, transport: Transport, encoder: Encoder, req: Any = None
+        self,
+        hub: ConnectionOwner,
+        transport: Transport,
+        encoder: Encoder,
+        req: Any = None,
+        *,
+        user: str = '',
+        info: Any = None,
     ) -> None:
         self.hub = hub
         self.transport = transport
         self.encoder = encoder
         self.req = req
         self.id = secrets.token_urlsafe(16)
-        self._user = ''
-        self.info: Any = None
+        self._user = user
+        self.info = info
         self.subscriptions: dict[str, Subscription] = {}
         self.closed = False
-        #: Blobs of this turn of the event loop, which leave in one write; never empty.
         self.out: list[Any] | None = None
-        #: Bytes of what the client asked for that may wait beyond the limit of the
-        #: backlog, until it has read everything once.
         self.granted_bytes = 0
         # PERF: a stored bound method saves two look-ups for each delivery.
         self.write = transport.write
 
     @property
     def session(self) -> str:
-        """What an emulated transport calls this connection, or ``''``."""
+        """Id of an emulated connection in its HTTP requests, else ``''``."""
         return ''
 
     @property
     def user(self) -> str:
-        """Id of the user, ``''`` for somebody anonymous."""
+        """Id of the user, ``''`` for an anonymous user."""
         return self._user
 
     @user.setter
     def user(self, user: str) -> None:
         before, self._user = self._user, user
-        self.hub.on_user(self, before)
+        self.hub.on_user_changed(self, before)
 
     @property
     def backlog_bytes(self) -> int:
-        """How many bytes wait for the client."""
+        """How many bytes the client has not read yet."""
         return self.transport.backlog_bytes
 
-    # --- what a subclass says to its client ------------------------------------------
+    # --- messages to the client, by the subclass -------------------------------------
 
     @abc.abstractmethod
     def on_unsubscribed(
         self, subscription: Subscription, code: int, reason: str
     ) -> None:
-        """Tell the client that a subscription was ended from here.
+        """Called when the server has ended a subscription; tell the client.
 
         Args:
-            subscription: Which; it is over already.
-            code: An unsubscribe code: from 2500 on the client may subscribe again.
-            reason: The same in words.
+            subscription: The subscription, which has ended already.
+            code: Unsubscribe code. With 2500 and above the client may subscribe again.
+            reason: Text for logs.
         """
 
     def on_subscribed(self, subscription: Subscription, joined: Joined) -> None:
-        """Tell the client that it was subscribed from here.
+        """Called when the application has subscribed the connection; tell the client.
 
         Args:
-            subscription: Which; `reply` has data for the client.
-            joined: Where it begins, and what to send the client at once.
+            subscription: The subscription; `reply` has data for the client.
+            joined: Its start, with publications to send at once.
         """
-        raise NotImplementedError(f'{type(self).__name__} has no such subscriptions')
+        raise NotImplementedError(
+            f'{type(self).__name__} cannot be subscribed by the server: '
+            'takes_subscriptions is False'
+        )
 
     def on_refresh(self, expired: bool, expires_at: float | None, info: Any) -> None:
-        """Do what `UserCommands.refresh_user` asks.
+        """Called when the application calls `UserCommands.refresh_user`.
 
         Args:
-            expired: The connection is good no longer.
-            expires_at: Until when it is good, in Unix seconds; ``None``: as before.
-                A subclass whose connections expire keeps it.
-            info: New public facts; ``None``: as before.
+            expired: Whether to close the connection as expired.
+            expires_at: Unix time in seconds at which the connection expires. ``None``
+                changes nothing. Subclasses whose connections expire store it.
+            info: New public facts. ``None`` changes nothing.
         """
         if info is not None:
             self.info = info
@@ -135,18 +438,29 @@ class Connection(abc.ABC):
             self.disconnect(EXPIRED, 'connection expired')
 
     def on_end(self) -> None:
-        """Clean up what the subclass keeps; the connection is over."""
+        """Called when the connection has ended; release what the subclass holds."""
         return
 
-    # --- what the hub and the subclass use -------------------------------------------
+    # --- subscriptions ---------------------------------------------------------------
+
+    def add_subscription(self, subscription: Subscription) -> None:
+        """Register a subscription, so that it ends with the connection."""
+        self.subscriptions[subscription.channel] = subscription
+
+    def discard_subscription(self, subscription: Subscription) -> None:
+        """Unregister a subscription, unless another one has taken its channel."""
+        if self.subscriptions.get(subscription.channel) is subscription:
+            del self.subscriptions[subscription.channel]
+
+    # --- output ----------------------------------------------------------------------
 
     def send(self, payload: bytes) -> None:
-        """Queue one message; it leaves at the end of this turn of the event loop."""
+        """Queue one message for the end of this event-loop iteration."""
         encoder = self.encoder
         self.send_blob(encoder.framing.frame([payload], binary=encoder.codec.binary))
 
     def send_blob(self, blob: Any) -> None:
-        """Queue a blob of this connection's framing."""
+        """Queue a blob in this connection's framing."""
         if self.closed:
             return
         if self.out is None:
@@ -155,20 +469,28 @@ class Connection(abc.ABC):
         else:
             self.out.append(blob)
 
+    def queue(self, blob: Any) -> None:
+        """Queue the first blob of this iteration; the caller calls `flush` later."""
+        self.out = [blob]
+
     def flush(self) -> int:
-        """Write what is queued; return the transport's backlog in bytes."""
+        """Write all queued blobs; return the transport's backlog in bytes."""
         out = self.out
         if out is None:
             return 0
         self.out = None
         return self.write(out[0] if len(out) == 1 else self.encoder.framing.join(out))
 
+    def grant(self, size_bytes: int) -> None:
+        """Exempt bytes that the client asked for from the backlog limit."""
+        self.granted_bytes += size_bytes
+
     def disconnect(self, code: int, reason: str) -> None:
-        """Close with a code, after what is queued.
+        """Write what is queued, then close with a code.
 
         Args:
-            code: A close code: 3000 to 4999.
-            reason: In words, at most 123 bytes of UTF-8.
+            code: Close code from 3000 to 4999.
+            reason: Text, at most 123 bytes of UTF-8.
         """
         if self.closed:
             return
@@ -177,11 +499,16 @@ class Connection(abc.ABC):
         self.hub.remove(self)
 
     def shutdown(self) -> None:
-        """Close because this process is about to end; the client comes back."""
+        """Close because this process is about to end; the client reconnects."""
         self.disconnect(SHUTDOWN, 'shutdown')
 
+    def mark_closed(self) -> None:
+        """Mark the connection as ended, and drop queued output."""
+        self.closed = True
+        self.out = None
+
     def client_info(self, subscription: Subscription | None = None) -> ClientInfo:
-        """Return what others may know of this connection."""
+        """Return the facts about this connection that other clients may see."""
         conn_info = None if self.info is None else msgspec.json.encode(self.info)
         chan_info = None
         if subscription is not None and subscription.info is not None:
@@ -191,18 +518,22 @@ class Connection(abc.ABC):
         )
 
     def on_all_read(self) -> None:
-        """Learn that nothing waits for the client any more."""
+        """Called when the client has read all pending output."""
         self.granted_bytes = 0
 
-    # --- Receiver: what the transport tells ------------------------------------------
+    # --- Receiver: called by the transport -------------------------------------------
 
     def on_writable(self) -> None:
-        """Give slow subscriptions what waits for them."""
+        """Called when the transport has no backlog any more."""
         self.hub.on_writable(self)
 
     def on_closed(self, code: int, reason: str) -> None:
-        """The link is gone."""
+        """Called when the transport was closed by the client or was lost."""
         self.hub.remove(self)
 
     def __repr__(self) -> str:
         return f'<{type(self).__name__} {self.id} user={self.user!r}>'
+
+
+def _size_bytes(item: Item) -> int:
+    return len(item.data) if isinstance(item, Publication) else 128

@@ -1,12 +1,13 @@
-"""The fan-out: what channels gathered in one turn of the event loop leaves at its end.
+"""The fan-out: delivers the publications of one event-loop iteration at its end.
 
-A publication is encoded once per encoder, and the blob goes to every subscriber with
-that encoder in one loop without a task, a lock or an event for each. What a connection
-gets from several channels in one turn, and the replies before it, leave in one write.
-
-A subscriber that reads too slowly shows in the backlog that `write` returns. The policy
-of the channel decides: it is disconnected, or it is taken out of the loop (LAGGING) and
-what it may keep is bounded. Nobody waits for it.
+* A publication is encoded once per encoder. The blob is written to every subscriber
+  with that encoder in one loop, without a task, a lock or an event per subscriber.
+* The output of a connection in one iteration leaves in one write: replies first, then
+  the publications of all its channels.
+* `write` returns the backlog of the connection, which shows that a subscriber reads too
+  slowly. The policy of the channel then decides: the connection is closed, or its
+  subscription leaves the loop (LAGGING) with a limit on its pending items. No other
+  subscriber waits for it.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from typing import Any
 
 from falcon_channels.errors import PayloadError
 from falcon_channels.hub.connection import Connection
+from falcon_channels.hub.connection import Subscription
+from falcon_channels.hub.connection import SubscriptionState as State
 from falcon_channels.hub.local_channel import LocalChannel
-from falcon_channels.hub.subscription import Subscription
-from falcon_channels.hub.subscription import SubscriptionState as State
 from falcon_channels.metrics import Counters
 from falcon_channels.options import NodeOptions
 from falcon_channels.publication import Signal
@@ -40,12 +41,12 @@ _Member = tuple[Subscription, Connection]
 
 
 class FanOut:
-    """Writes to subscribers; see the module's page.
+    """Writes publications to subscribers; the module docstring has the rules.
 
     Args:
-        channels: The hub's, by channel.
-        counters: The hub's.
-        options: Of the hub.
+        channels: Local channels of the hub by channel name.
+        counters: Counters of the hub.
+        options: Options of the hub.
     """
 
     def __init__(
@@ -55,52 +56,50 @@ class FanOut:
         options: NodeOptions,
     ) -> None:
         self._channels = channels
-        self.counters = counters
+        self._counters = counters
         self._max_backlog_bytes = options.max_backlog_bytes
-        self._channels_due: list[LocalChannel] = []
+        self._channels_due: dict[LocalChannel, None] = {}
         self._connections_due: list[Connection] = []
-        #: Blobs for sockets, and whose they are, in the same order.
+        #: Blobs for sockets, and their subscribers in the same order.
         self._batch = SocketBatch(options.io_uring)
         self._batched: list[tuple[LocalChannel, Iterable[_Member], Any]] = []
-        self._planned = False
+        self._flush_planned = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._slow_logged: set[str] = set()
 
     def start(self) -> None:
-        """Begin, in the running event loop."""
+        """Start, in the running event loop."""
         self._loop = asyncio.get_running_loop()
 
     def close(self) -> None:
-        """Give back what the system lent."""
+        """Release the resources of the system."""
         self._batch.close()
 
     def on_output(self, connection: Connection) -> None:
-        """Learn that a connection has something to write."""
+        """Called when a connection has its first output in this iteration."""
         self._connections_due.append(connection)
         self._plan_flush()
 
     def forget(self, connection: Connection) -> None:
-        """Learn that a connection has ended."""
+        """Called when a connection has ended."""
         self._slow_logged.discard(connection.id)
 
     def _plan_flush(self) -> None:
-        if not self._planned and self._loop is not None:
-            self._planned = True
+        if not self._flush_planned and self._loop is not None:
+            self._flush_planned = True
             self._loop.call_soon(self._flush)
 
     def mark(self, local_channel: LocalChannel) -> None:
-        """Deliver what a local_channel took at the end of this turn."""
-        if not local_channel.dirty:
-            local_channel.dirty = True
-            self._channels_due.append(local_channel)
+        """Deliver the batch of a local channel at the end of this iteration."""
+        if local_channel not in self._channels_due:
+            self._channels_due[local_channel] = None
             self._plan_flush()
 
     def _flush(self) -> None:
-        self._planned = False
-        channels, self._channels_due = self._channels_due, []
+        self._flush_planned = False
+        channels, self._channels_due = self._channels_due, {}
         several = len(channels) > 1
         for local_channel in channels:
-            local_channel.dirty = False
             if local_channel.batch:
                 self._deliver(local_channel, several)
         self._write_batch()
@@ -110,30 +109,30 @@ class FanOut:
             if backlog_bytes:
                 self._check_backlog(connection, backlog_bytes)
             elif connection.granted_bytes:
-                # NOTE: it took all at once, what it recovered as well.
+                # NOTE: the client took all its output, with everything it recovered.
                 connection.on_all_read()
 
     def flush_channel(self, local_channel: LocalChannel) -> None:
-        """Deliver what a local_channel took now: who subscribes is about to change."""
+        """Deliver the batch of a channel now, before its subscribers change."""
         if local_channel.batch:
             self._deliver(local_channel, False)
             self._write_batch()
 
     def _deliver(self, local_channel: LocalChannel, several: bool) -> None:
-        """Write what a local_channel took in this turn to its subscribers.
+        """Write the batch of a local channel to its subscribers.
 
         Args:
-            local_channel: Which.
-            several: Whether other channels of this turn follow, so that a connection
-                with more than one subscription gathers what it gets.
+            local_channel: The local channel.
+            several: Whether several channels deliver in this iteration. A connection
+                with more than one subscription then collects its output.
         """
-        items, local_channel.batch = local_channel.batch, []
+        items = local_channel.take_batch()
         epoch = local_channel.position.epoch
         slow: list[Subscription] = []
         unfit: list[Subscription] = []
         payloads: dict[Any, list[bytes]] = {}
         for encoder, group in local_channel.groups.items():
-            self.counters.encodings += 1
+            self._counters.encodings += 1
             try:
                 blob = encoder.encode(local_channel.channel, items, epoch, payloads)
             except PayloadError:
@@ -141,15 +140,15 @@ class FanOut:
                 continue
             if blob is None:
                 continue
-            self.counters.deliveries += len(group) * len(items)
+            self._counters.deliveries += len(group) * len(items)
             if several:
                 self._write_apart(local_channel, group, blob, slow)
             else:
                 self._write(local_channel, group, blob, slow)
         for subscription in local_channel.lagging:
-            dropped = local_channel.keep_pending(subscription, items)
+            dropped = local_channel.add_pending(subscription, items)
             if dropped:
-                self.counters.dropped += dropped
+                self._counters.dropped += dropped
                 self._log_slow(subscription.connection, local_channel)
         if local_channel.ahead:
             self._deliver_ahead(local_channel, items)
@@ -167,13 +166,14 @@ class FanOut:
         blob: Any,
         slow: list[Subscription],
     ) -> None:
-        """Write a blob to a group, with one call for all where sockets are lent."""
-        # PERF: no call for each but the write itself (benchmarks/fanout.py).
+        """Write a blob to a group, with one call for all sockets in the batch."""
+        # PERF: nothing but the write is called per subscriber (benchmarks/fanout.py).
         descriptors = [
             connection.transport.descriptor if connection.out is None else -1
             for connection in group.values()
         ]
-        # NOTE: to go back to each of the others costs more than a call.
+        # PERF: with more than one in eight outside the batch, a write call for each is
+        #   cheaper than a second pass over the group.
         if descriptors.count(-1) * 8 <= len(descriptors):
             self._batch.add(descriptors, blob)
             self._batched.append((local_channel, group.items(), blob))
@@ -192,9 +192,9 @@ class FanOut:
         blob: Any,
         slow: list[Subscription],
     ) -> None:
-        """Write a blob to a group, where other channels write in this turn as well.
+        """Write a blob to a group while several channels deliver.
 
-        A connection with more than one subscription gathers what it gets.
+        A connection with more than one subscription collects its output.
         """
         limit_bytes = local_channel.limit_bytes
         descriptors: list[int] = []
@@ -204,7 +204,7 @@ class FanOut:
             if connection.out is not None:
                 connection.out.append(blob)
             elif len(connection.subscriptions) > 1:
-                connection.out = [blob]
+                connection.queue(blob)
                 self._connections_due.append(connection)
             elif (descriptor := connection.transport.descriptor) >= 0:
                 descriptors.append(descriptor)
@@ -216,7 +216,7 @@ class FanOut:
             self._batched.append((local_channel, members, blob))
 
     def _write_batch(self) -> None:
-        """Write what the channels of this turn have for lent sockets."""
+        """Write the blobs for sockets in the batch."""
         if self._batched:
             batched, self._batched = self._batched, []
             unsent = self._batch.write()
@@ -228,7 +228,7 @@ class FanOut:
         batched: Sequence[tuple[LocalChannel, Iterable[_Member], Any]],
         unsent: Sequence[Unsent],
     ) -> None:
-        """Hand what sockets did not take to their transports."""
+        """Pass bytes that the sockets did not take to their transports."""
         written = [
             (local_channel, subscription, connection, blob)
             for local_channel, members, blob in batched
@@ -267,7 +267,7 @@ class FanOut:
         items: Sequence[Item],
         epoch: str,
     ) -> None:
-        """Write items to one subscriber only."""
+        """Write items to one subscriber."""
         if not items:
             return
         connection = subscription.connection
@@ -277,15 +277,15 @@ class FanOut:
             connection.disconnect(INAPPROPRIATE_PROTOCOL, 'inappropriate protocol')
             return
         if blob is not None:
-            self.counters.deliveries += len(items)
+            self._counters.deliveries += len(items)
             connection.send_blob(blob)
 
     def _check_backlog(self, connection: Connection, backlog_bytes: int) -> None:
-        """Treat a connection that gathered its output as the fan-out would have."""
+        """Apply the limits to a connection that collected its output."""
         backlog_bytes -= connection.granted_bytes
         if backlog_bytes > self._max_backlog_bytes:
             self._log_slow(connection, None)
-            self.counters.slow_disconnects += 1
+            self._counters.slow_disconnects += 1
             connection.disconnect(SLOW, 'slow')
             return
         for subscription in list(connection.subscriptions.values()):
@@ -302,7 +302,7 @@ class FanOut:
             return
         if local_channel.options.slow_reader == 'close':
             self._log_slow(connection, local_channel)
-            self.counters.slow_disconnects += 1
+            self._counters.slow_disconnects += 1
             connection.disconnect(SLOW, 'slow')
         else:
             local_channel.lag(subscription)
@@ -310,15 +310,15 @@ class FanOut:
     def _log_slow(
         self, connection: Connection, local_channel: LocalChannel | None
     ) -> None:
-        """Log what is done to a slow reader, once for each connection."""
+        """Log the policy applied to a slow reader, once per connection."""
         if connection.id in self._slow_logged:
             return
         self._slow_logged.add(connection.id)
         policy = 'close' if local_channel is None else local_channel.options.slow_reader
         _logger.log(
-            # NOTE: whoever asks for the latest expects that others are left out.
+            # NOTE: with the policy "latest", dropped publications are expected.
             logging.INFO if policy == 'latest' else logging.WARNING,
-            '%r reads too slowly: %d bytes wait, channel %r at %s, policy %r',
+            '%r reads too slowly: backlog of %d bytes, channel %r at %s, policy %r',
             connection,
             connection.backlog_bytes,
             None if local_channel is None else local_channel.channel,

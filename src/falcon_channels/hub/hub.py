@@ -1,18 +1,17 @@
 """The hub: connections and subscriptions of this process, and the fan-out.
 
-What reaches it, and in which order it leaves:
+Its rules:
 
-* The broker announces publications by `on_publication`. They wait in their channel's
-  channel until the end of this turn of the event loop; then `FanOut` encodes what each
-  channel gathered once per encoder and writes it to each subscriber. A publisher waits
-  for none.
+* The broker announces publications by `on_publication`. They wait in the batch of
+  their local channel until the end of this event-loop iteration. Then `FanOut` encodes
+  each batch once per encoder and writes it to every subscriber. A publisher never waits
+  for a subscriber.
 * Replies wait in `Connection.out` until the same moment, and leave before publications.
-  Whatever changes who is subscribed flushes that channel first, so that a subscription
-  gets what follows its reply and nothing else.
-* `join` and `leave` are the only ways in and out of a channel. A join that was
-  overtaken by a leave, or by the end of its connection, leaves nothing behind.
-
-The hub never trusts that nothing was lost: see the page of `repair`.
+  Code that changes the subscriptions of a channel flushes its batch first. The client
+  therefore receives exactly the publications that follow its reply.
+* `join` and `leave` are the only ways into and out of a channel. If a leave or the end
+  of the connection overtakes a join, the join leaves nothing behind.
+* The hub never assumes that no publication was lost: `repair` has the rules for that.
 """
 
 from __future__ import annotations
@@ -22,30 +21,24 @@ from collections.abc import Callable
 from collections.abc import Coroutine
 import logging
 from typing import Any
-from typing import NamedTuple
 
 import msgspec
 
 from falcon_channels.brokers.base import Broker
-from falcon_channels.cluster.messages import decode_control
-from falcon_channels.cluster.messages import DisconnectUser
-from falcon_channels.cluster.messages import NodeMessage
-from falcon_channels.cluster.messages import RefreshUser
-from falcon_channels.cluster.messages import SubscribeUser
-from falcon_channels.cluster.messages import UserMessage
+from falcon_channels.brokers.base import StreamSettings
 from falcon_channels.errors import ClosedError
 from falcon_channels.errors import UnsubscribedError
 from falcon_channels.hub.channel_registry import ChannelRegistry
 from falcon_channels.hub.connection import Connection
+from falcon_channels.hub.connection import Joined
+from falcon_channels.hub.connection import Subscription
+from falcon_channels.hub.connection import SubscriptionState as State
 from falcon_channels.hub.fanout import FanOut
 from falcon_channels.hub.local_channel import ChannelState
 from falcon_channels.hub.local_channel import LocalChannel
-from falcon_channels.hub.local_channel import stream_settings as stream_settings
 from falcon_channels.hub.repair import Repairs
 from falcon_channels.hub.shared_encodings import SharedEncodings
 from falcon_channels.hub.shared_reads import SharedReads
-from falcon_channels.hub.subscription import Subscription
-from falcon_channels.hub.subscription import SubscriptionState as State
 from falcon_channels.metrics import Counters
 from falcon_channels.options import ChannelOptions
 from falcon_channels.options import NodeOptions
@@ -57,39 +50,31 @@ from falcon_channels.publication import Signal
 
 _logger = logging.getLogger('falcon_channels')
 
-#: Unsubscribe code: what the client missed is not known; it may subscribe again.
+#: Unsubscribe code: the client may have missed publications; it may subscribe again.
 INSUFFICIENT_STATE = 2500
+#: Disconnect code: an error of this library; the client reconnects.
+_INTERNAL_ERROR = 3004
 
-#: How often a join reads the log again before it gives up.
+#: How often a join reads the log before it joins without recovery.
 _ATTEMPTS = 5
 #: How long a join waits for the repair of its channel before it reads again.
 _REPAIR_TIMEOUT_S = 5.0
-#: How long responders may take that are told of an end, when all ends.
+#: How long `close` waits for responders that are called at the end of subscriptions.
 _RESPONDERS_TIMEOUT_S = 5.0
 
 
-class Joined(NamedTuple):
-    """What a subscription begins with.
-
-    Attributes:
-        position: Where it stands, after `publications`.
-        publications: What it missed, in order.
-        recovered: Whether it got all it missed; ``None`` where it did not ask.
-        size_bytes: About how many bytes `publications` are on their way to a client.
-    """
-
-    position: Position
-    publications: list[Publication]
-    recovered: bool | None
-    size_bytes: int = 0
-
-
 class Hub:
-    """Connections and subscriptions of this process; see the module's page.
+    """Connections and subscriptions of this process; see the module docstring.
 
     Args:
-        broker: Started and closed by the owner.
+        broker: The broker. The owner of the hub starts and closes it.
         options: Limits.
+
+    Attributes:
+        counters: Counters for metrics.
+        connections: All connections by id. Read only.
+        shared_encodings: Encoded publications that many clients recover together.
+        on_output: Called by a connection that has its first output in this iteration.
     """
 
     def __init__(self, broker: Broker, options: NodeOptions) -> None:
@@ -98,22 +83,15 @@ class Hub:
         self.counters = Counters()
         self.connections: dict[str, Connection] = {}
         self._by_user: dict[str, dict[Connection, None]] = {}
-        #: Called with each message from process to process; `Nodes` listens here.
-        self.on_node_message: Callable[[NodeMessage], None] = _ignore
-        #: Called with each connection to subscribe from here.
-        self.on_subscribe_user: Callable[[Connection, SubscribeUser], None] = _ignore
-        #: Whether announcements of the broker do not arrive now.
-        self.link_lost = False
-        #: Whether no connection is taken any more.
-        self.draining = False
-        #: Called with each subscription that has ended; presence listens here.
-        self.on_left: Callable[[Subscription], None] = _ignore
-        self._opened = ChannelRegistry(
+        self._on_control: Callable[[bytes], None] = _ignore
+        self._on_left: Callable[[Subscription], None] = _ignore
+        self._link_lost = False
+        self._draining = False
+        self._registry = ChannelRegistry(
             broker, options, self._on_open, lambda: self._repairs.links
         )
-        self._channels = self._opened.by_channel
+        self._channels = self._registry.by_channel
         self._reads = SharedReads(broker)
-        #: What clients that come back together recover, and how it is encoded.
         self.shared_encodings = SharedEncodings()
         self._fan_out = FanOut(self._channels, self.counters, options)
         self._repairs = Repairs(
@@ -122,9 +100,9 @@ class Hub:
             self._fan_out,
             self.counters,
             self.spawn,
-            self._give_up,
+            self._on_lost,
         )
-        #: Called by connections that have something to write.
+        # PERF: a stored bound method saves a call for each reply.
         self.on_output = self._fan_out.on_output
         self._tasks: set[asyncio.Task[Any]] = set()
         self._graceful: set[asyncio.Task[Any]] = set()
@@ -133,29 +111,61 @@ class Hub:
 
     # --- life ------------------------------------------------------------------------
 
+    def listen(
+        self,
+        *,
+        on_control: Callable[[bytes], None] | None = None,
+        on_left: Callable[[Subscription], None] | None = None,
+    ) -> None:
+        """Set listeners; each replaces the former one. ``None`` changes nothing.
+
+        Args:
+            on_control: Called with each control message from the broker.
+            on_left: Called with each subscription that has ended.
+        """
+        if on_control is not None:
+            self._on_control = on_control
+        if on_left is not None:
+            self._on_left = on_left
+
     def start(self) -> None:
-        """Begin, in the running event loop."""
+        """Start the tasks of the hub in the running event loop."""
         self._loop = asyncio.get_running_loop()
         self._fan_out.start()
-        self.spawn(self._opened.keep_house(), 'housekeeping')
+        self.spawn(self._registry.run_housekeeping(), 'housekeeping')
         if self.options.position_check_s is not None:
             self.spawn(
                 self._repairs.check_positions(self.options.position_check_s),
                 'position check',
             )
 
-    async def close(self) -> None:
-        """Cancel every task of the hub; connections are the owner's.
+    def start_draining(self) -> None:
+        """Refuse new connections from now on."""
+        self._draining = True
 
-        Responders that are told of the end of a subscription have a little time.
+    @property
+    def draining(self) -> bool:
+        """Whether new connections are refused."""
+        return self._draining
+
+    @property
+    def link_lost(self) -> bool:
+        """Whether announcements of the broker do not arrive now."""
+        return self._link_lost
+
+    async def close(self) -> None:
+        """Cancel all tasks of the hub. The owner closes the connections.
+
+        Graceful tasks, such as responders that are called at the end of a subscription,
+        get a few seconds.
         """
         self._closed = True
-        self._opened.closed = True
+        self._registry.close()
         if self._graceful:
             await asyncio.wait(list(self._graceful), timeout=_RESPONDERS_TIMEOUT_S)
         await self._reads.close()
         self.shared_encodings.clear()
-        tasks = [*self._tasks, *self._opened.changing.values()]
+        tasks = [*self._tasks, *self._registry.tasks()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -164,15 +174,15 @@ class Hub:
     def spawn(
         self, coroutine: Coroutine[Any, Any, Any], name: str, graceful: bool = False
     ) -> asyncio.Task[Any] | None:
-        """Run a task that the hub owns; one that fails is reported, never lost.
+        """Run a task that the hub owns. If it fails, all connections are closed.
 
         Args:
-            coroutine: What to run.
-            name: For logs.
-            graceful: Whether `close` lets it end by itself, for a few seconds.
+            coroutine: The coroutine to run.
+            name: Name of the task in logs.
+            graceful: Whether `close` waits a few seconds for the end of the task.
 
         Returns:
-            The task, or ``None`` where the hub is closed.
+            The task, or ``None`` if the hub is closed.
         """
         if self._closed or self._loop is None:
             coroutine.close()
@@ -188,25 +198,25 @@ class Hub:
     def _on_task_done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
-            # NOTE: a defect of ours. What the task held up is unknown, so that all
-            #   clients reconnect rather than wait for something that never comes.
+            # NOTE: this is a defect of this library, and clients may now wait for
+            #   something that never arrives. All of them therefore reconnect.
             _logger.critical(
-                'task %r died; all connections are closed',
+                'task %r failed; all connections are closed',
                 task.get_name(),
                 exc_info=task.exception(),
             )
             for connection in list(self.connections.values()):
-                connection.disconnect(3004, 'internal server error')
+                connection.disconnect(_INTERNAL_ERROR, 'internal server error')
 
     # --- connections -----------------------------------------------------------------
 
     def add(self, connection: Connection) -> None:
-        """Know a connection from now on.
+        """Register a connection.
 
         Raises:
-            ClosedError: The hub is closed or drains, or the connection is over already.
+            ClosedError: The hub is closed or drains, or the connection has ended.
         """
-        if self._closed or self.draining:
+        if self._closed or self._draining:
             raise ClosedError('the hub is closed')
         if connection.closed:
             raise ClosedError('the connection has ended already')
@@ -214,11 +224,10 @@ class Hub:
         self._by_user.setdefault(connection.user, {})[connection] = None
 
     def remove(self, connection: Connection) -> None:
-        """Forget a connection that has ended, and all its subscriptions."""
+        """Unregister a connection that has ended, and end its subscriptions."""
         if connection.closed:
             return
-        connection.closed = True
-        connection.out = None
+        connection.mark_closed()
         self.connections.pop(connection.id, None)
         self._forget_user(connection, connection.user)
         self._fan_out.forget(connection)
@@ -227,7 +236,7 @@ class Hub:
         connection.on_end()
 
     def channel_counts(self) -> dict[str, int]:
-        """Return how many subscribers each channel has in this process."""
+        """Return how many subscriptions each channel has in this process."""
         return {
             name: local_channel.members
             for name, local_channel in self._channels.items()
@@ -236,66 +245,71 @@ class Hub:
 
     @property
     def num_users(self) -> int:
-        """How many users have connections in this process; all anonymous are one."""
+        """How many users have connections here. Anonymous users count as one."""
         return len(self._by_user)
 
-    def connections_of(self, user: str) -> int:
-        """Return how many connections of this process are a user's."""
+    def connections_of_user(self, user: str) -> list[Connection]:
+        """Return the connections of a user in this process."""
+        return list(self._by_user.get(user, ()))
+
+    def count_connections_of(self, user: str) -> int:
+        """Return how many connections a user has in this process."""
         return len(self._by_user.get(user, ()))
 
     def on_writable(self, connection: Connection) -> None:
-        """Give a connection that reads again what waits for it."""
+        """Called when a client has read all pending output."""
         connection.on_all_read()
         self.catch_up(connection)
 
     def catch_up(self, connection: Connection) -> None:
-        """Give the slow subscriptions of a connection what waits for them."""
+        """Write the pending items of a connection's LAGGING subscriptions."""
         for subscription in list(connection.subscriptions.values()):
             if subscription.state is State.LAGGING:
                 local_channel = self._channels[subscription.channel]
                 items, epoch = local_channel.catch_up(subscription)
                 self._fan_out.write_items(local_channel, subscription, items, epoch)
 
-    def on_user(self, connection: Connection, before: str) -> None:
-        """Learn that a connection is another user's now."""
+    def on_user_changed(self, connection: Connection, before: str) -> None:
+        """Update the user index after `Connection.user` changed from `before`."""
         if connection.id in self.connections:
             self._forget_user(connection, before)
             self._by_user.setdefault(connection.user, {})[connection] = None
 
     def _forget_user(self, connection: Connection, user: str) -> None:
-        alike = self._by_user.get(user)
-        if alike is not None:
-            alike.pop(connection, None)
-            if not alike:
+        connections = self._by_user.get(user)
+        if connections is not None:
+            connections.pop(connection, None)
+            if not connections:
                 del self._by_user[user]
 
     # --- joining and leaving ---------------------------------------------------------
 
     async def prepare(self, channel: str, options: ChannelOptions) -> None:
-        """Open a channel at the broker, so that who joins it next need not wait.
+        """Open a channel at the broker, so that the next join need not wait.
 
         Raises:
-            BrokerUnavailableError: The broker cannot be asked now.
+            BrokerUnavailableError: The channel cannot be opened now; try again.
             ClosedError: The hub is closed.
         """
-        self._opened.release(await self._opened.hold(channel, options))
+        self._registry.release(await self._registry.hold(channel, options))
 
     async def join(self, subscription: Subscription, since: Position | None) -> Joined:
-        """Subscribe to a channel at the broker, and recover.
+        """Start the delivery of a channel to a subscription, after recovery.
 
-        Nothing is written to the connection: the caller does so before it next awaits,
-        and so before any publication.
+        Nothing is written to the connection. The caller writes the result before it
+        next awaits, and thus before any publication.
 
         Args:
-            subscription: JOINING, and in its connection's `subscriptions`.
-            since: Where the client stands, or ``None`` where it begins anew.
+            subscription: A JOINING subscription that its connection has registered.
+            since: Position of the client. ``None`` means without recovery.
 
         Raises:
-            UnsubscribedError: It was ended meanwhile.
-            BrokerUnavailableError: The broker cannot be asked now.
+            UnsubscribedError: The subscription was ended meanwhile.
+            BrokerUnavailableError: The channel cannot be opened or read now. The
+                caller calls `leave`.
         """
         options = subscription.route.options
-        local_channel = await self._opened.hold(subscription.channel, options)
+        local_channel = await self._registry.hold(subscription.channel, options)
         try:
             mode = options.recovery_mode
             if since is None or mode == 'off':
@@ -305,10 +319,11 @@ class Hub:
             else:
                 joined = await self._join_recovering(local_channel, subscription, since)
         finally:
-            local_channel.joining.pop(subscription, None)
-            self._opened.release(local_channel)
-        # NOTE: not held against the client: it asked for it, and has to read it first.
-        subscription.connection.granted_bytes += joined.size_bytes
+            local_channel.stop_buffering(subscription)
+            self._registry.release(local_channel)
+        # NOTE: the client asked for the recovered publications and has to read them
+        #   first. They do not count towards the backlog limit.
+        subscription.connection.grant(joined.size_bytes)
         if joined.recovered is not None:
             if joined.recovered:
                 self.counters.recovered += 1
@@ -317,25 +332,36 @@ class Hub:
         return joined
 
     def leave(self, subscription: Subscription) -> None:
-        """End a subscription; the caller tells the client where it has to know."""
-        connection = subscription.connection
-        if connection.subscriptions.get(subscription.channel) is subscription:
-            del connection.subscriptions[subscription.channel]
+        """End a subscription without telling the client."""
+        subscription.connection.discard_subscription(subscription)
         if subscription.ended:
             return
         local_channel = self._channels.get(subscription.channel)
         if local_channel is None:
-            subscription.state = State.ENDED
+            subscription.finish()
         else:
             local_channel.remove(subscription)
-            self._opened.note_idle(local_channel)
-        self.on_left(subscription)
+            self._registry.note_idle(local_channel)
+        self._on_left(subscription)
+
+    def unsubscribe(self, subscription: Subscription, code: int, reason: str) -> None:
+        """End a subscription, and tell the client if it has joined.
+
+        For a JOINING subscription, `join` raises `UnsubscribedError` instead.
+        """
+        if subscription.ended:
+            return
+        joining = subscription.state is State.JOINING
+        subscription.end_with(code, reason)
+        self.leave(subscription)
+        if not joining:
+            subscription.connection.on_unsubscribed(subscription, code, reason)
 
     def delivered(self, subscription: Subscription) -> Position | None:
-        """Return up to where a subscription was given its channel.
+        """Return the position up to which publications were delivered.
 
         Returns:
-            ``None`` while it joins, or does not keep up.
+            ``None`` for a subscription that is JOINING, LAGGING or has ended.
         """
         local_channel = self._channels.get(subscription.channel)
         if local_channel is None:
@@ -350,20 +376,11 @@ class Hub:
                 return Position(item.offset - 1, position.epoch)
         return position
 
-    def unsubscribe(self, subscription: Subscription, code: int, reason: str) -> None:
-        """End a subscription from this side, and tell the client."""
-        if subscription.ended:
-            return
-        joining = subscription.state is State.JOINING
-        subscription.end = code, reason
-        self.leave(subscription)
-        if not joining:
-            subscription.connection.on_unsubscribed(subscription, code, reason)
-
     def _join_live(
         self, local_channel: LocalChannel, subscription: Subscription, asked: bool
     ) -> Joined:
-        self._must_go_on(subscription)
+        """Join at the position of the channel; `asked`: recovery was asked for."""
+        self._check_not_ended(subscription)
         self._fan_out.flush_channel(local_channel)
         local_channel.add(subscription)
         return Joined(local_channel.position, [], False if asked else None)
@@ -371,29 +388,30 @@ class Hub:
     async def _join_latest(
         self, local_channel: LocalChannel, subscription: Subscription
     ) -> Joined:
-        settings = stream_settings(local_channel.options)
+        """Join with the latest publication."""
+        settings = StreamSettings.of(local_channel.options)
         for _ in range(_ATTEMPTS):
             self._fan_out.flush_channel(local_channel)
-            local_channel.keep_for(subscription)
+            local_channel.start_buffering(subscription)
             page = await self._reads.history(
                 local_channel.channel, settings, limit=1, reverse=True
             )
-            self._must_go_on(subscription)
+            self._check_not_ended(subscription)
             if page.position.epoch != local_channel.position.epoch:
-                await self._same_log(local_channel)
+                await self._wait_for_same_log(local_channel)
                 continue
             self._fan_out.flush_channel(local_channel)
             _, found, position = recovery.latest(page)
-            kept = subscription.kept
-            if kept and kept[-1][0].offset > position.offset:
-                found, position = [kept[-1][0]], local_channel.position
+            buffered = subscription.buffered
+            if buffered and buffered[-1][0].offset > position.offset:
+                found, position = [buffered[-1][0]], local_channel.position
             local_channel.add(subscription, position.offset)
             size_bytes = sum(map(approximate_bytes, found))
             return Joined(position, found, bool(found), size_bytes)
         return self._join_live(local_channel, subscription, True)
 
-    async def _same_log(self, local_channel: LocalChannel) -> None:
-        """Wait until a local_channel stands in the log that the broker has now."""
+    async def _wait_for_same_log(self, local_channel: LocalChannel) -> None:
+        """Wait until a local channel has moved to the log that the broker has now."""
         if local_channel.state is ChannelState.LIVE:
             self._repairs.begin(local_channel)
         await self._repairs.wait(local_channel, _REPAIR_TIMEOUT_S)
@@ -401,32 +419,34 @@ class Hub:
     async def _join_recovering(
         self, local_channel: LocalChannel, subscription: Subscription, since: Position
     ) -> Joined:
-        settings = stream_settings(local_channel.options)
+        """Join with all publications after `since`, if the log still has them."""
+        settings = StreamSettings.of(local_channel.options)
         for _ in range(_ATTEMPTS):
             self._fan_out.flush_channel(local_channel)
-            local_channel.keep_for(subscription)
+            local_channel.start_buffering(subscription)
             page = await self._reads.history(
                 local_channel.channel,
                 settings,
                 since=since.offset,
                 limit=local_channel.options.recovery_limit,
             )
-            self._must_go_on(subscription)
+            self._check_not_ended(subscription)
             if page.position.epoch != local_channel.position.epoch:
-                await self._same_log(local_channel)
+                await self._wait_for_same_log(local_channel)
                 continue
-            kept = subscription.kept
-            if kept is None:
+            buffered = subscription.buffered
+            if buffered is None:
                 continue
             self._fan_out.flush_channel(local_channel)
             epoch = page.position.epoch
-            live = [publication for publication, e in kept if e == epoch]
+            live = [publication for publication, e in buffered if e == epoch]
             found = recovery.recover(since, page, live)
             if found is None or found.position.offset < local_channel.position.offset:
                 continue
             size_bytes = sum(map(approximate_bytes, found.publications))
             limit_bytes = local_channel.options.recovery_limit_bytes
-            # SECURITY: a client that never reads, with one recovery after the other.
+            # SECURITY: a client may recover again and again without reading. Without
+            #   this limit, its recovered publications would fill the memory.
             too_much = size_bytes > limit_bytes or (
                 subscription.connection.granted_bytes
                 > max(limit_bytes, self.options.max_backlog_bytes)
@@ -437,24 +457,26 @@ class Hub:
             return Joined(found.position, found.publications, True, size_bytes)
         return self._join_live(local_channel, subscription, True)
 
-    def _must_go_on(self, subscription: Subscription) -> None:
+    def _check_not_ended(self, subscription: Subscription) -> None:
         if subscription.ended or subscription.connection.closed:
             code, reason = subscription.end or (0, 'the connection has ended')
             raise UnsubscribedError(code, reason)
 
     def _on_open(self, local_channel: LocalChannel, gap: bool, links: int) -> None:
+        """Called when a channel was opened; see `ChannelRegistry`."""
         if local_channel.batch:
             self._fan_out.mark(local_channel)
-        # NOTE: what was missed while the link was lost may lie after its position.
+        # NOTE: publications that were missed while the link was lost may follow its
+        #   position, and no gap shows them.
         if gap or (links != self._repairs.links and local_channel.options.history_size):
             self._repairs.begin(local_channel)
 
-    # --- what the broker announces ---------------------------------------------------
+    # --- BrokerReceiver: called by the broker ----------------------------------------
 
     def on_publication(
         self, channel: str, publication: Publication, epoch: str
     ) -> None:
-        """Take a publication of a subscribed channel."""
+        """Called with each publication of a subscribed channel."""
         local_channel = self._channels.get(channel)
         if local_channel is None:
             return
@@ -467,65 +489,41 @@ class Hub:
             self._repairs.begin(local_channel)
 
     def on_signal(self, channel: str, signal: bytes) -> None:
-        """Give a join or leave to the subscribers of a channel."""
+        """Called with each join or leave of a subscribed channel."""
         local_channel = self._channels.get(channel)
         if local_channel is None or local_channel.state is ChannelState.OPENING:
             return
         try:
-            local_channel.batch.append(msgspec.msgpack.decode(signal, type=Signal))
+            decoded = msgspec.msgpack.decode(signal, type=Signal)
         except msgspec.DecodeError as ex:
             self.counters.control_errors += 1
-            _logger.error('signal in %r cannot be read: %s', channel, ex)
+            _logger.error('signal in channel %r cannot be decoded: %s', channel, ex)
             return
+        local_channel.take_signal(decoded)
         self._fan_out.mark(local_channel)
 
     def on_control(self, message: bytes) -> None:
-        """Do what a control message asks of every process."""
-        try:
-            control = decode_control(message)
-        except msgspec.DecodeError as ex:
-            self.counters.control_errors += 1
-            _logger.error('control message cannot be read: %s', ex)
-            return
-        if isinstance(control, NodeMessage):
-            self.on_node_message(control)
-            return
-        for connection in list(self._by_user.get(control.user, ())):
-            if control.client and control.client != connection.id:
-                continue
-            if control.session and control.session != connection.session:
-                continue
-            self._obey(connection, control)
-
-    def _obey(self, connection: Connection, control: UserMessage) -> None:
-        if isinstance(control, DisconnectUser):
-            if connection.id not in control.spare:
-                connection.disconnect(control.code, control.reason)
-        elif isinstance(control, RefreshUser):
-            connection.on_refresh(control.expired, control.expires_at, control.info)
-        elif isinstance(control, SubscribeUser):
-            self.on_subscribe_user(connection, control)
-        else:
-            for subscription in list(connection.subscriptions.values()):
-                if control.channel in ('', subscription.channel):
-                    self.unsubscribe(subscription, control.code, control.reason)
+        """Called with each control message; every process gets every message."""
+        self._on_control(message)
 
     def on_link_lost(self) -> None:
-        """Learn that announcements no longer arrive."""
-        self.link_lost = True
+        """Called when announcements no longer arrive."""
+        self._link_lost = True
         self.counters.links_lost += 1
         _logger.error('the link to the broker is lost; subscribers wait')
 
     def on_link_restored(self) -> None:
-        """Read what was missed, once per channel."""
-        self.link_lost = False
-        _logger.warning('the link to the broker is back; reading what was missed')
+        """Called when announcements arrive again; repair every channel once."""
+        self._link_lost = False
+        _logger.warning(
+            'the link to the broker is restored; missed publications are read'
+        )
         self._repairs.begin_all()
 
-    def _give_up(self, local_channel: LocalChannel) -> None:
-        """End all subscriptions of a local_channel: what they missed is not known."""
+    def _on_lost(self, local_channel: LocalChannel) -> None:
+        """End all subscriptions of a local channel whose publications are lost."""
         subscriptions = local_channel.subscriptions()
-        local_channel.batch.clear()
+        local_channel.take_batch()
         self.counters.insufficient_state += len(subscriptions)
         _logger.error(
             'publications of %r are lost; %d subscriptions end with insufficient state',
@@ -536,5 +534,5 @@ class Hub:
             self.unsubscribe(subscription, INSUFFICIENT_STATE, 'insufficient state')
 
 
-def _ignore(*something: object) -> None:
-    """Do nothing, where nobody listens."""
+def _ignore(*arguments: object) -> None:
+    """Do nothing; the default listener."""

@@ -31,8 +31,8 @@ import msgspec
 from falcon_channels.brokers.base import PresenceChange
 from falcon_channels.brokers.base import PresenceEntry
 from falcon_channels.errors import BrokerUnavailableError
+from falcon_channels.hub.connection import Subscription
 from falcon_channels.hub.hub import Hub
-from falcon_channels.hub.subscription import Subscription
 from falcon_channels.options import ChannelOptions
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import Signal
@@ -109,7 +109,7 @@ class PresenceKeeper:
             _logger.warning('%r not entered into presence: %s', subscription, ex)
         finally:
             # NOTE: whatever became of it, it is taken out again.
-            subscription.present = info
+            subscription.set_present(info)
             if options.presence:
                 self._keep(subscription, announced)
             if subscription.ended:
@@ -208,7 +208,7 @@ class PresenceKeeper:
                     _logger.warning('presence of %r not removed: %s', subscription, ex)
 
     async def _remove(self, subscription: Subscription) -> None:
-        info, subscription.present = subscription.present, None
+        info = subscription.take_present()
         if info is None:
             return
         options = subscription.route.options

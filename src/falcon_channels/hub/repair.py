@@ -1,12 +1,13 @@
-"""Repair: a local_channel that missed publications reads them from the log.
+"""Repair: a local channel that missed publications reads them from the log.
 
-A gap in the offsets, a restored link and a regular look at the broker's position all
-end here. A channel under repair keeps what is announced meanwhile; the log is read once
-for all its subscribers, however many. Where the log does not reach back, every
-subscriber is told so (*insufficient state*), and none is left waiting.
-
-A restored link finds every channel of a process behind. They queue here and are read
-by a few workers, so that the broker that has just come back is not trampled.
+* There are three causes: a gap in the offsets, a restored link to the broker, and the
+  regular comparison with the broker's position.
+* A channel under repair buffers new publications. The log is read once for all its
+  subscribers.
+* If the log does not reach back far enough, every subscription ends with *insufficient
+  state*. No subscriber is left waiting.
+* After a restored link, every channel of the process needs a repair. The channels queue
+  here for a few workers, so that the recovering broker is not overloaded.
 """
 
 from __future__ import annotations
@@ -19,18 +20,18 @@ import logging
 from typing import Any
 
 from falcon_channels.brokers.base import Broker
+from falcon_channels.brokers.base import StreamSettings
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.hub.fanout import FanOut
 from falcon_channels.hub.local_channel import ChannelState
 from falcon_channels.hub.local_channel import LocalChannel
-from falcon_channels.hub.local_channel import stream_settings
 from falcon_channels.metrics import Counters
 
 _logger = logging.getLogger('falcon_channels')
 
-#: How many channels are read at the same time.
+#: How many channels are repaired at the same time.
 _WORKERS = 16
-#: How often the log is read again, while more and more comes, before giving up.
+#: How often the log is read again while more publications arrive.
 _ATTEMPTS = 5
 #: Seconds between two attempts while the broker cannot be reached: first and last.
 _FIRST_DELAY_S = 0.05
@@ -38,15 +39,19 @@ _LAST_DELAY_S = 5.0
 
 
 class Repairs:
-    """Repairs the channels of a hub; see the module's page.
+    """Repairs the channels of a hub; the module docstring has the rules.
 
     Args:
-        channels: The hub's, by channel.
-        broker: Read from.
-        fan_out: Delivers what was read.
-        counters: The hub's.
+        channels: Local channels of the hub by channel name.
+        broker: Broker whose log is read.
+        fan_out: Delivers the publications that were read.
+        counters: Counters of the hub.
         spawn: Runs a task that the hub owns.
-        give_up: Called with a local_channel whose publications are lost.
+        on_lost: Called with a local channel whose publications are lost.
+
+    Attributes:
+        links: How often the link was restored. A result that was read before the
+            latest time is outdated.
     """
 
     def __init__(
@@ -56,31 +61,30 @@ class Repairs:
         fan_out: FanOut,
         counters: Counters,
         spawn: Callable[[Coroutine[Any, Any, None], str], object],
-        give_up: Callable[[LocalChannel], None],
+        on_lost: Callable[[LocalChannel], None],
     ) -> None:
         self._channels = channels
         self._broker = broker
         self._fan_out = fan_out
         self._counters = counters
         self._spawn = spawn
-        self._give_up = give_up
-        #: How often the link was restored: what was read before that is too old.
+        self._on_lost = on_lost
         self.links = 0
-        #: ChannelRegistry that wait for a worker, in order.
+        #: Local channels that wait for a worker, in order.
         self._due: dict[LocalChannel, None] = {}
         self._workers = 0
         self._waiting: dict[LocalChannel, asyncio.Future[None]] = {}
 
     def begin(self, local_channel: LocalChannel) -> None:
-        """Repair a local_channel that is open and not under repair."""
-        local_channel.state = ChannelState.REPAIRING
+        """Start the repair of a local channel that is LIVE or has found a gap."""
+        local_channel.start_repair()
         self._due[local_channel] = None
         if self._workers < _WORKERS:
             self._workers += 1
             self._spawn(self._work(), 'repair')
 
     def begin_all(self) -> None:
-        """Repair every local_channel: the link was lost, and is restored."""
+        """Repair every local channel after the link was restored."""
         self.links += 1
         for local_channel in self._channels.values():
             if (
@@ -90,7 +94,7 @@ class Repairs:
                 self.begin(local_channel)
 
     async def wait(self, local_channel: LocalChannel, timeout_s: float) -> None:
-        """Return when the local_channel's repair has ended, or the time is over."""
+        """Wait for the end of a local channel's repair, at most `timeout_s` seconds."""
         if local_channel.state is ChannelState.REPAIRING:
             waiting = self._waiting.get(local_channel)
             if waiting is None:
@@ -99,7 +103,7 @@ class Repairs:
             await asyncio.wait([waiting], timeout=timeout_s)
 
     async def check_positions(self, interval_s: float) -> None:
-        """Compare positions with the broker's: a lost last publication shows no gap."""
+        """Compare positions with the broker: the loss of the last one shows no gap."""
         while True:
             await asyncio.sleep(interval_s)
             for local_channel in list(self._channels.values()):
@@ -112,13 +116,13 @@ class Repairs:
                 try:
                     page = await self._broker.history(
                         local_channel.channel,
-                        stream_settings(local_channel.options),
+                        StreamSettings.of(local_channel.options),
                         limit=0,
                     )
                 except BrokerUnavailableError:
                     break
-                # NOTE: only what was missing all the while counts; the position may
-                #   have been read just before its announcement arrived.
+                # NOTE: the position may have been read just before its announcement
+                #   arrived. Only one that is still missing later counts as a gap.
                 if local_channel.position == before != page.position:
                     await asyncio.sleep(min(1.0, interval_s / 10))
                     if (
@@ -141,7 +145,7 @@ class Repairs:
             self._workers -= 1
 
     async def _repair(self, local_channel: LocalChannel) -> None:
-        """Read what a local_channel missed until it is LIVE."""
+        """Read the log for a local channel until it is LIVE."""
         delay_s = _FIRST_DELAY_S
         attempts = 0
         while self._channels.get(local_channel.channel) is local_channel:
@@ -150,7 +154,7 @@ class Repairs:
             try:
                 page = await self._broker.history(
                     local_channel.channel,
-                    stream_settings(local_channel.options),
+                    StreamSettings.of(local_channel.options),
                     since=local_channel.position.offset,
                     limit=max(
                         local_channel.options.recovery_limit,
@@ -173,7 +177,7 @@ class Repairs:
             attempts += 1
             if outcome is None or attempts >= _ATTEMPTS:
                 attempts = 0
-                self._give_up(local_channel)
+                self._on_lost(local_channel)
                 if local_channel.state is ChannelState.LIVE:
                     return
                 await asyncio.sleep(delay_s)

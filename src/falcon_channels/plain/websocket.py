@@ -28,8 +28,9 @@ from falcon_channels.errors import PublicationTooLargeError
 from falcon_channels.errors import UnknownChannelError
 from falcon_channels.errors import UnsubscribedError
 from falcon_channels.hub.connection import Connection
-from falcon_channels.hub.hub import Joined
-from falcon_channels.hub.subscription import Subscription
+from falcon_channels.hub.connection import Joined
+from falcon_channels.hub.connection import Subscription
+from falcon_channels.hub.hub import Hub
 from falcon_channels.protocol import plain_codec as raw_codec
 from falcon_channels.protocol.codes import DISCONNECT_INAPPROPRIATE_PROTOCOL
 from falcon_channels.protocol.recovery import need_position
@@ -73,6 +74,8 @@ class PlainConnection(Connection):
     """A plain WebSocket in one channel."""
 
     __slots__ = ('_gone', '_inbox', '_media', '_waiter', 'max_message_bytes')
+
+    hub: Hub
 
     def __init__(
         self, channels: Channels, transport: Transport, req: Any, media: bool
@@ -265,7 +268,7 @@ async def open_raw(
     connection.user = user
     connection.info = info
     subscription = Subscription(connection, channel, match.route, match.params)
-    connection.subscriptions[channel] = subscription
+    connection.add_subscription(subscription)
     try:
         await channels.admission.authorize(subscription)
         await channels.hub.prepare(channel, match.route.options)

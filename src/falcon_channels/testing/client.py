@@ -33,8 +33,8 @@ from falcon_channels.access import authorization
 from falcon_channels.channels import Channels
 from falcon_channels.errors import UnsubscribedError
 from falcon_channels.hub.connection import Connection
-from falcon_channels.hub.hub import Joined
-from falcon_channels.hub.subscription import Subscription
+from falcon_channels.hub.connection import Joined
+from falcon_channels.hub.connection import Subscription
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
 from falcon_channels.publication import Signal
@@ -240,10 +240,13 @@ class SimulatedClient:
         self._wake = asyncio.Event()
         self.transport = SimulatedTransport(self._take, self._wake.set)
         self.connection: Connection = _SimulatedConnection(
-            channels.hub, self.transport, encoder(_CODEC, _FRAMING), self.req
+            channels.hub,
+            self.transport,
+            encoder(_CODEC, _FRAMING),
+            self.req,
+            user=user,
+            info=info,
         )
-        self.connection.user = user
-        self.connection.info = info
         self.transport.receiver = self.connection
 
     async def __aenter__(self) -> Self:
@@ -289,9 +292,9 @@ class SimulatedClient:
         if channel in connection.subscriptions:
             raise ValueError(f'{channel!r} is subscribed already')
         subscription = Subscription(
-            connection, channel, match.route, match.params, data
+            connection, channel, match.route, match.params, data=data
         )
-        connection.subscriptions[channel] = subscription
+        connection.add_subscription(subscription)
         joined: Joined | None = None
 
         def on_joined(outcome: Joined) -> None:
