@@ -146,6 +146,83 @@ def test_packages_hold_no_logic_in_init() -> None:
     assert [] == wrong
 
 
+#: Classes whose attributes only their own module may assign.
+OWNED_CLASSES = {
+    'Connection': 'hub/connection.py',
+    'Subscription': 'hub/connection.py',
+    'LocalChannel': 'hub/local_channel.py',
+    'ClientConnection': 'endpoint/client_connection.py',
+}
+
+#: Assignments to attributes of the same names on objects of other classes.
+OTHER_OBJECTS = {
+    ('endpoint/endpoint.py', 'self.channels.hub.counters.refused'),
+    ('endpoint/unidirectional.py', 'sub.offset'),
+    ('monitoring/prometheus.py', 'resp.data'),
+    ('plain/websocket.py', 'self.hub.counters.refused'),
+    ('server_api/resource.py', 'resp.data'),
+    # The timer wheel owns `due_s` of everything that it holds.
+    ('timer_wheel.py', 'due.due_s'),
+    ('wsgi/sockets/gevent_websocket.py', 'websocket.closed'),
+}
+
+#: Modules that still assign attributes of objects that they do not own.
+KNOWN_FOREIGN_ASSIGNMENTS = {
+    'endpoint/commands.py',
+    'endpoint/endpoint.py',
+    'endpoint/http.py',
+    'endpoint/unidirectional.py',
+    'plain/websocket.py',
+}
+
+
+def owned_attributes() -> dict[str, set[str]]:
+    """Return the modules that may assign each attribute of `OWNED_CLASSES`."""
+    owners: dict[str, set[str]] = {'user': {'hub/connection.py'}}
+    for name, module in OWNED_CLASSES.items():
+        (owned,) = [
+            node
+            for node in ast.parse((SOURCE / module).read_text()).body
+            if isinstance(node, ast.ClassDef) and node.name == name
+        ]
+        for node in owned.body:
+            if isinstance(node, ast.Assign) and '__slots__' == ast.unparse(
+                node.targets[0]
+            ):
+                for attribute in ast.literal_eval(node.value):
+                    owners.setdefault(attribute, set()).add(module)
+    return owners
+
+
+def assigned_attributes(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield the name and the text of each attribute assigned on another object."""
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load):
+            if ast.unparse(node.value) != 'self':
+                yield node.attr, ast.unparse(node)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == 'setattr':
+            target, name = node.args[:2]
+            if ast.unparse(target) != 'self' and isinstance(name, ast.Constant):
+                yield name.value, ast.unparse(node)
+
+
+def test_attributes_are_assigned_by_their_owner_only() -> None:
+    """No module assigns an attribute of a connection, subscription or channel.
+
+    A class may assign its own attributes, and those that it inherits, by `self`. Other
+    modules call methods. The attributes are the names in `__slots__`.
+    """
+    owners = owned_attributes()
+    wrong = set()
+    for path in modules(SOURCE):
+        module = str(path.relative_to(SOURCE))
+        for name, text in assigned_attributes(path):
+            if module in owners.get(name, {module}) or (module, text) in OTHER_OBJECTS:
+                continue
+            wrong.add((module, text))
+    assert KNOWN_FOREIGN_ASSIGNMENTS == {module for module, _ in wrong}, wrong
+
+
 @pytest.mark.parametrize('folder', ['examples', 'src/falcon_channels_chat'])
 def test_users_of_the_library_import_public_names(folder: str) -> None:
     """Examples and the chat application use no private name of the library."""
