@@ -48,13 +48,13 @@ async def come_and_go(channels: Channels, count: int, label: str) -> int:
         for number in range(start, start + per_client):
             await client.subscribe(f'{label}:{number}')
         client.events.clear()
-    assert count == len(channels.hub.channel_counts())
+    assert count == len(channels.node.hub.channel_counts())
     peak_bytes = rss_bytes()
     for client in clients:
         client.disconnect()
     clients.clear()
     # NOTE: nobody is told when a channel is forgotten, so that this asks.
-    while channels.hub._channels:  # noqa: ASYNC110 - no event exists
+    while channels.node.hub._channels:  # noqa: ASYNC110 - no event exists
         await asyncio.sleep(0.1)
     return peak_bytes
 

@@ -191,7 +191,7 @@ async def test_revoke_holds_after_a_resubscribe() -> None:
 
 @on_fake_clock
 async def test_unsubscribe_and_disconnect() -> None:
-    """A user's subscriptions and connections are ended, with spare ones left."""
+    """A user's subscriptions and connections are ended, except excluded ones."""
     channels = made()
     async with (
         SimulatedClient(channels, user='ann') as first,
@@ -209,7 +209,7 @@ async def test_unsubscribe_and_disconnect() -> None:
         await asyncio.sleep(1)
         assert {} == second.connection.subscriptions
         assert 2500 == second.events[-1].code
-        await channels.disconnect_user('ann', spare=[second.connection.id])
+        await channels.disconnect_user('ann', exclude=[second.connection.id])
         await asyncio.sleep(1)
         assert (3503, 'force disconnect') == first.end
         assert None is second.end
@@ -306,10 +306,10 @@ async def test_past_channels_are_forgotten() -> None:
         for number in range(500):
             await client.subscribe(f'rooms:{number}')
             client.unsubscribe(f'rooms:{number}')
-        assert 500 == len(channels.hub._channels)
+        assert 500 == len(channels.node.hub._channels)
         await asyncio.sleep(5)
-        assert {} == channels.hub._channels
-        assert set() == channels._broker._subscribed  # type: ignore[attr-defined]
+        assert {} == channels.node.hub._channels
+        assert set() == channels.node.broker._subscribed  # type: ignore[attr-defined]
     await channels.close()
 
 
@@ -321,7 +321,7 @@ def test_what_makes_no_sense_is_refused_when_given() -> None:
     @on_fake_clock
     async def scenario() -> None:
         channels = made()
-        with pytest.raises(CapabilityError, match='set it to True'):
+        with pytest.raises(CapabilityError, match='presence=True'):
             await channels.presence('rooms:a')
         with pytest.raises(CapabilityError, match='transaction'):
             await channels.publish('rooms:a', 1, connection=object())

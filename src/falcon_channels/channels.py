@@ -5,70 +5,41 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from collections.abc import Mapping
-import logging
-import random
-import secrets
+from collections.abc import Sequence
 from typing import Any
-from typing import Literal
 from typing import Self
 
 import falcon.asgi
 
-from falcon_channels.access import authorization
-from falcon_channels.access.server_side import subscribe_connection
-from falcon_channels.access.subscribing import Admission
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import PublishResult
-from falcon_channels.brokers.base import StreamSettings
-from falcon_channels.brokers.urls import open_broker
-from falcon_channels.cluster.cluster import Nodes
-from falcon_channels.cluster.dispatch import ControlDispatcher
-from falcon_channels.cluster.info import Census
-from falcon_channels.cluster.messages import SubscribeUser
-from falcon_channels.cluster.user_commands import UserCommands
+from falcon_channels.endpoint.emulation import Emulation
 from falcon_channels.endpoint.endpoint import Endpoint
-from falcon_channels.endpoint.http import Emulation
 from falcon_channels.endpoint.mount import mount_endpoint
-from falcon_channels.errors import BrokerUnavailableError
-from falcon_channels.errors import CapabilityError
-from falcon_channels.errors import ChannelNameError
 from falcon_channels.errors import ChannelsError
-from falcon_channels.errors import ClosedError
-from falcon_channels.errors import EventLoopError
-from falcon_channels.errors import PositionError
-from falcon_channels.errors import UnknownChannelError
+from falcon_channels.errors import ExtraMissingError
+from falcon_channels.errors import OptionsError
 from falcon_channels.hub.connection import Connection
-from falcon_channels.hub.hub import Hub
-from falcon_channels.hub.presence import PresenceKeeper
 from falcon_channels.local_subscription import LocalSubscription
-from falcon_channels.mounts import Mounts
-from falcon_channels.mounts import need_asgi
+from falcon_channels.node import Node
+from falcon_channels.node import Status
 from falcon_channels.options import ChannelOptions
 from falcon_channels.options import EndpointOptions
-from falcon_channels.options import need_options
 from falcon_channels.options import NodeOptions
-from falcon_channels.origin import check_allowed_origins
-from falcon_channels.plain.websocket import serve_raw
+from falcon_channels.plain.websocket import serve_websocket
 from falcon_channels.protocol.recovery import need_position
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import Position
 from falcon_channels.publication import PresenceStats
-from falcon_channels.publication import Publication
-from falcon_channels.routing import ChannelMatch
-from falcon_channels.routing import ChannelRouter
-from falcon_channels.routing import check_channel_name
+from falcon_channels.server_api.resource import mount_api
 from falcon_channels.tokens import TokenVerifier
 from falcon_channels.transports.asgi_extensions import DRAIN_HOOKS
 from falcon_channels.transports.asgi_extensions import START_ERROR
 from falcon_channels.transports.asgi_extensions import WORKERS
 
-_logger = logging.getLogger('falcon_channels')
 
-Status = Literal['new', 'ok', 'link lost', 'draining', 'closed']
-
-
-class Channels(Mounts, UserCommands):
+class Channels:
     """Real-time channels for one application.
 
     ::
@@ -77,24 +48,21 @@ class Channels(Mounts, UserCommands):
         channels.add_route('rooms:{room}', Room(), ChannelOptions(history_size=100))
         app = falcon.asgi.App(middleware=[channels])
 
-    It starts by itself, with the application's lifespan or with the first call that
-    needs it, and belongs to that event loop from then on. As middleware it drains its
+    It starts by itself: with the application's lifespan, or with the first call that
+    needs it. From then on it belongs to that event loop. As middleware it drains its
     connections when the application shuts down.
 
     Args:
-        broker: Where publications are kept: a URL, a `Broker`, or nothing for the
-            memory of this process.
-        options: Limits for all channels.
+        broker: URL of the broker that keeps publications, a `Broker`, or ``None`` for
+            the memory of this process.
+        options: Limits of this process.
 
     Raises:
-        OptionsError: The URL or the options make no sense.
+        OptionsError: The URL or the options are wrong.
 
     Attributes:
-        options: As given.
-        hub: Connections and subscriptions of this process.
-        nodes: This process and the others; its ``id`` is new at every start.
-        census: What there is in all of them.
-        admission: How connections and subscriptions come in.
+        node: Everything of this process: hub, broker, cluster and access.
+        options: Limits of this process.
     """
 
     def __init__(
@@ -102,38 +70,16 @@ class Channels(Mounts, UserCommands):
         broker: str | Broker | None = None,
         options: NodeOptions | None = None,
     ) -> None:
-        self.options = NodeOptions() if options is None else options
-        need_options(self.options, NodeOptions)
-        check_allowed_origins(self.options.allowed_origins)
-        self._given = broker
-        self._router = ChannelRouter()
-        self._endpoints: list[Endpoint] = []
+        self.node = Node(broker, options)
+        self.options = self.node.options
         self._emulation: Emulation | None = None
-        self._build(broker if isinstance(broker, Broker) else open_broker(broker))
-
-    def _build(self, broker: Broker) -> None:
-        """Make what lives from a start to `close`."""
-        self._broker = broker
-        self.hub = Hub(broker, self.options)
-        self.nodes = Nodes(self.hub, broker, secrets.token_urlsafe(9))
-        dispatcher = ControlDispatcher(
-            self.hub, self.nodes.on_message, self._on_subscribe_user
-        )
-        self.hub.listen(on_control=dispatcher.receive)
-        self.census = Census(self.hub, self.nodes)
-        self._presence = PresenceKeeper(self.hub, self._options_of)
-        self.admission = Admission(self.hub, self._presence, self.options)
-        self._starting: asyncio.Task[None] | None = None
-        self._status: Status = 'new'
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._draining = asyncio.Lock()
 
     # --- routes ----------------------------------------------------------------------
 
     @property
     def converters(self) -> Any:
         """Converters for channel templates, as an app's `router_options.converters`."""
-        return self._router.converters
+        return self.node.router.converters
 
     def add_route(
         self,
@@ -143,56 +89,27 @@ class Channels(Mounts, UserCommands):
         *,
         suffix: str | None = None,
     ) -> None:
-        """Let channels whose name matches a template exist.
+        """Add a route: channels whose name matches the template exist from now on.
 
         Args:
-            template: Such as ``'rooms:{room}'`` or ``'users:{user_id:int}'``.
-            resource: Its optional responders, all ``async``: ``on_subscribe(req,
-                subscription, **params)``, ``on_publish(req, publication, **params)``,
-                ``on_unsubscribe(req, subscription, **params)``, ``on_presence(req,
-                connection, **params)``, ``on_history(req, connection, **params)``.
+            template: Template such as ``'rooms:{room}'`` or ``'users:{user_id:int}'``.
+            resource: Object with these responders, all optional and ``async``:
+                ``on_subscribe(req, subscription, **params)``,
+                ``on_publish(req, publication, **params)``,
+                ``on_unsubscribe(req, subscription, **params)``,
+                ``on_presence(req, connection, **params)``,
+                ``on_history(req, connection, **params)``.
                 An `HTTPError` refuses.
-            options: What the channels can do.
-            suffix: Use responders such as ``on_subscribe_{suffix}``.
+            options: Abilities and limits of the channels.
+            suffix: Suffix of the responders, such as ``on_subscribe_{suffix}``.
 
         Raises:
-            OptionsError: The template or the options make no sense.
-            CapabilityError: The options ask for what the broker cannot do.
+            OptionsError: The template, the resource or the options are wrong.
+            CapabilityError: The options need something that the broker cannot do.
         """
-        options = ChannelOptions() if options is None else options
-        need_options(options, ChannelOptions)
-        able = self._broker.capabilities
-        if options.history_size and not able.history:
-            raise CapabilityError(f'{type(self._broker).__name__} keeps no history')
-        if options.presence and not able.presence:
-            raise CapabilityError(f'{type(self._broker).__name__} knows no presence')
-        self._router.add(template, resource, options, suffix)
+        self.node.add_route(template, resource, options, suffix=suffix)
 
-    async def match(self, channel: str) -> ChannelMatch:
-        """Return the route and parameters of a channel, started and ready.
-
-        Raises:
-            ChannelNameError: It is not a channel name.
-            UnknownChannelError: No route matches.
-            ClosedError: After `close`.
-            EventLoopError: They were started in another event loop.
-        """
-        if self._status != 'ok' or asyncio.get_running_loop() is not self._loop:
-            await self._ready()
-        return self._match(channel)
-
-    def _match(self, channel: str) -> ChannelMatch:
-        check_channel_name(channel, self.options.max_channel_bytes)
-        match = self._router.match(channel)
-        if match is None:
-            raise UnknownChannelError(channel)
-        return match
-
-    def _options_of(self, channel: str) -> ChannelOptions | None:
-        match = self._router.match(channel)
-        return None if match is None else match.route.options
-
-    # --- what an application does ----------------------------------------------------
+    # --- publish and read ------------------------------------------------------------
 
     async def publish(
         self,
@@ -206,14 +123,15 @@ class Channels(Mounts, UserCommands):
         """Publish to a channel.
 
         Args:
-            channel: Its name.
-            data: Any JSON value, or `bytes` for a binary payload, which only clients
-                that speak Protobuf can receive.
-            idempotency_key: 1 to 255 bytes. The same key again, within the channel's
-                `idempotency_ttl_s`, publishes nothing and returns the first position.
-            tags: Small labels beside the payload.
-            connection: The application's own database connection, for brokers that
-                can publish within its transaction.
+            channel: Name of the channel.
+            data: Any JSON value, or `bytes` for a binary payload. Only clients that
+                speak Protobuf can receive binary payloads.
+            idempotency_key: 1 to 255 bytes. A second publish with the same key, within
+                the channel's `idempotency_ttl_s`, publishes nothing and returns the
+                first position.
+            tags: Labels beside the payload, text by text.
+            connection: Database connection of the application, for a broker that can
+                publish within its transaction.
 
         Returns:
             The position, and whether the key had been used.
@@ -221,40 +139,15 @@ class Channels(Mounts, UserCommands):
         Raises:
             UnknownChannelError: No route matches.
             PayloadError: The data cannot be written as JSON.
-            PublicationTooLargeError: It exceeds `max_publication_bytes`.
-            BrokerUnavailableError: Stored or not; publish again with the same key.
+            PublicationTooLargeError: The payload exceeds `max_publication_bytes`.
+            BrokerUnavailableError: The publication may or may not be stored. Publish
+                again with the same idempotency key.
         """
-        match = await self.match(channel)
-        payload, binary = authorization.encode_payload(data)
-        authorization.check_size(match.route, payload)
-        return await self.publish_checked(
-            match,
+        return await self.node.publisher.publish(
             channel,
-            Publication(data=payload, binary=binary, tags=tags),
+            data,
             idempotency_key=idempotency_key,
-            connection=connection,
-        )
-
-    async def publish_checked(
-        self,
-        match: ChannelMatch,
-        channel: str,
-        publication: Publication,
-        *,
-        idempotency_key: str | None = None,
-        connection: Any = None,
-    ) -> PublishResult:
-        """Publish what was checked already; for code that brings clients in."""
-        authorization.check_labels(publication.tags, idempotency_key)
-        if connection is not None and not self._broker.capabilities.transactions:
-            raise CapabilityError(
-                f'{type(self._broker).__name__} cannot publish within a transaction'
-            )
-        return await self._broker.publish(
-            channel,
-            publication,
-            StreamSettings.of(match.route.options),
-            idempotency_key=idempotency_key,
+            tags=tags,
             connection=connection,
         )
 
@@ -266,23 +159,13 @@ class Channels(Mounts, UserCommands):
         idempotency_key: str | None = None,
         tags: dict[str, str] | None = None,
     ) -> list[PublishResult]:
-        """Publish the same to several channels, in their order; see `publish`.
+        """Publish the same data to several channels, in their order; see `publish`.
 
-        All names and sizes are checked before the first is published.
+        All names and sizes are checked before the first publication.
         """
-        if isinstance(channels, str):
-            raise ChannelNameError(f'broadcast takes several channels: [{channels!r}]')
-        payload, binary = authorization.encode_payload(data)
-        publication = Publication(data=payload, binary=binary, tags=tags)
-        matches = [(channel, await self.match(channel)) for channel in channels]
-        for _, match in matches:
-            authorization.check_size(match.route, payload)
-        return [
-            await self.publish_checked(
-                match, channel, publication, idempotency_key=idempotency_key
-            )
-            for channel, match in matches
-        ]
+        return await self.node.publisher.broadcast(
+            channels, data, idempotency_key=idempotency_key, tags=tags
+        )
 
     async def history(
         self,
@@ -292,39 +175,29 @@ class Channels(Mounts, UserCommands):
         limit: int | None = 100,
         reverse: bool = False,
     ) -> HistoryPage:
-        """Read what a channel keeps, and its position at the same moment.
+        """Read the log of a channel, and its position at the same moment.
 
         Args:
-            channel: Its name.
-            since: Only what comes after this position; with `reverse`, before it.
-            limit: At most so many publications; 0 reads the position only.
-            reverse: Newest first.
+            channel: Name of the channel.
+            since: Position after which to read; with `reverse`, before which to read.
+            limit: Largest number of publications; 0 reads the position only, and
+                ``None`` reads all.
+            reverse: Whether the newest publication is first.
 
         Raises:
-            PositionError: `since` is a position of another log.
+            UnknownChannelError: No route matches.
+            PositionError: `since` belongs to another log. Read again without it.
         """
-        need_position(since)
-        match = await self.match(channel)
-        page = await self._broker.history(
-            channel,
-            StreamSettings.of(match.route.options),
-            since=None if since is None else since.offset,
-            limit=limit,
-            reverse=reverse,
+        return await self.node.reader.history(
+            channel, since=since, limit=limit, reverse=reverse
         )
-        if since is not None and since.epoch and since.epoch != page.position.epoch:
-            raise PositionError(
-                f'{since} is of another log than {page.position}: '
-                'read again without since'
-            )
-        return page
 
     async def position(self, channel: str) -> Position:
-        """Return where a channel stands now, without reading publications.
+        """Return the current position of a channel, without its publications.
 
-        Read it before the state of your own that it goes with: what is published
-        between the two is then in the state, and comes again to who subscribes from
-        the position.
+        Read the position first, and the state of your own that belongs to it second. A
+        publication between the two is then in the state, and a client that subscribes
+        from the position receives it again. The other order would lose it.
 
         Returns:
             ``Position(0, '')`` for a channel that keeps no history.
@@ -336,43 +209,193 @@ class Channels(Mounts, UserCommands):
         return (await self.history(channel, limit=0)).position
 
     async def remove_history(self, channel: str) -> None:
-        """Empty a channel's log; positions go on counting."""
-        await self.match(channel)
-        await self._broker.remove_history(channel)
+        """Remove all publications of a channel's log; offsets go on counting."""
+        await self.node.reader.remove_history(channel)
 
     async def presence(self, channel: str) -> Mapping[str, ClientInfo]:
-        """Return who is subscribed: connection ids to infos.
+        """Return the subscribed connections: their ids and infos.
 
         Raises:
-            CapabilityError: The channel's options have no presence.
+            CapabilityError: The route does not have ``presence=True``.
         """
-        match = await self.match(channel)
-        if not match.route.options.presence:
-            raise CapabilityError(
-                f'channel {channel!r} has no presence: set it to True'
-            )
-        return await self._broker.presence(channel)
+        return await self.node.reader.presence(channel)
 
     async def presence_stats(self, channel: str) -> PresenceStats:
-        """Return how many connections and how many users are subscribed."""
-        there = await self.presence(channel)
-        return PresenceStats(len(there), len({info.user for info in there.values()}))
+        """Return the number of subscribed connections and of their users."""
+        return await self.node.reader.presence_stats(channel)
 
     def subscribe(
         self, channel: str, since: Position | None = None
     ) -> LocalSubscription:
-        """Subscribe from code of the application; see `LocalSubscription`."""
+        """Listen to a channel in code of the application; see `LocalSubscription`.
+
+        Args:
+            channel: Name of the channel.
+            since: Position from which publications are recovered.
+
+        Raises:
+            PositionError: `since` is not a position.
+        """
         need_position(since)
-        return LocalSubscription(self, channel, since)
+        return LocalSubscription(self.node, channel, since)
 
-    @property
-    def status(self) -> Status:
-        """Where it is in its life, and whether the broker can be reached."""
-        if self._status == 'ok' and self.hub.link_lost:
-            return 'link lost'
-        return self._status
+    # --- connections of users, on all nodes ------------------------------------------
 
-    # --- the raw door ----------------------------------------------------------------
+    async def subscribe_user(
+        self,
+        user: str,
+        channel: str,
+        *,
+        client: str = '',
+        session: str = '',
+        info: Any = None,
+        data: Any = None,
+        since: Position | None = None,
+        expires_at: float | None = None,
+    ) -> None:
+        """Subscribe the connections of a user to a channel, on all nodes.
+
+        A connection is skipped if it is subscribed already, if it has too many
+        channels, or if it is a plain WebSocket. ``on_subscribe`` is not asked,
+        because the application has decided. A revocation holds.
+
+        Args:
+            user: Id of the user.
+            channel: Name of the channel.
+            client: Id of the only connection that is meant.
+            session: Emulation session of the only connection that is meant.
+            info: Public information about the subscription, any JSON value.
+            data: Data for the client, any JSON value.
+            since: Position from which publications are recovered.
+            expires_at: Unix time in seconds at which the subscription ends.
+
+        Raises:
+            UnknownChannelError: No route matches.
+            PositionError: `since` is not a position.
+        """
+        await self.node.users.subscribe_user(
+            user,
+            channel,
+            client=client,
+            session=session,
+            info=info,
+            data=data,
+            since=since,
+            expires_at=expires_at,
+        )
+
+    async def unsubscribe_user(
+        self,
+        user: str,
+        channel: str,
+        *,
+        client: str = '',
+        session: str = '',
+        code: int = 2000,
+    ) -> None:
+        """End the subscriptions of a user to a channel, on all nodes.
+
+        Args:
+            user: Id of the user.
+            channel: Name of the channel; ``''`` for all channels.
+            client: Id of the only connection that is meant.
+            session: Emulation session of the only connection that is meant.
+            code: Unsubscribe code, 2000 to 2999. Clients subscribe again from 2500 on.
+
+        Raises:
+            OptionsError: The code is out of range.
+        """
+        await self.node.users.unsubscribe_user(
+            user, channel, client=client, session=session, code=code
+        )
+
+    async def refresh_user(
+        self,
+        user: str,
+        *,
+        client: str = '',
+        session: str = '',
+        expired: bool = False,
+        expires_at: float | None = None,
+        info: Any = None,
+    ) -> None:
+        """Change the expiry or the information of a user's connections, on all nodes.
+
+        Args:
+            user: Id of the user.
+            client: Id of the only connection that is meant.
+            session: Emulation session of the only connection that is meant.
+            expired: Whether to close the connections with code 3005. Their clients
+                connect again with a new token.
+            expires_at: Unix time in seconds of the new expiry; ``None`` for no change.
+            info: New public information about the connection; ``None`` for no change.
+        """
+        await self.node.users.refresh_user(
+            user,
+            client=client,
+            session=session,
+            expired=expired,
+            expires_at=expires_at,
+            info=info,
+        )
+
+    async def disconnect_user(
+        self,
+        user: str,
+        *,
+        client: str = '',
+        session: str = '',
+        code: int = 3503,
+        reason: str = 'force disconnect',
+        exclude: Sequence[str] = (),
+    ) -> None:
+        """Close the connections of a user, on all nodes.
+
+        Args:
+            user: Id of the user.
+            client: Id of the only connection that is meant.
+            session: Emulation session of the only connection that is meant.
+            code: Close code, 3000 to 4999. With 3500 to 3999 and 4500 to 4999 clients
+                do not connect again.
+            reason: Text for the clients, at most 123 bytes of UTF-8.
+            exclude: Ids of connections that stay open.
+
+        Raises:
+            OptionsError: The code is out of range, or the reason is too long.
+        """
+        await self.node.users.disconnect_user(
+            user,
+            client=client,
+            session=session,
+            code=code,
+            reason=reason,
+            exclude=exclude,
+        )
+
+    async def revoke_user(
+        self, user: str, channel: str, *, ttl_s: float | None = None
+    ) -> None:
+        """End a user's subscriptions to a channel, and refuse new ones, on all nodes.
+
+        The revocation holds whatever ``on_subscribe`` says, until `restore_user`.
+
+        Args:
+            user: Id of the user.
+            channel: Name of the channel.
+            ttl_s: Seconds for which it holds; `NodeOptions.revoke_ttl_s` by default.
+        """
+        await self.node.users.revoke_user(user, channel, ttl_s=ttl_s)
+
+    async def restore_user(self, user: str, channel: str) -> None:
+        """Undo a revocation of `revoke_user`."""
+        await self.node.users.restore_user(user, channel)
+
+    def connections(self, user: str | None = None) -> list[Connection]:
+        """Return the connections of this process, or those of one user."""
+        connections = self.node.hub.connections.values()
+        return [c for c in connections if user is None or c.user == user]
+
+    # --- ways in ---------------------------------------------------------------------
 
     async def serve(
         self,
@@ -385,30 +408,30 @@ class Channels(Mounts, UserCommands):
         media: bool = False,
         since: Position | None = None,
     ) -> None:
-        """Let a plain WebSocket take part in a channel; return when it has ended.
+        """Connect a plain WebSocket to a channel; return when the WebSocket has ended.
 
-        Call it from ``on_websocket``, before or after ``ws.accept()``. The page's
-        origin, the route's ``on_subscribe`` and ``on_publish``, and the options decide
-        what the client may do.
+        Call it from ``on_websocket``, before or after ``ws.accept()``. The origin of
+        the page, the route's ``on_subscribe`` and ``on_publish``, and its options
+        decide what the client may do.
 
         Args:
-            req: The handshake.
-            ws: The WebSocket; nobody else may use it meanwhile.
-            channel: Its name.
-            user: Who it is, as the application has found out.
-            info: Public facts about the connection, for presence and publications.
-            media: Speak JSON with positions instead of plain text. The first message
-                is ``{"subscribed": {"offset": 7, "epoch": "x"}}``, then come
-                ``{"data": ..., "offset": 8, "epoch": "x"}``.
-            since: Where the client stands; by default what ``?since=OFFSET:EPOCH``
-                in the URL says, which media clients may use to recover.
+            req: Request of the handshake.
+            ws: The WebSocket. Nothing else may use it during this call.
+            channel: Name of the channel.
+            user: Id of the user, as the application knows it.
+            info: Public information about the connection, any JSON value.
+            media: Whether to speak JSON with positions instead of plain text. The first
+                message is ``{"subscribed": {"offset": 7, "epoch": "x"}}``. The others
+                are ``{"data": ..., "offset": 8, "epoch": "x"}``.
+            since: Position from which publications are recovered. By default a `media`
+                client gives it in the URL: ``?since=OFFSET:EPOCH``.
 
         Raises:
-            falcon.HTTPError: Refused; Falcon tells the client.
+            falcon.HTTPError: The client was refused; Falcon answers it.
         """
-        await serve_raw(self, req, ws, channel, user, info, media, since)
-
-    # --- the client protocol ---------------------------------------------------------
+        await serve_websocket(
+            self.node, req, ws, channel, user=user, info=info, media=media, since=since
+        )
 
     def add_endpoints(
         self,
@@ -420,176 +443,159 @@ class Channels(Mounts, UserCommands):
         options: EndpointOptions | None = None,
         emulation_path: str = '/emulation',
     ) -> None:
-        """Let the official SDKs connect: mount the client protocol on an app.
+        """Add the endpoints of the client protocol, to which official SDKs connect.
 
         Args:
-            app: The application.
-            prefix: Path under which the endpoints are: ``{prefix}/websocket``,
-                ``http_stream``, ``sse``, ``uni_websocket``, ``uni_http_stream`` and
-                ``uni_sse``.
-            resource: The connection resource, see `Endpoint`.
-            tokens: Verifies connection and subscription tokens.
+            app: Application that gets the routes.
+            prefix: Path before ``/websocket``, ``/http_stream``, ``/sse``,
+                ``/uni_websocket``, ``/uni_http_stream`` and ``/uni_sse``.
+            resource: Connection resource, or ``None``; see `Endpoint`.
+            tokens: Verifier of connection tokens and subscription tokens, or ``None``.
             options: Limits and times.
-            emulation_path: Where clients of ``http_stream`` and ``sse`` send commands.
+            emulation_path: Path of the commands of ``http_stream`` and ``sse`` clients.
 
         Raises:
-            OptionsError: It is not an ASGI app, or a path makes no sense.
+            OptionsError: The app is not an ASGI app, or a path is wrong or taken.
         """
-        need_asgi(app, 'add_endpoints')
+        _require_asgi(app, 'add_endpoints')
+        endpoint = Endpoint(self.node, resource, tokens, options)
+        first = self._emulation is None
         if self._emulation is None:
-            self._emulation = Emulation(self)
-        endpoint = Endpoint(self, resource, tokens, options, emulation=self._emulation)
-        self._endpoints.append(endpoint)
-        mount_endpoint(app, endpoint, prefix, emulation_path)
-
-    def _on_subscribe_user(self, connection: Connection, asked: SubscribeUser) -> None:
-        self.hub.spawn(
-            subscribe_connection(self, connection, asked), 'subscribe from here'
+            self._emulation = Emulation(self.node)
+        mount_endpoint(
+            app,
+            endpoint,
+            self._emulation,
+            prefix=prefix,
+            # NOTE: several endpoints of one Channels share the path for commands.
+            emulation_path=emulation_path,
+            emulation_is_shared=not first,
         )
+
+    def add_api(
+        self,
+        app: falcon.asgi.App[Any, Any],
+        *,
+        keys: str | Sequence[str],
+        prefix: str = '/api',
+        max_body_bytes: int = 1048576,
+    ) -> None:
+        """Add the server API, with which back ends publish and command over HTTP.
+
+        Args:
+            app: Application that gets the route ``{prefix}/{method}``.
+            keys: Secret key that a caller sends, or several of them during a change.
+            prefix: Path before the names of the methods.
+            max_body_bytes: Largest request in bytes.
+
+        Raises:
+            OptionsError: There is no key, a key is too short, or the app is not an
+                ASGI app.
+        """
+        _require_asgi(app, 'add_api')
+        mount_api(self.node, app, keys, prefix, max_body_bytes)
+
+    def add_metrics(
+        self,
+        app: falcon.asgi.App[Any, Any],
+        path: str = '/metrics',
+        *,
+        all_processes: bool = False,
+    ) -> None:
+        """Add a page with metrics for Prometheus.
+
+        Args:
+            app: Application that gets the route.
+            path: Path of the page. Do not expose it to the public.
+            all_processes: Whether the page shows all processes that share the broker,
+                with a label ``node``. This is for workers behind one port.
+
+        Raises:
+            ExtraMissingError: Install falcon-channels[metrics].
+            OptionsError: The app is not an ASGI app.
+        """
+        _require_asgi(app, 'add_metrics')
+        # NOTE: prometheus-client is an optional extra and is imported only here.
+        try:
+            from falcon_channels.monitoring.prometheus import mount_metrics
+        except ImportError:
+            raise ExtraMissingError('add_metrics', 'metrics') from None
+        mount_metrics(self.node, app, path, all_processes)
 
     # --- life ------------------------------------------------------------------------
 
     @property
+    def status(self) -> Status:
+        """State: new, ok, link lost, draining or closed."""
+        return self.node.status
+
+    @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
-        """The event loop that they belong to, from the first call to `close`."""
-        return self._loop
+        """Event loop to which the channels belong, from the first call to `close`."""
+        return self.node.loop
 
     async def start(self) -> None:
-        """Connect to the broker now, rather than with the first call.
+        """Connect to the broker now, and not with the first call.
 
         Raises:
-            BrokerUnavailableError: The store cannot be reached.
+            BrokerUnavailableError: The broker cannot be reached.
         """
-        await self._ready()
+        await self.node.start()
 
     async def __aenter__(self) -> Self:
-        """Start, also after `close`: for scripts and jobs; leaving closes."""
-        self._reopen()
-        await self._ready()
+        """Start, also after `close`; leaving the block closes. For scripts and jobs."""
+        self.node.reopen()
+        await self.node.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    def _reopen(self) -> None:
-        """After `close`, be as new, so that an application can start again (in tests).
-
-        Raises:
-            ClosedError: The broker was given as an object, which starts only once.
-        """
-        if self._status != 'closed':
-            return
-        if isinstance(self._given, Broker):
-            raise ClosedError(
-                'these channels are closed, and can start again only where the broker '
-                'was given as a URL'
-            )
-        before = self.nodes
-        self._build(open_broker(self._given))
-        self.nodes.take_over(before)
-
-    async def _ready(self) -> None:
-        if self._status == 'closed':
-            raise ClosedError('these channels are closed')
-        loop = asyncio.get_running_loop()
-        if self._loop is not None and self._loop is not loop:
-            raise EventLoopError
-        if self._status in ('ok', 'draining'):
-            return
-        if self._starting is None:
-            self._loop = loop
-            self._starting = loop.create_task(
-                self._start(), name='falcon_channels start'
-            )
-        starting = self._starting
-        try:
-            await asyncio.shield(starting)
-        except BrokerUnavailableError:
-            # NOTE: the next call tries again.
-            if self._starting is starting:
-                self._starting = self._loop = None
-            raise
-        except asyncio.CancelledError:
-            if starting.cancelled():
-                raise ClosedError('these channels are closed') from None
-            raise
-
-    async def _start(self) -> None:
-        await self._broker.start(self.hub)
-        self.hub.listen(on_left=self.admission.on_left)
-        self.hub.start()
-        self._presence.start()
-        self._status = 'ok'
-        await self.nodes.hello()
-
     async def drain(self) -> None:
-        """Close all connections in batches, so that clients come back bit by bit.
+        """Close all connections in batches, so that clients do not return all at once.
 
-        New connections are refused meanwhile. Presence entries are left to expire where
-        other processes share them, so that who reconnects there was never away.
+        New connections are refused from now on. If other processes share the broker,
+        presence entries stay until they expire. A user who connects to another process
+        within that time is not announced as having left.
         """
-        async with self._draining:
-            await self._drain()
-
-    async def _drain(self) -> None:
-        if self._status != 'ok':
-            return
-        self._status = 'draining'
-        self.admission.closed_because = 'shutting down'
-        self.hub.start_draining()
-        if self._broker.capabilities.shared:
-            self._presence.hold()
-        options = self.options
-        loop = asyncio.get_running_loop()
-        deadline_s = loop.time() + options.drain_timeout_s
-        connections = list(self.hub.connections.values())
-        for start in range(0, len(connections), options.drain_batch):
-            if start:
-                # NOTE: half to one and a half intervals, so that several processes
-                #   that drain together do not beat together.
-                pause_s = options.drain_interval_s * (0.5 + random.random())
-                await asyncio.sleep(max(0.0, min(pause_s, deadline_s - loop.time())))
-            for connection in connections[start : start + options.drain_batch]:
-                connection.shutdown()
-        _logger.info('drained %d connections', len(connections))
+        await self.node.drain()
 
     async def close(self) -> None:
-        """Close everything; idempotent."""
-        if self._starting is not None and self._status == 'new':
-            self._starting.cancel()
-            await asyncio.wait([self._starting])
-        await self.drain()
-        if self._status == 'closed':
-            return
-        drained, self._status = self._status == 'draining', 'closed'
-        if drained:
-            await self.nodes.goodbye()
-        for connection in list(self.hub.connections.values()):
-            connection.shutdown()
-        for endpoint in self._endpoints:
-            endpoint.heartbeat.close()
-        await self.hub.close()
-        await self._broker.close()
-        self._loop = None
+        """Drain, close everything and disconnect from the broker; idempotent."""
+        await self.node.close()
 
     async def process_startup(self, scope: Any, event: Any) -> None:
-        """Start with the application (Falcon middleware)."""
+        """Called by Falcon when the application starts: start the node."""
         state = scope.get('state')
         try:
-            self._reopen()
-            await self._ready()
+            self.node.reopen()
+            await self.node.start()
         except ChannelsError as ex:
             if state is not None:
                 state[START_ERROR] = f'Channels cannot start: {ex}'
-            # NOTE: Falcon sends the traceback to the server, which logs it: the less of
-            #   it, the sooner people find the last line.
+            # NOTE: Falcon sends the traceback to the server, which logs it. Without the
+            #   frames of this package the reader sees the last line at once.
             raise ex.with_traceback(None) from None
-        # NOTE: at `process_shutdown` a server has closed all connections already.
+        # NOTE: when `process_shutdown` is called, the server has closed all connections
+        #   already. Our server calls these hooks before that.
         if state is not None:
             if state.get(WORKERS, 1) > 1:
-                self.nodes.warn_of_others()
+                self.node.cluster.warn_of_several_processes()
             state.setdefault(DRAIN_HOOKS, []).append(self.drain)
 
     async def process_shutdown(self, scope: Any, event: Any) -> None:
-        """Drain and close with the application (Falcon middleware)."""
+        """Called by Falcon when the application shuts down: drain and close."""
         await self.close()
+
+
+def _require_asgi(app: object, method: str) -> None:
+    """Refuse an app that is not an ASGI app, with a better error than Falcon's.
+
+    Raises:
+        OptionsError: The app is not a `falcon.asgi.App`.
+    """
+    if not isinstance(app, falcon.asgi.App):
+        raise OptionsError(
+            f'{method} needs a falcon.asgi.App, not {type(app).__name__}: beside a '
+            'WSGI app, run an ASGI app on the same broker'
+        )

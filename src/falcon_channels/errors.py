@@ -6,6 +6,8 @@
      +-- OptionsError (ValueError)        options contradict each other
      +-- ChannelNameError (ValueError)    not a channel name
      +-- UnknownChannelError              no route matches the name
+     +-- AlreadySubscribedError (ValueError)
+     +-- TooManyChannelsError
      +-- PublicationTooLargeError
      +-- PayloadError (ValueError)        the data cannot be a publication
      +-- ProtocolError                    a client broke the rules of its protocol
@@ -50,6 +52,32 @@ class UnknownChannelError(ChannelsError):
             "add one with channels.add_route('template', resource)"
         )
         self.channel = channel
+
+
+class AlreadySubscribedError(ChannelsError, ValueError):
+    """The connection is subscribed to the channel already.
+
+    Attributes:
+        channel: Name of the channel.
+    """
+
+    def __init__(self, channel: str) -> None:
+        super().__init__(f'{channel!r} is subscribed already')
+        self.channel = channel
+
+
+class TooManyChannelsError(ChannelsError):
+    """The connection is subscribed to as many channels as it may be.
+
+    Attributes:
+        limit: `NodeOptions.max_channels_per_connection`.
+    """
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f'the connection has max_channels_per_connection of {limit} channels'
+        )
+        self.limit = limit
 
 
 class PublicationTooLargeError(ChannelsError):

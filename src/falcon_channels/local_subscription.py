@@ -1,4 +1,4 @@
-"""Server-side subscriptions: code of the application that listens to a channel."""
+"""Local subscriptions: code of the application that listens to a channel."""
 
 from __future__ import annotations
 
@@ -8,22 +8,21 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 from typing import Self
-from typing import TYPE_CHECKING
 
+from falcon_channels.access.subscribing import SubscribeOptions
 from falcon_channels.errors import UnsubscribedError
 from falcon_channels.hub.connection import Connection
+from falcon_channels.hub.connection import Joined
 from falcon_channels.hub.connection import Subscription
+from falcon_channels.node import Node
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
 from falcon_channels.transports.encoders import encoder
 from falcon_channels.transports.encoders import Item
 
-if TYPE_CHECKING:
-    from falcon_channels.channels import Channels
-
 
 class _ItemsCodec:
-    """Hands items over as they are."""
+    """Passes publications on as objects."""
 
     binary = False
 
@@ -34,7 +33,7 @@ class _ItemsCodec:
 
 
 class _ListFraming:
-    """Makes lists."""
+    """Makes lists of publications."""
 
     def frame(self, payloads: Sequence[Any], *, binary: bool) -> list[Any]:
         return list(payloads)
@@ -48,7 +47,7 @@ _FRAMING = _ListFraming()
 
 
 class _QueueTransport:
-    """A queue that somebody iterates over; its bytes are the backlog."""
+    """A queue of publications; their bytes are the backlog."""
 
     #: There is no socket.
     descriptor = -1
@@ -56,34 +55,54 @@ class _QueueTransport:
     def __init__(self) -> None:
         self.framing = _FRAMING
         self.backlog_bytes = 0
-        self.queue: deque[Publication] = deque()
-        self.wake = asyncio.Event()
         self.end: tuple[int, str] | None = None
+        self._queue: deque[Publication] = deque()
+        self._wake = asyncio.Event()
 
     def write(self, blob: list[Publication]) -> int:
         for publication in blob:
-            self.queue.append(publication)
+            self._queue.append(publication)
             self.backlog_bytes += len(publication.data)
-        self.wake.set()
+        self._wake.set()
         return self.backlog_bytes
 
     def close(self, code: int, reason: str) -> None:
         if self.end is None:
             self.end = (code, reason)
-        self.wake.set()
+        self._wake.set()
 
     def abort(self) -> None:
         self.close(1006, 'aborted')
 
     def pause_reading(self) -> None:
-        """There is nobody to read from."""
+        """Do nothing: a queue sends no messages."""
 
     def resume_reading(self) -> None:
-        """There is nobody to read from."""
+        """Do nothing: a queue sends no messages."""
+
+    async def next(self) -> Publication:
+        """Return the next publication.
+
+        Raises:
+            UnsubscribedError: The queue is empty, and the subscription has ended.
+        """
+        while not self._queue:
+            if self.end is not None:
+                raise UnsubscribedError(*self.end)
+            self._wake.clear()
+            await self._wake.wait()
+        publication = self._queue.popleft()
+        self.backlog_bytes -= len(publication.data)
+        return publication
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no publication waits."""
+        return not self._queue
 
 
 class _LocalConnection(Connection):
-    """The connection of a server-side subscription."""
+    """The connection of a local subscription."""
 
     __slots__ = ()
 
@@ -95,7 +114,7 @@ class _LocalConnection(Connection):
 
 
 class LocalSubscription:
-    """A server-side subscription: an async context manager and iterator.
+    """A subscription of the application: an async context manager and iterator.
 
     ::
 
@@ -103,16 +122,17 @@ class LocalSubscription:
             async for publication in subscription:
                 print(publication.value())
 
+    The application subscribes itself, so that ``on_subscribe`` is not asked. The
+    subscription is not in presence.
+
     Attributes:
-        position: Where it began; set on entering.
-        recovered: Whether everything since the given position follows; ``None`` where
-            none was given.
+        position: Position at which the subscription began; set on entering.
+        recovered: Whether all publications since the given position follow; ``None`` if
+            no position was given.
     """
 
-    def __init__(
-        self, channels: Channels, channel: str, since: Position | None
-    ) -> None:
-        self._channels = channels
+    def __init__(self, node: Node, channel: str, since: Position | None) -> None:
+        self._node = node
         self._channel = channel
         self._since = since
         self._transport: _QueueTransport | None = None
@@ -126,29 +146,32 @@ class LocalSubscription:
         Raises:
             UnknownChannelError: No route matches.
             BrokerUnavailableError: Try again.
+            ClosedError: The channels drain or are closed.
         """
-        channels = self._channels
-        match = await channels.match(self._channel)
-        transport = self._transport = _QueueTransport()
-        connection = _LocalConnection(
-            channels.hub, transport, encoder(_CODEC, _FRAMING)
+        await self._node.start()
+        hub = self._node.hub
+        self._transport = _QueueTransport()
+        self._connection = _LocalConnection(
+            hub, self._transport, encoder(_CODEC, _FRAMING)
         )
-        self._connection = connection
-        channels.hub.add(connection)
-        subscription = Subscription(
-            connection, self._channel, match.route, match.params
-        )
-        connection.add_subscription(subscription)
+        hub.add(self._connection)
         try:
-            joined = await channels.hub.join(subscription, self._since)
+            await self._node.subscriber.subscribe(
+                self._connection,
+                self._channel,
+                self._on_joined,
+                SubscribeOptions(since=self._since, server_side=True, presence=False),
+            )
         except BaseException:
-            channels.hub.remove(connection)
+            hub.remove(self._connection)
             raise
+        return self
+
+    def _on_joined(self, subscription: Subscription, joined: Joined) -> None:
         self.position = joined.position
         self.recovered = joined.recovered
-        if joined.publications:
-            transport.write(joined.publications)
-        return self
+        if joined.publications and self._transport is not None:
+            self._transport.write(joined.publications)
 
     async def __aexit__(
         self,
@@ -157,7 +180,7 @@ class LocalSubscription:
         traceback: TracebackType | None,
     ) -> None:
         if self._connection is not None:
-            self._channels.hub.remove(self._connection)
+            self._node.hub.remove(self._connection)
 
     def __aiter__(self) -> Self:
         return self
@@ -166,20 +189,14 @@ class LocalSubscription:
         """Return the next publication.
 
         Raises:
-            UnsubscribedError: The subscription was ended: it was too slow (code 3008),
-                missed something (2500), or the application shuts down (3001).
-            RuntimeError: Not entered.
+            UnsubscribedError: The subscription was ended. It was too slow (code 3008),
+                publications were lost (2500), or the application shuts down (3001).
+            RuntimeError: The subscription was not entered.
         """
         transport, connection = self._transport, self._connection
         if transport is None or connection is None:
             raise RuntimeError('enter the subscription first: "async with"')
-        while not transport.queue:
-            if transport.end is not None:
-                raise UnsubscribedError(*transport.end)
-            transport.wake.clear()
-            await transport.wake.wait()
-        publication = transport.queue.popleft()
-        transport.backlog_bytes -= len(publication.data)
-        if not transport.queue:
+        publication = await transport.next()
+        if transport.is_empty:
             connection.on_writable()
         return publication

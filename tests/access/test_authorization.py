@@ -82,9 +82,13 @@ async def test_responders_accept() -> None:
             publication.info.user,
             publication.info.client,
         )
-        match = await channels.match('rooms:a')
-        await authorization.authorize_presence(match, ann.connection, 'rooms:a')
-        await authorization.authorize_history(match, ann.connection, 'rooms:a')
+        match = await channels.node.match('rooms:a')
+        await authorization.authorize_presence(
+            channels.node.broker, match, ann.connection, 'rooms:a'
+        )
+        await authorization.authorize_history(
+            channels.node.broker, match, ann.connection, 'rooms:a'
+        )
         assert {'welcome': 'ann'} == ann.connection.subscriptions['rooms:a'].reply
     await asyncio.sleep(1)
     assert [
@@ -109,12 +113,16 @@ async def test_responders_refuse() -> None:
         assert {} == eve.connection.subscriptions
         with pytest.raises(falcon.HTTPForbidden):
             await eve.publish('rooms:a', {})
-        match = await channels.match('rooms:a')
+        match = await channels.node.match('rooms:a')
         with pytest.raises(falcon.HTTPForbidden):
-            await authorization.authorize_presence(match, eve.connection, 'rooms:a')
+            await authorization.authorize_presence(
+                channels.node.broker, match, eve.connection, 'rooms:a'
+            )
         with pytest.raises(falcon.HTTPForbidden):
-            await authorization.authorize_history(match, eve.connection, 'rooms:a')
-        assert 0 == channels.hub.counters.publications
+            await authorization.authorize_history(
+                channels.node.broker, match, eve.connection, 'rooms:a'
+            )
+        assert 0 == channels.node.hub.counters.publications
     await asyncio.sleep(1)
     assert 'unsubscribe a' not in [what for what, _ in guarded.asked]
     await channels.close()
@@ -168,19 +176,21 @@ async def test_who_does_not_listen_may_not_ask() -> None:
     """Without a responder, presence and history are for subscribers."""
     channels = made(presence=True, history_size=5)
     async with SimulatedClient(channels) as client:
-        match = await channels.match('rooms:a')
+        match = await channels.node.match('rooms:a')
         for authorize in (
             authorization.authorize_presence,
             authorization.authorize_history,
         ):
             with pytest.raises(falcon.HTTPForbidden):
-                await authorize(match, client.connection, 'rooms:a')
+                await authorize(
+                    channels.node.broker, match, client.connection, 'rooms:a'
+                )
         await client.subscribe('rooms:a')
         for authorize in (
             authorization.authorize_presence,
             authorization.authorize_history,
         ):
-            await authorize(match, client.connection, 'rooms:a')
+            await authorize(channels.node.broker, match, client.connection, 'rooms:a')
     await channels.close()
 
 
@@ -205,7 +215,7 @@ def test_typed_data_is_refused_with_its_path(data: Any, path: str) -> None:
                 await client.publish('rooms:a', data)
             assert path in (refused.value.description or '')
             await client.publish('rooms:a', {'text': 'fits'})
-        assert 0 == channels.hub.counters.refused
+        assert 0 == channels.node.hub.counters.refused
         await channels.close()
 
     scenario()
@@ -240,7 +250,7 @@ async def test_channels_without_route_do_not_exist() -> None:
         for name in ('Rooms:a', 'rooms:a/b', 'other'):
             with pytest.raises(UnknownChannelError):
                 await client.subscribe(name)
-    assert {} == channels.hub.channel_counts()
+    assert {} == channels.node.hub.channel_counts()
     await channels.close()
 
 
@@ -258,6 +268,6 @@ async def test_responders_that_fail_are_logged(
     async with SimulatedClient(channels) as client:
         await client.subscribe('rooms:a')
     await asyncio.sleep(1)
-    assert 1 == channels.hub.counters.responder_errors
+    assert 1 == channels.node.hub.counters.responder_errors
     assert 'on_unsubscribe failed' in caplog.text
     await channels.close()

@@ -60,7 +60,7 @@ async def test_a_server_killed_and_started_again(server: PostgresServer) -> None
     audience, publisher, channels = await run_fault(f'{server.url}{QUICK}', fault)
     assert publisher.failures > 0
     audience.check_all_heard(publisher.values)
-    assert 0 == channels.hub.counters.insufficient_state
+    assert 0 == channels.node.hub.counters.insufficient_state
 
 
 async def test_a_server_killed_with_its_data_lost(server: PostgresServer) -> None:
@@ -82,7 +82,7 @@ async def test_a_server_killed_with_its_data_lost(server: PostgresServer) -> Non
     assert publisher.failures > 0
     audience.check_heard_or_told(publisher.values)
     assert [2] * SUBSCRIBERS == [len(heard) for heard in audience.heard]
-    assert SUBSCRIBERS == channels.hub.counters.insufficient_state
+    assert SUBSCRIBERS == channels.node.hub.counters.insufficient_state
 
 
 async def test_a_frozen_server(server: PostgresServer) -> None:
@@ -100,7 +100,7 @@ async def test_a_frozen_server(server: PostgresServer) -> None:
     audience, publisher, channels = await run_fault(f'{server.url}{QUICK}', fault)
     assert publisher.failures >= 2
     audience.check_all_heard(publisher.values)
-    assert 0 == channels.hub.counters.insufficient_state
+    assert 0 == channels.node.hub.counters.insufficient_state
 
 
 async def test_terminated_connections(server: PostgresServer) -> None:
@@ -118,7 +118,7 @@ async def test_terminated_connections(server: PostgresServer) -> None:
 
     audience, publisher, channels = await run_fault(f'{server.url}{QUICK}', fault)
     audience.check_all_heard(publisher.values)
-    assert 0 == channels.hub.counters.insufficient_state
+    assert 0 == channels.node.hub.counters.insufficient_state
 
 
 async def test_a_cut_and_a_half_open_connection(server: PostgresServer) -> None:
@@ -143,7 +143,7 @@ async def test_a_cut_and_a_half_open_connection(server: PostgresServer) -> None:
         audience, publisher, channels = await run_fault(f'{url}{QUICK}', fault)
         assert publisher.failures > 0
         audience.check_all_heard(publisher.values)
-        assert 0 == channels.hub.counters.insufficient_state
+        assert 0 == channels.node.hub.counters.insufficient_state
 
 
 async def test_another_server_that_may_lack_a_tail(server: PostgresServer) -> None:
@@ -161,7 +161,7 @@ async def test_another_server_that_may_lack_a_tail(server: PostgresServer) -> No
 
     audience, publisher, channels = await run_fault(f'{server.url}{QUICK}', fault)
     audience.check_heard_or_told(publisher.values)
-    assert SUBSCRIBERS == channels.hub.counters.insufficient_state
+    assert SUBSCRIBERS == channels.node.hub.counters.insufficient_state
 
 
 async def test_transactions_rolled_back(server: PostgresServer) -> None:

@@ -55,7 +55,7 @@ async def test_a_server_killed_with_its_data_kept(careful_server: RedisServer) -
     audience, publisher, channels = await run_fault(url, fault)
     assert publisher.failures > 0
     audience.check_all_heard(publisher.values)
-    assert 0 == channels.hub.counters.insufficient_state
+    assert 0 == channels.node.hub.counters.insufficient_state
 
 
 async def test_a_server_killed_that_may_have_lost_a_tail(
@@ -73,7 +73,7 @@ async def test_a_server_killed_that_may_have_lost_a_tail(
     audience, publisher, channels = await run_fault(url, fault)
     audience.check_heard_or_told(publisher.values)
     assert [2] * SUBSCRIBERS == [len(heard) for heard in audience.heard]
-    assert SUBSCRIBERS == channels.hub.counters.insufficient_state
+    assert SUBSCRIBERS == channels.node.hub.counters.insufficient_state
 
 
 async def test_a_server_killed_with_its_data_lost(server: RedisServer) -> None:
@@ -89,7 +89,7 @@ async def test_a_server_killed_with_its_data_lost(server: RedisServer) -> None:
     assert publisher.failures > 0
     audience.check_heard_or_told(publisher.values)
     assert [2] * SUBSCRIBERS == [len(heard) for heard in audience.heard]
-    assert SUBSCRIBERS == channels.hub.counters.insufficient_state
+    assert SUBSCRIBERS == channels.node.hub.counters.insufficient_state
 
 
 async def test_a_frozen_server(server: RedisServer) -> None:
@@ -108,7 +108,7 @@ async def test_a_frozen_server(server: RedisServer) -> None:
     # NOTE: with a deadline of one second more than one try fits in.
     assert publisher.failures >= 2
     audience.check_all_heard(publisher.values)
-    assert 0 == channels.hub.counters.insufficient_state
+    assert 0 == channels.node.hub.counters.insufficient_state
 
 
 async def test_killed_pubsub_connections(server: RedisServer) -> None:
@@ -128,8 +128,8 @@ async def test_killed_pubsub_connections(server: RedisServer) -> None:
 
     audience, publisher, channels = await run_fault(f'{server.url}{QUICK}', fault)
     audience.check_all_heard(publisher.values)
-    assert channels.hub.counters.repairs >= 3
-    assert 0 == channels.hub.counters.insufficient_state
+    assert channels.node.hub.counters.repairs >= 3
+    assert 0 == channels.node.hub.counters.insufficient_state
 
 
 async def test_a_cut_and_a_half_open_connection(server: RedisServer) -> None:
@@ -154,7 +154,7 @@ async def test_a_cut_and_a_half_open_connection(server: RedisServer) -> None:
         audience, publisher, channels = await run_fault(url, fault)
         assert publisher.failures > 0
         audience.check_all_heard(publisher.values)
-        assert 0 == channels.hub.counters.insufficient_state
+        assert 0 == channels.node.hub.counters.insufficient_state
 
 
 async def test_a_slot_that_moves_in_a_cluster(tmp_path: Path) -> None:

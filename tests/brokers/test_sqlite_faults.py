@@ -70,7 +70,7 @@ async def test_four_processes_write(path: Path) -> None:
         page = await channels.history('news', limit=None)
     assert acknowledged == [(item.offset, item.value()) for item in page.publications]
     audience.check_all_heard([value for _, value in acknowledged])
-    assert 0 == channels.hub.counters.links_lost
+    assert 0 == channels.node.hub.counters.links_lost
 
 
 async def test_a_writer_frozen_in_a_transaction(path: Path) -> None:
@@ -96,7 +96,7 @@ async def test_a_writer_frozen_in_a_transaction(path: Path) -> None:
     # NOTE: with a deadline of one second more than one try fits in.
     assert publisher.failures >= 2
     audience.check_all_heard(publisher.values)
-    assert 0 == channels.hub.counters.insufficient_state
+    assert 0 == channels.node.hub.counters.insufficient_state
 
 
 async def test_word_that_gets_lost(path: Path) -> None:
@@ -121,4 +121,4 @@ async def test_word_that_gets_lost(path: Path) -> None:
     audience, publisher, channels = await run_fault(f'sqlite:///{path}{QUICK}', fault)
     assert 0 == publisher.failures
     audience.check_all_heard(publisher.values)
-    assert 0 == channels.hub.counters.insufficient_state
+    assert 0 == channels.node.hub.counters.insufficient_state

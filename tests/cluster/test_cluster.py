@@ -59,9 +59,13 @@ async def test_one_process_answers_itself() -> None:
     channels = Channels()
     channels.add_route('rooms:{room}', None)
     async with channels.subscribe('rooms:a'):
-        assert {'rooms:a': 1} == await channels.census.channels()
-        (node,) = await channels.census.nodes()
-    assert (channels.nodes.id, 1, 1) == (node.uid, node.num_subs, node.num_channels)
+        assert {'rooms:a': 1} == await channels.node.info.channels()
+        (node,) = await channels.node.info.nodes()
+    assert (channels.node.cluster.id, 1, 1) == (
+        node.uid,
+        node.num_subs,
+        node.num_channels,
+    )
     await channels.close()
 
 
@@ -71,9 +75,11 @@ async def test_survey_gathers_all_processes() -> None:
     (one, _), (two, _) = await start(link), await start(link)
     async with one.subscribe('rooms:a'), two.subscribe('rooms:a'):
         async with two.subscribe('rooms:b'):
-            assert {'rooms:a': 2, 'rooms:b': 1} == await one.census.channels()
-    nodes = await two.census.nodes()
-    assert sorted([one.nodes.id, two.nodes.id]) == [node.uid for node in nodes]
+            assert {'rooms:a': 2, 'rooms:b': 1} == await one.node.info.channels()
+    nodes = await two.node.info.nodes()
+    assert sorted([one.node.cluster.id, two.node.cluster.id]) == [
+        node.uid for node in nodes
+    ]
     await one.close()
     await two.close()
 
@@ -82,15 +88,19 @@ async def test_survey_ends_when_all_known_have_answered() -> None:
     """Once the processes are known, a survey does not wait for its time to pass."""
     link: list[LinkedBroker] = []
     (one, _), (two, _) = await start(link), await start(link)
-    first = await one.nodes.survey('node')
-    assert {one.nodes.id, two.nodes.id} == first.keys()
+    first = await one.node.cluster.survey('node')
+    assert {one.node.cluster.id, two.node.cluster.id} == first.keys()
     three, _ = await start(link)
     async with asyncio.timeout(30):
-        again = await one.nodes.survey('node', timeout_s=3600)
-    assert {one.nodes.id, two.nodes.id, three.nodes.id} == again.keys()
+        again = await one.node.cluster.survey('node', timeout_s=3600)
+    assert {
+        one.node.cluster.id,
+        two.node.cluster.id,
+        three.node.cluster.id,
+    } == again.keys()
     await three.close()
     async with asyncio.timeout(30):
-        last = await one.nodes.survey('node', timeout_s=3600)
+        last = await one.node.cluster.survey('node', timeout_s=3600)
     assert first.keys() == last.keys()
     await one.close()
     await two.close()
@@ -100,11 +110,15 @@ async def test_a_dead_process_is_waited_for_once() -> None:
     """A process that died without a goodbye delays one survey and no more."""
     link: list[LinkedBroker] = []
     (one, _), (two, dead) = await start(link), await start(link)
-    assert 2 == len(await one.nodes.survey('node'))
+    assert 2 == len(await one.node.cluster.survey('node'))
     link.remove(dead)
-    assert [one.nodes.id] == list(await one.nodes.survey('node', timeout_s=0.2))
+    assert [one.node.cluster.id] == list(
+        await one.node.cluster.survey('node', timeout_s=0.2)
+    )
     async with asyncio.timeout(30):
-        assert [one.nodes.id] == list(await one.nodes.survey('node', timeout_s=3600))
+        assert [one.node.cluster.id] == list(
+            await one.node.cluster.survey('node', timeout_s=3600)
+        )
     await one.close()
     await two.close()
 
@@ -114,14 +128,14 @@ async def test_who_starts_later_is_told_who_is_there() -> None:
     link: list[LinkedBroker] = []
     (one, slow), (two, _) = await start(link), await start(link)
     told = asyncio.Event()
-    one.nodes.read('done', lambda body: told.set())
-    await two.nodes.send('', 'done', b'')
+    one.node.cluster.handle('done', lambda body: told.set())
+    await two.node.cluster.send('', 'done', b'')
     await asyncio.wait_for(told.wait(), 30)
     link.remove(slow)
-    asking = asyncio.create_task(two.nodes.survey('note', timeout_s=3600))
+    asking = asyncio.create_task(two.node.cluster.survey('note', timeout_s=3600))
     done, _ = await asyncio.wait([asking], timeout=1.5)
     assert set() == done
-    await two.nodes.send('', 'goodbye', one.nodes.id.encode())
+    await two.node.cluster.send('', 'goodbye', one.node.cluster.id.encode())
     assert {} == await asyncio.wait_for(asking, 30)
     await one.close()
     await two.close()
@@ -131,13 +145,13 @@ async def test_after_a_lost_link_all_are_asked_anew() -> None:
     """Who started while the link was lost is found by the next survey."""
     link: list[LinkedBroker] = []
     one, broker = await start(link)
-    assert 1 == len(await one.nodes.survey('node', timeout_s=0.1))
+    assert 1 == len(await one.node.cluster.survey('node', timeout_s=0.1))
     broker.cut = True
-    one.hub.on_link_lost()
+    one.node.hub.on_link_lost()
     two, _ = await start(link)
     broker.cut = False
-    one.hub.on_link_restored()
-    assert 2 == len(await one.nodes.survey('node'))
+    one.node.hub.on_link_restored()
+    assert 2 == len(await one.node.cluster.survey('node'))
     await one.close()
     await two.close()
 
@@ -150,9 +164,9 @@ async def test_large_answers_travel_in_small_parts() -> None:
     link: list[LinkedBroker] = []
     (one, _), (two, broker) = await start(link), await start(link)
     answer = bytes(range(256)) * 4096
-    two.nodes.answer('large', lambda body: body + answer)
-    answers = await one.nodes.survey('large', b'x', timeout_s=30)
-    assert {two.nodes.id: b'x' + answer} == answers
+    two.node.cluster.answer('large', lambda body: body + answer)
+    answers = await one.node.cluster.survey('large', b'x', timeout_s=30)
+    assert {two.node.cluster.id: b'x' + answer} == answers
     assert broker.largest_bytes < 4096
     await one.close()
     await two.close()
@@ -173,10 +187,10 @@ async def test_messages_reach_the_process_that_is_meant() -> None:
 
         return read_it
 
-    one.nodes.read('note', reader('one'))
-    two.nodes.read('note', reader('two'))
-    await one.nodes.send(two.nodes.id, 'note', b'1')
-    await one.nodes.send('', 'note', b'2')
+    one.node.cluster.handle('note', reader('one'))
+    two.node.cluster.handle('note', reader('two'))
+    await one.node.cluster.send(two.node.cluster.id, 'note', b'1')
+    await one.node.cluster.send('', 'note', b'2')
     await asyncio.wait_for(everywhere.wait(), 30)
     assert [('two', b'1'), ('one', b'2'), ('two', b'2')] == read
     await one.close()
@@ -188,10 +202,10 @@ async def test_rubbish_between_processes_is_counted() -> None:
     link: list[LinkedBroker] = []
     one, _ = await start(link)
     for kind in ('hello', 'ask', 'answer', 'unheard of'):
-        await one.nodes.send('', kind, b'\xff')
+        await one.node.cluster.send('', kind, b'\xff')
     done = asyncio.Event()
-    one.nodes.read('done', lambda body: done.set())
-    await one.nodes.send('', 'done', b'')
+    one.node.cluster.handle('done', lambda body: done.set())
+    await one.node.cluster.send('', 'done', b'')
     await asyncio.wait_for(done.wait(), 30)
-    assert 3 == one.hub.counters.control_errors
+    assert 3 == one.node.hub.counters.control_errors
     await one.close()

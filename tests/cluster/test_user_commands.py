@@ -54,12 +54,12 @@ class Client(Connection):
     takes_subscriptions = True
 
     def __init__(self, channels: Channels, user: str, session: str = '') -> None:
-        super().__init__(channels.hub, Notes(), encoder(raw_codec.MEDIA, MESSAGES))
+        super().__init__(channels.node.hub, Notes(), encoder(raw_codec.MEDIA, MESSAGES))
         self.user = user
         self.session = session
         self.joined: list[tuple[Subscription, Joined]] = []
         self.ended: list[tuple[str, int]] = []
-        channels.hub.add(self)
+        channels.node.hub.add(self)
 
     def on_subscribed(self, subscription: Subscription, joined: Joined) -> None:
         self.joined.append((subscription, joined))

@@ -34,7 +34,7 @@ def test_where_fields_end() -> None:
     found = {
         name: match and match.params
         for name in ('rooms:a/b', 'rooms:a:b', 'dm:x:y:z', 'files/a/b')
-        for match in [channels._router.match(name)]
+        for match in [channels.node.router.match(name)]
     }
     assert {
         'rooms:a/b': None,

@@ -457,7 +457,7 @@ def test_a_plain_websocket_is_told_why_it_ends(
 def test_a_reader_that_does_not_read_is_ended(server: Server) -> None:
     """What waits for one stream is bounded: its client is ended as too slow."""
     wait_until(lambda: not channels.connections(), 'nobody is there')
-    slow = channels.hub.counters.slow_disconnects
+    slow = channels.node.hub.counters.slow_disconnects
     body = CONNECT + '\n{"id":2,"subscribe":{"channel":"slow:a"}}'
     with socket.socket() as reader:
         reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -472,7 +472,7 @@ def test_a_reader_that_does_not_read_is_ended(server: Server) -> None:
         assert Clients.loop is not None
         flood = asyncio.run_coroutine_threadsafe(_flood(session), Clients.loop)
         assert flood.result(TIMEOUT_S) <= 300_000
-    assert slow + 1 == channels.hub.counters.slow_disconnects
+    assert slow + 1 == channels.node.hub.counters.slow_disconnects
 
 
 async def _flood(session: Any) -> int:

@@ -55,7 +55,7 @@ def test_a_user_has_one_rate_over_all_connections(
         for number in range(BURST):
             assert {'ping': {}} == tabs[number % 5].ask('ping')
         assert [111] * 5 == [tab.error('ping') for tab in tabs]
-        assert 5 == channels.hub.counters.too_fast
+        assert 5 == channels.node.hub.counters.too_fast
         assert {'ping': {}} == other.ask('ping')
         # NOTE: coming back does not fill the bucket.
         assert 111 == enter(stack, server, 'ann').error('ping')
@@ -75,7 +75,7 @@ def test_somebody_anonymous_is_no_user(
         for peer in peers:
             for _ in range(BURST):
                 assert {'ping': {}} == peer.ask('ping')
-        assert 0 == channels.hub.counters.too_fast
+        assert 0 == channels.node.hub.counters.too_fast
 
 
 def test_no_limit_for_users() -> None:

@@ -45,7 +45,7 @@ class Rooms:
         await self.channels.publish(call.data, b'\xff\x00')
 
     async def on_rpc_kept(self, req: Any, call: Any) -> None:
-        call.reply = self.channels.hub.shared_encodings.kept_bytes
+        call.reply = self.channels.node.hub.shared_encodings.kept_bytes
 
     async def on_websocket(self, req: Any, ws: Any, room: str) -> None:
         await self.channels.serve(

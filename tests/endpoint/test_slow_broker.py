@@ -86,7 +86,7 @@ class App:
     def kept_bytes(self) -> int:
         """Return what the hub keeps for its one connection."""
         kept = 0
-        for connection in list(self.channels.hub.connections.values()):
+        for connection in list(self.channels.node.hub.connections.values()):
             kept += connection.backlog_bytes
             for subscription in list(connection.subscriptions.values()):
                 kept += subscription.pending_bytes
@@ -106,7 +106,7 @@ def connecting(world: tuple[Server, App], channel: str) -> Iterator[tuple[Peer, 
     server, app = world
     with Peer.to(server) as peer:
         peer.say({'id': 1, 'connect': {'data': [channel]}})
-        hub = app.channels.hub
+        hub = app.channels.node.hub
         wait_until(lambda: hub.channel_counts() == {channel: 1}, 'it has joined one')
         yield peer, app
 
@@ -121,7 +121,7 @@ def test_a_flood_ends_a_connection_that_waits(
             assert app.kept_bytes() <= BACKLOG_BYTES + 20 * KIB
         assert (3008, 'slow') == peer.end()
         assert [] == peer.pushes
-        assert 1 == app.channels.hub.counters.slow_disconnects
+        assert 1 == app.channels.node.hub.counters.slow_disconnects
         app.run(app.answer())
 
 
@@ -146,8 +146,8 @@ def test_a_flood_is_thinned_out_by_the_policy(
             assert 20 < len(numbers) < 100
         app.run(app.publish(channel, range(1000, 1001)))
         assert 1000 == peer.push()['pub']['data'][0]
-        assert app.channels.hub.counters.dropped > 800
-        assert 0 == app.channels.hub.counters.slow_disconnects
+        assert app.channels.node.hub.counters.dropped > 800
+        assert 0 == app.channels.node.hub.counters.slow_disconnects
 
 
 def test_what_fits_arrives_after_the_reply(world: tuple[Server, App]) -> None:

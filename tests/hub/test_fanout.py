@@ -45,8 +45,8 @@ async def test_encodes_once_however_many_subscribers() -> None:
         await client.subscribe('a:1')
     await channels.publish('a:1', [0])
     await asyncio.sleep(1)
-    assert 1 == channels.hub.counters.encodings
-    assert 100 == channels.hub.counters.deliveries
+    assert 1 == channels.node.hub.counters.encodings
+    assert 100 == channels.node.hub.counters.deliveries
     blobs = {id(client.events[-1]) for client in clients}
     assert 1 == len(blobs)
     await channels.close()
@@ -68,7 +68,7 @@ async def test_one_turn_is_one_write() -> None:
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert before + 1 == client.transport.writes
-        assert 2 == channels.hub.counters.encodings
+        assert 2 == channels.node.hub.counters.encodings
         assert 20 == len(numbers(client))
     await channels.close()
 
@@ -88,7 +88,7 @@ async def test_slow_reader_is_closed(caplog: pytest.LogCaptureFixture) -> None:
         assert (3008, 'slow') == stuck.end
         assert stuck.transport.peak_bytes <= 8192 + 1100
         assert list(range(100)) == numbers(other)
-        assert 1 == channels.hub.counters.slow_disconnects
+        assert 1 == channels.node.hub.counters.slow_disconnects
         (record,) = [r for r in caplog.records if 'too slowly' in r.getMessage()]
         assert "'a:1'" in record.getMessage()
         assert 'Position' in record.getMessage()
@@ -118,7 +118,7 @@ async def test_slow_reader_misses_the_oldest(caplog: pytest.LogCaptureFixture) -
         dropped = 101 - len(got)
         assert sorted(set(got)) == got
         assert [97, 98, 99, 100] == got[-4:]
-        assert dropped == channels.hub.counters.dropped
+        assert dropped == channels.node.hub.counters.dropped
         assert dropped > 80
         assert list(range(101)) == numbers(other)
         assert 1 == sum('too slowly' in r.getMessage() for r in caplog.records)
@@ -144,7 +144,7 @@ async def test_slow_reader_gets_the_latest(caplog: pytest.LogCaptureFixture) -> 
             stuck.read_again()
             await asyncio.sleep(1)
             assert [0, 49] == numbers(stuck)
-            assert 48 == channels.hub.counters.dropped
+            assert 48 == channels.node.hub.counters.dropped
             assert 'late' == stuck.events[-1].item.info.user
         await channels.publish('a:1', [50])
         await asyncio.sleep(1)

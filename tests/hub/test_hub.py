@@ -57,7 +57,10 @@ async def test_a_gap_is_read_from_the_log() -> None:
             await channels.publish('log', number)
         await asyncio.sleep(1)
         assert list(range(1, 151)) == offsets(client)
-        assert (1, 1) == (channels.hub.counters.gaps, channels.hub.counters.repairs)
+        assert (1, 1) == (
+            channels.node.hub.counters.gaps,
+            channels.node.hub.counters.repairs,
+        )
     await channels.close()
 
 
@@ -92,7 +95,7 @@ async def test_what_cannot_be_read_is_reported() -> None:
         for ended in (client, other):
             assert Unsubscribed('log', 2500, 'insufficient state') == ended.events[-1]
             assert [] == offsets(ended)
-        assert 2 == channels.hub.counters.insufficient_state
+        assert 2 == channels.node.hub.counters.insufficient_state
         joined = await client.subscribe('log')
         assert 11 == joined.position.offset
         await channels.publish('log', 11)
@@ -121,9 +124,9 @@ async def test_a_disconnect_while_subscribing_leaves_nothing() -> None:
             task.exception(), UnsubscribedError
         )
         assert [] == channels.connections()
-        assert {} == channels.hub.channel_counts()
+        assert {} == channels.node.hub.channel_counts()
         await asyncio.sleep(20)
-        assert {} == channels.hub._channels
+        assert {} == channels.node.hub._channels
     await channels.close()
     assert {asyncio.current_task()} == asyncio.all_tasks()
 

@@ -180,7 +180,7 @@ async def test_a_state_that_was_lost_before_a_join() -> None:
         assert (False, new) == (joined.recovered, joined.position)
         # NOTE: an announcement of the old log that was long on its way.
         late = Publication(data=b'"late"', offset=4)
-        channels.hub.on_publication('state', late, old.epoch)
+        channels.node.hub.on_publication('state', late, old.epoch)
         await asyncio.sleep(1)
         await channels.publish('state', 4)
         await asyncio.sleep(1)
@@ -195,7 +195,7 @@ async def test_a_link_that_is_restored_during_a_repair() -> None:
     channels, broker = made()
     async with SimulatedClient(channels) as client:
         await client.subscribe('log')
-        hub = channels.hub
+        hub = channels.node.hub
 
         async def break_again() -> None:
             broker.meanwhile = None
@@ -218,7 +218,7 @@ async def test_a_link_that_is_restored_while_a_channel_opens() -> None:
     """What was missed between the position and its arrival is read."""
     channels, broker = made()
     await channels.start()
-    hub = channels.hub
+    hub = channels.node.hub
 
     async def break_link() -> None:
         broker.deafen('log')

@@ -33,7 +33,8 @@ def opened(**options: Any) -> tuple[LocalChannel, Subscription]:
             **{'max_publication_bytes': KIB, 'max_backlog_bytes': 10 * KIB, **options}
         ),
     )
-    match = channels._match('a:1')
+    match = channels.node.router.match('a:1')
+    assert match is not None
     client = SimulatedClient(channels)
     local_channel = LocalChannel('a:1', match.route.options, 10 * KIB, 10 * KIB)
     local_channel.open(Position(0, 'x'))

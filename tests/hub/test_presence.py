@@ -134,7 +134,7 @@ async def test_entries_of_a_dead_process_expire() -> None:
     await enter(channels, 'ann')
     await asyncio.sleep(300.0)
     assert (2, 2) == await channels.presence_stats('room:1')
-    for kept in channels._presence._kept.values():
+    for kept in channels.node._presence._kept.values():
         # NOTE: what a process that was killed does: nothing.
         for subscription in [s for s in kept if s.user == 'ann']:
             del kept[subscription]
@@ -191,7 +191,7 @@ async def test_nothing_is_left_when_all_have_gone(
         client = await enter(channels, f'user{number % 7}')
         client.disconnect()
     await asyncio.sleep(30.0)
-    keeper = channels._presence
+    keeper = channels.node._presence
     assert {} == keeper._graces
     assert {} == keeper._turns
     assert [{}] == list(keeper._kept.values())
@@ -268,12 +268,12 @@ async def test_who_was_held_to_be_dead_is_back(join_leave: str) -> None:
     watcher = await enter(processes[1], 'watcher')
     await enter(processes[0], 'ann')
     brokers[0].link_up = False
-    processes[0].hub.on_link_lost()
+    processes[0].node.hub.on_link_lost()
     await asyncio.sleep(100)
     told = [('join', 'watcher'), ('join', 'ann'), ('leave', 'ann')]
     assert told == signals(watcher)
     brokers[0].link_up = True
-    processes[0].hub.on_link_restored()
+    processes[0].node.hub.on_link_restored()
     await asyncio.sleep(300)
     assert [*told, ('join', 'ann')] == signals(watcher)
     for channels in processes:

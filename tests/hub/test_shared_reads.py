@@ -124,7 +124,7 @@ async def test_all_come_back_at_once(
     first = await channels.publish('room', 0)
     clients = [SimulatedClient(channels) for _ in range(100)]
     count = 0
-    broker = channels.hub.broker
+    broker = channels.node.hub.broker
     history = broker.history
 
     async def counted(*args: Any, **options: Any) -> HistoryPage:

@@ -94,9 +94,9 @@ async def test_page_of_all_processes_has_each() -> None:
     (one, _), (two, _) = await start(link), await start(link)
     app = falcon.asgi.App()
     for channels in (two, one):
-        channels.add_metrics(app, f'/{channels.nodes.id}', all_processes=True)
+        channels.add_metrics(app, f'/{channels.node.cluster.id}', all_processes=True)
     async with testing.ASGIConductor(app) as conductor, two.subscribe('rooms:a'):
-        response = await conductor.simulate_get(f'/{one.nodes.id}')
+        response = await conductor.simulate_get(f'/{one.node.cluster.id}')
     lines = [
         line
         for line in response.text.splitlines()
@@ -110,7 +110,7 @@ async def test_page_of_all_processes_has_each() -> None:
 def test_collector_fits_a_registry_of_the_application() -> None:
     """The collector can be registered beside the application's own metrics."""
     registry = CollectorRegistry()
-    registry.register(ChannelsCollector(Channels()))
+    registry.register(ChannelsCollector(Channels().node))
     page = samples(generate_latest(registry).decode())
     assert 0 == page['falcon_channels_connections']
 
@@ -118,7 +118,7 @@ def test_collector_fits_a_registry_of_the_application() -> None:
 def test_every_figure_has_a_text_and_is_documented() -> None:
     """Each counter and gauge has a help text, and a row in docs/metrics.md."""
     registry = CollectorRegistry()
-    registry.register(ChannelsCollector(Channels()))
+    registry.register(ChannelsCollector(Channels().node))
     text = generate_latest(registry).decode()
     documented = (ROOT / 'docs' / 'metrics.md').read_text()
     names = [f'{name}_total' for name in Counters.__slots__] + list(GAUGES)

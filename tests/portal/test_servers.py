@@ -226,7 +226,7 @@ def test_workers_without_a_shared_broker_are_warned_of(tmp_path: Path) -> None:
         for _ in range(4):
             with joined(server, 'rooms:alone'):
                 pass
-        assert server.log().count('keeps channels within one process') in (1, 2)
+        assert server.log().count('delivers within one process only') in (1, 2)
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ class NodeMetrics:
     """What the server holds."""
 
     async def on_get(self, req, resp):
-        hub = channels.hub
+        hub = channels.node.hub
         resp.media = {
             'counters': hub.counters.to_media(),
             'connections': len(hub.connections),

@@ -443,4 +443,4 @@ def test_workers_without_a_shared_broker_are_warned_of(
             lambda: workers == server.log().count('Application startup complete'),
             'all workers have started',
         )
-        assert warnings == server.log().count('keeps channels within one process')
+        assert warnings == server.log().count('delivers within one process only')

@@ -131,7 +131,7 @@ def test_channels_drain_before_the_server(caplog: pytest.LogCaptureFixture) -> N
         Peer(server.port) as peer,
     ):
         peer.open()
-        wait_until(lambda: channels.hub.connections, 'connected')
+        wait_until(lambda: channels.node.hub.connections, 'connected')
         server.server.should_exit = True
         assert 1012 == peer.close_code()
         peer.sock.close()

@@ -81,5 +81,5 @@ def test_everybody_gets_whole_frames_in_order(
         for number in range(PUBLICATIONS):
             assert [number, WORDS] == json.loads(late.message())['data']
         wait_until(lambda: len(channels.connections()) == 21, 'three have gone')
-    deliveries = channels.hub.counters.deliveries
+    deliveries = channels.node.hub.counters.deliveries
     assert PUBLICATIONS * 21 <= deliveries <= PUBLICATIONS * 24

@@ -57,7 +57,7 @@ class Served:
 
     @property
     def ring(self) -> Any:
-        return self.channels.hub._fan_out._batch._ring
+        return self.channels.node.hub._fan_out._batch._ring
 
 
 @pytest.fixture(params=[False, pytest.param(True, marks=needs_io_uring)])

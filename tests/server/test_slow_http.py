@@ -113,7 +113,7 @@ def test_a_stream_of_events_that_nobody_reads(
             assert other.recv(12) == b'HTTP/1.1 200'
             wait_until(lambda: not channels.connections(), 'it has ended')
             wait_until(lambda: len(server.connections) < 2, 'its socket is gone')
-    assert 1 == channels.hub.counters.slow_disconnects
+    assert 1 == channels.node.hub.counters.slow_disconnects
     messages = [record.getMessage() for record in caplog.records]
     assert 1 == sum('too slowly' in message for message in messages)
     assert [] == [record for record in caplog.records if record.exc_info]
@@ -131,7 +131,7 @@ class Flood:
         self.channels = channels
 
     async def on_get(self, req: Any, resp: Any) -> None:
-        while not self.channels.hub.channel_counts():
+        while not self.channels.node.hub.channel_counts():
             await asyncio.sleep(0)
         while self.channels.connections():
             await self.channels.publish('news', 'x' * 60_000)

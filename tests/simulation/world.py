@@ -350,7 +350,7 @@ class World:
     def _check_bounds(self) -> None:
         """Nothing grows beyond its limit, at any time."""
         for process in self.processes:
-            hub = process.channels.hub
+            hub = process.channels.node.hub
             for connection in hub.connections.values():
                 backlog_bytes = connection.backlog_bytes - connection.granted_bytes
                 # NOTE: one turn may go over it, and what was recovered is extra.
@@ -488,7 +488,7 @@ class World:
         await asyncio.sleep(30.0)
         self._check_failure()
         for process in self.processes:
-            hub = process.channels.hub
+            hub = process.channels.node.hub
             left = {
                 'connections': hub.connections,
                 'users': hub._by_user,

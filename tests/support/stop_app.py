@@ -77,7 +77,7 @@ class Hook:
         hooks.append(self.on_drain)
 
     async def on_drain(self) -> None:
-        echo.note(f'{self.place}: {len(channels.hub.connections)} {echo.open}')
+        echo.note(f'{self.place}: {len(channels.node.hub.connections)} {echo.open}')
 
     async def process_shutdown(self, scope: Any, event: Any) -> None:
         if 'STOP_NOTES' in os.environ:

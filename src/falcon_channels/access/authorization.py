@@ -1,9 +1,10 @@
-"""What clients may do: options and the resource's responders decide.
+"""What a client may do: the route's options and the resource's responders decide.
 
-A responder refuses by raising an `HTTPError`; each door tells its client in its own
-language. What has no responder is decided by the options, and by whether the client
-subscribes to the channel: who may not listen may not ask either. A user whose right to
-the channel was revoked may do neither, whatever a responder says.
+A responder refuses by raising an `HTTPError`. Each way in translates it for its client.
+Where a route has no responder, its options decide, and whether the client subscribes to
+the channel: a client that may not listen may not ask for presence or history either. A
+user whose right to a channel was revoked can do nothing there, whatever a responder
+allows.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 import falcon
 import msgspec
 
+from falcon_channels.brokers.base import Broker
 from falcon_channels.errors import PayloadError
 from falcon_channels.errors import PublicationTooLargeError
 from falcon_channels.hub.connection import Connection
@@ -22,21 +24,21 @@ from falcon_channels.publication import Publication
 from falcon_channels.routing import ChannelMatch
 from falcon_channels.routing import ChannelRoute
 
-#: What encoding raises for values that JSON has not, such as integers over 64 bits.
+#: What msgspec raises for values that are not JSON, such as integers over 64 bits.
 NOT_JSON = (TypeError, ValueError, OverflowError, RecursionError)
 
 
 class PublicationDraft:
-    """What a client wants to publish; ``on_publish`` may change it.
+    """A publication that a client asks for; ``on_publish`` receives and may change it.
 
     Attributes:
-        channel: Where.
-        connection: Whose it is.
-        data: The payload as Python values, decoded when first read, of the route's
-            `ChannelOptions.data_type` where it has one. May be set; `bytes` are
-            a binary payload.
-        tags: Small labels beside the payload, or ``None``.
-        idempotency_key: See `Channels.publish`; ``None`` at first.
+        channel: Name of the channel.
+        connection: Connection of the client.
+        data: Payload as Python values, decoded when it is first read. It has the
+            type `ChannelOptions.data_type` if the route sets one. It can be set;
+            `bytes` make a binary payload.
+        tags: Labels beside the payload, text by text, or ``None``.
+        idempotency_key: See `Channels.publish`; ``None`` by default.
     """
 
     __slots__ = (
@@ -72,7 +74,7 @@ class PublicationDraft:
 
     @property
     def user(self) -> str:
-        """Id of the connection's user, ``''`` for somebody anonymous."""
+        """Id of the connection's user, ``''`` for an anonymous client."""
         return self.connection.user
 
     @property
@@ -94,22 +96,22 @@ class PublicationDraft:
 
     @property
     def binary(self) -> bool:
-        """Whether the payload is not JSON."""
+        """Whether the payload is binary, and not JSON."""
         return self._binary
 
     def payload(self) -> tuple[bytes, bool]:
         """Return the payload as it is stored, and whether it is binary."""
         if self._decoded and not self._binary:
-            # NOTE: the responder may have changed the values in place.
+            # NOTE: `on_publish` may have changed the values in place.
             return encode_payload(self._data)
         return self._raw, self._binary
 
 
 def encode_payload(data: Any) -> tuple[bytes, bool]:
-    """Return `data` as a payload, and whether it is binary.
+    """Encode a value of the application; return the payload and whether it is binary.
 
     Raises:
-        PayloadError: It cannot be written as JSON.
+        PayloadError: The value cannot be written as JSON.
     """
     if isinstance(data, bytes | bytearray | memoryview):
         return bytes(data), True
@@ -120,27 +122,27 @@ def encode_payload(data: Any) -> tuple[bytes, bool]:
 
 
 def check_labels(tags: object, idempotency_key: object) -> None:
-    """Check what goes with a payload, before it meets those who have to write it.
+    """Check the tags and the idempotency key of a publication.
 
     Raises:
-        PayloadError: Tags that are not text, or a key that is not 1 to 255 bytes of it.
+        PayloadError: A tag is not text, or the key does not have 1 to 255 bytes.
     """
     if tags is not None and not (
         isinstance(tags, dict)
         and all(isinstance(item, str) for pair in tags.items() for item in pair)
     ):
-        raise PayloadError('tags are a dict of texts by texts')
+        raise PayloadError('tags must be a dict of text by text')
     if idempotency_key is not None and not (
         isinstance(idempotency_key, str) and 0 < len(idempotency_key.encode()) < 256
     ):
-        raise PayloadError('an idempotency key has 1 to 255 bytes of UTF-8')
+        raise PayloadError('an idempotency key must have 1 to 255 bytes of UTF-8')
 
 
 def check_size(route: ChannelRoute, payload: bytes) -> None:
-    """Check a payload against the channel's limit.
+    """Check the size of a payload.
 
     Raises:
-        PublicationTooLargeError: It is larger.
+        PublicationTooLargeError: It exceeds `ChannelOptions.max_publication_bytes`.
     """
     limit_bytes = route.options.max_publication_bytes
     if len(payload) > limit_bytes:
@@ -148,10 +150,10 @@ def check_size(route: ChannelRoute, payload: bytes) -> None:
 
 
 async def authorize_subscribe(subscription: Subscription) -> None:
-    """Ask the resource whether a subscription may be.
+    """Ask ``on_subscribe`` whether a client may subscribe.
 
     Raises:
-        falcon.HTTPError: It may not.
+        falcon.HTTPError: The responder refused.
     """
     responder = subscription.route.on_subscribe
     if responder is not None:
@@ -160,37 +162,28 @@ async def authorize_subscribe(subscription: Subscription) -> None:
 
 
 async def authorize_publish(
-    match: ChannelMatch, connection: Connection, draft: PublicationDraft
+    broker: Broker, match: ChannelMatch, draft: PublicationDraft
 ) -> Publication:
-    """Decide whether a client may publish, and what.
+    """Decide whether a client may publish a draft; return the publication.
 
     Raises:
-        falcon.HTTPForbidden: It may not publish here, or its user was revoked.
-        BrokerUnavailableError: Whether it was revoked cannot be asked now.
-        falcon.HTTPError: The responder refused.
-        falcon.HTTPUnprocessableEntity: The data is not of the route's type; the
-            description has the path of the field.
-        PublicationTooLargeError: The payload is over the channel's limit.
+        falcon.HTTPForbidden: Clients may not publish here, or the user was revoked.
+        falcon.HTTPError: ``on_publish`` refused.
+        falcon.HTTPUnprocessableEntity: The data does not have the route's `data_type`;
+            the description has the path of the field.
+        BrokerUnavailableError: The broker cannot say whether the user was revoked.
+        PublicationTooLargeError: The payload exceeds the channel's limit.
     """
-    route = match.route
+    route, connection = match.route, draft.connection
     publishers = route.publishers
     if publishers == 'nobody':
         raise falcon.HTTPForbidden(description='clients may not publish here')
     if publishers == 'subscribers' and not is_subscribed(connection, draft.channel):
         raise falcon.HTTPForbidden(description='subscribe before publishing')
-    await _refuse_revoked(connection, draft.channel)
+    await _refuse_revoked(broker, connection, draft.channel)
     check_size(route, draft.payload()[0])
     if route.options.data_type is not None:
-        if draft.binary:
-            raise falcon.HTTPUnprocessableEntity(
-                description='binary data cannot be checked: this channel takes JSON'
-            )
-        try:
-            draft.data  # noqa: B018 - decoding it checks it
-        except msgspec.ValidationError as ex:
-            raise falcon.HTTPUnprocessableEntity(description=str(ex)) from None
-        except (msgspec.DecodeError, RecursionError) as ex:
-            raise falcon.HTTPBadRequest(description=f'not JSON: {ex}') from None
+        _check_type(draft)
     if route.on_publish is not None:
         await route.on_publish(connection.req, draft, **match.params)
     payload, binary = draft.payload()
@@ -204,55 +197,75 @@ async def authorize_publish(
     )
 
 
+def _check_type(draft: PublicationDraft) -> None:
+    if draft.binary:
+        raise falcon.HTTPUnprocessableEntity(
+            description='binary data cannot be checked: this channel takes JSON'
+        )
+    try:
+        draft.data  # noqa: B018 - decoding it checks it
+    except msgspec.ValidationError as ex:
+        raise falcon.HTTPUnprocessableEntity(description=str(ex)) from None
+    except (msgspec.DecodeError, RecursionError) as ex:
+        raise falcon.HTTPBadRequest(description=f'not JSON: {ex}') from None
+
+
 async def authorize_presence(
-    match: ChannelMatch, connection: Connection, channel: str
+    broker: Broker, match: ChannelMatch, connection: Connection, channel: str
 ) -> None:
-    """Decide whether a client may ask who is in a channel.
+    """Decide whether a client may read the presence of a channel.
 
     Raises:
         falcon.HTTPError: It may not.
     """
-    await _authorize_read(match, match.route.on_presence, connection, channel)
+    await _authorize_read(broker, match, match.route.on_presence, connection, channel)
 
 
 async def authorize_history(
-    match: ChannelMatch, connection: Connection, channel: str
+    broker: Broker, match: ChannelMatch, connection: Connection, channel: str
 ) -> None:
-    """Decide whether a client may read a channel's history.
+    """Decide whether a client may read the history of a channel.
 
     Raises:
         falcon.HTTPError: It may not.
     """
-    await _authorize_read(match, match.route.on_history, connection, channel)
+    await _authorize_read(broker, match, match.route.on_history, connection, channel)
 
 
 async def _authorize_read(
-    match: ChannelMatch, responder: Any, connection: Connection, channel: str
+    broker: Broker,
+    match: ChannelMatch,
+    responder: Any,
+    connection: Connection,
+    channel: str,
 ) -> None:
     if responder is not None:
-        await _refuse_revoked(connection, channel)
+        await _refuse_revoked(broker, connection, channel)
         await responder(connection.req, connection, **match.params)
     elif not is_subscribed(connection, channel):
         raise falcon.HTTPForbidden(description='subscribe before asking')
 
 
-async def _refuse_revoked(connection: Connection, channel: str) -> None:
+async def refuse_revoked(broker: Broker, user: str, channel: str) -> None:
     """Refuse a user whose right to a channel was revoked.
 
-    PERF: the broker is not asked about who subscribes, so that publishing costs what it
-    did: a revocation ends the subscription, in whatever process it is.
+    Raises:
+        falcon.HTTPForbidden: It was revoked.
+        BrokerUnavailableError: The broker cannot say.
     """
-    user = connection.user
-    if (
-        user
-        and not is_subscribed(connection, channel)
-        and await connection.hub.broker.is_revoked(channel, user)  # type: ignore[attr-defined]
-    ):
+    if user and await broker.is_revoked(channel, user):
         raise falcon.HTTPForbidden(description='revoked')
 
 
+async def _refuse_revoked(broker: Broker, connection: Connection, channel: str) -> None:
+    # PERF: a revocation ends the subscription, on whatever node it is. The broker is
+    #   therefore not asked about subscribers, and their publishing costs no more.
+    if not is_subscribed(connection, channel):
+        await refuse_revoked(broker, connection.user, channel)
+
+
 def is_subscribed(connection: Connection, channel: str) -> bool:
-    """Return whether a connection has joined a channel."""
+    """Return whether a connection is subscribed to a channel and has been answered."""
     subscription = connection.subscriptions.get(channel)
     return (
         subscription is not None and subscription.state is not SubscriptionState.JOINING

@@ -1,138 +1,287 @@
-"""Admission: how connections and subscriptions come in, whichever door they use."""
+"""Subscribe a connection to a channel, and end a subscription.
+
+`Subscriber.subscribe` is the only function that subscribes a connection. All ways in
+call it. The order of its steps matters:
+
+1. *Find the route.* A channel without a route does not exist.
+2. *Register the subscription* with the connection, in the state JOINING. A command
+   that ends it, such as `revoke_user`, finds it from here on, also while a responder
+   runs. A second request for the same channel is refused.
+3. *Ask the application* (``on_subscribe``), unless the application itself subscribes
+   the connection. A revocation holds in both cases.
+4. *Call on_authorized*, where a plain WebSocket accepts its handshake. A client that
+   may not subscribe is thereby refused before it is accepted.
+5. *Join and recover* in the hub.
+6. *Answer the client* in `on_joined`, before this coroutine awaits anything. The
+   answer is therefore ahead of all publications.
+7. *Check the revocation again.* A revocation that arrived between steps 3 and 5 found
+   no joined subscription to end.
+8. *Enter presence.* This is last, so that others see only clients that stay.
+
+After any error nothing is left: the subscription is gone from the connection, the hub
+and presence.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from collections.abc import Callable
 import logging
 from typing import Any
+from typing import NamedTuple
 
 import falcon
-import falcon.asgi
 
 from falcon_channels.access import authorization
+from falcon_channels.brokers.base import Broker
+from falcon_channels.cluster.messages import SubscribeUser
+from falcon_channels.errors import AlreadySubscribedError
 from falcon_channels.errors import BrokerUnavailableError
+from falcon_channels.errors import ChannelNameError
+from falcon_channels.errors import ClosedError
+from falcon_channels.errors import TooManyChannelsError
+from falcon_channels.errors import UnknownChannelError
+from falcon_channels.errors import UnsubscribedError
+from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.connection import Joined
 from falcon_channels.hub.connection import Subscription
 from falcon_channels.hub.hub import Hub
 from falcon_channels.hub.presence import PresenceKeeper
 from falcon_channels.options import NodeOptions
-from falcon_channels.origin import log_refusal
-from falcon_channels.origin import request_origin_error
 from falcon_channels.protocol.codes import UNSUBSCRIBE_INSUFFICIENT
 from falcon_channels.protocol.codes import UNSUBSCRIBE_SERVER
 from falcon_channels.publication import Position
+from falcon_channels.routing import ChannelMatch
 
 _logger = logging.getLogger('falcon_channels')
 
 
-class Admission:
-    """Lets connections and subscriptions in, or refuses them.
-
-    Args:
-        hub: Where they go.
-        presence: Where who has joined is entered.
-        options: Limits.
+class TokenClaims(NamedTuple):
+    """What a verified subscription token says about the subscription.
 
     Attributes:
-        closed_because: Why nobody is let in now, or ``''``.
+        info: Public information, any JSON value, or ``None``.
+        expires_at: Unix time in seconds at which the subscription ends, or ``None``.
+    """
+
+    info: Any
+    expires_at: float | None
+
+
+class SubscribeOptions(NamedTuple):
+    """How a connection is subscribed.
+
+    Attributes:
+        since: Position from which publications are recovered, or ``None``.
+        data: Data of the client's request for ``on_subscribe``, or ``None``.
+        token: Claims of a verified subscription token, or ``None``.
+        server_side: Whether the application subscribes the connection, so that
+            ``on_subscribe`` is not asked.
+        info: Public information about a server-side subscription, or ``None``.
+        reply: Data for the client of a server-side subscription, or ``None``.
+        expires_at: Unix time in seconds at which a server-side subscription ends, or
+            ``None``.
+        presence: Whether the subscription is entered into presence.
+        on_authorized: Awaited in step 4; an exception ends the subscription.
+    """
+
+    since: Position | None = None
+    data: Any = None
+    token: TokenClaims | None = None
+    server_side: bool = False
+    info: Any = None
+    reply: Any = None
+    expires_at: float | None = None
+    presence: bool = True
+    on_authorized: Callable[[], Awaitable[None]] | None = None
+
+
+_DEFAULT = SubscribeOptions()
+
+
+class Subscriber:
+    """Subscribes the connections of this process; see the module's docstring.
+
+    Args:
+        hub: Hub of this process.
+        broker: Broker that knows revocations.
+        presence: Presence of this process's subscriptions.
+        options: Limits; `max_channels_per_connection` is used here.
+        match: Starts the node and finds the route of a channel.
     """
 
     def __init__(
-        self, hub: Hub, presence: PresenceKeeper, options: NodeOptions
+        self,
+        hub: Hub,
+        broker: Broker,
+        presence: PresenceKeeper,
+        options: NodeOptions,
+        match: Callable[[str], Awaitable[ChannelMatch]],
     ) -> None:
         self._hub = hub
-        self._broker = hub.broker
+        self._broker = broker
         self._presence = presence
         self._options = options
-        self.closed_because = ''
+        self._match = match
 
-    def check_room(self) -> None:
-        """Refuse a connection that would be one too many.
+    async def subscribe(
+        self,
+        connection: Connection,
+        channel: str,
+        on_joined: Callable[[Subscription, Joined], None],
+        options: SubscribeOptions = _DEFAULT,
+    ) -> Subscription:
+        """Subscribe a connection to a channel.
 
-        Raises:
-            falcon.HTTPServiceUnavailable: `max_connections` are here.
-        """
-        limit = self._options.max_connections
-        if limit is not None and len(self._hub.connections) >= limit:
-            raise falcon.HTTPServiceUnavailable(
-                description=f'{limit} connections are here already', retry_after=10
-            )
+        Args:
+            connection: The connection; it is in the hub when step 5 begins.
+            channel: Name of the channel.
+            on_joined: Called with the subscription and its start. It answers the
+                client, and must not await.
+            options: See `SubscribeOptions`.
 
-    def check_origin(self, req: falcon.asgi.Request) -> None:
-        """Refuse a handshake that comes from a page of another site.
-
-        Raises:
-            falcon.HTTPForbidden: Its origin is neither its own nor allowed.
-            falcon.HTTPBadRequest: Its Host header cannot be trusted.
-        """
-        reason = request_origin_error(req, self._options.allowed_origins)
-        if reason is not None:
-            log_refusal(req.path, reason)
-            if reason.startswith('Host'):
-                raise falcon.HTTPBadRequest(description=reason)
-            raise falcon.HTTPForbidden(description=reason)
-
-    async def authorize(self, subscription: Subscription) -> None:
-        """Decide whether a client's subscription may be.
-
-        The subscription is JOINING and in its connection's `subscriptions`.
+        Returns:
+            The subscription. It may have ended already.
 
         Raises:
+            ChannelNameError: The name is not a channel name.
+            UnknownChannelError: No route matches.
+            AlreadySubscribedError: The connection has a subscription to the channel.
+            TooManyChannelsError: The connection has `max_channels_per_connection`.
             falcon.HTTPForbidden: The user's right was revoked.
             falcon.HTTPServiceUnavailable: This process is draining.
             falcon.HTTPError: The responder refused.
+            UnsubscribedError: The subscription was ended while it was made.
+            BrokerUnavailableError: The client may try again.
+            ClosedError: The hub is closed.
         """
-        if self.closed_because:
-            raise falcon.HTTPServiceUnavailable(description=self.closed_because)
-        user = subscription.user
-        if user and await self._broker.is_revoked(subscription.channel, user):
-            raise falcon.HTTPForbidden(description='revoked')
-        await authorization.authorize_subscribe(subscription)
-
-    async def admit(
-        self,
-        subscription: Subscription,
-        since: Position | None,
-        on_joined: Callable[[Joined], None],
-    ) -> None:
-        """Let an authorised subscription join, and enter it into presence.
-
-        Args:
-            subscription: As for `authorize`.
-            since: Where the client stands, or ``None``.
-            on_joined: Answers the client; nothing of the channel is written before it.
-
-        Raises:
-            UnsubscribedError: It was ended meanwhile.
-            BrokerUnavailableError: Try again.
-        """
-        on_joined(await self._hub.join(subscription, since))
-        await self.settle(subscription)
-
-    async def settle(self, subscription: Subscription) -> None:
-        """Look again whether a subscription may stay, and enter it into presence."""
-        user = subscription.user
-        # NOTE: a revocation that came while it joined found nothing to end.
+        subscription = await self._register(connection, channel, options)
         try:
-            if user and await self._broker.is_revoked(subscription.channel, user):
-                self._hub.unsubscribe(subscription, *UNSUBSCRIBE_SERVER)
-                return
-        except BrokerUnavailableError:
-            # SECURITY: not known, so that it may not stay; the client comes back.
-            self._hub.unsubscribe(subscription, *UNSUBSCRIBE_INSUFFICIENT)
+            await self._authorize(subscription)
+            if options.on_authorized is not None:
+                # PERF: a channel that is open at the broker is joined without waiting,
+                #   so that an accepted client is subscribed at once.
+                await self._hub.prepare(channel, subscription.route.options)
+                await options.on_authorized()
+            joined = await self._hub.join(subscription, options.since)
+            on_joined(subscription, joined)
+            if await self._may_stay(subscription) and options.presence:
+                await self._presence.enter(subscription)
+        except BaseException:
+            self._hub.leave(subscription)
+            raise
+        return subscription
+
+    async def subscribe_for_application(
+        self, connection: Connection, command: SubscribeUser
+    ) -> None:
+        """Carry out a `SubscribeUser` command for one connection of this process.
+
+        A connection is skipped if its client cannot be subscribed by the server, if it
+        has the subscription, if it has too many channels, or if its user was revoked.
+        """
+        if not connection.takes_subscriptions:
             return
-        await self._presence.enter(subscription)
+        # NOTE: an SDK drops a push that arrives before the connect reply.
+        await connection.wait_until_connected()
+        if connection.closed:
+            return
+        options = SubscribeOptions(
+            since=command.since,
+            server_side=True,
+            info=command.info,
+            reply=command.data,
+            expires_at=command.expires_at,
+        )
+        try:
+            await self.subscribe(
+                connection, command.channel, connection.on_subscribed, options
+            )
+        except (
+            AlreadySubscribedError,
+            TooManyChannelsError,
+            UnsubscribedError,
+            falcon.HTTPError,
+        ) as ex:
+            _logger.debug('%r was not subscribed by the server: %s', connection, ex)
+        except (
+            BrokerUnavailableError,
+            ChannelNameError,
+            ClosedError,
+            UnknownChannelError,
+        ) as ex:
+            # NOTE: the command may come from a node that has other routes.
+            _logger.warning('cannot subscribe %r by the server: %s', connection, ex)
 
     def on_left(self, subscription: Subscription) -> None:
-        """Take a subscription that has ended out of presence, and tell its resource."""
+        """Called when a subscription has ended: leave presence, call the responder."""
         self._presence.on_left(subscription)
         responder = subscription.route.on_unsubscribe
-        if responder is not None and subscription.joined:
+        # NOTE: a local subscription has no request, and `on_subscribe` was not asked.
+        asked = subscription.connection.req is not None
+        if responder is not None and asked and subscription.joined:
             self._hub.spawn(
-                self._tell_left(subscription, responder), 'on_unsubscribe', True
+                self._call_on_unsubscribe(subscription, responder),
+                'on_unsubscribe',
+                graceful=True,
             )
 
-    async def _tell_left(
+    # --- the steps -------------------------------------------------------------------
+
+    async def _register(
+        self, connection: Connection, channel: str, options: SubscribeOptions
+    ) -> Subscription:
+        if channel in connection.subscriptions:
+            raise AlreadySubscribedError(channel)
+        match = await self._match(channel)
+        if channel in connection.subscriptions:
+            raise AlreadySubscribedError(channel)
+        limit = self._options.max_channels_per_connection
+        if len(connection.subscriptions) >= limit:
+            raise TooManyChannelsError(limit)
+        subscription = Subscription(
+            connection,
+            channel,
+            match.route,
+            match.params,
+            data=options.data,
+            info=options.info,
+            reply=options.reply,
+            expires_at=options.expires_at,
+            server_side=options.server_side,
+        )
+        if options.token is not None:
+            subscription.apply_token(
+                info=options.token.info, expires_at=options.token.expires_at
+            )
+        connection.add_subscription(subscription)
+        return subscription
+
+    async def _authorize(self, subscription: Subscription) -> None:
+        if subscription.server_side:
+            return
+        if self._hub.draining:
+            raise falcon.HTTPServiceUnavailable(description='shutting down')
+        await authorization.refuse_revoked(
+            self._broker, subscription.user, subscription.channel
+        )
+        await authorization.authorize_subscribe(subscription)
+
+    async def _may_stay(self, subscription: Subscription) -> bool:
+        user = subscription.user
+        try:
+            if not user or not await self._broker.is_revoked(
+                subscription.channel, user
+            ):
+                return True
+            self._hub.unsubscribe(subscription, *UNSUBSCRIBE_SERVER)
+        except BrokerUnavailableError:
+            # SECURITY: a revoked user would stay while the broker cannot be reached.
+            #   The subscription ends, and the client subscribes again.
+            self._hub.unsubscribe(subscription, *UNSUBSCRIBE_INSUFFICIENT)
+        return False
+
+    async def _call_on_unsubscribe(
         self, subscription: Subscription, responder: Callable[..., Any]
     ) -> None:
         try:
@@ -140,6 +289,7 @@ class Admission:
                 subscription.connection.req, subscription, **subscription.params
             )
         except Exception:
-            # NOTE: the application's code; the client is gone and nobody else waits.
+            # NOTE: an error of the application. The client has left, so that nobody
+            #   else is concerned.
             self._hub.counters.responder_errors += 1
             _logger.exception('on_unsubscribe failed for %r', subscription)

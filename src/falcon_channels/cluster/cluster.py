@@ -1,15 +1,18 @@
-"""Processes that share a broker, and how one speaks to another.
+"""The nodes that share a broker, and the messages between them.
 
-Everything travels as control messages, which reach every process: a `NodeMessage` for
-one process or for all, with a *kind* that says who reads it there.
+Every message travels as control messages of the broker, which reach every node. A
+`NodeMessage` names one node or all nodes, and a *kind*: the name of its handler.
 
-A *survey* puts a question to all processes and gathers their answers. Nobody keeps a
-list of the processes, so that one is learned: each says hello when it starts, is told
-by the others that they are there, and says goodbye when it closes; and each answer
-tells of one more. A survey ends when all that are known have answered. The first one,
-and one after the link was lost, also waits a while for processes that are not known. A
-process that died is waited for once more, as long as a survey may last, and then
-forgotten.
+A *survey* asks all nodes a question and collects the answers. No node has a list of all
+nodes, so each one learns the list:
+
+* A node says hello when it starts, and the others answer that they are here.
+* A node says goodbye when it closes.
+* Each answer to a survey shows one more node.
+
+A survey ends when all known nodes have answered. The first survey, and the first one
+after the link to the broker was lost, also waits a second for unknown nodes. A node
+that died delays one survey until its timeout. Then it is no longer known.
 """
 
 from __future__ import annotations
@@ -23,6 +26,9 @@ from typing import NamedTuple
 import msgspec
 
 from falcon_channels.brokers.base import Broker
+from falcon_channels.cluster.chunks import Assembler
+from falcon_channels.cluster.chunks import MAX_MESSAGE_BYTES
+from falcon_channels.cluster.chunks import split
 from falcon_channels.cluster.messages import encode_control
 from falcon_channels.cluster.messages import NodeMessage
 from falcon_channels.errors import BrokerUnavailableError
@@ -30,15 +36,11 @@ from falcon_channels.hub.hub import Hub
 
 _logger = logging.getLogger('falcon_channels')
 
-#: How long a survey waits for processes that do not answer.
+#: Seconds that a survey waits for known nodes that do not answer.
 SURVEY_TIMEOUT_S = 3.0
-#: How long a survey waits for processes that may not be known.
-_SETTLE_S = 1.0
-#: Largest part of an answer: brokers carry small control messages best.
-_PART_BYTES = 3072
-#: Largest answer.
-_MAX_ANSWER_BYTES = 4 * 1024 * 1024
-#: How many surveys of this process may be under way.
+#: Seconds that a survey waits for nodes that may not be known yet.
+_DISCOVERY_S = 1.0
+#: How many surveys this node may have under way.
 _MAX_SURVEYS = 16
 
 _HELLO, _HERE, _GOODBYE = 'hello', 'here', 'goodbye'
@@ -46,7 +48,7 @@ _ASK, _ANSWER = 'ask', 'answer'
 
 
 class _Question(NamedTuple):
-    """What a process asks of all, ``[survey, from, name, body]``."""
+    """A question to all nodes, ``[survey, from, name, body]``."""
 
     survey: str
     sender: str
@@ -54,62 +56,60 @@ class _Question(NamedTuple):
     body: bytes
 
 
-class _Part(NamedTuple):
-    """A part of an answer, ``[survey, from, number, total, body]``.
+class _Answer(NamedTuple):
+    """The answer of one node, ``[survey, from, body]``.
 
-    A total of 0 says that the process has no answer to this question.
+    A body of ``None`` means that the node has no answer to this question.
     """
 
     survey: str
     sender: str
-    number: int
-    total: int
-    body: bytes
+    body: bytes | None
 
 
 class _Survey:
-    """Answers as they come in."""
+    """Collects answers until all awaited nodes have answered."""
 
     def __init__(self, awaited: set[str]) -> None:
-        self.awaited = awaited
-        self.heard: set[str] = set()
-        self.parts: dict[str, dict[int, bytes]] = {}
+        self._awaited = awaited
+        self.answered: set[str] = set()
         self.answers: dict[str, bytes] = {}
         self.complete = asyncio.Event()
 
-    def take(self, part: _Part) -> None:
-        if part.total:
-            parts = self.parts.setdefault(part.sender, {})
-            parts[part.number] = part.body
-            if len(parts) < part.total:
-                return
-            self.answers[part.sender] = b''.join(parts[i] for i in sorted(parts))
-        self.heard.add(part.sender)
-        self.look()
+    def add(self, answer: _Answer) -> None:
+        """Add the answer of one node."""
+        if answer.body is not None:
+            self.answers[answer.sender] = answer.body
+        self.answered.add(answer.sender)
+        self._check()
 
-    def look(self) -> None:
-        """See whether all have answered."""
-        if self.awaited <= self.heard:
+    def stop_waiting_for(self, node: str) -> None:
+        """Complete the survey without a node that has closed."""
+        self._awaited.discard(node)
+        self._check()
+
+    def _check(self) -> None:
+        if self._awaited <= self.answered:
             self.complete.set()
 
 
-class Nodes:
-    """This process among those that share its broker.
+class Cluster:
+    """The nodes that share a broker, seen from this node.
 
     Args:
-        hub: Of this process.
-        broker: Carries the messages.
-        node: Id of this process.
+        hub: Hub of this node.
+        broker: Broker that carries the messages.
+        node: Id of this node.
 
     Attributes:
-        id: As given.
+        id: Id of this node.
     """
 
     def __init__(self, hub: Hub, broker: Broker, node: str) -> None:
         self._hub = hub
         self._broker = broker
         self.id = node
-        self._readers: dict[str, Callable[[bytes], None]] = {
+        self._handlers: dict[str, Callable[[bytes], None]] = {
             _HELLO: self._on_hello,
             _HERE: self._on_here,
             _GOODBYE: self._on_goodbye,
@@ -117,55 +117,67 @@ class Nodes:
             _ANSWER: self._on_answer,
         }
         self._answerers: dict[str, Callable[[bytes], bytes]] = {}
+        self._assembler = Assembler()
         self._surveys: dict[str, _Survey] = {}
         self._slots = asyncio.Semaphore(_MAX_SURVEYS)
         self._known = {node}
         self._warned = False
-        #: `Counters.links_lost` when `_known` was completed; -1 for never.
+        #: `Counters.links_lost` when `_known` was last complete; -1 for never.
         self._known_at = -1
 
-    def read(self, kind: str, reader: Callable[[bytes], None]) -> None:
-        """Call `reader` with the body of each message of a kind; it must not block."""
-        self._readers[kind] = reader
+    def handle(self, kind: str, handler: Callable[[bytes], None]) -> None:
+        """Call `handler` with the body of each message of a kind.
+
+        Args:
+            kind: Name of the kind.
+            handler: Must not block, and may raise `msgspec.DecodeError`.
+        """
+        self._handlers[kind] = handler
 
     def answer(self, name: str, answerer: Callable[[bytes], bytes]) -> None:
-        """Answer surveys of a name by calling `answerer`; it must not block."""
+        """Answer surveys of a name with what `answerer` returns; it must not block."""
         self._answerers[name] = answerer
 
-    def warn_of_others(self) -> None:
-        """Say once that processes beside this one have channels of their own."""
+    def adopt_handlers(self, earlier: Cluster) -> None:
+        """Take the handlers and answerers that were registered with another object."""
+        self._handlers = {**earlier._handlers, **self._handlers}
+        self._answerers = {**earlier._answerers, **self._answerers}
+
+    def warn_of_several_processes(self) -> None:
+        """Log once that several processes use a broker that they do not share."""
         if self._broker.capabilities.shared or self._warned:
             return
         self._warned = True
         _logger.warning(
-            '%s keeps channels within one process, and this server has several: the '
-            'clients of one do not hear those of another. Give Channels the URL of a '
-            'broker that they share, such as sqlite:///channels.db',
+            '%s delivers within one process only, but this server has several '
+            'processes: clients of one process do not receive publications of another. '
+            'Give Channels the URL of a shared broker, such as sqlite:///channels.db',
             type(self._broker).__name__,
         )
 
-    def take_over(self, before: Nodes) -> None:
-        """Know the readers and answerers that others gave to an earlier object."""
-        self._readers = {**before._readers, **self._readers}
-        self._answerers = {**before._answerers, **self._answerers}
-
     async def send(self, node: str, kind: str, body: bytes) -> None:
-        """Send something to one process, or to all where `node` is ``''``.
+        """Send a message to one node, or to all nodes where `node` is ``''``.
+
+        Args:
+            node: Id of the node.
+            kind: Name of the handler there.
+            body: At most 4 MiB; it travels in pieces of 3 KiB.
 
         Raises:
-            BrokerUnavailableError: Sent or not.
+            BrokerUnavailableError: The message may or may not have been sent.
         """
-        await self._broker.control(encode_control(NodeMessage(node, kind, body)))
+        for message in split(node, kind, body):
+            await self._broker.control(encode_control(message))
 
     async def survey(
         self, name: str, body: bytes = b'', *, timeout_s: float = SURVEY_TIMEOUT_S
     ) -> dict[str, bytes]:
-        """Ask all processes something; return their answers by their ids.
+        """Ask all nodes a question; return their answers by node id.
 
         Args:
-            name: Which answerer of each process is asked.
-            body: For the answerer.
-            timeout_s: How long to wait for processes that do not answer.
+            name: Name of the answerer on each node.
+            body: Argument for the answerer.
+            timeout_s: Seconds to wait for nodes that do not answer.
 
         Raises:
             BrokerUnavailableError: The question was not sent.
@@ -183,53 +195,57 @@ class Nodes:
                 await self.send('', _ASK, msgspec.msgpack.encode(question))
                 async with asyncio.timeout(timeout_s):
                     if not known:
-                        await asyncio.sleep(_SETTLE_S)
+                        await asyncio.sleep(_DISCOVERY_S)
                     await survey.complete.wait()
             except TimeoutError:
-                # NOTE: those who did not answer now are not waited for again.
-                self._known = {self.id, *survey.heard}
+                # NOTE: a node that did not answer is dead or busy. The next survey
+                #   does not wait for it again.
+                self._known = {self.id, *survey.answered}
             finally:
                 del self._surveys[token]
             self._known_at = lost
             return survey.answers
 
     async def hello(self) -> None:
-        """Tell the others that this process is there."""
-        await self._tell(_HELLO)
+        """Tell the other nodes that this node has started."""
+        await self._announce(_HELLO)
 
     async def goodbye(self) -> None:
-        """Tell the others that this process ends; bounded by the broker's deadline."""
-        await self._tell(_GOODBYE)
+        """Tell the other nodes that this node closes; the broker's deadline holds."""
+        await self._announce(_GOODBYE)
 
-    async def _tell(self, kind: str, node: str = '') -> None:
+    async def _announce(self, kind: str, node: str = '') -> None:
         if self._broker.capabilities.shared:
             try:
                 await self.send(node, kind, self.id.encode())
             except BrokerUnavailableError as ex:
-                _logger.warning('could not say %s to other processes: %s', kind, ex)
+                _logger.warning('could not send %r to the other nodes: %s', kind, ex)
 
-    # --- what others say -------------------------------------------------------------
+    # --- messages from other nodes ---------------------------------------------------
 
     def on_message(self, message: NodeMessage) -> None:
-        """Called with each message between nodes."""
+        """Called when a message from a node arrives, which may be this one."""
         if message.node not in ('', self.id):
             return
-        reader = self._readers.get(message.kind)
-        if reader is None:
-            # NOTE: of a newer version, or for a part that this process does not use.
-            _logger.debug('nobody reads node messages of kind %r', message.kind)
+        handler = self._handlers.get(message.kind)
+        if handler is None:
+            # NOTE: the sender has a newer version, or this node does not use that part.
+            _logger.debug('node messages of kind %r have no handler', message.kind)
+            return
+        body = self._assembler.add(message)
+        if body is None:
             return
         try:
-            reader(message.body)
+            handler(body)
         except (msgspec.DecodeError, UnicodeDecodeError) as ex:
             self._hub.counters.control_errors += 1
-            _logger.error('node message %r cannot be read: %s', message.kind, ex)
+            _logger.error('node message %r is malformed: %s', message.kind, ex)
 
     def _on_hello(self, body: bytes) -> None:
         node = body.decode()
         self._known.add(node)
         if node != self.id:
-            self._hub.spawn(self._tell(_HERE, node), 'hello back')
+            self._hub.spawn(self._announce(_HERE, node), 'hello back')
 
     def _on_here(self, body: bytes) -> None:
         self._known.add(body.decode())
@@ -238,8 +254,7 @@ class Nodes:
         node = body.decode()
         self._known.discard(node)
         for survey in self._surveys.values():
-            survey.awaited.discard(node)
-            survey.look()
+            survey.stop_waiting_for(node)
 
     def _on_ask(self, body: bytes) -> None:
         question = msgspec.msgpack.decode(body, type=_Question)
@@ -247,34 +262,24 @@ class Nodes:
         answer = None if answerer is None else answerer(question.body)
         self._hub.spawn(self._reply(question, answer), 'survey answer')
 
-    async def _reply(self, question: _Question, answer: bytes | None) -> None:
-        if answer is not None and len(answer) > _MAX_ANSWER_BYTES:
+    async def _reply(self, question: _Question, body: bytes | None) -> None:
+        answer = msgspec.msgpack.encode(_Answer(question.survey, self.id, body))
+        if len(answer) > MAX_MESSAGE_BYTES:
             _logger.error(
-                'answer of %d bytes to the survey %r exceeds %d bytes, not sent',
+                'answer of %d bytes to the survey %r exceeds %d bytes and is not sent',
                 len(answer),
                 question.name,
-                _MAX_ANSWER_BYTES,
+                MAX_MESSAGE_BYTES,
             )
-            answer = None
-        body = answer or b''
-        total = 0 if answer is None else max(1, -(-len(body) // _PART_BYTES))
+            answer = msgspec.msgpack.encode(_Answer(question.survey, self.id, None))
         try:
-            for number in range(max(1, total)):
-                start = number * _PART_BYTES
-                part = _Part(
-                    question.survey,
-                    self.id,
-                    number,
-                    total,
-                    body[start : start + _PART_BYTES],
-                )
-                await self.send(question.sender, _ANSWER, msgspec.msgpack.encode(part))
+            await self.send(question.sender, _ANSWER, answer)
         except BrokerUnavailableError as ex:
-            _logger.warning('survey %r not answered: %s', question.name, ex)
+            _logger.warning('survey %r was not answered: %s', question.name, ex)
 
     def _on_answer(self, body: bytes) -> None:
-        part = msgspec.msgpack.decode(body, type=_Part)
-        self._known.add(part.sender)
-        survey = self._surveys.get(part.survey)
-        if survey is not None and 0 <= part.number < max(1, part.total):
-            survey.take(part)
+        answer = msgspec.msgpack.decode(body, type=_Answer)
+        self._known.add(answer.sender)
+        survey = self._surveys.get(answer.survey)
+        if survey is not None:
+            survey.add(answer)

@@ -12,7 +12,7 @@ from falcon_channels.cluster.messages import DisconnectUser
 from falcon_channels.cluster.messages import NodeMessage
 from falcon_channels.cluster.messages import RefreshUser
 from falcon_channels.cluster.messages import SubscribeUser
-from falcon_channels.cluster.messages import UserMessage
+from falcon_channels.cluster.messages import UserCommand
 from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.hub import Hub
 
@@ -59,9 +59,9 @@ class ControlDispatcher:
                 continue
             self._apply(connection, control)
 
-    def _apply(self, connection: Connection, control: UserMessage) -> None:
+    def _apply(self, connection: Connection, control: UserCommand) -> None:
         if isinstance(control, DisconnectUser):
-            if connection.id not in control.spare:
+            if connection.id not in control.exclude:
                 connection.disconnect(control.code, control.reason)
         elif isinstance(control, RefreshUser):
             connection.on_refresh(control.expired, control.expires_at, control.info)

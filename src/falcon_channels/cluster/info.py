@@ -1,4 +1,4 @@
-"""What there is in all processes together: channels, connections, users."""
+"""Channels, connections and users of all nodes together."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import time
 
 import msgspec
 
-from falcon_channels.cluster.cluster import Nodes
+from falcon_channels.cluster.cluster import Cluster
 from falcon_channels.hub.hub import Hub
 
 _CHANNELS, _NODE = 'channels', 'node'
 
 
 class NodeInfo(msgspec.Struct, frozen=True):
-    """One process.
+    """One node.
 
     Attributes:
-        uid: Its id, new at every start.
+        uid: Id of the node, new at every start.
         name: Host name and process id.
-        version: Of this package.
-        num_clients: How many connections.
-        num_users: How many users; all who are anonymous count as one.
-        num_channels: How many channels with subscribers.
-        num_subs: How many subscriptions.
-        uptime: For how many seconds it has been there.
+        version: Version of this package.
+        num_clients: Number of connections.
+        num_users: Number of users; all anonymous clients count as one user.
+        num_channels: Number of channels with subscribers.
+        num_subs: Number of subscriptions.
+        uptime: Seconds since the node started.
     """
 
     uid: str
@@ -39,28 +39,30 @@ class NodeInfo(msgspec.Struct, frozen=True):
     uptime: int
 
 
-class Census:
-    """Counts channels and processes, in all processes that share the broker.
+class ClusterInfo:
+    """Counts channels, connections and users of this node and of all nodes.
 
-    A process that does not answer within 3 seconds is left out.
+    A node that does not answer within 3 seconds is left out.
 
     Args:
-        hub: Of this process.
-        nodes: Carries questions and answers.
+        hub: Hub of this node.
+        cluster: Carries questions and answers.
     """
 
-    def __init__(self, hub: Hub, nodes: Nodes) -> None:
+    def __init__(self, hub: Hub, cluster: Cluster) -> None:
         self._hub = hub
-        self._nodes = nodes
+        self._cluster = cluster
         self._started_s = time.monotonic()
-        nodes.answer(_CHANNELS, lambda _: msgspec.msgpack.encode(hub.channel_counts()))
-        nodes.answer(_NODE, lambda _: msgspec.msgpack.encode(self.here()))
+        cluster.answer(
+            _CHANNELS, lambda _: msgspec.msgpack.encode(hub.channel_counts())
+        )
+        cluster.answer(_NODE, lambda _: msgspec.msgpack.encode(self.this_node()))
 
-    def here(self) -> NodeInfo:
-        """Return the facts of this process."""
+    def this_node(self) -> NodeInfo:
+        """Return the counts of this node."""
         counts = self._hub.channel_counts()
         return NodeInfo(
-            uid=self._nodes.id,
+            uid=self._cluster.id,
             name=f'{socket.gethostname()}_{os.getpid()}',
             version=metadata.version('falcon-channels'),
             num_clients=len(self._hub.connections),
@@ -71,12 +73,12 @@ class Census:
         )
 
     async def channels(self) -> dict[str, int]:
-        """Return channels with subscribers, and how many these are.
+        """Return the number of subscribers of each channel, over all nodes.
 
         Raises:
-            BrokerUnavailableError: Other processes cannot be asked.
+            BrokerUnavailableError: The other nodes cannot be asked.
         """
-        answers = await self._nodes.survey(_CHANNELS)
+        answers = await self._cluster.survey(_CHANNELS)
         totals: dict[str, int] = {}
         for answer in answers.values():
             for channel, count in msgspec.msgpack.decode(
@@ -86,12 +88,12 @@ class Census:
         return totals
 
     async def nodes(self) -> list[NodeInfo]:
-        """Return all processes.
+        """Return the counts of each node.
 
         Raises:
-            BrokerUnavailableError: Other processes cannot be asked.
+            BrokerUnavailableError: The other nodes cannot be asked.
         """
-        answers = await self._nodes.survey(_NODE)
+        answers = await self._cluster.survey(_NODE)
         return [
             msgspec.msgpack.decode(answer, type=NodeInfo)
             for _, answer in sorted(answers.items())

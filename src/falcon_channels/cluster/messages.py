@@ -1,4 +1,8 @@
-"""Control messages: what one process asks of all, in MessagePack."""
+"""Control messages: what one node asks of all nodes, in MessagePack.
+
+A `NodeMessage` carries bytes from node to node. The others are commands about one user,
+which every node carries out for its own connections.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +17,13 @@ class SubscribeUser(msgspec.Struct, frozen=True, kw_only=True, tag='s'):
     """Subscribe the connections of a user to a channel.
 
     Attributes:
-        user: Whose.
-        channel: To which channel.
-        client: Only this connection, or ``''``.
-        session: Only the connection of this session, or ``''``.
-        info: Public facts about the subscription, any JSON value, or ``None``.
-        data: For the client, any JSON value, or ``None``.
-        since: Recover from here, or ``None``.
+        user: Id of the user.
+        channel: Name of the channel.
+        client: Id of the only connection that is meant, or ``''`` for all.
+        session: Emulation session of the only connection that is meant, or ``''``.
+        info: Public information about the subscription, any JSON value, or ``None``.
+        data: Data for the client, any JSON value, or ``None``.
+        since: Position from which publications are recovered, or ``None``.
         expires_at: Unix time in seconds at which the subscription ends, or ``None``.
     """
 
@@ -34,15 +38,15 @@ class SubscribeUser(msgspec.Struct, frozen=True, kw_only=True, tag='s'):
 
 
 class RefreshUser(msgspec.Struct, frozen=True, kw_only=True, tag='r'):
-    """Say until when the connections of a user are good.
+    """Change the expiry or the public information of a user's connections.
 
     Attributes:
-        user: Whose.
-        client: Only this connection, or ``''``.
-        session: Only the connection of this session, or ``''``.
-        expired: They are good no longer.
-        expires_at: Unix time in seconds, or ``None`` where it stays as it is.
-        info: New public facts about the connection, or ``None``.
+        user: Id of the user.
+        client: Id of the only connection that is meant, or ``''`` for all.
+        session: Emulation session of the only connection that is meant, or ``''``.
+        expired: Whether the connections have expired and must be closed.
+        expires_at: Unix time in seconds of the new expiry, or ``None`` for no change.
+        info: New public information about the connection, or ``None`` for no change.
     """
 
     user: str
@@ -57,12 +61,12 @@ class UnsubscribeUser(msgspec.Struct, frozen=True, tag='u'):
     """End the subscriptions of a user to a channel.
 
     Attributes:
-        user: Whose.
-        channel: To which channel; ``''`` for all.
-        code: Unsubscribe code for the clients.
-        reason: In words.
-        client: Only this connection, or ``''``.
-        session: Only the connection of this session, or ``''``.
+        user: Id of the user.
+        channel: Name of the channel, or ``''`` for all channels.
+        code: Unsubscribe code that the clients receive.
+        reason: Text that the clients receive.
+        client: Id of the only connection that is meant, or ``''`` for all.
+        session: Emulation session of the only connection that is meant, or ``''``.
     """
 
     user: str
@@ -77,52 +81,58 @@ class DisconnectUser(msgspec.Struct, frozen=True, tag='d'):
     """Close the connections of a user.
 
     Attributes:
-        user: Whose.
+        user: Id of the user.
         code: Close code.
-        reason: In words.
-        client: Only this connection, or ``''``.
-        spare: Connections that stay.
-        session: Only the connection of this session, or ``''``.
+        reason: Text that the clients receive.
+        client: Id of the only connection that is meant, or ``''`` for all.
+        exclude: Ids of connections that stay open.
+        session: Emulation session of the only connection that is meant, or ``''``.
     """
 
     user: str
     code: int
     reason: str
     client: str = ''
-    spare: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
     session: str = ''
 
 
 class NodeMessage(msgspec.Struct, frozen=True, tag='n'):
-    """Something for one process, or for all; see `Nodes`.
+    """A piece of a message for one node, or for all nodes.
 
     Attributes:
-        node: Its id, or ``''`` for all.
-        kind: Who reads it there.
-        body: What it says.
+        node: Id of the node, or ``''`` for all.
+        kind: Name of the handler that receives the body.
+        body: Body, or a piece of it.
+        message: Id of a body that is split into pieces; ``''`` for a whole body.
+        number: Number of this piece, from 0.
+        total: How many pieces the body has.
     """
 
     node: str
     kind: str
     body: bytes
+    message: str = ''
+    number: int = 0
+    total: int = 1
 
 
-UserMessage = SubscribeUser | RefreshUser | UnsubscribeUser | DisconnectUser
-Control = UserMessage | NodeMessage
+UserCommand = SubscribeUser | RefreshUser | UnsubscribeUser | DisconnectUser
+Control = UserCommand | NodeMessage
 
 _decoder: msgspec.msgpack.Decoder[Control] = msgspec.msgpack.Decoder(Control)
 _encoder = msgspec.msgpack.Encoder()
 
 
 def encode_control(control: Control) -> bytes:
-    """Return a control message as bytes."""
+    """Encode a control message."""
     return _encoder.encode(control)
 
 
 def decode_control(message: bytes) -> Control:
-    """Return what a control message says.
+    """Decode a control message.
 
     Raises:
-        msgspec.DecodeError: It says nothing that this version knows.
+        msgspec.DecodeError: The message has no form that this version knows.
     """
     return _decoder.decode(message)

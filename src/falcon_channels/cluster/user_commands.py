@@ -1,12 +1,13 @@
-"""What an application asks of its users' connections, wherever they are.
+"""Commands of the application about a user's connections, on whatever node they are.
 
-Each call becomes a control message to all processes. Where it has returned, the message
-is on its way; each process acts when it arrives.
+Each command is sent to all nodes as a control message. When a method returns, the
+message is on its way. Each node acts when the message arrives.
 """
 
 from __future__ import annotations
 
-import abc
+from collections.abc import Awaitable
+from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,33 +19,39 @@ from falcon_channels.cluster.messages import RefreshUser
 from falcon_channels.cluster.messages import SubscribeUser
 from falcon_channels.cluster.messages import UnsubscribeUser
 from falcon_channels.errors import OptionsError
-from falcon_channels.hub.connection import Connection
-from falcon_channels.hub.hub import Hub
 from falcon_channels.options import NodeOptions
 from falcon_channels.protocol.codes import MAX_REASON_BYTES
 from falcon_channels.protocol.recovery import need_position
 from falcon_channels.publication import Position
+from falcon_channels.routing import ChannelMatch
 
-#: Unsubscribe code: ended by the server, for good.
+#: Unsubscribe code: the server ended the subscription for good.
 UNSUBSCRIBED = 2000
-#: Disconnect code: ended by the server, for good.
+#: Disconnect code: the server closed the connection for good.
 FORCE_DISCONNECT = 3503
 
 
-class UserCommands(abc.ABC):
-    """The part of `Channels` that speaks to users' connections."""
+class UserCommands:
+    """Sends commands about users to all nodes.
 
-    options: NodeOptions
-    hub: Hub
-    _broker: Broker
+    Args:
+        broker: Broker that carries the commands.
+        options: Limits; `NodeOptions.revoke_ttl_s` is used here.
+        match: Starts the node and finds the route of a channel.
+        start: Starts the node.
+    """
 
-    @abc.abstractmethod
-    async def match(self, channel: str) -> Any:
-        """Check a channel, and be ready."""
-
-    @abc.abstractmethod
-    async def _ready(self) -> None:
-        """Be started."""
+    def __init__(
+        self,
+        broker: Broker,
+        options: NodeOptions,
+        match: Callable[[str], Awaitable[ChannelMatch]],
+        start: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._broker = broker
+        self._options = options
+        self._match = match
+        self._start = start
 
     async def subscribe_user(
         self,
@@ -58,29 +65,10 @@ class UserCommands(abc.ABC):
         since: Position | None = None,
         expires_at: float | None = None,
     ) -> None:
-        """Subscribe a user's connections to a channel, in every process.
-
-        Connections that cannot have such subscriptions (the raw door), that are
-        subscribed already, or whose channels are too many are passed over. The route's
-        ``on_subscribe`` is not asked: the application has decided. A revocation holds.
-
-        Args:
-            user: Whose.
-            channel: Which.
-            client: Only this connection.
-            session: Only the connection of this session.
-            info: Public facts about the subscription, any JSON value.
-            data: For the client, any JSON value.
-            since: Send what was published after this position, too.
-            expires_at: Unix time in seconds at which the subscription ends.
-
-        Raises:
-            UnknownChannelError: No route matches.
-            PositionError: `since` is none.
-        """
+        """Do what `Channels.subscribe_user` promises."""
         need_position(since)
-        await self.match(channel)
-        await self._control(
+        await self._match(channel)
+        await self._send(
             SubscribeUser(
                 user=user,
                 channel=channel,
@@ -102,23 +90,12 @@ class UserCommands(abc.ABC):
         session: str = '',
         code: int = UNSUBSCRIBED,
     ) -> None:
-        """End a user's subscriptions to a channel, in every process.
-
-        Args:
-            user: Whose.
-            channel: Which; ``''`` for all.
-            client: Only this connection's.
-            session: Only those of the connection of this session.
-            code: What clients are told; from 2500 on they subscribe again.
-
-        Raises:
-            OptionsError: It is no such code.
-        """
+        """Do what `Channels.unsubscribe_user` promises."""
         if not 2000 <= code <= 2999:
             raise OptionsError(
-                f'code is {code}; those of subscriptions are 2000 to 2999'
+                f'code is {code}, but unsubscribe codes are 2000 to 2999'
             )
-        await self._control(
+        await self._send(
             UnsubscribeUser(user, channel, code, 'unsubscribed', client, session)
         )
 
@@ -132,18 +109,8 @@ class UserCommands(abc.ABC):
         expires_at: float | None = None,
         info: Any = None,
     ) -> None:
-        """Say until when a user's connections are good, in every process.
-
-        Args:
-            user: Whose.
-            client: Only this connection.
-            session: Only the connection of this session.
-            expired: They are good no longer: close them (3005), to come back with a
-                new token.
-            expires_at: Unix time in seconds; ``None`` changes nothing.
-            info: New public facts about the connection; ``None`` changes nothing.
-        """
-        await self._control(
+        """Do what `Channels.refresh_user` promises."""
+        await self._send(
             RefreshUser(
                 user=user,
                 client=client,
@@ -162,55 +129,35 @@ class UserCommands(abc.ABC):
         session: str = '',
         code: int = FORCE_DISCONNECT,
         reason: str = 'force disconnect',
-        spare: Sequence[str] = (),
+        exclude: Sequence[str] = (),
     ) -> None:
-        """Close a user's connections, in every process.
-
-        Args:
-            user: Whose.
-            client: Only this connection.
-            session: Only the connection of this session.
-            code: Close code; 3500 to 3999 and 4500 to 4999 tell clients to stay away.
-            reason: In words, at most 123 bytes of UTF-8.
-            spare: Ids of connections that stay.
-
-        Raises:
-            OptionsError: No such code, or too long a reason.
-        """
+        """Do what `Channels.disconnect_user` promises."""
         if not 3000 <= code <= 4999:
-            raise OptionsError(f'code is {code}; those of connections are 3000 to 4999')
+            raise OptionsError(f'code is {code}, but close codes are 3000 to 4999')
         if len(reason.encode()) > MAX_REASON_BYTES:
             raise OptionsError(
-                f'reason of {len(reason.encode())} bytes exceeds {MAX_REASON_BYTES}'
+                f'reason of {len(reason.encode())} bytes exceeds {MAX_REASON_BYTES}: '
+                'shorten it'
             )
-        await self._control(
-            DisconnectUser(user, code, reason, client, tuple(spare), session)
+        await self._send(
+            DisconnectUser(user, code, reason, client, tuple(exclude), session)
         )
 
     async def revoke_user(
         self, user: str, channel: str, *, ttl_s: float | None = None
     ) -> None:
-        """End a user's subscriptions to a channel, and refuse new ones.
-
-        It holds in every process, whatever ``on_subscribe`` says, for `ttl_s` seconds
-        (`NodeOptions.revoke_ttl_s` by default), or until `restore`.
-        """
-        await self.match(channel)
+        """Do what `Channels.revoke_user` promises."""
+        await self._match(channel)
         await self._broker.revoke(
-            channel, user, self.options.revoke_ttl_s if ttl_s is None else ttl_s
+            channel, user, self._options.revoke_ttl_s if ttl_s is None else ttl_s
         )
         await self.unsubscribe_user(user, channel)
 
     async def restore_user(self, user: str, channel: str) -> None:
-        """Take a revocation back."""
-        await self.match(channel)
+        """Do what `Channels.restore_user` promises."""
+        await self._match(channel)
         await self._broker.revoke(channel, user, 0.0)
 
-    def connections(self, user: str | None = None) -> list[Connection]:
-        """Return the connections of this process, or those of one user."""
-        connections = self.hub.connections.values()
-        return [c for c in connections if user is None or c.user == user]
-
-    async def _control(self, control: Control) -> None:
-        await self._ready()
+    async def _send(self, control: Control) -> None:
+        await self._start()
         await self._broker.control(encode_control(control))

@@ -1,1 +1,1 @@
-"""Clients with an official SDK: the client protocol."""
+"""Clients with an official SDK: the client protocol over WebSockets and HTTP."""

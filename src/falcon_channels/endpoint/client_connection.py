@@ -1,27 +1,30 @@
 """A connection that speaks the client protocol.
 
-Frames come in by `on_message`, which decodes them and keeps their commands in order.
-One task carries them out one after the other and ends when there are none, so that an
-idle connection holds no coroutine. What a command does is in `handlers`; this module is
-about the connection itself: what it was told, when it is due, how it ends.
+`on_message` decodes each frame and queues its commands in order. One task carries them
+out one after the other. It ends when the queue is empty, so that an idle connection has
+no coroutine. What a command does is in `commands`, and arrives here as the callable
+`dispatch`. This module is about the connection itself: what the client was told, what
+is due at what time, and how the connection ends.
 
-NOTE: no error of the application reaches a client as Falcon would close it. Falcon's
-3000 + HTTP status means other things in this protocol: see `protocol.codes`.
+NOTE: Falcon closes a WebSocket with 3000 + HTTP status. In this protocol these codes
+mean other things; see `protocol.codes`. No error of the application therefore reaches
+Falcon.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Awaitable
 from collections.abc import Callable
 from collections.abc import Mapping
 import logging
 import time
 from types import MappingProxyType
 from typing import Any
-from typing import TYPE_CHECKING
 
 from falcon_channels.access.authorization import encode_payload
+from falcon_channels.endpoint.endpoint import Endpoint
 from falcon_channels.errors import ProtocolError
 from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.connection import Joined
@@ -33,6 +36,7 @@ from falcon_channels.protocol.command_rules import State
 from falcon_channels.protocol.command_rules import Verdict
 from falcon_channels.protocol.messages import Command
 from falcon_channels.protocol.messages import ConnectRequest
+from falcon_channels.protocol.messages import ConnectResult
 from falcon_channels.protocol.messages import DisconnectPush
 from falcon_channels.protocol.messages import MessagePush
 from falcon_channels.protocol.messages import Parts
@@ -42,16 +46,14 @@ from falcon_channels.protocol.messages import SubscribePush
 from falcon_channels.protocol.messages import UnsubscribePush
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
+from falcon_channels.tokens import ConnectionToken
+from falcon_channels.transports.base import Transport
 from falcon_channels.transports.client_codecs import ClientCodec
 from falcon_channels.transports.encoders import encoder
 
-if TYPE_CHECKING:
-    from falcon_channels.endpoint.endpoint import Endpoint
-    from falcon_channels.transports.base import Transport
-
 _logger = logging.getLogger('falcon_channels')
 
-#: Reading pauses while so many commands wait.
+#: Reading pauses while this many commands wait.
 _MAX_WAITING = 32
 
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
@@ -62,28 +64,28 @@ _MESSAGE_TOO_BIG = 1009
 
 
 class _Corked(list[Any]):
-    """Blobs that wait for the reply before them, which has the first place, counted.
+    """Output that waits for the connect reply, whose place is the first one.
 
-    The fan-out looks at the connection at the end of each turn that adds to them, as it
-    does where a client does not read.
+    Its bytes are counted. The fan-out checks the connection at the end of each
+    event-loop iteration that adds output, as it does for a client that does not read.
     """
 
-    def __init__(self, session: ClientConnection) -> None:
+    def __init__(self, connection: ClientConnection) -> None:
         super().__init__([None])
         self.size_bytes = 0
-        self._session = session
-        self._told = False
+        self._connection = connection
+        self._reported = False
 
     def append(self, blob: Any) -> None:
         super().append(blob)
         self.size_bytes += _size_bytes(blob)
-        if not self._told:
-            self._told = True
-            self._session.hub.on_output(self._session)
+        if not self._reported:
+            self._reported = True
+            self._connection.hub.on_output(self._connection)
 
-    def look(self) -> int:
-        """Return how many bytes there are, and tell of the next one again."""
-        self._told = False
+    def check(self) -> int:
+        """Return the number of bytes, and report the next output again."""
+        self._reported = False
         return self.size_bytes
 
 
@@ -91,63 +93,89 @@ def _size_bytes(blob: Any) -> int:
     return getattr(blob, 'size_bytes', None) or len(blob)
 
 
+Dispatch = Callable[['ClientConnection', Command], Awaitable[None]]
+
+
 class ClientConnection(Connection):
     """A client of the protocol; ``on_connect`` receives it as `connection`.
 
+    Args:
+        endpoint: State and options of the endpoint.
+        transport: Carries bytes to the client.
+        codec: Encoding of the client: JSON or Protobuf.
+        req: Request of the handshake.
+        dispatch: Carries out one command.
+        session: Secret that names the connection in requests with its commands;
+            ``''`` if its commands arrive on the connection itself.
+        announces_end: Whether the end is announced by a push, because the transport
+            has no close frame.
+        on_ended: Called when the connection has ended.
+
     Attributes:
-        data: What the client sent along, as Python values, or ``None``.
-        token: The connection token that the client sent, or ``''``.
+        data: Data that the client sent to connect, as Python values, or ``None``.
+        token: Connection token that the client sent, or ``''``.
         name: Name of the client library.
         version: Version of the client.
-        headers: Headers that a browser could not set on the handshake; words of
-            the client like any other.
-        reply: Data for the client, any JSON value, or ``None``; may be set.
-        channels: Server-side subscriptions to begin with, see `add_channel`.
-        expires_at: Unix time in seconds after which the connection ends unless it is
-            refreshed, or ``None``; may be set.
-        meta: Whatever the application wants to keep with the connection.
+        headers: Headers that a browser could not set on the handshake. They come from
+            the client like any other data.
+        reply: Data for the client, any JSON value, or ``None``; can be set.
+        channels: Server-side subscriptions of the connect reply; see `add_channel`.
+        expires_at: Unix time in seconds at which the connection ends unless it is
+            refreshed, or ``None``; can be set.
+        meta: Any value of the application; can be set.
     """
 
     takes_subscriptions = True
 
-    hub: Hub
-
     __slots__ = (
-        'allowance',
-        'allowance_at_s',
+        '_announces_end',
+        '_commands_full_s',
+        '_connected',
+        '_corked',
+        '_dispatch',
+        '_on_ended',
+        '_ping_at_s',
+        '_pong_is_due',
+        '_reader',
+        '_refused_in_row',
+        '_session',
+        '_timer_slot',
+        '_waiting',
+        '_working',
         'channels',
-        'checking',
         'codec',
         'command_id',
-        'corked',
         'data',
-        'due_s',
         'endpoint',
         'expires_at',
         'headers',
         'meta',
         'name',
-        'ping_at_s',
-        'reader',
-        'refused',
         'reply',
-        'says_goodbye',
-        'secret',
         'state',
         'token',
         'version',
-        'waiting',
-        'working',
     )
 
-    #: The state after a connect that succeeded.
+    hub: Hub
+
+    #: State after a connect that succeeded.
     connected_state = State.CONNECTED
 
     def __init__(
-        self, endpoint: Endpoint, transport: Transport, codec: ClientCodec, req: Any
+        self,
+        endpoint: Endpoint,
+        transport: Transport,
+        codec: ClientCodec,
+        req: Any,
+        dispatch: Dispatch,
+        *,
+        session: str = '',
+        announces_end: bool = False,
+        on_ended: Callable[[ClientConnection], None] | None = None,
     ) -> None:
         super().__init__(
-            endpoint.channels.hub, transport, encoder(codec, transport.framing), req
+            endpoint.node.hub, transport, encoder(codec, transport.framing), req
         )
         self.endpoint = endpoint
         self.codec = codec
@@ -162,50 +190,74 @@ class ClientConnection(Connection):
         self.channels: dict[str, tuple[Any, Any]] = {}
         self.expires_at: float | None = None
         self.meta: Any = None
-        #: Whether the end is told by a push, where no close frame can.
-        self.says_goodbye = False
-        #: Names the connection in requests with its commands; ``''``: it has none.
-        self.secret = ''
-        self.waiting: deque[Command] | None = None
-        self.working = False
-        #: Done when the client has read its replies, while its commands wait for that.
-        self.reader: asyncio.Future[None] | None = None
-        self.corked = False
-        self.allowance = float(endpoint.options.commands_burst)
-        self.allowance_at_s = endpoint.now_s()
-        self.refused = 0
-        self.ping_at_s = 0.0
-        #: Whether `ping_at_s` is when the pong has to be there.
-        self.checking = False
-        self.due_s = 0
-        endpoint.heartbeat.set(
-            self, self.allowance_at_s + endpoint.options.connect_timeout_s
+        self._dispatch = dispatch
+        self._session = session
+        self._announces_end = announces_end
+        self._on_ended = on_ended
+        self._waiting: deque[Command] | None = None
+        self._working = False
+        #: Done when the client has read its replies; commands wait for it.
+        self._reader: asyncio.Future[None] | None = None
+        #: Done when the connect reply is on its way, or the connection has ended.
+        self._connected: asyncio.Future[None] | None = None
+        self._corked = False
+        #: When the bucket of commands is full; see `rate_limit`.
+        self._commands_full_s = 0.0
+        self._refused_in_row = 0
+        self._ping_at_s = 0.0
+        #: Whether `_ping_at_s` is the time at which the pong is due.
+        self._pong_is_due = False
+        self._timer_slot = endpoint.timers.add(
+            self, endpoint.now_s() + endpoint.options.connect_timeout_s
         )
 
     @property
     def session(self) -> str:
-        """The secret of a connection whose commands come by requests, else ``''``."""
-        return self.secret
+        """Secret of a connection whose commands arrive as requests, else ``''``."""
+        return self._session
+
+    @property
+    def is_working(self) -> bool:
+        """Whether a command is being carried out."""
+        return self._working
+
+    @property
+    def num_waiting(self) -> int:
+        """Number of commands that wait."""
+        return 0 if self._waiting is None else len(self._waiting)
 
     def add_channel(self, channel: str, *, info: Any = None, data: Any = None) -> None:
         """Subscribe the connection to a channel as soon as it is accepted.
 
-        The application decides: ``on_subscribe`` is not asked.
+        ``on_subscribe`` is not asked, because the application has decided.
 
         Args:
-            channel: Its name.
-            info: Public facts about the subscription, any JSON value, or ``None``.
-            data: What the client gets with the subscription, any JSON value.
+            channel: Name of the channel.
+            info: Public information about the subscription, any JSON value.
+            data: Data for the client, any JSON value.
         """
         self.channels[channel] = (info, data)
 
-    # --- what comes in ---------------------------------------------------------------
+    def apply_token(self, claims: ConnectionToken) -> None:
+        """Take the user, the information and the channels of a verified token."""
+        self.user = claims.user
+        self.info = claims.info
+        self.meta = claims.meta
+        self.expires_at = claims.expires_at
+        for channel, claim in claims.channels.items():
+            self.add_channel(channel, info=claim.info, data=claim.data)
+
+    def renew_token(self, token: str) -> None:
+        """Remember a new connection token."""
+        self.token = token
+
+    # --- input -----------------------------------------------------------------------
 
     def on_message(self, message: str | bytes) -> None:
-        """Take one frame."""
+        """Called when a frame arrives: queue its commands."""
         if self.closed:
             return
-        limit_bytes = self.endpoint.channels.options.max_message_bytes
+        limit_bytes = self.endpoint.node.options.max_message_bytes
         if isinstance(message, str) and len(message) * 4 > limit_bytes:
             size_bytes = len(message.encode(errors='surrogatepass'))
         else:
@@ -222,7 +274,7 @@ class ClientConnection(Connection):
         try:
             commands = self.decode(message)
         except ProtocolError as ex:
-            _logger.info('%r sent what is no command: %s', self, ex)
+            _logger.info('%r sent an invalid command: %s', self, ex)
             self.disconnect(ex.code, ex.reason)
             return
         for command in commands:
@@ -230,102 +282,217 @@ class ClientConnection(Connection):
                 self._on_pong(command)
             else:
                 self._queue(command)
-        if self.waiting and not self.working and not self.closed:
-            self.working = True
+        if self._waiting and not self._working and not self.closed:
+            self._working = True
             self.hub.spawn(self._work(), 'commands')
 
     def decode(self, message: str | bytes) -> list[Command]:
-        """Return the commands of a frame.
+        """Decode the commands of a frame.
 
         Raises:
-            ProtocolError: It is none.
+            ProtocolError: The frame is malformed.
         """
         return self.codec.protocol.decode_commands(message)
 
     def _queue(self, command: Command) -> None:
-        if self.waiting is None:
-            self.waiting = deque()
-        self.waiting.append(command)
-        if len(self.waiting) == _MAX_WAITING:
+        if self._waiting is None:
+            self._waiting = deque()
+        self._waiting.append(command)
+        if len(self._waiting) == _MAX_WAITING:
             self.transport.pause_reading()
 
     async def _work(self) -> None:
-        waiting = self.waiting
+        """Carry out queued commands, one after the other, until there are none."""
+        waiting = self._waiting
         assert waiting is not None
         try:
             while waiting and not self.closed:
                 if self.granted_bytes > self.hub.options.max_backlog_bytes:
-                    await self._all_read()
+                    await self._wait_until_read()
                     continue
                 command = waiting.popleft()
                 if len(waiting) == _MAX_WAITING - 1:
                     self.transport.resume_reading()
                 verdict = judge(self.state, command)
                 if verdict is Verdict.ACCEPT:
-                    await self.endpoint.handle(self, command)
+                    await self._carry_out(command)
                 elif verdict is Verdict.DISCONNECT:
                     self.disconnect(*codes.DISCONNECT_BAD_REQUEST)
         finally:
-            self.working = False
-            self.waiting = None
+            self._working = False
+            self._waiting = None
 
-    async def _all_read(self) -> None:
-        """Wait until the client has read its replies, or the connection is over.
+    async def carry_out_only(self, command: Command) -> None:
+        """Carry out the one command of a client that sends no others."""
+        self._working = True
+        await self._carry_out(command)
+        self._working = False
 
-        SECURITY: a client that asks and asks, and never reads.
+    async def _carry_out(self, command: Command) -> None:
+        self.command_id = command.id
+        if self._take_from_rate():
+            await self._dispatch(self, command)
+            return
+        self.hub.counters.too_fast += 1
+        if self._refused_in_row > self.endpoint.options.max_refused_commands:
+            self.disconnect(*codes.DISCONNECT_TOO_MANY_REQUESTS)
+        elif command.id:
+            self.reply_error(codes.TOO_MANY_REQUESTS)
+
+    def _take_from_rate(self) -> bool:
+        """Count a command; return whether the rates allow it."""
+        rate, user_rates = self.endpoint.rate, self.endpoint.user_rates
+        now_s = self.endpoint.now_s()
+        allowed = True
+        if rate is not None:
+            allowed, self._commands_full_s = rate.take(self._commands_full_s, now_s)
+        if allowed and user_rates is not None and self.user:
+            allowed = user_rates.take(self.user, now_s)
+        self._refused_in_row = 0 if allowed else self._refused_in_row + 1
+        return allowed
+
+    async def _wait_until_read(self) -> None:
+        """Wait until the client has read its replies, or the connection has ended.
+
+        SECURITY: a client that requests data and never reads would fill the memory. Its
+        next command therefore waits until it has read the large reply before.
         """
-        self.reader = asyncio.get_running_loop().create_future()
-        await self.reader
+        self._reader = asyncio.get_running_loop().create_future()
+        await self._reader
 
     def on_all_read(self) -> None:
-        """Go on with the next command."""
+        """Called when the client has read all pending output."""
         super().on_all_read()
         self._wake_reader()
 
     def _wake_reader(self) -> None:
-        reader, self.reader = self.reader, None
+        reader, self._reader = self._reader, None
         if reader is not None and not reader.done():
             reader.set_result(None)
 
     def _on_pong(self, command: Command) -> None:
-        # NOTE: not queued behind commands: a slow responder is not a dead client.
+        # NOTE: pongs do not wait behind commands. A client whose command takes long in
+        #   a responder would otherwise be closed as dead.
         verdict = judge(self.state, command)
         if verdict is Verdict.ACCEPT:
             self.state = State.CONNECTED
         elif verdict is Verdict.DISCONNECT:
             self.disconnect(*codes.DISCONNECT_BAD_REQUEST)
 
-    # --- what goes out ---------------------------------------------------------------
+    # --- connecting ------------------------------------------------------------------
+
+    def accept_connect(self, request: ConnectRequest, data: Any) -> None:
+        """Take what the client says about itself.
+
+        Args:
+            request: The connect request.
+            data: Its data as Python values.
+        """
+        self.token = request.token
+        self.name = request.name[:64]
+        self.version = request.version[:64]
+        self.headers = request.headers
+        self.data = data
+
+    def begin_subscriptions(self) -> None:
+        """Buffer all output until `complete_connect`, because the reply is first.
+
+        The buffer is bounded like the backlog of a client that does not read: the
+        policies of the channels apply, and `NodeOptions.max_backlog_bytes`.
+        """
+        self.state = self.connected_state
+        self._corked = True
+        self.out = _Corked(self)
+
+    def complete_connect(self, result: ConnectResult) -> None:
+        """Answer a connect that succeeded, and begin to ping."""
+        self.send_connect_result(result)
+        interval_s = self.endpoint.options.ping_interval_s
+        if interval_s is not None:
+            self._ping_at_s = self.endpoint.now_s() + self.endpoint.first_ping_after_s(
+                interval_s
+            )
+        self.set_timer()
+        self._wake_connected()
+
+    def send_connect_result(self, result: ConnectResult) -> None:
+        """Send the connect reply, and the buffered output after it."""
+        self._uncork(self.codec.protocol.encode_reply(self.command_id, result))
+
+    def refuse_connect(self, error: codes.ReplyError) -> None:
+        """Answer connect with an error; no command of this client is read any more."""
+        self._corked = False
+        self.out = None
+        for subscription in list(self.subscriptions.values()):
+            self.hub.leave(subscription)
+        self.state = State.REFUSED
+        self.reply_error(error)
+        self._set_timer_at(self.endpoint.now_s() + 1)
+
+    async def wait_until_connected(self) -> None:
+        """Return when the connect reply is on its way, or the connection has ended."""
+        if self.closed or not (self.state is State.NEW or self._corked):
+            return
+        if self._connected is None:
+            self._connected = asyncio.get_running_loop().create_future()
+        await asyncio.wait([self._connected])
+
+    def _wake_connected(self) -> None:
+        connected, self._connected = self._connected, None
+        if connected is not None and not connected.done():
+            connected.set_result(None)
+
+    def _uncork(self, *payloads: bytes) -> None:
+        """Send `payloads`, and then the buffered output."""
+        self._corked = False
+        if self.closed:
+            return
+        reply = self.encoder.framing.frame(payloads, binary=self.codec.binary)
+        buffered = self.out
+        assert buffered is not None
+        self.out = [reply, *buffered[1:]]
+        self.hub.on_output(self)
+        # NOTE: a slow subscription waits for its transport to become writable. Here no
+        #   transport was busy, so that nothing else would wake it.
+        self.hub.catch_up(self)
+        # NOTE: each part was bounded before, and the client could not read any of them
+        #   yet. The sum therefore does not count towards the backlog limit.
+        self.grant(sum(map(_size_bytes, self.out)))
+
+    # --- output ----------------------------------------------------------------------
 
     def push(self, channel: str, push: Push) -> None:
         """Send a push about a channel, or about the connection for ``''``."""
         self.send(self.codec.encode_push(channel, push))
 
     def reply_to_command(self, result: Result) -> None:
-        """Answer the command under way."""
-        payload = self.codec.protocol.encode_reply(self.command_id, result)
-        if self.corked:
-            self.uncork(payload)
-        else:
-            self.send(payload)
+        """Send the result of the command that is being carried out."""
+        self.send(self.codec.protocol.encode_reply(self.command_id, result))
 
-    def answer(self, result: Result) -> None:
-        """Send the result of a command, large or not.
+    def reply_with_data(self, result: Result) -> None:
+        """Send a result that can be large.
 
-        It is not held against the client, which asked for it; but its next command
-        waits until it has read what is large.
+        The client asked for it. It does not count towards the backlog limit, but the
+        next command waits until the client has read it.
         """
         payload = self.codec.protocol.encode_reply(self.command_id, result)
-        self.granted_bytes += len(payload)
+        self.grant(len(payload))
         self.send(payload)
 
-    def parts(
+    def reply_error(self, error: codes.ReplyError) -> None:
+        """Answer the command that is being carried out with an error."""
+        self.send(self.codec.protocol.encode_error(self.command_id, error))
+
+    def encode_publications(
         self, channel: str, epoch: str, publications: list[Publication]
     ) -> list[Publication] | Parts:
-        """Return the publications of a result, encoded where others ask for them too.
+        """Encode the publications of a result once for all clients that recover them.
+
+        Returns:
+            Encoded parts, or `publications` if no other client asks for the same.
 
         Raises:
-            ProtocolError: One of them cannot be sent in this encoding.
+            ProtocolError: A publication cannot be sent in this encoding.
         """
         if not publications:
             return publications
@@ -337,85 +504,47 @@ class ClientConnection(Connection):
         return publications if pieces is None else Parts(pieces)
 
     def part_encoder(self, channel: str) -> Callable[[Publication], bytes]:
-        """Return what encodes a publication for the `Parts` of a result."""
+        """Return the function that encodes a publication as a part of a result."""
         return self.codec.protocol.encode_part
-
-    def reply_error(self, error: codes.ReplyError) -> None:
-        """Answer the command under way with an error."""
-        self.send(self.codec.protocol.encode_error(self.command_id, error))
-
-    def refuse_connect(self, error: codes.ReplyError) -> None:
-        """Answer connect with an error; nothing else is read from this client."""
-        self.corked = False
-        self.out = None
-        for subscription in list(self.subscriptions.values()):
-            self.hub.leave(subscription)
-        self.state = State.REFUSED
-        self.reply_error(error)
-        self.endpoint.heartbeat.set(self, self.endpoint.now_s() + 1)
 
     def send_message(self, data: bytes) -> None:
         """Send a message of the application to this client.
 
         Args:
-            data: JSON text, or any bytes to a client that speaks Protobuf.
+            data: JSON text in UTF-8, or any bytes to a client that speaks Protobuf.
         """
         self.push('', MessagePush(data=data))
 
     @property
     def backlog_bytes(self) -> int:
-        """How many bytes wait for the client, or for the reply before them."""
-        kept_bytes = self.out.size_bytes if isinstance(self.out, _Corked) else 0
-        return kept_bytes + self.transport.backlog_bytes
-
-    def cork(self) -> None:
-        """Keep all output until `uncork`: the connect reply has to come first.
-
-        What is kept is bounded as the backlog of a client that does not read: the
-        policies of its channels apply, and `NodeOptions.max_backlog_bytes`.
-        """
-        self.corked = True
-        self.out = _Corked(self)
-
-    def uncork(self, *payloads: bytes) -> None:
-        """Send `payloads`, and then what was kept."""
-        self.corked = False
-        if self.closed:
-            return
-        reply = self.encoder.framing.frame(payloads, binary=self.codec.binary)
-        kept = self.out
-        assert kept is not None
-        self.out = [reply, *kept[1:]]
-        self.hub.on_output(self)
-        # NOTE: what waits as for a slow reader; no transport would tell of it.
-        self.hub.catch_up(self)
-        # NOTE: all this leaves at once, and each part was bounded before: where a send
-        #   takes its time, it is not held against a client that could not read it yet.
-        self.granted_bytes += sum(map(_size_bytes, self.out))
+        """Number of bytes that wait for the client, or for the connect reply."""
+        buffered_bytes = self.out.size_bytes if isinstance(self.out, _Corked) else 0
+        return buffered_bytes + self.transport.backlog_bytes
 
     def flush(self) -> int:
-        """Write what is queued; return the backlog in bytes."""
+        """Write the queued output; return the backlog in bytes."""
         if isinstance(self.out, _Corked):
-            return self.out.look()
+            return self.out.check()
         return super().flush()
 
     def disconnect(self, code: int, reason: str) -> None:
-        """Close with a code, after what is queued."""
-        if self.corked:
-            self.corked = False
+        """Close with a code, after the queued output."""
+        if self._corked:
+            self._corked = False
             self.out = None
-        if self.says_goodbye and not self.closed:
-            again = codes.reconnects(code)
-            self.push('', DisconnectPush(code, reason, again))
+        if self._announces_end and not self.closed:
+            self.push('', DisconnectPush(code, reason, codes.reconnects(code)))
         super().disconnect(code, reason)
+
+    # --- what the hub reports --------------------------------------------------------
 
     def on_unsubscribed(
         self, subscription: Subscription, code: int, reason: str
     ) -> None:
-        """Tell the client that a subscription was ended from here."""
+        """Called when the server has ended a subscription: tell the client."""
         if subscription.server_side and code >= codes.FIRST_RESUBSCRIBE_CODE:
-            # NOTE: the client does not subscribe to it by itself, and recovers it
-            #   with its next connect.
+            # NOTE: the client does not subscribe again to a server-side channel. The
+            #   connection ends, and the next connect recovers the channel.
             expired = code == codes.UNSUBSCRIBE_EXPIRED.code
             self.disconnect(
                 *(
@@ -428,11 +557,11 @@ class ClientConnection(Connection):
         self.push(subscription.channel, UnsubscribePush(code=code, reason=reason))
 
     def on_subscribed(self, subscription: Subscription, joined: Joined) -> None:
-        """Tell the client that the application subscribed it."""
+        """Called when the server has subscribed the connection: tell the client."""
         options = subscription.route.options
         position = joined.position
         if joined.publications:
-            # NOTE: the client counts up from here as the publications arrive.
+            # NOTE: the client counts up from this position with each publication.
             position = Position(joined.publications[0].offset - 1, position.epoch)
         reply = subscription.reply
         self.push(
@@ -451,43 +580,47 @@ class ClientConnection(Connection):
         if blob is not None:
             self.send_blob(blob)
         if subscription.expires_at is not None:
-            self.plan()
+            self.set_timer()
 
     def on_refresh(self, expired: bool, expires_at: float | None, info: Any) -> None:
-        """Do what `Channels.refresh_user` asks."""
+        """Called when the application refreshes the user's connections."""
         super().on_refresh(expired, expires_at, info)
         if expires_at is not None and not self.closed:
             self.expires_at = expires_at
-            self.plan()
+            self.set_timer()
 
     def on_end(self) -> None:
-        """Let go of everything; tell the application."""
+        """Called when the connection has ended: release everything, tell the app."""
         connected = self.state in (State.CONNECTED, State.PINGED, State.UNIDIRECTIONAL)
         self.state = State.CLOSED
-        self.endpoint.heartbeat.discard(self)
-        if self.secret:
-            self.endpoint.emulation.forget(self)
-        if self.waiting is not None:
-            self.waiting.clear()
+        self.endpoint.timers.discard(self, self._timer_slot)
+        self._timer_slot = 0
+        if self._on_ended is not None:
+            self._on_ended(self)
+        if self._waiting is not None:
+            self._waiting.clear()
         self._wake_reader()
-        if connected:
-            self.endpoint.on_disconnect(self)
+        self._wake_connected()
+        responder = self.endpoint.on_disconnect
+        if connected and responder is not None:
+            self.hub.spawn(self._call_on_disconnect(responder), 'on_disconnect')
 
-    # --- time ------------------------------------------------------------------------
+    async def _call_on_disconnect(self, responder: Callable[..., Any]) -> None:
+        try:
+            await responder(self.req, self)
+        except Exception:
+            # NOTE: an error of the application. The client has left, so that nobody
+            #   else is concerned.
+            self.hub.counters.responder_errors += 1
+            _logger.exception('on_disconnect failed for %r', self)
 
-    def begin_pings(self) -> None:
-        """Plan what is due for a connection that has just been accepted."""
-        interval_s = self.endpoint.options.ping_interval_s
-        now_s = self.endpoint.now_s()
-        if interval_s is not None:
-            self.ping_at_s = now_s + self.endpoint.spread(interval_s)
-        self.plan()
+    # --- timers ----------------------------------------------------------------------
 
-    def plan(self) -> None:
-        """Wait for what is due next."""
+    def set_timer(self) -> None:
+        """Set the timer to the next ping, deadline or expiry."""
         times = []
         if self.endpoint.options.ping_interval_s is not None:
-            times.append(self.ping_at_s)
+            times.append(self._ping_at_s)
         expiry = [s.expires_at for s in self.subscriptions.values()]
         if self.expires_at is not None:
             expiry.append(self.expires_at)
@@ -497,45 +630,54 @@ class ClientConnection(Connection):
             wait_s = min(ends) + grace_s - time.time()
             times.append(self.endpoint.now_s() + wait_s)
         if times:
-            self.endpoint.heartbeat.set(self, min(times))
+            self._set_timer_at(min(times))
+
+    def _set_timer_at(self, when_s: float) -> None:
+        self._timer_slot = self.endpoint.timers.add(self, when_s, self._timer_slot)
 
     def on_due(self, now_s: float) -> None:
-        """Do what is due: give up, ping, or end what has expired."""
+        """Called when the timer is due: close, ping, or end what has expired."""
+        self._timer_slot = 0
         if self.closed or self.state is State.REFUSED:
             self.disconnect(*codes.DISCONNECT_STALE)
             return
-        if self.state is State.NEW or self.corked:
-            # NOTE: a client that waits for us must come back, not stay away.
+        if self.state is State.NEW or self._corked:
+            # NOTE: a client that waits for a slow responder connects again. A client
+            #   that sent nothing does not.
             self.disconnect(
-                *(codes.DISCONNECT_INTERNAL if self.working else codes.DISCONNECT_STALE)
+                *(
+                    codes.DISCONNECT_INTERNAL
+                    if self._working
+                    else codes.DISCONNECT_STALE
+                )
             )
             return
-        self._expire()
+        self._end_expired()
         if self.closed:
             return
         interval_s = self.endpoint.options.ping_interval_s
-        if interval_s is not None and now_s >= self.ping_at_s:
+        if interval_s is not None and now_s >= self._ping_at_s:
             self._ping_or_check(now_s, interval_s)
         if not self.closed:
-            self.plan()
+            self.set_timer()
 
     def _ping_or_check(self, now_s: float, interval_s: float) -> None:
         pong_s = min(self.endpoint.options.pong_timeout_s, interval_s)
         if self.state is State.PINGED:
             self.disconnect(*codes.DISCONNECT_NO_PONG)
-        elif self.checking:
-            self.checking = False
-            self.ping_at_s += interval_s - pong_s
+        elif self._pong_is_due:
+            self._pong_is_due = False
+            self._ping_at_s += interval_s - pong_s
         else:
-            self.send_blob(self.endpoint.ping_blob(self))
+            self.send_blob(self.endpoint.ping(self.encoder, self.codec))
             if self.state is State.CONNECTED:
                 self.state = State.PINGED
-                self.checking = True
-                self.ping_at_s = now_s + pong_s
+                self._pong_is_due = True
+                self._ping_at_s = now_s + pong_s
             else:
-                self.ping_at_s = now_s + interval_s
+                self._ping_at_s = now_s + interval_s
 
-    def _expire(self) -> None:
+    def _end_expired(self) -> None:
         latest = time.time() - self.endpoint.options.expiry_grace_s
         if self.expires_at is not None and self.expires_at <= latest:
             self.disconnect(*codes.DISCONNECT_EXPIRED)
@@ -545,34 +687,3 @@ class ClientConnection(Connection):
                 subscription.expires_at <= latest
             ):
                 self.hub.unsubscribe(subscription, *codes.UNSUBSCRIBE_EXPIRED)
-
-    def may_go_on(self) -> bool:
-        """Count a command; return whether it may be carried out at this rate."""
-        now_s = self.endpoint.now_s()
-        rates = self.endpoint.user_rates
-        if self._take_allowance(now_s) and (
-            rates is None or not self.user or rates.take(self.user, now_s)
-        ):
-            self.refused = 0
-            return True
-        self.refused += 1
-        return False
-
-    def _take_allowance(self, now_s: float) -> bool:
-        options = self.endpoint.options
-        if options.commands_per_s is None:
-            return True
-        gained = (now_s - self.allowance_at_s) * options.commands_per_s
-        self.allowance = min(self.allowance + gained, options.commands_burst)
-        self.allowance_at_s = now_s
-        if self.allowance < 1:
-            return False
-        self.allowance -= 1
-        return True
-
-    def accept_connect(self, request: ConnectRequest) -> None:
-        """Take what the client says of itself."""
-        self.token = request.token
-        self.name = request.name[:64]
-        self.version = request.version[:64]
-        self.headers = request.headers

@@ -1,36 +1,35 @@
 """What each command of the client protocol does.
 
-A handler gets the session and the request and returns the result that is sent as the
-reply, or ``None`` where it has answered by itself. It refuses by raising:
-`RefusedError` with an error of the protocol, `EndedError` with a disconnect, or
-anything that `refusal` and `ending` translate, such as an `HTTPError` of the
-application's responder.
+`dispatch` carries out one command. The function of a command receives the connection
+and the request. It returns the result for the reply, or ``None`` if it has answered.
+It refuses by raising an error: `RefusedError`, `EndedError`, an `HTTPError` of a
+responder, or any other that `refusals` translates.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable
 from collections.abc import Callable
+import logging
 import time
 from typing import Any
-from typing import TYPE_CHECKING
 
 import falcon
 import msgspec
 
-from falcon_channels.access import authorization
-from falcon_channels.errors import BrokerUnavailableError
-from falcon_channels.errors import CapabilityError
-from falcon_channels.errors import ChannelNameError
+from falcon_channels.access.authorization import encode_payload
+from falcon_channels.access.subscribing import SubscribeOptions
+from falcon_channels.access.subscribing import TokenClaims
+from falcon_channels.endpoint import auth
+from falcon_channels.endpoint.client_connection import ClientConnection
+from falcon_channels.endpoint.refusals import description_for_client
+from falcon_channels.endpoint.refusals import EndedError
+from falcon_channels.endpoint.refusals import refusal_for
+from falcon_channels.endpoint.refusals import RefusedError
 from falcon_channels.errors import ChannelsError
-from falcon_channels.errors import ClosedError
-from falcon_channels.errors import PayloadError
-from falcon_channels.errors import PositionError
 from falcon_channels.errors import ProtocolError
-from falcon_channels.errors import PublicationTooLargeError
 from falcon_channels.errors import TokenExpiredError
 from falcon_channels.errors import TokenInvalidError
-from falcon_channels.errors import UnknownChannelError
 from falcon_channels.errors import UnsubscribedError
 from falcon_channels.hub.connection import Joined
 from falcon_channels.hub.connection import Subscription
@@ -40,190 +39,188 @@ from falcon_channels.protocol.codec import json_codec
 from falcon_channels.protocol.command_rules import State
 from falcon_channels.publication import Position
 
-if TYPE_CHECKING:
-    from falcon_channels.endpoint.client_connection import ClientConnection
+_logger = logging.getLogger('falcon_channels')
 
-Handler = Callable[['ClientConnection', Any], Awaitable[messages.Result | None]]
-
-
-class RefusedError(ChannelsError):
-    """A command that is answered with an error."""
-
-    def __init__(self, error: codes.ReplyError) -> None:
-        super().__init__(error.message)
-        self.error = error
+CommandFunction = Callable[[ClientConnection, Any], Awaitable[messages.Result | None]]
 
 
-class EndedError(ChannelsError):
-    """A command that ends the connection."""
+async def dispatch(connection: ClientConnection, command: messages.Command) -> None:
+    """Carry out a command that is legal now, and answer it."""
+    request = command.request
+    assert request is not None
+    try:
+        result = await COMMANDS[type(request)](connection, request)
+        if result is not None:
+            connection.reply_with_data(result)
+    except EndedError as ex:
+        connection.disconnect(*ex.disconnect)
+    except ProtocolError as ex:
+        connection.disconnect(ex.code, ex.reason)
+    except Exception as ex:
+        error = refusal_for(ex)
+        if error is None:
+            # NOTE: a bug in a responder or in this package. Its text can hold details
+            #   of the server and goes to the log only.
+            connection.hub.counters.responder_errors += 1
+            _logger.exception('%r: %s failed', connection, request.field)
+            error = codes.INTERNAL
+        _refuse(connection, request, ex, error)
 
-    def __init__(self, disconnect: codes.Disconnect) -> None:
-        super().__init__(disconnect.reason)
-        self.disconnect = disconnect
 
-
-def refusal(ex: Exception) -> codes.ReplyError | None:
-    """Return what a command is answered that raised `ex`; ``None``: a defect."""
-    if isinstance(ex, RefusedError):
-        return ex.error
+def _refuse(
+    connection: ClientConnection, request: Any, ex: Exception, error: codes.ReplyError
+) -> None:
+    connection.hub.counters.refused += 1
+    # NOTE: a client can cause any number of refusals, so that most are logged at DEBUG.
+    #   An invalid token is mostly a key that two services do not share: a warning.
+    _logger.log(
+        logging.WARNING if isinstance(ex, TokenInvalidError) else logging.DEBUG,
+        '%r: %s %.255r refused with %d: %.500r',
+        connection,
+        request.field,
+        getattr(request, 'channel', ''),
+        error.code,
+        str(ex) if isinstance(ex, ChannelsError) else error.message,
+    )
+    if not isinstance(request, messages.ConnectRequest):
+        if connection.command_id:
+            connection.reply_error(error)
+        return
+    # NOTE: an SDK whose connect is answered with a permanent error does not connect
+    #   again. After a disconnect, its code says whether it does.
     if isinstance(ex, falcon.HTTPError):
-        error = codes.error_for_status(ex.status_code)
-        return codes.error_in_words(error, http_words(ex))
-    for kind, error in _REFUSALS:
-        if isinstance(ex, kind):
-            # NOTE: what is wrong with a payload, its sender may know; all else that an
-            #   error of ours says is for the log.
-            words = str(ex) if isinstance(ex, _FOR_CLIENTS) else None
-            return codes.error_in_words(error, words)
-    return None
+        disconnect = codes.disconnect_for_status(ex.status_code)
+        words = description_for_client(ex)
+        connection.disconnect(*codes.disconnect_in_words(disconnect, words))
+    elif isinstance(ex, TokenInvalidError):
+        connection.disconnect(*codes.DISCONNECT_INVALID_TOKEN)
+    else:
+        connection.refuse_connect(error)
 
 
-def http_words(ex: falcon.HTTPError) -> str | None:
-    """Return what an error says to clients; faults of the server's side: nothing."""
-    return ex.description if 400 <= ex.status_code <= 499 else None
-
-
-_FOR_CLIENTS = (PublicationTooLargeError, PayloadError)
-
-
-_REFUSALS: tuple[tuple[type[Exception], codes.ReplyError], ...] = (
-    (UnknownChannelError, codes.UNKNOWN_CHANNEL),
-    (ChannelNameError, codes.BAD_REQUEST),
-    (PublicationTooLargeError, codes.LIMIT_EXCEEDED),
-    (PayloadError, codes.BAD_REQUEST),
-    (CapabilityError, codes.NOT_AVAILABLE),
-    (PositionError, codes.UNRECOVERABLE_POSITION),
-    (TokenExpiredError, codes.TOKEN_EXPIRED),
-    (TokenInvalidError, codes.PERMISSION_DENIED),
-    (BrokerUnavailableError, codes.INTERNAL),
-    (ClosedError, codes.INTERNAL),
-)
-
-
-# --- connecting ----------------------------------------------------------------------
+# --- connect and refresh -------------------------------------------------------------
 
 
 async def connect(
-    session: ClientConnection, request: messages.ConnectRequest
-) -> messages.Result | None:
-    """Find out who it is, subscribe it to its server-side channels, and answer."""
-    endpoint = session.endpoint
-    session.accept_connect(request)
-    session.data = decode_data(session, request.data)
-    await endpoint.authenticate(session)
-    if session.closed:
-        return None
+    connection: ClientConnection, request: messages.ConnectRequest
+) -> None:
+    """Identify the user, subscribe to the server-side channels, and answer."""
+    endpoint = connection.endpoint
+    connection.accept_connect(request, decode_data(connection, request.data))
+    await auth.authenticate(connection)
+    if connection.closed:
+        return
     limit = endpoint.options.max_connections_per_user
-    here = session.hub.count_connections_of(session.user)
-    if limit is not None and session.user and here > limit:
+    count = connection.hub.count_connections_of(connection.user)
+    if limit is not None and connection.user and count > limit:
         raise EndedError(codes.DISCONNECT_CONNECTION_LIMIT)
-    _check_count(session, len(session.channels))
-    session.state = session.connected_state
-    session.cork()
+    if len(connection.channels) > endpoint.node.options.max_channels_per_connection:
+        raise RefusedError(codes.LIMIT_EXCEEDED)
+    connection.begin_subscriptions()
     results = {}
-    for channel in session.channels:
+    for channel in connection.channels:
         result = await _subscribe_server_side(
-            session, channel, request.subs.get(channel)
+            connection, channel, request.subs.get(channel)
         )
-        if session.closed:
-            return None
+        if connection.closed:
+            return
         if result is not None:
             results[channel] = result
-    if session.state is State.UNIDIRECTIONAL:
+    if connection.state is State.UNIDIRECTIONAL:
         for channel, asked in request.subs.items():
-            if channel not in session.channels:
-                results[channel] = await _subscribe_asked(session, channel, asked)
-    if session.closed:
-        return None
+            if channel not in connection.channels:
+                results[channel] = await _subscribe_in_connect(
+                    connection, channel, asked
+                )
+    if connection.closed:
+        return
     pings = endpoint.options.ping_interval_s is not None
-    expires, ttl = _ttl(session.expires_at)
-    answer = messages.ConnectResult(
-        client=session.id,
-        version=endpoint.version,
-        expires=expires,
-        ttl=ttl,
-        data=_encode_data(session.reply),
-        subs=results,
-        ping=round(endpoint.options.ping_interval_s or 0),
-        pong=pings and session.state is not State.UNIDIRECTIONAL,
-        session=session.secret,
-        node=endpoint.channels.nodes.id if session.secret else '',
+    expires, ttl = _ttl(connection.expires_at)
+    connection.complete_connect(
+        messages.ConnectResult(
+            client=connection.id,
+            version=endpoint.version,
+            expires=expires,
+            ttl=ttl,
+            data=_encode_data(connection.reply),
+            subs=results,
+            ping=round(endpoint.options.ping_interval_s or 0),
+            pong=pings and connection.state is not State.UNIDIRECTIONAL,
+            session=connection.session,
+            node=endpoint.node.cluster.id if connection.session else '',
+        )
     )
-    endpoint.complete(session, answer)
-    return None
 
 
 async def _subscribe_server_side(
-    session: ClientConnection, channel: str, asked: messages.SubscribeRequest | None
+    connection: ClientConnection,
+    channel: str,
+    asked: messages.SubscribeRequest | None,
 ) -> messages.SubscribeResult | None:
-    match = await session.endpoint.channels.match(channel)
-    info, reply = session.channels[channel]
-    subscription = Subscription(
-        session,
-        channel,
-        match.route,
-        match.params,
-        info=info,
-        reply=reply,
-        server_side=True,
-    )
-    session.add_subscription(subscription)
+    """Subscribe to a channel of `ClientConnection.add_channel`.
+
+    Returns:
+        ``None`` if the subscription was ended while it was made.
+    """
+    info, reply = connection.channels[channel]
     since = None
     if asked is not None and asked.recover:
         since = Position(asked.offset, asked.epoch)
     results: list[messages.SubscribeResult] = []
 
-    def on_joined(joined: Joined) -> None:
-        results.append(_subscribe_result(session, subscription, joined, since))
+    def on_joined(subscription: Subscription, joined: Joined) -> None:
+        results.append(_subscribe_result(connection, subscription, joined, since))
 
+    options = SubscribeOptions(since=since, server_side=True, info=info, reply=reply)
     try:
-        await session.endpoint.channels.admission.admit(subscription, since, on_joined)
-    except BaseException as ex:
-        session.hub.leave(subscription)
-        if isinstance(ex, UnsubscribedError):
-            return None
-        raise
+        await connection.endpoint.node.subscriber.subscribe(
+            connection, channel, on_joined, options
+        )
+    except UnsubscribedError:
+        return None
+    return results[0]
+
+
+async def _subscribe_in_connect(
+    connection: ClientConnection, channel: str, request: messages.SubscribeRequest
+) -> messages.SubscribeResult:
+    """Subscribe a unidirectional client to a channel of its connect request."""
+    results: list[messages.SubscribeResult] = []
+    await _subscribe(connection, channel, request, results.append)
     return results[0]
 
 
 async def refresh(
-    session: ClientConnection, request: messages.RefreshRequest
+    connection: ClientConnection, request: messages.RefreshRequest
 ) -> messages.RefreshResult:
-    """Take a new connection token."""
-    await session.endpoint.refresh(session, request.token)
-    session.plan()
-    expires, ttl = _ttl(session.expires_at)
+    """Verify a new connection token."""
+    await auth.refresh(connection, request.token)
+    connection.set_timer()
+    expires, ttl = _ttl(connection.expires_at)
     return messages.RefreshResult(
-        client=session.id, version=session.endpoint.version, expires=expires, ttl=ttl
+        client=connection.id,
+        version=connection.endpoint.version,
+        expires=expires,
+        ttl=ttl,
     )
 
 
-# --- channels ------------------------------------------------------------------------
+# --- subscribe -----------------------------------------------------------------------
 
 
 async def subscribe(
-    session: ClientConnection, request: messages.SubscribeRequest
+    connection: ClientConnection, request: messages.SubscribeRequest
 ) -> None:
     """Subscribe to a channel, and recover."""
-    channel = request.channel
-    if channel in session.subscriptions:
-        raise RefusedError(codes.ALREADY_SUBSCRIBED)
-    subscription = await _subscribe(session, channel, request, session.reply_to_command)
+    subscription = await _subscribe(
+        connection, request.channel, request, connection.reply_to_command
+    )
     if subscription.expires_at is not None:
-        session.plan()
-
-
-async def _subscribe_asked(
-    session: ClientConnection, channel: str, request: messages.SubscribeRequest
-) -> messages.SubscribeResult:
-    """Subscribe a client that can send no commands to what its one request names."""
-    results: list[messages.SubscribeResult] = []
-    await _subscribe(session, channel, request, results.append)
-    return results[0]
+        connection.set_timer()
 
 
 async def _subscribe(
-    session: ClientConnection,
+    connection: ClientConnection,
     channel: str,
     request: messages.SubscribeRequest,
     answer: Callable[[messages.SubscribeResult], None],
@@ -231,42 +228,45 @@ async def _subscribe(
     if request.type:
         raise RefusedError(codes.NOT_AVAILABLE)
     if request.filtered:
-        # NOTE: a filter that is ignored would show the client what it did not ask for.
+        # NOTE: if the filter were ignored, the client would receive publications that
+        #   it did not ask for.
         raise RefusedError(codes.BAD_REQUEST)
-    channels = session.endpoint.channels
-    match = await channels.match(channel)
-    _check_count(session, len(session.subscriptions) + 1)
-    subscription = Subscription(
-        session,
-        channel,
-        match.route,
-        match.params,
-        data=decode_data(session, request.data),
-    )
-    if request.token:
-        session.endpoint.take_subscription_token(subscription, request.token)
     since = Position(request.offset, request.epoch) if request.recover else None
-    session.add_subscription(subscription)
 
-    def on_joined(joined: Joined) -> None:
+    def on_joined(subscription: Subscription, joined: Joined) -> None:
         strict = request.flag & messages.FLAG_REJECT_UNRECOVERED
         if strict and joined.recovered is False:
             raise RefusedError(codes.UNRECOVERABLE_POSITION)
-        answer(_subscribe_result(session, subscription, joined, since))
+        answer(_subscribe_result(connection, subscription, joined, since))
 
+    options = SubscribeOptions(
+        since=since,
+        data=decode_data(connection, request.data),
+        token=_verify_token(connection, channel, request.token),
+    )
     try:
-        await channels.admission.authorize(subscription)
-        await channels.admission.admit(subscription, since, on_joined)
-    except BaseException as ex:
-        session.hub.leave(subscription)
-        if isinstance(ex, UnsubscribedError):
-            raise RefusedError(codes.PERMISSION_DENIED) from None
-        raise
-    return subscription
+        return await connection.endpoint.node.subscriber.subscribe(
+            connection, channel, on_joined, options
+        )
+    except UnsubscribedError as ex:
+        # NOTE: with a code from 2500 on the client is asked to subscribe again. It does
+        #   so after a temporary error, and not after a permanent one.
+        again = ex.code >= codes.FIRST_RESUBSCRIBE_CODE
+        error = codes.INTERNAL if again else codes.PERMISSION_DENIED
+        raise RefusedError(error) from None
+
+
+def _verify_token(
+    connection: ClientConnection, channel: str, token: str
+) -> TokenClaims | None:
+    if not token:
+        return None
+    tokens = connection.endpoint.tokens
+    return auth.verify_subscription_token(tokens, connection.user, channel, token)
 
 
 def _subscribe_result(
-    session: ClientConnection,
+    connection: ClientConnection,
     subscription: Subscription,
     joined: Joined,
     since: Position | None,
@@ -274,7 +274,7 @@ def _subscribe_result(
     options = subscription.route.options
     expires, ttl = _ttl(subscription.expires_at)
     offset = joined.position.offset
-    # NOTE: the client counts the recovered publications itself, up from where it was.
+    # NOTE: the client counts the recovered publications itself, up from its position.
     if joined.recovered and since is not None and options.recovery_mode == 'stream':
         offset = since.offset
     return messages.SubscribeResult(
@@ -282,7 +282,7 @@ def _subscribe_result(
         positioned=options.history_size > 0,
         epoch=joined.position.epoch,
         offset=offset,
-        publications=session.parts(
+        publications=connection.encode_publications(
             subscription.channel, joined.position.epoch, joined.publications
         ),
         recovered=bool(joined.recovered),
@@ -294,107 +294,100 @@ def _subscribe_result(
 
 
 async def unsubscribe(
-    session: ClientConnection, request: messages.UnsubscribeRequest
+    connection: ClientConnection, request: messages.UnsubscribeRequest
 ) -> messages.UnsubscribeResult:
-    """End a subscription, if there is one."""
-    subscription = session.subscriptions.get(request.channel)
+    """End a subscription; do nothing if there is none."""
+    subscription = connection.subscriptions.get(request.channel)
     if subscription is not None:
-        session.hub.leave(subscription)
+        connection.hub.leave(subscription)
     return messages.UnsubscribeResult()
 
 
 async def sub_refresh(
-    session: ClientConnection, request: messages.SubRefreshRequest
+    connection: ClientConnection, request: messages.SubRefreshRequest
 ) -> messages.SubRefreshResult:
-    """Take a new subscription token."""
+    """Verify a new subscription token."""
     if request.type:
         raise RefusedError(codes.NOT_AVAILABLE)
-    subscription = session.subscriptions.get(request.channel)
+    subscription = connection.subscriptions.get(request.channel)
     if subscription is None:
         raise RefusedError(codes.PERMISSION_DENIED)
     try:
-        session.endpoint.take_subscription_token(subscription, request.token)
+        claims = auth.verify_subscription_token(
+            connection.endpoint.tokens,
+            connection.user,
+            subscription.channel,
+            request.token,
+        )
     except TokenInvalidError:
         raise EndedError(codes.DISCONNECT_INVALID_TOKEN) from None
     except TokenExpiredError:
-        # NOTE: an error would end the subscription for good; after this push the
-        #   client subscribes again with a fresh token, and passes over the error.
-        session.hub.unsubscribe(subscription, *codes.UNSUBSCRIBE_EXPIRED)
+        # NOTE: an error would end the subscription for good. After this push the client
+        #   subscribes again with a new token, and ignores the error.
+        connection.hub.unsubscribe(subscription, *codes.UNSUBSCRIBE_EXPIRED)
         raise
-    session.plan()
+    subscription.apply_token(info=claims.info, expires_at=claims.expires_at)
+    connection.set_timer()
     expires, ttl = _ttl(subscription.expires_at)
     return messages.SubRefreshResult(expires=expires, ttl=ttl)
 
 
+# --- publish and read ----------------------------------------------------------------
+
+
 async def publish(
-    session: ClientConnection, request: messages.PublishRequest
+    connection: ClientConnection, request: messages.PublishRequest
 ) -> messages.PublishResult:
-    """Publish to a channel, where its resource lets clients."""
+    """Publish to a channel, if clients may."""
     if request.type:
         raise RefusedError(codes.NOT_AVAILABLE)
     if request.data is None:
         raise RefusedError(codes.BAD_REQUEST)
-    channels = session.endpoint.channels
-    match = await channels.match(request.channel)
-    binary = session.codec.binary and not json_codec.is_json(request.data)
-    draft = authorization.PublicationDraft(
-        request.channel,
-        session,
-        request.data,
-        binary=binary,
-        data_type=match.route.options.data_type,
-    )
-    publication = await authorization.authorize_publish(match, session, draft)
-    await channels.publish_checked(
-        match,
-        request.channel,
-        publication,
-        idempotency_key=draft.idempotency_key,
+    binary = connection.codec.binary and not json_codec.is_json(request.data)
+    await connection.endpoint.node.publisher.publish_for_client(
+        connection, request.channel, request.data, binary=binary
     )
     return messages.PublishResult()
 
 
 async def presence(
-    session: ClientConnection, request: messages.PresenceRequest
+    connection: ClientConnection, request: messages.PresenceRequest
 ) -> messages.PresenceResult:
-    """Say who is in a channel."""
-    match = await session.endpoint.channels.match(request.channel)
-    await authorization.authorize_presence(match, session, request.channel)
-    there = await session.endpoint.channels.presence(request.channel)
-    return messages.PresenceResult(presence=dict(there))
+    """Return the subscribed connections of a channel."""
+    entries = await connection.endpoint.node.reader.presence_for_client(
+        connection, request.channel
+    )
+    return messages.PresenceResult(presence=dict(entries))
 
 
 async def presence_stats(
-    session: ClientConnection, request: messages.PresenceStatsRequest
+    connection: ClientConnection, request: messages.PresenceStatsRequest
 ) -> messages.PresenceStatsResult:
-    """Say how many are in a channel."""
-    match = await session.endpoint.channels.match(request.channel)
-    await authorization.authorize_presence(match, session, request.channel)
-    stats = await session.endpoint.channels.presence_stats(request.channel)
+    """Return the numbers of subscribed connections and users of a channel."""
+    stats = await connection.endpoint.node.reader.presence_stats_for_client(
+        connection, request.channel
+    )
     return messages.PresenceStatsResult(
         num_clients=stats.num_clients, num_users=stats.num_users
     )
 
 
 async def history(
-    session: ClientConnection, request: messages.HistoryRequest
+    connection: ClientConnection, request: messages.HistoryRequest
 ) -> messages.HistoryResult:
-    """Read what a channel keeps."""
-    channels = session.endpoint.channels
-    match = await channels.match(request.channel)
-    if not match.route.options.history_size:
-        raise RefusedError(codes.NOT_AVAILABLE)
-    await authorization.authorize_history(match, session, request.channel)
+    """Return publications of a channel's log."""
     since = request.since
     if request.reverse and since is not None and not since.offset:
         raise RefusedError(codes.BAD_REQUEST)
-    most = channels.options.history_limit
-    limit = most if request.limit < 0 else min(request.limit, most)
-    page = await channels.history(
-        request.channel, since=since, limit=limit, reverse=request.reverse
+    page = await connection.endpoint.node.reader.history_for_client(
+        connection,
+        request.channel,
+        since=since,
+        limit=None if request.limit < 0 else request.limit,
+        reverse=request.reverse,
     )
     return messages.HistoryResult(
-        publications=session.parts(
+        publications=connection.encode_publications(
             request.channel, page.position.epoch, page.publications
         ),
         epoch=page.position.epoch,
@@ -402,17 +395,17 @@ async def history(
     )
 
 
-# --- the application -----------------------------------------------------------------
+# --- messages to the application -----------------------------------------------------
 
 
 class RpcCall:
-    """A client's call of a method; ``on_rpc`` receives it.
+    """A call of a method by a client; ``on_rpc`` receives it.
 
     Attributes:
-        connection: Whose it is.
-        method: Name of the method, ``''`` where the client gave none.
-        data: What the client sent, as Python values, or ``None``.
-        reply: What the client gets back, any JSON value; may be set.
+        connection: Connection of the client.
+        method: Name of the method, ``''`` if the client gave none.
+        data: Data of the client, as Python values, or ``None``.
+        reply: Result for the client, any JSON value; can be set.
     """
 
     __slots__ = ('connection', 'data', 'method', 'reply')
@@ -425,11 +418,11 @@ class RpcCall:
 
 
 class ClientMessage:
-    """Something that a client sends without waiting; ``on_message`` receives it.
+    """A message that a client sends without waiting; ``on_message`` receives it.
 
     Attributes:
-        connection: Whose it is.
-        data: What the client sent, as Python values, or ``None``.
+        connection: Connection of the client.
+        data: Data of the client, as Python values, or ``None``.
     """
 
     __slots__ = ('connection', 'data')
@@ -440,36 +433,38 @@ class ClientMessage:
 
 
 async def rpc(
-    session: ClientConnection, request: messages.RpcRequest
+    connection: ClientConnection, request: messages.RpcRequest
 ) -> messages.RpcResult:
     """Call a method of the connection resource."""
-    responder = session.endpoint.rpc_responder(request.method)
+    endpoint = connection.endpoint
+    responder = endpoint.rpc_responder(request.method)
     if responder is None:
-        known = session.endpoint.has_rpc
-        raise RefusedError(codes.METHOD_NOT_FOUND if known else codes.NOT_AVAILABLE)
-    call = RpcCall(session, request.method, decode_data(session, request.data))
-    await responder(session.req, call)
+        raise RefusedError(
+            codes.METHOD_NOT_FOUND if endpoint.has_rpc else codes.NOT_AVAILABLE
+        )
+    call = RpcCall(connection, request.method, decode_data(connection, request.data))
+    await responder(connection.req, call)
     return messages.RpcResult(data=_encode_data(call.reply) or b'null')
 
 
-async def send(session: ClientConnection, request: messages.SendRequest) -> None:
+async def send(connection: ClientConnection, request: messages.SendRequest) -> None:
     """Give a message to the connection resource."""
-    responder = session.endpoint.on_message
+    responder = connection.endpoint.on_message
     if responder is None:
         raise EndedError(codes.DISCONNECT_NOT_AVAILABLE)
-    data = decode_data(session, request.data)
-    await responder(session.req, ClientMessage(session, data))
+    data = decode_data(connection, request.data)
+    await responder(connection.req, ClientMessage(connection, data))
 
 
 async def ping(
-    session: ClientConnection, request: messages.PingRequest
+    connection: ClientConnection, request: messages.PingRequest
 ) -> messages.PingResult:
     """Answer a ping of an old client."""
     return messages.PingResult()
 
 
-#: Every command, by the type of its request.
-HANDLERS: dict[type[messages.Message], Handler] = {
+#: All commands by the type of their request.
+COMMANDS: dict[type[messages.Message], CommandFunction] = {
     messages.ConnectRequest: connect,
     messages.SubscribeRequest: subscribe,
     messages.UnsubscribeRequest: unsubscribe,
@@ -488,11 +483,15 @@ HANDLERS: dict[type[messages.Message], Handler] = {
 # --- values --------------------------------------------------------------------------
 
 
-def decode_data(session: ClientConnection, data: bytes | None) -> Any:
-    """Return a payload as Python values; bytes that are no JSON stay bytes."""
+def decode_data(connection: ClientConnection, data: bytes | None) -> Any:
+    """Decode a payload to Python values; bytes that are not JSON stay bytes.
+
+    Raises:
+        ProtocolError: A client that speaks JSON sent invalid JSON.
+    """
     if data is None:
         return None
-    if session.codec.binary and not json_codec.is_json(data):
+    if connection.codec.binary and not json_codec.is_json(data):
         return data
     try:
         return msgspec.json.decode(data)
@@ -501,16 +500,11 @@ def decode_data(session: ClientConnection, data: bytes | None) -> Any:
 
 
 def _encode_data(value: Any) -> bytes | None:
-    return None if value is None else authorization.encode_payload(value)[0]
+    return None if value is None else encode_payload(value)[0]
 
 
 def _ttl(expires_at: float | None) -> tuple[bool, int]:
-    """Return whether there is an end, and in how many seconds, at least one."""
+    """Return whether there is an expiry, and the seconds until it, at least one."""
     if expires_at is None:
         return False, 0
     return True, max(1, int(expires_at - time.time()))
-
-
-def _check_count(session: ClientConnection, count: int) -> None:
-    if count > session.endpoint.channels.options.max_channels_per_connection:
-        raise RefusedError(codes.LIMIT_EXCEEDED)

@@ -1,4 +1,4 @@
-"""Where the doors of the client protocol are in an application."""
+"""Add the routes of an endpoint to an application."""
 
 from __future__ import annotations
 
@@ -9,64 +9,76 @@ from typing import Any
 import falcon.asgi
 from falcon.inspect import inspect_routes
 
-from falcon_channels.endpoint.endpoint import check_prefix
+from falcon_channels.endpoint.emulation import Emulation
+from falcon_channels.endpoint.emulation import EmulationResource
+from falcon_channels.endpoint.emulation import HttpStreamResource
+from falcon_channels.endpoint.emulation import SseResource
 from falcon_channels.endpoint.endpoint import Endpoint
-from falcon_channels.endpoint.endpoint import WebSocketResource
-from falcon_channels.endpoint.http import EmulationResource
-from falcon_channels.endpoint.http import HttpStreamResource
-from falcon_channels.endpoint.http import SseResource
 from falcon_channels.endpoint.unidirectional import UnidirectionalHttpStreamResource
 from falcon_channels.endpoint.unidirectional import UnidirectionalSseResource
 from falcon_channels.endpoint.unidirectional import UnidirectionalWebSocketResource
+from falcon_channels.endpoint.websocket import WebSocketResource
 from falcon_channels.errors import OptionsError
-
-_DOORS = {
-    'websocket': WebSocketResource,
-    'http_stream': HttpStreamResource,
-    'sse': SseResource,
-    'uni_websocket': UnidirectionalWebSocketResource,
-    'uni_http_stream': UnidirectionalHttpStreamResource,
-    'uni_sse': UnidirectionalSseResource,
-}
 
 
 def mount_endpoint(
     app: falcon.asgi.App[Any, Any],
     endpoint: Endpoint,
+    emulation: Emulation,
+    *,
     prefix: str,
     emulation_path: str,
+    emulation_is_shared: bool,
 ) -> None:
-    """Add all doors of an endpoint to an application.
+    """Add the routes of an endpoint to an application.
 
     Args:
-        app: The application.
-        endpoint: What the connections share.
-        prefix: Path under which the doors are.
+        app: Application that gets the routes.
+        endpoint: State and options of the connections.
+        emulation: Connections whose commands arrive in separate requests.
+        prefix: Path before the names of the resources.
         emulation_path: Path of the requests with commands.
+        emulation_is_shared: Whether an earlier endpoint of the same node has
+            the route for commands already.
 
     Raises:
-        OptionsError: A path does not begin with a slash.
+        OptionsError: A path does not begin with a slash, or is taken.
     """
-    prefix = check_prefix(prefix)
-    emulation_path = check_prefix(emulation_path)
-    # NOTE: several endpoints of one Channels share the path for commands.
-    shared = () if endpoint.is_first else (emulation_path,)
-    paths = {*(f'{prefix}/{name}' for name in _DOORS), emulation_path}
-    _refuse_taken(app, paths.difference(shared))
-    for name, door in _DOORS.items():
-        app.add_route(f'{prefix}/{name}', door(endpoint))
-    app.add_route(
-        emulation_path, EmulationResource(endpoint.channels, endpoint.emulation)
-    )
+    prefix = _check_path('prefix', prefix)
+    emulation_path = _check_path('emulation_path', emulation_path)
+    resources = {
+        f'{prefix}/websocket': WebSocketResource(endpoint),
+        f'{prefix}/http_stream': HttpStreamResource(endpoint, emulation),
+        f'{prefix}/sse': SseResource(endpoint, emulation),
+        f'{prefix}/uni_websocket': UnidirectionalWebSocketResource(endpoint),
+        f'{prefix}/uni_http_stream': UnidirectionalHttpStreamResource(endpoint),
+        f'{prefix}/uni_sse': UnidirectionalSseResource(endpoint),
+        emulation_path: EmulationResource(endpoint.node, emulation),
+    }
+    shared = (emulation_path,) if emulation_is_shared else ()
+    _refuse_taken(app, resources.keys() - shared)
+    for path, resource in resources.items():
+        app.add_route(path, resource)
+
+
+def _check_path(name: str, path: object) -> str:
+    """Return a path without a slash at its end.
+
+    Raises:
+        OptionsError: The path does not begin with a slash.
+    """
+    if not isinstance(path, str) or not path.startswith('/'):
+        raise OptionsError(f'{name} {path!r} must begin with a slash')
+    return path.rstrip('/')
 
 
 def _refuse_taken(app: falcon.asgi.App[Any, Any], paths: Collection[str]) -> None:
-    """Refuse to put doors where others are: Falcon would forget those in silence.
+    """Refuse paths that have a route: Falcon would replace it silently.
 
     Raises:
         OptionsError: One of the paths is taken.
     """
-    # NOTE: a router of the application's own cannot be asked.
+    # NOTE: Falcon cannot list the routes of an application's own router.
     with contextlib.suppress(TypeError):
         taken = sorted(
             {route.path for route in inspect_routes(app)}.intersection(paths)

@@ -1,50 +1,79 @@
-"""How fast users may send commands, over all their connections to this process.
+"""How fast commands may come: token buckets.
 
-A bucket holds tokens, gains some each second up to its size, and gives one for each
-command. A full bucket says nothing, so that it is forgotten: what is kept is bounded by
-how many users sent a command in the time that fills an empty one.
+A bucket gains tokens each second up to its size, and gives one token for each command.
+All that is stored of a bucket is the time at which it will be full. A full bucket needs
+no entry, so that the memory is bounded by the number of users that sent a command
+within the time that fills an empty bucket.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+#: How many old entries are looked at with each command.
 _SWEEP = 2
 
 
+class Rate(NamedTuple):
+    """The rate of a bucket.
+
+    Attributes:
+        per_s: Tokens that a bucket gains each second.
+        burst: Tokens in a full bucket.
+    """
+
+    per_s: float
+    burst: int
+
+    def take(self, full_s: float, now_s: float) -> tuple[bool, float]:
+        """Take a token from a bucket.
+
+        Args:
+            full_s: Time at which the bucket is full; any time in the past for a full
+                bucket.
+            now_s: Current time in seconds, of a monotonic clock.
+
+        Returns:
+            Whether there was a token, and the new time at which the bucket is full.
+        """
+        full_s = max(now_s, full_s)
+        tokens = self.burst - (full_s - now_s) * self.per_s
+        # NOTE: a sum of floats can miss a whole token by a little.
+        if tokens < 1 - 1e-9:
+            return False, full_s
+        return True, full_s + 1 / self.per_s
+
+
 class RateLimiter:
-    """A bucket for each user.
+    """A bucket for each key, such as a user over all connections to this process.
 
     Args:
-        per_s: Tokens gained each second.
+        per_s: Tokens that a bucket gains each second.
         burst: Tokens in a full bucket.
     """
 
     def __init__(self, per_s: float, burst: int) -> None:
-        self._per_s = per_s
-        self._burst = burst
-        #: When each bucket will be full, in seconds; who sent last stands last.
+        self._rate = Rate(per_s, burst)
+        #: Times at which the buckets are full; the bucket used last is last.
         self._full_s: dict[str, float] = {}
 
     def __len__(self) -> int:
-        """Return how many buckets are kept."""
+        """Return the number of stored buckets."""
         return len(self._full_s)
 
-    def take(self, user: str, now_s: float) -> bool:
-        """Take a token; return whether there was one.
+    def take(self, key: str, now_s: float) -> bool:
+        """Take a token from the bucket of a key; return whether there was one.
 
         Args:
-            user: Whose.
-            now_s: Seconds of a clock that only grows.
+            key: For example the id of a user.
+            now_s: Current time in seconds, of a monotonic clock.
         """
-        full_s = max(now_s, self._full_s.pop(user, now_s))
-        left = self._burst - (full_s - now_s) * self._per_s
-        # NOTE: sums of floats may miss a whole token by a little.
-        taken = left >= 1 - 1e-9
-        self._full_s[user] = full_s + 1 / self._per_s if taken else full_s
-        self._forget(now_s)
+        taken, full_s = self._rate.take(self._full_s.pop(key, now_s), now_s)
+        self._full_s[key] = full_s
+        self._forget_full(now_s)
         return taken
 
-    def _forget(self, now_s: float) -> None:
-        """Forget a few of those who sent nothing for the longest time, if they may."""
+    def _forget_full(self, now_s: float) -> None:
         for _ in range(_SWEEP):
             oldest = next(iter(self._full_s))
             if self._full_s[oldest] > now_s:

@@ -1,16 +1,20 @@
-"""Doors for clients without a library: one request up, publications down.
+"""Unidirectional clients: one request, and then the client only listens.
 
-A client says once who it is and what it wants, ``{"token": "...", "subs": {"rooms:1":
-{}}}``, and from then on only listens: to a plain ``new WebSocket(url)``, a plain ``new
-EventSource(url)`` or ``curl``. It is sent the pushes of the client protocol without an
-envelope: ``{"connect": {...}}`` first, then ``{"channel": "rooms:1", "pub": {...}}``,
-an empty object as ping, and at the end ``{"disconnect": {...}}``.
+A client says once what it wants: ``{"token": "...", "subs": {"rooms:1": {}}}``. It
+needs no library: a plain ``new WebSocket(url)``, ``new EventSource(url)`` or ``curl``
+is enough. It receives the pushes of the client protocol without an envelope:
 
-Channels in ``subs`` are asked for like any subscription: ``on_subscribe`` decides. One
-that is refused refuses the connection, for there is no way to say so beside it.
+* first ``{"connect": {...}}``,
+* then ``{"channel": "rooms:1", "pub": {...}}`` for each publication,
+* an empty object as a ping,
+* last ``{"disconnect": {...}}``.
 
-An EventSource that lost its connection comes back by itself and sends the last event id
-that it saw. Ids are the positions in all its channels, so that it gets what it missed.
+Channels in ``subs`` are requested like any subscription, and ``on_subscribe`` decides.
+If one is refused, the connection is refused, because the protocol has no other answer.
+
+An EventSource that lost its connection connects again by itself and sends the last
+event id. The ids are the positions in all its channels, so that it recovers what it
+missed.
 """
 
 from __future__ import annotations
@@ -21,21 +25,21 @@ import binascii
 from collections.abc import Callable
 from functools import partial
 from typing import Any
-from typing import TYPE_CHECKING
 
 import falcon
 import falcon.asgi
 import msgspec
 
 from falcon_channels.endpoint.client_connection import ClientConnection
-from falcon_channels.endpoint.endpoint import converse
-from falcon_channels.endpoint.endpoint import let_in as let_in_websocket
-from falcon_channels.endpoint.endpoint import UpgradeOnly
+from falcon_channels.endpoint.commands import dispatch
+from falcon_channels.endpoint.endpoint import Endpoint
+from falcon_channels.endpoint.http import admit
 from falcon_channels.endpoint.http import answer_preflight
-from falcon_channels.endpoint.http import let_in
+from falcon_channels.endpoint.http import decode_text
 from falcon_channels.endpoint.http import read_body
 from falcon_channels.endpoint.http import stream
-from falcon_channels.endpoint.http import text_of
+from falcon_channels.endpoint.websocket import serve_accepted
+from falcon_channels.endpoint.websocket import UpgradeRequired
 from falcon_channels.errors import ProtocolError
 from falcon_channels.protocol import codes
 from falcon_channels.protocol.command_rules import State
@@ -43,28 +47,24 @@ from falcon_channels.protocol.messages import Command
 from falcon_channels.protocol.messages import ConnectRequest
 from falcon_channels.protocol.messages import ConnectResult
 from falcon_channels.protocol.messages import Parts
-from falcon_channels.protocol.messages import Result
 from falcon_channels.protocol.messages import SubscribeRequest
 from falcon_channels.publication import Publication
 from falcon_channels.transports.asgi import AsgiTransport
 from falcon_channels.transports.asgi_extensions import direct_websocket
+from falcon_channels.transports.base import Transport
 from falcon_channels.transports.client_codecs import BARE_JSON
 from falcon_channels.transports.http_stream import EVENTS
 from falcon_channels.transports.http_stream import LINES
 from falcon_channels.transports.http_stream import StreamTransport
 
-if TYPE_CHECKING:
-    from falcon_channels.endpoint.endpoint import Endpoint
-    from falcon_channels.transports.base import Transport
-
 #: Command id of the one request; it is not sent.
 _ID = 1
-#: How long the event ids may get, in characters: servers bound headers.
+#: Longest event id in characters: servers limit the size of headers.
 _MAX_ID = 4096
 
-# What an HTTP response says of a connection that ends before it began, by disconnect
-# code. Codes after which clients come back are not here: an EventSource gives up at any
-# status but 200, and comes back after a response that ends.
+# HTTP status of a connection that ends before its response began, by disconnect code.
+# Codes after which clients connect again are missing here: an EventSource gives up at
+# any status but 200, and connects again after a response that ends.
 _STATUS_BY_CODE = {
     3500: 401,
     3501: 400,
@@ -74,52 +74,55 @@ _STATUS_BY_CODE = {
 
 
 class UnidirectionalConnection(ClientConnection):
-    """A connection whose client only listens."""
+    """A connection whose client only listens.
+
+    Attributes:
+        ended_with: Code and reason with which the server ended it, or ``None``.
+    """
 
     __slots__ = ('ended_with',)
 
     connected_state = State.UNIDIRECTIONAL
 
     def __init__(self, endpoint: Endpoint, transport: Transport, req: Any) -> None:
-        super().__init__(endpoint, transport, BARE_JSON, req)
-        self.says_goodbye = True
-        #: Code and reason of the end, once there was one from here.
+        super().__init__(
+            endpoint, transport, BARE_JSON, req, dispatch, announces_end=True
+        )
         self.ended_with: tuple[int, str] | None = None
 
     def decode(self, message: str | bytes) -> list[Command]:
-        """Return the one request; what follows it is not listened to."""
-        if self.state is not State.NEW or self.waiting is not None:
+        """Decode the one request; later messages are ignored."""
+        if self.state is not State.NEW or self.is_working or self.num_waiting:
             return []
         return [Command(_ID, self.codec.protocol.decode_connect(message))]
 
-    def reply_to_command(self, result: Result) -> None:
-        """Send the first push."""
-        assert isinstance(result, ConnectResult)
-        # NOTE: what was missed comes as any publication does, so that a client has one
-        #   place to look at.
-        missed: list[bytes] = []
+    def send_connect_result(self, result: ConnectResult) -> None:
+        """Send the first push, and the recovered publications after it."""
+        # NOTE: recovered publications are sent like live ones, so that a client has
+        #   one place where publications arrive.
+        recovered: list[bytes] = []
         for channel, sub in result.subs.items():
             if isinstance(sub.publications, Parts):
-                missed += sub.publications
+                recovered += sub.publications
             else:
-                missed += map(self.part_encoder(channel), sub.publications)
+                recovered += map(self.part_encoder(channel), sub.publications)
             sub.publications = []
-        self.uncork(self.codec.encode_push('', result), *missed)
+        self._uncork(self.codec.encode_push('', result), *recovered)
 
     def part_encoder(self, channel: str) -> Callable[[Publication], bytes]:
-        """Return what encodes a publication as a push."""
+        """Return the function that encodes a publication as a push."""
         return partial(self.codec.encode_publication, channel)
 
     def reply_error(self, error: codes.ReplyError) -> None:
-        """End: there is nothing to refuse but the connection itself."""
+        """End the connection: there is no other answer."""
         self.disconnect(*_disconnect_for_error(error))
 
     def refuse_connect(self, error: codes.ReplyError) -> None:
-        """End, with a code for what was wrong."""
+        """End the connection with the code for an error."""
         self.disconnect(*_disconnect_for_error(error))
 
     def disconnect(self, code: int, reason: str) -> None:
-        """Say why, and close."""
+        """Close with a code, after the queued output."""
         if self.ended_with is None:
             self.ended_with = (code, reason)
         super().disconnect(code, reason)
@@ -135,7 +138,7 @@ def _disconnect_for_error(error: codes.ReplyError) -> codes.Disconnect:
     return codes.DISCONNECT_BAD_REQUEST
 
 
-class UnidirectionalWebSocketResource(UpgradeOnly):
+class UnidirectionalWebSocketResource(UpgradeRequired):
     """``{prefix}/uni_websocket``: the first message is the request."""
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -144,18 +147,16 @@ class UnidirectionalWebSocketResource(UpgradeOnly):
     async def on_websocket(
         self, req: falcon.asgi.Request, ws: falcon.asgi.WebSocket
     ) -> None:
-        """Accept a client, and stay until it has left."""
-        channels = self._endpoint.channels
-        await let_in_websocket(channels, req)
+        """Accept a client, and serve it until it has left."""
+        await self._endpoint.node.handshake.admit(req)
         await ws.accept()
-        direct = direct_websocket(req.scope)
-        transport = direct or AsgiTransport(ws)
-        session = UnidirectionalConnection(self._endpoint, transport, req)
-        await converse(ws, transport, session)
+        transport = direct_websocket(req.scope) or AsgiTransport(ws)
+        connection = UnidirectionalConnection(self._endpoint, transport, req)
+        await serve_accepted(self._endpoint, ws, transport, connection)
 
 
 class _UnidirectionalStreamResource:
-    """What the two streamed responses have in common."""
+    """What the two streamed resources share."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
@@ -163,16 +164,16 @@ class _UnidirectionalStreamResource:
     async def on_options(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response
     ) -> None:
-        """Answer a browser's question before it sends."""
-        answer_preflight(self._endpoint.channels, req, resp)
+        """Answer a preflight request."""
+        answer_preflight(self._endpoint.node.handshake, req, resp)
 
-    async def _body(
+    async def _read_request(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response
     ) -> ConnectRequest:
-        channels = self._endpoint.channels
-        await let_in(channels, req, resp)
+        node = self._endpoint.node
+        await admit(node.handshake, req, resp)
         return _decode(
-            text_of(await read_body(req, channels.options.max_message_bytes))
+            decode_text(await read_body(req, node.options.max_message_bytes))
         )
 
     async def _open(
@@ -181,38 +182,37 @@ class _UnidirectionalStreamResource:
         resp: falcon.asgi.Response,
         request: ConnectRequest,
         transport: StreamTransport,
-        media: str,
+        media_type: str,
     ) -> None:
         endpoint = self._endpoint
-        session = UnidirectionalConnection(endpoint, transport, req)
-        endpoint.channels.hub.add(session)
-        session.working = True
+        connection = UnidirectionalConnection(endpoint, transport, req)
+        endpoint.node.handshake.add(connection)
         try:
             async with asyncio.timeout(endpoint.options.connect_timeout_s):
-                await endpoint.handle(session, Command(_ID, request))
+                await connection.carry_out_only(Command(_ID, request))
         except TimeoutError:
-            session.disconnect(*codes.DISCONNECT_INTERNAL)
+            connection.disconnect(*codes.DISCONNECT_INTERNAL)
         except BaseException:
-            session.disconnect(*codes.DISCONNECT_INTERNAL)
+            connection.disconnect(*codes.DISCONNECT_INTERNAL)
             raise
-        session.working = False
-        if session.ended_with is not None:
-            status = _STATUS_BY_CODE.get(session.ended_with[0])
+        if connection.ended_with is not None:
+            code, reason = connection.ended_with
+            status = _STATUS_BY_CODE.get(code)
             if status is not None:
-                raise falcon.HTTPError(status, description=session.ended_with[1])
-        if transport.framing is EVENTS and not session.closed:
-            transport.appendix = _EventIds(session)
-        stream(req, resp, transport, session, media)
+                raise falcon.HTTPError(status, description=reason)
+        if transport.framing is EVENTS and not connection.closed:
+            transport.append_with(_EventIds(connection))
+        stream(req, resp, transport, connection, media_type)
 
 
 class UnidirectionalHttpStreamResource(_UnidirectionalStreamResource):
-    """``POST {prefix}/uni_http_stream``: the body is the request, lines come back."""
+    """``POST {prefix}/uni_http_stream``: a request in the body, lines in the answer."""
 
     async def on_post(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response
     ) -> None:
         """Open a connection."""
-        request = await self._body(req, resp)
+        request = await self._read_request(req, resp)
         transport = StreamTransport(LINES)
         await self._open(req, resp, request, transport, falcon.MEDIA_JSON)
 
@@ -220,14 +220,14 @@ class UnidirectionalHttpStreamResource(_UnidirectionalStreamResource):
 class UnidirectionalSseResource(_UnidirectionalStreamResource):
     """``GET {prefix}/uni_sse?channel=rooms:1``, for a plain ``EventSource``.
 
-    ``cf_connect`` takes a whole request instead; so does the body of a POST.
+    ``cf_connect`` takes a whole request instead, and so does the body of a POST.
     """
 
     async def on_get(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response
     ) -> None:
         """Open a connection."""
-        await let_in(self._endpoint.channels, req, resp)
+        await admit(self._endpoint.node.handshake, req, resp)
         request = _decode(req.get_param('cf_connect', default='{}'))
         for channel in req.get_param_as_list('channel', default=[]):
             request.subs.setdefault(channel, SubscribeRequest())
@@ -237,7 +237,7 @@ class UnidirectionalSseResource(_UnidirectionalStreamResource):
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response
     ) -> None:
         """Open a connection with the request in the body."""
-        await self._open_events(req, resp, await self._body(req, resp))
+        await self._open_events(req, resp, await self._read_request(req, resp))
 
     async def _open_events(
         self,
@@ -247,7 +247,7 @@ class UnidirectionalSseResource(_UnidirectionalStreamResource):
     ) -> None:
         last_id = req.get_header('Last-Event-ID')
         if last_id:
-            _recover(request, last_id)
+            _recover_from(request, last_id)
         transport = StreamTransport(EVENTS, preamble=b'\r\n')
         await self._open(req, resp, request, transport, 'text/event-stream')
 
@@ -265,26 +265,26 @@ _Positions = dict[str, tuple[int, str]]
 
 
 class _EventIds:
-    """Makes the event ids of one connection: positions, in base64 of JSON.
+    """Makes the event ids of one connection: its positions, in base64 of JSON.
 
-    An id is an event of its own without data, which sets the browser's last event id
-    and shows nothing (WHATWG HTML section 9.2.6), so that the events themselves are the
-    same bytes for everybody.
+    An id is an event of its own without data. It sets the browser's last event id and
+    is not shown to the page (WHATWG HTML section 9.2.6). The events with publications
+    are therefore the same bytes for all clients.
     """
 
-    def __init__(self, session: UnidirectionalConnection) -> None:
-        self._session = session
+    def __init__(self, connection: UnidirectionalConnection) -> None:
+        self._connection = connection
         self._last = b''
 
     def __call__(self) -> bytes:
-        session = self._session
-        # NOTE: what waits in the connection is counted as delivered in the position,
-        #   and is not in the body yet.
-        if session.closed or session.out:
+        connection = self._connection
+        # NOTE: the positions count output that waits in the connection as delivered,
+        #   but it is not in the response yet.
+        if connection.closed or connection.out:
             return b''
         positions: _Positions = {}
-        for channel, subscription in session.subscriptions.items():
-            position = session.hub.delivered(subscription)
+        for channel, subscription in connection.subscriptions.items():
+            position = connection.hub.delivered(subscription)
             if position is not None and position.epoch:
                 positions[channel] = position
         event_id = base64.urlsafe_b64encode(msgspec.json.encode(positions))
@@ -294,8 +294,8 @@ class _EventIds:
         return b'id: %s\n\n' % event_id
 
 
-def _recover(request: ConnectRequest, last_id: str) -> None:
-    """Ask to recover from the positions in an event id, if it is one of ours."""
+def _recover_from(request: ConnectRequest, last_id: str) -> None:
+    """Ask to recover from the positions in an event id, if the id is one of ours."""
     try:
         raw = base64.b64decode(last_id[:_MAX_ID], altchars=b'-_', validate=True)
         positions = msgspec.json.decode(raw, type=_Positions)

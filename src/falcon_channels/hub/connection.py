@@ -437,6 +437,10 @@ class Connection(abc.ABC):
         if expired:
             self.disconnect(EXPIRED, 'connection expired')
 
+    async def wait_until_connected(self) -> None:
+        """Return when the client can be told that it was subscribed by the server."""
+        return
+
     def on_end(self) -> None:
         """Called when the connection has ended; release what the subclass holds."""
         return

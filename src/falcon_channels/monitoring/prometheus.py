@@ -1,7 +1,7 @@
-"""NodeMetrics for Prometheus: a page that it reads, and the collector behind it.
+"""Metrics for Prometheus: a page that it reads, and the collector behind the page.
 
-The names are ``falcon_channels_...``; docs/metrics.md lists them. Those of `Counters`
-become counters, what there is at the moment gauges.
+The names begin with ``falcon_channels_``; docs/metrics.md lists them. `Counters` become
+counters, and current numbers become gauges.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from collections.abc import Mapping
 from typing import Any
-from typing import TYPE_CHECKING
 
 import falcon
 import falcon.asgi
@@ -22,12 +21,10 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from falcon_channels.metrics import Counters
-
-if TYPE_CHECKING:
-    from falcon_channels.channels import Channels
+from falcon_channels.node import Node
 
 _PREFIX = 'falcon_channels_'
-_SURVEY = 'figures'
+_SURVEY = 'metrics'
 
 #: Gauges: names and what they say.
 GAUGES = {
@@ -56,12 +53,12 @@ def _counter_texts() -> dict[str, str]:
 
 
 class NodeMetrics(msgspec.Struct, frozen=True):
-    """The figures of one process.
+    """The metrics of one process.
 
     Attributes:
-        node: Its name, of host and process id.
-        counters: As `Counters.to_media`.
-        gauges: As `GAUGES`.
+        node: Host name and process id.
+        counters: Counters by name.
+        gauges: Gauges by name.
     """
 
     node: str
@@ -69,10 +66,10 @@ class NodeMetrics(msgspec.Struct, frozen=True):
     gauges: dict[str, float]
 
 
-def read_metrics(channels: Channels) -> NodeMetrics:
-    """Return the figures of this process."""
-    hub = channels.hub
-    here = channels.census.here()
+def read_metrics(node: Node) -> NodeMetrics:
+    """Return the metrics of this process."""
+    hub = node.hub
+    here = node.info.this_node()
     return NodeMetrics(
         node=here.name,
         counters=hub.counters.to_media(),
@@ -91,46 +88,46 @@ def read_metrics(channels: Channels) -> NodeMetrics:
 
 
 def metric_families(processes: Iterable[NodeMetrics], *, labels: bool) -> list[Metric]:
-    """Return figures as metrics.
+    """Return metrics in the form of prometheus-client.
 
     Args:
-        processes: One or several.
+        processes: Metrics of one process or of several.
         labels: Whether each sample has the label ``node``.
     """
     known = list(processes)
     names = ['node'] if labels else []
 
-    def values(figures: NodeMetrics) -> list[str]:
-        return [figures.node] if labels else []
+    def values(metrics: NodeMetrics) -> list[str]:
+        return [metrics.node] if labels else []
 
     families: list[Metric] = []
     for name, text in _counter_texts().items():
         counter = CounterMetricFamily(_PREFIX + name, text, labels=names)
-        for figures in known:
-            counter.add_metric(values(figures), figures.counters.get(name, 0))
+        for metrics in known:
+            counter.add_metric(values(metrics), metrics.counters.get(name, 0))
         families.append(counter)
     for name, text in GAUGES.items():
         gauge = GaugeMetricFamily(_PREFIX + name, text, labels=names)
-        for figures in known:
-            gauge.add_metric(values(figures), figures.gauges.get(name, 0))
+        for metrics in known:
+            gauge.add_metric(values(metrics), metrics.gauges.get(name, 0))
         families.append(gauge)
     return families
 
 
 class ChannelsCollector(Collector):
-    """The figures of this process, for a registry of the application's own.
+    """The metrics of this process, for the application's own registry.
 
     ::
 
-        prometheus_client.REGISTRY.register(ChannelsCollector(channels))
+        prometheus_client.REGISTRY.register(ChannelsCollector(channels.node))
     """
 
-    def __init__(self, channels: Channels) -> None:
-        self._channels = channels
+    def __init__(self, node: Node) -> None:
+        self._node = node
 
     def collect(self) -> Iterable[Metric]:
-        """Yield the metrics as they are now."""
-        return metric_families([read_metrics(self._channels)], labels=False)
+        """Return the current metrics."""
+        return metric_families([read_metrics(self._node)], labels=False)
 
 
 class _Snapshot(Collector):
@@ -145,25 +142,25 @@ class MetricsResource:
     """Falcon resource of the page that Prometheus reads.
 
     Args:
-        channels: Whose figures.
-        all_processes: Also those of all processes that share the broker.
+        node: Everything of this process.
+        all_processes: Whether the page shows all processes that share the broker.
     """
 
-    def __init__(self, channels: Channels, all_processes: bool) -> None:
-        self._channels = channels
+    def __init__(self, node: Node, all_processes: bool) -> None:
+        self._node = node
         self._all_processes = all_processes
-        channels.nodes.answer(
-            _SURVEY, lambda _: msgspec.msgpack.encode(read_metrics(channels))
+        node.cluster.answer(
+            _SURVEY, lambda _: msgspec.msgpack.encode(read_metrics(node))
         )
 
     async def on_get(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response
     ) -> None:
-        """Show the figures, in Prometheus' text format or as OpenMetrics."""
-        processes = [read_metrics(self._channels)]
+        """Answer with the metrics, in Prometheus' text format or as OpenMetrics."""
+        processes = [read_metrics(self._node)]
         if self._all_processes:
-            await self._channels.start()
-            processes = _decode(await self._channels.nodes.survey(_SURVEY))
+            await self._node.start()
+            processes = _decode(await self._node.cluster.survey(_SURVEY))
         registry = CollectorRegistry(auto_describe=False)
         registry.register(
             _Snapshot(metric_families(processes, labels=self._all_processes))
@@ -182,10 +179,10 @@ def _decode(answers: Mapping[str, bytes]) -> list[NodeMetrics]:
 
 
 def mount_metrics(
-    channels: Channels,
+    node: Node,
     app: falcon.asgi.App[Any, Any],
     path: str,
     all_processes: bool,
 ) -> None:
     """Do what `Channels.add_metrics` promises."""
-    app.add_route(path, MetricsResource(channels, all_processes))
+    app.add_route(path, MetricsResource(node, all_processes))

@@ -1,1 +1,1 @@
-"""Clients without a library: plain WebSockets."""
+"""Clients without an SDK."""

@@ -1,25 +1,26 @@
-"""The raw door: one plain WebSocket, one channel, no client library.
+"""A plain WebSocket in one channel, without a client library.
 
-Text that comes in is published, publications go out as text. With ``media=True`` both
-are JSON, and each publication has its position, so that a client which was away can ask
-for what it missed by ``?since=OFFSET:EPOCH``.
+Text that the client sends is published, and publications are sent as text. With
+``media=True`` both are JSON, and each publication has its position. A client that lost
+its connection then asks for what it missed with ``?since=OFFSET:EPOCH``.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
+from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
 import logging
 from typing import Any
-from typing import NamedTuple
-from typing import TYPE_CHECKING
 
 import falcon
 import falcon.asgi
 import msgspec
 
-from falcon_channels.access import authorization
+from falcon_channels.access.authorization import NOT_JSON
+from falcon_channels.access.subscribing import SubscribeOptions
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import ChannelNameError
 from falcon_channels.errors import ClosedError
@@ -31,38 +32,37 @@ from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.connection import Joined
 from falcon_channels.hub.connection import Subscription
 from falcon_channels.hub.hub import Hub
-from falcon_channels.protocol import plain_codec as raw_codec
+from falcon_channels.node import Node
+from falcon_channels.protocol import plain_codec
 from falcon_channels.protocol.codes import DISCONNECT_INAPPROPRIATE_PROTOCOL
 from falcon_channels.protocol.recovery import need_position
 from falcon_channels.publication import Position
-from falcon_channels.routing import ChannelMatch
 from falcon_channels.transports.asgi import AsgiTransport
 from falcon_channels.transports.asgi_extensions import direct_websocket
+from falcon_channels.transports.asgi_extensions import DirectWebSocket
+from falcon_channels.transports.base import Transport
 from falcon_channels.transports.encoders import encoder
-
-if TYPE_CHECKING:
-    from falcon_channels.channels import Channels
-    from falcon_channels.transports.base import Transport
 
 _logger = logging.getLogger('falcon_channels')
 
-#: Reading pauses while so many messages wait to be published.
-_INBOX = 16
+#: Reading pauses while this many messages wait to be published.
+_MAX_WAITING = 16
 
 #: Close codes: RFC 6455 section 7.4.1, and Falcon's 3000 + HTTP status.
-SERVICE_RESTART = 1012
-TRY_AGAIN_LATER = 1013
+UNSUPPORTED_DATA = 1003
 MESSAGE_TOO_BIG = 1009
 INTERNAL_ERROR = 1011
-UNSUBSCRIBED = 3403
+SERVICE_RESTART = 1012
+TRY_AGAIN_LATER = 1013
 INSUFFICIENT_STATE = 3010
+UNSUBSCRIBED = 3403
 
 
 def parse_since(text: str) -> Position:
-    """Return the position in ``?since=OFFSET:EPOCH``.
+    """Parse the position of ``?since=OFFSET:EPOCH``.
 
     Raises:
-        falcon.HTTPInvalidParam: It is not of that form.
+        falcon.HTTPInvalidParam: The text does not have that form.
     """
     offset, _, epoch = text.partition(':')
     if not offset.isascii() or not offset.isdigit() or len(offset) > 15:
@@ -71,86 +71,162 @@ def parse_since(text: str) -> Position:
 
 
 class PlainConnection(Connection):
-    """A plain WebSocket in one channel."""
+    """A plain WebSocket in one channel.
 
-    __slots__ = ('_gone', '_inbox', '_media', '_waiter', 'max_message_bytes')
+    Args:
+        node: Everything of this process.
+        transport: Carries messages to the client.
+        channel: Name of the channel.
+        req: Request of the handshake, of an ASGI or a WSGI app.
+        user: Id of the user.
+        info: Public information about the connection, any JSON value.
+        media: Whether the client speaks JSON.
+    """
+
+    __slots__ = (
+        '_admitted',
+        '_channel',
+        '_has_left',
+        '_media',
+        '_node',
+        '_waiter',
+        '_waiting',
+    )
 
     hub: Hub
 
     def __init__(
-        self, channels: Channels, transport: Transport, req: Any, media: bool
+        self,
+        node: Node,
+        transport: Transport,
+        channel: str,
+        req: Any,
+        *,
+        user: str,
+        info: Any,
+        media: bool,
     ) -> None:
-        codec = raw_codec.MEDIA if media else raw_codec.TEXT
-        # NOTE: `begin` sets the encoder again: before the handshake is accepted, the
-        #   framing is not yet settled.
+        codec = plain_codec.MEDIA if media else plain_codec.TEXT
         super().__init__(
-            channels.hub, transport, encoder(codec, transport.framing), req
+            node.hub,
+            transport,
+            # NOTE: the framing can change when the handshake is accepted; see `admit`.
+            encoder(codec, transport.framing),
+            req,
+            user=user,
+            info=info,
         )
+        self._node = node
+        self._channel = channel
         self._media = media
-        #: Whether the client has left, and what it said before is being published.
-        self._gone = False
-        # NOTE: A list, for it is short, and an empty deque takes 700 bytes.
-        self._inbox: list[str | bytes] = []
-        #: While `publish_all` waits.
+        #: Whether the client has left while its messages are being published.
+        self._has_left = False
+        # PERF: a list, because it is short. An empty deque takes 700 bytes
+        #   (benchmarks/idle_memory.py).
+        self._waiting: list[str] = []
+        #: Done when a message waits, or the connection has ended.
         self._waiter: asyncio.Future[None] | None = None
-        self.max_message_bytes = channels.options.max_message_bytes
+        #: Whether the connection is in the hub.
+        self._admitted = False
 
-    def begin(self, transport: Transport) -> None:
-        """Take the framing of the accepted connection."""
-        self.encoder = encoder(self.encoder.codec, transport.framing)
-
-    # --- what the transport and the hub say ------------------------------------------
+    # --- what the transport and the hub report ---------------------------------------
 
     def on_message(self, message: str | bytes) -> None:
-        """Keep a message until it is published."""
+        """Called when a message arrives: queue it to be published."""
         if isinstance(message, bytes):
-            self.disconnect(1003, 'this endpoint takes text messages only')
+            self.disconnect(UNSUPPORTED_DATA, 'this endpoint takes text messages only')
             return
-        # NOTE: a character has at most 4 bytes; most messages need no counting.
-        limit_bytes = self.max_message_bytes
+        # NOTE: a character has at most 4 bytes, so that few messages must be encoded to
+        #   know their size.
+        limit_bytes = self._node.options.max_message_bytes
         if len(message) * 4 > limit_bytes and len(message.encode()) > limit_bytes:
             self.disconnect(MESSAGE_TOO_BIG, f'over {limit_bytes} bytes')
             return
-        self._inbox.append(message)
-        if len(self._inbox) == _INBOX:
+        self._waiting.append(message)
+        if len(self._waiting) == _MAX_WAITING:
             self.transport.pause_reading()
         self._wake()
 
     def on_unsubscribed(
         self, subscription: Subscription, code: int, reason: str
     ) -> None:
-        """The one subscription is over, and with it the connection."""
+        """Called when the server has ended the subscription: end the connection."""
         self.disconnect(UNSUBSCRIBED if code < 2500 else INSUFFICIENT_STATE, reason)
 
     def on_closed(self, code: int, reason: str) -> None:
-        """Publish what the client said before it left, and forget it then."""
-        if self._inbox:
-            self._gone = True
+        """Called when the client has left: publish what it sent before, then end."""
+        if self._waiting:
+            self._has_left = True
         else:
             super().on_closed(code, reason)
 
     def on_end(self) -> None:
-        """Let `publish_all` return."""
+        """Called when the connection has ended: let `publish_messages` return."""
         self._wake()
 
     def shutdown(self) -> None:
-        """This process is about to end."""
+        """Close because this process ends; the client connects again."""
         self.disconnect(SERVICE_RESTART, 'service restart')
 
-    # --- the conversation ------------------------------------------------------------
+    # --- subscribe -------------------------------------------------------------------
 
-    def send_joined(self, subscription: Subscription, joined: Joined) -> None:
-        """Send what the subscription begins with."""
+    async def subscribe(
+        self,
+        since: Position | None,
+        on_authorized: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Subscribe the client to its channel.
+
+        Args:
+            since: Position from which publications are recovered, or ``None``.
+            on_authorized: Coroutine function that accepts the handshake and calls
+                `admit`.
+
+        Raises:
+            falcon.HTTPError: The client was refused before it was admitted.
+        """
+        try:
+            with self._closing_after_errors():
+                await self._node.subscriber.subscribe(
+                    self,
+                    self._channel,
+                    self._send_start,
+                    SubscribeOptions(since=since, on_authorized=on_authorized),
+                )
+        except (ChannelNameError, UnknownChannelError) as ex:
+            # NOTE: a client that is not accepted yet sees only the status 404. The log
+            #   has the reason.
+            _logger.warning('refused a WebSocket: %s', ex)
+            raise falcon.HTTPNotFound(description=str(ex)) from None
+        except (BrokerUnavailableError, ClosedError) as ex:
+            raise falcon.HTTPServiceUnavailable(description=str(ex)) from None
+
+    def admit(self, transport: Transport) -> None:
+        """Add the accepted connection to the hub.
+
+        Args:
+            transport: Transport with the framing that the handshake settled.
+
+        Raises:
+            falcon.HTTPServiceUnavailable: The process has become full.
+            ClosedError: The process has begun to drain.
+        """
+        self.encoder = encoder(self.encoder.codec, transport.framing)
+        self._node.handshake.add(self)
+        self._admitted = True
+
+    def _send_start(self, subscription: Subscription, joined: Joined) -> None:
+        """Send the position and the recovered publications."""
         if self._media:
-            self.send(raw_codec.subscribed_media(joined.position, joined.recovered))
+            self.send(plain_codec.subscribed_media(joined.position, joined.recovered))
         try:
             if joined.publications:
-                self.send_blob(self._encode(subscription.channel, joined))
+                self.send_blob(self._encode(joined))
         except PayloadError:
             self.disconnect(*DISCONNECT_INAPPROPRIATE_PROTOCOL)
 
-    def _encode(self, channel: str, joined: Joined) -> Any:
-        encoder = self.encoder
+    def _encode(self, joined: Joined) -> Any:
+        encoder, channel = self.encoder, self._channel
         publications, epoch = joined.publications, joined.position.epoch
         blobs = self.hub.shared_encodings.pieces(
             (encoder, channel, epoch),
@@ -161,224 +237,161 @@ class PlainConnection(Connection):
             return encoder.encode(channel, publications, epoch)
         return encoder.framing.join(blobs)
 
-    async def publish_all(
-        self, channels: Channels, match: ChannelMatch, channel: str
-    ) -> None:
-        """Publish what the client sends, one after the other, until the end."""
+    # --- publish ---------------------------------------------------------------------
+
+    async def publish_messages(self) -> None:
+        """Publish what the client sends, one message after the other, until the end."""
+        with self._closing_after_errors():
+            await self._publish_messages()
+
+    async def _publish_messages(self) -> None:
         while not self.closed:
-            if not self._inbox:
+            if not self._waiting:
                 self._waiter = asyncio.get_running_loop().create_future()
                 await self._waiter
                 continue
             try:
-                await self._publish(channels, match, channel, self._inbox[0])
+                await self._publish(self._waiting[0])
             except falcon.HTTPError as ex:
                 self._refuse(ex.status_code, ex.description or ex.title or 'refused')
             except PublicationTooLargeError as ex:
                 self._refuse(413, str(ex))
             except BrokerUnavailableError:
                 self._refuse(503, 'not published: try again')
-            self._inbox.pop(0)
-            if self._gone:
-                if not self._inbox:
+            self._waiting.pop(0)
+            if self._has_left:
+                if not self._waiting:
                     self.hub.remove(self)
-            elif len(self._inbox) == _INBOX - 1:
+            elif len(self._waiting) == _MAX_WAITING - 1:
                 self.transport.resume_reading()
+
+    async def _publish(self, text: str) -> None:
+        if self._media:
+            try:
+                data = msgspec.json.encode(msgspec.json.decode(text))
+            except (msgspec.DecodeError, *NOT_JSON) as ex:
+                raise falcon.HTTPBadRequest(description=f'not JSON: {ex}') from None
+        else:
+            data = msgspec.json.encode(text)
+        await self._node.publisher.publish_for_client(self, self._channel, data)
+
+    def _refuse(self, status: int, words: str) -> None:
+        """Refuse a message: by an error in JSON, or by closing a client without it."""
+        self.hub.counters.refused += 1
+        if self._media:
+            self.send(plain_codec.error_media(status, words))
+        else:
+            self.disconnect(3000 + status, words.encode()[:123].decode(errors='ignore'))
 
     def _wake(self) -> None:
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    async def _publish(
-        self, channels: Channels, match: ChannelMatch, channel: str, text: str | bytes
-    ) -> None:
-        if self._media:
-            try:
-                raw = msgspec.json.encode(msgspec.json.decode(text))
-            except (msgspec.DecodeError, *authorization.NOT_JSON) as ex:
-                raise falcon.HTTPBadRequest(description=f'not JSON: {ex}') from None
-        else:
-            raw = msgspec.json.encode(text)
-        draft = authorization.PublicationDraft(
-            channel, self, raw, data_type=match.route.options.data_type
-        )
-        publication = await authorization.authorize_publish(match, self, draft)
-        await channels.publish_checked(
-            match, channel, publication, idempotency_key=draft.idempotency_key
-        )
+    # --- errors ----------------------------------------------------------------------
 
-    def _refuse(self, status: int, words: str) -> None:
-        """Say no: in words where the client reads JSON, else by closing."""
-        self.hub.counters.refused += 1
-        if self._media:
-            self.send(raw_codec.error_media(status, words))
-        else:
-            self.disconnect(3000 + status, words.encode()[:123].decode(errors='ignore'))
-
-
-class RawDoor(NamedTuple):
-    """A client that may come in: what `open_raw` found out."""
-
-    connection: PlainConnection
-    subscription: Subscription
-    match: ChannelMatch
-    since: Position | None
+    @contextlib.contextmanager
+    def _closing_after_errors(self) -> Iterator[None]:
+        """Close an admitted connection with the code for what is raised."""
+        try:
+            yield
+        except UnsubscribedError as ex:
+            if not self._admitted:
+                raise falcon.HTTPForbidden(description=ex.reason) from None
+            self.disconnect(
+                UNSUBSCRIBED if ex.code < 2500 else INSUFFICIENT_STATE, ex.reason
+            )
+        except (BrokerUnavailableError, ClosedError):
+            if not self._admitted:
+                raise
+            self.disconnect(TRY_AGAIN_LATER, 'try again later')
+        except asyncio.CancelledError:
+            self.shutdown()
+            raise
+        except BaseException:
+            if self._admitted:
+                self.disconnect(INTERNAL_ERROR, 'internal server error')
+            raise
 
 
-async def open_raw(
-    channels: Channels,
-    req: Any,
-    transport: Transport,
+def position_to_recover(
+    req: Any, since: Position | None, media: bool
+) -> Position | None:
+    """Return the position from which a client recovers: given, or of its URL.
+
+    Raises:
+        PositionError: `since` is not a position.
+        falcon.HTTPInvalidParam: ``?since=`` is malformed.
+    """
+    need_position(since)
+    if since is None and media and req.has_param('since'):
+        return parse_since(req.get_param('since', default=''))
+    return since
+
+
+async def serve_websocket(
+    node: Node,
+    req: falcon.asgi.Request,
+    ws: falcon.asgi.WebSocket,
     channel: str,
     *,
     user: str,
     info: Any,
     media: bool,
     since: Position | None,
-) -> RawDoor:
-    """Decide whether a client may come in; nothing is sent to it yet.
-
-    Args:
-        channels: Whose channel.
-        req: The handshake, of an ASGI or a WSGI app.
-        transport: Of the client.
-        channel: Which.
-        user: See `Channels.serve`, also for the others.
-        info: Public facts.
-        media: Whether it speaks JSON.
-        since: Where it stands.
-
-    Raises:
-        falcon.HTTPError: It may not.
-        PositionError: `since` is none.
-    """
-    need_position(since)
-    try:
-        match = await channels.match(channel)
-    except (ChannelNameError, UnknownChannelError) as ex:
-        # NOTE: before the accept, a client can be told no more than 404.
-        _logger.warning('refused a WebSocket: %s', ex)
-        raise falcon.HTTPNotFound(description=str(ex)) from None
-    except (BrokerUnavailableError, ClosedError) as ex:
-        raise falcon.HTTPServiceUnavailable(description=str(ex)) from None
-    if since is None and media and req.has_param('since'):
-        since = parse_since(req.get_param('since', default=''))
-    connection = PlainConnection(channels, transport, req, media)
-    connection.user = user
-    connection.info = info
-    subscription = Subscription(connection, channel, match.route, match.params)
-    connection.add_subscription(subscription)
-    try:
-        await channels.admission.authorize(subscription)
-        await channels.hub.prepare(channel, match.route.options)
-    except (BrokerUnavailableError, ClosedError) as ex:
-        raise falcon.HTTPServiceUnavailable(description=str(ex)) from None
-    channels.admission.check_room()
-    return RawDoor(connection, subscription, match, since)
-
-
-async def serve_raw(
-    channels: Channels,
-    req: falcon.asgi.Request,
-    ws: falcon.asgi.WebSocket,
-    channel: str,
-    user: str,
-    info: Any,
-    media: bool,
-    since: Position | None,
 ) -> None:
     """Do what `Channels.serve` promises."""
-    channels.admission.check_origin(req)
-    direct = direct_websocket(req.scope)
-    transport = AsgiTransport(ws) if direct is None else direct
-    door = await open_raw(
-        channels,
-        req,
-        transport,
-        channel,
-        user=user,
-        info=info,
-        media=media,
-        since=since,
+    node.handshake.check_origin(req)
+    node.handshake.check_capacity()
+    since = position_to_recover(req, since, media)
+    transport = direct_websocket(req.scope) or AsgiTransport(ws)
+    connection = PlainConnection(
+        node, transport, channel, req, user=user, info=info, media=media
     )
-    connection = door.connection
-    if ws.unaccepted:
-        await ws.accept()
-    connection.begin(transport)
+    reading: asyncio.Task[None] | None = None
+
+    async def accept() -> None:
+        nonlocal reading
+        if ws.unaccepted:
+            await ws.accept()
+        try:
+            connection.admit(transport)
+        except (falcon.HTTPServiceUnavailable, ClosedError):
+            await ws.close(TRY_AGAIN_LATER)
+            raise _NotAdmittedError from None
+        reading = _begin_to_read(transport, connection)
+
     try:
-        # NOTE: again, for others came, or the end, while this one shook hands.
-        channels.admission.check_room()
-        channels.hub.add(connection)
-    except (falcon.HTTPServiceUnavailable, ClosedError):
-        await ws.close(TRY_AGAIN_LATER)
+        await connection.subscribe(since, accept)
+        # PERF: the responder's own task publishes. A task of its own would be a tenth
+        #   of the cost of a connection, and most of its memory
+        #   (benchmarks/connections.py).
+        await connection.publish_messages()
+    except _NotAdmittedError:
         return
-    try:
-        if isinstance(transport, AsgiTransport):
-            await _serve_asgi(channels, door, transport)
-        else:
-            transport.attach(connection)
-            # NOTE: at once, so that a client whose WebSocket is open is subscribed.
-            await join(channels, door)
-            # PERF: a task of its own is a tenth of the cost of a connection
-            #   (benchmarks/connections.py), and most of its memory.
-            await talk(channels, door)
-    finally:
-        connection.shutdown()
-
-
-async def _serve_asgi(
-    channels: Channels, door: RawDoor, transport: AsgiTransport
-) -> None:
-    # NOTE: at once, as above.
-    await join(channels, door)
-    talking = asyncio.create_task(talk(channels, door), name='falcon_channels raw door')
-    try:
-        await transport.run(door.connection)
-        if not door.connection.closed:
-            # NOTE: what the client said before it left is not yet published.
-            await asyncio.wait([talking])
-    finally:
-        door.connection.shutdown()
-        # NOTE: it ends by itself, now that the connection is over.
-        await asyncio.gather(talking, return_exceptions=True)
-    if not talking.cancelled() and (error := talking.exception()) is not None:
-        raise error
-
-
-async def join(channels: Channels, door: RawDoor) -> None:
-    """Let a client in that the hub knows, or end it.
-
-    Where it does not recover, this does not wait for anything: `open_raw` did.
-    """
-    with _ending(door):
-        joined = await channels.hub.join(door.subscription, door.since)
-        door.connection.send_joined(door.subscription, joined)
-
-
-async def talk(channels: Channels, door: RawDoor) -> None:
-    """Publish what a client that has joined sends, until the end."""
-    with _ending(door):
-        if not door.connection.closed:
-            await channels.admission.settle(door.subscription)
-        await door.connection.publish_all(
-            channels, door.match, door.subscription.channel
-        )
-
-
-@contextlib.contextmanager
-def _ending(door: RawDoor) -> Iterator[None]:
-    """End the connection for what is raised, and say why."""
-    connection = door.connection
-    try:
-        yield
-    except UnsubscribedError as ex:
-        connection.on_unsubscribed(door.subscription, ex.code, ex.reason)
-    except (BrokerUnavailableError, ClosedError):
-        connection.disconnect(TRY_AGAIN_LATER, 'try again later')
     except asyncio.CancelledError:
+        if reading is not None:
+            reading.cancel()
+        raise
+    finally:
         connection.shutdown()
-        raise
-    except BaseException:
-        connection.disconnect(INTERNAL_ERROR, 'internal server error')
-        raise
+        if reading is not None:
+            # NOTE: this ends when the close frame was sent and answered.
+            with contextlib.suppress(asyncio.CancelledError):
+                await reading
+
+
+class _NotAdmittedError(Exception):
+    """The process drains or is full, and the client has been told."""
+
+
+def _begin_to_read(
+    transport: AsgiTransport | DirectWebSocket, connection: PlainConnection
+) -> asyncio.Task[None] | None:
+    """Begin to read; return the task that reads, if the server does not."""
+    if isinstance(transport, AsgiTransport):
+        return asyncio.create_task(
+            transport.run(connection), name='falcon_channels plain WebSocket'
+        )
+    transport.attach(connection)
+    return None

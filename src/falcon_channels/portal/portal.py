@@ -21,8 +21,8 @@ import falcon
 from falcon_channels.brokers.base import PublishResult
 from falcon_channels.channels import Channels
 from falcon_channels.errors import EventLoopError
-from falcon_channels.portal.door import serve_door
 from falcon_channels.portal.loop_thread import LoopThread
+from falcon_channels.portal.websocket import serve_websocket
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import Position
@@ -189,10 +189,10 @@ class Portal:
             falcon.HTTPError: Refused; Falcon tells the client.
         """
         if req.env.get('wsgi.multiprocess'):
-            self.channels.nodes.warn_of_others()
-        serve_door(
+            self.channels.node.cluster.warn_of_several_processes()
+        serve_websocket(
             self._thread,
-            self.channels,
+            self.channels.node,
             req,
             ws,
             channel,

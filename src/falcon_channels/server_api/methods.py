@@ -1,8 +1,8 @@
 """The methods of the server API: requests and answers, without HTTP.
 
 Names, fields and error codes are those of Centrifugo's server API, so that its client
-libraries work. A request is a Struct; what it does not know it refuses, for an
-option that is passed over in silence is worse than an error.
+libraries work. A request is a Struct, which refuses unknown fields. An option that is
+ignored silently would be worse than an error.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import logging
 from typing import Annotated
 from typing import Any
 from typing import Final
-from typing import TYPE_CHECKING
 
 import msgspec
 
+from falcon_channels.brokers.base import PublishResult
 from falcon_channels.cluster.user_commands import FORCE_DISCONNECT
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import CapabilityError
@@ -30,26 +30,23 @@ from falcon_channels.errors import PayloadError
 from falcon_channels.errors import PositionError
 from falcon_channels.errors import PublicationTooLargeError
 from falcon_channels.errors import UnknownChannelError
+from falcon_channels.node import Node
 from falcon_channels.protocol import codes
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
 
-if TYPE_CHECKING:
-    from falcon_channels.brokers.base import PublishResult
-    from falcon_channels.channels import Channels
-
 _logger = logging.getLogger('falcon_channels')
 
-#: How many channels a broadcast may name.
+#: Largest number of channels in a broadcast.
 MAX_BROADCAST_CHANNELS = 1000
-#: How many commands a batch may have.
+#: Largest number of commands in a batch.
 MAX_BATCH_COMMANDS = 1000
 
 _Offset = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 _Seconds = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
-#: What Centrifugo has and this does not: refused with code 108.
+#: Methods of Centrifugo that are not supported: refused with code 108.
 _NOT_AVAILABLE: Final = frozenset(
     {
         'rpc',
@@ -85,11 +82,11 @@ _NOT_AVAILABLE: Final = frozenset(
 
 
 class ApiError(Exception):
-    """A method that answers with an error.
+    """The error with which a method answers.
 
     Attributes:
-        code: As in the table of docs/server_api.md.
-        message: In words, for whoever holds a key.
+        code: Code of the table in docs/server_api.md.
+        message: Text for the caller.
     """
 
     def __init__(self, error: codes.ReplyError, details: str = '') -> None:
@@ -104,7 +101,7 @@ class ApiError(Exception):
 
 
 class _Request(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """What all requests have in common."""
+    """Base of all requests."""
 
 
 class _Payload(_Request):
@@ -202,11 +199,11 @@ class ApiMethods:
     """The methods by name.
 
     Args:
-        channels: What they act on.
+        node: Everything of this process.
     """
 
-    def __init__(self, channels: Channels) -> None:
-        self._channels = channels
+    def __init__(self, node: Node) -> None:
+        self._node = node
         self._methods: dict[str, tuple[type[_Request], Method]] = {
             'publish': (_Publish, self._publish),
             'broadcast': (_Broadcast, self._broadcast),
@@ -223,11 +220,11 @@ class ApiMethods:
         }
 
     async def call(self, name: str, body: bytes | msgspec.Raw) -> dict[str, Any]:
-        """Return the answer of a method, ``{"result": {}}`` or ``{"error": {}}``.
+        """Call a method; return its answer, ``{"result": {}}`` or ``{"error": {}}``.
 
         Args:
-            name: Of the method.
-            body: Its request, JSON.
+            name: Name of the method.
+            body: Request in JSON.
         """
         try:
             if name == 'batch':
@@ -284,7 +281,7 @@ class ApiMethods:
         self, channel: str, request: _Payload, payload: Any
     ) -> dict[str, Any]:
         return _position(
-            await self._channels.publish(
+            await self._node.publisher.publish(
                 channel,
                 payload,
                 idempotency_key=request.idempotency_key or None,
@@ -293,13 +290,13 @@ class ApiMethods:
         )
 
     async def _history(self, request: _History) -> dict[str, Any]:
-        match = await self._channels.match(request.channel)
+        match = await self._node.match(request.channel)
         if not match.route.options.history_size:
             raise ApiError(codes.NOT_AVAILABLE, 'the channel keeps no history')
         since = _since(request.since)
         if request.reverse and since is not None and not since.offset:
-            raise ApiError(codes.BAD_REQUEST, 'nothing lies before offset 0')
-        page = await self._channels.history(
+            raise ApiError(codes.BAD_REQUEST, 'no publication is before offset 0')
+        page = await self._node.reader.history(
             request.channel,
             since=since,
             limit=None if request.limit < 0 else request.limit,
@@ -312,28 +309,28 @@ class ApiMethods:
         }
 
     async def _history_remove(self, request: _Channel) -> dict[str, Any]:
-        await self._channels.remove_history(request.channel)
+        await self._node.reader.remove_history(request.channel)
         return {}
 
     # --- presence --------------------------------------------------------------------
 
     async def _presence(self, request: _Channel) -> dict[str, Any]:
-        there = await self._channels.presence(request.channel)
+        entries = await self._node.reader.presence(request.channel)
         return {
-            'presence': {client: info_media(info) for client, info in there.items()}
+            'presence': {client: info_media(info) for client, info in entries.items()}
         }
 
     async def _presence_stats(self, request: _Channel) -> dict[str, Any]:
-        return (await self._channels.presence_stats(request.channel))._asdict()
+        return (await self._node.reader.presence_stats(request.channel))._asdict()
 
-    # --- users' connections ----------------------------------------------------------
+    # --- connections of users --------------------------------------------------------
 
     async def _subscribe(self, request: _Subscribe) -> dict[str, Any]:
         if request.b64info or request.b64data:
             raise ApiError(codes.NOT_AVAILABLE, 'b64info and b64data: use JSON')
         if request.override:
             raise ApiError(codes.NOT_AVAILABLE, 'override: options belong to routes')
-        await self._channels.subscribe_user(
+        await self._node.users.subscribe_user(
             request.user,
             request.channel,
             client=request.client,
@@ -346,7 +343,7 @@ class ApiMethods:
         return {}
 
     async def _unsubscribe(self, request: _Unsubscribe) -> dict[str, Any]:
-        await self._channels.unsubscribe_user(
+        await self._node.users.unsubscribe_user(
             request.user,
             request.channel,
             client=request.client,
@@ -361,18 +358,18 @@ class ApiMethods:
             raise ApiError(codes.BAD_REQUEST, f'code {code} is not from 3000 to 4999')
         if len(asked.reason.encode()) > 123:
             raise ApiError(codes.BAD_REQUEST, 'reason exceeds 123 bytes of UTF-8')
-        await self._channels.disconnect_user(
+        await self._node.users.disconnect_user(
             request.user,
             client=request.client,
             session=request.session,
             code=code,
             reason=asked.reason or 'force disconnect',
-            spare=request.whitelist,
+            exclude=request.whitelist,
         )
         return {}
 
     async def _refresh(self, request: _Refresh) -> dict[str, Any]:
-        await self._channels.refresh_user(
+        await self._node.users.refresh_user(
             request.user,
             client=request.client,
             session=request.session,
@@ -382,10 +379,10 @@ class ApiMethods:
         )
         return {}
 
-    # --- processes -------------------------------------------------------------------
+    # --- nodes -----------------------------------------------------------------------
 
     async def _list_channels(self, request: _Channels) -> dict[str, Any]:
-        totals = await self._channels.census.channels()
+        totals = await self._node.info.channels()
         pattern = request.pattern or '*'
         return {
             'channels': {
@@ -396,7 +393,7 @@ class ApiMethods:
         }
 
     async def _info(self, request: _Nothing) -> dict[str, Any]:
-        return {'nodes': await self._channels.census.nodes()}
+        return {'nodes': await self._node.info.nodes()}
 
 
 def _decode(body: bytes | msgspec.Raw, request_type: type[Any]) -> Any:
@@ -407,7 +404,7 @@ def _decode(body: bytes | msgspec.Raw, request_type: type[Any]) -> Any:
 
 
 async def _translated(name: str, method: Method, request: Any) -> dict[str, Any]:
-    """Await a method; its errors become those of the API."""
+    """Call a method, and translate its errors."""
     try:
         return await method(request)
     except ApiError:
@@ -429,7 +426,7 @@ async def _translated(name: str, method: Method, request: Any) -> dict[str, Any]
         _logger.warning('server API: %s failed: %s', name, ex)
         raise ApiError(codes.INTERNAL) from None
     except Exception:
-        # NOTE: a defect; the caller gets the documented answer, the log the traceback.
+        # NOTE: a bug. The caller gets an internal error, and the log has the traceback.
         _logger.exception('server API: %s failed', name)
         raise ApiError(codes.INTERNAL) from None
 
@@ -446,8 +443,8 @@ def _payload(request: _Payload) -> Any:
             raise ApiError(codes.BAD_REQUEST, 'b64data is not base64') from None
     if not bytes(request.data):
         raise ApiError(codes.BAD_REQUEST, 'data is missing')
-    # NOTE: decoded and encoded again, once per request: white space goes, and what
-    #   one JSON reader takes and another does not never reaches a client.
+    # NOTE: the data is decoded and encoded again, once per request. This removes white
+    #   space, and JSON that only some readers accept never reaches a client.
     return _decode(request.data, object)
 
 
@@ -460,7 +457,7 @@ def _position(result: PublishResult) -> dict[str, Any]:
 
 
 def publication_media(publication: Publication) -> dict[str, Any]:
-    """Return a publication as the API shows it; its payload is not parsed again."""
+    """Return a publication in the form of the API, without parsing its payload."""
     item: dict[str, Any] = {'offset': publication.offset}
     if publication.binary:
         item['data'] = None
@@ -477,7 +474,7 @@ def publication_media(publication: Publication) -> dict[str, Any]:
 
 
 def info_media(info: ClientInfo) -> dict[str, Any]:
-    """Return who somebody is as the API shows it; nothing is parsed again."""
+    """Return a `ClientInfo` in the form of the API, without parsing its JSON."""
     item: dict[str, Any] = {'user': info.user, 'client': info.client}
     if info.conn_info is not None:
         item['conn_info'] = msgspec.Raw(info.conn_info)

@@ -1,9 +1,9 @@
-"""The server API over HTTP: what back ends call to publish, ask and steer.
+"""The server API over HTTP, with which back ends publish, read and command.
 
-It speaks Centrifugo's server API, ``POST {prefix}/{method}`` with a JSON body, so that
-`cent` and its siblings in other languages work. Answers have the status 200 and say
-``{"result": {}}`` or ``{"error": {"code": 107, "message": "..."}}``; others mean
-that the request never reached a method.
+It is Centrifugo's server API, ``POST {prefix}/{method}`` with a JSON body, so that
+`cent` and the client libraries of other languages work. An answer has the status 200
+and ``{"result": {}}`` or ``{"error": {"code": 107, "message": "..."}}``. Any other
+status means that the request did not reach a method.
 """
 
 from __future__ import annotations
@@ -13,32 +13,29 @@ import hashlib
 import hmac
 import logging
 from typing import Any
-from typing import TYPE_CHECKING
 
 import falcon
 import falcon.asgi
 import msgspec
 
 from falcon_channels.errors import OptionsError
+from falcon_channels.node import Node
 from falcon_channels.server_api.methods import ApiMethods
-
-if TYPE_CHECKING:
-    from falcon_channels.channels import Channels
 
 _logger = logging.getLogger('falcon_channels')
 
-#: Shortest key, in bytes. One from `secrets.token_urlsafe` has 43.
+#: Shortest key in bytes. A key of `secrets.token_urlsafe(32)` has 43.
 MIN_KEY_BYTES = 12
 
 
 class ApiKeys:
-    """Keys of the server API; several may hold at once, to change them.
+    """Keys of the server API; several are valid at the same time during a change.
 
     Args:
-        keys: One, or several.
+        keys: One key, or several.
 
     Raises:
-        OptionsError: There is none, or one is too short or not ASCII.
+        OptionsError: There is no key, or a key is too short or not ASCII.
     """
 
     def __init__(self, keys: str | Sequence[str]) -> None:
@@ -46,7 +43,7 @@ class ApiKeys:
         if not given:
             raise OptionsError('the server API needs at least one key')
         for key in given:
-            # NOTE: the key is a secret and stays out of the message.
+            # SECURITY: errors are logged, so that the message does not have the key.
             if not key.isascii() or not key.isprintable() or ' ' in key:
                 raise OptionsError('a key is printable ASCII without spaces')
             if len(key) < MIN_KEY_BYTES:
@@ -54,12 +51,12 @@ class ApiKeys:
                     f'a key of {len(key)} bytes is shorter than {MIN_KEY_BYTES}: '
                     'make one with secrets.token_urlsafe(32)'
                 )
-        # SECURITY: digests have one length, so that `compare_digest` tells nothing of
-        #   the key by its time, not even how long it is.
+        # SECURITY: an attacker measures how long a comparison takes. Digests have the
+        #   same length, so that the time depends on nothing of the key.
         self._digests = [_digest(key) for key in given]
 
     def accept(self, key: str) -> bool:
-        """Return whether a key holds, in the same time whichever it is."""
+        """Return whether a key is valid, in a time that does not depend on the key."""
         digest = _digest(key)
         found = False
         for known in self._digests:
@@ -75,15 +72,15 @@ class ApiResource:
     """Falcon resource of the server API: ``POST {prefix}/{method}``.
 
     Args:
-        channels: What it acts on.
-        keys: Who may call it.
-        max_body_bytes: Largest request.
+        node: Everything of this process.
+        keys: Valid keys.
+        max_body_bytes: Largest request in bytes.
     """
 
     def __init__(
-        self, channels: Channels, keys: ApiKeys, max_body_bytes: int = 1048576
+        self, node: Node, keys: ApiKeys, max_body_bytes: int = 1048576
     ) -> None:
-        self._methods = ApiMethods(channels)
+        self._methods = ApiMethods(node)
         self._keys = keys
         self._max_body_bytes = max_body_bytes
 
@@ -99,10 +96,11 @@ class ApiResource:
 
     def _authorize(self, req: falcon.asgi.Request) -> None:
         if req.has_param('api_key'):
-            # SECURITY: what is in a URL is in logs, histories and Referer headers.
+            # SECURITY: URLs are stored in logs, histories and Referer headers, where an
+            #   attacker can read them.
             raise falcon.HTTPBadRequest(
-                description='a key in the URL is not accepted, and is no secret any '
-                'more: send it in the header X-API-Key'
+                description='a key in the URL is not accepted, and is no longer '
+                'secret: replace it, and send it in the header X-API-Key'
             )
         key = req.get_header('X-API-Key')
         if key is None:
@@ -116,8 +114,8 @@ class ApiResource:
             )
 
     async def _read(self, req: falcon.asgi.Request) -> bytes:
-        # SECURITY: a form of another site cannot send this type without asking first
-        #   (CORS), and there is nobody to say yes. Cookies are never looked at.
+        # SECURITY: a form of another site can post without a preflight request (CORS),
+        #   but not with this content type. Cookies are never read.
         content_type, _, _ = (req.content_type or '').partition(';')
         if content_type.strip().lower() != 'application/json':
             raise falcon.HTTPUnsupportedMediaType(
@@ -125,7 +123,7 @@ class ApiResource:
             )
         if req.get_header('Content-Encoding', default='identity') != 'identity':
             raise falcon.HTTPUnsupportedMediaType(
-                description='compressed requests are not taken'
+                description='compressed requests are not supported'
             )
         limit_bytes = self._max_body_bytes
         length = req.content_length
@@ -148,7 +146,7 @@ def _too_large(limit_bytes: int) -> falcon.HTTPError:
 
 
 def mount_api(
-    channels: Channels,
+    node: Node,
     app: falcon.asgi.App[Any, Any],
     keys: str | Sequence[str],
     prefix: str,
@@ -156,6 +154,6 @@ def mount_api(
 ) -> None:
     """Do what `Channels.add_api` promises."""
     if prefix and (not prefix.startswith('/') or prefix.endswith('/')):
-        raise OptionsError(f'prefix {prefix!r} must be as "/api", or empty')
-    resource = ApiResource(channels, ApiKeys(keys), max_body_bytes)
+        raise OptionsError(f'prefix {prefix!r} must be like "/api", or empty')
+    resource = ApiResource(node, ApiKeys(keys), max_body_bytes)
     app.add_route(f'{prefix}/{{method}}', resource)

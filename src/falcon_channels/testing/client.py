@@ -11,9 +11,9 @@
 
     run_with_fake_clock(scenario())
 
-What a responder refuses, it raises here: ``pytest.raises(falcon.HTTPForbidden)``. A
-client may stop reading, to see what the channel's slow-reader policy does to it.
-Everything that it received stands in `SimulatedClient.events`, in order.
+If a responder refuses, its error is raised: ``pytest.raises(falcon.HTTPForbidden)``. A
+client can stop reading, to test the channel's policy for slow readers. All that it
+received is in `SimulatedClient.events`, in order.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from typing import Self
 
 from falcon import testing
 
-from falcon_channels.access import authorization
+from falcon_channels.access.authorization import encode_payload
+from falcon_channels.access.subscribing import SubscribeOptions
 from falcon_channels.channels import Channels
 from falcon_channels.errors import UnsubscribedError
 from falcon_channels.hub.connection import Connection
@@ -44,7 +45,7 @@ from falcon_channels.transports.encoders import Item
 
 
 class Subscribed(NamedTuple):
-    """The answer to a subscription: what was asked for, and what became of it."""
+    """The start of a subscription: the request, and its outcome."""
 
     channel: str
     since: Position | None
@@ -52,7 +53,7 @@ class Subscribed(NamedTuple):
 
 
 class Received(NamedTuple):
-    """A publication, or a join or leave, of a subscribed channel."""
+    """A publication, a join or a leave of a subscribed channel."""
 
     channel: str
     item: Item
@@ -60,19 +61,19 @@ class Received(NamedTuple):
 
 
 class Unsubscribed(NamedTuple):
-    """The end of a subscription; code 0 where the client asked for it."""
+    """The end of a subscription; the code is 0 if the client asked for it."""
 
     channel: str
     code: int
     reason: str
 
 
-#: What a client receives.
+#: Everything that a client can receive.
 Event = Subscribed | Received | Unsubscribed
 
 
 class _EventCodec:
-    """Hands items over as they are."""
+    """Passes items on as objects."""
 
     binary = False
 
@@ -97,17 +98,17 @@ _FRAMING = _EventFraming()
 
 
 class SimulatedTransport:
-    """A transport to a client in the same process, which may stop reading.
+    """A transport to a client in the same process, which can stop reading.
 
     Args:
-        on_event: Called with each event as the client reads it.
+        on_event: Called with each event when the client reads it.
         on_end: Called when the connection has ended.
 
     Attributes:
-        writes: How often something was written.
-        backlog_bytes: What the client has not read.
-        peak_bytes: The largest backlog so far.
-        end: Close code and reason, once closed.
+        writes: Number of writes.
+        backlog_bytes: Bytes that the client has not read.
+        peak_bytes: Largest backlog so far, in bytes.
+        end: Close code and reason, or ``None`` while the connection is open.
     """
 
     #: There is no socket.
@@ -128,7 +129,7 @@ class SimulatedTransport:
         self._unread: deque[list[Event]] = deque()
 
     def write(self, blob: list[Event]) -> int:
-        """Give events to the client, or keep them while it does not read."""
+        """Give events to the client, or buffer them while it does not read."""
         if self.end is not None:
             return 0
         self.writes += 1
@@ -141,11 +142,11 @@ class SimulatedTransport:
         return self.backlog_bytes
 
     def stop_reading(self) -> None:
-        """Read nothing from now on."""
+        """Stop reading."""
         self._reading = False
 
     def read_again(self) -> None:
-        """Read what waits, and everything from now on."""
+        """Read all that waits, and go on reading."""
         self._reading = True
         waited = bool(self._unread)
         while self._unread:
@@ -155,7 +156,7 @@ class SimulatedTransport:
             self.receiver.on_writable()
 
     def close(self, code: int, reason: str) -> None:
-        """End the connection; what the client has not read is lost."""
+        """End the connection; events that the client has not read are lost."""
         if self.end is not None:
             return
         self.end = (code, reason)
@@ -171,10 +172,10 @@ class SimulatedTransport:
         self.close(1006, '')
 
     def pause_reading(self) -> None:
-        """A simulated client sends nothing by itself."""
+        """Do nothing: a simulated client calls methods instead of sending."""
 
     def resume_reading(self) -> None:
-        """A simulated client sends nothing by itself."""
+        """Do nothing: a simulated client calls methods instead of sending."""
 
     def _read(self, blob: list[Event]) -> None:
         for event in blob:
@@ -197,7 +198,7 @@ class _SimulatedConnection(Connection):
     __slots__ = ()
 
     def on_message(self, message: str | bytes) -> None:
-        """A simulated client calls methods instead."""
+        """Do nothing: a simulated client calls methods instead of sending."""
 
     def on_unsubscribed(
         self, subscription: Subscription, code: int, reason: str
@@ -206,20 +207,20 @@ class _SimulatedConnection(Connection):
 
 
 class SimulatedClient:
-    """A client of a `Channels` object without a network; see the module's page.
+    """A client of a `Channels` object without a network; see the module's docstring.
 
     Args:
-        channels: Whose client.
-        user: Who it is.
-        info: Public facts about the connection.
-        req: The request that responders get; one for ``/`` by default. What middleware
-            would have put into ``req.context``, the test puts there.
-        on_event: Called with each event, beside being kept in `events`.
+        channels: The channels under test.
+        user: Id of the user; ``''`` for an anonymous client.
+        info: Public information about the connection.
+        req: Request for the responders; one for ``/`` by default. The test sets
+            ``req.context`` as its middleware would.
+        on_event: Called with each event, which is also in `events`.
 
     Attributes:
-        events: What it received, in order; a test may clear it.
-        transport: Its way in, with counters.
-        connection: The server's side.
+        events: All that was received, in order; a test may clear it.
+        transport: The transport, with its counters.
+        connection: The connection on the server's side.
     """
 
     def __init__(
@@ -240,7 +241,7 @@ class SimulatedClient:
         self._wake = asyncio.Event()
         self.transport = SimulatedTransport(self._take, self._wake.set)
         self.connection: Connection = _SimulatedConnection(
-            channels.hub,
+            channels.node.hub,
             self.transport,
             encoder(_CODEC, _FRAMING),
             self.req,
@@ -257,8 +258,7 @@ class SimulatedClient:
             falcon.HTTPServiceUnavailable: `max_connections` are here already.
         """
         await self._channels.start()
-        self._channels.admission.check_room()
-        self._channels.hub.add(self.connection)
+        self._channels.node.handshake.add(self.connection)
         return self
 
     async def __aexit__(
@@ -269,97 +269,82 @@ class SimulatedClient:
     ) -> None:
         self.disconnect()
 
-    # --- what a client does ----------------------------------------------------------
+    # --- requests of a client --------------------------------------------------------
 
     async def subscribe(
         self, channel: str, since: Position | None = None, data: Any = None
     ) -> Joined:
-        """Subscribe, and return where it begins and what was missed.
+        """Subscribe; return the position of the start and the recovered publications.
 
         Args:
-            channel: Which.
-            since: Where the client stands, to recover from there.
-            data: What `Subscription.data` shows to ``on_subscribe``.
+            channel: Name of the channel.
+            since: Position from which the client recovers.
+            data: Value of `Subscription.data` for ``on_subscribe``.
 
         Raises:
-            falcon.HTTPError: Refused.
+            falcon.HTTPError: The client was refused.
             UnknownChannelError: No route matches.
-            UnsubscribedError: Ended while it was being subscribed.
+            AlreadySubscribedError: The client is subscribed to the channel.
+            UnsubscribedError: The subscription was ended while it was made.
             BrokerUnavailableError: Try again.
         """
-        match = await self._channels.match(channel)
-        connection = self.connection
-        if channel in connection.subscriptions:
-            raise ValueError(f'{channel!r} is subscribed already')
-        subscription = Subscription(
-            connection, channel, match.route, match.params, data=data
-        )
-        connection.add_subscription(subscription)
-        joined: Joined | None = None
+        starts: list[Joined] = []
 
-        def on_joined(outcome: Joined) -> None:
-            nonlocal joined
-            joined = outcome
-            connection.send_blob([Subscribed(channel, since, outcome)])
+        def on_joined(subscription: Subscription, joined: Joined) -> None:
+            starts.append(joined)
+            self.connection.send_blob([Subscribed(channel, since, joined)])
 
         try:
-            await self._channels.admission.authorize(subscription)
-            await self._channels.admission.admit(subscription, since, on_joined)
+            await self._channels.node.subscriber.subscribe(
+                self.connection,
+                channel,
+                on_joined,
+                SubscribeOptions(since=since, data=data),
+            )
         except BaseException:
-            self._leave(subscription)
+            if starts:
+                self.connection.send_blob([Unsubscribed(channel, 0, '')])
             raise
-        assert joined is not None
-        return joined
+        return starts[0]
 
     def unsubscribe(self, channel: str) -> None:
-        """End a subscription; one that is not there is none."""
+        """End a subscription; do nothing if there is none."""
         subscription = self.connection.subscriptions.get(channel)
         if subscription is not None:
             self._leave(subscription)
 
     def _leave(self, subscription: Subscription) -> None:
         known = subscription.joined and not subscription.ended
-        self._channels.hub.leave(subscription)
+        self._channels.node.hub.leave(subscription)
         if known:
             self.connection.send_blob([Unsubscribed(subscription.channel, 0, '')])
 
     async def publish(self, channel: str, data: Any) -> None:
-        """Publish as a client: options and ``on_publish`` decide.
+        """Publish as a client: the options and ``on_publish`` decide.
 
         Args:
-            channel: Where.
+            channel: Name of the channel.
             data: Any JSON value, or `bytes` for a binary payload.
 
         Raises:
-            falcon.HTTPError: Refused.
-            PublicationTooLargeError: It is over the channel's limit.
+            falcon.HTTPError: The client was refused.
+            PublicationTooLargeError: The payload exceeds the channel's limit.
             UnknownChannelError: No route matches.
         """
-        match = await self._channels.match(channel)
-        raw, binary = authorization.encode_payload(data)
-        draft = authorization.PublicationDraft(
-            channel,
-            self.connection,
-            raw,
-            binary=binary,
-            data_type=match.route.options.data_type,
-        )
-        publication = await authorization.authorize_publish(
-            match, self.connection, draft
-        )
-        await self._channels.publish_checked(
-            match, channel, publication, idempotency_key=draft.idempotency_key
+        payload, binary = encode_payload(data)
+        await self._channels.node.publisher.publish_for_client(
+            self.connection, channel, payload, binary=binary
         )
 
     async def receive(self, timeout_s: float = 5.0) -> Publication:
         """Return the next publication.
 
         Args:
-            timeout_s: How long to wait for it; no time at all on a fake clock.
+            timeout_s: Seconds to wait; they pass at once on a fake clock.
 
         Raises:
-            TimeoutError: None came.
-            UnsubscribedError: The connection was closed; `code` says why.
+            TimeoutError: No publication arrived.
+            UnsubscribedError: The connection was closed; see its `code`.
         """
         async with asyncio.timeout(timeout_s):
             while not self._waiting:
@@ -380,21 +365,21 @@ class SimulatedClient:
         return self._signals.popleft()
 
     def stop_reading(self) -> None:
-        """Read nothing from now on, as a client whose network is stuck."""
+        """Stop reading, as a client does whose network is stuck."""
         self.transport.stop_reading()
 
     def read_again(self) -> None:
-        """Read what waits, and everything from now on."""
+        """Read all that waits, and go on reading."""
         self.transport.read_again()
 
     def disconnect(self) -> None:
-        """Be gone, as a client whose network broke."""
+        """Disconnect without a close frame, as a client does whose network broke."""
         self.transport.close(1006, '')
-        self._channels.hub.remove(self.connection)
+        self._channels.node.hub.remove(self.connection)
 
     @property
     def end(self) -> tuple[int, str] | None:
-        """Close code and reason, once the connection is closed."""
+        """Close code and reason, or ``None`` while the connection is open."""
         return self.transport.end
 
     def _take(self, event: Event) -> None:

@@ -83,6 +83,7 @@ class StreamTransport:
     """
 
     __slots__ = (
+        '_appendix',
         '_closing',
         '_cut',
         '_ended',
@@ -90,7 +91,6 @@ class StreamTransport:
         '_sender',
         '_sending',
         '_wake',
-        'appendix',
         'backlog_bytes',
         'framing',
         'readable',
@@ -105,8 +105,7 @@ class StreamTransport:
         #: Set while the connection takes commands.
         self.readable = asyncio.Event()
         self.readable.set()
-        #: Returns what to send after each part of the body, or nothing.
-        self.appendix: Callable[[], bytes] | None = None
+        self._appendix: Callable[[], bytes] | None = None
         self._queue: deque[bytes] = deque([preamble] if preamble else ())
         self._wake = asyncio.Event()
         self._closing: tuple[int, str] | None = None
@@ -114,6 +113,10 @@ class StreamTransport:
         self._sending = False
         self._sender: asyncio.Task[Any] | None = None
         self._cut: Callable[[], None] | None = None
+
+    def append_with(self, appendix: Callable[[], bytes]) -> None:
+        """Add to each part of the body what `appendix` returns, or ``b''``."""
+        self._appendix = appendix
 
     def write(self, blob: bytes) -> int:
         """Queue a blob; return how many bytes wait."""
@@ -203,7 +206,7 @@ class StreamTransport:
     def _take(self) -> bytes:
         chunk = b''.join(self._queue)
         self._queue.clear()
-        return chunk + self.appendix() if self.appendix is not None else chunk
+        return chunk + self._appendix() if self._appendix is not None else chunk
 
     async def _watch(self, receive: Callable[[], Awaitable[Any]]) -> None:
         while (await receive())['type'] != 'http.disconnect':

@@ -1,0 +1,98 @@
+"""Admit a client: origin, capacity, start, drain.
+
+Every way in calls `admit` when a request asks for a connection, and `add` when the
+connection is accepted. Both check the capacity. Several requests can pass the first
+check at the same time, and the process can begin to drain while a client connects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from collections.abc import Callable
+
+import falcon
+import falcon.asgi
+
+from falcon_channels.errors import BrokerUnavailableError
+from falcon_channels.errors import ClosedError
+from falcon_channels.hub.connection import Connection
+from falcon_channels.hub.hub import Hub
+from falcon_channels.options import NodeOptions
+from falcon_channels.origin import log_refusal
+from falcon_channels.origin import request_origin_error
+
+
+class Handshake:
+    """Admits connections to the hub of this process, or refuses them.
+
+    Args:
+        hub: Hub of this process.
+        options: Limits; `allowed_origins` and `max_connections` are used here.
+        start: Starts the node, if it has not started.
+    """
+
+    def __init__(
+        self, hub: Hub, options: NodeOptions, start: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._hub = hub
+        self._options = options
+        self._start = start
+
+    async def admit(self, req: falcon.asgi.Request) -> None:
+        """Check that a request may open a connection now.
+
+        Raises:
+            falcon.HTTPForbidden: The page that sent it has another origin.
+            falcon.HTTPBadRequest: Its Host header cannot be trusted.
+            falcon.HTTPServiceUnavailable: The process is full, draining or closed, or
+                the broker cannot be reached.
+        """
+        self.check_origin(req)
+        self.check_capacity()
+        try:
+            await self._start()
+        except (BrokerUnavailableError, ClosedError) as ex:
+            raise falcon.HTTPServiceUnavailable(description=str(ex)) from None
+
+    def add(self, connection: Connection) -> None:
+        """Add an accepted connection to the hub.
+
+        After an error the connection is released; the caller closes its transport.
+
+        Raises:
+            falcon.HTTPServiceUnavailable: The process has become full.
+            ClosedError: The process has begun to drain, or the client has left.
+        """
+        try:
+            self.check_capacity()
+            self._hub.add(connection)
+        except BaseException:
+            self._hub.remove(connection)
+            raise
+
+    def check_capacity(self) -> None:
+        """Refuse a connection beyond `NodeOptions.max_connections`.
+
+        Raises:
+            falcon.HTTPServiceUnavailable: The limit is reached.
+        """
+        limit = self._options.max_connections
+        if limit is not None and len(self._hub.connections) >= limit:
+            raise falcon.HTTPServiceUnavailable(
+                description=f'the limit of {limit} connections is reached',
+                retry_after=10,
+            )
+
+    def check_origin(self, req: falcon.asgi.Request) -> None:
+        """Refuse a request that a page of another site sent.
+
+        Raises:
+            falcon.HTTPForbidden: The origin is neither the server's own nor allowed.
+            falcon.HTTPBadRequest: The Host header cannot be trusted.
+        """
+        reason = request_origin_error(req, self._options.allowed_origins)
+        if reason is not None:
+            log_refusal(req.path, reason)
+            if reason.startswith('Host'):
+                raise falcon.HTTPBadRequest(description=reason)
+            raise falcon.HTTPForbidden(description=reason)

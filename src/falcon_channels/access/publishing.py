@@ -1,0 +1,140 @@
+"""Publish to channels: for the application, and for clients.
+
+`Publisher.publish_for_client` is the only function that publishes for a client. The
+order of its steps matters:
+
+1. *Find the route.* A channel without a route does not exist.
+2. *Authorize*: the route's `publishers`, revocations, the size and the type of the
+   data, then ``on_publish``, which may change the publication. The size is checked
+   again after it.
+3. *Give it to the broker*, which assigns the offset. The publication comes back from
+   the broker to all subscribers, also those of this process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from collections.abc import Callable
+from collections.abc import Iterable
+from typing import Any
+
+from falcon_channels.access import authorization
+from falcon_channels.access.authorization import PublicationDraft
+from falcon_channels.brokers.base import Broker
+from falcon_channels.brokers.base import PublishResult
+from falcon_channels.brokers.base import StreamSettings
+from falcon_channels.errors import CapabilityError
+from falcon_channels.errors import ChannelNameError
+from falcon_channels.hub.connection import Connection
+from falcon_channels.publication import Publication
+from falcon_channels.routing import ChannelMatch
+
+
+class Publisher:
+    """Publishes through the broker of this process.
+
+    Args:
+        broker: Broker of this process.
+        match: Starts the node and finds the route of a channel.
+    """
+
+    def __init__(
+        self, broker: Broker, match: Callable[[str], Awaitable[ChannelMatch]]
+    ) -> None:
+        self._broker = broker
+        self._match = match
+
+    async def publish(
+        self,
+        channel: str,
+        data: Any,
+        *,
+        idempotency_key: str | None = None,
+        tags: dict[str, str] | None = None,
+        connection: Any = None,
+    ) -> PublishResult:
+        """Do what `Channels.publish` promises."""
+        match = await self._match(channel)
+        payload, binary = authorization.encode_payload(data)
+        authorization.check_size(match.route, payload)
+        if connection is not None and not self._broker.capabilities.transactions:
+            raise CapabilityError(
+                f'{type(self._broker).__name__} cannot publish within a transaction'
+            )
+        return await self._give_to_broker(
+            match,
+            channel,
+            Publication(data=payload, binary=binary, tags=tags),
+            idempotency_key,
+            connection,
+        )
+
+    async def broadcast(
+        self,
+        channels: Iterable[str],
+        data: Any,
+        *,
+        idempotency_key: str | None = None,
+        tags: dict[str, str] | None = None,
+    ) -> list[PublishResult]:
+        """Do what `Channels.broadcast` promises."""
+        if isinstance(channels, str):
+            raise ChannelNameError(f'broadcast takes several channels: [{channels!r}]')
+        payload, binary = authorization.encode_payload(data)
+        publication = Publication(data=payload, binary=binary, tags=tags)
+        matches = [(channel, await self._match(channel)) for channel in channels]
+        for _, match in matches:
+            authorization.check_size(match.route, payload)
+        return [
+            await self._give_to_broker(match, channel, publication, idempotency_key)
+            for channel, match in matches
+        ]
+
+    async def publish_for_client(
+        self, connection: Connection, channel: str, data: bytes, *, binary: bool = False
+    ) -> PublishResult:
+        """Publish what a client sent, if it may.
+
+        Args:
+            connection: Connection of the client.
+            channel: Name of the channel.
+            data: Payload: valid JSON text in UTF-8, or any bytes if `binary`.
+            binary: Whether the payload is not JSON.
+
+        Raises:
+            ChannelNameError: The name is not a channel name.
+            UnknownChannelError: No route matches.
+            falcon.HTTPError: The client may not publish this; see `authorize_publish`.
+            PublicationTooLargeError: The payload exceeds the channel's limit.
+            PayloadError: ``on_publish`` set data, tags or a key that cannot be sent.
+            BrokerUnavailableError: The publication may or may not be stored.
+        """
+        match = await self._match(channel)
+        draft = PublicationDraft(
+            channel,
+            connection,
+            data,
+            binary=binary,
+            data_type=match.route.options.data_type,
+        )
+        publication = await authorization.authorize_publish(self._broker, match, draft)
+        return await self._give_to_broker(
+            match, channel, publication, draft.idempotency_key
+        )
+
+    async def _give_to_broker(
+        self,
+        match: ChannelMatch,
+        channel: str,
+        publication: Publication,
+        idempotency_key: str | None = None,
+        connection: Any = None,
+    ) -> PublishResult:
+        authorization.check_labels(publication.tags, idempotency_key)
+        return await self._broker.publish(
+            channel,
+            publication,
+            StreamSettings.of(match.route.options),
+            idempotency_key=idempotency_key,
+            connection=connection,
+        )

@@ -1,0 +1,148 @@
+"""Read history and presence: for the application, and for clients."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from collections.abc import Callable
+from collections.abc import Mapping
+
+from falcon_channels.access import authorization
+from falcon_channels.brokers.base import Broker
+from falcon_channels.brokers.base import StreamSettings
+from falcon_channels.errors import CapabilityError
+from falcon_channels.errors import PositionError
+from falcon_channels.hub.connection import Connection
+from falcon_channels.options import NodeOptions
+from falcon_channels.protocol.recovery import need_position
+from falcon_channels.publication import ClientInfo
+from falcon_channels.publication import HistoryPage
+from falcon_channels.publication import Position
+from falcon_channels.publication import PresenceStats
+from falcon_channels.routing import ChannelMatch
+
+
+class Reader:
+    """Reads from the broker of this process.
+
+    Args:
+        broker: Broker of this process.
+        options: Limits; `history_limit` is used here.
+        match: Starts the node and finds the route of a channel.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        options: NodeOptions,
+        match: Callable[[str], Awaitable[ChannelMatch]],
+    ) -> None:
+        self._broker = broker
+        self._options = options
+        self._match = match
+
+    # --- for the application ---------------------------------------------------------
+
+    async def history(
+        self,
+        channel: str,
+        *,
+        since: Position | None = None,
+        limit: int | None = 100,
+        reverse: bool = False,
+    ) -> HistoryPage:
+        """Do what `Channels.history` promises."""
+        need_position(since)
+        match = await self._match(channel)
+        page = await self._broker.history(
+            channel,
+            StreamSettings.of(match.route.options),
+            since=None if since is None else since.offset,
+            limit=limit,
+            reverse=reverse,
+        )
+        if since is not None and since.epoch and since.epoch != page.position.epoch:
+            raise PositionError(
+                f'{since} belongs to another log than {page.position}: '
+                'read again without since'
+            )
+        return page
+
+    async def remove_history(self, channel: str) -> None:
+        """Do what `Channels.remove_history` promises."""
+        await self._match(channel)
+        await self._broker.remove_history(channel)
+
+    async def presence(self, channel: str) -> Mapping[str, ClientInfo]:
+        """Do what `Channels.presence` promises."""
+        match = await self._match(channel)
+        if not match.route.options.presence:
+            raise CapabilityError(
+                f'channel {channel!r} has no presence: add its route with '
+                'ChannelOptions(presence=True)'
+            )
+        return await self._broker.presence(channel)
+
+    async def presence_stats(self, channel: str) -> PresenceStats:
+        """Do what `Channels.presence_stats` promises."""
+        entries = await self.presence(channel)
+        users = {info.user for info in entries.values()}
+        return PresenceStats(len(entries), len(users))
+
+    # --- for clients -----------------------------------------------------------------
+
+    async def history_for_client(
+        self,
+        connection: Connection,
+        channel: str,
+        *,
+        since: Position | None,
+        limit: int | None,
+        reverse: bool,
+    ) -> HistoryPage:
+        """Read the history of a channel for a client, if it may.
+
+        Args:
+            connection: Connection of the client.
+            channel: Name of the channel.
+            since: Position after which to read, or before which if `reverse`.
+            limit: Number of publications; ``None`` and numbers above
+                `NodeOptions.history_limit` read as many as that.
+            reverse: Whether the newest publication is first.
+
+        Raises:
+            CapabilityError: The channel keeps no history.
+            falcon.HTTPError: The client may not read it.
+            PositionError: `since` belongs to another log.
+        """
+        match = await self._match(channel)
+        if not match.route.options.history_size:
+            raise CapabilityError(f'channel {channel!r} keeps no history')
+        await authorization.authorize_history(self._broker, match, connection, channel)
+        most = self._options.history_limit
+        return await self.history(
+            channel,
+            since=since,
+            limit=most if limit is None else min(limit, most),
+            reverse=reverse,
+        )
+
+    async def presence_for_client(
+        self, connection: Connection, channel: str
+    ) -> Mapping[str, ClientInfo]:
+        """Read the presence of a channel for a client, if it may.
+
+        Raises:
+            falcon.HTTPError: The client may not read it.
+            CapabilityError: The channel has no presence.
+        """
+        match = await self._match(channel)
+        await authorization.authorize_presence(self._broker, match, connection, channel)
+        return await self.presence(channel)
+
+    async def presence_stats_for_client(
+        self, connection: Connection, channel: str
+    ) -> PresenceStats:
+        """Count the presence of a channel for a client; see `presence_for_client`."""
+        match = await self._match(channel)
+        await authorization.authorize_presence(self._broker, match, connection, channel)
+        return await self.presence_stats(channel)

@@ -1,0 +1,242 @@
+"""Bidirectional connections over plain HTTP, for networks that block WebSockets.
+
+Replies and pushes arrive in one streamed response (``http_stream`` or ``sse``). The
+client sends its commands in separate requests to ``/emulation``. They name the
+connection by a secret *session*, and the node that holds it. Such a request can reach
+any node. It is passed on to the right one.
+
+SECURITY: a request with the session of a connection acts for that connection. The
+session has 192 random bits, and only the client is told it, once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from typing import Any
+from typing import NamedTuple
+
+import falcon
+import falcon.asgi
+import msgspec
+
+from falcon_channels.endpoint.client_connection import ClientConnection
+from falcon_channels.endpoint.commands import dispatch
+from falcon_channels.endpoint.endpoint import Endpoint
+from falcon_channels.endpoint.http import admit
+from falcon_channels.endpoint.http import allow_origin
+from falcon_channels.endpoint.http import answer_preflight
+from falcon_channels.endpoint.http import BODY_TIMEOUT_S
+from falcon_channels.endpoint.http import decode_text
+from falcon_channels.endpoint.http import read_body
+from falcon_channels.endpoint.http import stream
+from falcon_channels.endpoint.websocket import require_protobuf
+from falcon_channels.errors import BrokerUnavailableError
+from falcon_channels.errors import ProtocolError
+from falcon_channels.node import Node
+from falcon_channels.protocol import codes
+from falcon_channels.transports.client_codecs import ClientCodec
+from falcon_channels.transports.client_codecs import JSON
+from falcon_channels.transports.http_stream import DELIMITED
+from falcon_channels.transports.http_stream import EVENTS
+from falcon_channels.transports.http_stream import LINES
+from falcon_channels.transports.http_stream import StreamTransport
+
+PROTOBUF_MEDIA = 'application/octet-stream'
+
+#: Commands from other nodes that may wait. Their sender cannot be paused.
+_MAX_WAITING = 1024
+#: Kind of the node messages that carry a frame for a connection.
+_KIND = 'emulation'
+
+
+class _Frame(NamedTuple):
+    """A frame for a connection of another node."""
+
+    session: str
+    text: bool
+    body: bytes
+
+
+class Emulation:
+    """The connections of this process whose commands arrive in separate requests.
+
+    Args:
+        node: Everything of this process.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._connections: dict[str, ClientConnection] = {}
+        node.cluster.handle(_KIND, self._on_frame)
+
+    def open(
+        self,
+        endpoint: Endpoint,
+        req: falcon.asgi.Request,
+        codec: ClientCodec,
+        transport: StreamTransport,
+        first: str | bytes,
+    ) -> ClientConnection:
+        """Open a connection with the frame of its first request.
+
+        Raises:
+            falcon.HTTPServiceUnavailable: The process has become full.
+            ClosedError: The process has begun to drain.
+        """
+        connection = ClientConnection(
+            endpoint,
+            transport,
+            codec,
+            req,
+            dispatch,
+            session=secrets.token_urlsafe(24),
+            announces_end=True,
+            on_ended=self._on_ended,
+        )
+        self._node.handshake.add(connection)
+        self._connections[connection.session] = connection
+        connection.on_message(first)
+        return connection
+
+    def _on_ended(self, connection: ClientConnection) -> None:
+        self._connections.pop(connection.session, None)
+
+    async def deliver(self, node: str, session: str, frame: str | bytes) -> None:
+        """Give a frame to its connection, on whatever node it is.
+
+        Raises:
+            falcon.HTTPNotFound: There is no such connection.
+            falcon.HTTPServiceUnavailable: The connection takes no commands now.
+        """
+        if node != self._node.cluster.id:
+            await self._pass_on(node, session, frame)
+            return
+        connection = self._connections.get(session)
+        if connection is None or connection.closed:
+            raise falcon.HTTPNotFound(description='no such session')
+        transport = connection.transport
+        if isinstance(transport, StreamTransport):
+            try:
+                async with asyncio.timeout(BODY_TIMEOUT_S):
+                    await transport.readable.wait()
+            except TimeoutError:
+                raise falcon.HTTPServiceUnavailable(
+                    description='too many commands of the connection are waiting'
+                ) from None
+        connection.on_message(frame)
+
+    async def _pass_on(self, node: str, session: str, frame: str | bytes) -> None:
+        if not self._node.broker.capabilities.shared:
+            raise falcon.HTTPNotFound(description='no such node')
+        body = frame.encode() if isinstance(frame, str) else frame
+        message = _Frame(session, isinstance(frame, str), body)
+        try:
+            await self._node.cluster.send(node, _KIND, msgspec.msgpack.encode(message))
+        except BrokerUnavailableError as ex:
+            raise falcon.HTTPServiceUnavailable(description=str(ex)) from None
+
+    def _on_frame(self, body: bytes) -> None:
+        frame = msgspec.msgpack.decode(body, type=_Frame)
+        connection = self._connections.get(frame.session)
+        if connection is None or connection.closed:
+            return
+        if connection.num_waiting > _MAX_WAITING:
+            connection.disconnect(*codes.DISCONNECT_TOO_MANY_REQUESTS)
+            return
+        connection.on_message(frame.body.decode() if frame.text else frame.body)
+
+
+class _StreamResource:
+    """What the two streamed resources share."""
+
+    def __init__(self, endpoint: Endpoint, emulation: Emulation) -> None:
+        self._endpoint = endpoint
+        self._emulation = emulation
+
+    async def on_options(
+        self, req: falcon.asgi.Request, resp: falcon.asgi.Response
+    ) -> None:
+        """Answer a preflight request."""
+        answer_preflight(self._endpoint.node.handshake, req, resp)
+
+
+class HttpStreamResource(_StreamResource):
+    """``POST {prefix}/http_stream``: commands in the body, replies in a stream."""
+
+    async def on_post(
+        self, req: falcon.asgi.Request, resp: falcon.asgi.Response
+    ) -> None:
+        """Open a connection."""
+        node = self._endpoint.node
+        await admit(node.handshake, req, resp)
+        body = await read_body(req, node.options.max_message_bytes)
+        first: str | bytes
+        if req.content_type == PROTOBUF_MEDIA:
+            codec, first, media_type = require_protobuf(), body, PROTOBUF_MEDIA
+            transport = StreamTransport(DELIMITED)
+        else:
+            codec, first, media_type = JSON, decode_text(body), falcon.MEDIA_JSON
+            transport = StreamTransport(LINES)
+        connection = self._emulation.open(self._endpoint, req, codec, transport, first)
+        stream(req, resp, transport, connection, media_type)
+
+
+class SseResource(_StreamResource):
+    """``GET {prefix}/sse?cf_connect=...``: commands in the URL, server-sent events."""
+
+    async def on_get(
+        self, req: falcon.asgi.Request, resp: falcon.asgi.Response
+    ) -> None:
+        """Open a connection with the commands in the URL."""
+        await admit(self._endpoint.node.handshake, req, resp)
+        self._open(req, resp, req.get_param('cf_connect', required=True))
+
+    async def on_post(
+        self, req: falcon.asgi.Request, resp: falcon.asgi.Response
+    ) -> None:
+        """Open a connection with the commands in the body."""
+        node = self._endpoint.node
+        await admit(node.handshake, req, resp)
+        body = await read_body(req, node.options.max_message_bytes)
+        self._open(req, resp, decode_text(body))
+
+    def _open(
+        self, req: falcon.asgi.Request, resp: falcon.asgi.Response, first: str
+    ) -> None:
+        # NOTE: a browser's EventSource fires `open` when the first bytes arrive.
+        transport = StreamTransport(EVENTS, preamble=b'\r\n')
+        connection = self._emulation.open(self._endpoint, req, JSON, transport, first)
+        stream(req, resp, transport, connection, 'text/event-stream')
+
+
+class EmulationResource:
+    """``POST /emulation``: commands for a connection whose replies are streamed."""
+
+    def __init__(self, node: Node, emulation: Emulation) -> None:
+        self._node = node
+        self._emulation = emulation
+
+    async def on_options(
+        self, req: falcon.asgi.Request, resp: falcon.asgi.Response
+    ) -> None:
+        """Answer a preflight request."""
+        answer_preflight(self._node.handshake, req, resp)
+
+    async def on_post(
+        self, req: falcon.asgi.Request, resp: falcon.asgi.Response
+    ) -> None:
+        """Take one frame: ``{"session": "...", "node": "...", "data": "..."}``."""
+        allow_origin(self._node.handshake, req, resp)
+        # NOTE: in JSON the frame is text within text. Its quotes are escaped, so that
+        #   it can have twice the size of the frame.
+        body = await read_body(req, 2 * self._node.options.max_message_bytes)
+        binary = req.content_type == PROTOBUF_MEDIA
+        codec = require_protobuf() if binary else JSON
+        try:
+            asked = codec.protocol.decode_emulation(body)
+        except ProtocolError as ex:
+            raise falcon.HTTPBadRequest(description=str(ex)) from None
+        frame: Any = asked.data if binary else asked.data.decode()
+        await self._emulation.deliver(asked.node, asked.session, frame)
+        resp.status = falcon.HTTP_204

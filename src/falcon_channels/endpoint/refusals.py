@@ -1,0 +1,83 @@
+"""How a command is refused: errors of this package, in the codes of the protocol.
+
+A command raises `RefusedError` to be answered with an error, and `EndedError` to end
+the connection. `refusal_for` translates all other errors.
+"""
+
+from __future__ import annotations
+
+import falcon
+
+from falcon_channels.errors import AlreadySubscribedError
+from falcon_channels.errors import BrokerUnavailableError
+from falcon_channels.errors import CapabilityError
+from falcon_channels.errors import ChannelNameError
+from falcon_channels.errors import ChannelsError
+from falcon_channels.errors import ClosedError
+from falcon_channels.errors import PayloadError
+from falcon_channels.errors import PositionError
+from falcon_channels.errors import PublicationTooLargeError
+from falcon_channels.errors import TokenExpiredError
+from falcon_channels.errors import TokenInvalidError
+from falcon_channels.errors import TooManyChannelsError
+from falcon_channels.errors import UnknownChannelError
+from falcon_channels.protocol import codes
+
+
+class RefusedError(ChannelsError):
+    """A command that is answered with an error."""
+
+    def __init__(self, error: codes.ReplyError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+class EndedError(ChannelsError):
+    """A command that ends the connection."""
+
+    def __init__(self, disconnect: codes.Disconnect) -> None:
+        super().__init__(disconnect.reason)
+        self.disconnect = disconnect
+
+
+#: Errors whose text is meant for the client that sent the payload.
+_FOR_CLIENTS = (PublicationTooLargeError, PayloadError)
+
+_REFUSALS: tuple[tuple[type[Exception], codes.ReplyError], ...] = (
+    (UnknownChannelError, codes.UNKNOWN_CHANNEL),
+    (ChannelNameError, codes.BAD_REQUEST),
+    (AlreadySubscribedError, codes.ALREADY_SUBSCRIBED),
+    (TooManyChannelsError, codes.LIMIT_EXCEEDED),
+    (PublicationTooLargeError, codes.LIMIT_EXCEEDED),
+    (PayloadError, codes.BAD_REQUEST),
+    (CapabilityError, codes.NOT_AVAILABLE),
+    (PositionError, codes.UNRECOVERABLE_POSITION),
+    (TokenExpiredError, codes.TOKEN_EXPIRED),
+    (TokenInvalidError, codes.PERMISSION_DENIED),
+    (BrokerUnavailableError, codes.INTERNAL),
+    (ClosedError, codes.INTERNAL),
+)
+
+
+def refusal_for(ex: Exception) -> codes.ReplyError | None:
+    """Return the error with which a command is answered that raised `ex`.
+
+    Returns:
+        ``None`` if `ex` is unexpected: a bug, in the application or in this package.
+    """
+    if isinstance(ex, RefusedError):
+        return ex.error
+    if isinstance(ex, falcon.HTTPError):
+        error = codes.error_for_status(ex.status_code)
+        return codes.error_in_words(error, description_for_client(ex))
+    for kind, error in _REFUSALS:
+        if isinstance(ex, kind):
+            # NOTE: other texts can hold details of the server and go to the log only.
+            words = str(ex) if isinstance(ex, _FOR_CLIENTS) else None
+            return codes.error_in_words(error, words)
+    return None
+
+
+def description_for_client(ex: falcon.HTTPError) -> str | None:
+    """Return the description of an error, or ``None`` for a server error (5xx)."""
+    return ex.description if 400 <= ex.status_code <= 499 else None

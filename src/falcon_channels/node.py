@@ -1,0 +1,267 @@
+"""Node: everything that belongs to one process, started and stopped together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import secrets
+from typing import Literal
+
+from falcon_channels.access.handshake import Handshake
+from falcon_channels.access.publishing import Publisher
+from falcon_channels.access.reading import Reader
+from falcon_channels.access.subscribing import Subscriber
+from falcon_channels.brokers.base import Broker
+from falcon_channels.brokers.urls import open_broker
+from falcon_channels.cluster.cluster import Cluster
+from falcon_channels.cluster.dispatch import ControlDispatcher
+from falcon_channels.cluster.info import ClusterInfo
+from falcon_channels.cluster.messages import SubscribeUser
+from falcon_channels.cluster.user_commands import UserCommands
+from falcon_channels.errors import BrokerUnavailableError
+from falcon_channels.errors import CapabilityError
+from falcon_channels.errors import ClosedError
+from falcon_channels.errors import EventLoopError
+from falcon_channels.errors import UnknownChannelError
+from falcon_channels.hub.connection import Connection
+from falcon_channels.hub.hub import Hub
+from falcon_channels.hub.presence import PresenceKeeper
+from falcon_channels.options import ChannelOptions
+from falcon_channels.options import need_options
+from falcon_channels.options import NodeOptions
+from falcon_channels.origin import check_allowed_origins
+from falcon_channels.routing import ChannelMatch
+from falcon_channels.routing import ChannelRouter
+from falcon_channels.routing import check_channel_name
+
+_logger = logging.getLogger('falcon_channels')
+
+Status = Literal['new', 'ok', 'link lost', 'draining', 'closed']
+
+
+class Node:
+    """Everything of one process: broker, hub, routes, presence, cluster and access.
+
+    A node starts with the first call that needs it, in the event loop of that call. It
+    belongs to that event loop until `close`. After that, `reopen` builds new parts, so
+    that code which keeps the node finds them in its attributes.
+
+    Args:
+        broker: URL of a broker, a `Broker`, or ``None`` for the memory of this process.
+        options: Limits of this process.
+
+    Raises:
+        OptionsError: The URL or the options are wrong.
+
+    Attributes:
+        options: Limits of this process.
+        broker: Orders, stores and carries publications.
+        hub: Connections, subscriptions and channels of this process.
+        cluster: The nodes that share the broker; its ``id`` is new at every start.
+        info: Counts of this node and of all nodes.
+        users: Commands about users, for all nodes.
+        handshake: Admits connections.
+        subscriber: Subscribes connections.
+        publisher: Publishes for the application and for clients.
+        reader: Reads history and presence for the application and for clients.
+    """
+
+    def __init__(
+        self,
+        broker: str | Broker | None = None,
+        options: NodeOptions | None = None,
+    ) -> None:
+        self.options = NodeOptions() if options is None else options
+        need_options(self.options, NodeOptions)
+        check_allowed_origins(self.options.allowed_origins)
+        self._given_broker = broker
+        self.router = ChannelRouter()
+        self._build(broker if isinstance(broker, Broker) else open_broker(broker))
+
+    def _build(self, broker: Broker) -> None:
+        """Build the parts that live from a start to `close`."""
+        self.broker = broker
+        self.hub = Hub(broker, self.options)
+        self.cluster = Cluster(self.hub, broker, secrets.token_urlsafe(9))
+        self.info = ClusterInfo(self.hub, self.cluster)
+        self.users = UserCommands(broker, self.options, self.match, self.start)
+        self._presence = PresenceKeeper(self.hub, self._find_options)
+        self.handshake = Handshake(self.hub, self.options, self.start)
+        self.subscriber = Subscriber(
+            self.hub, broker, self._presence, self.options, self.match
+        )
+        self.publisher = Publisher(broker, self.match)
+        self.reader = Reader(broker, self.options, self.match)
+        dispatcher = ControlDispatcher(
+            self.hub, self.cluster.on_message, self._on_subscribe_user
+        )
+        self.hub.listen(on_control=dispatcher.receive, on_left=self.subscriber.on_left)
+        self._starting: asyncio.Task[None] | None = None
+        self._status: Status = 'new'
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._draining = asyncio.Lock()
+
+    # --- routes ----------------------------------------------------------------------
+
+    def add_route(
+        self,
+        template: str,
+        resource: object,
+        options: ChannelOptions | None = None,
+        *,
+        suffix: str | None = None,
+    ) -> None:
+        """Do what `Channels.add_route` promises."""
+        options = ChannelOptions() if options is None else options
+        need_options(options, ChannelOptions)
+        able = self.broker.capabilities
+        if options.history_size and not able.history:
+            raise CapabilityError(f'{type(self.broker).__name__} keeps no history')
+        if options.presence and not able.presence:
+            raise CapabilityError(f'{type(self.broker).__name__} has no presence')
+        self.router.add(template, resource, options, suffix)
+
+    async def match(self, channel: str) -> ChannelMatch:
+        """Start the node if necessary, and find the route of a channel.
+
+        Raises:
+            ChannelNameError: The name is not a channel name.
+            UnknownChannelError: No route matches.
+            BrokerUnavailableError: The node cannot start now.
+            ClosedError: The node is closed.
+            EventLoopError: The node belongs to another event loop.
+        """
+        if self._status != 'ok' or asyncio.get_running_loop() is not self._loop:
+            await self.start()
+        check_channel_name(channel, self.options.max_channel_bytes)
+        match = self.router.match(channel)
+        if match is None:
+            raise UnknownChannelError(channel)
+        return match
+
+    def _find_options(self, channel: str) -> ChannelOptions | None:
+        match = self.router.match(channel)
+        return None if match is None else match.route.options
+
+    def _on_subscribe_user(
+        self, connection: Connection, command: SubscribeUser
+    ) -> None:
+        self.hub.spawn(
+            self.subscriber.subscribe_for_application(connection, command),
+            'subscribe by the server',
+        )
+
+    # --- life ------------------------------------------------------------------------
+
+    @property
+    def status(self) -> Status:
+        """State of the node, and whether the link to the broker is lost."""
+        if self._status == 'ok' and self.hub.link_lost:
+            return 'link lost'
+        return self._status
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """Event loop of the node, from the first start to `close`."""
+        return self._loop
+
+    async def start(self) -> None:
+        """Start the node, unless it has started.
+
+        Raises:
+            BrokerUnavailableError: The broker cannot be reached; the next call tries
+                again.
+            ClosedError: The node is closed.
+            EventLoopError: The node belongs to another event loop.
+        """
+        if self._status == 'closed':
+            raise ClosedError('these channels are closed')
+        loop = asyncio.get_running_loop()
+        if self._loop is not None and self._loop is not loop:
+            raise EventLoopError
+        if self._status in ('ok', 'draining'):
+            return
+        if self._starting is None:
+            self._loop = loop
+            self._starting = loop.create_task(
+                self._start(), name='falcon_channels start'
+            )
+        starting = self._starting
+        try:
+            await asyncio.shield(starting)
+        except BrokerUnavailableError:
+            if self._starting is starting:
+                self._starting = self._loop = None
+            raise
+        except asyncio.CancelledError:
+            if starting.cancelled():
+                raise ClosedError('these channels are closed') from None
+            raise
+
+    async def _start(self) -> None:
+        await self.broker.start(self.hub)
+        self.hub.start()
+        self._presence.start()
+        self._status = 'ok'
+        await self.cluster.hello()
+
+    def reopen(self) -> None:
+        """After `close`, build new parts, so that the node can start again.
+
+        Raises:
+            ClosedError: The broker was given as an object, which starts only once.
+        """
+        if self._status != 'closed':
+            return
+        if isinstance(self._given_broker, Broker):
+            raise ClosedError(
+                'these channels are closed, and can start again only if the broker '
+                'was given as a URL'
+            )
+        earlier = self.cluster
+        self._build(open_broker(self._given_broker))
+        self.cluster.adopt_handlers(earlier)
+
+    async def drain(self) -> None:
+        """Do what `Channels.drain` promises."""
+        async with self._draining:
+            await self._drain()
+
+    async def _drain(self) -> None:
+        if self._status != 'ok':
+            return
+        self._status = 'draining'
+        self.hub.start_draining()
+        if self.broker.capabilities.shared:
+            self._presence.hold()
+        options = self.options
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + options.drain_timeout_s
+        connections = list(self.hub.connections.values())
+        for start in range(0, len(connections), options.drain_batch):
+            if start:
+                # NOTE: several processes that drain at the same time would close their
+                #   batches in step. The pause is therefore random.
+                pause_s = options.drain_interval_s * (0.5 + random.random())
+                await asyncio.sleep(max(0.0, min(pause_s, deadline_s - loop.time())))
+            for connection in connections[start : start + options.drain_batch]:
+                connection.shutdown()
+        _logger.info('drained %d connections', len(connections))
+
+    async def close(self) -> None:
+        """Close all connections and the broker; idempotent."""
+        if self._starting is not None and self._status == 'new':
+            self._starting.cancel()
+            await asyncio.wait([self._starting])
+        await self.drain()
+        if self._status == 'closed':
+            return
+        drained, self._status = self._status == 'draining', 'closed'
+        if drained:
+            await self.cluster.goodbye()
+        for connection in list(self.hub.connections.values()):
+            connection.shutdown()
+        await self.hub.close()
+        await self.broker.close()
+        self._loop = None
