@@ -122,6 +122,81 @@ def test_layers_import_only_what_lies_below() -> None:
     assert KNOWN_UPWARD_IMPORTS == upward_imports()
 
 
+#: Packages whose modules have no circular imports yet.
+WITHOUT_CIRCLES = {
+    'brokers',
+    'protocol',
+    'server',
+    'timer_wheel',
+    'transports',
+    'websocket',
+    'wsgi',
+}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(SOURCE.parent).with_suffix('').parts
+    return '.'.join(parts[:-1] if parts[-1] == '__init__' else parts)
+
+
+def import_graph() -> dict[str, set[str]]:
+    """Return the modules that each module imports, also under `TYPE_CHECKING`."""
+    names = {module_name(path): path for path in modules(SOURCE)}
+    graph: dict[str, set[str]] = {}
+    for name, path in names.items():
+        targets = graph[name] = set()
+        for imported, _ in imports(path):
+            # The last part may be a name in a module, or a module in a package.
+            parent = imported.rpartition('.')[0]
+            targets.update({imported if imported in names else parent} & {*names})
+        targets.discard(name)
+    return graph
+
+
+def circles(graph: dict[str, set[str]]) -> list[set[str]]:
+    """Return the strongly connected components of more than one module."""
+    reached: dict[str, set[str]] = {}
+    for start in graph:
+        found: set[str] = set()
+        pending = [start]
+        while pending:
+            new = graph[pending.pop()] - found
+            found |= new
+            pending += new
+        reached[start] = found
+    components: list[set[str]] = []
+    for name, found in reached.items():
+        component = {other for other in found if name in reached[other]}
+        if len(component) > 1 and component not in components:
+            components.append(component)
+    return components
+
+
+def test_modules_import_without_circles() -> None:
+    """No two modules import each other, directly or by way of others."""
+    wrong = [
+        sorted(component)
+        for component in circles(import_graph())
+        if any(
+            name.split('.')[1] in WITHOUT_CIRCLES for name in component if '.' in name
+        )
+    ]
+    assert [] == wrong
+
+
+def test_circles_are_found() -> None:
+    """The search finds each circle once, and no module that only leads to one."""
+    graph = {
+        'a': {'b'},
+        'b': {'c'},
+        'c': {'b', 'd'},
+        'd': set(),
+        'e': {'f'},
+        'f': {'e'},
+    }
+    assert [{'b', 'c'}, {'e', 'f'}] == circles(graph)
+
+
 def test_pure_layers_touch_nothing_outside() -> None:
     """The pure layers import no loop, socket, clock or source of chance."""
     wrong = []
