@@ -97,6 +97,8 @@ check: setup  ## Formatting, lint, types and architecture
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_architecture.py
 	@if command -v npm >/dev/null; then npm run --silent --prefix $(WEB) check; fi
+	@echo 'Longest modules, in lines:'
+	@git ls-files 'src/*.py' | xargs wc -l | sort -rn | sed -n '2,6p'
 
 .PHONY: format
 format: setup  ## Format the code and mend what the linter can

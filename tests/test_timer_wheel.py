@@ -10,7 +10,6 @@ import weakref
 
 import pytest
 
-from falcon_channels.timer_wheel import Heartbeat
 from falcon_channels.timer_wheel import TimerWheel
 
 
@@ -188,63 +187,3 @@ async def test_discarded_item_is_freed_before_its_time() -> None:
     finally:
         gc.enable()
     wheel.close()
-
-
-class Waiting:
-    """An object in a `Heartbeat` that records its call, and may discard another."""
-
-    def __init__(self) -> None:
-        self.due_s = 0
-        self.called = asyncio.Event()
-        self.drops: tuple[Heartbeat, Waiting] | None = None
-
-    def on_due(self, now_s: float) -> None:
-        self.called.set()
-        if self.drops is not None:
-            heartbeat, other = self.drops
-            heartbeat.discard(other)
-
-
-async def test_heartbeat_item_set_again_is_called_at_its_last_time_only() -> None:
-    """An object that is set again is called once, at the time set last."""
-    heartbeat = Heartbeat()
-    sooner, never = Waiting(), Waiting()
-    heartbeat.set(sooner, now_s() + 3600)
-    heartbeat.set(sooner, now_s() - 1)
-    heartbeat.set(never, now_s() - 1)
-    heartbeat.set(never, now_s() + 3600)
-    async with asyncio.timeout(30):
-        await sooner.called.wait()
-    assert (0, False) == (sooner.due_s, never.called.is_set())
-    heartbeat.close()
-
-
-async def test_item_discarded_from_a_heartbeat_is_freed_before_its_time() -> None:
-    """The heartbeat keeps no reference to an object that was discarded."""
-    heartbeat = Heartbeat()
-    due = Waiting()
-    freed = weakref.ref(due)
-    heartbeat.set(due, now_s() + 3600)
-    gc.disable()
-    try:
-        heartbeat.discard(due)
-        heartbeat.discard(due)
-        del due
-        assert freed() is None
-    finally:
-        gc.enable()
-    heartbeat.close()
-
-
-async def test_heartbeat_item_discarded_by_another_is_not_called() -> None:
-    """Of two objects that are due together, the first call may discard the second."""
-    heartbeat = Heartbeat()
-    first, second, last = Waiting(), Waiting(), Waiting()
-    first.drops = heartbeat, second
-    when_s = now_s() - 1
-    for due in (first, second, last):
-        heartbeat.set(due, when_s)
-    async with asyncio.timeout(30):
-        await last.called.wait()
-    assert (True, False) == (first.called.is_set(), second.called.is_set())
-    heartbeat.close()

@@ -19,6 +19,7 @@ from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
 from falcon_channels.transports.encoders import encoder
 from falcon_channels.transports.encoders import Item
+from falcon_channels.websocket.close_codes import ABNORMAL
 
 
 class _ItemsCodec:
@@ -72,7 +73,7 @@ class _QueueTransport:
         self._wake.set()
 
     def abort(self) -> None:
-        self.close(1006, 'aborted')
+        self.close(ABNORMAL, 'aborted')
 
     def pause_reading(self) -> None:
         """Do nothing: a queue sends no messages."""

@@ -197,7 +197,7 @@ def test_reading_can_be_paused(server: RunningServer, attached: Attached) -> Non
         receiver = receiver_of(attached)
         loop = receiver.transport._context.loop
         loop.call_soon_threadsafe(receiver.transport.pause_reading)
-        wait_until(lambda: receiver.transport.held, 'paused')
+        wait_until(lambda: receiver.transport.read_pauses, 'paused')
         peer.send(b''.join(frame(TEXT, b'%d' % i) for i in range(600)))
         peer.send(frame(TEXT, b'echo'))
         assert [] == receiver.heard

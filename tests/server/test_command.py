@@ -39,8 +39,9 @@ APP = 'tests.server.served_app:app'
 pytestmark = pytest.mark.server
 
 
-def process(*words: str) -> ServerProcess:
-    return ServerProcess([*SERVE, '--port', '{port}', *words, APP])
+def process(*words: str, ignores_hangup: bool = False) -> ServerProcess:
+    command = [*SERVE, '--port', '{port}', *words, APP]
+    return ServerProcess(command, ignores_hangup=ignores_hangup)
 
 
 def close_code(ws: ClientConnection) -> int:
@@ -127,17 +128,12 @@ def test_other_signals_drain_as_well(sig: signal.Signals) -> None:
 
 def test_a_hangup_that_is_ignored_stays_ignored() -> None:
     """Started by ``nohup``, the server serves on when its terminal is closed."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        server = process()
-        with server:
-            server.signal(signal.SIGHUP)
-            with connect(f'{server.ws_url}/echo') as ws:
-                assert 'ws' == ws.recv()
-            server.signal(signal.SIGTERM)
-            assert 0 == exit_code(server)
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    with process(ignores_hangup=True) as server:
+        server.signal(signal.SIGHUP)
+        with connect(f'{server.ws_url}/echo') as ws:
+            assert 'ws' == ws.recv()
+        server.signal(signal.SIGTERM)
+        assert 0 == exit_code(server)
 
 
 def test_a_second_signal_ends_at_once() -> None:

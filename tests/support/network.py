@@ -15,6 +15,7 @@ import sys
 from types import TracebackType
 from typing import Self
 
+from support.processes import python_path
 from support.processes import ROOT
 from support.processes import wait_until
 
@@ -115,7 +116,7 @@ class Network:
         process = subprocess.Popen(
             command,
             cwd=ROOT,
-            env={**os.environ, 'PYTHONPATH': 'tests'},
+            env={**os.environ, 'PYTHONPATH': python_path('tests')},
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
         )

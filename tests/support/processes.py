@@ -1,9 +1,10 @@
-"""Server processes for tests: started on a free port, waited for, always stopped."""
+"""Server processes for tests: started on a free port, awaited, always stopped."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
@@ -15,32 +16,35 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from types import FrameType
 from types import TracebackType
 from typing import Self
 
 ROOT = Path(__file__).parents[2]
 
-#: Where ports of servers begin, and how many workers share them.
+#: First port of servers, and the number of test workers that share them.
 _FIRST_PORT = 12_288
 _PORT_STEP = 8
 _USUAL_CLIENT_PORT = 32_768
-#: The last ports that were given away here.
+#: The ports that this process has returned last.
 _given: deque[int] = deque(maxlen=200)
 
 
 def free_port() -> int:
-    """Return a TCP port of loopback that nobody listens on.
+    """Return a TCP port of loopback on which no process listens.
 
-    NOTE: Not one that the system gives to clients, for the thousands of connections of
-    another test might get it before the server does; nor one of another worker's.
+    NOTE: Ports that the system gives to clients are excluded, because one of the
+    thousands of connections of another test might get the port before the server does.
+    Test workers have different ports.
     """
     worker = int(os.environ.get('PYTEST_XDIST_WORKER', 'gw0')[2:]) % _PORT_STEP
     while True:
         steps = secrets.randbelow((_first_client_port() - _FIRST_PORT) // _PORT_STEP)
         port = _FIRST_PORT + steps * _PORT_STEP + worker
         if port in _given:
-            continue  # perhaps its server has yet to start
+            continue  # perhaps its server has not started yet
         with socket.socket() as sock, contextlib.suppress(OSError):
             sock.bind(('127.0.0.1', port))
             _given.append(port)
@@ -48,7 +52,7 @@ def free_port() -> int:
 
 
 def _first_client_port() -> int:
-    """Return where the system's ports of clients begin, or where they usually do."""
+    """Return the first port that the system gives to clients."""
     try:
         text = Path('/proc/sys/net/ipv4/ip_local_port_range').read_text()
     except OSError:
@@ -60,12 +64,46 @@ def _first_client_port() -> int:
 def wait_until(
     condition: Callable[[], object], what: str, timeout_s: float = 30.0
 ) -> None:
-    """Return as soon as `condition()` is true; fail after `timeout_s`."""
+    """Return as soon as `condition()` is true; fail after `timeout_s`.
+
+    Args:
+        condition: Called every 10 ms.
+        what: The condition in words, for the failure.
+        timeout_s: Longest wait in seconds.
+    """
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:
             raise AssertionError(f'not within {timeout_s} s: {what}')
         time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def _hangup_for_children(*, ignored: bool) -> Iterator[None]:
+    """Start children in which SIGHUP has its default action, or is ignored.
+
+    NOTE: Under ``nohup`` SIGHUP is ignored in the tests, and an ignored signal is
+    ignored in children, too. A signal with a handler gets its default action there.
+    Only the main thread can set handlers; other threads leave SIGHUP as it is.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.SIG_IGN if ignored else _ignore_signal
+    before = signal.signal(signal.SIGHUP, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def _ignore_signal(number: int, frame: FrameType | None) -> None:
+    """Do nothing: a handler that is not inherited, unlike SIG_IGN."""
+
+
+def python_path(*folders: str) -> str:
+    """Return a PYTHONPATH of folders and of the one of this process."""
+    return os.pathsep.join([*folders, *filter(None, [os.environ.get('PYTHONPATH')])])
 
 
 class ServerProcess:
@@ -74,9 +112,11 @@ class ServerProcess:
     Args:
         command: Words of the command; ``{port}`` is replaced in each, and a first
             word of ``python`` is this interpreter.
-        port: Where it will listen; a free one by default.
-        env: Additions to the environment.
+        port: Port on which it will listen; a free one by default.
+        env: Additions to the environment; a PYTHONPATH is put before the inherited one.
         cwd: Working folder; the top of the repository by default.
+        start_timeout_s: Longest time in seconds until its port accepts connections.
+        ignores_hangup: Whether it is started as by ``nohup``.
     """
 
     def __init__(
@@ -87,6 +127,7 @@ class ServerProcess:
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
         start_timeout_s: float = 30.0,
+        ignores_hangup: bool = False,
     ) -> None:
         self.port = port or free_port()
         words = [word.replace('{port}', str(self.port)) for word in command]
@@ -94,9 +135,12 @@ class ServerProcess:
             words[0] = sys.executable
         self._command = words
         self._env = {**os.environ, 'PYTHONUNBUFFERED': '1', **(env or {})}
+        if env and 'PYTHONPATH' in env:
+            self._env['PYTHONPATH'] = python_path(env['PYTHONPATH'])
         self._cwd = cwd or ROOT
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed in stop()
         self._start_timeout_s = start_timeout_s
+        self._ignores_hangup = ignores_hangup
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -114,15 +158,16 @@ class ServerProcess:
 
     def start(self) -> Self:
         """Start it and return when its port accepts connections."""
-        self.process = subprocess.Popen(
-            self._command,
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            env=self._env,
-            cwd=self._cwd,
-            start_new_session=True,
-        )
+        with _hangup_for_children(ignored=self._ignores_hangup):
+            self.process = subprocess.Popen(
+                self._command,
+                stdout=self._log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env=self._env,
+                cwd=self._cwd,
+                start_new_session=True,
+            )
         try:
             wait_until(
                 self._listening, f'{self._command} listens', self._start_timeout_s
@@ -146,12 +191,12 @@ class ServerProcess:
 
     def log(self) -> str:
         """Return what the process has printed so far."""
-        # NOTE: pread, for the file position is shared with the child's writes.
+        # NOTE: pread, because the child's writes share the file position.
         size = os.fstat(self._log.fileno()).st_size
         return os.pread(self._log.fileno(), size, 0).decode(errors='replace')
 
     def child_pids(self) -> list[int]:
-        """Return the processes that the first one has started."""
+        """Return the ids of the processes that the first process has started."""
         children = Path(f'/proc/{self.pid}/task/{self.pid}/children').read_text()
         return [int(pid) for pid in children.split()]
 
@@ -161,7 +206,7 @@ class ServerProcess:
         self.process.send_signal(number)
 
     def stop(self, timeout_s: float = 15.0) -> int:
-        """Ask it to end with SIGTERM, kill it after `timeout_s`; return its code."""
+        """Send SIGTERM, kill the group after `timeout_s`, and return the exit code."""
         assert self.process is not None
         if self.process.poll() is None:
             self.process.terminate()
@@ -170,7 +215,7 @@ class ServerProcess:
         return self.kill()
 
     def kill(self) -> int:
-        """End the whole process group at once; return the exit code."""
+        """Kill the whole process group; return the exit code."""
         assert self.process is not None
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)

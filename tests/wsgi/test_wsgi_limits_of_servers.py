@@ -46,7 +46,7 @@ def test_a_server_without_a_socket_answers_501(command: Sequence[str]) -> None:
         assert 501 == caught.value.response.status_code
         with urlopen(server.url, timeout=DEADLINE_S) as response:
             assert b'plain' == response.read()
-        assert 1 == server.log().count('They work under')
+        assert 1 == server.log().count('Use one of these servers')
         assert 'gunicorn sync, gthread, gevent' in server.log()
 
 

@@ -10,15 +10,15 @@ import pytest
 from websockets.frames import Frame
 from websockets.frames import Opcode
 
+from falcon_channels.websocket.fragments import MessageAssembler
+from falcon_channels.websocket.fragments import TooManyFragmentsError
 from falcon_channels.wsgi.keepalive import Due
-from falcon_channels.wsgi.keepalive import KeepAlive
-from falcon_channels.wsgi.messages import MessageAssembler
-from falcon_channels.wsgi.messages import TooManyFragmentsError
+from falcon_channels.wsgi.keepalive import PingSchedule
 
 
 def test_silence_leads_to_a_ping_and_then_to_death() -> None:
     """The interval passes, then the timeout, each measured from its beginning."""
-    keepalive = KeepAlive(20, 5, now=100)
+    keepalive = PingSchedule(20, 5, now=100)
     assert 20 == keepalive.wait_s(100)
     assert Due.NOTHING is keepalive.due(119)
     assert Due.PING is keepalive.due(120)
@@ -30,7 +30,7 @@ def test_silence_leads_to_a_ping_and_then_to_death() -> None:
 
 def test_any_byte_is_a_sign_of_life() -> None:
     """What is heard between ping and timeout starts the interval anew."""
-    keepalive = KeepAlive(20, 5, now=0)
+    keepalive = PingSchedule(20, 5, now=0)
     assert Due.PING is keepalive.due(20)
     keepalive.heard(24)
     assert Due.NOTHING is keepalive.due(40)
@@ -40,7 +40,7 @@ def test_any_byte_is_a_sign_of_life() -> None:
 
 def test_no_interval_means_no_pings() -> None:
     """None switches pings off."""
-    keepalive = KeepAlive(None, 5, now=0)
+    keepalive = PingSchedule(None, 5, now=0)
     assert Due.NOTHING is keepalive.due(1e9)
     assert float('inf') == keepalive.wait_s(0)
 

@@ -422,7 +422,7 @@ def test_fragments_are_bounded(dial: Dial) -> None:
     assert frame(Opcode.TEXT, b'xxxx') == raw.read(6)
     raw.send(Opcode.BINARY, b'', fin=False)
     raw.sock.sendall(frame(Opcode.CONT, b'', mask=True, fin=False) * 4)
-    assert (1009, 'more than 4 fragments') == raw.read_close()
+    assert (1009, 'message has more than 4 fragments') == raw.read_close()
 
 
 def test_messages_arrive_byte_by_byte(dial: Dial) -> None:

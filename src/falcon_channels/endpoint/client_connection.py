@@ -50,6 +50,8 @@ from falcon_channels.tokens import ConnectionToken
 from falcon_channels.transports.base import Transport
 from falcon_channels.transports.client_codecs import ClientCodec
 from falcon_channels.transports.encoders import encoder
+from falcon_channels.websocket.close_codes import MESSAGE_TOO_BIG
+from falcon_channels.websocket.close_codes import UNSUPPORTED_DATA
 
 _logger = logging.getLogger('falcon_channels')
 
@@ -57,10 +59,6 @@ _logger = logging.getLogger('falcon_channels')
 _MAX_WAITING = 32
 
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
-
-#: Close codes of RFC 6455 section 7.4.1.
-_UNSUPPORTED_DATA = 1003
-_MESSAGE_TOO_BIG = 1009
 
 
 class _Corked(list[Any]):
@@ -263,11 +261,11 @@ class ClientConnection(Connection):
         else:
             size_bytes = len(message)
         if size_bytes > limit_bytes:
-            self.disconnect(_MESSAGE_TOO_BIG, f'over {limit_bytes} bytes')
+            self.disconnect(MESSAGE_TOO_BIG, f'over {limit_bytes} bytes')
             return
         if isinstance(message, bytes) is not self.codec.binary:
             self.disconnect(
-                _UNSUPPORTED_DATA,
+                UNSUPPORTED_DATA,
                 'binary messages only' if self.codec.binary else 'text messages only',
             )
             return

@@ -42,20 +42,23 @@ from falcon_channels.transports.asgi_extensions import direct_websocket
 from falcon_channels.transports.asgi_extensions import DirectWebSocket
 from falcon_channels.transports.base import Transport
 from falcon_channels.transports.encoders import encoder
+from falcon_channels.websocket.close_codes import HTTP_STATUS_BASE
+from falcon_channels.websocket.close_codes import INTERNAL_ERROR
+from falcon_channels.websocket.close_codes import MAX_REASON_BYTES
+from falcon_channels.websocket.close_codes import MESSAGE_TOO_BIG
+from falcon_channels.websocket.close_codes import SERVICE_RESTART
+from falcon_channels.websocket.close_codes import TRY_AGAIN_LATER
+from falcon_channels.websocket.close_codes import UNSUPPORTED_DATA
 
 _logger = logging.getLogger('falcon_channels')
 
 #: Reading pauses while this many messages wait to be published.
 _MAX_WAITING = 16
 
-#: Close codes: RFC 6455 section 7.4.1, and Falcon's 3000 + HTTP status.
-UNSUPPORTED_DATA = 1003
-MESSAGE_TOO_BIG = 1009
-INTERNAL_ERROR = 1011
-SERVICE_RESTART = 1012
-TRY_AGAIN_LATER = 1013
-INSUFFICIENT_STATE = 3010
-UNSUBSCRIBED = 3403
+#: Close code after lost publications: insufficient state; the client may come back.
+_INSUFFICIENT_STATE = 3010
+#: Close code after the server has ended the subscription: forbidden.
+_UNSUBSCRIBED = HTTP_STATUS_BASE + 403
 
 
 def parse_since(text: str) -> Position:
@@ -151,7 +154,7 @@ class PlainConnection(Connection):
         self, subscription: Subscription, code: int, reason: str
     ) -> None:
         """Called when the server has ended the subscription: end the connection."""
-        self.disconnect(UNSUBSCRIBED if code < 2500 else INSUFFICIENT_STATE, reason)
+        self.disconnect(_UNSUBSCRIBED if code < 2500 else _INSUFFICIENT_STATE, reason)
 
     def on_closed(self, code: int, reason: str) -> None:
         """Called when the client has left: publish what it sent before, then end."""
@@ -281,7 +284,8 @@ class PlainConnection(Connection):
         if self._media:
             self.send(plain_codec.error_media(status, words))
         else:
-            self.disconnect(3000 + status, words.encode()[:123].decode(errors='ignore'))
+            reason = words.encode()[:MAX_REASON_BYTES].decode(errors='ignore')
+            self.disconnect(HTTP_STATUS_BASE + status, reason)
 
     def _wake(self) -> None:
         waiter, self._waiter = self._waiter, None
@@ -299,7 +303,7 @@ class PlainConnection(Connection):
             if not self._admitted:
                 raise falcon.HTTPForbidden(description=ex.reason) from None
             self.disconnect(
-                UNSUBSCRIBED if ex.code < 2500 else INSUFFICIENT_STATE, ex.reason
+                _UNSUBSCRIBED if ex.code < 2500 else _INSUFFICIENT_STATE, ex.reason
             )
         except (BrokerUnavailableError, ClosedError):
             if not self._admitted:

@@ -34,18 +34,17 @@ from falcon_channels.errors import ClosedError
 from falcon_channels.node import Node
 from falcon_channels.plain.websocket import PlainConnection
 from falcon_channels.plain.websocket import position_to_recover
-from falcon_channels.plain.websocket import TRY_AGAIN_LATER
 from falcon_channels.portal.loop_thread import LoopThread
 from falcon_channels.publication import Position
 from falcon_channels.transports.asgi import MessageBlob
 from falcon_channels.transports.asgi import MESSAGES
 from falcon_channels.transports.base import Receiver
+from falcon_channels.websocket.close_codes import ABNORMAL
+from falcon_channels.websocket.close_codes import INTERNAL_ERROR
+from falcon_channels.websocket.close_codes import TRY_AGAIN_LATER
 from falcon_channels.wsgi.websocket import WebSocket
 
 _logger = logging.getLogger('falcon_channels')
-
-#: Close code where the link was lost (RFC 6455 section 7.4.1).
-_ABNORMAL = 1006
 
 
 class PortalTransport:
@@ -102,7 +101,7 @@ class PortalTransport:
     def abort(self) -> None:
         """Drop the queued output, and close."""
         self._queue.clear()
-        self.close(_ABNORMAL, '')
+        self.close(ABNORMAL, '')
 
     def pause_reading(self) -> None:
         """Make the reader wait."""
@@ -132,14 +131,14 @@ class PortalTransport:
                     self._thread.post(receiver.on_writable)
                 if self._end is not None and not self._queue:
                     code, reason = self._end
-                    ws.close(1011 if code == _ABNORMAL else code, reason)
+                    ws.close(INTERNAL_ERROR if code == ABNORMAL else code, reason)
                     return
         except falcon.WebSocketDisconnected:
             # The same error is raised in the reader, which reports the end.
             return
         except Exception:
             _logger.exception('sending on a WebSocket of the portal failed')
-            ws.close(1011)
+            ws.close(INTERNAL_ERROR)
 
     def _send_queued(self, ws: WebSocket) -> bool:
         sent = False
@@ -237,7 +236,7 @@ def serve_websocket(
         name='falcon_channels writer',
         daemon=True,
     )
-    code, reason = _ABNORMAL, ''
+    code, reason = ABNORMAL, ''
     try:
         # NOTE: the client is subscribed already, so that a client whose WebSocket is
         #   open misses nothing.

@@ -1,8 +1,8 @@
 """The application's side of a connection: the ASGI 2.4 WebSocket events.
 
-One `AsgiCycle` serves one call of the application and is dropped with it, so that a
-connection that was taken over by a receiver keeps nothing of its scope, its headers
-or its task.
+One `AsgiCycle` serves one call of the application and is dropped with it. A connection
+that a receiver has taken over therefore stores nothing of its scope, its headers or its
+task.
 """
 
 from __future__ import annotations
@@ -10,24 +10,27 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 from collections.abc import Callable
+from collections.abc import Sequence
 import email.utils
-from http import HTTPStatus
 from typing import Any
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from uvicorn.protocols.utils import ClientDisconnected
 from websockets.datastructures import Headers
+from websockets.extensions import Extension
 from websockets.http11 import Response
 
+from falcon_channels.server.context import ServerContext
 from falcon_channels.server.handshake import acceptance
 from falcon_channels.server.handshake import as_text
 from falcon_channels.server.handshake import Handshake
 from falcon_channels.server.handshake import log_access
+from falcon_channels.server.loggers import server_logger
 from falcon_channels.server.states import OPEN
-
-if TYPE_CHECKING:
-    from falcon_channels.server.context import ServerContext
-    from falcon_channels.server.protocol import WebSocketProtocol
+from falcon_channels.websocket.close_codes import ABNORMAL
+from falcon_channels.websocket.close_codes import NORMAL
+from falcon_channels.websocket.close_codes import refusal_status
+from falcon_channels.websocket.handshake import status_phrase
 
 _CONNECTING = 0
 _DENYING = 1
@@ -35,11 +38,59 @@ _ACCEPTED = 2
 _ENDED = 3
 
 
-class PeerGoneError(OSError):
-    """Why `send` failed; the cause of uvicorn's ``ClientDisconnected``.
+class AsgiConnection(Protocol):
+    """The methods of a connection that its application's events lead to.
 
-    NOTE: Falcon reads the close code for its `WebSocketDisconnected` out of this text,
-    so that a handler that only sends learns the same code as one that receives.
+    Attributes:
+        state: One of `falcon_channels.server.states`.
+        read_pauses: Reasons why reading is paused, as bits; 0 for none.
+        write_blocked: Whether the transport has more pending output than it wants.
+    """
+
+    state: int
+    read_pauses: int
+    write_blocked: bool
+
+    @property
+    def attached(self) -> bool:
+        """Whether a receiver has taken over."""
+
+    def check_peer_limit(self, client: tuple[str, int] | None) -> bool:
+        """Count the connection for its client's address, or answer 429."""
+
+    def send_text(self, text: str) -> None:
+        """Send a text message."""
+
+    def send_binary(self, data: bytes) -> None:
+        """Send a binary message."""
+
+    async def drain(self) -> None:
+        """Wait until little output is pending, or the connection has ended."""
+
+    def close(self, code: int, reason: str) -> None:
+        """Close after the pending output."""
+
+    def go_away(self) -> None:
+        """Close because the server stops."""
+
+    def on_queue_empty(self) -> None:
+        """Called when the application has taken all messages."""
+
+    def on_accepted(self, answer: bytes, extensions: Sequence[Extension]) -> None:
+        """Called when the application has accepted the handshake."""
+
+    def on_denied(self, data: bytes, *, more: bool) -> None:
+        """Called with each part of a denial response."""
+
+    def on_application_done(self, *, failed: bool) -> None:
+        """Called when the application has returned or raised."""
+
+
+class PeerGoneError(OSError):
+    """The cause of uvicorn's ``ClientDisconnected``, which `send` raises.
+
+    NOTE: Falcon reads the close code of its `WebSocketDisconnected` from this text. A
+    responder that only sends therefore gets the same code as one that receives.
     """
 
     def __init__(self, code: int) -> None:
@@ -47,7 +98,14 @@ class PeerGoneError(OSError):
 
 
 class AsgiCycle:
-    """Runs the application for one connection."""
+    """Runs the application for one connection.
+
+    Args:
+        connection: The connection.
+        context: Context of the server.
+        scope: ASGI scope of the connection.
+        handshake: Request of the connection.
+    """
 
     __slots__ = (
         '_connection',
@@ -65,12 +123,12 @@ class AsgiCycle:
 
     def __init__(
         self,
-        connection: WebSocketProtocol,
+        connection: AsgiConnection,
         context: ServerContext,
         scope: dict[str, Any],
         handshake: Handshake,
     ) -> None:
-        #: Until the answer to the handshake is logged.
+        #: Dropped when the answer to the handshake has been logged.
         self._scope: dict[str, Any] | None = scope
         self._extensions: dict[str, Any] | None = scope['extensions']
         self._connection = connection
@@ -78,7 +136,7 @@ class AsgiCycle:
         self._handshake: Handshake | None = handshake
         self._denial: Response | None = None
         self._stage = _CONNECTING
-        # NOTE: A list, for it is short, and an empty deque takes 700 bytes.
+        # NOTE: A list, because it is short and an empty deque takes 700 bytes.
         self._queue: list[dict[str, Any]] = [{'type': 'websocket.connect'}]
         self._queued_bytes = 0
         self._end: dict[str, Any] | None = None
@@ -87,7 +145,7 @@ class AsgiCycle:
         context.state.tasks.add(task)
         task.add_done_callback(context.state.tasks.discard)
 
-    # What the connection tells.
+    # Called by the connection.
 
     def on_message(self, message: str | bytes) -> bool:
         """Queue a message; return whether there is room for another one."""
@@ -102,7 +160,7 @@ class AsgiCycle:
             self._waiter = None
             if not waiter.done():
                 waiter.set_result(None)
-                return True  # it waited, so the queue was empty
+                return True  # a receiver waited, so the queue was empty
         options = self._context.options
         return (
             len(queue) < options.max_queued_messages
@@ -110,7 +168,14 @@ class AsgiCycle:
         )
 
     def on_end(self, code: int, reason: str) -> None:
-        """Let `receive` report the end after the messages that wait; once."""
+        """Called when the connection ends; only the first call counts.
+
+        `receive` reports the end after the messages in the queue.
+
+        Args:
+            code: Close code.
+            reason: Close reason.
+        """
         if self._end is None:
             self._end = {
                 'type': 'websocket.disconnect',
@@ -120,7 +185,7 @@ class AsgiCycle:
             self._wake()
 
     def take_messages(self) -> list[str | bytes]:
-        """Return the messages that wait, for a receiver that takes over."""
+        """Remove and return the queued messages, for a receiver that takes over."""
         messages = [
             event['text'] if 'text' in event else event['bytes']
             for event in self._queue
@@ -130,10 +195,11 @@ class AsgiCycle:
         self._queued_bytes = 0
         return messages
 
-    def forget_extensions(self) -> None:
+    def clear_extensions(self) -> None:
         """Empty the scope's extensions, which cannot be used any more.
 
-        NOTE: Who keeps a request would keep them, and through them the connection.
+        NOTE: An application that stores a request would keep them, and through them the
+        connection, in memory.
         """
         if self._extensions is not None:
             self._extensions.clear()
@@ -141,9 +207,18 @@ class AsgiCycle:
 
     @property
     def end(self) -> tuple[int, str]:
-        """Code and reason of the end, which has come."""
+        """Close code and reason; only after `on_end`."""
         assert self._end is not None
         return self._end['code'], self._end['reason']
+
+    @property
+    def undecided(self) -> bool:
+        """Whether no answer to the handshake has been written."""
+        return self._stage == _CONNECTING or self._denial is not None
+
+    def abandon(self) -> None:
+        """Accept no more events of the application."""
+        self._stage = _ENDED
 
     def _wake(self) -> None:
         waiter = self._waiter
@@ -152,7 +227,7 @@ class AsgiCycle:
             if not waiter.done():
                 waiter.set_result(None)
 
-    # What the application calls.
+    # Called by the application.
 
     async def receive(self) -> dict[str, Any]:
         """Return the next ASGI event; after the end, the disconnect again."""
@@ -160,24 +235,25 @@ class AsgiCycle:
         while not queue:
             if self._end is not None:
                 return self._end
-            # NOTE: The event stays in the queue until a receiver runs, for one that
-            # is cancelled just then would lose it.
+            # NOTE: The event stays in the queue until the application's task runs. A
+            # task that is cancelled before that would otherwise lose the event.
             self._waiter = self._context.loop.create_future()
             await self._waiter
         event = queue.pop(0)
         if not queue:
-            # NOTE: Counted since the queue was empty, which is when reading goes on.
+            # NOTE: The sum grows until the queue is empty, because reading resumes
+            # only then.
             self._queued_bytes = 0
-            if self._connection.held:
+            if self._connection.read_pauses:
                 self._connection.on_queue_empty()
         return event
 
     async def send(self, message: dict[str, Any]) -> None:
-        """Take one ASGI event of the application.
+        """Process one ASGI event of the application.
 
         Raises:
-            ClientDisconnected: The client has gone.
-            RuntimeError: The event is not legal now.
+            ClientDisconnected: The client has disconnected.
+            RuntimeError: The event is not legal in this state.
         """
         if self._stage != _ACCEPTED:
             await self._send_handshake(message)
@@ -200,7 +276,7 @@ class AsgiCycle:
             if connection.state != OPEN:
                 self._raise_gone()
             code = message.get('code')
-            code = 1000 if code is None else code
+            code = NORMAL if code is None else code
             reason = message.get('reason') or ''
             connection.close(code, reason)
             self._stage = _ENDED
@@ -212,7 +288,7 @@ class AsgiCycle:
             )
 
     def _raise_gone(self) -> None:
-        code = 1006 if self._end is None else self._end['code']
+        code = ABNORMAL if self._end is None else self._end['code']
         raise ClientDisconnected from PeerGoneError(code)
 
     async def _send_handshake(self, message: dict[str, Any]) -> None:
@@ -233,7 +309,7 @@ class AsgiCycle:
         elif kind == 'websocket.accept':
             self._accept(message)
         elif kind == 'websocket.close':
-            self._deny_start({'status': _refusal_status(message.get('code'))})
+            self._deny_start({'status': refusal_status(message.get('code'))})
             await self._deny_body({})
         elif kind == 'websocket.http.response.start':
             self._deny_start(message)
@@ -268,17 +344,13 @@ class AsgiCycle:
             if as_text(name).lower() not in ('connection', 'transfer-encoding'):
                 headers[as_text(name)] = as_text(value)
         headers['Connection'] = 'close'
-        try:
-            phrase = HTTPStatus(status).phrase
-        except ValueError:
-            phrase = ''
-        self._denial = Response(status, phrase, headers)
+        self._denial = Response(status, status_phrase(status), headers)
         self._stage = _DENYING
         self._log(status)
 
     def _log(self, status: int) -> None:
         assert self._scope is not None
-        log_access(self._context, self._scope, status)
+        log_access(self._scope, status)
         self._scope = None
 
     async def _deny_body(self, message: dict[str, Any]) -> None:
@@ -288,7 +360,8 @@ class AsgiCycle:
         if self._denial is not None:
             response, self._denial = self._denial, None
             response.headers.setdefault('Date', email.utils.formatdate(usegmt=True))
-            # NOTE: A body in parts has no known length: the close ends it.
+            # NOTE: The length of a body in parts is not known: the client reads until
+            # the connection is closed.
             if not more and 'Content-Length' not in response.headers:
                 response.headers['Content-Length'] = str(len(body))
             if body and 'Content-Type' not in response.headers:
@@ -304,48 +377,31 @@ class AsgiCycle:
 
     async def _run(self, scope: dict[str, Any]) -> None:
         connection = self._connection
-        logger = self._context.logger
         receive: Callable[[], Awaitable[Any]] = self.receive
         send: Callable[[Any], Awaitable[None]] = self.send
         try:
-            # NOTE: Not within the application's call: each coroutine around it would
-            # stay as long as the connection.
+            # NOTE: Not as a middleware around the application: each coroutine around
+            # it would stay in memory as long as the connection.
             await self._context.trust_proxies(scope)
-            if not connection.admit(scope['client']):
-                connection.on_app_done(self, failed=False)
+            if not connection.check_peer_limit(scope['client']):
+                connection.on_application_done(failed=False)
                 return
             result = await self._context.app(scope, receive, send)
         except ClientDisconnected:
-            connection.on_app_done(self, failed=False)
+            connection.on_application_done(failed=False)
         except asyncio.CancelledError:
             connection.go_away()
             raise
         except Exception:
-            logger.exception('Exception in ASGI application\n')
-            connection.on_app_done(self, failed=True)
+            server_logger.exception('Exception in ASGI application\n')
+            connection.on_application_done(failed=True)
         else:
             if self._stage < _ACCEPTED and self._end is None:
-                logger.error('ASGI callable returned without completing handshake.')
+                server_logger.error(
+                    'ASGI callable returned without completing handshake.'
+                )
             elif result is not None:
-                logger.error(
+                server_logger.error(
                     "ASGI callable should return None, but returned '%s'.", result
                 )
-            connection.on_app_done(self, failed=False)
-
-    @property
-    def undecided(self) -> bool:
-        """Whether no answer to the handshake has been written."""
-        return self._stage == _CONNECTING or self._denial is not None
-
-    def abandon(self) -> None:
-        """Take nothing more from the application."""
-        self._stage = _ENDED
-
-
-def _refusal_status(code: int | None) -> int:
-    """Return the HTTP status of a ``websocket.close`` before the accept.
-
-    NOTE: 403 says ASGI. But Falcon closes with 3000 + status where a responder raises
-    an HTTPError, and 401, 404 or 429 tell a client what to do next.
-    """
-    return code - 3000 if code is not None and 3400 <= code < 3600 else 403
+            connection.on_application_done(failed=False)

@@ -1,4 +1,4 @@
-"""permessage-deflate as this server negotiates it (RFC 7692)."""
+"""Negotiation of permessage-deflate by this server (RFC 7692)."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from falcon_channels.transports.websocket_framing import WireFraming
 
 
 def deflate_factory() -> ServerPerMessageDeflateFactory:
-    """Return what agrees to no context takeover both ways and to a window of ours.
+    """Return the negotiator of permessage-deflate.
 
-    A message compressed for one client is then right for every other one, and no
-    zlib state is kept between messages.
+    It agrees to no context takeover in both directions and to one window size. A
+    message compressed for one client is therefore valid for all others, and no zlib
+    state is stored between messages.
     """
     return ServerPerMessageDeflateFactory(
         server_no_context_takeover=True,
@@ -31,10 +32,10 @@ def deflate_factory() -> ServerPerMessageDeflateFactory:
 
 
 def outgoing_framing(extensions: Sequence[Extension]) -> WireFraming | DeflateFraming:
-    """Return how to frame messages to a client with these extensions.
+    """Return the framing of messages to a client with these extensions.
 
-    NOTE: A client that wants a smaller window than all others gets its messages
-    uncompressed, which it must be ready for (RFC 7692 section 6).
+    NOTE: A client that asked for a smaller window than all others gets uncompressed
+    messages. It must accept them (RFC 7692 section 6).
     """
     for extension in extensions:
         if (

@@ -1,4 +1,4 @@
-"""What all WebSocket connections of one uvicorn server share, and how they end."""
+"""State that all WebSocket connections of one uvicorn server share, and the drain."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable
 from collections.abc import Callable
-import logging
 import math
 import random
 import sys
 from typing import Any
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from uvicorn.config import Config
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
@@ -19,23 +18,31 @@ from uvicorn.server import ServerState
 from websockets.extensions.base import ServerExtensionFactory
 
 from falcon_channels.server.compression import deflate_factory
-from falcon_channels.server.keepalive import KeepAliveWheel
+from falcon_channels.server.loggers import server_logger
 from falcon_channels.server.options import ServerOptions
+from falcon_channels.timer_wheel import TimerWheel
 from falcon_channels.transports.asgi_extensions import DRAIN_HOOKS
 
-if TYPE_CHECKING:
-    from falcon_channels.server.connection import Connection
-    from falcon_channels.server.protocol import WebSocketProtocol
-
-#: NOTE: A logger of our own, and no finer than warnings: at DEBUG the sans-I/O core
-#: would log headers and payloads, and these hold secrets.
-core_logger = logging.getLogger('falcon_channels.server.websockets')
-core_logger.setLevel(logging.WARNING)
-
-_logger = logging.getLogger('uvicorn.error')
-
-#: Where a server's context is kept, in uvicorn's object for what connections share.
+#: Attribute of uvicorn's `ServerState` where the context of a server is stored.
 _KEY = 'falcon_channels_context'
+
+#: Ticks of the keep-alive wheel in the shortest of the two ping times.
+_TICKS_PER_PING_TIME = 16
+_SHORTEST_TICK_S = 0.01
+
+
+class Flushable(Protocol):
+    """A connection with output that leaves at the end of the event-loop iteration."""
+
+    def flush(self) -> None:
+        """Write the gathered output."""
+
+
+class Drainable(Protocol):
+    """A connection that can be closed because the server stops."""
+
+    def go_away(self) -> None:
+        """Close with 1012, or answer 503 before the accept."""
 
 
 class ServerContext:
@@ -46,9 +53,10 @@ class ServerContext:
     """
 
     __slots__ = (
+        '_peers',
         '_proxies',
+        '_scope_server',
         '_unflushed',
-        'access_logger',
         'app',
         'app_state',
         'config',
@@ -56,15 +64,12 @@ class ServerContext:
         'extensions',
         'frame_limit',
         'keepalive',
-        'logger',
         'loop',
         'max_size',
         'options',
-        'peers',
         'ping_interval_s',
         'ping_timeout_s',
         'scope_asgi',
-        'scope_server',
         'state',
     )
 
@@ -82,33 +87,31 @@ class ServerContext:
         if isinstance(self.app, ProxyHeadersMiddleware):
             self.app = self.app.app
             self._proxies = ProxyHeadersMiddleware(
-                _nothing, trusted_hosts=config.forwarded_allow_ips
+                _no_application, trusted_hosts=config.forwarded_allow_ips
             )
-        self._unflushed: list[Connection] = []
+        self._unflushed: list[Flushable] = []
         #: Parts of all scopes, shared to save memory.
         self.scope_asgi = {'version': config.asgi_version, 'spec_version': '2.4'}
-        self.scope_server: tuple[str, int | None] | None = None
+        self._scope_server: tuple[str, int | None] | None = None
         self.app_state = app_state
         self.options = options
         self.loop = asyncio.get_running_loop()
-        self.logger = _logger
-        self.access_logger = logging.getLogger('uvicorn.access')
         self.max_size = config.ws_max_size or None
         self.frame_limit = self.max_size or sys.maxsize
         self.extensions: list[ServerExtensionFactory] | None = (
             [deflate_factory()] if options.deflate else None
         )
-        self.peers: Counter[str] = Counter()
+        self._peers: Counter[str] = Counter()
         self.drain_task: asyncio.Task[None] | None = None
         self.ping_interval_s = config.ws_ping_interval or None
         self.ping_timeout_s = config.ws_ping_timeout or None
-        self.keepalive: KeepAliveWheel | None = None
+        shortest_s = min(
+            self.ping_interval_s or math.inf, self.ping_timeout_s or math.inf
+        )
+        self.keepalive: TimerWheel | None = None
         if self.ping_interval_s:
-            timeout_s = self.ping_timeout_s or self.ping_interval_s
-            self.keepalive = KeepAliveWheel(
-                self.loop,
-                min(self.ping_interval_s, timeout_s),
-                max(self.ping_interval_s, timeout_s),
+            self.keepalive = TimerWheel(
+                max(shortest_s / _TICKS_PER_PING_TIME, _SHORTEST_TICK_S)
             )
 
     @classmethod
@@ -119,7 +122,7 @@ class ServerContext:
         app_state: dict[str, Any],
         options: ServerOptions,
     ) -> ServerContext:
-        """Return the one context of a server, made when first asked for."""
+        """Return the one context of a server; the first call creates it."""
         context: ServerContext | None = vars(state).get(_KEY)
         if context is None:
             context = vars(state)[_KEY] = cls(config, state, app_state, options)
@@ -133,8 +136,8 @@ class ServerContext:
         options = getattr(config, 'server_options', None) or ServerOptions()
         cls.of(config, state, app_state, options).begin_drain()
 
-    def flush_soon(self, connection: Connection) -> None:
-        """Call `connection.flush` at the end of this turn of the event loop."""
+    def flush_soon(self, connection: Flushable) -> None:
+        """Call `connection.flush` at the end of this event-loop iteration."""
         unflushed = self._unflushed
         if not unflushed:
             self.loop.call_soon(self._flush)
@@ -145,8 +148,35 @@ class ServerContext:
         for connection in connections:
             connection.flush()
 
+    def shared_address(
+        self, server: tuple[str, int | None] | None
+    ) -> tuple[str, int | None] | None:
+        """Return an address equal to `server`; nearly all scopes share one object."""
+        if server != self._scope_server:
+            self._scope_server = server
+        return self._scope_server
+
+    def count_peer(self, address: str) -> bool:
+        """Count a connection of a client address.
+
+        Returns:
+            False if the address has `max_connections_per_peer` connections already.
+            If it is true, call `uncount_peer` when the connection has ended.
+        """
+        limit = self.options.max_connections_per_peer
+        if limit is not None and self._peers[address] >= limit:
+            return False
+        self._peers[address] += 1
+        return True
+
+    def uncount_peer(self, address: str) -> None:
+        """Subtract a connection of a client address."""
+        self._peers[address] -= 1
+        if not self._peers[address]:
+            del self._peers[address]
+
     async def trust_proxies(self, scope: dict[str, Any]) -> None:
-        """Let uvicorn's middleware put the client's address into a scope."""
+        """Replace the client's address in a scope as uvicorn's middleware does."""
         if self._proxies is not None:
             await self._proxies(scope, None, None)  # type: ignore[arg-type]  # passed on only
 
@@ -161,46 +191,46 @@ class ServerContext:
         timeout_s = self.options.drain_timeout_s
         graceful_s = self.config.timeout_graceful_shutdown
         if graceful_s is not None:
-            # NOTE: uvicorn cancels what is left after this time; half of it is for
-            # the closing handshakes.
+            # NOTE: uvicorn cancels everything after this time. Half of it is reserved
+            # for the closing handshakes.
             timeout_s = min(timeout_s, graceful_s / 2)
-        ends = self.loop.time() + timeout_s
+        deadline_s = self.loop.time() + timeout_s
         hooks: list[Callable[[], Awaitable[object]]]
         hooks = list(self.app_state.get(DRAIN_HOOKS, ()))
         for hook in hooks:
-            left_s = max(ends - self.loop.time(), 0.1)
+            left_s = max(deadline_s - self.loop.time(), 0.1)
             try:
                 await asyncio.wait_for(hook(), left_s)
             except TimeoutError:
-                self.logger.error('drain hook %r took over %.1f s', hook, left_s)
+                server_logger.error('drain hook %r took over %.1f s', hook, left_s)
             except Exception:
-                self.logger.exception('drain hook %r failed', hook)
-        await self._close_in_batches(max(ends - self.loop.time(), 0.0))
+                server_logger.exception('drain hook %r failed', hook)
+        await self._close_in_batches(max(deadline_s - self.loop.time(), 0.0))
 
     async def _close_in_batches(self, timeout_s: float) -> None:
-        waiting = self._connections()
-        random.shuffle(waiting)
+        remaining = self._connections()
+        random.shuffle(remaining)
         pause_s = self.options.drain_interval_s
         batches = max(int(timeout_s / pause_s), 1) if pause_s else 1
-        size = max(self.options.drain_batch, math.ceil(len(waiting) / batches))
-        while waiting:
-            for connection in waiting[-size:]:
+        size = max(self.options.drain_batch, math.ceil(len(remaining) / batches))
+        while remaining:
+            for connection in remaining[-size:]:
                 try:
                     connection.go_away()
                 except Exception:
-                    self.logger.exception('WebSocket shutdown failed')
-            del waiting[-size:]
-            if waiting:
-                # Jitter, so that workers that stop together do not close in step.
+                    server_logger.exception('WebSocket shutdown failed')
+            del remaining[-size:]
+            if remaining:
+                # Jitter: workers that stop together do not close at the same moments.
                 await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))
 
-    def _connections(self) -> list[WebSocketProtocol]:
+    def _connections(self) -> list[Drainable]:
         return [
-            connection  # type: ignore[misc]  # uvicorn types its own classes only
+            connection
             for connection in self.state.connections
             if hasattr(connection, 'go_away')
         ]
 
 
-async def _nothing(scope: Any, receive: Any, send: Any) -> None:
-    """Stand for the application where only the scope is wanted."""
+async def _no_application(scope: Any, receive: Any, send: Any) -> None:
+    """Do nothing: an application for a middleware that only changes the scope."""

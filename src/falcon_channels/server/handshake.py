@@ -1,8 +1,8 @@
 """The opening handshake: request checks, the ASGI scope, answers (RFC 6455 4.2).
 
-The sans-I/O core judges requests and words its refusals. What nearly every request is
-(short, of well-formed lines, each header that decides given once and in the usual
-words) is read by `read_usual` instead, which takes nothing that the core would refuse.
+The protocol core checks requests and words most refusals. Nearly all requests are short
+and well-formed, and have each decisive header once and in its usual form. `read_usual`
+reads those. It accepts nothing that the core would refuse.
 """
 
 from __future__ import annotations
@@ -10,14 +10,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from collections.abc import Sequence
-import email.utils
 import functools
 from http import HTTPStatus
 import logging
 import re
 from typing import Any
 from typing import NamedTuple
-from typing import TYPE_CHECKING
 from urllib.parse import quote
 from urllib.parse import unquote
 
@@ -25,7 +23,6 @@ from uvicorn.protocols.utils import is_ssl
 from websockets.datastructures import Headers
 from websockets.exceptions import InvalidHeader
 from websockets.extensions import Extension
-from websockets.headers import parse_extension
 from websockets.headers import parse_subprotocol
 from websockets.http11 import MAX_LINE_LENGTH
 from websockets.http11 import MAX_NUM_HEADERS
@@ -34,15 +31,18 @@ from websockets.http11 import Response
 from websockets.server import ServerProtocol
 from websockets.utils import accept_key
 
-from falcon_channels.server.context import core_logger
+from falcon_channels.server.context import ServerContext
+from falcon_channels.server.loggers import access_logger
+from falcon_channels.server.loggers import core_logger
 from falcon_channels.transports.asgi_extensions import EXTENSION
+from falcon_channels.websocket.handshake import check_extensions
+from falcon_channels.websocket.handshake import refusal_response
+from falcon_channels.websocket.handshake import VERSION
 
-if TYPE_CHECKING:
-    from falcon_channels.server.context import ServerContext
-
-
-#: Headers that many clients send alike. Each pair is kept once for all of them.
-#: SECURITY: None that may hold a secret: those must not outlive their connection.
+#: Headers with values that many clients have in common. Each pair of name and value is
+#: stored once for all connections.
+#: SECURITY: No header that may hold a secret is shared, because a shared pair outlives
+#: its connection.
 _SHARED_HEADERS = {
     b'accept-encoding',
     b'accept-language',
@@ -59,10 +59,11 @@ _SHARED_HEADERS = {
     b'upgrade',
     b'user-agent',
 }
-_MAX_SHARED = 256
+#: Longest value that is shared, in bytes.
+_MAX_SHARED_BYTES = 256
 _NO_SETTINGS: dict[str, Any] = {}
 
-#: Headers that decide over a handshake: `read_usual` takes each of them once.
+#: Headers that decide about a handshake: `read_usual` accepts each of them once.
 _DECISIVE_HEADERS = {
     b'connection',
     b'content-length',
@@ -75,16 +76,17 @@ _DECISIVE_HEADERS = {
     b'transfer-encoding',
     b'upgrade',
 }
-#: What `read_usual` takes, a part of what RFC 9110 section 5 and RFC 9112 section 3
-#: allow: names of small letters, values without line ends and other control
+#: Bytes that `read_usual` accepts. They are a part of what RFC 9110 section 5 and RFC
+#: 9112 section 3 allow: names in lower case, values without line ends and other control
 #: characters, targets of visible ASCII.
 _NAME_BYTES = b"!#$%&'*+-.0123456789^_`abcdefghijklmnopqrstuvwxyz|~"
 _VALUE_BYTES = bytes([9, *range(32, 127), *range(128, 256)])
 _TARGET_BYTES = bytes(range(33, 127))
 _CONNECTION = {b'upgrade', b'keep-alive, upgrade'}
+_VERSION = VERSION.encode()
 #: Sixteen bytes in base64.
 _KEY = re.compile(rb'[A-Za-z0-9+/]{21}[AQgw]==')
-#: Method and version around a target, and the line's end.
+#: Length of the request line without the target.
 _REQUEST_LINE_BYTES = len(b'GET  HTTP/1.1\r\n')
 
 
@@ -92,12 +94,12 @@ class Handshake(NamedTuple):
     """An upgrade request that may be accepted.
 
     Attributes:
-        target: Path and query as they were sent.
-        headers: Names in small letters, and values.
-        subprotocols: What the client offers, in its order.
-        accept: The answer's ``Sec-WebSocket-Accept``.
-        agreed: The answer's ``Sec-WebSocket-Extensions``, or ``None``.
-        extensions: The same, to be used.
+        target: Path and query as the client sent them.
+        headers: Names in lower case, and values.
+        subprotocols: Subprotocols that the client offers, in its order.
+        accept: Value of the response's ``Sec-WebSocket-Accept``.
+        agreed: Value of the response's ``Sec-WebSocket-Extensions``, or ``None``.
+        extensions: The agreed extensions as objects of the protocol core.
     """
 
     target: str
@@ -109,7 +111,7 @@ class Handshake(NamedTuple):
 
 
 class HandshakeRefusedError(Exception):
-    """The request is answered with `response`, and the connection closed."""
+    """The request is answered with `response`, and the connection is closed."""
 
     def __init__(self, response: Response) -> None:
         super().__init__(response.status_code)
@@ -117,30 +119,35 @@ class HandshakeRefusedError(Exception):
 
 
 def refusal(status: HTTPStatus, text: str, **headers: str) -> HandshakeRefusedError:
-    """Return the refusal of a request; underscores in names stand for hyphens."""
-    body = f'{text}\n'.encode()
-    fields = Headers(
-        [
-            ('Date', email.utils.formatdate(usegmt=True)),
-            ('Connection', 'close'),
-            ('Content-Length', str(len(body))),
-            ('Content-Type', 'text/plain; charset=utf-8'),
-        ]
+    """Return the refusal of a request.
+
+    Args:
+        status: HTTP status.
+        text: Body of the response.
+        headers: Additional headers; underscores in names stand for hyphens.
+    """
+    return HandshakeRefusedError(
+        refusal_response(
+            status.value,
+            text,
+            headers=[
+                ('Content-Type', 'text/plain; charset=utf-8'),
+                *((name.replace('_', '-'), value) for name, value in headers.items()),
+            ],
+        )
     )
-    for name, value in headers.items():
-        fields[name.replace('_', '-')] = value
-    return HandshakeRefusedError(Response(status.value, status.phrase, fields, body))
 
 
 def read_request(context: ServerContext, data: bytes) -> Handshake:
     """Parse and check an upgrade request.
 
     Args:
-        context: Of the server.
+        context: Context of the server.
         data: The whole request.
 
     Raises:
-        HandshakeRefusedError: It is no proper WebSocket handshake.
+        HandshakeRefusedError: The request is not a valid WebSocket handshake; write
+            the response of the error.
     """
     parts = _split_request(data)
     handshake = None if parts is None else read_usual(context, *parts)
@@ -160,7 +167,7 @@ def _split_request(data: bytes) -> tuple[bytes, list[tuple[bytes, bytes]]] | Non
         return None
     headers = []
     for line in lines[:-2]:
-        # NOTE: A line without a colon has no name then, which is refused.
+        # NOTE: A line without a colon gets an empty name, which is refused.
         name, colon, value = line.partition(b':')
         headers.append((name if colon else b'', value.strip(b' \t')))
     return first[4:-9], headers
@@ -169,21 +176,22 @@ def _split_request(data: bytes) -> tuple[bytes, list[tuple[bytes, bytes]]] | Non
 def read_usual(
     context: ServerContext, target: bytes, headers: list[tuple[bytes, bytes]]
 ) -> Handshake | None:
-    """Read an upgrade request that is like nearly all of them.
+    """Read an upgrade request that has the usual form.
 
-    PERF: With the core's parser, its checks and an object of it for each connection, a
+    PERF: With the core's parser, its checks and one core object for each connection, a
     connection costs half as much again (benchmarks/connections.py).
 
-    SECURITY: What is taken here the core would take, and read alike: everything that
-    two readers could see differently, and every mistake, is left to it.
+    SECURITY: The core would accept every request that is accepted here, and would read
+    it in the same way. Everything that two parsers could read differently, and every
+    mistake, is left to the core.
 
     Args:
-        context: Of the server.
-        target: Path and query, of a GET request of HTTP/1.1.
-        headers: Names and values; there may be blanks around a value.
+        context: Context of the server.
+        target: Path and query of a GET request of HTTP/1.1.
+        headers: Names and values; spaces around a value are allowed.
 
     Returns:
-        ``None`` where the core has to decide.
+        ``None`` if the core has to decide; call `read_by_core` then.
     """
     if not _is_well_formed(target, headers):
         return None
@@ -204,12 +212,12 @@ def read_usual(
         or b'transfer-encoding' in decisive
         or get(b'upgrade', b'').lower() != b'websocket'
         or get(b'connection', b'').lower() not in _CONNECTION
-        or get(b'sec-websocket-version') != b'13'
+        or get(b'sec-websocket-version') != _VERSION
         or not _KEY.fullmatch(key)
     ):
         return None
     try:
-        subprotocols, agreed, extensions = _take_offers(context, decisive)
+        subprotocols, agreed, extensions = _negotiate(context, decisive)
     except InvalidHeader:
         return None
     accept = accept_key(key.decode('ascii'))
@@ -218,11 +226,11 @@ def read_usual(
 
 
 def _is_well_formed(target: bytes, headers: list[tuple[bytes, bytes]]) -> bool:
-    """Say whether lines of these are short and few, and have no odd bytes."""
+    """Return whether target and headers are short and have only usual bytes."""
     names = [name for name, _ in headers]
     all_names = b''.join(names)
     all_values = b''.join([value for _, value in headers])
-    # NOTE: No line is too long where all together are not.
+    # NOTE: If all lines together are not too long, then no single line is.
     size = _REQUEST_LINE_BYTES + len(target) + len(all_names) + len(all_values)
     return (
         size + 4 * len(headers) <= MAX_LINE_LENGTH
@@ -235,10 +243,10 @@ def _is_well_formed(target: bytes, headers: list[tuple[bytes, bytes]]) -> bool:
     )
 
 
-def _take_offers(
+def _negotiate(
     context: ServerContext, decisive: dict[bytes, bytes]
 ) -> tuple[list[str], str | None, Sequence[Extension]]:
-    """Return the subprotocols offered, and the extensions agreed to.
+    """Return the offered subprotocols, and the agreed extensions in both forms.
 
     Raises:
         InvalidHeader: An offer is malformed.
@@ -251,7 +259,7 @@ def _take_offers(
         return subprotocols, None, ()
     offer = decisive[b'sec-websocket-extensions'].decode('latin-1')
     if context.extensions is None:
-        parse_extension(offer)
+        check_extensions([offer])
         return subprotocols, None, ()
     offers = Headers({'Sec-WebSocket-Extensions': offer})
     return subprotocols, *_new_core(context).process_extensions(offers)
@@ -264,30 +272,29 @@ def _new_core(context: ServerContext) -> ServerProtocol:
 
 
 def read_by_core(context: ServerContext, data: bytes) -> Handshake:
-    """Let the core parse and judge an upgrade request; see `read_request`."""
+    """Parse and check an upgrade request with the protocol core; see `read_request`."""
     core = _new_core(context)
     core.receive_data(data)
     events = core.events_received()
     if not events or not isinstance(events[0], Request):
-        # NOTE: What the parser refuses it answers only for the limits of lines and
-        # headers; a body, for one, leaves nothing but an end of stream.
+        # NOTE: The parser answers only requests that exceed the limits of lines and
+        # headers. After other errors, such as a body, it only ends the stream.
         raise _parser_refusal(core)
     request = events[0]
     headers = request.headers
     if len(headers.get_all('Host')) != 1:
         # RFC 9112 section 3.2.
         raise refusal(HTTPStatus.BAD_REQUEST, 'Exactly one Host is needed.')
-    if headers.get_all('Sec-WebSocket-Version') not in ([], ['13']):
+    if headers.get_all('Sec-WebSocket-Version') not in ([], [VERSION]):
         # RFC 6455 section 4.4.
         raise refusal(
             HTTPStatus.UPGRADE_REQUIRED,
-            'WebSocket version 13 is needed.',
-            Sec_WebSocket_Version='13',
+            f'WebSocket version {VERSION} is needed.',
+            Sec_WebSocket_Version=VERSION,
             Upgrade='websocket',
         )
     if not core.available_extensions:
-        # NOTE: The core reads an offer only where it has something to agree to.
-        _check_extensions(headers)
+        _refuse_malformed_extensions(headers)
     response = core.accept(request)
     if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
         raise HandshakeRefusedError(response)
@@ -297,18 +304,16 @@ def read_by_core(context: ServerContext, data: bytes) -> Handshake:
             _pair(name.encode('ascii'), value.encode('latin-1'))
             for name, value in headers.raw_items()
         ],
-        _requested_subprotocols(headers),
+        _offered_subprotocols(headers),
         response.headers['Sec-WebSocket-Accept'],
         response.headers.get('Sec-WebSocket-Extensions'),
         core.extensions,
     )
 
 
-def _check_extensions(headers: Headers) -> None:
-    """Refuse an offer of extensions that is no list of them (RFC 6455 section 9.1)."""
+def _refuse_malformed_extensions(headers: Headers) -> None:
     try:
-        for value in headers.get_all('Sec-WebSocket-Extensions'):
-            parse_extension(value)
+        check_extensions(headers.get_all('Sec-WebSocket-Extensions'))
     except InvalidHeader:
         raise refusal(
             HTTPStatus.BAD_REQUEST, 'Sec-WebSocket-Extensions is malformed.'
@@ -329,7 +334,7 @@ def _parser_refusal(core: ServerProtocol) -> HandshakeRefusedError:
     return refusal(HTTPStatus.BAD_REQUEST, 'Not a WebSocket handshake request.')
 
 
-def _requested_subprotocols(headers: Headers) -> list[str]:
+def _offered_subprotocols(headers: Headers) -> list[str]:
     names: list[str] = []
     try:
         for value in headers.get_all('Sec-WebSocket-Protocol'):
@@ -342,7 +347,7 @@ def _requested_subprotocols(headers: Headers) -> list[str]:
 
 
 def _pair(name: bytes, value: bytes) -> tuple[bytes, bytes]:
-    if name in _SHARED_HEADERS and len(value) <= _MAX_SHARED:
+    if name in _SHARED_HEADERS and len(value) <= _MAX_SHARED_BYTES:
         return _shared_pair(name, value)
     return name, value
 
@@ -358,13 +363,13 @@ def acceptance(
     headers: Iterable[tuple[bytes | str, bytes | str]],
     subprotocol: str | None,
 ) -> bytes:
-    """Return the 101 that accepts a handshake.
+    """Return the 101 response that accepts a handshake.
 
     Args:
-        handshake: Which.
-        default_headers: Of the server.
-        headers: Of the application.
-        subprotocol: What the application has selected, if anything.
+        handshake: The request.
+        default_headers: Headers of the server.
+        headers: Headers of the application.
+        subprotocol: The subprotocol that the application has selected, or ``None``.
 
     Raises:
         InvalidHeaderValue: A value of the application has illegal characters.
@@ -392,12 +397,12 @@ def _lines(headers: Iterable[tuple[bytes | str, bytes | str]]) -> str:
 
 @functools.lru_cache(maxsize=8)
 def _default_lines(headers: tuple[tuple[bytes, bytes], ...]) -> str:
-    """Return headers that stay the same for a second."""
+    """Return the lines of headers that stay the same for a second."""
     return _lines(headers)
 
 
 def as_text(value: bytes | str) -> str:
-    """Return a header's name or value as text."""
+    """Return the name or value of a header as text."""
     return value if isinstance(value, str) else value.decode('latin-1')
 
 
@@ -413,24 +418,21 @@ def build_scope(
     """Return the ASGI 2.4 scope of a WebSocket connection.
 
     Args:
-        context: Of the server.
-        transport: Of the connection.
-        handshake: Its request.
-        direct: The object of the extension ``falcon_channels.direct``.
-        client: Address of the other end.
+        context: Context of the server.
+        transport: Transport of the connection.
+        handshake: Request of the connection.
+        direct: Object of the extension ``falcon_channels.direct``.
+        client: Address of the client.
         server: Address of this end.
     """
     root_path = context.config.root_path
     raw_path, _, query = handshake.target.partition('?')
-    if server != context.scope_server:
-        # NOTE: Kept once, for it is nearly always the one that the last scope had.
-        context.scope_server = server
     return {
         'type': 'websocket',
         'asgi': context.scope_asgi,
         'http_version': '1.1',
         'scheme': 'wss' if is_ssl(transport) else 'ws',
-        'server': context.scope_server,
+        'server': context.shared_address(server),
         'client': client,
         'root_path': root_path,
         'path': root_path + unquote(raw_path),
@@ -446,17 +448,21 @@ def build_scope(
     }
 
 
-def log_access(context: ServerContext, scope: dict[str, Any], status: int) -> None:
-    """Log one handshake where uvicorn logs requests.
+def log_access(scope: dict[str, Any], status: int) -> None:
+    """Log one handshake with uvicorn's logger for requests.
 
     SECURITY: Browsers cannot send headers with a WebSocket, so query strings carry
-    tokens: that there was one is logged, and not what it held.
+    tokens. The log says that there was a query string, but not its content.
+
+    Args:
+        scope: ASGI scope of the connection.
+        status: HTTP status of the answer.
     """
-    if not context.access_logger.isEnabledFor(logging.INFO):
+    if not access_logger.isEnabledFor(logging.INFO):
         return
     client = scope.get('client')
     path = quote(scope['path'])
-    context.access_logger.info(
+    access_logger.info(
         '%s - "%s %s HTTP/%s" %d',
         f'{client[0]}:{client[1]}' if client else '',
         'WebSocket',

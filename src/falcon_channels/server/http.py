@@ -1,7 +1,7 @@
-"""uvicorn's HTTP protocol with the limits that it lacks.
+"""uvicorn's HTTP protocol with limits that uvicorn does not have.
 
-``uvicorn --http falcon_channels.server.http:BoundedHttpProtocol``; the server command
-uses it by itself. Everything else about HTTP is uvicorn's.
+Use it by ``uvicorn --http falcon_channels.server.http:BoundedHttpProtocol``; the server
+command does so by itself. Everything else about HTTP is uvicorn's.
 """
 
 from __future__ import annotations
@@ -20,24 +20,26 @@ from falcon_channels.server.context import ServerContext
 from falcon_channels.server.handshake import read_usual
 from falcon_channels.server.options import ServerOptions
 from falcon_channels.server.protocol import WebSocketProtocol
-from falcon_channels.server.sockets import bound_unacknowledged
+from falcon_channels.server.sockets import limit_unacknowledged_time
 from falcon_channels.server.sockets import remote_address
 from falcon_channels.transports.asgi_extensions import CUT_EXTENSION
+from falcon_channels.websocket.handshake import VERSION
 
-#: Longest request line and headers together.
+#: Longest request line and headers together, in bytes.
 MAX_HEAD_BYTES = 65536
-#: Most header fields, as many as the WebSocket core takes.
+#: Most header fields, the same number as in the WebSocket core.
 MAX_HEADERS = 128
-#: From the TCP accept, or the first byte of a later request, to the end of its headers.
+#: Longest time from the TCP accept, or from the first byte of a later request, to the
+#: end of the headers.
 HEAD_TIMEOUT_S = 10.0
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
-    """HTTP/1.1 with a limit and a deadline for the head of each request.
+    """HTTP/1.1 with a size limit and a deadline for the head of each request.
 
-    SECURITY: Without them one connection may send headers without end and fill the
-    memory, and any number may send half a request and stay (slow loris), or read
-    nothing of a response and stay (slow read).
+    SECURITY: Without them, one connection can send endless headers and fill the memory.
+    Clients can also send half a request (slow loris) or read nothing of a response
+    (slow read), and keep their connections for ever.
     """
 
     def __init__(
@@ -56,32 +58,33 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._in_head = True
         self._idle = True
+        #: Requests that began in the current chunk.
         self._begun = 0
         self._chunk = b''
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
-        """Start the deadline of the first request."""
+        """Called at the TCP accept: start the deadline of the first request."""
         super().connection_made(transport)
         if self.client is None:
             self.client = remote_address(transport)
-        bound_unacknowledged(
+        limit_unacknowledged_time(
             transport.get_extra_info('socket'), self._options.unacknowledged_timeout_s
         )
         self._start_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the deadlines."""
+        """Called when the TCP connection has ended: stop the deadlines."""
         self._stop_head_timer()
         self._stop_write_timer()
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
-        """Begin the drain, for streams of events end only by it."""
+        """Begin the drain: only the drain ends event streams."""
         ServerContext.begin_drain_of(self.config, self.server_state, self.app_state)
         super().shutdown()
 
     def data_received(self, data: bytes) -> None:
-        """Parse; refuse a head that is too long."""
+        """Called with bytes: parse them, and refuse a head that is too long."""
         if self.transport.is_closing():
             return
         idle = self._idle
@@ -91,15 +94,16 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._chunk = b''
         if not self._in_head or self.transport.get_protocol() is not self:
             return
-        # NOTE: Counted raw, for httptools keeps an unfinished line to itself; but not
-        # where the same bytes also hold the end of a request before this one.
+        # NOTE: The raw bytes are counted, because httptools does not report an
+        # unfinished line. They are not counted if they also contain the end of an
+        # earlier request.
         if self._begun == 0 or (self._begun == 1 and idle):
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse_head()
 
     def on_message_begin(self) -> None:
-        """Start counting the head of a request."""
+        """Called at the first byte of a request: start counting its head."""
         super().on_message_begin()
         self._in_head = True
         self._idle = False
@@ -109,7 +113,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._start_head_timer()
 
     def on_headers_complete(self) -> None:
-        """End the head: within its limits, or with 431 and no call of the app."""
+        """Called at the end of a head: call the application, or refuse with 431."""
         self._in_head = False
         self._head_bytes = 0
         self._stop_head_timer()
@@ -123,37 +127,42 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """Note that the next byte begins a request."""
+        """Called at the end of a request: the next byte begins another one."""
         super().on_message_complete()
         self._idle = True
 
     def handle_websocket_upgrade(self) -> None:
-        """Hand the connection to the WebSocket class, or refuse what that cannot see.
+        """Hand the connection over to the WebSocket class, or refuse it.
 
-        uvicorn writes the request line anew and drops what follows the request: an
-        HTTP/1.0 request and frames sent before the answer are known only here.
+        uvicorn writes the request line anew and drops bytes that follow the request.
+        An HTTP/1.0 request, and frames sent before the answer, are detected only here.
         """
         upgrade = sys.exc_info()[1]
         assert isinstance(upgrade, httptools.HttpParserUpgrade)
         if self.parser.get_http_version() != '1.1':
             self._refuse(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, 'HTTP/1.1 is needed.')
-        elif len(self._chunk) > upgrade.args[0] and self._knows_version():
+        elif len(self._chunk) > upgrade.args[0] and self._has_supported_version():
             self._refuse(
                 HTTPStatus.BAD_REQUEST, 'Data before the end of the handshake.'
             )
         else:
             if not self._hand_over():
                 super().handle_websocket_upgrade()
-            # NOTE: The parser and this object refer to each other, as do this and the
-            # scope's extension: each connection would wait for the garbage collector.
+            # NOTE: This object and the parser refer to each other, and so do this
+            # object and the scope's extension. Without this, each connection would
+            # wait for the garbage collector.
             self.parser = None  # type: ignore[assignment]  # as uvicorn itself does at the end
             self.scope = None  # type: ignore[assignment]  # as before the first request
 
     def _hand_over(self) -> bool:
-        """Give the WebSocket class a request as it has been read, if it is a usual one.
+        """Pass the parsed request to the WebSocket class if it has the usual form.
 
-        PERF: uvicorn writes the request as bytes again, for the other to read them, and
-        both ask the socket for its addresses (benchmarks/connections.py).
+        PERF: Otherwise uvicorn writes the request as bytes, the WebSocket class parses
+        them again, and both get the addresses of the socket
+        (benchmarks/connections.py).
+
+        Returns:
+            False if the request is not usual; uvicorn's own way is used then.
         """
         kind = self.ws_protocol_class
         if not (
@@ -172,19 +181,22 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             handshake,
             client=self.client,
             server=self.server,
-            bounded=websocket.context.options is self._options,
+            limited=websocket.context.options is self._options,
         )
         self.transport.set_protocol(websocket)
         return True
 
-    def _knows_version(self) -> bool:
-        """Return whether the version is ours; else the WebSocket class names ours.
+    def _has_supported_version(self) -> bool:
+        """Return whether the WebSocket version is supported.
 
-        SECURITY: What follows such a request is dropped there: it is neither frames
-        nor, behind a proxy that takes the upgrade for granted, a second request.
+        If it is not, the WebSocket class refuses the request and names the version.
+
+        SECURITY: Bytes that follow a refused request are dropped. They are not parsed
+        as frames. Behind a proxy that assumes that the upgrade succeeded, they are not
+        parsed as a second request either (request smuggling).
         """
         versions = [v for name, v in self.headers if name == b'sec-websocket-version']
-        return versions == [b'13']
+        return versions == [VERSION.encode()]
 
     def send_400_response(self, msg: str) -> None:
         """Answer an invalid request, unless it has been refused already."""
@@ -192,19 +204,19 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             super().send_400_response(msg)
 
     def pause_writing(self) -> None:
-        """Note a backlog, and give the client a time to take some of it."""
+        """Called when too much output is pending: start `write_timeout_s`."""
         super().pause_writing()
         self._start_write_timer()
 
     def resume_writing(self) -> None:
-        """Let the application go on."""
+        """Called when little output is pending: let the application go on."""
         self._stop_write_timer()
         super().resume_writing()
 
     def _start_write_timer(self) -> None:
         self._write_timer = self.loop.call_later(
             self._options.write_timeout_s,
-            self._judge_backlog,
+            self._check_backlog,
             self.transport.get_write_buffer_size(),
         )
 
@@ -213,27 +225,27 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._write_timer.cancel()
             self._write_timer = None
 
-    def _judge_backlog(self, before: int) -> None:
-        # SECURITY: a client that never reads would keep its connection, and what was
-        #   written for it, as long as it likes.
-        if self.transport.get_write_buffer_size() >= before:
+    def _check_backlog(self, pending_before: int) -> None:
+        # SECURITY: A client that never reads could otherwise keep its connection and
+        # its pending output in memory for ever.
+        if self.transport.get_write_buffer_size() >= pending_before:
             self._cut()
         else:
             self._start_write_timer()
 
     def _cut(self) -> None:
-        """End the connection at once and drop what is not written."""
+        """End the TCP connection at once and discard the pending output."""
         self.transport.abort()
 
     def _start_head_timer(self) -> None:
-        self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._head_timed_out)
+        self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._on_head_timeout)
 
     def _stop_head_timer(self) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
 
-    def _head_timed_out(self) -> None:
+    def _on_head_timeout(self) -> None:
         self._head_timer = None
         if not self.transport.is_closing():
             self._refuse(HTTPStatus.REQUEST_TIMEOUT, 'The request took too long.')
@@ -254,5 +266,5 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         lines.append(b'connection: close')
         self.transport.write(b'\r\n'.join(lines) + b'\r\n\r\n' + body)
         self.transport.close()
-        # NOTE: A peer that does not read would keep the connection for ever.
+        # NOTE: A peer that does not read would otherwise keep the connection for ever.
         self.loop.call_later(HEAD_TIMEOUT_S, self.transport.abort)

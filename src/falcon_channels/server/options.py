@@ -4,36 +4,45 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from falcon_channels.websocket import limits
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerOptions:
-    """What uvicorn's own configuration has no field for.
+    """Settings for which uvicorn's configuration has no field.
 
-    The largest message and the pings are uvicorn's: ``ws_max_size``,
-    ``ws_ping_interval`` and ``ws_ping_timeout``.
+    The size of the largest message and the pings are settings of uvicorn:
+    ``ws_max_size``, ``ws_ping_interval`` and ``ws_ping_timeout``.
 
     Attributes:
-        open_timeout_s: From the upgrade request until the application has accepted or
-            denied; then the client gets 503.
-        first_message_timeout_s: From the accept until the first message of the
-            client; then close 1008. ``None``: clients may be silent for ever.
-        close_timeout_s: For the closing handshake and for what is still to be written;
-            then the link is cut.
-        write_timeout_s: How long a client may take nothing while more than the
-            transport's buffer waits for it; then the link is cut.
-        unacknowledged_timeout_s: ``TCP_USER_TIMEOUT``: how long sent bytes may stay
-            unacknowledged; ``None`` leaves the kernel's default of many minutes.
-        max_fragments: Most frames of one message; one more is answered with 1009.
+        open_timeout_s: Time from the upgrade request until the application accepts or
+            denies; then the client gets 503. Default: 30.
+        first_message_timeout_s: Time from the accept until the client's first message;
+            then the connection is closed with 1008. ``None``, the default: no limit.
+        close_timeout_s: Time for the closing handshake and for pending output; then the
+            TCP connection is aborted. Default: 10.
+        write_timeout_s: Time in which a client with pending output, more than the
+            transport's buffer takes, may read nothing; then the TCP connection is
+            aborted. Default: 30.
+        unacknowledged_timeout_s: ``TCP_USER_TIMEOUT``: time for which sent bytes may
+            stay unacknowledged. ``None`` leaves the kernel's default of many minutes.
+            Default: 30.
+        max_fragments: Most frames of one message; a message with more is refused with
+            close code 1009. Default: 1024.
         max_queued_messages: Messages that may wait for the application before reading
-            stops.
-        max_queued_bytes: The same in bytes.
-        max_connections_per_peer: Most WebSockets in one process from one client's
-            address, which behind a trusted proxy is the one that it forwards; more
-            get 429. ``None``: no limit.
+            pauses. Default: 32.
+        max_queued_bytes: Bytes of messages that may wait for the application before
+            reading pauses. Default: 65536.
+        max_connections_per_peer: Most WebSockets in one process from one client
+            address. Behind a trusted proxy it is the address that the proxy forwards.
+            Further handshakes get 429. ``None``, the default: no limit.
         deflate: Whether to negotiate permessage-deflate, without context takeover.
-        drain_batch: Connections closed at once when the server stops.
-        drain_interval_s: Mean pause between two batches.
-        drain_timeout_s: Longest time for all batches; they grow to keep it.
+            Default: False.
+        drain_batch: Connections that are closed at once when the server stops.
+            Default: 100.
+        drain_interval_s: Mean pause between two batches. Default: 0.25.
+        drain_timeout_s: Longest time for all batches; batches grow to keep it.
+            Default: 20.
     """
 
     open_timeout_s: float = 30.0
@@ -41,7 +50,7 @@ class ServerOptions:
     close_timeout_s: float = 10.0
     write_timeout_s: float = 30.0
     unacknowledged_timeout_s: float | None = 30.0
-    max_fragments: int = 1024
+    max_fragments: int = limits.MAX_FRAGMENTS
     max_queued_messages: int = 32
     max_queued_bytes: int = 65536
     max_connections_per_peer: int | None = None

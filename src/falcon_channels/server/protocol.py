@@ -1,7 +1,21 @@
 """The WebSocket protocol class for uvicorn, ``ws='...'``; one object a connection.
 
-`Connection` writes and ends, `FrameReader` reads, and this class shakes hands and
-speaks with uvicorn and the application.
+Frames in: the protocol core (`websockets`, sans-I/O) gets whole frames only. Between
+two calls it is therefore always between two frames. A connection has a core object only
+during the handshake, while it closes, and while it has a fragmented message or an
+extension. Nearly all frames are whole, unfragmented, masked and without reserved bits.
+They are decoded here, with the same checks.
+
+Frames out: the socket is written directly while no output is pending in the transport.
+
+The end: states go one way, see `falcon_channels.server.states`. Every state that waits
+for the peer has a timer that aborts the connection.
+
+NOTE: Reading, writing, keep-alive and the end are one class, because each of them needs
+the state of all others in every call. A reader or writer object for each connection
+would refer back to its connection. Such a reference cycle would leave every closed
+connection to the garbage collector (`tests/server/test_freed.py`), and would add an
+object to the memory of every idle connection.
 """
 
 from __future__ import annotations
@@ -9,6 +23,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from http import HTTPStatus
+from os import write as write_descriptor
 from typing import Any
 from typing import cast
 
@@ -16,37 +31,83 @@ from uvicorn.config import Config
 from uvicorn.protocols.utils import get_local_addr
 from uvicorn.protocols.utils import is_ssl
 from uvicorn.server import ServerState
+from websockets.exceptions import ProtocolError
 from websockets.extensions import Extension
+from websockets.frames import Frame
+from websockets.frames import Opcode
 from websockets.http11 import Response
+from websockets.protocol import OPEN as CORE_OPEN
+from websockets.server import ServerProtocol
 
 from falcon_channels.server.asgi import AsgiCycle
 from falcon_channels.server.compression import outgoing_framing
 from falcon_channels.server.context import ServerContext
-from falcon_channels.server.frame_reader import FrameReader
-from falcon_channels.server.frame_reader import HELD_BY_QUEUE
-from falcon_channels.server.frame_reader import HELD_FOR_ACCEPT
 from falcon_channels.server.handshake import build_scope
 from falcon_channels.server.handshake import Handshake
 from falcon_channels.server.handshake import HandshakeRefusedError
 from falcon_channels.server.handshake import read_request
 from falcon_channels.server.handshake import refusal
+from falcon_channels.server.loggers import core_logger
+from falcon_channels.server.loggers import server_logger
 from falcon_channels.server.options import ServerOptions
-from falcon_channels.server.sockets import bound_unacknowledged
+from falcon_channels.server.sockets import limit_unacknowledged_time
 from falcon_channels.server.sockets import remote_address
 from falcon_channels.server.states import CLOSED
+from falcon_channels.server.states import CLOSING
 from falcon_channels.server.states import CONNECTING
 from falcon_channels.server.states import LINGERING
 from falcon_channels.server.states import OPEN
 from falcon_channels.transports.base import Receiver
+from falcon_channels.transports.websocket_framing import binary_frame
+from falcon_channels.transports.websocket_framing import DeflateFraming
+from falcon_channels.transports.websocket_framing import SHORT_TEXT_HEADERS
+from falcon_channels.transports.websocket_framing import text_frame
+from falcon_channels.transports.websocket_framing import WIRE
+from falcon_channels.transports.websocket_framing import WireFraming
+from falcon_channels.websocket.close_codes import ABNORMAL
+from falcon_channels.websocket.close_codes import INTERNAL_ERROR
+from falcon_channels.websocket.close_codes import INVALID_DATA
+from falcon_channels.websocket.close_codes import MAX_REASON_BYTES
+from falcon_channels.websocket.close_codes import MESSAGE_TOO_BIG
+from falcon_channels.websocket.close_codes import NORMAL
+from falcon_channels.websocket.close_codes import POLICY_VIOLATION
+from falcon_channels.websocket.close_codes import PROTOCOL_ERROR
+from falcon_channels.websocket.close_codes import SERVICE_RESTART
+from falcon_channels.websocket.fragments import MessageAssembler
+from falcon_channels.websocket.fragments import TooManyFragmentsError
 
+try:
+    from websockets.speedups import apply_mask
+except ImportError:  # built without its C extension
+    from websockets.utils import apply_mask
+
+# Reasons why reading is paused: bits of `read_pauses`.
+PAUSED_BY_QUEUE = 1
+PAUSED_BY_RECEIVER = 2
+PAUSED_FOR_OTHERS = 4
+PAUSED_FOR_CONTROL = 8
+PAUSED_FOR_ACCEPT = 16
+
+#: Frames of one connection before the event loop serves other connections.
+_MAX_FRAMES_AT_ONCE = 256
+#: Control frames before reading pauses, and the length of the pause.
+_MAX_CONTROL_FRAMES = 64
+_CONTROL_PAUSE_S = 0.05
+#: Pings that are all answered if they arrive together; of more, only the last ones.
+_MAX_PONGS = 16
 #: Bytes that may arrive before the application has accepted.
 _MAX_EARLY_BYTES = 65536
-#: What a peer may still send after we have hung up.
+#: Bytes that a peer may still send after the connection was closed here.
 _MAX_LINGER_BYTES = 4 * 1024 * 1024
 
+_PING = b'\x89\x00'
+#: Most frames that are gathered in one event-loop iteration, and their longest length.
+_MAX_GATHERED_FRAMES = 64
+_MAX_GATHERED_BYTES = 4096
 
-class _Nobody:
-    """Stands for the receiver of a connection that is gone."""
+
+class _NullReceiver:
+    """Replaces the receiver of a connection that has ended."""
 
     def on_message(self, message: str | bytes) -> None:
         pass
@@ -58,19 +119,51 @@ class _Nobody:
         pass
 
 
-_NOBODY = _Nobody()
+_NULL_RECEIVER = _NullReceiver()
 
 
-class WebSocketProtocol(FrameReader):
+class WebSocketProtocol(asyncio.Protocol):
     """One WebSocket connection under uvicorn.
 
     It is also the `DirectWebSocket` of its connection: see
     `falcon_channels.transports.asgi_extensions`.
+
+    Args:
+        config: uvicorn's configuration; its ``server_options`` replace `options`.
+        server_state: uvicorn's state that all connections share.
+        app_state: State of the application's lifespan.
     """
 
-    __slots__ = ('_lingered', '_peer')
+    __slots__ = (
+        '_assembler',
+        '_awaits_first_message',
+        '_buffer',
+        '_context',
+        '_core',
+        '_cycle',
+        '_discarded_bytes',
+        '_drainers',
+        '_end_reported',
+        '_fd',
+        '_gathered',
+        '_heard',
+        '_keepalive_slot',
+        '_parsing',
+        '_peer',
+        '_pongs',
+        '_queued_bytes',
+        '_receiver',
+        '_timer',
+        '_unanswered',
+        'descriptor',
+        'framing',
+        'read_pauses',
+        'state',
+        'transport',
+        'write_blocked',
+    )
 
-    #: Used where the server's configuration brings no ``server_options``.
+    #: Used if the server's configuration has no ``server_options``.
     options = ServerOptions()
 
     def __init__(
@@ -81,22 +174,73 @@ class WebSocketProtocol(FrameReader):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         options: ServerOptions = getattr(config, 'server_options', self.options)
-        super().__init__(ServerContext.of(config, server_state, app_state, options))
+        self._context = ServerContext.of(config, server_state, app_state, options)
+        self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set by connection_made
+        self.framing: WireFraming | DeflateFraming = WIRE
+        self.state = CONNECTING
+        self.write_blocked = False
+        #: Reasons why reading is paused, as bits; 0 for none.
+        self.read_pauses = 0
+        #: The socket's descriptor while it may be written, or -1.
+        self._fd = -1
+        #: The same while no output is pending in the transport, or -1; only if a
+        #: receiver is attached, because the transport then reports every backlog. See
+        #: `falcon_channels.transports.base`.
+        self.descriptor = -1
+        self._core: ServerProtocol | None = None
+        self._cycle: AsgiCycle | None = None
+        self._receiver: Receiver | None = None
+        #: Address that the connection is counted for, if there is a limit.
         self._peer: str | None = None
-        self._lingered = 0
+        #: Bytes of an incomplete frame, or bytes that arrived while reading is paused.
+        self._buffer: bytearray | None = None
+        self._assembler: MessageAssembler | None = None
+        self._parsing = False
+        #: Whether the client has sent no message; only if that has a deadline.
+        self._awaits_first_message = False
+        self._drainers: list[asyncio.Future[None]] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._pongs: list[bytes] | None = None
+        #: Frames of this event-loop iteration, in order.
+        self._gathered: list[bytes] | None = None
+        #: Bytes given to the transport, instead of written here.
+        self._queued_bytes = 0
+        #: Whether bytes have arrived since the last ping.
+        self._heard = False
+        #: Pings since bytes arrived.
+        self._unanswered = 0
+        self._keepalive_slot = 0
+        self._end_reported = False
+        self._discarded_bytes = 0
 
     @property
     def context(self) -> ServerContext:
-        """What all connections of the server share."""
+        """State that all connections of the server share."""
         return self._context
 
-    # asyncio's side.
+    @property
+    def attached(self) -> bool:
+        """Whether a receiver has taken over."""
+        return self._receiver is not None
+
+    @property
+    def backlog_bytes(self) -> int:
+        """Bytes of pending output in this process.
+
+        NOTE: With TLS, the pending bytes of the encrypted side, at most 64 KiB, are not
+        included.
+        """
+        if self.state in (OPEN, CLOSING):
+            return self.transport.get_write_buffer_size()
+        return 0
+
+    # Called by asyncio and uvicorn.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take over a connection from uvicorn's HTTP protocol."""
+        """Called when uvicorn's HTTP protocol hands over a connection."""
         self.transport = cast(asyncio.Transport, transport)
         self._context.state.connections.add(self)  # type: ignore[arg-type]  # typed for its own classes
-        self._bound()
+        self._limit_unacknowledged_time()
 
     def take_over(
         self,
@@ -105,35 +249,35 @@ class WebSocketProtocol(FrameReader):
         *,
         client: tuple[str, int] | None,
         server: tuple[str, int | None] | None,
-        bounded: bool,
+        limited: bool,
     ) -> None:
         """Take over a connection with a request that has been read.
 
         Args:
-            transport: Of the connection.
-            handshake: What was read.
-            client: Address of the other end.
+            transport: Transport of the connection.
+            handshake: The request.
+            client: Address of the client.
             server: Address of this end.
-            bounded: Whether the kernel knows `unacknowledged_timeout_s` already.
+            limited: Whether the socket has `unacknowledged_timeout_s` already.
         """
         self.transport = transport
         self._context.state.connections.add(self)  # type: ignore[arg-type]  # typed for its own classes
-        if not bounded:
-            self._bound()
-        self._begin(handshake, client=client, server=server)
+        if not limited:
+            self._limit_unacknowledged_time()
+        self._start_application(handshake, client=client, server=server)
 
-    def _bound(self) -> None:
-        bound_unacknowledged(
+    def _limit_unacknowledged_time(self) -> None:
+        limit_unacknowledged_time(
             self.transport.get_extra_info('socket'),
             self._context.options.unacknowledged_timeout_s,
         )
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes: first the whole upgrade request, then frames."""
+        """Called with bytes: first the whole upgrade request, then frames."""
         self._heard = True
         try:
-            # PERF: One short text in one read, which is what most reads bring, needs
-            # neither a loop nor its limits (benchmarks/echo.py).
+            # PERF: Most reads bring one short text message. It needs neither the loop
+            # over frames nor its limits (benchmarks/echo.py).
             size = len(data)
             if (
                 5 < size < 132
@@ -141,40 +285,40 @@ class WebSocketProtocol(FrameReader):
                 and data[1] == size + 122
                 and self.state == OPEN
                 and self._buffer is None
-                and self._fragments is None
-                and not self.held
+                and self._assembler is None
+                and not self.read_pauses
                 and size - 6 <= self._context.frame_limit
             ):
-                self._take_short_text(data)
+                self._receive_short_text(data)
             elif CONNECTING < self.state < LINGERING:
                 buffer = self._buffer
                 if buffer is None:
                     self._parse(data)
                 else:
                     buffer += data
-                    if not self.held:
+                    if not self.read_pauses:
                         self._parse(buffer)
             elif self.state == CONNECTING:
                 if self._cycle is None:
-                    self._handshake(data)
+                    self._read_handshake(data)
                 else:
-                    self._keep_early(data)
+                    self._buffer_early(data)
             elif self.state == LINGERING:
-                self._lingered += len(data)
-                if self._lingered > _MAX_LINGER_BYTES:
+                self._discarded_bytes += len(data)
+                if self._discarded_bytes > _MAX_LINGER_BYTES:
                     self.transport.abort()
         except Exception:
-            self._context.logger.exception('WebSocket connection failed')
+            server_logger.exception('WebSocket connection failed')
             if self.state == CONNECTING:
                 self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, 'Internal Server Error')
             else:
-                self._fail(1011, '')
+                self._fail(INTERNAL_ERROR, '')
 
     def eof_received(self) -> None:
-        """Let the transport close; `connection_lost` follows.
+        """Called when the peer sends no more; `connection_lost` follows.
 
-        NOTE: With a deadline, for a transport closes only when all is written, and a
-        peer that has shut down one direction may read nothing in the other.
+        NOTE: A transport closes only when all output is written. A peer that has shut
+        down one direction may not read the other, so the close has a deadline.
         """
         self.flush()
         self._fd = self.descriptor = -1
@@ -183,72 +327,71 @@ class WebSocketProtocol(FrameReader):
             self._set_timer(self._context.options.close_timeout_s, self.transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell everybody; nothing is written from here on."""
+        """Called when the TCP connection has ended; report it to everybody."""
         context = self._context
         self.state = CLOSED
         self._fd = self.descriptor = -1
         self._set_timer(None)
         if context.keepalive is not None:
-            context.keepalive.discard(self)
+            context.keepalive.discard(self, self._keepalive_slot)
         context.state.connections.discard(self)
         if self._peer is not None:
-            context.peers[self._peer] -= 1
-            if not context.peers[self._peer]:
-                del context.peers[self._peer]
+            context.uncount_peer(self._peer)
             self._peer = None
         # RFC 6455 section 7.1.5: no close frame was received.
-        self._tell(1006, '')
+        self._report_end(ABNORMAL, '')
         self._release_drainers()
-        self._core = self._buffer = self._fragments = self._out = None
+        self._core = self._buffer = self._assembler = self._gathered = None
         if self._receiver is not None:
-            # NOTE: The two refer to each other: each connection would wait for the
-            # garbage collector.
-            self._receiver = _NOBODY
+            # NOTE: Connection and receiver refer to each other. Without this, each
+            # connection would wait for the garbage collector.
+            self._receiver = _NULL_RECEIVER
 
     def shutdown(self) -> None:
-        """Leave when the server stops: called by uvicorn, for each connection.
+        """Begin the drain: called by uvicorn for each connection when it stops.
 
-        SECURITY: It never raises, for uvicorn closes the other connections after it.
+        SECURITY: An exception here would keep uvicorn from closing the other
+        connections. This method therefore never raises.
         """
         try:
             self._context.begin_drain()
             if self.state == CONNECTING:
                 self.go_away()
         except Exception:
-            self._context.logger.exception('WebSocket shutdown failed')
+            server_logger.exception('WebSocket shutdown failed')
 
     def go_away(self) -> None:
         """Close because the server stops: 1012, or 503 before the accept."""
         if self.state == CONNECTING:
-            self._tell(1012, '')
+            self._report_end(SERVICE_RESTART, '')
             self._answer(HTTPStatus.SERVICE_UNAVAILABLE, 'The server stops.')
         elif self.state == OPEN:
-            self._tell(1012, '')
-            self.close(1012, '')
+            self._report_end(SERVICE_RESTART, '')
+            self.close(SERVICE_RESTART, '')
 
     # The handshake.
 
-    def _handshake(self, data: bytes) -> None:
+    def _read_handshake(self, data: bytes) -> None:
         transport = self.transport
         try:
             handshake = read_request(self._context, data)
         except HandshakeRefusedError as ex:
             self._refuse(ex.response)
         else:
-            self._begin(
+            self._start_application(
                 handshake,
                 client=remote_address(transport),
                 server=get_local_addr(transport),
             )
 
-    def _begin(
+    def _start_application(
         self,
         handshake: Handshake,
         *,
         client: tuple[str, int] | None,
         server: tuple[str, int | None] | None,
     ) -> None:
-        """Let the application decide over a proper handshake."""
+        """Call the application, which decides about a valid handshake."""
         context = self._context
         limit = context.config.limit_concurrency
         if limit is not None and len(context.state.connections) > limit:
@@ -258,42 +401,47 @@ class WebSocketProtocol(FrameReader):
         scope = build_scope(
             context, self.transport, handshake, self, client=client, server=server
         )
-        self._set_timer(context.options.open_timeout_s, self._open_timed_out)
+        self._set_timer(context.options.open_timeout_s, self._on_open_timeout)
         self._cycle = AsgiCycle(self, context, scope, handshake)
 
-    def admit(self, client: tuple[str, int] | None) -> bool:
-        """Count the connection for its client, or answer 429; called by the cycle.
+    def check_peer_limit(self, client: tuple[str, int] | None) -> bool:
+        """Count the connection for its client's address, or answer 429.
 
-        SECURITY: Floods from one address. `client` is what a trusted proxy says, for
-        behind one all share its own address; nobody else's word counts.
+        SECURITY: One address may flood the server with connections. Behind a trusted
+        proxy all connections have the proxy's address, so `client` is the address that
+        the proxy forwards. Addresses forwarded by others are not used.
+
+        Args:
+            client: Address and port of the client.
+
+        Returns:
+            False if the handshake was refused.
         """
-        peers = self._context.peers
         limit = self._context.options.max_connections_per_peer
         if limit is None or client is None or self.state != CONNECTING:
             return True
-        if peers[client[0]] >= limit:
+        if not self._context.count_peer(client[0]):
             self._answer(
                 HTTPStatus.TOO_MANY_REQUESTS, 'Too many connections from one address.'
             )
             return False
         self._peer = client[0]
-        peers[self._peer] += 1
         return True
 
-    def _keep_early(self, data: bytes) -> None:
-        """Keep frames that a client sends before it has our answer."""
+    def _buffer_early(self, data: bytes) -> None:
+        """Buffer frames that a client sends before it has the answer."""
         if self._buffer is None:
             self._buffer = bytearray()
         self._buffer += data
         if len(self._buffer) > _MAX_EARLY_BYTES:
-            self._hold(HELD_FOR_ACCEPT)
+            self._add_pause(PAUSED_FOR_ACCEPT)
 
-    def _open_timed_out(self) -> None:
-        self._tell(1006, '')
+    def _on_open_timeout(self) -> None:
+        self._report_end(ABNORMAL, '')
         self._answer(HTTPStatus.SERVICE_UNAVAILABLE, 'The application took too long.')
 
     def _answer(self, status: HTTPStatus, text: str) -> None:
-        """Refuse the handshake on the server's own account."""
+        """Refuse the handshake instead of the application."""
         cycle = self._cycle
         if cycle is None or not cycle.undecided:
             self._linger()
@@ -306,7 +454,12 @@ class WebSocketProtocol(FrameReader):
         self._linger()
 
     def on_accepted(self, answer: bytes, extensions: Sequence[Extension]) -> None:
-        """Write the 101 and open the connection; called by the cycle."""
+        """Called when the application has accepted: write the 101 and open.
+
+        Args:
+            answer: The 101 response.
+            extensions: The agreed extensions.
+        """
         context = self._context
         transport = self.transport
         if self.state != CONNECTING or transport.is_closing():
@@ -317,57 +470,612 @@ class WebSocketProtocol(FrameReader):
             self.framing = outgoing_framing(extensions)
         self.state = OPEN
         self._set_timer(None)
-        self._use_socket()
+        sock = transport.get_extra_info('socket')
+        if sock is not None and not is_ssl(transport):
+            self._fd = sock.fileno()
         if context.keepalive is not None and context.ping_interval_s:
-            context.keepalive.add(self, context.ping_interval_s)
-        silent_s = context.options.first_message_timeout_s
-        if silent_s is not None:
-            self._silent = True
-            context.loop.call_later(silent_s, self._first_message_due)
+            self._keepalive_slot = context.keepalive.add(
+                self, context.loop.time() + context.ping_interval_s
+            )
+        first_message_s = context.options.first_message_timeout_s
+        if first_message_s is not None:
+            self._awaits_first_message = True
+            context.loop.call_later(first_message_s, self._on_first_message_timeout)
         if self._buffer is not None:
             self._parse(self._buffer)
-        self._unhold(HELD_FOR_ACCEPT)
+        self._remove_pause(PAUSED_FOR_ACCEPT)
 
-    def _use_socket(self) -> None:
-        sock = self.transport.get_extra_info('socket')
-        if sock is not None and not is_ssl(self.transport):
-            self._fd = sock.fileno()
-
-    def _first_message_due(self) -> None:
-        if self._silent and self.state == OPEN:
-            self._tell(1008, 'no message')
-            self.close(1008, 'no message')
+    def _on_first_message_timeout(self) -> None:
+        if self._awaits_first_message and self.state == OPEN:
+            self._report_end(POLICY_VIOLATION, 'no message')
+            self.close(POLICY_VIOLATION, 'no message')
 
     def on_denied(self, data: bytes, *, more: bool) -> None:
-        """Write a part of a denial response; called by the cycle."""
+        """Called with each part of a denial response: write it.
+
+        Args:
+            data: The bytes.
+            more: Whether further parts follow.
+        """
         if self.state == CONNECTING:
             self.transport.write(data)
             if not more:
-                self._tell(1006, '')
+                self._report_end(ABNORMAL, '')
                 self._linger()
 
-    def on_app_done(self, cycle: AsgiCycle, *, failed: bool) -> None:
-        """Close what the application has left open; called by the cycle."""
+    def on_application_done(self, *, failed: bool) -> None:
+        """Called when the application has ended: close what it has left open.
+
+        Args:
+            failed: Whether it raised an exception.
+        """
         if self.state == CONNECTING:
-            if self._told:
+            if self._end_reported:
                 self._linger()
             else:
                 self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, 'Internal Server Error')
         elif self.state == OPEN:
             if failed:
-                self._tell(1011, '')
-                self.close(1011, '')
+                self._report_end(INTERNAL_ERROR, '')
+                self.close(INTERNAL_ERROR, '')
             elif self._receiver is None:
-                self.close(1000, '')
+                self.close(NORMAL, '')
         self._cycle = None
+
+    # Frames in.
+
+    def _parse(self, data: bytes | bytearray) -> None:
+        """Process the whole frames at the start of `data`, buffer the rest."""
+        self._parsing = True
+        try:
+            used = self._parse_frames(data)
+        finally:
+            self._parsing = False
+        if self._pongs is not None:
+            self._flush_pongs()
+        if data is self._buffer:
+            if used == len(data):
+                self._buffer = None
+            else:
+                del self._buffer[:used]
+        elif used != len(data) and self.state <= CLOSING:
+            self._buffer = bytearray(memoryview(data)[used:])
+
+    def _parse_frames(self, data: bytes | bytearray) -> int:
+        """Process whole frames; return how many bytes of `data` they are."""
+        context = self._context
+        end = len(data)
+        pos = frames = controls = 0
+        while end - pos >= 2:
+            head = data[pos]
+            length = data[pos + 1] - 128
+            start = pos + 6
+            if length >= 126:
+                start = pos + (8 if length == 126 else 14)
+                if end < start - 4:
+                    break
+                size = int.from_bytes(data[pos + 2 : start - 4], 'big')
+                if size < (126 if length == 126 else 65536) or size >> 63:
+                    # RFC 6455 section 5.2: the minimal number of bytes.
+                    self._fail(PROTOCOL_ERROR, 'invalid length')
+                    return end
+                length = size
+            usual = (
+                (head == 0x81 or head == 0x82)
+                and self._assembler is None
+                and self.state == OPEN
+                and 0 <= length <= context.frame_limit
+            )
+            if not usual and self._is_illegal(head, length):
+                self._refuse_frame(data, pos)
+                return end
+            stop = start + length
+            if stop > end:
+                break
+            frames += 1
+            if usual:
+                payload = apply_mask(data[start:stop], data[start - 4 : start])
+                if head == 0x81:
+                    try:
+                        text = payload.decode()
+                    except UnicodeDecodeError as ex:
+                        self._fail_for_encoding(ex)
+                        return end
+                    self._deliver(text)
+                else:
+                    self._deliver(payload)
+            else:
+                self._parse_by_core(data[pos:stop])
+                controls += head & 0x08 == 0x08
+            pos = stop
+            if self.read_pauses or self.state > CLOSING:
+                break
+            if controls >= _MAX_CONTROL_FRAMES:
+                # SECURITY: A flood of pings delays the peer that sends it, and not the
+                # other connections.
+                self._add_pause(PAUSED_FOR_CONTROL)
+                context.loop.call_later(
+                    _CONTROL_PAUSE_S, self._remove_pause, PAUSED_FOR_CONTROL
+                )
+                break
+            if frames >= _MAX_FRAMES_AT_ONCE:
+                self._add_pause(PAUSED_FOR_OTHERS)
+                context.loop.call_soon(self._remove_pause, PAUSED_FOR_OTHERS)
+                break
+        return pos if self.state <= CLOSING else end
+
+    def _receive_short_text(self, data: bytes) -> None:
+        """Process a read that is one short text message: see `data_received`."""
+        payload = apply_mask(data[6:], data[2:6])
+        try:
+            text = payload.decode()
+        except UnicodeDecodeError as ex:
+            self._fail_for_encoding(ex)
+            return
+        self._awaits_first_message = False
+        receiver = self._receiver
+        if receiver is not None:
+            receiver.on_message(text)
+        elif self._cycle is not None and not self._cycle.on_message(text):
+            self._add_pause(PAUSED_BY_QUEUE)
+
+    def _is_illegal(self, head: int, length: int) -> bool:
+        """Return whether the header alone breaks a rule (RFC 6455 sections 5.2, 5.5).
+
+        Args:
+            head: First byte of the frame.
+            length: Length of the payload in bytes; negative if the frame has no mask.
+        """
+        if length < 0 or length > self._context.frame_limit:
+            return True
+        opcode = head & 0x0F
+        if opcode >= 8 and (length > 125 or head < 0x80):
+            return True
+        if head & 0x70:
+            # NOTE: A connection with an extension always has its core.
+            core = self._core
+            return not (head & 0x70 == 0x40 and core is not None and core.extensions)
+        return opcode not in (0, 1, 2, 8, 9, 10)
+
+    def _refuse_frame(self, data: bytes | bytearray, pos: int) -> None:
+        """Close because of an illegal frame header; the core finds the reason."""
+        core = self._get_core()
+        core.receive_data(bytes(data[pos : pos + 14]))
+        if core.parser_exc is None:
+            core.fail(PROTOCOL_ERROR, 'illegal frame')
+        self._end_by_core(core)
+
+    def _parse_by_core(self, frame: bytes | bytearray) -> None:
+        """Process one whole frame with the core."""
+        if self._assembler is not None and frame[0] & 0x0F == Opcode.CLOSE:
+            self._drop_incomplete_message()
+        core = self._get_core()
+        core.receive_data(frame)
+        for event in core.events_received():
+            self._on_frame(cast(Frame, event))
+            if self.state > CLOSING:
+                return
+        if core.parser_exc is not None or core.close_rcvd is not None:
+            self._end_by_core(core)
+            return
+        writes = core.data_to_send()
+        if writes:
+            # RFC 6455 section 5.5.3: only the most recent ping needs its pong.
+            if self._pongs is None or len(self._pongs) >= _MAX_PONGS:
+                self._pongs = []
+            self._pongs.append(writes[-1])
+        if self._assembler is None and self.state == OPEN and not core.extensions:
+            self._core = None
+
+    def _drop_incomplete_message(self) -> None:
+        """Accept a close frame within a fragmented message (RFC 6455 section 5.4).
+
+        NOTE: The core would treat it as a violation, 1002. A new core, which has seen
+        no fragment, answers the close.
+        """
+        if self.state == OPEN:
+            self._assembler = None
+            used, self._core = self._core, None
+            if used is not None:
+                self._get_core().extensions = used.extensions
+
+    def _on_frame(self, frame: Frame) -> None:
+        """Called with each frame that the core has parsed."""
+        assembler = self._assembler
+        if assembler is None:
+            if frame.opcode > Opcode.BINARY:
+                return
+            assembler = MessageAssembler(self._context.options.max_fragments)
+        try:
+            message = assembler.add(frame)
+        except UnicodeDecodeError as ex:
+            self._fail_for_encoding(ex)
+            return
+        except TooManyFragmentsError as ex:
+            self._fail(MESSAGE_TOO_BIG, str(ex))
+            return
+        self._assembler = assembler if assembler.incomplete else None
+        if message is not None:
+            self._deliver(message)
+
+    def _deliver(self, message: str | bytes) -> None:
+        if self.state != OPEN:
+            return  # the peer's close frame is awaited, nothing else
+        self._awaits_first_message = False
+        receiver = self._receiver
+        if receiver is not None:
+            receiver.on_message(message)
+        elif self._cycle is not None and not self._cycle.on_message(message):
+            self._add_pause(PAUSED_BY_QUEUE)
+
+    # Back-pressure on reading.
+
+    def _add_pause(self, reason: int) -> None:
+        if not self.read_pauses and self.state < LINGERING:
+            self.transport.pause_reading()
+        self.read_pauses |= reason
+
+    def _remove_pause(self, reason: int) -> None:
+        if not self.read_pauses & reason:
+            return
+        self.read_pauses &= ~reason
+        if self.read_pauses or self.state not in (OPEN, CLOSING):
+            return
+        # NOTE: If `_parse` is running, its loop goes on by itself.
+        if self._buffer is not None and not self._parsing:
+            self._parse(self._buffer)
+        if not self.read_pauses and self.state in (OPEN, CLOSING):
+            self.transport.resume_reading()
+
+    def _remove_all_pauses(self) -> None:
+        self._remove_pause(self.read_pauses)
+
+    def on_queue_empty(self) -> None:
+        """Called when the application has taken all messages: resume reading."""
+        self._remove_pause(PAUSED_BY_QUEUE)
+
+    def pause_reading(self) -> None:
+        """Receive no more messages; TCP makes the peer wait."""
+        self._add_pause(PAUSED_BY_RECEIVER)
+
+    def resume_reading(self) -> None:
+        """Receive messages again."""
+        self._remove_pause(PAUSED_BY_RECEIVER)
+
+    # Frames out.
+
+    def write(self, blob: bytes) -> int:
+        """Send finished frames.
+
+        PERF: The descriptor is written directly while no output is pending. The event
+        loop's own way costs about a microsecond more for each recipient
+        (benchmarks/fanout.py).
+
+        Args:
+            blob: Frames of this connection's framing.
+
+        Returns:
+            Bytes of pending output.
+        """
+        fd = self.descriptor
+        if fd >= 0:
+            try:
+                sent = write_descriptor(fd, blob)
+            except OSError:
+                # NOTE: The socket's buffer is full or the connection is broken: the
+                # transport handles both.
+                sent = 0
+            if sent == len(blob):
+                return 0
+            self._write_by_transport(blob[sent:])
+        else:
+            if self.state != OPEN:
+                return 0
+            self._write_in_order(blob)
+        return self.transport.get_write_buffer_size()
+
+    def _write_in_order(self, blob: bytes) -> None:
+        """Write after the pending output, directly if there is none."""
+        transport = self.transport
+        if self._fd >= 0 and not transport.get_write_buffer_size():
+            try:
+                sent = write_descriptor(self._fd, blob)
+            except OSError:
+                sent = 0
+            if sent == len(blob):
+                return
+            blob = blob[sent:]
+        self._write_by_transport(blob)
+
+    def _write_by_transport(self, blob: bytes) -> None:
+        """Append to the pending output of the transport."""
+        self._queued_bytes += len(blob)
+        self.transport.write(blob)
+
+    def send_text(self, text: str) -> None:
+        """Send a text message of the application at the end of the iteration.
+
+        PERF: Frames of one event-loop iteration leave together: one write for each
+        connection, and one wake-up of a peer that reads them all (benchmarks/echo.py).
+        """
+        # PERF: No calls that a short message can do without (benchmarks/echo.py).
+        payload = text.encode()
+        if self.framing is not WIRE:
+            frame = self.framing.frame((payload,), binary=False)
+        elif len(payload) < 126:
+            frame = SHORT_TEXT_HEADERS[len(payload)] + payload
+        else:
+            frame = text_frame(payload)
+        self._send(frame)
+
+    def send_binary(self, data: bytes) -> None:
+        """Send a binary message of the application; see `send_text`."""
+        if self.framing is WIRE:
+            self._send(binary_frame(data))
+        else:
+            self._send(self.framing.frame((data,), binary=True))
+
+    def _send(self, frame: bytes) -> None:
+        gathered = self._gathered
+        if gathered is not None:
+            gathered.append(frame)
+            if (
+                len(gathered) < _MAX_GATHERED_FRAMES
+                and len(frame) <= _MAX_GATHERED_BYTES
+            ):
+                return
+        elif len(frame) <= _MAX_GATHERED_BYTES and self._receiver is None:
+            self._gathered = [frame]
+            self._context.flush_soon(self)
+            return
+        else:
+            self._gathered = [frame]
+        self.flush()
+
+    def flush(self) -> None:
+        """Write the frames that `send_text` and `send_binary` have gathered."""
+        gathered = self._gathered
+        if gathered is not None:
+            self._gathered = None
+            if self.state == OPEN:
+                self._write_in_order(
+                    gathered[0] if len(gathered) == 1 else b''.join(gathered)
+                )
+
+    def _flush_pongs(self) -> None:
+        """Answer the last pings, unless the peer does not read."""
+        pongs = self._pongs
+        if pongs is not None and not self.write_blocked and self.state == OPEN:
+            self._pongs = None
+            self.flush()
+            self._write_in_order(b''.join(pongs))
+
+    # Back-pressure on writing.
+
+    async def drain(self) -> None:
+        """Wait until little output is pending, or the connection has ended."""
+        while self.write_blocked and self.state in (CONNECTING, OPEN):
+            if self._drainers is None:
+                self._drainers = []
+            waiter = self._context.loop.create_future()
+            self._drainers.append(waiter)
+            await waiter
+
+    def _release_drainers(self) -> None:
+        drainers, self._drainers = self._drainers, None
+        for waiter in drainers or ():
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def pause_writing(self) -> None:
+        """Called when too much output is pending: start `write_timeout_s`."""
+        self.write_blocked = True
+        self.descriptor = -1
+        if self.state == OPEN:
+            self._watch_backlog()
+
+    def resume_writing(self) -> None:
+        """Called when little output is pending: wake the waiting senders."""
+        self.write_blocked = False
+        self._release_drainers()
+        if self.state == OPEN:
+            self._set_timer(None)
+            if self._receiver is not None:
+                self.descriptor = self._fd
+            self._flush_pongs()
+            if self._receiver is not None:
+                self._receiver.on_writable()
+
+    def _watch_backlog(self) -> None:
+        """Abort a peer that reads nothing of a backlog for `write_timeout_s`."""
+        pending = self.transport.get_write_buffer_size()
+        written = self._queued_bytes - pending
+        self._set_timer(
+            self._context.options.write_timeout_s, self._check_backlog, written
+        )
+
+    def _check_backlog(self, written_before: int) -> None:
+        pending = self.transport.get_write_buffer_size()
+        if self.state != OPEN or not self.write_blocked:
+            return
+        if self._queued_bytes - pending <= written_before:
+            self.abort()
+        else:
+            self._watch_backlog()
+
+    # Keep-alive.
+
+    def on_due(self, now_s: float) -> None:
+        """Called by the keep-alive wheel: ping the peer, or close if it is gone.
+
+        Args:
+            now_s: The event loop's clock.
+        """
+        self._keepalive_slot = 0
+        keepalive = self._context.keepalive
+        delay_s = self._check_peer()
+        if delay_s is not None and keepalive is not None:
+            self._keepalive_slot = keepalive.add(self, now_s + delay_s)
+
+    def _check_peer(self) -> float | None:
+        """Ping the peer, or close if it has not answered in time.
+
+        Returns:
+            Seconds until the next call; ``None`` if the connection has ended.
+        """
+        context = self._context
+        interval_s = context.ping_interval_s
+        if self.state != OPEN or interval_s is None:
+            return None
+        timeout_s = context.ping_timeout_s
+        if timeout_s is None:
+            self._ping()
+            return interval_s
+        step_s = min(interval_s, timeout_s)
+        if self._unanswered:
+            # NOTE: While reading is paused, no answer can arrive. Only the kernel's
+            # TCP_USER_TIMEOUT can then detect a peer that is gone.
+            if self._heard or self.read_pauses:
+                self._unanswered = 0
+                if interval_s > timeout_s:
+                    return interval_s - timeout_s
+            elif self._unanswered * step_s >= timeout_s:
+                self._report_end(ABNORMAL, '')
+                self._fail(INTERNAL_ERROR, 'keepalive ping timeout')
+                return None
+        self._heard = False
+        self._unanswered += 1
+        self._ping()
+        return step_s
+
+    def _ping(self) -> None:
+        # NOTE: Any bytes show that the peer is alive, so a ping needs no payload to
+        # recognise its pong.
+        if not self.write_blocked:
+            self.flush()
+            self._write_in_order(_PING)
+
+    # The end.
+
+    def close(self, code: int, reason: str) -> None:
+        """Close after the pending output; abort after `close_timeout_s`.
+
+        Args:
+            code: Close code.
+            reason: Close reason, truncated to 123 bytes of UTF-8.
+
+        Raises:
+            ValueError: The code must not be sent (RFC 6455 section 7.4).
+        """
+        if self.state != OPEN:
+            return
+        self.flush()
+        core = self._get_core()
+        raw = reason.encode()
+        if len(raw) > MAX_REASON_BYTES:
+            reason = raw[:MAX_REASON_BYTES].decode(errors='ignore')
+        try:
+            core.send_close(code, reason)
+        except ProtocolError:
+            raise ValueError(f'close code {code} must not be sent') from None
+        self.transport.write(b''.join(core.data_to_send()))
+        self.state = CLOSING
+        self._fd = self.descriptor = -1
+        self._set_timer(self._context.options.close_timeout_s, self.abort)
+        self._release_drainers()
+        # NOTE: Not at once: it may call the receiver, which `close` must not.
+        self._context.loop.call_soon(self._remove_all_pauses)
+
+    def abort(self) -> None:
+        """End the TCP connection at once and discard the pending output."""
+        if self.state < CLOSED:
+            self.state = LINGERING
+            self._fd = self.descriptor = -1
+            self.transport.abort()
+
+    def _fail(self, code: int, reason: str) -> None:
+        """Close without waiting for the peer's answer (RFC 6455 section 7.1.7)."""
+        if self.state in (OPEN, CLOSING):
+            core = self._get_core()
+            core.fail(code, reason)
+            self._end_by_core(core)
+
+    def _fail_for_encoding(self, error: UnicodeDecodeError) -> None:
+        self._fail(INVALID_DATA, f'{error.reason} at position {error.start}')
+
+    def _end_by_core(self, core: ServerProtocol) -> None:
+        """Write the core's last frames and report the close code that decides."""
+        failed = core.parser_exc is not None or core.close_rcvd is None
+        close = core.close_sent if failed else core.close_rcvd
+        assert close is not None
+        self.flush()
+        data = b''.join(core.data_to_send())
+        if data:
+            self.transport.write(data)
+        self._linger(wait=failed)
+        self._report_end(int(close.code), close.reason)
+
+    def _linger(self, *, wait: bool = True) -> None:
+        """End the TCP connection.
+
+        Args:
+            wait: Whether to wait until the peer has read the last frames.
+        """
+        if self.state >= LINGERING:
+            return
+        self.state = LINGERING
+        self._fd = self.descriptor = -1
+        transport = self.transport
+        self._set_timer(self._context.options.close_timeout_s, transport.abort)
+        if transport.is_closing():
+            return
+        # NOTE: Within `_remove_pause` the transport may be paused without a reason in
+        # `read_pauses`.
+        transport.resume_reading()
+        if wait and transport.can_write_eof():
+            transport.write_eof()
+        else:
+            transport.close()
+
+    def _report_end(self, code: int, reason: str) -> None:
+        """Report the end to the application and the receiver, once."""
+        if self._end_reported:
+            return
+        self._end_reported = True
+        if self._cycle is not None:
+            self._cycle.on_end(code, reason)
+        if self._receiver is not None:
+            self._receiver.on_closed(code, reason)
+
+    def _set_timer(
+        self, delay_s: float | None, call: Any = None, *args: object
+    ) -> None:
+        """Replace the connection's one timer; ``None`` only stops it."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if delay_s is not None:
+            self._timer = self._context.loop.call_later(delay_s, call, *args)
+
+    def _get_core(self) -> ServerProtocol:
+        core = self._core
+        if core is None:
+            core = self._core = ServerProtocol(
+                state=CORE_OPEN, max_size=self._context.max_size, logger=core_logger
+            )
+        return core
 
     # The direct extension.
 
     def attach(self, receiver: Receiver) -> None:
         """Deliver messages to `receiver` instead of ASGI ``receive``.
 
+        Args:
+            receiver: The receiver; it gets the queued messages first.
+
         Raises:
-            RuntimeError: Not accepted yet, or attached already.
+            RuntimeError: The handshake is not accepted yet, or a receiver is attached
+                already.
         """
         cycle = self._cycle
         if self._receiver is not None:
@@ -375,19 +1083,19 @@ class WebSocketProtocol(FrameReader):
         if cycle is None or self.state == CONNECTING:
             raise RuntimeError('websocket.accept has not been sent')
         self.flush()
-        self._receiver = receiver if self.state < CLOSED else _NOBODY
+        self._receiver = receiver if self.state < CLOSED else _NULL_RECEIVER
         if self.state == OPEN:
-            # So that `resume_writing` comes when everything is written. (TLS
-            # transports take 0 to mean "always too much".)
+            # NOTE: `resume_writing` then comes when all output is written. TLS
+            # transports take 0 to mean "always too much".
             self.transport.set_write_buffer_limits(
                 high=1 if is_ssl(self.transport) else 0, low=0
             )
             if not self.write_blocked:
                 self.descriptor = self._fd
-        cycle.forget_extensions()
+        cycle.clear_extensions()
         for message in cycle.take_messages():
             receiver.on_message(message)
-        self._unhold(HELD_BY_QUEUE)
-        if self._told:
+        self._remove_pause(PAUSED_BY_QUEUE)
+        if self._end_reported:
             code, reason = cycle.end
             self._context.loop.call_soon(receiver.on_closed, code, reason)

@@ -1,4 +1,4 @@
-"""Socket options that asyncio and uvicorn leave as they are."""
+"""Socket options and addresses that asyncio and uvicorn do not take care of."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ from uvicorn.protocols.utils import get_remote_addr
 _THIS_HOST = ('127.0.0.1', 0)
 
 
-def bound_unacknowledged(sock: socket.socket | None, timeout_s: float | None) -> None:
-    """Let the kernel cut a peer that acknowledges nothing, or has no room, for so long.
+def limit_unacknowledged_time(
+    sock: socket.socket | None, timeout_s: float | None
+) -> None:
+    """Make the kernel close a connection whose peer acknowledges nothing.
+
+    This includes a peer that has no room for more bytes.
 
     Args:
-        sock: Over TCP, or nothing happens.
-        timeout_s: ``TCP_USER_TIMEOUT`` (RFC 5482); None leaves the kernel's default of
-            many minutes.
+        sock: A socket; nothing happens if it is not a TCP socket.
+        timeout_s: ``TCP_USER_TIMEOUT`` (RFC 5482) in seconds. ``None`` leaves the
+            kernel's default of many minutes.
     """
     option = getattr(socket, 'TCP_USER_TIMEOUT', None)
     if (
@@ -29,13 +33,13 @@ def bound_unacknowledged(sock: socket.socket | None, timeout_s: float | None) ->
 
 
 def remote_address(transport: asyncio.BaseTransport) -> tuple[str, int] | None:
-    """Return address and port of the other end, ``None`` where that is not known.
+    """Return address and port of the peer; ``None`` if they are not known.
 
-    Who comes by a UNIX socket is on this host, as one who comes from 127.0.0.1: a proxy
-    there is believed where 127.0.0.1 is.
+    A peer of a UNIX socket is on this host. It gets the address 127.0.0.1, so that a
+    proxy at the socket is trusted if a proxy at 127.0.0.1 is.
 
-    SECURITY: the socket's family decides, and not that there is no address: a client
-    that has gone already has none either.
+    SECURITY: The family of the socket decides, and not a missing address: a client
+    that has already disconnected has no address either.
     """
     sock = transport.get_extra_info('socket')
     if sock is not None and sock.family == getattr(socket, 'AF_UNIX', None):

@@ -1,8 +1,11 @@
-"""The states of a connection, in the order in which they come.
+"""States of a connection, in the order in which they come.
 
-CONNECTING: the application decides. OPEN. CLOSING: our close frame is out, the peer's
-is awaited. LINGERING: nothing more is said; what arrives is discarded until the peer
-hangs up, or else a reset could destroy our last words on their way. CLOSED.
+* CONNECTING: The application decides about the handshake.
+* OPEN: Messages are sent and received.
+* CLOSING: Our close frame is sent, and the peer's close frame is awaited.
+* LINGERING: Nothing more is written. Arriving bytes are discarded until the peer closes
+  the TCP connection. Otherwise a TCP reset could destroy our last frames on their way.
+* CLOSED: The TCP connection has ended.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """falcon.App that also serves WebSockets, under the WSGI servers of sockets/table.py.
 
-The WebSocket is served *around* the app: an Upgrade request leaves falcon.App's own
-way at the door, gets its socket from the server, and only then meets what it shares
-with ordinary requests: middleware, routing, hooks, error handlers. A responder could
-not do that, for it cannot end a response that the server must not send.
+The WebSocket is served *around* `falcon.App`. An Upgrade request does not go through
+`falcon.App.__call__`: it gets its socket from the server first. After that it uses the
+same middleware, routing, hooks and error handlers as ordinary requests. A responder
+could not do that, because it cannot end a response that the server must not send.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ import falcon
 from falcon.util.misc import get_argnames
 from websockets.http11 import Response as HandshakeResponse
 
+from falcon_channels.websocket.close_codes import HTTP_STATUS_BASE
+from falcon_channels.websocket.close_codes import UNSUPPORTED_DATA
+from falcon_channels.websocket.handshake import refusal_response
 from falcon_channels.wsgi.connection import Connection
 from falcon_channels.wsgi.errors import WebSocketError
 from falcon_channels.wsgi.handshake import check_request
 from falcon_channels.wsgi.handshake import parse_request
 from falcon_channels.wsgi.handshake import parse_subprotocols
-from falcon_channels.wsgi.handshake import refusal
 from falcon_channels.wsgi.handshake import wants_websocket
 from falcon_channels.wsgi.options import WebSocketOptions
 from falcon_channels.wsgi.sockets.base import Environ
@@ -42,7 +44,7 @@ _UNSUPPORTED = b'This server cannot serve WebSockets. Its log says which ones ca
 
 @dataclass(frozen=True, slots=True)
 class _Handling:
-    """What belongs to one WebSocket on its way through the app."""
+    """The objects of one WebSocket on its way through the app."""
 
     req: falcon.Request
     resp: falcon.Response
@@ -54,19 +56,20 @@ class _Handling:
 class App(falcon.App[falcon.Request, falcon.Response]):
     """A WSGI app that calls ``def on_websocket(self, req, ws, **params)``.
 
-    Takes the arguments of `falcon.App`, and is one: ordinary requests are served as by
-    it. WebSockets are routed by the same URI templates, converters and suffixes, pass
-    the same hooks, and middleware components may have ``process_request_ws(req, ws)``
-    and ``process_resource_ws(req, ws, resource, params)``. A sink gets them if it has
+    It is a `falcon.App` and has the same arguments; ordinary requests are served as by
+    `falcon.App`. WebSockets are routed by the same URI templates, converters and
+    suffixes, and use the same hooks. Middleware components may have
+    ``process_request_ws(req, ws)`` and
+    ``process_resource_ws(req, ws, resource, params)``. A sink gets WebSockets if it has
     an argument ``ws``; its ``resp`` is None then.
 
-    An exception before the handshake is accepted becomes the HTTP response that it
-    would be on an ordinary request. After it, an `HTTPError` closes the WebSocket with
-    code 3000 + status and an unexpected exception with 1011. A responder that returns
-    closes with 1000.
+    An exception before the handshake is accepted becomes the HTTP response of an
+    ordinary request. After the accept, an `HTTPError` closes the WebSocket with code
+    3000 + status, and an unexpected exception with 1011. If a responder returns, the
+    WebSocket is closed with 1000.
 
-    Error handlers may have an argument ``ws``; one that closes it has the last word.
-    Others change ``resp``, and the status they set is translated as above.
+    Error handlers may have an argument ``ws``. If one closes it, nothing else is sent.
+    Other error handlers change ``resp``, and its status is translated as above.
     """
 
     ws_options: WebSocketOptions
@@ -83,8 +86,8 @@ class App(falcon.App[falcon.Request, falcon.Response]):
         self.add_error_handler(falcon.PayloadTypeError, self._payload_type_handler)
 
     def __call__(self, env: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        """Serve one request, as PEP 3333 says."""
-        # PERF: all that an ordinary request pays is this look-up.
+        """Serve one request (PEP 3333)."""
+        # PERF: An ordinary request costs only this look-up more.
         if 'HTTP_UPGRADE' in env and wants_websocket(env):
             return self._serve_websocket(env, start_response)
         return falcon.App.__call__(self, env, start_response)
@@ -93,7 +96,7 @@ class App(falcon.App[falcon.Request, falcon.Response]):
         """Add middleware components, which may have only ``*_ws`` methods.
 
         Raises:
-            falcon.CompatibilityError: If such a method is a coroutine function.
+            falcon.CompatibilityError: Such a method is a coroutine function.
         """
         try:
             components = list(middleware)
@@ -115,7 +118,7 @@ class App(falcon.App[falcon.Request, falcon.Response]):
         )
         self._websocket_middleware += components
 
-    # One WebSocket, from the server and back.
+    # One WebSocket.
 
     def _serve_websocket(
         self, env: Environ, start_response: StartResponse
@@ -126,14 +129,17 @@ class App(falcon.App[falcon.Request, falcon.Response]):
             return self._refuse_without_socket(str(ex), start_response)
         stream = Stream(taken.sock, taken.ours)
         if taken.early is None:
-            _logger.info('A client sent more with its handshake than can be recovered')
+            _logger.info(
+                'Closed a WebSocket: the client sent bytes together with its '
+                'handshake, and the server has lost them'
+            )
             stream.close()
             return server.finish(start_response)
         connection = Connection(stream, self.ws_options, taken.early, taken.accepted)
         try:
             self._answer(env, taken, connection)
         except BaseException:
-            # The worker is stopped: its thread ends, or its greenlet is killed.
+            # NOTE: The worker stops: its thread ends, or its greenlet is killed.
             connection.abandon()
             raise
         connection.finish()
@@ -145,7 +151,11 @@ class App(falcon.App[falcon.Request, falcon.Response]):
         if not self._warned_of_server:
             self._warned_of_server = True
             names = '; '.join(server.name for server in SERVERS)
-            _logger.error('No WebSockets: %s. They work under %s.', why, names)
+            _logger.error(
+                'WebSockets cannot be served: %s. Use one of these servers: %s.',
+                why,
+                names,
+            )
         start_response(
             falcon.HTTP_501,
             [
@@ -189,7 +199,7 @@ class App(falcon.App[falcon.Request, falcon.Response]):
                     method(req, ws, resource, params)
             responder(req, ws, **params)
         elif 'ws' in params or 'ws' not in get_argnames(responder):
-            # A default responder, a static route, or a sink that knows HTTP only.
+            # A default responder, a static route, or a sink without WebSockets.
             raise falcon.HTTPRouteNotFound
         else:
             responder(req, None, ws=ws, **params)
@@ -198,7 +208,7 @@ class App(falcon.App[falcon.Request, falcon.Response]):
     # Errors.
 
     def _handle_websocket_exception(self, ex: Exception, handling: _Handling) -> None:
-        """Let the error handlers turn an exception into a refusal or a close code."""
+        """Turn an exception into a refusal or a close code, by the error handlers."""
         handled = False
         try:
             handled = self._call_error_handler(ex, handling)
@@ -210,7 +220,7 @@ class App(falcon.App[falcon.Request, falcon.Response]):
         try:
             self._close_with_status(handling, handled)
         except WebSocketError:
-            _logger.debug('The client left before it could be told of an error')
+            _logger.debug('The client left before an error could be sent to it')
 
     def _call_error_handler(self, ex: Exception, handling: _Handling) -> bool:
         req, resp = handling.req, handling.resp
@@ -239,18 +249,18 @@ class App(falcon.App[falcon.Request, falcon.Response]):
             self._report_error(handling.req, ex, handling.params, handled)
 
     def _close_with_status(self, handling: _Handling, handled: bool) -> None:
-        """Give the client the status that an error handler has left in `resp`."""
+        """Send the status of `resp`, which an error handler has set, to the client."""
         ws, resp = handling.ws, handling.resp
         if ws.closed:
             return
-        # NOTE: an untouched 200 would tell nobody that this was refused.
+        # NOTE: The client could not see from an unchanged 200 that it was refused.
         has_status = handled and resp.status_code >= 300
         if ws.unaccepted:
             handling.connection.respond(
-                self._render(resp) if has_status else refusal(500)
+                self._render(resp) if has_status else refusal_response(500)
             )
         elif has_status:
-            code = 3000 + resp.status_code
+            code = HTTP_STATUS_BASE + resp.status_code
             _logger.info('Closing a WebSocket of %r with %d', handling.req.path, code)
             ws.close(code)
         else:
@@ -259,7 +269,7 @@ class App(falcon.App[falcon.Request, falcon.Response]):
     def _render(self, resp: falcon.Response) -> HandshakeResponse:
         body, _ = self._get_body(resp)
         headers = resp._wsgi_headers(self.resp_options.default_media_type)
-        return refusal(resp.status_code, headers=headers, body=b''.join(body))
+        return refusal_response(resp.status_code, headers=headers, body=b''.join(body))
 
     def _python_error_handler(
         self,
@@ -287,7 +297,7 @@ class App(falcon.App[falcon.Request, falcon.Response]):
         ws: WebSocket | None = None,
     ) -> None:
         if ws is None:
-            # On an ordinary request it is an exception like any other.
+            # On an ordinary request it is an unexpected exception.
             self._python_error_handler(req, resp, error, params)
             return
         _logger.debug('WebSocket client disconnected with code %d', error.code)
@@ -305,8 +315,7 @@ class App(falcon.App[falcon.Request, falcon.Response]):
         if ws is None or ws.unaccepted:
             self._python_error_handler(req, resp, error, params, ws)
             return
-        # RFC 6455 section 7.4.1: "a type of data it cannot accept".
-        ws.close(1003, str(error))
+        ws.close(UNSUPPORTED_DATA, str(error))
 
 
 def _has_only_websocket_methods(component: Any) -> bool:

@@ -1,21 +1,21 @@
 """One WebSocket connection: the protocol core, a stream, and two locks between them.
 
-How it works. `websockets`' `ServerProtocol` does all framing: bytes go in, frames and
-bytes to send come out. Whoever waits in `receive` reads the socket for everybody: it
-answers pings and the close frame, sends pings when the client is silent, and puts
-messages together. There is no second thread or greenlet. A responder that only sends
-looks for the client's frames as it sends, once a second.
+`ServerProtocol` of `websockets` does all framing: bytes go in; frames, and bytes to
+send, come out. The thread or greenlet that waits in `receive` reads the socket for all:
+it answers pings and the close frame, sends pings when the client is silent, and
+assembles messages. There is no second thread or greenlet. A responder that only sends
+reads the client's frames while it sends, once a second.
 
 Rules:
 
-* The write lock guards the protocol core and the order of bytes on the wire. Whoever
-  changes the core's state sends what results before it lets go.
-* The read lock guards the socket's reading side and the messages. It may be held
-  while taking the write lock, never the other way round.
-* Reading stops as soon as one message is there, so a client that sends faster than the
-  responder receives feels it in TCP. Replies to pings are sent before more is read,
-  so a flood of pings by a client that does not read ends with `send_timeout_s`.
-* A frame that was sent in part makes the connection useless: it is cut.
+* The write lock guards the protocol core and the order of bytes on the wire. Code that
+  changes the core's state sends the resulting bytes before it releases the lock.
+* The read lock guards the reading side of the socket and the messages. A thread with
+  the read lock may acquire the write lock, but never the other way round.
+* Reading stops as soon as there is one message. TCP therefore slows down a client that
+  sends faster than the responder receives. Pongs are sent before more is read. A flood
+  of pings by a client that does not read therefore ends with `send_timeout_s`.
+* A frame that was sent in part makes the connection useless: it is aborted.
 """
 
 from __future__ import annotations
@@ -30,53 +30,59 @@ import os
 import time
 
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
-from websockets.frames import CloseCode
 from websockets.frames import Frame
 from websockets.http11 import Request
 from websockets.http11 import Response
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
+from falcon_channels.websocket.close_codes import ABNORMAL
+from falcon_channels.websocket.close_codes import GOING_AWAY
+from falcon_channels.websocket.close_codes import INVALID_DATA
+from falcon_channels.websocket.close_codes import MESSAGE_TOO_BIG
+from falcon_channels.websocket.close_codes import NORMAL
+from falcon_channels.websocket.fragments import MessageAssembler
+from falcon_channels.websocket.fragments import TooManyFragmentsError
 from falcon_channels.wsgi.errors import WebSocketError
 from falcon_channels.wsgi.keepalive import Due
-from falcon_channels.wsgi.keepalive import KeepAlive
-from falcon_channels.wsgi.messages import MessageAssembler
-from falcon_channels.wsgi.messages import TooManyFragmentsError
+from falcon_channels.wsgi.keepalive import PingSchedule
 from falcon_channels.wsgi.options import WebSocketOptions
 from falcon_channels.wsgi.stream import Lock
 from falcon_channels.wsgi.stream import Stream
 
-# SECURITY: the core logs every frame at level DEBUG, that is, what people write to each
-# other, and two lines a connection at INFO. Nobody gets that who did not ask for it.
+#: SECURITY: The core logs every frame at DEBUG, with the messages of users, and two
+#: lines a connection at INFO. This logger therefore begins at WARNING, unless the
+#: application sets its level.
 _logger = logging.getLogger(f'{__name__}.frames')
 _logger.setLevel(logging.WARNING)
 
-# SECURITY: how much is parsed in one go bounds the messages that wait for the
-# responder, also compressed ones of 1000 times the size, and the time that a flood of
-# tiny frames takes from other greenlets.
+#: Most bytes that are parsed at once.
+#: SECURITY: This limits the messages that wait for the responder, which can decompress
+#: to 1000 times the size. It also limits the time that a flood of tiny frames takes
+#: from other greenlets.
 _READ_BYTES = 16_384
 
-# A greenlet that never has to wait for its socket lets others run this often.
-_MAX_TURN_S = 0.01
+#: A greenlet that never waits for its socket lets others run after this time.
+_MAX_RUN_S = 0.01
 
-# A responder that only sends looks this often whether the client sent something.
-_LOOK_INTERVAL_S = 1.0
+#: Interval at which a responder that only sends reads the client's frames.
+_POLL_INTERVAL_S = 1.0
 
-# A lock's timeout has to be a number.
+#: Longest wait for a lock, whose timeout has to be a number.
 _MAX_WAIT_S = 3600.0
 
-# How long a worker that is being stopped tries to say goodbye.
-_FAREWELL_S = 1.0
+#: Longest time for the close frame of a worker that is being stopped.
+_LAST_SEND_TIMEOUT_S = 1.0
 
 
 class Connection:
-    """One client.
+    """The connection of one client.
 
     Args:
-        stream: Its socket.
-        options: The app's; read once, now.
-        early: Bytes of the client that the server had already read.
-        accepted: Whether the handshake has been answered with 101 already.
+        stream: The client's socket.
+        options: Settings of the app, which are read now.
+        early: Bytes of the client that the server has read already.
+        accepted: Whether the server has answered the handshake with 101 already.
     """
 
     def __init__(
@@ -92,7 +98,7 @@ class Connection:
         self._close_timeout_s = options.close_timeout_s
         extensions = []
         if options.compression and not accepted:
-            # A window of 4 KiB instead of 32, for memory: 12 KiB a connection.
+            # NOTE: A window of 4 KiB instead of 32 saves memory: 12 KiB a connection.
             extensions.append(
                 ServerPerMessageDeflateFactory(
                     server_max_window_bits=12,
@@ -107,9 +113,7 @@ class Connection:
             logger=_logger,
         )
         now = time.monotonic()
-        self._keepalive = KeepAlive(
-            options.ping_interval_s, options.ping_timeout_s, now
-        )
+        self._pings = PingSchedule(options.ping_interval_s, options.ping_timeout_s, now)
         self._read_lock: Lock = stream.new_lock()
         self._write_lock: Lock = stream.new_lock()
         self._messages: deque[str | bytes] = deque()
@@ -117,8 +121,8 @@ class Connection:
         self._answer: Response | None = None
         self._broken: str | None = None
         self._closing_until: float | None = None
-        self._look_at = now + _LOOK_INTERVAL_S
-        self._turn_began = now
+        self._poll_at = now + _POLL_INTERVAL_S
+        self._run_began = now
 
     @property
     def connecting(self) -> bool:
@@ -136,7 +140,7 @@ class Connection:
 
     @property
     def closed(self) -> tuple[int, str] | None:
-        """The close code and reason, or None as long as no side has closed."""
+        """Close code and reason; ``None`` while the connection is open."""
         if self.connecting or self.open:
             return None
         sent, received = self._protocol.close_sent, self._protocol.close_rcvd
@@ -144,20 +148,24 @@ class Connection:
             return int(sent.code), sent.reason
         if received is not None:
             return int(received.code), received.reason
-        return int(CloseCode.ABNORMAL_CLOSURE), self._broken or ''
+        return ABNORMAL, self._broken or ''
 
     # The handshake.
 
     def check(self, request: Request) -> bool:
-        """Say whether a handshake is right; refuse it if not.
+        """Check a handshake, and refuse it if it is wrong.
 
-        Call `accept` or `respond` next if it is.
+        Args:
+            request: The request.
+
+        Returns:
+            Whether the handshake is right; call `accept` or `respond` then.
 
         Raises:
-            WebSocketError: If the client has gone.
+            WebSocketError: The client has disconnected.
         """
         with self._writing():
-            # NOTE: the core learns that frames come next only by parsing the request.
+            # NOTE: The core expects frames only after it has parsed a request.
             self._protocol.receive_data(request.serialize())
             for event in self._protocol.events_received():
                 assert isinstance(event, Request)
@@ -171,10 +179,14 @@ class Connection:
     def accept(
         self, subprotocol: str | None, headers: Iterable[tuple[str, str]]
     ) -> None:
-        """Accept the handshake that `check` found right.
+        """Accept the handshake after `check` has returned True.
+
+        Args:
+            subprotocol: The selected subprotocol, or ``None``.
+            headers: Additional headers of the 101 response.
 
         Raises:
-            WebSocketError: If the client has gone.
+            WebSocketError: The client has disconnected.
         """
         assert self._answer is not None
         if subprotocol is not None:
@@ -184,14 +196,17 @@ class Connection:
         self.respond(self._answer)
 
     def respond(self, response: Response) -> None:
-        """Answer the handshake: 101 opens the WebSocket, all else ends it.
+        """Answer the handshake: 101 opens the WebSocket, other statuses end it.
+
+        Args:
+            response: The HTTP response.
 
         Raises:
-            WebSocketError: If the client has gone.
+            WebSocketError: The client has disconnected.
         """
         with self._writing():
             if not self.connecting:
-                return  # another thread was faster
+                return  # another thread has answered
             self._protocol.send_response(response)
             if response.status_code != 101:
                 self._closing_until = time.monotonic() + self._close_timeout_s
@@ -202,10 +217,14 @@ class Connection:
     def send(self, payload: bytes, *, text: bool) -> None:
         """Send a whole message; wait for a slow client up to the send timeout.
 
+        Args:
+            payload: The message.
+            text: Whether it is UTF-8 text, or binary.
+
         Raises:
-            WebSocketError: If the connection is over, or the client did not read.
+            WebSocketError: The connection has ended, or the client did not read.
         """
-        self._look()
+        self._poll()
         with self._writing():
             if not self.open:
                 raise self._error()
@@ -216,11 +235,14 @@ class Connection:
             self._flush()
 
     def receive(self, timeout_s: float | None = None) -> str | bytes:
-        """Wait for a message: text as str, binary as bytes.
+        """Wait for a message: text is a str, binary is bytes.
+
+        Args:
+            timeout_s: Longest wait in seconds; ``None``, the default, for no limit.
 
         Raises:
-            TimeoutError: If none came in `timeout_s` seconds; nothing is lost.
-            WebSocketError: If the connection is over.
+            TimeoutError: No message came within `timeout_s`; nothing is lost.
+            WebSocketError: The connection has ended.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         with self._reading(timeout_s):
@@ -228,13 +250,13 @@ class Connection:
                 if self._done_reading:
                     raise self._error()
                 self._read(deadline)
-            self._take_turns()
+            self._give_way_in_time()
             return self._messages.popleft()
 
     # The end.
 
     def close(self, code: int, reason: str = '') -> None:
-        """Close from our side: returns when the client has answered or time is up."""
+        """Close, and return when the client has answered or after the close timeout."""
         with contextlib.suppress(WebSocketError), self._writing():
             if self.open:
                 self._closing_until = time.monotonic() + self._close_timeout_s
@@ -243,17 +265,18 @@ class Connection:
         self._await_end(lambda: self._done_reading)
 
     def finish(self) -> None:
-        """End the connection for good; afterwards the server must not use its socket.
+        """End the connection; afterwards the server must not use its socket.
 
-        Waits until the client has ended its side too, so that the last frames are not
-        lost to a reset, but no longer than the close timeout.
+        Waits until the client has ended its side, too, but no longer than the close
+        timeout. Otherwise a TCP reset could destroy the last frames on their way.
 
-        SECURITY: all that a client sends after a close frame is read and thrown away
-        here. Left in the socket, it would be the server's next request, past any proxy
-        that takes the connection for a tunnel: request smuggling.
+        SECURITY: All bytes that a client sends after a close frame are read and
+        discarded here. If they stayed in the socket, the server would read them as its
+        next request. A proxy would not see that request, because it treats the
+        connection as a tunnel (request smuggling).
         """
         if self.open:
-            self.close(CloseCode.NORMAL_CLOSURE)
+            self.close(NORMAL)
         if self._broken is None and not self.connecting:
             if self._closing_until is None:
                 self._closing_until = time.monotonic() + self._close_timeout_s
@@ -262,19 +285,19 @@ class Connection:
         self._stream.close()
 
     def abandon(self) -> None:
-        """End the connection because its worker is stopped: one frame, no wait."""
-        self._send_timeout_s = _FAREWELL_S
+        """End the connection because its worker stops: send one frame, do not wait."""
+        self._send_timeout_s = _LAST_SEND_TIMEOUT_S
         with contextlib.suppress(Exception), self._writing():
             if self.open:
-                self._protocol.send_close(CloseCode.GOING_AWAY, 'server is stopping')
+                self._protocol.send_close(GOING_AWAY, 'server is stopping')
                 self._flush()
         self._stream.close()
 
-    # Inside.
+    # Internals.
 
     @property
     def _done_reading(self) -> bool:
-        """Whether no message can come any more."""
+        """Whether no further message can arrive."""
         return (
             self._broken is not None
             or self._protocol.eof_sent
@@ -282,7 +305,7 @@ class Connection:
         )
 
     def _error(self) -> WebSocketError:
-        code, reason = self.closed or (int(CloseCode.ABNORMAL_CLOSURE), '')
+        code, reason = self.closed or (ABNORMAL, '')
         return WebSocketError(code, reason)
 
     def _break(self, why: str) -> None:
@@ -305,19 +328,19 @@ class Connection:
             True, _MAX_WAIT_S if timeout_s is None else timeout_s
         ):
             if timeout_s is not None:
-                raise TimeoutError('another receiver came first')
+                raise TimeoutError('another receiver was waiting already')
         try:
             yield
         finally:
             self._read_lock.release()
 
     def _flush(self) -> None:
-        """Send what the protocol core has to say; the write lock is held."""
+        """Send the output of the protocol core; needs the write lock."""
         if self._broken is not None:
             raise self._error()
         chunks = self._protocol.data_to_send()
         try:
-            # PERF: a chunk is a frame, and nearly always the only one.
+            # PERF: A chunk is a frame, and nearly always there is only one.
             data = chunks[0] if len(chunks) == 1 else b''.join(chunks)
             self._stream.send_all(data, self._send_timeout_s)
         except TimeoutError as ex:
@@ -327,18 +350,18 @@ class Connection:
             self._break('the connection broke')
             raise self._error() from ex
         except BaseException:
-            # NOTE: a greenlet may be killed, or timed out by its owner, in mid-frame.
+            # NOTE: A greenlet may be killed, or timed out by its owner, within a frame.
             self._break('a send was interrupted')
             raise
         if chunks and not chunks[-1]:
             self._stream.end_writing()
 
-    def _look(self) -> None:
-        """See whether the client sent something, if it is time and nobody else does."""
+    def _poll(self) -> None:
+        """Read the client's frames if it is time and no other thread reads."""
         now = time.monotonic()
-        if now < self._look_at or self._messages:
+        if now < self._poll_at or self._messages:
             return
-        self._look_at = now + _LOOK_INTERVAL_S
+        self._poll_at = now + _POLL_INTERVAL_S
         if self._read_lock.acquire(False):
             try:
                 with contextlib.suppress(TimeoutError):
@@ -348,9 +371,9 @@ class Connection:
                 self._read_lock.release()
 
     def _read(self, deadline: float | None) -> None:
-        """Wait for bytes and handle them, or for the time that a ping is due."""
+        """Wait for bytes and process them; wake up for pings and deadlines."""
         now = time.monotonic()
-        limits = [self._keepalive.wait_s(now)]
+        limits = [self._pings.wait_s(now)]
         if deadline is not None:
             limits.append(deadline - now)
         if self._closing_until is not None:
@@ -365,20 +388,20 @@ class Connection:
             self._break('the connection broke')
         else:
             heard = time.monotonic()
-            if heard - now > _MAX_TURN_S / 10:  # it had to wait, so others ran
-                self._turn_began = heard
-            self._keepalive.heard(heard)
-            self._look_at = heard + _LOOK_INTERVAL_S
+            if heard - now > _MAX_RUN_S / 10:  # it waited, so others ran
+                self._run_began = heard
+            self._pings.heard(heard)
+            self._poll_at = heard + _POLL_INTERVAL_S
             with contextlib.suppress(WebSocketError), self._writing():
                 self._feed(data)
-            self._take_turns()
+            self._give_way_in_time()
 
     def _on_silence(self, deadline: float | None) -> None:
         now = time.monotonic()
         if self._closing_until is not None and now >= self._closing_until:
             self._break('the client did not close')
             return
-        due = self._keepalive.due(now)
+        due = self._pings.due(now)
         if due is Due.DEAD:
             self._break('the client did not answer a ping')
         elif due is Due.PING:
@@ -390,41 +413,42 @@ class Connection:
             raise TimeoutError('no message in time')
 
     def _feed(self, data: bytes) -> None:
-        """Hand bytes to the protocol core, and act on it; the write lock is held."""
+        """Pass bytes to the protocol core, process frames; needs the write lock."""
         if data:
             self._protocol.receive_data(data)
         else:
             self._protocol.receive_eof()
         for frame in self._protocol.events_received():
-            # Data after our own close frame is read only to find the client's.
+            # NOTE: After our own close frame, only the client's close frame matters.
             if isinstance(frame, Frame) and self._closing_until is None:
                 try:
                     message = self._assembler.add(frame)
                 except UnicodeDecodeError:
-                    self._fail(CloseCode.INVALID_DATA, 'text is not valid UTF-8')
+                    self._fail(INVALID_DATA, 'text is not valid UTF-8')
                     break
                 except TooManyFragmentsError as ex:
-                    self._fail(CloseCode.MESSAGE_TOO_BIG, str(ex))
+                    self._fail(MESSAGE_TOO_BIG, str(ex))
                     break
                 if message is not None:
                     self._messages.append(message)
         self._flush()
 
-    def _fail(self, code: CloseCode, reason: str) -> None:
-        # NOTE: frames that came in the same read are parsed already. If the client's
-        # close frame was among them, the core has answered it, and that is the end.
+    def _fail(self, code: int, reason: str) -> None:
+        # NOTE: Frames that came in the same read are parsed already. If the client's
+        # close frame was among them, the core has answered it, and the connection has
+        # ended.
         if not self._protocol.eof_sent:
             self._protocol.fail(code, reason)
 
-    def _take_turns(self) -> None:
+    def _give_way_in_time(self) -> None:
         """Let other greenlets run if this one has not waited for a while."""
         now = time.monotonic()
-        if now - self._turn_began > _MAX_TURN_S:
+        if now - self._run_began > _MAX_RUN_S:
             self._stream.give_way()
-            self._turn_began = time.monotonic()
+            self._run_began = time.monotonic()
 
     def _await_end(self, is_over: Callable[[], bool]) -> None:
-        """Read and throw away until the client is done too, or the time is up."""
+        """Read and discard until the client has ended its side, or the timeout."""
         deadline = self._closing_until or time.monotonic() + self._close_timeout_s
         try:
             with self._reading(max(0.0, deadline - time.monotonic())):
@@ -434,5 +458,5 @@ class Connection:
                     if time.monotonic() >= deadline:
                         break
         except TimeoutError:
-            # Whoever receives did not come back: wake it, there is nothing to wait for.
+            # NOTE: Another thread is still in `receive`: wake it up.
             self._break('the client did not close')

@@ -1,4 +1,4 @@
-"""The one exception that the end of a WebSocket is, on WSGI."""
+"""The exception for the end of a WebSocket on WSGI."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import falcon
 
 
 class WebSocketError(falcon.WebSocketDisconnected):
-    """The connection is over: the client left, or it was closed here, or it broke.
+    """The connection has ended: it was closed by one side, or it broke.
 
-    Code written for Falcon catches `falcon.WebSocketDisconnected`, code written for
-    gevent-websocket catches a ``WebSocketError``; this is both.
+    Code written for Falcon catches `falcon.WebSocketDisconnected`; code written for
+    gevent-websocket catches a ``WebSocketError``. This class is both.
 
     Attributes:
-        code: The close code (RFC 6455 section 7.4): the client's, or ours if we began
-            to close; 1005 if the client gave none, 1006 if it vanished without a close.
-        reason: The text that came with the code, or what went wrong; may be empty.
+        code: Close code (RFC 6455 section 7.4): the client's, or ours if the close
+            began here. 1005 if the client's close frame has no code, 1006 if the
+            connection ended without a close frame.
+        reason: Text that came with the code, or a description of the failure; may be
+            empty.
     """
 
     def __init__(self, code: int, reason: str = '') -> None:

@@ -1,32 +1,27 @@
-"""The opening handshake: from a WSGI environ to a request, and the refusals.
+"""The opening handshake: checks of a WSGI environ, and the request for the core.
 
-NOTE: refusals are written to the socket by us, not by `start_response`. The connection
-has to end after them: a client may have sent its next request behind a proxy that
-takes the connection for a tunnel already. WSGI servers do not let an application say
+NOTE: Refusals are written to the socket directly, and not by `start_response`. The
+connection must end after them: behind a proxy that assumes that the upgrade succeeded,
+a client may have sent its next request already. WSGI does not let an application send
 ``Connection: close`` (PEP 3333 forbids it, waitress raises, gunicorn ignores it).
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from collections.abc import Iterable
-from email.utils import formatdate
-from http import HTTPStatus
 from typing import Any
 
 import falcon
 from websockets.datastructures import Headers
 from websockets.exceptions import InvalidHeader
-from websockets.headers import parse_extension
 from websockets.http11 import Request
-from websockets.http11 import Response
 
 from falcon_channels.origin import log_refusal
 from falcon_channels.origin import origin_error
+from falcon_channels.websocket.handshake import check_extensions
+from falcon_channels.websocket.handshake import VERSION
 
-_VERSION = '13'
-
-# What the protocol core reads of a request.
+#: Headers that the protocol core reads.
 _HEADERS = (
     'Connection',
     'Upgrade',
@@ -35,19 +30,24 @@ _HEADERS = (
     'Sec-WebSocket-Protocol',
     'Sec-WebSocket-Extensions',
 )
+#: Longest part of an error of the core that is sent to the client.
+_MAX_ERROR_CHARACTERS = 100
 
 
 def _tokens(environ: dict[str, Any], name: str) -> list[str]:
-    """Return the comma-separated values of a header; servers join repeated ones so."""
+    """Return the comma-separated values of a header.
+
+    Servers join repeated headers with commas, too.
+    """
     value = environ.get(name)
     return [part.strip() for part in value.split(',')] if value is not None else []
 
 
 def wants_websocket(environ: dict[str, Any]) -> bool:
-    """Say whether a request asks for a WebSocket (RFC 6455 section 4.2.1).
+    """Return whether a request asks for a WebSocket (RFC 6455 section 4.2.1).
 
-    ``Upgrade`` without ``Connection: upgrade`` counts for nothing (RFC 9110 section
-    7.8), then the request is an ordinary one.
+    A request with ``Upgrade`` but without ``Connection: upgrade`` is an ordinary
+    request (RFC 9110 section 7.8).
     """
     upgrade = [token.lower() for token in _tokens(environ, 'HTTP_UPGRADE')]
     connection = [token.lower() for token in _tokens(environ, 'HTTP_CONNECTION')]
@@ -57,16 +57,16 @@ def wants_websocket(environ: dict[str, Any]) -> bool:
 def check_request(
     environ: dict[str, Any], allowed_origins: Collection[str], tells_version: bool
 ) -> None:
-    """Refuse a handshake that is wrong whatever the application says.
+    """Refuse a handshake that is wrong independently of the application.
 
     Args:
-        environ: The request.
-        allowed_origins: As in `WebSocketOptions.allowed_origins`.
+        environ: WSGI environ of the request.
+        allowed_origins: Origins as in `WebSocketOptions.allowed_origins`.
         tells_version: Whether the server puts the client's HTTP version into the
             environ, as it should.
 
     Raises:
-        falcon.HTTPError: 400, 403, 405, 426 or 505.
+        falcon.HTTPError: The request is refused with 400, 403, 405, 426 or 505.
     """
     if environ['REQUEST_METHOD'] != 'GET':
         raise falcon.HTTPMethodNotAllowed(['GET'])
@@ -74,7 +74,8 @@ def check_request(
         raise falcon.HTTPError(falcon.HTTP_505, title='A WebSocket needs HTTP/1.1')
     length = environ.get('CONTENT_LENGTH')
     if length not in (None, '', '0') or 'HTTP_TRANSFER_ENCODING' in environ:
-        # SECURITY: one side would take the body for frames, or frames for the body.
+        # SECURITY: Client and server could disagree about where the body ends: a body
+        # would be read as frames, or frames as a body.
         raise falcon.HTTPBadRequest(title='A WebSocket handshake has no body')
     reason = origin_error(
         _tokens(environ, 'HTTP_ORIGIN'),
@@ -90,26 +91,25 @@ def check_request(
         raise falcon.HTTPForbidden(title=reason)
     extensions = environ.get('HTTP_SEC_WEBSOCKET_EXTENSIONS')
     if extensions is not None:
-        # RFC 6455 section 9.1; the core looks only if it has an extension to offer.
         try:
-            parse_extension(extensions)
+            check_extensions([extensions])
         except InvalidHeader as ex:
-            raise falcon.HTTPBadRequest(title=_cut(ex)) from ex
-    if environ.get('HTTP_SEC_WEBSOCKET_VERSION') != _VERSION:
+            raise falcon.HTTPBadRequest(title=_printable(ex)) from ex
+    if environ.get('HTTP_SEC_WEBSOCKET_VERSION') != VERSION:
         # RFC 6455 section 4.4.
         raise falcon.HTTPError(
             falcon.HTTP_426,
-            title=f'This server speaks version {_VERSION} of the WebSocket protocol',
-            headers={'Sec-WebSocket-Version': _VERSION},
+            title=f'This server speaks version {VERSION} of the WebSocket protocol',
+            headers={'Sec-WebSocket-Version': VERSION},
         )
 
 
-def _cut(ex: Exception) -> str:
-    return ascii(str(ex)[:100])[1:-1]
+def _printable(ex: Exception) -> str:
+    return ascii(str(ex)[:_MAX_ERROR_CHARACTERS])[1:-1]
 
 
 def parse_request(environ: dict[str, Any]) -> Request:
-    """Return the request as the protocol core wants it; it checks the rest."""
+    """Return the request in the form of the protocol core, which checks the rest."""
     headers = Headers()
     for name in _HEADERS:
         value = environ.get('HTTP_' + name.upper().replace('-', '_'))
@@ -121,37 +121,3 @@ def parse_request(environ: dict[str, Any]) -> Request:
 def parse_subprotocols(environ: dict[str, Any]) -> tuple[str, ...]:
     """Return the subprotocols that the client offers, in its order."""
     return tuple(filter(None, _tokens(environ, 'HTTP_SEC_WEBSOCKET_PROTOCOL')))
-
-
-def refusal(
-    status: int,
-    text: str = '',
-    *,
-    headers: Iterable[tuple[str, str]] = (('Content-Type', 'text/plain'),),
-    body: bytes | None = None,
-) -> Response:
-    """Return an HTTP response that refuses a handshake and ends the connection.
-
-    Args:
-        status: The HTTP status code.
-        text: The body, by default the status's phrase.
-        headers: All but those of the connection and the length.
-        body: The body as bytes, instead of text.
-    """
-    try:
-        phrase = HTTPStatus(status).phrase
-    except ValueError:
-        phrase = ''
-    if body is None:
-        body = f'{text or phrase}\n'.encode()
-    all_headers = Headers(
-        [
-            ('Date', formatdate(usegmt=True)),
-            ('Connection', 'close'),
-            ('Content-Length', str(len(body))),
-        ]
-    )
-    for name, value in headers:
-        if name.lower() not in ('connection', 'content-length', 'date'):
-            all_headers[name] = value
-    return Response(status, phrase, all_headers, body)

@@ -1,4 +1,8 @@
-"""When to ping a silent client, and when to give it up. Pure: time comes in."""
+"""When to ping a silent client, and when to give it up.
+
+Pure: the time is an argument. Blocking threads need no timer, because each one wakes up
+by the timeout of its own socket.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +12,23 @@ import math
 
 
 class Due(Enum):
-    """What a silence has led to."""
+    """What to do after a wait without bytes."""
 
     NOTHING = auto()
     PING = auto()
     DEAD = auto()
 
 
-class KeepAlive:
+class PingSchedule:
     """The pings of one connection.
 
-    Call `heard` whenever bytes arrive; wait for bytes no longer than `wait_s`; when
-    none came, act as `due` says. Any byte is a sign of life, not only a pong.
+    Call `heard` when bytes arrive, and wait for bytes no longer than `wait_s`. If none
+    came, call `due` and act accordingly. Any byte is a sign of life, not only a pong.
 
     Args:
-        interval_s: Silence before a ping; None for no pings.
+        interval_s: Silence before a ping; ``None`` for no pings.
         timeout_s: Silence after a ping that means that the client is gone.
-        now: A monotonic time in seconds, as for all methods.
+        now: Monotonic time in seconds, as for all methods.
     """
 
     __slots__ = ('_dead_at', '_interval_s', '_ping_at', '_timeout_s')
@@ -41,12 +45,15 @@ class KeepAlive:
         self._dead_at = None
 
     def wait_s(self, now: float) -> float:
-        """Return how long to wait for bytes, at most; infinite without pings."""
+        """Return the longest wait for bytes; infinite without pings."""
         at = self._ping_at if self._dead_at is None else self._dead_at
         return max(0.0, at - now)
 
     def due(self, now: float) -> Due:
-        """Say what to do after a wait without bytes; `Due.PING` starts the timeout."""
+        """Return what to do after a wait without bytes.
+
+        `Due.PING` starts the timeout: send a ping then.
+        """
         if self._dead_at is not None:
             return Due.DEAD if now >= self._dead_at else Due.NOTHING
         if now < self._ping_at:

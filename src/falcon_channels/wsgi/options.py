@@ -1,4 +1,4 @@
-"""What an app can set about its WebSockets."""
+"""Settings of an app's WebSockets."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ from falcon import media
 from falcon import WebSocketPayloadType
 
 from falcon_channels.origin import check_allowed_origins
-from falcon_channels.wsgi.close_codes import check_close_code
+from falcon_channels.websocket import limits
+from falcon_channels.websocket.close_codes import check_close_code
+from falcon_channels.websocket.close_codes import HTTP_STATUS_BASE
+from falcon_channels.websocket.close_codes import INTERNAL_ERROR
+from falcon_channels.websocket.close_codes import NORMAL
 
 
 def _default_close_reasons() -> dict[int, str]:
-    reasons = {3000 + status.value: status.phrase for status in HTTPStatus}
-    reasons[1000] = 'Normal Closure'
-    reasons[1011] = 'Internal Server Error'
+    reasons = {HTTP_STATUS_BASE + status.value: status.phrase for status in HTTPStatus}
+    reasons[NORMAL] = 'Normal Closure'
+    reasons[INTERNAL_ERROR] = 'Internal Server Error'
     return reasons
 
 
@@ -33,45 +37,45 @@ def _binary_handler() -> media.BinaryBaseHandlerWS:
 class WebSocketOptions:
     """Settings of the WebSockets of one app, at `App.ws_options`.
 
-    Set them before the first request; every connection reads them as it begins.
+    Set them before the first request; each connection reads them when it begins.
     """
 
     close_timeout_s: float
-    """How long the client may take to answer our close frame and to end the TCP
-    connection, before it is cut (default ``5.0`` seconds).
+    """Time in which the client has to answer our close frame and to end the TCP
+    connection, before the connection is aborted (default ``5.0`` seconds).
     """
     compression: bool
-    """Whether to compress messages with permessage-deflate (RFC 7692) where the client
+    """Whether to compress messages with permessage-deflate (RFC 7692) if the client
     offers it (default ``False``: it costs CPU and some 50 KiB of memory a connection).
-    `max_message_bytes` counts what a message inflates to.
+    `max_message_bytes` limits the decompressed size.
     """
     default_close_reasons: dict[int, str]
-    """Close code to the reason that is sent when `WebSocket.close` gets none. Holds
-    1000, 1011 and the codes of HTTP errors, 3000 + status.
+    """Reason that is sent with a close code if `WebSocket.close` gets none. The default
+    has 1000, 1011 and the codes of HTTP errors, 3000 + status.
     """
     max_fragments: int
-    """How many frames one message may come in (default ``1024``); more are refused with
-    close code 1009.
+    """Most frames of one message (default ``1024``); a message with more is refused
+    with close code 1009.
     """
     max_message_bytes: int
-    """The size of the largest message that is received, in bytes (default ``1048576``);
-    a larger one is refused with close code 1009 before it is read.
+    """Size of the largest message that is received, in bytes (default ``1048576``); a
+    larger one is refused with close code 1009 before it is read.
     """
     media_handlers: MutableMapping[WebSocketPayloadType, Any]
     """Media handlers of `WebSocket.receive_media` and `WebSocket.send_media` by payload
     type, as on `falcon.asgi.App`.
     """
     ping_interval_s: float | None
-    """After so many seconds in which the client sent nothing, a ping asks whether it is
-    still there (default ``20.0``; ``None`` for no pings).
+    """Seconds of silence of the client before a ping is sent (default ``20.0``;
+    ``None`` for no pings).
     """
     ping_timeout_s: float
-    """A client that sends nothing for so many seconds after a ping is gone: code 1006
+    """Seconds of silence after a ping that mean that the client is gone: code 1006
     (default ``20.0`` seconds).
     """
     send_timeout_s: float
-    """How long one send may wait for a client that does not read (default ``30.0``
-    seconds). Then the connection is cut.
+    """Time for which one send may wait for a client that does not read (default
+    ``30.0`` seconds). Then the connection is aborted.
     """
 
     __slots__ = (
@@ -93,9 +97,9 @@ class WebSocketOptions:
         self.close_timeout_s = 5.0
         self.compression = False
         self.default_close_reasons = _default_close_reasons()
-        self._error_close_code = 1011
-        self.max_fragments = 1024
-        self.max_message_bytes = 1_048_576
+        self._error_close_code = INTERNAL_ERROR
+        self.max_fragments = limits.MAX_FRAGMENTS
+        self.max_message_bytes = limits.MAX_MESSAGE_BYTES
         self.media_handlers = {
             WebSocketPayloadType.TEXT: media.JSONHandlerWS(),
             WebSocketPayloadType.BINARY: _binary_handler(),
@@ -108,9 +112,9 @@ class WebSocketOptions:
     def allowed_origins(self) -> tuple[str, ...]:
         """Origins besides the app's own whose pages may connect (default: none).
 
-        Such as ``['https://example.com', 'https://*.example.com']``, or ``['*']`` to
-        switch the check off. Setting it raises `falcon_channels.errors.OptionsError`
-        for an entry that can never match.
+        Such as ``['https://example.com', 'https://*.example.com']``; ``['*']`` switches
+        the check off. Setting it raises `falcon_channels.errors.OptionsError` for an
+        entry that can never match.
         """
         return self._allowed_origins
 

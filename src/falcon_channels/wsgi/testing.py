@@ -1,7 +1,7 @@
 """A simulator of WebSockets for tests of an app, without a port.
 
-Falcon's own test client cannot simulate a connection that leaves HTTP. This one runs
-the app under the standard library's WSGI server, at one end of a socket pair, and
+Falcon's own test client cannot simulate a connection that leaves HTTP. This simulator
+runs the app under the standard library's WSGI server, at one end of a socket pair, and
 connects to the other end with the client of `websockets`.
 """
 
@@ -22,7 +22,7 @@ _Wsgi = Callable[..., Any]
 
 
 class _Server:
-    """What wsgiref's request handler wants to know of its server."""
+    """The attributes that wsgiref's request handler reads of its server."""
 
     def __init__(self, app: _Wsgi) -> None:
         self._app = app
@@ -46,12 +46,12 @@ class _Handler(WSGIRequestHandler):
 def serve_connection(app: _Wsgi, sock: socket.socket) -> None:
     """Serve the request that comes over `sock`; return when it is done.
 
-    What `simulate_ws` runs in its thread; by itself it is of use to tests that write
-    their own bytes.
+    `simulate_ws` runs this function in its thread. Tests that write their own bytes can
+    call it directly.
 
     Args:
         app: The WSGI app.
-        sock: The server's end of a connection; closed in the end.
+        sock: The server's end of a connection; it is closed at the end.
     """
     with sock:
         _Handler(sock, ('127.0.0.1', 0), _Server(app))  # type: ignore[arg-type]  # see _Server
@@ -72,17 +72,18 @@ def simulate_ws(
     Args:
         app: The WSGI app.
         path: The path, with a query if there is one.
-        end_timeout_s: How long the responder may take to end after the block.
-        options: Passed to `websockets.sync.client.connect`, such as
+        end_timeout_s: Longest time in seconds that the responder may take to end after
+            the block.
+        options: Arguments of `websockets.sync.client.connect`, such as
             ``additional_headers``, ``origin`` and ``subprotocols``.
 
     Yields:
         The client's end.
 
     Raises:
-        websockets.exceptions.InvalidStatus: If the handshake is refused; its
-            ``response`` is the HTTP response.
-        TimeoutError: If the responder does not end.
+        websockets.exceptions.InvalidStatus: The handshake was refused; its ``response``
+            is the HTTP response.
+        TimeoutError: The responder did not end.
     """
     ours, theirs = socket.socketpair()
     responder = threading.Thread(

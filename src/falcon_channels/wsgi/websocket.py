@@ -1,4 +1,4 @@
-"""The WebSocket that a responder gets: falcon.asgi.WebSocket without await."""
+"""The WebSocket object of a responder: falcon.asgi.WebSocket without await."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ import json
 import falcon
 from falcon import WebSocketPayloadType
 
-from falcon_channels.wsgi.close_codes import check_close_code
+from falcon_channels.websocket.close_codes import check_close_code
+from falcon_channels.websocket.close_codes import HTTP_STATUS_BASE
+from falcon_channels.websocket.close_codes import MAX_REASON_BYTES
+from falcon_channels.websocket.close_codes import NORMAL
+from falcon_channels.websocket.close_codes import refusal_status
+from falcon_channels.websocket.handshake import refusal_response
 from falcon_channels.wsgi.connection import Connection
 from falcon_channels.wsgi.errors import WebSocketError
-from falcon_channels.wsgi.handshake import refusal
 from falcon_channels.wsgi.options import WebSocketOptions
 
-# RFC 6455 section 5.5: a control frame carries 125 bytes, two are the code.
-_MAX_REASON_BYTES = 123
-
-# Headers of the 101 that are the handshake itself.
+#: Headers of the 101 that belong to the handshake itself.
 _RESERVED_HEADERS = frozenset(
     ['connection', 'sec-websocket-accept', 'sec-websocket-extensions', 'upgrade']
 )
@@ -28,11 +29,11 @@ _RESERVED_HEADERS = frozenset(
 class WebSocket:
     """One WebSocket connection with a client.
 
-    Several threads or greenlets may use it at once: messages are sent whole, one after
-    the other, and each one received goes to one of the receivers. The connection ends
+    Several threads or greenlets may use it at once. Messages are sent whole, one after
+    the other. Each received message goes to one of the receivers. The connection ends
     when the responder returns.
 
-    Falcon makes it; a responder gets it as ``ws``.
+    The app creates it; a responder gets it as ``ws``.
     """
 
     __slots__ = ('_accepted', '_connection', '_options', 'subprotocols')
@@ -63,21 +64,21 @@ class WebSocket:
 
     @property
     def closed(self) -> bool:
-        """Whether the connection is over, as far as it is known here.
+        """Whether the connection is known to have ended.
 
-        A client that leaves is noticed by the next receive or send.
+        The next receive or send detects that a client has left.
         """
         return not self._connection.connecting and not self._connection.open
 
     @property
     def close_code(self) -> int | None:
-        """The close code of a connection that is over, else None."""
+        """The close code of a connection that has ended, otherwise None."""
         end = self._connection.closed
         return end and end[0]
 
     @property
     def close_reason(self) -> str | None:
-        """The reason that came with the close code, else None."""
+        """The reason that came with the close code, otherwise None."""
         end = self._connection.closed
         return end and end[1]
 
@@ -89,14 +90,14 @@ class WebSocket:
         """Accept the handshake.
 
         Args:
-            subprotocol: The one to speak, of `subprotocols`.
-            headers: More headers for the 101 response, names and values in ASCII.
+            subprotocol: The selected subprotocol, one of `subprotocols`.
+            headers: Additional headers of the 101 response, names and values in ASCII.
 
         Raises:
-            falcon.OperationNotAllowed: If it was accepted or refused before.
-            ValueError: If the client did not offer the subprotocol, or a header may not
-                be set here.
-            WebSocketError: If the client has gone.
+            falcon.OperationNotAllowed: It was accepted or refused before.
+            ValueError: The client did not offer the subprotocol, or a header may not be
+                set here.
+            WebSocketError: The client has disconnected.
         """
         if self.closed:
             raise falcon.OperationNotAllowed(
@@ -106,13 +107,13 @@ class WebSocket:
             raise falcon.OperationNotAllowed(
                 'accept() may only be called once on an open WebSocket connection'
             )
-        # NOTE: where the server has answered 101 before it asked (the handler of
-        # gevent-websocket), there is nobody left to tell a subprotocol or headers.
+        # NOTE: The handler of gevent-websocket has sent the 101 before it calls the
+        # application. Subprotocol and headers cannot be sent any more then.
         if self._connection.connecting:
             if subprotocol is not None and subprotocol not in self.subprotocols:
                 raise ValueError(
-                    f'subprotocol {subprotocol!r} is not among those that the client '
-                    f'offers: {self.subprotocols}'
+                    f'subprotocol {subprotocol!r} was not offered by the client, which '
+                    f'offers {self.subprotocols}'
                 )
             self._connection.accept(subprotocol, tuple(_header_items(headers)))
         self._accepted = True
@@ -120,44 +121,42 @@ class WebSocket:
     def close(self, code: int | None = None, reason: str | None = None) -> None:
         """Close the connection; refuse the handshake if it was not accepted.
 
-        Before `accept` the client gets an HTTP response: the status of a code of 3000
-        + status, 403 for any other. Afterwards it gets a close frame, and this returns
-        when the client has answered it, or after `WebSocketOptions.close_timeout_s`.
-        Closing again does nothing.
+        Before `accept` the client gets an HTTP response: a code of 3000 + status gives
+        that status, any other code 403. After `accept` it gets a close frame. This
+        method then returns when the client has answered the close frame, or after
+        `WebSocketOptions.close_timeout_s`. Closing again does nothing.
 
         Args:
-            code: The close code; 1000 by default.
-            reason: Up to 123 bytes; by default what
-                `WebSocketOptions.default_close_reasons` says.
+            code: Close code; 1000 by default.
+            reason: Close reason of up to 123 bytes; by default the one in
+                `WebSocketOptions.default_close_reasons`.
 
         Raises:
-            ValueError: If the code may not be sent, or the reason is too long.
+            ValueError: The code may not be sent, or the reason is too long.
         """
-        code = 1000 if code is None else code
+        code = NORMAL if code is None else code
         check_close_code(code)
         reason = reason or self._options.default_close_reasons.get(code, '')
-        if (size := len(reason.encode())) > _MAX_REASON_BYTES:
-            raise ValueError(
-                f'close reason of {size} bytes exceeds {_MAX_REASON_BYTES}'
-            )
+        if (size := len(reason.encode())) > MAX_REASON_BYTES:
+            raise ValueError(f'close reason of {size} bytes exceeds {MAX_REASON_BYTES}')
         if self._connection.connecting:
-            status = code - 3000
-            if not 400 <= status <= 599:
-                status, reason = 403, ''
-            self._connection.respond(refusal(status, reason))
+            status = refusal_status(code)
+            if code != HTTP_STATUS_BASE + status:
+                reason = ''
+            self._connection.respond(refusal_response(status, reason))
         else:
             self._connection.close(code, reason)
 
     def send(self, payload: str | bytes | bytearray | memoryview) -> None:
         """Send a message: a str as text, bytes as binary.
 
-        Accepts the handshake if nobody has.
+        Accepts the handshake if it is not accepted yet.
 
         Raises:
-            WebSocketError: If the connection is over, or the client did not read for
+            WebSocketError: The connection has ended, or the client did not read for
                 `WebSocketOptions.send_timeout_s`.
         """
-        self._accept_if_nobody_has()
+        self._accept_if_connecting()
         if isinstance(payload, str):
             self.send_text(payload)
         else:
@@ -167,8 +166,8 @@ class WebSocket:
         """Send a text message.
 
         Raises:
-            TypeError: If the payload is not a str.
-            falcon.OperationNotAllowed: If the handshake was not accepted.
+            TypeError: The payload is not a str.
+            falcon.OperationNotAllowed: The handshake was not accepted.
             WebSocketError: As `send`.
         """
         self._require_accepted()
@@ -180,8 +179,8 @@ class WebSocket:
         """Send a binary message.
 
         Raises:
-            TypeError: If the payload is not bytes-like.
-            falcon.OperationNotAllowed: If the handshake was not accepted.
+            TypeError: The payload is not bytes-like.
+            falcon.OperationNotAllowed: The handshake was not accepted.
             WebSocketError: As `send`.
         """
         self._require_accepted()
@@ -194,10 +193,10 @@ class WebSocket:
         media: object,
         payload_type: WebSocketPayloadType = WebSocketPayloadType.TEXT,
     ) -> None:
-        """Send an object as the media handler of the payload type writes it.
+        """Send an object, serialized by the media handler of the payload type.
 
         Raises:
-            falcon.OperationNotAllowed: If the handshake was not accepted.
+            falcon.OperationNotAllowed: The handshake was not accepted.
             WebSocketError: As `send`.
         """
         self._require_accepted()
@@ -207,25 +206,25 @@ class WebSocket:
     def receive(self, timeout_s: float | None = None) -> str | bytes:
         """Wait for a message of either kind: text is a str, binary is bytes.
 
-        Accepts the handshake if nobody has.
+        Accepts the handshake if it is not accepted yet.
 
         Args:
-            timeout_s: How long to wait; None for as long as the connection lasts.
+            timeout_s: Longest wait in seconds; None, the default, for no limit.
 
         Raises:
-            TimeoutError: If no message came in time. The connection goes on.
-            WebSocketError: If the connection is over.
+            TimeoutError: No message came in time. The connection stays open.
+            WebSocketError: The connection has ended.
         """
-        self._accept_if_nobody_has()
+        self._accept_if_connecting()
         return self._connection.receive(timeout_s)
 
     def receive_text(self, timeout_s: float | None = None) -> str:
         """Wait for a text message.
 
         Raises:
-            falcon.PayloadTypeError: If a binary one came. Uncaught, it closes the
+            falcon.PayloadTypeError: The message was binary. Uncaught, it closes the
                 connection with code 1003.
-            falcon.OperationNotAllowed: If the handshake was not accepted.
+            falcon.OperationNotAllowed: The handshake was not accepted.
             TimeoutError: As `receive`.
             WebSocketError: As `receive`.
         """
@@ -239,9 +238,9 @@ class WebSocket:
         """Wait for a binary message.
 
         Raises:
-            falcon.PayloadTypeError: If a text came. Uncaught, it closes the connection
-                with code 1003.
-            falcon.OperationNotAllowed: If the handshake was not accepted.
+            falcon.PayloadTypeError: The message was text. Uncaught, it closes the
+                connection with code 1003.
+            falcon.OperationNotAllowed: The handshake was not accepted.
             TimeoutError: As `receive`.
             WebSocketError: As `receive`.
         """
@@ -252,12 +251,12 @@ class WebSocket:
         return message
 
     def receive_media(self, timeout_s: float | None = None) -> object:
-        """Wait for a message and return what the media handler of its kind reads.
+        """Wait for a message, and deserialize it with the media handler of its kind.
 
         Raises:
-            falcon.MediaMalformedError: If the handler cannot read it. Uncaught, it
-                closes the connection with code 3400.
-            falcon.OperationNotAllowed: If the handshake was not accepted.
+            falcon.MediaMalformedError: The handler cannot read the message. Uncaught,
+                it closes the connection with code 3400.
+            falcon.OperationNotAllowed: The handshake was not accepted.
             TimeoutError: As `receive`.
             WebSocketError: As `receive`.
         """
@@ -269,14 +268,15 @@ class WebSocket:
         try:
             value: object = self._options.media_handlers[kind].deserialize(message)
         except (ValueError, RecursionError) as ex:
-            # NOTE: Falcon's own lets this through, a traceback in the log for each bad
-            # message of a stranger. On HTTP it is what we make of it here.
+            # NOTE: Falcon's own WebSocket does not catch this: each malformed message
+            # of a stranger is a traceback in the log. Falcon's HTTP requests raise the
+            # same error as here.
             name = 'JSON' if isinstance(ex, json.JSONDecodeError) else kind.name
             raise falcon.MediaMalformedError(name) from ex
         return value
 
     def __iter__(self) -> Iterator[str | bytes]:
-        """Iterate over the messages until the connection is over, whoever ends it."""
+        """Iterate over the messages until either side ends the connection."""
         while True:
             try:
                 message = self.receive()
@@ -284,7 +284,7 @@ class WebSocket:
                 return
             yield message
 
-    def _accept_if_nobody_has(self) -> None:
+    def _accept_if_connecting(self) -> None:
         if self._connection.connecting:
             self.accept()
 
@@ -305,7 +305,7 @@ def _header_items(
         if name.lower() in _RESERVED_HEADERS:
             raise ValueError(f'header {name} belongs to the handshake')
         for part in (name, value):
-            # SECURITY: a line end would let the value write headers of its own.
+            # SECURITY: A value with a line end could add headers of its own.
             if not part.isascii() or '\r' in part or '\n' in part:
                 raise ValueError(f'header {name!r} is not one line of ASCII')
         yield name, value
