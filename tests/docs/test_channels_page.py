@@ -1,4 +1,4 @@
-"""The page about channels: its example runs, and its tables name what there is."""
+"""Test the page about channels: its examples run, and its tables are complete."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ TEXT = (ROOT / 'docs/channels.md').read_text()
 
 
 @pytest.mark.parametrize(('number', 'name'), [(0, 'test_document'), (1, 'test_room')])
-def test_the_examples_run(number: int, name: str) -> None:
-    """The tests of the page pass."""
+def test_examples_of_the_page_pass(number: int, name: str) -> None:
+    """Each test that the page shows passes."""
     blocks = re.findall(r'```python\n(.*?)```', TEXT, re.DOTALL)
     assert 2 == len(blocks)
     names: dict[str, Any] = {}
@@ -26,8 +26,8 @@ def test_the_examples_run(number: int, name: str) -> None:
     names[name]()
 
 
-def test_where_fields_end() -> None:
-    """What the page says of slashes and colons is what the router does."""
+def test_field_of_a_channel_name_ends_at_a_slash_and_not_at_a_colon() -> None:
+    """The router treats slashes and colons as the page says."""
     channels = Channels()
     for template in ('rooms:{room}', 'dm:{a}:{b}', 'files/{name:path}'):
         channels.add_route(template, None)
@@ -44,7 +44,7 @@ def test_where_fields_end() -> None:
     } == found
 
 
-def test_every_option_and_responder_is_named() -> None:
-    """No option and no responder is missing from the page."""
+def test_page_names_every_option_and_responder() -> None:
+    """The page contains each option and each responder."""
     fields = [*ChannelOptions.__struct_fields__, *NodeOptions.__struct_fields__]
     assert [] == [name for name in [*fields, *RESPONDERS] if f'`{name}' not in TEXT]

@@ -1,4 +1,4 @@
-"""The page about jobs: its app is served, and everything else publishes to it."""
+"""Test the page about jobs: serve its app and publish to it with its other programs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from websockets.sync.client import connect
 
 TEXT = (ROOT / 'docs/jobs.md').read_text()
 BLOCKS = dict(re.findall(r'<!-- (\w+\.py) -->\n```\w+\n(.*?)```', TEXT, re.DOTALL))
-#: A worker that forks, as Celery's do: two children call the task of the page.
+#: A worker that forks, as Celery's workers do. Two children call the task of the page.
 WORKER = """
 import concurrent.futures
 import multiprocessing
@@ -65,8 +65,10 @@ def run(folder: Path, name: str) -> str:
     return result.stdout
 
 
-def test_a_script_publishes(folder: Path, watcher: ClientConnection) -> None:
-    """A script without await is heard, and once where it is run twice."""
+def test_script_that_runs_twice_publishes_once(
+    folder: Path, watcher: ClientConnection
+) -> None:
+    """Subscribers receive what a script publishes, and only once if it runs twice."""
     assert 'offset 1\n' == run(folder, 'script.py')
     assert 'offset 1\n' == run(folder, 'script.py')
     assert 'packed' == watcher.recv(timeout=30)
@@ -74,18 +76,18 @@ def test_a_script_publishes(folder: Path, watcher: ClientConnection) -> None:
     assert 'shipped' == watcher.recv(timeout=30)
 
 
-def test_tasks_of_forked_workers_publish(
+def test_portal_created_before_a_fork_publishes_in_each_child(
     folder: Path, watcher: ClientConnection
 ) -> None:
-    """A portal that was made before the fork works in each child."""
+    """A portal that was created before the fork works in each child process."""
     run(folder, 'worker.py')
     assert ['delivered'] * 2 == [watcher.recv(timeout=30) for _ in range(2)]
 
 
-def test_threads_of_an_app_publish(
+def test_thread_of_an_asgi_app_publishes(
     asgi_server: AsgiServer, folder: Path, watcher: ClientConnection
 ) -> None:
-    """A thread of an ASGI app publishes in the loop that the app has."""
+    """A thread of an ASGI app publishes in the event loop of the app."""
     command = asgi_server.command('threads:app')
     with ServerProcess(command, cwd=folder) as server:
         request = urllib.request.Request(f'{server.url}/packing/7', data=b'')
@@ -95,8 +97,8 @@ def test_threads_of_an_app_publish(
     assert 'packed by hand' == watcher.recv(timeout=30)
 
 
-def test_no_block_is_left_out() -> None:
-    """Every block of code has a name and is run."""
+def test_every_code_block_has_a_name_and_is_run() -> None:
+    """The page has no code block that is not run by a test."""
     names = ['app.py', 'await.py', 'live.py', 'script.py', 'tasks.py', 'threads.py']
     assert names == sorted(BLOCKS)
     assert TEXT.count('```') == 2 * len(BLOCKS)

@@ -1,4 +1,4 @@
-"""The page about logging in: both of its apps let in whom they should."""
+"""Test the page about login: both of its apps accept only the right users."""
 
 from __future__ import annotations
 
@@ -50,12 +50,14 @@ def talk(server: ServerProcess, **options: Any) -> Any:
     return Peer.to(server, **options)  # type: ignore[arg-type]  # it has a ws_url
 
 
-def test_a_session_decides_for_clients_of_an_sdk(sessions: ServerProcess) -> None:
-    """Ann gets her order and not Bob's, and who has no session nothing."""
+def test_sdk_client_subscribes_only_to_orders_of_its_session(
+    sessions: ServerProcess,
+) -> None:
+    """Ann gets her own order and not Bob's. A client without a session gets nothing."""
     with talk(sessions, **cookie('ann')) as ann:
         ann.connect()
         assert 'subscribe' in ann.ask('subscribe', channel='orders:1')
-        assert {'code': 103, 'message': 'that is the order of another'} == ann.ask(
+        assert {'code': 103, 'message': 'this order is not yours'} == ann.ask(
             'subscribe', channel='orders:2'
         )['error']
     with talk(sessions) as nobody:
@@ -63,8 +65,10 @@ def test_a_session_decides_for_clients_of_an_sdk(sessions: ServerProcess) -> Non
         assert (3500, 'log in first') == nobody.end()
 
 
-def test_a_session_decides_for_plain_websockets(sessions: ServerProcess) -> None:
-    """The same holds at the raw door, before the handshake is answered."""
+def test_plain_websocket_of_another_user_is_refused_with_403(
+    sessions: ServerProcess,
+) -> None:
+    """A plain WebSocket is refused before its handshake is accepted."""
     url = f'{sessions.ws_url}/orders/2'
     with connect(url, **cookie('bob')):
         pass
@@ -73,8 +77,10 @@ def test_a_session_decides_for_plain_websockets(sessions: ServerProcess) -> None
     assert 403 == caught.value.response.status_code
 
 
-def test_tokens_decide(asgi_server: AsgiServer, tmp_path: Path) -> None:
-    """The token of the app lets in, one of another key does not."""
+def test_client_without_a_valid_token_is_refused(
+    asgi_server: AsgiServer, tmp_path: Path
+) -> None:
+    """A token of the app is accepted. A token of another key, or none, is refused."""
     with serving(asgi_server, tmp_path, 'tokens') as server:
         request = urllib.request.Request(f'{server.url}/token', data=b'')
         with urllib.request.urlopen(request) as response:

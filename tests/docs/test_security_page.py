@@ -1,4 +1,4 @@
-"""The page about security: each answer of "Who may do what" has a test."""
+"""Test the page about security: each row of "Who may do what" has a test."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def functions(path: str) -> set[str]:
     return {node.name for node in ast.walk(tree) if isinstance(node, kinds)}
 
 
-def test_rows_are_numbered() -> None:
-    """No row is missing or there twice."""
+def test_rows_are_numbered_without_gaps() -> None:
+    """The rows have the numbers W1, W2, W3 and so on."""
     assert len(ROWS) > 20
     numbers = [row.split()[1] for row in ROWS]
     assert [f'W{n}' for n in range(1, len(ROWS) + 1)] == numbers
 
 
-def test_each_row_names_tests_that_exist() -> None:
-    """No row is without a test, and no test is named that is not there."""
+def test_each_row_names_only_tests_that_exist() -> None:
+    """Each row names at least one test, and each named test exists."""
     assert [] == [row for row in ROWS if not NAMED.search(row)]
     missing = [
         f'{path}::{name}'

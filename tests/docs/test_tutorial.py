@@ -1,4 +1,4 @@
-"""The tutorial: each step is run against a server, as it stands."""
+"""Test the tutorial: each step runs against a server, exactly as printed."""
 
 from __future__ import annotations
 
@@ -28,8 +28,10 @@ def blocks(step: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize('step', [s for s in STEPS if '<!-- main.py' in s])
-def test_step(asgi_server: AsgiServer, step: str, tmp_path: Path) -> None:
-    """What the step says is printed is printed."""
+def test_step_of_the_tutorial_prints_the_shown_output(
+    asgi_server: AsgiServer, step: str, tmp_path: Path
+) -> None:
+    """The script of a step prints what the page shows."""
     found = blocks(step)
     assert {'main.py', 'try.py', 'prints'} == set(found)
     (tmp_path / 'main.py').write_text(found['main.py'])
@@ -47,7 +49,7 @@ def test_step(asgi_server: AsgiServer, step: str, tmp_path: Path) -> None:
         assert 'Traceback' not in server.log()
 
 
-def test_no_block_is_left_out() -> None:
-    """Every block of code belongs to a step that is run."""
+def test_every_code_block_belongs_to_a_step_that_is_run() -> None:
+    """The tutorial has no code block that is not run by a test."""
     assert 5 == len([s for s in STEPS if '<!-- main.py' in s])
     assert TEXT.count('```') == 2 * sum(len(blocks(step)) for step in STEPS)
