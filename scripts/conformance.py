@@ -202,7 +202,7 @@ def main() -> None:
                 loose.setdefault(case, []).append(target.name)
     print()
     print(
-        '| server | cases | OK | non-strict | informational | not there | failed |'
+        '| server | cases | OK | non-strict | informational | unimplemented | failed |'
         ' unclean close |'
     )
     print('|---|---|---|---|---|---|---|---|')
