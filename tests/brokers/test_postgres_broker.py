@@ -27,7 +27,7 @@ from falcon_channels import OptionsError
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import StreamSettings
 from falcon_channels.brokers.postgres import migrate
-from falcon_channels.brokers.postgres.connecting import Server
+from falcon_channels.brokers.postgres.connections import Server
 from falcon_channels.brokers.urls import open_broker
 from falcon_channels.cli import main
 from falcon_channels.publication import Publication

@@ -21,6 +21,7 @@ import msgspec
 import psycopg
 from psycopg.rows import tuple_row
 
+from falcon_channels.brokers.background_tasks import start_task
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import BrokerReceiver
 from falcon_channels.brokers.base import Capabilities
@@ -28,21 +29,20 @@ from falcon_channels.brokers.base import PresenceChange
 from falcon_channels.brokers.base import PresenceEntry
 from falcon_channels.brokers.base import PublishResult
 from falcon_channels.brokers.base import StreamSettings
-from falcon_channels.brokers.inbox import ControlInbox
-from falcon_channels.brokers.postgres.connecting import Pool
-from falcon_channels.brokers.postgres.connecting import read_url
-from falcon_channels.brokers.postgres.connecting import SCHEMA
-from falcon_channels.brokers.postgres.connecting import Server
-from falcon_channels.brokers.postgres.lanes import Lanes
-from falcon_channels.brokers.postgres.lanes import Waiting
-from falcon_channels.brokers.postgres.listening import Listener
+from falcon_channels.brokers.control_inbox import ControlInbox
+from falcon_channels.brokers.encoding import decode_info
+from falcon_channels.brokers.encoding import decode_publication
+from falcon_channels.brokers.encoding import encode_info
+from falcon_channels.brokers.encoding import encode_publication
+from falcon_channels.brokers.postgres.connections import Pool
+from falcon_channels.brokers.postgres.connections import read_url
+from falcon_channels.brokers.postgres.connections import SCHEMA
+from falcon_channels.brokers.postgres.connections import Server
+from falcon_channels.brokers.postgres.listener import Listener
 from falcon_channels.brokers.postgres.migration import check_version
 from falcon_channels.brokers.postgres.migration import make_schema
-from falcon_channels.brokers.stored import decode_info
-from falcon_channels.brokers.stored import decode_publication
-from falcon_channels.brokers.stored import encode_info
-from falcon_channels.brokers.stored import encode_publication
-from falcon_channels.brokers.tasks import start_task
+from falcon_channels.brokers.postgres.publish_queues import Lanes
+from falcon_channels.brokers.postgres.publish_queues import Waiting
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import CapabilityError
 from falcon_channels.publication import ClientInfo

@@ -7,10 +7,10 @@ from typing import Any
 
 import psycopg
 
-from falcon_channels.brokers.postgres.connecting import Connection
-from falcon_channels.brokers.postgres.connecting import read_url
-from falcon_channels.brokers.postgres.connecting import SCHEMA
-from falcon_channels.brokers.postgres.connecting import unavailable
+from falcon_channels.brokers.postgres.connections import Connection
+from falcon_channels.brokers.postgres.connections import read_url
+from falcon_channels.brokers.postgres.connections import SCHEMA
+from falcon_channels.brokers.postgres.connections import unavailable
 from falcon_channels.errors import BrokerUnavailableError
 
 #: Of the tables and functions. A release that changes them counts it up.

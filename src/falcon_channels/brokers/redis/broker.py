@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from falcon_channels.brokers.background_tasks import start_task
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import BrokerReceiver
 from falcon_channels.brokers.base import Capabilities
@@ -25,25 +26,24 @@ from falcon_channels.brokers.base import PresenceChange
 from falcon_channels.brokers.base import PresenceEntry
 from falcon_channels.brokers.base import PublishResult
 from falcon_channels.brokers.base import StreamSettings
-from falcon_channels.brokers.inbox import ControlInbox
-from falcon_channels.brokers.query import parse_query
-from falcon_channels.brokers.query import seconds
-from falcon_channels.brokers.query import yes_or_no
+from falcon_channels.brokers.control_inbox import ControlInbox
+from falcon_channels.brokers.encoding import decode_info
+from falcon_channels.brokers.encoding import decode_publication
+from falcon_channels.brokers.encoding import encode_info
+from falcon_channels.brokers.encoding import encode_publication
 from falcon_channels.brokers.redis import scripts
-from falcon_channels.brokers.redis.connecting import LINK_ERRORS
-from falcon_channels.brokers.redis.connecting import Server
-from falcon_channels.brokers.redis.connecting import Topology
+from falcon_channels.brokers.redis.client import Store
+from falcon_channels.brokers.redis.connections import LINK_ERRORS
+from falcon_channels.brokers.redis.connections import Server
+from falcon_channels.brokers.redis.connections import Topology
 from falcon_channels.brokers.redis.keys import Keys
 from falcon_channels.brokers.redis.keys import PARTITIONS
 from falcon_channels.brokers.redis.keys import token
 from falcon_channels.brokers.redis.keys import untoken
-from falcon_channels.brokers.redis.listening import Listener
-from falcon_channels.brokers.redis.store import Store
-from falcon_channels.brokers.stored import decode_info
-from falcon_channels.brokers.stored import decode_publication
-from falcon_channels.brokers.stored import encode_info
-from falcon_channels.brokers.stored import encode_publication
-from falcon_channels.brokers.tasks import start_task
+from falcon_channels.brokers.redis.listener import Listener
+from falcon_channels.brokers.url_options import parse_query
+from falcon_channels.brokers.url_options import seconds
+from falcon_channels.brokers.url_options import yes_or_no
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import OptionsError
 from falcon_channels.publication import ClientInfo

@@ -18,6 +18,7 @@ from pathlib import Path
 import time
 from typing import Any
 
+from falcon_channels.brokers.background_tasks import start_task
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import BrokerReceiver
 from falcon_channels.brokers.base import Capabilities
@@ -25,17 +26,16 @@ from falcon_channels.brokers.base import PresenceChange
 from falcon_channels.brokers.base import PresenceEntry
 from falcon_channels.brokers.base import PublishResult
 from falcon_channels.brokers.base import StreamSettings
-from falcon_channels.brokers.query import parse_query
-from falcon_channels.brokers.query import seconds
-from falcon_channels.brokers.sqlite import rows
+from falcon_channels.brokers.sqlite import queries
 from falcon_channels.brokers.sqlite.follower import Follower
-from falcon_channels.brokers.sqlite.news import News
+from falcon_channels.brokers.sqlite.process_notifier import News
+from falcon_channels.brokers.sqlite.threads import Reader
+from falcon_channels.brokers.sqlite.threads import Writer
 from falcon_channels.brokers.sqlite.transaction import CONTROL
 from falcon_channels.brokers.sqlite.transaction import find_overfull
 from falcon_channels.brokers.sqlite.transaction import SIGNAL
-from falcon_channels.brokers.sqlite.worker import Reader
-from falcon_channels.brokers.sqlite.worker import Writer
-from falcon_channels.brokers.tasks import start_task
+from falcon_channels.brokers.url_options import parse_query
+from falcon_channels.brokers.url_options import seconds
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import OptionsError
 from falcon_channels.publication import ClientInfo
@@ -168,7 +168,7 @@ class SqliteBroker(Broker):
             return NO_POSITION
         try:
             position: Position | None = await self._read(
-                lambda connection: rows.position(connection, channel)
+                lambda connection: queries.position(connection, channel)
             )
             if position is None:
                 position = await self._write(
@@ -196,7 +196,7 @@ class SqliteBroker(Broker):
         if not settings.size:
             return HistoryPage([], NO_POSITION)
         page: HistoryPage = await self._read(
-            lambda connection: rows.history(
+            lambda connection: queries.history(
                 connection, channel, settings, since, limit, reverse
             )
         )
@@ -233,13 +233,13 @@ class SqliteBroker(Broker):
 
     async def presence(self, channel: str) -> Mapping[str, ClientInfo]:
         there: dict[str, ClientInfo] = await self._read(
-            lambda connection: rows.presence(connection, channel)
+            lambda connection: queries.presence(connection, channel)
         )
         return there
 
     async def has_user(self, channel: str, user: str) -> bool:
         found: bool = await self._read(
-            lambda connection: rows.has_user(connection, channel, user)
+            lambda connection: queries.has_user(connection, channel, user)
         )
         return found
 
@@ -254,7 +254,7 @@ class SqliteBroker(Broker):
 
     async def is_revoked(self, channel: str, user: str) -> bool:
         found: bool = await self._read(
-            lambda connection: rows.is_revoked(connection, channel, user)
+            lambda connection: queries.is_revoked(connection, channel, user)
         )
         return found
 

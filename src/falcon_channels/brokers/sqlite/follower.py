@@ -9,14 +9,14 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from falcon_channels.brokers.background_tasks import start_task
 from falcon_channels.brokers.base import BrokerReceiver
-from falcon_channels.brokers.sqlite import rows
+from falcon_channels.brokers.encoding import decode_publication
+from falcon_channels.brokers.sqlite import queries
+from falcon_channels.brokers.sqlite.threads import Reader
 from falcon_channels.brokers.sqlite.transaction import CONTROL
 from falcon_channels.brokers.sqlite.transaction import Event
 from falcon_channels.brokers.sqlite.transaction import SIGNAL
-from falcon_channels.brokers.sqlite.worker import Reader
-from falcon_channels.brokers.stored import decode_publication
-from falcon_channels.brokers.tasks import start_task
 from falcon_channels.errors import BrokerUnavailableError
 
 _logger = logging.getLogger('falcon_channels')
@@ -51,7 +51,7 @@ class Follower:
     async def start(self) -> None:
         """Begin with what comes from now on."""
         await self.reader.open()
-        self._last_id = await self.reader.submit(rows.last_id)
+        self._last_id = await self.reader.submit(queries.last_id)
         self._task = start_task(
             self._follow(), 'sqlite follower', self._receiver.on_link_lost
         )
@@ -113,14 +113,14 @@ class Follower:
             seen_id = self._last_id
             try:
                 newest, found = await self.reader.submit(
-                    functools.partial(rows.items_after, seen_id=seen_id)
+                    functools.partial(queries.items_after, seen_id=seen_id)
                 )
             except BrokerUnavailableError as ex:
                 # NOTE: the next look, a second later at most, tries again.
                 self._on_unreadable(ex)
                 continue
             self._take(seen_id, newest, found)
-            if len(found) >= rows.FOLLOW_ROWS:
+            if len(found) >= queries.FOLLOW_ROWS:
                 self._wake.set()
 
     def _on_unreadable(self, error: BrokerUnavailableError) -> None:
@@ -148,7 +148,7 @@ class Follower:
             elif channel in self._subscribed:
                 publication = decode_publication(body, offset or 0)
                 self._announce(kind, channel, publication, epoch or '')
-        if len(found) < rows.FOLLOW_ROWS and newest > self._last_id:
+        if len(found) < queries.FOLLOW_ROWS and newest > self._last_id:
             missed = True
             self._last_id = newest
         if self._stopped:

@@ -17,9 +17,9 @@ from falcon_channels.brokers.base import PresenceChange
 from falcon_channels.brokers.base import PresenceEntry
 from falcon_channels.brokers.base import PublishResult
 from falcon_channels.brokers.base import StreamSettings
-from falcon_channels.brokers.stored import decode_info
-from falcon_channels.brokers.stored import encode_info
-from falcon_channels.brokers.stored import encode_publication
+from falcon_channels.brokers.encoding import decode_info
+from falcon_channels.brokers.encoding import encode_info
+from falcon_channels.brokers.encoding import encode_publication
 from falcon_channels.publication import NO_POSITION
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication

@@ -9,11 +9,11 @@ import secrets
 
 import psycopg
 
-from falcon_channels.brokers.link import Link
-from falcon_channels.brokers.postgres.connecting import Connection
-from falcon_channels.brokers.postgres.connecting import Pool
-from falcon_channels.brokers.postgres.connecting import Server
-from falcon_channels.brokers.postgres.connecting import shut
+from falcon_channels.brokers.postgres.connections import Connection
+from falcon_channels.brokers.postgres.connections import Pool
+from falcon_channels.brokers.postgres.connections import Server
+from falcon_channels.brokers.postgres.connections import shut
+from falcon_channels.brokers.server_link import Link
 from falcon_channels.errors import BrokerUnavailableError
 
 

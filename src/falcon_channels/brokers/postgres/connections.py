@@ -17,11 +17,11 @@ from urllib.parse import urlsplit
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from falcon_channels.brokers.exposure import warn_without_password
-from falcon_channels.brokers.query import parse_query
-from falcon_channels.brokers.query import seconds
-from falcon_channels.brokers.query import whole_number
-from falcon_channels.brokers.query import yes_or_no
+from falcon_channels.brokers.password_warning import warn_without_password
+from falcon_channels.brokers.url_options import parse_query
+from falcon_channels.brokers.url_options import seconds
+from falcon_channels.brokers.url_options import whole_number
+from falcon_channels.brokers.url_options import yes_or_no
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import OptionsError
 

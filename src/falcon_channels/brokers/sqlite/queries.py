@@ -7,9 +7,9 @@ import time
 from typing import Any
 
 from falcon_channels.brokers.base import StreamSettings
+from falcon_channels.brokers.encoding import decode_info
+from falcon_channels.brokers.encoding import decode_publication
 from falcon_channels.brokers.sqlite.transaction import ms
-from falcon_channels.brokers.stored import decode_info
-from falcon_channels.brokers.stored import decode_publication
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import Position

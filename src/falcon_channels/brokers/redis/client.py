@@ -13,12 +13,12 @@ from redis.exceptions import NoScriptError
 from redis.exceptions import RedisError
 from redis.exceptions import ResponseError
 
-from falcon_channels.brokers.redis.commands import CommandLink
-from falcon_channels.brokers.redis.commands import Word
-from falcon_channels.brokers.redis.connecting import Address
-from falcon_channels.brokers.redis.connecting import find_topology
-from falcon_channels.brokers.redis.connecting import Server
-from falcon_channels.brokers.redis.connecting import Topology
+from falcon_channels.brokers.redis.command_connection import CommandLink
+from falcon_channels.brokers.redis.command_connection import Word
+from falcon_channels.brokers.redis.connections import Address
+from falcon_channels.brokers.redis.connections import find_topology
+from falcon_channels.brokers.redis.connections import Server
+from falcon_channels.brokers.redis.connections import Topology
 from falcon_channels.brokers.redis.scripts import Script
 from falcon_channels.errors import BrokerUnavailableError
 

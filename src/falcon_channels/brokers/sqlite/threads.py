@@ -24,9 +24,9 @@ from typing import Any
 from typing import Generic
 from typing import TypeVar
 
-from falcon_channels.brokers.sqlite.file import connect
-from falcon_channels.brokers.sqlite.file import prepare
-from falcon_channels.brokers.sqlite.file import unavailable
+from falcon_channels.brokers.sqlite.database_file import connect
+from falcon_channels.brokers.sqlite.database_file import prepare
+from falcon_channels.brokers.sqlite.database_file import unavailable
 from falcon_channels.brokers.sqlite.transaction import Event
 from falcon_channels.brokers.sqlite.transaction import Transaction
 from falcon_channels.errors import BrokerUnavailableError

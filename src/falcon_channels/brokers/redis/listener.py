@@ -13,13 +13,13 @@ from typing import Any
 
 from redis.asyncio.connection import Connection
 
-from falcon_channels.brokers.link import describe
-from falcon_channels.brokers.link import Link
-from falcon_channels.brokers.redis.commands import CommandLink
-from falcon_channels.brokers.redis.connecting import Address
-from falcon_channels.brokers.redis.connecting import disconnect
-from falcon_channels.brokers.redis.connecting import LINK_ERRORS
-from falcon_channels.brokers.redis.connecting import Server
+from falcon_channels.brokers.redis.command_connection import CommandLink
+from falcon_channels.brokers.redis.connections import Address
+from falcon_channels.brokers.redis.connections import disconnect
+from falcon_channels.brokers.redis.connections import LINK_ERRORS
+from falcon_channels.brokers.redis.connections import Server
+from falcon_channels.brokers.server_link import describe
+from falcon_channels.brokers.server_link import Link
 from falcon_channels.errors import BrokerUnavailableError
 
 #: Names in one command.

@@ -11,12 +11,12 @@ from redis.asyncio.connection import Connection
 from redis.exceptions import ReadOnlyError
 from redis.exceptions import ResponseError
 
-from falcon_channels.brokers.link import describe
-from falcon_channels.brokers.redis.connecting import Address
-from falcon_channels.brokers.redis.connecting import disconnect
-from falcon_channels.brokers.redis.connecting import LINK_ERRORS
-from falcon_channels.brokers.redis.connecting import Server
-from falcon_channels.brokers.tasks import start_task
+from falcon_channels.brokers.background_tasks import start_task
+from falcon_channels.brokers.redis.connections import Address
+from falcon_channels.brokers.redis.connections import disconnect
+from falcon_channels.brokers.redis.connections import LINK_ERRORS
+from falcon_channels.brokers.redis.connections import Server
+from falcon_channels.brokers.server_link import describe
 from falcon_channels.errors import BrokerUnavailableError
 
 #: Commands, and bytes of theirs, that may be under way.

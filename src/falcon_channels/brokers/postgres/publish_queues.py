@@ -12,9 +12,9 @@ from collections.abc import Awaitable
 from collections.abc import Callable
 from typing import Any
 
+from falcon_channels.brokers.background_tasks import start_task
 from falcon_channels.brokers.base import PublishResult
 from falcon_channels.brokers.base import StreamSettings
-from falcon_channels.brokers.tasks import start_task
 from falcon_channels.errors import BrokerUnavailableError
 
 #: Publications in one transaction at most.

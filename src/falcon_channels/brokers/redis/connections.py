@@ -18,8 +18,8 @@ from redis.crc import key_slot
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from falcon_channels.brokers.exposure import warn_without_password
-from falcon_channels.brokers.link import describe
+from falcon_channels.brokers.password_warning import warn_without_password
+from falcon_channels.brokers.server_link import describe
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import OptionsError
 

@@ -20,7 +20,7 @@ from typing import ClassVar
 from typing import Generic
 from typing import TypeVar
 
-from falcon_channels.brokers.tasks import start_task
+from falcon_channels.brokers.background_tasks import start_task
 from falcon_channels.errors import BrokerUnavailableError
 
 _logger = logging.getLogger('falcon_channels')
