@@ -1,8 +1,9 @@
-"""Control messages: each once and in order, also over a link that was lost.
+"""Delivers control messages once and in order, also after the link was lost.
 
-While a link is lost, the store keeps what is sent. When it is back, new messages arrive
-at once, before those of the store have been read, and must wait for them: whoever took
-a new one first would pass over all that are older.
+While the link is lost, the store collects the control messages. When the link is
+restored, new messages arrive before the missed ones have been read from the store. They
+are buffered until then. Otherwise the missed ones would have lower ids than a delivered
+one, and would be skipped.
 """
 
 from __future__ import annotations
@@ -15,50 +16,54 @@ from typing import TypeVar
 #: An id that grows from message to message.
 Id = TypeVar('Id', int, tuple[int, int])
 
-#: How many messages may wait. More are in the store, and the last of them will do: the
-#: gap before them has been read from the store, or is being read.
-_MAX_WAITING = 10_000
+#: Maximum number of buffered messages. Older ones may be dropped, because they are also
+#: read from the store before the buffered ones are delivered.
+_MAX_BUFFERED = 10_000
 
 
 class ControlInbox(Generic[Id]):
-    """What a process has had of the control messages.
+    """The control messages that this process receives.
 
     Args:
-        last: The id of the newest message at the start.
-        deliver: Called with each message; without it, nobody receives yet.
+        last: Id of the newest message at the start.
+        on_control: Called with each message; ``None`` before the broker is started.
 
     Attributes:
-        last: The id of the newest message that was delivered.
+        last: Id of the newest message that was delivered.
     """
 
     def __init__(
-        self, last: Id, deliver: Callable[[bytes], None] | None = None
+        self, last: Id, on_control: Callable[[bytes], None] | None = None
     ) -> None:
         self.last: Id = last
-        self._deliver = deliver
-        self._waiting: deque[tuple[Id, bytes]] | None = None
+        self._on_control = on_control
+        self._buffered: deque[tuple[Id, bytes]] | None = None
 
-    def hold(self) -> None:
-        """Let messages that arrive wait, for older ones may be missing."""
-        if self._waiting is None:
-            self._waiting = deque(maxlen=_MAX_WAITING)
+    def start_buffering(self) -> None:
+        """Buffer received messages from now on, because older ones may be missing."""
+        if self._buffered is None:
+            self._buffered = deque(maxlen=_MAX_BUFFERED)
 
-    def arrive(self, message_id: Id, message: bytes) -> None:
-        """Take a message that has arrived by the link."""
-        if self._waiting is None:
-            self.read(message_id, message)
+    def receive(self, message_id: Id, message: bytes) -> None:
+        """Deliver or buffer a message that has arrived on the link."""
+        if self._buffered is None:
+            self.deliver(message_id, message)
         else:
-            self._waiting.append((message_id, message))
+            self._buffered.append((message_id, message))
 
-    def read(self, message_id: Id, message: bytes) -> None:
-        """Take a message that was read from the store."""
+    def deliver(self, message_id: Id, message: bytes) -> None:
+        """Deliver a message, unless its id is not above the last one."""
         if message_id > self.last:
             self.last = message_id
-            if self._deliver is not None:
-                self._deliver(message)
+            if self._on_control is not None:
+                self._on_control(message)
 
-    def release(self) -> None:
-        """Deliver what waited; everything older was read."""
-        waiting, self._waiting = self._waiting, None
-        for message_id, message in waiting or ():
-            self.read(message_id, message)
+    def reset(self, last: Id) -> None:
+        """Set the last id, because the store has lost its messages."""
+        self.last = last
+
+    def stop_buffering(self) -> None:
+        """Deliver the buffered messages; all older ones were read from the store."""
+        buffered, self._buffered = self._buffered, None
+        for message_id, message in buffered or ():
+            self.deliver(message_id, message)

@@ -1,4 +1,4 @@
-"""Servers that anybody in the network could use."""
+"""A warning about servers on other hosts that are used without a password."""
 
 from __future__ import annotations
 
@@ -8,27 +8,29 @@ import logging
 _logger = logging.getLogger('falcon_channels')
 
 
-def warn_without_password(kind: str, host: str, where: str) -> None:
-    """Log a warning that a server is used without a password, but not on this host.
+def warn_without_password(kind: str, host: str, address: str) -> None:
+    """Log a warning, unless the server is on this host.
 
     Args:
-        kind: What it is.
-        host: Its name or address; empty for this host.
-        where: How to call it in the log.
+        kind: Kind of the server, such as ``Redis``.
+        host: Name or IP address of the server; empty for this host.
+        address: The address that the log message shows.
     """
     if is_loopback(host):
         return
-    # SECURITY: says where, and nothing else of the URL.
+    # SECURITY: without a password, anyone who reaches the server can read and write
+    #   every channel. The message shows the address only, because the URL may contain
+    #   other secrets.
     _logger.warning(
-        'the %s server at %s is used without a password: whoever reaches it can '
-        'perhaps read and write every channel',
+        'the %s server at %s is used without a password: anyone who can connect to it '
+        'may be able to read and write every channel',
         kind,
-        where,
+        address,
     )
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a host is this one, as far as its name says."""
+    """Return whether a name or address is known to be this host."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,4 +1,4 @@
-"""Calls to the servers: each goes to where its key lives, and raises our own errors."""
+"""Sends commands and scripts to the server that stores their keys."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from redis.exceptions import NoScriptError
 from redis.exceptions import RedisError
 from redis.exceptions import ResponseError
 
-from falcon_channels.brokers.redis.command_connection import CommandLink
-from falcon_channels.brokers.redis.command_connection import Word
+from falcon_channels.brokers.redis.command_connection import Argument
+from falcon_channels.brokers.redis.command_connection import CommandConnection
 from falcon_channels.brokers.redis.connections import Address
 from falcon_channels.brokers.redis.connections import find_topology
 from falcon_channels.brokers.redis.connections import Server
@@ -23,13 +23,16 @@ from falcon_channels.brokers.redis.scripts import Script
 from falcon_channels.errors import BrokerUnavailableError
 
 
-class Store:
-    """The servers behind one URL.
+class Client:
+    """A client of the servers behind one URL: one server, or all of a Cluster.
 
     Args:
-        server: How to connect.
-        timeout_s: Deadline of a command.
-        on_moved: Called when something was not where it was believed to be.
+        server: The server options.
+        timeout_s: Deadline of a command, in seconds.
+        on_moved: Called when a key has moved to another server of the Cluster.
+
+    Attributes:
+        topology: The servers and their slots, as `find_servers` has found them last.
     """
 
     def __init__(
@@ -39,80 +42,100 @@ class Store:
         self.topology = Topology(frozenset(), ())
         self._server = server
         self._timeout_s = timeout_s
-        self._links: dict[Address, CommandLink] = {}
+        self._connections: dict[Address, CommandConnection] = {}
         self._closed = False
 
-    async def find(self) -> None:
-        """Find out where everything is.
+    async def find_servers(self) -> None:
+        """Ask for the topology, and keep a connection for commands to each server.
 
         Raises:
-            BrokerUnavailableError: No server answers.
+            BrokerUnavailableError: No server answers. The topology does not change.
         """
         found = await find_topology(self._server, self.topology.addresses)
         if self._closed:
             raise BrokerUnavailableError('the broker is closed')
         self.topology = found
-        gone = set(self._links) - found.addresses
-        for address in found.addresses - set(self._links):
-            self._links[address] = CommandLink(self._server, address, self._timeout_s)
-        for address in gone:
-            await self._links.pop(address).close()
+        removed = set(self._connections) - found.addresses
+        for address in found.addresses - set(self._connections):
+            self._connections[address] = CommandConnection(
+                self._server, address, self._timeout_s
+            )
+        for address in removed:
+            await self._connections.pop(address).close()
 
     async def close(self) -> None:
-        """Let go of all connections."""
+        """Close all connections."""
         self._closed = True
-        await asyncio.gather(*(link.close() for link in self._links.values()))
+        await asyncio.gather(
+            *(connection.close() for connection in self._connections.values())
+        )
 
-    def link(self, address: Address) -> CommandLink:
+    def connection(self, address: Address) -> CommandConnection:
         """Return the connection for commands to a server."""
-        return self._links[address]
+        return self._connections[address]
 
-    async def call(self, key: str | bytes, *words: Word) -> Any:
-        """Send a command to where a key or a name lives.
+    async def call(self, key: str | bytes, *arguments: Argument) -> Any:
+        """Send a command to the server of a key or a pub/sub name.
 
-        Raises:
-            BrokerUnavailableError: No answer, or one that is an error.
-        """
-        return await self._again_where_it_is(
-            lambda: self._link_of(key).call(*words),
-        )
+        Args:
+            key: The key or name that decides the server.
+            arguments: Name of the command and its arguments.
 
-    async def run(self, script: Script, keys: list[str], *words: Word) -> Any:
-        """Run a script where its keys live.
+        Returns:
+            The answer of the server.
 
         Raises:
-            BrokerUnavailableError: No answer, or one that is an error.
+            BrokerUnavailableError: The server did not answer, or answered with an
+                error.
         """
-        arguments = (len(keys), *keys, *words)
-        return await self._again_where_it_is(
-            lambda: self._run(script, keys[0], arguments)
+        return await self._retry_if_moved(
+            lambda: self._connection_of(key).call(*arguments),
         )
 
-    async def _again_where_it_is(self, call: Callable[[], Awaitable[Any]]) -> Any:
+    async def run(self, script: Script, keys: list[str], *arguments: Argument) -> Any:
+        """Run a script on the server of its keys.
+
+        Args:
+            script: The script.
+            keys: Its ``KEYS``, all in the same slot of a Cluster.
+            arguments: Its ``ARGV``.
+
+        Returns:
+            The result of the script.
+
+        Raises:
+            BrokerUnavailableError: The server did not answer, or answered with an
+                error.
+        """
+        words = (len(keys), *keys, *arguments)
+        return await self._retry_if_moved(lambda: self._run(script, keys[0], words))
+
+    async def _retry_if_moved(self, call: Callable[[], Awaitable[Any]]) -> Any:
         try:
             try:
                 return await call()
             except MovedError:
-                # NOTE: it was not executed.
+                # NOTE: the command was not executed. It is therefore safe to send it
+                #   again.
                 self._on_moved()
-                await self.find()
+                await self.find_servers()
                 return await call()
         except ResponseError as ex:
             raise _unavailable(ex) from None
 
-    async def _run(self, script: Script, key: str, words: tuple[Word, ...]) -> Any:
-        link = self._link_of(key)
+    async def _run(self, script: Script, key: str, words: tuple[Argument, ...]) -> Any:
+        connection = self._connection_of(key)
         try:
-            return await link.call('EVALSHA', script.sha, *words)
+            return await connection.call('EVALSHA', script.sha, *words)
         except NoScriptError:
-            # NOTE: it was not executed; the server remembers it from now on.
-            return await link.call('EVAL', script.text, *words)
+            # NOTE: the script was not executed. The server caches it from now on.
+            return await connection.call('EVAL', script.text, *words)
 
-    def _link_of(self, key: str | bytes) -> CommandLink:
-        if not self._links or self._closed:
+    def _connection_of(self, key: str | bytes) -> CommandConnection:
+        if not self._connections or self._closed:
             raise BrokerUnavailableError('the Redis broker is not open')
-        return self._links[self.topology.address_of(key)]
+        return self._connections[self.topology.address_of(key)]
 
 
 def _unavailable(error: RedisError | RedisConnectionError) -> BrokerUnavailableError:
-    return BrokerUnavailableError(f'Redis refused: {error}')
+    return BrokerUnavailableError(f'Redis answered with an error: {error}')

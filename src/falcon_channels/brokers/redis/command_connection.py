@@ -1,10 +1,9 @@
-"""Commands to one server: one connection, many commands under way, answers in order."""
+"""A connection for commands to one server, on which commands are pipelined."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-import contextlib
 from typing import Any
 
 from redis.asyncio.connection import Connection
@@ -12,6 +11,8 @@ from redis.exceptions import ReadOnlyError
 from redis.exceptions import ResponseError
 
 from falcon_channels.brokers.background_tasks import start_task
+from falcon_channels.brokers.pending_calls import PendingCall
+from falcon_channels.brokers.pending_calls import PendingCalls
 from falcon_channels.brokers.redis.connections import Address
 from falcon_channels.brokers.redis.connections import disconnect
 from falcon_channels.brokers.redis.connections import LINK_ERRORS
@@ -19,120 +20,89 @@ from falcon_channels.brokers.redis.connections import Server
 from falcon_channels.brokers.server_link import describe
 from falcon_channels.errors import BrokerUnavailableError
 
-#: Commands, and bytes of theirs, that may be under way.
-_MAX_COMMANDS = 20_000
-_MAX_BYTES = 67_108_864
+#: Approximate memory that a command takes without its arguments, in bytes.
+_COMMAND_BYTES = 256
 
-Word = str | bytes | int
+Argument = str | bytes | int
 
-
-class _Command:
-    """A command under way."""
-
-    __slots__ = ('deadline_s', 'future', 'size_bytes', 'words')
-
-    def __init__(
-        self,
-        words: tuple[Word, ...],
-        future: asyncio.Future[Any],
-        deadline_s: float,
-        size_bytes: int,
-    ) -> None:
-        self.words = words
-        self.future = future
-        self.deadline_s = deadline_s
-        self.size_bytes = size_bytes
+_Command = PendingCall[tuple[Argument, ...]]
 
 
-class CommandLink:
-    """A connection for commands, opened when one is there to send.
+class CommandConnection:
+    """A connection for commands, opened when there is a command to send.
 
-    What is called in one turn of the event loop is sent at once, in the order of the
-    calls. Nothing is sent twice: where the connection ends, all commands that were sent
-    fail, for nobody knows which of them were executed.
+    All commands of one event-loop iteration are sent in one write, in the order of the
+    calls. The server answers in the same order.
+
+    No command is sent twice. If the connection ends, all commands that were sent fail,
+    because nobody knows which of them were executed.
 
     Args:
-        server: How to connect.
-        address: Where.
-        timeout_s: Seconds until a command fails.
+        server: The server options.
+        address: Address of the server.
+        timeout_s: Deadline of a command, in seconds.
     """
 
     def __init__(self, server: Server, address: Address, timeout_s: float) -> None:
         self.address = address
         self._server = server
         self._timeout_s = timeout_s
-        self._loop = asyncio.get_running_loop()
+        self._pending: PendingCalls[tuple[Argument, ...]] = PendingCalls(
+            f'Redis at {address}', timeout_s, self._on_overdue
+        )
         self._unsent: deque[_Command] = deque()
+        #: Commands that were sent, in the order in which the server answers.
         self._sent: deque[_Command] = deque()
-        self._bytes = 0
         self._wake = asyncio.Event()
-        self._timer: asyncio.TimerHandle | None = None
-        self._connection: Connection | None = None
-        self._closed = False
         self._task = start_task(self._run(), 'redis commands')
 
-    def call(self, *words: Word) -> asyncio.Future[Any]:
-        """Send a command; return the future of its answer.
+    def call(self, *arguments: Argument) -> asyncio.Future[Any]:
+        """Send a command and return the future of its answer.
 
-        An answer that is an error is raised as `redis.exceptions.ResponseError`.
+        If the server answers with an error, the future raises it as
+        `redis.exceptions.ResponseError`.
+
+        Args:
+            arguments: Name of the command and its arguments.
 
         Raises:
-            BrokerUnavailableError: Closed, or too much is under way.
+            BrokerUnavailableError: The connection is closed, or too many commands are
+                pending. Nothing was sent.
         """
-        size_bytes = 256 + sum(
-            len(word) for word in words if isinstance(word, (str, bytes))
+        size_bytes = _COMMAND_BYTES + sum(
+            len(argument)
+            for argument in arguments
+            if isinstance(argument, (str, bytes))
         )
-        under_way = len(self._unsent) + len(self._sent)
-        if self._closed:
-            raise BrokerUnavailableError('the broker is closed')
-        if under_way >= _MAX_COMMANDS or self._bytes + size_bytes > _MAX_BYTES:
-            raise BrokerUnavailableError(
-                f'{under_way} commands with {self._bytes} bytes are under way to Redis '
-                f'already; the limits are {_MAX_COMMANDS} and {_MAX_BYTES}'
-            )
-        deadline_s = self._loop.time() + self._timeout_s
-        command = _Command(words, self._loop.create_future(), deadline_s, size_bytes)
-        self._bytes += size_bytes
+        command = self._pending.add(arguments, size_bytes)
         self._unsent.append(command)
-        if self._timer is None:
-            self._timer = self._loop.call_at(deadline_s, self._check_deadlines)
         self._wake.set()
         return command.future
 
     async def close(self) -> None:
-        """End everything under way."""
-        self._closed = True
+        """Close the connection and fail all pending commands."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
-        if self._timer is not None:
-            self._timer.cancel()
-        self._fail(self._sent, 'the broker is closed')
-        self._fail(self._unsent, 'the broker is closed')
+        self._sent.clear()
+        self._unsent.clear()
+        self._pending.close()
 
-    # --- inside ----------------------------------------------------------------------
+    # --- internals --------------------------------------------------------------------
 
-    def _check_deadlines(self) -> None:
-        # PERF: one timer for all commands: they end in order.
-        self._timer = None
-        oldest = (self._sent or self._unsent or [None])[0]
-        if oldest is None:
-            return
-        if oldest.deadline_s > self._loop.time():
-            self._timer = self._loop.call_at(oldest.deadline_s, self._check_deadlines)
-            return
-        # NOTE: a server that does not answer this will not answer what comes after.
-        reason = f'no answer from Redis at {self.address} within {self._timeout_s} s'
-        self._fail(self._sent, reason)
-        self._fail(self._unsent, reason)
+    def _on_overdue(self) -> None:
+        # NOTE: the server answers in order. If it does not answer the oldest command,
+        #   it will not answer the later ones either.
+        self._sent.clear()
+        self._unsent.clear()
+        self._pending.fail_all(
+            f'Redis at {self.address} did not answer within {self._timeout_s} s'
+        )
         self._task.cancel()
         self._task = start_task(self._run(), 'redis commands')
 
-    def _fail(self, commands: deque[_Command], reason: str) -> None:
+    def _reject_all(self, commands: deque[_Command], reason: str) -> None:
         while commands:
-            command = commands.popleft()
-            self._bytes -= command.size_bytes
-            if not command.future.done():
-                command.future.set_exception(BrokerUnavailableError(reason))
+            self._pending.reject(commands.popleft(), BrokerUnavailableError(reason))
 
     async def _run(self) -> None:
         while True:
@@ -143,15 +113,15 @@ class CommandLink:
             try:
                 connection = await self._server.connect(self.address)
             except BrokerUnavailableError as ex:
-                self._fail(self._unsent, str(ex))
+                self._reject_all(self._unsent, str(ex))
                 continue
             writing = asyncio.create_task(
                 self._write(connection), name='falcon_channels redis writer'
             )
             try:
-                await self._read(connection, writing)
+                await self._read(connection)
             except LINK_ERRORS as ex:
-                self._fail(
+                self._reject_all(
                     self._sent,
                     f'the connection to Redis at {self.address} ended: {describe(ex)}',
                 )
@@ -166,15 +136,15 @@ class CommandLink:
             batch = list(self._unsent)
             self._unsent.clear()
             self._sent.extend(batch)
-            packed = connection.pack_commands([command.words for command in batch])
+            packed = connection.pack_commands([command.request for command in batch])
             try:
                 await connection.send_packed_command(packed, check_health=False)
             except LINK_ERRORS:
-                # NOTE: the reader learns of it as well, and tells.
+                # NOTE: the reader gets an error as well, and rejects the commands.
                 await disconnect(connection)
                 return
 
-    async def _read(self, connection: Connection, writing: asyncio.Task[None]) -> None:
+    async def _read(self, connection: Connection) -> None:
         while True:
             error: ResponseError | None = None
             answer = None
@@ -183,20 +153,13 @@ class CommandLink:
             except ResponseError as ex:
                 error = ex
             if not self._sent:
-                raise EOFError('an answer to nothing')
+                raise EOFError('the server sent an answer without a command')
             command = self._sent.popleft()
-            self._bytes -= command.size_bytes
-            if not command.future.done():
-                if error is None:
-                    command.future.set_result(answer)
-                else:
-                    command.future.set_exception(error)
+            if error is None:
+                self._pending.resolve(command, answer)
+            else:
+                self._pending.reject(command, error)
             if isinstance(error, ReadOnlyError):
-                # NOTE: a primary no longer; its name may lead to another one by now.
+                # NOTE: after a fail-over, the name of the server may lead to the new
+                #   primary. A new connection resolves it again.
                 raise EOFError('the server has become a replica')
-
-
-async def wait_quietly(future: asyncio.Future[Any]) -> None:
-    """Wait for an answer that nobody needs."""
-    with contextlib.suppress(*LINK_ERRORS, BrokerUnavailableError):
-        await future

@@ -1,17 +1,18 @@
-"""Threads with a connection each: jobs of the event loop go in, results come back.
+"""Threads that execute SQLite statements, because these block.
 
-The writer takes all jobs that wait and runs them in one transaction (*group commit*),
-so that many publishers share one write to the disk. A reader runs one job after
-another.
+Each thread has its own connection. The event loop puts jobs into its queue, and the
+thread posts the results back to the event loop.
 
-A job has a deadline, which the event loop keeps: whatever the thread does, the caller
-gets its answer. A job whose caller has gone before it began is left out.
+The writer executes all queued jobs in one transaction (*group commit*). Many publishers
+thus share one write to the disk. A reader executes one job after another.
+
+The event loop enforces the deadline of a job, so that the caller gets an outcome even
+if the thread hangs. A thread skips jobs whose caller has stopped waiting.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 import contextlib
 import logging
@@ -24,6 +25,8 @@ from typing import Any
 from typing import Generic
 from typing import TypeVar
 
+from falcon_channels.brokers.pending_calls import PendingCall
+from falcon_channels.brokers.pending_calls import PendingCalls
 from falcon_channels.brokers.sqlite.database_file import connect
 from falcon_channels.brokers.sqlite.database_file import prepare
 from falcon_channels.brokers.sqlite.database_file import unavailable
@@ -33,35 +36,21 @@ from falcon_channels.errors import BrokerUnavailableError
 
 _logger = logging.getLogger('falcon_channels')
 
+#: The argument of a job: the connection of a reader, or the transaction of the writer.
 Subject = TypeVar('Subject')
 
-#: Jobs in one transaction at most.
+Job = PendingCall[Callable[[Subject], Any]]
+
+#: Maximum number of jobs in one transaction.
 _BATCH = 1000
-#: Jobs, and bytes of theirs, that may wait for a thread.
-_MAX_JOBS = 20_000
-_MAX_BYTES = 67_108_864
-
-
-class Job(Generic[Subject]):
-    """Something for a thread to do."""
-
-    __slots__ = ('call', 'deadline_s', 'future', 'size_bytes')
-
-    def __init__(
-        self,
-        call: Callable[[Subject], Any],
-        future: asyncio.Future[Any],
-        deadline_s: float,
-        size_bytes: int,
-    ) -> None:
-        self.call = call
-        self.future = future
-        self.deadline_s = deadline_s
-        self.size_bytes = size_bytes
+#: Approximate memory that a job takes without its data, in bytes.
+_JOB_BYTES = 512
+#: Seconds for which `close` waits for the job in progress.
+_CLOSE_TIMEOUT_S = 2.0
 
 
 class Outcome:
-    """What became of a job: a value, or an error."""
+    """The result of a job: a value, or an error."""
 
     __slots__ = ('error', 'value')
 
@@ -70,36 +59,38 @@ class Outcome:
         self.error = error
 
 
-class Worker(Generic[Subject]):
-    """A thread with a connection; made and used in the event loop.
+class DatabaseThread(Generic[Subject]):
+    """A thread with a connection; created and used in the event loop.
 
     Args:
-        name: Of the thread.
-        path: Of the database.
-        timeout_s: Seconds for which a caller waits for a job.
+        name: Name of the thread.
+        path: Path of the database file.
+        timeout_s: Deadline of a job, in seconds.
     """
+
+    #: Maximum number of jobs that `execute` gets at once.
+    batch_size = 1
 
     def __init__(self, name: str, path: Path, timeout_s: float) -> None:
         self.path = path
         self.timeout_s = timeout_s
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[Job[Subject] | None] = queue.SimpleQueue()
-        #: Jobs under way, oldest first; they end in this order.
-        self._waiting: deque[Job[Subject]] = deque()
-        self._waiting_bytes = 0
-        self._timer: asyncio.TimerHandle | None = None
+        self._pending: PendingCalls[Callable[[Subject], Any]] = PendingCalls(
+            str(path), timeout_s
+        )
         self._closing = False
         self._ended = asyncio.Event()
         self._connection: sqlite3.Connection | None = None
         self._opened: asyncio.Future[None] = self._loop.create_future()
-        # NOTE: a daemon, so that a disk that hangs does not keep the process alive.
+        # NOTE: a daemon thread, because a hanging disk must not keep the process alive.
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     async def open(self) -> None:
         """Start the thread and open its connection.
 
         Raises:
-            BrokerUnavailableError: It cannot be opened.
+            BrokerUnavailableError: The connection cannot be opened.
         """
         self._thread.start()
         try:
@@ -113,92 +104,53 @@ class Worker(Generic[Subject]):
     def submit(
         self, call: Callable[[Subject], Any], size_bytes: int = 0
     ) -> asyncio.Future[Any]:
-        """Let the thread do something; return the future of its result.
+        """Queue a job and return the future of its result.
 
         Args:
-            call: Gets the connection, or the transaction, in the thread.
-            size_bytes: What the job holds in memory, about.
+            call: Function that the thread calls with its connection or transaction.
+            size_bytes: Approximate memory that the data of the job takes.
 
         Raises:
-            BrokerUnavailableError: Closed, or too much waits already.
+            BrokerUnavailableError: The thread is closed, or too many jobs are pending.
         """
-        if self._closing:
-            raise BrokerUnavailableError(f'{self.path} is closed')
-        waiting = self._waiting
-        size_bytes += 512
-        if len(waiting) >= _MAX_JOBS or self._waiting_bytes + size_bytes > _MAX_BYTES:
-            raise BrokerUnavailableError(
-                f'{self.path}: {len(waiting)} calls with {self._waiting_bytes} bytes '
-                f'wait already; the limits are {_MAX_JOBS} and {_MAX_BYTES}'
-            )
-        deadline_s = self._loop.time() + self.timeout_s
-        job = Job(call, self._loop.create_future(), deadline_s, size_bytes)
-        waiting.append(job)
-        self._waiting_bytes += size_bytes
-        if self._timer is None:
-            self._timer = self._loop.call_at(deadline_s, self._check_deadlines)
+        job = self._pending.add(call, size_bytes + _JOB_BYTES)
         self._queue.put(job)
         return job.future
 
     async def close(self) -> None:
-        """End the thread after what it does now; fail the rest."""
+        """End the thread after the job in progress; fail the pending jobs."""
         if self._closing:
             return
         self._closing = True
         self._queue.put(None)
         if self._thread.is_alive():
             try:
-                async with asyncio.timeout(2.0):
+                async with asyncio.timeout(_CLOSE_TIMEOUT_S):
                     await self._ended.wait()
             except TimeoutError:
                 connection = self._connection
                 if connection is not None:
                     with contextlib.suppress(sqlite3.Error):
                         connection.interrupt()
-                _logger.warning('%s: a thread did not end in time', self.path)
-        self._fail_waiting(f'{self.path} was closed')
-        if self._timer is not None:
-            self._timer.cancel()
-
-    # --- in the event loop -----------------------------------------------------------
-
-    def _check_deadlines(self) -> None:
-        # PERF: one timer for all jobs instead of one for each; they end in order.
-        self._timer = None
-        now_s = self._loop.time()
-        self._forget_done()
-        for job in self._waiting:
-            if job.deadline_s > now_s:
-                self._timer = self._loop.call_at(job.deadline_s, self._check_deadlines)
-                break
-            if not job.future.done():
-                job.future.set_exception(
-                    BrokerUnavailableError(
-                        f'{self.path} did not answer within {self.timeout_s} s'
-                    )
+                _logger.warning(
+                    '%s: a thread did not end within %s s',
+                    self.path,
+                    _CLOSE_TIMEOUT_S,
                 )
+        self._pending.close()
 
-    def _forget_done(self) -> None:
-        waiting = self._waiting
-        while waiting and waiting[0].future.done():
-            self._waiting_bytes -= waiting.popleft().size_bytes
+    # --- in the event loop ------------------------------------------------------------
 
     def _settle(self, jobs: list[Job[Subject]], outcomes: list[Outcome]) -> None:
         for job, outcome in zip(jobs, outcomes, strict=True):
-            future = job.future
-            if future.done():
-                continue
             if outcome.error is None:
-                future.set_result(outcome.value)
+                self._pending.resolve(job, outcome.value)
             else:
-                future.set_exception(outcome.error)
-        self._forget_done()
+                self._pending.reject(job, outcome.error)
 
-    def _fail_waiting(self, reason: str) -> None:
-        for job in self._waiting:
-            if not job.future.done():
-                job.future.set_exception(BrokerUnavailableError(reason))
-        self._waiting.clear()
+    def _discard(self, jobs: list[Job[Subject]]) -> None:
+        for job in jobs:
+            self._pending.discard(job)
 
     def _on_opened(self, error: BaseException | None) -> None:
         if self._opened.done():
@@ -208,16 +160,37 @@ class Worker(Generic[Subject]):
         else:
             self._opened.set_exception(error)
 
-    # --- in the thread ---------------------------------------------------------------
+    # --- in the thread ----------------------------------------------------------------
+
+    def execute(self, connection: sqlite3.Connection, jobs: list[Job[Subject]]) -> None:
+        """Execute jobs and post their outcomes; called in the thread.
+
+        Args:
+            connection: The connection of the thread.
+            jobs: At least one job, at most `batch_size`.
+        """
+        raise NotImplementedError
+
+    def attempt(self, call: Callable[[], Any]) -> Outcome:
+        """Call a function and return its result or its error as an outcome."""
+        try:
+            return Outcome(call())
+        except sqlite3.Error as ex:
+            return Outcome(error=unavailable(self.path, ex))
+        except Exception as ex:
+            # NOTE: not logged here, because the caller of the job gets it.
+            return Outcome(error=ex)
 
     def _post(self, call: Callable[..., None], *args: Any) -> None:
-        # NOTE: the loop may have been closed without us.
+        # NOTE: the application may have closed the event loop without closing the
+        #   broker.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(call, *args)
 
     def _run(self) -> None:
         try:
-            # NOTE: less than the callers wait, so that they learn what it was.
+            # NOTE: SQLite waits less long for a lock than the caller waits for the job,
+            #   so that the caller gets SQLite's reason instead of a timeout.
             connection = connect(self.path, self.timeout_s * 0.8)
             try:
                 prepare(self.path, connection, self.timeout_s)
@@ -232,113 +205,106 @@ class Worker(Generic[Subject]):
             self._connection = connection
             self._post(self._on_opened, None)
             try:
-                self._work(connection)
+                self._execute_queue(connection)
             finally:
                 with contextlib.suppress(sqlite3.Error):
                     connection.close()
         self._post(self._ended.set)
 
-    def _work(self, connection: sqlite3.Connection) -> None:
+    def _execute_queue(self, connection: sqlite3.Connection) -> None:
         while True:
             job = self._queue.get()
             jobs = []
+            skipped = []
             while job is not None:
-                if not job.future.done():
+                if job.future.done():
+                    skipped.append(job)
+                else:
                     jobs.append(job)
-                if len(jobs) >= self.batch:
+                if len(jobs) >= self.batch_size:
                     break
                 try:
                     job = self._queue.get_nowait()
                 except queue.Empty:
                     break
+            if skipped:
+                self._post(self._discard, skipped)
             if jobs:
-                self.do(connection, jobs)
+                self.execute(connection, jobs)
             if job is None:
                 return
 
-    #: How many jobs `do` takes.
-    batch = 1
 
-    def do(self, connection: sqlite3.Connection, jobs: list[Job[Subject]]) -> None:
-        """Do some jobs, in the thread."""
-        raise NotImplementedError
+class Reader(DatabaseThread[sqlite3.Connection]):
+    """Executes each job in its own transaction, so that it sees one state."""
 
-    def attempt(self, call: Callable[[], Any]) -> Outcome:
-        """Call something, and put what it returns or raises into an outcome."""
-        try:
-            return Outcome(call())
-        except sqlite3.Error as ex:
-            return Outcome(error=unavailable(self.path, ex))
-        except Exception as ex:
-            # NOTE: the caller gets it.
-            return Outcome(error=ex)
-
-
-class Reader(Worker[sqlite3.Connection]):
-    """Runs one job after another, each in a transaction that sees one moment."""
-
-    def do(
+    def execute(
         self, connection: sqlite3.Connection, jobs: list[Job[sqlite3.Connection]]
     ) -> None:
-        """Do one job."""
+        """Execute one job."""
         (job,) = jobs
 
         def read() -> Any:
             connection.execute('BEGIN')
             try:
-                return job.call(connection)
+                return job.request(connection)
             finally:
                 connection.execute('ROLLBACK')
 
         self._post(self._settle, jobs, [self.attempt(read)])
 
 
-class Writer(Worker[Transaction]):
-    """Runs jobs in transactions, as many in each as wait.
+class Writer(DatabaseThread[Transaction]):
+    """Executes all queued jobs in one transaction.
 
     Args:
-        on_commit: Called in the event loop after a transaction with new rows, with the
-            first id, the last id, and what to announce; before its jobs' callers.
-        tell: Called in the thread with the last id.
+        path: Path of the database file.
+        timeout_s: Deadline of a job, in seconds.
+        on_commit: Called in the event loop after a transaction that has added rows,
+            with the first id, the last id and the events to announce. It is called
+            before the callers of the jobs get their results.
+        notify: Called in the thread with the last id, to notify other processes.
     """
 
-    batch = _BATCH
+    batch_size = _BATCH
 
     def __init__(
         self,
         path: Path,
         timeout_s: float,
         on_commit: Callable[[int, int, list[Event]], None],
-        tell: Callable[[int], None],
+        notify: Callable[[int], None],
     ) -> None:
         super().__init__('falcon_channels sqlite writer', path, timeout_s)
         self._on_commit = on_commit
-        self._tell = tell
-        #: Channels that hold more than their size, by id.
-        self._overfull: dict[int, None] = {}
+        self._notify = notify
+        #: Ids of channels with more rows than their size, in the order of trimming.
+        self._oversized: dict[int, None] = {}
 
-    def add_overfull(self, channel_ids: list[int]) -> None:
-        """Let the next sweeps look at these channels."""
-        # NOTE: one operation on a dict, which no other thread can see the half of.
-        self._overfull.update(dict.fromkeys(channel_ids))
+    def add_oversized(self, channel_ids: list[int]) -> None:
+        """Add channels that the next sweeps trim."""
+        # NOTE: one operation of a dict is atomic for the thread.
+        self._oversized.update(dict.fromkeys(channel_ids))
 
-    def do(self, connection: sqlite3.Connection, jobs: list[Job[Transaction]]) -> None:
-        """Do jobs in one transaction; where one has a defect, each in its own."""
+    def execute(
+        self, connection: sqlite3.Connection, jobs: list[Job[Transaction]]
+    ) -> None:
+        """Execute jobs in one transaction; if one of them fails, each in its own."""
         whole = self.attempt(lambda: self._transact(connection, jobs))
         if whole.error is None:
             transaction, values = whole.value
             for channel_id in transaction.trimmed:
-                self._overfull.pop(channel_id, None)
-            self._overfull.update(transaction.overfull)
+                self._oversized.pop(channel_id, None)
+            self._oversized.update(transaction.oversized)
             outcomes = [Outcome(value) for value in values]
             self._post(self._finish, transaction, jobs, outcomes)
             if transaction.last_id >= transaction.first_id:
-                self._tell(transaction.last_id)
+                self._notify(transaction.last_id)
         elif len(jobs) == 1 or isinstance(whole.error, BrokerUnavailableError):
             self._post(self._settle, jobs, [whole] * len(jobs))
         else:
             for job in jobs:
-                self.do(connection, [job])
+                self.execute(connection, [job])
 
     def _transact(
         self, connection: sqlite3.Connection, jobs: list[Job[Transaction]]
@@ -346,9 +312,9 @@ class Writer(Worker[Transaction]):
         connection.execute('BEGIN IMMEDIATE')
         try:
             transaction = Transaction(
-                connection, int(time.time() * 1000), self._overfull
+                connection, int(time.time() * 1000), self._oversized
             )
-            values = [job.call(transaction) for job in jobs]
+            values = [job.request(transaction) for job in jobs]
             transaction.finish()
             connection.execute('COMMIT')
         except BaseException:
