@@ -27,7 +27,7 @@ from falcon_channels import OptionsError
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import StreamSettings
 from falcon_channels.brokers.postgres import migrate
-from falcon_channels.brokers.postgres.connecting import Server
+from falcon_channels.brokers.postgres.connections import Server
 from falcon_channels.brokers.urls import open_broker
 from falcon_channels.cli import main
 from falcon_channels.publication import Publication
@@ -192,8 +192,8 @@ async def test_memory_takes_no_connection() -> None:
 def test_migrate_makes_and_renews(server: PostgresServer) -> None:
     """The first migration makes the schema, the second has little to do."""
     url = f'{server.url}?schema=fresh'
-    assert "made schema 'fresh', version 1" == migrate(url)
-    assert "schema 'fresh' has version 1 already; its functions are renewed" == (
+    assert "created schema 'fresh', version 1" == migrate(url)
+    assert "schema 'fresh' already has version 1; its functions are updated" == (
         migrate(url)
     )
 
@@ -203,7 +203,7 @@ def test_the_command_migrates(
 ) -> None:
     """falcon-channels migrate says what it did, or why it could not."""
     assert 0 == main(['migrate', f'{server.url}?schema=by_command'])
-    assert "made schema 'by_command', version 1\n" == capsys.readouterr().out
+    assert "created schema 'by_command', version 1\n" == capsys.readouterr().out
     assert 1 == main(['migrate', f'{server.url}?schema=a;b'])
     assert "schema is 'a;b', and must be a word" in capsys.readouterr().err
 
@@ -218,7 +218,7 @@ def test_the_command_reads_the_environment(
     assert 2 == main(['migrate'])
     monkeypatch.setenv('DATABASE_URL', f'{server.url}?schema=by_environment')
     assert 0 == main(['migrate'])
-    assert "made schema 'by_environment'" in capsys.readouterr().out
+    assert "created schema 'by_environment'" in capsys.readouterr().out
 
 
 async def test_a_schema_that_is_not_there_or_not_ours(server: PostgresServer) -> None:
@@ -230,7 +230,7 @@ async def test_a_schema_that_is_not_there_or_not_ours(server: PostgresServer) ->
     for schema, message in (
         ('missing', 'run "falcon-channels migrate'),
         ('theirs', 'another application'),
-        ('newer', 'version 99, and this release of falcon-channels knows version 1'),
+        ('newer', 'version 99, and this release of falcon-channels supports version 1'),
     ):
         url = f'{server.url}?schema={schema}'
         broker = open_broker(url)

@@ -234,10 +234,10 @@ def _folder(path: Path) -> None:
 @pytest.mark.parametrize(
     ('make', 'message'),
     [
-        (_garbage, 'damaged, or no SQLite database'),
+        (_garbage, 'damaged, or is not a SQLite database'),
         (_damaged, 'damaged'),
         (_other_application, 'another application'),
-        (_other_version, 'format version 99, and this release .* version 1'),
+        (_other_version, 'format version 99, and this release .* supports version 1'),
         (_folder, 'cannot be opened'),
     ],
 )

@@ -1,1 +1,4 @@
-"""Brokers: where publications are ordered, stored and carried between processes."""
+"""Brokers order and store publications, and carry them between processes.
+
+`base` is the contract of all brokers.
+"""

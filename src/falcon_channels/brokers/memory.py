@@ -125,7 +125,7 @@ class MemoryBroker(Broker):
     async def close(self) -> None:
         self._receiver = None
 
-    # --- publications ----------------------------------------------------------------
+    # --- publications -----------------------------------------------------------------
 
     async def publish(
         self,
@@ -226,7 +226,7 @@ class MemoryBroker(Broker):
         if self._receiver is not None:
             self._receiver.on_control(message)
 
-    # --- presence --------------------------------------------------------------------
+    # --- presence ---------------------------------------------------------------------
 
     async def add_presence(
         self, entries: Sequence[PresenceEntry], ttl_s: float
@@ -293,7 +293,7 @@ class MemoryBroker(Broker):
                 gone.append(change)
         return gone
 
-    # --- revocations -----------------------------------------------------------------
+    # --- revocations ------------------------------------------------------------------
 
     async def revoke(self, channel: str, user: str, ttl_s: float) -> None:
         now_s = self._clock()
@@ -307,7 +307,7 @@ class MemoryBroker(Broker):
     async def is_revoked(self, channel: str, user: str) -> bool:
         return self._revoked.get((channel, user), 0.0) > self._clock()
 
-    # --- inside ----------------------------------------------------------------------
+    # --- inside -----------------------------------------------------------------------
 
     def _new_epoch(self) -> str:
         return f'{self._base}-{self._generation}'

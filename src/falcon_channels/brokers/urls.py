@@ -1,4 +1,4 @@
-"""Brokers by URL: which class serves which scheme, imported when asked for."""
+"""Creates a broker from a URL; the scheme decides the class, which is then imported."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from falcon_channels.brokers.base import Broker
 from falcon_channels.errors import OptionsError
 
-#: Scheme of the URL: (module, class, what to install for it or ``None``).
+#: Schemes of URLs: (module, class, the extra that it requires or ``None``).
 BROKERS: dict[str, tuple[str, str, str | None]] = {
     'memory': ('falcon_channels.brokers.memory', 'MemoryBroker', None),
     'sqlite': ('falcon_channels.brokers.sqlite', 'SqliteBroker', None),
@@ -23,12 +23,17 @@ BROKERS: dict[str, tuple[str, str, str | None]] = {
 
 
 def open_broker(url: str | None) -> Broker:
-    """Return a broker for a URL; ``None`` is ``'memory://'``.
+    """Return a broker, not started, for a URL.
+
+    Args:
+        url: The URL; ``None`` stands for ``memory://``.
 
     Raises:
-        OptionsError: No broker has this scheme, or its library is not installed.
+        OptionsError: The scheme or an option is unknown, or a library is not installed.
+            The message says what to do.
     """
-    # SECURITY: the URL may hold a password, so that no message repeats it.
+    # SECURITY: the URL may contain a password, which would get into logs. No message
+    #   therefore repeats the URL.
     scheme = urlsplit(url or 'memory://').scheme
     found = BROKERS.get(scheme)
     if found is None:

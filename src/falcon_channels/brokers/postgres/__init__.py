@@ -1,4 +1,4 @@
-"""The broker of many hosts on PostgreSQL, inside the application's transactions."""
+"""The broker for many hosts on PostgreSQL, also in the application's transactions."""
 
 from falcon_channels.brokers.postgres.broker import PostgresBroker
 from falcon_channels.brokers.postgres.migration import migrate

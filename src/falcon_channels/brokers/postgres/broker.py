@@ -1,11 +1,13 @@
-"""The broker of many hosts on PostgreSQL: tables, and notifications on commit.
+"""The broker for many hosts on PostgreSQL: tables, and notifications on commit.
 
-Whoever publishes to a channel locks its row until the end of the transaction, and so
-gets its offset in the order of the commits, which is the order of the notifications,
-too. What is too long for a notification is read from the table when it arrives.
-
-An application that gives its own connection publishes within its own transaction: what
-is rolled back was never published, what is committed is delivered.
+* A publish locks the row of its channel until the end of the transaction. Offsets are
+  therefore assigned in the order of the commits, which is also the order of the
+  notifications.
+* A publication that is too long for a notification is read from its table when the
+  notification arrives.
+* An application can pass its own connection, and then publishes in its own transaction.
+  The publication is announced when the transaction commits. If it is rolled back,
+  nothing was published.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import msgspec
 import psycopg
 from psycopg.rows import tuple_row
 
+from falcon_channels.brokers.background_tasks import start_task
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import BrokerReceiver
 from falcon_channels.brokers.base import Capabilities
@@ -28,21 +31,20 @@ from falcon_channels.brokers.base import PresenceChange
 from falcon_channels.brokers.base import PresenceEntry
 from falcon_channels.brokers.base import PublishResult
 from falcon_channels.brokers.base import StreamSettings
-from falcon_channels.brokers.inbox import ControlInbox
-from falcon_channels.brokers.postgres.connecting import Pool
-from falcon_channels.brokers.postgres.connecting import read_url
-from falcon_channels.brokers.postgres.connecting import SCHEMA
-from falcon_channels.brokers.postgres.connecting import Server
-from falcon_channels.brokers.postgres.lanes import Lanes
-from falcon_channels.brokers.postgres.lanes import Waiting
-from falcon_channels.brokers.postgres.listening import Listener
+from falcon_channels.brokers.control_inbox import ControlInbox
+from falcon_channels.brokers.encoding import decode_info
+from falcon_channels.brokers.encoding import decode_publication
+from falcon_channels.brokers.encoding import encode_info
+from falcon_channels.brokers.encoding import encode_publication
+from falcon_channels.brokers.postgres.connections import Pool
+from falcon_channels.brokers.postgres.connections import read_url
+from falcon_channels.brokers.postgres.connections import SCHEMA
+from falcon_channels.brokers.postgres.connections import Server
+from falcon_channels.brokers.postgres.listener import Listener
 from falcon_channels.brokers.postgres.migration import check_version
-from falcon_channels.brokers.postgres.migration import make_schema
-from falcon_channels.brokers.stored import decode_info
-from falcon_channels.brokers.stored import decode_publication
-from falcon_channels.brokers.stored import encode_info
-from falcon_channels.brokers.stored import encode_publication
-from falcon_channels.brokers.tasks import start_task
+from falcon_channels.brokers.postgres.migration import create_schema
+from falcon_channels.brokers.postgres.publish_queues import PublishQueues
+from falcon_channels.brokers.postgres.publish_queues import QueuedPublication
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import CapabilityError
 from falcon_channels.publication import ClientInfo
@@ -53,23 +55,25 @@ from falcon_channels.publication import Publication
 
 _logger = logging.getLogger('falcon_channels')
 
-#: Seconds between two sweeps for what has expired.
+#: Seconds between two sweeps that remove expired rows.
 _SWEEP_S = 10.0
-_BIGGEST = 2**62
+#: The largest offset that a query gets, well below the limit of ``bigint``.
+_MAX_OFFSET = 2**62
 
 
 class PostgresBroker(Broker):
-    """Keeps everything in a schema of a PostgreSQL database.
+    """A broker in a schema of a PostgreSQL database.
 
     Args:
-        url: Of libpq.
-        schema: The schema, made by ``falcon-channels migrate URL``.
+        url: A URL of libpq.
+        schema: Name of the schema, which ``falcon-channels migrate URL`` creates.
         timeout_s: Deadline of every call, in seconds.
         probe_s: Seconds between two probes of the link.
-        pool_size: Connections beside the one that listens.
-        trusted: Whether a fail-over loses nothing that was acknowledged (synchronous
-            replication). Epochs then survive it; otherwise it begins new ones.
-        migrate: Whether to make the schema at the start where it is missing.
+        pool_size: Number of connections besides the one that listens, at least 2.
+        trusted: Whether a fail-over never loses an acknowledged write, because of
+            synchronous replication. Epochs then survive a fail-over; otherwise it
+            begins new epochs.
+        migrate: Whether `start` creates the schema if it is missing.
     """
 
     capabilities = Capabilities(durable=True, shared=True, transactions=True)
@@ -90,13 +94,15 @@ class PostgresBroker(Broker):
         self._timeout_s = timeout_s
         self._probe_s = probe_s
         self._pool_size = pool_size
-        self._run = '' if trusted else None
+        #: The run id in queries: ``''`` turns the check for a fail-over off, ``None``
+        #: stands for the id of the server.
+        self._run_id = '' if trusted else None
         self._migrate = migrate
-        self._name = f'falcon:{schema}'
+        self._notification_name = f'falcon:{schema}'
         self._pool: Pool | None = None
-        self._lanes: Lanes | None = None
+        self._queues: PublishQueues | None = None
         self._listener: Listener | None = None
-        self._house: asyncio.Task[None] | None = None
+        self._housekeeping: asyncio.Task[None] | None = None
         self._receiver: BrokerReceiver | None = None
         self._subscribed: set[str] = set()
         self._inbox = ControlInbox(0)
@@ -107,17 +113,19 @@ class PostgresBroker(Broker):
     def from_url(cls, url: str) -> PostgresBroker:
         """Return a broker for ``postgresql://user:password@host/database``.
 
-        Options: ``schema``, ``timeout_s``, ``probe_s``, ``pool_size``,
-        ``trusted=yes``, ``migrate=yes``, and of libpq ``sslmode``, ``sslrootcert``,
-        ``host`` (also of a socket's folder) and others.
+        Args:
+            url: The URL. Its options are the arguments of the class (``schema``,
+                ``timeout_s``, ``probe_s``, ``pool_size``, ``trusted=yes`` and
+                ``migrate=yes``) and those of libpq, such as ``sslmode``,
+                ``sslrootcert``, or ``host`` with the folder of a Unix socket.
 
         Raises:
-            OptionsError: The URL makes no sense.
+            OptionsError: An option is unknown or out of range.
         """
         libpq_url, options = read_url(url)
         return cls(libpq_url, **options)
 
-    # --- life ------------------------------------------------------------------------
+    # --- start and close --------------------------------------------------------------
 
     async def start(self, receiver: BrokerReceiver) -> None:
         if self._closed:
@@ -127,7 +135,7 @@ class PostgresBroker(Broker):
         pool = self._pool = Pool(server, self._pool_size)
         try:
             if self._migrate:
-                await asyncio.to_thread(make_schema, self._url, self._schema)
+                await asyncio.to_thread(create_schema, self._url, self._schema)
             await pool.use(lambda connection: check_version(connection, self._schema))
             ((last,),) = await pool.rows(
                 f'SELECT coalesce(max(id), 0) FROM {self._schema}.messages '
@@ -137,47 +145,48 @@ class PostgresBroker(Broker):
             self._listener = Listener(
                 server,
                 pool,
-                self._name,
+                self._notification_name,
                 probe_s=self._probe_s,
                 on_payload=self._on_payload,
                 on_lost=self._on_lost,
-                on_back=self._on_back,
+                on_restored=self._on_restored,
             )
             try:
                 async with asyncio.timeout(self._timeout_s * 2):
-                    await self._listener.wait()
+                    await self._listener.wait_until_up()
             except TimeoutError:
                 raise BrokerUnavailableError(
-                    f'no notifications of PostgreSQL within {self._timeout_s * 2} s; '
-                    'connect to it directly, and not through a pooler'
+                    'no notification of PostgreSQL has arrived within '
+                    f'{self._timeout_s * 2} s; connect to it directly, and not through '
+                    'a pooler'
                 ) from None
         except BaseException:
-            await self._let_go()
+            await self._close_all()
             raise
-        # NOTE: one connection is left to calls that do not publish.
-        self._lanes = Lanes(self._store, self._pool_size - 1, self._timeout_s)
-        self._house = start_task(self._keep_house(), 'postgres housekeeping')
+        # NOTE: one connection remains for calls that do not publish.
+        self._queues = PublishQueues(self._store, self._pool_size - 1, self._timeout_s)
+        self._housekeeping = start_task(self._keep_house(), 'postgres housekeeping')
 
     async def close(self) -> None:
         self._closed = True
-        await self._let_go()
+        await self._close_all()
 
-    async def _let_go(self) -> None:
-        house, self._house = self._house, None
-        if house is not None:
-            house.cancel()
-            await asyncio.gather(house, return_exceptions=True)
+    async def _close_all(self) -> None:
+        housekeeping, self._housekeeping = self._housekeeping, None
+        if housekeeping is not None:
+            housekeeping.cancel()
+            await asyncio.gather(housekeeping, return_exceptions=True)
         listener, self._listener = self._listener, None
         if listener is not None:
             await listener.close()
-        lanes, self._lanes = self._lanes, None
-        if lanes is not None:
-            await lanes.close()
+        queues, self._queues = self._queues, None
+        if queues is not None:
+            await queues.close()
         pool, self._pool = self._pool, None
         if pool is not None:
             await pool.close()
 
-    # --- publications ----------------------------------------------------------------
+    # --- publications -----------------------------------------------------------------
 
     async def publish(
         self,
@@ -191,33 +200,36 @@ class PostgresBroker(Broker):
         body = encode_publication(publication)
         key = None if idempotency_key is None else idempotency_key.encode()
         if connection is None:
-            if self._lanes is None:
+            if self._queues is None:
                 raise self._not_open()
-            return await self._lanes.publish(channel, body, key, settings)
+            return await self._queues.publish(channel, body, key, settings)
         if not isinstance(connection, psycopg.AsyncConnection):
             raise CapabilityError(
-                'connection has to be a psycopg.AsyncConnection, not '
+                'connection must be a psycopg.AsyncConnection, not '
                 f'{type(connection).__name__}'
             )
-        query, values = self._publishing(channel, [body], [key], settings)
-        # NOTE: errors of the application's own transaction are its own.
+        query, values = self._publish_query(channel, [body], [key], settings)
+        # NOTE: psycopg's errors are not converted, because the transaction belongs to
+        #   the application.
         async with connection.cursor(row_factory=tuple_row) as cursor:
             await cursor.execute(query, values)
             row = await cursor.fetchone()
         assert row is not None
         return _result(row)
 
-    async def _store(self, channel: str, batch: list[Waiting]) -> list[PublishResult]:
-        query, values = self._publishing(
+    async def _store(
+        self, channel: str, batch: list[QueuedPublication]
+    ) -> list[PublishResult]:
+        query, values = self._publish_query(
             channel,
-            [waiting.body for waiting in batch],
-            [waiting.key for waiting in batch],
+            [queued.body for queued in batch],
+            [queued.key for queued in batch],
             batch[0].settings,
         )
         rows = await self._rows(query, *values)
         return [_result(row) for row in rows]
 
-    def _publishing(
+    def _publish_query(
         self,
         channel: str,
         bodies: list[bytes],
@@ -229,9 +241,9 @@ class PostgresBroker(Broker):
             '%s::bytea[], %s::bytea[])'
         )
         return query, (
-            self._name,
+            self._notification_name,
             max(1, int(self._timeout_s * 800)),
-            self._run,
+            self._run_id,
             channel.encode(),
             settings.size,
             _ms(settings.ttl_s),
@@ -244,7 +256,8 @@ class PostgresBroker(Broker):
     async def subscribe(self, channel: str, settings: StreamSettings) -> Position:
         if self._lost:
             raise BrokerUnavailableError('the link to PostgreSQL is lost')
-        # NOTE: before the position is read, so that nothing falls between.
+        # NOTE: before the position is read, so that no publication between the two is
+        #   missed.
         self._subscribed.add(channel)
         if not settings.size:
             return NO_POSITION
@@ -270,17 +283,17 @@ class PostgresBroker(Broker):
             return HistoryPage([], NO_POSITION)
         (top, epoch, _, _), *found = await self._rows(
             f'SELECT * FROM {self._schema}.history(%s, %s, %s, %s, %s, %s, %s, %s)',
-            self._run,
+            self._run_id,
             channel.encode(),
             settings.size,
             _ms(settings.ttl_s),
             _ms(settings.meta_ttl_s),
-            None if since is None else max(0, min(since, _BIGGEST)),
+            None if since is None else max(0, min(since, _MAX_OFFSET)),
             limit,
             reverse,
         )
         if not reverse:
-            found = found[_after_holes([row[0] for row in found]) :]
+            found = found[_last_run([row[0] for row in found]) :]
         return HistoryPage(
             [decode_publication(body, offset, ms) for offset, _, ms, body in found],
             Position(top, epoch),
@@ -290,7 +303,7 @@ class PostgresBroker(Broker):
         await self._rows(f'SELECT {self._schema}.remove_history(%s)', channel.encode())
 
     async def signal(self, channel: str, signal: bytes) -> None:
-        # NOTE: nothing of it is kept, so that it need not wait for the disk.
+        # NOTE: a signal is not stored. Its transaction need not wait for the disk.
         await self._send(
             's', channel, signal, "set_config('synchronous_commit', 'off', true), "
         )
@@ -303,20 +316,20 @@ class PostgresBroker(Broker):
     ) -> None:
         await self._rows(
             f'SELECT {before}{self._schema}.send(%s, %s, %s, %s)',
-            self._name,
+            self._notification_name,
             kind,
             channel.encode(),
             body,
         )
 
-    # --- presence and revocations ----------------------------------------------------
+    # --- presence and revocations -----------------------------------------------------
 
     async def add_presence(
         self, entries: Sequence[PresenceEntry], ttl_s: float
     ) -> list[bool]:
         if not entries:
             return []
-        ((told,),) = await self._rows(
+        ((firsts,),) = await self._rows(
             f'SELECT {self._schema}.add_presence(%s, %s::bytea[], %s::bytea[], '
             '%s::bytea[], %s::bytea[])',
             _ms(ttl_s),
@@ -325,7 +338,7 @@ class PostgresBroker(Broker):
             [info.user.encode() for _, info in entries],
             [encode_info(info) for _, info in entries],
         )
-        return list(told)
+        return list(firsts)
 
     async def remove_presence(self, channel: str, client: str) -> PresenceChange | None:
         rows = await self._rows(
@@ -390,7 +403,7 @@ class PostgresBroker(Broker):
         )
         return bool(rows)
 
-    # --- notifications ---------------------------------------------------------------
+    # --- notifications ----------------------------------------------------------------
 
     async def _on_payload(self, payload: str) -> None:
         try:
@@ -406,8 +419,9 @@ class PostgresBroker(Broker):
             if body is not None:
                 self._announce(kind, channel, body, (int(number), epoch, int(ms)))
         except (ValueError, msgspec.DecodeError) as ex:
-            # NOTE: of another release, or a stranger's; a gap shows in the offsets.
-            _logger.error('a notification cannot be read: %s', ex)
+            # NOTE: another release or another application has sent it. The hub notices
+            #   the gap in the offsets.
+            _logger.error('cannot decode a notification: %s', ex)
 
     def _announce(
         self, kind: str, channel: str, body: bytes, stamp: tuple[int, str, int]
@@ -417,7 +431,7 @@ class PostgresBroker(Broker):
             return
         number, epoch, ms = stamp
         if kind == 'c':
-            self._inbox.arrive(number, body)
+            self._inbox.receive(number, body)
         elif channel not in self._subscribed:
             return
         elif kind == 's':
@@ -431,7 +445,7 @@ class PostgresBroker(Broker):
     async def _read_body(
         self, kind: str, channel: str, epoch: str, number: int
     ) -> bytes | None:
-        """Read what was too long for a notification; ``None`` where it has gone."""
+        """Read a body too long for a notification; ``None`` if it was removed."""
         try:
             if kind == 'p':
                 rows = await self._rows(
@@ -447,35 +461,35 @@ class PostgresBroker(Broker):
                     f'SELECT body FROM {self._schema}.messages WHERE id = %s', number
                 )
         except BrokerUnavailableError as ex:
-            # NOTE: the next offset shows the gap, and the link is lost as well.
-            _logger.warning('a long publication cannot be read: %s', ex)
+            # NOTE: the hub notices the gap in the offsets, and repairs it.
+            _logger.warning('cannot read a publication that is announced: %s', ex)
             return None
         return rows[0][0] if rows else None
 
     def _on_lost(self) -> None:
         if not self._lost and self._receiver is not None and not self._closed:
             self._lost = True
-            self._inbox.hold()
+            self._inbox.start_buffering()
             self._receiver.on_link_lost()
 
-    async def _on_back(self) -> None:
+    async def _on_restored(self) -> None:
         if not self._lost:
             return
         if self._pool is not None:
-            await self._pool.forget_idle()
+            await self._pool.close_idle()
         rows = await self._rows(
             f'SELECT id, body FROM {self._schema}.messages '
             'WHERE control AND id > %s ORDER BY id',
             self._inbox.last,
         )
         for number, body in rows:
-            self._inbox.read(number, body)
-        self._inbox.release()
+            self._inbox.deliver(number, body)
+        self._inbox.stop_buffering()
         if self._receiver is not None and not self._closed:
             self._lost = False
             self._receiver.on_link_restored()
 
-    # --- inside ----------------------------------------------------------------------
+    # --- internals --------------------------------------------------------------------
 
     async def _rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         if self._pool is None:
@@ -494,7 +508,7 @@ class PostgresBroker(Broker):
                 ((more,),) = await self._rows(f'SELECT {self._schema}.sweep()')
             except BrokerUnavailableError as ex:
                 more = False
-                _logger.warning('cannot remove what has expired: %s', ex)
+                _logger.warning('cannot remove expired rows: %s', ex)
 
 
 def _result(row: tuple[Any, ...]) -> PublishResult:
@@ -506,8 +520,8 @@ def _ms(seconds: float | None) -> int | None:
     return None if seconds is None else max(1, int(seconds * 1000))
 
 
-def _after_holes(offsets: list[int]) -> int:
-    """Return where the last run of offsets without a gap begins."""
+def _last_run(offsets: list[int]) -> int:
+    """Return the index at which the last run of consecutive offsets begins."""
     index = len(offsets) - 1
     while index > 0 and offsets[index - 1] == offsets[index] - 1:
         index -= 1

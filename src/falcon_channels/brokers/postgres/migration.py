@@ -1,4 +1,4 @@
-"""The schema in the database: making it, and asking for its version."""
+"""Creates the schema in the database, and checks its version."""
 
 from __future__ import annotations
 
@@ -7,47 +7,48 @@ from typing import Any
 
 import psycopg
 
-from falcon_channels.brokers.postgres.connecting import Connection
-from falcon_channels.brokers.postgres.connecting import read_url
-from falcon_channels.brokers.postgres.connecting import SCHEMA
-from falcon_channels.brokers.postgres.connecting import unavailable
+from falcon_channels.brokers.postgres.connections import Connection
+from falcon_channels.brokers.postgres.connections import read_url
+from falcon_channels.brokers.postgres.connections import SCHEMA
+from falcon_channels.brokers.postgres.connections import unavailable
 from falcon_channels.errors import BrokerUnavailableError
 
-#: Of the tables and functions. A release that changes them counts it up.
+#: Version of the tables and functions. A release that changes them increments it.
 VERSION = 1
 
-#: Of the advisory lock under which only one process migrates.
+#: Number of the advisory lock that lets only one process migrate at a time.
 _LOCK = 0x46614368
 
-_ASK = (
+_COMMENT_QUERY = (
     "SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = %s"
 )
 
 
 def migrate(url: str) -> str:
-    """Make the tables and functions, or bring them to this release's version.
+    """Create the tables and functions, or update the functions.
 
     Args:
-        url: As for `PostgresBroker.from_url`; its user may create a schema.
+        url: A URL as for `PostgresBroker.from_url`. Its user must be allowed to create
+            a schema.
 
     Returns:
-        What was done, in a sentence.
+        A sentence that says what was done.
 
     Raises:
-        BrokerUnavailableError: The database cannot be reached, or refuses, or has a
-            version that this release does not know.
-        OptionsError: The URL makes no sense.
+        BrokerUnavailableError: The database cannot be reached, has refused a statement,
+            or has a version that this release does not know.
+        OptionsError: An option in the URL is unknown or out of range.
     """
     libpq_url, options = read_url(url)
-    return make_schema(libpq_url, options.get('schema', SCHEMA))
+    return create_schema(libpq_url, options.get('schema', SCHEMA))
 
 
-def make_schema(libpq_url: str, schema: str) -> str:
-    """Do what `migrate` does, given a URL of libpq and the name of the schema."""
+def create_schema(libpq_url: str, schema: str) -> str:
+    """Do the same as `migrate`, for a URL of libpq and the name of a schema."""
     try:
         with psycopg.connect(libpq_url, connect_timeout=10) as connection:
             connection.execute('SELECT pg_advisory_xact_lock(%s)', (_LOCK,))
-            rows = connection.execute(_ASK, (schema,)).fetchall()
+            rows = connection.execute(_COMMENT_QUERY, (schema,)).fetchall()
             found = _version(schema, rows)
             if found is None:
                 connection.execute(_script('tables', schema))
@@ -57,17 +58,18 @@ def make_schema(libpq_url: str, schema: str) -> str:
     except psycopg.Error as ex:
         raise unavailable(ex) from None
     if found is None:
-        return f'made schema {schema!r}, version {VERSION}'
-    return f'schema {schema!r} has version {VERSION} already; its functions are renewed'
+        return f'created schema {schema!r}, version {VERSION}'
+    return f'schema {schema!r} already has version {VERSION}; its functions are updated'
 
 
 async def check_version(connection: Connection, schema: str) -> None:
-    """Make sure that the tables and functions are those of this release.
+    """Check that the schema has the version of this release.
 
     Raises:
-        BrokerUnavailableError: They are not; the message says what to do.
+        BrokerUnavailableError: The schema is missing or has another version. The
+            message says what to do.
     """
-    cursor = await connection.execute(_ASK, (schema,))
+    cursor = await connection.execute(_COMMENT_QUERY, (schema,))
     found = _version(schema, await cursor.fetchall())
     if found is None:
         raise BrokerUnavailableError(
@@ -84,8 +86,8 @@ def _version(schema: str, rows: list[tuple[Any, ...]]) -> int | None:
     owner, _, version = (rows[0][0] or '').partition(' ')
     if owner != 'falcon-channels' or not version.isdecimal():
         raise BrokerUnavailableError(
-            f'the schema {schema!r} is of another application: give the URL a '
-            '"schema" of its own'
+            f'the schema {schema!r} belongs to another application: add a "schema" '
+            'option with another name to the URL'
         )
     return int(version)
 
@@ -93,7 +95,8 @@ def _version(schema: str, rows: list[tuple[Any, ...]]) -> int | None:
 def _unknown(schema: str, found: int) -> BrokerUnavailableError:
     return BrokerUnavailableError(
         f'schema {schema!r} has version {found}, and this release of falcon-channels '
-        f'knows version {VERSION}: use the release that made it, or another schema'
+        f'supports version {VERSION}: use the release that created it, or another '
+        'schema'
     )
 
 

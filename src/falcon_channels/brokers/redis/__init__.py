@@ -1,4 +1,4 @@
-"""The broker of many hosts on Redis or Valkey."""
+"""The broker for many hosts on Redis or Valkey."""
 
 from falcon_channels.brokers.redis.broker import RedisBroker
 

@@ -1,9 +1,12 @@
-"""The broker of many hosts on Redis or Valkey: streams, scripts and pub/sub.
+"""The broker for many hosts on Redis or Valkey: streams, scripts and pub/sub.
 
-A script appends a publication to the stream of its channel and announces it in one
-step. Announcements arrive by a pub/sub connection to each server (`listening`). When a
-connection is lost the hub is told, and again when it is back and all subscriptions are
-in place. Control messages are kept in a stream, too, and read from there after a loss.
+* A Lua script appends a publication to the stream of its channel and announces it with
+  pub/sub, in one atomic step.
+* Announcements arrive on one pub/sub connection to each server (`listener`). The link
+  is lost if one of these connections is lost. It is restored when all of them are open
+  and all channels are subscribed again.
+* Control messages are also stored in a stream. After the link was lost, the broker
+  reads the missed ones from there.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from typing import Any
 
 import msgspec
 
+from falcon_channels.brokers.background_tasks import start_task
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import BrokerReceiver
 from falcon_channels.brokers.base import Capabilities
@@ -25,25 +29,24 @@ from falcon_channels.brokers.base import PresenceChange
 from falcon_channels.brokers.base import PresenceEntry
 from falcon_channels.brokers.base import PublishResult
 from falcon_channels.brokers.base import StreamSettings
-from falcon_channels.brokers.inbox import ControlInbox
-from falcon_channels.brokers.query import parse_query
-from falcon_channels.brokers.query import seconds
-from falcon_channels.brokers.query import yes_or_no
+from falcon_channels.brokers.control_inbox import ControlInbox
+from falcon_channels.brokers.encoding import decode_info
+from falcon_channels.brokers.encoding import decode_publication
+from falcon_channels.brokers.encoding import encode_info
+from falcon_channels.brokers.encoding import encode_publication
 from falcon_channels.brokers.redis import scripts
-from falcon_channels.brokers.redis.connecting import LINK_ERRORS
-from falcon_channels.brokers.redis.connecting import Server
-from falcon_channels.brokers.redis.connecting import Topology
+from falcon_channels.brokers.redis.client import Client
+from falcon_channels.brokers.redis.connections import LINK_ERRORS
+from falcon_channels.brokers.redis.connections import Server
+from falcon_channels.brokers.redis.connections import Topology
 from falcon_channels.brokers.redis.keys import Keys
 from falcon_channels.brokers.redis.keys import PARTITIONS
 from falcon_channels.brokers.redis.keys import token
 from falcon_channels.brokers.redis.keys import untoken
-from falcon_channels.brokers.redis.listening import Listener
-from falcon_channels.brokers.redis.store import Store
-from falcon_channels.brokers.stored import decode_info
-from falcon_channels.brokers.stored import decode_publication
-from falcon_channels.brokers.stored import encode_info
-from falcon_channels.brokers.stored import encode_publication
-from falcon_channels.brokers.tasks import start_task
+from falcon_channels.brokers.redis.listener import Listener
+from falcon_channels.brokers.url_options import parse_query
+from falcon_channels.brokers.url_options import seconds
+from falcon_channels.brokers.url_options import yes_or_no
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import OptionsError
 from falcon_channels.publication import ClientInfo
@@ -54,28 +57,30 @@ from falcon_channels.publication import Publication
 
 _logger = logging.getLogger('falcon_channels')
 
-#: Control messages that are kept for processes whose link is lost, and for how long.
-_CONTROLS = 10_000
-_CONTROL_MS = 3_600_000
-#: For how long keys of presence stay that nobody refreshes, beyond their entries' time.
+#: Maximum number and age of the control messages that are stored for processes whose
+#: link is lost.
+_MAX_CONTROLS = 10_000
+_MAX_CONTROL_AGE_MS = 3_600_000
+#: Milliseconds for which presence keys stay after their last entry has expired, so that
+#: `expire_presence` can find the entry.
 _PRESENCE_KEEP_MS = 3_600_000
-#: Lua counts exactly up to here; no log gets there.
+#: The largest integer that Lua represents exactly. No log reaches this offset.
 _MAX_OFFSET = 2**53
 
 _PREFIX = re.compile(r'[A-Za-z0-9_.-]{1,64}')
 
 
 class RedisBroker(Broker):
-    """Keeps everything on a Redis or Valkey server, or a Cluster of them.
+    """A broker on a Redis or Valkey server, or on a Cluster.
 
     Args:
-        server: How to connect.
-        prefix: What all keys begin with.
+        server: The server options.
+        prefix: Prefix of all keys.
         timeout_s: Deadline of every call, in seconds.
         probe_s: Seconds between two probes of the link.
-        trusted: Whether the server never loses what it acknowledged: it writes with
-            ``appendfsync always`` and no replica takes over. Epochs then survive its
-            restart; otherwise a restart begins new ones.
+        trusted: Whether the server never loses an acknowledged write. This requires
+            ``appendfsync always``, and no replica may take over. Epochs then survive a
+            restart of the server; otherwise a restart begins new epochs.
     """
 
     capabilities = Capabilities(durable=True, shared=True)
@@ -90,13 +95,16 @@ class RedisBroker(Broker):
         trusted: bool = False,
     ) -> None:
         if not _PREFIX.fullmatch(prefix):
-            raise OptionsError('prefix has 1 to 64 letters, digits, "_", "." or "-"')
+            raise OptionsError(
+                f'prefix is {prefix!r}, and must be 1 to 64 letters, digits, "_", "." '
+                'or "-"'
+            )
         self._server = server
         self._timeout_s = timeout_s
         self._probe_s = probe_s
         self._trusted = int(trusted)
         self._keys = Keys(prefix, server.database)
-        self._store: Store | None = None
+        self._client: Client | None = None
         self._listeners: list[Listener] = []
         self._receiver: BrokerReceiver | None = None
         #: Subscribed channels by their pub/sub names.
@@ -104,22 +112,27 @@ class RedisBroker(Broker):
         self._was_up = False
         self._changed = asyncio.Event()
         self._inbox = ControlInbox((0, 0))
-        self._keeper: asyncio.Task[None] | None = None
-        self._find_again = False
-        #: Where the listeners are; the store's may be newer.
-        self._followed = Topology(frozenset(), ())
+        self._link_task: asyncio.Task[None] | None = None
+        #: Whether a key or name has moved, so that the topology must be read again.
+        self._must_find_servers = False
+        #: The topology of the listeners; that of the client may be newer.
+        self._listening_topology = Topology(frozenset(), ())
         self._closed = False
 
     @classmethod
     def from_url(cls, url: str) -> RedisBroker:
         """Return a broker for ``redis://[user:password@]host[:port][/database]``.
 
-        ``rediss://`` uses TLS, with the options ``ssl_ca_certs``, ``ssl_certfile``,
-        ``ssl_keyfile`` and ``ssl_check_hostname``; ``redis+unix:///path`` a socket.
-        Other options: ``prefix``, ``timeout_s``, ``probe_s``, ``trusted=yes``.
+        ``rediss://`` uses TLS. Its options are ``ssl_ca_certs``, ``ssl_certfile``,
+        ``ssl_keyfile`` and ``ssl_check_hostname``. ``redis+unix:///path`` uses a Unix
+        socket.
+
+        Args:
+            url: The URL. Other options are the arguments of the class: ``prefix``,
+                ``timeout_s``, ``probe_s`` and ``trusted=yes``.
 
         Raises:
-            OptionsError: The URL makes no sense.
+            OptionsError: The URL is not valid, or an option is unknown or out of range.
         """
         parts, options = parse_query(
             url,
@@ -140,17 +153,17 @@ class RedisBroker(Broker):
         server = Server(parts, tls, options.get('timeout_s', 5.0))
         return cls(server, **options)
 
-    # --- life ------------------------------------------------------------------------
+    # --- start and close --------------------------------------------------------------
 
     async def start(self, receiver: BrokerReceiver) -> None:
         if self._closed:
             raise BrokerUnavailableError('the broker is closed')
         self._server.warn()
         self._receiver = receiver
-        store = self._store = Store(self._server, self._timeout_s, self._on_moved)
+        client = self._client = Client(self._server, self._timeout_s, self._on_moved)
         try:
-            await store.find()
-            newest = await store.call(
+            await client.find_servers()
+            newest = await client.call(
                 self._keys.control,
                 'XREVRANGE',
                 self._keys.control,
@@ -162,31 +175,31 @@ class RedisBroker(Broker):
             last = _control_id(newest[0][0]) if newest else (0, 0)
             self._inbox = ControlInbox(last, receiver.on_control)
             self._listen()
-            await self._until_up()
+            await self._wait_until_up()
         except BaseException:
-            await self._let_go()
+            await self._close_all()
             raise
         self._was_up = True
-        self._keeper = start_task(
-            self._keep_link(), 'redis keeper', receiver.on_link_lost
+        self._link_task = start_task(
+            self._supervise_link(), 'redis link', receiver.on_link_lost
         )
 
     async def close(self) -> None:
         self._closed = True
-        await self._let_go()
+        await self._close_all()
 
-    async def _let_go(self) -> None:
-        keeper, self._keeper = self._keeper, None
-        if keeper is not None:
-            keeper.cancel()
-            await asyncio.gather(keeper, return_exceptions=True)
+    async def _close_all(self) -> None:
+        link_task, self._link_task = self._link_task, None
+        if link_task is not None:
+            link_task.cancel()
+            await asyncio.gather(link_task, return_exceptions=True)
         listeners, self._listeners = self._listeners, []
         await asyncio.gather(*(listener.close() for listener in listeners))
-        store, self._store = self._store, None
-        if store is not None:
-            await store.close()
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
 
-    async def _until_up(self) -> None:
+    async def _wait_until_up(self) -> None:
         try:
             async with asyncio.timeout(self._timeout_s * 2):
                 while not self._is_up():
@@ -196,7 +209,7 @@ class RedisBroker(Broker):
             reasons = {item.reason for item in self._listeners if not item.up}
             raise BrokerUnavailableError('; '.join(sorted(reasons))) from None
 
-    # --- publications ----------------------------------------------------------------
+    # --- publications -----------------------------------------------------------------
 
     async def publish(
         self,
@@ -207,17 +220,17 @@ class RedisBroker(Broker):
         idempotency_key: str | None = None,
         connection: Any = None,
     ) -> PublishResult:
-        store = self._opened()
+        client = self._get_client()
         keys = list(self._keys.log(channel))
         idempotency_ms = 0
         if idempotency_key is not None:
             keys.append(self._keys.idempotency(channel, idempotency_key))
             idempotency_ms = _ms(settings.idempotency_ttl_s)
-        duplicate, offset, epoch = await store.run(
+        duplicate, offset, epoch = await client.run(
             scripts.PUBLISH,
             keys,
             self._keys.name(channel),
-            store.topology.publish,
+            client.topology.publish,
             settings.size,
             _ms(settings.ttl_s),
             _ms(settings.meta_ttl_s),
@@ -231,7 +244,8 @@ class RedisBroker(Broker):
     async def subscribe(self, channel: str, settings: StreamSettings) -> Position:
         name = self._keys.name(channel)
         listener = self._listener_of(name)
-        # NOTE: before the position is read, so that nothing falls between.
+        # NOTE: before the position is read, so that no publication between the two is
+        #   missed.
         self._channels[name] = channel
         try:
             await listener.subscribe(name)
@@ -240,7 +254,7 @@ class RedisBroker(Broker):
             page = await self.history(channel, settings, limit=0)
         except BaseException:
             self._channels.pop(name, None)
-            listener.names.discard(name)
+            listener.forget(name)
             raise
         return page.position
 
@@ -261,7 +275,7 @@ class RedisBroker(Broker):
     ) -> HistoryPage:
         if not settings.size:
             return HistoryPage([], NO_POSITION)
-        offset, epoch, heads, bodies = await self._opened().run(
+        offset, epoch, heads, bodies = await self._get_client().run(
             scripts.HISTORY,
             list(self._keys.log(channel)),
             settings.size,
@@ -284,31 +298,31 @@ class RedisBroker(Broker):
 
     async def remove_history(self, channel: str) -> None:
         _, log = self._keys.log(channel)
-        await self._opened().call(log, 'DEL', log)
+        await self._get_client().call(log, 'DEL', log)
 
     async def signal(self, channel: str, signal: bytes) -> None:
-        store = self._opened()
+        client = self._get_client()
         name = self._keys.name(channel)
-        await store.call(name, store.topology.publish, name, b's' + signal)
+        await client.call(name, client.topology.publish, name, b's' + signal)
 
     async def control(self, message: bytes) -> None:
-        store = self._opened()
-        await store.run(
+        client = self._get_client()
+        await client.run(
             scripts.CONTROL,
             [self._keys.control],
             self._keys.control_name,
-            store.topology.publish,
-            _CONTROLS,
-            _CONTROL_MS,
+            client.topology.publish,
+            _MAX_CONTROLS,
+            _MAX_CONTROL_AGE_MS,
             message,
         )
 
-    # --- presence and revocations ----------------------------------------------------
+    # --- presence and revocations -----------------------------------------------------
 
     async def add_presence(
         self, entries: Sequence[PresenceEntry], ttl_s: float
     ) -> list[bool]:
-        store = self._opened()
+        client = self._get_client()
         parts: dict[int, list[int]] = {}
         for index, entry in enumerate(entries):
             number = self._keys.partition_of(entry.channel)
@@ -323,7 +337,7 @@ class RedisBroker(Broker):
                 words += [token(channel), info.client, info.user, encode_info(info)]
             keep_ms = ttl_ms + _PRESENCE_KEEP_MS
             calls.append(
-                store.run(
+                client.run(
                     scripts.PRESENCE_ADD,
                     [f'{base}until'],
                     base,
@@ -332,17 +346,17 @@ class RedisBroker(Broker):
                     *words,
                 )
             )
-        told = [False] * len(entries)
+        firsts = [False] * len(entries)
         for indexes, answer in zip(
             parts.values(), await asyncio.gather(*calls), strict=True
         ):
             for index, first in zip(indexes, answer, strict=True):
-                told[index] = bool(first)
-        return told
+                firsts[index] = bool(first)
+        return firsts
 
     async def remove_presence(self, channel: str, client: str) -> PresenceChange | None:
         base = self._keys.partition(self._keys.partition_of(channel))
-        found = await self._opened().run(
+        found = await self._get_client().run(
             scripts.PRESENCE_REMOVE, [f'{base}until'], base, token(channel), client
         )
         if found is None:
@@ -351,7 +365,7 @@ class RedisBroker(Broker):
 
     async def presence(self, channel: str) -> Mapping[str, ClientInfo]:
         base = self._keys.partition(self._keys.partition_of(channel))
-        sizes, parts = await self._opened().run(
+        sizes, parts = await self._get_client().run(
             scripts.PRESENCE_LIST, [f'{base}until'], base, token(channel)
         )
         found = []
@@ -367,38 +381,38 @@ class RedisBroker(Broker):
     async def has_user(self, channel: str, user: str) -> bool:
         base = self._keys.partition(self._keys.partition_of(channel))
         key = f'{base}u:{token(channel)}'
-        return bool(await self._opened().call(key, 'HEXISTS', key, user))
+        return bool(await self._get_client().call(key, 'HEXISTS', key, user))
 
     async def expire_presence(self, limit: int) -> list[PresenceChange]:
-        store = self._opened()
-        gone: list[PresenceChange] = []
+        client = self._get_client()
+        changes: list[PresenceChange] = []
         for number in range(PARTITIONS):
             base = self._keys.partition(number)
-            while len(gone) < limit:
-                ask = limit - len(gone)
-                found, entries = await store.run(
-                    scripts.PRESENCE_EXPIRE, [f'{base}until'], base, ask
+            while len(changes) < limit:
+                count = limit - len(changes)
+                found, entries = await client.run(
+                    scripts.PRESENCE_EXPIRE, [f'{base}until'], base, count
                 )
                 for word, info, last in entries:
-                    gone.append(
+                    changes.append(
                         PresenceChange(untoken(word), decode_info(info), bool(last))
                     )
-                if found < ask:
+                if found < count:
                     break
-        return gone
+        return changes
 
     async def revoke(self, channel: str, user: str, ttl_s: float) -> None:
         key = self._keys.revocation(channel, user)
         if ttl_s > 0:
-            await self._opened().call(key, 'SET', key, 1, 'PX', _ms(ttl_s))
+            await self._get_client().call(key, 'SET', key, 1, 'PX', _ms(ttl_s))
         else:
-            await self._opened().call(key, 'DEL', key)
+            await self._get_client().call(key, 'DEL', key)
 
     async def is_revoked(self, channel: str, user: str) -> bool:
         key = self._keys.revocation(channel, user)
-        return bool(await self._opened().call(key, 'EXISTS', key))
+        return bool(await self._get_client().call(key, 'EXISTS', key))
 
-    # --- announcements ---------------------------------------------------------------
+    # --- announcements ----------------------------------------------------------------
 
     def _on_message(self, name: bytes, data: bytes) -> None:
         receiver = self._receiver
@@ -406,7 +420,7 @@ class RedisBroker(Broker):
             return
         if name == self._keys.control_name:
             entry_id, _, message = data.partition(b' ')
-            self._inbox.arrive(_control_id(entry_id), message)
+            self._inbox.receive(_control_id(entry_id), message)
             return
         channel = self._channels.get(name)
         if channel is None:
@@ -424,20 +438,21 @@ class RedisBroker(Broker):
                 item = decode_publication(body, 0, int(live_ms))
                 receiver.on_publication(channel, item, '')
         except (ValueError, msgspec.DecodeError) as ex:
-            # NOTE: of another release, or a stranger's; a gap shows in the offsets.
-            _logger.error('announcement in %r cannot be read: %s', channel, ex)
+            # NOTE: another release or another application has sent it. The hub notices
+            #   the gap in the offsets.
+            _logger.error('cannot decode an announcement in %r: %s', channel, ex)
 
-    # --- the link --------------------------------------------------------------------
+    # --- link -------------------------------------------------------------------------
 
     def _listen(self) -> None:
-        """Listen at every server for the names that live there."""
-        store = self._opened()
-        topology = self._followed = store.topology
+        """Open a listener for each server, with the names that belong there."""
+        client = self._get_client()
+        topology = self._listening_topology = client.topology
         node = secrets.token_urlsafe(9)
         self._listeners = [
             Listener(
                 self._server,
-                store.link(address),
+                client.connection(address),
                 topology.subscribe,
                 topology.unsubscribe,
                 self._keys.probe(node),
@@ -450,92 +465,98 @@ class RedisBroker(Broker):
             for address in topology.addresses
         ]
         for name in (self._keys.control_name, *self._channels):
-            self._listener_of(name).names.add(name)
+            self._listener_of(name).add_names([name])
 
     def _listener_of(self, name: bytes) -> Listener:
-        address = self._followed.address_of(name)
+        address = self._listening_topology.address_of(name)
         for listener in self._listeners:
             if listener.address == address:
                 return listener
-        raise BrokerUnavailableError(f'nobody listens at Redis at {address} yet')
+        raise BrokerUnavailableError(
+            f'there is no pub/sub connection to Redis at {address} yet'
+        )
 
     def _is_up(self) -> bool:
         return bool(self._listeners) and all(item.up for item in self._listeners)
 
     def _on_moved(self) -> None:
-        self._find_again = True
+        self._must_find_servers = True
         self._changed.set()
 
-    async def _keep_link(self) -> None:
-        """Tell the receiver how the link is, and follow servers that move."""
+    async def _supervise_link(self) -> None:
+        """Report the link to the receiver, and follow slots that move."""
         assert self._receiver is not None
         while True:
-            # NOTE: in a Cluster, looks again after servers while some are away.
-            clustered = bool(self._opened().topology.slots)
+            # NOTE: while the link to a Cluster is lost, the topology is read again
+            #   every 2 s, because another server may have taken over.
+            clustered = bool(self._get_client().topology.slots)
             try:
                 async with asyncio.timeout(
                     2.0 if clustered and not self._was_up else None
                 ):
                     await self._changed.wait()
             except TimeoutError:
-                self._find_again = True
+                self._must_find_servers = True
             self._changed.clear()
-            if self._was_up and (not self._is_up() or self._find_again):
+            if self._was_up and (not self._is_up() or self._must_find_servers):
                 self._was_up = False
-                self._inbox.hold()
+                self._inbox.start_buffering()
                 self._receiver.on_link_lost()
-            if self._find_again and clustered:
-                await self._follow()
+            if self._must_find_servers and clustered:
+                await self._follow_slots()
             if not self._was_up and self._is_up():
                 try:
-                    await self._catch_up()
+                    await self._read_missed_controls()
                 except (BrokerUnavailableError, *LINK_ERRORS):
-                    # NOTE: lost again; its listener says so.
+                    # NOTE: the link is lost again, and a listener reports it.
                     continue
                 self._was_up = True
                 self._receiver.on_link_restored()
 
-    async def _follow(self) -> None:
-        """Listen where the slots are now."""
-        self._find_again = False
-        store = self._opened()
+    async def _follow_slots(self) -> None:
+        """Replace the listeners if the slots have moved."""
+        self._must_find_servers = False
+        client = self._get_client()
         try:
-            await store.find()
+            await client.find_servers()
         except BrokerUnavailableError as ex:
-            _logger.warning('the Redis Cluster cannot be asked: %s', ex)
+            _logger.warning('cannot read the slots of the Redis Cluster: %s', ex)
             return
-        if store.topology != self._followed:
+        if client.topology != self._listening_topology:
             listeners, self._listeners = self._listeners, []
             await asyncio.gather(*(listener.close() for listener in listeners))
             self._changed.clear()
             self._listen()
 
-    async def _catch_up(self) -> None:
-        """Take the control messages that came while the link was lost."""
+    async def _read_missed_controls(self) -> None:
+        """Deliver the control messages that were sent while the link was lost."""
         key = self._keys.control
-        newest = await self._opened().call(key, 'XREVRANGE', key, '+', '-', 'COUNT', 1)
+        newest = await self._get_client().call(
+            key, 'XREVRANGE', key, '+', '-', 'COUNT', 1
+        )
         if newest and _control_id(newest[0][0]) < self._inbox.last:
-            # NOTE: the server has lost its data, and its clock is behind.
-            self._inbox.last = (0, 0)
+            # NOTE: the server has lost its data, and its clock is behind. All ids in
+            #   its stream are new.
+            self._inbox.reset((0, 0))
         while True:
             ms, number = self._inbox.last
-            entries = await self._opened().call(
+            entries = await self._get_client().call(
                 key, 'XRANGE', key, f'({ms}-{number}', '+', 'COUNT', 500
             )
             for entry_id, fields in entries:
-                self._inbox.read(_control_id(entry_id), fields[1])
+                self._inbox.deliver(_control_id(entry_id), fields[1])
             if len(entries) < 500:
                 break
-        self._inbox.release()
+        self._inbox.stop_buffering()
 
-    def _opened(self) -> Store:
-        if self._store is None:
+    def _get_client(self) -> Client:
+        if self._client is None:
             raise BrokerUnavailableError('the Redis broker is not open')
-        return self._store
+        return self._client
 
 
 def _ms(seconds_or_none: float | None) -> int:
-    """Return seconds as milliseconds, at least 1; -1 for no limit."""
+    """Convert seconds to milliseconds, at least 1; ``None`` (no limit) to -1."""
     if seconds_or_none is None:
         return -1
     return max(1, int(seconds_or_none * 1000))

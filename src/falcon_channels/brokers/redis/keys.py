@@ -1,8 +1,10 @@
-"""Keys and pub/sub names: channel names go into them encoded, and nowhere else.
+"""The names of keys and pub/sub channels.
 
-``PREFIX:{TOKEN}:log`` is the log of the channel that TOKEN encodes. What is in braces
-decides the slot of a Cluster, so that all keys of one channel are in one place. What is
-no channel's has a tag with ``!``, which no token has.
+A channel name goes into them only as a token, which encodes it. ``PREFIX:{TOKEN}:log``
+is the log of a channel. The text in braces decides the slot of a Cluster. All keys of
+one channel are therefore on one server.
+
+A key that belongs to no channel has ``!`` in its braces, which no token contains.
 """
 
 from __future__ import annotations
@@ -11,26 +13,31 @@ from base64 import urlsafe_b64decode
 from base64 import urlsafe_b64encode
 import zlib
 
-#: Over how many slots presence is spread.
+#: Number of slots over which presence is spread.
 PARTITIONS = 8
 
 
 def token(text: str) -> str:
-    """Return any text as one word of letters, digits, ``-`` and ``_``."""
+    """Encode any text as one word of letters, digits, ``-`` and ``_``."""
     return urlsafe_b64encode(text.encode()).rstrip(b'=').decode()
 
 
 def untoken(word: bytes) -> str:
-    """Return the text that a token encodes."""
+    """Decode a token."""
     return urlsafe_b64decode(word + b'=' * (-len(word) % 4)).decode()
 
 
 class Keys:
-    """The names of everything.
+    """The names of all keys and pub/sub channels of one broker.
 
     Args:
-        prefix: What they all begin with.
-        database: Number of the database, for pub/sub names: pub/sub has no databases.
+        prefix: Prefix of all names.
+        database: Number of the database. It is part of the pub/sub names, because
+            pub/sub does not separate databases.
+
+    Attributes:
+        control: Key of the stream of control messages.
+        control_name: Pub/sub name of control messages.
     """
 
     def __init__(self, prefix: str, database: int) -> None:
@@ -44,26 +51,30 @@ class Keys:
         return f'{self._announced}:{{{token(channel)}}}'.encode()
 
     def probe(self, node: str) -> bytes:
-        """Return the pub/sub name of the probes of one process."""
+        """Return the pub/sub name of the probes of one process.
+
+        Args:
+            node: A random text that identifies the process.
+        """
         return f'{self._announced}:{{!probe}}:{node}'.encode()
 
     def log(self, channel: str) -> tuple[str, str]:
-        """Return the keys of a log: its hash and its stream."""
+        """Return the keys of a log: the hash with its position, and its stream."""
         base = f'{self._prefix}:{{{token(channel)}}}'
         return f'{base}:meta', f'{base}:log'
 
     def idempotency(self, channel: str, key: str) -> str:
-        """Return the key of an idempotency key."""
+        """Return the key that stores an idempotency key."""
         return f'{self._prefix}:{{{token(channel)}}}:k:{token(key)}'
 
     def revocation(self, channel: str, user: str) -> str:
-        """Return the key of a revocation."""
+        """Return the key that stores a revocation."""
         return f'{self._prefix}:{{{token(channel)}}}:r:{token(user)}'
 
     def partition(self, number: int) -> str:
-        """Return what the keys of a partition of presence begin with."""
+        """Return the prefix of the keys of a presence partition."""
         return f'{self._prefix}:{{!p{number}}}:'
 
     def partition_of(self, channel: str) -> int:
-        """Return the number of a channel's partition."""
+        """Return the number of the presence partition of a channel."""
         return zlib.crc32(channel.encode()) % PARTITIONS

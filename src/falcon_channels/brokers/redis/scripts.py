@@ -1,4 +1,4 @@
-"""The scripts that run in the server, from the files in ``lua/``."""
+"""The Lua scripts that the server executes, from the files in ``lua/``."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 
 class Script(NamedTuple):
-    """A script.
+    """A Lua script.
 
     Attributes:
-        text: In Lua.
-        sha: Its name in the server's cache.
+        text: Source code of the script.
+        sha: SHA-1 of the source code, the name of the script in the server's cache.
     """
 
     text: bytes
@@ -22,7 +22,7 @@ class Script(NamedTuple):
 def _load(*names: str) -> Script:
     folder = resources.files('falcon_channels.brokers.redis') / 'lua'
     text = b'\n'.join((folder / f'{name}.lua').read_bytes() for name in names)
-    # NOTE: the server itself names scripts by SHA-1; nothing is secured by it.
+    # NOTE: SHA-1 is the name that the server gives to a script. It protects nothing.
     digest = hashlib.sha1(text, usedforsecurity=False).hexdigest()
     return Script(text, digest.encode())
 

@@ -1,4 +1,4 @@
-"""The broker of one host: a SQLite file that several processes share."""
+"""The broker for one host: a SQLite file that several processes share."""
 
 from falcon_channels.brokers.sqlite.broker import SqliteBroker
 

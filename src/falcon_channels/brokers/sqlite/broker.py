@@ -1,10 +1,11 @@
-"""The broker of one host: a SQLite file that several processes share.
+"""The broker for one host: a SQLite file that several processes share.
 
 Publications, signals and control messages are rows of one table, in one order for all
-channels. A process announces what it has written itself when the transaction is
-committed and nothing of others lies between; otherwise it reads the rows after the last
-that it announced (`follower`). So every process announces every row once, in the order
-of the database, whoever wrote it.
+channels. Each process announces every row once, in the order of the database:
+
+* If a process has committed rows, and no other process has added rows before them, it
+  announces its rows directly.
+* Otherwise it reads the rows after the last one that it has announced (`follower`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 import time
 from typing import Any
 
+from falcon_channels.brokers.background_tasks import start_task
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import BrokerReceiver
 from falcon_channels.brokers.base import Capabilities
@@ -25,17 +27,16 @@ from falcon_channels.brokers.base import PresenceChange
 from falcon_channels.brokers.base import PresenceEntry
 from falcon_channels.brokers.base import PublishResult
 from falcon_channels.brokers.base import StreamSettings
-from falcon_channels.brokers.query import parse_query
-from falcon_channels.brokers.query import seconds
-from falcon_channels.brokers.sqlite import rows
+from falcon_channels.brokers.sqlite import queries
 from falcon_channels.brokers.sqlite.follower import Follower
-from falcon_channels.brokers.sqlite.news import News
+from falcon_channels.brokers.sqlite.process_notifier import ProcessNotifier
+from falcon_channels.brokers.sqlite.threads import Reader
+from falcon_channels.brokers.sqlite.threads import Writer
 from falcon_channels.brokers.sqlite.transaction import CONTROL
-from falcon_channels.brokers.sqlite.transaction import find_overfull
+from falcon_channels.brokers.sqlite.transaction import find_oversized
 from falcon_channels.brokers.sqlite.transaction import SIGNAL
-from falcon_channels.brokers.sqlite.worker import Reader
-from falcon_channels.brokers.sqlite.worker import Writer
-from falcon_channels.brokers.tasks import start_task
+from falcon_channels.brokers.url_options import parse_query
+from falcon_channels.brokers.url_options import seconds
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import OptionsError
 from falcon_channels.publication import ClientInfo
@@ -46,18 +47,20 @@ from falcon_channels.publication import Publication
 
 _logger = logging.getLogger('falcon_channels')
 
-#: Seconds between two sweeps for what has expired.
+#: Seconds between two sweeps that remove expired rows.
 _SWEEP_S = 1.0
 
 
 class SqliteBroker(Broker):
-    """Keeps everything in one file, for all processes of one host.
+    """A broker in one SQLite file, for all processes of one host.
 
     Args:
-        path: The file; created where it is missing. Beside it lie ``-wal``, ``-shm``
-            and the folder ``-news``. A local disk, no network file system.
+        path: Path of the file, on a local disk and not on a network file system. A
+            missing file is created. SQLite adds files with the suffixes ``-wal`` and
+            ``-shm``; the broker adds a folder with the suffix ``-news``.
         timeout_s: Deadline of every call, in seconds.
-        poll_s: How often the file is looked at without word of other processes.
+        poll_s: Seconds between two polls of the file, in case a notification of
+            another process was lost.
     """
 
     capabilities = Capabilities(durable=True, shared=True)
@@ -69,15 +72,15 @@ class SqliteBroker(Broker):
         self.timeout_s = timeout_s
         self.poll_s = poll_s
         self._subscribed: dict[str, StreamSettings] = {}
-        #: (when, channel): logs that subscribers keep from being forgotten.
-        self._to_keep: list[tuple[float, str]] = []
+        #: A heap of (time, channel): when the removal of a subscribed log is postponed.
+        self._keep_times: list[tuple[float, str]] = []
         self._writer: Writer | None = None
         self._reader: Reader | None = None
         self._follower: Follower | None = None
-        self._news: News | None = None
-        self._house: asyncio.Task[None] | None = None
+        self._notifier: ProcessNotifier | None = None
+        self._housekeeping: asyncio.Task[None] | None = None
         self._closed = False
-        #: Device and inode of the file that is open.
+        #: Device and inode of the open file.
         self._identity: tuple[int, int] | None = None
         self._replaced = False
 
@@ -85,10 +88,13 @@ class SqliteBroker(Broker):
     def from_url(cls, url: str) -> SqliteBroker:
         """Return a broker for ``sqlite:///chat.db`` or ``sqlite:////var/lib/chat.db``.
 
-        Options: ``?timeout_s=5&poll_s=1``, as of the class.
+        Args:
+            url: The URL. It may have options, the arguments of the class:
+                ``?timeout_s=5&poll_s=1``.
 
         Raises:
-            OptionsError: The URL makes no sense.
+            OptionsError: The URL has no path or has a host, or an option is unknown or
+                out of range.
         """
         parts, options = parse_query(url, {'timeout_s': seconds, 'poll_s': seconds})
         path = parts.path.removeprefix('/')
@@ -99,50 +105,49 @@ class SqliteBroker(Broker):
             )
         return cls(path, **options)
 
-    # --- life ------------------------------------------------------------------------
+    # --- start and close --------------------------------------------------------------
 
     async def start(self, receiver: BrokerReceiver) -> None:
         if self._closed:
             raise BrokerUnavailableError(f'{self.path} is closed')
         path = self.path.absolute()
         follower = Follower(path, self.timeout_s, receiver, self._subscribed)
-        news = News(path, follower.on_news)
-        writer = Writer(path, self.timeout_s, follower.on_commit, news.tell)
+        notifier = ProcessNotifier(path, follower.on_notification)
+        writer = Writer(path, self.timeout_s, follower.on_commit, notifier.notify)
         reader = Reader('falcon_channels sqlite reader', path, self.timeout_s)
         try:
-            # NOTE: the writer first, for it makes the tables.
+            # NOTE: the writer is first, because it creates the tables.
             await writer.open()
             self._identity = _identity(path)
             await reader.open()
-            news.open()
+            notifier.open()
             await follower.start()
-            writer.add_overfull(await reader.submit(find_overfull))
+            writer.add_oversized(await reader.submit(find_oversized))
         except BaseException:
-            news.close()
-            for worker in (writer, reader, follower.reader):
-                await worker.close()
+            notifier.close()
+            for closable in (writer, reader, follower):
+                await closable.close()
             raise
         self._writer, self._reader = writer, reader
-        self._follower, self._news = follower, news
-        self._house = start_task(self._keep_house(), 'sqlite housekeeping')
+        self._follower, self._notifier = follower, notifier
+        self._housekeeping = start_task(self._keep_house(), 'sqlite housekeeping')
 
     async def close(self) -> None:
         self._closed = True
-        house, self._house = self._house, None
-        if house is not None:
-            house.cancel()
-            await asyncio.gather(house, return_exceptions=True)
+        housekeeping, self._housekeeping = self._housekeeping, None
+        if housekeeping is not None:
+            housekeeping.cancel()
+            await asyncio.gather(housekeeping, return_exceptions=True)
         if self._follower is not None:
-            self._follower.stop()
-            await self._follower.reader.close()
+            await self._follower.close()
         if self._writer is not None:
             await self._writer.close()
         if self._reader is not None:
             await self._reader.close()
-        if self._news is not None:
-            self._news.close()
+        if self._notifier is not None:
+            self._notifier.close()
 
-    # --- publications ----------------------------------------------------------------
+    # --- publications -----------------------------------------------------------------
 
     async def publish(
         self,
@@ -162,13 +167,14 @@ class SqliteBroker(Broker):
         return result
 
     async def subscribe(self, channel: str, settings: StreamSettings) -> Position:
-        # NOTE: before the position is read, so that nothing falls between.
+        # NOTE: before the position is read, so that no publication between the two is
+        #   missed.
         self._subscribed[channel] = settings
         if not settings.size:
             return NO_POSITION
         try:
             position: Position | None = await self._read(
-                lambda connection: rows.position(connection, channel)
+                lambda connection: queries.position(connection, channel)
             )
             if position is None:
                 position = await self._write(
@@ -177,7 +183,7 @@ class SqliteBroker(Broker):
         except BaseException:
             self._subscribed.pop(channel, None)
             raise
-        self._plan_keeping(channel, settings)
+        self._schedule_keep(channel, settings)
         assert position is not None
         return position
 
@@ -196,7 +202,7 @@ class SqliteBroker(Broker):
         if not settings.size:
             return HistoryPage([], NO_POSITION)
         page: HistoryPage = await self._read(
-            lambda connection: rows.history(
+            lambda connection: queries.history(
                 connection, channel, settings, since, limit, reverse
             )
         )
@@ -215,15 +221,15 @@ class SqliteBroker(Broker):
             lambda transaction: transaction.send(CONTROL, '', message), len(message)
         )
 
-    # --- presence and revocations ----------------------------------------------------
+    # --- presence and revocations -----------------------------------------------------
 
     async def add_presence(
         self, entries: Sequence[PresenceEntry], ttl_s: float
     ) -> list[bool]:
-        told: list[bool] = await self._write(
+        firsts: list[bool] = await self._write(
             lambda transaction: transaction.add_presence(entries, ttl_s)
         )
-        return told
+        return firsts
 
     async def remove_presence(self, channel: str, client: str) -> PresenceChange | None:
         change: PresenceChange | None = await self._write(
@@ -232,33 +238,33 @@ class SqliteBroker(Broker):
         return change
 
     async def presence(self, channel: str) -> Mapping[str, ClientInfo]:
-        there: dict[str, ClientInfo] = await self._read(
-            lambda connection: rows.presence(connection, channel)
+        infos: dict[str, ClientInfo] = await self._read(
+            lambda connection: queries.presence(connection, channel)
         )
-        return there
+        return infos
 
     async def has_user(self, channel: str, user: str) -> bool:
         found: bool = await self._read(
-            lambda connection: rows.has_user(connection, channel, user)
+            lambda connection: queries.has_user(connection, channel, user)
         )
         return found
 
     async def expire_presence(self, limit: int) -> list[PresenceChange]:
-        gone: list[PresenceChange] = await self._write(
+        changes: list[PresenceChange] = await self._write(
             lambda transaction: transaction.expire_presence(limit)
         )
-        return gone
+        return changes
 
     async def revoke(self, channel: str, user: str, ttl_s: float) -> None:
         await self._write(lambda transaction: transaction.revoke(channel, user, ttl_s))
 
     async def is_revoked(self, channel: str, user: str) -> bool:
         found: bool = await self._read(
-            lambda connection: rows.is_revoked(connection, channel, user)
+            lambda connection: queries.is_revoked(connection, channel, user)
         )
         return found
 
-    # --- inside ----------------------------------------------------------------------
+    # --- internals --------------------------------------------------------------------
 
     def _write(self, call: Any, size_bytes: int = 0) -> asyncio.Future[Any]:
         if self._writer is None or self._replaced:
@@ -273,36 +279,41 @@ class SqliteBroker(Broker):
     def _unusable(self) -> BrokerUnavailableError:
         if self._replaced:
             return BrokerUnavailableError(
-                f'{self.path} was removed or replaced while it was open: restart'
+                f'{self.path} was removed or replaced while it was open: restart the '
+                'process'
             )
         return BrokerUnavailableError(f'{self.path} is not open')
 
     def _check_file(self) -> None:
-        """Stop using a file that has lost its name: others would use another one."""
+        """Stop using a file that was removed or replaced.
+
+        Other processes would use a new file, and the processes would no longer see the
+        same publications.
+        """
         if not self._replaced and _identity(self.path.absolute()) != self._identity:
             self._replaced = True
             error = self._unusable()
             assert self._follower is not None
             self._follower.give_up(error)
 
-    def _plan_keeping(self, channel: str, settings: StreamSettings) -> None:
+    def _schedule_keep(self, channel: str, settings: StreamSettings) -> None:
         if settings.meta_ttl_s is not None:
             when_s = time.monotonic() + settings.meta_ttl_s / 3
-            heapq.heappush(self._to_keep, (when_s, channel))
+            heapq.heappush(self._keep_times, (when_s, channel))
 
-    def _due_to_keep(self) -> list[tuple[str, StreamSettings]]:
+    def _logs_to_keep(self) -> list[tuple[str, StreamSettings]]:
         now_s = time.monotonic()
         due: list[tuple[str, StreamSettings]] = []
-        while self._to_keep and self._to_keep[0][0] <= now_s and len(due) < 1000:
-            _, channel = heapq.heappop(self._to_keep)
+        while self._keep_times and self._keep_times[0][0] <= now_s and len(due) < 1000:
+            _, channel = heapq.heappop(self._keep_times)
             settings = self._subscribed.get(channel)
             if settings is not None:
                 due.append((channel, settings))
-                self._plan_keeping(channel, settings)
+                self._schedule_keep(channel, settings)
         return due
 
     async def _keep_house(self) -> None:
-        """Look for word that was lost, and remove what has expired."""
+        """Poll the file, remove expired rows, and postpone the removal of logs."""
         assert self._follower is not None
         next_sweep_s = 0.0
         more = False
@@ -312,24 +323,23 @@ class SqliteBroker(Broker):
             self._check_file()
             if self._replaced:
                 return
-            self._follower.look()
+            self._follower.poll()
             if not more and time.monotonic() < next_sweep_s:
                 continue
             next_sweep_s = time.monotonic() + _SWEEP_S
-            due = self._due_to_keep()
+            due = self._logs_to_keep()
             try:
                 for channel, settings in due:
-                    # NOTE: no need to wait; a failure shows in the sweep as well.
-                    future = self._write(
+                    # NOTE: not awaited, because an error makes the sweep fail as well.
+                    self._write(
                         lambda transaction, channel=channel, settings=settings: (
                             transaction.keep_log(channel, settings)
                         )
                     )
-                    future.add_done_callback(_retrieve)
                 more = await self._write(lambda transaction: transaction.sweep())
             except BrokerUnavailableError as ex:
                 more = False
-                _logger.warning('cannot remove what has expired: %s', ex)
+                _logger.warning('cannot remove expired rows: %s', ex)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -338,9 +348,3 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
-
-
-def _retrieve(future: asyncio.Future[Any]) -> None:
-    """Mark the exception of a future as seen."""
-    if not future.cancelled():
-        future.exception()

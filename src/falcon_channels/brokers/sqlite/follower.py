@@ -9,27 +9,27 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from falcon_channels.brokers.background_tasks import start_task
 from falcon_channels.brokers.base import BrokerReceiver
-from falcon_channels.brokers.sqlite import rows
+from falcon_channels.brokers.encoding import decode_publication
+from falcon_channels.brokers.sqlite import queries
+from falcon_channels.brokers.sqlite.threads import Reader
 from falcon_channels.brokers.sqlite.transaction import CONTROL
 from falcon_channels.brokers.sqlite.transaction import Event
 from falcon_channels.brokers.sqlite.transaction import SIGNAL
-from falcon_channels.brokers.sqlite.worker import Reader
-from falcon_channels.brokers.stored import decode_publication
-from falcon_channels.brokers.tasks import start_task
 from falcon_channels.errors import BrokerUnavailableError
 
 _logger = logging.getLogger('falcon_channels')
 
 
 class Follower:
-    """Where this process stands in the database; lives in the event loop.
+    """The position of this process in the database; used in the event loop.
 
     Args:
-        path: Of the database.
-        timeout_s: Of one read.
-        receiver: Is told of everything.
-        subscribed: The channels whose publications and signals it is told of.
+        path: Path of the database file.
+        timeout_s: Deadline of one read, in seconds.
+        receiver: The receiver of all announcements.
+        subscribed: The channels whose publications and signals are announced.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Follower:
         receiver: BrokerReceiver,
         subscribed: Container[str],
     ) -> None:
-        self.reader = Reader('falcon_channels sqlite follower', path, timeout_s)
+        self._reader = Reader('falcon_channels sqlite follower', path, timeout_s)
         self._receiver = receiver
         self._subscribed = subscribed
         self._last_id = 0
@@ -49,9 +49,9 @@ class Follower:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Begin with what comes from now on."""
-        await self.reader.open()
-        self._last_id = await self.reader.submit(rows.last_id)
+        """Open the database; announce the rows that are added from now on."""
+        await self._reader.open()
+        self._last_id = await self._reader.submit(queries.last_id)
         self._task = start_task(
             self._follow(), 'sqlite follower', self._receiver.on_link_lost
         )
@@ -62,38 +62,46 @@ class Follower:
         if self._task is not None:
             self._task.cancel()
 
+    async def close(self) -> None:
+        """Announce nothing more, and close the connection."""
+        self.stop()
+        await self._reader.close()
+
     def give_up(self, error: BrokerUnavailableError) -> None:
-        """Tell that the link is lost, and follow no more."""
-        self._on_unreadable(error)
+        """Report the link as lost, and announce nothing more."""
+        self._on_read_error(error)
         self.stop()
 
-    def look(self) -> None:
-        """Read what is new soon."""
+    def poll(self) -> None:
+        """Read new rows in the next event-loop iterations."""
         self._wake.set()
 
-    def on_news(self, last_id: int) -> None:
-        """Learn from another process that there are rows up to an id."""
+    def on_notification(self, last_id: int) -> None:
+        """Called when another process reports rows up to an id."""
         if last_id > self._last_id:
             self._wake.set()
 
     def on_commit(self, first_id: int, last_id: int, events: list[Event]) -> None:
-        """Announce what this process has written, or read it where others came between.
+        """Called when this process has committed rows.
+
+        The events are announced directly. If other processes have added rows before
+        them, all these rows are read from the database instead.
 
         Args:
             first_id: The id of the first event.
-            last_id: The id of the last.
-            events: In the order of their consecutive ids.
+            last_id: The id of the last event.
+            events: The events, in the order of their consecutive ids.
         """
         if self._lost or first_id != self._last_id + 1:
             self._wake.set()
             return
-        # PERF: benchmarks/sqlite_publish.py: reading the rows again costs a quarter
-        #   of the throughput.
+        # PERF: benchmarks/sqlite_publish.py: reading the rows again would cost a
+        #   quarter of the throughput.
         self._last_id = last_id
         for kind, channel, item, epoch in events:
             self._announce(kind, channel, item, epoch)
 
-    # --- inside ----------------------------------------------------------------------
+    # --- internals --------------------------------------------------------------------
 
     def _announce(self, kind: int, channel: str, item: Any, epoch: str) -> None:
         if self._stopped:
@@ -112,26 +120,28 @@ class Follower:
             self._wake.clear()
             seen_id = self._last_id
             try:
-                newest, found = await self.reader.submit(
-                    functools.partial(rows.items_after, seen_id=seen_id)
+                newest, found = await self._reader.submit(
+                    functools.partial(queries.items_after, seen_id=seen_id)
                 )
             except BrokerUnavailableError as ex:
-                # NOTE: the next look, a second later at most, tries again.
-                self._on_unreadable(ex)
+                # NOTE: the next poll, at most a second later, tries again.
+                self._on_read_error(ex)
                 continue
-            self._take(seen_id, newest, found)
-            if len(found) >= rows.FOLLOW_ROWS:
+            self._announce_rows(seen_id, newest, found)
+            if len(found) >= queries.MAX_ITEMS:
                 self._wake.set()
 
-    def _on_unreadable(self, error: BrokerUnavailableError) -> None:
+    def _on_read_error(self, error: BrokerUnavailableError) -> None:
         if not self._lost and not self._stopped:
             self._lost = True
-            _logger.error('cannot follow the database: %s', error)
+            _logger.error('cannot read new rows of the database: %s', error)
             self._receiver.on_link_lost()
 
-    def _take(self, seen_id: int, newest: int, found: list[tuple[Any, ...]]) -> None:
-        """Announce rows; those that came meanwhile by `on_commit` are passed over."""
-        # NOTE: an older copy of the file, which somebody has put in place.
+    def _announce_rows(
+        self, seen_id: int, newest: int, found: list[tuple[Any, ...]]
+    ) -> None:
+        """Announce rows, except those that `on_commit` has announced meanwhile."""
+        # NOTE: the newest id is lower if the file was replaced with an older copy.
         missed = newest < seen_id
         if missed:
             self._last_id = newest
@@ -148,13 +158,13 @@ class Follower:
             elif channel in self._subscribed:
                 publication = decode_publication(body, offset or 0)
                 self._announce(kind, channel, publication, epoch or '')
-        if len(found) < rows.FOLLOW_ROWS and newest > self._last_id:
+        if len(found) < queries.MAX_ITEMS and newest > self._last_id:
             missed = True
             self._last_id = newest
         if self._stopped:
             return
         if missed and not self._lost:
-            _logger.warning('rows are gone that this process has not read')
+            _logger.warning('rows were removed before this process has read them')
             self._receiver.on_link_lost()
             self._lost = True
         if self._lost:

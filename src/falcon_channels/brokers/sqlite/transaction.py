@@ -1,8 +1,8 @@
-"""What one transaction of the writer does; all in the writer's thread.
+"""One transaction of the writer; everything here runs in the writer's thread.
 
-The rows of `items` get consecutive ids, given out under the database's write lock. So
-whoever reads ids above the last that it has seen gets everything in order, and a
-missing id shows that it slept longer than `GRACE_MS`.
+The rows of `items` get consecutive ids, assigned under the write lock of the database.
+A process that reads the ids above the last one that it has seen therefore gets all rows
+in order. A missing id means that the process did not read for longer than `GRACE_MS`.
 """
 
 from __future__ import annotations
@@ -17,35 +17,36 @@ from falcon_channels.brokers.base import PresenceChange
 from falcon_channels.brokers.base import PresenceEntry
 from falcon_channels.brokers.base import PublishResult
 from falcon_channels.brokers.base import StreamSettings
-from falcon_channels.brokers.stored import decode_info
-from falcon_channels.brokers.stored import encode_info
-from falcon_channels.brokers.stored import encode_publication
+from falcon_channels.brokers.encoding import decode_info
+from falcon_channels.brokers.encoding import encode_info
+from falcon_channels.brokers.encoding import encode_publication
 from falcon_channels.publication import NO_POSITION
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
 
-#: Kinds of items.
+#: Kinds of items: a publication with and without a log, a signal, a control message.
 LOGGED, LIVE, SIGNAL, CONTROL = range(4)
 
-#: For how long an item that no log holds stays, so that slow processes can read it.
+#: Milliseconds for which an item outside a log is stored, so that slow processes can
+#: read it.
 GRACE_MS = 10_000
-#: After how long a log that never had a publication is forgotten.
+#: Milliseconds after which a log that never had a publication is removed.
 EMPTY_MS = 86_400_000
-#: Rows that one sweep removes at most, of each sort.
-_SWEEP = 2000
-_CHANNELS = 200
+#: Maximum number of rows of each kind, and of channels, that one sweep removes.
+_MAX_SWEPT_ROWS = 2000
+_MAX_SWEPT_CHANNELS = 200
 
 _BIGGEST = 2**63 - 1
 
 
 class Event(NamedTuple):
-    """Something to announce.
+    """A publication, signal or control message to announce.
 
     Attributes:
         kind: `LOGGED`, `LIVE`, `SIGNAL` or `CONTROL`.
-        channel: Where; ``''`` for control messages.
-        item: A publication, or bytes.
-        epoch: Of the publication.
+        channel: Name of the channel; ``''`` for a control message.
+        item: The publication, or the bytes of the signal or control message.
+        epoch: Epoch of the publication; ``''`` for anything else.
     """
 
     kind: int
@@ -55,7 +56,7 @@ class Event(NamedTuple):
 
 
 class _Channel:
-    """The row of a channel."""
+    """The row of a channel, with its columns as attributes."""
 
     __slots__ = ('changed', 'epoch', 'forget_ms', 'id', 'low', 'size', 'top')
 
@@ -69,28 +70,28 @@ _CHANNEL = 'SELECT id, epoch, top, low, size, forget_ms FROM channels WHERE name
 
 
 def ms(seconds: float) -> int:
-    """Return seconds as milliseconds."""
+    """Convert seconds to milliseconds."""
     return int(seconds * 1000)
 
 
 class Transaction:
-    """A transaction under way.
+    """A transaction in progress.
 
     Args:
-        connection: It has begun.
-        now_ms: Unix time.
-        overfull: Ids of channels to trim in a sweep.
+        connection: A connection on which the transaction has begun.
+        now_ms: Unix time in milliseconds.
+        oversized: Ids of the channels that a sweep trims.
 
     Attributes:
         first_id: The id of the first item of this transaction.
-        last_id: The id of its last item; below `first_id` where there is none.
-        events: What to announce, in the order of the ids.
-        overfull: Ids of channels that hold more than their size.
-        trimmed: Ids of channels that no longer do.
+        last_id: The id of its last item; below `first_id` if it has no item.
+        events: The events to announce, in the order of their ids.
+        oversized: Ids of channels that now have more rows than their size.
+        trimmed: Ids of channels that no longer have.
     """
 
     def __init__(
-        self, connection: sqlite3.Connection, now_ms: int, overfull: dict[int, None]
+        self, connection: sqlite3.Connection, now_ms: int, oversized: dict[int, None]
     ) -> None:
         self._connection = connection
         head = connection.execute(
@@ -98,17 +99,18 @@ class Transaction:
         ).fetchone()
         self.last_id, clock_ms, self._base, self._generation = head
         self.first_id = self.last_id + 1
-        # NOTE: never back, so that rows are in the order of their times as well.
+        # NOTE: the clock never goes back, so that the order of the rows is also the
+        #   order of their times.
         self.now_ms = max(now_ms, clock_ms)
         self.events: list[Event] = []
-        self.overfull: dict[int, None] = {}
+        self.oversized: dict[int, None] = {}
         self.trimmed: list[int] = []
-        self._to_trim = overfull
+        self._to_trim = oversized
         self._rows: list[tuple[Any, ...]] = []
         self._channels: dict[str, _Channel] = {}
 
     def finish(self) -> None:
-        """Write what was gathered; the caller commits."""
+        """Write the buffered rows; the caller commits."""
         self._flush()
         if self.last_id >= self.first_id:
             self._connection.execute(
@@ -135,7 +137,7 @@ class Transaction:
                 )
         self._channels.clear()
 
-    # --- publications ----------------------------------------------------------------
+    # --- publications -----------------------------------------------------------------
 
     def publish(
         self,
@@ -144,7 +146,7 @@ class Transaction:
         settings: StreamSettings,
         key: str | None,
     ) -> PublishResult:
-        """Append a publication, unless its key was used."""
+        """Append a publication, unless its idempotency key was used before."""
         if key is not None:
             known = self._connection.execute(
                 'SELECT offset, epoch FROM keys '
@@ -172,7 +174,7 @@ class Transaction:
                     self.now_ms + ms(settings.idempotency_ttl_s),
                 ),
             )
-        # PERF: the constructor is twice as fast as msgspec.structs.replace.
+        # PERF: the constructor is twice as fast as `msgspec.structs.replace`.
         item = Publication(
             data=publication.data,
             offset=position.offset,
@@ -189,9 +191,9 @@ class Transaction:
         channel.top += 1
         channel.size = settings.size
         channel.changed = True
-        self._put_off(channel, settings)
+        self._postpone_removal(channel, settings)
         if channel.top - channel.low > settings.size:
-            self.overfull[channel.id] = None
+            self.oversized[channel.id] = None
         until_ms = None
         if settings.ttl_s is not None:
             until_ms = self.now_ms + max(ms(settings.ttl_s), GRACE_MS)
@@ -199,28 +201,28 @@ class Transaction:
         return Position(channel.top, channel.epoch)
 
     def send(self, kind: int, name: str, body: bytes) -> None:
-        """Add a signal or a control message."""
+        """Add a signal (`SIGNAL`) or a control message (`CONTROL`)."""
         self._add(kind, None, name.encode(), None, self.now_ms + GRACE_MS, body)
         self.events.append(Event(kind, name, body))
 
     def open_log(self, name: str, settings: StreamSettings) -> Position:
-        """Make sure that there is a log; return its position."""
+        """Create a log if it does not exist; return its position."""
         channel = self._channel(name, settings)
         return Position(channel.top, channel.epoch)
 
     def keep_log(self, name: str, settings: StreamSettings) -> None:
-        """Put off that a log is forgotten, for somebody subscribes to it."""
+        """Postpone the removal of a log, because it has subscribers."""
         channel = self._find(name)
         if channel is not None:
-            self._put_off(channel, settings)
+            self._postpone_removal(channel, settings)
 
     def remove_history(self, name: str) -> None:
-        """Empty a log; the sweep removes the rows."""
+        """Empty a log; a sweep removes its rows later."""
         channel = self._find(name)
         if channel is not None and channel.low < channel.top:
             channel.low = channel.top
             channel.changed = True
-            self.overfull[channel.id] = None
+            self.oversized[channel.id] = None
 
     def _add(
         self,
@@ -259,8 +261,8 @@ class Transaction:
             channel = self._channels[name] = _Channel(row)
         return channel
 
-    def _put_off(self, channel: _Channel, settings: StreamSettings) -> None:
-        """Set when the log may be forgotten."""
+    def _postpone_removal(self, channel: _Channel, settings: StreamSettings) -> None:
+        """Set the time after which a sweep removes the log."""
         if settings.meta_ttl_s is None:
             forget_ms = None if channel.top else self.now_ms + EMPTY_MS
         else:
@@ -270,20 +272,25 @@ class Transaction:
             if forget_ms != before_ms:
                 channel.forget_ms = forget_ms
                 channel.changed = True
-        # PERF: the index changes when the time moved by a twentieth, not each time.
+        # NOTE: changing the time changes an index, too. It is therefore written only if
+        #   it has moved by a twentieth.
         elif abs(forget_ms - before_ms) * 20 > forget_ms - self.now_ms:
             channel.forget_ms = forget_ms
             channel.changed = True
 
-    # --- presence and revocations ----------------------------------------------------
+    # --- presence and revocations -----------------------------------------------------
 
     def add_presence(
         self, entries: Sequence[PresenceEntry], ttl_s: float
     ) -> list[bool]:
-        """Add or refresh entries; return which are the first of their users."""
+        """Add or refresh presence entries.
+
+        Returns:
+            For each entry whether it is the first of its user in the channel.
+        """
         execute = self._connection.execute
         until_ms = self.now_ms + ms(ttl_s)
-        told = []
+        firsts = []
         for name, info in entries:
             channel, user = name.encode(), info.user.encode()
             known = execute(
@@ -294,11 +301,11 @@ class Transaction:
                 'INSERT OR REPLACE INTO presence VALUES (?, ?, ?, ?, ?)',
                 (channel, info.client.encode(), user, encode_info(info), until_ms),
             )
-            told.append(known is None)
-        return told
+            firsts.append(known is None)
+        return firsts
 
     def remove_presence(self, name: str, client: str) -> PresenceChange | None:
-        """Remove an entry."""
+        """Remove a presence entry; return ``None`` if it does not exist."""
         row = self._connection.execute(
             'SELECT channel, client, user, info FROM presence '
             'WHERE channel = ? AND client = ?',
@@ -307,7 +314,7 @@ class Transaction:
         return None if row is None else self._remove_entry(row)
 
     def expire_presence(self, limit: int) -> list[PresenceChange]:
-        """Remove entries that have expired."""
+        """Remove at most `limit` expired presence entries and return them."""
         rows = self._connection.execute(
             'SELECT channel, client, user, info FROM presence '
             'WHERE until_ms <= ? ORDER BY until_ms LIMIT ?',
@@ -328,7 +335,7 @@ class Transaction:
         return PresenceChange(channel.decode(), decode_info(info), left is None)
 
     def revoke(self, name: str, user: str, ttl_s: float) -> None:
-        """Remember or forget a revocation."""
+        """Store a revocation for `ttl_s` seconds; 0 removes it."""
         key = (name.encode(), user.encode())
         if ttl_s > 0:
             self._connection.execute(
@@ -340,27 +347,32 @@ class Transaction:
                 'DELETE FROM revocations WHERE channel = ? AND user = ?', key
             )
 
-    # --- the sweep -------------------------------------------------------------------
+    # --- the sweep --------------------------------------------------------------------
 
     def sweep(self) -> bool:
-        """Remove what has expired; return whether there is more of it."""
+        """Remove a limited number of expired rows.
+
+        Returns:
+            Whether more rows have expired, so that another sweep should follow.
+        """
         self._flush()
         removed = [
-            self._forget_channels(),
-            self._remove_aged(),
+            self._remove_channels(),
+            self._remove_old_items(),
             self._trim(),
-            self._remove_old('keys', 'channel', 'key'),
-            self._remove_old('revocations', 'channel', 'user'),
+            self._remove_expired('keys', 'channel', 'key'),
+            self._remove_expired('revocations', 'channel', 'user'),
         ]
         return any(removed)
 
-    def _forget_channels(self) -> bool:
+    def _remove_channels(self) -> bool:
         rows = self._connection.execute(
             'SELECT id, top FROM channels WHERE forget_ms <= ? LIMIT ?',
-            (self.now_ms, _CHANNELS),
+            (self.now_ms, _MAX_SWEPT_CHANNELS),
         ).fetchall()
         for channel_id, top in rows:
-            # NOTE: the rows go when every process has had time to read them.
+            # NOTE: the rows are removed later, when every process has had time to read
+            #   them.
             self._connection.execute(
                 'UPDATE items SET until_ms = ? WHERE channel = ?',
                 (self.now_ms + GRACE_MS, channel_id),
@@ -371,15 +383,15 @@ class Transaction:
             self._connection.execute(
                 'UPDATE head SET generation = ?', (self._generation,)
             )
-        return len(rows) == _CHANNELS
+        return len(rows) == _MAX_SWEPT_CHANNELS
 
-    def _remove_aged(self) -> bool:
-        """Remove items by age; a log always loses its oldest first."""
+    def _remove_old_items(self) -> bool:
+        """Remove items by age, the oldest of a log first."""
         execute = self._connection.execute
         rows = execute(
             'SELECT id, channel, offset FROM items '
             'WHERE until_ms <= ? ORDER BY until_ms LIMIT ?',
-            (self.now_ms, _SWEEP),
+            (self.now_ms, _MAX_SWEPT_ROWS),
         ).fetchall()
         lows: dict[int, int] = {}
         for _, channel_id, offset in rows:
@@ -389,18 +401,18 @@ class Transaction:
             execute(
                 'UPDATE channels SET low = max(low, ?) WHERE id = ?', (low, channel_id)
             )
-            self.overfull[channel_id] = None
+            self.oversized[channel_id] = None
         self._connection.executemany(
             'DELETE FROM items WHERE id = ?', [(row[0],) for row in rows]
         )
-        return len(rows) == _SWEEP
+        return len(rows) == _MAX_SWEPT_ROWS
 
     def _trim(self) -> bool:
-        """Remove what is below a log's `low` or beyond its size."""
+        """Remove items at or below the `low` of a log, and items beyond its size."""
         execute = self._connection.execute
         before_ms = self.now_ms - GRACE_MS
-        budget = _SWEEP
-        for channel_id in list(itertools.islice(self._to_trim, _CHANNELS)):
+        budget = _MAX_SWEPT_ROWS
+        for channel_id in list(itertools.islice(self._to_trim, _MAX_SWEPT_CHANNELS)):
             row = execute(
                 'SELECT top, low, size FROM channels WHERE id = ?', (channel_id,)
             ).fetchone()
@@ -426,23 +438,24 @@ class Transaction:
             ).fetchone()
             self.trimmed.append(channel_id)
             if left is not None:
-                # NOTE: its grace is not over; it goes to the end of the list.
-                self.overfull[channel_id] = None
-        return budget < _SWEEP and len(self._to_trim) > _CHANNELS
+                # NOTE: `GRACE_MS` is not over for some rows. The channel goes to the
+                #   end of the list.
+                self.oversized[channel_id] = None
+        return budget < _MAX_SWEPT_ROWS and len(self._to_trim) > _MAX_SWEPT_CHANNELS
 
-    def _remove_old(self, table: str, first: str, second: str) -> bool:
+    def _remove_expired(self, table: str, first: str, second: str) -> bool:
         rows = self._connection.execute(
             f'SELECT {first}, {second} FROM {table} WHERE until_ms <= ? LIMIT ?',
-            (self.now_ms, _SWEEP),
+            (self.now_ms, _MAX_SWEPT_ROWS),
         ).fetchall()
         self._connection.executemany(
             f'DELETE FROM {table} WHERE {first} = ? AND {second} = ?', rows
         )
-        return len(rows) == _SWEEP
+        return len(rows) == _MAX_SWEPT_ROWS
 
 
-def find_overfull(connection: sqlite3.Connection) -> list[int]:
-    """Return the ids of channels that a process which ended has left overfull."""
+def find_oversized(connection: sqlite3.Connection) -> list[int]:
+    """Return the ids of channels that ended processes have left untrimmed."""
     rows = connection.execute(
         'SELECT id FROM channels AS c WHERE top - low > size OR EXISTS '
         '(SELECT 1 FROM items WHERE channel = c.id AND offset <= c.low) LIMIT 100000'

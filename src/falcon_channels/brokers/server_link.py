@@ -1,9 +1,11 @@
-"""The link of a broker to its server: always there, or reported.
+"""The link of a broker to its server: a supervised connection for announcements.
 
-A `Link` keeps one connection that listens. It is opened again when it has ended, later
-and later while that fails. A probe goes through the server and back every few seconds,
-so that a frozen server, half of a connection, and a subscription that was detached are
-noticed as well.
+A `ServerLink` keeps one connection on which announcements arrive. If the connection
+ends, the link opens another one; the delay grows while that fails.
+
+Every few seconds the link sends a probe through the server to itself. The probe does
+not arrive if the server is frozen, if the connection is half-open, or if the server has
+dropped the subscription. The link is then lost (promise 13 of the contract).
 """
 
 from __future__ import annotations
@@ -20,36 +22,36 @@ from typing import ClassVar
 from typing import Generic
 from typing import TypeVar
 
-from falcon_channels.brokers.tasks import start_task
+from falcon_channels.brokers.background_tasks import start_task
 from falcon_channels.errors import BrokerUnavailableError
 
 _logger = logging.getLogger('falcon_channels')
 
 _Connection = TypeVar('_Connection')
 
-#: Seconds before a connection is opened again, at first and at most.
-_FIRST_DELAY_S = 0.05
-_LAST_DELAY_S = 2.0
+#: First and maximum delay before a connection is opened again, in seconds.
+_MIN_DELAY_S = 0.05
+_MAX_DELAY_S = 2.0
 
 
-class Link(ABC, Generic[_Connection]):
-    """A connection that listens, kept by a task; call it with a running event loop.
+class ServerLink(ABC, Generic[_Connection]):
+    """A connection that a task keeps open; created with a running event loop.
 
-    A subclass says how to open, read and shut a connection and how to send a probe. Its
-    reader gives each probe that arrives to `probe_arrived`.
+    A subclass implements how to open, read and close a connection and how to send a
+    probe. Its `read` passes each probe that arrives to `on_probe`.
 
     Args:
-        kind: What is at the other end, in the names of tasks.
-        label: The same for people, with its address.
+        kind: Kind of the server, for the names of tasks.
+        label: Kind and address of the server, for log messages.
         probe_s: Seconds between two probes.
-        timeout_s: How long a probe may take.
+        timeout_s: Seconds within which a probe must arrive.
 
     Attributes:
-        up: Whether it listens.
-        reason: Why it does not.
+        up: Whether announcements arrive.
+        reason: Why announcements do not arrive.
     """
 
-    #: What a connection or a call can fail with.
+    #: The errors that a connection or a call can raise.
     errors: ClassVar[tuple[type[Exception], ...]]
 
     def __init__(
@@ -68,48 +70,56 @@ class Link(ABC, Generic[_Connection]):
         self._task = start_task(self._keep(), f'{kind} link')
 
     async def close(self) -> None:
-        """Listen no more."""
+        """Close the connection; `on_down` is not called."""
         self._closed = True
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
-    # --- what a subclass says --------------------------------------------------------
+    # --- implemented by a subclass ----------------------------------------------------
 
     @abstractmethod
     async def open_connection(self) -> _Connection:
-        """Return a new connection; raise one of `errors` where there is none."""
+        """Return a new connection.
+
+        Raises:
+            Exception: One of `errors`. The link tries again later.
+        """
 
     async def begin(self, connection: _Connection) -> None:
-        """Do what is to be done before it is up, while it is read already."""
+        """Prepare a connection while it is already read; by default, send a probe."""
         await self.probe()
 
     @abstractmethod
     async def read(self, connection: _Connection) -> None:
-        """Read until it ends, and raise one of `errors` then."""
+        """Read a connection until it ends.
+
+        Raises:
+            Exception: One of `errors`, when the connection has ended.
+        """
 
     @abstractmethod
     async def send_probe(self, number: int) -> None:
-        """Send a probe with a number by another connection."""
+        """Send a probe with a number, on another connection."""
 
     @abstractmethod
-    async def shut(self, connection: _Connection) -> None:
-        """Close a connection at once, whatever its state; raise nothing."""
+    async def close_connection(self, connection: _Connection) -> None:
+        """Close a connection at once, in any state; raise nothing."""
 
     @abstractmethod
     async def on_up(self) -> None:
-        """Do what is to be done when it listens; where that fails, it does not."""
+        """Called when announcements arrive; an error closes the connection again."""
 
     @abstractmethod
     def on_down(self) -> None:
-        """Do what is to be done when it listens no more, but for `close`."""
+        """Called when announcements no longer arrive, except after `close`."""
 
-    # --- what a subclass calls -------------------------------------------------------
+    # --- called by a subclass ---------------------------------------------------------
 
     async def probe(self) -> None:
-        """Send a probe, and return when it has arrived.
+        """Send a probe and wait until it has arrived.
 
         Raises:
-            BrokerUnavailableError: It has not, in time.
+            BrokerUnavailableError: The probe did not arrive in time.
         """
         number = next(self._probes)
         try:
@@ -120,18 +130,18 @@ class Link(ABC, Generic[_Connection]):
                     await self._probe_arrived.wait()
         except TimeoutError:
             raise BrokerUnavailableError(
-                f'a probe was not announced within {self._timeout_s} s'
+                f'a probe did not arrive within {self._timeout_s} s'
             ) from None
 
-    def probe_arrived(self, number: int) -> None:
-        """Take a probe that came through the server."""
+    def on_probe(self, number: int) -> None:
+        """Called when a probe has arrived through the server."""
         self._probe_seen = number
         self._probe_arrived.set()
 
-    # --- inside ----------------------------------------------------------------------
+    # --- internals --------------------------------------------------------------------
 
     async def _keep(self) -> None:
-        delay_s = _FIRST_DELAY_S
+        delay_s = _MIN_DELAY_S
         while True:
             try:
                 connection = await self.open_connection()
@@ -141,15 +151,16 @@ class Link(ABC, Generic[_Connection]):
             else:
                 try:
                     if await self._listen(connection):
-                        delay_s = _FIRST_DELAY_S
+                        delay_s = _MIN_DELAY_S
                 finally:
-                    await self.shut(connection)
-            # NOTE: not all processes at the same moment.
+                    await self.close_connection(connection)
+            # NOTE: a random delay, so that not all processes connect at the same
+            #   moment.
             await asyncio.sleep(delay_s * (0.5 + random.random()))
-            delay_s = min(delay_s * 2, _LAST_DELAY_S)
+            delay_s = min(delay_s * 2, _MAX_DELAY_S)
 
     async def _listen(self, connection: _Connection) -> bool:
-        """Listen until the connection ends; return whether it was good at first."""
+        """Read a connection until it ends; return whether it was up before."""
         reading = asyncio.create_task(
             self.read(connection), name=f'falcon_channels {self._kind} reader'
         )
@@ -158,11 +169,11 @@ class Link(ABC, Generic[_Connection]):
             await self._first_of(reading, self.begin(connection), tasks)
             await self.on_up()
             self.up = True
-            await self._first_of(reading, self._probe_on(), tasks)
+            await self._first_of(reading, self._probe_regularly(), tasks)
         except self.errors as ex:
             self.reason = describe(ex)
         except asyncio.CancelledError:
-            # NOTE: the event loop ends, as in a script that closes nothing.
+            # NOTE: the event loop ends, as in a script that does not close the broker.
             self._closed = True
             raise
         finally:
@@ -181,7 +192,7 @@ class Link(ABC, Generic[_Connection]):
         other: Coroutine[Any, Any, None],
         tasks: list[asyncio.Task[None]],
     ) -> None:
-        """Wait until something ends; raise what it raised."""
+        """Wait until the reader or another task has ended; raise its error."""
         task = asyncio.create_task(other, name=f'falcon_channels {self._kind} probe')
         tasks.append(task)
         await asyncio.wait([task, reading], return_when=asyncio.FIRST_COMPLETED)
@@ -189,12 +200,12 @@ class Link(ABC, Generic[_Connection]):
             await reading
         await task
 
-    async def _probe_on(self) -> None:
+    async def _probe_regularly(self) -> None:
         while True:
             await asyncio.sleep(self._probe_s)
             await self.probe()
 
 
 def describe(error: BaseException) -> str:
-    """Return an error in words."""
+    """Return the message of an error, or its class if it has none."""
     return str(error) or type(error).__name__

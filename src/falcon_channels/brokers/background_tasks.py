@@ -1,4 +1,4 @@
-"""Tasks of brokers: named, held by their owners, and never dead in silence."""
+"""Background tasks of brokers; a task that fails is logged."""
 
 from __future__ import annotations
 
@@ -17,14 +17,18 @@ _T = TypeVar('_T')
 def start_task(
     coroutine: Coroutine[Any, Any, _T],
     name: str,
-    on_death: Callable[[], None] | None = None,
+    on_failure: Callable[[], None] | None = None,
 ) -> asyncio.Task[_T]:
     """Start a task that ends only when it is cancelled.
 
     Args:
-        coroutine: What it does.
-        name: In words; ``falcon_channels`` is put before it.
-        on_death: Called where it ended by an error, which is a defect of ours.
+        coroutine: The coroutine of the task.
+        name: Name of the task, to which the prefix ``falcon_channels`` is added.
+        on_failure: Called if the task has raised an error, which is a defect of this
+            library.
+
+    Returns:
+        The task. The caller keeps it and cancels it.
     """
     task = asyncio.create_task(coroutine, name=f'falcon_channels {name}')
 
@@ -32,10 +36,10 @@ def start_task(
         if task.cancelled() or task.exception() is None:
             return
         _logger.critical(
-            'task %r of a broker died', task.get_name(), exc_info=task.exception()
+            'task %r of a broker has failed', task.get_name(), exc_info=task.exception()
         )
-        if on_death is not None:
-            on_death()
+        if on_failure is not None:
+            on_failure()
 
     task.add_done_callback(report)
     return task

@@ -1,4 +1,4 @@
-"""What is read from the tables; each function sees one moment of the database."""
+"""The queries of the readers; each function sees one state of the database."""
 
 from __future__ import annotations
 
@@ -7,17 +7,15 @@ import time
 from typing import Any
 
 from falcon_channels.brokers.base import StreamSettings
+from falcon_channels.brokers.encoding import decode_info
+from falcon_channels.brokers.encoding import decode_publication
 from falcon_channels.brokers.sqlite.transaction import ms
-from falcon_channels.brokers.stored import decode_info
-from falcon_channels.brokers.stored import decode_publication
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import Position
 
-#: Rows that a follower reads at once.
-FOLLOW_ROWS = 1000
-
-_BIGGEST = 2**63 - 1
+#: Maximum number of rows that a follower reads at once.
+MAX_ITEMS = 1000
 
 
 def now_ms() -> int:
@@ -26,7 +24,7 @@ def now_ms() -> int:
 
 
 def position(connection: sqlite3.Connection, name: str) -> Position | None:
-    """Return the position of a log, or ``None`` where there is none."""
+    """Return the position of a log, or ``None`` if the log does not exist."""
     row = connection.execute(
         'SELECT top, epoch FROM channels WHERE name = ?', (name.encode(),)
     ).fetchone()
@@ -41,7 +39,7 @@ def history(
     limit: int | None,
     reverse: bool,
 ) -> HistoryPage:
-    """Return what a log holds; see `Broker.history`."""
+    """Read a log; see `Broker.history`."""
     row = connection.execute(
         'SELECT id, top, low, epoch FROM channels WHERE name = ?', (name.encode(),)
     ).fetchone()
@@ -74,7 +72,7 @@ def history(
 
 
 def presence(connection: sqlite3.Connection, name: str) -> dict[str, ClientInfo]:
-    """Return who is in a channel."""
+    """Return the presence entries of a channel that have not expired."""
     found = connection.execute(
         'SELECT client, info FROM presence WHERE channel = ? AND until_ms > ?',
         (name.encode(), now_ms()),
@@ -83,7 +81,7 @@ def presence(connection: sqlite3.Connection, name: str) -> dict[str, ClientInfo]
 
 
 def has_user(connection: sqlite3.Connection, name: str, user: str) -> bool:
-    """Return whether a user has an entry in a channel."""
+    """Return whether a user has a presence entry in a channel, expired or not."""
     found = connection.execute(
         'SELECT 1 FROM presence WHERE channel = ? AND user = ? LIMIT 1',
         (name.encode(), user.encode()),
@@ -92,7 +90,7 @@ def has_user(connection: sqlite3.Connection, name: str, user: str) -> bool:
 
 
 def is_revoked(connection: sqlite3.Connection, name: str, user: str) -> bool:
-    """Return whether a revocation holds."""
+    """Return whether a user is revoked in a channel."""
     found = connection.execute(
         'SELECT 1 FROM revocations WHERE channel = ? AND user = ? AND until_ms > ?',
         (name.encode(), user.encode(), now_ms()),
@@ -109,10 +107,16 @@ def last_id(connection: sqlite3.Connection) -> int:
 def items_after(
     connection: sqlite3.Connection, seen_id: int
 ) -> tuple[int, list[tuple[Any, ...]]]:
-    """Return the newest id, and items above an id as rows.
+    """Return the items that were added after an id.
 
-    A row is ``(id, kind, name, offset, epoch, body)``; the name is ``None`` where the
-    channel was forgotten meanwhile.
+    Args:
+        connection: The connection of a reader.
+        seen_id: Id of the newest item that the caller has seen.
+
+    Returns:
+        The id of the newest item, and at most `MAX_ITEMS` rows in the order of their
+        ids: ``(id, kind, name, offset, epoch, body)``. The name is ``None`` if the log
+        was removed meanwhile.
     """
     newest = last_id(connection)
     if newest <= seen_id:
@@ -121,6 +125,6 @@ def items_after(
         'SELECT i.id, i.kind, coalesce(i.name, c.name), i.offset, c.epoch, i.body '
         'FROM items AS i LEFT JOIN channels AS c ON c.id = i.channel '
         'WHERE i.id > ? ORDER BY i.id LIMIT ?',
-        (seen_id, FOLLOW_ROWS),
+        (seen_id, MAX_ITEMS),
     ).fetchall()
     return newest, found

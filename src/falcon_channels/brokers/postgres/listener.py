@@ -1,4 +1,4 @@
-"""Notifications: a connection that is always there, or reported."""
+"""The connection that listens to the notifications of PostgreSQL."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ import secrets
 
 import psycopg
 
-from falcon_channels.brokers.link import Link
-from falcon_channels.brokers.postgres.connecting import Connection
-from falcon_channels.brokers.postgres.connecting import Pool
-from falcon_channels.brokers.postgres.connecting import Server
-from falcon_channels.brokers.postgres.connecting import shut
+from falcon_channels.brokers.postgres.connections import close_at_once
+from falcon_channels.brokers.postgres.connections import Connection
+from falcon_channels.brokers.postgres.connections import Pool
+from falcon_channels.brokers.postgres.connections import Server
+from falcon_channels.brokers.server_link import ServerLink
 from falcon_channels.errors import BrokerUnavailableError
 
 
-class Listener(Link[Connection]):
+class Listener(ServerLink[Connection]):
     """The connection that listens.
 
     Args:
-        server: How to connect.
-        pool: For the probes.
-        name: To listen to.
+        server: The server options.
+        pool: Connections that send the probes.
+        name: Name of the notifications to listen to.
         probe_s: Seconds between two probes.
         on_payload: Called with each notification, one after another.
-        on_lost: Called when the link is lost.
-        on_back: Called when it is back.
+        on_lost: Called when notifications no longer arrive.
+        on_restored: Called when notifications arrive, also for the first time.
     """
 
     errors = (psycopg.Error, OSError, TimeoutError, EOFError, BrokerUnavailableError)
@@ -41,64 +41,63 @@ class Listener(Link[Connection]):
         probe_s: float,
         on_payload: Callable[[str], Awaitable[None]],
         on_lost: Callable[[], None],
-        on_back: Callable[[], Awaitable[None]],
+        on_restored: Callable[[], Awaitable[None]],
     ) -> None:
         self._server = server
         self._pool = pool
         self._name = name
         self._on_payload = on_payload
         self._on_lost = on_lost
-        self._on_back = on_back
+        self._on_restored = on_restored
         self._mark = f'?{secrets.token_urlsafe(9)} '
-        self._first_up = asyncio.Event()
+        self._was_up = asyncio.Event()
         super().__init__(
             'postgres', 'PostgreSQL', probe_s=probe_s, timeout_s=server.timeout_s
         )
 
-    async def wait(self) -> None:
-        """Return when it has listened."""
-        await self._first_up.wait()
+    async def wait_until_up(self) -> None:
+        """Wait until notifications have arrived for the first time."""
+        await self._was_up.wait()
 
-    # --- what the link asks ----------------------------------------------------------
+    # --- called by ServerLink ---------------------------------------------------------
 
     async def open_connection(self) -> Connection:
-        """Return a connection that listens."""
+        """Open a connection and listen to the notifications."""
         connection = await self._server.connect()
         try:
-            # NOTE: a connection that waits for notifications has no statement to end.
             async with asyncio.timeout(self._timeout_s):
                 await connection.execute(f'LISTEN "{self._name}"'.encode())
         except BaseException:
-            await shut(connection)
+            await close_at_once(connection)
             raise
         return connection
 
     async def read(self, connection: Connection) -> None:
-        """Take notifications."""
+        """Pass on notifications until the connection ends."""
         async for notification in connection.notifies():
             payload = notification.payload
             if payload.startswith('?'):
                 if payload.startswith(self._mark):
-                    self.probe_arrived(int(payload[len(self._mark) :]))
+                    self.on_probe(int(payload[len(self._mark) :]))
                 continue
             await self._on_payload(payload)
-        raise EOFError('the connection was closed')
+        raise EOFError('PostgreSQL has closed the connection')
 
     async def send_probe(self, number: int) -> None:
-        """Notify of a number."""
+        """Send a notification with the number of a probe."""
         await self._pool.rows(
             'SELECT pg_notify(%s, %s)', self._name, f'{self._mark}{number}'
         )
 
-    async def shut(self, connection: Connection) -> None:
-        """Close a connection."""
-        await shut(connection)
+    async def close_connection(self, connection: Connection) -> None:
+        """Close a connection at once."""
+        await close_at_once(connection)
 
     async def on_up(self) -> None:
-        """Tell that it is back."""
-        await self._on_back()
-        self._first_up.set()
+        """Called when notifications arrive."""
+        await self._on_restored()
+        self._was_up.set()
 
     def on_down(self) -> None:
-        """Tell that it is lost."""
+        """Called when notifications no longer arrive."""
         self._on_lost()

@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL, with deadlines that hold whatever the server does."""
+"""Connections to PostgreSQL, with deadlines that hold even if the server is frozen."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from urllib.parse import urlsplit
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from falcon_channels.brokers.exposure import warn_without_password
-from falcon_channels.brokers.query import parse_query
-from falcon_channels.brokers.query import seconds
-from falcon_channels.brokers.query import whole_number
-from falcon_channels.brokers.query import yes_or_no
+from falcon_channels.brokers.password_warning import warn_without_password
+from falcon_channels.brokers.url_options import parse_query
+from falcon_channels.brokers.url_options import seconds
+from falcon_channels.brokers.url_options import whole_number
+from falcon_channels.brokers.url_options import yes_or_no
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import OptionsError
 
@@ -29,13 +29,14 @@ _T = TypeVar('_T')
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
-#: The schema where the URL names none.
+#: The schema, if the URL does not name one.
 SCHEMA = 'falcon_channels'
 
-# SECURITY: a name that needs no quotes, for it goes into statements as it is.
+# SECURITY: the name becomes part of SQL statements. With other characters, someone who
+#   controls the URL could execute SQL of their own.
 _SCHEMA_NAME = re.compile(r'[a-z_][a-z0-9_]{0,39}')
 
-#: Options of a URL that are libpq's own.
+#: Options of a URL that are passed to libpq.
 LIBPQ_OPTIONS = (
     'application_name',
     'channel_binding',
@@ -51,10 +52,16 @@ LIBPQ_OPTIONS = (
 
 
 def read_url(url: str) -> tuple[str, dict[str, Any]]:
-    """Return a URL for libpq, and the options that are ours.
+    """Split a URL into a URL for libpq and the options of the broker.
+
+    Args:
+        url: The URL of a broker.
+
+    Returns:
+        The URL for libpq, and the arguments of `PostgresBroker`.
 
     Raises:
-        OptionsError: The URL makes no sense.
+        OptionsError: An option is unknown or out of range.
     """
     parts, options = parse_query(
         url,
@@ -65,12 +72,12 @@ def read_url(url: str) -> tuple[str, dict[str, Any]]:
             'pool_size': whole_number,
             'trusted': yes_or_no,
             'migrate': yes_or_no,
-            **dict.fromkeys(LIBPQ_OPTIONS, _as_it_is),
+            **dict.fromkeys(LIBPQ_OPTIONS, _text),
         },
     )
     libpq = {name: options.pop(name) for name in LIBPQ_OPTIONS if name in options}
-    # NOTE: as it is, percent signs and all. And not by `urlunsplit`, which leaves the
-    #   slashes out where there is no host, as for a socket in the file system.
+    # NOTE: the path is not decoded, because libpq decodes it. `urlunsplit` is not used,
+    #   because it omits the slashes if there is no host, as for a Unix socket.
     path = urlsplit(url).path
     query = f'?{urlencode(libpq)}' if libpq else ''
     return f'postgresql://{parts.netloc}{path}{query}', options
@@ -79,22 +86,22 @@ def read_url(url: str) -> tuple[str, dict[str, Any]]:
 def _schema_name(name: str, text: str) -> str:
     if not _SCHEMA_NAME.fullmatch(text):
         raise OptionsError(
-            f'{name} is {text!r}, and must be a word of 1 to 40 lower case letters, '
+            f'{name} is {text!r}, and must be a word of 1 to 40 lower-case letters, '
             'digits and "_"'
         )
     return text
 
 
-def _as_it_is(name: str, text: str) -> str:
+def _text(name: str, text: str) -> str:
     return text
 
 
 class Server:
-    """How to connect to a server.
+    """The options with which a server is connected.
 
     Args:
-        url: Of libpq.
-        timeout_s: Deadline of everything.
+        url: A URL of libpq.
+        timeout_s: Deadline of a connect and of each statement, in seconds.
     """
 
     def __init__(self, url: str, timeout_s: float) -> None:
@@ -106,9 +113,10 @@ class Server:
         """Open a connection in autocommit mode.
 
         Raises:
-            BrokerUnavailableError: It cannot be opened in time.
+            BrokerUnavailableError: The server does not answer in time, or refuses.
         """
-        # NOTE: less than our own deadline, so that callers learn what the server says.
+        # NOTE: shorter than the deadline of the broker, so that the caller gets the
+        #   error of the server instead of a timeout.
         server_ms = max(1, int(self.timeout_s * 800))
         try:
             async with asyncio.timeout(self.timeout_s):
@@ -122,8 +130,8 @@ class Server:
                         (str(server_ms),),
                     )
                 except BaseException:
-                    # NOTE: cancelled, or too late; nobody else knows of it yet.
-                    await shut(connection)
+                    # NOTE: cancelled, or too late. Nobody else can close it.
+                    await close_at_once(connection)
                     raise
         except TimeoutError:
             raise BrokerUnavailableError(
@@ -135,10 +143,11 @@ class Server:
         return connection
 
     def _where(self) -> str:
-        """Return where the server is, in words; nothing where that is not said."""
-        # SECURITY: says where, and nothing else of the URL.
-        said = conninfo_to_dict(self._url)
-        parts = [str(said[name]) for name in ('host', 'port') if said.get(name)]
+        """Return the address for a message; ``''`` if the URL does not contain one."""
+        # SECURITY: only the address, because the URL may contain a password, which
+        #   would get into logs.
+        info = conninfo_to_dict(self._url)
+        parts = [str(info[name]) for name in ('host', 'port') if info.get(name)]
         return f' at {":".join(parts)}' if parts else ''
 
     def _warn(self, connection: Connection) -> None:
@@ -151,11 +160,11 @@ class Server:
 
 
 class Pool:
-    """A few connections, opened when they are needed.
+    """A pool of connections, opened when they are needed.
 
     Args:
-        server: How to connect.
-        size: How many at most.
+        server: The server options.
+        size: Maximum number of connections.
     """
 
     def __init__(self, server: Server, size: int) -> None:
@@ -166,10 +175,14 @@ class Pool:
         self._closed = False
 
     async def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
-        """Run a statement in a transaction of its own; return its rows.
+        """Execute a statement in its own transaction and return its rows.
+
+        Args:
+            query: The statement.
+            values: Values of its parameters.
 
         Raises:
-            BrokerUnavailableError: It failed, or did not end in time.
+            BrokerUnavailableError: The statement failed, or did not end in time.
         """
 
         async def run(connection: Connection) -> list[tuple[Any, ...]]:
@@ -179,10 +192,16 @@ class Pool:
         return await self.use(run)
 
     async def use(self, call: Callable[[Connection], Awaitable[_T]]) -> _T:
-        """Do something with a connection.
+        """Call a function with a connection of the pool.
+
+        Args:
+            call: The function.
+
+        Returns:
+            The result of the function.
 
         Raises:
-            BrokerUnavailableError: It failed, or did not end in time.
+            BrokerUnavailableError: The call failed, or did not end in time.
         """
         timeout_s = self._server.timeout_s
         try:
@@ -190,9 +209,10 @@ class Pool:
                 await self._free.acquire()
         except TimeoutError:
             raise BrokerUnavailableError(
-                f'all connections to PostgreSQL are busy for {timeout_s} s'
+                f'all connections to PostgreSQL were busy for {timeout_s} s; raise '
+                'pool_size'
             ) from None
-        # NOTE: a task of its own, for a statement whose caller has gone must end
+        # NOTE: a separate task, because a statement whose caller was cancelled must end
         #   before its connection can be used again.
         task = asyncio.create_task(
             self._use(call), name='falcon_channels postgres call'
@@ -201,14 +221,14 @@ class Pool:
         task.add_done_callback(self._on_done)
         return await asyncio.shield(task)
 
-    async def forget_idle(self) -> None:
-        """Close connections that nobody uses: their server may have gone."""
+    async def close_idle(self) -> None:
+        """Close unused connections, because their server may have been replaced."""
         idle, self._idle = self._idle, []
         for connection in idle:
-            await shut(connection)
+            await close_at_once(connection)
 
     async def close(self) -> None:
-        """Close all connections, and end what is under way."""
+        """Close all connections, and cancel the calls that use them."""
         self._closed = True
         for task in list(self._tasks):
             task.cancel()
@@ -221,7 +241,7 @@ class Pool:
         self._tasks.discard(task)
         self._free.release()
         if not task.cancelled():
-            # NOTE: seen, also where the caller has gone.
+            # NOTE: keeps asyncio from logging the error if the caller was cancelled.
             task.exception()
 
     async def _use(self, call: Callable[[Connection], Awaitable[_T]]) -> _T:
@@ -233,9 +253,9 @@ class Pool:
         try:
             result = await with_deadline(connection, call, self._server.timeout_s)
         except BaseException:
-            # NOTE: a statement that the server refused leaves a good connection.
+            # NOTE: after an error of a statement, the connection is still usable.
             if connection.broken or connection.closed or self._closed:
-                await shut(connection)
+                await close_at_once(connection)
             else:
                 self._idle.append(connection)
             raise
@@ -248,14 +268,20 @@ async def with_deadline(
     call: Callable[[Connection], Awaitable[_T]],
     timeout_s: float,
 ) -> _T:
-    """Do something with a connection; end the connection where that takes too long.
+    """Call a function with a connection; close the connection at the deadline.
+
+    Args:
+        connection: The connection.
+        call: The function.
+        timeout_s: Deadline of the call, in seconds.
 
     Raises:
-        BrokerUnavailableError: It failed, or did not end in time.
+        BrokerUnavailableError: The call failed, or did not end in time.
     """
 
-    # NOTE: psycopg answers a cancellation by asking the server to cancel, and waits
-    #   for that. A frozen server never answers; a socket that is shut ends all.
+    # NOTE: on cancellation, psycopg asks the server to cancel the statement, and waits
+    #   for the answer. A frozen server never answers. Shutting the socket down ends the
+    #   call in any case.
     async def run() -> _T:
         return await call(connection)
 
@@ -263,33 +289,33 @@ async def with_deadline(
     try:
         done, _ = await asyncio.wait([task], timeout=timeout_s)
     except asyncio.CancelledError:
-        _shut_socket(connection)
+        _shut_down_socket(connection)
         await asyncio.gather(task, return_exceptions=True)
         raise
     if not done:
-        _shut_socket(connection)
+        _shut_down_socket(connection)
         await asyncio.gather(task, return_exceptions=True)
-        raise BrokerUnavailableError(f'no answer from PostgreSQL within {timeout_s} s')
+        raise BrokerUnavailableError(f'PostgreSQL did not answer within {timeout_s} s')
     try:
         return task.result()
     except (psycopg.Error, OSError) as ex:
         raise unavailable(ex) from None
 
 
-async def shut(connection: Connection) -> None:
-    """Close a connection at once, whatever its state."""
-    _shut_socket(connection)
+async def close_at_once(connection: Connection) -> None:
+    """Close a connection at once, in any state; raise nothing."""
+    _shut_down_socket(connection)
     with contextlib.suppress(psycopg.Error, OSError):
         await connection.close()
 
 
-def _shut_socket(connection: Connection) -> None:
+def _shut_down_socket(connection: Connection) -> None:
     with contextlib.suppress(psycopg.Error, OSError):
         with socket.socket(fileno=os.dup(connection.fileno())) as shared:
             shared.shutdown(socket.SHUT_RDWR)
 
 
 def unavailable(error: Exception) -> BrokerUnavailableError:
-    """Return an error of PostgreSQL in one line."""
+    """Convert an error of PostgreSQL to one with a message of one line."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return BrokerUnavailableError(f'PostgreSQL: {lines[0]}')

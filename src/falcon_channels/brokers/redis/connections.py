@@ -1,4 +1,4 @@
-"""Where the servers are, and how to connect to one: TLS, credentials, Cluster slots."""
+"""Connections to servers: addresses, TLS, credentials, and the slots of a Cluster."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from redis.crc import key_slot
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from falcon_channels.brokers.exposure import warn_without_password
-from falcon_channels.brokers.link import describe
+from falcon_channels.brokers.password_warning import warn_without_password
+from falcon_channels.brokers.server_link import describe
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import OptionsError
 
-#: What can go wrong with a connection.
+#: The errors that a connection can raise.
 LINK_ERRORS = (RedisError, OSError, TimeoutError, EOFError)
 
 
 class Address(NamedTuple):
-    """Of a server; ``port`` 0 stands for a socket in the file system."""
+    """Address of a server; with ``port`` 0, ``host`` is the path of a Unix socket."""
 
     host: str
     port: int
@@ -38,38 +38,41 @@ class Address(NamedTuple):
 
 
 class Server:
-    """How to connect to the servers of one URL.
+    """The options with which all servers of one URL are connected.
 
     Args:
-        parts: Of the URL, ``redis://``, ``rediss://`` or ``redis+unix://``.
-        tls: Options of TLS, with the names of redis-py (``ssl_ca_certs`` ...).
-        timeout_s: To connect.
+        parts: The parts of the URL: ``redis://``, ``rediss://`` or ``redis+unix://``.
+        tls: TLS options, with the names of redis-py (``ssl_ca_certs`` ...).
+        timeout_s: Deadline of a connect, in seconds.
 
     Attributes:
-        first: The server in the URL.
+        first: Address of the server in the URL.
         database: Number of the database.
-        secured: Whether there is a password.
+        has_password: Whether the URL has a password.
+        timeout_s: Deadline of a connect, in seconds.
 
     Raises:
-        OptionsError: The URL makes no sense.
+        OptionsError: The port or database is not a number, or a TLS option is given
+            without ``rediss://``.
     """
 
     def __init__(
         self, parts: SplitResult, tls: dict[str, Any], timeout_s: float
     ) -> None:
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._options: dict[str, Any] = {
             'protocol': 2,
             'socket_timeout': None,
             'socket_connect_timeout': timeout_s,
-            # NOTE: redis-py would send a command again that was perhaps executed.
+            # NOTE: redis-py would otherwise send a command a second time that the
+            #   server has perhaps executed.
             'retry': Retry(NoBackoff(), 0),
         }
         if parts.username:
             self._options['username'] = unquote(parts.username)
         if parts.password:
             self._options['password'] = unquote(parts.password)
-        self.secured = bool(parts.password)
+        self.has_password = bool(parts.password)
         self.database = 0
         if parts.scheme == 'redis+unix':
             self.first = Address(unquote(parts.path), 0)
@@ -77,27 +80,31 @@ class Server:
             try:
                 port = parts.port or 6379
             except ValueError:
-                raise OptionsError('the port is no number') from None
+                raise OptionsError(
+                    'the port in the URL of Redis is not a number'
+                ) from None
             self.first = Address(unquote(parts.hostname or 'localhost'), port)
             number = parts.path.strip('/') or '0'
             if not number.isdecimal():
-                raise OptionsError('the path of a redis:// URL is a database number')
+                raise OptionsError(
+                    'the path of a redis:// URL is the number of a database, as in /0'
+                )
             self.database = int(number)
         self._tls = parts.scheme in ('rediss', 'valkeys')
         if tls and not self._tls:
-            raise OptionsError(f'{sorted(tls)} ask for rediss://')
+            raise OptionsError(f'the options {sorted(tls)} need a rediss:// URL')
         self._options.update(tls)
 
     def warn(self) -> None:
-        """Log a warning where anybody in the network could be let in."""
-        if not self.secured and self.first.port:
+        """Log a warning if the server is on another host and has no password."""
+        if not self.has_password and self.first.port:
             warn_without_password('Redis', self.first.host, str(self.first))
 
     async def connect(self, address: Address) -> Connection:
         """Open a connection.
 
         Raises:
-            BrokerUnavailableError: It cannot be opened in time.
+            BrokerUnavailableError: The server does not answer in time, or refuses.
         """
         connection: Any
         if not address.port:
@@ -114,7 +121,7 @@ class Server:
                 **self._options,
             )
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(self.timeout_s):
                 await connection.connect()
         except BaseException as ex:
             await disconnect(connection)
@@ -129,22 +136,22 @@ class Server:
         if not isinstance(error, (TimeoutError, RedisTimeoutError)):
             return describe(error)
         hint = '; does it speak TLS?' if self._tls else ''
-        return f'no answer within {self._timeout_s} s{hint}'
+        return f'no answer within {self.timeout_s} s{hint}'
 
 
 class Topology(NamedTuple):
-    """Which server has what.
+    """The servers, and the slots of a Cluster that they serve.
 
     Attributes:
-        addresses: Of all servers that have something.
-        slots: In a Cluster the address for each of the 16384 slots; else empty.
+        addresses: Addresses of all servers that store keys.
+        slots: In a Cluster, the address for each of the 16384 slots; otherwise empty.
     """
 
     addresses: frozenset[Address]
     slots: tuple[Address, ...]
 
     def address_of(self, key: str | bytes) -> Address:
-        """Return where a key or a sharded pub/sub name lives."""
+        """Return the address of the server for a key or a sharded pub/sub name."""
         if not self.slots:
             (only,) = self.addresses
             return only
@@ -152,29 +159,29 @@ class Topology(NamedTuple):
 
     @property
     def publish(self) -> str:
-        """The command that publishes to those who subscribed by `subscribe`."""
+        """The command that publishes to subscribers of the command `subscribe`."""
         return 'SPUBLISH' if self.slots else 'PUBLISH'
 
     @property
     def subscribe(self) -> str:
-        """The command that subscribes."""
+        """The command that subscribes to a name."""
         return 'SSUBSCRIBE' if self.slots else 'SUBSCRIBE'
 
     @property
     def unsubscribe(self) -> str:
-        """The command that unsubscribes."""
+        """The command that unsubscribes from a name."""
         return 'SUNSUBSCRIBE' if self.slots else 'UNSUBSCRIBE'
 
 
 async def find_topology(server: Server, known: frozenset[Address]) -> Topology:
-    """Ask the servers who has which slots.
+    """Ask the servers which of them serves which slots.
 
     Args:
-        server: How to connect.
-        known: Servers that were there; the one in the URL is asked as well.
+        server: The server options.
+        known: Addresses to ask first. The server in the URL is asked last.
 
     Raises:
-        BrokerUnavailableError: None answers, or slots are not served.
+        BrokerUnavailableError: No server answers, or some slots are not served.
     """
     error = BrokerUnavailableError('no Redis server is known')
     for address in (*known - {server.first}, server.first):
@@ -184,7 +191,7 @@ async def find_topology(server: Server, known: frozenset[Address]) -> Topology:
             error = ex
             continue
         try:
-            async with asyncio.timeout(server._timeout_s):
+            async with asyncio.timeout(server.timeout_s):
                 await connection.send_command('INFO', 'cluster')
                 found = await connection.read_response(disable_decoding=True)
                 if b'cluster_enabled:1' not in found:
@@ -194,7 +201,7 @@ async def find_topology(server: Server, known: frozenset[Address]) -> Topology:
                 return _topology(rows, address)
         except LINK_ERRORS as ex:
             error = BrokerUnavailableError(
-                f'Redis at {address} cannot be used: {describe(ex)}'
+                f'Redis at {address} did not tell its slots: {describe(ex)}'
             )
         except BrokerUnavailableError as ex:
             error = ex
@@ -206,19 +213,20 @@ async def find_topology(server: Server, known: frozenset[Address]) -> Topology:
 def _topology(rows: list[Any], asked: Address) -> Topology:
     slots: list[Address | None] = [None] * 16384
     for first, last, primary, *_ in rows:
-        # NOTE: an empty host stands for the one that was asked.
+        # NOTE: an empty host stands for the server that was asked.
         address = Address((primary[0] or b'').decode() or asked.host, primary[1])
         slots[first : last + 1] = [address] * (last + 1 - first)
     found = [address for address in slots if address is not None]
     if len(found) != len(slots):
         raise BrokerUnavailableError(
-            f'{len(slots) - len(found)} slots of the Redis Cluster are served by nobody'
+            f'{len(slots) - len(found)} of {len(slots)} slots of the Redis Cluster are '
+            'served by no server'
         )
     return Topology(frozenset(found), tuple(found))
 
 
 async def disconnect(connection: Any) -> None:
-    """Close a connection, at once and whatever its state."""
+    """Close a connection at once, in any state; raise nothing."""
     with contextlib.suppress(Exception):
         async with asyncio.timeout(1.0):
             await connection.disconnect(nowait=True)

@@ -1,4 +1,8 @@
-"""Publications and infos as brokers store and send them: MessagePack."""
+"""Encodes publications and client infos for stores and servers, as MessagePack.
+
+A publication is an array ``[data, time_ms, binary, tags, info]``; default values at the
+end are left out.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from falcon_channels.publication import Publication
 
 
 class _Stored(msgspec.Struct, array_like=True, omit_defaults=True):
-    """A publication without its offset, which has a place of its own."""
+    """A publication without its offset, which the stores keep separately."""
 
     data: bytes
     time_ms: int = 0
@@ -24,11 +28,11 @@ _decode_info = msgspec.msgpack.Decoder(ClientInfo).decode
 
 
 def encode_publication(publication: Publication, time_ms: int = 0) -> bytes:
-    """Return a publication as bytes, without its offset.
+    """Encode a publication without its offset.
 
     Args:
-        publication: It.
-        time_ms: Its time where it has none.
+        publication: The publication.
+        time_ms: Unix time in milliseconds, for a publication without a time.
     """
     return _encode(
         _Stored(
@@ -42,15 +46,15 @@ def encode_publication(publication: Publication, time_ms: int = 0) -> bytes:
 
 
 def decode_publication(body: bytes, offset: int, time_ms: int = 0) -> Publication:
-    """Return a publication from its bytes.
+    """Decode a publication.
 
     Args:
-        body: As of `encode_publication`.
-        offset: Its offset.
-        time_ms: Its time where the bytes have none.
+        body: The result of `encode_publication`.
+        offset: Offset of the publication.
+        time_ms: Unix time in milliseconds, if `body` contains no time.
 
     Raises:
-        msgspec.DecodeError: These are no such bytes.
+        msgspec.DecodeError: `body` is not the result of `encode_publication`.
     """
     stored = _decode_stored(body)
     return Publication(
@@ -64,14 +68,14 @@ def decode_publication(body: bytes, offset: int, time_ms: int = 0) -> Publicatio
 
 
 def encode_info(info: ClientInfo) -> bytes:
-    """Return who a connection is as bytes."""
+    """Encode the public facts about a connection."""
     return _encode(info)
 
 
 def decode_info(body: bytes) -> ClientInfo:
-    """Return who a connection is from its bytes.
+    """Decode the public facts about a connection.
 
     Raises:
-        msgspec.DecodeError: These are no such bytes.
+        msgspec.DecodeError: `body` is not the result of `encode_info`.
     """
     return _decode_info(body)

@@ -1,7 +1,7 @@
-"""Announcements of one server: a pub/sub connection that is always there, or reported.
+"""The pub/sub connection to one server, on which announcements arrive.
 
-redis-py's own pub/sub object connects again in silence, and what was published
-meanwhile is lost in silence. So this module reads the connection itself.
+redis-py's own pub/sub object reconnects without a report, and messages that were
+published meanwhile are lost. This module therefore reads the connection itself.
 """
 
 from __future__ import annotations
@@ -13,33 +13,33 @@ from typing import Any
 
 from redis.asyncio.connection import Connection
 
-from falcon_channels.brokers.link import describe
-from falcon_channels.brokers.link import Link
-from falcon_channels.brokers.redis.commands import CommandLink
-from falcon_channels.brokers.redis.connecting import Address
-from falcon_channels.brokers.redis.connecting import disconnect
-from falcon_channels.brokers.redis.connecting import LINK_ERRORS
-from falcon_channels.brokers.redis.connecting import Server
+from falcon_channels.brokers.redis.command_connection import CommandConnection
+from falcon_channels.brokers.redis.connections import Address
+from falcon_channels.brokers.redis.connections import disconnect
+from falcon_channels.brokers.redis.connections import LINK_ERRORS
+from falcon_channels.brokers.redis.connections import Server
+from falcon_channels.brokers.server_link import describe
+from falcon_channels.brokers.server_link import ServerLink
 from falcon_channels.errors import BrokerUnavailableError
 
-#: Names in one command.
+#: Maximum number of names in one command.
 _BATCH = 500
 
 
-class Listener(Link[Connection]):
+class Listener(ServerLink[Connection]):
     """The pub/sub connection to one server.
 
     Args:
-        server: How to connect.
-        commands: To the same server, for probes.
+        server: The server options.
+        commands: A connection for commands to the same server, for probes.
         subscribe: ``SUBSCRIBE`` or ``SSUBSCRIBE``.
-        unsubscribe: Its opposite.
-        probe: Pub/sub name of the probes; always by ``SUBSCRIBE``.
+        unsubscribe: ``UNSUBSCRIBE`` or ``SUNSUBSCRIBE``.
+        probe: Pub/sub name of the probes, always subscribed with ``SUBSCRIBE``.
         probe_s: Seconds between two probes.
-        timeout_s: How long an answer may take.
-        on_message: Called with name and data.
+        timeout_s: Deadline of an answer, in seconds.
+        on_message: Called with the name and the data of each message.
         on_change: Called when `up` has changed.
-        on_moved: Called when the server says that a name is elsewhere now.
+        on_moved: Called when a name has moved to another server of the Cluster.
     """
 
     errors = (*LINK_ERRORS, BrokerUnavailableError)
@@ -47,7 +47,7 @@ class Listener(Link[Connection]):
     def __init__(
         self,
         server: Server,
-        commands: CommandLink,
+        commands: CommandConnection,
         subscribe: str,
         unsubscribe: str,
         probe: bytes,
@@ -58,8 +58,8 @@ class Listener(Link[Connection]):
         on_change: Callable[[], None],
         on_moved: Callable[[], None],
     ) -> None:
-        #: What is subscribed, or is to be when the link is back.
-        self.names: set[bytes] = set()
+        #: The subscribed names; subscribed again when the link is restored.
+        self._names: set[bytes] = set()
         self._server = server
         self._commands = commands
         self._subscribe = subscribe
@@ -77,36 +77,45 @@ class Listener(Link[Connection]):
 
     @property
     def address(self) -> Address:
-        """Of the server."""
+        """Address of the server."""
         return self._commands.address
 
     async def subscribe(self, name: bytes) -> None:
-        """Subscribe to a name, and return when the server has confirmed.
+        """Subscribe to a name and wait until the server has confirmed it.
 
         Raises:
-            BrokerUnavailableError: The link is lost, or no answer came.
+            BrokerUnavailableError: The link is lost, or the server did not answer. The
+                name is not subscribed.
         """
         if not self.up:
             raise BrokerUnavailableError(
                 f'the link to Redis at {self.address} is lost: {self.reason}'
             )
-        self.names.add(name)
+        self._names.add(name)
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._send_names([name])
         except TimeoutError:
-            self.names.discard(name)
+            self._names.discard(name)
             raise BrokerUnavailableError(
                 f'Redis at {self.address} did not confirm a subscription within '
                 f'{self._timeout_s} s'
             ) from None
         except BaseException:
-            self.names.discard(name)
+            self._names.discard(name)
             raise
 
+    def add_names(self, names: Iterable[bytes]) -> None:
+        """Add names that are subscribed when the connection is opened."""
+        self._names.update(names)
+
+    def forget(self, name: bytes) -> None:
+        """Remove a name without telling the server, which may not answer."""
+        self._names.discard(name)
+
     async def unsubscribe(self, name: bytes) -> None:
-        """Unsubscribe from a name; where the link is lost, it stays unsubscribed."""
-        self.names.discard(name)
+        """Unsubscribe from a name; also possible while the link is lost."""
+        self._names.discard(name)
         connection = self._connection
         if connection is None or not self.up:
             return
@@ -116,72 +125,74 @@ class Listener(Link[Connection]):
                     self._unsubscribe, name, check_health=False
                 )
         except LINK_ERRORS:
-            # NOTE: the reader notices; what is subscribed then is `names`.
+            # NOTE: the reader gets an error as well. After it, the next connection
+            #   subscribes to `_names` only.
             await disconnect(connection)
 
-    # --- what the link asks ----------------------------------------------------------
+    # --- called by ServerLink ---------------------------------------------------------
 
     async def open_connection(self) -> Connection:
-        """Return a new connection."""
+        """Open a connection."""
         self._connection = await self._server.connect(self.address)
         return self._connection
 
     async def begin(self, connection: Connection) -> None:
-        """Subscribe to all names, and send a probe."""
-        async with asyncio.timeout(self._timeout_s + len(self.names) / 5000):
+        """Subscribe to all names, then send a probe."""
+        async with asyncio.timeout(self._timeout_s + len(self._names) / 5000):
             async with self._sending:
                 await connection.send_command(
                     'SUBSCRIBE', self._probe_name, check_health=False
                 )
-            await self._send_names(list(self.names))
+            await self._send_names(list(self._names))
             await self.probe()
 
     async def read(self, connection: Connection) -> None:
-        """Take messages and confirmations."""
+        """Pass on messages, and handle confirmations, until the connection ends."""
         while True:
             message: Any = await connection.read_response(disable_decoding=True)
             kind = message[0]
             if kind in (b'message', b'smessage'):
                 if message[1] == self._probe_name:
-                    self.probe_arrived(int(message[2]))
+                    self.on_probe(int(message[2]))
                 else:
                     self._on_message(message[1], message[2])
             elif kind in (b'subscribe', b'ssubscribe'):
                 future = self._confirming.get(message[1])
                 if future is not None and not future.done():
                     future.set_result(None)
-            elif kind == b'sunsubscribe' and message[1] in self.names:
+            elif kind == b'sunsubscribe' and message[1] in self._names:
                 self._on_moved()
-                raise EOFError('the slot of a channel has moved')
+                raise EOFError('the slot of a channel has moved to another server')
 
     async def send_probe(self, number: int) -> None:
-        """Publish a number."""
+        """Publish the number of a probe."""
         await self._commands.call('PUBLISH', self._probe_name, number)
 
-    async def shut(self, connection: Connection) -> None:
-        """Close a connection; whoever waits for an answer by it fails."""
+    async def close_connection(self, connection: Connection) -> None:
+        """Close a connection; calls that wait for its confirmation fail."""
         self._connection = None
         for future in self._confirming.values():
             if not future.done():
                 future.set_exception(
                     BrokerUnavailableError(f'the link to Redis is lost: {self.reason}')
                 )
-                # NOTE: seen, whether or not somebody still waits.
+                # NOTE: keeps asyncio from logging the error if its caller has stopped
+                #   waiting.
                 future.exception()
         await disconnect(connection)
 
     async def on_up(self) -> None:
-        """Tell that it is up."""
+        """Called when announcements arrive."""
         self._on_change()
 
     def on_down(self) -> None:
-        """Tell that it is down."""
+        """Called when announcements no longer arrive."""
         self._on_change()
 
-    # --- inside ----------------------------------------------------------------------
+    # --- internals --------------------------------------------------------------------
 
     async def _send_names(self, names: list[bytes]) -> None:
-        """Subscribe to names at the connection, and wait until all are confirmed."""
+        """Subscribe to names and wait until the server has confirmed all of them."""
         connection = self._connection
         if connection is None:
             raise BrokerUnavailableError(f'the link to Redis is lost: {self.reason}')
@@ -214,6 +225,6 @@ class Listener(Link[Connection]):
             for start in range(0, len(names), _BATCH):
                 yield names[start : start + _BATCH]
         else:
-            # NOTE: names of one SSUBSCRIBE have to be in one slot.
+            # NOTE: all names of one SSUBSCRIBE must be in the same slot.
             for name in names:
                 yield [name]

@@ -1,4 +1,4 @@
-"""The database file: its tables, its version, and its errors in words."""
+"""The database file: its tables, its version, and its error messages."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import time
 
 from falcon_channels.errors import BrokerUnavailableError
 
-#: "FaCh", in the file's header: whose database it is.
+#: ``FaCh`` in the header of the file: it is a database of falcon-channels.
 APPLICATION_ID = 0x46614368
-#: Of the tables below. A release that changes them counts it up.
+#: Version of the tables below. A release that changes them increments it.
 FORMAT_VERSION = 1
 
-# head: one row. `last_id` is the id of the newest row of `items`, `clock_ms` the
-#   time of the newest transaction, which never goes back. `base` and `generation`
-#   make the epoch of the next new log.
-# channels: logs. `top` is the offset of the newest publication; what is in the log has
-#   offsets above `low`.
-# items: everything that is announced, in the order of its ids, which have no gaps but
-#   those that the sweep makes. A publication of a log names its channel by `channel`,
-#   everything else by `name`.
+# head: one row. `last_id` is the id of the newest row of `items`. `clock_ms` is the
+#   time of the newest transaction, which never goes back. The epoch of the next new log
+#   consists of `base` and `generation`.
+# channels: the logs. `top` is the offset of the newest publication. The publications in
+#   the log have offsets above `low`.
+# items: everything that is announced, in the order of its ids. Only a sweep makes gaps
+#   in these. A publication of a log refers to its channel by `channel`, everything else
+#   by `name`.
 _TABLES = """
 CREATE TABLE head (
     one INTEGER PRIMARY KEY CHECK (one = 1),
@@ -87,7 +87,7 @@ _ADVICE = {
     sqlite3.SQLITE_BUSY: 'another process holds its lock',
     sqlite3.SQLITE_LOCKED: 'another process holds its lock',
     sqlite3.SQLITE_CORRUPT: 'the file is damaged; restore it, or move it away',
-    sqlite3.SQLITE_NOTADB: 'the file is damaged, or no SQLite database',
+    sqlite3.SQLITE_NOTADB: 'the file is damaged, or is not a SQLite database',
     sqlite3.SQLITE_IOERR: 'it cannot be read or written (disk full or failing?)',
     sqlite3.SQLITE_READONLY: 'the file cannot be written',
     sqlite3.SQLITE_CANTOPEN: 'the file cannot be opened; does its folder exist?',
@@ -96,8 +96,8 @@ _ADVICE = {
 
 
 def unavailable(path: Path, error: sqlite3.Error) -> BrokerUnavailableError:
-    """Return an error of SQLite in words that say what to do."""
-    # NOTE: the low byte is the primary code, the rest says more.
+    """Convert an error of SQLite to one whose message says what to do."""
+    # NOTE: the low byte is the primary error code; the other bytes give details.
     code = getattr(error, 'sqlite_errorcode', 0) & 0xFF
     advice = _ADVICE.get(code)
     reason = str(error) if advice is None else f'{advice} ({error})'
@@ -108,20 +108,20 @@ def connect(path: Path, timeout_s: float) -> sqlite3.Connection:
     """Open a connection for one thread.
 
     Args:
-        path: The file; it is created where it is missing, for its owner alone.
-        timeout_s: How long a statement waits for the lock of another process.
+        path: Path of the file. A missing file is created with mode 0600.
+        timeout_s: Seconds for which a statement waits for the lock of another process.
 
     Raises:
-        sqlite3.Error: It cannot be opened.
+        sqlite3.Error: The file cannot be opened.
     """
-    # SECURITY: what people say is nobody else's on this host to read. SQLite gives the
-    #   files beside it (-wal, -shm) the mode of the database itself.
+    # SECURITY: other users of this host must not read the publications. SQLite gives
+    #   the files beside the database (-wal, -shm) the mode of the database itself.
     with contextlib.suppress(OSError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     connection = sqlite3.connect(path, timeout=timeout_s, isolation_level=None)
     try:
-        # NOTE: FULL: an acknowledged publication survives a power failure, too. With
-        #   less, offsets that clients have seen would be given out a second time.
+        # NOTE: with FULL, an acknowledged publication survives a power failure. With
+        #   less, offsets that clients have seen would be assigned a second time.
         connection.execute('PRAGMA synchronous = FULL')
         connection.execute('PRAGMA journal_size_limit = 67108864')
     except BaseException:
@@ -131,27 +131,28 @@ def connect(path: Path, timeout_s: float) -> sqlite3.Connection:
 
 
 def prepare(path: Path, connection: sqlite3.Connection, timeout_s: float) -> None:
-    """Create the tables where there are none, and check whose they are.
+    """Create the tables in an empty database, and check the version of others.
 
-    A file that is not ours is left as it is.
+    A database of another application or version is not changed.
 
     Args:
-        path: The file, for messages.
-        connection: To the file.
-        timeout_s: How long to wait for other processes.
+        path: Path of the file, for messages.
+        connection: A connection to the file.
+        timeout_s: Seconds to wait for other processes.
 
     Raises:
-        BrokerUnavailableError: The database is of another application or version.
-        sqlite3.Error: It cannot be read or written.
+        BrokerUnavailableError: The database belongs to another application or has
+            another version. The message says what to do.
+        sqlite3.Error: The database cannot be read or written.
     """
-    ours = _check(path, connection)
+    has_tables = _check_version(path, connection)
     _use_wal(path, connection, timeout_s)
-    if ours:
+    if has_tables:
         return
     connection.execute('BEGIN IMMEDIATE')
     try:
-        # NOTE: another process may have made them meanwhile.
-        if not _check(path, connection):
+        # NOTE: another process may have created the tables meanwhile.
+        if not _check_version(path, connection):
             for statement in _TABLES.split(';'):
                 connection.execute(statement)
             connection.execute(
@@ -173,19 +174,20 @@ def _use_wal(path: Path, connection: sqlite3.Connection, timeout_s: float) -> No
             (mode,) = connection.execute('PRAGMA journal_mode = WAL').fetchone()
             break
         except sqlite3.OperationalError as ex:
-            # NOTE: SQLite does not wait here when several processes begin at once.
+            # NOTE: SQLite does not wait for a lock here. When several processes start
+            #   at the same time, this code must try again.
             busy = ex.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
             if not busy or time.monotonic() > deadline_s:
                 raise
             time.sleep(0.01)
     if mode != 'wal':
         raise BrokerUnavailableError(
-            f'{path} cannot have a write-ahead log: put it on a local disk'
+            f'{path} cannot use a write-ahead log: put the file on a local disk'
         )
 
 
-def _check(path: Path, connection: sqlite3.Connection) -> bool:
-    """Return whether the tables are there; raise where they are somebody else's."""
+def _check_version(path: Path, connection: sqlite3.Connection) -> bool:
+    """Return whether the tables exist; raise an error if they are not usable."""
     (application,) = connection.execute('PRAGMA application_id').fetchone()
     (version,) = connection.execute('PRAGMA user_version').fetchone()
     if application == APPLICATION_ID:
@@ -193,12 +195,12 @@ def _check(path: Path, connection: sqlite3.Connection) -> bool:
             return True
         raise BrokerUnavailableError(
             f'{path} has format version {version}, and this release of '
-            f'falcon-channels knows version {FORMAT_VERSION}: use the release that '
+            f'falcon-channels supports version {FORMAT_VERSION}: use the release that '
             'wrote it, or another file'
         )
     (tables,) = connection.execute('SELECT count(*) FROM sqlite_master').fetchone()
     if tables or application or version:
         raise BrokerUnavailableError(
-            f'{path} is a database of another application: use a file of its own'
+            f'{path} is a database of another application: use another file'
         )
     return False

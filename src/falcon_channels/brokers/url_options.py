@@ -1,4 +1,4 @@
-"""Options in the URL of a broker: each is known, once there, and in range."""
+"""Options in the query of a broker's URL, such as ``?timeout_s=2``."""
 
 from __future__ import annotations
 
@@ -17,34 +17,39 @@ from falcon_channels.errors import OptionsError
 def parse_query(
     url: str, known: Mapping[str, Callable[[str, str], Any]]
 ) -> tuple[SplitResult, dict[str, Any]]:
-    """Return the parts of a URL, its path decoded, and the options in its query.
+    """Parse a URL and the options in its query.
 
     Args:
-        url: Of a broker.
-        known: For each option what makes a value of its name and text.
+        url: The URL of a broker.
+        known: The known options. Each has a function that converts the name and the
+            text of the option to its value.
+
+    Returns:
+        The parts of the URL, with a decoded path, and the values of the options.
 
     Raises:
-        OptionsError: An option is not known, there twice, or out of range.
+        OptionsError: An option is unknown, duplicated or out of range.
     """
-    # SECURITY: no message repeats the URL, which may hold a password.
+    # SECURITY: the URL may contain a password, which would get into logs. No message
+    #   therefore repeats the URL.
     parts = urlsplit(url)
     options: dict[str, Any] = {}
     for name, text in parse_qsl(parts.query, keep_blank_values=True):
         if name not in known:
             raise OptionsError(
-                f'{parts.scheme}:// has no option {name!r}; known are {sorted(known)}'
+                f'{parts.scheme}:// has no option {name!r}; use one of {sorted(known)}'
             )
         if name in options:
-            raise OptionsError(f'the option {name!r} is there twice')
+            raise OptionsError(f'the option {name!r} is given twice; remove one')
         options[name] = known[name](name, text)
     return parts._replace(path=unquote(parts.path)), options
 
 
 def seconds(name: str, text: str) -> float:
-    """Return a number of seconds above 0.
+    """Convert an option to a number of seconds above 0.
 
     Raises:
-        OptionsError: It is none.
+        OptionsError: The text is not a number, or not above 0.
     """
     try:
         value = float(text)
@@ -56,10 +61,10 @@ def seconds(name: str, text: str) -> float:
 
 
 def yes_or_no(name: str, text: str) -> bool:
-    """Return whether a text says ``yes``.
+    """Convert an option to whether its text is ``yes``.
 
     Raises:
-        OptionsError: It says neither ``yes`` nor ``no``.
+        OptionsError: The text is neither ``yes`` nor ``no``.
     """
     if text not in ('yes', 'no'):
         raise OptionsError(f'{name} is {text!r}, and must be yes or no')
@@ -67,10 +72,10 @@ def yes_or_no(name: str, text: str) -> bool:
 
 
 def whole_number(name: str, text: str) -> int:
-    """Return a whole number from 2 to 1000.
+    """Convert an option to a whole number from 2 to 1000.
 
     Raises:
-        OptionsError: It is none.
+        OptionsError: The text is not a whole number, or out of range.
     """
     if not text.isdecimal() or not 2 <= int(text) <= 1000:
         raise OptionsError(f'{name} is {text!r}, and must be from 2 to 1000')

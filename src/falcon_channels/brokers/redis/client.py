@@ -1,0 +1,141 @@
+"""Sends commands and scripts to the server that stores their keys."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from collections.abc import Callable
+from typing import Any
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import MovedError
+from redis.exceptions import NoScriptError
+from redis.exceptions import RedisError
+from redis.exceptions import ResponseError
+
+from falcon_channels.brokers.redis.command_connection import Argument
+from falcon_channels.brokers.redis.command_connection import CommandConnection
+from falcon_channels.brokers.redis.connections import Address
+from falcon_channels.brokers.redis.connections import find_topology
+from falcon_channels.brokers.redis.connections import Server
+from falcon_channels.brokers.redis.connections import Topology
+from falcon_channels.brokers.redis.scripts import Script
+from falcon_channels.errors import BrokerUnavailableError
+
+
+class Client:
+    """A client of the servers behind one URL: one server, or all of a Cluster.
+
+    Args:
+        server: The server options.
+        timeout_s: Deadline of a command, in seconds.
+        on_moved: Called when a key has moved to another server of the Cluster.
+
+    Attributes:
+        topology: The servers and their slots, as `find_servers` has found them last.
+    """
+
+    def __init__(
+        self, server: Server, timeout_s: float, on_moved: Callable[[], None]
+    ) -> None:
+        self._on_moved = on_moved
+        self.topology = Topology(frozenset(), ())
+        self._server = server
+        self._timeout_s = timeout_s
+        self._connections: dict[Address, CommandConnection] = {}
+        self._closed = False
+
+    async def find_servers(self) -> None:
+        """Ask for the topology, and keep a connection for commands to each server.
+
+        Raises:
+            BrokerUnavailableError: No server answers. The topology does not change.
+        """
+        found = await find_topology(self._server, self.topology.addresses)
+        if self._closed:
+            raise BrokerUnavailableError('the broker is closed')
+        self.topology = found
+        removed = set(self._connections) - found.addresses
+        for address in found.addresses - set(self._connections):
+            self._connections[address] = CommandConnection(
+                self._server, address, self._timeout_s
+            )
+        for address in removed:
+            await self._connections.pop(address).close()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        self._closed = True
+        await asyncio.gather(
+            *(connection.close() for connection in self._connections.values())
+        )
+
+    def connection(self, address: Address) -> CommandConnection:
+        """Return the connection for commands to a server."""
+        return self._connections[address]
+
+    async def call(self, key: str | bytes, *arguments: Argument) -> Any:
+        """Send a command to the server of a key or a pub/sub name.
+
+        Args:
+            key: The key or name that decides the server.
+            arguments: Name of the command and its arguments.
+
+        Returns:
+            The answer of the server.
+
+        Raises:
+            BrokerUnavailableError: The server did not answer, or answered with an
+                error.
+        """
+        return await self._retry_if_moved(
+            lambda: self._connection_of(key).call(*arguments),
+        )
+
+    async def run(self, script: Script, keys: list[str], *arguments: Argument) -> Any:
+        """Run a script on the server of its keys.
+
+        Args:
+            script: The script.
+            keys: Its ``KEYS``, all in the same slot of a Cluster.
+            arguments: Its ``ARGV``.
+
+        Returns:
+            The result of the script.
+
+        Raises:
+            BrokerUnavailableError: The server did not answer, or answered with an
+                error.
+        """
+        words = (len(keys), *keys, *arguments)
+        return await self._retry_if_moved(lambda: self._run(script, keys[0], words))
+
+    async def _retry_if_moved(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        try:
+            try:
+                return await call()
+            except MovedError:
+                # NOTE: the command was not executed. It is therefore safe to send it
+                #   again.
+                self._on_moved()
+                await self.find_servers()
+                return await call()
+        except ResponseError as ex:
+            raise _unavailable(ex) from None
+
+    async def _run(self, script: Script, key: str, words: tuple[Argument, ...]) -> Any:
+        connection = self._connection_of(key)
+        try:
+            return await connection.call('EVALSHA', script.sha, *words)
+        except NoScriptError:
+            # NOTE: the script was not executed. The server caches it from now on.
+            return await connection.call('EVAL', script.text, *words)
+
+    def _connection_of(self, key: str | bytes) -> CommandConnection:
+        if not self._connections or self._closed:
+            raise BrokerUnavailableError('the Redis broker is not open')
+        return self._connections[self.topology.address_of(key)]
+
+
+def _unavailable(error: RedisError | RedisConnectionError) -> BrokerUnavailableError:
+    return BrokerUnavailableError(f'Redis answered with an error: {error}')
