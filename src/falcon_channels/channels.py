@@ -538,7 +538,7 @@ class Channels(Mounts, UserCommands):
         self.admission.closed_because = 'shutting down'
         self.hub.start_draining()
         if self._broker.capabilities.shared:
-            self._presence.hold()
+            self._presence.abandon()
         options = self.options
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + options.drain_timeout_s

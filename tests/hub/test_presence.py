@@ -134,7 +134,7 @@ async def test_entries_of_a_dead_process_expire() -> None:
     await enter(channels, 'ann')
     await asyncio.sleep(300.0)
     assert (2, 2) == await channels.presence_stats('room:1')
-    for kept in channels._presence._kept.values():
+    for kept in channels._presence._entered.values():
         # NOTE: what a process that was killed does: nothing.
         for subscription in [s for s in kept if s.user == 'ann']:
             del kept[subscription]
@@ -193,8 +193,8 @@ async def test_nothing_is_left_when_all_have_gone(
     await asyncio.sleep(30.0)
     keeper = channels._presence
     assert {} == keeper._graces
-    assert {} == keeper._turns
-    assert [{}] == list(keeper._kept.values())
+    assert {} == keeper._user_locks
+    assert [{}] == list(keeper._entered.values())
     assert (0, 0) == await channels.presence_stats('room:1')
     assert [] == caplog.records
     await channels.close()

@@ -157,8 +157,8 @@ MUTANTS = [
     Mutant(
         'who left while being entered stays present',
         'hub/presence.py',
-        'if subscription.ended:\n                # NOTE: it left',
-        'if False:\n                # NOTE: it left',
+        'if subscription.ended:\n                # NOTE: it ended',
+        'if False:\n                # NOTE: it ended',
     ),
     Mutant(
         'presence is not refreshed',
@@ -175,7 +175,7 @@ MUTANTS = [
     Mutant(
         'joins and leaves overtake each other',
         'hub/presence.py',
-        'async with turn.lock:\n                yield',
+        'async with user_lock.lock:\n                yield',
         'yield',
         'tests/brokers/test_presence_races.py',
     ),
@@ -444,14 +444,14 @@ MUTANTS = [
     Mutant(
         'nobody tells that the entry of a dead process expired',
         'hub/presence.py',
-        'untold.extend(changes)',
+        'unannounced.extend(changes)',
         'pass',
         'tests/hub/test_presence.py',
     ),
     Mutant(
         'a leave that could not be told is forgotten',
         'hub/presence.py',
-        'self._untold.append(change)',
+        'self._unannounced.append(change)',
         'pass',
         'tests/hub/test_presence.py',
     ),
@@ -465,15 +465,15 @@ MUTANTS = [
     Mutant(
         'a join that could not be told is forgotten',
         'hub/presence.py',
-        'if subscription in kept and (again or not kept[subscription]):',
-        'if subscription in kept and again:',
+        'if subscription in entered and (again or not entered[subscription]):',
+        'if subscription in entered and again:',
         'tests/hub/test_presence.py',
     ),
     Mutant(
         'an entry that could not be made stays unmade',
         'hub/presence.py',
-        '            if options.presence:\n                self._keep(',
-        '            if announced:\n                self._keep(',
+        '            if options.presence:\n                self._keep_refreshed(',
+        '            if announced:\n                self._keep_refreshed(',
     ),
     # --- revocations -----------------------------------------------------------------
     Mutant(
@@ -546,8 +546,8 @@ MUTANTS = [
     Mutant(
         'a read of the log serves who asked after it began',
         'hub/shared_reads.py',
-        'read = self._due.get(question)\n',
-        'read = self._due.get(question) or self._running.get(question)\n',
+        'read = self._due.get(request)\n',
+        'read = self._due.get(request) or self._running.get(request)\n',
         'tests/hub/test_shared_reads.py',
     ),
     Mutant(
