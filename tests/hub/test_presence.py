@@ -9,8 +9,8 @@ import random
 from typing import Any
 
 import pytest
-from simulation.storm import Store
-from simulation.storm import StormyBroker
+from simulation.faulty_broker import FaultyBroker
+from simulation.faulty_broker import Store
 from support.fake_clock import on_fake_clock
 
 from falcon_channels import BrokerUnavailableError
@@ -201,7 +201,7 @@ async def test_keeper_holds_nothing_after_all_clients_left(
     assert {asyncio.current_task()} == asyncio.all_tasks()
 
 
-class SlowSignalBroker(StormyBroker):
+class SlowSignalBroker(FaultyBroker):
     """The link of one process to the shared broker, whose signals can be delayed."""
 
     def __init__(self, store: Store) -> None:
