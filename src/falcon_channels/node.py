@@ -234,7 +234,7 @@ class Node:
         self._status = 'draining'
         self.hub.start_draining()
         if self.broker.capabilities.shared:
-            self._presence.hold()
+            self._presence.abandon()
         options = self.options
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + options.drain_timeout_s

@@ -1,4 +1,4 @@
-"""The fan-out: encoded once, written once a turn, and nobody waits for the slow."""
+"""The fan-out: one encoding, one write per iteration, and limits for slow readers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from falcon_channels.testing import SimulatedClient
 KIB = 'x' * 1022
 
 
-def made(**options: Any) -> Channels:
+def make_channels(**options: Any) -> Channels:
     channels = Channels(options=NodeOptions(max_backlog_bytes=65536))
     options = {'max_publication_bytes': 2048, 'max_backlog_bytes': 8192, **options}
     channels.add_route('a:{name}', None, ChannelOptions(**options))
@@ -36,9 +36,9 @@ def numbers(client: SimulatedClient) -> list[int]:
 
 
 @on_fake_clock
-async def test_encodes_once_however_many_subscribers() -> None:
-    """A publication is encoded once for a hundred subscribers that speak alike."""
-    channels = made()
+async def test_publication_for_100_subscribers_is_encoded_once() -> None:
+    """A publication is encoded once for all subscribers that share an encoder."""
+    channels = make_channels()
     clients = [SimulatedClient(channels) for _ in range(100)]
     for client in clients:
         await client.__aenter__()
@@ -53,9 +53,10 @@ async def test_encodes_once_however_many_subscribers() -> None:
 
 
 @on_fake_clock
-async def test_one_turn_is_one_write() -> None:
-    """What is published in one turn leaves in one write, over several channels, too."""
-    channels = made()
+async def test_publications_of_one_iteration_leave_in_one_write() -> None:
+    """Publications of one event-loop iteration leave in one write, also of several
+    channels."""
+    channels = make_channels()
     async with SimulatedClient(channels) as client:
         await client.subscribe('a:1')
         await client.subscribe('a:2')
@@ -74,9 +75,11 @@ async def test_one_turn_is_one_write() -> None:
 
 
 @on_fake_clock
-async def test_slow_reader_is_closed(caplog: pytest.LogCaptureFixture) -> None:
-    """A reader that does not read is closed at its limit; the others get all."""
-    channels = made()
+async def test_slow_reader_with_policy_close_is_disconnected(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A client that does not read is closed at the limit; others receive everything."""
+    channels = make_channels()
     async with SimulatedClient(channels) as stuck, SimulatedClient(channels) as other:
         await stuck.subscribe('a:1')
         await other.subscribe('a:1')
@@ -97,9 +100,11 @@ async def test_slow_reader_is_closed(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @on_fake_clock
-async def test_slow_reader_misses_the_oldest(caplog: pytest.LogCaptureFixture) -> None:
-    """A reader that falls behind misses the oldest, counted, and logged once."""
-    channels = made(slow_reader='drop_oldest')
+async def test_slow_reader_with_policy_drop_oldest_misses_the_oldest(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A slow client misses the oldest publications: counted, and logged once."""
+    channels = make_channels(slow_reader='drop_oldest')
     async with SimulatedClient(channels) as stuck, SimulatedClient(channels) as other:
         await stuck.subscribe('a:1')
         await other.subscribe('a:1')
@@ -127,10 +132,12 @@ async def test_slow_reader_misses_the_oldest(caplog: pytest.LogCaptureFixture) -
 
 
 @on_fake_clock
-async def test_slow_reader_gets_the_latest(caplog: pytest.LogCaptureFixture) -> None:
-    """A reader of a state gets the newest when it reads again, and every join."""
+async def test_slow_reader_with_policy_latest_gets_the_newest_and_all_joins(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A slow client that reads again gets the newest publication and every join."""
     caplog.set_level(logging.INFO)
-    channels = made(slow_reader='latest', join_leave='connection')
+    channels = make_channels(slow_reader='latest', join_leave='connection')
     async with SimulatedClient(channels) as stuck:
         await stuck.subscribe('a:1')
         await asyncio.sleep(1)
@@ -154,9 +161,9 @@ async def test_slow_reader_gets_the_latest(caplog: pytest.LogCaptureFixture) -> 
 
 
 @on_fake_clock
-async def test_recovery_is_not_slowness() -> None:
-    """Who recovers more than a backlog may hold is not closed over it."""
-    channels = made(history_size=100)
+async def test_recovery_larger_than_the_backlog_limit_keeps_the_connection() -> None:
+    """Recovered publications do not count towards the backlog limit."""
+    channels = make_channels(history_size=100)
     for number in range(50):
         await channels.publish('a:1', [number, KIB])
     page = await channels.history('a:1', limit=1)
@@ -180,9 +187,9 @@ async def test_recovery_is_not_slowness() -> None:
 
 
 @on_fake_clock
-async def test_what_was_recovered_and_read_is_no_credit() -> None:
-    """Who has read what it recovered may lag behind no further than others."""
-    channels = made(history_size=100)
+async def test_backlog_limit_applies_after_recovered_publications_were_read() -> None:
+    """Once a client has read what it recovered, the usual limit applies to it."""
+    channels = make_channels(history_size=100)
     for number in range(50):
         await channels.publish('a:1', [number, KIB])
     page = await channels.history('a:1', limit=1)
@@ -200,9 +207,9 @@ async def test_what_was_recovered_and_read_is_no_credit() -> None:
 
 
 @on_fake_clock
-async def test_recovery_is_bounded_in_bytes() -> None:
-    """Who missed more than the limit is told so, and gets nothing by halves."""
-    channels = made(history_size=100, recovery_limit_bytes=10_000)
+async def test_recovery_above_its_limit_in_bytes_returns_nothing() -> None:
+    """A client that missed more than the limit is not recovered, not even in part."""
+    channels = make_channels(history_size=100, recovery_limit_bytes=10_000)
     for number in range(50):
         await channels.publish('a:1', [number, KIB])
     page = await channels.history('a:1', limit=1)
@@ -217,9 +224,9 @@ async def test_recovery_is_bounded_in_bytes() -> None:
 
 
 @on_fake_clock
-async def test_binary_publications_arrive_as_they_are() -> None:
-    """A binary payload reaches a client that can have it, byte by byte."""
-    channels = made()
+async def test_binary_publication_arrives_unchanged() -> None:
+    """A binary payload reaches a client of a binary encoding byte by byte."""
+    channels = make_channels()
     async with SimulatedClient(channels) as client:
         await client.subscribe('a:1')
         await channels.publish('a:1', b'\x00\xff')

@@ -1,4 +1,4 @@
-"""The hub: gaps are closed or reported, and nobody waits in vain."""
+"""The hub: gaps are repaired or reported, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from falcon_channels.testing import SimulatedClient
 from falcon_channels.testing import Unsubscribed
 
 
-class DeafBroker(MemoryBroker):
-    """A broker whose announcements can be lost, as if a link was."""
+class LossyBroker(MemoryBroker):
+    """A broker whose announcements can be lost, as with a lost link."""
 
-    def lose(self, channel: str) -> None:
+    def stop_announcing(self, channel: str) -> None:
         self._subscribed.discard(channel)
 
-    def hear(self, channel: str) -> None:
+    def announce_again(self, channel: str) -> None:
         self._subscribed.add(channel)
 
 
-def made(history_size: int = 100) -> tuple[Channels, DeafBroker]:
-    broker = DeafBroker()
+def make_channels(history_size: int = 100) -> tuple[Channels, LossyBroker]:
+    broker = LossyBroker()
     channels = Channels(broker)
     channels.add_route('log', None, ChannelOptions(history_size=history_size))
     return channels, broker
@@ -44,16 +44,16 @@ def offsets(client: SimulatedClient) -> list[int]:
 
 
 @on_fake_clock
-async def test_a_gap_is_read_from_the_log() -> None:
-    """150 are sent, 50 announcements are lost, and 150 arrive, in order."""
-    channels, broker = made(history_size=200)
+async def test_lost_announcements_are_read_from_the_log() -> None:
+    """If 50 of 150 announcements are lost, all 150 publications arrive in order."""
+    channels, broker = make_channels(history_size=200)
     async with SimulatedClient(channels) as client:
         await client.subscribe('log')
         for number in range(150):
             if number == 50:
-                broker.lose('log')
+                broker.stop_announcing('log')
             if number == 100:
-                broker.hear('log')
+                broker.announce_again('log')
             await channels.publish('log', number)
         await asyncio.sleep(1)
         assert list(range(1, 151)) == offsets(client)
@@ -65,12 +65,12 @@ async def test_a_gap_is_read_from_the_log() -> None:
 
 
 @on_fake_clock
-async def test_a_lost_last_publication_is_found() -> None:
-    """What no later publication shows to be missing is found by looking."""
-    channels, broker = made()
+async def test_lost_last_announcement_is_found_by_the_position_check() -> None:
+    """The regular position check finds a loss that no later publication shows."""
+    channels, broker = make_channels()
     async with SimulatedClient(channels) as client:
         await client.subscribe('log')
-        broker.lose('log')
+        broker.stop_announcing('log')
         await channels.publish('log', 'the last')
         await asyncio.sleep(1)
         assert [] == offsets(client)
@@ -80,16 +80,16 @@ async def test_a_lost_last_publication_is_found() -> None:
 
 
 @on_fake_clock
-async def test_what_cannot_be_read_is_reported() -> None:
-    """A gap that the log no longer covers ends each subscription, with a reason."""
-    channels, broker = made(history_size=3)
+async def test_gap_that_the_log_no_longer_covers_ends_subscriptions() -> None:
+    """A gap that cannot be repaired ends every subscription with code 2500."""
+    channels, broker = make_channels(history_size=3)
     async with SimulatedClient(channels) as client, SimulatedClient(channels) as other:
         await client.subscribe('log')
         await other.subscribe('log')
-        broker.lose('log')
+        broker.stop_announcing('log')
         for number in range(10):
             await channels.publish('log', number)
-        broker.hear('log')
+        broker.announce_again('log')
         await channels.publish('log', 10)
         await asyncio.sleep(1)
         for ended in (client, other):
@@ -105,18 +105,18 @@ async def test_what_cannot_be_read_is_reported() -> None:
 
 
 @on_fake_clock
-async def test_a_disconnect_while_subscribing_leaves_nothing() -> None:
-    """However far a subscription has come when its client goes, it is gone."""
-    channels, _ = made()
+async def test_disconnect_during_subscribe_leaves_nothing_behind() -> None:
+    """A client may disconnect at any step of its subscription. Nothing is left."""
+    channels, _ = make_channels()
     await channels.publish('log', 1)
     page = await channels.history('log')
-    for turns in range(8):
+    for iterations in range(8):
         client = SimulatedClient(channels)
         await client.__aenter__()
         task = asyncio.get_running_loop().create_task(
             client.subscribe('log', page.position)
         )
-        for _ in range(turns):
+        for _ in range(iterations):
             await asyncio.sleep(0)
         client.disconnect()
         await asyncio.wait([task])
@@ -132,9 +132,9 @@ async def test_a_disconnect_while_subscribing_leaves_nothing() -> None:
 
 
 @on_fake_clock
-async def test_what_has_ended_is_not_added() -> None:
-    """A connection that ended during its handshake is not kept."""
-    channels, _ = made()
+async def test_connection_that_ended_in_its_handshake_is_not_added() -> None:
+    """`Hub.add` refuses a connection that has ended already."""
+    channels, _ = make_channels()
     client = SimulatedClient(channels)
     client.disconnect()
     with pytest.raises(ClosedError, match='ended already'):

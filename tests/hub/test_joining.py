@@ -1,4 +1,4 @@
-"""Joining and repairing while the log moves under the reader."""
+"""Joins and repairs while the log changes during the read."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from falcon_channels.testing import Unsubscribed
 
 
 class BusyBroker(MemoryBroker):
-    """A broker to whose log something happens while it is read.
+    """A broker whose log changes while it is read.
 
     Attributes:
-        meanwhile: Called after each read, before the reader has its page.
-        opening: Called after a channel was subscribed, before the answer is there.
-        stale: Handed out instead of the page, once.
-        reads: How often something was read.
+        meanwhile: Called after each read, before the page is returned.
+        opening: Called after a channel was subscribed, before its position is returned.
+        stale: A page that is returned once instead of the current one.
+        reads: Number of reads.
     """
 
     def __init__(self) -> None:
@@ -55,22 +55,22 @@ class BusyBroker(MemoryBroker):
         return position
 
     def lose_log(self, channel: str) -> None:
-        """Lose a log, as a server that restarts without its disk."""
+        """Lose a log, like a server that restarts without its disk."""
         del self._logs[channel]
         self._generation += 1
 
-    def deafen(self, channel: str) -> None:
-        """Announce nothing of a channel, as where the link is lost."""
+    def stop_announcing(self, channel: str) -> None:
+        """Stop announcing a channel, as with a lost link."""
         self._subscribed.discard(channel)
 
-    def hear(self, channel: str) -> None:
+    def announce_again(self, channel: str) -> None:
         """Announce a channel again."""
         self._subscribed.add(channel)
 
 
-def made() -> tuple[Channels, BusyBroker]:
+def make_channels() -> tuple[Channels, BusyBroker]:
     broker = BusyBroker()
-    # NOTE: nobody looks for what was missed but who has a reason to.
+    # NOTE: without position checks, only a gap or a restored link starts a repair.
     options = NodeOptions(position_check_s=None, max_pending_bytes=100)
     channels = Channels(broker, options)
     channels.add_route('log', None, ChannelOptions(history_size=100))
@@ -83,7 +83,7 @@ def values(publications: list[Publication]) -> list[Any]:
 
 
 def received(client: SimulatedClient) -> list[tuple[Any, str]]:
-    """Return what a client was sent after it had joined, with the epochs."""
+    """Return the values that a client received after its join, with epochs."""
     return [
         (event.item.value(), event.epoch)
         for event in client.events
@@ -92,9 +92,9 @@ def received(client: SimulatedClient) -> list[tuple[Any, str]]:
 
 
 @on_fake_clock
-async def test_recovery_while_others_publish() -> None:
-    """What is published while the log is read is recovered with it, by one read."""
-    channels, broker = made()
+async def test_recovery_includes_publications_announced_during_the_read() -> None:
+    """Publications announced during the read are recovered with it, by one read."""
+    channels, broker = make_channels()
     async with SimulatedClient(channels) as client:
         since = (await channels.publish('log', 1)).position
         await channels.publish('log', 2)
@@ -114,9 +114,10 @@ async def test_recovery_while_others_publish() -> None:
 
 
 @on_fake_clock
-async def test_a_state_that_changes_while_it_is_read() -> None:
-    """Who joins a state gets the newest, also one that came while it was read."""
-    channels, broker = made()
+async def test_latest_mode_returns_a_publication_announced_during_the_read() -> None:
+    """A join in the mode "latest" returns the newest publication, even if it was
+    announced during the read."""
+    channels, broker = make_channels()
     async with SimulatedClient(channels) as client:
         since = (await channels.publish('state', 1)).position
         broker.meanwhile = lambda: channels.publish('state', 2)
@@ -129,9 +130,10 @@ async def test_a_state_that_changes_while_it_is_read() -> None:
 
 
 @on_fake_clock
-async def test_a_page_older_than_what_was_announced_is_read_again() -> None:
-    """Nobody joins behind the channel: what they had missed would never come."""
-    channels, broker = made()
+async def test_page_older_than_the_channel_is_read_again() -> None:
+    """A page that ends before the position of the channel is read again. Otherwise the
+    publications between the two would never arrive."""
+    channels, broker = make_channels()
     async with SimulatedClient(channels) as other, SimulatedClient(channels) as client:
         since = (await channels.publish('log', 1)).position
         await other.subscribe('log')
@@ -147,9 +149,10 @@ async def test_a_page_older_than_what_was_announced_is_read_again() -> None:
 
 
 @on_fake_clock
-async def test_a_log_that_was_lost_before_a_join() -> None:
-    """Who recovers from a new log finds the channel there, and the others are told."""
-    channels, broker = made()
+async def test_join_after_a_lost_log_moves_the_channel_to_the_new_log() -> None:
+    """A client that recovers from a new log moves the channel there. The subscriptions
+    of the old log end."""
+    channels, broker = make_channels()
     async with SimulatedClient(channels) as other, SimulatedClient(channels) as client:
         for number in (1, 2, 3):
             await channels.publish('log', number)
@@ -167,9 +170,9 @@ async def test_a_log_that_was_lost_before_a_join() -> None:
 
 
 @on_fake_clock
-async def test_a_state_that_was_lost_before_a_join() -> None:
-    """Who joins a state stands in the log that there is, and all go on in it."""
-    channels, broker = made()
+async def test_join_in_latest_mode_after_a_lost_log_moves_everyone() -> None:
+    """In the mode "latest", all subscriptions move to the new log with the channel."""
+    channels, broker = make_channels()
     async with SimulatedClient(channels) as other, SimulatedClient(channels) as client:
         for number in (1, 2, 3):
             await channels.publish('state', number)
@@ -178,7 +181,7 @@ async def test_a_state_that_was_lost_before_a_join() -> None:
         new = await channels.position('state')
         joined = await client.subscribe('state', old)
         assert (False, new) == (joined.recovered, joined.position)
-        # NOTE: an announcement of the old log that was long on its way.
+        # NOTE: a late announcement of the old log.
         late = Publication(data=b'"late"', offset=4)
         channels.node.hub.on_publication('state', late, old.epoch)
         await asyncio.sleep(1)
@@ -190,9 +193,9 @@ async def test_a_state_that_was_lost_before_a_join() -> None:
 
 
 @on_fake_clock
-async def test_a_link_that_is_restored_during_a_repair() -> None:
-    """What was missed since the log was read is read as well."""
-    channels, broker = made()
+async def test_link_restored_during_a_repair_reads_the_log_again() -> None:
+    """Publications missed after the log was read are read as well."""
+    channels, broker = make_channels()
     async with SimulatedClient(channels) as client:
         await client.subscribe('log')
         hub = channels.node.hub
@@ -201,10 +204,10 @@ async def test_a_link_that_is_restored_during_a_repair() -> None:
             broker.meanwhile = None
             await channels.publish('log', 2)
             hub.on_link_lost()
-            broker.hear('log')
+            broker.announce_again('log')
             hub.on_link_restored()
 
-        broker.deafen('log')
+        broker.stop_announcing('log')
         await channels.publish('log', 1)
         broker.meanwhile = break_again
         hub.on_link_lost()
@@ -214,17 +217,17 @@ async def test_a_link_that_is_restored_during_a_repair() -> None:
 
 
 @on_fake_clock
-async def test_a_link_that_is_restored_while_a_channel_opens() -> None:
-    """What was missed between the position and its arrival is read."""
-    channels, broker = made()
+async def test_link_restored_while_a_channel_opens_repairs_it() -> None:
+    """Publications missed between the position and its arrival are read."""
+    channels, broker = make_channels()
     await channels.start()
     hub = channels.node.hub
 
     async def break_link() -> None:
-        broker.deafen('log')
+        broker.stop_announcing('log')
         hub.on_link_lost()
         await channels.publish('log', 1)
-        broker.hear('log')
+        broker.announce_again('log')
         hub.on_link_restored()
 
     broker.opening = break_link
@@ -237,9 +240,9 @@ async def test_a_link_that_is_restored_while_a_channel_opens() -> None:
 
 @pytest.mark.parametrize('count', [1, 3, 50])
 @on_fake_clock
-async def test_a_flood_while_a_channel_opens(count: int) -> None:
-    """What is announced before the position is there arrives, be it too much."""
-    channels, broker = made()
+async def test_publications_announced_while_a_channel_opens_arrive(count: int) -> None:
+    """Publications announced before the position arrive, even above the limit."""
+    channels, broker = make_channels()
 
     async def flood() -> None:
         for number in range(count):

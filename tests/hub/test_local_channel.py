@@ -1,4 +1,4 @@
-"""One channel of a process by itself: no broker, no hub's tasks, no network."""
+"""A local channel by itself: no broker, no tasks of the hub, no network."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def item(offset: int, size: int = 1) -> Publication:
     return Publication(data=b'%d' % (offset % 10) * size, offset=offset)
 
 
-def opened(**options: Any) -> tuple[LocalChannel, Subscription]:
-    """Return a channel at the beginning of the log ``x``, and its one subscriber."""
+def open_channel(**options: Any) -> tuple[LocalChannel, Subscription]:
+    """Return a channel at the start of the log ``x``, and a JOINING subscription."""
     channels = Channels()
     channels.add_route(
         'a:{name}',
@@ -43,9 +43,9 @@ def opened(**options: Any) -> tuple[LocalChannel, Subscription]:
 
 
 @on_fake_clock
-async def test_who_is_ahead_is_passed_as_soon_as_it_is_reached() -> None:
-    """Who recovered further than the channel gets what everybody gets from there on."""
-    local_channel, subscription = opened(history_size=10)
+async def test_ahead_subscription_becomes_live_when_the_channel_reaches_it() -> None:
+    """An AHEAD subscription is LIVE once the channel has reached its offset."""
+    local_channel, subscription = open_channel(history_size=10)
     local_channel.add(subscription, 2)
     assert State.AHEAD is subscription.state
     for offset, state in ((1, State.AHEAD), (2, State.LIVE), (3, State.LIVE)):
@@ -55,9 +55,9 @@ async def test_who_is_ahead_is_passed_as_soon_as_it_is_reached() -> None:
 
 
 @on_fake_clock
-async def test_what_waits_is_bounded_and_the_newest() -> None:
-    """Half of a backlog waits for a slow reader, in order, and the oldest go."""
-    local_channel, subscription = opened(slow_reader='drop_oldest')
+async def test_pending_items_above_the_limit_drop_the_oldest() -> None:
+    """Half of the backlog limit is pending for a slow client, in order."""
+    local_channel, subscription = open_channel(slow_reader='drop_oldest')
     local_channel.add(subscription)
     local_channel.lag(subscription)
     dropped = 0
@@ -72,9 +72,9 @@ async def test_what_waits_is_bounded_and_the_newest() -> None:
 
 
 @on_fake_clock
-async def test_what_waits_keeps_its_epoch() -> None:
-    """What waited while the log was lost is of the old log, also when it is read."""
-    local_channel, subscription = opened(
+async def test_pending_items_keep_their_epoch_when_the_log_is_lost() -> None:
+    """Items that were pending when the log was lost keep the epoch of the old log."""
+    local_channel, subscription = open_channel(
         history_size=1, recovery='latest', slow_reader='latest'
     )
     local_channel.open(Position(6, 'x'))
@@ -90,9 +90,9 @@ async def test_what_waits_keeps_its_epoch() -> None:
 
 
 @on_fake_clock
-async def test_what_waits_is_of_one_epoch() -> None:
-    """The first publication of another log replaces what waits of the one before."""
-    local_channel, subscription = opened(
+async def test_publication_of_another_log_replaces_pending_items() -> None:
+    """The first publication of another log replaces the pending ones of the old log."""
+    local_channel, subscription = open_channel(
         history_size=1, recovery='latest', slow_reader='latest'
     )
     local_channel.add(subscription)

@@ -1,4 +1,4 @@
-"""Presence: who is there, by connection and by user, and word of it."""
+"""Presence: entries by connection and by user, and their announcements."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import random
 from typing import Any
 
 import pytest
-from simulation.storm import Store
-from simulation.storm import StormyBroker
+from simulation.faulty_broker import FaultyBroker
+from simulation.faulty_broker import Store
 from support.fake_clock import on_fake_clock
 
 from falcon_channels import BrokerUnavailableError
@@ -21,7 +21,7 @@ from falcon_channels.testing import Received
 from falcon_channels.testing import SimulatedClient
 
 
-def made(**options: Any) -> Channels:
+def make_channels(**options: Any) -> Channels:
     channels = Channels()
     channels.add_route('room:{name}', None, ChannelOptions(**options))
     return channels
@@ -44,16 +44,16 @@ async def enter(channels: Channels, user: str) -> SimulatedClient:
 
 
 @on_fake_clock
-async def test_connections_and_users_are_counted_apart() -> None:
-    """Two tabs of one user are two connections and one user."""
-    channels = made(presence=True)
+async def test_presence_stats_count_connections_and_users() -> None:
+    """Two tabs of one user count as two connections and one user."""
+    channels = make_channels(presence=True)
     first = await enter(channels, 'ann')
     await enter(channels, 'ann')
     await enter(channels, 'bob')
     stats = await channels.presence_stats('room:1')
     assert (3, 2) == stats
-    there = await channels.presence('room:1')
-    info = there[first.connection.id]
+    entries = await channels.presence('room:1')
+    info = entries[first.connection.id]
     assert ('ann', b'{"name":"ann"}') == (info.user, info.conn_info)
     first.disconnect()
     await asyncio.sleep(0.1)
@@ -62,9 +62,9 @@ async def test_connections_and_users_are_counted_apart() -> None:
 
 
 @on_fake_clock
-async def test_each_connection_is_announced() -> None:
-    """With `connection`, every tab joins and leaves, and sees itself join."""
-    channels = made(join_leave='connection')
+async def test_join_leave_connection_announces_each_connection() -> None:
+    """With `connection`, every tab is announced, and also sees its own join."""
+    channels = make_channels(join_leave='connection')
     watcher = await enter(channels, 'watcher')
     first = await enter(channels, 'ann')
     second = await enter(channels, 'ann')
@@ -85,9 +85,9 @@ async def test_each_connection_is_announced() -> None:
 
 
 @on_fake_clock
-async def test_a_user_is_announced_once() -> None:
-    """With `user`, the first tab joins and the last one leaves."""
-    channels = made(presence=True, join_leave='user')
+async def test_join_leave_user_announces_first_join_and_last_leave() -> None:
+    """With `user`, only the first join and the last leave of a user are announced."""
+    channels = make_channels(presence=True, join_leave='user')
     watcher = await enter(channels, 'watcher')
     first = await enter(channels, 'ann')
     second = await enter(channels, 'ann')
@@ -105,9 +105,9 @@ async def test_a_user_is_announced_once() -> None:
 
 
 @on_fake_clock
-async def test_who_is_back_within_the_grace_was_never_away() -> None:
-    """A reconnect within the grace makes no noise; a longer absence is told."""
-    channels = made(presence=True, join_leave='user', leave_grace_s=5.0)
+async def test_reconnect_within_the_grace_period_announces_nothing() -> None:
+    """A reconnect within the grace period is not announced; a longer absence is."""
+    channels = make_channels(presence=True, join_leave='user', leave_grace_s=5.0)
     watcher = await enter(channels, 'watcher')
     client = await enter(channels, 'ann')
     client.disconnect()
@@ -119,7 +119,7 @@ async def test_who_is_back_within_the_grace_was_never_away() -> None:
     await asyncio.sleep(6.0)
     assert ('leave', 'ann') == signals(watcher)[-1]
     client = await enter(channels, 'ann')
-    # NOTE: who leaves on purpose leaves at once.
+    # NOTE: a client that unsubscribes has no grace period.
     client.unsubscribe('room:1')
     await asyncio.sleep(0.1)
     assert [('join', 'ann'), ('leave', 'ann')] == signals(watcher)[-2:]
@@ -127,17 +127,17 @@ async def test_who_is_back_within_the_grace_was_never_away() -> None:
 
 
 @on_fake_clock
-async def test_entries_of_a_dead_process_expire() -> None:
-    """Entries that nobody refreshes disappear, and the others are told."""
-    channels = made(presence=True, join_leave='user', presence_ttl_s=30.0)
+async def test_entries_of_a_dead_process_expire_and_are_announced() -> None:
+    """Entries that are not refreshed expire, and their leaves are announced."""
+    channels = make_channels(presence=True, join_leave='user', presence_ttl_s=30.0)
     watcher = await enter(channels, 'watcher')
     await enter(channels, 'ann')
     await asyncio.sleep(300.0)
     assert (2, 2) == await channels.presence_stats('room:1')
-    for kept in channels.node._presence._kept.values():
-        # NOTE: what a process that was killed does: nothing.
-        for subscription in [s for s in kept if s.user == 'ann']:
-            del kept[subscription]
+    for entered in channels.node._presence._entered.values():
+        # NOTE: a killed process refreshes nothing.
+        for subscription in [s for s in entered if s.user == 'ann']:
+            del entered[subscription]
     await asyncio.sleep(40.0)
     assert (1, 1) == await channels.presence_stats('room:1')
     assert ('leave', 'ann') == signals(watcher)[-1]
@@ -145,9 +145,9 @@ async def test_entries_of_a_dead_process_expire() -> None:
 
 
 @on_fake_clock
-async def test_short_lives_are_refreshed_beside_long_ones() -> None:
-    """Each lifetime has its own pace, whichever channel was there first."""
-    channels = made(presence=True, presence_ttl_s=600.0)
+async def test_entries_with_different_lifetimes_are_all_refreshed() -> None:
+    """Each lifetime has its own refresh interval, whichever channel was first."""
+    channels = make_channels(presence=True, presence_ttl_s=600.0)
     channels.add_route('brief', None, ChannelOptions(presence=True, presence_ttl_s=3.0))
     client = await enter(channels, 'ann')
     await asyncio.sleep(1.0)
@@ -159,15 +159,15 @@ async def test_short_lives_are_refreshed_beside_long_ones() -> None:
 
 
 @on_fake_clock
-async def test_no_ghost_after_a_disconnect_while_subscribing() -> None:
-    """A client that goes while it is being entered leaves nothing behind."""
-    channels = made(presence=True, join_leave='user')
+async def test_disconnect_while_entering_leaves_no_entry() -> None:
+    """A client that disconnects while its entry is added leaves no entry."""
+    channels = make_channels(presence=True, join_leave='user')
     watcher = await enter(channels, 'watcher')
-    for turns in range(12):
+    for iterations in range(12):
         client = SimulatedClient(channels, user='ann')
         await client.__aenter__()
         task = asyncio.get_running_loop().create_task(client.subscribe('room:1'))
-        for _ in range(turns):
+        for _ in range(iterations):
             await asyncio.sleep(0)
         client.disconnect()
         await asyncio.wait([task])
@@ -181,28 +181,28 @@ async def test_no_ghost_after_a_disconnect_while_subscribing() -> None:
 
 
 @on_fake_clock
-async def test_nothing_is_left_when_all_have_gone(
+async def test_keeper_holds_nothing_after_all_clients_left(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A thousand who come and go leave no entry, no timer and no log line."""
+    """200 clients that join and leave leave no entry, timer or log line behind."""
     caplog.set_level(logging.WARNING)
-    channels = made(presence=True, join_leave='user', leave_grace_s=1.0)
+    channels = make_channels(presence=True, join_leave='user', leave_grace_s=1.0)
     for number in range(200):
         client = await enter(channels, f'user{number % 7}')
         client.disconnect()
     await asyncio.sleep(30.0)
     keeper = channels.node._presence
     assert {} == keeper._graces
-    assert {} == keeper._turns
-    assert [{}] == list(keeper._kept.values())
+    assert {} == keeper._user_locks
+    assert [{}] == list(keeper._entered.values())
     assert (0, 0) == await channels.presence_stats('room:1')
     assert [] == caplog.records
     await channels.close()
     assert {asyncio.current_task()} == asyncio.all_tasks()
 
 
-class SlowToTell(StormyBroker):
-    """A process's link to a shared broker, whose signals wait for their gates."""
+class SlowSignalBroker(FaultyBroker):
+    """The link of one process to the shared broker, whose signals can be delayed."""
 
     def __init__(self, store: Store) -> None:
         super().__init__(store, random.Random(1), calm=True, exact=True)
@@ -212,18 +212,18 @@ class SlowToTell(StormyBroker):
     async def signal(self, channel: str, signal: bytes) -> None:
         if self.failures:
             self.failures -= 1
-            raise BrokerUnavailableError('not told')
+            raise BrokerUnavailableError('on purpose')
         if self.gates:
             await self.gates.popleft().wait()
         await super().signal(channel, signal)
 
 
 @on_fake_clock
-async def test_the_last_word_between_processes_is_right() -> None:
-    """Who comes back elsewhere, and leaves again, is there and away for all."""
+async def test_leave_overtaken_by_a_join_is_corrected() -> None:
+    """If a user leaves, returns and leaves again, the last announcement is right."""
     store = Store(asyncio.get_running_loop())
     await store.start()
-    brokers = [SlowToTell(store), SlowToTell(store)]
+    brokers = [SlowSignalBroker(store), SlowSignalBroker(store)]
     processes = [Channels(broker) for broker in brokers]
     for channels in processes:
         options = ChannelOptions(presence=True, join_leave='user')
@@ -235,30 +235,32 @@ async def test_the_last_word_between_processes_is_right() -> None:
     first.unsubscribe('room:1')
     await asyncio.sleep(1)
     second = await enter(processes[1], 'ann')
-    told = ['join', 'join']
-    assert told == [kind for kind, user in signals(watcher) if user == 'ann']
+    announced = ['join', 'join']
+    assert announced == [kind for kind, user in signals(watcher) if user == 'ann']
     leave.set()
     await asyncio.sleep(1)
-    # NOTE: the first process is about to say that ann is there, who now leaves.
+    # NOTE: the first process is about to announce that ann is present. She leaves now.
     second.unsubscribe('room:1')
     await asyncio.sleep(1)
-    told += ['leave', 'leave']
-    assert told == [kind for kind, user in signals(watcher) if user == 'ann']
+    announced += ['leave', 'leave']
+    assert announced == [kind for kind, user in signals(watcher) if user == 'ann']
     rejoin.set()
     await asyncio.sleep(1)
-    told += ['join', 'leave']
-    assert told == [kind for kind, user in signals(watcher) if user == 'ann']
+    announced += ['join', 'leave']
+    assert announced == [kind for kind, user in signals(watcher) if user == 'ann']
     for channels in processes:
         await channels.close()
 
 
 @pytest.mark.parametrize('join_leave', ['connection', 'user'])
 @on_fake_clock
-async def test_who_was_held_to_be_dead_is_back(join_leave: str) -> None:
-    """A process that was cut off for long says again who is there."""
+async def test_entries_that_expired_by_mistake_are_announced_again(
+    join_leave: str,
+) -> None:
+    """A process that was cut off for long announces its users again."""
     store = Store(asyncio.get_running_loop())
     await store.start()
-    brokers = [SlowToTell(store), SlowToTell(store)]
+    brokers = [SlowSignalBroker(store), SlowSignalBroker(store)]
     processes = [Channels(broker) for broker in brokers]
     for channels in processes:
         options = ChannelOptions(
@@ -270,23 +272,25 @@ async def test_who_was_held_to_be_dead_is_back(join_leave: str) -> None:
     brokers[0].link_up = False
     processes[0].node.hub.on_link_lost()
     await asyncio.sleep(100)
-    told = [('join', 'watcher'), ('join', 'ann'), ('leave', 'ann')]
-    assert told == signals(watcher)
+    announced = [('join', 'watcher'), ('join', 'ann'), ('leave', 'ann')]
+    assert announced == signals(watcher)
     brokers[0].link_up = True
     processes[0].node.hub.on_link_restored()
     await asyncio.sleep(300)
-    assert [*told, ('join', 'ann')] == signals(watcher)
+    assert [*announced, ('join', 'ann')] == signals(watcher)
     for channels in processes:
         await channels.close()
 
 
 @pytest.mark.parametrize('join_leave', ['connection', 'user'])
 @on_fake_clock
-async def test_what_could_not_be_told_is_told_later(join_leave: str) -> None:
-    """Who was entered while nothing could be told is told of until that succeeds."""
+async def test_join_that_could_not_be_announced_is_announced_later(
+    join_leave: str,
+) -> None:
+    """A join or leave whose announcement failed is announced until that succeeds."""
     store = Store(asyncio.get_running_loop())
     await store.start()
-    broker = SlowToTell(store)
+    broker = SlowSignalBroker(store)
     channels = Channels(broker)
     options = ChannelOptions(presence=True, join_leave=join_leave, presence_ttl_s=30.0)
     channels.add_route('room:{name}', None, options)
@@ -296,8 +300,8 @@ async def test_what_could_not_be_told_is_told_later(join_leave: str) -> None:
     bob = await enter(channels, 'bob')
     bob.disconnect()
     await asyncio.sleep(300)
-    told = {('join', 'watcher'), ('leave', 'bob'), ('join', 'ann')}
-    assert told == set(signals(watcher))
+    announced = {('join', 'watcher'), ('leave', 'bob'), ('join', 'ann')}
+    assert announced == set(signals(watcher))
     assert 3 == len(signals(watcher))
     broker.failures = 1
     ann.disconnect()

@@ -1,4 +1,4 @@
-"""What many clients recover at once: encoded once, exact, bounded and soon gone."""
+"""Shared encodings: encoded once, exact, limited in size, and dropped soon."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from falcon_channels.publication import Publication
 
 
 class Log:
-    """Publications, and how often each was encoded."""
+    """Publications, and a counter of how often each was encoded."""
 
     def __init__(self, size: int, data: bytes = b'x') -> None:
         self.publications = [
@@ -33,13 +33,12 @@ def shared() -> SharedEncodings:
     return SharedEncodings()
 
 
-async def test_each_is_encoded_once_for_all_but_the_first(
+async def test_publications_are_encoded_once_after_the_first_request(
     shared: SharedEncodings,
 ) -> None:
-    """Clients that missed more or less, or later ones, share what they have in common.
+    """Clients that missed more or fewer publications share the encoded ones.
 
-    The first is answered as if it were alone: most are.
-    """
+    The first request returns nothing, because most clients reconnect alone."""
     log = Log(20)
     assert shared.pieces('json', log.publications[:10], log.encode) is None
     assert {} == log.encoded
@@ -52,10 +51,10 @@ async def test_each_is_encoded_once_for_all_but_the_first(
     shared.clear()
 
 
-async def test_equal_publications_of_another_read_are_known(
+async def test_equal_publications_of_another_read_are_found(
     shared: SharedEncodings,
 ) -> None:
-    """A store gives out new objects with each read; the same content is found again."""
+    """A store returns new objects with each read. Equal publications are found."""
     for read in range(3):
         log = Log(5)
         shared.pieces('json', log.publications, log.encode)
@@ -63,10 +62,10 @@ async def test_equal_publications_of_another_read_are_known(
     shared.clear()
 
 
-async def test_another_publication_with_the_same_offset_is_itself(
+async def test_other_publication_at_the_same_offset_is_encoded_anew(
     shared: SharedEncodings,
 ) -> None:
-    """Nobody gets what was at an offset before, should a log have lost its end."""
+    """If a log lost its end, no client gets the former publication of an offset."""
     log, other = Log(3), Log(3, b'y')
     for _ in range(2):
         shared.pieces('json', log.publications, log.encode)
@@ -77,7 +76,7 @@ async def test_another_publication_with_the_same_offset_is_itself(
     shared.clear()
 
 
-async def test_encodings_do_not_mix(shared: SharedEncodings) -> None:
+async def test_pieces_of_different_keys_are_separate(shared: SharedEncodings) -> None:
     """Each key has pieces of its own."""
     log = Log(1)
     for key in ('json', 'raw', 'json', 'raw'):
@@ -87,10 +86,10 @@ async def test_encodings_do_not_mix(shared: SharedEncodings) -> None:
     shared.clear()
 
 
-async def test_what_cannot_be_encoded_is_refused_to_each(
+async def test_error_of_encode_reaches_every_caller(
     shared: SharedEncodings,
 ) -> None:
-    """An error reaches everybody who asks, and harms nothing else."""
+    """An encoding error is raised to every caller, and affects no other publication."""
     log = Log(3)
 
     def encode(publication: Publication) -> bytes:
@@ -108,17 +107,17 @@ async def test_what_cannot_be_encoded_is_refused_to_each(
     shared.clear()
 
 
-async def test_what_is_kept_is_bounded(
+async def test_pieces_beyond_the_limit_are_encoded_for_each_client(
     shared: SharedEncodings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Beyond the limit everything goes on, and is encoded for each client."""
+    """Beyond the limit nothing is stored, and each client gets its own encoding."""
     monkeypatch.setattr(shared_encodings, 'MAX_KEPT_BYTES', 10_000)
     log = Log(100, bytes(100))
     for _ in range(4):
         found = shared.pieces('json', log.publications, log.encode)
     assert found == [log.encode(publication) for publication in log.publications]
     assert 9_000 < shared.kept_bytes <= 10_000
-    # Encoded for the test itself, and before that for one client or for all three.
+    # NOTE: encoded once for the assertion above, and once or three times before.
     assert {2, 4} == set(log.encoded.values())
     for channel in range(1000):
         shared.pieces(channel, log.publications, log.encode)
@@ -127,15 +126,15 @@ async def test_what_is_kept_is_bounded(
     assert 0 == shared.kept_bytes
 
 
-async def test_nothing_stays(
+async def test_pieces_are_dropped_after_the_keep_time(
     shared: SharedEncodings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was kept is let go of soon, and the next to ask is the first again."""
+    """All pieces are freed soon, and the next request is a first one again."""
     monkeypatch.setattr(shared_encodings, 'KEEP_S', 0.01)
     gone = asyncio.Event()
 
     class Piece:
-        """Something that can be seen to end."""
+        """An object whose end can be observed."""
 
     def encode(publication: Publication) -> Piece:
         piece = Piece()

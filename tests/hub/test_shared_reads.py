@@ -1,4 +1,4 @@
-"""Reads of the log that many want at once: few of them, and none that is too old."""
+"""Shared reads of the log: few reads, and none that began too early."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SETTINGS = StreamSettings(size=10)
 
 
 class SlowBroker(MemoryBroker):
-    """A log whose reads look at once, and answer when they are told to."""
+    """A broker that reads at once, and returns the page when the test allows it."""
 
     capabilities = Capabilities()
 
@@ -39,8 +39,8 @@ class SlowBroker(MemoryBroker):
         return page
 
 
-async def test_who_asks_meanwhile_waits_for_the_next_read() -> None:
-    """A read serves those who asked before it began, and nobody else."""
+async def test_request_during_a_read_waits_for_the_next_read() -> None:
+    """A read serves only the requests that arrived before it began."""
     broker = SlowBroker()
     reads = SharedReads(broker)
 
@@ -68,8 +68,8 @@ async def test_who_asks_meanwhile_waits_for_the_next_read() -> None:
     assert 4 == len(broker.reads)
 
 
-async def test_reads_that_wait_for_nothing_are_answered_at_once() -> None:
-    """What memory holds is there without a turn of the event loop."""
+async def test_immediate_read_returns_without_an_event_loop_iteration() -> None:
+    """A broker that holds its log in memory answers at once."""
     reads = SharedReads(MemoryBroker())
     asking = reads.history('a', SETTINGS, limit=1)
     with pytest.raises(StopIteration) as done:
@@ -77,8 +77,8 @@ async def test_reads_that_wait_for_nothing_are_answered_at_once() -> None:
     assert [] == done.value.value.publications
 
 
-async def test_who_gives_up_disturbs_nobody() -> None:
-    """A read goes on for the others where one of those who want it is cancelled."""
+async def test_cancelled_caller_does_not_cancel_the_shared_read() -> None:
+    """A read continues for the other callers if one of them is cancelled."""
     broker = SlowBroker()
     reads = SharedReads(broker)
     asking = [
@@ -94,8 +94,8 @@ async def test_who_gives_up_disturbs_nobody() -> None:
     assert [HistoryPage, HistoryPage] == [type(page) for page in pages[1:]]
 
 
-async def test_a_read_that_fails_is_not_kept() -> None:
-    """All who asked are told; who asks afterwards is answered."""
+async def test_failed_read_raises_to_its_callers_only() -> None:
+    """All callers of a failed read get its error. The next request reads again."""
     broker = SlowBroker()
     reads = SharedReads(broker)
     asking = [
@@ -115,7 +115,7 @@ async def test_a_read_that_fails_is_not_kept() -> None:
     await reads.close()
 
 
-async def test_all_come_back_at_once(
+async def test_100_clients_recover_with_at_most_10_reads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A hundred clients recover everything, once and in order, by a few reads."""
@@ -137,7 +137,7 @@ async def test_all_come_back_at_once(
         await channels.publish('room', number)
     since = first.position
 
-    async def come_back(client: SimulatedClient) -> list[int]:
+    async def reconnect(client: SimulatedClient) -> list[int]:
         async with client:
             joined = await client.subscribe('room', since)
             assert joined.recovered
@@ -147,7 +147,7 @@ async def test_all_come_back_at_once(
                 await asyncio.sleep(0.01)
             return found + numbers(client)
 
-    results = await asyncio.gather(*map(come_back, clients))
+    results = await asyncio.gather(*map(reconnect, clients))
     await channels.close()
     for found in results:
         assert [*range(1, 21), *[21] * 100] == found

@@ -1,1 +1,1 @@
-"""Deterministic simulation of the hub: chance from a seed, time from a fake clock."""
+"""Deterministic simulation of the hub: seeded random numbers and a fake clock."""

@@ -1,4 +1,4 @@
-"""Simulate many worlds, or replay one: ``make simulate SEEDS=1000``, ``SEED=7``."""
+"""Run many simulations, or replay one: ``make simulate SEEDS=1000``, ``SEED=7``."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from simulation.world import simulate
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--seeds', type=int, default=1000, help='how many worlds')
+    parser.add_argument('--seeds', type=int, default=1000, help='number of simulations')
     parser.add_argument('--first', type=int, default=0, help='the first seed')
-    parser.add_argument('--seed', type=int, help='replay this one and print its trace')
+    parser.add_argument('--seed', type=int, help='replay this seed and print its trace')
     parser.add_argument('--one', action='store_true', help='stop at the first failure')
     args = parser.parse_args()
     if args.seed is not None:
@@ -32,7 +32,7 @@ def main() -> int:
             if args.one or len(failed) == 10:
                 break
     seconds = time.monotonic() - start
-    print(f'{args.seeds} worlds in {seconds:.1f} s; failed: {failed}')
+    print(f'{args.seeds} simulations in {seconds:.1f} s; failed: {failed}')
     return 1 if failed else 0
 
 

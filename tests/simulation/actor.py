@@ -1,4 +1,4 @@
-"""A user's device: it subscribes, goes away, comes back, and believes nothing."""
+"""A simulated device: it subscribes, disconnects, returns, and checks all it gets."""
 
 from __future__ import annotations
 
@@ -18,12 +18,17 @@ if TYPE_CHECKING:
 
 
 class Actor:
-    """One device; it keeps its positions when its connection ends.
+    """A device of a user. It keeps its positions when its connection ends.
 
     Attributes:
-        name: For the trace.
-        positions: Where it stands, in each channel with a log.
-        live: Channels that it has been subscribed to, by its own knowledge.
+        name: Name in the trace.
+        positions: Its position in each channel with a log.
+        live: Channels that it is subscribed to, according to the events it got.
+        places: Index in `Store.truth` of the last publication, in channels without
+            a log.
+        breaks: Value of `World.breaks` at the start of each subscription.
+        seen: Users that are present by the joins and leaves that arrived, by channel.
+        received: Number of publications that arrived.
     """
 
     def __init__(self, world: World, name: str, user: str) -> None:
@@ -34,18 +39,15 @@ class Actor:
         self.process = 0
         self.positions: dict[str, Position] = {}
         self.live: set[str] = set()
-        #: Last place in the truth, for channels without a log.
         self.places: dict[str, int] = {}
-        #: Count of broken links when the subscription began.
         self.breaks: dict[str, int] = {}
-        #: Who is there, by the joins and leaves that arrived.
         self.seen: dict[str, dict[str, int]] = {}
         self.received = 0
 
     def fail(self, what: str) -> None:
         self.world.fail(f'{self.name}: {what}')
 
-    # --- what arrives ----------------------------------------------------------------
+    # --- checks of the events --------------------------------------------------------
 
     def on_event(self, event: Event) -> None:
         channel = event.channel
@@ -85,15 +87,15 @@ class Actor:
         if not channel.startswith(('log', 'deep', 'state')):
             return
         if (since is None) != (joined.recovered is None):
-            self.fail(f'{channel} asked from {since}, answered {joined}')
+            self.fail(f'{channel}: asked to recover {since}, but got {joined}')
         self.positions[channel] = position
         if channel.startswith('state'):
             for publication in joined.publications:
-                self._is_true(channel, position.epoch, publication)
+                self._check_stored(channel, position.epoch, publication)
             return
         if not joined.recovered:
             if joined.publications:
-                self.fail(f'{channel} not recovered, but {joined.publications}')
+                self.fail(f'{channel} not recovered, but got {joined.publications}')
             return
         assert since is not None
         if since.epoch and since.epoch != position.epoch:
@@ -104,23 +106,23 @@ class Actor:
             if publication.offset != offset + 1:
                 self.fail(f'{channel} recovered {publication.offset} after {offset}')
             offset = publication.offset
-            self._is_true(channel, position.epoch, publication)
+            self._check_stored(channel, position.epoch, publication)
         if offset != position.offset:
-            self.fail(f'{channel} recovered up to {offset}, says {position}')
+            self.fail(f'{channel} recovered up to {offset}, but position is {position}')
 
-    def _is_true(self, channel: str, epoch: str, publication: Publication) -> None:
+    def _check_stored(self, channel: str, epoch: str, publication: Publication) -> None:
         truth = self.world.store.truth[channel, epoch]
         offset = publication.offset
         if not 0 < offset <= len(truth) or truth[offset - 1].data != publication.data:
-            self.fail(f'{channel} has no {publication} in {epoch}')
+            self.fail(f'{channel} never stored {publication} in epoch {epoch}')
 
     def _on_log(self, event: Received, publication: Publication) -> None:
         position = self.positions[event.channel]
         if event.epoch != position.epoch:
-            self.fail(f'{event} is of another log than {position}')
+            self.fail(f'{event} belongs to another log than {position}')
         if publication.offset != position.offset + 1:
             self.fail(f'{event.channel} got {publication.offset} after {position}')
-        self._is_true(event.channel, event.epoch, publication)
+        self._check_stored(event.channel, event.epoch, publication)
         self.positions[event.channel] = Position(publication.offset, event.epoch)
 
     _on_deep = _on_log
@@ -129,16 +131,16 @@ class Actor:
         position = self.positions[event.channel]
         if event.epoch == position.epoch and publication.offset < position.offset:
             self.fail(f'{event.channel} went back to {publication} from {position}')
-        self._is_true(event.channel, event.epoch, publication)
+        self._check_stored(event.channel, event.epoch, publication)
         self.positions[event.channel] = Position(publication.offset, event.epoch)
 
     def _on_plain(self, event: Received, publication: Publication) -> None:
-        """Order always, and no gap while no link broke."""
+        """Check the order, and that there is no gap while no link broke."""
         truth = self.world.store.truth[event.channel, '']
         place = self.world.store.places[publication.data]
         before = self.places.get(event.channel)
         if truth[place].data != publication.data:
-            self.fail(f'{event.channel} has no {publication}')
+            self.fail(f'{event.channel} never stored {publication}')
         if before is not None and place <= before:
             self.fail(f'{event.channel} got place {place} after {before}')
         if (
@@ -152,7 +154,7 @@ class Actor:
 
     _on_lossy = _on_plain
 
-    # --- what it does ----------------------------------------------------------------
+    # --- actions ---------------------------------------------------------------------
 
     def connect(self, process: int) -> None:
         self.process = process
@@ -163,7 +165,7 @@ class Actor:
         )
 
     def forget_connection(self) -> None:
-        """Be disconnected, by whomever."""
+        """Forget a connection that has ended; positions stay."""
         self.client = None
         self.live.clear()
         self.seen.clear()
@@ -175,7 +177,8 @@ class Actor:
         if channel.startswith(('plain', 'lossy')):
             since = None
         if client.transport.backlog_bytes == 0 or channel not in self.breaks:
-            # NOTE: while older publications wait unread, the older count holds.
+            # NOTE: with unread publications of a former subscription, its number of
+            #   breaks still applies.
             self.breaks[channel] = self.world.breaks
         return await client.subscribe(channel, since)
 

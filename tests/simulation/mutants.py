@@ -1,10 +1,10 @@
-"""Break the hub on purpose, and see whether anything notices.
+"""Break the hub on purpose, and check that a test notices it.
 
-``make mutants`` copies the package, makes one defect of `mutations` at a time, and runs
-what has to notice it: the simulation until a world fails, or the tests that the defect
-names. A defect that survives shows a promise that nothing checks; where its place is
-no longer in the code, it survives as well. ``make mutants NAME=words`` makes
-those whose name has these words.
+``make mutants`` copies the package and applies one mutant of `mutations` at a time.
+Then it runs the tests that the mutant names, or else the simulation until a seed fails.
+If nothing fails, the mutant survives: nothing checks the rule that it breaks. A mutant
+whose pattern is no longer in the code survives as well. ``make mutants NAME=words``
+applies only the mutants whose name contains the words.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from simulation.mutations import MUTANTS
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / 'src' / 'falcon_channels'
-#: A defect that hangs is noticed as well.
+#: Seconds after which a mutant that hangs counts as noticed.
 TIMEOUT_S = 300.0
 
 
 def mutated(mutant: Mutant, folder: Path) -> bool:
-    """Write the package with a defect; return whether the defect has its place."""
+    """Write the package with a mutant; return whether its pattern was found."""
     package = folder / 'falcon_channels'
     shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns('__pycache__'))
     path = package / mutant.module
@@ -40,7 +40,7 @@ def mutated(mutant: Mutant, folder: Path) -> bool:
 
 
 def command(mutant: Mutant, seeds: int) -> list[str]:
-    """Return what has to fail."""
+    """Return the command that has to fail."""
     if mutant.tests:
         pytest = ['pytest', '-q', '-x', '-n', '0', '-p', 'no:cacheprovider']
         pytest.append('--hypothesis-seed=0')
@@ -49,10 +49,10 @@ def command(mutant: Mutant, seeds: int) -> list[str]:
 
 
 def noticed_by(mutant: Mutant, seeds: int) -> str:
-    """Return what notices a defect; ``''`` where it survives."""
+    """Return the test or seed that failed; ``''`` if the mutant survived."""
     with tempfile.TemporaryDirectory() as folder:
         if not mutated(mutant, Path(folder)):
-            print(f'{mutant.module} no longer has {mutant.old!r}')
+            print(f'{mutant.module} does not contain {mutant.old!r}')
             return ''
         try:
             result = subprocess.run(
@@ -65,22 +65,24 @@ def noticed_by(mutant: Mutant, seeds: int) -> str:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            return 'it hangs'
+            return 'timeout'
     if result.returncode == 0:
         return ''
-    said = re.search(r'seed \d+|^(?:FAILED|ERROR) \S+', result.stdout, re.MULTILINE)
-    if said is None:
-        # NOTE: nothing has noticed anything where nothing has run.
+    failed = re.search(r'seed \d+|^(?:FAILED|ERROR) \S+', result.stdout, re.MULTILINE)
+    if failed is None:
+        # NOTE: the command failed before any test ran. That notices nothing.
         print(result.stdout[-2000:], result.stderr[-2000:])
         return ''
-    return said[0].rpartition('/')[2]
+    return failed[0].rpartition('/')[2]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print a table of the defects; return 1 where one survives."""
+    """Print a table of the mutants; return 1 if one survives."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('name', nargs='*', help='only those with these words')
-    parser.add_argument('--seeds', type=int, default=1500, help='worlds for each')
+    parser.add_argument('name', nargs='*', help='only mutants with these words')
+    parser.add_argument(
+        '--seeds', type=int, default=1500, help='simulations for each mutant'
+    )
     args = parser.parse_args(arguments)
     wanted = [m for m in MUTANTS if ' '.join(args.name) in m.name]
     survivors = 0
@@ -90,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         survivors += not by
         print(f'{number:3}  {mutant.name:60}  {by or "SURVIVES"}', flush=True)
     minutes = (time.monotonic() - start_s) / 60
-    print(f'{len(wanted)} defects in {minutes:.1f} minutes, {survivors} survive')
+    print(f'{len(wanted)} mutants in {minutes:.1f} minutes, {survivors} survive')
     return 1 if survivors or not wanted else 0
 
 

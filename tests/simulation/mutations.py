@@ -1,31 +1,33 @@
-"""Defects of the hub, each in one place, and what has to notice it.
+"""Mutants: defects of the hub, each in one place, and the tests that notice them.
 
-Where a mutant names no tests, the simulation has to find it. Where it cannot (the exact
-words of one process, a moment too short for chance, a door of its own), tests do.
+A mutant that names no tests must be found by the simulation. Tests are named where the
+simulation cannot find it: the defect is in code that it does not run, shows only in the
+text of one process, or needs a moment too short for random events.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-# Three places where a defect shows nothing, for the same is asked twice:
+# NOTE: three conditions have no mutant, because other code checks the same again:
 #
-# * `ChannelRegistry.keep_house` asks `local_channel.idle`, though `hold` took the channel off its list.
-# * `Hub._join_recovering` reads again where `kept` overflowed (``kept is None``). With
-#   what is left it would find itself behind the channel, and read again.
-# * `LocalChannel.repair` reads again where what came meanwhile overflowed. `_take_kept` would
-#   find that out after it, and say that there is a gap.
+# * `ChannelRegistry.run_housekeeping` checks `local_channel.idle`, although `hold` has
+#   removed the channel from the dict of idle channels.
+# * `Hub._join_recovering` reads again after an overflow (``buffered is None``). Without
+#   that check, the page would end before the position of the channel, and be read again.
+# * `LocalChannel.repair` reads again after a buffer overflow. Without that check,
+#   `_take_buffered` would find the overflow, and report a gap.
 
 
 class Mutant(NamedTuple):
-    """One defect: in `module`, `old` becomes `new`.
+    """A defect: `new` replaces the first occurrence of `old` in `module`.
 
     Attributes:
-        name: What is wrong then.
-        module: Below ``falcon_channels``.
-        old: In the module, once or first.
-        new: What stands there instead.
-        tests: Arguments of pytest that notice it; ``''``: the simulation does.
+        name: Description of the wrong behaviour.
+        module: Path of the module below ``falcon_channels``.
+        old: Text in the module.
+        new: Replacement with the defect.
+        tests: Arguments of pytest that must fail; ``''`` for the simulation.
     """
 
     name: str
@@ -37,208 +39,208 @@ class Mutant(NamedTuple):
 
 MUTANTS = [
     Mutant(
-        'gaps are not noticed',
+        'LocalChannel.take ignores a gap of one publication',
         'hub/local_channel.py',
         'offset > position.offset + 1',
         'offset > position.offset + 2',
     ),
     Mutant(
-        'repeats are delivered',
+        'LocalChannel.take delivers a repeated publication',
         'hub/local_channel.py',
         'if offset <= position.offset:\n                return False',
         'if offset < position.offset:\n                return False',
     ),
     Mutant(
-        'another epoch is not noticed',
+        'LocalChannel.take ignores another epoch',
         'hub/local_channel.py',
         'if epoch != position.epoch or offset',
         'if offset',
     ),
     Mutant(
-        'what comes during a repair is forgotten',
+        'publications during a repair are not buffered',
         'hub/local_channel.py',
         'if self._buffer_overflow:\n            return\n',
         'if True:\n            return\n',
     ),
     Mutant(
-        'a join does not flush first',
+        'a join does not flush the batch first',
         'hub/hub.py',
         'self._check_not_ended(subscription)\n        self._fan_out.flush_channel(local_channel)',
         'self._check_not_ended(subscription)',
     ),
     Mutant(
-        'who is ahead gets everything',
+        'an AHEAD subscription receives publications twice',
         'hub/fanout.py',
         'item.offset > subscription.offset',
         'item.offset > 0',
     ),
     Mutant(
-        'who is ahead stays ahead',
+        'an AHEAD subscription becomes LIVE too late',
         'hub/local_channel.py',
         'if s.offset <= offset]',
         'if s.offset < offset]',
         'tests/hub/test_local_channel.py',
     ),
     Mutant(
-        'a trimmed log counts as recovered',
+        'recovery from a trimmed log succeeds',
         'protocol/recovery.py',
         'publications[0].offset != asked.offset + 1',
         'publications[0].offset < 0',
     ),
     Mutant(
-        'a read cut short counts as recovered',
+        'recovery from an incomplete page succeeds',
         'protocol/recovery.py',
         'return [] if top.offset == asked.offset else None',
         'return []',
     ),
     Mutant(
-        'any epoch recovers',
+        'recovery from another epoch succeeds',
         'protocol/recovery.py',
         'asked.epoch and asked.epoch != top.epoch',
         'False',
     ),
     Mutant(
-        'what is published during a join is forgotten',
+        'publications during a join are not buffered',
         'hub/connection.py',
         'self.buffered.append((publication, epoch))',
         'pass',
         'tests/hub/test_joining.py',
     ),
     Mutant(
-        'a restored link is not followed by a repair',
+        'a restored link starts no repair',
         'hub/hub.py',
         'self._repairs.begin_all()',
         'self._repairs.links += 1',
     ),
     Mutant(
-        'a link that is restored during a read is not noticed',
+        'a link restored during a repair is ignored',
         'hub/repair.py',
         'if links != self.links:',
         'if False:',
         'tests/hub/test_joining.py',
     ),
     Mutant(
-        'a link that is restored while a channel opens is not noticed',
+        'a link restored while a channel opens is ignored',
         'hub/hub.py',
         '(links != self._repairs.links and local_channel.options.history_size)',
         'False',
         'tests/hub/test_joining.py',
     ),
     Mutant(
-        'lost publications are passed over',
+        'lost publications end no subscription',
         'hub/repair.py',
         'self._on_lost(local_channel)\n',
         'local_channel.batch.clear()\n',
     ),
     Mutant(
-        'slow readers are never closed',
+        'slow readers are never disconnected',
         'hub/fanout.py',
         "if local_channel.options.slow_reader == 'close':",
         "if local_channel.options.slow_reader == 'never':",
     ),
     Mutant(
-        'what waits for slow readers is not bounded',
+        'pending items have no limit',
         'hub/connection.py',
         'while len(pending) > 1 and self.pending_bytes > limit_bytes:',
         'while False:',
     ),
     Mutant(
-        'slow readers get what waited after what is new',
+        'pending items are lost when a slow reader catches up',
         'hub/hub.py',
         'items, epoch = local_channel.catch_up(subscription)',
         'items, epoch = local_channel.catch_up(subscription)[0][1:], local_channel.position.epoch',
     ),
     Mutant(
-        'a leave during a join leaves a ghost',
+        'a subscription that ended during its join is added',
         'hub/hub.py',
         'if subscription.ended or subscription.connection.closed:',
         'if False:',
     ),
     Mutant(
-        'who left while being entered stays present',
+        'a leave during presence entry keeps the entry',
         'hub/presence.py',
-        'if subscription.ended:\n                # NOTE: it left',
-        'if False:\n                # NOTE: it left',
+        'if subscription.ended:\n                # NOTE: it ended',
+        'if False:\n                # NOTE: it ended',
     ),
     Mutant(
-        'presence is not refreshed',
+        'presence entries are refreshed too late',
         'hub/presence.py',
         'await asyncio.sleep(ttl_s / 3)',
         'await asyncio.sleep(ttl_s * 3)',
     ),
     Mutant(
-        'presence is not removed',
+        'presence entries are not removed',
         'hub/presence.py',
         'self._leaving.append(subscription)',
         'self._leaving.clear()',
     ),
     Mutant(
-        'joins and leaves overtake each other',
+        'presence changes of one user are not serialized',
         'hub/presence.py',
-        'async with turn.lock:\n                yield',
+        'async with user_lock.lock:\n                yield',
         'yield',
         'tests/brokers/test_presence_races.py',
     ),
     Mutant(
-        'idle channels stay subscribed',
+        'idle channels stay subscribed at the broker',
         'hub/channel_registry.py',
         'await self._unsubscribe(local_channel.channel)',
         'pass',
     ),
     Mutant(
-        'a connection that has ended is added',
+        'a connection that has ended is registered',
         'hub/hub.py',
         'if connection.closed:\n            raise ClosedError',
         'if False:\n            raise ClosedError',
     ),
     Mutant(
-        'a subscription whose answer was lost stays at the broker',
+        'a failed subscribe is not undone at the broker',
         'hub/channel_registry.py',
         'await self._unsubscribe(channel)\n            raise',
         'pass\n            raise',
     ),
     Mutant(
-        'the last publication may be lost',
+        'the position check finds no loss',
         'hub/repair.py',
         'if local_channel.position == before != page.position:',
         'if False:',
     ),
     # --- recovery --------------------------------------------------------------------
     Mutant(
-        'a recovery reads one too many',
+        'recovery reads from one offset too early',
         'hub/hub.py',
         'since=since.offset,',
         'since=max(0, since.offset - 1),',
     ),
     Mutant(
-        'a recovery reads one too few',
+        'recovery reads from one offset too late',
         'hub/hub.py',
         'since=since.offset,',
         'since=since.offset + 1,',
     ),
     Mutant(
-        'the recovered end before what came meanwhile',
+        'recovery omits publications announced during the read',
         'protocol/recovery.py',
         '[*publications, *following]',
         'publications',
         'tests/hub/test_joining.py tests/protocol/test_recovery.py',
     ),
     Mutant(
-        'what came meanwhile may have gaps',
+        'recovery ignores a gap in the announced publications',
         'protocol/recovery.py',
         'if publication.offset != offset + 1:\n            return None',
         'if False:\n            return None',
         'tests/protocol/test_recovery.py',
     ),
     Mutant(
-        'what was read and came meanwhile comes twice',
+        'recovery returns announced publications twice',
         'protocol/recovery.py',
         'if publication.offset <= offset:\n            continue',
         'if False:\n            continue',
         'tests/protocol/test_recovery.py',
     ),
     Mutant(
-        'who recovers joins another log',
+        'recovery joins a channel that is in another log',
         'hub/hub.py',
         'if page.position.epoch != local_channel.position.epoch:\n'
         '                await self._wait_for_same_log(local_channel)\n'
@@ -248,27 +250,27 @@ MUTANTS = [
         'tests/hub/test_joining.py',
     ),
     Mutant(
-        'who recovers less than the channel has joins all the same',
+        'recovery joins although the page is older than the channel',
         'hub/hub.py',
         'if found is None or found.position.offset < local_channel.position.offset:',
         'if found is None:',
         'tests/hub/test_joining.py',
     ),
     Mutant(
-        'who recovers is not ahead',
+        'a recovered subscription is not AHEAD',
         'hub/hub.py',
         'local_channel.add(subscription, found.position.offset)',
         'local_channel.add(subscription)',
     ),
     Mutant(
-        'who recovers the latest gets one that is older',
+        'the latest publication is not the newest one',
         'hub/hub.py',
         'if buffered and buffered[-1][0].offset > position.offset:',
         'if False:',
         'tests/hub/test_joining.py',
     ),
     Mutant(
-        'who recovers the latest joins another log',
+        'recovery of the latest joins a channel in another log',
         'hub/hub.py',
         'if page.position.epoch != local_channel.position.epoch:\n'
         '                await self._wait_for_same_log(local_channel)\n'
@@ -278,7 +280,7 @@ MUTANTS = [
         'tests/hub/test_joining.py',
     ),
     Mutant(
-        'a client counts what it recovered twice',
+        'a subscribe reply counts recovered publications twice',
         'endpoint/commands.py',
         'offset = since.offset\n    return',
         'offset = since.offset + len(joined.publications)\n    return',
@@ -286,92 +288,92 @@ MUTANTS = [
     ),
     # --- repair ----------------------------------------------------------------------
     Mutant(
-        'what came while a channel opened is forgotten',
+        'publications while a channel opens are dropped',
         'hub/local_channel.py',
         'self.state = ChannelState.LIVE\n        return self._take_buffered()',
         'self.state = ChannelState.LIVE\n        self._clear_buffer()\n        return False',
         'tests/hub/test_joining.py',
     ),
     Mutant(
-        'a gap while a channel opened is not repaired',
+        'a gap while a channel opens is not repaired',
         'hub/hub.py',
         'if gap or (links',
         'if (links',
     ),
     Mutant(
-        'a repair forgets what came meanwhile',
+        'a repair drops the buffered publications',
         'hub/local_channel.py',
         'gap = self._take_buffered()',
         'gap = self._clear_buffer()',
     ),
     Mutant(
-        'what overflowed while a channel opened counts as nothing',
+        'a buffer overflow while a channel opens is ignored',
         'hub/local_channel.py',
         'if overflow or (',
         'if (',
         'tests/hub/test_joining.py',
     ),
     Mutant(
-        'what is kept during a repair is not bounded',
+        'the buffer of a repair has no limit',
         'hub/local_channel.py',
         'if self.buffered_bytes > self._max_buffered_bytes:',
         'if False:',
     ),
     Mutant(
-        'a repair tells subscribers that lost publications nothing',
+        'a failed repair ends no subscription',
         'hub/repair.py',
         'if outcome is None or attempts >= _ATTEMPTS:',
         'if outcome is None:\n                return\n            if False:',
     ),
     # --- slow readers ----------------------------------------------------------------
     Mutant(
-        'what waits for slow readers loses its order',
+        'pending items lose their order',
         'hub/connection.py',
         'pending.append(item)',
         'pending.appendleft(item)',
     ),
     Mutant(
-        'the newest is dropped, and not the oldest',
+        'the newest pending item is dropped, and not the oldest',
         'hub/connection.py',
         '_size_bytes(pending.popleft())',
         '_size_bytes(pending.pop())',
         'tests/hub/test_local_channel.py tests/hub/test_fanout.py',
     ),
     Mutant(
-        'all that is older waits beside the latest',
+        'older publications stay pending beside the latest',
         'hub/connection.py',
         'if only_latest and isinstance(item, Publication):',
         'if False:',
     ),
     Mutant(
-        'what waits takes the epoch of another log',
+        'pending items get the epoch of another log',
         'hub/local_channel.py',
         'return subscription.stop_lagging()',
         'return subscription.stop_lagging()[0], self.position.epoch',
         'tests/hub/test_local_channel.py',
     ),
     Mutant(
-        'what waits is of two logs',
+        'pending items belong to two logs',
         'hub/connection.py',
         'if self._pending_epoch != epoch:',
         'if False:',
         'tests/hub/test_local_channel.py',
     ),
     Mutant(
-        'who reads again stays slow',
+        'a subscription stays LAGGING',
         'hub/hub.py',
         'if subscription.state is State.LAGGING:',
         'if False:',
     ),
     Mutant(
-        'who recovered may be slow for ever',
+        'granted bytes are never reset on a writable transport',
         'hub/hub.py',
         'connection.on_all_read()',
         'pass',
         'tests/hub/test_fanout.py',
     ),
     Mutant(
-        'what was recovered and read is a credit',
+        'granted bytes are not reset after a complete write',
         'hub/fanout.py',
         'elif connection.granted_bytes:',
         'elif False:',
@@ -384,28 +386,28 @@ MUTANTS = [
         'if False:\n',
     ),
     Mutant(
-        'a socket that took a part gets it again',
+        'bytes that a socket took are written again',
         'hub/fanout.py',
         'connection.write(blob[sent:])',
         'connection.write(blob)',
         'tests/server/test_many_sockets.py',
     ),
     Mutant(
-        'a link whose state is not known goes on',
+        'a socket in an unknown state stays open',
         'hub/fanout.py',
         'if sent < 0:',
         'if False:',
         'tests/server/test_many_sockets.py',
     ),
     Mutant(
-        'a result that is not whole is taken for whole',
+        'an incomplete io_uring result counts as complete',
         'transports/io_uring.py',
         'and self._results[at : at + count] == sizes',
         'and True',
         'tests/transports',
     ),
     Mutant(
-        'a child process sends by the ring of its parent',
+        "a child process uses its parent's io_uring",
         'transports/io_uring.py',
         'or os.getpid() != self._pid',
         'or False',
@@ -413,14 +415,14 @@ MUTANTS = [
     ),
     # --- presence --------------------------------------------------------------------
     Mutant(
-        'a user who comes back elsewhere is held to have left',
+        'a join overtaken by a leave is not announced again',
         'hub/presence.py',
         'await self._announce_if_back(change.channel, change.info.user)',
         'pass',
         'tests/hub/test_presence.py',
     ),
     Mutant(
-        'who is said to be back is not looked for again',
+        'presence is not checked again after a repeated join',
         'hub/presence.py',
         'if await broker.has_user(channel, user):\n                return\n'
         "            await self._announce(channel, Signal('leave', info))",
@@ -428,56 +430,56 @@ MUTANTS = [
         'tests/hub/test_presence.py',
     ),
     Mutant(
-        'a lost connection has no grace',
+        'a lost connection has no grace period',
         'hub/presence.py',
         'grace_s = options.leave_grace_s if subscription.connection.closed else 0.0',
         'grace_s = 0.0',
         'tests/hub/test_presence.py',
     ),
     Mutant(
-        'who leaves on purpose has grace',
+        'an unsubscribe has a grace period',
         'hub/presence.py',
         'grace_s = options.leave_grace_s if subscription.connection.closed else 0.0',
         'grace_s = options.leave_grace_s',
         'tests/hub/test_presence.py',
     ),
     Mutant(
-        'nobody tells that the entry of a dead process expired',
+        'leaves of expired entries are not announced',
         'hub/presence.py',
-        'untold.extend(changes)',
+        'unannounced.extend(changes)',
         'pass',
         'tests/hub/test_presence.py',
     ),
     Mutant(
-        'a leave that could not be told is forgotten',
+        'a leave whose announcement failed is dropped',
         'hub/presence.py',
-        'self._untold.append(change)',
+        'self._unannounced.append(change)',
         'pass',
         'tests/hub/test_presence.py',
     ),
     Mutant(
-        'who was held to be dead is not told of again',
+        'entries that expired by mistake are not announced again',
         'hub/presence.py',
         'if begun_s - refreshed_s >= ttl_s:',
         'if False:',
         'tests/hub/test_presence.py',
     ),
     Mutant(
-        'a join that could not be told is forgotten',
+        'a join whose announcement failed is dropped',
         'hub/presence.py',
-        'if subscription in kept and (again or not kept[subscription]):',
-        'if subscription in kept and again:',
+        'if subscription in entered and (again or not entered[subscription]):',
+        'if subscription in entered and again:',
         'tests/hub/test_presence.py',
     ),
     Mutant(
-        'an entry that could not be made stays unmade',
+        'an entry that could not be added is not refreshed',
         'hub/presence.py',
-        '            if options.presence:\n                self._keep(',
-        '            if announced:\n                self._keep(',
+        '            if options.presence:\n                self._keep_refreshed(',
+        '            if announced:\n                self._keep_refreshed(',
     ),
     # --- revocations -----------------------------------------------------------------
     Mutant(
-        'a revocation is forgotten by who subscribes again',
+        'a revoked user may subscribe again',
         'access/subscribing.py',
         'await authorization.refuse_revoked(\n'
         '            self._broker, subscription.user, subscription.channel\n        )',
@@ -485,21 +487,21 @@ MUTANTS = [
         'tests/test_channels.py',
     ),
     Mutant(
-        'a revocation during a join is not noticed',
+        'a revocation during a join is ignored',
         'access/subscribing.py',
         'if not user or not await',
         'if True or not await',
         'tests/test_channels.py tests/cluster/test_user_commands.py',
     ),
     Mutant(
-        'a revocation ends nothing that is there',
+        'a revocation ends no existing subscription',
         'cluster/user_commands.py',
         'await self.unsubscribe_user(user, channel)',
         'pass',
         'tests/test_channels.py',
     ),
     Mutant(
-        'who was revoked may publish and read without a subscription',
+        'a revoked user may publish and read without a subscription',
         'access/authorization.py',
         'if not is_subscribed(connection, channel):\n        await',
         'if False:\n        await',
@@ -507,56 +509,56 @@ MUTANTS = [
     ),
     # --- publishing ------------------------------------------------------------------
     Mutant(
-        'a key does not keep a repeat out',
+        'publish ignores the idempotency key',
         'access/publishing.py',
         'idempotency_key=idempotency_key,\n            connection=connection,\n',
         'connection=connection,\n',
     ),
     # --- the client protocol ---------------------------------------------------------
     Mutant(
-        'what gathers before a connect reply is not looked at',
+        'output before the connect reply has no limit',
         'endpoint/client_connection.py',
         'self._connection.hub.on_output(self._connection)',
         'pass',
         'tests/endpoint/test_slow_broker.py',
     ),
     Mutant(
-        'who lagged before the connect reply lags for ever',
+        'a subscription that lagged before the connect reply stays LAGGING',
         'endpoint/client_connection.py',
         'self.hub.catch_up(self)',
         'pass',
         'tests/endpoint/test_slow_broker.py',
     ),
     Mutant(
-        'many connections multiply the rate of a user',
+        'the rate limit of a user applies to each connection',
         'endpoint/client_connection.py',
         'user_rates.take(self.user, now_s)',
         'user_rates.take(self.id, now_s)',
         'tests/endpoint/test_rates.py',
     ),
     Mutant(
-        'what is sent before the connect reply comes before it',
+        'output before the connect reply overtakes it',
         'endpoint/client_connection.py',
         'self.out = [reply, *buffered[1:]]',
         'self.out = [*buffered[1:], reply]',
         'tests/endpoint/test_delivery.py tests/endpoint/test_slow_broker.py',
     ),
     Mutant(
-        'a read of the log serves who asked after it began',
+        'a shared read serves a request made after it began',
         'hub/shared_reads.py',
-        'read = self._due.get(question)\n',
-        'read = self._due.get(question) or self._running.get(question)\n',
+        'read = self._due.get(request)\n',
+        'read = self._due.get(request) or self._running.get(request)\n',
         'tests/hub/test_shared_reads.py',
     ),
     Mutant(
-        'who recovers gets what had the same offset in another log',
+        'a shared encoding of another publication is returned',
         'hub/shared_encodings.py',
         'piece[0] is not publication and piece[0] != publication',
         'False',
         'tests/hub/test_shared_encodings.py',
     ),
     Mutant(
-        'what was encoded for many stays',
+        'shared encodings are never dropped',
         'hub/shared_encodings.py',
         'loop.call_later(KEEP_S, self.clear)',
         'loop.call_later(KEEP_S, int)',

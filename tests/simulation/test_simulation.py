@@ -1,4 +1,4 @@
-"""The hub in a storm: what must always hold, over hundreds of seeded worlds."""
+"""The hub under faults: hundreds of simulations, each decided by its seed."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import pytest
 
 from simulation.world import simulate
 
-# More by `make simulate SEEDS=...`; a failing seed is replayed by `SEED=...`.
+# NOTE: `make simulate SEEDS=...` runs more; `SEED=...` replays one.
 SEEDS = int(os.environ.get('SIMULATE_SEEDS', '180'))
 BATCHES = 6
 
 
 @pytest.mark.parametrize('batch', range(BATCHES))
-def test_worlds(batch: int) -> None:
-    """In every world order, recovery, presence, bounds and draining hold."""
+def test_every_seed_keeps_order_recovery_presence_and_limits(batch: int) -> None:
+    """In every simulation, order, recovery, presence, limits and draining are right."""
     received = 0
     for seed in range(batch, SEEDS, BATCHES):
         world = simulate(seed)
@@ -24,8 +24,8 @@ def test_worlds(batch: int) -> None:
 
 
 @pytest.mark.parametrize('seed', [3, 7])
-def test_replay_is_exact(seed: int) -> None:
-    """The same seed tells the same story, turn by turn."""
+def test_same_seed_replays_the_same_trace(seed: int) -> None:
+    """Two simulations with the same seed have the same trace, line by line."""
     first = simulate(seed)
     second = simulate(seed)
     assert first.trace == second.trace

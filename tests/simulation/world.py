@@ -1,4 +1,4 @@
-"""One simulated world: processes, devices, weather, and what must always hold."""
+"""One simulation: processes, devices, faults, and the checks that must always pass."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from falcon_channels.publication import Publication
 from falcon_channels.testing.client import SimulatedClient
 from falcon_channels.testing.clock import run_with_fake_clock
 from simulation.actor import Actor
-from simulation.storm import Store
-from simulation.storm import StormyBroker
+from simulation.faulty_broker import FaultyBroker
+from simulation.faulty_broker import Store
 
 BACKLOG_BYTES = 1500
 MAX_PUBLICATION_BYTES = 100
@@ -70,14 +70,14 @@ CHANNELS = ['log:a', 'log:b', 'deep:a', 'state:a', 'lossy:a', 'plain:a']
 
 
 class Violation(AssertionError):
-    """Something that must never happen did."""
+    """A check of the simulation failed."""
 
 
 class Process:
-    """One process: a `Channels` object and its link to the store."""
+    """A simulated process: `Channels` and its link to the store."""
 
     def __init__(self, world: World) -> None:
-        self.broker = StormyBroker(
+        self.broker = FaultyBroker(
             world.store,
             world.rng,
             calm=world.calm,
@@ -100,21 +100,27 @@ class Process:
 
 
 class World:
-    """A world that follows from its seed.
+    """A simulation that is decided by its seed.
 
     Args:
-        seed: Decides everything.
+        seed: Seed of all random numbers.
+
+    Attributes:
+        calm: Whether links hold, calls are quick, and no process ends.
+        exact: Whether announcements are lost only when the broker reports it. All
+            clients then receive everything without any position check.
+        grid_s: All times are multiples of this, so that many events happen in one
+            event-loop iteration; 0 for any time.
+        trace: One line for each event, with its time.
+        breaks: How often a link broke, was restored, or a log was lost.
+        published: Channel and payload of each publication.
     """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.rng = random.Random(seed)
-        #: Whether links hold, calls are quick, and no process dies.
         self.calm = self.rng.random() < 0.25
-        #: Whether nothing is lost but what the broker says is lost: then everybody has
-        #: everything without that positions are ever compared.
         self.exact = self.calm or self.rng.random() < 0.4
-        #: What all times are multiples of, so that much happens in one turn.
         self.grid_s = self.rng.choice([0.0, 0.01])
         self.store = Store(asyncio.get_running_loop())
         self.trace: list[str] = []
@@ -125,17 +131,17 @@ class World:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._failure: str | None = None
 
-    # --- what is noted ---------------------------------------------------------------
+    # --- trace and failure -----------------------------------------------------------
 
     def note(self, *facts: object) -> None:
         now_s = asyncio.get_running_loop().time()
         self.trace.append(f'{now_s:.6f} ' + ' '.join(map(str, facts)))
 
     def fail(self, what: str) -> None:
-        # NOTE: not raised here, for this may be called from inside the hub.
+        # NOTE: not raised here, because the hub may be the caller.
         self._failure = self._failure or what
 
-    # --- the story -------------------------------------------------------------------
+    # --- the run ---------------------------------------------------------------------
 
     async def run(self) -> None:
         await self.store.start()
@@ -159,7 +165,7 @@ class World:
         self._check_failure()
 
     async def _start_watcher(self) -> None:
-        """Let somebody watch, undisturbed, who comes and goes."""
+        """Start a client that observes joins and leaves, and is never disturbed."""
         self.watcher = Actor(self, 'watcher', 'watcher')
         self.watcher.connect(0)
         assert self.watcher.client is not None
@@ -200,7 +206,7 @@ class World:
             client = None
         roll = rng.random()
         if roll < 0.01:
-            # NOTE: more than may wait for anybody.
+            # NOTE: more than may be pending for any subscription.
             channel = rng.choice(CHANNELS)
             for _ in range(60):
                 self._publish(channel)
@@ -228,9 +234,9 @@ class World:
             self.note(actor.name, 'reads again')
             client.read_again()
         else:
-            self._weather()
+            self._fault()
 
-    def _weather(self) -> None:
+    def _fault(self) -> None:
         rng = self.rng
         roll = rng.random()
         channel = rng.choice(CHANNELS)
@@ -242,7 +248,7 @@ class World:
             self.breaks += 1
             self.store.lose_log(channel)
             if self.exact:
-                # NOTE: as a server does that comes back without its disk.
+                # NOTE: like a server that restarts without its disk.
                 for process in self.processes:
                     self._task(self._break_link(process))
         elif roll < 0.7 and not self.calm:
@@ -268,7 +274,7 @@ class World:
             return
 
     async def _replace(self, number: int) -> None:
-        """Let a process drain and end, and start another in its place."""
+        """Drain and close a process, and start another one in its place."""
         self.note('process', number, 'ends')
         new = Process(self)
         await new.channels.start()
@@ -319,7 +325,7 @@ class World:
             self.note(actor.name, channel, type(ex).__name__)
 
     def _hop(self, actor: Actor) -> None:
-        """Let a user leave a channel on one device and come to it on another."""
+        """Unsubscribe a user on one device and subscribe them on another."""
         twin = self.actors[self.actors.index(actor) ^ 1 :][:1]
         channel = self.rng.choice(('log:a', 'log:b', 'deep:a'))
         self.note(actor.name, 'hops', channel)
@@ -345,46 +351,53 @@ class World:
                 await asyncio.sleep(0.5)
                 process = self.rng.choice(self.processes)
 
-    # --- what always holds -----------------------------------------------------------
+    # --- checks ----------------------------------------------------------------------
 
     def _check_bounds(self) -> None:
-        """Nothing grows beyond its limit, at any time."""
+        """Check that no queue exceeds its limit, at any time."""
         for process in self.processes:
             hub = process.channels.node.hub
             for connection in hub.connections.values():
                 backlog_bytes = connection.backlog_bytes - connection.granted_bytes
-                # NOTE: one turn may go over it, and what was recovered is extra.
+                # NOTE: one iteration may exceed it. Recovered bytes do not count.
                 limit_bytes = 3 * BACKLOG_BYTES + 30 * MAX_PUBLICATION_BYTES
                 if backlog_bytes > limit_bytes:
-                    self.fail(f'{backlog_bytes} bytes wait for {connection}')
-            for feed in hub._channels.values():
-                for subscription in feed.lagging:
+                    self.fail(f'{backlog_bytes} bytes are pending for {connection}')
+            for local_channel in hub._channels.values():
+                for subscription in local_channel.lagging:
                     pending = subscription.pending or ()
                     waiting = [p for p in pending if isinstance(p, Publication)]
                     size_bytes = sum(len(p.data) for p in waiting)
                     if size_bytes > BACKLOG_BYTES // 2:
-                        self.fail(f'{subscription} keeps {size_bytes} bytes')
-                    if feed.options.slow_reader == 'latest' and len(waiting) > 1:
-                        self.fail(f'{subscription} keeps {waiting}')
-                if feed.buffered_bytes > 700 + MAX_PUBLICATION_BYTES:
-                    self.fail(f'{feed.channel} keeps {feed.buffered_bytes} bytes')
+                        self.fail(f'{subscription} has {size_bytes} pending bytes')
+                    if (
+                        local_channel.options.slow_reader == 'latest'
+                        and len(waiting) > 1
+                    ):
+                        self.fail(f'{subscription} has pending {waiting}')
+                if local_channel.buffered_bytes > 700 + MAX_PUBLICATION_BYTES:
+                    self.fail(
+                        f'{local_channel.channel} buffers '
+                        f'{local_channel.buffered_bytes} bytes'
+                    )
 
     async def _settle(self) -> None:
-        """Let the weather clear, everything arrive, and everybody read."""
+        """Wait until all faults have ended, and all clients have read everything."""
         while self._tasks:
             await asyncio.wait(list(self._tasks))
             self._check_failure()
         for actor in self.actors:
             if actor.client is not None:
                 actor.client.read_again()
-        # NOTE: the longest of: position check, repair, presence, linger; and delays.
+        # NOTE: more than the longest of position check, repair, presence expiry and
+        #   linger time, with delays.
         await asyncio.sleep(30.0)
         self._check_failure()
 
     async def _check_settled(self) -> None:
         stored = [p.data for log in self.store.truth.values() for p in log]
         if sorted(stored) != sorted(payload for _, payload in self.published):
-            self.fail('what was published is not what was stored, once each')
+            self.fail('not every publication was stored exactly once')
         for actor in self.actors:
             client = actor.client
             if client is None or client.end is not None:
@@ -393,19 +406,23 @@ class World:
             # NOTE: a subscription whose request was cancelled has no client.
             for channel in list(client.connection.subscriptions):
                 if channel not in actor.live:
-                    self.fail(f'{actor.name} does not know of {channel}')
+                    self.fail(
+                        f'{actor.name} is subscribed to {channel} without an event'
+                    )
             for channel in actor.live:
                 if channel not in client.connection.subscriptions:
-                    self.fail(f'{actor.name} waits for {channel} in vain')
+                    self.fail(
+                        f'{actor.name} believes that it is subscribed to {channel}'
+                    )
                 if channel.startswith(('log', 'deep', 'state')):
-                    there, top = await self._newest(channel)
-                    if channel.startswith('state') and not there:
-                        # NOTE: the state was lost, and nobody has set it again.
+                    stored, top = await self._newest(channel)
+                    if channel.startswith('state') and not stored:
+                        # NOTE: the log was lost, and nothing was published since.
                         continue
                     if actor.positions[channel] != top:
                         self.fail(
-                            f'{actor.name} stands at {actor.positions[channel]} '
-                            f'in {channel}, and the log at {top}'
+                            f'{actor.name} is at {actor.positions[channel]} '
+                            f'in {channel}, but the log is at {top}'
                         )
         await self._check_presence()
         await self._check_return()
@@ -417,10 +434,10 @@ class World:
         )
 
     async def _check_presence(self) -> None:
-        # NOTE: a process that ended has taken its watcher along.
+        # NOTE: the process of the watcher may have ended.
         watcher = self.watcher.client if self.watcher.client.end is None else None
         for channel in ('log:a', 'log:b', 'deep:a'):
-            there = await self.store.memory.presence(channel)
+            entries = await self.store.memory.presence(channel)
             live = {
                 actor.client.connection.id: actor
                 for actor in self.actors
@@ -430,23 +447,24 @@ class World:
                 live[watcher.connection.id] = self.watcher
             if self.calm:
                 self._check_seen(channel, list(live.values()))
-            if set(there) != set(live):
-                ghosts = sorted(i.user for c, i in there.items() if c not in live)
-                missing = sorted(a.name for c, a in live.items() if c not in there)
+            if set(entries) != set(live):
+                ghosts = sorted(i.user for c, i in entries.items() if c not in live)
+                missing = sorted(a.name for c, a in live.items() if c not in entries)
                 self.fail(f'{channel}: ghosts {ghosts}, missing {missing}')
 
     def _check_seen(self, channel: str, live: list[Actor]) -> None:
-        """Who was seen to come and not to leave is there."""
+        """Check that the joins and leaves add up to the users that are present."""
         counts = Counter(actor.user for actor in live)
         seen = {u: n for u, n in self.watcher.seen.get(channel, {}).items() if n}
         if channel.startswith('log'):
-            # NOTE: of a user the last word counts: see `falcon_channels.hub.presence`.
+            # NOTE: only the last announcement of a user counts, because one may be sent
+            #   twice: see `falcon_channels.hub.presence`.
             counts = Counter(set(counts))
         if seen != counts:
-            self.fail(f'{channel}: there are {dict(counts)}, seen were {seen}')
+            self.fail(f'{channel}: present {dict(counts)}, announced {seen}')
 
     async def _check_return(self) -> None:
-        """Who was away and comes back gets what the log still has, exactly."""
+        """Check that returning clients recover exactly what the log still has."""
         for actor in self.actors:
             if actor.client is None:
                 actor.connect(self.rng.randrange(len(self.processes)))
@@ -463,7 +481,7 @@ class World:
                 )
                 expected = recovery.missed(since, page)
                 if expected and self._ages_soon(channel, expected[0]):
-                    # NOTE: it may be there now, and gone when the device is back.
+                    # NOTE: it may expire before the device is back.
                     continue
                 joined = await actor.subscribe(channel, fresh=False)
                 await asyncio.sleep(1.0)
@@ -471,8 +489,8 @@ class World:
                     self.fail(f'{actor.name} back in {channel} at {since}: {joined}')
                 if actor.positions[channel] != page.position:
                     self.fail(
-                        f'{actor.name} back in {channel} at {since} came to '
-                        f'{actor.positions[channel]}, not to {page.position}'
+                        f'{actor.name} back in {channel} at {since} reached '
+                        f'{actor.positions[channel]}, and not {page.position}'
                     )
 
     def _ages_soon(self, channel: str, publication: Publication) -> bool:
@@ -480,7 +498,7 @@ class World:
         return channel.startswith('log') and 20.0 < age_s
 
     async def _leave(self) -> None:
-        """All go; nothing is left, anywhere."""
+        """Disconnect all clients, close everything, and check that nothing is left."""
         for actor in [*self.actors, self.watcher]:
             if actor.client is not None:
                 actor.client.disconnect()
@@ -492,14 +510,14 @@ class World:
             left = {
                 'connections': hub.connections,
                 'users': hub._by_user,
-                'feeds': hub._channels,
+                'channels': hub._channels,
                 'changing': hub._registry._changing,
                 'idle': hub._registry._idle,
                 'subscribed': process.broker._subscribed,
             }
-            for name, there in left.items():
-                if there:
-                    self.fail(f'{name} left: {there}')
+            for name, items in left.items():
+                if items:
+                    self.fail(f'{name} left: {items}')
         if self.store.memory._presence:
             self.fail(f'presence left: {self.store.memory._presence}')
         for process in self.processes:
@@ -511,7 +529,7 @@ class World:
 
 
 class _CriticalIsFailure(logging.Handler):
-    """A task of the hub that dies is logged as critical, and fails the simulation."""
+    """Fails the simulation on a critical log line, such as a failed task of the hub."""
 
     def __init__(self, world: World) -> None:
         super().__init__(logging.CRITICAL)
@@ -525,10 +543,10 @@ class _CriticalIsFailure(logging.Handler):
 
 
 def simulate(seed: int) -> World:
-    """Run the world of a seed.
+    """Run the simulation of a seed.
 
     Raises:
-        Violation: Something that must hold does not; the message has the seed.
+        Violation: A check failed; the message has the seed for a replay.
     """
 
     async def run() -> World:
@@ -550,7 +568,7 @@ def simulate(seed: int) -> World:
             ) from None
         finally:
             logger.removeHandler(handler)
-            # NOTE: not by its attribute, for a logger remembers what it let through.
+            # NOTE: by `setLevel`, because a logger caches which levels are enabled.
             logger.setLevel(level)
             logger.propagate = propagate
         return world

@@ -45,7 +45,7 @@ EXPIRED = 3005
 
 
 class ConnectionOwner(Protocol):
-    """What a connection calls of the hub."""
+    """Declares the methods of the hub that a connection calls."""
 
     def on_output(self, connection: Connection) -> None:
         """Called when a connection has its first output in this iteration."""

@@ -68,7 +68,7 @@ class Hub:
 
     Args:
         broker: The broker. The owner of the hub starts and closes it.
-        options: Limits.
+        options: Options of the hub.
 
     Attributes:
         counters: Counters for metrics.
@@ -535,4 +535,4 @@ class Hub:
 
 
 def _ignore(*arguments: object) -> None:
-    """Do nothing; the default listener."""
+    """Ignore an event; the default listener."""

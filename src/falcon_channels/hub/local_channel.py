@@ -35,7 +35,7 @@ from falcon_channels.transports.encoders import Item
 
 
 class ChannelState(IntEnum):
-    """What a local channel does with publications."""
+    """The state of a local channel, which decides what it does with publications."""
 
     #: It buffers them, until the broker has returned the position of the channel.
     OPENING = 0
@@ -57,7 +57,7 @@ class LocalChannel:
             channel's own limit applies if it is lower.
 
     Attributes:
-        state: What the channel does with publications.
+        state: The state of the channel; see `ChannelState`.
         position: Position of the last publication that was taken.
         members: How many subscriptions have joined and not ended.
         groups: LIVE subscriptions and their connections, by encoder.

@@ -1,19 +1,18 @@
-"""Presence: who is subscribed, across processes, and word of who comes and goes.
+"""Presence: which connections are subscribed, in all processes.
 
-Each process enters its own subscriptions at the broker and refreshes them well before
-they expire; entries of a process that died expire by themselves, and whichever process
-finds them announces that they left. Whether somebody is the first or the last
-connection of a user is decided by the broker, in the same step that changes the
-entries, so that two processes never both announce it.
-
-What is announced follows in a step of its own. Within a process each user of a channel
-is dealt with in turn. Between two processes the word that a user left can be overtaken
-by the word that they are back; so who says that somebody left looks again afterwards,
-and says that they are there if they are. Nobody is told something wrong for long, and
-in that moment one thing may be told twice.
-
-A lost connection may stay for a time of grace. Its user who is back within that time
-was never away for the others: the new entry is not the first, the old one not the last.
+* Each process adds the entries of its own subscriptions at the broker, and refreshes
+  them well before they expire. The entries of a process that died expire. The process
+  that finds an expired entry announces the leave.
+* The broker decides whether an entry is the first or the last one of its user, in the
+  same step that changes the entry. Two processes therefore never both announce it.
+* A join or leave is announced in a second step. Within a process, the changes of one
+  user in one channel are serialized. Between two processes, a leave can be overtaken
+  by the join of the same user. The process that announces a leave therefore looks
+  again afterwards, and announces a join if the user is present. A wrong state does not
+  last, and one join or leave may be announced twice in that moment.
+* The entry of a lost connection may stay for a grace period. For the others, a user
+  who reconnects within it never left: the new entry is not the first, and the old one
+  is not the last.
 """
 
 from __future__ import annotations
@@ -39,22 +38,23 @@ from falcon_channels.publication import Signal
 
 _logger = logging.getLogger('falcon_channels')
 
-#: Entries refreshed or expired in one call of the broker.
+#: Number of entries that are refreshed or expired in one call of the broker.
 _BATCH = 500
-#: How often, in seconds, expired entries are looked for, at least.
+#: Longest time in seconds between two searches for expired entries.
 _EXPIRE_S = 5.0
-#: How often it is looked again whether a user who comes and goes is there.
+#: How often the presence of a user who leaves and returns is checked again.
 _ATTEMPTS = 5
-#: How many entries that have ended are told of later, where that fails, beyond a batch.
-_MAX_UNTOLD = 10_000
+#: Largest number of leaves that wait to be announced after the broker failed, without
+#: those of one batch of expired entries.
+_MAX_UNANNOUNCED = 10_000
 
 
 class PresenceKeeper:
-    """Keeps the presence of this process's subscriptions.
+    """Keeps the presence entries of this process's subscriptions.
 
     Args:
-        hub: Whose subscriptions.
-        options_of: Returns the options of a channel, or ``None`` where no route has it.
+        hub: The hub of this process.
+        options_of: Returns the options of a channel, or ``None`` if no route matches.
     """
 
     def __init__(
@@ -62,34 +62,35 @@ class PresenceKeeper:
     ) -> None:
         self._hub = hub
         self._options_of = options_of
-        #: Subscriptions with an entry and whether they were announced, by the lifetime
-        #: of the entry in seconds.
-        self._kept: dict[float, dict[Subscription, bool]] = {}
+        #: Subscriptions with an entry, and whether their join was announced, by the
+        #: lifetime of the entry in seconds.
+        self._entered: dict[float, dict[Subscription, bool]] = {}
         self._leaving: deque[Subscription] = deque()
         self._graces: dict[Subscription, asyncio.TimerHandle] = {}
-        self._held = False
+        self._abandoned = False
         self._wake = asyncio.Event()
-        # NOTE: a refresh between the two halves of a removal would leave a ghost.
+        # NOTE: a refresh in the middle of a removal would add the entry again, and
+        #   nothing would remove it.
         self._lock = asyncio.Lock()
-        self._turns: dict[tuple[str, str], _Turn] = {}
-        #: Entries that have ended, and nobody could be told yet.
-        self._untold: deque[PresenceChange] = deque()
+        self._user_locks: dict[tuple[str, str], _UserLock] = {}
+        #: Entries that have ended, and whose leave could not be announced yet.
+        self._unannounced: deque[PresenceChange] = deque()
 
     def start(self) -> None:
-        """Begin to expire and remove."""
+        """Start the tasks that remove and expire entries."""
         self._hub.spawn(self._remove_leaving(), 'presence removal')
         self._hub.spawn(self._expire(), 'presence expiry')
 
     async def enter(self, subscription: Subscription) -> None:
-        """Enter a subscription that has joined, and announce it.
+        """Add the entry of a subscription that has joined, and announce the join.
 
-        Where the broker cannot be reached, the next refresh enters it.
+        If the broker cannot be reached, the next refresh adds the entry.
         """
         options = subscription.route.options
         if not options.presence and options.join_leave == 'off':
             return
-        # NOTE: who is entered but not announced would be missed by the others, so that
-        #   a client that is cancelled here does not cancel this.
+        # NOTE: the caller may be cancelled with its client. If that cancelled this task
+        #   as well, an entry could exist whose join was never announced.
         task = self._hub.spawn(self._enter(subscription), 'presence entry')
         if task is not None:
             await asyncio.shield(task)
@@ -99,26 +100,30 @@ class PresenceKeeper:
         info = subscription.connection.client_info(subscription)
         announced = False
         try:
-            async with self._in_turn(subscription.channel, info.user):
+            async with self._user_lock(subscription.channel, info.user):
                 first = await self._add(subscription, info)
-                if _is_told(options.join_leave, first):
+                if _is_announced(options.join_leave, first):
                     await self._announce(subscription.channel, Signal('join', info))
                 announced = True
         except BrokerUnavailableError as ex:
             self._hub.counters.presence_errors += 1
-            _logger.warning('%r not entered into presence: %s', subscription, ex)
+            _logger.warning('%r not added to presence: %s', subscription, ex)
         finally:
-            # NOTE: whatever became of it, it is taken out again.
+            # NOTE: the broker may have added the entry although the call failed. It is
+            #   therefore refreshed and removed like any other.
             subscription.set_present(info)
             if options.presence:
-                self._keep(subscription, announced)
+                self._keep_refreshed(subscription, announced)
             if subscription.ended:
-                # NOTE: it left meanwhile; `on_left` saw no entry.
+                # NOTE: it ended meanwhile, when `on_left` saw no entry to remove.
                 self.on_left(subscription)
 
     def on_left(self, subscription: Subscription) -> None:
-        """Take out a subscription that has ended, at once or after its grace."""
-        if subscription.present is None or self._held:
+        """Called when a subscription has ended; remove its entry, maybe after a grace.
+
+        Only a subscription that ended with its connection has a grace period.
+        """
+        if subscription.present is None or self._abandoned:
             return
         options = subscription.route.options
         grace_s = options.leave_grace_s if subscription.connection.closed else 0.0
@@ -130,23 +135,24 @@ class PresenceKeeper:
         else:
             self._queue_leave(subscription)
 
-    def hold(self) -> None:
-        """Let entries be from now on: they expire unless their users come back.
+    def abandon(self) -> None:
+        """Neither refresh nor remove entries from now on; they expire.
 
-        For a process that is about to end while its clients reconnect elsewhere.
+        For a process that is about to end while its clients reconnect to others. A user
+        who has reconnected before the entry expires never left.
         """
-        self._held = True
+        self._abandoned = True
         for handle in self._graces.values():
             handle.cancel()
         self._graces.clear()
         self._leaving.clear()
-        for kept in self._kept.values():
-            kept.clear()
+        for entered in self._entered.values():
+            entered.clear()
 
-    # --- inside ----------------------------------------------------------------------
+    # --- adding and removing entries -------------------------------------------------
 
     async def _add(self, subscription: Subscription, info: ClientInfo) -> bool:
-        """Make the entry; return whether it is the first of its user."""
+        """Add the entry; return whether it is the first of its user."""
         options = subscription.route.options
         if not options.presence:
             return True
@@ -155,45 +161,46 @@ class PresenceKeeper:
         return first
 
     @contextlib.asynccontextmanager
-    async def _in_turn(self, channel: str, user: str) -> AsyncIterator[None]:
-        """Do one thing after the other for one user of a channel.
+    async def _user_lock(self, channel: str, user: str) -> AsyncIterator[None]:
+        """Serialize the changes of one user in one channel.
 
-        Otherwise the word that somebody left could overtake the word that they are
-        back, and the others would miss somebody who is there.
+        Otherwise the leave of a user could overtake the join that follows it, and the
+        others would not see a user who is present.
         """
         key = channel, user
-        turn = self._turns.get(key)
-        if turn is None:
-            turn = self._turns[key] = _Turn()
-        turn.users += 1
+        user_lock = self._user_locks.get(key)
+        if user_lock is None:
+            user_lock = self._user_locks[key] = _UserLock()
+        user_lock.num_tasks += 1
         try:
-            async with turn.lock:
+            async with user_lock.lock:
                 yield
         finally:
-            turn.users -= 1
-            if not turn.users:
-                del self._turns[key]
+            user_lock.num_tasks -= 1
+            if not user_lock.num_tasks:
+                del self._user_locks[key]
 
-    def _keep(self, subscription: Subscription, announced: bool) -> None:
-        if self._held:
+    def _keep_refreshed(self, subscription: Subscription, announced: bool) -> None:
+        if self._abandoned:
             return
         ttl_s = subscription.route.options.presence_ttl_s
-        kept = self._kept.get(ttl_s)
-        if kept is None:
-            # NOTE: one task for each lifetime, that is at most one for each route.
-            kept = self._kept[ttl_s] = {}
-            self._hub.spawn(self._refresh(ttl_s, kept), 'presence refresh')
-        kept[subscription] = announced
+        entered = self._entered.get(ttl_s)
+        if entered is None:
+            # NOTE: one task for each lifetime, which is at most one for each route.
+            entered = self._entered[ttl_s] = {}
+            self._hub.spawn(self._refresh(ttl_s, entered), 'presence refresh')
+        entered[subscription] = announced
 
     def _queue_leave(self, subscription: Subscription) -> None:
         self._graces.pop(subscription, None)
-        kept = self._kept.get(subscription.route.options.presence_ttl_s)
-        if kept is not None:
-            kept.pop(subscription, None)
+        entered = self._entered.get(subscription.route.options.presence_ttl_s)
+        if entered is not None:
+            entered.pop(subscription, None)
         self._leaving.append(subscription)
         self._wake.set()
 
     async def _remove_leaving(self) -> None:
+        """Remove the entries of subscriptions that have ended, until cancelled."""
         while True:
             await self._wake.wait()
             self._wake.clear()
@@ -203,7 +210,7 @@ class PresenceKeeper:
                     async with self._lock:
                         await self._remove(subscription)
                 except BrokerUnavailableError as ex:
-                    # NOTE: the entry expires, and is announced then.
+                    # NOTE: the entry expires, and its leave is announced then.
                     self._hub.counters.presence_errors += 1
                     _logger.warning('presence of %r not removed: %s', subscription, ex)
 
@@ -213,31 +220,35 @@ class PresenceKeeper:
             return
         options = subscription.route.options
         channel = subscription.channel
-        async with self._in_turn(channel, info.user):
+        async with self._user_lock(channel, info.user):
             change: PresenceChange | None = PresenceChange(channel, info, True)
             if options.presence:
                 change = await self._hub.broker.remove_presence(channel, info.client)
             if change is None:
                 return
             try:
-                await self._announce_change(change)
+                await self._announce_leave(change)
             except BrokerUnavailableError:
-                if len(self._untold) < _MAX_UNTOLD:
-                    self._untold.append(change)
+                if len(self._unannounced) < _MAX_UNANNOUNCED:
+                    self._unannounced.append(change)
                 raise
 
-    async def _refresh(self, ttl_s: float, kept: dict[Subscription, bool]) -> None:
+    # --- refreshing ------------------------------------------------------------------
+
+    async def _refresh(self, ttl_s: float, entered: dict[Subscription, bool]) -> None:
+        """Refresh the entries of one lifetime, until cancelled or abandoned."""
         loop = asyncio.get_running_loop()
         refreshed_s = loop.time()
-        while not self._held:
-            # NOTE: a third, so that two refreshes may fail.
+        while not self._abandoned:
+            # NOTE: with a third of the lifetime, two refreshes in a row may fail.
             await asyncio.sleep(ttl_s / 3)
             begun_s = loop.time()
             if begun_s - refreshed_s >= ttl_s:
-                # NOTE: they have expired, and another process may have said so.
-                kept.update(dict.fromkeys(kept, False))
+                # NOTE: the entries have expired, and another process may have announced
+                #   their leaves.
+                entered.update(dict.fromkeys(entered, False))
             try:
-                subscriptions = list(kept)
+                subscriptions = list(entered)
                 for start in range(0, len(subscriptions), _BATCH):
                     await self._refresh_batch(
                         subscriptions[start : start + _BATCH], ttl_s
@@ -256,33 +267,39 @@ class PresenceKeeper:
             if not entries:
                 return
             firsts = await self._hub.broker.add_presence(entries, ttl_s)
-        kept = self._kept[ttl_s]
+        entered = self._entered[ttl_s]
         for subscription, entry, first in zip(batch, entries, firsts, strict=True):
-            # NOTE: it could not be entered before, or was held to be dead meanwhile.
+            # NOTE: the entry could not be added before, or it had expired and another
+            #   process has announced the leave.
             again = first and subscription.route.options.join_leave == 'user'
-            if subscription in kept and (again or not kept[subscription]):
-                await self._announce_again(entry, subscription, kept)
+            if subscription in entered and (again or not entered[subscription]):
+                await self._announce_again(entry, subscription, entered)
 
     async def _announce_again(
         self,
         entry: PresenceEntry,
         subscription: Subscription,
-        kept: dict[Subscription, bool],
+        entered: dict[Subscription, bool],
     ) -> None:
-        """Announce who is there, unless it has left meanwhile."""
-        async with self._in_turn(entry.channel, entry.info.user):
-            if subscription not in kept:
+        """Announce the join of a subscription, unless it has ended meanwhile."""
+        async with self._user_lock(entry.channel, entry.info.user):
+            if subscription not in entered:
                 return
-            # NOTE: the next refresh tries again if this fails.
-            kept[subscription] = False
+            # NOTE: if this fails, the next refresh tries again.
+            entered[subscription] = False
             if subscription.route.options.join_leave != 'off':
                 await self._announce(entry.channel, Signal('join', entry.info))
-            if subscription in kept:
-                kept[subscription] = True
+            if subscription in entered:
+                entered[subscription] = True
+
+    # --- expiry ----------------------------------------------------------------------
 
     async def _expire(self) -> None:
+        """Remove expired entries of all processes, until cancelled."""
         while True:
-            await asyncio.sleep(min([_EXPIRE_S, *(ttl_s / 3 for ttl_s in self._kept)]))
+            await asyncio.sleep(
+                min([_EXPIRE_S, *(ttl_s / 3 for ttl_s in self._entered)])
+            )
             try:
                 await self._expire_all()
             except BrokerUnavailableError as ex:
@@ -290,39 +307,43 @@ class PresenceKeeper:
                 _logger.warning('presence not expired: %s', ex)
 
     async def _expire_all(self) -> None:
-        untold = self._untold
+        unannounced = self._unannounced
         while True:
-            while untold:
-                # NOTE: taken off when it was told, so that a failure loses nothing.
-                await self._announce_change(untold[0])
-                untold.popleft()
+            while unannounced:
+                # NOTE: removed only after its announcement, so that a failure of the
+                #   broker loses no leave.
+                await self._announce_leave(unannounced[0])
+                unannounced.popleft()
             changes = await self._hub.broker.expire_presence(_BATCH)
-            untold.extend(changes)
+            unannounced.extend(changes)
             if not changes:
                 return
 
-    async def _announce_change(self, change: PresenceChange) -> None:
+    # --- announcements ---------------------------------------------------------------
+
+    async def _announce_leave(self, change: PresenceChange) -> None:
         options = self._options_of(change.channel)
         join_leave = 'off' if options is None else options.join_leave
-        if not _is_told(join_leave, change.last):
+        if not _is_announced(join_leave, change.last):
             return
         await self._announce(change.channel, Signal('leave', change.info))
         if join_leave == 'user':
             await self._announce_if_back(change.channel, change.info.user)
 
     async def _announce_if_back(self, channel: str, user: str) -> None:
-        """Have the last word on a user who was said to have left.
+        """Announce a join if a user whose leave was announced is present.
 
-        Who changes an entry after the last look here announces it after that as well.
+        A process that changes an entry after the last check here announces its change
+        after that, too. The last announcement is therefore always right.
         """
         broker = self._hub.broker
         for _ in range(_ATTEMPTS):
             if not await broker.has_user(channel, user):
                 return
-            there = await broker.presence(channel)
-            info = next((info for info in there.values() if info.user == user), None)
+            entries = await broker.presence(channel)
+            info = next((info for info in entries.values() if info.user == user), None)
             if info is None:
-                # NOTE: it has expired; who finds it says so.
+                # NOTE: the entry has expired. The process that finds it announces that.
                 return
             await self._announce(channel, Signal('join', info))
             if await broker.has_user(channel, user):
@@ -333,15 +354,20 @@ class PresenceKeeper:
         await self._hub.broker.signal(channel, msgspec.msgpack.encode(signal))
 
 
-class _Turn:
-    """Who waits to change the presence of one user in one channel."""
+class _UserLock:
+    """A lock for the changes of one user in one channel.
 
-    __slots__ = ('lock', 'users')
+    Attributes:
+        num_tasks: How many tasks hold the lock or wait for it.
+    """
+
+    __slots__ = ('lock', 'num_tasks')
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
-        self.users = 0
+        self.num_tasks = 0
 
 
-def _is_told(join_leave: str, first_or_last: bool) -> bool:
+def _is_announced(join_leave: str, first_or_last: bool) -> bool:
+    """Return whether the option `join_leave` asks for an announcement."""
     return join_leave == 'connection' or (join_leave == 'user' and first_or_last)

@@ -1,14 +1,14 @@
-"""Publications that many clients recover at once, encoded once.
+"""Publications that many clients recover at the same time, encoded once.
 
-When a process has restarted, all clients of a channel come back in the same seconds
-and recover the same publications, each in an answer of its own. What is encoded for one
-is kept for a moment, piece by piece: others missed more or less of it, and the channel
-goes on while they come back.
+After a restart of a process, all clients of a channel reconnect within seconds. They
+recover the same publications, each in a reply of its own. Each encoded publication (a
+*piece*) is stored for a moment and shared. It is stored one by one, because other
+clients missed more or fewer publications, and new ones are published meanwhile.
 
-Most clients come alone, so that the first who asks for a channel gets nothing, and
-encodes its publications as if there were no others. What is kept goes after `KEEP_S`,
-all at once, and never exceeds `MAX_KEPT_BYTES`: publications beyond that are encoded
-for each client.
+Most clients reconnect alone. The first request for a channel therefore stores nothing,
+and the caller encodes the publications itself. All pieces are dropped after `KEEP_S`
+seconds. They never exceed `MAX_KEPT_BYTES`: publications beyond that are encoded for
+each client.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from typing import Final
 from falcon_channels.publication import approximate_bytes
 from falcon_channels.publication import Publication
 
-#: How long pieces are kept, in seconds, from the first one.
+#: Seconds after which all pieces are dropped, from the first request on.
 KEEP_S: Final = 1.0
 
-#: How many bytes may be kept, of publications and of what they were encoded to.
+#: Largest size of all stored publications and their encoded forms.
 MAX_KEPT_BYTES: Final = 16 * 1024 * 1024
 
-#: About what Python needs to keep a piece, and a channel, beyond their own bytes.
+#: Approximate memory of Python objects for a piece or a channel, without its bytes.
 _OVERHEAD_BYTES: Final = 256
 
-#: The kept pieces of one encoding of a channel, by offset.
+#: The pieces of one encoding of a channel, by offset.
 _Pieces = dict[int, tuple[Publication, Any]]
 
 
 class SharedEncodings:
-    """What was encoded a moment ago.
+    """Pieces that were encoded within the last second.
 
     Attributes:
-        kept_bytes: How much is kept, about.
+        kept_bytes: Approximate size of what is stored.
     """
 
     def __init__(self) -> None:
-        self._kept: dict[Hashable, _Pieces] = {}
+        self._pieces: dict[Hashable, _Pieces] = {}
         self._timer: asyncio.TimerHandle | None = None
         self.kept_bytes = 0
 
@@ -54,51 +54,52 @@ class SharedEncodings:
         publications: Sequence[Publication],
         encode: Callable[[Publication], Any],
     ) -> list[Any] | None:
-        """Return each publication encoded, or ``None`` to who comes first.
+        """Return each publication encoded, or ``None`` for the first request of a key.
 
         Args:
-            key: Names the encoding and the log.
-            publications: Of that log.
-            encode: Encodes one; with the same key it always does the same.
+            key: Identifies the encoding and the log.
+            publications: Publications of that log.
+            encode: Encodes one publication, always in the same way for the same key.
 
         Raises:
-            Exception: What `encode` raises.
+            Exception: Any exception of `encode`.
         """
-        kept = self._kept.get(key)
-        if kept is None:
+        pieces = self._pieces.get(key)
+        if pieces is None:
             self._begin(key)
             return None
         found = []
         for publication in publications:
-            piece = kept.get(publication.offset)
-            # NOTE: a log that lost its end may give an offset to another publication.
+            piece = pieces.get(publication.offset)
+            # NOTE: a log that lost its end may reuse an offset for another publication.
+            #   The publications themselves are therefore compared.
             if piece is None or (
                 piece[0] is not publication and piece[0] != publication
             ):
                 piece = publication, encode(publication)
-                self._keep(kept, piece)
+                self._store(pieces, piece)
             found.append(piece[1])
         return found
 
     def clear(self) -> None:
-        """Keep nothing of what was encoded so far."""
+        """Drop all pieces."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._kept = {}
+        self._pieces = {}
         self.kept_bytes = 0
 
     def _begin(self, key: Hashable) -> None:
         if self.kept_bytes < MAX_KEPT_BYTES:
-            self._kept[key] = {}
+            self._pieces[key] = {}
             self.kept_bytes += _OVERHEAD_BYTES
             if self._timer is None:
                 loop = asyncio.get_running_loop()
                 self._timer = loop.call_later(KEEP_S, self.clear)
 
-    def _keep(self, kept: _Pieces, piece: tuple[Publication, Any]) -> None:
+    def _store(self, pieces: _Pieces, piece: tuple[Publication, Any]) -> None:
         publication = piece[0]
         size_bytes = 2 * approximate_bytes(publication) + _OVERHEAD_BYTES
         if self.kept_bytes + size_bytes <= MAX_KEPT_BYTES:
-            kept[publication.offset] = piece
+            pieces[publication.offset] = piece
             self.kept_bytes += size_bytes

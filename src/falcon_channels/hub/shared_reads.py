@@ -1,9 +1,10 @@
-"""Reads of the log that many clients want at once, made once.
+"""Reads of the log that many clients need at the same time, made once.
 
-When a process has restarted, all clients of a channel come back in the same second and
-recover from the same position. Whoever asks while the same read is under way waits for
-the next one, which serves all who came by then. It begins after each of them had asked,
-and that is what recovery needs: see `falcon_channels.protocol.recovery`.
+After a restart of a process, all clients of a channel reconnect within a second and
+recover from the same position. A request that arrives during the same read waits for
+the next read, which serves all requests that have arrived by then. That read begins
+after each of these requests. Recovery relies on that: see
+`falcon_channels.protocol.recovery`.
 """
 
 from __future__ import annotations
@@ -15,21 +16,22 @@ from falcon_channels.brokers.base import StreamSettings
 from falcon_channels.publication import HistoryPage
 
 #: Channel, settings, `since`, `limit` and `reverse`.
-_Question = tuple[str, StreamSettings, int | None, int, bool]
+_Request = tuple[str, StreamSettings, int | None, int, bool]
 
 
 class SharedReads:
-    """Reads from a broker.
+    """Shares the reads of a broker's logs.
 
     Args:
-        broker: Whose log.
+        broker: The broker.
     """
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
-        #: Reads that have not begun, and reads that have.
-        self._due: dict[_Question, asyncio.Task[HistoryPage]] = {}
-        self._running: dict[_Question, asyncio.Task[HistoryPage]] = {}
+        #: Reads that have not begun, by request.
+        self._due: dict[_Request, asyncio.Task[HistoryPage]] = {}
+        #: Reads that have begun, by request.
+        self._running: dict[_Request, asyncio.Task[HistoryPage]] = {}
 
     async def history(
         self,
@@ -40,51 +42,54 @@ class SharedReads:
         limit: int,
         reverse: bool = False,
     ) -> HistoryPage:
-        """Do what `Broker.history` does, by a read that begins after this call.
+        """Return the result of a `Broker.history` that begins after this call.
 
-        Nobody may change the page, for others have it as well.
+        The page is shared with other callers: do not change it.
+
+        Raises:
+            BrokerUnavailableError: The log cannot be read now; try again.
         """
         if self._broker.capabilities.immediate_reads:
-            # PERF: no task, and no turn of the event loop before the answer, which
-            #   then leaves with the one before it (benchmarks/storm.py, a tenth).
+            # PERF: no task, and no event-loop iteration before the reply, which then
+            #   leaves with the one before it (benchmarks/storm.py, a tenth).
             return await self._broker.history(
                 channel, settings, since=since, limit=limit, reverse=reverse
             )
-        question = (channel, settings, since, limit, reverse)
-        read = self._due.get(question)
+        request = (channel, settings, since, limit, reverse)
+        read = self._due.get(request)
         if read is None:
             read = asyncio.get_running_loop().create_task(
-                self._read(question), name=f'falcon_channels read of {channel}'
+                self._read(request), name=f'falcon_channels read of {channel}'
             )
             read.add_done_callback(_retrieve)
-            self._due[question] = read
-        # NOTE: who is cancelled here does not cancel it for the others.
+            self._due[request] = read
+        # NOTE: `wait` does not cancel the task with this caller. Others share it.
         await asyncio.wait([read])
         return read.result()
 
     async def close(self) -> None:
-        """Give up all reads."""
+        """Cancel all reads."""
         reads = [*self._due.values(), *self._running.values()]
         for read in reads:
             read.cancel()
         await asyncio.gather(*reads, return_exceptions=True)
 
-    async def _read(self, question: _Question) -> HistoryPage:
-        before = self._running.get(question)
+    async def _read(self, request: _Request) -> HistoryPage:
+        before = self._running.get(request)
         if before is not None:
             await asyncio.wait([before])
-        read = self._running[question] = self._due.pop(question)
-        channel, settings, since, limit, reverse = question
+        read = self._running[request] = self._due.pop(request)
+        channel, settings, since, limit, reverse = request
         try:
             return await self._broker.history(
                 channel, settings, since=since, limit=limit, reverse=reverse
             )
         finally:
-            if self._running.get(question) is read:
-                del self._running[question]
+            if self._running.get(request) is read:
+                del self._running[request]
 
 
 def _retrieve(read: asyncio.Task[HistoryPage]) -> None:
-    """Look at an exception that perhaps nobody waits for any more."""
+    """Mark an exception as retrieved, because all callers may be cancelled."""
     if not read.cancelled():
         read.exception()

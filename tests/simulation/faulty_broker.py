@@ -1,9 +1,9 @@
-"""A broker of several processes whose calls stall and whose links break.
+"""A broker of several processes whose calls are slow and whose links break.
 
-`Store` is what the processes share: the broker of one process, with an ear for every
-`StormyBroker`. Whatever the weather does stays within the broker contract: appending
-and announcing are one step, a channel's announcements arrive in order, a lost link is
-noticed in bounded time, and what was announced meanwhile is not replayed.
+The processes share a `Store`: a memory broker that announces to every `FaultyBroker`.
+All faults stay within the broker contract: Appending and announcing are one step. The
+announcements of a channel arrive in order. A lost link is noticed in bounded time.
+Announcements that were lost with it are not replayed.
 """
 
 from __future__ import annotations
@@ -37,28 +37,28 @@ Result = TypeVar('Result')
 
 
 class Store:
-    """What the processes share.
+    """Stores the publications and presence of all simulated processes.
 
     Attributes:
-        truth: Everything that was ever appended, by channel and epoch, in order.
+        truth: All publications ever appended, in order, by channel and epoch.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.memory = MemoryBroker(
             clock=loop.time, wall_clock=lambda: 1e9 + loop.time()
         )
-        self.brokers: list[StormyBroker] = []
+        self.brokers: list[FaultyBroker] = []
         self.truth: dict[tuple[str, str], list[Publication]] = defaultdict(list)
-        #: Place in the truth, by payload.
+        #: Index in `truth`, by payload.
         self.places: dict[bytes, int] = {}
-        self._heard: set[str] = set()
+        self._listened: set[str] = set()
 
     async def start(self) -> None:
         await self.memory.start(self)
 
     async def listen(self, channel: str, settings: StreamSettings) -> None:
-        if channel not in self._heard:
-            self._heard.add(channel)
+        if channel not in self._listened:
+            self._listened.add(channel)
             await self.memory.subscribe(channel, settings)
 
     def on_publication(
@@ -84,24 +84,24 @@ class Store:
     on_link_restored = on_link_lost
 
     def lose_log(self, channel: str) -> None:
-        """Lose a log, as a server that restarts without its disk."""
+        """Lose a log, like a server that restarts without its disk."""
         log = self.memory._logs.pop(channel, None)
-        self._heard.discard(channel)
+        self._listened.discard(channel)
         if log is not None:
             self.memory._generation += 1
 
 
-class StormyBroker(Broker):
-    """One process's link to the store.
+class FaultyBroker(Broker):
+    """The link of one process to the store.
 
     Args:
-        store: Shared.
-        rng: Decides every delay.
-        calm: Whether nothing ever takes long.
-        exact: Whether no announcement is lost but with the link, so that nobody has to
-            look for it.
-        grid_s: What all delays are multiples of, so that many things happen in one turn
-            of the event loop; 0 for none.
+        store: The store that all processes share.
+        rng: Random numbers for every delay and fault.
+        calm: Whether all calls are quick.
+        exact: Whether announcements are lost only together with the link. No position
+            check is needed then.
+        grid_s: All delays are multiples of this, so that many events happen in one
+            event-loop iteration; 0 for any delay.
     """
 
     capabilities = Capabilities(shared=True)
@@ -124,14 +124,15 @@ class StormyBroker(Broker):
         self._receiver: BrokerReceiver | None = None
         self._subscribed: set[str] = set()
         self._due_s: dict[str, float] = {}
-        #: What was announced and has not arrived, by channel, in order.
-        self._under_way: dict[str, deque[tuple[int, str, Sequence[Any]]]] = defaultdict(
+        #: Announcements that have not arrived yet, by channel, in order.
+        self._in_flight: dict[str, deque[tuple[int, str, Sequence[Any]]]] = defaultdict(
             deque
         )
-        #: Counted up whenever the link breaks: what was under way is lost with it.
+        #: Incremented when the link breaks or is restored. Announcements and calls of
+        #: another number are lost.
         self.link = 0
         self.link_up = True
-        self._deaf = False
+        self._only_deaf = False
 
     async def start(self, receiver: BrokerReceiver) -> None:
         self._receiver = receiver
@@ -145,13 +146,13 @@ class StormyBroker(Broker):
     # --- the link --------------------------------------------------------------------
 
     async def break_link(self) -> None:
-        """Lose the link, notice it after a while, and have it back after another."""
+        """Break the link, notice that after a while, and restore it later."""
         if not self.link_up:
             return
         self.link_up = False
         self.link += 1
-        #: Whether only announcements are lost: the link is alive but detached.
-        self._deaf = self._rng.random() < 0.3
+        # NOTE: with a link that is alive but detached, calls still succeed.
+        self._only_deaf = self._rng.random() < 0.3
         await asyncio.sleep(self._rng.uniform(0.0, 1.5))
         if self._receiver is not None:
             self._receiver.on_link_lost()
@@ -162,39 +163,39 @@ class StormyBroker(Broker):
             self._receiver.on_link_restored()
 
     def announce(self, order: str, method: str, *args: Any) -> None:
-        """Deliver after a delay, and after what was announced before."""
-        if order.startswith(('log', 'deep')) and self._is_mishap(method):
+        """Deliver an announcement after a delay, in the order of the calls."""
+        if order.startswith(('log', 'deep')) and self._loses_one(method):
             return
         if self.link_up:
             when_s = max(
                 self._loop.time() + self._delay_s(), self._due_s.get(order, 0.0)
             )
             self._due_s[order] = when_s
-            # NOTE: timers of one moment have no order; the queue has.
-            self._under_way[order].append((self.link, method, args))
+            # NOTE: timers of the same time have no order. The queue keeps it.
+            self._in_flight[order].append((self.link, method, args))
             self._loop.call_at(when_s, self._deliver, order)
 
-    def _is_mishap(self, method: str) -> bool:
-        """Whether one announcement is lost though the link is not.
+    def _loses_one(self, method: str) -> bool:
+        """Return whether to lose this announcement although the link is up.
 
-        NOTE: no broker may, but the hub trusts none: offsets show the gap.
+        No broker may do that. The hub must still notice it: offsets show the gap.
         """
         return (
             not self._exact and method == 'on_publication' and self._rng.random() < 0.01
         )
 
     def _deliver(self, order: str) -> None:
-        link, method, args = self._under_way[order].popleft()
+        link, method, args = self._in_flight[order].popleft()
         if link != self.link or self._receiver is None:
             return
         if order == '' or order in self._subscribed:
             getattr(self._receiver, method)(*args)
 
     def _delay_s(self) -> float:
-        delay_s = self._any_delay_s()
+        delay_s = self._random_delay_s()
         return round(delay_s / self._grid_s) * self._grid_s if self._grid_s else delay_s
 
-    def _any_delay_s(self) -> float:
+    def _random_delay_s(self) -> float:
         if self._calm:
             return self._rng.uniform(0.0, 0.001)
         if self._rng.random() < 0.06:
@@ -209,14 +210,14 @@ class StormyBroker(Broker):
         result = await call()
         if self._rng.random() < 0.8:
             await asyncio.sleep(self._delay_s())
-        # NOTE: what was asked has happened, but the answer is lost.
+        # NOTE: the call has taken effect, but its result is lost.
         self._check(link)
         return result
 
     def _check(self, link: int) -> None:
         if self._receiver is None:
             raise BrokerUnavailableError('closed')
-        if not self._deaf and (link != self.link or not self.link_up):
+        if not self._only_deaf and (link != self.link or not self.link_up):
             raise BrokerUnavailableError('the link is lost')
 
     # --- the contract ----------------------------------------------------------------
@@ -247,7 +248,7 @@ class StormyBroker(Broker):
         return await self._call(call)
 
     async def unsubscribe(self, channel: str) -> None:
-        # NOTE: known here at once, link or no link.
+        # NOTE: takes effect in this process at once, with or without the link.
         self._subscribed.discard(channel)
 
         async def call() -> None:
