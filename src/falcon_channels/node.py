@@ -101,6 +101,7 @@ class Node:
         self._status: Status = 'new'
         self._loop: asyncio.AbstractEventLoop | None = None
         self._draining = asyncio.Lock()
+        self._closing = asyncio.Lock()
 
     # --- routes ----------------------------------------------------------------------
 
@@ -255,13 +256,15 @@ class Node:
             self._starting.cancel()
             await asyncio.wait([self._starting])
         await self.drain()
-        if self._status == 'closed':
-            return
-        drained, self._status = self._status == 'draining', 'closed'
-        if drained:
-            await self.cluster.goodbye()
-        for connection in list(self.hub.connections.values()):
-            connection.shutdown()
-        await self.hub.close()
-        await self.broker.close()
-        self._loop = None
+        async with self._closing:
+            if self._status == 'closed':
+                return
+            if self._status == 'draining':
+                await self.cluster.goodbye()
+            for connection in list(self.hub.connections.values()):
+                connection.shutdown()
+            # NOTE: responders that still run may publish until the hub has closed.
+            await self.hub.close()
+            self._status = 'closed'
+            await self.broker.close()
+            self._loop = None

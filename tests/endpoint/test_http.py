@@ -95,6 +95,7 @@ class Stream:
         self.response = response
         self._chunks = response.iter_raw()
         self._rest = b''
+        self.last_id = ''
         self.session: dict[str, str] = {}
         self.id = 1
 
@@ -118,18 +119,15 @@ class Stream:
         value: dict[str, Any] = json.loads(self.part(b'\n'))
         return value
 
-    def event(self) -> tuple[str, str]:
-        """Return the next event: the field's name, and what it says."""
-        name, _, value = self.part(b'\n\n').strip().decode().partition(': ')
-        return name, value
-
     def data(self) -> dict[str, Any]:
-        """Return the next object of a stream of events."""
-        while True:
-            name, value = self.event()
-            if name == 'data':
-                found: dict[str, Any] = json.loads(value)
-                return found
+        """Return the next object of a stream of events, and remember its event id."""
+        fields: dict[str, str] = {}
+        while 'data' not in fields:
+            lines = self.part(b'\n\n').strip().decode().split('\n')
+            fields = dict(line.split(': ', 1) for line in lines if ': ' in line)
+        self.last_id = fields.get('id', self.last_id)
+        found: dict[str, Any] = json.loads(fields['data'])
+        return found
 
     def connected(self, reply: dict[str, Any]) -> dict[str, Any]:
         """Remember how commands are sent from now on."""
@@ -349,17 +347,8 @@ def test_an_event_source_recovers_by_itself(client: httpx.Client) -> None:
         stream.data()
         publish(client, 'r1', 'one')
         publish(client, 'r2', 'two')
-        seen: list[str] = []
-        last_id = ''
-        while len(seen) < 2:
-            name, value = stream.event()
-            if name == 'data':
-                seen.append(json.loads(value)['pub']['data'])
-            else:
-                last_id = value
-        while stream._rest or not last_id:
-            name, last_id = stream.event()
-    assert ['one', 'two'] == seen
+        assert ['one', 'two'] == [stream.data()['pub']['data'] for _ in range(2)]
+        last_id = stream.last_id
     for room, value in (('r1', 'three'), ('r2', 'four'), ('r1', 'five')):
         publish(client, room, value)
     with Stream.open(client, 'GET', path, headers={'Last-Event-ID': last_id}) as stream:
@@ -513,4 +502,6 @@ def test_commands_find_the_process_that_holds_the_stream(tmp_path: Path) -> None
             stream.session['session'] = 'x' * 32
             assert 204 == stream.say({'id': 5, 'ping': {}}).status_code
             stream.session['node'] = ''
-            assert 204 == stream.say({'id': 5, 'ping': {}}).status_code
+            assert 404 == stream.say({'id': 5, 'ping': {}}).status_code
+            stream.session['node'] = 'x' * 12
+            assert 404 == stream.say({'id': 5, 'ping': {}}).status_code

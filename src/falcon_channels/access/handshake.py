@@ -21,6 +21,11 @@ from falcon_channels.options import NodeOptions
 from falcon_channels.origin import log_refusal
 from falcon_channels.origin import request_origin_error
 
+#: Seconds after which a refused client may try again.
+_RETRY_AFTER_S = 10
+#: Values of Sec-Fetch-Site that name another origin.
+_OTHER_SITES = ('cross-site', 'same-site')
+
 
 class Handshake:
     """Admits connections to the hub of this process, or refuses them.
@@ -50,9 +55,13 @@ class Handshake:
         self.check_origin(req)
         self.check_capacity()
         try:
+            if self._hub.draining:
+                raise ClosedError('shutting down')
             await self._start()
         except (BrokerUnavailableError, ClosedError) as ex:
-            raise falcon.HTTPServiceUnavailable(description=str(ex)) from None
+            raise falcon.HTTPServiceUnavailable(
+                description=str(ex), retry_after=_RETRY_AFTER_S
+            ) from None
 
     def add(self, connection: Connection) -> None:
         """Add an accepted connection to the hub.
@@ -60,12 +69,17 @@ class Handshake:
         After an error the connection is released; the caller closes its transport.
 
         Raises:
-            falcon.HTTPServiceUnavailable: The process has become full.
-            ClosedError: The process has begun to drain, or the client has left.
+            falcon.HTTPServiceUnavailable: The process has become full or has begun to
+                drain, or the client has left.
         """
         try:
             self.check_capacity()
             self._hub.add(connection)
+        except ClosedError as ex:
+            self._hub.remove(connection)
+            raise falcon.HTTPServiceUnavailable(
+                description=str(ex), retry_after=_RETRY_AFTER_S
+            ) from None
         except BaseException:
             self._hub.remove(connection)
             raise
@@ -80,7 +94,7 @@ class Handshake:
         if limit is not None and len(self._hub.connections) >= limit:
             raise falcon.HTTPServiceUnavailable(
                 description=f'the limit of {limit} connections is reached',
-                retry_after=10,
+                retry_after=_RETRY_AFTER_S,
             )
 
     def check_origin(self, req: falcon.asgi.Request) -> None:
@@ -95,4 +109,12 @@ class Handshake:
             log_refusal(req.path, reason)
             if reason.startswith('Host'):
                 raise falcon.HTTPBadRequest(description=reason)
+            raise falcon.HTTPForbidden(description=reason)
+        # SECURITY: a link on another site makes a browser send a GET request with the
+        #   user's `SameSite=Lax` cookies and without an Origin header. The browser says
+        #   so in this header.
+        site = req.get_header('Sec-Fetch-Site')
+        if site in _OTHER_SITES and req.get_header('Origin') is None:
+            reason = f'the request comes from another site (Sec-Fetch-Site: {site})'
+            log_refusal(req.path, reason)
             raise falcon.HTTPForbidden(description=reason)

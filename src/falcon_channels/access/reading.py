@@ -14,6 +14,7 @@ from falcon_channels.errors import PositionError
 from falcon_channels.hub.connection import Connection
 from falcon_channels.options import NodeOptions
 from falcon_channels.protocol.recovery import need_position
+from falcon_channels.publication import approximate_bytes
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import Position
@@ -106,7 +107,8 @@ class Reader:
             channel: Name of the channel.
             since: Position after which to read, or before which if `reverse`.
             limit: Number of publications; ``None`` and numbers above
-                `NodeOptions.history_limit` read as many as that.
+                `NodeOptions.history_limit` read as many as that. Fewer are read if they
+                exceed `ChannelOptions.recovery_limit_bytes`.
             reverse: Whether the newest publication is first.
 
         Raises:
@@ -119,12 +121,13 @@ class Reader:
             raise CapabilityError(f'channel {channel!r} keeps no history')
         await authorization.authorize_history(self._broker, match, connection, channel)
         most = self._options.history_limit
-        return await self.history(
+        page = await self.history(
             channel,
             since=since,
             limit=most if limit is None else min(limit, most),
             reverse=reverse,
         )
+        return _cut(page, match.route.options.recovery_limit_bytes)
 
     async def presence_for_client(
         self, connection: Connection, channel: str
@@ -146,3 +149,17 @@ class Reader:
         match = await self._match(channel)
         await authorization.authorize_presence(self._broker, match, connection, channel)
         return await self.presence_stats(channel)
+
+
+def _cut(page: HistoryPage, limit_bytes: int) -> HistoryPage:
+    """Return the first publications of a page that fit into a limit, at least one.
+
+    SECURITY: a client that requests history and does not read it would otherwise fill
+    the memory with a page of the largest publications.
+    """
+    size_bytes = 0
+    for number, publication in enumerate(page.publications):
+        size_bytes += approximate_bytes(publication)
+        if number and size_bytes > limit_bytes:
+            return HistoryPage(page.publications[:number], page.position)
+    return page

@@ -158,6 +158,7 @@ class Subscriber:
         subscription = await self._register(connection, channel, options)
         try:
             await self._authorize(subscription)
+            subscription.forget_data()
             if options.on_authorized is not None:
                 # PERF: a channel that is open at the broker is joined without waiting,
                 #   so that an accepted client is subscribed at once.

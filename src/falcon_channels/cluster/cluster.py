@@ -155,6 +155,10 @@ class Cluster:
             type(self._broker).__name__,
         )
 
+    def knows(self, node: str) -> bool:
+        """Return whether a node has announced itself, and has not said goodbye."""
+        return node in self._known
+
     async def send(self, node: str, kind: str, body: bytes) -> None:
         """Send a message to one node, or to all nodes where `node` is ``''``.
 

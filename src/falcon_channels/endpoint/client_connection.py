@@ -110,7 +110,9 @@ class ClientConnection(Connection):
         on_ended: Called when the connection has ended.
 
     Attributes:
-        data: Data that the client sent to connect, as Python values, or ``None``.
+        data: Data that the client sent to connect, as Python values, or ``None``. It is
+            forgotten after ``on_connect``: a client would otherwise decide how much
+            memory its connection takes.
         token: Connection token that the client sent, or ``''``.
         name: Name of the client library.
         version: Version of the client.
@@ -282,7 +284,7 @@ class ClientConnection(Connection):
                 self._queue(command)
         if self._waiting and not self._working and not self.closed:
             self._working = True
-            self.hub.spawn(self._work(), 'commands')
+            self.hub.spawn(self._work(), 'commands', graceful=True)
 
     def decode(self, message: str | bytes) -> list[Command]:
         """Decode the commands of a frame.
@@ -391,6 +393,10 @@ class ClientConnection(Connection):
         self.version = request.version[:64]
         self.headers = request.headers
         self.data = data
+
+    def forget_data(self) -> None:
+        """Forget what the client sent to connect, after ``on_connect``."""
+        self.data = None
 
     def begin_subscriptions(self) -> None:
         """Buffer all output until `complete_connect`, because the reply is first.
@@ -601,7 +607,9 @@ class ClientConnection(Connection):
         self._wake_connected()
         responder = self.endpoint.on_disconnect
         if connected and responder is not None:
-            self.hub.spawn(self._call_on_disconnect(responder), 'on_disconnect')
+            self.hub.spawn(
+                self._call_on_disconnect(responder), 'on_disconnect', graceful=True
+            )
 
     async def _call_on_disconnect(self, responder: Callable[..., Any]) -> None:
         try:

@@ -8,6 +8,7 @@ responder, or any other that `refusals` translates.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable
 from collections.abc import Callable
 import logging
@@ -41,6 +42,9 @@ from falcon_channels.publication import Position
 
 _logger = logging.getLogger('falcon_channels')
 
+#: Longest time to live in the protocol.
+_MAX_TTL_S = 2**31 - 1
+
 CommandFunction = Callable[[ClientConnection, Any], Awaitable[messages.Result | None]]
 
 
@@ -56,19 +60,36 @@ async def dispatch(connection: ClientConnection, command: messages.Command) -> N
         connection.disconnect(*ex.disconnect)
     except ProtocolError as ex:
         connection.disconnect(ex.code, ex.reason)
+    except asyncio.CancelledError as ex:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        # NOTE: nobody cancels this task. The responder awaited another task, which was
+        #   cancelled.
+        _fail(connection, request, ex)
     except Exception as ex:
         error = refusal_for(ex)
         if error is None:
-            # NOTE: a bug in a responder or in this package. Its text can hold details
-            #   of the server and goes to the log only.
-            connection.hub.counters.responder_errors += 1
-            _logger.exception('%r: %s failed', connection, request.field)
-            error = codes.INTERNAL
-        _refuse(connection, request, ex, error)
+            _fail(connection, request, ex)
+        else:
+            _refuse(connection, request, ex, error)
+
+
+def _fail(connection: ClientConnection, request: Any, ex: BaseException) -> None:
+    """Answer a command that failed because of a bug, in a responder or in this package.
+
+    The text of the error can hold details of the server and goes to the log only.
+    """
+    connection.hub.counters.responder_errors += 1
+    _logger.error('%r: %s failed', connection, request.field, exc_info=ex)
+    _refuse(connection, request, ex, codes.INTERNAL)
 
 
 def _refuse(
-    connection: ClientConnection, request: Any, ex: Exception, error: codes.ReplyError
+    connection: ClientConnection,
+    request: Any,
+    ex: BaseException,
+    error: codes.ReplyError,
 ) -> None:
     connection.hub.counters.refused += 1
     # NOTE: a client can cause any number of refusals, so that most are logged at DEBUG.
@@ -108,6 +129,7 @@ async def connect(
     endpoint = connection.endpoint
     connection.accept_connect(request, decode_data(connection, request.data))
     await auth.authenticate(connection)
+    connection.forget_data()
     if connection.closed:
         return
     limit = endpoint.options.max_connections_per_user
@@ -504,7 +526,11 @@ def _encode_data(value: Any) -> bytes | None:
 
 
 def _ttl(expires_at: float | None) -> tuple[bool, int]:
-    """Return whether there is an expiry, and the seconds until it, at least one."""
+    """Return whether there is an expiry, and the seconds until it, at least one.
+
+    The protocol has 32 bits for the seconds. A later expiry is announced as the latest
+    possible one; the client then refreshes too early.
+    """
     if expires_at is None:
         return False, 0
-    return True, max(1, int(expires_at - time.time()))
+    return True, min(max(1, int(expires_at - time.time())), _MAX_TTL_S)

@@ -35,6 +35,8 @@ from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import ProtocolError
 from falcon_channels.node import Node
 from falcon_channels.protocol import codes
+from falcon_channels.protocol.messages import ConnectRequest
+from falcon_channels.protocol.messages import SubscribeRequest
 from falcon_channels.transports.client_codecs import ClientCodec
 from falcon_channels.transports.client_codecs import JSON
 from falcon_channels.transports.http_stream import DELIMITED
@@ -81,8 +83,8 @@ class Emulation:
         """Open a connection with the frame of its first request.
 
         Raises:
-            falcon.HTTPServiceUnavailable: The process has become full.
-            ClosedError: The process has begun to drain.
+            falcon.HTTPServiceUnavailable: The process has become full or has begun to
+                drain.
         """
         connection = ClientConnection(
             endpoint,
@@ -127,7 +129,9 @@ class Emulation:
         connection.on_message(frame)
 
     async def _pass_on(self, node: str, session: str, frame: str | bytes) -> None:
-        if not self._node.broker.capabilities.shared:
+        # SECURITY: a client that invents nodes would make this node send messages to
+        #   all others.
+        if not self._node.cluster.knows(node):
             raise falcon.HTTPNotFound(description='no such node')
         body = frame.encode() if isinstance(frame, str) else frame
         message = _Frame(session, isinstance(frame, str), body)
@@ -190,7 +194,9 @@ class SseResource(_StreamResource):
     ) -> None:
         """Open a connection with the commands in the URL."""
         await admit(self._endpoint.node.handshake, req, resp)
-        self._open(req, resp, req.get_param('cf_connect', required=True))
+        first = req.get_param('cf_connect', required=True)
+        _require_reading_commands(first)
+        self._open(req, resp, first)
 
     async def on_post(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response
@@ -208,6 +214,27 @@ class SseResource(_StreamResource):
         transport = StreamTransport(EVENTS, preamble=b'\r\n')
         connection = self._emulation.open(self._endpoint, req, JSON, transport, first)
         stream(req, resp, transport, connection, 'text/event-stream')
+
+
+def _require_reading_commands(frame: str) -> None:
+    """Refuse a frame of a URL that does more than connect and subscribe.
+
+    SECURITY: a page of another site can make a browser open any URL with the cookies of
+    its user. A GET request must therefore change nothing.
+
+    Raises:
+        falcon.HTTPBadRequest: The frame is malformed, or has another command.
+    """
+    try:
+        commands = JSON.protocol.decode_commands(frame)
+    except ProtocolError as ex:
+        raise falcon.HTTPBadRequest(description=str(ex)) from None
+    for command in commands:
+        if not isinstance(command.request, ConnectRequest | SubscribeRequest):
+            raise falcon.HTTPBadRequest(
+                description='a URL may only connect and subscribe: send other commands '
+                'in the body of a POST request'
+            )
 
 
 class EmulationResource:

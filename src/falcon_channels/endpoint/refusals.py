@@ -79,5 +79,15 @@ def refusal_for(ex: Exception) -> codes.ReplyError | None:
 
 
 def description_for_client(ex: falcon.HTTPError) -> str | None:
-    """Return the description of an error, or ``None`` for a server error (5xx)."""
-    return ex.description if 400 <= ex.status_code <= 499 else None
+    """Return the description of an error, or ``None`` for a server error (5xx).
+
+    The application can give any object as a description. One that is not text is
+    converted, and text that UTF-8 cannot encode is escaped.
+    """
+    if ex.description is None or not 400 <= ex.status_code <= 499:
+        return None
+    try:
+        text = str(ex.description)
+    except Exception:
+        return None
+    return text.encode(errors='backslashreplace').decode()

@@ -41,6 +41,7 @@ from falcon_channels.endpoint.http import stream
 from falcon_channels.endpoint.websocket import serve_accepted
 from falcon_channels.endpoint.websocket import UpgradeRequired
 from falcon_channels.errors import ProtocolError
+from falcon_channels.hub.connection import Subscription
 from falcon_channels.protocol import codes
 from falcon_channels.protocol.command_rules import State
 from falcon_channels.protocol.messages import Command
@@ -112,6 +113,19 @@ class UnidirectionalConnection(ClientConnection):
     def part_encoder(self, channel: str) -> Callable[[Publication], bytes]:
         """Return the function that encodes a publication as a push."""
         return partial(self.codec.encode_publication, channel)
+
+    def on_unsubscribed(
+        self, subscription: Subscription, code: int, reason: str
+    ) -> None:
+        """Called when the server has ended a subscription: tell the client.
+
+        A client that only listens cannot subscribe again. If it should, the connection
+        ends, so that the client connects and recovers.
+        """
+        if code >= codes.FIRST_RESUBSCRIBE_CODE:
+            self.disconnect(*codes.DISCONNECT_INSUFFICIENT)
+        else:
+            super().on_unsubscribed(subscription, code, reason)
 
     def reply_error(self, error: codes.ReplyError) -> None:
         """End the connection: there is no other answer."""
@@ -267,9 +281,9 @@ _Positions = dict[str, tuple[int, str]]
 class _EventIds:
     """Makes the event ids of one connection: its positions, in base64 of JSON.
 
-    An id is an event of its own without data. It sets the browser's last event id and
-    is not shown to the page (WHATWG HTML section 9.2.6). The events with publications
-    are therefore the same bytes for all clients.
+    The id is a field of the last event of each part of the response. Some clients
+    ignore an id in an event without data. The bytes before it are the same for all
+    clients (WHATWG HTML section 9.2.6).
     """
 
     def __init__(self, connection: UnidirectionalConnection) -> None:
@@ -291,7 +305,7 @@ class _EventIds:
         if not positions or event_id == self._last or len(event_id) > _MAX_ID:
             return b''
         self._last = event_id
-        return b'id: %s\n\n' % event_id
+        return b'id: %s\n' % event_id
 
 
 def _recover_from(request: ConnectRequest, last_id: str) -> None:

@@ -10,7 +10,6 @@ import falcon.asgi
 from falcon_channels.endpoint.client_connection import ClientConnection
 from falcon_channels.endpoint.commands import dispatch
 from falcon_channels.endpoint.endpoint import Endpoint
-from falcon_channels.errors import ClosedError
 from falcon_channels.errors import ExtraMissingError
 from falcon_channels.protocol import codes
 from falcon_channels.transports.asgi import AsgiTransport
@@ -72,7 +71,7 @@ async def serve_accepted(
     """Add the connection of an accepted WebSocket, and serve it."""
     try:
         endpoint.node.handshake.add(connection)
-    except (ClosedError, falcon.HTTPServiceUnavailable):
+    except falcon.HTTPServiceUnavailable:
         # NOTE: the process began to drain or became full during the handshake. The
         #   client connects again.
         await ws.close(*codes.DISCONNECT_SHUTDOWN)

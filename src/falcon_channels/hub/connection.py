@@ -184,6 +184,10 @@ class Subscription:
         """Whether the subscription has ended."""
         return self.state is SubscriptionState.ENDED
 
+    def forget_data(self) -> None:
+        """Forget what the client sent to subscribe, after ``on_subscribe``."""
+        self.data = None
+
     def apply_token(self, *, info: Any, expires_at: float | None) -> None:
         """Set the facts of a valid subscription token.
 

@@ -211,8 +211,8 @@ class PlainConnection(Connection):
             transport: Transport with the framing that the handshake settled.
 
         Raises:
-            falcon.HTTPServiceUnavailable: The process has become full.
-            ClosedError: The process has begun to drain.
+            falcon.HTTPServiceUnavailable: The process has become full or has begun to
+                drain.
         """
         self.encoder = encoder(self.encoder.codec, transport.framing)
         self._node.handshake.add(self)
@@ -360,7 +360,7 @@ async def serve_websocket(
             await ws.accept()
         try:
             connection.admit(transport)
-        except (falcon.HTTPServiceUnavailable, ClosedError):
+        except falcon.HTTPServiceUnavailable:
             await ws.close(TRY_AGAIN_LATER)
             raise _NotAdmittedError from None
         reading = _begin_to_read(transport, connection)

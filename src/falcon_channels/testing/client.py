@@ -254,8 +254,9 @@ class SimulatedClient:
         """Connect.
 
         Raises:
-            ClosedError: The channels drain or are closed.
-            falcon.HTTPServiceUnavailable: `max_connections` are here already.
+            ClosedError: The channels are closed.
+            falcon.HTTPServiceUnavailable: The channels are draining, or the limit
+                `max_connections` is reached.
         """
         await self._channels.start()
         self._channels.node.handshake.add(self.connection)

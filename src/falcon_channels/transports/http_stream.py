@@ -115,7 +115,11 @@ class StreamTransport:
         self._cut: Callable[[], None] | None = None
 
     def append_with(self, appendix: Callable[[], bytes]) -> None:
-        """Add to each part of the body what `appendix` returns, or ``b''``."""
+        """Add to the last event of each part of the body a field.
+
+        Args:
+            appendix: Returns the field, a line with its end, or ``b''``.
+        """
         self._appendix = appendix
 
     def write(self, blob: bytes) -> int:
@@ -206,7 +210,9 @@ class StreamTransport:
     def _take(self) -> bytes:
         chunk = b''.join(self._queue)
         self._queue.clear()
-        return chunk + self._appendix() if self._appendix is not None else chunk
+        if self._appendix is None or not chunk.endswith(b'\n\n'):
+            return chunk
+        return chunk[:-1] + self._appendix() + b'\n'
 
     async def _watch(self, receive: Callable[[], Awaitable[Any]]) -> None:
         while (await receive())['type'] != 'http.disconnect':
