@@ -1,14 +1,19 @@
-"""What one delivery of a fan-out costs.
+"""Measure what one delivery of a fan-out costs.
 
     python -m benchmarks.fanout
 
-One publisher sends 1, 4 or 16 messages at once and the next ones when everybody has
-them. Peers are a bare C server (one ``send`` a delivery), Falcon on uvicorn's classes
-and ours with a loop over the members, ours with prebuilt frames through the extension
-``falcon_channels.direct`` and nothing else, and the library: a channel with history
-over the raw door, and over the client protocol in JSON with offsets; the raw door also
-with one system call for each delivery, as where Linux allows no io_uring. The loop over
-bare ASGI is the least that anything can cost on uvicorn as it comes.
+One publisher sends 1, 4 or 16 messages at once, and the next ones when all recipients
+have them. These servers are compared:
+
+* a bare C server, with one ``send`` for each delivery;
+* Falcon with a loop over the recipients, on uvicorn's classes and on ours;
+* our class with prebuilt frames through the extension ``falcon_channels.direct``, and
+  nothing else;
+* the library, as a channel with history: for plain WebSockets, and for the client
+  protocol in JSON with offsets;
+* the library for plain WebSockets with one system call for each delivery, as on a Linux
+  that does not allow io_uring;
+* a loop over bare ASGI, which is the least that any library can cost on plain uvicorn.
 """
 
 from __future__ import annotations

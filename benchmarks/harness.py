@@ -430,8 +430,10 @@ def falcon_peers() -> list[Peer]:
         ),
         Peer('falcon-channels, Falcon by hand', [*SERVE, by_hand]),
         Peer('falcon-channels, direct', [*SERVE, 'benchmarks.apps.direct:app']),
-        Peer('uvicorn default, raw door', [*UVICORN, 'benchmarks.apps.rooms:app']),
-        Peer('falcon-channels, raw door', [*SERVE, 'benchmarks.apps.rooms:app']),
+        Peer(
+            'uvicorn default, plain WebSocket', [*UVICORN, 'benchmarks.apps.rooms:app']
+        ),
+        Peer('falcon-channels, plain WebSocket', [*SERVE, 'benchmarks.apps.rooms:app']),
         Peer(
             'falcon-channels, SDK in JSON',
             [*SERVE, 'benchmarks.apps.rooms:app'],

@@ -47,12 +47,12 @@ def kinds() -> list[Kind]:
     default = peers['uvicorn default, Falcon by hand']
     ours = peers['falcon-channels, Falcon by hand']
     direct = peers['falcon-channels, direct']
-    rooms = peers['falcon-channels, raw door']
+    rooms = peers['falcon-channels, plain WebSocket']
     return [
         Kind('uvicorn default, on_websocket', default, '/echo'),
         Kind('falcon-channels, on_websocket', ours, '/echo'),
         Kind('falcon-channels, direct extension only', direct, '/sub'),
-        Kind('falcon-channels, raw door (Channels.serve)', rooms, '/sub'),
+        Kind('falcon-channels, plain WebSocket (Channels.serve)', rooms, '/sub'),
         Kind(
             'falcon-channels, SDK connection with one subscription',
             rooms,

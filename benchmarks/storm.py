@@ -1,12 +1,13 @@
-"""What it costs when everybody is cut off and comes back at once.
+"""Measure what it costs when all clients are cut off and reconnect at once.
 
     python -m benchmarks.storm
 
 A channel keeps 100 publications. All clients of the client protocol are cut off without
-a word and connect again in the same moment, without the back-off that SDKs have; each
-subscribes from the beginning, and is back when it has all publications. The C server,
-the limit, only shakes hands; "raw door" shakes hands and subscribes, without recovery.
-Latencies are from the cut to being back. Centrifugo takes part where it is on the path.
+a close frame and reconnect at the same moment, without the back-off of SDKs. Each
+subscribes from the beginning, and is done when it has all publications. The C server is
+the lower limit and only does the handshake. "plain WebSocket" does the handshake and
+subscribes, without recovery. Latencies are measured from the cut to that moment.
+Centrifugo takes part if it is on the path.
 """
 
 from __future__ import annotations

@@ -20,9 +20,9 @@ from typing import NamedTuple
 LIMIT = 'bare C server'
 DEFAULT = 'uvicorn default, Falcon by hand'
 ECHO = 'falcon-channels, Falcon by hand'
-RAW = 'falcon-channels, raw door'
+PLAIN = 'falcon-channels, plain WebSocket'
 SDK = 'falcon-channels, SDK in JSON'
-_DOORS = {'raw door': RAW, 'SDK in JSON': SDK}
+_WAYS_IN = {'plain WebSocket': PLAIN, 'SDK in JSON': SDK}
 _IDLE = {
     'falcon-channels, on_websocket': 11,
     'falcon-channels, SDK connection with one subscription': 8,
@@ -52,24 +52,32 @@ def goals(folder: Path) -> Iterator[Goal]:
     tables = _read(folder / 'fanout.json').get('tables', [])
     for in_flight, most in ((1, 1.4), (4, 0.9), (16, 0.3)):
         title = f'Fan-out to 500, {in_flight} in flight'
-        for door, name in _DOORS.items():
+        for way_in, name in _WAYS_IN.items():
             values = ratios(tables, title, name, LIMIT, 'cpu_us')
-            yield Goal(f'{title}, {door}: CPU by that of C', most, values)
+            yield Goal(f'{title}, {way_in}: CPU relative to that of C', most, values)
     title = 'Fan-out to 500, 1 in flight'
     for in_flight, most in ((1, 0.35), (4, 0.25)):
         case = f'Fan-out to 500, {in_flight} in flight'
-        values = ratios(tables, case, RAW, DEFAULT, 'cpu_us')
-        yield Goal(f'{case}, raw door: CPU by that of a loop by hand', most, values)
-    values = ratios(tables, title, SDK, RAW, 'cpu_us')
-    yield Goal(f'{title}, SDK in JSON: CPU by that of the raw door', 1.15, values)
-    for door, name in _DOORS.items():
+        values = ratios(tables, case, PLAIN, DEFAULT, 'cpu_us')
+        yield Goal(
+            f'{case}, plain WebSocket: CPU relative to that of a loop by hand',
+            most,
+            values,
+        )
+    values = ratios(tables, title, SDK, PLAIN, 'cpu_us')
+    yield Goal(
+        f'{title}, SDK in JSON: CPU relative to that of the plain WebSocket',
+        1.15,
+        values,
+    )
+    for way_in, name in _WAYS_IN.items():
         values = ratios(tables, title, name, LIMIT, 'p99_us')
-        yield Goal(f'{title}, {door}: p99 by that of C', 1.5, values)
+        yield Goal(f'{title}, {way_in}: p99 relative to that of C', 1.5, values)
     tables = _read(folder / 'echo.json').get('tables', [])
     for in_flight in (1, 4, 16):
         title = f'Echo, 50 connections, {in_flight} in flight'
         values = ratios(tables, title, ECHO, DEFAULT, 'cpu_us')
-        yield Goal(f"{title}: CPU by that of uvicorn's default", 0.35, values)
+        yield Goal(f"{title}: CPU relative to that of uvicorn's default", 0.35, values)
     idle = _read(folder / 'idle_memory.json')
     for name, most in _IDLE.items():
         sizes = idle.get('bytes', {}).get(name, [])

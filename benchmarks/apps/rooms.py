@@ -1,4 +1,4 @@
-"""The library itself: a room over the raw door, and over the client protocol."""
+"""The library itself: a room for plain WebSockets and for the client protocol."""
 
 from __future__ import annotations
 

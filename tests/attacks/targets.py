@@ -101,12 +101,17 @@ GIVES_WAY = (
         {'403'},
         '403, from `OriginCheck`; an app without it accepts',
     ),
-    Today('H3 end', (_HY,), {'stays'}, 'the connection stays, and nobody reads it'),
+    Today(
+        'H3 end',
+        (_HY,),
+        {'stays'},
+        'the connection stays open, and its input is not read',
+    ),
     Today(
         'H3 end',
         (_GR,),
         {'read, stays'},
-        'the request behind it is answered; the end comes after 30 s',
+        'the request behind it is answered; the connection ends after 30 s',
     ),
     Today(
         'H4 length',
@@ -119,8 +124,9 @@ GIVES_WAY = (
         'H8 h2c',
         (_HY,),
         {'101'},
-        'HTTP/2 begins, and a proxy that passes on this `Upgrade` sees none of its '
-        'requests: neither blocked paths nor forged headers',
+        'HTTP/2 begins. If a proxy passes on this `Upgrade`, an attacker '
+        'can send requests that it does not see, to blocked paths and with '
+        'forged headers',
     ),
     *(
         Today(f'H9 {headers}', (_UV,), {'silence'}, 'no answer, as H4')
@@ -128,14 +134,14 @@ GIVES_WAY = (
     ),
     Today('H9 flood', (_UV,), {'grows'}, 'memory grows with what is sent'),
     Today('H10 half', (_UV, 'gthread'), {'silence'}, 'the connection stays open'),
-    Today('H10 half', (_GR,), {'silence'}, 'the end comes after 30 s'),
+    Today('H10 half', (_GR,), {'silence'}, 'the connection ends after 30 s'),
     Today('H10 none', (_UV, 'gthread', _GR), {'silence'}, 'the connection stays open'),
     Today(
         'H11 log',
         (_HY, _GR),
         {'forged'},
-        'the access log, which is off by default, shows the line ends: lines can be '
-        'forged',
+        'the access log, which is off by default, writes line breaks '
+        'unescaped: an attacker can forge lines',
     ),
     Today(
         'H11 token',
@@ -152,7 +158,8 @@ GIVES_WAY = (
             f'F5 {length}',
             (_HY,),
             {'nothing, stays'},
-            'what is announced is waited for, and taken without a limit, as F6 memory',
+            'the server waits for the announced length and buffers it without '
+            'a limit, as in F6 memory',
         )
         for length in ('2^62', '64 MB')
     ),
@@ -160,14 +167,14 @@ GIVES_WAY = (
         'F6 fragments',
         (_HY,),
         {'1009, stays'},
-        '1009 after 16 MiB, but the connection stays, and its channels do not learn it',
+        '1009 after 16 MiB, but the connection stays open and in its channels',
     ),
     Today('F6 fragments', (_GR,), {'nothing, stays'}, 'its limit is 64 MiB'),
     Today(
         'F6 memory',
         (_HY,),
         {'grows without end'},
-        'all that comes after the 1009 is kept: one client fills the memory',
+        'all data after the 1009 is buffered: one client can fill the memory',
     ),
     Today('F6 memory', (_UV,), {'grows'}, 'its limit is 16 MiB'),
     Today(
@@ -176,7 +183,7 @@ GIVES_WAY = (
         {'grows'},
         'its limit is 64 MiB (16 MiB in a frame) for each connection',
     ),
-    Today('F7', (_UV,), {'answered'}, 'accepted, and everybody waits meanwhile'),
+    Today('F7', (_UV,), {'answered'}, 'accepted, and all other clients wait meanwhile'),
     Today('F7', (_HY, _GR), {'answered'}, 'accepted'),
     Today(
         'F8 memory',
@@ -184,15 +191,15 @@ GIVES_WAY = (
         {'grows'},
         'its limit is 16 MiB: memory grows by twice as much',
     ),
-    Today('F8 memory', (_HY,), {'grows'}, 'it is inflated to the end'),
+    Today('F8 memory', (_HY,), {'grows'}, 'it is decompressed completely'),
     Today('F9', (_UV, _GR), {'grows'}, 'memory grows with what is sent'),
-    Today('F11', (_UV, _HY, _GR), {'stays'}, 'the socket stays'),
+    Today('F11', (_UV, _HY, _GR), {'stays'}, 'the socket stays open'),
     # The C library keeps what a thread has freed in an arena of that thread, or not.
     Today(
         'F14',
         ('gthread',),
         {'stays', 'gone'},
-        'the C library may keep what threads have freed',
+        'the C library may not return the memory that threads have freed',
     ),
     Today(
         'F14',
@@ -206,11 +213,16 @@ GIVES_WAY = (
 DIFFERS = (
     Today('H3 version', (_UV, _HY, _GR), {'none'}, '400, which does not name 13'),
     *(
-        Today(f'H4 {body}', (_GR,), {'101'}, 'accepted; the body is passed over')
+        Today(f'H4 {body}', (_GR,), {'101'}, 'accepted; the body is ignored')
         for body in ('length', 'chunked')
     ),
     *(
-        Today(f'H6 {keys}', (_HY, _GR), {'101'}, 'accepted: keys protect no server')
+        Today(
+            f'H6 {keys}',
+            (_HY, _GR),
+            {'101'},
+            'accepted: the key does not protect the server',
+        )
         for keys in ('short', 'not-base64', 'twice')
     ),
     Today('H6 POST', (_GR,), {'101'}, 'accepted; no page can send it'),
@@ -223,7 +235,7 @@ DIFFERS = (
         'H9 5000 lines',
         (_HY,),
         {'101', '431'},
-        'accepted where all of it comes at once, else 431',
+        'accepted if all of it arrives at once, else 431',
     ),
     Today(
         'H12 subprotocol not ASCII',
@@ -255,7 +267,7 @@ DIFFERS = (
         'F5 not minimal',
         (_UV, *_WSGI, _GR),
         {'answered'},
-        'accepted: nothing else reads the stream',
+        'accepted: no other program reads the stream',
     ),
 )
 
