@@ -109,7 +109,7 @@ class FanOut:
             if backlog_bytes:
                 self._check_backlog(connection, backlog_bytes)
             elif connection.granted_bytes:
-                # NOTE: the client has read everything, including recovered publications.
+                # NOTE: the client has read all output, with all recovered publications.
                 connection.on_all_read()
 
     def flush_channel(self, local_channel: LocalChannel) -> None:

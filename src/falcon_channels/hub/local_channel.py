@@ -10,8 +10,8 @@ A local channel has no task and never calls the broker: `Hub` does both. Its rul
   `repair`.
 * A LIVE subscription is at `position`. A delivery therefore compares no offsets. Code
   that changes the set of LIVE subscriptions flushes the channel's batch first.
-* An AHEAD subscription has recovered beyond `position`, because its client read the
-  log before the announcements arrived. It is skipped until `position` has passed it.
+* An AHEAD subscription has recovered beyond `position`, because the log was read before
+  the announcements arrived. It is skipped until `position` has reached its offset.
 * For a JOINING subscription that recovers, publications are buffered until the hub has
   read the log for it.
 """
