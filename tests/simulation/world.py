@@ -464,7 +464,7 @@ class World:
             self.fail(f'{channel}: present {dict(counts)}, announced {seen}')
 
     async def _check_return(self) -> None:
-        """Check that returning clients recover exactly the publications still in the log."""
+        """Check that returning clients recover exactly the rest of the log."""
         for actor in self.actors:
             if actor.client is None:
                 actor.connect(self.rng.randrange(len(self.processes)))
