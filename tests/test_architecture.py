@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 import re
 
@@ -173,6 +174,22 @@ def test_init_modules_only_import() -> None:
             if not isinstance(node, allowed):
                 wrong.append(f'{path.relative_to(ROOT)}:{node.lineno}')
     assert [] == wrong
+
+
+@pytest.mark.parametrize('package', ['hub'])
+def test_package_has_no_import_circle(package: str) -> None:
+    """No module of the package imports itself through others, also for types only."""
+    prefix = f'falcon_channels.{package}.'
+    graph = {
+        path.stem: {
+            name.removeprefix(prefix).split('.')[0]
+            for name, _ in imports(path)
+            if name.startswith(prefix)
+        }
+        for path in modules(SOURCE / package)
+    }
+    # NOTE: raises CycleError, which names the modules of a circle.
+    assert set(graph) == set(TopologicalSorter(graph).static_order())
 
 
 #: Classes whose attributes only their own module may assign.

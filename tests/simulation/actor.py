@@ -44,8 +44,8 @@ class Actor:
         self.seen: dict[str, dict[str, int]] = {}
         self.received = 0
 
-    def fail(self, what: str) -> None:
-        self.world.fail(f'{self.name}: {what}')
+    def fail(self, message: str) -> None:
+        self.world.fail(f'{self.name}: {message}')
 
     # --- checks of the events --------------------------------------------------------
 

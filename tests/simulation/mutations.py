@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 # NOTE: three conditions have no mutant, because other code checks the same again:
 #
-# * `ChannelRegistry.run_housekeeping` checks `local_channel.idle`, although `hold` has
+# * `ChannelRegistry.run_housekeeping` checks `local_channel.idle`, although `acquire` has
 #   removed the channel from the dict of idle channels.
 # * `Hub._join_recovering` reads again after an overflow (``buffered is None``). Without
 #   that check, the page would end before the position of the channel, and be read again.

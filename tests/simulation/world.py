@@ -137,9 +137,9 @@ class World:
         now_s = asyncio.get_running_loop().time()
         self.trace.append(f'{now_s:.6f} ' + ' '.join(map(str, facts)))
 
-    def fail(self, what: str) -> None:
+    def fail(self, message: str) -> None:
         # NOTE: not raised here, because the hub may be the caller.
-        self._failure = self._failure or what
+        self._failure = self._failure or message
 
     # --- the run ---------------------------------------------------------------------
 
@@ -464,7 +464,7 @@ class World:
             self.fail(f'{channel}: present {dict(counts)}, announced {seen}')
 
     async def _check_return(self) -> None:
-        """Check that returning clients recover exactly what the log still has."""
+        """Check that returning clients recover exactly the rest of the log."""
         for actor in self.actors:
             if actor.client is None:
                 actor.connect(self.rng.randrange(len(self.processes)))

@@ -2,7 +2,7 @@
 
 A channel is opened for the first connection that joins it. It stays open for a while
 after its last subscription has ended, because clients often reconnect. While a channel
-is being opened or shut, all callers wait for the same task.
+is being opened or closed, all callers wait for the same task.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from falcon_channels.options import NodeOptions
 _logger = logging.getLogger('falcon_channels')
 
 #: How many channels are unsubscribed at the broker at the same time.
-_SHUT_BATCH = 64
+_CLOSE_BATCH = 64
 
 
 class ChannelRegistry:
-    """Opens, finds and shuts the channels of a hub.
+    """Opens, finds and closes the channels of a hub.
 
     Args:
         broker: Broker at which channels are subscribed.
@@ -54,13 +54,13 @@ class ChannelRegistry:
         self._on_open = on_open
         self._links = links
         self.by_channel: dict[str, LocalChannel] = {}
-        #: Channels that are being opened or shut.
+        #: Channels that are being opened or closed.
         self._changing: dict[str, asyncio.Task[None]] = {}
-        #: Channels without subscribers, and the loop time at which to shut them.
+        #: Channels without subscribers, and the loop time at which to close them.
         self._idle: dict[str, float] = {}
         self._closed = False
 
-    async def hold(self, channel: str, options: ChannelOptions) -> LocalChannel:
+    async def acquire(self, channel: str, options: ChannelOptions) -> LocalChannel:
         """Return the open local channel of a channel; keep it open until `release`.
 
         Raises:
@@ -71,11 +71,13 @@ class ChannelRegistry:
             local_channel = self.by_channel.get(channel)
             task = self._changing.get(channel)
             if local_channel is not None and task is None:
-                local_channel.hold()
+                local_channel.acquire()
                 self._idle.pop(channel, None)
                 return local_channel
             if task is None:
-                task = self._change(channel, self._open(channel, options), 'open')
+                task = self._change(
+                    channel, self._open_channel(channel, options), 'open'
+                )
             # NOTE: other callers may wait for the same task. A caller that is
             #   cancelled here must not cancel it.
             await asyncio.wait([task])
@@ -84,12 +86,12 @@ class ChannelRegistry:
         raise ClosedError('the hub is closed')
 
     def release(self, local_channel: LocalChannel) -> None:
-        """Undo one `hold` of a local channel."""
+        """Undo one `acquire` of a local channel."""
         local_channel.release()
         self.note_idle(local_channel)
 
     def note_idle(self, local_channel: LocalChannel) -> None:
-        """Shut a local channel after a while if it is idle."""
+        """Close a local channel after `NodeOptions.linger_s` if it is idle."""
         if local_channel.idle and not self._closed:
             # NOTE: removed first, so that the dict stays in the order of its times.
             self._idle.pop(local_channel.channel, None)
@@ -101,11 +103,11 @@ class ChannelRegistry:
         self._closed = True
 
     def tasks(self) -> list[asyncio.Task[None]]:
-        """Return the tasks that open or shut a channel now."""
+        """Return the tasks that open or close a channel now."""
         return list(self._changing.values())
 
     async def run_housekeeping(self) -> None:
-        """Shut channels that have been idle for long enough, until cancelled."""
+        """Close channels that have been idle for long enough, until cancelled."""
         interval_s = max(self._options.linger_s, 0.1)
         while True:
             await asyncio.sleep(interval_s)
@@ -115,10 +117,10 @@ class ChannelRegistry:
                 if when_s > now_s:
                     break
                 due.append(channel)
-            for start in range(0, len(due), _SHUT_BATCH):
+            for start in range(0, len(due), _CLOSE_BATCH):
                 tasks = []
-                for channel in due[start : start + _SHUT_BATCH]:
-                    # NOTE: it may have been used again while others were shut.
+                for channel in due[start : start + _CLOSE_BATCH]:
+                    # NOTE: it may have been used again while others were closed.
                     if self._idle.get(channel, math.inf) > now_s:
                         continue
                     del self._idle[channel]
@@ -129,11 +131,13 @@ class ChannelRegistry:
                         and channel not in self._changing
                     ):
                         tasks.append(
-                            self._change(channel, self._shut(local_channel), 'shut')
+                            self._change(
+                                channel, self._close_channel(local_channel), 'close'
+                            )
                         )
                 await asyncio.gather(*tasks)
 
-    # --- inside ----------------------------------------------------------------------
+    # --- opening and closing channels ------------------------------------------------
 
     def _change(
         self, channel: str, coroutine: Coroutine[Any, Any, None], name: str
@@ -145,7 +149,7 @@ class ChannelRegistry:
         task.add_done_callback(_retrieve)
         return task
 
-    async def _open(self, channel: str, options: ChannelOptions) -> None:
+    async def _open_channel(self, channel: str, options: ChannelOptions) -> None:
         local_channel = LocalChannel(
             channel,
             options,
@@ -167,7 +171,7 @@ class ChannelRegistry:
         self._on_open(local_channel, local_channel.open(position), links)
         self.note_idle(local_channel)
 
-    async def _shut(self, local_channel: LocalChannel) -> None:
+    async def _close_channel(self, local_channel: LocalChannel) -> None:
         del self.by_channel[local_channel.channel]
         try:
             await self._unsubscribe(local_channel.channel)
@@ -182,6 +186,6 @@ class ChannelRegistry:
 
 
 def _retrieve(task: asyncio.Task[None]) -> None:
-    """Mark the exception of a task as retrieved; callers of `hold` raise it."""
+    """Mark the exception of a task as retrieved; callers of `acquire` raise it."""
     if not task.cancelled():
         task.exception()

@@ -1,9 +1,9 @@
 """A client of this process, and its subscriptions.
 
-A `Connection` writes to its client and tells the hub what happens to the client. It
+A `Connection` writes to its client, and reports events of the client to the hub. It
 knows the hub only as a `ConnectionOwner`. Each kind of client (plain WebSocket, client
-protocol, code of the application) has a subclass that tells the client in its own
-format what the hub decides.
+protocol, code of the application) has a subclass. It sends the decisions of the hub to
+the client in the format of that client.
 
 A `Subscription` holds the state of delivery of one channel to one connection. Only
 `LocalChannel` and `Hub` call the methods that change this state:
@@ -446,7 +446,7 @@ class Connection(abc.ABC):
         return
 
     def on_end(self) -> None:
-        """Called when the connection has ended; release what the subclass holds."""
+        """Called when the connection has ended; release resources of the subclass."""
         return
 
     # --- subscriptions ---------------------------------------------------------------
@@ -494,7 +494,7 @@ class Connection(abc.ABC):
         self.granted_bytes += size_bytes
 
     def disconnect(self, code: int, reason: str) -> None:
-        """Write what is queued, then close with a code.
+        """Write all queued blobs, then close with a code.
 
         Args:
             code: Close code from 3000 to 4999.

@@ -72,7 +72,7 @@ class FanOut:
         self._loop = asyncio.get_running_loop()
 
     def close(self) -> None:
-        """Release the resources of the system."""
+        """Release file descriptors and memory of the socket batch."""
         self._batch.close()
 
     def on_output(self, connection: Connection) -> None:
@@ -81,7 +81,7 @@ class FanOut:
         self._plan_flush()
 
     def forget(self, connection: Connection) -> None:
-        """Called when a connection has ended."""
+        """Forget a connection that has ended."""
         self._slow_logged.discard(connection.id)
 
     def _plan_flush(self) -> None:
@@ -109,7 +109,7 @@ class FanOut:
             if backlog_bytes:
                 self._check_backlog(connection, backlog_bytes)
             elif connection.granted_bytes:
-                # NOTE: the client took all its output, with everything it recovered.
+                # NOTE: the client has read all output, with all recovered publications.
                 connection.on_all_read()
 
     def flush_channel(self, local_channel: LocalChannel) -> None:
@@ -123,26 +123,26 @@ class FanOut:
 
         Args:
             local_channel: The local channel.
-            several: Whether several channels deliver in this iteration. A connection
-                with more than one subscription then collects its output.
+            several: Whether several channels deliver in this iteration. The output of
+                connections with more than one subscription is then queued.
         """
         items = local_channel.take_batch()
         epoch = local_channel.position.epoch
         slow: list[Subscription] = []
-        unfit: list[Subscription] = []
+        unsupported: list[Subscription] = []
         payloads: dict[Any, list[bytes]] = {}
         for encoder, group in local_channel.groups.items():
             self._counters.encodings += 1
             try:
                 blob = encoder.encode(local_channel.channel, items, epoch, payloads)
             except PayloadError:
-                unfit += group
+                unsupported += group
                 continue
             if blob is None:
                 continue
             self._counters.deliveries += len(group) * len(items)
             if several:
-                self._write_apart(local_channel, group, blob, slow)
+                self._write_collecting(local_channel, group, blob, slow)
             else:
                 self._write(local_channel, group, blob, slow)
         for subscription in local_channel.lagging:
@@ -154,7 +154,7 @@ class FanOut:
             self._deliver_ahead(local_channel, items)
         for subscription in slow:
             self._on_slow(local_channel, subscription)
-        for subscription in unfit:
+        for subscription in unsupported:
             subscription.connection.disconnect(
                 INAPPROPRIATE_PROTOCOL, 'inappropriate protocol'
             )
@@ -166,14 +166,14 @@ class FanOut:
         blob: Any,
         slow: list[Subscription],
     ) -> None:
-        """Write a blob to a group, with one call for all sockets in the batch."""
+        """Write a blob to a group, if possible with one system call for all sockets."""
         # PERF: nothing but the write is called per subscriber (benchmarks/fanout.py).
         descriptors = [
             connection.transport.descriptor if connection.out is None else -1
             for connection in group.values()
         ]
-        # PERF: with more than one in eight outside the batch, a write call for each is
-        #   cheaper than a second pass over the group.
+        # PERF: if over one in eight cannot be in the batch, one write per connection
+        #   is cheaper than a second pass over the group.
         if descriptors.count(-1) * 8 <= len(descriptors):
             self._batch.add(descriptors, blob)
             self._batched.append((local_channel, group.items(), blob))
@@ -185,16 +185,17 @@ class FanOut:
             elif connection.write(blob) > limit_bytes:
                 slow.append(subscription)
 
-    def _write_apart(
+    def _write_collecting(
         self,
         local_channel: LocalChannel,
         group: Mapping[Subscription, Connection],
         blob: Any,
         slow: list[Subscription],
     ) -> None:
-        """Write a blob to a group while several channels deliver.
+        """Write a blob to a group in an iteration in which several channels deliver.
 
-        A connection with more than one subscription collects its output.
+        The output of a connection with more than one subscription is queued, so that it
+        leaves in one write.
         """
         limit_bytes = local_channel.limit_bytes
         descriptors: list[int] = []
@@ -228,7 +229,7 @@ class FanOut:
         batched: Sequence[tuple[LocalChannel, Iterable[_Member], Any]],
         unsent: Sequence[Unsent],
     ) -> None:
-        """Pass bytes that the sockets did not take to their transports."""
+        """Pass the bytes that sockets did not accept to their transports."""
         written = [
             (local_channel, subscription, connection, blob)
             for local_channel, members, blob in batched
@@ -281,7 +282,7 @@ class FanOut:
             connection.send_blob(blob)
 
     def _check_backlog(self, connection: Connection, backlog_bytes: int) -> None:
-        """Apply the limits to a connection that collected its output."""
+        """Apply the limits to a connection whose output was queued."""
         backlog_bytes -= connection.granted_bytes
         if backlog_bytes > self._max_backlog_bytes:
             self._log_slow(connection, None)

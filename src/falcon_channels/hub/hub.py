@@ -291,7 +291,7 @@ class Hub:
             BrokerUnavailableError: The channel cannot be opened now; try again.
             ClosedError: The hub is closed.
         """
-        self._registry.release(await self._registry.hold(channel, options))
+        self._registry.release(await self._registry.acquire(channel, options))
 
     async def join(self, subscription: Subscription, since: Position | None) -> Joined:
         """Start the delivery of a channel to a subscription, after recovery.
@@ -309,7 +309,7 @@ class Hub:
                 caller calls `leave`.
         """
         options = subscription.route.options
-        local_channel = await self._registry.hold(subscription.channel, options)
+        local_channel = await self._registry.acquire(subscription.channel, options)
         try:
             mode = options.recovery_mode
             if since is None or mode == 'off':

@@ -10,8 +10,8 @@ A local channel has no task and never calls the broker: `Hub` does both. Its rul
   `repair`.
 * A LIVE subscription is at `position`. A delivery therefore compares no offsets. Code
   that changes the set of LIVE subscriptions flushes the channel's batch first.
-* An AHEAD subscription has recovered beyond `position`, because its client read the
-  log before the announcements arrived. It is skipped until `position` has passed it.
+* An AHEAD subscription has recovered beyond `position`, because the log was read before
+  the announcements arrived. It is skipped until `position` has reached its offset.
 * For a JOINING subscription that recovers, publications are buffered until the hub has
   read the log for it.
 """
@@ -72,9 +72,9 @@ class LocalChannel:
     __slots__ = (
         '_buffer_overflow',
         '_buffered',
-        '_holds',
         '_max_backlog_bytes',
         '_max_buffered_bytes',
+        '_num_acquired',
         'ahead',
         'batch',
         'buffered_bytes',
@@ -107,7 +107,7 @@ class LocalChannel:
         self.lagging: dict[Subscription, None] = {}
         self.batch: list[Item] = []
         #: Number of joins in progress.
-        self._holds = 0
+        self._num_acquired = 0
         self._buffered: list[tuple[Publication, str]] = []
         self._buffer_overflow = False
         self.buffered_bytes = 0
@@ -124,15 +124,15 @@ class LocalChannel:
     @property
     def idle(self) -> bool:
         """Whether there is no subscription, and no join in progress."""
-        return not self.members and not self._holds
+        return not self.members and not self._num_acquired
 
-    def hold(self) -> None:
+    def acquire(self) -> None:
         """Keep the channel open while a join is in progress; see `release`."""
-        self._holds += 1
+        self._num_acquired += 1
 
     def release(self) -> None:
-        """Undo one `hold`."""
-        self._holds -= 1
+        """Undo one `acquire`."""
+        self._num_acquired -= 1
 
     # --- publications ----------------------------------------------------------------
 

@@ -138,8 +138,8 @@ class PresenceKeeper:
     def abandon(self) -> None:
         """Neither refresh nor remove entries from now on; they expire.
 
-        For a process that is about to end while its clients reconnect to others. A user
-        who has reconnected before the entry expires never left.
+        For a process that is about to end while its clients reconnect to others. If a
+        user reconnects before the entry expires, no leave is announced.
         """
         self._abandoned = True
         for handle in self._graces.values():

@@ -76,7 +76,7 @@ class Repairs:
         self._waiting: dict[LocalChannel, asyncio.Future[None]] = {}
 
     def begin(self, local_channel: LocalChannel) -> None:
-        """Start the repair of a local channel that is LIVE or has found a gap."""
+        """Queue the repair of a local channel that is LIVE or has found a gap."""
         local_channel.start_repair()
         self._due[local_channel] = None
         if self._workers < _WORKERS:
@@ -103,7 +103,10 @@ class Repairs:
             await asyncio.wait([waiting], timeout=timeout_s)
 
     async def check_positions(self, interval_s: float) -> None:
-        """Compare positions with the broker: the loss of the last one shows no gap."""
+        """Compare positions with the broker's regularly, until cancelled.
+
+        The loss of the last publication shows no gap, and is found only here.
+        """
         while True:
             await asyncio.sleep(interval_s)
             for local_channel in list(self._channels.values()):

@@ -40,7 +40,7 @@ class SharedEncodings:
     """Pieces that were encoded within the last second.
 
     Attributes:
-        kept_bytes: Approximate size of what is stored.
+        kept_bytes: Approximate size of all stored pieces.
     """
 
     def __init__(self) -> None:
