@@ -10,6 +10,7 @@
      +-- TooManyChannelsError
      +-- PublicationTooLargeError
      +-- PayloadError (ValueError)        the data cannot be a publication
+     +-- InvalidValueError (ValueError)   a user, info or time cannot be used
      +-- ProtocolError                    a client broke the rules of its protocol
      +-- TokenError
      |    +-- TokenExpiredError           it was valid; fetch a new one
@@ -99,6 +100,13 @@ class PublicationTooLargeError(ChannelsError):
 
 class PayloadError(ChannelsError, ValueError):
     """Data that cannot be a publication: not JSON, or not of the route's type."""
+
+
+class InvalidValueError(ChannelsError, ValueError):
+    """A value that the application gives a connection or subscription cannot be used.
+
+    It is raised where the value is set, so that the traceback shows the line.
+    """
 
 
 class ProtocolError(ChannelsError):

@@ -24,6 +24,7 @@ class Counters:
         encodings: Encodings made, one per encoder and turn however many subscribers.
         links_lost: How often the link to the broker was lost.
         control_errors: Control messages that could not be read.
+        task_errors: Tasks of this library that failed.
         responder_errors: Responders of the application that failed with nobody waiting.
         presence_errors: Presence changes that the broker could not take.
     """
@@ -44,6 +45,7 @@ class Counters:
         'repairs',
         'responder_errors',
         'slow_disconnects',
+        'task_errors',
         'too_fast',
     )
 
@@ -63,6 +65,7 @@ class Counters:
         self.links_lost = 0
         self.control_errors = 0
         self.responder_errors = 0
+        self.task_errors = 0
         self.presence_errors = 0
 
     def to_media(self) -> dict[str, int]:

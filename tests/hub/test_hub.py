@@ -138,6 +138,6 @@ async def test_connection_that_ended_in_its_handshake_is_not_added() -> None:
     client = SimulatedClient(channels)
     client.disconnect()
     with pytest.raises(ClosedError, match='ended already'):
-        await client.__aenter__()
+        channels.node.hub.add(client.connection)
     assert [] == channels.connections()
     await channels.close()

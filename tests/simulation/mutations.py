@@ -286,6 +286,28 @@ MUTANTS = [
         'offset = since.offset + len(joined.publications)\n    return',
         'tests/endpoint/test_delivery.py',
     ),
+    # --- faults ----------------------------------------------------------------------
+    Mutant(
+        'the batch of the fan-out keeps a live view of a group',
+        'hub/fanout.py',
+        'list(group.items()), blob',
+        'group.items(), blob',
+        'tests/hub/test_fault_isolation.py',
+    ),
+    Mutant(
+        'an error in a delivery stops the event-loop iteration',
+        'hub/fanout.py',
+        'self._on_lost(local_channel)',
+        'raise',
+        'tests/hub/test_fault_isolation.py',
+    ),
+    Mutant(
+        'a failed task leaves its connection waiting',
+        'hub/hub.py',
+        'if connection is not None:\n            connection.disconnect(_INTERNAL',
+        'if False:\n            connection.disconnect(_INTERNAL',
+        'tests/hub/test_fault_isolation.py',
+    ),
     # --- repair ----------------------------------------------------------------------
     Mutant(
         'publications while a channel opens are dropped',

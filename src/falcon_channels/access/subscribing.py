@@ -33,12 +33,14 @@ from typing import NamedTuple
 import falcon
 
 from falcon_channels.access import authorization
+from falcon_channels.access.responders import notify
 from falcon_channels.brokers.base import Broker
 from falcon_channels.cluster.messages import SubscribeUser
 from falcon_channels.errors import AlreadySubscribedError
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import ChannelNameError
 from falcon_channels.errors import ClosedError
+from falcon_channels.errors import PayloadError
 from falcon_channels.errors import TooManyChannelsError
 from falcon_channels.errors import UnknownChannelError
 from falcon_channels.errors import UnsubscribedError
@@ -213,6 +215,9 @@ class Subscriber:
         ) as ex:
             # NOTE: the command may come from a node that has other routes.
             _logger.warning('cannot subscribe %r by the server: %s', connection, ex)
+        except PayloadError as ex:
+            # NOTE: a binary publication in the log, for a client that speaks JSON.
+            _logger.warning('cannot subscribe %r by the server: %s', connection, ex)
 
     def on_left(self, subscription: Subscription) -> None:
         """Called when a subscription has ended: leave presence, call the responder."""
@@ -221,10 +226,14 @@ class Subscriber:
         # NOTE: a local subscription has no request, and `on_subscribe` was not asked.
         asked = subscription.connection.req is not None
         if responder is not None and asked and subscription.joined:
-            self._hub.spawn(
-                self._call_on_unsubscribe(subscription, responder),
+            notify(
+                self._hub,
+                responder,
                 'on_unsubscribe',
-                graceful=True,
+                subscription,
+                subscription.connection.req,
+                subscription,
+                **subscription.params,
             )
 
     # --- the steps -------------------------------------------------------------------
@@ -281,16 +290,3 @@ class Subscriber:
             #   The subscription ends, and the client subscribes again.
             self._hub.unsubscribe(subscription, *UNSUBSCRIBE_INSUFFICIENT)
         return False
-
-    async def _call_on_unsubscribe(
-        self, subscription: Subscription, responder: Callable[..., Any]
-    ) -> None:
-        try:
-            await responder(
-                subscription.connection.req, subscription, **subscription.params
-            )
-        except Exception:
-            # NOTE: an error of the application. The client has left, so that nobody
-            #   else is concerned.
-            self._hub.counters.responder_errors += 1
-            _logger.exception('on_unsubscribe failed for %r', subscription)

@@ -24,8 +24,10 @@ from types import MappingProxyType
 from typing import Any
 
 from falcon_channels.access.authorization import encode_payload
+from falcon_channels.access.responders import notify
 from falcon_channels.endpoint.endpoint import Endpoint
 from falcon_channels.errors import ProtocolError
+from falcon_channels.hub.connection import check_time
 from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.connection import Joined
 from falcon_channels.hub.connection import Subscription
@@ -133,6 +135,7 @@ class ClientConnection(Connection):
         '_connected',
         '_corked',
         '_dispatch',
+        '_expires_at',
         '_on_ended',
         '_ping_at_s',
         '_pong_is_due',
@@ -147,7 +150,6 @@ class ClientConnection(Connection):
         'command_id',
         'data',
         'endpoint',
-        'expires_at',
         'headers',
         'meta',
         'name',
@@ -217,6 +219,19 @@ class ClientConnection(Connection):
         return self._session
 
     @property
+    def expires_at(self) -> float | None:
+        """Unix time in seconds at which the connection ends, or ``None``.
+
+        Raises:
+            InvalidValueError: A new value is not a finite number.
+        """
+        return self._expires_at
+
+    @expires_at.setter
+    def expires_at(self, expires_at: float | None) -> None:
+        self._expires_at = check_time('connection.expires_at', expires_at)
+
+    @property
     def is_working(self) -> bool:
         """Whether a command is being carried out."""
         return self._working
@@ -284,7 +299,7 @@ class ClientConnection(Connection):
                 self._queue(command)
         if self._waiting and not self._working and not self.closed:
             self._working = True
-            self.hub.spawn(self._work(), 'commands', graceful=True)
+            self.hub.spawn(self._work(), 'commands', graceful=True, connection=self)
 
     def decode(self, message: str | bytes) -> list[Command]:
         """Decode the commands of a frame.
@@ -607,18 +622,7 @@ class ClientConnection(Connection):
         self._wake_connected()
         responder = self.endpoint.on_disconnect
         if connected and responder is not None:
-            self.hub.spawn(
-                self._call_on_disconnect(responder), 'on_disconnect', graceful=True
-            )
-
-    async def _call_on_disconnect(self, responder: Callable[..., Any]) -> None:
-        try:
-            await responder(self.req, self)
-        except Exception:
-            # NOTE: an error of the application. The client has left, so that nobody
-            #   else is concerned.
-            self.hub.counters.responder_errors += 1
-            _logger.exception('on_disconnect failed for %r', self)
+            notify(self.hub, responder, 'on_disconnect', self, self.req, self)
 
     # --- timers ----------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ import falcon
 import msgspec
 
 from falcon_channels.access.authorization import encode_payload
+from falcon_channels.access.responders import is_cancelled
 from falcon_channels.access.subscribing import SubscribeOptions
 from falcon_channels.access.subscribing import TokenClaims
 from falcon_channels.endpoint import auth
@@ -28,6 +29,8 @@ from falcon_channels.endpoint.refusals import EndedError
 from falcon_channels.endpoint.refusals import refusal_for
 from falcon_channels.endpoint.refusals import RefusedError
 from falcon_channels.errors import ChannelsError
+from falcon_channels.errors import InvalidValueError
+from falcon_channels.errors import PayloadError
 from falcon_channels.errors import ProtocolError
 from falcon_channels.errors import TokenExpiredError
 from falcon_channels.errors import TokenInvalidError
@@ -61,11 +64,8 @@ async def dispatch(connection: ClientConnection, command: messages.Command) -> N
     except ProtocolError as ex:
         connection.disconnect(ex.code, ex.reason)
     except asyncio.CancelledError as ex:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
+        if is_cancelled():
             raise
-        # NOTE: nobody cancels this task. The responder awaited another task, which was
-        #   cancelled.
         _fail(connection, request, ex)
     except Exception as ex:
         error = refusal_for(ex)
@@ -522,7 +522,17 @@ def decode_data(connection: ClientConnection, data: bytes | None) -> Any:
 
 
 def _encode_data(value: Any) -> bytes | None:
-    return None if value is None else encode_payload(value)[0]
+    """Encode data that a responder sets for the client.
+
+    Raises:
+        InvalidValueError: The value cannot be written as JSON.
+    """
+    if value is None:
+        return None
+    try:
+        return encode_payload(value)[0]
+    except PayloadError as ex:
+        raise InvalidValueError(f'reply: {ex}') from None
 
 
 def _ttl(expires_at: float | None) -> tuple[bool, int]:

@@ -23,6 +23,7 @@ import abc
 from collections import deque
 from collections.abc import Iterable
 from enum import IntEnum
+import math
 import secrets
 from typing import Any
 from typing import NamedTuple
@@ -30,6 +31,7 @@ from typing import Protocol
 
 import msgspec
 
+from falcon_channels.errors import InvalidValueError
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
@@ -119,14 +121,14 @@ class Subscription:
 
     __slots__ = (
         '_buffered_bytes',
+        '_expires_at',
+        '_info',
         '_pending_epoch',
         'buffered',
         'channel',
         'connection',
         'data',
         'end',
-        'expires_at',
-        'info',
         'joined',
         'offset',
         'params',
@@ -178,6 +180,32 @@ class Subscription:
     def user(self) -> str:
         """Id of the connection's user, ``''`` for an anonymous user."""
         return self.connection.user
+
+    @property
+    def info(self) -> Any:
+        """Public facts about this subscription, any JSON value, or ``None``.
+
+        Raises:
+            InvalidValueError: A new value cannot be written as JSON.
+        """
+        return self._info
+
+    @info.setter
+    def info(self, info: Any) -> None:
+        self._info = check_json('subscription.info', info)
+
+    @property
+    def expires_at(self) -> float | None:
+        """Unix time in seconds at which the subscription ends, or ``None``.
+
+        Raises:
+            InvalidValueError: A new value is not a finite number.
+        """
+        return self._expires_at
+
+    @expires_at.setter
+    def expires_at(self, expires_at: float | None) -> None:
+        self._expires_at = check_time('subscription.expires_at', expires_at)
 
     @property
     def ended(self) -> bool:
@@ -341,13 +369,13 @@ class Connection(abc.ABC):
     takes_subscriptions = False
 
     __slots__ = (
+        '_info',
         '_user',
         'closed',
         'encoder',
         'granted_bytes',
         'hub',
         'id',
-        'info',
         'out',
         'req',
         'subscriptions',
@@ -372,7 +400,7 @@ class Connection(abc.ABC):
         self.encoder = encoder
         self.req = req
         self.id = secrets.token_urlsafe(16)
-        self._user = user
+        self._user = check_user(user)
         self.info = info
         self.subscriptions: dict[str, Subscription] = {}
         self.closed = False
@@ -388,13 +416,30 @@ class Connection(abc.ABC):
 
     @property
     def user(self) -> str:
-        """Id of the user, ``''`` for an anonymous user."""
+        """Id of the user, ``''`` for an anonymous user; ``None`` sets that, too.
+
+        Raises:
+            InvalidValueError: A new value is not text.
+        """
         return self._user
 
     @user.setter
-    def user(self, user: str) -> None:
-        before, self._user = self._user, user
+    def user(self, user: str | None) -> None:
+        before, self._user = self._user, check_user(user)
         self.hub.on_user_changed(self, before)
+
+    @property
+    def info(self) -> Any:
+        """Public facts about the connection, any JSON value, or ``None``.
+
+        Raises:
+            InvalidValueError: A new value cannot be written as JSON.
+        """
+        return self._info
+
+    @info.setter
+    def info(self, info: Any) -> None:
+        self._info = check_json('connection.info', info)
 
     @property
     def backlog_bytes(self) -> int:
@@ -541,6 +586,61 @@ class Connection(abc.ABC):
 
     def __repr__(self) -> str:
         return f'<{type(self).__name__} {self.id} user={self.user!r}>'
+
+
+def check_user(user: object) -> str:
+    """Return the id of a user; ``''`` for ``None``, an anonymous user.
+
+    Raises:
+        InvalidValueError: The id is not text that UTF-8 can encode.
+    """
+    if user is None:
+        return ''
+    if not isinstance(user, str):
+        # NOTE: in tokens, presence and commands users are text. An integer here would
+        #   be another user than its text there.
+        raise InvalidValueError(
+            f'user is text, not {type(user).__name__}: write str({user!r:.40})'
+        )
+    if not user.isascii():
+        try:
+            user.encode()
+        except UnicodeEncodeError as ex:
+            raise InvalidValueError(f'user is not text in UTF-8: {ex}') from None
+    return user
+
+
+def check_json(name: str, value: Any) -> Any:
+    """Return a value that can be written as JSON.
+
+    Raises:
+        InvalidValueError: It cannot.
+    """
+    if value is not None:
+        try:
+            msgspec.json.encode(value)
+        except (TypeError, ValueError, OverflowError, RecursionError) as ex:
+            raise InvalidValueError(f'{name} cannot be written as JSON: {ex}') from None
+    return value
+
+
+def check_time(name: str, value: Any) -> float | None:
+    """Return a Unix time in seconds, or ``None``.
+
+    Raises:
+        InvalidValueError: The value is not a finite number.
+    """
+    if value is None:
+        return None
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not math.isfinite(value)
+    ):
+        raise InvalidValueError(
+            f'{name} is a Unix time in seconds or None, not {value!r:.40}'
+        )
+    return float(value)
 
 
 def _size_bytes(item: Item) -> int:

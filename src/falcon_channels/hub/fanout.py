@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import logging
@@ -47,6 +47,8 @@ class FanOut:
         channels: Local channels of the hub by channel name.
         counters: Counters of the hub.
         options: Options of the hub.
+        on_lost: Called with a local channel whose delivery failed; it ends the
+            subscriptions.
     """
 
     def __init__(
@@ -54,15 +56,17 @@ class FanOut:
         channels: Mapping[str, LocalChannel],
         counters: Counters,
         options: NodeOptions,
+        on_lost: Callable[[LocalChannel], None],
     ) -> None:
         self._channels = channels
         self._counters = counters
+        self._on_lost = on_lost
         self._max_backlog_bytes = options.max_backlog_bytes
         self._channels_due: dict[LocalChannel, None] = {}
         self._connections_due: list[Connection] = []
         #: Blobs for sockets, and their subscribers in the same order.
         self._batch = SocketBatch(options.io_uring)
-        self._batched: list[tuple[LocalChannel, Iterable[_Member], Any]] = []
+        self._batched: list[tuple[LocalChannel, Sequence[_Member], Any]] = []
         self._flush_planned = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._slow_logged: set[str] = set()
@@ -101,22 +105,43 @@ class FanOut:
         several = len(channels) > 1
         for local_channel in channels:
             if local_channel.batch:
-                self._deliver(local_channel, several)
+                self._deliver_or_end(local_channel, several)
         self._write_batch()
         connections, self._connections_due = self._connections_due, []
         for connection in connections:
-            backlog_bytes = connection.flush()
-            if backlog_bytes:
-                self._check_backlog(connection, backlog_bytes)
-            elif connection.granted_bytes:
-                # NOTE: the client has read all output, with all recovered publications.
-                connection.on_all_read()
+            try:
+                self._flush_connection(connection)
+            except Exception:
+                self._counters.task_errors += 1
+                _logger.exception('writing to %r failed', connection)
+                connection.transport.abort()
+
+    def _flush_connection(self, connection: Connection) -> None:
+        backlog_bytes = connection.flush()
+        if backlog_bytes:
+            self._check_backlog(connection, backlog_bytes)
+        elif connection.granted_bytes:
+            # NOTE: the client has read all output, with all recovered publications.
+            connection.on_all_read()
 
     def flush_channel(self, local_channel: LocalChannel) -> None:
         """Deliver the batch of a channel now, before its subscribers change."""
         if local_channel.batch:
-            self._deliver(local_channel, False)
+            self._deliver_or_end(local_channel, False)
             self._write_batch()
+
+    def _deliver_or_end(self, local_channel: LocalChannel, several: bool) -> None:
+        """Deliver a batch. After an error, only the subscribers of this channel end.
+
+        They subscribe again and recover, because some have received the batch and some
+        have not.
+        """
+        try:
+            self._deliver(local_channel, several)
+        except Exception:
+            self._counters.task_errors += 1
+            _logger.exception('delivery in %r failed', local_channel.channel)
+            self._on_lost(local_channel)
 
     def _deliver(self, local_channel: LocalChannel, several: bool) -> None:
         """Write the batch of a local channel to its subscribers.
@@ -176,7 +201,9 @@ class FanOut:
         #   is cheaper than a second pass over the group.
         if descriptors.count(-1) * 8 <= len(descriptors):
             self._batch.add(descriptors, blob)
-            self._batched.append((local_channel, group.items(), blob))
+            # NOTE: a copy. Before the rest of a blob is passed to its connection, a
+            #   subscription that was ahead can become a member of the live group.
+            self._batched.append((local_channel, list(group.items()), blob))
             return
         limit_bytes = local_channel.limit_bytes
         for subscription, connection in group.items():
@@ -226,7 +253,7 @@ class FanOut:
 
     def _write_rest(
         self,
-        batched: Sequence[tuple[LocalChannel, Iterable[_Member], Any]],
+        batched: Sequence[tuple[LocalChannel, Sequence[_Member], Any]],
         unsent: Sequence[Unsent],
     ) -> None:
         """Pass the bytes that sockets did not accept to their transports."""
@@ -238,10 +265,10 @@ class FanOut:
         slow = []
         for number, sent in unsent:
             local_channel, subscription, connection, blob = written[number]
+            # NOTE: output that was queued meanwhile follows this blob, whose beginning
+            #   may be on its way already.
             if sent < 0:
                 connection.transport.abort()
-            elif connection.out is not None:
-                connection.out.append(blob)
             elif connection.write(blob[sent:]) > local_channel.limit_bytes:
                 slow.append((local_channel, subscription))
         for local_channel, subscription in slow:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from collections.abc import Coroutine
+from functools import partial
 import logging
 from typing import Any
 
@@ -50,6 +51,8 @@ from falcon_channels.publication import Signal
 
 _logger = logging.getLogger('falcon_channels')
 
+#: Seconds after which a task is started again that failed.
+_RESTART_S = 1.0
 #: Unsubscribe code: the client may have missed publications; it may subscribe again.
 INSUFFICIENT_STATE = 2500
 #: Disconnect code: an error of this library; the client reconnects.
@@ -93,7 +96,7 @@ class Hub:
         self._channels = self._registry.by_channel
         self._reads = SharedReads(broker)
         self.shared_encodings = SharedEncodings()
-        self._fan_out = FanOut(self._channels, self.counters, options)
+        self._fan_out = FanOut(self._channels, self.counters, options, self._on_lost)
         self._repairs = Repairs(
             self._channels,
             broker,
@@ -132,11 +135,11 @@ class Hub:
         """Start the tasks of the hub in the running event loop."""
         self._loop = asyncio.get_running_loop()
         self._fan_out.start()
-        self.spawn(self._registry.run_housekeeping(), 'housekeeping')
-        if self.options.position_check_s is not None:
-            self.spawn(
-                self._repairs.check_positions(self.options.position_check_s),
-                'position check',
+        self.run_forever(self._registry.run_housekeeping, 'housekeeping')
+        interval_s = self.options.position_check_s
+        if interval_s is not None:
+            self.run_forever(
+                partial(self._repairs.check_positions, interval_s), 'position check'
             )
 
     def start_draining(self) -> None:
@@ -172,14 +175,23 @@ class Hub:
         self._fan_out.close()
 
     def spawn(
-        self, coroutine: Coroutine[Any, Any, Any], name: str, graceful: bool = False
+        self,
+        coroutine: Coroutine[Any, Any, Any],
+        name: str,
+        graceful: bool = False,
+        connection: Connection | None = None,
     ) -> asyncio.Task[Any] | None:
-        """Run a task that the hub owns. If it fails, all connections are closed.
+        """Run a task that the hub owns.
+
+        If it fails, the error is logged and counted. At most one connection ends.
 
         Args:
             coroutine: The coroutine to run.
             name: Name of the task in logs.
             graceful: Whether `close` waits a few seconds for the end of the task.
+            connection: Connection that the task works for, and that is closed if the
+                task fails. Its client may otherwise wait for something that never
+                arrives.
 
         Returns:
             The task, or ``None`` if the hub is closed.
@@ -189,24 +201,44 @@ class Hub:
             return None
         task = self._loop.create_task(coroutine, name=f'falcon_channels {name}')
         self._tasks.add(task)
-        task.add_done_callback(self._on_task_done)
+        task.add_done_callback(partial(self._on_task_done, connection))
         if graceful:
             self._graceful.add(task)
             task.add_done_callback(self._graceful.discard)
         return task
 
-    def _on_task_done(self, task: asyncio.Task[Any]) -> None:
+    def _on_task_done(
+        self, connection: Connection | None, task: asyncio.Task[Any]
+    ) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            # NOTE: this is a defect of this library, and clients may now wait for
-            #   something that never arrives. All of them therefore reconnect.
-            _logger.critical(
-                'task %r failed; all connections are closed',
-                task.get_name(),
-                exc_info=task.exception(),
-            )
-            for connection in list(self.connections.values()):
-                connection.disconnect(_INTERNAL_ERROR, 'internal server error')
+        if task.cancelled() or task.exception() is None:
+            return
+        self.counters.task_errors += 1
+        _logger.error('task %r failed', task.get_name(), exc_info=task.exception())
+        if connection is not None:
+            connection.disconnect(_INTERNAL_ERROR, 'internal server error')
+
+    def run_forever(
+        self, function: Callable[[], Coroutine[Any, Any, None]], name: str
+    ) -> None:
+        """Run a coroutine function as a task; start it again after an error.
+
+        Args:
+            function: Runs for as long as the hub.
+            name: Name of the task in logs.
+        """
+
+        async def run() -> None:
+            while True:
+                try:
+                    await function()
+                    return
+                except Exception:
+                    self.counters.task_errors += 1
+                    _logger.exception('%s failed, and starts again', name)
+                    await asyncio.sleep(_RESTART_S)
+
+        self.spawn(run(), name)
 
     # --- connections -----------------------------------------------------------------
 

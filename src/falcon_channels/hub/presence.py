@@ -23,6 +23,7 @@ from collections.abc import AsyncIterator
 from collections.abc import Callable
 from collections.abc import Sequence
 import contextlib
+from functools import partial
 import logging
 
 import msgspec
@@ -78,8 +79,8 @@ class PresenceKeeper:
 
     def start(self) -> None:
         """Start the tasks that remove and expire entries."""
-        self._hub.spawn(self._remove_leaving(), 'presence removal')
-        self._hub.spawn(self._expire(), 'presence expiry')
+        self._hub.run_forever(self._remove_leaving, 'presence removal')
+        self._hub.run_forever(self._expire, 'presence expiry')
 
     async def enter(self, subscription: Subscription) -> None:
         """Add the entry of a subscription that has joined, and announce the join.
@@ -188,7 +189,9 @@ class PresenceKeeper:
         if entered is None:
             # NOTE: one task for each lifetime, which is at most one for each route.
             entered = self._entered[ttl_s] = {}
-            self._hub.spawn(self._refresh(ttl_s, entered), 'presence refresh')
+            self._hub.run_forever(
+                partial(self._refresh, ttl_s, entered), 'presence refresh'
+            )
         entered[subscription] = announced
 
     def _queue_leave(self, subscription: Subscription) -> None:

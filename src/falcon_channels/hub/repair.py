@@ -140,7 +140,18 @@ class Repairs:
             while self._due:
                 local_channel = next(iter(self._due))
                 del self._due[local_channel]
-                await self._repair(local_channel)
+                try:
+                    await self._repair(local_channel)
+                except Exception:
+                    self._counters.task_errors += 1
+                    _logger.exception('repair of %r failed', local_channel.channel)
+                    self._on_lost(local_channel)
+                    await asyncio.sleep(_LAST_DELAY_S)
+                    # NOTE: a channel under repair delivers nothing, and is therefore
+                    #   repaired until it is LIVE.
+                    if local_channel.state is ChannelState.REPAIRING:
+                        self._due[local_channel] = None
+                        continue
                 waiting = self._waiting.pop(local_channel, None)
                 if waiting is not None and not waiting.done():
                     waiting.set_result(None)

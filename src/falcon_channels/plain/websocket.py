@@ -20,6 +20,7 @@ import falcon.asgi
 import msgspec
 
 from falcon_channels.access.authorization import NOT_JSON
+from falcon_channels.access.responders import is_cancelled
 from falcon_channels.access.subscribing import SubscribeOptions
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import ChannelNameError
@@ -309,9 +310,13 @@ class PlainConnection(Connection):
             if not self._admitted:
                 raise
             self.disconnect(TRY_AGAIN_LATER, 'try again later')
-        except asyncio.CancelledError:
-            self.shutdown()
-            raise
+        except asyncio.CancelledError as ex:
+            if is_cancelled():
+                self.shutdown()
+                raise
+            if self._admitted:
+                self.disconnect(INTERNAL_ERROR, 'internal server error')
+            raise RuntimeError('a responder awaited a task that was cancelled') from ex
         except BaseException:
             if self._admitted:
                 self.disconnect(INTERNAL_ERROR, 'internal server error')
