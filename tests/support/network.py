@@ -2,7 +2,7 @@
 
 The server's machine has 10.99.0.1, the clients' 10.99.0.2. Root may make them as it is;
 anybody else needs user namespaces, in which everybody is root. Sockets that are named
-by a path reach across, so a `door` on either machine is where a test comes in.
+by a path reach across, so a relay on either machine lets a test in.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Network:
         """Put the cable back."""
         self._ip('client', 'link set cable up')
 
-    def door(self, machine: str, port: int) -> str:
+    def relay(self, machine: str, port: int) -> str:
         """Return the path of a socket that leads from a machine to the server."""
         path = self._folder / f'{machine}.sock'
         command = [*self.on(machine), sys.executable, '-m', 'support.unix_socket_relay']

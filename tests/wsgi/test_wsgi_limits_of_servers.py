@@ -83,7 +83,7 @@ def test_gevent_websocket_says_once_what_it_lacks() -> None:
             with pytest.raises(ConnectionClosed):
                 client.recv(timeout=DEADLINE_S)
             assert 3403 == client.close_code
-        assert 1 == server.log().count('gevent-websocket has done the handshake')
+        assert 1 == server.log().count('gevent-websocket answers the handshake')
 
 
 def test_ordinary_requests_that_mention_upgrades_pass() -> None:
