@@ -163,7 +163,7 @@ class RawClient:
         return self.read(1 << 40)
 
     def read_close(self) -> tuple[int, str]:
-        """Read until the end; return code and reason of the close frame, the last one."""
+        """Read until the end; return code and reason of the last frame, a close."""
         data = self.read_to_end()
         start = data.rindex(b'\x88')
         close = Close.parse(data[start + 2 :])
