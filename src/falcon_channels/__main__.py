@@ -1,4 +1,4 @@
-"""``python -m falcon_channels``: the command without its script."""
+"""``python -m falcon_channels``: runs the command without its script."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The command ``falcon-channels``: finds the subcommand, and nothing else."""
+"""The command ``falcon-channels``, which only finds and runs the subcommand."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ import sys
 
 _API = 'falcon_channels.commands'
 
-#: The extras of those that need some.
+#: Extras that subcommands need; the others need ``all``.
 _EXTRAS = {'serve': 'server', 'migrate': 'postgres', 'chat': 'chat'}
 
-#: Subcommand: the module that has `add_arguments` and a function of the same name,
-#: and what it does. Modules are imported when used, for each needs its own extras.
+#: Module and summary of each subcommand. The module has `add_arguments` and a function
+#: with the subcommand's name. It is imported only when it is used, because each
+#: subcommand needs its own extras.
 _COMMANDS = {
     'serve': ('falcon_channels.server.command', 'serve an ASGI application'),
     'publish': (f'{_API}.publish', 'publish to a channel'),
-    'history': (f'{_API}.history', 'print what a channel keeps'),
-    'tail': (f'{_API}.tail', 'print a channel as it is published to'),
-    'presence': (f'{_API}.presence', 'print who is in a channel'),
-    'channels': (f'{_API}.channels', 'print channels with subscribers'),
-    'token': (f'{_API}.token', 'make a token for a user'),
+    'history': (f'{_API}.history', 'print the history of a channel'),
+    'tail': (f'{_API}.tail', 'print publications of a channel as they arrive'),
+    'presence': (f'{_API}.presence', 'print the presence of a channel'),
+    'channels': (f'{_API}.channels', 'print the channels that have subscribers'),
+    'token': (f'{_API}.token', 'create a token for a user'),
     'migrate': (
         'falcon_channels.brokers.postgres.command',
-        'make or renew the tables of the PostgreSQL broker',
+        'create or update the tables of the PostgreSQL broker',
     ),
     'chat': ('falcon_channels_chat.serving', 'serve a chat application'),
 }
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand.
 
     Args:
-        argv: The words after the program's name; the process's own by default.
+        argv: Arguments after the program's name; by default those of the process.
 
     Returns:
         The exit code.

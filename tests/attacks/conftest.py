@@ -1,4 +1,4 @@
-"""The targets as fixtures, and a neighbour who must not suffer."""
+"""The targets as fixtures, and a second client that an attack must not affect."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Victim(ServerProcess):
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Attack all targets, or the one that ``--asgi-server`` names."""
+    """Attack all targets, or only the one that ``--asgi-server`` names."""
     if 'target' not in metafunc.fixturenames:
         return
     targets = [*TARGETS, *ELSEWHERE]
@@ -56,27 +56,27 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope='session')
 def server(target: Target) -> Iterator[Victim]:
-    """The target's server, shared by all tests that leave it as it was."""
+    """The target's server, shared by all tests that do not change it."""
     with Victim(target, target.command) as server:
         yield server
 
 
 @pytest.fixture
 def fresh_server(target: Target) -> Iterator[Victim]:
-    """A server of its own, for tests that measure memory or leave a mess."""
+    """A new server, for tests that measure memory or leave connections behind."""
     with Victim(target, target.command) as server:
         yield server
 
 
 @pytest.fixture
 def quick_server(target: Target) -> Iterator[Victim]:
-    """A server of its own that gives up soon on a client that does not read."""
+    """A new server with short timeouts for clients that do not read or answer."""
     with Victim(target, target.quick) as server:
         yield server
 
 
 class Neighbour:
-    """A client who talks all the time, in a thread, while others attack."""
+    """A client that sends messages all the time, in a thread, during an attack."""
 
     def __init__(self, server: Victim) -> None:
         self._server = server
@@ -97,8 +97,8 @@ class Neighbour:
         except BaseException as ex:
             self.failure = ex
 
-    def gets_on(self) -> None:
-        """Return when three more answers have come; fail if none come in time."""
+    def check_served(self) -> None:
+        """Return when three more answers have come; fail if they are late."""
         before = self.answers
         wait_until(
             lambda: self.failure is not None or self.answers >= before + 3,
@@ -108,7 +108,7 @@ class Neighbour:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        self.gets_on()
+        self.check_served()
         return self
 
     def __exit__(

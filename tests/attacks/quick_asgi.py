@@ -1,4 +1,4 @@
-"""The ASGI example on our server classes, set to give up soon on a bad client."""
+"""The ASGI example on our server classes, with short timeouts for bad clients."""
 
 import sys
 

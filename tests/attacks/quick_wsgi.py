@@ -1,4 +1,4 @@
-"""The WSGI example, set to give up soon on a client that does not read."""
+"""The WSGI example, with short timeouts for clients that do not read."""
 
 from examples.hello_wsgi import app
 

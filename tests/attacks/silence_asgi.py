@@ -1,4 +1,4 @@
-"""The ASGI example, and an endpoint of the client protocol that does not wait long."""
+"""The ASGI example, and an endpoint resource with a short connect timeout."""
 
 from examples.hello_asgi import app
 from falcon_channels import Channels

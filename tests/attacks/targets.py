@@ -1,9 +1,9 @@
-"""What is attacked, and what is known to give way.
+"""The attacked servers, and their known weaknesses.
 
-A target is one line of `TARGETS`. Every row of the suite has an expected outcome; where
-a target answers otherwise today, an entry of `GIVES_WAY` or `DIFFERS` says how, the
-tests assert exactly that, and docs/security.md has it for users in the same words. An
-entry that no longer holds fails its test.
+A target is one line of `TARGETS`. Each row of the suite has an expected outcome. If a
+target behaves differently today, an entry of `GIVES_WAY` or `DIFFERS` describes it. The
+tests assert exactly that, and docs/security.md has the same words for users. If an
+entry is no longer true, its test fails.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class Target:
     """A server with an app that answers texts.
 
     Attributes:
-        name: Of the target, in `TODAY` and in the names of tests.
-        command: Starts it on `{port}`.
-        quick: The same server, set to give up soon on a client that does not
+        name: Name in the entries and in test ids.
+        command: Command that starts the server on `{port}`.
+        quick: Command of the same server with short timeouts for clients that do not
             read or answer.
-        path: Of its WebSocket.
+        path: Path of its WebSocket.
     """
 
     name: str
@@ -54,7 +54,7 @@ _GTHREAD = (*_GUNICORN, '--bind', '127.0.0.1:{port}', *_THREADS)
 _WSGI_APP = 'examples.hello_wsgi:app'
 _QUICK_WSGI_APP = 'attacks.quick_wsgi:app'
 
-# NOTE: their access logs are off by default, and are attacked, too.
+# NOTE: Their access logs are off by default, and are attacked, too.
 _HYPERCORN = HYPERCORN.command(_ASGI_APP, '--access-logfile', '-')
 _GRANIAN = GRANIAN.command(_ASGI_APP, '--access-log')
 
@@ -66,7 +66,7 @@ TARGETS = (
     Target('gthread', (*_GTHREAD, _WSGI_APP), (*_GTHREAD, _QUICK_WSGI_APP), '/'),
 )
 
-#: Attacked, too, by tests that are marked ``every_server``, and by all of them with
+#: Targets of tests that are marked ``every_server``, and of all tests with
 #: ``--asgi-server``.
 ELSEWHERE = (
     Target('hypercorn', _HYPERCORN, (*_HYPERCORN, *HYPERCORN.impatience)),
@@ -75,13 +75,13 @@ ELSEWHERE = (
 
 
 class Today(NamedTuple):
-    """What happens today instead of what is expected.
+    """The outcome of a row that differs from the expected one.
 
     Attributes:
-        row: Of the suite.
-        targets: Where it happens.
-        outcomes: One of these is seen each time.
-        instead: The same in words, as in docs/security.md.
+        row: Row of the suite.
+        targets: Names of the targets.
+        outcomes: Possible outcomes.
+        instead: Description of the outcome, the same as in docs/security.md.
     """
 
     row: str
@@ -194,7 +194,7 @@ GIVES_WAY = (
     Today('F8 memory', (_HY,), {'grows'}, 'it is decompressed completely'),
     Today('F9', (_UV, _GR), {'grows'}, 'memory grows with what is sent'),
     Today('F11', (_UV, _HY, _GR), {'stays'}, 'the socket stays open'),
-    # The C library keeps what a thread has freed in an arena of that thread, or not.
+    # NOTE: The C library may store freed memory in an arena of the thread.
     Today(
         'F14',
         ('gthread',),
@@ -229,7 +229,7 @@ DIFFERS = (
     Today('H6 HTTP/1.0', (_UV,), {'101'}, 'accepted'),
     Today('H6 HTTP/1.0', (_GR,), {'403'}, '403'),
     Today('H9 line of 9 KB', (_HY, _GR), {'101'}, 'accepted: its limit is higher'),
-    # Hypercorn has 16 KiB for what has not come in whole, and reads up to 64 KiB.
+    # NOTE: Hypercorn buffers 16 KiB of an incomplete request, and reads up to 64 KiB.
     Today('H9 130 lines', (_HY,), {'101'}, 'accepted'),
     Today(
         'H9 5000 lines',
@@ -273,7 +273,7 @@ DIFFERS = (
 
 
 def expected(row: str, target: Target, *outcomes: str) -> set[str]:
-    """Return the outcomes that a row of the suite may have with a target."""
+    """Return the possible outcomes of a row with a target."""
     for today in (*GIVES_WAY, *DIFFERS):
         if today.row == row and target.name in today.targets:
             return today.outcomes

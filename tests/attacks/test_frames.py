@@ -29,7 +29,7 @@ MAX_TEXT_BYTES = 1024 * 1024
 
 
 def outcome(found: Frame) -> str:
-    """Return the code of a close frame, or what else came."""
+    """Return the code of a close frame, or another outcome."""
     if found.opcode != CLOSE:
         return 'answered'
     return str(int.from_bytes(found.payload[:2], 'big')) if found.payload else 'no code'
@@ -57,17 +57,17 @@ def check(server: Victim, sent: bytes, outcomes: set[str]) -> None:
         assert found in outcomes
 
 
-def test_f1_unmasked(server: Victim, target: Target) -> None:
-    """F1: an unmasked frame of a client ends the connection with 1002."""
+def test_f1_unmasked_frame_closes_with_1002(server: Victim, target: Target) -> None:
+    """F1: An unmasked frame of a client ends the connection with 1002."""
     check(server, frame(TEXT, b'hello', key=None), expected('F1', target, '1002'))
 
 
 @pytest.mark.parametrize('opcode', [TEXT, BINARY, PING, CLOSE, CONTINUATION])
 @pytest.mark.parametrize('rsv', [1, 2, 4, 7])
-def test_f2_reserved_bits(
+def test_f2_reserved_bit_closes_with_1002(
     server: Victim, target: Target, opcode: int, rsv: int
 ) -> None:
-    """F2: a reserved bit without the extension that defines it is 1002."""
+    """F2: A reserved bit needs the extension that defines it."""
     payload = close_payload(1000) if opcode == CLOSE else b'hello'
     check(server, frame(opcode, payload, rsv=rsv), expected('F2', target, '1002'))
 
@@ -86,13 +86,15 @@ FRAMES = {
 
 
 @pytest.mark.parametrize('name', list(FRAMES))
-def test_f3_order_and_kind(server: Victim, target: Target, name: str) -> None:
-    """F3: unknown kinds, and frames where they may not be, are 1002."""
+def test_f3_unknown_or_misplaced_frame_closes_with_1002(
+    server: Victim, target: Target, name: str
+) -> None:
+    """F3: Unknown kinds, and frames at illegal places, are refused."""
     check(server, FRAMES[name], expected('F3', target, '1002'))
 
 
-def test_f3_ping_inside_a_message(server: Victim) -> None:
-    """F3: control frames may stand between the fragments of a message."""
+def test_f3_control_frame_within_a_message_is_answered(server: Victim) -> None:
+    """F3: Control frames may come between the fragments of a message."""
     with server.connect() as sock:
         sock.open()
         sock.send(frame(TEXT, b'hel', fin=False) + frame(PING, b'now'))
@@ -112,16 +114,18 @@ TEXTS = {
 
 
 @pytest.mark.parametrize('name', list(TEXTS))
-def test_f4_invalid_utf8(server: Victim, target: Target, name: str) -> None:
-    """F4: a text that is not UTF-8 is 1007, and no reason to fill the log."""
+def test_f4_invalid_utf8_closes_with_1007_without_a_traceback(
+    server: Victim, target: Target, name: str
+) -> None:
+    """F4: A text that is not UTF-8 must not fill the log."""
     before = len(server.log())
     check(server, TEXTS[name], expected('F4', target, '1007'))
     found = 'traceback' if 'Traceback' in server.log()[before:] else 'quiet'
     assert found in expected('F4 log', target, 'quiet')
 
 
-def test_f4_split_character(server: Victim) -> None:
-    """F4: a character split over fragments, and over TCP segments, is whole again."""
+def test_f4_character_split_over_fragments_is_joined(server: Victim) -> None:
+    """F4: A character may be split over fragments and over TCP segments."""
     euro = '\u20ac'.encode()
     with server.connect() as sock:
         sock.open()
@@ -139,22 +143,24 @@ LENGTHS = {
 
 
 @pytest.mark.parametrize('name', list(LENGTHS))
-def test_f5_lengths(server: Victim, target: Target, name: str) -> None:
-    """F5: a length that is not allowed is refused before what it announces comes."""
+def test_f5_illegal_length_is_refused_before_its_payload(
+    server: Victim, target: Target, name: str
+) -> None:
+    """F5: A length that is not allowed is refused at once."""
     check(server, LENGTHS[name], expected(f'F5 {name}', target, '1002', '1009'))
 
 
 @pytest.mark.parametrize('length_bytes', [2, 8])
-def test_f5_longer_than_needed(
+def test_f5_length_of_too_many_bytes_is_refused(
     server: Victim, target: Target, length_bytes: int
 ) -> None:
-    """F5: a length written in more bytes than it needs is refused."""
+    """F5: A length must be written in the minimal number of bytes."""
     sent = frame(TEXT, b'abc', length_bytes=length_bytes)
     check(server, sent, expected('F5 not minimal', target, '1002'))
 
 
-def test_f6_at_the_limit(server: Victim) -> None:
-    """F6: a message of the size of the limit passes, whole and in fragments."""
+def test_f6_message_of_the_largest_size_passes(server: Victim) -> None:
+    """F6: It passes whole and in fragments."""
     part = b'a' * (MAX_TEXT_BYTES // 4)
     with server.connect() as sock:
         sock.open()
@@ -168,17 +174,21 @@ def test_f6_at_the_limit(server: Victim) -> None:
             assert b'Message text was: ' + part * 4 == sock.read_message().payload
 
 
-def test_f6_over_the_limit(server: Victim, target: Target) -> None:
-    """F6: one byte over the limit ends the connection with 1009."""
+def test_f6_message_over_the_limit_closes_with_1009(
+    server: Victim, target: Target
+) -> None:
+    """F6: One byte over the limit ends the connection with 1009."""
     sent = frame(TEXT, b'a' * (MAX_TEXT_BYTES + 1))
     check(server, sent, expected('F6', target, '1009'))
 
 
-def test_f6_fragments_over_the_limit(server: Victim, target: Target) -> None:
-    """F6: fragments without end are refused when they pass the limit together."""
+def test_f6_fragments_over_the_limit_close_with_1009(
+    server: Victim, target: Target
+) -> None:
+    """F6: Fragments are refused when their sum exceeds the limit."""
     part = frame(CONTINUATION, b'a' * 65536, fin=False)
-    # NOTE: a server may end the connection while the rest is still coming; its close
-    # frame is then lost on the way, as TCP is.
+    # NOTE: A server may end the connection while bytes are still arriving. TCP then
+    # loses its close frame on the way.
     outcomes = expected('F6 fragments', target, '1009', 'eof')
     check(server, frame(TEXT, b'a', fin=False) + part * 300, outcomes)
 
@@ -187,8 +197,10 @@ def test_f6_fragments_over_the_limit(server: Victim, target: Target) -> None:
     'code',
     [0, 1, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535],
 )
-def test_f12_bad_codes(server: Victim, target: Target, code: int) -> None:
-    """F12: a close code that may not be sent is answered with 1002."""
+def test_f12_illegal_close_code_is_answered_with_1002(
+    server: Victim, target: Target, code: int
+) -> None:
+    """F12: Some close codes must not be sent."""
     sent = frame(CLOSE, close_payload(code))
     check(server, sent, expected('F12', target, '1002'))
 
@@ -196,10 +208,10 @@ def test_f12_bad_codes(server: Victim, target: Target, code: int) -> None:
 @pytest.mark.parametrize(
     ('payload', 'code'), [(b'\x03', '1002'), (close_payload(1000, b'\xff'), '1007')]
 )
-def test_f12_bad_payloads(
+def test_f12_malformed_close_payload_is_answered_with_its_code(
     server: Victim, target: Target, payload: bytes, code: str
 ) -> None:
-    """F12: half a code is 1002, and a reason that is not UTF-8 is 1007."""
+    """F12: Half a code is 1002, and a reason that is not UTF-8 is 1007."""
     check(server, frame(CLOSE, payload), expected('F12 payloads', target, code))
 
 
@@ -207,8 +219,10 @@ def test_f12_bad_payloads(
     'payload',
     [b'', *(close_payload(code, b'bye') for code in (1000, 1001, 1003, 3000, 4999))],
 )
-def test_f12_good_closes(server: Victim, payload: bytes) -> None:
-    """F12: a good close is answered with its own code, an empty one with nothing."""
+def test_f12_legal_close_is_answered_with_its_own_code(
+    server: Victim, payload: bytes
+) -> None:
+    """F12: A close frame without a code is answered without a code."""
     with server.connect() as sock:
         sock.open()
         sock.send(frame(CLOSE, payload))
@@ -228,8 +242,8 @@ def test_f12_good_closes(server: Victim, payload: bytes) -> None:
     ],
     ids=['text', 'ping', 'close', 'noise'],
 )
-def test_f12_after_close(server: Victim, more: bytes) -> None:
-    """F12: what follows a close frame is ignored."""
+def test_f12_bytes_after_a_close_frame_are_ignored(server: Victim, more: bytes) -> None:
+    """F12: Bytes after a close frame are ignored."""
     with server.connect() as sock:
         sock.open()
         sock.send(frame(CLOSE, close_payload(1000)) + more)
@@ -237,8 +251,10 @@ def test_f12_after_close(server: Victim, more: bytes) -> None:
         assert b'' == sock.read_rest()
 
 
-def test_f13_close_without_an_answer(quick_server: Victim) -> None:
-    """F13: a client that never answers our close is let go all the same."""
+def test_f13_client_that_never_answers_a_close_is_disconnected(
+    quick_server: Victim,
+) -> None:
+    """F13: The connection ends after the timeout."""
     with quick_server.connect() as sock:
         sock.open()
         sock.send(frame(BINARY, b'not text'))

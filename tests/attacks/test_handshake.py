@@ -27,13 +27,13 @@ pytestmark = [
 
 
 def patience_s(outcomes: Iterable[str]) -> float:
-    """Return how long to wait for something that may be known not to come."""
+    """Return the timeout for an outcome that may be known not to come."""
     known = any(outcome.endswith(('silence', 'stays')) for outcome in outcomes)
     return SILENCE_S if known else PATIENCE_S
 
 
 def answer(sock: RawSocket, outcomes: Iterable[str]) -> str:
-    """Return what comes first: a status, 'eof' or 'silence'."""
+    """Return the first answer: a status, 'eof' or 'silence'."""
     sock.sock.settimeout(patience_s(outcomes))
     try:
         return str(sock.read_response().status)
@@ -46,7 +46,7 @@ def answer(sock: RawSocket, outcomes: Iterable[str]) -> str:
 
 
 def check(server: Victim, request: bytes, outcomes: set[str]) -> None:
-    """Send a request of which nothing but one of the outcomes may come."""
+    """Send a request; its answer must be one of the outcomes."""
     with server.connect() as sock:
         sock.send(request)
         assert answer(sock, outcomes) in outcomes
@@ -68,8 +68,10 @@ def check(server: Victim, request: bytes, outcomes: set[str]) -> None:
         ['http://{host}', 'https://evil.example'],
     ],
 )
-def test_h1_foreign_origins(server: Victim, target: Target, origins: list[str]) -> None:
-    """H1: a page of any other origin is refused before accept."""
+def test_h1_foreign_origin_is_refused(
+    server: Victim, target: Target, origins: list[str]
+) -> None:
+    """H1: A page of any other origin is refused before the accept."""
     host = f'127.0.0.1:{server.port}'
     add = [('Origin', origin.replace('{host}', host)) for origin in origins]
     outcomes = expected('H1', target, '403', '400')
@@ -77,8 +79,8 @@ def test_h1_foreign_origins(server: Victim, target: Target, origins: list[str]) 
 
 
 @pytest.mark.parametrize('origins', [[], ['http://{host}'], ['HTTP://{host}']])
-def test_h1_own_origin(server: Victim, origins: list[str]) -> None:
-    """H1: the site's own pages, and clients that are no browsers, get in."""
+def test_h1_own_origin_or_none_is_accepted(server: Victim, origins: list[str]) -> None:
+    """H1: The site's own pages, and clients that are not browsers, may connect."""
     host = f'127.0.0.1:{server.port}'
     with server.connect() as sock:
         sock.open(add=[('Origin', origin.format(host=host)) for origin in origins])
@@ -88,16 +90,20 @@ def test_h1_own_origin(server: Victim, origins: list[str]) -> None:
 @pytest.mark.parametrize(
     'hosts', [[], ['127.0.0.1:{port}', '127.0.0.1:{port}'], ['a', 'b']]
 )
-def test_h2_hosts(server: Victim, target: Target, hosts: list[str]) -> None:
-    """H2: a request without exactly one Host is refused."""
+def test_h2_request_without_exactly_one_host_is_refused(
+    server: Victim, target: Target, hosts: list[str]
+) -> None:
+    """H2: A request without exactly one Host is refused."""
     add = [('Host', host.format(port=server.port)) for host in hosts]
     request = server.handshake(drop=['Host'], add=add)
     check(server, request, expected('H2', target, '400'))
 
 
 @pytest.mark.parametrize('version', ['8', '12', '0', '13, 8', 'x'])
-def test_h3_bad_version(server: Victim, target: Target, version: str) -> None:
-    """H3: after a refused upgrade nothing that follows is read, and the end comes."""
+def test_h3_unsupported_version_is_refused_and_the_connection_ends(
+    server: Victim, target: Target, version: str
+) -> None:
+    """H3: After a refused upgrade, further bytes are not read."""
     request = server.handshake(
         drop=['Sec-WebSocket-Version'],
         add=[('Sec-WebSocket-Version', version)],
@@ -129,8 +135,10 @@ BODIES = {
 
 
 @pytest.mark.parametrize('kind', list(BODIES))
-def test_h4_body(server: Victim, target: Target, kind: str) -> None:
-    """H4: an upgrade with a body is refused, not left hanging."""
+def test_h4_handshake_with_a_body_is_refused(
+    server: Victim, target: Target, kind: str
+) -> None:
+    """H4: An upgrade with a body gets an answer."""
     header, body = BODIES[kind]
     name, value = header.split(': ')
     request = server.handshake(add=[(name, value)]) + body
@@ -138,8 +146,10 @@ def test_h4_body(server: Victim, target: Target, kind: str) -> None:
 
 
 @pytest.mark.parametrize('later', [False, True], ids=['at-once', 'later'])
-def test_h5_request_after_close(server: Victim, later: bool) -> None:
-    """H5: bytes after a close frame are never read as an HTTP request."""
+def test_h5_bytes_after_a_close_frame_are_no_request(
+    server: Victim, later: bool
+) -> None:
+    """H5: They are never parsed as an HTTP request (request smuggling)."""
     close = frame(CLOSE, close_payload(1000))
     smuggled = f'GET / HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n\r\n'.encode()
     with server.connect() as sock:
@@ -163,8 +173,10 @@ KEYS = {
 
 
 @pytest.mark.parametrize('keys', list(KEYS))
-def test_h6_keys(server: Victim, target: Target, keys: str) -> None:
-    """H6: a handshake without exactly one key of 16 bytes is refused."""
+def test_h6_handshake_without_exactly_one_valid_key_is_refused(
+    server: Victim, target: Target, keys: str
+) -> None:
+    """H6: The key has 16 bytes in base64."""
     request = server.handshake(
         drop=['Sec-WebSocket-Key'],
         add=[('Sec-WebSocket-Key', key) for key in KEYS[keys]],
@@ -172,8 +184,8 @@ def test_h6_keys(server: Victim, target: Target, keys: str) -> None:
     check(server, request, expected(f'H6 {keys}', target, '400'))
 
 
-def test_h6_post(server: Victim, target: Target) -> None:
-    """H6: a WebSocket is opened by GET and by no other method."""
+def test_h6_handshake_by_post_is_refused(server: Victim, target: Target) -> None:
+    """H6: A WebSocket is opened by GET only."""
     request = server.handshake(method='POST')
     check(server, request, expected('H6 POST', target, '400', '405'))
     with server.connect() as sock:
@@ -183,7 +195,7 @@ def test_h6_post(server: Victim, target: Target) -> None:
             assert 'GET' in response.headers['allow'].split(', ')
 
 
-def test_h6_http_1_0(server: Victim, target: Target) -> None:
+def test_h6_handshake_over_http_1_0_is_refused(server: Victim, target: Target) -> None:
     """H6: HTTP/1.0 cannot upgrade."""
     request = server.handshake(version='HTTP/1.0')
     outcomes = expected('H6 HTTP/1.0', target, '400', '426', '505')
@@ -193,8 +205,10 @@ def test_h6_http_1_0(server: Victim, target: Target) -> None:
 @pytest.mark.parametrize(
     'connection', ['keep-alive, Upgrade', 'upgrade', 'UPGRADE,keep-alive']
 )
-def test_h7_firefox(server: Victim, connection: str) -> None:
-    """H7: Upgrade is one of a list of tokens, as every Firefox sends it."""
+def test_h7_connection_header_with_several_tokens_is_accepted(
+    server: Victim, connection: str
+) -> None:
+    """H7: Firefox sends Upgrade as one token of a list."""
     request = server.handshake(drop=['Connection'], add=[('Connection', connection)])
     check(server, request, {'101'})
 
@@ -209,8 +223,10 @@ HALF_UPGRADES: dict[str, tuple[list[str], list[tuple[str, str]]]] = {
 
 
 @pytest.mark.parametrize('half', list(HALF_UPGRADES))
-def test_h8_no_upgrade(server: Victim, target: Target, half: str) -> None:
-    """H8: what is not fully an upgrade to WebSocket is plain HTTP, or refused."""
+def test_h8_incomplete_upgrade_is_plain_http_or_refused(
+    server: Victim, target: Target, half: str
+) -> None:
+    """H8: Only a complete upgrade to WebSocket opens one."""
     drop, add = HALF_UPGRADES[half]
     outcomes = expected(f'H8 {half}', target, '200', '400')
     check(server, server.handshake(drop=drop, add=add), outcomes)
@@ -225,14 +241,18 @@ HEADERS = {
 
 
 @pytest.mark.parametrize('headers', list(HEADERS))
-def test_h9_headers(server: Victim, target: Target, headers: str) -> None:
-    """H9: too many or too long headers are refused, not left hanging."""
+def test_h9_too_many_or_too_long_headers_are_refused(
+    server: Victim, target: Target, headers: str
+) -> None:
+    """H9: The client gets an answer or the end of the connection."""
     outcomes = expected(f'H9 {headers}', target, '400', '431', 'eof')
     check(server, server.handshake(add=HEADERS[headers]), outcomes)
 
 
-def test_h10_half_requests(server: Victim, target: Target) -> None:
-    """H10: a client that sends half a request, or none, is dropped within 15 s."""
+def test_h10_incomplete_request_is_dropped_within_15_s(
+    server: Victim, target: Target
+) -> None:
+    """H10: This is also true for a connection without any byte."""
     with server.connect() as half, server.connect() as idle:
         half.send(server.handshake()[:-2])
         for row, sock in (('H10 half', half), ('H10 none', idle)):
@@ -251,8 +271,10 @@ def test_h10_half_requests(server: Victim, target: Target) -> None:
     'more',
     ['h\xffllo', '?x=\xe9', 'hel\x01lo', '?x=\x00', '?x=\x7f'],
 )
-def test_h11_raw_bytes(server: Victim, target: Target, more: str) -> None:
-    """H11: raw bytes outside of ASCII, and control characters, are refused."""
+def test_h11_path_with_raw_bytes_is_refused(
+    server: Victim, target: Target, more: str
+) -> None:
+    """H11: Raw bytes outside of ASCII and control characters are refused."""
     check(
         server,
         server.handshake(path=server.path + more),
@@ -260,15 +282,17 @@ def test_h11_raw_bytes(server: Victim, target: Target, more: str) -> None:
     )
 
 
-def test_h11_log_lines(server: Victim, target: Target) -> None:
-    """H11: an encoded line end in a path neither splits headers nor log lines."""
+def test_h11_encoded_line_end_splits_neither_headers_nor_log_lines(
+    server: Victim, target: Target
+) -> None:
+    """H11: A path with an encoded line end cannot forge log lines."""
     path = '/no%0d%0aX-Evil:%20yes%0d%0aINFO:%20forged'
     with server.connect() as sock:
         sock.send(server.handshake(path=path))
         response = sock.read_response()
         assert response.status in (400, 403, 404)
         assert 'x-evil' not in response.headers
-        # NOTE: the line may come after the answer; with this one it is there.
+        # NOTE: The line may come after the answer, but before the next answer.
         check(server, server.handshake(), {'101'})
     if 'forged' in expected('H11 log', target, 'quiet'):
         wait_until(lambda: '\nINFO: forged' in server.log(), 'a forged line')
@@ -277,8 +301,10 @@ def test_h11_log_lines(server: Victim, target: Target) -> None:
         assert '\r' not in server.log()
 
 
-def test_h11_token_in_the_query(server: Victim, target: Target) -> None:
-    """H11: a token in the query string does not show in the log."""
+def test_h11_token_in_the_query_string_is_not_logged(
+    server: Victim, target: Target
+) -> None:
+    """H11: Query strings carry tokens."""
     with server.connect() as sock:
         sock.open(query='?token=SECRET')
         assert 'Message text was: hello' == sock.echo('hello')
@@ -292,26 +318,30 @@ NEGOTIATIONS = {
     'malformed extension': [('Sec-WebSocket-Extensions', 'permessage-deflate; =')],
     'unclosed quote': [('Sec-WebSocket-Extensions', 'x; a="' + '\\"' * 1000)],
 }
-# Two thousand offers are many, and not wrong.
+# NOTE: Two thousand offers are legal.
 NEGOTIATED = dict.fromkeys(NEGOTIATIONS, ('400', '431'))
 NEGOTIATED['2000 extensions'] = ('400', '431', '101')
 
 
 @pytest.mark.parametrize('offer', list(NEGOTIATIONS))
-def test_h12_negotiation(server: Victim, target: Target, offer: str) -> None:
-    """H12: a malformed offer is refused, at once and without a traceback."""
+def test_h12_malformed_offer_is_refused_without_a_traceback(
+    server: Victim, target: Target, offer: str
+) -> None:
+    """H12: A malformed offer of extensions or subprotocols is refused at once."""
     outcomes = expected(f'H12 {offer}', target, *NEGOTIATED[offer])
     before = len(server.log())
     check(server, server.handshake(add=NEGOTIATIONS[offer]), outcomes)
     if offer == 'subprotocol not ASCII' and 'traceback' in expected('H12 log', target):
-        # NOTE: it may come after the answer to the next client.
+        # NOTE: The traceback may come after the answer to the next client.
         wait_until(lambda: 'Traceback' in server.log()[before:], 'a traceback')
     else:
         assert 'Traceback' not in server.log()[before:]
 
 
-def test_h13_early_frame(server: Victim, target: Target) -> None:
-    """H13: a frame sent with the handshake is answered, or ends the connection."""
+def test_h13_frame_sent_with_the_handshake_is_not_lost(
+    server: Victim, target: Target
+) -> None:
+    """H13: The frame is answered, or the connection ends."""
     outcomes = expected('H13', target, 'answered', 'failed')
     with server.connect() as sock:
         sock.send(server.handshake() + frame(TEXT, b'early'))
@@ -328,7 +358,7 @@ def test_h13_early_frame(server: Victim, target: Target) -> None:
         assert found in outcomes
 
 
-def test_h16_status(server: Victim, target: Target) -> None:
-    """H16: a refusal has the status that the app meant: here 404, for no route."""
+def test_h16_refusal_has_the_status_of_the_app(server: Victim, target: Target) -> None:
+    """H16: An unknown path is refused with 404."""
     request = server.handshake(path='/nowhere')
     check(server, request, expected('H16', target, '404'))

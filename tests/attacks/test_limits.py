@@ -1,4 +1,4 @@
-"""Limits that `falcon-channels serve` has for floods and silence: H14 and H15."""
+"""Limits of `falcon-channels serve` for floods and silence: H14 and H15."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ pytestmark = [
 COMMAND = str(Path(sys.executable).with_name('falcon-channels'))
 LIMIT = 3
 
-# The server believes the proxy, which is where it believes one from the start.
+# The server trusts a proxy at this address by default.
 PROXY = '127.0.0.1'
 CLIENT = '127.0.0.2'
 
 
 @pytest.fixture(scope='module')
 def server() -> Iterator[ServerProcess]:
-    """A server with a limit for each address, and little patience with silence."""
+    """A server with a limit for each address, and a timeout for silent clients."""
     with ServerProcess(
         [
             *(COMMAND, 'serve', 'tests.attacks.silence_asgi:app', '--port', '{port}'),
@@ -42,14 +42,14 @@ def server() -> Iterator[ServerProcess]:
 
 
 class Visitors:
-    """Connections from several addresses that stay until they are told to leave."""
+    """Connections from several addresses, which stay open until the end of a test."""
 
     def __init__(self, server: ServerProcess, stack: ExitStack) -> None:
         self._server = server
         self._stack = stack
 
     def visit(self, source: str, forwarded: str | None = None) -> tuple[int, RawSocket]:
-        """Shake hands and say hello; return the status, and the connection."""
+        """Do the handshake and send a message; return the status and the connection."""
         port = self._server.port
         sock = self._stack.enter_context(RawSocket(port, '/hello', source=source))
         add = [] if forwarded is None else [('X-Forwarded-For', forwarded)]
@@ -66,19 +66,23 @@ def visitors(server: ServerProcess) -> Iterator[Visitors]:
         yield Visitors(server, stack)
 
 
-def test_h14_an_address_has_a_limit(visitors: Visitors) -> None:
-    """H14: one more than the limit gets 429; others get in, and places become free."""
+def test_h14_connection_over_the_limit_of_its_address_gets_429(
+    visitors: Visitors,
+) -> None:
+    """H14: Other addresses may connect, and closed connections do not count."""
     crowd = [visitors.visit(CLIENT) for _ in range(LIMIT)]
     assert [101] * LIMIT == [status for status, _ in crowd]
     assert 429 == visitors.visit(CLIENT)[0]
     assert 101 == visitors.visit('127.0.0.3')[0]
     crowd[0][1].sock.close()
-    wait_until(lambda: 101 == visitors.visit(CLIENT)[0], 'a place is free')
+    wait_until(lambda: 101 == visitors.visit(CLIENT)[0], 'the address has a free place')
     assert 429 == visitors.visit(CLIENT)[0]
 
 
-def test_h14_a_forged_address_changes_nothing(visitors: Visitors) -> None:
-    """H14: X-Forwarded-For of anybody but a trusted proxy is not believed."""
+def test_h14_forwarded_address_of_an_untrusted_peer_is_ignored(
+    visitors: Visitors,
+) -> None:
+    """H14: X-Forwarded-For counts only from a trusted proxy."""
     client = '127.0.0.4'
     statuses = [
         visitors.visit(client, f'203.0.113.{number}')[0] for number in range(LIMIT + 1)
@@ -86,8 +90,10 @@ def test_h14_a_forged_address_changes_nothing(visitors: Visitors) -> None:
     assert [*[101] * LIMIT, 429] == statuses
 
 
-def test_h14_a_proxys_clients_are_counted_one_by_one(visitors: Visitors) -> None:
-    """H14: behind a trusted proxy, the address counts that the proxy itself added."""
+def test_h14_clients_behind_a_trusted_proxy_are_counted_by_address(
+    visitors: Visitors,
+) -> None:
+    """H14: The address that the proxy itself has added counts."""
     for number in range(LIMIT):
         assert 101 == visitors.visit(PROXY, f'198.51.100.{number}, 203.0.113.7')[0]
     assert 429 == visitors.visit(PROXY, '203.0.113.7')[0]
@@ -95,10 +101,10 @@ def test_h14_a_proxys_clients_are_counted_one_by_one(visitors: Visitors) -> None
     assert 101 == visitors.visit(PROXY, '203.0.113.8')[0]
 
 
-def test_h15_silence_after_the_accept_ends(
+def test_h15_client_without_a_first_message_gets_1008(
     server: ServerProcess, visitors: Visitors
 ) -> None:
-    """H15: a client that never says anything gets 1008, one that has spoken stays."""
+    """H15: A client that has sent a message stays connected."""
     _, talker = visitors.visit('127.0.0.5')
     with RawSocket(server.port, '/hello', source='127.0.0.5') as silent:
         silent.open()
@@ -108,8 +114,8 @@ def test_h15_silence_after_the_accept_ends(
     assert 'Message text was: still here' == talker.echo('still here')
 
 
-def test_h15_a_client_that_does_not_connect_ends(server: ServerProcess) -> None:
-    """H15: without a connect command the client protocol ends with 3502."""
+def test_h15_client_without_a_connect_command_gets_3502(server: ServerProcess) -> None:
+    """H15: The client protocol has its own timeout."""
     path = '/connection/websocket'
     with RawSocket(server.port, path, source='127.0.0.6') as sock:
         sock.open()

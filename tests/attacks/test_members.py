@@ -1,4 +1,4 @@
-"""Members of a channel who attack, or fall silent, leave it on every server."""
+"""Subscribers that attack, or become silent, leave their channel on every server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support.rawsocket import TEXT
 
 APP = 'tests.rooms.app:app'
 
-#: How long somebody is looked at who is known to stay.
+#: Time for which a client that is known to stay is watched, in seconds.
 STAYS_S = 3.0
 
 pytestmark = [
@@ -30,28 +30,28 @@ pytestmark = [
 
 @pytest.fixture(scope='module')
 def rooms(asgi_server: AsgiServer) -> Iterator[ServerProcess]:
-    """Rooms on a server that gives up soon on clients who are silent."""
+    """Rooms on a server with short timeouts for silent clients."""
     with ServerProcess(asgi_server.command(APP, *asgi_server.impatience)) as server:
         yield server
 
 
-def members(server: ServerProcess) -> int:
-    """Return how many connections the hub has."""
-    with urllib.request.urlopen(f'{server.url}/figures', timeout=30) as answer:
+def connections(server: ServerProcess) -> int:
+    """Return the number of connections of the hub."""
+    with urllib.request.urlopen(f'{server.url}/metrics', timeout=30) as answer:
         found: int = json.load(answer)['connections']
     return found
 
 
-def leaves(server: ServerProcess, sent: bytes, known_to_stay: bool) -> str:
-    """Let somebody join and send something; return what becomes of them."""
+def outcome_of(server: ServerProcess, sent: bytes, known_to_stay: bool) -> str:
+    """Subscribe one client and send something; return whether it leaves."""
     with RawSocket(server.port, '/plain/hall') as sock:
         sock.open()
-        wait_until(lambda: members(server) == 1, 'somebody is in the room')
+        wait_until(lambda: connections(server) == 1, 'the client is in the room')
         sock.push_and_read(sent)
         try:
             wait_until(
-                lambda: members(server) == 0,
-                'they have left',
+                lambda: connections(server) == 0,
+                'the client has left',
                 STAYS_S if known_to_stay else 30.0,
             )
         except AssertionError:
@@ -64,21 +64,27 @@ ATTACKS = {
     'not UTF-8': frame(TEXT, b'caf\xe9'),
     'reserved bit': frame(TEXT, b'hello', rsv=2),
     'bad code': frame(CLOSE, close_payload(1005)),
-    # NOTE: over the limit of every server's. Hypercorn only says so: it is the time
-    #   limit of its options that ends the silence after it.
+    # NOTE: Over the limit of every server. Hypercorn only sends the close frame; the
+    # timeout of its options then ends the connection.
     'too much': frame(TEXT, b'a' * (17 << 20)),
 }
 
 
 @pytest.mark.parametrize('attack', list(ATTACKS))
-def test_who_breaks_the_protocol_leaves(rooms: ServerProcess, attack: str) -> None:
-    """A frame that ends the connection ends the membership with it."""
-    assert 'leaves' == leaves(rooms, ATTACKS[attack], known_to_stay=False)
+def test_client_that_violates_the_protocol_leaves_its_channel(
+    rooms: ServerProcess, attack: str
+) -> None:
+    """A frame that ends the connection ends its subscription, too."""
+    assert 'leaves' == outcome_of(rooms, ATTACKS[attack], known_to_stay=False)
 
 
-def test_who_is_silent_leaves(rooms: ServerProcess, asgi_server: AsgiServer) -> None:
-    """A client that answers no ping is found by all servers that have pings."""
+def test_client_that_answers_no_ping_leaves_its_channel(
+    rooms: ServerProcess, asgi_server: AsgiServer
+) -> None:
+    """All servers that have pings detect such a client."""
     stays = not asgi_server.finds_silent
-    assert ('stays' if stays else 'leaves') == leaves(rooms, b'', known_to_stay=stays)
-    # The end of TCP is noticed in any case.
-    wait_until(lambda: members(rooms) == 0, 'they have left')
+    assert ('stays' if stays else 'leaves') == outcome_of(
+        rooms, b'', known_to_stay=stays
+    )
+    # NOTE: All servers detect the end of the TCP connection.
+    wait_until(lambda: connections(rooms) == 0, 'the client has left')

@@ -1,4 +1,4 @@
-"""What differs from what is expected today is written down for users."""
+"""Known differences from the expected outcomes are documented for users."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ TEXT = (ROOT / 'docs' / 'security.md').read_text()
         ('Other answers that do no harm', DIFFERS),
     ],
 )
-def test_what_differs_is_documented(heading: str, entries: tuple[Today, ...]) -> None:
-    """Each entry is in docs/security.md in the same words, and nothing else is."""
+def test_known_differences_are_documented_in_the_same_words(
+    heading: str, entries: tuple[Today, ...]
+) -> None:
+    """docs/security.md has exactly the entries of the table."""
     section = TEXT.partition(f'\n## {heading}\n')[2].partition('\n## ')[0]
     lines = [
         tuple(cell.strip() for cell in line.strip('|').split('|'))
@@ -42,8 +44,8 @@ def test_what_differs_is_documented(heading: str, entries: tuple[Today, ...]) ->
     assert known == documented
 
 
-def test_entries_are_about_targets() -> None:
-    """No entry is about a target that is not attacked, and no two about the same."""
+def test_known_difference_names_an_attacked_target_once() -> None:
+    """No entry names an unknown target, and no two name the same row and target."""
     seen = Counter(
         (today.row, name) for today in (*GIVES_WAY, *DIFFERS) for name in today.targets
     )

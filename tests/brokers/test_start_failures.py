@@ -135,7 +135,7 @@ def test_a_worker_that_dies_while_the_broker_is_away(tmp_path: Path) -> None:
         lost = 'the link to the broker is lost'
         wait_until(lambda: server.log().count(lost) == 2, 'both have noticed')
         os.kill(two.pid, signal.SIGKILL)
-        wait_until(lambda: 'failed to start; again in' in server.log(), 'one fails')
+        wait_until(lambda: 'failed to start; retrying in' in server.log(), 'one fails')
         redis.start()
         _, successor = sorted(meet(server, two.pid), key=lambda w: w.pid != one.pid)
         successor.ask('POST', '/rooms/bar', 'still here?')

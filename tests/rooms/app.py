@@ -1,4 +1,4 @@
-"""Rooms behind the raw door, for tests over real sockets."""
+"""Rooms for plain WebSockets, for tests over real sockets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ channels = Channels(options=NodeOptions(max_message_bytes=65536))
 
 
 class Room:
-    """Whoever is here may say something."""
+    """A room in which all clients may publish."""
 
     async def on_get(self, req, resp, room):
         page = await channels.history(f'log:{room}', limit=None)
@@ -28,14 +28,14 @@ class Room:
 
 
 class Plain:
-    """Text in, text out."""
+    """A room with plain texts."""
 
     async def on_websocket(self, req, ws, room):
         await channels.serve(req, ws, f'plain:{room}')
 
 
 class NodeMetrics:
-    """What the server holds."""
+    """Counters of the server, its connections and its backlog."""
 
     async def on_get(self, req, resp):
         hub = channels.node.hub
@@ -66,4 +66,4 @@ channels.add_route(
 app = falcon.asgi.App(middleware=[channels])
 app.add_route('/log/{room}', Room())
 app.add_route('/plain/{room}', Plain())
-app.add_route('/figures', NodeMetrics())
+app.add_route('/metrics', NodeMetrics())

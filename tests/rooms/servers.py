@@ -1,4 +1,4 @@
-"""Servers that run `rooms.app` beside the four of support.asgi_servers."""
+"""Servers that run `rooms.app`, besides the four of support.asgi_servers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ APP = 'tests.rooms.app:app'
 
 _UVICORN = ['python', '-m', 'uvicorn', '--port', '{port}', APP]
 
-#: uvicorn's own classes for WebSockets, by their names.
+#: uvicorn's own WebSocket classes, by their names.
 UVICORN = {
     'uvicorn websockets': [*_UVICORN, '--ws', 'websockets'],
     'uvicorn wsproto': [*_UVICORN, '--ws', 'wsproto'],

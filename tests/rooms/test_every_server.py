@@ -1,4 +1,4 @@
-"""The raw door on every ASGI server: order and completeness under back-pressure."""
+"""Plain WebSockets on every ASGI server: all publications, in order."""
 
 from __future__ import annotations
 
@@ -20,15 +20,19 @@ pytestmark = [pytest.mark.server, pytest.mark.xdist_group('rooms')]
 
 
 @pytest.mark.every_server
-def test_everything_arrives_in_order(asgi_server: AsgiServer) -> None:
+def test_slow_reader_gets_all_publications_once_and_in_order(
+    asgi_server: AsgiServer,
+) -> None:
     """A reader that falls behind gets all publications, each once, in order."""
     with ServerProcess(asgi_server.command(APP)) as server:
-        read_behind(server)
+        check_slow_reader(server)
 
 
 @pytest.mark.every_server
-def test_what_is_said_before_leaving_is_published(asgi_server: AsgiServer) -> None:
-    """Messages that come together with the close are published, all and in order."""
+def test_messages_just_before_the_close_frame_are_published(
+    asgi_server: AsgiServer,
+) -> None:
+    """Messages that arrive together with the close are published in order."""
     with (
         ServerProcess(asgi_server.command(APP)) as server,
         connect(server.ws_url + '/log/b', compression=None) as reader,
@@ -44,14 +48,16 @@ def test_what_is_said_before_leaving_is_published(asgi_server: AsgiServer) -> No
 
 
 @pytest.mark.parametrize('command', FURTHER.values(), ids=FURTHER.keys())
-def test_further_servers_keep_the_order_too(command: list[str]) -> None:
-    """So it is on servers that the rest of the suite does not run on."""
+def test_slow_reader_on_further_servers_gets_all_publications(
+    command: list[str],
+) -> None:
+    """The same holds on servers that the rest of the suite does not use."""
     with ServerProcess(command) as server:
-        read_behind(server)
+        check_slow_reader(server)
 
 
-def read_behind(server: ServerProcess) -> None:
-    """Read late what was published, and again from a position."""
+def check_slow_reader(server: ServerProcess) -> None:
+    """Read publications late, and read some again from a position."""
     words = 'x' * 10_000
     with (
         connect(server.ws_url + '/log/a', compression=None, max_size=None) as reader,
@@ -61,7 +67,7 @@ def read_behind(server: ServerProcess) -> None:
         assert 0 == json.loads(writer.recv(30))['subscribed']['offset']
         for number in range(300):
             writer.send(json.dumps([number, words]))
-            # NOTE: only the writer reads, so that the other falls behind.
+            # NOTE: Only the writer reads, so the other client falls behind.
             assert number == json.loads(writer.recv(30))['data'][0]
         for number in range(300):
             message = json.loads(reader.recv(30))

@@ -1,4 +1,4 @@
-"""One reader of five hundred that never reads: bounded, and nobody else notices."""
+"""One client of five hundred that never reads: bounded, without effect on others."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from rooms.test_storm import masked_frame
 
 PUBLICATIONS = 10_000
 MIB = 1024 * 1024
-#: By how many MiB a server may grow with few others who read, or many. Ten are sent
-#: to who does not read, and a quarter of one may wait. What else grows is what others
-#: have under way: few of them show the bound, many that it makes no difference.
+#: MiB by which a server may grow with few other clients, or with many. Ten MiB are sent
+#: to the client that does not read, and its backlog is a quarter of a MiB. The rest is
+#: pending output of the others: few of them show the limit of memory, and many show
+#: that the client makes no difference.
 FEW_MIB, MANY_MIB = 5, 64
 
 pytestmark = [
@@ -83,7 +84,7 @@ def handshake(port: int) -> bytes:
 
 
 async def publish_to_all(server: ServerProcess, count: int) -> tuple[list[Reader], int]:
-    """Return the readers, and by how much the server grew at most."""
+    """Return the readers, and the largest growth of the server's memory."""
     loop = asyncio.get_running_loop()
     port = server.port
     readers = [Reader(port) for _ in range(count)]
@@ -111,40 +112,40 @@ async def publish_to_all(server: ServerProcess, count: int) -> tuple[list[Reader
 
 
 @pytest.mark.every_server
-def test_others_get_everything(asgi_server: AsgiServer) -> None:
-    """Memory stays bounded by the backlog; all others get everything, in order."""
+def test_client_that_does_not_read_does_not_affect_the_others(
+    asgi_server: AsgiServer,
+) -> None:
+    """The backlog limits the memory; all others get everything, in order."""
     with ServerProcess(asgi_server.command(APP)) as server:
-        read_beside_one_who_does_not(
-            server, 49 if asgi_server is SERVE else 19, FEW_MIB
-        )
+        check_others(server, 49 if asgi_server is SERVE else 19, FEW_MIB)
 
 
 @pytest.mark.parametrize('command', UVICORN.values(), ids=UVICORN.keys())
-def test_so_they_do_on_further_classes(command: list[str]) -> None:
-    """So it is with uvicorn's other WebSocket classes."""
-    with ServerProcess(command) as server:
-        read_beside_one_who_does_not(server, 19, FEW_MIB)
-
-
-def test_five_hundred_get_everything() -> None:
-    """The one of five hundred who does not read makes no difference to the others."""
-    with ServerProcess(SERVE.command(APP)) as server:
-        read_beside_one_who_does_not(server, 499, MANY_MIB)
-
-
-def read_beside_one_who_does_not(
-    server: ServerProcess, others: int, limit_mib: int
+def test_client_that_does_not_read_does_not_affect_the_others_on_other_classes(
+    command: list[str],
 ) -> None:
-    """Publish to one who does not read and to others, and look at what became of it."""
+    """The same holds with uvicorn's other WebSocket classes."""
+    with ServerProcess(command) as server:
+        check_others(server, 19, FEW_MIB)
+
+
+def test_client_that_does_not_read_does_not_affect_499_others() -> None:
+    """One client of five hundred that does not read makes no difference."""
+    with ServerProcess(SERVE.command(APP)) as server:
+        check_others(server, 499, MANY_MIB)
+
+
+def check_others(server: ServerProcess, others: int, limit_mib: int) -> None:
+    """Publish to one client that does not read, and to others; check both."""
     with socket.create_connection(('127.0.0.1', server.port)) as stuck:
         stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         stuck.sendall(handshake(server.port))
         assert stuck.recv(12).startswith(b'HTTP/1.1 101')
         readers, grown_bytes = asyncio.run(publish_to_all(server, others))
-        figures = httpx.get(server.url + '/figures', timeout=30).json()['counters']
+        counters = httpx.get(server.url + '/metrics', timeout=30).json()['counters']
         assert {PUBLICATIONS} == {reader.got for reader in readers}
         assert 0 == sum(reader.wrong for reader in readers)
         assert grown_bytes < limit_mib * MIB
-        assert 1 == figures['slow_disconnects']
+        assert 1 == counters['slow_disconnects']
         assert 1 == server.log().count('reads too slowly')
         assert "channel 'plain:slow'" in server.log()

@@ -1,7 +1,7 @@
-"""Two hundred clients that come and go while twenty thousand publications are made.
+"""Two hundred clients that reconnect while 20,000 publications are made.
 
-Each client keeps its position, is cut off at random, comes back with `?since=`, and in
-the end has every publication exactly once, in order.
+Each client stores its position, is cut off at random, and reconnects with `?since=`. In
+the end it has every publication exactly once, in order.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from rooms.servers import APP
 
 CLIENTS = 200
 PUBLICATIONS = 20_000
-#: On servers that are slower, so that all four take part in every run.
+#: The same for slower servers, so that all four take part in every run.
 FEWER = 4_000
-#: How the message begins that follows each offset.
+#: Start of the message that follows each offset.
 EXPECTED = [b'{"data":%d,"offset":%d,' % (n + 1, n + 1) for n in range(PUBLICATIONS)]
 EXPECTED.append(b'nothing follows')
-#: How many publications are on their way at once, at most.
+#: Most publications that are in flight at once.
 IN_FLIGHT = 100
 
 pytestmark = [
@@ -46,8 +46,8 @@ def server(asgi_server: AsgiServer) -> Iterator[ServerProcess]:
         yield server
 
 
-class LeanClient(asyncio.Protocol):
-    """A WebSocket client that reads whole text frames, and nothing else, fast."""
+class StormClient(asyncio.Protocol):
+    """A WebSocket client that reads whole text frames only, fast."""
 
     def __init__(self, port: int, seed: int, wanted: int) -> None:
         self.port = port
@@ -89,7 +89,7 @@ class LeanClient(asyncio.Protocol):
         self.lost.set()
 
     def cut(self) -> None:
-        """Lose the connection without a word, and what is in the buffers."""
+        """Abort the connection, and lose the bytes in the buffers."""
         if self.transport is not None and not self.done.is_set():
             self.transport.abort()
 
@@ -116,7 +116,7 @@ class LeanClient(asyncio.Protocol):
             if len(buffer) < start + size:
                 break
             if buffer[at] == 0x81:
-                # PERF: four million of these; what is expected is not parsed.
+                # PERF: There are four million frames; expected ones are not parsed.
                 if buffer.startswith(EXPECTED[self.offset], start):
                     self.offset += 1
                 else:
@@ -125,7 +125,7 @@ class LeanClient(asyncio.Protocol):
                 payload = bytes(buffer[start : start + size])
                 self.transport.write(masked_frame(0x8A, payload))
             elif buffer[at] == 0x88:
-                # NOTE: closed by the server; come back.
+                # NOTE: The server has closed; reconnect.
                 assert self.transport is not None
                 self.transport.abort()
             at = start + size
@@ -150,10 +150,12 @@ class LeanClient(asyncio.Protocol):
         self.offset = message['offset']
 
 
-async def publish_all(port: int, clients: list[LeanClient], rng: random.Random) -> None:
-    """Publish through the raw door, cut clients off, and wait for the others."""
+async def publish_all(
+    port: int, clients: list[StormClient], rng: random.Random
+) -> None:
+    """Publish through a plain WebSocket, cut clients off, and wait for the others."""
     wanted = clients[0].wanted
-    publisher = LeanClient(port, 0, wanted)
+    publisher = StormClient(port, 0, wanted)
     running = asyncio.create_task(publisher.run())
     while not publisher.epoch:
         await asyncio.sleep(0.01)
@@ -176,8 +178,8 @@ def masked_frame(first: int, payload: bytes) -> bytes:
     return bytes([first, 0x80 | len(payload)]) + bytes(4) + payload
 
 
-async def storm(port: int, seed: int, wanted: int) -> list[LeanClient]:
-    clients = [LeanClient(port, seed + number, wanted) for number in range(CLIENTS)]
+async def storm(port: int, seed: int, wanted: int) -> list[StormClient]:
+    clients = [StormClient(port, seed + number, wanted) for number in range(CLIENTS)]
     tasks = [asyncio.create_task(client.run()) for client in clients]
     while not all(client.epoch for client in clients):
         await asyncio.sleep(0.01)
@@ -194,16 +196,16 @@ async def storm(port: int, seed: int, wanted: int) -> list[LeanClient]:
     return clients
 
 
-def test_everybody_has_everything_once(
+def test_clients_cut_at_random_get_each_publication_once(
     asgi_server: AsgiServer, server: ServerProcess
 ) -> None:
-    """After all cuts every client has every publication exactly once, in order."""
+    """After all cuts each client has every publication exactly once, in order."""
     seed = int(os.environ.get('STORM_SEED', '1'))
     wanted = PUBLICATIONS if asgi_server is SERVE else FEWER
     clients = asyncio.run(storm(server.port, seed, wanted))
     assert [] == [wrong for client in clients for wrong in client.wrong][:5]
     assert {wanted} == {client.offset for client in clients}
     assert sum(client.recovered for client in clients) > wanted // 40
-    figures = httpx.get(server.url + '/figures', timeout=30).json()
-    assert wanted == figures['counters']['publications']
-    assert 0 == figures['counters']['insufficient_state']
+    metrics = httpx.get(server.url + '/metrics', timeout=30).json()
+    assert wanted == metrics['counters']['publications']
+    assert 0 == metrics['counters']['insufficient_state']

@@ -1,6 +1,6 @@
-"""One application with a path for each behaviour that uvicorn's classes show.
+"""One application with a path for each behaviour of uvicorn's classes.
 
-Scenarios drive it as clients; what they return is compared by test_behaviours.
+Scenarios are its clients; test_behaviours compares what they return.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from server.running import TEXT
 
 
 class RecordingApp:
-    """An ASGI application that keeps what it was told, by path."""
+    """An ASGI application that records its events by path."""
 
     def __init__(self) -> None:
         self.seen: dict[str, Any] = {}
@@ -350,7 +350,7 @@ def version_12(server, app):
 
 
 def shutdown(ws: str) -> Any:
-    """Return what clients and applications see when the server stops."""
+    """Return the codes of clients and applications when the server stops."""
     app = RecordingApp()
     with running(app, ws=ws) as server:
         waiting = Peer(server.port)
@@ -373,7 +373,7 @@ def shutdown(ws: str) -> Any:
 
 
 def keepalive(ws: str) -> Any:
-    """Return what both sides see when a client answers no ping."""
+    """Return the codes of both sides when a client answers no ping."""
     app = RecordingApp()
     with (
         running(app, ws=ws, ws_ping_interval=0.1, ws_ping_timeout=0.1) as server,

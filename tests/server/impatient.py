@@ -1,7 +1,7 @@
-"""The app of tests that cut links, on our server classes, set to notice soon.
+"""The app of tests that cut connections, on our server classes with short timeouts.
 
-``python -m server.impatient PORT pings`` asks clients whether they are there;
-``... acknowledgements`` leaves that to TCP.
+``python -m server.impatient PORT pings`` detects lost clients by pings;
+``... acknowledgements`` detects them by TCP only.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""uvicorn in a thread of the test process, and raw WebSocket peers."""
+"""uvicorn in a thread of the test process, and clients that send any bytes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KEY = 'dGhlIHNhbXBsZSBub25jZQ=='
 
 
 class RunningServer:
-    """A uvicorn server that is up, on a free port of loopback."""
+    """A uvicorn server that has started, on a free port of loopback."""
 
     def __init__(self, server: Server, thread: threading.Thread) -> None:
         self.server = server
@@ -86,12 +86,16 @@ def frame(
     length: int | None = None,
     long_form: int = 0,
 ) -> bytes:
-    """Return a client's frame, or whatever an attacker makes of it.
+    """Return a client's frame, or a malformed one.
 
     Args:
+        opcode: The opcode.
+        payload: The payload, not masked.
+        fin: Whether it is the last frame of its message.
         rsv: The three reserved bits, 4 for RSV1.
-        length: Announce this length instead of the payload's.
-        long_form: Write the length in 2 or 8 bytes even if it is small.
+        masked: Whether to mask the payload, as clients must.
+        length: Length in the header; by default the length of the payload.
+        long_form: Bytes of the length in the header, 2 or 8, even if it is small.
     """
     size = len(payload) if length is None else length
     head = bytes([(0x80 if fin else 0) | rsv << 4 | opcode])
@@ -111,7 +115,7 @@ def frame(
 
 
 class Peer:
-    """A client that sends exactly the bytes that it is told to."""
+    """A client that sends exactly the bytes that the test gives."""
 
     def __init__(self, port: int, *, receive_buffer_bytes: int | None = None) -> None:
         self.sock = socket.socket()
@@ -141,10 +145,13 @@ class Peer:
         without: tuple[str, ...] = (),
         body: str = '',
     ) -> str:
-        """Send an upgrade request with these additional header lines.
+        """Send an upgrade request.
 
         Args:
-            without: Names of the usual headers to leave out.
+            lines: Additional header lines.
+            path: Path and query.
+            without: Names of usual headers that are left out.
+            body: Bytes after the head, as text.
 
         Returns:
             The head of the answer.
@@ -167,7 +174,7 @@ class Peer:
         self.sock.sendall(data)
 
     def flood(self, data: bytes, times: int) -> bool:
-        """Send again and again; tell whether the server has stopped taking it."""
+        """Send repeatedly; return whether the server has stopped reading."""
         self.sock.settimeout(0.5)
         try:
             for _ in range(times):
@@ -192,7 +199,7 @@ class Peer:
         return int(self.request(*lines, **settings).split()[1])
 
     def open(self, *lines: str, **settings: Any) -> Self:
-        """Shake hands."""
+        """Do the handshake."""
         assert self.status(*lines, **settings) == 101
         return self
 
@@ -223,7 +230,7 @@ class Peer:
                 return payload
 
     def close_code(self) -> int | None:
-        """Return the code of the server's close frame; None where there is none."""
+        """Return the code of the server's close frame; None if there is none."""
         try:
             while True:
                 head, payload = self.frame()
@@ -233,7 +240,7 @@ class Peer:
             return None
 
     def at_eof(self) -> bool:
-        """Wait for the end of the stream; tell whether nothing came before it."""
+        """Wait for the end of the stream; return whether no byte came before it."""
         rest = self._bytes
         with contextlib.suppress(ConnectionError):
             while data := self.sock.recv(65536):

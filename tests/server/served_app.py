@@ -11,8 +11,8 @@ from falcon_channels.transports.asgi_extensions import direct_websocket
 from falcon_channels.transports.asgi_extensions import DRAIN_HOOKS
 
 
-class Life:
-    """Says when the application starts, drains and ends."""
+class Lifetime:
+    """Prints when the application drains and ends."""
 
     async def process_startup(self, scope, event) -> None:
         scope['state'].setdefault(DRAIN_HOOKS, []).append(self.drain)
@@ -38,7 +38,7 @@ class Echo:
 
 
 class Stubborn:
-    """Goes on whatever happens."""
+    """Never ends by itself."""
 
     async def on_get(self, req, resp) -> None:
         print('STUBBORN', flush=True)  # noqa: T201 - the test reads it
@@ -72,7 +72,7 @@ class DirectEcho:
 
 def make() -> falcon.asgi.App:
     """Return the application."""
-    app = falcon.asgi.App(middleware=[Life()])
+    app = falcon.asgi.App(middleware=[Lifetime()])
     app.add_route('/pid', Pid())
     app.add_route('/echo', Echo())
     app.add_route('/stubborn', Stubborn())

@@ -27,7 +27,7 @@ from server.running import TEXT
 
 
 class Recorder:
-    """A receiver that keeps what it hears, and echoes what it is told to."""
+    """A receiver that records its events, and acts on some messages."""
 
     def __init__(self, transport: Any) -> None:
         self.transport = transport
@@ -54,7 +54,7 @@ class Recorder:
 
 
 class Attached:
-    """A Falcon resource whose connections live on without it."""
+    """A Falcon resource whose connections go on after its responder has returned."""
 
     def __init__(self) -> None:
         self.receivers: list[Recorder] = []
@@ -101,10 +101,10 @@ def receiver_of(attached: Attached) -> Recorder:
     return attached.receivers[-1]
 
 
-def test_the_connection_outlives_the_task(
+def test_attached_connection_outlives_the_application_task(
     server: RunningServer, attached: Attached
 ) -> None:
-    """Falcon returns and closes, which is ignored; messages come by callback."""
+    """Falcon's close after the responder is ignored; messages arrive by callback."""
     with Peer(server.port) as peer:
         peer.open()
         receiver = receiver_of(attached)
@@ -120,10 +120,10 @@ def test_the_connection_outlives_the_task(
     assert 1 == sum(isinstance(heard, tuple) for heard in receiver.heard)
 
 
-def test_a_cut_link_is_reported_as_1006(
+def test_connection_lost_without_close_frame_is_reported_as_1006(
     server: RunningServer, attached: Attached
 ) -> None:
-    """Without a close frame the code is 1006, once."""
+    """Without a close frame the code is 1006, reported once."""
     with Peer(server.port) as peer:
         peer.open()
         receiver = receiver_of(attached)
@@ -131,7 +131,9 @@ def test_a_cut_link_is_reported_as_1006(
     assert [(1006, '')] == receiver.heard
 
 
-def test_close_is_a_handshake(server: RunningServer, attached: Attached) -> None:
+def test_direct_close_waits_for_the_close_frame_of_the_peer(
+    server: RunningServer, attached: Attached
+) -> None:
     """After `close` nothing is written, and the peer's code is reported."""
     with Peer(server.port) as peer:
         peer.open().send(frame(TEXT, b'close'))
@@ -144,10 +146,10 @@ def test_close_is_a_handshake(server: RunningServer, attached: Attached) -> None
     assert 3 == len(receiver.heard)
 
 
-def test_a_close_that_is_not_answered_ends_all_the_same(
+def test_unanswered_close_ends_after_the_close_timeout(
     server: RunningServer, attached: Attached
 ) -> None:
-    """After `close_timeout_s` the link is cut: 1006."""
+    """After `close_timeout_s` the connection is aborted: 1006."""
     with Peer(server.port) as peer:
         peer.open().send(frame(TEXT, b'close'))
         assert 4000 == peer.close_code()
@@ -156,8 +158,10 @@ def test_a_close_that_is_not_answered_ends_all_the_same(
     assert not server.connections
 
 
-def test_abort_cuts_the_link(server: RunningServer, attached: Attached) -> None:
-    """`abort` says nothing to the peer."""
+def test_abort_ends_the_connection_without_a_close_frame(
+    server: RunningServer, attached: Attached
+) -> None:
+    """`abort` sends nothing to the peer."""
     with Peer(server.port) as peer:
         peer.open().send(frame(TEXT, b'abort'))
         assert peer.close_code() is None
@@ -165,8 +169,8 @@ def test_abort_cuts_the_link(server: RunningServer, attached: Attached) -> None:
         wait_until(lambda: (1006, '') in receiver.heard, 'told')
 
 
-def test_messages_before_attach_come_first(attached: Attached) -> None:
-    """What waited for `receive` is given to the receiver, in order."""
+def test_messages_queued_before_attach_are_delivered_first(attached: Attached) -> None:
+    """Messages that waited for `receive` go to the receiver, in order."""
     app = falcon.asgi.App()
     app.ws_options.max_receive_queue = 0
     app.add_route('/late', attached)
@@ -178,10 +182,10 @@ def test_messages_before_attach_come_first(attached: Attached) -> None:
         assert ['1', '2', '3', 'echo'] == receiver.heard
 
 
-def test_a_receiver_that_raises_closes_its_connection_only(
+def test_receiver_that_raises_closes_only_its_connection(
     server: RunningServer, attached: Attached
 ) -> None:
-    """An error in a callback ends with 1011; other connections go on."""
+    """An error in a callback closes with 1011; other connections stay open."""
     with Peer(server.port) as peer, Peer(server.port) as other:
         other.open()
         peer.open().send(frame(TEXT, b'raise'))
@@ -190,8 +194,10 @@ def test_a_receiver_that_raises_closes_its_connection_only(
         assert b'echo' == other.message()
 
 
-def test_reading_can_be_paused(server: RunningServer, attached: Attached) -> None:
-    """While paused nothing is delivered; afterwards everything, in order."""
+def test_paused_connection_delivers_nothing_until_resumed(
+    server: RunningServer, attached: Attached
+) -> None:
+    """After the pause all messages are delivered, in order."""
     with Peer(server.port) as peer:
         peer.open()
         receiver = receiver_of(attached)
@@ -206,10 +212,10 @@ def test_reading_can_be_paused(server: RunningServer, attached: Attached) -> Non
         assert [*map(str, range(600)), 'echo'] == receiver.heard
 
 
-def test_a_reader_that_never_reads_is_reported_and_cut(
+def test_client_that_never_reads_is_aborted_after_the_write_timeout(
     server: RunningServer, attached: Attached
 ) -> None:
-    """The backlog is true and bounded by its owner; then `write_timeout_s` ends it."""
+    """`write` returns the true backlog, and `write_timeout_s` ends the connection."""
     with (
         Peer(server.port, receive_buffer_bytes=4096) as slow,
         Peer(server.port) as other,
@@ -236,8 +242,10 @@ def test_a_reader_that_never_reads_is_reported_and_cut(
         assert 0 == transport.backlog_bytes
 
 
-def test_writability_is_reported(server: RunningServer, attached: Attached) -> None:
-    """When a backlog has been read to its end, the receiver hears of it."""
+def test_receiver_is_called_when_its_backlog_is_written(
+    server: RunningServer, attached: Attached
+) -> None:
+    """When a client has read the whole backlog, `on_writable` is called."""
     with Peer(server.port) as peer:
         peer.open()
         receiver = receiver_of(attached)
@@ -258,10 +266,10 @@ def test_writability_is_reported(server: RunningServer, attached: Attached) -> N
         assert 0 == receiver.transport.backlog_bytes
 
 
-def test_descriptors_are_never_written_after_the_end(
+def test_write_after_the_end_does_not_reach_a_reused_descriptor(
     server: RunningServer, attached: Attached
 ) -> None:
-    """A write to a closed connection cannot reach whoever has its descriptor now."""
+    """A write to a closed connection cannot reach the next owner of its descriptor."""
     with Peer(server.port) as peer:
         peer.open()
         first = receiver_of(attached)
@@ -274,8 +282,8 @@ def test_descriptors_are_never_written_after_the_end(
         assert b'echo' == other.message()
 
 
-def test_framings_are_shared(attached: Attached) -> None:
-    """Connections have one of two framings, by what they have negotiated."""
+def test_connections_share_one_of_two_framings(attached: Attached) -> None:
+    """The framing of a connection depends on the negotiated compression."""
     app = falcon.asgi.App()
     app.add_route('/', attached)
     with (
@@ -297,10 +305,10 @@ def test_framings_are_shared(attached: Attached) -> None:
         assert 0xC1 == packed.frame()[0]
 
 
-def test_an_idle_connection_keeps_nothing_of_its_handshake(
+def test_attached_idle_connection_stores_nothing_of_its_handshake(
     server: RunningServer, attached: Attached
 ) -> None:
-    """No scope, task, core or buffer stays with an attached connection."""
+    """An attached connection has no scope, task, core or buffer."""
     with Peer(server.port) as peer:
         peer.open('Cookie: secret=1').send(frame(9, b'ping'))
         peer.frame()

@@ -93,8 +93,8 @@ def certificate(
     return folder / 'cert.pem', folder / 'key.pem'
 
 
-def test_a_signal_stops_gracefully() -> None:
-    """Drain hooks run, every client hears 1012, the app ends, the exit code is 0."""
+def test_sigterm_drains_and_exits_with_0() -> None:
+    """Drain hooks run, all clients get 1012, the app ends, and the exit code is 0."""
     with process() as server, contextlib.ExitStack() as stack:
         clients = [
             stack.enter_context(connect(f'{server.ws_url}/echo?token=SECRET'))
@@ -115,8 +115,8 @@ def test_a_signal_stops_gracefully() -> None:
 
 
 @pytest.mark.parametrize('sig', [signal.SIGINT, signal.SIGHUP])
-def test_other_signals_drain_as_well(sig: signal.Signals) -> None:
-    """Ctrl-C and a hangup of a single process let clients go in order."""
+def test_sigint_and_sighup_drain_a_single_process(sig: signal.Signals) -> None:
+    """Ctrl-C and a hangup of a single process also drain its connections."""
     with process() as server:
         with connect(f'{server.ws_url}/echo') as ws:
             ws.recv()
@@ -126,8 +126,8 @@ def test_other_signals_drain_as_well(sig: signal.Signals) -> None:
         assert 'ENDED' in server.log()
 
 
-def test_a_hangup_that_is_ignored_stays_ignored() -> None:
-    """Started by ``nohup``, the server serves on when its terminal is closed."""
+def test_sighup_ignored_at_start_stays_ignored() -> None:
+    """A server started by ``nohup`` serves on when its terminal is closed."""
     with process(ignores_hangup=True) as server:
         server.signal(signal.SIGHUP)
         with connect(f'{server.ws_url}/echo') as ws:
@@ -136,13 +136,13 @@ def test_a_hangup_that_is_ignored_stays_ignored() -> None:
         assert 0 == exit_code(server)
 
 
-def test_a_second_signal_ends_at_once() -> None:
-    """While a request holds up the graceful stop, another signal ends the process."""
+def test_second_signal_ends_the_process_at_once() -> None:
+    """While a request delays the graceful stop, a second signal ends the process."""
     with process() as server, Peer(server.port) as peer:
         peer.send(b'GET /stubborn HTTP/1.1\r\nHost: x\r\n\r\n')
-        wait_until(lambda: 'STUBBORN' in server.log(), 'it waits')
+        wait_until(lambda: 'STUBBORN' in server.log(), 'the request waits')
         server.signal(signal.SIGTERM)
-        wait_until(lambda: 'Waiting for conn' in server.log(), 'it stops')
+        wait_until(lambda: 'Waiting for conn' in server.log(), 'the stop begins')
         assert server.process is not None
         assert server.process.poll() is None
         server.signal(signal.SIGINT)
@@ -150,8 +150,8 @@ def test_a_second_signal_ends_at_once() -> None:
         assert 'ENDED' not in server.log()
 
 
-def test_workers_share_a_port_and_stop_together() -> None:
-    """Two processes serve; a signal to the parent drains both."""
+def test_signal_to_the_parent_drains_all_workers() -> None:
+    """Two processes share a port; a signal to the parent drains both."""
     with process('--workers', '2') as server, contextlib.ExitStack() as stack:
         pids = set()
 
@@ -160,7 +160,7 @@ def test_workers_share_a_port_and_stop_together() -> None:
                 pids.add(client.get(f'{server.url}/pid').text)
             return len(pids) == 2
 
-        wait_until(ask, 'both have answered')
+        wait_until(ask, 'both workers have answered')
         clients = [
             stack.enter_context(connect(f'{server.ws_url}/echo')) for _ in range(6)
         ]
@@ -170,11 +170,11 @@ def test_workers_share_a_port_and_stop_together() -> None:
         assert 2 == server.log().count('ENDED')
 
 
-def test_a_hangup_of_all_replaces_workers() -> None:
-    """SIGHUP drains workers also where it reaches them, and others serve on."""
+def test_sighup_to_the_process_group_replaces_workers() -> None:
+    """If SIGHUP reaches all processes, the workers drain and are replaced."""
     with process('--workers', '2') as server:
         assert server.process is not None
-        # NOTE: one that is not there yet dies of it, and is replaced as one that died.
+        # NOTE: A worker that has not started yet would die of SIGHUP and be replaced.
         wait_until(
             lambda: 2 == server.log().count('Application startup complete'),
             'both workers have started',
@@ -193,19 +193,19 @@ def test_a_hangup_of_all_replaces_workers() -> None:
         assert 0 == exit_code(server)
 
 
-def test_a_second_signal_ends_workers_at_once() -> None:
-    """The parent kills workers that are held up."""
+def test_second_signal_kills_workers_at_once() -> None:
+    """The parent kills workers whose stop is delayed."""
     with process('--workers', '2') as server, Peer(server.port) as peer:
         peer.send(b'GET /stubborn HTTP/1.1\r\nHost: x\r\n\r\n')
-        wait_until(lambda: 'STUBBORN' in server.log(), 'it waits')
+        wait_until(lambda: 'STUBBORN' in server.log(), 'the request waits')
         server.signal(signal.SIGTERM)
-        wait_until(lambda: 'Waiting for conn' in server.log(), 'it stops')
+        wait_until(lambda: 'Waiting for conn' in server.log(), 'the stop begins')
         server.signal(signal.SIGTERM)
         assert exit_code(server) is not None
 
 
 class UnixServer(ServerProcess):
-    """A server that is up when its UNIX socket accepts."""
+    """A server that has started when its UNIX socket accepts."""
 
     path = ''
 
@@ -216,8 +216,8 @@ class UnixServer(ServerProcess):
             return sock.connect_ex(self.path) == 0
 
 
-def test_a_unix_socket_serves(tmp_path: Path) -> None:
-    """Both ways work over a UNIX socket, which is removed at the end."""
+def test_unix_socket_serves_and_is_removed_at_the_end(tmp_path: Path) -> None:
+    """Both ways to send work over a UNIX socket; the stop removes the file."""
     path = str(tmp_path / 'app.sock')
     server = UnixServer([*SERVE, '--uds', path, APP])
     server.path = path
@@ -256,16 +256,16 @@ app.add_route('/', Who())
     ('allowed', 'seen', 'client'),
     [((), 'https', '203.0.113.9'), (('10.0.0.1',), 'http', '127.0.0.1')],
 )
-def test_a_proxy_at_a_unix_socket_is_believed(
+def test_proxy_at_a_unix_socket_is_trusted_like_localhost(
     allowed: tuple[str, ...], seen: str, client: str, tmp_path: Path
 ) -> None:
-    """It says scheme and address as one of this host, unless others are named."""
+    """Scheme and address come from the proxy, unless other proxies are named."""
     (tmp_path / 'app.py').write_text(_PROXIED_APP)
     path = str(tmp_path / 'app.sock')
     words = ['--uds', path, *(f'--forwarded-allow-ips={ip}' for ip in allowed)]
     server = UnixServer([*SERVE, *words, 'app:app'], cwd=tmp_path)
     server.path = path
-    # NOTE: what a client has made up stands to the left of what the proxy saw.
+    # NOTE: An address that the client has invented is left of the proxy's one.
     headers = {
         'Host': 'example.com',
         'X-Forwarded-Proto': 'https',
@@ -285,8 +285,10 @@ def test_a_proxy_at_a_unix_socket_is_believed(
     assert [seen, client] == answer.json()
 
 
-def test_tls_serves(certificate: tuple[Path, Path]) -> None:
-    """Messages of all sizes pass through TLS, attached or not, and the stop drains."""
+def test_tls_passes_messages_of_all_sizes_and_drains(
+    certificate: tuple[Path, Path],
+) -> None:
+    """Messages of all sizes pass, with and without a receiver, and the stop drains."""
     cert, key = certificate
     context = ssl.create_default_context(cafile=str(cert))
     words = ['--ssl-certfile', str(cert), '--ssl-keyfile', str(key)]
@@ -306,8 +308,8 @@ def test_tls_serves(certificate: tuple[Path, Path]) -> None:
         assert 0 == exit_code(server)
 
 
-def test_a_change_reloads(tmp_path: Path) -> None:
-    """With --reload a changed module is served anew."""
+def test_reload_serves_a_changed_module(tmp_path: Path) -> None:
+    """With --reload the server restarts when a module has changed."""
     module = tmp_path / 'changing.py'
     text = (
         'import falcon.asgi\n'
@@ -326,8 +328,8 @@ def test_a_change_reloads(tmp_path: Path) -> None:
 
         def changed() -> bool:
             nonlocal saved_at
-            # NOTE: what is saved before the reloader has looked for the first time is
-            # no change for it; then somebody saves again.
+            # NOTE: The reloader ignores changes before its first look, so the module
+            # is saved again.
             if time.monotonic() > saved_at + 5:
                 saved_at = time.monotonic()
                 module.write_text(text.replace('one', 'three'))
@@ -336,7 +338,7 @@ def test_a_change_reloads(tmp_path: Path) -> None:
             except httpx.HTTPError:
                 return False
 
-        wait_until(changed, 'it is served anew')
+        wait_until(changed, 'the changed module is served')
         server.signal(signal.SIGTERM)
         assert 0 == exit_code(server)
 
@@ -366,8 +368,8 @@ WRONG = {
 
 
 @pytest.mark.parametrize('name', WRONG)
-def test_mistakes_get_a_clear_error(name: str) -> None:
-    """A mistake on the command line is told in a line, without a traceback."""
+def test_mistake_on_the_command_line_prints_one_clear_error(name: str) -> None:
+    """The error is one line without a traceback."""
     words, code, text = WRONG[name]
     done = subprocess.run(
         [sys.executable, '-m', 'falcon_channels', *words],
@@ -381,8 +383,8 @@ def test_mistakes_get_a_clear_error(name: str) -> None:
     assert 'Traceback' not in done.stderr
 
 
-def test_a_port_in_use_is_told() -> None:
-    """A port that somebody has is a clear error."""
+def test_port_in_use_prints_a_clear_error() -> None:
+    """A port that another process uses is reported without a traceback."""
     with socket.socket() as taken:
         taken.bind(('127.0.0.1', 0))
         taken.listen()
@@ -399,7 +401,7 @@ def test_a_port_in_use_is_told() -> None:
     assert 'Traceback' not in done.stderr
 
 
-def test_falcons_receive_queue_is_dropped_unless_chosen() -> None:
+def test_default_receive_queue_of_falcon_apps_is_removed() -> None:
     """Only Falcon's default is replaced, and only in Falcon's apps."""
     default = falcon.asgi.App()
     chosen = falcon.asgi.App()
@@ -427,10 +429,10 @@ app = falcon.asgi.App(middleware=[channels])
     ('broker', 'workers', 'warnings'),
     [('memory://', 2, 2), ('memory://', 1, 0), ('sqlite:///a.db', 2, 0)],
 )
-def test_workers_without_a_shared_broker_are_warned_of(
+def test_workers_without_a_shared_broker_log_a_warning(
     broker: str, workers: int, warnings: int, tmp_path: Path
 ) -> None:
-    """Each of several workers says that its clients hear nobody else's."""
+    """Each of several workers warns that its clients get only its own publications."""
     (tmp_path / 'app.py').write_text(_MEMORY_APP)
     words = ['--port', '{port}', '--workers', str(workers), 'app:app']
     env = {'BROKER': broker}

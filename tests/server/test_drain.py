@@ -25,7 +25,7 @@ from server.running import running
 
 
 class Draining:
-    """Leaves drain hooks, and keeps the order of what happens."""
+    """An application with drain hooks, which records the order of events."""
 
     def __init__(self) -> None:
         self.events: list[Any] = []
@@ -56,8 +56,8 @@ class Draining:
         self.events.append(f'{self.open} open')
 
 
-def test_hooks_run_before_the_batches() -> None:
-    """Every hook gets its turn, whatever the others do; then all hear 1012."""
+def test_all_drain_hooks_run_before_connections_are_closed() -> None:
+    """A failing or hanging hook does not stop the others; then all clients get 1012."""
     app = Draining()
     options = ServerOptions(drain_batch=7, drain_interval_s=0.01, drain_timeout_s=0.5)
     codes = []
@@ -75,8 +75,8 @@ def test_hooks_run_before_the_batches() -> None:
     assert ['30 open', *[1012] * 30, 'shutdown'] == app.events
 
 
-def test_a_client_that_does_not_answer_does_not_hold_up_the_stop() -> None:
-    """After `close_timeout_s` the link is cut and the server ends."""
+def test_client_that_does_not_answer_the_close_does_not_delay_the_stop() -> None:
+    """After `close_timeout_s` its connection is aborted, and the server ends."""
     app = Draining()
     app.hang = app.hook  # type: ignore[method-assign]  # no hook hangs here
     options = ServerOptions(close_timeout_s=0.3)
@@ -88,8 +88,8 @@ def test_a_client_that_does_not_answer_does_not_hold_up_the_stop() -> None:
     assert 'shutdown' == app.events[-1]
 
 
-def test_connections_are_closed_in_batches() -> None:
-    """Between two batches the rest goes on working."""
+def test_drain_closes_connections_in_batches() -> None:
+    """Between two batches the other connections go on working."""
     app = Draining()
     app.fail = app.hang = app.hook  # type: ignore[method-assign]  # no hook fails here
     options = ServerOptions(drain_batch=1, drain_interval_s=2, drain_timeout_s=10)
@@ -111,8 +111,10 @@ def test_connections_are_closed_in_batches() -> None:
         assert 1012 == rest.close_code()
 
 
-def test_channels_drain_before_the_server(caplog: pytest.LogCaptureFixture) -> None:
-    """`Channels` as middleware closes its own connections, as it would by itself."""
+def test_channels_middleware_closes_its_connections_before_the_server(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """`Channels` as middleware closes its own connections in its drain hook."""
     channels = Channels()
 
     class Room:

@@ -1,4 +1,4 @@
-"""The fan-out over sockets of which some take nothing, or a part, or are gone."""
+"""The fan-out over sockets that take a part of a write, take nothing, or are closed."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from server.running import running
 from server.running import RunningServer
 from server.running import TEXT
 
-#: Long enough to fill the buffers of a socket, and to be taken in part.
+#: Long enough to fill the buffers of a socket, and to be written in part.
 WORDS = 'x' * 100_000
 PUBLICATIONS = 100
 
 
-class Door:
-    """The raw door to one channel."""
+class Room:
+    """Plain WebSockets in one channel."""
 
     def __init__(self, channels: Channels) -> None:
         self.channels = channels
@@ -52,15 +52,15 @@ def channels() -> Channels:
 @pytest.fixture
 def server(channels: Channels) -> Iterator[RunningServer]:
     app = falcon.asgi.App(middleware=[channels])
-    app.add_route('/', Door(channels))
+    app.add_route('/', Room(channels))
     with running(app, lifespan='on') as server:
         yield server
 
 
-def test_everybody_gets_whole_frames_in_order(
+def test_fan_out_over_slow_and_closed_sockets_delivers_whole_frames_in_order(
     server: RunningServer, channels: Channels
 ) -> None:
-    """Who reads late, or has other output waiting, gets the same as all others."""
+    """A client that reads late, or has pending output, gets the same as all others."""
     with contextlib.ExitStack() as stack:
         readers = [stack.enter_context(Peer(server.port)) for _ in range(20)]
         late = Peer(server.port, receive_buffer_bytes=4096)

@@ -1,4 +1,4 @@
-"""What the protocol class does with the frames that a client may send."""
+"""How the protocol class processes legal and illegal frames of a client."""
 
 from __future__ import annotations
 
@@ -60,15 +60,17 @@ MESSAGES = [
 
 
 @pytest.mark.parametrize(('opcode', 'payload'), MESSAGES)
-def test_messages_come_back(peer: Peer, opcode: int, payload: bytes) -> None:
-    """A message of any length and kind up to the limit is received whole."""
+def test_message_of_any_length_is_received_whole(
+    peer: Peer, opcode: int, payload: bytes
+) -> None:
+    """Messages of both kinds and of any length up to the limit are received whole."""
     peer.send(frame(opcode, payload))
 
     assert (0x80 | opcode, payload) == peer.frame()
 
 
-def test_bytes_may_come_one_at_a_time(peer: Peer) -> None:
-    """Frames of all kinds are the same however the stream is cut."""
+def test_frames_sent_byte_by_byte_are_received_whole(peer: Peer) -> None:
+    """All kinds of frames are parsed alike, wherever the stream is cut."""
     stream = (
         frame(TEXT, 'é1'.encode())
         + frame(TEXT, 'a\u00e9'.encode()[:2], fin=False)
@@ -92,8 +94,8 @@ def test_bytes_may_come_one_at_a_time(peer: Peer) -> None:
     ] == data
 
 
-def test_many_frames_in_one_segment_keep_their_order(peer: Peer) -> None:
-    """More messages than one turn takes are all delivered, in order."""
+def test_many_frames_in_one_read_keep_their_order(peer: Peer) -> None:
+    """All messages are delivered, even if one iteration does not process them all."""
     sent = [b'%d' % i for i in range(1000)]
     peer.send(b''.join(frame(TEXT, payload) for payload in sent))
 
@@ -148,8 +150,8 @@ ILLEGAL = {
 
 
 @pytest.mark.parametrize('name', ILLEGAL)
-def test_illegal_frames_are_refused(peer: Peer, name: str) -> None:
-    """A frame against the rules is answered with the right close code, at once."""
+def test_illegal_frame_is_refused_with_its_close_code(peer: Peer, name: str) -> None:
+    """An illegal frame is answered at once, with the right close code."""
     data, code = ILLEGAL[name]
     peer.send(data)
 
@@ -157,8 +159,8 @@ def test_illegal_frames_are_refused(peer: Peer, name: str) -> None:
     assert peer.at_eof()
 
 
-def test_frames_before_an_illegal_one_are_delivered(peer: Peer) -> None:
-    """What came before the violation is echoed, what comes after is not."""
+def test_frames_before_an_illegal_frame_are_delivered(peer: Peer) -> None:
+    """Messages before the violation are echoed, later ones are not."""
     peer.send(frame(TEXT, b'before'))
     assert b'before' == peer.message()
 
@@ -168,16 +170,16 @@ def test_frames_before_an_illegal_one_are_delivered(peer: Peer) -> None:
     assert peer.at_eof()
 
 
-def test_some_pings_are_all_answered(peer: Peer) -> None:
-    """Ten pings that come together get ten pongs, in order."""
+def test_ten_pings_in_one_read_are_all_answered(peer: Peer) -> None:
+    """Ten pings that arrive together get ten pongs, in order."""
     peer.send(b''.join(frame(PING, b'%d' % i) for i in range(10)))
 
     pongs = [(0x80 | PONG, b'%d' % i) for i in range(10)]
     assert pongs == [peer.frame() for _ in pongs]
 
 
-def test_of_many_pings_the_last_are_answered(peer: Peer) -> None:
-    """Of pings without end that come together the most recent ones get a pong."""
+def test_sixty_pings_in_one_read_get_only_the_last_pongs(peer: Peer) -> None:
+    """Of many pings that arrive together, only the most recent ones get a pong."""
     peer.send(b''.join(frame(PING, b'%d' % i) for i in range(60)))
 
     pongs = []
@@ -187,8 +189,8 @@ def test_of_many_pings_the_last_are_answered(peer: Peer) -> None:
     assert len(pongs) < 60
 
 
-def test_a_closing_handshake_is_answered(peer: Peer) -> None:
-    """The peer's close frame comes back and TCP ends; what follows is ignored."""
+def test_close_frame_is_answered_and_later_bytes_are_ignored(peer: Peer) -> None:
+    """The peer's close frame is sent back and the TCP connection ends."""
     peer.send(
         frame(CLOSE, struct.pack('!H', 4321) + b'bye')
         + frame(TEXT, b'late')
@@ -199,15 +201,15 @@ def test_a_closing_handshake_is_answered(peer: Peer) -> None:
     assert peer.at_eof()
 
 
-def test_a_close_in_the_middle_of_a_message_is_answered(peer: Peer) -> None:
-    """A control frame may come between fragments, the last one of all too."""
+def test_close_frame_within_a_message_is_answered(peer: Peer) -> None:
+    """A control frame may come between fragments, also a close frame."""
     peer.send(frame(TEXT, b'never ', fin=False) + frame(CLOSE, b'\x03\xe8'))
 
     assert (0x88, b'\x03\xe8') == peer.frame()
     assert peer.at_eof()
 
 
-def test_an_empty_close_is_answered_with_an_empty_one(peer: Peer) -> None:
+def test_close_frame_without_code_is_answered_without_code(peer: Peer) -> None:
     """A close frame without a code gets one without a code."""
     peer.send(frame(CLOSE))
 
@@ -216,7 +218,7 @@ def test_an_empty_close_is_answered_with_an_empty_one(peer: Peer) -> None:
 
 
 def test_compressed_messages_are_echoed(server: RunningServer) -> None:
-    """With permessage-deflate both directions work, also in fragments."""
+    """With permessage-deflate both directions work, also with fragments."""
     text = b'compress me ' * 200
     encoder = zlib.compressobj(wbits=-15)
     packed = (encoder.compress(text) + encoder.flush(zlib.Z_SYNC_FLUSH))[:-4]
@@ -241,7 +243,7 @@ def test_compressed_messages_are_echoed(server: RunningServer) -> None:
         assert [0xC1, 0x81] == [head for head in heads if head != 0x80 | PONG]
 
 
-def test_a_client_with_a_small_window_gets_plain_messages(
+def test_client_with_a_small_window_gets_uncompressed_messages(
     server: RunningServer,
 ) -> None:
     """Its compressed messages are read; the answers are not compressed."""
@@ -257,8 +259,10 @@ def test_a_client_with_a_small_window_gets_plain_messages(
         assert (0x81, text) == peer.frame()
 
 
-def test_a_deflate_bomb_is_refused(server: RunningServer) -> None:
-    """A message that unpacks to more than the limit ends with 1009."""
+def test_message_that_decompresses_beyond_the_limit_is_refused_with_1009(
+    server: RunningServer,
+) -> None:
+    """The limit counts the decompressed size."""
     encoder = zlib.compressobj(9, wbits=-15)
     bomb = (encoder.compress(bytes(60_000_000)) + encoder.flush(zlib.Z_SYNC_FLUSH))[:-4]
     assert len(bomb) < MAX_SIZE
@@ -269,6 +273,8 @@ def test_a_deflate_bomb_is_refused(server: RunningServer) -> None:
         assert 1009 == peer.close_code()
 
 
-def test_no_connection_is_left(server: RunningServer) -> None:
-    """When the peers have gone, the server holds nothing of them."""
+def test_server_stores_no_connection_after_its_peers_have_closed(
+    server: RunningServer,
+) -> None:
+    """When the peers have closed, the server has no connections."""
     wait_until(lambda: not server.connections, 'all connections are gone')

@@ -1,4 +1,4 @@
-"""What a connection leaves behind: nothing that waits for the garbage collector."""
+"""A connection that has ended leaves nothing to the garbage collector."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ HTTP = 'falcon_channels.server.http:BoundedHttpProtocol'
 CONNECT = b'{"id":1,"connect":{}}\n{"id":2,"subscribe":{"channel":"rooms:a"}}'
 
 
-class Kept:
-    """A receiver that keeps its connection, as they do."""
+class Referring:
+    """A receiver that refers to its connection, as all receivers do."""
 
     def __init__(self, websocket: Any) -> None:
         self.websocket = websocket
@@ -41,11 +41,11 @@ class Kept:
 
 
 class Thing:
-    """Something that an application keeps with a connection."""
+    """An object that an application stores with a connection."""
 
 
 class App:
-    """Doors of each kind, with a reference to something of each connection."""
+    """Resources of each kind, with a weak reference to an object of each connection."""
 
     def __init__(self) -> None:
         self.references: list[weakref.ref[Any]] = []
@@ -67,7 +67,7 @@ class App:
         await ws.accept()
         websocket = direct_websocket(req.scope)
         assert websocket is not None
-        receiver = Kept(websocket)
+        receiver = Referring(websocket)
         self.references.append(weakref.ref(receiver))
         websocket.attach(receiver)
 
@@ -83,7 +83,7 @@ def server(app: App) -> Iterator[RunningServer]:
     served.ws_options.max_receive_queue = 0
     served.add_route('/raw', app)
     served.add_route('/direct', app, suffix='direct')
-    # So that nothing goes only because its time has come.
+    # So that no timer ends a connection.
     options = EndpointOptions(ping_interval_s=3600, connect_timeout_s=3600)
     app.channels.add_endpoints(served, resource=app, options=options)
     with running(served, http=HTTP, lifespan='on') as up:
@@ -98,22 +98,26 @@ def server(app: App) -> Iterator[RunningServer]:
         ('/connection/websocket', CONNECT, 2),
     ],
 )
-def test_what_has_ended_is_freed_at_once(
+def test_closed_connection_is_freed_without_the_garbage_collector(
     server: RunningServer, app: App, path: str, says: bytes, references: int
 ) -> None:
-    """The protocol objects and all that hangs on them go when the client has gone."""
+    """The protocol objects and all objects that they refer to are freed."""
     app.references.clear()
     gc.collect()
     gc.disable()
     try:
         with Peer(server.port) as peer:
-            wait_until(lambda: len(server.connections) == 1, 'it is there')
+            wait_until(lambda: len(server.connections) == 1, 'the connection exists')
             app.references.append(weakref.ref(next(iter(server.connections))))
             peer.open(path=path)
             if says:
                 peer.send(frame(TEXT, says))
                 assert peer.message()
-            wait_until(lambda: len(app.references) > references, 'all is referred to')
-        wait_until(lambda: not any(ref() for ref in app.references), 'all is freed')
+            wait_until(
+                lambda: len(app.references) > references, 'all references are set'
+            )
+        wait_until(
+            lambda: not any(ref() for ref in app.references), 'all objects are freed'
+        )
     finally:
         gc.enable()

@@ -1,4 +1,4 @@
-"""Clients whose network goes away without a word: a cable that is pulled."""
+"""Clients whose network fails without a TCP reset: a cable that is pulled."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.processes import wait_until
 from websockets.sync.client import ClientConnection
 from websockets.sync.client import unix_connect
 
-PORT = 8000  # nobody else is on that machine
+PORT = 8000  # no other process is on that machine
 
 pytestmark = [
     pytest.mark.server,
@@ -27,40 +27,42 @@ pytestmark = [
 
 
 class World:
-    """A server with clients on its own machine, and behind a cable."""
+    """A server, with clients on its own machine and clients behind a cable."""
 
     def __init__(self, network: Network) -> None:
         self.network = network
-        self._doors = {name: network.door(name, PORT) for name in ('server', 'client')}
+        self._relays = {
+            name: network.relay(name, PORT) for name in ('server', 'client')
+        }
 
     @contextlib.contextmanager
     def enter(self, machine: str, user: str, since: str = '') -> Iterator[Any]:
-        """Join the room from a machine, and hear that it is so."""
+        """Subscribe to the room from a machine, and wait for the confirmation."""
         uri = f'ws://test/tables/cable?user={user}' + (since and f'&since={since}')
         with unix_connect(
-            self._doors[machine],
+            self._relays[machine],
             uri,
             compression=None,
             ping_interval=None,
             close_timeout=0,
         ) as ws:
-            begin = hear(ws, 'subscribed')['subscribed']
+            begin = receive(ws, 'subscribed')['subscribed']
             assert bool(since) == begin.get('recovered', False)
             yield ws
 
     def gone(self) -> bool:
-        """Tell whether no process holds a socket of a client out there any more.
+        """Return whether no process has a socket of a client behind the cable any more.
 
-        NOTE: the kernel may still try to say goodbye, with a socket of inode 0.
+        NOTE: The kernel may still try to close a connection, with a socket of inode 0.
         """
         return all(words[9] == '0' for words in self.network.links(PORT))
 
     def resent(self) -> int:
-        """Return how often the server has sent in vain what is not acknowledged."""
+        """Return how often the server has sent unacknowledged bytes again."""
         return max(int(words[6], 16) for words in self.network.links(PORT))
 
 
-def hear(ws: ClientConnection, kind: str) -> Any:
+def receive(ws: ClientConnection, kind: str) -> Any:
     """Return the next message of a kind."""
     while True:
         message = json.loads(ws.recv(30))
@@ -69,7 +71,7 @@ def hear(ws: ClientConnection, kind: str) -> Any:
 
 
 class MachineServer(ServerProcess):
-    """A server on the server's machine, whose port cannot be seen from here."""
+    """A server on the server's machine, whose port is not visible on this one."""
 
     def __init__(self, network: Network, command: list[str], broker: str) -> None:
         env = {'PYTHONPATH': 'tests', 'BROKER': broker}
@@ -79,7 +81,7 @@ class MachineServer(ServerProcess):
 
     def _listening(self) -> bool:
         assert self.process is not None
-        assert self.process.poll() is None, 'it has ended'
+        assert self.process.poll() is None, 'the server has ended'
         return self._network.listens(PORT)
 
 
@@ -92,35 +94,37 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
         assert 'Traceback' not in up.log()
 
 
-def test_a_client_behind_a_cut_cable_is_found(world: World) -> None:
-    """It leaves within seconds, nobody else notices, and it misses nothing after."""
+def test_client_behind_a_cut_cable_is_disconnected_and_recovers_later(
+    world: World,
+) -> None:
+    """It leaves within seconds, others are not affected, and it recovers everything."""
     with world.enter('server', 'near') as near:
-        assert 'near' == hear(near, 'join')['join']['user']
+        assert 'near' == receive(near, 'join')['join']['user']
         with world.enter('client', 'far') as far:
-            assert 'far' == hear(near, 'join')['join']['user']
+            assert 'far' == receive(near, 'join')['join']['user']
             near.send('"before"')
-            before = hear(far, 'data')
-            hear(near, 'data')
+            before = receive(far, 'data')
+            receive(near, 'data')
             assert not world.gone()
 
             world.network.cut()
-            # NOTE: where there are no pings, what is sent finds out.
+            # NOTE: Without pings, only unacknowledged bytes detect the failure.
             near.send('"while it is away"')
-            assert 'while it is away' == hear(near, 'data')['data']
-            assert 'far' == hear(near, 'leave')['leave']['user']
-            wait_until(world.gone, 'the server has let go of it')
+            assert 'while it is away' == receive(near, 'data')['data']
+            assert 'far' == receive(near, 'leave')['leave']['user']
+            wait_until(world.gone, 'the server has closed its socket')
 
         near.send('"after"')
-        assert 'after' == hear(near, 'data')['data']
+        assert 'after' == receive(near, 'data')['data']
         world.network.mend()
         since = f'{before["offset"]}:{before["epoch"]}'
         with world.enter('client', 'far', since) as far:
-            missed = [hear(far, 'data')['data'] for _ in range(2)]
+            missed = [receive(far, 'data')['data'] for _ in range(2)]
     assert ['while it is away', 'after'] == missed
 
 
-def test_a_short_outage_loses_nothing(tmp_path: Path) -> None:
-    """A cable that is back after seconds was never noticed; all arrives, in order."""
+def test_outage_of_three_seconds_loses_nothing(tmp_path: Path) -> None:
+    """A cable that is back after seconds is not noticed; all arrives, in order."""
     command = SERVE.command(
         'support.stop_app:app', '--host', '0.0.0.0', '--log-level', 'warning'
     )
@@ -131,11 +135,13 @@ def test_a_short_outage_loses_nothing(tmp_path: Path) -> None:
             network.cut()
             for number in range(100):
                 near.send(str(number))
-                assert number == hear(near, 'data')['data']
-            # Four times in vain: 0.2 + 0.4 + 0.8 + 1.6 seconds.
+                assert number == receive(near, 'data')['data']
+            # NOTE: Sent again four times: after 0.2 + 0.4 + 0.8 + 1.6 seconds.
             wait_until(lambda: world.resent() >= 4, 'three seconds are over')
             network.mend()
-            assert list(range(100)) == [hear(far, 'data')['data'] for _ in range(100)]
+            assert list(range(100)) == [
+                receive(far, 'data')['data'] for _ in range(100)
+            ]
             far.send('"still the same"')
-            assert 'still the same' == hear(near, 'data')['data']
+            assert 'still the same' == receive(near, 'data')['data']
         assert '' == up.log()

@@ -1,4 +1,4 @@
-"""Upgrade requests as clients and attackers send them."""
+"""Upgrade requests of clients and attackers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HTTP = 'falcon_channels.server.http:BoundedHttpProtocol'
 
 
 async def app(scope, receive, send) -> None:
-    """Echo; the path says what else."""
+    """Echo; paths select other behaviours."""
     if scope['type'] == 'http':
         body = b'over http'
         headers = [(b'content-length', b'%d' % len(body))]
@@ -71,8 +71,10 @@ GOOD = {
 
 
 @pytest.mark.parametrize('name', GOOD)
-def test_proper_handshakes_are_accepted(server: RunningServer, name: str) -> None:
-    """Every form that clients use is answered 101 with the right key, and works."""
+def test_valid_handshake_is_accepted_with_the_right_key(
+    server: RunningServer, name: str
+) -> None:
+    """Every form that clients use is answered with 101, and the connection works."""
     lines = GOOD[name]
     with Peer(server.port) as peer:
         head = peer.request(
@@ -110,23 +112,29 @@ BAD = {
 
 
 @pytest.mark.parametrize('name', BAD)
-def test_improper_handshakes_are_refused(server: RunningServer, name: str) -> None:
-    """A bad request gets its status and the end of the stream, whatever follows it."""
+def test_invalid_handshake_is_refused_and_closed(
+    server: RunningServer, name: str
+) -> None:
+    """A bad request gets its status and the end of the stream, also with a body."""
     lines, without, status = BAD[name]
     with Peer(server.port) as peer:
         body = 'hello' if 'Content-Length: 5' in lines else ''
         assert status == peer.status(*lines, without=without, body=body)
-    wait_until(lambda: not server.connections, 'the connection is gone')
+    wait_until(lambda: not server.connections, 'the connection has ended')
 
 
-def test_a_long_path_is_refused(server: RunningServer) -> None:
+def test_request_target_of_over_8_kib_is_refused_with_414(
+    server: RunningServer,
+) -> None:
     """A request target of over 8 KiB gets 414."""
     with Peer(server.port) as peer:
         assert 414 == peer.status(path='/' + 'x' * 9000)
 
 
-def test_the_answer_to_another_version_names_ours(server: RunningServer) -> None:
-    """426 says which version is spoken, and no second request is served."""
+def test_unsupported_version_gets_426_with_the_supported_one(
+    server: RunningServer,
+) -> None:
+    """426 has the supported version, and no second request is served."""
     with Peer(server.port) as peer:
         head = peer.request(
             'Sec-WebSocket-Version: 8', without=('Sec-WebSocket-Version',)
@@ -143,10 +151,10 @@ def test_the_answer_to_another_version_names_ours(server: RunningServer) -> None
         assert b'HTTP/1.1 200' not in rest
 
 
-def test_another_version_with_more_behind_it_gets_the_same(
+def test_bytes_after_an_unsupported_version_are_dropped(
     bounded: RunningServer,
 ) -> None:
-    """What follows a request of another version is dropped, and 426 names ours."""
+    """The answer is the same 426 with the supported version."""
     request = REQUEST.replace(b'Version: 13', b'Version: 8')
     with Peer(bounded.port) as peer:
         peer.send(request + b'GET /admin HTTP/1.1\r\nHost: x\r\n\r\n')
@@ -156,8 +164,8 @@ def test_another_version_with_more_behind_it_gets_the_same(
         assert 'Connection: close' in head
 
 
-def test_other_methods_are_not_allowed(server: RunningServer) -> None:
-    """A WebSocket is opened by GET: 405 says so."""
+def test_upgrade_by_post_is_refused_with_405(server: RunningServer) -> None:
+    """A WebSocket is opened by GET only."""
     with Peer(server.port) as peer:
         peer.send(REQUEST.replace(b'GET', b'POST'))
         head = peer.read_head()
@@ -169,8 +177,10 @@ def test_other_methods_are_not_allowed(server: RunningServer) -> None:
     ('code', 'status'),
     [(None, 403), (1000, 403), (3399, 403), (3401, 401), (3404, 404), (3600, 403)],
 )
-def test_falcons_codes_become_statuses(code: int | None, status: int) -> None:
-    """A close before the accept is 403, or the status that Falcon put into its code."""
+def test_close_before_the_accept_becomes_an_http_status(
+    code: int | None, status: int
+) -> None:
+    """It is 403, or the status that Falcon has put into its close code."""
 
     async def refuse(scope, receive, send) -> None:
         await receive()
@@ -182,15 +192,15 @@ def test_falcons_codes_become_statuses(code: int | None, status: int) -> None:
         assert status == peer.status()
 
 
-def test_plain_http_goes_on(server: RunningServer) -> None:
+def test_request_without_upgrade_is_served_by_http(server: RunningServer) -> None:
     """A request without an upgrade is served by uvicorn's HTTP class."""
     with Peer(server.port) as peer:
         peer.send(b'GET / HTTP/1.1\r\nHost: x\r\n\r\n')
         assert peer.read_head().startswith('HTTP/1.1 200')
 
 
-def test_frames_before_the_accept_are_not_lost() -> None:
-    """What a client sends while the application decides is delivered after it."""
+def test_frames_sent_before_the_accept_are_delivered_after_it() -> None:
+    """Messages that arrive while the application decides are delivered later."""
 
     async def slow(scope, receive, send) -> None:
         await receive()
@@ -208,14 +218,16 @@ def test_frames_before_the_accept_are_not_lost() -> None:
         assert [b'one', b'two'] == [peer.message(), peer.message()]
 
 
-def test_frames_with_the_request_are_refused(bounded: RunningServer) -> None:
-    """A client that does not wait for the answer at all gets 400."""
+def test_frames_together_with_the_request_are_refused_with_400(
+    bounded: RunningServer,
+) -> None:
+    """A client has to wait for the answer before it sends frames."""
     with Peer(bounded.port) as peer:
         peer.send(REQUEST + frame(TEXT, b'early'))
         assert peer.read_head().startswith('HTTP/1.1 400')
 
 
-def test_http_1_0_is_refused(bounded: RunningServer) -> None:
+def test_upgrade_over_http_1_0_is_refused_with_505(bounded: RunningServer) -> None:
     """An upgrade needs HTTP/1.1."""
     with Peer(bounded.port) as peer:
         peer.send(REQUEST.replace(b'HTTP/1.1', b'HTTP/1.0'))
@@ -223,8 +235,10 @@ def test_http_1_0_is_refused(bounded: RunningServer) -> None:
 
 
 @pytest.mark.parametrize('end', [b'', b'\r\n\r\n'])
-def test_endless_headers_are_cut(bounded: RunningServer, end: bytes) -> None:
-    """A request head of more than 64 KiB gets 431, whole or not."""
+def test_request_head_of_over_64_kib_is_refused_with_431(
+    bounded: RunningServer, end: bytes
+) -> None:
+    """The head is refused whether it is complete or not."""
     with Peer(bounded.port) as peer:
         head = b'GET / HTTP/1.1\r\nHost: x\r\n'
         lines = b''.join(b'X-%d: ' % i + b'y' * 6000 + b'\r\n' for i in range(20))
@@ -232,8 +246,8 @@ def test_endless_headers_are_cut(bounded: RunningServer, end: bytes) -> None:
         assert peer.read_head().startswith('HTTP/1.1 431')
 
 
-def test_a_large_body_is_not_a_large_head(bounded: RunningServer) -> None:
-    """Only the head counts: a body of a megabyte passes."""
+def test_large_body_does_not_count_as_head(bounded: RunningServer) -> None:
+    """A request with a body of a megabyte is served."""
     with Peer(bounded.port) as peer:
         body = b'b' * 1_000_000
         peer.send(
@@ -243,7 +257,9 @@ def test_a_large_body_is_not_a_large_head(bounded: RunningServer) -> None:
         assert peer.read_head().startswith('HTTP/1.1 200')
 
 
-def test_pipelined_requests_are_not_one_head(bounded: RunningServer) -> None:
+def test_body_before_a_pipelined_request_does_not_count_as_its_head(
+    bounded: RunningServer,
+) -> None:
     """The body of a request does not count for the head of the next one."""
     body = b'b' * 100_000
     post = b'POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n' % len(body)
@@ -255,10 +271,10 @@ def test_pipelined_requests_are_not_one_head(bounded: RunningServer) -> None:
         assert peer.read_head().startswith('HTTP/1.1 200')
 
 
-def test_an_idle_connection_has_no_deadline_for_a_head(
+def test_idle_http_connection_has_no_head_deadline(
     bounded: RunningServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between two requests uvicorn's keep-alive counts, not the head's deadline."""
+    """Between two requests only uvicorn's keep-alive time applies."""
     monkeypatch.setattr('falcon_channels.server.http.HEAD_TIMEOUT_S', 0.2)
     with Peer(bounded.port) as peer:
         for _ in range(2):
@@ -269,50 +285,52 @@ def test_an_idle_connection_has_no_deadline_for_a_head(
 
 
 @pytest.mark.parametrize('start', [b'', b'GET / HTTP/1.1\r\nHost:'])
-def test_half_a_request_is_not_waited_for(
+def test_incomplete_request_head_is_refused_with_408(
     bounded: RunningServer, start: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A connection that never finishes its request head is closed with 408."""
+    """A connection that never finishes its request head is closed."""
     monkeypatch.setattr('falcon_channels.server.http.HEAD_TIMEOUT_S', 0.2)
     with Peer(bounded.port) as peer:
         peer.send(start)
         assert peer.read_head().startswith('HTTP/1.1 408')
 
 
-def test_an_application_that_never_decides_is_not_waited_for(
+def test_application_that_never_accepts_gets_the_handshake_refused_with_503(
     bounded: RunningServer,
 ) -> None:
-    """After `open_timeout_s` the client gets 503 and the application the end."""
+    """After `open_timeout_s` the application gets the disconnect."""
     with Peer(bounded.port) as peer:
         assert 503 == peer.status(path='/never')
 
 
-def test_connections_of_one_address_are_limited(bounded: RunningServer) -> None:
-    """One connection more than `max_connections_per_peer` gets 429."""
-    wait_until(lambda: not bounded.connections, 'the others have gone')
+def test_connection_beyond_the_limit_of_its_address_is_refused_with_429(
+    bounded: RunningServer,
+) -> None:
+    """The limit is `max_connections_per_peer`; closed connections do not count."""
+    wait_until(lambda: not bounded.connections, 'the other connections have ended')
     peers = [Peer(bounded.port).open() for _ in range(3)]
     with Peer(bounded.port) as fourth:
         assert 429 == fourth.status()
     peers[0].sock.close()
-    wait_until(lambda: len(bounded.connections) == 2, 'one has gone')
+    wait_until(lambda: len(bounded.connections) == 2, 'one connection has ended')
     with Peer(bounded.port) as again:
         assert 101 == again.status()
     for peer in peers:
         peer.sock.close()
 
 
-def test_limit_concurrency_holds_for_websockets() -> None:
-    """uvicorn's own limit, which its classes do not look at, gets 503."""
+def test_websocket_beyond_limit_concurrency_is_refused_with_503() -> None:
+    """uvicorn's own classes ignore this limit."""
     with running(app, limit_concurrency=1) as up, Peer(up.port) as first:
         first.open()
         with Peer(up.port) as second:
             assert 503 == second.status()
 
 
-def test_the_access_log_hides_the_query_string(
+def test_access_log_has_no_query_string_of_a_websocket(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A token in the query string is not logged, control characters are quoted."""
+    """A token in the query string is not logged, and control characters are quoted."""
     logger = logging.getLogger('uvicorn.access')
     logger.propagate = True
     with (

@@ -1,4 +1,4 @@
-"""A room of many on our WebSocket class: one call for all, and nobody left out."""
+"""A large room on our WebSocket class: one call writes to all its sockets."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Room:
 
 
 class Served:
-    """An app with rooms, the clients in them, and what the server writes."""
+    """An app with rooms, its clients, and the writes of the server."""
 
     def __init__(self, stack: contextlib.ExitStack, io_uring: bool) -> None:
         self.channels = Channels(options=NodeOptions(io_uring=io_uring))
@@ -68,12 +68,12 @@ def served(request: pytest.FixtureRequest) -> Iterator[Served]:
 
 @pytest.fixture
 def writes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Descriptors that the fan-out has written one by one."""
+    """Descriptors that the fan-out has written by a call of their own."""
     return record_writes(monkeypatch)
 
 
-def test_a_room_is_written_by_one_call(served: Served, writes: list[int]) -> None:
-    """With io_uring the server writes to nobody by itself; without, to each."""
+def test_io_uring_writes_a_room_by_one_call(served: Served, writes: list[int]) -> None:
+    """With io_uring no socket gets a call of its own; without it, each socket does."""
     clients = served.clients('a')
     for number in range(5):
         text = b'%d' % number
@@ -82,10 +82,12 @@ def test_a_room_is_written_by_one_call(served: Served, writes: list[int]) -> Non
     assert (0 if served.ring else 5 * MANY) == len(writes)
 
 
-def test_rooms_of_one_turn_keep_apart(served: Served) -> None:
-    """Publications of one turn in two rooms reach those in them, in order."""
+def test_publications_of_one_iteration_in_two_rooms_stay_separate(
+    served: Served,
+) -> None:
+    """Each room gets only its own publications, in order."""
     rooms = {name: served.clients(name) for name in ('a', 'b')}
-    # Both rooms are written in the same turns as often as the machine lets them.
+    # NOTE: How often both rooms share an iteration depends on the machine.
     for number in range(20):
         for name, clients in rooms.items():
             clients[0].send(frame(TEXT, b'%s%d' % (name.encode(), number)))
@@ -95,8 +97,8 @@ def test_rooms_of_one_turn_keep_apart(served: Served) -> None:
             assert expected == [client.message() for _ in range(20)]
 
 
-def test_who_does_not_read_holds_up_nobody(served: Served) -> None:
-    """What the socket of one does not take waits for it alone, whole and in order."""
+def test_client_that_does_not_read_does_not_delay_the_others(served: Served) -> None:
+    """Only its own output is pending, and it arrives whole and in order."""
     clients = served.clients('a')
     (stuck,) = served.clients('a', 1)
     texts: list[bytes] = []
@@ -112,8 +114,8 @@ def test_who_does_not_read_holds_up_nobody(served: Served) -> None:
 
 
 @needs_io_uring
-def test_a_link_of_unknown_state_is_cut() -> None:
-    """Where nobody knows what was written, clients are cut off and come back."""
+def test_connections_with_an_unknown_write_result_are_aborted() -> None:
+    """If the ring fails, clients are disconnected and can reconnect."""
     with contextlib.ExitStack() as stack:
         served = Served(stack, True)
         clients = served.clients('a')
@@ -122,7 +124,9 @@ def test_a_link_of_unknown_state_is_cut() -> None:
         served.ring._call = lambda number, fd, count, *rest: count
         clients[0].send(frame(TEXT, b'2'))
         assert {None} == {client.close_code() for client in clients}
-        wait_until(lambda: not served.channels.connections(), 'gone')
+        wait_until(
+            lambda: not served.channels.connections(), 'all connections have ended'
+        )
         clients = served.clients('a')
         clients[0].send(frame(TEXT, b'3'))
         assert [b'3'] * MANY == [client.message() for client in clients]

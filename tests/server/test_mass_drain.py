@@ -1,4 +1,4 @@
-"""Two thousand connections of all kinds, and a server that stops."""
+"""A server with two thousand connections of all kinds that stops."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from support.processes import ServerProcess
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
 
-ENDPOINT, DOOR, ECHO = 700, 700, 600
-TOTAL = ENDPOINT + DOOR + ECHO
+ENDPOINT, PLAIN, ECHO = 700, 700, 600
+TOTAL = ENDPOINT + PLAIN + ECHO
 BATCH = 100
-#: What a client of the protocol says first.
+#: First message of a client of the protocol.
 HELLO = '{"id":1,"connect":{}}\n{"id":2,"subscribe":{"channel":"rooms:all"}}'
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(180)]
 
 
 class Client(LeanClient):
-    """One of the two thousand."""
+    """One of two thousand clients."""
 
     def __init__(self, port: int, path: str, kind: str, hello: str = '') -> None:
         super().__init__(port, path)
@@ -47,21 +47,21 @@ class Client(LeanClient):
         self.closed_s = asyncio.get_running_loop().time()
 
 
-def crowd(port: int) -> list[Client]:
-    """Return clients of the protocol, of the raw door, and of an echo."""
+def all_clients(port: int) -> list[Client]:
+    """Return clients of the protocol, plain WebSockets, and clients of an echo."""
     return [
         *(
             Client(port, f'/connection/websocket?user=sdk{n}', '"subscribe":', HELLO)
             for n in range(ENDPOINT)
         ),
-        *(Client(port, f'/rooms/all?user=raw{n}', 'subscribed') for n in range(DOOR)),
+        *(Client(port, f'/rooms/all?user=raw{n}', 'subscribed') for n in range(PLAIN)),
         *(Client(port, '/echo', 'hello', 'hello') for _ in range(ECHO)),
     ]
 
 
-async def stop_under(server: ServerProcess) -> list[Client]:
-    """Connect everybody, stop the server, and wait until all links are gone."""
-    clients = crowd(server.port)
+async def connect_and_stop(server: ServerProcess) -> list[Client]:
+    """Connect all clients, stop the server, and wait for the end of all."""
+    clients = all_clients(server.port)
     for start in range(0, TOTAL, 50):
         some = clients[start : start + 50]
         for client in some:
@@ -76,7 +76,7 @@ async def stop_under(server: ServerProcess) -> list[Client]:
 
 
 async def users(broker: str) -> set[str]:
-    """Return who is in the room, as its store has it."""
+    """Return the users in the room, from the presence in the broker."""
     channels = Channels(broker)
     channels.add_route('rooms:{room}', None, ChannelOptions(presence=True))
     await channels.start()
@@ -85,8 +85,8 @@ async def users(broker: str) -> set[str]:
     return {info.user for info in there.values()}
 
 
-def test_all_hear_a_close_code_in_batches(tmp_path: Path) -> None:
-    """Channels first, others after, a hundred at a time; presence is held; exit 0."""
+def test_stop_with_2000_connections_closes_all_in_batches(tmp_path: Path) -> None:
+    """Channels come first, then others, 100 at a time; presence stays; exit code 0."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 20_000), hard))
     assert hard >= 2 * TOTAL, f'{hard} descriptors are too few (ulimit -Hn)'
@@ -94,7 +94,7 @@ def test_all_hear_a_close_code_in_batches(tmp_path: Path) -> None:
     env = {'PYTHONPATH': 'tests', 'BROKER': broker, 'STOP_NOTES': str(notes)}
     command = SERVE.command('support.stop_app:app', '--log-level', 'warning')
     with ServerProcess(command, env=env) as server:
-        clients = asyncio.run(stop_under(server))
+        clients = asyncio.run(connect_and_stop(server))
         assert server.process is not None
         assert 0 == server.process.wait(30)
         assert '' == server.log()
@@ -102,21 +102,21 @@ def test_all_hear_a_close_code_in_batches(tmp_path: Path) -> None:
     kinds = Counter((client.kind, client.close_code) for client in clients)
     assert {
         ('"subscribe":', 3001): ENDPOINT,
-        ('subscribed', 1012): DOOR,
+        ('subscribed', 1012): PLAIN,
         ('hello', 1012): ECHO,
     } == kinds
-    # Those of channels come back by themselves, and were never away for others.
-    expected = {f'sdk{n}' for n in range(ENDPOINT)} | {f'raw{n}' for n in range(DOOR)}
+    # Clients of channels reconnect, so their presence does not end.
+    expected = {f'sdk{n}' for n in range(ENDPOINT)} | {f'raw{n}' for n in range(PLAIN)}
     assert expected == asyncio.run(users(broker))
-    # The server's own notes: the order does not depend on how fast clients read.
-    times, said = zip(
+    # The server's own notes: they do not depend on how fast clients read.
+    times, events = zip(
         *(line.split(' ', 1) for line in notes.read_text().splitlines()), strict=True
     )
-    assert f'before: {ENDPOINT + DOOR} {ECHO}' == said[0]
-    assert said[1].startswith('after: ')
-    assert said[1].endswith(f' {ECHO}')
-    assert ['end 1012'] * ECHO == list(said[2:])
-    # NOTE: in theory 13 pauses of 0.05 s at least, and 5 of 0.125 s at least.
+    assert f'before: {ENDPOINT + PLAIN} {ECHO}' == events[0]
+    assert events[1].startswith('after: ')
+    assert events[1].endswith(f' {ECHO}')
+    assert ['end 1012'] * ECHO == list(events[2:])
+    # NOTE: In theory at least 13 pauses of 0.05 s and 5 of 0.125 s.
     assert float(times[1]) - float(times[0]) >= 0.65
     ends = [float(when) for when in times[2:]]
     pauses = [later - one for one, later in itertools.pairwise(ends)]

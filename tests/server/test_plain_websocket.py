@@ -1,4 +1,4 @@
-"""The raw door where the server calls the connection: one task for each client."""
+"""Plain WebSockets with the direct extension: one task for each client."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HTTP = 'falcon_channels.server.http:BoundedHttpProtocol'
 
 
 class Room:
-    """Publishes what it is sent; `after` has how each visit went."""
+    """Publishes the messages of its clients; `after` records how each call ended."""
 
     def __init__(self) -> None:
         self.channels = Channels()
@@ -68,8 +68,8 @@ def server(room: Room) -> Iterator[RunningServer]:
         yield up
 
 
-def test_a_burst_is_published_in_order(server: RunningServer) -> None:
-    """More messages than may wait at once all come back, one after the other."""
+def test_burst_beyond_the_inbox_is_published_in_order(server: RunningServer) -> None:
+    """More messages than may wait at once are all published, in order."""
     texts = [b'%d' % number for number in range(60)]
     with Peer(server.port) as peer:
         peer.open(path='/a')
@@ -77,8 +77,8 @@ def test_a_burst_is_published_in_order(server: RunningServer) -> None:
         assert texts == [peer.message() for _ in texts]
 
 
-def test_a_client_has_one_task(server: RunningServer, room: Room) -> None:
-    """Each client more is one task more, that of the application."""
+def test_plain_websocket_needs_one_task(server: RunningServer, room: Room) -> None:
+    """Each further client needs one further task, the one of the application."""
     counts = []
     peers = []
     for _ in range(3):
@@ -91,28 +91,30 @@ def test_a_client_has_one_task(server: RunningServer, room: Room) -> None:
         peer.sock.close()
 
 
-def test_code_behind_it_runs_when_the_client_has_gone(
+def test_serve_returns_after_the_client_has_left_and_its_messages_are_published(
     server: RunningServer, room: Room
 ) -> None:
-    """`Channels.serve` returns at the end, and after what is being published."""
+    """`Channels.serve` returns at the end, after pending messages are published."""
     with Peer(server.port) as peer:
         peer.open(path='/a').send(frame(CLOSE, b'\x03\xe8'))
         assert 1000 == peer.close_code()
-    wait_until(lambda: room.after == ['left'], 'the first has left')
+    wait_until(lambda: room.after == ['left'], 'the first call has returned')
     with Peer(server.port) as peer:
         peer.open(path='/a').send(frame(TEXT, b'wait'))
-        wait_until(lambda: bool(room.waits), 'it is being published')
+        wait_until(lambda: bool(room.waits), 'the message is being published')
         peer.send(frame(CLOSE, b'\x03\xe8'))
         assert 1000 == peer.close_code()
-    wait_until(lambda: not server.connections, 'the connection is gone')
+    wait_until(lambda: not server.connections, 'the connection has ended')
     assert ['left'] == room.after
     (task,) = server.server.server_state.tasks
     task.get_loop().call_soon_threadsafe(room.waits[0].set)
-    wait_until(lambda: room.after == ['left', 'left'], 'the second has left')
+    wait_until(lambda: room.after == ['left', 'left'], 'the second call has returned')
 
 
-def test_a_defect_ends_with_1011(server: RunningServer, room: Room) -> None:
-    """What a responder raises ends the connection and reaches the application."""
+def test_responder_that_raises_closes_with_1011(
+    server: RunningServer, room: Room
+) -> None:
+    """The exception ends the connection and reaches the application."""
     with Peer(server.port) as peer:
         peer.open(path='/a').send(frame(TEXT, b'break'))
         assert 1011 == peer.close_code()
@@ -120,15 +122,15 @@ def test_a_defect_ends_with_1011(server: RunningServer, room: Room) -> None:
 
 
 @pytest.mark.parametrize('text', [b'hello', b'wait'])
-def test_a_task_that_is_cancelled_ends_with_1012(
+def test_cancelled_task_closes_with_1012(
     server: RunningServer, room: Room, text: bytes
 ) -> None:
-    """Where the server stops waiting for the application, the client comes back."""
+    """If the server cancels the application, the client is told to reconnect."""
     with Peer(server.port) as peer, Peer(server.port) as other:
         other.open(path='/a')
         peer.open(path='/a').send(frame(TEXT, text) + frame(TEXT, b'last'))
         if text == b'wait':
-            wait_until(lambda: bool(room.waits), 'it is being published')
+            wait_until(lambda: bool(room.waits), 'the message is being published')
         else:
             assert b'hello' == other.message()
             assert b'last' == other.message()
@@ -136,4 +138,4 @@ def test_a_task_that_is_cancelled_ends_with_1012(
         for task in first:
             task.get_loop().call_soon_threadsafe(task.cancel)
         assert 1012 == peer.close_code()
-    wait_until(lambda: room.after == ['CancelledError'] * 2, 'both have ended')
+    wait_until(lambda: room.after == ['CancelledError'] * 2, 'both calls have ended')

@@ -1,4 +1,4 @@
-"""Floods, readers that do not read, and peers that are gone: all bounded."""
+"""Floods, clients that do not read, and clients that are gone: all bounded."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from server.running import PING
 from server.running import running
 from server.running import TEXT
 
-#: Sizes of messages that are sent in one turn of the event loop: odd ones are text.
+#: Sizes of messages that are sent in one event-loop iteration; odd ones are text.
 MIXTURE = [*range(200), 100_000, 3, 4, 4095, 4097, 4096, 5, 100_001, 6] * 3
 
 
@@ -33,7 +33,7 @@ def rss_bytes() -> int:
 
 
 class Pressure:
-    """An application whose connections do what their path says."""
+    """An application whose connections behave as their path says."""
 
     def __init__(self) -> None:
         self.sent = 0
@@ -76,8 +76,10 @@ def app() -> Pressure:
     return Pressure()
 
 
-def test_a_reader_that_never_reads_is_cut(app: Pressure) -> None:
-    """`send` blocks, memory stays, others go on, and after a while the link is cut."""
+def test_client_that_never_reads_is_aborted_after_the_write_timeout(
+    app: Pressure,
+) -> None:
+    """`send` waits, memory stays bounded, and other clients are served."""
     options = ServerOptions(write_timeout_s=0.5)
     before = rss_bytes()
     with (
@@ -90,15 +92,17 @@ def test_a_reader_that_never_reads_is_cut(app: Pressure) -> None:
         assert b'hello' == other.message()
         wait_until(lambda: app.error is not None, 'the send fails')
         assert isinstance(app.error, OSError)
-        wait_until(lambda: app.code == 1006, 'told')
-        wait_until(lambda: len(server.connections) == 1, 'cut')
+        wait_until(lambda: app.code == 1006, 'the application is told')
+        wait_until(lambda: len(server.connections) == 1, 'the connection is aborted')
     assert app.sent < 200
     assert rss_bytes() - before < 30_000_000
 
 
 @pytest.mark.parametrize('deflate', [False, True])
-def test_messages_of_one_turn_keep_their_order(app: Pressure, deflate: bool) -> None:
-    """Whatever their sizes, all of them arrive in order, and before the close."""
+def test_messages_of_one_iteration_keep_their_order(
+    app: Pressure, deflate: bool
+) -> None:
+    """Messages of all sizes arrive in order, and before the close frame."""
     options = ServerOptions(deflate=deflate)
     with running(app, options=options) as server:
         url = server.ws_url + '/mixture'
@@ -111,8 +115,8 @@ def test_messages_of_one_turn_keep_their_order(app: Pressure, deflate: bool) -> 
             assert 4000 == ws.close_code
 
 
-def test_answers_of_one_turn_come_together(app: Pressure) -> None:
-    """What arrives in one read is answered in one write."""
+def test_answers_of_one_iteration_leave_in_one_write(app: Pressure) -> None:
+    """Messages that arrive in one read are answered in one write."""
     with running(app) as server, Peer(server.port) as peer:
         peer.open()
         peer.send(frame(TEXT, b'hello') * 20)
@@ -120,15 +124,15 @@ def test_answers_of_one_turn_come_together(app: Pressure) -> None:
         assert b'\x81\x05hello' * 20 == peer.sock.recv(65536)
 
 
-def test_a_slow_reader_is_not_cut(app: Pressure) -> None:
-    """Who takes a little now and then is waited for."""
+def test_client_that_reads_slowly_is_not_aborted(app: Pressure) -> None:
+    """A client that reads a little now and then keeps its connection."""
     options = ServerOptions(write_timeout_s=1)
     with (
         running(app, options=options) as server,
         Peer(server.port, receive_buffer_bytes=65536) as slow,
     ):
         slow.open(path='/torrent')
-        wait_until(lambda: app.sent > 3, 'it flows')
+        wait_until(lambda: app.sent > 3, 'messages are sent')
         before = app.sent
         stop = threading.Event()
         for _ in range(200):
@@ -138,8 +142,8 @@ def test_a_slow_reader_is_not_cut(app: Pressure) -> None:
         assert app.sent > before
 
 
-def test_a_ping_flood_is_bounded(app: Pressure) -> None:
-    """A peer that pings and does not read costs neither memory nor the others' time."""
+def test_ping_flood_costs_bounded_memory(app: Pressure) -> None:
+    """A client that pings and does not read does not delay others either."""
     before = rss_bytes()
     flood = frame(PING, b'x' * 100) * 1000
     with (
@@ -154,8 +158,10 @@ def test_a_ping_flood_is_bounded(app: Pressure) -> None:
     assert rss_bytes() - before < 30_000_000
 
 
-def test_a_message_flood_to_a_deaf_application_is_bounded(app: Pressure) -> None:
-    """Messages that nobody takes stay in the peer: TCP makes it wait."""
+def test_messages_that_the_application_does_not_receive_stay_in_the_peer(
+    app: Pressure,
+) -> None:
+    """TCP makes the client wait, and memory stays bounded."""
     before = rss_bytes()
     flood = frame(TEXT, b'x') * 10_000
     with running(app, timeout_graceful_shutdown=1) as server, Peer(server.port) as peer:
@@ -166,8 +172,8 @@ def test_a_message_flood_to_a_deaf_application_is_bounded(app: Pressure) -> None
     assert rss_bytes() - before < 30_000_000
 
 
-def test_a_fragment_flood_is_bounded(app: Pressure) -> None:
-    """Empty fragments end with 1009 after `max_fragments`."""
+def test_message_of_too_many_fragments_is_refused_with_1009(app: Pressure) -> None:
+    """Empty fragments count for `max_fragments`, too."""
     with running(app) as server, Peer(server.port) as peer:
         peer.open().send(
             frame(BINARY, b'', fin=False) + frame(0, b'', fin=False) * 5000
@@ -175,8 +181,8 @@ def test_a_fragment_flood_is_bounded(app: Pressure) -> None:
         assert 1009 == peer.close_code()
 
 
-def test_a_large_message_is_given_back(app: Pressure) -> None:
-    """After a message of megabytes no buffer of its size stays."""
+def test_buffer_of_a_large_message_is_freed(app: Pressure) -> None:
+    """After a message of megabytes the connection has no buffer."""
     with running(app) as server, Peer(server.port) as peer:
         peer.open().send(frame(BINARY, b'x' * 8_000_000))
         assert 8_000_000 == len(peer.message())
@@ -185,8 +191,8 @@ def test_a_large_message_is_given_back(app: Pressure) -> None:
 
 
 @pytest.mark.parametrize('path', ['/echo', '/deaf'])
-def test_a_half_open_peer_is_found(app: Pressure, path: str) -> None:
-    """A peer that answers no ping is cut, though TCP knows nothing of it."""
+def test_client_that_answers_no_ping_is_disconnected(app: Pressure, path: str) -> None:
+    """It is detected even though TCP reports no error."""
     with running(
         app,
         ws_ping_interval=0.1,
@@ -194,14 +200,14 @@ def test_a_half_open_peer_is_found(app: Pressure, path: str) -> None:
         options=ServerOptions(close_timeout_s=0.2),
         timeout_graceful_shutdown=1,
     ) as server:
-        # NOTE: The peer's kernel acknowledges what the peer does not read.
+        # NOTE: The peer's kernel acknowledges bytes that the peer does not read.
         peer = Peer(server.port).open(path=path)
-        wait_until(lambda: not server.connections, 'cut')
+        wait_until(lambda: not server.connections, 'the connection is aborted')
         peer.sock.close()
 
 
-def test_a_peer_that_answers_pings_stays(app: Pressure) -> None:
-    """A client that only answers pings lives through many intervals."""
+def test_client_that_only_answers_pings_stays_connected(app: Pressure) -> None:
+    """Pongs keep a connection open for many intervals."""
     with (
         running(app, ws_ping_interval=0.05, ws_ping_timeout=5) as server,
         Peer(server.port) as peer,
@@ -214,8 +220,8 @@ def test_a_peer_that_answers_pings_stays(app: Pressure) -> None:
         assert b'still here' == peer.message()
 
 
-def test_unacknowledged_bytes_have_a_deadline(app: Pressure) -> None:
-    """The kernel is told to give up on a peer that acknowledges nothing."""
+def test_socket_has_the_unacknowledged_timeout(app: Pressure) -> None:
+    """The kernel closes a connection whose peer acknowledges nothing."""
     with (
         running(app, options=ServerOptions(unacknowledged_timeout_s=7)) as server,
         Peer(server.port) as peer,
@@ -226,16 +232,16 @@ def test_unacknowledged_bytes_have_a_deadline(app: Pressure) -> None:
         assert 7000 == sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
 
 
-def test_a_silent_client_can_be_refused(app: Pressure) -> None:
-    """With `first_message_timeout_s` a client that says nothing gets 1008."""
+def test_client_without_a_first_message_is_closed_with_1008(app: Pressure) -> None:
+    """The deadline is `first_message_timeout_s`."""
     options = ServerOptions(first_message_timeout_s=0.2)
     with running(app, options=options) as server, Peer(server.port) as peer:
         peer.open()
         assert 1008 == peer.close_code()
 
 
-def test_a_client_that_has_spoken_may_be_silent(app: Pressure) -> None:
-    """The deadline is for a first message; pings in between make no difference."""
+def test_client_may_be_silent_after_its_first_message(app: Pressure) -> None:
+    """The deadline is for a first message only; pings do not matter."""
     options = ServerOptions(first_message_timeout_s=0.3)
     with (
         running(app, options=options, ws_ping_interval=0.05) as server,
@@ -250,8 +256,8 @@ def test_a_client_that_has_spoken_may_be_silent(app: Pressure) -> None:
         assert b'still' == peer.message()
 
 
-def test_a_half_closed_peer_that_does_not_read_is_cut(app: Pressure) -> None:
-    """An end of stream with a backlog behind it does not keep the connection."""
+def test_half_closed_client_that_does_not_read_is_aborted(app: Pressure) -> None:
+    """An end of stream does not keep a connection with pending output open."""
     options = ServerOptions(close_timeout_s=0.3)
     with (
         running(app, options=options) as server,
@@ -261,8 +267,8 @@ def test_a_half_closed_peer_that_does_not_read_is_cut(app: Pressure) -> None:
         (connection,) = server.connections
         wait_until(lambda: connection.write_blocked, 'a backlog')
         peer.sock.shutdown(socket.SHUT_WR)
-        wait_until(lambda: not server.connections, 'cut')
-        wait_until(lambda: app.code == 1006, 'told')
+        wait_until(lambda: not server.connections, 'the connection is aborted')
+        wait_until(lambda: app.code == 1006, 'the application is told')
 
 
 class SendOnly:
@@ -283,10 +289,10 @@ class SendOnly:
 
 @pytest.mark.parametrize('receive_queue', [0, 4])
 @pytest.mark.parametrize(('code', 'expected'), [(4321, 4321), (None, 1006)])
-def test_a_responder_that_only_sends_learns_of_the_end(
+def test_responder_that_only_sends_gets_the_close_code(
     receive_queue: int, code: int | None, expected: int
 ) -> None:
-    """Falcon raises `WebSocketDisconnected` with the client's code, queue or not."""
+    """Falcon raises `WebSocketDisconnected`, with its receive queue and without."""
     app = falcon.asgi.App()
     app.ws_options.max_receive_queue = receive_queue
     resource = SendOnly()
@@ -305,8 +311,8 @@ def test_a_responder_that_only_sends_learns_of_the_end(
     assert [expected, True, False] == resource.seen
 
 
-def test_a_second_receive_reports_the_end_again() -> None:
-    """`receive` after the disconnect returns at once, and does not hang."""
+def test_receive_after_the_disconnect_returns_the_disconnect_again() -> None:
+    """A second `receive` returns at once, and does not hang."""
     codes: list[int] = []
 
     async def app(scope, receive, send) -> None:
@@ -321,8 +327,8 @@ def test_a_second_receive_reports_the_end_again() -> None:
     assert [4000, 4000] == codes
 
 
-def test_many_tasks_may_send(app: Pressure) -> None:
-    """Messages of concurrent senders are whole, and keep each sender's order."""
+def test_concurrent_senders_send_whole_messages_in_their_order(app: Pressure) -> None:
+    """Messages of concurrent tasks are whole, and keep the order of each task."""
 
     async def chorus(scope, receive, send) -> None:
         await receive()

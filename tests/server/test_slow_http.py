@@ -1,4 +1,4 @@
-"""HTTP clients that read nothing of their response are cut, and nobody else."""
+"""HTTP clients that read nothing of their response are aborted, and no others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OPTIONS = ServerOptions(write_timeout_s=0.5, unacknowledged_timeout_s=1.0)
 
 
 class Bodies:
-    """An application whose responses have the size that their path says."""
+    """An application whose path is the size of its response."""
 
     def __init__(self) -> None:
         self.sent = 0
@@ -38,7 +38,7 @@ class Bodies:
 
 
 class Rest:
-    """An application that is done when something is left in the transport."""
+    """An application that ends while output is pending in the transport."""
 
     def __init__(self) -> None:
         self.server: Any = None
@@ -55,7 +55,7 @@ class Rest:
         await send({'type': 'http.response.body'})
 
 
-def ask(server: RunningServer, path: str, *lines: str) -> socket.socket:
+def send_request(server: RunningServer, path: str, *lines: str) -> socket.socket:
     """Send a request by a socket with a small buffer; read nothing."""
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -66,41 +66,41 @@ def ask(server: RunningServer, path: str, *lines: str) -> socket.socket:
     return client
 
 
-def test_a_response_that_nobody_reads() -> None:
-    """Its connection is cut while the application waits, which then goes on."""
+def test_client_that_does_not_read_its_response_is_aborted() -> None:
+    """The connection is aborted while the application waits, which then continues."""
     app = Bodies()
     with running(app, http=HTTP, options=OPTIONS) as server:
-        with ask(server, '/10000'):
-            wait_until(lambda: app.sent, 'it has begun')
-            wait_until(lambda: not server.connections, 'it is cut')
-            wait_until(lambda: app.done == 1, 'the application goes on')
+        with send_request(server, '/10000'):
+            wait_until(lambda: app.sent, 'the response has begun')
+            wait_until(lambda: not server.connections, 'the connection is aborted')
+            wait_until(lambda: app.done == 1, 'the application has continued')
 
 
-def test_the_rest_of_a_response_that_nobody_reads() -> None:
-    """Its connection is cut, too, when the application has long done."""
+def test_client_that_does_not_read_the_end_of_its_response_is_aborted() -> None:
+    """The connection is aborted even if the application has already ended."""
     rest = Rest()
     with running(rest, http=HTTP, options=OPTIONS) as rest.server:
-        with ask(rest.server, '/', 'Connection: close'):
-            wait_until(lambda: rest.left_bytes, 'something is left')
-            wait_until(lambda: not rest.server.connections, 'it is cut')
+        with send_request(rest.server, '/', 'Connection: close'):
+            wait_until(lambda: rest.left_bytes, 'output is pending')
+            wait_until(lambda: not rest.server.connections, 'the connection is aborted')
     assert rest.left_bytes < 65536
 
 
-def test_a_slow_reader_gets_all() -> None:
-    """Who takes a little now and then is waited for."""
+def test_client_that_reads_slowly_gets_the_whole_response() -> None:
+    """A client that reads a little now and then is not aborted."""
     app = Bodies()
     with running(app, http=HTTP, options=OPTIONS) as server:
-        with ask(server, '/40', 'Connection: close') as client:
+        with send_request(server, '/40', 'Connection: close') as client:
             received = 0
             while data := client.recv(16384):
                 received += data.count(0)
     assert 40 * 65536 == received
 
 
-def test_a_stream_of_events_that_nobody_reads(
+def test_event_stream_without_reader_ends_with_one_warning(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It ends as a slow reader, with one warning and no traceback."""
+    """It is disconnected as a slow consumer, without a traceback."""
     monkeypatch.setattr('falcon_channels.transports.http_stream.CLOSE_TIMEOUT_S', 0.1)
     channels = Channels()
     channels.add_route('news', None, ChannelOptions(publishers='anybody'))
@@ -109,10 +109,10 @@ def test_a_stream_of_events_that_nobody_reads(
     app.add_route('/flood', Flood(channels))
     with running(app, http=HTTP, lifespan='on') as server:
         path = '/connection/uni_sse?cf_connect={"subs":{"news":{}}}'
-        with ask(server, path), ask(server, '/flood') as other:
+        with send_request(server, path), send_request(server, '/flood') as other:
             assert other.recv(12) == b'HTTP/1.1 200'
-            wait_until(lambda: not channels.connections(), 'it has ended')
-            wait_until(lambda: len(server.connections) < 2, 'its socket is gone')
+            wait_until(lambda: not channels.connections(), 'the stream has ended')
+            wait_until(lambda: len(server.connections) < 2, 'its socket is closed')
     assert 1 == channels.node.hub.counters.slow_disconnects
     messages = [record.getMessage() for record in caplog.records]
     assert 1 == sum('too slowly' in message for message in messages)
@@ -125,7 +125,7 @@ class Anybody:
 
 
 class Flood:
-    """Publishes as long as somebody is connected."""
+    """Publishes while a client is connected."""
 
     def __init__(self, channels: Channels) -> None:
         self.channels = channels

@@ -1,7 +1,7 @@
-"""A server that is stopped and started again while everybody publishes and listens.
+"""A server that is stopped and started again under load.
 
-Publishers repeat what was not acknowledged, with the same idempotency key; listeners
-come back with their position. Nobody may have lost or doubled a publication then.
+Publishers repeat publications that were not acknowledged, with the same idempotency
+key. Listeners reconnect with their position. No publication may be lost or doubled.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from support.stop_app import KEY
 LISTENERS = 120
 SDK_CLIENTS = 6
 PUBLISHERS = 4
-#: How many publications each publisher makes, and after how many the server stops.
+#: Publications of each publisher, and the totals at which the server stops.
 EACH = 400
 STOPS_AT = (200, 600, 1000)
 
@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.server, pytest.mark.timeout(240)]
 
 
 class Listener(LeanClient):
-    """Comes back to the room with its position, until it has heard everything."""
+    """A client that reconnects with its position."""
 
     def __init__(self, port: int) -> None:
         super().__init__(port, '/rooms/load')
@@ -66,7 +66,7 @@ class Listener(LeanClient):
 
 
 class SdkListener(centrifuge.SubscriptionEventHandler):
-    """What a client of the official SDK hears."""
+    """The publications that a client of the official SDK receives."""
 
     def __init__(self) -> None:
         self.heard: list[tuple[int, Any]] = []
@@ -81,7 +81,7 @@ class SdkListener(centrifuge.SubscriptionEventHandler):
 
 
 async def publish(url: str, name: int, acknowledged: list[Any]) -> None:
-    """Publish one after the other; what is not acknowledged is sent again."""
+    """Publish one message after the other; repeat those without acknowledgement."""
     async with httpx.AsyncClient(timeout=20, trust_env=False) as http:
         for number in range(EACH):
             body = {
@@ -144,17 +144,17 @@ async def run(
     for listener in listeners:
         listener.cut()
     async with asyncio.timeout(30):
-        # NOTE: the SDK closes its sockets in tasks that nobody waits for.
+        # NOTE: The SDK closes its sockets in tasks of its own.
         while asyncio.all_tasks() - {asyncio.current_task()}:
             await asyncio.sleep(0.01)
     return acknowledged, listeners, sdk
 
 
 @pytest.mark.parametrize('workers', [1, 2])
-def test_nothing_acknowledged_is_lost(
+def test_restarts_under_load_lose_no_acknowledged_publication(
     asgi_server: AsgiServer, workers: int, tmp_path: Path
 ) -> None:
-    """Whoever recovers has every publication exactly once, in order."""
+    """Clients that recover get each publication exactly once, in order."""
     command = asgi_server.command('support.stop_app:app', '--workers', str(workers))
     env = {'PYTHONPATH': 'tests', 'BROKER': f'sqlite:///{tmp_path}/channels.db'}
     status = asgi_server.stop_status if workers == 1 else 0
@@ -177,7 +177,7 @@ def test_nothing_acknowledged_is_lost(
     assert [True] == sorted({recovered for one in sdk for recovered in one.recovered})
     for one in [*listeners, *sdk]:
         assert published == one.heard
-    # NOTE: who is back at once may meet the other worker, which stops as well.
+    # NOTE: A client that reconnects at once may reach another worker, which stops, too.
     assert len(STOPS_AT) <= min(len(one.codes) for one in listeners)
     codes = {code for one in listeners for code in one.codes}
     assert {asgi_server.stop_codes[1]} == codes

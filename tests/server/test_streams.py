@@ -1,4 +1,4 @@
-"""Any stream, cut anywhere: what our reader delivers is what the core alone would."""
+"""Any stream, cut anywhere, gives the same messages as with the core alone."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ REQUEST = (
 ).encode()
 
 
-class Wire(asyncio.Transport):
-    """Keeps what is written."""
+class RecordingTransport(asyncio.Transport):
+    """A transport that records what is written."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,8 +65,8 @@ class Wire(asyncio.Transport):
         pass
 
 
-class Heard:
-    """Keeps what a receiver is told."""
+class RecordingReceiver:
+    """A receiver that records its events."""
 
     def __init__(self) -> None:
         self.events: list[Any] = []
@@ -81,9 +81,9 @@ class Heard:
         self.events.append(code)
 
 
-async def ours(chunks: list[bytes]) -> list[Any]:
-    """Return what our class delivers, and the code of its end."""
-    heard = Heard()
+async def read_by_our_class(chunks: list[bytes]) -> list[Any]:
+    """Return the messages that our class delivers, and the code of the end."""
+    heard = RecordingReceiver()
     attached = asyncio.Event()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -101,7 +101,7 @@ async def ours(chunks: list[bytes]) -> list[Any]:
     )
     config.load()
     protocol = WebSocketProtocol(config, ServerState(), {})
-    protocol.connection_made(Wire())
+    protocol.connection_made(RecordingTransport())
     protocol.data_received(REQUEST)
     await attached.wait()
     for chunk in chunks:
@@ -110,8 +110,8 @@ async def ours(chunks: list[bytes]) -> list[Any]:
     return heard.events
 
 
-def by_the_core(stream: bytes) -> list[Any]:
-    """Return what the sans-I/O core makes of the stream in one piece."""
+def read_by_the_core(stream: bytes) -> list[Any]:
+    """Return the messages that the core reads from the whole stream."""
     core = ServerProtocol(state=OPEN, max_size=MAX_SIZE)
     core.receive_data(stream)
     events: list[Any] = []
@@ -127,7 +127,7 @@ def by_the_core(stream: bytes) -> list[Any]:
             continue
         whole = b''.join(parts)
         if not event.fin:
-            # NOTE: The core leaves UTF-8 to its user.
+            # NOTE: The core does not check UTF-8.
             if text and not is_utf8(whole, cut=True):
                 return [*events, 1007]
         elif text and not is_utf8(whole, cut=False):
@@ -135,7 +135,7 @@ def by_the_core(stream: bytes) -> list[Any]:
         else:
             events.append(whole.decode() if text else whole)
     if str(core.parser_exc) == 'incomplete fragmented message':
-        # The one difference: a close frame may come in the middle of a message.
+        # The one difference: ours accepts a close frame within a message.
         assert core.close_rcvd is not None
         return [*events, int(core.close_rcvd.code)]
     if core.parser_exc is not None:
@@ -175,7 +175,7 @@ FRAMES = st.one_of(
 
 @settings(max_examples=400, deadline=None)
 @given(st.lists(FRAMES, max_size=12), st.lists(st.integers(1, 60), max_size=30))
-def test_streams_are_read_as_the_core_reads_them(
+def test_stream_cut_anywhere_is_read_as_by_the_core(
     frames: list[bytes], cuts: list[int]
 ) -> None:
     """Messages, their order and the code of the end are those of the core alone."""
@@ -187,4 +187,4 @@ def test_streams_are_read_as_the_core_reads_them(
         rest = rest[cut:]
     chunks = [chunk for chunk in [*chunks, rest] if chunk]
 
-    assert by_the_core(stream) == asyncio.run(ours(chunks))
+    assert read_by_the_core(stream) == asyncio.run(read_by_our_class(chunks))

@@ -1,4 +1,4 @@
-"""What is read without the core: it would have taken the same, and read it alike."""
+"""Handshakes that are read without the core, with the same result as by it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ FIREFOX: Pairs = [
     (name, b'keep-alive, Upgrade' if name == b'connection' else value)
     for name, value in CHROME
 ]
-#: One byte of each kind that parsers may take for something else.
+#: Bytes that parsers may read differently.
 ODD = [b'\r', b'\n', b'\r\n', b'\0', b'\x7f', b'\x0b', b'\t', b' ', b':', b',', b'\xe9']
 
 
@@ -82,7 +82,7 @@ def facts(read: Handshake) -> tuple[object, ...]:
 
 @st.composite
 def odd_bytes(draw: st.DrawFn, usual: bytes) -> bytes:
-    """What is usual with a part repeated or cut out, or with an odd byte."""
+    """Return usual bytes with a part repeated or removed, or with an odd byte."""
     at = draw(st.integers(0, len(usual)))
     end = draw(st.integers(at, min(at + 3, len(usual))))
     between = draw(st.sampled_from([*ODD, b'', usual[at:end] * 2, b'x', b'X', b'0']))
@@ -91,7 +91,7 @@ def odd_bytes(draw: st.DrawFn, usual: bytes) -> bytes:
 
 @st.composite
 def requests(draw: st.DrawFn) -> tuple[bytes, Pairs]:
-    """A target and headers, mostly usual ones, with a few things wrong or odd."""
+    """Return a target and headers, mostly usual ones, with a few errors."""
     headers = list(draw(st.sampled_from([PLAIN, CHROME, FIREFOX])))
     target = draw(st.sampled_from([b'/', b'/a/%0a?x=%ff&y', b'//a', b'/?', b'*']))
     for _ in range(draw(st.integers(0, 3))):
@@ -137,10 +137,10 @@ NEW: Pairs = [
 
 @settings(max_examples=500, deadline=None)
 @given(requests(), st.sampled_from(CONTEXTS))
-def test_what_is_read_without_the_core_is_what_the_core_reads(
+def test_request_read_without_the_core_equals_the_one_of_the_core(
     request_parts: tuple[bytes, Pairs], context: ServerContext
 ) -> None:
-    """Whatever a request holds, it is left to the core or read as the core would."""
+    """Any request is left to the core, or read as the core reads it."""
     target, headers = request_parts
     data = written(target, headers)
     read = read_usual(context, target, headers)
@@ -152,7 +152,7 @@ def test_what_is_read_without_the_core_is_what_the_core_reads(
 
 @settings(max_examples=500, deadline=None)
 @given(st.data(), st.sampled_from([PLAIN, CHROME, FIREFOX]), st.sampled_from(CONTEXTS))
-def test_bytes_are_read_as_the_core_reads_them(
+def test_changed_request_has_the_same_outcome_as_with_the_core(
     data: st.DataObject, headers: Pairs, context: ServerContext
 ) -> None:
     """A request changed anywhere has one outcome, with the core alone or not."""
@@ -173,8 +173,10 @@ def outcome(read: Any, context: ServerContext, request: bytes) -> tuple[object, 
 
 @pytest.mark.parametrize('headers', [PLAIN, CHROME, FIREFOX])
 @pytest.mark.parametrize('context', CONTEXTS, ids=['plain', 'deflate'])
-def test_what_clients_send_is_usual(context: ServerContext, headers: Pairs) -> None:
-    """Requests of libraries and browsers need no core."""
+def test_request_of_libraries_and_browsers_needs_no_core(
+    context: ServerContext, headers: Pairs
+) -> None:
+    """Requests of libraries and browsers have the usual form."""
     read = read_usual(context, b'/connection/websocket?x=1', headers)
     assert read is not None
     assert headers == read.headers
@@ -205,14 +207,14 @@ LIMITS: dict[str, tuple[bytes, Pairs]] = {
 
 
 @pytest.mark.parametrize('name', LIMITS)
-def test_what_is_not_plain_is_left_to_the_core(name: str) -> None:
-    """Everything that two readers could see differently is the core's to judge."""
+def test_ambiguous_request_is_left_to_the_core(name: str) -> None:
+    """The core decides about requests that two parsers could read differently."""
     for context in CONTEXTS:
         assert read_usual(context, *LIMITS[name]) is None
 
 
 class CountedCore(websockets.server.ServerProtocol):
-    """The sans-I/O core, counted."""
+    """The protocol core, with a count of its objects."""
 
     made = 0
 
@@ -222,7 +224,7 @@ class CountedCore(websockets.server.ServerProtocol):
 
 
 async def tell_scope(scope: Any, receive: Any, send: Any) -> None:
-    """Accept, and say what is in the scope."""
+    """Accept, and send the content of the scope."""
     await receive()
     await send({'type': 'websocket.accept'})
     left_out = ('state', 'extensions', 'asgi', 'client', 'server')
@@ -241,8 +243,8 @@ def no_core(monkeypatch: pytest.MonkeyPatch) -> type[CountedCore]:
 
 
 @pytest.mark.parametrize('http', ['h11', 'httptools', HTTP])
-def test_a_usual_handshake_makes_no_core(http: str, no_core: type[CountedCore]) -> None:
-    """With each HTTP class the application gets the scope, and no core is made."""
+def test_usual_handshake_creates_no_core(http: str, no_core: type[CountedCore]) -> None:
+    """With each HTTP class the application gets the same scope without a core."""
     with running(tell_scope, http=http) as server, Peer(server.port) as peer:
         peer.open('Origin: http://localhost', 'X-Name:  \t v\xe9 ', path='/%41?q=%0a')
         at, to, scope = peer.message().decode().split(' ', 2)
@@ -261,8 +263,10 @@ def test_a_usual_handshake_makes_no_core(http: str, no_core: type[CountedCore]) 
 
 
 @pytest.mark.parametrize('http', ['h11', 'httptools', HTTP])
-def test_an_odd_handshake_has_its_core(http: str, no_core: type[CountedCore]) -> None:
-    """What is right and not usual is accepted by the core, with the same scope."""
+def test_unusual_valid_handshake_is_accepted_by_the_core(
+    http: str, no_core: type[CountedCore]
+) -> None:
+    """The core accepts it with the same scope."""
     with running(tell_scope, http=http) as server, Peer(server.port) as peer:
         lines = 'Sec-WebSocket-Protocol: a', 'Sec-WebSocket-Protocol: b, c'
         peer.open(*lines, 'Content-Length: 0')
@@ -271,7 +275,7 @@ def test_an_odd_handshake_has_its_core(http: str, no_core: type[CountedCore]) ->
     assert 1 == no_core.made
 
 
-def test_compression_is_agreed_without_the_core_s_parser() -> None:
+def test_usual_handshake_negotiates_compression() -> None:
     """With our HTTP class an offer is answered, and compressed messages are read."""
     options = ServerOptions(deflate=True)
     offer = 'Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits'
@@ -295,17 +299,19 @@ def test_compression_is_agreed_without_the_core_s_parser() -> None:
         assert 1007 == peer.close_code()
 
 
-class Bounded(WebSocketProtocol):
-    """A class that brings its own options."""
+class WithOptions(WebSocketProtocol):
+    """A class with its own options."""
 
     options = ServerOptions(unacknowledged_timeout_s=7)
 
 
 @pytest.mark.parametrize('own', [False, True])
-def test_a_connection_that_was_handed_over_is_bounded(own: bool) -> None:
-    """The kernel's deadline is that of the WebSocket class, whoever has set it."""
+def test_handed_over_connection_has_the_timeout_of_its_websocket_class(
+    own: bool,
+) -> None:
+    """The kernel's deadline is the one of the WebSocket class in both cases."""
     options = None if own else ServerOptions(unacknowledged_timeout_s=7)
-    kind = Bounded if own else WebSocketProtocol
+    kind = WithOptions if own else WebSocketProtocol
     with (
         running(tell_scope, http=HTTP, ws=kind, options=options) as server,
         Peer(server.port) as peer,

@@ -1,9 +1,9 @@
-"""The ASGI servers that the suite runs on, and where they are known to differ.
+"""The ASGI servers of the test suite, and their known differences.
 
-A test that starts an ASGI application takes the fixture `asgi_server`, a line of
-`SERVERS`. With ``--asgi-server NAME`` all of these tests, and no others, run on that
-server; without it they run on our own, and those marked ``every_server`` on all four.
-What differs is a field here: tests assert it, and docs/server.md says it to users.
+A test that starts an ASGI application uses the fixture `asgi_server`, a line of
+`SERVERS`. With ``--asgi-server NAME`` only these tests run, on that server. Without it
+they run on our own server, and those marked ``every_server`` run on all four. Each
+difference is a field here: tests assert it, and docs/server.md has it for users.
 """
 
 from __future__ import annotations
@@ -16,32 +16,33 @@ OURS = 'falcon_channels.server.protocol:WebSocketProtocol'
 
 @dataclass(frozen=True, kw_only=True)
 class AsgiServer:
-    """An ASGI server and what it does differently.
+    """An ASGI server and its differences.
 
     Attributes:
-        name: Of the server, for ``--asgi-server``.
-        words: The command without the application; ``{port}`` is where it listens.
-        ws: uvicorn's WebSocket class, where it is uvicorn or ours.
-        keeps_status: Whether a client learns the status of an HTTPError that is raised
-            before the accept. ASGI has only ``websocket.close`` for it, which other
-            servers answer with 403, whatever its code.
-        forks: Whether a child process serves even where one worker is asked for.
-        replaces_workers: Whether it starts another worker for one that has died; the
-            others end with it.
-        calls_factories: Whether it is given ``module:factory()`` for a factory, rather
-            than ``--factory``.
-        stop_codes: What clients hear when it gets SIGTERM: one of the client protocol,
-            one of the raw door, one of an application's own; None is no close frame.
-        stop_status: The exit code of one process after that.
+        name: Name for ``--asgi-server``.
+        words: The command without the application; ``{port}`` is the port.
+        ws: uvicorn's WebSocket class, if the server is uvicorn or ours.
+        keeps_status: Whether a client gets the status of an HTTPError that is raised
+            before the accept. ASGI has only ``websocket.close`` for it, and other
+            servers answer every code with 403.
+        forks: Whether a child process serves even with one worker.
+        replaces_workers: Whether it replaces a worker that has died; otherwise all
+            workers end.
+        calls_factories: Whether a factory is given as ``module:factory()``, and not
+            with ``--factory``.
+        stop_codes: Close codes at SIGTERM of a client of the client protocol, of a
+            plain WebSocket, and of an application's own WebSocket; None for no close
+            frame.
+        stop_status: Exit code of one process after SIGTERM.
         drains: Whether it runs the drain hooks before it closes connections, so that
-            presence is held for those who come back.
+            presence does not end for clients that reconnect.
         stop_is_quiet: Whether it logs no traceback for connections that it ends.
-        impatience: Options that let it give up within seconds on a client that is
-            silent or gone.
-        finds_silent: Whether it ends, with them, a WebSocket whose client answers no
-            ping, and shows no other sign of life.
-        hears_all: Whether the application gets everything that a client sent before it
-            left, though it sends to that client meanwhile.
+        impatience: Options with timeouts of seconds for clients that are silent or
+            gone.
+        finds_silent: Whether these options end a WebSocket whose client answers no
+            ping and sends nothing else.
+        hears_all: Whether the application gets all messages that a client sent before
+            it left, even if the application sends to that client meanwhile.
     """
 
     name: str
@@ -63,17 +64,17 @@ class AsgiServer:
         return self.name
 
     def command(self, app: str, *more: str) -> list[str]:
-        """Return the words that serve ``module:attribute``."""
+        """Return the command that serves ``module:attribute``."""
         return [*self.words, *more, app]
 
     def factory_command(self, factory: str, *more: str) -> list[str]:
-        """Return the words that serve what ``module:factory`` returns."""
+        """Return the command that serves the app of ``module:factory``."""
         if self.calls_factories:
             return self.command(f'{factory}()', *more)
         return self.command(factory, *more, '--factory')
 
     def refusal(self, status: int) -> int:
-        """Return what a client gets where a handshake is refused with `status`."""
+        """Return the status that a client gets for a refusal with `status`."""
         return status if self.keeps_status else 403
 
 
@@ -89,9 +90,9 @@ UVICORN = AsgiServer(
     name='uvicorn',
     words=('python', '-m', 'uvicorn', '--port', '{port}'),
     ws='websockets-sansio',
-    # It ends itself with the signal that it was stopped by.
+    # It ends itself with the signal that stopped it.
     stop_status=-15,
-    # A send to a client that has left raises, and Falcon receives nothing after it.
+    # A send to a client that has left raises, and then Falcon receives nothing.
     hears_all=False,
 )
 HYPERCORN = AsgiServer(
@@ -100,10 +101,10 @@ HYPERCORN = AsgiServer(
     forks=True,
     calls_factories=True,
     replaces_workers=False,
-    # It lets connections go on for three seconds, then cancels what is left.
+    # It cancels the remaining connections after three seconds.
     stop_codes=(1011, 1011, 1011),
     stop_is_quiet=False,
-    # It does not wait for pongs; but who answers pings sends something.
+    # It does not wait for pongs, but a pong counts as a sign of life.
     impatience=('--websocket-ping-interval', '1', '--read-timeout', '3'),
 )
 GRANIAN = AsgiServer(
@@ -111,12 +112,12 @@ GRANIAN = AsgiServer(
     words=('python', '-m', 'granian', '--interface', 'asgi', '--port', '{port}'),
     forks=True,
     replaces_workers=False,
-    # It hangs up.
+    # It ends connections without a close frame.
     stop_codes=(None, None, None),
-    # It has neither pings nor a limit of time.
+    # It has neither pings nor timeouts.
     impatience=(),
     finds_silent=False,
 )
 
-#: On these four the whole suite runs.
+#: The four servers of the whole suite.
 SERVERS = {server.name: server for server in (SERVE, UVICORN, HYPERCORN, GRANIAN)}

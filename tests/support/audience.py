@@ -1,4 +1,4 @@
-"""Subscribers that note what they get, and a publisher that never gives up."""
+"""Subscribers that record publications, and a publisher that retries."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from falcon_channels import Channels
 from falcon_channels import UnsubscribedError
 from falcon_channels.brokers.base import Broker
 
-#: How many subscribers a fault is watched by.
+#: Default number of subscribers.
 SUBSCRIBERS = 50
 OPTIONS = ChannelOptions(history_size=20_000, history_ttl_s=3600.0)
 
@@ -35,8 +35,8 @@ class Audience:
     """Subscribers of one channel.
 
     Attributes:
-        heard: For each subscriber the lists of what it got: a new list begins where it
-            was told that it missed something.
+        heard: For each subscriber, lists of its publications. A new list begins when
+            the subscriber was told that it has missed publications.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Audience:
                 await asyncio.sleep(0.05)
 
     async def until(self, condition: Callable[[], object], what: str) -> None:
-        """Return when `condition()` is true; fail where a subscriber has failed."""
+        """Return when `condition()` is true; fail if a subscriber has failed."""
         async with asyncio.timeout(40):
             while not condition():
                 for task in self._tasks:
@@ -83,7 +83,7 @@ class Audience:
         assert condition(), what
 
     async def until_heard(self, value: str) -> None:
-        """Return when every subscriber has got a value last."""
+        """Return when `value` is the last publication of every subscriber."""
         await self.until(
             lambda: all(
                 heard and heard[-1] and heard[-1][-1][1] == value
@@ -93,13 +93,13 @@ class Audience:
         )
 
     def check_all_heard(self, values: list[str]) -> None:
-        """Everybody got everything once and in order, and nobody was told otherwise."""
+        """Check that all got all values once and in order, without a gap."""
         expected = list(enumerate(values, 1))
         for heard in self.heard:
             assert [expected] == heard
 
     def check_heard_or_told(self, values: list[str]) -> None:
-        """Everybody got everything in order up to where it was told, and from there."""
+        """Check that all got their values in order, with a notice for each gap."""
         for heard in self.heard:
             got: list[str] = []
             for part in heard:
@@ -112,11 +112,11 @@ class Audience:
 
 
 class Publisher:
-    """Publishes one value after another, each again until it is acknowledged.
+    """Publishes one value after the other, and repeats each until it is acknowledged.
 
     Attributes:
-        values: What was acknowledged, in order.
-        failures: How often a publish was not acknowledged.
+        values: Acknowledged values, in order.
+        failures: Number of publishes that were not acknowledged.
     """
 
     def __init__(self, channels: Channels, channel: str) -> None:
@@ -140,7 +140,7 @@ class Publisher:
                 return
 
     async def publish_while(self, task: asyncio.Task[object], prefix: str) -> None:
-        """Publish until a task is done, and ten values more."""
+        """Publish until a task is done, and ten more values."""
         number = 0
         while not task.done():
             await self.publish(f'{prefix} {number}')
@@ -152,12 +152,12 @@ class Publisher:
 
 
 def is_lost(channels: Channels) -> bool:
-    """Return whether the link of channels is lost."""
+    """Return whether the broker link of `channels` is lost."""
     return channels.status == 'link lost'
 
 
 async def lost_and_back(channels: Channels, audience: Audience) -> None:
-    """Return when the link of channels was lost and is back."""
+    """Return when the broker link was lost and has been restored."""
     await audience.until(lambda: is_lost(channels), 'the link is lost')
     await audience.until(lambda: channels.status == 'ok', 'the link is back')
 
@@ -165,7 +165,7 @@ async def lost_and_back(channels: Channels, audience: Audience) -> None:
 async def run_fault(
     url: str, fault: Callable[[Channels, Audience], Awaitable[None]]
 ) -> tuple[Audience, Publisher, Channels]:
-    """Publish from one process to subscribers of another, before, during and after."""
+    """Publish before, during and after a fault, to subscribers on another link."""
     async with open_channels(url) as listening, open_channels(url) as publishing:
         publisher = Publisher(publishing, 'news')
         async with Audience(listening, 'news') as audience:

@@ -1,4 +1,4 @@
-"""Whether this system lets programs use io_uring, and who is written without it."""
+"""Whether this system allows io_uring, and which sockets are written without it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SETUP = 425
 
 
 def _allowed() -> bool:
-    """Find out without our own code."""
+    """Return whether the system allows io_uring, without our own code."""
     found = re.match(r'(\d+)\.(\d+)', platform.release())
     if found is None or platform.system() != 'Linux':
         return False
@@ -27,14 +27,14 @@ def _allowed() -> bool:
     return (int(found[1]), int(found[2])) >= (6, 1)
 
 
-#: For tests of what is done with io_uring.
+#: Marker of tests that use io_uring.
 needs_io_uring = pytest.mark.skipif(
     not _allowed(), reason='the system has no io_uring, or does not allow it'
 )
 
 
 def record_writes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Return a list of the descriptors that a batch writes one by one."""
+    """Return a list of descriptors that a batch writes by a call of their own."""
     writes: list[int] = []
 
     def write(fd: int, blob: bytes) -> int:

@@ -1,4 +1,4 @@
-"""A WebSocket client in few lines, for tests with thousands of them."""
+"""A small WebSocket client, for tests with thousands of clients."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _REQUEST = (
 
 
 class LeanClient(asyncio.Protocol):
-    """Reads whole text frames, answers pings and the closing handshake.
+    """Reads whole text frames, and answers pings and the close frame.
 
     Attributes:
-        status: Of the answer to the handshake; 0 before it.
-        close_code: What the server closed with; None where it has not.
-        lost: Set when the link is gone.
+        status: HTTP status of the answer to the handshake; 0 before it.
+        close_code: Close code of the server; None before its close frame.
+        lost: Set when the TCP connection has ended.
     """
 
     def __init__(self, port: int, path: str, *, host: str = '127.0.0.1') -> None:
@@ -37,10 +37,10 @@ class LeanClient(asyncio.Protocol):
         self._buffer = bytearray()
 
     async def connect(self) -> None:
-        """Connect and shake hands; return before the answer has come.
+        """Connect and send the handshake; return before its answer.
 
         Raises:
-            OSError: Nobody listens there.
+            OSError: No server listens on the port.
         """
         self._reset()
         loop = asyncio.get_running_loop()
@@ -51,18 +51,18 @@ class LeanClient(asyncio.Protocol):
         self._write(0x81, text.encode())
 
     def cut(self) -> None:
-        """Lose the link without a word."""
+        """Abort the TCP connection without a close frame."""
         if self.transport is not None:
             self.transport.abort()
 
     def on_open(self) -> None:
-        """The handshake was answered with 101."""
+        """Called when the handshake was answered with 101."""
 
     def on_text(self, text: str) -> None:
-        """A text message has come."""
+        """Called with each text message."""
 
     def on_close(self, code: int) -> None:
-        """The server's close frame has come."""
+        """Called with the code of the server's close frame."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)

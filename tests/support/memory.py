@@ -1,4 +1,4 @@
-"""What the processes of a server use: peaks of memory, connections."""
+"""Memory and connections of the processes of a server."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 
 
 def family(pid: int) -> list[int]:
-    """Return a process and all that come from it."""
+    """Return the ids of a process and all its descendants."""
     parents = {}
     for path in Path('/proc').glob('[0-9]*/stat'):
         try:
@@ -22,7 +22,7 @@ def family(pid: int) -> list[int]:
 
 
 def reset_peak(pid: int) -> None:
-    """Begin to measure the peak from what is used now."""
+    """Set the peak of memory to the current use."""
     for process in family(pid):
         Path(f'/proc/{process}/clear_refs').write_text('5')
 
@@ -35,20 +35,20 @@ def _status_bytes(pid: int, field: str) -> int:
 
 
 def peak_bytes(pid: int) -> int:
-    """Return the highest resident memory since `reset_peak`, of the whole family."""
+    """Return the peak of resident memory since `reset_peak`, of all processes."""
     return sum(_status_bytes(process, 'VmHWM') for process in family(pid))
 
 
 def resident_bytes(pid: int) -> int:
-    """Return the resident memory of the whole family."""
+    """Return the resident memory of all processes."""
     return sum(_status_bytes(process, 'VmRSS') for process in family(pid))
 
 
 def clients(port: int) -> set[int]:
-    """Return the ports of the clients whose connections a server on loopback holds.
+    """Return the ports of the clients that are connected to a server on loopback.
 
-    Fields as in proc_net(5): the second and third are addresses, the fourth a state (0A
-    listens), the tenth an inode, which is 0 where no process has the socket.
+    Fields as in proc_net(5): the second and third are addresses, the fourth is a state
+    (0A listens), the tenth is an inode, which is 0 if no process has the socket.
     """
     lines = Path('/proc/net/tcp').read_text().splitlines()[1:]
     found = (line.split() for line in lines)

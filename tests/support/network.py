@@ -1,8 +1,9 @@
-"""Two machines and a cable between them: network namespaces that a test can part.
+"""Two machines with a cable between them: network namespaces that a test can separate.
 
-The server's machine has 10.99.0.1, the clients' 10.99.0.2. Root may make them as it is;
-anybody else needs user namespaces, in which everybody is root. Sockets that are named
-by a path reach across, so a `door` on either machine is where a test comes in.
+The server's machine has 10.99.0.1, the clients' machine 10.99.0.2. Root can create
+network namespaces; other users need user namespaces, in which they are root. UNIX
+sockets with a path work across namespaces, so a test connects to a relay on either
+machine.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ CLIENT_ADDRESS = '10.99.0.2'
 
 _NEEDED = (
     'this test needs network namespaces: the programs ip, unshare and nsenter (make '
-    'system), and either root or user namespaces for everybody (sysctl '
+    'system), and either root or user namespaces for all users (sysctl '
     "kernel.unprivileged_userns_clone=1). Without them: pytest -m 'not namespaces'"
 )
 
@@ -33,7 +34,7 @@ class Network:
     """Two machines with a cable between them.
 
     Args:
-        folder: Where doors have their sockets.
+        folder: Folder of the relays' sockets.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -74,35 +75,35 @@ class Network:
         self._stack.close()
 
     def on(self, machine: str) -> list[str]:
-        """Return the words that run a command on ``server`` or ``client``."""
+        """Return the start of a command that runs on ``server`` or ``client``."""
         pid = self._server if machine == 'server' else self._client
         return ['nsenter', '-t', str(pid), *self._enter_user, '--net', '--']
 
     def cut(self) -> None:
-        """Pull the cable: nothing arrives any more, and nobody is told."""
+        """Pull the cable: packets are lost without an error."""
         self._ip('client', 'link set cable down')
 
     def mend(self) -> None:
-        """Put the cable back."""
+        """Plug the cable in again."""
         self._ip('client', 'link set cable up')
 
-    def door(self, machine: str, port: int) -> str:
-        """Return the path of a socket that leads from a machine to the server."""
+    def relay(self, machine: str, port: int) -> str:
+        """Start a relay on a machine; return the path of its socket."""
         path = self._folder / f'{machine}.sock'
         command = [*self.on(machine), sys.executable, '-m', 'support.unix_socket_relay']
         self._start([*command, str(path), SERVER_ADDRESS, str(port)])
-        wait_until(path.exists, f'the door on the {machine} is open')
+        wait_until(path.exists, f'the relay on the {machine} listens')
         return str(path)
 
     def listens(self, port: int) -> bool:
-        """Tell whether somebody listens on a port of the server's machine."""
+        """Return whether a process listens on a port of the server's machine."""
         return any(words[3] == '0A' for words in self._tcp(port))
 
     def links(self, port: int) -> list[list[str]]:
         """Return the server's sockets with clients behind the cable.
 
-        Words as in proc_net(5): the seventh is how often what is not acknowledged was
-        sent again, the tenth the inode.
+        Fields as in proc_net(5): the seventh is the number of retransmissions, the
+        tenth is the inode.
         """
         peer = ''.join(f'{int(part):02X}' for part in CLIENT_ADDRESS.split('.')[::-1])
         return [words for words in self._tcp(port) if words[2].startswith(peer)]
@@ -124,7 +125,7 @@ class Network:
         return process
 
     def _hold(self, command: list[str]) -> int:
-        """Start a process that does nothing but keep its namespaces."""
+        """Start a process that only keeps its namespaces alive."""
         process = self._start([*command, 'sleep', 'infinity'])
         own = os.readlink('/proc/self/ns/net')
 
@@ -132,11 +133,11 @@ class Network:
             if process.poll() is not None:
                 assert process.stderr is not None
                 raise AssertionError(process.stderr.read().decode())
-            # NOTE: unshare and nsenter become what they are told to start.
+            # NOTE: unshare and nsenter execute their command in the same process.
             name = Path(f'/proc/{process.pid}/comm').read_text().strip()
             return name == 'sleep'
 
-        wait_until(apart, 'the namespaces are there')
+        wait_until(apart, 'the namespaces exist')
         assert own != os.readlink(f'/proc/{process.pid}/ns/net')
         return process.pid
 

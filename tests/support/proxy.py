@@ -1,4 +1,4 @@
-"""A TCP proxy in front of a server: a network cable that a test can pull."""
+"""A TCP proxy in front of a server, which a test can cut."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Self
 
 
 class Proxy:
-    """Passes connections on to a port of loopback, until it is cut.
+    """Forwards connections to a port of loopback until it is cut.
 
     Args:
-        target_port: Where the server listens.
+        target_port: Port of the server.
 
     Attributes:
-        port: Where it listens itself.
-        swallow: Whether bytes disappear instead of going on.
+        port: Port of the proxy.
+        swallow: Whether bytes are dropped instead of forwarded.
     """
 
     def __init__(self, target_port: int) -> None:
@@ -33,7 +33,7 @@ class Proxy:
         return f'http://127.0.0.1:{self.port}'
 
     async def mend(self) -> None:
-        """Take connections, on the same port as before."""
+        """Accept connections, on the same port as before."""
         if self._server is None:
             self._server = await asyncio.start_server(
                 self._serve, '127.0.0.1', self.port
@@ -41,7 +41,7 @@ class Proxy:
             self.port = self._server.sockets[0].getsockname()[1]
 
     async def cut(self) -> None:
-        """Reset all connections, and refuse others."""
+        """Reset all connections, and refuse new ones."""
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -54,7 +54,7 @@ class Proxy:
             dice.choice(list(self._writers)).transport.abort()
 
     def drop(self) -> None:
-        """Reset the connections that are there."""
+        """Reset all connections."""
         for writer in self._writers:
             writer.transport.abort()
 
@@ -78,7 +78,7 @@ class Proxy:
                 self._writers.discard(back_writer)
                 back_writer.close()
         except OSError:
-            pass  # The server is away: so is its side of the cable.
+            pass  # The server is unavailable, so the client's connection ends, too.
         finally:
             self._writers.discard(writer)
             self._tasks.discard(task)

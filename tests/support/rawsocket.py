@@ -1,8 +1,8 @@
-"""A WebSocket client without manners, for attacks.
+"""A WebSocket client that sends any bytes, for attacks.
 
-It builds handshakes and frames by hand, on purpose: every library refuses to send what
-these tests must send. `handshake` and `frame` make bytes, `RawSocket` carries them and
-reads what comes back. Layout of a frame: RFC 6455 section 5.2.
+It builds handshakes and frames by hand, because libraries refuse to send malformed
+ones. `handshake` and `frame` return bytes; `RawSocket` sends them and reads the
+answers. Layout of a frame: RFC 6455 section 5.2.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from typing import Self
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 
-# The 16 bytes of RFC 6455's own example, and what the server must make of them.
+# The 16 bytes of RFC 6455's own example, and the server's correct answer.
 KEY = 'dGhlIHNhbXBsZSBub25jZQ=='
 ACCEPT = 's3pPLMBiTxaQ9kYGzzhZRbK+xOo='
 
-# How long a correct answer may take on a busy machine.
+#: Longest time for a correct answer on a busy machine, in seconds.
 PATIENCE_S = 30.0
 
-# Long enough to say of a server that is known to be silent that it still is.
+#: Time after which a server that is known to be silent counts as silent.
 SILENCE_S = 0.7
 
 
@@ -42,7 +42,7 @@ class Frame(NamedTuple):
 
 
 class ClosedByServer(Exception):
-    """The server ended the TCP connection where something was expected."""
+    """The server ended the TCP connection while an answer was expected."""
 
 
 def mask(payload: bytes, key: bytes) -> bytes:
@@ -63,17 +63,17 @@ def frame(
     length: int | None = None,
     length_bytes: int | None = None,
 ) -> bytes:
-    """Return the bytes of a frame, right or wrong.
+    """Return the bytes of a frame, legal or not.
 
     Args:
-        opcode: 0 to 15.
-        payload: What follows the header.
+        opcode: Opcode, 0 to 15.
+        payload: Payload, not masked.
         fin: Whether it is the last frame of its message.
         rsv: The three reserved bits: 4, 2 and 1.
-        key: The masking key; None sends the frame unmasked.
-        length: The length that it announces; that of the payload by default.
-        length_bytes: Write the length in 0, 2 or 8 extra bytes; as few as possible
-            by default.
+        key: The masking key; None for an unmasked frame.
+        length: Length in the header; by default the length of the payload.
+        length_bytes: Extra bytes of the length, 0, 2 or 8; by default as few as
+            possible.
     """
     length = len(payload) if length is None else length
     if length_bytes is None:
@@ -96,15 +96,15 @@ def handshake(
     drop: Iterable[str] = (),
     add: Iterable[tuple[str, str]] = (),
 ) -> bytes:
-    """Return a handshake request; latin-1 is sent as it is.
+    """Return a handshake request; latin-1 characters become bytes.
 
     Args:
-        port: For the Host header.
-        path: Of the request line.
-        method: Of the request line.
-        version: Of the request line.
-        drop: Headers of the correct handshake to leave out.
-        add: Headers to write after them; to replace one, drop it, too.
+        port: Port in the Host header.
+        path: Path in the request line.
+        method: Method in the request line.
+        version: HTTP version in the request line.
+        drop: Headers of the correct handshake that are left out.
+        add: Further headers; to replace a header, drop it, too.
     """
     headers = {
         'Host': f'127.0.0.1:{port}',
@@ -125,13 +125,13 @@ def close_payload(code: int, reason: bytes = b'') -> bytes:
 
 
 class RawSocket:
-    """A TCP connection to a server, and what it has sent.
+    """A TCP connection to a server, and the received bytes.
 
     Args:
-        port: Of the server, on loopback.
-        path: Of its WebSocket.
-        receive_buffer_bytes: For a client that reads little; the system's by default.
-        source: The address of loopback that it comes from.
+        port: Port of the server, on loopback.
+        path: Path of its WebSocket.
+        receive_buffer_bytes: Size of the receive buffer; by default the system's.
+        source: Address of loopback from which it connects.
     """
 
     def __init__(
@@ -166,7 +166,7 @@ class RawSocket:
         self.sock.close()
 
     def open(self, *, query: str = '', add: Iterable[tuple[str, str]] = ()) -> Response:
-        """Make a correct handshake and return its answer, which must be 101."""
+        """Do a correct handshake and return its answer, which must be 101."""
         self.send(handshake(self.port, self.path + query, add=add))
         response = self.read_response()
         assert 101 == response.status
@@ -174,12 +174,12 @@ class RawSocket:
         return response
 
     def send(self, data: bytes) -> None:
-        """Send all of it, unless the server has closed: that shows when reading."""
+        """Send all bytes; a server that has closed is detected by the next read."""
         with contextlib.suppress(ConnectionError):
             self.sock.sendall(data)
 
     def push(self, data: bytes, stuck_s: float = 2.0) -> int:
-        """Send until done, refused, or stuck; read nothing; return how much went."""
+        """Send until done, refused, or stuck; read nothing; return the sent bytes."""
         self.sock.settimeout(stuck_s)
         view = memoryview(data)
         sent = 0
@@ -193,7 +193,7 @@ class RawSocket:
         return sent
 
     def push_and_read(self, data: bytes) -> None:
-        """Send all of it, taking in meanwhile what the server sends."""
+        """Send all bytes, and buffer what the server sends meanwhile."""
         view = memoryview(data)
         sent = 0
         while sent < len(view):
@@ -230,8 +230,8 @@ class RawSocket:
         """Return the head of the next HTTP response, in its order of headers.
 
         Raises:
-            ClosedByServer: If the connection ends before it.
-            TimeoutError: If there is none.
+            ClosedByServer: The connection ended before it.
+            TimeoutError: No response came.
         """
         while b'\r\n\r\n' not in self._buffer:
             self._fill()
@@ -262,10 +262,10 @@ class RawSocket:
         return found
 
     def read_rest(self, timeout_s: float = PATIENCE_S) -> bytes:
-        """Return what comes until the server ends the connection.
+        """Return all bytes until the server ends the connection.
 
         Raises:
-            TimeoutError: If it does not.
+            TimeoutError: The server does not end it.
         """
         deadline = time.monotonic() + timeout_s
         with contextlib.suppress(ClosedByServer):
@@ -276,12 +276,12 @@ class RawSocket:
         return self.taken()
 
     def wait_for(self, part: bytes) -> None:
-        """Return when it has come, unread; raises as `read_response` does."""
+        """Wait until the buffer has `part`; raises as `read_response` does."""
         while part not in self._buffer:
             self._fill()
 
     def taken(self) -> bytes:
-        """Return what has come and was not read yet."""
+        """Remove and return the buffered bytes."""
         rest, self._buffer = self._buffer, b''
         return rest
 

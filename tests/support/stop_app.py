@@ -1,7 +1,7 @@
 """An app with every kind of connection, for tests that stop its server.
 
-Rooms on the broker in BROKER: by the raw door, by the client protocol and by the server
-API; and an echo that knows nothing of channels.
+Rooms on the broker in BROKER, by plain WebSockets, by the client protocol and by the
+server API; and an echo without channels.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ OPTIONS = ChannelOptions(
     history_size=20_000, recovery_limit=20_000, presence=True, publishers='subscribers'
 )
 channels.add_route('rooms:{room}', None, OPTIONS)
-# Where everybody hears who comes and goes.
+# Channels with join and leave messages for all subscribers.
 channels.add_route('tables:{room}', None, replace(OPTIONS, join_leave='connection'))
 
 
-class Door:
+class Room:
     async def on_get(self, req: Any, resp: Any, kind: str, room: str) -> None:
         there = await channels.presence(f'{kind}:{room}')
         resp.media = sorted(info.user for info in there.values())
@@ -39,13 +39,13 @@ class Door:
         await channels.serve(req, ws, f'{kind}:{room}', user=user, media=True)
 
 
-class Who:
+class User:
     async def on_connect(self, req: Any, connection: Any) -> None:
         connection.user = req.get_param('user', default='')
 
 
 class Echo:
-    """What many have by hand; and notes of how it ends, for STOP_NOTES."""
+    """An echo without channels; it writes notes about its end to STOP_NOTES."""
 
     def __init__(self) -> None:
         self.open = 0
@@ -67,7 +67,7 @@ class Echo:
 
 
 class Hook:
-    """Notes when the server comes to a place in the order of drain hooks."""
+    """A drain hook that writes a note when it is called."""
 
     def __init__(self, place: str) -> None:
         self.place = place
@@ -86,7 +86,7 @@ class Hook:
 
 echo = Echo()
 app = falcon.asgi.App(middleware=[Hook('before'), channels, Hook('after')])
-app.add_route('/{kind}/{room}', Door())
+app.add_route('/{kind}/{room}', Room())
 app.add_route('/echo', echo)
-channels.add_endpoints(app, resource=Who())
+channels.add_endpoints(app, resource=User())
 channels.add_api(app, keys=[KEY])

@@ -8,7 +8,7 @@ import sys
 
 
 async def main(path: str, host: str, port: int) -> None:
-    """Serve until killed."""
+    """Relay connections until the process is killed."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -1,4 +1,4 @@
-"""WSGI servers to test under, and a client that writes its own bytes."""
+"""The WSGI servers of the tests, and a client that writes its own bytes."""
 
 from __future__ import annotations
 
@@ -26,12 +26,14 @@ _SERVE = ('python', str(HERE / 'serve_wsgi.py'))
 
 @dataclass(frozen=True)
 class ServerCase:
-    """A server that the matrix starts.
+    """A WSGI server with its settings.
 
     Attributes:
+        name: Name in test ids.
+        command: The command; ``{port}`` is the port.
         concurrent: Whether it can serve more than one connection at a time.
-        library: What its requests run in.
-        early: Whether bytes that came with the handshake can be had.
+        library: Library of the threads or greenlets in which requests run.
+        early: Whether it passes on bytes that came with the handshake.
     """
 
     name: str
@@ -82,7 +84,7 @@ CASES = (
 
 
 class RunningServer:
-    """A case and its process, started when it is wanted."""
+    """A case and its process, which starts when it is used."""
 
     def __init__(self, case: ServerCase) -> None:
         self.case = case
@@ -90,24 +92,24 @@ class RunningServer:
 
     @property
     def process(self) -> ServerProcess:
-        """The process; a new one if the last has been stopped."""
+        """The process; a new one if the last one was stopped."""
         if self._process is None:
             env = {'PYTHONPATH': str(HERE), 'SEND_TIMEOUT_S': str(SEND_TIMEOUT_S)}
             self._process = ServerProcess(self.case.command, env=env).start()
         return self._process
 
     def stop(self) -> None:
-        """Stop it as its administrator would."""
+        """Stop the process by SIGTERM."""
         if self._process is not None:
             self._process.__exit__(None, None, None)
             self._process = None
 
 
 class RawClient:
-    """A client's end of a connection, as a bare socket.
+    """The client's end of a connection, as a plain socket.
 
     Args:
-        sock: The socket.
+        sock: The connected socket.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -128,7 +130,7 @@ class RawClient:
         return raw
 
     def shake_hands(self, path: str = '/', early: bytes = b'', **headers: str) -> None:
-        """Open a WebSocket; `early` goes out in one piece with the request."""
+        """Open a WebSocket; `early` is sent in one piece with the request."""
         self.sock.sendall(handshake(path, **headers) + early)
         head = self.read_head()
         assert head.startswith(b'HTTP/1.1 101 '), head
@@ -149,7 +151,7 @@ class RawClient:
         self.sock.sendall(frame(opcode, data, mask=True, fin=fin, reserved=reserved))
 
     def read(self, size: int) -> bytes:
-        """Read exactly so many bytes, or fewer at the end of the stream."""
+        """Read `size` bytes, or fewer at the end of the stream."""
         chunks = []
         while size > 0 and (chunk := self.sock.recv(min(size, 1 << 20))):
             chunks.append(chunk)
@@ -161,7 +163,7 @@ class RawClient:
         return self.read(1 << 40)
 
     def read_close(self) -> tuple[int, str]:
-        """Read until the end; the last frame is a close frame: its code and reason."""
+        """Read until the end; return code and reason of the last frame, a close."""
         data = self.read_to_end()
         start = data.rindex(b'\x88')
         close = Close.parse(data[start + 2 :])
@@ -188,7 +190,7 @@ def frame(
 
 
 def handshake(path: str = '/', **headers: str) -> bytes:
-    """Return the request of a handshake; headers replace its own, '' removes one."""
+    """Return the request of a handshake; headers replace the usual ones, '' removes."""
     fields = {
         'Host': 'localhost',
         'Upgrade': 'websocket',

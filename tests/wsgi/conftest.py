@@ -21,7 +21,7 @@ from falcon_channels.wsgi.testing import serve_connection
 @pytest.fixture(
     scope='module',
     params=[
-        # One worker of xdist runs all tests of a server, or it would start it twice.
+        # NOTE: One xdist worker runs all tests of a server, so it starts only once.
         pytest.param(case, id=case.name, marks=pytest.mark.xdist_group(case.name))
         for case in CASES
     ],
@@ -35,7 +35,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[RunningServer]:
 
 @pytest.fixture
 def dial() -> Iterator[Callable[[App], RawClient]]:
-    """Serve an app at one end of a socket pair, return the other."""
+    """Return a function that serves an app at one end of a socket pair."""
     with contextlib.ExitStack() as stack:
 
         def connect(app: App) -> RawClient:

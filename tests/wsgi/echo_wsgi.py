@@ -13,7 +13,7 @@ outcomes: list[str] = []
 
 
 def spawn(library: str, function, *args) -> object:
-    """Run a function beside this one, in what the server runs requests in."""
+    """Run a function concurrently, in the kind of thread that runs requests."""
     if library == 'gevent':
         return importlib.import_module('gevent').spawn(function, *args)
     if library == 'eventlet':
@@ -34,7 +34,7 @@ class Echo:
 
 
 class Closing:
-    """Closes with a code and a reason as soon as it gets something."""
+    """Closes with a code and a reason at the first message."""
 
     def on_websocket(self, req, ws):
         ws.receive()
@@ -42,7 +42,7 @@ class Closing:
 
 
 class Twice:
-    """Sends from two threads or greenlets at once, big messages and small ones."""
+    """Sends large and small messages from two threads or greenlets at once."""
 
     def on_websocket(self, req, ws):
         ws.accept()
@@ -57,7 +57,7 @@ class Twice:
 
 
 class Flood:
-    """Sends as much as the client takes, and more."""
+    """Sends until the client does not read any more."""
 
     def on_websocket(self, req, ws):
         ws.accept()
@@ -69,7 +69,7 @@ class Flood:
 
 
 class Smuggled:
-    """Counts the requests that nobody should be able to make."""
+    """Counts requests that must never be served."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -82,7 +82,7 @@ class Smuggled:
 
 
 class Outcomes:
-    """How WebSockets have ended, since this was last asked."""
+    """Returns how WebSockets have ended since the last request."""
 
     def on_get(self, req, resp):
         resp.media = list(outcomes)

@@ -1,4 +1,4 @@
-"""Serve echo_wsgi by a server without a command of its own: NAME PORT."""
+"""Serve echo_wsgi by a server that has no command: ``serve_wsgi.py NAME PORT``."""
 
 from __future__ import annotations
 

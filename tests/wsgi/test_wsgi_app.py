@@ -1,4 +1,4 @@
-"""The app: who gets a WebSocket, and what becomes of exceptions."""
+"""The app: routing of WebSockets, and the effect of exceptions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DEADLINE_S = 10.0
 
 
 class Echo:
-    """Answers with its parameters first, then with what it gets."""
+    """Sends its parameters first, then echoes the messages."""
 
     def on_get(self, req, resp, **params):
         resp.media = {'params': {name: str(value) for name, value in params.items()}}
@@ -34,7 +34,7 @@ class Echo:
 
 
 class Raises:
-    """Raises what it is told to, before or after it accepts."""
+    """Raises a given exception before or after it accepts."""
 
     def __init__(self, ex: Exception, accept: bool) -> None:
         self._ex = ex
@@ -54,7 +54,7 @@ def end_of(client: ClientConnection) -> tuple[int | None, str | None]:
 
 
 def refusal_of(app: App, path: str = '/', **options):
-    """Connect in vain; return the HTTP response."""
+    """Connect to a refused WebSocket; return the HTTP response."""
     with pytest.raises(InvalidStatus) as caught, simulate_ws(app, path, **options):
         pass
     return caught.value.response
@@ -66,8 +66,8 @@ def app_with(resource: object, **options) -> App:
     return app
 
 
-def test_a_template_with_converters_passes_its_fields() -> None:
-    """Fields of the URI template reach on_websocket, converted."""
+def test_uri_template_fields_reach_on_websocket_converted() -> None:
+    """Fields of the URI template are arguments of on_websocket."""
     app = App()
     app.add_route('/rooms/{room:int}/{name}', Echo())
     with simulate_ws(app, '/rooms/7/anna') as client:
@@ -76,8 +76,8 @@ def test_a_template_with_converters_passes_its_fields() -> None:
         assert 'hi' == client.recv(timeout=DEADLINE_S)
 
 
-def test_a_suffix_picks_its_responder() -> None:
-    """A route with a suffix reaches on_websocket_<suffix>, which may just receive."""
+def test_route_with_a_suffix_calls_on_websocket_suffix() -> None:
+    """A responder that only receives accepts implicitly."""
     app = App()
     app.add_route('/shout', Echo(), suffix='shout')
     with simulate_ws(app, '/shout') as client:
@@ -86,26 +86,26 @@ def test_a_suffix_picks_its_responder() -> None:
         assert (1000, 'Normal Closure') == end_of(client)
 
 
-def test_ordinary_requests_are_served_as_by_falcon() -> None:
+def test_request_without_websocket_upgrade_is_served_by_falcon() -> None:
     """A resource with on_websocket answers on_get as before."""
     app = App()
     app.add_route('/rooms/{room}', Echo())
     client = testing.TestClient(app)
     assert {'params': {'room': '7'}} == client.simulate_get('/rooms/7').json
-    # Upgrade without Connection: upgrade means nothing, h2c is not ours.
+    # Upgrade is ignored without Connection: upgrade, and h2c is not a WebSocket.
     for headers in ({'Upgrade': 'websocket'}, {'Upgrade': 'h2c'}):
         assert 200 == client.simulate_get('/rooms/7', headers=headers).status_code
 
 
-def test_an_unknown_path_is_a_real_404() -> None:
-    """An unknown path refuses the handshake with 404 and Falcon's body."""
+def test_unknown_path_refuses_the_handshake_with_404() -> None:
+    """The response has Falcon's body."""
     response = refusal_of(App(), '/nowhere')
     assert 404 == response.status_code
     assert b'404 Not Found' in response.body
 
 
-def test_a_resource_without_on_websocket_is_a_real_405() -> None:
-    """A resource that has no on_websocket refuses with 405 and says what it allows."""
+def test_resource_without_on_websocket_refuses_the_handshake_with_405() -> None:
+    """The response has the allowed methods."""
 
     class Plain:
         def on_get(self, req, resp):
@@ -115,8 +115,8 @@ def test_a_resource_without_on_websocket_is_a_real_405() -> None:
     assert (405, 'GET, OPTIONS') == (response.status_code, response.headers['Allow'])
 
 
-def test_a_responder_that_returns_without_accepting_refuses() -> None:
-    """A responder that returns at once refuses the handshake with 403."""
+def test_responder_that_returns_without_accept_refuses_with_403() -> None:
+    """A responder that returns at once refuses the handshake."""
 
     class Silent:
         def on_websocket(self, req, ws):
@@ -126,8 +126,8 @@ def test_a_responder_that_returns_without_accepting_refuses() -> None:
 
 
 @pytest.mark.parametrize(('code', 'status'), [(None, 403), (4001, 403), (3429, 429)])
-def test_close_before_accept_refuses(code: int | None, status: int) -> None:
-    """close() before accept() is an HTTP response; 3000 + status is that status."""
+def test_close_before_accept_is_an_http_response(code: int | None, status: int) -> None:
+    """A code of 3000 + status gives that status, other codes give 403."""
 
     class Closes:
         def on_websocket(self, req, ws):
@@ -140,8 +140,8 @@ def test_close_before_accept_refuses(code: int | None, status: int) -> None:
     assert status == refusal_of(app_with(Closes())).status_code
 
 
-def test_an_http_error_before_accept_is_a_real_response() -> None:
-    """Status, headers and body of an HTTPError reach the client before accept()."""
+def test_http_error_before_accept_is_the_response() -> None:
+    """The client gets status, headers and body of the HTTPError."""
     ex = falcon.HTTPTooManyRequests(title='slowly', retry_after=7)
     response = refusal_of(app_with(Raises(ex, accept=False)))
     assert (429, '7') == (response.status_code, response.headers['Retry-After'])
@@ -150,22 +150,24 @@ def test_an_http_error_before_accept_is_a_real_response() -> None:
     assert 'close' == response.headers['Connection']
 
 
-def test_an_http_status_before_accept_is_a_real_response() -> None:
-    """An HTTPStatus refuses with its own status, headers and text."""
+def test_http_status_before_accept_is_the_response() -> None:
+    """The client gets status, headers and text of the HTTPStatus."""
     ex = falcon.HTTPStatus(falcon.HTTP_410, {'X-Since': '2020'}, 'moved on')
     response = refusal_of(app_with(Raises(ex, accept=False)))
     assert (410, '2020') == (response.status_code, response.headers['X-Since'])
     assert b'moved on' == response.body
 
 
-def test_an_http_error_after_accept_closes_with_its_status() -> None:
-    """After accept() an HTTPError closes with 3000 + status and its phrase."""
+def test_http_error_after_accept_closes_with_3000_plus_status() -> None:
+    """The close reason is the phrase of the status."""
     with simulate_ws(app_with(Raises(falcon.HTTPForbidden(), accept=True))) as client:
         assert (3403, 'Forbidden') == end_of(client)
 
 
-def test_an_unexpected_exception_closes_with_1011_and_is_logged_once(caplog) -> None:
-    """A ZeroDivisionError after accept() closes with 1011; one record, no details."""
+def test_unexpected_exception_after_accept_closes_with_1011_and_is_logged_once(
+    caplog,
+) -> None:
+    """The client gets no details of the exception."""
     app = app_with(Raises(ZeroDivisionError('secret'), accept=True))
     with simulate_ws(app) as client:
         assert (1011, 'Internal Server Error') == end_of(client)
@@ -173,16 +175,16 @@ def test_an_unexpected_exception_closes_with_1011_and_is_logged_once(caplog) -> 
     assert ['Unhandled exception in on_websocket'] == [r.message for r in records]
 
 
-def test_an_unexpected_exception_before_accept_is_a_500(caplog) -> None:
-    """A ZeroDivisionError before accept() refuses with 500 and is logged once."""
+def test_unexpected_exception_before_accept_refuses_with_500(caplog) -> None:
+    """The client gets no details, and the exception is logged once."""
     response = refusal_of(app_with(Raises(ZeroDivisionError('secret'), accept=False)))
     assert 500 == response.status_code
     assert b'secret' not in response.body
     assert 1 == len([r for r in caplog.records if r.levelno >= logging.ERROR])
 
 
-def test_a_disconnect_that_nobody_catches_is_no_error(caplog) -> None:
-    """A client that leaves ends the responder without a record above DEBUG."""
+def test_uncaught_disconnect_ends_the_responder_without_a_log_record(caplog) -> None:
+    """A client that leaves causes no record above DEBUG."""
     caplog.set_level(logging.INFO)
 
     class Receives:
@@ -196,8 +198,8 @@ def test_a_disconnect_that_nobody_catches_is_no_error(caplog) -> None:
     assert [] == [r for r in caplog.records if r.name.startswith('falcon_channels')]
 
 
-def test_a_binary_message_to_receive_text_closes_with_1003(caplog) -> None:
-    """A message of the wrong kind is the client's fault: 1003, no traceback."""
+def test_binary_message_to_receive_text_closes_with_1003(caplog) -> None:
+    """A message of the wrong kind is the client's error: no traceback."""
 
     class Texts:
         def on_websocket(self, req, ws):
@@ -211,7 +213,7 @@ def test_a_binary_message_to_receive_text_closes_with_1003(caplog) -> None:
 
 
 class Recorder:
-    """Middleware that records what it sees, and may refuse."""
+    """Middleware that records its calls, and may refuse."""
 
     def __init__(self, refuse: bool = False) -> None:
         self.calls: list[object] = []
@@ -228,8 +230,8 @@ class Recorder:
         params['extra'] = req.context.user
 
 
-def test_middleware_sees_the_handshake() -> None:
-    """process_request_ws and process_resource_ws run, and may change the params."""
+def test_websocket_middleware_runs_and_may_change_params() -> None:
+    """process_request_ws and process_resource_ws run before the responder."""
     recorder = Recorder()
     app = App(middleware=[recorder])
     app.add_route('/rooms/{room}', Echo())
@@ -241,14 +243,14 @@ def test_middleware_sees_the_handshake() -> None:
     ] == recorder.calls
 
 
-def test_middleware_may_refuse() -> None:
-    """An HTTPError of middleware is the response, and no responder runs."""
+def test_http_error_of_middleware_refuses_the_handshake() -> None:
+    """The error is the response, and no responder runs."""
     recorder = Recorder(refuse=True)
     assert 401 == refusal_of(app_with(Echo(), middleware=[recorder])).status_code
     assert 1 == len(recorder.calls)
 
 
-def test_coroutine_middleware_is_refused_when_added() -> None:
+def test_coroutine_middleware_is_refused_when_it_is_added() -> None:
     """A process_request_ws that is a coroutine function fails at start-up."""
 
     class Wrong:
@@ -262,8 +264,8 @@ def test_coroutine_middleware_is_refused_when_added() -> None:
         App(middleware=[Wrong()])
 
 
-def test_hooks_run_before_and_after() -> None:
-    """@falcon.before and @falcon.after of a class wrap on_websocket."""
+def test_falcon_hooks_wrap_on_websocket() -> None:
+    """@falcon.before and @falcon.after of a class apply to on_websocket."""
     seen = []
 
     def before(req, ws, resource, params):
@@ -287,8 +289,8 @@ def test_hooks_run_before_and_after() -> None:
     assert 403 == refusal_of(app, '/?refuse=1').status_code
 
 
-def test_a_sink_with_ws_gets_websockets() -> None:
-    """A sink that has an argument ws serves WebSockets, with no resp."""
+def test_sink_with_ws_argument_serves_websockets() -> None:
+    """A sink with an argument ws serves WebSockets; its resp is None."""
 
     def sink(req, resp, ws=None, **params):
         assert resp is None
@@ -301,8 +303,8 @@ def test_a_sink_with_ws_gets_websockets() -> None:
         assert '{"name": "abc"}' == client.recv(timeout=DEADLINE_S)
 
 
-def test_a_sink_without_ws_does_not_get_websockets() -> None:
-    """A sink that knows HTTP only is not called: 404."""
+def test_sink_without_ws_argument_refuses_websockets_with_404() -> None:
+    """A sink without an argument ws is not called."""
 
     def sink(req, resp):
         raise AssertionError('called')
@@ -312,8 +314,8 @@ def test_a_sink_without_ws_does_not_get_websockets() -> None:
     assert 404 == refusal_of(app).status_code
 
 
-def test_an_error_handler_with_ws_closes_as_it_likes() -> None:
-    """An error handler that has an argument ws may close with a code of its own."""
+def test_error_handler_with_ws_argument_may_close() -> None:
+    """An error handler with an argument ws may close with its own code."""
 
     def handler(req, resp, ex, params, ws=None):
         ws.close(4000, 'because')
@@ -325,8 +327,8 @@ def test_an_error_handler_with_ws_closes_as_it_likes() -> None:
 
 
 @pytest.mark.parametrize('accept', [True, False])
-def test_an_error_handler_without_ws_sets_the_status(accept: bool) -> None:
-    """What a handler written for HTTP sets is the refusal, or the close code."""
+def test_status_of_an_error_handler_becomes_refusal_or_close_code(accept: bool) -> None:
+    """An error handler that was written for HTTP works for WebSockets."""
 
     def handler(req, resp, ex, params):
         resp.status = 409
@@ -343,8 +345,8 @@ def test_an_error_handler_without_ws_sets_the_status(accept: bool) -> None:
 
 
 @pytest.mark.parametrize('accept', [True, False])
-def test_an_error_handler_may_raise_an_http_error(accept: bool) -> None:
-    """An HTTPError that a handler raises counts as if the responder had raised it."""
+def test_http_error_raised_by_an_error_handler_counts(accept: bool) -> None:
+    """The effect is the same as if the responder had raised it."""
 
     def handler(req, resp, ex, params):
         raise falcon.HTTPConflict()
@@ -362,8 +364,8 @@ def test_an_error_handler_may_raise_an_http_error(accept: bool) -> None:
 
 
 @pytest.mark.parametrize('accept', [True, False])
-def test_an_error_handler_that_fails_is_logged(accept: bool, caplog) -> None:
-    """A broken error handler ends in 1011 or 500, and in the log."""
+def test_error_handler_that_fails_is_logged(accept: bool, caplog) -> None:
+    """A failing error handler ends in 1011 or 500, and in the log."""
 
     def handler(req, resp, ex, params):
         raise RuntimeError
@@ -378,8 +380,8 @@ def test_an_error_handler_that_fails_is_logged(accept: bool, caplog) -> None:
     assert ['An error handler failed'] == [r.message for r in caplog.records]
 
 
-def test_a_server_without_a_socket_gets_501(caplog) -> None:
-    """Where no socket can be reached the answer is 501, and the log says which can."""
+def test_server_without_a_socket_answers_501_and_logs_usable_servers(caplog) -> None:
+    """The log has the names of the servers that work, once."""
     client = testing.TestClient(app_with(Echo()))
     headers = {'Upgrade': 'websocket', 'Connection': 'Upgrade'}
     for _ in range(2):

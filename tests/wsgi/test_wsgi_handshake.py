@@ -36,14 +36,14 @@ def app() -> App:
 
 
 def ask(raw: RawClient, request: bytes) -> tuple[int, bytes]:
-    """Send a request and another one behind it; return status and all that came."""
+    """Send a request and a second one; return the status and all received bytes."""
     raw.sock.sendall(request + b'GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n')
     answer = raw.read_to_end()
     assert 1 == len(re.findall(rb'HTTP/1\.\d \d{3} ', answer)), answer
     return int(answer.split()[1]), answer
 
 
-def test_a_browsers_handshake_is_accepted(dial: Dial, app: App) -> None:
+def test_handshake_of_a_browser_is_accepted(dial: Dial, app: App) -> None:
     """The sample key of RFC 6455 section 1.3 gets its sample answer."""
     raw = dial(app)
     raw.sock.sendall(handshake(Connection='keep-alive, Upgrade'))
@@ -79,10 +79,10 @@ def test_a_browsers_handshake_is_accepted(dial: Dial, app: App) -> None:
         ({'Upgrade': 'websocket, h2c'}, 426),
     ],
 )
-def test_a_bad_handshake_is_refused_and_the_connection_ends(
+def test_invalid_handshake_is_refused_and_the_connection_ends(
     headers: dict[str, str], status: int, dial: Dial, app: App
 ) -> None:
-    """Each gets one response, and what was sent behind it gets none."""
+    """It gets one response, and a request after it gets none."""
     found, answer = ask(dial(app), handshake(**headers))
     assert status == found
     assert b'Connection: close\r\n' in answer
@@ -94,7 +94,7 @@ def test_a_bad_handshake_is_refused_and_the_connection_ends(
     ('line', 'status'),
     [(b'POST / HTTP/1.1', 405), (b'GET / HTTP/1.0', 505)],
 )
-def test_a_bad_request_line_is_refused(
+def test_request_line_other_than_get_http_1_1_is_refused(
     line: bytes, status: int, dial: Dial, app: App
 ) -> None:
     """A WebSocket begins with a GET of HTTP/1.1."""
@@ -102,7 +102,7 @@ def test_a_bad_request_line_is_refused(
     assert status == ask(dial(app), request)[0]
 
 
-def test_an_upgrade_that_is_not_asked_for_is_an_ordinary_request(
+def test_upgrade_without_connection_upgrade_is_an_ordinary_request(
     dial: Dial, app: App
 ) -> None:
     """Upgrade without Connection: Upgrade is ignored (RFC 9110 section 7.8)."""
@@ -111,30 +111,32 @@ def test_an_upgrade_that_is_not_asked_for_is_an_ordinary_request(
     assert b'plain' == raw.read_to_end().partition(b'\r\n\r\n')[2]
 
 
-def test_a_listed_origin_may_connect(dial: Dial, app: App) -> None:
-    """Origins are the app's own, and those of the options."""
+def test_allowed_origin_may_connect(dial: Dial, app: App) -> None:
+    """Allowed are the app's own origin and those of the options."""
     app.ws_options.allowed_origins = ['https://*.example.com']
     dial(app).shake_hands(Origin='https://chat.example.com')
     dial(app).shake_hands(Origin='http://localhost')
     assert 403 == ask(dial(app), handshake(Origin='https://example.com'))[0]
 
 
-def test_an_origin_that_can_never_match_is_refused_at_start_up(app: App) -> None:
-    """A slip in the list of origins does not wait for the first client."""
+def test_allowed_origin_that_can_never_match_is_an_options_error(app: App) -> None:
+    """A mistake in the list of origins is reported at start-up."""
     with pytest.raises(OptionsError, match='/path'):
         app.ws_options.allowed_origins = ['https://example.com/path']
 
 
-def test_a_frame_with_the_handshake_is_processed(dial: Dial, app: App) -> None:
-    """What comes in one segment with the request is the first message."""
+def test_frame_together_with_the_handshake_is_the_first_message(
+    dial: Dial, app: App
+) -> None:
+    """A frame in the same segment as the request is not lost."""
     raw = dial(app)
     raw.shake_hands(early=frame(Opcode.TEXT, b'early', mask=True))
     expected = frame(Opcode.TEXT, b'early')
     assert expected == raw.read(len(expected))
 
 
-def test_accept_names_subprotocol_and_headers(dial: Dial) -> None:
-    """The 101 carries what accept() was given; the client's offers are in order."""
+def test_accept_sends_subprotocol_and_headers(dial: Dial) -> None:
+    """The 101 has the arguments of accept(); subprotocols keep the client's order."""
 
     class Chooses:
         def on_websocket(self, req, ws):
@@ -161,7 +163,7 @@ def test_accept_names_subprotocol_and_headers(dial: Dial) -> None:
         {'headers': [('X-Room', 'é')]},
     ],
 )
-def test_accept_refuses_what_would_break_the_handshake(
+def test_accept_with_invalid_arguments_raises_value_error(
     arguments: dict[str, object], dial: Dial
 ) -> None:
     """A subprotocol that was not offered and bad headers are errors of the caller."""
@@ -181,8 +183,10 @@ def test_accept_refuses_what_would_break_the_handshake(
     assert expected == raw.read(len(expected))
 
 
-def test_compression_is_off_unless_it_is_switched_on(dial: Dial, app: App) -> None:
-    """An offer of permessage-deflate is declined by default, and accepted if asked."""
+def test_compression_is_negotiated_only_if_it_is_switched_on(
+    dial: Dial, app: App
+) -> None:
+    """An offer of permessage-deflate is declined by default."""
     offer = {'Sec_WebSocket_Extensions': 'permessage-deflate; client_max_window_bits'}
     raw = dial(app)
     raw.sock.sendall(handshake(**offer))
@@ -193,8 +197,8 @@ def test_compression_is_off_unless_it_is_switched_on(dial: Dial, app: App) -> No
     assert b'Sec-WebSocket-Extensions: permessage-deflate' in raw.read_head()
 
 
-def test_thousands_of_extension_offers_are_survived(dial: Dial, app: App) -> None:
-    """2000 offers are refused or declined, and quickly."""
+def test_many_extension_offers_are_declined_or_refused(dial: Dial, app: App) -> None:
+    """150 offers are declined, and 2000 offers are refused."""
     app.ws_options.compression = True
     offers = ', '.join(['permessage-deflate; client_max_window_bits=7'] * 150)
     raw = dial(app)

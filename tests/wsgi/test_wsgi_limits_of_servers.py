@@ -1,4 +1,4 @@
-"""How servers that cannot, or can hardly, serve WebSockets say so."""
+"""Servers that cannot serve WebSockets, or only with limits, and their log lines."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def serve(*command: str) -> ServerProcess:
     ],
     ids=['uvicorn', 'granian', 'waitress-with-lookahead'],
 )
-def test_a_server_without_a_socket_answers_501(command: Sequence[str]) -> None:
-    """The client gets 501, the log the names of servers that work, requests answers."""
+def test_unsupported_server_answers_websockets_with_501(command: Sequence[str]) -> None:
+    """The log has the names of usable servers, and ordinary requests work."""
     with serve(*command, 'echo_wsgi:app') as server:
         with pytest.raises(InvalidStatus) as caught, connect(server.ws_url):
             pass
@@ -50,8 +50,8 @@ def test_a_server_without_a_socket_answers_501(command: Sequence[str]) -> None:
         assert 'gunicorn sync, gthread, gevent' in server.log()
 
 
-def test_hypercorn_refuses_by_itself() -> None:
-    """Hypercorn in WSGI mode answers 403 and does not ask the app."""
+def test_hypercorn_refuses_websockets_with_403() -> None:
+    """Hypercorn in WSGI mode does not ask the app."""
     command = ('python', '-m', 'hypercorn', '--bind', '127.0.0.1:{port}')
     with serve(*command, 'wsgi:echo_wsgi:app') as server:
         with pytest.raises(InvalidStatus) as caught, connect(server.ws_url):
@@ -59,8 +59,8 @@ def test_hypercorn_refuses_by_itself() -> None:
         assert 403 == caught.value.response.status_code
 
 
-def test_the_sync_worker_of_gunicorn_warns_once() -> None:
-    """The first WebSocket under gunicorn's sync worker leaves a warning in the log."""
+def test_sync_worker_of_gunicorn_logs_one_warning() -> None:
+    """Only the first WebSocket under gunicorn's sync worker logs the warning."""
     with serve(*COMMANDS['gunicorn-sync']) as server:
         for _ in range(2):
             with connect(server.ws_url) as client:
@@ -69,8 +69,8 @@ def test_the_sync_worker_of_gunicorn_warns_once() -> None:
         assert 1 == server.log().count('gunicorn runs its sync worker')
 
 
-def test_gevent_websocket_says_once_what_it_lacks() -> None:
-    """Its handler works, refusals are close codes, and the log says why."""
+def test_gevent_websocket_handler_works_and_logs_its_limits_once() -> None:
+    """Refusals are close codes there, and the log says why."""
     with serve(*COMMANDS['pywsgi-geventwebsocket']) as server:
         for path, code in (('/nowhere', 3404), ('/closing', 4002)):
             with connect(server.ws_url + path) as client:
@@ -83,11 +83,11 @@ def test_gevent_websocket_says_once_what_it_lacks() -> None:
             with pytest.raises(ConnectionClosed):
                 client.recv(timeout=DEADLINE_S)
             assert 3403 == client.close_code
-        assert 1 == server.log().count('gevent-websocket has done the handshake')
+        assert 1 == server.log().count('gevent-websocket answers the handshake')
 
 
-def test_ordinary_requests_that_mention_upgrades_pass() -> None:
-    """h2c and an Upgrade without Connection reach the resource, on a real server."""
+def test_request_with_another_upgrade_is_served_as_http() -> None:
+    """h2c, and an Upgrade without Connection, reach the resource."""
     with serve(*COMMANDS['gunicorn-gthread']) as server:
         for headers in ({'Upgrade': 'h2c'}, {'Upgrade': 'websocket'}):
             # urllib sends Connection: close.

@@ -1,4 +1,4 @@
-"""Pings by the clock, and messages from frames: pure parts of the WSGI side."""
+"""The ping schedule and the message assembler, which have no I/O."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from falcon_channels.wsgi.keepalive import Due
 from falcon_channels.wsgi.keepalive import PingSchedule
 
 
-def test_silence_leads_to_a_ping_and_then_to_death() -> None:
-    """The interval passes, then the timeout, each measured from its beginning."""
-    keepalive = PingSchedule(20, 5, now=100)
-    assert 20 == keepalive.wait_s(100)
-    assert Due.NOTHING is keepalive.due(119)
-    assert Due.PING is keepalive.due(120)
-    assert 5 == keepalive.wait_s(120)
-    assert Due.NOTHING is keepalive.due(124)
-    assert Due.DEAD is keepalive.due(125)
-    assert 0 == keepalive.wait_s(130)
+def test_silence_leads_to_a_ping_and_then_to_dead() -> None:
+    """First the interval passes, then the timeout."""
+    schedule = PingSchedule(20, 5, now=100)
+    assert 20 == schedule.wait_s(100)
+    assert Due.NOTHING is schedule.due(119)
+    assert Due.PING is schedule.due(120)
+    assert 5 == schedule.wait_s(120)
+    assert Due.NOTHING is schedule.due(124)
+    assert Due.DEAD is schedule.due(125)
+    assert 0 == schedule.wait_s(130)
 
 
-def test_any_byte_is_a_sign_of_life() -> None:
-    """What is heard between ping and timeout starts the interval anew."""
-    keepalive = PingSchedule(20, 5, now=0)
-    assert Due.PING is keepalive.due(20)
-    keepalive.heard(24)
-    assert Due.NOTHING is keepalive.due(40)
-    assert 4 == keepalive.wait_s(40)
-    assert Due.PING is keepalive.due(44)
+def test_bytes_after_a_ping_restart_the_interval() -> None:
+    """Any byte between ping and timeout is a sign of life."""
+    schedule = PingSchedule(20, 5, now=0)
+    assert Due.PING is schedule.due(20)
+    schedule.heard(24)
+    assert Due.NOTHING is schedule.due(40)
+    assert 4 == schedule.wait_s(40)
+    assert Due.PING is schedule.due(44)
 
 
-def test_no_interval_means_no_pings() -> None:
+def test_interval_of_none_switches_pings_off() -> None:
     """None switches pings off."""
-    keepalive = PingSchedule(None, 5, now=0)
-    assert Due.NOTHING is keepalive.due(1e9)
-    assert float('inf') == keepalive.wait_s(0)
+    schedule = PingSchedule(None, 5, now=0)
+    assert Due.NOTHING is schedule.due(1e9)
+    assert float('inf') == schedule.wait_s(0)
 
 
 def frames(opcode: Opcode, pieces: list[bytes]) -> list[Frame]:
@@ -56,8 +56,8 @@ def frames(opcode: Opcode, pieces: list[bytes]) -> list[Frame]:
 
 
 @given(st.lists(st.binary(max_size=20), min_size=1, max_size=8))
-def test_binary_fragments_join(pieces: list[bytes]) -> None:
-    """Whatever the fragments, the message is their sum."""
+def test_binary_fragments_are_joined(pieces: list[bytes]) -> None:
+    """Any fragments give the whole message."""
     assembler = MessageAssembler(8)
     for _ in range(2):
         messages = [assembler.add(frame) for frame in frames(Opcode.BINARY, pieces)]
@@ -65,8 +65,8 @@ def test_binary_fragments_join(pieces: list[bytes]) -> None:
 
 
 @given(st.text(max_size=30), st.lists(st.integers(0, 120), max_size=7))
-def test_text_may_be_cut_within_a_character(text: str, cuts: list[int]) -> None:
-    """Fragments of a text need not be UTF-8 each."""
+def test_text_cut_within_a_character_is_joined(text: str, cuts: list[int]) -> None:
+    """A single fragment of a text need not be valid UTF-8."""
     data = text.encode()
     places = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
     pieces = [data[a:b] for a, b in pairwise(places)]
@@ -75,15 +75,15 @@ def test_text_may_be_cut_within_a_character(text: str, cuts: list[int]) -> None:
     assert [text] == [m for m in messages if m is not None]
 
 
-def test_bad_text_fails_at_the_first_bad_fragment() -> None:
-    """What cannot become UTF-8 is not waited for to its end."""
+def test_invalid_utf8_fails_at_the_first_bad_fragment() -> None:
+    """The assembler does not wait for the end of the message."""
     assembler = MessageAssembler(8)
     assert assembler.add(Frame(Opcode.TEXT, b'\xce', fin=False)) is None
     with pytest.raises(UnicodeDecodeError):
         assembler.add(Frame(Opcode.CONT, b'\xce', fin=False))
 
 
-def test_the_number_of_fragments_is_bounded() -> None:
+def test_fragment_beyond_the_limit_raises() -> None:
     """One frame more than allowed fails, also an empty one."""
     assembler = MessageAssembler(2)
     assert assembler.add(Frame(Opcode.BINARY, b'', fin=False)) is None

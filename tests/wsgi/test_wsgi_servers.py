@@ -46,7 +46,7 @@ def await_outcome(server: RunningServer, expected: str) -> None:
     wait_until(look, f'{expected!r} among the outcomes {found}')
 
 
-def test_messages_of_all_kinds_come_back(server: RunningServer) -> None:
+def test_messages_of_all_kinds_are_echoed(server: RunningServer) -> None:
     """Text, binary, a MiB, and a fragmented message are echoed; a ping is answered."""
     with client(server, '/?name=kinds') as ws:
         for message in ('grüße', b'\x00\xff', b'x' * (1 << 20), 'y' * (1 << 20)):
@@ -59,8 +59,8 @@ def test_messages_of_all_kinds_come_back(server: RunningServer) -> None:
     await_outcome(server, 'kinds 1000')
 
 
-def test_the_client_closes_with_a_code(server: RunningServer) -> None:
-    """The client's close code reaches the responder, and its own comes back."""
+def test_close_code_of_the_client_reaches_the_responder(server: RunningServer) -> None:
+    """The client gets its own code back."""
     with client(server, '/?name=leaver') as ws:
         ws.send('hello')
         ws.recv(timeout=DEADLINE_S)
@@ -69,8 +69,8 @@ def test_the_client_closes_with_a_code(server: RunningServer) -> None:
     await_outcome(server, 'leaver 4001')
 
 
-def test_the_server_closes_with_a_code(server: RunningServer) -> None:
-    """A close code and reason of the responder reach the client."""
+def test_close_code_of_the_responder_reaches_the_client(server: RunningServer) -> None:
+    """Code and reason of the responder reach the client."""
     with client(server, '/closing') as ws:
         ws.send('hello')
         with pytest.raises(ConnectionClosed):
@@ -78,8 +78,8 @@ def test_the_server_closes_with_a_code(server: RunningServer) -> None:
         assert (4002, 'enough') == (ws.close_code, ws.close_reason)
 
 
-def test_the_client_is_killed(server: RunningServer) -> None:
-    """A client that vanishes with a reset ends the responder with 1006."""
+def test_client_that_resets_ends_the_responder_with_1006(server: RunningServer) -> None:
+    """A TCP reset instead of a close frame ends the responder."""
     with RawClient.connect(server.process.port, '/?name=victim') as raw:
         raw.sock.setsockopt(
             socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0)
@@ -87,20 +87,20 @@ def test_the_client_is_killed(server: RunningServer) -> None:
     await_outcome(server, 'victim 1006')
 
 
-def test_bytes_that_come_with_the_handshake_are_not_lost(server: RunningServer) -> None:
-    """A frame in the same segment as the handshake is echoed, where it can be had."""
+def test_frame_together_with_the_handshake_is_echoed(server: RunningServer) -> None:
+    """All servers except uWSGI pass on bytes after the handshake."""
     early, late = frame(Opcode.TEXT, b'early'), frame(Opcode.TEXT, b'late')
     with socket.create_connection(('127.0.0.1', server.process.port)) as sock:
         raw = RawClient(sock)
         raw.shake_hands(early=frame(Opcode.TEXT, b'early', mask=True))
         raw.send(Opcode.TEXT, b'late')
-        # uWSGI keeps what it has read ahead to itself.
+        # uWSGI does not pass on the bytes that it has read already.
         expected = early + late if server.case.early else late
         assert expected == raw.read(len(expected))
 
 
-def test_a_handshake_with_a_body_is_refused(server: RunningServer) -> None:
-    """A body, of a given length or in chunks, is no part of a handshake."""
+def test_handshake_with_a_body_is_refused(server: RunningServer) -> None:
+    """A handshake has no body, neither with a length nor in chunks."""
     for headers, body in (
         ({'Content_Length': '5'}, b'hello'),
         ({'Transfer_Encoding': 'chunked'}, b'5\r\nhello\r\n0\r\n\r\n'),
@@ -110,15 +110,17 @@ def test_a_handshake_with_a_body_is_refused(server: RunningServer) -> None:
             sock.sendall(handshake(**headers) + body)
             head = raw.read_head()
             if b' 101 ' in head:
-                # gevent-websocket has answered already; then the refusal is a code.
+                # gevent-websocket has sent the 101, so the refusal is a close code.
                 assert 'geventwebsocket' in server.case.name
                 assert 3400 == raw.read_close()[0]
             else:
                 assert head.startswith(b'HTTP/1.1 400 '), head
 
 
-def test_nothing_after_the_close_frame_is_a_request(server: RunningServer) -> None:
-    """HTTP requests behind a close frame are not served, whoever has read them."""
+def test_bytes_after_the_close_frame_are_never_served_as_requests(
+    server: RunningServer,
+) -> None:
+    """HTTP requests after a close frame are discarded (request smuggling)."""
     close = frame(Opcode.CLOSE, b'\x03\xe8', mask=True)
     post = b'POST /smuggled HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n' * 500
     with RawClient.connect(server.process.port, '/?name=smuggler') as raw:
@@ -128,7 +130,7 @@ def test_nothing_after_the_close_frame_is_a_request(server: RunningServer) -> No
         assert frame(Opcode.CLOSE, b'\x03\xe8') == raw.read_to_end()
     await_outcome(server, 'smuggler 1000')
     with socket.create_connection(('127.0.0.1', server.process.port)) as sock:
-        # Now the server's own reader has a part of them.
+        # Now the server's own reader has read a part of them.
         raw = RawClient(sock)
         sock.sendall(handshake() + close + post)
         with contextlib.suppress(ConnectionError):
@@ -137,7 +139,7 @@ def test_nothing_after_the_close_frame_is_a_request(server: RunningServer) -> No
     assert b'0' == get(server, '/smuggled')
 
 
-def test_many_messages_are_echoed_in_order(server: RunningServer) -> None:
+def test_10000_pipelined_messages_are_echoed_in_order(server: RunningServer) -> None:
     """10,000 messages, sent without waiting, come back complete and in order."""
     payloads = [b'message %d' % number for number in range(10_000)]
     sent = b''.join(frame(Opcode.TEXT, payload, mask=True) for payload in payloads)
@@ -149,8 +151,8 @@ def test_many_messages_are_echoed_in_order(server: RunningServer) -> None:
         sender.join(DEADLINE_S)
 
 
-def test_two_threads_send_at_once(server: RunningServer) -> None:
-    """Messages of two senders arrive whole."""
+def test_messages_of_two_concurrent_senders_arrive_whole(server: RunningServer) -> None:
+    """Two threads or greenlets may send at once."""
     with client(server, f'/twice?library={server.case.library}') as ws:
         messages = [ws.recv(timeout=DEADLINE_S) for _ in range(200)]
         ws.send('enough')
@@ -158,7 +160,9 @@ def test_two_threads_send_at_once(server: RunningServer) -> None:
     assert 100 == messages.count('b' * 70_000)
 
 
-def test_a_client_that_does_not_read_is_cut_off(server: RunningServer) -> None:
+def test_client_that_does_not_read_is_aborted_after_the_send_timeout(
+    server: RunningServer,
+) -> None:
     """A sender waits for a stalled client no longer than send_timeout_s."""
     with RawClient.connect(
         server.process.port, '/flood', receive_buffer_bytes=4096
@@ -168,10 +172,12 @@ def test_a_client_that_does_not_read_is_cut_off(server: RunningServer) -> None:
             raw.read_to_end()
 
 
-def test_fifty_connections_beside_plain_requests(server: RunningServer) -> None:
-    """50 WebSockets are open and answer, and so do ordinary requests among them."""
+def test_50_websockets_and_plain_requests_are_served_together(
+    server: RunningServer,
+) -> None:
+    """50 open WebSockets answer, and so do ordinary requests among them."""
     if not server.case.concurrent:
-        # A worker of gunicorn's sync class serves one connection after the other.
+        # gunicorn's sync worker serves one connection after the other.
         for _ in range(50):
             with client(server) as ws:
                 ws.send('hello')
@@ -189,8 +195,8 @@ def test_fifty_connections_beside_plain_requests(server: RunningServer) -> None:
     assert {1000} == {ws.close_code for ws in clients}
 
 
-def test_the_server_is_stopped(server: RunningServer) -> None:
-    """SIGTERM ends the connections, and the server after them."""
+def test_sigterm_ends_connections_and_server(server: RunningServer) -> None:
+    """SIGTERM ends the connections first, then the server."""
     process = server.process
     with RawClient.connect(process.port) as raw:
         raw.send(Opcode.TEXT, b'hello')

@@ -1,4 +1,4 @@
-"""WebSockets under servers that do TLS themselves."""
+"""WebSockets under servers that terminate TLS themselves."""
 
 from __future__ import annotations
 
@@ -69,8 +69,10 @@ def server(
         yield server
 
 
-def test_messages_pass_through_tls(server: ServerProcess, certificate: Path) -> None:
-    """Big and many messages are echoed over TLS, and closing is clean and prompt."""
+def test_tls_passes_large_and_many_messages_and_closes(
+    server: ServerProcess, certificate: Path
+) -> None:
+    """Messages are echoed over TLS, and the close is clean and prompt."""
     context = ssl.create_default_context(cafile=str(certificate))
     url = f'wss://localhost:{server.port}/'
     origin = f'https://localhost:{server.port}'

@@ -30,7 +30,7 @@ Dial = Callable[[App], RawClient]
 
 
 def app_of(responder: Callable[[WebSocket], None], **options: object) -> App:
-    """An app whose WebSockets are the responder's; options are of ws_options."""
+    """Return an app with one responder; options are set on ws_options."""
 
     class Resource:
         def on_websocket(self, req, ws):
@@ -55,7 +55,7 @@ def open_raw(dial: Dial, responder: Callable[[WebSocket], None], **options: obje
 
 
 def send_until_it_fails(raw: RawClient, data: bytes) -> int:
-    """Send the same bytes again and again; return how many were taken in all."""
+    """Send the same bytes repeatedly; return how many were accepted in all."""
     sent = 0
     try:
         while True:
@@ -68,7 +68,7 @@ def send_until_it_fails(raw: RawClient, data: bytes) -> int:
 
 
 def test_receive_returns_text_as_str_and_binary_as_bytes() -> None:
-    """Each kind arrives as its type, also by the methods for one kind."""
+    """Each kind arrives as its type, also through the methods for one kind."""
     seen = []
 
     def responder(ws):
@@ -85,8 +85,8 @@ def test_receive_returns_text_as_str_and_binary_as_bytes() -> None:
     assert ['a', b'b', 'c', b'd'] == seen
 
 
-def test_receive_gives_up_in_time_and_goes_on() -> None:
-    """A receive that timed out has lost nothing: the next one gets the message."""
+def test_receive_that_times_out_loses_no_message() -> None:
+    """The next receive gets the message."""
     timed_out = threading.Event()
 
     def responder(ws):
@@ -101,8 +101,8 @@ def test_receive_gives_up_in_time_and_goes_on() -> None:
         assert 'late' == client.recv(timeout=DEADLINE_S)
 
 
-def test_what_needs_accept_says_so() -> None:
-    """All but receive() and send() refuse to work before accept()."""
+def test_method_before_accept_raises_operation_not_allowed() -> None:
+    """All methods except receive() and send() need accept() first."""
     calls = []
 
     def responder(ws):
@@ -128,8 +128,8 @@ def test_what_needs_accept_says_so() -> None:
     assert 6 == len(calls)
 
 
-def test_accept_may_be_called_once() -> None:
-    """accept() after accept() or after an implicit one is the caller's mistake."""
+def test_second_accept_raises_operation_not_allowed() -> None:
+    """accept() after an accept() is an error of the caller."""
 
     def responder(ws):
         ws.accept()
@@ -141,8 +141,8 @@ def test_accept_may_be_called_once() -> None:
         assert 'fine' == client.recv(timeout=DEADLINE_S)
 
 
-def test_media_goes_through_the_handlers() -> None:
-    """JSON is text, MessagePack is binary, both ways."""
+def test_media_is_serialized_by_the_media_handlers() -> None:
+    """JSON is text and MessagePack is binary, in both directions."""
 
     def responder(ws):
         ws.accept()
@@ -157,8 +157,10 @@ def test_media_goes_through_the_handlers() -> None:
 
 
 @pytest.mark.parametrize('text', ['{', '[' * 100_000, '9' * 5000])
-def test_media_that_cannot_be_read_closes_with_3400(text: str, caplog) -> None:
-    """Bad JSON of a client is no traceback in the log."""
+def test_malformed_media_closes_with_3400_without_a_traceback(
+    text: str, caplog
+) -> None:
+    """Malformed JSON of a client is not logged."""
 
     def responder(ws):
         ws.accept()
@@ -175,7 +177,7 @@ def test_media_that_cannot_be_read_closes_with_3400(text: str, caplog) -> None:
 # The end.
 
 
-def test_the_end_raises_with_code_and_reason() -> None:
+def test_receive_after_the_end_raises_with_code_and_reason() -> None:
     """WebSocketError is Falcon's WebSocketDisconnected, with the reason."""
     ends = []
 
@@ -204,10 +206,10 @@ def test_the_end_raises_with_code_and_reason() -> None:
         (b'\x0f\xa1bye', 4001, b'\x0f\xa1bye'),
     ],
 )
-def test_a_close_frame_is_answered_by_its_like(
+def test_close_frame_is_answered_with_the_same_code_and_reason(
     payload: bytes, code: int, answer: bytes, dial: Dial
 ) -> None:
-    """Code and reason come back; what follows is ignored, also a second close."""
+    """Later frames are ignored, also a second close frame."""
     codes = []
 
     def responder(ws):
@@ -223,7 +225,7 @@ def test_a_close_frame_is_answered_by_its_like(
     assert [code] == codes
 
 
-def test_close_waits_for_the_clients_answer() -> None:
+def test_close_waits_for_the_answer_of_the_client() -> None:
     """close() sends code and reason, returns when answered, and may be repeated."""
     seen = []
 
@@ -240,15 +242,15 @@ def test_close_waits_for_the_clients_answer() -> None:
     assert [(True, 4002, 'enough')] == seen
 
 
-def test_a_client_that_never_answers_a_close_is_cut(dial: Dial) -> None:
+def test_client_that_never_answers_a_close_is_aborted(dial: Dial) -> None:
     """After close_timeout_s the connection ends without the client."""
     raw = open_raw(dial, lambda ws: ws.accept(), close_timeout_s=0.05)
     assert frame(Opcode.CLOSE, b'\x03\xe8Normal Closure') == raw.read(18)
     assert send_until_it_fails(raw, frame(Opcode.TEXT, b'still here', mask=True))
 
 
-def test_close_from_another_thread_ends_a_receive() -> None:
-    """A thread may close while the responder receives; that ends with the code."""
+def test_close_from_another_thread_ends_receive() -> None:
+    """A thread may close while the responder receives."""
     codes = []
 
     def responder(ws):
@@ -268,8 +270,8 @@ def test_close_from_another_thread_ends_a_receive() -> None:
 
 
 @pytest.mark.parametrize('code', [0, 999, 1004, 1005, 1006, 1015, 2999, 5000, '1000'])
-def test_close_codes_that_may_not_be_sent_are_refused(code: object) -> None:
-    """RFC 6455 section 7.4 reserves them."""
+def test_close_with_a_reserved_code_raises_value_error(code: object) -> None:
+    """RFC 6455 section 7.4 reserves these codes."""
 
     def responder(ws):
         ws.accept()
@@ -285,8 +287,8 @@ def test_close_codes_that_may_not_be_sent_are_refused(code: object) -> None:
         assert (4000, 'x' * 123) == (client.close_code, client.close_reason)
 
 
-def test_a_worker_that_is_stopped_says_goodbye() -> None:
-    """SystemExit in the responder closes with 1001, without waiting."""
+def test_worker_that_stops_closes_with_1001() -> None:
+    """SystemExit in the responder closes without waiting."""
 
     def responder(ws):
         ws.accept()
@@ -309,8 +311,8 @@ def test_a_worker_that_is_stopped_says_goodbye() -> None:
 # Silence.
 
 
-def test_a_client_that_does_not_answer_pings_is_gone(dial: Dial) -> None:
-    """Silence, a ping, silence: the connection is over with 1006."""
+def test_client_that_answers_no_ping_is_aborted_with_1006(dial: Dial) -> None:
+    """After silence, a ping and silence, the connection has ended."""
     ends = []
 
     def responder(ws):
@@ -325,8 +327,8 @@ def test_a_client_that_does_not_answer_pings_is_gone(dial: Dial) -> None:
     assert [(1006, 'the client did not answer a ping')] == ends
 
 
-def test_a_client_that_answers_pings_stays(dial: Dial) -> None:
-    """Three pings and their pongs later the connection is as good as new."""
+def test_client_that_answers_pings_stays_connected(dial: Dial) -> None:
+    """Three pings and their pongs keep the connection open."""
     raw = open_raw(dial, echo, ping_interval_s=0.01, ping_timeout_s=DEADLINE_S)
     raw.send(Opcode.TEXT, b'hello')
     assert frame(Opcode.TEXT, b'hello') == raw.read(7)
@@ -336,8 +338,8 @@ def test_a_client_that_answers_pings_stays(dial: Dial) -> None:
         raw.send(Opcode.PONG, ping[2:])
 
 
-def test_a_responder_that_only_sends_notices_the_end(dial: Dial) -> None:
-    """A send looks for a close frame once in a while."""
+def test_responder_that_only_sends_gets_the_close_code(dial: Dial) -> None:
+    """A send reads the client's frames once a second."""
     codes = []
     pace = threading.Event()
 
@@ -397,15 +399,15 @@ def test_a_responder_that_only_sends_notices_the_end(dial: Dial) -> None:
         *('close-code-1005', 'close-reason-not-utf8'),
     ],
 )
-def test_a_bad_frame_ends_the_connection(data: bytes, code: int, dial: Dial) -> None:
+def test_illegal_frame_closes_with_its_code(data: bytes, code: int, dial: Dial) -> None:
     """Each violation gets its close code at once."""
     raw = open_raw(dial, echo)
     raw.sock.sendall(data)
     assert code == raw.read_close()[0]
 
 
-def test_a_message_over_the_limit_is_refused(dial: Dial) -> None:
-    """max_message_bytes counts whole messages, also in fragments."""
+def test_message_over_max_message_bytes_is_refused_with_1009(dial: Dial) -> None:
+    """The limit counts whole messages, also in fragments."""
     raw = open_raw(dial, echo, max_message_bytes=100)
     raw.send(Opcode.BINARY, bytes(100))
     assert 102 == len(raw.read(102))
@@ -414,7 +416,7 @@ def test_a_message_over_the_limit_is_refused(dial: Dial) -> None:
     assert 1009 == raw.read_close()[0]
 
 
-def test_fragments_are_bounded(dial: Dial) -> None:
+def test_message_of_more_than_max_fragments_is_refused_with_1009(dial: Dial) -> None:
     """A message of max_fragments frames passes, one more does not."""
     raw = open_raw(dial, echo, max_fragments=4)
     for opcode, fin in ((Opcode.TEXT, False), (0, False), (0, False), (0, True)):
@@ -425,7 +427,7 @@ def test_fragments_are_bounded(dial: Dial) -> None:
     assert (1009, 'message has more than 4 fragments') == raw.read_close()
 
 
-def test_messages_arrive_byte_by_byte(dial: Dial) -> None:
+def test_frame_sent_byte_by_byte_is_received(dial: Dial) -> None:
     """The client's bytes may come one at a time."""
     raw = open_raw(dial, echo)
     for byte in frame(Opcode.TEXT, 'grüße'.encode(), mask=True):
@@ -434,8 +436,8 @@ def test_messages_arrive_byte_by_byte(dial: Dial) -> None:
     assert expected == raw.read(len(expected))
 
 
-def test_a_compression_bomb_stays_small(dial: Dial) -> None:
-    """64 MiB in 64 KiB are refused with 1009 before they are inflated."""
+def test_compression_bomb_is_refused_with_1009_before_inflating(dial: Dial) -> None:
+    """64 MiB in 64 KiB take less than 8 MiB of memory."""
     deflate = zlib.compressobj(9, zlib.DEFLATED, -12)
     bomb = deflate.compress(bytes(64 << 20)) + deflate.flush(zlib.Z_SYNC_FLUSH)
     raw = dial(app_of(echo, compression=True))
@@ -451,8 +453,8 @@ def test_a_compression_bomb_stays_small(dial: Dial) -> None:
         tracemalloc.stop()
 
 
-def test_a_ping_flood_without_reading_ends(dial: Dial) -> None:
-    """Pongs that nobody reads hold the reader up, and end the connection."""
+def test_ping_flood_without_reading_ends_by_the_send_timeout(dial: Dial) -> None:
+    """A client that does not read its pongs is aborted, and memory stays bounded."""
     codes = []
 
     def responder(ws):
@@ -472,8 +474,8 @@ def test_a_ping_flood_without_reading_ends(dial: Dial) -> None:
     assert [(1006, 'the client did not read for 0.2 s')] == codes
 
 
-def test_a_message_flood_meets_backpressure(dial: Dial) -> None:
-    """A responder that does not receive stops the client, and keeps no messages."""
+def test_message_flood_is_stopped_by_backpressure(dial: Dial) -> None:
+    """A responder that does not receive stops the client, and no message is lost."""
     resume, done = threading.Event(), threading.Event()
     received = []
 
@@ -496,8 +498,8 @@ def test_a_message_flood_meets_backpressure(dial: Dial) -> None:
     assert sent // len(message) + 1 == len(received)
 
 
-def test_descriptors_above_1023_work() -> None:
-    """Waiting does not go through select(), which cannot watch them."""
+def test_websocket_with_a_descriptor_above_1023_works() -> None:
+    """Waiting does not use select(), which cannot watch such descriptors."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < 2000:
         resource.setrlimit(resource.RLIMIT_NOFILE, (2000, hard))

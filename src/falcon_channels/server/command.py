@@ -1,4 +1,4 @@
-"""``falcon-channels serve``: uvicorn with the protocol class and a graceful stop."""
+"""The command ``falcon-channels serve``: uvicorn with our classes and a drain."""
 
 from __future__ import annotations
 
@@ -31,28 +31,30 @@ from uvicorn.supervisors.multiprocess import Process
 
 from falcon_channels.errors import ChannelsError
 from falcon_channels.errors import OptionsError
+from falcon_channels.server.loggers import access_logger
+from falcon_channels.server.loggers import server_logger
 from falcon_channels.server.options import ServerOptions
 from falcon_channels.transports.asgi_extensions import START_ERROR
 from falcon_channels.transports.asgi_extensions import WORKERS
-
-_logger = logging.getLogger('uvicorn.error')
+from falcon_channels.websocket import limits
 
 _WS = 'falcon_channels.server.protocol:WebSocketProtocol'
 _HTTP = 'falcon_channels.server.http:BoundedHttpProtocol'
 
-#: How long after a worker could not start another one is.
-_AGAIN_S = 2
+#: Seconds between a failed start of a worker and the next attempt.
+_RETRY_S = 2
 
-#: What Falcon starts with; another value was chosen by the application.
+#: Falcon's default; another value was chosen by the application.
 _FALCON_RECEIVE_QUEUE = 4
 
 
 class ChannelsConfig(Config):
-    """uvicorn's configuration, with `server_options` and the app made ready.
+    """uvicorn's configuration, with `server_options`; it also prepares the app.
 
     Args:
-        server_options: Limits of the WebSocket class.
-        args: As uvicorn's, and the same keywords.
+        args: Positional arguments of uvicorn's configuration.
+        server_options: Limits of the WebSocket class; the defaults if ``None``.
+        kwargs: Keyword arguments of uvicorn's configuration.
     """
 
     def __init__(
@@ -64,39 +66,39 @@ class ChannelsConfig(Config):
         super().__init__(*args, **kwargs)
 
     def configure_logging(self) -> None:
-        """Set up uvicorn's logging, with query strings left out."""
+        """Set up uvicorn's logging, without query strings."""
         super().configure_logging()
-        logging.getLogger('uvicorn.access').addFilter(hide_query_string)
+        access_logger.addFilter(hide_query_string)
 
     def load(self) -> None:
-        """Load what the configuration names, or end this process.
+        """Load the application, or end this process.
 
-        NOTE: what no import can mend ends workers as a failed start does: uvicorn would
-        start them again and again.
+        NOTE: An application that cannot be loaded ends a worker in the same way as a
+        failed start does. uvicorn would otherwise start the worker again and again.
         """
         if self.workers > 1 and multiprocessing.parent_process() is not None:
-            # NOTE: a hangup may reach all processes (`systemctl kill`, a terminal that
-            #   is closed). The parent replaces the workers then, which drain.
+            # NOTE: SIGHUP may reach all processes (`systemctl kill`, a terminal that is
+            # closed). Workers ignore it, because the parent replaces them: they drain.
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
         try:
             super().load()
         except ChannelsError as ex:
-            _logger.error('Error loading ASGI app: %s', ex)
+            server_logger.error('Error loading ASGI app: %s', ex)
             sys.exit(STARTUP_FAILURE)
         except Exception:
-            _logger.exception('Error loading ASGI app')
+            server_logger.exception('Error loading ASGI app')
             sys.exit(STARTUP_FAILURE)
         if self.lifespan_class is LifespanOn:
             self.lifespan_class = ChannelsLifespan
 
     def load_app(self) -> Any:
-        """Import the application and switch off what this server makes needless."""
+        """Import the application, and switch off its needless receive queue."""
         app = super().load_app()
         if isinstance(app, falcon.App) and not isinstance(app, falcon.asgi.App):
             raise OptionsError(
-                f'{self.app} is a WSGI app ({type(app).__name__}), and this is an ASGI '
-                'server: make it a falcon.asgi.App, or serve it with gunicorn or '
-                'another WSGI server (docs/wsgi.md)'
+                f'{self.app} is a WSGI app ({type(app).__name__}), but this is an ASGI '
+                'server: use a falcon.asgi.App, or serve it with gunicorn or another '
+                'WSGI server (docs/wsgi.md)'
             )
         if self.factory and callable(app):
             return _FactoryWithoutReceiveQueue(app)
@@ -105,24 +107,24 @@ class ChannelsConfig(Config):
 
 
 class ChannelsLifespan(LifespanOn):
-    """uvicorn's side of the lifespan; a start that failed is told in words."""
+    """uvicorn's side of the lifespan; it logs the reason of a failed start."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.state[WORKERS] = config.workers
 
     async def send(self, message: Any) -> None:
-        """Take an event of the application."""
+        """Process an event of the application."""
         if message['type'] == 'lifespan.startup.failed' and START_ERROR in self.state:
             message = {**message, 'message': self.state[START_ERROR]}
         await super().send(message)
 
 
 def hide_query_string(record: logging.LogRecord) -> bool:
-    """Leave the query string out of an access log line (a `logging` filter).
+    """Remove the query string from an access log line (a `logging` filter).
 
-    SECURITY: EventSource, like WebSocket, cannot send headers: tokens are in the query
-    strings of both.
+    SECURITY: Browsers cannot send headers with EventSource or WebSocket, so the query
+    strings of both carry tokens.
     """
     args = record.args
     if isinstance(args, tuple) and len(args) == 5 and isinstance(args[2], str):
@@ -143,14 +145,14 @@ class _FactoryWithoutReceiveQueue:
 
 
 def drop_receive_queue(app: object) -> None:
-    """Let a Falcon app receive from the server without a task in between.
+    """Make a Falcon app receive from the server without a task in between.
 
-    Falcon pumps messages through a queue so that a handler that only sends learns that
-    the client has gone; its documentation advises ``max_receive_queue = 0`` where the
-    server raises on a send to such a client, as this one does. A value that the
-    application has chosen stays.
+    Falcon moves messages through a queue, so that a handler that only sends can detect
+    that the client has left. Its documentation advises ``max_receive_queue = 0`` for
+    servers that raise if an application sends to such a client. This server does. A
+    value that the application has chosen stays.
 
-    PERF: half of the cost of an echo (benchmarks/echo.py).
+    PERF: Saves half of the cost of an echo (benchmarks/echo.py).
     """
     if (
         isinstance(app, falcon.asgi.App)
@@ -160,20 +162,20 @@ def drop_receive_queue(app: object) -> None:
 
 
 class ChannelsServer(Server):
-    """uvicorn's server: a first signal stops it gracefully, a second one at once."""
+    """uvicorn's server: the first signal drains it, the second one ends it at once."""
 
     _first_signal: int | None = None
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        """Take SIGHUP, too, for as long as the server runs.
+        """Handle SIGHUP, too, while the server runs.
 
-        NOTE: a service manager that reloads, or a terminal that is closed, would end
-        the process without a drain. Who asked to be left alone (``nohup``) is.
+        NOTE: A service manager that reloads, or a terminal that is closed, would end
+        the process without a drain. If SIGHUP is ignored (``nohup``), it stays ignored.
         """
-        elsewhere = threading.current_thread() is not threading.main_thread()
+        in_thread = threading.current_thread() is not threading.main_thread()
         with super().capture_signals():
-            if elsewhere or signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+            if in_thread or signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
                 yield
                 return
             before = signal.signal(signal.SIGHUP, self.handle_exit)
@@ -183,16 +185,16 @@ class ChannelsServer(Server):
                 signal.signal(signal.SIGHUP, before)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Note a signal.
+        """Called with each signal: stop, or end at once.
 
         NOTE: Ctrl-C reaches a worker twice, as SIGINT from the terminal and as SIGTERM
-        from its parent: there only the same signal again is a second one.
+        from its parent. In a worker, only the same signal counts as the second one.
         """
         if self.should_exit and (
             not self.config.use_subprocess or sig == self._first_signal
         ):
             self.force_exit = True
-            # A third one need not be handled by anybody.
+            # A third signal needs no handler.
             signal.signal(sig, signal.SIG_DFL)
         if not self.should_exit:
             self._first_signal = sig
@@ -202,67 +204,72 @@ class ChannelsServer(Server):
 class Workers(Multiprocess):
     """uvicorn's worker processes; a second signal ends them at once.
 
+    Args:
+        config: The configuration.
+        sockets: Listening sockets, which the workers share.
+
     Attributes:
-        failed: Whether they have ended because none of them could start.
+        failed: Whether the workers have ended because none of them could start.
     """
 
     failed = False
-    #: Whether one of them has been ready: what cannot start from then on may do later.
+    #: Whether a worker has been ready. If a later worker cannot start, the reason may
+    #: be temporary.
     _served = False
 
     def __init__(self, config: Config, sockets: list[socket.socket]) -> None:
         super().__init__(config, sockets)
-        #: When to replace a worker that could not start, by its place.
-        self._due_s: dict[int, float] = {}
+        #: Monotonic times at which failed workers are started again, by their index.
+        self._retry_at: dict[int, float] = {}
 
     def keep_subprocess_alive(self) -> None:
         """Replace workers that have ended.
 
-        NOTE: uvicorn ends all where one that replaces another cannot start, as while
-        the broker is away. But those that live keep their connections meanwhile.
+        NOTE: uvicorn ends all workers if a replacement cannot start, for example while
+        the broker is unavailable. Here the other workers keep their connections.
         """
         for index, process in enumerate(self.processes):
             if self.should_exit.is_set():
                 return
-            # NOTE: by a signal, another one may have come to its place.
-            due_s = None if process.exitcode is None else self._due_s.get(index)
-            if due_s is None:
+            # NOTE: After a signal, another worker may have this index.
+            retry_at = None if process.exitcode is None else self._retry_at.get(index)
+            if retry_at is None:
                 if process.is_alive(self.config.timeout_worker_healthcheck):
                     self._served = self._served or process.is_ready()
                     continue
-                process.kill()  # one that hangs, too
+                process.kill()  # it may hang
                 process.join()
                 if process.exitcode == STARTUP_FAILURE:
-                    self._put_off(index)
+                    self._retry_later(index)
                     continue
-                _logger.info('Child process [%s] died', process.pid)
-            elif time.monotonic() < due_s:
+                server_logger.info('Child process [%s] died', process.pid)
+            elif time.monotonic() < retry_at:
                 continue
-            self._due_s.pop(index, None)
+            self._retry_at.pop(index, None)
             self.processes[index] = Process(self.config, self.sockets)
             self.processes[index].start()
 
-    def _put_off(self, index: int) -> None:
-        """Try a worker again that could not start, or give up."""
+    def _retry_later(self, index: int) -> None:
+        """Schedule another start of a worker that could not start, or give up."""
         pid = self.processes[index].pid
         if self._served and any(item.process.is_alive() for item in self.processes):
-            self._due_s[index] = time.monotonic() + _AGAIN_S
-            _logger.error(
-                'Child process [%s] failed to start; again in %d s', pid, _AGAIN_S
+            self._retry_at[index] = time.monotonic() + _RETRY_S
+            server_logger.error(
+                'Child process [%s] failed to start; retrying in %d s', pid, _RETRY_S
             )
             return
-        _logger.error(
+        server_logger.error(
             'Child process [%s] failed to start, stopping the parent process.', pid
         )
         self.failed = True
         self.should_exit.set()
 
     def handle_int(self) -> None:
-        """Stop, or end at once."""
+        """Called at SIGINT: stop, or end at once."""
         self._stop()
 
     def handle_term(self) -> None:
-        """Stop, or end at once."""
+        """Called at SIGTERM: stop, or end at once."""
         self._stop()
 
     def _stop(self) -> None:
@@ -272,7 +279,7 @@ class Workers(Multiprocess):
         self.should_exit.set()
 
     def join_all(self) -> None:
-        """Wait for the workers, and for a second signal."""
+        """Wait until the workers have ended; handle a second signal meanwhile."""
         while any(process.process.is_alive() for process in self.processes):
             time.sleep(0.05)
             self.handle_signals()
@@ -281,37 +288,44 @@ class Workers(Multiprocess):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument('app', help='module:attribute of the ASGI application')
-    parser.add_argument('--factory', action='store_true', help='call it to get the app')
-    parser.add_argument('--app-dir', default='.', help='where to import it from')
-    place = parser.add_argument_group('where to listen')
-    place.add_argument('--host', default='127.0.0.1', help='address')
-    place.add_argument(
-        '--port', type=_port, default=8000, help='TCP port; 0: a free one'
+    parser.add_argument('app', help='ASGI application, as module:attribute')
+    parser.add_argument(
+        '--factory', action='store_true', help='APP is a function that returns the app'
     )
-    place.add_argument('--uds', metavar='PATH', help='a UNIX socket instead')
+    parser.add_argument('--app-dir', default='.', help='folder to import it from')
+    place = parser.add_argument_group('address')
+    place.add_argument('--host', default='127.0.0.1', help='address to listen on')
+    place.add_argument(
+        '--port', type=_port, default=8000, help='TCP port; 0: any free port'
+    )
+    place.add_argument('--uds', metavar='PATH', help='UNIX socket to listen on instead')
     place.add_argument('--root-path', default='', help='path prefix of the app')
     place.add_argument(
         '--forwarded-allow-ips',
         metavar='LIST',
-        help='proxies whose X-Forwarded-* headers are believed (127.0.0.1,::1)',
+        help='addresses of proxies whose X-Forwarded-* headers are trusted; without '
+        'it, 127.0.0.1 and ::1',
     )
     process = parser.add_argument_group('processes')
-    process.add_argument('--workers', type=_positive, default=1, help='processes')
-    process.add_argument('--reload', action='store_true', help='restart on changes')
+    process.add_argument(
+        '--workers', type=_positive, default=1, help='number of processes'
+    )
+    process.add_argument(
+        '--reload', action='store_true', help='restart when a file changes'
+    )
     process.add_argument(
         '--drain-timeout',
         type=_seconds,
         default=ServerOptions().drain_timeout_s,
         metavar='SECONDS',
-        help='longest time to close all connections in when stopped',
+        help='longest time to close all connections when the server stops',
     )
     process.add_argument(
         '--stop-timeout',
         type=_positive,
         default=60,
         metavar='SECONDS',
-        help='longest time for the whole stop, requests included',
+        help='longest time for the whole stop, including requests',
     )
     tls = parser.add_argument_group('TLS')
     tls.add_argument('--ssl-certfile', metavar='PATH')
@@ -320,26 +334,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     tls.add_argument('--ssl-verify-client', action='store_true')
     ws = parser.add_argument_group('WebSockets')
     ws.add_argument(
-        '--ws-max-size', type=_positive, default=1024 * 1024, help='bytes of a message'
+        '--ws-max-size',
+        type=_positive,
+        default=limits.MAX_MESSAGE_BYTES,
+        help='largest message in bytes',
     )
-    ws.add_argument('--ws-max-fragments', type=_positive, default=1024)
     ws.add_argument(
-        '--ws-ping-interval', type=_seconds, default=25.0, help='seconds; 0: no pings'
+        '--ws-max-fragments',
+        type=_positive,
+        default=limits.MAX_FRAGMENTS,
+        help='most frames of one message',
     )
-    ws.add_argument('--ws-ping-timeout', type=_seconds, default=10.0, help='seconds')
+    ws.add_argument(
+        '--ws-ping-interval',
+        type=_seconds,
+        default=25.0,
+        help='seconds between pings; 0: no pings',
+    )
+    ws.add_argument(
+        '--ws-ping-timeout',
+        type=_seconds,
+        default=10.0,
+        help='seconds without an answer to a ping before the connection is closed',
+    )
     ws.add_argument(
         '--ws-deflate', action='store_true', help='negotiate permessage-deflate'
     )
     ws.add_argument(
-        '--ws-max-per-peer', type=_positive, help='connections from one address'
+        '--ws-max-per-peer', type=_positive, help='most connections from one address'
     )
     ws.add_argument(
         '--ws-first-message-timeout',
         type=_seconds,
         metavar='SECONDS',
-        help='longest silence after the accept; without it, none is too long',
+        help='longest time from the accept to the first message; without it, no limit',
     )
-    parser.add_argument('--limit-concurrency', type=_positive, help='connections')
+    parser.add_argument('--limit-concurrency', type=_positive, help='most connections')
     parser.add_argument('--log-level', choices=sorted(LOG_LEVELS), default='info')
     parser.add_argument('--no-access-log', action='store_true')
 
@@ -355,7 +385,7 @@ def serve(args: argparse.Namespace) -> int:
                 args.ssl_certfile, args.ssl_keyfile
             )
         except OSError as ex:  # ssl.SSLError is one, too
-            print(f'the certificate or its key is no good: {ex}', file=sys.stderr)  # noqa: T201 - a command talks to its user
+            print(f'the certificate or its key cannot be loaded: {ex}', file=sys.stderr)  # noqa: T201 - a command talks to its user
             return 2
     sys.path.insert(0, args.app_dir)
     config = _config(args)
@@ -412,19 +442,21 @@ def _config(args: argparse.Namespace) -> ChannelsConfig:
 def _port(text: str) -> int:
     value = int(text)
     if not 0 <= value < 65536:
-        raise argparse.ArgumentTypeError('a port is 0 to 65535')
+        raise argparse.ArgumentTypeError(f'{value} is no port; use 0 to 65535')
     return value
 
 
 def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
-        raise argparse.ArgumentTypeError('at least 1')
+        raise argparse.ArgumentTypeError(f'{value} is too small; use at least 1')
     return value
 
 
 def _seconds(text: str) -> float:
     value = float(text)
     if not 0 <= value < 86400:
-        raise argparse.ArgumentTypeError('0 to 86399 seconds')
+        raise argparse.ArgumentTypeError(
+            f'{value:g} s is out of range; use 0 to 86399 seconds'
+        )
     return value

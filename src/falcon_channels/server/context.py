@@ -233,4 +233,4 @@ class ServerContext:
 
 
 async def _no_application(scope: Any, receive: Any, send: Any) -> None:
-    """Do nothing: an application for a middleware that only changes the scope."""
+    """Serve as the application of a middleware that only changes the scope."""

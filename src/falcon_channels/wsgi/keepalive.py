@@ -12,7 +12,7 @@ import math
 
 
 class Due(Enum):
-    """What to do after a wait without bytes."""
+    """The next step after a wait without bytes."""
 
     NOTHING = auto()
     PING = auto()

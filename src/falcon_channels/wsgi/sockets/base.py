@@ -1,20 +1,23 @@
-"""What an adapter of a WSGI server does. The contract of every module beside this one.
+"""The contract of the adapters of WSGI servers.
 
-WSGI has no way to hand an application the connection, so each server is a case of its
-own: where its socket can be found in the environ, which of the client's bytes it has
-read ahead, and how it is told that the response is done and the connection not to be
-used again. A module has two functions:
+WSGI cannot hand the connection over to an application. Each server therefore needs an
+adapter, which knows three things. Where is the socket in the environ? Which bytes of
+the client has the server already read? How does the server learn that the response is
+finished, and that it must not use the connection again? An adapter is a module with two
+functions:
 
 ``take(environ) -> TakenSocket | None``
-    The connection of this request, and all that the server has read of it beyond the
-    request; None if the request is not of this server. Must not block.
+    Return the connection of this request, and all bytes that the server has read after
+    the request; None if the request is not of this server. Must not block.
 
 ``finish(start_response) -> Iterable[bytes]``
-    What the application returns to the server when the WebSocket is over. May raise
-    what this server takes for "say nothing more". By then the socket is shut.
+    Return the response that the application returns when the WebSocket has ended. May
+    raise an exception after which this server sends nothing more. The socket is already
+    shut down.
 
-    SECURITY: the server must not read another request. A shut socket still gives out
-    what the client sent before, and a server that goes on would serve it.
+    SECURITY: The server must not read another request. A socket that was shut down
+    still returns the bytes that the client sent before. A server that reads on would
+    serve them as a request.
 """
 
 from __future__ import annotations
@@ -32,19 +35,19 @@ StartResponse = Callable[..., Any]
 
 
 class NoSocketError(Exception):
-    """This server is known, but not with these settings; the message says more."""
+    """The server is known, but its socket cannot be reached; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class TakenSocket:
-    """A connection that is ours until the response is done.
+    """A connection that the app owns until the response is finished.
 
     Attributes:
         sock: The server's socket object: plain, TLS, gevent's or eventlet's.
-        early: What the client sent after its handshake, as far as the server read it;
-            None if there was something, and the server has lost it.
+        early: Bytes after the handshake that the server has read already; None if it
+            has read some and lost them.
         accepted: Whether the server has answered 101 already.
-        ours: Whether to close the socket object; otherwise the server does.
+        ours: Whether the app closes the socket object; otherwise the server does.
         tells_version: Whether the environ has the client's HTTP version.
     """
 
@@ -57,7 +60,15 @@ class TakenSocket:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A row of the table: a server, and its adapter."""
+    """A row of the table: a server and its adapter.
+
+    Attributes:
+        name: Name of the server.
+        place: Expression that gives the socket, for readers.
+        end: How the response ends, for readers.
+        take: Function of the adapter.
+        finish: Function of the adapter.
+    """
 
     name: str
     place: str
@@ -67,10 +78,10 @@ class Server:
 
 
 def take_buffered(reader: Any, sock: Any) -> bytes:
-    """Take what a buffered reader of a socket holds, without waiting for more."""
+    """Return the bytes in the buffer of a socket's reader, without blocking."""
     timeout = sock.gettimeout()
-    # NOTE: with an empty buffer read1() reads the socket, which must not block here.
-    # What it gets then are the client's next bytes, as good as those of the buffer.
+    # NOTE: If the buffer is empty, read1() reads the socket, which must not block here.
+    # The bytes that it then returns are the client's next bytes, too.
     sock.settimeout(0)
     data = b''
     with contextlib.suppress(OSError):
@@ -80,10 +91,10 @@ def take_buffered(reader: Any, sock: Any) -> bytes:
 
 
 def client_is_gone(start_response: StartResponse) -> Iterable[bytes]:
-    """End the response as if the client had left, for servers that give up then.
+    """End the response as if the client had left, for servers that then give up.
 
     Raises:
-        BrokenPipeError: Always.
+        BrokenPipeError: Always; the server closes the connection.
     """
     raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 

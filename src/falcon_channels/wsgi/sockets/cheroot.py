@@ -11,7 +11,7 @@ finish = client_is_gone
 
 
 def take(environ: Environ) -> TakenSocket | None:
-    """Take the socket below the reader below the input."""
+    """Return the socket of the reader of the input."""
     stream = environ['wsgi.input']
     if not type(stream).__module__.startswith('cheroot.'):
         return None

@@ -12,7 +12,7 @@ from falcon_channels.wsgi.sockets.base import TakenSocket
 
 
 def take(environ: Environ) -> TakenSocket | None:
-    """Take the socket of eventlet's input; its environ says HTTP/1.0 always."""
+    """Return the socket of eventlet's input; the environ always has HTTP/1.0."""
     stream = environ.get('eventlet.input')
     if stream is None:
         return None
@@ -22,6 +22,6 @@ def take(environ: Environ) -> TakenSocket | None:
 
 
 def finish(start_response: StartResponse) -> Iterable[bytes]:
-    """End the response, and tell eventlet so."""
+    """End the response, and mark it as handled for eventlet."""
     importlib.import_module('eventlet.wsgi').WSGI_LOCAL.already_handled = True
     return []

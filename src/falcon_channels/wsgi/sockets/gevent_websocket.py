@@ -1,4 +1,4 @@
-"""The handler or worker of gevent-websocket, where a deployment runs it already."""
+"""The handler or worker of gevent-websocket, for deployments that run it already."""
 
 from __future__ import annotations
 
@@ -17,29 +17,30 @@ finish = nothing_more
 
 
 def take(environ: Environ) -> TakenSocket | None:
-    """Take the socket of its WebSocket, which has answered 101 and is not used on."""
+    """Return the socket of its WebSocket, which has already answered 101."""
     websocket = environ.get('wsgi.websocket')
     if websocket is None:
         return None
-    _log_what_it_lacks()
+    _warn_of_missing_features()
     try:
         handler = websocket.stream.handler
         reader, sock = handler.rfile, handler.socket
     except AttributeError as ex:
         raise NoSocketError(
             f"environ['wsgi.websocket'] is a {type(websocket).__qualname__}, "
-            'not that of gevent-websocket'
+            'and not the one of gevent-websocket'
         ) from ex
-    # Otherwise its handler sends a close frame of its own after ours.
+    # NOTE: Otherwise the handler sends its own close frame after ours.
     websocket.closed = True
     return TakenSocket(sock, early=take_buffered(reader, sock), accepted=True)
 
 
 @functools.cache
-def _log_what_it_lacks() -> None:
+def _warn_of_missing_features() -> None:
     _logger.warning(
-        'gevent-websocket has done the handshake before the application was asked: a '
-        'refusal reaches the client as a close code and not as an HTTP response, and '
-        'subprotocols, headers and compression cannot be negotiated. The handler can '
-        'be removed: a plain gevent.pywsgi.WSGIServer or gunicorn -k gevent does.'
+        'gevent-websocket answers the handshake before it calls the application. A '
+        'refusal therefore reaches the client as a close code and not as an HTTP '
+        'response, and subprotocols, headers and compression cannot be negotiated. '
+        'Remove the handler: a plain gevent.pywsgi.WSGIServer or gunicorn -k gevent '
+        'is enough.'
     )

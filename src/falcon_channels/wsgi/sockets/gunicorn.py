@@ -1,4 +1,4 @@
-"""gunicorn, workers sync, gthread and gevent."""
+"""gunicorn with the workers sync, gthread and gevent."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _logger = logging.getLogger(__name__)
 
 
 def take(environ: Environ) -> TakenSocket | None:
-    """Take the socket; what gunicorn read ahead is in its parser's unreader."""
+    """Return the socket; early bytes are in the unreader of gunicorn's parser."""
     sock = environ.get('gunicorn.socket')
     if sock is None:
         return None
     if environ.get('HTTP_VERSION') == '2':
-        raise NoSocketError('gunicorn shares an HTTP/2 connection among requests')
+        raise NoSocketError('gunicorn shares an HTTP/2 connection between requests')
     if not environ.get('wsgi.multithread'):
         _warn_of_sync_worker()
-    # NOTE: the reader of a chunked body has no unreader; but a handshake with a body is
-    # refused, whatever came with it.
+    # NOTE: The reader of a chunked body has no unreader. That does not matter, because
+    # a handshake with a body is refused.
     unreader = getattr(environ['wsgi.input'].reader, 'unreader', None)
     early = unreader.buf.getvalue() if unreader is not None else b''
     return TakenSocket(sock, early=early)
@@ -34,7 +34,7 @@ def finish(start_response: StartResponse) -> Iterable[bytes]:
     """End the response.
 
     Raises:
-        StopIteration: Always. All workers close the connection then.
+        StopIteration: Always; all workers then close the connection.
     """
     raise StopIteration
 
@@ -43,6 +43,6 @@ def finish(start_response: StartResponse) -> Iterable[bytes]:
 def _warn_of_sync_worker() -> None:
     _logger.warning(
         'gunicorn runs its sync worker: one WebSocket occupies the whole worker, and '
-        'is killed with it after --timeout (30 s by default). Run gunicorn with '
-        '-k gevent, or -k gthread and --threads.'
+        'both are killed after --timeout (30 s by default). Run gunicorn with '
+        '-k gevent, or with -k gthread and --threads.'
     )

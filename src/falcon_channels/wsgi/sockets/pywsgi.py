@@ -1,4 +1,4 @@
-"""gevent.pywsgi, by itself or as gunicorn's worker gevent_pywsgi."""
+"""gevent.pywsgi, alone or as gunicorn's worker gevent_pywsgi."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ finish = client_is_gone
 
 
 def take(environ: Environ) -> TakenSocket | None:
-    """Take the socket below the reader, which pywsgi passes raw for an Upgrade."""
+    """Return the socket of the reader, which pywsgi does not wrap for an Upgrade."""
     stream = environ['wsgi.input']
-    # NOTE: pywsgi wraps the reader if its own test of the Upgrade header, a simpler
-    # one than ours, says no.
+    # NOTE: pywsgi's own test of the Upgrade header is simpler than ours. If it fails,
+    # pywsgi wraps the reader.
     reader = getattr(stream, 'rfile', stream)
     sock = getattr(getattr(reader, 'raw', None), '_sock', None)
     if not type(sock).__module__.startswith('gevent.'):

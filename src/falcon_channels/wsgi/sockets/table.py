@@ -1,4 +1,4 @@
-"""The table: where each WSGI server keeps its socket, and how its response ends."""
+"""The table: where each WSGI server has its socket, and how its response ends."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from falcon_channels.wsgi.sockets.base import NoSocketError
 from falcon_channels.wsgi.sockets.base import Server
 from falcon_channels.wsgi.sockets.base import TakenSocket
 
-# The first whose take() knows the environ has it, so wrappers stand before what they
-# wrap. What an adapter looks for is never a header of the client: those all begin with
-# HTTP_ in an environ.
+#: The first server whose `take` returns a socket is used. A wrapper is therefore listed
+#: before the server that it wraps.
+#: SECURITY: Adapters look for keys that a client cannot set: the client's headers all
+#: begin with HTTP_ in an environ.
 SERVERS = (
     Server(
         'gevent-websocket',
@@ -87,10 +88,10 @@ SERVERS = (
 
 
 def take_socket(environ: Environ) -> tuple[Server, TakenSocket]:
-    """Take the connection of a request from the server that runs this app.
+    """Return the server that runs this app, and the connection of a request.
 
     Raises:
-        NoSocketError: If no socket can be reached; the message says why.
+        NoSocketError: No socket can be reached; the message says why.
     """
     for server in SERVERS:
         taken = server.take(environ)

@@ -1,4 +1,4 @@
-"""uWSGI, by the module that it injects into its processes."""
+"""uWSGI, through the module that it adds to its processes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ finish = nothing_more
 
 
 def take(environ: Environ) -> TakenSocket | None:
-    """Take the connection by its descriptor."""
+    """Return a duplicate of the connection's descriptor as a socket."""
     if 'uwsgi.version' not in environ:
         return None
     descriptor = importlib.import_module('uwsgi').connection_fd()

@@ -12,7 +12,7 @@ from falcon_channels.wsgi.sockets.base import TakenSocket
 
 
 def take(environ: Environ) -> TakenSocket | None:
-    """Take the socket of the channel, which waitress does not watch meanwhile."""
+    """Return the socket of the channel, which waitress does not read meanwhile."""
     bound_method = environ.get('waitress.client_disconnected')
     if bound_method is None:
         return None
@@ -24,8 +24,8 @@ def take(environ: Environ) -> TakenSocket | None:
         )
     early: bytes | None = b''
     with channel.requests_lock:
-        # NOTE: what came after the handshake was given to the next request's parser.
-        # It still has it all, unless it found what looked like the end of headers.
+        # NOTE: Bytes after the handshake went to the parser of the next request. The
+        # parser still has all of them, unless it found an apparent end of headers.
         following = channel.request
         if len(channel.requests) > 1 or (following and following.headers_finished):
             early = None
@@ -38,6 +38,6 @@ def finish(start_response: StartResponse) -> Iterable[bytes]:
     """End the response; waitress closes the channel and forgets its requests.
 
     Raises:
-        waitress.channel.ClientDisconnected: Always.
+        waitress.channel.ClientDisconnected: Always; the server closes the channel.
     """
     raise importlib.import_module('waitress.channel').ClientDisconnected

@@ -1,4 +1,4 @@
-"""The development server of Werkzeug, which is also Flask's."""
+"""The development server of Werkzeug, which Flask uses, too."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from falcon_channels.wsgi.sockets.base import TakenSocket
 
 
 def take(environ: Environ) -> TakenSocket | None:
-    """Take the socket that Werkzeug offers."""
+    """Return the socket that Werkzeug offers."""
     sock = environ.get('werkzeug.socket')
     if sock is None:
         return None
     stream = environ['wsgi.input']
-    reader = getattr(stream, '_rfile', stream)  # what is below a chunked body
+    reader = getattr(stream, '_rfile', stream)  # the reader of a chunked body
     return TakenSocket(sock, early=take_buffered(reader, sock))
 
 
 def finish(start_response: StartResponse) -> Iterable[bytes]:
-    """Let Werkzeug fail to write a response.
+    """Return a response, which Werkzeug cannot write.
 
-    SECURITY: it looks for another request after an exception, but not after a
-    response, in which it has put ``Connection: close`` itself.
+    SECURITY: After an exception Werkzeug reads another request. It does not after a
+    response, to which it has added ``Connection: close`` itself.
     """
     start_response('101 Switching Protocols', [])
     return [b'']

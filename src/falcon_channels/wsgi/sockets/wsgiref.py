@@ -1,4 +1,4 @@
-"""wsgiref.simple_server of the standard library, and servers built like it."""
+"""wsgiref.simple_server of the standard library, and servers built on it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ finish = client_is_gone
 
 
 def take(environ: Environ) -> TakenSocket | None:
-    """Take the socket below the reader that is the input."""
+    """Return the socket of the reader that is the input."""
     reader = environ['wsgi.input']
     if not isinstance(reader, io.BufferedReader):
         return None
