@@ -10,9 +10,9 @@ from support.postgres_server import PostgresServer
 
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.urls import open_broker
-from falcon_channels.testing import DurableBrokerContract
-from falcon_channels.testing import PresenceContract
-from falcon_channels.testing import SharedBrokerContract
+from falcon_channels.testing.presence_contract import PresenceContract
+from falcon_channels.testing.shared_contract import DurableBrokerContract
+from falcon_channels.testing.shared_contract import SharedBrokerContract
 
 _numbers = count()
 

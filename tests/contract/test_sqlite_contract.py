@@ -8,9 +8,9 @@ import pytest
 
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.sqlite import SqliteBroker
-from falcon_channels.testing import DurableBrokerContract
-from falcon_channels.testing import PresenceContract
-from falcon_channels.testing import SharedBrokerContract
+from falcon_channels.testing.presence_contract import PresenceContract
+from falcon_channels.testing.shared_contract import DurableBrokerContract
+from falcon_channels.testing.shared_contract import SharedBrokerContract
 
 
 class TestSqliteBroker(PresenceContract, SharedBrokerContract, DurableBrokerContract):
