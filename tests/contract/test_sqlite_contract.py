@@ -1,4 +1,4 @@
-"""The broker of one host keeps the contract."""
+"""The SQLite broker fulfils the contract."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from falcon_channels.testing.shared_contract import SharedBrokerContract
 
 
 class TestSqliteBroker(PresenceContract, SharedBrokerContract, DurableBrokerContract):
-    """The contract, on a file of each test."""
+    """The contract, with a new file for each test."""
 
     @pytest.fixture(autouse=True)
     def _use_folder(self, tmp_path: Path) -> None:
