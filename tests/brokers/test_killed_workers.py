@@ -1,4 +1,4 @@
-"""Workers are killed in the middle of publishing, on each broker for several."""
+"""Workers are killed while they publish, with each broker for several processes."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ PUBLISHERS, COUNT = 5, 100
 
 @pytest.fixture(params=BROKERS)
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """A broker of each kind, with nothing in it."""
+    """The URL of an empty broker of each kind."""
     with broker_url(request.param, tmp_path) as url:
         yield url
 
 
 async def start_worker(url: str) -> asyncio.subprocess.Process:
-    """Start the worker; started again, it publishes the same with the same keys."""
+    """Start a worker; each worker publishes the same items with the same keys."""
     return await asyncio.create_subprocess_exec(
         *(sys.executable, PUBLISHER, url, 'news'),
         *(str(PUBLISHERS), str(COUNT), '0', 'worker'),
@@ -50,8 +50,10 @@ async def start_worker(url: str) -> asyncio.subprocess.Process:
     )
 
 
-async def test_a_worker_killed_while_it_publishes(url: str) -> None:
-    """Its successor publishes again: fifty subscribers get all, once and in order."""
+async def test_successor_of_a_killed_publisher_publishes_each_item_once(
+    url: str,
+) -> None:
+    """The successor repeats all items; fifty subscribers get each once, in order."""
     async with open_channels(url) as channels, Audience(channels, 'news') as audience:
         worker = await start_worker(url)
         assert worker.stdout is not None
@@ -63,12 +65,12 @@ async def test_a_worker_killed_while_it_publishes(url: str) -> None:
         output, _ = await successor.communicate()
         lines = output.splitlines()
         assert b'done' == lines[-1]
-        # What the first had acknowledged has the same positions in the second's words.
+        # The successor reports the same positions for the acknowledged items.
         assert set(acknowledged) <= {line + b'\n' for line in lines}
         total = PUBLISHERS * COUNT
         await audience.until(
             lambda: all(len(heard[-1]) >= total for heard in audience.heard),
-            'everybody hears everything',
+            'every subscriber has received everything',
         )
     expected = sorted(
         (int(line.split()[1]), line.split()[3].decode().strip('"'))
@@ -80,11 +82,13 @@ async def test_a_worker_killed_while_it_publishes(url: str) -> None:
 
 
 class Guest:
-    """A WebSocket in a room, which comes back to where it was when it breaks.
+    """A client in a room that reconnects, and recovers from its last position.
 
     Attributes:
-        heard: Offsets and payloads.
-        entered: How often it was let in.
+        user: Id of the user.
+        heard: Offset and payload of each received publication.
+        entered: Number of times that the client has subscribed.
+        present: Whether the client is subscribed.
     """
 
     def __init__(self, server: ServerProcess, user: str) -> None:
@@ -96,14 +100,14 @@ class Guest:
         self._since = ''
 
     async def enter(self, worker: Worker) -> asyncio.Task[None]:
-        """Enter at this worker; return the task that listens, here or elsewhere."""
+        """Connect to a worker; return the task that receives and reconnects."""
         with worker.dial() as connection:
             sock = connection.sock.dup()
         sock.setblocking(False)
         loop = asyncio.get_running_loop()
         first = connect(self._url, sock=sock, proxy=None)
         task = loop.create_task(self._stay(first))
-        await until(lambda: self.present or task.done(), 'a guest is in')
+        await until(lambda: self.present or task.done(), 'a guest is subscribed')
         return task
 
     async def _stay(self, connection: connect) -> None:
@@ -134,15 +138,22 @@ class Guest:
 
 
 async def until(condition: Callable[[], object], what: str) -> None:
-    """Return when `condition()` is true."""
+    """Wait until a condition is true."""
     async with asyncio.timeout(40):
         while not condition():
             await asyncio.sleep(0.01)
     assert condition(), what
 
 
-class House:
-    """A server with two workers, fifty guests and somebody who publishes."""
+class Room:
+    """A server with two workers, fifty guests in a room, and a publisher.
+
+    Attributes:
+        server: The server.
+        guests: The clients in the room.
+        published: Offset and payload of each acknowledged publication.
+        failures: Number of requests that have failed.
+    """
 
     def __init__(self, server: ServerProcess, http: httpx.AsyncClient) -> None:
         self.server = server
@@ -152,7 +163,7 @@ class House:
         self._http = http
 
     async def publish(self, count: int) -> None:
-        """Publish so many items, each again until it is acknowledged."""
+        """Publish items, and repeat each until it is acknowledged."""
         for _ in range(count):
             value = f'item {len(self.published)}'
             while not await self._publish_once(value):
@@ -171,88 +182,89 @@ class House:
         return answer.status_code == 200
 
     async def users(self) -> list[str]:
-        """Return who is in the room, each as often as the broker knows them."""
+        """Return the users in the room, once for each presence entry."""
         while True:
             try:
-                there: list[str] = (await self._http.get('/rooms/news')).json()
+                users: list[str] = (await self._http.get('/rooms/news')).json()
             except httpx.HTTPError:
                 await asyncio.sleep(0.02)
             else:
-                return there
+                return users
 
-    async def until_all_are_seen(self) -> None:
-        """Return when the room has each guest once, and no ghost."""
+    async def until_all_are_present(self) -> None:
+        """Wait until each guest has exactly one presence entry."""
         everybody = [guest.user for guest in self.guests]
         async with asyncio.timeout(40):
             while everybody != await self.users():
                 await asyncio.sleep(0.05)
 
-    async def until_all_is_heard(self) -> None:
-        """Return when every guest has heard what was published last."""
+    async def until_all_have_received(self) -> None:
+        """Wait until every guest has received the last publication."""
         last = self.published[-1]
         await until(
             lambda: all([last] == guest.heard[-1:] for guest in self.guests),
-            'all is heard',
+            'all guests have received the last item',
         )
 
 
 @asynccontextmanager
-async def open_house(
+async def open_room(
     url: str, asgi_server: AsgiServer = SERVE
-) -> AsyncIterator[tuple[House, tuple[Worker, Worker]]]:
-    """Open a house whose guests are half here and half there, and publish a little."""
+) -> AsyncIterator[tuple[Room, tuple[Worker, Worker]]]:
+    """Open a room with half of its guests at each worker, and publish 20 items."""
     with two_workers(url, asgi_server) as server:
         workers = meet(server)
         async with httpx.AsyncClient(base_url=server.url, timeout=10) as http:
-            house = House(server, http)
+            room = Room(server, http)
             tasks = [
                 await guest.enter(workers[number % 2])
-                for number, guest in enumerate(house.guests)
+                for number, guest in enumerate(room.guests)
             ]
             try:
-                await house.until_all_are_seen()
-                await house.publish(20)
-                await house.until_all_is_heard()
-                yield house, workers
+                await room.until_all_are_present()
+                await room.publish(20)
+                await room.until_all_have_received()
+                yield room, workers
             finally:
                 for task in tasks:
                     task.cancel()
                 ends = await asyncio.gather(*tasks, return_exceptions=True)
             assert {asyncio.CancelledError} == {type(end) for end in ends}
-    assert list(range(1, len(house.published) + 1)) == [n for n, _ in house.published]
-    for guest in house.guests:
-        assert house.published == guest.heard
+    assert list(range(1, len(room.published) + 1)) == [n for n, _ in room.published]
+    for guest in room.guests:
+        assert room.published == guest.heard
 
 
 @pytest.mark.server
 @pytest.mark.timeout(120)
-async def test_one_worker_of_two_dies_with_its_presence(url: str) -> None:
-    """Its guests come back, the others stay: nobody misses anything, no ghost stays."""
-    async with open_house(url) as (house, (_, two)):
-        publishing = asyncio.create_task(house.publish(150))
-        await until(lambda: len(house.published) > 50, 'some more is published')
+async def test_guests_of_a_killed_worker_reconnect_without_a_gap(url: str) -> None:
+    """Guests of a killed worker reconnect; no guest misses anything, and no presence
+    entry is left over."""
+    async with open_room(url) as (room, (_, two)):
+        publishing = asyncio.create_task(room.publish(150))
+        await until(lambda: len(room.published) > 50, '30 more items are published')
         os.kill(two.pid, signal.SIGKILL)
         await publishing
-        await house.until_all_is_heard()
-        await house.until_all_are_seen()
-    stayed = [guest.entered for guest in house.guests[0::2]]
-    came_back = [guest.entered for guest in house.guests[1::2]]
-    assert ([1] * 25, [2] * 25) == (stayed, came_back)
+        await room.until_all_have_received()
+        await room.until_all_are_present()
+    stayed = [guest.entered for guest in room.guests[0::2]]
+    reconnected = [guest.entered for guest in room.guests[1::2]]
+    assert ([1] * 25, [2] * 25) == (stayed, reconnected)
 
 
 @pytest.mark.server
 @pytest.mark.timeout(120)
-async def test_all_processes_die_and_begin_again(
+async def test_killed_and_restarted_server_loses_no_publication(
     url: str, asgi_server: AsgiServer
 ) -> None:
-    """The server is killed whole and started again: nobody misses anything."""
-    async with open_house(url, asgi_server) as (house, _):
-        publishing = asyncio.create_task(house.publish(150))
-        await until(lambda: len(house.published) > 50, 'some more is published')
-        house.server.kill()
-        await until(lambda: house.failures > 2, 'nobody answers')
-        await asyncio.to_thread(house.server.start)
+    """All processes are killed and started again; no guest misses anything."""
+    async with open_room(url, asgi_server) as (room, _):
+        publishing = asyncio.create_task(room.publish(150))
+        await until(lambda: len(room.published) > 50, '30 more items are published')
+        room.server.kill()
+        await until(lambda: room.failures > 2, 'requests fail')
+        await asyncio.to_thread(room.server.start)
         await publishing
-        await house.until_all_is_heard()
-        await house.until_all_are_seen()
-    assert [2] * SUBSCRIBERS == [guest.entered for guest in house.guests]
+        await room.until_all_have_received()
+        await room.until_all_are_present()
+    assert [2] * SUBSCRIBERS == [guest.entered for guest in room.guests]

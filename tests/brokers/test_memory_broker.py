@@ -1,4 +1,4 @@
-"""What the broker of one process forgets, by a clock of the test's."""
+"""The memory broker removes what has expired; the test controls its clock."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from falcon_channels.publication import Publication
 
 
 class Clock:
-    """Seconds that a test advances."""
+    """A clock that a test advances."""
 
     def __init__(self) -> None:
         self.now_s = 100.0
@@ -17,8 +17,8 @@ class Clock:
         return self.now_s
 
 
-async def test_keys_of_channels_without_log_are_forgotten() -> None:
-    """Idempotency keys of channels that keep no log do not pile up."""
+async def test_expired_idempotency_keys_of_a_channel_without_log_are_removed() -> None:
+    """Idempotency keys of channels without a log do not accumulate."""
     clock = Clock()
     broker = MemoryBroker(clock=clock)
     settings = StreamSettings(idempotency_ttl_s=10.0)
@@ -32,8 +32,8 @@ async def test_keys_of_channels_without_log_are_forgotten() -> None:
     assert len(broker._key_expiry) <= 200
 
 
-async def test_revocations_are_forgotten() -> None:
-    """Revocations that are over do not pile up, also those that were renewed."""
+async def test_expired_revocations_are_removed() -> None:
+    """Expired revocations do not accumulate, even if they are renewed."""
     clock = Clock()
     broker = MemoryBroker(clock=clock)
     for round_number in range(10):

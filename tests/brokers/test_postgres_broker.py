@@ -1,4 +1,4 @@
-"""The PostgreSQL broker: the application's transactions, migration, URLs."""
+"""The PostgreSQL broker: transactions of the application, migration, and URLs."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def server() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def url(server: PostgresServer) -> str:
-    """A URL with a schema of its own."""
+    """The URL of a new schema."""
     url = f'{server.url}?timeout_s=2&schema=broker{next(_numbers)}'
     migrate(url)
     return url
@@ -59,17 +59,19 @@ def url(server: PostgresServer) -> str:
 @asynccontextmanager
 async def opened(url: str) -> AsyncIterator[tuple[Broker, Recorder]]:
     """Open a broker that is subscribed to ``news`` and ``other``."""
-    broker, seen = open_broker(url), Recorder()
-    await broker.start(seen)
+    broker, recorder = open_broker(url), Recorder()
+    await broker.start(recorder)
     for channel in ('news', 'other'):
         await broker.subscribe(channel, LOG)
     try:
-        yield broker, seen
+        yield broker, recorder
     finally:
         await broker.close()
 
 
-async def test_what_is_committed_is_delivered(server: PostgresServer, url: str) -> None:
+async def test_publication_in_a_transaction_is_delivered_on_commit(
+    server: PostgresServer, url: str
+) -> None:
     """A publication in the application's transaction is delivered when it commits."""
     async with (
         open_channels(url) as channels,
@@ -84,7 +86,7 @@ async def test_what_is_committed_is_delivered(server: PostgresServer, url: str) 
             await connection.execute('INSERT INTO orders VALUES (7)')
             result = await channels.publish('news', {'n': 7}, connection=connection)
             assert 1 == result.position.offset
-            # Nobody else sees it yet.
+            # Other connections do not see it yet.
             assert [] == (await channels.history('news')).publications
         publication = await anext(subscription)
         assert (1, {'n': 7}) == (publication.offset, publication.value())
@@ -92,12 +94,12 @@ async def test_what_is_committed_is_delivered(server: PostgresServer, url: str) 
         await connection.commit()
 
 
-async def test_what_is_rolled_back_is_never_delivered(
+async def test_publication_in_a_rolled_back_transaction_is_never_delivered(
     server: PostgresServer, url: str
 ) -> None:
-    """A publication of a transaction that is rolled back leaves no trace and no gap."""
+    """A publication of a rolled-back transaction leaves no trace and no gap."""
     async with (
-        opened(url) as (broker, seen),
+        opened(url) as (broker, recorder),
         await psycopg.AsyncConnection.connect(server.url) as connection,
     ):
         for ending in (connection.rollback, connection.commit):
@@ -110,19 +112,19 @@ async def test_what_is_rolled_back_is_never_delivered(
                     connection=connection,
                 )
                 assert (n + 1, False) == (result.position.offset, result.duplicate)
-            assert [] == seen.of('news')
+            assert [] == recorder.of('news')
             await ending()
         await broker.publish('news', Publication(data=b'"last"'), LOG)
-        await seen.until(lambda: len(seen.of('news')) == 4, 'four')
-        assert [1, 2, 3, 4] == seen.offsets_of('news')
-        assert [b'0', b'1', b'2', b'"last"'] == seen.data_of('news')
+        await recorder.until(lambda: len(recorder.of('news')) == 4, 'four publications')
+        assert [1, 2, 3, 4] == recorder.offsets_of('news')
+        assert [b'0', b'1', b'2', b'"last"'] == recorder.data_of('news')
 
 
-async def test_transactions_that_race_make_one_order(
+async def test_concurrent_transactions_have_offsets_without_gaps(
     server: PostgresServer, url: str
 ) -> None:
-    """Ten transactions publish at once, half are rolled back: offsets have no gaps."""
-    async with opened(url) as (broker, seen):
+    """Ten concurrent transactions publish, half of them roll back: no gaps."""
+    async with opened(url) as (broker, recorder):
 
         async def transact(number: int) -> None:
             async with await psycopg.AsyncConnection.connect(server.url) as connection:
@@ -135,19 +137,21 @@ async def test_transactions_that_race_make_one_order(
 
         plain = [broker.publish('news', ITEM, LOG) for _ in range(20)]
         await asyncio.gather(*map(transact, range(10)), *plain)
-        await seen.until(lambda: len(seen.publications) == 70, 'seventy')
-        assert list(range(1, 46)) == seen.offsets_of('news')
-        assert list(range(1, 26)) == seen.offsets_of('other')
+        await recorder.until(
+            lambda: len(recorder.publications) == 70, 'seventy publications'
+        )
+        assert list(range(1, 46)) == recorder.offsets_of('news')
+        assert list(range(1, 26)) == recorder.offsets_of('other')
         page = await broker.history('news', LOG)
-        assert page.publications == seen.of('news')
+        assert page.publications == recorder.of('news')
 
 
-async def test_a_long_transaction_holds_up_its_channel_only(
+async def test_long_transaction_delays_only_its_own_channel(
     server: PostgresServer, url: str
 ) -> None:
-    """Publishes behind an open transaction fail in time; other channels go on."""
+    """Publishes behind an open transaction fail in time; other channels work."""
     async with (
-        opened(url) as (broker, seen),
+        opened(url) as (broker, recorder),
         await psycopg.AsyncConnection.connect(server.url) as connection,
     ):
         await broker.publish('news', ITEM, LOG, connection=connection)
@@ -165,13 +169,15 @@ async def test_a_long_transaction_holds_up_its_channel_only(
         await connection.commit()
         result = await broker.publish('news', ITEM, LOG, idempotency_key='k')
         assert 2 == result.position.offset
-        await seen.until(lambda: seen.offsets_of('news') == [1, 2], 'both')
+        await recorder.until(
+            lambda: recorder.offsets_of('news') == [1, 2], 'both publications'
+        )
 
 
-async def test_only_connections_of_psycopg_are_taken(
+async def test_connection_of_another_class_is_refused(
     server: PostgresServer, url: str
 ) -> None:
-    """What is no asynchronous connection of psycopg is refused by name."""
+    """A connection that is not a psycopg.AsyncConnection is refused by name."""
     async with opened(url) as (broker, _):
         with psycopg.connect(server.url) as connection:
             with pytest.raises(
@@ -180,8 +186,8 @@ async def test_only_connections_of_psycopg_are_taken(
                 await broker.publish('news', ITEM, LOG, connection=connection)
 
 
-async def test_memory_takes_no_connection() -> None:
-    """A broker that has no transactions says so."""
+async def test_memory_broker_refuses_a_connection() -> None:
+    """A broker without transactions refuses a connection."""
     channels = Channels()
     channels.add_route('news', object())
     with pytest.raises(CapabilityError, match='within a transaction'):
@@ -189,8 +195,10 @@ async def test_memory_takes_no_connection() -> None:
     await channels.close()
 
 
-def test_migrate_makes_and_renews(server: PostgresServer) -> None:
-    """The first migration makes the schema, the second has little to do."""
+def test_migrate_creates_the_schema_then_updates_functions(
+    server: PostgresServer,
+) -> None:
+    """The first migration creates the schema, the second updates functions."""
     url = f'{server.url}?schema=fresh'
     assert "created schema 'fresh', version 1" == migrate(url)
     assert "schema 'fresh' already has version 1; its functions are updated" == (
@@ -198,22 +206,22 @@ def test_migrate_makes_and_renews(server: PostgresServer) -> None:
     )
 
 
-def test_the_command_migrates(
+def test_migrate_command_prints_the_result_or_the_error(
     server: PostgresServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """falcon-channels migrate says what it did, or why it could not."""
+    """`falcon-channels migrate` prints what it did, or why it could not."""
     assert 0 == main(['migrate', f'{server.url}?schema=by_command'])
     assert "created schema 'by_command', version 1\n" == capsys.readouterr().out
     assert 1 == main(['migrate', f'{server.url}?schema=a;b'])
     assert "schema is 'a;b', and must be a word" in capsys.readouterr().err
 
 
-def test_the_command_reads_the_environment(
+def test_migrate_command_without_url_reads_the_environment(
     server: PostgresServer,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Without a URL the command takes that of the environment."""
+    """Without an argument, the command takes the URL of DATABASE_URL."""
     monkeypatch.delenv('DATABASE_URL', raising=False)
     assert 2 == main(['migrate'])
     monkeypatch.setenv('DATABASE_URL', f'{server.url}?schema=by_environment')
@@ -221,8 +229,10 @@ def test_the_command_reads_the_environment(
     assert "created schema 'by_environment'" in capsys.readouterr().out
 
 
-async def test_a_schema_that_is_not_there_or_not_ours(server: PostgresServer) -> None:
-    """What is missing, foreign or newer is refused, and the message says what to do."""
+async def test_missing_foreign_or_newer_schema_is_refused(
+    server: PostgresServer,
+) -> None:
+    """An unusable schema is refused, and the message says what to do."""
     with psycopg.connect(server.url) as connection:
         connection.execute('CREATE SCHEMA theirs')
         connection.execute('CREATE SCHEMA newer')
@@ -242,10 +252,10 @@ async def test_a_schema_that_is_not_there_or_not_ours(server: PostgresServer) ->
                 migrate(url)
 
 
-async def test_a_server_that_is_not_there_is_named_without_secrets(
+async def test_start_without_server_names_its_port_and_no_password(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Nobody listens: starting fails in time, and the password stays secret."""
+    """Without a server, starting fails in time, and no password is shown."""
     caplog.set_level(logging.DEBUG)
     port = free_port()
     url = f'postgresql://ann:s3cret@127.0.0.1:{port}/db?timeout_s=2'
@@ -261,10 +271,10 @@ async def test_a_server_that_is_not_there_is_named_without_secrets(
 
 
 @pytest.mark.parametrize('before', ['', 'postgres@'])
-async def test_a_socket_in_the_file_system(
+async def test_url_with_a_socket_folder_connects_to_the_unix_socket(
     server: PostgresServer, monkeypatch: pytest.MonkeyPatch, before: str
 ) -> None:
-    """A URL without a host reaches the server by the socket in a folder."""
+    """A URL without a host uses the Unix socket in a folder."""
     monkeypatch.setenv('PGUSER', 'postgres')
     url = f'postgresql://{before}/postgres?host={server.folder}&port={server.port}'
     broker = open_broker(f'{url}&schema=by_socket&migrate=yes')
@@ -273,8 +283,8 @@ async def test_a_socket_in_the_file_system(
     await broker.close()
 
 
-async def test_a_server_that_does_not_answer_is_named() -> None:
-    """Somebody listens and says nothing: starting fails in time and says where."""
+async def test_start_with_a_silent_server_fails_and_names_its_address() -> None:
+    """If the server accepts and does not answer, starting fails in time."""
     with socket.socket() as mute:
         mute.bind(('127.0.0.1', 0))
         mute.listen()
@@ -288,10 +298,10 @@ async def test_a_server_that_does_not_answer_is_named() -> None:
     )
 
 
-async def test_a_server_without_password_is_warned_about(
+async def test_remote_server_without_password_is_warned_about_once(
     server: PostgresServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A warning names a server beyond loopback that wants no password, once."""
+    """A server on another host without a password is logged, once."""
     words = 'PostgreSQL server at 0.0.0.0 is used without a password'
     beyond = server.url.replace('127.0.0.1', '0.0.0.0')
     with_password = beyond.replace('postgres@', 'postgres:s3cret@')
@@ -304,11 +314,11 @@ async def test_a_server_without_password_is_warned_about(
     assert 's3cret' not in caplog.text
 
 
-async def test_control_messages_of_a_lost_link_arrive(
+async def test_control_messages_sent_while_the_link_is_lost_arrive_in_order(
     server: PostgresServer, url: str
 ) -> None:
-    """Control messages arrive once and in order, though links end all the while."""
-    async with opened(url) as (one, _), opened(f'{url}&probe_s=0.2') as (_, seen):
+    """Control messages arrive once and in order, while connections end."""
+    async with opened(url) as (one, _), opened(f'{url}&probe_s=0.2') as (_, recorder):
         sending = asyncio.create_task(send_controls(one))
         for _ in range(4):
             async with await psycopg.AsyncConnection.connect(server.url) as admin:
@@ -316,17 +326,19 @@ async def test_control_messages_of_a_lost_link_arrive(
                     'SELECT pg_terminate_backend(pid) FROM pg_stat_activity '
                     "WHERE query LIKE 'LISTEN%'"
                 )
-            await seen.until(lambda: 'restored' in seen.links, 'the link is back')
-            seen.links.clear()
+            await recorder.until(
+                lambda: 'restored' in recorder.links, 'the link is back'
+            )
+            recorder.links.clear()
         sending.cancel()
         (sent,) = await asyncio.gather(sending)
-        await seen.until(lambda: sent <= len(seen.controls), 'the last')
-        assert [b'%d' % n for n in range(sent)] == seen.controls[:sent]
-        assert len(seen.controls) <= sent + 1
+        await recorder.until(lambda: sent <= len(recorder.controls), 'the last message')
+        assert [b'%d' % n for n in range(sent)] == recorder.controls[:sent]
+        assert len(recorder.controls) <= sent + 1
 
 
-async def test_what_has_expired_is_removed(server: PostgresServer, url: str) -> None:
-    """Rows beyond their time are removed by the sweep."""
+async def test_sweep_removes_expired_rows(server: PostgresServer, url: str) -> None:
+    """The sweep removes rows after their time."""
     schema = url.partition('schema=')[2]
     short = StreamSettings(size=100, ttl_s=0.1, meta_ttl_s=0.1, idempotency_ttl_s=0.1)
     async with (
@@ -350,7 +362,7 @@ async def test_what_has_expired_is_removed(server: PostgresServer, url: str) -> 
             )
             return await cursor.fetchone() == (0,)
 
-        await eventually(swept, 'everything has gone')
+        await eventually(swept, 'all expired rows are removed')
 
 
 @pytest.mark.parametrize(
@@ -364,26 +376,27 @@ async def test_what_has_expired_is_removed(server: PostgresServer, url: str) -> 
         'postgresql://localhost?trusted=1',
     ],
 )
-def test_urls_that_make_no_sense_are_refused(url: str) -> None:
-    """Unknown and impossible options are errors."""
+def test_url_with_an_unknown_or_invalid_option_is_refused(url: str) -> None:
+    """Unknown and invalid options are errors."""
     with pytest.raises(OptionsError):
         open_broker(url)
 
 
-async def test_a_connection_whose_caller_gave_up_is_closed(
+async def test_connection_of_a_cancelled_caller_is_closed(
     server: PostgresServer,
 ) -> None:
-    """Who is cancelled while a connection is being opened leaves none behind."""
-    ways_in = Server(f'{server.url}?application_name=given-up', 5.0)
+    """A caller that is cancelled while connecting leaves no connection open."""
+    server_options = Server(f'{server.url}?application_name=given-up', 5.0)
     opened = 0
     for number in range(40):
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(number / 2500):
-                connection = await ways_in.connect()
+                connection = await server_options.connect()
                 await connection.close()
                 opened += 1
     assert opened < 40
-    # NOTE: psycopg warns of a connection that was forgotten, and fails the test.
+    # NOTE: psycopg warns about a connection that was not closed, and the warning fails
+    #   the test.
     gc.collect()
     count = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'given-up'"
     async with await psycopg.AsyncConnection.connect(

@@ -1,4 +1,4 @@
-"""PostgreSQL that is killed, frozen, cut off: everything arrives once and in order."""
+"""Faults of PostgreSQL: all publications still arrive once and in order."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from falcon_channels.channels import Channels
 
 pytestmark = pytest.mark.xdist_group('postgres faults')
 
-#: Short, so that faults are noticed soon.
+#: Short times, so that faults are noticed soon.
 QUICK = '?timeout_s=2&probe_s=0.2'
 
 
@@ -36,20 +36,22 @@ def running() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def server(running: PostgresServer) -> PostgresServer:
-    """A server without anything in it."""
+    """An empty server."""
     make_empty(running)
     return running
 
 
 def make_empty(server: PostgresServer) -> None:
-    """Take everything from a server but its tables."""
+    """Remove all data from a server, and create the tables again."""
     with psycopg.connect(server.url) as connection:
         connection.execute('DROP SCHEMA IF EXISTS falcon_channels CASCADE')
     migrate(server.url)
 
 
-async def test_a_server_killed_and_started_again(server: PostgresServer) -> None:
-    """The server is killed and started: nobody misses anything."""
+async def test_killed_and_restarted_server_loses_no_publication(
+    server: PostgresServer,
+) -> None:
+    """After the server was killed and restarted, no subscriber misses anything."""
 
     async def fault(channels: Channels, audience: Audience) -> None:
         await asyncio.to_thread(server.kill)
@@ -63,12 +65,14 @@ async def test_a_server_killed_and_started_again(server: PostgresServer) -> None
     assert 0 == channels.node.hub.counters.insufficient_state
 
 
-async def test_a_server_killed_with_its_data_lost(server: PostgresServer) -> None:
-    """The server comes back without what it had: everybody is told, and goes on."""
+async def test_server_that_lost_its_data_is_reported_to_all_subscribers(
+    server: PostgresServer,
+) -> None:
+    """If the server comes back empty, all subscribers are told and go on."""
     async with Proxy(server.port) as proxy:
 
         async def fault(channels: Channels, audience: Audience) -> None:
-            # NOTE: so that nobody sees the old data when the server is up again.
+            # NOTE: cut off, so that no process sees the old data after the start.
             await proxy.cut()
             await asyncio.to_thread(server.kill)
             await audience.until(lambda: is_lost(channels), 'the link is lost')
@@ -85,8 +89,10 @@ async def test_a_server_killed_with_its_data_lost(server: PostgresServer) -> Non
     assert SUBSCRIBERS == channels.node.hub.counters.insufficient_state
 
 
-async def test_a_frozen_server(server: PostgresServer) -> None:
-    """The server stops for ten seconds: calls fail in time, and nothing is lost."""
+async def test_frozen_server_fails_calls_in_time_and_loses_nothing(
+    server: PostgresServer,
+) -> None:
+    """If the server freezes for 10 s, calls fail in time and nothing is lost."""
 
     async def fault(channels: Channels, audience: Audience) -> None:
         loop = asyncio.get_running_loop()
@@ -103,8 +109,10 @@ async def test_a_frozen_server(server: PostgresServer) -> None:
     assert 0 == channels.node.hub.counters.insufficient_state
 
 
-async def test_terminated_connections(server: PostgresServer) -> None:
-    """All connections are terminated: what was published meanwhile is read."""
+async def test_terminated_connections_lose_no_publication(
+    server: PostgresServer,
+) -> None:
+    """After connections were terminated, the missed publications are read."""
 
     async def fault(channels: Channels, audience: Audience) -> None:
         for _ in range(3):
@@ -121,8 +129,10 @@ async def test_terminated_connections(server: PostgresServer) -> None:
     assert 0 == channels.node.hub.counters.insufficient_state
 
 
-async def test_a_cut_and_a_half_open_connection(server: PostgresServer) -> None:
-    """Connections are cut, refused, and swallow bytes: nothing is lost."""
+async def test_cut_and_half_open_connections_lose_no_publication(
+    server: PostgresServer,
+) -> None:
+    """Connections that are reset, refused or silent lose no publication."""
     async with Proxy(server.port) as proxy:
 
         async def fault(channels: Channels, audience: Audience) -> None:
@@ -146,26 +156,30 @@ async def test_a_cut_and_a_half_open_connection(server: PostgresServer) -> None:
         assert 0 == channels.node.hub.counters.insufficient_state
 
 
-async def test_another_server_that_may_lack_a_tail(server: PostgresServer) -> None:
-    """After a fail-over logs get new epochs, and clients are told."""
+async def test_fail_over_starts_new_epochs_and_clients_are_told(
+    server: PostgresServer,
+) -> None:
+    """After a fail-over, logs get new epochs, and clients are told."""
 
     async def fault(channels: Channels, audience: Audience) -> None:
-        # NOTE: as if another server had written the log until now.
+        # NOTE: this has the same effect as if another server had written the log.
         async with await psycopg.AsyncConnection.connect(server.url) as admin:
             await admin.execute("UPDATE falcon_channels.channels SET run = 'another'")
 
         def all_told() -> bool:
             return all(len(heard) == 2 for heard in audience.heard)
 
-        await audience.until(all_told, 'everybody is told')
+        await audience.until(all_told, 'all subscribers are told')
 
     audience, publisher, channels = await run_fault(f'{server.url}{QUICK}', fault)
     audience.check_heard_or_told(publisher.values)
     assert SUBSCRIBERS == channels.node.hub.counters.insufficient_state
 
 
-async def test_transactions_rolled_back(server: PostgresServer) -> None:
-    """Transactions are rolled back and made again, until all have been committed."""
+async def test_rolled_back_transactions_are_repeated_without_gaps(
+    server: PostgresServer,
+) -> None:
+    """Rolled-back transactions are repeated until all are committed."""
     committed: list[tuple[int, str]] = []
     undone = 0
 
@@ -191,10 +205,10 @@ async def test_transactions_rolled_back(server: PostgresServer) -> None:
                     if ending == 'roll back':
                         await connection.rollback()
                 finally:
-                    # NOTE: what was neither is undone by the server.
+                    # NOTE: closing without commit makes the server roll back.
                     await connection.close()
 
-    # NOTE: nobody fails because a busy machine keeps another transaction open.
+    # NOTE: a long deadline, because a transaction may stay open long on a busy machine.
     url = f'{server.url}?timeout_s=20'
     async with open_channels(url) as listening, open_channels(url) as publishing:
         plain = Publisher(publishing, 'news')

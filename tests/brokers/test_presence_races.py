@@ -1,4 +1,4 @@
-"""One user in two processes: what they tell of each other in what order."""
+"""One user in two processes: joins and leaves are announced in a consistent order."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ pytestmark = [pytest.mark.server, pytest.mark.xdist_group('presence races')]
 TIMEOUT_S = 30.0
 
 
-class SlowToTell(Broker):
-    """Mixed into a broker: the next signal waits for `gate`, those after it do not."""
+class SlowSignals(Broker):
+    """A mixin for brokers: the next signal waits for `gate`, later ones do not."""
 
     gate: asyncio.Event | None = None
     waits = False
@@ -42,23 +42,23 @@ class SlowToTell(Broker):
         await super().signal(channel, signal)  # type: ignore[safe-super] # mixed in
 
 
-class SlowSqlite(SlowToTell, SqliteBroker):
-    """SQLite, slow to tell."""
+class SlowSqlite(SlowSignals, SqliteBroker):
+    """The SQLite broker with slow signals."""
 
 
-class SlowRedis(SlowToTell, RedisBroker):
-    """Redis, slow to tell."""
+class SlowRedis(SlowSignals, RedisBroker):
+    """The Redis broker with slow signals."""
 
 
-class SlowPostgres(SlowToTell, PostgresBroker):
-    """PostgreSQL, slow to tell."""
+class SlowPostgres(SlowSignals, PostgresBroker):
+    """The PostgreSQL broker with slow signals."""
 
 
 @pytest.fixture(params=['sqlite', 'redis', 'postgresql'], scope='module')
 def opened(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[[], SlowToTell]]:
-    """Return what opens a broker of each kind, always on the same store."""
+) -> Iterator[Callable[[], SlowSignals]]:
+    """A function that returns brokers of each kind, all on the same store."""
     with contextlib.ExitStack() as stack:
         folder = tmp_path_factory.mktemp('races')
         if request.param == 'sqlite':
@@ -92,7 +92,7 @@ async def process(
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:
-    """Wait for a condition, and say what it was where it does not come."""
+    """Wait until a condition is true; fail with its description otherwise."""
     try:
         async with asyncio.timeout(TIMEOUT_S):
             while not condition():
@@ -101,8 +101,8 @@ async def until(condition: Callable[[], bool], what: str) -> None:
         pytest.fail(f'not within {TIMEOUT_S} s: {what}')
 
 
-def told(watcher: SimulatedClient, user: str) -> list[str]:
-    """Return what a watcher was told of a user."""
+def announced(watcher: SimulatedClient, user: str) -> list[str]:
+    """Return the joins and leaves of a user that a watcher has received."""
     return [
         event.item.kind
         for event in watcher.events
@@ -112,10 +112,10 @@ def told(watcher: SimulatedClient, user: str) -> list[str]:
     ]
 
 
-async def test_who_comes_back_elsewhere_is_there_for_all(
-    opened: Callable[[], SlowToTell],
+async def test_user_who_returns_in_another_process_is_announced_as_present(
+    opened: Callable[[], SlowSignals],
 ) -> None:
-    """The word that a user left one process has not the last word over another's."""
+    """A late leave of one process does not hide a join in another process."""
     slow = opened()
     async with process(slow) as one, process(opened()) as two:
         async with (
@@ -125,25 +125,31 @@ async def test_who_comes_back_elsewhere_is_there_for_all(
         ):
             await watcher.subscribe('room:1')
             await first.subscribe('room:1')
-            await until(lambda: told(watcher, 'ann') == ['join'], 'ann is there')
+            await until(lambda: announced(watcher, 'ann') == ['join'], 'ann is there')
             slow.gate = gate = asyncio.Event()
             first.unsubscribe('room:1')
-            await until(lambda: slow.waits, 'the leave is about to be told')
+            await until(lambda: slow.waits, 'the leave is about to be announced')
             await second.subscribe('room:1')
-            await until(lambda: told(watcher, 'ann')[1:] == ['join'], 'ann is back')
+            await until(
+                lambda: announced(watcher, 'ann')[1:] == ['join'], 'ann is back'
+            )
             gate.set()
-            await until(lambda: len(told(watcher, 'ann')) == 4, 'all was told')
-            assert ['join', 'join', 'leave', 'join'] == told(watcher, 'ann')
+            await until(
+                lambda: len(announced(watcher, 'ann')) == 4, 'everything is announced'
+            )
+            assert ['join', 'join', 'leave', 'join'] == announced(watcher, 'ann')
             second.unsubscribe('room:1')
-            await until(lambda: len(told(watcher, 'ann')) == 5, 'ann has left')
-            assert 'leave' == told(watcher, 'ann')[-1]
+            await until(lambda: len(announced(watcher, 'ann')) == 5, 'ann has left')
+            assert 'leave' == announced(watcher, 'ann')[-1]
             assert ['watcher'] == [
                 info.user for info in (await two.presence('room:1')).values()
             ]
 
 
-async def test_one_process_tells_in_order(opened: Callable[[], SlowToTell]) -> None:
-    """Within a process a join waits for the leave before it, and each is told once."""
+async def test_leave_and_join_in_one_process_are_announced_in_order(
+    opened: Callable[[], SlowSignals],
+) -> None:
+    """In one process, a join waits for the leave before it; each comes once."""
     slow = opened()
     async with process(slow) as one, process(opened()) as two:
         async with (
@@ -153,10 +159,10 @@ async def test_one_process_tells_in_order(opened: Callable[[], SlowToTell]) -> N
         ):
             await watcher.subscribe('room:2')
             await first.subscribe('room:2')
-            await until(lambda: told(watcher, 'bob') == ['join'], 'bob is there')
+            await until(lambda: announced(watcher, 'bob') == ['join'], 'bob is there')
             slow.gate = gate = asyncio.Event()
             first.unsubscribe('room:2')
-            await until(lambda: slow.waits, 'the leave is about to be told')
+            await until(lambda: slow.waits, 'the leave is about to be announced')
             joining = asyncio.create_task(second.subscribe('room:2'))
             await until(
                 lambda: (
@@ -171,5 +177,7 @@ async def test_one_process_tells_in_order(opened: Callable[[], SlowToTell]) -> N
                 }
             gate.set()
             await joining
-            await until(lambda: len(told(watcher, 'bob')) == 3, 'all was told')
-            assert ['join', 'leave', 'join'] == told(watcher, 'bob')
+            await until(
+                lambda: len(announced(watcher, 'bob')) == 3, 'everything is announced'
+            )
+            assert ['join', 'leave', 'join'] == announced(watcher, 'bob')

@@ -1,4 +1,4 @@
-"""The Redis broker: URLs, secrets, limits, TLS, databases, what it leaves behind."""
+"""The Redis broker: URLs, secrets, limits, TLS, databases, and expiry of keys."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     server.stop()
 
 
-async def test_every_key_has_a_time_to_live(server: RedisServer) -> None:
-    """Whatever the broker writes goes by itself when nobody uses it any more."""
+async def test_every_key_of_the_broker_expires(server: RedisServer) -> None:
+    """Every key expires when it is not used, and contains no plain names."""
     broker = open_broker(f'{server.url}/5')
     await broker.start(Recorder())
     await broker.subscribe('empty', LOG)
@@ -57,22 +57,22 @@ async def test_every_key_has_a_time_to_live(server: RedisServer) -> None:
         client.flushdb()
 
 
-async def test_databases_and_prefixes_are_apart(server: RedisServer) -> None:
-    """Another database or prefix is another world, for announcements as well."""
-    brokers, seen = [], []
+async def test_databases_and_prefixes_are_separate(server: RedisServer) -> None:
+    """Brokers with another database or prefix share nothing, also in pub/sub."""
+    brokers, recorders = [], []
     for rest in ('/6', '/7', '/7?prefix=other'):
         broker, recorder = open_broker(server.url + rest), Recorder()
         await broker.start(recorder)
         await broker.subscribe('news', LOG)
         brokers.append(broker)
-        seen.append(recorder)
+        recorders.append(recorder)
     for number, broker in enumerate(brokers):
         await broker.publish('news', Publication(data=b'%d' % number), LOG)
         await broker.control(b'%d' % number)
-    for number, recorder in enumerate(seen):
+    for number, recorder in enumerate(recorders):
         await recorder.until(
             lambda recorder=recorder: recorder.controls and recorder.publications,  # type: ignore[misc]
-            'its own',
+            'its own messages',
         )
         assert [b'%d' % number] == recorder.controls
         assert [b'%d' % number] == recorder.data_of('news')
@@ -80,30 +80,34 @@ async def test_databases_and_prefixes_are_apart(server: RedisServer) -> None:
         await broker.close()
 
 
-async def test_control_messages_of_a_lost_link_arrive(server: RedisServer) -> None:
-    """Control messages arrive once and in order, though links end all the while."""
+async def test_control_messages_sent_while_the_link_is_lost_arrive_in_order(
+    server: RedisServer,
+) -> None:
+    """Control messages arrive once and in order, while connections end."""
     url = f'{server.url}?prefix=controls&probe_s=0.2'
     one, two = open_broker(url), open_broker(url)
-    seen = Recorder()
+    recorder = Recorder()
     await one.start(Recorder())
-    await two.start(seen)
+    await two.start(recorder)
     sending = asyncio.create_task(send_controls(one))
     with redis.Redis(port=server.port) as client:
         for _ in range(5):
             client.execute_command('CLIENT', 'KILL', 'TYPE', 'pubsub')
-            await seen.until(lambda: 'restored' in seen.links, 'the link is back')
-            seen.links.clear()
+            await recorder.until(
+                lambda: 'restored' in recorder.links, 'the link is back'
+            )
+            recorder.links.clear()
     sending.cancel()
     (sent,) = await asyncio.gather(sending)
-    await seen.until(lambda: sent <= len(seen.controls), 'the last')
-    assert [b'%d' % n for n in range(sent)] == seen.controls[:sent]
-    assert len(seen.controls) <= sent + 1
+    await recorder.until(lambda: sent <= len(recorder.controls), 'the last message')
+    assert [b'%d' % n for n in range(sent)] == recorder.controls[:sent]
+    assert len(recorder.controls) <= sent + 1
     await one.close()
     await two.close()
 
 
-async def test_a_server_that_is_not_there_is_named() -> None:
-    """Nobody listens: starting fails in time and says where."""
+async def test_start_without_server_names_its_port_and_no_password() -> None:
+    """Without a server, starting fails in time, and no password is shown."""
     port = free_port()
     broker = open_broker(f'redis://:s3cret@127.0.0.1:{port}?timeout_s=1')
     with pytest.raises(BrokerUnavailableError, match=str(port)) as caught:
@@ -117,8 +121,10 @@ async def test_a_server_that_is_not_there_is_named() -> None:
 @pytest.mark.parametrize(
     ('scheme', 'hint'), [('redis', ''), ('rediss', '; does it speak TLS?')]
 )
-async def test_a_server_that_does_not_answer_is_named(scheme: str, hint: str) -> None:
-    """Somebody listens and says nothing: starting fails in time and says where."""
+async def test_start_with_a_silent_server_fails_and_names_its_address(
+    scheme: str, hint: str
+) -> None:
+    """If the server accepts and does not answer, starting fails in time."""
     with socket.socket() as mute:
         mute.bind(('127.0.0.1', 0))
         mute.listen()
@@ -132,10 +138,10 @@ async def test_a_server_that_does_not_answer_is_named(scheme: str, hint: str) ->
     ) == str(caught.value)
 
 
-async def test_passwords_open_and_stay_secret(
+async def test_password_is_checked_and_never_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The right password is accepted, a wrong one refused, and none is ever logged."""
+    """The right password works, a wrong one is refused, and none is logged."""
     caplog.set_level(logging.DEBUG)
     server = RedisServer(tmp_path, '--requirepass', 'p@ss/word')
     host = f'127.0.0.1:{server.port}'
@@ -152,10 +158,10 @@ async def test_passwords_open_and_stay_secret(
         assert secret not in caplog.text + str(caught.value)
 
 
-async def test_a_server_without_password_is_warned_about(
+async def test_remote_server_without_password_is_warned_about(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A warning names a server beyond loopback that wants no password."""
+    """A server on another host without a password is logged."""
     broker = open_broker('redis://0.0.0.0:1?timeout_s=0.2')
     with pytest.raises(BrokerUnavailableError):
         await broker.start(Recorder())
@@ -163,8 +169,8 @@ async def test_a_server_without_password_is_warned_about(
     await broker.close()
 
 
-async def test_tls_is_checked(tmp_path: Path) -> None:
-    """rediss:// speaks TLS, and refuses a certificate that it does not know."""
+async def test_tls_with_an_unknown_certificate_is_refused(tmp_path: Path) -> None:
+    """rediss:// uses TLS, and refuses a certificate of an unknown authority."""
     certificate, key = tmp_path / 'cert.pem', tmp_path / 'key.pem'
     subprocess.run(
         [
@@ -182,21 +188,21 @@ async def test_tls_is_checked(tmp_path: Path) -> None:
     server = RedisServer(tmp_path, *words)
     url = f'rediss://127.0.0.1:{port}'
     broker = open_broker(f'{url}?ssl_ca_certs={certificate}')
-    seen = Recorder()
-    await broker.start(seen)
+    recorder = Recorder()
+    await broker.start(recorder)
     await broker.subscribe('news', LOG)
     await broker.publish('news', ITEM, LOG)
-    await seen.until(lambda: seen.publications, 'the publication')
+    await recorder.until(lambda: recorder.publications, 'the publication')
     await broker.close()
-    stranger = open_broker(url)
+    unaware = open_broker(url)
     with pytest.raises(BrokerUnavailableError, match='certificate verify failed'):
-        await stranger.start(Recorder())
-    await stranger.close()
+        await unaware.start(Recorder())
+    await unaware.close()
     server.stop()
 
 
-async def test_a_socket_in_the_file_system(tmp_path: Path) -> None:
-    """redis+unix:// reaches a server that has a socket."""
+async def test_redis_unix_url_connects_to_the_unix_socket(tmp_path: Path) -> None:
+    """redis+unix:// connects to a Unix socket."""
     path = tmp_path / 'redis.sock'
     server = RedisServer(tmp_path, '--unixsocket', str(path))
     await asyncio.to_thread(wait_until, path.exists, 'the socket is there')
@@ -207,8 +213,8 @@ async def test_a_socket_in_the_file_system(tmp_path: Path) -> None:
     server.stop()
 
 
-async def test_a_full_server_fails_publishes(tmp_path: Path) -> None:
-    """A server that has no memory left refuses; the error says so, reading works."""
+async def test_full_server_fails_publishes_with_its_reason(tmp_path: Path) -> None:
+    """If the server is out of memory, a publish fails, and the error says so."""
     server = RedisServer(tmp_path)
     broker = open_broker(server.url)
     await broker.start(Recorder())
@@ -234,7 +240,7 @@ async def test_a_full_server_fails_publishes(tmp_path: Path) -> None:
         'redis://localhost?ssl_ca_certs=x',
     ],
 )
-def test_urls_that_make_no_sense_are_refused(url: str) -> None:
-    """Unknown and impossible options are errors."""
+def test_url_with_an_unknown_or_invalid_option_is_refused(url: str) -> None:
+    """Unknown and invalid options are errors."""
     with pytest.raises(OptionsError):
         open_broker(url)

@@ -1,4 +1,4 @@
-"""Redis that is killed, frozen, cut off: everything arrives once and in order."""
+"""Faults of Redis: all publications still arrive once and in order."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from falcon_channels.channels import Channels
 
 pytestmark = pytest.mark.xdist_group('redis faults')
 
-#: Short, so that faults are noticed soon.
+#: Short times, so that faults are noticed soon.
 QUICK = '?timeout_s=1&probe_s=0.2'
 
 
@@ -34,7 +34,7 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-def careful_server(tmp_path: Path) -> Iterator[RedisServer]:
+def durable_server(tmp_path: Path) -> Iterator[RedisServer]:
     """A server that writes everything to the disk before it acknowledges."""
     words = ('--appendonly', 'yes', '--appendfsync', 'always')
     server = RedisServer(tmp_path, *words)
@@ -42,42 +42,46 @@ def careful_server(tmp_path: Path) -> Iterator[RedisServer]:
     server.stop()
 
 
-async def test_a_server_killed_with_its_data_kept(careful_server: RedisServer) -> None:
-    """The server is killed and started with its data: nobody misses anything."""
+async def test_killed_server_that_keeps_its_data_loses_no_publication(
+    durable_server: RedisServer,
+) -> None:
+    """After a trusted server was killed and restarted, nothing is missed."""
 
     async def fault(channels: Channels, audience: Audience) -> None:
-        careful_server.kill()
+        durable_server.kill()
         await audience.until(lambda: is_lost(channels), 'the link is lost')
-        careful_server.start()
+        durable_server.start()
         await audience.until(lambda: channels.status == 'ok', 'the link is back')
 
-    url = f'{careful_server.url}{QUICK}&trusted=yes'
+    url = f'{durable_server.url}{QUICK}&trusted=yes'
     audience, publisher, channels = await run_fault(url, fault)
     assert publisher.failures > 0
     audience.check_all_heard(publisher.values)
     assert 0 == channels.node.hub.counters.insufficient_state
 
 
-async def test_a_server_killed_that_may_have_lost_a_tail(
-    careful_server: RedisServer,
+async def test_restarted_server_that_is_not_trusted_starts_new_epochs(
+    durable_server: RedisServer,
 ) -> None:
-    """A restarted server that is not trusted begins new epochs; clients are told."""
+    """If the server is not trusted, a restart begins new epochs; clients are told."""
 
     async def fault(channels: Channels, audience: Audience) -> None:
-        careful_server.kill()
+        durable_server.kill()
         await audience.until(lambda: is_lost(channels), 'the link is lost')
-        careful_server.start()
+        durable_server.start()
         await audience.until(lambda: channels.status == 'ok', 'the link is back')
 
-    url = f'{careful_server.url}{QUICK}'
+    url = f'{durable_server.url}{QUICK}'
     audience, publisher, channels = await run_fault(url, fault)
     audience.check_heard_or_told(publisher.values)
     assert [2] * SUBSCRIBERS == [len(heard) for heard in audience.heard]
     assert SUBSCRIBERS == channels.node.hub.counters.insufficient_state
 
 
-async def test_a_server_killed_with_its_data_lost(server: RedisServer) -> None:
-    """The server is killed and comes back empty: everybody is told, and goes on."""
+async def test_server_that_lost_its_data_is_reported_to_all_subscribers(
+    server: RedisServer,
+) -> None:
+    """If the server comes back empty, all subscribers are told and go on."""
 
     async def fault(channels: Channels, audience: Audience) -> None:
         server.kill()
@@ -92,8 +96,10 @@ async def test_a_server_killed_with_its_data_lost(server: RedisServer) -> None:
     assert SUBSCRIBERS == channels.node.hub.counters.insufficient_state
 
 
-async def test_a_frozen_server(server: RedisServer) -> None:
-    """The server stops for ten seconds: calls fail in time, and nothing is lost."""
+async def test_frozen_server_fails_calls_in_time_and_loses_nothing(
+    server: RedisServer,
+) -> None:
+    """If the server freezes for 10 s, calls fail in time and nothing is lost."""
 
     async def fault(channels: Channels, audience: Audience) -> None:
         loop = asyncio.get_running_loop()
@@ -105,14 +111,16 @@ async def test_a_frozen_server(server: RedisServer) -> None:
         await audience.until(lambda: channels.status == 'ok', 'the link is back')
 
     audience, publisher, channels = await run_fault(f'{server.url}{QUICK}', fault)
-    # NOTE: with a deadline of one second more than one try fits in.
+    # NOTE: with a deadline of one second, at least two calls fail in this time.
     assert publisher.failures >= 2
     audience.check_all_heard(publisher.values)
     assert 0 == channels.node.hub.counters.insufficient_state
 
 
-async def test_killed_pubsub_connections(server: RedisServer) -> None:
-    """Pub/sub connections are killed: what was published meanwhile is read."""
+async def test_killed_pubsub_connections_lose_no_publication(
+    server: RedisServer,
+) -> None:
+    """After pub/sub connections were killed, missed publications are read."""
 
     async def fault(channels: Channels, audience: Audience) -> None:
         for _ in range(3):
@@ -132,8 +140,10 @@ async def test_killed_pubsub_connections(server: RedisServer) -> None:
     assert 0 == channels.node.hub.counters.insufficient_state
 
 
-async def test_a_cut_and_a_half_open_connection(server: RedisServer) -> None:
-    """Connections are cut, refused, and swallow bytes: nothing is lost."""
+async def test_cut_and_half_open_connections_lose_no_publication(
+    server: RedisServer,
+) -> None:
+    """Connections that are reset, refused or silent lose no publication."""
     async with Proxy(server.port) as proxy:
 
         async def fault(channels: Channels, audience: Audience) -> None:
@@ -157,8 +167,10 @@ async def test_a_cut_and_a_half_open_connection(server: RedisServer) -> None:
         assert 0 == channels.node.hub.counters.insufficient_state
 
 
-async def test_a_slot_that_moves_in_a_cluster(tmp_path: Path) -> None:
-    """The slot of a channel moves to another server: everybody is told, and goes on."""
+async def test_moved_slot_of_a_cluster_is_followed_and_clients_are_told(
+    tmp_path: Path,
+) -> None:
+    """If the slot of a channel moves, all subscribers are told and go on."""
     with RedisCluster(tmp_path) as cluster:
 
         async def fault(channels: Channels, audience: Audience) -> None:

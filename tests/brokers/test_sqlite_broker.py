@@ -1,4 +1,4 @@
-"""The SQLite broker under several processes, kill -9, and files that are no good."""
+"""The SQLite broker: several processes, killed processes, and unusable files."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def start_publisher(path: Path, publishers: int, count: int, *more: str, **options):  # type: ignore[no-untyped-def]
-    """Start a process that publishes to ``news``; its output goes to pipes."""
+    """Start a process that publishes to ``news``, with its output in a pipe."""
     words = [f'sqlite:///{path}', 'news', str(publishers), str(count), *more]
     return subprocess.Popen(
         [sys.executable, PUBLISHER, *words], stdout=subprocess.PIPE, **options
@@ -44,7 +44,7 @@ def start_publisher(path: Path, publishers: int, count: int, *more: str, **optio
 
 
 def acknowledged(output: bytes) -> dict[int, str]:
-    """Return the payloads by offset that a publisher says were acknowledged."""
+    """Return the payloads by offset that a publisher has printed as acknowledged."""
     found = {}
     for line in output.decode().splitlines():
         words = line.split(' ')
@@ -53,8 +53,8 @@ def acknowledged(output: bytes) -> dict[int, str]:
     return found
 
 
-def test_subscribers_of_two_processes_see_one_order(path: Path) -> None:
-    """Subscribers in two processes get what both publish, in one order."""
+def test_subscribers_in_two_processes_receive_one_order(path: Path) -> None:
+    """Subscribers in two processes receive what both publish, in one order."""
     words = [sys.executable, SUBSCRIBER, f'sqlite:///{path}', 'news', '3', '102']
     workers = []
     for _ in range(2):
@@ -64,7 +64,7 @@ def test_subscribers_of_two_processes_see_one_order(path: Path) -> None:
         workers.append(worker)
     publisher = start_publisher(path, 10, 10)
     publisher.communicate(timeout=50)
-    # The first process saw its own publication, and that of the second.
+    # The first process has also received its own first publication.
     extra = start_publisher(path, 1, 1)
     extra.communicate(timeout=50)
     got = [
@@ -79,8 +79,9 @@ def test_subscribers_of_two_processes_see_one_order(path: Path) -> None:
     assert got[0][1:] == got[3][:-1]
 
 
-async def test_what_was_acknowledged_survives_kill_9(path: Path) -> None:
-    """All processes are killed while they publish: nothing acknowledged is missing."""
+async def test_acknowledged_publications_survive_kill_9(path: Path) -> None:
+    """All processes are killed while they publish; the file contains each acknowledged
+    publication."""
     writers = [start_publisher(path, 50, 100_000) for _ in range(2)]
     outputs = [b'', b'']
 
@@ -99,7 +100,7 @@ async def test_what_was_acknowledged_survives_kill_9(path: Path) -> None:
     count = 0
     for number, writer in enumerate(writers):
         rest, _ = writer.communicate()
-        # NOTE: the last line may have been cut off.
+        # NOTE: the last line may be incomplete.
         found = acknowledged((outputs[number] + rest).rpartition(b'\n')[0])
         count += len(found)
         stored.update(found)
@@ -109,11 +110,11 @@ async def test_what_was_acknowledged_survives_kill_9(path: Path) -> None:
     broker = SqliteBroker(path)
     await broker.start(Recorder())
     page = await broker.history('news', LOG)
-    there = {item.offset: item.data.decode() for item in page.publications}
-    assert list(range(1, page.position.offset + 1)) == list(there)
-    assert stored.items() <= there.items()
-    assert {1} == set(Counter(there.values()).values())
-    # The names of the killed processes' sockets go with the next commits.
+    in_log = {item.offset: item.data.decode() for item in page.publications}
+    assert list(range(1, page.position.offset + 1)) == list(in_log)
+    assert stored.items() <= in_log.items()
+    assert {1} == set(Counter(in_log.values()).values())
+    # The next commits remove the socket names of the killed processes.
     folder = path.with_name('chat.db-news')
     assert 3 == len(list(folder.iterdir()))
     await broker.publish('news', ITEM, LOG)
@@ -122,8 +123,8 @@ async def test_what_was_acknowledged_survives_kill_9(path: Path) -> None:
     assert [] == list(folder.iterdir())
 
 
-async def test_processes_that_begin_at_once_share_a_new_file(path: Path) -> None:
-    """Processes that start together on a new file make one database."""
+async def test_processes_that_start_together_share_a_new_file(path: Path) -> None:
+    """Processes that start together on a new file create one database."""
     writers = [start_publisher(path, 1, 5) for _ in range(4)]
     outputs = await asyncio.gather(
         *(asyncio.to_thread(writer.communicate) for writer in writers)
@@ -135,8 +136,8 @@ async def test_processes_that_begin_at_once_share_a_new_file(path: Path) -> None
     assert list(range(1, 21)) == sorted(found)
 
 
-async def test_a_new_file_is_its_owners_alone(path: Path) -> None:
-    """Nobody else on the host may read the database or the files beside it."""
+async def test_new_file_is_readable_by_its_owner_only(path: Path) -> None:
+    """Other users may not read the database or the files beside it."""
     broker = open_broker(f'sqlite:///{path}')
     await broker.start(Recorder())
     await broker.publish('news', ITEM, LOG)
@@ -146,45 +147,47 @@ async def test_a_new_file_is_its_owners_alone(path: Path) -> None:
     await broker.close()
 
 
-async def test_a_lost_datagram_is_repaired(path: Path) -> None:
-    """A process that gets no word of the others looks by itself."""
+async def test_lost_notification_is_replaced_by_polling(path: Path) -> None:
+    """A process that gets no notifications of others polls the file."""
     one, two = SqliteBroker(path), SqliteBroker(path, poll_s=0.1)
-    seen = Recorder()
+    recorder = Recorder()
     await one.start(Recorder())
-    await two.start(seen)
+    await two.start(recorder)
     await two.subscribe('news', LOG)
     for name in path.with_name('chat.db-news').iterdir():
         name.unlink()
     await one.publish('news', ITEM, LOG)
     await one.control(b'hello')
-    await seen.until(lambda: seen.controls, 'the control message')
-    assert [1] == seen.offsets_of('news')
-    assert [] == seen.links
+    await recorder.until(lambda: recorder.controls, 'the control message')
+    assert [1] == recorder.offsets_of('news')
+    assert [] == recorder.links
     await one.close()
     await two.close()
 
 
-async def test_rows_that_went_unread_are_reported(path: Path) -> None:
-    """A process that slept so long that rows were removed reports a lost link."""
+async def test_removed_unread_rows_are_reported_as_a_lost_link(path: Path) -> None:
+    """If rows were removed before a process has read them, it reports a lost link."""
     broker = SqliteBroker(path, poll_s=0.1)
-    seen = Recorder()
-    await broker.start(seen)
+    recorder = Recorder()
+    await broker.start(recorder)
     await broker.subscribe('news', LOG)
     await broker.publish('news', ITEM, LOG)
     other = sqlite3.connect(path)
     with other:
         other.execute('UPDATE head SET last_id = last_id + 7')
     other.close()
-    await seen.until(lambda: len(seen.links) == 2, 'the link is lost and restored')
-    assert ['lost', 'restored'] == seen.links
+    await recorder.until(
+        lambda: len(recorder.links) == 2, 'the link is lost and restored'
+    )
+    assert ['lost', 'restored'] == recorder.links
     await broker.publish('news', ITEM, LOG)
-    await seen.until(lambda: seen.offsets_of('news') == [1, 2], 'the second')
+    await recorder.until(lambda: recorder.offsets_of('news') == [1, 2], 'the second')
     await broker.close()
 
 
-async def test_a_locked_file_fails_publishes_and_recovers(path: Path) -> None:
-    """While another process holds the lock publishes fail in time, then go on."""
-    # NOTE: a busy machine may take its time for what does not wait.
+async def test_locked_file_fails_publishes_until_it_is_unlocked(path: Path) -> None:
+    """While another process holds the lock, publishes fail in time."""
+    # NOTE: a long deadline, because other calls may be slow on a busy machine.
     broker = SqliteBroker(path, timeout_s=5)
     await broker.start(Recorder())
     await broker.publish('news', ITEM, LOG)
@@ -241,10 +244,10 @@ def _folder(path: Path) -> None:
         (_folder, 'cannot be opened'),
     ],
 )
-async def test_a_file_that_is_no_good_is_refused(
+async def test_foreign_or_damaged_file_is_refused_unchanged(
     path: Path, make, message: str
 ) -> None:
-    """A file that is not ours or damaged is refused with a clear error, untouched."""
+    """A foreign or damaged file is refused with a clear error, and not changed."""
     make(path)
     before = path.read_bytes() if path.is_file() else b''
     broker = SqliteBroker(path)
@@ -256,8 +259,8 @@ async def test_a_file_that_is_no_good_is_refused(
     await broker.close()
 
 
-async def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    """A path into a folder that is not there is refused; the next start may work."""
+async def test_path_in_a_missing_folder_is_refused(tmp_path: Path) -> None:
+    """A path in a missing folder is refused; a later start may succeed."""
     broker = SqliteBroker(tmp_path / 'data' / 'chat.db')
     with pytest.raises(BrokerUnavailableError, match='does its folder exist'):
         await broker.start(Recorder())
@@ -267,8 +270,8 @@ async def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     await broker.close()
 
 
-async def test_a_file_damaged_while_open_fails_publishes(path: Path) -> None:
-    """Damage to the open file makes calls fail; the process lives and can close."""
+async def test_file_damaged_while_open_fails_calls(path: Path) -> None:
+    """After damage to the open file calls fail; the broker can still close."""
     broker = SqliteBroker(path, timeout_s=2)
     await broker.start(Recorder())
     for n in range(50):
@@ -280,33 +283,33 @@ async def test_a_file_damaged_while_open_fails_publishes(path: Path) -> None:
     with path.open('r+b') as file:
         file.seek(4096)
         file.write(b'\xff' * (size - 4096))
-    stranger = SqliteBroker(path)
+    other_broker = SqliteBroker(path)
 
     async def use() -> None:
-        await stranger.start(Recorder())
-        await stranger.publish('news', ITEM, LOG)
+        await other_broker.start(Recorder())
+        await other_broker.publish('news', ITEM, LOG)
 
     with pytest.raises(BrokerUnavailableError, match='damaged'):
         await use()
-    await stranger.close()
+    await other_broker.close()
     await broker.close()
 
 
-async def test_a_removed_file_is_noticed(path: Path) -> None:
-    """Who removes the open file gets errors, and not two truths."""
+async def test_removed_file_is_reported_as_a_lost_link(path: Path) -> None:
+    """If the open file is removed, calls fail instead of using another file."""
     broker = SqliteBroker(path, poll_s=0.05)
-    seen = Recorder()
-    await broker.start(seen)
+    recorder = Recorder()
+    await broker.start(recorder)
     await broker.publish('news', ITEM, LOG)
     path.unlink()
-    await seen.until(lambda: seen.links == ['lost'], 'the loss is noticed')
+    await recorder.until(lambda: recorder.links == ['lost'], 'the loss is noticed')
     with pytest.raises(BrokerUnavailableError, match='removed or replaced'):
         await broker.publish('news', ITEM, LOG)
     await broker.close()
 
 
-def test_a_full_disk_fails_publishes_and_recovers(path: Path) -> None:
-    """When nothing more can be written publishes fail, and go on when there is room."""
+def test_full_disk_fails_publishes_until_there_is_space(path: Path) -> None:
+    """While nothing can be written, publishes fail; later they succeed."""
     limit = 700_000
     writer = start_publisher(
         path,
@@ -331,8 +334,10 @@ def test_a_full_disk_fails_publishes_and_recovers(path: Path) -> None:
     assert list(range(1, 1501)) == sorted(acknowledged(output))
 
 
-async def test_what_is_beyond_the_size_is_removed(path: Path, monkeypatch) -> None:
-    """Rows beyond a log's size and age are removed from the file in the background."""
+async def test_rows_beyond_size_and_age_are_removed_in_the_background(
+    path: Path, monkeypatch
+) -> None:
+    """Rows beyond the size and the age of a log are removed from the file."""
     monkeypatch.setattr('falcon_channels.brokers.sqlite.transaction.GRACE_MS', 100)
     broker = SqliteBroker(path)
     await broker.start(Recorder())
@@ -361,8 +366,8 @@ async def test_what_is_beyond_the_size_is_removed(path: Path, monkeypatch) -> No
     await broker.close()
 
 
-async def test_a_quiet_log_with_subscribers_is_kept(path: Path) -> None:
-    """A log is not forgotten while somebody subscribes to it."""
+async def test_quiet_log_with_subscribers_is_not_removed(path: Path) -> None:
+    """A log is not removed while it has subscribers."""
     broker = SqliteBroker(path, poll_s=0.1)
     await broker.start(Recorder())
     short = StreamSettings(size=5, ttl_s=1.0, meta_ttl_s=1.5)
@@ -380,16 +385,18 @@ async def test_a_quiet_log_with_subscribers_is_kept(path: Path) -> None:
     await broker.close()
 
 
-async def test_word_reaches_through_long_paths(tmp_path: Path) -> None:
-    """A path longer than the address of a socket makes no difference."""
+async def test_notifications_work_with_a_path_longer_than_a_socket_address(
+    tmp_path: Path,
+) -> None:
+    """A path may be longer than the address of a Unix socket."""
     folder = tmp_path / ('x' * 120)
     folder.mkdir()
     one, two = (SqliteBroker(folder / 'chat.db', poll_s=60) for _ in range(2))
-    seen = Recorder()
+    recorder = Recorder()
     await one.start(Recorder())
-    await two.start(seen)
+    await two.start(recorder)
     await one.control(b'hello')
-    await seen.until(lambda: seen.controls, 'the control message')
+    await recorder.until(lambda: recorder.controls, 'the control message')
     await one.close()
     await two.close()
 
@@ -401,8 +408,10 @@ async def test_word_reaches_through_long_paths(tmp_path: Path) -> None:
         ('sqlite:////var/lib/my%20chat.db?timeout_s=2.5', '/var/lib/my chat.db', 2.5),
     ],
 )
-def test_urls_name_files(url: str, path: str, timeout_s: float) -> None:
-    """Three slashes are followed by a relative path, four make an absolute one."""
+def test_url_contains_the_path_of_the_file(
+    url: str, path: str, timeout_s: float
+) -> None:
+    """Three slashes are followed by a relative path, four by an absolute one."""
     broker = open_broker(url)
     assert isinstance(broker, SqliteBroker)
     assert (Path(path), timeout_s) == (broker.path, broker.timeout_s)
@@ -422,7 +431,7 @@ def test_urls_name_files(url: str, path: str, timeout_s: float) -> None:
         'sqlite:///chat.db#x',
     ],
 )
-def test_urls_that_make_no_sense_are_refused(url: str) -> None:
-    """An unknown option, a host or a missing path is an error, and not ignored."""
+def test_invalid_url_is_refused(url: str) -> None:
+    """An unknown option, a host or a missing path is an error."""
     with pytest.raises(OptionsError):
         open_broker(url)

@@ -1,7 +1,7 @@
-"""SQLite under writers that hold it up: everything arrives once and in order.
+"""Faults of SQLite: all publications still arrive once and in order.
 
-No server can die or be cut off here. What can: a process that writes, in the middle of
-it, and the word from one process to the other.
+There is no server that could fail. The faults are a process that stops in the middle of
+a transaction, and lost notifications between processes.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ pytestmark = pytest.mark.xdist_group('sqlite faults')
 
 PUBLISHER = str(ROOT / 'tests' / 'support' / 'broker_publisher.py')
 
-#: Short, so that faults are noticed soon.
+#: Short times, so that faults are noticed soon.
 QUICK = '?timeout_s=1&poll_s=0.2'
 
-#: A process in the middle of a transaction.
+#: The program of a process that stays in the middle of a transaction.
 WRITER = """
 import sqlite3, sys
 connection = sqlite3.connect(sys.argv[1], isolation_level=None)
@@ -42,8 +42,8 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / 'chat.db'
 
 
-async def test_four_processes_write(path: Path) -> None:
-    """Fifty subscribers hear four writing processes, once and in one order."""
+async def test_publications_of_four_processes_have_one_order(path: Path) -> None:
+    """Fifty subscribers receive the publications of four processes in order."""
     async with (
         open_channels(f'sqlite:///{path}') as channels,
         Audience(channels, 'news') as audience,
@@ -73,8 +73,10 @@ async def test_four_processes_write(path: Path) -> None:
     assert 0 == channels.node.hub.counters.links_lost
 
 
-async def test_a_writer_frozen_in_a_transaction(path: Path) -> None:
-    """A process holds the lock and stops for ten seconds: calls fail, nothing more."""
+async def test_writer_frozen_in_a_transaction_fails_calls_and_loses_nothing(
+    path: Path,
+) -> None:
+    """A process stops for 10 s with the lock: calls fail, nothing is lost."""
 
     async def fault(channels: Channels, audience: Audience) -> None:
         loop = asyncio.get_running_loop()
@@ -88,35 +90,35 @@ async def test_a_writer_frozen_in_a_transaction(path: Path) -> None:
         assert b'in\n' == await writer.stdout.readline()
         writer.send_signal(signal.SIGSTOP)
         await audience.until(lambda: loop.time() > begun_s + 10, '10 s are over')
-        # What it had begun is undone.
+        # SQLite undoes its transaction.
         writer.kill()
         await writer.communicate()
 
     audience, publisher, channels = await run_fault(f'sqlite:///{path}{QUICK}', fault)
-    # NOTE: with a deadline of one second more than one try fits in.
+    # NOTE: with a deadline of one second, at least two calls fail in this time.
     assert publisher.failures >= 2
     audience.check_all_heard(publisher.values)
     assert 0 == channels.node.hub.counters.insufficient_state
 
 
-async def test_word_that_gets_lost(path: Path) -> None:
-    """The word of other processes goes astray, and comes again: nobody misses any."""
+async def test_lost_notifications_lose_no_publication(path: Path) -> None:
+    """Notifications are lost and restored; no subscriber misses anything."""
     names, away = path.with_name('chat.db-news'), path.with_name('away')
     away.mkdir()
 
     async def fault(channels: Channels, audience: Audience) -> None:
         for source, target in [(names, away), (away, names)] * 3:
-            heard = [len(part[-1]) for part in audience.heard]
+            counts = [len(part[-1]) for part in audience.heard]
             for name in source.iterdir():
                 name.rename(target / name.name)
 
-            def more(heard: list[int] = heard) -> bool:
+            def more(counts: list[int] = counts) -> bool:
                 return all(
                     len(part[-1]) > before + 10
-                    for part, before in zip(audience.heard, heard, strict=True)
+                    for part, before in zip(audience.heard, counts, strict=True)
                 )
 
-            await audience.until(more, 'the file is looked at all the same')
+            await audience.until(more, 'the file is polled')
 
     audience, publisher, channels = await run_fault(f'sqlite:///{path}{QUICK}', fault)
     assert 0 == publisher.failures

@@ -1,4 +1,4 @@
-"""A server whose broker cannot be used ends, and says why in a line."""
+"""A server whose broker cannot be used exits, and prints the reason in one line."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ UVICORN = ['uvicorn', APP]
 
 
 @pytest.fixture(
-    params=['sqlite without folder', 'nobody at Redis', 'PostgreSQL without tables'],
+    params=['sqlite without folder', 'no Redis server', 'PostgreSQL without tables'],
     scope='module',
 )
 def broken(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[str, str]]:
-    """The URL of a broker that cannot be used, and what is to be said about it."""
+    """The URL of a broker that cannot be used, and the start of the error message."""
     with contextlib.ExitStack() as stack:
         if 'sqlite' in request.param:
             path = tmp_path_factory.mktemp('start') / 'missing' / 'rooms.db'
@@ -53,7 +53,7 @@ def broken(
 
 
 def run(words: list[str], broker: str) -> subprocess.CompletedProcess[str]:
-    """Run a server until it ends by itself."""
+    """Run a server until it exits."""
     program, *more = words
     return subprocess.run(
         [str(Path(sys.executable).with_name(program)), *more, '--port', '0'],
@@ -66,62 +66,70 @@ def run(words: list[str], broker: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_serve_says_why_in_a_line(broken: tuple[str, str]) -> None:
-    """`falcon-channels serve` ends with code 3 and a line, and shows no traceback."""
+def test_serve_with_an_unusable_broker_prints_one_line(broken: tuple[str, str]) -> None:
+    """`falcon-channels serve` exits with code 3 and one line, without a traceback."""
     url, reason = broken
-    ended = run(SERVE, url)
-    assert 3 == ended.returncode
-    assert f'ERROR:    Channels cannot start: {reason}' in ended.stderr
-    assert 'Traceback' not in ended.stderr
+    completed = run(SERVE, url)
+    assert 3 == completed.returncode
+    assert f'ERROR:    Channels cannot start: {reason}' in completed.stderr
+    assert 'Traceback' not in completed.stderr
 
 
-def test_workers_end_as_well(tmp_path: Path) -> None:
-    """With several workers nothing is tried again, and the code is the same."""
+def test_workers_with_an_unusable_broker_are_not_restarted(tmp_path: Path) -> None:
+    """With several workers nothing is tried again, and the exit code is the same."""
     path = tmp_path / 'missing' / 'rooms.db'
-    ended = run(WORKERS, f'sqlite:///{path}')
-    assert 3 == ended.returncode
-    assert f'ERROR:    Channels cannot start: {path}: the file' in ended.stderr
-    assert 'Traceback' not in ended.stderr
+    completed = run(WORKERS, f'sqlite:///{path}')
+    assert 3 == completed.returncode
+    assert f'ERROR:    Channels cannot start: {path}: the file' in completed.stderr
+    assert 'Traceback' not in completed.stderr
 
 
-def test_uvicorn_says_why_at_the_end(broken: tuple[str, str]) -> None:
-    """Under uvicorn's own command Falcon's traceback is short, and ends with why."""
+def test_uvicorn_with_an_unusable_broker_ends_with_the_reason(
+    broken: tuple[str, str],
+) -> None:
+    """Under plain uvicorn, the traceback is short and ends with the reason."""
     url, reason = broken
-    ended = run(UVICORN, url)
-    assert 3 == ended.returncode
-    _, after = ended.stderr.split('Traceback (most recent call last):\n')
-    frames, _, told = after.partition('falcon_channels.errors.BrokerUnavailableError: ')
+    completed = run(UVICORN, url)
+    assert 3 == completed.returncode
+    _, after = completed.stderr.split('Traceback (most recent call last):\n')
+    frames, _, message = after.partition(
+        'falcon_channels.errors.BrokerUnavailableError: '
+    )
     assert 2 == frames.count('  File "')
-    assert reason in told.splitlines()[0]
-    assert told.endswith('ERROR:    Application startup failed. Exiting.\n')
+    assert reason in message.splitlines()[0]
+    assert message.endswith('ERROR:    Application startup failed. Exiting.\n')
 
 
 @pytest.mark.parametrize('words', [SERVE, WORKERS], ids=['one', 'workers'])
-def test_serve_names_a_broker_that_is_none(words: list[str]) -> None:
-    """A mistake in the URL ends the server, workers too, with a line."""
-    ended = run(words, 'kafka://user:s3cret@host')
-    assert 3 == ended.returncode
+def test_serve_with_an_unknown_scheme_prints_one_line(words: list[str]) -> None:
+    """An unknown scheme in the URL stops the server and its workers with one line."""
+    completed = run(words, 'kafka://user:s3cret@host')
+    assert 3 == completed.returncode
     assert (
         "ERROR:    Error loading ASGI app: no broker for a URL with scheme 'kafka'"
-        in (ended.stderr)
+        in (completed.stderr)
     )
-    assert 'Traceback' not in ended.stderr
-    assert 's3cret' not in ended.stderr
+    assert 'Traceback' not in completed.stderr
+    assert 's3cret' not in completed.stderr
 
 
 @pytest.mark.parametrize('more', [[], ['--workers', '2']], ids=['one', 'workers'])
-def test_a_broken_app_ends_the_server(tmp_path: Path, more: list[str]) -> None:
-    """An application that cannot be imported is not tried again and again."""
+def test_application_that_cannot_be_imported_stops_the_server(
+    tmp_path: Path, more: list[str]
+) -> None:
+    """The server does not try again to import a broken application."""
     (tmp_path / 'broken_app.py').write_text('app = 1 / 0\n')
     words = ['falcon-channels', 'serve', 'broken_app:app', '--app-dir', str(tmp_path)]
-    ended = run([*words, *more], '')
-    assert 3 == ended.returncode
-    assert 'ZeroDivisionError: division by zero' in ended.stderr
-    assert ended.stderr.count('ZeroDivisionError') <= 2
+    completed = run([*words, *more], '')
+    assert 3 == completed.returncode
+    assert 'ZeroDivisionError: division by zero' in completed.stderr
+    assert completed.stderr.count('ZeroDivisionError') <= 2
 
 
-def test_a_worker_that_dies_while_the_broker_is_away(tmp_path: Path) -> None:
-    """Its successor cannot start yet; the other worker's clients stay until it can."""
+def test_worker_killed_without_broker_is_replaced_when_it_is_back(
+    tmp_path: Path,
+) -> None:
+    """The successor starts when the broker is back; other clients stay connected."""
     redis = RedisServer(tmp_path, '--appendonly', 'yes', '--appendfsync', 'always')
     url = f'{redis.url}?timeout_s=1&probe_s=0.2&trusted=yes'
     with contextlib.ExitStack() as stack:
@@ -129,13 +137,16 @@ def test_a_worker_that_dies_while_the_broker_is_away(tmp_path: Path) -> None:
         server = stack.enter_context(two_workers(url))
         one, two = meet(server)
         ann = stack.enter_context(one.enter('bar', 'ann'))
-        # NOTE: the last thing that needs the broker when somebody comes in.
-        wait_until(lambda: two.users('bar') == ['ann'], 'ann is seen')
+        # NOTE: entering presence is the last step that needs the broker.
+        wait_until(lambda: two.users('bar') == ['ann'], 'ann is present')
         redis.kill()
         lost = 'the link to the broker is lost'
-        wait_until(lambda: server.log().count(lost) == 2, 'both have noticed')
+        wait_until(lambda: server.log().count(lost) == 2, 'both workers have noticed')
         os.kill(two.pid, signal.SIGKILL)
-        wait_until(lambda: 'failed to start; retrying in' in server.log(), 'one fails')
+        wait_until(
+            lambda: 'failed to start; again in' in server.log(),
+            'the successor has failed',
+        )
         redis.start()
         _, successor = sorted(meet(server, two.pid), key=lambda w: w.pid != one.pid)
         successor.ask('POST', '/rooms/bar', 'still here?')

@@ -1,4 +1,4 @@
-"""``falcon-channels serve --workers 2`` on each broker for several processes."""
+"""``falcon-channels serve --workers 2`` with each broker for several processes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def server(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[ServerProcess]:
-    """A server with two workers on a broker of each kind."""
+    """A server with two workers and a broker of each kind."""
     folder = tmp_path_factory.mktemp('workers')
     with broker_url(request.param, folder) as url:
         with two_workers(url, asgi_server) as server:
@@ -45,8 +45,10 @@ def workers(server: ServerProcess) -> tuple[Worker, Worker]:
     return meet(server)
 
 
-def test_a_room_is_one(workers: tuple[Worker, Worker]) -> None:
-    """What is published at either worker reaches the clients of both, in one order."""
+def test_publications_of_both_workers_reach_all_clients_in_one_order(
+    workers: tuple[Worker, Worker],
+) -> None:
+    """Publications at either worker reach the clients of both, in one order."""
     one, two = workers
     with one.enter('lobby', 'ann') as ann, two.enter('lobby', 'bob') as bob:
         for number in range(10):
@@ -59,14 +61,18 @@ def test_a_room_is_one(workers: tuple[Worker, Worker]) -> None:
         texts = [[item['data'] for item in items] for items in heard]
         posted = [[number, worker.pid] for number in range(10) for worker in workers]
         assert [*posted, 'from ann'] == texts[0] == texts[1]
-        wait_until(lambda: one.users('lobby') == ['ann', 'bob'], 'both are seen')
+        wait_until(
+            lambda: one.users('lobby') == ['ann', 'bob'], 'both users are present'
+        )
         assert ['ann', 'bob'] == two.users('lobby')
-    wait_until(lambda: two.users('lobby') == [], 'both have left')
+    wait_until(lambda: two.users('lobby') == [], 'both users have left')
     assert [] == one.users('lobby')
 
 
-def test_control_reaches_the_other_worker(workers: tuple[Worker, Worker]) -> None:
-    """Who is disconnected or revoked at one worker leaves the other one as well."""
+def test_disconnect_and_revocation_reach_the_other_worker(
+    workers: tuple[Worker, Worker],
+) -> None:
+    """A user who is disconnected or revoked at one worker leaves the other, too."""
     one, two = workers
     with two.enter('lobby', 'cat') as cat:
         one.ask('DELETE', '/users/cat')
@@ -86,10 +92,10 @@ def test_control_reaches_the_other_worker(workers: tuple[Worker, Worker]) -> Non
         assert 'for members' == receive(flo)['data']
 
 
-def test_a_revocation_holds_at_the_other_worker(
+def test_revoked_user_is_refused_at_the_other_worker(
     workers: tuple[Worker, Worker],
 ) -> None:
-    """Who was revoked at one worker can do nothing at the other, subscribed or not."""
+    """A user who is revoked at one worker is refused at the other one."""
     one, two = workers
     requests = [
         {'publish': {'channel': 'squares:a', 'data': 1}},
@@ -101,7 +107,7 @@ def test_a_revocation_holds_at_the_other_worker(
     ]
 
     def answers(ws: ClientConnection) -> list[int]:
-        """Return the error of each request, 0 where it was carried out."""
+        """Return the error code of each request; 0 if it was executed."""
         codes = []
         for number, request in enumerate(requests):
             ws.send(json.dumps({'id': number + 2, **request}))
@@ -126,8 +132,10 @@ def test_a_revocation_holds_at_the_other_worker(
             assert [0] * 6 == answers(gus)
 
 
-def test_commands_go_up_by_the_other_worker(workers: tuple[Worker, Worker]) -> None:
-    """A client over plain HTTP has its stream here, and its commands arrive there."""
+def test_commands_over_http_may_go_to_the_other_worker(
+    workers: tuple[Worker, Worker],
+) -> None:
+    """With HTTP streaming, commands may go to another worker than the stream."""
     one, two = workers
     first = '{"id":1,"connect":{}}\n{"id":2,"subscribe":{"channel":"rooms:http"}}'
     with (
@@ -147,15 +155,15 @@ def test_commands_go_up_by_the_other_worker(workers: tuple[Worker, Worker]) -> N
             assert data == push['pub']['data']
 
 
-def test_a_killed_worker_leaves_no_ghosts(
+def test_presence_of_a_killed_worker_expires_and_it_is_replaced(
     asgi_server: AsgiServer, server: ServerProcess, workers: tuple[Worker, Worker]
 ) -> None:
-    """A killed worker's users leave by themselves; another one takes its place."""
+    """Presence entries of a killed worker expire; another worker replaces it."""
     one, two = workers
     with one.enter('bar', 'eve') as eve, one.enter('bar', 'gus') as gus:
         with two.enter('bar', 'fay') as fay, two.enter('bar', 'hal') as hal:
             everybody = ['eve', 'fay', 'gus', 'hal']
-            wait_until(lambda: one.users('bar') == everybody, 'all are seen')
+            wait_until(lambda: one.users('bar') == everybody, 'all users are present')
             os.kill(two.pid, signal.SIGKILL)
             for ws in (fay, hal):
                 with pytest.raises(ConnectionClosed):
@@ -164,7 +172,7 @@ def test_a_killed_worker_leaves_no_ghosts(
                 assert server.process is not None
                 server.process.wait(30)
                 return
-            wait_until(lambda: one.users('bar') == ['eve', 'gus'], 'two are left')
+            wait_until(lambda: one.users('bar') == ['eve', 'gus'], 'two users are left')
         successor = next(w for w in meet(server, two.pid) if w.pid != one.pid)
         assert f'Child process [{two.pid}] died' in server.log()
         with successor.enter('bar', 'fay') as fay:
@@ -174,5 +182,6 @@ def test_a_killed_worker_leaves_no_ghosts(
                 heard = [receive(ws)['data'] for _ in range(2)]
                 assert ['here again', 'still here'] == heard
             wait_until(
-                lambda: successor.users('bar') == ['eve', 'fay', 'gus'], 'one is back'
+                lambda: successor.users('bar') == ['eve', 'fay', 'gus'],
+                'the third user is present',
             )

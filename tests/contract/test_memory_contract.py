@@ -1,4 +1,4 @@
-"""The broker of one process keeps the contract."""
+"""The memory broker fulfils the contract."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from falcon_channels.testing.presence_contract import PresenceContract
 
 
 class TestMemoryBroker(PresenceContract):
-    """The contract, and nothing shared or durable."""
+    """The contract without the shared and durable parts."""
 
     async def open_broker(self) -> Broker:
         return MemoryBroker()

@@ -1,4 +1,4 @@
-"""The PostgreSQL broker keeps the contract."""
+"""The PostgreSQL broker fulfils the contract."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from support.postgres_server import PostgresServer
 
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.urls import open_broker
-from falcon_channels.testing import DurableBrokerContract
-from falcon_channels.testing import PresenceContract
-from falcon_channels.testing import SharedBrokerContract
+from falcon_channels.testing.presence_contract import PresenceContract
+from falcon_channels.testing.shared_contract import DurableBrokerContract
+from falcon_channels.testing.shared_contract import SharedBrokerContract
 
 _numbers = count()
 
 
 @pytest.fixture(scope='module')
 def server() -> Iterator[PostgresServer]:
-    """A server."""
+    """A PostgreSQL server for all tests of this module."""
     server = PostgresServer('fsync=off')
     yield server
     server.stop()
@@ -27,7 +27,7 @@ def server() -> Iterator[PostgresServer]:
 
 @pytest.mark.xdist_group('postgres')
 class TestPostgresBroker(PresenceContract, SharedBrokerContract, DurableBrokerContract):
-    """The contract, with a schema of each test."""
+    """The contract, with a new schema for each test."""
 
     @pytest.fixture(autouse=True)
     def _use_server(self, server: PostgresServer) -> None:

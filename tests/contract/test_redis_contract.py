@@ -1,4 +1,4 @@
-"""The Redis broker keeps the contract, on one server and on a Cluster."""
+"""The Redis broker fulfils the contract, on one server and on a Cluster."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from support.redis_server import RedisServer
 
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.urls import open_broker
-from falcon_channels.testing import DurableBrokerContract
-from falcon_channels.testing import PresenceContract
-from falcon_channels.testing import SharedBrokerContract
+from falcon_channels.testing.presence_contract import PresenceContract
+from falcon_channels.testing.shared_contract import DurableBrokerContract
+from falcon_channels.testing.shared_contract import SharedBrokerContract
 
 _numbers = count()
 
 
 @pytest.fixture(scope='module')
 def one_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server."""
+    """The URL of a server."""
     server = RedisServer(tmp_path_factory.mktemp('redis'))
     yield server.url
     server.stop()
@@ -28,13 +28,13 @@ def one_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope='module')
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Cluster of three servers."""
+    """The URL of a Cluster of three servers."""
     with RedisCluster(tmp_path_factory.mktemp('cluster')) as cluster:
         yield cluster.url
 
 
-class OnRedis(PresenceContract, SharedBrokerContract, DurableBrokerContract):
-    """The contract, with keys of each test."""
+class RedisContract(PresenceContract, SharedBrokerContract, DurableBrokerContract):
+    """The contract, with a new prefix of keys for each test."""
 
     url = ''
 
@@ -50,8 +50,8 @@ class OnRedis(PresenceContract, SharedBrokerContract, DurableBrokerContract):
 
 
 @pytest.mark.xdist_group('redis')
-class TestRedisBroker(OnRedis):
-    """On one server."""
+class TestRedisBroker(RedisContract):
+    """The contract on one server."""
 
     @pytest.fixture(autouse=True)
     def _use_server(self, one_server: str) -> None:
@@ -59,8 +59,8 @@ class TestRedisBroker(OnRedis):
 
 
 @pytest.mark.xdist_group('redis cluster')
-class TestRedisBrokerOnCluster(OnRedis):
-    """On a Cluster."""
+class TestRedisBrokerOnCluster(RedisContract):
+    """The contract on a Cluster."""
 
     @pytest.fixture(autouse=True)
     def _use_server(self, cluster: str) -> None:

@@ -1,4 +1,4 @@
-"""The broker of one host keeps the contract."""
+"""The SQLite broker fulfils the contract."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import pytest
 
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.sqlite import SqliteBroker
-from falcon_channels.testing import DurableBrokerContract
-from falcon_channels.testing import PresenceContract
-from falcon_channels.testing import SharedBrokerContract
+from falcon_channels.testing.presence_contract import PresenceContract
+from falcon_channels.testing.shared_contract import DurableBrokerContract
+from falcon_channels.testing.shared_contract import SharedBrokerContract
 
 
 class TestSqliteBroker(PresenceContract, SharedBrokerContract, DurableBrokerContract):
-    """The contract, on a file of each test."""
+    """The contract, with a new file for each test."""
 
     @pytest.fixture(autouse=True)
     def _use_folder(self, tmp_path: Path) -> None:

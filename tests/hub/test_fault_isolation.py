@@ -166,9 +166,8 @@ def test_rest_of_a_frame_goes_to_the_connection_that_has_its_beginning(
 ) -> None:
     """A subscriber that was ahead joins its group before rests of frames are passed on.
 
-    The number of each rest counts the subscribers of all groups. A member that was added
-    to an earlier group meanwhile would shift the numbers, and another client would
-    receive the rest.
+    The number of a rest counts the subscribers of all groups. A new member of an
+    earlier group would shift the numbers, and another client would receive the rest.
     """
     channels = make_channels()
     match = channels.node.router.match('x')

@@ -1,11 +1,13 @@
-"""A process that publishes through a broker, and prints what was acknowledged.
+"""A process that publishes with a broker, and prints each acknowledged publication.
 
-``broker_publisher.py URL CHANNEL PUBLISHERS COUNT [SIZE [NAME]]``: each of so many
-publishers publishes so many publications, one after another, again with the same
-idempotency key where the broker was not available. A line ``CHANNEL OFFSET EPOCH DATA``
-follows each acknowledgement, and ``done`` the last; what fails goes to the standard
-error. Who is started again with the same NAME publishes the same, with the same
-idempotency keys.
+``broker_publisher.py URL CHANNEL PUBLISHERS COUNT [SIZE [NAME]]``
+
+Each of PUBLISHERS publishers publishes COUNT publications, one after another. If the
+broker is not available, the publisher repeats the call with the same idempotency key.
+
+The process prints a line ``CHANNEL OFFSET EPOCH DATA`` for each acknowledgement, and
+``done`` at the end. It prints errors to the standard error stream. Two processes with
+the same NAME publish the same items with the same idempotency keys.
 """
 
 from __future__ import annotations

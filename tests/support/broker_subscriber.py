@@ -1,9 +1,11 @@
-"""A process with channels and subscribers, which prints what they got.
+"""A process with subscribers that prints the publications that they have received.
 
-``broker_subscriber.py URL CHANNEL SUBSCRIBERS COUNT``: prints ``ready``, lets each of
-so many subscribers take so many publications, and prints a line of JSON for each: a
-list of ``[offset, payload]``. A subscriber that is told that it missed something goes
-on with ``["lost", code]``. Meanwhile it publishes one item of its own.
+``broker_subscriber.py URL CHANNEL SUBSCRIBERS COUNT``
+
+The process prints ``ready`` when all of SUBSCRIBERS subscribers are subscribed. Then it
+publishes one item. Each subscriber receives COUNT publications. The process prints one
+line of JSON for each subscriber: a list of ``[offset, payload]``. A subscriber that has
+missed publications adds ``["lost", code]`` and subscribes again.
 """
 
 from __future__ import annotations
@@ -24,29 +26,29 @@ async def main() -> None:
     channels = Channels(url)
     options = ChannelOptions(history_size=100_000, history_ttl_s=3600.0)
     channels.add_route('{name}', object(), options)
-    entered = asyncio.Barrier(int(subscribers) + 1)
+    subscribed = asyncio.Barrier(int(subscribers) + 1)
 
-    async def take() -> list[Any]:
-        got: list[Any] = []
-        while len(got) < int(count):
+    async def receive() -> list[Any]:
+        received: list[Any] = []
+        while len(received) < int(count):
             async with channels.subscribe(channel) as subscription:
-                if not got:
-                    await entered.wait()
+                if not received:
+                    await subscribed.wait()
                 try:
                     async for publication in subscription:
-                        got.append([publication.offset, publication.value()])
-                        if len(got) >= int(count):
+                        received.append([publication.offset, publication.value()])
+                        if len(received) >= int(count):
                             break
                 except UnsubscribedError as ex:
-                    got.append(['lost', ex.code])
-        return got
+                    received.append(['lost', ex.code])
+        return received
 
-    tasks = [asyncio.create_task(take()) for _ in range(int(subscribers))]
-    await entered.wait()
+    tasks = [asyncio.create_task(receive()) for _ in range(int(subscribers))]
+    await subscribed.wait()
     os.write(1, b'ready\n')
     await channels.publish(channel, f'from {os.getpid()}')
-    for got in await asyncio.gather(*tasks):
-        print(json.dumps(got), flush=True)  # noqa: T201
+    for received in await asyncio.gather(*tasks):
+        print(json.dumps(received), flush=True)  # noqa: T201
     await channels.close()
 
 

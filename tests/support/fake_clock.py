@@ -1,4 +1,4 @@
-"""Async tests on a fake clock."""
+"""Asynchronous tests on a fake clock."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from falcon_channels.testing import run_with_fake_clock
 def on_fake_clock(
     test: Callable[..., Coroutine[Any, Any, None]],
 ) -> Callable[..., None]:
-    """Run an async test in an event loop that never waits."""
+    """Decorate an asynchronous test so that it runs on a fake clock."""
 
     @functools.wraps(test)
     def run(*args: Any, **kwargs: Any) -> None:

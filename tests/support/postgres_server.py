@@ -1,4 +1,4 @@
-"""A PostgreSQL server for tests: on a free port, in a folder of its own."""
+"""A PostgreSQL server for tests, on a free port and with its own folder."""
 
 from __future__ import annotations
 
@@ -16,18 +16,22 @@ from support.processes import wait_until
 
 
 def _program(name: str) -> str:
-    """Return the path of a program of PostgreSQL; Debian keeps them out of the PATH."""
+    """Return the path of a PostgreSQL program, which is not in the PATH on Debian."""
     found = sorted(Path('/usr/lib/postgresql').glob(f'*/bin/{name}'))
     return str(found[-1]) if found else (shutil.which(name) or name)
 
 
 class PostgresServer:
-    """A server that can be killed, frozen and started again."""
+    """A server that can be killed, frozen and started again.
+
+    Args:
+        settings: Settings of the server, such as ``fsync=off``.
+    """
 
     def __init__(self, *settings: str) -> None:
         self.port = free_port()
         self.folder = Path(tempfile.mkdtemp(prefix='postgres-'))
-        # NOTE: the server does not run as root.
+        # NOTE: PostgreSQL refuses to run as root.
         self._user = 'postgres' if os.geteuid() == 0 else None
         if self._user is not None:
             shutil.chown(self.folder, self._user, self._user)
@@ -58,7 +62,7 @@ class PostgresServer:
         return f'postgresql://postgres@127.0.0.1:{self.port}/postgres'
 
     def start(self) -> None:
-        """Start it, and return when it takes connections."""
+        """Start the server, and wait until it accepts connections."""
         with (self.folder / 'log').open('ab') as log:
             self._process = subprocess.Popen(
                 self._words,
@@ -69,7 +73,7 @@ class PostgresServer:
                 start_new_session=True,
             )
         try:
-            wait_until(self._ready, 'PostgreSQL takes connections', 60)
+            wait_until(self._ready, 'PostgreSQL accepts connections', 60)
         except BaseException:
             text = (self.folder / 'log').read_text()
             self.stop()
@@ -100,20 +104,20 @@ class PostgresServer:
                 continue
 
     def kill(self) -> None:
-        """End all its processes at once."""
+        """Kill all processes of the server."""
         self._signal(signal.SIGKILL)
         assert self._process is not None
         self._process.wait()
 
     def freeze(self) -> None:
-        """Let all its processes stop doing anything."""
+        """Stop all processes of the server until `thaw`."""
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let them go on."""
+        """Continue all processes of the server."""
         self._signal(signal.SIGCONT)
 
     def stop(self) -> None:
-        """End it, and remove its files."""
+        """Kill the server and remove its files."""
         self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)

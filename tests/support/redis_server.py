@@ -1,4 +1,4 @@
-"""A Redis server for tests: on a free port, in a folder of its own."""
+"""Redis servers for tests, on free ports."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class RedisServer:
     """A server that can be killed, frozen and started again.
 
     Args:
-        folder: For its files.
-        options: Words of its command line.
+        folder: Folder for the files of the server.
+        options: Additional arguments of its command line.
     """
 
     def __init__(self, folder: Path, *options: str) -> None:
@@ -39,35 +39,39 @@ class RedisServer:
         return f'redis://127.0.0.1:{self.port}'
 
     def ask(self, *words: object) -> str:
-        """Return what the server answers to a command."""
+        """Execute a command and return the answer of the server."""
         command = ['redis-cli', '-p', str(self.port), *map(str, words)]
         answer = subprocess.run(command, capture_output=True, check=True, text=True)
         return answer.stdout.strip()
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill the server."""
         self.process.kill()
         self.process.__exit__(None, None, None)
 
     def start(self) -> None:
-        """Start it after `kill`."""
+        """Start the server after `kill`."""
         self.process = self._new()
 
     def freeze(self) -> None:
-        """Let it stop doing anything."""
+        """Stop the process of the server until `thaw`."""
         self.process.signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let it go on."""
+        """Continue the process of the server."""
         self.process.signal(signal.SIGCONT)
 
     def stop(self) -> None:
-        """End it, whatever its state."""
+        """Kill the server, in any state."""
         self.kill()
 
 
 class RedisCluster:
-    """Three servers that share the slots, each a third of them."""
+    """A Cluster of three servers; each serves a third of the slots.
+
+    Args:
+        folder: Folder for the files of the servers.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -107,7 +111,7 @@ class RedisCluster:
         self._stack.close()
 
     def move_slot(self, name: str) -> None:
-        """Move the slot of a key, and all keys in it, to another server."""
+        """Move the slot of a key with all its keys to another server."""
         slot = self.servers[0].ask('CLUSTER', 'KEYSLOT', name)
         source = next(s for s in self.servers if _has(s, int(slot)))
         target = self.servers[self.servers.index(source) - 1]

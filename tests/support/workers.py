@@ -1,8 +1,8 @@
-"""A server with two workers, and connections of which one knows whose they are.
+"""A server with two workers, and connections to a chosen one of them.
 
-Whose connection a worker gets is up to the kernel. So a test asks on a connection which
-worker has it, until it has one to each, and goes on with these: by HTTP requests on the
-same connection, or by a WebSocket that begins on it.
+The kernel decides which worker gets a new connection. A test therefore asks on each
+connection for the worker's process id, until it has a connection to the chosen worker.
+It then sends HTTP requests on that connection, or starts a WebSocket on it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ BROKERS = ['sqlite', 'redis', 'postgresql']
 
 @contextlib.contextmanager
 def broker_url(kind: str, folder: Path) -> Iterator[str]:
-    """Yield the URL of a broker of a kind with nothing in it; its server, started."""
+    """Start the server of an empty broker, if it needs one, and yield the URL."""
     with contextlib.ExitStack() as stack:
         if kind == 'sqlite':
             yield f'sqlite:///{folder}/rooms.db'
@@ -47,20 +47,20 @@ def broker_url(kind: str, folder: Path) -> Iterator[str]:
 
 
 def two_workers(url: str, asgi_server: AsgiServer = SERVE) -> ServerProcess:
-    """Return a server of `support.rooms_app` on a broker, not started."""
+    """Return a server of `support.rooms_app` with two workers, not started."""
     command = asgi_server.command('support.rooms_app:app', '--workers', '2')
     return ServerProcess(command, env={'PYTHONPATH': 'tests', 'BROKER': url})
 
 
 class Worker(NamedTuple):
-    """One of the processes behind the server's port."""
+    """One of the worker processes of a server."""
 
     server: ServerProcess
     pid: int
 
     @contextlib.contextmanager
     def dial(self) -> Iterator[HTTPConnection]:
-        """Open connections to the server until this worker has one."""
+        """Open connections to the server until this worker has accepted one."""
         with contextlib.ExitStack() as stack:
             found: list[HTTPConnection] = []
 
@@ -74,7 +74,7 @@ class Worker(NamedTuple):
             yield found[0]
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
-        """Return what this worker answers to a request."""
+        """Send a request to this worker and return the answer."""
         with self.dial() as connection:
             with send_request(connection, method, path, json.dumps(body)) as response:
                 content = response.read()
@@ -83,7 +83,7 @@ class Worker(NamedTuple):
 
     @contextlib.contextmanager
     def enter(self, room: str, user: str) -> Iterator[ClientConnection]:
-        """Open a WebSocket in a room at this worker, and read that it is subscribed."""
+        """Open a WebSocket at this worker, and wait until it is subscribed."""
         with self.dial() as connection:
             url = f'{self.server.ws_url}/rooms/{room}?user={user}'
             with connect(url, sock=connection.sock, proxy=None) as ws:
@@ -91,13 +91,13 @@ class Worker(NamedTuple):
                 yield ws
 
     def users(self, room: str) -> Any:
-        """Return who is in a room, as this worker sees it."""
+        """Return the users in a room according to this worker."""
         return self.ask('GET', f'/rooms/{room}')
 
 
 @contextlib.contextmanager
 def dial(server: ServerProcess) -> Iterator[HTTPConnection]:
-    """Open a connection that ends rather than being opened again."""
+    """Open a connection that is not opened again after it was closed."""
     connection = HTTPConnection('127.0.0.1', server.port, timeout=30)
     connection.auto_open = 0
     connection.connect()
@@ -110,32 +110,37 @@ def dial(server: ServerProcess) -> Iterator[HTTPConnection]:
 def send_request(
     connection: HTTPConnection, method: str, path: str, body: str
 ) -> HTTPResponse:
-    """Send a request and return the answer, whose body is still to come."""
+    """Send a request and return the answer without reading its body."""
     headers = {'Content-Type': 'application/json'}
     connection.request(method, path, None if method == 'GET' else body, headers)
     return connection.getresponse()
 
 
 def worker_of(connection: HTTPConnection) -> int:
-    """Return the process id of the worker that has a connection."""
+    """Return the process id of the worker that has accepted a connection."""
     with send_request(connection, 'GET', '/worker', '') as response:
         return int(response.read())
 
 
-def meet(server: ServerProcess, *strangers: int) -> tuple[Worker, Worker]:
-    """Open connections until two workers have one; not those of `strangers`."""
+def meet(server: ServerProcess, *ignored: int) -> tuple[Worker, Worker]:
+    """Return two workers of a server.
+
+    Args:
+        server: The server.
+        ignored: Process ids of workers that were killed.
+    """
     pids: set[int] = set()
 
     def both() -> bool:
         with dial(server) as connection, contextlib.suppress(ConnectionError):
             pids.add(worker_of(connection))
-        return len(pids - {*strangers}) == 2
+        return len(pids - {*ignored}) == 2
 
     wait_until(both, 'two workers answer')
-    one, two = sorted(pids - {*strangers})
+    one, two = sorted(pids - {*ignored})
     return Worker(server, one), Worker(server, two)
 
 
 def receive(ws: ClientConnection) -> Any:
-    """Return the next message, of JSON."""
+    """Receive a message and decode it from JSON."""
     return json.loads(ws.recv(timeout=30))

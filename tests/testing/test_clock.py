@@ -1,4 +1,4 @@
-"""The event loop whose clock jumps."""
+"""The event loop with a fake clock."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from falcon_channels.testing import FakeClockStuckError
 from falcon_channels.testing import run_with_fake_clock
 
 
-def test_a_day_takes_no_time() -> None:
-    """Timers fire in order, at their times, without waiting."""
+def test_timers_of_a_day_fire_in_order_without_waiting() -> None:
+    """Timers fire in the order of their times, and no time passes."""
 
     async def day() -> list[tuple[float, str]]:
         loop = asyncio.get_running_loop()
@@ -41,8 +41,8 @@ def test_a_day_takes_no_time() -> None:
         assert pytest.approx(expected_s, abs=1e-3) == at_s
 
 
-def test_waiting_for_nothing_is_an_error() -> None:
-    """What would hang for ever fails at once."""
+def test_wait_without_a_timer_raises_an_error() -> None:
+    """Code that would hang forever raises an error at once."""
 
     async def hang() -> None:
         await asyncio.Event().wait()
@@ -51,8 +51,8 @@ def test_waiting_for_nothing_is_an_error() -> None:
         run_with_fake_clock(hang())
 
 
-def test_results_and_errors_come_back() -> None:
-    """It is `asyncio.run` with another clock."""
+def test_result_and_error_of_the_coroutine_are_passed_on() -> None:
+    """The result or the error of the coroutine is passed on."""
 
     async def work(fails: bool) -> int:
         await asyncio.sleep(1)

@@ -1,72 +1,89 @@
 """The broker contract: what every broker promises, and what breaks without it.
 
-A broker orders the publications of each channel, stores them for as long as the
-channel's options say, and carries them to every process that asked for the channel.
-The hub of a process is its only user. `falcon_channels.testing.BrokerContract` checks
-every promise on this page against any implementation.
+A broker orders the publications of each channel. It stores them as long as the options
+of the channel say, and carries them to every process that has subscribed to the
+channel. The hub of a process is the only user of its broker.
 
-Words: a *log* is what a broker keeps of one channel. A *position* is a place in it.
-To *announce* is to call the receiver of every process that subscribed.
+This module is the specification. The test suites `contract`, `presence_contract` and
+`shared_contract` in `falcon_channels.testing` check any implementation against it.
+
+Terms:
+
+* A *log* is what a broker stores of one channel: its newest publications, a counter of
+  offsets, and an epoch. A *position* is an offset and an epoch.
+* To *announce* is to call the `BrokerReceiver` of every process that has subscribed to
+  the channel.
+* The *link* is the connection on which announcements reach this process.
 
 Order and atomicity
-    1. Append and announce are one atomic step per channel. Two publications of one
-       channel are announced everywhere in the order of their offsets, without gaps
-       and without repeats, whichever processes published them. Without it two
-       subscribers see two histories, and recovery hands out a third.
-    2. Offsets count 1, 2, 3 ... within an epoch. A channel whose `StreamSettings.size`
-       is 0 has no log: its publications have offset 0 and the epoch ``''``, they are
-       announced in the order of the calls of one process, and nothing is promised
-       about the order between processes.
-    3. A publication is announced to the publishing process as well, by the same way,
-       and not delivered to it by a short cut: all subscribers see one order.
+    1. Append and announce are one atomic step per channel. Every process gets the
+       publications of a channel in the order of their offsets, without gaps and without
+       duplicates. This holds even if several processes publish at the same time.
+       Otherwise two subscribers would see two different histories, and a recovering
+       client a third one.
+    2. The offsets of an epoch are 1, 2, 3 ... A channel whose `StreamSettings.size` is
+       0 has no log. Its publications have offset 0 and the epoch ``''``. They are
+       announced in the order in which one process has published them. The order
+       between processes is undefined.
+    3. A publication is announced to the publishing process in the same way as to the
+       others, and not directly. Otherwise its subscribers would see another order.
 
 Epochs
-    4. Another log has another epoch, and an epoch is never used again: after the log
-       was lost, removed with its counter, or forgotten, the next one is new. Whoever
-       may have lost a tail of a log (a fail-over to a replica that lagged) starts
-       a new epoch. Without it a client is told that it recovered when it did not.
-    5. An epoch survives a restart where the store does.
+    4. A new log has a new epoch, and no epoch is ever used again. A log is new after it
+       was lost, after it was removed with its counter, and after its time was over. A
+       broker that may have lost the newest publications starts a new epoch as well, for
+       example after a fail-over to a replica that lagged behind. Otherwise a client
+       would be told that it has recovered everything, although it has not.
+    5. An epoch survives a restart if the store survives it.
 
 Calls
-    6. `publish` returns after the publication is stored as safely as this broker
-       ever stores (in memory: at once; in a database: committed). When it raises
+    6. `Broker.publish` returns after the publication is stored as safely as this broker
+       can store it: in memory immediately, in a database after the commit. If it raises
        `BrokerUnavailableError`, the publication may have been stored or not.
-    7. The same idempotency key on the same channel within its time is stored once:
-       the second call returns the position of the first and ``duplicate=True``, also
-       when the two calls race, and also after a `BrokerUnavailableError`.
-    8. Every call ends: each has a deadline inside the broker and raises
-       `BrokerUnavailableError` after it. No call blocks the event loop.
-    9. Calls may be cancelled. A cancelled publish was stored or was not; nothing else
-       is harmed.
+    7. Calls with the same idempotency key on the same channel store one publication,
+       until the key expires. Every later call returns the position of the first one
+       with ``duplicate=True``. This also holds if the calls race, and after a
+       `BrokerUnavailableError`. Otherwise a publisher could not retry safely.
+    8. Every call ends. Each has a deadline inside the broker, after which it raises
+       `BrokerUnavailableError`. No call blocks the event loop. Otherwise one slow store
+       would stop all connections of the process.
+    9. Every call may be cancelled. A cancelled publish was stored completely or not at
+       all. Other calls are not affected.
 
 Subscriptions
-    10. `subscribe` returns a position. From then on every publication after that
-        position is announced to this process. Some of it may be announced before the
-        call returns, and so may some at or before the position: the hub compares
-        offsets. Without "subscribe, then position" publications fall between.
-    11. After `unsubscribe` has returned nothing more is announced for the channel.
+    10. `Broker.subscribe` returns a position. Every publication after that position is
+        announced to this process. Some of these may be announced before the call
+        returns, and so may publications up to the position; the hub compares the
+        offsets. A broker therefore subscribes first and reads the position second.
+        Otherwise publications between the two steps would be missed.
+    11. After `Broker.unsubscribe` has returned, nothing more is announced for the
+        channel.
     12. A channel stays subscribed while the link is lost.
 
-Losing the link
-    13. The broker notices in bounded time that its link is lost, half-open, or alive
-        but detached, and calls `Receiver.on_link_lost` once. When it is back and all
-        subscriptions are again in place, it calls `Receiver.on_link_restored` once,
-        and announces on from there. It does not replay: the hub then reads what it
-        missed from the log, once per channel. A broker in this process never calls
-        either.
+Lost links
+    13. The broker notices within a bounded time that its link is lost. This includes a
+        half-open connection, and a connection that works but is no longer subscribed.
+        It then calls `BrokerReceiver.on_link_lost` once. When the link works again and
+        all channels are subscribed, it calls `BrokerReceiver.on_link_restored` once,
+        and announces new publications. It does not announce the missed ones: the hub
+        reads these from the log, once per channel. A broker without a link (because
+        everything is in this process) never calls either method.
 
 Names
-    14. Channel names are opaque text of 1 to 255 bytes of UTF-8. They go into keys,
-        file names, subjects and identifiers only in an encoding under which no two
-        names meet, none is a pattern, and none ends the surrounding syntax.
+    14. A channel name is opaque text of 1 to 255 bytes in UTF-8. A broker encodes it
+        before it becomes part of a key, file name or identifier. The encoding maps
+        different names to different results, and no result is a pattern or ends the
+        surrounding syntax. Otherwise a client could read another channel by choosing a
+        name.
 
-Limits and ends
-    15. What a broker keeps is bounded: logs by size and age, idempotency keys, presence
-        and revocations by their time.
-    16. `close` may be called twice, at any time, and returns within seconds. No call
-        of the receiver follows it.
-    17. What a broker cannot do it says in `capabilities`. Options that ask for more are
-        refused when they are given, with `CapabilityError`, and not when called.
+Limits and close
+    15. Everything that a broker stores is bounded: logs by size and age; idempotency
+        keys, presence entries and revocations by their time.
+    16. `Broker.close` may be called twice and at any time, and returns within seconds.
+        Pending calls raise `BrokerUnavailableError`. Afterwards no method of the
+        receiver is called.
+    17. `Broker.capabilities` says what a broker can do. Options that need more raise
+        `CapabilityError` when they are set, and not when they are used.
 """
 
 from __future__ import annotations
@@ -88,16 +105,18 @@ from falcon_channels.publication import Publication
 
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
-    """What a broker can do.
+    """The capabilities of a broker.
 
     Attributes:
-        history: Keeps logs, so that channels may have history and recovery.
-        presence: Knows who is subscribed.
-        durable: Logs and epochs survive the end of all processes.
-        shared: Several processes can use one store.
-        transactions: `Broker.publish` takes the application's own `connection`.
-        immediate_reads: `Broker.history` waits for nothing, so that whoever reads need
-            not share the read with others.
+        history: Whether it stores logs. Without it, channels have no history and no
+            recovery.
+        presence: Whether it stores presence entries.
+        durable: Whether logs and epochs survive the end of all processes.
+        shared: Whether several processes can use one store.
+        transactions: Whether `Broker.publish` accepts a `connection` of the
+            application.
+        immediate_reads: Whether `Broker.history` returns without waiting. The hub then
+            does not combine concurrent reads of a channel.
     """
 
     history: bool = True
@@ -109,14 +128,15 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StreamSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How long a broker keeps what, for one channel.
+    """How much a broker stores for one channel, and for how long.
 
     Attributes:
-        size: How many publications the log holds at most; 0 for no log.
-        ttl_s: Age in seconds after which a publication leaves the log, or ``None``.
-        meta_ttl_s: Seconds without a publication after which the log may be forgotten
-            with its counter and epoch, or ``None``.
-        idempotency_ttl_s: Seconds for which an idempotency key is remembered.
+        size: Maximum number of publications in the log; 0 for no log.
+        ttl_s: Age in seconds after which a publication is removed from the log;
+            ``None`` for no limit.
+        meta_ttl_s: Seconds without a publication after which the log may be removed
+            with its counter and epoch; ``None`` for no limit. Default: 30 days.
+        idempotency_ttl_s: Seconds for which an idempotency key is stored. Default: 300.
     """
 
     size: int = 0
@@ -136,12 +156,13 @@ class StreamSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PublishResult(NamedTuple):
-    """What became of a publish.
+    """The result of `Broker.publish`.
 
     Attributes:
-        position: Where the publication stands; `NO_POSITION` without history.
-        duplicate: Whether the idempotency key had been used: `position` is then that
-            of the first publication.
+        position: Position of the publication; `NO_POSITION` for a channel without a
+            log.
+        duplicate: Whether the idempotency key was used before. `position` is then the
+            position of the first publication with this key.
     """
 
     position: Position
@@ -149,19 +170,25 @@ class PublishResult(NamedTuple):
 
 
 class PresenceEntry(NamedTuple):
-    """One connection in one channel."""
+    """One connection that is present in one channel.
+
+    Attributes:
+        channel: Name of the channel.
+        info: Public facts about the connection. Its `client` is the id of the
+            connection, and the key of the entry in the channel.
+    """
 
     channel: str
     info: ClientInfo
 
 
 class PresenceChange(NamedTuple):
-    """A presence entry that ended.
+    """A presence entry that was removed or has expired.
 
     Attributes:
-        channel: Where.
-        info: Who.
-        last: Whether it was the last entry of that user in the channel.
+        channel: Name of the channel.
+        info: Public facts about the connection.
+        last: Whether it was the last entry of its user in the channel.
     """
 
     channel: str
@@ -170,43 +197,63 @@ class PresenceChange(NamedTuple):
 
 
 class BrokerReceiver(Protocol):
-    """What a broker calls in the hub's event loop. No method blocks or raises."""
+    """The methods that a broker calls, in the event loop that has called `start`.
+
+    No method blocks or raises an error.
+    """
 
     def on_publication(
         self, channel: str, publication: Publication, epoch: str
     ) -> None:
-        """Take a publication of a subscribed channel."""
+        """Called when a subscribed channel has a new publication.
+
+        Args:
+            channel: Name of the channel.
+            publication: The publication, with its offset.
+            epoch: Epoch of the offset; ``''`` for a channel without a log.
+        """
 
     def on_signal(self, channel: str, signal: bytes) -> None:
-        """Take a signal of a subscribed channel."""
+        """Called when a subscribed channel has a signal; see `Broker.signal`."""
 
     def on_control(self, message: bytes) -> None:
-        """Take a control message; every process gets every one."""
+        """Called when any process has sent a control message, this one included."""
 
     def on_link_lost(self) -> None:
-        """Learn that announcements no longer arrive."""
+        """Called when announcements no longer arrive (promise 13)."""
 
     def on_link_restored(self) -> None:
-        """Learn that announcements arrive again, and that some were missed."""
+        """Called when announcements arrive again; some may have been missed."""
 
 
 class Broker(abc.ABC):
-    """Orders, stores and carries publications; the module's page is the contract."""
+    """Orders, stores and carries publications.
+
+    The docstring of this module is the contract of all methods. Each method may also
+    raise `BrokerUnavailableError` if the store cannot be reached, if its deadline has
+    passed, or if the broker is closed.
+    """
 
     capabilities: Capabilities
 
     @abc.abstractmethod
     async def start(self, receiver: BrokerReceiver) -> None:
-        """Connect, and call `receiver` from now on; called once, in its event loop.
+        """Connect to the store.
+
+        Called once, in the event loop in which the receiver is called from now on.
+
+        Args:
+            receiver: The receiver of all announcements.
 
         Raises:
-            BrokerUnavailableError: The store cannot be reached or is of a version
-                that this broker does not know; the message says what to do.
+            BrokerUnavailableError: The store cannot be reached, or has a version that
+                this broker does not support. The message says what to do. Nothing
+                stays open.
         """
 
     @abc.abstractmethod
     async def close(self) -> None:
-        """Let go of everything; idempotent and bounded in time."""
+        """Release all connections, tasks and threads (promise 16)."""
 
     @abc.abstractmethod
     async def publish(
@@ -218,32 +265,48 @@ class Broker(abc.ABC):
         idempotency_key: str | None = None,
         connection: Any = None,
     ) -> PublishResult:
-        """Append to the log and announce, atomically.
+        """Append a publication to the log and announce it, in one atomic step.
 
         Args:
-            channel: Where.
-            publication: Its `offset` is ignored and given out here, and so is
-                `time_ms` where it is 0.
-            settings: How long to keep it.
-            idempotency_key: 1 to 255 bytes of UTF-8; see promise 7.
-            connection: The application's own database connection, where
-                `capabilities.transactions`; delivered when it commits.
+            channel: Name of the channel.
+            publication: The publication. The broker assigns its `offset`, and its
+                `time_ms` if that is 0.
+            settings: How long the publication is stored.
+            idempotency_key: Text of 1 to 255 bytes in UTF-8 (promise 7), or ``None``.
+            connection: A database connection of the application, or ``None``. Requires
+                `Capabilities.transactions`. The publication is then part of the
+                transaction, and is announced when that commits.
+
+        Returns:
+            The position of the publication.
 
         Raises:
-            BrokerUnavailableError: Not known whether it was stored; call again with
-                the same idempotency key.
+            BrokerUnavailableError: The publication may have been stored or not. Call
+                again with the same idempotency key.
+            CapabilityError: `connection` is not of a supported class.
         """
 
     @abc.abstractmethod
     async def subscribe(self, channel: str, settings: StreamSettings) -> Position:
-        """Announce `channel` to this process; return a position (promise 10).
+        """Announce a channel to this process from now on (promise 10).
 
-        Called at most once per channel until `unsubscribe`.
+        The caller does not subscribe a channel twice without `unsubscribe` in between.
+
+        Args:
+            channel: Name of the channel.
+            settings: The same settings as for `publish`.
+
+        Returns:
+            A position, after which every publication is announced. `NO_POSITION` for a
+            channel without a log.
+
+        Raises:
+            BrokerUnavailableError: The channel is not subscribed.
         """
 
     @abc.abstractmethod
     async def unsubscribe(self, channel: str) -> None:
-        """Announce `channel` no more to this process."""
+        """Stop announcing a channel to this process (promise 11)."""
 
     @abc.abstractmethod
     async def history(
@@ -255,33 +318,44 @@ class Broker(abc.ABC):
         limit: int | None = None,
         reverse: bool = False,
     ) -> HistoryPage:
-        """Read the log, and its top at the same moment.
+        """Read publications of a log, and its newest position at the same moment.
 
         Args:
-            channel: Which.
-            settings: As for `publish`: they bound what is still in the log.
-            since: Only offsets above this one; with `reverse` only those below.
-            limit: At most so many; 0 reads the position only; ``None``: all.
-            reverse: Newest first.
+            channel: Name of the channel.
+            settings: The same settings as for `publish`. Publications beyond their
+                size and age are not returned.
+            since: Return only publications with offsets above this one; with
+                `reverse`, only those below it. ``None`` for no such limit.
+            limit: Maximum number of publications; 0 to read the position only;
+                ``None`` for all.
+            reverse: Whether the newest publication comes first.
+
+        Returns:
+            The publications, and the position of the newest one in the log. A log
+            that does not exist has offset 0 and the epoch of its first publication.
         """
 
     @abc.abstractmethod
     async def remove_history(self, channel: str) -> None:
-        """Empty the log; its epoch and counter stay."""
+        """Remove all publications of a log; its epoch and counter stay."""
 
     @abc.abstractmethod
     async def signal(self, channel: str, signal: bytes) -> None:
-        """Announce something that is neither stored nor counted (join and leave)."""
+        """Announce bytes that are not stored and have no offset, such as a join."""
 
     @abc.abstractmethod
     async def control(self, message: bytes) -> None:
-        """Send a control message to every process, this one too."""
+        """Send a message to every process, this one included, once and in order."""
 
     @abc.abstractmethod
     async def add_presence(
         self, entries: Sequence[PresenceEntry], ttl_s: float
     ) -> list[bool]:
-        """Add entries, or refresh those that are there, for `ttl_s` seconds.
+        """Add presence entries, or replace and refresh existing ones.
+
+        Args:
+            entries: The entries, of any channels; may be empty.
+            ttl_s: Seconds after which the entries expire.
 
         Returns:
             For each entry whether it is the first of its user in the channel.
@@ -289,29 +363,36 @@ class Broker(abc.ABC):
 
     @abc.abstractmethod
     async def remove_presence(self, channel: str, client: str) -> PresenceChange | None:
-        """Remove the entry of a connection; ``None`` where there was none."""
+        """Remove the entry of a connection; return ``None`` if there was none."""
 
     @abc.abstractmethod
     async def presence(self, channel: str) -> Mapping[str, ClientInfo]:
-        """Return who is there: connection ids to infos, expired entries left out."""
+        """Return the entries of a channel by connection id, without expired ones."""
 
     async def has_user(self, channel: str, user: str) -> bool:
-        """Return whether a user has an entry in a channel, in whatever process.
+        """Return whether a user has an entry in a channel, in any process.
 
-        Asked after each word that a user left; here it reads the whole channel, and a
-        broker that can look for one user does that.
+        Called after each announcement that a user has left. This implementation reads
+        all entries of the channel. A broker that can look up one user overrides it.
         """
-        there = await self.presence(channel)
-        return any(info.user == user for info in there.values())
+        infos = await self.presence(channel)
+        return any(info.user == user for info in infos.values())
 
     @abc.abstractmethod
     async def expire_presence(self, limit: int) -> list[PresenceChange]:
-        """Remove at most `limit` expired entries; each is returned to one caller."""
+        """Remove expired entries.
+
+        If several processes call this at the same time, each entry is returned to one
+        of them. An expired entry counts for "first" and "last" until it is returned.
+
+        Args:
+            limit: Maximum number of entries to remove.
+        """
 
     @abc.abstractmethod
     async def revoke(self, channel: str, user: str, ttl_s: float) -> None:
-        """Remember for `ttl_s` seconds that `user` may not subscribe; 0 forgets it."""
+        """Forbid a user to subscribe to a channel for `ttl_s` seconds; 0 allows it."""
 
     @abc.abstractmethod
     async def is_revoked(self, channel: str, user: str) -> bool:
-        """Return whether `revoke` holds."""
+        """Return whether `revoke` forbids a user to subscribe to a channel."""

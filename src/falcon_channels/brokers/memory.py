@@ -1,4 +1,4 @@
-"""The broker of one process: logs in memory, nothing to run, gone with the process."""
+"""The broker for one process: everything is in memory and ends with the process."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ from falcon_channels.publication import NO_POSITION
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
 
-# How a log is forgotten. A log that nobody subscribes to and that has been untouched
-# for its time is dropped whole. The next log of that name needs an epoch of its own, so
-# the broker counts a generation up whenever it drops a counter that was above 0, and a
-# new log takes the generation of its birth into its epoch. Dropping a log that is still
-# at offset 0 loses nothing, and costs no generation.
+# How a log is removed: a log without subscribers and without a publication for
+# `meta_ttl_s` is removed with its counter. The next log of that name needs a new epoch.
+# An epoch therefore contains the generation of the broker at the time when the log was
+# created, and the broker increments its generation when it removes a log. Removing a
+# log that is still at offset 0 loses nothing, and does not need a new generation.
 
 _T = TypeVar('_T')
 
-#: How many expired things one call clears away on the side, at most.
-_SWEEP = 64
+#: Maximum number of expired entries of each kind that one call removes.
+_MAX_SWEPT = 64
 
 
 class _Log:
-    """The log of one channel. Its newest publication has the offset `top`."""
+    """The log of one channel; `top` is the offset of its newest publication."""
 
-    __slots__ = ('epoch', 'items', 'settings', 'top', 'touched_s', 'visited')
+    __slots__ = ('epoch', 'items', 'scheduled', 'settings', 'top', 'touched_s')
 
     def __init__(self, epoch: str, settings: StreamSettings) -> None:
         self.epoch = epoch
@@ -53,10 +53,11 @@ class _Log:
         #: (publication, time of arrival), oldest first, offsets without gaps.
         self.items: deque[tuple[Publication, float]] = deque()
         self.touched_s = 0.0
-        #: Whether the broker has a visit to this log on its list.
-        self.visited = False
+        #: Whether the broker has scheduled a check of this log for expired entries.
+        self.scheduled = False
 
     def trim(self, now_s: float) -> None:
+        """Remove publications beyond the size and the age of the settings."""
         items = self.items
         while len(items) > self.settings.size:
             items.popleft()
@@ -65,8 +66,8 @@ class _Log:
             while items and items[0][1] <= oldest_s:
                 items.popleft()
 
-    def next_visit_s(self) -> float | None:
-        """When something in this log will have expired, or ``None`` for never."""
+    def next_check_s(self) -> float | None:
+        """Return the time when something in this log expires; ``None`` for never."""
         ttl_s, meta_ttl_s = self.settings.ttl_s, self.settings.meta_ttl_s
         times = [] if meta_ttl_s is None else [self.touched_s + meta_ttl_s]
         if ttl_s is not None and self.items:
@@ -74,8 +75,13 @@ class _Log:
         return min(times, default=None)
 
 
-class _Present:
-    """Who is in one channel."""
+class _ChannelPresence:
+    """The presence entries of one channel.
+
+    Attributes:
+        clients: Public facts about each connection, and the time when they expire.
+        users: Number of entries of each user.
+    """
 
     __slots__ = ('clients', 'users')
 
@@ -85,12 +91,13 @@ class _Present:
 
 
 class MemoryBroker(Broker):
-    """Keeps everything in this process.
+    """A broker in the memory of this process.
 
     Args:
-        clock: Seconds that only grow, for everything that expires; by default the
-            time of the event loop in which it is started.
-        wall_clock: Seconds of Unix time, for `Publication.time_ms`.
+        clock: Function that returns a monotonic time in seconds, for everything that
+            expires. Default: the time of the event loop that starts the broker.
+        wall_clock: Function that returns Unix time in seconds, for
+            `Publication.time_ms`.
     """
 
     capabilities = Capabilities(immediate_reads=True)
@@ -102,7 +109,7 @@ class MemoryBroker(Broker):
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._clock = clock or time.monotonic
-        self._own_clock = clock is None
+        self._has_default_clock = clock is None
         self._wall_clock = wall_clock
         self._receiver: BrokerReceiver | None = None
         self._base = secrets.token_urlsafe(6)
@@ -111,15 +118,15 @@ class MemoryBroker(Broker):
         self._subscribed: set[str] = set()
         self._keys: dict[tuple[str, str], tuple[Position, float]] = {}
         self._key_expiry: list[tuple[float, tuple[str, str]]] = []
-        self._visits: list[tuple[float, str]] = []
-        self._presence: dict[str, _Present] = {}
+        self._checks: list[tuple[float, str]] = []
+        self._presence: dict[str, _ChannelPresence] = {}
         self._presence_expiry: list[tuple[float, str, str]] = []
         self._revoked: dict[tuple[str, str], float] = {}
         self._revoked_expiry: list[tuple[float, tuple[str, str]]] = []
 
     async def start(self, receiver: BrokerReceiver) -> None:
         self._receiver = receiver
-        if self._own_clock:
+        if self._has_default_clock:
             self._clock = asyncio.get_running_loop().time
 
     async def close(self) -> None:
@@ -152,8 +159,8 @@ class MemoryBroker(Broker):
             log.items.append((publication, now_s))
             log.touched_s = now_s
             log.trim(now_s)
-            if not log.visited:
-                self._plan_visit(channel, log)
+            if not log.scheduled:
+                self._schedule_check(channel, log)
             position = Position(log.top, log.epoch)
         else:
             publication = msgspec.structs.replace(
@@ -161,7 +168,7 @@ class MemoryBroker(Broker):
             )
             position = NO_POSITION
         if idempotency_key is not None:
-            self._remember(channel, idempotency_key, position, settings, now_s)
+            self._store_key(channel, idempotency_key, position, settings, now_s)
         if channel in self._subscribed and self._receiver is not None:
             self._receiver.on_publication(channel, publication, position.epoch)
         return PublishResult(position)
@@ -201,7 +208,7 @@ class MemoryBroker(Broker):
             return HistoryPage([], position)
         first = log.items[0][0].offset
         count = len(log.items)
-        # NOTE: offsets have no gaps, so a place in the log is a subtraction.
+        # NOTE: offsets have no gaps. The index of an offset is therefore a subtraction.
         if reverse:
             end = count if since is None else min(max(since - first, 0), count)
             start = 0 if limit is None else max(end - limit, 0)
@@ -232,57 +239,57 @@ class MemoryBroker(Broker):
         self, entries: Sequence[PresenceEntry], ttl_s: float
     ) -> list[bool]:
         until_s = self._clock() + ttl_s
-        first = []
+        firsts = []
         for channel, info in entries:
-            there = self._presence.get(channel)
-            if there is None:
-                there = self._presence[channel] = _Present()
-            known = info.client in there.clients
-            there.clients[info.client] = (info, until_s)
-            first.append(not known and there.users[info.user] == 0)
+            present = self._presence.get(channel)
+            if present is None:
+                present = self._presence[channel] = _ChannelPresence()
+            known = info.client in present.clients
+            present.clients[info.client] = (info, until_s)
+            firsts.append(not known and present.users[info.user] == 0)
             if not known:
-                there.users[info.user] += 1
+                present.users[info.user] += 1
                 heapq.heappush(self._presence_expiry, (until_s, channel, info.client))
-        return first
+        return firsts
 
     async def remove_presence(self, channel: str, client: str) -> PresenceChange | None:
-        there = self._presence.get(channel)
-        entry = None if there is None else there.clients.pop(client, None)
-        if there is None or entry is None:
+        present = self._presence.get(channel)
+        entry = None if present is None else present.clients.pop(client, None)
+        if present is None or entry is None:
             return None
         user = entry[0].user
-        there.users[user] -= 1
-        last = there.users[user] == 0
+        present.users[user] -= 1
+        last = present.users[user] == 0
         if last:
-            del there.users[user]
-        if not there.clients:
+            del present.users[user]
+        if not present.clients:
             del self._presence[channel]
         return PresenceChange(channel, entry[0], last)
 
     async def presence(self, channel: str) -> Mapping[str, ClientInfo]:
         now_s = self._clock()
-        there = self._presence.get(channel)
-        if there is None:
+        present = self._presence.get(channel)
+        if present is None:
             return {}
         return {
             client: info
-            for client, (info, until_s) in there.clients.items()
+            for client, (info, until_s) in present.clients.items()
             if until_s > now_s
         }
 
     async def has_user(self, channel: str, user: str) -> bool:
-        there = self._presence.get(channel)
-        return there is not None and there.users[user] > 0
+        present = self._presence.get(channel)
+        return present is not None and present.users[user] > 0
 
     async def expire_presence(self, limit: int) -> list[PresenceChange]:
         now_s = self._clock()
         self._sweep(now_s)
         expiry = self._presence_expiry
-        gone: list[PresenceChange] = []
-        while expiry and expiry[0][0] <= now_s and len(gone) < limit:
+        changes: list[PresenceChange] = []
+        while expiry and expiry[0][0] <= now_s and len(changes) < limit:
             _, channel, client = heapq.heappop(expiry)
-            there = self._presence.get(channel)
-            entry = None if there is None else there.clients.get(client)
+            present = self._presence.get(channel)
+            entry = None if present is None else present.clients.get(client)
             if entry is None:
                 continue
             if entry[1] > now_s:
@@ -290,14 +297,14 @@ class MemoryBroker(Broker):
                 continue
             change = await self.remove_presence(channel, client)
             if change is not None:
-                gone.append(change)
-        return gone
+                changes.append(change)
+        return changes
 
     # --- revocations ------------------------------------------------------------------
 
     async def revoke(self, channel: str, user: str, ttl_s: float) -> None:
         now_s = self._clock()
-        _forget(self._revoked_expiry, self._revoked, _until, now_s)
+        _remove_expired(self._revoked_expiry, self._revoked, _until, now_s)
         if ttl_s > 0:
             self._revoked[channel, user] = now_s + ttl_s
             heapq.heappush(self._revoked_expiry, (now_s + ttl_s, (channel, user)))
@@ -307,7 +314,7 @@ class MemoryBroker(Broker):
     async def is_revoked(self, channel: str, user: str) -> bool:
         return self._revoked.get((channel, user), 0.0) > self._clock()
 
-    # --- inside -----------------------------------------------------------------------
+    # --- internals --------------------------------------------------------------------
 
     def _new_epoch(self) -> str:
         return f'{self._base}-{self._generation}'
@@ -320,7 +327,7 @@ class MemoryBroker(Broker):
             log.settings = settings
         return log
 
-    def _remember(
+    def _store_key(
         self,
         channel: str,
         key: str,
@@ -332,24 +339,24 @@ class MemoryBroker(Broker):
         self._keys[channel, key] = (position, until_s)
         heapq.heappush(self._key_expiry, (until_s, (channel, key)))
 
-    def _plan_visit(self, channel: str, log: _Log) -> None:
-        when_s = log.next_visit_s()
-        log.visited = when_s is not None
+    def _schedule_check(self, channel: str, log: _Log) -> None:
+        when_s = log.next_check_s()
+        log.scheduled = when_s is not None
         if when_s is not None:
-            heapq.heappush(self._visits, (when_s, channel))
+            heapq.heappush(self._checks, (when_s, channel))
 
     def _sweep(self, now_s: float) -> None:
-        """Clear away some of what has expired; cheap where nothing has."""
-        visits = self._visits
-        for _ in range(_SWEEP):
-            if not visits or visits[0][0] > now_s:
+        """Remove a limited number of expired logs, publications and keys."""
+        checks = self._checks
+        for _ in range(_MAX_SWEPT):
+            if not checks or checks[0][0] > now_s:
                 break
-            self._visit(heapq.heappop(visits)[1], now_s)
-        _forget(self._key_expiry, self._keys, _key_until, now_s)
+            self._check_log(heapq.heappop(checks)[1], now_s)
+        _remove_expired(self._key_expiry, self._keys, _key_until, now_s)
 
-    def _visit(self, channel: str, now_s: float) -> None:
+    def _check_log(self, channel: str, now_s: float) -> None:
         log = self._logs.get(channel)
-        if log is None or not log.visited:
+        if log is None or not log.scheduled:
             return
         log.trim(now_s)
         meta_ttl_s = log.settings.meta_ttl_s
@@ -359,23 +366,31 @@ class MemoryBroker(Broker):
                 self._generation += 1
                 return
             log.touched_s = now_s
-        self._plan_visit(channel, log)
+        self._schedule_check(channel, log)
 
 
-def _forget(
+def _remove_expired(
     expiry: list[tuple[float, tuple[str, str]]],
-    kept: dict[tuple[str, str], _T],
+    entries: dict[tuple[str, str], _T],
     until: Callable[[_T], float],
     now_s: float,
 ) -> None:
-    """Take what has expired off a heap, and out of what it keeps the times of."""
-    for _ in range(_SWEEP):
+    """Remove a limited number of expired entries.
+
+    Args:
+        expiry: A heap of (time, key), with one item or more for each key.
+        entries: The entries by key.
+        until: Function that returns the time when an entry expires. An entry that was
+            renewed has a later time than its first item in the heap.
+        now_s: The current time in seconds.
+    """
+    for _ in range(_MAX_SWEPT):
         if not expiry or expiry[0][0] > now_s:
             return
         _, old = heapq.heappop(expiry)
-        found = kept.get(old)
+        found = entries.get(old)
         if found is not None and until(found) <= now_s:
-            del kept[old]
+            del entries[old]
 
 
 def _key_until(key: tuple[Position, float]) -> float:

@@ -5,7 +5,7 @@ a thread or a server. It holds three promises of the contract for them: every ca
 (promise 8), a cancelled call harms nothing (promise 9), and `close` fails all that is
 pending (promise 16).
 
-Whoever executes the calls takes each of them to one end: `PendingCalls.resolve`,
+The code that executes the calls ends each of them with `PendingCalls.resolve`,
 `PendingCalls.reject` or `PendingCalls.discard`. Until then the call counts towards the
 limits, because it takes memory, even if its caller has stopped waiting.
 """

@@ -1,4 +1,10 @@
-"""For tests of brokers and of applications."""
+"""Helpers for tests of applications, and contract test suites for brokers.
+
+This package works without pytest. The contract suites need pytest and pytest-asyncio
+and are therefore imported from their own modules:
+`falcon_channels.testing.contract`, `falcon_channels.testing.presence_contract` and
+`falcon_channels.testing.shared_contract`.
+"""
 
 from falcon_channels.testing.client import Received
 from falcon_channels.testing.client import SimulatedClient
@@ -7,21 +13,13 @@ from falcon_channels.testing.client import Unsubscribed
 from falcon_channels.testing.clock import FakeClockLoop
 from falcon_channels.testing.clock import FakeClockStuckError
 from falcon_channels.testing.clock import run_with_fake_clock
-from falcon_channels.testing.contract import BrokerContract
-from falcon_channels.testing.presence_contract import PresenceContract
 from falcon_channels.testing.recorder import Recorder
-from falcon_channels.testing.shared_contract import DurableBrokerContract
-from falcon_channels.testing.shared_contract import SharedBrokerContract
 
 __all__ = [
-    'BrokerContract',
-    'DurableBrokerContract',
     'FakeClockLoop',
     'FakeClockStuckError',
-    'PresenceContract',
     'Received',
     'Recorder',
-    'SharedBrokerContract',
     'SimulatedClient',
     'Subscribed',
     'Unsubscribed',

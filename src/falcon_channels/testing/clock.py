@@ -1,9 +1,12 @@
-"""An event loop whose clock jumps: what waits for hours is over at once.
+"""An event loop with a fake clock, on which hours pass without waiting.
 
-The loop runs everything that is ready. When nothing is, it does not wait for the next
-timer, it sets its clock to it. Two runs of the same code take the same turns, whatever
-else the machine does, as long as the code asks only the loop for the time and starts no
-threads. A day of reconnects takes as long as the code that they run.
+The loop runs everything that is ready. If nothing is ready, it does not wait for the
+next timer but sets its clock to the time of that timer. A test of a day of reconnects
+takes only as long as the code that runs during that day.
+
+Two runs of the same code execute the same event-loop iterations, however busy the
+machine is. This requires that the code reads the time only from the loop, and starts no
+threads.
 
 ::
 
@@ -28,16 +31,17 @@ from typing import TypeVar
 
 Result = TypeVar('Result')
 
-#: The clock moves at least so far, that a sum of floats cannot stand still.
-_LEAST_S = 1e-6
+#: The minimum step of the clock in seconds. A smaller one could be lost in rounding,
+#: and the clock would stand still.
+_MIN_STEP_S = 1e-6
 
 
 class FakeClockStuckError(RuntimeError):
-    """Every task waits for something that cannot happen any more."""
+    """All tasks wait, and no timer is left that could wake one of them."""
 
 
 class _JumpingSelector(selectors.BaseSelector):
-    """Polls real files, and moves the clock where a selector would wait."""
+    """Polls real files, and advances the clock instead of waiting."""
 
     def __init__(self) -> None:
         self._real = selectors.DefaultSelector()
@@ -51,9 +55,10 @@ class _JumpingSelector(selectors.BaseSelector):
             return ready
         if timeout is None:
             raise FakeClockStuckError(
-                'every task waits, and no timer is left that could wake one'
+                'all tasks wait, and no timer is left that could wake one of them: the '
+                'code would hang'
             )
-        self.now_s += max(timeout, _LEAST_S)
+        self.now_s += max(timeout, _MIN_STEP_S)
         return []
 
     def register(
@@ -77,10 +82,10 @@ class _JumpingSelector(selectors.BaseSelector):
 
 
 class FakeClockLoop(asyncio.SelectorEventLoop):
-    """An event loop that never waits; see the module's page.
+    """An event loop that never waits; its `time` begins at 0.
 
-    Its `time` begins at 0. For a test framework that takes a loop factory; otherwise
-    `run_with_fake_clock` is shorter.
+    Use it with a test framework that accepts a loop factory. Otherwise use
+    `run_with_fake_clock`.
     """
 
     def __init__(self) -> None:
@@ -88,22 +93,22 @@ class FakeClockLoop(asyncio.SelectorEventLoop):
         super().__init__(self._jumping)
 
     def time(self) -> float:
-        """Return the seconds that have passed on the fake clock."""
+        """Return the time of the fake clock in seconds."""
         return self._jumping.now_s
 
 
 def run_with_fake_clock(main: Coroutine[Any, Any, Result]) -> Result:
-    """Run a coroutine to its end in a `FakeClockLoop`, as `asyncio.run` would.
+    """Run a coroutine in a `FakeClockLoop`, like `asyncio.run`.
 
     Args:
-        main: What to run.
+        main: The coroutine.
 
     Returns:
-        What it returned.
+        The result of the coroutine.
 
     Raises:
-        FakeClockStuckError: It waits for something that nothing is left to bring about;
-            with a real clock it would hang.
+        FakeClockStuckError: All tasks wait, and no timer is left. With a real clock the
+            code would hang.
     """
     with asyncio.Runner(loop_factory=FakeClockLoop) as runner:
         return runner.run(main)

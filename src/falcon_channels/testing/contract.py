@@ -1,16 +1,21 @@
-"""The contract of brokers as tests, for any implementation.
+"""The broker contract as a test suite for any implementation.
 
-Subclass it where pytest finds it, and say how to open the broker::
+Subclass `BrokerContract` in a test module and implement how to open the broker::
+
+    from falcon_channels.testing.contract import BrokerContract
 
     class TestMyBroker(BrokerContract):
         async def open_broker(self) -> Broker:
             return MyBroker(...)
 
-`PresenceContract`, `SharedBrokerContract` and `DurableBrokerContract`, beside this
-module, hold the tests for what `Capabilities.presence`, `shared` and `durable` promise;
-inherit from those as well that apply. Needs pytest and pytest-asyncio. For readable
-failures, put ``pytest.register_assert_rewrite('falcon_channels.testing')`` into your
-``conftest.py``.
+If the broker has these capabilities, subclass these suites as well:
+
+* `presence`: `falcon_channels.testing.presence_contract.PresenceContract`
+* `shared`: `falcon_channels.testing.shared_contract.SharedBrokerContract`
+* `durable`: `falcon_channels.testing.shared_contract.DurableBrokerContract`
+
+The suites need pytest and pytest-asyncio. For readable failures, add
+``pytest.register_assert_rewrite('falcon_channels.testing')`` to your ``conftest.py``.
 
 The numbers in the docstrings are those of the promises in
 `falcon_channels.brokers.base`.
@@ -41,7 +46,7 @@ from falcon_channels.testing.recorder import Recorder
 LOG = StreamSettings(size=1000)
 NO_LOG = StreamSettings()
 
-#: Names that end a quotation, a pattern, a key, a path or a statement somewhere.
+#: Names that have a special meaning in quotations, patterns, keys, paths or statements.
 NASTY_NAMES = (
     'a:b',
     'a:*',
@@ -80,26 +85,29 @@ NASTY_NAMES = (
 
 
 def publication(number: int) -> Publication:
-    """Return a publication that says which it is."""
+    """Return a publication whose payload is a number."""
     return Publication(data=b'%d' % number)
 
 
 def numbers(page: HistoryPage) -> list[int]:
-    """Return the offsets of a page."""
+    """Return the offsets of the publications of a page."""
     return [item.offset for item in page.publications]
 
 
 @pytest.mark.asyncio
 class BrokerContract:
-    """What every broker promises."""
+    """The promises of every broker."""
 
     async def open_broker(self) -> Broker:
-        """Return a broker, not started, on an empty store of its own."""
+        """Return a broker, not started, on an empty store that no other test uses."""
         raise NotImplementedError
 
     @asynccontextmanager
     async def opened(self, broker: Broker) -> AsyncIterator[Recorder]:
-        """Start a broker and close it afterwards; its link must hold meanwhile."""
+        """Start a broker, yield a recorder of its announcements, and close the broker.
+
+        The test fails if the broker reports a lost link.
+        """
         recorder = Recorder()
         try:
             await broker.start(recorder)
@@ -110,8 +118,8 @@ class BrokerContract:
 
     # --- order, offsets and positions ------------------------------------------------
 
-    async def test_offsets_count_from_one(self) -> None:
-        """Promise 2: the offsets of a channel count 1, 2, 3 ... in one epoch."""
+    async def test_offsets_of_a_channel_count_from_one(self) -> None:
+        """Promise 2: the offsets of a channel are 1, 2, 3 ... in one epoch."""
         broker = await self.open_broker()
         async with self.opened(broker):
             results = [
@@ -123,8 +131,8 @@ class BrokerContract:
             other = await broker.publish('other', publication(1), LOG)
             assert 1 == other.position.offset
 
-    async def test_racing_publishers_make_one_order(self) -> None:
-        """Promises 1 and 3: publications are announced in offset order, each once."""
+    async def test_concurrent_publishes_are_announced_in_offset_order(self) -> None:
+        """Promises 1 and 3: each publication is announced once, in offset order."""
         broker = await self.open_broker()
         async with self.opened(broker) as recorder:
             await broker.subscribe('news', LOG)
@@ -146,8 +154,8 @@ class BrokerContract:
             assert recorder.of('news') == page.publications
             assert {page.position.epoch} == {e for _, _, e in recorder.publications}
 
-    async def test_a_channel_without_log_only_announces(self) -> None:
-        """Promise 2: without a log publications have offset 0 and no epoch."""
+    async def test_channel_without_log_announces_with_offset_zero(self) -> None:
+        """Promise 2: without a log, publications have offset 0 and no epoch."""
         broker = await self.open_broker()
         async with self.opened(broker) as recorder:
             assert NO_POSITION == await broker.subscribe('live', NO_LOG)
@@ -160,8 +168,8 @@ class BrokerContract:
             assert [0] * 20 == recorder.offsets_of('live')
             assert HistoryPage([], NO_POSITION) == await broker.history('live', NO_LOG)
 
-    async def test_everything_of_a_publication_arrives(self) -> None:
-        """Payload, tags, publisher and time are announced and stored as given."""
+    async def test_all_fields_of_a_publication_are_announced_and_stored(self) -> None:
+        """Payload, tags, publisher and time are announced and stored unchanged."""
         broker = await self.open_broker()
         info = ClientInfo(
             user='û\'"%',
@@ -189,8 +197,8 @@ class BrokerContract:
                 assert [_facts(item) for item in items] == [_facts(p) for p in seen]
             assert [1, 2, 3, 4, 5] == [item.offset for item in stored]
 
-    async def test_the_broker_gives_the_time(self) -> None:
-        """A publication without a time gets the broker's, in milliseconds."""
+    async def test_publication_without_time_gets_the_time_of_the_broker(self) -> None:
+        """A publication without a time gets the Unix time in milliseconds."""
         broker = await self.open_broker()
         async with self.opened(broker):
             await broker.publish('news', publication(1), LOG)
@@ -199,8 +207,10 @@ class BrokerContract:
 
     # --- subscriptions ---------------------------------------------------------------
 
-    async def test_nothing_falls_between_subscribe_and_position(self) -> None:
-        """Promise 10: what follows the position of a subscribe is announced."""
+    async def test_publications_after_the_subscribed_position_are_announced(
+        self,
+    ) -> None:
+        """Promise 10: no publication after the position of a subscribe is missed."""
         broker = await self.open_broker()
         async with self.opened(broker) as recorder:
             positions: dict[str, Position] = {}
@@ -230,8 +240,8 @@ class BrokerContract:
                 assert after == [n for n in seen if n > positions[channel].offset]
                 assert seen == sorted(set(seen))
 
-    async def test_subscribe_returns_the_position(self) -> None:
-        """Promise 10: the position is the one that publish and history tell."""
+    async def test_subscribe_returns_the_position_of_the_log(self) -> None:
+        """Promise 10: `subscribe`, `publish` and `history` return the same position."""
         broker = await self.open_broker()
         async with self.opened(broker):
             empty = await broker.subscribe('empty', LOG)
@@ -243,8 +253,8 @@ class BrokerContract:
             page = await broker.history('news', LOG, limit=0)
             assert HistoryPage([], last.position) == page
 
-    async def test_nothing_is_announced_after_unsubscribe(self) -> None:
-        """Promise 11: a channel that was unsubscribed is silent, and can come back."""
+    async def test_unsubscribed_channel_is_not_announced(self) -> None:
+        """Promise 11: after `unsubscribe`, a channel is silent until `subscribe`."""
         broker = await self.open_broker()
         async with self.opened(broker) as recorder:
             for channel in ('gone', 'stays'):
@@ -268,8 +278,8 @@ class BrokerContract:
             await broker.publish('gone', publication(20), LOG)
             await recorder.until(lambda: recorder.offsets_of('gone')[-1:] == [21], '21')
 
-    async def test_signals_reach_subscribers_and_no_log(self) -> None:
-        """A signal is announced where the channel is subscribed, and stored nowhere."""
+    async def test_signal_is_announced_and_not_stored(self) -> None:
+        """A signal is announced to subscribed processes and is not in the log."""
         broker = await self.open_broker()
         async with self.opened(broker) as recorder:
             await broker.subscribe('news', LOG)
@@ -285,8 +295,8 @@ class BrokerContract:
             page = await broker.history('news', LOG)
             assert ([], 0) == (page.publications, page.position.offset)
 
-    async def test_control_messages_arrive_here_too(self) -> None:
-        """Every process gets every control message, in order, the sender as well."""
+    async def test_control_messages_reach_the_sending_process_in_order(self) -> None:
+        """A process receives its own control messages, in order."""
         broker = await self.open_broker()
         async with self.opened(broker) as recorder:
             messages = [b'\x00\xff%d' % n for n in range(10)]
@@ -299,8 +309,10 @@ class BrokerContract:
     # --- idempotency and cancellation ------------------------------------------------
 
     @pytest.mark.parametrize('settings', [LOG, NO_LOG], ids=['log', 'no log'])
-    async def test_a_key_publishes_once(self, settings: StreamSettings) -> None:
-        """Promise 7: the same key again tells the first position and stores nothing."""
+    async def test_repeated_idempotency_key_returns_the_first_position(
+        self, settings: StreamSettings
+    ) -> None:
+        """Promise 7: the same key again returns the first position, stores nothing."""
         broker = await self.open_broker()
         async with self.opened(broker) as recorder:
             await broker.subscribe('news', settings)
@@ -320,7 +332,7 @@ class BrokerContract:
             await recorder.until(lambda: len(recorder.publications) >= 2, 'both')
             assert [b'0', b'9'] == recorder.data_of('news')
 
-    async def test_a_key_belongs_to_its_channel(self) -> None:
+    async def test_idempotency_key_is_separate_for_each_channel(self) -> None:
         """Promise 7: the same key on another channel is another key."""
         broker = await self.open_broker()
         async with self.opened(broker):
@@ -330,8 +342,8 @@ class BrokerContract:
                 )
                 assert not result.duplicate
 
-    async def test_racing_calls_with_one_key_store_once(self) -> None:
-        """Promise 7: ten calls with one key at once make one publication."""
+    async def test_concurrent_calls_with_one_key_store_one_publication(self) -> None:
+        """Promise 7: ten concurrent calls with one key store one publication."""
         broker = await self.open_broker()
         async with self.opened(broker):
             results = await asyncio.gather(
@@ -344,8 +356,8 @@ class BrokerContract:
             assert {1} == {result.position.offset for result in results}
             assert [1] == numbers(await broker.history('news', LOG))
 
-    async def test_a_key_is_forgotten_after_its_time(self) -> None:
-        """Promise 15: a key holds for its time and no longer."""
+    async def test_idempotency_key_expires_after_its_time(self) -> None:
+        """Promise 15: a key can be used again after `idempotency_ttl_s`."""
         broker = await self.open_broker()
         async with self.opened(broker):
             settings = StreamSettings(size=10, idempotency_ttl_s=0.3)
@@ -363,8 +375,8 @@ class BrokerContract:
             page = await broker.history('news', settings)
             assert Position(2, first.position.epoch) == page.position
 
-    async def test_a_cancelled_publish_harms_nothing(self) -> None:
-        """Promise 9: whatever is cancelled was stored whole or not at all."""
+    async def test_cancelled_publish_is_stored_completely_or_not_at_all(self) -> None:
+        """Promise 9: cancelled publishes leave no gap and do not affect others."""
         broker = await self.open_broker()
         async with self.opened(broker) as recorder:
             await broker.subscribe('news', LOG)
@@ -372,8 +384,8 @@ class BrokerContract:
                 asyncio.create_task(broker.publish('news', publication(n), LOG))
                 for n in range(60)
             ]
-            for turn, task in enumerate(tasks):
-                if turn % 3 == 0:
+            for number, task in enumerate(tasks):
+                if number % 3 == 0:
                     task.cancel()
                 await asyncio.sleep(0)
             outcomes = await asyncio.gather(*tasks, return_exceptions=True)
@@ -385,25 +397,27 @@ class BrokerContract:
             assert list(range(1, top + 1)) == recorder.offsets_of('news')
             page = await broker.history('news', LOG)
             assert recorder.of('news') == page.publications
-            told = {o[0].offset for o in outcomes if not isinstance(o, BaseException)}
-            assert told <= set(range(1, top))
+            returned = {
+                o[0].offset for o in outcomes if not isinstance(o, BaseException)
+            }
+            assert returned <= set(range(1, top))
 
     # --- history ---------------------------------------------------------------------
 
-    async def test_every_window_of_the_log(self) -> None:
-        """History returns what its since, limit and reverse say, and the position."""
+    async def test_history_returns_the_requested_part_of_the_log(self) -> None:
+        """`history` obeys `since`, `limit` and `reverse`, and returns the position."""
         broker = await self.open_broker()
         settings = StreamSettings(size=6)
         async with self.opened(broker):
             for n in range(10):
                 last = await broker.publish('news', publication(n), settings)
-            there = list(range(5, 11))
+            stored = list(range(5, 11))
             for since in (None, 0, 3, 4, 5, 7, 9, 10, 11, 2**63, 2**64 - 1):
                 for limit in (None, 0, 1, 3, 6, 100):
                     for reverse in (False, True):
                         expected = [
                             offset
-                            for offset in (reversed(there) if reverse else there)
+                            for offset in (reversed(stored) if reverse else stored)
                             if since is None
                             or (offset < since if reverse else offset > since)
                         ][:limit]
@@ -415,8 +429,8 @@ class BrokerContract:
                             page.position,
                         ), f'{since=} {limit=} {reverse=}'
 
-    async def test_history_of_a_channel_nobody_used(self) -> None:
-        """A log that is not there is empty, and its position has an epoch."""
+    async def test_history_of_an_unused_channel_is_empty_with_an_epoch(self) -> None:
+        """A log that does not exist has the epoch of its first publication."""
         broker = await self.open_broker()
         async with self.opened(broker):
             page = await broker.history('nobody', LOG)
@@ -424,8 +438,8 @@ class BrokerContract:
             result = await broker.publish('nobody', publication(0), LOG)
             assert Position(1, page.position.epoch) == result.position
 
-    async def test_the_log_is_bounded_by_size(self) -> None:
-        """Promise 15: the log keeps the newest, as many as its size says."""
+    async def test_log_stores_at_most_size_publications(self) -> None:
+        """Promise 15: the log contains the newest `size` publications."""
         broker = await self.open_broker()
         async with self.opened(broker):
             for n in range(9):
@@ -436,8 +450,8 @@ class BrokerContract:
             page = await broker.history('news', StreamSettings(size=2))
             assert ([9, 10], 10) == (numbers(page), page.position.offset)
 
-    async def test_the_log_is_bounded_by_age(self) -> None:
-        """Promise 15: publications leave the log after their time; counters stay."""
+    async def test_old_publications_leave_the_log_and_the_offset_stays(self) -> None:
+        """Promise 15: publications leave the log after `ttl_s`; the offset stays."""
         broker = await self.open_broker()
         settings = StreamSettings(size=5, ttl_s=0.4)
         async with self.opened(broker):
@@ -453,8 +467,8 @@ class BrokerContract:
             assert Position(2, first.position.epoch) == second.position
             assert [2] == numbers(await broker.history('news', settings))
 
-    async def test_a_forgotten_log_has_another_epoch(self) -> None:
-        """Promise 4: after a log was forgotten the next one has a new epoch."""
+    async def test_log_after_a_removed_one_has_a_new_epoch(self) -> None:
+        """Promise 4: after a log was removed, the next one has a new epoch."""
         broker = await self.open_broker()
         settings = StreamSettings(size=5, ttl_s=0.3, meta_ttl_s=0.3)
         async with self.opened(broker):
@@ -474,8 +488,8 @@ class BrokerContract:
                 assert page.position.epoch not in epochs
             assert 2 == len(set(epochs))
 
-    async def test_remove_history_keeps_the_counter(self) -> None:
-        """A log that was emptied goes on counting in its epoch."""
+    async def test_remove_history_keeps_offset_and_epoch(self) -> None:
+        """After `remove_history`, offsets continue in the same epoch."""
         broker = await self.open_broker()
         async with self.opened(broker) as recorder:
             await broker.subscribe('news', LOG)
@@ -493,10 +507,10 @@ class BrokerContract:
                 lambda: recorder.offsets_of('news') == [1, 2, 3, 4], 'all announced'
             )
 
-    # --- names and ends --------------------------------------------------------------
+    # --- names and close --------------------------------------------------------------
 
-    async def test_names_are_opaque(self) -> None:
-        """Promise 14: no two names meet, and none means anything to the store."""
+    async def test_channel_names_with_special_characters_stay_separate(self) -> None:
+        """Promise 14: no two names are mixed up, and none has a special meaning."""
         broker = await self.open_broker()
         async with self.opened(broker) as recorder:
             for name in NASTY_NAMES:
@@ -523,8 +537,8 @@ class BrokerContract:
                 assert [] == (await broker.history(name, LOG)).publications, name
                 await broker.unsubscribe(name)
 
-    async def test_close_may_be_called_twice_and_at_any_time(self) -> None:
-        """Promise 16: closing ends what is under way, in seconds, and is repeatable."""
+    async def test_close_during_publishes_ends_them_and_may_be_repeated(self) -> None:
+        """Promise 16: `close` ends pending calls within seconds; twice is allowed."""
         broker = await self.open_broker()
         recorder = Recorder()
         await broker.start(recorder)
@@ -544,7 +558,7 @@ class BrokerContract:
         assert seen == len(recorder.publications)
         assert 'lost' not in recorder.links
 
-    async def test_close_before_start(self) -> None:
+    async def test_close_before_start_is_allowed(self) -> None:
         """Promise 16: a broker that was never started can be closed."""
         broker = await self.open_broker()
         await broker.close()
@@ -554,7 +568,7 @@ _unique = count()
 
 
 def unique(prefix: str) -> str:
-    """Return a text that nobody has used, for stores that tests share."""
+    """Return a new text with a prefix, for stores that several tests share."""
     return f'{prefix}-{secrets.token_hex(6)}-{next(_unique)}'
 
 

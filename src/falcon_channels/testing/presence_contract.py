@@ -1,4 +1,4 @@
-"""The contract of brokers with presence, as tests."""
+"""The contract of brokers with presence and revocations, as a test suite."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from falcon_channels.testing.recorder import eventually
 
 
 def info(client: str, user: str = 'ann') -> ClientInfo:
-    """Return who a connection is."""
+    """Return the public facts about a connection."""
     return ClientInfo(user=user, client=client)
 
 
 def entry(client: str, user: str = 'ann', channel: str = 'room') -> PresenceEntry:
-    """Return an entry of the room."""
+    """Return a presence entry."""
     return PresenceEntry(channel, info(client, user))
 
 
 async def all_expired(broker: Broker, count: int) -> list[PresenceChange]:
-    """Return what expires, once it is so many."""
-    gone: list[PresenceChange] = []
+    """Return the expired entries, as soon as there are `count` of them."""
+    changes: list[PresenceChange] = []
 
     async def done() -> bool:
-        gone.extend(await broker.expire_presence(100))
-        return len(gone) >= count
+        changes.extend(await broker.expire_presence(100))
+        return len(changes) >= count
 
     await eventually(done, f'{count} entries expire')
-    return gone
+    return changes
 
 
 @pytest.mark.asyncio
 class PresenceContract(BrokerContract):
-    """What every broker with `Capabilities.presence` promises."""
+    """The promises of every broker with `Capabilities.presence`."""
 
-    async def test_presence_tells_first_and_last_of_a_user(self) -> None:
-        """The first entry of a user in a channel and the last one are told."""
+    async def test_first_and_last_entry_of_a_user_are_reported(self) -> None:
+        """The first and the last entry of a user in a channel are reported."""
         broker = await self.open_broker()
         async with self.opened(broker):
             entries = [entry('1'), entry('2'), entry('3', 'bob'), entry('4', '')]
@@ -72,8 +72,8 @@ class PresenceContract(BrokerContract):
             assert {} == dict(await broker.presence('nowhere'))
             assert [True] == await broker.add_presence([entry('5')], 60)
 
-    async def test_presence_keeps_the_whole_info(self) -> None:
-        """User, connection and their public facts come back as they were given."""
+    async def test_info_of_an_entry_is_returned_unchanged(self) -> None:
+        """User, connection and their public facts are returned as they were added."""
         broker = await self.open_broker()
         async with self.opened(broker):
             full = ClientInfo(
@@ -87,84 +87,88 @@ class PresenceContract(BrokerContract):
             change = await broker.remove_presence('room', full.client)
             assert PresenceChange('room', newer, True) == change
 
-    async def test_many_entries_in_one_call(self) -> None:
-        """One call takes entries of many channels, and none at all."""
+    async def test_one_call_adds_entries_of_many_channels(self) -> None:
+        """One call accepts entries of many channels, and an empty list."""
         broker = await self.open_broker()
         async with self.opened(broker):
             assert [] == await broker.add_presence([], 60)
             entries = [entry(str(n), str(n % 7), f'room {n % 3}') for n in range(300)]
-            told = await broker.add_presence(entries, 60)
-            assert 21 == sum(told)
-            assert [True] * 3 == told[:3]
+            firsts = await broker.add_presence(entries, 60)
+            assert 21 == sum(firsts)
+            assert [True] * 3 == firsts[:3]
             for n in range(3):
                 assert 100 == len(await broker.presence(f'room {n}'))
 
-    async def test_expired_entries_are_told_once(self) -> None:
-        """Each expired entry is given to one caller, and the last of a user marked."""
+    async def test_expired_entry_is_returned_once(self) -> None:
+        """Each expired entry is returned once, with whether it was the last."""
         broker = await self.open_broker()
         async with self.opened(broker):
             await broker.add_presence([entry('1'), entry('2'), entry('3', 'bob')], 0.3)
             await broker.add_presence([entry('4'), entry('3', 'bob')], 60)
 
-            async def hidden() -> bool:
+            async def all_hidden() -> bool:
                 return set(await broker.presence('room')) == {'3', '4'}
 
-            await eventually(hidden, 'expired entries are not shown')
-            gone = await all_expired(broker, 2)
+            await eventually(all_hidden, 'expired entries are not shown')
+            changes = await all_expired(broker, 2)
             assert {('1', False), ('2', False)} == {
-                (c.info.client, c.last) for c in gone
+                (c.info.client, c.last) for c in changes
             }
-            assert {'room'} == {change.channel for change in gone}
+            assert {'room'} == {change.channel for change in changes}
             assert [] == await broker.expire_presence(100)
             change = await broker.remove_presence('room', '4')
             assert PresenceChange('room', info('4'), True) == change
 
-    async def test_a_user_who_is_back_before_the_expiry_was_never_away(self) -> None:
-        """An entry counts for first and last until its expiry was told."""
+    async def test_expired_entry_counts_as_present_until_it_is_returned(
+        self,
+    ) -> None:
+        """An expired entry counts until `expire_presence` has returned it."""
         broker = await self.open_broker()
         async with self.opened(broker):
             await broker.add_presence([entry('1')], 0.2)
 
-            async def hidden() -> bool:
+            async def all_hidden() -> bool:
                 return not await broker.presence('room')
 
-            await eventually(hidden, 'the entry expires')
+            await eventually(all_hidden, 'the entry expires')
             assert [False] == await broker.add_presence([entry('2')], 60)
-            gone = await all_expired(broker, 1)
-            assert [PresenceChange('room', info('1'), False)] == gone
+            changes = await all_expired(broker, 1)
+            assert [PresenceChange('room', info('1'), False)] == changes
 
-    async def test_a_refresh_keeps_an_entry(self) -> None:
-        """An entry that is refreshed in time does not expire with its first time."""
+    async def test_refreshed_entry_does_not_expire_at_its_first_time(self) -> None:
+        """An entry that is refreshed in time expires later."""
         broker = await self.open_broker()
         async with self.opened(broker):
             await broker.add_presence([entry('kept'), entry('marker', 'bob')], 0.3)
             await broker.add_presence([entry('kept')], 60)
-            gone = await all_expired(broker, 1)
-            assert ['marker'] == [change.info.client for change in gone]
+            changes = await all_expired(broker, 1)
+            assert ['marker'] == [change.info.client for change in changes]
             assert {'kept'} == set(await broker.presence('room'))
 
-    async def test_racing_callers_share_the_expired(self) -> None:
-        """Callers at the same time get each expired entry once, at most so many."""
+    async def test_concurrent_callers_get_each_expired_entry_once(self) -> None:
+        """Concurrent callers get each expired entry once, and at most `limit`."""
         broker = await self.open_broker()
         async with self.opened(broker):
             await broker.add_presence([entry(str(n), str(n)) for n in range(20)], 0.1)
 
-            async def hidden() -> bool:
+            async def all_hidden() -> bool:
                 return not await broker.presence('room')
 
-            await eventually(hidden, 'all expire')
+            await eventually(all_hidden, 'all expire')
             parts = await asyncio.gather(*(broker.expire_presence(7) for _ in range(4)))
             assert all(len(part) <= 7 for part in parts)
-            told = [change.info.client for part in parts for change in part]
-            assert sorted(map(str, range(20))) == sorted(told)
+            clients = [change.info.client for part in parts for change in part]
+            assert sorted(map(str, range(20))) == sorted(clients)
 
-    async def test_presence_of_nasty_names(self) -> None:
-        """Promise 14: presence and revocations keep names apart, too."""
+    async def test_presence_of_names_with_special_characters_stays_separate(
+        self,
+    ) -> None:
+        """Promise 14: presence and revocations keep all names separate."""
         broker = await self.open_broker()
         async with self.opened(broker):
             for name in NASTY_NAMES:
-                told = await broker.add_presence([entry(name, name, name)], 60)
-                assert [True] == told, name
+                firsts = await broker.add_presence([entry(name, name, name)], 60)
+                assert [True] == firsts, name
                 await broker.revoke(name, name, 60)
             for name in NASTY_NAMES:
                 assert {name: info(name, name)} == dict(await broker.presence(name))
@@ -176,8 +180,8 @@ class PresenceContract(BrokerContract):
 
     # --- revocations -----------------------------------------------------------------
 
-    async def test_a_revocation_holds_until_taken_back(self) -> None:
-        """A revocation is of one user in one channel, and 0 seconds forget it."""
+    async def test_revocation_holds_until_it_is_removed(self) -> None:
+        """A revocation is for one user in one channel; 0 seconds remove it."""
         broker = await self.open_broker()
         async with self.opened(broker):
             assert not await broker.is_revoked('room', 'ann')
@@ -191,7 +195,7 @@ class PresenceContract(BrokerContract):
             assert not await broker.is_revoked('room', 'ann')
             await broker.revoke('room', 'bob', 0)
 
-    async def test_a_revocation_ends_with_its_time(self) -> None:
+    async def test_revocation_ends_after_its_time(self) -> None:
         """Promise 15: a revocation holds for its time, and may be renewed."""
         broker = await self.open_broker()
         async with self.opened(broker):

@@ -1,4 +1,4 @@
-"""The contract of brokers that several processes share, or that survive, as tests."""
+"""The contracts of shared and of durable brokers, as test suites."""
 
 from __future__ import annotations
 
@@ -24,35 +24,35 @@ from falcon_channels.testing.recorder import Recorder
 
 @pytest.mark.asyncio
 class SharedBrokerContract(BrokerContract):
-    """What every broker with `Capabilities.shared` promises.
+    """The promises of every broker with `Capabilities.shared`.
 
-    Two brokers on one store stand for two processes.
+    Two brokers on one store represent two processes.
     """
 
     async def open_second(self) -> Broker:
-        """Return another broker, not started, on the store of `open_broker`."""
+        """Return a second broker, not started, on the store of `open_broker`."""
         raise NotImplementedError
 
     @asynccontextmanager
     async def pair(
         self,
     ) -> AsyncIterator[tuple[Broker, Recorder, Broker, Recorder]]:
-        """Open two brokers on one store."""
+        """Start two brokers on one store; yield each with its recorder."""
         one = await self.open_broker()
-        async with self.opened(one) as seen_by_one:
+        async with self.opened(one) as recorder_one:
             two = await self.open_second()
-            async with self.opened(two) as seen_by_two:
-                yield one, seen_by_one, two, seen_by_two
+            async with self.opened(two) as recorder_two:
+                yield one, recorder_one, two, recorder_two
 
-    async def test_the_capability_is_declared(self) -> None:
-        """Promise 17: the broker says that it can be shared."""
+    async def test_shared_broker_declares_its_capability(self) -> None:
+        """Promise 17: the broker has the capability `shared`."""
         broker = await self.open_broker()
         assert broker.capabilities.shared
         await broker.close()
 
-    async def test_two_processes_see_one_order(self) -> None:
-        """Promise 1: whoever publishes where, all see the same, in offset order."""
-        async with self.pair() as (one, seen_by_one, two, seen_by_two):
+    async def test_publishes_of_two_processes_have_one_order(self) -> None:
+        """Promise 1: both processes get all publications in offset order."""
+        async with self.pair() as (one, recorder_one, two, recorder_two):
             for channel in ('a', 'b'):
                 await one.subscribe(channel, LOG)
                 await two.subscribe(channel, LOG)
@@ -67,7 +67,7 @@ class SharedBrokerContract(BrokerContract):
                 *(publish(one, c, b'1-%d' % n) for c in 'ab' for n in range(2)),
                 *(publish(two, c, b'2-%d' % n) for c in 'ab' for n in range(2)),
             )
-            for seen in (seen_by_one, seen_by_two):
+            for seen in (recorder_one, recorder_two):
                 await seen.until(
                     lambda seen=seen: len(seen.publications) >= 320,  # type: ignore[misc]
                     '320 announcements',
@@ -75,12 +75,14 @@ class SharedBrokerContract(BrokerContract):
                 for channel in ('a', 'b'):
                     assert list(range(1, 161)) == seen.offsets_of(channel)
             for channel in ('a', 'b'):
-                assert seen_by_one.of(channel) == seen_by_two.of(channel)
+                assert recorder_one.of(channel) == recorder_two.of(channel)
                 page = await two.history(channel, LOG)
-                assert seen_by_one.of(channel) == page.publications
+                assert recorder_one.of(channel) == page.publications
 
-    async def test_a_key_holds_across_processes(self) -> None:
-        """Promise 7: calls in two processes race with one key, and one stores."""
+    async def test_concurrent_calls_with_one_key_in_two_processes_store_once(
+        self,
+    ) -> None:
+        """Promise 7: calls with one key in two processes store one publication."""
         async with self.pair() as (one, _, two, _):
             results = await asyncio.gather(
                 *(
@@ -95,9 +97,9 @@ class SharedBrokerContract(BrokerContract):
             }
             assert [1] == numbers(await two.history('news', LOG))
 
-    async def test_only_subscribers_are_announced_to(self) -> None:
-        """Promises 10 and 11: each process hears the channels that it subscribed."""
-        async with self.pair() as (one, seen_by_one, two, seen_by_two):
+    async def test_publication_is_announced_to_subscribed_processes_only(self) -> None:
+        """Promises 10 and 11: a process gets the channels that it has subscribed."""
+        async with self.pair() as (one, recorder_one, two, recorder_two):
             await one.subscribe('one', LOG)
             await two.subscribe('two', LOG)
             await one.subscribe('both', NO_LOG)
@@ -107,29 +109,33 @@ class SharedBrokerContract(BrokerContract):
                 await two.publish(channel, publication(2), LOG)
             await one.publish('both', publication(3), NO_LOG)
             await two.signal('both', b's')
-            for seen, mine, other in (
-                (seen_by_one, 'one', 'two'),
-                (seen_by_two, 'two', 'one'),
+            for seen, own, other in (
+                (recorder_one, 'one', 'two'),
+                (recorder_two, 'two', 'one'),
             ):
                 await seen.until(
                     lambda seen=seen: len(seen.publications) == 3 and seen.signals,  # type: ignore[misc]
                     'three publications and a signal',
                 )
-                assert [b'1', b'2'] == seen.data_of(mine)
+                assert [b'1', b'2'] == seen.data_of(own)
                 assert [] == seen.of(other)
                 assert [b'3'] == seen.data_of('both')
                 assert [('both', b's')] == seen.signals
             await two.unsubscribe('both')
             await one.publish('both', publication(4), NO_LOG)
             await two.publish('two', publication(5), LOG)
-            await seen_by_one.until(
-                lambda: seen_by_one.data_of('both') == [b'3', b'4'], 'still subscribed'
+            await recorder_one.until(
+                lambda: recorder_one.data_of('both') == [b'3', b'4'], 'still subscribed'
             )
-            await seen_by_two.until(lambda: b'5' in seen_by_two.data_of('two'), 'five')
-            assert [b'3'] == seen_by_two.data_of('both')
+            await recorder_two.until(
+                lambda: b'5' in recorder_two.data_of('two'), 'five'
+            )
+            assert [b'3'] == recorder_two.data_of('both')
 
-    async def test_nothing_falls_between_across_processes(self) -> None:
-        """Promise 10: what one publishes while the other subscribes is not lost."""
+    async def test_publications_of_another_process_after_the_position_are_announced(
+        self,
+    ) -> None:
+        """Promise 10: no publication of another process is missed."""
         async with self.pair() as (one, _, two, seen):
             half = asyncio.Event()
 
@@ -149,14 +155,14 @@ class SharedBrokerContract(BrokerContract):
             after = [n for n in seen.offsets_of('news') if n > position.offset]
             assert list(range(position.offset + 1, 62)) == after
 
-    async def test_control_messages_reach_all(self) -> None:
+    async def test_control_messages_reach_all_processes(self) -> None:
         """Every process gets the control messages of every process."""
-        async with self.pair() as (one, seen_by_one, two, seen_by_two):
+        async with self.pair() as (one, recorder_one, two, recorder_two):
             large = b'x' * 100_000
             await one.control(b'1')
             await one.control(large)
             await two.control(b'2')
-            for seen in (seen_by_one, seen_by_two):
+            for seen in (recorder_one, recorder_two):
                 await seen.until(
                     lambda seen=seen: len(seen.controls) == 3,  # type: ignore[misc]
                     'three control messages',
@@ -164,17 +170,17 @@ class SharedBrokerContract(BrokerContract):
                 assert {b'1', b'2', large} == set(seen.controls)
                 assert seen.controls.index(b'1') < seen.controls.index(large)
 
-    async def test_presence_is_one(self) -> None:
-        """First, last and expiry are decided once for all processes."""
+    async def test_presence_of_two_processes_is_combined(self) -> None:
+        """First, last and expiry of entries are decided once for all processes."""
         async with self.pair() as (one, _, two, _):
-            told = await asyncio.gather(
+            firsts = await asyncio.gather(
                 *(
                     broker.add_presence([entry(f'{mark}{n}')], 60)
                     for n in range(5)
                     for mark, broker in (('x', one), ('y', two))
                 )
             )
-            assert 1 == sum(first for (first,) in told)
+            assert 1 == sum(first for (first,) in firsts)
             assert 10 == len(await two.presence('room'))
             changes = await asyncio.gather(
                 *(
@@ -188,27 +194,27 @@ class SharedBrokerContract(BrokerContract):
 
             await one.add_presence([entry(str(n), str(n)) for n in range(10)], 0.1)
 
-            async def hidden() -> bool:
+            async def all_hidden() -> bool:
                 return not await two.presence('room')
 
-            await eventually(hidden, 'all expire')
+            await eventually(all_hidden, 'all expire')
             parts = await asyncio.gather(
                 one.expire_presence(100), two.expire_presence(100)
             )
-            told_clients = [change.info for part in parts for change in part]
-            assert {info(str(n), str(n)) for n in range(10)} == set(told_clients)
-            assert 10 == len(told_clients)
+            infos = [change.info for part in parts for change in part]
+            assert {info(str(n), str(n)) for n in range(10)} == set(infos)
+            assert 10 == len(infos)
 
-    async def test_a_revocation_holds_everywhere(self) -> None:
-        """What one process revokes the other refuses."""
+    async def test_revocation_holds_in_all_processes(self) -> None:
+        """A revocation of one process holds in the other process."""
         async with self.pair() as (one, _, two, _):
             await one.revoke('room', 'ann', 60)
             assert await two.is_revoked('room', 'ann')
             await two.revoke('room', 'ann', 0)
             assert not await one.is_revoked('room', 'ann')
 
-    async def test_one_process_ends_and_the_other_goes_on(self) -> None:
-        """Promise 16: closing one broker takes nothing from the other."""
+    async def test_closed_process_does_not_affect_the_other(self) -> None:
+        """Promise 16: closing one broker does not affect the other."""
         one = await self.open_broker()
         async with self.opened(one) as seen:
             await one.subscribe('news', LOG)
@@ -222,17 +228,17 @@ class SharedBrokerContract(BrokerContract):
 
 @pytest.mark.asyncio
 class DurableBrokerContract(BrokerContract):
-    """What every broker with `Capabilities.durable` promises."""
+    """The promises of every broker with `Capabilities.durable`."""
 
     async def reopen(self) -> Broker:
         """Return a broker, not started, on the store of the last `open_broker`.
 
-        All brokers of that store are closed.
+        All brokers of that store are closed before.
         """
         raise NotImplementedError
 
-    async def test_everything_survives_a_restart(self) -> None:
-        """Promises 5 and 7: positions, logs, keys and revocations go on."""
+    async def test_store_survives_a_restart(self) -> None:
+        """Promises 5 and 7: positions, logs, keys and revocations survive."""
         broker = await self.open_broker()
         assert broker.capabilities.durable
         short = StreamSettings(size=2)

@@ -114,10 +114,10 @@ class PostgresBroker(Broker):
         """Return a broker for ``postgresql://user:password@host/database``.
 
         Args:
-            url: The URL. Its options are the arguments of the class (``schema``,
+            url: The URL. Its options are the arguments of the class: ``schema``,
                 ``timeout_s``, ``probe_s``, ``pool_size``, ``trusted=yes`` and
-                ``migrate=yes``) and those of libpq, such as ``sslmode``,
-                ``sslrootcert``, or ``host`` with the folder of a Unix socket.
+                ``migrate=yes``. Options of libpq are accepted as well, such as
+                ``sslmode``, or ``host`` with the folder of a Unix socket.
 
         Raises:
             OptionsError: An option is unknown or out of range.

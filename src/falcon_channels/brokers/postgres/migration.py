@@ -44,7 +44,7 @@ def migrate(url: str) -> str:
 
 
 def create_schema(libpq_url: str, schema: str) -> str:
-    """Do the same as `migrate`, for a URL of libpq and the name of a schema."""
+    """Create or update a schema; see `migrate`."""
     try:
         with psycopg.connect(libpq_url, connect_timeout=10) as connection:
             connection.execute('SELECT pg_advisory_xact_lock(%s)', (_LOCK,))

@@ -1,11 +1,13 @@
--- What the broker calls. {schema} is replaced by the name of the schema.
+-- The functions that the broker calls. {schema} is replaced by the name of the schema.
 
+-- Return the current Unix time in milliseconds, also within a long transaction.
 CREATE OR REPLACE FUNCTION {schema}.now_ms() RETURNS bigint
 LANGUAGE sql VOLATILE AS $$
     SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint
 $$;
 
--- Which server this is: another one after a fail-over, a restored backup or dump.
+-- Return the identity of this server. It differs after a fail-over, and after a backup or
+-- dump was restored.
 CREATE OR REPLACE FUNCTION {schema}.run_id() RETURNS text
 LANGUAGE sql VOLATILE AS $$
     SELECT system_identifier::text || '-'
@@ -13,39 +15,42 @@ LANGUAGE sql VOLATILE AS $$
     FROM pg_control_system()
 $$;
 
+-- Return a random epoch.
 CREATE OR REPLACE FUNCTION {schema}.new_epoch() RETURNS text
 LANGUAGE sql VOLATILE AS $$
     SELECT left(replace(gen_random_uuid()::text, '-', ''), 16)
 $$;
 
--- Lock the row of a log until the end of the transaction; begin the log where there is
--- none or it may be forgotten. Whoever publishes to a channel queues up here, so that
--- offsets are given out in the order of the commits, which is also that of the
--- notifications.
+-- Lock the row of a log until the end of the transaction, and return the row. Create the
+-- log if it does not exist, and start a new epoch if it has expired.
+--
+-- All publishers of a channel wait here for each other. Offsets are therefore assigned in
+-- the order of the commits, which is also the order of the notifications.
 CREATE OR REPLACE FUNCTION {schema}.open_log(
     p_name bytea, p_meta_ms bigint, p_run text
 ) RETURNS {schema}.channels
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     v_now bigint := {schema}.now_ms();
-    v_keep bigint := v_now + least(coalesce(p_meta_ms, 86400000), 86400000);
+    v_forget_ms bigint := v_now + least(coalesce(p_meta_ms, 86400000), 86400000);
     v_log {schema}.channels;
 BEGIN
     LOOP
         SELECT * INTO v_log FROM {schema}.channels WHERE name = p_name FOR UPDATE;
         EXIT WHEN FOUND;
         INSERT INTO {schema}.channels (name, epoch, top, low, run, forget_ms)
-        VALUES (p_name, {schema}.new_epoch(), 0, 0, p_run, v_keep)
+        VALUES (p_name, {schema}.new_epoch(), 0, 0, p_run, v_forget_ms)
         ON CONFLICT (name) DO NOTHING;
     END LOOP;
     IF v_log.forget_ms <= v_now THEN
         DELETE FROM {schema}.items WHERE channel = v_log.id;
         UPDATE {schema}.channels
         SET epoch = {schema}.new_epoch(), top = 0, low = 0, run = p_run,
-            forget_ms = v_keep
+            forget_ms = v_forget_ms
         WHERE id = v_log.id RETURNING * INTO v_log;
     ELSIF p_run <> '' AND v_log.run <> p_run THEN
-        -- Perhaps the newest publications are missing here: another log from now on.
+        -- Another server has written this log. The newest publications may be missing
+        -- here, and their offsets would be assigned again. So a new epoch starts.
         UPDATE {schema}.channels
         SET epoch = {schema}.new_epoch(), run = p_run
         WHERE id = v_log.id RETURNING * INTO v_log;
@@ -54,8 +59,9 @@ BEGIN
 END
 $$;
 
--- Send a notification; what is too long for one is left out, and read from a table.
-CREATE OR REPLACE FUNCTION {schema}.tell(
+-- Send a notification. If the body is too long for one, send "@" instead; the receivers
+-- then read the body from a table. Return whether the body was sent.
+CREATE OR REPLACE FUNCTION {schema}.notify(
     p_notify text, p_head text, p_body bytea
 ) RETURNS boolean
 LANGUAGE plpgsql VOLATILE AS $$
@@ -71,7 +77,8 @@ BEGIN
 END
 $$;
 
--- Append publications to one channel and announce them when the transaction commits.
+-- Append publications to one channel, and announce them when the transaction commits.
+-- Return a row for each publication.
 CREATE OR REPLACE FUNCTION {schema}.publish(
     p_notify text, p_lock_ms integer, p_run text, p_name bytea, p_size bigint,
     p_ttl_ms bigint, p_meta_ms bigint, p_key_ms bigint, p_bodies bytea[],
@@ -88,7 +95,8 @@ DECLARE
     v_name text := encode(p_name, 'hex');
     v_offset bigint;
 BEGIN
-    -- Holds in this function only: the deadline of a publish in another's transaction.
+    -- The deadline of a publish in a transaction of the application. The SET clause of this
+    -- function restores the application's value at the end.
     PERFORM set_config('lock_timeout', p_lock_ms::text, true);
     IF p_size > 0 THEN
         v_log := {schema}.open_log(p_name, p_meta_ms, coalesce(p_run, {schema}.run_id()));
@@ -115,7 +123,7 @@ BEGIN
             v_top := v_offset;
             INSERT INTO {schema}.items
             VALUES (v_log.id, v_offset, v_now, v_now + p_ttl_ms, p_bodies[i]);
-            PERFORM {schema}.tell(
+            PERFORM {schema}.notify(
                 p_notify,
                 'p' || v_name || ' ' || v_offset || ' ' || v_epoch || ' ' || v_now || ' ',
                 p_bodies[i]
@@ -128,7 +136,8 @@ BEGIN
     IF p_size > 0 AND v_top > v_log.top THEN
         UPDATE {schema}.channels
         SET top = v_top, forget_ms = v_now + p_meta_ms WHERE id = v_log.id;
-        -- Not the youngest: others may still have to read what a notification left out.
+        -- Publications of the last 10 s stay, because other processes may still read those
+        -- that were too long for a notification.
         DELETE FROM {schema}.items AS i
         WHERE i.channel = v_log.id AND i."offset" <= v_top - p_size
               AND i.stored_ms < v_now - 10000;
@@ -136,8 +145,8 @@ BEGIN
 END
 $$;
 
--- Send what is in no log: a live publication ('l'), a signal ('s'), a control message
--- ('c'). Control messages are kept for an hour, for processes whose link is lost.
+-- Send a message that belongs to no log: a publication ('l'), a signal ('s') or a control
+-- message ('c'). Control messages are stored for an hour, for processes whose link is lost.
 CREATE OR REPLACE FUNCTION {schema}.send(
     p_notify text, p_kind text, p_name bytea, p_body bytea
 ) RETURNS void
@@ -145,28 +154,29 @@ LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     v_now bigint;
     v_id bigint;
-    v_whole boolean;
+    v_sent boolean;
 BEGIN
     IF p_kind = 'c' THEN
-        -- So that ids are in the order of the commits.
+        -- Only one transaction at a time, so that the ids are in the order of the commits.
         PERFORM pg_advisory_xact_lock(hashtext(p_notify), -1);
     END IF;
     v_id := nextval('{schema}.message_ids');
     v_now := {schema}.now_ms();
-    v_whole := {schema}.tell(
+    v_sent := {schema}.notify(
         p_notify,
         p_kind || encode(p_name, 'hex') || ' ' || v_id || '  ' || v_now || ' ',
         p_body
     );
     IF p_kind = 'c' THEN
         INSERT INTO {schema}.messages VALUES (v_id, true, p_body, v_now + 3600000);
-    ELSIF NOT v_whole THEN
+    ELSIF NOT v_sent THEN
         INSERT INTO {schema}.messages VALUES (v_id, false, p_body, v_now + 60000);
     END IF;
 END
 $$;
 
--- The first row is the position: offset and epoch. The others are publications.
+-- Read a log. The first row is the position (offset and epoch); the other rows are the
+-- publications.
 CREATE OR REPLACE FUNCTION {schema}.history(
     p_run text, p_name bytea, p_size bigint, p_ttl_ms bigint, p_meta_ms bigint,
     p_since bigint, p_limit bigint, p_reverse boolean
@@ -183,11 +193,13 @@ DECLARE
 BEGIN
     SELECT * INTO v_log FROM {schema}.channels AS c WHERE c.name = p_name;
     IF NOT FOUND OR v_log.forget_ms <= v_now OR (v_run <> '' AND v_log.run <> v_run) THEN
-        -- Nothing is lost with a log that is empty or new: no need to wait for the disk.
+        -- The transaction need not wait for the disk, because an empty or new log loses
+        -- nothing in a crash.
         PERFORM set_config('synchronous_commit', 'off', true);
         v_log := {schema}.open_log(p_name, p_meta_ms, v_run);
     ELSIF p_limit = 0 AND v_log.forget_ms < v_now + p_meta_ms / 2 THEN
-        -- Whoever compares positions has subscribers, and wants the log to stay.
+        -- The process only reads the position, because it has subscribers. The removal of
+        -- the log is therefore postponed.
         PERFORM set_config('synchronous_commit', 'off', true);
         UPDATE {schema}.channels AS c SET forget_ms = v_now + p_meta_ms
         WHERE c.id = (
@@ -216,6 +228,7 @@ BEGIN
 END
 $$;
 
+-- Remove all publications of a log.
 CREATE OR REPLACE FUNCTION {schema}.remove_history(p_name bytea) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
@@ -226,9 +239,12 @@ BEGIN
 END
 $$;
 
--- Presence is changed by one transaction at a time for each of 16 parts of the channels,
--- so that "first" and "last" are decided once. It need not wait for the disk: what a crash
--- takes back is refreshed, or expires.
+-- Lock the presence of some channels until the end of the transaction. The channels are
+-- divided into 16 parts, and each part is changed by one transaction at a time. Otherwise
+-- two transactions could both find that an entry is the first or last of its user.
+--
+-- The transaction need not wait for the disk, because an entry that a crash has undone is
+-- refreshed or expires.
 CREATE OR REPLACE FUNCTION {schema}.lock_presence(p_names bytea[]) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
@@ -244,6 +260,7 @@ BEGIN
 END
 $$;
 
+-- Add or refresh presence entries. Return for each whether it is the first of its user.
 CREATE OR REPLACE FUNCTION {schema}.add_presence(
     p_ttl_ms bigint, p_names bytea[], p_clients bytea[], p_users bytea[],
     p_infos bytea[]
@@ -251,12 +268,12 @@ CREATE OR REPLACE FUNCTION {schema}.add_presence(
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     v_until bigint;
-    v_told boolean[] := '{}';
+    v_firsts boolean[] := '{}';
 BEGIN
     PERFORM {schema}.lock_presence(p_names);
     v_until := {schema}.now_ms() + p_ttl_ms;
     FOR i IN 1 .. array_length(p_names, 1) LOOP
-        v_told := v_told || NOT EXISTS (
+        v_firsts := v_firsts || NOT EXISTS (
             SELECT 1 FROM {schema}.presence
             WHERE channel = p_names[i] AND "user" = p_users[i]
         );
@@ -266,10 +283,12 @@ BEGIN
         SET "user" = excluded."user", info = excluded.info,
             until_ms = excluded.until_ms;
     END LOOP;
-    RETURN v_told;
+    RETURN v_firsts;
 END
 $$;
 
+-- Remove a presence entry. Return its info, and whether it was the last of its user; no row
+-- if there was no entry.
 CREATE OR REPLACE FUNCTION {schema}.remove_presence(p_name bytea, p_client bytea)
 RETURNS TABLE (info bytea, last boolean)
 LANGUAGE plpgsql VOLATILE AS $$
@@ -290,6 +309,7 @@ BEGIN
 END
 $$;
 
+-- Remove expired presence entries, and return them.
 CREATE OR REPLACE FUNCTION {schema}.expire_presence(p_limit bigint)
 RETURNS TABLE (channel bytea, info bytea, last boolean)
 LANGUAGE plpgsql VOLATILE AS $$
@@ -297,7 +317,7 @@ LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     v_now bigint := {schema}.now_ms();
     v_names bytea[];
-    v_gone record;
+    v_expired record;
 BEGIN
     SELECT array_agg(DISTINCT e.channel) INTO v_names FROM (
         SELECT p.channel FROM {schema}.presence AS p
@@ -307,28 +327,29 @@ BEGIN
         RETURN;
     END IF;
     PERFORM {schema}.lock_presence(v_names);
-    FOR v_gone IN
+    FOR v_expired IN
         SELECT p.channel, p.client, p."user", p.info FROM {schema}.presence AS p
         WHERE p.until_ms <= v_now AND p.channel = ANY (v_names)
         ORDER BY p.until_ms LIMIT p_limit
     LOOP
         DELETE FROM {schema}.presence AS p
-        WHERE p.channel = v_gone.channel AND p.client = v_gone.client;
-        RETURN QUERY SELECT v_gone.channel, v_gone.info, NOT EXISTS (
+        WHERE p.channel = v_expired.channel AND p.client = v_expired.client;
+        RETURN QUERY SELECT v_expired.channel, v_expired.info, NOT EXISTS (
             SELECT 1 FROM {schema}.presence AS p
-            WHERE p.channel = v_gone.channel AND p."user" = v_gone."user"
+            WHERE p.channel = v_expired.channel AND p."user" = v_expired."user"
         );
     END LOOP;
 END
 $$;
 
--- Remove what has expired; one process at a time. Returns whether there is more.
+-- Remove a limited number of expired rows; only one process at a time. Return whether more
+-- rows have expired.
 CREATE OR REPLACE FUNCTION {schema}.sweep() RETURNS boolean
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     v_now bigint := {schema}.now_ms();
     v_count bigint;
-    v_most bigint := 0;
+    v_max bigint := 0;
 BEGIN
     IF NOT pg_try_advisory_xact_lock(hashtext('{schema}.sweep'), 0) THEN
         RETURN false;
@@ -337,15 +358,15 @@ BEGIN
         SELECT ctid FROM {schema}.items WHERE until_ms <= v_now LIMIT 5000
     ));
     GET DIAGNOSTICS v_count = ROW_COUNT;
-    v_most := greatest(v_most, v_count);
+    v_max := greatest(v_max, v_count);
     DELETE FROM {schema}.keys WHERE ctid = ANY (ARRAY(
         SELECT ctid FROM {schema}.keys WHERE until_ms <= v_now LIMIT 5000
     )) AND until_ms <= v_now;
     GET DIAGNOSTICS v_count = ROW_COUNT;
-    v_most := greatest(v_most, v_count);
+    v_max := greatest(v_max, v_count);
     DELETE FROM {schema}.messages WHERE until_ms <= v_now;
     DELETE FROM {schema}.revocations WHERE until_ms <= v_now;
-    -- Logs that were forgotten a minute ago; nobody waits for one that is in use.
+    -- Logs that have expired a minute ago. A log that is locked by a publish is skipped.
     WITH forgotten AS (
         DELETE FROM {schema}.channels WHERE id IN (
             SELECT id FROM {schema}.channels WHERE forget_ms <= v_now - 60000
@@ -353,6 +374,6 @@ BEGIN
         ) RETURNING id
     )
     DELETE FROM {schema}.items WHERE channel IN (SELECT id FROM forgotten);
-    RETURN v_most >= 5000;
+    RETURN v_max >= 5000;
 END
 $$;

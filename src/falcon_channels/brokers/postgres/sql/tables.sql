@@ -1,11 +1,16 @@
--- {schema} is replaced by the name of the schema, {version} by its version.
+-- The tables. {schema} is replaced by the name of the schema, {version} by its version.
+--
+-- All times are Unix times in milliseconds. A column `until_ms` says when a row expires.
 
 CREATE SCHEMA {schema};
 COMMENT ON SCHEMA {schema} IS 'falcon-channels {version}';
 
--- Logs. "top" is the offset of the newest publication, "run" the server that wrote it.
--- The row is what publishers of a channel queue up at; half of each page is left free,
--- so that its new versions stay in the page and touch no index.
+-- The logs. "top" is the offset of the newest publication. The publications in the log
+-- have offsets above "low". "run" identifies the server that has written the log. After
+-- "forget_ms" the log may be removed.
+--
+-- Each publish locks and updates the row of its channel. Half of each page is left free,
+-- so that the new version of a row stays in its page and changes no index.
 CREATE TABLE {schema}.channels (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     name bytea NOT NULL UNIQUE,
@@ -16,6 +21,7 @@ CREATE TABLE {schema}.channels (
     forget_ms bigint
 ) WITH (fillfactor = 50);
 
+-- The publications of all logs.
 CREATE TABLE {schema}.items (
     channel bigint NOT NULL,
     "offset" bigint NOT NULL,
@@ -26,6 +32,7 @@ CREATE TABLE {schema}.items (
 );
 CREATE INDEX items_until ON {schema}.items (until_ms) WHERE until_ms IS NOT NULL;
 
+-- Idempotency keys, and the position of the publication of each.
 CREATE TABLE {schema}.keys (
     channel bytea NOT NULL,
     key bytea NOT NULL,
@@ -36,7 +43,8 @@ CREATE TABLE {schema}.keys (
 );
 CREATE INDEX keys_until ON {schema}.keys (until_ms);
 
--- Control messages, and what is in no log and too long for a notification.
+-- Control messages. Also signals, and publications without a log, that are too long for a
+-- notification.
 CREATE TABLE {schema}.messages (
     id bigint PRIMARY KEY,
     control boolean NOT NULL,
@@ -46,6 +54,7 @@ CREATE TABLE {schema}.messages (
 CREATE INDEX messages_until ON {schema}.messages (until_ms);
 CREATE SEQUENCE {schema}.message_ids;
 
+-- The connections that are present in a channel.
 CREATE TABLE {schema}.presence (
     channel bytea NOT NULL,
     client bytea NOT NULL,
@@ -57,6 +66,7 @@ CREATE TABLE {schema}.presence (
 CREATE INDEX presence_user ON {schema}.presence (channel, "user");
 CREATE INDEX presence_until ON {schema}.presence (until_ms);
 
+-- Users that may not subscribe to a channel.
 CREATE TABLE {schema}.revocations (
     channel bytea NOT NULL,
     "user" bytea NOT NULL,

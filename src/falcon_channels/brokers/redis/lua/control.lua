@@ -1,8 +1,9 @@
--- Keep a control message for processes whose link is lost, and send it to the others.
+-- Send a control message, and store it for processes whose link is lost.
 --
 -- KEYS: stream
--- ARGV: name of the pub/sub channel, PUBLISH or SPUBLISH, how many to keep, for how long
---       in milliseconds, message
+-- ARGV: name of the pub/sub channel, PUBLISH or SPUBLISH, maximum number of stored
+--       messages, milliseconds for which they are stored, message
+-- Returns: id of the message
 
 local id = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[3], '*', 'b', ARGV[5])
 redis.call('PEXPIRE', KEYS[1], ARGV[4])

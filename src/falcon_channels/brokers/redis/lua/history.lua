@@ -1,23 +1,24 @@
--- Read the log of a channel, and its position at the same moment.
+-- Read the log of a channel, and its newest position at the same moment.
 --
 -- KEYS: meta, log
 -- ARGV: size, ttl_ms, meta_ms, new epoch, trusted (0 or 1), since (-1: none),
 --       limit (-1: none), reverse (0 or 1)
--- Returns: offset, epoch, "offset-ms-size" of each publication, and all their bodies, one
---       behind the other: an answer of few parts is read several times as fast by a
---       client in Python
+-- Returns: offset, epoch, "OFFSET-MILLISECONDS-SIZE" of each publication separated by
+--          spaces, and all bodies concatenated. A client in Python parses such an answer
+--          several times as fast as one with a part for each publication.
 
 local size, ttl_ms, meta_ms = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local since, limit, reverse = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8] == '1'
 
 local epoch, top, new = open_log(KEYS[1], KEYS[2], ARGV[4], ARGV[5] == '1')
 if new or top == 0 then
-  -- A log that nobody has published to is kept for a day at most.
+  -- A log without publications is stored for a day at most.
   local keep_ms = 86400000
   if meta_ms >= 0 and meta_ms < keep_ms then keep_ms = meta_ms end
   redis.call('PEXPIRE', KEYS[1], text(keep_ms))
 elseif limit == 0 and meta_ms >= 0 then
-  -- Whoever compares positions has subscribers, and wants the log to stay.
+  -- The process only reads the position, because it has subscribers. The removal of the
+  -- log is therefore postponed.
   redis.call('PEXPIRE', KEYS[1], text(meta_ms))
 end
 if limit == 0 then return {text(top), epoch, '', ''} end

@@ -1,8 +1,9 @@
--- Put before the scripts that use the log of one channel.
+-- Functions for the scripts that use the log of one channel. This text precedes them.
 --
 -- A log is a hash `meta` (e: epoch, n: offset of the newest publication, i: run id of
--- the server that wrote it last) and a stream. The id of an entry is OFFSET-MILLISECONDS,
--- so that a range of offsets is a range of ids, and its age can be told.
+-- the server that wrote it last) and a stream. The id of an entry in the stream is
+-- OFFSET-MILLISECONDS. A range of offsets is therefore a range of ids, and an id shows the
+-- age of its entry.
 
 local function now_ms()
   local time = redis.call('TIME')
@@ -13,18 +14,19 @@ local function text(number)
   return string.format('%.0f', number)
 end
 
--- The id of this run of the server; '' where the user may not ask.
+-- Return the id of this run of the server; '' if the user may not execute INFO.
 local function run_id()
   local ok, info = pcall(redis.call, 'INFO', 'server')
   if not ok or type(info) ~= 'string' then return '' end
   return string.match(info, 'run_id:(%w+)') or ''
 end
 
--- Return the epoch and the newest offset of a log; begin it where there is none.
+-- Return the epoch and the newest offset of a log, and whether it is new. Create the log if
+-- it does not exist.
 --
--- A server that was restarted, or a replica that took over, may have lost the newest
--- publications, whose offsets would be given out again. So what is left is another log
--- from then on, with a new epoch, unless the server is said to lose nothing.
+-- A server that was restarted, or a replica that has taken over, may have lost the newest
+-- publications. Their offsets would be assigned again. The log therefore gets a new epoch,
+-- unless `trusted` says that the server loses nothing.
 local function open_log(meta, log, new_epoch, trusted)
   local run = trusted and '' or run_id()
   local found = redis.call('HMGET', meta, 'e', 'n', 'i')
@@ -40,10 +42,10 @@ local function open_log(meta, log, new_epoch, trusted)
   return found[1], tonumber(found[2]), false
 end
 
--- Remove entries that are too old, in at most so many steps of 16.
+-- Remove entries that are older than `before_ms`, in at most `steps` steps of 16 entries.
 local function trim_by_age(log, before_ms, steps)
   for _ = 1, steps do
-    -- The oldest alone first: nearly always it is young enough.
+    -- Read only the oldest entry first, because it is nearly always young enough.
     local oldest = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)
     if not oldest[1] then return end
     if tonumber(string.match(oldest[1][1], '-(%d+)')) > before_ms then return end

@@ -1,9 +1,10 @@
--- Put before the scripts of presence.
+-- Functions for the scripts of presence. This text precedes them.
 --
--- Channels are spread over a few partitions, each in one slot. A partition has a sorted
--- set `until` of all its entries by the time at which they expire, in milliseconds; a
--- member is TOKEN:CLIENT, where TOKEN is the encoded channel. Each channel has hashes of
--- its clients (c: info, o: user) and of its users (u: how many entries).
+-- The channels are divided into a few partitions, each in one slot of a Cluster. A
+-- partition has a sorted set `until` of all its entries. The score is the Unix time in
+-- milliseconds when the entry expires; the member is TOKEN:CLIENT, where TOKEN encodes the
+-- channel. Each channel has two hashes by client (c: info, o: user), and one by user (u:
+-- number of entries).
 
 local function now_ms()
   local time = redis.call('TIME')
@@ -14,7 +15,8 @@ local function text(number)
   return string.format('%.0f', number)
 end
 
--- Remove an entry; return its info and whether it was the last of its user.
+-- Remove an entry. Return its info and whether it was the last of its user; nil if there
+-- was no entry.
 local function remove(base, token, client)
   local clients, owners = base .. 'c:' .. token, base .. 'o:' .. token
   redis.call('ZREM', base .. 'until', token .. ':' .. client)

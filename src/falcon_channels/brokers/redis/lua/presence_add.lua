@@ -1,13 +1,13 @@
 -- Add or refresh entries of one partition.
 --
 -- KEYS: until
--- ARGV: what the keys of the partition begin with, ttl_ms, keep_ms (how long keys stay
---       that nobody refreshes), then for each entry: token, client, user, info
--- Returns: for each entry 1 where it is the first of its user in the channel, else 0
+-- ARGV: prefix of the keys of the partition, ttl_ms, keep_ms (milliseconds after which
+--       keys expire that are not refreshed), then for each entry: token, client, user, info
+-- Returns: for each entry 1 if it is the first of its user in the channel, else 0
 
 local base, ttl_ms, keep_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local until_ms = text(now_ms() + ttl_ms)
-local told = {}
+local firsts = {}
 for at = 4, #ARGV, 4 do
   local token, client, user, info = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   local clients, owners = base .. 'c:' .. token, base .. 'o:' .. token
@@ -27,6 +27,6 @@ for at = 4, #ARGV, 4 do
   for _, key in ipairs({clients, owners, users, base .. 'until'}) do
     if redis.call('PTTL', key) < keep_ms then redis.call('PEXPIRE', key, keep_ms) end
   end
-  told[#told + 1] = first
+  firsts[#firsts + 1] = first
 end
-return told
+return firsts

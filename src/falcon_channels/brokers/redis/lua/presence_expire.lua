@@ -1,17 +1,17 @@
--- Remove entries of one partition that have expired.
+-- Remove expired entries of one partition.
 --
 -- KEYS: until
--- ARGV: what the keys of the partition begin with, limit
--- Returns: how many were found; for each that was there its token, info and 1 where it
---          was the last of its user
+-- ARGV: prefix of the keys of the partition, limit
+-- Returns: number of expired entries that were found; for each removed one its token, its
+--          info, and 1 if it was the last of its user in the channel, else 0
 
 local found = redis.call(
   'ZRANGEBYSCORE', KEYS[1], '-inf', text(now_ms()), 'LIMIT', 0, ARGV[2]
 )
-local gone = {}
+local removed = {}
 for _, member in ipairs(found) do
   local token, client = string.match(member, '^([^:]*):(.*)$')
   local info, last = remove(ARGV[1], token, client)
-  if info then gone[#gone + 1] = {token, info, last and 1 or 0} end
+  if info then removed[#removed + 1] = {token, info, last and 1 or 0} end
 end
-return {#found, gone}
+return {#found, removed}

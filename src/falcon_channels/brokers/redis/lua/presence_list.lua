@@ -1,9 +1,9 @@
--- Who is in a channel.
+-- Read the entries of a channel that have not expired.
 --
 -- KEYS: until
--- ARGV: what the keys of the partition begin with, token
--- Returns: sizes of client and info of each whose entry has not expired, as one text,
---       and all of these one behind the other: see history.lua
+-- ARGV: prefix of the keys of the partition, token
+-- Returns: the sizes of client and info of each entry separated by spaces, and all clients
+--          and infos concatenated. history.lua says why.
 
 local now = now_ms()
 local found = redis.call('HGETALL', ARGV[1] .. 'c:' .. ARGV[2])

@@ -1,8 +1,8 @@
--- Remove one entry.
+-- Remove one entry of a channel.
 --
 -- KEYS: until
--- ARGV: what the keys of the partition begin with, token, client
--- Returns: info and 1 where it was the last of its user; or nothing
+-- ARGV: prefix of the keys of the partition, token, client
+-- Returns: info, and 1 if it was the last of its user in the channel, else 0; or nothing
 
 local info, last = remove(ARGV[1], ARGV[2], ARGV[3])
 if not info then return false end

@@ -1,8 +1,9 @@
--- Append a publication to the log of a channel and announce it, in one step.
+-- Append a publication to the log of a channel and announce it, in one atomic step.
 --
 -- KEYS: meta, log, idempotency key
--- ARGV: name of the pub/sub channel, PUBLISH or SPUBLISH, size, ttl_ms, meta_ms,
---       idempotency_ms (0: no key), new epoch, trusted (0 or 1), body
+-- ARGV: name of the pub/sub channel, PUBLISH or SPUBLISH, size (0: no log), ttl_ms and
+--       meta_ms (-1: no limit), idempotency_ms (0: no key), new epoch, trusted (0 or 1),
+--       body
 -- Returns: duplicate (0 or 1), offset, epoch
 
 local name, command, size = ARGV[1], ARGV[2], tonumber(ARGV[3])
