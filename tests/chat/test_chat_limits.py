@@ -8,7 +8,7 @@ import falcon
 import pytest
 from support.chat import Person
 
-from falcon_channels_chat.limits import RateLimit
+from falcon_channels_chat.rate_limit import RateLimit
 from falcon_channels_chat.settings import Settings
 
 

@@ -3,7 +3,7 @@
 import { byId, element } from './dom';
 import { prepare } from './image';
 import type { Message } from './types';
-import { characters } from './words';
+import { characters } from './format';
 
 const MOST = 4000;
 const EMOJI =

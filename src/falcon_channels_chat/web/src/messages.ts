@@ -3,7 +3,7 @@
 import * as api from './api';
 import { element, iconButton, setChildren } from './dom';
 import type { Message, Unsent } from './types';
-import { dayName, dayOf, hue, initials, isEmoji, moment, pieces, time } from './words';
+import { dayName, dayOf, hue, initials, isEmoji, moment, pieces, time } from './format';
 
 /** Messages of one person within this time stand together. */
 const TOGETHER_MS = 5 * 60_000;

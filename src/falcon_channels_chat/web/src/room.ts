@@ -8,7 +8,7 @@ import type { Outbox } from './outbox';
 import type { MemberList } from './sidebar';
 import { Timeline } from './timeline';
 import type { Me, Message } from './types';
-import { namesTyping } from './words';
+import { namesTyping } from './format';
 
 /** So near to the end counts as at the end. */
 const NEAR_PX = 80;
