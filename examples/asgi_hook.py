@@ -1,9 +1,9 @@
-"""A hook that decides who may open a WebSocket, before it is accepted.
+"""A hook that authenticates the user before a WebSocket is accepted.
 
     uvicorn examples.asgi_hook:app
 
-With Falcon's hooks a handshake is a request like any other: raise an HTTP error to
-refuse it, or leave in `req.context` what the responder needs to know.
+For a Falcon hook a handshake is a request like any other. The hook raises an HTTP error
+to refuse the handshake, or stores data for the responder in `req.context`.
 """
 
 import falcon
@@ -14,8 +14,8 @@ from falcon_channels import OriginCheck
 SESSIONS = {'4f1c': 'alice', '9b2e': 'bob'}
 
 
-async def need_user(req, ws, resource, params):
-    """Put the user of the session cookie in `req.context`, or refuse."""
+async def require_user(req, ws, resource, params):
+    """Set `req.context.user` from the session cookie, or refuse the handshake."""
     cookies = req.get_cookie_values('session') or ['']
     user = SESSIONS.get(cookies[0])
     if user is None:
@@ -24,7 +24,7 @@ async def need_user(req, ws, resource, params):
 
 
 class Greeter:
-    @falcon.before(need_user)
+    @falcon.before(require_user)
     async def on_websocket(self, req, ws):
         await ws.accept()
         await ws.send_text(f'Hello, {req.context.user}')
@@ -32,6 +32,7 @@ class Greeter:
             await ws.send_text(f'{req.context.user}: {await ws.receive_text()}')
 
 
-# Browsers send cookies with every handshake, so check where it comes from, too.
+# Browsers send cookies with every handshake, also with one from a page of another site.
+# OriginCheck refuses those.
 app = falcon.asgi.App(middleware=[OriginCheck()])
 app.add_route('/', Greeter())

@@ -1,9 +1,9 @@
-"""Middleware that meets every WebSocket handshake of an app.
+"""Middleware that processes every WebSocket handshake of an app.
 
     uvicorn examples.asgi_middleware:app
 
-`process_request_ws` runs before routing, `process_resource_ws` after it. To refuse,
-raise an HTTP error: closing the WebSocket there would not stop the responder.
+`process_request_ws` runs before routing, `process_resource_ws` after it. To refuse a
+handshake, raise an HTTP error. Closing the WebSocket does not stop the responder.
 """
 
 import falcon
@@ -15,19 +15,19 @@ ROOMS = {'alice': {'garden', 'kitchen'}, 'bob': {'kitchen'}}
 
 class Authentication:
     async def process_request_ws(self, req, ws):
-        """Know the user of every handshake by a bearer token, or refuse."""
+        """Set `req.context.user` from a bearer token, or refuse the handshake."""
         token = req.get_header('Authorization', default='').removeprefix('Bearer ')
         user = SESSIONS.get(token)
         if user is None:
-            raise falcon.HTTPUnauthorized(description='A token is needed')
+            raise falcon.HTTPUnauthorized(description='A bearer token is required')
         req.context.user = user
 
 
 class Membership:
     async def process_resource_ws(self, req, ws, resource, params):
-        """Let nobody into the room of others, whatever resource serves it."""
+        """Refuse users who are not members of the room, for all resources."""
         if 'room' in params and params['room'] not in ROOMS[req.context.user]:
-            raise falcon.HTTPForbidden(description='Not your room')
+            raise falcon.HTTPForbidden(description='You are not a member of this room')
 
 
 class Room:

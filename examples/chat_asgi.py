@@ -1,15 +1,15 @@
-"""The chat application, with a page of our own beside it.
+"""The chat application, with an additional page.
 
     make run
     falcon-channels serve --factory examples.chat_asgi:app
 
-The chat is a Falcon app like any other: more routes can be added to it.
+The chat is a normal Falcon app, so you can add more routes to it.
 """
 
 import sys
 
+from examples.hello_asgi import FOLDER
 from examples.hello_asgi import hello
-from examples.hello_asgi import HERE
 from falcon_channels_chat import serving
 
 
@@ -17,7 +17,7 @@ def app():
     chat = serving.app()
     chat.add_route('/hello', hello)
     chat.add_route('/ws', hello)
-    chat.add_static_route('/static', HERE / 'static')
+    chat.add_static_route('/static', FOLDER / 'static')
     return chat
 
 

@@ -1,6 +1,6 @@
-"""A page and its WebSocket, on ASGI: what you send comes back.
+"""A page with an echo WebSocket, on ASGI.
 
-`make run` serves it at /hello, beside the chat. Alone it starts in three ways:
+`make run` serves it at /hello, together with the chat. Three ways to start it alone:
 
     python -m examples.hello_asgi
     uvicorn examples.hello_asgi:app --reload
@@ -17,9 +17,10 @@ import uvicorn
 
 from falcon_channels import OriginCheck
 
-HERE = Path(__file__).resolve().parent
+FOLDER = Path(__file__).resolve().parent
 MAX_TEXT_BYTES = 1024 * 1024
-# Scripts and styles come from files of this site, and text stays text.
+# The browser loads scripts and styles only from files of this site, and runs no inline
+# script.
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -28,7 +29,7 @@ CONTENT_SECURITY_POLICY = (
 
 class Hello:
     def __init__(self):
-        loader = jinja2.FileSystemLoader(HERE / 'templates')
+        loader = jinja2.FileSystemLoader(FOLDER / 'templates')
         self._page = jinja2.Environment(loader=loader, autoescape=True).get_template(
             'hello.html'
         )
@@ -40,17 +41,17 @@ class Hello:
         resp.text = self._page.render(title='WebSocket Chat', path='/hello')
 
     async def on_websocket(self, req, ws):
-        # A client that leaves raises WebSocketDisconnected here, which ends the
-        # responder; Falcon does not treat that as an error.
+        # When the client disconnects, the next call raises WebSocketDisconnected. That
+        # ends the responder, and Falcon does not treat it as an error.
         await ws.accept()
         while True:
             try:
                 data = await ws.receive_text()
             except falcon.PayloadTypeError:
-                await ws.close(1003, 'This WebSocket takes text only')
+                await ws.close(1003, 'This WebSocket accepts text only')
                 return
             if len(data.encode()) > MAX_TEXT_BYTES:
-                await ws.close(1009, f'Text is over {MAX_TEXT_BYTES} bytes')
+                await ws.close(1009, f'Text exceeds {MAX_TEXT_BYTES} bytes')
                 return
             await ws.send_text(f'Message text was: {data}')
 
@@ -66,11 +67,11 @@ app = falcon.asgi.App(middleware=[OriginCheck()])
 app.add_route('/', Home())
 app.add_route('/hello', hello)
 app.add_route('/ws', hello)
-app.add_static_route('/static', HERE / 'static')
+app.add_static_route('/static', FOLDER / 'static')
 
 
 def main():
-    parser = ArgumentParser(description='Serve a page and its WebSocket.')
+    parser = ArgumentParser(description='Serve a page with an echo WebSocket.')
     parser.add_argument('--host', default='127.0.0.1')
     parser.add_argument('--port', type=int, default=8000)
     args = parser.parse_args()
@@ -81,7 +82,7 @@ def main():
         app,
         host=args.host,
         port=args.port,
-        # Faster than uvicorn's own classes, and they withstand more: docs/security.md.
+        # These classes are faster and safer than uvicorn's own: see docs/security.md.
         ws='falcon_channels.server.protocol:WebSocketProtocol',
         http='falcon_channels.server.http:BoundedHttpProtocol',
         ws_max_size=MAX_TEXT_BYTES,

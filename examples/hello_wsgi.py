@@ -1,4 +1,4 @@
-"""A page and its WebSocket, on WSGI: what you send comes back.
+"""A page with an echo WebSocket, on WSGI.
 
 make run-wsgi
 gunicorn --worker-class gevent examples.hello_wsgi:app
@@ -12,8 +12,9 @@ import jinja2
 from falcon_channels.wsgi import App
 from falcon_channels.wsgi import WebSocketError
 
-HERE = Path(__file__).resolve().parent
-# Scripts and styles come from files of this site, and text stays text.
+FOLDER = Path(__file__).resolve().parent
+# The browser loads scripts and styles only from files of this site, and runs no inline
+# script.
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -30,15 +31,15 @@ class Echo:
             try:
                 message = ws.receive()
                 if isinstance(message, bytes):
-                    ws.close(1003, 'This WebSocket takes text only')
+                    ws.close(1003, 'This WebSocket accepts text only')
                 ws.send(f'Message text was: {message}')
             except WebSocketError:
-                break  # the client left
+                break  # the client has disconnected
 
 
 class Page:
     def __init__(self):
-        loader = jinja2.FileSystemLoader(HERE / 'templates')
+        loader = jinja2.FileSystemLoader(FOLDER / 'templates')
         environment = jinja2.Environment(loader=loader, autoescape=True)
         self._page = environment.get_template('hello.html')
 
@@ -52,4 +53,4 @@ class Page:
 app = App()
 app.add_route('/', Echo())
 app.add_route('/hello', Page())
-app.add_static_route('/static', HERE / 'static')
+app.add_static_route('/static', FOLDER / 'static')

@@ -1,10 +1,10 @@
-"""A room with presence and history, over plain WebSockets: no client library.
+"""A room with presence and history, over plain WebSockets without a client library.
 
     uvicorn examples.room:app
     websocat 'ws://localhost:8000/rooms/lobby?user=ann'
 
-Everybody in the room gets what anybody sends, as JSON with its position. A client that
-was away connects with `?since=OFFSET:EPOCH` and gets exactly what it missed.
+Every message goes to all clients in the room, as JSON with its position. A client that
+reconnects with `?since=OFFSET:EPOCH` gets exactly the messages that it has missed.
 """
 
 import falcon
@@ -18,10 +18,10 @@ channels = Channels()
 
 class Room:
     async def on_get(self, req, resp, room):
-        """The state of the room, and the position to listen from."""
+        """Return the history, the position to subscribe from, and the users."""
         page = await channels.history(f'rooms:{room}', limit=50)
-        there = await channels.presence(f'rooms:{room}')
-        users = sorted({info.user for info in there.values()})
+        present = await channels.presence(f'rooms:{room}')
+        users = sorted({info.user for info in present.values()})
         resp.media = {**page.to_media(), 'users': users}
 
     async def on_post(self, req, resp, room):
@@ -29,13 +29,14 @@ class Room:
         resp.media = {'offset': result.position.offset}
 
     async def on_websocket(self, req, ws, room):
-        # NOTE: who it is, your application knows from a session or a token.
+        # NOTE: a real application gets the user from a session or a token, because
+        #   clients can put any name into the address.
         user = req.get_param('user', required=True)
         await channels.serve(req, ws, f'rooms:{room}', user=user, media=True)
 
     async def on_subscribe(self, req, subscription, room):
         if room == 'staff' and subscription.user != 'ann':
-            raise falcon.HTTPForbidden(description='staff only')
+            raise falcon.HTTPForbidden(description='This room is for staff only')
 
     async def on_publish(self, req, publication, room):
         if not isinstance(publication.data, dict) or 'text' not in publication.data:

@@ -1,9 +1,9 @@
-"""A room on WSGI: HTTP and WebSockets of synchronous resources, one channel.
+"""A room on WSGI: a synchronous resource for HTTP and WebSockets, and one channel.
 
     gunicorn -k gevent examples.room_wsgi:app
     gunicorn -k gthread --threads 50 --workers 2 examples.room_wsgi:app
 
-With several workers name a broker that they share, such as ``sqlite:///room.db``:
+Several workers need a broker that they share, such as ``sqlite:///room.db``:
 
     ROOM_BROKER=sqlite:///room.db gunicorn -k gevent --workers 4 examples.room_wsgi:app
 """
@@ -31,22 +31,22 @@ portal = Portal(channels)
 
 class Room:
     def on_get(self, req: falcon.Request, resp: falcon.Response, room: str) -> None:
-        """What was said, and who is here."""
+        """Return the newest messages and the users in the room."""
         page = portal.history(f'rooms:{room}', limit=20, reverse=True)
-        there = portal.presence(f'rooms:{room}')
+        present = portal.presence(f'rooms:{room}')
         resp.media = {
             **page.to_media(),
-            'users': sorted({info.user for info in there.values()}),
+            'users': sorted({info.user for info in present.values()}),
         }
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, room: str) -> None:
-        """Say something without a WebSocket."""
+        """Publish a message without a WebSocket."""
         position = portal.publish(f'rooms:{room}', req.get_media()).position
         resp.media = {'offset': position.offset, 'epoch': position.epoch}
         resp.status = falcon.HTTP_201
 
     def on_websocket(self, req: falcon.Request, ws: WebSocket, room: str) -> None:
-        """What anybody sends, everybody in the room gets."""
+        """Connect the client to the room: send and receive messages."""
         name = req.get_param('name', default='')
         portal.serve(req, ws, f'rooms:{room}', user=name, media=True)
 

@@ -3,7 +3,9 @@ import falcon.asgi
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
 
-channels = Channels()  # this process; 'sqlite:///rooms.db': this host, and durable
+# In memory of this process. Channels('sqlite:///rooms.db') is durable and works with
+# several processes of one host.
+channels = Channels()
 
 
 class Room:
@@ -19,7 +21,7 @@ class Room:
             raise falcon.HTTPForbidden()
 
     async def on_publish(self, req, publication, room):
-        pass  # members may send whatever they like
+        pass  # subscribers may publish anything
 
     async def on_websocket(self, req, ws, room):
         await channels.serve(req, ws, f'rooms:{room}')

@@ -1,4 +1,4 @@
-"""The same page and WebSocket, serving themselves by gevent.
+"""The application of hello_wsgi.py, served by gevent without another server.
 
 python examples/wsgi.py --port 8000
 gunicorn --chdir examples wsgi:app
@@ -6,7 +6,7 @@ gunicorn --chdir examples wsgi:app
 
 from gevent import monkey
 
-monkey.patch_all()  # before anything else is imported that it patches
+monkey.patch_all()  # must run before the modules that it patches are imported
 
 from argparse import ArgumentParser  # noqa: E402 - see above
 import contextlib  # noqa: E402 - see above
@@ -16,7 +16,7 @@ from hello_wsgi import app  # noqa: E402 - see above
 
 
 def main():
-    parser = ArgumentParser(description='Serve a page and its WebSocket.')
+    parser = ArgumentParser(description='Serve a page with an echo WebSocket.')
     parser.add_argument('--host', default='127.0.0.1')
     parser.add_argument('--port', type=int, default=8000)
     args = parser.parse_args()

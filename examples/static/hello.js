@@ -1,5 +1,5 @@
-// The page's WebSocket: connects, sends what is typed, lists the answers, and comes
-// back by itself when the connection ends. The console has its events.
+// Connects a WebSocket, sends the typed text, and lists the answers. It reconnects
+// automatically, and logs all events to the console.
 'use strict';
 
 const FIRST_DELAY_MS = 250;
@@ -7,7 +7,7 @@ const MAX_DELAY_MS = 15000;
 const STABLE_MS = 5000;
 const MAX_ITEMS = 1000;
 
-const state = document.getElementById('status');
+const statusLine = document.getElementById('status');
 const form = document.getElementById('form');
 const field = document.getElementById('text');
 const button = document.getElementById('send');
@@ -20,15 +20,15 @@ let socket = null;
 let timer = null;
 let failures = 0;
 
-function show(name) {
-  state.dataset.state = name;
-  state.textContent = name;
-  button.disabled = name !== 'connected';
+function showState(state) {
+  statusLine.dataset.state = state;
+  statusLine.textContent = state;
+  button.disabled = state !== 'connected';
 }
 
-function add(text) {
+function addMessage(text) {
   const item = document.createElement('li');
-  item.textContent = text; // never innerHTML: a message is somebody else's text
+  item.textContent = text; // never innerHTML: a message can contain malicious markup
   messages.append(item);
   while (messages.childElementCount > MAX_ITEMS) messages.firstElementChild.remove();
   item.scrollIntoView({ block: 'nearest' });
@@ -37,25 +37,25 @@ function add(text) {
 function connect() {
   clearTimeout(timer);
   timer = null;
-  show('connecting');
+  showState('connecting');
   let openedAt = null;
   socket = new WebSocket(url);
   socket.onopen = () => {
     console.log('open');
     openedAt = performance.now();
-    show('connected');
+    showState('connected');
   };
   socket.onmessage = (event) => {
     console.log('message', event.data);
-    add(event.data);
+    addMessage(event.data);
   };
   socket.onclose = (event) => {
     console.log('close', event.code, event.reason);
     const stable = openedAt !== null && performance.now() - openedAt > STABLE_MS;
     failures = stable ? 0 : failures + 1;
-    show('disconnected');
-    // Twice as long each time, and a random part of it: when a server comes back,
-    // its clients must not all arrive in the same instant.
+    showState('disconnected');
+    // The delay doubles with each failure and has a random part. Otherwise all clients
+    // would reconnect at the same moment after a restart of the server.
     const delay = Math.min(MAX_DELAY_MS, FIRST_DELAY_MS * 2 ** failures);
     timer = setTimeout(connect, delay * (0.5 + Math.random() / 2));
   };
@@ -69,7 +69,7 @@ form.addEventListener('submit', (event) => {
   field.focus();
 });
 
-// The network is back: do not wait for the timer.
+// When the network is back, connect without waiting for the timer.
 addEventListener('online', () => {
   if (timer !== null) connect();
 });

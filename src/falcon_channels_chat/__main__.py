@@ -1,4 +1,4 @@
-"""``python -m falcon_channels_chat`` is ``falcon-channels chat``."""
+"""Make ``python -m falcon_channels_chat`` do what ``falcon-channels chat`` does."""
 
 import sys
 

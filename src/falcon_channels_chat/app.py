@@ -1,4 +1,4 @@
-"""The chat as a Falcon application: what is where, in one place."""
+"""The chat as a Falcon application: all HTTP routes and all channels."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from falcon_channels import NodeOptions
 from falcon_channels import OriginCheck
 from falcon_channels_chat.images import Images
 from falcon_channels_chat.images import OneImage
-from falcon_channels_chat.limits import RateLimit
 from falcon_channels_chat.messages import Messages
 from falcon_channels_chat.messages import OneMessage
 from falcon_channels_chat.page import Page
 from falcon_channels_chat.page import SafeHeaders
+from falcon_channels_chat.rate_limit import RateLimit
 from falcon_channels_chat.rooms import NEWS
-from falcon_channels_chat.rooms import Own
-from falcon_channels_chat.rooms import Read
+from falcon_channels_chat.rooms import PersonalChannel
+from falcon_channels_chat.rooms import ReadMarks
 from falcon_channels_chat.rooms import Room
 from falcon_channels_chat.rooms import Rooms
 from falcon_channels_chat.rooms import Typing
@@ -43,13 +43,13 @@ LOBBY = 'lobby'
 App = falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response]
 
 
-class Connecting:
-    """Who may open a connection: everybody with a name."""
+class ChatClients:
+    """Endpoint resource: accepts connections of everybody who has a name."""
 
     async def on_connect(
         self, req: falcon.asgi.Request, connection: Connection
     ) -> None:
-        """Tell the channels who it is."""
+        """Called when a client connects; set its user id and name."""
         member = req.context.member
         if member is None:
             raise falcon.HTTPUnauthorized(description='Pick a name first.')
@@ -57,13 +57,13 @@ class Connecting:
         connection.info = {'name': member.name}
 
 
-async def try_again(
+async def refuse_while_unavailable(
     req: falcon.asgi.Request,
     resp: falcon.asgi.Response,
     ex: Exception,
     params: dict[str, Any],
 ) -> None:
-    """Error handler: a store that cannot be used now is no fault of the client."""
+    """Error handler: answer 503 while the database or the broker is unavailable."""
     _logger.error('%s %s: %s', req.method, req.path, ex)
     raise falcon.HTTPServiceUnavailable(
         description='That did not work. Try again.', retry_after=2
@@ -71,7 +71,11 @@ async def try_again(
 
 
 def add_channels(channels: Channels, store: Store, settings: Settings) -> Room:
-    """Say which channels there are and what they can do."""
+    """Add the routes of all channels.
+
+    Returns:
+        The resource of a room, which also answers HTTP requests.
+    """
     room = Room(store, channels)
     channels.add_route(
         'rooms:{room}',
@@ -88,15 +92,21 @@ def add_channels(channels: Channels, store: Store, settings: Settings) -> Room:
         'typing:{room}', Typing(store), ChannelOptions(data_type=TypingSignal)
     )
     channels.add_route(NEWS, object(), ChannelOptions(history_size=1000))
-    channels.add_route('users:{user}', Own(), ChannelOptions(history_size=20))
+    channels.add_route(
+        'users:{user}', PersonalChannel(), ChannelOptions(history_size=20)
+    )
     return room
 
 
 def create_app(settings: Settings | None = None) -> App:
-    """Return the chat; more routes may be added to it."""
+    """Return the chat application. The caller may add more routes to it.
+
+    Args:
+        settings: Settings of the chat; the defaults of `Settings` if ``None``.
+    """
     settings = settings or Settings()
     store = Store(settings.database)
-    store.add_room_now(LOBBY)
+    store.add_room_nowait(LOBBY)
     origins = tuple(settings.allowed_origins.split())
     origin = OriginCheck(origins)
     channels = Channels(settings.broker, NodeOptions(allowed_origins=origins))
@@ -112,8 +122,8 @@ def create_app(settings: Settings | None = None) -> App:
         Identify(signer, origin),
     ]
     app: App = falcon.asgi.App(middleware=middleware)
-    app.add_error_handler(sqlite3.OperationalError, try_again)
-    app.add_error_handler(BrokerUnavailableError, try_again)
+    app.add_error_handler(sqlite3.OperationalError, refuse_while_unavailable)
+    app.add_error_handler(BrokerUnavailableError, refuse_while_unavailable)
     page = Page()
     app.add_route('/', page)
     app.add_route('/rooms/{room}', page)
@@ -121,7 +131,7 @@ def create_app(settings: Settings | None = None) -> App:
     app.add_route('/api/session', Session(signer, channels))
     app.add_route('/api/rooms', Rooms(store, channels, settings.max_rooms))
     app.add_route('/api/rooms/{room}', room)
-    app.add_route('/api/rooms/{room}/read', Read(store, channels))
+    app.add_route('/api/rooms/{room}/read', ReadMarks(store, channels))
     app.add_route('/api/rooms/{room}/messages', Messages(store, channels, limit))
     app.add_route(
         f'/api/rooms/{{room}}/messages/{{message_id:int(min=1, max={MAX_ID})}}',
@@ -129,7 +139,7 @@ def create_app(settings: Settings | None = None) -> App:
     )
     app.add_route('/api/images', Images(store, settings))
     app.add_route('/api/images/{image_id}', OneImage(store))
-    channels.add_endpoints(app, resource=Connecting())
+    channels.add_endpoints(app, resource=ChatClients())
     if settings.api_key:
         channels.add_api(app, keys=[settings.api_key])
     return app

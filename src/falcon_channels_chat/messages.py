@@ -1,4 +1,4 @@
-"""Messages: send, read older ones, edit, delete."""
+"""Messages of a room: send, read older messages, edit, delete."""
 
 from __future__ import annotations
 
@@ -10,27 +10,28 @@ import falcon.asgi
 import msgspec
 
 from falcon_channels import Channels
-from falcon_channels_chat.bodies import read_json
-from falcon_channels_chat.limits import RateLimit
+from falcon_channels_chat.rate_limit import RateLimit
+from falcon_channels_chat.request_body import read_json
 from falcon_channels_chat.rooms import channel_of
 from falcon_channels_chat.rooms import NEWS
 from falcon_channels_chat.rooms import PAGE_LIMIT
-from falcon_channels_chat.sessions import need_member
+from falcon_channels_chat.sessions import require_member
 from falcon_channels_chat.store import MAX_ID
 from falcon_channels_chat.store import Message
 from falcon_channels_chat.store import Store
-from falcon_channels_chat.words import message_text
+from falcon_channels_chat.validation import valid_message_text
 
 Key = Annotated[str, msgspec.Meta(pattern='^[A-Za-z0-9_-]{1,64}$')]
 
 
 class NewMessage(msgspec.Struct, forbid_unknown_fields=True):
-    """What makes a message: ``{"text": "Hello"}``.
+    """The body of a new message: ``{"text": "Hello"}``.
 
     Attributes:
-        text: May be empty beside an image.
-        key: The sender's own id for it, so that it can be sent again safely.
-        image: Id of an image that the sender uploaded.
+        text: Text of the message. It may be empty if there is an image.
+        key: Id chosen by the sender. A second request with the same key does not
+            add another message, so that a client can safely retry.
+        image: Id of an image that the sender has uploaded.
     """
 
     text: str = ''
@@ -39,13 +40,16 @@ class NewMessage(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Edit(msgspec.Struct, forbid_unknown_fields=True):
-    """A new text for a message."""
+    """The body of an edit: ``{"text": "Hello"}``."""
 
     text: str
 
 
-async def announce(channels: Channels, message: Message) -> None:
-    """Tell the room what a message is now; the same version is told once."""
+async def publish_message(channels: Channels, message: Message) -> None:
+    """Publish the current state of a message to its room.
+
+    The id and the version are the idempotency key: each version is published once.
+    """
     await channels.publish(
         channel_of(message.room),
         message,
@@ -53,9 +57,9 @@ async def announce(channels: Channels, message: Message) -> None:
     )
 
 
-@falcon.before(need_member)
+@falcon.before(require_member)
 class Messages:
-    """``/api/rooms/{room}/messages``."""
+    """``/api/rooms/{room}/messages``: the messages of a room."""
 
     def __init__(self, store: Store, channels: Channels, limit: RateLimit) -> None:
         self._store = store
@@ -65,7 +69,10 @@ class Messages:
     async def on_get(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response, room: str
     ) -> None:
-        """Return a page of messages older than ``?before=ID``, oldest first."""
+        """Return a page of messages, oldest first.
+
+        With ``?before=ID`` all of them are older than that message.
+        """
         before = req.get_param_as_int('before', min_value=1, max_value=MAX_ID)
         messages = await self._store.messages(room, PAGE_LIMIT, before)
         resp.media = {
@@ -76,12 +83,15 @@ class Messages:
     async def on_post(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response, room: str
     ) -> None:
-        """Send a message: 201 with it, or 200 if its key was used before."""
+        """Send a message.
+
+        The answer is the message: 201 for a new one, 200 if its key was used before.
+        """
         new = await read_json(req, NewMessage)
-        text = message_text(new.text)
+        text = valid_message_text(new.text)
         if not text and new.image is None:
             raise falcon.HTTPUnprocessableEntity(
-                description='A message says something.'
+                description='A message needs a text or an image.'
             )
         member = req.context.member
         self._limit.take(member.id)
@@ -96,10 +106,13 @@ class Messages:
             image=new.image,
         )
         if message is None:
-            raise falcon.HTTPUnprocessableEntity(description='There is no such image.')
-        # NOTE: also when the key was used before: the first attempt may have ended
-        #   between the store and the channel.
-        await announce(self._channels, message)
+            raise falcon.HTTPUnprocessableEntity(
+                description='You have no unused image with this id. Upload it again.'
+            )
+        # NOTE: the message is published even if its key was used before, because the
+        #   first attempt may have failed after it was stored and before it was
+        #   published. The idempotency key prevents a second publication.
+        await publish_message(self._channels, message)
         await self._channels.publish(
             NEWS,
             {'room': message.room, 'message': message.id, 'user': message.user},
@@ -109,9 +122,9 @@ class Messages:
         resp.media = msgspec.to_builtins(message)
 
 
-@falcon.before(need_member)
+@falcon.before(require_member)
 class OneMessage:
-    """``/api/rooms/{room}/messages/{message_id}``."""
+    """``/api/rooms/{room}/messages/{message_id}``: one message."""
 
     def __init__(self, store: Store, channels: Channels, limit: RateLimit) -> None:
         self._store = store
@@ -125,15 +138,15 @@ class OneMessage:
         room: str,
         message_id: int,
     ) -> None:
-        """Edit an own message."""
-        message = await self._own(req, room, message_id)
-        text = message_text((await read_json(req, Edit)).text)
+        """Change the text of a message of the requesting member."""
+        message = await self._own_message(req, room, message_id)
+        text = valid_message_text((await read_json(req, Edit)).text)
         if not text and message.image is None:
             raise falcon.HTTPUnprocessableEntity(
-                description='A message says something.'
+                description='A message needs a text or an image.'
             )
         await self._store.edit_message(message_id, text)
-        await self._announce(resp, room, message_id)
+        await self._publish_and_return(resp, room, message_id)
 
     async def on_delete(
         self,
@@ -142,26 +155,29 @@ class OneMessage:
         room: str,
         message_id: int,
     ) -> None:
-        """Delete an own message."""
-        await self._own(req, room, message_id)
+        """Delete a message of the requesting member."""
+        await self._own_message(req, room, message_id)
         await self._store.delete_message(message_id)
-        await self._announce(resp, room, message_id)
+        await self._publish_and_return(resp, room, message_id)
 
-    async def _own(
+    async def _own_message(
         self, req: falcon.asgi.Request, room: str, message_id: int
     ) -> Message:
+        """Return a message; refuse if another member sent it."""
         self._limit.take(req.context.member.id)
         message = await self._store.message(room, message_id)
         if message is None:
             raise falcon.HTTPNotFound(description='There is no such message.')
         if message.user != req.context.member.id:
-            raise falcon.HTTPForbidden(description='That is the message of another.')
+            raise falcon.HTTPForbidden(
+                description='Only the sender can change or delete a message.'
+            )
         return message
 
-    async def _announce(
+    async def _publish_and_return(
         self, resp: falcon.asgi.Response, room: str, message_id: int
     ) -> None:
         message = await self._store.message(room, message_id)
         if message is not None:
-            await announce(self._channels, message)
+            await publish_message(self._channels, message)
             resp.media = msgspec.to_builtins(message)

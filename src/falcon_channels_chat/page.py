@@ -1,4 +1,4 @@
-"""The built page: a document, a script, a style sheet and an icon, from memory."""
+"""Serve the built page from memory: a document, a script, a style sheet, an icon."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ CONTENT_SECURITY_POLICY = '; '.join(
         "base-uri 'none'",
         "form-action 'none'",
         "frame-ancestors 'none'",
-        # Nothing in the page turns text into markup, and the browser holds us to it.
+        # The page never turns text into markup. With these two rules the browser
+        # blocks any code that tries to.
         "require-trusted-types-for 'script'",
         "trusted-types 'none'",
     ]
@@ -32,14 +33,19 @@ CONTENT_SECURITY_POLICY = '; '.join(
 class _File(NamedTuple):
     type: str
     data: bytes
-    packed: bytes
+    gzipped: bytes
 
 
 class Page:
-    """``/`` and ``/rooms/{room}``, the same document, and its ``/assets/{name}``."""
+    """``/`` and ``/rooms/{room}``: the document; ``/assets/{name}``: its files.
+
+    Args:
+        folder: Folder of the built page.
+    """
 
     def __init__(self, folder: Path = FOLDER) -> None:
-        # NOTE: a few files, read once: what is not in this dict cannot be asked for.
+        # SECURITY: the files are read once, and a request only looks up a name in this
+        #   dict. An attacker who asks for `../app.py` therefore gets a 404.
         self._files = {
             path.name: _File(
                 mimetypes.guess_type(path.name)[0] or 'application/octet-stream',
@@ -53,10 +59,10 @@ class Page:
     async def on_get(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response, room: str = ''
     ) -> None:
-        """Serve the document."""
+        """Return the document. The script reads the room from the address."""
         if 'index.html' not in self._files:
             raise falcon.HTTPServiceUnavailable(
-                description='The page is not built: run `make web`.'
+                description='The page has not been built: run `make web`.'
             )
         resp.set_header('Content-Security-Policy', CONTENT_SECURITY_POLICY)
         self._serve(req, resp, 'index.html')
@@ -65,7 +71,7 @@ class Page:
     async def on_get_asset(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response, name: str
     ) -> None:
-        """Serve a file whose name changes with what is in it."""
+        """Return a file. Its name contains a hash of its content."""
         if name not in self._files:
             raise falcon.HTTPNotFound
         self._serve(req, resp, name)
@@ -79,13 +85,13 @@ class Page:
         resp.append_header('Vary', 'Accept-Encoding')
         if 'gzip' in (req.get_header('Accept-Encoding') or ''):
             resp.set_header('Content-Encoding', 'gzip')
-            resp.data = file.packed
+            resp.data = file.gzipped
         else:
             resp.data = file.data
 
 
 class SafeHeaders:
-    """Middleware: what every answer says to the browser."""
+    """Middleware: adds security headers to every response."""
 
     async def process_response(
         self,
@@ -94,7 +100,7 @@ class SafeHeaders:
         resource: object,
         req_succeeded: bool,
     ) -> None:
-        """Set the headers; nothing is cached unless it says so."""
+        """Set the headers; disable caching unless the resource allows it."""
         resp.set_header('X-Content-Type-Options', 'nosniff')
         resp.set_header('Referrer-Policy', 'same-origin')
         resp.set_header('Cross-Origin-Resource-Policy', 'same-origin')

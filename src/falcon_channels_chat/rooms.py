@@ -1,4 +1,4 @@
-"""Rooms: the list, one room and its channel, who types, how far somebody has read."""
+"""Rooms: the list of rooms, one room and its channel, typing, read marks."""
 
 from __future__ import annotations
 
@@ -11,32 +11,33 @@ import msgspec
 from falcon_channels import Channels
 from falcon_channels import PublicationDraft
 from falcon_channels import Subscription
-from falcon_channels_chat.bodies import read_json
-from falcon_channels_chat.limits import RateLimit
-from falcon_channels_chat.sessions import need_member
+from falcon_channels_chat.rate_limit import RateLimit
+from falcon_channels_chat.request_body import read_json
+from falcon_channels_chat.sessions import require_member
 from falcon_channels_chat.store import MAX_ID
 from falcon_channels_chat.store import Store
-from falcon_channels_chat.words import room_name
+from falcon_channels_chat.validation import valid_room_name
 
 PAGE_LIMIT = 50
-#: What is new in any room, for the list of rooms.
+#: The channel that carries one entry for each new room and each new message.
+#: The list of rooms on the page uses it to count unread messages.
 NEWS = 'news'
 
 
 def channel_of(room: str) -> str:
-    """Return the channel of a room."""
+    """Return the name of the channel of a room."""
     return f'rooms:{room}'
 
 
 class NewRoom(msgspec.Struct, forbid_unknown_fields=True):
-    """What makes a room: ``{"name": "Garden"}``."""
+    """The body of a new room: ``{"name": "Garden"}``."""
 
     name: str
 
 
-@falcon.before(need_member)
+@falcon.before(require_member)
 class Rooms:
-    """``/api/rooms``, and the channel `NEWS`."""
+    """``/api/rooms``: the list of rooms."""
 
     def __init__(self, store: Store, channels: Channels, max_rooms: int) -> None:
         self._store = store
@@ -47,7 +48,7 @@ class Rooms:
     async def on_get(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response
     ) -> None:
-        """Return all rooms, and the position of the news at that moment or before."""
+        """Return all rooms, and the position from which to subscribe to `NEWS`."""
         member = req.context.member
         position = await self._channels.position(NEWS)
         rooms = await self._store.rooms(member.id, member.since_ms)
@@ -59,13 +60,13 @@ class Rooms:
     async def on_post(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response
     ) -> None:
-        """Make a room; one that is there already is as good."""
-        name = room_name((await read_json(req, NewRoom)).name)
+        """Create a room. If it exists already, the answer is the same."""
+        name = valid_room_name((await read_json(req, NewRoom)).name)
         if not await self._store.has_room(name):
             self._limit.take(req.context.member.id)
             if not await self._store.add_room(name, self._max_rooms):
                 raise falcon.HTTPConflict(
-                    description=f'There are {self._max_rooms} rooms already.'
+                    description=f'The limit of {self._max_rooms} rooms is reached.'
                 )
             await self._channels.publish(
                 NEWS, {'room': name, 'message': 0, 'user': req.context.member.id}
@@ -76,22 +77,23 @@ class Rooms:
 
 
 class Room:
-    """``/api/rooms/{room}`` and the channel ``rooms:{room}``."""
+    """``/api/rooms/{room}`` and the channel ``rooms:{room}``: one room."""
 
     def __init__(self, store: Store, channels: Channels) -> None:
         self._store = store
         self._channels = channels
 
-    @falcon.before(need_member)
+    @falcon.before(require_member)
     async def on_get(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response, room: str
     ) -> None:
-        """Return the newest messages and the position to subscribe from."""
+        """Return the newest messages and the position from which to subscribe."""
         if not await self._store.has_room(room):
             raise falcon.HTTPNotFound(description='There is no such room.')
-        # NOTE: the position first. A message that comes between the two is then in
-        #   the page and comes again from the channel, where it is known by its id;
-        #   the other way round it would be in neither.
+        # NOTE: the position is read before the messages. A message sent between the
+        #   two reads is then in the answer and also arrives on the channel; the page
+        #   ignores the second copy because it knows the id. In the opposite order the
+        #   page would not get this message at all.
         position = await self._channels.position(channel_of(room))
         messages = await self._store.messages(room, PAGE_LIMIT)
         resp.media = {
@@ -104,19 +106,19 @@ class Room:
     async def on_subscribe(
         self, req: falcon.asgi.Request, subscription: Subscription, room: str
     ) -> None:
-        """Let everybody with a name into every room that there is."""
+        """Called when a client subscribes; every room is open to all members."""
         if not await self._store.has_room(room):
             raise falcon.HTTPNotFound(description='There is no such room.')
 
 
 class TypingSignal(msgspec.Struct, forbid_unknown_fields=True):
-    """What clients publish to ``typing:{room}``: ``{"typing": true}``."""
+    """Data that clients publish to ``typing:{room}``: ``{"typing": true}``."""
 
     typing: bool
 
 
 class Typing:
-    """The channel ``typing:{room}``: published by clients, kept by nobody."""
+    """The channel ``typing:{room}``: published by clients, without history."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -125,37 +127,39 @@ class Typing:
     async def on_subscribe(
         self, req: falcon.asgi.Request, subscription: Subscription, room: str
     ) -> None:
-        """Let in whoever may be in the room."""
+        """Called when a client subscribes; allowed if the room exists."""
         if not await self._store.has_room(room):
             raise falcon.HTTPNotFound(description='There is no such room.')
 
     async def on_publish(
         self, req: falcon.asgi.Request, publication: PublicationDraft, room: str
     ) -> None:
-        """Take it, not too often; the server adds who it was."""
+        """Called when a client publishes; limits the rate. The server adds the user."""
         self._limit.take(publication.user)
 
 
-class Own:
-    """The channel ``users:{user}``: what all tabs of one person should know."""
+class PersonalChannel:
+    """The channel ``users:{user}``: synchronizes all tabs of one person."""
 
     async def on_subscribe(
         self, req: falcon.asgi.Request, subscription: Subscription, user: str
     ) -> None:
-        """Let nobody in but that person."""
+        """Called when a client subscribes; allowed for this person only."""
         if subscription.user != user:
-            raise falcon.HTTPForbidden(description='That is the channel of another.')
+            raise falcon.HTTPForbidden(
+                description='This channel belongs to another person.'
+            )
 
 
 class ReadMark(msgspec.Struct, forbid_unknown_fields=True):
-    """How far somebody has read: ``{"message": 17}``."""
+    """The id of the last message that a person has read: ``{"message": 17}``."""
 
     message: Annotated[int, msgspec.Meta(ge=1, le=MAX_ID)]
 
 
-@falcon.before(need_member)
-class Read:
-    """``/api/rooms/{room}/read``."""
+@falcon.before(require_member)
+class ReadMarks:
+    """``/api/rooms/{room}/read``: how far the requesting member has read."""
 
     def __init__(self, store: Store, channels: Channels) -> None:
         self._store = store
@@ -165,7 +169,7 @@ class Read:
     async def on_put(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response, room: str
     ) -> None:
-        """Note it, and tell the other tabs."""
+        """Store the read mark, and publish it to the other tabs of the member."""
         mark = await read_json(req, ReadMark)
         user = req.context.member.id
         self._limit.take(user)

@@ -1,4 +1,4 @@
-"""Serve the chat: ``falcon-channels chat``."""
+"""The command ``falcon-channels chat``, which serves the chat."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from falcon_channels_chat.app import create_app
 from falcon_channels_chat.sessions import Signer
 from falcon_channels_chat.settings import Settings
 from falcon_channels_chat.store import Store
-from falcon_channels_chat.words import person_name
+from falcon_channels_chat.validation import valid_person_name
 
 
 def app() -> App:
-    """Return the chat as the environment describes it; a factory for any ASGI server.
+    """Return the chat, with settings from the environment.
 
-    ::
+    Any ASGI server can use it as a factory::
 
         falcon-channels serve --factory falcon_channels_chat.serving:app
     """
@@ -31,49 +31,57 @@ def app() -> App:
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Declare the command's arguments."""
-    parser.add_argument('--host', default='127.0.0.1', help='address')
+    """Declare the arguments of the command."""
+    parser.add_argument('--host', default='127.0.0.1', help='address to listen on')
     parser.add_argument('--port', type=int, default=8000, help='TCP port')
-    parser.add_argument('--workers', type=int, default=1, help='processes')
+    parser.add_argument('--workers', type=int, default=1, help='number of processes')
     parser.add_argument(
         '--database',
         metavar='FILE',
         default=SUPPRESS,
-        help='messages and images (CHAT_DATABASE, or chat.db)',
+        help='file for messages and images (default: CHAT_DATABASE, or chat.db)',
     )
     parser.add_argument(
         '--broker',
         metavar='URL',
         default=SUPPRESS,
-        help='where the channels live (CHAT_BROKER, or sqlite:///chat-channels.db)',
+        help='broker (default: CHAT_BROKER, or sqlite:///chat-channels.db)',
     )
     parser.add_argument(
         '--bot-key',
         metavar='NAME',
         default=SUPPRESS,
-        help='print a key with which a bot of this name can post, and serve nothing',
+        help='print an API key for a bot with this name, and exit',
     )
 
 
 def chat(args: Namespace, factory: str = 'falcon_channels_chat.serving:app') -> int:
-    """Serve the chat until it is told to stop; return the exit code.
+    """Serve the chat until it receives a signal to stop.
 
     Args:
-        args: Of `add_arguments`.
+        args: Parsed arguments, declared by `add_arguments`.
         factory: Import string of a function that returns the chat.
+
+    Returns:
+        The exit code of the process.
     """
-    # NOTE: worker processes read the environment, too.
+    # NOTE: the arguments go into the environment because worker processes read their
+    #   settings from there.
     for name in ('database', 'broker'):
         if hasattr(args, name):
             os.environ[f'CHAT_{name.upper()}'] = getattr(args, name)
-    # SECURITY: what people say to each other is for no other account of this host.
+    # SECURITY: another account of this host could read the files of the chat. Only
+    #   the owner gets access to new files.
     os.umask(0o077)
     try:
         settings = Settings.from_environ(os.environ)
         if args.workers > 1 and settings.broker.startswith('memory:'):
-            raise ValueError('several workers need a broker that they share')
+            raise ValueError(
+                f'{args.workers} workers need a broker that they share, '
+                'such as sqlite:///chat-channels.db'
+            )
         if hasattr(args, 'bot_key'):
-            name = person_name(args.bot_key)
+            name = valid_person_name(args.bot_key)
             signer = Signer(settings.secret or Store(settings.database).secret())
             sys.stdout.write(f'{signer.bot_key(name)}\n')
             return 0
@@ -98,10 +106,15 @@ def chat(args: Namespace, factory: str = 'falcon_channels_chat.serving:app') -> 
 
 
 def main(
-    words: Sequence[str] | None = None,
+    arguments: Sequence[str] | None = None,
     factory: str = 'falcon_channels_chat.serving:app',
 ) -> int:
-    """Do what ``falcon-channels chat`` does."""
+    """Run ``falcon-channels chat``; return the exit code.
+
+    Args:
+        arguments: Command-line arguments; those of the process if ``None``.
+        factory: Import string of a function that returns the chat.
+    """
     parser = ArgumentParser(description='Serve a chat application.')
     add_arguments(parser)
-    return chat(parser.parse_args(words), factory)
+    return chat(parser.parse_args(arguments), factory)

@@ -1,7 +1,7 @@
-"""Who somebody is: a name in a signed cookie, or the key of a bot.
+"""Sessions: a member is identified by a signed cookie or by the key of a bot.
 
-There are no passwords here. Where people have to log in, replace `Identify`: whatever
-puts a `Member` into ``req.context.member`` is a login to the rest of the chat.
+There are no passwords. To add a login, replace the middleware `Identify`. The rest of
+the chat only reads the `Member` in ``req.context.member``.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import msgspec
 
 from falcon_channels import Channels
 from falcon_channels import OriginCheck
-from falcon_channels_chat.bodies import read_json
-from falcon_channels_chat.words import person_name
+from falcon_channels_chat.request_body import read_json
+from falcon_channels_chat.validation import valid_person_name
 
 COOKIE = 'chat_session'
 MAX_AGE_S = 30 * 24 * 60 * 60
-#: A session older than this is signed again when its page is opened.
+#: A cookie older than this is renewed when the page is opened.
 RENEW_AFTER_S = 24 * 60 * 60
 BOT_KEY_AGE_S = 365 * 24 * 60 * 60
 
@@ -34,12 +34,12 @@ Audience = Literal['session', 'bot']
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
-    """Somebody who may take part.
+    """A person or a bot that uses the chat.
 
     Attributes:
-        id: Never changes; what others cannot make up. A part of the name of a
-            channel, so without ``:`` and ``/``.
-        name: What others see.
+        id: Unique id that never changes and that others cannot choose. It is part of
+            a channel name and therefore contains no ``:`` and no ``/``.
+        name: Name that the others see.
         since_ms: Unix time in milliseconds at which the session began.
     """
 
@@ -49,17 +49,23 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Signer:
-    """Signs and reads sessions and keys of bots.
+    """Signs and verifies session cookies and keys of bots.
 
     Args:
-        secret: At least 32 characters.
+        secret: Secret of at least 32 characters.
     """
 
     def __init__(self, secret: str) -> None:
         self._secret = secret
 
     def sign(self, member: Member, audience: Audience, max_age_s: int) -> str:
-        """Return a token for a member."""
+        """Return a token for a member.
+
+        Args:
+            member: The member that the token identifies.
+            audience: Purpose of the token: a session cookie, or the key of a bot.
+            max_age_s: Seconds until the token expires.
+        """
         claims = {
             'sub': member.id,
             'name': member.name,
@@ -71,10 +77,16 @@ class Signer:
         return jwt.encode(claims, self._secret, algorithm='HS256')
 
     def read(self, token: str, audience: Audience) -> tuple[Member, int] | None:
-        """Return whom a token is for and when it was signed; ``None``: not ours."""
+        """Verify a token.
+
+        Returns:
+            The member and the Unix time of the signature in seconds; ``None`` if the
+            token is invalid, expired or made for another audience.
+        """
         try:
-            # SECURITY: one algorithm, and an audience, so that neither an unsigned
-            #   token nor one that was made for something else is taken.
+            # SECURITY: an attacker may send an unsigned token, or a token that was
+            #   made for another purpose. Only one algorithm and one audience are
+            #   accepted, so that both are refused.
             claims = jwt.decode(
                 token,
                 self._secret,
@@ -88,9 +100,10 @@ class Signer:
         return member, int(claims['iat'])
 
     def bot_key(self, name: str) -> str:
-        """Return a key with which a bot of this name may post for a year."""
+        """Return a key for a bot with this name. The key is valid for one year."""
         digest = hashlib.sha256(name.encode()).hexdigest()
-        # NOTE: no id of a session has a full stop, so that this one is nobody else's.
+        # NOTE: the id of a person never contains a full stop. A bot therefore never
+        #   has the id of a person.
         bot = Member(
             id=f'bot.{digest[:16]}', name=name, since_ms=time.time_ns() // 1_000_000
         )
@@ -98,10 +111,10 @@ class Signer:
 
 
 class Identify:
-    """Middleware: who a request comes from, and whether a page of ours sent it.
+    """Middleware: identifies the member of a request, and checks its origin.
 
     Sets ``req.context.member`` (a `Member`, or ``None``) and
-    ``req.context.signed_s``, the Unix time of its cookie.
+    ``req.context.signed_s``, the Unix time at which the cookie was signed.
     """
 
     def __init__(self, signer: Signer, origin: OriginCheck) -> None:
@@ -111,15 +124,16 @@ class Identify:
     async def process_request(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response
     ) -> None:
-        """Identify the sender of an HTTP request."""
+        """Identify the sender of an HTTP request, and prevent CSRF."""
         by_cookie = self._identify(req)
         if req.method in _SAFE_METHODS:
             return
-        # SECURITY: cookies come along when another site's page posts here (CSRF);
-        #   browsers say in Origin which page it was, and always do so for a POST.
+        # SECURITY: a page of another site can make a browser post here with the
+        #   user's cookie (CSRF). Browsers always send the origin of the page with a
+        #   POST. A request with a cookie is refused if its Origin is wrong or missing.
         self._origin.check(req)
         if by_cookie and req.get_header('Origin') is None:
-            raise falcon.HTTPForbidden(description='An Origin header is missing.')
+            raise falcon.HTTPForbidden(description='The Origin header is missing.')
 
     async def process_request_ws(
         self, req: falcon.asgi.Request, ws: falcon.asgi.WebSocket
@@ -128,7 +142,7 @@ class Identify:
         self._identify(req)
 
     def _identify(self, req: falcon.asgi.Request) -> bool:
-        """Set the context; return whether a cookie said who it is."""
+        """Set the context; return whether the member was identified by a cookie."""
         req.context.member = None
         req.context.signed_s = 0
         scheme, _, key = (req.get_header('Authorization') or '').partition(' ')
@@ -146,29 +160,29 @@ class Identify:
         return False
 
 
-async def need_member(
+async def require_member(
     req: falcon.asgi.Request,
     resp: falcon.asgi.Response,
     resource: object,
     params: dict[str, Any],
 ) -> None:
-    """Hook: let nobody in who has no name.
+    """Hook: refuse requests without a member.
 
     Raises:
-        falcon.HTTPUnauthorized: Pick a name first.
+        falcon.HTTPUnauthorized: There is no session and no key of a bot.
     """
     if req.context.member is None:
         raise falcon.HTTPUnauthorized(description='Pick a name first.')
 
 
 class NewSession(msgspec.Struct, forbid_unknown_fields=True):
-    """What a page sends to get a session: ``{"name": "Ada"}``."""
+    """The body of a request for a session: ``{"name": "Ada"}``."""
 
     name: str
 
 
 class Session:
-    """``/api/session``: who I am, pick a name, leave."""
+    """``/api/session``: get the own member, pick a name, leave."""
 
     def __init__(self, signer: Signer, channels: Channels) -> None:
         self._signer = signer
@@ -177,7 +191,7 @@ class Session:
     async def on_get(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response
     ) -> None:
-        """Say who somebody is, ``{"id": ..., "name": ...}`` or 204."""
+        """Return the member, ``{"id": ..., "name": ...}``; 204 if there is none."""
         member = req.context.member
         if member is None:
             resp.status = falcon.HTTP_204
@@ -189,8 +203,8 @@ class Session:
     async def on_post(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response
     ) -> None:
-        """Give somebody a name; who has one already stays the same person."""
-        name = person_name((await read_json(req, NewSession)).name)
+        """Create a session with a name. An existing session keeps its member id."""
+        name = valid_person_name((await read_json(req, NewSession)).name)
         known = req.context.member
         if known is None:
             member = Member(
@@ -207,7 +221,7 @@ class Session:
     async def on_delete(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response
     ) -> None:
-        """Leave, on all tabs."""
+        """Delete the cookie, and close the connections of all tabs."""
         resp.unset_cookie(COOKIE, path='/', same_site='Strict')
         resp.status = falcon.HTTP_204
         if req.context.member is not None:

@@ -1,4 +1,4 @@
-"""What can be set from outside, as environment variables or by `create_app`."""
+"""Settings of the chat, from environment variables or from Python code."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ import msgspec
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """Settings of one chat; ``CHAT_DATABASE`` sets `database`, and so on.
+    """Settings of one chat. The variable ``CHAT_DATABASE`` sets `database`, and so on.
 
     Attributes:
-        database: File of rooms, messages and images.
-        broker: Where the channels live: ``sqlite:///FILE``, ``redis://...``,
-            ``postgresql://...``, or ``memory://`` for this one process.
-        secret: Signs session cookies and keys of bots, at least 32 characters; ``''``
-            makes one and keeps it in the database.
-        api_key: Opens the server API, as ``falcon-channels tail`` does; ``''``: nobody
-            can. Also read from ``FALCON_CHANNELS_API_KEY``.
+        database: SQLite file of the rooms, messages and images.
+        broker: URL of the broker: ``sqlite:///FILE``, ``redis://...``,
+            ``postgresql://...``, or ``memory://`` for a single process.
+        secret: Secret that signs session cookies and keys of bots, at least 32
+            characters. If empty, a secret is created and stored in the database.
+        api_key: Key of the server API, which ``falcon-channels tail`` uses. If empty,
+            there is no server API. Also read from ``FALCON_CHANNELS_API_KEY``.
         allowed_origins: Other sites whose pages may use this chat, separated by spaces.
-        messages_per_s: How many messages one person may send in the long run.
-        message_burst: How many at once.
-        max_rooms: How many rooms there can be.
-        max_image_bytes: The largest image.
-        max_images_bytes: All images together.
-        leave_grace_s: For how many seconds somebody who lost the connection still
-            counts as here.
+        messages_per_s: Average number of messages that a person may send per second.
+        message_burst: Number of messages that a person may send at once.
+        max_rooms: Maximum number of rooms.
+        max_image_bytes: Maximum size of one image in bytes.
+        max_images_bytes: Maximum size of all images together in bytes.
+        leave_grace_s: Seconds for which a member stays in the member list after the
+            connection was lost.
     """
 
     database: str = 'chat.db'
@@ -42,19 +42,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         if self.secret and len(self.secret) < 32:
-            raise ValueError('CHAT_SECRET needs at least 32 characters')
+            raise ValueError(
+                f'CHAT_SECRET has {len(self.secret)} characters, '
+                'but it needs at least 32 characters'
+            )
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Settings:
-        """Read ``CHAT_...`` variables.
+        """Return settings from ``CHAT_...`` variables.
 
         Raises:
-            ValueError: A value is not of its type; the message names the setting.
+            ValueError: A value has the wrong type; the message names the setting.
         """
-        given = {'api_key': environ.get('FALCON_CHANNELS_API_KEY', '')}
-        given |= {
+        values = {'api_key': environ.get('FALCON_CHANNELS_API_KEY', '')}
+        values |= {
             field: environ[f'CHAT_{field.upper()}']
             for field in cls.__struct_fields__
             if f'CHAT_{field.upper()}' in environ
         }
-        return msgspec.convert(given, cls, strict=False)
+        return msgspec.convert(values, cls, strict=False)

@@ -1,8 +1,9 @@
-"""What the chat keeps: rooms, messages, who read how far, images.
+"""The database of the chat: rooms, messages, read marks and images.
 
-One SQLite file and one thread. The channels carry what is new to those who are here;
-this is where it is read again, by those who come later. Several processes of one host
-may share the file; for many hosts, write these methods for the database that you have.
+It is one SQLite file, used by one thread. Channels deliver new messages to the members
+who are connected. The database keeps all messages for members who connect later.
+Several processes of one host can share the file. For several hosts, implement the
+methods of `Store` with the database that you use.
 """
 
 from __future__ import annotations
@@ -62,24 +63,24 @@ CREATE TABLE IF NOT EXISTS secrets (
 );
 """
 
-#: An image that no message has shown for so long is thrown away.
-_ORPHAN_MS = 24 * 60 * 60 * 1000
-#: A badge counts no further.
+#: An uploaded image that no message uses is deleted after this time.
+_UNUSED_IMAGE_MS = 24 * 60 * 60 * 1000
+#: Unread messages are counted up to this number.
 MAX_UNREAD = 100
-#: No id is larger, so that scripts of browsers count them without loss.
+#: The largest id. JavaScript represents integers exactly up to this number.
 MAX_ID = 2**53 - 1
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """A message as it is stored, sent and shown.
+    """A message as it is stored and as clients receive it.
 
     Attributes:
-        id: Grows with every message; messages are shown in this order.
-        key: The sender's own id for it; sent again, it is the same message.
+        id: Unique number. It grows with every message and defines their order.
+        key: Id chosen by the sender. A retry with the same key adds no message.
         user: Id of the sender.
-        name: What the sender was called.
+        name: Name of the sender at the time of sending.
         image: Id of an image, or ``None``.
-        version: Grows with every change of this message.
+        version: 1 for a new message; it grows with every change.
     """
 
     id: int
@@ -96,7 +97,13 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RoomSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """A room in the list of one person; `unread` counts to `MAX_UNREAD`."""
+    """A room in the list of one person.
+
+    Attributes:
+        name: Name of the room.
+        last: Id of the newest message; 0 if there is none.
+        unread: Number of unread messages, at most `MAX_UNREAD`.
+    """
 
     name: str
     last: int
@@ -123,7 +130,8 @@ def _now_ms() -> int:
 
 
 def _open(path: str) -> sqlite3.Connection:
-    # SECURITY: the file holds the secret of the sessions.
+    # SECURITY: another account of this host could read the secret of the sessions in
+    #   this file. Only the owner gets access to it.
     os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     database = sqlite3.connect(
         path, isolation_level=None, check_same_thread=False, timeout=10
@@ -140,13 +148,14 @@ def _open(path: str) -> sqlite3.Connection:
 
 
 class Store:
-    """The tables of one chat.
+    """The database of one chat.
 
     Args:
-        path: The file; made if it is not there, readable by its owner only.
+        path: The SQLite file. If it does not exist, it is created, readable by its
+            owner only.
 
     Raises:
-        OptionsError: The file cannot be used.
+        OptionsError: The file cannot be opened; the message contains the reason.
     """
 
     def __init__(self, path: str) -> None:
@@ -158,7 +167,7 @@ class Store:
         self._thread = ThreadPoolExecutor(1, 'chat-store')
 
     async def _run(self, work: Callable[[], T]) -> T:
-        """Do some work on the store's thread, all of it or nothing."""
+        """Run a function in a transaction on the thread of the store."""
 
         def transaction() -> T:
             self._db.execute('BEGIN IMMEDIATE')
@@ -175,15 +184,16 @@ class Store:
         )
 
     async def _read(self, work: Callable[[], T]) -> T:
+        """Run a function that only reads, on the thread of the store."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     async def process_shutdown(self, scope: object, event: object) -> None:
-        """Close with the application (Falcon middleware)."""
+        """Called when the application stops (Falcon middleware); close the file."""
         await self._read(self._db.close)
         self._thread.shutdown()
 
     def secret(self) -> str:
-        """Return the secret of this chat, made when it is first asked for."""
+        """Return the secret of this chat; create it at the first call."""
         self._db.execute(
             'INSERT INTO secrets VALUES (1, ?) ON CONFLICT DO NOTHING',
             [secrets.token_urlsafe(32)],
@@ -193,14 +203,18 @@ class Store:
 
     # --- rooms -----------------------------------------------------------------------
 
-    def add_room_now(self, name: str) -> None:
-        """Make a room while the chat starts."""
+    def add_room_nowait(self, name: str) -> None:
+        """Add a room unless it exists. For use before the chat starts to serve."""
         self._db.execute(
             'INSERT INTO rooms VALUES (?, ?) ON CONFLICT DO NOTHING', [name, _now_ms()]
         )
 
     async def add_room(self, name: str, max_rooms: int) -> bool:
-        """Make a room unless it is there; return ``False`` if there are too many."""
+        """Add a room unless it exists.
+
+        Returns:
+            ``False`` if there are already `max_rooms` rooms.
+        """
 
         def work() -> bool:
             if self._has_room(name):
@@ -208,13 +222,13 @@ class Store:
             (count,) = self._db.execute('SELECT count(*) FROM rooms').fetchone()
             if count >= max_rooms:
                 return False
-            self.add_room_now(name)
+            self.add_room_nowait(name)
             return True
 
         return await self._run(work)
 
     async def has_room(self, name: str) -> bool:
-        """Return whether there is such a room."""
+        """Return whether a room exists."""
         return await self._read(lambda: self._has_room(name))
 
     def _has_room(self, name: str) -> bool:
@@ -222,11 +236,12 @@ class Store:
         return query.fetchone() is not None
 
     async def rooms(self, user: str, since_ms: int) -> list[RoomSummary]:
-        """Return all rooms, by name, with what somebody has not read.
+        """Return all rooms, sorted by name, with the unread messages of a person.
 
         Args:
-            user: Who.
-            since_ms: When somebody came to the chat: nothing older counts as unread.
+            user: Id of the person.
+            since_ms: Unix time in milliseconds at which the session of the person
+                began. Older messages do not count as unread.
         """
         query = """
             SELECT name,
@@ -245,7 +260,11 @@ class Store:
         return [RoomSummary(name=row[0], last=row[1], unread=row[2]) for row in rows]
 
     async def mark_read(self, user: str, room: str, message: int) -> bool:
-        """Note how far somebody has read; return whether that is further."""
+        """Store the last message that a person has read.
+
+        Returns:
+            Whether this message is newer than the one stored before.
+        """
         query = """
             INSERT INTO reads VALUES (?, ?, ?)
             ON CONFLICT DO UPDATE SET message = excluded.message
@@ -260,7 +279,13 @@ class Store:
     async def messages(
         self, room: str, limit: int, before: int | None = None
     ) -> list[Message]:
-        """Return the newest messages of a room, or those before one; oldest first."""
+        """Return the newest messages of a room, oldest first.
+
+        Args:
+            room: Name of the room.
+            limit: Maximum number of messages.
+            before: Only messages with a smaller id are returned; default: no limit.
+        """
         query = f"""
             SELECT {_COLUMNS} FROM messages WHERE room = ? AND id < ?
             ORDER BY id DESC LIMIT ?
@@ -283,11 +308,11 @@ class Store:
     async def add_message(
         self, *, room: str, key: str, user: str, name: str, text: str, image: str | None
     ) -> tuple[Message | None, bool]:
-        """Add a message unless its sender's key was used already.
+        """Add a message unless the sender has used the key before.
 
         Returns:
-            The message, and whether it is new; ``None`` where the image is not the
-            sender's to show.
+            The message, and whether it is new. The message is ``None`` if the image
+            does not exist, belongs to another person, or is used by a message.
         """
         insert = """
             INSERT INTO messages (room, key, user, name, text, image, sent_ms)
@@ -326,7 +351,7 @@ class Store:
         await self._run(lambda: self._db.execute(query, [text, message_id, text]))
 
     async def delete_message(self, message_id: int) -> None:
-        """Forget what a message said and showed; that it was there stays."""
+        """Delete the text and the image of a message; keep the entry itself."""
         query = """
             UPDATE messages
             SET text = '', image = NULL, deleted = 1, version = version + 1
@@ -342,14 +367,23 @@ class Store:
     # --- images ----------------------------------------------------------------------
 
     async def add_image(self, user: str, image: Image, max_bytes: int) -> str | None:
-        """Keep an image until a message shows it; ``None``: no room for it."""
+        """Store an image. It is deleted after a day unless a message uses it.
+
+        Args:
+            user: Id of the person who uploaded the image.
+            image: The image.
+            max_bytes: Maximum size of all images together in bytes.
+
+        Returns:
+            The id of the image, or ``None`` if there is no space for it.
+        """
         image_id = secrets.token_urlsafe(16)
         now_ms = _now_ms()
 
         def work() -> str | None:
             self._db.execute(
                 'DELETE FROM images WHERE message IS NULL AND made_ms < ?',
-                [now_ms - _ORPHAN_MS],
+                [now_ms - _UNUSED_IMAGE_MS],
             )
             (used_bytes,) = self._db.execute(
                 'SELECT coalesce(sum(length(data)), 0) FROM images'

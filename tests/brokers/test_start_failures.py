@@ -144,7 +144,7 @@ def test_worker_killed_without_broker_is_replaced_when_it_is_back(
         wait_until(lambda: server.log().count(lost) == 2, 'both workers have noticed')
         os.kill(two.pid, signal.SIGKILL)
         wait_until(
-            lambda: 'failed to start; again in' in server.log(),
+            lambda: 'failed to start; retrying in' in server.log(),
             'the successor has failed',
         )
         redis.start()

@@ -37,7 +37,7 @@ def server(asgi_server: AsgiServer) -> Iterator[ServerProcess]:
         yield server
 
 
-async def test_offline_while_thirty_are_sent(
+async def test_messages_sent_while_offline_appear_once_after_reconnect(
     guests: Guests, server: ServerProcess
 ) -> None:
     """What is said and written while somebody is offline is there afterwards, once."""
@@ -77,7 +77,9 @@ async def test_offline_while_thirty_are_sent(
         await page.close()
 
 
-async def test_a_device_that_was_offline(guests: Guests, server: ServerProcess) -> None:
+async def test_device_back_online_reconnects_at_once(
+    guests: Guests, server: ServerProcess
+) -> None:
     """When the device is online again the page comes back without waiting."""
     ada, bob = await guests.room(server.url, 'device', 'Ada', 'Bob')
     page = ada.page
@@ -92,7 +94,7 @@ async def test_a_device_that_was_offline(guests: Guests, server: ServerProcess) 
     await bob.sees('are you there?', 'yes')
 
 
-async def test_a_network_without_websockets(
+async def test_network_without_websockets_uses_http_instead(
     guests: Guests, server: ServerProcess
 ) -> None:
     """Where no WebSocket gets through, the page speaks plain HTTP instead."""
@@ -113,7 +115,7 @@ async def test_a_network_without_websockets(
     await expect(bob.page.locator('#typing')).to_have_text('Ada is typing')
 
 
-async def test_the_server_restarts(guests: Guests) -> None:
+async def test_server_restart_under_open_pages_loses_no_message(guests: Guests) -> None:
     """Under two open pages the server goes and comes: both go on, nothing is lost."""
     port = free_port()
     with new_folder() as folder:
@@ -141,7 +143,7 @@ async def test_the_server_restarts(guests: Guests) -> None:
                 await guest.page.close()
 
 
-async def test_a_gap_that_cannot_be_recovered(guests: Guests) -> None:
+async def test_unrecoverable_gap_reloads_the_room_with_a_notice(guests: Guests) -> None:
     """If the channel has forgotten, the page loads the room again and says so."""
     port = free_port()
     memory = {'CHAT_BROKER': 'memory://'}
@@ -163,7 +165,9 @@ async def test_a_gap_that_cannot_be_recovered(guests: Guests) -> None:
                 await guest.page.close()
 
 
-async def test_a_send_that_fails(guests: Guests, server: ServerProcess) -> None:
+async def test_failed_message_can_be_sent_again(
+    guests: Guests, server: ServerProcess
+) -> None:
     """A message that could not be sent says so, and goes out once when asked to."""
     ada, bob = await guests.room(server.url, 'fail', 'Ada', 'Bob')
     page = ada.page
@@ -182,7 +186,9 @@ async def test_a_send_that_fails(guests: Guests, server: ServerProcess) -> None:
     await expect(page.locator('.failed')).to_have_count(0)
 
 
-async def test_an_answer_that_is_lost(guests: Guests, server: ServerProcess) -> None:
+async def test_message_with_lost_response_is_retried_and_appears_once(
+    guests: Guests, server: ServerProcess
+) -> None:
     """A message that arrived without the page knowing is sent again, and is there once.
 
     Neither the answer reaches the page nor, at first, what the channel says.
@@ -219,7 +225,7 @@ async def test_an_answer_that_is_lost(guests: Guests, server: ServerProcess) -> 
     await bob.sees('once', 'twice')
 
 
-async def test_unsent_messages_survive_a_reload(
+async def test_unsent_message_is_sent_after_a_reload(
     guests: Guests, server: ServerProcess
 ) -> None:
     """What was not sent is still there after a reload, and goes out then."""
@@ -237,7 +243,9 @@ async def test_unsent_messages_survive_a_reload(
     await ada.sees('keep me')
 
 
-async def test_leaving(guests: Guests, server: ServerProcess) -> None:
+async def test_leaving_shows_the_welcome_form_in_every_tab(
+    guests: Guests, server: ServerProcess
+) -> None:
     """Who leaves is asked for a name again, in every tab."""
     (ada,) = await guests.room(server.url, 'leaving', 'Ada')
     first = ada.page

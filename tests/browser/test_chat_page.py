@@ -37,7 +37,9 @@ def server(asgi_server: AsgiServer) -> Iterator[ServerProcess]:
         yield server
 
 
-async def test_two_people_chat(guests: Guests, server: ServerProcess) -> None:
+async def test_two_people_receive_the_messages_of_each_other(
+    guests: Guests, server: ServerProcess
+) -> None:
     """Somebody picks a name, comes in and talks with somebody who is there."""
     (bob,) = await guests.room(server.url, 'talk', 'Bob')
     ada = await guests.come(server.url, 'Ada')
@@ -61,7 +63,9 @@ async def test_two_people_chat(guests: Guests, server: ServerProcess) -> None:
     await expect(page.locator('#announcer')).to_have_text('Bob: Hello, Ada')
 
 
-async def test_presence_and_typing(guests: Guests, server: ServerProcess) -> None:
+async def test_member_list_and_typing_line_follow_other_members(
+    guests: Guests, server: ServerProcess
+) -> None:
     """It is seen who is there, who types, and who has gone."""
     ada, bob = await guests.room(server.url, 'presence', 'Ada', 'Bob')
     assert ada.page is not None
@@ -81,7 +85,9 @@ async def test_presence_and_typing(guests: Guests, server: ServerProcess) -> Non
     await expect(names).to_have_text(['Ada'])
 
 
-async def test_two_tabs_are_one_person(guests: Guests, server: ServerProcess) -> None:
+async def test_person_with_two_tabs_is_listed_once(
+    guests: Guests, server: ServerProcess
+) -> None:
     """Somebody with two tabs is listed once, and leaves with the last of them."""
     ada, bob = await guests.room(server.url, 'tabs', 'Ada', 'Bob')
     first = ada.page
@@ -100,7 +106,9 @@ async def test_two_tabs_are_one_person(guests: Guests, server: ServerProcess) ->
     await expect(names).to_have_text(['Bob'])
 
 
-async def test_history_after_reload(guests: Guests, server: ServerProcess) -> None:
+async def test_reload_restores_messages_and_draft(
+    guests: Guests, server: ServerProcess
+) -> None:
     """After a reload everything is there, and so is what was being written."""
     ada, bob = await guests.room(server.url, 'reload', 'Ada', 'Bob')
     await ada.say('one')
@@ -115,7 +123,9 @@ async def test_history_after_reload(guests: Guests, server: ServerProcess) -> No
     await expect(field).to_have_value('not yet sent')
 
 
-async def test_edit_and_delete(guests: Guests, server: ServerProcess) -> None:
+async def test_edited_and_deleted_message_changes_on_other_pages(
+    guests: Guests, server: ServerProcess
+) -> None:
     """What somebody edits or deletes changes on the page of the other."""
     ada, bob = await guests.room(server.url, 'edit', 'Ada', 'Bob')
     await ada.say('helo')
@@ -140,7 +150,9 @@ async def test_edit_and_delete(guests: Guests, server: ServerProcess) -> None:
     await bob.sees()
 
 
-async def test_scrolling_back(guests: Guests, server: ServerProcess) -> None:
+async def test_scrolling_up_loads_older_messages_and_keeps_the_position(
+    guests: Guests, server: ServerProcess
+) -> None:
     """500 messages come page by page while scrolling up, and the place is kept."""
     ada = await guests.come(server.url, 'Ada')
     await ada.ask('POST', '/api/rooms', {'name': 'long'})
@@ -177,7 +189,9 @@ WORDS = [
 ]
 
 
-async def test_words_of_all_kinds(guests: Guests, server: ServerProcess) -> None:
+async def test_text_of_any_kind_is_shown_as_typed(
+    guests: Guests, server: ServerProcess
+) -> None:
     """Markup, other writings, emoji and long texts are shown as they were typed."""
     name = '<b onclick="x">شهرزاد</b>'
     ada, bob = await guests.room(server.url, 'words', name, 'Bob')
@@ -203,7 +217,9 @@ async def test_words_of_all_kinds(guests: Guests, server: ServerProcess) -> None
     await expect(ada.messages).to_have_count(len(WORDS))
 
 
-async def test_links(guests: Guests, server: ServerProcess) -> None:
+async def test_only_http_addresses_become_links(
+    guests: Guests, server: ServerProcess
+) -> None:
     """Addresses of the web can be clicked, and lead away safely; others cannot."""
     (ada,) = await guests.room(server.url, 'links', 'Ada')
     await ada.say(
@@ -216,7 +232,9 @@ async def test_links(guests: Guests, server: ServerProcess) -> None:
     await expect(links).to_have_attribute('rel', re.compile('noopener'))
 
 
-async def test_unread_and_rooms(guests: Guests, server: ServerProcess) -> None:
+async def test_unread_badge_of_another_room_is_cleared_by_reading(
+    guests: Guests, server: ServerProcess
+) -> None:
     """Another room shows how much is unread in it, until it is read in any tab."""
     ada, bob = await guests.room(server.url, 'here', 'Ada', 'Bob')
     page = ada.page
@@ -244,7 +262,9 @@ async def test_unread_and_rooms(guests: Guests, server: ServerProcess) -> None:
     await ada.live(other)
 
 
-async def test_an_image(guests: Guests, server: ServerProcess, tmp_path: Path) -> None:
+async def test_image_can_be_sent_and_other_files_are_refused(
+    guests: Guests, server: ServerProcess, tmp_path: Path
+) -> None:
     """A picture can be chosen, looked at and sent; what is no picture cannot."""
     ada, bob = await guests.room(server.url, 'images', 'Ada', 'Bob')
     assert ada.page is not None
@@ -274,7 +294,7 @@ async def test_an_image(guests: Guests, server: ServerProcess, tmp_path: Path) -
     await ada.shot('image')
 
 
-async def test_pasting_an_image(guests: Guests, server: ServerProcess) -> None:
+async def test_pasted_image_is_sent(guests: Guests, server: ServerProcess) -> None:
     """A picture from the clipboard goes the same way, without its camera's notes."""
     (ada,) = await guests.room(server.url, 'paste', 'Ada')
     assert ada.page is not None
@@ -295,7 +315,9 @@ async def test_pasting_an_image(guests: Guests, server: ServerProcess) -> None:
     ).to_be_visible()
 
 
-async def test_keyboard(guests: Guests, server: ServerProcess) -> None:
+async def test_keyboard_can_insert_newline_and_emoji(
+    guests: Guests, server: ServerProcess
+) -> None:
     """Shift and Enter make a line, and emoji can be picked without a mouse."""
     (ada,) = await guests.room(server.url, 'keys', 'Ada')
     assert ada.page is not None
@@ -313,7 +335,9 @@ async def test_keyboard(guests: Guests, server: ServerProcess) -> None:
     await ada.sees('a\nb 😄')
 
 
-async def test_a_phone(guests: Guests, server: ServerProcess) -> None:
+async def test_narrow_screen_opens_panels_with_buttons(
+    guests: Guests, server: ServerProcess
+) -> None:
     """On a narrow screen everything is there, behind two buttons."""
     ada = await guests.come(
         server.url,
@@ -340,7 +364,7 @@ async def test_a_phone(guests: Guests, server: ServerProcess) -> None:
 
 
 @pytest.mark.parametrize('scheme', ['light', 'dark'])
-async def test_accessibility(
+async def test_page_has_no_serious_accessibility_findings(
     guests: Guests, server: ServerProcess, scheme: str
 ) -> None:
     """axe finds nothing serious: coming in, in a room, on a phone, in both schemes."""

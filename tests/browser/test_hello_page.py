@@ -61,7 +61,9 @@ async def send(page: Page, text: str) -> None:
     )
 
 
-async def test_type_send_read(page: Page, server: ServerProcess, name: str) -> None:
+async def test_sent_text_is_answered_in_the_list(
+    page: Page, server: ServerProcess, name: str
+) -> None:
     """What is typed and sent comes back as a list item, and the field is empty."""
     await open_page(page, server.url)
     assert 'WebSocket Chat' == await page.title()
@@ -77,7 +79,9 @@ async def test_type_send_read(page: Page, server: ServerProcess, name: str) -> N
     await page.screenshot(path=ARTIFACTS / f'{name}.png')
 
 
-async def test_markup_stays_text(page: Page, server: ServerProcess) -> None:
+async def test_markup_in_a_message_is_shown_as_text(
+    page: Page, server: ServerProcess
+) -> None:
     """A message with markup is shown as it was typed, and runs nothing."""
     await open_page(page, server.url)
     evil = '<img src=x onerror="document.title = \'owned\'">'
@@ -87,7 +91,9 @@ async def test_markup_stays_text(page: Page, server: ServerProcess) -> None:
     assert 'WebSocket Chat' == await page.title()
 
 
-async def test_second_tab(page: Page, server: ServerProcess) -> None:
+async def test_two_tabs_have_separate_connections(
+    page: Page, server: ServerProcess
+) -> None:
     """Two tabs have a connection each, and each reads its own answers only."""
     await open_page(page, server.url)
     other = await page.context.new_page()
@@ -100,7 +106,7 @@ async def test_second_tab(page: Page, server: ServerProcess) -> None:
     await send(page, 'the other tab is closed')
 
 
-async def test_server_restarts_under_the_page(page: Page, name: str) -> None:
+async def test_page_reconnects_after_a_server_restart(page: Page, name: str) -> None:
     """The page says that the server is away, and goes on by itself when it is back."""
     port = free_port()
     with ServerProcess(COMMANDS[name], port=port) as server:

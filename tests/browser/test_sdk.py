@@ -47,7 +47,7 @@ USE_SDK = """async (transport) => {
 
 
 @pytest.mark.parametrize('transport', ['websocket', 'http_stream', 'sse'])
-async def test_the_sdk_in_a_page(
+async def test_sdk_in_a_page_receives_its_own_publication(
     page: Page, server: ServerProcess, transport: str
 ) -> None:
     """A page connects by each transport, publishes, and gets what it published."""
@@ -71,7 +71,9 @@ LISTEN = """() => {
 }"""
 
 
-async def test_an_event_source_needs_no_sdk(page: Page, server: ServerProcess) -> None:
+async def test_event_source_recovers_missed_publications_without_sdk(
+    page: Page, server: ServerProcess
+) -> None:
     """A browser's own EventSource reconnects, and gets what it missed, by itself."""
     await page.goto(f'{server.url}/page')
     await page.evaluate(LISTEN)
@@ -106,7 +108,9 @@ WEBSOCKET = """() => new Promise((resolve) => {
 })"""
 
 
-async def test_a_websocket_needs_no_sdk(page: Page, server: ServerProcess) -> None:
+async def test_unidirectional_websocket_receives_publications_without_sdk(
+    page: Page, server: ServerProcess
+) -> None:
     """A browser's own WebSocket gets publications after one message."""
     await page.goto(f'{server.url}/page')
     seen = await page.evaluate(WEBSOCKET)

@@ -45,7 +45,9 @@ async def closed() -> AsyncIterator[None]:
     await settle()
 
 
-async def test_what_clients_may_do(server: ServerProcess) -> None:
+async def test_client_publish_and_subscribe_outside_its_rights_is_refused(
+    server: ServerProcess,
+) -> None:
     """Rooms take nothing from clients, typing only from those who are there."""
     async with talker(server.url, 'Ada') as ada, talker(server.url, 'Bob') as bob:
         client = ada.connect(server.ws_url)
@@ -79,7 +81,9 @@ async def test_what_clients_may_do(server: ServerProcess) -> None:
         assert [] == ada.publications
 
 
-async def test_typing_has_a_shape_and_an_author(server: ServerProcess) -> None:
+async def test_typing_signal_is_validated_and_carries_its_user(
+    server: ServerProcess,
+) -> None:
     """What somebody types arrives with the server's word for who it is."""
     async with talker(server.url, 'Ada') as ada, talker(server.url, 'Bob') as bob:
         for one in (ada, bob):
@@ -105,7 +109,9 @@ async def test_typing_has_a_shape_and_an_author(server: ServerProcess) -> None:
         )
 
 
-async def test_presence_is_by_person(server: ServerProcess) -> None:
+async def test_two_connections_of_a_person_join_and_leave_once(
+    server: ServerProcess,
+) -> None:
     """Two connections of one person join once and leave once."""
     async with talker(server.url, 'Ada') as ada, talker(server.url, 'Bob') as bob:
         await ada.http.post('/api/rooms', json={'name': 'club'})
@@ -129,7 +135,9 @@ async def test_presence_is_by_person(server: ServerProcess) -> None:
 
 
 @pytest.mark.parametrize('origin', ['https://evil.example', 'null'])
-async def test_foreign_pages_cannot_connect(server: ServerProcess, origin: str) -> None:
+async def test_websocket_from_another_origin_is_refused(
+    server: ServerProcess, origin: str
+) -> None:
     """A page of another site does not even get a WebSocket, cookie or not."""
     async with talker(server.url, 'Ada') as ada:
         with pytest.raises(InvalidStatus) as caught:
@@ -142,7 +150,9 @@ async def test_foreign_pages_cannot_connect(server: ServerProcess, origin: str) 
 
 
 @pytest.mark.parametrize('cookie', ['', 'forged', 'a.b.c'])
-async def test_nobody_cannot_connect(server: ServerProcess, cookie: str) -> None:
+async def test_connection_without_a_valid_session_is_closed(
+    server: ServerProcess, cookie: str
+) -> None:
     """Without a session that this chat signed a connection ends for good."""
     async with connect(
         server.ws_url + SOCKET, additional_headers={'Cookie': f'chat_session={cookie}'}

@@ -31,7 +31,7 @@ def run(*words: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_several_workers_share_one_chat(tmp_path: Path) -> None:
+def test_two_workers_share_one_chat(tmp_path: Path) -> None:
     """With two processes, whichever answers knows what was said to the other."""
     command = [str(Path(sys.executable).with_name('falcon-channels')), 'chat']
     command += ['--workers', '2', '--port', '{port}', '--database', 'talk.db']
@@ -57,7 +57,7 @@ def test_several_workers_share_one_chat(tmp_path: Path) -> None:
         assert 0 == path.stat().st_mode & 0o077, f'{path} is for its owner only'
 
 
-def test_a_terminal_follows_a_room(tmp_path: Path) -> None:
+def test_tail_command_with_the_api_key_prints_messages(tmp_path: Path) -> None:
     """`falcon-channels tail` prints what is said, for who has the key of the API."""
     key = 'k' * 43
     bot = run('--bot-key', 'Echo', cwd=tmp_path).stdout.strip()
@@ -96,7 +96,7 @@ def test_a_terminal_follows_a_room(tmp_path: Path) -> None:
         assert 401 == stranger.status_code
 
 
-def test_the_example_keeps_the_hello_page(tmp_path: Path) -> None:
+def test_chat_example_also_serves_the_hello_page(tmp_path: Path) -> None:
     """What `make run` starts has the chat at / and the hello page at /hello."""
     command = ['python', '-m', 'examples.chat_asgi', '--port', '{port}']
     database = str(tmp_path / 'chat.db')
@@ -119,7 +119,7 @@ def test_the_example_keeps_the_hello_page(tmp_path: Path) -> None:
         (['--bot-key', 'Echo', '--database', 'no/x.db'], {}, 'no/x.db cannot be used'),
     ],
 )
-def test_settings_that_make_no_sense(
+def test_invalid_setting_is_reported_without_traceback(
     tmp_path: Path, words: list[str], env: dict[str, str], complaint: str
 ) -> None:
     """A wrong setting is said in one line, without a traceback, and nothing starts."""
@@ -129,7 +129,9 @@ def test_settings_that_make_no_sense(
     assert 'Traceback' not in result.stderr
 
 
-def test_a_database_that_cannot_be_opened(tmp_path: Path) -> None:
+def test_database_that_cannot_be_opened_is_reported_without_traceback(
+    tmp_path: Path,
+) -> None:
     """The chat ends with a line about the file, and without a traceback."""
     result = run('--port', '0', '--database', 'missing/talk.db', cwd=tmp_path)
     assert 3 == result.returncode
@@ -139,7 +141,7 @@ def test_a_database_that_cannot_be_opened(tmp_path: Path) -> None:
     assert 'Traceback' not in result.stderr
 
 
-def test_the_wheel_has_the_page(tmp_path: Path) -> None:
+def test_wheel_contains_the_built_page_only(tmp_path: Path) -> None:
     """Who installs the package gets the built page, and not its sources."""
     subprocess.run(
         [sys.executable, '-m', 'hatchling', 'build', '-t', 'wheel', '-d', tmp_path],

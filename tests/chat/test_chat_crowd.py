@@ -38,7 +38,9 @@ async def closed() -> AsyncIterator[None]:
     await settle()
 
 
-async def test_ten_people_talk_for_a_minute() -> None:
+async def test_ten_people_with_breaking_connections_receive_every_message_once() -> (
+    None
+):
     """Ten people whose connections break now and then miss nothing and see it once."""
     dice = random.Random(20)
     async with AsyncExitStack() as stack:

@@ -31,7 +31,9 @@ async def upload(person: Person, data: bytes, media_type: str) -> Result:
     )
 
 
-async def test_an_image_is_shown_by_a_message(ada: Person, bob: Person) -> None:
+async def test_uploaded_image_can_be_sent_once_by_its_owner(
+    ada: Person, bob: Person
+) -> None:
     """An uploaded image can be sent once, by its owner, and goes with its message."""
     image = (await upload(ada, PNG, 'image/png')).json['id']
     assert 422 == (await bob.say('', image=image)).status_code
@@ -59,7 +61,9 @@ async def test_an_image_is_shown_by_a_message(ada: Person, bob: Person) -> None:
         (PNG, ''),
     ],
 )
-async def test_what_is_no_image(ada: Person, data: bytes, media_type: str) -> None:
+async def test_upload_with_wrong_media_type_is_refused(
+    ada: Person, data: bytes, media_type: str
+) -> None:
     """Bytes that are no image, or not the one they claim to be, are refused."""
     assert 415 == (await upload(ada, data, media_type)).status_code
 
@@ -72,19 +76,21 @@ async def test_what_is_no_image(ada: Person, data: bytes, media_type: str) -> No
         (WEBP, 'image/webp'),
     ],
 )
-async def test_kinds_of_images(ada: Person, data: bytes, media_type: str) -> None:
+async def test_upload_of_other_image_types_is_accepted(
+    ada: Person, data: bytes, media_type: str
+) -> None:
     """JPEG, GIF and WebP are taken like PNG."""
     assert 201 == (await upload(ada, data, media_type)).status_code
 
 
-async def test_sizes(ada: Person) -> None:
+async def test_image_over_a_size_limit_is_refused(ada: Person) -> None:
     """Neither one image nor all together exceed their limits."""
     assert 413 == (await upload(ada, PNG + bytes(900), 'image/png')).status_code
     assert 201 == (await upload(ada, PNG + bytes(890), 'image/png')).status_code
     assert 507 == (await upload(ada, PNG + bytes(500), 'image/png')).status_code
 
 
-async def test_a_length_that_lies(ada: Person) -> None:
+async def test_body_larger_than_its_content_length_is_refused(ada: Person) -> None:
     """A body without a Content-Length is counted as it comes."""
     result = await ada.request(
         'POST',
@@ -95,7 +101,7 @@ async def test_a_length_that_lies(ada: Person) -> None:
     assert result.status_code in (413, 415)
 
 
-async def test_only_people_with_a_name(ada: Person) -> None:
+async def test_images_without_a_session_are_refused(ada: Person) -> None:
     """Strangers neither upload nor see images."""
     image = (await upload(ada, PNG, 'image/png')).json['id']
     ada.cookie = None

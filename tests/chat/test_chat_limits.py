@@ -8,7 +8,7 @@ import falcon
 import pytest
 from support.chat import Person
 
-from falcon_channels_chat.limits import RateLimit
+from falcon_channels_chat.rate_limit import RateLimit
 from falcon_channels_chat.settings import Settings
 
 
@@ -22,7 +22,7 @@ def settings(tmp_path: Path) -> Settings:
     )
 
 
-async def test_messages_have_a_rate(ada: Person, bob: Person) -> None:
+async def test_message_over_the_rate_limit_is_refused(ada: Person, bob: Person) -> None:
     """Who sends too fast is told when to go on; the others are not held up."""
     results = [await ada.say(str(number)) for number in range(4)]
     assert [201, 201, 201, 429] == [result.status_code for result in results]
@@ -30,7 +30,7 @@ async def test_messages_have_a_rate(ada: Person, bob: Person) -> None:
     assert 201 == (await bob.say('me too')).status_code
 
 
-async def test_rooms_have_a_number(ada: Person) -> None:
+async def test_room_over_the_limit_is_refused(ada: Person) -> None:
     """No more rooms than the settings allow can be made."""
     results = [
         await ada.request('POST', '/api/rooms', {'name': name}) for name in 'abc'
@@ -38,7 +38,7 @@ async def test_rooms_have_a_number(ada: Person) -> None:
     assert [201, 201, 409] == [result.status_code for result in results]
 
 
-def test_tokens_come_back_with_time() -> None:
+def test_rate_limit_refills_with_time_up_to_the_burst() -> None:
     """A bucket fills again at its rate, and never over its size."""
     now_s = 0.0
     limit = RateLimit(per_s=0.5, burst=2, clock=lambda: now_s)
@@ -56,7 +56,7 @@ def test_tokens_come_back_with_time() -> None:
         limit.take('ada')
 
 
-def test_the_number_of_buckets_is_bounded() -> None:
+def test_rate_limit_over_max_people_forgets_the_least_recent() -> None:
     """Whoever was not seen the longest is forgotten first."""
     limit = RateLimit(per_s=1.0, burst=1, max_people=2, clock=lambda: 0.0)
     for who in ('a', 'b', 'c', 'a'):

@@ -22,7 +22,9 @@ async def unread(person: Person) -> dict[str, int]:
     return {room['name']: room['unread'] for room in rooms}
 
 
-async def test_send_and_read(ada: Person, bob: Person) -> None:
+async def test_sent_message_is_in_the_room_of_another_member(
+    ada: Person, bob: Person
+) -> None:
     """What one sends the other reads, with the sender's name and the time."""
     sent = (await ada.say('  Hello,\r\nBob ')).json
     assert 'Hello,\nBob' == sent['text']
@@ -33,7 +35,9 @@ async def test_send_and_read(ada: Person, bob: Person) -> None:
     assert not snapshot['more']
 
 
-async def test_the_same_key_is_the_same_message(ada: Person, bob: Person) -> None:
+async def test_message_sent_twice_with_one_key_is_stored_once(
+    ada: Person, bob: Person
+) -> None:
     """A message sent again with its key is there once; keys are each person's own."""
     first = await ada.say('once', key='k-1')
     again = await ada.say('once', key='k-1')
@@ -43,7 +47,7 @@ async def test_the_same_key_is_the_same_message(ada: Person, bob: Person) -> Non
     assert ['once', 'another'] == await texts(ada)
 
 
-async def test_four_thousand_characters_and_one(ada: Person) -> None:
+async def test_message_over_4000_characters_is_refused(ada: Person) -> None:
     """4,000 characters of any kind are a message, one more is none."""
     assert 201 == (await ada.say('🦅' * 4000)).status_code
     result = await ada.say('🦅' * 4001)
@@ -67,7 +71,9 @@ async def test_four_thousand_characters_and_one(ada: Person) -> None:
         'x',
     ],
 )
-async def test_what_is_no_message(ada: Person, body: Any) -> None:
+async def test_invalid_message_is_refused_with_a_description(
+    ada: Person, body: Any
+) -> None:
     """A body of another shape is refused, and says why."""
     result = await ada.request('POST', MESSAGES, body)
     assert 422 == result.status_code
@@ -75,7 +81,7 @@ async def test_what_is_no_message(ada: Person, body: Any) -> None:
     assert [] == await texts(ada)
 
 
-async def test_bodies_that_are_no_json(ada: Person) -> None:
+async def test_invalid_json_is_refused_without_traceback(ada: Person) -> None:
     """Broken JSON, deep JSON and too much of it are refused without a traceback."""
     headers = {'Content-Type': 'application/json'}
 
@@ -90,7 +96,9 @@ async def test_bodies_that_are_no_json(ada: Person) -> None:
     assert 413 == await post(b'{"text": "' + b'x' * 70_000 + b'"}')
 
 
-async def test_rooms(ada: Person, bob: Person) -> None:
+async def test_room_created_by_name_is_available_to_all_members(
+    ada: Person, bob: Person
+) -> None:
     """A room can be made by its name, any writing, and is there for everybody."""
     made = await ada.request('POST', '/api/rooms', {'name': ' Süd  Garten '})
     assert 'süd-garten' == made.json['name']
@@ -112,7 +120,7 @@ async def test_rooms(ada: Person, bob: Person) -> None:
     assert 404 == (await ada.request('GET', '/api/rooms/attic')).status_code
 
 
-async def test_older_messages_come_in_pages(ada: Person) -> None:
+async def test_older_messages_are_returned_in_pages(ada: Person) -> None:
     """The snapshot has the newest 50; the others follow before the oldest known."""
     for number in range(120):
         await ada.say(str(number))
@@ -128,7 +136,9 @@ async def test_older_messages_come_in_pages(ada: Person) -> None:
         assert 400 == result.status_code
 
 
-async def test_edit_and_delete(ada: Person, bob: Person) -> None:
+async def test_message_can_be_changed_and_deleted_by_its_sender_only(
+    ada: Person, bob: Person
+) -> None:
     """Somebody changes and deletes own messages, and nobody else's."""
     sent = (await ada.say('helo')).json
     path = f'{MESSAGES}/{sent["id"]}'
@@ -150,7 +160,9 @@ async def test_edit_and_delete(ada: Person, bob: Person) -> None:
     assert 404 == (await ada.request('DELETE', f'{MESSAGES}/99')).status_code
 
 
-async def test_unread_counts_what_others_said(ada: Person, bob: Person) -> None:
+async def test_unread_counts_messages_of_others_up_to_100(
+    ada: Person, bob: Person
+) -> None:
     """A badge counts messages of others after the last read one, up to 100."""
     await bob.say('mine')
     for number in range(3):
@@ -171,7 +183,7 @@ async def test_unread_counts_what_others_said(ada: Person, bob: Person) -> None:
     assert {'lobby': 100} == await unread(bob)
 
 
-async def test_new_people_have_nothing_unread(chat: Chat, ada: Person) -> None:
+async def test_new_member_has_no_unread_messages(chat: Chat, ada: Person) -> None:
     """What was said before somebody came does not count as unread."""
     await ada.say('long ago')
     late = await chat.person('Late')

@@ -36,7 +36,7 @@ MAX_FIRST_LOAD_BYTES = 60_000
         ('DELETE', '/api/session'),
     ],
 )
-async def test_pages_of_other_sites(
+async def test_request_with_cookie_from_another_origin_is_refused(
     ada: Person, method: str, path: str, origin: str
 ) -> None:
     """A request with cookies that no page of this site sent is refused (CSRF)."""
@@ -44,7 +44,7 @@ async def test_pages_of_other_sites(
     assert 403 == result.status_code
 
 
-async def test_a_foreign_page_cannot_pick_a_name(chat: Chat) -> None:
+async def test_session_request_from_another_origin_is_refused(chat: Chat) -> None:
     """Nor can a page of another site give somebody a session."""
     result = await chat.stranger().request(
         'POST',
@@ -59,7 +59,9 @@ async def test_a_foreign_page_cannot_pick_a_name(chat: Chat) -> None:
     'content_type',
     ['text/plain', 'application/x-www-form-urlencoded', 'multipart/form-data', ''],
 )
-async def test_forms_cannot_post(ada: Person, content_type: str) -> None:
+async def test_post_with_content_type_of_a_form_is_refused(
+    ada: Person, content_type: str
+) -> None:
     """What a form can send without asking first is no message."""
     result = await ada.request(
         'POST', MESSAGES, body=b'{"text": "x"}', headers={'Content-Type': content_type}
@@ -67,7 +69,7 @@ async def test_forms_cannot_post(ada: Person, content_type: str) -> None:
     assert 415 == result.status_code
 
 
-async def test_headers_of_the_page(chat: Chat) -> None:
+async def test_page_has_a_strict_content_security_policy(chat: Chat) -> None:
     """The page may load its own files, nothing else, and no inline script."""
     result = await chat.stranger().request('GET', '/rooms/lobby')
     policy = result.headers['Content-Security-Policy']
@@ -80,7 +82,7 @@ async def test_headers_of_the_page(chat: Chat) -> None:
     )
 
 
-async def test_api_answers_are_not_stored(ada: Person) -> None:
+async def test_api_responses_are_not_cached(ada: Person) -> None:
     """What the API says is kept by no cache."""
     result = await ada.request('GET', '/api/rooms/lobby')
     assert 'no-store' == result.headers['Cache-Control']
@@ -88,7 +90,7 @@ async def test_api_answers_are_not_stored(ada: Person) -> None:
     assert 'no-store' == refused.headers['Cache-Control']
 
 
-async def test_the_first_load_is_small(chat: Chat) -> None:
+async def test_page_and_assets_are_smaller_than_60_kilobytes(chat: Chat) -> None:
     """The page and all its files are under 60 kB as they travel."""
     stranger = chat.stranger()
     packed = {'Accept-Encoding': 'gzip, br'}
@@ -109,12 +111,12 @@ async def test_the_first_load_is_small(chat: Chat) -> None:
 
 
 @pytest.mark.parametrize('name', ['x.js', '..%2fapp.py', '%2e%2e%2fapp.py', 'app.py'])
-async def test_assets_are_the_built_files_only(chat: Chat, name: str) -> None:
+async def test_asset_outside_the_built_page_is_not_found(chat: Chat, name: str) -> None:
     """Nothing but the built files can be asked for."""
     assert 404 == (await chat.stranger().request('GET', f'/assets/{name}')).status_code
 
 
-def test_the_page_uses_text_only() -> None:
+def test_page_source_never_parses_text_as_markup() -> None:
     """No source of the page turns text into markup."""
     sources = list((Path(page.__file__).parent / 'web' / 'src').glob('*.ts'))
     assert sources
@@ -124,7 +126,7 @@ def test_the_page_uses_text_only() -> None:
     assert [] == [path.name for path in sources if banned.search(path.read_text())]
 
 
-async def test_a_page_that_was_not_built(tmp_path: Path) -> None:
+async def test_missing_page_is_reported_with_the_build_command(tmp_path: Path) -> None:
     """Without a built page the chat says what to do."""
     app = falcon.asgi.App()
     app.add_route('/', Page(tmp_path))

@@ -17,7 +17,7 @@ SECRET = 's' * 32
 ADA = Member(id='a1', name='Ada', since_ms=1)
 
 
-async def test_a_name_makes_a_session(chat: Chat) -> None:
+async def test_picked_name_sets_a_protected_cookie(chat: Chat) -> None:
     """Picking a name sets a cookie that no script and no other site gets."""
     person = chat.stranger()
     assert 204 == (await person.request('GET', '/api/session')).status_code
@@ -29,14 +29,14 @@ async def test_a_name_makes_a_session(chat: Chat) -> None:
     assert {'id': person.id, 'name': 'Ada Lovelace'} == who.json
 
 
-async def test_a_new_name_is_the_same_person(ada: Person) -> None:
+async def test_changed_name_keeps_the_member_id(ada: Person) -> None:
     """Somebody who picks another name keeps the id."""
     before = ada.id
     await ada.pick_name('Countess')
     assert before == ada.id
 
 
-async def test_two_people_of_one_name_are_two(chat: Chat) -> None:
+async def test_two_people_with_one_name_have_different_ids(chat: Chat) -> None:
     """The same name twice is two people with different ids."""
     one, other = await chat.person('Ada'), await chat.person('Ada')
     assert one.id != other.id
@@ -46,7 +46,7 @@ async def test_two_people_of_one_name_are_two(chat: Chat) -> None:
     'name',
     ['<script>alert(1)</script>', 'ليلى', '山田', "O'Hara", '👩‍👩‍👧 family', 'x' * 40],
 )
-async def test_names_people_have(chat: Chat, name: str) -> None:
+async def test_name_in_any_script_is_accepted(chat: Chat, name: str) -> None:
     """Any writing, markup as plain text, emoji: a name is what somebody typed."""
     result = await chat.stranger().pick_name(name)
     assert name == result.json['name']
@@ -55,7 +55,7 @@ async def test_names_people_have(chat: Chat, name: str) -> None:
 @pytest.mark.parametrize(
     'name', ['', '   ', 'x' * 41, 'a\x00b', 'ad\u202ea', 'a\u2066b', '\ufdd0']
 )
-async def test_names_nobody_has(chat: Chat, name: str) -> None:
+async def test_invalid_name_is_refused(chat: Chat, name: str) -> None:
     """Nothing, too much, control characters and turned directions are refused."""
     assert 422 == (await chat.stranger().pick_name(name)).status_code
 
@@ -72,7 +72,7 @@ async def test_names_nobody_has(chat: Chat, name: str) -> None:
         ),
     ],
 )
-async def test_forged_cookies_are_nobody(chat: Chat, cookie: str) -> None:
+async def test_forged_cookie_is_ignored(chat: Chat, cookie: str) -> None:
     """A cookie that this chat did not sign makes nobody of its bearer."""
     person = chat.stranger()
     person.cookie = cookie
@@ -81,7 +81,7 @@ async def test_forged_cookies_are_nobody(chat: Chat, cookie: str) -> None:
     assert 401 == (await person.request('GET', '/api/rooms/lobby')).status_code
 
 
-async def test_leaving_takes_the_cookie_back(ada: Person) -> None:
+async def test_leaving_deletes_the_cookie(ada: Person) -> None:
     """Leaving tells the browser to forget the cookie."""
     result = await ada.request('DELETE', '/api/session')
     assert 204 == result.status_code
@@ -91,7 +91,7 @@ async def test_leaving_takes_the_cookie_back(ada: Person) -> None:
     assert cookie.expires.timestamp() < time.time()
 
 
-def test_tokens_are_for_one_thing() -> None:
+def test_token_is_valid_for_one_audience_until_it_expires() -> None:
     """A session is no key of a bot, nor the other way round; both expire."""
     signer = Signer(SECRET)
     assert signer.read(signer.sign(ADA, 'session', 60), 'bot') is None
@@ -105,7 +105,7 @@ def test_tokens_are_for_one_thing() -> None:
     assert signed_s <= time.time()
 
 
-async def test_a_bot_posts_with_its_key(chat: Chat, ada: Person) -> None:
+async def test_bot_with_a_key_can_post_without_cookie(chat: Chat, ada: Person) -> None:
     """A key in Authorization is enough to post; there is no cookie and no Origin."""
     store = Store(chat.database)
     key = Signer(store.secret()).bot_key('Weather: a/b c')

@@ -47,7 +47,7 @@ def server(
     [(*block, printed) for block, printed in zip(BLOCKS[1:], PRINTED, strict=True)],
     ids=[f'{number} {language}' for number, (language, _) in enumerate(BLOCKS[1:])],
 )
-def test_snippets_run(
+def test_snippet_prints_what_the_page_promises(
     server: ServerProcess, tmp_path: Path, language: str, code: str, printed: str
 ) -> None:
     """A snippet, with the address of a server, prints what it should."""

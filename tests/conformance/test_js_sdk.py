@@ -56,13 +56,15 @@ def run_scenarios(asgi_server: AsgiServer, transport: str) -> None:
 
 
 @pytest.mark.every_server
-def test_the_javascript_sdk_works(asgi_server: AsgiServer) -> None:
+def test_javascript_sdk_passes_all_scenarios_over_websocket(
+    asgi_server: AsgiServer,
+) -> None:
     """Every scenario of sdk.test.mjs passes over a WebSocket in JSON."""
     run_scenarios(asgi_server, 'websocket')
 
 
 @pytest.mark.parametrize('transport', ['protobuf', 'http_stream', 'sse'])
-def test_the_javascript_sdk_works_by_other_ways(
+def test_javascript_sdk_passes_all_scenarios_over_other_transports(
     asgi_server: AsgiServer, transport: str
 ) -> None:
     """Every scenario of sdk.test.mjs passes with the SDK's other transports."""

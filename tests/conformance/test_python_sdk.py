@@ -93,7 +93,7 @@ def _port_is_free() -> bool:
 
 
 @pytest.mark.every_server
-def test_the_suite_of_the_python_sdk_passes(
+def test_python_sdk_suite_passes(
     asgi_server: AsgiServer, suite: Path, port: int, tmp_path: Path
 ) -> None:
     """All tests of the SDK's own suite pass, in JSON and in Protobuf."""

@@ -16,7 +16,9 @@ MISSED = 100
 
 @pytest.mark.server
 @pytest.mark.timeout(240)
-def test_all_come_back_and_miss_nothing(asgi_server: AsgiServer) -> None:
+def test_all_clients_recover_every_publication_after_a_break(
+    asgi_server: AsgiServer,
+) -> None:
     """Every client recovers every publication, none twice, in order."""
     with ServerProcess(asgi_server.command(recovery.APP)) as server:
         outcome = asyncio.run(

@@ -35,7 +35,7 @@ def status(url: str, headers: dict[str, str]) -> int:
     return caught.value.response.status_code
 
 
-def test_hook_passes_the_user_on(hook: ServerProcess) -> None:
+def test_hook_stores_the_user_for_the_responder(hook: ServerProcess) -> None:
     """The responder knows the user that the hook found."""
     with connect(hook.ws_url, additional_headers={'Cookie': 'session=4f1c'}) as ws:
         assert 'Hello, alice' == ws.recv(30)
@@ -44,14 +44,14 @@ def test_hook_passes_the_user_on(hook: ServerProcess) -> None:
 
 
 @pytest.mark.parametrize('headers', [{}, {'Cookie': 'session=wrong'}])
-def test_hook_refuses_without_a_user(
+def test_hook_without_a_session_refuses_the_handshake(
     hook: ServerProcess, headers: dict[str, str]
 ) -> None:
     """Without a session the handshake gets a real 403."""
     assert 403 == status(hook.ws_url, headers)
 
 
-def test_hook_checks_the_origin_too(hook: ServerProcess) -> None:
+def test_hook_app_refuses_another_origin(hook: ServerProcess) -> None:
     """A page of another site gets nowhere with the user's cookie."""
     headers = {'Cookie': 'session=4f1c', 'Origin': 'https://evil.example'}
     assert 403 == status(hook.ws_url, headers)
@@ -64,7 +64,7 @@ def test_hook_checks_the_origin_too(hook: ServerProcess) -> None:
         ('9b2e', 'kitchen', 'bob is in the kitchen'),
     ],
 )
-def test_middleware_lets_members_in(
+def test_middleware_accepts_members_of_the_room(
     middleware: ServerProcess, token: str, room: str, greeting: str
 ) -> None:
     """A member of the room gets in, and the responder knows who it is."""
@@ -82,7 +82,7 @@ def test_middleware_lets_members_in(
         ({'Authorization': 'Bearer 9b2e'}, '/nowhere', 404),
     ],
 )
-def test_middleware_refuses_the_others(
+def test_middleware_refuses_users_who_are_not_members(
     asgi_server: AsgiServer,
     middleware: ServerProcess,
     headers: dict[str, str],

@@ -57,7 +57,9 @@ def holds(server: ServerProcess, client_port: int) -> bool:
 
 
 @pytest.mark.parametrize('path', ['/hello', '/ws'])
-def test_page(server: ServerProcess, path: str) -> None:
+def test_page_loads_scripts_of_its_own_site_only(
+    server: ServerProcess, path: str
+) -> None:
     """Both addresses answer the same page, which runs no script but its own file."""
     response = httpx.get(server.url + path)
     assert 200 == response.status_code
@@ -70,7 +72,7 @@ def test_page(server: ServerProcess, path: str) -> None:
     assert script.headers['content-type'].startswith('text/javascript')
 
 
-def test_home_leads_to_the_page(server: ServerProcess) -> None:
+def test_home_redirects_to_the_page(server: ServerProcess) -> None:
     """The bare address leads to the page."""
     response = httpx.get(server.url, follow_redirects=True)
     assert f'{server.url}/hello' == str(response.url)
@@ -78,7 +80,7 @@ def test_home_leads_to_the_page(server: ServerProcess) -> None:
 
 
 @pytest.mark.parametrize('path', ['/hello', '/ws'])
-def test_answers(server: ServerProcess, path: str) -> None:
+def test_every_text_is_answered_in_order(server: ServerProcess, path: str) -> None:
     """Every text is answered, in order, for as long as the client likes."""
     with connect(server.ws_url + path, compression=None, max_size=None) as ws:
         for text in ('hello', '', 'Grüße 🌍', 'x' * 70_000):
@@ -89,7 +91,7 @@ def test_answers(server: ServerProcess, path: str) -> None:
         assert len('Message text was: ') + MAX_TEXT_BYTES == len(answer)
 
 
-def test_binary_message_is_refused(server: ServerProcess) -> None:
+def test_binary_message_closes_the_connection_with_1003(server: ServerProcess) -> None:
     """A binary message ends the connection with 1003 and words, not a traceback."""
     with connect(server.ws_url + '/hello') as ws:
         ws.send(b'\x00\x01')
@@ -97,14 +99,16 @@ def test_binary_message_is_refused(server: ServerProcess) -> None:
             ws.recv(30)
     assert caught.value.rcvd is not None
     assert 1003 == caught.value.rcvd.code
-    assert 'This WebSocket takes text only' == caught.value.rcvd.reason
+    assert 'This WebSocket accepts text only' == caught.value.rcvd.reason
     assert 'Traceback' not in server.log()
 
 
 @pytest.mark.parametrize(
     'text', ['a' * (MAX_TEXT_BYTES + 1), 'é' * (MAX_TEXT_BYTES // 2 + 1)]
 )
-def test_long_text_is_refused(server: ServerProcess, text: str) -> None:
+def test_text_over_the_limit_closes_the_connection_with_1009(
+    server: ServerProcess, text: str
+) -> None:
     """A text over the limit in bytes ends the connection with 1009 and a reason."""
     with connect(server.ws_url + '/hello', compression=None, max_size=None) as ws:
         ws.send(text)
@@ -116,7 +120,7 @@ def test_long_text_is_refused(server: ServerProcess, text: str) -> None:
 
 
 @pytest.mark.parametrize('end', ['close', 'reset'])
-def test_leaving_is_no_error(server: ServerProcess, end: str) -> None:
+def test_disconnected_client_causes_no_error(server: ServerProcess, end: str) -> None:
     """A client that leaves, politely or not, ends the responder without an error."""
     before = len(server.log())
     with connect(server.ws_url + '/hello', close_timeout=1) as ws:
@@ -139,7 +143,7 @@ def test_leaving_is_no_error(server: ServerProcess, end: str) -> None:
     assert '[FALCON]' not in log
 
 
-def test_pages_of_strangers_are_refused(server: ServerProcess) -> None:
+def test_handshake_from_another_origin_is_refused(server: ServerProcess) -> None:
     """A handshake from a page of another site gets a real HTTP 403."""
     with pytest.raises(InvalidStatus) as caught:
         connect(server.ws_url + '/hello', origin='https://evil.example')
@@ -150,7 +154,7 @@ def test_pages_of_strangers_are_refused(server: ServerProcess) -> None:
 
 
 @pytest.mark.parametrize('way', ['module', 'script'])
-def test_ctrl_c_ends_cleanly(way: str) -> None:
+def test_ctrl_c_stops_the_server_with_exit_code_0(way: str) -> None:
     """Ctrl-C ends it with code 0 and no traceback, also under an open connection."""
     with ServerProcess(COMMANDS[way]) as server:
         with connect(server.ws_url + '/hello') as ws:
@@ -167,7 +171,7 @@ def test_ctrl_c_ends_cleanly(way: str) -> None:
         assert 'Traceback' not in server.log()
 
 
-def test_reload_serves_it() -> None:
+def test_uvicorn_reload_serves_the_app() -> None:
     """Under uvicorn's --reload, which spawns a new process, it answers as well."""
     with ServerProcess(COMMANDS['reload']) as server:
         wait_until(lambda: 'startup complete' in server.log(), 'the child started')

@@ -44,12 +44,12 @@ def end_of(client: ClientConnection) -> tuple[int | None, str | None]:
     return client.close_code, client.close_reason
 
 
-def test_the_endpoint_says_what_it_is_for(server: ServerProcess) -> None:
+def test_get_of_the_websocket_path_returns_a_text(server: ServerProcess) -> None:
     """An ordinary GET of the WebSocket's path gets a sentence."""
     assert 'This endpoint is for Websockets only.' == get(server, '/')
 
 
-def test_the_page_and_what_it_needs_are_served(server: ServerProcess) -> None:
+def test_page_and_its_assets_are_served(server: ServerProcess) -> None:
     """The page at /hello loads its script and its style from this server."""
     page = get(server, '/hello')
     assert '<title>WebSocket Chat</title>' in page
@@ -58,7 +58,7 @@ def test_the_page_and_what_it_needs_are_served(server: ServerProcess) -> None:
         assert get(server, path)
 
 
-def test_texts_are_answered(server: ServerProcess) -> None:
+def test_every_text_is_answered(server: ServerProcess) -> None:
     """Each text comes back in a sentence."""
     with connect(f'{server.ws_url}/') as client:
         for text in ('hello', '<img src=x onerror=alert(1)>'):
@@ -67,11 +67,13 @@ def test_texts_are_answered(server: ServerProcess) -> None:
             assert expected == client.recv(timeout=DEADLINE_S)
 
 
-def test_other_messages_are_refused_politely(server: ServerProcess) -> None:
+def test_binary_and_too_long_messages_close_the_connection(
+    server: ServerProcess,
+) -> None:
     """A binary message ends with 1003 and a reason, a text over 1 MiB with 1009."""
     with connect(f'{server.ws_url}/') as client:
         client.send(b'\x00')
-        assert (1003, 'This WebSocket takes text only') == end_of(client)
+        assert (1003, 'This WebSocket accepts text only') == end_of(client)
     with connect(f'{server.ws_url}/', max_size=None) as client:
         client.send('x' * (1 << 20))
         assert 1 << 20 < len(client.recv(timeout=DEADLINE_S))
@@ -79,7 +81,7 @@ def test_other_messages_are_refused_politely(server: ServerProcess) -> None:
         assert 1009 == end_of(client)[0]
 
 
-def test_pages_of_other_origins_are_refused(server: ServerProcess) -> None:
+def test_handshake_from_another_origin_is_refused(server: ServerProcess) -> None:
     """The handshake of a stranger's page gets a 403."""
     with pytest.raises(InvalidStatus) as caught:
         with connect(f'{server.ws_url}/', origin='http://evil.example'):
@@ -87,7 +89,7 @@ def test_pages_of_other_origins_are_refused(server: ServerProcess) -> None:
     assert 403 == caught.value.response.status_code
 
 
-def test_no_error_is_logged(server: ServerProcess) -> None:
+def test_disconnected_clients_cause_no_traceback(server: ServerProcess) -> None:
     """Clients that leave, in whatever way, leave no traceback behind."""
     with connect(f'{server.ws_url}/') as client:
         client.send('hello')
@@ -98,6 +100,6 @@ def test_no_error_is_logged(server: ServerProcess) -> None:
 
 
 @pytest.mark.parametrize('name', ['hello_wsgi.py', 'wsgi.py'])
-def test_the_examples_are_short(name: str) -> None:
+def test_examples_have_less_than_60_lines(name: str) -> None:
     """An example fits on a screen."""
     assert len((ROOT / 'examples' / name).read_text().splitlines()) < 60

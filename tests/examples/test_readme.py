@@ -17,13 +17,13 @@ pytestmark = pytest.mark.server
 
 
 @pytest.mark.parametrize('name', ['echo_asgi', 'echo_wsgi', 'rooms_asgi'])
-def test_programs_of_the_readme_are_examples(name: str) -> None:
+def test_programs_in_the_readme_equal_the_examples(name: str) -> None:
     """README.md shows the files of examples/, to the letter."""
     program = (ROOT / 'examples' / f'{name}.py').read_text()
     assert f'```python\n{program}```\n' in (ROOT / 'README.md').read_text()
 
 
-def test_every_extra_is_named() -> None:
+def test_readme_lists_every_extra() -> None:
     """README.md says what each extra is for."""
     project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
     section = (ROOT / 'README.md').read_text().partition('\n## Install\n')[2]
@@ -39,7 +39,7 @@ def test_every_extra_is_named() -> None:
         'gunicorn -k gevent -b :{port} --no-control-socket examples.echo_wsgi:app',
     ],
 )
-def test_echo(command: str) -> None:
+def test_echo_example_answers_under_common_servers(command: str) -> None:
     """The two shortest programs answer under the servers that people have."""
     with ServerProcess(['python', '-m', *command.split()]) as server:
         with connect(server.ws_url) as ws:
@@ -52,7 +52,7 @@ def test_echo(command: str) -> None:
 
 
 @pytest.mark.every_server
-def test_rooms(asgi_server: AsgiServer) -> None:
+def test_rooms_example_delivers_and_stores_messages(asgi_server: AsgiServer) -> None:
     """What anybody sends or posts to a room, everybody in it gets; history keeps it."""
     with ServerProcess(asgi_server.command('examples.rooms_asgi:app')) as server:
         url = f'{server.ws_url}/rooms/garden'

@@ -42,7 +42,9 @@ def hear(ws: ClientConnection, kind: str) -> Any:
             return message
 
 
-def test_room(server: ServerProcess) -> None:
+def test_room_example_recovers_missed_messages_and_tracks_users(
+    server: ServerProcess,
+) -> None:
     """Two talk, one is away and misses nothing, and the room knows who is there."""
     url = f'{server.ws_url}/rooms/lobby'
     state = f'{server.url}/rooms/lobby'
@@ -71,7 +73,9 @@ def test_room(server: ServerProcess) -> None:
     assert ['hello', 'are you there?', 'notice', 'still here'] == texts
 
 
-def test_refusals(asgi_server: AsgiServer, server: ServerProcess) -> None:
+def test_room_example_refuses_with_a_reason(
+    asgi_server: AsgiServer, server: ServerProcess
+) -> None:
     """The room says no to strangers, and says what it wants to hear."""
     for url, status in {'/rooms/staff?user=bob': 403, '/rooms/lobby': 400}.items():
         with pytest.raises(InvalidStatus) as refused:
@@ -82,6 +86,6 @@ def test_refusals(asgi_server: AsgiServer, server: ServerProcess) -> None:
         assert 'send {"text": "..."}' == hear(ws, 'error')['error']['title']
 
 
-def test_is_short() -> None:
+def test_room_example_has_less_than_60_lines() -> None:
     """The example is under sixty lines."""
     assert len(Path(ROOT / 'examples/room.py').read_text().splitlines()) < 60

@@ -20,7 +20,7 @@ from websockets.sync.client import connect
         ['-k', 'gthread', '--threads', '50', '--workers', '2'],
     ],
 )
-def test_room_is_one_for_all_workers(words: list[str], tmp_path: Path) -> None:
+def test_room_is_shared_by_all_workers(words: list[str], tmp_path: Path) -> None:
     """HTTP and WebSockets of all workers share the room, its history and who is in."""
     gunicorn = str(Path(sys.executable).with_name('gunicorn'))
     command = [gunicorn, '-b', '127.0.0.1:{port}', '--no-control-socket', *words]

@@ -4,7 +4,7 @@ export default defineConfig({
   build: {
     outDir: '../page',
     emptyOutDir: true,
-    // Nothing inline: the Content-Security-Policy allows files of this site only.
+    // No inline data: the Content-Security-Policy allows files of this site only.
     assetsInlineLimit: 0,
     modulePreload: false,
     target: 'es2022',

@@ -1,11 +1,11 @@
-/** The HTTP side: one function for each thing that the server can be asked. */
+/** The HTTP API: one function for each request. */
 
-import type { Me, Message, MessagePage, Position, RoomSummary, Snapshot } from './types';
+import type { Me, Message, MessagePage, Position, RoomSnapshot, RoomSummary } from './types';
 
-const DEADLINE_MS = 15_000;
+const TIMEOUT_MS = 15_000;
 
-/** The server said no; `message` is in words for people. */
-export class Refused extends Error {
+/** The server answered with an error; `message` is a text for the user. */
+export class ApiError extends Error {
   constructor(
     readonly status: number,
     message: string,
@@ -14,13 +14,13 @@ export class Refused extends Error {
     super(message);
   }
 
-  /** Whether the same request may do better later. */
-  get passing(): boolean {
+  /** Whether the same request may succeed later. */
+  get isTemporary(): boolean {
     return this.status === 429 || this.status >= 500;
   }
 }
 
-async function call(method: string, path: string, body?: unknown): Promise<Response> {
+async function request(method: string, path: string, body?: unknown): Promise<Response> {
   const headers: Record<string, string> = { Accept: 'application/json' };
   let payload: BodyInit | undefined;
   if (body instanceof Blob) {
@@ -34,48 +34,49 @@ async function call(method: string, path: string, body?: unknown): Promise<Respo
     method,
     headers,
     body: payload ?? null,
-    signal: AbortSignal.timeout(body instanceof Blob ? 4 * DEADLINE_MS : DEADLINE_MS),
+    signal: AbortSignal.timeout(body instanceof Blob ? 4 * TIMEOUT_MS : TIMEOUT_MS),
   });
   if (response.ok) return response;
-  let words = `The server answered ${response.status}.`;
+  let description = `The server answered with status ${response.status}.`;
   try {
     const error = (await response.json()) as { description?: string };
-    if (error.description) words = error.description;
+    if (error.description) description = error.description;
   } catch {
-    // Not JSON: a proxy in between.
+    // The body is not JSON: the answer is from a proxy.
   }
-  throw new Refused(response.status, words, Number(response.headers.get('Retry-After') ?? 0));
+  throw new ApiError(response.status, description, Number(response.headers.get('Retry-After') ?? 0));
 }
 
-async function json<T>(method: string, path: string, body?: unknown): Promise<T> {
-  return (await (await call(method, path, body)).json()) as T;
+async function requestJson<T>(method: string, path: string, body?: unknown): Promise<T> {
+  return (await (await request(method, path, body)).json()) as T;
 }
 
 const roomPath = (room: string) => `/api/rooms/${encodeURIComponent(room)}`;
 
-export async function whoAmI(): Promise<Me | null> {
-  const response = await call('GET', '/api/session');
+/** Get the member of this session; `null` if there is no session. */
+export async function getMe(): Promise<Me | null> {
+  const response = await request('GET', '/api/session');
   return response.status === 204 ? null : ((await response.json()) as Me);
 }
 
-export const pickName = (name: string) => json<Me>('POST', '/api/session', { name });
-export const leave = () => call('DELETE', '/api/session');
+export const pickName = (name: string) => requestJson<Me>('POST', '/api/session', { name });
+export const leave = () => request('DELETE', '/api/session');
 
-export const rooms = () =>
-  json<{ rooms: RoomSummary[]; position: Position }>('GET', '/api/rooms');
-export const createRoom = (name: string) => json<{ name: string }>('POST', '/api/rooms', { name });
-export const snapshot = (room: string) => json<Snapshot>('GET', roomPath(room));
-export const olderThan = (room: string, before: number) =>
-  json<MessagePage>('GET', `${roomPath(room)}/messages?before=${before}`);
+export const getRooms = () =>
+  requestJson<{ rooms: RoomSummary[]; position: Position }>('GET', '/api/rooms');
+export const createRoom = (name: string) =>
+  requestJson<{ name: string }>('POST', '/api/rooms', { name });
+export const getRoom = (room: string) => requestJson<RoomSnapshot>('GET', roomPath(room));
+export const getOlderMessages = (room: string, before: number) =>
+  requestJson<MessagePage>('GET', `${roomPath(room)}/messages?before=${before}`);
 export const markRead = (room: string, message: number) =>
-  call('PUT', `${roomPath(room)}/read`, { message });
+  request('PUT', `${roomPath(room)}/read`, { message });
 
-export const send = (room: string, key: string, text: string, image: string | null) =>
-  json<Message>('POST', `${roomPath(room)}/messages`, { key, text, image });
-export const edit = (message: Message, text: string) =>
-  json<Message>('PATCH', `${roomPath(message.room)}/messages/${message.id}`, { text });
-export const remove = (message: Message) =>
-  json<Message>('DELETE', `${roomPath(message.room)}/messages/${message.id}`);
-export const upload = (file: Blob) => json<{ id: string }>('POST', '/api/images', file);
-export type RoomSnapshot = Snapshot;
+export const sendMessage = (room: string, key: string, text: string, image: string | null) =>
+  requestJson<Message>('POST', `${roomPath(room)}/messages`, { key, text, image });
+export const editMessage = (message: Message, text: string) =>
+  requestJson<Message>('PATCH', `${roomPath(message.room)}/messages/${message.id}`, { text });
+export const deleteMessage = (message: Message) =>
+  requestJson<Message>('DELETE', `${roomPath(message.room)}/messages/${message.id}`);
+export const uploadImage = (file: Blob) => requestJson<{ id: string }>('POST', '/api/images', file);
 export const imageUrl = (id: string) => `/api/images/${encodeURIComponent(id)}`;

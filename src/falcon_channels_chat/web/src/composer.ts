@@ -1,20 +1,21 @@
-/** Where a message is written: draft, length, image, emoji, editing. */
+/** The form for writing a message: draft, length, image, emoji, editing. */
 
 import { byId, element } from './dom';
-import { prepare } from './image';
+import { prepareImage } from './image';
 import type { Message } from './types';
-import { characters } from './words';
+import { countCharacters } from './format';
 
-const MOST = 4000;
+const MAX_CHARACTERS = 4000;
 const EMOJI =
   '😀 😄 😂 🤣 😊 😉 😍 😘 😎 🤔 😴 😅 😇 🙃 😢 😭 😡 🤯 🥳 😱 👍 👎 👏 🙌 🙏 👋 💪 👀 🤝 ✌️ ❤️ 🧡 💚 💙 💜 🔥 ✨ 🎉 🚀 ⭐ ☕ 🍕 🎂 🌱 🌞 🌧️ 🦅 ✅'.split(' ');
 
 export interface ComposerEvents {
   send(text: string, file: Blob | null): void;
   edit(message: Message, text: string): void;
-  /** Arrow up in an empty field. */
+  /** Called when the user presses the up arrow in an empty field. */
   editLast(): void;
-  typing(now: boolean): void;
+  /** Called when the user starts or stops typing. */
+  typing(isTyping: boolean): void;
 }
 
 export class Composer {
@@ -54,15 +55,15 @@ export class Composer {
     });
     byId('attachment-remove').addEventListener('click', () => this.#detach());
     byId('context-cancel').addEventListener('click', () => this.#stopEditing());
-    this.#fillEmoji();
+    this.#startEmojiPicker();
   }
 
-  /** Write for this room, with the draft that was left there. */
+  /** Switch to a room and load the draft of this room. */
   open(room: string): void {
     this.#stopEditing();
     this.#detach();
     this.#room = room;
-    this.#set(localStorage.getItem(this.#draftKey()) ?? '');
+    this.#setText(localStorage.getItem(this.#draftKey()) ?? '');
   }
 
   focus(): void {
@@ -71,35 +72,36 @@ export class Composer {
 
   startEditing(message: Message): void {
     this.#editing = message;
-    this.#context('Editing your message');
-    this.#set(message.text);
+    this.#showContext('Editing your message');
+    this.#setText(message.text);
     this.#text.focus();
     this.#text.setSelectionRange(message.text.length, message.text.length);
   }
 
   #draftKey = () => `draft:${this.#room}`;
 
-  #set(text: string): void {
+  #setText(text: string): void {
     this.#text.value = text;
-    this.#measure();
+    this.#updateSize();
   }
 
-  #context(words: string): void {
-    byId('context-text').textContent = words;
-    byId('context').hidden = words === '';
+  /** Show a text above the field; an empty text hides it. */
+  #showContext(text: string): void {
+    byId('context-text').textContent = text;
+    byId('context').hidden = text === '';
   }
 
   #stopEditing(): void {
     if (!this.#editing) return;
     this.#editing = null;
-    this.#context('');
-    this.#set(localStorage.getItem(this.#draftKey()) ?? '');
+    this.#showContext('');
+    this.#setText(localStorage.getItem(this.#draftKey()) ?? '');
   }
 
   #submit(): void {
     const text = this.#text.value.trim();
-    if (characters(text) > MOST) {
-      this.#measure();
+    if (countCharacters(text) > MAX_CHARACTERS) {
+      this.#updateSize();
       return;
     }
     if (this.#editing) {
@@ -113,13 +115,13 @@ export class Composer {
     const file = this.#file;
     this.#detach(true);
     localStorage.removeItem(this.#draftKey());
-    this.#set('');
+    this.#setText('');
     this.events.typing(false);
     this.events.send(text, file);
   }
 
   #onKey(event: KeyboardEvent): void {
-    // While an input method composes a character, Enter belongs to it.
+    // While an input method composes a character, Enter confirms the character.
     if (event.isComposing) return;
     if (event.key === 'Enter' && !event.shiftKey) {
       event.preventDefault();
@@ -133,7 +135,7 @@ export class Composer {
   }
 
   #onInput(): void {
-    this.#measure();
+    this.#updateSize();
     if (this.#editing) return;
     const text = this.#text.value;
     if (text) localStorage.setItem(this.#draftKey(), text);
@@ -141,28 +143,28 @@ export class Composer {
     this.events.typing(text.trim() !== '');
   }
 
-  /** The field grows with its text; a long text is counted. */
-  #measure(): void {
+  /** Fit the height of the field to its text, and update the character counter. */
+  #updateSize(): void {
     this.#text.style.height = 'auto';
     this.#text.style.height = `${this.#text.scrollHeight}px`;
-    const length = characters(this.#text.value.trim());
-    const over = length > MOST;
-    this.#text.setAttribute('aria-invalid', String(over));
-    this.#counter.classList.toggle('over', over);
-    if (length < MOST - 500) this.#counter.textContent = '';
-    else if (over) this.#counter.textContent = `${length - MOST} over the limit of ${MOST} characters`;
-    else this.#counter.textContent = `${MOST - length} left`;
+    const length = countCharacters(this.#text.value.trim());
+    const left = MAX_CHARACTERS - length;
+    this.#text.setAttribute('aria-invalid', String(left < 0));
+    this.#counter.classList.toggle('over', left < 0);
+    if (left > 500) this.#counter.textContent = '';
+    else if (left < 0) this.#counter.textContent = `${-left} over the limit of ${MAX_CHARACTERS} characters`;
+    else this.#counter.textContent = `${left} left`;
   }
 
   async #attach(file: File): Promise<void> {
     this.#detach();
     try {
-      this.#file = await prepare(file);
+      this.#file = await prepareImage(file);
     } catch (error) {
-      this.#context((error as Error).message);
+      this.#showContext((error as Error).message);
       return;
     }
-    this.#context('');
+    this.#showContext('');
     byId<HTMLImageElement>('attachment-image').src = URL.createObjectURL(this.#file);
     byId('attachment').hidden = false;
     this.#text.focus();
@@ -174,10 +176,10 @@ export class Composer {
     image.removeAttribute('src');
     byId('attachment').hidden = true;
     this.#file = null;
-    if (!sent && !this.#editing) this.#context('');
+    if (!sent && !this.#editing) this.#showContext('');
   }
 
-  #fillEmoji(): void {
+  #startEmojiPicker(): void {
     const close = () => {
       this.#emoji.hidden = true;
       this.#emojiButton.setAttribute('aria-expanded', 'false');
@@ -208,8 +210,8 @@ export class Composer {
       if (!step) return;
       event.preventDefault();
       const buttons = [...this.#emoji.children] as HTMLElement[];
-      const at = buttons.indexOf(document.activeElement as HTMLElement);
-      buttons[at + step]?.focus();
+      const current = buttons.indexOf(document.activeElement as HTMLElement);
+      buttons[current + step]?.focus();
     });
     document.addEventListener('click', (event) => {
       const target = event.target as Node;

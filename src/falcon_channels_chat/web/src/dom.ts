@@ -1,4 +1,4 @@
-/** Elements, made from values. Text stays text: nothing here reads markup. */
+/** Create and find elements. Text is never parsed as markup. */
 
 type Child = Node | string | null;
 
@@ -7,10 +7,10 @@ export function element<K extends keyof HTMLElementTagNameMap>(
   attributes: Record<string, string> = {},
   ...children: Child[]
 ): HTMLElementTagNameMap[K] {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  made.append(...children.filter((child) => child !== null));
-  return made;
+  const created = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) created.setAttribute(name, value);
+  created.append(...children.filter((child) => child !== null));
+  return created;
 }
 
 const SVG = 'http://www.w3.org/2000/svg';
@@ -36,12 +36,12 @@ export function byId<T extends HTMLElement = HTMLElement>(id: string): T {
   return found as T;
 }
 
-/** Make the children of an element those given, moving as few as possible. */
-export function setChildren(parent: Element, wanted: Element[]): void {
-  const kept = new Set(wanted);
-  for (const child of [...parent.children]) if (!kept.has(child)) child.remove();
+/** Replace the children of an element, and leave unchanged children in place. */
+export function setChildren(parent: Element, children: Element[]): void {
+  const remaining = new Set(children);
+  for (const child of [...parent.children]) if (!remaining.has(child)) child.remove();
   let next = parent.firstElementChild;
-  for (const child of wanted) {
+  for (const child of children) {
     if (child === next) next = next.nextElementSibling;
     else parent.insertBefore(child, next);
   }

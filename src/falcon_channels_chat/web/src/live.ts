@@ -1,35 +1,39 @@
-/** The live side: one connection for the tab, and the channels that the page follows. */
+/** The connection of this tab, and its subscriptions to channels. */
 
 import { Centrifuge, State, type Subscription, SubscriptionState } from 'centrifuge';
 import type { Position } from './types';
 
-/** How long the connection may be away before the page says so. */
-const PATIENCE_MS = 5_000;
-/** After a refusal that is not about who we are. */
-const LATER_MS = 10_000;
+/** After this time without a connection the page says that it is offline. */
+const OFFLINE_AFTER_MS = 5_000;
+/** Delay before connecting again after the server ended the connection. */
+const RECONNECT_MS = 10_000;
+/** Close codes that end the session: the cookie is invalid, or the member has left. */
 const INVALID_SESSION = 3500;
-const SENT_AWAY = 3503;
+const FORCED_DISCONNECT = 3503;
 
 export interface LiveEvents {
-  /** The link is there, or is being looked for. */
+  /** Called when the connection is established or lost. */
   onState(connected: boolean): void;
-  /** It has been away for a while; or it is back. */
+  /** Called when the connection was lost for some seconds, and when it is back. */
   onOffline(offline: boolean): void;
-  /** The server does not want this session any more. */
-  onEnded(): void;
+  /** Called when the server has ended the session. */
+  onSessionEnded(): void;
 }
 
 export interface ChannelEvents {
   onPublication(data: unknown, user: string, info: unknown): void;
   onJoin?(user: string, info: unknown): void;
   onLeave?(user: string): void;
-  /** It is live; `gap`: something was missed that cannot be recovered. */
-  onSubscribed?(gap: boolean): void;
+  /**
+   * Called after subscribing. `missed` is true if publications were lost that the
+   * server cannot recover.
+   */
+  onSubscribed?(missed: boolean): void;
 }
 
 export class Live {
   readonly #client: Centrifuge;
-  #patience: ReturnType<typeof setTimeout> | undefined;
+  #offlineTimer: ReturnType<typeof setTimeout> | undefined;
 
   constructor(events: LiveEvents) {
     const http = location.origin;
@@ -37,32 +41,35 @@ export class Live {
     this.#client = new Centrifuge(
       [
         { transport: 'websocket', endpoint: `${ws}/connection/websocket` },
-        // For networks that let no WebSocket through.
+        // Used in networks that block WebSockets.
         { transport: 'http_stream', endpoint: `${http}/connection/http_stream` },
         { transport: 'sse', endpoint: `${http}/connection/sse` },
       ],
       { emulationEndpoint: `${http}/emulation`, minReconnectDelay: 200, maxReconnectDelay: 5_000 },
     );
-    const away = () => {
+    const onConnecting = () => {
       events.onState(false);
-      this.#patience ??= setTimeout(() => events.onOffline(true), PATIENCE_MS);
+      this.#offlineTimer ??= setTimeout(() => events.onOffline(true), OFFLINE_AFTER_MS);
     };
-    this.#client.on('connecting', away);
+    this.#client.on('connecting', onConnecting);
     this.#client.on('connected', () => {
-      clearTimeout(this.#patience);
-      this.#patience = undefined;
+      clearTimeout(this.#offlineTimer);
+      this.#offlineTimer = undefined;
       events.onOffline(false);
       events.onState(true);
     });
     this.#client.on('disconnected', (context) => {
-      // Code 0 is our own disconnect(); the others are the server's last word.
-      if (context.code === INVALID_SESSION || context.code === SENT_AWAY) events.onEnded();
-      else if (context.code !== 0) setTimeout(() => this.connect(), LATER_MS);
+      // Code 0 means that this page called disconnect(). After any other code the SDK
+      // does not reconnect by itself.
+      const ended = context.code === INVALID_SESSION || context.code === FORCED_DISCONNECT;
+      if (ended) events.onSessionEnded();
+      else if (context.code !== 0) setTimeout(() => this.connect(), RECONNECT_MS);
     });
-    // A tab that wakes, or a network that is back, need not wait for the next attempt.
-    addEventListener('online', () => this.hurry());
+    // When the network is back or the tab becomes visible, do not wait for the next
+    // scheduled attempt.
+    addEventListener('online', () => this.reconnectNow());
     document.addEventListener('visibilitychange', () => {
-      if (document.visibilityState === 'visible') this.hurry();
+      if (document.visibilityState === 'visible') this.reconnectNow();
     });
   }
 
@@ -71,12 +78,12 @@ export class Live {
   }
 
   close(): void {
-    clearTimeout(this.#patience);
+    clearTimeout(this.#offlineTimer);
     this.#client.disconnect();
   }
 
-  /** If the connection is being looked for, look now. */
-  hurry(): void {
+  /** If the client waits for its next attempt to connect, connect now. */
+  reconnectNow(): void {
     if (this.#client.state !== State.Connecting) return;
     this.#client.disconnect();
     this.#client.connect();
@@ -86,8 +93,8 @@ export class Live {
     return this.#client.state === State.Connected;
   }
 
-  /** Follow a channel, from a position if one is known. */
-  follow(channel: string, events: ChannelEvents, since?: Position): Channel {
+  /** Subscribe to a channel, from a position if one is given. */
+  subscribe(channel: string, events: ChannelEvents, since?: Position): Channel {
     const old = this.#client.getSubscription(channel);
     if (old) this.#client.removeSubscription(old);
     const subscription = this.#client.newSubscription(channel, {
@@ -113,14 +120,14 @@ export class Channel {
     readonly subscription: Subscription,
   ) {}
 
-  /** Say something to whoever is here now; nobody waits for it. */
-  whisper(data: unknown): void {
+  /** Publish data if the channel is subscribed; ignore errors. */
+  publishIfSubscribed(data: unknown): void {
     if (this.subscription.state !== SubscriptionState.Subscribed) return;
     this.subscription.publish(data).catch(() => undefined);
   }
 
-  /** Everybody's id and what is known about them. */
-  async present(): Promise<[string, unknown][]> {
+  /** Get the user id and the connection info of all subscribers. */
+  async presence(): Promise<[string, unknown][]> {
     const { clients } = await this.subscription.presence();
     return Object.values(clients).map((client) => [client.user, client.connInfo]);
   }

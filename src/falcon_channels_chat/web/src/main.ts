@@ -1,4 +1,4 @@
-/** The page from its first moment: a name, the connection, the room of the address. */
+/** The entry point of the page: ask for a name, connect, open the room of the address. */
 
 import * as api from './api';
 import { Composer } from './composer';
@@ -13,8 +13,9 @@ import type { Me, Message } from './types';
 const LOBBY = 'lobby';
 const NOTICE_MS = 12_000;
 const RESEND_MS = 5_000;
+const RETRY_MS = 2_000;
 
-function roomOfAddress(): string {
+function roomFromAddress(): string {
   const match = /^\/rooms\/([^/]+)$/.exec(location.pathname);
   try {
     return match ? decodeURIComponent(match[1]!) : LOBBY;
@@ -23,27 +24,28 @@ function roomOfAddress(): string {
   }
 }
 
-function startNotice(): (words: string) => void {
+/** Return a function that shows a text for some seconds. */
+function startNotice(): (text: string) => void {
   let timer: ReturnType<typeof setTimeout> | undefined;
   const box = byId('notice');
   const hide = () => {
     box.hidden = true;
   };
   byId('notice-close').addEventListener('click', hide);
-  return (words) => {
-    byId('notice-text').textContent = words;
+  return (text) => {
+    byId('notice-text').textContent = text;
     box.hidden = false;
     clearTimeout(timer);
     timer = setTimeout(hide, NOTICE_MS);
   };
 }
 
-function askToDelete(): Promise<boolean> {
+function confirmDeletion(): Promise<boolean> {
   const dialog = byId<HTMLDialogElement>('confirm');
   dialog.returnValue = '';
   dialog.showModal();
-  return new Promise((done) => {
-    dialog.addEventListener('close', () => done(dialog.returnValue === 'yes'), { once: true });
+  return new Promise((resolve) => {
+    dialog.addEventListener('close', () => resolve(dialog.returnValue === 'yes'), { once: true });
   });
 }
 
@@ -53,10 +55,10 @@ async function startChat(me: Me): Promise<void> {
   byId('my-name').textContent = me.name;
   byId('my-avatar').replaceWith(avatar(me.id, me.name));
 
-  const notice = startNotice();
+  const showNotice = startNotice();
   const drawers = startDrawers();
-  const say = (problem: Error) =>
-    notice(problem instanceof api.Refused ? problem.message : 'That did not work: no connection.');
+  const showError = (error: Error) =>
+    showNotice(error instanceof api.ApiError ? error.message : 'That did not work: no connection.');
 
   const live = new Live({
     onState: (connected) => {
@@ -67,47 +69,47 @@ async function startChat(me: Me): Promise<void> {
     onOffline: (offline) => {
       byId('offline').hidden = !offline;
     },
-    onEnded: () => location.reload(),
+    onSessionEnded: () => location.reload(),
   });
   const outbox: Outbox = new Outbox(
     me.id,
     () => room.render(),
-    (message) => room.take(message),
+    (message) => room.addMessage(message),
   );
   const edit = (message: Message) => composer.startEditing(message);
   const list = new MessageList(byId('messages'), {
     edit,
     remove: async (message) => {
-      if (!(await askToDelete())) return;
-      api.remove(message).then((gone) => room.take(gone), say);
+      if (!(await confirmDeletion())) return;
+      api.deleteMessage(message).then((deleted) => room.addMessage(deleted), showError);
       composer.focus();
     },
     retry: (unsent) => outbox.retry(unsent),
     discard: (unsent) => outbox.discard(unsent),
   });
-  const rooms = new RoomList(me, live, (name) => go(name), () => room.isRead);
+  const rooms = new RoomList(me, live, (name) => openRoom(name), () => room.isRead);
   const room = new RoomView({
     me,
     live,
     list,
     outbox,
     members: new MemberList(me.id),
-    notice,
+    showNotice,
     onRead: (name) => rooms.markRead(name),
   });
   const composer = new Composer({
     send: (text, file) => {
       outbox.add(room.name, text, file);
-      room.toEndNow();
+      room.scrollToEnd();
     },
     edit: (message, text) => {
-      api.edit(message, text).then((changed) => room.take(changed), say);
+      api.editMessage(message, text).then((edited) => room.addMessage(edited), showError);
     },
     editLast: () => {
-      const last = room.lastOwn();
+      const last = room.lastOwnMessage();
       if (last) edit(last);
     },
-    typing: (now) => room.sayTyping(now),
+    typing: (isTyping) => room.publishTyping(isTyping),
   });
 
   const show = (name: string) => {
@@ -117,22 +119,22 @@ async function startChat(me: Me): Promise<void> {
     composer.focus();
     void room.open(name);
   };
-  const go = (name: string) => {
+  const openRoom = (name: string) => {
     history.pushState(null, '', `/rooms/${encodeURIComponent(name)}`);
     show(name);
   };
-  addEventListener('popstate', () => show(roomOfAddress()));
+  addEventListener('popstate', () => show(roomFromAddress()));
   byId('leave').addEventListener('click', () => {
-    api.leave().then(() => location.assign('/'), say);
+    api.leave().then(() => location.assign('/'), showError);
   });
   setInterval(() => {
     if (live.connected && outbox.unsent.some((unsent) => unsent.automatic)) outbox.retryAll();
   }, RESEND_MS);
 
   live.connect();
-  show(roomOfAddress());
+  show(roomFromAddress());
   void outbox.flush();
-  await untilThere(() => rooms.start());
+  await retryUntilAvailable(() => rooms.start());
 }
 
 function askForName(): void {
@@ -140,32 +142,32 @@ function askForName(): void {
   const input = byId<HTMLInputElement>('name');
   const error = byId('welcome-error');
   input.focus();
-  let asking = false;
+  let isSending = false;
   byId('welcome-form').addEventListener('submit', (event) => {
     event.preventDefault();
-    if (asking) return;
-    asking = true;
+    if (isSending) return;
+    isSending = true;
     error.textContent = '';
     api.pickName(input.value).then(startChat, (problem: Error) => {
-      asking = false;
-      error.textContent = problem instanceof api.Refused ? problem.message : 'No connection. Try again.';
+      isSending = false;
+      error.textContent = problem instanceof api.ApiError ? problem.message : 'No connection. Try again.';
       input.focus();
     });
   });
 }
 
-/** Do something that may fail while the server is away, until it does not. */
-async function untilThere<T>(work: () => Promise<T>): Promise<T> {
+/** Repeat a request while the server is unavailable. */
+async function retryUntilAvailable<T>(work: () => Promise<T>): Promise<T> {
   for (;;) {
     try {
       return await work();
     } catch (error) {
-      if (error instanceof api.Refused && !error.passing) throw error;
-      await new Promise((done) => setTimeout(done, 2000));
+      if (error instanceof api.ApiError && !error.isTemporary) throw error;
+      await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
     }
   }
 }
 
-const me = await untilThere(api.whoAmI);
+const me = await retryUntilAvailable(api.getMe);
 if (me) void startChat(me);
 else askForName();

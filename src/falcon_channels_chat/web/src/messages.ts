@@ -1,12 +1,12 @@
-/** Messages as elements: days, groups of one person, states, actions. */
+/** Show messages as elements: days, groups of one sender, states, actions. */
 
 import * as api from './api';
 import { element, iconButton, setChildren } from './dom';
 import type { Message, Unsent } from './types';
-import { dayName, dayOf, hue, initials, isEmoji, moment, pieces, time } from './words';
+import { dayName, startOfDay, hue, initials, isEmojiOnly, formatDateTime, formatTime, splitAtLinks } from './format';
 
-/** Messages of one person within this time stand together. */
-const TOGETHER_MS = 5 * 60_000;
+/** Consecutive messages of one sender within this time are shown as a group. */
+const GROUP_MS = 5 * 60_000;
 
 export interface Actions {
   edit(message: Message): void;
@@ -16,9 +16,9 @@ export interface Actions {
 }
 
 export function avatar(id: string, name: string): HTMLElement {
-  const made = element('span', { class: 'avatar', 'aria-hidden': 'true' }, initials(name));
-  made.style.setProperty('--hue', String(hue(id)));
-  return made;
+  const created = element('span', { class: 'avatar', 'aria-hidden': 'true' }, initials(name));
+  created.style.setProperty('--hue', String(hue(id)));
+  return created;
 }
 
 export class MessageList {
@@ -29,44 +29,48 @@ export class MessageList {
     readonly actions: Actions,
   ) {}
 
-  /** Show these and nothing else, touching only what is different. */
+  /** Show exactly these messages; create only the elements that have changed. */
   render(messages: Message[], unsent: Unsent[], me: string, myName: string): void {
-    const known = this.#elements;
-    const next: typeof known = new Map();
-    const use = (key: string, signature: string, make: () => HTMLElement): HTMLElement => {
-      let entry = known.get(key);
-      if (entry?.signature !== signature) entry = { signature, element: make() };
+    const existing = this.#elements;
+    const next: typeof existing = new Map();
+    const reuseOrCreate = (key: string, signature: string, create: () => HTMLElement): HTMLElement => {
+      let entry = existing.get(key);
+      if (entry?.signature !== signature) entry = { signature, element: create() };
       next.set(key, entry);
       return entry.element;
     };
     const shown: HTMLElement[] = [];
-    let before: { user: string; sent_ms: number } | null = null;
-    const openDay = (sent_ms: number) => {
-      if (before && dayOf(before.sent_ms) === dayOf(sent_ms)) return;
+    let previous: { user: string; sent_ms: number } | null = null;
+    const addDay = (sent_ms: number) => {
+      if (previous && startOfDay(previous.sent_ms) === startOfDay(sent_ms)) return;
       const name = dayName(sent_ms);
-      shown.push(use(`day:${dayOf(sent_ms)}`, name, () => element('li', { class: 'day' }, element('span', {}, name))));
-      before = null;
+      shown.push(
+        reuseOrCreate(`day:${startOfDay(sent_ms)}`, name, () =>
+          element('li', { class: 'day' }, element('span', {}, name)),
+        ),
+      );
+      previous = null;
     };
-    const follows = (user: string, sent_ms: number) =>
-      before !== null && before.user === user && sent_ms - before.sent_ms < TOGETHER_MS;
+    const isGrouped = (user: string, sent_ms: number) =>
+      previous !== null && previous.user === user && sent_ms - previous.sent_ms < GROUP_MS;
     for (const message of messages) {
-      openDay(message.sent_ms);
-      const grouped = follows(message.user, message.sent_ms);
+      addDay(message.sent_ms);
+      const grouped = isGrouped(message.user, message.sent_ms);
       const mine = message.user === me;
       shown.push(
-        use(`m:${message.id}`, `${message.version} ${grouped}`, () => this.#message(message, mine, grouped)),
+        reuseOrCreate(`m:${message.id}`, `${message.version} ${grouped}`, () => this.#message(message, mine, grouped)),
       );
-      before = message;
+      previous = message;
     }
     for (const message of unsent) {
-      openDay(message.sent_ms);
-      const grouped = follows(me, message.sent_ms);
+      addDay(message.sent_ms);
+      const grouped = isGrouped(me, message.sent_ms);
       shown.push(
-        use(`u:${message.key}`, `${message.state} ${message.error} ${grouped}`, () =>
+        reuseOrCreate(`u:${message.key}`, `${message.state} ${message.error} ${grouped}`, () =>
           this.#unsent(message, me, myName, grouped),
         ),
       );
-      before = { user: me, sent_ms: message.sent_ms };
+      previous = { user: me, sent_ms: message.sent_ms };
     }
     setChildren(this.list, shown);
     this.#elements = next;
@@ -80,7 +84,7 @@ export class MessageList {
       bubble.append(element('p', { class: 'gone' }, 'This message was deleted.'));
     } else {
       if (message.image) bubble.append(picture(api.imageUrl(message.image), message.name));
-      if (message.text) bubble.append(words(message.text));
+      if (message.text) bubble.append(messageText(message.text));
     }
     const foot = element(
       'p',
@@ -88,12 +92,12 @@ export class MessageList {
       message.edited && !message.deleted ? element('span', {}, 'edited') : null,
       element(
         'time',
-        { datetime: new Date(message.sent_ms).toISOString(), title: moment(message.sent_ms) },
-        time(message.sent_ms),
+        { datetime: new Date(message.sent_ms).toISOString(), title: formatDateTime(message.sent_ms) },
+        formatTime(message.sent_ms),
       ),
     );
     bubble.append(foot);
-    measure(bubble, foot);
+    reserveFootWidth(bubble, foot);
     row.append(this.#body(message.name, mine, grouped, bubble, this.#tools(message, mine)));
     return row;
   }
@@ -114,7 +118,7 @@ export class MessageList {
     row.dataset['key'] = message.key;
     const bubble = element('div', { class: 'bubble', dir: 'auto' });
     if (message.fileUrl) bubble.append(picture(message.fileUrl, name));
-    if (message.text) bubble.append(words(message.text));
+    if (message.text) bubble.append(messageText(message.text));
     const foot = element('p', { class: 'foot' });
     bubble.append(foot);
     const body = this.#body(name, true, grouped, bubble, null);
@@ -128,7 +132,7 @@ export class MessageList {
       foot.append(element('span', { class: 'state' }, 'not sent'));
       body.append(element('p', { class: 'failure' }, element('span', {}, message.error), retry, discard));
     }
-    measure(bubble, foot);
+    reserveFootWidth(bubble, foot);
     row.append(body);
     return row;
   }
@@ -147,18 +151,18 @@ export class MessageList {
   }
 }
 
-/** Tell the bubble how much room its last line needs beside the text. */
-function measure(bubble: HTMLElement, foot: HTMLElement): void {
+/** Reserve space for the time in the last line of a message; see style.css. */
+function reserveFootWidth(bubble: HTMLElement, foot: HTMLElement): void {
   bubble.style.setProperty('--foot', String((foot.textContent ?? '').length + foot.childElementCount));
 }
 
-function words(text: string): HTMLElement {
-  const paragraph = element('p', { class: isEmoji(text) ? 'words large' : 'words' });
-  for (const piece of pieces(text)) {
+function messageText(text: string): HTMLElement {
+  const paragraph = element('p', { class: isEmojiOnly(text) ? 'words large' : 'words' });
+  for (const part of splitAtLinks(text)) {
     paragraph.append(
-      piece.href
-        ? element('a', { href: piece.href, target: '_blank', rel: 'noopener noreferrer nofollow' }, piece.text)
-        : piece.text,
+      part.href
+        ? element('a', { href: part.href, target: '_blank', rel: 'noopener noreferrer nofollow' }, part.text)
+        : part.text,
     );
   }
   return paragraph;

@@ -1,12 +1,12 @@
 /**
- * Messages on their way: shown at once, sent one after the other, each with a key of its
- * own, so that one which is sent again is not there twice.
+ * Messages that the server has not confirmed. They are shown at once and sent one after
+ * the other. Each has its own key, so that a retry does not add a second message.
  */
 
 import * as api from './api';
 import type { Message, Unsent } from './types';
 
-const KEPT = 'unsent';
+const STORAGE_KEY = 'unsent';
 
 export class Outbox {
   unsent: Unsent[] = [];
@@ -33,30 +33,30 @@ export class Outbox {
       error: '',
       automatic: false,
     });
-    this.#changed();
+    this.#saveAndNotify();
     void this.flush();
   }
 
   retry(unsent: Unsent): void {
     unsent.state = 'pending';
-    this.#changed();
+    this.#saveAndNotify();
     void this.flush();
   }
 
-  /** The connection is back: send what did not go out because of it. */
+  /** Send again the messages that failed because there was no connection. */
   retryAll(): void {
     for (const unsent of this.unsent) if (unsent.automatic) unsent.state = 'pending';
-    this.#changed();
+    this.#saveAndNotify();
     void this.flush();
   }
 
   discard(unsent: Unsent): void {
     if (unsent.fileUrl) URL.revokeObjectURL(unsent.fileUrl);
     this.unsent = this.unsent.filter((other) => other !== unsent);
-    this.#changed();
+    this.#saveAndNotify();
   }
 
-  /** A message came from the channel: it may be one of ours. */
+  /** Remove the unsent message that the server has confirmed by this message. */
   confirm(message: Message): void {
     if (message.user !== this.me) return;
     const unsent = this.unsent.find((other) => other.key === message.key);
@@ -79,50 +79,51 @@ export class Outbox {
   async #send(unsent: Unsent): Promise<void> {
     try {
       if (unsent.file && !unsent.image) {
-        unsent.image = (await api.upload(unsent.file)).id;
+        unsent.image = (await api.uploadImage(unsent.file)).id;
       }
-      const message = await api.send(unsent.room, unsent.key, unsent.text, unsent.image);
+      const message = await api.sendMessage(unsent.room, unsent.key, unsent.text, unsent.image);
       this.onSent(message);
       this.confirm(message);
     } catch (error) {
-      const refused = error instanceof api.Refused ? error : null;
-      if (refused?.status === 429) {
-        await new Promise((done) => setTimeout(done, Math.max(1, refused.retryAfterS) * 1000));
+      const answer = error instanceof api.ApiError ? error : null;
+      if (answer?.status === 429) {
+        await new Promise((resolve) => setTimeout(resolve, Math.max(1, answer.retryAfterS) * 1000));
         return;
       }
       unsent.state = 'failed';
-      unsent.automatic = refused === null || refused.passing;
-      unsent.error = refused?.message ?? 'No connection.';
-      // What comes after it waits too, so that the order stays.
+      unsent.automatic = answer === null || answer.isTemporary;
+      unsent.error = answer?.message ?? 'No connection.';
+      // To preserve the order, the messages after it wait, too.
       if (unsent.automatic) {
         for (const other of this.unsent) {
-          if (other.state === 'pending') Object.assign(other, { ...unsent, ...identity(other) });
+          if (other.state === 'pending') copyState(unsent, other);
         }
       }
-      this.#changed();
+      this.#saveAndNotify();
     }
   }
 
-  #changed(): void {
-    // An image cannot be kept this way; its message is kept without it if it has words.
-    const texts = this.unsent.filter((unsent) => unsent.file === null);
+  #saveAndNotify(): void {
+    // An image cannot be stored as JSON, so messages with an image are not stored.
+    const storable = this.unsent.filter((unsent) => unsent.file === null);
     try {
-      sessionStorage.setItem(`${KEPT}:${this.me}`, JSON.stringify(texts));
+      sessionStorage.setItem(`${STORAGE_KEY}:${this.me}`, JSON.stringify(storable));
     } catch {
-      // Storage is full or switched off: then a reload loses what was not sent.
+      // The storage is full or disabled. A reload then loses unsent messages.
     }
     this.onChange();
   }
 
   #restore(): void {
-    const kept = sessionStorage.getItem(`${KEPT}:${this.me}`);
-    if (!kept) return;
-    this.unsent = (JSON.parse(kept) as Unsent[]).map((unsent) => ({ ...unsent, state: 'pending' }));
+    const stored = sessionStorage.getItem(`${STORAGE_KEY}:${this.me}`);
+    if (!stored) return;
+    this.unsent = (JSON.parse(stored) as Unsent[]).map((unsent) => ({ ...unsent, state: 'pending' }));
   }
 }
 
-/** What makes a message this one, whatever became of another. */
-function identity(unsent: Unsent): Partial<Unsent> {
-  const { key, room, text, file, fileUrl, image, sent_ms } = unsent;
-  return { key, room, text, file, fileUrl, image, sent_ms };
+/** Copy the state of one unsent message to another. */
+function copyState(from: Unsent, to: Unsent): void {
+  to.state = from.state;
+  to.error = from.error;
+  to.automatic = from.automatic;
 }

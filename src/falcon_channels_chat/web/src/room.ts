@@ -1,4 +1,4 @@
-/** The open room: its messages, what is new in it, where the reader is in it. */
+/** The open room: its messages, its subscriptions, the scroll position, typing. */
 
 import * as api from './api';
 import { byId, element } from './dom';
@@ -7,19 +7,22 @@ import type { MessageList } from './messages';
 import type { Outbox } from './outbox';
 import type { MemberList } from './sidebar';
 import { Timeline } from './timeline';
-import type { Me, Message } from './types';
-import { namesTyping } from './words';
+import type { Me, Message, RoomSnapshot } from './types';
+import { typingText } from './format';
 
-/** So near to the end counts as at the end. */
-const NEAR_PX = 80;
-/** So near to the beginning older messages are asked for. */
-const EARLY_PX = 600;
+/** At this distance from the end, the view follows new messages. */
+const NEAR_END_PX = 80;
+/** At this distance from the beginning, older messages are loaded. */
+const LOAD_OLDER_PX = 600;
+/** A member without a further signal counts as typing for this time. */
 const TYPING_LASTS_MS = 6_000;
+/** While the user types, a signal is published once in this time. */
 const TYPING_EVERY_MS = 3_000;
 const RETRY_MS = 2_000;
-const TELL_AFTER_MS = 700;
+/** The read mark is sent to the server at most once in this time. */
+const MARK_READ_EVERY_MS = 700;
 
-const nameIn = (info: unknown) => (info as { name?: string } | undefined)?.name ?? '?';
+const nameFrom = (info: unknown) => (info as { name?: string } | undefined)?.name ?? '?';
 
 export interface RoomParts {
   me: Me;
@@ -27,7 +30,7 @@ export interface RoomParts {
   list: MessageList;
   outbox: Outbox;
   members: MemberList;
-  notice(words: string): void;
+  showNotice(text: string): void;
   onRead(room: string): void;
 }
 
@@ -35,30 +38,30 @@ export class RoomView {
   name = '';
   #timeline = new Timeline();
   #channels: Channel[] = [];
-  #typing: Channel | null = null;
+  #typingChannel: Channel | null = null;
   #typists = new Map<string, { name: string; timer: ReturnType<typeof setTimeout> }>();
-  #saidTyping = 0;
+  #lastTypingMs = 0;
   #loadingOlder = false;
-  #marked = 0;
-  #telling: ReturnType<typeof setTimeout> | undefined;
+  #readUpTo = 0;
+  #markReadTimer: ReturnType<typeof setTimeout> | undefined;
   #unseen = 0;
   readonly #scroller = byId('timeline');
   readonly #toNewest = byId('to-newest');
 
   constructor(readonly parts: RoomParts) {
     this.#scroller.addEventListener('scroll', () => this.#onScroll(), { passive: true });
-    this.#toNewest.addEventListener('click', () => this.#toEnd());
+    this.#toNewest.addEventListener('click', () => this.#scrollToEnd());
     new ResizeObserver(() => {
-      if (this.#wasAtEnd) this.#toEnd();
+      if (this.#isAtEnd) this.#scrollToEnd();
     }).observe(this.#scroller);
     document.addEventListener('visibilitychange', () => this.markRead());
   }
 
-  #wasAtEnd = true;
+  #isAtEnd = true;
 
-  /** Whether the newest message is in sight of somebody. */
+  /** Whether the user sees the newest message. */
   get isRead(): boolean {
-    return document.visibilityState === 'visible' && this.#wasAtEnd;
+    return document.visibilityState === 'visible' && this.#isAtEnd;
   }
 
   async open(name: string): Promise<void> {
@@ -70,64 +73,64 @@ export class RoomView {
     const page = await this.#load(name);
     if (!page || this.name !== name) return;
     this.#timeline.reset(page);
-    this.#wasAtEnd = true;
+    this.#isAtEnd = true;
     this.render();
     this.markRead();
     const { live } = this.parts;
     this.#channels = [
-      live.follow(
+      live.subscribe(
         `rooms:${name}`,
         {
-          onPublication: (data) => this.take(data as Message),
-          onJoin: (id, info) => this.parts.members.add({ id, name: nameIn(info) }),
+          onPublication: (data) => this.addMessage(data as Message),
+          onJoin: (id, info) => this.parts.members.add({ id, name: nameFrom(info) }),
           onLeave: (id) => this.parts.members.remove(id),
-          onSubscribed: (gap) => void this.#onSubscribed(name, gap),
+          onSubscribed: (missed) => void this.#onSubscribed(name, missed),
         },
         page.position,
       ),
     ];
-    this.#typing = live.follow(`typing:${name}`, {
+    this.#typingChannel = live.subscribe(`typing:${name}`, {
       onPublication: (data, user, info) =>
-        this.#onTyping(user, nameIn(info), (data as { typing: boolean }).typing),
+        this.#onTyping(user, nameFrom(info), (data as { typing: boolean }).typing),
     });
-    this.#channels.push(this.#typing);
+    this.#channels.push(this.#typingChannel);
     this.render();
   }
 
   close(): void {
     for (const channel of this.#channels) channel.close();
     this.#channels = [];
-    this.#typing = null;
-    clearTimeout(this.#telling);
-    this.#telling = undefined;
+    this.#typingChannel = null;
+    clearTimeout(this.#markReadTimer);
+    this.#markReadTimer = undefined;
     for (const { timer } of this.#typists.values()) clearTimeout(timer);
     this.#typists.clear();
     this.#renderTyping();
     this.parts.members.reset([]);
     this.#timeline = new Timeline();
-    this.#saidTyping = 0;
-    this.#marked = 0;
+    this.#lastTypingMs = 0;
+    this.#readUpTo = 0;
     this.#unseen = 0;
     this.name = '';
   }
 
-  /** Take a message, from the channel or as an answer to what was sent. */
-  take(message: Message): void {
+  /** Add a new message, or the new version of a known message. */
+  addMessage(message: Message): void {
     this.parts.outbox.confirm(message);
     if (message.room !== this.name) return;
     const change = this.#timeline.upsert(message);
     if (change === 'known') return;
     this.#onTyping(message.user, '', false);
     if (change === 'new' && message.user !== this.parts.me.id) {
-      if (!this.#wasAtEnd) this.#unseen += 1;
+      if (!this.#isAtEnd) this.#unseen += 1;
       byId('announcer').textContent = `${message.name}: ${message.text || 'an image'}`;
     }
-    if (this.#wasAtEnd) this.#timeline.trim();
+    if (this.#isAtEnd) this.#timeline.trim();
     this.render();
     this.markRead();
   }
 
-  /** Show what is there, with the reader's place kept. */
+  /** Update the page. At the end of the messages, the view stays at the end. */
   render(): void {
     const { list, outbox, me } = this.parts;
     const unsent = outbox.unsent.filter((message) => message.room === this.name);
@@ -135,62 +138,62 @@ export class RoomView {
     const isEmpty = this.#timeline.messages.length + unsent.length === 0;
     byId('beginning').hidden = this.#timeline.more || isEmpty;
     byId('quiet').hidden = !isEmpty || this.#channels.length === 0;
-    if (this.#wasAtEnd) this.#toEnd();
+    if (this.#isAtEnd) this.#scrollToEnd();
     this.#renderToNewest();
   }
 
-  toEndNow(): void {
-    this.#toEnd();
+  scrollToEnd(): void {
+    this.#scrollToEnd();
   }
 
-  lastOwn(): Message | undefined {
+  lastOwnMessage(): Message | undefined {
     return this.#timeline.messages.findLast(
       (message) => message.user === this.parts.me.id && !message.deleted,
     );
   }
 
-  /** Tell the others that somebody writes here, now and then. */
-  sayTyping(now: boolean): void {
-    if (now && Date.now() - this.#saidTyping < TYPING_EVERY_MS) return;
-    if (!now && this.#saidTyping === 0) return;
-    this.#saidTyping = now ? Date.now() : 0;
-    this.#typing?.whisper({ typing: now });
+  /** Publish that the user types or has stopped, at a limited rate. */
+  publishTyping(isTyping: boolean): void {
+    if (isTyping && Date.now() - this.#lastTypingMs < TYPING_EVERY_MS) return;
+    if (!isTyping && this.#lastTypingMs === 0) return;
+    this.#lastTypingMs = isTyping ? Date.now() : 0;
+    this.#typingChannel?.publishIfSubscribed({ typing: isTyping });
   }
 
   markRead(): void {
     const last = this.#timeline.messages.at(-1);
-    if (!last || !this.isRead || last.id <= this.#marked) return;
-    this.#marked = last.id;
+    if (!last || !this.isRead || last.id <= this.#readUpTo) return;
+    this.#readUpTo = last.id;
     this.parts.onRead(this.name);
     const name = this.name;
-    // In a lively room the server is told now and then, not with every message.
-    this.#telling ??= setTimeout(() => {
-      this.#telling = undefined;
+    // If many messages arrive, the server gets one request for all of them.
+    this.#markReadTimer ??= setTimeout(() => {
+      this.#markReadTimer = undefined;
       if (this.name !== name) return;
-      api.markRead(name, this.#marked).catch(() => {
-        this.#marked = 0;
+      api.markRead(name, this.#readUpTo).catch(() => {
+        this.#readUpTo = 0;
       });
-    }, TELL_AFTER_MS);
+    }, MARK_READ_EVERY_MS);
   }
 
   // --- loading -----------------------------------------------------------------------
 
-  async #load(name: string): Promise<api.RoomSnapshot | null> {
+  async #load(name: string): Promise<RoomSnapshot | null> {
     while (this.name === name) {
       try {
-        return await api.snapshot(name);
+        return await api.getRoom(name);
       } catch (error) {
-        if (error instanceof api.Refused && !error.passing) {
+        if (error instanceof api.ApiError && !error.isTemporary) {
           this.#showMissing(name, error);
           return null;
         }
-        await new Promise((done) => setTimeout(done, RETRY_MS));
+        await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
       }
     }
     return null;
   }
 
-  #showMissing(name: string, error: api.Refused): void {
+  #showMissing(name: string, error: api.ApiError): void {
     const empty = byId('empty');
     empty.hidden = false;
     empty.replaceChildren(element('p', {}, error.message));
@@ -198,31 +201,31 @@ export class RoomView {
     const create = element('button', { type: 'button', class: 'primary' }, 'Create it');
     create.addEventListener('click', () => {
       api.createRoom(name).then(
-        (made) => void this.open(made.name),
-        (problem: Error) => this.parts.notice(problem.message),
+        (created) => void this.open(created.name),
+        (problem: Error) => this.parts.showNotice(problem.message),
       );
     });
     empty.append(create);
   }
 
-  async #onSubscribed(name: string, gap: boolean): Promise<void> {
-    if (gap) {
+  async #onSubscribed(name: string, missed: boolean): Promise<void> {
+    if (missed) {
       const page = await this.#load(name);
       if (!page || this.name !== name) return;
       this.#timeline.reset(page);
-      this.#wasAtEnd = true;
+      this.#isAtEnd = true;
       this.render();
       this.markRead();
-      this.parts.notice(
-        'You were away for too long to catch up message by message, so the room was loaded again.',
+      this.parts.showNotice(
+        'You were offline for too long to receive every message, so the room was loaded again.',
       );
     }
     try {
-      const present = await this.#channels[0]!.present();
+      const present = await this.#channels[0]!.presence();
       if (this.name !== name) return;
-      this.parts.members.reset(present.map(([id, info]) => ({ id, name: nameIn(info) })));
+      this.parts.members.reset(present.map(([id, info]) => ({ id, name: nameFrom(info) })));
     } catch {
-      // The connection is gone again; the next one asks again.
+      // The connection was lost. This function is called again after the next one.
     }
   }
 
@@ -233,16 +236,16 @@ export class RoomView {
     byId('older').hidden = false;
     const name = this.name;
     try {
-      const page = await api.olderThan(name, first.id);
+      const page = await api.getOlderMessages(name, first.id);
       if (this.name !== name || this.#timeline.messages[0] !== first) return;
-      // The place is kept as the distance from the end.
+      // Older messages are added above, so the distance to the end stays the same.
       const below = this.#scroller.scrollHeight - this.#scroller.scrollTop;
       byId('older').hidden = true;
       this.#timeline.prepend(page);
       this.render();
       this.#scroller.scrollTop = this.#scroller.scrollHeight - below;
     } catch {
-      await new Promise((done) => setTimeout(done, RETRY_MS));
+      await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
     } finally {
       byId('older').hidden = true;
       this.#loadingOlder = false;
@@ -253,36 +256,36 @@ export class RoomView {
 
   #onScroll(): void {
     const { scrollTop, scrollHeight, clientHeight } = this.#scroller;
-    this.#wasAtEnd = scrollHeight - scrollTop - clientHeight < NEAR_PX;
-    if (this.#wasAtEnd) {
+    this.#isAtEnd = scrollHeight - scrollTop - clientHeight < NEAR_END_PX;
+    if (this.#isAtEnd) {
       this.#unseen = 0;
       this.markRead();
     }
     this.#renderToNewest();
-    if (scrollTop < EARLY_PX) void this.#loadOlder();
+    if (scrollTop < LOAD_OLDER_PX) void this.#loadOlder();
   }
 
-  #toEnd(): void {
+  #scrollToEnd(): void {
     this.#scroller.scrollTop = this.#scroller.scrollHeight;
-    this.#wasAtEnd = true;
+    this.#isAtEnd = true;
     this.#unseen = 0;
     this.#renderToNewest();
   }
 
   #renderToNewest(): void {
-    this.#toNewest.hidden = this.#wasAtEnd;
+    this.#toNewest.hidden = this.#isAtEnd;
     byId('to-newest-text').textContent = this.#unseen
       ? `${this.#unseen} new ${this.#unseen === 1 ? 'message' : 'messages'}`
       : 'Newest';
   }
 
-  // --- who types ---------------------------------------------------------------------
+  // --- typing ------------------------------------------------------------------------
 
-  #onTyping(user: string, name: string, now: boolean): void {
+  #onTyping(user: string, name: string, isTyping: boolean): void {
     if (user === this.parts.me.id) return;
     clearTimeout(this.#typists.get(user)?.timer);
     this.#typists.delete(user);
-    if (now) {
+    if (isTyping) {
       const timer = setTimeout(() => this.#onTyping(user, name, false), TYPING_LASTS_MS);
       this.#typists.set(user, { name, timer });
     }
@@ -290,7 +293,7 @@ export class RoomView {
   }
 
   #renderTyping(): void {
-    const parts = namesTyping([...this.#typists.values()].map((typist) => typist.name));
+    const parts = typingText([...this.#typists.values()].map(({ name }) => name));
     byId('typing').replaceChildren(
       ...parts.map((part, index) => (index % 2 === 0 ? element('bdi', {}, part) : part)),
     );

@@ -1,4 +1,4 @@
-/** The two panels beside the messages: the rooms, and who is here. */
+/** The two panels beside the messages: the rooms, and the members of the open room. */
 
 import * as api from './api';
 import { byId, element, setChildren } from './dom';
@@ -12,7 +12,7 @@ interface News {
   user: string;
 }
 
-/** The list of rooms and what is unread in them. */
+/** The list of rooms, with the number of unread messages. */
 export class RoomList {
   #rooms = new Map<string, RoomSummary>();
   #current = '';
@@ -23,7 +23,7 @@ export class RoomList {
     readonly me: Me,
     readonly live: Live,
     readonly onOpen: (room: string) => void,
-    /** Whether somebody is looking at the newest messages of the open room. */
+    /** Returns whether the user sees the newest message of the open room. */
     readonly isReading: () => boolean,
   ) {
     byId<HTMLFormElement>('new-room').addEventListener('submit', (event) => {
@@ -33,20 +33,20 @@ export class RoomList {
   }
 
   async start(): Promise<void> {
-    const { rooms, position } = await api.rooms();
-    this.#take(rooms);
-    this.live.follow('news', this.#newsEvents(), position);
-    this.live.follow(`users:${this.me.id}`, {
+    const { rooms, position } = await api.getRooms();
+    this.#setRooms(rooms);
+    this.live.subscribe('news', this.#newsEvents(), position);
+    this.live.subscribe(`users:${this.me.id}`, {
       onPublication: (data) => this.#onRead(data as { room: string; read: number }),
-      onSubscribed: (gap) => gap && void this.reload(),
+      onSubscribed: (missed) => missed && void this.reload(),
     });
   }
 
-  /** Ask for the list again; calls that come meanwhile share one answer. */
+  /** Load the list again. Calls during a request share its answer. */
   reload(): Promise<void> {
     this.#loading ??= api
-      .rooms()
-      .then(({ rooms }) => this.#take(rooms))
+      .getRooms()
+      .then(({ rooms }) => this.#setRooms(rooms))
       .catch(() => undefined)
       .finally(() => {
         this.#loading = null;
@@ -67,7 +67,7 @@ export class RoomList {
     }
   }
 
-  #take(rooms: RoomSummary[]): void {
+  #setRooms(rooms: RoomSummary[]): void {
     this.#rooms = new Map(rooms.map((room) => [room.name, room]));
     this.#render();
   }
@@ -75,7 +75,7 @@ export class RoomList {
   #newsEvents(): ChannelEvents {
     return {
       onPublication: (data) => this.#onNews(data as News),
-      onSubscribed: (gap) => gap && void this.reload(),
+      onSubscribed: (missed) => missed && void this.reload(),
     };
   }
 
@@ -114,7 +114,7 @@ export class RoomList {
       await this.reload();
       this.onOpen(name);
     } catch (problem) {
-      error.textContent = problem instanceof api.Refused ? problem.message : 'No connection. Try again.';
+      error.textContent = problem instanceof api.ApiError ? problem.message : 'No connection. Try again.';
     }
   }
 
@@ -125,8 +125,8 @@ export class RoomList {
     );
     const unread = [...this.#rooms.values()].reduce((sum, room) => sum + room.unread, 0);
     byId('unread-elsewhere').hidden = unread === 0;
-    const many = unread > 99 ? '99+' : String(unread);
-    document.title = `${unread ? `(${many}) ` : ''}${this.#current ? `#${this.#current} · ` : ''}Falcon Chat`;
+    const count = unread > 99 ? '99+' : String(unread);
+    document.title = `${unread ? `(${count}) ` : ''}${this.#current ? `#${this.#current} · ` : ''}Falcon Chat`;
   }
 
   #item(room: RoomSummary): HTMLElement {
@@ -152,7 +152,7 @@ export class RoomList {
   }
 }
 
-/** Who is in the open room; several tabs are one person. */
+/** The members who are in the open room. Several tabs of one person are one entry. */
 export class MemberList {
   #members = new Map<string, Member>();
 
@@ -190,7 +190,7 @@ export class MemberList {
   }
 }
 
-/** On narrow screens the panels are drawers. */
+/** Open and close the panels with buttons on narrow screens. */
 export function startDrawers(): { close(): void } {
   const buttons: Record<string, HTMLElement> = { rooms: byId('show-rooms'), members: byId('show-members') };
   const show = (panel: string) => {

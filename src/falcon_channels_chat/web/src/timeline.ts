@@ -1,24 +1,24 @@
-/** The messages of the open room: in order, each once, whatever way they came. */
+/** The messages of the open room, in order and without duplicates. */
 
 import type { Message, MessagePage } from './types';
 
-/** With more than this, and nobody looking at them, the oldest are let go. */
-const MOST = 1000;
-const KEPT = 300;
+/** With more messages than this, all but the newest ones are removed. */
+const MAX_MESSAGES = 1000;
+const MESSAGES_AFTER_TRIM = 300;
 
 export class Timeline {
   messages: Message[] = [];
-  /** Whether there are older ones at the server. */
+  /** Whether the server has older messages. */
   more = false;
 
-  /** Take a page of the newest messages; return whether it left a hole behind it. */
+  /** Replace all messages by a page of the newest messages. */
   reset(page: MessagePage): void {
     const first = page.messages[0]?.id ?? 0;
-    // What came from the channel while the page was on its way is newer than the page.
-    const since = this.messages.filter((message) => message.id >= first);
+    // Messages that arrived on the channel during the request are newer than the page.
+    const newer = this.messages.filter((message) => message.id >= first);
     this.messages = [...page.messages];
     this.more = page.more;
-    for (const message of since) this.upsert(message);
+    for (const message of newer) this.upsert(message);
   }
 
   prepend(page: MessagePage): void {
@@ -27,26 +27,26 @@ export class Timeline {
     this.more = page.more;
   }
 
-  /** Take one message; say what it was: new here, another version, or known. */
+  /** Add a message or a new version of it; return what has changed. */
   upsert(message: Message): 'new' | 'changed' | 'known' {
     let index = this.messages.length;
     while (index > 0 && this.messages[index - 1]!.id > message.id) index -= 1;
-    const there = this.messages[index - 1];
-    if (there?.id === message.id) {
-      if (there.version >= message.version) return 'known';
+    const existing = this.messages[index - 1];
+    if (existing?.id === message.id) {
+      if (existing.version >= message.version) return 'known';
       this.messages[index - 1] = message;
       return 'changed';
     }
-    // Older than all that is loaded: it is found when somebody scrolls up to it.
+    // It is older than the loaded messages, and is loaded when the user scrolls up.
     if (index === 0 && this.more) return 'known';
     this.messages.splice(index, 0, message);
     return 'new';
   }
 
-  /** Let go of the oldest, if there are very many. */
+  /** Remove the oldest messages if there are too many. */
   trim(): void {
-    if (this.messages.length <= MOST) return;
-    this.messages = this.messages.slice(-KEPT);
+    if (this.messages.length <= MAX_MESSAGES) return;
+    this.messages = this.messages.slice(-MESSAGES_AFTER_TRIM);
     this.more = true;
   }
 }

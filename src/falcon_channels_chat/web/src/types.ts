@@ -1,4 +1,4 @@
-/** What the server sends, as its `store.py` and `rooms.py` write it. */
+/** The data that the server sends, as defined in its `store.py` and `rooms.py`. */
 
 export interface Position {
   offset: number;
@@ -24,7 +24,7 @@ export interface MessagePage {
   more: boolean;
 }
 
-export interface Snapshot extends MessagePage {
+export interface RoomSnapshot extends MessagePage {
   room: string;
   position: Position;
 }
@@ -40,7 +40,7 @@ export interface Me {
   name: string;
 }
 
-/** Somebody who is in the room. */
+/** A member who is in the room. */
 export interface Member {
   id: string;
   name: string;
@@ -56,7 +56,8 @@ export interface Unsent {
   image: string | null;
   sent_ms: number;
   state: 'pending' | 'failed';
-  /** Why it failed; whether it goes out by itself when the connection is back. */
+  /** The reason of the failure, as a text for the user. */
   error: string;
+  /** Whether it is sent again when the connection is back. */
   automatic: boolean;
 }

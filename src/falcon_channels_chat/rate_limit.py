@@ -1,4 +1,4 @@
-"""How often somebody may do something, per process."""
+"""Limit how often a person may do something, in this process."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import falcon
 
 
 class RateLimit:
-    """A bucket of tokens for each person.
+    """A token bucket for each person.
 
     Args:
-        per_s: Tokens that come back each second.
-        burst: Tokens in a full bucket.
-        max_people: How many buckets are remembered; the one unused the longest goes.
-        clock: Seconds, monotonic.
+        per_s: Tokens added to a bucket each second.
+        burst: Maximum number of tokens in a bucket.
+        max_people: Maximum number of buckets. Beyond it, the least recently used
+            bucket is removed.
+        clock: Monotonic clock that returns seconds.
     """
 
     def __init__(
@@ -31,24 +32,28 @@ class RateLimit:
         self._burst = burst
         self._max_people = max_people
         self._clock = clock
-        #: Tokens left, and when that was true.
+        #: For each person: the number of tokens, and the time of that number.
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
-    def take(self, who: str) -> None:
+    def take(self, person: str) -> None:
         """Take one token.
 
+        Args:
+            person: Id of the person whose token is taken.
+
         Raises:
-            falcon.HTTPTooManyRequests: None is left; ``Retry-After`` says how long.
+            falcon.HTTPTooManyRequests: The bucket is empty. ``Retry-After`` holds the
+                seconds until there is a token.
         """
         now = self._clock()
-        tokens, since = self._buckets.pop(who, (float(self._burst), now))
+        tokens, since = self._buckets.pop(person, (float(self._burst), now))
         tokens = min(self._burst, tokens + (now - since) * self._per_s)
         allowed = tokens >= 1
-        self._buckets[who] = (tokens - 1 if allowed else tokens, now)
+        self._buckets[person] = (tokens - 1 if allowed else tokens, now)
         if len(self._buckets) > self._max_people:
             self._buckets.popitem(last=False)
         if not allowed:
             raise falcon.HTTPTooManyRequests(
-                description='That was a little fast. Wait a moment.',
+                description='Too many requests. Wait a moment.',
                 retry_after=math.ceil((1 - tokens) / self._per_s),
             )
