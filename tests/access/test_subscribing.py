@@ -298,6 +298,26 @@ async def test_second_subscription_to_a_channel_raises_and_the_first_stays() -> 
 
 
 @on_fake_clock
+async def test_two_requests_that_start_the_node_make_one_subscription() -> None:
+    """Both requests wait for the start of the node. The second one is then refused."""
+    world = World()
+
+    async def add() -> None:
+        world.channels.node.handshake.add(world.client.connection)
+
+    world.before_open = add
+    first, second = await asyncio.gather(
+        world.subscribe(), world.subscribe(), return_exceptions=True
+    )
+    assert isinstance(second, AlreadySubscribedError)
+    assert {CHANNEL: first} == world.client.connection.subscriptions
+    assert {CHANNEL: 1} == world.channels.node.hub.channel_counts()
+    world.client.disconnect()
+    await world.assert_nothing_is_left()
+    await world.channels.close()
+
+
+@on_fake_clock
 async def test_subscription_above_the_limit_raises_and_leaves_nothing() -> None:
     """A connection has at most `max_channels_per_connection` subscriptions."""
     world = World()

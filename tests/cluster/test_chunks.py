@@ -91,6 +91,16 @@ def test_assembler_with_repeated_pieces_returns_the_body_once() -> None:
     assert body == assembler.add(third)
 
 
+def test_assembler_with_many_repeated_pieces_counts_their_bytes_once() -> None:
+    """Repeated pieces do not displace another incomplete message."""
+    other, repeated = pieces_of(body_of(2)), pieces_of(body_of(2, 1))
+    assembler = Assembler()
+    assert None is assembler.add(other[0])
+    for _ in range(2 * MAX_MESSAGE_BYTES // PIECE_BYTES + 1):
+        assert None is assembler.add(repeated[0])
+    assert body_of(2) == assembler.add(other[1])
+
+
 def test_assembler_with_a_lost_piece_returns_nothing_and_accepts_others() -> None:
     """A message with a lost piece stays incomplete; other messages are received."""
     lost, complete = pieces_of(body_of(3)), pieces_of(body_of(3, 1))
