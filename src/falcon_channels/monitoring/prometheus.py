@@ -23,6 +23,8 @@ from prometheus_client.registry import Collector
 from falcon_channels.metrics import Counters
 from falcon_channels.node import Node
 
+__all__ = ['ChannelsCollector']
+
 _PREFIX = 'falcon_channels_'
 _SURVEY = 'metrics'
 
