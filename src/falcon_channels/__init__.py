@@ -1,5 +1,7 @@
 """Real-time for the Falcon web framework."""
 
+import importlib.metadata
+
 from falcon_channels.access.authorization import PublicationDraft
 from falcon_channels.brokers.base import PublishResult
 from falcon_channels.channels import Channels
@@ -64,4 +66,7 @@ __all__ = [
     'Subscription',
     'UnknownChannelError',
     'UnsubscribedError',
+    '__version__',
 ]
+
+__version__ = importlib.metadata.version('falcon-channels')

@@ -37,6 +37,8 @@ import falcon.asgi
 
 from falcon_channels.errors import OptionsError
 
+__all__ = ['OriginCheck']
+
 _logger = logging.getLogger('falcon_channels')
 
 _DEFAULT_PORTS = {'http': 80, 'https': 443}

@@ -39,6 +39,17 @@ from falcon_channels.errors import OptionsError
 from falcon_channels.errors import TokenExpiredError
 from falcon_channels.errors import TokenInvalidError
 
+__all__ = [
+    'Algorithm',
+    'ConnectionToken',
+    'SubscriptionToken',
+    'TokenKey',
+    'TokenSubscription',
+    'TokenVerifier',
+    'make_connection_token',
+    'make_subscription_token',
+]
+
 Algorithm = Literal[
     'HS256',
     'HS384',

@@ -1,4 +1,4 @@
-"""Responders: each is asked and may refuse; options decide where there is none."""
+"""Authorization: responders are called and may refuse; else the options decide."""
 
 from __future__ import annotations
 
@@ -13,65 +13,64 @@ from support.fake_clock import on_fake_clock
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
 from falcon_channels import PublicationTooLargeError
-from falcon_channels import UnknownChannelError
 from falcon_channels.access import authorization
 from falcon_channels.testing import SimulatedClient
 
 
-async def forbid_mallory(req: Any, who: Any, resource: Any, params: Any) -> None:
-    if who.user == 'mallory':
+async def forbid_mallory(req: Any, draft: Any, resource: Any, params: Any) -> None:
+    if draft.user == 'mallory':
         raise falcon.HTTPForbidden(description='banned')
 
 
 class Guarded:
-    """Refuses `eve` everywhere, and keeps what it was asked."""
+    """A resource that refuses `eve` and records its calls."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[str, str]] = []
+        self.calls: list[tuple[str, str]] = []
 
-    def _ask(self, what: str, user: str) -> None:
-        self.asked.append((what, user))
+    def _record(self, call: str, user: str) -> None:
+        self.calls.append((call, user))
         if user == 'eve':
-            raise falcon.HTTPForbidden(description=f'no {what} for you')
+            raise falcon.HTTPForbidden(description=f'no {call} for you')
 
     async def on_subscribe(self, req: Any, subscription: Any, room: str) -> None:
         assert room == subscription.params['room']
-        self._ask(f'subscribe {room} {subscription.data}', subscription.user)
+        self._record(f'subscribe {room} {subscription.data}', subscription.user)
         subscription.reply = {'welcome': subscription.user}
 
     @falcon.before(forbid_mallory)
     async def on_publish(self, req: Any, publication: Any, room: str) -> None:
-        self._ask(f'publish {room}', publication.user)
+        self._record(f'publish {room}', publication.user)
         publication.data['by'] = publication.user
 
     async def on_unsubscribe(self, req: Any, subscription: Any, room: str) -> None:
-        self._ask(f'unsubscribe {room}', subscription.user)
+        self._record(f'unsubscribe {room}', subscription.user)
 
     async def on_presence(self, req: Any, connection: Any, room: str) -> None:
-        self._ask(f'presence {room}', connection.user)
+        self._record(f'presence {room}', connection.user)
 
     async def on_history(self, req: Any, connection: Any, room: str) -> None:
-        self._ask(f'history {room}', connection.user)
+        self._record(f'history {room}', connection.user)
 
 
 class Note(msgspec.Struct):
-    """What clients may publish to a typed channel."""
+    """The type of publications in a typed channel."""
 
     text: str
     tags: list[str] = []
 
 
-def made(resource: object | None = None, **options: Any) -> Channels:
+def make_channels(resource: object | None = None, **options: Any) -> Channels:
     channels = Channels()
     channels.add_route('rooms:{room}', resource, ChannelOptions(**options))
     return channels
 
 
 @on_fake_clock
-async def test_responders_accept() -> None:
-    """Who may is asked for, once each, with the fields of the name, and gets in."""
+async def test_accepting_responders_are_called_once_with_the_fields() -> None:
+    """Each responder is called once, with the fields of the channel name."""
     guarded = Guarded()
-    channels = made(guarded)
+    channels = make_channels(guarded)
     async with SimulatedClient(channels, user='ann') as ann:
         await ann.subscribe('rooms:a', data='please')
         await ann.publish('rooms:a', {'text': 'hi'})
@@ -97,15 +96,15 @@ async def test_responders_accept() -> None:
         ('presence a', 'ann'),
         ('history a', 'ann'),
         ('unsubscribe a', 'ann'),
-    ] == guarded.asked
+    ] == guarded.calls
     await channels.close()
 
 
 @on_fake_clock
-async def test_responders_refuse() -> None:
-    """Who may not is told so, and nothing has happened."""
+async def test_refusing_responders_raise_and_change_nothing() -> None:
+    """The error of a responder reaches the client, and nothing has changed."""
     guarded = Guarded()
-    channels = made(guarded, publishers='anybody')
+    channels = make_channels(guarded, publishers='anybody')
     async with SimulatedClient(channels, user='eve') as eve:
         with pytest.raises(falcon.HTTPForbidden) as refused:
             await eve.subscribe('rooms:a')
@@ -124,14 +123,14 @@ async def test_responders_refuse() -> None:
             )
         assert 0 == channels.node.hub.counters.publications
     await asyncio.sleep(1)
-    assert 'unsubscribe a' not in [what for what, _ in guarded.asked]
+    assert 'unsubscribe a' not in [call for call, _ in guarded.calls]
     await channels.close()
 
 
 @on_fake_clock
-async def test_hooks_of_falcon_work() -> None:
-    """`falcon.before` goes before a channel's responder as before any other."""
-    channels = made(Guarded())
+async def test_falcon_hook_of_a_responder_runs_before_it() -> None:
+    """`falcon.before` works on the responders of channels."""
+    channels = make_channels(Guarded())
     async with SimulatedClient(channels, user='mallory') as mallory:
         await mallory.subscribe('rooms:a')
         with pytest.raises(falcon.HTTPForbidden) as refused:
@@ -150,14 +149,14 @@ async def test_hooks_of_falcon_work() -> None:
         ('anybody', False, True),
     ],
 )
-def test_options_decide_without_responder(
+def test_publishers_option_without_responder_decides(
     publishers: Any, subscribed: bool, allowed: bool
 ) -> None:
-    """Without a responder the options decide who may publish."""
+    """Without `on_publish`, the option `publishers` decides who may publish."""
 
     @on_fake_clock
     async def scenario() -> None:
-        channels = made(publishers=publishers)
+        channels = make_channels(publishers=publishers)
         async with SimulatedClient(channels) as client:
             if subscribed:
                 await client.subscribe('rooms:a')
@@ -172,9 +171,9 @@ def test_options_decide_without_responder(
 
 
 @on_fake_clock
-async def test_who_does_not_listen_may_not_ask() -> None:
-    """Without a responder, presence and history are for subscribers."""
-    channels = made(presence=True, history_size=5)
+async def test_presence_and_history_without_a_subscription_are_forbidden() -> None:
+    """Without a responder, only subscribers may read presence and history."""
+    channels = make_channels(presence=True, history_size=5)
     async with SimulatedClient(channels) as client:
         match = await channels.node.match('rooms:a')
         for authorize in (
@@ -204,12 +203,14 @@ async def test_who_does_not_listen_may_not_ask() -> None:
         (b'\x00', 'binary'),
     ],
 )
-def test_typed_data_is_refused_with_its_path(data: Any, path: str) -> None:
-    """What does not fit the route's type is refused, and says where."""
+def test_publication_of_the_wrong_type_is_refused_with_its_path(
+    data: Any, path: str
+) -> None:
+    """Data of another type than `data_type` is refused with the path of the field."""
 
     @on_fake_clock
     async def scenario() -> None:
-        channels = made(publishers='anybody', data_type=Note)
+        channels = make_channels(publishers='anybody', data_type=Note)
         async with SimulatedClient(channels) as client:
             with pytest.raises(falcon.HTTPUnprocessableEntity) as refused:
                 await client.publish('rooms:a', data)
@@ -222,16 +223,16 @@ def test_typed_data_is_refused_with_its_path(data: Any, path: str) -> None:
 
 
 @on_fake_clock
-async def test_too_large_is_refused_with_both_numbers() -> None:
-    """A publication over the limit is refused from anybody, also after a responder."""
+async def test_too_large_publication_is_refused_with_both_sizes() -> None:
+    """A publication above the limit is refused before and after the responder."""
 
     class Doubles:
         async def on_publish(self, req: Any, publication: Any, room: str) -> None:
             publication.data = publication.data * 2
 
-    channels = made(Doubles(), publishers='anybody', max_publication_bytes=100)
-    words = 'publication of 102 bytes exceeds max_publication_bytes of 100'
-    with pytest.raises(PublicationTooLargeError, match=words):
+    channels = make_channels(Doubles(), publishers='anybody', max_publication_bytes=100)
+    message = 'publication of 102 bytes exceeds max_publication_bytes of 100'
+    with pytest.raises(PublicationTooLargeError, match=message):
         await channels.publish('rooms:a', 'x' * 100)
     async with SimulatedClient(channels) as client:
         with pytest.raises(PublicationTooLargeError, match='102'):
@@ -239,35 +240,4 @@ async def test_too_large_is_refused_with_both_numbers() -> None:
         with pytest.raises(PublicationTooLargeError, match='122'):
             await client.publish('rooms:a', 'x' * 60)
         await client.publish('rooms:a', 'x' * 40)
-    await channels.close()
-
-
-@on_fake_clock
-async def test_channels_without_route_do_not_exist() -> None:
-    """A client cannot make a channel by naming it."""
-    channels = made()
-    async with SimulatedClient(channels) as client:
-        for name in ('Rooms:a', 'rooms:a/b', 'other'):
-            with pytest.raises(UnknownChannelError):
-                await client.subscribe(name)
-    assert {} == channels.node.hub.channel_counts()
-    await channels.close()
-
-
-@on_fake_clock
-async def test_responders_that_fail_are_logged(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """An `on_unsubscribe` that fails is counted and logged, and harms nobody."""
-
-    class Fails:
-        async def on_unsubscribe(self, req: Any, subscription: Any, room: str) -> None:
-            raise RuntimeError('a defect of the application')
-
-    channels = made(Fails())
-    async with SimulatedClient(channels) as client:
-        await client.subscribe('rooms:a')
-    await asyncio.sleep(1)
-    assert 1 == channels.node.hub.counters.responder_errors
-    assert 'on_unsubscribe failed' in caplog.text
     await channels.close()

@@ -1,61 +1,18 @@
-"""Processes that share a broker: messages between them, and surveys."""
+"""`Cluster`: messages between the nodes that share a broker, and surveys."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Any
 
-from falcon_channels import ChannelOptions
+from support.linked_broker import LinkedBroker
+from support.linked_broker import start_node
+
 from falcon_channels import Channels
-from falcon_channels.brokers.base import Capabilities
-from falcon_channels.brokers.memory import MemoryBroker
-from falcon_channels.errors import BrokerUnavailableError
 
 
-class LinkedBroker(MemoryBroker):
-    """Memory of its own, and control messages that reach all on one list."""
-
-    capabilities = Capabilities(shared=True)
-
-    def __init__(self, link: list[LinkedBroker]) -> None:
-        super().__init__()
-        self.link = link
-        #: How many control messages it carried, and how large the largest was.
-        self.sent = 0
-        self.largest_bytes = 0
-        self.cut = False
-
-    async def start(self, receiver: Any) -> None:
-        await super().start(receiver)
-        self.receiver = receiver
-        self.link.append(self)
-
-    async def close(self) -> None:
-        if self in self.link:
-            self.link.remove(self)
-        await super().close()
-
-    async def control(self, message: bytes) -> None:
-        if self.cut:
-            raise BrokerUnavailableError('cut')
-        self.sent += 1
-        self.largest_bytes = max(self.largest_bytes, len(message))
-        loop = asyncio.get_running_loop()
-        for broker in self.link:
-            if not broker.cut:
-                loop.call_soon(broker.receiver.on_control, message)
-
-
-async def start(link: list[LinkedBroker]) -> tuple[Channels, LinkedBroker]:
-    broker = LinkedBroker(link)
-    channels = Channels(broker)
-    channels.add_route('rooms:{room}', None, ChannelOptions(history_size=10))
-    await channels.start()
-    return channels, broker
-
-
-async def test_one_process_answers_itself() -> None:
-    """A process whose broker is its own sends no message to find itself."""
+async def test_survey_with_an_unshared_broker_is_answered_locally() -> None:
+    """A node whose broker is not shared answers its own survey without a message."""
     channels = Channels()
     channels.add_route('rooms:{room}', None)
     async with channels.subscribe('rooms:a'):
@@ -69,10 +26,10 @@ async def test_one_process_answers_itself() -> None:
     await channels.close()
 
 
-async def test_survey_gathers_all_processes() -> None:
-    """Channels of all processes are counted together, and each process is listed."""
+async def test_survey_collects_the_answers_of_all_nodes() -> None:
+    """Subscribers of a channel are counted on all nodes, and each node is listed."""
     link: list[LinkedBroker] = []
-    (one, _), (two, _) = await start(link), await start(link)
+    (one, _), (two, _) = await start_node(link), await start_node(link)
     async with one.subscribe('rooms:a'), two.subscribe('rooms:a'):
         async with two.subscribe('rooms:b'):
             assert {'rooms:a': 2, 'rooms:b': 1} == await one.node.info.channels()
@@ -84,13 +41,13 @@ async def test_survey_gathers_all_processes() -> None:
     await two.close()
 
 
-async def test_survey_ends_when_all_known_have_answered() -> None:
-    """Once the processes are known, a survey does not wait for its time to pass."""
+async def test_survey_ends_when_all_known_nodes_have_answered() -> None:
+    """A survey does not wait for its timeout if all known nodes have answered."""
     link: list[LinkedBroker] = []
-    (one, _), (two, _) = await start(link), await start(link)
+    (one, _), (two, _) = await start_node(link), await start_node(link)
     first = await one.node.cluster.survey('node')
     assert {one.node.cluster.id, two.node.cluster.id} == first.keys()
-    three, _ = await start(link)
+    three, _ = await start_node(link)
     async with asyncio.timeout(30):
         again = await one.node.cluster.survey('node', timeout_s=3600)
     assert {
@@ -106,10 +63,10 @@ async def test_survey_ends_when_all_known_have_answered() -> None:
     await two.close()
 
 
-async def test_a_dead_process_is_waited_for_once() -> None:
-    """A process that died without a goodbye delays one survey and no more."""
+async def test_node_that_died_delays_only_one_survey() -> None:
+    """A node that ended without a goodbye is awaited in one survey only."""
     link: list[LinkedBroker] = []
-    (one, _), (two, dead) = await start(link), await start(link)
+    (one, _), (two, dead) = await start_node(link), await start_node(link)
     assert 2 == len(await one.node.cluster.survey('node'))
     link.remove(dead)
     assert [one.node.cluster.id] == list(
@@ -123,32 +80,35 @@ async def test_a_dead_process_is_waited_for_once() -> None:
     await two.close()
 
 
-async def test_who_starts_later_is_told_who_is_there() -> None:
-    """A process that is known is waited for, even longer than for unknown ones."""
+async def test_new_node_knows_the_earlier_nodes_and_waits_for_their_answers() -> None:
+    """A known node is awaited until it answers or leaves.
+
+    The wait for nodes that are not known yet is shorter.
+    """
     link: list[LinkedBroker] = []
-    (one, slow), (two, _) = await start(link), await start(link)
-    told = asyncio.Event()
-    one.node.cluster.handle('done', lambda body: told.set())
+    (one, slow), (two, _) = await start_node(link), await start_node(link)
+    received = asyncio.Event()
+    one.node.cluster.handle('done', lambda body: received.set())
     await two.node.cluster.send('', 'done', b'')
-    await asyncio.wait_for(told.wait(), 30)
+    await asyncio.wait_for(received.wait(), 30)
     link.remove(slow)
-    asking = asyncio.create_task(two.node.cluster.survey('note', timeout_s=3600))
-    done, _ = await asyncio.wait([asking], timeout=1.5)
+    survey = asyncio.create_task(two.node.cluster.survey('note', timeout_s=3600))
+    done, _ = await asyncio.wait([survey], timeout=1.5)
     assert set() == done
     await two.node.cluster.send('', 'goodbye', one.node.cluster.id.encode())
-    assert {} == await asyncio.wait_for(asking, 30)
+    assert {} == await asyncio.wait_for(survey, 30)
     await one.close()
     await two.close()
 
 
-async def test_after_a_lost_link_all_are_asked_anew() -> None:
-    """Who started while the link was lost is found by the next survey."""
+async def test_survey_after_a_lost_link_finds_nodes_that_started_meanwhile() -> None:
+    """The first survey after a lost link finds a node that started during the loss."""
     link: list[LinkedBroker] = []
-    one, broker = await start(link)
+    one, broker = await start_node(link)
     assert 1 == len(await one.node.cluster.survey('node', timeout_s=0.1))
     broker.cut = True
     one.node.hub.on_link_lost()
-    two, _ = await start(link)
+    two, _ = await start_node(link)
     broker.cut = False
     one.node.hub.on_link_restored()
     assert 2 == len(await one.node.cluster.survey('node'))
@@ -156,13 +116,13 @@ async def test_after_a_lost_link_all_are_asked_anew() -> None:
     await two.close()
 
 
-async def test_large_answers_travel_in_small_parts() -> None:
-    """An answer of a megabyte arrives whole, in control messages under 4 KiB.
+async def test_large_answer_is_sent_in_pieces_below_4_kib() -> None:
+    """An answer of one megabyte arrives complete, in control messages below 4 KiB.
 
-    The other process has no answer, says so, and is not waited for.
+    The other node has no such answer. It says so, and is not awaited.
     """
     link: list[LinkedBroker] = []
-    (one, _), (two, broker) = await start(link), await start(link)
+    (one, _), (two, broker) = await start_node(link), await start_node(link)
     answer = bytes(range(256)) * 4096
     two.node.cluster.answer('large', lambda body: body + answer)
     answers = await one.node.cluster.survey('large', b'x', timeout_s=30)
@@ -172,35 +132,35 @@ async def test_large_answers_travel_in_small_parts() -> None:
     await two.close()
 
 
-async def test_messages_reach_the_process_that_is_meant() -> None:
-    """A message for one process is read there only, one for all everywhere."""
+async def test_message_reaches_its_node_only_or_all_nodes() -> None:
+    """A message for one node is handled there only, and one for all by all."""
     link: list[LinkedBroker] = []
-    (one, _), (two, _) = await start(link), await start(link)
-    read: list[tuple[str, bytes]] = []
-    everywhere = asyncio.Event()
+    (one, _), (two, _) = await start_node(link), await start_node(link)
+    handled: list[tuple[str, bytes]] = []
+    all_handled = asyncio.Event()
 
-    def reader(name: str) -> Any:
-        def read_it(body: bytes) -> None:
-            read.append((name, body))
-            if len(read) == 3:
-                everywhere.set()
+    def handler(name: str) -> Any:
+        def handle(body: bytes) -> None:
+            handled.append((name, body))
+            if len(handled) == 3:
+                all_handled.set()
 
-        return read_it
+        return handle
 
-    one.node.cluster.handle('note', reader('one'))
-    two.node.cluster.handle('note', reader('two'))
+    one.node.cluster.handle('note', handler('one'))
+    two.node.cluster.handle('note', handler('two'))
     await one.node.cluster.send(two.node.cluster.id, 'note', b'1')
     await one.node.cluster.send('', 'note', b'2')
-    await asyncio.wait_for(everywhere.wait(), 30)
-    assert [('two', b'1'), ('one', b'2'), ('two', b'2')] == read
+    await asyncio.wait_for(all_handled.wait(), 30)
+    assert [('two', b'1'), ('one', b'2'), ('two', b'2')] == handled
     await one.close()
     await two.close()
 
 
-async def test_rubbish_between_processes_is_counted() -> None:
-    """Messages that cannot be read, or that nobody reads, harm nothing."""
+async def test_invalid_control_message_is_counted_and_dropped() -> None:
+    """Messages that cannot be decoded or have no handler have no other effect."""
     link: list[LinkedBroker] = []
-    one, _ = await start(link)
+    one, _ = await start_node(link)
     for kind in ('hello', 'ask', 'answer', 'unheard of'):
         await one.node.cluster.send('', kind, b'\xff')
     done = asyncio.Event()

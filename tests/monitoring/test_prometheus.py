@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from cluster.test_cluster import LinkedBroker
-from cluster.test_cluster import start
 from falcon import testing
 import falcon.asgi
 import httpx
@@ -15,6 +13,8 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 import pytest
 from support.asgi_servers import AsgiServer
+from support.linked_broker import LinkedBroker
+from support.linked_broker import start_node
 from support.processes import ServerProcess
 from support.processes import wait_until
 from websockets.sync.client import connect
@@ -91,7 +91,7 @@ def test_page_of_all_processes_names_them(
 async def test_page_of_all_processes_has_each() -> None:
     """Processes that share a broker are on one page."""
     link: list[LinkedBroker] = []
-    (one, _), (two, _) = await start(link), await start(link)
+    (one, _), (two, _) = await start_node(link), await start_node(link)
     app = falcon.asgi.App()
     for channels in (two, one):
         channels.add_metrics(app, f'/{channels.node.cluster.id}', all_processes=True)

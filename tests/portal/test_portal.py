@@ -1,4 +1,4 @@
-"""Calls from synchronous code into the hub's thread."""
+"""`Portal`: calls from synchronous code into an event loop in another thread."""
 
 from __future__ import annotations
 
@@ -18,19 +18,23 @@ from falcon_channels import UnknownChannelError
 from falcon_channels.portal import Portal
 
 
-@pytest.fixture
-def portal() -> Iterator[Portal]:
+def make_channels() -> Channels:
     channels = Channels()
     channels.add_route(
         'rooms:{room}', None, ChannelOptions(history_size=2000, presence=True)
     )
-    portal = Portal(channels, timeout_s=30.0)
+    return channels
+
+
+@pytest.fixture
+def portal() -> Iterator[Portal]:
+    portal = Portal(make_channels(), timeout_s=30.0)
     yield portal
     portal.close()
 
 
-def test_calls_do_what_they_do_with_await(portal: Portal) -> None:
-    """Publishing, reading and revoking work without await."""
+def test_portal_methods_return_what_the_async_methods_return(portal: Portal) -> None:
+    """Publishing, reading and commands work without await."""
     first = portal.publish('rooms:a', {'n': 1}, idempotency_key='k')
     again = portal.publish('rooms:a', {'n': 2}, idempotency_key='k')
     assert (first.position, False, True) == (
@@ -51,24 +55,24 @@ def test_calls_do_what_they_do_with_await(portal: Portal) -> None:
     portal.call(portal.channels.refresh_user, 'eve', expired=True)
 
 
-def test_errors_reach_the_caller(portal: Portal) -> None:
-    """What a method raises is raised where it was called."""
+def test_error_of_a_method_is_raised_in_the_calling_thread(portal: Portal) -> None:
+    """An exception in the event loop is raised by the call of the portal."""
     with pytest.raises(UnknownChannelError):
         portal.publish('nowhere', 1)
     with pytest.raises(TypeError):
         portal.call(portal.channels.publish)
 
 
-def test_threads_call_at_once(portal: Portal) -> None:
-    """Publications of many threads are all stored, each with an offset of its own."""
+def test_publications_of_many_threads_have_distinct_offsets(portal: Portal) -> None:
+    """All publications of concurrent threads are stored, each with its own offset."""
     with ThreadPoolExecutor(16) as pool:
         results = list(pool.map(lambda n: portal.publish('rooms:a', n), range(1000)))
     offsets = sorted(result.position.offset for result in results)
     assert list(range(1, 1001)) == offsets
 
 
-def test_all_calls_run_in_one_thread(portal: Portal) -> None:
-    """The hub has one thread, which is none of the callers'."""
+def test_calls_of_all_threads_run_in_one_background_thread(portal: Portal) -> None:
+    """The event loop has one thread, which is none of the calling threads."""
 
     async def where() -> int:
         return threading.get_ident()
@@ -79,8 +83,8 @@ def test_all_calls_run_in_one_thread(portal: Portal) -> None:
     assert threading.get_ident() not in threads
 
 
-def test_calls_have_a_deadline() -> None:
-    """A call that takes too long is cancelled and raises TimeoutError."""
+def test_call_beyond_its_timeout_is_cancelled_and_raises() -> None:
+    """A call that takes longer than `timeout_s` is cancelled."""
     portal = Portal(Channels(), timeout_s=0.05)
     cancelled = threading.Event()
 
@@ -96,8 +100,8 @@ def test_calls_have_a_deadline() -> None:
     portal.close()
 
 
-def test_a_call_of_the_hubs_own_thread_is_refused(portal: Portal) -> None:
-    """Code in the hub's thread is told to await, rather than blocked for ever."""
+def test_call_in_the_thread_of_the_event_loop_raises(portal: Portal) -> None:
+    """Code in the event loop is told to await. It would otherwise block for ever."""
 
     async def calls_back() -> None:
         portal.publish('rooms:a', 1)
@@ -106,8 +110,8 @@ def test_a_call_of_the_hubs_own_thread_is_refused(portal: Portal) -> None:
         portal.call(calls_back)
 
 
-def test_closing_ends_calls_and_refuses_more(portal: Portal) -> None:
-    """Whoever waits while the portal closes gets an answer, and so does who comes."""
+def test_close_ends_waiting_calls_and_refuses_later_ones(portal: Portal) -> None:
+    """Calls that wait when the portal closes raise ClosedError, like later calls."""
     began = threading.Event()
 
     async def forever() -> None:
@@ -125,8 +129,8 @@ def test_closing_ends_calls_and_refuses_more(portal: Portal) -> None:
         portal.publish('rooms:a', 1)
 
 
-def test_an_unused_portal_has_no_thread(portal: Portal) -> None:
-    """Nothing is started before the first call, and closing then does nothing."""
+def test_unused_portal_starts_no_thread(portal: Portal) -> None:
+    """The first call starts the thread. `close` before that does nothing."""
     before = threading.active_count()
     other = Portal(Channels())
     assert before == threading.active_count()
@@ -135,11 +139,42 @@ def test_an_unused_portal_has_no_thread(portal: Portal) -> None:
         other.publish('rooms:a', 1)
 
 
+def test_with_block_closes_the_portal_and_its_channels() -> None:
+    """After "with" a portal and its channels are closed."""
+    with Portal(make_channels()) as portal:
+        assert 1 == portal.publish('rooms:a', 1).position.offset
+    assert 'closed' == portal.channels.status
+    with pytest.raises(ClosedError):
+        portal.publish('rooms:a', 1)
+
+
+async def test_portal_of_started_channels_calls_into_their_event_loop() -> None:
+    """Threads call into the loop that started the channels; its own calls raise.
+
+    `Portal.close` does not close channels that the application has started.
+    """
+    channels = make_channels()
+    await channels.start()
+    portal = Portal(channels, timeout_s=0.1)
+    result = await asyncio.to_thread(portal.publish, 'rooms:a', 1)
+    assert 1 == result.position.offset
+    assert 1 == (await channels.position('rooms:a')).offset
+    with pytest.raises(RuntimeError, match='await'):
+        portal.publish('rooms:a', 2)
+    with pytest.raises(TimeoutError):
+        await asyncio.to_thread(portal.call, asyncio.Event().wait)
+    portal.close()
+    assert 'ok' == channels.status
+    await channels.close()
+
+
 def run(code: str) -> str:
-    """Run code in a process of its own; return what it prints."""
-    start = 'from falcon_channels import *\nfrom falcon_channels.portal import Portal\n'
+    """Run code in another process; return its output."""
+    imports = (
+        'from falcon_channels import *\nfrom falcon_channels.portal import Portal\n'
+    )
     done = subprocess.run(
-        [sys.executable, '-c', code.replace('START', start)],
+        [sys.executable, '-c', code.replace('IMPORTS', imports)],
         capture_output=True,
         text=True,
         timeout=50,
@@ -148,9 +183,9 @@ def run(code: str) -> str:
     return done.stdout.strip()
 
 
-def test_use_before_the_fork_is_told() -> None:
+def test_portal_used_before_a_fork_raises_in_the_child() -> None:
     """A child of a process that used the portal gets an error, and does not hang."""
-    code = """START
+    code = """IMPORTS
 import os
 channels = Channels()
 channels.add_route('rooms:{room}', None)
@@ -167,15 +202,15 @@ os.wait()
     assert 'before the server forked' in run(code)
 
 
-def test_greenlets_call_at_once() -> None:
-    """Under gevent, greenlets wait for the hub without holding each other up."""
+def test_greenlets_wait_without_blocking_each_other() -> None:
+    """Under gevent, a greenlet that waits for the portal blocks no other greenlet."""
     code = """
 from gevent import monkey
 monkey.patch_all()
 import asyncio
 import gevent
 import threading
-START
+IMPORTS
 channels = Channels()
 channels.add_route('rooms:{room}', None, ChannelOptions(history_size=1000))
 portal = Portal(channels)
@@ -207,12 +242,12 @@ ticker.kill()
     assert ['True', 'True', 'True', '300'] == run(code).split()
 
 
-def test_sqlite_works_in_the_thread_under_gevent(tmp_path: object) -> None:
-    """A broker with threads of its own works where threads have become greenlets."""
+def test_sqlite_broker_under_gevent_stores_publications(tmp_path: object) -> None:
+    """A broker that starts threads works where gevent turns threads into greenlets."""
     code = f"""
 from gevent import monkey
 monkey.patch_all()
-START
+IMPORTS
 channels = Channels('sqlite:///{tmp_path}/channels.db')
 channels.add_route('rooms:{{room}}', None, ChannelOptions(history_size=1000))
 portal = Portal(channels)
@@ -224,19 +259,21 @@ print([item.value() for item in portal.history('rooms:a').publications])
 
 
 @pytest.mark.parametrize(
-    ('prepare', 'said'),
+    ('prepare', 'message'),
     [
         ('import eventlet; eventlet.monkey_patch()', 'not work under eventlet'),
         ('import gevent', 'patch_all'),
     ],
 )
-def test_what_cannot_work_is_told(prepare: str, said: str) -> None:
-    """Under eventlet, and in greenlets where nothing is patched, there is an error."""
+def test_portal_under_eventlet_or_unpatched_gevent_raises(
+    prepare: str, message: str
+) -> None:
+    """The error under eventlet, and in a greenlet without patches, says what to do."""
     code = f"""
 import warnings
 warnings.simplefilter('ignore')
 {prepare}
-START
+IMPORTS
 portal = Portal(Channels())
 def use():
     try:
@@ -245,4 +282,4 @@ def use():
         print(ex)
 """
     code += 'gevent.spawn(use).join()' if 'gevent' in prepare else 'use()'
-    assert said in run(code)
+    assert message in run(code)

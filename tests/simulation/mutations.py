@@ -506,21 +506,21 @@ MUTANTS = [
         'await authorization.refuse_revoked(\n'
         '            self._broker, subscription.user, subscription.channel\n        )',
         'pass',
-        'tests/test_channels.py',
+        'tests/cluster/test_user_commands.py',
     ),
     Mutant(
         'a revocation during a join is ignored',
         'access/subscribing.py',
         'if not user or not await',
         'if True or not await',
-        'tests/test_channels.py tests/cluster/test_user_commands.py',
+        'tests/access/test_subscribing.py',
     ),
     Mutant(
         'a revocation ends no existing subscription',
         'cluster/user_commands.py',
         'await self.unsubscribe_user(user, channel)',
         'pass',
-        'tests/test_channels.py',
+        'tests/cluster/test_user_commands.py',
     ),
     Mutant(
         'a revoked user may publish and read without a subscription',

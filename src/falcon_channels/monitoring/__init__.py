@@ -1,1 +1,1 @@
-"""What operators see."""
+"""Monitoring: metrics of this process and of the cluster for Prometheus."""

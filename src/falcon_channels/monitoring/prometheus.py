@@ -1,4 +1,4 @@
-"""Metrics for Prometheus: a page that it reads, and the collector behind the page.
+"""Metrics for Prometheus: the page that it reads, and a collector for a registry.
 
 The names begin with ``falcon_channels_``; docs/metrics.md lists them. `Counters` become
 counters, and current numbers become gauges.
@@ -23,23 +23,25 @@ from prometheus_client.registry import Collector
 from falcon_channels.metrics import Counters
 from falcon_channels.node import Node
 
+__all__ = ['ChannelsCollector']
+
 _PREFIX = 'falcon_channels_'
 _SURVEY = 'metrics'
 
-#: Gauges: names and what they say.
+#: Help text of each gauge by name.
 GAUGES = {
-    'connections': 'Connections that are open',
-    'users': 'Users with connections; all who are anonymous count as one',
+    'connections': 'Open connections',
+    'users': 'Users with connections; all anonymous users count as one',
     'channels': 'Channels with subscribers',
     'subscriptions': 'Subscriptions of connections to channels',
-    'backlog_bytes': 'Bytes that wait for clients to read them',
-    'link_up': '1 where announcements of the broker arrive, 0 where the link is lost',
-    'uptime_seconds': 'Seconds since the process began',
+    'backlog_bytes': 'Bytes that clients have not read yet',
+    'link_up': '1 if announcements of the broker arrive, 0 if the link is lost',
+    'uptime_seconds': 'Seconds since the process started',
 }
 
 
 def _counter_texts() -> dict[str, str]:
-    """Return what each counter counts, from the list in `Counters`' docstring."""
+    """Return the help text of each counter, from the docstring of `Counters`."""
     texts: dict[str, str] = {}
     name = ''
     for line in (Counters.__doc__ or '').partition('Attributes:')[2].splitlines():
@@ -88,7 +90,7 @@ def read_metrics(node: Node) -> NodeMetrics:
 
 
 def metric_families(processes: Iterable[NodeMetrics], *, labels: bool) -> list[Metric]:
-    """Return metrics in the form of prometheus-client.
+    """Return metrics as objects of prometheus-client.
 
     Args:
         processes: Metrics of one process or of several.
@@ -115,7 +117,7 @@ def metric_families(processes: Iterable[NodeMetrics], *, labels: bool) -> list[M
 
 
 class ChannelsCollector(Collector):
-    """The metrics of this process, for the application's own registry.
+    """Collects the metrics of this process for the application's own registry.
 
     ::
 
@@ -184,5 +186,5 @@ def mount_metrics(
     path: str,
     all_processes: bool,
 ) -> None:
-    """Do what `Channels.add_metrics` promises."""
+    """Add the page of the metrics to an app; see `Channels.add_metrics`."""
     app.add_route(path, MetricsResource(node, all_processes))

@@ -1,4 +1,4 @@
-"""Channels for synchronous code: one thread with an event loop, and calls into it."""
+"""Channels for synchronous code: calls into an event loop in a background thread."""
 
 from falcon_channels.portal.portal import Portal
 

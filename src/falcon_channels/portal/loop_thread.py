@@ -1,13 +1,16 @@
-"""A real thread with an event loop, and calls into it from threads and greenlets.
+"""An event loop in a real thread, and calls into it from threads and greenlets.
 
-Where gevent has patched the standard library, a `threading.Thread` is a greenlet of
-the calling thread, and a loop in it would stand in the way of all others. So the thread
-is then made by the original function. Locks and events are greenlets' own there, and
-must be set from the thread to which they belong: `_Bell` carries that over.
+gevent can patch the standard library. A `threading.Thread` is then a greenlet of the
+calling thread, and an event loop in it would block all other greenlets. The loop's
+thread is therefore started with the original, unpatched function.
 
-In the thread itself the loop waits by gevent's selector, which is what `selectors` has
-become, and whatever asks for a thread there (name resolution, a broker's writer) gets
-a greenlet of that thread. uvloop would never let such a greenlet run.
+With gevent, locks and events belong to the greenlets of one thread. They must be set in
+that thread. `_GreenletWaker` does this for the loop's thread.
+
+The loop itself waits with gevent's selector, because gevent has replaced `selectors`.
+Code in the loop that starts a thread, such as name resolution or the writer of a
+broker, gets a greenlet of the loop's thread. uvloop would never run such a greenlet.
+The loop is therefore an `asyncio.SelectorEventLoop`.
 """
 
 from __future__ import annotations
@@ -31,35 +34,35 @@ from falcon_channels.errors import ClosedError
 P = ParamSpec('P')
 T = TypeVar('T')
 
-#: How long the thread may take to start or to stop.
-_LIFE_TIMEOUT_S = 10.0
+#: How long the thread may take to start or to stop, in seconds.
+_START_STOP_TIMEOUT_S = 10.0
 
 
-class _Waker(Protocol):
-    """Runs short callbacks where events of callers may be set."""
+class _CallerThread(Protocol):
+    """Runs short callbacks in the thread of the callers, to set their events."""
 
     def wake(self, callback: Callable[[], object]) -> None:
-        """Run a callback soon; called in the loop's thread."""
+        """Run a callback soon; call this in the loop's thread."""
 
     def close(self) -> None:
-        """Stop."""
+        """Stop running callbacks."""
 
 
-class _Direct:
-    """Between real threads an event can be set from anywhere."""
+class _PlainThreads:
+    """Runs callbacks directly: an event of a real thread can be set by any thread."""
 
     def wake(self, callback: Callable[[], object]) -> None:
         callback()
 
     def close(self) -> None:
-        """There is nothing to stop."""
+        """Do nothing: there is nothing to stop."""
 
 
-class _Bell:
+class _GreenletWaker:
     """A greenlet of the callers' thread that runs callbacks of the loop's thread.
 
-    A byte through a socket pair wakes it: the one thing that is sure to wake gevent's
-    hub from another thread.
+    A byte in a socket pair wakes it. Nothing else reliably wakes gevent's hub from
+    another thread.
     """
 
     def __init__(self) -> None:
@@ -68,9 +71,9 @@ class _Bell:
         self._writer.setblocking(False)
         self._writer_fd = self._writer.fileno()
         self._closed = False
-        # NOTE: patched, so a greenlet.
+        # NOTE: `threading` is patched here. This starts a greenlet.
         threading.Thread(
-            target=self._run, name='falcon_channels bell', daemon=True
+            target=self._run, name='falcon_channels waker', daemon=True
         ).start()
 
     def wake(self, callback: Callable[[], object]) -> None:
@@ -82,8 +85,8 @@ class _Bell:
         self._ring()
 
     def _ring(self) -> None:
-        # NOTE: a full pipe was rung so often that it is sure to be heard. Not `send` of
-        #   the socket, which belongs to the other thread's hub.
+        # NOTE: if the buffer is full, unread bytes wake the greenlet anyway. `os.write`
+        #   is used because `send` of the socket belongs to the other thread's hub.
         with contextlib.suppress(BlockingIOError):
             os.write(self._writer_fd, b'!')
 
@@ -95,11 +98,11 @@ class _Bell:
                     self._callbacks.popleft()()
 
 
-def _cooperative() -> bool:
-    """Return whether `threading` makes greenlets.
+def _threads_are_greenlets() -> bool:
+    """Return whether `threading` starts greenlets instead of threads.
 
     Raises:
-        RuntimeError: In a way in which no loop thread can work.
+        RuntimeError: A loop thread cannot work here. The message says what to do.
     """
     eventlet = sys.modules.get('eventlet.patcher')
     if eventlet is not None and eventlet.is_monkey_patched('thread'):
@@ -127,41 +130,43 @@ def _start_real_thread(function: Callable[[], None], cooperative: bool) -> None:
 
 
 class LoopThread:
-    """An event loop in a thread of its own; started by the first call.
+    """An event loop in its own thread, which the first call starts.
 
     Raises:
-        RuntimeError: From any method: started before the process forked, under
-            eventlet, or in a greenlet where nothing is patched.
-        ClosedError: From any method, after `stop`.
+        RuntimeError: From `start` and `call`: the loop was started before the process
+            forked, eventlet has patched the standard library, or the caller is a
+            greenlet and gevent has not patched it.
+        ClosedError: From `start` and `call`: `stop` was called.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._waker: _Waker | None = None
+        self._waker: _CallerThread | None = None
         self._pid = 0
         self._ended = threading.Event()
         self._stopped = False
 
     @property
     def started(self) -> bool:
-        """Whether `start` was called, in this process or the one that forked it."""
+        """Whether the loop was started, in this process or in its parent process."""
         return self._loop is not None
 
     @property
     def running(self) -> bool:
-        """Whether it was started, in this process, and not stopped."""
+        """Whether the loop was started in this process and has not been stopped."""
         return self._loop is not None and self._pid == os.getpid() and not self._stopped
 
     def start(self) -> asyncio.AbstractEventLoop:
-        """Start, if that has not been done; return the loop."""
+        """Start the thread if it has not started; return its event loop."""
         loop = self._loop
         if loop is None:
             with self._lock:
                 loop = self._loop or self._start()
         if self._pid != os.getpid():
             raise RuntimeError(
-                'the portal was used before the server forked: use it in requests only'
+                'the portal was used before the server forked: call it in requests, '
+                'not while the application is imported'
             )
         if self._stopped:
             raise ClosedError('the portal is closed')
@@ -170,9 +175,9 @@ class LoopThread:
     def _start(self) -> asyncio.AbstractEventLoop:
         if self._stopped:
             raise ClosedError('the portal is closed')
-        cooperative = _cooperative()
+        cooperative = _threads_are_greenlets()
         self._pid = os.getpid()
-        waker: _Waker = _Bell() if cooperative else _Direct()
+        waker: _CallerThread = _GreenletWaker() if cooperative else _PlainThreads()
         ready = threading.Event()
         loops: list[asyncio.AbstractEventLoop] = []
 
@@ -192,56 +197,67 @@ class LoopThread:
                 waker.wake(self._ended.set)
 
         _start_real_thread(run, cooperative)
-        if not ready.wait(_LIFE_TIMEOUT_S):
-            raise RuntimeError('the thread of the portal did not start')
+        if not ready.wait(_START_STOP_TIMEOUT_S):
+            raise RuntimeError(
+                'the thread of the portal did not start within '
+                f'{_START_STOP_TIMEOUT_S} s'
+            )
         self._waker = waker
         self._loop = loops[0]
         return loops[0]
 
     def stop(self) -> None:
-        """End the loop and its tasks; idempotent and bounded in time."""
+        """Cancel all tasks and stop the loop; wait for at most 10 s. Idempotent."""
         with self._lock:
             already, self._stopped = self._stopped, True
         loop, waker = self._loop, self._waker
         if already or loop is None or waker is None or self._pid != os.getpid():
             return
         loop.call_soon_threadsafe(loop.stop)
-        self._ended.wait(_LIFE_TIMEOUT_S)
+        self._ended.wait(_START_STOP_TIMEOUT_S)
         waker.close()
 
     def wake(self, callback: Callable[[], object]) -> None:
-        """Run a callback where events of callers may be set; from the loop's thread."""
+        """Run a callback in the thread of the callers; call this in the loop's thread.
+
+        The callback sets events that callers wait for.
+        """
         assert self._waker is not None
         self._waker.wake(callback)
 
     def post(self, callback: Callable[..., object], *args: Any) -> None:
-        """Run a callback in the loop's thread, soon; does nothing after its end."""
+        """Run a callback in the loop's thread soon; do nothing after the loop ended."""
         loop = self._loop
         if loop is not None:
             try:
                 loop.call_soon_threadsafe(callback, *args)
             except RuntimeError:
-                # It is closed, and with it all that the callback was for.
+                # NOTE: the loop is closed. Its tasks, which the callback is about, have
+                #   ended.
                 return
 
     def call(
         self, function: Callable[..., Awaitable[T]], *args: Any, timeout_s: float | None
     ) -> T:
-        """Await a coroutine function in the loop, and return what it returns.
+        """Await a coroutine function in the loop and return its result.
 
         Args:
-            function: What to call there.
-            args: For it.
-            timeout_s: How long to wait for it, or ``None``.
+            function: The coroutine function.
+            args: Its positional arguments.
+            timeout_s: How long to wait for the result in seconds; ``None`` means no
+                limit.
 
         Raises:
-            TimeoutError: It took longer, and was cancelled.
-            ClosedError: The loop was stopped meanwhile.
-            RuntimeError: This is the loop's thread: await the function there.
+            TimeoutError: The function took longer, and was cancelled.
+            ClosedError: The loop was stopped before or during the call.
+            RuntimeError: The caller is in the loop's thread. Await the function
+                instead. See the class for other reasons.
         """
         loop = self.start()
         if asyncio._get_running_loop() is loop:
-            raise RuntimeError('this is the thread of the portal: await instead')
+            raise RuntimeError(
+                'a call from the thread of the portal would block it: await instead'
+            )
         done = threading.Event()
         tasks: list[asyncio.Task[T]] = []
 
@@ -264,20 +280,20 @@ class LoopThread:
         try:
             in_time = done.wait(timeout_s)
         except BaseException:
-            # NOTE: a greenlet may be killed while it waits.
+            # NOTE: a greenlet can be killed while it waits. Its task must end, too.
             self.post(cancel)
             raise
         if not in_time:
             self.post(cancel)
-            raise TimeoutError(f'not done within {timeout_s} s')
+            raise TimeoutError(f'the call did not finish within {timeout_s} s')
         try:
             return tasks[0].result()
         except asyncio.CancelledError:
-            raise ClosedError('the portal was closed meanwhile') from None
+            raise ClosedError('the portal was closed during the call') from None
 
 
 def _finish(loop: asyncio.AbstractEventLoop) -> None:
-    """Cancel what is left, so that every caller gets an answer."""
+    """Cancel the remaining tasks, so that every waiting caller gets an error."""
     tasks = asyncio.all_tasks(loop)
     for task in tasks:
         task.cancel()

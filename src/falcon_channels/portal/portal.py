@@ -1,4 +1,4 @@
-"""Portal: what a synchronous application holds."""
+"""`Portal`: the interface of channels for synchronous applications."""
 
 from __future__ import annotations
 
@@ -49,21 +49,23 @@ class Portal:
             def on_websocket(self, req, ws, room):
                 portal.serve(req, ws, f'rooms:{room}')
 
-    The hub lives in one background thread of the process, which the first call starts:
-    after the server has forked its workers. Each worker has its own; a broker that
-    processes can share connects them. Responders of the channels' resources are
-    ``async def``, run in that thread, and must not block.
+    The channels run in one background thread of the process. The first call starts the
+    thread, which must happen after the server has forked its workers. Each worker has
+    its own thread. A broker that processes can share connects the workers. Responders
+    of the channels' resources are ``async def``. They run in that thread and must not
+    block.
 
-    In scripts and jobs ``with Portal(channels) as portal:`` closes at the end. Where
-    an ASGI app of this process has started the channels, calls from other threads go to
-    its event loop, and there is no thread of the portal's own.
+    In scripts and jobs, ``with Portal(channels) as portal:`` closes the channels at the
+    end of the block. If an ASGI app of this process has started the channels, calls
+    from other threads run in the event loop of that app. The portal then starts no
+    thread.
 
-    Works from threads, and from greenlets where gevent has patched the standard
-    library; not under eventlet.
+    Threads can call a portal. So can greenlets, if gevent has patched the standard
+    library. A portal does not work under eventlet.
 
     Args:
-        channels: Used by this portal only.
-        timeout_s: How long a call waits before it raises `TimeoutError`.
+        channels: The channels. No other portal may use them.
+        timeout_s: How long a call waits, in seconds, before it raises `TimeoutError`.
     """
 
     def __init__(self, channels: Channels, *, timeout_s: float = 10.0) -> None:
@@ -79,17 +81,22 @@ class Portal:
         *args: Any,
         **options: Any,
     ) -> T:
-        """Await a method of `channels`, or any coroutine function, in the hub's thread.
+        """Await a method of `channels`, or any coroutine function, in the event loop.
 
         ::
 
             portal.call(portal.channels.refresh_user, 'ann', expired=True)
 
+        Args:
+            function: The coroutine function.
+            args: Its positional arguments.
+            options: Its keyword arguments.
+
         Raises:
-            TimeoutError: It took longer than `timeout_s`, and was cancelled.
-            ClosedError: After `close`.
-            RuntimeError: Called in the thread of the event loop, where it has to be
-                awaited, or the portal was used before the server forked.
+            TimeoutError: The function took longer than `timeout_s`, and was cancelled.
+            ClosedError: The portal is closed.
+            RuntimeError: The caller is in the thread of the event loop and must await
+                the function instead, or the portal was used before the server forked.
         """
 
         async def run() -> T:
@@ -103,10 +110,13 @@ class Portal:
     def _call_in(
         self, loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T]
     ) -> T:
-        """Await a coroutine in the loop of the application that holds the channels."""
+        """Await a coroutine in the event loop of the app that started the channels."""
         if asyncio._get_running_loop() is loop:
             coroutine.close()
-            raise RuntimeError('this is the event loop of the channels: await instead')
+            raise RuntimeError(
+                'a call from the event loop of the channels would block it: '
+                'await instead'
+            )
         if not loop.is_running():
             coroutine.close()
             raise EventLoopError
@@ -116,7 +126,9 @@ class Portal:
         except TimeoutError:
             if not future.cancel():
                 raise
-            raise TimeoutError(f'not done within {self._timeout_s} s') from None
+            raise TimeoutError(
+                f'the call did not finish within {self._timeout_s} s'
+            ) from None
 
     # --- the methods of Channels that applications use most --------------------------
 
@@ -124,7 +136,8 @@ class Portal:
         """Publish; see `Channels.publish`.
 
         Raises:
-            TimeoutError: Stored or not; publish again with an idempotency key.
+            TimeoutError: The publication may or may not be stored. Publish it again
+                with the same idempotency key.
         """
         return self.call(self.channels.publish, channel, data, **options)
 
@@ -135,19 +148,19 @@ class Portal:
         return self.call(self.channels.broadcast, channels, data, **options)
 
     def history(self, channel: str, **options: Any) -> HistoryPage:
-        """Read what a channel keeps; see `Channels.history`."""
+        """Return publications of a channel; see `Channels.history`."""
         return self.call(self.channels.history, channel, **options)
 
     def position(self, channel: str) -> Position:
-        """Return where a channel stands now; see `Channels.position`."""
+        """Return the current position of a channel; see `Channels.position`."""
         return self.call(self.channels.position, channel)
 
     def presence(self, channel: str) -> Mapping[str, ClientInfo]:
-        """Return who is subscribed; see `Channels.presence`."""
+        """Return the clients in a channel; see `Channels.presence`."""
         return self.call(self.channels.presence, channel)
 
     def presence_stats(self, channel: str) -> PresenceStats:
-        """Return how many are subscribed; see `Channels.presence_stats`."""
+        """Count the clients and users in a channel; see `Channels.presence_stats`."""
         return self.call(self.channels.presence_stats, channel)
 
     def unsubscribe_user(self, user: str, channel: str, **options: Any) -> None:
@@ -159,11 +172,11 @@ class Portal:
         self.call(self.channels.disconnect_user, user, **options)
 
     def revoke_user(self, user: str, channel: str, **options: Any) -> None:
-        """Take a user's right to subscribe; see `Channels.revoke_user`."""
+        """Revoke a user's right to subscribe; see `Channels.revoke_user`."""
         self.call(self.channels.revoke_user, user, channel, **options)
 
     def restore_user(self, user: str, channel: str) -> None:
-        """Take a revocation back; see `Channels.restore_user`."""
+        """End a revocation; see `Channels.restore_user`."""
         self.call(self.channels.restore_user, user, channel)
 
     # --- a WebSocket in a channel ----------------------------------------------------
@@ -179,14 +192,15 @@ class Portal:
         media: bool = False,
         since: Position | None = None,
     ) -> None:
-        """Let a blocking WebSocket take part in a channel; return when it has ended.
+        """Subscribe a blocking WebSocket to a channel; return when it has closed.
 
-        Call it from ``on_websocket`` of a `falcon_channels.wsgi.App`, which has checked
-        the page's origin. The arguments are those of `Channels.serve`. The responder's
-        thread or greenlet reads; a second one, for as long as this call lasts, writes.
+        Call this in ``on_websocket`` of a `falcon_channels.wsgi.App`, which has checked
+        the origin of the page. The arguments are those of `Channels.serve`. The thread
+        or greenlet of the responder reads. A second one writes until this call returns.
 
         Raises:
-            falcon.HTTPError: Refused; Falcon tells the client.
+            falcon.HTTPError: The client was refused. Do not catch it, so that Falcon
+                answers the client.
         """
         if req.env.get('wsgi.multiprocess'):
             self.channels.node.cluster.warn_of_several_processes()
@@ -203,7 +217,7 @@ class Portal:
             since=since,
         )
 
-    # --- life ------------------------------------------------------------------------
+    # --- start and end ---------------------------------------------------------------
 
     def __enter__(self) -> Self:
         return self
@@ -212,17 +226,20 @@ class Portal:
         self.close()
 
     def close_on(self, *numbers: int) -> None:
-        """Close all connections as soon as the process gets one of these signals.
+        """Close all connections when the process receives one of these signals.
 
-        What the server does on the signal follows. Call it in each worker, in its main
-        thread, after the server has set its own handlers; for gunicorn, in its
-        configuration file::
+        The server's own handler of the signal runs afterwards. Call this in the main
+        thread of each worker, after the server has installed its handlers. For
+        gunicorn, this is in the configuration file::
 
             def post_worker_init(worker):
                 portal.close_on(signal.SIGTERM)
 
-        Without it a server that waits for its requests to end waits for the
-        WebSockets, and cuts them when its grace period is over.
+        Otherwise a server that waits for open requests also waits for the WebSockets.
+        It aborts them when its grace period is over.
+
+        Args:
+            numbers: Numbers of the signals.
         """
         for number in numbers:
             before = signal.getsignal(number)
@@ -230,25 +247,26 @@ class Portal:
             def handle(
                 number: int, frame: FrameType | None, before: Any = before
             ) -> None:
-                # NOTE: nothing that could wait: it may have interrupted gevent's hub.
-                self._thread.post(self._begin_to_close)
+                # NOTE: the signal may have interrupted gevent's hub. Nothing in this
+                #   function may therefore wait.
+                self._thread.post(self._start_closing)
                 if callable(before):
                     before(number, frame)
 
             signal.signal(number, handle)
 
-    def _begin_to_close(self) -> None:
+    def _start_closing(self) -> None:
         self._closing = asyncio.ensure_future(self.channels.close())
 
     def close(self) -> None:
-        """Close all connections and the hub; idempotent, done at exit at the latest.
+        """Close all connections and the channels; idempotent.
 
-        Clients come back to another worker.
+        The exit of the process calls this, too. Clients reconnect to another worker.
         """
         atexit.unregister(self.close)
         if self._thread.running:
             options = self.channels.options
-            # NOTE: stopping the thread ends whatever holds it up.
+            # NOTE: after a timeout, `stop` cancels the tasks that did not end.
             with contextlib.suppress(TimeoutError):
                 self._thread.call(
                     self.channels.close,

@@ -1,1 +1,1 @@
-"""The API for back ends, over HTTP."""
+"""The server API: back ends publish, read and send commands over HTTP."""

@@ -1,8 +1,8 @@
 """The methods of the server API: requests and answers, without HTTP.
 
 Names, fields and error codes are those of Centrifugo's server API, so that its client
-libraries work. A request is a Struct, which refuses unknown fields. An option that is
-ignored silently would be worse than an error.
+libraries work. A request is a Struct, which refuses unknown fields: an error is better
+than an option that is ignored silently.
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ Method = Callable[[Any], Awaitable[dict[str, Any]]]
 
 
 class ApiMethods:
-    """The methods by name.
+    """Calls the methods of the server API by name.
 
     Args:
         node: Everything of this process.
@@ -251,7 +251,10 @@ class ApiMethods:
     async def _reply(self, command: dict[str, msgspec.Raw]) -> dict[str, Any]:
         try:
             if len(command) != 1:
-                raise ApiError(codes.BAD_REQUEST, 'a command names one method')
+                raise ApiError(
+                    codes.BAD_REQUEST,
+                    f'a command has one method, but this one has {len(command)}',
+                )
             ((name, body),) = command.items()
             return {name: await self._call(name, body)}
         except ApiError as ex:
@@ -292,10 +295,10 @@ class ApiMethods:
     async def _history(self, request: _History) -> dict[str, Any]:
         match = await self._node.match(request.channel)
         if not match.route.options.history_size:
-            raise ApiError(codes.NOT_AVAILABLE, 'the channel keeps no history')
+            raise ApiError(codes.NOT_AVAILABLE, 'the channel has no history')
         since = _since(request.since)
         if request.reverse and since is not None and not since.offset:
-            raise ApiError(codes.BAD_REQUEST, 'no publication is before offset 0')
+            raise ApiError(codes.BAD_REQUEST, 'no publication comes before offset 0')
         page = await self._node.reader.history(
             request.channel,
             since=since,
@@ -352,18 +355,24 @@ class ApiMethods:
         return {}
 
     async def _disconnect(self, request: _Disconnect) -> dict[str, Any]:
-        asked = request.disconnect or _DisconnectWith()
-        code = asked.code or FORCE_DISCONNECT
+        close = request.disconnect or _DisconnectWith()
+        code = close.code or FORCE_DISCONNECT
         if not 3000 <= code <= 4999:
-            raise ApiError(codes.BAD_REQUEST, f'code {code} is not from 3000 to 4999')
-        if len(asked.reason.encode()) > 123:
-            raise ApiError(codes.BAD_REQUEST, 'reason exceeds 123 bytes of UTF-8')
+            raise ApiError(
+                codes.BAD_REQUEST, f'code is {code}, but close codes are 3000 to 4999'
+            )
+        reason_bytes = len(close.reason.encode())
+        if reason_bytes > codes.MAX_REASON_BYTES:
+            raise ApiError(
+                codes.BAD_REQUEST,
+                f'reason of {reason_bytes} bytes exceeds {codes.MAX_REASON_BYTES}',
+            )
         await self._node.users.disconnect_user(
             request.user,
             client=request.client,
             session=request.session,
             code=code,
-            reason=asked.reason or 'force disconnect',
+            reason=close.reason or 'force disconnect',
             exclude=request.whitelist,
         )
         return {}
@@ -404,7 +413,7 @@ def _decode(body: bytes | msgspec.Raw, request_type: type[Any]) -> Any:
 
 
 async def _translated(name: str, method: Method, request: Any) -> dict[str, Any]:
-    """Call a method, and translate its errors."""
+    """Call a method; turn its errors into an `ApiError`."""
     try:
         return await method(request)
     except ApiError:
@@ -426,7 +435,8 @@ async def _translated(name: str, method: Method, request: Any) -> dict[str, Any]
         _logger.warning('server API: %s failed: %s', name, ex)
         raise ApiError(codes.INTERNAL) from None
     except Exception:
-        # NOTE: a bug. The caller gets an internal error, and the log has the traceback.
+        # NOTE: this is a defect. The caller gets an internal error. The traceback is in
+        #   the log.
         _logger.exception('server API: %s failed', name)
         raise ApiError(codes.INTERNAL) from None
 

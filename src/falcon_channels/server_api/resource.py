@@ -43,16 +43,20 @@ class ApiKeys:
         if not given:
             raise OptionsError('the server API needs at least one key')
         for key in given:
-            # SECURITY: errors are logged, so that the message does not have the key.
+            # SECURITY: errors are logged, where an attacker could read a key. The
+            #   messages therefore do not contain it.
             if not key.isascii() or not key.isprintable() or ' ' in key:
-                raise OptionsError('a key is printable ASCII without spaces')
+                raise OptionsError(
+                    'a key has characters that are not printable ASCII, or spaces: '
+                    'make one with secrets.token_urlsafe(32)'
+                )
             if len(key) < MIN_KEY_BYTES:
                 raise OptionsError(
                     f'a key of {len(key)} bytes is shorter than {MIN_KEY_BYTES}: '
                     'make one with secrets.token_urlsafe(32)'
                 )
-        # SECURITY: an attacker measures how long a comparison takes. Digests have the
-        #   same length, so that the time depends on nothing of the key.
+        # SECURITY: an attacker could measure how long a comparison takes and guess the
+        #   key bit by bit. Digests have the same length, so the time is constant.
         self._digests = [_digest(key) for key in given]
 
     def accept(self, key: str) -> bool:
@@ -96,8 +100,8 @@ class ApiResource:
 
     def _authorize(self, req: falcon.asgi.Request) -> None:
         if req.has_param('api_key'):
-            # SECURITY: URLs are stored in logs, histories and Referer headers, where an
-            #   attacker can read them.
+            # SECURITY: URLs are stored in logs, browser histories and Referer headers,
+            #   where an attacker can read them.
             raise falcon.HTTPBadRequest(
                 description='a key in the URL is not accepted, and is no longer '
                 'secret: replace it, and send it in the header X-API-Key'
@@ -114,8 +118,8 @@ class ApiResource:
             )
 
     async def _read(self, req: falcon.asgi.Request) -> bytes:
-        # SECURITY: a form of another site can post without a preflight request (CORS),
-        #   but not with this content type. Cookies are never read.
+        # SECURITY: a form on an attacker's site can post without a CORS preflight
+        #   request, but not with this content type. Cookies are never read.
         content_type, _, _ = (req.content_type or '').partition(';')
         if content_type.strip().lower() != 'application/json':
             raise falcon.HTTPUnsupportedMediaType(
@@ -141,7 +145,8 @@ class ApiResource:
 
 def _too_large(limit_bytes: int) -> falcon.HTTPError:
     return falcon.HTTPContentTooLarge(
-        description=f'the request exceeds max_body_bytes of {limit_bytes}'
+        description=f'the request exceeds max_body_bytes of {limit_bytes}: '
+        'send smaller requests, or set max_body_bytes of add_api'
     )
 
 
@@ -152,7 +157,11 @@ def mount_api(
     prefix: str,
     max_body_bytes: int,
 ) -> None:
-    """Do what `Channels.add_api` promises."""
+    """Add the resource of the server API to an app; see `Channels.add_api`.
+
+    Raises:
+        OptionsError: The prefix or a key is not valid.
+    """
     if prefix and (not prefix.startswith('/') or prefix.endswith('/')):
         raise OptionsError(f'prefix {prefix!r} must be like "/api", or empty')
     resource = ApiResource(node, ApiKeys(keys), max_body_bytes)

@@ -1,19 +1,20 @@
-"""A client without a network, for tests of resources.
+"""A client without a network, to test an application.
 
 ::
 
     async def scenario() -> None:
         async with SimulatedClient(channels, user='ann') as ann:
-            await ann.subscribe('rooms:lobby')          # asks on_subscribe
-            await ann.publish('rooms:lobby', {'text': 'hi'})    # asks on_publish
+            await ann.subscribe('rooms:lobby')          # calls on_subscribe
+            await ann.publish('rooms:lobby', {'text': 'hi'})    # calls on_publish
             publication = await ann.receive()
             assert {'text': 'hi'} == publication.value()
 
     run_with_fake_clock(scenario())
 
-If a responder refuses, its error is raised: ``pytest.raises(falcon.HTTPForbidden)``. A
-client can stop reading, to test the channel's policy for slow readers. All that it
-received is in `SimulatedClient.events`, in order.
+If a responder refuses the client, its error is raised. A test expects it with
+``pytest.raises(falcon.HTTPForbidden)``. A client can stop reading, to test the
+channel's policy for slow readers. `SimulatedClient.events` has everything that the
+client received, in order.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from falcon_channels.transports.encoders import Item
 
 
 class Subscribed(NamedTuple):
-    """The start of a subscription: the request, and its outcome."""
+    """The start of a subscription: the requested position, and the result."""
 
     channel: str
     since: Position | None
@@ -61,7 +62,7 @@ class Received(NamedTuple):
 
 
 class Unsubscribed(NamedTuple):
-    """The end of a subscription; the code is 0 if the client asked for it."""
+    """The end of a subscription; the code is 0 if the client ended it."""
 
     channel: str
     code: int
@@ -73,7 +74,7 @@ Event = Subscribed | Received | Unsubscribed
 
 
 class _EventCodec:
-    """Passes items on as objects."""
+    """Encodes items as `Received` objects."""
 
     binary = False
 
@@ -84,7 +85,7 @@ class _EventCodec:
 
 
 class _EventFraming:
-    """Makes lists of events."""
+    """Frames events as lists."""
 
     def frame(self, payloads: Sequence[Any], *, binary: bool) -> list[Any]:
         return list(payloads)
@@ -146,13 +147,13 @@ class SimulatedTransport:
         self._reading = False
 
     def read_again(self) -> None:
-        """Read all that waits, and go on reading."""
+        """Read all pending events, and continue to read."""
         self._reading = True
-        waited = bool(self._unread)
+        had_backlog = bool(self._unread)
         while self._unread:
             self._read(self._unread.popleft())
         self.backlog_bytes = 0
-        if waited and self.end is None and self.receiver is not None:
+        if had_backlog and self.end is None and self.receiver is not None:
             self.receiver.on_writable()
 
     def close(self, code: int, reason: str) -> None:
@@ -213,12 +214,12 @@ class SimulatedClient:
         channels: The channels under test.
         user: Id of the user; ``''`` for an anonymous client.
         info: Public information about the connection.
-        req: Request for the responders; one for ``/`` by default. The test sets
-            ``req.context`` as its middleware would.
+        req: Request for the responders; a request for ``/`` by default. Tests set
+            ``req.context`` in place of the application's middleware.
         on_event: Called with each event, which is also in `events`.
 
     Attributes:
-        events: All that was received, in order; a test may clear it.
+        events: Everything that was received, in order. A test may clear it.
         transport: The transport, with its counters.
         connection: The connection on the server's side.
     """
@@ -236,7 +237,7 @@ class SimulatedClient:
         self.req = testing.create_asgi_req() if req is None else req
         self._channels = channels
         self._on_event = on_event
-        self._waiting: deque[Publication] = deque()
+        self._publications: deque[Publication] = deque()
         self._signals: deque[Signal] = deque()
         self._wake = asyncio.Event()
         self.transport = SimulatedTransport(self._take, self._wake.set)
@@ -286,8 +287,8 @@ class SimulatedClient:
             falcon.HTTPError: The client was refused.
             UnknownChannelError: No route matches.
             AlreadySubscribedError: The client is subscribed to the channel.
-            UnsubscribedError: The subscription was ended while it was made.
-            BrokerUnavailableError: Try again.
+            UnsubscribedError: The subscription was ended before it was complete.
+            BrokerUnavailableError: The broker cannot be reached. Try again.
         """
         starts: list[Joined] = []
 
@@ -315,13 +316,13 @@ class SimulatedClient:
             self._leave(subscription)
 
     def _leave(self, subscription: Subscription) -> None:
-        known = subscription.joined and not subscription.ended
+        was_live = subscription.joined and not subscription.ended
         self._channels.node.hub.leave(subscription)
-        if known:
+        if was_live:
             self.connection.send_blob([Unsubscribed(subscription.channel, 0, '')])
 
     async def publish(self, channel: str, data: Any) -> None:
-        """Publish as a client: the options and ``on_publish`` decide.
+        """Publish as a client; the options and ``on_publish`` decide if it may.
 
         Args:
             channel: Name of the channel.
@@ -338,22 +339,22 @@ class SimulatedClient:
         )
 
     async def receive(self, timeout_s: float = 5.0) -> Publication:
-        """Return the next publication.
+        """Return the next publication; wait for it.
 
         Args:
-            timeout_s: Seconds to wait; they pass at once on a fake clock.
+            timeout_s: How long to wait, in seconds. A fake clock does not really wait.
 
         Raises:
-            TimeoutError: No publication arrived.
-            UnsubscribedError: The connection was closed; see its `code`.
+            TimeoutError: No publication arrived in time.
+            UnsubscribedError: The connection is closed. Its `code` is the close code.
         """
         async with asyncio.timeout(timeout_s):
-            while not self._waiting:
+            while not self._publications:
                 if self.transport.end is not None:
                     raise UnsubscribedError(*self.transport.end)
                 self._wake.clear()
                 await self._wake.wait()
-        return self._waiting.popleft()
+        return self._publications.popleft()
 
     async def receive_signal(self, timeout_s: float = 5.0) -> Signal:
         """Return the next join or leave; see `receive`."""
@@ -366,15 +367,15 @@ class SimulatedClient:
         return self._signals.popleft()
 
     def stop_reading(self) -> None:
-        """Stop reading, as a client does whose network is stuck."""
+        """Stop reading, like a client with a stalled network."""
         self.transport.stop_reading()
 
     def read_again(self) -> None:
-        """Read all that waits, and go on reading."""
+        """Read all pending events, and continue to read."""
         self.transport.read_again()
 
     def disconnect(self) -> None:
-        """Disconnect without a close frame, as a client does whose network broke."""
+        """Disconnect without a close frame, like a client that lost its network."""
         self.transport.close(1006, '')
         self._channels.node.hub.remove(self.connection)
 
@@ -387,11 +388,11 @@ class SimulatedClient:
         self.events.append(event)
         if isinstance(event, Received):
             if isinstance(event.item, Publication):
-                self._waiting.append(event.item)
+                self._publications.append(event.item)
             else:
                 self._signals.append(event.item)
         elif isinstance(event, Subscribed):
-            self._waiting.extend(event.joined.publications)
+            self._publications.extend(event.joined.publications)
         if self._on_event is not None:
             self._on_event(event)
         self._wake.set()

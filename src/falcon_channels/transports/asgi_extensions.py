@@ -21,6 +21,17 @@ from typing import Protocol
 from falcon_channels.transports.base import Receiver
 from falcon_channels.transports.base import Transport
 
+__all__ = [
+    'CUT_EXTENSION',
+    'DRAIN_HOOKS',
+    'EXTENSION',
+    'START_ERROR',
+    'WORKERS',
+    'DirectWebSocket',
+    'cut_of',
+    'direct_websocket',
+]
+
 #: The extension's name in ``scope['extensions']``.
 EXTENSION = 'falcon_channels.direct'
 

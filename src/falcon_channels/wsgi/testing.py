@@ -18,6 +18,8 @@ from wsgiref.simple_server import WSGIRequestHandler
 from websockets.sync.client import ClientConnection
 from websockets.sync.client import connect
 
+__all__ = ['simulate_ws']
+
 _Wsgi = Callable[..., Any]
 
 

@@ -1,0 +1,94 @@
+"""Publishing by the application: positions, idempotency keys, broadcast, payloads."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from support.fake_clock import on_fake_clock
+
+from falcon_channels import CapabilityError
+from falcon_channels import ChannelOptions
+from falcon_channels import Channels
+from falcon_channels import PayloadError
+from falcon_channels import UnknownChannelError
+
+
+def make_channels(**options: Any) -> Channels:
+    channels = Channels()
+    channels.add_route(
+        'rooms:{room}', None, ChannelOptions(**{'history_size': 100, **options})
+    )
+    return channels
+
+
+@on_fake_clock
+async def test_publish_returns_positions_that_count_from_one() -> None:
+    """Each channel counts its own positions from 1, and names are case-sensitive."""
+    channels = make_channels()
+    for offset in (1, 2, 3):
+        result = await channels.publish('rooms:a', {'n': offset})
+        assert (offset, False) == (result.position.offset, result.duplicate)
+    assert 1 == (await channels.publish('rooms:A', 'other')).position.offset
+    page = await channels.history('rooms:a')
+    assert [1, 2, 3] == [p.value()['n'] for p in page.publications]
+    assert 3 == page.position.offset
+    await channels.close()
+
+
+@on_fake_clock
+async def test_publish_with_a_used_idempotency_key_stores_nothing() -> None:
+    """A used key returns the first position until `idempotency_ttl_s` has passed."""
+    channels = make_channels(idempotency_ttl_s=60.0)
+    first = await channels.publish('rooms:a', 1, idempotency_key='k')
+    again = await channels.publish('rooms:a', 2, idempotency_key='k')
+    assert (first.position, True) == (again.position, again.duplicate)
+    other = await channels.publish('rooms:b', 2, idempotency_key='k')
+    assert not other.duplicate
+    await asyncio.sleep(61)
+    late = await channels.publish('rooms:a', 3, idempotency_key='k')
+    assert (2, False) == (late.position.offset, late.duplicate)
+    for key in ('', 'k' * 256):
+        with pytest.raises(ValueError, match='1 to 255 bytes'):
+            await channels.publish('rooms:a', 1, idempotency_key=key)
+    await channels.close()
+
+
+@on_fake_clock
+async def test_broadcast_with_an_unknown_channel_publishes_nothing() -> None:
+    """A broadcast checks all channels before it publishes to the first one."""
+    channels = make_channels()
+    with pytest.raises(UnknownChannelError):
+        await channels.broadcast(['rooms:a', 'wrong'], 1)
+    assert [] == (await channels.history('rooms:a')).publications
+    results = await channels.broadcast(['rooms:a', 'rooms:b'], 1, tags={'t': 'v'})
+    assert [1, 1] == [result.position.offset for result in results]
+    (publication,) = (await channels.history('rooms:b')).publications
+    assert {'t': 'v'} == publication.tags
+    await channels.close()
+
+
+@pytest.mark.parametrize(
+    'data', [object(), {1, object()}, float, '\ud800', {'a': {'b': object()}}]
+)
+def test_publish_with_data_that_json_cannot_encode_raises(data: Any) -> None:
+    """Data that JSON cannot encode is refused with `PayloadError`."""
+
+    @on_fake_clock
+    async def scenario() -> None:
+        channels = make_channels()
+        with pytest.raises(PayloadError):
+            await channels.publish('rooms:a', data)
+        await channels.close()
+
+    scenario()
+
+
+@on_fake_clock
+async def test_publish_in_a_transaction_without_such_a_broker_raises() -> None:
+    """A broker without transactions refuses `connection`, and the message says so."""
+    channels = make_channels()
+    with pytest.raises(CapabilityError, match='transaction'):
+        await channels.publish('rooms:a', 1, connection=object())
+    await channels.close()
