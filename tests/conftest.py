@@ -1,4 +1,4 @@
-"""Readable failures of the contract's assertions, and the choice of an ASGI server."""
+"""Options of pytest: the ASGI server of the tests, and readable contract failures."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from support.asgi_servers import SERVERS
 pytest.register_assert_rewrite('falcon_channels.testing')
 
 
-# NOTE: who is started in the background by a shell ignores Ctrl-C, and so would all the
-#   programs that tests start, and stop by it.
+# NOTE: a shell starts background jobs with SIGINT ignored, and their children inherit
+#   this. Tests stop servers with SIGINT, so its handler is restored here.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -20,7 +20,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         '--asgi-server',
         choices=list(SERVERS),
-        help='run what starts an ASGI application, and nothing else, on this server',
+        help='run only the tests that start an ASGI application, on this server',
     )
 
 
@@ -44,7 +44,7 @@ def pytest_collection_modifyitems(
 ) -> None:
     if not config.getoption('--asgi-server'):
         return
-    # NOTE: `target` is what tests/attacks attack.
+    # NOTE: `target` is the fixture of tests/attacks that starts a server.
     fixtures = {'asgi_server', 'target'}
     chosen = [item for item in items if fixtures & {*getattr(item, 'fixturenames', ())}]
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])

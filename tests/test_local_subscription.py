@@ -1,4 +1,4 @@
-"""Server-side subscriptions."""
+"""`LocalSubscription`: code of the application iterates over publications."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from falcon_channels import UnknownChannelError
 from falcon_channels import UnsubscribedError
 
 
-def made() -> Channels:
+def make_channels() -> Channels:
     channels = Channels()
     channels.add_route('log', None, ChannelOptions(history_size=100))
     channels.add_route(
@@ -30,24 +30,24 @@ def made() -> Channels:
 
 
 @on_fake_clock
-async def test_iterates_over_what_is_published() -> None:
-    """Code of the application gets what follows its subscription, in order."""
-    channels = made()
+async def test_subscription_yields_later_publications_in_order() -> None:
+    """The iterator yields the publications after the subscription, in order."""
+    channels = make_channels()
     await channels.publish('log', 'before')
     async with channels.subscribe('log') as subscription:
         assert (1, None) == (subscription.position.offset, subscription.recovered)
         for number in range(10):
             await channels.publish('log', number)
-        got = [(await anext(subscription)).value() for _ in range(10)]
-        assert list(range(10)) == got
+        values = [(await anext(subscription)).value() for _ in range(10)]
+        assert list(range(10)) == values
     assert [] == channels.connections()
     await channels.close()
 
 
 @on_fake_clock
-async def test_recovers_from_a_position() -> None:
-    """With a position it gets what was missed, and then what follows."""
-    channels = made()
+async def test_subscription_with_a_position_yields_missed_publications_first() -> None:
+    """With a position, the iterator yields what was missed, and then what follows."""
+    channels = make_channels()
     first = await channels.publish('log', 1)
     await channels.publish('log', 2)
     async with channels.subscribe('log', first.position) as subscription:
@@ -61,30 +61,30 @@ async def test_recovers_from_a_position() -> None:
 
 
 @on_fake_clock
-async def test_whoever_is_too_slow_is_told() -> None:
-    """An iterator that lags gets what it kept, and then an error with the code."""
-    channels = made()
+async def test_too_slow_subscription_raises_after_the_buffered_publications() -> None:
+    """A slow iterator yields the buffered publications and then raises code 3008."""
+    channels = make_channels()
     async with channels.subscribe('small') as subscription:
         for number in range(100):
             await channels.publish('small', [number, 'x' * 50])
             await asyncio.sleep(0.01)
-        got = []
+        received = []
 
         async def collect() -> None:
             async for publication in subscription:
-                got.append(publication.value()[0])
+                received.append(publication.value()[0])
 
         with pytest.raises(UnsubscribedError) as ended:
             await collect()
         assert 3008 == ended.value.code
-        assert list(range(len(got))) == got
+        assert list(range(len(received))) == received
     await channels.close()
 
 
 @on_fake_clock
-async def test_a_state_is_the_newest() -> None:
-    """A channel that carries a state gives a slow iterator the newest."""
-    channels = made()
+async def test_slow_subscription_to_a_latest_channel_yields_the_latest() -> None:
+    """With `slow_reader='latest'`, a slow iterator yields the latest publication."""
+    channels = make_channels()
     await channels.publish('state', 'old')
     async with channels.subscribe('state') as subscription:
         for number in range(100):
@@ -95,9 +95,9 @@ async def test_a_state_is_the_newest() -> None:
 
 
 @on_fake_clock
-async def test_ends_with_the_channels() -> None:
-    """Closing wakes whoever waits, with a code that says so."""
-    channels = made()
+async def test_waiting_subscription_raises_when_the_channels_close() -> None:
+    """`Channels.close` wakes a waiting iterator, which raises with code 3001."""
+    channels = make_channels()
 
     async def wait() -> int:
         async with channels.subscribe('log') as subscription:
@@ -112,9 +112,9 @@ async def test_ends_with_the_channels() -> None:
 
 
 @on_fake_clock
-async def test_wrong_use_is_refused() -> None:
-    """An unknown channel and an iteration without entering say what to do."""
-    channels = made()
+async def test_unknown_channel_or_missing_async_with_raises() -> None:
+    """An unknown channel, and iteration without "async with", say what to do."""
+    channels = make_channels()
     with pytest.raises(UnknownChannelError, match='add_route'):
         async with channels.subscribe('nowhere'):
             raise AssertionError('entered')

@@ -1,4 +1,4 @@
-"""The page that Prometheus reads."""
+"""The page of metrics that Prometheus reads."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def samples(text: str) -> dict[str, float]:
-    """Return the samples of a page by name, labels in braces behind it."""
+    """Return the values of a page by name; labels follow the name in braces."""
     return {
         sample.name + str(sample.labels or ''): sample.value
         for family in text_string_to_metric_families(text)
@@ -44,15 +44,15 @@ def server(asgi_server: AsgiServer) -> Iterator[ServerProcess]:
 
 
 @pytest.mark.server
-@pytest.mark.xdist_group('figures')
-def test_page_follows_what_happens(server: ServerProcess) -> None:
-    """Connections and publications show up on the page, and leave it again."""
+@pytest.mark.xdist_group('metrics')
+def test_page_counts_connections_and_deliveries(server: ServerProcess) -> None:
+    """The page counts connections and publications."""
 
     def page() -> dict[str, float]:
         return samples(httpx.get(f'{server.url}/metrics', timeout=30).text)
 
     before = page()
-    with connect(f'{server.ws_url}/ws/rooms:figures?user=ann') as ws:
+    with connect(f'{server.ws_url}/ws/rooms:metrics?user=ann') as ws:
         ws.recv(30)
         ws.send('"hello"')
         ws.recv(30)
@@ -63,13 +63,15 @@ def test_page_follows_what_happens(server: ServerProcess) -> None:
     assert 1 == during['falcon_channels_link_up']
     name = 'falcon_channels_deliveries_total'
     assert 1 == during[name] - before[name]
-    wait_until(lambda: page()['falcon_channels_connections'] == 0, 'it has gone')
+    wait_until(
+        lambda: page()['falcon_channels_connections'] == 0, 'the connection has ended'
+    )
 
 
 @pytest.mark.server
-@pytest.mark.xdist_group('figures')
-def test_page_speaks_openmetrics(server: ServerProcess) -> None:
-    """Whoever accepts OpenMetrics gets it."""
+@pytest.mark.xdist_group('metrics')
+def test_page_is_openmetrics_if_the_client_accepts_it(server: ServerProcess) -> None:
+    """The page is in the OpenMetrics format if `Accept` asks for it."""
     accept = {'Accept': 'application/openmetrics-text; version=1.0.0'}
     response = httpx.get(f'{server.url}/metrics', headers=accept, timeout=30)
     assert response.headers['content-type'].startswith('application/openmetrics-text')
@@ -77,19 +79,19 @@ def test_page_speaks_openmetrics(server: ServerProcess) -> None:
 
 
 @pytest.mark.server
-@pytest.mark.xdist_group('figures')
-def test_page_of_all_processes_names_them(
+@pytest.mark.xdist_group('metrics')
+def test_page_of_all_processes_has_host_and_process_id(
     asgi_server: AsgiServer, server: ServerProcess
 ) -> None:
-    """The page of all processes has a label with host and process id."""
+    """The page of all processes has a label with the host name and the process id."""
     page = samples(httpx.get(f'{server.url}/metrics/all', timeout=30).text)
     (key,) = [key for key in page if key.startswith('falcon_channels_connections{')]
     pids = server.child_pids() if asgi_server.forks else [server.pid]
     assert any(f"_{pid}'" in key for pid in pids)
 
 
-async def test_page_of_all_processes_has_each() -> None:
-    """Processes that share a broker are on one page."""
+async def test_page_of_all_processes_has_each_node() -> None:
+    """All nodes that share a broker are on one page."""
     link: list[LinkedBroker] = []
     (one, _), (two, _) = await start_node(link), await start_node(link)
     app = falcon.asgi.App()
@@ -107,7 +109,7 @@ async def test_page_of_all_processes_has_each() -> None:
     await two.close()
 
 
-def test_collector_fits_a_registry_of_the_application() -> None:
+def test_collector_works_in_the_registry_of_the_application() -> None:
     """The collector can be registered beside the application's own metrics."""
     registry = CollectorRegistry()
     registry.register(ChannelsCollector(Channels().node))
@@ -115,7 +117,7 @@ def test_collector_fits_a_registry_of_the_application() -> None:
     assert 0 == page['falcon_channels_connections']
 
 
-def test_every_figure_has_a_text_and_is_documented() -> None:
+def test_every_metric_has_a_help_text_and_is_documented() -> None:
     """Each counter and gauge has a help text, and a row in docs/metrics.md."""
     registry = CollectorRegistry()
     registry.register(ChannelsCollector(Channels().node))

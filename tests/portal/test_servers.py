@@ -1,4 +1,4 @@
-"""The portal under real servers: threads, greenlets, and several processes."""
+"""The portal in real servers with threads, greenlets, and several processes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SERVERS = {
 }
 
 
-# PERF: one client, for each makes a TLS context of its own.
+# PERF: one shared client, because each new client builds a TLS context.
 HTTP = httpx.Client(timeout=30, trust_env=False)
 
 
@@ -38,10 +38,10 @@ def start(name: str, folder: Path, *more: str) -> ServerProcess:
     env = {'PYTHONPATH': 'tests'}
     if name.endswith('-2'):
         env['PORTAL_BROKER'] = f'sqlite:///{folder}/channels.db'
-    words = SERVERS[name]
-    if words[0] != 'python':
-        words = [str(Path(sys.executable).with_name(words[0])), *words[1:]]
-    return ServerProcess([*words, *more, 'support.portal_app:app'], env=env)
+    command = SERVERS[name]
+    if command[0] != 'python':
+        command = [str(Path(sys.executable).with_name(command[0])), *command[1:]]
+    return ServerProcess([*command, *more, 'support.portal_app:app'], env=env)
 
 
 @pytest.fixture(
@@ -59,7 +59,7 @@ def server(
 
 
 @contextlib.contextmanager
-def joined(
+def subscribed(
     server: ServerProcess, channel: str, query: str = '', **options: Any
 ) -> Iterator[tuple[ClientConnection, dict[str, Any]]]:
     with connect(
@@ -79,72 +79,85 @@ def post(server: ServerProcess, channel: str, data: Any) -> int:
     return offset
 
 
-def test_http_and_websockets_share_a_channel(server: ServerProcess) -> None:
-    """What a request or a client publishes reaches all in one order, and history."""
+def test_http_requests_and_websockets_publish_to_one_channel(
+    server: ServerProcess,
+) -> None:
+    """Publications of requests and of clients reach all clients in one order."""
     with (
-        joined(server, 'rooms:talk', 'user=ann') as (ann, _),
-        joined(server, 'rooms:talk', 'user=bob') as (bob, _),
+        subscribed(server, 'rooms:talk', 'user=ann') as (ann, _),
+        subscribed(server, 'rooms:talk', 'user=bob') as (bob, _),
     ):
-        wait_until(lambda: get(server, 'rooms:talk')['users'] == ['ann', 'bob'], 'both')
+        wait_until(
+            lambda: get(server, 'rooms:talk')['users'] == ['ann', 'bob'],
+            'both are present',
+        )
         for n in range(30):
             if n % 2:
                 post(server, 'rooms:talk', n)
             else:
                 ann.send(json.dumps(n))
-            got = [json.loads(ws.recv(30)) for ws in (ann, bob)]
-            assert [(n, n + 1)] * 2 == [(item['data'], item['offset']) for item in got]
+            items = [json.loads(ws.recv(30)) for ws in (ann, bob)]
+            assert [(n, n + 1)] * 2 == [(i['data'], i['offset']) for i in items]
     page = get(server, 'rooms:talk')
     assert list(range(30)) == [item['data'] for item in page['publications']]
     assert 'ann' == page['publications'][0]['info']['user']
-    wait_until(lambda: get(server, 'rooms:talk')['users'] == [], 'they have left')
+    wait_until(lambda: get(server, 'rooms:talk')['users'] == [], 'both have left')
 
 
-def test_client_recovers_what_it_missed(server: ServerProcess) -> None:
-    """A client that comes back with its position gets all that it missed."""
-    with joined(server, 'rooms:back') as (_, position):
+def test_client_with_a_position_recovers_missed_publications(
+    server: ServerProcess,
+) -> None:
+    """A client that reconnects with its position receives everything that it missed."""
+    with subscribed(server, 'rooms:back') as (_, position):
         pass
     for n in range(50):
         post(server, 'rooms:back', n)
     since = f'since={position["offset"]}:{position["epoch"]}'
-    with joined(server, 'rooms:back', since) as (ws, again):
-        got = [json.loads(ws.recv(30))['data'] for _ in range(50)]
-    assert (True, list(range(50))) == (again['recovered'], got)
+    with subscribed(server, 'rooms:back', since) as (ws, again):
+        missed = [json.loads(ws.recv(30))['data'] for _ in range(50)]
+    assert (True, list(range(50))) == (again['recovered'], missed)
 
 
-def test_many_talk_at_once(server: ServerProcess) -> None:
-    """Ten clients that send at the same time all see the same order, and all of it."""
+def test_concurrent_clients_receive_all_messages_in_one_order(
+    server: ServerProcess,
+) -> None:
+    """Ten clients that send at the same time receive all messages in the same order."""
     with contextlib.ExitStack() as stack:
         clients = [
-            stack.enter_context(joined(server, 'rooms:many', f'user=u{n}'))[0]
+            stack.enter_context(subscribed(server, 'rooms:many', f'user=u{n}'))[0]
             for n in range(10)
         ]
         for n in range(20):
             for number, client in enumerate(clients):
                 client.send(json.dumps([number, n]))
-        seen = [
+        received = [
             [json.loads(client.recv(30))['data'] for _ in range(200)]
             for client in clients
         ]
-    assert all(order == seen[0] for order in seen)
-    assert sorted(seen[0]) == [[number, n] for number in range(10) for n in range(20)]
+    assert all(order == received[0] for order in received)
+    assert sorted(received[0]) == [
+        [number, n] for number in range(10) for n in range(20)
+    ]
 
 
-def test_plain_text_goes_in_and_out(server: ServerProcess) -> None:
-    """Without media, text is published as it is."""
+def test_client_without_media_sends_and_receives_text(server: ServerProcess) -> None:
+    """Without `media`, text is published unchanged."""
     with connect(f'{server.ws_url}/rooms:text?text=1', open_timeout=30) as ws:
         ws.send('héllo')
         assert 'héllo' == ws.recv(30)
 
 
-def test_responders_decide(server: ServerProcess) -> None:
-    """The channel's async responders refuse, change and fail as on ASGI."""
+def test_async_responders_of_channels_refuse_change_and_fail(
+    server: ServerProcess,
+) -> None:
+    """Responders behave as on ASGI: they can refuse, change a publication, or fail."""
     with pytest.raises(websockets.InvalidStatus) as refused:
         connect(f'{server.ws_url}/secret:a', open_timeout=30).__enter__()
     assert 403 == refused.value.response.status_code
     with pytest.raises(websockets.InvalidStatus) as unknown:
         connect(f'{server.ws_url}/nowhere', open_timeout=30).__enter__()
     assert 404 == unknown.value.response.status_code
-    with joined(server, 'secret:a', 'secret=open+sesame') as (ws, _):
+    with subscribed(server, 'secret:a', 'secret=open+sesame') as (ws, _):
         ws.send('"bad"')
         assert 400 == json.loads(ws.recv(30))['error']['status']
         ws.send('"good"')
@@ -155,11 +168,13 @@ def test_responders_decide(server: ServerProcess) -> None:
     assert 1011 == closed.value.rcvd.code
 
 
-def test_users_are_sent_away(server: ServerProcess) -> None:
-    """A disconnect closes a user's WebSockets with its code, in any process."""
+def test_disconnected_user_receives_the_code_in_every_process(
+    server: ServerProcess,
+) -> None:
+    """`disconnect_user` closes the WebSockets of a user in all processes."""
     with contextlib.ExitStack() as stack:
         clients = [
-            stack.enter_context(joined(server, 'rooms:away', 'user=eve'))[0]
+            stack.enter_context(subscribed(server, 'rooms:away', 'user=eve'))[0]
             for _ in range(6)
         ]
         HTTP.delete(f'{server.url}/rooms:away?user=eve')
@@ -172,21 +187,21 @@ def test_users_are_sent_away(server: ServerProcess) -> None:
             )
 
 
-def test_client_that_does_not_read_disturbs_nobody(server: ServerProcess) -> None:
-    """A slow client is closed; others get everything meanwhile, in order."""
+def test_client_that_does_not_read_is_closed_and_delays_no_other(
+    server: ServerProcess,
+) -> None:
+    """A slow client is closed. Others receive everything meanwhile, in order."""
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     sock.connect(('127.0.0.1', server.port))
-    with sock, joined(server, 'rooms:slow', 'user=quick') as (quick, _):
+    with sock, subscribed(server, 'rooms:slow', 'user=quick') as (quick, _):
         sock.sendall(
             b'GET /rooms:slow?user=lazy HTTP/1.1\r\nHost: 127.0.0.1\r\n'
             b'Upgrade: websocket\r\nConnection: Upgrade\r\n'
             b'Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n'
             b'Sec-WebSocket-Version: 13\r\n\r\n'
         )
-        wait_until(
-            lambda: get_users(server) == ['lazy', 'quick'], 'the lazy one is there'
-        )
+        wait_until(lambda: get_users(server) == ['lazy', 'quick'], 'both are present')
         payload = 'x' * 60_000
         count = 0
         while get_users(server) != ['quick']:
@@ -207,24 +222,26 @@ def get_users(server: ServerProcess) -> Any:
         for name in ('gthread', 'gevent')
     ],
 )
-def test_server_ends_with_idle_portal(name: str, tmp_path: Path) -> None:
-    """A server whose portal was used ends on SIGTERM, at once and without a word."""
+def test_server_with_an_idle_portal_stops_on_sigterm(name: str, tmp_path: Path) -> None:
+    """A server whose portal was used stops on SIGTERM without an error."""
     with start(name, tmp_path) as server:
         post(server, 'rooms:end', 1)
-        with joined(server, 'rooms:end'):
+        with subscribed(server, 'rooms:end'):
             pass
-        wait_until(lambda: get(server, 'rooms:end')['users'] == [], 'it has left')
+        wait_until(
+            lambda: get(server, 'rooms:end')['users'] == [], 'the client has left'
+        )
         server.signal(signal.SIGTERM)
         assert server.process is not None
         assert 0 == server.process.wait(30)
         assert 'Traceback' not in server.log()
 
 
-def test_workers_without_a_shared_broker_are_warned_of(tmp_path: Path) -> None:
-    """A WebSocket at one of several workers with memory is a warning, once for each."""
+def test_several_workers_with_a_memory_broker_log_a_warning(tmp_path: Path) -> None:
+    """Each worker warns once that a memory broker delivers within one process only."""
     with start('gthread', tmp_path, '--workers', '2') as server:
         for _ in range(4):
-            with joined(server, 'rooms:alone'):
+            with subscribed(server, 'rooms:alone'):
                 pass
         assert server.log().count('delivers within one process only') in (1, 2)
 
@@ -236,8 +253,10 @@ def test_workers_without_a_shared_broker_are_warned_of(tmp_path: Path) -> None:
         for name in ('gthread', 'gevent')
     ],
 )
-def test_clients_are_sent_to_another_worker(name: str, tmp_path: Path) -> None:
-    """With `close_on`, SIGTERM closes WebSockets with 1012, and the server ends."""
+def test_sigterm_with_close_on_closes_websockets_with_1012(
+    name: str, tmp_path: Path
+) -> None:
+    """With `close_on`, SIGTERM closes WebSockets with 1012, and the server stops."""
     hooks = tmp_path / 'gunicorn_hooks.py'
     hooks.write_text(
         'import signal\n\n\n'
@@ -248,7 +267,8 @@ def test_clients_are_sent_to_another_worker(name: str, tmp_path: Path) -> None:
     with start(name, tmp_path, '--config', str(hooks)) as server:
         with contextlib.ExitStack() as stack:
             clients = [
-                stack.enter_context(joined(server, 'rooms:end'))[0] for _ in range(20)
+                stack.enter_context(subscribed(server, 'rooms:end'))[0]
+                for _ in range(20)
             ]
             server.signal(signal.SIGTERM)
             for client in clients:

@@ -1,4 +1,4 @@
-"""The server API, called by `cent` and by hand, over a live server."""
+"""The server API over a real server: called by `cent`, and by plain HTTP requests."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def client(server: ServerProcess) -> Iterator[cent.Client]:
 
 @pytest.fixture
 def channel(request: pytest.FixtureRequest) -> str:
-    """A channel of the test's own."""
+    """The name of a channel that no other test uses."""
     return f'rooms:{abs(hash(request.node.nodeid))}'
 
 
@@ -65,7 +65,7 @@ def post(
 
 
 @contextlib.contextmanager
-def joined(
+def subscribed(
     server: ServerProcess, channel: str, user: str = ''
 ) -> Iterator[ClientConnection]:
     with connect(f'{server.ws_url}/ws/{channel}?user={user}', open_timeout=30) as ws:
@@ -73,24 +73,26 @@ def joined(
         yield ws
 
 
-# --- cent, method by method ----------------------------------------------------------
+# --- each method, called by cent -----------------------------------------------------
 
 
-def test_cent_publishes(
+def test_publish_reaches_subscribers_and_returns_its_position(
     server: ServerProcess, client: cent.Client, channel: str
 ) -> None:
-    """A publication by `cent` reaches subscribers and returns its position."""
-    with joined(server, channel) as ws:
+    """A publication of a back end reaches the subscribers of its channel."""
+    with subscribed(server, channel) as ws:
         result = client.publish(
             cent.PublishRequest(channel=channel, data={'text': 'né'}, tags={'a': 'b'})
         )
-        got = json.loads(ws.recv(30))
-    assert (1, {'text': 'né'}) == (result.offset, got['data'])
-    assert (result.offset, result.epoch) == (got['offset'], got['epoch'])
+        message = json.loads(ws.recv(30))
+    assert (1, {'text': 'né'}) == (result.offset, message['data'])
+    assert (result.offset, result.epoch) == (message['offset'], message['epoch'])
 
 
-def test_idempotency_key_holds_per_channel(client: cent.Client, channel: str) -> None:
-    """The same key stores once in one channel, and again in another."""
+def test_publish_with_a_used_idempotency_key_stores_once_per_channel(
+    client: cent.Client, channel: str
+) -> None:
+    """A used key stores nothing. In another channel, the same key is a new key."""
     positions = [
         client.publish(cent.PublishRequest(channel=c, data=1, idempotency_key='k'))
         for c in (channel, channel, f'{channel}b')
@@ -101,8 +103,10 @@ def test_idempotency_key_holds_per_channel(client: cent.Client, channel: str) ->
     assert 1 == len(page.publications)
 
 
-def test_cent_broadcasts(client: cent.Client, channel: str) -> None:
-    """A broadcast publishes to each channel and says for each what became of it."""
+def test_broadcast_returns_one_result_or_error_per_channel(
+    client: cent.Client, channel: str
+) -> None:
+    """An error in one channel does not stop the publications to the others."""
     result = client.broadcast(
         cent.BroadcastRequest(channels=[channel, 'nowhere', channel], data=[1])
     )
@@ -111,8 +115,10 @@ def test_cent_broadcasts(client: cent.Client, channel: str) -> None:
     assert 102 == second.error.code
 
 
-def test_cent_reads_history(client: cent.Client, channel: str) -> None:
-    """History has data, tags and the position, both ways and since a position."""
+def test_history_is_read_in_both_directions_from_a_position(
+    client: cent.Client, channel: str
+) -> None:
+    """History has data, tags and the position; only the position without `limit`."""
     for n in range(4):
         client.publish(
             cent.PublishRequest(channel=channel, data={'n': n}, tags={'t': str(n)})
@@ -131,37 +137,42 @@ def test_cent_reads_history(client: cent.Client, channel: str) -> None:
     assert [1] == [item.offset for item in back.publications]
 
 
-def test_cent_removes_history(client: cent.Client, channel: str) -> None:
-    """After a removal the log is empty, and its offset and epoch stay."""
+def test_removed_history_is_empty_and_keeps_its_position(
+    client: cent.Client, channel: str
+) -> None:
+    """After a removal the log is empty. Its offset and epoch stay."""
     sent = client.publish(cent.PublishRequest(channel=channel, data=1))
     client.history_remove(cent.HistoryRemoveRequest(channel=channel))
     page = client.history(cent.HistoryRequest(channel=channel, limit=-1))
     assert (0, 1, sent.epoch) == (len(page.publications), page.offset, page.epoch)
 
 
-def test_cent_reads_presence(
+def test_presence_has_connections_and_their_counts(
     server: ServerProcess, client: cent.Client, channel: str
 ) -> None:
-    """Presence has connections with user and info, and its numbers."""
+    """Presence has the user and the info of each connection; the stats count them."""
     request = cent.PresenceStatsRequest(channel=channel)
     with (
-        joined(server, channel, 'ann'),
-        joined(server, channel, 'ann'),
-        joined(server, channel, 'bob'),
+        subscribed(server, channel, 'ann'),
+        subscribed(server, channel, 'ann'),
+        subscribed(server, channel, 'bob'),
     ):
         wait_until(lambda: client.presence_stats(request).num_clients == 3, 'three')
         assert 2 == client.presence_stats(request).num_users
-        there = client.presence(cent.PresenceRequest(channel=channel)).presence
-        facts = sorted((info.user, info.conn_info['name']) for info in there.values())
+        present = client.presence(cent.PresenceRequest(channel=channel)).presence
+        facts = sorted((info.user, info.conn_info['name']) for info in present.values())
         assert [('ann', 'ANN'), ('ann', 'ANN'), ('bob', 'BOB')] == facts
-        assert all(key == info.client for key, info in there.items())
+        assert all(key == info.client for key, info in present.items())
 
 
-def test_cent_unsubscribes(
+def test_unsubscribed_user_receives_nothing_more(
     server: ServerProcess, client: cent.Client, channel: str
 ) -> None:
-    """A user who is unsubscribed gets nothing more; others do."""
-    with joined(server, channel, 'eve') as eve, joined(server, channel, 'bob') as bob:
+    """A plain WebSocket of the user closes. Other users still receive publications."""
+    with (
+        subscribed(server, channel, 'eve') as eve,
+        subscribed(server, channel, 'bob') as bob,
+    ):
         client.unsubscribe(cent.UnsubscribeRequest(user='eve', channel=channel))
         with pytest.raises(websockets.ConnectionClosed) as caught:
             eve.recv(30)
@@ -170,19 +181,19 @@ def test_cent_unsubscribes(
         assert 1 == json.loads(bob.recv(30))['data']
 
 
-def test_cent_disconnects(
+def test_disconnected_user_receives_the_code_unless_excluded(
     server: ServerProcess, client: cent.Client, channel: str
 ) -> None:
-    """A user is disconnected with the given code, but for the listed connections."""
+    """Connections of the user close with the given code, unless they are excluded."""
     request = cent.PresenceRequest(channel=channel)
-    with joined(server, channel, 'zoe') as first:
+    with subscribed(server, channel, 'zoe') as first:
         wait_until(lambda: len(client.presence(request).presence) == 1, 'one')
-        (kept,) = client.presence(request).presence
-        with joined(server, channel, 'zoe') as second:
+        (excluded,) = client.presence(request).presence
+        with subscribed(server, channel, 'zoe') as second:
             client.disconnect(
                 cent.DisconnectRequest(
                     user='zoe',
-                    whitelist=[kept],
+                    whitelist=[excluded],
                     disconnect=cent.Disconnect(code=4100, reason='enough'),
                 )
             )
@@ -193,39 +204,45 @@ def test_cent_disconnects(
         assert 1 == json.loads(first.recv(30))['data']
 
 
-def test_cent_expires_connections(
+def test_refresh_with_expired_closes_with_3005(
     server: ServerProcess, client: cent.Client, channel: str
 ) -> None:
     """A connection that is refreshed as expired closes with 3005."""
-    with joined(server, channel, 'old') as ws:
+    with subscribed(server, channel, 'old') as ws:
         client.refresh(cent.RefreshRequest(user='old', expired=True))
         with pytest.raises(websockets.ConnectionClosed) as caught:
             ws.recv(30)
     assert 3005 == caught.value.rcvd.code
 
 
-def test_cent_subscribes(client: cent.Client, channel: str) -> None:
-    """Subscribing a user is taken; a raw connection is passed over."""
+def test_subscribe_of_a_user_without_connections_succeeds(
+    client: cent.Client, channel: str
+) -> None:
+    """The command is accepted although the user has no connection."""
     assert client.subscribe(cent.SubscribeRequest(user='nobody', channel=channel))
 
 
-def test_cent_lists_channels(
+def test_channels_lists_those_that_match_a_pattern(
     server: ServerProcess, client: cent.Client, channel: str
 ) -> None:
-    """Channels with subscribers are listed, by a pattern, with their numbers."""
-    with joined(server, channel), joined(server, channel), joined(server, 'plain:a'):
-        everything = client.channels(cent.ChannelsRequest()).channels
-        assert {channel, 'plain:a'} <= everything.keys()
-        some = client.channels(cent.ChannelsRequest(pattern='rooms:*')).channels
-        assert 2 == some[channel].num_clients
-        assert 'plain:a' not in some
+    """Channels with subscribers are listed with their number of clients."""
+    with (
+        subscribed(server, channel),
+        subscribed(server, channel),
+        subscribed(server, 'plain:a'),
+    ):
+        all_channels = client.channels(cent.ChannelsRequest()).channels
+        assert {channel, 'plain:a'} <= all_channels.keys()
+        matching = client.channels(cent.ChannelsRequest(pattern='rooms:*')).channels
+        assert 2 == matching[channel].num_clients
+        assert 'plain:a' not in matching
 
 
-def test_cent_asks_for_info(
+def test_info_describes_each_node(
     asgi_server: AsgiServer, server: ServerProcess, client: cent.Client, channel: str
 ) -> None:
-    """The process is described with what it holds."""
-    with joined(server, channel, 'ann'):
+    """A node is described with its name and its counts."""
+    with subscribed(server, channel, 'ann'):
         (node,) = client.info(cent.InfoRequest()).nodes
     assert node.num_clients >= 1
     assert node.num_subs >= 1
@@ -236,8 +253,10 @@ def test_cent_asks_for_info(
 
 
 @pytest.mark.parametrize('parallel', [False, True])
-def test_cent_batches(client: cent.Client, channel: str, parallel: bool) -> None:
-    """A batch answers each of its commands in order."""
+def test_batch_returns_replies_in_order(
+    client: cent.Client, channel: str, parallel: bool
+) -> None:
+    """A batch has one reply to each command, in the order of the commands."""
     result = client.batch(
         cent.BatchRequest(
             requests=[
@@ -252,8 +271,8 @@ def test_cent_batches(client: cent.Client, channel: str, parallel: bool) -> None
     assert (1, 0, 1) == (first.offset, second.num_clients, len(third.nodes))
 
 
-def test_cent_gets_108_for_what_is_not_there(client: cent.Client) -> None:
-    """Methods that exist only elsewhere answer with error 108."""
+def test_unsupported_method_of_centrifugo_returns_108(client: cent.Client) -> None:
+    """A method that only Centrifugo has returns error 108."""
     with pytest.raises(cent.CentApiResponseError) as caught:
         client.block_user(cent.BlockUserRequest(user='eve'))
     assert 108 == caught.value.code
@@ -263,7 +282,7 @@ def test_cent_gets_108_for_what_is_not_there(client: cent.Client) -> None:
 
 
 @pytest.mark.parametrize(
-    ('method', 'body', 'code', 'words'),
+    ('method', 'body', 'code', 'message'),
     [
         ('publish', {'channel': 'nowhere', 'data': 1}, 102, 'unknown channel'),
         ('publish', {'channel': 'rooms:x'}, 107, 'data is missing'),
@@ -309,15 +328,15 @@ def test_cent_gets_108_for_what_is_not_there(client: cent.Client) -> None:
         ('publish', None, 107, ''),
     ],
 )
-def test_errors_are_those_documented(
-    server: ServerProcess, method: str, body: Any, code: int, words: str
+def test_invalid_command_returns_the_documented_error(
+    server: ServerProcess, method: str, body: Any, code: int, message: str
 ) -> None:
-    """What cannot be done answers 200 with the documented code, and says why."""
+    """A command that cannot be done returns 200 and the documented code and reason."""
     response = post(server, method, body)
     assert 200 == response.status_code
     error = response.json()['error']
     assert code == error['code']
-    assert words in error['message']
+    assert message in error['message']
 
 
 @pytest.mark.parametrize(
@@ -332,14 +351,16 @@ def test_errors_are_those_documented(
         b'{"channel": "rooms:x", "data": ' + b'[' * 40000 + b']' * 40000 + b'}',
     ],
 )
-def test_rubbish_is_a_bad_request(server: ServerProcess, content: bytes) -> None:
-    """What is not JSON, or is nested without end, answers error 107."""
+def test_invalid_json_returns_107(server: ServerProcess, content: bytes) -> None:
+    """A body that is not JSON, or is nested too deeply, returns error 107."""
     response = post(server, 'publish', content=content)
     assert (200, 107) == (response.status_code, response.json()['error']['code'])
 
 
-def test_batch_tells_errors_apart(server: ServerProcess, channel: str) -> None:
-    """One failing command of a batch does not harm the others."""
+def test_failing_command_of_a_batch_does_not_stop_the_others(
+    server: ServerProcess, channel: str
+) -> None:
+    """Each command of a batch has its own result or error."""
     commands = [
         {'publish': {'channel': channel, 'data': 1}},
         {'publish': {'channel': 'nowhere', 'data': 1}},
@@ -352,8 +373,10 @@ def test_batch_tells_errors_apart(server: ServerProcess, channel: str) -> None:
     assert [102, 107, 104] == [reply['error']['code'] for reply in replies[1:4]]
 
 
-def test_binary_payload_is_shown_as_base64(server: ServerProcess, channel: str) -> None:
-    """A publication of bytes comes back from history as it was sent."""
+def test_binary_payload_is_returned_as_base64(
+    server: ServerProcess, channel: str
+) -> None:
+    """History returns the bytes of a publication as they were sent."""
     assert (
         'result'
         in post(server, 'publish', {'channel': channel, 'b64data': '/wAB'}).json()
@@ -362,7 +385,7 @@ def test_binary_payload_is_shown_as_base64(server: ServerProcess, channel: str) 
     assert '/wAB' == page['publications'][0]['b64data']
 
 
-# --- who may, and how requests have to look ------------------------------------------
+# --- keys and the form of requests ---------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -374,8 +397,10 @@ def test_binary_payload_is_shown_as_base64(server: ServerProcess, channel: str) 
         {'X-API-Key': None, 'Authorization': f'APIKEY {OLD_KEY}'},
     ],
 )
-def test_each_key_is_taken(server: ServerProcess, headers: dict[str, str]) -> None:
-    """Every listed key opens the API, in either header."""
+def test_each_configured_key_is_accepted_in_both_headers(
+    server: ServerProcess, headers: dict[str, str]
+) -> None:
+    """Each key is accepted, in `X-API-Key` and in `Authorization`."""
     response = post(server, 'info', {}, headers=headers)
     assert (200, True) == (response.status_code, 'result' in response.json())
 
@@ -392,19 +417,21 @@ def test_each_key_is_taken(server: ServerProcess, headers: dict[str, str]) -> No
         {'X-API-Key': b'\xff\xfe'},
     ],
 )
-def test_other_keys_are_refused(server: ServerProcess, headers: dict[str, str]) -> None:
-    """A wrong key, none, or one in a cookie is refused with 401."""
+def test_missing_or_wrong_key_returns_401(
+    server: ServerProcess, headers: dict[str, str]
+) -> None:
+    """A wrong key, no key, or a key in a cookie is refused with 401."""
     assert 401 == post(server, 'info', {}, headers=headers).status_code
 
 
-def test_key_in_the_url_is_refused(server: ServerProcess) -> None:
-    """A key in the query is refused even beside a right one in the header."""
+def test_key_in_the_url_returns_400(server: ServerProcess) -> None:
+    """A key in the query is refused, although the header has a valid key."""
     response = post(server, 'info', {}, params={'api_key': KEY})
     assert (400, False) == (response.status_code, KEY in response.text)
 
 
-def test_keys_stay_out_of_the_log(server: ServerProcess) -> None:
-    """Neither right nor wrong keys are logged."""
+def test_keys_are_not_logged(server: ServerProcess) -> None:
+    """Neither valid nor wrong keys appear in the log."""
     post(server, 'info', {}, headers={'X-API-Key': 'some-wrong-key-here'})
     wait_until(lambda: 'without a valid key' in server.log(), 'the refusal is logged')
     assert 'some-wrong-key-here' not in server.log()
@@ -415,27 +442,29 @@ def test_keys_stay_out_of_the_log(server: ServerProcess) -> None:
     'content_type',
     ['text/plain', 'application/x-www-form-urlencoded', 'application/jsonx', None],
 )
-def test_only_json_is_taken(server: ServerProcess, content_type: str | None) -> None:
-    """What a form of another site could send is refused with 415."""
+def test_content_type_other_than_json_returns_415(
+    server: ServerProcess, content_type: str | None
+) -> None:
+    """A content type that a form of another site could send is refused."""
     response = post(server, 'info', {}, headers={'Content-Type': content_type})
     assert 415 == response.status_code
 
 
-def test_compressed_requests_are_refused(server: ServerProcess) -> None:
-    """A compressed body is refused, not inflated."""
+def test_compressed_request_returns_415(server: ServerProcess) -> None:
+    """A compressed body is refused, and not decompressed."""
     response = post(server, 'info', {}, headers={'Content-Encoding': 'gzip'})
     assert 415 == response.status_code
 
 
-def test_charset_of_json_is_allowed(server: ServerProcess) -> None:
-    """A content type with parameters is JSON as well."""
+def test_content_type_with_a_charset_is_accepted(server: ServerProcess) -> None:
+    """`application/json` may have parameters."""
     content_type = 'application/json; charset=utf-8'
     response = post(server, 'info', {}, headers={'Content-Type': content_type})
     assert 200 == response.status_code
 
 
-def test_large_bodies_are_refused(server: ServerProcess) -> None:
-    """A body over the limit is refused with 413, with and without its length."""
+def test_body_above_the_limit_returns_413(server: ServerProcess) -> None:
+    """A too large body is refused with 413, with and without Content-Length."""
 
     def chunks() -> Iterator[bytes]:
         for _ in range(11):
@@ -445,15 +474,15 @@ def test_large_bodies_are_refused(server: ServerProcess) -> None:
     assert 413 == post(server, 'info', content=chunks()).status_code
 
 
-def test_only_post_is_answered(server: ServerProcess) -> None:
-    """GET is refused, and OPTIONS allows no other site anything."""
+def test_methods_other_than_post_are_refused(server: ServerProcess) -> None:
+    """GET returns 405, and OPTIONS allows no other site anything."""
     assert 405 == httpx.get(f'{server.url}/api/info').status_code
     options = httpx.options(f'{server.url}/api/info', headers={'Origin': 'http://x'})
     assert 'access-control-allow-origin' not in options.headers
 
 
 @pytest.mark.parametrize('keys', [[], '', 'short', ['long-enough-key', 'ä' * 20]])
-def test_bad_keys_are_refused_at_start(keys: Any) -> None:
-    """No key, a short one or one that no header can carry is refused when given."""
+def test_invalid_configured_key_raises(keys: Any) -> None:
+    """No key, a short key, or a key that no header can carry raises `OptionsError`."""
     with pytest.raises(OptionsError):
         ApiKeys(keys)

@@ -1,4 +1,4 @@
-"""The server API where several processes share a broker, with SDK clients on both."""
+"""The server API of two processes that share a broker, with SDK clients on both."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from support.processes import wait_until
 
 pytestmark = [pytest.mark.server, pytest.mark.xdist_group('api processes')]
 
-#: So many connections that both processes are all but sure to have some.
+#: Number of connections. With so many, both processes almost certainly have some.
 CLIENTS = 8
 
 
@@ -33,7 +33,10 @@ def server(
     folder = tmp_path_factory.mktemp('api')
     env = {'PYTHONPATH': 'tests', 'API_BROKER': f'sqlite:///{folder}/channels.db'}
     with ServerProcess(command, env=env) as process:
-        wait_until(lambda: len(call(process, 'info')['nodes']) == 2, 'both are there')
+        wait_until(
+            lambda: len(call(process, 'info')['nodes']) == 2,
+            'both processes have started',
+        )
         yield process
 
 
@@ -53,33 +56,33 @@ def call(server: ServerProcess, method: str, **request: Any) -> Any:
 
 
 class Events(centrifuge.ClientEventHandler):
-    """Keeps what an SDK client hears."""
+    """Records the events of an SDK client."""
 
     def __init__(self) -> None:
-        self.heard: list[tuple[Any, ...]] = []
+        self.received: list[tuple[Any, ...]] = []
 
     async def on_connected(self, ctx: Any) -> None:
-        self.heard.append(('connected',))
+        self.received.append(('connected',))
 
     async def on_connecting(self, ctx: Any) -> None:
-        self.heard.append(('connecting', ctx.code))
+        self.received.append(('connecting', ctx.code))
 
     async def on_disconnected(self, ctx: Any) -> None:
-        self.heard.append(('disconnected', ctx.code))
+        self.received.append(('disconnected', ctx.code))
 
     async def on_subscribed(self, ctx: Any) -> None:
-        self.heard.append(('subscribed', ctx.channel, ctx.data))
+        self.received.append(('subscribed', ctx.channel, ctx.data))
 
     async def on_unsubscribed(self, ctx: Any) -> None:
-        self.heard.append(('unsubscribed', ctx.channel))
+        self.received.append(('unsubscribed', ctx.channel))
 
     async def on_publication(self, ctx: Any) -> None:
-        self.heard.append(('publication', ctx.channel, ctx.pub.data, ctx.pub.offset))
+        self.received.append(('publication', ctx.channel, ctx.pub.data, ctx.pub.offset))
 
 
 @contextlib.asynccontextmanager
 async def clients(server: ServerProcess, user: str) -> AsyncIterator[list[Events]]:
-    """Connect SDK clients of one user; give what they hear from then on."""
+    """Connect SDK clients of one user; yield the events that follow."""
     url = f'{server.ws_url}/connection/websocket?user={user}'
     before = asyncio.all_tasks()
     events = [Events() for _ in range(CLIENTS)]
@@ -87,32 +90,33 @@ async def clients(server: ServerProcess, user: str) -> AsyncIterator[list[Events
     try:
         for client in connections:
             await client.connect()
-        await settle(lambda: all(('connected',) in e.heard for e in events))
+        await wait_for(lambda: all(('connected',) in e.received for e in events))
         for e in events:
-            e.heard.clear()
+            e.received.clear()
         yield events
     finally:
         for client in connections:
             await client.disconnect()
-        # NOTE: the SDK closes its sockets in tasks that nobody waits for.
-        await settle(lambda: asyncio.all_tasks() <= before)
+        # NOTE: the SDK closes its sockets in background tasks. Wait for them.
+        await wait_for(lambda: asyncio.all_tasks() <= before)
 
 
-async def settle(condition: Callable[[], object]) -> None:
+async def wait_for(condition: Callable[[], object]) -> None:
+    """Wait until a condition is true."""
     async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0.01)
 
 
-async def all_hear(events: list[Events], *wanted: tuple[Any, ...]) -> None:
-    """Wait until every client has heard this and nothing else, then forget it."""
-    await settle(lambda: all(len(e.heard) >= len(wanted) for e in events))
-    assert [list(wanted)] * len(events) == [e.heard for e in events]
+async def expect_events(events: list[Events], *expected: tuple[Any, ...]) -> None:
+    """Wait until each client has exactly the expected events, and clear them."""
+    await wait_for(lambda: all(len(e.received) >= len(expected) for e in events))
+    assert [list(expected)] * len(events) == [e.received for e in events]
     for e in events:
-        e.heard.clear()
+        e.received.clear()
 
 
-async def test_users_are_steered_in_all_processes(
+async def test_commands_about_a_user_reach_the_clients_of_all_processes(
     server: ServerProcess, api: cent.Client
 ) -> None:
     """Subscribing, publishing, unsubscribing and disconnecting reach all clients."""
@@ -124,48 +128,48 @@ async def test_users_are_steered_in_all_processes(
                 user='ann', channel='rooms:s', data={'a': 1}, recover_since=since
             )
         )
-        await all_hear(
+        await expect_events(
             ann,
             ('subscribed', 'rooms:s', {'a': 1}),
             ('publication', 'rooms:s', 'before', 1),
         )
         api.publish(cent.PublishRequest(channel='rooms:s', data='after'))
-        await all_hear(ann, ('publication', 'rooms:s', 'after', 2))
+        await expect_events(ann, ('publication', 'rooms:s', 'after', 2))
         channels = api.channels(cent.ChannelsRequest(pattern='rooms:s')).channels
         assert CLIENTS == channels['rooms:s'].num_clients
         api.unsubscribe(cent.UnsubscribeRequest(user='ann', channel='rooms:s'))
-        await all_hear(ann, ('unsubscribed', 'rooms:s'))
+        await expect_events(ann, ('unsubscribed', 'rooms:s'))
         api.disconnect(
             cent.DisconnectRequest(
                 user='ann', disconnect=cent.Disconnect(code=4501, reason='bye')
             )
         )
-        await all_hear(ann, ('disconnected', 4501))
-        assert [[]] * CLIENTS == [e.heard for e in bob]
+        await expect_events(ann, ('disconnected', 4501))
+        assert [[]] * CLIENTS == [e.received for e in bob]
 
 
-async def test_expired_connections_come_back(
+async def test_clients_refreshed_as_expired_reconnect(
     server: ServerProcess, api: cent.Client
 ) -> None:
-    """After a refresh with `expired`, SDK clients reconnect by themselves."""
+    """After a refresh with `expired`, SDK clients reconnect automatically."""
     async with clients(server, 'eve') as eve:
         api.refresh(cent.RefreshRequest(user='eve', expired=True))
-        await all_hear(eve, ('connecting', 3005), ('connected',))
+        await expect_events(eve, ('connecting', 3005), ('connected',))
 
 
-async def test_processes_are_counted_together(
+async def test_info_and_metrics_count_all_processes(
     server: ServerProcess, api: cent.Client
 ) -> None:
-    """Info and the page for Prometheus have both processes and all connections."""
+    """`info` and the page of metrics have both processes and all connections."""
     async with clients(server, 'joe'):
         nodes: list[cent.Node] = []
 
-        def all_there() -> bool:
-            # NOTE: a process that is held up for seconds is left out of an answer.
+        def all_counted() -> bool:
+            # NOTE: a survey omits a process that does not answer for some seconds.
             nodes[:] = api.info(cent.InfoRequest()).nodes
             return (2, CLIENTS) == (len(nodes), sum(n.num_clients for n in nodes))
 
-        await settle(all_there)
+        await wait_for(all_counted)
         page = httpx.get(f'{server.url}/metrics/all', timeout=30).text
         counts = {
             sample.labels['node']: sample.value

@@ -1,4 +1,4 @@
-"""The client without a network."""
+"""`SimulatedClient`: a client without a network."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from falcon_channels.testing import SimulatedClient
 
 
 @on_fake_clock
-async def test_receives_waits_and_gives_up() -> None:
-    """Receiving waits for a publication, for a time, and says why none will come."""
+async def test_receive_returns_a_publication_or_raises_the_reason() -> None:
+    """`receive` waits until its timeout, and raises if the connection is closed."""
     channels = Channels()
     channels.add_route('news', None)
     async with SimulatedClient(channels) as client:
