@@ -5,7 +5,7 @@
 One publisher sends 1, 4 or 16 messages at once and the next ones when everybody has
 them. Peers are a bare C server (one ``send`` a delivery), Falcon on uvicorn's classes
 and ours with a loop over the members, ours with prebuilt frames through the extension
-``falcon_channels.direct`` and nothing else, and the library: a channel with history
+``falcon_channels.websocket`` and nothing else, and the library: a channel with history
 over the raw door, and over the client protocol in JSON with offsets; the raw door also
 with one system call for each delivery, as where Linux allows no io_uring. The loop over
 bare ASGI is the least that anything can cost on uvicorn as it comes.

@@ -43,12 +43,12 @@ from falcon_channels.local_subscription import LocalSubscription
 from falcon_channels.mounts import Mounts
 from falcon_channels.mounts import need_asgi
 from falcon_channels.options import ChannelOptions
+from falcon_channels.options import check_options
 from falcon_channels.options import EndpointOptions
-from falcon_channels.options import need_options
 from falcon_channels.options import NodeOptions
 from falcon_channels.origin import check_allowed_origins
 from falcon_channels.plain.websocket import serve_raw
-from falcon_channels.protocol.recovery import need_position
+from falcon_channels.protocol.recovery import check_position
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import Position
@@ -102,7 +102,7 @@ class Channels(Mounts, UserCommands):
         options: NodeOptions | None = None,
     ) -> None:
         self.options = NodeOptions() if options is None else options
-        need_options(self.options, NodeOptions)
+        check_options(self.options, NodeOptions)
         check_allowed_origins(self.options.allowed_origins)
         self._given = broker
         self._router = ChannelRouter()
@@ -155,7 +155,7 @@ class Channels(Mounts, UserCommands):
             CapabilityError: The options ask for what the broker cannot do.
         """
         options = ChannelOptions() if options is None else options
-        need_options(options, ChannelOptions)
+        check_options(options, ChannelOptions)
         able = self._broker.capabilities
         if options.history_size and not able.history:
             raise CapabilityError(f'{type(self._broker).__name__} keeps no history')
@@ -298,7 +298,7 @@ class Channels(Mounts, UserCommands):
         Raises:
             PositionError: `since` is a position of another log.
         """
-        need_position(since)
+        check_position(since)
         match = await self.match(channel)
         page = await self._broker.history(
             channel,
@@ -357,7 +357,7 @@ class Channels(Mounts, UserCommands):
         self, channel: str, since: Position | None = None
     ) -> LocalSubscription:
         """Subscribe from code of the application; see `LocalSubscription`."""
-        need_position(since)
+        check_position(since)
         return LocalSubscription(self, channel, since)
 
     @property

@@ -15,7 +15,7 @@ from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.subscription import Subscription
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
-from falcon_channels.transports.encoders import encoder
+from falcon_channels.transports.encoders import get_encoder
 from falcon_channels.transports.encoders import Item
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class LocalSubscription:
         match = await channels.match(self._channel)
         transport = self._transport = _QueueTransport()
         connection = _LocalConnection(
-            channels.hub, transport, encoder(_CODEC, _FRAMING)
+            channels.hub, transport, get_encoder(_CODEC, _FRAMING)
         )
         self._connection = connection
         channels.hub.add(connection)

@@ -18,7 +18,7 @@ from falcon_channels import UnknownChannelError
 from falcon_channels.hub.hub import Joined
 from falcon_channels.protocol import plain_codec as raw_codec
 from falcon_channels.transports.asgi import MESSAGES
-from falcon_channels.transports.encoders import encoder
+from falcon_channels.transports.encoders import get_encoder
 
 
 class Notes:
@@ -54,7 +54,7 @@ class Client(Connection):
     takes_subscriptions = True
 
     def __init__(self, channels: Channels, user: str, session: str = '') -> None:
-        super().__init__(channels.hub, Notes(), encoder(raw_codec.MEDIA, MESSAGES))
+        super().__init__(channels.hub, Notes(), get_encoder(raw_codec.MEDIA, MESSAGES))
         self.user = user
         self.session = session
         self.joined: list[tuple[Subscription, Joined]] = []

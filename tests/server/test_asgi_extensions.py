@@ -14,9 +14,9 @@ import pytest
 from support.processes import wait_until
 
 from falcon_channels.server.options import ServerOptions
-from falcon_channels.transports.asgi_extensions import direct_websocket
+from falcon_channels.transports.asgi_extensions import server_websocket
 from falcon_channels.transports.websocket_framing import DEFLATE
-from falcon_channels.transports.websocket_framing import WIRE
+from falcon_channels.transports.websocket_framing import UNCOMPRESSED
 from server.running import CLOSE
 from server.running import CONT
 from server.running import frame
@@ -37,7 +37,7 @@ class Recorder:
     def on_message(self, message: str | bytes) -> None:
         self.heard.append(message)
         if message == 'echo':
-            self.transport.write(WIRE.frame([b'echo'], binary=False))
+            self.transport.write(UNCOMPRESSED.frame([b'echo'], binary=False))
         elif message == 'close':
             self.transport.close(4000, 'as you like')
             self.heard.append(self.transport.write(b'\x81\x01x'))
@@ -61,7 +61,7 @@ class Attached:
         self.tasks_done = 0
 
     async def on_websocket(self, req: falcon.asgi.Request, ws: Any) -> None:
-        direct = direct_websocket(req.scope)
+        direct = server_websocket(req.scope)
         assert direct is not None
         receiver = Recorder(direct)
         with pytest.raises(RuntimeError):
@@ -218,7 +218,7 @@ def test_a_reader_that_never_reads_is_reported_and_cut(
         receiver = receiver_of(attached)
         other.open()
         transport = receiver.transport
-        blob = WIRE.frame([b'x' * 65000], binary=True)
+        blob = UNCOMPRESSED.frame([b'x' * 65000], binary=True)
         backlogs: list[int] = []
 
         def fill() -> None:
@@ -243,7 +243,7 @@ def test_writability_is_reported(server: RunningServer, attached: Attached) -> N
         receiver = receiver_of(attached)
         wait_until(lambda: receiver.transport.descriptor >= 0, 'settled')
         before = receiver.writable
-        blob = WIRE.frame([b'x' * 65000], binary=True)
+        blob = UNCOMPRESSED.frame([b'x' * 65000], binary=True)
         written: list[int] = []
 
         def fill() -> None:
@@ -269,7 +269,7 @@ def test_descriptors_are_never_written_after_the_end(
     with Peer(server.port) as other:
         other.open()
         wait_until(lambda: len(attached.receivers) == 2, 'attached')
-        assert 0 == first.transport.write(WIRE.frame([b'stray'], binary=False))
+        assert 0 == first.transport.write(UNCOMPRESSED.frame([b'stray'], binary=False))
         other.send(frame(TEXT, b'echo'))
         assert b'echo' == other.message()
 
@@ -288,7 +288,7 @@ def test_framings_are_shared(attached: Attached) -> None:
         packed.open('Sec-WebSocket-Extensions: permessage-deflate')
         wait_until(lambda: len(attached.receivers) == 2, 'attached')
         framings = [receiver.transport.framing for receiver in attached.receivers]
-        assert [WIRE, DEFLATE] == framings
+        assert [UNCOMPRESSED, DEFLATE] == framings
         payload = b'["a publication"]' * 100
         packed.sock.settimeout(10)
         transport = attached.receivers[1].transport

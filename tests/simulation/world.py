@@ -461,7 +461,7 @@ class World:
                     stream_settings(ROUTES[channel[:-1] + '{name}']),
                     since=since.offset,
                 )
-                expected = recovery.missed(since, page)
+                expected = recovery.missed_publications(since, page)
                 if expected and self._ages_soon(channel, expected[0]):
                     # NOTE: it may be there now, and gone when the device is back.
                     continue

@@ -22,7 +22,7 @@ from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.hub import Hub
 from falcon_channels.options import NodeOptions
 from falcon_channels.protocol.codes import MAX_REASON_BYTES
-from falcon_channels.protocol.recovery import need_position
+from falcon_channels.protocol.recovery import check_position
 from falcon_channels.publication import Position
 
 #: Unsubscribe code: ended by the server, for good.
@@ -78,7 +78,7 @@ class UserCommands(abc.ABC):
             UnknownChannelError: No route matches.
             PositionError: `since` is none.
         """
-        need_position(since)
+        check_position(since)
         await self.match(channel)
         await self._control(
             SubscribeUser(

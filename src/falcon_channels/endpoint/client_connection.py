@@ -26,14 +26,14 @@ from falcon_channels.errors import ProtocolError
 from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.subscription import Subscription
 from falcon_channels.protocol import codes
-from falcon_channels.protocol.command_rules import judge
-from falcon_channels.protocol.command_rules import State
-from falcon_channels.protocol.command_rules import Verdict
+from falcon_channels.protocol.command_rules import check_command
+from falcon_channels.protocol.command_rules import CommandAction
+from falcon_channels.protocol.command_rules import ConnectionState
 from falcon_channels.protocol.messages import Command
 from falcon_channels.protocol.messages import ConnectRequest
 from falcon_channels.protocol.messages import DisconnectPush
+from falcon_channels.protocol.messages import EncodedPublications
 from falcon_channels.protocol.messages import MessagePush
-from falcon_channels.protocol.messages import Parts
 from falcon_channels.protocol.messages import Push
 from falcon_channels.protocol.messages import Result
 from falcon_channels.protocol.messages import SubscribePush
@@ -41,7 +41,7 @@ from falcon_channels.protocol.messages import UnsubscribePush
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
 from falcon_channels.transports.client_codecs import ClientCodec
-from falcon_channels.transports.encoders import encoder
+from falcon_channels.transports.encoders import get_encoder
 
 if TYPE_CHECKING:
     from falcon_channels.endpoint.endpoint import Endpoint
@@ -138,17 +138,17 @@ class ClientConnection(Connection):
     )
 
     #: The state after a connect that succeeded.
-    connected_state = State.CONNECTED
+    connected_state = ConnectionState.CONNECTED
 
     def __init__(
         self, endpoint: Endpoint, transport: Transport, codec: ClientCodec, req: Any
     ) -> None:
         super().__init__(
-            endpoint.channels.hub, transport, encoder(codec, transport.framing), req
+            endpoint.channels.hub, transport, get_encoder(codec, transport.framing), req
         )
         self.endpoint = endpoint
         self.codec = codec
-        self.state = State.NEW
+        self.state = ConnectionState.NEW
         self.command_id = 0
         self.data: Any = None
         self.token = ''
@@ -257,10 +257,10 @@ class ClientConnection(Connection):
                 command = waiting.popleft()
                 if len(waiting) == _MAX_WAITING - 1:
                     self.transport.resume_reading()
-                verdict = judge(self.state, command)
-                if verdict is Verdict.ACCEPT:
+                verdict = check_command(self.state, command)
+                if verdict is CommandAction.ACCEPT:
                     await self.endpoint.handle(self, command)
-                elif verdict is Verdict.DISCONNECT:
+                elif verdict is CommandAction.DISCONNECT:
                     self.disconnect(*codes.DISCONNECT_BAD_REQUEST)
         finally:
             self.working = False
@@ -286,10 +286,10 @@ class ClientConnection(Connection):
 
     def _on_pong(self, command: Command) -> None:
         # NOTE: not queued behind commands: a slow responder is not a dead client.
-        verdict = judge(self.state, command)
-        if verdict is Verdict.ACCEPT:
-            self.state = State.CONNECTED
-        elif verdict is Verdict.DISCONNECT:
+        verdict = check_command(self.state, command)
+        if verdict is CommandAction.ACCEPT:
+            self.state = ConnectionState.CONNECTED
+        elif verdict is CommandAction.DISCONNECT:
             self.disconnect(*codes.DISCONNECT_BAD_REQUEST)
 
     # --- what goes out ---------------------------------------------------------------
@@ -318,7 +318,7 @@ class ClientConnection(Connection):
 
     def parts(
         self, channel: str, epoch: str, publications: list[Publication]
-    ) -> list[Publication] | Parts:
+    ) -> list[Publication] | EncodedPublications:
         """Return the publications of a result, encoded where others ask for them too.
 
         Raises:
@@ -331,11 +331,11 @@ class ClientConnection(Connection):
             publications,
             self.part_encoder(channel),
         )
-        return publications if pieces is None else Parts(pieces)
+        return publications if pieces is None else EncodedPublications(pieces)
 
     def part_encoder(self, channel: str) -> Callable[[Publication], bytes]:
-        """Return what encodes a publication for the `Parts` of a result."""
-        return self.codec.protocol.encode_part
+        """Return the function that encodes a publication of a result."""
+        return self.codec.protocol.encode_result_publication
 
     def reply_error(self, error: codes.ReplyError) -> None:
         """Answer the command under way with an error."""
@@ -347,7 +347,7 @@ class ClientConnection(Connection):
         self.out = None
         for subscription in list(self.subscriptions.values()):
             self.hub.leave(subscription)
-        self.state = State.REFUSED
+        self.state = ConnectionState.REFUSED
         self.reply_error(error)
         self.endpoint.heartbeat.set(self, self.endpoint.now_s() + 1)
 
@@ -459,8 +459,12 @@ class ClientConnection(Connection):
 
     def on_end(self) -> None:
         """Let go of everything; tell the application."""
-        connected = self.state in (State.CONNECTED, State.PINGED, State.UNIDIRECTIONAL)
-        self.state = State.CLOSED
+        connected = self.state in (
+            ConnectionState.CONNECTED,
+            ConnectionState.PINGED,
+            ConnectionState.UNIDIRECTIONAL,
+        )
+        self.state = ConnectionState.CLOSED
         self.endpoint.heartbeat.discard(self)
         if self.secret:
             self.endpoint.emulation.forget(self)
@@ -498,10 +502,10 @@ class ClientConnection(Connection):
 
     def on_due(self, now_s: float) -> None:
         """Do what is due: give up, ping, or end what has expired."""
-        if self.closed or self.state is State.REFUSED:
+        if self.closed or self.state is ConnectionState.REFUSED:
             self.disconnect(*codes.DISCONNECT_STALE)
             return
-        if self.state is State.NEW or self.corked:
+        if self.state is ConnectionState.NEW or self.corked:
             # NOTE: a client that waits for us must come back, not stay away.
             self.disconnect(
                 *(codes.DISCONNECT_INTERNAL if self.working else codes.DISCONNECT_STALE)
@@ -518,15 +522,15 @@ class ClientConnection(Connection):
 
     def _ping_or_check(self, now_s: float, interval_s: float) -> None:
         pong_s = min(self.endpoint.options.pong_timeout_s, interval_s)
-        if self.state is State.PINGED:
+        if self.state is ConnectionState.PINGED:
             self.disconnect(*codes.DISCONNECT_NO_PONG)
         elif self.checking:
             self.checking = False
             self.ping_at_s += interval_s - pong_s
         else:
             self.send_blob(self.endpoint.ping_blob(self))
-            if self.state is State.CONNECTED:
-                self.state = State.PINGED
+            if self.state is ConnectionState.CONNECTED:
+                self.state = ConnectionState.PINGED
                 self.checking = True
                 self.ping_at_s = now_s + pong_s
             else:

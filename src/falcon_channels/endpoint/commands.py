@@ -37,7 +37,7 @@ from falcon_channels.hub.subscription import Subscription
 from falcon_channels.protocol import codes
 from falcon_channels.protocol import messages
 from falcon_channels.protocol.codec import json_codec
-from falcon_channels.protocol.command_rules import State
+from falcon_channels.protocol.command_rules import ConnectionState
 from falcon_channels.publication import Position
 
 if TYPE_CHECKING:
@@ -68,13 +68,13 @@ def refusal(ex: Exception) -> codes.ReplyError | None:
         return ex.error
     if isinstance(ex, falcon.HTTPError):
         error = codes.error_for_status(ex.status_code)
-        return codes.error_in_words(error, http_words(ex))
+        return codes.error_with_message(error, http_words(ex))
     for kind, error in _REFUSALS:
         if isinstance(ex, kind):
             # NOTE: what is wrong with a payload, its sender may know; all else that an
             #   error of ours says is for the log.
             words = str(ex) if isinstance(ex, _FOR_CLIENTS) else None
-            return codes.error_in_words(error, words)
+            return codes.error_with_message(error, words)
     return None
 
 
@@ -129,7 +129,7 @@ async def connect(
             return None
         if result is not None:
             results[channel] = result
-    if session.state is State.UNIDIRECTIONAL:
+    if session.state is ConnectionState.UNIDIRECTIONAL:
         for channel, asked in request.subs.items():
             if channel not in session.channels:
                 results[channel] = await _subscribe_asked(session, channel, asked)
@@ -145,7 +145,7 @@ async def connect(
         data=_encode_data(session.reply),
         subs=results,
         ping=round(endpoint.options.ping_interval_s or 0),
-        pong=pings and session.state is not State.UNIDIRECTIONAL,
+        pong=pings and session.state is not ConnectionState.UNIDIRECTIONAL,
         session=session.secret,
         node=endpoint.channels.nodes.id if session.secret else '',
     )

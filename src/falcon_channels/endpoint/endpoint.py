@@ -26,8 +26,8 @@ from falcon_channels.errors import ProtocolError
 from falcon_channels.errors import TokenExpiredError
 from falcon_channels.errors import TokenInvalidError
 from falcon_channels.hub.subscription import Subscription
+from falcon_channels.options import check_options
 from falcon_channels.options import EndpointOptions
-from falcon_channels.options import need_options
 from falcon_channels.protocol import codes
 from falcon_channels.protocol.messages import Command
 from falcon_channels.protocol.messages import ConnectRequest
@@ -36,8 +36,8 @@ from falcon_channels.routing import check_resource
 from falcon_channels.timer_wheel import Heartbeat
 from falcon_channels.tokens import TokenVerifier
 from falcon_channels.transports.asgi import AsgiTransport
-from falcon_channels.transports.asgi_extensions import direct_websocket
-from falcon_channels.transports.asgi_extensions import DirectWebSocket
+from falcon_channels.transports.asgi_extensions import server_websocket
+from falcon_channels.transports.asgi_extensions import ServerWebSocket
 from falcon_channels.transports.client_codecs import ClientCodec
 from falcon_channels.transports.client_codecs import JSON
 from falcon_channels.transports.client_codecs import protobuf
@@ -85,7 +85,7 @@ class Endpoint:
         self.is_first = emulation.claim()
         self.tokens = tokens
         self.options = EndpointOptions() if options is None else options
-        need_options(self.options, EndpointOptions)
+        check_options(self.options, EndpointOptions)
         check_resource(resource, _RESPONDERS)
         self.version = f'falcon-channels {version("falcon-channels")}'
         self.heartbeat = Heartbeat()
@@ -166,7 +166,7 @@ class Endpoint:
         if isinstance(ex, falcon.HTTPError):
             disconnect = codes.disconnect_for_status(ex.status_code)
             words = commands.http_words(ex)
-            session.disconnect(*codes.disconnect_in_words(disconnect, words))
+            session.disconnect(*codes.disconnect_with_reason(disconnect, words))
         elif isinstance(ex, TokenInvalidError):
             session.disconnect(*codes.DISCONNECT_INVALID_TOKEN)
         else:
@@ -342,7 +342,7 @@ class WebSocketResource(UpgradeOnly):
         await let_in(channels, req)
         codec, subprotocol = _choose_codec(req, ws)
         await ws.accept(subprotocol)
-        direct = direct_websocket(req.scope)
+        direct = server_websocket(req.scope)
         transport = direct or AsgiTransport(ws, binary=codec.binary)
         session = ClientConnection(self._endpoint, transport, codec, req)
         await converse(ws, transport, session)
@@ -350,7 +350,7 @@ class WebSocketResource(UpgradeOnly):
 
 async def converse(
     ws: falcon.asgi.WebSocket,
-    transport: AsgiTransport | DirectWebSocket,
+    transport: AsgiTransport | ServerWebSocket,
     session: ClientConnection,
 ) -> None:
     """Serve an accepted WebSocket to its end, or leave it to the server."""

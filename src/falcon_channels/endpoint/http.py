@@ -29,13 +29,13 @@ from falcon_channels.endpoint.endpoint import protobuf_or_refuse
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import ProtocolError
 from falcon_channels.protocol import codes
-from falcon_channels.transports.asgi_extensions import cut_of
+from falcon_channels.transports.asgi_extensions import connection_abort
 from falcon_channels.transports.client_codecs import ClientCodec
 from falcon_channels.transports.client_codecs import JSON
-from falcon_channels.transports.http_stream import DELIMITED
 from falcon_channels.transports.http_stream import EVENTS
+from falcon_channels.transports.http_stream import HttpStreamTransport
+from falcon_channels.transports.http_stream import LENGTH_PREFIXED
 from falcon_channels.transports.http_stream import LINES
-from falcon_channels.transports.http_stream import StreamTransport
 
 if TYPE_CHECKING:
     from falcon_channels.channels import Channels
@@ -136,7 +136,7 @@ def text_of(body: bytes) -> str:
 def stream(
     req: falcon.asgi.Request,
     resp: falcon.asgi.Response,
-    transport: StreamTransport,
+    transport: HttpStreamTransport,
     session: ClientConnection,
     media: str,
 ) -> None:
@@ -147,7 +147,7 @@ def stream(
     resp.set_header('X-Accel-Buffering', 'no')
     # NOTE: Falcon watches for the client's leaving in `resp.sse` only, and there looks
     #   after each event; ASGI's own callable is what says it at once.
-    resp.stream = transport.body(session, req._receive, cut_of(req.scope))
+    resp.stream = transport.body(session, req._receive, connection_abort(req.scope))
 
 
 # --- bidirectional -------------------------------------------------------------------
@@ -169,7 +169,7 @@ class _StreamResource:
         self,
         req: falcon.asgi.Request,
         codec: ClientCodec,
-        transport: StreamTransport,
+        transport: HttpStreamTransport,
         first: str | bytes,
     ) -> ClientConnection:
         endpoint = self._endpoint
@@ -196,12 +196,12 @@ class HttpStreamResource(_StreamResource):
             codec, first, transport = (
                 protobuf_or_refuse(),
                 body,
-                StreamTransport(DELIMITED),
+                HttpStreamTransport(LENGTH_PREFIXED),
             )
             session = self._begin(req, codec, transport, first)
             stream(req, resp, transport, session, PROTOBUF_MEDIA)
         else:
-            transport = StreamTransport(LINES)
+            transport = HttpStreamTransport(LINES)
             session = self._begin(req, JSON, transport, text_of(body))
             stream(req, resp, transport, session, falcon.MEDIA_JSON)
 
@@ -229,7 +229,7 @@ class SseResource(_StreamResource):
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response, first: str
     ) -> None:
         # NOTE: the line end makes a browser's EventSource fire `open` at once.
-        transport = StreamTransport(EVENTS, preamble=b'\r\n')
+        transport = HttpStreamTransport(EVENTS, preamble=b'\r\n')
         session = self._begin(req, JSON, transport, first)
         stream(req, resp, transport, session, 'text/event-stream')
 
@@ -289,7 +289,7 @@ class Emulation:
         if session is None or session.closed:
             raise falcon.HTTPNotFound(description='no such session')
         transport = session.transport
-        if isinstance(transport, StreamTransport):
+        if isinstance(transport, HttpStreamTransport):
             try:
                 async with asyncio.timeout(_BODY_TIMEOUT_S):
                     await transport.readable.wait()

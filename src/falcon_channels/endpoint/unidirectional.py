@@ -38,20 +38,20 @@ from falcon_channels.endpoint.http import stream
 from falcon_channels.endpoint.http import text_of
 from falcon_channels.errors import ProtocolError
 from falcon_channels.protocol import codes
-from falcon_channels.protocol.command_rules import State
+from falcon_channels.protocol.command_rules import ConnectionState
 from falcon_channels.protocol.messages import Command
 from falcon_channels.protocol.messages import ConnectRequest
 from falcon_channels.protocol.messages import ConnectResult
-from falcon_channels.protocol.messages import Parts
+from falcon_channels.protocol.messages import EncodedPublications
 from falcon_channels.protocol.messages import Result
 from falcon_channels.protocol.messages import SubscribeRequest
 from falcon_channels.publication import Publication
 from falcon_channels.transports.asgi import AsgiTransport
-from falcon_channels.transports.asgi_extensions import direct_websocket
-from falcon_channels.transports.client_codecs import BARE_JSON
+from falcon_channels.transports.asgi_extensions import server_websocket
+from falcon_channels.transports.client_codecs import UNIDIRECTIONAL_JSON
 from falcon_channels.transports.http_stream import EVENTS
+from falcon_channels.transports.http_stream import HttpStreamTransport
 from falcon_channels.transports.http_stream import LINES
-from falcon_channels.transports.http_stream import StreamTransport
 
 if TYPE_CHECKING:
     from falcon_channels.endpoint.endpoint import Endpoint
@@ -78,17 +78,17 @@ class UnidirectionalConnection(ClientConnection):
 
     __slots__ = ('ended_with',)
 
-    connected_state = State.UNIDIRECTIONAL
+    connected_state = ConnectionState.UNIDIRECTIONAL
 
     def __init__(self, endpoint: Endpoint, transport: Transport, req: Any) -> None:
-        super().__init__(endpoint, transport, BARE_JSON, req)
+        super().__init__(endpoint, transport, UNIDIRECTIONAL_JSON, req)
         self.says_goodbye = True
         #: Code and reason of the end, once there was one from here.
         self.ended_with: tuple[int, str] | None = None
 
     def decode(self, message: str | bytes) -> list[Command]:
         """Return the one request; what follows it is not listened to."""
-        if self.state is not State.NEW or self.waiting is not None:
+        if self.state is not ConnectionState.NEW or self.waiting is not None:
             return []
         return [Command(_ID, self.codec.protocol.decode_connect(message))]
 
@@ -99,7 +99,7 @@ class UnidirectionalConnection(ClientConnection):
         #   place to look at.
         missed: list[bytes] = []
         for channel, sub in result.subs.items():
-            if isinstance(sub.publications, Parts):
+            if isinstance(sub.publications, EncodedPublications):
                 missed += sub.publications
             else:
                 missed += map(self.part_encoder(channel), sub.publications)
@@ -148,7 +148,7 @@ class UnidirectionalWebSocketResource(UpgradeOnly):
         channels = self._endpoint.channels
         await let_in_websocket(channels, req)
         await ws.accept()
-        direct = direct_websocket(req.scope)
+        direct = server_websocket(req.scope)
         transport = direct or AsgiTransport(ws)
         session = UnidirectionalConnection(self._endpoint, transport, req)
         await converse(ws, transport, session)
@@ -180,7 +180,7 @@ class _UnidirectionalStreamResource:
         req: falcon.asgi.Request,
         resp: falcon.asgi.Response,
         request: ConnectRequest,
-        transport: StreamTransport,
+        transport: HttpStreamTransport,
         media: str,
     ) -> None:
         endpoint = self._endpoint
@@ -201,7 +201,7 @@ class _UnidirectionalStreamResource:
             if status is not None:
                 raise falcon.HTTPError(status, description=session.ended_with[1])
         if transport.framing is EVENTS and not session.closed:
-            transport.appendix = _EventIds(session)
+            transport.append_to_chunks(_EventIds(session))
         stream(req, resp, transport, session, media)
 
 
@@ -213,7 +213,7 @@ class UnidirectionalHttpStreamResource(_UnidirectionalStreamResource):
     ) -> None:
         """Open a connection."""
         request = await self._body(req, resp)
-        transport = StreamTransport(LINES)
+        transport = HttpStreamTransport(LINES)
         await self._open(req, resp, request, transport, falcon.MEDIA_JSON)
 
 
@@ -248,13 +248,13 @@ class UnidirectionalSseResource(_UnidirectionalStreamResource):
         last_id = req.get_header('Last-Event-ID')
         if last_id:
             _recover(request, last_id)
-        transport = StreamTransport(EVENTS, preamble=b'\r\n')
+        transport = HttpStreamTransport(EVENTS, preamble=b'\r\n')
         await self._open(req, resp, request, transport, 'text/event-stream')
 
 
 def _decode(text: str) -> ConnectRequest:
     try:
-        return BARE_JSON.protocol.decode_connect(text)
+        return UNIDIRECTIONAL_JSON.protocol.decode_connect(text)
     except ProtocolError as ex:
         raise falcon.HTTPBadRequest(description=str(ex)) from None
 

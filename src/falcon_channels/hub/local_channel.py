@@ -160,7 +160,7 @@ class LocalChannel:
             # NOTE: what was kept is stored by now, so that the next page has it.
             self._drop_kept()
             return False
-        publications = recovery.missed(self.position, page)
+        publications = recovery.missed_publications(self.position, page)
         if publications is None and self.options.recovery_mode == 'latest':
             if page.position.epoch != self.position.epoch:
                 self._begin_anew(page.position.epoch)

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from typing import Any
 from typing import Final
 
-from falcon_channels.publication import approximate_bytes
+from falcon_channels.publication import approximate_size_bytes
 from falcon_channels.publication import Publication
 
 #: How long pieces are kept, in seconds, from the first one.
@@ -98,7 +98,7 @@ class SharedEncodings:
 
     def _keep(self, kept: _Pieces, piece: tuple[Publication, Any]) -> None:
         publication = piece[0]
-        size_bytes = 2 * approximate_bytes(publication) + _OVERHEAD_BYTES
+        size_bytes = 2 * approximate_size_bytes(publication) + _OVERHEAD_BYTES
         if self.kept_bytes + size_bytes <= MAX_KEPT_BYTES:
             kept[publication.offset] = piece
             self.kept_bytes += size_bytes

@@ -1,7 +1,7 @@
 """NodeMetrics for Prometheus: a page that it reads, and the collector behind it.
 
-The names are ``falcon_channels_...``; docs/metrics.md lists them. Those of `Counters`
-become counters, what there is at the moment gauges.
+The names are ``falcon_channels_...``; docs/metrics.md lists them. `metrics` has
+their help texts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from falcon_channels.metrics import Counters
+from falcon_channels.metrics import COUNTERS
+from falcon_channels.metrics import GAUGES
 
 if TYPE_CHECKING:
     from falcon_channels.channels import Channels
@@ -29,39 +30,14 @@ if TYPE_CHECKING:
 _PREFIX = 'falcon_channels_'
 _SURVEY = 'figures'
 
-#: Gauges: names and what they say.
-GAUGES = {
-    'connections': 'Connections that are open',
-    'users': 'Users with connections; all who are anonymous count as one',
-    'channels': 'Channels with subscribers',
-    'subscriptions': 'Subscriptions of connections to channels',
-    'backlog_bytes': 'Bytes that wait for clients to read them',
-    'link_up': '1 where announcements of the broker arrive, 0 where the link is lost',
-    'uptime_seconds': 'Seconds since the process began',
-}
-
-
-def _counter_texts() -> dict[str, str]:
-    """Return what each counter counts, from the list in `Counters`' docstring."""
-    texts: dict[str, str] = {}
-    name = ''
-    for line in (Counters.__doc__ or '').partition('Attributes:')[2].splitlines():
-        head, colon, text = line.strip().partition(': ')
-        if colon and head in Counters.__slots__:
-            name = head
-            texts[name] = text
-        elif name and line.strip():
-            texts[name] += ' ' + line.strip()
-    return {name: texts.get(name, name).rstrip('.') for name in Counters.__slots__}
-
 
 class NodeMetrics(msgspec.Struct, frozen=True):
     """The figures of one process.
 
     Attributes:
         node: Its name, of host and process id.
-        counters: As `Counters.to_media`.
-        gauges: As `GAUGES`.
+        counters: Values by the names of `COUNTERS`.
+        gauges: Values by the names of `GAUGES`.
     """
 
     node: str
@@ -104,7 +80,7 @@ def metric_families(processes: Iterable[NodeMetrics], *, labels: bool) -> list[M
         return [figures.node] if labels else []
 
     families: list[Metric] = []
-    for name, text in _counter_texts().items():
+    for name, text in COUNTERS.items():
         counter = CounterMetricFamily(_PREFIX + name, text, labels=names)
         for figures in known:
             counter.add_metric(values(figures), figures.counters.get(name, 0))

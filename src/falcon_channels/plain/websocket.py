@@ -32,12 +32,12 @@ from falcon_channels.hub.hub import Joined
 from falcon_channels.hub.subscription import Subscription
 from falcon_channels.protocol import plain_codec as raw_codec
 from falcon_channels.protocol.codes import DISCONNECT_INAPPROPRIATE_PROTOCOL
-from falcon_channels.protocol.recovery import need_position
+from falcon_channels.protocol.recovery import check_position
 from falcon_channels.publication import Position
 from falcon_channels.routing import ChannelMatch
 from falcon_channels.transports.asgi import AsgiTransport
-from falcon_channels.transports.asgi_extensions import direct_websocket
-from falcon_channels.transports.encoders import encoder
+from falcon_channels.transports.asgi_extensions import server_websocket
+from falcon_channels.transports.encoders import get_encoder
 
 if TYPE_CHECKING:
     from falcon_channels.channels import Channels
@@ -81,7 +81,7 @@ class PlainConnection(Connection):
         # NOTE: `begin` sets the encoder again: before the handshake is accepted, the
         #   framing is not yet settled.
         super().__init__(
-            channels.hub, transport, encoder(codec, transport.framing), req
+            channels.hub, transport, get_encoder(codec, transport.framing), req
         )
         self._media = media
         #: Whether the client has left, and what it said before is being published.
@@ -94,7 +94,7 @@ class PlainConnection(Connection):
 
     def begin(self, transport: Transport) -> None:
         """Take the framing of the accepted connection."""
-        self.encoder = encoder(self.encoder.codec, transport.framing)
+        self.encoder = get_encoder(self.encoder.codec, transport.framing)
 
     # --- what the transport and the hub say ------------------------------------------
 
@@ -250,7 +250,7 @@ async def open_raw(
         falcon.HTTPError: It may not.
         PositionError: `since` is none.
     """
-    need_position(since)
+    check_position(since)
     try:
         match = await channels.match(channel)
     except (ChannelNameError, UnknownChannelError) as ex:
@@ -287,7 +287,7 @@ async def serve_raw(
 ) -> None:
     """Do what `Channels.serve` promises."""
     channels.admission.check_origin(req)
-    direct = direct_websocket(req.scope)
+    direct = server_websocket(req.scope)
     transport = AsgiTransport(ws) if direct is None else direct
     door = await open_raw(
         channels,

@@ -26,8 +26,8 @@ from falcon_channels.transports.websocket_framing import binary_frame
 from falcon_channels.transports.websocket_framing import DeflateFraming
 from falcon_channels.transports.websocket_framing import SHORT_TEXT_HEADERS
 from falcon_channels.transports.websocket_framing import text_frame
-from falcon_channels.transports.websocket_framing import WIRE
-from falcon_channels.transports.websocket_framing import WireFraming
+from falcon_channels.transports.websocket_framing import UNCOMPRESSED
+from falcon_channels.transports.websocket_framing import UncompressedFraming
 
 _PING = b'\x89\x00'
 #: What waits for the end of a turn of the event loop, at most: so many frames, none of
@@ -66,7 +66,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, context: ServerContext) -> None:
         self._context = context
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set by connection_made
-        self.framing: WireFraming | DeflateFraming = WIRE
+        self.framing: UncompressedFraming | DeflateFraming = UNCOMPRESSED
         self.wheel_slot = -1
         self.write_blocked = False
         self.state = CONNECTING
@@ -157,7 +157,7 @@ class Connection(asyncio.Protocol):
         """
         # PERF: no calls that a short message can do without (benchmarks/echo.py).
         payload = text.encode()
-        if self.framing is not WIRE:
+        if self.framing is not UNCOMPRESSED:
             frame = self.framing.frame((payload,), binary=False)
         elif len(payload) < 126:
             frame = SHORT_TEXT_HEADERS[len(payload)] + payload
@@ -167,7 +167,7 @@ class Connection(asyncio.Protocol):
 
     def send_binary(self, data: bytes) -> None:
         """Send a binary message for the application; see `send_text`."""
-        if self.framing is WIRE:
+        if self.framing is UNCOMPRESSED:
             self._send(binary_frame(data))
         else:
             self._send(self.framing.frame((data,), binary=True))

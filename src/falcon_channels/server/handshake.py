@@ -35,7 +35,7 @@ from websockets.server import ServerProtocol
 from websockets.utils import accept_key
 
 from falcon_channels.server.context import core_logger
-from falcon_channels.transports.asgi_extensions import EXTENSION
+from falcon_channels.transports.asgi_extensions import SERVER_WEBSOCKET_EXTENSION
 
 if TYPE_CHECKING:
     from falcon_channels.server.context import ServerContext
@@ -416,7 +416,7 @@ def build_scope(
         context: Of the server.
         transport: Of the connection.
         handshake: Its request.
-        direct: The object of the extension ``falcon_channels.direct``.
+        direct: The object of the extension ``falcon_channels.websocket``.
         client: Address of the other end.
         server: Address of this end.
     """
@@ -441,7 +441,7 @@ def build_scope(
         'state': context.app_state.copy(),
         'extensions': {
             'websocket.http.response': _NO_SETTINGS,
-            EXTENSION: {'websocket': direct},
+            SERVER_WEBSOCKET_EXTENSION: {'websocket': direct},
         },
     }
 

@@ -64,7 +64,7 @@ _NOBODY = _Nobody()
 class WebSocketProtocol(FrameReader):
     """One WebSocket connection under uvicorn.
 
-    It is also the `DirectWebSocket` of its connection: see
+    It is also the `ServerWebSocket` of its connection: see
     `falcon_channels.transports.asgi_extensions`.
     """
 

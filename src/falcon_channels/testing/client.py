@@ -39,7 +39,7 @@ from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
 from falcon_channels.publication import Signal
 from falcon_channels.transports.base import Receiver
-from falcon_channels.transports.encoders import encoder
+from falcon_channels.transports.encoders import get_encoder
 from falcon_channels.transports.encoders import Item
 
 
@@ -240,7 +240,7 @@ class SimulatedClient:
         self._wake = asyncio.Event()
         self.transport = SimulatedTransport(self._take, self._wake.set)
         self.connection: Connection = _SimulatedConnection(
-            channels.hub, self.transport, encoder(_CODEC, _FRAMING), self.req
+            channels.hub, self.transport, get_encoder(_CODEC, _FRAMING), self.req
         )
         self.connection.user = user
         self.connection.info = info
