@@ -7,7 +7,7 @@ have them. These servers are compared:
 
 * a bare C server, with one ``send`` for each delivery;
 * Falcon with a loop over the recipients, on uvicorn's classes and on ours;
-* our class with prebuilt frames through the extension ``falcon_channels.direct``, and
+* our class with prebuilt frames through the extension ``falcon_channels.websocket``, and
   nothing else;
 * the library, as a channel with history: for plain WebSockets, and for the client
   protocol in JSON with offsets;

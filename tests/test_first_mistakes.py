@@ -55,21 +55,21 @@ def route(template: str, resource: Any = None, options: Any = None) -> None:
 
 
 MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
-    'a brace is missing': (lambda: route('rooms:{room'), 'brace without its partner'),
-    'a brace too many': (lambda: route('rooms:{room}}'), 'brace without its partner'),
-    'an empty field': (lambda: route('rooms:{}'), 'nothing in between'),
+    'a brace is missing': (lambda: route('rooms:{room'), 'unmatched brace'),
+    'a brace too many': (lambda: route('rooms:{room}}'), 'unmatched brace'),
+    'an empty field': (lambda: route('rooms:{}'), 'empty braces'),
     'a class': (lambda: route('rooms:{room}', Nothing), 'instance'),
     'a dict of options': (
         lambda: route('rooms:{room}', None, {'history_size': 5}),
-        'ChannelOptions(...) here, not dict',
+        'ChannelOptions(...), not dict',
     ),
     'options of all channels for a route': (
         lambda: route('rooms:{room}', None, NodeOptions()),
-        'ChannelOptions(...) here, not NodeOptions',
+        'ChannelOptions(...), not NodeOptions',
     ),
     'options of a route for all channels': (
         lambda: Channels(None, ChannelOptions()),  # type: ignore[arg-type]
-        'NodeOptions(...) here, not ChannelOptions',
+        'NodeOptions(...), not ChannelOptions',
     ),
     'the name of a type': (
         lambda: ChannelOptions(data_type='Place'),
@@ -77,7 +77,7 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
     ),
     'a plain class as the type': (
         lambda: ChannelOptions(data_type=Nothing),
-        'make it a msgspec.Struct',
+        'use a msgspec.Struct',
     ),
     'no parameters': (
         lambda: route('rooms:{room}', NoParams()),
@@ -127,7 +127,7 @@ ENDPOINT_MISTAKES: dict[str, tuple[Callable[[Any], object], str]] = {
     ),
     'options of another kind': (
         lambda app: Channels().add_endpoints(app, options=NodeOptions()),  # type: ignore[arg-type]
-        'EndpointOptions(...) here, not NodeOptions',
+        'EndpointOptions(...), not NodeOptions',
     ),
     'two of them at one place': (
         lambda app: [Channels().add_endpoints(app) for _ in range(2)],

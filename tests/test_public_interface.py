@@ -112,14 +112,14 @@ PUBLIC = {
     'falcon_channels.brokers.sqlite': {'SqliteBroker'},
     # --- for ASGI servers ------------------------------------------------------------
     'falcon_channels.transports.asgi_extensions': {
-        'CUT_EXTENSION',
+        'ABORT_EXTENSION',
         'DRAIN_HOOKS',
-        'DirectWebSocket',
+        'ServerWebSocket',
         'EXTENSION',
         'START_ERROR',
         'WORKERS',
-        'cut_of',
-        'direct_websocket',
+        'connection_abort',
+        'server_websocket',
     },
     # --- for tests -------------------------------------------------------------------
     'falcon_channels.testing': {

@@ -9,7 +9,7 @@ import falcon
 import falcon.asgi
 
 from benchmarks.apps.by_hand import Echo
-from falcon_channels.transports.asgi_extensions import direct_websocket
+from falcon_channels.transports.asgi_extensions import server_websocket
 
 
 class Member:
@@ -40,7 +40,7 @@ class Room:
 
     async def on_websocket(self, req, ws):
         await ws.accept()
-        transport = direct_websocket(req.scope)
+        transport = server_websocket(req.scope)
         transport.attach(Member(self.members, transport))
         self.members.add(transport)
 

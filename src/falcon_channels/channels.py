@@ -27,7 +27,7 @@ from falcon_channels.options import ChannelOptions
 from falcon_channels.options import EndpointOptions
 from falcon_channels.options import NodeOptions
 from falcon_channels.plain.websocket import serve_websocket
-from falcon_channels.protocol.recovery import need_position
+from falcon_channels.protocol.recovery import check_position
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import Position
@@ -236,7 +236,7 @@ class Channels:
         Raises:
             PositionError: `since` is not a position.
         """
-        need_position(since)
+        check_position(since)
         return LocalSubscription(self.node, channel, since)
 
     # --- connections of users, on all nodes ------------------------------------------

@@ -1,27 +1,27 @@
-"""Errors and close codes.
+"""Errors that this package raises.
 
 ::
 
     ChannelsError
-     +-- OptionsError (ValueError)        options contradict each other
-     +-- ChannelNameError (ValueError)    not a channel name
-     +-- UnknownChannelError              no route matches the name
-     +-- AlreadySubscribedError (ValueError)
-     +-- TooManyChannelsError
-     +-- PublicationTooLargeError
-     +-- PayloadError (ValueError)        the data cannot be a publication
+     +-- OptionsError (ValueError)        an option is out of range or contradictory
+     +-- ChannelNameError (ValueError)    a value is not a channel name
+     +-- UnknownChannelError              no route matches the channel name
+     +-- AlreadySubscribedError (ValueError)  the connection has the channel already
+     +-- TooManyChannelsError             max_channels_per_connection is reached
+     +-- PublicationTooLargeError         the payload exceeds max_publication_bytes
+     +-- PayloadError (ValueError)        the data cannot be published or sent
      +-- InvalidValueError (ValueError)   a user, info or time cannot be used
-     +-- ProtocolError                    a client broke the rules of its protocol
-     +-- TokenError
-     |    +-- TokenExpiredError           it was valid; fetch a new one
-     |    +-- TokenInvalidError           it is none of ours
+     +-- ProtocolError                    a client broke the rules of the protocol
+     +-- TokenError                       a token was refused
+     |    +-- TokenExpiredError           it was valid; the client gets a new one
+     |    +-- TokenInvalidError           it is malformed, forged or for another use
      +-- ExtraMissingError (ImportError)  an optional dependency is not installed
-     +-- BrokerError
-     |    +-- BrokerUnavailableError      the store cannot be reached; try again
-     |    +-- CapabilityError             the broker cannot do what options ask
-     |    +-- PositionError               the position is of another log
+     +-- BrokerError                      the broker failed
+     |    +-- BrokerUnavailableError      the store does not answer; try again
+     |    +-- CapabilityError             the broker lacks a feature that options need
+     |    +-- PositionError               the position is not in this log
      +-- ClosedError                      the Channels object is closed or draining
-     +-- EventLoopError (RuntimeError)    it belongs to another event loop
+     +-- EventLoopError (RuntimeError)    the call came from another event loop
      +-- UnsubscribedError                a server-side subscription was ended
 """
 
@@ -29,22 +29,25 @@ from __future__ import annotations
 
 
 class ChannelsError(Exception):
-    """Base of every error that this package raises by itself."""
+    """Base class of all errors of this package."""
 
 
 class OptionsError(ChannelsError, ValueError):
-    """Options that contradict each other, or a value out of range."""
+    """An option is out of range, or two options contradict each other.
+
+    Raised when the options object is created. The message names the options.
+    """
 
 
 class ChannelNameError(ChannelsError, ValueError):
-    """A channel name that is empty, too long or has control characters."""
+    """A channel name is empty, too long, or has characters that are not allowed."""
 
 
 class UnknownChannelError(ChannelsError):
-    """No route matches this channel.
+    """No route matches the name of a channel.
 
     Attributes:
-        channel: The name that was asked for.
+        channel: The name without a route.
     """
 
     def __init__(self, channel: str) -> None:
@@ -82,11 +85,11 @@ class TooManyChannelsError(ChannelsError):
 
 
 class PublicationTooLargeError(ChannelsError):
-    """A publication over the limit of its channel.
+    """A payload exceeds the limit of its channel.
 
     Attributes:
-        size_bytes: What the payload measures.
-        limit_bytes: ``max_publication_bytes`` of the channel.
+        size_bytes: Size of the payload in bytes.
+        limit_bytes: `ChannelOptions.max_publication_bytes` of the channel.
     """
 
     def __init__(self, size_bytes: int, limit_bytes: int) -> None:
@@ -99,7 +102,10 @@ class PublicationTooLargeError(ChannelsError):
 
 
 class PayloadError(ChannelsError, ValueError):
-    """Data that cannot be a publication: not JSON, or not of the route's type."""
+    """Data cannot be a publication: it is not JSON, or not of the route's type.
+
+    Also raised if a binary publication must be sent as JSON.
+    """
 
 
 class InvalidValueError(ChannelsError, ValueError):
@@ -110,14 +116,14 @@ class InvalidValueError(ChannelsError, ValueError):
 
 
 class ProtocolError(ChannelsError):
-    """Bytes that are not what the client protocol allows.
+    """A client sent bytes that the client protocol does not allow.
 
-    Close the connection with `code` and `reason`. The error's own text has details;
-    it is for a log and not for the client.
+    Close the connection with `code` and `reason`. The message of the error has the
+    details; write it to a log, and do not send it to the client.
 
     Attributes:
-        code: The close code, 3501 where nothing more fitting is known.
-        reason: What to tell the client.
+        code: Close code for the client, by default 3501.
+        reason: Close reason for the client, by default ``'bad request'``.
     """
 
     def __init__(
@@ -129,76 +135,80 @@ class ProtocolError(ChannelsError):
 
 
 class TokenError(ChannelsError):
-    """A token that does not let its bearer in. The text is not for the client."""
+    """A token was refused. Do not send the message to the client."""
 
 
 class TokenExpiredError(TokenError):
-    """A token whose time is over; its client should fetch a new one."""
+    """A valid token has expired. The client should fetch a new one."""
 
 
 class TokenInvalidError(TokenError):
-    """A token that is malformed, forged, or meant for something else."""
+    """A token is malformed, forged, or meant for another use."""
 
 
 class ExtraMissingError(ChannelsError, ImportError):
-    """Something was asked for that needs an optional dependency.
+    """A feature needs an optional dependency that is not installed.
 
     Attributes:
-        extra: Name of the extra that brings it.
+        extra: Name of the extra that installs it.
     """
 
-    def __init__(self, what: str, extra: str) -> None:
+    def __init__(self, feature: str, extra: str) -> None:
         super().__init__(
-            f"{what} needs an extra: pip install 'falcon-channels[{extra}]'"
+            f"{feature} needs an extra: pip install 'falcon-channels[{extra}]'"
         )
         self.extra = extra
 
 
 class BrokerError(ChannelsError):
-    """A broker could not do what it was asked."""
+    """A broker could not do its work."""
 
 
 class BrokerUnavailableError(BrokerError):
-    """The store of the broker cannot be reached or did not answer in time.
+    """The broker's store cannot be reached, or did not answer in time.
 
-    A publish that raises this may have been stored or not. Publish again with the
-    same idempotency key: it is then stored once.
+    If a publish raises this error, the publication may or may not be stored. Publish it
+    again with the same idempotency key; it is then stored only once.
     """
 
 
 class CapabilityError(BrokerError):
-    """Options ask for something that this broker cannot do; raised at start-up."""
+    """Options need a feature that this broker lacks. Raised at start-up."""
 
 
 class PositionError(BrokerError):
-    """A position of another log, or one that the log no longer reaches back to."""
+    """A position is of another log, or older than the log.
+
+    Load the state anew and continue from the current position.
+    """
 
 
 class ClosedError(ChannelsError):
-    """The Channels object is closed, or drains its connections."""
+    """The `Channels` object is closed, or is draining its connections."""
 
 
 class EventLoopError(ChannelsError, RuntimeError):
-    """The Channels object was started in another event loop, and is used there only.
+    """The `Channels` object was started in another event loop.
 
-    From threads call it through a `falcon_channels.portal.Portal`. A program that runs
-    one event loop after the other closes it in each: ``async with channels:``.
+    It works only in the event loop that started it. Threads call it through a
+    `falcon_channels.portal.Portal`. A program that runs several event loops one after
+    the other writes ``async with channels:`` in each of them.
     """
 
     def __init__(self) -> None:
         super().__init__(
-            'these channels were started in another event loop: from a thread call '
-            'them through falcon_channels.portal.Portal(channels); with one '
-            'asyncio.run() after the other write "async with channels:" in each'
+            'the Channels object was started in another event loop: from a thread, '
+            'call it through falcon_channels.portal.Portal(channels); with several '
+            'asyncio.run() calls, write "async with channels:" in each'
         )
 
 
 class UnsubscribedError(ChannelsError):
-    """A server-side subscription was ended by the hub.
+    """The hub ended a server-side subscription.
 
     Attributes:
-        code: Why: an unsubscribe code such as 2500 (insufficient state).
-        reason: The same in words.
+        code: Unsubscribe or disconnect code, such as 2500 (insufficient state).
+        reason: The reason as text.
     """
 
     def __init__(self, code: int, reason: str) -> None:

@@ -17,7 +17,7 @@ from falcon_channels.hub.connection import Subscription
 from falcon_channels.node import Node
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
-from falcon_channels.transports.encoders import encoder
+from falcon_channels.transports.encoders import get_encoder
 from falcon_channels.transports.encoders import Item
 from falcon_channels.websocket.close_codes import ABNORMAL
 
@@ -153,7 +153,7 @@ class LocalSubscription:
         hub = self._node.hub
         self._transport = _QueueTransport()
         self._connection = _LocalConnection(
-            hub, self._transport, encoder(_CODEC, _FRAMING)
+            hub, self._transport, get_encoder(_CODEC, _FRAMING)
         )
         hub.add(self._connection)
         try:

@@ -28,7 +28,7 @@ from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.hub import Hub
 from falcon_channels.hub.presence import PresenceKeeper
 from falcon_channels.options import ChannelOptions
-from falcon_channels.options import need_options
+from falcon_channels.options import check_options
 from falcon_channels.options import NodeOptions
 from falcon_channels.origin import check_allowed_origins
 from falcon_channels.routing import ChannelMatch
@@ -73,7 +73,7 @@ class Node:
         options: NodeOptions | None = None,
     ) -> None:
         self.options = NodeOptions() if options is None else options
-        need_options(self.options, NodeOptions)
+        check_options(self.options, NodeOptions)
         check_allowed_origins(self.options.allowed_origins)
         self._given_broker = broker
         self.router = ChannelRouter()
@@ -115,7 +115,7 @@ class Node:
     ) -> None:
         """Do what `Channels.add_route` promises."""
         options = ChannelOptions() if options is None else options
-        need_options(options, ChannelOptions)
+        check_options(options, ChannelOptions)
         able = self.broker.capabilities
         if options.history_size and not able.history:
             raise CapabilityError(f'{type(self.broker).__name__} keeps no history')

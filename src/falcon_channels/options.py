@@ -1,6 +1,6 @@
-"""Options: documented fields, units in the names, contradictions refused when built.
+"""Options objects. Each field has a unit in its name; contradictions raise at creation.
 
-``None`` means "no limit" wherever it is allowed, and never "the default".
+``None`` means "no limit" where it is allowed. It never means "the default".
 """
 
 from __future__ import annotations
@@ -21,38 +21,47 @@ SlowReader = Literal['close', 'drop_oldest', 'latest']
 
 
 class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What the channels of one route can do.
+    """Options of the channels of one route.
 
     Attributes:
-        history_size: How many publications a channel keeps; 0 keeps none.
-        history_ttl_s: For how many seconds a publication is kept, or ``None``.
-        meta_ttl_s: After how many seconds without a publication a channel's counter
-            and epoch may be forgotten, or ``None``. Positions do not outlive it.
-        recovery: What a client gets that subscribes again with its position.
-            ``'stream'``: everything it missed, or word that this is impossible;
-            ``'latest'``: the newest publication, for channels that carry a state;
-            ``'off'``: nothing; ``'auto'``: ``'stream'`` where there is history.
-        recovery_limit: How many publications are recovered at most; a client that
-            missed more is told that it could not recover.
-        recovery_limit_bytes: The same in bytes, about.
-        presence: Whether it is known who is subscribed.
-        presence_ttl_s: After how many seconds the entry of a connection whose process
-            died disappears.
-        join_leave: Whether subscribers are told who comes and goes: ``'connection'``:
-            each connection; ``'user'``: a user's first connection and last.
-        leave_grace_s: For how many seconds a lost connection counts as still there.
-            Somebody who is back within that time did not leave; asks for
+        history_size: Number of publications that a channel stores (default 0: none).
+        history_ttl_s: Seconds for which a publication is stored (default 86400, one
+            day), or ``None`` for no limit.
+        meta_ttl_s: Seconds without a publication after which the broker may forget the
+            offset and epoch of a channel (default 2592000, 30 days), or ``None`` for
+            never. Older positions cannot be recovered.
+        recovery: What a client gets that subscribes again with its position (default
+            ``'auto'``). ``'stream'``: all missed publications, or the answer that this
+            is impossible. ``'latest'``: the newest publication, for channels that carry
+            a state. ``'off'``: nothing. ``'auto'``: ``'stream'`` if there is history,
+            else ``'off'``.
+        recovery_limit: Maximum number of recovered publications (default 1000). A
+            client that missed more is told that it could not recover.
+        recovery_limit_bytes: Maximum size of recovered publications, in approximate
+            bytes (default 4194304, 4 MiB).
+        presence: Whether the channel tracks its subscribers (default ``False``).
+        presence_ttl_s: Seconds after which the presence entry of a connection
+            disappears if its process died (default 60).
+        join_leave: Whether subscribers are told about joins and leaves (default
+            ``'off'``). ``'connection'``: of each connection. ``'user'``: of a user's
+            first connection and last connection.
+        leave_grace_s: Seconds for which a lost connection still counts as present
+            (default 0). A user that returns within that time did not leave. Needs
             ``join_leave='user'``.
-        publishers: Which clients may publish, if ``on_publish`` does not object.
-            ``'auto'``: subscribers where the resource has ``on_publish``, else nobody.
-        data_type: The type of what clients publish (anything that msgspec can check,
-            such as a Struct), or ``None`` for any JSON.
-        max_publication_bytes: The largest payload.
-        slow_reader: What happens to a subscriber that does not read fast enough.
-            ``'close'``: it is disconnected and may recover; ``'drop_oldest'``: it
-            misses the oldest; ``'latest'``: it gets the newest when it reads again.
-        max_backlog_bytes: How much may wait for one subscriber before that.
-        idempotency_ttl_s: For how many seconds an idempotency key is remembered.
+        publishers: Which clients may publish, if ``on_publish`` does not refuse
+            (default ``'auto'``). ``'nobody'``, ``'subscribers'`` or ``'anybody'``.
+            ``'auto'``: subscribers if the resource has ``on_publish``, else nobody.
+        data_type: Type of the data that clients publish (default ``None``: any JSON).
+            Any type that msgspec can validate, such as a Struct.
+        max_publication_bytes: Maximum payload size in bytes (default 65536, 64 KiB).
+        slow_reader: What happens to a subscriber that reads too slowly (default
+            ``'close'``). ``'close'``: it is disconnected and may recover.
+            ``'drop_oldest'``: it loses the oldest publications. ``'latest'``: it gets
+            the newest publication when it reads again.
+        max_backlog_bytes: Number of bytes buffered for one subscriber above which
+            `slow_reader` applies (default 1048576, 1 MiB).
+        idempotency_ttl_s: Seconds for which an idempotency key is remembered (default
+            300).
     """
 
     history_size: int = 0
@@ -99,7 +108,7 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
         if self.recovery_mode == 'stream' and self.slow_reader != 'close':
             raise OptionsError(
                 f'slow_reader={self.slow_reader!r} leaves gaps, which '
-                'recovery="stream" promises not to have: set recovery to "latest" or '
+                'recovery="stream" does not allow: set recovery to "latest" or '
                 '"off", or slow_reader to "close"'
             )
         if self.join_leave == 'user' and not self.presence:
@@ -123,37 +132,47 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def recovery_mode(self) -> Literal['stream', 'latest', 'off']:
-        """`recovery` with ``'auto'`` decided."""
+        """The value of `recovery`, with ``'auto'`` resolved."""
         if self.recovery == 'auto':
             return 'stream' if self.history_size else 'off'
         return self.recovery
 
 
 class NodeOptions(msgspec.Struct, kw_only=True):
-    """What holds for all channels of one `Channels` object.
+    """Options of one process: limits for all channels of one `Channels` object.
 
     Attributes:
-        allowed_origins: Origins of pages that may connect, beside the server's own:
-            ``'https://example.com'``; ``('*',)`` switches the check off.
-        max_channel_bytes: The longest channel name, in bytes of UTF-8.
-        max_channels_per_connection: How many channels one connection may subscribe.
-        max_message_bytes: The largest message that a client may send.
-        max_backlog_bytes: How much may wait for one connection, over all its channels,
-            before it is disconnected as too slow.
-        max_connections: How many connections this process takes, or ``None``.
-        history_limit: How many publications a client may ask for at once.
-        linger_s: For how many seconds a channel that nobody subscribes to any more
-            stays subscribed at the broker.
-        position_check_s: How often, in seconds, the position of every active channel
-            is compared with the broker's, or ``None``.
-        max_pending_bytes: How much of one channel is kept while its position is being
-            found out; beyond that the log is read again.
-        revoke_ttl_s: For how many seconds a revocation holds unless said otherwise.
-        drain_batch: How many connections are closed at once when draining.
-        drain_interval_s: Seconds between two batches.
-        drain_timeout_s: Seconds after which draining ends in any case.
-        io_uring: Whether a delivery to many sockets may enter the kernel once for all
-            of them, where Linux allows it.
+        allowed_origins: Origins of pages that may connect, besides the server's own
+            (default none), such as ``'https://example.com'``. ``('*',)`` disables the
+            check.
+        max_channel_bytes: Maximum length of a channel name, in bytes of UTF-8 (default
+            255).
+        max_channels_per_connection: Maximum number of channels that one connection may
+            subscribe to (default 128).
+        max_message_bytes: Maximum size of a message from a client, in bytes (default
+            65536, 64 KiB).
+        max_backlog_bytes: Maximum number of bytes buffered for one connection over all
+            its channels (default 1048576, 1 MiB). Above it, the connection is closed as
+            too slow.
+        max_connections: Maximum number of connections to this process (default
+            ``None``: no limit).
+        history_limit: Maximum number of publications of one history request of a client
+            (default 300).
+        linger_s: Seconds for which a channel without subscribers stays subscribed at
+            the broker (default 5).
+        position_check_s: Seconds between two checks of each active channel's position
+            against the broker's (default 40), or ``None`` for no checks.
+        max_pending_bytes: Maximum number of bytes of one channel that are buffered
+            while its position is being determined (default 8388608, 8 MiB). Above it,
+            the log is read again.
+        revoke_ttl_s: Seconds for which a revocation stays in force by default (default
+            86400, one day).
+        drain_batch: Number of connections that are closed at once while draining
+            (default 100).
+        drain_interval_s: Seconds between two batches (default 0.1).
+        drain_timeout_s: Seconds after which draining ends in any case (default 30).
+        io_uring: Whether a delivery to many sockets may use one system call for all of
+            them, if Linux allows it (default ``True``).
     """
 
     allowed_origins: tuple[str, ...] = ()
@@ -191,25 +210,33 @@ class NodeOptions(msgspec.Struct, kw_only=True):
 
 
 class EndpointOptions(msgspec.Struct, kw_only=True):
-    """What holds for the connections of the client protocol.
+    """Options of the connections of the client protocol.
 
     Attributes:
-        ping_interval_s: Seconds between two pings of the server, or ``None``.
-        pong_timeout_s: Seconds within which a client answers a ping.
-        connect_timeout_s: Seconds within which a client says who it is.
-        expiry_grace_s: Seconds after the end of a token within which it may still
-            be refreshed.
-        commands_per_s: How many commands a connection may send, or ``None``.
-        commands_burst: How many of them at once.
-        user_commands_per_s: How many commands one user may send over all connections to
-            this process, or ``None``. Somebody anonymous is no user.
-        user_commands_burst: How many of them at once.
-        max_refused_commands: After how many commands refused in a row for coming too
-            fast the connection is closed.
-        max_connections_per_user: How many connections of one user this process takes,
-            or ``None``; one more is ended with 3504. Somebody anonymous is no user.
-        allow_anonymous: Whether a client without a token may connect where tokens are
-            verified and no ``on_connect`` decides.
+        ping_interval_s: Seconds between two pings of the server (default 25), or
+            ``None`` for no pings.
+        pong_timeout_s: Seconds within which a client must answer a ping (default 10).
+        connect_timeout_s: Seconds within which a client must send ``connect`` (default
+            15).
+        expiry_grace_s: Seconds after the expiry of a token within which the client may
+            still refresh it (default 25).
+        commands_per_s: Rate of commands that one connection may send, per second
+            (default 50), or ``None`` for no limit.
+        commands_burst: Number of commands that one connection may send at once (default
+            200).
+        user_commands_per_s: Rate of commands that one user may send over all
+            connections to this process, per second (default 200), or ``None`` for no
+            limit. It does not apply to anonymous users.
+        user_commands_burst: Number of commands that one user may send at once (default
+            800).
+        max_refused_commands: Number of consecutive commands refused by the rate limit
+            after which the connection is closed (default 20).
+        max_connections_per_user: Maximum number of connections of one user to this
+            process (default ``None``: no limit). A further connection is closed with
+            3504. It does not apply to anonymous users.
+        allow_anonymous: Whether a client without a token may connect (default
+            ``False``). It matters only if tokens are verified and there is no
+            ``on_connect``.
     """
 
     ping_interval_s: float | None = 25.0
@@ -240,27 +267,27 @@ class EndpointOptions(msgspec.Struct, kw_only=True):
         _at_least(self, 0, 'expiry_grace_s')
 
 
-def need_options(options: object, kind: type[msgspec.Struct]) -> None:
-    """Refuse options of another kind, such as a dict.
+def check_options(options: object, kind: type[msgspec.Struct]) -> None:
+    """Check that an options object has the expected class and is not, say, a dict.
 
     Raises:
-        OptionsError: They are not of this kind.
+        OptionsError: It has another class.
     """
     if not isinstance(options, kind):
         raise OptionsError(
-            f'options are {kind.__name__}(...) here, not {type(options).__name__}'
+            f'options must be {kind.__name__}(...), not {type(options).__name__}'
         )
 
 
 def _check_type(data_type: Any) -> None:
-    """Refuse what JSON can never be decoded into, before the first client tries."""
+    """Refuse a type that JSON cannot be decoded into, before a client publishes."""
     try:
         known = msgspec.inspect.type_info(data_type)
     except TypeError as ex:
         raise OptionsError(f'data_type is {data_type!r}: {ex}') from None
     if isinstance(known, msgspec.inspect.CustomType):
         raise OptionsError(
-            f'data_type is {data_type!r}, which nothing can be decoded into: make it a '
+            f'data_type is {data_type!r}, but JSON cannot be decoded into it: use a '
             'msgspec.Struct, a dataclass or a TypedDict'
         )
 
@@ -269,29 +296,29 @@ def _at_least(options: msgspec.Struct, least: int, *names: str) -> None:
     for name in names:
         value = _number(options, name)
         if value < least:
-            raise OptionsError(f'{name} is {value}, and must be at least {least}')
+            raise OptionsError(f'{name} is {value}, but must be at least {least}')
 
 
 def _above_zero(options: msgspec.Struct, *names: str) -> None:
     for name in names:
         if getattr(options, name) is not None and not _number(options, name) > 0:
             raise OptionsError(
-                f'{name} is {getattr(options, name)}, and must be above 0'
+                f'{name} is {getattr(options, name)}, but must be above 0'
             )
 
 
 def _number(options: msgspec.Struct, name: str) -> float:
-    """Return a number; one that counts bytes or things has no fraction."""
+    """Return a number; only a number of seconds may have a fraction."""
     value = getattr(options, name)
     wanted = (int, float) if name.endswith('_s') else int
     if isinstance(value, bool) or not isinstance(value, wanted):
-        raise OptionsError(f'{name} is {value!r}, and must be a number')
+        raise OptionsError(f'{name} is {value!r}, but must be a number')
     if not math.isfinite(value):
-        raise OptionsError(f'{name} is {value}; use None where there is no limit')
+        raise OptionsError(f'{name} is {value}; use None for no limit')
     return value
 
 
 def _one_of(options: msgspec.Struct, name: str, *choices: str) -> None:
     value = getattr(options, name)
     if value not in choices:
-        raise OptionsError(f'{name} is {value!r}, and must be one of {choices}')
+        raise OptionsError(f'{name} is {value!r}, but must be one of {choices}')

@@ -1,4 +1,4 @@
-"""Publications and positions: the values that a channel's log is made of."""
+"""Values that the log of a channel consists of: publications and positions."""
 
 from __future__ import annotations
 
@@ -8,34 +8,35 @@ from typing import NamedTuple
 
 import msgspec
 
-# NOTE: everything here is immutable or treated so. One Publication object is
-#   shared by every subscriber of a process, and its encodings are cached beside it.
+# NOTE: all subscribers of a process share one Publication object, and its encodings
+#   are cached. Nothing here may therefore be changed after it was created.
 
 
 class Position(NamedTuple):
-    """A place in the log of one channel.
+    """A position in the log of one channel.
 
-    Offsets count 1, 2, 3 ... without gaps within one epoch; offset 0 is the place
-    before the first publication. Positions compare only within one epoch: another
-    epoch is another log. A channel without history has the position ``(0, '')``.
+    Offsets are 1, 2, 3 ... without gaps within one epoch. Offset 0 is the position
+    before the first publication. Compare positions only within one epoch, because
+    another epoch is another log. A channel without history has the position ``(0,
+    '')``.
     """
 
     offset: int
     epoch: str
 
 
-#: The position of a channel that keeps no log.
+#: The position of a channel without a log.
 NO_POSITION = Position(0, '')
 
 
 class ClientInfo(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """Who a connection is, as other clients may see it.
+    """Public information about a connection, which other clients may see.
 
     Attributes:
-        user: Id of the user, ``''`` for somebody anonymous.
-        client: Id of the connection, given out by the server.
-        conn_info: Public facts about the connection, JSON as bytes, or ``None``.
-        chan_info: Public facts about the subscription, JSON as bytes, or ``None``.
+        user: Id of the user, ``''`` for an anonymous user.
+        client: Id of the connection, assigned by the server.
+        conn_info: Public data about the connection as JSON bytes, or ``None``.
+        chan_info: Public data about the subscription as JSON bytes, or ``None``.
     """
 
     user: str
@@ -48,13 +49,13 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True):
     """One item in a channel.
 
     Attributes:
-        data: The payload: JSON text in UTF-8, or any bytes where `binary` is true.
-        offset: Place in the channel's log, 1 for the first; 0 without history.
-        binary: Whether `data` is not JSON. Such a publication cannot be sent to a
-            connection that speaks JSON.
-        time_ms: When the broker took it, in milliseconds of Unix time; 0: unknown.
-        tags: Small labels beside the payload.
-        info: The client that published it; ``None`` where the application did.
+        data: Payload: JSON text in UTF-8, or any bytes if `binary` is true.
+        offset: Offset in the channel's log, from 1; 0 without history.
+        binary: Whether `data` is not JSON. A binary publication cannot be sent to a
+            JSON connection.
+        time_ms: Unix time in milliseconds when the broker stored it; 0 if unknown.
+        tags: Labels of the publication, or ``None``.
+        info: The client that published it; ``None`` if the application did.
     """
 
     data: bytes
@@ -65,14 +66,14 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True):
     info: ClientInfo | None = None
 
     def value(self) -> Any:
-        """Return the payload as Python values; `data` itself where it is binary."""
+        """Return the decoded payload, or `data` itself if it is binary."""
         if self.binary:
             return self.data
         return msgspec.json.decode(self.data)
 
 
-def approximate_bytes(publication: Publication) -> int:
-    """Return about how many bytes a publication takes on its way to a client."""
+def approximate_size_bytes(publication: Publication) -> int:
+    """Return the approximate size in bytes of a publication as sent to a client."""
     size_bytes = len(publication.data) + 80
     info = publication.info
     if info is not None:
@@ -85,11 +86,11 @@ def approximate_bytes(publication: Publication) -> int:
 
 
 class Signal(msgspec.Struct, frozen=True):
-    """Something that subscribers are told and that no log keeps.
+    """A join or leave. Subscribers are told about it, but no log stores it.
 
     Attributes:
         kind: ``'join'`` or ``'leave'``.
-        info: Who came or went.
+        info: The client that joined or left.
     """
 
     kind: Literal['join', 'leave']
@@ -97,30 +98,33 @@ class Signal(msgspec.Struct, frozen=True):
 
 
 class PresenceStats(NamedTuple):
-    """How many are in a channel."""
+    """Number of connections and of different users in a channel."""
 
     num_clients: int
     num_users: int
 
 
 class HistoryPage(NamedTuple):
-    """What a broker read from the log of one channel.
+    """Publications read from the log of one channel.
 
     Attributes:
-        publications: In offset order, or in the opposite order if asked.
-        position: The top of the log at the moment of reading; a client that
-            subscribes from here misses nothing.
+        publications: Publications in offset order, or in reverse order if requested.
+        position: Top of the log at the time of reading. A client that subscribes from
+            here misses nothing.
     """
 
     publications: list[Publication]
     position: Position
 
     def to_media(self) -> dict[str, Any]:
-        """Return values for ``resp.media``.
+        """Return a value for ``resp.media``.
 
-        The shape is ``{"publications": [{"data": ..., "offset": 1}], "offset": 1,
-        "epoch": "..."}``; a publication also has ``tags`` and ``info`` where it has
-        them. Binary payloads cannot be shown as JSON and raise `ValueError`.
+        Its form is ``{"publications": [{"data": ..., "offset": 1}], "offset": 1,
+        "epoch": "..."}``. A publication also has ``time``, ``tags`` and ``info`` if
+        they are known.
+
+        Raises:
+            ValueError: A publication is binary and cannot be written as JSON.
         """
         return {
             'publications': [_media(item) for item in self.publications],
@@ -132,8 +136,8 @@ class HistoryPage(NamedTuple):
 def _media(publication: Publication) -> dict[str, Any]:
     if publication.binary:
         raise ValueError(
-            f'publication {publication.offset} is binary and cannot be shown as JSON; '
-            'read publication.data'
+            f'publication {publication.offset} is binary and cannot be written as '
+            'JSON; read publication.data instead'
         )
     item: dict[str, Any] = {
         'data': publication.value(),
@@ -144,12 +148,12 @@ def _media(publication: Publication) -> dict[str, Any]:
     if publication.tags:
         item['tags'] = publication.tags
     if publication.info:
-        item['info'] = info_media(publication.info)
+        item['info'] = client_info_media(publication.info)
     return item
 
 
-def info_media(info: ClientInfo) -> dict[str, Any]:
-    """Return a ClientInfo as JSON-like values, ``{"user": ..., "client": ...}``."""
+def client_info_media(info: ClientInfo) -> dict[str, Any]:
+    """Return a ClientInfo for ``resp.media``: ``{"user": ..., "client": ...}``."""
     media: dict[str, Any] = {'user': info.user, 'client': info.client}
     if info.conn_info is not None:
         media['conn_info'] = msgspec.json.decode(info.conn_info)

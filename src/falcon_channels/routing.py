@@ -1,4 +1,4 @@
-"""Which resource answers for a channel: names are matched by Falcon's own router."""
+"""Channel routes: Falcon's own router finds the resource for a channel name."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ RESPONDERS = (
     'on_history',
 )
 
-# SECURITY: characters that look like nothing or turn the text around. Two names that
-#   look alike must be alike, or one stands for the other in front of a person.
+# SECURITY: invisible characters, and those that reverse the text direction. With them
+#   an attacker makes a name that looks like another one. Such names are refused.
 _REFUSED_CATEGORIES = frozenset({'Cc', 'Cf', 'Cs', 'Zl', 'Zp'})
 
 
 def check_channel_name(channel: object, max_bytes: int) -> str:
-    """Return a channel name that may be used.
+    """Check a channel name and return it.
 
     Args:
-        channel: What somebody gave as a name.
-        max_bytes: The longest, in bytes of UTF-8.
+        channel: Value to check.
+        max_bytes: Maximum length in bytes of UTF-8.
 
     Raises:
-        ChannelNameError: It is no text, empty, too long, not in Unicode's normal
-            form C, begins with a slash, begins or ends with white space, or has
-            control or format characters.
+        ChannelNameError: It is not text, empty, too long, not in Unicode normal form C,
+            begins with a slash, begins or ends with white space, or has control or
+            format characters.
     """
     if not isinstance(channel, str):
         raise ChannelNameError(f'a channel name is text, not {type(channel).__name__}')
@@ -70,7 +70,7 @@ def check_channel_name(channel: object, max_bytes: int) -> str:
             f'max_channel_bytes of {max_bytes}'
         )
     if channel[0] == '/':
-        # NOTE: the router would find the same route with the slash and without.
+        # NOTE: the router ignores a leading slash, so two names would have one route.
         raise ChannelNameError(f'channel name {channel[:80]!r} begins with a slash')
     if channel[0].isspace() or channel[-1].isspace():
         raise ChannelNameError(
@@ -80,13 +80,14 @@ def check_channel_name(channel: object, max_bytes: int) -> str:
 
 
 class ChannelRoute:
-    """A template, its resource, its options, and the responders that it has.
+    """A template with its resource, options and responders.
 
     Attributes:
-        template: As it was given.
-        resource: The application's object, or ``None``.
-        options: Of its channels.
-        on_subscribe: The responder, or ``None``; and so on for the others.
+        template: Template of the channel names, such as ``rooms:{room}``.
+        resource: The application's resource, or ``None``.
+        options: Options of the channels.
+        on_subscribe: The responder, or ``None``. The other responders are attributes,
+            too.
     """
 
     __slots__ = ('options', 'resource', 'template', *RESPONDERS)
@@ -128,16 +129,17 @@ class ChannelRoute:
 
     @property
     def publishers(self) -> str:
-        """`ChannelOptions.publishers` with ``'auto'`` decided."""
+        """`ChannelOptions.publishers`, with ``'auto'`` resolved."""
         if self.options.publishers == 'auto':
             return 'nobody' if self.on_publish is None else 'subscribers'
         return self.options.publishers
 
     def decode_data(self, data: bytes) -> None:
-        """Check what a client publishes against the route's type.
+        """Check data that a client publishes against the route's type.
 
         Raises:
-            msgspec.ValidationError: It does not fit; the message has the field's path.
+            msgspec.ValidationError: The type does not match; the message has the path
+                of the field.
         """
         if self.options.data_type is not None:
             msgspec.json.decode(data, type=self.options.data_type)
@@ -149,13 +151,13 @@ def _fields(template: str) -> list[str]:
 
 
 def _check_arguments(responder: Callable[..., Any], template: str) -> None:
-    """Refuse a responder that cannot be called with the fields of its template.
+    """Check that a responder can be called with the fields of its template.
 
-    NOTE: hooks (`falcon.before`) may add arguments and take some away: what they have
-    wrapped is not looked at.
+    NOTE: hooks (`falcon.before`) may add and remove arguments. Responders with hooks
+    are therefore not checked.
 
     Raises:
-        OptionsError: It cannot.
+        OptionsError: It cannot be called with them.
     """
     if hasattr(responder, '__wrapped__'):
         return
@@ -165,19 +167,20 @@ def _check_arguments(responder: Callable[..., Any], template: str) -> None:
     except TypeError as ex:
         wanted = ', '.join(['req', 'subscription, publication or connection', *fields])
         raise OptionsError(
-            f'{getattr(responder, "__qualname__", responder)}{signature} does not go '
-            f'with {template!r}: {ex}; it is called with ({wanted})'
+            f'{getattr(responder, "__qualname__", responder)}{signature} does not '
+            f'match {template!r}: {ex}; it is called with ({wanted})'
         ) from None
 
 
 def check_resource(resource: object, responders: tuple[str, ...]) -> None:
-    """Refuse a class, and warn of methods whose names are almost those of responders.
+    """Refuse a class, and warn about methods with almost the name of a responder.
 
-    SECURITY: without ``on_subscribe`` everybody may; misspelt, it is not there.
+    SECURITY: if ``on_subscribe`` is misspelt, it is never called, and any client can
+    subscribe. The warning names the method.
 
     Args:
-        resource: The application's object, or ``None``.
-        responders: What it may have.
+        resource: The application's resource, or ``None``.
+        responders: Names of all responders.
 
     Raises:
         OptionsError: It is a class and not an instance.
@@ -200,17 +203,18 @@ def check_resource(resource: object, responders: tuple[str, ...]) -> None:
 
 
 class ChannelMatch(NamedTuple):
-    """What answers for a channel name."""
+    """The route for a channel name, and the values of the template's fields."""
 
     route: ChannelRoute
     params: dict[str, Any]
 
 
 class ChannelRouter:
-    """Templates such as ``rooms:{room}`` or ``users:{user_id:int}``.
+    """Finds the route for a channel name.
 
-    Literals, fields, converters and the order of precedence are those of Falcon's
-    router. A template is one path of segments between slashes, without the first slash.
+    Templates are for example ``rooms:{room}`` or ``users:{user_id:int}``. Literals,
+    fields, converters and precedence work as in Falcon's router. A template is a path
+    of segments between slashes, without the first slash.
     """
 
     def __init__(self) -> None:
@@ -219,7 +223,7 @@ class ChannelRouter:
 
     @property
     def converters(self) -> Any:
-        """The converters by name, as `router_options.converters` of an app."""
+        """The field converters by name, like `router_options.converters` of an app."""
         return self._router.options.converters
 
     def add(
@@ -232,7 +236,7 @@ class ChannelRouter:
         """Add a route.
 
         Raises:
-            ValueError: The template is malformed, or conflicts with another.
+            ValueError: The template is malformed, or conflicts with another one.
             TypeError: A responder is not a coroutine function.
         """
         if not isinstance(template, str) or not template or template.startswith('/'):
@@ -242,18 +246,17 @@ class ChannelRouter:
             )
         if set('{}') & set(re.sub(r'\{[^{}]+\}', '', template)):
             raise OptionsError(
-                f'channel template {template!r} has a brace without its partner, or '
-                'nothing in between'
+                f'channel template {template!r} has an unmatched brace or empty braces'
             )
         if template in self._templates:
-            raise OptionsError(f'channel template {template!r} is routed already')
+            raise OptionsError(f'channel template {template!r} already has a route')
         route = ChannelRoute(template, resource, options, suffix)
         self._router.add_route('/' + template, route)
         self._templates.add(template)
         return route
 
     def match(self, channel: str) -> ChannelMatch | None:
-        """Return what answers for a (checked) channel name, or ``None``."""
+        """Return the route for a checked channel name, or ``None``."""
         found = self._router.find('/' + channel)
         if found is None:
             return None

@@ -22,7 +22,7 @@ from falcon_channels.protocol import plain_codec
 from falcon_channels.testing import SimulatedClient
 from falcon_channels.testing import Unsubscribed
 from falcon_channels.transports.asgi import MESSAGES
-from falcon_channels.transports.encoders import encoder
+from falcon_channels.transports.encoders import get_encoder
 
 
 class RecordingTransport:
@@ -61,7 +61,7 @@ class Client(Connection):
         super().__init__(
             channels.node.hub,
             RecordingTransport(),
-            encoder(plain_codec.MEDIA, MESSAGES),
+            get_encoder(plain_codec.MEDIA, MESSAGES),
         )
         self.user = user
         self.session = session

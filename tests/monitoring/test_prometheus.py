@@ -20,9 +20,10 @@ from support.processes import wait_until
 from websockets.sync.client import connect
 
 from falcon_channels import Channels
+from falcon_channels.metrics import COUNTERS
 from falcon_channels.metrics import Counters
+from falcon_channels.metrics import GAUGES
 from falcon_channels.monitoring.prometheus import ChannelsCollector
-from falcon_channels.monitoring.prometheus import GAUGES
 
 ROOT = Path(__file__).parents[2]
 
@@ -123,7 +124,7 @@ def test_every_metric_has_a_help_text_and_is_documented() -> None:
     registry.register(ChannelsCollector(Channels().node))
     text = generate_latest(registry).decode()
     documented = (ROOT / 'docs' / 'metrics.md').read_text()
-    names = [f'{name}_total' for name in Counters.__slots__] + list(GAUGES)
+    names = [f'{name}_total' for name in COUNTERS] + list(GAUGES)
     for name in names:
         assert f'`falcon_channels_{name}`' in documented
         help_line = next(
@@ -132,3 +133,9 @@ def test_every_metric_has_a_help_text_and_is_documented() -> None:
             if line.startswith(f'# HELP falcon_channels_{name} ')
         )
         assert len(help_line.split(' ', 3)[3].split()) > 1
+
+
+def test_counters_have_exactly_the_attributes_of_the_table() -> None:
+    """`Counters` declares one attribute for each row of `COUNTERS`."""
+    assert COUNTERS.keys() == Counters.__annotations__.keys()
+    assert dict.fromkeys(COUNTERS, 0) == Counters().to_media()

@@ -192,11 +192,11 @@ def test_a_disconnect_in_the_words_of_the_application(
 ) -> None:
     """A reason fits into a close frame, and nobody could take it for JSON."""
     disconnect = codes.DISCONNECT_PERMISSION_DENIED
-    assert (3507, reason) == codes.disconnect_in_words(disconnect, words)
+    assert (3507, reason) == codes.disconnect_with_reason(disconnect, words)
 
 
 def test_an_error_in_the_words_of_the_application() -> None:
     """A message of an application's own is bounded; the code stays."""
     error = codes.PERMISSION_DENIED
-    assert error == codes.error_in_words(error, None)
-    assert (103, 'x' * 500, False) == codes.error_in_words(error, 'x' * 1000)
+    assert error == codes.error_with_message(error, None)
+    assert (103, 'x' * 500, False) == codes.error_with_message(error, 'x' * 1000)

@@ -134,7 +134,7 @@ PUSHES = [
 def test_writes_every_push(channel: str, push: Any, body: bytes) -> None:
     """Each push names its channel if it has one; bare pushes have no wrapper."""
     bare = b'{%s%s}' % (b'"channel":"a",' if channel else b'', body)
-    assert bare == json_codec.encode_bare_push(channel, push)
+    assert bare == json_codec.encode_unidirectional_push(channel, push)
     assert b'{"push":%s}' % bare == json_codec.encode_push(channel, push)
 
 
@@ -142,9 +142,9 @@ def test_writes_publications() -> None:
     """A publication is one push, its payload spliced in one line."""
     bare = b'{"channel":"a","pub":%s}' % PUB_JSON
     assert b'{"push":%s}' % bare == json_codec.encode_publication('a', PUB)
-    assert bare == json_codec.encode_bare_publication('a', PUB)
+    assert bare == json_codec.encode_unidirectional_publication('a', PUB)
     assert b'{"channel":"\xc3\xa9\\"","pub":{"data":1}}' == (
-        json_codec.encode_bare_publication('é"', Publication(data=b'1'))
+        json_codec.encode_unidirectional_publication('é"', Publication(data=b'1'))
     )
 
 

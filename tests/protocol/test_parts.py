@@ -11,8 +11,8 @@ from falcon_channels.protocol import json_codec
 from falcon_channels.protocol import protobuf_codec
 from falcon_channels.protocol.codec import Codec
 from falcon_channels.protocol.messages import ConnectResult
+from falcon_channels.protocol.messages import EncodedPublications
 from falcon_channels.protocol.messages import HistoryResult
-from falcon_channels.protocol.messages import Parts
 from falcon_channels.protocol.messages import Result
 from falcon_channels.protocol.messages import SubscribeResult
 from falcon_channels.publication import ClientInfo
@@ -43,7 +43,7 @@ BINARY = st.lists(
 )
 
 
-def results(publications: list[Publication] | Parts) -> list[Result]:
+def results(publications: list[Publication] | EncodedPublications) -> list[Result]:
     subscribe = SubscribeResult(
         recoverable=True,
         epoch='e',
@@ -65,7 +65,7 @@ def results(publications: list[Publication] | Parts) -> list[Result]:
 
 
 def check(codec: Codec, publications: list[Publication]) -> None:
-    parts = Parts(map(codec.encode_part, publications))
+    parts = EncodedPublications(map(codec.encode_result_publication, publications))
     for plain, prepared in zip(results(publications), results(parts), strict=True):
         assert codec.encode_reply(3, plain) == codec.encode_reply(3, prepared)
 
@@ -88,7 +88,7 @@ def test_binary_parts_are_refused_in_json() -> None:
     """A client that speaks JSON cannot get a binary publication in any way."""
     publication = Publication(data=b'\xff', binary=True, offset=1)
     with pytest.raises(ProtocolError) as caught:
-        json_codec.encode_part(publication)
+        json_codec.encode_result_publication(publication)
     assert 3506 == caught.value.code
     with pytest.raises(ProtocolError) as caught:
         json_codec.encode_reply(1, SubscribeResult(publications=[publication]))

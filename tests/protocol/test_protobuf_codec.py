@@ -529,7 +529,7 @@ def test_the_sdk_reads_every_push(
     assert [{'push': expected}] == sdk_replies(
         protobuf_codec.encode_push(channel, push)
     )
-    bare = protobuf_codec.encode_bare_push(channel, push)
+    bare = protobuf_codec.encode_unidirectional_push(channel, push)
     wire = sdk.Push.FromString(bare[1:])
     assert expected == MessageToDict(wire, preserving_proto_field_name=True)
 
@@ -548,7 +548,7 @@ def test_the_sdk_reads_publications_and_pings() -> None:
     assert {'push': {'channel': 'a', 'pub': PUB_DICT}} == first
     assert {} == ping
     assert 'b' == second['push']['channel']
-    bare = protobuf_codec.encode_bare_publication('a', PUB)
+    bare = protobuf_codec.encode_unidirectional_publication('a', PUB)
     assert sdk.Push.FromString(bare[1:]).pub.data == PUB.data
 
 

@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 import pytest
 
-from falcon_channels.protocol.recovery import extend
-from falcon_channels.protocol.recovery import latest
-from falcon_channels.protocol.recovery import missed
+from falcon_channels.protocol.recovery import following_publications
+from falcon_channels.protocol.recovery import missed_publications
 from falcon_channels.protocol.recovery import recover
+from falcon_channels.protocol.recovery import recover_latest
 from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
@@ -52,7 +52,7 @@ def test_missed(
     asked: Position, read: HistoryPage, expected: list[Publication] | None
 ) -> None:
     """What was missed is all or nothing."""
-    assert expected == missed(asked, read)
+    assert expected == missed_publications(asked, read)
 
 
 @given(
@@ -75,7 +75,7 @@ def test_recover_never_lies(
     live_to: int,
     data: st.DataObject,
 ) -> None:
-    """Recovered means every publication once, in order; anything else is said."""
+    """RecoveryResult means every publication once, in order; anything else is said."""
     since = Position(asked, 'e' if same_epoch else 'other')
     held = [p for p in pubs(trimmed + 1, top) if p.offset > asked][:limit]
     read = HistoryPage(held, Position(top, 'e'))
@@ -101,7 +101,7 @@ def test_recover_never_lies(
 @given(st.lists(st.integers(1, 20)), st.integers(0, 20))
 def test_extend_follows_or_refuses(offsets: list[int], position: int) -> None:
     """What follows a position follows without a gap, or not at all."""
-    following = extend(Position(position, 'e'), map(pub, offsets))
+    following = following_publications(Position(position, 'e'), map(pub, offsets))
     newer = sorted({offset for offset in offsets if offset > position})
     if newer == list(range(position + 1, position + 1 + len(newer))):
         assert following is not None
@@ -112,6 +112,6 @@ def test_extend_follows_or_refuses(offsets: list[int], position: int) -> None:
 
 def test_latest_is_the_newest_or_nothing() -> None:
     """A cache recovers with its newest publication, if that is still there."""
-    newest = latest(HistoryPage([pub(7)], Position(7, 'e')))
+    newest = recover_latest(HistoryPage([pub(7)], Position(7, 'e')))
     assert (True, [pub(7)], Position(7, 'e')) == newest
-    assert not latest(HistoryPage([], Position(7, 'e'))).recovered
+    assert not recover_latest(HistoryPage([], Position(7, 'e'))).recovered

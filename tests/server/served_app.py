@@ -7,8 +7,8 @@ import os
 
 import falcon.asgi
 
-from falcon_channels.transports.asgi_extensions import direct_websocket
 from falcon_channels.transports.asgi_extensions import DRAIN_HOOKS
+from falcon_channels.transports.asgi_extensions import server_websocket
 
 
 class Lifetime:
@@ -50,7 +50,7 @@ class Direct:
 
     async def on_websocket(self, req, ws) -> None:
         await ws.accept()
-        transport = direct_websocket(req.scope)
+        transport = server_websocket(req.scope)
         assert transport is not None
         transport.attach(DirectEcho(transport))
 

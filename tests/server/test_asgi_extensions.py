@@ -14,9 +14,9 @@ import pytest
 from support.processes import wait_until
 
 from falcon_channels.server.options import ServerOptions
-from falcon_channels.transports.asgi_extensions import direct_websocket
+from falcon_channels.transports.asgi_extensions import server_websocket
 from falcon_channels.transports.websocket_framing import DEFLATE
-from falcon_channels.transports.websocket_framing import WIRE
+from falcon_channels.transports.websocket_framing import UNCOMPRESSED
 from server.running import CLOSE
 from server.running import CONT
 from server.running import frame
@@ -37,7 +37,7 @@ class Recorder:
     def on_message(self, message: str | bytes) -> None:
         self.heard.append(message)
         if message == 'echo':
-            self.transport.write(WIRE.frame([b'echo'], binary=False))
+            self.transport.write(UNCOMPRESSED.frame([b'echo'], binary=False))
         elif message == 'close':
             self.transport.close(4000, 'as you like')
             self.heard.append(self.transport.write(b'\x81\x01x'))
@@ -61,7 +61,7 @@ class Attached:
         self.tasks_done = 0
 
     async def on_websocket(self, req: falcon.asgi.Request, ws: Any) -> None:
-        direct = direct_websocket(req.scope)
+        direct = server_websocket(req.scope)
         assert direct is not None
         receiver = Recorder(direct)
         with pytest.raises(RuntimeError):
@@ -224,7 +224,7 @@ def test_client_that_never_reads_is_aborted_after_the_write_timeout(
         receiver = receiver_of(attached)
         other.open()
         transport = receiver.transport
-        blob = WIRE.frame([b'x' * 65000], binary=True)
+        blob = UNCOMPRESSED.frame([b'x' * 65000], binary=True)
         backlogs: list[int] = []
 
         def fill() -> None:
@@ -251,7 +251,7 @@ def test_receiver_is_called_when_its_backlog_is_written(
         receiver = receiver_of(attached)
         wait_until(lambda: receiver.transport.descriptor >= 0, 'settled')
         before = receiver.writable
-        blob = WIRE.frame([b'x' * 65000], binary=True)
+        blob = UNCOMPRESSED.frame([b'x' * 65000], binary=True)
         written: list[int] = []
 
         def fill() -> None:
@@ -277,7 +277,7 @@ def test_write_after_the_end_does_not_reach_a_reused_descriptor(
     with Peer(server.port) as other:
         other.open()
         wait_until(lambda: len(attached.receivers) == 2, 'attached')
-        assert 0 == first.transport.write(WIRE.frame([b'stray'], binary=False))
+        assert 0 == first.transport.write(UNCOMPRESSED.frame([b'stray'], binary=False))
         other.send(frame(TEXT, b'echo'))
         assert b'echo' == other.message()
 
@@ -296,7 +296,7 @@ def test_connections_share_one_of_two_framings(attached: Attached) -> None:
         packed.open('Sec-WebSocket-Extensions: permessage-deflate')
         wait_until(lambda: len(attached.receivers) == 2, 'attached')
         framings = [receiver.transport.framing for receiver in attached.receivers]
-        assert [WIRE, DEFLATE] == framings
+        assert [UNCOMPRESSED, DEFLATE] == framings
         payload = b'["a publication"]' * 100
         packed.sock.settimeout(10)
         transport = attached.receivers[1].transport

@@ -95,7 +95,7 @@ EXPECTED['scope_of_the_connection'] = {
     ALL: _SCOPE,
     OURS: {
         **_SCOPE,
-        'extensions': ['falcon_channels.direct', 'websocket.http.response'],
+        'extensions': ['falcon_channels.websocket', 'websocket.http.response'],
     },
 }
 

@@ -13,7 +13,7 @@ from support.processes import wait_until
 
 from falcon_channels import Channels
 from falcon_channels import EndpointOptions
-from falcon_channels.transports.asgi_extensions import direct_websocket
+from falcon_channels.transports.asgi_extensions import server_websocket
 from server.running import frame
 from server.running import Peer
 from server.running import running
@@ -65,7 +65,7 @@ class App:
 
     async def on_websocket_direct(self, req: Any, ws: Any) -> None:
         await ws.accept()
-        websocket = direct_websocket(req.scope)
+        websocket = server_websocket(req.scope)
         assert websocket is not None
         receiver = Referring(websocket)
         self.references.append(weakref.ref(receiver))

@@ -89,7 +89,7 @@ async def read_by_our_class(chunks: list[bytes]) -> list[Any]:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
         await send({'type': 'websocket.accept'})
-        scope['extensions']['falcon_channels.direct']['websocket'].attach(heard)
+        scope['extensions']['falcon_channels.websocket']['websocket'].attach(heard)
         attached.set()
 
     config = Config(

@@ -479,7 +479,7 @@ class World:
                     StreamSettings.of(ROUTES[channel[:-1] + '{name}']),
                     since=since.offset,
                 )
-                expected = recovery.missed(since, page)
+                expected = recovery.missed_publications(since, page)
                 if expected and self._ages_soon(channel, expected[0]):
                     # NOTE: it may expire before the device is back.
                     continue

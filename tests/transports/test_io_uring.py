@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from support.io_uring import needs_io_uring
 
-from falcon_channels.transports.io_uring import open_ring
+from falcon_channels.transports.io_uring import open_send_ring
 from falcon_channels.transports.io_uring import SendRing
 from falcon_channels.transports.io_uring import Unsent
 
@@ -28,7 +28,7 @@ LARGE = b'0123456789abcdef' * 65536
 
 @pytest.fixture
 def ring() -> Iterator[SendRing]:
-    ring = open_ring()
+    ring = open_send_ring()
     assert ring is not None
     yield ring
     ring.close()
@@ -192,17 +192,17 @@ def test_a_system_that_refuses_has_no_ring() -> None:
     """Where the system gives no ring, there is none, and nothing is left open."""
     program = (
         'import os, resource\n'
-        'from falcon_channels.transports.io_uring import open_ring\n'
+        'from falcon_channels.transports.io_uring import open_send_ring\n'
         'free = os.dup(0)\n'
         'os.close(free)\n'
         'for allowed in range(free, free + 4):\n'
         '    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, 4096))\n'
-        '    assert open_ring() is None, allowed\n'
+        '    assert open_send_ring() is None, allowed\n'
         '    resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))\n'
         '    again = os.dup(0)\n'
         '    os.close(again)\n'
         '    assert again == free, (again, free)\n'
-        'assert open_ring() is not None\n'
+        'assert open_send_ring() is not None\n'
     )
     subprocess.run([sys.executable, '-c', program], check=True, timeout=30)
 
@@ -220,7 +220,7 @@ def test_a_forgotten_ring_gives_everything_back() -> None:
     """A ring that nobody closes leaves no descriptor behind."""
     gc.collect()
     before = rings()
-    ring = open_ring()
+    ring = open_send_ring()
     assert ring is not None
     assert before < rings()
     del ring

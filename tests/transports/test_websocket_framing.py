@@ -13,7 +13,7 @@ from falcon_channels.transports.websocket_framing import binary_frame
 from falcon_channels.transports.websocket_framing import DEFLATE
 from falcon_channels.transports.websocket_framing import DEFLATE_WINDOW_BITS
 from falcon_channels.transports.websocket_framing import text_frame
-from falcon_channels.transports.websocket_framing import WIRE
+from falcon_channels.transports.websocket_framing import UNCOMPRESSED
 
 LENGTHS = [0, 1, 125, 126, 127, 65535, 65536, 100_000]
 
@@ -29,10 +29,12 @@ def test_frames_are_those_of_the_library(length: int) -> None:
 
 def test_several_payloads_make_one_blob() -> None:
     """A blob holds the frames of its payloads, and joined blobs those of all."""
-    blob = WIRE.frame([b'a', b'bc'], binary=False)
+    blob = UNCOMPRESSED.frame([b'a', b'bc'], binary=False)
 
     assert b'\x81\x01a\x81\x02bc' == blob
-    assert blob + b'\x82\x01d' == WIRE.join([blob, WIRE.frame([b'd'], binary=True)])
+    assert blob + b'\x82\x01d' == UNCOMPRESSED.join(
+        [blob, UNCOMPRESSED.frame([b'd'], binary=True)]
+    )
 
 
 def test_deflated_messages_are_read_by_a_client() -> None:

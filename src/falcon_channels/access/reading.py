@@ -13,8 +13,8 @@ from falcon_channels.errors import CapabilityError
 from falcon_channels.errors import PositionError
 from falcon_channels.hub.connection import Connection
 from falcon_channels.options import NodeOptions
-from falcon_channels.protocol.recovery import need_position
-from falcon_channels.publication import approximate_bytes
+from falcon_channels.protocol.recovery import check_position
+from falcon_channels.publication import approximate_size_bytes
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import Position
@@ -52,7 +52,7 @@ class Reader:
         reverse: bool = False,
     ) -> HistoryPage:
         """Do what `Channels.history` promises."""
-        need_position(since)
+        check_position(since)
         match = await self._match(channel)
         page = await self._broker.history(
             channel,
@@ -159,7 +159,7 @@ def _cut(page: HistoryPage, limit_bytes: int) -> HistoryPage:
     """
     size_bytes = 0
     for number, publication in enumerate(page.publications):
-        size_bytes += approximate_bytes(publication)
+        size_bytes += approximate_size_bytes(publication)
         if number and size_bytes > limit_bytes:
             return HistoryPage(page.publications[:number], page.position)
     return page

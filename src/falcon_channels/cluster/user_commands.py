@@ -21,7 +21,7 @@ from falcon_channels.cluster.messages import UnsubscribeUser
 from falcon_channels.errors import OptionsError
 from falcon_channels.options import NodeOptions
 from falcon_channels.protocol.codes import MAX_REASON_BYTES
-from falcon_channels.protocol.recovery import need_position
+from falcon_channels.protocol.recovery import check_position
 from falcon_channels.publication import Position
 from falcon_channels.routing import ChannelMatch
 
@@ -66,7 +66,7 @@ class UserCommands:
         expires_at: float | None = None,
     ) -> None:
         """Do what `Channels.subscribe_user` promises."""
-        need_position(since)
+        check_position(since)
         await self._match(channel)
         await self._send(
             SubscribeUser(

@@ -33,15 +33,15 @@ from falcon_channels.hub.connection import Joined
 from falcon_channels.hub.connection import Subscription
 from falcon_channels.hub.hub import Hub
 from falcon_channels.protocol import codes
-from falcon_channels.protocol.command_rules import judge
-from falcon_channels.protocol.command_rules import State
-from falcon_channels.protocol.command_rules import Verdict
+from falcon_channels.protocol.command_rules import check_command
+from falcon_channels.protocol.command_rules import CommandAction
+from falcon_channels.protocol.command_rules import ConnectionState
 from falcon_channels.protocol.messages import Command
 from falcon_channels.protocol.messages import ConnectRequest
 from falcon_channels.protocol.messages import ConnectResult
 from falcon_channels.protocol.messages import DisconnectPush
+from falcon_channels.protocol.messages import EncodedPublications
 from falcon_channels.protocol.messages import MessagePush
-from falcon_channels.protocol.messages import Parts
 from falcon_channels.protocol.messages import Push
 from falcon_channels.protocol.messages import Result
 from falcon_channels.protocol.messages import SubscribePush
@@ -51,7 +51,7 @@ from falcon_channels.publication import Publication
 from falcon_channels.tokens import ConnectionToken
 from falcon_channels.transports.base import Transport
 from falcon_channels.transports.client_codecs import ClientCodec
-from falcon_channels.transports.encoders import encoder
+from falcon_channels.transports.encoders import get_encoder
 from falcon_channels.websocket.close_codes import MESSAGE_TOO_BIG
 from falcon_channels.websocket.close_codes import UNSUPPORTED_DATA
 
@@ -162,7 +162,7 @@ class ClientConnection(Connection):
     hub: Hub
 
     #: State after a connect that succeeded.
-    connected_state = State.CONNECTED
+    connected_state = ConnectionState.CONNECTED
 
     def __init__(
         self,
@@ -177,11 +177,11 @@ class ClientConnection(Connection):
         on_ended: Callable[[ClientConnection], None] | None = None,
     ) -> None:
         super().__init__(
-            endpoint.node.hub, transport, encoder(codec, transport.framing), req
+            endpoint.node.hub, transport, get_encoder(codec, transport.framing), req
         )
         self.endpoint = endpoint
         self.codec = codec
-        self.state = State.NEW
+        self.state = ConnectionState.NEW
         self.command_id = 0
         self.data: Any = None
         self.token = ''
@@ -328,10 +328,10 @@ class ClientConnection(Connection):
                 command = waiting.popleft()
                 if len(waiting) == _MAX_WAITING - 1:
                     self.transport.resume_reading()
-                verdict = judge(self.state, command)
-                if verdict is Verdict.ACCEPT:
+                verdict = check_command(self.state, command)
+                if verdict is CommandAction.ACCEPT:
                     await self._carry_out(command)
-                elif verdict is Verdict.DISCONNECT:
+                elif verdict is CommandAction.DISCONNECT:
                     self.disconnect(*codes.DISCONNECT_BAD_REQUEST)
         finally:
             self._working = False
@@ -388,10 +388,10 @@ class ClientConnection(Connection):
     def _on_pong(self, command: Command) -> None:
         # NOTE: pongs do not wait behind commands. A client whose command takes long in
         #   a responder would otherwise be closed as dead.
-        verdict = judge(self.state, command)
-        if verdict is Verdict.ACCEPT:
-            self.state = State.CONNECTED
-        elif verdict is Verdict.DISCONNECT:
+        verdict = check_command(self.state, command)
+        if verdict is CommandAction.ACCEPT:
+            self.state = ConnectionState.CONNECTED
+        elif verdict is CommandAction.DISCONNECT:
             self.disconnect(*codes.DISCONNECT_BAD_REQUEST)
 
     # --- connecting ------------------------------------------------------------------
@@ -444,13 +444,13 @@ class ClientConnection(Connection):
         self.out = None
         for subscription in list(self.subscriptions.values()):
             self.hub.leave(subscription)
-        self.state = State.REFUSED
+        self.state = ConnectionState.REFUSED
         self.reply_error(error)
         self._set_timer_at(self.endpoint.now_s() + 1)
 
     async def wait_until_connected(self) -> None:
         """Return when the connect reply is on its way, or the connection has ended."""
-        if self.closed or not (self.state is State.NEW or self._corked):
+        if self.closed or not (self.state is ConnectionState.NEW or self._corked):
             return
         if self._connected is None:
             self._connected = asyncio.get_running_loop().create_future()
@@ -504,7 +504,7 @@ class ClientConnection(Connection):
 
     def encode_publications(
         self, channel: str, epoch: str, publications: list[Publication]
-    ) -> list[Publication] | Parts:
+    ) -> list[Publication] | EncodedPublications:
         """Encode the publications of a result once for all clients that recover them.
 
         Returns:
@@ -520,11 +520,11 @@ class ClientConnection(Connection):
             publications,
             self.part_encoder(channel),
         )
-        return publications if pieces is None else Parts(pieces)
+        return publications if pieces is None else EncodedPublications(pieces)
 
     def part_encoder(self, channel: str) -> Callable[[Publication], bytes]:
         """Return the function that encodes a publication as a part of a result."""
-        return self.codec.protocol.encode_part
+        return self.codec.protocol.encode_result_publication
 
     def send_message(self, data: bytes) -> None:
         """Send a message of the application to this client.
@@ -610,8 +610,12 @@ class ClientConnection(Connection):
 
     def on_end(self) -> None:
         """Called when the connection has ended: release everything, tell the app."""
-        connected = self.state in (State.CONNECTED, State.PINGED, State.UNIDIRECTIONAL)
-        self.state = State.CLOSED
+        connected = self.state in (
+            ConnectionState.CONNECTED,
+            ConnectionState.PINGED,
+            ConnectionState.UNIDIRECTIONAL,
+        )
+        self.state = ConnectionState.CLOSED
         self.endpoint.timers.discard(self, self._timer_slot)
         self._timer_slot = 0
         if self._on_ended is not None:
@@ -648,10 +652,10 @@ class ClientConnection(Connection):
     def on_due(self, now_s: float) -> None:
         """Called when the timer is due: close, ping, or end what has expired."""
         self._timer_slot = 0
-        if self.closed or self.state is State.REFUSED:
+        if self.closed or self.state is ConnectionState.REFUSED:
             self.disconnect(*codes.DISCONNECT_STALE)
             return
-        if self.state is State.NEW or self._corked:
+        if self.state is ConnectionState.NEW or self._corked:
             # NOTE: a client that waits for a slow responder connects again. A client
             #   that sent nothing does not.
             self.disconnect(
@@ -673,15 +677,15 @@ class ClientConnection(Connection):
 
     def _ping_or_check(self, now_s: float, interval_s: float) -> None:
         pong_s = min(self.endpoint.options.pong_timeout_s, interval_s)
-        if self.state is State.PINGED:
+        if self.state is ConnectionState.PINGED:
             self.disconnect(*codes.DISCONNECT_NO_PONG)
         elif self._pong_is_due:
             self._pong_is_due = False
             self._ping_at_s += interval_s - pong_s
         else:
             self.send_blob(self.endpoint.ping(self.encoder, self.codec))
-            if self.state is State.CONNECTED:
-                self.state = State.PINGED
+            if self.state is ConnectionState.CONNECTED:
+                self.state = ConnectionState.PINGED
                 self._pong_is_due = True
                 self._ping_at_s = now_s + pong_s
             else:

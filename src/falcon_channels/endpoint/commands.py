@@ -40,7 +40,7 @@ from falcon_channels.hub.connection import Subscription
 from falcon_channels.protocol import codes
 from falcon_channels.protocol import messages
 from falcon_channels.protocol.codec import json_codec
-from falcon_channels.protocol.command_rules import State
+from falcon_channels.protocol.command_rules import ConnectionState
 from falcon_channels.publication import Position
 
 _logger = logging.getLogger('falcon_channels')
@@ -112,7 +112,7 @@ def _refuse(
     if isinstance(ex, falcon.HTTPError):
         disconnect = codes.disconnect_for_status(ex.status_code)
         words = description_for_client(ex)
-        connection.disconnect(*codes.disconnect_in_words(disconnect, words))
+        connection.disconnect(*codes.disconnect_with_reason(disconnect, words))
     elif isinstance(ex, TokenInvalidError):
         connection.disconnect(*codes.DISCONNECT_INVALID_TOKEN)
     else:
@@ -148,7 +148,7 @@ async def connect(
             return
         if result is not None:
             results[channel] = result
-    if connection.state is State.UNIDIRECTIONAL:
+    if connection.state is ConnectionState.UNIDIRECTIONAL:
         for channel, asked in request.subs.items():
             if channel not in connection.channels:
                 results[channel] = await _subscribe_in_connect(
@@ -167,7 +167,7 @@ async def connect(
             data=_encode_data(connection.reply),
             subs=results,
             ping=round(endpoint.options.ping_interval_s or 0),
-            pong=pings and connection.state is not State.UNIDIRECTIONAL,
+            pong=pings and connection.state is not ConnectionState.UNIDIRECTIONAL,
             session=connection.session,
             node=endpoint.node.cluster.id if connection.session else '',
         )

@@ -39,10 +39,10 @@ from falcon_channels.protocol.messages import ConnectRequest
 from falcon_channels.protocol.messages import SubscribeRequest
 from falcon_channels.transports.client_codecs import ClientCodec
 from falcon_channels.transports.client_codecs import JSON
-from falcon_channels.transports.http_stream import DELIMITED
 from falcon_channels.transports.http_stream import EVENTS
+from falcon_channels.transports.http_stream import HttpStreamTransport
+from falcon_channels.transports.http_stream import LENGTH_PREFIXED
 from falcon_channels.transports.http_stream import LINES
-from falcon_channels.transports.http_stream import StreamTransport
 
 PROTOBUF_MEDIA = 'application/octet-stream'
 
@@ -77,7 +77,7 @@ class Emulation:
         endpoint: Endpoint,
         req: falcon.asgi.Request,
         codec: ClientCodec,
-        transport: StreamTransport,
+        transport: HttpStreamTransport,
         first: str | bytes,
     ) -> ClientConnection:
         """Open a connection with the frame of its first request.
@@ -118,7 +118,7 @@ class Emulation:
         if connection is None or connection.closed:
             raise falcon.HTTPNotFound(description='no such session')
         transport = connection.transport
-        if isinstance(transport, StreamTransport):
+        if isinstance(transport, HttpStreamTransport):
             try:
                 async with asyncio.timeout(BODY_TIMEOUT_S):
                     await transport.readable.wait()
@@ -178,10 +178,10 @@ class HttpStreamResource(_StreamResource):
         first: str | bytes
         if req.content_type == PROTOBUF_MEDIA:
             codec, first, media_type = require_protobuf(), body, PROTOBUF_MEDIA
-            transport = StreamTransport(DELIMITED)
+            transport = HttpStreamTransport(LENGTH_PREFIXED)
         else:
             codec, first, media_type = JSON, decode_text(body), falcon.MEDIA_JSON
-            transport = StreamTransport(LINES)
+            transport = HttpStreamTransport(LINES)
         connection = self._emulation.open(self._endpoint, req, codec, transport, first)
         stream(req, resp, transport, connection, media_type)
 
@@ -211,7 +211,7 @@ class SseResource(_StreamResource):
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response, first: str
     ) -> None:
         # NOTE: a browser's EventSource fires `open` when the first bytes arrive.
-        transport = StreamTransport(EVENTS, preamble=b'\r\n')
+        transport = HttpStreamTransport(EVENTS, preamble=b'\r\n')
         connection = self._emulation.open(self._endpoint, req, JSON, transport, first)
         stream(req, resp, transport, connection, 'text/event-stream')
 

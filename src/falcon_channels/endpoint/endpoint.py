@@ -12,8 +12,8 @@ from typing import Any
 from falcon_channels.endpoint.rate_limit import Rate
 from falcon_channels.endpoint.rate_limit import RateLimiter
 from falcon_channels.node import Node
+from falcon_channels.options import check_options
 from falcon_channels.options import EndpointOptions
-from falcon_channels.options import need_options
 from falcon_channels.routing import check_resource
 from falcon_channels.timer_wheel import TimerWheel
 from falcon_channels.tokens import TokenVerifier
@@ -58,7 +58,7 @@ class Endpoint:
         self.node = node
         self.tokens = tokens
         self.options = EndpointOptions() if options is None else options
-        need_options(self.options, EndpointOptions)
+        check_options(self.options, EndpointOptions)
         check_resource(resource, _RESPONDERS)
         self.resource = resource
         self.version = f'falcon-channels {version("falcon-channels")}'

@@ -9,8 +9,8 @@ import falcon.asgi
 
 from falcon_channels.access.handshake import Handshake
 from falcon_channels.endpoint.client_connection import ClientConnection
-from falcon_channels.transports.asgi_extensions import cut_of
-from falcon_channels.transports.http_stream import StreamTransport
+from falcon_channels.transports.asgi_extensions import connection_abort
+from falcon_channels.transports.http_stream import HttpStreamTransport
 
 #: Seconds within which a request must send its body.
 BODY_TIMEOUT_S = 15.0
@@ -93,7 +93,7 @@ def decode_text(body: bytes) -> str:
 def stream(
     req: falcon.asgi.Request,
     resp: falcon.asgi.Response,
-    transport: StreamTransport,
+    transport: HttpStreamTransport,
     connection: ClientConnection,
     media_type: str,
 ) -> None:
@@ -104,4 +104,4 @@ def stream(
     resp.set_header('X-Accel-Buffering', 'no')
     # NOTE: Falcon notices that the client has left only in `resp.sse`, and only after
     #   the next event. ASGI's own `receive` reports it at once.
-    resp.stream = transport.body(connection, req._receive, cut_of(req.scope))
+    resp.stream = transport.body(connection, req._receive, connection_abort(req.scope))

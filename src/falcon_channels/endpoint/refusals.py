@@ -69,12 +69,12 @@ def refusal_for(ex: Exception) -> codes.ReplyError | None:
         return ex.error
     if isinstance(ex, falcon.HTTPError):
         error = codes.error_for_status(ex.status_code)
-        return codes.error_in_words(error, description_for_client(ex))
+        return codes.error_with_message(error, description_for_client(ex))
     for kind, error in _REFUSALS:
         if isinstance(ex, kind):
             # NOTE: other texts can hold details of the server and go to the log only.
             words = str(ex) if isinstance(ex, _FOR_CLIENTS) else None
-            return codes.error_in_words(error, words)
+            return codes.error_with_message(error, words)
     return None
 
 

@@ -43,20 +43,20 @@ from falcon_channels.endpoint.websocket import UpgradeRequired
 from falcon_channels.errors import ProtocolError
 from falcon_channels.hub.connection import Subscription
 from falcon_channels.protocol import codes
-from falcon_channels.protocol.command_rules import State
+from falcon_channels.protocol.command_rules import ConnectionState
 from falcon_channels.protocol.messages import Command
 from falcon_channels.protocol.messages import ConnectRequest
 from falcon_channels.protocol.messages import ConnectResult
-from falcon_channels.protocol.messages import Parts
+from falcon_channels.protocol.messages import EncodedPublications
 from falcon_channels.protocol.messages import SubscribeRequest
 from falcon_channels.publication import Publication
 from falcon_channels.transports.asgi import AsgiTransport
-from falcon_channels.transports.asgi_extensions import direct_websocket
+from falcon_channels.transports.asgi_extensions import server_websocket
 from falcon_channels.transports.base import Transport
-from falcon_channels.transports.client_codecs import BARE_JSON
+from falcon_channels.transports.client_codecs import UNIDIRECTIONAL_JSON
 from falcon_channels.transports.http_stream import EVENTS
+from falcon_channels.transports.http_stream import HttpStreamTransport
 from falcon_channels.transports.http_stream import LINES
-from falcon_channels.transports.http_stream import StreamTransport
 
 #: Command id of the one request; it is not sent.
 _ID = 1
@@ -83,17 +83,17 @@ class UnidirectionalConnection(ClientConnection):
 
     __slots__ = ('ended_with',)
 
-    connected_state = State.UNIDIRECTIONAL
+    connected_state = ConnectionState.UNIDIRECTIONAL
 
     def __init__(self, endpoint: Endpoint, transport: Transport, req: Any) -> None:
         super().__init__(
-            endpoint, transport, BARE_JSON, req, dispatch, announces_end=True
+            endpoint, transport, UNIDIRECTIONAL_JSON, req, dispatch, announces_end=True
         )
         self.ended_with: tuple[int, str] | None = None
 
     def decode(self, message: str | bytes) -> list[Command]:
         """Decode the one request; later messages are ignored."""
-        if self.state is not State.NEW or self.is_working or self.num_waiting:
+        if self.state is not ConnectionState.NEW or self.is_working or self.num_waiting:
             return []
         return [Command(_ID, self.codec.protocol.decode_connect(message))]
 
@@ -103,7 +103,7 @@ class UnidirectionalConnection(ClientConnection):
         #   one place where publications arrive.
         recovered: list[bytes] = []
         for channel, sub in result.subs.items():
-            if isinstance(sub.publications, Parts):
+            if isinstance(sub.publications, EncodedPublications):
                 recovered += sub.publications
             else:
                 recovered += map(self.part_encoder(channel), sub.publications)
@@ -164,7 +164,7 @@ class UnidirectionalWebSocketResource(UpgradeRequired):
         """Accept a client, and serve it until it has left."""
         await self._endpoint.node.handshake.admit(req)
         await ws.accept()
-        transport = direct_websocket(req.scope) or AsgiTransport(ws)
+        transport = server_websocket(req.scope) or AsgiTransport(ws)
         connection = UnidirectionalConnection(self._endpoint, transport, req)
         await serve_accepted(self._endpoint, ws, transport, connection)
 
@@ -195,7 +195,7 @@ class _UnidirectionalStreamResource:
         req: falcon.asgi.Request,
         resp: falcon.asgi.Response,
         request: ConnectRequest,
-        transport: StreamTransport,
+        transport: HttpStreamTransport,
         media_type: str,
     ) -> None:
         endpoint = self._endpoint
@@ -215,7 +215,7 @@ class _UnidirectionalStreamResource:
             if status is not None:
                 raise falcon.HTTPError(status, description=reason)
         if transport.framing is EVENTS and not connection.closed:
-            transport.append_with(_EventIds(connection))
+            transport.add_to_events(_EventIds(connection))
         stream(req, resp, transport, connection, media_type)
 
 
@@ -227,7 +227,7 @@ class UnidirectionalHttpStreamResource(_UnidirectionalStreamResource):
     ) -> None:
         """Open a connection."""
         request = await self._read_request(req, resp)
-        transport = StreamTransport(LINES)
+        transport = HttpStreamTransport(LINES)
         await self._open(req, resp, request, transport, falcon.MEDIA_JSON)
 
 
@@ -262,13 +262,13 @@ class UnidirectionalSseResource(_UnidirectionalStreamResource):
         last_id = req.get_header('Last-Event-ID')
         if last_id:
             _recover_from(request, last_id)
-        transport = StreamTransport(EVENTS, preamble=b'\r\n')
+        transport = HttpStreamTransport(EVENTS, preamble=b'\r\n')
         await self._open(req, resp, request, transport, 'text/event-stream')
 
 
 def _decode(text: str) -> ConnectRequest:
     try:
-        return BARE_JSON.protocol.decode_connect(text)
+        return UNIDIRECTIONAL_JSON.protocol.decode_connect(text)
     except ProtocolError as ex:
         raise falcon.HTTPBadRequest(description=str(ex)) from None
 

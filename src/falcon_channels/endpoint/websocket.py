@@ -13,8 +13,8 @@ from falcon_channels.endpoint.endpoint import Endpoint
 from falcon_channels.errors import ExtraMissingError
 from falcon_channels.protocol import codes
 from falcon_channels.transports.asgi import AsgiTransport
-from falcon_channels.transports.asgi_extensions import direct_websocket
-from falcon_channels.transports.asgi_extensions import DirectWebSocket
+from falcon_channels.transports.asgi_extensions import server_websocket
+from falcon_channels.transports.asgi_extensions import ServerWebSocket
 from falcon_channels.transports.client_codecs import ClientCodec
 from falcon_channels.transports.client_codecs import JSON
 from falcon_channels.transports.client_codecs import protobuf
@@ -55,7 +55,7 @@ class WebSocketResource(UpgradeRequired):
         await self._endpoint.node.handshake.admit(req)
         codec, subprotocol = _choose_codec(req, ws)
         await ws.accept(subprotocol)
-        transport = direct_websocket(req.scope) or AsgiTransport(
+        transport = server_websocket(req.scope) or AsgiTransport(
             ws, binary=codec.binary
         )
         connection = ClientConnection(self._endpoint, transport, codec, req, dispatch)
@@ -65,7 +65,7 @@ class WebSocketResource(UpgradeRequired):
 async def serve_accepted(
     endpoint: Endpoint,
     ws: falcon.asgi.WebSocket,
-    transport: AsgiTransport | DirectWebSocket,
+    transport: AsgiTransport | ServerWebSocket,
     connection: ClientConnection,
 ) -> None:
     """Add the connection of an accepted WebSocket, and serve it."""

@@ -44,7 +44,7 @@ from falcon_channels.metrics import Counters
 from falcon_channels.options import ChannelOptions
 from falcon_channels.options import NodeOptions
 from falcon_channels.protocol import recovery
-from falcon_channels.publication import approximate_bytes
+from falcon_channels.publication import approximate_size_bytes
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
 from falcon_channels.publication import Signal
@@ -433,12 +433,12 @@ class Hub:
                 await self._wait_for_same_log(local_channel)
                 continue
             self._fan_out.flush_channel(local_channel)
-            _, found, position = recovery.latest(page)
+            _, found, position = recovery.recover_latest(page)
             buffered = subscription.buffered
             if buffered and buffered[-1][0].offset > position.offset:
                 found, position = [buffered[-1][0]], local_channel.position
             local_channel.add(subscription, position.offset)
-            size_bytes = sum(map(approximate_bytes, found))
+            size_bytes = sum(map(approximate_size_bytes, found))
             return Joined(position, found, bool(found), size_bytes)
         return self._join_live(local_channel, subscription, True)
 
@@ -475,7 +475,7 @@ class Hub:
             found = recovery.recover(since, page, live)
             if found is None or found.position.offset < local_channel.position.offset:
                 continue
-            size_bytes = sum(map(approximate_bytes, found.publications))
+            size_bytes = sum(map(approximate_size_bytes, found.publications))
             limit_bytes = local_channel.options.recovery_limit_bytes
             # SECURITY: a client may recover again and again without reading. Without
             #   this limit, its recovered publications would fill the memory.

@@ -192,7 +192,7 @@ class LocalChannel:
             # NOTE: buffered publications are stored by now. The next page has them.
             self._clear_buffer()
             return False
-        publications = recovery.missed(self.position, page)
+        publications = recovery.missed_publications(self.position, page)
         if publications is None and self.options.recovery_mode == 'latest':
             if page.position.epoch != self.position.epoch:
                 self._begin_anew(page.position.epoch)

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from typing import Any
 from typing import Final
 
-from falcon_channels.publication import approximate_bytes
+from falcon_channels.publication import approximate_size_bytes
 from falcon_channels.publication import Publication
 
 #: Seconds after which all pieces are dropped, from the first request on.
@@ -99,7 +99,7 @@ class SharedEncodings:
 
     def _store(self, pieces: _Pieces, piece: tuple[Publication, Any]) -> None:
         publication = piece[0]
-        size_bytes = 2 * approximate_bytes(publication) + _OVERHEAD_BYTES
+        size_bytes = 2 * approximate_size_bytes(publication) + _OVERHEAD_BYTES
         if self.kept_bytes + size_bytes <= MAX_KEPT_BYTES:
             pieces[publication.offset] = piece
             self.kept_bytes += size_bytes

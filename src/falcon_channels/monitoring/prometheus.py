@@ -20,38 +20,14 @@ from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from falcon_channels.metrics import Counters
+from falcon_channels.metrics import COUNTERS
+from falcon_channels.metrics import GAUGES
 from falcon_channels.node import Node
 
 __all__ = ['ChannelsCollector']
 
 _PREFIX = 'falcon_channels_'
 _SURVEY = 'metrics'
-
-#: Help text of each gauge by name.
-GAUGES = {
-    'connections': 'Open connections',
-    'users': 'Users with connections; all anonymous users count as one',
-    'channels': 'Channels with subscribers',
-    'subscriptions': 'Subscriptions of connections to channels',
-    'backlog_bytes': 'Bytes that clients have not read yet',
-    'link_up': '1 if announcements of the broker arrive, 0 if the link is lost',
-    'uptime_seconds': 'Seconds since the process started',
-}
-
-
-def _counter_texts() -> dict[str, str]:
-    """Return the help text of each counter, from the docstring of `Counters`."""
-    texts: dict[str, str] = {}
-    name = ''
-    for line in (Counters.__doc__ or '').partition('Attributes:')[2].splitlines():
-        head, colon, text = line.strip().partition(': ')
-        if colon and head in Counters.__slots__:
-            name = head
-            texts[name] = text
-        elif name and line.strip():
-            texts[name] += ' ' + line.strip()
-    return {name: texts.get(name, name).rstrip('.') for name in Counters.__slots__}
 
 
 class NodeMetrics(msgspec.Struct, frozen=True):
@@ -103,7 +79,7 @@ def metric_families(processes: Iterable[NodeMetrics], *, labels: bool) -> list[M
         return [metrics.node] if labels else []
 
     families: list[Metric] = []
-    for name, text in _counter_texts().items():
+    for name, text in COUNTERS.items():
         counter = CounterMetricFamily(_PREFIX + name, text, labels=names)
         for metrics in known:
             counter.add_metric(values(metrics), metrics.counters.get(name, 0))

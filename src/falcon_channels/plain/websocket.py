@@ -36,13 +36,13 @@ from falcon_channels.hub.hub import Hub
 from falcon_channels.node import Node
 from falcon_channels.protocol import plain_codec
 from falcon_channels.protocol.codes import DISCONNECT_INAPPROPRIATE_PROTOCOL
-from falcon_channels.protocol.recovery import need_position
+from falcon_channels.protocol.recovery import check_position
 from falcon_channels.publication import Position
 from falcon_channels.transports.asgi import AsgiTransport
-from falcon_channels.transports.asgi_extensions import direct_websocket
-from falcon_channels.transports.asgi_extensions import DirectWebSocket
+from falcon_channels.transports.asgi_extensions import server_websocket
+from falcon_channels.transports.asgi_extensions import ServerWebSocket
 from falcon_channels.transports.base import Transport
-from falcon_channels.transports.encoders import encoder
+from falcon_channels.transports.encoders import get_encoder
 from falcon_channels.websocket.close_codes import HTTP_STATUS_BASE
 from falcon_channels.websocket.close_codes import INTERNAL_ERROR
 from falcon_channels.websocket.close_codes import MAX_REASON_BYTES
@@ -115,7 +115,7 @@ class PlainConnection(Connection):
             node.hub,
             transport,
             # NOTE: the framing can change when the handshake is accepted; see `admit`.
-            encoder(codec, transport.framing),
+            get_encoder(codec, transport.framing),
             req,
             user=user,
             info=info,
@@ -215,7 +215,7 @@ class PlainConnection(Connection):
             falcon.HTTPServiceUnavailable: The process has become full or has begun to
                 drain.
         """
-        self.encoder = encoder(self.encoder.codec, transport.framing)
+        self.encoder = get_encoder(self.encoder.codec, transport.framing)
         self._node.handshake.add(self)
         self._admitted = True
 
@@ -332,7 +332,7 @@ def position_to_recover(
         PositionError: `since` is not a position.
         falcon.HTTPInvalidParam: ``?since=`` is malformed.
     """
-    need_position(since)
+    check_position(since)
     if since is None and media and req.has_param('since'):
         return parse_since(req.get_param('since', default=''))
     return since
@@ -353,7 +353,7 @@ async def serve_websocket(
     node.handshake.check_origin(req)
     node.handshake.check_capacity()
     since = position_to_recover(req, since, media)
-    transport = direct_websocket(req.scope) or AsgiTransport(ws)
+    transport = server_websocket(req.scope) or AsgiTransport(ws)
     connection = PlainConnection(
         node, transport, channel, req, user=user, info=info, media=media
     )
@@ -395,7 +395,7 @@ class _NotAdmittedError(Exception):
 
 
 def _begin_to_read(
-    transport: AsgiTransport | DirectWebSocket, connection: PlainConnection
+    transport: AsgiTransport | ServerWebSocket, connection: PlainConnection
 ) -> asyncio.Task[None] | None:
     """Begin to read; return the task that reads, if the server does not."""
     if isinstance(transport, AsgiTransport):

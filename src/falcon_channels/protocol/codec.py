@@ -1,10 +1,10 @@
-"""The two encodings behind one interface.
+"""The two encodings of the client protocol behind one interface.
 
-`json_codec` and `protobuf_codec` are modules with the same functions; `Codec` is what
-they have in common. Take them from here:
+`json_codec` and `protobuf_codec` are modules with the same functions; `Codec` is their
+common interface. Import them from here:
 
-* `json_codec`, always there;
-* `protobuf_codec()`, which imports google.protobuf when it is first called.
+* `json_codec`, which is always available;
+* `protobuf_codec()`, which imports google.protobuf at the first call.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ['Codec', 'json_codec', 'protobuf_codec']
 
 
 class Codec(Protocol):
-    """One encoding of the client protocol; see `json_codec` for each function."""
+    """One encoding of the client protocol; `json_codec` documents each function."""
 
     @property
     def BINARY(self) -> bool:
@@ -34,40 +34,42 @@ class Codec(Protocol):
 
     @property
     def PING(self) -> bytes:
-        """A server's ping, and a client's pong."""
+        """Bytes of a server's ping and of a client's pong."""
 
     def decode_commands(self, frame: str | bytes) -> list[Command]:
-        """Return the commands of one frame; raise nothing but `ProtocolError`."""
+        """Return the commands of one frame; raise only `ProtocolError`."""
 
     def decode_connect(self, body: str | bytes) -> ConnectRequest:
         """Return the request that opens a unidirectional connection."""
 
     def decode_emulation(self, body: bytes) -> EmulationRequest:
-        """Return commands that came on another request than the replies leave on."""
+        """Return commands of a client whose replies travel on another HTTP response."""
 
     def join(self, messages: Sequence[bytes]) -> bytes:
-        """Return one frame that carries the messages in order."""
+        """Return one frame with the messages in order."""
 
     def encode_reply(self, command_id: int, result: Result) -> bytes:
-        """Return the answer to a command."""
+        """Return the reply to a command."""
 
-    def encode_part(self, publication: Publication) -> bytes:
-        """Return a publication for the `Parts` of a result."""
+    def encode_result_publication(self, publication: Publication) -> bytes:
+        """Return a publication as an item of `EncodedPublications`."""
 
     def encode_error(self, command_id: int, error: ReplyError) -> bytes:
-        """Return the refusal of a command."""
+        """Return the error reply to a command."""
 
     def encode_push(self, channel: str, push: Push) -> bytes:
-        """Return a push about a channel, or about the connection for ``''``."""
+        """Return a push about a channel, or about the connection if it is ``''``."""
 
-    def encode_bare_push(self, channel: str, push: Push) -> bytes:
-        """Return a push as unidirectional transports send it."""
+    def encode_unidirectional_push(self, channel: str, push: Push) -> bytes:
+        """Return a push without an envelope, for unidirectional transports."""
 
     def encode_publication(self, channel: str, publication: Publication) -> bytes:
         """Return the push of a publication."""
 
-    def encode_bare_publication(self, channel: str, publication: Publication) -> bytes:
-        """Return a publication as unidirectional transports send it."""
+    def encode_unidirectional_publication(
+        self, channel: str, publication: Publication
+    ) -> bytes:
+        """Return a publication without an envelope, for unidirectional transports."""
 
 
 def protobuf_codec() -> Codec:

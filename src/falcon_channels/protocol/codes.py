@@ -1,17 +1,18 @@
-"""Every code of the client protocol, as data.
+"""All codes of the client protocol. No other module defines one.
 
-Three kinds, which a client treats in three ways:
+Clients treat the three kinds in three ways:
 
-* a `ReplyError` answers one command; the connection goes on;
-* an `Unsubscribe` ends one subscription; from 2500 up the client subscribes again;
-* a `Disconnect` ends the connection and is the close code of its WebSocket. **The
-  range says what the client does next**: 3500 to 3999 and 4500 to 4999 are final,
-  all others bring it back. An application's own codes are 4000 to 4999.
+* A `ReplyError` answers one command; the connection stays open.
+* An `Unsubscribe` ends one subscription. From code 2500 on, the client subscribes
+  again.
+* A `Disconnect` ends the connection and is the close code of its WebSocket. **Its range
+  says what the client does next**: after 3500 to 3999 and 4500 to 4999 it stays away,
+  after all others it reconnects. An application's own codes are 4000 to 4999.
 
-NOTE: Falcon closes a WebSocket with 3000 + HTTP status, and those numbers mean other
-things here: 3403 would make a client come back for ever, 3500 (an unexpected error)
-would send it away for good. So no error of the application reaches a client of this
-protocol as it is: `disconnect_for_status` and `error_for_status` translate.
+NOTE: Falcon closes a WebSocket with 3000 + HTTP status, and these numbers have another
+meaning here. After 3403 a client would reconnect for ever. After 3500 (an unexpected
+error) it would never reconnect. `disconnect_for_status` and `error_for_status`
+therefore translate every error of the application.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ class ReplyError(NamedTuple):
     """An error in a reply, ``{"code": 103, "message": "permission denied"}``.
 
     Attributes:
-        code: 100 to 113, or 400 to 1999 for an application's own.
-        message: The same in words.
-        temporary: Whether trying again may help; clients then do so by themselves.
+        code: Error code: 100 to 113, or 400 to 1999 for an application's own.
+        message: Description of the error.
+        temporary: Whether a retry may help; clients then retry automatically.
     """
 
     code: int
@@ -37,12 +38,12 @@ class ReplyError(NamedTuple):
 
 
 class Unsubscribe(NamedTuple):
-    """Why the server ended a subscription.
+    """Reason why the server ended a subscription.
 
     Attributes:
-        code: 2000 to 2499 are final, from 2500 up the client subscribes again.
-            An application's own: 2100 to 2499 and 2600 to 2999.
-        reason: The same in words.
+        code: Unsubscribe code. 2000 to 2499 are final; from 2500 on the client
+            subscribes again. An application's own: 2100 to 2499 and 2600 to 2999.
+        reason: Description of the reason.
     """
 
     code: int
@@ -50,16 +51,16 @@ class Unsubscribe(NamedTuple):
 
     @property
     def resubscribes(self) -> bool:
-        """Whether the client comes back by itself."""
+        """Whether the client subscribes again automatically."""
         return self.code >= FIRST_RESUBSCRIBE_CODE
 
 
 class Disconnect(NamedTuple):
-    """Why the server ended a connection.
+    """Reason why the server ended a connection.
 
     Attributes:
-        code: The close code of the WebSocket.
-        reason: Plain words, under 124 bytes, and not something that parses as JSON.
+        code: Close code of the WebSocket.
+        reason: Text of at most 123 bytes that does not parse as JSON.
     """
 
     code: int
@@ -67,19 +68,19 @@ class Disconnect(NamedTuple):
 
     @property
     def reconnects(self) -> bool:
-        """Whether the client comes back by itself."""
+        """Whether the client reconnects automatically."""
         return reconnects(self.code)
 
 
 FIRST_RESUBSCRIBE_CODE: Final = 2500
 
 _MAX_MESSAGE_CHARACTERS: Final = 500
-#: What a close frame has room for (RFC 6455 section 5.5).
+#: Maximum size of the reason in a close frame (RFC 6455 section 5.5).
 MAX_REASON_BYTES: Final = 123
 
 
 def reconnects(code: int) -> bool:
-    """Return whether clients come back after a connection ended with this code."""
+    """Return whether clients reconnect after a connection ended with this code."""
     return not (3500 <= code <= 3999 or 4500 <= code <= 4999)
 
 
@@ -98,7 +99,7 @@ TOO_MANY_REQUESTS: Final = ReplyError(111, 'too many requests', temporary=True)
 UNRECOVERABLE_POSITION: Final = ReplyError(112, 'unrecoverable position')
 CONCURRENT_PAGINATION: Final = ReplyError(113, 'concurrent pagination', temporary=True)
 
-#: All errors of the protocol by their codes.
+#: All errors of the protocol by code.
 REPLY_ERRORS: Final[dict[int, ReplyError]] = {
     error.code: error
     for error in (
@@ -124,7 +125,7 @@ UNSUBSCRIBE_INSUFFICIENT: Final = Unsubscribe(2500, 'insufficient state')
 UNSUBSCRIBE_EXPIRED: Final = Unsubscribe(2501, 'subscription expired')
 UNSUBSCRIBE_INVALIDATED: Final = Unsubscribe(2502, 'state invalidated')
 
-#: All unsubscribe codes of the protocol.
+#: All unsubscribe reasons of the protocol by code.
 UNSUBSCRIBES: Final[dict[int, Unsubscribe]] = {
     row.code: row
     for row in (
@@ -158,7 +159,7 @@ DISCONNECT_PERMISSION_DENIED: Final = Disconnect(3507, 'permission denied')
 DISCONNECT_NOT_AVAILABLE: Final = Disconnect(3508, 'not available')
 DISCONNECT_TOO_MANY_ERRORS: Final = Disconnect(3509, 'too many errors')
 
-#: All disconnect codes of the protocol.
+#: All disconnect reasons of the protocol by code.
 DISCONNECTS: Final[dict[int, Disconnect]] = {
     row.code: row
     for row in (
@@ -187,8 +188,8 @@ DISCONNECTS: Final[dict[int, Disconnect]] = {
     )
 }
 
-# What a client does after each is the point: somebody without rights must not come
-# back for ever, and a broken server must not lose its clients for good.
+# The codes are chosen by the client's reaction: a client without permission must not
+# reconnect for ever, and a broken server must not lose its clients for good.
 _DISCONNECT_BY_STATUS: Final[dict[int, Disconnect]] = {
     401: DISCONNECT_INVALID_TOKEN,
     403: DISCONNECT_PERMISSION_DENIED,
@@ -206,19 +207,22 @@ _ERROR_BY_STATUS: Final[dict[int, ReplyError]] = {
 }
 
 
-def error_in_words(error: ReplyError, words: str | None) -> ReplyError:
-    """Return an error whose message is the application's own, if it has one."""
-    return error._replace(message=words[:_MAX_MESSAGE_CHARACTERS]) if words else error
+def error_with_message(error: ReplyError, message: str | None) -> ReplyError:
+    """Return the error with the application's message, if there is one."""
+    if not message:
+        return error
+    return error._replace(message=message[:_MAX_MESSAGE_CHARACTERS])
 
 
-def disconnect_in_words(disconnect: Disconnect, words: str | None) -> Disconnect:
-    """Return a disconnect whose reason is the application's own, if it can be one.
+def disconnect_with_reason(disconnect: Disconnect, reason: str | None) -> Disconnect:
+    """Return the disconnect with the application's reason, if it is usable.
 
-    NOTE: RFC 6455 section 5.5 leaves 123 bytes for it, and SDKs look for JSON in it.
+    NOTE: SDKs parse a reason that is JSON, so such a reason is not used. A longer
+    reason than 123 bytes is truncated (RFC 6455 section 5.5).
     """
-    if not words:
+    if not reason:
         return disconnect
-    reason = words.encode()[:MAX_REASON_BYTES].decode(errors='ignore')
+    reason = reason.encode()[:MAX_REASON_BYTES].decode(errors='ignore')
     try:
         msgspec.json.decode(reason)
     except msgspec.DecodeError:
@@ -227,10 +231,10 @@ def disconnect_in_words(disconnect: Disconnect, words: str | None) -> Disconnect
 
 
 def disconnect_for_status(status: int) -> Disconnect:
-    """Return how a connection ends where the application raised an HTTP status.
+    """Return the disconnect for an HTTP status that the application raised.
 
-    401 is 3500, 403 is 3507, 429 is 3013, 503 is 3001, other 4xx are 3501; all else
-    is a fault of the server's side, 3004, after which clients come back.
+    401 is 3500, 403 is 3507, 429 is 3013, 503 is 3001, other 4xx are 3501. Any other
+    status is a server error, 3004, after which clients reconnect.
     """
     row = _DISCONNECT_BY_STATUS.get(status)
     if row is not None:
@@ -239,10 +243,10 @@ def disconnect_for_status(status: int) -> Disconnect:
 
 
 def error_for_status(status: int) -> ReplyError:
-    """Return what a command is answered where the application raised an HTTP status.
+    """Return the error reply for an HTTP status that the application raised.
 
     401 is 101, 403 is 103, 404 is 102, 405 and 501 are 108, 413 is 106, 429 is 111,
-    other 4xx are 107; all else is 100, which is temporary.
+    other 4xx are 107. Any other status is 100, which is temporary.
     """
     row = _ERROR_BY_STATUS.get(status)
     if row is not None:

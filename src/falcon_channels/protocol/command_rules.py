@@ -1,16 +1,16 @@
-"""Which command is legal when: one table.
+"""Which command a client may send in which state: one table.
 
-A connection of the protocol is in one of the states of `State`; what it may send is
-a row of `TABLE`. The rules behind the rows:
+A connection is in one of the states of `ConnectionState`. Its row of `COMMAND_ACTIONS`
+says what happens to each command. The rules behind the table:
 
-* nothing but ``connect`` comes first, and it comes once;
-* the commands behind a ``connect`` in one frame wait until it is answered: whoever
-  feeds commands one by one never meets the state between;
-* where the server refused ``connect`` with an error, the rest of what the client has
-  already sent is dropped without a word: it cannot know yet;
-* a pong is legal only while a ping waits for it, else a client could hold a
-  connection open, or keep the server busy, with empty commands;
-* a unidirectional client is not listened to: it has said all with its one message.
+* ``connect`` is the first command, and it is sent once.
+* Commands after ``connect`` in the same frame wait until it is answered. Code that
+  checks one command at a time never sees the state in between.
+* After the server refused ``connect`` with an error, further commands are ignored. The
+  client may have sent them before it received the error.
+* A pong is allowed only while the server waits for one. Otherwise a client could keep a
+  connection open, or keep the server busy, with empty commands.
+* Commands of a unidirectional client are ignored; its first message was everything.
 """
 
 from __future__ import annotations
@@ -33,35 +33,35 @@ from falcon_channels.protocol.messages import SubscribeRequest
 from falcon_channels.protocol.messages import UnsubscribeRequest
 
 
-class State(Enum):
-    """Where a connection of the protocol is."""
+class ConnectionState(Enum):
+    """State of a connection of the client protocol."""
 
-    #: Before a successful connect.
+    #: Before a successful ``connect``.
     NEW = 'new'
-    #: Connected; no ping is on its way.
+    #: Connected; the server waits for no pong.
     CONNECTED = 'connected'
-    #: Connected; the server has sent a ping and wants a pong.
+    #: Connected; the server has sent a ping and waits for the pong.
     PINGED = 'pinged'
-    #: Connect was answered with an error: nothing more is read.
+    #: ``connect`` was answered with an error; further commands are ignored.
     REFUSED = 'refused'
-    #: Connected in one direction only.
+    #: Connected; the client only listens.
     UNIDIRECTIONAL = 'unidirectional'
-    #: Over, or closing.
+    #: Closed or closing.
     CLOSED = 'closed'
 
 
-class Verdict(Enum):
-    """What to do with a command."""
+class CommandAction(Enum):
+    """What the server does with a command."""
 
-    #: Carry it out.
+    #: Execute it.
     ACCEPT = 'accept'
-    #: Drop it in silence.
+    #: Drop it without an answer.
     IGNORE = 'ignore'
-    #: End the connection with 3501, bad request.
+    #: Close the connection with 3501 (bad request).
     DISCONNECT = 'disconnect'
 
 
-#: The kind of a pong in `TABLE`.
+#: Name of a pong in `COMMAND_ACTIONS`.
 PONG: Final = 'pong'
 
 _AFTER_CONNECT: Final = tuple(
@@ -82,23 +82,26 @@ _AFTER_CONNECT: Final = tuple(
 )
 _KINDS: Final = (ConnectRequest.field, *_AFTER_CONNECT, PONG)
 
-#: All states and all kinds of commands.
-TABLE: Final[dict[tuple[State, str], Verdict]] = {
-    **{(State.NEW, kind): Verdict.DISCONNECT for kind in _KINDS},
-    (State.NEW, ConnectRequest.field): Verdict.ACCEPT,
-    **{(State.CONNECTED, kind): Verdict.ACCEPT for kind in _AFTER_CONNECT},
-    (State.CONNECTED, ConnectRequest.field): Verdict.DISCONNECT,
-    (State.CONNECTED, PONG): Verdict.DISCONNECT,
-    **{(State.PINGED, kind): Verdict.ACCEPT for kind in _AFTER_CONNECT},
-    (State.PINGED, ConnectRequest.field): Verdict.DISCONNECT,
-    (State.PINGED, PONG): Verdict.ACCEPT,
-    **{(State.REFUSED, kind): Verdict.IGNORE for kind in _KINDS},
-    **{(State.UNIDIRECTIONAL, kind): Verdict.IGNORE for kind in _KINDS},
-    **{(State.CLOSED, kind): Verdict.IGNORE for kind in _KINDS},
+#: Action for every state and every kind of command.
+COMMAND_ACTIONS: Final[dict[tuple[ConnectionState, str], CommandAction]] = {
+    **{(ConnectionState.NEW, kind): CommandAction.DISCONNECT for kind in _KINDS},
+    (ConnectionState.NEW, ConnectRequest.field): CommandAction.ACCEPT,
+    **{
+        (ConnectionState.CONNECTED, kind): CommandAction.ACCEPT
+        for kind in _AFTER_CONNECT
+    },
+    (ConnectionState.CONNECTED, ConnectRequest.field): CommandAction.DISCONNECT,
+    (ConnectionState.CONNECTED, PONG): CommandAction.DISCONNECT,
+    **{(ConnectionState.PINGED, kind): CommandAction.ACCEPT for kind in _AFTER_CONNECT},
+    (ConnectionState.PINGED, ConnectRequest.field): CommandAction.DISCONNECT,
+    (ConnectionState.PINGED, PONG): CommandAction.ACCEPT,
+    **{(ConnectionState.REFUSED, kind): CommandAction.IGNORE for kind in _KINDS},
+    **{(ConnectionState.UNIDIRECTIONAL, kind): CommandAction.IGNORE for kind in _KINDS},
+    **{(ConnectionState.CLOSED, kind): CommandAction.IGNORE for kind in _KINDS},
 }
 
 
-def judge(state: State, command: Command) -> Verdict:
-    """Return what to do with `command` in `state`."""
+def check_command(state: ConnectionState, command: Command) -> CommandAction:
+    """Return what the server does with `command` in `state`."""
     request = command.request
-    return TABLE[state, PONG if request is None else request.field]
+    return COMMAND_ACTIONS[state, PONG if request is None else request.field]

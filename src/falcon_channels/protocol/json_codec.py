@@ -1,19 +1,19 @@
-"""JSON: commands in, replies and pushes out.
+"""JSON: decodes commands, encodes replies and pushes.
 
-A frame is one text message (or HTTP body): JSON objects separated by one ``\\n``,
-with or without one at the end, in both directions. `decode_commands` reads it;
-the ``encode_`` functions return one object each, and `join` makes a frame of several.
+A frame is one text message (or HTTP body): JSON objects separated by ``\\n``, with or
+without a trailing one, in both directions. `decode_commands` reads a frame. The
+``encode_`` functions return one object each, and `join` makes a frame of several.
 
-Reading is strict, because what is read here is spliced into what others are sent:
+Decoding is strict, because decoded payloads are spliced into messages to other clients:
 
-* every object is whole, valid JSON in UTF-8: no NaN or Infinity, no number beyond a
-  double, no lone surrogate, and no more than `MAX_DEPTH` levels in a payload;
-* an envelope has no key twice. Which of the two counts is a question on which
-  parsers differ, and a proxy that checked the first would let the second pass;
-* whatever is wrong raises `ProtocolError` and nothing else.
+* Every object is complete, valid JSON in UTF-8: no NaN or Infinity, no number beyond a
+  double, no lone surrogate, and at most `MAX_DEPTH` levels in a payload.
+* No envelope has a duplicate key. Parsers differ on which of the two values counts. A
+  proxy that checks the first one would let the second one pass.
+* Every error is a `ProtocolError`; no other exception is raised.
 
-Fields that this package does not know are passed over, as in Protobuf: clients get
-new ones. ``null`` is the same as leaving a field out, except for a payload.
+Unknown fields are ignored, as in Protobuf, because newer clients send more of them.
+``null`` has the same meaning as a missing field, except for a payload.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from falcon_channels.protocol.json_wire import WirePublish
 from falcon_channels.protocol.json_wire import WireRefresh
 from falcon_channels.protocol.json_wire import WireRpc
 from falcon_channels.protocol.json_wire import WireSend
-from falcon_channels.protocol.json_wire import WireSub
 from falcon_channels.protocol.json_wire import WireSubRefresh
+from falcon_channels.protocol.json_wire import WireSubscribe
 from falcon_channels.protocol.json_wire import WireUnsubscribe
 from falcon_channels.protocol.messages import Command
 from falcon_channels.protocol.messages import ConnectRequest
 from falcon_channels.protocol.messages import EmulationRequest
+from falcon_channels.protocol.messages import EncodedPublications
 from falcon_channels.protocol.messages import Message
-from falcon_channels.protocol.messages import Parts
 from falcon_channels.protocol.messages import Push
 from falcon_channels.protocol.messages import Request
 from falcon_channels.protocol.messages import Result
@@ -53,11 +53,11 @@ from falcon_channels.publication import Publication
 
 #: Whether frames are binary messages.
 BINARY: Final = False
-#: A server's ping, and a client's pong.
+#: Bytes of a server's ping and of a client's pong.
 PING: Final = b'{}'
-#: How deep a payload may nest.
+#: Maximum nesting depth of a payload, in levels.
 MAX_DEPTH: Final = 32
-# The envelope around a payload: the command and the request.
+# Levels of the envelope around a payload: the command and the request.
 _ENVELOPE_DEPTH: Final = 2
 
 _REQUEST_FIELDS: Final = frozenset(WireCommand.__struct_fields__) - {'id'}
@@ -68,17 +68,17 @@ _decode_connect = msgspec.json.Decoder(WireConnect).decode
 _decode_emulation = msgspec.json.Decoder(WireEmulation).decode
 _encode = msgspec.json.Encoder().encode
 
-# ---- Reading -------------------------------------------------------------------
+# ---- Decoding ------------------------------------------------------------------
 
 
 def decode_commands(frame: str | bytes) -> list[Command]:
     """Return the commands of one frame, in order.
 
     Args:
-        frame: A text message, or its bytes. Its size is the transport's to limit.
+        frame: Text message, or its bytes. The transport limits its size.
 
     Raises:
-        ProtocolError: Not a frame of commands; close with its code.
+        ProtocolError: Not a frame of commands. Close the connection with its code.
     """
     lines = _bytes(frame).split(b'\n')
     if len(lines) > 1 and not lines[-1]:
@@ -87,39 +87,39 @@ def decode_commands(frame: str | bytes) -> list[Command]:
 
 
 def decode_connect(body: str | bytes) -> ConnectRequest:
-    """Return the bare request that opens a unidirectional connection.
+    """Return the request that opens a unidirectional connection.
 
-    The shape is ``{"token": "...", "subs": {}}``, without an envelope.
+    Its form is ``{"token": "...", "subs": {}}``, without an envelope.
 
     Raises:
-        ProtocolError: Not a connect request; close with its code.
+        ProtocolError: Not a connect request. Close the connection with its code.
     """
     text = _bytes(body)
     _check(text)
     wire: WireConnect = _parse(text, _decode_connect)
     if not _envelope_is_unique(text, payload_level=1):
-        raise ProtocolError('a key of the connect request is there twice')
-    return wire.request()
+        raise ProtocolError('the connect request has a duplicate key')
+    return wire.to_request()
 
 
 def decode_emulation(body: bytes) -> EmulationRequest:
-    """Return the body ``{"session": "...", "node": "...", "data": "<frame>"}``.
+    """Decode the body ``{"session": "...", "node": "...", "data": "<frame>"}``.
 
     Raises:
-        ProtocolError: Not such a body; answer 400.
+        ProtocolError: Not such a body. Answer with HTTP 400.
     """
     _check(body)
     wire: WireEmulation = _parse(body, _decode_emulation)
     if not _envelope_is_unique(body, payload_level=0):
-        raise ProtocolError('a key of the emulation request is there twice')
+        raise ProtocolError('the emulation request has a duplicate key')
     return EmulationRequest(wire.session, wire.node, wire.data.encode())
 
 
 def check_payload(data: bytes) -> None:
-    """Return if `data` is JSON that every client can read.
+    """Check that `data` is JSON that every client can read.
 
     Raises:
-        ProtocolError: Not JSON in UTF-8, a number that no double holds, a lone
+        ProtocolError: Not JSON in UTF-8, or it has a number beyond a double, a lone
             surrogate, or more than `MAX_DEPTH` levels.
     """
     _parse(data, _decode_any)
@@ -142,21 +142,21 @@ def _bytes(frame: str | bytes) -> bytes:
     try:
         return frame.encode()
     except UnicodeEncodeError as ex:
-        raise ProtocolError('text that is not Unicode') from ex
+        raise ProtocolError('the text has a lone surrogate') from ex
 
 
 def _parse(text: bytes, decode: Any) -> Any:
     try:
         return decode(text)
     except (ValueError, RecursionError) as ex:
-        # NOTE: msgspec's own errors and UnicodeDecodeError are all ValueError.
-        raise ProtocolError(f'not the JSON that was expected: {ex}') from ex
+        # NOTE: ValueError is the base of msgspec's errors and of UnicodeDecodeError.
+        raise ProtocolError(f'not the expected JSON: {ex}') from ex
 
 
 def _check(text: bytes) -> Any:
-    # PERF: raw payloads are passed over when a message is decoded into its type,
-    #   numbers and UTF-8 unchecked, so each text is decoded twice. That costs 0.4 us
-    #   for a chat message; finding out in each subscriber costs more.
+    # PERF: decoding into a type skips raw payloads without a check of numbers and
+    #   UTF-8. Each text is therefore decoded twice. That costs 0.4 us for a chat
+    #   message; an error in every subscriber costs more.
     value = _parse(text, _decode_any)
     if _depth(text) > MAX_DEPTH + _ENVELOPE_DEPTH:
         raise ProtocolError(f'JSON nests deeper than {MAX_DEPTH} levels')
@@ -173,20 +173,20 @@ def _command(line: bytes) -> Command:
         value = getattr(wire, name) if name in _REQUEST_FIELDS else None
         if value is not None:
             if found is not None:
-                raise ProtocolError('a command with two requests')
+                raise ProtocolError('a command has two requests')
             found = value
     if not (
         _is_simple(line, parsed, found) or _envelope_is_unique(line, payload_level=2)
     ):
-        raise ProtocolError('a key of a command is there twice')
+        raise ProtocolError('a command has a duplicate key')
     command_id = wire.id or 0
     if found is None:
         if parsed:
-            raise ProtocolError('a command without a request that is known')
+            raise ProtocolError('a command has no known request')
         return Command(0, None)
-    request: Request = found.request()
+    request: Request = found.to_request()
     if not command_id and not isinstance(request, SendRequest):
-        raise ProtocolError(f'{request.field} without an id')
+        raise ProtocolError(f'the command {request.field} has no id')
     return Command(command_id, request)
 
 
@@ -195,7 +195,7 @@ def _command(line: bytes) -> Command:
 _STRING: Final = rb'"(?:[^"\\]++|\\.)*+"'
 _strip_strings = re.compile(_STRING).sub
 _brackets = re.compile(rb'[\[{]+|[\]}]+').finditer
-# A name of the envelope spelled with escapes, `"\\u0063hannel":`, or what may be one.
+# A name of the envelope that is or may be written with escapes: `"\\u0063hannel":`.
 _hidden_name = re.compile(
     rb'\\u[0-9a-fA-F]{4}(?:[a-z_]|\\u[0-9a-fA-F]{4}){0,13}+"\s*:'
 ).search
@@ -203,7 +203,7 @@ _tokens = re.compile(rb'(' + _STRING + rb')(\s*:)?|([{}\[\]])').finditer
 
 
 def _depth(text: bytes) -> int:
-    """Return how deep valid JSON nests, or less than it may if that is plain."""
+    """Return the nesting depth of valid JSON, or an upper bound within the limit."""
     opening = text.count(b'{') + text.count(b'[')
     if opening <= MAX_DEPTH:
         return opening
@@ -218,8 +218,8 @@ def _depth(text: bytes) -> int:
     return deepest
 
 
-# The names that count in a command, by the type on the wire. Connect is not here: the
-# names of its subscriptions are repeated by right.
+# The names that may occur once in a command, by type on the wire. Connect is missing,
+# because each of its subscriptions repeats the same names.
 _NAMES: Final[dict[Any, tuple[str, Set[str], Set[str], tuple[bytes, ...]]]] = {
     wire: (
         field,
@@ -230,7 +230,7 @@ _NAMES: Final[dict[Any, tuple[str, Set[str], Set[str], tuple[bytes, ...]]]] = {
         ),
     )
     for field, wire in (
-        ('subscribe', WireSub),
+        ('subscribe', WireSubscribe),
         ('unsubscribe', WireUnsubscribe),
         ('publish', WirePublish),
         ('send', WireSend),
@@ -242,14 +242,14 @@ _NAMES: Final[dict[Any, tuple[str, Set[str], Set[str], tuple[bytes, ...]]]] = {
 
 
 def _is_simple(line: bytes, parsed: dict[str, Any], wire: Any) -> bool:
-    """Return whether it is plain, from counting, that no key is there twice.
+    """Return whether counting names is enough to rule out a duplicate key.
 
-    PERF: most lines are; the exact answer costs several times as much.
+    PERF: it is enough for most lines; the exact check costs several times as much.
 
     Args:
-        line: The command.
-        parsed: What a parser made of it.
-        wire: Its request.
+        line: The command as JSON.
+        parsed: The decoded command.
+        wire: The request of the command.
     """
     row = _NAMES.get(type(wire))
     if row is None or (b'\\u' in line and _hidden_name(line)):
@@ -261,14 +261,14 @@ def _is_simple(line: bytes, parsed: dict[str, Any], wire: Any) -> bool:
 
 
 def _envelope_is_unique(text: bytes, payload_level: int) -> bool:
-    """Return whether no object of the envelope of valid JSON has a key twice.
+    """Return whether no object of the envelope has a duplicate key.
 
     Args:
         text: Valid JSON.
-        payload_level: How many objects there are around a key ``data`` that holds
-            a payload, which is the application's own and not looked into.
+        payload_level: Number of objects around a key ``data`` that holds a payload.
+            Payloads belong to the application and are not checked.
     """
-    # The keys of each open object of the envelope, None for what is not looked into.
+    # The keys of each open object of the envelope; None for an unchecked value.
     open_objects: list[set[str] | None] = []
     key = ''
     for match in _tokens(text):
@@ -285,34 +285,34 @@ def _envelope_is_unique(text: bytes, payload_level: int) -> bool:
         else:
             inside = len(open_objects)
             opaque = inside == payload_level and key == 'data'
-            looked_into = bracket == b'{' and not (
+            checked = bracket == b'{' and not (
                 inside and (open_objects[-1] is None or opaque)
             )
-            open_objects.append(set() if looked_into else None)
+            open_objects.append(set() if checked else None)
     return True
 
 
-# ---- Writing -------------------------------------------------------------------
+# ---- Encoding ------------------------------------------------------------------
 
 
 def join(messages: Sequence[bytes]) -> bytes:
-    """Return one frame that carries the messages in order."""
+    """Return one frame with the messages in order."""
     return b'\n'.join(messages)
 
 
 def encode_reply(command_id: int, result: Result) -> bytes:
     """Return ``{"id":2,"subscribe":{"recoverable":true,"offset":7}}``.
 
-    The result is there even when it is empty; zero values are left out of it.
+    The result is present even if it is empty; its zero values are left out.
     """
     return b'{"id":%d,"%s":%s}' % (command_id, result.field.encode(), _body(result))
 
 
-def encode_part(publication: Publication) -> bytes:
-    """Return a publication for the `Parts` of a result, ``{"data":...,"offset":1}``.
+def encode_result_publication(publication: Publication) -> bytes:
+    """Return ``{"data":...,"offset":1}``, an item of `EncodedPublications`.
 
     Raises:
-        ProtocolError: The payload is binary: code 3506.
+        ProtocolError: The payload is binary. Its code is 3506.
     """
     return _publication(publication)
 
@@ -329,14 +329,14 @@ def encode_push(channel: str, push: Push) -> bytes:
     """Return ``{"push":{"channel":"rooms:1","join":{"info":{...}}}}``.
 
     Args:
-        channel: The channel; ``''`` for a push about the connection.
-        push: What to say.
+        channel: Name of the channel; ``''`` for a push about the connection.
+        push: Content of the push.
     """
-    return b'{"push":%s}' % encode_bare_push(channel, push)
+    return b'{"push":%s}' % encode_unidirectional_push(channel, push)
 
 
-def encode_bare_push(channel: str, push: Push) -> bytes:
-    """Return a push as unidirectional transports send it, without ``{"push":...}``."""
+def encode_unidirectional_push(channel: str, push: Push) -> bytes:
+    """Return a push for unidirectional transports, without ``{"push":...}``."""
     if not channel:
         return b'{"%s":%s}' % (push.field.encode(), _body(push))
     return b'{"channel":%s,"%s":%s}' % (
@@ -349,23 +349,23 @@ def encode_bare_push(channel: str, push: Push) -> bytes:
 def encode_publication(channel: str, publication: Publication) -> bytes:
     """Return ``{"push":{"channel":"rooms:1","pub":{"data":...,"offset":1}}}``.
 
-    PERF: called once for a publication, however many subscribers there are.
+    PERF: called once per publication, however many subscribers there are.
 
     Raises:
-        ProtocolError: The payload is binary: code 3506.
+        ProtocolError: The payload is binary. Its code is 3506.
     """
-    return b'{"push":%s}' % encode_bare_publication(channel, publication)
+    return b'{"push":%s}' % encode_unidirectional_publication(channel, publication)
 
 
-def encode_bare_publication(channel: str, publication: Publication) -> bytes:
-    """Return a publication as unidirectional transports send it."""
+def encode_unidirectional_publication(channel: str, publication: Publication) -> bytes:
+    """Return a publication without an envelope, for unidirectional transports."""
     return b'{"channel":%s,"pub":%s}' % (_encode(channel), _publication(publication))
 
 
-def one_line(data: bytes) -> bytes:
-    """Return JSON without raw line ends, which separate messages here and in SSE.
+def remove_line_breaks(data: bytes) -> bytes:
+    """Return JSON without raw line breaks, which separate messages here and in SSE.
 
-    Valid JSON has them between tokens only; in its strings they are escaped.
+    Valid JSON has line breaks only between tokens; inside strings they are escaped.
     """
     if b'\n' in data or b'\r' in data:
         return data.translate(None, b'\r\n')
@@ -373,17 +373,17 @@ def one_line(data: bytes) -> bytes:
 
 
 def publication_fields(publication: Publication) -> bytes:
-    """Return the inside of a publication's object, ``"data":...,"offset":1``.
+    """Return the fields of a publication without braces, ``"data":...,"offset":1``.
 
     Raises:
-        ProtocolError: The payload is binary: code 3506.
+        ProtocolError: The payload is binary. Its code is 3506.
     """
     if publication.binary:
         raise ProtocolError(
-            'a binary publication for a connection that speaks JSON',
+            'a binary publication cannot be sent to a JSON connection',
             *DISCONNECT_INAPPROPRIATE_PROTOCOL,
         )
-    parts = [b'"data":', one_line(publication.data) or b'null']
+    parts = [b'"data":', remove_line_breaks(publication.data) or b'null']
     if publication.info is not None:
         parts += (b',"info":', _encode(_wire(publication.info)))
     if publication.offset:
@@ -404,9 +404,9 @@ def _body(message: Message) -> bytes:
 
 
 def _wire(value: Any) -> Any:
-    """Return values that msgspec writes: payloads spliced, zero values left out."""
+    """Return a value for msgspec: payloads spliced in, zero values left out."""
     if isinstance(value, bytes):
-        return msgspec.Raw(one_line(value))
+        return msgspec.Raw(remove_line_breaks(value))
     if isinstance(value, Message):
         return {
             name: _wire(item)
@@ -423,7 +423,11 @@ def _wire(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _wire(item) for key, item in value.items()}
     if isinstance(value, list):
-        # NOTE: the only lists of the protocol are those of publications.
-        parts = value if isinstance(value, Parts) else map(_publication, value)
+        # NOTE: the only lists in the protocol are lists of publications.
+        parts = (
+            value
+            if isinstance(value, EncodedPublications)
+            else map(_publication, value)
+        )
         return msgspec.Raw(b'[%s]' % b','.join(parts))
     return value

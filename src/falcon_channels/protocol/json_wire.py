@@ -1,7 +1,7 @@
-"""What commands look like in JSON: the types that `json_codec` decodes into.
+"""The JSON form of commands: the types that `json_codec` decodes into.
 
-They mirror messages.py, with payloads left raw, numbers bounded and ``null`` allowed
-for every field, where it means the same as leaving the field out.
+They mirror messages.py. Payloads stay raw, and numbers are bounded. Every field may be
+``null``, which has the same meaning as a missing field.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from falcon_channels.protocol.messages import UnsubscribeRequest
 from falcon_channels.publication import Position
 
 _Id = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
-# NOTE: 63 bits, though the protocol has 64: stores keep signed integers, and nobody
-#   publishes that often.
+# NOTE: the protocol has 64 bits, but stores have signed integers. 63 bits are enough
+#   for any number of publications.
 _Offset = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _Int32 = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
 _Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
@@ -35,7 +35,7 @@ _Raw = msgspec.Raw
 _NOTHING: Final = msgspec.Raw()
 
 
-class WireSub(msgspec.Struct):
+class WireSubscribe(msgspec.Struct):
     """A subscribe request, and one of the subscriptions of a connect request."""
 
     channel: str | None = None
@@ -52,8 +52,8 @@ class WireSub(msgspec.Struct):
     flag: _Int64 | None = None
     type: _Int32 | None = None
 
-    def request(self) -> SubscribeRequest:
-        """Return it with payloads as bytes and nulls as zero values."""
+    def to_request(self) -> SubscribeRequest:
+        """Return the request with payloads as bytes and nulls as zero values."""
         return SubscribeRequest(
             channel=self.channel or '',
             token=self.token or '',
@@ -76,18 +76,18 @@ class WireConnect(msgspec.Struct):
 
     token: str | None = None
     data: _Raw = _NOTHING
-    subs: dict[str, WireSub | None] | None = None
+    subs: dict[str, WireSubscribe | None] | None = None
     name: str | None = None
     version: str | None = None
     headers: dict[str, str] | None = None
 
-    def request(self) -> ConnectRequest:
-        """Return it with payloads as bytes and nulls as zero values."""
+    def to_request(self) -> ConnectRequest:
+        """Return the request with payloads as bytes and nulls as zero values."""
         return ConnectRequest(
             token=self.token or '',
             data=bytes(self.data) or None,
             subs={
-                channel: sub.request() if sub else SubscribeRequest()
+                channel: sub.to_request() if sub else SubscribeRequest()
                 for channel, sub in (self.subs or {}).items()
             },
             name=self.name or '',
@@ -97,46 +97,46 @@ class WireConnect(msgspec.Struct):
 
 
 class WireUnsubscribe(msgspec.Struct):
-    """See the request of this name in messages.py."""
+    """JSON form of `UnsubscribeRequest`."""
 
     channel: str | None = None
 
-    def request(self) -> UnsubscribeRequest:
-        """Return it with payloads as bytes and nulls as zero values."""
+    def to_request(self) -> UnsubscribeRequest:
+        """Return the request with payloads as bytes and nulls as zero values."""
         return UnsubscribeRequest(self.channel or '')
 
 
 class WirePublish(msgspec.Struct):
-    """See the request of this name in messages.py."""
+    """JSON form of `PublishRequest`."""
 
     channel: str | None = None
     data: _Raw = _NOTHING
     type: _Int32 | None = None
 
-    def request(self) -> PublishRequest:
-        """Return it with payloads as bytes and nulls as zero values."""
+    def to_request(self) -> PublishRequest:
+        """Return the request with payloads as bytes and nulls as zero values."""
         return PublishRequest(
             self.channel or '', bytes(self.data) or None, self.type or 0
         )
 
 
 class WirePresence(msgspec.Struct):
-    """See the request of this name in messages.py."""
+    """JSON form of `PresenceRequest`."""
 
     channel: str | None = None
 
-    def request(self) -> PresenceRequest:
-        """Return it with payloads as bytes and nulls as zero values."""
+    def to_request(self) -> PresenceRequest:
+        """Return the request with payloads as bytes and nulls as zero values."""
         return PresenceRequest(self.channel or '')
 
 
 class WirePresenceStats(msgspec.Struct):
-    """See the request of this name in messages.py."""
+    """JSON form of `PresenceStatsRequest`."""
 
     channel: str | None = None
 
-    def request(self) -> PresenceStatsRequest:
-        """Return it with payloads as bytes and nulls as zero values."""
+    def to_request(self) -> PresenceStatsRequest:
+        """Return the request with payloads as bytes and nulls as zero values."""
         return PresenceStatsRequest(self.channel or '')
 
 
@@ -148,15 +148,15 @@ class WireSince(msgspec.Struct):
 
 
 class WireHistory(msgspec.Struct):
-    """See the request of this name in messages.py."""
+    """JSON form of `HistoryRequest`."""
 
     channel: str | None = None
     limit: _Int32 | None = None
     since: WireSince | None = None
     reverse: bool | None = None
 
-    def request(self) -> HistoryRequest:
-        """Return it with payloads as bytes and nulls as zero values."""
+    def to_request(self) -> HistoryRequest:
+        """Return the request with payloads as bytes and nulls as zero values."""
         since = self.since
         return HistoryRequest(
             channel=self.channel or '',
@@ -167,62 +167,62 @@ class WireHistory(msgspec.Struct):
 
 
 class WirePing(msgspec.Struct):
-    """See the request of this name in messages.py."""
+    """JSON form of `PingRequest`."""
 
-    def request(self) -> PingRequest:
-        """Return it with payloads as bytes and nulls as zero values."""
+    def to_request(self) -> PingRequest:
+        """Return the request with payloads as bytes and nulls as zero values."""
         return PingRequest()
 
 
 class WireSend(msgspec.Struct):
-    """See the request of this name in messages.py."""
+    """JSON form of `SendRequest`."""
 
     data: _Raw = _NOTHING
 
-    def request(self) -> SendRequest:
-        """Return it with payloads as bytes and nulls as zero values."""
+    def to_request(self) -> SendRequest:
+        """Return the request with payloads as bytes and nulls as zero values."""
         return SendRequest(bytes(self.data) or None)
 
 
 class WireRpc(msgspec.Struct):
-    """See the request of this name in messages.py."""
+    """JSON form of `RpcRequest`."""
 
     data: _Raw = _NOTHING
     method: str | None = None
 
-    def request(self) -> RpcRequest:
-        """Return it with payloads as bytes and nulls as zero values."""
+    def to_request(self) -> RpcRequest:
+        """Return the request with payloads as bytes and nulls as zero values."""
         return RpcRequest(bytes(self.data) or None, self.method or '')
 
 
 class WireRefresh(msgspec.Struct):
-    """See the request of this name in messages.py."""
+    """JSON form of `RefreshRequest`."""
 
     token: str | None = None
 
-    def request(self) -> RefreshRequest:
-        """Return it with payloads as bytes and nulls as zero values."""
+    def to_request(self) -> RefreshRequest:
+        """Return the request with payloads as bytes and nulls as zero values."""
         return RefreshRequest(self.token or '')
 
 
 class WireSubRefresh(msgspec.Struct):
-    """See the request of this name in messages.py."""
+    """JSON form of `SubRefreshRequest`."""
 
     channel: str | None = None
     token: str | None = None
     type: _Int32 | None = None
 
-    def request(self) -> SubRefreshRequest:
-        """Return it with payloads as bytes and nulls as zero values."""
+    def to_request(self) -> SubRefreshRequest:
+        """Return the request with payloads as bytes and nulls as zero values."""
         return SubRefreshRequest(self.channel or '', self.token or '', self.type or 0)
 
 
 class WireCommand(msgspec.Struct):
-    """A command; of its requests one is there."""
+    """A command with exactly one of the requests."""
 
     id: _Id | None = None
     connect: WireConnect | None = None
-    subscribe: WireSub | None = None
+    subscribe: WireSubscribe | None = None
     unsubscribe: WireUnsubscribe | None = None
     publish: WirePublish | None = None
     presence: WirePresence | None = None
@@ -236,7 +236,7 @@ class WireCommand(msgspec.Struct):
 
 
 class WireEmulation(msgspec.Struct):
-    """A frame that came beside the stream of its connection."""
+    """A frame of commands for a connection whose replies are streamed elsewhere."""
 
     session: str = ''
     node: str = ''

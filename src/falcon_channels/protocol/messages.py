@@ -1,13 +1,13 @@
 """The messages of the client protocol, as typed values.
 
-A *command* is one request with an id; a *reply* carries the command's id and the
-result of the same name, or an error; a *push* is what the server says unasked. The
-codecs turn them into bytes and back; nothing here knows an encoding.
+A *command* is one request with an id. A *reply* carries the command's id and the result
+of the same name, or an error. A *push* is a message that the server sends unrequested.
+The codecs convert them from and to bytes; nothing here depends on an encoding.
 
-Names are the protocol's own field names, so that a table of them can be read beside
-the wire. Payloads (``data``, ``conn_info``, ``chan_info``) are bytes throughout: JSON
-text where the connection speaks JSON, any bytes where it speaks Protobuf, ``None``
-where there are none. They are spliced into what is sent, never parsed here.
+Field names are those of the protocol. Payloads (``data``, ``conn_info``, ``chan_info``)
+are bytes everywhere: JSON text on a JSON connection, any bytes on a Protobuf
+connection, ``None`` if there is no payload. They are spliced into messages and never
+parsed here.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from falcon_channels.publication import Publication
 
 
 class Message(msgspec.Struct):
-    """Base of all requests, results and pushes.
+    """Base class of all requests, results and pushes.
 
     Attributes:
         field: Name of the message in its envelope, such as ``'subscribe'``.
-        always: Fields that are written even when they are zero, because a client
-            reads them without asking whether they are there.
+        always: Fields that are encoded even if they are zero, because clients read
+            them without checking whether they are present.
     """
 
     field: ClassVar[str] = ''
     always: ClassVar[frozenset[str]] = frozenset()
 
     def __repr__(self) -> str:
-        # SECURITY: a token in a log is a stolen session; payloads are private too.
+        # SECURITY: a reader of the log could use a token. Payloads are private, too.
         shown = (
             f'{name}=...' if name in _PRIVATE else f'{name}={value!r}'
             for name in self.__struct_fields__
@@ -55,11 +55,11 @@ class ConnectRequest(Message):
 
     Attributes:
         token: Connection token, or ``''``.
-        data: What the application's client sent along.
+        data: Payload of the application's client, or ``None``.
         subs: Server-side subscriptions to recover, by channel.
-        name: The client library's name.
-        version: The client's version.
-        headers: Headers that a browser cannot set on a WebSocket.
+        name: Name of the client library.
+        version: Version of the client.
+        headers: Emulated headers, because a browser cannot set them on a WebSocket.
     """
 
     field: ClassVar[str] = 'connect'
@@ -72,27 +72,27 @@ class ConnectRequest(Message):
     headers: dict[str, str] = msgspec.field(default_factory=dict)
 
 
-#: Bit of `SubscribeRequest.flag`: answer error 112 where recovery is impossible.
+#: Bit of `SubscribeRequest.flag`: answer error 112 if recovery is impossible.
 FLAG_REJECT_UNRECOVERED = 2
 
 
 class SubscribeRequest(Message):
-    """Ask for the publications of a channel.
+    """Subscribe to a channel.
 
     Attributes:
         channel: Name of the channel; ``''`` inside `ConnectRequest.subs`.
         token: Subscription token, or ``''``.
-        recover: Whether `offset` and `epoch` say where the client stopped.
+        recover: Whether to recover from `offset` and `epoch`.
         offset: Offset of the last publication that the client has.
-        epoch: Epoch of that offset, ``''`` where the client knows none.
-        data: What the application's client sent along.
-        positioned: The client wishes a position without recovery.
-        recoverable: The client wishes recovery.
-        join_leave: The client wishes to hear of joins and leaves.
-        delta: Delta format that the client offers, or ``''``.
-        filtered: Whether there is a filter of tags.
+        epoch: Epoch of that offset, ``''`` if the client knows none.
+        data: Payload of the application's client, or ``None``.
+        positioned: Whether the client wants a position without recovery.
+        recoverable: Whether the client wants recovery.
+        join_leave: Whether the client wants joins and leaves.
+        delta: Delta format offered by the client, or ``''``.
+        filtered: Whether the client wants a tag filter.
         flag: Bits, see `FLAG_REJECT_UNRECOVERED`.
-        type: 0 for a stream of publications, else a kind that is refused.
+        type: 0 for a stream of publications; any other kind is refused.
     """
 
     field: ClassVar[str] = 'subscribe'
@@ -121,7 +121,7 @@ class UnsubscribeRequest(Message):
 
 
 class PublishRequest(Message):
-    """Publish `data` into a channel; `type` other than 0 is refused."""
+    """Publish `data` to a channel; a `type` other than 0 is refused."""
 
     field: ClassVar[str] = 'publish'
 
@@ -131,7 +131,7 @@ class PublishRequest(Message):
 
 
 class PresenceRequest(Message):
-    """Ask who is subscribed to a channel."""
+    """Request the presence of a channel."""
 
     field: ClassVar[str] = 'presence'
 
@@ -139,7 +139,7 @@ class PresenceRequest(Message):
 
 
 class PresenceStatsRequest(Message):
-    """Ask how many are subscribed to a channel."""
+    """Request the number of subscribers of a channel."""
 
     field: ClassVar[str] = 'presence_stats'
 
@@ -151,9 +151,9 @@ class HistoryRequest(Message):
 
     Attributes:
         channel: Name of the channel.
-        limit: At most so many publications; 0 for the position alone, -1 for all.
-        since: Start after this position (before it, in reverse), or ``None``.
-        reverse: Newest first.
+        limit: Maximum number of publications; 0: only the position, -1: all.
+        since: Position to start after (in reverse: before), or ``None``.
+        reverse: Whether the newest publication is first.
     """
 
     field: ClassVar[str] = 'history'
@@ -165,13 +165,13 @@ class HistoryRequest(Message):
 
 
 class PingRequest(Message):
-    """A ping of old clients; answered like any command."""
+    """A ping of an old client; it gets a reply like any command."""
 
     field: ClassVar[str] = 'ping'
 
 
 class SendRequest(Message):
-    """A message to the application that wants no answer; has no id."""
+    """A message to the application; it has no id and gets no reply."""
 
     field: ClassVar[str] = 'send'
 
@@ -188,7 +188,7 @@ class RpcRequest(Message):
 
 
 class RefreshRequest(Message):
-    """A new connection token, before the old one expires."""
+    """Replace the connection token before it expires."""
 
     field: ClassVar[str] = 'refresh'
 
@@ -196,7 +196,7 @@ class RefreshRequest(Message):
 
 
 class SubRefreshRequest(Message):
-    """A new subscription token; `type` other than 0 is refused."""
+    """Replace a subscription token; a `type` other than 0 is refused."""
 
     field: ClassVar[str] = 'sub_refresh'
 
@@ -222,11 +222,11 @@ Request: TypeAlias = (
 
 
 class Command(msgspec.Struct):
-    """One thing that a client asks.
+    """One request of a client, or a pong.
 
     Attributes:
-        id: What the reply will carry, from 1 up; 0 for `SendRequest` and a pong.
-        request: The request; ``None`` for a pong, the answer to a server's ping.
+        id: Id for the reply, from 1; 0 for `SendRequest` and a pong.
+        request: The request; ``None`` for a pong (the answer to the server's ping).
     """
 
     id: int
@@ -237,8 +237,8 @@ class EmulationRequest(msgspec.Struct):
     """Commands for a connection whose replies travel on another HTTP response.
 
     Attributes:
-        session: The secret name that the connect reply gave the connection.
-        node: The process that holds the connection.
+        session: Secret id of the connection, from the connect reply.
+        node: Id of the process that has the connection.
         data: A frame of commands.
     """
 
@@ -250,24 +250,24 @@ class EmulationRequest(msgspec.Struct):
 # ---- Results -------------------------------------------------------------------
 
 
-class Parts(list[bytes]):
-    """Publications of a result that were encoded before, by `Codec.encode_part`."""
+class EncodedPublications(list[bytes]):
+    """Encoded publications of a result, by `Codec.encode_result_publication`."""
 
 
 class SubscribeResult(Message):
-    """A subscription as it begins.
+    """The start of a subscription.
 
     Attributes:
         recoverable: Whether the client may recover later.
         epoch: Epoch of the channel's log.
-        offset: Top of the log; the offset of the request where `recovered`.
-        publications: What was missed, in offset order.
-        recovered: Whether `publications` is all that was missed.
+        offset: Top of the log; the offset of the request if `recovered`.
+        publications: Missed publications in offset order.
+        recovered: Whether `publications` is complete.
         was_recovering: Whether the client asked to recover.
         positioned: Whether publications carry offsets.
-        expires: Whether the subscription ends unless refreshed.
-        ttl: Seconds until then.
-        data: What the application sends along.
+        expires: Whether the subscription expires if it is not refreshed.
+        ttl: Seconds until it expires.
+        data: Payload of the application, or ``None``.
     """
 
     field: ClassVar[str] = 'subscribe'
@@ -275,7 +275,9 @@ class SubscribeResult(Message):
     recoverable: bool = False
     epoch: str = ''
     offset: int = 0
-    publications: list[Publication] | Parts = msgspec.field(default_factory=list)
+    publications: list[Publication] | EncodedPublications = msgspec.field(
+        default_factory=list
+    )
     recovered: bool = False
     was_recovering: bool = False
     positioned: bool = False
@@ -285,20 +287,20 @@ class SubscribeResult(Message):
 
 
 class ConnectResult(Message):
-    """A connection as it begins; also the first push of a unidirectional one.
+    """The start of a connection; also the first push of a unidirectional one.
 
     Attributes:
         client: Id of the connection.
-        version: The server's version.
-        expires: Whether the connection ends unless refreshed.
-        ttl: Seconds until then.
-        data: What the application sends along.
+        version: Version of the server.
+        expires: Whether the connection expires if it is not refreshed.
+        ttl: Seconds until it expires.
+        data: Payload of the application, or ``None``.
         subs: Server-side subscriptions by channel.
-        ping: Seconds between the server's pings; 0 for none.
-        pong: Whether the server waits for an answer to them.
-        session: Secret name for emulated transports.
-        node: The process that holds the connection, for emulated transports.
-        time: Server's clock, milliseconds of Unix time; 0: not told.
+        ping: Seconds between the server's pings; 0: no pings.
+        pong: Whether the server expects a pong for each.
+        session: Secret id of the connection, for emulated transports.
+        node: Id of the process that has it, for emulated transports.
+        time: Unix time of the server in milliseconds; 0: not sent.
     """
 
     field: ClassVar[str] = 'connect'
@@ -317,19 +319,19 @@ class ConnectResult(Message):
 
 
 class UnsubscribeResult(Message):
-    """The subscription is over, if there was one."""
+    """The subscription has ended, if there was one."""
 
     field: ClassVar[str] = 'unsubscribe'
 
 
 class PublishResult(Message):
-    """The publication is in the channel."""
+    """The publication was accepted."""
 
     field: ClassVar[str] = 'publish'
 
 
 class PresenceResult(Message):
-    """Who is subscribed, by id of the connection."""
+    """The subscribers, by connection id."""
 
     field: ClassVar[str] = 'presence'
     always: ClassVar[frozenset[str]] = frozenset({'presence'})
@@ -338,7 +340,7 @@ class PresenceResult(Message):
 
 
 class PresenceStatsResult(Message):
-    """How many connections and how many different users are subscribed."""
+    """Number of subscribed connections and of different users."""
 
     field: ClassVar[str] = 'presence_stats'
     always: ClassVar[frozenset[str]] = frozenset({'num_clients', 'num_users'})
@@ -348,24 +350,26 @@ class PresenceStatsResult(Message):
 
 
 class HistoryResult(Message):
-    """A page of a channel's log, and the top of the log."""
+    """A page of a channel's log, with the top position."""
 
     field: ClassVar[str] = 'history'
     always: ClassVar[frozenset[str]] = frozenset({'publications', 'epoch', 'offset'})
 
-    publications: list[Publication] | Parts = msgspec.field(default_factory=list)
+    publications: list[Publication] | EncodedPublications = msgspec.field(
+        default_factory=list
+    )
     epoch: str = ''
     offset: int = 0
 
 
 class PingResult(Message):
-    """The server is there."""
+    """The answer to `PingRequest`."""
 
     field: ClassVar[str] = 'ping'
 
 
 class RpcResult(Message):
-    """What a method of the application returned."""
+    """The result of a method of the application."""
 
     field: ClassVar[str] = 'rpc'
 
@@ -373,7 +377,7 @@ class RpcResult(Message):
 
 
 class RefreshResult(Message):
-    """The new end of the connection, like `ConnectResult`."""
+    """The new expiry of the connection, as in `ConnectResult`."""
 
     field: ClassVar[str] = 'refresh'
 
@@ -384,7 +388,7 @@ class RefreshResult(Message):
 
 
 class SubRefreshResult(Message):
-    """The new end of the subscription."""
+    """The new expiry of the subscription."""
 
     field: ClassVar[str] = 'sub_refresh'
 
@@ -408,11 +412,11 @@ Result: TypeAlias = (
 
 
 # ---- Pushes --------------------------------------------------------------------
-# A publication's push has functions of its own in the codecs: it is the hot one.
+# The codecs have separate functions for the push of a publication: it is the hot path.
 
 
 class JoinPush(Message):
-    """Somebody has subscribed to the channel."""
+    """A client has subscribed to the channel."""
 
     field: ClassVar[str] = 'join'
 
@@ -420,7 +424,7 @@ class JoinPush(Message):
 
 
 class LeavePush(Message):
-    """Somebody has left the channel."""
+    """A client has left the channel."""
 
     field: ClassVar[str] = 'leave'
 
@@ -428,7 +432,7 @@ class LeavePush(Message):
 
 
 class UnsubscribePush(Message):
-    """The server has ended a subscription; codes from 2500 up: subscribe again."""
+    """The server has ended a subscription; from code 2500 on, subscribe again."""
 
     field: ClassVar[str] = 'unsubscribe'
 
@@ -449,7 +453,7 @@ class SubscribePush(Message):
 
 
 class MessagePush(Message):
-    """A message of the application to this connection alone."""
+    """A message of the application to this connection only."""
 
     field: ClassVar[str] = 'message'
 
@@ -457,7 +461,7 @@ class MessagePush(Message):
 
 
 class DisconnectPush(Message):
-    """The end of a connection whose transport has no close frame."""
+    """The end of a connection on a transport without close frames."""
 
     field: ClassVar[str] = 'disconnect'
 
@@ -467,7 +471,7 @@ class DisconnectPush(Message):
 
 
 class RefreshPush(Message):
-    """A new end of a unidirectional connection."""
+    """The new expiry of a unidirectional connection."""
 
     field: ClassVar[str] = 'refresh'
 

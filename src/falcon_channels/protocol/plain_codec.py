@@ -1,9 +1,9 @@
-"""The two encodings of the raw door: plain text, and media with positions.
+"""The two encodings for clients without an SDK: plain text, and media with positions.
 
-``text``: a payload that is a JSON string is sent as its text, any other payload as JSON
-text. ``media``: each publication is sent as ``{"data": ..., "offset": 7, "epoch":
-"x"}`` with ``tags`` and ``info`` where it has them, and joins and leaves as ``{"join":
-{"user": ..., "client": ...}}``.
+``text``: a payload that is a JSON string is sent as its text. Any other payload is sent
+as JSON text. ``media``: each publication is sent as ``{"data": ..., "offset": 7,
+"epoch": "x"}``, with ``tags`` and ``info`` if it has them. Joins and leaves are sent as
+``{"join": {"user": ..., "client": ...}}``.
 """
 
 from __future__ import annotations
@@ -22,28 +22,30 @@ _encode = msgspec.json.encode
 
 
 class TextCodec:
-    """Publications as plain text; joins and leaves are not sent."""
+    """Encodes publications as plain text; joins and leaves are not sent."""
 
     binary = False
 
     def encode_items(
         self, channel: str, items: Sequence[Publication | Signal], epoch: str
     ) -> list[bytes]:
+        """Return one message for each publication."""
         return [_text(item) for item in items if isinstance(item, Publication)]
 
 
 class MediaCodec:
-    """Publications as JSON objects with their positions."""
+    """Encodes publications as JSON objects with their positions."""
 
     binary = False
 
     def encode_items(
         self, channel: str, items: Sequence[Publication | Signal], epoch: str
     ) -> list[bytes]:
+        """Return one message for each item."""
         return [
             _media(item, epoch)
             if isinstance(item, Publication)
-            else b'{"%s":%s}' % (item.kind.encode(), info_json(item.info))
+            else b'{"%s":%s}' % (item.kind.encode(), encode_client_info(item.info))
             for item in items
         ]
 
@@ -56,7 +58,7 @@ def subscribed_media(position: Position, recovered: bool | None) -> bytes:
     """Return the first message of a media connection.
 
     The shape is ``{"subscribed": {"offset": 7, "epoch": "x", "recovered": true}}``;
-    ``recovered`` is there only where the client asked from a position.
+    ``recovered`` is present only if the client asked from a position.
     """
     facts: dict[str, object] = {'offset': position.offset, 'epoch': position.epoch}
     if recovered is not None:
@@ -69,8 +71,8 @@ def error_media(status: int, title: str) -> bytes:
     return _encode({'error': {'status': status, 'title': title}})
 
 
-def info_json(info: ClientInfo) -> bytes:
-    """Return a ClientInfo as a JSON object, its public facts spliced in."""
+def encode_client_info(info: ClientInfo) -> bytes:
+    """Return a ClientInfo as a JSON object; its ``info`` fields are spliced in."""
     parts = [b'{"user":', _encode(info.user), b',"client":', _encode(info.client)]
     if info.conn_info is not None:
         parts += (b',"conn_info":', info.conn_info)
@@ -95,7 +97,7 @@ def _media(publication: Publication, epoch: str) -> bytes:
     if publication.tags:
         parts += (b',"tags":', _encode(publication.tags))
     if publication.info:
-        parts += (b',"info":', info_json(publication.info))
+        parts += (b',"info":', encode_client_info(publication.info))
     parts.append(b'}')
     return b''.join(parts)
 

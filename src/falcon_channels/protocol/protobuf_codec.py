@@ -1,14 +1,14 @@
-"""Protobuf: commands in, replies and pushes out.
+"""Protobuf: decodes commands, encodes replies and pushes.
 
-The same functions as in `json_codec`. A frame is one binary message (or HTTP body):
-messages one after the other, each behind its length as a varint. Every ``encode_``
-function returns its message with the length, so that `join` has nothing to add.
+The functions are the same as in `json_codec`. A frame is one binary message (or HTTP
+body): messages one after the other, each preceded by its length as a varint. Every
+``encode_`` function returns its message with the length, so `join` only concatenates.
 
-The schema is client.proto beside this module. Unknown fields are passed over, the
-later of two values of a field counts and text must be UTF-8: Protobuf says so.
+The schema is client.proto beside this module. Protobuf defines the rest: unknown fields
+are ignored, the later of two values of a field counts, and text must be UTF-8.
 
-Import this module through `falcon_channels.protocol.codec.protobuf_codec`, which
-explains what to install where google.protobuf is missing.
+Import this module through `falcon_channels.protocol.codec.protobuf_codec`. It says what
+to install if google.protobuf is missing.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from falcon_channels.protocol.messages import Command
 from falcon_channels.protocol.messages import ConnectRequest
 from falcon_channels.protocol.messages import ConnectResult
 from falcon_channels.protocol.messages import EmulationRequest
+from falcon_channels.protocol.messages import EncodedPublications
 from falcon_channels.protocol.messages import HistoryRequest
 from falcon_channels.protocol.messages import JoinPush
 from falcon_channels.protocol.messages import LeavePush
 from falcon_channels.protocol.messages import Message
-from falcon_channels.protocol.messages import Parts
 from falcon_channels.protocol.messages import PingRequest
 from falcon_channels.protocol.messages import PresenceRequest
 from falcon_channels.protocol.messages import PresenceResult
@@ -50,35 +50,35 @@ from falcon_channels.publication import Publication
 
 #: Whether frames are binary messages.
 BINARY: Final = True
-#: A server's ping, and a client's pong.
+#: Bytes of a server's ping and of a client's pong.
 PING: Final = b'\x00'
 
 _MAX_OFFSET: Final = 2**63 - 1
-# Bytes of a varint that can be the length of a message: 35 bits.
+# Maximum size of a length as a varint: 5 bytes, 35 bits.
 _MAX_LENGTH_BYTES: Final = 5
 
-# What stands before each publication: the field's number, and that it has a length.
+# The tag before each publication: field number and wire type (length-delimited).
 _PUBLICATIONS_TAGS: Final = {
     kind: bytes([kind.DESCRIPTOR.fields_by_name['publications'].number << 3 | 2])
     for kind in (pb.SubscribeResult, pb.HistoryResult)
 }
 
-# ---- Reading -------------------------------------------------------------------
+# ---- Decoding ------------------------------------------------------------------
 
 
 def decode_commands(frame: str | bytes) -> list[Command]:
     """Return the commands of one frame, in order.
 
     Args:
-        frame: A binary message. Its size is the transport's to limit.
+        frame: Binary message. The transport limits its size.
 
     Raises:
-        ProtocolError: Not a frame of commands; close with its code.
+        ProtocolError: Not a frame of commands. Close the connection with its code.
     """
     if isinstance(frame, str):
-        raise ProtocolError('a text message where Protobuf was agreed on')
+        raise ProtocolError('a text message, but Protobuf was negotiated')
     if not frame:
-        raise ProtocolError('an empty frame')
+        raise ProtocolError('the frame is empty')
     commands = []
     position = 0
     while position < len(frame):
@@ -86,28 +86,29 @@ def decode_commands(frame: str | bytes) -> list[Command]:
         position = start + length
         if position > len(frame):
             raise ProtocolError(
-                f'a command of {length} bytes in a frame with {len(frame) - start} left'
+                f'a command of {length} bytes exceeds the {len(frame) - start} bytes '
+                'that are left in its frame'
             )
         commands.append(_command(frame[start:position]) if length else _PONG)
     return commands
 
 
 def decode_connect(body: str | bytes) -> ConnectRequest:
-    """Return the bare request that opens a unidirectional connection.
+    """Return the request that opens a unidirectional connection.
 
     Raises:
-        ProtocolError: Not a connect request; close with its code.
+        ProtocolError: Not a connect request. Close the connection with its code.
     """
     if isinstance(body, str):
-        raise ProtocolError('a text message where Protobuf was agreed on')
+        raise ProtocolError('a text message, but Protobuf was negotiated')
     return _connect(_parse(pb.ConnectRequest, body))
 
 
 def decode_emulation(body: bytes) -> EmulationRequest:
-    """Return the request of the client's half of an emulated transport.
+    """Return the commands of a client whose replies travel on another response.
 
     Raises:
-        ProtocolError: Not such a body; answer 400.
+        ProtocolError: Not such a body. Answer with HTTP 400.
     """
     wire = _parse(pb.EmulationRequest, body)
     return EmulationRequest(wire.session, wire.node, wire.data)
@@ -117,23 +118,23 @@ _PONG: Final = Command(0, None)
 
 
 def _read_length(frame: bytes, position: int) -> tuple[int, int]:
-    """Return the varint at `position` and where it ends."""
+    """Return the varint at `position` and the index after it."""
     value = 0
     for index in range(_MAX_LENGTH_BYTES):
         if position + index >= len(frame):
-            raise ProtocolError('a frame that ends within a length')
+            raise ProtocolError('the frame ends within a length')
         byte = frame[position + index]
         value |= (byte & 0x7F) << (7 * index)
         if byte < 0x80:
             return value, position + index + 1
-    raise ProtocolError('a length of more than five bytes')
+    raise ProtocolError('a length has more than five bytes')
 
 
 def _parse(kind: Any, data: bytes) -> Any:
     try:
         return kind.FromString(data)
     except (DecodeError, ValueError, RecursionError) as ex:
-        raise ProtocolError(f'not the Protobuf that was expected: {ex}') from ex
+        raise ProtocolError(f'not the expected Protobuf: {ex}') from ex
 
 
 def _command(data: bytes) -> Command:
@@ -142,11 +143,11 @@ def _command(data: bytes) -> Command:
         (field.name, value) for field, value in wire.ListFields() if field.name != 'id'
     ]
     if len(requests) != 1:
-        raise ProtocolError(f'a command with {len(requests)} requests that are known')
+        raise ProtocolError(f'a command has {len(requests)} known requests, not one')
     name, value = requests[0]
-    request = _READERS[name](value)
+    request = _DECODERS[name](value)
     if not wire.id and not isinstance(request, SendRequest):
-        raise ProtocolError(f'{name} without an id')
+        raise ProtocolError(f'the command {name} has no id')
     return Command(wire.id, request)
 
 
@@ -192,7 +193,7 @@ def _history(wire: Any) -> HistoryRequest:
     return HistoryRequest(wire.channel, wire.limit, since, wire.reverse)
 
 
-_READERS: Final[dict[str, Any]] = {
+_DECODERS: Final[dict[str, Any]] = {
     'connect': _connect,
     'subscribe': _subscribe,
     'unsubscribe': lambda wire: UnsubscribeRequest(wire.channel),
@@ -208,28 +209,28 @@ _READERS: Final[dict[str, Any]] = {
 }
 
 
-# ---- Writing -------------------------------------------------------------------
+# ---- Encoding ------------------------------------------------------------------
 
 
 def join(messages: Sequence[bytes]) -> bytes:
-    """Return one frame that carries the messages in order."""
+    """Return one frame with the messages in order."""
     return b''.join(messages)
 
 
 def encode_reply(command_id: int, result: Result) -> bytes:
-    """Return a reply; the result is there even when it is empty."""
+    """Return a reply; the result is present even if it is empty."""
     reply = pb.Reply(id=command_id)
     _set(reply, result)
     return _framed(reply)
 
 
-def encode_part(publication: Publication) -> bytes:
-    """Return a publication for the `Parts` of a result: its length and its bytes."""
+def encode_result_publication(publication: Publication) -> bytes:
+    """Return a publication with its length, an item of `EncodedPublications`."""
     return _framed(_publication(publication))
 
 
 def encode_error(command_id: int, error: ReplyError) -> bytes:
-    """Return a reply that refuses a command."""
+    """Return an error reply to a command."""
     return _framed(
         pb.Reply(
             id=command_id,
@@ -244,29 +245,29 @@ def encode_push(channel: str, push: Push) -> bytes:
     """Return a push.
 
     Args:
-        channel: The channel; ``''`` for a push about the connection.
-        push: What to say.
+        channel: Name of the channel; ``''`` for a push about the connection.
+        push: Content of the push.
     """
     return _framed(pb.Reply(push=_push(channel, push)))
 
 
-def encode_bare_push(channel: str, push: Push) -> bytes:
-    """Return a push as unidirectional transports send it, not inside a reply."""
+def encode_unidirectional_push(channel: str, push: Push) -> bytes:
+    """Return a push without an envelope, for unidirectional transports."""
     return _framed(_push(channel, push))
 
 
 def encode_publication(channel: str, publication: Publication) -> bytes:
     """Return the push of a publication.
 
-    PERF: called once for a publication, however many subscribers there are.
+    PERF: called once per publication, however many subscribers there are.
     """
     return _framed(
         pb.Reply(push=pb.Push(channel=channel, pub=_publication(publication)))
     )
 
 
-def encode_bare_publication(channel: str, publication: Publication) -> bytes:
-    """Return a publication as unidirectional transports send it."""
+def encode_unidirectional_publication(channel: str, publication: Publication) -> bytes:
+    """Return a publication without an envelope, for unidirectional transports."""
     return _framed(pb.Push(channel=channel, pub=_publication(publication)))
 
 
@@ -294,12 +295,12 @@ def _set(envelope: Any, message: Message) -> None:
 
 
 def _fill(wire: Any, message: Message) -> None:
-    """Copy the fields of a result or push into its message on the wire."""
+    """Copy the fields of a result or push into its Protobuf message."""
     if isinstance(message, ConnectResult):
         for channel, sub in message.subs.items():
             result = pb.SubscribeResult()
             _fill(result, sub)
-            wire.subs[channel].CopyFrom(result)  # is there even when it is empty
+            wire.subs[channel].CopyFrom(result)  # creates empty ones, too
     elif isinstance(message, PresenceResult):
         for client, info in message.presence.items():
             wire.presence[client].CopyFrom(_info(info))
@@ -317,9 +318,11 @@ def _fill(wire: Any, message: Message) -> None:
             setattr(wire, name, value)
 
 
-def _fill_publications(wire: Any, publications: list[Publication] | Parts) -> None:
-    if isinstance(publications, Parts):
-        # NOTE: a field that is repeated is its tag and a value, again and again.
+def _fill_publications(
+    wire: Any, publications: list[Publication] | EncodedPublications
+) -> None:
+    if isinstance(publications, EncodedPublications):
+        # NOTE: a repeated field is encoded as its tag and a value for each item.
         tag = _PUBLICATIONS_TAGS[type(wire)]
         wire.MergeFromString(tag + tag.join(publications))
     else:

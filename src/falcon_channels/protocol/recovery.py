@@ -1,15 +1,16 @@
-"""Recovery: what a client that was away gets, decided on values alone.
+"""Recovery: which publications a returning client gets, decided on values alone.
 
-A subscription that recovers joins in this order, and this module is the middle of it:
+A recovering subscription joins a channel in these steps. This module is step 3:
 
-1. the hub starts to keep the live publications of the channel for the subscription;
-2. it reads from the log what lies after the client's position: a `HistoryPage`;
-3. `recover` joins the two, and says whether nothing is missing;
-4. the hub answers, and from then on the subscription is like every other.
+1. The hub starts to buffer the live publications of the channel for the subscription.
+2. The hub reads everything after the client's position from the log: a `HistoryPage`.
+3. `recover` merges both, and reports whether the result has a gap.
+4. The hub answers. From then on the subscription is like all others.
 
-Recovery is whole or not at all. A client is told that it recovered only if it gets
-every publication after its position; otherwise it gets none and is told so, and loads
-its state anew. A part of what was missed looks like all of it, and is never handed out.
+Recovery is complete or it fails. A client is told that it recovered only if it gets
+every publication after its position. Otherwise it gets none, is told so, and loads its
+state anew. A part of the missed publications is never sent, because the client could
+not tell it from all of them.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
 
 
-class Recovered(NamedTuple):
-    """The outcome of a recovery.
+class RecoveryResult(NamedTuple):
+    """The result of a recovery.
 
     Attributes:
         recovered: Whether the client gets everything after its position.
-        publications: What it missed, in offset order; empty unless `recovered`.
-        position: Where the client stands afterwards.
+        publications: Missed publications in offset order; empty unless `recovered`.
+        position: Position of the client afterwards.
     """
 
     recovered: bool
@@ -38,31 +39,33 @@ class Recovered(NamedTuple):
     position: Position
 
 
-def need_position(since: object) -> None:
-    """Check where somebody says that a client stands.
+def check_position(since: object) -> None:
+    """Check the argument ``since`` of a public method.
 
     Raises:
-        PositionError: It is neither a position nor ``None``.
+        PositionError: It is neither a `Position` nor ``None``.
     """
     if since is not None and not isinstance(since, Position):
-        raise PositionError(f'since is a Position(offset, epoch), not {since!r}')
+        raise PositionError(
+            f'since must be a Position(offset, epoch) or None, not {since!r}'
+        )
 
 
-def missed(asked: Position, page: HistoryPage) -> list[Publication] | None:
-    """Return what a client missed, or ``None`` where it cannot be recovered.
+def missed_publications(asked: Position, page: HistoryPage) -> list[Publication] | None:
+    """Return the publications that a client missed, or ``None`` if some are lost.
 
     Args:
-        asked: The client's position. An empty epoch stands for any epoch, so that
+        asked: Position of the client. An empty epoch matches any epoch, so
             ``Position(0, '')`` asks for the channel from its beginning.
-        page: What the log holds after ``asked.offset``, oldest first, and its top.
+        page: The log after ``asked.offset``, oldest first, with its top position.
     """
     publications, top = page
     if asked.epoch and asked.epoch != top.epoch:
         return None
     if not publications:
         return [] if top.offset == asked.offset else None
-    # NOTE: both ends matter. A log that was trimmed begins too late; a read that was
-    #   cut off by its limit ends too early.
+    # NOTE: check both ends. A trimmed log begins too late. A read that stopped at its
+    #   limit ends too early.
     if publications[0].offset != asked.offset + 1:
         return None
     if publications[-1].offset != top.offset:
@@ -70,14 +73,14 @@ def missed(asked: Position, page: HistoryPage) -> list[Publication] | None:
     return publications
 
 
-def extend(
+def following_publications(
     position: Position, publications: Iterable[Publication]
 ) -> list[Publication] | None:
-    """Return those publications that follow `position`, or ``None`` at a gap.
+    """Return the publications that follow `position`, or ``None`` if there is a gap.
 
     Args:
-        position: The last offset that is known.
-        publications: Of the same epoch, in any order, repeats allowed.
+        position: Position of the last known publication.
+        publications: Publications of the same epoch, in any order, with duplicates.
     """
     offset = position.offset
     following = []
@@ -93,38 +96,38 @@ def extend(
 
 def recover(
     asked: Position, page: HistoryPage, live: Sequence[Publication]
-) -> Recovered | None:
-    """Join what was read from the log with what arrived meanwhile.
+) -> RecoveryResult | None:
+    """Merge publications read from the log with those announced during the read.
 
     Args:
-        asked: The client's position.
-        page: What the log holds after it, read after the first of `live` was kept.
+        asked: Position of the client.
+        page: The log after that position, read after `live` started to buffer.
         live: Publications of the epoch of `page` announced since, in any order.
 
     Returns:
-        The outcome, or ``None`` where `live` does not follow the log without a gap:
-        the caller reads again, or reports insufficient state.
+        The result, or ``None`` if there is a gap between the log and `live`. The caller
+        then reads again, or reports insufficient state.
     """
-    publications = missed(asked, page)
-    following = extend(page.position, live)
+    publications = missed_publications(asked, page)
+    following = following_publications(page.position, live)
     if following is None:
         return None
     top = page.position
     if following:
         top = Position(following[-1].offset, top.epoch)
     if publications is None:
-        return Recovered(False, [], top)
-    return Recovered(True, [*publications, *following], top)
+        return RecoveryResult(False, [], top)
+    return RecoveryResult(True, [*publications, *following], top)
 
 
-def latest(page: HistoryPage) -> Recovered:
-    """Recover in the manner of a cache: the newest publication, whatever was missed.
+def recover_latest(page: HistoryPage) -> RecoveryResult:
+    """Recover only the newest publication, no matter how many were missed.
 
     Args:
-        page: The newest publication of the log (at most one), and its top.
+        page: The newest publication of the log (at most one), with its top position.
     """
     found = [p for p in page.publications if p.offset == page.position.offset]
-    return Recovered(bool(found), found, page.position)
+    return RecoveryResult(bool(found), found, page.position)
 
 
 def _offset(publication: Publication) -> int:

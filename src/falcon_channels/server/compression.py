@@ -12,8 +12,8 @@ from falcon_channels.transports.websocket_framing import DEFLATE
 from falcon_channels.transports.websocket_framing import DEFLATE_MEMORY_LEVEL
 from falcon_channels.transports.websocket_framing import DEFLATE_WINDOW_BITS
 from falcon_channels.transports.websocket_framing import DeflateFraming
-from falcon_channels.transports.websocket_framing import WIRE
-from falcon_channels.transports.websocket_framing import WireFraming
+from falcon_channels.transports.websocket_framing import UNCOMPRESSED
+from falcon_channels.transports.websocket_framing import UncompressedFraming
 
 
 def deflate_factory() -> ServerPerMessageDeflateFactory:
@@ -31,7 +31,9 @@ def deflate_factory() -> ServerPerMessageDeflateFactory:
     )
 
 
-def outgoing_framing(extensions: Sequence[Extension]) -> WireFraming | DeflateFraming:
+def outgoing_framing(
+    extensions: Sequence[Extension],
+) -> UncompressedFraming | DeflateFraming:
     """Return the framing of messages to a client with these extensions.
 
     NOTE: A client that asked for a smaller window than all others gets uncompressed
@@ -43,4 +45,4 @@ def outgoing_framing(extensions: Sequence[Extension]) -> WireFraming | DeflateFr
             and extension.local_max_window_bits == DEFLATE_WINDOW_BITS
         ):
             return DEFLATE
-    return WIRE
+    return UNCOMPRESSED

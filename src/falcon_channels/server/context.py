@@ -90,7 +90,7 @@ class ServerContext:
                 _no_application, trusted_hosts=config.forwarded_allow_ips
             )
         self._unflushed: list[Flushable] = []
-        #: Parts of all scopes, shared to save memory.
+        #: EncodedPublications of all scopes, shared to save memory.
         self.scope_asgi = {'version': config.asgi_version, 'spec_version': '2.4'}
         self._scope_server: tuple[str, int | None] | None = None
         self.app_state = app_state

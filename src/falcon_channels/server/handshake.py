@@ -34,7 +34,7 @@ from websockets.utils import accept_key
 from falcon_channels.server.context import ServerContext
 from falcon_channels.server.loggers import access_logger
 from falcon_channels.server.loggers import core_logger
-from falcon_channels.transports.asgi_extensions import EXTENSION
+from falcon_channels.transports.asgi_extensions import SERVER_WEBSOCKET_EXTENSION
 from falcon_channels.websocket.handshake import check_extensions
 from falcon_channels.websocket.handshake import refusal_response
 from falcon_channels.websocket.handshake import VERSION
@@ -421,7 +421,7 @@ def build_scope(
         context: Context of the server.
         transport: Transport of the connection.
         handshake: Request of the connection.
-        direct: Object of the extension ``falcon_channels.direct``.
+        direct: Object of the extension ``falcon_channels.websocket``.
         client: Address of the client.
         server: Address of this end.
     """
@@ -443,7 +443,7 @@ def build_scope(
         'state': context.app_state.copy(),
         'extensions': {
             'websocket.http.response': _NO_SETTINGS,
-            EXTENSION: {'websocket': direct},
+            SERVER_WEBSOCKET_EXTENSION: {'websocket': direct},
         },
     }
 

@@ -22,7 +22,7 @@ from falcon_channels.server.options import ServerOptions
 from falcon_channels.server.protocol import WebSocketProtocol
 from falcon_channels.server.sockets import limit_unacknowledged_time
 from falcon_channels.server.sockets import remote_address
-from falcon_channels.transports.asgi_extensions import CUT_EXTENSION
+from falcon_channels.transports.asgi_extensions import ABORT_EXTENSION
 from falcon_channels.websocket.handshake import VERSION
 
 #: Longest request line and headers together, in bytes.
@@ -123,7 +123,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if size > MAX_HEAD_BYTES or len(self.headers) > MAX_HEADERS:
             self._refuse_head()
             raise httptools.HttpParserError('request head too large')
-        self.scope['extensions'] = {CUT_EXTENSION: {'cut': self._cut}}
+        self.scope['extensions'] = {ABORT_EXTENSION: {'abort': self._cut}}
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:

@@ -62,8 +62,8 @@ from falcon_channels.transports.websocket_framing import binary_frame
 from falcon_channels.transports.websocket_framing import DeflateFraming
 from falcon_channels.transports.websocket_framing import SHORT_TEXT_HEADERS
 from falcon_channels.transports.websocket_framing import text_frame
-from falcon_channels.transports.websocket_framing import WIRE
-from falcon_channels.transports.websocket_framing import WireFraming
+from falcon_channels.transports.websocket_framing import UNCOMPRESSED
+from falcon_channels.transports.websocket_framing import UncompressedFraming
 from falcon_channels.websocket.close_codes import ABNORMAL
 from falcon_channels.websocket.close_codes import INTERNAL_ERROR
 from falcon_channels.websocket.close_codes import INVALID_DATA
@@ -125,7 +125,7 @@ _NULL_RECEIVER = _NullReceiver()
 class WebSocketProtocol(asyncio.Protocol):
     """One WebSocket connection under uvicorn.
 
-    It is also the `DirectWebSocket` of its connection: see
+    It is also the `ServerWebSocket` of its connection: see
     `falcon_channels.transports.asgi_extensions`.
 
     Args:
@@ -176,7 +176,7 @@ class WebSocketProtocol(asyncio.Protocol):
         options: ServerOptions = getattr(config, 'server_options', self.options)
         self._context = ServerContext.of(config, server_state, app_state, options)
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set by connection_made
-        self.framing: WireFraming | DeflateFraming = WIRE
+        self.framing: UncompressedFraming | DeflateFraming = UNCOMPRESSED
         self.state = CONNECTING
         self.write_blocked = False
         #: Reasons why reading is paused, as bits; 0 for none.
@@ -800,7 +800,7 @@ class WebSocketProtocol(asyncio.Protocol):
         """
         # PERF: No calls that a short message can do without (benchmarks/echo.py).
         payload = text.encode()
-        if self.framing is not WIRE:
+        if self.framing is not UNCOMPRESSED:
             frame = self.framing.frame((payload,), binary=False)
         elif len(payload) < 126:
             frame = SHORT_TEXT_HEADERS[len(payload)] + payload
@@ -810,7 +810,7 @@ class WebSocketProtocol(asyncio.Protocol):
 
     def send_binary(self, data: bytes) -> None:
         """Send a binary message of the application; see `send_text`."""
-        if self.framing is WIRE:
+        if self.framing is UNCOMPRESSED:
             self._send(binary_frame(data))
         else:
             self._send(self.framing.frame((data,), binary=True))

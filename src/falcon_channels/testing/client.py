@@ -41,7 +41,7 @@ from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
 from falcon_channels.publication import Signal
 from falcon_channels.transports.base import Receiver
-from falcon_channels.transports.encoders import encoder
+from falcon_channels.transports.encoders import get_encoder
 from falcon_channels.transports.encoders import Item
 
 
@@ -244,7 +244,7 @@ class SimulatedClient:
         self.connection: Connection = _SimulatedConnection(
             channels.node.hub,
             self.transport,
-            encoder(_CODEC, _FRAMING),
+            get_encoder(_CODEC, _FRAMING),
             self.req,
             user=user,
             info=info,

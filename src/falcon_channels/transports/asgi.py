@@ -1,10 +1,10 @@
-"""A WebSocket through Falcon's own object: for every ASGI server.
+"""Transport over Falcon's own WebSocket object, for every ASGI server.
 
-ASGI's ``send`` may block as long as the client does not read, so that it belongs into
-a task, with a queue before it. The queue's bytes are the transport's backlog, which the
-hub bounds. But ``send`` hardly ever blocks: `write` therefore takes its first step
-itself, and only a ``send`` that did not end with it is handed to the task. `run` is the
-other half: it receives until the end.
+ASGI's ``send`` may block while the client does not read. It therefore needs a task with
+a queue before it. The bytes of the queue are the transport's backlog, which the hub
+limits. But ``send`` rarely blocks. `write` therefore runs the first step of a ``send``
+itself, and hands only an unfinished ``send`` to the task. `run` receives messages and
+runs the writing task until the connection ends.
 """
 
 from __future__ import annotations
@@ -25,33 +25,33 @@ import falcon.asgi
 
 from falcon_channels.transports.base import Receiver
 
-#: How long a client may take to read what is left when its connection is closed.
+#: Seconds that a client has to read the pending output when it is closed.
 CLOSE_TIMEOUT_S = 10.0
 
 
-#: What `_send_each` yields when a blob is sent.
+#: Value that `_send_each` yields after a blob was sent.
 _SENT = object()
 
 
 class MessageBlob(NamedTuple):
-    """Messages ready for ASGI, `str` for text and `bytes` for binary."""
+    """Messages ready for ASGI: `str` for text, `bytes` for binary."""
 
     messages: tuple[str | bytes, ...]
     size_bytes: int
 
 
 class MessageFraming:
-    """Leaves the framing to the server; text is decoded once for all recipients."""
+    """Framing by the server; text is decoded once for all recipients."""
 
     def frame(self, payloads: Sequence[Any], *, binary: bool) -> MessageBlob:
-        """Return the payloads as messages."""
+        """Return the payloads as ASGI messages."""
         size_bytes = sum(map(len, payloads))
         if binary:
             return MessageBlob(tuple(payloads), size_bytes)
         return MessageBlob(tuple(p.decode() for p in payloads), size_bytes)
 
     def join(self, blobs: Sequence[Any]) -> MessageBlob:
-        """Return all messages of `blobs`."""
+        """Return all messages of `blobs` as one blob."""
         return MessageBlob(
             tuple(message for blob in blobs for message in blob.messages),
             sum(blob.size_bytes for blob in blobs),
@@ -65,8 +65,9 @@ class AsgiTransport:
     """A transport over an accepted `falcon.asgi.WebSocket`.
 
     Args:
-        ws: Accepted, and used by nobody else from now on.
-        binary: Which kind of messages the client may send; the other closes with 1003.
+        ws: Accepted WebSocket; no other code may use it from now on.
+        binary: Whether the client may send binary messages only (default: text only).
+            A message of the other kind closes the connection with 1003.
     """
 
     __slots__ = (
@@ -74,8 +75,8 @@ class AsgiTransport:
         '_close',
         '_ended',
         '_error',
+        '_idle',
         '_loop',
-        '_parked',
         '_queue',
         '_readable',
         '_send',
@@ -89,7 +90,7 @@ class AsgiTransport:
         'framing',
     )
 
-    #: ASGI, not a socket, takes what is written.
+    #: -1: bytes are written through ASGI, not to a socket.
     descriptor = -1
 
     def __init__(self, ws: falcon.asgi.WebSocket, *, binary: bool = False) -> None:
@@ -102,31 +103,31 @@ class AsgiTransport:
         self._ended = False
         self._error: Exception | None = None
         self._loop = asyncio.get_running_loop()
-        #: Whether the writing task waits, with nothing left to do.
-        self._parked = False
-        #: Sends what it is given; `_waits_for` is what it yielded last.
+        #: Whether the writing task is idle and waits.
+        self._idle = False
+        #: Sends each blob that it receives; `_waits_for` is its last yielded value.
         self._sending: Generator[Any, Any, None] = _send_each(ws)
         self._send = self._sending.send
         self._waits_for: Any = self._send(None)
         self._tasks: tuple[asyncio.Task[Any], ...] = ()
-        #: The one that writes; made by `run`, before anything is parked.
+        #: The writing task. `run` creates it before `_idle` can become true.
         self._writer: asyncio.Task[None]
         self._wake = asyncio.Event()
         self._readable = asyncio.Event()
         self._readable.set()
 
     def write(self, blob: MessageBlob) -> int:
-        """Send a blob, or queue it; return how many bytes wait."""
-        if not self._parked:
+        """Send or queue a blob; return the size of the queue in bytes."""
+        if not self._idle:
             if self._ended or self._close is not None:
                 return 0
             self._queue.append(blob)
             self.backlog_bytes += blob.size_bytes
             return self.backlog_bytes
-        # PERF: no task wakes up for a send that does not block; half of the cost of a
-        #   delivery on stock uvicorn (benchmarks/fanout.py).
-        # NOTE: the step runs in the name of the task that goes on with it, for what a
-        #   server does in ``send`` may ask for the current task (asyncio.timeout does).
+        # PERF: a ``send`` that does not block wakes no task. That saves half of the
+        #   cost of a delivery on stock uvicorn (benchmarks/fanout.py).
+        # NOTE: a server's ``send`` may ask for the current task (asyncio.timeout does).
+        #   This step therefore runs as the writing task, which continues the ``send``.
         loop, writer = self._loop, self._writer
         current = current_task(loop)
         if current is not None:
@@ -139,50 +140,51 @@ class AsgiTransport:
             self._waits_for = waits_for
             self.backlog_bytes += blob.size_bytes
         except Exception as ex:
-            # NOTE: raised again by the task; a writer must not fail here.
+            # NOTE: `write` must not raise. The writing task raises the error again.
             self._error = ex
         finally:
             _leave_task(loop, writer)
             if current is not None:
                 _enter_task(loop, current)
-        self._parked = False
+        self._idle = False
         self._wake.set()
         return self.backlog_bytes
 
     def close(self, code: int, reason: str) -> None:
-        """Close after what is queued, or abort where the client does not read it."""
+        """Close after the queue is sent; abort if the client does not read in time."""
         if self._close is None and not self._ended:
             self._close = (code, reason)
-            self._parked = False
+            self._idle = False
             self._wake.set()
             asyncio.get_running_loop().call_later(CLOSE_TIMEOUT_S, self.abort)
 
     def abort(self) -> None:
-        """Drop what is queued, and end `run`."""
+        """Drop the queue and end `run`."""
         self._ended = True
-        self._parked = False
+        self._idle = False
         self._queue.clear()
         self.backlog_bytes = 0
         for task in self._tasks:
             task.cancel()
 
     def pause_reading(self) -> None:
-        """Receive no more for now; the server's back-pressure reaches the client."""
+        """Stop receiving, so that the server applies back-pressure to the client."""
         self._readable.clear()
 
     def resume_reading(self) -> None:
-        """Receive again."""
+        """Start receiving again."""
         self._readable.set()
 
     async def run(self, receiver: Receiver) -> None:
-        """Receive and send until the end; tell `receiver` of it before returning."""
+        """Receive and send until the connection ends; then call `on_closed`."""
         reader = asyncio.create_task(self._read(receiver))
         writer = self._writer = asyncio.create_task(self._write_all(receiver))
         self._tasks = (reader, writer)
         try:
             await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
             if self._close is not None:
-                # NOTE: wait until it is sent, and for the client's answer.
+                # NOTE: wait until the close frame is sent and the client has answered
+                #   it.
                 await asyncio.wait(self._tasks)
         finally:
             self.abort()
@@ -210,7 +212,7 @@ class AsgiTransport:
                     receiver.on_message(message)
         except falcon.PayloadTypeError:
             wanted = 'binary' if self._binary else 'text'
-            self.close(1003, f'this endpoint takes {wanted} messages only')
+            self.close(1003, f'this endpoint accepts {wanted} messages only')
             return 1003
         except (falcon.WebSocketDisconnected, falcon.OperationNotAllowed) as ex:
             return getattr(ex, 'code', 1006)
@@ -220,14 +222,14 @@ class AsgiTransport:
             if self._error is not None:
                 raise self._error
             if self._waits_for is not _SENT:
-                await self._go_on()
+                await self._finish_send()
                 self.backlog_bytes = sum(blob.size_bytes for blob in self._queue)
                 if not self._queue:
                     receiver.on_writable()
             while self._queue:
                 blob = self._queue.popleft()
                 self._waits_for = self._send(blob)
-                await self._go_on()
+                await self._finish_send()
                 self.backlog_bytes -= blob.size_bytes
                 if not self._queue and self.backlog_bytes <= 0:
                     receiver.on_writable()
@@ -235,13 +237,13 @@ class AsgiTransport:
                 await self._ws.close(*self._close)
                 return
             self._wake.clear()
-            self._parked = True
+            self._idle = True
             await self._wake.wait()
-            self._parked = False
+            self._idle = False
 
     @types.coroutine
-    def _go_on(self) -> Generator[Any, Any, None]:
-        """Finish what is being sent."""
+    def _finish_send(self) -> Generator[Any, Any, None]:
+        """Wait until the current ``send`` is done."""
         while self._waits_for is not _SENT:
             try:
                 yield self._waits_for
@@ -253,10 +255,10 @@ class AsgiTransport:
 
 @types.coroutine
 def _send_each(ws: falcon.asgi.WebSocket) -> Generator[Any, Any, None]:
-    """Send each blob that is given; yield `_SENT` after it, else what it waits for.
+    """Send each received blob; yield `_SENT` after it, or the future it waits for.
 
-    PERF: one generator for all blobs: to begin a coroutine for each and see its end as
-    an exception takes three times as long (benchmarks/fanout.py on stock uvicorn).
+    PERF: one generator sends all blobs. A new coroutine for each, whose end is an
+    exception, takes three times as long (benchmarks/fanout.py on stock uvicorn).
     """
     while True:
         blob: MessageBlob = yield _SENT

@@ -1,14 +1,15 @@
-"""The ASGI extension ``falcon_channels.direct``: a WebSocket without a coroutine.
+"""ASGI extensions of our server: its WebSocket object, and a few agreed scope keys.
 
-A server that offers the extension puts an object that fulfils `DirectWebSocket` in
-``scope['extensions']['falcon_channels.direct']['websocket']`` of each WebSocket scope.
-ASGI's own events go on working; the extension adds two things:
+A server may lend its own WebSocket object to the application. The server puts an
+object that implements `ServerWebSocket` into the scope of each WebSocket, under
+``scope['extensions']['falcon_channels.websocket']['websocket']``. All ASGI events
+still work. The object adds two methods that bypass ASGI events:
 
-* `write` takes finished frames and puts them into the socket at once, with no task,
-  lock or event for each recipient, and says what is left behind;
-* `attach` gives the messages to callbacks. From then on the ASGI application may
-  return: its ``websocket.close`` is ignored and the connection lives on until `close`,
-  `abort` or the peer ends it. An idle connection then holds no coroutine.
+* `write` hands finished frames to the socket at once, and returns how many bytes are
+  still buffered. It needs no task, lock or event per recipient.
+* `attach` delivers messages to callbacks. The ASGI application may return afterwards.
+  The server then ignores its ``websocket.close``, and the connection stays open until
+  `close`, `abort` or the peer ends it. An idle connection then holds no coroutine.
 """
 
 from __future__ import annotations
@@ -21,59 +22,48 @@ from typing import Protocol
 from falcon_channels.transports.base import Receiver
 from falcon_channels.transports.base import Transport
 
-__all__ = [
-    'CUT_EXTENSION',
-    'DRAIN_HOOKS',
-    'EXTENSION',
-    'START_ERROR',
-    'WORKERS',
-    'DirectWebSocket',
-    'cut_of',
-    'direct_websocket',
-]
+#: Name of the extension in ``scope['extensions']`` of a WebSocket.
+SERVER_WEBSOCKET_EXTENSION = 'falcon_channels.websocket'
 
-#: The extension's name in ``scope['extensions']``.
-EXTENSION = 'falcon_channels.direct'
-
-#: The key in the lifespan's ``scope['state']`` of a list of coroutine functions that a
-#: server with the extension calls when it stops, before it closes connections.
+#: Key in the lifespan's ``scope['state']``: a list of coroutine functions. A server
+#: with the extension calls them when it stops, before it closes connections.
 DRAIN_HOOKS = 'falcon_channels.drain'
 
-#: The key in the lifespan's ``scope['state']`` of why the application cannot start, in
-#: words for people: such a server logs them, and not the traceback that Falcon sends.
+#: Key in the lifespan's ``scope['state']``: a message that says why the application
+#: cannot start. Our server logs it instead of the traceback that Falcon sends.
 START_ERROR = 'falcon_channels.start_error'
 
-#: The key in the lifespan's ``scope['state']`` of how many processes serve the
+#: Key in the lifespan's ``scope['state']``: number of processes that serve the
 #: application.
 WORKERS = 'falcon_channels.workers'
 
-#: Name of an extension in the scope of an HTTP request: ``cut`` ends its connection at
-#: once, also where the client does not read.
-CUT_EXTENSION = 'falcon_channels.cut'
+#: Name of an extension in the scope of an HTTP request. Its ``abort`` ends the
+#: connection at once, even if the client does not read.
+ABORT_EXTENSION = 'falcon_channels.abort'
 
 
-class DirectWebSocket(Transport, Protocol):
-    """What the server offers for one WebSocket connection."""
+class ServerWebSocket(Transport, Protocol):
+    """One WebSocket connection, as our server lends it to the application."""
 
     def attach(self, receiver: Receiver) -> None:
         """Deliver messages to `receiver` instead of ASGI ``receive``.
 
-        Legal once, after ``websocket.accept`` was sent. Messages that wait for
-        ``receive`` are given to the receiver first, in order. ``receive`` called
-        afterwards waits for the end of the connection.
+        Allowed once, after ``websocket.accept`` was sent. Messages that are buffered
+        for ``receive`` are delivered to the receiver first, in order. A later call of
+        ``receive`` waits for the end of the connection.
 
         Raises:
-            RuntimeError: Not accepted yet, or attached already.
+            RuntimeError: Not accepted yet, or already attached.
         """
 
 
-def direct_websocket(scope: Mapping[str, Any]) -> DirectWebSocket | None:
-    """Return the server's object for a connection, where it offers one."""
-    extension = (scope.get('extensions') or {}).get(EXTENSION)
+def server_websocket(scope: Mapping[str, Any]) -> ServerWebSocket | None:
+    """Return the server's WebSocket object, or ``None`` if the server has none."""
+    extension = (scope.get('extensions') or {}).get(SERVER_WEBSOCKET_EXTENSION)
     return None if extension is None else extension['websocket']
 
 
-def cut_of(scope: Mapping[str, Any]) -> Callable[[], None] | None:
-    """Return what cuts the connection of an HTTP request, where a server offers it."""
-    extension = (scope.get('extensions') or {}).get(CUT_EXTENSION)
-    return None if extension is None else extension['cut']
+def connection_abort(scope: Mapping[str, Any]) -> Callable[[], None] | None:
+    """Return the function that aborts an HTTP connection, or ``None``."""
+    extension = (scope.get('extensions') or {}).get(ABORT_EXTENSION)
+    return None if extension is None else extension['abort']

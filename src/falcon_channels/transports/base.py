@@ -1,19 +1,19 @@
 """The transport contract: how finished bytes reach one connection.
 
-A transport knows one socket (or one HTTP response) and nothing of channels. The hub
-hands it *blobs*: payloads that its framing has made ready, the same object for every
-connection with that framing. Rules, and what breaks without them:
+A transport knows one socket (or one HTTP response) and nothing about channels. The hub
+hands it *blobs*: payloads that the transport's framing has prepared. All connections
+with the same framing get the same object. These rules hold, with their reasons:
 
 * `write` never blocks, never awaits and never raises because of the peer. A publisher
-  goes over all subscribers in one loop; one that blocks would hold up all others.
-* `write` returns how many bytes still wait in this process. The hub compares this
-  with the limit of the channel and closes or thins out a reader that is too slow.
-  Nothing else bounds that queue, so the figure must be true.
-* Blobs leave in the order of the calls, whole, and never interleaved.
-* `write`, `close` and `abort` never call the receiver back before they return: the hub
-  is going over the subscribers of a channel, whom the end of one would change.
+  writes to all subscribers in one loop, and one blocked write would delay all others.
+* `write` returns how many bytes are still buffered in this process. The hub compares
+  them with the limit of the channel, and applies the channel's policy to a slow reader.
+  Nothing else limits that queue, so the number must be correct.
+* Blobs are sent in the order of the calls, whole and never interleaved.
+* `write`, `close` and `abort` do not call the receiver before they return. The hub may
+  be iterating over the subscribers of a channel, and a closed one changes that set.
 * After `close` or `abort`, `write` does nothing and returns 0.
-* The receiver hears of the end exactly once, by `on_closed`, whoever ended it.
+* `on_closed` is called exactly once, no matter which side ended the connection.
 """
 
 from __future__ import annotations
@@ -24,73 +24,74 @@ from typing import Protocol
 
 
 class Framing(Protocol):
-    """Turns payloads (messages without a frame) into what a transport writes.
+    """Turns payloads (messages without a frame) into blobs that a transport writes.
 
-    Framings are shared objects, compared by identity: two connections with one
-    framing get the same blobs, so that a publication is framed once for all of them.
+    Framings are shared objects and are compared by identity. Connections with the same
+    framing get the same blobs, so a publication is framed once for all of them.
     """
 
     def frame(self, payloads: Sequence[Any], *, binary: bool) -> Any:
-        """Return one blob that carries the payloads in order.
+        """Return one blob with the payloads in order.
 
         Args:
-            payloads: Finished messages, UTF-8 where `binary` is false.
-            binary: Whether to send them as binary messages.
+            payloads: Finished messages; UTF-8 if `binary` is false.
+            binary: Whether they are sent as binary messages.
         """
 
     def join(self, blobs: Sequence[Any]) -> Any:
-        """Return one blob that carries several in order."""
+        """Return one blob with several blobs in order."""
 
 
 class Receiver(Protocol):
-    """What a transport tells its owner. No method may raise or block."""
+    """Callbacks of a transport. No method may raise or block."""
 
     def on_message(self, message: str | bytes) -> None:
-        """Take one whole message: `str` for text, `bytes` for binary."""
+        """Called with each whole message: `str` for text, `bytes` for binary."""
 
     def on_writable(self) -> None:
-        """Learn that the backlog, which had been above 0, is written."""
+        """Called when the backlog, which was above 0, has been written."""
 
     def on_closed(self, code: int, reason: str) -> None:
-        """Learn that the connection has ended; called exactly once.
+        """Called exactly once, when the connection has ended.
 
         Args:
-            code: Close code of the peer; 1005 for a close frame without one, 1006
-                where the link was lost without a close frame.
-            reason: The peer's words, or ``''``.
+            code: Close code of the peer; 1005 for a close frame without a code, 1006
+                if the connection was lost without a close frame.
+            reason: Close reason of the peer, or ``''``.
         """
 
 
 class Transport(Protocol):
-    """One connection's way out."""
+    """The output side of one connection."""
 
     @property
     def framing(self) -> Framing:
-        """What makes payloads ready for `write`; settled once accepted."""
+        """Framing that prepares payloads for `write`; fixed after the accept."""
 
     @property
     def descriptor(self) -> int:
-        """A socket to which a blob may be written as it is; -1 where there is none.
+        """File descriptor of a socket that takes blobs unchanged, or -1.
 
-        Only while nothing waits before it in this process. Whoever writes there hands
-        what was not taken to `write`, in the same turn of the event loop.
+        It may be -1 at any time: code may write there only while nothing is buffered in
+        this process. The part that the socket did not take must be handed to `write` in
+        the same event-loop iteration.
         """
 
     @property
     def backlog_bytes(self) -> int:
-        """How many bytes written here have not left the process."""
+        """Number of written bytes that are still buffered in this process."""
 
     def write(self, blob: Any) -> int:
-        """Hand over a blob of this transport's framing; return the backlog in bytes."""
+        """Send or buffer a blob of this framing; return the backlog in bytes."""
 
     def close(self, code: int, reason: str) -> None:
-        """Close after what is written, with a close code; bounded in time."""
+        """Close with a code after the buffered bytes are sent, or after a time-out."""
 
     def abort(self) -> None:
-        """End at once and drop what is not written."""
+        """End the connection at once and drop the buffered bytes."""
 
     def pause_reading(self) -> None:
-        """Ask the peer, by back-pressure, to send no more messages."""
+        """Stop reading, so that back-pressure reaches the peer."""
 
     def resume_reading(self) -> None:
-        """Take messages again."""
+        """Start reading again."""

@@ -1,4 +1,4 @@
-"""The client protocol's encodings as codecs of the fan-out."""
+"""Codecs of the client protocol, in the form that the fan-out needs."""
 
 from __future__ import annotations
 
@@ -18,21 +18,30 @@ from falcon_channels.transports.encoders import Item
 
 
 class ClientCodec:
-    """One encoding of the client protocol: what a turn brings is one message.
+    """One encoding of the client protocol.
+
+    All items of one event-loop iteration become one message.
 
     Args:
-        protocol: The encoding.
-        bare: Whether pushes go without an envelope, as to unidirectional clients.
+        protocol: Encoding of single pushes.
+        unidirectional: Whether pushes have no envelope, as unidirectional clients
+            expect them (default ``False``).
     """
 
-    def __init__(self, protocol: ProtocolCodec, *, bare: bool = False) -> None:
+    def __init__(
+        self, protocol: ProtocolCodec, *, unidirectional: bool = False
+    ) -> None:
         self.protocol = protocol
         self.binary = protocol.BINARY
         self.encode_push: Callable[[str, Push], bytes] = (
-            protocol.encode_bare_push if bare else protocol.encode_push
+            protocol.encode_unidirectional_push
+            if unidirectional
+            else protocol.encode_push
         )
         self.encode_publication: Callable[[str, Publication], bytes] = (
-            protocol.encode_bare_publication if bare else protocol.encode_publication
+            protocol.encode_unidirectional_publication
+            if unidirectional
+            else protocol.encode_publication
         )
 
     def encode_items(
@@ -55,18 +64,20 @@ class ClientCodec:
 
 
 JSON = ClientCodec(json_codec)
-BARE_JSON = ClientCodec(json_codec, bare=True)
+UNIDIRECTIONAL_JSON = ClientCodec(json_codec, unidirectional=True)
 
 _protobuf: dict[bool, ClientCodec] = {}
 
 
-def protobuf(*, bare: bool = False) -> ClientCodec:
-    """Return the Protobuf encoding.
+def protobuf(*, unidirectional: bool = False) -> ClientCodec:
+    """Return the codec for Protobuf.
 
     Raises:
         ExtraMissingError: google.protobuf is not installed.
     """
-    found = _protobuf.get(bare)
+    found = _protobuf.get(unidirectional)
     if found is None:
-        found = _protobuf[bare] = ClientCodec(protobuf_codec(), bare=bare)
+        found = _protobuf[unidirectional] = ClientCodec(
+            protobuf_codec(), unidirectional=unidirectional
+        )
     return found

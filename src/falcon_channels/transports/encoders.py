@@ -1,9 +1,11 @@
-"""Encoders: a publication becomes bytes once for all connections that speak alike.
+"""Encoders: each publication is encoded once for all connections with the same
+encoding.
 
-A *codec* turns what happened in a channel into payloads; a *framing* makes payloads
-ready for a kind of transport. An `Encoder` is a pair of them. Encoders are compared by
-identity: the hub groups the subscribers of a channel by encoder, and calls each encoder
-once, however many subscribers a group has.
+A *codec* turns the items of a channel into payloads. A *framing* prepares payloads for
+one kind of transport. An `Encoder` is a pair of both. Encoders are compared by
+identity: the hub groups the subscribers of a channel by encoder. It calls each encoder
+    once, no
+matter how many subscribers a group has.
 """
 
 from __future__ import annotations
@@ -16,32 +18,32 @@ from falcon_channels.publication import Publication
 from falcon_channels.publication import Signal
 from falcon_channels.transports.base import Framing
 
-#: What is sent to the subscribers of a channel.
+#: One thing that is sent to the subscribers of a channel.
 Item = Publication | Signal
 
 
-class Codec(Protocol):
-    """Turns items into payloads. Codecs are shared objects, one per encoding."""
+class ItemCodec(Protocol):
+    """Turns items into payloads. There is one shared object per encoding."""
 
-    #: Whether the payloads go into binary messages.
+    #: Whether the payloads are sent as binary messages.
     binary: bool
 
     def encode_items(
         self, channel: str, items: Sequence[Item], epoch: str
     ) -> list[Any]:
-        """Return the payloads for `items`, leaving out what this encoding has not.
+        """Return the payloads for `items`, without those that the encoding lacks.
 
         Raises:
-            PayloadError: A publication cannot be sent in this encoding.
+            PayloadError: A publication has no form in this encoding.
         """
 
 
 class Encoder:
-    """A codec and a framing; get one from `encoder`."""
+    """A codec and a framing; call `get_encoder` to get the shared object."""
 
     __slots__ = ('codec', 'framing')
 
-    def __init__(self, codec: Codec, framing: Framing) -> None:
+    def __init__(self, codec: ItemCodec, framing: Framing) -> None:
         self.codec = codec
         self.framing = framing
 
@@ -50,16 +52,16 @@ class Encoder:
         channel: str,
         items: Sequence[Item],
         epoch: str,
-        payloads_by_codec: dict[Codec, list[Any]] | None = None,
+        payloads_by_codec: dict[ItemCodec, list[Any]] | None = None,
     ) -> Any:
-        """Return one blob for `items`, or ``None`` where nothing is to be sent.
+        """Return one blob for `items`, or ``None`` if there is nothing to send.
 
         Args:
             channel: Name of the channel.
-            items: In order.
-            epoch: Of the publications.
-            payloads_by_codec: Payloads that another framing needed for the same items;
-                looked up and filled in.
+            items: Items in the order to send.
+            epoch: Epoch of the publications.
+            payloads_by_codec: Cache of payloads for the same items, shared by encoders
+                with different framings; read and filled in. By default none.
         """
         payloads = None
         if payloads_by_codec is not None:
@@ -73,11 +75,11 @@ class Encoder:
         return self.framing.frame(payloads, binary=self.codec.binary)
 
 
-_encoders: dict[tuple[Codec, Framing], Encoder] = {}
+_encoders: dict[tuple[ItemCodec, Framing], Encoder] = {}
 
 
-def encoder(codec: Codec, framing: Framing) -> Encoder:
-    """Return the one encoder of this codec and this framing."""
+def get_encoder(codec: ItemCodec, framing: Framing) -> Encoder:
+    """Return the shared encoder of this codec and this framing."""
     found = _encoders.get((codec, framing))
     if found is None:
         found = _encoders[codec, framing] = Encoder(codec, framing)

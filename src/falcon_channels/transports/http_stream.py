@@ -1,8 +1,8 @@
-"""An HTTP response that does not end: one connection's way out without a WebSocket.
+"""Transport over an HTTP response that does not end, for clients without a WebSocket.
 
-The response is Falcon's ``resp.stream``; what a connection writes waits in a queue,
-whose bytes are the transport's backlog, until the server has taken it. What the client
-sends comes by other requests, or not at all.
+The response is Falcon's ``resp.stream``. Everything that a connection writes waits in a
+queue until the server has taken it; the bytes of the queue are the transport's backlog.
+Messages from the client arrive in other requests, or not at all.
 """
 
 from __future__ import annotations
@@ -17,38 +17,38 @@ from typing import Any
 
 from falcon_channels.transports.base import Receiver
 
-#: How long a client may take to read what is left when its connection is closed.
+#: Seconds that a client has to read the pending output when it is closed.
 CLOSE_TIMEOUT_S = 10.0
 
 
 class LineFraming:
-    """A message is a line."""
+    """Framing of one message per line."""
 
     def frame(self, payloads: Sequence[bytes], *, binary: bool) -> bytes:
-        """Return the payloads, each with a line end."""
+        """Return the payloads, each followed by a line feed."""
         return b''.join([payload + b'\n' for payload in payloads])
 
     def join(self, blobs: Sequence[bytes]) -> bytes:
-        """Return all lines of `blobs`."""
+        """Return all lines of `blobs` as one blob."""
         return b''.join(blobs)
 
 
-class DelimitedFraming:
-    """A message brings its own length."""
+class LengthPrefixedFraming:
+    """Framing of messages that already begin with their length."""
 
     def frame(self, payloads: Sequence[bytes], *, binary: bool) -> bytes:
-        """Return the payloads."""
+        """Return the payloads, one after the other."""
         return b''.join(payloads)
 
     def join(self, blobs: Sequence[bytes]) -> bytes:
-        """Return all messages of `blobs`."""
+        """Return all messages of `blobs` as one blob."""
         return b''.join(blobs)
 
 
 class EventFraming:
-    """A message is a server-sent event, ``data: {...}``; WHATWG HTML section 9.2.
+    """Framing as server-sent events, ``data: {...}`` (WHATWG HTML section 9.2).
 
-    A payload of several lines, each a message of its own, becomes as many events.
+    Each line of a payload is a message of its own and becomes one event.
     """
 
     def frame(self, payloads: Sequence[bytes], *, binary: bool) -> bytes:
@@ -62,31 +62,31 @@ class EventFraming:
         )
 
     def join(self, blobs: Sequence[bytes]) -> bytes:
-        """Return all events of `blobs`."""
+        """Return all events of `blobs` as one blob."""
         return b''.join(blobs)
 
 
 LINES = LineFraming()
-DELIMITED = DelimitedFraming()
+LENGTH_PREFIXED = LengthPrefixedFraming()
 EVENTS = EventFraming()
 
 
-class StreamTransport:
+class HttpStreamTransport:
     """A transport over a streamed HTTP response.
 
-    Set ``resp.stream = transport.body(receiver, receive, cut)``; the connection ends
-    with the stream, whoever ends it.
+    Set ``resp.stream = transport.body(receiver, receive, abort_connection)``. The
+    connection ends with the stream.
 
     Args:
-        framing: One of `LINES`, `DELIMITED` and `EVENTS`.
-        preamble: What the body begins with.
+        framing: One of `LINES`, `LENGTH_PREFIXED` and `EVENTS`.
+        preamble: Bytes at the beginning of the body, by default none.
     """
 
     __slots__ = (
-        '_appendix',
+        '_abort_connection',
         '_closing',
-        '_cut',
         '_ended',
+        '_get_field',
         '_queue',
         '_sender',
         '_sending',
@@ -96,34 +96,34 @@ class StreamTransport:
         'readable',
     )
 
-    #: ASGI, not a socket, takes what is written.
+    #: -1: bytes are written through ASGI, not to a socket.
     descriptor = -1
 
     def __init__(self, framing: Any, preamble: bytes = b'') -> None:
         self.framing = framing
         self.backlog_bytes = 0
-        #: Set while the connection takes commands.
+        #: Set while the connection accepts commands.
         self.readable = asyncio.Event()
         self.readable.set()
-        self._appendix: Callable[[], bytes] | None = None
+        self._get_field: Callable[[], bytes] | None = None
         self._queue: deque[bytes] = deque([preamble] if preamble else ())
         self._wake = asyncio.Event()
         self._closing: tuple[int, str] | None = None
         self._ended = False
         self._sending = False
         self._sender: asyncio.Task[Any] | None = None
-        self._cut: Callable[[], None] | None = None
+        self._abort_connection: Callable[[], None] | None = None
 
-    def append_with(self, appendix: Callable[[], bytes]) -> None:
-        """Add to the last event of each part of the body a field.
+    def add_to_events(self, get_field: Callable[[], bytes]) -> None:
+        """Add a field to the last event of every chunk of the body from now on.
 
         Args:
-            appendix: Returns the field, a line with its end, or ``b''``.
+            get_field: Returns the field, a line with its end, or ``b''``.
         """
-        self._appendix = appendix
+        self._get_field = get_field
 
     def write(self, blob: bytes) -> int:
-        """Queue a blob; return how many bytes wait."""
+        """Queue a blob; return the size of the queue in bytes."""
         if self._ended or self._closing is not None:
             return 0
         self._queue.append(blob)
@@ -132,11 +132,11 @@ class StreamTransport:
         return self.backlog_bytes
 
     def close(self, code: int, reason: str) -> None:
-        """End the body after what is queued, or abort where the client reads nothing.
+        """End the body after the queue; abort if the client does not read in time.
 
         Args:
-            code: For the receiver; a body has no place for it.
-            reason: The same.
+            code: Close code for the receiver; an HTTP body cannot carry it.
+            reason: Close reason for the receiver; an HTTP body cannot carry it.
         """
         if self._closing is None and not self._ended:
             self._closing = (code, reason)
@@ -144,50 +144,52 @@ class StreamTransport:
             asyncio.get_running_loop().call_later(CLOSE_TIMEOUT_S, self.abort)
 
     def abort(self) -> None:
-        """Drop what is queued, and end the body."""
+        """Drop the queue and end the body."""
         self._ended = True
         self._queue.clear()
         self.backlog_bytes = 0
         self._wake.set()
         if not self._sending:
             return
-        if self._cut is not None:
-            self._cut()
+        if self._abort_connection is not None:
+            self._abort_connection()
         elif self._sender is not None:
-            # NOTE: a server that waits for a client to read can only be cancelled.
+            # NOTE: while the server waits for the client to read, only cancelling the
+            #   task ends the response.
             self._sender.cancel()
 
     def pause_reading(self) -> None:
-        """Let requests with further commands wait."""
+        """Delay requests with further commands."""
         self.readable.clear()
 
     def resume_reading(self) -> None:
-        """Take commands again."""
+        """Accept commands again."""
         self.readable.set()
 
     async def body(
         self,
         receiver: Receiver,
         receive: Callable[[], Awaitable[Any]],
-        cut: Callable[[], None] | None = None,
+        abort_connection: Callable[[], None] | None = None,
     ) -> AsyncIterator[bytes]:
-        """Yield what is written until the end; tell `receiver` of it.
+        """Yield written blobs until the connection ends; then call `on_closed`.
 
         Args:
-            receiver: Whose connection it is.
-            receive: ASGI's: the request was read, so that all it can still say is
-                that the client has gone.
-            cut: Ends the connection at once, where the server offers that.
+            receiver: The owner of the connection.
+            receive: ASGI's ``receive``. The request was read before, so the only event
+                still to come is the client's disconnect.
+            abort_connection: Function that ends the connection at once, or ``None`` if
+                the server does not offer it.
         """
-        self._cut = cut
+        self._abort_connection = abort_connection
         self._sender = asyncio.current_task()
         watch = asyncio.create_task(
-            self._watch(receive), name='falcon_channels watch of a stream'
+            self._wait_for_disconnect(receive), name='falcon_channels watch of a stream'
         )
         try:
             while not self._ended:
                 if self._queue:
-                    chunk = self._take()
+                    chunk = self._take_queue()
                     self._sending = True
                     yield chunk
                     self._sending = False
@@ -207,14 +209,14 @@ class StreamTransport:
             watch.cancel()
             receiver.on_closed(*(self._closing or (1006, '')))
 
-    def _take(self) -> bytes:
+    def _take_queue(self) -> bytes:
         chunk = b''.join(self._queue)
         self._queue.clear()
-        if self._appendix is None or not chunk.endswith(b'\n\n'):
+        if self._get_field is None or not chunk.endswith(b'\n\n'):
             return chunk
-        return chunk[:-1] + self._appendix() + b'\n'
+        return chunk[:-1] + self._get_field() + b'\n'
 
-    async def _watch(self, receive: Callable[[], Awaitable[Any]]) -> None:
+    async def _wait_for_disconnect(self, receive: Callable[[], Awaitable[Any]]) -> None:
         while (await receive())['type'] != 'http.disconnect':
             pass
         self._ended = True

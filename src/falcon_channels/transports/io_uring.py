@@ -1,23 +1,24 @@
-"""Many sockets, one system call: sending through Linux's io_uring.
+"""Sends to many sockets with one system call, through Linux's io_uring.
 
-`SendRing.send` does what ``send(2)`` in a loop does, each without waiting, but the
-kernel is entered once for up to 512 sockets: the ways in and out of it are an eighth
-of what a short message to a socket costs (benchmarks/fanout.py).
+`SendRing.send` does the same as ``send(2)`` without waiting for each socket. But it
+enters the kernel once for up to 512 sockets. Entering and leaving the kernel is an
+eighth of the cost of a short message to a socket (benchmarks/fanout.py).
 
-A ring is memory that this process shares with the kernel: entries to submit, and
-results. In an entry of ours all but the socket, the address and the length is constant
-and written once, so that a `send` copies three columns of numbers. The rules, and what
-breaks without them:
+A ring is memory that this process shares with the kernel: submission entries, and
+results. In our entries everything but the socket, the address and the length is
+constant. The constant part is written once, so `send` copies three columns of numbers.
+These rules hold, with their reasons:
 
-* Every send is told not to wait. It is over when the call returns: nothing is in flight
-  afterwards, and no memory has to live longer than the call.
-* Every result is looked at. A socket that took less than all is reported, with how much
-  it took: what is left has to go another way, or the stream has a hole.
-* A ring that does the unexpected is closed, and what it did not take is reported as
-  well. It is told by its `closed`; there is no second attempt.
+* Every send is flagged not to wait, so it is complete when the call returns. No memory
+  must live longer than the call.
+* Every result is checked. A socket that took only a part is reported with the number
+  of bytes. The caller must send the rest in another way, or the stream has a hole.
+* A ring with an unexpected result is closed. Everything that it did not send is
+  reported too, and `closed` is set. It is not used again.
 
-Where the system has no io_uring, or has it not for everybody, there is no ring: Linux
-before 6.1, the default rules of container engines, ``kernel.io_uring_disabled``.
+Some systems have no io_uring, or do not allow it to every process: Linux before 6.1,
+the default rules of container engines, ``kernel.io_uring_disabled``. Then there is no
+ring.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ import weakref
 
 _logger = logging.getLogger('falcon_channels')
 
-# Numbers of linux/io_uring.h and of the system calls, the same on every architecture.
+# Numbers from linux/io_uring.h and of the system calls; equal on all architectures.
 _SETUP = 425
 _ENTER = 426
 _SINGLE_ISSUER = 1 << 12
@@ -46,39 +47,39 @@ _RING_AT = 0
 _ENTRIES_AT = 0x10000000
 _OP_SEND = 26
 
-#: struct io_uring_params: sq_entries, cq_entries, flags and seven more numbers; where
-#: to find what in the memory of submissions, and of results.
+#: struct io_uring_params: sq_entries, cq_entries, flags and seven more numbers; then
+#: the offsets of the fields in the memory of submissions, and in that of results.
 _PARAMS = struct.Struct('=10I10I10I')
 #: struct io_uring_sqe: opcode, flags, ioprio, fd, off, addr, len, msg_flags, user_data
-#: and what other operations need.
+#: and the fields of other operations.
 _ENTRY = struct.Struct('=BBHiQQiiQ24x')
 #: struct io_uring_cqe: user_data, res, flags.
 _RESULT = struct.Struct('=QiI')
 _INT = struct.calcsize('i')
 _LONG = struct.calcsize('Q')
 
-#: How many sockets are written by one call; the kernel's memory for them is 100 KiB.
+#: Maximum number of sockets of one call; they need 100 KiB of kernel memory.
 _ENTRIES = 512
 _WRAP = 0xFFFFFFFF
-#: Blobs up to this are copied, which costs less than to find out where they are.
+#: Blobs up to this size are copied, because that is faster than to find their address.
 _BUFFER_BYTES = 4096
 
 
 class Unsent(NamedTuple):
-    """A socket that did not take all.
+    """A socket that did not take its whole blob.
 
     Attributes:
-        number: Which of the descriptors given to `SendRing.send`.
-        sent: How many bytes it took, 0 also where the link is broken; -1: not known,
-            so that the link has to end.
+        number: Index of the descriptor among those given to `SendRing.send`.
+        sent: Number of bytes that it took, 0 also if the connection is broken. -1 if
+            the number is unknown: the caller must then end the connection.
     """
 
     number: int
     sent: int
 
 
-def open_ring() -> SendRing | None:
-    """Return a ring for this thread, where the system allows it and it works."""
+def open_send_ring() -> SendRing | None:
+    """Return a ring for this thread, or ``None`` if it is not available."""
     if not sys.platform.startswith('linux'):
         return None
     ring = None
@@ -86,7 +87,7 @@ def open_ring() -> SendRing | None:
         ring = SendRing()
         if ring.works():
             return ring
-        _logger.debug('io_uring is there, but does not work')
+        _logger.debug('io_uring is available, but the test send failed')
     except (OSError, AttributeError, ValueError) as ex:
         _logger.debug('io_uring cannot be used: %s', ex)
     if ring is not None:
@@ -95,13 +96,15 @@ def open_ring() -> SendRing | None:
 
 
 class SendRing:
-    """One ring; for the thread that made it only, and for no child process.
+    """One io_uring for sending. Only the thread that created it may use it.
+
+    A child process must not use it.
 
     Raises:
-        OSError: The system has no io_uring, or not for us.
+        OSError: The system has no io_uring, or does not allow it to this process.
 
     Attributes:
-        closed: Whether it can send no more.
+        closed: Whether the ring is closed; `send` then sends nothing.
     """
 
     def __init__(self) -> None:
@@ -114,7 +117,7 @@ class SendRing:
         if self._fd < 0:
             code = ctypes.get_errno()
             raise OSError(code, os.strerror(code))
-        #: How many have been submitted so far; all of them are done.
+        #: Number of entries submitted so far; all of them are complete.
         self._count = 0
         buffer = ctypes.create_string_buffer(_BUFFER_BYTES)
         self._address = ctypes.addressof(buffer)
@@ -159,7 +162,7 @@ class SendRing:
     def _column(
         self, memory: mmap.mmap, kind: str, at: int, end: int | None, step: int
     ) -> memoryview:
-        """Return the numbers of one kind at every `step` bytes."""
+        """Return a view of one field: numbers of type `kind`, `step` bytes apart."""
         size = struct.calcsize(kind)
         whole = memoryview(memory)
         numbers = whole.cast(kind)  # type: ignore[call-overload]  # a literal at each call
@@ -170,7 +173,7 @@ class SendRing:
         return column
 
     def works(self) -> bool:
-        """Send a byte to ourselves: not every system does what it says it can."""
+        """Return whether a test send succeeds; some systems only claim support."""
         ours, theirs = socket.socketpair()
         with ours, theirs:
             theirs.setblocking(False)
@@ -178,14 +181,15 @@ class SendRing:
             return not unsent and theirs.recv(2) == b'x'
 
     def send(self, groups: Sequence[tuple[Sequence[int], bytes]]) -> list[Unsent]:
-        """Send blobs to sockets, as far as they take them now.
+        """Send blobs to sockets, as far as the sockets take them without waiting.
 
         Args:
-            groups: Descriptors, and the blob that each of them gets. No descriptor may
-                be there twice.
+            groups: Pairs of descriptors and the blob for each of them. No descriptor
+                may occur twice.
 
         Returns:
-            Those that did not take all, in order; the number counts through all groups.
+            The sockets that did not take their whole blob, in order. `Unsent.number`
+            counts through all groups.
         """
         data = groups[0][1] if len(groups) == 1 else b''.join([g[1] for g in groups])
         if len(data) <= _BUFFER_BYTES:
@@ -196,7 +200,7 @@ class SendRing:
         fds, addresses, sizes = array('i'), array('Q'), array('i')
         for descriptors, blob in groups:
             count = len(descriptors)
-            # PERF: a third of what `extend` costs.
+            # PERF: a third of the cost of `extend`.
             fds.frombytes(struct.pack(f'{count}i', *descriptors))
             addresses += array('Q', (address,)) * count
             sizes += array('i', (len(blob),)) * count
@@ -204,7 +208,7 @@ class SendRing:
         unsent: list[Unsent] = []
         begin = 0
         while begin < len(fds):
-            # NOTE: up to the end of the ring, so that nothing below has two parts.
+            # NOTE: up to the end of the ring, so that no slice below wraps around.
             some = slice(begin, begin + self._size - self._count % self._size)
             sent = self._send_some(fds[some], addresses[some], sizes[some])
             if sent is not None:
@@ -219,14 +223,15 @@ class SendRing:
     def _send_some(
         self, fds: array[int], addresses: array[int], sizes: array[int]
     ) -> Sequence[int] | None:
-        """Send as many as there are entries up to the end of the ring, or fewer.
+        """Send to no more sockets than there are entries before the end of the ring.
 
         Returns:
-            How many bytes each took, see `Unsent`; ``None``: all took all.
+            Number of bytes that each socket took, as in `Unsent`; ``None`` if all
+            sockets took everything.
         """
         count = len(fds)
-        # SECURITY: a child process has this memory as well, and would have its parent
-        #   send to its own sockets.
+        # SECURITY: a child process shares this memory. Its entries would make the
+        #   parent send the child's data to the parent's sockets.
         if self.closed or os.getpid() != self._pid:
             return [0] * count
         slot = self._count % self._size
@@ -237,7 +242,7 @@ class SendRing:
         before = self._count
         self._count = self._tail[0] = (before + count) & _WRAP
         taken = self._call(_ENTER, self._fd, count, count, _WAIT_FOR_RESULTS, None, 0)
-        # PERF: compared in C (benchmarks/fanout.py).
+        # PERF: memoryviews are compared in C (benchmarks/fanout.py).
         at = before % self._num_results
         if (
             taken == count
@@ -258,7 +263,7 @@ class SendRing:
         return sent
 
     def close(self) -> None:
-        """Give everything back; `send` reports all as unsent from now on."""
+        """Release the ring; `send` reports all as unsent from now on."""
         if not self.closed:
             self.closed = True
             for view in reversed(self._views):

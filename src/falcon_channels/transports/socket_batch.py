@@ -1,4 +1,4 @@
-"""What many sockets get in one turn of the event loop, written together."""
+"""Writes the output of one event-loop iteration to many sockets together."""
 
 from __future__ import annotations
 
@@ -6,48 +6,47 @@ from collections.abc import Sequence
 from itertools import repeat
 from os import write as write_descriptor
 
-from falcon_channels.transports.io_uring import open_ring
+from falcon_channels.transports.io_uring import open_send_ring
 from falcon_channels.transports.io_uring import SendRing
 from falcon_channels.transports.io_uring import Unsent
 
 #: PERF: for fewer sockets the ring costs more than it saves (benchmarks/rooms.py).
-
-
 _MIN_FOR_RING = 48
 
 
 class SocketBatch:
-    """Blobs for descriptors that transports lend, see `Transport.descriptor`.
+    """Collects blobs for socket descriptors and writes them together.
 
-    Between `add` and `write` no transport may be used whose descriptor was added. The
-    thread of the first `write` is that of all others.
+    `Transport.descriptor` lends the descriptors. Do not use a transport between the
+    `add` of its descriptor and `write`. Call `write` always from the same thread.
 
     Args:
-        io_uring: Whether to use `SendRing` where the system has it.
+        io_uring: Whether to use `SendRing` if the system has it.
     """
 
     def __init__(self, io_uring: bool) -> None:
         self._groups: list[tuple[Sequence[int], bytes]] = []
-        #: Whether to open a ring when it is first of use.
+        #: Whether to open a ring at the first large batch.
         self._wants_ring = io_uring
         self._ring: SendRing | None = None
 
     def close(self) -> None:
-        """Give back what the system lent; `write` goes on in a loop."""
+        """Close the ring; `write` uses a loop from now on."""
         self._wants_ring = False
         if self._ring is not None:
             self._ring.close()
             self._ring = None
 
     def add(self, descriptors: Sequence[int], blob: bytes) -> None:
-        """Write a blob to each of these with the next `write`."""
+        """Add a blob that the next `write` sends to each of these descriptors."""
         self._groups.append((descriptors, blob))
 
     def write(self) -> list[Unsent]:
-        """Write what was added, as far as the sockets take it now.
+        """Write the added blobs, as far as the sockets take them without waiting.
 
         Returns:
-            Those that did not take all; the number counts through all that was added.
+            The sockets that did not take their whole blob. `Unsent.number` counts
+            through all added descriptors.
         """
         groups, self._groups = self._groups, []
         if (
@@ -55,7 +54,7 @@ class SocketBatch:
             and sum([len(group[0]) for group in groups]) >= _MIN_FOR_RING
         ):
             if self._ring is None:
-                self._ring = open_ring()
+                self._ring = open_send_ring()
             if self._ring is None or self._ring.closed:
                 self.close()
             else:
@@ -71,9 +70,15 @@ class SocketBatch:
 def _write_each(
     descriptors: Sequence[int], blob: bytes, first: int, unsent: list[Unsent]
 ) -> None:
-    """Write a blob to descriptors, numbered from `first`, one after the other.
+    """Write a blob to each descriptor; append the incomplete writes to `unsent`.
 
-    PERF: the loop runs in C; a tenth of a delivery (benchmarks/fanout.py).
+    PERF: the loop runs in C, which saves a tenth of a delivery (benchmarks/fanout.py).
+
+    Args:
+        descriptors: Sockets, without duplicates.
+        blob: Bytes for each of them.
+        first: Number of the first descriptor in `unsent`.
+        unsent: List that gets the sockets which did not take all.
     """
     size = len(blob)
     numbers = iter(range(first, first + len(descriptors)))
@@ -85,6 +90,6 @@ def _write_each(
                     unsent.append(Unsent(number, sent))
             return
         except OSError:
-            # NOTE: nothing fits in, or the link is broken. `zip` has not taken the
-            #   number yet.
+            # NOTE: the socket buffer is full, or the connection is broken. `zip` has
+            #   not taken the number of this descriptor yet, so it is the next one.
             unsent.append(Unsent(next(numbers), 0))

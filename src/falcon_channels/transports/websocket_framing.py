@@ -1,8 +1,8 @@
-"""Framings: finished messages to the bytes of WebSocket frames (RFC 6455 section 5).
+"""Framings that put messages into WebSocket frames (RFC 6455 section 5).
 
-Server frames are not masked, so one blob serves every connection with its framing:
-a publication is framed, and where compression was negotiated compressed, once.
-`WIRE` and `DEFLATE` are the only instances; the hub compares framings by identity.
+Server frames are not masked, so one blob serves all connections with the same framing.
+A publication is framed once, and compressed once if compression was negotiated.
+`UNCOMPRESSED` and `DEFLATE` are the only instances; the hub compares them by identity.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ import zlib
 TEXT_HEAD = 0x81
 BINARY_HEAD = 0x82
 
-#: RSV1: "this message is compressed" (RFC 7692 section 6).
+#: RSV1 bit: the message is compressed (RFC 7692 section 6).
 _COMPRESSED = 0x40
 
-#: The server's LZ77 window: what every connection with `DEFLATE` has agreed to.
+#: LZ77 window of the server, which every connection with `DEFLATE` has accepted.
 DEFLATE_WINDOW_BITS = 12
 
-#: zlib's memory for one compression, with `DEFLATE_WINDOW_BITS`: 32 KiB.
+#: zlib memory level; one compression takes 32 KiB with `DEFLATE_WINDOW_BITS`.
 DEFLATE_MEMORY_LEVEL = 5
 
-#: Messages shorter than this are sent as they are: deflate gains nothing on them.
+#: Shorter messages are not compressed, because that does not make them smaller.
 MIN_DEFLATE_BYTES = 1024
 
-#: Headers of messages shorter than 126 bytes, by length.
+#: Frame headers of messages shorter than 126 bytes, by length.
 SHORT_TEXT_HEADERS = [bytes((TEXT_HEAD, length)) for length in range(126)]
 SHORT_BINARY_HEADERS = [bytes((BINARY_HEAD, length)) for length in range(126)]
 
@@ -36,8 +36,8 @@ def frame_header(head: int, length: int) -> bytes:
     """Return the header of an unmasked frame.
 
     Args:
-        head: The first byte: FIN, reserved bits and opcode.
-        length: Length of the payload in bytes.
+        head: First byte: FIN, reserved bits and opcode.
+        length: Payload length in bytes.
     """
     if length < 126:
         return bytes((head, length))
@@ -62,8 +62,8 @@ def binary_frame(payload: bytes) -> bytes:
     return frame_header(BINARY_HEAD, length) + payload
 
 
-class WireFraming:
-    """Payloads to uncompressed frames; use the shared `WIRE`."""
+class UncompressedFraming:
+    """Framing without compression; use the shared `UNCOMPRESSED`."""
 
     __slots__ = ()
 
@@ -75,26 +75,27 @@ class WireFraming:
         return b''.join([build(payload) for payload in payloads])
 
     def join(self, blobs: Sequence[bytes]) -> bytes:
-        """Return the blobs as one."""
+        """Return the blobs as one blob."""
         return b''.join(blobs)
 
 
 class DeflateFraming:
-    """Payloads to permessage-deflate frames; use the shared `DEFLATE`.
+    """Framing with permessage-deflate; use the shared `DEFLATE`.
 
-    NOTE: No context is kept between messages (``server_no_context_takeover``, RFC 7692
-    section 7.1.1.1), or one blob could not serve several connections.
+    NOTE: a compression context would differ per connection, so one blob could not serve
+    several. Messages are therefore compressed without context
+    (``server_no_context_takeover``, RFC 7692 section 7.1.1.1).
     """
 
     __slots__ = ()
 
     def frame(self, payloads: Sequence[bytes], *, binary: bool) -> bytes:
-        """Return the frames of the payloads, the long ones compressed."""
+        """Return the frames of the payloads; long payloads are compressed."""
         head = BINARY_HEAD if binary else TEXT_HEAD
         return b''.join([self._frame(head, payload) for payload in payloads])
 
     def join(self, blobs: Sequence[bytes]) -> bytes:
-        """Return the blobs as one."""
+        """Return the blobs as one blob."""
         return b''.join(blobs)
 
     def _frame(self, head: int, payload: bytes) -> bytes:
@@ -103,15 +104,15 @@ class DeflateFraming:
                 wbits=-DEFLATE_WINDOW_BITS, memLevel=DEFLATE_MEMORY_LEVEL
             )
             data = encoder.compress(payload) + encoder.flush(zlib.Z_SYNC_FLUSH)
-            # RFC 7692 section 7.2.1: the empty block at the end is left out.
+            # RFC 7692 section 7.2.1: remove the empty block at the end.
             data = data[:-4]
             if len(data) < len(payload):
                 return frame_header(head | _COMPRESSED, len(data)) + data
         return frame_header(head, len(payload)) + payload
 
 
-#: Plain frames.
-WIRE = WireFraming()
+#: Framing of connections without compression.
+UNCOMPRESSED = UncompressedFraming()
 
-#: Compressed frames, for connections that have negotiated permessage-deflate.
+#: Framing of connections that have negotiated permessage-deflate.
 DEFLATE = DeflateFraming()

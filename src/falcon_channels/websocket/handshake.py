@@ -1,4 +1,4 @@
-"""Parts of the opening handshake that both servers share (RFC 6455 section 4.2)."""
+"""Parts of the opening handshake that ASGI and WSGI share (RFC 6455 section 4)."""
 
 from __future__ import annotations
 
