@@ -159,7 +159,7 @@ def test_a_handshake_without_its_headers_is_told_what_it_lacks() -> None:
     for door in ('websocket', 'uni_websocket'):
         result = testing.simulate_get(app, f'/connection/{door}')
         assert (426, 'websocket') == (result.status_code, result.headers['Upgrade'])
-        assert 'a proxy on the way' in result.json['description']
+        assert 'a proxy has removed' in result.json['description']
 
 
 def test_endpoints_of_one_channels_share_the_path_for_commands(

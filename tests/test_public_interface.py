@@ -66,6 +66,7 @@ PUBLIC = {
         'ClosedError',
         'EventLoopError',
         'ExtraMissingError',
+        'InvalidValueError',
         'OptionsError',
         'PayloadError',
         'PositionError',
@@ -123,18 +124,20 @@ PUBLIC = {
     },
     # --- for tests -------------------------------------------------------------------
     'falcon_channels.testing': {
-        'BrokerContract',
-        'DurableBrokerContract',
         'FakeClockLoop',
         'FakeClockStuckError',
-        'PresenceContract',
         'Received',
         'Recorder',
-        'SharedBrokerContract',
         'SimulatedClient',
         'Subscribed',
         'Unsubscribed',
         'run_with_fake_clock',
+    },
+    'falcon_channels.testing.contract': {'BrokerContract'},
+    'falcon_channels.testing.presence_contract': {'PresenceContract'},
+    'falcon_channels.testing.shared_contract': {
+        'DurableBrokerContract',
+        'SharedBrokerContract',
     },
     'falcon_channels.wsgi.testing': {'simulate_ws'},
 }

@@ -43,6 +43,8 @@ from falcon_channels.testing.recorder import eventually
 from falcon_channels.testing.recorder import PATIENCE_S
 from falcon_channels.testing.recorder import Recorder
 
+__all__ = ['BrokerContract']
+
 LOG = StreamSettings(size=1000)
 NO_LOG = StreamSettings()
 

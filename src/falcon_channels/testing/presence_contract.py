@@ -14,6 +14,8 @@ from falcon_channels.testing.contract import BrokerContract
 from falcon_channels.testing.contract import NASTY_NAMES
 from falcon_channels.testing.recorder import eventually
 
+__all__ = ['PresenceContract']
+
 
 def info(client: str, user: str = 'ann') -> ClientInfo:
     """Return the public facts about a connection."""

@@ -21,6 +21,8 @@ from falcon_channels.testing.presence_contract import info
 from falcon_channels.testing.recorder import eventually
 from falcon_channels.testing.recorder import Recorder
 
+__all__ = ['DurableBrokerContract', 'SharedBrokerContract']
+
 
 @pytest.mark.asyncio
 class SharedBrokerContract(BrokerContract):
