@@ -1,1 +1,1 @@
-"""Benchmarks: one script per question, peers side by side in one run."""
+"""Benchmarks: one script per question; all servers are measured in the same run."""

@@ -1,14 +1,14 @@
-"""All questions in turn, or some of them.
+"""Run all benchmarks, or some of them, one after the other.
 
     python -m benchmarks [--quick] [--json FOLDER] [NAME ...]
 
-Each is a script of its own with more options: `python -m benchmarks.fanout --help`.
+Each benchmark is a script with more options: `python -m benchmarks.fanout --help`.
 
     echo         what an echo through on_websocket costs           12 minutes
     fanout       what a delivery to 10, 500, 5,000 costs           35 minutes
     rooms        what a delivery costs in 500 rooms of ten         10 minutes
     connections  what a new connection costs                        4 minutes
-    storm        what it costs when everybody comes back at once    5 minutes
+    storm        what it costs when all clients reconnect at once   5 minutes
     idle_memory  what an idle connection costs in memory            5 minutes
 
 All need Linux, two cores that nobody else uses, a C compiler (cc) and as many file
@@ -35,7 +35,7 @@ def main() -> None:
     )
     parser.add_argument('names', nargs='*', choices=[[], *NAMES], metavar='NAME')
     parser.add_argument('--quick', action='store_true')
-    parser.add_argument('--json', type=Path, help='folder for all samples')
+    parser.add_argument('--json', type=Path, help='write all samples to this folder')
     args = parser.parse_args()
     if args.json is not None:
         args.json.mkdir(parents=True, exist_ok=True)

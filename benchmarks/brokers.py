@@ -1,4 +1,4 @@
-"""What does a delivery cost with each broker, and what do 100,000 channels weigh?
+"""Measure the cost of a delivery with each broker, and the memory of 100,000 channels.
 
 One process publishes to one channel with many server-side subscribers, and counts the
 CPU for each delivery. Then it opens many channels that nobody else uses, with one
@@ -44,7 +44,7 @@ async def deliveries(channels: Channels, subscribers: int, count: int) -> float:
 
 
 async def weight(channels: Channels, count: int) -> float:
-    """Return bytes of this process for each channel that is subscribed to."""
+    """Return the memory of this process per subscribed channel, in bytes."""
     before = rss_bytes()
     subscriptions = []
 

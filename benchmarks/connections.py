@@ -1,9 +1,9 @@
-"""What a new connection costs.
+"""Measure the cost of a new connection.
 
     python -m benchmarks.connections
 
-Sixteen clients connect, are cut off without a word and come again at once; TCP, the
-handshake, the application's accept and the end of a connection are all in the figure.
+Sixteen clients connect, lose the connection without a close frame, and reconnect at
+once. The figure includes TCP, the handshake, the application's accept and the end.
 For the client protocol a connection counts when it has connected and subscribed.
 """
 
@@ -17,7 +17,7 @@ from benchmarks import harness
 
 
 def peers(folder: Path) -> list[harness.Peer]:
-    """Return who is measured, and what its clients do."""
+    """Return the servers, each with the messages of its clients."""
     default, legacy, ours, _, default_raw, raw, sdk = harness.falcon_peers()
     sdk_talk = [
         *('--sub', '/connection/websocket', '--sub-hello', harness.SDK_HELLO),
@@ -37,7 +37,7 @@ def peers(folder: Path) -> list[harness.Peer]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the benchmark and print the table."""
     parser = harness.arguments(__doc__ or '')
     parser.add_argument('--clients', type=int, default=16)
     args = parser.parse_args()

@@ -1,4 +1,4 @@
-"""What one echo through Falcon's `on_websocket` costs.
+"""Measure the cost of one echo through Falcon's `on_websocket`.
 
     python -m benchmarks.echo
 
@@ -16,7 +16,7 @@ from benchmarks import harness
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the benchmark and print the table."""
     parser = harness.arguments(__doc__ or '', {'in_flight': [1, 16]})
     parser.add_argument('--connections', type=int, default=50)
     parser.add_argument('--in-flight', type=int, nargs='+', default=[1, 4, 16])

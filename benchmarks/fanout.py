@@ -1,19 +1,14 @@
-"""Measure what one delivery of a fan-out costs.
+"""Measure the cost of one delivery of a fan-out.
 
     python -m benchmarks.fanout
 
-One publisher sends 1, 4 or 16 messages at once, and the next ones when all recipients
-have them. These servers are compared:
-
-* a bare C server, with one ``send`` for each delivery;
-* Falcon with a loop over the recipients, on uvicorn's classes and on ours;
-* our class with prebuilt frames through the extension ``falcon_channels.websocket``, and
-  nothing else;
-* the library, as a channel with history: for plain WebSockets, and for the client
-  protocol in JSON with offsets;
-* the library for plain WebSockets with one system call for each delivery, as on a Linux
-  that does not allow io_uring;
-* a loop over bare ASGI, which is the least that any library can cost on plain uvicorn.
+One publisher sends 1, 4 or 16 messages at once, and the next when all members have
+them. Peers are a bare C server (one ``send`` a delivery), Falcon on uvicorn's classes
+and ours with a loop over the members, ours with prebuilt frames through the extension
+``falcon_channels.websocket`` and nothing else, and the library: a channel with history
+over a plain WebSocket, and over the client protocol in JSON with offsets. The plain
+WebSocket is also measured with one system call per delivery, as on systems without
+io_uring. The loop over bare ASGI is the lowest possible cost on stock uvicorn.
 """
 
 from __future__ import annotations
@@ -25,7 +20,7 @@ from benchmarks import harness
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the benchmark and print the table."""
     parser = harness.arguments(
         __doc__ or '', {'recipients': [500], 'in_flight': [1, 16]}
     )

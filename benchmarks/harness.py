@@ -1,4 +1,4 @@
-"""What the benchmark scripts share: servers, the load generator, ratios.
+"""Shared code of the benchmarks: servers, the load generator, ratios.
 
 The figure is the CPU time of the server's process for one unit of work (an echo, a
 delivery), not throughput: it does not depend on how fast the load is, nor on what else
@@ -56,7 +56,7 @@ _CLOCK_TICK_S = 1 / os.sysconf('SC_CLK_TCK')
 
 
 def free_port() -> int:
-    """Return a TCP port of loopback that nobody listens on."""
+    """Return a free TCP port of the loopback interface."""
     with socket.socket() as sock:
         sock.bind(('127.0.0.1', 0))
         port: int = sock.getsockname()[1]
@@ -194,7 +194,7 @@ class Load:
         return line
 
     def run(self, seconds: float) -> Sample:
-        """Load the server for so long."""
+        """Load the server for this many seconds."""
         assert self._process.stdin is not None
         before = self._server.cpu_s()
         self._process.stdin.write(f'{seconds}\n')
@@ -211,7 +211,7 @@ class Load:
         )
 
     def close(self) -> None:
-        """Disconnect."""
+        """Close all connections."""
         self._process.kill()
         self._process.communicate()
 
@@ -258,7 +258,7 @@ class Case:
 
 
 def machine() -> dict[str, str]:
-    """Return what the figures depend on: the machine and the versions."""
+    """Return the machine and the versions that the figures depend on."""
     cpu = platform.machine()
     for line in Path('/proc/cpuinfo').read_text().splitlines():
         if line.startswith('model name'):
@@ -368,7 +368,7 @@ def _median(samples: Sequence[Sample], value: Callable[[Sample], float]) -> floa
 def arguments(
     description: str, quick: Mapping[str, Any] | None = None
 ) -> argparse.ArgumentParser:
-    """Return a parser with what all scripts take.
+    """Return a parser with the arguments of all scripts.
 
     Args:
         description: What the script says about itself.
@@ -381,11 +381,19 @@ def arguments(
     )
     parser.add_argument('--repetitions', type=int, default=5)
     parser.add_argument(
-        '--seconds', type=float, default=2.0, help='of each measurement'
+        '--seconds',
+        type=float,
+        default=2.0,
+        help='seconds of each measurement (default 2)',
     )
-    parser.add_argument('--bytes', type=int, default=64, help='of a message')
     parser.add_argument(
-        '--only', nargs='+', default=[''], help='parts of the names of servers'
+        '--bytes', type=int, default=64, help='bytes of a message (default 64)'
+    )
+    parser.add_argument(
+        '--only',
+        nargs='+',
+        default=[''],
+        help='run only servers whose names contain one of these',
     )
     parser.add_argument('--json', type=Path, help='write all samples to this file')
     parser.add_argument(
@@ -393,7 +401,7 @@ def arguments(
         action=_Quick,
         nargs=0,
         values={'repetitions': 1, 'seconds': 0.5, **(quick or {})},
-        help='one short repetition of the main case: orders, no figures',
+        help='one short repetition of the main case, for rough figures only',
     )
     return parser
 

@@ -1,4 +1,4 @@
-"""What an idle connection costs in the server's memory.
+"""Measure the memory of an idle connection in the server.
 
     python -m benchmarks.idle_memory
 
@@ -42,7 +42,7 @@ class Kind:
 
 
 def kinds() -> list[Kind]:
-    """Return what is measured, uvicorn's own classes first."""
+    """Return the kinds of connections, uvicorn's own classes first."""
     peers = {peer.name: peer for peer in harness.falcon_peers()}
     default = peers['uvicorn default, Falcon by hand']
     ours = peers['falcon-channels, Falcon by hand']
@@ -95,7 +95,7 @@ def _settled(server: harness.Server, clients: subprocess.Popen[str]) -> int:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the benchmark and print the table."""
     parser = harness.arguments(__doc__ or '', {'connections': [2000]})
     parser.add_argument('--connections', type=int, nargs='+', default=[5000, 9000])
     args = parser.parse_args()

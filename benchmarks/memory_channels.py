@@ -1,10 +1,10 @@
-"""Whether channels of the past are forgotten.
+"""Measure whether the memory of unused channels is released.
 
     python -m benchmarks.memory_channels
 
-100,000 channels are subscribed by a few connections and left again, several times. What
-the process holds afterwards is compared with what it held before. The first round is
-not counted: it fills Python's own free lists. Objects are counted, too: an allocator
+100,000 channels are subscribed and unsubscribed by a few connections, several times.
+The memory of the process afterwards is compared with the memory before. The first round
+is not counted: it fills Python's own free lists. Objects are counted, too: an allocator
 may keep pages that hold nothing of ours but a neighbour.
 """
 
@@ -38,7 +38,7 @@ def rss_bytes() -> int:
 
 
 async def come_and_go(channels: Channels, count: int, label: str) -> int:
-    """Subscribe and leave `count` channels; return the peak in bytes."""
+    """Subscribe to `count` channels and unsubscribe; return the peak in bytes."""
     clients = []
     per_client = 1000
     for start in range(0, count, per_client):
@@ -94,7 +94,7 @@ async def measure(count: int, rounds: int) -> None:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the benchmark and print the table."""
     if os.environ.get('PYTHONMALLOC') != 'malloc':
         # NOTE: Python's own allocator keeps an arena of a MiB for one living object in
         #   it; with the C library's, what is freed can be told from what is not.

@@ -1,10 +1,11 @@
-"""What a delivery costs here and elsewhere.
+"""Compare the cost of a delivery with other projects.
 
     python -m benchmarks.others
 
-Other projects, each as its own documentation has it, in one process: Django Channels
-on Daphne, python-socketio and Litestar's channels on uvicorn, ws and socket.io on Node,
-and Centrifugo where its program is on the path. They are installed apart, below build/.
+Each other project is set up as in its own documentation, in one process: Django
+Channels on Daphne, python-socketio and Litestar's channels on uvicorn, ws and socket.io
+on Node, and Centrifugo where its program is on the path. They are installed apart,
+below build/.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ def centrifugo(program: str, folder: Path) -> harness.Peer:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the benchmark and print the table."""
     parser = harness.arguments(__doc__ or '', {'in_flight': [1]})
     parser.add_argument('--recipients', type=int, nargs='+', default=[500])
     parser.add_argument('--in-flight', type=int, nargs='+', default=[1, 4])

@@ -1,4 +1,4 @@
-"""Draw what the benchmarks have measured, as SVG.
+"""Draw the results of the benchmarks as SVG.
 
     python -m benchmarks.fanout --json build/fanout.json
     python -m benchmarks.plot build/fanout.json docs/fanout.svg --ratio
@@ -95,13 +95,15 @@ def draw(tables: Sequence[dict[str, Any]], heading: str, *, ratio: bool) -> str:
 
 
 def main() -> None:
-    """Read samples, write a picture."""
+    """Read samples and write a picture."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('samples', type=Path, help="a script's --json")
+    parser.add_argument('samples', type=Path, help='JSON file of a script')
     parser.add_argument('picture', type=Path)
-    parser.add_argument('--ratio', action='store_true', help='to the first row')
+    parser.add_argument(
+        '--ratio', action='store_true', help='draw ratios to the first row'
+    )
     parser.add_argument('--without', nargs='*', default=[], help='rows to leave out')
     args = parser.parse_args()
     document = json.loads(args.samples.read_text())

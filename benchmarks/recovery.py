@@ -1,4 +1,4 @@
-"""How long until everybody is back, when the links of all clients break at once.
+"""Measure the time to recovery after the links of all clients break at once.
 
     python -m benchmarks.recovery --clients 500 --missed 100
 
@@ -37,7 +37,7 @@ TIMEOUT_S = 120.0
 
 
 class Outcome(NamedTuple):
-    """What a run has shown.
+    """The result of a run.
 
     Attributes:
         recovered: Subscriptions that were told that nothing is missing.
@@ -53,7 +53,7 @@ class Outcome(NamedTuple):
 
 
 class Relay:
-    """Passes bytes on, until it cuts every link."""
+    """Relays bytes until it cuts every link."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -69,17 +69,17 @@ class Relay:
         return port
 
     def cut(self) -> None:
-        """Break every link, and let nobody in."""
+        """Cut every link and refuse new ones."""
         self._open = False
         for writer in list(self._writers):
             writer.transport.abort()
 
     def mend(self) -> None:
-        """Let clients in."""
+        """Accept clients again."""
         self._open = True
 
     async def close(self) -> None:
-        """End."""
+        """Close the relay."""
         self.cut()
         self._server.close()
         await until(lambda: not self._links, 'all links are gone')
@@ -118,7 +118,7 @@ class Relay:
 
 
 class Listener(SubscriptionEventHandler):
-    """Counts what one client gets."""
+    """Counts the publications of one client."""
 
     def __init__(self) -> None:
         self.seen: list[int] = []
@@ -159,7 +159,7 @@ async def until(condition: Any, what: str) -> None:
 
 
 async def run(port: int, pid: int, clients: int, missed: int) -> Outcome:
-    """Break the links of all clients once, and wait until they are back."""
+    """Break the links of all clients once, and wait until they have recovered."""
     relay = Relay(port)
     url = f'ws://127.0.0.1:{await relay.start()}/connection/websocket'
     listeners = [Listener() for _ in range(clients)]
@@ -201,7 +201,7 @@ async def run(port: int, pid: int, clients: int, missed: int) -> Outcome:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the benchmark and print the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--clients', type=int, default=500)
     parser.add_argument('--missed', type=int, default=100)

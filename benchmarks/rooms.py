@@ -1,4 +1,4 @@
-"""What one delivery costs in many small rooms.
+"""Measure the cost of one delivery in many small rooms.
 
     python -m benchmarks.rooms
 
@@ -17,7 +17,7 @@ from benchmarks import harness
 
 
 def peers(folder: Path) -> list[harness.Peer]:
-    """Return who is measured, each with its way to name a room."""
+    """Return the servers, each with its form of a room name."""
     default, _, ours, _, _, raw, sdk = harness.falcon_peers()
     by_number = ['--sub', '/sub/%d', '--pub', '/pub-room']
     return [
@@ -36,7 +36,7 @@ def peers(folder: Path) -> list[harness.Peer]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the benchmark and print the table."""
     parser = harness.arguments(__doc__ or '', {'in_flight': [16]})
     parser.add_argument('--rooms', type=int, default=500)
     parser.add_argument('--in-flight', type=int, nargs='+', default=[1, 4, 16])

@@ -1,4 +1,4 @@
-"""How many durable publishes per second does the SQLite broker acknowledge?
+"""Measure how many durable publishes per second the SQLite broker acknowledges.
 
 Publishers of one process publish one after another to a few channels; each waits for
 its acknowledgement, which comes when the transaction is on the disk::
@@ -26,7 +26,7 @@ SETTINGS = StreamSettings(size=1000, ttl_s=3600.0)
 
 
 class Counter:
-    """Counts what is announced."""
+    """Counts announced publications."""
 
     def __init__(self) -> None:
         self.publications = 0

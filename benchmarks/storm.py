@@ -1,4 +1,4 @@
-"""Measure what it costs when all clients are cut off and reconnect at once.
+"""Measure the cost when all clients lose the connection and reconnect at once.
 
     python -m benchmarks.storm
 
@@ -27,7 +27,7 @@ _RECOVER = (
 
 
 def peers(folder: Path, urls: list[str]) -> list[harness.Peer]:
-    """Return who is measured, and what its clients say."""
+    """Return the servers, each with the messages of its clients."""
     *_, default_raw, raw, sdk = harness.falcon_peers()
     recover = [
         *('--sub', '/connection/websocket', '--sub-hello', _RECOVER),
@@ -67,7 +67,7 @@ def peers(folder: Path, urls: list[str]) -> list[harness.Peer]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the benchmark and print the table."""
     parser = harness.arguments(__doc__ or '', {'clients': [200]})
     parser.add_argument('--clients', type=int, nargs='+', default=[500, 2000])
     parser.add_argument('--missed', type=int, default=100)

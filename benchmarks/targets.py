@@ -1,4 +1,4 @@
-"""Compare what was measured with what this project wants to reach.
+"""Compare the measured figures with the targets of this project.
 
     python -m benchmarks --json build/bench
     python -m benchmarks.targets build/bench
@@ -48,7 +48,7 @@ def ratios(tables: Any, title: str, own: str, base: str, what: str) -> list[floa
 
 
 def goals(folder: Path) -> Iterator[Goal]:
-    """Read what there is, and compare."""
+    """Read the available results and compare them."""
     tables = _read(folder / 'fanout.json').get('tables', [])
     for in_flight, most in ((1, 1.4), (4, 0.9), (16, 0.3)):
         title = f'Fan-out to 500, {in_flight} in flight'
@@ -99,7 +99,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('folder', type=Path, help='with the JSON of the scripts')
+    parser.add_argument(
+        'folder', type=Path, help='folder with the JSON files of the scripts'
+    )
     args = parser.parse_args()
     print('| target | at most | measured | spread | |')
     print('|---|--:|--:|---|---|')

@@ -1,4 +1,4 @@
-"""Run the Autobahn TestSuite against our servers and print what it found.
+"""Run the Autobahn TestSuite against our servers and print the results.
 
 The suite is a program of Python 2.7 and runs under nothing newer. Its environment is
 made once, in a folder that git ignores. See docs/conformance.md.
@@ -78,7 +78,7 @@ TARGETS = (
 
 
 def python27() -> str:
-    """Return the path of a Python 2.7, or end with what is missing."""
+    """Return the path of a Python 2.7; exit with a message if there is none."""
     candidates = [os.environ.get('PYTHON27'), shutil.which('python2.7')]
     if shutil.which('pyenv'):
         listed = subprocess.run(
@@ -105,7 +105,7 @@ def python27() -> str:
 
 
 def wstest() -> str:
-    """Return the path of the suite's program; install it if it is not there."""
+    """Return the path of the suite's program; install it if it is missing."""
     program = HOME / 'suite' / 'bin' / 'wstest'
     if not program.exists():
         interpreter = python27()
@@ -170,12 +170,14 @@ def row(name: str, results: dict[str, dict[str, str]]) -> str:
 
 
 def main() -> None:
-    """Run, print, and fail if a case failed that is not a choice."""
+    """Run the suite, print the results, and fail if an unexpected case failed."""
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('targets', nargs='*', help='names of targets; all by default')
-    parser.add_argument('--cases', nargs='+', help='instead of 1 to 7, 9 and 10')
     parser.add_argument(
-        '--deflate', action='store_true', help='also the cases of compression'
+        '--cases', nargs='+', help='cases to run (default: 1 to 7, 9 and 10)'
+    )
+    parser.add_argument(
+        '--deflate', action='store_true', help='run the cases of compression, too'
     )
     args = parser.parse_args()
     names = [target.name for target in TARGETS]

@@ -151,7 +151,7 @@ def test_a_mistake_with_endpoints_shows_when_they_are_added(name: str) -> None:
     assert words in str(caught.value)
 
 
-def test_a_handshake_without_its_headers_is_told_what_it_lacks() -> None:
+def test_handshake_without_its_headers_gets_426() -> None:
     """What a proxy makes of a handshake when it does not know WebSockets gets 426."""
     channels = Channels()
     app = falcon.asgi.App(middleware=[channels])
@@ -176,7 +176,7 @@ def test_endpoints_of_one_channels_share_the_path_for_commands(
 
 
 @pytest.mark.parametrize('resource', [None, Nothing(), AnyParams(), Hooked()])
-def test_what_may_be_right_is_taken(resource: Any) -> None:
+def test_possibly_correct_responder_is_accepted(resource: Any) -> None:
     """Responders that take anything, and those behind hooks, are not judged."""
     route('rooms:{room}', resource)
     route('files/{name:path}', None)
@@ -193,7 +193,7 @@ class Misspelt:
         """For another route, with a suffix."""
 
 
-def test_a_name_that_is_almost_a_responder_is_warned_about(
+def test_misspelt_responder_logs_a_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Who misspells on_subscribe does not open a channel to all in silence."""
@@ -203,7 +203,7 @@ def test_a_name_that_is_almost_a_responder_is_warned_about(
     ] == [record.getMessage() for record in caplog.records]
 
 
-async def test_wrong_values_are_refused_where_they_come_in() -> None:
+async def test_wrong_argument_is_refused_by_the_called_method() -> None:
     """Who calls with a wrong value is told; subscribers do not notice."""
     channels = Channels()
     channels.add_route('rooms:{room}', None, ChannelOptions(history_size=5))

@@ -64,7 +64,7 @@ def test_channel_options_are_refused(options: dict[str, Any], words: str) -> Non
         ({'max_message_bytes': '64k'}, 'must be a number'),
     ],
 )
-def test_channels_options_are_refused(options: dict[str, Any], words: str) -> None:
+def test_invalid_node_options_are_refused(options: dict[str, Any], words: str) -> None:
     """Limits for all channels are checked, too."""
     with pytest.raises(OptionsError, match=words):
         NodeOptions(**options)
@@ -80,7 +80,7 @@ def test_channels_options_are_refused(options: dict[str, Any], words: str) -> No
     ttl_s=st.none() | st.floats(0.001, 1e9),
     meta_ttl_s=st.none() | st.floats(0.001, 1e9),
 )
-def test_what_is_accepted_keeps_its_promises(
+def test_accepted_channel_options_are_consistent(
     history_size: int,
     recovery: Any,
     slow_reader: Any,

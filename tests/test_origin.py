@@ -159,14 +159,14 @@ def test_listed_origins(origin: str, allowed: str, passes: bool) -> None:
         'https://b\u00fccher.example',
     ],
 )
-def test_slips_in_the_list_show_at_start(pattern: str) -> None:
+def test_invalid_allowed_origin_is_refused_at_start(pattern: str) -> None:
     """An entry that can never match is refused when the middleware is made."""
     with pytest.raises(OptionsError, match='is not an origin') as caught:
         OriginCheck(allowed=['https://good.example', pattern])
     assert repr(pattern) in str(caught.value)
 
 
-def test_a_string_is_no_list() -> None:
+def test_string_instead_of_a_list_of_origins_is_refused() -> None:
     """One string in place of a list is refused, not read letter by letter."""
     with pytest.raises(OptionsError, match='list of strings'):
         OriginCheck(allowed='https://good.example')
@@ -229,7 +229,7 @@ def app(**options: Any) -> falcon.asgi.App:
         ({'Origin': 'https://app.example'}, {'allowed': ['https://app.example']}),
     ],
 )
-async def test_middleware_lets_own_pages_in(
+async def test_middleware_accepts_the_own_origin(
     headers: dict[str, str], options: dict[str, Any]
 ) -> None:
     """A handshake of an allowed origin reaches the responder."""
@@ -238,7 +238,7 @@ async def test_middleware_lets_own_pages_in(
             assert 'hello' == await ws.receive_text()
 
 
-async def test_middleware_refuses_strangers() -> None:
+async def test_middleware_refuses_other_origins() -> None:
     """A handshake of another origin ends before accept, with Falcon's 3403."""
     async with testing.ASGIConductor(app()) as conductor:
         with pytest.raises(falcon.WebSocketDisconnected) as caught:

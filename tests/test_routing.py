@@ -74,7 +74,7 @@ ROUTER = router('rooms:{room}', 'users:{user_id:int}', 'a/{b}/c', 'news', '{x}:{
 
 
 @given(st.text(min_size=1, max_size=40).filter(lambda text: '/' not in text))
-def test_params_give_the_name_back(value: str) -> None:
+def test_field_value_is_returned_whole(value: str) -> None:
     """What stands for a field is its value, whole."""
     name = f'rooms:{value}'
     try:
@@ -98,7 +98,7 @@ def test_any_name_matches_or_does_not(name: str) -> None:
         assert int(name.partition(':')[2]) == match.params['user_id']
 
 
-def test_converters_and_case_hold() -> None:
+def test_converters_and_case_are_respected() -> None:
     """Fields are converted, a failed conversion is no match, and case matters."""
     match = ROUTER.match('users:42')
     assert match is not None

@@ -1,26 +1,26 @@
-"""Who may open a WebSocket from a page: the check of the Origin header.
+"""The check of the Origin header: which pages may open a WebSocket.
 
-Browsers send cookies with a WebSocket handshake to any site, and the same-origin
-policy does not hold them back. What protects the user is the ``Origin`` header, which
-a page cannot forge, and a server that reads it. Without the check, any page on the
-web can open a WebSocket in the name of a logged-in visitor and read the answers
-(cross-site WebSocket hijacking).
+Browsers send cookies with a WebSocket handshake to any site, and the same-origin policy
+does not prevent it. The ``Origin`` header protects the user, because a page cannot
+forge it, if the server checks it. Without the check, any page on the web can open a
+WebSocket as a logged-in visitor and read the answers (cross-site WebSocket hijacking).
 
-The rules, of RFC 6454 section 5 and RFC 6455 section 10.2:
+The rules follow RFC 6454 section 5 and RFC 6455 section 10.2:
 
-* Same origin: the Origin must be the scheme, host and port that the handshake itself
-  was sent to. Default ports are filled in, letters compare without case.
+* Same origin: the Origin must have the scheme, host and port that the handshake was
+  sent to. Default ports are filled in, and case is ignored.
 * Other origins must be listed: ``'https://example.com'`` exactly, or
   ``'https://*.example.com'`` for one or more whole labels before the name.
-* ``null``, which sandboxed frames and local files send, is no origin of ours.
-* No Origin header is fine: no browser sent it, so there are no stolen cookies in it.
-* A handshake with two Origin headers, or without exactly one Host header, is refused:
-  two readers could pick different ones.
+* ``null``, which sandboxed frames and local files send, is never the own origin.
+* A handshake without an Origin header passes. It does not come from a browser, so it
+  carries no cookies of a victim.
+* A handshake with two Origin headers, or without exactly one Host header, is refused,
+  because two parsers could pick different ones.
 
-NOTE: the scheme counts. A page that came over plain HTTP may have been written by
-whoever owns the network, and must not reach the site behind TLS. The price: where a
-proxy ends TLS, the server has to learn the scheme from it (``X-Forwarded-Proto``, with
-the proxy's address in uvicorn's ``--forwarded-allow-ips``), or the origin is listed.
+NOTE: the scheme is compared, too. Anyone on the network can modify a page loaded over
+plain HTTP, so such a page must not reach the site behind TLS. If a proxy terminates
+TLS, the server must therefore learn the scheme from it (``X-Forwarded-Proto``, with the
+proxy's address in uvicorn's ``--forwarded-allow-ips``), or the origin must be listed.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _AUTHORITY = r"(\[[0-9a-f:.]+\]|[a-z0-9._~%!$&'()*+;=-]+)(?::([0-9]{1,5}))?"
 _HOST = re.compile(_AUTHORITY)
 _ORIGIN = re.compile(rf'([a-z][a-z0-9+.-]*)://{_AUTHORITY}')
 
-# A reason quotes what the client sent, up to so many characters.
+# Maximum number of characters of a client's header that a reason quotes.
 _MAX_QUOTED_CHARACTERS = 100
 
 
@@ -60,7 +60,7 @@ class _Origin(NamedTuple):
 
 
 def _origin(scheme: str, host: str, port: str | None) -> _Origin | None:
-    """Return the parts in the form that compares, or None if one is not possible."""
+    """Return the normalized origin, or ``None`` if a part is not valid."""
     number = int(port) if port else _DEFAULT_PORTS.get(scheme)
     if number is not None and not 0 < number < 65536:
         return None
@@ -88,8 +88,8 @@ def _matches(origin: _Origin, pattern: str) -> bool:
         return False
     if not allowed.host.startswith('*.'):
         return origin == allowed
-    # SECURITY: whole labels only. An end that merely looks the same
-    # (https://evilexample.com) has let strangers in elsewhere.
+    # SECURITY: compare whole labels. Otherwise an attacker registers a name with the
+    #   same ending (https://evilexample.com).
     labels = origin.host.removesuffix(allowed.host[1:])
     return (
         origin._replace(host=allowed.host) == allowed
@@ -103,17 +103,17 @@ def _quote(text: str) -> str:
 
 
 def check_allowed_origins(allowed: Collection[str]) -> tuple[str, ...]:
-    """Check a list of allowed origins, so that a slip shows at start-up.
+    """Check a list of allowed origins, so that mistakes are found at start-up.
 
     Args:
         allowed: Origins such as ``'https://example.com'``, patterns such as
             ``'https://*.example.com'``, or ``'*'`` to allow every origin.
 
     Returns:
-        The same as a tuple, for `origin_error`.
+        The origins as a tuple, for `origin_error`.
 
     Raises:
-        OptionsError: If one of them can never match; the message names it.
+        OptionsError: An entry can never match; the message names it.
     """
     if isinstance(allowed, str):
         raise OptionsError(f'allowed origins are a list of strings, not {allowed!r}')
@@ -135,18 +135,18 @@ def origin_error(
     scheme: str,
     allowed: Collection[str],
 ) -> str | None:
-    """Say why a handshake must not go on, or None if it may.
+    """Return the reason to refuse a handshake, or ``None`` if it is allowed.
 
     Args:
-        origins: The values of all its Origin headers.
-        hosts: The values of all its Host headers.
-        scheme: What the client used: ``http``, ``https``, ``ws`` or ``wss``.
-        allowed: Other origins than its own that may connect, checked before with
+        origins: Values of all Origin headers.
+        hosts: Values of all Host headers.
+        scheme: Scheme of the request: ``http``, ``https``, ``ws`` or ``wss``.
+        allowed: Other origins that may connect, already checked by
             `check_allowed_origins`; ``'*'`` allows every origin, also ``null``.
 
     Returns:
-        A short reason, safe to log and to send. One that is about the Host header
-        begins with ``Host`` (answer 400), the others with ``Origin`` (answer 403).
+        A short reason that is safe to log and to send. It begins with ``Host`` (answer
+        400) or with ``Origin`` (answer 403).
     """
     if not hosts:
         return 'Host header is missing'
@@ -175,10 +175,10 @@ def origin_error(
 def request_origin_error(
     req: falcon.asgi.Request, allowed: Collection[str]
 ) -> str | None:
-    """Say why a handshake must not go on, as `origin_error`, from its ASGI request."""
-    # NOTE: not req.get_header(), which cannot tell a repeated header. But headers of
-    # a scope may be an iterator, as in falcon.testing, which Falcon has read to its
-    # end by now; then its dict is all there is.
+    """Return the result of `origin_error` for an ASGI request."""
+    # NOTE: req.get_header() joins repeated headers, so read the scope instead. But its
+    #   headers may be an iterator that Falcon has consumed, as in falcon.testing. Then
+    #   only Falcon's dict is left.
     headers = [
         (bytes(name), value.decode('latin-1')) for name, value in req.scope['headers']
     ] or [(name.encode('latin-1'), value) for name, value in req.headers_lower.items()]
@@ -191,11 +191,10 @@ def request_origin_error(
 
 
 def log_refusal(path: str, reason: str) -> None:
-    """Say in the log why a handshake was refused, which its client cannot show."""
+    """Log why a handshake was refused, because browsers do not show the reason."""
     _logger.warning(
-        'refused a handshake at %.80r: %s. Pages of other origins are listed in '
-        'allowed_origins; behind a proxy the server has to learn the host and the '
-        'scheme that the browser used',
+        'refused a handshake at %.80r: %s. Add other origins to allowed_origins; '
+        'behind a proxy, forward the host and the scheme that the browser used',
         path,
         reason,
     )
@@ -208,32 +207,32 @@ class OriginCheck:
 
         app = falcon.asgi.App(middleware=[OriginCheck()])
 
-    A refused handshake never reaches a responder: `falcon.HTTPForbidden` before the
-    WebSocket is accepted, which the client sees as HTTP 403. Requests that are no
-    WebSockets pass; they have CORS.
+    A refused handshake never reaches a responder. It raises `falcon.HTTPForbidden`
+    before the WebSocket is accepted, and the client gets HTTP 403. Requests that are
+    not WebSocket handshakes pass, because CORS protects them.
 
     Args:
-        allowed: Other origins than the app's own that may connect, such as
-            ``'https://example.com'`` or ``'https://*.example.com'``; ``'*'`` allows
-            every origin, for endpoints that use neither cookies nor addresses to
-            decide who somebody is.
+        allowed: Other origins that may connect (default none), such as
+            ``'https://example.com'`` or ``'https://*.example.com'``. ``'*'`` allows
+            every origin; use it only if endpoints identify users neither by cookies nor
+            by addresses.
 
     Raises:
-        OptionsError: If `allowed` holds something that is not an origin.
+        OptionsError: An entry of `allowed` is not an origin.
     """
 
     def __init__(self, allowed: Collection[str] = ()) -> None:
         self._allowed = check_allowed_origins(allowed)
 
     def check(self, req: falcon.asgi.Request) -> None:
-        """Refuse a request whose Origin is not allowed; for any method.
+        """Refuse a request of any method if its Origin is not allowed.
 
-        For handlers of form posts and the like, where cookies say who somebody is: a
-        page of another site can send these as well (cross-site request forgery).
+        Call it in handlers of form posts that identify the user by a cookie. A page of
+        another site can send such posts, too (cross-site request forgery).
 
         Raises:
-            falcon.HTTPForbidden: About the Origin.
-            falcon.HTTPBadRequest: About the Host.
+            falcon.HTTPForbidden: The Origin is not allowed.
+            falcon.HTTPBadRequest: The Host header is missing, repeated or not valid.
         """
         reason = request_origin_error(req, self._allowed)
         if reason is None:
@@ -249,7 +248,8 @@ class OriginCheck:
         """Refuse the handshake if its Origin is not allowed.
 
         Raises:
-            falcon.HTTPForbidden: About the Origin.
-            falcon.HTTPBadRequest: About the Host. ASGI servers but ours answer 403.
+            falcon.HTTPForbidden: The Origin is not allowed.
+            falcon.HTTPBadRequest: The Host header is missing, repeated or not valid.
+                Other ASGI servers than ours answer 403.
         """
         self.check(req)

@@ -1,20 +1,19 @@
-"""Tokens: JSON Web Tokens that say who connects, and what a user may subscribe to.
+"""JSON Web Tokens that identify a client and allow subscriptions.
 
-An application that knows its users by a session needs none of this: the handshake
-carries the cookie. Tokens are for clients that got their rights elsewhere.
+An application that identifies its users by an HTTP session needs no tokens, because the
+handshake carries the cookie. Tokens are for clients that get their rights elsewhere.
 
-A *connection token* has ``sub`` (the user's id, ``''`` for somebody anonymous) and
-``exp``, and may have ``info`` (public), ``meta`` (for the server alone), ``channels``
-and ``subs`` (server-side subscriptions) and ``expire_at``. A *subscription token* has
-``sub``, ``channel``, ``exp``, and may have ``info`` and ``expire_at``. Times are Unix
-times in seconds.
+A *connection token* has ``sub`` (the user's id, ``''`` for an anonymous user) and
+``exp``. It may have ``info`` (public), ``meta`` (only for the server), ``channels`` and
+``subs`` (server-side subscriptions) and ``expire_at``. A *subscription token* has
+``sub``, ``channel`` and ``exp``, and may have ``info`` and ``expire_at``. Times are
+Unix times in seconds.
 
-SECURITY: what a token says about itself is not believed. Each key is bound to its
-algorithm before any token is seen, so that ``none``, an HMAC made with a public key
-and all their relatives fail in one comparison; ``kid`` only ever picks among the keys
-that were given here, and no header leads to a look-up outside. Signatures are verified
-by PyJWT; claims are then read strictly: a time is a number, not text that looks like
-one.
+SECURITY: an attacker controls the header of a forged token. Each key is therefore bound
+to its algorithm before any token is seen. Tokens with ``none``, or with an HMAC made
+with a public key, fail at that comparison. ``kid`` only selects among the given keys,
+and no header causes an external look-up. PyJWT verifies signatures. Claims are decoded
+strictly: a time must be a number, not text that looks like one.
 """
 
 from __future__ import annotations
@@ -66,7 +65,7 @@ Algorithm = Literal[
 _HMAC_BYTES = {'HS256': 32, 'HS384': 48, 'HS512': 64}
 _CURVES = {'P-256': 'ES256', 'P-384': 'ES384', 'P-521': 'ES512'}
 _MAX_TOKEN_CHARACTERS = 16_384
-_UNTIL_NEVER = 0
+_NEVER_EXPIRES = 0
 
 
 def _jwt() -> Any:
@@ -78,20 +77,20 @@ def _jwt() -> Any:
 
 
 class TokenKey:
-    """A key and the algorithm it is for; the two are never separated.
+    """A key together with its only algorithm.
 
     Args:
-        key: Secret for HS256 and its relatives; for the others a PEM text, public to
-            verify or private to sign.
-        algorithm: The only one that this key is used with.
-        kid: The key's id, for rotation; a token that names an id is tried with that
-            key and with keys that have none.
-        issuer: Use the key only for tokens with this ``iss``.
-        allow_short: Take an HMAC secret that is shorter than its hash (RFC 7518
-            section 3.2). Such a secret can be guessed from one token.
+        key: Secret for HS256, HS384 and HS512. For the other algorithms a key in PEM
+            format: public to verify, private to sign.
+        algorithm: Algorithm of the key (default ``'HS256'``).
+        kid: Id of the key, for rotation (default none). A token with an id is verified
+            with the key of that id and with keys without an id.
+        issuer: ``iss`` of the tokens that the key is for (default: any).
+        allow_short: Whether to accept an HMAC secret shorter than its hash (RFC 7518
+            section 3.2; default ``False``). An attacker can guess it from one token.
 
     Raises:
-        OptionsError: Not a key for this algorithm.
+        OptionsError: The key is not valid for this algorithm.
         ExtraMissingError: PyJWT is not installed.
     """
 
@@ -111,8 +110,8 @@ class TokenKey:
         wanted_bytes = _HMAC_BYTES.get(algorithm, 0)
         if len(material) < wanted_bytes and not (allow_short and material):
             raise OptionsError(
-                f'a secret of {len(material)} bytes for {algorithm}, which needs '
-                f"{wanted_bytes}: make one with python -c 'import secrets; "
+                f'a secret of {len(material)} bytes is too short for {algorithm}, '
+                f"which needs {wanted_bytes}: make one with python -c 'import secrets; "
                 f"print(secrets.token_urlsafe({wanted_bytes}))'"
             )
         self._setup(algorithm, kid, issuer)
@@ -127,7 +126,7 @@ class TokenKey:
         self.algorithm = algorithm
         self.kid = kid
         self.issuer = issuer
-        # NOTE: a signer of its own, in which no other algorithm is known.
+        # NOTE: an own PyJWS object, which supports no other algorithm.
         self._jws: Any = jwt.PyJWS(algorithms=[algorithm])
         self._short = False
 
@@ -136,12 +135,12 @@ class TokenKey:
         """Return the public key in a JSON Web Key (RFC 7517).
 
         Args:
-            jwk: Its ``alg`` says the algorithm; without one it follows from the kind of
-                key, RS256 for RSA.
-            issuer: Use the key only for tokens with this ``iss``.
+            jwk: The key. Its ``alg`` is the algorithm; without it, the algorithm
+                follows from the key type (RS256 for RSA).
+            issuer: ``iss`` of the tokens that the key is for (default: any).
 
         Raises:
-            OptionsError: A kind of key that is not taken, or a secret one.
+            OptionsError: The key type is not supported, or the key is private.
         """
         jwt = _jwt()
         kind = jwk.get('kty')
@@ -150,11 +149,11 @@ class TokenKey:
         )
         algorithm = jwk.get('alg', default)
         family = {'RSA': 'RS', 'EC': 'ES', 'OKP': 'Ed'}.get(str(kind))
-        # SECURITY: a set of public keys has no secrets; one that has is published.
+        # SECURITY: anyone can read a key set, so a private key in it is compromised.
         if family is None or not str(algorithm).startswith(family) or 'd' in jwk:
             raise OptionsError(
                 f'a JSON Web Key of kind {kind!r} for {algorithm!r}: '
-                'public RSA, EC and OKP keys are taken'
+                'public RSA, EC and OKP keys are supported'
             )
         found = cls.__new__(cls)
         found._setup(str(algorithm), str(jwk.get('kid', '')), issuer)
@@ -165,7 +164,7 @@ class TokenKey:
         return found
 
     def verified(self, token: str) -> bytes | None:
-        """Return the payload of a token that this key has signed, else ``None``."""
+        """Return the payload of a token if this key has signed it, else ``None``."""
         jwt = _jwt()
         try:
             with self._quiet():
@@ -173,8 +172,8 @@ class TokenKey:
                     token, self._material, algorithms=[self.algorithm]
                 )
         except (jwt.PyJWTError, ValueError, TypeError, KeyError, RecursionError):
-            # NOTE: beside PyJWT's own errors: what its JSON parser raises for
-            #   headers that are nested too deep, or have a number of 5000 digits.
+            # NOTE: PyJWT does not catch the errors of its JSON parser, such as for
+            #   deeply nested headers or for a number of 5000 digits.
             return None
         payload: bytes = whole['payload']
         return payload
@@ -183,7 +182,7 @@ class TokenKey:
         """Return a token with these claims.
 
         Raises:
-            OptionsError: It is a public key.
+            OptionsError: The key is public and cannot sign.
         """
         jwt = _jwt()
         headers = {'kid': self.kid} if self.kid else None
@@ -200,7 +199,7 @@ class TokenKey:
             raise OptionsError(f'this key cannot sign: {ex}') from None
 
     def _quiet(self) -> AbstractContextManager[Any]:
-        """Silence the warning for a short secret, which was asked for here."""
+        """Return a context that hides the warning about a short secret, if allowed."""
         if not self._short:
             return contextlib.nullcontext()
         return warnings.catch_warnings(
@@ -212,11 +211,11 @@ class TokenKey:
 
 
 class TokenSubscription(msgspec.Struct, frozen=True):
-    """A server-side subscription that a connection token asks for.
+    """A server-side subscription in a connection token.
 
     Attributes:
-        info: Public facts about the subscription, any JSON value.
-        data: What the client is told when it is subscribed, any JSON value.
+        info: Public data about the subscription, any JSON value.
+        data: Data sent to the client with the subscription, any JSON value.
     """
 
     info: Any = None
@@ -224,13 +223,13 @@ class TokenSubscription(msgspec.Struct, frozen=True):
 
 
 class ConnectionToken(msgspec.Struct, frozen=True):
-    """What a valid connection token says.
+    """The content of a valid connection token.
 
     Attributes:
-        user: The user's id, ``''`` for somebody anonymous.
-        expires_at: When the connection ends unless it is refreshed, or ``None``.
-        info: Public facts about the user, any JSON value.
-        meta: What only the server sees, any JSON value.
+        user: Id of the user, ``''`` for an anonymous user.
+        expires_at: Unix time at which the connection expires, or ``None``.
+        info: Public data about the user, any JSON value.
+        meta: Data that only the server sees, any JSON value.
         channels: Server-side subscriptions by channel.
     """
 
@@ -242,13 +241,13 @@ class ConnectionToken(msgspec.Struct, frozen=True):
 
 
 class SubscriptionToken(msgspec.Struct, frozen=True):
-    """What a valid subscription token says.
+    """The content of a valid subscription token.
 
     Attributes:
-        user: Whose; the subscription must be refused to anybody else.
-        channel: To which channel, and no other.
-        expires_at: When the subscription ends unless it is refreshed, or ``None``.
-        info: Public facts about the subscription, any JSON value.
+        user: Id of the user; refuse the subscription to any other user.
+        channel: The only channel that the token is for.
+        expires_at: Unix time at which the subscription expires, or ``None``.
+        info: Public data about the subscription, any JSON value.
     """
 
     user: str
@@ -257,7 +256,7 @@ class SubscriptionToken(msgspec.Struct, frozen=True):
     info: Any = None
 
 
-# Unix time: until the year 9999, so that no arithmetic on it can fail.
+# Unix time up to the year 9999, so that arithmetic with it cannot fail.
 _Time = Annotated[float, msgspec.Meta(ge=0, le=253402300799)]
 
 
@@ -303,15 +302,15 @@ class TokenVerifier:
         verifier = TokenVerifier(TokenKey(os.environ['TOKEN_SECRET']))
 
     Args:
-        keys: One or several. To rotate, give the new key and the old one until the
-            last token of the old one has expired; give them different ``kid``.
-        issuer: The ``iss`` that every token must have, or ``None`` for any.
-        audience: The ``aud`` that every token must name, or ``None`` for any.
-        require_exp: Refuse tokens that never expire.
-        leeway_s: How many seconds another computer's clock may be wrong.
+        keys: One or several keys. To rotate, pass the new key and the old key with
+            different ``kid`` until the last token of the old key has expired.
+        issuer: ``iss`` that every token must have, or ``None`` for any (default).
+        audience: ``aud`` that every token must contain, or ``None`` for any (default).
+        require_exp: Whether to refuse tokens that never expire (default ``True``).
+        leeway_s: Tolerated clock difference between computers in seconds (default 0).
 
     Raises:
-        OptionsError: No key.
+        OptionsError: There is no key.
     """
 
     def __init__(
@@ -335,15 +334,15 @@ class TokenVerifier:
     def from_jwks(
         cls, jwks: Mapping[str, Any], *, issuer: str, **options: Any
     ) -> TokenVerifier:
-        """Return a verifier for a JSON Web Key Set that was read beforehand.
+        """Return a verifier for a JSON Web Key Set that the application has loaded.
 
         Args:
-            jwks: ``{"keys": [...]}``. Keys for encryption are passed over.
-            issuer: Whose keys these are: ids of keys are unique per issuer only.
-            options: As for `TokenVerifier`.
+            jwks: ``{"keys": [...]}``. Keys for encryption are ignored.
+            issuer: Issuer of the keys, because key ids are unique only per issuer.
+            options: Further arguments of `TokenVerifier`.
 
         Raises:
-            OptionsError: A key that cannot be used.
+            OptionsError: A key cannot be used.
         """
         keys = [
             TokenKey.from_jwk(jwk, issuer=issuer)
@@ -353,19 +352,21 @@ class TokenVerifier:
         return cls(keys, issuer=issuer, **options)
 
     def connection(self, token: str, *, now_s: float | None = None) -> ConnectionToken:
-        """Return what a connection token says.
+        """Verify a connection token and return its content.
 
         Args:
-            token: As the client sent it.
-            now_s: Unix time; by default the clock's.
+            token: Token from the client.
+            now_s: Unix time in seconds (default: the current time).
 
         Raises:
-            TokenExpiredError: It was valid: the client should fetch a new one.
-            TokenInvalidError: It is none of ours.
+            TokenExpiredError: The token has expired. The client should fetch a new one.
+            TokenInvalidError: The token is not valid. Refuse the client.
         """
         claims = self._verify(token, _ConnectionClaims, now_s)
         if claims.channel is not None:
-            raise TokenInvalidError('a subscription token in the place of a connection')
+            raise TokenInvalidError(
+                'a subscription token was sent instead of a connection token'
+            )
         channels = {channel: TokenSubscription() for channel in claims.channels}
         for channel, claim in claims.subs.items():
             channels[channel] = TokenSubscription(
@@ -383,19 +384,21 @@ class TokenVerifier:
     def subscription(
         self, token: str, *, now_s: float | None = None
     ) -> SubscriptionToken:
-        """Return what a subscription token says; compare its user and channel.
+        """Verify a subscription token and return its content.
+
+        The caller must compare its user and channel.
 
         Args:
-            token: As the client sent it.
-            now_s: Unix time; by default the clock's.
+            token: Token from the client.
+            now_s: Unix time in seconds (default: the current time).
 
         Raises:
-            TokenExpiredError: It was valid: the client should fetch a new one.
-            TokenInvalidError: It is none of ours.
+            TokenExpiredError: The token has expired. The client should fetch a new one.
+            TokenInvalidError: The token is not valid. Refuse the client.
         """
         claims = self._verify(token, _SubscriptionClaims, now_s)
         if claims.client:
-            raise TokenInvalidError('tokens for one connection only are not taken')
+            raise TokenInvalidError('tokens with the claim "client" are not supported')
         return SubscriptionToken(
             user=claims.sub,
             channel=claims.channel,
@@ -414,21 +417,21 @@ class TokenVerifier:
         try:
             claims = msgspec.json.decode(payload, type=kind)
         except (ValueError, RecursionError) as ex:
-            raise TokenInvalidError(f'claims that cannot be read: {ex}') from None
+            raise TokenInvalidError(f'the claims cannot be decoded: {ex}') from None
         for issuer in (key.issuer, self._issuer):
             if issuer and issuer != claims.iss:
-                raise TokenInvalidError('a token of another issuer')
+                raise TokenInvalidError('the token has another issuer')
         audience = [claims.aud] if isinstance(claims.aud, str) else claims.aud
         if self._audience is not None and self._audience not in audience:
-            raise TokenInvalidError('a token for another audience')
+            raise TokenInvalidError('the token is for another audience')
         now = time.time() if now_s is None else now_s
         for start_s in (claims.nbf, claims.iat):
             if start_s is not None and start_s > now + self._leeway_s:
-                raise TokenInvalidError('a token that is not valid yet')
+                raise TokenInvalidError('the token is not valid yet')
         if claims.exp is None and self._require_exp:
-            raise TokenInvalidError('a token without an end')
+            raise TokenInvalidError('the token has no exp')
         if claims.exp is not None and claims.exp <= now - self._leeway_s:
-            raise TokenExpiredError('an expired token')
+            raise TokenExpiredError('the token has expired')
         return claims
 
     def _signer(self, token: str) -> tuple[TokenKey, bytes]:
@@ -444,7 +447,7 @@ class TokenVerifier:
             payload = key.verified(token)
             if payload is not None:
                 return key, payload
-        raise TokenInvalidError('a token that no key of ours has signed')
+        raise TokenInvalidError('the token is not signed by any of the keys')
 
 
 def make_connection_token(
@@ -460,13 +463,13 @@ def make_connection_token(
     """Return a token with which `user` may connect.
 
     Args:
-        key: A secret or a private key.
-        user: The user's id, ``''`` for somebody anonymous.
-        ttl_s: Seconds until it expires, or ``None`` for a token that never does.
-        info: Public facts about the user, any JSON value.
-        meta: What only the server sees, any JSON value.
-        channels: Server-side subscriptions.
-        claims: More claims, such as ``aud`` or ``expire_at``.
+        key: Key with a secret, or a private key.
+        user: Id of the user, ``''`` for an anonymous user.
+        ttl_s: Seconds until it expires (default 600), or ``None`` for never.
+        info: Public data about the user, any JSON value.
+        meta: Data that only the server sees, any JSON value.
+        channels: Channels of server-side subscriptions (default none).
+        claims: Further claims, such as ``aud`` or ``expire_at``.
     """
     optional = {'info': info, 'meta': meta, 'channels': list(channels) or None}
     return _signed(key, {'sub': user}, optional, ttl_s, claims)
@@ -484,12 +487,12 @@ def make_subscription_token(
     """Return a token with which `user` may subscribe to `channel`.
 
     Args:
-        key: A secret or a private key.
-        user: The user's id, as in the connection token.
-        channel: The one channel.
-        ttl_s: Seconds until it expires, or ``None`` for a token that never does.
-        info: Public facts about the subscription, any JSON value.
-        claims: More claims, such as ``aud`` or ``expire_at``.
+        key: Key with a secret, or a private key.
+        user: Id of the user, as in the connection token.
+        channel: Name of the channel.
+        ttl_s: Seconds until it expires (default 600), or ``None`` for never.
+        info: Public data about the subscription, any JSON value.
+        claims: Further claims, such as ``aud`` or ``expire_at``.
     """
     required = {'sub': user, 'channel': channel}
     return _signed(key, required, {'info': info}, ttl_s, claims)
@@ -515,17 +518,17 @@ def _signed(
 
 
 def _expires_at(claims: _Claims) -> float | None:
-    """Return when what the token gave ends; ``expire_at`` of 0 means never."""
+    """Return the Unix time of expiry; ``expire_at`` of 0 means never."""
     if claims.expire_at is None:
         return claims.exp
-    return None if claims.expire_at == _UNTIL_NEVER else claims.expire_at
+    return None if claims.expire_at == _NEVER_EXPIRES else claims.expire_at
 
 
 def _value(value: Any, in_base64: str) -> Any:
-    """Return a JSON value that is given as it is, or as JSON in base64."""
+    """Return a claim that is a JSON value, or JSON encoded in base64."""
     if not in_base64:
         return value
     try:
         return msgspec.json.decode(base64.b64decode(in_base64, validate=True))
     except (binascii.Error, ValueError, RecursionError):
-        raise TokenInvalidError('a claim in base64 that is not JSON') from None
+        raise TokenInvalidError('a base64 claim is not JSON') from None

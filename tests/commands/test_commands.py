@@ -164,12 +164,14 @@ def test_errors_are_one_line(shell: Shell, words: list[str], said: str) -> None:
     assert said in shell.error(*words)
 
 
-def test_other_paths_are_told(server: ServerProcess, shell: Shell) -> None:
+def test_url_without_a_server_api_is_reported(
+    server: ServerProcess, shell: Shell
+) -> None:
     """A URL where no server API is says so."""
     assert 'HTTP 404' in shell.error('channels', '--url', f'{server.url}/nope')
 
 
-def test_keys_are_needed(
+def test_command_without_a_key_fails(
     shell: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Without a key, or with a wrong one, the command says what to do."""
@@ -183,7 +185,7 @@ def test_keys_are_needed(
     assert 'another key' not in shell.error('channels', '--key-file', str(file))
 
 
-def test_unencrypted_keys_are_warned_of(
+def test_unencrypted_key_prints_a_warning(
     shell: Shell, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A key that would travel over a network in the clear brings a warning."""
@@ -210,7 +212,7 @@ def command(*words: str, **options: Any) -> subprocess.Popen[str]:
     )
 
 
-def test_tail_prints_what_comes(shell: Shell) -> None:
+def test_tail_prints_old_and_new_publications_once(shell: Shell) -> None:
     """A tail prints old publications and new ones, each once, until Ctrl-C."""
     for n in range(4):
         shell.lines('publish', 'rooms:c5', str(n))
@@ -227,7 +229,7 @@ def test_tail_prints_what_comes(shell: Shell) -> None:
     assert 130 == process.returncode
 
 
-def test_tail_says_what_it_missed(shell: Shell) -> None:
+def test_tail_reports_the_number_of_lost_publications(shell: Shell) -> None:
     """What history no longer has is counted, what it has is printed."""
     publish_many('rooms:c6', 0, 130)
     (position,) = shell.lines('history', 'rooms:c6', '--position')
@@ -263,7 +265,7 @@ def test_tail_waits_for_a_server_that_restarts(asgi_server: AsgiServer) -> None:
     assert 'the channel began anew' in said
 
 
-def test_closed_pipe_is_the_end(shell: Shell) -> None:
+def test_closed_pipe_ends_the_command_without_an_error(shell: Shell) -> None:
     """A reader that has enough, such as head, ends the command without complaint."""
     publish_many('rooms:c8', 0, 5)
     with command('tail', 'rooms:c8') as process:

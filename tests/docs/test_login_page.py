@@ -94,5 +94,5 @@ def test_client_without_a_valid_token_is_refused(
         with talk(server) as nobody:
             nobody.say({'id': 1, 'connect': {}})
             assert (3501, 'a token is needed') == nobody.end()
-        assert 'no key of ours has signed' in server.log()
+        assert 'not signed by any of the keys' in server.log()
         assert SECRET not in server.log()

@@ -56,7 +56,7 @@ DISCONNECTS = {
 }
 
 
-def test_tables_have_no_other_rows() -> None:
+def test_code_tables_contain_only_codes_of_the_protocol() -> None:
     """The tables hold exactly the codes of the protocol."""
     assert ERRORS.keys() == codes.REPLY_ERRORS.keys()
     assert UNSUBSCRIBES.keys() == codes.UNSUBSCRIBES.keys()
@@ -64,21 +64,21 @@ def test_tables_have_no_other_rows() -> None:
 
 
 @pytest.mark.parametrize('code', ERRORS)
-def test_errors_say_if_trying_again_helps(code: int) -> None:
+def test_reply_error_has_its_message_and_temporary_flag(code: int) -> None:
     """An error has its message, and is temporary where the protocol says so."""
     row = codes.REPLY_ERRORS[code]
     assert (code, *ERRORS[code]) == (row.code, row.message, row.temporary)
 
 
 @pytest.mark.parametrize('code', UNSUBSCRIBES)
-def test_unsubscribe_codes_say_if_the_client_subscribes_again(code: int) -> None:
+def test_unsubscribe_code_from_2500_makes_the_client_subscribe_again(code: int) -> None:
     """From 2500 up clients subscribe again."""
     row = codes.UNSUBSCRIBES[code]
     assert (code, *UNSUBSCRIBES[code]) == (row.code, row.reason, row.resubscribes)
 
 
 @pytest.mark.parametrize('code', DISCONNECTS)
-def test_disconnect_codes_say_if_the_client_comes_back(code: int) -> None:
+def test_disconnect_code_range_decides_if_the_client_reconnects(code: int) -> None:
     """The range of a disconnect code says whether clients reconnect."""
     row = codes.DISCONNECTS[code]
     assert (code, *DISCONNECTS[code]) == (row.code, row.reason, row.reconnects)
@@ -110,7 +110,9 @@ def test_reasons_fit_a_close_frame_and_are_not_json(row: codes.Disconnect) -> No
         (5000, True),
     ],
 )
-def test_ranges_of_disconnect_codes(code: int, expected: bool) -> None:
+def test_application_disconnect_code_follows_the_ranges(
+    code: int, expected: bool
+) -> None:
     """Codes of applications follow the ranges too."""
     assert expected == codes.reconnects(code)
 
@@ -135,7 +137,7 @@ def test_ranges_of_disconnect_codes(code: int, expected: bool) -> None:
         (792, 3004),
     ],
 )
-def test_http_status_becomes_a_disconnect(status: int, code: int) -> None:
+def test_http_status_maps_to_a_disconnect_code(status: int, code: int) -> None:
     """An HTTP error of the application ends a connection as an SDK understands it."""
     row = codes.disconnect_for_status(status)
     assert code == row.code
@@ -162,7 +164,7 @@ def test_http_status_becomes_a_disconnect(status: int, code: int) -> None:
         (792, 100),
     ],
 )
-def test_http_status_becomes_an_error(status: int, code: int) -> None:
+def test_http_status_maps_to_an_error_code(status: int, code: int) -> None:
     """An HTTP error of the application answers a command as an SDK understands it."""
     row = codes.error_for_status(status)
     assert code == row.code
@@ -187,7 +189,7 @@ def test_falcon_close_codes_would_mislead_clients() -> None:
         ('é' * 100, 'é' * 61),
     ],
 )
-def test_a_disconnect_in_the_words_of_the_application(
+def test_disconnect_with_application_reason_is_truncated_and_not_json(
     words: str | None, reason: str
 ) -> None:
     """A reason fits into a close frame, and nobody could take it for JSON."""
@@ -195,7 +197,7 @@ def test_a_disconnect_in_the_words_of_the_application(
     assert (3507, reason) == codes.disconnect_with_reason(disconnect, words)
 
 
-def test_an_error_in_the_words_of_the_application() -> None:
+def test_error_with_application_message_is_truncated() -> None:
     """A message of an application's own is bounded; the code stays."""
     error = codes.PERMISSION_DENIED
     assert error == codes.error_with_message(error, None)

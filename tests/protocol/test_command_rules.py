@@ -23,7 +23,7 @@ def kind(command: Command) -> str:
     return command.request.field if command.request else PONG
 
 
-def test_table_is_complete() -> None:
+def test_command_actions_cover_every_state_and_command() -> None:
     """Every command has a verdict in every state, and there is nothing else."""
     kinds = {kind(command) for command in COMMANDS}
     assert 13 == len(kinds)
@@ -33,7 +33,7 @@ def test_table_is_complete() -> None:
 
 
 @pytest.mark.parametrize('command', COMMANDS, ids=kind)
-def test_connect_comes_first(command: Command) -> None:
+def test_command_before_connect_disconnects(command: Command) -> None:
     """Before a connect nothing else is legal."""
     first = isinstance(command.request, ConnectRequest)
     expected = CommandAction.ACCEPT if first else CommandAction.DISCONNECT
@@ -42,14 +42,14 @@ def test_connect_comes_first(command: Command) -> None:
 
 @pytest.mark.parametrize('state', [ConnectionState.CONNECTED, ConnectionState.PINGED])
 @pytest.mark.parametrize('command', COMMANDS[1:], ids=kind)
-def test_connect_comes_once(state: ConnectionState, command: Command) -> None:
+def test_second_connect_disconnects(state: ConnectionState, command: Command) -> None:
     """After a connect everything else is legal, and another connect is not."""
     again = isinstance(command.request, ConnectRequest)
     expected = CommandAction.DISCONNECT if again else CommandAction.ACCEPT
     assert expected is check_command(state, command)
 
 
-def test_a_pong_answers_a_ping() -> None:
+def test_pong_without_ping_disconnects() -> None:
     """A pong is legal only while a ping waits for it."""
     assert CommandAction.DISCONNECT is check_command(
         ConnectionState.NEW, Command(0, None)
@@ -67,6 +67,8 @@ def test_a_pong_answers_a_ping() -> None:
     [ConnectionState.REFUSED, ConnectionState.UNIDIRECTIONAL, ConnectionState.CLOSED],
 )
 @pytest.mark.parametrize('command', COMMANDS, ids=kind)
-def test_nothing_is_heard_afterwards(state: ConnectionState, command: Command) -> None:
+def test_command_in_a_final_state_is_ignored(
+    state: ConnectionState, command: Command
+) -> None:
     """A refused, one-way or closed connection is not listened to."""
     assert CommandAction.IGNORE is check_command(state, command)

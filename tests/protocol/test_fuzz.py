@@ -12,12 +12,12 @@ from protocol import fuzz
 
 
 @pytest.mark.parametrize('codec', [json_codec, protobuf_codec])
-def test_short_fuzz_finds_nothing(codec: ModuleType) -> None:
+def test_short_fuzz_raises_only_protocol_errors(codec: ModuleType) -> None:
     """Thousands of changed inputs raise nothing but ProtocolError."""
     assert fuzz.run(codec, count=3000, seed=1) > 0
 
 
-def test_fuzz_notices_a_decoder_that_raises() -> None:
+def test_fuzz_fails_if_a_decoder_raises_another_error() -> None:
     """The fuzzer fails where a decoder lets another error escape."""
 
     class Broken(ModuleType):

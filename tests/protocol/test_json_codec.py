@@ -221,7 +221,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize('text', WRONG.values(), ids=WRONG.keys())
-def test_refuses_what_is_wrong(text: str) -> None:
+def test_malformed_frame_raises_protocol_error_3501(text: str) -> None:
     """Anything wrong is a ProtocolError with code 3501, alone or in a batch."""
     for frame in (text, f'{{}}\n{text}\n{{}}'):
         with pytest.raises(ProtocolError) as caught:
@@ -239,19 +239,19 @@ def test_refuses_bytes_that_are_not_utf8(data: bytes) -> None:
         json_codec.decode_commands(b'{"id":1,"rpc":{"data":%s}}' % data)
 
 
-def test_takes_payloads_as_deep_as_the_limit() -> None:
+def test_payload_of_maximum_depth_is_accepted() -> None:
     """A payload of exactly the documented depth passes."""
     [command] = json_codec.decode_commands(nested(json_codec.MAX_DEPTH))
     assert command.request == RpcRequest(b'[' * 32 + b']' * 32)
 
 
-def test_brackets_in_strings_are_not_depth() -> None:
+def test_brackets_in_strings_do_not_count_as_depth() -> None:
     """Text that is full of brackets does not count as nesting."""
     text = json.dumps({'id': 1, 'rpc': {'data': ['[{"\\' * 100, {'{': '}'}]}})
     assert 1 == len(json_codec.decode_commands(text))
 
 
-def test_keys_in_text_are_not_keys() -> None:
+def test_key_names_in_text_do_not_count_as_duplicates() -> None:
     """Text that looks like keys of the envelope does not make keys double."""
     text = json.dumps(
         {'id': 1, 'publish': {'channel': 'id', 'data': '"data":1,"channel":2'}}
@@ -264,7 +264,7 @@ def test_keys_in_text_are_not_keys() -> None:
     )
 
 
-def test_large_frames_cost_little() -> None:
+def test_large_hostile_frame_is_decoded_in_one_pass() -> None:
     """Frames of 64 KiB built to be slow are read in one pass."""
     size = 65_000
     for data in (
@@ -377,7 +377,9 @@ def test_any_pieces_of_json_end_in_a_protocol_error(frame: str) -> None:
         max_size=5,
     )
 )
-def test_double_keys_are_refused_exactly(pairs: list[tuple[str, str]]) -> None:
+def test_request_is_refused_only_if_it_has_a_duplicate_key(
+    pairs: list[tuple[str, str]],
+) -> None:
     """A request is refused for a double key if and only if it has one."""
     keys = [json.loads(f'"{key}"') for key, _ in pairs]
     body = ','.join(f'"{key}":{value}' for key, value in pairs)
@@ -424,7 +426,7 @@ def test_reads_an_emulation_request() -> None:
             json_codec.decode_emulation(wrong)
 
 
-def test_tells_json_from_other_bytes() -> None:
+def test_is_json_is_true_only_for_json_that_clients_can_read() -> None:
     """Only what every client can read counts as JSON."""
     for good in (b'null', b' {"a": [1, 2]} ', b'"x"', b'[' * 32 + b']' * 32):
         assert json_codec.is_json(good)

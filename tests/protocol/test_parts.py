@@ -71,20 +71,22 @@ def check(codec: Codec, publications: list[Publication]) -> None:
 
 
 @given(TEXTS)
-def test_json_is_the_same(publications: list[Publication]) -> None:
+def test_json_reply_of_encoded_publications_has_the_same_bytes(
+    publications: list[Publication],
+) -> None:
     """In JSON a reply of parts has the bytes of one that is encoded as a whole."""
     check(json_codec, publications)
 
 
 @given(TEXTS, BINARY)
-def test_protobuf_is_the_same(
+def test_protobuf_reply_of_encoded_publications_has_the_same_bytes(
     texts: list[Publication], binary: list[Publication]
 ) -> None:
     """In Protobuf as well, binary payloads included."""
     check(protobuf_codec, [*texts, *binary])
 
 
-def test_binary_parts_are_refused_in_json() -> None:
+def test_binary_publication_is_refused_in_json_results() -> None:
     """A client that speaks JSON cannot get a binary publication in any way."""
     publication = Publication(data=b'\xff', binary=True, offset=1)
     with pytest.raises(ProtocolError) as caught:

@@ -103,7 +103,7 @@ def test_schema_has_the_numbers_and_types_of_the_protocol(name: str) -> None:
             assert inner == reference[field.name].message_type.name
 
 
-def test_the_module_was_written_from_the_schema() -> None:
+def test_generated_module_has_every_field_of_the_schema() -> None:
     """Each field of client.proto is in the generated module; run make proto if not."""
     source = Path(ours.__file__).with_name('client.proto').read_text()
     written = [
@@ -296,21 +296,21 @@ WRONG = {
 
 
 @pytest.mark.parametrize('frame', WRONG.values(), ids=WRONG.keys())
-def test_refuses_what_is_wrong(frame: bytes) -> None:
+def test_malformed_protobuf_frame_raises_protocol_error_3501(frame: bytes) -> None:
     """Anything wrong is a ProtocolError with code 3501."""
     with pytest.raises(ProtocolError) as caught:
         protobuf_codec.decode_commands(frame)
     assert (3501, 'bad request') == (caught.value.code, caught.value.reason)
 
 
-def test_refuses_text() -> None:
+def test_text_message_is_refused_by_the_protobuf_codec() -> None:
     """A text message is not Protobuf."""
     for decode in (protobuf_codec.decode_commands, protobuf_codec.decode_connect):
         with pytest.raises(ProtocolError):
             decode('{}')
 
 
-def test_passes_over_unknown_fields() -> None:
+def test_unknown_protobuf_fields_are_ignored() -> None:
     """Fields that newer clients send are not an error, at any depth."""
     wire = ours.Command(id=1, publish=ours.PublishRequest(channel='a', data=b'1'))
     unknown = b'\xfa\x07\x03new'

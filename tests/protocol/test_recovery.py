@@ -48,7 +48,7 @@ def page(first: int, top: int, *, epoch: str = 'e') -> HistoryPage:
         pytest.param(Position(0, ''), page(2, 6), None, id='no beginning any more'),
     ],
 )
-def test_missed(
+def test_missed_publications_are_complete_or_none(
     asked: Position, read: HistoryPage, expected: list[Publication] | None
 ) -> None:
     """What was missed is all or nothing."""
@@ -65,7 +65,7 @@ def test_missed(
     live_to=st.integers(0, 16),
     data=st.data(),
 )
-def test_recover_never_lies(
+def test_recover_returns_all_missed_publications_or_fails(
     asked: int,
     trimmed: int,
     top: int,
@@ -99,7 +99,9 @@ def test_recover_never_lies(
 
 
 @given(st.lists(st.integers(1, 20)), st.integers(0, 20))
-def test_extend_follows_or_refuses(offsets: list[int], position: int) -> None:
+def test_following_publications_have_no_gap_or_are_none(
+    offsets: list[int], position: int
+) -> None:
     """What follows a position follows without a gap, or not at all."""
     following = following_publications(Position(position, 'e'), map(pub, offsets))
     newer = sorted({offset for offset in offsets if offset > position})
@@ -110,7 +112,7 @@ def test_extend_follows_or_refuses(offsets: list[int], position: int) -> None:
         assert None is following
 
 
-def test_latest_is_the_newest_or_nothing() -> None:
+def test_recover_latest_returns_the_newest_publication_or_nothing() -> None:
     """A cache recovers with its newest publication, if that is still there."""
     newest = recover_latest(HistoryPage([pub(7)], Position(7, 'e')))
     assert (True, [pub(7)], Position(7, 'e')) == newest

@@ -55,7 +55,7 @@ def read_all(sock: socket.socket) -> bytes:
     return data
 
 
-def test_everybody_gets_everything_wherever_the_ring_begins(ring: SendRing) -> None:
+def test_every_socket_gets_each_blob_once_at_any_ring_position(ring: SendRing) -> None:
     """Each socket gets each blob once, over many rounds of the ring."""
     with socket_pairs(MANY) as pairs:
         expected = [b''] * MANY
@@ -81,7 +81,7 @@ def test_groups_get_their_own_blobs(ring: SendRing) -> None:
     assert [blobs[0]] * 3 + [blobs[1]] * 2 + [blobs[2]] == got
 
 
-def test_what_a_socket_takes_in_part_is_counted(ring: SendRing) -> None:
+def test_partial_send_is_reported_with_its_number_of_bytes(ring: SendRing) -> None:
     """Of a full socket it is told how much it took, and others get everything."""
     with socket_pairs(3) as pairs:
         fds = [ours.fileno() for ours, _ in pairs]
@@ -99,7 +99,7 @@ def test_what_a_socket_takes_in_part_is_counted(ring: SendRing) -> None:
     assert not ring.closed
 
 
-def test_a_broken_link_is_reported(ring: SendRing) -> None:
+def test_broken_socket_is_reported_and_others_get_everything(ring: SendRing) -> None:
     """A peer that is gone and a descriptor that is none disturb nobody."""
     with socket_pairs(3) as pairs:
         fds = [ours.fileno() for ours, _ in pairs]
@@ -150,7 +150,7 @@ def test_results_may_come_in_any_order(ring: SendRing) -> None:
         assert [Unsent(0, 0)] == ring.send([(fds, b'x')])
 
 
-def test_another_thread_is_refused(ring: SendRing) -> None:
+def test_send_from_another_thread_is_refused(ring: SendRing) -> None:
     """The kernel takes nothing from another thread, and the caller learns of it."""
     told: list[Any] = []
     with socket_pairs(2) as pairs:
@@ -164,7 +164,7 @@ def test_another_thread_is_refused(ring: SendRing) -> None:
         assert [b'', b''] == [read_all(theirs) for _, theirs in pairs]
 
 
-def test_what_the_kernel_does_not_take_is_reported(ring: SendRing) -> None:
+def test_entries_refused_by_the_kernel_are_reported_as_unsent(ring: SendRing) -> None:
     """Where the kernel takes only some, the others are reported; there is no next."""
     enter = ring._call
 
@@ -179,7 +179,7 @@ def test_what_the_kernel_does_not_take_is_reported(ring: SendRing) -> None:
     assert ring.closed
 
 
-def test_what_became_of_it_may_be_unknown(ring: SendRing) -> None:
+def test_entry_without_a_result_is_reported_as_unknown(ring: SendRing) -> None:
     """What was taken and never told to be done is reported as unknown."""
     ring._call = lambda number, fd, count, *rest: count  # type: ignore[assignment]  # no kernel
     with socket_pairs(2) as pairs:
@@ -188,7 +188,7 @@ def test_what_became_of_it_may_be_unknown(ring: SendRing) -> None:
     assert ring.closed
 
 
-def test_a_system_that_refuses_has_no_ring() -> None:
+def test_system_without_io_uring_has_no_ring() -> None:
     """Where the system gives no ring, there is none, and nothing is left open."""
     program = (
         'import os, resource\n'
@@ -216,7 +216,7 @@ def rings() -> int:
     return found
 
 
-def test_a_forgotten_ring_gives_everything_back() -> None:
+def test_garbage_collected_ring_closes_its_descriptor() -> None:
     """A ring that nobody closes leaves no descriptor behind."""
     gc.collect()
     before = rings()

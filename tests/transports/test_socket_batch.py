@@ -32,12 +32,12 @@ def writes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return record_writes(monkeypatch)
 
 
-def test_nothing_added_is_nothing_written(batch: SocketBatch) -> None:
+def test_empty_batch_writes_nothing(batch: SocketBatch) -> None:
     """A batch without anybody does nothing."""
     assert [] == batch.write()
 
 
-def test_each_gets_its_own(batch: SocketBatch) -> None:
+def test_each_group_gets_its_blobs_once_in_order(batch: SocketBatch) -> None:
     """Groups get their blobs in order, and once."""
     with socket_pairs(MANY) as pairs:
         fds = [ours.fileno() for ours, _ in pairs]
@@ -50,7 +50,7 @@ def test_each_gets_its_own(batch: SocketBatch) -> None:
     assert [b'first.'] * 50 + [b'second.'] * 10 == got
 
 
-def test_who_takes_less_is_reported(batch: SocketBatch) -> None:
+def test_incomplete_writes_are_reported_by_number(batch: SocketBatch) -> None:
     """The full and the broken are reported by their number, with what they took."""
     with socket_pairs(MANY) as pairs:
         fds = [ours.fileno() for ours, _ in pairs]
@@ -66,7 +66,9 @@ def test_who_takes_less_is_reported(batch: SocketBatch) -> None:
             assert b'first' + LARGE[:sent] == read_all(theirs), number
 
 
-def test_many_are_written_by_one_call(batch: SocketBatch, writes: list[int]) -> None:
+def test_large_batch_is_written_by_one_system_call(
+    batch: SocketBatch, writes: list[int]
+) -> None:
     """With a ring nobody is written by itself, but for a few the loop costs less."""
     with socket_pairs(MANY) as pairs:
         fds = [ours.fileno() for ours, _ in pairs]
@@ -84,7 +86,7 @@ def test_many_are_written_by_one_call(batch: SocketBatch, writes: list[int]) -> 
 
 
 @needs_io_uring
-def test_a_broken_ring_is_given_up(writes: list[int]) -> None:
+def test_broken_ring_is_replaced_by_the_loop(writes: list[int]) -> None:
     """What a ring cannot send is reported, and the loop sends from then on."""
     batch = SocketBatch(True)
     with socket_pairs(MANY) as pairs:

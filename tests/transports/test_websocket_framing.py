@@ -52,7 +52,7 @@ def test_deflated_messages_are_read_by_a_client() -> None:
     assert [long, b'short', long] == [frame.data for frame in client.events_received()]
 
 
-def test_what_does_not_shrink_is_sent_as_it_is() -> None:
+def test_incompressible_message_is_sent_uncompressed() -> None:
     """A message that deflate would make longer is not compressed."""
     noise = bytes((i * 7919 + (i >> 3) * 104729) * 31 % 251 for i in range(1100))
 

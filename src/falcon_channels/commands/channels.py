@@ -9,12 +9,17 @@ from falcon_channels.commands import client
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument('pattern', nargs='?', default='*', help='such as rooms:*')
+    parser.add_argument(
+        'pattern',
+        nargs='?',
+        default='*',
+        help='pattern of channel names, such as rooms:*',
+    )
     client.add_api_arguments(parser)
 
 
 def channels(args: argparse.Namespace) -> int:
-    """Print channels and their numbers of subscribers; return the exit code."""
+    """Print channels with their number of subscribers; return the exit code."""
     return client.run(lambda: _channels(args))
 
 

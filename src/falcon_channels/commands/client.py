@@ -1,4 +1,4 @@
-"""The caller's side of the server API, for commands: arguments, requests, printing."""
+"""Client of the server API, shared by the commands: arguments, requests, output."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ KEY_VARIABLE = 'FALCON_CHANNELS_API_KEY'
 URL_VARIABLE = 'FALCON_CHANNELS_API_URL'
 DEFAULT_URL = 'http://127.0.0.1:8000/api'
 
-#: Exit code after Ctrl-C: 128 + SIGINT, as shells have it.
+#: Exit code after Ctrl-C: 128 + SIGINT, as in shells.
 INTERRUPTED = 130
 
-# SECURITY: what an answer may measure, so that a wrong URL cannot fill the memory.
+# SECURITY: maximum size of an answer, so that a hostile server cannot fill the memory.
 _MAX_ANSWER_BYTES = 64 * 1024 * 1024
 
 
 class CommandError(Exception):
-    """The command cannot do what it was asked; the message is for its user."""
+    """A command failed; the message is for its user."""
 
 
 class UnreachableError(CommandError):
-    """Nobody answered."""
+    """The server did not answer."""
 
 
 class ApiCallError(CommandError):
     """The API answered with an error.
 
     Attributes:
-        code: As in the table of docs/server_api.md.
+        code: Error code, as in the table of docs/server_api.md.
     """
 
     def __init__(self, code: int, message: str) -> None:
@@ -52,16 +52,20 @@ def add_api_arguments(parser: argparse.ArgumentParser) -> None:
     api.add_argument(
         '--url',
         default=os.environ.get(URL_VARIABLE, DEFAULT_URL),
-        help=f'where it is; {URL_VARIABLE} in the environment sets another default',
+        help=f'URL of the server API; the environment variable {URL_VARIABLE} sets '
+        'another default',
     )
     api.add_argument(
         '--key-file',
         type=Path,
         metavar='FILE',
-        help=f'file with the key, where {KEY_VARIABLE} is not in the environment',
+        help=f'file with the key, instead of the environment variable {KEY_VARIABLE}',
     )
     api.add_argument(
-        '--timeout-s', type=float, default=10.0, help='seconds to wait for an answer'
+        '--timeout-s',
+        type=float,
+        default=10.0,
+        help='seconds to wait for an answer (default 10)',
     )
 
 
@@ -69,10 +73,10 @@ class ApiClient:
     """Calls methods of the server API, one request at a time.
 
     Args:
-        args: Parsed arguments of `add_api_arguments`.
+        args: Parsed arguments that `add_api_arguments` declared.
 
     Raises:
-        CommandError: There is no key, or the URL is none.
+        CommandError: There is no key, or the URL is not valid.
     """
 
     def __init__(self, args: argparse.Namespace) -> None:
@@ -86,9 +90,9 @@ class ApiClient:
         """Return the result of a method.
 
         Raises:
-            UnreachableError: Nobody answered in time.
+            UnreachableError: The server did not answer in time.
             ApiCallError: The API answered with an error.
-            CommandError: The answer is none of the server API.
+            CommandError: The answer does not come from a server API.
         """
         status, body = self._post(method, msgspec.json.encode(request))
         if status == 401:
@@ -161,10 +165,11 @@ def _is_loopback(host: str) -> bool:
 def read_secret(variable: str, file: Path | None, option: str) -> str:
     """Return a secret from a file or the environment; never from an argument.
 
-    SECURITY: arguments are seen by everybody on the machine, and kept by shells.
+    SECURITY: other users of the machine can read arguments, and shells store them. So
+    secrets are not arguments.
 
     Raises:
-        CommandError: There is none, or the file cannot be read.
+        CommandError: There is no secret, or the file cannot be read.
     """
     if file is not None:
         try:
@@ -181,10 +186,10 @@ def read_secret(variable: str, file: Path | None, option: str) -> str:
 
 
 def parse_json(text: str, what: str) -> Any:
-    """Return JSON from the command line as values.
+    """Decode JSON from the command line.
 
     Raises:
-        CommandError: It is none.
+        CommandError: The text is not JSON.
     """
     try:
         return msgspec.json.decode(text)
@@ -200,10 +205,10 @@ def show(value: Any) -> None:
 
 
 def show_line(text: str) -> None:
-    """Print a line, at once.
+    """Print a line without delay.
 
-    SECURITY: what others wrote may steer the terminal; what is not printable is
-    escaped, direction marks of Unicode included.
+    SECURITY: a client could publish control characters that take over the terminal.
+    Characters that are not printable are escaped, also Unicode's direction marks.
     """
     if not text.isprintable():
         text = ''.join(c if c.isprintable() else _escaped(c) for c in text)
@@ -217,7 +222,7 @@ def _escaped(character: str) -> str:
 
 
 def say(text: str) -> None:
-    """Tell the user something that is not the result."""
+    """Print a message that is not the result to standard error."""
     print(  # noqa: T201 - a command talks to its user
         f'falcon-channels: {text}', file=sys.stderr, flush=True
     )
@@ -227,7 +232,7 @@ def run(command: Callable[[], None]) -> int:
     """Run a command; return its exit code.
 
     Returns:
-        0 for done, 1 for an error, which is told, and 130 after Ctrl-C.
+        0 for success, 1 after an error, which is printed, and 130 after Ctrl-C.
     """
     try:
         command()
@@ -237,8 +242,8 @@ def run(command: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # NOTE: whoever read the output, such as head, has enough. Python would
-        #   complain once more when it flushes at its end.
+        # NOTE: the reader of the output, such as head, has ended. Without this, Python
+        #   would print another error when it flushes the output at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return 0

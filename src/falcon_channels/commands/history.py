@@ -10,18 +10,27 @@ from falcon_channels.commands import client
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument('channel', help='which')
-    parser.add_argument('--limit', type=int, default=10, help='how many; -1: all')
-    parser.add_argument('--since', metavar='OFFSET:EPOCH', help='after this position')
-    parser.add_argument('--oldest-first', action='store_true', help='from its begin')
+    parser.add_argument('channel', help='name of the channel')
     parser.add_argument(
-        '--position', action='store_true', help='print only where the channel stands'
+        '--limit',
+        type=int,
+        default=10,
+        help='maximum number of publications (default 10); -1: all',
+    )
+    parser.add_argument(
+        '--since', metavar='OFFSET:EPOCH', help='start after this position'
+    )
+    parser.add_argument(
+        '--oldest-first', action='store_true', help='start at the oldest publication'
+    )
+    parser.add_argument(
+        '--position', action='store_true', help='print only the current position'
     )
     client.add_api_arguments(parser)
 
 
 def history(args: argparse.Namespace) -> int:
-    """Print publications, oldest on top, one a line; return the exit code."""
+    """Print publications, oldest first, one per line; return the exit code."""
     return client.run(lambda: _history(args))
 
 
@@ -44,10 +53,10 @@ def _history(args: argparse.Namespace) -> None:
 
 
 def parse_position(text: str) -> dict[str, Any]:
-    """Return ``OFFSET:EPOCH`` as the API wants it.
+    """Parse ``OFFSET:EPOCH`` into a position for the server API.
 
     Raises:
-        CommandError: It is not of that form.
+        CommandError: The text does not have this form.
     """
     offset, _, epoch = text.partition(':')
     if not offset.isascii() or not offset.isdigit():

@@ -9,13 +9,13 @@ from falcon_channels.commands import client
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument('channel', help='which')
-    parser.add_argument('--count', action='store_true', help='print only how many')
+    parser.add_argument('channel', help='name of the channel')
+    parser.add_argument('--count', action='store_true', help='print only the numbers')
     client.add_api_arguments(parser)
 
 
 def presence(args: argparse.Namespace) -> int:
-    """Print who is there, one connection a line; return the exit code."""
+    """Print the subscribers, one connection per line; return the exit code."""
     return client.run(lambda: _presence(args))
 
 
@@ -24,6 +24,8 @@ def _presence(args: argparse.Namespace) -> None:
     if args.count:
         client.show(api.call('presence_stats', channel=args.channel))
         return
-    there = api.call('presence', channel=args.channel)['presence']
-    for info in sorted(there.values(), key=lambda info: (info['user'], info['client'])):
+    subscribers = api.call('presence', channel=args.channel)['presence']
+    for info in sorted(
+        subscribers.values(), key=lambda info: (info['user'], info['client'])
+    ):
         client.show(info)

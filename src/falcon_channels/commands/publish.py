@@ -11,20 +11,26 @@ from falcon_channels.commands import client
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument('channel', help='where')
+    parser.add_argument('channel', help='name of the channel')
     parser.add_argument('data', help='JSON, or - to read it from standard input')
-    parser.add_argument('--text', action='store_true', help='data is text, not JSON')
     parser.add_argument(
-        '--tag', action='append', default=[], metavar='NAME=VALUE', help='a label'
+        '--text', action='store_true', help='treat data as text, not as JSON'
     )
     parser.add_argument(
-        '--idempotency-key', default='', help='the same key publishes only once'
+        '--tag',
+        action='append',
+        default=[],
+        metavar='NAME=VALUE',
+        help='label of the publication; may be repeated',
+    )
+    parser.add_argument(
+        '--idempotency-key', default='', help='publish only once with the same key'
     )
     client.add_api_arguments(parser)
 
 
 def publish(args: argparse.Namespace) -> int:
-    """Publish, and print the position; return the exit code."""
+    """Publish and print the position; return the exit code."""
     return client.run(lambda: _publish(args))
 
 

@@ -1,7 +1,7 @@
-"""``falcon-channels tail rooms:lobby``: a channel as it is published to.
+"""``falcon-channels tail rooms:lobby``: prints publications as they arrive.
 
-It asks for what came after the last position, again and again, so that it needs
-nothing of the app but the server API, and misses nothing that history still has.
+It repeatedly requests the publications after the last position. It needs only the
+server API of the application, and misses nothing that history still has.
 """
 
 from __future__ import annotations
@@ -12,27 +12,36 @@ from typing import Any
 
 from falcon_channels.commands import client
 from falcon_channels.commands.history import parse_position
+from falcon_channels.protocol.codes import UNRECOVERABLE_POSITION
 
-#: How many publications one request asks for.
-_PAGE = 500
-#: Error code: the position is of another log.
-_UNRECOVERABLE = 112
+#: Maximum number of publications of one request.
+_PAGE_SIZE = 500
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument('channel', help='which')
-    parser.add_argument('--lines', type=int, default=10, help='how many old ones first')
-    parser.add_argument('--since', metavar='OFFSET:EPOCH', help='after this position')
-    parser.add_argument('--data', action='store_true', help='print the payload only')
+    parser.add_argument('channel', help='name of the channel')
     parser.add_argument(
-        '--interval-s', type=float, default=0.5, help='seconds between two looks'
+        '--lines',
+        type=int,
+        default=10,
+        help='number of old publications to print first (default 10)',
+    )
+    parser.add_argument(
+        '--since', metavar='OFFSET:EPOCH', help='start after this position'
+    )
+    parser.add_argument('--data', action='store_true', help='print only the payloads')
+    parser.add_argument(
+        '--interval-s',
+        type=float,
+        default=0.5,
+        help='seconds between two requests (default 0.5)',
     )
     client.add_api_arguments(parser)
 
 
 def tail(args: argparse.Namespace) -> int:
-    """Print publications, one a line, until Ctrl-C; return the exit code."""
+    """Print publications, one per line, until Ctrl-C; return the exit code."""
     return client.run(lambda: _Tail(args).run())
 
 
@@ -46,37 +55,37 @@ class _Tail:
         self._position = None if args.since is None else parse_position(args.since)
 
     def run(self) -> None:
-        # NOTE: before the first answer a mistake ends the command; after it, a server
-        #   that is away for a while, as while it restarts, is waited for.
+        # NOTE: an error before the first answer is a mistake of the user and ends the
+        #   command. After it, the server may be restarting, so the command waits.
         if self._position is None:
-            self._begin()
-        away = False
+            self._print_latest()
+        unreachable = False
         while True:
             try:
-                while self._look():
+                while self._print_new():
                     pass
-                if away:
+                if unreachable:
                     client.say('the server is back')
-                away = False
+                unreachable = False
             except client.UnreachableError as ex:
-                if not away:
+                if not unreachable:
                     client.say(f'{ex}; waiting')
-                away = True
+                unreachable = True
             time.sleep(self._interval_s)
 
-    def _begin(self) -> None:
+    def _print_latest(self) -> None:
         page = self._history(limit=self._lines, reverse=True)
         for publication in reversed(page['publications']):
             self._show(publication)
         self._position = {'offset': page['offset'], 'epoch': page['epoch']}
 
-    def _look(self) -> bool:
-        """Print what is new; return whether there may be more."""
+    def _print_new(self) -> bool:
+        """Print new publications; return whether there may be more."""
         assert self._position is not None
         try:
-            page = self._history(limit=_PAGE, since=self._position)
+            page = self._history(limit=_PAGE_SIZE, since=self._position)
         except client.ApiCallError as ex:
-            if ex.code != _UNRECOVERABLE:
+            if ex.code != UNRECOVERABLE_POSITION.code:
                 raise
             client.say('the channel began anew; what came before may be lost')
             self._position = {'offset': 0, 'epoch': ''}

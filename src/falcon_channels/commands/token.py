@@ -1,4 +1,4 @@
-"""``falcon-channels token ann``: makes a token; asks no server."""
+"""``falcon-channels token ann``: makes a token, without a request to a server."""
 
 from __future__ import annotations
 
@@ -17,17 +17,23 @@ SECRET_VARIABLE = 'FALCON_CHANNELS_TOKEN_SECRET'
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument('user', help="id of the user; '' for somebody anonymous")
+    parser.add_argument('user', help="id of the user; '' for an anonymous user")
     parser.add_argument('--channel', help='make a token to subscribe to this channel')
-    parser.add_argument('--ttl-s', type=float, default=600.0, help='seconds it holds')
-    parser.add_argument('--info', metavar='JSON', help='public facts about the user')
+    parser.add_argument(
+        '--ttl-s',
+        type=float,
+        default=600.0,
+        help='seconds until the token expires (default 600)',
+    )
+    parser.add_argument('--info', metavar='JSON', help='public data about the user')
     parser.add_argument('--issuer', default='', help="the claim 'iss'")
     parser.add_argument('--audience', help="the claim 'aud'")
     parser.add_argument(
         '--secret-file',
         type=Path,
         metavar='FILE',
-        help=f'secret for HS256, where {SECRET_VARIABLE} is not in the environment',
+        help=f'file with the secret for HS256, instead of the environment variable '
+        f'{SECRET_VARIABLE}',
     )
 
 

@@ -51,7 +51,7 @@ class ConnectionState(Enum):
 
 
 class CommandAction(Enum):
-    """What the server does with a command."""
+    """Action of the server for a command."""
 
     #: Execute it.
     ACCEPT = 'accept'
