@@ -27,6 +27,8 @@ from falcon_channels.options import ChannelOptions
 from falcon_channels.options import EndpointOptions
 from falcon_channels.options import NodeOptions
 from falcon_channels.plain.websocket import serve_websocket
+from falcon_channels.protocol.codes import DISCONNECT_FORCE
+from falcon_channels.protocol.codes import UNSUBSCRIBE_SERVER
 from falcon_channels.protocol.recovery import check_position
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import HistoryPage
@@ -291,7 +293,7 @@ class Channels:
         *,
         client: str = '',
         session: str = '',
-        code: int = 2000,
+        code: int = UNSUBSCRIBE_SERVER.code,
     ) -> None:
         """End the subscriptions of a user to a channel, on all nodes.
 
@@ -300,7 +302,8 @@ class Channels:
             channel: Name of the channel; ``''`` for all channels.
             client: Id of the only connection that is meant.
             session: Emulation session of the only connection that is meant.
-            code: Unsubscribe code, 2000 to 2999. Clients subscribe again from 2500 on.
+            code: Unsubscribe code, 2000 to 2999; 2000 by default. Clients subscribe
+                again from 2500 on.
 
         Raises:
             OptionsError: The code is out of range.
@@ -345,8 +348,8 @@ class Channels:
         *,
         client: str = '',
         session: str = '',
-        code: int = 3503,
-        reason: str = 'force disconnect',
+        code: int = DISCONNECT_FORCE.code,
+        reason: str = DISCONNECT_FORCE.reason,
         exclude: Sequence[str] = (),
     ) -> None:
         """Close the connections of a user, on all nodes.
@@ -355,8 +358,8 @@ class Channels:
             user: Id of the user.
             client: Id of the only connection that is meant.
             session: Emulation session of the only connection that is meant.
-            code: Close code, 3000 to 4999. With 3500 to 3999 and 4500 to 4999 clients
-                do not connect again.
+            code: Close code, 3000 to 4999; 3503 by default. With 3500 to 3999 and 4500
+                to 4999 clients do not connect again.
             reason: Text for the clients, at most 123 bytes of UTF-8.
             exclude: Ids of connections that stay open.
 

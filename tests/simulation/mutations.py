@@ -304,8 +304,8 @@ MUTANTS = [
     Mutant(
         'a failed task leaves its connection waiting',
         'hub/hub.py',
-        'if connection is not None:\n            connection.disconnect(_INTERNAL',
-        'if False:\n            connection.disconnect(_INTERNAL',
+        'if connection is not None:\n            connection.disconnect(*DISCONNECT',
+        'if False:\n            connection.disconnect(*DISCONNECT',
         'tests/hub/test_fault_isolation.py',
     ),
     # --- repair ----------------------------------------------------------------------

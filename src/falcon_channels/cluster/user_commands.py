@@ -20,15 +20,12 @@ from falcon_channels.cluster.messages import SubscribeUser
 from falcon_channels.cluster.messages import UnsubscribeUser
 from falcon_channels.errors import OptionsError
 from falcon_channels.options import NodeOptions
+from falcon_channels.protocol.codes import DISCONNECT_FORCE
 from falcon_channels.protocol.codes import MAX_REASON_BYTES
+from falcon_channels.protocol.codes import UNSUBSCRIBE_SERVER
 from falcon_channels.protocol.recovery import check_position
 from falcon_channels.publication import Position
 from falcon_channels.routing import ChannelMatch
-
-#: Unsubscribe code: the server ended the subscription for good.
-UNSUBSCRIBED = 2000
-#: Disconnect code: the server closed the connection for good.
-FORCE_DISCONNECT = 3503
 
 
 class UserCommands:
@@ -88,7 +85,7 @@ class UserCommands:
         *,
         client: str = '',
         session: str = '',
-        code: int = UNSUBSCRIBED,
+        code: int = UNSUBSCRIBE_SERVER.code,
     ) -> None:
         """Do what `Channels.unsubscribe_user` promises."""
         if not 2000 <= code <= 2999:
@@ -127,8 +124,8 @@ class UserCommands:
         *,
         client: str = '',
         session: str = '',
-        code: int = FORCE_DISCONNECT,
-        reason: str = 'force disconnect',
+        code: int = DISCONNECT_FORCE.code,
+        reason: str = DISCONNECT_FORCE.reason,
         exclude: Sequence[str] = (),
     ) -> None:
         """Do what `Channels.disconnect_user` promises."""

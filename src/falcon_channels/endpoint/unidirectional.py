@@ -67,10 +67,10 @@ _MAX_ID = 4096
 # Codes after which clients connect again are missing here: an EventSource gives up at
 # any status but 200, and connects again after a response that ends.
 _STATUS_BY_CODE = {
-    3500: 401,
-    3501: 400,
-    3503: 403,
-    3507: 403,
+    codes.DISCONNECT_INVALID_TOKEN.code: 401,
+    codes.DISCONNECT_BAD_REQUEST.code: 400,
+    codes.DISCONNECT_FORCE.code: 403,
+    codes.DISCONNECT_PERMISSION_DENIED.code: 403,
 }
 
 

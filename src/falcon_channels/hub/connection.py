@@ -32,6 +32,8 @@ from typing import Protocol
 import msgspec
 
 from falcon_channels.errors import InvalidValueError
+from falcon_channels.protocol.codes import DISCONNECT_EXPIRED
+from falcon_channels.protocol.codes import DISCONNECT_SHUTDOWN
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
@@ -39,11 +41,6 @@ from falcon_channels.routing import ChannelRoute
 from falcon_channels.transports.base import Transport
 from falcon_channels.transports.encoders import Encoder
 from falcon_channels.transports.encoders import Item
-
-#: Disconnect code: the server shuts down; the client reconnects.
-SHUTDOWN = 3001
-#: Disconnect code: the connection has expired; the client reconnects with a new token.
-EXPIRED = 3005
 
 
 class ConnectionOwner(Protocol):
@@ -484,7 +481,7 @@ class Connection(abc.ABC):
         if info is not None:
             self.info = info
         if expired:
-            self.disconnect(EXPIRED, 'connection expired')
+            self.disconnect(*DISCONNECT_EXPIRED)
 
     async def wait_until_connected(self) -> None:
         """Return when the client can be told that it was subscribed by the server."""
@@ -553,7 +550,7 @@ class Connection(abc.ABC):
 
     def shutdown(self) -> None:
         """Close because this process is about to end; the client reconnects."""
-        self.disconnect(SHUTDOWN, 'shutdown')
+        self.disconnect(*DISCONNECT_SHUTDOWN)
 
     def mark_closed(self) -> None:
         """Mark the connection as ended, and drop queued output."""

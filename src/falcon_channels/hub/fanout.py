@@ -26,16 +26,14 @@ from falcon_channels.hub.connection import SubscriptionState as State
 from falcon_channels.hub.local_channel import LocalChannel
 from falcon_channels.metrics import Counters
 from falcon_channels.options import NodeOptions
+from falcon_channels.protocol.codes import DISCONNECT_INAPPROPRIATE_PROTOCOL
+from falcon_channels.protocol.codes import DISCONNECT_SLOW
 from falcon_channels.publication import Signal
 from falcon_channels.transports.encoders import Item
 from falcon_channels.transports.io_uring import Unsent
 from falcon_channels.transports.socket_batch import SocketBatch
 
 _logger = logging.getLogger('falcon_channels')
-
-#: Disconnect codes; see the table in docs/protocol.md.
-SLOW = 3008
-INAPPROPRIATE_PROTOCOL = 3506
 
 _Member = tuple[Subscription, Connection]
 
@@ -180,9 +178,7 @@ class FanOut:
         for subscription in slow:
             self._on_slow(local_channel, subscription)
         for subscription in unsupported:
-            subscription.connection.disconnect(
-                INAPPROPRIATE_PROTOCOL, 'inappropriate protocol'
-            )
+            subscription.connection.disconnect(*DISCONNECT_INAPPROPRIATE_PROTOCOL)
 
     def _write(
         self,
@@ -302,7 +298,7 @@ class FanOut:
         try:
             blob = connection.encoder.encode(local_channel.channel, items, epoch)
         except PayloadError:
-            connection.disconnect(INAPPROPRIATE_PROTOCOL, 'inappropriate protocol')
+            connection.disconnect(*DISCONNECT_INAPPROPRIATE_PROTOCOL)
             return
         if blob is not None:
             self._counters.deliveries += len(items)
@@ -314,7 +310,7 @@ class FanOut:
         if backlog_bytes > self._max_backlog_bytes:
             self._log_slow(connection, None)
             self._counters.slow_disconnects += 1
-            connection.disconnect(SLOW, 'slow')
+            connection.disconnect(*DISCONNECT_SLOW)
             return
         for subscription in list(connection.subscriptions.values()):
             local_channel = self._channels.get(subscription.channel)
@@ -331,7 +327,7 @@ class FanOut:
         if local_channel.options.slow_reader == 'close':
             self._log_slow(connection, local_channel)
             self._counters.slow_disconnects += 1
-            connection.disconnect(SLOW, 'slow')
+            connection.disconnect(*DISCONNECT_SLOW)
         else:
             local_channel.lag(subscription)
 

@@ -44,6 +44,8 @@ from falcon_channels.metrics import Counters
 from falcon_channels.options import ChannelOptions
 from falcon_channels.options import NodeOptions
 from falcon_channels.protocol import recovery
+from falcon_channels.protocol.codes import DISCONNECT_INTERNAL
+from falcon_channels.protocol.codes import UNSUBSCRIBE_INSUFFICIENT
 from falcon_channels.publication import approximate_size_bytes
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
@@ -53,10 +55,6 @@ _logger = logging.getLogger('falcon_channels')
 
 #: Seconds after which a task is started again that failed.
 _RESTART_S = 1.0
-#: Unsubscribe code: the client may have missed publications; it may subscribe again.
-INSUFFICIENT_STATE = 2500
-#: Disconnect code: an error of this library; the client reconnects.
-_INTERNAL_ERROR = 3004
 
 #: How often a join reads the log before it joins without recovery.
 _ATTEMPTS = 5
@@ -216,7 +214,7 @@ class Hub:
         self.counters.task_errors += 1
         _logger.error('task %r failed', task.get_name(), exc_info=task.exception())
         if connection is not None:
-            connection.disconnect(_INTERNAL_ERROR, 'internal server error')
+            connection.disconnect(*DISCONNECT_INTERNAL)
 
     def run_forever(
         self, function: Callable[[], Coroutine[Any, Any, None]], name: str
@@ -563,7 +561,7 @@ class Hub:
             len(subscriptions),
         )
         for subscription in subscriptions:
-            self.unsubscribe(subscription, INSUFFICIENT_STATE, 'insufficient state')
+            self.unsubscribe(subscription, *UNSUBSCRIBE_INSUFFICIENT)
 
 
 def _ignore(*arguments: object) -> None:

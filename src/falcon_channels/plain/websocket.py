@@ -36,6 +36,8 @@ from falcon_channels.hub.hub import Hub
 from falcon_channels.node import Node
 from falcon_channels.protocol import plain_codec
 from falcon_channels.protocol.codes import DISCONNECT_INAPPROPRIATE_PROTOCOL
+from falcon_channels.protocol.codes import DISCONNECT_INSUFFICIENT
+from falcon_channels.protocol.codes import FIRST_RESUBSCRIBE_CODE
 from falcon_channels.protocol.recovery import check_position
 from falcon_channels.publication import Position
 from falcon_channels.transports.asgi import AsgiTransport
@@ -56,8 +58,6 @@ _logger = logging.getLogger('falcon_channels')
 #: Reading pauses while this many messages wait to be published.
 _MAX_WAITING = 16
 
-#: Close code after lost publications: insufficient state; the client may come back.
-_INSUFFICIENT_STATE = 3010
 #: Close code after the server has ended the subscription: forbidden.
 _UNSUBSCRIBED = HTTP_STATUS_BASE + 403
 
@@ -155,7 +155,12 @@ class PlainConnection(Connection):
         self, subscription: Subscription, code: int, reason: str
     ) -> None:
         """Called when the server has ended the subscription: end the connection."""
-        self.disconnect(_UNSUBSCRIBED if code < 2500 else _INSUFFICIENT_STATE, reason)
+        self.disconnect(
+            _UNSUBSCRIBED
+            if code < FIRST_RESUBSCRIBE_CODE
+            else DISCONNECT_INSUFFICIENT.code,
+            reason,
+        )
 
     def on_closed(self, code: int, reason: str) -> None:
         """Called when the client has left: publish what it sent before, then end."""
@@ -304,7 +309,10 @@ class PlainConnection(Connection):
             if not self._admitted:
                 raise falcon.HTTPForbidden(description=ex.reason) from None
             self.disconnect(
-                _UNSUBSCRIBED if ex.code < 2500 else _INSUFFICIENT_STATE, ex.reason
+                _UNSUBSCRIBED
+                if ex.code < FIRST_RESUBSCRIBE_CODE
+                else DISCONNECT_INSUFFICIENT.code,
+                ex.reason,
             )
         except (BrokerUnavailableError, ClosedError):
             if not self._admitted:

@@ -21,7 +21,6 @@ from typing import Final
 import msgspec
 
 from falcon_channels.brokers.base import PublishResult
-from falcon_channels.cluster.user_commands import FORCE_DISCONNECT
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import CapabilityError
 from falcon_channels.errors import ChannelNameError
@@ -356,7 +355,7 @@ class ApiMethods:
 
     async def _disconnect(self, request: _Disconnect) -> dict[str, Any]:
         close = request.disconnect or _DisconnectWith()
-        code = close.code or FORCE_DISCONNECT
+        code = close.code or codes.DISCONNECT_FORCE.code
         if not 3000 <= code <= 4999:
             raise ApiError(
                 codes.BAD_REQUEST, f'code is {code}, but close codes are 3000 to 4999'
@@ -372,7 +371,7 @@ class ApiMethods:
             client=request.client,
             session=request.session,
             code=code,
-            reason=close.reason or 'force disconnect',
+            reason=close.reason or codes.DISCONNECT_FORCE.reason,
             exclude=request.whitelist,
         )
         return {}
