@@ -393,7 +393,7 @@ async def test_page_has_no_serious_accessibility_findings(
     await page.goto(server.url)
     await expect(page.get_by_label('Your name')).to_be_focused()
     assert [] == await serious_findings(page)
-    assert [] == stranger.faults
+    assert [] == stranger.errors
 
 
 async def serious_findings(page: Page) -> list[str]:
