@@ -1,4 +1,4 @@
-"""One browser, the system's Chromium, for all tests of pages."""
+"""Fixtures: one Chromium for all tests of pages."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def browser() -> AsyncIterator[Browser]:
 
 @pytest_asyncio.fixture(loop_scope='session')
 async def page(browser: Browser) -> AsyncIterator[Page]:
-    """A page in a context of its own, whose errors and console errors fail the test."""
+    """A page in its own context. Errors of its scripts and console fail the test."""
     async with await browser.new_context() as context:
         context.set_default_timeout(30_000)
         page = await context.new_page()
@@ -50,13 +50,13 @@ async def page(browser: Browser) -> AsyncIterator[Page]:
             ),
         )
         yield page
-        # What the browser itself says about a server that is away is no fault.
+        # The browser itself logs an error while the server is down. That is expected.
         assert [] == [e for e in errors if 'ERR_CONNECTION_REFUSED' not in e]
 
 
 @pytest_asyncio.fixture(loop_scope='session')
 async def guests(browser: Browser) -> AsyncIterator[Guests]:
-    """People of the chat, whose pages may have no faults."""
+    """Creates members with a browser; errors in their pages fail the test."""
     expect.set_options(timeout=30_000)
     guests = Guests(browser)
     yield guests

@@ -1,4 +1,4 @@
-"""The chat's page when the connection, the server or a send fails."""
+"""The page of the chat when the connection, the server or a request fails."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def server(asgi_server: AsgiServer) -> Iterator[ServerProcess]:
 async def test_messages_sent_while_offline_appear_once_after_reconnect(
     guests: Guests, server: ServerProcess
 ) -> None:
-    """What is said and written while somebody is offline is there afterwards, once."""
+    """Messages sent and received while offline appear once after the reconnect."""
     bob = await guests.come(server.url, 'Bob')
     async with Proxy(server.port) as cable:
         ada = await guests.come(cable.url, 'Ada')
@@ -59,7 +59,7 @@ async def test_messages_sent_while_offline_appear_once_after_reconnect(
         await field.fill('and a second')
         await page.keyboard.press('Enter')
         await expect(page.locator('.message.failed')).to_have_count(2)
-        # It says so after 5 s, not before.
+        # The banner appears after 5 s, not before.
         await expect(page.locator('#offline')).to_be_visible()
         await ada.shot('offline')
         for text in texts[15:]:
@@ -80,7 +80,7 @@ async def test_messages_sent_while_offline_appear_once_after_reconnect(
 async def test_device_back_online_reconnects_at_once(
     guests: Guests, server: ServerProcess
 ) -> None:
-    """When the device is online again the page comes back without waiting."""
+    """When the device is online again, the page reconnects without a delay."""
     ada, bob = await guests.room(server.url, 'device', 'Ada', 'Bob')
     page = ada.page
     assert page is not None
@@ -97,7 +97,7 @@ async def test_device_back_online_reconnects_at_once(
 async def test_network_without_websockets_uses_http_instead(
     guests: Guests, server: ServerProcess
 ) -> None:
-    """Where no WebSocket gets through, the page speaks plain HTTP instead."""
+    """If the network blocks WebSockets, the page uses HTTP streaming."""
     ada, bob = await guests.room(server.url, 'no-ws', 'Ada', 'Bob')
     await ada.context.route_web_socket(
         '**/connection/websocket', lambda socket: socket.close()
@@ -116,7 +116,7 @@ async def test_network_without_websockets_uses_http_instead(
 
 
 async def test_server_restart_under_open_pages_loses_no_message(guests: Guests) -> None:
-    """Under two open pages the server goes and comes: both go on, nothing is lost."""
+    """After a restart of the server two open pages continue and lose no message."""
     port = free_port()
     with new_folder() as folder:
         with chat_server(Path(folder), port) as server:
@@ -144,7 +144,7 @@ async def test_server_restart_under_open_pages_loses_no_message(guests: Guests) 
 
 
 async def test_unrecoverable_gap_reloads_the_room_with_a_notice(guests: Guests) -> None:
-    """If the channel has forgotten, the page loads the room again and says so."""
+    """If the channel has lost its history, the page reloads the room with a notice."""
     port = free_port()
     memory = {'CHAT_BROKER': 'memory://'}
     with new_folder() as folder:
@@ -168,7 +168,7 @@ async def test_unrecoverable_gap_reloads_the_room_with_a_notice(guests: Guests) 
 async def test_failed_message_can_be_sent_again(
     guests: Guests, server: ServerProcess
 ) -> None:
-    """A message that could not be sent says so, and goes out once when asked to."""
+    """A failed message is marked, and is sent once by "Send again"."""
     ada, bob = await guests.room(server.url, 'fail', 'Ada', 'Bob')
     page = ada.page
     assert page is not None
@@ -189,17 +189,17 @@ async def test_failed_message_can_be_sent_again(
 async def test_message_with_lost_response_is_retried_and_appears_once(
     guests: Guests, server: ServerProcess
 ) -> None:
-    """A message that arrived without the page knowing is sent again, and is there once.
+    """A message whose response was lost is sent again, and appears once.
 
-    Neither the answer reaches the page nor, at first, what the channel says.
+    At first the page receives neither the response nor the publication.
     """
     ada, bob = await guests.room(server.url, 'lost', 'Ada', 'Bob')
-    deaf = False
+    drop_pushes = False
     attempts: list[int] = []
 
-    def between(socket: WebSocketRoute) -> None:
-        behind = socket.connect_to_server()
-        behind.on_message(lambda text: None if deaf else socket.send(text))
+    def relay(socket: WebSocketRoute) -> None:
+        upstream = socket.connect_to_server()
+        upstream.on_message(lambda text: None if drop_pushes else socket.send(text))
 
     async def lose_the_answer(route: Route) -> None:
         response = await route.fetch()
@@ -209,17 +209,17 @@ async def test_message_with_lost_response_is_retried_and_appears_once(
         else:
             await route.abort('connectionreset')
 
-    await ada.context.route_web_socket('**/connection/websocket', between)
+    await ada.context.route_web_socket('**/connection/websocket', relay)
     page = await ada.open('lost')
-    deaf = True
+    drop_pushes = True
     await page.route('**/api/rooms/lost/messages', lose_the_answer)
     await page.get_by_label('Message', exact=True).fill('once')
     await page.keyboard.press('Enter')
     await bob.sees('once')
-    # The page tries again by itself, for nobody said no.
+    # The page retries automatically because the server did not refuse the message.
     await expect(page.locator('.message:not(.failed):not(.pending)')).to_have_count(1)
     assert [201, 200] == attempts
-    deaf = False
+    drop_pushes = False
     await bob.say('twice')
     await ada.sees('once', 'twice')
     await bob.sees('once', 'twice')
@@ -228,7 +228,7 @@ async def test_message_with_lost_response_is_retried_and_appears_once(
 async def test_unsent_message_is_sent_after_a_reload(
     guests: Guests, server: ServerProcess
 ) -> None:
-    """What was not sent is still there after a reload, and goes out then."""
+    """An unsent message survives a reload, and is sent then."""
     ada, bob = await guests.room(server.url, 'kept', 'Ada', 'Bob')
     page = ada.page
     assert page is not None
@@ -246,7 +246,7 @@ async def test_unsent_message_is_sent_after_a_reload(
 async def test_leaving_shows_the_welcome_form_in_every_tab(
     guests: Guests, server: ServerProcess
 ) -> None:
-    """Who leaves is asked for a name again, in every tab."""
+    """After leaving, every tab asks for a name again."""
     (ada,) = await guests.room(server.url, 'leaving', 'Ada')
     first = ada.page
     second = await ada.open('leaving')

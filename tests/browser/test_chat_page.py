@@ -1,4 +1,4 @@
-"""The chat's page in a real browser: talking, reading, changing, finding one's way."""
+"""The page of the chat in a real browser: messages, rooms, images, accessibility."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def server(asgi_server: AsgiServer) -> Iterator[ServerProcess]:
 async def test_two_people_receive_the_messages_of_each_other(
     guests: Guests, server: ServerProcess
 ) -> None:
-    """Somebody picks a name, comes in and talks with somebody who is there."""
+    """A new member picks a name, opens a room, and both members get all messages."""
     (bob,) = await guests.room(server.url, 'talk', 'Bob')
     ada = await guests.come(server.url, 'Ada')
     await ada.context.clear_cookies()
@@ -66,7 +66,7 @@ async def test_two_people_receive_the_messages_of_each_other(
 async def test_member_list_and_typing_line_follow_other_members(
     guests: Guests, server: ServerProcess
 ) -> None:
-    """It is seen who is there, who types, and who has gone."""
+    """The page shows who is in the room, who is typing, and who has left."""
     ada, bob = await guests.room(server.url, 'presence', 'Ada', 'Bob')
     assert ada.page is not None
     assert bob.page is not None
@@ -79,7 +79,7 @@ async def test_member_list_and_typing_line_follow_other_members(
     await expect(ada.page.locator('#typing')).to_have_text('')
     await bob.page.get_by_label('Message', exact=True).press_sequentially('and')
     await expect(ada.page.locator('#typing')).to_have_text('Bob is typing')
-    # Somebody who stops without a word is forgotten after a while.
+    # A member who closes the page while typing disappears after a while.
     await bob.page.close()
     await expect(ada.page.locator('#typing')).to_have_text('')
     await expect(names).to_have_text(['Ada'])
@@ -88,7 +88,7 @@ async def test_member_list_and_typing_line_follow_other_members(
 async def test_person_with_two_tabs_is_listed_once(
     guests: Guests, server: ServerProcess
 ) -> None:
-    """Somebody with two tabs is listed once, and leaves with the last of them."""
+    """A member with two tabs is listed once, until the last tab is closed."""
     ada, bob = await guests.room(server.url, 'tabs', 'Ada', 'Bob')
     first = ada.page
     second = await ada.open('tabs')
@@ -109,7 +109,7 @@ async def test_person_with_two_tabs_is_listed_once(
 async def test_reload_restores_messages_and_draft(
     guests: Guests, server: ServerProcess
 ) -> None:
-    """After a reload everything is there, and so is what was being written."""
+    """A reload restores all messages and the draft."""
     ada, bob = await guests.room(server.url, 'reload', 'Ada', 'Bob')
     await ada.say('one')
     await bob.say('two')
@@ -126,7 +126,7 @@ async def test_reload_restores_messages_and_draft(
 async def test_edited_and_deleted_message_changes_on_other_pages(
     guests: Guests, server: ServerProcess
 ) -> None:
-    """What somebody edits or deletes changes on the page of the other."""
+    """An edit or deletion changes the message on the pages of other members."""
     ada, bob = await guests.room(server.url, 'edit', 'Ada', 'Bob')
     await ada.say('helo')
     await bob.sees('helo')
@@ -153,7 +153,7 @@ async def test_edited_and_deleted_message_changes_on_other_pages(
 async def test_scrolling_up_loads_older_messages_and_keeps_the_position(
     guests: Guests, server: ServerProcess
 ) -> None:
-    """500 messages come page by page while scrolling up, and the place is kept."""
+    """Scrolling up loads 500 messages page by page and keeps the scroll position."""
     ada = await guests.come(server.url, 'Ada')
     await ada.ask('POST', '/api/rooms', {'name': 'long'})
     texts = [f'message {number}' for number in range(500)]
@@ -178,7 +178,7 @@ async def test_scrolling_up_loads_older_messages_and_keeps_the_position(
     await expect(page.get_by_text('the newest')).to_be_in_viewport()
 
 
-WORDS = [
+TEXTS = [
     '<img src=x onerror="document.title=1">',
     '<script>document.title = 1</script> &amp; "quotes"',
     'مرحبا بالعالم',
@@ -192,16 +192,16 @@ WORDS = [
 async def test_text_of_any_kind_is_shown_as_typed(
     guests: Guests, server: ServerProcess
 ) -> None:
-    """Markup, other writings, emoji and long texts are shown as they were typed."""
+    """Markup, other scripts, emoji and long texts are shown as they were typed."""
     name = '<b onclick="x">شهرزاد</b>'
     ada, bob = await guests.room(server.url, 'words', name, 'Bob')
-    for text in WORDS:
+    for text in TEXTS:
         await ada.say(text)
     assert ada.page is not None
     assert bob.page is not None
-    await expect(bob.page.locator('#messages .words')).to_have_count(len(WORDS))
+    await expect(bob.page.locator('#messages .words')).to_have_count(len(TEXTS))
     shown = await bob.page.locator('#messages .words').all_text_contents()
-    assert WORDS == shown
+    assert TEXTS == shown
     assert 0 == await bob.page.locator('#messages :is(script, b, img)').count()
     await expect(bob.page.locator('.message .author').first).to_have_text(name)
     arabic = bob.page.locator('#messages .words').nth(2)
@@ -214,13 +214,13 @@ async def test_text_of_any_kind_is_shown_as_typed(
     )
     await ada.page.keyboard.press('Enter')
     await expect(field).to_have_value('x' * 4001)
-    await expect(ada.messages).to_have_count(len(WORDS))
+    await expect(ada.messages).to_have_count(len(TEXTS))
 
 
 async def test_only_http_addresses_become_links(
     guests: Guests, server: ServerProcess
 ) -> None:
-    """Addresses of the web can be clicked, and lead away safely; others cannot."""
+    """Only http and https addresses become links, with rel="noopener"."""
     (ada,) = await guests.room(server.url, 'links', 'Ada')
     await ada.say(
         'see (https://example.com/a_(b)?c=d#e), javascript:alert(1) and ftp://x'
@@ -235,7 +235,7 @@ async def test_only_http_addresses_become_links(
 async def test_unread_badge_of_another_room_is_cleared_by_reading(
     guests: Guests, server: ServerProcess
 ) -> None:
-    """Another room shows how much is unread in it, until it is read in any tab."""
+    """A badge counts unread messages of a room until any tab has shown them."""
     ada, bob = await guests.room(server.url, 'here', 'Ada', 'Bob')
     page = ada.page
     assert page is not None
@@ -265,7 +265,7 @@ async def test_unread_badge_of_another_room_is_cleared_by_reading(
 async def test_image_can_be_sent_and_other_files_are_refused(
     guests: Guests, server: ServerProcess, tmp_path: Path
 ) -> None:
-    """A picture can be chosen, looked at and sent; what is no picture cannot."""
+    """An image can be sent; a file that is not an image is refused."""
     ada, bob = await guests.room(server.url, 'images', 'Ada', 'Bob')
     assert ada.page is not None
     assert bob.page is not None
@@ -295,7 +295,7 @@ async def test_image_can_be_sent_and_other_files_are_refused(
 
 
 async def test_pasted_image_is_sent(guests: Guests, server: ServerProcess) -> None:
-    """A picture from the clipboard goes the same way, without its camera's notes."""
+    """An image from the clipboard can be sent, too."""
     (ada,) = await guests.room(server.url, 'paste', 'Ada')
     assert ada.page is not None
     await ada.page.evaluate(
@@ -318,7 +318,7 @@ async def test_pasted_image_is_sent(guests: Guests, server: ServerProcess) -> No
 async def test_keyboard_can_insert_newline_and_emoji(
     guests: Guests, server: ServerProcess
 ) -> None:
-    """Shift and Enter make a line, and emoji can be picked without a mouse."""
+    """Shift+Enter inserts a new line, and the keyboard can pick an emoji."""
     (ada,) = await guests.room(server.url, 'keys', 'Ada')
     assert ada.page is not None
     keyboard = ada.page.keyboard
@@ -338,7 +338,7 @@ async def test_keyboard_can_insert_newline_and_emoji(
 async def test_narrow_screen_opens_panels_with_buttons(
     guests: Guests, server: ServerProcess
 ) -> None:
-    """On a narrow screen everything is there, behind two buttons."""
+    """On a narrow screen two buttons open the panels, and nothing overflows."""
     ada = await guests.come(
         server.url,
         'Ada',
@@ -367,7 +367,7 @@ async def test_narrow_screen_opens_panels_with_buttons(
 async def test_page_has_no_serious_accessibility_findings(
     guests: Guests, server: ServerProcess, scheme: str
 ) -> None:
-    """axe finds nothing serious: coming in, in a room, on a phone, in both schemes."""
+    """axe finds nothing serious on any view, on wide and narrow screens."""
     bob = await guests.come(server.url, 'Bob')
     ada = await guests.come(server.url, 'Ada Lovelace', color_scheme=scheme)
     room = f'axe-{scheme}'
@@ -393,13 +393,13 @@ async def test_page_has_no_serious_accessibility_findings(
     await page.goto(server.url)
     await expect(page.get_by_label('Your name')).to_be_focused()
     assert [] == await serious_findings(page)
-    assert [] == stranger.faults
+    assert [] == stranger.errors
 
 
 async def serious_findings(page: Page) -> list[str]:
-    """Return what axe calls serious or critical, with the elements."""
+    """Return the serious and critical findings of axe, with the elements."""
     await page.evaluate(AXE.read_text())
-    # What fades in has its colours when it has faded.
+    # Wait for animations, because a fading element has too little contrast.
     await page.evaluate(
         'Promise.all(document.getAnimations().map((it) => it.finished))'
     )
@@ -413,7 +413,7 @@ async def serious_findings(page: Page) -> list[str]:
 
 
 async def fits(page: Page) -> bool:
-    """Return whether nothing reaches over the side of the window."""
+    """Return whether nothing is wider than the window."""
     return bool(
         await page.evaluate(
             """() => [document.documentElement, document.getElementById('timeline')]

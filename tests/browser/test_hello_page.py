@@ -53,7 +53,7 @@ async def open_page(page: Page, url: str) -> None:
 
 
 async def send(page: Page, text: str) -> None:
-    """Type a text, press Send, and wait for its answer, the last of the list."""
+    """Type a text, press Send, and wait for its answer at the end of the list."""
     await page.get_by_label('Message').fill(text)
     await page.get_by_role('button', name='Send').click()
     await expect(page.locator('#messages li').last).to_have_text(
@@ -64,7 +64,7 @@ async def send(page: Page, text: str) -> None:
 async def test_sent_text_is_answered_in_the_list(
     page: Page, server: ServerProcess, name: str
 ) -> None:
-    """What is typed and sent comes back as a list item, and the field is empty."""
+    """The answer to a sent text is added to the list, and the field is cleared."""
     await open_page(page, server.url)
     assert 'WebSocket Chat' == await page.title()
     await expect(page.locator('#messages li')).to_have_count(0)
@@ -82,7 +82,7 @@ async def test_sent_text_is_answered_in_the_list(
 async def test_markup_in_a_message_is_shown_as_text(
     page: Page, server: ServerProcess
 ) -> None:
-    """A message with markup is shown as it was typed, and runs nothing."""
+    """Markup in a message is shown as it was typed, and runs no script."""
     await open_page(page, server.url)
     evil = '<img src=x onerror="document.title = \'owned\'">'
     await send(page, evil)
@@ -94,7 +94,7 @@ async def test_markup_in_a_message_is_shown_as_text(
 async def test_two_tabs_have_separate_connections(
     page: Page, server: ServerProcess
 ) -> None:
-    """Two tabs have a connection each, and each reads its own answers only."""
+    """Each of two tabs has its own connection and gets only its own answers."""
     await open_page(page, server.url)
     other = await page.context.new_page()
     await open_page(other, server.url)
@@ -107,7 +107,7 @@ async def test_two_tabs_have_separate_connections(
 
 
 async def test_page_reconnects_after_a_server_restart(page: Page, name: str) -> None:
-    """The page says that the server is away, and goes on by itself when it is back."""
+    """The page shows that it is disconnected, and reconnects automatically."""
     port = free_port()
     with ServerProcess(COMMANDS[name], port=port) as server:
         await open_page(page, server.url)

@@ -1,4 +1,4 @@
-"""The JavaScript SDK, and clients without it, in a real browser."""
+"""The JavaScript SDK in a real browser, and the browser's own APIs without it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ USE_SDK = """async (transport) => {
 async def test_sdk_in_a_page_receives_its_own_publication(
     page: Page, server: ServerProcess, transport: str
 ) -> None:
-    """A page connects by each transport, publishes, and gets what it published."""
+    """A page connects with each transport and receives its own publication."""
     await page.goto(f'{server.url}/page')
     assert [transport, {'text': 'héllo'}] == await page.evaluate(USE_SDK, transport)
 
@@ -74,7 +74,7 @@ LISTEN = """() => {
 async def test_event_source_recovers_missed_publications_without_sdk(
     page: Page, server: ServerProcess
 ) -> None:
-    """A browser's own EventSource reconnects, and gets what it missed, by itself."""
+    """An EventSource reconnects and receives the missed publications automatically."""
     await page.goto(f'{server.url}/page')
     await page.evaluate(LISTEN)
     await page.wait_for_function('window.connects === 1')
@@ -111,7 +111,7 @@ WEBSOCKET = """() => new Promise((resolve) => {
 async def test_unidirectional_websocket_receives_publications_without_sdk(
     page: Page, server: ServerProcess
 ) -> None:
-    """A browser's own WebSocket gets publications after one message."""
+    """A browser's own WebSocket receives publications after it has sent one message."""
     await page.goto(f'{server.url}/page')
     seen = await page.evaluate(WEBSOCKET)
     assert 'connect' == seen[0]

@@ -1,4 +1,4 @@
-"""The chat in this process."""
+"""Fixtures: the chat in this process, and two members."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from falcon_channels_chat.settings import Settings
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    """Settings of the chat; a test module may override this."""
+    """Settings of the chat. A test module can override this fixture."""
     return Settings(
         database=str(tmp_path / 'chat.db'), broker='memory://', message_burst=200
     )

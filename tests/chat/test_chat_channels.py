@@ -1,4 +1,4 @@
-"""The chat's channels, by the official Python SDK and by bare WebSockets."""
+"""The channels of the chat, used by the official Python SDK and by WebSockets."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = [
 
 @pytest.fixture(scope='module')
 def server(asgi_server: AsgiServer) -> Iterator[ServerProcess]:
-    # Two processes: who talks to whom is often in the other one.
+    # With two processes, two members are often connected to different processes.
     with (
         new_folder() as folder,
         chat_server(Path(folder), asgi_server=asgi_server, workers=2) as server,
@@ -48,7 +48,7 @@ async def closed() -> AsyncIterator[None]:
 async def test_client_publish_and_subscribe_outside_its_rights_is_refused(
     server: ServerProcess,
 ) -> None:
-    """Rooms take nothing from clients, typing only from those who are there."""
+    """Clients cannot publish to rooms, nor to `typing` without a subscription."""
     async with talker(server.url, 'Ada') as ada, talker(server.url, 'Bob') as bob:
         client = ada.connect(server.ws_url)
         await client.connect()
@@ -84,18 +84,18 @@ async def test_client_publish_and_subscribe_outside_its_rights_is_refused(
 async def test_typing_signal_is_validated_and_carries_its_user(
     server: ServerProcess,
 ) -> None:
-    """What somebody types arrives with the server's word for who it is."""
+    """A typing signal of another type is refused; the server adds the user's name."""
     async with talker(server.url, 'Ada') as ada, talker(server.url, 'Bob') as bob:
-        for one in (ada, bob):
-            client = one.connect(server.ws_url)
+        for member in (ada, bob):
+            client = member.connect(server.ws_url)
             await client.connect()
-            await client.new_subscription('typing:lobby', events=one).subscribe()
+            await client.new_subscription('typing:lobby', events=member).subscribe()
         typing = bob.client and bob.client.get_subscription('typing:lobby')
         assert typing is not None
         await typing.ready()
-        heard = ada.client and ada.client.get_subscription('typing:lobby')
-        assert heard is not None
-        await heard.ready()
+        received = ada.client and ada.client.get_subscription('typing:lobby')
+        assert received is not None
+        await received.ready()
         for data in ({'typing': 'yes'}, {'typing': True, 'user': ada.user}, 'x', None):
             with pytest.raises(ReplyError):
                 await typing.publish(data)
@@ -112,7 +112,7 @@ async def test_typing_signal_is_validated_and_carries_its_user(
 async def test_two_connections_of_a_person_join_and_leave_once(
     server: ServerProcess,
 ) -> None:
-    """Two connections of one person join once and leave once."""
+    """Two connections of one person cause one join and one leave."""
     async with talker(server.url, 'Ada') as ada, talker(server.url, 'Bob') as bob:
         await ada.http.post('/api/rooms', json={'name': 'club'})
         await ada.connect(server.ws_url).connect()
@@ -127,7 +127,7 @@ async def test_two_connections_of_a_person_join_and_leave_once(
         await ada.until(lambda: len(ada.joins) == 2, 'Bob has joined')
         await tabs[0].disconnect()
         await bob.say('one tab is left', 'club')
-        await ada.until(lambda: ada.publications, 'Bob is heard')
+        await ada.until(lambda: ada.publications, "Ada has Bob's message")
         assert [] == ada.leaves
         await tabs[1].disconnect()
         await ada.until(lambda: ada.leaves, 'Bob has left')
@@ -138,7 +138,7 @@ async def test_two_connections_of_a_person_join_and_leave_once(
 async def test_websocket_from_another_origin_is_refused(
     server: ServerProcess, origin: str
 ) -> None:
-    """A page of another site does not even get a WebSocket, cookie or not."""
+    """A handshake from a page of another site gets a 403, even with a cookie."""
     async with talker(server.url, 'Ada') as ada:
         with pytest.raises(InvalidStatus) as caught:
             await connect(
@@ -153,7 +153,7 @@ async def test_websocket_from_another_origin_is_refused(
 async def test_connection_without_a_valid_session_is_closed(
     server: ServerProcess, cookie: str
 ) -> None:
-    """Without a session that this chat signed a connection ends for good."""
+    """Without a valid session the connection is closed with 3500: do not reconnect."""
     async with connect(
         server.ws_url + SOCKET, additional_headers={'Cookie': f'chat_session={cookie}'}
     ) as ws:

@@ -1,4 +1,4 @@
-"""How the chat is started."""
+"""The command `falcon-channels chat`, the example, and the wheel."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ ROOM = '/api/rooms/lobby'
 pytestmark = [pytest.mark.server, pytest.mark.xdist_group('chat_command')]
 
 
-def run(*words: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, '-m', 'falcon_channels_chat', *words],
+        [sys.executable, '-m', 'falcon_channels_chat', *arguments],
         capture_output=True,
         text=True,
         cwd=cwd,
@@ -32,13 +32,14 @@ def run(*words: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_two_workers_share_one_chat(tmp_path: Path) -> None:
-    """With two processes, whichever answers knows what was said to the other."""
+    """Each of two processes knows the messages that were sent to the other one."""
     command = [str(Path(sys.executable).with_name('falcon-channels')), 'chat']
     command += ['--workers', '2', '--port', '{port}', '--database', 'talk.db']
     key = run('--bot-key', 'Echo', '--database', 'talk.db', cwd=tmp_path).stdout.strip()
     with ServerProcess(command, cwd=tmp_path) as server:
         for number in range(20):
-            # A client of its own each time: the kernel picks a process for it.
+            # A new client each time, because the kernel picks a process for each
+            # connection.
             with httpx.Client(
                 base_url=server.url, headers={'Authorization': f'Bearer {key}'}
             ) as http:
@@ -58,7 +59,7 @@ def test_two_workers_share_one_chat(tmp_path: Path) -> None:
 
 
 def test_tail_command_with_the_api_key_prints_messages(tmp_path: Path) -> None:
-    """`falcon-channels tail` prints what is said, for who has the key of the API."""
+    """`falcon-channels tail` prints messages; without the API key the answer is 401."""
     key = 'k' * 43
     bot = run('--bot-key', 'Echo', cwd=tmp_path).stdout.strip()
     server = ServerProcess(
@@ -80,7 +81,7 @@ def test_tail_command_with_the_api_key_prints_messages(tmp_path: Path) -> None:
         assert tail.stdout is not None
         with tail, tail.stdout:
             try:
-                # It prints what comes after its start, whenever that is.
+                # It prints messages sent after its start, so send until it prints one.
                 for _ in range(100):
                     httpx.post(
                         f'{server.url}{ROOM}/messages',
@@ -97,7 +98,7 @@ def test_tail_command_with_the_api_key_prints_messages(tmp_path: Path) -> None:
 
 
 def test_chat_example_also_serves_the_hello_page(tmp_path: Path) -> None:
-    """What `make run` starts has the chat at / and the hello page at /hello."""
+    """The app of `make run` has the chat at / and the hello page at /hello."""
     command = ['python', '-m', 'examples.chat_asgi', '--port', '{port}']
     database = str(tmp_path / 'chat.db')
     broker = f'sqlite:///{tmp_path}/channels.db'
@@ -110,7 +111,7 @@ def test_chat_example_also_serves_the_hello_page(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ('words', 'env', 'complaint'),
+    ('arguments', 'env', 'complaint'),
     [
         (['--workers', '2'], {'CHAT_BROKER': 'memory://'}, 'a broker that they share'),
         ([], {'CHAT_SECRET': 'short'}, 'at least 32 characters'),
@@ -120,10 +121,10 @@ def test_chat_example_also_serves_the_hello_page(tmp_path: Path) -> None:
     ],
 )
 def test_invalid_setting_is_reported_without_traceback(
-    tmp_path: Path, words: list[str], env: dict[str, str], complaint: str
+    tmp_path: Path, arguments: list[str], env: dict[str, str], complaint: str
 ) -> None:
-    """A wrong setting is said in one line, without a traceback, and nothing starts."""
-    result = run(*words, cwd=tmp_path, **env)
+    """A wrong setting causes exit code 2 and a message without a traceback."""
+    result = run(*arguments, cwd=tmp_path, **env)
     assert 2 == result.returncode
     assert complaint in result.stderr
     assert 'Traceback' not in result.stderr
@@ -132,7 +133,7 @@ def test_invalid_setting_is_reported_without_traceback(
 def test_database_that_cannot_be_opened_is_reported_without_traceback(
     tmp_path: Path,
 ) -> None:
-    """The chat ends with a line about the file, and without a traceback."""
+    """The chat exits with a message that names the file, without a traceback."""
     result = run('--port', '0', '--database', 'missing/talk.db', cwd=tmp_path)
     assert 3 == result.returncode
     assert (
@@ -142,7 +143,7 @@ def test_database_that_cannot_be_opened_is_reported_without_traceback(
 
 
 def test_wheel_contains_the_built_page_only(tmp_path: Path) -> None:
-    """Who installs the package gets the built page, and not its sources."""
+    """The wheel contains the built page, but not its sources."""
     subprocess.run(
         [sys.executable, '-m', 'hatchling', 'build', '-t', 'wheel', '-d', tmp_path],
         cwd=ROOT,

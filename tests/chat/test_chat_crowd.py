@@ -1,4 +1,4 @@
-"""Ten people talk for a minute, and their connections break all the while."""
+"""Ten people chat for a minute while their connections break again and again."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from support.proxy import Proxy
 pytestmark = [
     pytest.mark.server,
     pytest.mark.xdist_group('chat_crowd'),
-    # The minute, and what a busy machine needs before and after it.
+    # One minute, and the time that a busy machine needs before and after it.
     pytest.mark.timeout(240),
 ]
 
 PEOPLE = 10
 TALK_S = 60.0
-#: Seconds from one message of a person to the next: at most four a second.
+#: Seconds between two messages of a person (minimum and maximum).
 PAUSE_S = (0.25, 1.0)
-#: Seconds from one break to the next, of anybody's connection.
+#: Seconds between two breaks of a connection (minimum and maximum).
 BREAK_S = (0.1, 0.9)
 
 
@@ -41,11 +41,11 @@ async def closed() -> AsyncIterator[None]:
 async def test_ten_people_with_breaking_connections_receive_every_message_once() -> (
     None
 ):
-    """Ten people whose connections break now and then miss nothing and see it once."""
+    """Every member receives every message once and in order in spite of the breaks."""
     dice = random.Random(20)
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(new_folder()))
-        # Two processes: who talks to whom is often in the other one.
+        # With two processes, two members are often connected to different processes.
         server = stack.enter_context(chat_server(folder, workers=2))
         cable = await stack.enter_async_context(Proxy(server.port))
         host = await stack.enter_async_context(talker(server.url, 'Host'))
@@ -77,7 +77,7 @@ async def test_ten_people_with_breaking_connections_receive_every_message_once()
                     one.publications
                     and one.publications[-1].pub.data['text'] == 'the end'
                 ),
-                'the end has come',
+                'the last message has arrived',
             )
     texts = [ctx.pub.data['text'] for ctx in people[0].publications]
     assert sum(said) + 1 == len(texts)
@@ -86,7 +86,7 @@ async def test_ten_people_with_breaking_connections_receive_every_message_once()
             ctx.pub.offset for ctx in one.publications
         ]
         assert texts == [ctx.pub.data['text'] for ctx in one.publications]
-    # Everybody's own words come in the order in which they were said.
+    # The messages of each person arrive in the order in which they were sent.
     for number, count in enumerate(said):
         own = [text for text in texts if text.startswith(f'{number} ')]
         assert [f'{number} {message}' for message in range(count)] == own
@@ -97,7 +97,7 @@ async def test_ten_people_with_breaking_connections_receive_every_message_once()
 
 
 async def talk(one: Talker, number: int, dice: random.Random) -> int:
-    """Talk for a minute, some things twice by mistake; return how many were said."""
+    """Send messages for a minute, some of them twice; return their number."""
     loop = asyncio.get_running_loop()
     end_s = loop.time() + TALK_S
     count = 0
@@ -107,6 +107,6 @@ async def talk(one: Talker, number: int, dice: random.Random) -> int:
         if dice.random() < 0.2:
             await one.say(text, 'crowd', key)
         count += 1
-        # NOTE: this is how fast people type, and no waiting for anything.
+        # NOTE: this models how fast people type. It does not wait for a condition.
         await asyncio.sleep(dice.uniform(*PAUSE_S))
     return count

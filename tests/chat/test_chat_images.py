@@ -1,4 +1,4 @@
-"""Images: what is taken, and how it is given out."""
+"""Upload and download of images."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def upload(person: Person, data: bytes, media_type: str) -> Result:
 async def test_uploaded_image_can_be_sent_once_by_its_owner(
     ada: Person, bob: Person
 ) -> None:
-    """An uploaded image can be sent once, by its owner, and goes with its message."""
+    """Only the owner can send an image, once; it is deleted with its message."""
     image = (await upload(ada, PNG, 'image/png')).json['id']
     assert 422 == (await bob.say('', image=image)).status_code
     sent = await ada.say('', image=image)
@@ -64,7 +64,7 @@ async def test_uploaded_image_can_be_sent_once_by_its_owner(
 async def test_upload_with_wrong_media_type_is_refused(
     ada: Person, data: bytes, media_type: str
 ) -> None:
-    """Bytes that are no image, or not the one they claim to be, are refused."""
+    """Data that is not an image of the declared media type is refused."""
     assert 415 == (await upload(ada, data, media_type)).status_code
 
 
@@ -79,19 +79,19 @@ async def test_upload_with_wrong_media_type_is_refused(
 async def test_upload_of_other_image_types_is_accepted(
     ada: Person, data: bytes, media_type: str
 ) -> None:
-    """JPEG, GIF and WebP are taken like PNG."""
+    """JPEG, GIF and WebP images are accepted, too."""
     assert 201 == (await upload(ada, data, media_type)).status_code
 
 
 async def test_image_over_a_size_limit_is_refused(ada: Person) -> None:
-    """Neither one image nor all together exceed their limits."""
+    """There is a limit for one image (413) and for all images together (507)."""
     assert 413 == (await upload(ada, PNG + bytes(900), 'image/png')).status_code
     assert 201 == (await upload(ada, PNG + bytes(890), 'image/png')).status_code
     assert 507 == (await upload(ada, PNG + bytes(500), 'image/png')).status_code
 
 
 async def test_body_larger_than_its_content_length_is_refused(ada: Person) -> None:
-    """A body without a Content-Length is counted as it comes."""
+    """The limit holds even if Content-Length is smaller than the body."""
     result = await ada.request(
         'POST',
         IMAGES,
@@ -102,7 +102,7 @@ async def test_body_larger_than_its_content_length_is_refused(ada: Person) -> No
 
 
 async def test_images_without_a_session_are_refused(ada: Person) -> None:
-    """Strangers neither upload nor see images."""
+    """Without a session nobody can upload or download an image."""
     image = (await upload(ada, PNG, 'image/png')).json['id']
     ada.cookie = None
     assert 401 == (await upload(ada, PNG, 'image/png')).status_code

@@ -1,4 +1,4 @@
-"""How much anybody may do."""
+"""Limits for one person: the rate of messages and the number of rooms."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def settings(tmp_path: Path) -> Settings:
 
 
 async def test_message_over_the_rate_limit_is_refused(ada: Person, bob: Person) -> None:
-    """Who sends too fast is told when to go on; the others are not held up."""
+    """A member who sends too fast gets 429 and Retry-After; others are not affected."""
     results = [await ada.say(str(number)) for number in range(4)]
     assert [201, 201, 201, 429] == [result.status_code for result in results]
     assert '1' == results[-1].headers['Retry-After']
@@ -31,7 +31,7 @@ async def test_message_over_the_rate_limit_is_refused(ada: Person, bob: Person) 
 
 
 async def test_room_over_the_limit_is_refused(ada: Person) -> None:
-    """No more rooms than the settings allow can be made."""
+    """No more rooms than `max_rooms` can be created."""
     results = [
         await ada.request('POST', '/api/rooms', {'name': name}) for name in 'abc'
     ]
@@ -39,7 +39,7 @@ async def test_room_over_the_limit_is_refused(ada: Person) -> None:
 
 
 def test_rate_limit_refills_with_time_up_to_the_burst() -> None:
-    """A bucket fills again at its rate, and never over its size."""
+    """A bucket refills at its rate, up to its size."""
     now_s = 0.0
     limit = RateLimit(per_s=0.5, burst=2, clock=lambda: now_s)
     limit.take('ada')
@@ -57,9 +57,9 @@ def test_rate_limit_refills_with_time_up_to_the_burst() -> None:
 
 
 def test_rate_limit_over_max_people_forgets_the_least_recent() -> None:
-    """Whoever was not seen the longest is forgotten first."""
+    """Beyond `max_people`, the least recently used bucket is removed."""
     limit = RateLimit(per_s=1.0, burst=1, max_people=2, clock=lambda: 0.0)
-    for who in ('a', 'b', 'c', 'a'):
-        limit.take(who)
+    for person in ('a', 'b', 'c', 'a'):
+        limit.take(person)
     with pytest.raises(falcon.HTTPTooManyRequests):
         limit.take('c')

@@ -1,4 +1,4 @@
-"""Messages over HTTP: send, page through, edit, delete, what is unread."""
+"""Messages over HTTP: send, read in pages, edit, delete, count the unread ones."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def unread(person: Person) -> dict[str, int]:
 async def test_sent_message_is_in_the_room_of_another_member(
     ada: Person, bob: Person
 ) -> None:
-    """What one sends the other reads, with the sender's name and the time."""
+    """A room shows the messages of all members, with the name of the sender."""
     sent = (await ada.say('  Hello,\r\nBob ')).json
     assert 'Hello,\nBob' == sent['text']
     snapshot = (await bob.request('GET', LOBBY)).json
@@ -38,7 +38,7 @@ async def test_sent_message_is_in_the_room_of_another_member(
 async def test_message_sent_twice_with_one_key_is_stored_once(
     ada: Person, bob: Person
 ) -> None:
-    """A message sent again with its key is there once; keys are each person's own."""
+    """A message sent again with its key is stored once. Each person has own keys."""
     first = await ada.say('once', key='k-1')
     again = await ada.say('once', key='k-1')
     assert (201, 200) == (first.status_code, again.status_code)
@@ -48,7 +48,7 @@ async def test_message_sent_twice_with_one_key_is_stored_once(
 
 
 async def test_message_over_4000_characters_is_refused(ada: Person) -> None:
-    """4,000 characters of any kind are a message, one more is none."""
+    """A message may have 4,000 characters of any kind; one more is refused."""
     assert 201 == (await ada.say('🦅' * 4000)).status_code
     result = await ada.say('🦅' * 4001)
     assert 422 == result.status_code
@@ -74,7 +74,7 @@ async def test_message_over_4000_characters_is_refused(ada: Person) -> None:
 async def test_invalid_message_is_refused_with_a_description(
     ada: Person, body: Any
 ) -> None:
-    """A body of another shape is refused, and says why."""
+    """A body that is not a valid message is refused with a description."""
     result = await ada.request('POST', MESSAGES, body)
     assert 422 == result.status_code
     assert result.json['description']
@@ -82,7 +82,7 @@ async def test_invalid_message_is_refused_with_a_description(
 
 
 async def test_invalid_json_is_refused_without_traceback(ada: Person) -> None:
-    """Broken JSON, deep JSON and too much of it are refused without a traceback."""
+    """Broken, deeply nested and too large JSON is refused without a traceback."""
     headers = {'Content-Type': 'application/json'}
 
     async def post(body: bytes) -> int:
@@ -99,7 +99,7 @@ async def test_invalid_json_is_refused_without_traceback(ada: Person) -> None:
 async def test_room_created_by_name_is_available_to_all_members(
     ada: Person, bob: Person
 ) -> None:
-    """A room can be made by its name, any writing, and is there for everybody."""
+    """A room name may use any script; the new room is in the list of all members."""
     made = await ada.request('POST', '/api/rooms', {'name': ' Süd  Garten '})
     assert 'süd-garten' == made.json['name']
     await ada.request('POST', '/api/rooms', {'name': 'süd-garten'})
@@ -121,7 +121,7 @@ async def test_room_created_by_name_is_available_to_all_members(
 
 
 async def test_older_messages_are_returned_in_pages(ada: Person) -> None:
-    """The snapshot has the newest 50; the others follow before the oldest known."""
+    """A room returns its newest 50 messages; `before` returns the older pages."""
     for number in range(120):
         await ada.say(str(number))
     page = (await ada.request('GET', LOBBY)).json
@@ -139,7 +139,7 @@ async def test_older_messages_are_returned_in_pages(ada: Person) -> None:
 async def test_message_can_be_changed_and_deleted_by_its_sender_only(
     ada: Person, bob: Person
 ) -> None:
-    """Somebody changes and deletes own messages, and nobody else's."""
+    """A member can change and delete only the own messages."""
     sent = (await ada.say('helo')).json
     path = f'{MESSAGES}/{sent["id"]}'
     assert 403 == (await bob.request('PATCH', path, {'text': 'mine'})).status_code
@@ -163,7 +163,7 @@ async def test_message_can_be_changed_and_deleted_by_its_sender_only(
 async def test_unread_counts_messages_of_others_up_to_100(
     ada: Person, bob: Person
 ) -> None:
-    """A badge counts messages of others after the last read one, up to 100."""
+    """Messages of others after the read mark count as unread, up to 100."""
     await bob.say('mine')
     for number in range(3):
         await ada.say(str(number))
@@ -184,7 +184,7 @@ async def test_unread_counts_messages_of_others_up_to_100(
 
 
 async def test_new_member_has_no_unread_messages(chat: Chat, ada: Person) -> None:
-    """What was said before somebody came does not count as unread."""
+    """Messages from before the start of a session do not count as unread."""
     await ada.say('long ago')
     late = await chat.person('Late')
     assert {'lobby': 0} == await unread(late)

@@ -1,4 +1,4 @@
-"""What other sites cannot do, and what every answer says to the browser."""
+"""Protection against pages of other sites, and the security headers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.chat import SITE
 from falcon_channels_chat import page
 from falcon_channels_chat.page import Page
 
-#: What a browser may have to load before the first message is seen.
+#: Maximum size of the page with its script, style sheet and icon, compressed.
 MAX_FIRST_LOAD_BYTES = 60_000
 
 
@@ -39,13 +39,13 @@ MAX_FIRST_LOAD_BYTES = 60_000
 async def test_request_with_cookie_from_another_origin_is_refused(
     ada: Person, method: str, path: str, origin: str
 ) -> None:
-    """A request with cookies that no page of this site sent is refused (CSRF)."""
+    """A request with a cookie from a page of another site is refused (CSRF)."""
     result = await ada.request(method, path, {}, headers={'Origin': origin})
     assert 403 == result.status_code
 
 
 async def test_session_request_from_another_origin_is_refused(chat: Chat) -> None:
-    """Nor can a page of another site give somebody a session."""
+    """A page of another site cannot create a session."""
     result = await chat.stranger().request(
         'POST',
         '/api/session',
@@ -62,7 +62,7 @@ async def test_session_request_from_another_origin_is_refused(chat: Chat) -> Non
 async def test_post_with_content_type_of_a_form_is_refused(
     ada: Person, content_type: str
 ) -> None:
-    """What a form can send without asking first is no message."""
+    """Content types that a form can send without a preflight request are refused."""
     result = await ada.request(
         'POST', MESSAGES, body=b'{"text": "x"}', headers={'Content-Type': content_type}
     )
@@ -70,7 +70,7 @@ async def test_post_with_content_type_of_a_form_is_refused(
 
 
 async def test_page_has_a_strict_content_security_policy(chat: Chat) -> None:
-    """The page may load its own files, nothing else, and no inline script."""
+    """The page can load only files of its own site, and has no inline script."""
     result = await chat.stranger().request('GET', '/rooms/lobby')
     policy = result.headers['Content-Security-Policy']
     assert "default-src 'none'" in policy
@@ -83,7 +83,7 @@ async def test_page_has_a_strict_content_security_policy(chat: Chat) -> None:
 
 
 async def test_api_responses_are_not_cached(ada: Person) -> None:
-    """What the API says is kept by no cache."""
+    """Responses of the API are not stored by any cache."""
     result = await ada.request('GET', '/api/rooms/lobby')
     assert 'no-store' == result.headers['Cache-Control']
     refused = await ada.request('GET', '/api/rooms/attic')
@@ -91,17 +91,17 @@ async def test_api_responses_are_not_cached(ada: Person) -> None:
 
 
 async def test_page_and_assets_are_smaller_than_60_kilobytes(chat: Chat) -> None:
-    """The page and all its files are under 60 kB as they travel."""
+    """The page and all its files are smaller than 60 kB when compressed."""
     stranger = chat.stranger()
-    packed = {'Accept-Encoding': 'gzip, br'}
-    result = await stranger.request('GET', '/', headers=packed)
+    accept_gzip = {'Accept-Encoding': 'gzip, br'}
+    result = await stranger.request('GET', '/', headers=accept_gzip)
     assert 'gzip' == result.headers['Content-Encoding']
     size_bytes = len(result.content)
     document = gzip.decompress(result.content).decode()
     paths = re.findall(r'(?:src|href)="(/assets/[^"]+)"', document)
     assert 3 == len(paths), 'a script, a style sheet and an icon'
     for path in paths:
-        asset = await stranger.request('GET', path, headers=packed)
+        asset = await stranger.request('GET', path, headers=accept_gzip)
         assert 200 == asset.status_code
         assert 'immutable' in asset.headers['Cache-Control']
         size_bytes += len(asset.content)
@@ -112,12 +112,12 @@ async def test_page_and_assets_are_smaller_than_60_kilobytes(chat: Chat) -> None
 
 @pytest.mark.parametrize('name', ['x.js', '..%2fapp.py', '%2e%2e%2fapp.py', 'app.py'])
 async def test_asset_outside_the_built_page_is_not_found(chat: Chat, name: str) -> None:
-    """Nothing but the built files can be asked for."""
+    """A path outside the built page is not found."""
     assert 404 == (await chat.stranger().request('GET', f'/assets/{name}')).status_code
 
 
 def test_page_source_never_parses_text_as_markup() -> None:
-    """No source of the page turns text into markup."""
+    """No source file of the page parses text as markup."""
     sources = list((Path(page.__file__).parent / 'web' / 'src').glob('*.ts'))
     assert sources
     banned = re.compile(
@@ -127,7 +127,7 @@ def test_page_source_never_parses_text_as_markup() -> None:
 
 
 async def test_missing_page_is_reported_with_the_build_command(tmp_path: Path) -> None:
-    """Without a built page the chat says what to do."""
+    """Without a built page the answer is 503 and names the command to build it."""
     app = falcon.asgi.App()
     app.add_route('/', Page(tmp_path))
     async with falcon.testing.ASGIConductor(app) as conductor:

@@ -1,4 +1,4 @@
-"""Picking a name, and who one is from then on."""
+"""Sessions: names, cookies and keys of bots."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ ADA = Member(id='a1', name='Ada', since_ms=1)
 
 
 async def test_picked_name_sets_a_protected_cookie(chat: Chat) -> None:
-    """Picking a name sets a cookie that no script and no other site gets."""
+    """Picking a name sets a cookie that scripts and other sites cannot use."""
     person = chat.stranger()
     assert 204 == (await person.request('GET', '/api/session')).status_code
     result = await person.pick_name('  Ada   Lovelace ')
     assert 'Ada Lovelace' == result.json['name']
     cookie = result.cookies['chat_session']
     assert (True, 'Strict', '/') == (cookie.http_only, cookie.same_site, cookie.path)
-    who = await person.request('GET', '/api/session')
-    assert {'id': person.id, 'name': 'Ada Lovelace'} == who.json
+    session = await person.request('GET', '/api/session')
+    assert {'id': person.id, 'name': 'Ada Lovelace'} == session.json
 
 
 async def test_changed_name_keeps_the_member_id(ada: Person) -> None:
-    """Somebody who picks another name keeps the id."""
+    """A member who picks another name keeps the id."""
     before = ada.id
     await ada.pick_name('Countess')
     assert before == ada.id
 
 
 async def test_two_people_with_one_name_have_different_ids(chat: Chat) -> None:
-    """The same name twice is two people with different ids."""
+    """Two people with the same name have different ids."""
     one, other = await chat.person('Ada'), await chat.person('Ada')
     assert one.id != other.id
 
@@ -47,7 +47,7 @@ async def test_two_people_with_one_name_have_different_ids(chat: Chat) -> None:
     ['<script>alert(1)</script>', 'ليلى', '山田', "O'Hara", '👩‍👩‍👧 family', 'x' * 40],
 )
 async def test_name_in_any_script_is_accepted(chat: Chat, name: str) -> None:
-    """Any writing, markup as plain text, emoji: a name is what somebody typed."""
+    """A name may contain any script, markup as plain text, and emoji."""
     result = await chat.stranger().pick_name(name)
     assert name == result.json['name']
 
@@ -56,7 +56,7 @@ async def test_name_in_any_script_is_accepted(chat: Chat, name: str) -> None:
     'name', ['', '   ', 'x' * 41, 'a\x00b', 'ad\u202ea', 'a\u2066b', '\ufdd0']
 )
 async def test_invalid_name_is_refused(chat: Chat, name: str) -> None:
-    """Nothing, too much, control characters and turned directions are refused."""
+    """Empty and too long names, control and text direction characters are refused."""
     assert 422 == (await chat.stranger().pick_name(name)).status_code
 
 
@@ -73,7 +73,7 @@ async def test_invalid_name_is_refused(chat: Chat, name: str) -> None:
     ],
 )
 async def test_forged_cookie_is_ignored(chat: Chat, cookie: str) -> None:
-    """A cookie that this chat did not sign makes nobody of its bearer."""
+    """A request with a cookie that this chat did not sign has no member."""
     person = chat.stranger()
     person.cookie = cookie
     assert 204 == (await person.request('GET', '/api/session')).status_code
@@ -82,7 +82,7 @@ async def test_forged_cookie_is_ignored(chat: Chat, cookie: str) -> None:
 
 
 async def test_leaving_deletes_the_cookie(ada: Person) -> None:
-    """Leaving tells the browser to forget the cookie."""
+    """Leaving deletes the cookie in the browser."""
     result = await ada.request('DELETE', '/api/session')
     assert 204 == result.status_code
     cookie = result.cookies['chat_session']
@@ -92,7 +92,7 @@ async def test_leaving_deletes_the_cookie(ada: Person) -> None:
 
 
 def test_token_is_valid_for_one_audience_until_it_expires() -> None:
-    """A session is no key of a bot, nor the other way round; both expire."""
+    """A session is not valid as a bot key, nor a bot key as a session; both expire."""
     signer = Signer(SECRET)
     assert signer.read(signer.sign(ADA, 'session', 60), 'bot') is None
     assert signer.read(signer.bot_key('Weather'), 'session') is None
@@ -106,7 +106,7 @@ def test_token_is_valid_for_one_audience_until_it_expires() -> None:
 
 
 async def test_bot_with_a_key_can_post_without_cookie(chat: Chat, ada: Person) -> None:
-    """A key in Authorization is enough to post; there is no cookie and no Origin."""
+    """A bot needs only its key in Authorization: no cookie and no Origin."""
     store = Store(chat.database)
     key = Signer(store.secret()).bot_key('Weather: a/b c')
     headers = {'Authorization': f'Bearer {key}', 'Origin': ''}

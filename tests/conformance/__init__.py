@@ -1,1 +1,1 @@
-"""Programs of others that speak the client protocol, against servers of ours."""
+"""Tests of the official SDKs and other clients against servers of this project."""

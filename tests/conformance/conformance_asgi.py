@@ -1,4 +1,4 @@
-"""The echo on ASGI that the Autobahn TestSuite talks to."""
+"""The ASGI echo application for the Autobahn TestSuite."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from falcon.media.base import TextBaseHandlerWS
 
 
 class Text(TextBaseHandlerWS):
-    """Leaves text as it is."""
+    """Passes text through unchanged."""
 
     def serialize(self, media):
         return media
@@ -22,7 +22,7 @@ class Text(TextBaseHandlerWS):
 
 
 class Binary(BinaryBaseHandlerWS):
-    """Leaves bytes as they are."""
+    """Passes bytes through unchanged."""
 
     def serialize(self, media):
         return media

@@ -1,4 +1,4 @@
-"""The echo on WSGI that the Autobahn TestSuite talks to."""
+"""The WSGI echo application for the Autobahn TestSuite."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Echo:
 
 app = App()
 app.add_route('/', Echo())
-# Cases 9.* send 16 MiB in one message, and in fragments of 64 bytes.
+# The cases 9.* send messages of 16 MiB, also in fragments of 64 bytes.
 app.ws_options.max_message_bytes = 16 * 1024 * 1024
 app.ws_options.max_fragments = 1_000_000
 app.ws_options.compression = True

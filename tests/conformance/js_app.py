@@ -1,4 +1,4 @@
-"""The application that the tests of the JavaScript SDK run against."""
+"""The application for the tests of the JavaScript SDK."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ channels = Channels()
 
 
 class Room:
-    """What subscribers may do, and what the tests do from the server's side."""
+    """The channels `rooms:{room}`, and publishing to them over HTTP."""
 
     async def on_subscribe(self, req: Any, subscription: Any, room: str) -> None:
-        """Let everybody in, but not everywhere."""
+        """Refuse the room `secret`, and the room `token` without a token."""
         if room == 'secret' or (room == 'token' and not subscription.token_verified):
             raise falcon.HTTPForbidden()
 
     async def on_publish(self, req: Any, publication: Any, room: str) -> None:
-        """Refuse one word."""
+        """Refuse the data `refuse`."""
         if publication.data == 'refuse':
             raise falcon.HTTPForbidden()
 
     async def on_post(self, req: Any, resp: Any, room: str) -> None:
-        """Publish from the server's side."""
+        """Publish from the server."""
         result = await channels.publish(f'rooms:{room}', await req.get_media())
         resp.media = {'offset': result.position.offset}
 
 
 class Clients:
-    """Who is who, and methods that clients call."""
+    """Endpoint resource: user ids, RPC methods and messages."""
 
     async def on_connect(self, req: Any, connection: Any) -> None:
-        """Believe what the client says of itself where it has no token."""
+        """Use the user id from the token, or without a token from the client's data."""
         if not connection.token and isinstance(connection.data, dict):
             connection.user = connection.data.get('user', '')
         if connection.user:
@@ -54,28 +54,28 @@ class Clients:
         call.reply = {'sum': sum(call.data)}
 
     async def on_rpc_fail(self, req: Any, call: Any) -> None:
-        """Fail in an unexpected way."""
+        """Raise an unexpected error."""
         raise RuntimeError('a defect that a test asks for')
 
     async def on_message(self, req: Any, message: Any) -> None:
-        """Send back what a client sends."""
+        """Answer a message of a client."""
         message.connection.send_message(b'"echo"')
 
 
 class Control:
-    """What the tests do to users."""
+    """Commands about a user, for the tests."""
 
     async def on_post_revoke(self, req: Any, resp: Any, user: str) -> None:
-        """Take a right away."""
+        """Revoke a subscription right."""
         await channels.revoke_user(user, req.get_param('channel', required=True))
 
     async def on_post_disconnect(self, req: Any, resp: Any, user: str) -> None:
         """Close all connections of a user."""
         code = req.get_param_as_int('code', required=True)
-        await channels.disconnect_user(user, code=code, reason='as the test wants')
+        await channels.disconnect_user(user, code=code, reason='requested by a test')
 
     async def on_get_token(self, req: Any, resp: Any, user: str) -> None:
-        """Make a token."""
+        """Return a connection token, or with a channel a subscription token."""
         ttl_s = req.get_param_as_float('ttl', default=60.0)
         channel = req.get_param('channel')
         if channel is None:
@@ -85,10 +85,10 @@ class Control:
 
 
 class Page:
-    """An empty page that has the SDK, for tests in a browser."""
+    """An empty page that loads the SDK, for tests in a browser."""
 
     async def on_get(self, req: Any, resp: Any) -> None:
-        """Load the script that the SDK's package brings for pages."""
+        """Return a page that loads the script from the package of the SDK."""
         resp.content_type = falcon.MEDIA_HTML
         resp.text = (
             '<!doctype html><title>SDK</title><link rel=icon href="data:,">'

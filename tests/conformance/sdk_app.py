@@ -1,7 +1,7 @@
-"""The application that the suite of the official Python SDK runs against.
+"""The application for the test suite of the official Python SDK.
 
-What the suite expects of its server: tokens made with the secret ``secret``, a personal
-channel for every user, and channels with presence, joins and leaves, and history.
+The suite expects tokens signed with the secret ``secret``, a personal channel for every
+user, and channels with presence, history, and join and leave messages.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ channels = Channels()
 
 
 class Anything:
-    """Channels in which every subscriber may do everything."""
+    """Channels in which every subscriber may publish."""
 
     async def on_publish(self, req: Any, publication: Any, **params: str) -> None:
-        """Let subscribers publish."""
+        """Called when a client publishes; allowed."""
 
 
 class Clients:
-    """Gives everybody a channel of their own."""
+    """Endpoint resource: subscribes each user to a personal channel."""
 
     async def on_connect(self, req: Any, connection: Any) -> None:
-        """Subscribe a user to the personal channel."""
+        """Called when a client connects; subscribe it to the personal channel."""
         if connection.user:
             connection.add_channel(f'#{connection.user}')
 

@@ -1,4 +1,4 @@
-"""The snippets of docs/clients.md do what the page says."""
+"""The snippets of docs/clients.md run and print the documented output."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ BLOCKS = re.findall(r'^```(python|js|sh)\n(.*?)^```$', PAGE, re.M | re.S)
 APP = BLOCKS[0][1]
 NODE_MODULES = Path(__file__).parent / 'js' / 'node_modules'
 
-# What each snippet after the application prints.
-PRINTED = [
+# The expected output of each snippet after the application.
+EXPECTED = [
     r'1 hello\n',
     r"\[ 'before' \]\n2 in between\n",
     r'http_stream 6\n',
@@ -44,13 +44,13 @@ def server(
 
 @pytest.mark.parametrize(
     ('language', 'code', 'printed'),
-    [(*block, printed) for block, printed in zip(BLOCKS[1:], PRINTED, strict=True)],
+    [(*block, printed) for block, printed in zip(BLOCKS[1:], EXPECTED, strict=True)],
     ids=[f'{number} {language}' for number, (language, _) in enumerate(BLOCKS[1:])],
 )
 def test_snippet_prints_what_the_page_promises(
     server: ServerProcess, tmp_path: Path, language: str, code: str, printed: str
 ) -> None:
-    """A snippet, with the address of a server, prints what it should."""
+    """A snippet prints the expected output when it runs against a server."""
     code = code.replace('localhost:8000', f'127.0.0.1:{server.port}')
     name = {'python': 'client.py', 'js': 'client.mjs', 'sh': 'client.sh'}[language]
     (tmp_path / name).write_text(code)
@@ -64,6 +64,6 @@ def test_snippet_prints_what_the_page_promises(
         timeout=90,
         check=False,
     )
-    # NOTE: curl ends because it was told to, with code 28.
+    # NOTE: the curl snippet has a time limit, so curl exits with code 28 (timeout).
     assert done.returncode == (28 if language == 'sh' else 0), done.stderr
     assert re.fullmatch(printed, done.stdout)

@@ -24,14 +24,14 @@ pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
 def run_scenarios(asgi_server: AsgiServer, transport: str) -> None:
     """Run sdk.test.mjs, which starts and stops the server itself."""
     assert (FOLDER / 'node_modules').is_dir(), f'run npm ci in {FOLDER}: make test does'
-    _, *words = asgi_server.command(APP)
+    _, *arguments = asgi_server.command(APP)
     node = subprocess.Popen(
         ['node', '--test', '--test-reporter=tap', 'sdk.test.mjs'],
         cwd=FOLDER,
         env={
             **os.environ,
             'TRANSPORT': transport,
-            'SERVER_COMMAND': json.dumps([sys.executable, *words]),
+            'SERVER_COMMAND': json.dumps([sys.executable, *arguments]),
             'PYTHONPATH': str(ROOT),
         },
         stdout=subprocess.PIPE,
@@ -42,7 +42,8 @@ def run_scenarios(asgi_server: AsgiServer, transport: str) -> None:
     try:
         output, _ = node.communicate(timeout=240)
     finally:
-        # NOTE: Node runs each file in a process of its own, which starts servers.
+        # NOTE: Node runs each test file in a child process, which starts a server. The
+        #   whole process group is killed, so that no server survives.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(node.pid, signal.SIGKILL)
         node.wait()

@@ -1,9 +1,9 @@
 """The suite of the official Python SDK passes against a server of this project.
 
-The suite is not in the SDK's wheel: its source distribution is fetched from the
-package index, once, into a folder that git ignores. It wants its server at
-``localhost:8000`` and hangs, rather than fails, where a reply is missing, so that each
-of its tests has a time limit.
+The suite is not part of the wheel of the SDK. Its source distribution is therefore
+downloaded once from the package index, into a folder that git ignores. The suite
+expects its server at ``localhost:8000``. If a reply is missing, it hangs instead of
+failing, so each of its tests has a time limit.
 """
 
 from __future__ import annotations
@@ -28,10 +28,8 @@ from support.processes import ServerProcess
 from support.processes import wait_until
 
 PORT = 8000
-# NOTE: the suite lies below this repository, whose own settings are not for it; hence
-#   the empty configuration.
-# Functions of the suite that are named like tests, and are none.
-NO_TESTS = ('test_get_client_token', 'test_get_subscription_token')
+# Functions of the suite that are named like tests but are not tests.
+NOT_TESTS = ('test_get_client_token', 'test_get_subscription_token')
 
 pytestmark = [
     pytest.mark.server,
@@ -42,7 +40,7 @@ pytestmark = [
 
 @pytest.fixture(scope='module')
 def suite() -> Path:
-    """The folder of the SDK's source distribution, of the version installed here."""
+    """The folder with the source distribution of the installed version of the SDK."""
     name = f'centrifuge_python-{version("centrifuge-python")}'
     cache = ROOT / 'artifacts' / 'sdk'
     folder = cache / name
@@ -65,7 +63,7 @@ def suite() -> Path:
         try:
             (Path(scratch) / name).rename(folder)
         except OSError:
-            # NOTE: another worker was first.
+            # NOTE: another worker of pytest has created the folder at the same time.
             if not folder.is_dir():
                 raise
     return folder
@@ -73,12 +71,14 @@ def suite() -> Path:
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    """Port 8000, for nobody else on this machine that runs these tests."""
+    """Port 8000, locked against other runs of these tests on this machine."""
     with (Path(tempfile.gettempdir()) / 'falcon-channels-port-8000.lock').open(
         'w'
     ) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        wait_until(_port_is_free, f'port {PORT} is free: stop what serves there', 300)
+        wait_until(
+            _port_is_free, f'port {PORT} is free: stop the process that uses it', 300
+        )
         yield PORT
 
 
@@ -97,7 +97,8 @@ def test_python_sdk_suite_passes(
     asgi_server: AsgiServer, suite: Path, port: int, tmp_path: Path
 ) -> None:
     """All tests of the SDK's own suite pass, in JSON and in Protobuf."""
-    # NOTE: what is not in this file brings servers of its own: once is enough.
+    # NOTE: the tests outside test_client.py start their own servers, so they run only
+    #   once, with our server.
     ours = asgi_server is SERVE
     tests, expected = ('tests', 185) if ours else ('tests/test_client.py', 62)
     report = tmp_path / 'report.xml'
@@ -106,8 +107,10 @@ def test_python_sdk_suite_passes(
             [
                 *(sys.executable, '-W', 'ignore', '-m', 'pytest', tests, '-q'),
                 *('-p', 'no:cacheprovider', '-p', 'no:xdist', '--timeout=60'),
+                # NOTE: without `-c` pytest would use the configuration of this
+                #   repository, because the suite is in a folder below it.
                 *('--rootdir=.', '-c', os.devnull, f'--junitxml={report}'),
-                *(f'--deselect=tests/test_client.py::{name}' for name in NO_TESTS),
+                *(f'--deselect=tests/test_client.py::{name}' for name in NOT_TESTS),
             ],
             cwd=suite,
             capture_output=True,

@@ -1,4 +1,4 @@
-"""Many official clients whose links break at once get back what they missed."""
+"""Many official clients recover at the same time after all connections were cut."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MISSED = 100
 def test_all_clients_recover_every_publication_after_a_break(
     asgi_server: AsgiServer,
 ) -> None:
-    """Every client recovers every publication, none twice, in order."""
+    """Every client recovers every publication once and in order."""
     with ServerProcess(asgi_server.command(recovery.APP)) as server:
         outcome = asyncio.run(
             recovery.run(server.port, server.pid, clients=CLIENTS, missed=MISSED)

@@ -1,4 +1,4 @@
-"""The recipes that intercept a handshake: a hook, and middleware."""
+"""The examples that authenticate a handshake: a hook, and middleware."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def middleware(asgi_server: AsgiServer) -> Iterator[ServerProcess]:
 
 
 def status(url: str, headers: dict[str, str]) -> int:
-    """Return the status of a handshake that is refused."""
+    """Return the HTTP status of a refused handshake."""
     with pytest.raises(InvalidStatus) as caught:
         connect(url, additional_headers=headers)
     return caught.value.response.status_code
 
 
 def test_hook_stores_the_user_for_the_responder(hook: ServerProcess) -> None:
-    """The responder knows the user that the hook found."""
+    """The responder knows the user whom the hook has authenticated."""
     with connect(hook.ws_url, additional_headers={'Cookie': 'session=4f1c'}) as ws:
         assert 'Hello, alice' == ws.recv(30)
         ws.send('hi')
@@ -47,12 +47,12 @@ def test_hook_stores_the_user_for_the_responder(hook: ServerProcess) -> None:
 def test_hook_without_a_session_refuses_the_handshake(
     hook: ServerProcess, headers: dict[str, str]
 ) -> None:
-    """Without a session the handshake gets a real 403."""
+    """Without a session the handshake is answered with HTTP 403."""
     assert 403 == status(hook.ws_url, headers)
 
 
 def test_hook_app_refuses_another_origin(hook: ServerProcess) -> None:
-    """A page of another site gets nowhere with the user's cookie."""
+    """A page of another site cannot use the cookie of the user."""
     headers = {'Cookie': 'session=4f1c', 'Origin': 'https://evil.example'}
     assert 403 == status(hook.ws_url, headers)
 
@@ -67,7 +67,7 @@ def test_hook_app_refuses_another_origin(hook: ServerProcess) -> None:
 def test_middleware_accepts_members_of_the_room(
     middleware: ServerProcess, token: str, room: str, greeting: str
 ) -> None:
-    """A member of the room gets in, and the responder knows who it is."""
+    """A member of the room is accepted, and the responder knows the user."""
     url = f'{middleware.ws_url}/rooms/{room}'
     with connect(url, additional_headers={'Authorization': f'Bearer {token}'}) as ws:
         assert greeting == ws.recv(30)
@@ -89,7 +89,7 @@ def test_middleware_refuses_users_who_are_not_members(
     path: str,
     expected: int,
 ) -> None:
-    """Nobody without a token gets in, and nobody into a room of others."""
+    """Without a valid token or without membership the handshake is refused."""
     refused = status(middleware.ws_url + path, headers)
     assert asgi_server.refusal(expected) == refused
     assert 'Traceback' not in middleware.log()

@@ -1,4 +1,4 @@
-"""The hello example on ASGI, served in each of the ways that people start it."""
+"""The hello example on ASGI, started in each of its documented ways."""
 
 from __future__ import annotations
 
@@ -38,18 +38,19 @@ pytestmark = [
 
 @pytest.fixture(scope='module')
 def server(asgi_server: AsgiServer) -> Iterator[ServerProcess]:
-    command = COMMANDS['module']  # our server, as its page says to start it
+    command = COMMANDS['module']  # our server, started as the example documents
     if asgi_server is not SERVE:
         command = asgi_server.command('examples.hello_asgi:app')
     with ServerProcess(command) as server:
         yield server
 
 
-def holds(server: ServerProcess, client_port: int) -> bool:
-    """Return whether the server's side of a connection is still there."""
+def is_open(server: ServerProcess, client_port: int) -> bool:
+    """Return whether the server's side of a connection still exists."""
     ends = (f':{server.port:04X}', f':{client_port:04X}')
     lines = Path('/proc/net/tcp').read_text().splitlines()[1:]
-    # Words 1 to 3: our end, their end, the state (06: TIME_WAIT, nobody's any more).
+    # Words 1 to 3 are the local address, the remote address and the state. In state 06
+    # (TIME_WAIT) the connection belongs to no process.
     return any(
         words[1].endswith(ends[0]) and words[2].endswith(ends[1]) and words[3] != '06'
         for words in map(str.split, lines)
@@ -60,7 +61,7 @@ def holds(server: ServerProcess, client_port: int) -> bool:
 def test_page_loads_scripts_of_its_own_site_only(
     server: ServerProcess, path: str
 ) -> None:
-    """Both addresses answer the same page, which runs no script but its own file."""
+    """Both addresses return the page, which can run only the script of its own site."""
     response = httpx.get(server.url + path)
     assert 200 == response.status_code
     assert 'text/html; charset=utf-8' == response.headers['content-type']
@@ -73,7 +74,7 @@ def test_page_loads_scripts_of_its_own_site_only(
 
 
 def test_home_redirects_to_the_page(server: ServerProcess) -> None:
-    """The bare address leads to the page."""
+    """The root address redirects to the page."""
     response = httpx.get(server.url, follow_redirects=True)
     assert f'{server.url}/hello' == str(response.url)
     assert 200 == response.status_code
@@ -81,7 +82,7 @@ def test_home_redirects_to_the_page(server: ServerProcess) -> None:
 
 @pytest.mark.parametrize('path', ['/hello', '/ws'])
 def test_every_text_is_answered_in_order(server: ServerProcess, path: str) -> None:
-    """Every text is answered, in order, for as long as the client likes."""
+    """Every text is answered, in order, up to the maximum size."""
     with connect(server.ws_url + path, compression=None, max_size=None) as ws:
         for text in ('hello', '', 'Grüße 🌍', 'x' * 70_000):
             ws.send(text)
@@ -92,7 +93,7 @@ def test_every_text_is_answered_in_order(server: ServerProcess, path: str) -> No
 
 
 def test_binary_message_closes_the_connection_with_1003(server: ServerProcess) -> None:
-    """A binary message ends the connection with 1003 and words, not a traceback."""
+    """A binary message closes the connection with 1003, a reason and no traceback."""
     with connect(server.ws_url + '/hello') as ws:
         ws.send(b'\x00\x01')
         with pytest.raises(ConnectionClosedError) as caught:
@@ -109,7 +110,7 @@ def test_binary_message_closes_the_connection_with_1003(server: ServerProcess) -
 def test_text_over_the_limit_closes_the_connection_with_1009(
     server: ServerProcess, text: str
 ) -> None:
-    """A text over the limit in bytes ends the connection with 1009 and a reason."""
+    """A text over the limit in bytes closes the connection with 1009 and a reason."""
     with connect(server.ws_url + '/hello', compression=None, max_size=None) as ws:
         ws.send(text)
         with pytest.raises(ConnectionClosedError) as caught:
@@ -121,19 +122,21 @@ def test_text_over_the_limit_closes_the_connection_with_1009(
 
 @pytest.mark.parametrize('end', ['close', 'reset'])
 def test_disconnected_client_causes_no_error(server: ServerProcess, end: str) -> None:
-    """A client that leaves, politely or not, ends the responder without an error."""
+    """A client that closes or resets its connection causes no error in the log."""
     before = len(server.log())
     with connect(server.ws_url + '/hello', close_timeout=1) as ws:
         ws.send('hello')
         assert 'Message text was: hello' == ws.recv(30)
         port = ws.local_address[1]
-        assert holds(server, port)
+        assert is_open(server, port)
         if end == 'reset':
             ws.socket.setsockopt(
                 socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0)
             )
             ws.socket.shutdown(socket.SHUT_RDWR)
-    wait_until(lambda: not holds(server, port), 'the server let go of it')
+    wait_until(
+        lambda: not is_open(server, port), 'the server has closed the connection'
+    )
     with connect(server.ws_url + '/hello') as ws:
         ws.send('next')
         assert 'Message text was: next' == ws.recv(30)
@@ -144,7 +147,7 @@ def test_disconnected_client_causes_no_error(server: ServerProcess, end: str) ->
 
 
 def test_handshake_from_another_origin_is_refused(server: ServerProcess) -> None:
-    """A handshake from a page of another site gets a real HTTP 403."""
+    """A handshake from a page of another site is answered with HTTP 403."""
     with pytest.raises(InvalidStatus) as caught:
         connect(server.ws_url + '/hello', origin='https://evil.example')
     assert 403 == caught.value.response.status_code
@@ -155,7 +158,7 @@ def test_handshake_from_another_origin_is_refused(server: ServerProcess) -> None
 
 @pytest.mark.parametrize('way', ['module', 'script'])
 def test_ctrl_c_stops_the_server_with_exit_code_0(way: str) -> None:
-    """Ctrl-C ends it with code 0 and no traceback, also under an open connection."""
+    """Ctrl-C stops the server with exit code 0, even while a client is connected."""
     with ServerProcess(COMMANDS[way]) as server:
         with connect(server.ws_url + '/hello') as ws:
             server.signal(signal.SIGINT)
@@ -172,7 +175,7 @@ def test_ctrl_c_stops_the_server_with_exit_code_0(way: str) -> None:
 
 
 def test_uvicorn_reload_serves_the_app() -> None:
-    """Under uvicorn's --reload, which spawns a new process, it answers as well."""
+    """The app also works with uvicorn's --reload, which starts a child process."""
     with ServerProcess(COMMANDS['reload']) as server:
         wait_until(lambda: 'startup complete' in server.log(), 'the child started')
         with connect(server.ws_url + '/hello') as ws:

@@ -1,4 +1,4 @@
-"""The programs of README.md are files of examples/, and do what it says."""
+"""The programs in README.md are files of examples/, and work as documented."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ pytestmark = pytest.mark.server
 
 @pytest.mark.parametrize('name', ['echo_asgi', 'echo_wsgi', 'rooms_asgi'])
 def test_programs_in_the_readme_equal_the_examples(name: str) -> None:
-    """README.md shows the files of examples/, to the letter."""
+    """README.md contains the exact text of the files of examples/."""
     program = (ROOT / 'examples' / f'{name}.py').read_text()
     assert f'```python\n{program}```\n' in (ROOT / 'README.md').read_text()
 
 
 def test_readme_lists_every_extra() -> None:
-    """README.md says what each extra is for."""
+    """The section "Install" of README.md lists every extra."""
     project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
     section = (ROOT / 'README.md').read_text().partition('\n## Install\n')[2]
     rows = re.findall(r'^\| (`.*`) \|', section.partition('\n## ')[0], re.MULTILINE)
@@ -40,7 +40,7 @@ def test_readme_lists_every_extra() -> None:
     ],
 )
 def test_echo_example_answers_under_common_servers(command: str) -> None:
-    """The two shortest programs answer under the servers that people have."""
+    """The two echo programs answer, and refuse pages of other sites."""
     with ServerProcess(['python', '-m', *command.split()]) as server:
         with connect(server.ws_url) as ws:
             ws.send('hello')
@@ -53,7 +53,7 @@ def test_echo_example_answers_under_common_servers(command: str) -> None:
 
 @pytest.mark.every_server
 def test_rooms_example_delivers_and_stores_messages(asgi_server: AsgiServer) -> None:
-    """What anybody sends or posts to a room, everybody in it gets; history keeps it."""
+    """All clients in a room get every message; the history stores it."""
     with ServerProcess(asgi_server.command('examples.rooms_asgi:app')) as server:
         url = f'{server.ws_url}/rooms/garden'
         with connect(url) as alice, connect(url) as bob:

@@ -1,4 +1,4 @@
-"""The room example, as its page says to start it."""
+"""The room example over plain WebSockets."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def server(asgi_server: AsgiServer) -> Iterator[ServerProcess]:
         yield server
 
 
-def say(ws: ClientConnection, text: str) -> None:
+def send(ws: ClientConnection, text: str) -> None:
     ws.send(json.dumps({'text': text}))
 
 
-def hear(ws: ClientConnection, kind: str) -> Any:
-    """Return the next message that has `kind`."""
+def receive(ws: ClientConnection, kind: str) -> Any:
+    """Return the next message that contains the key `kind`; skip all others."""
     while True:
         message = json.loads(ws.recv(30))
         if kind in message:
@@ -45,29 +45,29 @@ def hear(ws: ClientConnection, kind: str) -> Any:
 def test_room_example_recovers_missed_messages_and_tracks_users(
     server: ServerProcess,
 ) -> None:
-    """Two talk, one is away and misses nothing, and the room knows who is there."""
+    """A client that reconnects gets the missed messages; presence lists the users."""
     url = f'{server.ws_url}/rooms/lobby'
     state = f'{server.url}/rooms/lobby'
     with connect(f'{url}?user=ann') as ann:
-        assert 0 == hear(ann, 'subscribed')['subscribed']['offset']
+        assert 0 == receive(ann, 'subscribed')['subscribed']['offset']
         with connect(f'{url}?user=bob') as bob:
-            assert 'ann' == hear(ann, 'join')['join']['user']
-            assert 'bob' == hear(ann, 'join')['join']['user']
-            say(bob, 'hello')
-            heard = hear(ann, 'data')
-            assert {'text': 'hello', 'from': 'bob'} == heard['data']
+            assert 'ann' == receive(ann, 'join')['join']['user']
+            assert 'bob' == receive(ann, 'join')['join']['user']
+            send(bob, 'hello')
+            received = receive(ann, 'data')
+            assert {'text': 'hello', 'from': 'bob'} == received['data']
             assert ['ann', 'bob'] == httpx.get(state).json()['users']
-            assert 1 == hear(bob, 'data')['offset']
-        assert 'bob' == hear(ann, 'leave')['leave']['user']
-        say(ann, 'are you there?')
+            assert 1 == receive(bob, 'data')['offset']
+        assert 'bob' == receive(ann, 'leave')['leave']['user']
+        send(ann, 'are you there?')
         posted = httpx.post(state, json={'text': 'notice'})
         assert {'offset': 3} == posted.json()
-        with connect(f'{url}?user=bob&since=1:{heard["epoch"]}') as bob:
-            assert hear(bob, 'subscribed')['subscribed']['recovered']
-            assert 'are you there?' == hear(bob, 'data')['data']['text']
-            assert 'notice' == hear(bob, 'data')['data']['text']
-        say(ann, 'still here')
-        assert 4 == [hear(ann, 'data') for _ in range(3)][-1]['offset']
+        with connect(f'{url}?user=bob&since=1:{received["epoch"]}') as bob:
+            assert receive(bob, 'subscribed')['subscribed']['recovered']
+            assert 'are you there?' == receive(bob, 'data')['data']['text']
+            assert 'notice' == receive(bob, 'data')['data']['text']
+        send(ann, 'still here')
+        assert 4 == [receive(ann, 'data') for _ in range(3)][-1]['offset']
     wait_until(lambda: [] == httpx.get(state).json()['users'], 'nobody is there')
     texts = [p['data']['text'] for p in httpx.get(state).json()['publications']]
     assert ['hello', 'are you there?', 'notice', 'still here'] == texts
@@ -76,16 +76,16 @@ def test_room_example_recovers_missed_messages_and_tracks_users(
 def test_room_example_refuses_with_a_reason(
     asgi_server: AsgiServer, server: ServerProcess
 ) -> None:
-    """The room says no to strangers, and says what it wants to hear."""
+    """A refused handshake has a status, and a refused message has an error text."""
     for url, status in {'/rooms/staff?user=bob': 403, '/rooms/lobby': 400}.items():
         with pytest.raises(InvalidStatus) as refused:
             connect(server.ws_url + url)
         assert asgi_server.refusal(status) == refused.value.response.status_code
     with connect(server.ws_url + '/rooms/staff?user=ann') as ws:
         ws.send('"no object"')
-        assert 'send {"text": "..."}' == hear(ws, 'error')['error']['title']
+        assert 'send {"text": "..."}' == receive(ws, 'error')['error']['title']
 
 
 def test_room_example_has_less_than_60_lines() -> None:
-    """The example is under sixty lines."""
+    """The example has less than 60 lines."""
     assert len(Path(ROOT / 'examples/room.py').read_text().splitlines()) < 60

@@ -1,4 +1,4 @@
-"""The example of a room on WSGI, under gunicorn as its page says."""
+"""The room example on WSGI, served by gunicorn with two workers."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from websockets.sync.client import connect
 
 @pytest.mark.server
 @pytest.mark.parametrize(
-    'words',
+    'arguments',
     [
         ['-k', 'gevent', '--workers', '2'],
         ['-k', 'gthread', '--threads', '50', '--workers', '2'],
     ],
 )
-def test_room_is_shared_by_all_workers(words: list[str], tmp_path: Path) -> None:
-    """HTTP and WebSockets of all workers share the room, its history and who is in."""
+def test_room_is_shared_by_all_workers(arguments: list[str], tmp_path: Path) -> None:
+    """All workers share the messages, the history and the presence of a room."""
     gunicorn = str(Path(sys.executable).with_name('gunicorn'))
-    command = [gunicorn, '-b', '127.0.0.1:{port}', '--no-control-socket', *words]
+    command = [gunicorn, '-b', '127.0.0.1:{port}', '--no-control-socket', *arguments]
     env = {'ROOM_BROKER': f'sqlite:///{tmp_path}/room.db'}
     with ServerProcess([*command, 'examples.room_wsgi:app'], env=env) as server:
         url, ws_url = f'{server.url}/rooms/den', f'{server.ws_url}/rooms/den'
@@ -36,8 +36,8 @@ def test_room_is_shared_by_all_workers(words: list[str], tmp_path: Path) -> None
             assert ['hello'] * 2 == [
                 json.loads(ws.recv(30))['data'] for ws in (ann, bob)
             ]
-            said = httpx.post(url, json={'by': 'curl'}, timeout=30)
-            assert (201, 2) == (said.status_code, said.json()['offset'])
+            posted = httpx.post(url, json={'by': 'curl'}, timeout=30)
+            assert (201, 2) == (posted.status_code, posted.json()['offset'])
             assert {'by': 'curl'} == json.loads(bob.recv(30))['data']
             page = httpx.get(url, timeout=30).json()
             assert [{'by': 'curl'}, 'hello'] == [

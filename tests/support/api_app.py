@@ -1,4 +1,4 @@
-"""An app with the server API, and a raw door to have connections."""
+"""An app with the server API, plain WebSockets, endpoints and metrics."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ channels.add_route(
 channels.add_route('plain:{name}', None)
 
 
-class Door:
+class PlainWebSocket:
     async def on_websocket(self, req, ws, channel):  # type: ignore[no-untyped-def]
         user = req.get_param('user', default='')
         info = {'name': user.upper()}
         await channels.serve(req, ws, channel, user=user, info=info, media=True)
 
 
-class Who:
+class Clients:
     async def on_connect(self, req, connection):  # type: ignore[no-untyped-def]
         connection.user = req.get_param('user', default='')
 
 
 app = falcon.asgi.App(middleware=[channels])
-app.add_route('/ws/{channel}', Door())
-channels.add_endpoints(app, resource=Who())
+app.add_route('/ws/{channel}', PlainWebSocket())
+channels.add_endpoints(app, resource=Clients())
 channels.add_api(app, keys=[KEY, OLD_KEY], max_body_bytes=100_000)
 channels.add_metrics(app)
 channels.add_metrics(app, '/metrics/all', all_processes=True)

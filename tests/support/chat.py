@@ -1,4 +1,4 @@
-"""People who use the chat over HTTP, without a server in between."""
+"""Members who use the chat over simulated HTTP requests, without a server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Result = falcon.testing.Result
 
 
 class Person:
-    """Somebody with a browser, that is, with cookies and an Origin."""
+    """A person with a browser: sends a cookie and an Origin header."""
 
     def __init__(self, conductor: falcon.testing.ASGIConductor) -> None:
         self._conductor = conductor
@@ -31,18 +31,21 @@ class Person:
         headers: dict[str, str] | None = None,
         **kwargs: Any,
     ) -> Result:
-        """Send a request as the page would, but for what is given."""
-        own = {'Origin': SITE}
+        """Send a request like the page; `headers` replace the default headers.
+
+        A header with an empty value is not sent.
+        """
+        all_headers = {'Origin': SITE}
         if self.cookie is not None:
-            own['Cookie'] = f'chat_session={self.cookie}'
-        own.update(headers or {})
-        sent = {name: value for name, value in own.items() if value}
+            all_headers['Cookie'] = f'chat_session={self.cookie}'
+        all_headers.update(headers or {})
+        sent = {name: value for name, value in all_headers.items() if value}
         return await self._conductor.simulate_request(
             method, path, json=json, headers=sent, **kwargs
         )
 
     async def pick_name(self, name: str) -> Result:
-        """Get a session."""
+        """Create a session with a name."""
         result = await self.request('POST', '/api/session', {'name': name})
         if result.status_code == 201:
             self.cookie = result.cookies['chat_session'].value
@@ -64,11 +67,11 @@ class Chat:
         self.database = settings.database
 
     def stranger(self) -> Person:
-        """Return somebody without a name."""
+        """Return a person without a session."""
         return Person(self.conductor)
 
     async def person(self, name: str) -> Person:
-        """Return somebody with a name."""
+        """Return a person with a session."""
         person = self.stranger()
         assert 201 == (await person.pick_name(name)).status_code
         return person

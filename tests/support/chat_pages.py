@@ -1,4 +1,4 @@
-"""People who use the chat in a browser."""
+"""Members who use the chat in a browser."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def chat_server(
     workers: int = 1,
     **env: str,
 ) -> ServerProcess:
-    """Return a chat whose database is in a folder."""
+    """Return a server process of the chat, with its files in a folder."""
     if asgi_server is SERVE:
         command = ['python', '-m', 'falcon_channels_chat', '--port', '{port}']
     else:
@@ -49,7 +49,7 @@ def chat_server(
 
 
 class Guest:
-    """Somebody with a browser context of their own."""
+    """A person with their own browser context."""
 
     def __init__(self, context: BrowserContext, url: str, name: str) -> None:
         self.context = context
@@ -57,15 +57,15 @@ class Guest:
         self.name = name
         self.id = ''
         self.page: Page | None = None
-        self.faults: list[str] = []
+        self.errors: list[str] = []
 
     async def sign_in(self) -> None:
-        """Get a session."""
+        """Create a session."""
         made = await self.ask('POST', '/api/session', {'name': self.name})
         self.id = made['id']
 
     async def ask(self, method: str, path: str, data: Any = None) -> Any:
-        """Ask the server, past the page."""
+        """Send a request directly to the server, without the page."""
         response = await self.context.request.fetch(
             self.url + path, method=method, data=data, headers={'Origin': self.url}
         )
@@ -73,29 +73,29 @@ class Guest:
         return await response.json() if response.status != 204 else None
 
     async def post(self, room: str, text: str) -> Any:
-        """Send a message, past the page."""
+        """Send a message directly to the server, without the page."""
         return await self.ask('POST', f'/api/rooms/{room}/messages', {'text': text})
 
     async def open(self, room: str) -> Page:
-        """Open a room in a new tab and wait until it is live."""
+        """Open a room in a new tab and wait until it is connected."""
         page = await self.tab()
         await page.goto(f'{self.url}/rooms/{room}')
         await self.live(page)
         return page
 
     async def tab(self) -> Page:
-        """Return an empty tab whose faults are noted."""
+        """Open an empty tab whose errors are recorded."""
         page = await self.context.new_page()
-        page.on('pageerror', lambda error: self.faults.append(str(error)))
+        page.on('pageerror', lambda error: self.errors.append(str(error)))
         page.on('console', self._on_console)
         self.page = page
         return page
 
     def _on_console(self, message: Any) -> None:
-        # What the browser says about a server that is away is no fault.
-        away = ('Failed to load', 'WebSocket connection to')
-        if message.type == 'error' and not message.text.startswith(away):
-            self.faults.append(message.text)
+        # The browser itself logs an error while the server is down. That is expected.
+        expected = ('Failed to load', 'WebSocket connection to')
+        if message.type == 'error' and not message.text.startswith(expected):
+            self.errors.append(message.text)
 
     async def live(self, page: Page) -> None:
         """Wait until a tab is connected and sees its own member in the list."""
@@ -106,30 +106,30 @@ class Guest:
 
     @property
     def messages(self) -> Locator:
-        """The texts of all messages in the tab that was opened last."""
+        """Locator of the texts of all messages in the newest tab."""
         assert self.page is not None
         return self.page.locator('#messages .words')
 
     async def say(self, text: str) -> None:
-        """Type a message, press Enter, and wait until it was sent."""
+        """Type a message, press Enter, and wait until the server has confirmed it."""
         assert self.page is not None
         await self.page.get_by_label('Message', exact=True).fill(text)
         await self.page.keyboard.press('Enter')
         await expect(self.page.locator('.message.pending')).to_have_count(0)
 
     async def sees(self, *texts: str) -> None:
-        """Wait until exactly these messages are there, in this order."""
+        """Wait until the page shows exactly these messages, in this order."""
         await expect(self.messages).to_have_text(list(texts))
 
     async def shot(self, name: str) -> None:
-        """Keep a picture of the page."""
+        """Save a screenshot of the page."""
         assert self.page is not None
         ARTIFACTS.mkdir(exist_ok=True)
         await self.page.screenshot(path=ARTIFACTS / f'chat-{name}.png')
 
 
 class Guests:
-    """Makes guests, and closes their browsers at the end."""
+    """Creates guests, and closes their browser contexts at the end."""
 
     def __init__(self, browser: Browser) -> None:
         self._browser = browser
@@ -137,20 +137,20 @@ class Guests:
         self._guests: list[Guest] = []
 
     async def come(self, url: str, name: str, **context: Any) -> Guest:
-        """Return somebody with a name; `context` is for the browser's context."""
-        made = await self._stack.enter_async_context(
+        """Return a guest with a session; `context` has browser context options."""
+        browser_context = await self._stack.enter_async_context(
             await self._browser.new_context(
                 **{'locale': 'en-GB', 'timezone_id': 'Europe/Berlin', **context}
             )
         )
-        made.set_default_timeout(TIMEOUT_MS)
-        guest = Guest(made, url, name)
+        browser_context.set_default_timeout(TIMEOUT_MS)
+        guest = Guest(browser_context, url, name)
         self._guests.append(guest)
         await guest.sign_in()
         return guest
 
     async def room(self, url: str, room: str, *names: str) -> list[Guest]:
-        """Return people who are in a new room."""
+        """Create a room and return guests who have opened it."""
         guests = [await self.come(url, name) for name in names]
         await guests[0].ask('POST', '/api/rooms', {'name': room})
         for guest in guests:
@@ -158,11 +158,11 @@ class Guests:
         return guests
 
     async def leave(self) -> None:
-        """Close all browsers; nobody's page may have had a fault."""
+        """Close all browser contexts; assert that no page had an error."""
         await self._stack.aclose()
-        assert [] == [fault for guest in self._guests for fault in guest.faults]
+        assert [] == [error for guest in self._guests for error in guest.errors]
 
 
 def new_folder() -> tempfile.TemporaryDirectory[str]:
-    """Return a folder for a chat's files."""
+    """Return a temporary folder for the files of a chat."""
     return tempfile.TemporaryDirectory(prefix='chat-')

@@ -1,4 +1,4 @@
-"""Somebody who uses the chat by the official Python SDK, and notes what comes."""
+"""Members who use the chat with the official Python SDK and record all events."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SOCKET = '/connection/websocket'
 
 
 class Talker(ClientEventHandler, SubscriptionEventHandler):
-    """Somebody with a session, a connection by the SDK and notes of what came."""
+    """A person with a session and a connection of the SDK; records all events."""
 
     def __init__(self, http: httpx.AsyncClient, user: str, cookie: str) -> None:
         self.http = http
@@ -39,7 +39,7 @@ class Talker(ClientEventHandler, SubscriptionEventHandler):
         self._changed = asyncio.Event()
         self.client: Client | None = None
 
-    # --- what the SDK tells ----------------------------------------------------------
+    # --- events of the SDK -----------------------------------------------------------
 
     async def on_connected(self, ctx: ConnectedContext) -> None:
         self.connections += 1
@@ -69,10 +69,10 @@ class Talker(ClientEventHandler, SubscriptionEventHandler):
         self.leaves.append(ctx.info.user)
         self._changed.set()
 
-    # --- what it does ----------------------------------------------------------------
+    # --- actions ---------------------------------------------------------------------
 
     async def until(self, condition: Any, what: str) -> None:
-        """Return when a condition is true that depends on what came."""
+        """Wait until a condition about the recorded events is true."""
         async with asyncio.timeout(WAIT_S):
             while not condition():
                 self._changed.clear()
@@ -98,7 +98,7 @@ class Talker(ClientEventHandler, SubscriptionEventHandler):
 
 @asynccontextmanager
 async def talker(url: str, name: str) -> AsyncIterator[Talker]:
-    """Yield somebody with a session at a chat."""
+    """Yield a person with a session."""
     async with httpx.AsyncClient(base_url=url, headers={'Origin': url}) as http:
         made = await http.post('/api/session', json={'name': name})
         one = Talker(http, made.json()['id'], http.cookies['chat_session'])

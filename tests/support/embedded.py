@@ -1,4 +1,4 @@
-"""Hypercorn and Granian in a thread of the test process."""
+"""Run Hypercorn or Granian in a thread of the test process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ App = Callable[..., Awaitable[None]]
 
 
 class EmbeddedServer:
-    """A server on a port of loopback, in an event loop of its own."""
+    """A server on a port of the loopback interface, in its own event loop."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -42,19 +42,23 @@ class EmbeddedServer:
         return True
 
 
-async def _run_hypercorn(app: App, up: EmbeddedServer, stop: asyncio.Event) -> None:
+async def _run_hypercorn(
+    app: App, embedded: EmbeddedServer, stop: asyncio.Event
+) -> None:
     config = Config()
-    config.bind = f'127.0.0.1:{up.port}'
+    config.bind = f'127.0.0.1:{embedded.port}'
     config.errorlog = logging.getLogger('hypercorn.error')
     await hypercorn.asyncio.serve(
-        app,  # type: ignore[arg-type]  # its types are of its own framework
+        app,  # type: ignore[arg-type]  # Hypercorn declares its own types
         config,
         shutdown_trigger=stop.wait,
     )
 
 
-async def _run_granian(app: App, up: EmbeddedServer, stop: asyncio.Event) -> None:
-    server = Server(app, port=up.port, interface=Interfaces.ASGI, log_enabled=False)
+async def _run_granian(app: App, embedded: EmbeddedServer, stop: asyncio.Event) -> None:
+    server = Server(
+        app, port=embedded.port, interface=Interfaces.ASGI, log_enabled=False
+    )
     serving = asyncio.create_task(server.serve())
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -69,7 +73,7 @@ _RUNNERS = {'hypercorn': _run_hypercorn, 'granian': _run_granian}
 
 @contextlib.contextmanager
 def embedded(app: App, name: str) -> Iterator[EmbeddedServer]:
-    """Serve an ASGI application, from start-up to the end of shutdown."""
+    """Serve an ASGI application, including its startup and shutdown."""
     up = EmbeddedServer(free_port())
     failures: list[BaseException] = []
 

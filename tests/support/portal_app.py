@@ -1,4 +1,4 @@
-"""A WSGI app on a portal: rooms, a room for some, and a way to send users off."""
+"""A WSGI app on a portal: rooms, channels with access rules, disconnecting users."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ class Channel:
     def on_get(self, req: Any, resp: Any, channel: str) -> None:
         limit = req.get_param_as_int('limit', default=100)
         page = portal.history(channel, limit=limit)
-        there = portal.presence(channel)
+        present = portal.presence(channel)
         resp.media = {
             **page.to_media(),
-            'users': sorted(info.user for info in there.values()),
+            'users': sorted(info.user for info in present.values()),
         }
 
     def on_post(self, req: Any, resp: Any, channel: str) -> None:

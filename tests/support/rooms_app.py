@@ -1,4 +1,4 @@
-"""An app with rooms on the broker in BROKER, for tests with several workers."""
+"""An app with rooms on the broker in `BROKER`, for tests with several workers."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ OPTIONS = ChannelOptions(
 
 class Room:
     async def on_get(self, req, resp, room):  # type: ignore[no-untyped-def]
-        there = await channels.presence(f'rooms:{room}')
-        resp.media = sorted(info.user for info in there.values())
+        present = await channels.presence(f'rooms:{room}')
+        resp.media = sorted(info.user for info in present.values())
 
     async def on_post(self, req, resp, room):  # type: ignore[no-untyped-def]
         result = await channels.publish(
@@ -39,7 +39,7 @@ class Worker:
 
 
 class Square:
-    """Everybody with a name may read here, and say something."""
+    """Channels that every client may read and publish to without a subscription."""
 
     async def on_history(self, req, connection, square):  # type: ignore[no-untyped-def]
         return
@@ -48,8 +48,8 @@ class Square:
         return
 
 
-class Names:
-    """Everybody is who they say."""
+class Clients:
+    """Endpoint resource: the client chooses its user id."""
 
     async def on_connect(self, req, connection):  # type: ignore[no-untyped-def]
         connection.user = connection.data or ''
@@ -81,4 +81,4 @@ app.add_route('/rooms/{room}', room)
 app.add_route('/worker', Worker())
 app.add_route('/users/{user}', User())
 app.add_route('/rooms/{room}/revoked/{user}', Revocation())
-channels.add_endpoints(app, resource=Names())
+channels.add_endpoints(app, resource=Clients())

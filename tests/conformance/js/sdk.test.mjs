@@ -1,4 +1,4 @@
-// The official JavaScript SDK against a server of the project.
+// Tests of the official JavaScript SDK against a server of this project.
 //
 // TRANSPORT is one of websocket, protobuf, http_stream and sse.
 
@@ -56,15 +56,15 @@ function newClient(options = {}) {
   return client;
 }
 
-/** Wait for the next event of a name, or for one that fits. */
-function next(emitter, event, fits = () => true) {
+/** Wait for the next event with this name that the predicate accepts. */
+function next(emitter, event, accepts = () => true) {
   return new Promise((resolve, reject) => {
     const timer = setTimeout(
       () => reject(new Error(`no ${event} within ${TIMEOUT_MS} ms\n${server.output}`)),
       TIMEOUT_MS,
     );
     const listener = (context) => {
-      if (fits(context)) {
+      if (accepts(context)) {
         clearTimeout(timer);
         emitter.off(event, listener);
         resolve(context);
@@ -74,14 +74,14 @@ function next(emitter, event, fits = () => true) {
   });
 }
 
-/** Connect, and return what the server said. */
+/** Connect, and return the context of the event `connected`. */
 function connected(client) {
   const promise = next(client, 'connected');
   client.connect();
   return promise;
 }
 
-/** Subscribe, and return what the server said. */
+/** Subscribe, and return the context of the event `subscribed`. */
 function subscribed(subscription) {
   const promise = next(subscription, 'subscribed');
   subscription.subscribe();
@@ -91,14 +91,14 @@ function subscribed(subscription) {
 let rooms = 0;
 const newRoom = () => { rooms += 1; return `room${rooms}`; };
 
-test('connects by the transport that was asked for', async () => {
+test('connects with the requested transport', async () => {
   const client = newClient({ data: { user: 'ann' } });
   const context = await connected(client);
   assert.equal(context.transport, BINARY ? 'websocket' : TRANSPORT);
   assert.match(context.client, /^[\w-]{20,}$/);
 });
 
-test('publishes, and subscribers get what is published', async () => {
+test('subscribers receive publications of clients and of the server', async () => {
   const room = newRoom();
   const client = newClient({ data: { user: 'ann' } });
   await connected(client);
@@ -136,7 +136,7 @@ test('presence, joins and leaves', async () => {
   assert.equal((await left).info.client, bobId);
 });
 
-test('history, forwards and backwards, and from a position', async () => {
+test('returns history forwards, backwards and from a position', async () => {
   const room = newRoom();
   const client = newClient();
   await connected(client);
@@ -161,7 +161,7 @@ test('history, forwards and backwards, and from a position', async () => {
   );
 });
 
-test('calls methods, and hears what went wrong', async () => {
+test('RPC calls return a result or an error code', async () => {
   const client = newClient();
   await connected(client);
   const { data } = await client.rpc('sum', encode([1, 2, 3]));
@@ -170,7 +170,7 @@ test('calls methods, and hears what went wrong', async () => {
   await assert.rejects(client.rpc('unknown', encode(null)), { code: 104 });
 });
 
-test('sends messages, and gets messages', async () => {
+test('sends and receives messages', async () => {
   const client = newClient();
   await connected(client);
   const message = next(client, 'message');
@@ -178,7 +178,7 @@ test('sends messages, and gets messages', async () => {
   assert.equal(decode((await message).data), 'echo');
 });
 
-test('is subscribed by the server', async () => {
+test('the server subscribes a client', async () => {
   const client = newClient({ data: { user: 'cat' } });
   const there = next(client, 'subscribed');
   await connected(client);
@@ -187,7 +187,7 @@ test('is subscribed by the server', async () => {
   assert.equal(context.recoverable, true);
 });
 
-test('refusals have their codes', async () => {
+test('refused requests have the documented codes', async () => {
   const client = newClient({ data: { user: 'ann' } });
   await connected(client);
   for (const [channel, code] of [['rooms:secret', 103], ['nowhere', 102]]) {
@@ -204,7 +204,7 @@ test('refusals have their codes', async () => {
   await assert.rejects(client.presence('rooms:other'), { code: 103 });
 });
 
-test('what was missed while the link was cut is recovered', async () => {
+test('publications missed while disconnected are recovered', async () => {
   const room = newRoom();
   const client = newClient();
   await connected(client);
@@ -232,7 +232,7 @@ test('what was missed while the link was cut is recovered', async () => {
   assert.deepEqual(seen, Array.from({ length: 22 }, (_, n) => n));
 });
 
-test('what was missed while unsubscribed is recovered', async () => {
+test('publications missed while unsubscribed are recovered', async () => {
   const room = newRoom();
   const client = newClient();
   await connected(client);
@@ -244,7 +244,7 @@ test('what was missed while unsubscribed is recovered', async () => {
   await server.publish(room, 'before');
   await first;
   subscription.unsubscribe();
-  await client.rpc('sum', encode([])); // the unsubscribe is through
+  await client.rpc('sum', encode([])); // the server has processed the unsubscribe
   await server.publish(room, 'meanwhile');
   const context = await subscribed(subscription);
   assert.equal(context.recovered, true);
@@ -291,7 +291,7 @@ test('subscription tokens', async () => {
   await subscribed(client.newSubscription('rooms:token', { getToken }));
 });
 
-test('a revoked right ends the subscription, and stays revoked', async () => {
+test('a revoked subscription ends and cannot be renewed', async () => {
   const room = newRoom();
   const client = newClient({ data: { user: 'fay' } });
   await connected(client);
@@ -305,7 +305,7 @@ test('a revoked right ends the subscription, and stays revoked', async () => {
   assert.equal((await again).code, 103);
 });
 
-test('a disconnect is final or not, as its code says', async () => {
+test('a client reconnects or not, depending on the close code', async () => {
   const client = newClient({ data: { user: 'gus' } });
   await connected(client);
   const back = next(client, 'connected');
@@ -316,7 +316,7 @@ test('a disconnect is final or not, as its code says', async () => {
   assert.equal((await final).code, 4500);
 });
 
-test('after a restart the log is another, and the client is told', async () => {
+test('a client learns that recovery failed after a restart', async () => {
   const room = newRoom();
   const client = newClient();
   await connected(client);
@@ -333,7 +333,7 @@ test('after a restart the log is another, and the client is told', async () => {
 });
 
 if (TRANSPORT === 'websocket') {
-  test('rubbish is refused with 3501', async () => {
+  test('invalid commands close the connection with 3501', async () => {
     for (const rubbish of ['hello', '{"id":1}', '{"id":1,"rpc":{}}', '[[[[', '\n']) {
       const socket = new WebSocket(`ws://${server.address}/connection/websocket`);
       const code = await new Promise((resolve, reject) => {

@@ -1,4 +1,4 @@
-// A server of the project as a child process, and a TCP proxy that can cut it off.
+// Starts a server of this project behind a TCP proxy that can cut its connections.
 
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -22,13 +22,13 @@ function connects(port) {
   });
 }
 
-/** The processes that one has started: some servers serve from a child. */
+/** Return the child processes of a process, because some servers serve from a child. */
 function children(pid) {
   const pids = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8');
   return pids.split(' ').filter(Boolean).map(Number);
 }
 
-/** A server whose clients come through a proxy, so that links can be cut. */
+/** A server whose clients connect through a proxy, so that a test can cut them off. */
 export class Server {
   static async start() {
     const server = new Server();
@@ -44,10 +44,10 @@ export class Server {
   }
 
   async run() {
-    const [command, ...words] = JSON.parse(process.env.SERVER_COMMAND);
+    const [command, ...args] = JSON.parse(process.env.SERVER_COMMAND);
     this.output = '';
-    const filled = words.map((word) => word.replace('{port}', String(this.port)));
-    this.process = spawn(command, filled, {
+    const commandLine = args.map((arg) => arg.replace('{port}', String(this.port)));
+    this.process = spawn(command, commandLine, {
       stdio: ['ignore', 'pipe', 'pipe'],
     });
     for (const stream of [this.process.stdout, this.process.stderr]) {
@@ -80,7 +80,7 @@ export class Server {
     }
   }
 
-  /** Cut every link, and let nobody in until `mend`. */
+  /** Close all connections, and refuse new ones until `mend`. */
   cut() {
     this.open = false;
     for (const socket of this.sockets) {
@@ -113,7 +113,7 @@ export class Server {
     await this.end('SIGKILL');
   }
 
-  /** Ask the server directly, past the proxy. */
+  /** Send a request directly to the server, without the proxy. */
   async request(method, path, body) {
     const response = await fetch(`http://127.0.0.1:${this.port}${path}`, {
       method,
