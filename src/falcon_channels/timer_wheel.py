@@ -55,7 +55,7 @@ class TimerWheel:
 
         Args:
             item: The object to call.
-            when_s: Time of the event loop's clock, rounded up to a whole tick.
+            when_s: Time of the event loop's clock, rounded up to the next tick.
             slot: The object's slot from the last `add`; 0, the default, if it has none.
 
         Returns:

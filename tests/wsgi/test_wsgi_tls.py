@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from datetime import datetime
 from datetime import timedelta
@@ -19,7 +20,8 @@ from support.processes import ServerProcess
 from support.wsgi import CASES
 from support.wsgi import DEADLINE_S
 from support.wsgi import HERE
-from websockets.sync.client import connect
+from websockets.asyncio.client import connect
+from websockets.typing import Origin
 
 COMMANDS = {case.name: case.command for case in CASES}
 
@@ -74,15 +76,26 @@ def test_tls_passes_large_and_many_messages_and_closes(
 ) -> None:
     """Messages are echoed over TLS, and the close is clean and prompt."""
     context = ssl.create_default_context(cafile=str(certificate))
-    url = f'wss://localhost:{server.port}/'
-    origin = f'https://localhost:{server.port}'
-    with connect(url, ssl=context, origin=origin) as client:
+    asyncio.run(talk(server.port, context))
+
+
+async def talk(port: int, context: ssl.SSLContext) -> None:
+    """Exchange messages and close.
+
+    NOTE: Not by the blocking client, which reads and writes one TLS socket in two
+    threads at once.
+    """
+    origin = Origin(f'https://localhost:{port}')
+    async with (
+        asyncio.timeout(2 * DEADLINE_S),
+        connect(f'wss://localhost:{port}/', ssl=context, origin=origin) as client,
+    ):
         for message in ('hello', b'x' * (1 << 20)):
-            client.send(message)
-            assert message == client.recv(timeout=DEADLINE_S)
+            await client.send(message)
+            assert message == await client.recv()
         numbers = [str(number) for number in range(500)]
         for number in numbers:
-            client.send(number)
-        assert numbers == [client.recv(timeout=DEADLINE_S) for _ in numbers]
-        client.close(4001)
+            await client.send(number)
+        assert numbers == [await client.recv() for _ in numbers]
+        await client.close(4001)
         assert 4001 == client.close_code

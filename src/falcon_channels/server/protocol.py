@@ -31,7 +31,6 @@ from uvicorn.config import Config
 from uvicorn.protocols.utils import get_local_addr
 from uvicorn.protocols.utils import is_ssl
 from uvicorn.server import ServerState
-from websockets.exceptions import ProtocolError
 from websockets.extensions import Extension
 from websockets.frames import Frame
 from websockets.frames import Opcode
@@ -65,6 +64,7 @@ from falcon_channels.transports.websocket_framing import text_frame
 from falcon_channels.transports.websocket_framing import UNCOMPRESSED
 from falcon_channels.transports.websocket_framing import UncompressedFraming
 from falcon_channels.websocket.close_codes import ABNORMAL
+from falcon_channels.websocket.close_codes import check_close_code
 from falcon_channels.websocket.close_codes import INTERNAL_ERROR
 from falcon_channels.websocket.close_codes import INVALID_DATA
 from falcon_channels.websocket.close_codes import MAX_REASON_BYTES
@@ -969,15 +969,13 @@ class WebSocketProtocol(asyncio.Protocol):
         """
         if self.state != OPEN:
             return
+        check_close_code(code)
         self.flush()
         core = self._get_core()
         raw = reason.encode()
         if len(raw) > MAX_REASON_BYTES:
             reason = raw[:MAX_REASON_BYTES].decode(errors='ignore')
-        try:
-            core.send_close(code, reason)
-        except ProtocolError:
-            raise ValueError(f'close code {code} must not be sent') from None
+        core.send_close(code, reason)
         self.transport.write(b''.join(core.data_to_send()))
         self.state = CLOSING
         self._fd = self.descriptor = -1
