@@ -116,7 +116,7 @@ PUBLIC = {
         'ABORT_EXTENSION',
         'DRAIN_HOOKS',
         'ServerWebSocket',
-        'EXTENSION',
+        'SERVER_WEBSOCKET_EXTENSION',
         'START_ERROR',
         'WORKERS',
         'connection_abort',
