@@ -1,4 +1,4 @@
-"""A client of the protocol that says exactly what a test tells it to."""
+"""A client of the protocol that sends exactly the frames of a test."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ class Peer:
     def __init__(self, ws: ClientConnection) -> None:
         self.ws = ws
         self.id = 0
-        #: What came and was not asked for, in order.
+        #: Received messages that are not replies, in order.
         self.pushes: list[dict[str, Any]] = []
-        #: Whether pings are answered as they come, and not heard of.
+        #: Whether pings are answered automatically, and not returned by `hear`.
         self.answer_pings = False
         self._frame: list[dict[str, Any]] = []
 
@@ -64,7 +64,7 @@ class Peer:
     def to(
         cls, server: Server, path: str = '/connection/websocket', **options: Any
     ) -> Iterator[Self]:
-        """Connect, and close at the end."""
+        """Open a WebSocket, and close it on exit."""
         with connect(server.ws_url + path, **options) as ws:
             yield cls(ws)
 
@@ -86,7 +86,7 @@ class Peer:
             self.say('{}')
 
     def ask(self, request: str, **fields: Any) -> dict[str, Any]:
-        """Send a command and return its reply; what comes before it is a push."""
+        """Send a command and return its reply; messages before it are pushes."""
         self.id += 1
         self.say({'id': self.id, request: fields})
         return self.answer(self.id)
@@ -99,12 +99,12 @@ class Peer:
         return reply
 
     def error(self, request: str, **fields: Any) -> int:
-        """Send a command and return the code of the error that it is answered with."""
+        """Send a command and return the code of its error reply."""
         code: int = self.ask(request, **fields)['error']['code']
         return code
 
     def connect(self, **fields: Any) -> dict[str, Any]:
-        """Connect and return what the server says."""
+        """Connect and return the connect result."""
         result: dict[str, Any] = self.ask('connect', **fields)['connect']
         return result
 

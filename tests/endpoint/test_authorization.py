@@ -1,4 +1,4 @@
-"""What a client may not do, however it asks; docs/security.md lists the answers."""
+"""Forbidden commands are refused in every form; see docs/security.md."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Archive:
 
 
 class App:
-    """An application whose rights a test changes while clients are there."""
+    """An application whose rights a test changes while clients are connected."""
 
     def __init__(self) -> None:
         self.channels = Channels()
@@ -107,8 +107,8 @@ def position_of(result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def test_a_revoked_user_gets_nothing_back(ann: Peer, app: App) -> None:
-    """Neither recovery nor history, presence or publishing is left to the revoked."""
+def test_revoked_user_is_refused_every_command(ann: Peer, app: App) -> None:
+    """A revoked user can neither recover nor publish, nor read history or presence."""
     channel = 'rooms:revoked'
     known = position_of(ann.ask('subscribe', channel=channel)['subscribe'])
     app.run(app.channels.revoke_user('ann', channel))
@@ -124,10 +124,10 @@ def test_a_revoked_user_gets_nothing_back(ann: Peer, app: App) -> None:
 
 
 @pytest.mark.parametrize('name', ['open:a', 'open:b'])
-def test_a_revocation_holds_without_a_subscription(
+def test_revoked_user_without_subscription_is_refused(
     ann: Peer, app: App, name: str
 ) -> None:
-    """The revoked may do nothing, also where everybody may read and publish."""
+    """A revoked user is refused, even where everybody may read and publish."""
     requests: list[tuple[str, dict[str, Any]]] = [
         ('publish', {'data': 1}),
         ('history', {'limit': 1}),
@@ -146,8 +146,8 @@ def test_a_revocation_holds_without_a_subscription(
     assert 103 == ann.error('history', channel='open:closed', limit=1)
 
 
-def test_rights_are_asked_for_each_time(ann: Peer, app: App) -> None:
-    """Who loses a right cannot publish any more, nor come back by recovery."""
+def test_lost_right_is_checked_at_each_command(ann: Peer, app: App) -> None:
+    """A client that lost a right can neither publish nor recover."""
     channel = 'rooms:rights'
     known = position_of(ann.ask('subscribe', channel=channel)['subscribe'])
     assert {'publish': {}} == ann.ask('publish', channel=channel, data=1)
@@ -158,8 +158,10 @@ def test_rights_are_asked_for_each_time(ann: Peer, app: App) -> None:
 
 
 @pytest.mark.parametrize('request_name', ['history', 'presence', 'presence_stats'])
-def test_a_subscription_opens_no_other_channel(ann: Peer, request_name: str) -> None:
-    """Who is in one room can ask nothing about another of the same route."""
+def test_subscription_gives_no_access_to_another_channel(
+    ann: Peer, request_name: str
+) -> None:
+    """A subscriber of one room cannot read another room of the same route."""
     ann.ask('subscribe', channel='rooms:own')
     assert request_name in ann.ask(request_name, channel='rooms:own')
     assert 103 == ann.error(request_name, channel='rooms:other')
@@ -186,16 +188,18 @@ def test_a_subscription_opens_no_other_channel(ann: Peer, request_name: str) -> 
         'rooms.*',
     ],
 )
-def test_odd_names_are_no_other_channel(ann: Peer, name: str) -> None:
-    """A name that only looks like a channel's is refused, and not made to fit."""
+def test_channel_name_not_normalized_is_refused(ann: Peer, name: str) -> None:
+    """A name that only looks like a channel name is refused, and not normalized."""
     assert ann.error('subscribe', channel=name) in {102, 107}
 
 
 @pytest.mark.parametrize(
     'name', ['A', 'a.', '..', '%2e', '*', '>', '{a}', 'a:b', "'; --", '__proto__']
 )
-def test_similar_names_are_apart(ann: Peer, app: App, name: str) -> None:
-    """What is published in one channel reaches no other, whatever its name means."""
+def test_similar_channel_names_are_separate_channels(
+    ann: Peer, app: App, name: str
+) -> None:
+    """A publication reaches only its own channel, however similar the other name is."""
     ann.ask('subscribe', channel=f'rooms:{name}')
     app.run(app.channels.publish('rooms:a', 'secret'))
     app.run(app.channels.publish(f'rooms:{name}', 'own'))
@@ -211,8 +215,10 @@ def test_similar_names_are_apart(ann: Peer, app: App, name: str) -> None:
         '{"id":50,"history":{"channel":"rooms:a","since":{"offset":%s}}}',
     ],
 )
-def test_positions_are_validated(ann: Peer, command: str, offset: str) -> None:
-    """A position that can be none ends the connection."""
+def test_invalid_position_ends_the_connection(
+    ann: Peer, command: str, offset: str
+) -> None:
+    """An offset that is not a valid position ends the connection."""
     ann.say(command % offset)
     assert (3501, 'bad request') == ann.end()
 
@@ -221,10 +227,10 @@ def test_positions_are_validated(ann: Peer, command: str, offset: str) -> None:
     ('offset', 'epoch'),
     [(2**63 - 1, None), (1, 'forged'), (0, 'forged'), (2**63 - 1, 'x' * 10_000)],
 )
-def test_forged_positions_recover_nothing(
+def test_forged_position_recovers_no_publication(
     ann: Peer, app: App, offset: int, epoch: str | None
 ) -> None:
-    """An offset that never was, or a made-up epoch, brings no publication."""
+    """An offset or epoch that never existed recovers no publication."""
     channel = 'rooms:forged'
     known = ann.ask('subscribe', channel=channel)['subscribe']['epoch']
     ann.ask('unsubscribe', channel=channel)
@@ -249,8 +255,10 @@ FLOODS: dict[str, list[dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize('commands', FLOODS.values(), ids=FLOODS.keys())
-def test_floods_of_every_command_end(ann: Peer, commands: list[dict[str, Any]]) -> None:
-    """Whatever a client floods with, error 111 comes first, then the end."""
+def test_flood_of_any_command_ends_the_connection(
+    ann: Peer, commands: list[dict[str, Any]]
+) -> None:
+    """A flood of any command gets error 111 first. Then the connection ends."""
     ann.ask('subscribe', channel='rooms:mine')
     flood = [commands[n % len(commands)] | {'id': 100 + n} for n in range(2 * BURST)]
     ann.say(*flood)
@@ -259,8 +267,8 @@ def test_floods_of_every_command_end(ann: Peer, commands: list[dict[str, Any]]) 
     assert 20 == codes.count(111)
 
 
-def test_a_flood_of_channels_has_an_end(ann: Peer) -> None:
-    """As many names as a client invents, the limits answer before memory does."""
+def test_flood_of_channel_names_is_limited(ann: Peer) -> None:
+    """A client that invents channel names reaches the limits before memory runs out."""
     ann.say(
         *(
             {'id': 100 + n, 'subscribe': {'channel': f'rooms:flood{n}'}}
@@ -279,19 +287,19 @@ BROKEN: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(('request_name', 'fields'), BROKEN)
-def test_exceptions_are_not_told(
+def test_exception_text_is_logged_and_not_sent(
     ann: Peer, request_name: str, fields: dict[str, Any]
 ) -> None:
-    """The words of an unexpected exception are for the log, and not for clients."""
+    """The text of an unexpected exception goes to the log, and not to clients."""
     ann.ask('subscribe', channel='rooms:told')
     error = ann.ask(request_name, **fields)['error']
     assert {'code': 100, 'message': 'internal server error', 'temporary': True} == error
 
 
-def test_names_forge_no_line_of_the_log(
+def test_user_id_with_line_end_is_quoted_in_the_log(
     world: tuple[Server, App], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Line ends and escapes in the id of a user are quoted in the log."""
+    """Line ends and escapes in a user id are quoted in the log."""
     with caplog.at_level(logging.INFO, 'falcon_channels'), Peer.to(world[0]) as peer:
         peer.connect(data='eve\nERROR forged\x1b[2J')
         assert 100 == peer.error('subscribe', channel='rooms:broken')
@@ -302,10 +310,10 @@ def test_names_forge_no_line_of_the_log(
     assert [] == [m for m in logged if '\n' in m or '\x1b' in m]
 
 
-def test_rubbish_leaves_nothing_in_the_log(
+def test_invalid_json_is_not_logged_as_a_traceback(
     world: tuple[Server, App], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A message that is no JSON costs its sender the connection, and no traceback."""
+    """A message that is not JSON ends its connection and logs no traceback."""
     with caplog.at_level(logging.WARNING):
         for rubbish in ('hello', '[' * 60_000, '{"id":1e400}', '"\\ud800"'):
             with Peer.to(world[0]) as peer:
@@ -315,8 +323,8 @@ def test_rubbish_leaves_nothing_in_the_log(
     assert '' == caplog.text
 
 
-def test_keys_of_objects_are_only_keys(ann: Peer, app: App) -> None:
-    """Keys that mean something to JavaScript are data like any other."""
+def test_javascript_special_keys_are_ordinary_data(ann: Peer, app: App) -> None:
+    """Keys with a meaning in JavaScript are ordinary data."""
     data = {'__proto__': {'admin': True}, 'constructor': 1}
     ann.ask('subscribe', channel='rooms:keys')
     app.run(app.channels.publish('rooms:keys', data))

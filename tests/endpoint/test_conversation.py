@@ -1,4 +1,4 @@
-"""What may be said when, and what ends a connection."""
+"""Order of commands, error codes, limits, and the ends of connections."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Room:
         if room.startswith('status'):
             raise falcon.HTTPError(int(room.removeprefix('status')))
         if room == 'broken':
-            raise RuntimeError('a defect that a test asks for')
+            raise RuntimeError('an exception of the test')
 
     async def on_publish(self, req: Any, publication: Any, room: str) -> None:
         if publication.data == 'refuse':
@@ -42,7 +42,7 @@ class Clients:
         if 'status' in data:
             raise falcon.HTTPError(data['status'])
         if 'broken' in data:
-            raise RuntimeError('a defect that a test asks for')
+            raise RuntimeError('an exception of the test')
         connection.user = data.get('user', '')
         for channel in data.get('channels', ()):
             connection.add_channel(channel, data='welcome')
@@ -84,14 +84,14 @@ def peer(server: Server) -> Iterator[Peer]:
 
 
 @pytest.fixture
-def there(peer: Peer) -> Peer:
+def connected_peer(peer: Peer) -> Peer:
     """A peer that has connected."""
     peer.connect(data={'user': 'ann'})
     return peer
 
 
-def test_connect_says_what_a_client_needs(peer: Peer) -> None:
-    """The reply has an id, the version, and how often pings come."""
+def test_connect_reply_contains_id_version_and_ping_interval(peer: Peer) -> None:
+    """The connect reply has an id, the version and the ping interval."""
     result = peer.connect()
     assert {'client', 'version', 'ping', 'pong'} == result.keys()
     assert len(result['client']) >= 20
@@ -117,8 +117,10 @@ def test_connect_says_what_a_client_needs(peer: Peer) -> None:
         '[' * 3000,
     ],
 )
-def test_what_may_not_come_first(peer: Peer, frame: str) -> None:
-    """Anything but a connect as the first command ends the connection."""
+def test_first_frame_without_valid_connect_ends_the_connection(
+    peer: Peer, frame: str
+) -> None:
+    """A first command that is not a valid connect ends the connection."""
     peer.ws.send(frame)
     assert BAD_REQUEST == peer.end()
 
@@ -127,26 +129,30 @@ def test_what_may_not_come_first(peer: Peer, frame: str) -> None:
     'frame',
     ['{}', '', '{"id":9,"connect":{}}', '{"id":0,"ping":{}}', '{"id":9,"what":{}}'],
 )
-def test_what_may_not_come_later(there: Peer, frame: str) -> None:
-    """A second connect, a pong without a ping, and rubbish end the connection."""
-    there.ws.send(frame)
-    assert BAD_REQUEST == there.end()
+def test_invalid_frame_after_connect_ends_the_connection(
+    connected_peer: Peer, frame: str
+) -> None:
+    """A second connect, an unexpected pong, and an invalid frame end the connection."""
+    connected_peer.ws.send(frame)
+    assert BAD_REQUEST == connected_peer.end()
 
 
-def test_binary_messages_are_not_for_json(peer: Peer) -> None:
+def test_binary_message_to_json_connection_is_refused(peer: Peer) -> None:
     """A binary message to a connection that speaks JSON is refused."""
     peer.ws.send(b'{}')
     assert 1003 == peer.end()[0]
 
 
-def test_messages_have_a_limit(there: Peer) -> None:
+def test_message_over_max_message_bytes_ends_the_connection(
+    connected_peer: Peer,
+) -> None:
     """A message over max_message_bytes ends the connection with 1009."""
-    there.say({'id': 9, 'rpc': {'data': 'x' * 4096}})
-    assert 1009 == there.end()[0]
+    connected_peer.say({'id': 9, 'rpc': {'data': 'x' * 4096}})
+    assert 1009 == connected_peer.end()[0]
 
 
-def test_a_batch_is_answered_in_order(peer: Peer) -> None:
-    """The commands behind a connect wait for it, and are answered in order."""
+def test_commands_of_one_frame_are_answered_in_order(peer: Peer) -> None:
+    """Commands after a connect wait for it, and are answered in order."""
     peer.say(
         {'id': 1, 'connect': {}},
         {'id': 2, 'subscribe': {'channel': 'rooms:a'}},
@@ -164,8 +170,11 @@ def test_a_batch_is_answered_in_order(peer: Peer) -> None:
     ]
 
 
-def test_a_refused_connect_drops_the_rest_of_its_frame(peer: Peer) -> None:
-    """After an error to connect nothing else is answered, and the link ends."""
+def test_refused_connect_discards_the_rest_of_its_frame(peer: Peer) -> None:
+    """After an error reply to connect, no other command is answered.
+
+    The connection ends.
+    """
     peer.say(
         {'id': 1, 'connect': {'data': {'channels': ['nowhere']}}},
         {'id': 2, 'subscribe': {'channel': 'rooms:a'}},
@@ -191,16 +200,16 @@ def test_a_refused_connect_drops_the_rest_of_its_frame(peer: Peer) -> None:
         ({'status': 503}, 3001),
     ],
 )
-def test_errors_of_on_connect_are_disconnects(
+def test_http_error_of_on_connect_disconnects_with_its_code(
     peer: Peer, data: dict[str, Any], code: int
 ) -> None:
-    """An HTTP error of the application is said in the protocol's own codes."""
+    """An HTTP error of on_connect ends the connection with the matching code."""
     peer.say({'id': 1, 'connect': {'data': data}})
     assert code == peer.end()[0]
 
 
-def test_a_defect_in_on_connect_is_temporary(peer: Peer) -> None:
-    """An unexpected error is told as temporary, without its words, and logged."""
+def test_exception_in_on_connect_is_answered_with_a_temporary_error(peer: Peer) -> None:
+    """An unexpected exception is a temporary error that hides its text."""
     error = peer.ask('connect', data={'broken': True})['error']
     assert {
         'code': 100,
@@ -221,17 +230,17 @@ def test_a_defect_in_on_connect_is_temporary(peer: Peer) -> None:
         (503, 100),
     ],
 )
-def test_errors_of_on_subscribe_are_replies(
-    there: Peer, status: int, code: int
+def test_http_error_of_on_subscribe_is_answered_with_its_code(
+    connected_peer: Peer, status: int, code: int
 ) -> None:
-    """An HTTP error of a responder answers its command; the connection goes on."""
-    assert code == there.error('subscribe', channel=f'rooms:status{status}')
-    assert {'ping': {}} == there.ask('ping')
+    """An HTTP error of a responder answers its command. The connection stays open."""
+    assert code == connected_peer.error('subscribe', channel=f'rooms:status{status}')
+    assert {'ping': {}} == connected_peer.ask('ping')
 
 
-def test_a_defect_in_a_responder_is_not_told(there: Peer) -> None:
-    """An unexpected error is a temporary error without its words."""
-    error = there.ask('subscribe', channel='rooms:broken')['error']
+def test_exception_in_responder_does_not_reveal_its_text(connected_peer: Peer) -> None:
+    """An unexpected exception is a temporary error that hides its text."""
+    error = connected_peer.ask('subscribe', channel='rooms:broken')['error']
     assert (100, True) == (error['code'], error['temporary'])
     assert 'defect' not in error['message']
 
@@ -265,11 +274,11 @@ REFUSED: list[tuple[str, dict[str, Any], int]] = [
 
 
 @pytest.mark.parametrize(('request_name', 'fields', 'code'), REFUSED)
-def test_refusals_have_their_codes(
-    there: Peer, request_name: str, fields: dict[str, Any], code: int
+def test_command_without_subscription_is_refused_with_its_code(
+    connected_peer: Peer, request_name: str, fields: dict[str, Any], code: int
 ) -> None:
-    """What a stranger asks of a channel is refused with the documented code."""
-    assert code == there.error(request_name, **fields)
+    """A command that needs a subscription is refused with its documented code."""
+    assert code == connected_peer.error(request_name, **fields)
 
 
 SUBSCRIBED: list[tuple[str, dict[str, Any], int]] = [
@@ -286,51 +295,58 @@ SUBSCRIBED: list[tuple[str, dict[str, Any], int]] = [
 
 
 @pytest.mark.parametrize(('request_name', 'fields', 'code'), SUBSCRIBED)
-def test_refusals_to_a_subscriber(
-    there: Peer, request_name: str, fields: dict[str, Any], code: int
+def test_forbidden_command_of_subscriber_is_refused_with_its_code(
+    connected_peer: Peer, request_name: str, fields: dict[str, Any], code: int
 ) -> None:
-    """What a subscriber may not do either is refused with the documented code."""
-    there.ask('subscribe', channel='rooms:a')
-    there.ask('subscribe', channel='quiet:a')
-    assert code == there.error(request_name, **fields)
+    """A command that a subscriber may not send is refused with its documented code."""
+    connected_peer.ask('subscribe', channel='rooms:a')
+    connected_peer.ask('subscribe', channel='quiet:a')
+    assert code == connected_peer.error(request_name, **fields)
 
 
-def test_channels_have_a_limit_per_connection(there: Peer) -> None:
-    """One channel too many is error 106, and leaving one makes room."""
+def test_channel_over_the_limit_per_connection_is_refused(connected_peer: Peer) -> None:
+    """One channel too many is error 106.
+
+    After an unsubscribe, another one is allowed.
+    """
     for name in 'abc':
-        assert 'subscribe' in there.ask('subscribe', channel=f'rooms:{name}')
-    assert 106 == there.error('subscribe', channel='rooms:d')
-    there.ask('unsubscribe', channel='rooms:a')
-    assert 'subscribe' in there.ask('subscribe', channel='rooms:d')
+        assert 'subscribe' in connected_peer.ask('subscribe', channel=f'rooms:{name}')
+    assert 106 == connected_peer.error('subscribe', channel='rooms:d')
+    connected_peer.ask('unsubscribe', channel='rooms:a')
+    assert 'subscribe' in connected_peer.ask('subscribe', channel='rooms:d')
 
 
-def test_server_side_channels_count_too(peer: Peer) -> None:
-    """More server-side subscriptions than a connection may have refuse it."""
+def test_server_side_channels_over_the_limit_refuse_the_connect(peer: Peer) -> None:
+    """A connect with too many server-side subscriptions is refused."""
     channels = [f'rooms:{name}' for name in 'abcd']
     assert 106 == peer.error('connect', data={'channels': channels})
 
 
-def test_commands_have_a_rate(there: Peer) -> None:
-    """Too many commands are error 111, and too many of those end the connection."""
-    there.say(*({'id': number, 'ping': {}} for number in range(100, 190)))
-    code, reason = there.end()
+def test_commands_over_the_rate_are_refused_and_end_the_connection(
+    connected_peer: Peer,
+) -> None:
+    """Too many commands are error 111. Too many of these errors end the connection."""
+    connected_peer.say(*({'id': number, 'ping': {}} for number in range(100, 190)))
+    code, reason = connected_peer.end()
     assert (3013, 'too many requests') == (code, reason)
-    answers = [push for push in there.pushes if push]
+    answers = [push for push in connected_peer.pushes if push]
     assert {'ping': {}, 'id': 100} == answers[0]
     refused = [answer for answer in answers if 'error' in answer]
     assert {111} == {answer['error']['code'] for answer in refused}
     assert 20 == len(refused)
 
 
-def test_messages_need_somebody_who_listens(there: Peer) -> None:
-    """A message where the application takes none ends the connection with 3508."""
-    there.say({'send': {'data': 1}})
-    assert (3508, 'not available') == there.end()
+def test_message_without_on_message_ends_the_connection(connected_peer: Peer) -> None:
+    """A message to an application without on_message ends the connection with 3508."""
+    connected_peer.say({'send': {'data': 1}})
+    assert (3508, 'not available') == connected_peer.end()
 
 
-def test_identity_is_the_servers(there: Peer, server: Server) -> None:
-    """Nothing that a client sends along changes who it is to others."""
-    there.ask('subscribe', channel='rooms:id')
+def test_identity_sent_by_a_client_is_ignored(
+    connected_peer: Peer, server: Server
+) -> None:
+    """A client cannot change the user or client id that others see."""
+    connected_peer.ask('subscribe', channel='rooms:id')
     with Peer.to(server) as other:
         client = other.connect(data={'user': 'bob'})['client']
         other.ask('subscribe', channel='rooms:id', user='ann', client='c', info={})
@@ -339,13 +355,15 @@ def test_identity_is_the_servers(there: Peer, server: Server) -> None:
             '"user":"ann","client":"x"}}'
         )
         other.answer(50)
-        publication = there.push()['pub']
+        publication = connected_peer.push()['pub']
         assert {'user': 'bob', 'client': client} == publication['info']
-        present = there.ask('presence', channel='rooms:id')['presence']['presence']
+        present = connected_peer.ask('presence', channel='rooms:id')['presence'][
+            'presence'
+        ]
         assert {'ann', 'bob'} == {info['user'] for info in present.values()}
 
 
-def test_other_origins_are_refused(server: Server) -> None:
+def test_websocket_from_another_origin_is_refused(server: Server) -> None:
     """A page of another site gets no connection."""
     with (
         pytest.raises(InvalidStatus) as caught,
@@ -355,35 +373,40 @@ def test_other_origins_are_refused(server: Server) -> None:
     assert 403 == caught.value.response.status_code
 
 
-def test_users_have_a_limit_of_connections(server: Server) -> None:
-    """One connection of a user too many is ended; others and strangers come in."""
+def test_connection_over_the_limit_per_user_is_ended(server: Server) -> None:
+    """One connection of a user too many is ended.
+
+    Other users and anonymous ones connect.
+    """
     with contextlib.ExitStack() as stack:
 
-        def come(user: str) -> Peer:
+        def open_peer(user: str) -> Peer:
             peer = stack.enter_context(Peer.to(server))
             peer.say({'id': 1, 'connect': {'data': {'user': user}}})
             return peer
 
         for _ in range(10):
-            assert 'connect' in come('zoe').hear()
-        assert (3504, 'connection limit') == come('zoe').end()
-        assert 'connect' in come('yan').hear()
+            assert 'connect' in open_peer('zoe').hear()
+        assert (3504, 'connection limit') == open_peer('zoe').end()
+        assert 'connect' in open_peer('yan').hear()
         for _ in range(11):
-            assert 'connect' in come('').hear()
+            assert 'connect' in open_peer('').hear()
 
 
-def test_histories_have_a_limit(there: Peer) -> None:
-    """However much is asked for, no more than history_limit is read."""
-    there.ask('subscribe', channel='rooms:long')
+def test_history_over_history_limit_is_shortened(connected_peer: Peer) -> None:
+    """A history request returns at most history_limit publications."""
+    connected_peer.ask('subscribe', channel='rooms:long')
     for number in range(4):
-        there.ask('publish', channel='rooms:long', data=number)
+        connected_peer.ask('publish', channel='rooms:long', data=number)
     for limit in (-1, -5, 2**31 - 1):
-        page = there.ask('history', channel='rooms:long', limit=limit)['history']
+        page = connected_peer.ask('history', channel='rooms:long', limit=limit)[
+            'history'
+        ]
         assert (3, 4) == (len(page['publications']), page['offset'])
 
 
-def test_connections_have_a_limit(server: Server) -> None:
-    """One connection too many is refused at the handshake, before it costs anything."""
+def test_connection_over_max_connections_is_refused(server: Server) -> None:
+    """One connection too many is refused at the handshake, before it uses resources."""
     with pytest.raises(InvalidStatus), _many(server, 60):
         pass
     with Peer.to(server) as peer:

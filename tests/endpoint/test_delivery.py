@@ -1,4 +1,4 @@
-"""What reaches a client, in which order, and what it is told when something is lost."""
+"""Delivery: content, order, recovery, and how a loss is reported."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Room:
 
 
 class Clients:
-    """Runs what a test wants in the server's loop."""
+    """Runs coroutines of a test in the event loop of the server."""
 
     def __init__(self, channels: Channels) -> None:
         self.channels = channels
@@ -131,13 +131,15 @@ def room() -> str:
     return f'rooms:{next(rooms)}'
 
 
-def test_connect_brings_the_applications_reply(peer: Peer) -> None:
-    """What on_connect sets reaches the client."""
+def test_data_set_by_on_connect_reaches_the_client(peer: Peer) -> None:
+    """Data that on_connect sets reaches the client."""
     assert {'hello': 'ann'} == peer.result['data']  # type: ignore[attr-defined]
 
 
-def test_a_plain_subscription(peer: Peer, clients: Clients, room: str) -> None:
-    """The reply says where it begins; publications follow with offsets."""
+def test_subscriber_receives_publications_with_offsets(
+    peer: Peer, clients: Clients, room: str
+) -> None:
+    """The reply has the start position. Publications follow with their offsets."""
     result = peer.ask('subscribe', channel=room)['subscribe']
     epoch = result.pop('epoch')
     assert {
@@ -160,8 +162,8 @@ def test_a_plain_subscription(peer: Peer, clients: Clients, room: str) -> None:
     assert (epoch, 2, 1) == (page['epoch'], page['offset'], len(page['publications']))
 
 
-def test_channels_without_history(peer: Peer) -> None:
-    """Without history there are no positions, and recovery says no."""
+def test_channel_without_history_has_no_positions(peer: Peer) -> None:
+    """Without history there are no positions, and nothing is recovered."""
     result = peer.ask('subscribe', channel='plain:a', recover=True)['subscribe']
     assert {'data': {'room': 'a'}, 'was_recovering': True} == result
     peer.ask('publish', channel='plain:a', data='x')
@@ -170,7 +172,7 @@ def test_channels_without_history(peer: Peer) -> None:
     assert 'offset' not in publication
 
 
-def test_responders_change_what_is_published(peer: Peer, room: str) -> None:
+def test_on_publish_changes_data_and_tags(peer: Peer, room: str) -> None:
     """on_publish may change the payload and add tags."""
     peer.ask('subscribe', channel=room)
     peer.push()
@@ -181,10 +183,10 @@ def test_responders_change_what_is_published(peer: Peer, room: str) -> None:
 
 
 @pytest.mark.parametrize('missed', [0, 1, 5])
-def test_what_was_missed_is_recovered(
+def test_missed_publications_are_recovered(
     peer: Peer, clients: Clients, room: str, missed: int
 ) -> None:
-    """The reply has everything after the client's position, and its own offset."""
+    """The reply has the missed publications and the client's own offset."""
     epoch = peer.ask('subscribe', channel=room)['subscribe']['epoch']
     clients.run(clients.channels.publish(room, 'seen'))
     peer.ask('unsubscribe', channel=room)
@@ -204,10 +206,10 @@ def test_what_was_missed_is_recovered(
 @pytest.mark.parametrize(
     ('offset', 'epoch'), [(1, None), (1, 'other'), (99, None), (2**63 - 1, None)]
 )
-def test_what_cannot_be_recovered_is_said(
+def test_unrecoverable_position_is_reported_as_not_recovered(
     peer: Peer, clients: Clients, room: str, offset: int, epoch: str | None
 ) -> None:
-    """Too long ago, another epoch, or an offset that never was: not recovered."""
+    """An expired position, another epoch, or an unknown offset is not recovered."""
     known = peer.ask('subscribe', channel=room)['subscribe']['epoch']
     peer.ask('unsubscribe', channel=room)
     for number in range(7):
@@ -224,8 +226,10 @@ def test_what_cannot_be_recovered_is_said(
     )
 
 
-def test_recovery_from_the_beginning(peer: Peer, clients: Clients, room: str) -> None:
-    """No offset and no epoch ask for everything, as long as all of it is there."""
+def test_empty_position_recovers_the_whole_channel(
+    peer: Peer, clients: Clients, room: str
+) -> None:
+    """An empty position recovers all publications, if the log is complete."""
     for number in range(5):
         clients.run(clients.channels.publish(room, number))
     result = peer.ask('subscribe', channel=room, recover=True)['subscribe']
@@ -237,8 +241,10 @@ def test_recovery_from_the_beginning(peer: Peer, clients: Clients, room: str) ->
     assert 'recovered' not in again
 
 
-def test_a_channel_that_carries_a_state(peer: Peer, clients: Clients) -> None:
-    """With recovery of the latest, a client gets the newest, whatever it missed."""
+def test_channel_with_latest_recovery_sends_only_the_newest(
+    peer: Peer, clients: Clients
+) -> None:
+    """With recovery of the latest, a client gets only the newest publication."""
     for number in range(9):
         clients.run(clients.channels.publish('state:a', number))
     result = peer.ask(
@@ -248,10 +254,10 @@ def test_a_channel_that_carries_a_state(peer: Peer, clients: Clients) -> None:
     assert [8] == [item['data'] for item in result['publications']]
 
 
-def test_server_side_subscriptions_come_with_connect(
+def test_server_side_subscription_is_named_before_its_publications(
     server: Server, clients: Clients
 ) -> None:
-    """Nothing of a channel reaches a client before the connect reply names it."""
+    """Publications arrive after the connect reply that names their channel."""
     channels = [f'#{name}' for name in 'abcdef']
     with Peer.to(server) as peer:
         result = peer.connect(data={'channels': channels, 'publish': True})
@@ -266,10 +272,10 @@ def test_server_side_subscriptions_come_with_connect(
         )
 
 
-def test_publishing_while_clients_connect(
+def test_publications_during_connect_arrive_once_and_in_order(
     server: Server, clients: Clients, peer: Peer
 ) -> None:
-    """Replies precede publications, and no offset is missing or there twice."""
+    """Replies precede publications. No offset is missing or duplicated."""
     stop = threading.Event()
     channels = [f'#busy{number}' for number in range(8)]
 
@@ -295,7 +301,9 @@ def test_publishing_while_clients_connect(
         thread.join(TIMEOUT_S)
 
 
-def test_server_side_subscriptions_recover(server: Server, clients: Clients) -> None:
+def test_server_side_subscription_recovers_from_connect_position(
+    server: Server, clients: Clients
+) -> None:
     """A connect may carry positions of server-side subscriptions."""
     with Peer.to(server) as peer:
         epoch = peer.connect(data={'channels': ['#rec']})['subs']['#rec']['epoch']
@@ -309,8 +317,10 @@ def test_server_side_subscriptions_recover(server: Server, clients: Clients) -> 
         assert ['missed'] == [p['data'] for p in result['subs']['#rec']['publications']]
 
 
-def test_the_application_subscribes_a_user(server: Server, clients: Clients) -> None:
-    """A subscription from the server's side is pushed, and its end too."""
+def test_subscription_by_the_application_is_pushed(
+    server: Server, clients: Clients
+) -> None:
+    """A server-side subscription is pushed to the client, and so is its end."""
     with Peer.to(server) as peer:
         peer.connect(data={'user': 'sub'})
         clients.run(clients.channels.subscribe_user('sub', '#late'))
@@ -331,10 +341,13 @@ def session_of(channels: Channels, user: str) -> Any:
 @pytest.mark.parametrize(
     ('code', 'end'), [(2500, (3010, 'insufficient state')), (2501, (3006, None))]
 )
-def test_a_lost_server_side_subscription_ends_the_connection(
+def test_lost_server_side_subscription_ends_the_connection(
     server: Server, clients: Clients, code: int, end: tuple[int, str | None]
 ) -> None:
-    """A client cannot subscribe to it again by itself: it connects again."""
+    """A client cannot repeat a server-side subscription.
+
+    It therefore connects again.
+    """
     with Peer.to(server) as peer:
         peer.connect(data={'user': f'lost{code}', 'channels': ['#lost']})
         session = session_of(clients.channels, f'lost{code}')
@@ -343,10 +356,10 @@ def test_a_lost_server_side_subscription_ends_the_connection(
         assert end[0] == peer.end()[0]
 
 
-def test_a_lost_subscription_is_subscribed_again(
+def test_lost_subscription_is_ended_with_insufficient_state(
     server: Server, clients: Clients, room: str
 ) -> None:
-    """Insufficient state ends one subscription with 2500 and nothing else."""
+    """Insufficient state ends one subscription with 2500, and no other one."""
     with Peer.to(server) as peer:
         peer.connect(data={'user': 'gap'})
         peer.ask('subscribe', channel=room)
@@ -360,8 +373,10 @@ def test_a_lost_subscription_is_subscribed_again(
         )
 
 
-def test_disconnect_by_the_application(server: Server, clients: Clients) -> None:
-    """The code and the reason are those that the application gives."""
+def test_disconnect_by_the_application_sends_its_code_and_reason(
+    server: Server, clients: Clients
+) -> None:
+    """The application chooses the code and the reason."""
     with Peer.to(server) as peer:
         peer.connect(data={'user': 'out'})
         clients.run(
@@ -370,10 +385,10 @@ def test_disconnect_by_the_application(server: Server, clients: Clients) -> None
         assert (4321, 'because of that') == peer.end()
 
 
-def test_binary_payloads_are_not_for_json(
+def test_binary_publication_ends_a_json_connection(
     server: Server, clients: Clients, room: str
 ) -> None:
-    """A JSON connection that would get bytes is ended with 3506."""
+    """A JSON connection that would receive bytes is ended with 3506."""
     with Peer.to(server) as peer:
         peer.connect()
         peer.ask('subscribe', channel=room)
@@ -400,7 +415,7 @@ def framed(command: Any) -> bytes:
         ('?cf_protocol=protobuf', None, None),
     ],
 )
-def test_protobuf_where_it_is_asked_for(
+def test_protobuf_is_selected_by_subprotocol_or_url(
     server: Server,
     clients: Clients,
     room: str,
@@ -408,7 +423,7 @@ def test_protobuf_where_it_is_asked_for(
     subprotocols: Any,
     selected: str | None,
 ) -> None:
-    """Protobuf is chosen by subprotocol or by the URL, and carries any bytes."""
+    """The subprotocol or the URL selects Protobuf, which carries any bytes."""
     url = f'{server.ws_url}/connection/websocket{query}'
     with connect(url, subprotocols=subprotocols) as ws:
         assert selected == ws.subprotocol
@@ -430,15 +445,15 @@ def test_protobuf_where_it_is_asked_for(
             list(iter(lambda: ws.recv(TIMEOUT_S), None))
 
 
-def test_json_subprotocol_is_selected(server: Server) -> None:
-    """A client that offers JSON by name gets it by name."""
+def test_json_subprotocol_is_selected_when_offered(server: Server) -> None:
+    """A client that offers the JSON subprotocol gets it."""
     with Peer.to(server, subprotocols=['centrifuge-json']) as peer:
         assert 'centrifuge-json' == peer.ws.subprotocol
         peer.connect()
 
 
-def test_methods_are_responders(peer: Peer) -> None:
-    """A method has a responder of its own, or the one for all."""
+def test_rpc_method_calls_its_responder(peer: Peer) -> None:
+    """A method calls its own responder, or the common one."""
     assert {'data': ['any thing', {'a': 1}]} == (
         peer.ask('rpc', method='any thing', data={'a': 1})['rpc']
     )
@@ -448,8 +463,10 @@ def test_methods_are_responders(peer: Peer) -> None:
         assert method == peer.ask('rpc', method=method)['rpc']['data'][0]
 
 
-def test_the_end_reaches_the_application(server: Server, clients: Clients) -> None:
-    """on_disconnect is called for whoever had connected, however it ends."""
+def test_on_disconnect_is_called_for_every_connected_client(
+    server: Server, clients: Clients
+) -> None:
+    """on_disconnect is called for each client that had connected, however it ends."""
     with Peer.to(server) as peer:
         peer.connect(data={'user': 'closing'})
     with Peer.to(server) as peer:
@@ -467,8 +484,8 @@ def test_the_end_reaches_the_application(server: Server, clients: Clients) -> No
     )
 
 
-def test_draining_sends_clients_elsewhere() -> None:
-    """Draining ends connections with 3001, come back, and lets nobody else in."""
+def test_draining_disconnects_clients_and_refuses_new_ones() -> None:
+    """Draining ends connections with 3001: reconnect. New ones are refused."""
     channels = Channels()
     clients = Clients(channels)
     with serving(channels, clients) as server:
@@ -480,7 +497,7 @@ def test_draining_sends_clients_elsewhere() -> None:
 
 
 @pytest.mark.parametrize('path', ['websocket', 'uni_websocket'])
-def test_draining_during_a_handshake_sends_the_client_elsewhere(path: str) -> None:
+def test_draining_during_a_handshake_disconnects_the_client(path: str) -> None:
     """A client whose handshake ends after draining began gets 3001, not an error."""
     channels = Channels()
     app = falcon.asgi.App(middleware=[channels])
@@ -499,7 +516,7 @@ def test_draining_during_a_handshake_sends_the_client_elsewhere(path: str) -> No
             assert (3001, 'shutdown') == peer.end()
 
 
-def test_json_is_spliced_byte_by_byte(peer: Peer) -> None:
+def test_json_payload_reaches_subscribers_unchanged(peer: Peer) -> None:
     """A payload reaches subscribers exactly as its publisher wrote it."""
     peer.ask('subscribe', channel='raw:a')
     payload = '{"a" : 1.50, "b":"\\u00e9\\/", "c":1e5,"a2":[ ]}'

@@ -1,4 +1,4 @@
-"""The client protocol over plain HTTP, and doors for clients without a library."""
+"""The client protocol over plain HTTP, and unidirectional clients."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class Stream:
             yield cls(client, response)
 
     def part(self, separator: bytes) -> bytes:
-        """Return what comes before the next separator."""
+        """Return the bytes before the next separator."""
         while separator not in self._rest:
             self._rest += next(self._chunks)
         part, _, self._rest = self._rest.partition(separator)
@@ -130,13 +130,13 @@ class Stream:
         return found
 
     def connected(self, reply: dict[str, Any]) -> dict[str, Any]:
-        """Remember how commands are sent from now on."""
+        """Read the connect reply, and store its session for commands."""
         result: dict[str, Any] = reply['connect']
         self.session = {name: result[name] for name in ('session', 'node')}
         return result
 
     def say(self, *commands: dict[str, Any]) -> httpx.Response:
-        """Send a frame of commands beside the stream."""
+        """Send a frame of commands in a separate request."""
         data = '\n'.join(json.dumps(command) for command in commands)
         return self.client.post('/emulation', json={**self.session, 'data': data})
 
@@ -149,8 +149,10 @@ CONNECT = '{"id":1,"connect":{}}'
 
 
 @pytest.mark.parametrize('way', ['http_stream', 'sse', 'sse by POST'])
-def test_a_conversation_over_http(client: httpx.Client, way: str) -> None:
-    """Replies come down the stream, commands go up beside it."""
+def test_commands_over_http_are_answered_in_the_stream(
+    client: httpx.Client, way: str
+) -> None:
+    """Replies arrive in the stream. Commands are sent in separate requests."""
     channel = f'rooms:{way.replace(" ", "")}'
     first = CONNECT + '\n' + json.dumps({'id': 2, 'subscribe': {'channel': channel}})
     asked: dict[str, Any] = {'content': first}
@@ -185,8 +187,8 @@ def framed(command: Any) -> bytes:
     return bytes([len(body)]) + body
 
 
-def test_protobuf_over_http(client: httpx.Client) -> None:
-    """The content type chooses Protobuf, down and up."""
+def test_protobuf_content_type_selects_protobuf(client: httpx.Client) -> None:
+    """The content type selects Protobuf for the stream and for commands."""
     media = {'Content-Type': 'application/octet-stream'}
     body = framed(sdk.Command(id=1, connect=sdk.ConnectRequest()))
     with Stream.open(
@@ -208,8 +210,8 @@ def test_protobuf_over_http(client: httpx.Client) -> None:
         assert next(stream._chunks).endswith(b'\x02b\x00')
 
 
-def test_the_end_is_told_in_the_stream(client: httpx.Client) -> None:
-    """Without close frames, the last thing in a stream says why it ends."""
+def test_ended_stream_sends_a_disconnect_push_last(client: httpx.Client) -> None:
+    """A stream has no close frame, so its last message has the reason of its end."""
     with Stream.open(
         client, 'POST', '/connection/http_stream', content=CONNECT
     ) as stream:
@@ -220,8 +222,8 @@ def test_the_end_is_told_in_the_stream(client: httpx.Client) -> None:
         } == json.loads(stream.rest())
 
 
-def test_who_leaves_is_noticed(client: httpx.Client) -> None:
-    """A client that closes its stream has left, and its session with it."""
+def test_closed_stream_removes_its_connection_and_session(client: httpx.Client) -> None:
+    """A client that closes its stream loses its connection and its session."""
     wait_until(lambda: not channels.connections(), 'nobody is there')
     with Stream.open(
         client, 'POST', '/connection/http_stream', content=CONNECT
@@ -248,15 +250,18 @@ def test_who_leaves_is_noticed(client: httpx.Client) -> None:
         (b'x' * 9000, 413),
     ],
 )
-def test_bad_requests_with_commands(
+def test_emulation_request_without_valid_session_is_refused(
     client: httpx.Client, body: bytes, status: int
 ) -> None:
-    """What names no session of ours is refused, and never anything more."""
+    """A request that names no session of this process is refused."""
     assert status == client.post('/emulation', content=body).status_code
 
 
-def test_sessions_cannot_be_guessed(client: httpx.Client) -> None:
-    """A session has 192 random bits; the connection's public id does not open it."""
+def test_public_client_id_is_not_a_session(client: httpx.Client) -> None:
+    """A session has 192 random bits.
+
+    The public id of the connection is not accepted.
+    """
     with Stream.open(
         client, 'POST', '/connection/http_stream', content=CONNECT
     ) as stream:
@@ -276,7 +281,7 @@ PATHS = [
 
 
 @pytest.mark.parametrize(('method', 'path', 'asked'), PATHS)
-def test_pages_of_other_sites(
+def test_request_from_another_origin_is_refused_unless_allowed(
     client: httpx.Client, method: str, path: str, asked: dict[str, Any]
 ) -> None:
     """A page of another site is refused, unless its origin is allowed."""
@@ -293,8 +298,8 @@ def test_pages_of_other_sites(
     assert 403 == client.options(path, headers=evil).status_code
 
 
-def test_bodies_are_bounded(client: httpx.Client) -> None:
-    """A body over max_message_bytes is refused, with its length told or not."""
+def test_body_over_max_message_bytes_is_refused(client: httpx.Client) -> None:
+    """A body over max_message_bytes is refused, with or without a Content-Length."""
 
     def chunks() -> Iterator[bytes]:
         for _ in range(100):
@@ -307,11 +312,11 @@ def test_bodies_are_bounded(client: httpx.Client) -> None:
     assert 400 == client.post('/connection/http_stream', content=b'\xff').status_code
 
 
-# --- one way ---------------------------------------------------------------------
+# --- unidirectional --------------------------------------------------------------
 
 
 def publish(client: httpx.Client, room: str, value: Any) -> None:
-    """Publish through a connection of its own."""
+    """Publish through a separate connection."""
     channel = f'rooms:{room}'
     first = CONNECT + '\n' + json.dumps({'id': 2, 'subscribe': {'channel': channel}})
     with Stream.open(
@@ -324,8 +329,8 @@ def publish(client: httpx.Client, room: str, value: Any) -> None:
             pass
 
 
-def test_a_plain_event_source(client: httpx.Client) -> None:
-    """Channels in the URL, pushes without an envelope, and the personal channel."""
+def test_event_source_receives_the_channels_of_its_url(client: httpx.Client) -> None:
+    """The URL names the channels. Pushes have no envelope."""
     path = '/connection/uni_sse?channel=rooms:es&channel=rooms:es2&personal=1'
     with Stream.open(client, 'GET', path) as stream:
         first = stream.data()['connect']
@@ -340,8 +345,8 @@ def test_a_plain_event_source(client: httpx.Client) -> None:
         )
 
 
-def test_an_event_source_recovers_by_itself(client: httpx.Client) -> None:
-    """The last event id holds the positions of all channels; the rest follows."""
+def test_event_source_recovers_from_its_last_event_id(client: httpx.Client) -> None:
+    """The last event id holds the positions of all channels, from which it recovers."""
     path = '/connection/uni_sse?channel=rooms:r1&channel=rooms:r2'
     with Stream.open(client, 'GET', path) as stream:
         stream.data()
@@ -361,10 +366,8 @@ def test_an_event_source_recovers_by_itself(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize('last_id', ['x', '!!!', 'W10=', 'eyJhIjoxfQ==', 'x' * 5000])
-def test_event_ids_of_others_are_passed_over(
-    client: httpx.Client, last_id: str
-) -> None:
-    """An id that is not ours is no error."""
+def test_foreign_event_id_is_ignored(client: httpx.Client, last_id: str) -> None:
+    """An event id of another server is not an error."""
     path = '/connection/uni_sse?channel=rooms:ids'
     headers = {'Last-Event-ID': last_id}
     with Stream.open(client, 'GET', path, headers=headers) as stream:
@@ -384,16 +387,21 @@ def test_event_ids_of_others_are_passed_over(
         ('cf_connect={"token":1}', 400),
     ],
 )
-def test_refusals_are_http_errors(
+def test_refused_event_source_gets_an_http_error(
     client: httpx.Client, query: str, status: int
 ) -> None:
-    """A refused EventSource gets a status at which a browser gives up."""
+    """A refused EventSource gets an HTTP status at which a browser gives up."""
     assert status == client.get(f'/connection/uni_sse?{query}').status_code
     wait_until(lambda: not channels.connections(), 'nobody is left behind')
 
 
-def test_a_busy_server_is_tried_again(client: httpx.Client) -> None:
-    """Where clients should come back the stream ends, and says why."""
+def test_temporarily_refused_event_source_gets_a_stream_that_ends(
+    client: httpx.Client,
+) -> None:
+    """After a temporary error the stream ends with the reason.
+
+    The client reconnects.
+    """
     with Stream.open(client, 'GET', '/connection/uni_sse?refuse=503') as stream:
         assert 200 == stream.response.status_code
         assert {
@@ -402,8 +410,10 @@ def test_a_busy_server_is_tried_again(client: httpx.Client) -> None:
         assert b'' == stream.rest().strip()
 
 
-def test_lines_for_curl(client: httpx.Client) -> None:
-    """One request, and then a line for each push."""
+def test_unidirectional_http_stream_sends_one_line_per_push(
+    client: httpx.Client,
+) -> None:
+    """The answer to one request has a line for each push."""
     body = json.dumps({'subs': {'rooms:curl': {}}})
     with Stream.open(
         client, 'POST', '/connection/uni_http_stream', content=body
@@ -413,10 +423,10 @@ def test_lines_for_curl(client: httpx.Client) -> None:
         assert 1 == stream.line()['pub']['data']
 
 
-def test_a_plain_websocket_with_one_message(
+def test_unidirectional_websocket_ignores_later_messages(
     server: Server, client: httpx.Client
 ) -> None:
-    """After its one message a client only listens; what else it says is ignored."""
+    """After its one message a client only listens. Later messages are ignored."""
     with Peer.to(server, '/connection/uni_websocket') as peer:
         peer.say({'subs': {'rooms:ws': {}}})
         assert {'rooms:ws'} == peer.hear()['connect']['subs'].keys()
@@ -434,17 +444,20 @@ def test_a_plain_websocket_with_one_message(
         ('{"subs":{"rooms:a":{"type":1}}}', 3501),
     ],
 )
-def test_a_plain_websocket_is_told_why_it_ends(
+def test_unidirectional_websocket_ends_with_push_and_close_code(
     server: Server, frame: str, code: int
 ) -> None:
-    """The end comes as a push and as a close code."""
+    """The reason of the end is sent as a push and as a close code."""
     with Peer.to(server, '/connection/uni_websocket') as peer:
         peer.say(frame)
         assert code == peer.end()[0]
 
 
-def test_a_reader_that_does_not_read_is_ended(server: Server) -> None:
-    """What waits for one stream is bounded: its client is ended as too slow."""
+def test_stream_that_is_not_read_is_ended_as_slow(server: Server) -> None:
+    """The backlog of a stream is limited.
+
+    A client that does not read is ended as slow.
+    """
     wait_until(lambda: not channels.connections(), 'nobody is there')
     slow = channels.node.hub.counters.slow_disconnects
     body = CONNECT + '\n{"id":2,"subscribe":{"channel":"slow:a"}}'
@@ -465,7 +478,7 @@ def test_a_reader_that_does_not_read_is_ended(server: Server) -> None:
 
 
 async def _flood(session: Any) -> int:
-    """Publish until a session ends; return the most that ever waited for it."""
+    """Publish until a connection ends; return its largest backlog in bytes."""
     most = 0
     while not session.closed:
         await channels.publish('slow:a', 'x' * 60_000)
@@ -474,8 +487,8 @@ async def _flood(session: Any) -> int:
     return most
 
 
-def test_commands_find_the_process_that_holds_the_stream(tmp_path: Path) -> None:
-    """Any process that shares the broker takes a request, in parts if it is long."""
+def test_commands_reach_a_stream_of_another_node(tmp_path: Path) -> None:
+    """Every node that shares the broker accepts commands, in parts if they are long."""
     clients = []
     with contextlib.ExitStack() as stack:
         for _ in range(2):

@@ -1,4 +1,4 @@
-"""Replies larger than a backlog may be: nobody is cut off for what was asked for."""
+"""Replies over the backlog limit do not end the connection that requested them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.every_server, pytest.mark.timeout(120)]
 
 PUBLICATIONS = 60
 SIZE_BYTES = 50_000
-#: Of all publications of a channel, which is more than a backlog may be.
+#: Size of all publications of a channel; it exceeds `MAX_BACKLOG_BYTES`.
 REPLY_BYTES = PUBLICATIONS * SIZE_BYTES
 ROOMS = 15
 #: `NodeOptions.max_backlog_bytes`.
@@ -29,7 +29,7 @@ MAX_BACKLOG_BYTES = 1048576
 
 
 class Rooms:
-    """Fills a channel; lets everybody read; subscribes clients that ask for it."""
+    """Fills a channel, allows everybody to read, and subscribes clients on request."""
 
     def __init__(self, channels: Channels) -> None:
         self.channels = channels
@@ -41,7 +41,7 @@ class Rooms:
             connection.add_channel(channel)
 
     async def on_history(self, req: Any, connection: Any, room: str) -> None:
-        """Everybody may."""
+        """Allow everybody."""
 
     async def on_rpc_fill(self, req: Any, call: Any) -> None:
         for number in range(PUBLICATIONS):
@@ -52,7 +52,7 @@ class Rooms:
         """Reply with nothing."""
 
     def backlogs(self) -> list[int]:
-        """What waits for each connection, after everything that is under way."""
+        """Return the backlogs in bytes, after all work in progress."""
 
         async def look() -> list[int]:
             for _ in range(100):
@@ -96,10 +96,10 @@ def numbers(publications: list[dict[str, Any]]) -> list[int]:
     return [int(publication['data'][:3]) for publication in publications]
 
 
-def test_a_history_larger_than_a_backlog_is_read(
+def test_history_larger_than_the_backlog_limit_is_delivered(
     peer: Peer, epochs: dict[str, str]
 ) -> None:
-    """A client gets all it asked for, and stays connected."""
+    """A client gets the whole history, and stays connected."""
     peer.connect()
     for channel in epochs:
         found = peer.ask('history', channel=channel, limit=100)['history']
@@ -108,10 +108,10 @@ def test_a_history_larger_than_a_backlog_is_read(
 
 
 @pytest.mark.parametrize('command', ['history', 'subscribe'])
-def test_who_asks_and_does_not_read_waits(
+def test_commands_of_client_that_does_not_read_wait(
     peer: Peer, world: tuple[Server, Rooms], epochs: dict[str, str], command: str
 ) -> None:
-    """Commands wait until their client has read the replies before; none is lost."""
+    """Commands wait until the client has read the earlier replies. None is lost."""
     _, rooms = world
     peer.connect()
     wanted: list[dict[str, Any]] = []
@@ -130,17 +130,17 @@ def test_who_asks_and_does_not_read_waits(
     wait_until(lambda: rooms.backlogs() == [0], 'everything is read')
 
 
-def test_a_connect_recovers_so_much_and_no_more(
+def test_connect_recovers_channels_up_to_the_reply_limit(
     peer: Peer, epochs: dict[str, str]
 ) -> None:
-    """Of many channels in one reply, those that are too much are not recovered."""
+    """Channels that exceed the limit of one connect reply are not recovered."""
     subs = {
         channel: {'recover': True, 'offset': 0, 'epoch': epoch}
         for channel, epoch in epochs.items()
     }
     answer = peer.connect(data={'channels': list(epochs)}, subs=subs)
     recovered = [sub for sub in answer['subs'].values() if sub.get('recovered')]
-    # The limit is 4 MiB: it is passed once.
+    # NOTE: recovery stops after the reply has exceeded its limit of 4 MiB.
     assert 2 == len(recovered)
     for sub in recovered:
         assert list(range(PUBLICATIONS)) == numbers(sub['publications'])

@@ -1,4 +1,4 @@
-"""The rate of a user: tokens come back with time, and full buckets are forgotten."""
+"""Token buckets: tokens are added with time, and full buckets are forgotten."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ STEPS = st.lists(
 
 
 @given(STEPS, st.integers(1, 8), st.integers(1, 5))
-def test_a_bucket_is_what_it_is_called(
+def test_rate_limiter_matches_a_model_of_token_buckets(
     steps: list[tuple[str, int]], burst: int, per_s: int
 ) -> None:
-    """Whatever order and times: as if each bucket were counted one by one."""
+    """For any order and times, the result is that of buckets counted one by one."""
     rates = RateLimiter(per_s, burst)
     tokens = dict.fromkeys('ab', float(burst))
     now_s = 0.0
@@ -28,8 +28,8 @@ def test_a_bucket_is_what_it_is_called(
         tokens[user] -= expected
 
 
-def test_users_who_went_are_forgotten() -> None:
-    """Buckets that have filled again do not pile up, however many users come."""
+def test_full_buckets_are_forgotten() -> None:
+    """Full buckets are removed, so that memory is bounded however many users come."""
     rates = RateLimiter(10.0, 20)
     most = 0
     for number in range(5000):

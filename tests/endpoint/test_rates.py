@@ -1,4 +1,4 @@
-"""How fast a user may send commands, over how many connections so ever."""
+"""Rate of commands of one user over all connections."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BURST = 30
 
 
 class Clients:
-    """Everybody is who they say."""
+    """Trusts the user id that a client sends."""
 
     async def on_connect(self, req: Any, connection: Any) -> None:
         connection.user = connection.data
@@ -44,10 +44,10 @@ def enter(stack: contextlib.ExitStack, server: Server, user: str) -> Peer:
     return peer
 
 
-def test_a_user_has_one_rate_over_all_connections(
+def test_user_rate_is_shared_by_all_connections_of_the_user(
     world: tuple[Server, Channels],
 ) -> None:
-    """Many connections of a user share a burst, and others are not held up by it."""
+    """Connections of one user share a burst. Other users are not affected."""
     server, channels = world
     with contextlib.ExitStack() as stack:
         tabs = [enter(stack, server, 'ann') for _ in range(5)]
@@ -57,7 +57,7 @@ def test_a_user_has_one_rate_over_all_connections(
         assert [111] * 5 == [tab.error('ping') for tab in tabs]
         assert 5 == channels.node.hub.counters.too_fast
         assert {'ping': {}} == other.ask('ping')
-        # NOTE: coming back does not fill the bucket.
+        # NOTE: a new connection does not fill the bucket.
         assert 111 == enter(stack, server, 'ann').error('ping')
         tabs[0].say(*({'id': number, 'ping': {}} for number in range(100, 130)))
         assert (3013, 'too many requests') == tabs[0].end()
@@ -65,10 +65,10 @@ def test_a_user_has_one_rate_over_all_connections(
         assert {'ping': {}} == other.ask('ping')
 
 
-def test_somebody_anonymous_is_no_user(
+def test_anonymous_connections_share_no_user_rate(
     world: tuple[Server, Channels],
 ) -> None:
-    """Connections without a user have a rate each, and none together."""
+    """Each connection without a user has its own rate only."""
     server, channels = world
     with contextlib.ExitStack() as stack:
         peers = [enter(stack, server, '') for _ in range(3)]
@@ -78,8 +78,8 @@ def test_somebody_anonymous_is_no_user(
         assert 0 == channels.node.hub.counters.too_fast
 
 
-def test_no_limit_for_users() -> None:
-    """Where there is none, connections are limited each by itself."""
+def test_without_user_rate_each_connection_has_its_own() -> None:
+    """Without a rate per user, each connection is limited separately."""
     options = EndpointOptions(
         commands_per_s=0.001, commands_burst=BURST, user_commands_per_s=None
     )
@@ -91,8 +91,8 @@ def test_no_limit_for_users() -> None:
                 assert 111 == tab.error('ping')
 
 
-def test_options_that_make_no_sense() -> None:
-    """A rate or a burst of nothing is refused when it is built."""
+def test_zero_rate_or_burst_is_refused() -> None:
+    """A rate or a burst of zero is refused when the options are built."""
     for options in ({'user_commands_per_s': 0}, {'user_commands_burst': 0}):
         with pytest.raises(OptionsError, match=next(iter(options))):
             EndpointOptions(**options)

@@ -1,4 +1,4 @@
-"""Clients that come back together get the very bytes that one alone would get."""
+"""Clients that recover at the same time share encoded bytes."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def command(name: str, **fields: Any) -> str:
 
 
 def frames(server: Server, path: str, hello: list[str | bytes], count: int) -> Any:
-    """Return the first frames that a client gets, or how it ended."""
+    """Return the first frames that a client gets, or its close code."""
     with connect(server.ws_url + path) as ws:
         for frame in hello:
             ws.send(frame)
@@ -109,8 +109,10 @@ def frames(server: Server, path: str, hello: list[str | bytes], count: int) -> A
 
 
 @pytest.mark.parametrize('offset', [0, 3])
-def test_replies_in_json(server: Server, room: str, offset: int) -> None:
-    """Everybody gets the reply of the first, and all of it."""
+def test_json_recovery_replies_are_identical(
+    server: Server, room: str, offset: int
+) -> None:
+    """All clients get the same complete reply."""
     before = kept_bytes(server)
     hello = command('subscribe', channel=room, recover=True, offset=offset)
     replies = [
@@ -126,8 +128,8 @@ def test_replies_in_json(server: Server, room: str, offset: int) -> None:
     assert kept_bytes(server) > before
 
 
-def test_pages_of_history(server: Server, room: str) -> None:
-    """A history is the same to everybody, and shares with recovery."""
+def test_history_replies_are_identical(server: Server, room: str) -> None:
+    """All clients get the same history, which shares encodings with recovery."""
     subscribe = json.dumps({'id': 3, 'subscribe': {'channel': room}})
     hello = ['{"id":1,"connect":{}}', subscribe]
     asked = command('history', channel=room, limit=4)
@@ -141,10 +143,12 @@ def test_pages_of_history(server: Server, room: str) -> None:
     assert COUNT == page['offset']
 
 
-def test_protobuf_with_any_bytes(server: Server, room: str) -> None:
-    """In Protobuf as well, where binary publications come along; JSON ends with 3506.
+def test_protobuf_recovery_replies_are_identical_and_carry_bytes(
+    server: Server, room: str
+) -> None:
+    """Protobuf replies are identical and carry bytes; JSON clients end with 3506.
 
-    The first JSON client ends as the others do.
+    The first JSON client ends like the others.
     """
     with Peer.to(server) as peer:
         peer.connect()
@@ -173,8 +177,10 @@ def test_protobuf_with_any_bytes(server: Server, room: str) -> None:
     assert [3506] * CLIENTS == [frames(server, raw, [], 99) for _ in range(CLIENTS)]
 
 
-def test_plain_websockets(server: Server, room: str) -> None:
-    """The raw door sends the same messages to everybody."""
+def test_plain_websocket_recovery_messages_are_identical(
+    server: Server, room: str
+) -> None:
+    """A plain WebSocket sends the same messages to all clients."""
     path = f'/raw/{room.removeprefix("rooms:")}'
     sent = [frames(server, path, [], 1 + COUNT) for _ in range(CLIENTS)]
     assert [sent[0]] * CLIENTS == sent
@@ -184,8 +190,10 @@ def test_plain_websockets(server: Server, room: str) -> None:
     assert {begin['subscribed']['epoch']} == {item['epoch'] for item in publications}
 
 
-def test_clients_that_only_listen(server: Server, room: str) -> None:
-    """A unidirectional client gets what it missed as pushes, the same as others."""
+def test_unidirectional_recovery_pushes_are_identical(
+    server: Server, room: str
+) -> None:
+    """Unidirectional clients get the same missed publications as pushes."""
     hello = json.dumps({'subs': {room: {'recover': True}}})
     path = '/connection/uni_websocket'
     sent = [frames(server, path, [hello], 1 + COUNT)[1:] for _ in range(CLIENTS)]

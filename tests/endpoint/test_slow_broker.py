@@ -30,7 +30,7 @@ BACKLOG_BYTES = 64 * KIB
 
 
 class SlowBroker(MemoryBroker):
-    """Answers who subscribes to ``slow:`` when it is told to."""
+    """Subscribes to a ``slow:`` channel only after `answers` is set."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,14 +83,14 @@ class App:
     async def answer(self) -> None:
         self.broker.answers.set()
 
-    def kept_bytes(self) -> int:
-        """Return what the hub keeps for its one connection."""
-        kept = 0
+    def buffered_bytes(self) -> int:
+        """Return the buffered bytes of the hub's one connection."""
+        buffered = 0
         for connection in list(self.channels.node.hub.connections.values()):
-            kept += connection.backlog_bytes
+            buffered += connection.backlog_bytes
             for subscription in list(connection.subscriptions.values()):
-                kept += subscription.pending_bytes
-        return kept
+                buffered += subscription.pending_bytes
+        return buffered
 
 
 @pytest.fixture
@@ -111,14 +111,14 @@ def connecting(world: tuple[Server, App], channel: str) -> Iterator[tuple[Peer, 
         yield peer, app
 
 
-def test_a_flood_ends_a_connection_that_waits(
+def test_flood_before_connect_reply_ends_the_connection(
     world: tuple[Server, App],
 ) -> None:
-    """What gathers before the connect reply is bounded; the client is told `slow`."""
+    """The buffer before the connect reply is bounded. The client is ended as `slow`."""
     with connecting(world, 'log:1') as (peer, app):
         for start in range(0, 1000, 10):
             app.run(app.publish('log:1', range(start, start + 10)))
-            assert app.kept_bytes() <= BACKLOG_BYTES + 20 * KIB
+            assert app.buffered_bytes() <= BACKLOG_BYTES + 20 * KIB
         assert (3008, 'slow') == peer.end()
         assert [] == peer.pushes
         assert 1 == app.channels.node.hub.counters.slow_disconnects
@@ -126,14 +126,14 @@ def test_a_flood_ends_a_connection_that_waits(
 
 
 @pytest.mark.parametrize('channel', ['state:1', 'lossy:1'])
-def test_a_flood_is_thinned_out_by_the_policy(
+def test_flood_before_connect_reply_follows_the_slow_reader_policy(
     world: tuple[Server, App], channel: str
 ) -> None:
-    """Who would lag behind gets the newest after its connect reply, in order."""
+    """A slow client gets the newest publications after its connect reply, in order."""
     with connecting(world, channel) as (peer, app):
         for start in range(0, 1000, 10):
             app.run(app.publish(channel, range(start, start + 10)))
-            assert app.kept_bytes() <= BACKLOG_BYTES + 20 * KIB
+            assert app.buffered_bytes() <= BACKLOG_BYTES + 20 * KIB
         app.run(app.answer())
         assert {channel, 'slow:1'} == peer.answer(1)['connect']['subs'].keys()
         numbers = [peer.push()['pub']['data'][0]]
@@ -150,8 +150,10 @@ def test_a_flood_is_thinned_out_by_the_policy(
         assert 0 == app.channels.node.hub.counters.slow_disconnects
 
 
-def test_what_fits_arrives_after_the_reply(world: tuple[Server, App]) -> None:
-    """Below the limit nothing is lost and nothing comes before the reply."""
+def test_buffered_publications_arrive_after_the_connect_reply(
+    world: tuple[Server, App],
+) -> None:
+    """Below the limit nothing is lost, and nothing precedes the reply."""
     with connecting(world, 'log:1') as (peer, app):
         app.run(app.publish('log:1', range(30)))
         app.run(app.answer())

@@ -1,4 +1,4 @@
-"""Pings, deadlines, tokens and what expires."""
+"""Pings, timeouts, tokens and expiry."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ def sub_token(user: str = 'ann', channel: str = 'rooms:a', **claims: Any) -> str
     return make_subscription_token(KEY, user, channel, **claims)
 
 
-def test_pings_are_answered_with_pongs(peer: Peer) -> None:
-    """A client that answers pings stays; one that stops is ended with 3012."""
+def test_client_without_pong_is_ended(peer: Peer) -> None:
+    """A client that answers pings stays. One that stops is ended with 3012."""
     peer.connect(token=token())
     for _ in range(2):
         assert {} == peer.hear()
@@ -82,15 +82,15 @@ def test_pings_are_answered_with_pongs(peer: Peer) -> None:
     assert (3012, 'no pong') == peer.end()
 
 
-def test_a_second_pong_is_one_too_many(peer: Peer) -> None:
-    """Only one pong answers a ping."""
+def test_second_pong_to_one_ping_ends_the_connection(peer: Peer) -> None:
+    """A ping is answered by exactly one pong."""
     peer.connect(token=token())
     assert {} == peer.hear()
     peer.say('{}', '{}')
     assert (3501, 'bad request') == peer.end()
 
 
-def test_commands_are_no_pong(peer: Peer) -> None:
+def test_command_does_not_count_as_a_pong(peer: Peer) -> None:
     """A client that only sends commands does not prove that it reads."""
     peer.connect(token=token())
     while True:
@@ -100,13 +100,13 @@ def test_commands_are_no_pong(peer: Peer) -> None:
     assert 3012 == peer.end()[0]
 
 
-def test_who_does_not_connect_is_stale(peer: Peer) -> None:
+def test_websocket_without_connect_command_ends_as_stale(peer: Peer) -> None:
     """A WebSocket without a connect command ends with 3502."""
     assert (3502, 'stale') == peer.end()
 
 
 class Slow:
-    """A connection resource whose database has stopped."""
+    """A connection resource whose `on_connect` does not return."""
 
     async def on_connect(self, req: Any, connection: Any) -> None:
         if connection.data == 'early':
@@ -115,7 +115,7 @@ class Slow:
 
 
 class SlowBroker(MemoryBroker):
-    """A broker that takes its time over one channel."""
+    """A broker that never finishes subscribing to one channel."""
 
     async def subscribe(self, channel: str, settings: Any) -> Any:
         if channel.startswith('slow'):
@@ -124,8 +124,8 @@ class SlowBroker(MemoryBroker):
 
 
 @pytest.mark.parametrize('data', ['early', 'late'])
-def test_a_server_that_is_slow_sends_nobody_away(data: str) -> None:
-    """A client that waits for the server too long is told to come back: 3004."""
+def test_slow_connect_ends_with_a_temporary_code(data: str) -> None:
+    """A client whose connect takes too long gets 3004, after which it reconnects."""
     channels = Channels(SlowBroker())
     channels.add_route('slow:{name}', None)
     with serving(channels, Slow(), options=QUICK) as server, Peer.to(server) as peer:
@@ -134,8 +134,11 @@ def test_a_server_that_is_slow_sends_nobody_away(data: str) -> None:
         assert [] == peer.pushes
 
 
-def test_a_slow_server_ends_an_event_stream() -> None:
-    """An EventSource that waits too long gets a stream that ends: it comes back."""
+def test_slow_connect_ends_an_event_stream() -> None:
+    """An EventSource whose connect takes too long gets a stream that ends.
+
+    It reconnects.
+    """
     channels = Channels()
     with serving(channels, Slow(), options=QUICK) as server:
         query = urllib.parse.quote('{"data":"early"}')
@@ -145,8 +148,8 @@ def test_a_slow_server_ends_an_event_stream() -> None:
     assert '"disconnect":{"code":3004' in response.text
 
 
-def test_a_token_says_who_it_is(peer: Peer) -> None:
-    """User, info, server-side channels and the end come from the token."""
+def test_connection_token_sets_user_info_and_channels(peer: Peer) -> None:
+    """The token sets user, info, server-side channels and expiry."""
     result = peer.connect(
         token=token(info={'name': 'Ann'}, channels=['#ann'], ttl_s=3000.0)
     )
@@ -159,8 +162,8 @@ def test_a_token_says_who_it_is(peer: Peer) -> None:
     assert ('ann', {'name': 'Ann'}) == (info['user'], info['conn_info'])
 
 
-def test_an_expired_token_can_be_replaced(peer: Peer) -> None:
-    """An expired token is error 109: the client fetches another."""
+def test_expired_connection_token_is_answered_with_error_109(peer: Peer) -> None:
+    """An expired token is error 109, after which the client fetches another."""
     assert 109 == peer.error('connect', token=token(ttl_s=-10.0))
 
 
@@ -172,27 +175,27 @@ def test_an_expired_token_can_be_replaced(peer: Peer) -> None:
         make_subscription_token(KEY, 'ann', 'rooms:a'),
     ],
 )
-def test_a_forged_token_is_the_end(peer: Peer, bad: str) -> None:
-    """An invalid token ends the connection for good: 3500."""
+def test_invalid_connection_token_ends_the_connection(peer: Peer, bad: str) -> None:
+    """An invalid token ends the connection for good with 3500."""
     peer.say({'id': 1, 'connect': {'token': bad}})
     assert (3500, 'invalid token') == peer.end()
 
 
-def test_no_token_is_the_end_where_one_is_needed(peer: Peer) -> None:
-    """Without a token, and nobody else who decides, nobody connects."""
+def test_missing_required_token_ends_the_connection(peer: Peer) -> None:
+    """Without a token and without on_connect, a client cannot connect."""
     peer.say({'id': 1, 'connect': {}})
     assert (3501, 'a token is needed') == peer.end()
 
 
-def test_a_connection_ends_with_its_token(peer: Peer) -> None:
+def test_connection_with_expired_token_is_ended(peer: Peer) -> None:
     """A connection whose token is not refreshed is ended with 3005."""
     peer.connect(token=token(ttl_s=2.0))
     peer.answer_pings = True
     assert (3005, 'connection expired') == peer.end()
 
 
-def test_a_refreshed_connection_stays(peer: Peer) -> None:
-    """A fresh token moves the end."""
+def test_refreshed_token_extends_the_connection(peer: Peer) -> None:
+    """A new token extends the connection."""
     peer.connect(token=token(ttl_s=2.0))
     result = peer.ask('refresh', token=token(ttl_s=100.0))['refresh']
     assert result['expires'] is True
@@ -213,17 +216,20 @@ def test_a_refreshed_connection_stays(peer: Peer) -> None:
         (token(ttl_s=-10.0), (3005, 'connection expired')),
     ],
 )
-def test_refreshes_that_end_a_connection(
+def test_refresh_with_invalid_token_ends_the_connection(
     peer: Peer, refresh: str, end: tuple[int, str]
 ) -> None:
-    """Another user's token, a forged one and an expired one end the connection."""
+    """A token that is another user's, invalid or expired ends the connection."""
     peer.connect(token=token())
     peer.say({'id': 9, 'refresh': {'token': refresh}})
     assert end == peer.end()
 
 
-def test_a_subscription_ends_at_its_time(peer: Peer) -> None:
-    """A subscription that is not refreshed ends with 2501: subscribe again."""
+def test_expired_subscription_is_ended(peer: Peer) -> None:
+    """A subscription that is not refreshed ends with 2501.
+
+    The client subscribes again.
+    """
     peer.connect(token=token())
     result = peer.ask('subscribe', channel='rooms:short')['subscribe']
     assert (True, 1) == (result['expires'], result['ttl'])
@@ -233,8 +239,8 @@ def test_a_subscription_ends_at_its_time(peer: Peer) -> None:
     } == peer.push()
 
 
-def test_a_subscription_token_is_refreshed(peer: Peer) -> None:
-    """A token for the subscription sets its end, and another one moves it."""
+def test_refreshed_subscription_token_extends_the_subscription(peer: Peer) -> None:
+    """A subscription token sets the expiry, and a new one extends it."""
     peer.connect(token=token())
     first = peer.ask('subscribe', channel='rooms:a', token=sub_token(ttl_s=50.0))
     assert 40 <= first['subscribe']['ttl'] <= 50
@@ -242,8 +248,11 @@ def test_a_subscription_token_is_refreshed(peer: Peer) -> None:
     assert 490 <= second['sub_refresh']['ttl'] <= 500
 
 
-def test_an_expired_subscription_token(peer: Peer) -> None:
-    """Expired at subscribing is error 109; expired at a refresh, subscribe again."""
+def test_expired_subscription_token_is_answered_with_error_109(peer: Peer) -> None:
+    """An expired token is error 109.
+
+    At a refresh it also ends the subscription with 2501.
+    """
     peer.connect(token=token())
     expired = sub_token(ttl_s=-10.0)
     assert 109 == peer.error('subscribe', channel='rooms:a', token=expired)
@@ -256,8 +265,10 @@ def test_an_expired_subscription_token(peer: Peer) -> None:
 @pytest.mark.parametrize(
     'bad', [sub_token('bob'), sub_token(channel='rooms:b')], ids=['user', 'channel']
 )
-def test_tokens_for_another_user_or_channel(peer: Peer, command: str, bad: str) -> None:
-    """A token that is valid for somebody or something else ends the connection."""
+def test_subscription_token_of_another_user_or_channel_ends_the_connection(
+    peer: Peer, command: str, bad: str
+) -> None:
+    """A token that is valid for another user or channel ends the connection."""
     peer.connect(token=token())
     if command == 'sub_refresh':
         peer.ask('subscribe', channel='rooms:a')
@@ -265,8 +276,8 @@ def test_tokens_for_another_user_or_channel(peer: Peer, command: str, bad: str) 
     assert (3500, 'invalid token') == peer.end()
 
 
-def test_a_forged_subscription_token(peer: Peer) -> None:
-    """Invalid at subscribing is error 103; at a refresh it ends the connection."""
+def test_invalid_subscription_token_is_refused(peer: Peer) -> None:
+    """An invalid token is error 103. At a refresh it ends the connection."""
     peer.connect(token=token())
     assert 103 == peer.error('subscribe', channel='rooms:a', token='x')
     peer.ask('subscribe', channel='rooms:a')

@@ -1,4 +1,4 @@
-"""What clients and the log are told in words."""
+"""Texts of errors: for clients and in the log."""
 
 from __future__ import annotations
 
@@ -60,8 +60,10 @@ def peer(server: Server) -> Iterator[Peer]:
         yield peer
 
 
-def test_a_refusal_has_the_words_of_the_application(peer: Peer) -> None:
-    """What an HTTPError describes reaches the client; faults of the server do not."""
+def test_http_error_description_reaches_the_client_unless_server_error(
+    peer: Peer,
+) -> None:
+    """The description of a client error is sent. The one of a server error is not."""
     peer.connect()
     closed = peer.ask('subscribe', channel='rooms:closed')['error']
     assert {'code': 103, 'message': 'this room is closed'} == closed
@@ -69,8 +71,8 @@ def test_a_refusal_has_the_words_of_the_application(peer: Peer) -> None:
     assert (100, 'internal server error') == (away['code'], away['message'])
 
 
-def test_a_wrong_payload_is_told_what_is_wrong(peer: Peer) -> None:
-    """A field of the wrong type is named, and a payload too large is told the limit."""
+def test_invalid_payload_error_names_the_field_or_limit(peer: Peer) -> None:
+    """The error names the field of the wrong type, or the limit of the size."""
     peer.connect()
     peer.ask('subscribe', channel='rooms:a')
     wrong = peer.ask('publish', channel='rooms:a', data={'lat': 'x'})['error']
@@ -81,16 +83,16 @@ def test_a_wrong_payload_is_told_what_is_wrong(peer: Peer) -> None:
     assert 'max_publication_bytes of 32' in large['message']
 
 
-def test_who_may_not_connect_is_told_why(peer: Peer) -> None:
+def test_refused_connect_sends_the_description_as_close_reason(peer: Peer) -> None:
     """The reason of the close frame is the description of the HTTPError."""
     peer.say({'id': 1, 'connect': {'data': 1}})
     assert (3500, 'log in first') == peer.end()
 
 
-def test_refusals_can_be_followed_in_the_log(
+def test_refusal_is_logged_in_one_line_at_debug(
     peer: Peer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """At DEBUG the log has who, what and why, in one line whatever the words hold."""
+    """At DEBUG the log has user, command and reason in one line."""
     with caplog.at_level(logging.DEBUG, 'falcon_channels'):
         peer.connect()
         peer.ask('subscribe', channel='rooms:closed')
@@ -103,7 +105,9 @@ def test_refusals_can_be_followed_in_the_log(
     assert '\n' not in line
 
 
-def test_a_key_that_is_not_shared_shows(caplog: pytest.LogCaptureFixture) -> None:
+def test_token_of_unknown_key_logs_a_warning_without_secrets(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """A token signed with another key is a warning, with neither key nor token."""
     channels = Channels()
     ours = TokenVerifier([TokenKey('a' * 40)])

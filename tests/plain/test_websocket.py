@@ -1,4 +1,4 @@
-"""The raw door through Falcon's own test client: no server, no SDK."""
+"""Plain WebSockets, with Falcon's test client: no server, no SDK."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ OWN = {'Origin': 'http://falconframework.org'}
 
 
 class Note(msgspec.Struct):
-    """What may be published."""
+    """The type of data that may be published."""
 
     text: str
 
 
 class Rooms:
-    """Three doors to one kind of channel."""
+    """A resource with several responders for one kind of channel."""
 
     def __init__(self, channels: Channels) -> None:
         self.channels = channels
@@ -90,8 +90,13 @@ def app(channels: Channels) -> falcon.asgi.App:
     return app
 
 
-async def test_text_in_text_out(app: falcon.asgi.App, channels: Channels) -> None:
-    """What one client sends, every client gets; an application sends JSON."""
+async def test_text_message_reaches_all_subscribers(
+    app: falcon.asgi.App, channels: Channels
+) -> None:
+    """A client's text reaches every client unchanged.
+
+    The application's data is sent as JSON.
+    """
     async with testing.ASGIConductor(app) as conductor:
         async with (
             conductor.simulate_ws('/text/a') as one,
@@ -104,8 +109,8 @@ async def test_text_in_text_out(app: falcon.asgi.App, channels: Channels) -> Non
             assert '{"n":1}' == await two.receive_text()
 
 
-async def test_a_position_that_is_none_is_refused(app: falcon.asgi.App) -> None:
-    """Who calls `Channels.serve` with another `since` is told before the accept."""
+async def test_invalid_since_is_refused_before_accept(app: falcon.asgi.App) -> None:
+    """`Channels.serve` refuses an invalid `since` before the handshake is accepted."""
     async with testing.ASGIConductor(app) as conductor:
         with pytest.raises(falcon.WebSocketDisconnected) as caught:
             async with conductor.simulate_ws('/wrong/a'):
@@ -113,10 +118,10 @@ async def test_a_position_that_is_none_is_refused(app: falcon.asgi.App) -> None:
         assert 3400 == caught.value.code
 
 
-async def test_media_has_positions_and_recovers(
+async def test_media_client_receives_positions_and_recovers(
     app: falcon.asgi.App, channels: Channels
 ) -> None:
-    """A media client learns its position, and gets what it missed from there."""
+    """A media client receives its position, and recovers from there what it missed."""
     async with testing.ASGIConductor(app) as conductor:
         async with conductor.simulate_ws('/media/a') as ws:
             begin = (await ws.receive_json())['subscribed']
@@ -139,8 +144,8 @@ async def test_media_has_positions_and_recovers(
 
 
 @pytest.mark.parametrize('text', ['x', '-1:e', '1.5:e', '٣:e', '9' * 16 + ':e', ''])
-async def test_wrong_positions_are_refused(text: str) -> None:
-    """A position that is none is refused by name."""
+async def test_invalid_position_text_is_refused(text: str) -> None:
+    """Text that is not a position is refused with the name of the parameter."""
     with pytest.raises(falcon.HTTPInvalidParam):
         parse_since(text)
     assert Position(7, 'a:b') == parse_since('7:a:b')
@@ -155,14 +160,14 @@ async def test_wrong_positions_are_refused(text: str) -> None:
         ('/text/a', {'Origin': 'null'}),
     ],
 )
-async def test_refused_handshakes(
+async def test_refused_handshake_leaves_no_connection(
     app: falcon.asgi.App, channels: Channels, path: str, headers: dict[str, str]
 ) -> None:
-    """Who may not come in gets no connection, and leaves nothing behind."""
+    """A refused client gets no connection, and leaves nothing behind."""
     async with testing.ASGIConductor(app) as conductor:
         with pytest.raises(falcon.WebSocketDisconnected):
             async with conductor.simulate_ws(path, headers=headers):
-                raise AssertionError('let in')
+                raise AssertionError('accepted')
         async with conductor.simulate_ws('/text/a', headers=OWN):
             assert 1 == len(channels.connections())
     assert [] == channels.connections()
@@ -172,10 +177,10 @@ async def test_refused_handshakes(
     ('message', 'code'),
     [('rude', 3403), ('x' * 600, 3413), ('x' * 1001, 1009), (b'\x00', 1003)],
 )
-async def test_text_clients_are_closed_when_refused(
+async def test_refused_message_closes_a_text_connection(
     app: falcon.asgi.App, channels: Channels, message: str | bytes, code: int
 ) -> None:
-    """A text connection cannot be told otherwise that a message was refused."""
+    """A text connection is closed, because it has no other way to report a refusal."""
     async with testing.ASGIConductor(app) as conductor:
         async with conductor.simulate_ws('/text/a') as ws:
             if isinstance(message, bytes):
@@ -200,10 +205,10 @@ async def test_text_clients_are_closed_when_refused(
         ('/typed/a', '[]', 422, 'object'),
     ],
 )
-async def test_media_clients_are_told_and_stay(
+async def test_refused_message_is_reported_to_media_client_that_stays(
     app: falcon.asgi.App, path: str, text: str, status: int, words: str
 ) -> None:
-    """A media connection is told what was wrong, and goes on."""
+    """A media connection receives the error, and stays open."""
     async with testing.ASGIConductor(app) as conductor:
         async with conductor.simulate_ws(path) as ws:
             await ws.receive_json()
@@ -216,8 +221,10 @@ async def test_media_clients_are_told_and_stay(
 
 
 @pytest.mark.parametrize('kind', ['memory', 'sqlite'])
-async def test_who_is_in_has_joined(kind: str, tmp_path: Path) -> None:
-    """What is published as soon as a WebSocket is open reaches it."""
+async def test_accepted_websocket_receives_the_next_publication(
+    kind: str, tmp_path: Path
+) -> None:
+    """A WebSocket that is accepted receives every publication from then on."""
     url = 'memory://' if kind == 'memory' else f'sqlite:///{tmp_path}/rooms.db'
     channels = Channels(url)
     channels.add_route('rooms:{room}', Rooms(channels))
@@ -230,10 +237,10 @@ async def test_who_is_in_has_joined(kind: str, tmp_path: Path) -> None:
                 assert f'hi {number}' == await ws.receive_text()
 
 
-async def test_revoked_clients_are_closed(
+async def test_revoked_client_is_closed_and_cannot_reconnect(
     app: falcon.asgi.App, channels: Channels
 ) -> None:
-    """Who loses the right is closed, and cannot come back by connecting again."""
+    """A revoked client is closed, and cannot connect again."""
     async with testing.ASGIConductor(app) as conductor:
         async with conductor.simulate_ws('/text/a', query_string='user=ann') as ws:
             await channels.revoke_user('ann', 'rooms:a')
@@ -242,35 +249,35 @@ async def test_revoked_clients_are_closed(
             assert 3403 == closed.value.code
         with pytest.raises(falcon.WebSocketDisconnected):
             async with conductor.simulate_ws('/text/a', query_string='user=ann'):
-                raise AssertionError('let in')
+                raise AssertionError('accepted')
         async with conductor.simulate_ws('/text/a', query_string='user=bob') as ws:
             await channels.publish('rooms:a', 'hi')
             assert 'hi' == await ws.receive_text()
 
 
-async def test_full_and_draining_refuse(
+async def test_full_or_draining_process_refuses_new_connections(
     app: falcon.asgi.App, channels: Channels
 ) -> None:
-    """One too many is refused; draining tells the others to come back."""
+    """A connection over the limit is refused. Draining closes with 1012: reconnect."""
     channels.options.max_connections = 1
     async with testing.ASGIConductor(app) as conductor:
         async with conductor.simulate_ws('/text/a') as ws:
             with pytest.raises(falcon.WebSocketDisconnected):
                 async with conductor.simulate_ws('/text/a'):
-                    raise AssertionError('let in')
+                    raise AssertionError('accepted')
             await channels.drain()
             with pytest.raises(falcon.WebSocketDisconnected) as closed:
                 await ws.receive_text()
             assert 1012 == closed.value.code
         with pytest.raises(falcon.WebSocketDisconnected):
             async with conductor.simulate_ws('/text/a'):
-                raise AssertionError('let in')
+                raise AssertionError('accepted')
 
 
-async def test_defects_of_responders_close_with_1011(
+async def test_exception_in_responder_closes_one_connection_with_1011(
     app: falcon.asgi.App, channels: Channels, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An error of the application is logged, closes one connection, and no other."""
+    """An exception of the application is logged, and closes only its own connection."""
     async with testing.ASGIConductor(app) as conductor:
         async with conductor.simulate_ws('/text/a') as other:
             async with conductor.simulate_ws('/text/a') as ws:
