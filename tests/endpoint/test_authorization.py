@@ -188,7 +188,9 @@ def test_subscription_gives_no_access_to_another_channel(
         'rooms.*',
     ],
 )
-def test_channel_name_not_normalized_is_refused(ann: Peer, name: str) -> None:
+def test_invalid_channel_name_is_refused_without_normalization(
+    ann: Peer, name: str
+) -> None:
     """A name that only looks like a channel name is refused, and not normalized."""
     assert ann.error('subscribe', channel=name) in {102, 107}
 
@@ -242,7 +244,7 @@ def test_forged_position_recovers_no_publication(
 
 
 FLOODS: dict[str, list[dict[str, Any]]] = {
-    'coming and going': [
+    'subscribing and unsubscribing': [
         {'subscribe': {'channel': 'rooms:flood'}},
         {'unsubscribe': {'channel': 'rooms:flood'}},
     ],
@@ -250,7 +252,7 @@ FLOODS: dict[str, list[dict[str, Any]]] = {
     'history': [{'history': {'channel': 'rooms:mine', 'limit': 5}}],
     'presence': [{'presence': {'channel': 'rooms:mine'}}],
     'calls': [{'rpc': {'method': 'm'}}],
-    'names that are none': [{'subscribe': {'channel': 'rooms:\u202e'}}],
+    'invalid names': [{'subscribe': {'channel': 'rooms:\u202e'}}],
 }
 
 
@@ -315,10 +317,10 @@ def test_invalid_json_is_not_logged_as_a_traceback(
 ) -> None:
     """A message that is not JSON ends its connection and logs no traceback."""
     with caplog.at_level(logging.WARNING):
-        for rubbish in ('hello', '[' * 60_000, '{"id":1e400}', '"\\ud800"'):
+        for message in ('hello', '[' * 60_000, '{"id":1e400}', '"\\ud800"'):
             with Peer.to(world[0]) as peer:
                 peer.connect(data='ann')
-                peer.ws.send(rubbish)
+                peer.ws.send(message)
                 assert (3501, 'bad request') == peer.end()
     assert '' == caplog.text
 

@@ -333,9 +333,9 @@ def test_subscription_by_the_application_is_pushed(
         } == peer.push()
 
 
-def session_of(channels: Channels, user: str) -> Any:
-    [session] = channels.connections(user)
-    return session
+def connection_of(channels: Channels, user: str) -> Any:
+    [connection] = channels.connections(user)
+    return connection
 
 
 @pytest.mark.parametrize(
@@ -350,9 +350,9 @@ def test_lost_server_side_subscription_ends_the_connection(
     """
     with Peer.to(server) as peer:
         peer.connect(data={'user': f'lost{code}', 'channels': ['#lost']})
-        session = session_of(clients.channels, f'lost{code}')
-        subscription = session.subscriptions['#lost']
-        clients.call(session.hub.unsubscribe, subscription, code, 'lost')
+        connection = connection_of(clients.channels, f'lost{code}')
+        subscription = connection.subscriptions['#lost']
+        clients.call(connection.hub.unsubscribe, subscription, code, 'lost')
         assert end[0] == peer.end()[0]
 
 
@@ -363,9 +363,11 @@ def test_lost_subscription_is_ended_with_insufficient_state(
     with Peer.to(server) as peer:
         peer.connect(data={'user': 'gap'})
         peer.ask('subscribe', channel=room)
-        session = session_of(clients.channels, 'gap')
-        subscription = session.subscriptions[room]
-        clients.call(session.hub.unsubscribe, subscription, 2500, 'insufficient state')
+        connection = connection_of(clients.channels, 'gap')
+        subscription = connection.subscriptions[room]
+        clients.call(
+            connection.hub.unsubscribe, subscription, 2500, 'insufficient state'
+        )
         peer.ask('ping')
         pushes = [push['push'] for push in peer.pushes]
         assert {'code': 2500, 'reason': 'insufficient state'} == (
@@ -480,7 +482,8 @@ def test_on_disconnect_is_called_for_every_connected_client(
         clients.run(clients.channels.disconnect_user('last'))
         last.end()
     wait_until(
-        lambda: {'closing', 'vanishing', 'last'} <= set(clients.left), 'all are told'
+        lambda: {'closing', 'vanishing', 'last'} <= set(clients.left),
+        'on_disconnect was called for all',
     )
 
 

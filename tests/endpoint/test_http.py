@@ -224,14 +224,14 @@ def test_ended_stream_sends_a_disconnect_push_last(client: httpx.Client) -> None
 
 def test_closed_stream_removes_its_connection_and_session(client: httpx.Client) -> None:
     """A client that closes its stream loses its connection and its session."""
-    wait_until(lambda: not channels.connections(), 'nobody is there')
+    wait_until(lambda: not channels.connections(), 'no connection is left')
     with Stream.open(
         client, 'POST', '/connection/http_stream', content=CONNECT
     ) as stream:
         stream.connected(stream.line())
         assert 1 == len(channels.connections())
         session = stream.session
-    wait_until(lambda: not channels.connections(), 'it has left')
+    wait_until(lambda: not channels.connections(), 'the connection has ended')
     gone = client.post('/emulation', json={**session, 'data': CONNECT})
     assert 404 == gone.status_code
 
@@ -392,7 +392,7 @@ def test_refused_event_source_gets_an_http_error(
 ) -> None:
     """A refused EventSource gets an HTTP status at which a browser gives up."""
     assert status == client.get(f'/connection/uni_sse?{query}').status_code
-    wait_until(lambda: not channels.connections(), 'nobody is left behind')
+    wait_until(lambda: not channels.connections(), 'no connection is left')
 
 
 def test_temporarily_refused_event_source_gets_a_stream_that_ends(
@@ -458,7 +458,7 @@ def test_stream_that_is_not_read_is_ended_as_slow(server: Server) -> None:
 
     A client that does not read is ended as slow.
     """
-    wait_until(lambda: not channels.connections(), 'nobody is there')
+    wait_until(lambda: not channels.connections(), 'no connection is left')
     slow = channels.node.hub.counters.slow_disconnects
     body = CONNECT + '\n{"id":2,"subscribe":{"channel":"slow:a"}}'
     with socket.socket() as reader:
@@ -468,22 +468,22 @@ def test_stream_that_is_not_read_is_ended_as_slow(server: Server) -> None:
             f'POST /connection/http_stream HTTP/1.1\r\nHost: 127.0.0.1:{server.port}'
             f'\r\nContent-Length: {len(body)}\r\n\r\n{body}'.encode()
         )
-        wait_until(lambda: len(channels.connections()) == 1, 'the reader is there')
-        [session] = channels.connections()
-        wait_until(lambda: 'slow:a' in session.subscriptions, 'it has subscribed')
+        wait_until(lambda: len(channels.connections()) == 1, 'the reader is connected')
+        [connection] = channels.connections()
+        wait_until(lambda: 'slow:a' in connection.subscriptions, 'it has subscribed')
         assert Clients.loop is not None
-        flood = asyncio.run_coroutine_threadsafe(_flood(session), Clients.loop)
+        flood = asyncio.run_coroutine_threadsafe(_flood(connection), Clients.loop)
         assert flood.result(TIMEOUT_S) <= 300_000
     assert slow + 1 == channels.node.hub.counters.slow_disconnects
 
 
-async def _flood(session: Any) -> int:
+async def _flood(connection: Any) -> int:
     """Publish until a connection ends; return its largest backlog in bytes."""
     most = 0
-    while not session.closed:
+    while not connection.closed:
         await channels.publish('slow:a', 'x' * 60_000)
         await asyncio.sleep(0)
-        most = max(most, session.transport.backlog_bytes)
+        most = max(most, connection.transport.backlog_bytes)
     return most
 
 

@@ -107,7 +107,9 @@ def connecting(world: tuple[Server, App], channel: str) -> Iterator[tuple[Peer, 
     with Peer.to(server) as peer:
         peer.say({'id': 1, 'connect': {'data': [channel]}})
         hub = app.channels.node.hub
-        wait_until(lambda: hub.channel_counts() == {channel: 1}, 'it has joined one')
+        wait_until(
+            lambda: hub.channel_counts() == {channel: 1}, 'the first channel is joined'
+        )
         yield peer, app
 
 
