@@ -155,11 +155,12 @@ class PlainConnection(Connection):
         self, subscription: Subscription, code: int, reason: str
     ) -> None:
         """Called when the server has ended the subscription: end the connection."""
+        self._on_subscription_ended(code, reason)
+
+    def _on_subscription_ended(self, code: int, reason: str) -> None:
+        may_return = code >= FIRST_RESUBSCRIBE_CODE
         self.disconnect(
-            _UNSUBSCRIBED
-            if code < FIRST_RESUBSCRIBE_CODE
-            else DISCONNECT_INSUFFICIENT.code,
-            reason,
+            DISCONNECT_INSUFFICIENT.code if may_return else _UNSUBSCRIBED, reason
         )
 
     def on_closed(self, code: int, reason: str) -> None:
@@ -308,12 +309,7 @@ class PlainConnection(Connection):
         except UnsubscribedError as ex:
             if not self._admitted:
                 raise falcon.HTTPForbidden(description=ex.reason) from None
-            self.disconnect(
-                _UNSUBSCRIBED
-                if ex.code < FIRST_RESUBSCRIBE_CODE
-                else DISCONNECT_INSUFFICIENT.code,
-                ex.reason,
-            )
+            self._on_subscription_ended(ex.code, ex.reason)
         except (BrokerUnavailableError, ClosedError):
             if not self._admitted:
                 raise
