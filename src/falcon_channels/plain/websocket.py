@@ -41,7 +41,7 @@ from falcon_channels.protocol.codes import FIRST_RESUBSCRIBE_CODE
 from falcon_channels.protocol.recovery import check_position
 from falcon_channels.publication import Position
 from falcon_channels.transports.asgi import AsgiTransport
-from falcon_channels.transports.asgi_extensions import server_websocket
+from falcon_channels.transports.asgi import choose_transport
 from falcon_channels.transports.asgi_extensions import ServerWebSocket
 from falcon_channels.transports.base import Transport
 from falcon_channels.transports.encoders import get_encoder
@@ -357,7 +357,7 @@ async def serve_websocket(
     node.handshake.check_origin(req)
     node.handshake.check_capacity()
     since = position_to_recover(req, since, media)
-    transport = server_websocket(req.scope) or AsgiTransport(ws)
+    transport = choose_transport(req, ws)
     connection = PlainConnection(
         node, transport, channel, req, user=user, info=info, media=media
     )
