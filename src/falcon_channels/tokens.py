@@ -307,7 +307,7 @@ class TokenVerifier:
         issuer: ``iss`` that every token must have, or ``None`` for any (default).
         audience: ``aud`` that every token must contain, or ``None`` for any (default).
         require_exp: Whether to refuse tokens that never expire (default ``True``).
-        leeway_s: Tolerated clock difference between computers in seconds (default 0).
+        leeway_s: Tolerated clock difference between computers in seconds (default 5).
 
     Raises:
         OptionsError: There is no key.
@@ -320,7 +320,7 @@ class TokenVerifier:
         issuer: str | None = None,
         audience: str | None = None,
         require_exp: bool = True,
-        leeway_s: float = 0.0,
+        leeway_s: float = 5.0,
     ) -> None:
         self._keys = (keys,) if isinstance(keys, TokenKey) else tuple(keys)
         if not self._keys:

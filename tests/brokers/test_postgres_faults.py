@@ -228,4 +228,4 @@ async def test_rolled_back_transactions_are_repeated_without_gaps(
         (n, value) for n, value in enumerate(values, 1) if value not in plain.values
     ]
     assert undone >= 50
-    assert 0 == listening.hub.counters.insufficient_state
+    assert 0 == listening.node.hub.counters.insufficient_state

@@ -295,6 +295,13 @@ MUTANTS = [
         'tests/hub/test_fault_isolation.py',
     ),
     Mutant(
+        'a publication overtakes the queued start of a subscription',
+        'hub/fanout.py',
+        'elif not sent and connection.out is not None:',
+        'elif False:',
+        'tests/rooms/test_storm.py',
+    ),
+    Mutant(
         'an error in a delivery stops the event-loop iteration',
         'hub/fanout.py',
         'self._on_lost(local_channel)',

@@ -261,10 +261,12 @@ class FanOut:
         slow = []
         for number, sent in unsent:
             local_channel, subscription, connection, blob = written[number]
-            # NOTE: output that was queued meanwhile follows this blob, whose beginning
-            #   may be on its way already.
+            # NOTE: a connection with queued output is in the batch without a socket, so
+            #   that nothing of the blob is sent. The blob follows that output.
             if sent < 0:
                 connection.transport.abort()
+            elif not sent and connection.out is not None:
+                connection.out.append(blob)
             elif connection.write(blob[sent:]) > local_channel.limit_bytes:
                 slow.append((local_channel, subscription))
         for local_channel, subscription in slow:
