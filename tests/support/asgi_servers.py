@@ -102,7 +102,7 @@ HYPERCORN = AsgiServer(
     calls_factories=True,
     replaces_workers=False,
     # It cancels the remaining connections after three seconds.
-    stop_codes=(1011, 1011, 1011),
+    stop_codes=(1011, 1012, 1011),
     stop_is_quiet=False,
     # It does not wait for pongs, but a pong counts as a sign of life.
     impatience=('--websocket-ping-interval', '1', '--read-timeout', '3'),

@@ -382,16 +382,13 @@ async def serve_websocket(
         await connection.publish_messages()
     except _NotAdmittedError:
         return
-    except asyncio.CancelledError:
-        if reading is not None:
-            reading.cancel()
-        raise
     finally:
         connection.shutdown()
         if reading is not None:
-            # NOTE: this ends when the close frame was sent and answered.
-            with contextlib.suppress(asyncio.CancelledError):
-                await reading
+            # NOTE: this ends when the close frame was sent and answered, or after the
+            #   timeout of the transport. A server that cancels the responder when it
+            #   stops thereby still sends the close code.
+            await reading
 
 
 class _NotAdmittedError(Exception):
