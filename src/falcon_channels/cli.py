@@ -1,4 +1,4 @@
-"""The command ``falcon-channels``, which only finds and runs the subcommand."""
+"""The command ``falcon-channels``: finds and runs a subcommand."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 
 _API = 'falcon_channels.commands'
 
-#: Extras that subcommands need; the others need ``all``.
+#: The extra that a subcommand needs; a subcommand that is not listed needs ``all``.
 _EXTRAS = {'serve': 'server', 'migrate': 'postgres', 'chat': 'chat'}
 
 #: Module and summary of each subcommand. The module has `add_arguments` and a function
