@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         module = importlib.import_module(module_name)
     except ImportError as ex:
-        print(  # noqa: T201 - a command talks to its user
+        print(  # noqa: T201 - output of a command
             f'falcon-channels {name} needs more packages ({ex}): '
             f"pip install 'falcon-channels[{_EXTRAS.get(name, 'all')}]'",
             file=sys.stderr,

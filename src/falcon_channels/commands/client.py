@@ -195,7 +195,7 @@ def parse_json(text: str, what: str) -> Any:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError, ValueError) as ex:
         raise CommandError(
-            f'{what} is not JSON: {ex}; text is quoted twice: \'"hello"\''
+            f'{what} is not JSON: {ex}; quote text twice: \'"hello"\''
         ) from None
 
 
@@ -212,7 +212,7 @@ def show_line(text: str) -> None:
     """
     if not text.isprintable():
         text = ''.join(c if c.isprintable() else _escaped(c) for c in text)
-    print(text, flush=True)  # noqa: T201 - a command talks to its user
+    print(text, flush=True)  # noqa: T201 - output of a command
 
 
 def _escaped(character: str) -> str:
@@ -223,7 +223,7 @@ def _escaped(character: str) -> str:
 
 def say(text: str) -> None:
     """Print a message to standard error; results are printed to standard output."""
-    print(  # noqa: T201 - a command talks to its user
+    print(  # noqa: T201 - output of a command
         f'falcon-channels: {text}', file=sys.stderr, flush=True
     )
 

@@ -362,7 +362,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--ws-deflate', action='store_true', help='negotiate permessage-deflate'
     )
     ws.add_argument(
-        '--ws-max-per-peer', type=_positive, help='most connections from one address'
+        '--ws-max-per-peer', type=_positive, help='maximum connections per address'
     )
     ws.add_argument(
         '--ws-first-message-timeout',
@@ -370,7 +370,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='SECONDS',
         help='longest time from the accept to the first message; without it, no limit',
     )
-    parser.add_argument('--limit-concurrency', type=_positive, help='most connections')
+    parser.add_argument(
+        '--limit-concurrency', type=_positive, help='maximum connections'
+    )
     parser.add_argument('--log-level', choices=sorted(LOG_LEVELS), default='info')
     parser.add_argument('--no-access-log', action='store_true')
 
@@ -378,7 +380,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def serve(args: argparse.Namespace) -> int:
     """Serve until stopped; return the exit code."""
     if args.workers > 1 and args.reload:
-        print('--workers and --reload exclude each other', file=sys.stderr)  # noqa: T201 - a command talks to its user
+        print('--workers and --reload exclude each other', file=sys.stderr)  # noqa: T201 - output of a command
         return 2
     if args.ssl_certfile:
         try:
@@ -386,7 +388,7 @@ def serve(args: argparse.Namespace) -> int:
                 args.ssl_certfile, args.ssl_keyfile
             )
         except OSError as ex:  # ssl.SSLError is one, too
-            print(f'the certificate or its key cannot be loaded: {ex}', file=sys.stderr)  # noqa: T201 - a command talks to its user
+            print(f'the certificate or its key cannot be loaded: {ex}', file=sys.stderr)  # noqa: T201 - output of a command
             return 2
     sys.path.insert(0, args.app_dir)
     config = _config(args)

@@ -40,7 +40,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     SECURITY: Without them, one connection can send endless headers and fill the memory.
     Clients can also send half a request (slow loris) or read nothing of a response
-    (slow read), and keep their connections for ever.
+    (slow read), and keep their connections open without limit.
     """
 
     def __init__(
@@ -228,7 +228,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _check_backlog(self, pending_before: int) -> None:
         # SECURITY: A client that never reads could otherwise keep its connection and
-        # its pending output in memory for ever.
+        # its pending output in memory without limit.
         if self.transport.get_write_buffer_size() >= pending_before:
             self._cut()
         else:
@@ -267,5 +267,5 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         lines.append(b'connection: close')
         self.transport.write(b'\r\n'.join(lines) + b'\r\n\r\n' + body)
         self.transport.close()
-        # NOTE: A peer that does not read would otherwise keep the connection for ever.
+        # NOTE: A peer that does not read would otherwise keep the connection open.
         self.loop.call_later(HEAD_TIMEOUT_S, self.transport.abort)

@@ -279,7 +279,7 @@ class WebSocketProtocol(asyncio.Protocol):
         """Called with bytes: first the whole upgrade request, then frames."""
         self._heard = True
         try:
-            # PERF: Most reads bring one short text message. It needs neither the loop
+            # PERF: Most reads return one short text message. It needs neither the loop
             # over frames nor its limits (benchmarks/echo.py).
             size = len(data)
             if (
@@ -724,7 +724,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self.read_pauses &= ~reason
         if self.read_pauses or self.state not in (OPEN, CLOSING):
             return
-        # NOTE: If `_parse` is running, its loop goes on by itself.
+        # NOTE: If `_parse` is running, its loop continues by itself.
         if self._buffer is not None and not self._parsing:
             self._parse(self._buffer)
         if not self.read_pauses and self.state in (OPEN, CLOSING):

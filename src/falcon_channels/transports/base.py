@@ -2,7 +2,7 @@
 
 A transport knows one socket (or one HTTP response) and nothing about channels. The hub
 hands it *blobs*: payloads that the transport's framing has prepared. All connections
-with the same framing get the same object. These rules hold, with their reasons:
+with the same framing get the same object. The rules and their reasons:
 
 * `write` never blocks, never awaits and never raises because of the peer. A publisher
   writes to all subscribers in one loop, and one blocked write would delay all others.

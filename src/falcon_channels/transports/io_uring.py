@@ -7,7 +7,7 @@ eighth of the cost of a short message to a socket (benchmarks/fanout.py).
 A ring is memory that this process shares with the kernel: submission entries, and
 results. In our entries everything but the socket, the address and the length is
 constant. The constant part is written once, so `send` copies three columns of numbers.
-These rules hold, with their reasons:
+The rules and their reasons:
 
 * Every send is flagged not to wait, so it is complete when the call returns. No memory
   is needed after the call.

@@ -393,9 +393,9 @@ class RedisBroker(Broker):
                 found, entries = await client.run(
                     scripts.PRESENCE_EXPIRE, [f'{base}until'], base, count
                 )
-                for word, info, last in entries:
+                for encoded, info, last in entries:
                     changes.append(
-                        PresenceChange(untoken(word), decode_info(info), bool(last))
+                        PresenceChange(untoken(encoded), decode_info(info), bool(last))
                     )
                 if found < count:
                     break
