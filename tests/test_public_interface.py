@@ -38,6 +38,7 @@ PUBLIC = {
         'EndpointOptions',
         'EventLoopError',
         'HistoryPage',
+        'InvalidValueError',
         'LocalSubscription',
         'NodeOptions',
         'OptionsError',

@@ -15,6 +15,7 @@ from falcon_channels.errors import ChannelNameError
 from falcon_channels.errors import ChannelsError
 from falcon_channels.errors import ClosedError
 from falcon_channels.errors import EventLoopError
+from falcon_channels.errors import InvalidValueError
 from falcon_channels.errors import OptionsError
 from falcon_channels.errors import PayloadError
 from falcon_channels.errors import PositionError
@@ -50,6 +51,7 @@ __all__ = [
     'EndpointOptions',
     'EventLoopError',
     'HistoryPage',
+    'InvalidValueError',
     'LocalSubscription',
     'NodeOptions',
     'OptionsError',

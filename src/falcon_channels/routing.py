@@ -12,7 +12,6 @@ from typing import NamedTuple
 import unicodedata
 
 from falcon.routing import CompiledRouter
-import msgspec
 
 from falcon_channels.errors import ChannelNameError
 from falcon_channels.errors import OptionsError
@@ -133,16 +132,6 @@ class ChannelRoute:
         if self.options.publishers == 'auto':
             return 'nobody' if self.on_publish is None else 'subscribers'
         return self.options.publishers
-
-    def decode_data(self, data: bytes) -> None:
-        """Check data that a client publishes against the route's type.
-
-        Raises:
-            msgspec.ValidationError: The type does not match; the message has the path
-                of the field.
-        """
-        if self.options.data_type is not None:
-            msgspec.json.decode(data, type=self.options.data_type)
 
 
 def _fields(template: str) -> list[str]:

@@ -50,8 +50,7 @@ from falcon_channels.protocol.messages import ConnectResult
 from falcon_channels.protocol.messages import EncodedPublications
 from falcon_channels.protocol.messages import SubscribeRequest
 from falcon_channels.publication import Publication
-from falcon_channels.transports.asgi import AsgiTransport
-from falcon_channels.transports.asgi_extensions import server_websocket
+from falcon_channels.transports.asgi import choose_transport
 from falcon_channels.transports.base import Transport
 from falcon_channels.transports.client_codecs import UNIDIRECTIONAL_JSON
 from falcon_channels.transports.http_stream import EVENTS
@@ -163,8 +162,8 @@ class UnidirectionalWebSocketResource(UpgradeRequired):
     ) -> None:
         """Accept a client, and serve it until it has left."""
         await self._endpoint.node.handshake.admit(req)
+        transport = choose_transport(req, ws)
         await ws.accept()
-        transport = server_websocket(req.scope) or AsgiTransport(ws)
         connection = UnidirectionalConnection(self._endpoint, transport, req)
         await serve_accepted(self._endpoint, ws, transport, connection)
 

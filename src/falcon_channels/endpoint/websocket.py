@@ -13,7 +13,7 @@ from falcon_channels.endpoint.endpoint import Endpoint
 from falcon_channels.errors import ExtraMissingError
 from falcon_channels.protocol import codes
 from falcon_channels.transports.asgi import AsgiTransport
-from falcon_channels.transports.asgi_extensions import server_websocket
+from falcon_channels.transports.asgi import choose_transport
 from falcon_channels.transports.asgi_extensions import ServerWebSocket
 from falcon_channels.transports.client_codecs import ClientCodec
 from falcon_channels.transports.client_codecs import JSON
@@ -54,10 +54,8 @@ class WebSocketResource(UpgradeRequired):
         """Accept a client, and serve it until it has left."""
         await self._endpoint.node.handshake.admit(req)
         codec, subprotocol = _choose_codec(req, ws)
+        transport = choose_transport(req, ws, binary=codec.binary)
         await ws.accept(subprotocol)
-        transport = server_websocket(req.scope) or AsgiTransport(
-            ws, binary=codec.binary
-        )
         connection = ClientConnection(self._endpoint, transport, codec, req, dispatch)
         await serve_accepted(self._endpoint, ws, transport, connection)
 

@@ -41,7 +41,7 @@ from falcon_channels.protocol.codes import FIRST_RESUBSCRIBE_CODE
 from falcon_channels.protocol.recovery import check_position
 from falcon_channels.publication import Position
 from falcon_channels.transports.asgi import AsgiTransport
-from falcon_channels.transports.asgi_extensions import server_websocket
+from falcon_channels.transports.asgi import choose_transport
 from falcon_channels.transports.asgi_extensions import ServerWebSocket
 from falcon_channels.transports.base import Transport
 from falcon_channels.transports.encoders import get_encoder
@@ -155,11 +155,12 @@ class PlainConnection(Connection):
         self, subscription: Subscription, code: int, reason: str
     ) -> None:
         """Called when the server has ended the subscription: end the connection."""
+        self._on_subscription_ended(code, reason)
+
+    def _on_subscription_ended(self, code: int, reason: str) -> None:
+        may_return = code >= FIRST_RESUBSCRIBE_CODE
         self.disconnect(
-            _UNSUBSCRIBED
-            if code < FIRST_RESUBSCRIBE_CODE
-            else DISCONNECT_INSUFFICIENT.code,
-            reason,
+            DISCONNECT_INSUFFICIENT.code if may_return else _UNSUBSCRIBED, reason
         )
 
     def on_closed(self, code: int, reason: str) -> None:
@@ -308,12 +309,7 @@ class PlainConnection(Connection):
         except UnsubscribedError as ex:
             if not self._admitted:
                 raise falcon.HTTPForbidden(description=ex.reason) from None
-            self.disconnect(
-                _UNSUBSCRIBED
-                if ex.code < FIRST_RESUBSCRIBE_CODE
-                else DISCONNECT_INSUFFICIENT.code,
-                ex.reason,
-            )
+            self._on_subscription_ended(ex.code, ex.reason)
         except (BrokerUnavailableError, ClosedError):
             if not self._admitted:
                 raise
@@ -361,7 +357,7 @@ async def serve_websocket(
     node.handshake.check_origin(req)
     node.handshake.check_capacity()
     since = position_to_recover(req, since, media)
-    transport = server_websocket(req.scope) or AsgiTransport(ws)
+    transport = choose_transport(req, ws)
     connection = PlainConnection(
         node, transport, channel, req, user=user, info=info, media=media
     )

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable
-from collections.abc import Callable
 import math
-import random
 import sys
 from typing import Any
 from typing import Protocol
@@ -18,10 +15,9 @@ from uvicorn.server import ServerState
 from websockets.extensions.base import ServerExtensionFactory
 
 from falcon_channels.server.compression import deflate_factory
-from falcon_channels.server.loggers import server_logger
+from falcon_channels.server.drain import Drain
 from falcon_channels.server.options import ServerOptions
 from falcon_channels.timer_wheel import TimerWheel
-from falcon_channels.transports.asgi_extensions import DRAIN_HOOKS
 
 #: Attribute of uvicorn's `ServerState` where the context of a server is stored.
 _KEY = 'falcon_channels_context'
@@ -36,13 +32,6 @@ class Flushable(Protocol):
 
     def flush(self) -> None:
         """Write the gathered output."""
-
-
-class Drainable(Protocol):
-    """A connection that can be closed because the server stops."""
-
-    def go_away(self) -> None:
-        """Close with 1012, or answer 503 before the accept."""
 
 
 class ServerContext:
@@ -60,7 +49,7 @@ class ServerContext:
         'app',
         'app_state',
         'config',
-        'drain_task',
+        'drain',
         'extensions',
         'frame_limit',
         'keepalive',
@@ -102,7 +91,7 @@ class ServerContext:
             [deflate_factory()] if options.deflate else None
         )
         self._peers: Counter[str] = Counter()
-        self.drain_task: asyncio.Task[None] | None = None
+        self.drain = Drain(config, state, app_state, options)
         self.ping_interval_s = config.ws_ping_interval or None
         self.ping_timeout_s = config.ws_ping_timeout or None
         shortest_s = min(
@@ -134,7 +123,7 @@ class ServerContext:
     ) -> None:
         """Begin the drain of a server that may have had no WebSocket yet."""
         options = getattr(config, 'server_options', None) or ServerOptions()
-        cls.of(config, state, app_state, options).begin_drain()
+        cls.of(config, state, app_state, options).drain.begin()
 
     def flush_soon(self, connection: Flushable) -> None:
         """Call `connection.flush` at the end of this event-loop iteration."""
@@ -179,57 +168,6 @@ class ServerContext:
         """Replace the client's address in a scope as uvicorn's middleware does."""
         if self._proxies is not None:
             await self._proxies(scope, None, None)  # type: ignore[arg-type]  # passed on only
-
-    def begin_drain(self) -> None:
-        """Run the drain hooks, then close the connections in batches; once."""
-        if self.drain_task is None:
-            self.drain_task = self.loop.create_task(
-                self._drain(), name='falcon-channels drain'
-            )
-
-    async def _drain(self) -> None:
-        timeout_s = self.options.drain_timeout_s
-        graceful_s = self.config.timeout_graceful_shutdown
-        if graceful_s is not None:
-            # NOTE: uvicorn cancels everything after this time. Half of it is reserved
-            # for the closing handshakes.
-            timeout_s = min(timeout_s, graceful_s / 2)
-        deadline_s = self.loop.time() + timeout_s
-        hooks: list[Callable[[], Awaitable[object]]]
-        hooks = list(self.app_state.get(DRAIN_HOOKS, ()))
-        for hook in hooks:
-            left_s = max(deadline_s - self.loop.time(), 0.1)
-            try:
-                await asyncio.wait_for(hook(), left_s)
-            except TimeoutError:
-                server_logger.error('drain hook %r took over %.1f s', hook, left_s)
-            except Exception:
-                server_logger.exception('drain hook %r failed', hook)
-        await self._close_in_batches(max(deadline_s - self.loop.time(), 0.0))
-
-    async def _close_in_batches(self, timeout_s: float) -> None:
-        remaining = self._connections()
-        random.shuffle(remaining)
-        pause_s = self.options.drain_interval_s
-        batches = max(int(timeout_s / pause_s), 1) if pause_s else 1
-        size = max(self.options.drain_batch, math.ceil(len(remaining) / batches))
-        while remaining:
-            for connection in remaining[-size:]:
-                try:
-                    connection.go_away()
-                except Exception:
-                    server_logger.exception('WebSocket shutdown failed')
-            del remaining[-size:]
-            if remaining:
-                # Jitter: workers that stop together do not close at the same moments.
-                await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))
-
-    def _connections(self) -> list[Drainable]:
-        return [
-            connection
-            for connection in self.state.connections
-            if hasattr(connection, 'go_away')
-        ]
 
 
 async def _no_application(scope: Any, receive: Any, send: Any) -> None:

@@ -357,7 +357,7 @@ class WebSocketProtocol(asyncio.Protocol):
         connections. This method therefore never raises.
         """
         try:
-            self._context.begin_drain()
+            self._context.drain.begin()
             if self.state == CONNECTING:
                 self.go_away()
         except Exception:

@@ -26,8 +26,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from itertools import count
-import secrets
 
 import pytest
 
@@ -564,14 +562,6 @@ class BrokerContract:
         """Promise 16: a broker that was never started can be closed."""
         broker = await self.open_broker()
         await broker.close()
-
-
-_unique = count()
-
-
-def unique(prefix: str) -> str:
-    """Return a new text with a prefix, for stores that several tests share."""
-    return f'{prefix}-{secrets.token_hex(6)}-{next(_unique)}'
 
 
 def _facts(item: Publication) -> tuple[object, ...]:

@@ -23,6 +23,8 @@ from typing import NamedTuple
 import falcon
 import falcon.asgi
 
+from falcon_channels.transports.asgi_extensions import server_websocket
+from falcon_channels.transports.asgi_extensions import ServerWebSocket
 from falcon_channels.transports.base import Receiver
 
 #: Seconds that a client has to read the pending output when it is closed.
@@ -267,3 +269,31 @@ def _send_each(ws: falcon.asgi.WebSocket) -> Generator[Any, Any, None]:
                 yield from ws.send_text(message)
             else:
                 yield from ws.send_data(message)
+
+
+def choose_transport(
+    req: falcon.asgi.Request, ws: falcon.asgi.WebSocket, *, binary: bool = False
+) -> AsgiTransport | ServerWebSocket:
+    """Return the transport for a WebSocket: that of our server, or one over ASGI.
+
+    Call it before `ws` is accepted, or with a WebSocket that the application accepted.
+
+    Args:
+        req: Request of the handshake.
+        ws: The WebSocket.
+        binary: Kind of messages that the client may send.
+    """
+    lent = server_websocket(req.scope)
+    if lent is None or (not ws.unaccepted and _is_read_by_falcon(ws)):
+        return AsgiTransport(ws, binary=binary)
+    return lent
+
+
+def _is_read_by_falcon(ws: falcon.asgi.WebSocket) -> bool:
+    """Return whether Falcon's own task receives messages of an accepted WebSocket.
+
+    NOTE: the task has received messages that the application has not read. They can
+    only be received through Falcon, and would be lost in the server's transport.
+    """
+    receiver = getattr(ws, '_buffered_receiver', None)
+    return getattr(receiver, '_pump_task', None) is not None

@@ -22,6 +22,17 @@ from typing import Protocol
 from falcon_channels.transports.base import Receiver
 from falcon_channels.transports.base import Transport
 
+__all__ = [
+    'ABORT_EXTENSION',
+    'DRAIN_HOOKS',
+    'SERVER_WEBSOCKET_EXTENSION',
+    'START_ERROR',
+    'WORKERS',
+    'ServerWebSocket',
+    'connection_abort',
+    'server_websocket',
+]
+
 #: Name of the extension in ``scope['extensions']`` of a WebSocket.
 SERVER_WEBSOCKET_EXTENSION = 'falcon_channels.websocket'
 

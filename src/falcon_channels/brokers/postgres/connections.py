@@ -130,7 +130,7 @@ class Server:
                         (str(server_ms),),
                     )
                 except BaseException:
-                    # NOTE: the caller was cancelled or has stopped waiting, so close it here.
+                    # NOTE: cancelled or too late. No other code can close this.
                     await close_at_once(connection)
                     raise
         except TimeoutError:

@@ -1,0 +1,104 @@
+"""Drain: close the connections of a stopping server in batches."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from collections.abc import Callable
+import math
+import random
+from typing import Any
+from typing import Protocol
+
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+
+from falcon_channels.server.loggers import server_logger
+from falcon_channels.server.options import ServerOptions
+from falcon_channels.transports.asgi_extensions import DRAIN_HOOKS
+
+
+class Drainable(Protocol):
+    """A connection that can be closed because the server stops."""
+
+    def go_away(self) -> None:
+        """Close with 1012, or answer 503 before the accept."""
+
+
+class Drain:
+    """Runs the drain hooks, and then closes the connections of one server.
+
+    Args:
+        config: Configuration of uvicorn.
+        state: Connections of uvicorn's server.
+        app_state: State of the lifespan, with the hooks of the application.
+        options: Size of a batch, pause between batches, and timeout.
+    """
+
+    __slots__ = ('_app_state', '_config', '_options', '_state', '_task')
+
+    def __init__(
+        self,
+        config: Config,
+        state: ServerState,
+        app_state: dict[str, Any],
+        options: ServerOptions,
+    ) -> None:
+        self._config = config
+        self._state = state
+        self._app_state = app_state
+        self._options = options
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        """Run the drain hooks, then close the connections in batches; once."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(
+                self._run(), name='falcon-channels drain'
+            )
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        timeout_s = self._options.drain_timeout_s
+        graceful_s = self._config.timeout_graceful_shutdown
+        if graceful_s is not None:
+            # NOTE: uvicorn cancels everything after this time. Half of it is reserved
+            #   for the closing handshakes.
+            timeout_s = min(timeout_s, graceful_s / 2)
+        deadline_s = loop.time() + timeout_s
+        hooks: list[Callable[[], Awaitable[object]]]
+        hooks = list(self._app_state.get(DRAIN_HOOKS, ()))
+        for hook in hooks:
+            left_s = max(deadline_s - loop.time(), 0.1)
+            try:
+                await asyncio.wait_for(hook(), left_s)
+            except TimeoutError:
+                server_logger.error('drain hook %r took over %.1f s', hook, left_s)
+            except Exception:
+                server_logger.exception('drain hook %r failed', hook)
+        await self._close_in_batches(max(deadline_s - loop.time(), 0.0))
+
+    async def _close_in_batches(self, timeout_s: float) -> None:
+        remaining = self._connections()
+        random.shuffle(remaining)
+        pause_s = self._options.drain_interval_s
+        batches = max(int(timeout_s / pause_s), 1) if pause_s else 1
+        size = max(self._options.drain_batch, math.ceil(len(remaining) / batches))
+        while remaining:
+            for connection in remaining[-size:]:
+                try:
+                    connection.go_away()
+                except Exception:
+                    server_logger.exception('WebSocket shutdown failed')
+            del remaining[-size:]
+            if remaining:
+                # NOTE: workers that stop together would otherwise close their batches
+                #   at the same moments.
+                await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))
+
+    def _connections(self) -> list[Drainable]:
+        return [
+            connection
+            for connection in self._state.connections
+            if hasattr(connection, 'go_away')
+        ]
