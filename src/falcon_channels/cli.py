@@ -1,4 +1,4 @@
-"""The command ``falcon-channels``, which only finds and runs the subcommand."""
+"""The command ``falcon-channels``: finds and runs a subcommand."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 
 _API = 'falcon_channels.commands'
 
-#: Extras that subcommands need; the others need ``all``.
+#: The extra that a subcommand needs; a subcommand that is not listed needs ``all``.
 _EXTRAS = {'serve': 'server', 'migrate': 'postgres', 'chat': 'chat'}
 
 #: Module and summary of each subcommand. The module has `add_arguments` and a function
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         module = importlib.import_module(module_name)
     except ImportError as ex:
-        print(  # noqa: T201 - a command talks to its user
+        print(  # noqa: T201 - output of a command
             f'falcon-channels {name} needs more packages ({ex}): '
             f"pip install 'falcon-channels[{_EXTRAS.get(name, 'all')}]'",
             file=sys.stderr,

@@ -6,7 +6,7 @@
      +-- OptionsError (ValueError)        an option is out of range or contradictory
      +-- ChannelNameError (ValueError)    a value is not a channel name
      +-- UnknownChannelError              no route matches the channel name
-     +-- AlreadySubscribedError (ValueError)  the connection has the channel already
+     +-- AlreadySubscribedError (ValueError)  the connection is subscribed already
      +-- TooManyChannelsError             max_channels_per_connection is reached
      +-- PublicationTooLargeError         the payload exceeds max_publication_bytes
      +-- PayloadError (ValueError)        the data cannot be published or sent
@@ -71,10 +71,10 @@ class AlreadySubscribedError(ChannelsError, ValueError):
 
 
 class TooManyChannelsError(ChannelsError):
-    """The connection is subscribed to as many channels as it may be.
+    """The connection has reached its maximum number of channels.
 
     Attributes:
-        limit: `NodeOptions.max_channels_per_connection`.
+        limit: The maximum, `NodeOptions.max_channels_per_connection`.
     """
 
     def __init__(self, limit: int) -> None:
@@ -177,9 +177,9 @@ class CapabilityError(BrokerError):
 
 
 class PositionError(BrokerError):
-    """A position is of another log, or older than the log.
+    """A position belongs to another log, or its publications are no longer stored.
 
-    Load the state anew and continue from the current position.
+    Load the state again, and continue from the current position.
     """
 
 

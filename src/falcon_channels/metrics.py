@@ -1,6 +1,6 @@
 """Counters and gauges of one process: names, help texts, and the counters' values.
 
-NOTE: docs/metrics.md lists each counter and gauge, and a test compares.
+NOTE: docs/metrics.md lists each counter and gauge; a test compares both lists.
 """
 
 from __future__ import annotations

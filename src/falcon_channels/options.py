@@ -1,6 +1,7 @@
-"""Options objects. Each field has a unit in its name; contradictions raise at creation.
+"""Options objects. Wrong or contradictory values raise an error at creation.
 
-``None`` means "no limit" where it is allowed. It never means "the default".
+If a field has a unit, the unit is part of its name. ``None`` means "no limit" where it
+is allowed. It never means "the default".
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
         meta_ttl_s: Seconds without a publication after which the broker may forget the
             offset and epoch of a channel (default 2592000, 30 days), or ``None`` for
             never. Older positions cannot be recovered.
-        recovery: What a client gets that subscribes again with its position (default
-            ``'auto'``). ``'stream'``: all missed publications, or the answer that this
-            is impossible. ``'latest'``: the newest publication, for channels that carry
-            a state. ``'off'``: nothing. ``'auto'``: ``'stream'`` if there is history,
-            else ``'off'``.
+        recovery: Publications for a client that subscribes again with its position
+            (default ``'auto'``). ``'stream'``: all missed publications, or the answer
+            that recovery failed. ``'latest'``: the newest publication, for channels
+            that carry a state. ``'off'``: none. ``'auto'``: ``'stream'`` if there is
+            history, else ``'off'``.
         recovery_limit: Maximum number of recovered publications (default 1000). A
             client that missed more is told that it could not recover.
         recovery_limit_bytes: Maximum size of recovered publications, in approximate
@@ -42,19 +43,19 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
         presence: Whether the channel tracks its subscribers (default ``False``).
         presence_ttl_s: Seconds after which the presence entry of a connection
             disappears if its process died (default 60).
-        join_leave: Whether subscribers are told about joins and leaves (default
-            ``'off'``). ``'connection'``: of each connection. ``'user'``: of a user's
-            first connection and last connection.
+        join_leave: Whether subscribers receive joins and leaves (default ``'off'``).
+            ``'connection'``: for each connection. ``'user'``: a join for a user's first
+            connection, and a leave for the user's last connection.
         leave_grace_s: Seconds for which a lost connection still counts as present
-            (default 0). A user that returns within that time did not leave. Needs
+            (default 0). If the user returns within that time, there is no leave. Needs
             ``join_leave='user'``.
-        publishers: Which clients may publish, if ``on_publish`` does not refuse
-            (default ``'auto'``). ``'nobody'``, ``'subscribers'`` or ``'anybody'``.
-            ``'auto'``: subscribers if the resource has ``on_publish``, else nobody.
+        publishers: Clients that may publish, unless ``on_publish`` refuses (default
+            ``'auto'``). ``'nobody'``, ``'subscribers'`` or ``'anybody'``. ``'auto'``:
+            subscribers if the resource has ``on_publish``, else nobody.
         data_type: Type of the data that clients publish (default ``None``: any JSON).
             Any type that msgspec can validate, such as a Struct.
         max_publication_bytes: Maximum payload size in bytes (default 65536, 64 KiB).
-        slow_reader: What happens to a subscriber that reads too slowly (default
+        slow_reader: Policy for a subscriber that reads too slowly (default
             ``'close'``). ``'close'``: it is disconnected and may recover.
             ``'drop_oldest'``: it loses the oldest publications. ``'latest'``: it gets
             the newest publication when it reads again.
@@ -156,8 +157,8 @@ class NodeOptions(msgspec.Struct, kw_only=True):
             too slow.
         max_connections: Maximum number of connections to this process (default
             ``None``: no limit).
-        history_limit: Maximum number of publications of one history request of a client
-            (default 300).
+        history_limit: Maximum number of publications that a client gets in one history
+            result (default 300).
         linger_s: Seconds for which a channel without subscribers stays subscribed at
             the broker (default 5).
         position_check_s: Seconds between two checks of each active channel's position
@@ -165,8 +166,8 @@ class NodeOptions(msgspec.Struct, kw_only=True):
         max_pending_bytes: Maximum number of bytes of one channel that are buffered
             while its position is being determined (default 8388608, 8 MiB). Above it,
             the log is read again.
-        revoke_ttl_s: Seconds for which a revocation stays in force by default (default
-            86400, one day).
+        revoke_ttl_s: Seconds for which a revocation is valid, if the call does not say
+            otherwise (default 86400, one day).
         drain_batch: Number of connections that are closed at once while draining
             (default 100).
         drain_interval_s: Seconds between two batches (default 0.1).
@@ -235,8 +236,8 @@ class EndpointOptions(msgspec.Struct, kw_only=True):
             process (default ``None``: no limit). A further connection is closed with
             3504. It does not apply to anonymous users.
         allow_anonymous: Whether a client without a token may connect (default
-            ``False``). It matters only if tokens are verified and there is no
-            ``on_connect``.
+            ``False``). It has an effect only if tokens are verified and there is
+            no ``on_connect``.
     """
 
     ping_interval_s: float | None = 25.0
@@ -268,7 +269,7 @@ class EndpointOptions(msgspec.Struct, kw_only=True):
 
 
 def check_options(options: object, kind: type[msgspec.Struct]) -> None:
-    """Check that an options object has the expected class and is not, say, a dict.
+    """Check that an options object has the expected class.
 
     Raises:
         OptionsError: It has another class.
@@ -292,11 +293,11 @@ def _check_type(data_type: Any) -> None:
         )
 
 
-def _at_least(options: msgspec.Struct, least: int, *names: str) -> None:
+def _at_least(options: msgspec.Struct, minimum: int, *names: str) -> None:
     for name in names:
         value = _number(options, name)
-        if value < least:
-            raise OptionsError(f'{name} is {value}, but must be at least {least}')
+        if value < minimum:
+            raise OptionsError(f'{name} is {value}, but must be at least {minimum}')
 
 
 def _above_zero(options: msgspec.Struct, *names: str) -> None:
@@ -308,7 +309,7 @@ def _above_zero(options: msgspec.Struct, *names: str) -> None:
 
 
 def _number(options: msgspec.Struct, name: str) -> float:
-    """Return a number; only a number of seconds may have a fraction."""
+    """Return the checked value of an option; only seconds may have a fraction."""
     value = getattr(options, name)
     wanted = (int, float) if name.endswith('_s') else int
     if isinstance(value, bool) or not isinstance(value, wanted):

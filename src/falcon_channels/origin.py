@@ -1,9 +1,9 @@
 """The check of the Origin header: which pages may open a WebSocket.
 
 Browsers send cookies with a WebSocket handshake to any site, and the same-origin policy
-does not prevent it. The ``Origin`` header protects the user, because a page cannot
-forge it, if the server checks it. Without the check, any page on the web can open a
-WebSocket as a logged-in visitor and read the answers (cross-site WebSocket hijacking).
+does not prevent it. A page cannot forge the ``Origin`` header, so the server must check
+it. Without the check, any page on the web can open a WebSocket as a logged-in visitor
+and read the answers (cross-site WebSocket hijacking).
 
 The rules follow RFC 6454 section 5 and RFC 6455 section 10.2:
 
@@ -11,16 +11,16 @@ The rules follow RFC 6454 section 5 and RFC 6455 section 10.2:
   sent to. Default ports are filled in, and case is ignored.
 * Other origins must be listed: ``'https://example.com'`` exactly, or
   ``'https://*.example.com'`` for one or more whole labels before the name.
-* ``null``, which sandboxed frames and local files send, is never the own origin.
+* ``null``, which sandboxed frames and local files send, is never the same origin.
 * A handshake without an Origin header passes. It does not come from a browser, so it
   carries no cookies of a victim.
 * A handshake with two Origin headers, or without exactly one Host header, is refused,
   because two parsers could pick different ones.
 
 NOTE: the scheme is compared, too. Anyone on the network can modify a page loaded over
-plain HTTP, so such a page must not reach the site behind TLS. If a proxy terminates
-TLS, the server must therefore learn the scheme from it (``X-Forwarded-Proto``, with the
-proxy's address in uvicorn's ``--forwarded-allow-ips``), or the origin must be listed.
+plain HTTP, so such a page must not connect to a site that uses TLS. If a proxy
+terminates TLS, it must forward the scheme in ``X-Forwarded-Proto``, and uvicorn must
+trust its address (``--forwarded-allow-ips``). Otherwise list the origin as allowed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Values that the log of a channel consists of: publications and positions."""
+"""Publications and positions, the values in the log of a channel."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Position(NamedTuple):
 
     Offsets are 1, 2, 3 ... without gaps within one epoch. Offset 0 is the position
     before the first publication. Compare positions only within one epoch, because
-    another epoch is another log. A channel without history has the position ``(0,
+    each epoch is a separate log. A channel without history has the position ``(0,
     '')``.
     """
 

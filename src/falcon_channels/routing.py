@@ -41,9 +41,9 @@ def check_channel_name(channel: object, max_bytes: int) -> str:
         max_bytes: Maximum length in bytes of UTF-8.
 
     Raises:
-        ChannelNameError: It is not text, empty, too long, not in Unicode normal form C,
-            begins with a slash, begins or ends with white space, or has control or
-            format characters.
+        ChannelNameError: The value is not text, or is empty or too long. Or it is not
+            in Unicode normal form C, begins with a slash, begins or ends with white
+            space, or contains control or format characters.
     """
     if not isinstance(channel, str):
         raise ChannelNameError(f'a channel name is text, not {type(channel).__name__}')
@@ -69,7 +69,7 @@ def check_channel_name(channel: object, max_bytes: int) -> str:
             f'max_channel_bytes of {max_bytes}'
         )
     if channel[0] == '/':
-        # NOTE: the router ignores a leading slash, so two names would have one route.
+        # NOTE: the router ignores a leading slash, so two names would match one route.
         raise ChannelNameError(f'channel name {channel[:80]!r} begins with a slash')
     if channel[0].isspace() or channel[-1].isspace():
         raise ChannelNameError(
@@ -85,8 +85,8 @@ class ChannelRoute:
         template: Template of the channel names, such as ``rooms:{room}``.
         resource: The application's resource, or ``None``.
         options: Options of the channels.
-        on_subscribe: The responder, or ``None``. The other responders are attributes,
-            too.
+        on_subscribe: The responder, or ``None``. Each other responder also has an
+            attribute.
     """
 
     __slots__ = ('options', 'resource', 'template', *RESPONDERS)
@@ -162,7 +162,7 @@ def _check_arguments(responder: Callable[..., Any], template: str) -> None:
 
 
 def check_resource(resource: object, responders: tuple[str, ...]) -> None:
-    """Refuse a class, and warn about methods with almost the name of a responder.
+    """Refuse a class, and warn about methods whose names resemble a responder's.
 
     SECURITY: if ``on_subscribe`` is misspelt, it is never called, and any client can
     subscribe. The warning names the method.
@@ -180,7 +180,7 @@ def check_resource(resource: object, responders: tuple[str, ...]) -> None:
         if not name.startswith('on_') or name in responders:
             continue
         if any(name.startswith(f'{responder}_') for responder in responders):
-            continue  # with a suffix
+            continue  # a responder with a suffix
         meant = difflib.get_close_matches(name, responders, 1, cutoff=0.72)
         if meant:
             _logger.warning(

@@ -18,7 +18,7 @@ class Timed(Protocol):
     """An object that can be put into a `TimerWheel`."""
 
     def on_due(self, now_s: float) -> None:
-        """Called when the time has come; may add the object again.
+        """Called when the object is due; may add the object again.
 
         Args:
             now_s: The event loop's clock.
@@ -51,7 +51,7 @@ class TimerWheel:
         self._emptying = False
 
     def add(self, item: Timed, when_s: float, slot: int = 0) -> int:
-        """Call `item` at `when_s`, and no longer at its earlier time.
+        """Call `item` at `when_s`; this replaces its earlier time.
 
         Args:
             item: The object to call.

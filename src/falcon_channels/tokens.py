@@ -1,7 +1,7 @@
 """JSON Web Tokens that identify a client and allow subscriptions.
 
 An application that identifies its users by an HTTP session needs no tokens, because the
-handshake carries the cookie. Tokens are for clients that get their rights elsewhere.
+handshake carries the cookie. Tokens are for clients that another service identifies.
 
 A *connection token* has ``sub`` (the user's id, ``''`` for an anonymous user) and
 ``exp``. It may have ``info`` (public), ``meta`` (only for the server), ``channels`` and
@@ -10,10 +10,11 @@ A *connection token* has ``sub`` (the user's id, ``''`` for an anonymous user) a
 Unix times in seconds.
 
 SECURITY: an attacker controls the header of a forged token. Each key is therefore bound
-to its algorithm before any token is seen. Tokens with ``none``, or with an HMAC made
-with a public key, fail at that comparison. ``kid`` only selects among the given keys,
-and no header causes an external look-up. PyJWT verifies signatures. Claims are decoded
-strictly: a time must be a number, not text that looks like one.
+to its algorithm before any token is read. Tokens with ``none``, or with an HMAC made
+with a public key, are refused because their algorithm differs. ``kid`` only selects
+among the given keys, and no header causes an external look-up. PyJWT verifies
+signatures. Claims are decoded strictly: a time must be a number, not text that looks
+like one.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ class TokenKey:
         algorithm: Algorithm of the key (default ``'HS256'``).
         kid: Id of the key, for rotation (default none). A token with an id is verified
             with the key of that id and with keys without an id.
-        issuer: ``iss`` of the tokens that the key is for (default: any).
+        issuer: Issuer (``iss``) whose tokens the key verifies (default: any).
         allow_short: Whether to accept an HMAC secret shorter than its hash (RFC 7518
             section 3.2; default ``False``). An attacker can guess it from one token.
 
@@ -126,7 +127,7 @@ class TokenKey:
         self.algorithm = algorithm
         self.kid = kid
         self.issuer = issuer
-        # NOTE: an own PyJWS object, which supports no other algorithm.
+        # NOTE: each key has its own PyJWS object, which supports no other algorithm.
         self._jws: Any = jwt.PyJWS(algorithms=[algorithm])
         self._short = False
 
@@ -137,7 +138,7 @@ class TokenKey:
         Args:
             jwk: The key. Its ``alg`` is the algorithm; without it, the algorithm
                 follows from the key type (RS256 for RSA).
-            issuer: ``iss`` of the tokens that the key is for (default: any).
+            issuer: Issuer (``iss``) whose tokens the key verifies (default: any).
 
         Raises:
             OptionsError: The key type is not supported, or the key is private.
@@ -386,7 +387,7 @@ class TokenVerifier:
     ) -> SubscriptionToken:
         """Verify a subscription token and return its content.
 
-        The caller must compare its user and channel.
+        The caller must compare its user and channel with those of the request.
 
         Args:
             token: Token from the client.

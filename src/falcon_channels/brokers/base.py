@@ -1,4 +1,4 @@
-"""The broker contract: what every broker promises, and what breaks without it.
+"""The broker contract: the promises of every broker, and the reason for each.
 
 A broker orders the publications of each channel. It stores them as long as the options
 of the channel say, and carries them to every process that has subscribed to the
@@ -32,7 +32,7 @@ Epochs
     4. A new log has a new epoch, and no epoch is ever used again. A log is new after it
        was lost, after it was removed with its counter, and after its time was over. A
        broker that may have lost the newest publications starts a new epoch as well, for
-       example after a fail-over to a replica that lagged behind. Otherwise a client
+       example after a fail-over to a replica that was behind. Otherwise a client
        would be told that it has recovered everything, although it has not.
     5. An epoch survives a restart if the store survives it.
 
@@ -42,8 +42,8 @@ Calls
        `BrokerUnavailableError`, the publication may have been stored or not.
     7. Calls with the same idempotency key on the same channel store one publication,
        until the key expires. Every later call returns the position of the first one
-       with ``duplicate=True``. This also holds if the calls race, and after a
-       `BrokerUnavailableError`. Otherwise a publisher could not retry safely.
+       with ``duplicate=True``. This also holds if the calls run at the same time, and
+       after a `BrokerUnavailableError`. Otherwise a publisher could not retry safely.
     8. Every call ends. Each has a deadline inside the broker, after which it raises
        `BrokerUnavailableError`. No call blocks the event loop. Otherwise one slow store
        would stop all connections of the process.
@@ -128,7 +128,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StreamSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How much a broker stores for one channel, and for how long.
+    """Settings of the log of one channel: its size and its times.
 
     Attributes:
         size: Maximum number of publications in the log; 0 for no log.
@@ -288,7 +288,7 @@ class Broker(abc.ABC):
 
     @abc.abstractmethod
     async def subscribe(self, channel: str, settings: StreamSettings) -> Position:
-        """Announce a channel to this process from now on (promise 10).
+        """Start to announce a channel to this process (promise 10).
 
         The caller does not subscribe a channel twice without `unsubscribe` in between.
 

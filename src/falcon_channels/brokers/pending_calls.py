@@ -1,13 +1,13 @@
 """Calls that wait for an outcome: bounded, each with a deadline.
 
 The brokers with a store use one `PendingCalls` object each for what they have sent to
-a thread or a server. It holds three promises of the contract for them: every call ends
-(promise 8), a cancelled call harms nothing (promise 9), and `close` fails all that is
-pending (promise 16).
+a thread or a server. It fulfils three promises of the contract for them: every call
+ends (promise 8), a cancelled call affects no other call (promise 9), and `close` fails
+all that is pending (promise 16).
 
 The code that executes the calls ends each of them with `PendingCalls.resolve`,
 `PendingCalls.reject` or `PendingCalls.discard`. Until then the call counts towards the
-limits, because it takes memory, even if its caller has stopped waiting.
+limits, even if its caller has stopped waiting, because it still takes memory.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ _MAX_DELAY_S = 2.0
 
 
 class ServerLink(ABC, Generic[_Connection]):
-    """A connection that a task keeps open; created with a running event loop.
+    """A connection that a task keeps open; create it while the event loop runs.
 
     A subclass implements how to open, read and close a connection and how to send a
     probe. Its `read` passes each probe that arrives to `on_probe`.
@@ -67,7 +67,7 @@ class ServerLink(ABC, Generic[_Connection]):
         self._probe_seen = 0
         self._probe_arrived = asyncio.Event()
         self._closed = False
-        self._task = start_task(self._keep(), f'{kind} link')
+        self._task = start_task(self._keep_connected(), f'{kind} link')
 
     async def close(self) -> None:
         """Close the connection; `on_down` is not called."""
@@ -140,7 +140,7 @@ class ServerLink(ABC, Generic[_Connection]):
 
     # --- internals --------------------------------------------------------------------
 
-    async def _keep(self) -> None:
+    async def _keep_connected(self) -> None:
         delay_s = _MIN_DELAY_S
         while True:
             try:

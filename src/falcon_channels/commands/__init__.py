@@ -1,1 +1,1 @@
-"""Subcommands that speak to a running app over its server API; one module each."""
+"""Subcommands, one module each; most of them call the server API of a running app."""

@@ -84,7 +84,7 @@ class ApiClient:
         self._key = read_secret(KEY_VARIABLE, args.key_file, '--key-file')
         self._timeout_s: float = args.timeout_s
         if self._url.scheme == 'http' and not _is_loopback(self._url.hostname or ''):
-            say(f'warning: the key travels unencrypted to {self._url.hostname}')
+            say(f'warning: the key is sent unencrypted to {self._url.hostname}')
 
     def call(self, method: str, **request: Any) -> Any:
         """Return the result of a method.
@@ -118,7 +118,7 @@ class ApiClient:
             if url.scheme == 'https'
             else http.client.HTTPConnection
         )
-        # NOTE: a redirection is not followed, for the key would go with it.
+        # NOTE: a redirection is not followed, because it would get the key.
         connection = kind(url.hostname or '', url.port, timeout=self._timeout_s)
         try:
             connection.request(
@@ -181,7 +181,7 @@ def read_secret(variable: str, file: Path | None, option: str) -> str:
     if not secret:
         raise CommandError(f'set {variable} in the environment, or give {option} FILE')
     if not secret.isascii() or not secret.isprintable():
-        raise CommandError(f'what {variable} or {option} has is no key')
+        raise CommandError(f'the content of {variable} or {option} is not a key')
     return secret
 
 
@@ -195,7 +195,7 @@ def parse_json(text: str, what: str) -> Any:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError, ValueError) as ex:
         raise CommandError(
-            f'{what} is not JSON: {ex}; text is quoted twice: \'"hello"\''
+            f'{what} is not JSON: {ex}; quote text twice: \'"hello"\''
         ) from None
 
 
@@ -212,7 +212,7 @@ def show_line(text: str) -> None:
     """
     if not text.isprintable():
         text = ''.join(c if c.isprintable() else _escaped(c) for c in text)
-    print(text, flush=True)  # noqa: T201 - a command talks to its user
+    print(text, flush=True)  # noqa: T201 - output of a command
 
 
 def _escaped(character: str) -> str:
@@ -222,8 +222,8 @@ def _escaped(character: str) -> str:
 
 
 def say(text: str) -> None:
-    """Print a message that is not the result to standard error."""
-    print(  # noqa: T201 - a command talks to its user
+    """Print a message to standard error; results are printed to standard output."""
+    print(  # noqa: T201 - output of a command
         f'falcon-channels: {text}', file=sys.stderr, flush=True
     )
 

@@ -1,7 +1,7 @@
 """``falcon-channels tail rooms:lobby``: prints publications as they arrive.
 
 It repeatedly requests the publications after the last position. It needs only the
-server API of the application, and misses nothing that history still has.
+server API of the application, and misses nothing that the history still contains.
 """
 
 from __future__ import annotations

@@ -6,13 +6,13 @@ Clients treat the three kinds in three ways:
 * An `Unsubscribe` ends one subscription. From code 2500 on, the client subscribes
   again.
 * A `Disconnect` ends the connection and is the close code of its WebSocket. **Its range
-  says what the client does next**: after 3500 to 3999 and 4500 to 4999 it stays away,
-  after all others it reconnects. An application's own codes are 4000 to 4999.
+  decides what the client does next**: after 3500 to 3999 and 4500 to 4999 it does not
+  reconnect, after all other codes it does. An application's own codes are 4000 to 4999.
 
-NOTE: Falcon closes a WebSocket with 3000 + HTTP status, and these numbers have another
-meaning here. After 3403 a client would reconnect for ever. After 3500 (an unexpected
-error) it would never reconnect. `disconnect_for_status` and `error_for_status`
-therefore translate every error of the application.
+NOTE: Falcon closes a WebSocket with 3000 + HTTP status, but these numbers have another
+meaning here. After 3403 a client would reconnect again and again. After 3500 (an
+unexpected error) it would never reconnect. `disconnect_for_status` and
+`error_for_status` therefore translate every error of the application.
 """
 
 from __future__ import annotations
@@ -188,8 +188,8 @@ DISCONNECTS: Final[dict[int, Disconnect]] = {
     )
 }
 
-# The codes are chosen by the client's reaction: a client without permission must not
-# reconnect for ever, and a broken server must not lose its clients for good.
+# The client's reaction decides the code. A client without permission must not reconnect
+# again and again. After an error of the server, clients must reconnect.
 _DISCONNECT_BY_STATUS: Final[dict[int, Disconnect]] = {
     401: DISCONNECT_INVALID_TOKEN,
     403: DISCONNECT_PERMISSION_DENIED,
@@ -217,8 +217,8 @@ def error_with_message(error: ReplyError, message: str | None) -> ReplyError:
 def disconnect_with_reason(disconnect: Disconnect, reason: str | None) -> Disconnect:
     """Return the disconnect with the application's reason, if it is usable.
 
-    NOTE: SDKs parse a reason that is JSON, so such a reason is not used. A longer
-    reason than 123 bytes is truncated (RFC 6455 section 5.5).
+    NOTE: SDKs parse a reason that is JSON, so such a reason is not used. A reason
+    of more than 123 bytes is truncated (RFC 6455 section 5.5).
     """
     if not reason:
         return disconnect

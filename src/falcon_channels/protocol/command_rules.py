@@ -5,12 +5,12 @@ says what happens to each command. The rules behind the table:
 
 * ``connect`` is the first command, and it is sent once.
 * Commands after ``connect`` in the same frame wait until it is answered. Code that
-  checks one command at a time never sees the state in between.
+  checks one command at a time never sees an unanswered ``connect``.
 * After the server refused ``connect`` with an error, further commands are ignored. The
   client may have sent them before it received the error.
 * A pong is allowed only while the server waits for one. Otherwise a client could keep a
   connection open, or keep the server busy, with empty commands.
-* Commands of a unidirectional client are ignored; its first message was everything.
+* Commands of a unidirectional client are ignored after its first message.
 """
 
 from __future__ import annotations

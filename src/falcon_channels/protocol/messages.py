@@ -35,7 +35,8 @@ class Message(msgspec.Struct):
     always: ClassVar[frozenset[str]] = frozenset()
 
     def __repr__(self) -> str:
-        # SECURITY: a reader of the log could use a token. Payloads are private, too.
+        # SECURITY: tokens and payloads are hidden, because a reader of the log could
+        #   use a token, and payloads are private.
         shown = (
             f'{name}=...' if name in _PRIVATE else f'{name}={value!r}'
             for name in self.__struct_fields__
@@ -255,7 +256,7 @@ class EncodedPublications(list[bytes]):
 
 
 class SubscribeResult(Message):
-    """The start of a subscription.
+    """The answer to `SubscribeRequest`.
 
     Attributes:
         recoverable: Whether the client may recover later.
@@ -287,7 +288,7 @@ class SubscribeResult(Message):
 
 
 class ConnectResult(Message):
-    """The start of a connection; also the first push of a unidirectional one.
+    """The answer to `ConnectRequest`; also the first push to a unidirectional client.
 
     Attributes:
         client: Id of the connection.
@@ -297,9 +298,9 @@ class ConnectResult(Message):
         data: Payload of the application, or ``None``.
         subs: Server-side subscriptions by channel.
         ping: Seconds between the server's pings; 0: no pings.
-        pong: Whether the server expects a pong for each.
+        pong: Whether the server expects a pong for each ping.
         session: Secret id of the connection, for emulated transports.
-        node: Id of the process that has it, for emulated transports.
+        node: Id of the process that has the connection, for emulated transports.
         time: Unix time of the server in milliseconds; 0: not sent.
     """
 

@@ -58,7 +58,7 @@ def subscribed_media(position: Position, recovered: bool | None) -> bytes:
     """Return the first message of a media connection.
 
     The shape is ``{"subscribed": {"offset": 7, "epoch": "x", "recovered": true}}``;
-    ``recovered`` is present only if the client asked from a position.
+    ``recovered`` is present only if the client sent a position.
     """
     facts: dict[str, object] = {'offset': position.offset, 'epoch': position.epoch}
     if recovered is not None:

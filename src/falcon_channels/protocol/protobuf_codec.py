@@ -7,8 +7,8 @@ body): messages one after the other, each preceded by its length as a varint. Ev
 The schema is client.proto beside this module. Protobuf defines the rest: unknown fields
 are ignored, the later of two values of a field counts, and text must be UTF-8.
 
-Import this module through `falcon_channels.protocol.codec.protobuf_codec`. It says what
-to install if google.protobuf is missing.
+Import this module through `falcon_channels.protocol.codec.protobuf_codec`. If
+google.protobuf is missing, it raises an error that says what to install.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def decode_commands(frame: str | bytes) -> list[Command]:
         frame: Binary message. The transport limits its size.
 
     Raises:
-        ProtocolError: Not a frame of commands. Close the connection with its code.
+        ProtocolError: The frame is not valid. Close the connection with its code.
     """
     if isinstance(frame, str):
         raise ProtocolError('a text message, but Protobuf was negotiated')
@@ -97,7 +97,8 @@ def decode_connect(body: str | bytes) -> ConnectRequest:
     """Return the request that opens a unidirectional connection.
 
     Raises:
-        ProtocolError: Not a connect request. Close the connection with its code.
+        ProtocolError: The body is not a connect request. Close the connection with its
+            code.
     """
     if isinstance(body, str):
         raise ProtocolError('a text message, but Protobuf was negotiated')
@@ -108,7 +109,7 @@ def decode_emulation(body: bytes) -> EmulationRequest:
     """Return the commands of a client whose replies travel on another response.
 
     Raises:
-        ProtocolError: Not such a body. Answer with HTTP 400.
+        ProtocolError: The body is not valid. Answer with HTTP 400.
     """
     wire = _parse(pb.EmulationRequest, body)
     return EmulationRequest(wire.session, wire.node, wire.data)
@@ -300,7 +301,7 @@ def _fill(wire: Any, message: Message) -> None:
         for channel, sub in message.subs.items():
             result = pb.SubscribeResult()
             _fill(result, sub)
-            wire.subs[channel].CopyFrom(result)  # creates empty ones, too
+            wire.subs[channel].CopyFrom(result)  # also creates empty messages
     elif isinstance(message, PresenceResult):
         for client, info in message.presence.items():
             wire.presence[client].CopyFrom(_info(info))

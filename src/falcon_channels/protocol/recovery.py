@@ -1,4 +1,4 @@
-"""Recovery: which publications a returning client gets, decided on values alone.
+"""Recovery: decides which publications a returning client gets. Pure: no I/O.
 
 A recovering subscription joins a channel in these steps. This module is step 3:
 
@@ -8,9 +8,9 @@ A recovering subscription joins a channel in these steps. This module is step 3:
 4. The hub answers. From then on the subscription is like all others.
 
 Recovery is complete or it fails. A client is told that it recovered only if it gets
-every publication after its position. Otherwise it gets none, is told so, and loads its
-state anew. A part of the missed publications is never sent, because the client could
-not tell it from all of them.
+every publication after its position. Otherwise it gets none, learns that
+recovery failed, and loads its state again. The hub never sends a part of the missed
+publications, because the client could not see that others are missing.
 """
 
 from __future__ import annotations

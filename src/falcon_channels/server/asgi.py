@@ -1,8 +1,8 @@
 """The application's side of a connection: the ASGI 2.4 WebSocket events.
 
-One `AsgiCycle` serves one call of the application and is dropped with it. A connection
-that a receiver has taken over therefore stores nothing of its scope, its headers or its
-task.
+One `AsgiCycle` serves one call of the application and is freed with it. A connection
+that a receiver has taken over therefore keeps neither scope nor headers nor task in
+memory.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class AsgiConnection(Protocol):
     Attributes:
         state: One of `falcon_channels.server.states`.
         read_pauses: Reasons why reading is paused, as bits; 0 for none.
-        write_blocked: Whether the transport has more pending output than it wants.
+        write_blocked: Whether the transport has more pending output than its limit.
     """
 
     state: int
@@ -128,7 +128,7 @@ class AsgiCycle:
         scope: dict[str, Any],
         handshake: Handshake,
     ) -> None:
-        #: Dropped when the answer to the handshake has been logged.
+        #: Removed when the answer to the handshake has been logged.
         self._scope: dict[str, Any] | None = scope
         self._extensions: dict[str, Any] | None = scope['extensions']
         self._connection = connection
@@ -207,7 +207,7 @@ class AsgiCycle:
 
     @property
     def end(self) -> tuple[int, str]:
-        """Close code and reason; only after `on_end`."""
+        """Close code and reason; available after `on_end`."""
         assert self._end is not None
         return self._end['code'], self._end['reason']
 
@@ -230,7 +230,7 @@ class AsgiCycle:
     # Called by the application.
 
     async def receive(self) -> dict[str, Any]:
-        """Return the next ASGI event; after the end, the disconnect again."""
+        """Return the next ASGI event; after the end, always the disconnect."""
         queue = self._queue
         while not queue:
             if self._end is not None:

@@ -188,7 +188,8 @@ class ChannelsServer(Server):
         """Called with each signal: stop, or end at once.
 
         NOTE: Ctrl-C reaches a worker twice, as SIGINT from the terminal and as SIGTERM
-        from its parent. In a worker, only the same signal counts as the second one.
+        from its parent. In a worker, only a repetition of the same signal counts as the
+        second one.
         """
         if self.should_exit and (
             not self.config.use_subprocess or sig == self._first_signal
@@ -318,14 +319,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_seconds,
         default=ServerOptions().drain_timeout_s,
         metavar='SECONDS',
-        help='longest time to close all connections when the server stops',
+        help='maximum time to close all connections when the server stops',
     )
     process.add_argument(
         '--stop-timeout',
         type=_positive,
         default=60,
         metavar='SECONDS',
-        help='longest time for the whole stop, including requests',
+        help='maximum time for the whole stop, including requests',
     )
     tls = parser.add_argument_group('TLS')
     tls.add_argument('--ssl-certfile', metavar='PATH')
@@ -337,13 +338,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--ws-max-size',
         type=_positive,
         default=limits.MAX_MESSAGE_BYTES,
-        help='largest message in bytes',
+        help='maximum size of a message in bytes',
     )
     ws.add_argument(
         '--ws-max-fragments',
         type=_positive,
         default=limits.MAX_FRAGMENTS,
-        help='most frames of one message',
+        help='maximum number of frames of one message',
     )
     ws.add_argument(
         '--ws-ping-interval',
@@ -361,7 +362,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--ws-deflate', action='store_true', help='negotiate permessage-deflate'
     )
     ws.add_argument(
-        '--ws-max-per-peer', type=_positive, help='most connections from one address'
+        '--ws-max-per-peer', type=_positive, help='maximum connections per address'
     )
     ws.add_argument(
         '--ws-first-message-timeout',
@@ -369,7 +370,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='SECONDS',
         help='longest time from the accept to the first message; without it, no limit',
     )
-    parser.add_argument('--limit-concurrency', type=_positive, help='most connections')
+    parser.add_argument(
+        '--limit-concurrency', type=_positive, help='maximum connections'
+    )
     parser.add_argument('--log-level', choices=sorted(LOG_LEVELS), default='info')
     parser.add_argument('--no-access-log', action='store_true')
 
@@ -377,7 +380,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def serve(args: argparse.Namespace) -> int:
     """Serve until stopped; return the exit code."""
     if args.workers > 1 and args.reload:
-        print('--workers and --reload exclude each other', file=sys.stderr)  # noqa: T201 - a command talks to its user
+        print('--workers and --reload exclude each other', file=sys.stderr)  # noqa: T201 - output of a command
         return 2
     if args.ssl_certfile:
         try:
@@ -385,7 +388,7 @@ def serve(args: argparse.Namespace) -> int:
                 args.ssl_certfile, args.ssl_keyfile
             )
         except OSError as ex:  # ssl.SSLError is one, too
-            print(f'the certificate or its key cannot be loaded: {ex}', file=sys.stderr)  # noqa: T201 - a command talks to its user
+            print(f'the certificate or its key cannot be loaded: {ex}', file=sys.stderr)  # noqa: T201 - output of a command
             return 2
     sys.path.insert(0, args.app_dir)
     config = _config(args)
@@ -442,7 +445,7 @@ def _config(args: argparse.Namespace) -> ChannelsConfig:
 def _port(text: str) -> int:
     value = int(text)
     if not 0 <= value < 65536:
-        raise argparse.ArgumentTypeError(f'{value} is no port; use 0 to 65535')
+        raise argparse.ArgumentTypeError(f'{value} is not a port; use 0 to 65535')
     return value
 
 

@@ -22,13 +22,13 @@ from falcon_channels.timer_wheel import TimerWheel
 #: Attribute of uvicorn's `ServerState` where the context of a server is stored.
 _KEY = 'falcon_channels_context'
 
-#: Ticks of the keep-alive wheel in the shortest of the two ping times.
+#: Number of ticks of the keep-alive wheel in the shorter of the two ping times.
 _TICKS_PER_PING_TIME = 16
 _SHORTEST_TICK_S = 0.01
 
 
 class Flushable(Protocol):
-    """A connection with output that leaves at the end of the event-loop iteration."""
+    """A connection whose output is written at the end of an event-loop iteration."""
 
     def flush(self) -> None:
         """Write the gathered output."""
@@ -79,7 +79,7 @@ class ServerContext:
                 _no_application, trusted_hosts=config.forwarded_allow_ips
             )
         self._unflushed: list[Flushable] = []
-        #: Parts of all scopes, shared to save memory.
+        #: Value of ``scope['asgi']``, one object for all scopes to save memory.
         self.scope_asgi = {'version': config.asgi_version, 'spec_version': '2.4'}
         self._scope_server: tuple[str, int | None] | None = None
         self.app_state = app_state

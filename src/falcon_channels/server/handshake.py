@@ -1,8 +1,8 @@
 """The opening handshake: request checks, the ASGI scope, answers (RFC 6455 4.2).
 
-The protocol core checks requests and words most refusals. Nearly all requests are short
-and well-formed, and have each decisive header once and in its usual form. `read_usual`
-reads those. It accepts nothing that the core would refuse.
+The protocol core checks requests and writes most refusals. Nearly all requests are
+short and well-formed, and have each decisive header once and in its usual form.
+`read_usual` reads only such requests. It accepts nothing that the core would refuse.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _SHARED_HEADERS = {
     b'upgrade',
     b'user-agent',
 }
-#: Longest value that is shared, in bytes.
+#: Maximum size of a value that is shared, in bytes.
 _MAX_SHARED_BYTES = 256
 _NO_SETTINGS: dict[str, Any] = {}
 
@@ -179,7 +179,7 @@ def read_usual(
     """Read an upgrade request that has the usual form.
 
     PERF: With the core's parser, its checks and one core object for each connection, a
-    connection costs half as much again (benchmarks/connections.py).
+    connection costs 50 % more (benchmarks/connections.py).
 
     SECURITY: The core would accept every request that is accepted here, and would read
     it in the same way. Everything that two parsers could read differently, and every
@@ -423,7 +423,7 @@ def build_scope(
         handshake: Request of the connection.
         direct: Object of the extension ``falcon_channels.websocket``.
         client: Address of the client.
-        server: Address of this end.
+        server: Address of this server.
     """
     root_path = context.config.root_path
     raw_path, _, query = handshake.target.partition('?')
@@ -452,7 +452,7 @@ def log_access(scope: dict[str, Any], status: int) -> None:
     """Log one handshake with uvicorn's logger for requests.
 
     SECURITY: Browsers cannot send headers with a WebSocket, so query strings carry
-    tokens. The log says that there was a query string, but not its content.
+    tokens. The log shows that there was a query string, but not its content.
 
     Args:
         scope: ASGI scope of the connection.

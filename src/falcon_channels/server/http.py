@@ -1,7 +1,8 @@
 """uvicorn's HTTP protocol with limits that uvicorn does not have.
 
-Use it by ``uvicorn --http falcon_channels.server.http:BoundedHttpProtocol``; the server
-command does so by itself. Everything else about HTTP is uvicorn's.
+Use it with ``uvicorn --http falcon_channels.server.http:BoundedHttpProtocol``. The
+command ``falcon-channels serve`` always uses it. Everything else about HTTP is
+uvicorn's.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from falcon_channels.server.sockets import remote_address
 from falcon_channels.transports.asgi_extensions import ABORT_EXTENSION
 from falcon_channels.websocket.handshake import VERSION
 
-#: Longest request line and headers together, in bytes.
+#: Maximum size of the request line and headers together, in bytes.
 MAX_HEAD_BYTES = 65536
-#: Most header fields, the same number as in the WebSocket core.
+#: Maximum number of header fields, as in the WebSocket core.
 MAX_HEADERS = 128
-#: Longest time from the TCP accept, or from the first byte of a later request, to the
+#: Maximum time from the TCP accept, or from the first byte of a later request, to the
 #: end of the headers.
 HEAD_TIMEOUT_S = 10.0
 
@@ -39,7 +40,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     SECURITY: Without them, one connection can send endless headers and fill the memory.
     Clients can also send half a request (slow loris) or read nothing of a response
-    (slow read), and keep their connections for ever.
+    (slow read), and keep their connections open without limit.
     """
 
     def __init__(
@@ -134,7 +135,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def handle_websocket_upgrade(self) -> None:
         """Hand the connection over to the WebSocket class, or refuse it.
 
-        uvicorn writes the request line anew and drops bytes that follow the request.
+        uvicorn writes the request line again and drops bytes that follow the request.
         An HTTP/1.0 request, and frames sent before the answer, are detected only here.
         """
         upgrade = sys.exc_info()[1]
@@ -209,7 +210,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._start_write_timer()
 
     def resume_writing(self) -> None:
-        """Called when little output is pending: let the application go on."""
+        """Called when little output is pending: let the application continue."""
         self._stop_write_timer()
         super().resume_writing()
 
@@ -227,7 +228,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _check_backlog(self, pending_before: int) -> None:
         # SECURITY: A client that never reads could otherwise keep its connection and
-        # its pending output in memory for ever.
+        # its pending output in memory without limit.
         if self.transport.get_write_buffer_size() >= pending_before:
             self._cut()
         else:
@@ -266,5 +267,5 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         lines.append(b'connection: close')
         self.transport.write(b'\r\n'.join(lines) + b'\r\n\r\n' + body)
         self.transport.close()
-        # NOTE: A peer that does not read would otherwise keep the connection for ever.
+        # NOTE: A peer that does not read would otherwise keep the connection open.
         self.loop.call_later(HEAD_TIMEOUT_S, self.transport.abort)

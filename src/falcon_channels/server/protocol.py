@@ -1,15 +1,17 @@
-"""The WebSocket protocol class for uvicorn, ``ws='...'``; one object a connection.
+"""The WebSocket protocol class for uvicorn, ``ws='...'``.
+
+Each connection has one object of this class.
 
 Frames in: the protocol core (`websockets`, sans-I/O) gets whole frames only. Between
-two calls it is therefore always between two frames. A connection has a core object only
+two calls it never has a part of a frame. A connection has a core object only
 during the handshake, while it closes, and while it has a fragmented message or an
 extension. Nearly all frames are whole, unfragmented, masked and without reserved bits.
 They are decoded here, with the same checks.
 
 Frames out: the socket is written directly while no output is pending in the transport.
 
-The end: states go one way, see `falcon_channels.server.states`. Every state that waits
-for the peer has a timer that aborts the connection.
+The end: states change in one direction, see `falcon_channels.server.states`. Every
+state that waits for the peer has a timer that aborts the connection.
 
 NOTE: Reading, writing, keep-alive and the end are one class, because each of them needs
 the state of all others in every call. A reader or writer object for each connection
@@ -88,20 +90,21 @@ PAUSED_FOR_OTHERS = 4
 PAUSED_FOR_CONTROL = 8
 PAUSED_FOR_ACCEPT = 16
 
-#: Frames of one connection before the event loop serves other connections.
+#: Maximum number of frames of one connection that are processed before others.
 _MAX_FRAMES_AT_ONCE = 256
-#: Control frames before reading pauses, and the length of the pause.
+#: Number of control frames after which reading pauses, and the length of the pause.
 _MAX_CONTROL_FRAMES = 64
 _CONTROL_PAUSE_S = 0.05
-#: Pings that are all answered if they arrive together; of more, only the last ones.
+#: Maximum number of pings that are all answered if they arrive together. If more
+#: arrive, only the last ones are answered.
 _MAX_PONGS = 16
-#: Bytes that may arrive before the application has accepted.
+#: Maximum number of bytes that may arrive before the application has accepted.
 _MAX_EARLY_BYTES = 65536
-#: Bytes that a peer may still send after the connection was closed here.
+#: Maximum number of bytes that a peer may still send after we have closed.
 _MAX_LINGER_BYTES = 4 * 1024 * 1024
 
 _PING = b'\x89\x00'
-#: Most frames that are gathered in one event-loop iteration, and their longest length.
+#: Maximum number of frames gathered in one event-loop iteration, and size of each.
 _MAX_GATHERED_FRAMES = 64
 _MAX_GATHERED_BYTES = 4096
 
@@ -276,7 +279,7 @@ class WebSocketProtocol(asyncio.Protocol):
         """Called with bytes: first the whole upgrade request, then frames."""
         self._heard = True
         try:
-            # PERF: Most reads bring one short text message. It needs neither the loop
+            # PERF: Most reads return one short text message. It needs neither the loop
             # over frames nor its limits (benchmarks/echo.py).
             size = len(data)
             if (
@@ -327,7 +330,7 @@ class WebSocketProtocol(asyncio.Protocol):
             self._set_timer(self._context.options.close_timeout_s, self.transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Called when the TCP connection has ended; report it to everybody."""
+        """Called when the TCP connection has ended: report it."""
         context = self._context
         self.state = CLOSED
         self._fd = self.descriptor = -1
@@ -429,7 +432,7 @@ class WebSocketProtocol(asyncio.Protocol):
         return True
 
     def _buffer_early(self, data: bytes) -> None:
-        """Buffer frames that a client sends before it has the answer."""
+        """Buffer frames that a client sends before it has received the answer."""
         if self._buffer is None:
             self._buffer = bytearray()
         self._buffer += data
@@ -441,7 +444,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._answer(HTTPStatus.SERVICE_UNAVAILABLE, 'The application took too long.')
 
     def _answer(self, status: HTTPStatus, text: str) -> None:
-        """Refuse the handshake instead of the application."""
+        """Refuse the handshake before the application has answered."""
         cycle = self._cycle
         if cycle is None or not cycle.undecided:
             self._linger()
@@ -504,7 +507,7 @@ class WebSocketProtocol(asyncio.Protocol):
                 self._linger()
 
     def on_application_done(self, *, failed: bool) -> None:
-        """Called when the application has ended: close what it has left open.
+        """Called when the application has ended: close the connection if it is open.
 
         Args:
             failed: Whether it raised an exception.
@@ -721,7 +724,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self.read_pauses &= ~reason
         if self.read_pauses or self.state not in (OPEN, CLOSING):
             return
-        # NOTE: If `_parse` is running, its loop goes on by itself.
+        # NOTE: If `_parse` is running, its loop continues by itself.
         if self._buffer is not None and not self._parsing:
             self._parse(self._buffer)
         if not self.read_pauses and self.state in (OPEN, CLOSING):
@@ -795,10 +798,10 @@ class WebSocketProtocol(asyncio.Protocol):
     def send_text(self, text: str) -> None:
         """Send a text message of the application at the end of the iteration.
 
-        PERF: Frames of one event-loop iteration leave together: one write for each
+        PERF: Frames of one event-loop iteration are sent together: one write for each
         connection, and one wake-up of a peer that reads them all (benchmarks/echo.py).
         """
-        # PERF: No calls that a short message can do without (benchmarks/echo.py).
+        # PERF: A short message needs only a few calls (benchmarks/echo.py).
         payload = text.encode()
         if self.framing is not UNCOMPRESSED:
             frame = self.framing.frame((payload,), binary=False)
@@ -1002,7 +1005,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._fail(INVALID_DATA, f'{error.reason} at position {error.start}')
 
     def _end_by_core(self, core: ServerProtocol) -> None:
-        """Write the core's last frames and report the close code that decides."""
+        """Write the core's last frames and report the resulting close code."""
         failed = core.parser_exc is not None or core.close_rcvd is None
         close = core.close_sent if failed else core.close_rcvd
         assert close is not None

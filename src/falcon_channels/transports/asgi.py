@@ -1,10 +1,10 @@
 """Transport over Falcon's own WebSocket object, for every ASGI server.
 
-ASGI's ``send`` may block while the client does not read. It therefore needs a task with
-a queue before it. The bytes of the queue are the transport's backlog, which the hub
-limits. But ``send`` rarely blocks. `write` therefore runs the first step of a ``send``
-itself, and hands only an unfinished ``send`` to the task. `run` receives messages and
-runs the writing task until the connection ends.
+ASGI's ``send`` may block while the client does not read. It therefore needs a queue
+and a task. The bytes of the queue are the transport's backlog, which the hub limits.
+But ``send`` rarely blocks. `write` therefore runs the first step of a ``send`` itself,
+and hands only an unfinished ``send`` to the task. `run` receives messages and runs the
+writing task until the connection ends.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""ASGI extensions of our server: its WebSocket object, and a few agreed scope keys.
+"""ASGI extensions of our server: its WebSocket object, and a few keys of the scope.
 
-A server may lend its own WebSocket object to the application. The server puts an
+A server may share its own WebSocket object with the application. The server puts an
 object that implements `ServerWebSocket` into the scope of each WebSocket, under
 ``scope['extensions']['falcon_channels.websocket']['websocket']``. All ASGI events
 still work. The object adds two methods that bypass ASGI events:
@@ -9,7 +9,7 @@ still work. The object adds two methods that bypass ASGI events:
   still buffered. It needs no task, lock or event per recipient.
 * `attach` delivers messages to callbacks. The ASGI application may return afterwards.
   The server then ignores its ``websocket.close``, and the connection stays open until
-  `close`, `abort` or the peer ends it. An idle connection then holds no coroutine.
+  `close`, `abort` or the peer ends it. An idle connection then needs no coroutine.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ ABORT_EXTENSION = 'falcon_channels.abort'
 
 
 class ServerWebSocket(Transport, Protocol):
-    """One WebSocket connection, as our server lends it to the application."""
+    """One WebSocket connection, as our server shares it with the application."""
 
     def attach(self, receiver: Receiver) -> None:
         """Deliver messages to `receiver` instead of ASGI ``receive``.

@@ -1,8 +1,8 @@
-"""The transport contract: how finished bytes reach one connection.
+"""The transport contract: how encoded messages reach one connection.
 
 A transport knows one socket (or one HTTP response) and nothing about channels. The hub
 hands it *blobs*: payloads that the transport's framing has prepared. All connections
-with the same framing get the same object. These rules hold, with their reasons:
+with the same framing get the same object. The rules and their reasons:
 
 * `write` never blocks, never awaits and never raises because of the peer. A publisher
   writes to all subscribers in one loop, and one blocked write would delay all others.
@@ -34,7 +34,7 @@ class Framing(Protocol):
         """Return one blob with the payloads in order.
 
         Args:
-            payloads: Finished messages; UTF-8 if `binary` is false.
+            payloads: Encoded messages; UTF-8 if `binary` is false.
             binary: Whether they are sent as binary messages.
         """
 
@@ -49,7 +49,7 @@ class Receiver(Protocol):
         """Called with each whole message: `str` for text, `bytes` for binary."""
 
     def on_writable(self) -> None:
-        """Called when the backlog, which was above 0, has been written."""
+        """Called when the whole backlog has been written, after it was above 0."""
 
     def on_closed(self, code: int, reason: str) -> None:
         """Called exactly once, when the connection has ended.
@@ -66,15 +66,15 @@ class Transport(Protocol):
 
     @property
     def framing(self) -> Framing:
-        """Framing that prepares payloads for `write`; fixed after the accept."""
+        """Framing that prepares payloads for `write`; constant after the accept."""
 
     @property
     def descriptor(self) -> int:
-        """File descriptor of a socket that takes blobs unchanged, or -1.
+        """File descriptor of a socket to which blobs can be written directly, or -1.
 
-        It may be -1 at any time: code may write there only while nothing is buffered in
-        this process. The part that the socket did not take must be handed to `write` in
-        the same event-loop iteration.
+        It can become -1 at any time, because direct writes are allowed only while this
+        process buffers nothing. If the socket takes only a part of a blob, pass the
+        rest to `write` in the same event-loop iteration.
         """
 
     @property

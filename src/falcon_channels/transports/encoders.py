@@ -1,11 +1,9 @@
-"""Encoders: each publication is encoded once for all connections with the same
-encoding.
+"""Encoders: encode each publication once for all connections with the same encoding.
 
 A *codec* turns the items of a channel into payloads. A *framing* prepares payloads for
 one kind of transport. An `Encoder` is a pair of both. Encoders are compared by
-identity: the hub groups the subscribers of a channel by encoder. It calls each encoder
-    once, no
-matter how many subscribers a group has.
+identity. The hub groups the subscribers of a channel by encoder, and calls each encoder
+once for its whole group.
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ from falcon_channels.publication import Publication
 from falcon_channels.publication import Signal
 from falcon_channels.transports.base import Framing
 
-#: One thing that is sent to the subscribers of a channel.
+#: An item that is sent to the subscribers of a channel.
 Item = Publication | Signal
 
 
@@ -31,7 +29,7 @@ class ItemCodec(Protocol):
     def encode_items(
         self, channel: str, items: Sequence[Item], epoch: str
     ) -> list[Any]:
-        """Return the payloads for `items`, without those that the encoding lacks.
+        """Return the payloads for `items`; an encoding may omit joins and leaves.
 
         Raises:
             PayloadError: A publication has no form in this encoding.

@@ -118,7 +118,8 @@ class HttpStreamTransport:
         """Add a field to the last event of every chunk of the body from now on.
 
         Args:
-            get_field: Returns the field, a line with its end, or ``b''``.
+            get_field: Function that returns the field as a line with its line end, or
+                ``b''``.
         """
         self._get_field = get_field
 

@@ -7,18 +7,18 @@ eighth of the cost of a short message to a socket (benchmarks/fanout.py).
 A ring is memory that this process shares with the kernel: submission entries, and
 results. In our entries everything but the socket, the address and the length is
 constant. The constant part is written once, so `send` copies three columns of numbers.
-These rules hold, with their reasons:
+The rules and their reasons:
 
 * Every send is flagged not to wait, so it is complete when the call returns. No memory
-  must live longer than the call.
+  is needed after the call.
 * Every result is checked. A socket that took only a part is reported with the number
-  of bytes. The caller must send the rest in another way, or the stream has a hole.
+  of bytes. The caller must send the rest in another way; otherwise bytes are missing.
 * A ring with an unexpected result is closed. Everything that it did not send is
   reported too, and `closed` is set. It is not used again.
 
 Some systems have no io_uring, or do not allow it to every process: Linux before 6.1,
-the default rules of container engines, ``kernel.io_uring_disabled``. Then there is no
-ring.
+the default rules of container engines, ``kernel.io_uring_disabled``. `open_send_ring`
+then returns ``None``.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ class SendRing:
         fds, addresses, sizes = array('i'), array('Q'), array('i')
         for descriptors, blob in groups:
             count = len(descriptors)
-            # PERF: a third of the cost of `extend`.
+            # PERF: this takes a third of the time of `extend`.
             fds.frombytes(struct.pack(f'{count}i', *descriptors))
             addresses += array('Q', (address,)) * count
             sizes += array('i', (len(blob),)) * count

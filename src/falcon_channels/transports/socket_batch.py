@@ -17,7 +17,7 @@ _MIN_FOR_RING = 48
 class SocketBatch:
     """Collects blobs for socket descriptors and writes them together.
 
-    `Transport.descriptor` lends the descriptors. Do not use a transport between the
+    The descriptors come from `Transport.descriptor`. Do not use a transport between the
     `add` of its descriptor and `write`. Call `write` always from the same thread.
 
     Args:
@@ -78,7 +78,7 @@ def _write_each(
         descriptors: Sockets, without duplicates.
         blob: Bytes for each of them.
         first: Number of the first descriptor in `unsent`.
-        unsent: List that gets the sockets which did not take all.
+        unsent: List to which the incomplete writes are appended.
     """
     size = len(blob)
     numbers = iter(range(first, first + len(descriptors)))

@@ -20,11 +20,12 @@ INTERNAL_ERROR = 1011
 SERVICE_RESTART = 1012
 TRY_AGAIN_LATER = 1013
 
-#: Falcon closes with this plus the HTTP status if a responder raises an `HTTPError`.
+#: Falcon closes with this number plus the HTTP status if a responder raises an
+#: `HTTPError`.
 HTTP_STATUS_BASE = 3000
 
-#: Longest close reason in UTF-8. A control frame carries at most 125 bytes, and the
-#: close code takes two of them (RFC 6455 section 5.5).
+#: Maximum size of a close reason in UTF-8. A control frame carries at most 125 bytes,
+#: and the close code takes two of them (RFC 6455 section 5.5).
 MAX_REASON_BYTES = 123
 
 

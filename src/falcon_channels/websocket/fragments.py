@@ -25,10 +25,10 @@ class MessageAssembler:
     of frames is therefore limited here.
 
     Args:
-        max_fragments: Most frames of one message.
+        max_fragments: Maximum number of frames of one message.
 
     Attributes:
-        incomplete: Whether the last frame was a part of a message that goes on.
+        incomplete: Whether the last frame belongs to a message that is not complete.
     """
 
     __slots__ = ('_count', '_decoder', '_max_fragments', '_parts', 'incomplete')
@@ -51,7 +51,7 @@ class MessageAssembler:
             ``None`` if it completes none.
 
         Raises:
-            UnicodeDecodeError: The text cannot become UTF-8 any more; close with 1007.
+            UnicodeDecodeError: The text is not valid UTF-8; close with 1007.
             TooManyFragmentsError: The message has too many frames; close with 1009.
         """
         opcode = frame.opcode

@@ -30,7 +30,7 @@ def refusal_response(
 
     Args:
         status: HTTP status code.
-        text: The body; by default the phrase of the status.
+        text: The body; by default the reason phrase of the status.
         headers: Headers, without those of the connection, the date and the length.
         body: The body as bytes, instead of `text`.
     """
@@ -51,7 +51,7 @@ def refusal_response(
 
 
 def status_phrase(status: int) -> str:
-    """Return the phrase of an HTTP status; an unknown one has none."""
+    """Return the reason phrase of an HTTP status; ``''`` if the status is unknown."""
     try:
         return HTTPStatus(status).phrase
     except ValueError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-#: Frames of one message.
+#: Maximum number of frames of one message.
 MAX_FRAGMENTS = 1024
-#: Size of one message that a client sends, after decompression.
+#: Maximum size in bytes of a client's message, after decompression.
 MAX_MESSAGE_BYTES = 1024 * 1024

@@ -3,7 +3,7 @@
 The WebSocket is served *around* `falcon.App`. An Upgrade request does not go through
 `falcon.App.__call__`: it gets its socket from the server first. After that it uses the
 same middleware, routing, hooks and error handlers as ordinary requests. A responder
-could not do that, because it cannot end a response that the server must not send.
+cannot do this, because it cannot prevent the server from sending a response.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _UNSUPPORTED = b'This server cannot serve WebSockets. Its log says which ones ca
 
 @dataclass(frozen=True, slots=True)
 class _Handling:
-    """The objects of one WebSocket on its way through the app."""
+    """The objects of one WebSocket while the app handles it."""
 
     req: falcon.Request
     resp: falcon.Response
@@ -87,7 +87,7 @@ class App(falcon.App[falcon.Request, falcon.Response]):
 
     def __call__(self, env: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request (PEP 3333)."""
-        # PERF: An ordinary request costs only this look-up more.
+        # PERF: An ordinary request needs only this additional look-up.
         if 'HTTP_UPGRADE' in env and wants_websocket(env):
             return self._serve_websocket(env, start_response)
         return falcon.App.__call__(self, env, start_response)
@@ -208,7 +208,7 @@ class App(falcon.App[falcon.Request, falcon.Response]):
     # Errors.
 
     def _handle_websocket_exception(self, ex: Exception, handling: _Handling) -> None:
-        """Turn an exception into a refusal or a close code, by the error handlers."""
+        """Turn an exception into a refusal or a close code, with the error handlers."""
         handled = False
         try:
             handled = self._call_error_handler(ex, handling)
@@ -253,7 +253,7 @@ class App(falcon.App[falcon.Request, falcon.Response]):
         ws, resp = handling.ws, handling.resp
         if ws.closed:
             return
-        # NOTE: The client could not see from an unchanged 200 that it was refused.
+        # NOTE: An unchanged 200 would not tell the client that it was refused.
         has_status = handled and resp.status_code >= 300
         if ws.unaccepted:
             handling.connection.respond(

@@ -51,27 +51,27 @@ from falcon_channels.wsgi.stream import Lock
 from falcon_channels.wsgi.stream import Stream
 
 #: SECURITY: The core logs every frame at DEBUG, with the messages of users, and two
-#: lines a connection at INFO. This logger therefore begins at WARNING, unless the
-#: application sets its level.
+#: lines for each connection at INFO. This logger therefore begins at WARNING, unless
+#: the application sets its level.
 _logger = logging.getLogger(f'{__name__}.frames')
 _logger.setLevel(logging.WARNING)
 
-#: Most bytes that are parsed at once.
+#: Maximum number of bytes that are parsed at once.
 #: SECURITY: This limits the messages that wait for the responder, which can decompress
 #: to 1000 times the size. It also limits the time that a flood of tiny frames takes
 #: from other greenlets.
 _READ_BYTES = 16_384
 
-#: A greenlet that never waits for its socket lets others run after this time.
+#: Time after which a greenlet that never waits for its socket lets others run.
 _MAX_RUN_S = 0.01
 
 #: Interval at which a responder that only sends reads the client's frames.
 _POLL_INTERVAL_S = 1.0
 
-#: Longest wait for a lock, whose timeout has to be a number.
+#: Maximum wait for a lock, because its timeout has to be a number.
 _MAX_WAIT_S = 3600.0
 
-#: Longest time for the close frame of a worker that is being stopped.
+#: Maximum time for the close frame of a worker that is being stopped.
 _LAST_SEND_TIMEOUT_S = 1.0
 
 
@@ -98,7 +98,7 @@ class Connection:
         self._close_timeout_s = options.close_timeout_s
         extensions = []
         if options.compression and not accepted:
-            # NOTE: A window of 4 KiB instead of 32 saves memory: 12 KiB a connection.
+            # NOTE: A window of 4 KiB instead of 32 saves 12 KiB for each connection.
             extensions.append(
                 ServerPerMessageDeflateFactory(
                     server_max_window_bits=12,
@@ -153,13 +153,13 @@ class Connection:
     # The handshake.
 
     def check(self, request: Request) -> bool:
-        """Check a handshake, and refuse it if it is wrong.
+        """Check a handshake, and refuse it if it is not valid.
 
         Args:
             request: The request.
 
         Returns:
-            Whether the handshake is right; call `accept` or `respond` then.
+            Whether the handshake is valid; call `accept` or `respond` then.
 
         Raises:
             WebSocketError: The client has disconnected.
@@ -238,7 +238,7 @@ class Connection:
         """Wait for a message: text is a str, binary is bytes.
 
         Args:
-            timeout_s: Longest wait in seconds; ``None``, the default, for no limit.
+            timeout_s: Maximum wait in seconds; ``None``, the default, for no limit.
 
         Raises:
             TimeoutError: No message came within `timeout_s`; nothing is lost.
@@ -350,7 +350,7 @@ class Connection:
             self._break('the connection broke')
             raise self._error() from ex
         except BaseException:
-            # NOTE: A greenlet may be killed, or timed out by its owner, within a frame.
+            # NOTE: A greenlet may be killed or interrupted by a timeout within a frame.
             self._break('a send was interrupted')
             raise
         if chunks and not chunks[-1]:
@@ -441,7 +441,7 @@ class Connection:
             self._protocol.fail(code, reason)
 
     def _give_way_in_time(self) -> None:
-        """Let other greenlets run if this one has not waited for a while."""
+        """Yield to other greenlets if this one has not waited for a while."""
         now = time.monotonic()
         if now - self._run_began > _MAX_RUN_S:
             self._stream.give_way()

@@ -30,7 +30,7 @@ _HEADERS = (
     'Sec-WebSocket-Protocol',
     'Sec-WebSocket-Extensions',
 )
-#: Longest part of an error of the core that is sent to the client.
+#: Maximum length of an error of the core that is sent to the client.
 _MAX_ERROR_CHARACTERS = 100
 
 
@@ -57,7 +57,7 @@ def wants_websocket(environ: dict[str, Any]) -> bool:
 def check_request(
     environ: dict[str, Any], allowed_origins: Collection[str], tells_version: bool
 ) -> None:
-    """Refuse a handshake that is wrong independently of the application.
+    """Refuse a handshake that is not valid for any application.
 
     Args:
         environ: WSGI environ of the request.

@@ -1,4 +1,4 @@
-"""When to ping a silent client, and when to give it up.
+"""Decides when to ping a silent client, and when to abort its connection.
 
 Pure: the time is an argument. Blocking threads need no timer, because each one wakes up
 by the timeout of its own socket.
@@ -23,11 +23,12 @@ class PingSchedule:
     """The pings of one connection.
 
     Call `heard` when bytes arrive, and wait for bytes no longer than `wait_s`. If none
-    came, call `due` and act accordingly. Any byte is a sign of life, not only a pong.
+    came, call `due` and act accordingly. Any byte shows that the client is alive, not
+    only a pong.
 
     Args:
-        interval_s: Silence before a ping; ``None`` for no pings.
-        timeout_s: Silence after a ping that means that the client is gone.
+        interval_s: Seconds of silence before a ping; ``None`` for no pings.
+        timeout_s: Seconds of silence after a ping that mean that the client is gone.
         now: Monotonic time in seconds, as for all methods.
     """
 
@@ -40,12 +41,12 @@ class PingSchedule:
         self.heard(now)
 
     def heard(self, now: float) -> None:
-        """Note that bytes arrived."""
+        """Record that bytes arrived."""
         self._ping_at = now + self._interval_s
         self._dead_at = None
 
     def wait_s(self, now: float) -> float:
-        """Return the longest wait for bytes; infinite without pings."""
+        """Return the maximum wait for bytes; infinite without pings."""
         at = self._ping_at if self._dead_at is None else self._dead_at
         return max(0.0, at - now)
 

@@ -46,7 +46,8 @@ class WebSocketOptions:
     """
     compression: bool
     """Whether to compress messages with permessage-deflate (RFC 7692) if the client
-    offers it (default ``False``: it costs CPU and some 50 KiB of memory a connection).
+    offers it (default ``False``: it costs CPU and about 50 KiB of memory per
+    connection).
     `max_message_bytes` limits the decompressed size.
     """
     default_close_reasons: dict[int, str]
@@ -54,12 +55,12 @@ class WebSocketOptions:
     has 1000, 1011 and the codes of HTTP errors, 3000 + status.
     """
     max_fragments: int
-    """Most frames of one message (default ``1024``); a message with more is refused
-    with close code 1009.
+    """Maximum number of frames of one message (default ``1024``); a message with more
+    is refused with close code 1009.
     """
     max_message_bytes: int
-    """Size of the largest message that is received, in bytes (default ``1048576``); a
-    larger one is refused with close code 1009 before it is read.
+    """Maximum size of a received message in bytes (default ``1048576``). A larger one
+    is refused with close code 1009 before it is read.
     """
     media_handlers: MutableMapping[WebSocketPayloadType, Any]
     """Media handlers of `WebSocket.receive_media` and `WebSocket.send_media` by payload
@@ -110,11 +111,11 @@ class WebSocketOptions:
 
     @property
     def allowed_origins(self) -> tuple[str, ...]:
-        """Origins besides the app's own whose pages may connect (default: none).
+        """Origins of other sites whose pages may connect (default: none).
 
-        Such as ``['https://example.com', 'https://*.example.com']``; ``['*']`` switches
-        the check off. Setting it raises `falcon_channels.errors.OptionsError` for an
-        entry that can never match.
+        For example ``['https://example.com', 'https://*.example.com']``. ``['*']``
+        switches the check off. Setting it raises
+        `falcon_channels.errors.OptionsError` for an entry that can never match.
         """
         return self._allowed_origins
 

@@ -22,7 +22,7 @@ import time
 from typing import Any
 from typing import Protocol
 
-#: Longest timeout of a socket.
+#: Maximum timeout of a socket.
 #: NOTE: The timeout is never None. A socket with a timeout is non-blocking in the
 #: kernel, and a duplicate without one would make both of them blocking again.
 _MAX_WAIT_S = 3600.0
@@ -51,7 +51,8 @@ def _library(sock: Any) -> str:
 class Stream:
     """The bytes of a connection in both directions, with deadlines.
 
-    One reader and one writer may use it at the same time, but not two of either.
+    One reader and one writer may use it at the same time, but not two readers or two
+    writers.
 
     Args:
         sock: The server's socket object: plain, TLS, gevent's or eventlet's.
@@ -89,7 +90,7 @@ class Stream:
         return lock
 
     def give_way(self) -> None:
-        """Let other greenlets run; do nothing in a thread."""
+        """Yield to other greenlets; do nothing in a thread."""
         if self._library != 'threading':
             # NOTE: Not 0: gevent switches up to 50 times between greenlets that sleep
             # for 0 before it looks at sockets and timers again.
@@ -99,8 +100,8 @@ class Stream:
         """Return bytes as soon as any are there; empty at the end of the stream.
 
         Args:
-            max_bytes: Most bytes to return.
-            timeout_s: Longest wait in seconds.
+            max_bytes: Maximum number of bytes to return.
+            timeout_s: Maximum wait in seconds.
 
         Raises:
             TimeoutError: No bytes came within `timeout_s`.
@@ -121,7 +122,7 @@ class Stream:
 
         Args:
             data: The bytes.
-            timeout_s: Longest time in seconds.
+            timeout_s: Maximum time in seconds.
 
         Raises:
             TimeoutError: The client did not read all bytes within `timeout_s`. It is
@@ -142,7 +143,7 @@ class Stream:
                     raise TimeoutError(f'{len(rest)} bytes were not read in time')
 
     def end_writing(self) -> None:
-        """Tell the client that no more bytes will come; it can still send."""
+        """Shut down the sending direction; the client can still send."""
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_WR)
 

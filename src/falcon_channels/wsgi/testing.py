@@ -1,8 +1,8 @@
 """A simulator of WebSockets for tests of an app, without a port.
 
 Falcon's own test client cannot simulate a connection that leaves HTTP. This simulator
-runs the app under the standard library's WSGI server, at one end of a socket pair, and
-connects to the other end with the client of `websockets`.
+runs the app under the standard library's WSGI server, at one end of a socket pair. The
+client of `websockets` connects to the other end.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def simulate_ws(
     Args:
         app: The WSGI app.
         path: The path, with a query if there is one.
-        end_timeout_s: Longest time in seconds that the responder may take to end after
+        end_timeout_s: Maximum time in seconds that the responder may take to end after
             the block.
         options: Arguments of `websockets.sync.client.connect`, such as
             ``additional_headers``, ``origin`` and ``subprotocols``.

@@ -209,7 +209,7 @@ class WebSocket:
         Accepts the handshake if it is not accepted yet.
 
         Args:
-            timeout_s: Longest wait in seconds; None, the default, for no limit.
+            timeout_s: Maximum wait in seconds; None, the default, for no limit.
 
         Raises:
             TimeoutError: No message came in time. The connection stays open.
@@ -269,8 +269,8 @@ class WebSocket:
             value: object = self._options.media_handlers[kind].deserialize(message)
         except (ValueError, RecursionError) as ex:
             # NOTE: Falcon's own WebSocket does not catch this: each malformed message
-            # of a stranger is a traceback in the log. Falcon's HTTP requests raise the
-            # same error as here.
+            # of a client writes a traceback to the log. Falcon's HTTP requests raise
+            # the same error as here.
             name = 'JSON' if isinstance(ex, json.JSONDecodeError) else kind.name
             raise falcon.MediaMalformedError(name) from ex
         return value

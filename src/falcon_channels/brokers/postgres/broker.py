@@ -165,7 +165,9 @@ class PostgresBroker(Broker):
             raise
         # NOTE: one connection remains for calls that do not publish.
         self._queues = PublishQueues(self._store, self._pool_size - 1, self._timeout_s)
-        self._housekeeping = start_task(self._keep_house(), 'postgres housekeeping')
+        self._housekeeping = start_task(
+            self._run_housekeeping(), 'postgres housekeeping'
+        )
 
     async def close(self) -> None:
         self._closed = True
@@ -499,7 +501,7 @@ class PostgresBroker(Broker):
     def _not_open(self) -> BrokerUnavailableError:
         return BrokerUnavailableError('the PostgreSQL broker is not open')
 
-    async def _keep_house(self) -> None:
+    async def _run_housekeeping(self) -> None:
         more = False
         while True:
             if not more:

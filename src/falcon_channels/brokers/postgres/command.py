@@ -29,7 +29,7 @@ def migrate(args: argparse.Namespace) -> int:
     """Create or update the schema; return the exit code."""
     url = args.url or os.environ.get(_VARIABLE)
     if not url:
-        print(  # noqa: T201 - a command talks to its user
+        print(  # noqa: T201 - output of a command
             f'falcon-channels migrate needs a URL as argument or in {_VARIABLE}',
             file=sys.stderr,
         )
@@ -37,7 +37,7 @@ def migrate(args: argparse.Namespace) -> int:
     try:
         done = create_or_update(url)
     except ChannelsError as ex:
-        print(f'falcon-channels migrate: {ex}', file=sys.stderr)  # noqa: T201 - as above
+        print(f'falcon-channels migrate: {ex}', file=sys.stderr)  # noqa: T201 - output of a command
         return 1
-    print(done)  # noqa: T201 - as above
+    print(done)  # noqa: T201 - output of a command
     return 0

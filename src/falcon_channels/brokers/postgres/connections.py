@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL, with deadlines that hold even if the server is frozen."""
+"""Connections to PostgreSQL, with deadlines that work even if the server is frozen."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class Server:
                         (str(server_ms),),
                     )
                 except BaseException:
-                    # NOTE: cancelled, or too late. Nobody else can close it.
+                    # NOTE: cancelled or too late. No other code can close this.
                     await close_at_once(connection)
                     raise
         except TimeoutError:

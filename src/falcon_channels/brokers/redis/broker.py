@@ -63,7 +63,7 @@ _MAX_CONTROLS = 10_000
 _MAX_CONTROL_AGE_MS = 3_600_000
 #: Milliseconds for which presence keys stay after their last entry has expired, so that
 #: `expire_presence` can find the entry.
-_PRESENCE_KEEP_MS = 3_600_000
+_PRESENCE_KEY_EXTRA_MS = 3_600_000
 #: The largest integer that Lua represents exactly. No log reaches this offset.
 _MAX_OFFSET = 2**53
 
@@ -335,14 +335,14 @@ class RedisBroker(Broker):
             for index in indexes:
                 channel, info = entries[index]
                 words += [token(channel), info.client, info.user, encode_info(info)]
-            keep_ms = ttl_ms + _PRESENCE_KEEP_MS
+            key_ttl_ms = ttl_ms + _PRESENCE_KEY_EXTRA_MS
             calls.append(
                 client.run(
                     scripts.PRESENCE_ADD,
                     [f'{base}until'],
                     base,
                     ttl_ms,
-                    keep_ms,
+                    key_ttl_ms,
                     *words,
                 )
             )
@@ -393,9 +393,9 @@ class RedisBroker(Broker):
                 found, entries = await client.run(
                     scripts.PRESENCE_EXPIRE, [f'{base}until'], base, count
                 )
-                for word, info, last in entries:
+                for encoded, info, last in entries:
                     changes.append(
-                        PresenceChange(untoken(word), decode_info(info), bool(last))
+                        PresenceChange(untoken(encoded), decode_info(info), bool(last))
                     )
                 if found < count:
                     break

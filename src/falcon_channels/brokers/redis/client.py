@@ -46,7 +46,7 @@ class Client:
         self._closed = False
 
     async def find_servers(self) -> None:
-        """Ask for the topology, and keep a connection for commands to each server.
+        """Read the topology, and keep a connection for commands to each server.
 
         Raises:
             BrokerUnavailableError: No server answers. The topology does not change.

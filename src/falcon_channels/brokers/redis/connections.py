@@ -201,7 +201,7 @@ async def find_topology(server: Server, known: frozenset[Address]) -> Topology:
                 return _topology(rows, address)
         except LINK_ERRORS as ex:
             error = BrokerUnavailableError(
-                f'Redis at {address} did not tell its slots: {describe(ex)}'
+                f'Redis at {address} did not report its slots: {describe(ex)}'
             )
         except BrokerUnavailableError as ex:
             error = ex

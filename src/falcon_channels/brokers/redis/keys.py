@@ -18,13 +18,13 @@ PARTITIONS = 8
 
 
 def token(text: str) -> str:
-    """Encode any text as one word of letters, digits, ``-`` and ``_``."""
+    """Encode any text with letters, digits, ``-`` and ``_`` only."""
     return urlsafe_b64encode(text.encode()).rstrip(b'=').decode()
 
 
-def untoken(word: bytes) -> str:
+def untoken(encoded: bytes) -> str:
     """Decode a token."""
-    return urlsafe_b64decode(word + b'=' * (-len(word) % 4)).decode()
+    return urlsafe_b64decode(encoded + b'=' * (-len(encoded) % 4)).decode()
 
 
 class Keys:

@@ -72,8 +72,8 @@ class SqliteBroker(Broker):
         self.timeout_s = timeout_s
         self.poll_s = poll_s
         self._subscribed: dict[str, StreamSettings] = {}
-        #: A heap of (time, channel): when the removal of a subscribed log is postponed.
-        self._keep_times: list[tuple[float, str]] = []
+        #: A heap of (time, channel): when to postpone the removal of a subscribed log.
+        self._renewals: list[tuple[float, str]] = []
         self._writer: Writer | None = None
         self._reader: Reader | None = None
         self._follower: Follower | None = None
@@ -130,7 +130,7 @@ class SqliteBroker(Broker):
             raise
         self._writer, self._reader = writer, reader
         self._follower, self._notifier = follower, notifier
-        self._housekeeping = start_task(self._keep_house(), 'sqlite housekeeping')
+        self._housekeeping = start_task(self._run_housekeeping(), 'sqlite housekeeping')
 
     async def close(self) -> None:
         self._closed = True
@@ -183,7 +183,7 @@ class SqliteBroker(Broker):
         except BaseException:
             self._subscribed.pop(channel, None)
             raise
-        self._schedule_keep(channel, settings)
+        self._schedule_renewal(channel, settings)
         assert position is not None
         return position
 
@@ -296,23 +296,23 @@ class SqliteBroker(Broker):
             assert self._follower is not None
             self._follower.give_up(error)
 
-    def _schedule_keep(self, channel: str, settings: StreamSettings) -> None:
+    def _schedule_renewal(self, channel: str, settings: StreamSettings) -> None:
         if settings.meta_ttl_s is not None:
             when_s = time.monotonic() + settings.meta_ttl_s / 3
-            heapq.heappush(self._keep_times, (when_s, channel))
+            heapq.heappush(self._renewals, (when_s, channel))
 
-    def _logs_to_keep(self) -> list[tuple[str, StreamSettings]]:
+    def _logs_to_renew(self) -> list[tuple[str, StreamSettings]]:
         now_s = time.monotonic()
         due: list[tuple[str, StreamSettings]] = []
-        while self._keep_times and self._keep_times[0][0] <= now_s and len(due) < 1000:
-            _, channel = heapq.heappop(self._keep_times)
+        while self._renewals and self._renewals[0][0] <= now_s and len(due) < 1000:
+            _, channel = heapq.heappop(self._renewals)
             settings = self._subscribed.get(channel)
             if settings is not None:
                 due.append((channel, settings))
-                self._schedule_keep(channel, settings)
+                self._schedule_renewal(channel, settings)
         return due
 
-    async def _keep_house(self) -> None:
+    async def _run_housekeeping(self) -> None:
         """Poll the file, remove expired rows, and postpone the removal of logs."""
         assert self._follower is not None
         next_sweep_s = 0.0
@@ -327,13 +327,13 @@ class SqliteBroker(Broker):
             if not more and time.monotonic() < next_sweep_s:
                 continue
             next_sweep_s = time.monotonic() + _SWEEP_S
-            due = self._logs_to_keep()
+            due = self._logs_to_renew()
             try:
                 for channel, settings in due:
                     # NOTE: not awaited, because an error makes the sweep fail as well.
                     self._write(
                         lambda transaction, channel=channel, settings=settings: (
-                            transaction.keep_log(channel, settings)
+                            transaction.renew_log(channel, settings)
                         )
                     )
                 more = await self._write(lambda transaction: transaction.sweep())

@@ -87,7 +87,7 @@ class Transaction:
         last_id: The id of its last item; below `first_id` if it has no item.
         events: The events to announce, in the order of their ids.
         oversized: Ids of channels that now have more rows than their size.
-        trimmed: Ids of channels that no longer have.
+        trimmed: Ids of channels that no longer have too many rows.
     """
 
     def __init__(
@@ -210,7 +210,7 @@ class Transaction:
         channel = self._channel(name, settings)
         return Position(channel.top, channel.epoch)
 
-    def keep_log(self, name: str, settings: StreamSettings) -> None:
+    def renew_log(self, name: str, settings: StreamSettings) -> None:
         """Postpone the removal of a log, because it has subscribers."""
         channel = self._find(name)
         if channel is not None:

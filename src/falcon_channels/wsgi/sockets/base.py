@@ -35,7 +35,7 @@ StartResponse = Callable[..., Any]
 
 
 class NoSocketError(Exception):
-    """The server is known, but its socket cannot be reached; the message says why."""
+    """The server is known, but its socket cannot be reached, for the given reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +64,8 @@ class Server:
 
     Attributes:
         name: Name of the server.
-        place: Expression that gives the socket, for readers.
-        end: How the response ends, for readers.
+        place: Expression that gives the socket; only for documentation.
+        end: How the response ends; only for documentation.
         take: Function of the adapter.
         finish: Function of the adapter.
     """
@@ -91,7 +91,7 @@ def take_buffered(reader: Any, sock: Any) -> bytes:
 
 
 def client_is_gone(start_response: StartResponse) -> Iterable[bytes]:
-    """End the response as if the client had left, for servers that then give up.
+    """End the response as if the client had left; such servers then close.
 
     Raises:
         BrokenPipeError: Always; the server closes the connection.

@@ -12,7 +12,7 @@ from falcon_channels.wsgi.sockets.base import TakenSocket
 
 
 def take(environ: Environ) -> TakenSocket | None:
-    """Return the socket of the channel, which waitress does not read meanwhile."""
+    """Return the socket of the channel, which waitress does not read now."""
     bound_method = environ.get('waitress.client_disconnected')
     if bound_method is None:
         return None

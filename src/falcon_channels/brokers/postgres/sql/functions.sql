@@ -366,7 +366,7 @@ BEGIN
     v_max := greatest(v_max, v_count);
     DELETE FROM {schema}.messages WHERE until_ms <= v_now;
     DELETE FROM {schema}.revocations WHERE until_ms <= v_now;
-    -- Logs that have expired a minute ago. A log that is locked by a publish is skipped.
+    -- Logs that expired a minute ago or earlier. A log locked by a publish is skipped.
     WITH forgotten AS (
         DELETE FROM {schema}.channels WHERE id IN (
             SELECT id FROM {schema}.channels WHERE forget_ms <= v_now - 60000

@@ -13,9 +13,9 @@ local since, limit, reverse = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8] == '
 local epoch, top, new = open_log(KEYS[1], KEYS[2], ARGV[4], ARGV[5] == '1')
 if new or top == 0 then
   -- A log without publications is stored for a day at most.
-  local keep_ms = 86400000
-  if meta_ms >= 0 and meta_ms < keep_ms then keep_ms = meta_ms end
-  redis.call('PEXPIRE', KEYS[1], text(keep_ms))
+  local key_ttl_ms = 86400000
+  if meta_ms >= 0 and meta_ms < key_ttl_ms then key_ttl_ms = meta_ms end
+  redis.call('PEXPIRE', KEYS[1], text(key_ttl_ms))
 elseif limit == 0 and meta_ms >= 0 then
   -- The process only reads the position, because it has subscribers. The removal of the
   -- log is therefore postponed.

@@ -1,11 +1,11 @@
 -- Add or refresh entries of one partition.
 --
 -- KEYS: until
--- ARGV: prefix of the keys of the partition, ttl_ms, keep_ms (milliseconds after which
---       keys expire that are not refreshed), then for each entry: token, client, user, info
+-- ARGV: prefix of the keys of the partition, ttl_ms, key_ttl_ms (milliseconds after which
+--       a key expires without a refresh), then for each entry: token, client, user, info
 -- Returns: for each entry 1 if it is the first of its user in the channel, else 0
 
-local base, ttl_ms, keep_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local base, ttl_ms, key_ttl_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local until_ms = text(now_ms() + ttl_ms)
 local firsts = {}
 for at = 4, #ARGV, 4 do
@@ -25,7 +25,7 @@ for at = 4, #ARGV, 4 do
   redis.call('HSET', clients, client, info)
   redis.call('ZADD', base .. 'until', until_ms, token .. ':' .. client)
   for _, key in ipairs({clients, owners, users, base .. 'until'}) do
-    if redis.call('PTTL', key) < keep_ms then redis.call('PEXPIRE', key, keep_ms) end
+    if redis.call('PTTL', key) < key_ttl_ms then redis.call('PEXPIRE', key, key_ttl_ms) end
   end
   firsts[#firsts + 1] = first
 end

@@ -1,7 +1,7 @@
 """The JSON form of commands: the types that `json_codec` decodes into.
 
-They mirror messages.py. Payloads stay raw, and numbers are bounded. Every field may be
-``null``, which has the same meaning as a missing field.
+Their fields are those of messages.py. Payloads stay raw, and numbers have limits. Every
+field may be ``null``, which has the same meaning as a missing field.
 """
 
 from __future__ import annotations
