@@ -19,7 +19,7 @@ channels = Channels()
 class Room:
     async def on_get(self, req, resp, room):
         """Return the history, the position to subscribe from, and the users."""
-        page = await channels.history(f'rooms:{room}', limit=50)
+        page = await channels.history(f'rooms:{room}', limit=None)
         present = await channels.presence(f'rooms:{room}')
         users = sorted({info.user for info in present.values()})
         resp.media = {**page.to_media(), 'users': users}

@@ -10,7 +10,7 @@ channels = Channels()
 
 class Room:
     async def on_get(self, req, resp, room):
-        page = await channels.history(f'rooms:{room}', limit=50)
+        page = await channels.history(f'rooms:{room}', limit=None)
         resp.media = page.to_media()
 
     async def on_post(self, req, resp, room):
