@@ -38,9 +38,8 @@ def path(tmp_path: Path) -> Path:
 def start_publisher(path: Path, publishers: int, count: int, *more: str, **options):  # type: ignore[no-untyped-def]
     """Start a process that publishes to ``news``, with its output in a pipe."""
     words = [f'sqlite:///{path}', 'news', str(publishers), str(count), *more]
-    return subprocess.Popen(
-        [sys.executable, PUBLISHER, *words], stdout=subprocess.PIPE, **options
-    )
+    options.setdefault('stdout', subprocess.PIPE)
+    return subprocess.Popen([sys.executable, PUBLISHER, *words], **options)
 
 
 def acknowledged(output: bytes) -> dict[int, str]:
@@ -311,27 +310,32 @@ async def test_removed_file_is_reported_as_a_lost_link(path: Path) -> None:
 def test_full_disk_fails_publishes_until_there_is_space(path: Path) -> None:
     """While nothing can be written, publishes fail; later they succeed."""
     limit = 700_000
-    writer = start_publisher(
-        path,
-        5,
-        300,
-        '1000',
-        stderr=subprocess.PIPE,
-        preexec_fn=lambda: resource.setrlimit(
-            resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY)
-        ),
-    )
-    assert writer.stderr is not None
-    complaint = writer.stderr.readline().decode()
-    assert complaint.startswith('failed'), complaint
-    assert 'disk full or failing' in complaint
-    assert None is writer.poll()
-    unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
-    resource.prlimit(writer.pid, resource.RLIMIT_FSIZE, unlimited)
-    output, _ = writer.communicate(timeout=50)
-    assert 0 == writer.returncode
-    assert output.endswith(b'done\n')
-    assert list(range(1, 1501)) == sorted(acknowledged(output))
+    # NOTE: a file, because the publisher would wait for a pipe that nothing reads.
+    with open(path.parent / 'output', 'wb+') as output:
+        writer = start_publisher(
+            path,
+            5,
+            300,
+            '1000',
+            stdout=output,
+            stderr=subprocess.PIPE,
+            preexec_fn=lambda: resource.setrlimit(
+                resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY)
+            ),
+        )
+        assert writer.stderr is not None
+        complaint = writer.stderr.readline().decode()
+        assert complaint.startswith('failed'), complaint
+        assert 'disk full or failing' in complaint
+        assert None is writer.poll()
+        unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+        resource.prlimit(writer.pid, resource.RLIMIT_FSIZE, unlimited)
+        writer.communicate(timeout=50)
+        assert 0 == writer.returncode
+        output.seek(0)
+        printed = output.read()
+    assert printed.endswith(b'done\n')
+    assert list(range(1, 1501)) == sorted(acknowledged(printed))
 
 
 async def test_rows_beyond_size_and_age_are_removed_in_the_background(
