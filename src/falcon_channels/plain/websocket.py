@@ -19,8 +19,9 @@ import falcon
 import falcon.asgi
 import msgspec
 
-from falcon_channels.access.authorization import NOT_JSON
+from falcon_channels.access.responders import description_for_client
 from falcon_channels.access.responders import is_cancelled
+from falcon_channels.access.responders import title_for_client
 from falcon_channels.access.subscribing import SubscribeOptions
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import ChannelNameError
@@ -38,6 +39,7 @@ from falcon_channels.protocol import plain_codec
 from falcon_channels.protocol.codes import DISCONNECT_INAPPROPRIATE_PROTOCOL
 from falcon_channels.protocol.codes import DISCONNECT_INSUFFICIENT
 from falcon_channels.protocol.codes import FIRST_RESUBSCRIBE_CODE
+from falcon_channels.protocol.json_values import NOT_JSON
 from falcon_channels.protocol.recovery import check_position
 from falcon_channels.publication import Position
 from falcon_channels.transports.asgi import AsgiTransport
@@ -82,7 +84,7 @@ class PlainConnection(Connection):
         transport: Carries messages to the client.
         channel: Name of the channel.
         req: Request of the handshake, of an ASGI or a WSGI app.
-        user: Id of the user.
+        user: Id of the user; ``None`` for an anonymous one.
         info: Public information about the connection, any JSON value.
         media: Whether the client speaks JSON.
     """
@@ -106,7 +108,7 @@ class PlainConnection(Connection):
         channel: str,
         req: Any,
         *,
-        user: str,
+        user: str | None,
         info: Any,
         media: bool,
     ) -> None:
@@ -262,7 +264,8 @@ class PlainConnection(Connection):
             try:
                 await self._publish(self._waiting[0])
             except falcon.HTTPError as ex:
-                self._refuse(ex.status_code, ex.description or ex.title or 'refused')
+                words = description_for_client(ex) or title_for_client(ex)
+                self._refuse(ex.status_code, words)
             except PublicationTooLargeError as ex:
                 self._refuse(413, str(ex))
             except BrokerUnavailableError:
@@ -352,7 +355,7 @@ async def serve_websocket(
     ws: falcon.asgi.WebSocket,
     channel: str,
     *,
-    user: str,
+    user: str | None,
     info: Any,
     media: bool,
     since: Position | None,
