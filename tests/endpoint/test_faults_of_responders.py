@@ -21,6 +21,7 @@ from endpoint.peer import Server
 from endpoint.peer import serving
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
+from falcon_channels import EndpointOptions
 
 RESPONDERS = (
     'on_connect',
@@ -106,7 +107,8 @@ def server() -> Iterator[Server]:
         ChannelOptions(presence=True, history_size=10, history_ttl_s=60),
     )
     channels.add_route('news', News())
-    with serving(channels, Clients()) as server:
+    options = EndpointOptions(commands_per_s=None)
+    with serving(channels, Clients(), options=options) as server:
         yield server
 
 

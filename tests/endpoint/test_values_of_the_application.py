@@ -20,8 +20,9 @@ from endpoint.peer import Server
 from endpoint.peer import serving
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
-from falcon_channels import InvalidValueError
+from falcon_channels import EndpointOptions
 from falcon_channels import PayloadError
+from falcon_channels.errors import InvalidValueError
 from falcon_channels.testing import run_with_fake_clock
 from falcon_channels.testing import SimulatedClient
 
@@ -140,7 +141,8 @@ def server() -> Iterator[Server]:
     options = ChannelOptions(presence=True, history_size=10, history_ttl_s=60)
     channels.add_route('slots:{name}', Slots(), options)
     channels.add_route('news', News())
-    with serving(channels, Clients()) as server:
+    unlimited = EndpointOptions(commands_per_s=None)
+    with serving(channels, Clients(), options=unlimited) as server:
         yield server
 
 

@@ -135,6 +135,11 @@ class PlainConnection(Connection):
         #: Whether the connection is in the hub.
         self._admitted = False
 
+    @property
+    def admitted(self) -> bool:
+        """Whether the connection has been added to the hub."""
+        return self._admitted
+
     # --- what the transport and the hub report ---------------------------------------
 
     def on_message(self, message: str | bytes) -> None:
@@ -328,9 +333,12 @@ class PlainConnection(Connection):
             if self._admitted:
                 self.disconnect(INTERNAL_ERROR, 'internal server error')
             raise RuntimeError('a responder awaited a task that was cancelled') from ex
-        except BaseException:
+        except BaseException as ex:
             if self._admitted:
                 self.disconnect(INTERNAL_ERROR, 'internal server error')
+                if isinstance(ex, falcon.HTTPStatus):
+                    # NOTE: Falcon logs an `HTTPStatus` without its traceback.
+                    raise RuntimeError('a responder raised HTTPStatus') from ex
             raise
 
 
@@ -394,7 +402,10 @@ async def serve_websocket(
             reading.cancel()
         raise
     finally:
-        connection.shutdown()
+        if connection.admitted:
+            # NOTE: Falcon closes a WebSocket that the application has accepted and that
+            #   is refused here. Its client must see the code of the refusal.
+            connection.shutdown()
         if reading is not None:
             # NOTE: this ends when the close frame was sent and answered.
             with contextlib.suppress(asyncio.CancelledError):
