@@ -140,7 +140,7 @@ class Channels:
 
         Raises:
             UnknownChannelError: No route matches.
-            PayloadError: The data cannot be written as JSON.
+            PayloadError: The data cannot be written as JSON; NaN and infinity cannot.
             PublicationTooLargeError: The payload exceeds `max_publication_bytes`.
             BrokerUnavailableError: The publication may or may not be stored. Publish
                 again with the same idempotency key.
@@ -274,6 +274,8 @@ class Channels:
         Raises:
             UnknownChannelError: No route matches.
             PositionError: `since` is not a position.
+            InvalidValueError: `info` or `data` cannot be written as JSON, or
+                `expires_at` is not a finite number.
         """
         await self.node.users.subscribe_user(
             user,
@@ -332,6 +334,10 @@ class Channels:
                 connect again with a new token.
             expires_at: Unix time in seconds of the new expiry; ``None`` for no change.
             info: New public information about the connection; ``None`` for no change.
+
+        Raises:
+            InvalidValueError: `info` cannot be written as JSON, or `expires_at` is not
+                a finite number.
         """
         await self.node.users.refresh_user(
             user,
@@ -406,7 +412,7 @@ class Channels:
         ws: falcon.asgi.WebSocket,
         channel: str,
         *,
-        user: str = '',
+        user: str | None = '',
         info: Any = None,
         media: bool = False,
         since: Position | None = None,
@@ -421,7 +427,8 @@ class Channels:
             req: Request of the handshake.
             ws: The WebSocket. Nothing else may use it during this call.
             channel: Name of the channel.
-            user: Id of the user, as the application knows it.
+            user: Id of the user, as the application knows it; ``None`` or ``''`` for an
+                anonymous client.
             info: Public information about the connection, any JSON value.
             media: Whether to speak JSON with positions instead of plain text. The first
                 message is ``{"subscribed": {"offset": 7, "epoch": "x"}}``. The others
@@ -431,6 +438,7 @@ class Channels:
 
         Raises:
             falcon.HTTPError: The client was refused; Falcon answers it.
+            InvalidValueError: `user` is not text, or `info` is not a JSON value.
         """
         await serve_websocket(
             self.node, req, ws, channel, user=user, info=info, media=media, since=since

@@ -10,22 +10,23 @@ allows.
 from __future__ import annotations
 
 from typing import Any
+from typing import TypeGuard
 
 import falcon
 import msgspec
 
 from falcon_channels.brokers.base import Broker
+from falcon_channels.errors import InvalidValueError
 from falcon_channels.errors import PayloadError
 from falcon_channels.errors import PublicationTooLargeError
 from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.connection import Subscription
 from falcon_channels.hub.connection import SubscriptionState
+from falcon_channels.protocol.json_values import encode_json
+from falcon_channels.protocol.json_values import NOT_JSON
 from falcon_channels.publication import Publication
 from falcon_channels.routing import ChannelMatch
 from falcon_channels.routing import ChannelRoute
-
-#: What msgspec raises for values that are not JSON, such as integers over 64 bits.
-NOT_JSON = (TypeError, ValueError, OverflowError, RecursionError)
 
 
 class PublicationDraft:
@@ -36,7 +37,8 @@ class PublicationDraft:
         connection: Connection of the client.
         data: Payload as Python values, decoded when it is first read. It has the
             type `ChannelOptions.data_type` if the route sets one. It can be set;
-            `bytes` make a binary payload.
+            `bytes` make a binary payload. A value that cannot be written as JSON
+            raises `InvalidValueError`.
         tags: Labels beside the payload, text by text, or ``None``.
         idempotency_key: See `Channels.publish`; ``None`` by default.
     """
@@ -92,7 +94,7 @@ class PublicationDraft:
     def data(self, value: Any) -> None:
         self._data = value
         self._decoded = True
-        self._raw, self._binary = encode_payload(value)
+        self._raw, self._binary = _encode_set(value)
 
     @property
     def binary(self) -> bool:
@@ -103,7 +105,7 @@ class PublicationDraft:
         """Return the payload as it is stored, and whether it is binary."""
         if self._decoded and not self._binary:
             # NOTE: `on_publish` may have changed the values in place.
-            return encode_payload(self._data)
+            return _encode_set(self._data)
         return self._raw, self._binary
 
 
@@ -116,9 +118,21 @@ def encode_payload(data: Any) -> tuple[bytes, bool]:
     if isinstance(data, bytes | bytearray | memoryview):
         return bytes(data), True
     try:
-        return msgspec.json.encode(data), False
+        return encode_json(data), False
     except NOT_JSON as ex:
         raise PayloadError(f'data cannot be written as JSON: {ex}') from None
+
+
+def _encode_set(data: Any) -> tuple[bytes, bool]:
+    """Encode data that ``on_publish`` has set or changed; see `encode_payload`.
+
+    Raises:
+        InvalidValueError: It cannot be written as JSON. This is not the client's fault.
+    """
+    try:
+        return encode_payload(data)
+    except PayloadError as ex:
+        raise InvalidValueError(f'publication.{ex}') from None
 
 
 def check_labels(tags: object, idempotency_key: object) -> None:
@@ -129,13 +143,25 @@ def check_labels(tags: object, idempotency_key: object) -> None:
     """
     if tags is not None and not (
         isinstance(tags, dict)
-        and all(isinstance(item, str) for pair in tags.items() for item in pair)
+        and all(_is_text(item) for pair in tags.items() for item in pair)
     ):
         raise PayloadError('tags must be a dict of text by text')
     if idempotency_key is not None and not (
-        isinstance(idempotency_key, str) and 0 < len(idempotency_key.encode()) < 256
+        _is_text(idempotency_key) and 0 < len(idempotency_key.encode()) < 256
     ):
         raise PayloadError('an idempotency key must have 1 to 255 bytes of UTF-8')
+
+
+def _is_text(value: Any) -> TypeGuard[str]:
+    """Return whether a value is text that UTF-8 can encode."""
+    if not isinstance(value, str):
+        return False
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return False
+    return True
 
 
 def check_size(route: ChannelRoute, payload: bytes) -> None:
@@ -172,6 +198,7 @@ async def authorize_publish(
         falcon.HTTPUnprocessableEntity: The data does not have the route's `data_type`;
             the description has the path of the field.
         BrokerUnavailableError: The broker cannot say whether the user was revoked.
+        InvalidValueError: ``on_publish`` set data, tags or a key that cannot be sent.
         PublicationTooLargeError: The payload exceeds the channel's limit.
     """
     route, connection = match.route, draft.connection
@@ -188,6 +215,10 @@ async def authorize_publish(
         await route.on_publish(connection.req, draft, **match.params)
     payload, binary = draft.payload()
     check_size(route, payload)
+    try:
+        check_labels(draft.tags, draft.idempotency_key)
+    except PayloadError as ex:
+        raise InvalidValueError(f'on_publish: {ex}') from None
     subscription = connection.subscriptions.get(draft.channel)
     return Publication(
         data=payload,

@@ -56,6 +56,7 @@ class Publisher:
         """Do what `Channels.publish` promises."""
         match = await self._match(channel)
         payload, binary = authorization.encode_payload(data)
+        authorization.check_labels(tags, idempotency_key)
         authorization.check_size(match.route, payload)
         if connection is not None and not self._broker.capabilities.transactions:
             raise CapabilityError(
@@ -81,6 +82,7 @@ class Publisher:
         if isinstance(channels, str):
             raise ChannelNameError(f'broadcast takes several channels: [{channels!r}]')
         payload, binary = authorization.encode_payload(data)
+        authorization.check_labels(tags, idempotency_key)
         publication = Publication(data=payload, binary=binary, tags=tags)
         matches = [(channel, await self._match(channel)) for channel in channels]
         for _, match in matches:
@@ -106,7 +108,8 @@ class Publisher:
             UnknownChannelError: No route matches.
             falcon.HTTPError: The client may not publish this; see `authorize_publish`.
             PublicationTooLargeError: The payload exceeds the channel's limit.
-            PayloadError: ``on_publish`` set data, tags or a key that cannot be sent.
+            InvalidValueError: ``on_publish`` set data, tags or a key that cannot be
+                sent.
             BrokerUnavailableError: The publication may or may not be stored.
         """
         match = await self._match(channel)
@@ -130,7 +133,6 @@ class Publisher:
         idempotency_key: str | None = None,
         connection: Any = None,
     ) -> PublishResult:
-        authorization.check_labels(publication.tags, idempotency_key)
         return await self._broker.publish(
             channel,
             publication,

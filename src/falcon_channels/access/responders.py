@@ -1,4 +1,4 @@
-"""Call responders whose result no client waits for."""
+"""Call responders whose result no client waits for, and read their errors."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Awaitable
 from collections.abc import Callable
 import logging
 from typing import Any
+
+import falcon
 
 from falcon_channels.hub.hub import Hub
 
@@ -58,3 +60,28 @@ def is_cancelled() -> bool:
     """
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+def description_for_client(ex: falcon.HTTPError) -> str | None:
+    """Return the description of an error, or ``None`` for a server error (5xx).
+
+    The application can give any object as a description. One that is not text is
+    converted, and text that UTF-8 cannot encode is escaped.
+    """
+    if ex.description is None or not 400 <= ex.status_code <= 499:
+        return None
+    return _text(ex.description)
+
+
+def title_for_client(ex: falcon.HTTPError) -> str:
+    """Return the title of an error, or its status line for a server error (5xx)."""
+    title = _text(ex.title) if ex.title and 400 <= ex.status_code <= 499 else None
+    return title or falcon.code_to_http_status(ex.status_code)
+
+
+def _text(value: object) -> str | None:
+    try:
+        text = str(value)
+    except Exception:
+        return None
+    return text.encode(errors='backslashreplace').decode()

@@ -19,6 +19,9 @@ from falcon_channels.cluster.messages import RefreshUser
 from falcon_channels.cluster.messages import SubscribeUser
 from falcon_channels.cluster.messages import UnsubscribeUser
 from falcon_channels.errors import OptionsError
+from falcon_channels.hub.connection import check_json
+from falcon_channels.hub.connection import check_time
+from falcon_channels.hub.connection import check_user
 from falcon_channels.options import NodeOptions
 from falcon_channels.protocol.codes import DISCONNECT_FORCE
 from falcon_channels.protocol.codes import MAX_REASON_BYTES
@@ -63,7 +66,11 @@ class UserCommands:
         expires_at: float | None = None,
     ) -> None:
         """Do what `Channels.subscribe_user` promises."""
+        check_user(user)
         check_position(since)
+        check_json('info', info)
+        check_json('data', data)
+        expires_at = check_time('expires_at', expires_at)
         await self._match(channel)
         await self._send(
             SubscribeUser(
@@ -88,6 +95,7 @@ class UserCommands:
         code: int = UNSUBSCRIBE_SERVER.code,
     ) -> None:
         """Do what `Channels.unsubscribe_user` promises."""
+        check_user(user)
         if not 2000 <= code <= 2999:
             raise OptionsError(
                 f'code is {code}, but unsubscribe codes are 2000 to 2999'
@@ -107,6 +115,9 @@ class UserCommands:
         info: Any = None,
     ) -> None:
         """Do what `Channels.refresh_user` promises."""
+        check_user(user)
+        check_json('info', info)
+        expires_at = check_time('expires_at', expires_at)
         await self._send(
             RefreshUser(
                 user=user,
@@ -129,6 +140,7 @@ class UserCommands:
         exclude: Sequence[str] = (),
     ) -> None:
         """Do what `Channels.disconnect_user` promises."""
+        check_user(user)
         if not 3000 <= code <= 4999:
             raise OptionsError(f'code is {code}, but close codes are 3000 to 4999')
         if len(reason.encode()) > MAX_REASON_BYTES:
@@ -144,6 +156,7 @@ class UserCommands:
         self, user: str, channel: str, *, ttl_s: float | None = None
     ) -> None:
         """Do what `Channels.revoke_user` promises."""
+        check_user(user)
         await self._match(channel)
         await self._broker.revoke(
             channel, user, self._options.revoke_ttl_s if ttl_s is None else ttl_s
@@ -152,6 +165,7 @@ class UserCommands:
 
     async def restore_user(self, user: str, channel: str) -> None:
         """Do what `Channels.restore_user` promises."""
+        check_user(user)
         await self._match(channel)
         await self._broker.revoke(channel, user, 0.0)
 

@@ -27,6 +27,7 @@ from falcon_channels.access.authorization import encode_payload
 from falcon_channels.access.responders import notify
 from falcon_channels.endpoint.endpoint import Endpoint
 from falcon_channels.errors import ProtocolError
+from falcon_channels.hub.connection import check_json
 from falcon_channels.hub.connection import check_time
 from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.connection import Joined
@@ -250,8 +251,14 @@ class ClientConnection(Connection):
             channel: Name of the channel.
             info: Public information about the subscription, any JSON value.
             data: Data for the client, any JSON value.
+
+        Raises:
+            InvalidValueError: A value cannot be written as JSON.
         """
-        self.channels[channel] = (info, data)
+        self.channels[channel] = (
+            check_json('info of add_channel', info),
+            check_json('data of add_channel', data),
+        )
 
     def apply_token(self, claims: ConnectionToken) -> None:
         """Take the user, the information and the channels of a verified token."""

@@ -19,12 +19,12 @@ import falcon
 import msgspec
 
 from falcon_channels.access.authorization import encode_payload
+from falcon_channels.access.responders import description_for_client
 from falcon_channels.access.responders import is_cancelled
 from falcon_channels.access.subscribing import SubscribeOptions
 from falcon_channels.access.subscribing import TokenClaims
 from falcon_channels.endpoint import auth
 from falcon_channels.endpoint.client_connection import ClientConnection
-from falcon_channels.endpoint.refusals import description_for_client
 from falcon_channels.endpoint.refusals import EndedError
 from falcon_channels.endpoint.refusals import refusal_for
 from falcon_channels.endpoint.refusals import RefusedError

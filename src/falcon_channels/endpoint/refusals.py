@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import falcon
 
+from falcon_channels.access.responders import description_for_client
 from falcon_channels.errors import AlreadySubscribedError
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import CapabilityError
@@ -76,18 +77,3 @@ def refusal_for(ex: Exception) -> codes.ReplyError | None:
             words = str(ex) if isinstance(ex, _FOR_CLIENTS) else None
             return codes.error_with_message(error, words)
     return None
-
-
-def description_for_client(ex: falcon.HTTPError) -> str | None:
-    """Return the description of an error, or ``None`` for a server error (5xx).
-
-    The application can give any object as a description. One that is not text is
-    converted, and text that UTF-8 cannot encode is escaped.
-    """
-    if ex.description is None or not 400 <= ex.status_code <= 499:
-        return None
-    try:
-        text = str(ex.description)
-    except Exception:
-        return None
-    return text.encode(errors='backslashreplace').decode()

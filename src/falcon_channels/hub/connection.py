@@ -29,11 +29,11 @@ from typing import Any
 from typing import NamedTuple
 from typing import Protocol
 
-import msgspec
-
 from falcon_channels.errors import InvalidValueError
 from falcon_channels.protocol.codes import DISCONNECT_EXPIRED
 from falcon_channels.protocol.codes import DISCONNECT_SHUTDOWN
+from falcon_channels.protocol.json_values import encode_json
+from falcon_channels.protocol.json_values import NOT_JSON
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
@@ -389,7 +389,7 @@ class Connection(abc.ABC):
         encoder: Encoder,
         req: Any = None,
         *,
-        user: str = '',
+        user: str | None = '',
         info: Any = None,
     ) -> None:
         self.hub = hub
@@ -559,10 +559,10 @@ class Connection(abc.ABC):
 
     def client_info(self, subscription: Subscription | None = None) -> ClientInfo:
         """Return the facts about this connection that other clients may see."""
-        conn_info = None if self.info is None else msgspec.json.encode(self.info)
+        conn_info = None if self.info is None else encode_json(self.info)
         chan_info = None
         if subscription is not None and subscription.info is not None:
-            chan_info = msgspec.json.encode(subscription.info)
+            chan_info = encode_json(subscription.info)
         return ClientInfo(
             user=self.user, client=self.id, conn_info=conn_info, chan_info=chan_info
         )
@@ -597,7 +597,7 @@ def check_user(user: object) -> str:
         # NOTE: in tokens, presence and commands users are text. An integer here would
         #   be another user than its text there.
         raise InvalidValueError(
-            f'user is text, not {type(user).__name__}: write str({user!r:.40})'
+            f'user is text, not {type(user).__name__}: write str({_shown(user)})'
         )
     if not user.isascii():
         try:
@@ -615,8 +615,8 @@ def check_json(name: str, value: Any) -> Any:
     """
     if value is not None:
         try:
-            msgspec.json.encode(value)
-        except (TypeError, ValueError, OverflowError, RecursionError) as ex:
+            encode_json(value)
+        except NOT_JSON as ex:
             raise InvalidValueError(f'{name} cannot be written as JSON: {ex}') from None
     return value
 
@@ -629,15 +629,24 @@ def check_time(name: str, value: Any) -> float | None:
     """
     if value is None:
         return None
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not math.isfinite(value)
-    ):
-        raise InvalidValueError(
-            f'{name} is a Unix time in seconds or None, not {value!r:.40}'
-        )
-    return float(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            time_s = float(value)
+        except OverflowError:
+            time_s = math.inf
+        if math.isfinite(time_s):
+            return time_s
+    raise InvalidValueError(
+        f'{name} is a Unix time in seconds or None, not {_shown(value)}'
+    )
+
+
+def _shown(value: object) -> str:
+    """Return the start of a value's text for an error message."""
+    try:
+        return f'{value!r:.40}'
+    except Exception:
+        return f'an unprintable {type(value).__name__}'
 
 
 def _size_bytes(item: Item) -> int:

@@ -231,7 +231,13 @@ class Hub:
                 try:
                     await function()
                     return
-                except Exception:
+                except (Exception, asyncio.CancelledError) as ex:
+                    task = asyncio.current_task()
+                    assert task is not None
+                    # NOTE: without a request to cancel this task, the error comes from
+                    #   another task, for which the function waited.
+                    if isinstance(ex, asyncio.CancelledError) and task.cancelling():
+                        raise
                     self.counters.task_errors += 1
                     _logger.exception('%s failed, and starts again', name)
                     await asyncio.sleep(_RESTART_S)

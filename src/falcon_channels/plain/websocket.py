@@ -19,8 +19,9 @@ import falcon
 import falcon.asgi
 import msgspec
 
-from falcon_channels.access.authorization import NOT_JSON
+from falcon_channels.access.responders import description_for_client
 from falcon_channels.access.responders import is_cancelled
+from falcon_channels.access.responders import title_for_client
 from falcon_channels.access.subscribing import SubscribeOptions
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import ChannelNameError
@@ -38,6 +39,7 @@ from falcon_channels.protocol import plain_codec
 from falcon_channels.protocol.codes import DISCONNECT_INAPPROPRIATE_PROTOCOL
 from falcon_channels.protocol.codes import DISCONNECT_INSUFFICIENT
 from falcon_channels.protocol.codes import FIRST_RESUBSCRIBE_CODE
+from falcon_channels.protocol.json_values import NOT_JSON
 from falcon_channels.protocol.recovery import check_position
 from falcon_channels.publication import Position
 from falcon_channels.transports.asgi import AsgiTransport
@@ -82,7 +84,7 @@ class PlainConnection(Connection):
         transport: Carries messages to the client.
         channel: Name of the channel.
         req: Request of the handshake, of an ASGI or a WSGI app.
-        user: Id of the user.
+        user: Id of the user; ``None`` for an anonymous one.
         info: Public information about the connection, any JSON value.
         media: Whether the client speaks JSON.
     """
@@ -106,7 +108,7 @@ class PlainConnection(Connection):
         channel: str,
         req: Any,
         *,
-        user: str,
+        user: str | None,
         info: Any,
         media: bool,
     ) -> None:
@@ -132,6 +134,11 @@ class PlainConnection(Connection):
         self._waiter: asyncio.Future[None] | None = None
         #: Whether the connection is in the hub.
         self._admitted = False
+
+    @property
+    def admitted(self) -> bool:
+        """Whether the connection has been added to the hub."""
+        return self._admitted
 
     # --- what the transport and the hub report ---------------------------------------
 
@@ -263,7 +270,8 @@ class PlainConnection(Connection):
             try:
                 await self._publish(self._waiting[0])
             except falcon.HTTPError as ex:
-                self._refuse(ex.status_code, ex.description or ex.title or 'refused')
+                words = description_for_client(ex) or title_for_client(ex)
+                self._refuse(ex.status_code, words)
             except PublicationTooLargeError as ex:
                 self._refuse(413, str(ex))
             except BrokerUnavailableError:
@@ -321,9 +329,12 @@ class PlainConnection(Connection):
             if self._admitted:
                 self.disconnect(INTERNAL_ERROR, 'internal server error')
             raise RuntimeError('a responder awaited a task that was cancelled') from ex
-        except BaseException:
+        except BaseException as ex:
             if self._admitted:
                 self.disconnect(INTERNAL_ERROR, 'internal server error')
+                if isinstance(ex, falcon.HTTPStatus):
+                    # NOTE: Falcon logs an `HTTPStatus` without its traceback.
+                    raise RuntimeError('a responder raised HTTPStatus') from ex
             raise
 
 
@@ -348,7 +359,7 @@ async def serve_websocket(
     ws: falcon.asgi.WebSocket,
     channel: str,
     *,
-    user: str,
+    user: str | None,
     info: Any,
     media: bool,
     since: Position | None,
@@ -383,7 +394,10 @@ async def serve_websocket(
     except _NotAdmittedError:
         return
     finally:
-        connection.shutdown()
+        if connection.admitted:
+            # NOTE: Falcon closes a WebSocket that the application has accepted and that
+            #   is refused here. Its client must see the code of the refusal.
+            connection.shutdown()
         if reading is not None:
             # NOTE: this ends when the close frame was sent and answered, or after the
             #   timeout of the transport. A server that cancels the responder when it

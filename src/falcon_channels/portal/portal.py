@@ -187,7 +187,7 @@ class Portal:
         ws: WebSocket,
         channel: str,
         *,
-        user: str = '',
+        user: str | None = '',
         info: Any = None,
         media: bool = False,
         since: Position | None = None,

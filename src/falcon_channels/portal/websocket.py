@@ -209,7 +209,7 @@ def serve_websocket(
     channel: str,
     *,
     timeout_s: float,
-    user: str,
+    user: str | None,
     info: Any,
     media: bool,
     since: Position | None,

@@ -212,7 +212,7 @@ class SimulatedClient:
 
     Args:
         channels: The channels under test.
-        user: Id of the user; ``''`` for an anonymous client.
+        user: Id of the user; ``None`` or ``''`` for an anonymous client.
         info: Public information about the connection.
         req: Request for the responders; a request for ``/`` by default. Tests set
             ``req.context`` in place of the application's middleware.
@@ -228,7 +228,7 @@ class SimulatedClient:
         self,
         channels: Channels,
         *,
-        user: str = '',
+        user: str | None = '',
         info: Any = None,
         req: Any = None,
         on_event: Callable[[Event], None] | None = None,

@@ -1,0 +1,51 @@
+"""Errors that responders raise in tests, and the tracebacks in the log."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import falcon
+import pytest
+
+
+class Unprintable:
+    """A description that cannot be converted to text."""
+
+    def __str__(self) -> str:
+        raise RuntimeError('no text')
+
+
+#: Descriptions of an `HTTPForbidden`, by the kind of error.
+REFUSALS: dict[str, Any] = {
+    'http-dict': {'reason': 'closed'},
+    'http-exception': ValueError('closed'),
+    'http-surrogate': 'closed \ud800',
+    'http-unprintable': Unprintable(),
+    'http-long': 'closed ' * 1000,
+}
+
+#: Kinds of errors that are bugs of the application.
+BUGS = ('runtime', 'status', 'cancelled', 'bad-status', 'group')
+
+
+async def fail(kind: str) -> None:
+    """Raise an error of one kind."""
+    if kind in REFUSALS:
+        raise falcon.HTTPForbidden(description=REFUSALS[kind])
+    if kind == 'status':
+        raise falcon.HTTPStatus(falcon.HTTP_202)
+    if kind == 'bad-status':
+        raise falcon.HTTPError('nonsense')
+    if kind == 'group':
+        raise ExceptionGroup('several', [RuntimeError('one'), ValueError('two')])
+    if kind == 'cancelled':
+        task = asyncio.create_task(asyncio.sleep(60))
+        task.cancel()
+        await task
+    raise RuntimeError('secret of the server')
+
+
+def tracebacks(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return the messages of all records with a traceback."""
+    return [r.getMessage() for r in caplog.records if r.exc_info]
