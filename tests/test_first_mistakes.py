@@ -103,7 +103,7 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
 
 
 @pytest.mark.parametrize('name', MISTAKES)
-def test_a_mistake_shows_when_the_app_is_made(name: str) -> None:
+def test_mistake_in_a_route_is_refused_when_the_route_is_added(name: str) -> None:
     """It is refused before anything runs, and the error says what is wanted."""
     mistake, words = MISTAKES[name]
     with pytest.raises(OptionsError) as caught:
@@ -143,7 +143,7 @@ ENDPOINT_MISTAKES: dict[str, tuple[Callable[[Any], object], str]] = {
 
 
 @pytest.mark.parametrize('name', ENDPOINT_MISTAKES)
-def test_a_mistake_with_endpoints_shows_when_they_are_added(name: str) -> None:
+def test_mistake_in_an_endpoint_is_refused_when_it_is_added(name: str) -> None:
     """Doors that would replace others, or never ask the application, are refused."""
     mistake, words = ENDPOINT_MISTAKES[name]
     with pytest.raises(OptionsError) as caught:
@@ -273,7 +273,9 @@ async def test_clients_cannot_fill_the_log_with_a_missing_extra(
         ('redis', "Channels('redis://localhost')", 'redis'),
     ],
 )
-def test_a_missing_extra_is_named(library: str, statement: str, extra: str) -> None:
+def test_missing_extra_is_named_in_the_error(
+    library: str, statement: str, extra: str
+) -> None:
     """Without a library the error is the command that installs it."""
     code = (
         'import sys\n'

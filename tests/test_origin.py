@@ -91,7 +91,7 @@ def test_other_origins_are_refused(origin: str, host: str, scheme: str) -> None:
 )
 @pytest.mark.parametrize('origins', [[], ['http://a.example']])
 @pytest.mark.parametrize('allowed', [(), ('*',)])
-def test_bad_hosts_are_refused(
+def test_malformed_host_is_refused(
     hosts: list[str], origins: list[str], allowed: tuple[str, ...]
 ) -> None:
     """Not exactly one good Host header is refused, whatever else is allowed."""
@@ -100,13 +100,13 @@ def test_bad_hosts_are_refused(
     assert reason.startswith('Host')
 
 
-def test_no_origin_passes() -> None:
+def test_request_without_an_origin_passes() -> None:
     """A client that is no browser sends no Origin and may connect."""
     assert None is origin_error([], ['good.example'], 'ws', ())
 
 
 @pytest.mark.parametrize('allowed', [(), ('*',), ('https://a.example',)])
-def test_two_origins_are_refused(allowed: tuple[str, ...]) -> None:
+def test_request_with_two_origins_is_refused(allowed: tuple[str, ...]) -> None:
     """Two Origin headers are refused even if each alone would pass."""
     origins = ['https://a.example', 'https://a.example']
     assert 'Origin header is repeated' == origin_error(
@@ -138,7 +138,9 @@ def test_two_origins_are_refused(allowed: tuple[str, ...]) -> None:
         ('null', '*', True),
     ],
 )
-def test_listed_origins(origin: str, allowed: str, passes: bool) -> None:
+def test_origin_passes_only_if_it_is_listed(
+    origin: str, allowed: str, passes: bool
+) -> None:
     """A listed origin passes: exactly, by whole labels, or with '*' any."""
     assert passes is (error(origin, 'good.example', 'wss', (allowed,)) is None)
 
@@ -173,7 +175,7 @@ def test_string_instead_of_a_list_of_origins_is_refused() -> None:
 
 
 @given(NAME, st.one_of(st.none(), PORT), st.sampled_from(['http', 'https']))
-def test_a_browser_reaches_its_own_site(
+def test_origin_of_a_page_passes_on_its_own_site(
     name: str, port: int | None, scheme: str
 ) -> None:
     """Whatever the name and port of a site, its own pages may connect."""
@@ -192,7 +194,9 @@ def test_only_equal_origins_pass(
 
 
 @given(st.text(max_size=300), st.text(max_size=300), st.sampled_from(['ws', 'wss']))
-def test_reasons_are_short_and_clean(origin: str, host: str, scheme: str) -> None:
+def test_reason_of_a_refused_origin_is_short_and_printable(
+    origin: str, host: str, scheme: str
+) -> None:
     """No input raises, and a reason is short printable ASCII: it can be logged."""
     for reason in (error(origin, 'a.example', scheme), error('null', host, scheme)):
         if reason is not None:
@@ -249,7 +253,7 @@ async def test_middleware_refuses_other_origins() -> None:
     assert 3403 == caught.value.code
 
 
-async def test_the_log_says_why_a_page_was_refused(
+async def test_refused_origin_is_logged_with_its_reason(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Both origins and the remedy are in one line of the log, by whoever refuses."""
@@ -275,7 +279,7 @@ async def test_the_log_says_why_a_page_was_refused(
             assert words in line
 
 
-async def test_middleware_leaves_http_alone() -> None:
+async def test_middleware_ignores_http_requests() -> None:
     """An ordinary request from another origin is none of this middleware's business."""
     async with testing.ASGIConductor(app()) as conductor:
         result = await conductor.simulate_get(

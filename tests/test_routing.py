@@ -44,7 +44,7 @@ def router(*templates: str) -> ChannelRouter:
         ('room\u00a0', 'white space'),
     ],
 )
-def test_wrong_names_are_refused(name: Any, words: str) -> None:
+def test_invalid_channel_name_is_refused(name: Any, words: str) -> None:
     """A name that could stand for another, or break something, is refused."""
     with pytest.raises(ChannelNameError, match=words):
         check_channel_name(name, 255)
@@ -53,13 +53,13 @@ def test_wrong_names_are_refused(name: Any, words: str) -> None:
 @pytest.mark.parametrize(
     'name', ['a', 'rooms:löbby', '房間:1', 'a b', 'a/b', '🌍', 'a' * 255]
 )
-def test_good_names_are_taken_as_they_are(name: str) -> None:
+def test_valid_channel_name_is_returned_unchanged(name: str) -> None:
     """A name is not changed."""
     assert name == check_channel_name(name, 255)
 
 
 @given(st.text(max_size=80))
-def test_any_text_is_a_name_or_refused(name: str) -> None:
+def test_random_text_is_a_channel_name_or_is_refused(name: str) -> None:
     """No text breaks the check; what passes is whole, visible and short enough."""
     try:
         assert name == check_channel_name(name, 64)
@@ -87,7 +87,7 @@ def test_field_value_is_returned_whole(value: str) -> None:
 
 
 @given(st.text(max_size=60))
-def test_any_name_matches_or_does_not(name: str) -> None:
+def test_random_channel_name_raises_no_error_in_the_router(name: str) -> None:
     """No name breaks the router."""
     try:
         check_channel_name(name, 255)
@@ -98,7 +98,7 @@ def test_any_name_matches_or_does_not(name: str) -> None:
         assert int(name.partition(':')[2]) == match.params['user_id']
 
 
-def test_converters_and_case_are_respected() -> None:
+def test_route_matches_by_converter_and_case() -> None:
     """Fields are converted, a failed conversion is no match, and case matters."""
     match = ROUTER.match('users:42')
     assert match is not None
@@ -109,7 +109,7 @@ def test_converters_and_case_are_respected() -> None:
     assert None is ROUTER.match('unknown')
 
 
-def test_templates_are_checked_when_added() -> None:
+def test_invalid_template_is_refused_when_it_is_added() -> None:
     """A template that cannot be matched, or is there already, is refused."""
     for template in ('', '/rooms', None, 'news'):
         with pytest.raises(OptionsError):
@@ -118,7 +118,7 @@ def test_templates_are_checked_when_added() -> None:
         ROUTER.add('rooms:{other}', None, ChannelOptions())
 
 
-def test_responders_are_coroutine_functions() -> None:
+def test_responder_that_is_not_async_is_refused() -> None:
     """A responder that is not async is refused when the route is added."""
 
     class Sync:
@@ -129,7 +129,7 @@ def test_responders_are_coroutine_functions() -> None:
         ChannelRouter().add('a', Sync(), ChannelOptions())
 
 
-def test_suffixes_choose_responders() -> None:
+def test_route_with_a_suffix_uses_the_responders_with_it() -> None:
     """A suffix chooses other responders, and one without any is refused."""
 
     class Two:

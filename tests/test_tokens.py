@@ -91,7 +91,7 @@ def verify(token: str, verifier: TokenVerifier | None = None) -> ConnectionToken
     return verifier.connection(token, now_s=NOW_S)
 
 
-def test_connection_token_with_everything() -> None:
+def test_connection_token_with_all_claims_is_read_completely() -> None:
     """Every claim of a connection token is read."""
     token = forge(
         {
@@ -120,7 +120,7 @@ def test_connection_token_with_everything() -> None:
     assert expected == verify(token)
 
 
-def test_subscription_token_with_everything() -> None:
+def test_subscription_token_with_all_claims_is_read_completely() -> None:
     """Every claim of a subscription token is read."""
     token = forge({**GOOD, 'channel': 'news', 'info': [1], 'override': {}})
     assert SubscriptionToken('ann', 'news', NOW_S + 60, [1]) == (
@@ -128,7 +128,7 @@ def test_subscription_token_with_everything() -> None:
     )
 
 
-def test_values_in_base64() -> None:
+def test_claims_in_base64_are_decoded() -> None:
     """JSON in base64 is taken in the place of JSON."""
     value = base64.b64encode(b'{"a":1}').decode()
     token = verify(forge({**GOOD, 'b64info': value, 'subs': {'x': {'b64data': value}}}))
@@ -152,7 +152,7 @@ def test_expire_at_overrides_exp(claims: Any, expires_at: Any) -> None:
     assert expires_at == verify(forge({**GOOD, **claims})).expires_at
 
 
-def test_tokens_without_an_end_only_where_wanted() -> None:
+def test_token_without_exp_is_refused_unless_allowed() -> None:
     """A token without exp is refused unless that is switched off."""
     token = forge({'sub': 'ann'})
     with pytest.raises(TokenInvalidError, match='no exp'):
@@ -161,7 +161,7 @@ def test_tokens_without_an_end_only_where_wanted() -> None:
     assert ConnectionToken('ann') == verify(token, verifier)
 
 
-def test_anonymous_user() -> None:
+def test_token_without_sub_is_of_an_anonymous_user() -> None:
     """No sub is somebody anonymous."""
     assert '' == verify(forge({'exp': NOW_S + 60})).user
 
@@ -170,7 +170,9 @@ def test_anonymous_user() -> None:
     ('exp', 'leeway_s', 'good'),
     [(1, 0, True), (0, 0, False), (-1, 0, False), (-4, 5, True), (-5, 5, False)],
 )
-def test_expiry_is_an_error_of_its_own(exp: int, leeway_s: int, good: bool) -> None:
+def test_expired_token_raises_token_expired_error(
+    exp: int, leeway_s: int, good: bool
+) -> None:
     """An expired token is told apart from a forged one; leeway moves the moment."""
     verifier = TokenVerifier(KEY, leeway_s=leeway_s)
     token = forge({'sub': 'ann', 'exp': NOW_S + exp})
@@ -182,7 +184,7 @@ def test_expiry_is_an_error_of_its_own(exp: int, leeway_s: int, good: bool) -> N
 
 
 @pytest.mark.parametrize('algorithm', KEYS)
-def test_every_kind_of_key(algorithm: Any) -> None:
+def test_token_signed_with_each_kind_of_key_is_accepted(algorithm: Any) -> None:
     """A token made with a private key is verified with its public half."""
     private, public = KEYS[algorithm]
     token = make_connection_token(TokenKey(private, algorithm), 'ann')
@@ -193,7 +195,7 @@ def test_every_kind_of_key(algorithm: Any) -> None:
 
 
 @pytest.mark.parametrize('algorithm', ['HS256', 'HS384', 'HS512'])
-def test_every_kind_of_secret(algorithm: Any) -> None:
+def test_token_signed_with_each_kind_of_secret_is_accepted(algorithm: Any) -> None:
     """Each HMAC works, and only with its own digest."""
     key = TokenKey('x' * 64, algorithm)
     token = make_subscription_token(key, 'ann', 'news', info=1)
@@ -221,7 +223,7 @@ def test_made_token_has_the_requested_claims() -> None:
     assert 0 < expires_at - time.time() <= 600
 
 
-def test_rotation_takes_the_old_key_and_the_new() -> None:
+def test_tokens_of_the_old_and_the_new_key_are_accepted_during_rotation() -> None:
     """Both keys are taken while a key is being changed; the id picks one."""
     old, new = TokenKey(SECRET, kid='1'), TokenKey(OTHER_SECRET, kid='2')
     verifier = TokenVerifier([new, old])
@@ -232,7 +234,7 @@ def test_rotation_takes_the_old_key_and_the_new() -> None:
         gone.connection(make_connection_token(old, 'ann'))
 
 
-def test_rotation_without_ids() -> None:
+def test_rotation_without_key_ids_tries_all_keys() -> None:
     """Keys without ids are tried one after the other."""
     verifier = TokenVerifier([TokenKey(OTHER_SECRET), KEY])
     assert 'ann' == verify(forge(GOOD), verifier).user
@@ -250,7 +252,7 @@ def jwk(key: Any, **more: Any) -> dict[str, Any]:
     return {**kind.to_jwk(public, as_dict=True), **more}
 
 
-def test_key_set_of_an_issuer() -> None:
+def test_key_set_of_an_issuer_verifies_its_tokens() -> None:
     """A static key set verifies its issuer's tokens, RSA and EC."""
     jwks = {
         'keys': [
@@ -268,7 +270,7 @@ def test_key_set_of_an_issuer() -> None:
         assert 'ann' == verifier.connection(make_connection_token(key, 'ann')).user
 
 
-def test_same_kid_of_two_issuers() -> None:
+def test_equal_key_ids_of_two_issuers_are_told_apart() -> None:
     """A key of one issuer cannot sign for another that has the same key id."""
     verifier = TokenVerifier(
         [
@@ -288,7 +290,7 @@ ISSUER_AND_AUDIENCE = TokenVerifier(KEY, issuer='me', audience='chat')
 
 
 @pytest.mark.parametrize('aud', ['chat', ['mail', 'chat']])
-def test_issuer_and_audience(aud: Any) -> None:
+def test_token_with_the_required_issuer_and_audience_is_accepted(aud: Any) -> None:
     """A token for us names us, alone or among others."""
     token = forge({**GOOD, 'iss': 'me', 'aud': aud})
     assert 'ann' == verify(token, ISSUER_AND_AUDIENCE).user
@@ -362,7 +364,7 @@ ATTACKS: dict[str, str] = {
 
 
 @pytest.mark.parametrize('token', ATTACKS.values(), ids=ATTACKS.keys())
-def test_attacks_are_refused(token: str) -> None:
+def test_forged_or_malformed_token_is_refused(token: str) -> None:
     """A token that is not right in every respect is refused, whoever signed it."""
     with pytest.raises(TokenInvalidError):
         verify(token)
@@ -380,7 +382,7 @@ def test_attacks_are_refused(token: str) -> None:
         {'iss': ['me'], 'aud': 'chat'},
     ],
 )
-def test_tokens_for_others_are_refused(claims: dict[str, Any]) -> None:
+def test_token_of_another_issuer_or_audience_is_refused(claims: dict[str, Any]) -> None:
     """A token of another issuer or for another audience is refused."""
     with pytest.raises(TokenInvalidError):
         verify(forge({**GOOD, **claims}), ISSUER_AND_AUDIENCE)
@@ -434,19 +436,19 @@ def test_bad_key_sets_are_refused(bad: dict[str, Any]) -> None:
         TokenVerifier.from_jwks({'keys': [bad]}, issuer='x')
 
 
-def test_a_verifier_needs_a_key() -> None:
+def test_verifier_without_a_key_is_refused() -> None:
     """No key is not the same as every key."""
     with pytest.raises(OptionsError):
         TokenVerifier([])
 
 
-def test_short_secrets_only_where_wanted() -> None:
+def test_short_secret_is_refused_unless_allowed() -> None:
     """A short secret works where it is asked for, without a warning."""
     verifier = TokenVerifier(TokenKey('secret', allow_short=True))
     assert 'ann' == verify(forge(GOOD, secret=b'secret'), verifier).user
 
 
-def test_subscription_tokens_need_a_channel() -> None:
+def test_subscription_token_without_a_channel_is_refused() -> None:
     """A connection token does not let anybody subscribe."""
     verifier = TokenVerifier(KEY)
     for claims in (
@@ -467,20 +469,20 @@ def test_subscription_tokens_need_a_channel() -> None:
     ).map(lambda header: json.dumps(header).encode()),
     st.binary(max_size=60),
 )
-def test_any_token_ends_in_a_token_error(header: bytes, claims: bytes) -> None:
+def test_random_token_raises_only_token_errors(header: bytes, claims: bytes) -> None:
     """Whatever is signed or not, nothing but a TokenError comes out."""
     with pytest.raises(TokenError):
         verify(forge(claims, header))
 
 
-def test_keys_do_not_show_their_secret() -> None:
+def test_repr_of_a_key_has_no_secret() -> None:
     """A key in a log does not say more than its name."""
     key = TokenKey(SECRET, kid='1')
     assert "<TokenKey HS256 kid='1' issuer=''>" == repr(key)
     assert SECRET not in str(vars(TokenVerifier(key)))
 
 
-def test_a_missing_library_is_explained() -> None:
+def test_missing_jwt_library_is_named_in_the_error() -> None:
     """Without PyJWT the error says what to install."""
     code = (
         'import sys\n'

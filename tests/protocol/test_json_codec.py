@@ -134,14 +134,14 @@ READ = [
 
 
 @pytest.mark.parametrize(('text', 'command'), READ)
-def test_reads_every_command(text: str, command: Command) -> None:
+def test_each_command_is_decoded(text: str, command: Command) -> None:
     """Each command becomes its request, from text and from bytes."""
     assert [command] == json_codec.decode_commands(text)
     assert [command] == json_codec.decode_commands(text.encode())
 
 
 @pytest.mark.parametrize('end', ['', '\n'])
-def test_reads_a_batch_in_order(end: str) -> None:
+def test_batch_of_commands_is_decoded_in_order(end: str) -> None:
     """Commands of one frame come out in the order that they were sent in."""
     frame = '\n'.join(text for text, _ in READ) + end
     assert [command for _, command in READ] == json_codec.decode_commands(frame)
@@ -233,7 +233,7 @@ def test_malformed_frame_raises_protocol_error_3501(text: str) -> None:
     'data',
     [b'\xff', b'"\xff"', b'"\xed\xa0\x80"', b'"\xc0\x80"', b'{"\xff":1}'],
 )
-def test_refuses_bytes_that_are_not_utf8(data: bytes) -> None:
+def test_json_frame_that_is_not_utf8_is_refused(data: bytes) -> None:
     """Bytes that are not UTF-8 are refused, in a payload too."""
     with pytest.raises(ProtocolError):
         json_codec.decode_commands(b'{"id":1,"rpc":{"data":%s}}' % data)
@@ -404,7 +404,7 @@ def test_request_is_refused_only_if_it_has_a_duplicate_key(
     assert expected == double
 
 
-def test_reads_a_bare_connect_request() -> None:
+def test_unidirectional_connect_request_is_decoded() -> None:
     """A unidirectional client sends the request without an envelope."""
     assert ConnectRequest(token='t', data=b'[1]') == json_codec.decode_connect(
         '{"token":"t","data":[1]}'
@@ -415,7 +415,7 @@ def test_reads_a_bare_connect_request() -> None:
             json_codec.decode_connect(wrong)
 
 
-def test_reads_an_emulation_request() -> None:
+def test_emulation_request_is_decoded() -> None:
     """The client's half of an emulated transport carries a frame as one string."""
     frame = '{"id":2,"ping":{}}\n{}'
     body = json.dumps({'session': 's', 'node': 'n', 'data': frame}).encode()

@@ -97,7 +97,7 @@ WRITTEN = [
 
 
 @pytest.mark.parametrize(('result', 'body'), WRITTEN)
-def test_writes_every_result(result: Any, body: bytes) -> None:
+def test_json_result_has_the_expected_bytes(result: Any, body: bytes) -> None:
     """Each result has the documented shape and is there even when it is empty."""
     assert b'{"id":2,%s}' % body == json_codec.encode_reply(2, result)
     json.loads(json_codec.encode_reply(2, result))
@@ -131,14 +131,14 @@ PUSHES = [
 
 
 @pytest.mark.parametrize(('channel', 'push', 'body'), PUSHES)
-def test_writes_every_push(channel: str, push: Any, body: bytes) -> None:
+def test_json_push_has_the_expected_bytes(channel: str, push: Any, body: bytes) -> None:
     """Each push names its channel if it has one; bare pushes have no wrapper."""
     bare = b'{%s%s}' % (b'"channel":"a",' if channel else b'', body)
     assert bare == json_codec.encode_unidirectional_push(channel, push)
     assert b'{"push":%s}' % bare == json_codec.encode_push(channel, push)
 
 
-def test_writes_publications() -> None:
+def test_json_publication_has_the_expected_bytes() -> None:
     """A publication is one push, its payload spliced in one line."""
     bare = b'{"channel":"a","pub":%s}' % PUB_JSON
     assert b'{"push":%s}' % bare == json_codec.encode_publication('a', PUB)
@@ -148,7 +148,7 @@ def test_writes_publications() -> None:
     )
 
 
-def test_refuses_to_write_binary_payloads() -> None:
+def test_binary_payload_is_refused_in_json() -> None:
     """A binary publication cannot reach a JSON connection: code 3506."""
     with pytest.raises(ProtocolError) as caught:
         json_codec.encode_publication('a', Publication(data=b'\x00', binary=True))
@@ -156,7 +156,7 @@ def test_refuses_to_write_binary_payloads() -> None:
 
 
 @pytest.mark.parametrize('error', codes.REPLY_ERRORS.values(), ids=str)
-def test_writes_errors(error: codes.ReplyError) -> None:
+def test_json_error_has_the_expected_bytes(error: codes.ReplyError) -> None:
     """An error has its code and message, and says if it is temporary."""
     text = json_codec.encode_error(3, error)
     temporary = ',"temporary":true' if error.temporary else ''
@@ -166,7 +166,7 @@ def test_writes_errors(error: codes.ReplyError) -> None:
     )
 
 
-def test_joins_messages_with_line_ends() -> None:
+def test_json_messages_are_joined_by_line_ends() -> None:
     """A frame of several messages has one line for each and no line end after it."""
     assert b'{}\n{"id":1}' == json_codec.join([json_codec.PING, b'{"id":1}'])
     assert b'{}' == json_codec.join([json_codec.PING])

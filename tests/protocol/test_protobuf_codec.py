@@ -236,12 +236,12 @@ def varint(number: int) -> bytes:
 
 
 @pytest.mark.parametrize(('wire', 'command'), COMMANDS)
-def test_reads_every_command(wire: dict[str, Any], command: Command) -> None:
+def test_each_command_is_decoded(wire: dict[str, Any], command: Command) -> None:
     """Each command that the SDK writes becomes its request."""
     assert [command] == protobuf_codec.decode_commands(sdk_frame(wire))
 
 
-def test_reads_the_types_of_newer_clients() -> None:
+def test_subscription_types_of_newer_clients_are_decoded() -> None:
     """The kind of a subscription is read, so that it can be refused."""
     frame = b''.join(
         raw_frame(command.SerializeToString())
@@ -258,7 +258,7 @@ def test_reads_the_types_of_newer_clients() -> None:
     ] == protobuf_codec.decode_commands(frame)
 
 
-def test_reads_a_batch_in_order() -> None:
+def test_batch_of_commands_is_decoded_in_order() -> None:
     """Commands and pongs of one frame come out in the order they were sent in."""
     frame = sdk_frame(*(wire for wire, _ in COMMANDS), {}, COMMANDS[0][0])
     expected = [command for _, command in COMMANDS]
@@ -347,7 +347,7 @@ def test_damaged_frames_end_in_a_protocol_error(data: st.DataObject) -> None:
         protobuf_codec.decode_commands(bytes(frame))
 
 
-def test_reads_a_bare_connect_request() -> None:
+def test_unidirectional_connect_request_is_decoded() -> None:
     """A unidirectional client sends the request without an envelope."""
     body = sdk.ConnectRequest(token='t', data=b'\x00').SerializeToString()
     assert ConnectRequest(token='t', data=b'\x00') == (
@@ -355,7 +355,7 @@ def test_reads_a_bare_connect_request() -> None:
     )
 
 
-def test_reads_an_emulation_request() -> None:
+def test_emulation_request_is_decoded() -> None:
     """The client's half of an emulated transport carries a frame as bytes."""
     body = sdk.EmulationRequest(session='s', node='n', data=b'\x00')
     request = protobuf_codec.decode_emulation(body.SerializeToString())
@@ -483,7 +483,7 @@ WRITTEN: list[tuple[Any, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(('result', 'body'), WRITTEN)
-def test_the_sdk_reads_every_result(result: Any, body: dict[str, Any]) -> None:
+def test_protobuf_result_is_read_by_the_sdk(result: Any, body: dict[str, Any]) -> None:
     """The SDK's schema reads each result back, present even when it is empty."""
     frame = protobuf_codec.encode_reply(2, result)
     assert [{'id': 2, result.field: body}] == sdk_replies(frame)
@@ -520,7 +520,7 @@ PUSHES: list[tuple[str, Any, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(('channel', 'push', 'body'), PUSHES)
-def test_the_sdk_reads_every_push(
+def test_protobuf_push_is_read_by_the_sdk(
     channel: str, push: Any, body: dict[str, Any]
 ) -> None:
     """The SDK's schema reads each push back, bare ones without the reply around."""
@@ -534,7 +534,7 @@ def test_the_sdk_reads_every_push(
     assert expected == MessageToDict(wire, preserving_proto_field_name=True)
 
 
-def test_the_sdk_reads_publications_and_pings() -> None:
+def test_protobuf_publications_and_pings_are_read_by_the_sdk() -> None:
     """A frame of a publication, a ping and a publication is read in order."""
     long = Publication(data=b'x' * 20_000)
     frame = protobuf_codec.join(
@@ -553,7 +553,7 @@ def test_the_sdk_reads_publications_and_pings() -> None:
 
 
 @pytest.mark.parametrize('error', codes.REPLY_ERRORS.values(), ids=str)
-def test_the_sdk_reads_errors(error: codes.ReplyError) -> None:
+def test_protobuf_error_is_read_by_the_sdk(error: codes.ReplyError) -> None:
     """An error has its code and message, and says if it is temporary."""
     expected: dict[str, Any] = {'code': error.code, 'message': error.message}
     if error.temporary:
@@ -582,7 +582,7 @@ def test_protobuf_is_imported_only_when_asked_for() -> None:
     assert ['False', 'True False', 'True'] == out.splitlines()
 
 
-def test_a_missing_protobuf_is_explained() -> None:
+def test_missing_protobuf_extra_is_named_in_the_error() -> None:
     """Without google.protobuf the error says what to install."""
     out = run_python(
         'import sys\n'

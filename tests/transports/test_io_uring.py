@@ -110,7 +110,7 @@ def test_broken_socket_is_reported_and_others_get_everything(ring: SendRing) -> 
     assert not ring.closed
 
 
-def test_a_child_process_sends_nothing(ring: SendRing) -> None:
+def test_ring_in_a_child_process_sends_nothing(ring: SendRing) -> None:
     """A child cannot use its parent's ring, not even while its parent does."""
     enter = ring._call
     with socket_pairs(3) as pairs:
