@@ -563,7 +563,7 @@ MUTANTS = [
         'endpoint/client_connection.py',
         'user_rates.take(self.user, now_s)',
         'user_rates.take(self.id, now_s)',
-        'tests/endpoint/test_rates.py',
+        'tests/endpoint/test_user_rate.py',
     ),
     Mutant(
         'output before the connect reply overtakes it',
