@@ -1,4 +1,4 @@
-# falcon-channels: every command that its people use. `make help` lists them.
+# All commands of this project. `make help` lists them.
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -15,7 +15,7 @@ READY := $(VENV)/.ready
 JS_TESTS := tests/conformance/js
 JS_READY := $(JS_TESTS)/node_modules/.package-lock.json
 
-# The chat's page, in TypeScript, and what Vite makes of it.
+# Source of the chat's page, in TypeScript, and the page that Vite builds from it.
 WEB := src/falcon_channels_chat/web
 PAGE := src/falcon_channels_chat/page/index.html
 
@@ -26,11 +26,11 @@ help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
-setup: $(READY) $(PAGE)  ## Make the environment in .venv and install the project with all it needs
+setup: $(READY) $(PAGE)  ## Create the environment in .venv, and install the project and its dependencies
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo 'falcon-channels needs Python 3.11 or newer; say which: make setup PYTHON=python3.12'; exit 1; }
+	  { echo 'falcon-channels needs Python 3.11 or newer, for example: make setup PYTHON=python3.12'; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,dev]'
 	@touch $@
@@ -46,7 +46,7 @@ $(PAGE): $(shell find $(WEB) -name node_modules -prune -o -type f -print)
 	npm run --silent build
 
 .PHONY: system
-system:  ## Check for the system programs that the tests need, install missing ones from Debian's packages
+system:  ## Check the system programs that the tests need; install missing ones from Debian
 	@scripts/system-packages
 
 .PHONY: run
@@ -68,30 +68,30 @@ $(JS_READY): $(JS_TESTS)/package.json $(JS_TESTS)/package-lock.json
 	@touch $@
 
 .PHONY: test-servers
-test-servers: system setup $(JS_READY)  ## Run all that starts an ASGI application on each of four servers
+test-servers: system setup $(JS_READY)  ## Run the tests that start an ASGI application on each of four servers
 	@for server in serve uvicorn hypercorn granian; do \
 	  echo "On $$server:"; \
 	  $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup --asgi-server $$server $(PYTEST_ARGS) || exit 1; \
 	done
 
 .PHONY: conformance
-conformance: setup  ## Run the Autobahn TestSuite (a release gate; needs a Python 2.7)
+conformance: setup  ## Run the Autobahn TestSuite (before a release; needs Python 2.7)
 	$(BIN)/python scripts/conformance.py $(CONFORMANCE_ARGS)
 
 .PHONY: bench
-bench: setup  ## What deliveries, connections and memory cost (an hour; BENCH_ARGS=--quick: minutes)
+bench: setup  ## Measure deliveries, connections and memory (one hour; BENCH_ARGS=--quick: minutes)
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 .PHONY: simulate
-simulate: setup  ## Simulate SEEDS worlds of the hub without sockets, or replay one (SEED=n)
+simulate: setup  ## Simulate the hub SEEDS times without sockets, or repeat one run (SEED=n)
 	cd tests && $(abspath $(BIN))/python -m simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),1000))
 
 .PHONY: mutants
-mutants: setup  ## Break the hub in 80 ways, and see that each is noticed (ten minutes; NAME=words: some)
+mutants: setup  ## Insert 80 defects into the hub; fail if one is not noticed (ten minutes; NAME=words: some)
 	cd tests && $(abspath $(BIN))/python -m simulation.mutants $(NAME)
 
 .PHONY: check
-check: setup  ## Formatting, lint, types and architecture
+check: setup  ## Check format, lint, types and architecture
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -101,33 +101,33 @@ check: setup  ## Formatting, lint, types and architecture
 	@git ls-files 'src/*.py' | xargs wc -l | sort -rn | sed -n '2,6p'
 
 .PHONY: format
-format: setup  ## Format the code and mend what the linter can
+format: setup  ## Format the code, and fix what the linter can fix
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 
 .PHONY: bench-others
-bench-others: setup  ## The same delivery with other projects, which it installs below build/
+bench-others: setup  ## Measure other projects, which it installs in build/
 	$(BIN)/python -m benchmarks.others
 
 .PHONY: lock
-lock: setup  ## Write constraints.txt again from what is installed
+lock: setup  ## Write constraints.txt from the installed versions
 	$(BIN)/python scripts/write_constraints.py > constraints.tmp && mv constraints.tmp constraints.txt
 
 .PHONY: clean
-clean:  ## Remove the environment and what the tools left behind
+clean:  ## Remove the environment and all files that the tools created
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis artifacts build dist \
 	  $(WEB)/node_modules src/falcon_channels_chat/page
 
-# The compiler gets an environment of its own: it pins a version of protobuf.
+# The compiler has its own environment, because it needs another version of protobuf.
 PROTOC_VERSION := 1.76.0
 
 .PHONY: proto
-proto:  ## Write the Protobuf module again after a change of client.proto
+proto:  ## Generate the Protobuf module after a change of client.proto
 	$(PYTHON) -m venv build/protoc
 	build/protoc/bin/python -m pip install --quiet grpcio-tools==$(PROTOC_VERSION)
 	build/protoc/bin/python -m grpc_tools.protoc --proto_path=src --python_out=src \
 	  --pyi_out=src src/falcon_channels/protocol/client.proto
 
 .PHONY: fuzz
-fuzz: setup  ## Throw random bytes at both decoders for a minute (FUZZ_S=600 for longer)
+fuzz: setup  ## Send random bytes to both decoders for a minute (FUZZ_S=600 for longer)
 	$(BIN)/python -m tests.protocol.fuzz --seconds $(FUZZ_S)
