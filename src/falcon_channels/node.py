@@ -113,7 +113,7 @@ class Node:
         *,
         suffix: str | None = None,
     ) -> None:
-        """Do what `Channels.add_route` promises."""
+        """Implement `Channels.add_route`."""
         options = ChannelOptions() if options is None else options
         check_options(options, ChannelOptions)
         able = self.broker.capabilities
@@ -225,7 +225,7 @@ class Node:
         self.cluster.adopt_handlers(earlier)
 
     async def drain(self) -> None:
-        """Do what `Channels.drain` promises."""
+        """Implement `Channels.drain`."""
         async with self._draining:
             await self._drain()
 

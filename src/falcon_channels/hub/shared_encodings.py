@@ -2,8 +2,8 @@
 
 After a restart of a process, all clients of a channel reconnect within seconds. They
 recover the same publications, each in a reply of its own. Each encoded publication (a
-*piece*) is stored for a moment and shared. It is stored one by one, because other
-clients missed more or fewer publications, and new ones are published meanwhile.
+*piece*) is stored for a moment and shared. Publications are encoded one by one, because
+the clients have missed different numbers of them.
 
 Most clients reconnect alone. The first request for a channel therefore stores nothing,
 and the caller encodes the publications itself. All pieces are dropped after `CACHE_S`
@@ -71,7 +71,7 @@ class SharedEncodings:
         found = []
         for publication in publications:
             piece = pieces.get(publication.offset)
-            # NOTE: a log that lost its end may reuse an offset for another publication.
+            # NOTE: a log that lost its newest publications may reuse their offsets.
             #   The publications themselves are therefore compared.
             if piece is None or (
                 piece[0] is not publication and piece[0] != publication

@@ -364,7 +364,7 @@ async def serve_websocket(
     media: bool,
     since: Position | None,
 ) -> None:
-    """Do what `Channels.serve` promises."""
+    """Implement `Channels.serve`."""
     node.handshake.check_origin(req)
     node.handshake.check_capacity()
     since = position_to_recover(req, since, media)

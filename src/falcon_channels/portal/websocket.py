@@ -214,7 +214,7 @@ def serve_websocket(
     media: bool,
     since: Position | None,
 ) -> None:
-    """Do what `Portal.serve` promises."""
+    """Implement `Portal.serve`."""
     since = position_to_recover(req, since, media)
 
     async def subscribe() -> tuple[PlainConnection, _PortalConnection]:
