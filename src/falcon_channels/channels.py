@@ -50,9 +50,9 @@ class Channels:
         channels.add_route('rooms:{room}', Room(), ChannelOptions(history_size=100))
         app = falcon.asgi.App(middleware=[channels])
 
-    The channels start automatically: with the application's lifespan, or with the first
-    call that needs them. From then on they belong to that event loop. As middleware they
-    drain their connections when the application shuts down.
+    The channels start automatically: with the lifespan of the application, or with the
+    first call that needs them. From then on they belong to that event loop. As
+    middleware they drain their connections when the application shuts down.
 
     Args:
         broker: URL of the broker that stores publications, a `Broker`, or ``None`` for
@@ -260,7 +260,7 @@ class Channels:
 
         A connection is skipped if it is subscribed already, if it has too many
         channels, or if it is a plain WebSocket. ``on_subscribe`` is not called,
-        because the application has decided. Revoked users are skipped, too.
+        because the application has decided. A revocation still applies.
 
         Args:
             user: Id of the user.

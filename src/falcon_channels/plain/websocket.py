@@ -294,7 +294,7 @@ class PlainConnection(Connection):
         await self._node.publisher.publish_for_client(self, self._channel, data)
 
     def _refuse(self, status: int, words: str) -> None:
-        """Refuse a message: send an error in JSON, or close if the client has no JSON."""
+        """Refuse a message: send an error in JSON, or close a plain-text client."""
         self.hub.counters.refused += 1
         if self._media:
             self.send(plain_codec.error_media(status, words))
@@ -394,8 +394,8 @@ async def serve_websocket(
         return
     finally:
         if connection.admitted:
-            # NOTE: Falcon closes a WebSocket that the application has accepted and that
-            #   is refused here. Its client must see the code of the refusal.
+            # NOTE: if the client was refused before, Falcon closes the WebSocket with
+            #   the code of the refusal.
             connection.shutdown()
         if reading is not None:
             # NOTE: reading ends after the close handshake, or after the timeout of the
