@@ -8,7 +8,7 @@ order of its steps matters:
    data, then ``on_publish``, which may change the publication. The size is checked
    again after it.
 3. *Give it to the broker*, which assigns the offset. The broker sends the publication
-   to all nodes, also to this one.
+   to all nodes with subscribers, also to this one.
 """
 
 from __future__ import annotations

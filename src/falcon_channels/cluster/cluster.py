@@ -139,7 +139,7 @@ class Cluster:
         self._answerers[name] = answerer
 
     def adopt_handlers(self, earlier: Cluster) -> None:
-        """Copy the handlers and answerers of the `Cluster` before a restart."""
+        """Copy the handlers and answerers of the cluster object before a restart."""
         self._handlers = {**earlier._handlers, **self._handlers}
         self._answerers = {**earlier._answerers, **self._answerers}
 
@@ -156,7 +156,7 @@ class Cluster:
         )
 
     def knows(self, node: str) -> bool:
-        """Return whether a node has sent a message, and no *goodbye* since."""
+        """Return whether a node has announced itself, and has not sent *goodbye*."""
         return node in self._known
 
     async def send(self, node: str, kind: str, body: bytes) -> None:
@@ -215,7 +215,7 @@ class Cluster:
         await self._announce(_HELLO)
 
     async def goodbye(self) -> None:
-        """Tell the other nodes that this node closes."""
+        """Tell the other nodes that this node closes, within the broker's deadline."""
         await self._announce(_GOODBYE)
 
     async def _announce(self, kind: str, node: str = '') -> None:
