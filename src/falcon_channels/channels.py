@@ -1,4 +1,4 @@
-"""Channels: what an application holds."""
+"""`Channels`: the main interface for applications."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ class Channels:
         channels.add_route('rooms:{room}', Room(), ChannelOptions(history_size=100))
         app = falcon.asgi.App(middleware=[channels])
 
-    It starts by itself: with the application's lifespan, or with the first call that
-    needs it. From then on it belongs to that event loop. As middleware it drains its
-    connections when the application shuts down.
+    The channels start automatically: with the lifespan of the application, or with the
+    first call that needs them. From then on they belong to that event loop. As
+    middleware they drain their connections when the application shuts down.
 
     Args:
-        broker: URL of the broker that keeps publications, a `Broker`, or ``None`` for
+        broker: URL of the broker that stores publications, a `Broker`, or ``None`` for
             the memory of this process.
         options: Limits of this process.
 
@@ -63,7 +63,7 @@ class Channels:
         OptionsError: The URL or the options are wrong.
 
     Attributes:
-        node: Everything of this process: hub, broker, cluster and access.
+        node: The parts of this process: hub, broker, cluster and access.
         options: Limits of this process.
     """
 
@@ -101,7 +101,7 @@ class Channels:
                 ``on_unsubscribe(req, subscription, **params)``,
                 ``on_presence(req, connection, **params)``,
                 ``on_history(req, connection, **params)``.
-                An `HTTPError` refuses.
+                They refuse by raising an `HTTPError`.
             options: Abilities and limits of the channels.
             suffix: Suffix of the responders, such as ``on_subscribe_{suffix}``.
 
@@ -131,7 +131,7 @@ class Channels:
             idempotency_key: 1 to 255 bytes. A second publish with the same key, within
                 the channel's `idempotency_ttl_s`, publishes nothing and returns the
                 first position.
-            tags: Labels beside the payload, text by text.
+            tags: Labels beside the payload, a dict from text to text.
             connection: Database connection of the application, for a broker that can
                 publish within its transaction.
 
@@ -197,9 +197,10 @@ class Channels:
     async def position(self, channel: str) -> Position:
         """Return the current position of a channel, without its publications.
 
-        Read the position first, and the state of your own that belongs to it second. A
-        publication between the two is then in the state, and a client that subscribes
-        from the position receives it again. The other order would lose it.
+        Read the position first, and then the state in your own database. A publication
+        between the two reads may then be in the state, and the client that subscribes
+        from the position receives it again. With the other order, the client may miss
+        it.
 
         Returns:
             ``Position(0, '')`` for a channel that keeps no history.
@@ -211,11 +212,11 @@ class Channels:
         return (await self.history(channel, limit=0)).position
 
     async def remove_history(self, channel: str) -> None:
-        """Remove all publications of a channel's log; offsets go on counting."""
+        """Remove all publications of a channel's log; offsets do not start again."""
         await self.node.reader.remove_history(channel)
 
     async def presence(self, channel: str) -> Mapping[str, ClientInfo]:
-        """Return the subscribed connections: their ids and infos.
+        """Return the public facts about each subscribed connection, by its id.
 
         Raises:
             CapabilityError: The route does not have ``presence=True``.
@@ -258,14 +259,14 @@ class Channels:
         """Subscribe the connections of a user to a channel, on all nodes.
 
         A connection is skipped if it is subscribed already, if it has too many
-        channels, or if it is a plain WebSocket. ``on_subscribe`` is not asked,
-        because the application has decided. A revocation holds.
+        channels, or if it is a plain WebSocket. ``on_subscribe`` is not called,
+        because the application has decided. A revocation still applies.
 
         Args:
             user: Id of the user.
             channel: Name of the channel.
-            client: Id of the only connection that is meant.
-            session: Emulation session of the only connection that is meant.
+            client: Id of one connection; ``''`` for all of the user.
+            session: Emulation session of one connection, or ``''``.
             info: Public information about the subscription, any JSON value.
             data: Data for the client, any JSON value.
             since: Position from which publications are recovered.
@@ -302,8 +303,8 @@ class Channels:
         Args:
             user: Id of the user.
             channel: Name of the channel; ``''`` for all channels.
-            client: Id of the only connection that is meant.
-            session: Emulation session of the only connection that is meant.
+            client: Id of one connection; ``''`` for all of the user.
+            session: Emulation session of one connection, or ``''``.
             code: Unsubscribe code, 2000 to 2999; 2000 by default. Clients subscribe
                 again from 2500 on.
 
@@ -328,8 +329,8 @@ class Channels:
 
         Args:
             user: Id of the user.
-            client: Id of the only connection that is meant.
-            session: Emulation session of the only connection that is meant.
+            client: Id of one connection; ``''`` for all of the user.
+            session: Emulation session of one connection, or ``''``.
             expired: Whether to close the connections with code 3005. Their clients
                 connect again with a new token.
             expires_at: Unix time in seconds of the new expiry; ``None`` for no change.
@@ -362,8 +363,8 @@ class Channels:
 
         Args:
             user: Id of the user.
-            client: Id of the only connection that is meant.
-            session: Emulation session of the only connection that is meant.
+            client: Id of one connection; ``''`` for all of the user.
+            session: Emulation session of one connection, or ``''``.
             code: Close code, 3000 to 4999; 3503 by default. With 3500 to 3999 and 4500
                 to 4999 clients do not connect again.
             reason: Text for the clients, at most 123 bytes of UTF-8.
@@ -386,7 +387,7 @@ class Channels:
     ) -> None:
         """End a user's subscriptions to a channel, and refuse new ones, on all nodes.
 
-        The revocation holds whatever ``on_subscribe`` says, until `restore_user`.
+        It holds until `restore_user`, even if ``on_subscribe`` admits the user.
 
         Args:
             user: Id of the user.
@@ -495,7 +496,7 @@ class Channels:
 
         Args:
             app: Application that gets the route ``{prefix}/{method}``.
-            keys: Secret key that a caller sends, or several of them during a change.
+            keys: Secret key that callers send. Give several while callers change keys.
             prefix: Path before the names of the methods.
             max_body_bytes: Largest request in bytes.
 
@@ -554,7 +555,7 @@ class Channels:
         await self.node.start()
 
     async def __aenter__(self) -> Self:
-        """Start, also after `close`; leaving the block closes. For scripts and jobs."""
+        """Start, even after `close`. The end of the block closes the channels."""
         self.node.reopen()
         await self.node.start()
         return self
@@ -566,8 +567,8 @@ class Channels:
         """Close all connections in batches, so that clients do not return all at once.
 
         New connections are refused from now on. If other processes share the broker,
-        presence entries stay until they expire. A user who connects to another process
-        within that time is not announced as having left.
+        presence entries stay until they expire. If a user connects to another process
+        within that time, no leave is announced.
         """
         await self.node.drain()
 
@@ -588,7 +589,7 @@ class Channels:
             #   frames of this package the reader sees the last line at once.
             raise ex.with_traceback(None) from None
         # NOTE: when `process_shutdown` is called, the server has closed all connections
-        #   already. Our server calls these hooks before that.
+        #   already. The server of this package calls these hooks before that.
         if state is not None:
             if state.get(WORKERS, 1) > 1:
                 self.node.cluster.warn_of_several_processes()

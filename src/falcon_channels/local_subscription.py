@@ -1,4 +1,4 @@
-"""Local subscriptions: code of the application that listens to a channel."""
+"""Local subscriptions: code of the application listens to a channel."""
 
 from __future__ import annotations
 
@@ -123,13 +123,13 @@ class LocalSubscription:
             async for publication in subscription:
                 print(publication.value())
 
-    The application subscribes itself, so that ``on_subscribe`` is not asked. The
+    ``on_subscribe`` is not called, because the application itself subscribes. The
     subscription is not in presence.
 
     Attributes:
         position: Position at which the subscription began; set on entering.
-        recovered: Whether all publications since the given position follow; ``None`` if
-            no position was given.
+        recovered: Whether all publications since the given position are delivered
+            first; ``None`` if no position was given.
     """
 
     def __init__(self, node: Node, channel: str, since: Position | None) -> None:
@@ -190,7 +190,7 @@ class LocalSubscription:
         """Return the next publication.
 
         Raises:
-            UnsubscribedError: The subscription was ended. It was too slow (code 3008),
+            UnsubscribedError: The subscription has ended. It was too slow (code 3008),
                 publications were lost (2500), or the application shuts down (3001).
             RuntimeError: The subscription was not entered.
         """

@@ -1,4 +1,4 @@
-"""Node: everything that belongs to one process, started and stopped together."""
+"""Node: the parts of one process, which are started and stopped together."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ Status = Literal['new', 'ok', 'link lost', 'draining', 'closed']
 
 
 class Node:
-    """Everything of one process: broker, hub, routes, presence, cluster and access.
+    """The parts of one process: broker, hub, routes, presence, cluster and access.
 
     A node starts with the first call that needs it, in the event loop of that call. It
-    belongs to that event loop until `close`. After that, `reopen` builds new parts, so
-    that code which keeps the node finds them in its attributes.
+    belongs to that event loop until `close`. After that, `reopen` builds new parts and
+    stores them in the attributes of the same node.
 
     Args:
         broker: URL of a broker, a `Broker`, or ``None`` for the memory of this process.
@@ -113,7 +113,7 @@ class Node:
         *,
         suffix: str | None = None,
     ) -> None:
-        """Do what `Channels.add_route` promises."""
+        """Implement `Channels.add_route`."""
         options = ChannelOptions() if options is None else options
         check_options(options, ChannelOptions)
         able = self.broker.capabilities
@@ -225,7 +225,7 @@ class Node:
         self.cluster.adopt_handlers(earlier)
 
     async def drain(self) -> None:
-        """Do what `Channels.drain` promises."""
+        """Implement `Channels.drain`."""
         async with self._draining:
             await self._drain()
 
@@ -242,8 +242,8 @@ class Node:
         connections = list(self.hub.connections.values())
         for start in range(0, len(connections), options.drain_batch):
             if start:
-                # NOTE: several processes that drain at the same time would close their
-                #   batches in step. The pause is therefore random.
+                # NOTE: the pause is random. Otherwise processes that drain at the same
+                #   time would close each of their batches at the same time.
                 pause_s = options.drain_interval_s * (0.5 + random.random())
                 await asyncio.sleep(max(0.0, min(pause_s, deadline_s - loop.time())))
             for connection in connections[start : start + options.drain_batch]:

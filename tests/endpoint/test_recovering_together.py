@@ -44,8 +44,8 @@ class Rooms:
         """Publish bytes."""
         await self.channels.publish(call.data, b'\xff\x00')
 
-    async def on_rpc_kept(self, req: Any, call: Any) -> None:
-        call.reply = self.channels.node.hub.shared_encodings.kept_bytes
+    async def on_rpc_cached(self, req: Any, call: Any) -> None:
+        call.reply = self.channels.node.hub.shared_encodings.cached_bytes
 
     async def on_websocket(self, req: Any, ws: Any, room: str) -> None:
         await self.channels.serve(
@@ -63,7 +63,7 @@ def server(asgi_server: AsgiServer) -> Iterator[Server]:
     app.add_route('/raw/{room}', rooms)
     channels.add_endpoints(app, resource=rooms)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shared_encodings, 'KEEP_S', 600.0)
+        patch.setattr(shared_encodings, 'CACHE_S', 600.0)
         if asgi_server.ws:
             with running(app, ws=asgi_server.ws, lifespan='on') as server:
                 yield server
@@ -86,11 +86,11 @@ def room(server: Server) -> str:
     return name
 
 
-def kept_bytes(server: Server) -> int:
+def cached_bytes(server: Server) -> int:
     with Peer.to(server) as peer:
         peer.connect()
-        kept: int = peer.ask('rpc', method='kept')['rpc']['data']
-    return kept
+        cached: int = peer.ask('rpc', method='cached')['rpc']['data']
+    return cached
 
 
 def command(name: str, **fields: Any) -> str:
@@ -113,7 +113,7 @@ def test_json_recovery_replies_are_identical(
     server: Server, room: str, offset: int
 ) -> None:
     """All clients get the same complete reply."""
-    before = kept_bytes(server)
+    before = cached_bytes(server)
     hello = command('subscribe', channel=room, recover=True, offset=offset)
     replies = [
         frames(server, '/connection/websocket', ['{"id":1,"connect":{}}', hello], 2)[1]
@@ -125,7 +125,7 @@ def test_json_recovery_replies_are_identical(
     assert [*range(offset + 1, COUNT + 1)] == [p['offset'] for p in publications]
     assert {'name': 'Ann'} == publications[0]['info']['conn_info']
     assert {'from': 'a "client"'} == publications[-1]['tags']
-    assert kept_bytes(server) > before
+    assert cached_bytes(server) > before
 
 
 def test_history_replies_are_identical(server: Server, room: str) -> None:

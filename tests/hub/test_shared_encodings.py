@@ -111,26 +111,26 @@ async def test_pieces_beyond_the_limit_are_encoded_for_each_client(
     shared: SharedEncodings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Beyond the limit nothing is stored, and each client gets its own encoding."""
-    monkeypatch.setattr(shared_encodings, 'MAX_KEPT_BYTES', 10_000)
+    monkeypatch.setattr(shared_encodings, 'MAX_CACHED_BYTES', 10_000)
     log = Log(100, bytes(100))
     for _ in range(4):
         found = shared.pieces('json', log.publications, log.encode)
     assert found == [log.encode(publication) for publication in log.publications]
-    assert 9_000 < shared.kept_bytes <= 10_000
+    assert 9_000 < shared.cached_bytes <= 10_000
     # NOTE: encoded once for the assertion above, and once or three times before.
     assert {2, 4} == set(log.encoded.values())
     for channel in range(1000):
         shared.pieces(channel, log.publications, log.encode)
-    assert shared.kept_bytes <= 10_256
+    assert shared.cached_bytes <= 10_256
     shared.clear()
-    assert 0 == shared.kept_bytes
+    assert 0 == shared.cached_bytes
 
 
 async def test_pieces_are_dropped_after_the_keep_time(
     shared: SharedEncodings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All pieces are freed soon, and the next request is a first one again."""
-    monkeypatch.setattr(shared_encodings, 'KEEP_S', 0.01)
+    monkeypatch.setattr(shared_encodings, 'CACHE_S', 0.01)
     gone = asyncio.Event()
 
     class Piece:
@@ -146,6 +146,6 @@ async def test_pieces_are_dropped_after_the_keep_time(
     gc.collect()
     assert not gone.is_set()
     await gone.wait()
-    assert 0 == shared.kept_bytes
+    assert 0 == shared.cached_bytes
     assert shared.pieces('json', Log(1).publications, encode) is None
     shared.clear()

@@ -589,8 +589,8 @@ MUTANTS = [
     Mutant(
         'shared encodings are never dropped',
         'hub/shared_encodings.py',
-        'loop.call_later(KEEP_S, self.clear)',
-        'loop.call_later(KEEP_S, int)',
+        'loop.call_later(CACHE_S, self.clear)',
+        'loop.call_later(CACHE_S, int)',
         'tests/hub/test_shared_encodings.py --timeout 10',
     ),
 ]

@@ -1,1 +1,1 @@
-"""Who may do what: the only place that admits, subscribes and publishes for clients."""
+"""Access: the only code that admits, subscribes and publishes for clients."""

@@ -1,10 +1,9 @@
 """What a client may do: the route's options and the resource's responders decide.
 
-A responder refuses by raising an `HTTPError`. Each way in translates it for its client.
-Where a route has no responder, its options decide, and whether the client subscribes to
-the channel: a client that may not listen may not ask for presence or history either. A
-user whose right to a channel was revoked can do nothing there, whatever a responder
-allows.
+A responder refuses by raising an `HTTPError`. Each endpoint translates it for its
+client. If a route has no responder, its options decide. Presence and history then
+require a subscription: a client that may not subscribe may not read them either. A user
+with a revoked right to a channel can do nothing there, even if a responder allows it.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from falcon_channels.routing import ChannelRoute
 
 
 class PublicationDraft:
-    """A publication that a client asks for; ``on_publish`` receives and may change it.
+    """A publication of a client; ``on_publish`` receives it and may change it.
 
     Attributes:
         channel: Name of the channel.
@@ -39,7 +38,7 @@ class PublicationDraft:
             type `ChannelOptions.data_type` if the route sets one. It can be set;
             `bytes` make a binary payload. A value that cannot be written as JSON
             raises `InvalidValueError`.
-        tags: Labels beside the payload, text by text, or ``None``.
+        tags: Labels beside the payload, a dict from text to text, or ``None``.
         idempotency_key: See `Channels.publish`; ``None`` by default.
     """
 
@@ -281,22 +280,22 @@ async def refuse_revoked(broker: Broker, user: str, channel: str) -> None:
     """Refuse a user whose right to a channel was revoked.
 
     Raises:
-        falcon.HTTPForbidden: It was revoked.
-        BrokerUnavailableError: The broker cannot say.
+        falcon.HTTPForbidden: The right was revoked.
+        BrokerUnavailableError: The broker cannot be asked.
     """
     if user and await broker.is_revoked(channel, user):
         raise falcon.HTTPForbidden(description='revoked')
 
 
 async def _refuse_revoked(broker: Broker, connection: Connection, channel: str) -> None:
-    # PERF: a revocation ends the subscription, on whatever node it is. The broker is
-    #   therefore not asked about subscribers, and their publishing costs no more.
+    # PERF: a revocation ends the user's subscriptions on all nodes. A subscriber is
+    #   therefore not revoked, and the broker is not asked again for each publication.
     if not is_subscribed(connection, channel):
         await refuse_revoked(broker, connection.user, channel)
 
 
 def is_subscribed(connection: Connection, channel: str) -> bool:
-    """Return whether a connection is subscribed to a channel and has been answered."""
+    """Return whether a connection has a subscription that is no longer JOINING."""
     subscription = connection.subscriptions.get(channel)
     return (
         subscription is not None and subscription.state is not SubscriptionState.JOINING

@@ -1,6 +1,6 @@
-"""Admit a client: origin, capacity, start, drain.
+"""Admit clients: check the origin, the capacity and the state of the node.
 
-Every way in calls `admit` when a request asks for a connection, and `add` when the
+Every endpoint calls `admit` when a request asks for a connection, and `add` when the
 connection is accepted. Both check the capacity. Several requests can pass the first
 check at the same time, and the process can begin to drain while a client connects.
 """
@@ -111,8 +111,8 @@ class Handshake:
                 raise falcon.HTTPBadRequest(description=reason)
             raise falcon.HTTPForbidden(description=reason)
         # SECURITY: a link on another site makes a browser send a GET request with the
-        #   user's `SameSite=Lax` cookies and without an Origin header. The browser says
-        #   so in this header.
+        #   user's `SameSite=Lax` cookies and without an Origin header. `Sec-Fetch-Site`
+        #   shows that the request comes from another site.
         site = req.get_header('Sec-Fetch-Site')
         if site in _OTHER_SITES and req.get_header('Origin') is None:
             reason = f'the request comes from another site (Sec-Fetch-Site: {site})'

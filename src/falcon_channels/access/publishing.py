@@ -7,8 +7,8 @@ order of its steps matters:
 2. *Authorize*: the route's `publishers`, revocations, the size and the type of the
    data, then ``on_publish``, which may change the publication. The size is checked
    again after it.
-3. *Give it to the broker*, which assigns the offset. The publication comes back from
-   the broker to all subscribers, also those of this process.
+3. *Give it to the broker*, which assigns the offset. The broker sends the publication
+   to all nodes with subscribers, also to this one.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Publisher:
         tags: dict[str, str] | None = None,
         connection: Any = None,
     ) -> PublishResult:
-        """Do what `Channels.publish` promises."""
+        """Implement `Channels.publish`."""
         match = await self._match(channel)
         payload, binary = authorization.encode_payload(data)
         authorization.check_labels(tags, idempotency_key)
@@ -78,7 +78,7 @@ class Publisher:
         idempotency_key: str | None = None,
         tags: dict[str, str] | None = None,
     ) -> list[PublishResult]:
-        """Do what `Channels.broadcast` promises."""
+        """Implement `Channels.broadcast`."""
         if isinstance(channels, str):
             raise ChannelNameError(f'broadcast takes several channels: [{channels!r}]')
         payload, binary = authorization.encode_payload(data)
@@ -95,7 +95,7 @@ class Publisher:
     async def publish_for_client(
         self, connection: Connection, channel: str, data: bytes, *, binary: bool = False
     ) -> PublishResult:
-        """Publish what a client sent, if it may.
+        """Authorize and publish a message of a client.
 
         Args:
             connection: Connection of the client.

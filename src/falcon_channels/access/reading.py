@@ -51,7 +51,7 @@ class Reader:
         limit: int | None = 100,
         reverse: bool = False,
     ) -> HistoryPage:
-        """Do what `Channels.history` promises."""
+        """Implement `Channels.history`."""
         check_position(since)
         match = await self._match(channel)
         page = await self._broker.history(
@@ -69,12 +69,12 @@ class Reader:
         return page
 
     async def remove_history(self, channel: str) -> None:
-        """Do what `Channels.remove_history` promises."""
+        """Implement `Channels.remove_history`."""
         await self._match(channel)
         await self._broker.remove_history(channel)
 
     async def presence(self, channel: str) -> Mapping[str, ClientInfo]:
-        """Do what `Channels.presence` promises."""
+        """Implement `Channels.presence`."""
         match = await self._match(channel)
         if not match.route.options.presence:
             raise CapabilityError(
@@ -84,7 +84,7 @@ class Reader:
         return await self._broker.presence(channel)
 
     async def presence_stats(self, channel: str) -> PresenceStats:
-        """Do what `Channels.presence_stats` promises."""
+        """Implement `Channels.presence_stats`."""
         entries = await self.presence(channel)
         users = {info.user for info in entries.values()}
         return PresenceStats(len(entries), len(users))
@@ -106,9 +106,9 @@ class Reader:
             connection: Connection of the client.
             channel: Name of the channel.
             since: Position after which to read, or before which if `reverse`.
-            limit: Number of publications; ``None`` and numbers above
-                `NodeOptions.history_limit` read as many as that. Fewer are read if they
-                exceed `ChannelOptions.recovery_limit_bytes`.
+            limit: Largest number of publications; `NodeOptions.history_limit` at most
+                and for ``None``. Fewer are returned if they exceed
+                `ChannelOptions.recovery_limit_bytes`.
             reverse: Whether the newest publication is first.
 
         Raises:
@@ -152,7 +152,7 @@ class Reader:
 
 
 def _cut(page: HistoryPage, limit_bytes: int) -> HistoryPage:
-    """Return the first publications of a page that fit into a limit, at least one.
+    """Cut a page to its first publications within a size limit, but at least one.
 
     SECURITY: a client that requests history and does not read it would otherwise fill
     the memory with a page of the largest publications.

@@ -1,4 +1,4 @@
-"""Call responders whose result no client waits for, and read their errors."""
+"""Call responders for which no client waits, and read the errors of responders."""
 
 from __future__ import annotations
 
@@ -24,10 +24,9 @@ def notify(
     *args: Any,
     **params: Any,
 ) -> None:
-    """Call a responder after the event that it is told about, in a task of its own.
+    """Call a responder after an event, in a task of its own.
 
-    An error is logged once and counted. Nobody else is concerned, because the client
-    has left.
+    An error is only logged and counted, because no client waits for the result.
 
     Args:
         hub: Hub of this process. It lets the responder finish when it closes.

@@ -1,6 +1,6 @@
 """Subscribe a connection to a channel, and end a subscription.
 
-`Subscriber.subscribe` is the only function that subscribes a connection. All ways in
+`Subscriber.subscribe` is the only function that subscribes a connection. All endpoints
 call it. The order of its steps matters:
 
 1. *Find the route.* A channel without a route does not exist.
@@ -18,8 +18,7 @@ call it. The order of its steps matters:
    no joined subscription to end.
 8. *Enter presence.* This is last, so that others see only clients that stay.
 
-After any error nothing is left: the subscription is gone from the connection, the hub
-and presence.
+After any error, the subscription is removed from the connection, the hub and presence.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ _logger = logging.getLogger('falcon_channels')
 
 
 class TokenClaims(NamedTuple):
-    """What a verified subscription token says about the subscription.
+    """Claims of a verified subscription token.
 
     Attributes:
         info: Public information, any JSON value, or ``None``.
@@ -149,7 +148,7 @@ class Subscriber:
             ChannelNameError: The name is not a channel name.
             UnknownChannelError: No route matches.
             AlreadySubscribedError: The connection has a subscription to the channel.
-            TooManyChannelsError: The connection has `max_channels_per_connection`.
+            TooManyChannelsError: `max_channels_per_connection` is reached.
             falcon.HTTPForbidden: The user's right was revoked.
             falcon.HTTPServiceUnavailable: This process is draining.
             falcon.HTTPError: The responder refused.

@@ -40,7 +40,7 @@ class Assembler:
     """Puts the pieces of messages together.
 
     Pieces can be lost with the link to the broker. The number of incomplete messages
-    and their bytes are therefore bounded: the oldest message is given up first.
+    and their bytes are therefore bounded: the oldest message is dropped first.
     """
 
     def __init__(self) -> None:

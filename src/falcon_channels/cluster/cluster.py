@@ -3,12 +3,12 @@
 Every message travels as control messages of the broker, which reach every node. A
 `NodeMessage` names one node or all nodes, and a *kind*: the name of its handler.
 
-A *survey* asks all nodes a question and collects the answers. No node has a list of all
-nodes, so each one learns the list:
+A *survey* asks all nodes a question and collects the answers. Each node learns which
+other nodes exist from these messages:
 
-* A node says hello when it starts, and the others answer that they are here.
-* A node says goodbye when it closes.
-* Each answer to a survey shows one more node.
+* A node sends *hello* when it starts, and each other node answers with *here*.
+* A node sends *goodbye* when it closes.
+* Each answer to a survey names its sender.
 
 A survey ends when all known nodes have answered. The first survey, and the first one
 after the link to the broker was lost, also waits a second for unknown nodes. A node
@@ -40,7 +40,7 @@ _logger = logging.getLogger('falcon_channels')
 SURVEY_TIMEOUT_S = 3.0
 #: Seconds that a survey waits for nodes that may not be known yet.
 _DISCOVERY_S = 1.0
-#: How many surveys this node may have under way.
+#: Largest number of surveys of this node that run at the same time.
 _MAX_SURVEYS = 16
 
 _HELLO, _HERE, _GOODBYE = 'hello', 'here', 'goodbye'
@@ -135,11 +135,11 @@ class Cluster:
         self._handlers[kind] = handler
 
     def answer(self, name: str, answerer: Callable[[bytes], bytes]) -> None:
-        """Answer surveys of a name with what `answerer` returns; it must not block."""
+        """Answer surveys of a name with the result of `answerer`. It must not block."""
         self._answerers[name] = answerer
 
     def adopt_handlers(self, earlier: Cluster) -> None:
-        """Take the handlers and answerers that were registered with another object."""
+        """Copy the handlers and answerers of the cluster object before a restart."""
         self._handlers = {**earlier._handlers, **self._handlers}
         self._answerers = {**earlier._answerers, **self._answerers}
 
@@ -156,7 +156,7 @@ class Cluster:
         )
 
     def knows(self, node: str) -> bool:
-        """Return whether a node has announced itself, and has not said goodbye."""
+        """Return whether a node has announced itself, and has not sent *goodbye*."""
         return node in self._known
 
     async def send(self, node: str, kind: str, body: bytes) -> None:
@@ -215,7 +215,7 @@ class Cluster:
         await self._announce(_HELLO)
 
     async def goodbye(self) -> None:
-        """Tell the other nodes that this node closes; the broker's deadline holds."""
+        """Tell the other nodes that this node closes, within the broker's deadline."""
         await self._announce(_GOODBYE)
 
     async def _announce(self, kind: str, node: str = '') -> None:

@@ -1,4 +1,4 @@
-"""Control messages that arrive: to the connections of a user, or to this node."""
+"""Decode control messages, and apply them to connections or to this node."""
 
 from __future__ import annotations
 

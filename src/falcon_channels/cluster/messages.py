@@ -1,4 +1,4 @@
-"""Control messages: what one node asks of all nodes, in MessagePack.
+"""Control messages between nodes, in MessagePack.
 
 A `NodeMessage` carries bytes from node to node. The others are commands about one user,
 which every node carries out for its own connections.
@@ -19,8 +19,8 @@ class SubscribeUser(msgspec.Struct, frozen=True, kw_only=True, tag='s'):
     Attributes:
         user: Id of the user.
         channel: Name of the channel.
-        client: Id of the only connection that is meant, or ``''`` for all.
-        session: Emulation session of the only connection that is meant, or ``''``.
+        client: Id of one connection, or ``''`` for all of them.
+        session: Emulation session of one connection, or ``''``.
         info: Public information about the subscription, any JSON value, or ``None``.
         data: Data for the client, any JSON value, or ``None``.
         since: Position from which publications are recovered, or ``None``.
@@ -42,8 +42,8 @@ class RefreshUser(msgspec.Struct, frozen=True, kw_only=True, tag='r'):
 
     Attributes:
         user: Id of the user.
-        client: Id of the only connection that is meant, or ``''`` for all.
-        session: Emulation session of the only connection that is meant, or ``''``.
+        client: Id of one connection, or ``''`` for all of them.
+        session: Emulation session of one connection, or ``''``.
         expired: Whether the connections have expired and must be closed.
         expires_at: Unix time in seconds of the new expiry, or ``None`` for no change.
         info: New public information about the connection, or ``None`` for no change.
@@ -65,8 +65,8 @@ class UnsubscribeUser(msgspec.Struct, frozen=True, tag='u'):
         channel: Name of the channel, or ``''`` for all channels.
         code: Unsubscribe code that the clients receive.
         reason: Text that the clients receive.
-        client: Id of the only connection that is meant, or ``''`` for all.
-        session: Emulation session of the only connection that is meant, or ``''``.
+        client: Id of one connection, or ``''`` for all of them.
+        session: Emulation session of one connection, or ``''``.
     """
 
     user: str
@@ -84,9 +84,9 @@ class DisconnectUser(msgspec.Struct, frozen=True, tag='d'):
         user: Id of the user.
         code: Close code.
         reason: Text that the clients receive.
-        client: Id of the only connection that is meant, or ``''`` for all.
+        client: Id of one connection, or ``''`` for all of them.
         exclude: Ids of connections that stay open.
-        session: Emulation session of the only connection that is meant, or ``''``.
+        session: Emulation session of one connection, or ``''``.
     """
 
     user: str
@@ -133,6 +133,6 @@ def decode_control(message: bytes) -> Control:
     """Decode a control message.
 
     Raises:
-        msgspec.DecodeError: The message has no form that this version knows.
+        msgspec.DecodeError: This version cannot decode the message.
     """
     return _decoder.decode(message)

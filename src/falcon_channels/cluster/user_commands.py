@@ -1,7 +1,7 @@
-"""Commands of the application about a user's connections, on whatever node they are.
+"""Commands of the application about a user's connections on all nodes.
 
 Each command is sent to all nodes as a control message. When a method returns, the
-message is on its way. Each node acts when the message arrives.
+broker has taken the message. Each node acts when the message arrives.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class UserCommands:
         since: Position | None = None,
         expires_at: float | None = None,
     ) -> None:
-        """Do what `Channels.subscribe_user` promises."""
+        """Implement `Channels.subscribe_user`."""
         check_user(user)
         check_position(since)
         check_json('info', info)
@@ -94,7 +94,7 @@ class UserCommands:
         session: str = '',
         code: int = UNSUBSCRIBE_SERVER.code,
     ) -> None:
-        """Do what `Channels.unsubscribe_user` promises."""
+        """Implement `Channels.unsubscribe_user`."""
         check_user(user)
         if not 2000 <= code <= 2999:
             raise OptionsError(
@@ -114,7 +114,7 @@ class UserCommands:
         expires_at: float | None = None,
         info: Any = None,
     ) -> None:
-        """Do what `Channels.refresh_user` promises."""
+        """Implement `Channels.refresh_user`."""
         check_user(user)
         check_json('info', info)
         expires_at = check_time('expires_at', expires_at)
@@ -139,7 +139,7 @@ class UserCommands:
         reason: str = DISCONNECT_FORCE.reason,
         exclude: Sequence[str] = (),
     ) -> None:
-        """Do what `Channels.disconnect_user` promises."""
+        """Implement `Channels.disconnect_user`."""
         check_user(user)
         if not 3000 <= code <= 4999:
             raise OptionsError(f'code is {code}, but close codes are 3000 to 4999')
@@ -155,7 +155,7 @@ class UserCommands:
     async def revoke_user(
         self, user: str, channel: str, *, ttl_s: float | None = None
     ) -> None:
-        """Do what `Channels.revoke_user` promises."""
+        """Implement `Channels.revoke_user`."""
         check_user(user)
         await self._match(channel)
         await self._broker.revoke(
@@ -164,7 +164,7 @@ class UserCommands:
         await self.unsubscribe_user(user, channel)
 
     async def restore_user(self, user: str, channel: str) -> None:
-        """Do what `Channels.restore_user` promises."""
+        """Implement `Channels.restore_user`."""
         check_user(user)
         await self._match(channel)
         await self._broker.revoke(channel, user, 0.0)

@@ -2,13 +2,13 @@
 
 `on_message` decodes each frame and queues its commands in order. One task carries them
 out one after the other. It ends when the queue is empty, so that an idle connection has
-no coroutine. What a command does is in `commands`, and arrives here as the callable
-`dispatch`. This module is about the connection itself: what the client was told, what
-is due at what time, and how the connection ends.
+no coroutine. The module `commands` implements the commands. A connection receives them
+as the callable `dispatch`. This module handles the connection itself: its output, its
+timers and its end.
 
-NOTE: Falcon closes a WebSocket with 3000 + HTTP status. In this protocol these codes
-mean other things; see `protocol.codes`. No error of the application therefore reaches
-Falcon.
+NOTE: after an error of the application, Falcon closes a WebSocket with the code 3000 +
+HTTP status. These codes have other meanings in this protocol; see `protocol.codes`.
+Errors of the application are therefore caught before they reach Falcon.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 class _Corked(list[Any]):
-    """Output that waits for the connect reply, whose place is the first one.
+    """Output that waits for the connect reply; its first item is replaced by the reply.
 
     Its bytes are counted. The fan-out checks the connection at the end of each
     event-loop iteration that adds output, as it does for a client that does not read.
@@ -106,21 +106,21 @@ class ClientConnection(Connection):
         codec: Encoding of the client: JSON or Protobuf.
         req: Request of the handshake.
         dispatch: Carries out one command.
-        session: Secret that names the connection in requests with its commands;
-            ``''`` if its commands arrive on the connection itself.
+        session: Secret that identifies the connection in separate requests with its
+            commands; ``''`` if its commands arrive on the connection itself.
         announces_end: Whether the end is announced by a push, because the transport
             has no close frame.
         on_ended: Called when the connection has ended.
 
     Attributes:
         data: Data that the client sent to connect, as Python values, or ``None``. It is
-            forgotten after ``on_connect``: a client would otherwise decide how much
-            memory its connection takes.
+            dropped after ``on_connect``, so that the client cannot decide how much
+            memory its connection uses.
         token: Connection token that the client sent, or ``''``.
         name: Name of the client library.
         version: Version of the client.
-        headers: Headers that a browser could not set on the handshake. They come from
-            the client like any other data.
+        headers: Headers that a browser could not set on the handshake. The client can
+            send any value, so do not trust them.
         reply: Data for the client, any JSON value, or ``None``; can be set.
         channels: Server-side subscriptions of the connect reply; see `add_channel`.
         expires_at: Unix time in seconds at which the connection ends unless it is
@@ -201,7 +201,7 @@ class ClientConnection(Connection):
         self._working = False
         #: Done when the client has read its replies; commands wait for it.
         self._reader: asyncio.Future[None] | None = None
-        #: Done when the connect reply is on its way, or the connection has ended.
+        #: Done when the connect reply is queued, or the connection has ended.
         self._connected: asyncio.Future[None] | None = None
         self._corked = False
         #: When the bucket of commands is full; see `rate_limit`.
@@ -245,7 +245,7 @@ class ClientConnection(Connection):
     def add_channel(self, channel: str, *, info: Any = None, data: Any = None) -> None:
         """Subscribe the connection to a channel as soon as it is accepted.
 
-        ``on_subscribe`` is not asked, because the application has decided.
+        ``on_subscribe`` is not called, because the application has decided.
 
         Args:
             channel: Name of the channel.
@@ -345,7 +345,7 @@ class ClientConnection(Connection):
             self._waiting = None
 
     async def carry_out_only(self, command: Command) -> None:
-        """Carry out the one command of a client that sends no others."""
+        """Carry out the only command of a unidirectional client."""
         self._working = True
         await self._carry_out(command)
         self._working = False
@@ -377,7 +377,7 @@ class ClientConnection(Connection):
         """Wait until the client has read its replies, or the connection has ended.
 
         SECURITY: a client that requests data and never reads would fill the memory. Its
-        next command therefore waits until it has read the large reply before.
+        next command therefore waits until it has read the previous large reply.
         """
         self._reader = asyncio.get_running_loop().create_future()
         await self._reader
@@ -393,8 +393,8 @@ class ClientConnection(Connection):
             reader.set_result(None)
 
     def _on_pong(self, command: Command) -> None:
-        # NOTE: pongs do not wait behind commands. A client whose command takes long in
-        #   a responder would otherwise be closed as dead.
+        # NOTE: a pong does not wait in the queue of commands. Otherwise a client would
+        #   be disconnected while a responder works on one of its commands.
         verdict = check_command(self.state, command)
         if verdict is CommandAction.ACCEPT:
             self.state = ConnectionState.CONNECTED
@@ -404,7 +404,7 @@ class ClientConnection(Connection):
     # --- connecting ------------------------------------------------------------------
 
     def accept_connect(self, request: ConnectRequest, data: Any) -> None:
-        """Take what the client says about itself.
+        """Store the description that the client sent of itself.
 
         Args:
             request: The connect request.
@@ -456,7 +456,7 @@ class ClientConnection(Connection):
         self._set_timer_at(self.endpoint.now_s() + 1)
 
     async def wait_until_connected(self) -> None:
-        """Return when the connect reply is on its way, or the connection has ended."""
+        """Wait until the connect reply is queued, or the connection has ended."""
         if self.closed or not (self.state is ConnectionState.NEW or self._corked):
             return
         if self._connected is None:
@@ -478,8 +478,8 @@ class ClientConnection(Connection):
         assert buffered is not None
         self.out = [reply, *buffered[1:]]
         self.hub.on_output(self)
-        # NOTE: a slow subscription waits for its transport to become writable. Here no
-        #   transport was busy, so that nothing else would wake it.
+        # NOTE: a LAGGING subscription waits for its transport to become writable. The
+        #   transport was never busy before this reply, and would not report that.
         self.hub.catch_up(self)
         # NOTE: each part was bounded before, and the client could not read any of them
         #   yet. The sum therefore does not count towards the backlog limit.
@@ -515,7 +515,7 @@ class ClientConnection(Connection):
         """Encode the publications of a result once for all clients that recover them.
 
         Returns:
-            Encoded parts, or `publications` if no other client asks for the same.
+            Encoded parts, or `publications` for the first client that asks for them.
 
         Raises:
             ProtocolError: A publication cannot be sent in this encoding.
@@ -663,8 +663,8 @@ class ClientConnection(Connection):
             self.disconnect(*codes.DISCONNECT_STALE)
             return
         if self.state is ConnectionState.NEW or self._corked:
-            # NOTE: a client that waits for a slow responder connects again. A client
-            #   that sent nothing does not.
+            # NOTE: after the first code a client connects again: its responder was too
+            #   slow. After the second it does not: it sent no command in time.
             self.disconnect(
                 *(
                     codes.DISCONNECT_INTERNAL

@@ -93,7 +93,7 @@ def _refuse(
 ) -> None:
     connection.hub.counters.refused += 1
     # NOTE: a client can cause any number of refusals, so that most are logged at DEBUG.
-    #   An invalid token is mostly a key that two services do not share: a warning.
+    #   An invalid token often means that two services have different keys: a warning.
     _logger.log(
         logging.WARNING if isinstance(ex, TokenInvalidError) else logging.DEBUG,
         '%r: %s %.255r refused with %d: %.500r',
@@ -108,7 +108,7 @@ def _refuse(
             connection.reply_error(error)
         return
     # NOTE: an SDK whose connect is answered with a permanent error does not connect
-    #   again. After a disconnect, its code says whether it does.
+    #   again. After a disconnect, the code decides whether it does.
     if isinstance(ex, falcon.HTTPError):
         disconnect = codes.disconnect_for_status(ex.status_code)
         words = description_for_client(ex)
@@ -271,8 +271,8 @@ async def _subscribe(
             connection, channel, on_joined, options
         )
     except UnsubscribedError as ex:
-        # NOTE: with a code from 2500 on the client is asked to subscribe again. It does
-        #   so after a temporary error, and not after a permanent one.
+        # NOTE: with a code from 2500 on, the client should subscribe again. An SDK does
+        #   so after a temporary error only.
         again = ex.code >= codes.FIRST_RESUBSCRIBE_CODE
         error = codes.INTERNAL if again else codes.PERMISSION_DENIED
         raise RefusedError(error) from None
@@ -344,7 +344,7 @@ async def sub_refresh(
     except TokenInvalidError:
         raise EndedError(codes.DISCONNECT_INVALID_TOKEN) from None
     except TokenExpiredError:
-        # NOTE: an error would end the subscription for good. After this push the client
+        # NOTE: an error ends the subscription permanently. After this push the client
         #   subscribes again with a new token, and ignores the error.
         connection.hub.unsubscribe(subscription, *codes.UNSUBSCRIBE_EXPIRED)
         raise
@@ -421,7 +421,7 @@ async def history(
 
 
 class RpcCall:
-    """A call of a method by a client; ``on_rpc`` receives it.
+    """A remote procedure call of a client; ``on_rpc`` receives it.
 
     Attributes:
         connection: Connection of the client.
@@ -440,7 +440,7 @@ class RpcCall:
 
 
 class ClientMessage:
-    """A message that a client sends without waiting; ``on_message`` receives it.
+    """A message for which the client expects no reply; ``on_message`` receives it.
 
     Attributes:
         connection: Connection of the client.

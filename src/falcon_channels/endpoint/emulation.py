@@ -1,12 +1,12 @@
 """Bidirectional connections over plain HTTP, for networks that block WebSockets.
 
 Replies and pushes arrive in one streamed response (``http_stream`` or ``sse``). The
-client sends its commands in separate requests to ``/emulation``. They name the
-connection by a secret *session*, and the node that holds it. Such a request can reach
-any node. It is passed on to the right one.
+client sends its commands in separate requests to ``/emulation``. Each of them names the
+connection by a secret *session*, and names the node of the connection. A load balancer
+can send the request to any node. That node forwards the commands to the right one.
 
 SECURITY: a request with the session of a connection acts for that connection. The
-session has 192 random bits, and only the client is told it, once.
+session has 192 random bits, and is sent to this client only, in one reply.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from falcon_channels.transports.http_stream import LINES
 
 PROTOBUF_MEDIA = 'application/octet-stream'
 
-#: Commands from other nodes that may wait. Their sender cannot be paused.
+#: Largest number of waiting commands from other nodes, which cannot be paused.
 _MAX_WAITING = 1024
 #: Kind of the node messages that carry a frame for a connection.
 _KIND = 'emulation'
@@ -64,7 +64,7 @@ class Emulation:
     """The connections of this process whose commands arrive in separate requests.
 
     Args:
-        node: Everything of this process.
+        node: Node of this process.
     """
 
     def __init__(self, node: Node) -> None:
@@ -105,7 +105,7 @@ class Emulation:
         self._connections.pop(connection.session, None)
 
     async def deliver(self, node: str, session: str, frame: str | bytes) -> None:
-        """Give a frame to its connection, on whatever node it is.
+        """Deliver a frame to its connection, on this node or another.
 
         Raises:
             falcon.HTTPNotFound: There is no such connection.
@@ -152,7 +152,7 @@ class Emulation:
 
 
 class _StreamResource:
-    """What the two streamed resources share."""
+    """Base class of the two streamed resources."""
 
     def __init__(self, endpoint: Endpoint, emulation: Emulation) -> None:
         self._endpoint = endpoint
@@ -255,8 +255,8 @@ class EmulationResource:
     ) -> None:
         """Take one frame: ``{"session": "...", "node": "...", "data": "..."}``."""
         allow_origin(self._node.handshake, req, resp)
-        # NOTE: in JSON the frame is text within text. Its quotes are escaped, so that
-        #   it can have twice the size of the frame.
+        # NOTE: in JSON, the frame is a string with escaped quotes. The body can
+        #   therefore have twice the size of the frame.
         body = await read_body(req, 2 * self._node.options.max_message_bytes)
         binary = req.content_type == PROTOBUF_MEDIA
         codec = require_protobuf() if binary else JSON

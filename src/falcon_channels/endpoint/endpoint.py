@@ -27,12 +27,12 @@ class Endpoint:
     """State and options that the connections of one endpoint share.
 
     Args:
-        node: Everything of this process.
+        node: Node of this process.
         resource: Connection resource of the application, or ``None``. All its
             responders are optional and ``async``: ``on_connect(req, connection)``,
             ``on_refresh(req, connection)``, ``on_disconnect(req, connection)``,
             ``on_rpc(req, call)`` and ``on_rpc_{method}(req, call)``,
-            ``on_message(req, message)``. An `HTTPError` refuses.
+            ``on_message(req, message)``. They refuse by raising an `HTTPError`.
         tokens: Verifier of connection tokens and subscription tokens, or ``None``.
         options: Limits and times.
 

@@ -1,4 +1,4 @@
-"""What the resources that answer plain HTTP requests share: CORS, bodies, streams."""
+"""Shared code of the resources for plain HTTP requests: CORS, bodies, streams."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BODY_TIMEOUT_S = 15.0
 async def admit(
     handshake: Handshake, req: falcon.asgi.Request, resp: falcon.asgi.Response
 ) -> None:
-    """Check that a request may open a connection, and let its page read the answer.
+    """Admit a request for a connection, and let its page read the answer (CORS).
 
     Raises:
         falcon.HTTPError: See `Handshake.admit`.

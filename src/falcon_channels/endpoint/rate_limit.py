@@ -1,8 +1,8 @@
-"""How fast commands may come: token buckets.
+"""Rate limits of commands, by token buckets.
 
 A bucket gains tokens each second up to its size, and gives one token for each command.
-All that is stored of a bucket is the time at which it will be full. A full bucket needs
-no entry, so that the memory is bounded by the number of users that sent a command
+Only one figure is stored for a bucket: the time at which it will be full. A full bucket
+needs no entry. Memory is therefore used only for users that sent a command recently,
 within the time that fills an empty bucket.
 """
 
@@ -38,7 +38,7 @@ class Rate(NamedTuple):
         """
         full_s = max(now_s, full_s)
         tokens = self.burst - (full_s - now_s) * self.per_s
-        # NOTE: a sum of floats can miss a whole token by a little.
+        # NOTE: rounding can make a whole token slightly smaller than 1.
         if tokens < 1 - 1e-9:
             return False, full_s
         return True, full_s + 1 / self.per_s

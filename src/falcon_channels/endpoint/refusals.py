@@ -1,4 +1,4 @@
-"""How a command is refused: errors of this package, in the codes of the protocol.
+"""Translate the errors of a command to codes of the protocol.
 
 A command raises `RefusedError` to be answered with an error, and `EndedError` to end
 the connection. `refusal_for` translates all other errors.
@@ -26,7 +26,7 @@ from falcon_channels.protocol import codes
 
 
 class RefusedError(ChannelsError):
-    """A command that is answered with an error."""
+    """Raised to answer a command with an error."""
 
     def __init__(self, error: codes.ReplyError) -> None:
         super().__init__(error.message)
@@ -34,7 +34,7 @@ class RefusedError(ChannelsError):
 
 
 class EndedError(ChannelsError):
-    """A command that ends the connection."""
+    """Raised by a command to end the connection."""
 
     def __init__(self, disconnect: codes.Disconnect) -> None:
         super().__init__(disconnect.reason)
@@ -61,7 +61,7 @@ _REFUSALS: tuple[tuple[type[Exception], codes.ReplyError], ...] = (
 
 
 def refusal_for(ex: Exception) -> codes.ReplyError | None:
-    """Return the error with which a command is answered that raised `ex`.
+    """Return the protocol error for a command that raised `ex`.
 
     Returns:
         ``None`` if `ex` is unexpected: a bug, in the application or in this package.

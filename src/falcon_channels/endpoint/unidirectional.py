@@ -1,6 +1,6 @@
 """Unidirectional clients: one request, and then the client only listens.
 
-A client says once what it wants: ``{"token": "...", "subs": {"rooms:1": {}}}``. It
+A client sends one request: ``{"token": "...", "subs": {"rooms:1": {}}}``. It
 needs no library: a plain ``new WebSocket(url)``, ``new EventSource(url)`` or ``curl``
 is enough. It receives the pushes of the client protocol without an envelope:
 
@@ -13,8 +13,8 @@ Channels in ``subs`` are requested like any subscription, and ``on_subscribe`` d
 If one is refused, the connection is refused, because the protocol has no other answer.
 
 An EventSource that lost its connection connects again by itself and sends the last
-event id. The ids are the positions in all its channels, so that it recovers what it
-missed.
+event id. An event id contains the client's positions in all its channels. The client
+therefore recovers the publications that it missed.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ _ID = 1
 _MAX_ID = 4096
 
 # HTTP status of a connection that ends before its response began, by disconnect code.
-# Codes after which clients connect again are missing here: an EventSource gives up at
-# any status but 200, and connects again after a response that ends.
+# Codes after which clients connect again are not listed. Their response has the status
+# 200 and ends at once, because an EventSource gives up after any other status.
 _STATUS_BY_CODE = {
     codes.DISCONNECT_INVALID_TOKEN.code: 401,
     codes.DISCONNECT_BAD_REQUEST.code: 400,
@@ -118,8 +118,8 @@ class UnidirectionalConnection(ClientConnection):
     ) -> None:
         """Called when the server has ended a subscription: tell the client.
 
-        A client that only listens cannot subscribe again. If it should, the connection
-        ends, so that the client connects and recovers.
+        A client that only listens cannot subscribe again. If the code asks for that,
+        the connection ends, so that the client connects and recovers.
         """
         if code >= codes.FIRST_RESUBSCRIBE_CODE:
             self.disconnect(*codes.DISCONNECT_INSUFFICIENT)
@@ -169,7 +169,7 @@ class UnidirectionalWebSocketResource(UpgradeRequired):
 
 
 class _UnidirectionalStreamResource:
-    """What the two streamed resources share."""
+    """Base class of the two streamed resources."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
@@ -280,9 +280,9 @@ _Positions = dict[str, tuple[int, str]]
 class _EventIds:
     """Makes the event ids of one connection: its positions, in base64 of JSON.
 
-    The id is a field of the last event of each part of the response. Some clients
-    ignore an id in an event without data. The bytes before it are the same for all
-    clients (WHATWG HTML section 9.2.6).
+    The id is a field of the last event of each part of the response. It has no event of
+    its own, because some clients ignore an id in an event without data. The bytes
+    before the id are the same for all clients (WHATWG HTML section 9.2.6).
     """
 
     def __init__(self, connection: UnidirectionalConnection) -> None:
@@ -291,8 +291,8 @@ class _EventIds:
 
     def __call__(self) -> bytes:
         connection = self._connection
-        # NOTE: the positions count output that waits in the connection as delivered,
-        #   but it is not in the response yet.
+        # NOTE: `Hub.delivered` counts the queued output of a connection as delivered,
+        #   but that output is not in the response yet.
         if connection.closed or connection.out:
             return b''
         positions: _Positions = {}

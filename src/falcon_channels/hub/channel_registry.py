@@ -1,4 +1,4 @@
-"""Which channels this process is subscribed to at the broker.
+"""Open and close the channels to which this process is subscribed at the broker.
 
 A channel is opened for the first connection that joins it. It stays open for a while
 after its last subscription has ended, because clients often reconnect. While a channel
@@ -34,8 +34,9 @@ class ChannelRegistry:
     Args:
         broker: Broker at which channels are subscribed.
         options: Options of the hub.
-        on_open: Called with each channel that has been opened, whether the buffered
-            publications have a gap, and the result of `links` before it was opened.
+        on_open: Called after a channel was opened. Its arguments are the local channel,
+            whether the buffered publications have a gap, and the result of `links`
+            before the channel was opened.
         links: Returns how often the link to the broker was restored.
 
     Attributes:
@@ -64,7 +65,7 @@ class ChannelRegistry:
         """Return the open local channel of a channel; keep it open until `release`.
 
         Raises:
-            BrokerUnavailableError: It cannot be opened now; try again.
+            BrokerUnavailableError: The channel cannot be opened now; try again.
             ClosedError: The hub is closed.
         """
         while not self._closed:
@@ -93,13 +94,13 @@ class ChannelRegistry:
     def note_idle(self, local_channel: LocalChannel) -> None:
         """Close a local channel after `NodeOptions.linger_s` if it is idle."""
         if local_channel.idle and not self._closed:
-            # NOTE: removed first, so that the dict stays in the order of its times.
+            # NOTE: the entry is removed first, so that the dict stays sorted by time.
             self._idle.pop(local_channel.channel, None)
             now_s = asyncio.get_running_loop().time()
             self._idle[local_channel.channel] = now_s + self._options.linger_s
 
     def close(self) -> None:
-        """Open no more channels. The caller cancels `tasks`."""
+        """Refuse to open channels from now on. The caller cancels `tasks`."""
         self._closed = True
 
     def tasks(self) -> list[asyncio.Task[None]]:
@@ -120,7 +121,7 @@ class ChannelRegistry:
             for start in range(0, len(due), _CLOSE_BATCH):
                 tasks = []
                 for channel in due[start : start + _CLOSE_BATCH]:
-                    # NOTE: it may have been used again while others were closed.
+                    # NOTE: it may have been used again while others closed.
                     if self._idle.get(channel, math.inf) > now_s:
                         continue
                     del self._idle[channel]

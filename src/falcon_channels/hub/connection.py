@@ -2,8 +2,8 @@
 
 A `Connection` writes to its client, and reports events of the client to the hub. It
 knows the hub only as a `ConnectionOwner`. Each kind of client (plain WebSocket, client
-protocol, code of the application) has a subclass. It sends the decisions of the hub to
-the client in the format of that client.
+protocol, code of the application) has a subclass. The subclass sends the decisions of
+the hub in the format of its client.
 
 A `Subscription` holds the state of delivery of one channel to one connection. Only
 `LocalChannel` and `Hub` call the methods that change this state:
@@ -99,13 +99,13 @@ class Subscription:
             set it.
         info: Public facts about this subscription, any JSON value, or ``None``. Other
             clients see it in presence, joins, leaves and publications.
-        server_side: Whether the application subscribed the connection, and not the
-            client.
+        server_side: Whether the application, and not the client, asked for the
+            subscription.
         token_verified: Whether the client sent a valid token for this channel.
         expires_at: Unix time in seconds at which the subscription ends if it is not
             refreshed, or ``None``.
         state: The state of delivery.
-        joined: Whether the subscription has ever left the state JOINING.
+        joined: Whether the subscription has ever been LIVE or AHEAD.
         end: Unsubscribe code and reason if this process ended it, else ``None``.
         offset: In the state AHEAD, the offset of the last publication delivered to it.
         buffered: In the state JOINING, the publications taken since `start_buffering`,
@@ -268,7 +268,7 @@ class Subscription:
         Args:
             items: The items, in order.
             epoch: Epoch of the log that they belong to.
-            limit_bytes: Size of all pending items. The last one is never dropped.
+            limit_bytes: Largest size of all pending items. The newest is never dropped.
             only_latest: Whether only the latest publication stays pending.
 
         Returns:
@@ -278,7 +278,7 @@ class Subscription:
         assert pending is not None
         dropped = 0
         if self._pending_epoch != epoch:
-            # NOTE: an offset of one log with the epoch of another is no position.
+            # NOTE: an offset is a position only with the epoch of its own log.
             #   Publications of the former log are therefore dropped.
             dropped += self._drop_pending_publications(pending)
             self._pending_epoch = epoch
@@ -413,7 +413,7 @@ class Connection(abc.ABC):
 
     @property
     def user(self) -> str:
-        """Id of the user, ``''`` for an anonymous user; ``None`` sets that, too.
+        """Id of the user, ``''`` for an anonymous user. ``None`` is stored as ``''``.
 
         Raises:
             InvalidValueError: A new value is not text.
@@ -484,7 +484,7 @@ class Connection(abc.ABC):
             self.disconnect(*DISCONNECT_EXPIRED)
 
     async def wait_until_connected(self) -> None:
-        """Return when the client can be told that it was subscribed by the server."""
+        """Wait until the client can be told about a subscription by the server."""
         return
 
     def on_end(self) -> None:
@@ -594,8 +594,8 @@ def check_user(user: object) -> str:
     if user is None:
         return ''
     if not isinstance(user, str):
-        # NOTE: in tokens, presence and commands users are text. An integer here would
-        #   be another user than its text there.
+        # NOTE: in tokens, presence and commands, the id of a user is text. The integer
+        #   7 here and the text '7' there would be two users.
         raise InvalidValueError(
             f'user is text, not {type(user).__name__}: write str({_shown(user)})'
         )
@@ -611,7 +611,7 @@ def check_json(name: str, value: Any) -> Any:
     """Return a value that can be written as JSON.
 
     Raises:
-        InvalidValueError: It cannot.
+        InvalidValueError: The value cannot be written as JSON.
     """
     if value is not None:
         try:

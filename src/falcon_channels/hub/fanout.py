@@ -4,10 +4,10 @@
   with that encoder in one loop, without a task, a lock or an event per subscriber.
 * The output of a connection in one iteration leaves in one write: replies first, then
   the publications of all its channels.
-* `write` returns the backlog of the connection, which shows that a subscriber reads too
-  slowly. The policy of the channel then decides: the connection is closed, or its
-  subscription leaves the loop (LAGGING) with a limit on its pending items. No other
-  subscriber waits for it.
+* `write` returns the backlog of the connection. A large backlog means that the client
+  reads too slowly. The policy of the channel then decides. Either the connection is
+  closed, or its subscription leaves the loop (LAGGING) and its pending items have a
+  limit. No other subscriber waits for it.
 """
 
 from __future__ import annotations
@@ -129,10 +129,10 @@ class FanOut:
             self._write_batch()
 
     def _deliver_or_end(self, local_channel: LocalChannel, several: bool) -> None:
-        """Deliver a batch. After an error, only the subscribers of this channel end.
+        """Deliver a batch. After an error, end the subscriptions of this channel only.
 
-        They subscribe again and recover, because some have received the batch and some
-        have not.
+        Some clients have received the batch and some have not. All of them therefore
+        subscribe again and recover.
         """
         try:
             self._deliver(local_channel, several)
@@ -193,12 +193,12 @@ class FanOut:
             connection.transport.descriptor if connection.out is None else -1
             for connection in group.values()
         ]
-        # PERF: if over one in eight cannot be in the batch, one write per connection
-        #   is cheaper than a second pass over the group.
+        # PERF: if more than one in eight connections cannot be in the batch, one write
+        #   per connection is cheaper than a second pass over the group.
         if descriptors.count(-1) * 8 <= len(descriptors):
             self._batch.add(descriptors, blob)
-            # NOTE: a copy. Before the rest of a blob is passed to its connection, a
-            #   subscription that was ahead can become a member of the live group.
+            # NOTE: the group is copied. An AHEAD subscription can enter it before the
+            #   unsent rest of the blob is passed to its connection.
             self._batched.append((local_channel, list(group.items()), blob))
             return
         limit_bytes = local_channel.limit_bytes
@@ -261,8 +261,8 @@ class FanOut:
         slow = []
         for number, sent in unsent:
             local_channel, subscription, connection, blob = written[number]
-            # NOTE: a connection with queued output is in the batch without a socket, so
-            #   that nothing of the blob is sent. The blob follows that output.
+            # NOTE: a connection with queued output has no socket in the batch. The blob
+            #   was not sent to it, and must follow the queued output.
             if sent < 0:
                 connection.transport.abort()
             elif not sent and connection.out is not None:

@@ -9,9 +9,10 @@ Its rules:
 * Replies wait in `Connection.out` until the same moment, and leave before publications.
   Code that changes the subscriptions of a channel flushes its batch first. The client
   therefore receives exactly the publications that follow its reply.
-* `join` and `leave` are the only ways into and out of a channel. If a leave or the end
-  of the connection overtakes a join, the join leaves nothing behind.
-* The hub never assumes that no publication was lost: `repair` has the rules for that.
+* Only `join` adds a subscription to a channel, and only `leave` removes it. If the
+  subscription or its connection ends during a join, the join has no effect.
+* Publications can be lost between the broker and the hub. `repair` has the rules by
+  which the hub notices the loss and reads them from the log.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ from falcon_channels.publication import Signal
 
 _logger = logging.getLogger('falcon_channels')
 
-#: Seconds after which a task is started again that failed.
+#: Seconds after which a failed task is started again.
 _RESTART_S = 1.0
 
 #: How often a join reads the log before it joins without recovery.
@@ -151,7 +152,7 @@ class Hub:
 
     @property
     def link_lost(self) -> bool:
-        """Whether announcements of the broker do not arrive now."""
+        """Whether the link is lost, so that the broker's publications do not arrive."""
         return self._link_lost
 
     async def close(self) -> None:
@@ -234,8 +235,8 @@ class Hub:
                 except (Exception, asyncio.CancelledError) as ex:
                     task = asyncio.current_task()
                     assert task is not None
-                    # NOTE: without a request to cancel this task, the error comes from
-                    #   another task, for which the function waited.
+                    # NOTE: if this task was not cancelled, the `CancelledError` comes
+                    #   from another task that the function awaited.
                     if isinstance(ex, asyncio.CancelledError) and task.cancelling():
                         raise
                     self.counters.task_errors += 1
@@ -333,11 +334,11 @@ class Hub:
         """Start the delivery of a channel to a subscription, after recovery.
 
         Nothing is written to the connection. The caller writes the result before it
-        next awaits, and thus before any publication.
+        awaits anything. The result therefore precedes all publications.
 
         Args:
             subscription: A JOINING subscription that its connection has registered.
-            since: Position of the client. ``None`` means without recovery.
+            since: Last position of the client, or ``None`` for no recovery.
 
         Raises:
             UnsubscribedError: The subscription was ended meanwhile.
@@ -415,7 +416,7 @@ class Hub:
     def _join_live(
         self, local_channel: LocalChannel, subscription: Subscription, asked: bool
     ) -> Joined:
-        """Join at the position of the channel; `asked`: recovery was asked for."""
+        """Join at the channel's position; `asked`: the client asked for recovery."""
         self._check_not_ended(subscription)
         self._fan_out.flush_channel(local_channel)
         local_channel.add(subscription)
@@ -502,8 +503,8 @@ class Hub:
         """Called when a channel was opened; see `ChannelRegistry`."""
         if local_channel.batch:
             self._fan_out.mark(local_channel)
-        # NOTE: publications that were missed while the link was lost may follow its
-        #   position, and no gap shows them.
+        # NOTE: if the link was lost meanwhile, publications after the position may have
+        #   been missed. No gap shows that.
         if gap or (links != self._repairs.links and local_channel.options.history_size):
             self._repairs.begin(local_channel)
 

@@ -51,8 +51,9 @@ class LocalChannel:
     Args:
         channel: Name of the channel.
         options: Options of the channel.
-        max_buffered_bytes: Size of the publications that are buffered while the
-            channel does not deliver, and of those buffered for a JOINING subscription.
+        max_buffered_bytes: Largest size of the publications that are buffered while
+            the channel does not deliver. The same limit applies to the publications
+            that are buffered for each JOINING subscription.
         max_backlog_bytes: Backlog of a connection above which it is slow; the
             channel's own limit applies if it is lower.
 
@@ -178,8 +179,8 @@ class LocalChannel:
     def repair(self, page: HistoryPage) -> bool | None:
         """Continue with the publications in the log after `position`.
 
-        A channel that recovers the latest publication continues with that one,
-        whatever was missed.
+        With ``recovery_mode='latest'`` the channel continues with the latest
+        publication, even if the log no longer has the ones before it.
 
         Returns:
             ``True``: repaired. ``False``: more publications arrived meanwhile; read
@@ -189,7 +190,8 @@ class LocalChannel:
         if self._buffer_overflow or (
             self._buffered and self._buffered[-1][1] != page.position.epoch
         ):
-            # NOTE: buffered publications are stored by now. The next page has them.
+            # NOTE: the buffered publications are in the log by now, so that the next
+            #   page has them.
             self._clear_buffer()
             return False
         publications = recovery.missed_publications(self.position, page)
@@ -226,8 +228,8 @@ class LocalChannel:
             and buffered[-1][0].offset
             and buffered[-1][1] != self.position.epoch
         ):
-            # NOTE: they belong to the log before this one, or to the next one. Only
-            #   the log shows which.
+            # NOTE: the buffered publications belong to the former log or to a newer
+            #   one. This is known only after the log was read.
             self.state = ChannelState.REPAIRING
             return True
         for publication, epoch in buffered:
@@ -271,7 +273,7 @@ class LocalChannel:
 
         Args:
             subscription: A JOINING subscription.
-            offset: Offset of the last publication that its client gets otherwise.
+            offset: Offset of the last publication that the client has recovered.
                 ``None`` means the position of the channel.
         """
         self.joining.pop(subscription, None)

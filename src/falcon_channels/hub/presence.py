@@ -7,12 +7,12 @@
   same step that changes the entry. Two processes therefore never both announce it.
 * A join or leave is announced in a second step. Within a process, the changes of one
   user in one channel are serialized. Between two processes, a leave can be overtaken
-  by the join of the same user. The process that announces a leave therefore looks
-  again afterwards, and announces a join if the user is present. A wrong state does not
-  last, and one join or leave may be announced twice in that moment.
-* The entry of a lost connection may stay for a grace period. For the others, a user
-  who reconnects within it never left: the new entry is not the first, and the old one
-  is not the last.
+  by the join of the same user. The process that announces a leave therefore checks
+  presence again, and announces a join if the user is present. A wrong state does not
+  last, but a join or leave may be announced twice.
+* The entry of a lost connection may stay for a grace period. If the user reconnects
+  within it, the new entry is not the first and the old one is not the last. Other
+  clients therefore see no leave and no join.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ _logger = logging.getLogger('falcon_channels')
 _BATCH = 500
 #: Longest time in seconds between two searches for expired entries.
 _EXPIRE_S = 5.0
-#: How often the presence of a user who leaves and returns is checked again.
+#: How often presence is checked again for a user who leaves and returns.
 _ATTEMPTS = 5
-#: Largest number of leaves that wait to be announced after the broker failed, without
-#: those of one batch of expired entries.
+#: Largest number of leaves that wait to be announced after the broker failed. One batch
+#: of expired entries may exceed it.
 _MAX_UNANNOUNCED = 10_000
 
 
@@ -116,7 +116,7 @@ class PresenceKeeper:
             if options.presence:
                 self._keep_refreshed(subscription, announced)
             if subscription.ended:
-                # NOTE: it ended meanwhile, when `on_left` saw no entry to remove.
+                # NOTE: it ended before its entry was set. `on_left` removed nothing.
                 self.on_left(subscription)
 
     def on_left(self, subscription: Subscription) -> None:
@@ -137,10 +137,10 @@ class PresenceKeeper:
             self._queue_leave(subscription)
 
     def abandon(self) -> None:
-        """Neither refresh nor remove entries from now on; they expire.
+        """Stop refreshing and removing entries, so that they expire.
 
-        For a process that is about to end while its clients reconnect to others. If a
-        user reconnects before the entry expires, no leave is announced.
+        Called before this process ends and its clients reconnect to other processes. If
+        a user reconnects before the entry expires, no leave is announced.
         """
         self._abandoned = True
         for handle in self._graces.values():
@@ -336,8 +336,8 @@ class PresenceKeeper:
     async def _announce_if_back(self, channel: str, user: str) -> None:
         """Announce a join if a user whose leave was announced is present.
 
-        A process that changes an entry after the last check here announces its change
-        after that, too. The last announcement is therefore always right.
+        If another process changes an entry after the last check here, it also announces
+        the change later. The last announcement is therefore always correct.
         """
         broker = self._hub.broker
         for _ in range(_ATTEMPTS):
@@ -346,7 +346,8 @@ class PresenceKeeper:
             entries = await broker.presence(channel)
             info = next((info for info in entries.values() if info.user == user), None)
             if info is None:
-                # NOTE: the entry has expired. The process that finds it announces that.
+                # NOTE: the entry has expired. The process that finds it announces the
+                #   leave.
                 return
             await self._announce(channel, Signal('join', info))
             if await broker.has_user(channel, user):

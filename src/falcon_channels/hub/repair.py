@@ -33,7 +33,7 @@ _logger = logging.getLogger('falcon_channels')
 _WORKERS = 16
 #: How often the log is read again while more publications arrive.
 _ATTEMPTS = 5
-#: Seconds between two attempts while the broker cannot be reached: first and last.
+#: Seconds between two attempts while the broker cannot be reached: first and longest.
 _FIRST_DELAY_S = 0.05
 _LAST_DELAY_S = 5.0
 
@@ -50,8 +50,8 @@ class Repairs:
         on_lost: Called with a local channel whose publications are lost.
 
     Attributes:
-        links: How often the link was restored. A result that was read before the
-            latest time is outdated.
+        links: How often the link was restored. A page that was read before the last
+            restoration is outdated.
     """
 
     def __init__(
@@ -105,7 +105,8 @@ class Repairs:
     async def check_positions(self, interval_s: float) -> None:
         """Compare positions with the broker's regularly, until cancelled.
 
-        The loss of the last publication shows no gap, and is found only here.
+        If the last publication of a channel is lost, no gap shows it. Only this check
+        finds it.
         """
         while True:
             await asyncio.sleep(interval_s)
@@ -124,8 +125,8 @@ class Repairs:
                     )
                 except BrokerUnavailableError:
                     break
-                # NOTE: the position may have been read just before its announcement
-                #   arrived. Only one that is still missing later counts as a gap.
+                # NOTE: the broker may return a new position just before its publication
+                #   arrives here. It counts as a gap only if it is still missing later.
                 if local_channel.position == before != page.position:
                     await asyncio.sleep(min(1.0, interval_s / 10))
                     if (

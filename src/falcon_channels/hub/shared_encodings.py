@@ -2,12 +2,12 @@
 
 After a restart of a process, all clients of a channel reconnect within seconds. They
 recover the same publications, each in a reply of its own. Each encoded publication (a
-*piece*) is stored for a moment and shared. It is stored one by one, because other
-clients missed more or fewer publications, and new ones are published meanwhile.
+*piece*) is stored for a moment and shared. Publications are encoded one by one, because
+the clients have missed different numbers of them.
 
 Most clients reconnect alone. The first request for a channel therefore stores nothing,
-and the caller encodes the publications itself. All pieces are dropped after `KEEP_S`
-seconds. They never exceed `MAX_KEPT_BYTES`: publications beyond that are encoded for
+and the caller encodes the publications itself. All pieces are dropped after `CACHE_S`
+seconds. They never exceed `MAX_CACHED_BYTES`: publications beyond that are encoded for
 each client.
 """
 
@@ -24,10 +24,10 @@ from falcon_channels.publication import approximate_size_bytes
 from falcon_channels.publication import Publication
 
 #: Seconds after which all pieces are dropped, from the first request on.
-KEEP_S: Final = 1.0
+CACHE_S: Final = 1.0
 
 #: Largest size of all stored publications and their encoded forms.
-MAX_KEPT_BYTES: Final = 16 * 1024 * 1024
+MAX_CACHED_BYTES: Final = 16 * 1024 * 1024
 
 #: Approximate memory of Python objects for a piece or a channel, without its bytes.
 _OVERHEAD_BYTES: Final = 256
@@ -40,13 +40,13 @@ class SharedEncodings:
     """Pieces that were encoded within the last second.
 
     Attributes:
-        kept_bytes: Approximate size of all stored pieces.
+        cached_bytes: Approximate size of all stored pieces.
     """
 
     def __init__(self) -> None:
         self._pieces: dict[Hashable, _Pieces] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self.kept_bytes = 0
+        self.cached_bytes = 0
 
     def pieces(
         self,
@@ -71,7 +71,7 @@ class SharedEncodings:
         found = []
         for publication in publications:
             piece = pieces.get(publication.offset)
-            # NOTE: a log that lost its end may reuse an offset for another publication.
+            # NOTE: a log that lost its newest publications may reuse their offsets.
             #   The publications themselves are therefore compared.
             if piece is None or (
                 piece[0] is not publication and piece[0] != publication
@@ -87,19 +87,19 @@ class SharedEncodings:
             self._timer.cancel()
             self._timer = None
         self._pieces = {}
-        self.kept_bytes = 0
+        self.cached_bytes = 0
 
     def _begin(self, key: Hashable) -> None:
-        if self.kept_bytes < MAX_KEPT_BYTES:
+        if self.cached_bytes < MAX_CACHED_BYTES:
             self._pieces[key] = {}
-            self.kept_bytes += _OVERHEAD_BYTES
+            self.cached_bytes += _OVERHEAD_BYTES
             if self._timer is None:
                 loop = asyncio.get_running_loop()
-                self._timer = loop.call_later(KEEP_S, self.clear)
+                self._timer = loop.call_later(CACHE_S, self.clear)
 
     def _store(self, pieces: _Pieces, piece: tuple[Publication, Any]) -> None:
         publication = piece[0]
         size_bytes = 2 * approximate_size_bytes(publication) + _OVERHEAD_BYTES
-        if self.kept_bytes + size_bytes <= MAX_KEPT_BYTES:
+        if self.cached_bytes + size_bytes <= MAX_CACHED_BYTES:
             pieces[publication.offset] = piece
-            self.kept_bytes += size_bytes
+            self.cached_bytes += size_bytes

@@ -1,8 +1,8 @@
 """A plain WebSocket in one channel, without a client library.
 
 Text that the client sends is published, and publications are sent as text. With
-``media=True`` both are JSON, and each publication has its position. A client that lost
-its connection then asks for what it missed with ``?since=OFFSET:EPOCH``.
+``media=True`` both are JSON, and each publication has its position. After a lost
+connection, such a client recovers missed publications with ``?since=OFFSET:EPOCH``.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class PlainConnection(Connection):
     """A plain WebSocket in one channel.
 
     Args:
-        node: Everything of this process.
+        node: Node of this process.
         transport: Carries messages to the client.
         channel: Name of the channel.
         req: Request of the handshake, of an ASGI or a WSGI app.
@@ -147,8 +147,8 @@ class PlainConnection(Connection):
         if isinstance(message, bytes):
             self.disconnect(UNSUPPORTED_DATA, 'this endpoint takes text messages only')
             return
-        # NOTE: a character has at most 4 bytes, so that few messages must be encoded to
-        #   know their size.
+        # NOTE: a character has at most 4 bytes. Only a long message must therefore be
+        #   encoded to know its size.
         limit_bytes = self._node.options.max_message_bytes
         if len(message) * 4 > limit_bytes and len(message.encode()) > limit_bytes:
             self.disconnect(MESSAGE_TOO_BIG, f'over {limit_bytes} bytes')
@@ -171,7 +171,7 @@ class PlainConnection(Connection):
         )
 
     def on_closed(self, code: int, reason: str) -> None:
-        """Called when the client has left: publish what it sent before, then end."""
+        """Called when the client has left: publish its waiting messages, then end."""
         if self._waiting:
             self._has_left = True
         else:
@@ -257,7 +257,7 @@ class PlainConnection(Connection):
     # --- publish ---------------------------------------------------------------------
 
     async def publish_messages(self) -> None:
-        """Publish what the client sends, one message after the other, until the end."""
+        """Publish the client's messages, one after the other, until the end."""
         with self._closing_after_errors():
             await self._publish_messages()
 
@@ -294,7 +294,7 @@ class PlainConnection(Connection):
         await self._node.publisher.publish_for_client(self, self._channel, data)
 
     def _refuse(self, status: int, words: str) -> None:
-        """Refuse a message: by an error in JSON, or by closing a client without it."""
+        """Refuse a message: send an error in JSON, or close a plain-text client."""
         self.hub.counters.refused += 1
         if self._media:
             self.send(plain_codec.error_media(status, words))
@@ -311,7 +311,7 @@ class PlainConnection(Connection):
 
     @contextlib.contextmanager
     def _closing_after_errors(self) -> Iterator[None]:
-        """Close an admitted connection with the code for what is raised."""
+        """Close an admitted connection with the code for the raised error."""
         try:
             yield
         except UnsubscribedError as ex:
@@ -341,7 +341,7 @@ class PlainConnection(Connection):
 def position_to_recover(
     req: Any, since: Position | None, media: bool
 ) -> Position | None:
-    """Return the position from which a client recovers: given, or of its URL.
+    """Return the position from which a client recovers: `since`, or of its URL.
 
     Raises:
         PositionError: `since` is not a position.
@@ -364,7 +364,7 @@ async def serve_websocket(
     media: bool,
     since: Position | None,
 ) -> None:
-    """Do what `Channels.serve` promises."""
+    """Implement `Channels.serve`."""
     node.handshake.check_origin(req)
     node.handshake.check_capacity()
     since = position_to_recover(req, since, media)
@@ -387,21 +387,20 @@ async def serve_websocket(
 
     try:
         await connection.subscribe(since, accept)
-        # PERF: the responder's own task publishes. A task of its own would be a tenth
-        #   of the cost of a connection, and most of its memory
-        #   (benchmarks/connections.py).
+        # PERF: the responder's task publishes. A second task would be a tenth of the
+        #   cost of a connection, and most of its memory (benchmarks/connections.py).
         await connection.publish_messages()
     except _NotAdmittedError:
         return
     finally:
         if connection.admitted:
-            # NOTE: Falcon closes a WebSocket that the application has accepted and that
-            #   is refused here. Its client must see the code of the refusal.
+            # NOTE: if the client was refused before, Falcon closes the WebSocket with
+            #   the code of the refusal.
             connection.shutdown()
         if reading is not None:
-            # NOTE: this ends when the close frame was sent and answered, or after the
-            #   timeout of the transport. A server that cancels the responder when it
-            #   stops thereby still sends the close code.
+            # NOTE: reading ends after the close handshake, or after the timeout of the
+            #   transport. If a server stops and cancels the responder, the close code
+            #   is therefore still sent.
             await reading
 
 

@@ -135,7 +135,7 @@ class LoopThread:
     Raises:
         RuntimeError: From `start` and `call`: the loop was started before the process
             forked, eventlet has patched the standard library, or the caller is a
-            greenlet and gevent has not patched it.
+            greenlet and gevent has not patched the standard library.
         ClosedError: From `start` and `call`: `stop` was called.
     """
 
@@ -232,8 +232,8 @@ class LoopThread:
             try:
                 loop.call_soon_threadsafe(callback, *args)
             except RuntimeError:
-                # NOTE: the loop is closed. Its tasks, which the callback is about, have
-                #   ended.
+                # NOTE: the loop is closed and its tasks have ended. The callback has
+                #   nothing to do.
                 return
 
     def call(

@@ -261,7 +261,7 @@ class Portal:
     def close(self) -> None:
         """Close all connections and the channels; idempotent.
 
-        The exit of the process calls this, too. Clients reconnect to another worker.
+        Also called when the process exits. Clients reconnect to another worker.
         """
         atexit.unregister(self.close)
         if self._thread.running:

@@ -1,4 +1,4 @@
-"""A blocking WebSocket in a channel, between its own threads and the thread of the hub.
+"""A blocking WebSocket in a channel: its threads, and the thread of the hub.
 
 Three threads or greenlets take part:
 
@@ -187,14 +187,14 @@ class _PortalConnection:
         self._connection.admit(self._transport)
 
     async def take(self, message: str | bytes) -> bool:
-        """Take a message as soon as there is room; return whether more may come."""
+        """Queue a message, and wait for room; return whether more may come."""
         if not self._connection.closed:
             self._connection.on_message(message)
             await self._transport.readable.wait()
         return not self._connection.closed
 
     async def end(self, code: int, reason: str) -> None:
-        """End the connection, and raise the error that it ended with."""
+        """End the connection, and raise the error of its publishing task."""
         self._connection.on_closed(code, reason)
         self._transport.readable.set()
         if self._publishing is not None:
@@ -214,7 +214,7 @@ def serve_websocket(
     media: bool,
     since: Position | None,
 ) -> None:
-    """Do what `Portal.serve` promises."""
+    """Implement `Portal.serve`."""
     since = position_to_recover(req, since, media)
 
     async def subscribe() -> tuple[PlainConnection, _PortalConnection]:
@@ -238,8 +238,8 @@ def serve_websocket(
     )
     code, reason = ABNORMAL, ''
     try:
-        # NOTE: the client is subscribed already, so that a client whose WebSocket is
-        #   open misses nothing.
+        # NOTE: the client is subscribed before its WebSocket opens. It therefore misses
+        #   no publication after that.
         if ws.unaccepted:
             ws.accept()
         writer.start()

@@ -339,7 +339,7 @@ class SimulatedClient:
         )
 
     async def receive(self, timeout_s: float = 5.0) -> Publication:
-        """Return the next publication; wait for it.
+        """Wait for the next publication, and return it.
 
         Args:
             timeout_s: How long to wait, in seconds. A fake clock does not really wait.
@@ -357,7 +357,7 @@ class SimulatedClient:
         return self._publications.popleft()
 
     async def receive_signal(self, timeout_s: float = 5.0) -> Signal:
-        """Return the next join or leave; see `receive`."""
+        """Wait for the next join or leave, and return it; see `receive`."""
         async with asyncio.timeout(timeout_s):
             while not self._signals:
                 if self.transport.end is not None:

@@ -1,4 +1,4 @@
-"""An event loop with a fake clock, on which hours pass without waiting.
+"""An event loop with a fake clock: hours pass without waiting.
 
 The loop runs everything that is ready. If nothing is ready, it does not wait for the
 next timer but sets its clock to the time of that timer. A test of a day of reconnects

@@ -99,7 +99,7 @@ class BrokerContract:
     """The promises of every broker."""
 
     async def open_broker(self) -> Broker:
-        """Return a broker, not started, on an empty store that no other test uses."""
+        """Return a broker that is not started, on an empty store of this test only."""
         raise NotImplementedError
 
     @asynccontextmanager
@@ -254,7 +254,7 @@ class BrokerContract:
             assert HistoryPage([], last.position) == page
 
     async def test_unsubscribed_channel_is_not_announced(self) -> None:
-        """Promise 11: after `unsubscribe`, a channel is silent until `subscribe`."""
+        """Promise 11: after `unsubscribe`, nothing is announced until `subscribe`."""
         broker = await self.open_broker()
         async with self.opened(broker) as recorder:
             for channel in ('gone', 'stays'):

@@ -102,7 +102,7 @@ class PresenceContract(BrokerContract):
                 assert 100 == len(await broker.presence(f'room {n}'))
 
     async def test_expired_entry_is_returned_once(self) -> None:
-        """Each expired entry is returned once, with whether it was the last."""
+        """Each expired entry is returned once; it says whether it was the last."""
         broker = await self.open_broker()
         async with self.opened(broker):
             await broker.add_presence([entry('1'), entry('2'), entry('3', 'bob')], 0.3)

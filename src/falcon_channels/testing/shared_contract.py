@@ -32,7 +32,7 @@ class SharedBrokerContract(BrokerContract):
     """
 
     async def open_second(self) -> Broker:
-        """Return a second broker, not started, on the store of `open_broker`."""
+        """Return a second broker that is not started, on the store of `open_broker`."""
         raise NotImplementedError
 
     @asynccontextmanager
@@ -100,7 +100,7 @@ class SharedBrokerContract(BrokerContract):
             assert [1] == numbers(await two.history('news', LOG))
 
     async def test_publication_is_announced_to_subscribed_processes_only(self) -> None:
-        """Promises 10 and 11: a process gets the channels that it has subscribed."""
+        """Promises 10 and 11: a process gets only channels to which it subscribed."""
         async with self.pair() as (one, recorder_one, two, recorder_two):
             await one.subscribe('one', LOG)
             await two.subscribe('two', LOG)
@@ -233,9 +233,9 @@ class DurableBrokerContract(BrokerContract):
     """The promises of every broker with `Capabilities.durable`."""
 
     async def reopen(self) -> Broker:
-        """Return a broker, not started, on the store of the last `open_broker`.
+        """Return a broker that is not started, on the store of the last `open_broker`.
 
-        All brokers of that store are closed before.
+        The test has closed all other brokers of that store.
         """
         raise NotImplementedError
 
