@@ -79,6 +79,7 @@ class AsgiTransport:
         '_error',
         '_idle',
         '_loop',
+        '_peer_has_left',
         '_queue',
         '_readable',
         '_send',
@@ -103,6 +104,7 @@ class AsgiTransport:
         self._queue: deque[MessageBlob] = deque()
         self._close: tuple[int, str] | None = None
         self._ended = False
+        self._peer_has_left = False
         self._error: Exception | None = None
         self._loop = asyncio.get_running_loop()
         #: Whether the writing task is idle and waits.
@@ -121,7 +123,7 @@ class AsgiTransport:
     def write(self, blob: MessageBlob) -> int:
         """Send or queue a blob; return the size of the queue in bytes."""
         if not self._idle:
-            if self._ended or self._close is not None:
+            if self._ended or self._peer_has_left or self._close is not None:
                 return 0
             self._queue.append(blob)
             self.backlog_bytes += blob.size_bytes
@@ -188,6 +190,12 @@ class AsgiTransport:
                 # NOTE: wait until the close frame is sent and the client has answered
                 #   it.
                 await asyncio.wait(self._tasks)
+            elif not reader.done():
+                # NOTE: sending failed, because the client has left. The server may
+                #   still have messages that the client sent before.
+                self._queue.clear()
+                self._peer_has_left = True
+                await asyncio.wait([reader], timeout=CLOSE_TIMEOUT_S)
         finally:
             self.abort()
             results = await asyncio.gather(*self._tasks, return_exceptions=True)
