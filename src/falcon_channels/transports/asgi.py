@@ -16,6 +16,7 @@ from asyncio.tasks import current_task
 from collections import deque
 from collections.abc import Generator
 from collections.abc import Sequence
+import contextlib
 import types
 from typing import Any
 from typing import NamedTuple
@@ -225,7 +226,26 @@ class AsgiTransport:
             self.close(1003, f'this endpoint accepts {wanted} messages only')
             return 1003
         except (falcon.WebSocketDisconnected, falcon.OperationNotAllowed) as ex:
+            await self._read_rest(receiver)
             return getattr(ex, 'code', 1006)
+
+    async def _read_rest(self, receiver: Receiver) -> None:
+        """Receive what the client sent before it left.
+
+        Falcon raises `WebSocketDisconnected` as soon as its own task has received the
+        disconnect, or sending has failed, although messages before it are buffered.
+        """
+        buffered = getattr(self._ws, '_buffered_receiver', None)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                while getattr(buffered, '_pump_task', None) is not None:
+                    if not self._readable.is_set():
+                        await self._readable.wait()
+                    event = await buffered.receive()  # type: ignore[union-attr] # as above
+                    message = event.get('bytes' if self._binary else 'text')
+                    if message is None or self._ended:
+                        return
+                    receiver.on_message(message)
 
     async def _write_all(self, receiver: Receiver) -> None:
         while not self._ended:
