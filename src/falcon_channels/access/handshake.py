@@ -114,7 +114,9 @@ class Handshake:
         #   user's `SameSite=Lax` cookies and without an Origin header. `Sec-Fetch-Site`
         #   shows that the request comes from another site.
         site = req.get_header('Sec-Fetch-Site')
-        if site in _OTHER_SITES and req.get_header('Origin') is None:
+        without_origin = req.get_header('Origin') is None
+        checked = '*' not in self._options.allowed_origins
+        if checked and without_origin and site in _OTHER_SITES:
             reason = f'the request comes from another site (Sec-Fetch-Site: {site})'
             log_refusal(req.path, reason)
             raise falcon.HTTPForbidden(description=reason)
