@@ -214,3 +214,33 @@ def test_rest_of_a_frame_goes_to_the_connection_that_has_its_beginning(
             for _, transport in clients:
                 transport.close()
             fan_out.close()
+
+
+def test_publication_follows_the_queued_start_of_its_subscription() -> None:
+    """A connection with queued output gets the publication after it, not before."""
+    channels = make_channels()
+    match = channels.node.router.match('x')
+    assert match is not None
+    local_channel = LocalChannel('x', match.route.options, 1 << 20, 1 << 20)
+    local_channel.open(Position(0, 'e'))
+    fan_out = FanOut(
+        {'x': local_channel}, Counters(), NodeOptions(), lambda channel: None
+    )
+    encoder = WholeFrames(b'1')
+    connections: list[SocketConnection] = []
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        for _ in range(20):
+            connection = SocketConnection(
+                NoHub(),
+                SocketTransport(server, 400_000),  # type: ignore[arg-type]  # as above
+                encoder,  # type: ignore[arg-type]  # as above
+            )
+            local_channel.add(Subscription(connection, 'x', match.route, match.params))
+            connections.append(connection)
+        connections[7].queue(b'start')
+        assert not local_channel.take(Publication(data=b'1', offset=1), 'e')
+        fan_out.flush_channel(local_channel)
+        assert [b'start', encoder.frame] == connections[7].out
+        for connection in connections:
+            connection.transport.close(1000, '')
+        fan_out.close()

@@ -299,7 +299,7 @@ MUTANTS = [
         'hub/fanout.py',
         'elif not sent and connection.out is not None:',
         'elif False:',
-        'tests/rooms/test_storm.py',
+        'tests/hub/test_fault_isolation.py',
     ),
     Mutant(
         'an error in a delivery stops the event-loop iteration',
