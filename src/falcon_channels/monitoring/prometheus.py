@@ -120,7 +120,7 @@ class MetricsResource:
     """Falcon resource of the page that Prometheus reads.
 
     Args:
-        node: Everything of this process.
+        node: Node of this process.
         all_processes: Whether the page shows all processes that share the broker.
     """
 

@@ -198,7 +198,7 @@ class ApiMethods:
     """Calls the methods of the server API by name.
 
     Args:
-        node: Everything of this process.
+        node: Node of this process.
     """
 
     def __init__(self, node: Node) -> None:

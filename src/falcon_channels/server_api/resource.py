@@ -76,7 +76,7 @@ class ApiResource:
     """Falcon resource of the server API: ``POST {prefix}/{method}``.
 
     Args:
-        node: Everything of this process.
+        node: Node of this process.
         keys: Valid keys.
         max_body_bytes: Largest request in bytes.
     """
