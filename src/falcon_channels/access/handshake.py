@@ -1,8 +1,10 @@
 """Admit clients: check the origin, the capacity and the state of the node.
 
-Every endpoint calls `admit` when a request asks for a connection, and `add` when the
-connection is accepted. Both check the capacity. Several requests can pass the first
-check at the same time, and the process can begin to drain while a client connects.
+An endpoint calls `admit` when a request asks for a connection. A plain WebSocket calls
+`check_origin` and `check_capacity`, because its subscription starts the node. All of
+them call `add` when the connection is accepted. `add` checks the capacity again.
+Several requests can pass the first check at the same time, and the process can begin
+to drain while a client connects.
 """
 
 from __future__ import annotations
