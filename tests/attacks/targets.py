@@ -1,9 +1,9 @@
 """The attacked servers, and their known weaknesses.
 
 A target is one line of `TARGETS`. Each row of the suite has an expected outcome. If a
-target behaves differently today, an entry of `GIVES_WAY` or `DIFFERS` describes it. The
-tests assert exactly that, and docs/security.md has the same words for users. If an
-entry is no longer true, its test fails.
+target behaves differently, an entry of `WEAKNESSES` or `DIFFERS` describes its outcome.
+The tests assert exactly that outcome, and docs/security.md describes it in the same
+words. If an entry is no longer true, its test fails.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ class Today(NamedTuple):
 _UV, _HY, _GR = 'uvicorn', 'hypercorn', 'granian'
 _WSGI = ('gevent', 'gthread')
 
-#: Weaknesses; docs/security.md also says what helps.
-GIVES_WAY = (
+#: Attacks that succeed; docs/security.md also has the remedies.
+WEAKNESSES = (
     Today(
         'H2',
         (_UV, _GR),
@@ -267,14 +267,14 @@ DIFFERS = (
         'F5 not minimal',
         (_UV, *_WSGI, _GR),
         {'answered'},
-        'accepted: no other program reads the stream',
+        'accepted: harmless, because no other program parses the frames',
     ),
 )
 
 
 def expected(row: str, target: Target, *outcomes: str) -> set[str]:
     """Return the possible outcomes of a row with a target."""
-    for today in (*GIVES_WAY, *DIFFERS):
+    for today in (*WEAKNESSES, *DIFFERS):
         if today.row == row and target.name in today.targets:
             return today.outcomes
     return set(outcomes)
