@@ -2,10 +2,10 @@
 
     python -m benchmarks.memory_channels
 
-100,000 channels are subscribed and unsubscribed by a few connections, several times.
-The memory of the process afterwards is compared with the memory before. The first round
-is not counted: it fills Python's own free lists. Objects are counted, too: an allocator
-may keep pages that hold nothing of ours but a neighbour.
+A few connections subscribe to 100,000 channels and unsubscribe, several times. The
+memory of the process afterwards is compared with the memory before. The first round is
+not counted, because it fills Python's own free lists. Objects are counted, too, because
+an allocator cannot release a page while another object is on it.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ MIB = 1024 * 1024
 
 
 def rss_bytes() -> int:
-    """Return the resident memory of this process, freed memory handed back first."""
+    """Release freed memory, and return the resident memory of this process."""
     gc.collect()
-    # NOTE: the C library keeps freed pages for later; what it keeps is no leak.
+    # NOTE: The C library keeps freed pages for later use. They are not a leak.
     trim = getattr(ctypes.CDLL(None), 'malloc_trim', None)
     if trim is not None:
         trim(0)
@@ -53,14 +53,14 @@ async def come_and_go(channels: Channels, count: int, label: str) -> int:
     for client in clients:
         client.disconnect()
     clients.clear()
-    # NOTE: nobody is told when a channel is forgotten, so that this asks.
+    # NOTE: No event reports that a channel was removed, so this polls.
     while channels.node.hub._channels:  # noqa: ASYNC110 - no event exists
         await asyncio.sleep(0.1)
     return peak_bytes
 
 
 async def measure(count: int, rounds: int) -> None:
-    """Print for each kind of channel the peak and what is left."""
+    """Print the peak and the remaining memory for each kind of channel."""
     kinds = {
         'plain': ChannelOptions(),
         'history': ChannelOptions(history_size=100),
@@ -76,7 +76,7 @@ async def measure(count: int, rounds: int) -> None:
         )
         channels.add_route(f'{name}:{{number}}', None, options)
         await come_and_go(channels, count, name)
-        # NOTE: the memory broker forgets an entry's expiry when that has come.
+        # NOTE: The memory broker removes the expiry of an entry when it is reached.
         settle_s = 2 * options.presence_ttl_s + 6 if options.presence else 0.5
         await asyncio.sleep(settle_s)
         before_bytes = rss_bytes()
@@ -96,16 +96,16 @@ async def measure(count: int, rounds: int) -> None:
 def main() -> None:
     """Run the benchmark and print the table."""
     if os.environ.get('PYTHONMALLOC') != 'malloc':
-        # NOTE: Python's own allocator keeps an arena of a MiB for one living object in
-        #   it; with the C library's, what is freed can be told from what is not.
+        # NOTE: Python's own allocator keeps an arena of one MiB while one object in it
+        #   is in use. With the C library's allocator, freed memory is visible.
         os.environ['PYTHONMALLOC'] = 'malloc'
         os.execv(sys.executable, [sys.executable, '-m', __spec__.name, *sys.argv[1:]])
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--channels', type=int, default=100_000)
     parser.add_argument('--rounds', type=int, default=1)
     args = parser.parse_args()
-    print(f'{args.channels} channels, MiB beyond the state before', flush=True)
-    print('| channels | subscribed | left again | objects left |\n|---|--:|--:|--:|')
+    print(f'{args.channels} channels, growth of the memory in MiB', flush=True)
+    print('| channels | subscribed | unsubscribed | objects left |\n|---|--:|--:|--:|')
     asyncio.run(measure(args.channels, args.rounds))
 
 
