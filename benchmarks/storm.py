@@ -82,7 +82,7 @@ def main() -> None:
     args = parser.parse_args()
     cases = [
         harness.Case(
-            f'{clients} clients come back at once, each recovers {args.missed} '
+            f'{clients} clients reconnect at once, each recovers {args.missed} '
             f'publications of {args.bytes} bytes',
             ['storm', clients, args.missed, args.bytes],
         )

@@ -18,21 +18,21 @@ PAGE = (Path(__file__).parents[2] / 'docs' / 'protocol.md').read_text()
 @pytest.mark.parametrize('row', codes.REPLY_ERRORS.values(), ids=str)
 def test_errors_are_on_the_page(row: codes.ReplyError) -> None:
     """Every error is there with its meaning."""
-    last = ' temporary: tried again |' if row.temporary else ' |'
+    last = ' temporary: the SDK repeats the command |' if row.temporary else ' |'
     assert f'| {row.code} | {row.message} |{last}\n' in PAGE
 
 
 @pytest.mark.parametrize('row', codes.UNSUBSCRIBES.values(), ids=str)
 def test_unsubscribe_codes_are_on_the_page(row: codes.Unsubscribe) -> None:
     """Every code is there with what the client does."""
-    then = 'subscribes again' if row.resubscribes else 'stays out'
+    then = 'subscribes again' if row.resubscribes else 'does not subscribe again'
     assert f'| {row.code} | {row.reason} | {then} |\n' in PAGE
 
 
 @pytest.mark.parametrize('row', codes.DISCONNECTS.values(), ids=str)
 def test_disconnect_codes_are_on_the_page(row: codes.Disconnect) -> None:
     """Every code is there with what the client does."""
-    then = 'comes back' if row.reconnects else 'stays away'
+    then = 'reconnects' if row.reconnects else 'does not reconnect'
     assert f'| {row.code} | {row.reason} | {then} |\n' in PAGE
 
 
