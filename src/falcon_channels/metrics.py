@@ -17,7 +17,7 @@ COUNTERS: Final[dict[str, str]] = {
     'gaps': "Gaps found in a channel's publications",
     'insufficient_state': 'Subscriptions ended because a gap could not be closed',
     'links_lost': 'How often the link to the broker was lost',
-    'not_recovered': 'Subscriptions that asked to recover and could not',
+    'not_recovered': 'Subscriptions that requested recovery and could not recover',
     'presence_errors': 'Presence changes that the broker could not store',
     'publications': 'Publications received from the broker',
     'recovered': 'Subscriptions that recovered everything',

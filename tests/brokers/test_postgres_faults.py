@@ -68,7 +68,7 @@ async def test_killed_and_restarted_server_loses_no_publication(
 async def test_server_that_lost_its_data_is_reported_to_all_subscribers(
     server: PostgresServer,
 ) -> None:
-    """If the server comes back empty, all subscribers are told and go on."""
+    """If the server restarts empty, all subscribers are told and continue."""
     async with Proxy(server.port) as proxy:
 
         async def fault(channels: Channels, audience: Audience) -> None:

@@ -81,7 +81,7 @@ async def test_restarted_server_that_is_not_trusted_starts_new_epochs(
 async def test_server_that_lost_its_data_is_reported_to_all_subscribers(
     server: RedisServer,
 ) -> None:
-    """If the server comes back empty, all subscribers are told and go on."""
+    """If the server restarts empty, all subscribers are told and continue."""
 
     async def fault(channels: Channels, audience: Audience) -> None:
         server.kill()

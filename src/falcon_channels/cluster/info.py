@@ -76,7 +76,7 @@ class ClusterInfo:
         """Return the number of subscribers of each channel, over all nodes.
 
         Raises:
-            BrokerUnavailableError: The other nodes cannot be asked.
+            BrokerUnavailableError: The broker cannot be reached.
         """
         answers = await self._cluster.survey(_CHANNELS)
         totals: dict[str, int] = {}
@@ -91,7 +91,7 @@ class ClusterInfo:
         """Return the counts of each node.
 
         Raises:
-            BrokerUnavailableError: The other nodes cannot be asked.
+            BrokerUnavailableError: The broker cannot be reached.
         """
         answers = await self._cluster.survey(_NODE)
         return [

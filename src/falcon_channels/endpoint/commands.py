@@ -111,8 +111,8 @@ def _refuse(
     #   again. After a disconnect, the code decides whether it does.
     if isinstance(ex, falcon.HTTPError):
         disconnect = codes.disconnect_for_status(ex.status_code)
-        words = description_for_client(ex)
-        connection.disconnect(*codes.disconnect_with_reason(disconnect, words))
+        description = description_for_client(ex)
+        connection.disconnect(*codes.disconnect_with_reason(disconnect, description))
     elif isinstance(ex, TokenInvalidError):
         connection.disconnect(*codes.DISCONNECT_INVALID_TOKEN)
     else:
@@ -149,10 +149,10 @@ async def connect(
         if result is not None:
             results[channel] = result
     if connection.state is ConnectionState.UNIDIRECTIONAL:
-        for channel, asked in request.subs.items():
+        for channel, requested in request.subs.items():
             if channel not in connection.channels:
                 results[channel] = await _subscribe_in_connect(
-                    connection, channel, asked
+                    connection, channel, requested
                 )
     if connection.closed:
         return
@@ -177,7 +177,7 @@ async def connect(
 async def _subscribe_server_side(
     connection: ClientConnection,
     channel: str,
-    asked: messages.SubscribeRequest | None,
+    requested: messages.SubscribeRequest | None,
 ) -> messages.SubscribeResult | None:
     """Subscribe to a channel of `ClientConnection.add_channel`.
 
@@ -186,8 +186,8 @@ async def _subscribe_server_side(
     """
     info, reply = connection.channels[channel]
     since = None
-    if asked is not None and asked.recover:
-        since = Position(asked.offset, asked.epoch)
+    if requested is not None and requested.recover:
+        since = Position(requested.offset, requested.epoch)
     results: list[messages.SubscribeResult] = []
 
     def on_joined(subscription: Subscription, joined: Joined) -> None:

@@ -74,6 +74,6 @@ def refusal_for(ex: Exception) -> codes.ReplyError | None:
     for kind, error in _REFUSALS:
         if isinstance(ex, kind):
             # NOTE: other texts can hold details of the server and go to the log only.
-            words = str(ex) if isinstance(ex, _FOR_CLIENTS) else None
-            return codes.error_with_message(error, words)
+            description = str(ex) if isinstance(ex, _FOR_CLIENTS) else None
+            return codes.error_with_message(error, description)
     return None
