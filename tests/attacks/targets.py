@@ -74,20 +74,20 @@ ELSEWHERE = (
 )
 
 
-class Today(NamedTuple):
+class Difference(NamedTuple):
     """The outcome of a row that differs from the expected one.
 
     Attributes:
         row: Row of the suite.
         targets: Names of the targets.
         outcomes: Possible outcomes.
-        instead: Description of the outcome, the same as in docs/security.md.
+        description: Description of the outcome, the same as in docs/security.md.
     """
 
     row: str
     targets: tuple[str, ...]
     outcomes: set[str]
-    instead: str
+    description: str
 
 
 _UV, _HY, _GR = 'uvicorn', 'hypercorn', 'granian'
@@ -95,32 +95,32 @@ _WSGI = ('gevent', 'gthread')
 
 #: Attacks that succeed; docs/security.md also has the remedies.
 WEAKNESSES = (
-    Today(
+    Difference(
         'H2',
         (_UV, _GR),
         {'403'},
         '403, from `OriginCheck`; an app without it accepts',
     ),
-    Today(
+    Difference(
         'H3 end',
         (_HY,),
         {'stays'},
         'the connection stays open, and its input is not read',
     ),
-    Today(
+    Difference(
         'H3 end',
         (_GR,),
         {'read, stays'},
         'the request behind it is answered; the connection ends after 30 s',
     ),
-    Today(
+    Difference(
         'H4 length',
         (_UV,),
         {'silence'},
         'no answer, and one such client keeps the server from stopping cleanly',
     ),
-    Today('H4 chunked', (_UV,), {'silence'}, 'the same'),
-    Today(
+    Difference('H4 chunked', (_UV,), {'silence'}, 'the same'),
+    Difference(
         'H8 h2c',
         (_HY,),
         {'101'},
@@ -129,32 +129,34 @@ WEAKNESSES = (
         'forged headers',
     ),
     *(
-        Today(f'H9 {headers}', (_UV,), {'silence'}, 'no answer, as H4')
+        Difference(f'H9 {headers}', (_UV,), {'silence'}, 'no answer, as H4')
         for headers in ('line of 9 KB', 'line of 1 MB', '130 lines', '5000 lines')
     ),
-    Today('H9 flood', (_UV,), {'grows'}, 'memory grows with what is sent'),
-    Today('H10 half', (_UV, 'gthread'), {'silence'}, 'the connection stays open'),
-    Today('H10 half', (_GR,), {'silence'}, 'the connection ends after 30 s'),
-    Today('H10 none', (_UV, 'gthread', _GR), {'silence'}, 'the connection stays open'),
-    Today(
+    Difference('H9 flood', (_UV,), {'grows'}, 'memory grows with what is sent'),
+    Difference('H10 half', (_UV, 'gthread'), {'silence'}, 'the connection stays open'),
+    Difference('H10 half', (_GR,), {'silence'}, 'the connection ends after 30 s'),
+    Difference(
+        'H10 none', (_UV, 'gthread', _GR), {'silence'}, 'the connection stays open'
+    ),
+    Difference(
         'H11 log',
         (_HY, _GR),
         {'forged'},
         'the access log, which is off by default, writes line breaks '
         'unescaped: an attacker can forge lines',
     ),
-    Today(
+    Difference(
         'H11 token',
         (_UV,),
         {'shown'},
         'the log shows the query string, also with `--no-access-log`',
     ),
-    Today('H12 2000 extensions', (_UV,), {'silence'}, 'no answer, as H4'),
-    Today('H12 log', (_HY,), {'traceback'}, 'a traceback for such a subprotocol'),
-    Today('H13', (_UV,), {'lost'}, 'the frame is lost'),
-    Today('F4 log', (_UV,), {'traceback'}, 'a traceback for every such text'),
+    Difference('H12 2000 extensions', (_UV,), {'silence'}, 'no answer, as H4'),
+    Difference('H12 log', (_HY,), {'traceback'}, 'a traceback for such a subprotocol'),
+    Difference('H13', (_UV,), {'lost'}, 'the frame is lost'),
+    Difference('F4 log', (_UV,), {'traceback'}, 'a traceback for every such text'),
     *(
-        Today(
+        Difference(
             f'F5 {length}',
             (_HY,),
             {'nothing, stays'},
@@ -163,45 +165,47 @@ WEAKNESSES = (
         )
         for length in ('2^62', '64 MB')
     ),
-    Today(
+    Difference(
         'F6 fragments',
         (_HY,),
         {'1009, stays'},
         '1009 after 16 MiB, but the connection stays open and in its channels',
     ),
-    Today('F6 fragments', (_GR,), {'nothing, stays'}, 'its limit is 64 MiB'),
-    Today(
+    Difference('F6 fragments', (_GR,), {'nothing, stays'}, 'its limit is 64 MiB'),
+    Difference(
         'F6 memory',
         (_HY,),
         {'grows without end'},
         'all data after the 1009 is buffered: one client can fill the memory',
     ),
-    Today('F6 memory', (_UV,), {'grows'}, 'its limit is 16 MiB'),
-    Today(
+    Difference('F6 memory', (_UV,), {'grows'}, 'its limit is 16 MiB'),
+    Difference(
         'F6 memory',
         (_GR,),
         {'grows'},
         'its limit is 64 MiB (16 MiB in a frame) for each connection',
     ),
-    Today('F7', (_UV,), {'answered'}, 'accepted, and all other clients wait meanwhile'),
-    Today('F7', (_HY, _GR), {'answered'}, 'accepted'),
-    Today(
+    Difference(
+        'F7', (_UV,), {'answered'}, 'accepted, and all other clients wait meanwhile'
+    ),
+    Difference('F7', (_HY, _GR), {'answered'}, 'accepted'),
+    Difference(
         'F8 memory',
         (_UV,),
         {'grows'},
         'its limit is 16 MiB: memory grows by twice as much',
     ),
-    Today('F8 memory', (_HY,), {'grows'}, 'it is decompressed completely'),
-    Today('F9', (_UV, _GR), {'grows'}, 'memory grows with what is sent'),
-    Today('F11', (_UV, _HY, _GR), {'stays'}, 'the socket stays open'),
+    Difference('F8 memory', (_HY,), {'grows'}, 'it is decompressed completely'),
+    Difference('F9', (_UV, _GR), {'grows'}, 'memory grows with what is sent'),
+    Difference('F11', (_UV, _HY, _GR), {'stays'}, 'the socket stays open'),
     # NOTE: The C library may store freed memory in an arena of the thread.
-    Today(
+    Difference(
         'F14',
         ('gthread',),
         {'stays', 'gone'},
         'the C library may not return the memory that threads have freed',
     ),
-    Today(
+    Difference(
         'F14',
         (_GR,),
         {'stays'},
@@ -211,13 +215,13 @@ WEAKNESSES = (
 
 #: Other answers that do no harm.
 DIFFERS = (
-    Today('H3 version', (_UV, _HY, _GR), {'none'}, '400, which does not name 13'),
+    Difference('H3 version', (_UV, _HY, _GR), {'none'}, '400, which does not name 13'),
     *(
-        Today(f'H4 {body}', (_GR,), {'101'}, 'accepted; the body is ignored')
+        Difference(f'H4 {body}', (_GR,), {'101'}, 'accepted; the body is ignored')
         for body in ('length', 'chunked')
     ),
     *(
-        Today(
+        Difference(
             f'H6 {keys}',
             (_HY, _GR),
             {'101'},
@@ -225,45 +229,45 @@ DIFFERS = (
         )
         for keys in ('short', 'not-base64', 'twice')
     ),
-    Today('H6 POST', (_GR,), {'101'}, 'accepted; no page can send it'),
-    Today('H6 HTTP/1.0', (_UV,), {'101'}, 'accepted'),
-    Today('H6 HTTP/1.0', (_GR,), {'403'}, '403'),
-    Today('H9 line of 9 KB', (_HY, _GR), {'101'}, 'accepted: its limit is higher'),
+    Difference('H6 POST', (_GR,), {'101'}, 'accepted; no page can send it'),
+    Difference('H6 HTTP/1.0', (_UV,), {'101'}, 'accepted'),
+    Difference('H6 HTTP/1.0', (_GR,), {'403'}, '403'),
+    Difference('H9 line of 9 KB', (_HY, _GR), {'101'}, 'accepted: its limit is higher'),
     # NOTE: Hypercorn buffers 16 KiB of an incomplete request, and reads up to 64 KiB.
-    Today('H9 130 lines', (_HY,), {'101'}, 'accepted'),
-    Today(
+    Difference('H9 130 lines', (_HY,), {'101'}, 'accepted'),
+    Difference(
         'H9 5000 lines',
         (_HY,),
         {'101', '431'},
         'accepted if all of it arrives at once, else 431',
     ),
-    Today(
+    Difference(
         'H12 subprotocol not ASCII',
         (_HY,),
         {'eof'},
         'the connection ends without an answer',
     ),
-    Today('H12 subprotocol not ASCII', (_GR,), {'101'}, 'accepted'),
+    Difference('H12 subprotocol not ASCII', (_GR,), {'101'}, 'accepted'),
     *(
-        Today(f'H12 {offer}', (_HY, _GR), {'101'}, 'accepted')
+        Difference(f'H12 {offer}', (_HY, _GR), {'101'}, 'accepted')
         for offer in ('malformed extension', 'unclosed quote')
     ),
-    Today('H16', (_UV, _HY, _GR), {'403'}, '403: see Refusals'),
+    Difference('H16', (_UV, _HY, _GR), {'403'}, '403: see Refusals'),
     *(
-        Today(row, (_HY,), {'eof'}, 'the connection ends without a close frame')
+        Difference(row, (_HY,), {'eof'}, 'the connection ends without a close frame')
         for row in (
             *('F1', 'F2', 'F3', 'F4', 'F5 top bit', 'F5 not minimal'),
             *('F12', 'F12 payloads'),
         )
     ),
     *(
-        Today(row, (_GR,), {'no code'}, 'a close frame without a code')
+        Difference(row, (_GR,), {'no code'}, 'a close frame without a code')
         for row in (
             *('F1', 'F2', 'F3', 'F4', 'F5 top bit', 'F5 2^62', 'F5 64 MB', 'F8'),
             'F12 payloads',
         )
     ),
-    Today(
+    Difference(
         'F5 not minimal',
         (_UV, *_WSGI, _GR),
         {'answered'},
@@ -274,7 +278,7 @@ DIFFERS = (
 
 def expected(row: str, target: Target, *outcomes: str) -> set[str]:
     """Return the possible outcomes of a row with a target."""
-    for today in (*WEAKNESSES, *DIFFERS):
-        if today.row == row and target.name in today.targets:
-            return today.outcomes
+    for difference in (*WEAKNESSES, *DIFFERS):
+        if difference.row == row and target.name in difference.targets:
+            return difference.outcomes
     return set(outcomes)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 
+from attacks.targets import Difference
 from attacks.targets import DIFFERS
 from attacks.targets import ELSEWHERE
 from attacks.targets import TARGETS
-from attacks.targets import Today
 from attacks.targets import WEAKNESSES
 import pytest
 from support.processes import ROOT
@@ -23,7 +23,7 @@ TEXT = (ROOT / 'docs' / 'security.md').read_text()
     ],
 )
 def test_known_differences_are_documented_in_the_same_words(
-    heading: str, entries: tuple[Today, ...]
+    heading: str, entries: tuple[Difference, ...]
 ) -> None:
     """docs/security.md has exactly the entries of the table."""
     section = TEXT.partition(f'\n## {heading}\n')[2].partition('\n## ')[0]
@@ -39,7 +39,9 @@ def test_known_differences_are_documented_in_the_same_words(
         for server in servers.split(', ')
     )
     known = Counter(
-        (today.row, name, today.instead) for today in entries for name in today.targets
+        (difference.row, name, difference.description)
+        for difference in entries
+        for name in difference.targets
     )
     assert known == documented
 
@@ -47,7 +49,9 @@ def test_known_differences_are_documented_in_the_same_words(
 def test_known_difference_names_an_attacked_target_once() -> None:
     """No entry names an unknown target, and no two name the same row and target."""
     seen = Counter(
-        (today.row, name) for today in (*WEAKNESSES, *DIFFERS) for name in today.targets
+        (difference.row, name)
+        for difference in (*WEAKNESSES, *DIFFERS)
+        for name in difference.targets
     )
     assert {1} == set(seen.values())
     targets = {target.name for target in (*TARGETS, *ELSEWHERE)}
