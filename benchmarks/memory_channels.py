@@ -62,10 +62,10 @@ async def come_and_go(channels: Channels, count: int, label: str) -> int:
 async def measure(count: int, rounds: int) -> None:
     """Print the peak and the remaining memory for each kind of channel."""
     kinds = {
-        'plain': ChannelOptions(),
-        'history': ChannelOptions(history_size=100),
+        'plain': ChannelOptions(subscribers='anybody'),
+        'history': ChannelOptions(subscribers='anybody', history_size=100),
         'presence': ChannelOptions(
-            presence=True, presence_ttl_s=20.0, join_leave='user'
+            subscribers='anybody', presence=True, presence_ttl_s=20.0, join_leave='user'
         ),
     }
     for name, options in kinds.items():

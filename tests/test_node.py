@@ -23,7 +23,9 @@ from falcon_channels.testing import SimulatedClient
 
 def make_channels(broker: Any = None, options: NodeOptions | None = None) -> Channels:
     channels = Channels(broker, options=options)
-    channels.add_route('rooms:{room}', None, ChannelOptions(history_size=10))
+    channels.add_route(
+        'rooms:{room}', None, ChannelOptions(subscribers='anybody', history_size=10)
+    )
     return channels
 
 
@@ -113,7 +115,7 @@ async def test_close_during_a_drain_waits_for_it_and_its_responders() -> None:
             left.append(room)
 
     channels = Channels(options=NodeOptions(drain_batch=1, drain_interval_s=1.0))
-    channels.add_route('rooms:{room}', Room())
+    channels.add_route('rooms:{room}', Room(), ChannelOptions(subscribers='anybody'))
     for number in range(5):
         client = SimulatedClient(channels)
         await client.__aenter__()

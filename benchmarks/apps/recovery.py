@@ -22,7 +22,9 @@ class Publish:
 
 
 channels = Channels()
-channels.add_route('rooms:{room}', None, ChannelOptions(history_size=1000))
+channels.add_route(
+    'rooms:{room}', None, ChannelOptions(subscribers='anybody', history_size=1000)
+)
 app = falcon.asgi.App(middleware=[channels])
 app.add_route('/publish', Publish())
 channels.add_endpoints(app)

@@ -18,6 +18,7 @@ from falcon_channels.errors import OptionsError
 Recovery = Literal['auto', 'stream', 'latest', 'off']
 JoinLeave = Literal['off', 'connection', 'user']
 Publishers = Literal['auto', 'nobody', 'subscribers', 'anybody']
+Subscribers = Literal['auto', 'users', 'anybody']
 SlowReader = Literal['close', 'drop_oldest', 'latest']
 
 
@@ -49,6 +50,12 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
         leave_grace_s: Seconds for which a lost connection still counts as present
             (default 0). If the user returns within that time, there is no leave. Needs
             ``join_leave='user'``.
+        subscribers: Clients that may subscribe, unless ``on_subscribe`` refuses
+            (default ``'auto'``). ``'users'``: clients that have a user, and those whose
+            subscription token names the channel. ``'anybody'``: all clients.
+            ``'auto'``: clients that ``on_subscribe`` accepts. Without that responder,
+            only clients with a subscription token. The application itself can
+            connect any client.
         publishers: Clients that may publish, unless ``on_publish`` refuses (default
             ``'auto'``). ``'nobody'``, ``'subscribers'`` or ``'anybody'``. ``'auto'``:
             subscribers if the resource has ``on_publish``, else nobody.
@@ -75,6 +82,7 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
     presence_ttl_s: float = 60.0
     join_leave: JoinLeave = 'off'
     leave_grace_s: float = 0.0
+    subscribers: Subscribers = 'auto'
     publishers: Publishers = 'auto'
     data_type: Any = None
     max_publication_bytes: int = 65536
@@ -97,6 +105,7 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
         )
         _one_of(self, 'recovery', 'auto', 'stream', 'latest', 'off')
         _one_of(self, 'join_leave', 'off', 'connection', 'user')
+        _one_of(self, 'subscribers', 'auto', 'users', 'anybody')
         _one_of(self, 'publishers', 'auto', 'nobody', 'subscribers', 'anybody')
         _one_of(self, 'slow_reader', 'close', 'drop_oldest', 'latest')
         if self.data_type is not None:

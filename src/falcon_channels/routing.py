@@ -127,6 +127,17 @@ class ChannelRoute:
             )
 
     @property
+    def subscribers(self) -> str:
+        """`ChannelOptions.subscribers`, with ``'auto'`` resolved.
+
+        SECURITY: a route without ``on_subscribe`` is closed. Otherwise a forgotten
+        responder would give every client the messages of every user.
+        """
+        if self.options.subscribers == 'auto':
+            return 'nobody' if self.on_subscribe is None else 'anybody'
+        return self.options.subscribers
+
+    @property
     def publishers(self) -> str:
         """`ChannelOptions.publishers`, with ``'auto'`` resolved."""
         if self.options.publishers == 'auto':

@@ -91,7 +91,9 @@ def add_channels(channels: Channels, store: Store, settings: Settings) -> Room:
     channels.add_route(
         'typing:{room}', Typing(store), ChannelOptions(data_type=TypingSignal)
     )
-    channels.add_route(NEWS, object(), ChannelOptions(history_size=1000))
+    channels.add_route(
+        NEWS, object(), ChannelOptions(subscribers='users', history_size=1000)
+    )
     channels.add_route(
         'users:{user}', PersonalChannel(), ChannelOptions(history_size=20)
     )

@@ -62,6 +62,7 @@ class Note(msgspec.Struct):
 
 def make_channels(resource: object | None = None, **options: Any) -> Channels:
     channels = Channels()
+    options = {'subscribers': 'anybody', **options}
     channels.add_route('rooms:{room}', resource, ChannelOptions(**options))
     return channels
 

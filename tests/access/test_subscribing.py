@@ -521,7 +521,9 @@ async def test_on_unsubscribe_that_fails_is_counted_and_logged(
             raise RuntimeError('a defect of the application')
 
     channels = Channels()
-    channels.add_route('rooms:{room}', FailingRoom())
+    channels.add_route(
+        'rooms:{room}', FailingRoom(), ChannelOptions(subscribers='anybody')
+    )
     async with SimulatedClient(channels) as client:
         await client.subscribe('rooms:a')
     await asyncio.sleep(1)

@@ -81,7 +81,10 @@ async def process(
 ) -> AsyncIterator[Channels]:
     channels = Channels(broker)
     options = ChannelOptions(
-        presence=True, join_leave='user', presence_ttl_s=presence_ttl_s
+        subscribers='anybody',
+        presence=True,
+        join_leave='user',
+        presence_ttl_s=presence_ttl_s,
     )
     channels.add_route('room:{name}', None, options)
     await channels.start()

@@ -88,7 +88,9 @@ async def wait_for(condition: Callable[[], object]) -> None:
 async def start_channels(**options: Any) -> Channels:
     channels = Channels(options=NodeOptions(**options))
     channels.add_route(
-        'rooms:{room}', None, ChannelOptions(history_size=10, presence=True)
+        'rooms:{room}',
+        None,
+        ChannelOptions(subscribers='anybody', history_size=10, presence=True),
     )
     await channels.start()
     return channels
@@ -207,7 +209,9 @@ async def test_revoked_user_cannot_subscribe_until_it_is_restored_or_expires() -
     The user can subscribe again after `restore_user`, or when `ttl_s` has passed.
     """
     channels = Channels(options=NodeOptions(linger_s=1.0))
-    channels.add_route('rooms:{room}', None, ChannelOptions(history_size=100))
+    channels.add_route(
+        'rooms:{room}', None, ChannelOptions(subscribers='anybody', history_size=100)
+    )
     async with SimulatedClient(channels, user='ann') as ann:
         await ann.subscribe('rooms:a')
         await channels.revoke_user('ann', 'rooms:a', ttl_s=100.0)
@@ -233,7 +237,9 @@ async def test_unsubscribe_and_disconnect_skip_other_users_and_excluded_clients(
 ):
     """`unsubscribe_user` and `disconnect_user` change only the selected connections."""
     channels = Channels(options=NodeOptions(linger_s=1.0))
-    channels.add_route('rooms:{room}', None, ChannelOptions(history_size=100))
+    channels.add_route(
+        'rooms:{room}', None, ChannelOptions(subscribers='anybody', history_size=100)
+    )
     async with (
         SimulatedClient(channels, user='ann') as first,
         SimulatedClient(channels, user='ann') as second,

@@ -101,7 +101,9 @@ channels.add_route(
     Room(),
     ChannelOptions(history_size=100, presence=True, join_leave='connection'),
 )
-channels.add_route('#{user}', None, ChannelOptions(history_size=10))
+channels.add_route(
+    '#{user}', None, ChannelOptions(subscribers='anybody', history_size=10)
+)
 app = falcon.asgi.App(middleware=[channels])
 app.add_route('/rooms/{room}', Room())
 app.add_route('/page', Page())

@@ -38,13 +38,17 @@ channels.add_route(
     '{channel}',
     Anything(),
     ChannelOptions(
-        history_size=100, history_ttl_s=300, presence=True, join_leave='connection'
+        subscribers='anybody',
+        history_size=100,
+        history_ttl_s=300,
+        presence=True,
+        join_leave='connection',
     ),
 )
 channels.add_route(
     'smallhistory:{channel}',
     Anything(),
-    ChannelOptions(history_size=2, history_ttl_s=300),
+    ChannelOptions(subscribers='anybody', history_size=2, history_ttl_s=300),
 )
 app = falcon.asgi.App(middleware=[channels])
 channels.add_endpoints(

@@ -62,7 +62,7 @@ def make_channels() -> Channels:
         Room(),
         ChannelOptions(history_size=5, presence=True, max_publication_bytes=64),
     )
-    channels.add_route('quiet:{name}', None)
+    channels.add_route('quiet:{name}', None, ChannelOptions(subscribers='anybody'))
     return channels
 
 

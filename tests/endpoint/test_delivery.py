@@ -90,11 +90,17 @@ def make_channels() -> Channels:
         ChannelOptions(history_size=5, presence=True, join_leave='connection'),
     )
     channels.add_route('plain:{room}', Room())
-    channels.add_route('raw:{room}', None, ChannelOptions(publishers='subscribers'))
+    channels.add_route(
+        'raw:{room}',
+        None,
+        ChannelOptions(subscribers='anybody', publishers='subscribers'),
+    )
     channels.add_route(
         'state:{room}', Room(), ChannelOptions(history_size=5, recovery='latest')
     )
-    channels.add_route('#{user}', None, ChannelOptions(history_size=5))
+    channels.add_route(
+        '#{user}', None, ChannelOptions(subscribers='anybody', history_size=5)
+    )
     return channels
 
 

@@ -106,7 +106,7 @@ def server() -> Iterator[Server]:
         Faults(),
         ChannelOptions(presence=True, history_size=10, history_ttl_s=60),
     )
-    channels.add_route('news', News())
+    channels.add_route('news', News(), ChannelOptions(subscribers='anybody'))
     options = EndpointOptions(commands_per_s=None)
     with serving(channels, Clients(), options=options) as server:
         yield server

@@ -67,7 +67,9 @@ class Rooms:
 def world(asgi_server: AsgiServer) -> Iterator[tuple[Server, Rooms]]:
     channels = Channels()
     rooms = Rooms(channels)
-    channels.add_route('rooms:{room}', rooms, ChannelOptions(history_size=100))
+    channels.add_route(
+        'rooms:{room}', rooms, ChannelOptions(subscribers='anybody', history_size=100)
+    )
     with serving(channels, rooms, asgi_server=asgi_server) as server:
         yield server, rooms
 

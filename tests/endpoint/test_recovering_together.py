@@ -57,7 +57,9 @@ class Rooms:
 def server(asgi_server: AsgiServer) -> Iterator[Server]:
     channels = Channels()
     rooms = Rooms(channels)
-    options = ChannelOptions(history_size=100, publishers='anybody')
+    options = ChannelOptions(
+        subscribers='anybody', history_size=100, publishers='anybody'
+    )
     channels.add_route('rooms:{room}', rooms, options)
     app = falcon.asgi.App(middleware=[channels])
     app.add_route('/raw/{room}', rooms)

@@ -140,7 +140,7 @@ def server() -> Iterator[Server]:
     channels = Channels()
     options = ChannelOptions(presence=True, history_size=10, history_ttl_s=60)
     channels.add_route('slots:{name}', Slots(), options)
-    channels.add_route('news', News())
+    channels.add_route('news', News(), ChannelOptions(subscribers='anybody'))
     unlimited = EndpointOptions(commands_per_s=None)
     with serving(channels, Clients(), options=unlimited) as server:
         yield server
@@ -208,7 +208,9 @@ def test_unusual_value_that_json_can_hold_is_sent(
 def make_channels() -> Channels:
     channels = Channels()
     channels.add_route(
-        'rooms:{room}', object(), ChannelOptions(history_size=10, history_ttl_s=60)
+        'rooms:{room}',
+        object(),
+        ChannelOptions(subscribers='anybody', history_size=10, history_ttl_s=60),
     )
     return channels
 

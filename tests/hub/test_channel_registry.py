@@ -16,7 +16,7 @@ from falcon_channels.testing import SimulatedClient
 async def test_local_channels_without_subscribers_are_removed() -> None:
     """Channels whose last subscriber has left are removed from hub and broker."""
     channels = Channels(options=NodeOptions(linger_s=1.0))
-    channels.add_route('rooms:{room}', None, ChannelOptions())
+    channels.add_route('rooms:{room}', None, ChannelOptions(subscribers='anybody'))
     async with SimulatedClient(channels) as client:
         for number in range(500):
             await client.subscribe(f'rooms:{number}')

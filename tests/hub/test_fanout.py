@@ -22,8 +22,10 @@ KIB = 'x' * 1022
 def make_channels(**options: Any) -> Channels:
     channels = Channels(options=NodeOptions(max_backlog_bytes=65536))
     options = {'max_publication_bytes': 2048, 'max_backlog_bytes': 8192, **options}
-    channels.add_route('a:{name}', None, ChannelOptions(**options))
-    channels.add_route('b:{name}', None, ChannelOptions())
+    channels.add_route(
+        'a:{name}', None, ChannelOptions(subscribers='anybody', **options)
+    )
+    channels.add_route('b:{name}', None, ChannelOptions(subscribers='anybody'))
     return channels
 
 

@@ -25,7 +25,11 @@ from falcon_channels.testing import SimulatedClient
 
 def make_channels() -> Channels:
     channels = Channels()
-    channels.add_route('{name}', None, ChannelOptions(history_size=10, presence=True))
+    channels.add_route(
+        '{name}',
+        None,
+        ChannelOptions(subscribers='anybody', history_size=10, presence=True),
+    )
     return channels
 
 

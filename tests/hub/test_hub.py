@@ -31,7 +31,9 @@ class LossyBroker(MemoryBroker):
 def make_channels(history_size: int = 100) -> tuple[Channels, LossyBroker]:
     broker = LossyBroker()
     channels = Channels(broker)
-    channels.add_route('log', None, ChannelOptions(history_size=history_size))
+    channels.add_route(
+        'log', None, ChannelOptions(subscribers='anybody', history_size=history_size)
+    )
     return channels, broker
 
 

@@ -73,8 +73,14 @@ def make_channels() -> tuple[Channels, BusyBroker]:
     # NOTE: without position checks, only a gap or a restored link starts a repair.
     options = NodeOptions(position_check_s=None, max_pending_bytes=100)
     channels = Channels(broker, options)
-    channels.add_route('log', None, ChannelOptions(history_size=100))
-    channels.add_route('state', None, ChannelOptions(history_size=1, recovery='latest'))
+    channels.add_route(
+        'log', None, ChannelOptions(subscribers='anybody', history_size=100)
+    )
+    channels.add_route(
+        'state',
+        None,
+        ChannelOptions(subscribers='anybody', history_size=1, recovery='latest'),
+    )
     return channels, broker
 
 

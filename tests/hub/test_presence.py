@@ -23,7 +23,9 @@ from falcon_channels.testing import SimulatedClient
 
 def make_channels(**options: Any) -> Channels:
     channels = Channels()
-    channels.add_route('room:{name}', None, ChannelOptions(**options))
+    channels.add_route(
+        'room:{name}', None, ChannelOptions(subscribers='anybody', **options)
+    )
     return channels
 
 
@@ -148,7 +150,11 @@ async def test_entries_of_a_dead_process_expire_and_are_announced() -> None:
 async def test_entries_with_different_lifetimes_are_all_refreshed() -> None:
     """Each lifetime has its own refresh interval, whichever channel was first."""
     channels = make_channels(presence=True, presence_ttl_s=600.0)
-    channels.add_route('brief', None, ChannelOptions(presence=True, presence_ttl_s=3.0))
+    channels.add_route(
+        'brief',
+        None,
+        ChannelOptions(subscribers='anybody', presence=True, presence_ttl_s=3.0),
+    )
     client = await enter(channels, 'ann')
     await asyncio.sleep(1.0)
     await client.subscribe('brief')
@@ -226,7 +232,9 @@ async def test_leave_overtaken_by_a_join_is_corrected() -> None:
     brokers = [SlowSignalBroker(store), SlowSignalBroker(store)]
     processes = [Channels(broker) for broker in brokers]
     for channels in processes:
-        options = ChannelOptions(presence=True, join_leave='user')
+        options = ChannelOptions(
+            subscribers='anybody', presence=True, join_leave='user'
+        )
         channels.add_route('room:{name}', None, options)
     watcher = await enter(processes[1], 'watcher')
     first = await enter(processes[0], 'ann')
@@ -264,7 +272,10 @@ async def test_entries_that_expired_by_mistake_are_announced_again(
     processes = [Channels(broker) for broker in brokers]
     for channels in processes:
         options = ChannelOptions(
-            presence=True, join_leave=join_leave, presence_ttl_s=30.0
+            subscribers='anybody',
+            presence=True,
+            join_leave=join_leave,
+            presence_ttl_s=30.0,
         )
         channels.add_route('room:{name}', None, options)
     watcher = await enter(processes[1], 'watcher')
@@ -292,7 +303,9 @@ async def test_join_that_could_not_be_announced_is_announced_later(
     await store.start()
     broker = SlowSignalBroker(store)
     channels = Channels(broker)
-    options = ChannelOptions(presence=True, join_leave=join_leave, presence_ttl_s=30.0)
+    options = ChannelOptions(
+        subscribers='anybody', presence=True, join_leave=join_leave, presence_ttl_s=30.0
+    )
     channels.add_route('room:{name}', None, options)
     watcher = await enter(channels, 'watcher')
     broker.failures = 3

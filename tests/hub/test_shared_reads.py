@@ -120,7 +120,9 @@ async def test_100_clients_recover_with_at_most_10_reads(
 ) -> None:
     """A hundred clients recover everything, once and in order, by a few reads."""
     channels = Channels(f'sqlite:///{tmp_path}/rooms.db')
-    channels.add_route('room', None, ChannelOptions(history_size=1000))
+    channels.add_route(
+        'room', None, ChannelOptions(subscribers='anybody', history_size=1000)
+    )
     first = await channels.publish('room', 0)
     clients = [SimulatedClient(channels) for _ in range(100)]
     count = 0

@@ -53,6 +53,7 @@ channels.add_route(
     'log:{room}',
     None,
     ChannelOptions(
+        subscribers='anybody',
         history_size=20_000,
         recovery_limit=20_000,
         publishers='anybody',
@@ -60,7 +61,11 @@ channels.add_route(
     ),
 )
 channels.add_route(
-    'plain:{room}', None, ChannelOptions(publishers='anybody', max_backlog_bytes=262144)
+    'plain:{room}',
+    None,
+    ChannelOptions(
+        subscribers='anybody', publishers='anybody', max_backlog_bytes=262144
+    ),
 )
 
 app = falcon.asgi.App(middleware=[channels])

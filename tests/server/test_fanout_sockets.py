@@ -43,7 +43,10 @@ def channels() -> Channels:
     settings = NodeOptions(max_backlog_bytes=limit, max_message_bytes=200_000)
     channels = Channels(options=settings)
     options = ChannelOptions(
-        publishers='anybody', max_publication_bytes=200_000, max_backlog_bytes=limit
+        subscribers='anybody',
+        publishers='anybody',
+        max_publication_bytes=200_000,
+        max_backlog_bytes=limit,
     )
     channels.add_route('room', None, options)
     return channels

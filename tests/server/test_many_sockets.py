@@ -41,7 +41,9 @@ class Served:
         self.channels.add_route(
             'rooms:{room}',
             None,
-            ChannelOptions(history_size=10, publishers='subscribers'),
+            ChannelOptions(
+                subscribers='anybody', history_size=10, publishers='subscribers'
+            ),
         )
         app = falcon.asgi.App(middleware=[self.channels])
         app.add_route('/{room}', Room(self.channels))

@@ -78,7 +78,9 @@ async def connect_and_stop(server: ServerProcess) -> list[Client]:
 async def users(broker: str) -> set[str]:
     """Return the users in the room, from the presence in the broker."""
     channels = Channels(broker)
-    channels.add_route('rooms:{room}', None, ChannelOptions(presence=True))
+    channels.add_route(
+        'rooms:{room}', None, ChannelOptions(subscribers='anybody', presence=True)
+    )
     await channels.start()
     there = await channels.presence('rooms:all')
     await channels.close()

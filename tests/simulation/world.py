@@ -32,6 +32,7 @@ MAX_PUBLICATION_BYTES = 100
 
 ROUTES = {
     'log:{name}': ChannelOptions(
+        subscribers='anybody',
         history_size=12,
         history_ttl_s=30.0,
         presence=True,
@@ -42,6 +43,7 @@ ROUTES = {
         max_publication_bytes=MAX_PUBLICATION_BYTES,
     ),
     'deep:{name}': ChannelOptions(
+        subscribers='anybody',
         history_size=1000,
         presence=True,
         presence_ttl_s=9.0,
@@ -50,6 +52,7 @@ ROUTES = {
         max_publication_bytes=MAX_PUBLICATION_BYTES,
     ),
     'state:{name}': ChannelOptions(
+        subscribers='anybody',
         history_size=1,
         recovery='latest',
         slow_reader='latest',
@@ -57,13 +60,16 @@ ROUTES = {
         max_publication_bytes=MAX_PUBLICATION_BYTES,
     ),
     'lossy:{name}': ChannelOptions(
+        subscribers='anybody',
         slow_reader='drop_oldest',
         join_leave='connection',
         max_backlog_bytes=BACKLOG_BYTES,
         max_publication_bytes=MAX_PUBLICATION_BYTES,
     ),
     'plain:{name}': ChannelOptions(
-        max_backlog_bytes=BACKLOG_BYTES, max_publication_bytes=MAX_PUBLICATION_BYTES
+        subscribers='anybody',
+        max_backlog_bytes=BACKLOG_BYTES,
+        max_publication_bytes=MAX_PUBLICATION_BYTES,
     ),
 }
 CHANNELS = ['log:a', 'log:b', 'deep:a', 'state:a', 'lossy:a', 'plain:a']

@@ -16,9 +16,11 @@ channels = Channels(os.environ.get('API_BROKER'))
 channels.add_route(
     'rooms:{room}',
     None,
-    ChannelOptions(history_size=100, presence=True, publishers='subscribers'),
+    ChannelOptions(
+        subscribers='anybody', history_size=100, presence=True, publishers='subscribers'
+    ),
 )
-channels.add_route('plain:{name}', None)
+channels.add_route('plain:{name}', None, ChannelOptions(subscribers='anybody'))
 
 
 class PlainWebSocket:

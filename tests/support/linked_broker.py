@@ -58,6 +58,8 @@ async def start_node(link: list[LinkedBroker]) -> tuple[Channels, LinkedBroker]:
     """Start a node; return its channels and its broker."""
     broker = LinkedBroker(link)
     channels = Channels(broker)
-    channels.add_route('rooms:{room}', None, ChannelOptions(history_size=10))
+    channels.add_route(
+        'rooms:{room}', None, ChannelOptions(subscribers='anybody', history_size=10)
+    )
     await channels.start()
     return channels, broker

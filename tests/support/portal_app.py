@@ -35,6 +35,7 @@ channels.add_route(
     'rooms:{room}',
     None,
     ChannelOptions(
+        subscribers='anybody',
         history_size=1000,
         presence=True,
         publishers='subscribers',

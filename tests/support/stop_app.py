@@ -22,7 +22,11 @@ KEY = 'the-key-of-the-tests-that-stop-a-server'
 
 channels = Channels(os.environ.get('BROKER'))
 OPTIONS = ChannelOptions(
-    history_size=20_000, recovery_limit=20_000, presence=True, publishers='subscribers'
+    subscribers='anybody',
+    history_size=20_000,
+    recovery_limit=20_000,
+    presence=True,
+    publishers='subscribers',
 )
 channels.add_route('rooms:{room}', None, OPTIONS)
 # Channels with join and leave messages for all subscribers.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from support.fake_clock import on_fake_clock
 
+from falcon_channels import ChannelOptions
 from falcon_channels import Channels
 from falcon_channels import UnsubscribedError
 from falcon_channels.testing import SimulatedClient
@@ -14,7 +15,7 @@ from falcon_channels.testing import SimulatedClient
 async def test_receive_returns_a_publication_or_raises_the_reason() -> None:
     """`receive` waits until its timeout, and raises if the connection is closed."""
     channels = Channels()
-    channels.add_route('news', None)
+    channels.add_route('news', None, ChannelOptions(subscribers='anybody'))
     async with SimulatedClient(channels) as client:
         await client.subscribe('news')
         with pytest.raises(ValueError, match='subscribed already'):

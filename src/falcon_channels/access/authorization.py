@@ -1,9 +1,10 @@
 """What a client may do: the route's options and the resource's responders decide.
 
 A responder refuses by raising an `HTTPError`. Each endpoint translates it for its
-client. If a route has no responder, its options decide. Presence and history then
-require a subscription: a client that may not subscribe may not read them either. A user
-with a revoked right to a channel can do nothing there, even if a responder allows it.
+client. If a route has no responder, its options decide. By default, they then let no
+client subscribe or publish. Presence and history require a subscription: a client that
+may not subscribe may not read them either. A user with a revoked right to a channel can
+do nothing there, even if a responder allows it.
 """
 
 from __future__ import annotations
@@ -174,13 +175,28 @@ def check_size(route: ChannelRoute, payload: bytes) -> None:
         raise PublicationTooLargeError(len(payload), limit_bytes)
 
 
-async def authorize_subscribe(subscription: Subscription) -> None:
-    """Ask ``on_subscribe`` whether a client may subscribe.
+async def authorize_subscribe(
+    subscription: Subscription, *, approved: bool = False
+) -> None:
+    """Decide whether a client may subscribe.
+
+    Args:
+        subscription: The requested subscription.
+        approved: Whether the application has connected this client to the channel, by a
+            subscription token or by `Channels.serve`. The route's options then do not
+            refuse it.
 
     Raises:
+        falcon.HTTPForbidden: The route's options do not let this client subscribe.
         falcon.HTTPError: The responder refused.
     """
-    responder = subscription.route.on_subscribe
+    route = subscription.route
+    if not approved:
+        if route.subscribers == 'nobody':
+            raise falcon.HTTPForbidden(description='clients may not subscribe here')
+        if route.subscribers == 'users' and not subscription.user:
+            raise falcon.HTTPForbidden(description='only users may subscribe here')
+    responder = route.on_subscribe
     if responder is not None:
         req = subscription.connection.req
         await responder(req, subscription, **subscription.params)

@@ -7,8 +7,8 @@ call it. The order of its steps matters:
 2. *Register the subscription* with the connection, in the state JOINING. A command
    that ends it, such as `revoke_user`, finds it from here on, also while a responder
    runs. A second request for the same channel is refused.
-3. *Ask the application* (``on_subscribe``), unless the application itself subscribes
-   the connection. A revocation holds in both cases.
+3. *Ask the application*: the options of the route, then ``on_subscribe``. Neither is
+   asked if the application itself subscribes the connection. A revocation always holds.
 4. *Call on_authorized*, where a plain WebSocket accepts its handshake. A client that
    may not subscribe is thereby refused before it is accepted.
 5. *Join and recover* in the hub.
@@ -53,6 +53,7 @@ from falcon_channels.protocol.codes import UNSUBSCRIBE_INSUFFICIENT
 from falcon_channels.protocol.codes import UNSUBSCRIBE_SERVER
 from falcon_channels.publication import Position
 from falcon_channels.routing import ChannelMatch
+from falcon_channels.routing import ChannelRoute
 
 _logger = logging.getLogger('falcon_channels')
 
@@ -77,7 +78,9 @@ class SubscribeOptions(NamedTuple):
         data: Data of the client's request for ``on_subscribe``, or ``None``.
         token: Claims of a verified subscription token, or ``None``.
         server_side: Whether the application subscribes the connection, so that
-            ``on_subscribe`` is not asked.
+            ``on_subscribe`` is not called.
+        approved: Whether the application has connected this client to the channel, so
+            that the options of the route do not refuse it. ``on_subscribe`` is called.
         info: Public information about a server-side subscription, or ``None``.
         reply: Data for the client of a server-side subscription, or ``None``.
         expires_at: Unix time in seconds at which a server-side subscription ends, or
@@ -90,6 +93,7 @@ class SubscribeOptions(NamedTuple):
     data: Any = None
     token: TokenClaims | None = None
     server_side: bool = False
+    approved: bool = False
     info: Any = None
     reply: Any = None
     expires_at: float | None = None
@@ -124,6 +128,7 @@ class Subscriber:
         self._presence = presence
         self._options = options
         self._match = match
+        self._closed_routes: set[ChannelRoute] = set()
 
     async def subscribe(
         self,
@@ -158,7 +163,7 @@ class Subscriber:
         """
         subscription = await self._register(connection, channel, options)
         try:
-            await self._authorize(subscription)
+            await self._authorize(subscription, options)
             subscription.forget_data()
             if options.on_authorized is not None:
                 # PERF: a channel that is open at the broker is joined without waiting,
@@ -266,7 +271,9 @@ class Subscriber:
         connection.add_subscription(subscription)
         return subscription
 
-    async def _authorize(self, subscription: Subscription) -> None:
+    async def _authorize(
+        self, subscription: Subscription, options: SubscribeOptions
+    ) -> None:
         if subscription.server_side:
             return
         if self._hub.draining:
@@ -274,7 +281,24 @@ class Subscriber:
         await authorization.refuse_revoked(
             self._broker, subscription.user, subscription.channel
         )
-        await authorization.authorize_subscribe(subscription)
+        approved = options.approved or options.token is not None
+        route = subscription.route
+        if route.subscribers == 'nobody' and not approved:
+            self._warn_of_closed_route(route)
+        await authorization.authorize_subscribe(subscription, approved=approved)
+
+    def _warn_of_closed_route(self, route: ChannelRoute) -> None:
+        """Log once for each route that it is closed, because this may be a mistake."""
+        if route in self._closed_routes:
+            return
+        self._closed_routes.add(route)
+        _logger.warning(
+            'route %r has no on_subscribe, so clients may not subscribe to its '
+            'channels: add on_subscribe to its resource, or open it to all clients '
+            "with ChannelOptions(subscribers='anybody'), or to clients with a user "
+            "with subscribers='users'",
+            route.template,
+        )
 
     async def _may_stay(self, subscription: Subscription) -> bool:
         user = subscription.user

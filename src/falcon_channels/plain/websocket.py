@@ -208,7 +208,9 @@ class PlainConnection(Connection):
                     self,
                     self._channel,
                     self._send_start,
-                    SubscribeOptions(since=since, on_authorized=on_authorized),
+                    SubscribeOptions(
+                        since=since, approved=True, on_authorized=on_authorized
+                    ),
                 )
         except (ChannelNameError, UnknownChannelError) as ex:
             # NOTE: a client that is not accepted yet sees only the status 404. The log
