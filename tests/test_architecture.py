@@ -19,6 +19,7 @@ SOURCE = ROOT / 'src' / 'falcon_channels'
 LAYERS: list[set[str]] = [
     {'errors'},
     {'publication', 'metrics', 'origin', 'tokens', 'options', 'timer_wheel'},
+    {'class_hooks'},
     {'routing'},
     {'protocol', 'brokers'},
     {'transports'},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,24 @@ async def test_node_starts_once_with_the_first_call_or_as_middleware() -> None:
     assert isinstance(starting.exception(), ClosedError)
     assert 'closed' == hurried.status
     assert {asyncio.current_task()} == asyncio.all_tasks()
+
+
+@on_fake_clock
+async def test_tasks_of_the_node_see_no_context_variables_of_the_first_caller() -> None:
+    """The node outlives the request that starts it, and runs outside its context."""
+    user = ContextVar('user', default='nobody')
+    seen: list[str] = []
+
+    class Broker(MemoryBroker):
+        async def start(self, receiver: Any) -> None:
+            seen.append(user.get())
+            await super().start(receiver)
+
+    channels = make_channels(Broker())
+    user.set('ann')
+    await channels.publish('rooms:a', 1)
+    assert ['nobody'] == seen
+    await channels.close()
 
 
 # --- drain and end -------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import Context
 import logging
 import random
 import secrets
@@ -151,6 +152,7 @@ class Node:
         self.hub.spawn(
             self.subscriber.subscribe_for_application(connection, command),
             'subscribe by the server',
+            context=connection.context,
         )
 
     # --- life ------------------------------------------------------------------------
@@ -185,8 +187,10 @@ class Node:
             return
         if self._starting is None:
             self._loop = loop
+            # NOTE: the first call may be a request. The tasks of the node outlive it,
+            #   and must not see its context variables, nor keep them in memory.
             self._starting = loop.create_task(
-                self._start(), name='falcon_channels start'
+                self._start(), name='falcon_channels start', context=Context()
             )
         starting = self._starting
         try:

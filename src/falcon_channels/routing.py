@@ -13,6 +13,7 @@ import unicodedata
 
 from falcon.routing import CompiledRouter
 
+from falcon_channels.class_hooks import check_class_hooks
 from falcon_channels.errors import ChannelNameError
 from falcon_channels.errors import OptionsError
 from falcon_channels.options import ChannelOptions
@@ -109,8 +110,9 @@ class ChannelRoute:
         self.resource = resource
         self.options = options
         found = False
-        for name in RESPONDERS:
-            responder = getattr(resource, f'{name}_{suffix}' if suffix else name, None)
+        names = {name: f'{name}_{suffix}' if suffix else name for name in RESPONDERS}
+        for name, full_name in names.items():
+            responder = getattr(resource, full_name, None)
             setattr(self, name, responder)
             if responder is None:
                 continue
@@ -125,6 +127,7 @@ class ChannelRoute:
                 f'{resource!r} has no responder with the suffix {suffix!r}, '
                 f'such as on_subscribe_{suffix}'
             )
+        check_class_hooks(resource, names.values())
 
     @property
     def subscribers(self) -> str:

@@ -40,6 +40,15 @@ def serving(
     """Serve the endpoints of `channels`, from start-up to the end of draining."""
     app = falcon.asgi.App(middleware=[channels])
     channels.add_endpoints(app, resource=resource, tokens=tokens, options=options)
+    with serving_app(app, asgi_server) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def serving_app(
+    app: falcon.asgi.App[Any, Any], asgi_server: AsgiServer
+) -> Iterator[Server]:
+    """Serve an application that has channels as middleware."""
     with contextlib.ExitStack() as stack:
         if asgi_server.ws:
             yield stack.enter_context(running(app, ws=asgi_server.ws, lifespan='on'))

@@ -118,6 +118,22 @@ def test_client_with_a_position_recovers_missed_publications(
     assert (True, list(range(50))) == (again['recovered'], missed)
 
 
+def test_responders_see_the_context_variables_of_their_handshake(
+    server: ServerProcess,
+) -> None:
+    """Responders see what middleware set, also if another user ends the client."""
+    with subscribed(server, 'traced:log', 'user=ann') as (ann, _):
+        ann.send('1')
+        assert 1 == json.loads(ann.recv(30))['data']
+        HTTP.request('DELETE', f'{server.url}/traced:log?user=ann')
+    wait_until(lambda: len(get(server, 'rooms:log')['publications']) == 3, 'the calls')
+    assert [
+        'on_subscribe for ann',
+        'on_publish for ann',
+        'on_unsubscribe for ann',
+    ] == [item['data'] for item in get(server, 'rooms:log')['publications']]
+
+
 def test_concurrent_clients_receive_all_messages_in_one_order(
     server: ServerProcess,
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 import os
 from typing import Any
 
@@ -43,7 +44,30 @@ channels.add_route(
         max_backlog_bytes=200_000,
     ),
 )
+#: Set by middleware, as a tracing library or a logging filter does.
+caller: ContextVar[str] = ContextVar('caller', default='nobody')
+
+
+class SetCaller:
+    def process_request(self, req: Any, resp: Any) -> None:
+        caller.set(req.get_param('user', default='nobody'))
+
+    process_request_ws = process_request
+
+
+class Traced:
+    async def on_subscribe(self, req: Any, subscription: Any, name: str) -> None:
+        await channels.publish(f'rooms:{name}', f'on_subscribe for {caller.get()}')
+
+    async def on_publish(self, req: Any, publication: Any, name: str) -> None:
+        await channels.publish(f'rooms:{name}', f'on_publish for {caller.get()}')
+
+    async def on_unsubscribe(self, req: Any, subscription: Any, name: str) -> None:
+        await channels.publish(f'rooms:{name}', f'on_unsubscribe for {caller.get()}')
+
+
 channels.add_route('secret:{name}', Rules())
+channels.add_route('traced:{name}', Traced())
 portal = Portal(channels)
 
 
@@ -73,6 +97,6 @@ class Channel:
         )
 
 
-app = App()
+app = App(middleware=[SetCaller()])
 app.ws_options.send_timeout_s = 1.0
 app.add_route('/{channel}', Channel())

@@ -10,6 +10,7 @@ from typing import Any
 
 import falcon
 
+from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.hub import Hub
 
 _logger = logging.getLogger('falcon_channels')
@@ -19,6 +20,7 @@ def notify(
     hub: Hub,
     responder: Callable[..., Awaitable[None]],
     name: str,
+    connection: Connection,
     about: object,
     /,
     *args: Any,
@@ -32,6 +34,7 @@ def notify(
         hub: Hub of this process. It lets the responder finish when it closes.
         responder: The responder.
         name: Name of the responder, for logs.
+        connection: Connection whose context variables the responder sees.
         about: Connection or subscription, for logs.
         args: Positional arguments of the responder.
         params: Keyword arguments of the responder.
@@ -49,7 +52,7 @@ def notify(
             hub.counters.responder_errors += 1
             _logger.exception('%s failed for %r', name, about)
 
-    hub.spawn(call(), name, graceful=True)
+    hub.spawn(call(), name, graceful=True, context=connection.context)
 
 
 def is_cancelled() -> bool:

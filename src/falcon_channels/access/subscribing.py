@@ -228,14 +228,16 @@ class Subscriber:
         self._presence.on_left(subscription)
         responder = subscription.route.on_unsubscribe
         # NOTE: a local subscription has no request, and `on_subscribe` was not asked.
-        asked = subscription.connection.req is not None
+        connection = subscription.connection
+        asked = connection.req is not None
         if responder is not None and asked and subscription.joined:
             notify(
                 self._hub,
                 responder,
                 'on_unsubscribe',
+                connection,
                 subscription,
-                subscription.connection.req,
+                connection.req,
                 subscription,
                 **subscription.params,
             )

@@ -306,7 +306,13 @@ class ClientConnection(Connection):
                 self._queue(command)
         if self._waiting and not self._working and not self.closed:
             self._working = True
-            self.hub.spawn(self._work(), 'commands', graceful=True, connection=self)
+            self.hub.spawn(
+                self._work(),
+                'commands',
+                graceful=True,
+                connection=self,
+                context=self.context,
+            )
 
     def decode(self, message: str | bytes) -> list[Command]:
         """Decode the commands of a frame.
@@ -349,6 +355,7 @@ class ClientConnection(Connection):
         self._working = True
         await self._carry_out(command)
         self._working = False
+        self.keep_context()
 
     async def _carry_out(self, command: Command) -> None:
         self.command_id = command.id
@@ -633,7 +640,7 @@ class ClientConnection(Connection):
         self._wake_connected()
         responder = self.endpoint.on_disconnect
         if connected and responder is not None:
-            notify(self.hub, responder, 'on_disconnect', self, self.req, self)
+            notify(self.hub, responder, 'on_disconnect', self, self, self.req, self)
 
     # --- timers ----------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ import inspect
 import random
 from typing import Any
 
+from falcon_channels.class_hooks import check_class_hooks
 from falcon_channels.endpoint.rate_limit import Rate
 from falcon_channels.endpoint.rate_limit import RateLimiter
 from falcon_channels.node import Node
@@ -80,6 +81,7 @@ class Endpoint:
                 raise TypeError(
                     f'{responder!r} must be a coroutine function: "async def"'
                 )
+        check_class_hooks(resource, (*_RESPONDERS, *names))
         self.on_connect: Callable[..., Any] | None
         self.on_connect = getattr(resource, 'on_connect', None)
         self.on_refresh: Callable[..., Any] | None

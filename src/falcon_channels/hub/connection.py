@@ -22,6 +22,8 @@ from __future__ import annotations
 import abc
 from collections import deque
 from collections.abc import Iterable
+from contextvars import Context
+from contextvars import copy_context
 from enum import IntEnum
 import math
 import secrets
@@ -361,6 +363,7 @@ class Connection(abc.ABC):
             ``None`` if there are none; never empty.
         granted_bytes: Bytes that the client asked for. They do not count towards the
             backlog limit until the client has read all output once.
+        context: Context variables of the handshake, for responders.
     """
 
     takes_subscriptions = False
@@ -369,6 +372,7 @@ class Connection(abc.ABC):
         '_info',
         '_user',
         'closed',
+        'context',
         'encoder',
         'granted_bytes',
         'hub',
@@ -403,6 +407,7 @@ class Connection(abc.ABC):
         self.closed = False
         self.out: list[Any] | None = None
         self.granted_bytes = 0
+        self.context: Context = copy_context()
         # PERF: a stored bound method saves two look-ups for each delivery.
         self.write = transport.write
 
@@ -490,6 +495,10 @@ class Connection(abc.ABC):
     def on_end(self) -> None:
         """Called when the connection has ended; release resources of the subclass."""
         return
+
+    def keep_context(self) -> None:
+        """Store the current context variables for responders that are called later."""
+        self.context = copy_context()
 
     # --- subscriptions ---------------------------------------------------------------
 

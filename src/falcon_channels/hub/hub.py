@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from collections.abc import Coroutine
+from contextvars import Context
 from functools import partial
 import logging
 from typing import Any
@@ -179,6 +180,7 @@ class Hub:
         name: str,
         graceful: bool = False,
         connection: Connection | None = None,
+        context: Context | None = None,
     ) -> asyncio.Task[Any] | None:
         """Run a task that the hub owns.
 
@@ -191,6 +193,8 @@ class Hub:
             connection: Connection that the task works for, and that is closed if the
                 task fails. Its client may otherwise wait for something that never
                 arrives.
+            context: Context variables of the task: `Connection.context` if responders
+                run in it, else none.
 
         Returns:
             The task, or ``None`` if the hub is closed.
@@ -198,7 +202,16 @@ class Hub:
         if self._closed or self._loop is None:
             coroutine.close()
             return None
-        task = self._loop.create_task(coroutine, name=f'falcon_channels {name}')
+        # NOTE: the caller may be a request of any user. The task must not see its
+        #   context variables, nor keep them in memory.
+        # NOTE: `create_task` of a loop with an eager task factory would begin the task
+        #   at once, and cannot do that in the context of the caller.
+        task = asyncio.Task(
+            coroutine,
+            loop=self._loop,
+            name=f'falcon_channels {name}',
+            context=Context() if context is None else context,
+        )
         self._tasks.add(task)
         task.add_done_callback(partial(self._on_task_done, connection))
         if graceful:

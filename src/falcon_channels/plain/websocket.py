@@ -233,6 +233,7 @@ class PlainConnection(Connection):
         self.encoder = get_encoder(self.encoder.codec, transport.framing)
         self._node.handshake.add(self)
         self._admitted = True
+        self.keep_context()
 
     def _send_start(self, subscription: Subscription, joined: Joined) -> None:
         """Send the position and the recovered publications."""
