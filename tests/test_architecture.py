@@ -18,8 +18,17 @@ SOURCE = ROOT / 'src' / 'falcon_channels'
 #: import each other.
 LAYERS: list[set[str]] = [
     {'errors'},
-    {'publication', 'metrics', 'origin', 'tokens', 'options', 'timer_wheel'},
-    {'class_hooks'},
+    {
+        'class_hooks',
+        'converters',
+        'metrics',
+        'names',
+        'options',
+        'origin',
+        'publication',
+        'timer_wheel',
+        'tokens',
+    },
     {'routing'},
     {'protocol', 'brokers'},
     {'transports'},
@@ -37,7 +46,7 @@ LAYERS: list[set[str]] = [
 ]
 
 #: Layers that only compute: no event loop, socket, clock or random numbers.
-PURE = {'protocol', 'errors', 'publication', 'options', 'metrics'}
+PURE = {'protocol', 'errors', 'publication', 'options', 'metrics', 'names'}
 IMPURE_MODULES = {
     'asyncio',
     'concurrent',

@@ -80,6 +80,7 @@ PUBLIC = {
         'UnknownChannelError',
         'UnsubscribedError',
     },
+    'falcon_channels.names': {'find_invisible_character'},
     'falcon_channels.origin': {'OriginCheck'},
     'falcon_channels.portal': {'Portal'},
     'falcon_channels.tokens': {

@@ -14,8 +14,10 @@ import unicodedata
 from falcon.routing import CompiledRouter
 
 from falcon_channels.class_hooks import check_class_hooks
+from falcon_channels.converters import ChannelConverters
 from falcon_channels.errors import ChannelNameError
 from falcon_channels.errors import OptionsError
+from falcon_channels.names import find_invisible_character
 from falcon_channels.options import ChannelOptions
 
 _logger = logging.getLogger('falcon_channels')
@@ -29,10 +31,6 @@ RESPONDERS = (
     'on_history',
 )
 
-# SECURITY: invisible characters, and those that reverse the text direction. With them
-#   an attacker makes a name that looks like another one. Such names are refused.
-_REFUSED_CATEGORIES = frozenset({'Cc', 'Cf', 'Cs', 'Zl', 'Zp'})
-
 
 def check_channel_name(channel: object, max_bytes: int) -> str:
     """Check a channel name and return it.
@@ -44,7 +42,7 @@ def check_channel_name(channel: object, max_bytes: int) -> str:
     Raises:
         ChannelNameError: The value is not text, or is empty or too long. Or it is not
             in Unicode normal form C, begins with a slash, begins or ends with white
-            space, or contains control or format characters.
+            space, or contains invisible characters.
     """
     if not isinstance(channel, str):
         raise ChannelNameError(f'a channel name is text, not {type(channel).__name__}')
@@ -53,12 +51,14 @@ def check_channel_name(channel: object, max_bytes: int) -> str:
     if channel.isascii() and channel.isprintable():
         size_bytes = len(channel)
     else:
-        for character in channel:
-            if unicodedata.category(character) in _REFUSED_CATEGORIES:
-                raise ChannelNameError(
-                    f'channel name {channel[:80]!r} has the character '
-                    f'U+{ord(character):04X}, which names may not have'
-                )
+        # SECURITY: with an invisible character an attacker makes a name that looks like
+        #   another one.
+        invisible = find_invisible_character(channel)
+        if invisible is not None:
+            raise ChannelNameError(
+                f'channel name {channel[:80]!r} has the character '
+                f'U+{ord(invisible):04X}, which names may not have here'
+            )
         if not unicodedata.is_normalized('NFC', channel):
             raise ChannelNameError(
                 f'channel name {channel[:80]!r} is not in Unicode normal form C'
@@ -218,16 +218,18 @@ class ChannelRouter:
     Templates are for example ``rooms:{room}`` or ``users:{user_id:int}``. Literals,
     fields, converters and precedence work as in Falcon's router. A template is a path
     of segments between slashes, without the first slash.
+
+    A name matches only if its fields have the canonical spelling of their values.
+    Otherwise a client could avoid the revocation of ``orders:10`` with ``orders:010``.
+
+    Attributes:
+        converters: The converters by name, like `router_options.converters` of an app.
     """
 
     def __init__(self) -> None:
         self._router = CompiledRouter()
+        self.converters = ChannelConverters(self._router.options.converters)
         self._templates: set[str] = set()
-
-    @property
-    def converters(self) -> Any:
-        """The field converters by name, like `router_options.converters` of an app."""
-        return self._router.options.converters
 
     def add(
         self,

@@ -6,13 +6,10 @@ import unicodedata
 
 import falcon
 
+from falcon_channels.names import find_invisible_character
+
 MAX_NAME_CHARACTERS = 40
 MAX_TEXT_CHARACTERS = 4000
-
-#: These characters change the direction of the text next to a name.
-_BIDI_CONTROLS = frozenset('\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e') | (
-    frozenset('\u2066\u2067\u2068\u2069')
-)
 
 
 def valid_person_name(text: str) -> str:
@@ -27,11 +24,10 @@ def valid_person_name(text: str) -> str:
         raise falcon.HTTPUnprocessableEntity(
             description=f'A name has 1 to {MAX_NAME_CHARACTERS} characters.'
         )
-    # SECURITY: with such characters an attacker can make a name look like the name of
-    #   another person. A name that contains one is refused.
-    if any(
-        character in _BIDI_CONTROLS or unicodedata.category(character) in ('Cc', 'Cn')
-        for character in name
+    # SECURITY: with invisible characters an attacker can make a name look like the name
+    #   of another person. A name that contains one is refused.
+    if find_invisible_character(name) or any(
+        unicodedata.category(character) == 'Cn' for character in name
     ):
         raise falcon.HTTPUnprocessableEntity(
             description='The name contains characters that cannot be shown.'
@@ -55,8 +51,8 @@ def valid_room_name(text: str) -> str:
         raise falcon.HTTPUnprocessableEntity(
             description=f'The name of a room has 1 to {MAX_NAME_CHARACTERS} characters.'
         )
-    if not all(
-        character == '-' or unicodedata.category(character)[0] in 'LMN'
+    if find_invisible_character(name) or not all(
+        character in '-\u200c\u200d' or unicodedata.category(character)[0] in 'LMN'
         for character in name
     ):
         raise falcon.HTTPUnprocessableEntity(

@@ -44,7 +44,16 @@ async def test_two_people_with_one_name_have_different_ids(chat: Chat) -> None:
 
 @pytest.mark.parametrize(
     'name',
-    ['<script>alert(1)</script>', 'ليلى', '山田', "O'Hara", '👩‍👩‍👧 family', 'x' * 40],
+    [
+        '<script>alert(1)</script>',
+        'ليلى',
+        'علی\u200cمحمد',
+        '山田',
+        "O'Hara",
+        '👩\u200d👩\u200d👧 family',
+        'Ann \u2764\ufe0f',
+        'x' * 40,
+    ],
 )
 async def test_name_in_any_script_is_accepted(chat: Chat, name: str) -> None:
     """A name may contain any script, markup as plain text, and emoji."""
@@ -53,10 +62,25 @@ async def test_name_in_any_script_is_accepted(chat: Chat, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    'name', ['', '   ', 'x' * 41, 'a\x00b', 'ad\u202ea', 'a\u2066b', '\ufdd0']
+    'name',
+    [
+        '',
+        '   ',
+        'x' * 41,
+        'a\x00b',
+        'ad\u202ea',
+        'a\u2066b',
+        '\ufdd0',
+        'Ada\u034f',
+        'Ada\u3164',
+        '\u115f',
+        'Ada\ufe00',
+        'A\u200dda',
+        'Ada\u200b',
+    ],
 )
 async def test_invalid_name_is_refused(chat: Chat, name: str) -> None:
-    """Empty and too long names, control and text direction characters are refused."""
+    """Empty and too long names, and names with invisible characters, are refused."""
     assert 422 == (await chat.stranger().pick_name(name)).status_code
 
 

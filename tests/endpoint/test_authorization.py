@@ -37,6 +37,13 @@ class Archive:
         return
 
 
+class Order:
+    """Channels whose names have a converter."""
+
+    async def on_subscribe(self, req: Any, subscription: Any, number: int) -> None:
+        return
+
+
 class App:
     """An application whose rights a test changes while clients are connected."""
 
@@ -50,6 +57,7 @@ class App:
             Archive(),
             ChannelOptions(history_size=5, presence=True, publishers='anybody'),
         )
+        self.channels.add_route('orders:{number:int}', Order())
         self.loop: asyncio.AbstractEventLoop | None = None
         #: Pairs of user and room that the application refuses.
         self.banned: set[tuple[str, str]] = set()
@@ -123,6 +131,16 @@ def test_revoked_user_is_refused_every_command(ann: Peer, app: App) -> None:
     assert [] == ann.pushes
 
 
+@pytest.mark.parametrize('spelling', ['010', '+10', '1_0', '\u0661\u0660', ' 10'])
+def test_revoked_user_is_refused_every_spelling_of_the_channel(
+    ann: Peer, app: App, spelling: str
+) -> None:
+    """A revocation cannot be avoided by another spelling of a value."""
+    app.run(app.channels.revoke_user('ann', 'orders:10'))
+    assert 103 == ann.error('subscribe', channel='orders:10')
+    assert 102 == ann.error('subscribe', channel=f'orders:{spelling}')
+
+
 @pytest.mark.parametrize('name', ['open:a', 'open:b'])
 def test_revoked_user_without_subscription_is_refused(
     ann: Peer, app: App, name: str
@@ -182,6 +200,9 @@ def test_subscription_gives_no_access_to_another_channel(
         'rooms:a ',
         'rooms:a\n',
         'rooms:\u200ba',
+        'rooms:a\u034f',
+        'rooms:\u3164',
+        'rooms:a\ufe0f',
         'r\u043eoms:a',
         '*',
         '>',
