@@ -9,6 +9,7 @@ import ipaddress
 import json
 import os
 from pathlib import Path
+import re
 import signal
 import socket
 import ssl
@@ -459,3 +460,67 @@ def test_workers_without_a_shared_broker_log_a_warning(
             'all workers have started',
         )
         assert warnings == server.log().count('delivers within one process only')
+
+
+_LOGGING_APP = """
+import logging
+import os
+
+import falcon
+import falcon.asgi
+
+from falcon_channels import Channels
+
+if os.environ['CONFIGURES']:
+    logging.basicConfig(format='own: %(message)s', level='INFO')
+
+
+class Room:
+    async def on_subscribe(self, req, subscription, room):
+        raise falcon.HTTPForbidden(description='members only')
+
+
+channels = Channels()
+channels.add_route('rooms:{room}', Room())
+app = falcon.asgi.App(middleware=[channels])
+channels.add_endpoints(app)
+"""
+_REFUSED = "subscribe 'rooms:a' refused with 103: 'members only'"
+
+
+@pytest.mark.parametrize('workers', ['1', '2'])
+@pytest.mark.parametrize(
+    ('level', 'configures', 'lines'),
+    [
+        ('info', '', ['INFO falcon_channels']),
+        ('debug', '', ['INFO falcon_channels', 'DEBUG falcon_channels']),
+        ('warning', '', []),
+        ('info', 'yes', ['own']),
+    ],
+)
+def test_library_logs_with_time_level_and_name(
+    level: str, configures: str, lines: list[str], workers: str, tmp_path: Path
+) -> None:
+    """Our lines have time, level and logger, and follow the level of the command.
+
+    If the application configures logging, its configuration prints each line once.
+    """
+    (tmp_path / 'app.py').write_text(_LOGGING_APP)
+    words = ['--port', '{port}', '--log-level', level, '--workers', workers, 'app:app']
+    env = {'CONFIGURES': configures}
+    with ServerProcess([*SERVE, *words], cwd=tmp_path, env=env) as server:
+        with connect(f'{server.ws_url}/connection/websocket') as ws:
+            ws.send('{"id":1,"connect":{"data":"SECRET"}}')
+            assert '"connect"' in str(ws.recv())
+            for number in (2, 3):
+                ws.send(f'{{"id":{number},"subscribe":{{"channel":"rooms:a"}}}}')
+                assert '"members only"' in str(ws.recv())
+        server.signal(signal.SIGTERM)
+        assert 0 == exit_code(server)
+        log = server.log()
+    found = [line for line in log.splitlines() if _REFUSED in line]
+    stamp = '' if configures else r'\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} '
+    assert len(lines) == len(found)
+    for start, line in zip(lines, found, strict=True):
+        assert re.fullmatch(f'{stamp}{start}: <.*>: {re.escape(_REFUSED)}', line)
+    assert 'SECRET' not in log

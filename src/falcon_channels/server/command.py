@@ -32,6 +32,7 @@ from uvicorn.supervisors.multiprocess import Process
 from falcon_channels.errors import ChannelsError
 from falcon_channels.errors import OptionsError
 from falcon_channels.server.loggers import access_logger
+from falcon_channels.server.loggers import print_library_logs
 from falcon_channels.server.loggers import server_logger
 from falcon_channels.server.options import ServerOptions
 from falcon_channels.transports.asgi_extensions import START_ERROR
@@ -66,9 +67,11 @@ class ChannelsConfig(Config):
         super().__init__(*args, **kwargs)
 
     def configure_logging(self) -> None:
-        """Set up uvicorn's logging, without query strings."""
+        """Set up logging: uvicorn's without query strings, and of Falcon and us."""
         super().configure_logging()
         access_logger.addFilter(hide_query_string)
+        if self.log_config is not None:
+            print_library_logs(_level_number(self.log_level))
 
     def load(self) -> None:
         """Load the application, or end this process.
@@ -104,6 +107,13 @@ class ChannelsConfig(Config):
             return _FactoryWithoutReceiveQueue(app)
         drop_receive_queue(app)
         return app
+
+
+def _level_number(level: str | int | None) -> int:
+    """Return the number of a level in uvicorn's configuration."""
+    if isinstance(level, str):
+        return LOG_LEVELS[level.lower()]
+    return logging.INFO if level is None else level
 
 
 class ChannelsLifespan(LifespanOn):
