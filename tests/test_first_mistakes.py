@@ -17,8 +17,12 @@ from falcon_channels import ChannelOptions
 from falcon_channels import Channels
 from falcon_channels import NodeOptions
 from falcon_channels import OptionsError
+from falcon_channels import OriginCheck
 from falcon_channels import PayloadError
 from falcon_channels import PositionError
+from falcon_channels.websocket.middleware import warn_of_http_middleware
+import falcon_channels.wsgi
+from falcon_channels.wsgi.testing import simulate_ws
 
 
 class Nothing:
@@ -290,3 +294,89 @@ def test_missing_extra_is_named_in_the_error(
     )
     assert 1 == result.returncode
     assert f"pip install 'falcon-channels[{extra}]'" in result.stderr.splitlines()[-1]
+
+
+def make_middleware(*names: str) -> Any:
+    """Return a component of a new class, which has methods of these names."""
+
+    async def method(self: Any, *args: Any) -> None:
+        """Do nothing."""
+
+    return type('Login', (), dict.fromkeys(names, method))()
+
+
+class Sockets:
+    async def on_get(self, req: Any, resp: Any) -> None:
+        """Answer with nothing."""
+
+    async def on_websocket_room(self, req: Any, ws: Any) -> None:
+        """Serve nothing."""
+
+
+@pytest.mark.parametrize(
+    ('names', 'twin'),
+    [
+        (['process_request'], 'Add process_request_ws(self, req, ws) to'),
+        (['process_request_async'], 'Add process_request_ws(self, req, ws) to'),
+        (
+            ['process_resource', 'process_response'],
+            'Add process_resource_ws(self, req, ws, resource, params) to',
+        ),
+        (['process_request', 'process_request_ws'], ''),
+        (['process_request', 'process_resource_ws'], ''),
+        (['process_response'], ''),
+        (['process_startup', 'process_shutdown'], ''),
+    ],
+)
+def test_middleware_for_http_only_is_reported_beside_websockets(
+    names: list[str], twin: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Middleware that WebSockets bypass causes one warning, with the remedy."""
+    app = falcon.asgi.App(middleware=[make_middleware(*names)], cors_enable=True)
+    app.add_route('/http', Sockets())
+    warn_of_http_middleware(app)
+    assert [] == caplog.records
+    app.add_route('/rooms', Sockets(), suffix='room')
+    for _ in range(2):
+        warn_of_http_middleware(app)
+    messages = [record.getMessage() for record in caplog.records]
+    assert bool(twin) is bool(messages)
+    for message in messages:
+        assert message.startswith(f'Login.{names[0]} is called for HTTP requests only')
+        assert 'WebSockets at /rooms pass without it' in message
+        assert twin in message
+    assert len(messages) < 2
+
+
+def test_middleware_for_http_only_is_reported_beside_endpoints(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """`add_endpoints` warns about middleware that its WebSockets bypass."""
+    channels = Channels()
+    login = make_middleware('process_request')
+    app = falcon.asgi.App(middleware=[channels, login, OriginCheck()])
+    channels.add_endpoints(app)
+    [record] = caplog.records
+    assert 'WebSockets at /connection/websocket' in record.getMessage()
+
+
+def test_middleware_for_http_only_is_reported_by_wsgi_app(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A WSGI app, which is not told when it starts, warns with its first WebSocket."""
+
+    class Login:
+        def process_request(self, req: Any, resp: Any) -> None:
+            """Do nothing."""
+
+    class Echo:
+        def on_websocket(self, req: Any, ws: Any) -> None:
+            ws.accept()
+
+    app = falcon_channels.wsgi.App(middleware=[Login()])
+    app.add_route('/echo', Echo())
+    for _ in range(2):
+        with simulate_ws(app, '/echo'):
+            pass
+    messages = [record.getMessage() for record in caplog.records]
+    assert 1 == sum('for HTTP requests only' in message for message in messages)

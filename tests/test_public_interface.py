@@ -120,7 +120,6 @@ PUBLIC = {
         'ServerWebSocket',
         'SERVER_WEBSOCKET_EXTENSION',
         'START_ERROR',
-        'WORKERS',
         'connection_abort',
         'server_websocket',
     },

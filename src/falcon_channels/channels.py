@@ -38,7 +38,7 @@ from falcon_channels.server_api.resource import mount_api
 from falcon_channels.tokens import TokenVerifier
 from falcon_channels.transports.asgi_extensions import DRAIN_HOOKS
 from falcon_channels.transports.asgi_extensions import START_ERROR
-from falcon_channels.transports.asgi_extensions import WORKERS
+from falcon_channels.websocket.middleware import warn_of_http_middleware
 
 
 class Channels:
@@ -483,6 +483,7 @@ class Channels:
             emulation_path=emulation_path,
             emulation_is_shared=not first,
         )
+        warn_of_http_middleware(app)
 
     def add_api(
         self,
@@ -591,8 +592,6 @@ class Channels:
         # NOTE: when `process_shutdown` is called, the server has closed all connections
         #   already. The server of this package calls these hooks before that.
         if state is not None:
-            if state.get(WORKERS, 1) > 1:
-                self.node.cluster.warn_of_several_processes()
             state.setdefault(DRAIN_HOOKS, []).append(self.drain)
 
     async def process_shutdown(self, scope: Any, event: Any) -> None:

@@ -35,6 +35,7 @@ from falcon_channels.origin import check_allowed_origins
 from falcon_channels.routing import ChannelMatch
 from falcon_channels.routing import ChannelRouter
 from falcon_channels.routing import check_channel_name
+from falcon_channels.transports.server_process import worker_count
 
 _logger = logging.getLogger('falcon_channels')
 
@@ -209,6 +210,8 @@ class Node:
         self.hub.start()
         self._presence.start()
         self._status = 'ok'
+        if worker_count() > 1:
+            self.cluster.warn_of_several_processes()
         await self.cluster.hello()
 
     def reopen(self) -> None:

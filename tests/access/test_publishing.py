@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Any
 
 import pytest
@@ -11,8 +12,11 @@ from support.fake_clock import on_fake_clock
 from falcon_channels import CapabilityError
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
+from falcon_channels import InvalidValueError
 from falcon_channels import PayloadError
 from falcon_channels import UnknownChannelError
+from falcon_channels.portal import Portal
+from falcon_channels.testing import SimulatedClient
 
 
 def make_channels(**options: Any) -> Channels:
@@ -92,3 +96,83 @@ async def test_publish_in_a_transaction_without_such_a_broker_raises() -> None:
     with pytest.raises(CapabilityError, match='transaction'):
         await channels.publish('rooms:a', 1, connection=object())
     await channels.close()
+
+
+class Average:
+    """A responder that publishes a number which JSON cannot hold."""
+
+    async def on_subscribe(self, req: Any, subscription: Any, room: str) -> None:
+        """Allow everybody."""
+
+    async def on_publish(self, req: Any, publication: Any, room: str) -> None:
+        if room == 'sets':
+            publication.data = math.nan
+        elif room == 'changes':
+            publication.data['average'] = math.nan
+
+
+#: Each way of publishing a value, with the error that the caller gets.
+WAYS: dict[str, tuple[type[Exception], Any]] = {
+    'publish': (
+        PayloadError,
+        lambda channels, client, data: channels.publish('rooms:a', data),
+    ),
+    'publish-in-transaction': (
+        PayloadError,
+        lambda channels, client, data: channels.publish(
+            'rooms:a', data, connection=object()
+        ),
+    ),
+    'broadcast': (
+        PayloadError,
+        lambda channels, client, data: channels.broadcast(['rooms:a'], data),
+    ),
+    'client': (
+        PayloadError,
+        lambda channels, client, data: client.publish('rooms:a', data),
+    ),
+    'on_publish-sets': (
+        InvalidValueError,
+        lambda channels, client, data: client.publish('average:sets', {}),
+    ),
+    'on_publish-changes': (
+        InvalidValueError,
+        lambda channels, client, data: client.publish('average:changes', {}),
+    ),
+}
+
+
+@pytest.mark.parametrize('way', WAYS)
+@pytest.mark.parametrize(
+    'data', [math.nan, -math.inf, [None, math.inf], {'a': {'b': math.nan}}]
+)
+def test_nan_and_infinity_are_refused_by_every_way_of_publishing(
+    way: str, data: Any
+) -> None:
+    """NaN and infinity raise, because JSON has only null for them."""
+
+    @on_fake_clock
+    async def scenario() -> None:
+        channels = Channels()
+        options = ChannelOptions(publishers='anybody', history_size=5)
+        channels.add_route('rooms:{room}', Average(), options)
+        channels.add_route('average:{room}', Average(), options)
+        error, call = WAYS[way]
+        async with SimulatedClient(channels, user='ann') as client:
+            with pytest.raises(error, match='Out of range float'):
+                await call(channels, client, data)
+            for name in ('rooms:a', 'average:sets', 'average:changes'):
+                assert [] == (await channels.history(name)).publications
+        await channels.close()
+
+    scenario()
+
+
+def test_portal_refuses_nan_and_infinity() -> None:
+    """Synchronous code gets the same error as asynchronous code."""
+    with Portal(make_channels()) as portal:
+        for data in (math.nan, [math.inf]):
+            with pytest.raises(PayloadError, match='Out of range float'):
+                portal.publish('rooms:a', data)
+            with pytest.raises(PayloadError, match='Out of range float'):
+                portal.broadcast(['rooms:a'], data)

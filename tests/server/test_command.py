@@ -9,6 +9,7 @@ import ipaddress
 import json
 import os
 from pathlib import Path
+import re
 import signal
 import socket
 import ssl
@@ -438,24 +439,146 @@ import falcon.asgi
 from falcon_channels import Channels
 
 channels = Channels(os.environ['BROKER'])
-app = falcon.asgi.App(middleware=[channels])
+channels.add_route('rooms:{room}', None)
+
+
+class Publish:
+    async def on_get(self, req, resp):
+        await channels.publish('rooms:a', 1)
+
+
+app = falcon.asgi.App(middleware=[channels] if os.environ['MIDDLEWARE'] else None)
+app.add_route('/publish', Publish())
 """
 
 
+@pytest.mark.parametrize('middleware', ['', 'yes'])
 @pytest.mark.parametrize(
-    ('broker', 'workers', 'warnings'),
-    [('memory://', 2, 2), ('memory://', 1, 0), ('sqlite:///a.db', 2, 0)],
+    ('broker', 'workers', 'warns'),
+    [('memory://', 2, True), ('memory://', 1, False), ('sqlite:///a.db', 2, False)],
 )
 def test_workers_without_a_shared_broker_log_a_warning(
-    broker: str, workers: int, warnings: int, tmp_path: Path
+    broker: str, workers: int, warns: bool, middleware: str, tmp_path: Path
 ) -> None:
-    """Each of several workers warns that its clients get only its own publications."""
+    """Each worker warns once that its clients get only its own publications.
+
+    It does so at the start. If the channels are not middleware of the app, they start
+    with the first call, and warn then.
+    """
     (tmp_path / 'app.py').write_text(_MEMORY_APP)
     words = ['--port', '{port}', '--workers', str(workers), 'app:app']
-    env = {'BROKER': broker}
+    env = {'BROKER': broker, 'MIDDLEWARE': middleware}
     with ServerProcess([*SERVE, *words], cwd=tmp_path, env=env) as server:
         wait_until(
             lambda: workers == server.log().count('Application startup complete'),
             'all workers have started',
         )
-        assert warnings == server.log().count('delivers within one process only')
+        if not middleware:
+            assert 'delivers within one process only' not in server.log()
+        for _ in range(3):
+            assert 200 == httpx.get(f'{server.url}/publish').status_code
+        found = server.log().count('delivers within one process only')
+    most = workers if warns else 0
+    assert found == most if middleware else min(1, most) <= found <= most
+
+
+_MIDDLEWARE_APP = """
+import falcon.asgi
+
+
+class Login:
+    async def process_request(self, req, resp):
+        req.context.user = 'ann'
+
+
+class Echo:
+    async def on_websocket(self, req, ws):
+        await ws.accept()
+
+
+def make():
+    app = falcon.asgi.App(middleware=[Login()], cors_enable=True)
+    app.add_route('/echo', Echo())
+    return app
+
+
+app = make()
+"""
+
+
+@pytest.mark.parametrize('words', [['app:app'], ['--factory', 'app:make']])
+def test_middleware_for_http_only_is_reported_at_the_start(
+    words: list[str], tmp_path: Path
+) -> None:
+    """The server warns if WebSockets of the app bypass one of its middleware."""
+    (tmp_path / 'app.py').write_text(_MIDDLEWARE_APP)
+    command = [*SERVE, '--port', '{port}', *words]
+    with ServerProcess(command, cwd=tmp_path) as server:
+        log = server.log()
+    [line] = [line for line in log.splitlines() if 'for HTTP requests only' in line]
+    assert 'WARNING falcon_channels: Login.process_request is called' in line
+    assert 'WebSockets at /echo pass without it' in line
+
+
+_LOGGING_APP = """
+import logging
+import os
+
+import falcon
+import falcon.asgi
+
+from falcon_channels import Channels
+
+if os.environ['CONFIGURES']:
+    logging.basicConfig(format='own: %(message)s', level='INFO')
+
+
+class Room:
+    async def on_subscribe(self, req, subscription, room):
+        raise falcon.HTTPForbidden(description='members only')
+
+
+channels = Channels()
+channels.add_route('rooms:{room}', Room())
+app = falcon.asgi.App(middleware=[channels])
+channels.add_endpoints(app)
+"""
+_REFUSED = "subscribe 'rooms:a' refused with 103: 'members only'"
+
+
+@pytest.mark.parametrize('workers', ['1', '2'])
+@pytest.mark.parametrize(
+    ('level', 'configures', 'lines'),
+    [
+        ('info', '', ['INFO falcon_channels']),
+        ('debug', '', ['INFO falcon_channels', 'DEBUG falcon_channels']),
+        ('warning', '', []),
+        ('info', 'yes', ['own']),
+    ],
+)
+def test_library_logs_with_time_level_and_name(
+    level: str, configures: str, lines: list[str], workers: str, tmp_path: Path
+) -> None:
+    """Our lines have time, level and logger, and follow the level of the command.
+
+    If the application configures logging, its configuration prints each line once.
+    """
+    (tmp_path / 'app.py').write_text(_LOGGING_APP)
+    words = ['--port', '{port}', '--log-level', level, '--workers', workers, 'app:app']
+    env = {'CONFIGURES': configures}
+    with ServerProcess([*SERVE, *words], cwd=tmp_path, env=env) as server:
+        with connect(f'{server.ws_url}/connection/websocket') as ws:
+            ws.send('{"id":1,"connect":{"data":"SECRET"}}')
+            assert '"connect"' in str(ws.recv())
+            for number in (2, 3):
+                ws.send(f'{{"id":{number},"subscribe":{{"channel":"rooms:a"}}}}')
+                assert '"members only"' in str(ws.recv())
+        server.signal(signal.SIGTERM)
+        assert 0 == exit_code(server)
+        log = server.log()
+    found = [line for line in log.splitlines() if _REFUSED in line]
+    stamp = '' if configures else r'\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} '
+    assert len(lines) == len(found)
+    for start, line in zip(lines, found, strict=True):
+        assert re.fullmatch(f'{stamp}{start}: <.*>: {re.escape(_REFUSED)}', line)
+    assert 'SECRET' not in log

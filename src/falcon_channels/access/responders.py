@@ -81,6 +81,11 @@ def title_for_client(ex: falcon.HTTPError) -> str:
     return title or falcon.code_to_http_status(ex.status_code)
 
 
+def text_for_client(ex: falcon.HTTPError) -> str:
+    """Return the description of an error, or its title if it has none for clients."""
+    return description_for_client(ex) or title_for_client(ex)
+
+
 def _text(value: object) -> str | None:
     try:
         text = str(value)

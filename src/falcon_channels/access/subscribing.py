@@ -33,6 +33,7 @@ import falcon
 
 from falcon_channels.access import authorization
 from falcon_channels.access.responders import notify
+from falcon_channels.access.responders import text_for_client
 from falcon_channels.brokers.base import Broker
 from falcon_channels.cluster.messages import SubscribeUser
 from falcon_channels.errors import AlreadySubscribedError
@@ -204,13 +205,18 @@ class Subscriber:
             await self.subscribe(
                 connection, command.channel, connection.on_subscribed, options
             )
-        except (
-            AlreadySubscribedError,
-            TooManyChannelsError,
-            UnsubscribedError,
-            falcon.HTTPError,
-        ) as ex:
+        except (AlreadySubscribedError, UnsubscribedError) as ex:
             _logger.debug('%r was not subscribed by the server: %s', connection, ex)
+        except (TooManyChannelsError, falcon.HTTPError) as ex:
+            # NOTE: the caller of `subscribe_user` may be on another node and does not
+            #   see this.
+            text = text_for_client(ex) if isinstance(ex, falcon.HTTPError) else str(ex)
+            _logger.info(
+                '%r was not subscribed to %.255r by the server: %.500r',
+                connection,
+                command.channel,
+                text,
+            )
         except (
             BrokerUnavailableError,
             ChannelNameError,

@@ -24,6 +24,7 @@ from types import MappingProxyType
 from typing import Any
 
 from falcon_channels.access.authorization import encode_payload
+from falcon_channels.access.refusal_log import log_refusal
 from falcon_channels.access.responders import notify
 from falcon_channels.endpoint.endpoint import Endpoint
 from falcon_channels.errors import ProtocolError
@@ -363,10 +364,13 @@ class ClientConnection(Connection):
             await self._dispatch(self, command)
             return
         self.hub.counters.too_fast += 1
+        error = codes.TOO_MANY_REQUESTS
+        field = command.request.field if command.request is not None else ''
+        log_refusal(self, field, '', error.code, error.message, reason=error.code)
         if self._refused_in_row > self.endpoint.options.max_refused_commands:
             self.disconnect(*codes.DISCONNECT_TOO_MANY_REQUESTS)
         elif command.id:
-            self.reply_error(codes.TOO_MANY_REQUESTS)
+            self.reply_error(error)
 
     def _take_from_rate(self) -> bool:
         """Count a command; return whether the rates allow it."""

@@ -19,6 +19,7 @@ import falcon
 import msgspec
 
 from falcon_channels.access.authorization import encode_payload
+from falcon_channels.access.refusal_log import log_refusal
 from falcon_channels.access.responders import description_for_client
 from falcon_channels.access.responders import is_cancelled
 from falcon_channels.access.subscribing import SubscribeOptions
@@ -60,8 +61,10 @@ async def dispatch(connection: ClientConnection, command: messages.Command) -> N
         if result is not None:
             connection.reply_with_data(result)
     except EndedError as ex:
+        _log_end(connection, request, *ex.disconnect)
         connection.disconnect(*ex.disconnect)
     except ProtocolError as ex:
+        _log_end(connection, request, ex.code, str(ex))
         connection.disconnect(ex.code, ex.reason)
     except asyncio.CancelledError as ex:
         if is_cancelled():
@@ -73,6 +76,12 @@ async def dispatch(connection: ClientConnection, command: messages.Command) -> N
             _fail(connection, request, ex)
         else:
             _refuse(connection, request, ex, error)
+
+
+def _log_end(connection: ClientConnection, request: Any, code: int, text: str) -> None:
+    """Log a refusal that ends the connection."""
+    channel = getattr(request, 'channel', '')
+    log_refusal(connection, request.field, channel, code, text)
 
 
 def _fail(connection: ClientConnection, request: Any, ex: BaseException) -> None:
@@ -92,16 +101,17 @@ def _refuse(
     error: codes.ReplyError,
 ) -> None:
     connection.hub.counters.refused += 1
-    # NOTE: a client can cause any number of refusals, so that most are logged at DEBUG.
-    #   An invalid token often means that two services have different keys: a warning.
-    _logger.log(
-        logging.WARNING if isinstance(ex, TokenInvalidError) else logging.DEBUG,
-        '%r: %s %.255r refused with %d: %.500r',
+    ours = isinstance(ex, ChannelsError)
+    log_refusal(
         connection,
         request.field,
         getattr(request, 'channel', ''),
         error.code,
-        str(ex) if isinstance(ex, ChannelsError) else error.message,
+        str(ex) if ours else error.message,
+        # NOTE: the text of our errors can contain the name of the channel.
+        reason=type(ex).__name__ if ours else None,
+        # NOTE: an invalid token often means that two services have different keys.
+        level=logging.WARNING if isinstance(ex, TokenInvalidError) else logging.INFO,
     )
     if not isinstance(request, messages.ConnectRequest):
         if connection.command_id:

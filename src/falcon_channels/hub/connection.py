@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import abc
 from collections import deque
+from collections.abc import Hashable
 from collections.abc import Iterable
 from contextvars import Context
 from contextvars import copy_context
@@ -368,8 +369,12 @@ class Connection(abc.ABC):
 
     takes_subscriptions = False
 
+    #: Number of reasons per connection whose refusals are logged above DEBUG.
+    MAX_LOGGED_REFUSALS = 8
+
     __slots__ = (
         '_info',
+        '_refusals',
         '_user',
         'closed',
         'context',
@@ -408,6 +413,8 @@ class Connection(abc.ABC):
         self.out: list[Any] | None = None
         self.granted_bytes = 0
         self.context: Context = copy_context()
+        #: Hashes of the reasons of logged refusals.
+        self._refusals: tuple[int, ...] = ()
         # PERF: a stored bound method saves two look-ups for each delivery.
         self.write = transport.write
 
@@ -575,6 +582,19 @@ class Connection(abc.ABC):
         return ClientInfo(
             user=self.user, client=self.id, conn_info=conn_info, chan_info=chan_info
         )
+
+    def is_new_refusal(self, reason: Hashable) -> bool:
+        """Remember why the client was refused; return whether to log the refusal.
+
+        Returns:
+            Whether the reason is new, and one of the first `MAX_LOGGED_REFUSALS`.
+        """
+        # PERF: a tuple of numbers, because most connections are never refused.
+        mark = hash(reason)
+        if mark in self._refusals or len(self._refusals) >= self.MAX_LOGGED_REFUSALS:
+            return False
+        self._refusals += (mark,)
+        return True
 
     def on_all_read(self) -> None:
         """Called when the client has read all pending output."""

@@ -19,9 +19,9 @@ import falcon
 import falcon.asgi
 import msgspec
 
-from falcon_channels.access.responders import description_for_client
+from falcon_channels.access.refusal_log import log_refusal
 from falcon_channels.access.responders import is_cancelled
-from falcon_channels.access.responders import title_for_client
+from falcon_channels.access.responders import text_for_client
 from falcon_channels.access.subscribing import SubscribeOptions
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import ChannelNameError
@@ -218,7 +218,12 @@ class PlainConnection(Connection):
             _logger.warning('refused a WebSocket: %s', ex)
             raise falcon.HTTPNotFound(description=str(ex)) from None
         except (BrokerUnavailableError, ClosedError) as ex:
+            self._log_refusal('subscribe', 503, str(ex))
             raise falcon.HTTPServiceUnavailable(description=str(ex)) from None
+        except falcon.HTTPError as ex:
+            # NOTE: Falcon logs the status without the reason.
+            self._log_refusal('subscribe', ex.status_code, text_for_client(ex))
+            raise
 
     def admit(self, transport: Transport) -> None:
         """Add the accepted connection to the hub.
@@ -273,8 +278,7 @@ class PlainConnection(Connection):
             try:
                 await self._publish(self._waiting[0])
             except falcon.HTTPError as ex:
-                words = description_for_client(ex) or title_for_client(ex)
-                self._refuse(ex.status_code, words)
+                self._refuse(ex.status_code, text_for_client(ex))
             except PublicationTooLargeError as ex:
                 self._refuse(413, str(ex))
             except BrokerUnavailableError:
@@ -299,11 +303,15 @@ class PlainConnection(Connection):
     def _refuse(self, status: int, words: str) -> None:
         """Refuse a message: send an error in JSON, or close a plain-text client."""
         self.hub.counters.refused += 1
+        self._log_refusal('publish', status, words)
         if self._media:
             self.send(plain_codec.error_media(status, words))
         else:
             reason = words.encode()[:MAX_REASON_BYTES].decode(errors='ignore')
             self.disconnect(HTTP_STATUS_BASE + status, reason)
+
+    def _log_refusal(self, action: str, code: int, text: str) -> None:
+        log_refusal(self, action, self._channel, code, text)
 
     def _wake(self) -> None:
         waiter, self._waiter = self._waiter, None
@@ -321,9 +329,10 @@ class PlainConnection(Connection):
             if not self._admitted:
                 raise falcon.HTTPForbidden(description=ex.reason) from None
             self._on_subscription_ended(ex.code, ex.reason)
-        except (BrokerUnavailableError, ClosedError):
+        except (BrokerUnavailableError, ClosedError) as ex:
             if not self._admitted:
                 raise
+            self._log_refusal('subscribe', TRY_AGAIN_LATER, str(ex))
             self.disconnect(TRY_AGAIN_LATER, 'try again later')
         except asyncio.CancelledError as ex:
             if is_cancelled():

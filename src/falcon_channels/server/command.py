@@ -32,11 +32,13 @@ from uvicorn.supervisors.multiprocess import Process
 from falcon_channels.errors import ChannelsError
 from falcon_channels.errors import OptionsError
 from falcon_channels.server.loggers import access_logger
+from falcon_channels.server.loggers import print_library_logs
 from falcon_channels.server.loggers import server_logger
 from falcon_channels.server.options import ServerOptions
 from falcon_channels.transports.asgi_extensions import START_ERROR
-from falcon_channels.transports.asgi_extensions import WORKERS
+from falcon_channels.transports.server_process import announce_workers
 from falcon_channels.websocket import limits
+from falcon_channels.websocket.middleware import warn_of_http_middleware
 
 _WS = 'falcon_channels.server.protocol:WebSocketProtocol'
 _HTTP = 'falcon_channels.server.http:BoundedHttpProtocol'
@@ -66,9 +68,11 @@ class ChannelsConfig(Config):
         super().__init__(*args, **kwargs)
 
     def configure_logging(self) -> None:
-        """Set up uvicorn's logging, without query strings."""
+        """Set up logging: uvicorn's without query strings, and of Falcon and us."""
         super().configure_logging()
         access_logger.addFilter(hide_query_string)
+        if self.log_config is not None:
+            print_library_logs(_level_number(self.log_level))
 
     def load(self) -> None:
         """Load the application, or end this process.
@@ -80,6 +84,7 @@ class ChannelsConfig(Config):
             # NOTE: SIGHUP may reach all processes (`systemctl kill`, a terminal that is
             # closed). Workers ignore it, because the parent replaces them: they drain.
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        announce_workers(self.workers)
         try:
             super().load()
         except ChannelsError as ex:
@@ -92,7 +97,7 @@ class ChannelsConfig(Config):
             self.lifespan_class = ChannelsLifespan
 
     def load_app(self) -> Any:
-        """Import the application, and switch off its needless receive queue."""
+        """Import the application, and prepare it; see `prepare_app`."""
         app = super().load_app()
         if isinstance(app, falcon.App) and not isinstance(app, falcon.asgi.App):
             raise OptionsError(
@@ -101,17 +106,20 @@ class ChannelsConfig(Config):
                 'WSGI server (docs/wsgi.md)'
             )
         if self.factory and callable(app):
-            return _FactoryWithoutReceiveQueue(app)
-        drop_receive_queue(app)
+            return _PreparingFactory(app)
+        prepare_app(app)
         return app
+
+
+def _level_number(level: str | int | None) -> int:
+    """Return the number of a level in uvicorn's configuration."""
+    if isinstance(level, str):
+        return LOG_LEVELS[level.lower()]
+    return logging.INFO if level is None else level
 
 
 class ChannelsLifespan(LifespanOn):
     """uvicorn's side of the lifespan; it logs the reason of a failed start."""
-
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        self.state[WORKERS] = config.workers
 
     async def send(self, message: Any) -> None:
         """Process an event of the application."""
@@ -134,14 +142,21 @@ def hide_query_string(record: logging.LogRecord) -> bool:
     return True
 
 
-class _FactoryWithoutReceiveQueue:
+class _PreparingFactory:
     def __init__(self, factory: Callable[[], Any]) -> None:
         self._factory = factory
 
     def __call__(self) -> Any:
         app = self._factory()
-        drop_receive_queue(app)
+        prepare_app(app)
         return app
+
+
+def prepare_app(app: object) -> None:
+    """Switch off the receive queue of a Falcon app, and warn about its middleware."""
+    drop_receive_queue(app)
+    if isinstance(app, falcon.asgi.App):
+        warn_of_http_middleware(app)
 
 
 def drop_receive_queue(app: object) -> None:

@@ -27,7 +27,6 @@ __all__ = [
     'DRAIN_HOOKS',
     'SERVER_WEBSOCKET_EXTENSION',
     'START_ERROR',
-    'WORKERS',
     'ServerWebSocket',
     'connection_abort',
     'server_websocket',
@@ -43,10 +42,6 @@ DRAIN_HOOKS = 'falcon_channels.drain'
 #: Key in the lifespan's ``scope['state']``: a message that says why the application
 #: cannot start. Our server logs it instead of the traceback that Falcon sends.
 START_ERROR = 'falcon_channels.start_error'
-
-#: Key in the lifespan's ``scope['state']``: number of processes that serve the
-#: application.
-WORKERS = 'falcon_channels.workers'
 
 #: Name of an extension in the scope of an HTTP request. Its ``abort`` ends the
 #: connection at once, even if the client does not read.

@@ -21,6 +21,7 @@ from websockets.http11 import Response as HandshakeResponse
 from falcon_channels.websocket.close_codes import HTTP_STATUS_BASE
 from falcon_channels.websocket.close_codes import UNSUPPORTED_DATA
 from falcon_channels.websocket.handshake import refusal_response
+from falcon_channels.websocket.middleware import warn_of_http_middleware
 from falcon_channels.wsgi.connection import Connection
 from falcon_channels.wsgi.errors import WebSocketError
 from falcon_channels.wsgi.handshake import check_request
@@ -79,6 +80,7 @@ class App(falcon.App[falcon.Request, falcon.Response]):
         self.ws_options = WebSocketOptions()
         self._websocket_middleware: list[Any] = []
         self._warned_of_server = False
+        self._checked_middleware = False
         super().__init__(*args, **kwargs)
         self.add_error_handler(
             falcon.WebSocketDisconnected, self._websocket_disconnected_handler
@@ -123,6 +125,11 @@ class App(falcon.App[falcon.Request, falcon.Response]):
     def _serve_websocket(
         self, env: Environ, start_response: StartResponse
     ) -> Iterable[bytes]:
+        if not self._checked_middleware:
+            # NOTE: a WSGI app is not told when it starts. All its routes are known when
+            #   the first WebSocket arrives.
+            self._checked_middleware = True
+            warn_of_http_middleware(self)
         try:
             server, taken = take_socket(env)
         except NoSocketError as ex:

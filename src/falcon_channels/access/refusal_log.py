@@ -1,0 +1,47 @@
+"""Log refusals: each reason once per connection, because clients can repeat them."""
+
+from __future__ import annotations
+
+import logging
+
+from falcon_channels.hub.connection import Connection
+
+_logger = logging.getLogger('falcon_channels')
+
+
+def log_refusal(
+    connection: Connection,
+    action: str,
+    channel: str,
+    code: int,
+    text: str,
+    *,
+    reason: object = None,
+    level: int = logging.INFO,
+) -> None:
+    """Log that a client was refused; repeated reasons are logged at DEBUG.
+
+    SECURITY: a client can cause any number of refusals, to fill the disk. A connection
+    therefore has at most `Connection.MAX_LOGGED_REFUSALS` lines above DEBUG. What the
+    client wrote is quoted.
+
+    Args:
+        connection: Connection of the client.
+        action: Name of the refused command, such as ``'subscribe'``.
+        channel: Name of the channel, or ``''``.
+        code: Code that the client receives.
+        text: Why it was refused.
+        reason: Value that is equal for refusals of one reason; `text` by default. Text
+            that contains what the client wrote differs each time.
+        level: Level of the first refusal for a reason.
+    """
+    new = connection.is_new_refusal((action, code, text if reason is None else reason))
+    _logger.log(
+        level if new else logging.DEBUG,
+        '%r: %s %.255r refused with %d: %.500r',
+        connection,
+        action,
+        channel,
+        code,
+        text,
+    )
