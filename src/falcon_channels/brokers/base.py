@@ -78,7 +78,9 @@ Names
 
 Limits and close
     15. Everything that a broker stores is bounded: logs by size and age; idempotency
-        keys, presence entries and revocations by their time.
+        keys, presence entries and revocations by their time. A jump of the wall clock
+        of a process changes none of these times. Otherwise a jump would announce that
+        everybody has left, or keep the entries of dead processes.
     16. `Broker.close` may be called twice and at any time, and returns within seconds.
         Pending calls raise `BrokerUnavailableError`. Afterwards no method of the
         receiver is called.
