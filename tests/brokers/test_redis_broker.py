@@ -244,3 +244,38 @@ def test_url_with_an_unknown_or_invalid_option_is_refused(url: str) -> None:
     """Unknown and invalid options are errors."""
     with pytest.raises(OptionsError):
         open_broker(url)
+
+
+@pytest.mark.parametrize('policy', ['noeviction', 'allkeys-lru', 'volatile-ttl'])
+async def test_policy_that_removes_keys_is_warned_about_at_the_start(
+    server: RedisServer, caplog: pytest.LogCaptureFixture, policy: str
+) -> None:
+    """Every policy but ``noeviction`` removes what must stay, and causes a warning."""
+    server.ask('CONFIG', 'SET', 'maxmemory-policy', policy)
+    broker = open_broker(server.url)
+    await broker.start(Recorder())
+    await broker.close()
+    server.ask('CONFIG', 'SET', 'maxmemory-policy', 'noeviction')
+    warnings = [r.getMessage() for r in caplog.records if r.levelname == 'WARNING']
+    expected = 0 if policy == 'noeviction' else 1
+    assert expected == len(warnings)
+    assert all(f"maxmemory-policy '{policy}'" in text for text in warnings)
+
+
+@pytest.mark.parametrize('denied', ['-config', '-info +info|cluster'])
+async def test_start_without_permission_to_read_the_policy_succeeds(
+    server: RedisServer, caplog: pytest.LogCaptureFixture, denied: str
+) -> None:
+    """A user who may not read the settings of the server can use the broker."""
+    server.ask(
+        *('ACL', 'SETUSER', 'app', 'reset', 'on', '>pw', '~*', '&*', '+@all'),
+        *denied.split(),
+    )
+    server.ask('CONFIG', 'SET', 'maxmemory-policy', 'allkeys-lru')
+    broker = open_broker(server.url.replace('//', '//app:pw@'))
+    await broker.start(Recorder())
+    await broker.publish('news', ITEM, LOG)
+    await broker.close()
+    server.ask('CONFIG', 'SET', 'maxmemory-policy', 'noeviction')
+    may_read = denied == '-config'
+    assert may_read == ('maxmemory-policy' in caplog.text)

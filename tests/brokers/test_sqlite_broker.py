@@ -10,16 +10,19 @@ import resource
 import sqlite3
 import subprocess
 import sys
+import time
 
 import pytest
 from support.processes import ROOT
 from support.processes import wait_until
 
+from falcon_channels.brokers.base import PresenceEntry
 from falcon_channels.brokers.base import StreamSettings
 from falcon_channels.brokers.sqlite import SqliteBroker
 from falcon_channels.brokers.urls import open_broker
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import OptionsError
+from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import Publication
 from falcon_channels.testing import Recorder
 from falcon_channels.testing.recorder import eventually
@@ -239,7 +242,7 @@ def _folder(path: Path) -> None:
         (_garbage, 'damaged, or is not a SQLite database'),
         (_damaged, 'damaged'),
         (_other_application, 'another application'),
-        (_other_version, 'format version 99, and this release .* supports version 1'),
+        (_other_version, 'format version 99, and this release .* supports version 2'),
         (_folder, 'cannot be opened'),
     ],
 )
@@ -367,6 +370,47 @@ async def test_rows_beyond_size_and_age_are_removed_in_the_background(
     assert [28, 29, 30] == [item.offset for item in page.publications]
     page = await broker.history('aged', aged)
     assert ([], 30) == (page.publications, page.position.offset)
+    await broker.close()
+
+
+@pytest.mark.parametrize('boot', ['another boot', ''], ids=['boot id', 'no boot id'])
+@pytest.mark.parametrize('off_s', [30.0, -1e9], ids=['off for 30 s', 'clock not set'])
+async def test_clock_of_the_file_goes_on_after_the_host_has_booted(
+    path: Path, monkeypatch, boot: str, off_s: float
+) -> None:
+    """After a boot, only the time that has passed on the wall clock is added."""
+    monkeypatch.setattr('falcon_channels.brokers.sqlite.clock.BOOT', boot and 'first')
+    await _add_entries(path)
+    monkeypatch.setattr('falcon_channels.brokers.sqlite.clock.BOOT', boot)
+    wall_s, monotonic_s = time.time, time.monotonic
+    begun_s = monotonic_s()
+    with monkeypatch.context() as patch:
+        patch.setattr(time, 'time', lambda: wall_s() + off_s)
+        # NOTE: only the clock of the file; the event loop also needs this function.
+        patch.setattr(
+            'falcon_channels.brokers.sqlite.clock.monotonic_ms',
+            lambda: int((monotonic_s() - begun_s) * 1000),
+        )
+        broker = SqliteBroker(path)
+        await broker.start(Recorder())
+        before = set(await broker.presence('room'))
+        await broker.control(b'the first transaction')
+        # NOTE: the wall clock is set later, and this jump is ignored.
+        patch.setattr(time, 'time', wall_s)
+        after = set(await broker.presence('room'))
+        await broker.close()
+    left = {'long'} if off_s > 0 else {'long', 'short'}
+    assert (left, left) == (before, after)
+
+
+async def _add_entries(path: Path) -> None:
+    """Add one presence entry for 20 s and one for 600 s."""
+    broker = SqliteBroker(path)
+    await broker.start(Recorder())
+    for client, ttl_s in (('short', 20.0), ('long', 600.0)):
+        info = ClientInfo(user=client, client=client)
+        await broker.add_presence([PresenceEntry('room', info)], ttl_s)
+    await broker.control(b'the last transaction')
     await broker.close()
 
 

@@ -69,6 +69,11 @@ Lost links
         reads these from the log, once per channel. A broker without a link (because
         everything is in this process) never calls either method.
 
+        What is not stored cannot be read later. While the link is lost, `Broker.signal`
+        and a `Broker.publish` without a log therefore raise `BrokerUnavailableError` if
+        this process has subscribed to the channel. Otherwise a publish would succeed,
+        and the subscribers of this process would never receive the publication.
+
 Names
     14. A channel name is opaque text of 1 to 255 bytes in UTF-8. A broker encodes it
         before it becomes part of a key, file name or identifier. The encoding maps
@@ -78,7 +83,9 @@ Names
 
 Limits and close
     15. Everything that a broker stores is bounded: logs by size and age; idempotency
-        keys, presence entries and revocations by their time.
+        keys, presence entries and revocations by their time. A jump of the wall clock
+        of a process changes none of these times. Otherwise a jump would announce that
+        everybody has left, or keep the entries of dead processes.
     16. `Broker.close` may be called twice and at any time, and returns within seconds.
         Pending calls raise `BrokerUnavailableError`. Afterwards no method of the
         receiver is called.

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import PresenceChange
 from falcon_channels.brokers.base import PresenceEntry
+from falcon_channels.brokers.base import StreamSettings
 from falcon_channels.publication import ClientInfo
 from falcon_channels.testing.contract import BrokerContract
 from falcon_channels.testing.contract import NASTY_NAMES
+from falcon_channels.testing.contract import numbers
+from falcon_channels.testing.contract import publication
 from falcon_channels.testing.recorder import eventually
 
 __all__ = ['PresenceContract']
@@ -210,3 +214,41 @@ class PresenceContract(BrokerContract):
 
             await eventually(over, 'the revocation ends')
             assert await broker.is_revoked('room', 'bob')
+
+    # --- clocks ----------------------------------------------------------------------
+
+    @pytest.mark.parametrize('jump_s', [86400.0, -86400.0], ids=['forward', 'back'])
+    async def test_jump_of_the_wall_clock_changes_no_expiry(
+        self, monkeypatch: pytest.MonkeyPatch, jump_s: float
+    ) -> None:
+        """Promise 15: after a jump of this process's wall clock, times stay as set."""
+        settings = StreamSettings(size=10, ttl_s=3600.0)
+        wall_clock = time.time
+        broker = await self.open_broker()
+        async with self.opened(broker):
+            await broker.publish(
+                'news', publication(1), settings, idempotency_key='known'
+            )
+            await broker.revoke('room', 'ann', 600)
+            await broker.revoke('room', 'bob', 0.3)
+            await broker.add_presence([entry('live')], 600)
+            await broker.add_presence([entry('dead', 'bob')], 0.3)
+            monkeypatch.setattr(time, 'time', lambda: wall_clock() + jump_s)
+            # NOTE: a transaction at the new time. A broker that stores the largest time
+            #   of all transactions stores this one.
+            await broker.publish('news', publication(2), settings)
+            changes = await all_expired(broker, 1)
+            assert ['dead'] == [change.info.client for change in changes]
+            assert {'live'} == set(await broker.presence('room'))
+
+            async def over() -> bool:
+                return not await broker.is_revoked('room', 'bob')
+
+            await eventually(over, 'the revocation ends')
+            assert await broker.is_revoked('room', 'ann')
+            page = await broker.history('news', settings)
+            assert [1, 2] == numbers(page)
+            again = await broker.publish(
+                'news', publication(1), settings, idempotency_key='known'
+            )
+            assert again.duplicate

@@ -199,6 +199,8 @@ class PostgresBroker(Broker):
         idempotency_key: str | None = None,
         connection: Any = None,
     ) -> PublishResult:
+        if not settings.size:
+            self._check_link(channel)
         body = encode_publication(publication)
         key = None if idempotency_key is None else idempotency_key.encode()
         if connection is None:
@@ -257,7 +259,7 @@ class PostgresBroker(Broker):
 
     async def subscribe(self, channel: str, settings: StreamSettings) -> Position:
         if self._lost:
-            raise BrokerUnavailableError('the link to PostgreSQL is lost')
+            raise _lost_error()
         # NOTE: before the position is read, so that no publication between the two is
         #   missed.
         self._subscribed.add(channel)
@@ -305,6 +307,7 @@ class PostgresBroker(Broker):
         await self._rows(f'SELECT {self._schema}.remove_history(%s)', channel.encode())
 
     async def signal(self, channel: str, signal: bytes) -> None:
+        self._check_link(channel)
         # NOTE: a signal is not stored. Its transaction need not wait for the disk.
         await self._send(
             's', channel, signal, "set_config('synchronous_commit', 'off', true), "
@@ -493,6 +496,11 @@ class PostgresBroker(Broker):
 
     # --- internals --------------------------------------------------------------------
 
+    def _check_link(self, channel: str) -> None:
+        """Raise an error if something that is not stored would miss this process."""
+        if self._lost and channel in self._subscribed:
+            raise _lost_error()
+
     async def _rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         if self._pool is None:
             raise self._not_open()
@@ -511,6 +519,10 @@ class PostgresBroker(Broker):
             except BrokerUnavailableError as ex:
                 more = False
                 _logger.warning('cannot remove expired rows: %s', ex)
+
+
+def _lost_error() -> BrokerUnavailableError:
+    return BrokerUnavailableError('the link to PostgreSQL is lost')
 
 
 def _result(row: tuple[Any, ...]) -> PublishResult:

@@ -163,6 +163,7 @@ class RedisBroker(Broker):
         client = self._client = Client(self._server, self._timeout_s, self._on_moved)
         try:
             await client.find_servers()
+            await client.warn_about_eviction()
             newest = await client.call(
                 self._keys.control,
                 'XREVRANGE',
@@ -221,6 +222,9 @@ class RedisBroker(Broker):
         connection: Any = None,
     ) -> PublishResult:
         client = self._get_client()
+        name = self._keys.name(channel)
+        if not settings.size:
+            self._check_link(name)
         keys = list(self._keys.log(channel))
         idempotency_ms = 0
         if idempotency_key is not None:
@@ -229,7 +233,7 @@ class RedisBroker(Broker):
         duplicate, offset, epoch = await client.run(
             scripts.PUBLISH,
             keys,
-            self._keys.name(channel),
+            name,
             client.topology.publish,
             settings.size,
             _ms(settings.ttl_s),
@@ -303,6 +307,7 @@ class RedisBroker(Broker):
     async def signal(self, channel: str, signal: bytes) -> None:
         client = self._get_client()
         name = self._keys.name(channel)
+        self._check_link(name)
         await client.call(name, client.topology.publish, name, b's' + signal)
 
     async def control(self, message: bytes) -> None:
@@ -475,6 +480,13 @@ class RedisBroker(Broker):
         raise BrokerUnavailableError(
             f'there is no pub/sub connection to Redis at {address} yet'
         )
+
+    def _check_link(self, name: bytes) -> None:
+        """Raise an error if something that is not stored would miss this process."""
+        if name in self._channels:
+            listener = self._listener_of(name)
+            if not listener.up:
+                raise listener.lost_error()
 
     def _is_up(self) -> bool:
         return bool(self._listeners) and all(item.up for item in self._listeners)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 from collections.abc import Callable
+import logging
 from typing import Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -21,6 +22,8 @@ from falcon_channels.brokers.redis.connections import Server
 from falcon_channels.brokers.redis.connections import Topology
 from falcon_channels.brokers.redis.scripts import Script
 from falcon_channels.errors import BrokerUnavailableError
+
+_logger = logging.getLogger('falcon_channels')
 
 
 class Client:
@@ -62,6 +65,25 @@ class Client:
             )
         for address in removed:
             await self._connections.pop(address).close()
+
+    async def warn_about_eviction(self) -> None:
+        """Log a warning for each server that may remove keys before they expire."""
+        for address, connection in self._connections.items():
+            try:
+                answer: bytes = await connection.call('INFO', 'memory')
+            except (BrokerUnavailableError, ResponseError) as ex:
+                # NOTE: the user may lack the permission. The broker works without it.
+                _logger.debug('memory policy of Redis at %s not read: %s', address, ex)
+                continue
+            policy = _memory_policy(answer)
+            if policy not in ('', 'noeviction'):
+                _logger.warning(
+                    'Redis at %s has the maxmemory-policy %r: if its memory is full, '
+                    'it removes logs, revocations and presence before they expire; '
+                    "set it to 'noeviction'",
+                    address,
+                    policy,
+                )
 
     async def close(self) -> None:
         """Close all connections."""
@@ -135,6 +157,14 @@ class Client:
         if not self._connections or self._closed:
             raise BrokerUnavailableError('the Redis broker is not open')
         return self._connections[self.topology.address_of(key)]
+
+
+def _memory_policy(info: bytes) -> str:
+    for line in info.decode(errors='replace').splitlines():
+        name, _, value = line.partition(':')
+        if name == 'maxmemory_policy':
+            return value
+    return ''
 
 
 def _unavailable(error: RedisError | RedisConnectionError) -> BrokerUnavailableError:

@@ -88,9 +88,7 @@ class Listener(ServerLink[Connection]):
                 name is not subscribed.
         """
         if not self.up:
-            raise BrokerUnavailableError(
-                f'the link to Redis at {self.address} is lost: {self.reason}'
-            )
+            raise self.lost_error()
         self._names.add(name)
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -104,6 +102,12 @@ class Listener(ServerLink[Connection]):
         except BaseException:
             self._names.discard(name)
             raise
+
+    def lost_error(self) -> BrokerUnavailableError:
+        """Return the error of a call that needs the link while it is lost."""
+        return BrokerUnavailableError(
+            f'the link to Redis at {self.address} is lost: {self.reason}'
+        )
 
     def add_names(self, names: Iterable[bytes]) -> None:
         """Add names that are subscribed when the connection is opened."""

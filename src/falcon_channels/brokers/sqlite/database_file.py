@@ -9,16 +9,18 @@ import secrets
 import sqlite3
 import time
 
+from falcon_channels.brokers.sqlite.clock import DatabaseClock
 from falcon_channels.errors import BrokerUnavailableError
 
 #: ``FaCh`` in the header of the file: it is a database of falcon-channels.
 APPLICATION_ID = 0x46614368
 #: Version of the tables below. A release that changes them increments it.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
-# head: one row. `last_id` is the id of the newest row of `items`. `clock_ms` is the
-#   time of the newest transaction, which never goes back. The epoch of the next new log
-#   consists of `base` and `generation`.
+# head: one row. `last_id` is the id of the newest row of `items`. `DatabaseClock`
+#   describes the columns `clock_ms`, `wall_ms`, `boot` and `shift_ms`. All other times
+#   in the file are times of that clock. The epoch of the next new log consists of
+#   `base` and `generation`.
 # channels: the logs. `top` is the offset of the newest publication. The publications in
 #   the log have offsets above `low`.
 # items: everything that is announced, in the order of its ids. Only a sweep makes gaps
@@ -29,6 +31,9 @@ CREATE TABLE head (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     last_id INTEGER NOT NULL,
     clock_ms INTEGER NOT NULL,
+    wall_ms INTEGER NOT NULL,
+    boot TEXT NOT NULL,
+    shift_ms INTEGER NOT NULL,
     base TEXT NOT NULL,
     generation INTEGER NOT NULL
 );
@@ -156,7 +161,8 @@ def prepare(path: Path, connection: sqlite3.Connection, timeout_s: float) -> Non
             for statement in _TABLES.split(';'):
                 connection.execute(statement)
             connection.execute(
-                'INSERT INTO head VALUES (1, 0, 0, ?, 0)', (secrets.token_urlsafe(6),)
+                'INSERT INTO head VALUES (1, 0, ?, ?, ?, ?, ?, 0)',
+                (*DatabaseClock.start(), secrets.token_urlsafe(6)),
             )
             connection.execute(f'PRAGMA application_id = {APPLICATION_ID}')
             connection.execute(f'PRAGMA user_version = {FORMAT_VERSION}')

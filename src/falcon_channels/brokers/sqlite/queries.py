@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-import time
 from typing import Any
 
 from falcon_channels.brokers.base import StreamSettings
 from falcon_channels.brokers.encoding import decode_info
 from falcon_channels.brokers.encoding import decode_publication
+from falcon_channels.brokers.sqlite.clock import DatabaseClock
 from falcon_channels.brokers.sqlite.transaction import ms
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import HistoryPage
@@ -16,11 +16,6 @@ from falcon_channels.publication import Position
 
 #: Maximum number of rows that a follower reads at once.
 MAX_ITEMS = 1000
-
-
-def now_ms() -> int:
-    """Return Unix time in milliseconds."""
-    return int(time.time() * 1000)
 
 
 def position(connection: sqlite3.Connection, name: str) -> Position | None:
@@ -60,7 +55,7 @@ def history(
         return HistoryPage([], Position(top, epoch))
     after_ms = -1
     if settings.ttl_s is not None:
-        after_ms = now_ms() - ms(settings.ttl_s)
+        after_ms = _now_ms(connection) - ms(settings.ttl_s)
     direction = 'DESC' if reverse else 'ASC'
     found = connection.execute(
         'SELECT offset, body FROM items WHERE channel = ? AND offset > ? '
@@ -75,7 +70,7 @@ def presence(connection: sqlite3.Connection, name: str) -> dict[str, ClientInfo]
     """Return the presence entries of a channel that have not expired."""
     found = connection.execute(
         'SELECT client, info FROM presence WHERE channel = ? AND until_ms > ?',
-        (name.encode(), now_ms()),
+        (name.encode(), _now_ms(connection)),
     ).fetchall()
     return {client.decode(): decode_info(info) for client, info in found}
 
@@ -93,7 +88,7 @@ def is_revoked(connection: sqlite3.Connection, name: str, user: str) -> bool:
     """Return whether a user is revoked in a channel."""
     found = connection.execute(
         'SELECT 1 FROM revocations WHERE channel = ? AND user = ? AND until_ms > ?',
-        (name.encode(), user.encode(), now_ms()),
+        (name.encode(), user.encode(), _now_ms(connection)),
     ).fetchone()
     return found is not None
 
@@ -128,3 +123,7 @@ def items_after(
         (seen_id, MAX_ITEMS),
     ).fetchall()
     return newest, found
+
+
+def _now_ms(connection: sqlite3.Connection) -> int:
+    return DatabaseClock.load(connection).advance().clock_ms

@@ -20,7 +20,6 @@ from pathlib import Path
 import queue
 import sqlite3
 import threading
-import time
 from typing import Any
 from typing import Generic
 from typing import TypeVar
@@ -311,9 +310,7 @@ class Writer(DatabaseThread[Transaction]):
     ) -> tuple[Transaction, list[Any]]:
         connection.execute('BEGIN IMMEDIATE')
         try:
-            transaction = Transaction(
-                connection, int(time.time() * 1000), self._oversized
-            )
+            transaction = Transaction(connection, self._oversized)
             values = [job.request(transaction) for job in jobs]
             transaction.finish()
             connection.execute('COMMIT')

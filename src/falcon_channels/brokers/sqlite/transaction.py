@@ -20,6 +20,7 @@ from falcon_channels.brokers.base import StreamSettings
 from falcon_channels.brokers.encoding import decode_info
 from falcon_channels.brokers.encoding import encode_info
 from falcon_channels.brokers.encoding import encode_publication
+from falcon_channels.brokers.sqlite.clock import DatabaseClock
 from falcon_channels.publication import NO_POSITION
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
@@ -79,7 +80,6 @@ class Transaction:
 
     Args:
         connection: A connection on which the transaction has begun.
-        now_ms: Unix time in milliseconds.
         oversized: Ids of the channels that a sweep trims.
 
     Attributes:
@@ -91,17 +91,20 @@ class Transaction:
     """
 
     def __init__(
-        self, connection: sqlite3.Connection, now_ms: int, oversized: dict[int, None]
+        self, connection: sqlite3.Connection, oversized: dict[int, None]
     ) -> None:
         self._connection = connection
-        head = connection.execute(
-            'SELECT last_id, clock_ms, base, generation FROM head'
+        self.last_id, self._base, self._generation = connection.execute(
+            'SELECT last_id, base, generation FROM head'
         ).fetchone()
-        self.last_id, clock_ms, self._base, self._generation = head
         self.first_id = self.last_id + 1
-        # NOTE: the clock never goes back, so that the order of the rows is also the
-        #   order of their times.
-        self.now_ms = max(now_ms, clock_ms)
+        stored = DatabaseClock.load(connection)
+        self._clock = stored.advance()
+        #: Whether this is the first transaction since the host has booted.
+        self._has_booted = stored.shift_ms != self._clock.shift_ms
+        #: Time of the database clock. It never goes back, so that the order of the rows
+        #: is also the order of their times.
+        self._now_ms = self._clock.clock_ms
         self.events: list[Event] = []
         self.oversized: dict[int, None] = {}
         self.trimmed: list[int] = []
@@ -112,9 +115,11 @@ class Transaction:
     def finish(self) -> None:
         """Write the buffered rows; the caller commits."""
         self._flush()
-        if self.last_id >= self.first_id:
+        if self.last_id >= self.first_id or self._has_booted:
             self._connection.execute(
-                'UPDATE head SET last_id = ?, clock_ms = ?', (self.last_id, self.now_ms)
+                'UPDATE head '
+                'SET last_id = ?, clock_ms = ?, wall_ms = ?, boot = ?, shift_ms = ?',
+                (self.last_id, *self._clock),
             )
 
     def _flush(self) -> None:
@@ -151,11 +156,11 @@ class Transaction:
             known = self._connection.execute(
                 'SELECT offset, epoch FROM keys '
                 'WHERE channel = ? AND key = ? AND until_ms > ?',
-                (name.encode(), key.encode(), self.now_ms),
+                (name.encode(), key.encode(), self._now_ms),
             ).fetchone()
             if known is not None:
                 return PublishResult(Position(*known), True)
-        time_ms = publication.time_ms or self.now_ms
+        time_ms = publication.time_ms or self._clock.wall_ms
         body = encode_publication(publication, time_ms)
         if settings.size:
             position = self._append(name, settings, body)
@@ -163,7 +168,7 @@ class Transaction:
         else:
             position = NO_POSITION
             kind = LIVE
-            self._add(LIVE, None, name.encode(), None, self.now_ms + GRACE_MS, body)
+            self._add(LIVE, None, name.encode(), None, self._now_ms + GRACE_MS, body)
         if key is not None:
             self._connection.execute(
                 'INSERT OR REPLACE INTO keys VALUES (?, ?, ?, ?, ?)',
@@ -171,7 +176,7 @@ class Transaction:
                     name.encode(),
                     key.encode(),
                     *position,
-                    self.now_ms + ms(settings.idempotency_ttl_s),
+                    self._now_ms + ms(settings.idempotency_ttl_s),
                 ),
             )
         # PERF: the constructor is twice as fast as `msgspec.structs.replace`.
@@ -196,13 +201,13 @@ class Transaction:
             self.oversized[channel.id] = None
         until_ms = None
         if settings.ttl_s is not None:
-            until_ms = self.now_ms + max(ms(settings.ttl_s), GRACE_MS)
+            until_ms = self._now_ms + max(ms(settings.ttl_s), GRACE_MS)
         self._add(LOGGED, channel.id, None, channel.top, until_ms, body)
         return Position(channel.top, channel.epoch)
 
     def send(self, kind: int, name: str, body: bytes) -> None:
         """Add a signal (`SIGNAL`) or a control message (`CONTROL`)."""
-        self._add(kind, None, name.encode(), None, self.now_ms + GRACE_MS, body)
+        self._add(kind, None, name.encode(), None, self._now_ms + GRACE_MS, body)
         self.events.append(Event(kind, name, body))
 
     def open_log(self, name: str, settings: StreamSettings) -> Position:
@@ -235,7 +240,7 @@ class Transaction:
     ) -> None:
         self.last_id += 1
         self._rows.append(
-            (self.last_id, kind, channel_id, name, offset, self.now_ms, until_ms, body)
+            (self.last_id, kind, channel_id, name, offset, self._now_ms, until_ms, body)
         )
 
     def _find(self, name: str) -> _Channel | None:
@@ -254,9 +259,9 @@ class Transaction:
             cursor = self._connection.execute(
                 'INSERT INTO channels (name, epoch, top, low, size, forget_ms) '
                 'VALUES (?, ?, 0, 0, ?, ?)',
-                (name.encode(), epoch, settings.size, self.now_ms + EMPTY_MS),
+                (name.encode(), epoch, settings.size, self._now_ms + EMPTY_MS),
             )
-            forget_ms = self.now_ms + EMPTY_MS
+            forget_ms = self._now_ms + EMPTY_MS
             row = (cursor.lastrowid, epoch, 0, 0, settings.size, forget_ms)
             channel = self._channels[name] = _Channel(row)
         return channel
@@ -264,9 +269,9 @@ class Transaction:
     def _postpone_removal(self, channel: _Channel, settings: StreamSettings) -> None:
         """Set the time after which a sweep removes the log."""
         if settings.meta_ttl_s is None:
-            forget_ms = None if channel.top else self.now_ms + EMPTY_MS
+            forget_ms = None if channel.top else self._now_ms + EMPTY_MS
         else:
-            forget_ms = self.now_ms + ms(settings.meta_ttl_s)
+            forget_ms = self._now_ms + ms(settings.meta_ttl_s)
         before_ms = channel.forget_ms
         if forget_ms is None or before_ms is None:
             if forget_ms != before_ms:
@@ -274,7 +279,7 @@ class Transaction:
                 channel.changed = True
         # NOTE: changing the time changes an index, too. It is therefore written only if
         #   it has moved by a twentieth.
-        elif abs(forget_ms - before_ms) * 20 > forget_ms - self.now_ms:
+        elif abs(forget_ms - before_ms) * 20 > forget_ms - self._now_ms:
             channel.forget_ms = forget_ms
             channel.changed = True
 
@@ -289,7 +294,7 @@ class Transaction:
             For each entry whether it is the first of its user in the channel.
         """
         execute = self._connection.execute
-        until_ms = self.now_ms + ms(ttl_s)
+        until_ms = self._now_ms + ms(ttl_s)
         firsts = []
         for name, info in entries:
             channel, user = name.encode(), info.user.encode()
@@ -318,7 +323,7 @@ class Transaction:
         rows = self._connection.execute(
             'SELECT channel, client, user, info FROM presence '
             'WHERE until_ms <= ? ORDER BY until_ms LIMIT ?',
-            (self.now_ms, limit),
+            (self._now_ms, limit),
         ).fetchall()
         return [self._remove_entry(row) for row in rows]
 
@@ -340,7 +345,7 @@ class Transaction:
         if ttl_s > 0:
             self._connection.execute(
                 'INSERT OR REPLACE INTO revocations VALUES (?, ?, ?)',
-                (*key, min(self.now_ms + ms(ttl_s), _BIGGEST)),
+                (*key, min(self._now_ms + ms(ttl_s), _BIGGEST)),
             )
         else:
             self._connection.execute(
@@ -368,14 +373,14 @@ class Transaction:
     def _remove_channels(self) -> bool:
         rows = self._connection.execute(
             'SELECT id, top FROM channels WHERE forget_ms <= ? LIMIT ?',
-            (self.now_ms, _MAX_SWEPT_CHANNELS),
+            (self._now_ms, _MAX_SWEPT_CHANNELS),
         ).fetchall()
         for channel_id, top in rows:
             # NOTE: the rows are removed later, when every process has had time to read
             #   them.
             self._connection.execute(
                 'UPDATE items SET until_ms = ? WHERE channel = ?',
-                (self.now_ms + GRACE_MS, channel_id),
+                (self._now_ms + GRACE_MS, channel_id),
             )
             self._connection.execute('DELETE FROM channels WHERE id = ?', (channel_id,))
             self._generation += top > 0
@@ -391,7 +396,7 @@ class Transaction:
         rows = execute(
             'SELECT id, channel, offset FROM items '
             'WHERE until_ms <= ? ORDER BY until_ms LIMIT ?',
-            (self.now_ms, _MAX_SWEPT_ROWS),
+            (self._now_ms, _MAX_SWEPT_ROWS),
         ).fetchall()
         lows: dict[int, int] = {}
         for _, channel_id, offset in rows:
@@ -410,7 +415,7 @@ class Transaction:
     def _trim(self) -> bool:
         """Remove items at or below the `low` of a log, and items beyond its size."""
         execute = self._connection.execute
-        before_ms = self.now_ms - GRACE_MS
+        before_ms = self._now_ms - GRACE_MS
         budget = _MAX_SWEPT_ROWS
         for channel_id in list(itertools.islice(self._to_trim, _MAX_SWEPT_CHANNELS)):
             row = execute(
@@ -446,7 +451,7 @@ class Transaction:
     def _remove_expired(self, table: str, first: str, second: str) -> bool:
         rows = self._connection.execute(
             f'SELECT {first}, {second} FROM {table} WHERE until_ms <= ? LIMIT ?',
-            (self.now_ms, _MAX_SWEPT_ROWS),
+            (self._now_ms, _MAX_SWEPT_ROWS),
         ).fetchall()
         self._connection.executemany(
             f'DELETE FROM {table} WHERE {first} = ? AND {second} = ?', rows

@@ -40,7 +40,7 @@ export class RoomView {
   #channels: Channel[] = [];
   #typingChannel: Channel | null = null;
   #typists = new Map<string, { name: string; timer: ReturnType<typeof setTimeout> }>();
-  #lastTypingMs = 0;
+  #lastTypingMs: number | undefined;
   #loadingOlder = false;
   #readUpTo = 0;
   #markReadTimer: ReturnType<typeof setTimeout> | undefined;
@@ -108,7 +108,7 @@ export class RoomView {
     this.#renderTyping();
     this.parts.members.reset([]);
     this.#timeline = new Timeline();
-    this.#lastTypingMs = 0;
+    this.#lastTypingMs = undefined;
     this.#readUpTo = 0;
     this.#unseen = 0;
     this.name = '';
@@ -154,9 +154,12 @@ export class RoomView {
 
   /** Publish that the user types or has stopped, at a limited rate. */
   publishTyping(isTyping: boolean): void {
-    if (isTyping && Date.now() - this.#lastTypingMs < TYPING_EVERY_MS) return;
-    if (!isTyping && this.#lastTypingMs === 0) return;
-    this.#lastTypingMs = isTyping ? Date.now() : 0;
+    const lastMs = this.#lastTypingMs;
+    if (!isTyping && lastMs === undefined) return;
+    // A monotonic clock. The wall clock may go back, and nobody would see the typing.
+    const nowMs = performance.now();
+    if (isTyping && lastMs !== undefined && nowMs - lastMs < TYPING_EVERY_MS) return;
+    this.#lastTypingMs = isTyping ? nowMs : undefined;
     this.#typingChannel?.publishIfSubscribed({ typing: isTyping });
   }
 
