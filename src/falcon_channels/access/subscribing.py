@@ -7,8 +7,9 @@ call it. The order of its steps matters:
 2. *Register the subscription* with the connection, in the state JOINING. A command
    that ends it, such as `revoke_user`, finds it from here on, also while a responder
    runs. A second request for the same channel is refused.
-3. *Ask the application*: the options of the route, then ``on_subscribe``. Neither is
-   asked if the application itself subscribes the connection. A revocation always holds.
+3. *Check the permission*: first the options of the route, then ``on_subscribe``. Both
+   are skipped if the application itself subscribes the connection. A revocation always
+   holds.
 4. *Call on_authorized*, where a plain WebSocket accepts its handshake. A client that
    may not subscribe is thereby refused before it is accepted.
 5. *Join and recover* in the hub.
