@@ -21,6 +21,7 @@ LAYERS: list[set[str]] = [
     {
         'class_hooks',
         'converters',
+        'log_bursts',
         'metrics',
         'names',
         'options',

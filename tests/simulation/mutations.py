@@ -165,8 +165,8 @@ MUTANTS = [
     Mutant(
         'presence entries are refreshed too late',
         'hub/presence.py',
-        'await asyncio.sleep(ttl_s / 3)',
-        'await asyncio.sleep(ttl_s * 3)',
+        'interval_s = ttl_s / 3',
+        'interval_s = ttl_s * 3',
     ),
     Mutant(
         'presence entries are not removed',
@@ -489,22 +489,22 @@ MUTANTS = [
     Mutant(
         'entries that expired by mistake are not announced again',
         'hub/presence.py',
-        'if begun_s - refreshed_s >= ttl_s:',
-        'if False:',
+        'return is_missing and added.store == store',
+        'return False',
         'tests/hub/test_presence.py',
     ),
     Mutant(
         'a join whose announcement failed is dropped',
         'hub/presence.py',
-        'if subscription in entered and (again or not entered[subscription]):',
-        'if subscription in entered and again:',
+        'if entered[subscription] is None or _was_removed(',
+        'if _was_removed(',
         'tests/hub/test_presence.py',
     ),
     Mutant(
         'an entry that could not be added is not refreshed',
         'hub/presence.py',
         '            if options.presence:\n                self._keep_refreshed(',
-        '            if announced:\n                self._keep_refreshed(',
+        '            if store is not None:\n                self._keep_refreshed(',
     ),
     # --- revocations -----------------------------------------------------------------
     Mutant(

@@ -27,6 +27,7 @@ from falcon_channels.brokers.background_tasks import start_task
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import BrokerReceiver
 from falcon_channels.brokers.base import Capabilities
+from falcon_channels.brokers.base import PresenceAdded
 from falcon_channels.brokers.base import PresenceChange
 from falcon_channels.brokers.base import PresenceEntry
 from falcon_channels.brokers.base import PublishResult
@@ -331,11 +332,11 @@ class PostgresBroker(Broker):
 
     async def add_presence(
         self, entries: Sequence[PresenceEntry], ttl_s: float
-    ) -> list[bool]:
+    ) -> list[PresenceAdded]:
         if not entries:
             return []
-        ((firsts,),) = await self._rows(
-            f'SELECT {self._schema}.add_presence(%s, %s::bytea[], %s::bytea[], '
+        rows = await self._rows(
+            f'SELECT * FROM {self._schema}.add_entries(%s, %s::bytea[], %s::bytea[], '
             '%s::bytea[], %s::bytea[])',
             _ms(ttl_s),
             [channel.encode() for channel, _ in entries],
@@ -343,7 +344,7 @@ class PostgresBroker(Broker):
             [info.user.encode() for _, info in entries],
             [encode_info(info) for _, info in entries],
         )
-        return list(firsts)
+        return [PresenceAdded(first, new) for first, new in rows]
 
     async def remove_presence(self, channel: str, client: str) -> PresenceChange | None:
         rows = await self._rows(

@@ -25,6 +25,7 @@ from falcon_channels.brokers.background_tasks import start_task
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import BrokerReceiver
 from falcon_channels.brokers.base import Capabilities
+from falcon_channels.brokers.base import PresenceAdded
 from falcon_channels.brokers.base import PresenceChange
 from falcon_channels.brokers.base import PresenceEntry
 from falcon_channels.brokers.base import PublishResult
@@ -326,7 +327,7 @@ class RedisBroker(Broker):
 
     async def add_presence(
         self, entries: Sequence[PresenceEntry], ttl_s: float
-    ) -> list[bool]:
+    ) -> list[PresenceAdded]:
         client = self._get_client()
         parts: dict[int, list[int]] = {}
         for index, entry in enumerate(entries):
@@ -348,16 +349,17 @@ class RedisBroker(Broker):
                     base,
                     ttl_ms,
                     key_ttl_ms,
+                    secrets.token_urlsafe(9),
                     *words,
                 )
             )
-        firsts = [False] * len(entries)
-        for indexes, answer in zip(
+        added = [PresenceAdded(False, False)] * len(entries)
+        for indexes, (store, firsts, news) in zip(
             parts.values(), await asyncio.gather(*calls), strict=True
         ):
-            for index, first in zip(indexes, answer, strict=True):
-                firsts[index] = bool(first)
-        return firsts
+            for index, first, new in zip(indexes, firsts, news, strict=True):
+                added[index] = PresenceAdded(bool(first), bool(new), store.decode())
+        return added
 
     async def remove_presence(self, channel: str, client: str) -> PresenceChange | None:
         base = self._keys.partition(self._keys.partition_of(channel))

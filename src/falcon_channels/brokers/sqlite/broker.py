@@ -23,6 +23,7 @@ from falcon_channels.brokers.background_tasks import start_task
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import BrokerReceiver
 from falcon_channels.brokers.base import Capabilities
+from falcon_channels.brokers.base import PresenceAdded
 from falcon_channels.brokers.base import PresenceChange
 from falcon_channels.brokers.base import PresenceEntry
 from falcon_channels.brokers.base import PublishResult
@@ -225,11 +226,11 @@ class SqliteBroker(Broker):
 
     async def add_presence(
         self, entries: Sequence[PresenceEntry], ttl_s: float
-    ) -> list[bool]:
-        firsts: list[bool] = await self._write(
+    ) -> list[PresenceAdded]:
+        added: list[PresenceAdded] = await self._write(
             lambda transaction: transaction.add_presence(entries, ttl_s)
         )
-        return firsts
+        return added
 
     async def remove_presence(self, channel: str, client: str) -> PresenceChange | None:
         change: PresenceChange | None = await self._write(
