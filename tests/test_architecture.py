@@ -19,9 +19,9 @@ SOURCE = ROOT / 'src' / 'falcon_channels'
 LAYERS: list[set[str]] = [
     {'errors'},
     {
+        'burst_log',
         'class_hooks',
         'converters',
-        'log_bursts',
         'metrics',
         'names',
         'options',

@@ -12,6 +12,7 @@ from typing import Literal
 
 import psycopg
 import pytest
+from support.audience import open_channels
 from support.postgres_server import PostgresServer
 from support.redis_server import RedisServer
 
@@ -218,3 +219,46 @@ async def test_outage_longer_than_the_lifetime_of_entries_announces_nothing(
     lines = [r for r in caplog.records if r.message.startswith('presence not')]
     assert failures > len(lines) > 0
     assert len(lines) <= len(processes)
+
+
+async def test_link_that_is_lost_many_times_is_logged_once(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A burst of losses causes one line at its begin, and one at its end."""
+    async with open_channels(store.url) as channels:
+        for number in range(1, 4):
+            await asyncio.to_thread(store.end_links)
+            losses = channels.node.hub.counters
+            await until(
+                lambda n=number, c=losses: c.links_lost == n,  # type: ignore[misc]
+                'the link is lost',
+            )
+            await until(lambda: channels.status == 'ok', 'the link is back')
+        errors = [r.message for r in caplog.records if r.levelname == 'ERROR']
+        assert ['the link to the broker is lost; subscribers wait'] == errors
+        await until(lambda: 'is restored' in caplog.text, 'the burst has ended')
+    links = [r.message for r in caplog.records if 'link to' in r.message]
+    assert 3 == len([r for r in links if r.startswith('the link')])
+    assert links[-1].startswith('the link to the broker is restored (losses: 3)')
+
+
+async def test_lost_logs_of_many_channels_are_logged_in_few_lines(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """If a server has lost its data, the log has not one line for each channel."""
+    server = RedisServer(tmp_path)
+    url = f'{server.url}?timeout_s=1&probe_s=0.2'
+    async with open_channels(url) as channels:
+        async with contextlib.AsyncExitStack() as stack:
+            for number in range(200):
+                await channels.publish(f'news {number}', number)
+                await stack.enter_async_context(channels.subscribe(f'news {number}'))
+            server.kill()
+            await until(lambda: channels.status == 'link lost', 'the link is lost')
+            server.start()
+            counters = channels.node.hub.counters
+            await until(lambda: counters.insufficient_state == 200, 'all are told')
+    lines = [r.message for r in caplog.records if 'are lost, such as' in r.message]
+    assert 200 == sum(int(line.split()[2]) for line in lines)
+    assert len(lines) <= 5
+    server.stop()

@@ -24,22 +24,19 @@ from collections.abc import Callable
 from collections.abc import Sequence
 import contextlib
 from functools import partial
-import logging
 
 import msgspec
 
 from falcon_channels.brokers.base import PresenceAdded
 from falcon_channels.brokers.base import PresenceChange
 from falcon_channels.brokers.base import PresenceEntry
+from falcon_channels.burst_log import BurstLog
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.hub.connection import Subscription
 from falcon_channels.hub.hub import Hub
-from falcon_channels.log_bursts import LogBursts
 from falcon_channels.options import ChannelOptions
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import Signal
-
-_logger = logging.getLogger('falcon_channels')
 
 #: Number of entries that are refreshed or expired in one call of the broker.
 _BATCH = 500
@@ -81,7 +78,7 @@ class PresenceKeeper:
         #   nothing would remove it.
         self._lock = asyncio.Lock()
         self._user_locks: dict[tuple[str, str], _UserLock] = {}
-        self._errors = LogBursts()
+        self._errors = BurstLog()
         #: Entries that have ended, and whose leave could not be announced yet.
         self._unannounced: deque[PresenceChange] = deque()
 
@@ -388,8 +385,7 @@ class PresenceKeeper:
     def _on_error(self, message: str, *arguments: object) -> None:
         """Count an error of the broker, and log the first one of a burst."""
         self._hub.counters.presence_errors += 1
-        burst = self._errors.begins(asyncio.get_running_loop().time())
-        _logger.log(logging.WARNING if burst else logging.DEBUG, message, *arguments)
+        self._errors.warning(message, *arguments)
 
 
 class _UserLock:

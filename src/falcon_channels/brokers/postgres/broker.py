@@ -46,6 +46,7 @@ from falcon_channels.brokers.postgres.migration import check_version
 from falcon_channels.brokers.postgres.migration import create_schema
 from falcon_channels.brokers.postgres.publish_queues import PublishQueues
 from falcon_channels.brokers.postgres.publish_queues import QueuedPublication
+from falcon_channels.burst_log import BurstLog
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import CapabilityError
 from falcon_channels.publication import ClientInfo
@@ -107,6 +108,7 @@ class PostgresBroker(Broker):
         self._receiver: BrokerReceiver | None = None
         self._subscribed: set[str] = set()
         self._inbox = ControlInbox(0)
+        self._errors = BurstLog()
         self._lost = False
         self._closed = False
 
@@ -468,7 +470,7 @@ class PostgresBroker(Broker):
                 )
         except BrokerUnavailableError as ex:
             # NOTE: the hub notices the gap in the offsets, and repairs it.
-            _logger.warning('cannot read a publication that is announced: %s', ex)
+            self._errors.warning('cannot read an announced publication: %s', ex)
             return None
         return rows[0][0] if rows else None
 
@@ -512,6 +514,7 @@ class PostgresBroker(Broker):
 
     async def _run_housekeeping(self) -> None:
         more = False
+        errors = BurstLog()
         while True:
             if not more:
                 await asyncio.sleep(_SWEEP_S)
@@ -519,7 +522,7 @@ class PostgresBroker(Broker):
                 ((more,),) = await self._rows(f'SELECT {self._schema}.sweep()')
             except BrokerUnavailableError as ex:
                 more = False
-                _logger.warning('cannot remove expired rows: %s', ex)
+                errors.warning('cannot remove expired rows: %s', ex)
 
 
 def _lost_error() -> BrokerUnavailableError:
