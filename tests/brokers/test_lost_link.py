@@ -1,4 +1,4 @@
-"""A lost link to a real server: what is accepted meanwhile, and what is announced."""
+"""A lost link to a real server: calls, announcements and log lines meanwhile."""
 
 from __future__ import annotations
 

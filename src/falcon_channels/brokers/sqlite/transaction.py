@@ -95,11 +95,12 @@ class Transaction:
         self, connection: sqlite3.Connection, oversized: dict[int, None]
     ) -> None:
         self._connection = connection
-        self.last_id, self._base, self._generation = connection.execute(
-            'SELECT last_id, base, generation FROM head'
+        self.last_id, self._base, self._generation, *clock = connection.execute(
+            'SELECT last_id, base, generation, clock_ms, wall_ms, boot, shift_ms '
+            'FROM head'
         ).fetchone()
         self.first_id = self.last_id + 1
-        stored = DatabaseClock.load(connection)
+        stored = DatabaseClock(*clock)
         self._clock = stored.advance()
         #: Whether this is the first transaction since the host has booted.
         self._has_booted = stored.shift_ms != self._clock.shift_ms
