@@ -506,6 +506,35 @@ MUTANTS = [
         '            if options.presence:\n                self._keep_refreshed(',
         '            if store is not None:\n                self._keep_refreshed(',
     ),
+    Mutant(
+        'presence expires right after an outage',
+        'hub/presence.py',
+        'if loop.time() < settled_s:',
+        'if False:',
+        'tests/hub/test_presence.py',
+    ),
+    # --- brokers ---------------------------------------------------------------------
+    Mutant(
+        'the clock of a SQLite file follows the wall clock',
+        'brokers/sqlite/clock.py',
+        'if self.boot != BOOT or now_ms < self.clock_ms:',
+        'if True:',
+        'tests/contract/test_sqlite_contract.py',
+    ),
+    Mutant(
+        'a publish without history succeeds while the link is lost',
+        'brokers/redis/broker.py',
+        'if not listener.up:\n                raise listener.lost_error()',
+        'pass',
+        'tests/brokers/test_lost_link.py',
+    ),
+    Mutant(
+        'lost revocations are not written again',
+        'brokers/redis/broker.py',
+        'await self._write_lost_revocations()',
+        'pass',
+        'tests/brokers/test_redis_faults.py',
+    ),
     # --- revocations -----------------------------------------------------------------
     Mutant(
         'a revoked user may subscribe again',
