@@ -19,6 +19,7 @@ SOURCE = ROOT / 'src' / 'falcon_channels'
 LAYERS: list[set[str]] = [
     {'errors'},
     {
+        'burst_log',
         'class_hooks',
         'converters',
         'metrics',

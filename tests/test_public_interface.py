@@ -104,6 +104,7 @@ PUBLIC = {
         'Broker',
         'BrokerReceiver',
         'Capabilities',
+        'PresenceAdded',
         'PresenceChange',
         'PresenceEntry',
         'PublishResult',

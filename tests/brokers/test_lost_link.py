@@ -1,28 +1,42 @@
-"""A lost link to a real server: what is accepted meanwhile, and what is announced."""
+"""A lost link to a real server: calls, announcements and log lines meanwhile."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 from collections.abc import Iterator
+import contextlib
 from pathlib import Path
+import sqlite3
+from typing import Literal
 
 import psycopg
 import pytest
+from support.audience import open_channels
 from support.postgres_server import PostgresServer
 from support.redis_server import RedisServer
 
+from falcon_channels import ChannelOptions
+from falcon_channels import Channels
+from falcon_channels.brokers.base import PresenceEntry
 from falcon_channels.brokers.base import StreamSettings
 from falcon_channels.brokers.urls import open_broker
 from falcon_channels.errors import BrokerUnavailableError
+from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import Publication
+from falcon_channels.publication import Signal
+from falcon_channels.testing import Received
 from falcon_channels.testing import Recorder
+from falcon_channels.testing import SimulatedClient
+from falcon_channels.testing.recorder import eventually
 
 pytestmark = pytest.mark.xdist_group('lost link')
 
 LOG = StreamSettings(size=10)
 NO_LOG = StreamSettings()
 ITEM = Publication(data=b'1')
+#: Lifetime of presence entries in seconds.
+TTL_S = 1.5
 
 
 class Store:
@@ -86,3 +100,165 @@ async def test_publish_without_log_is_refused_while_the_own_link_is_lost(
         item.data for item in (await broker.history('logged', LOG)).publications
     ]
     await broker.close()
+
+
+class Outage:
+    """A store that a test can make unreachable.
+
+    Args:
+        url: URL of the broker.
+        begin: Function that makes the store unreachable.
+        end: Function that makes it reachable again.
+    """
+
+    def __init__(
+        self, url: str, begin: Callable[[], None], end: Callable[[], None]
+    ) -> None:
+        self.url = url
+        self.begin = begin
+        self.end = end
+
+
+@pytest.fixture(params=['sqlite', 'redis', 'empty redis', 'postgresql'])
+def outage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Outage]:
+    """An outage of each store; "empty redis" has lost its data at the end."""
+    if request.param == 'sqlite':
+        path = tmp_path / 'chat.db'
+        lock = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        yield Outage(
+            f'sqlite:///{path}?timeout_s=1',
+            lambda: lock.execute('BEGIN IMMEDIATE'),
+            lambda: lock.execute('ROLLBACK'),
+        )
+        lock.close()
+    elif request.param == 'postgresql':
+        postgres = PostgresServer('fsync=off')
+        url = f'{postgres.url}?migrate=yes&timeout_s=1&probe_s=0.2'
+        yield Outage(url, postgres.freeze, postgres.thaw)
+        postgres.stop()
+    else:
+        redis = RedisServer(tmp_path)
+        url = f'{redis.url}?timeout_s=1&probe_s=0.2'
+        if request.param == 'redis':
+            yield Outage(url, redis.freeze, redis.thaw)
+        else:
+            yield Outage(url, redis.kill, redis.start)
+        redis.stop()
+
+
+def announced(watcher: SimulatedClient) -> list[tuple[str, str]]:
+    """Return the joins and leaves that a client has received, with their users."""
+    return [
+        (event.item.kind, event.item.info.user)
+        for event in watcher.events
+        if isinstance(event, Received) and isinstance(event.item, Signal)
+    ]
+
+
+async def until(condition: Callable[[], bool], what: str) -> None:
+    """Wait until a condition is true; fail with its description otherwise."""
+
+    async def check() -> bool:
+        return condition()
+
+    await eventually(check, what)
+
+
+@pytest.mark.parametrize('join_leave', ['user', 'connection'])
+async def test_outage_longer_than_the_lifetime_of_entries_announces_nothing(
+    outage: Outage,
+    join_leave: Literal['user', 'connection'],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Members that stay connected are not announced again after an outage.
+
+    The processes log one line about presence, however many calls have failed.
+    """
+    monkeypatch.setattr('falcon_channels.hub.presence._SETTLE_S', 5.0)
+    loop = asyncio.get_running_loop()
+    options = ChannelOptions(
+        subscribers='anybody',
+        presence=True,
+        join_leave=join_leave,
+        presence_ttl_s=TTL_S,
+    )
+    async with contextlib.AsyncExitStack() as stack:
+        processes = []
+        for _ in range(2):
+            channels = Channels(outage.url)
+            channels.add_route('room:{name}', None, options)
+            await channels.start()
+            stack.push_async_callback(channels.close)
+            processes.append(channels)
+        members = ['watcher', 'ann', 'ann', 'bob']
+        clients = []
+        for number, user in enumerate(members):
+            client = SimulatedClient(processes[number % 2], user=user)
+            clients.append(await stack.enter_async_context(client))
+            await client.subscribe('room:1')
+        joins = 3 if join_leave == 'user' else 4
+        await until(lambda: len(announced(clients[0])) == joins, 'all have joined')
+
+        await asyncio.to_thread(outage.begin)
+        end_s = loop.time() + 3 * TTL_S
+        await until(lambda: loop.time() > end_s, 'all entries have expired')
+        await asyncio.to_thread(outage.end)
+        await until(lambda: all(c.status == 'ok' for c in processes), 'the link is ok')
+
+        # An entry of a killed process still expires, long after the next refreshes.
+        ghost = PresenceEntry('room:1', ClientInfo(user='ghost', client='ghost'))
+        await processes[1].node.broker.add_presence([ghost], 0.1)
+        await until(
+            lambda: ('leave', 'ghost') in announced(clients[0]), 'the ghost has left'
+        )
+        assert joins + 1 == len(announced(clients[0]))
+        assert ('leave', 'ghost') == announced(clients[0])[-1]
+        assert 4 == (await processes[0].presence_stats('room:1'))[0]
+    failures = sum(c.node.hub.counters.presence_errors for c in processes)
+    lines = [r for r in caplog.records if r.message.startswith('presence not')]
+    assert failures > len(lines) > 0
+    assert len(lines) <= len(processes)
+
+
+async def test_link_that_is_lost_many_times_is_logged_once(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A burst of losses causes one line at its begin, and one at its end."""
+    async with open_channels(store.url) as channels:
+        for number in range(1, 4):
+            await asyncio.to_thread(store.end_links)
+            losses = channels.node.hub.counters
+            await until(
+                lambda n=number, c=losses: c.links_lost == n,  # type: ignore[misc]
+                'the link is lost',
+            )
+            await until(lambda: channels.status == 'ok', 'the link is back')
+        errors = [r.message for r in caplog.records if r.levelname == 'ERROR']
+        assert ['the link to the broker is lost; subscribers wait'] == errors
+        await until(lambda: 'is restored' in caplog.text, 'the burst has ended')
+    links = [r.message for r in caplog.records if 'link to' in r.message]
+    assert 3 == len([r for r in links if r.startswith('the link')])
+    assert links[-1].startswith('the link to the broker is restored (losses: 3)')
+
+
+async def test_lost_logs_of_many_channels_are_logged_in_few_lines(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """If a server has lost its data, the log has not one line for each channel."""
+    server = RedisServer(tmp_path)
+    url = f'{server.url}?timeout_s=1&probe_s=0.2'
+    async with open_channels(url) as channels:
+        async with contextlib.AsyncExitStack() as stack:
+            for number in range(200):
+                await channels.publish(f'news {number}', number)
+                await stack.enter_async_context(channels.subscribe(f'news {number}'))
+            server.kill()
+            await until(lambda: channels.status == 'link lost', 'the link is lost')
+            server.start()
+            counters = channels.node.hub.counters
+            await until(lambda: counters.insufficient_state == 200, 'all are told')
+    lines = [r.message for r in caplog.records if 'are lost, such as' in r.message]
+    assert 200 == sum(int(line.split()[2]) for line in lines)
+    assert len(lines) <= 5
+    server.stop()

@@ -51,7 +51,7 @@ async def test_every_key_of_the_broker_expires(server: RedisServer) -> None:
     await broker.close()
     with redis.Redis(port=server.port, db=5) as client:
         keys = client.keys()
-        assert 10 == len(keys)
+        assert 11 == len(keys)
         assert [] == [key for key in keys if client.pttl(key) < 0]
         assert [] == [key for key in keys if b'news' in key or b'ann' in key]
         client.flushdb()

@@ -18,7 +18,11 @@ from support.redis_server import RedisCluster
 from support.redis_server import RedisServer
 
 from falcon_channels.brokers.redis.keys import token
+from falcon_channels.brokers.redis.revocations import MAX_REMEMBERED
+from falcon_channels.brokers.redis.revocations import RememberedRevocations
+from falcon_channels.brokers.urls import open_broker
 from falcon_channels.channels import Channels
+from falcon_channels.testing import Recorder
 
 pytestmark = pytest.mark.xdist_group('redis faults')
 
@@ -181,3 +185,47 @@ async def test_moved_slot_of_a_cluster_is_followed_and_clients_are_told(
         audience, publisher, _ = await run_fault(f'{cluster.url}{QUICK}', fault)
     audience.check_heard_or_told(publisher.values)
     assert [2] * SUBSCRIBERS == [len(heard) for heard in audience.heard]
+
+
+@pytest.mark.parametrize('keeps_data', [False, True], ids=['empty', 'with its data'])
+async def test_revocations_hold_after_the_server_has_restarted(
+    tmp_path: Path, keeps_data: bool
+) -> None:
+    """Revocations are written again if they are lost; removed ones stay removed."""
+    words = ('--appendonly', 'yes', '--appendfsync', 'always') if keeps_data else ()
+    server = RedisServer(tmp_path, *words)
+    brokers = [open_broker(f'{server.url}{QUICK}') for _ in range(2)]
+    recorders = [Recorder() for _ in brokers]
+    for broker, recorder in zip(brokers, recorders, strict=True):
+        await broker.start(recorder)
+    one, two = brokers
+    for user in ('ann', 'bob', 'cleo'):
+        await one.revoke('news', user, 60)
+    await one.revoke('news', 'bob', 0)
+    if keeps_data:
+        # NOTE: without its data, only the process that has revoked remembers.
+        await two.revoke('news', 'cleo', 0)
+    server.kill()
+    for recorder in recorders:
+        await recorder.until(lambda r=recorder: r.links == ['lost'], 'lost')  # type: ignore[misc]
+    server.start()
+    for recorder in recorders:
+        await recorder.until(lambda r=recorder: r.links[1:], 'restored')  # type: ignore[misc]
+    revoked = [await two.is_revoked('news', user) for user in ('ann', 'bob', 'cleo')]
+    assert [True, False, not keeps_data] == revoked
+    left_ms = int(server.ask('PTTL', f'falcon:{{{token("news")}}}:r:{token("ann")}'))
+    assert 0 < left_ms < 60_000
+    for broker in brokers:
+        await broker.close()
+    server.stop()
+
+
+async def test_remembered_revocations_are_limited() -> None:
+    """A process remembers the newest revocations, until they expire."""
+    revocations = RememberedRevocations()
+    for number in range(MAX_REMEMBERED + 5):
+        revocations.add('news', str(number), 100.0 + number)
+    assert MAX_REMEMBERED == len(revocations.left(0.0))
+    assert [('news', '10', 1.0)] == revocations.left(109.0)[:1]
+    revocations.remove('news', '10')
+    assert [('news', '11', 2.0)] == revocations.left(109.0)[:1]

@@ -295,6 +295,39 @@ async def test_entries_that_expired_by_mistake_are_announced_again(
 
 @pytest.mark.parametrize('join_leave', ['connection', 'user'])
 @on_fake_clock
+async def test_outage_of_all_processes_announces_nothing(join_leave: str) -> None:
+    """The first process to return waits until the others have refreshed."""
+    store = Store(asyncio.get_running_loop())
+    await store.start()
+    brokers = [SlowSignalBroker(store), SlowSignalBroker(store)]
+    processes = [Channels(broker) for broker in brokers]
+    for channels in processes:
+        options = ChannelOptions(
+            subscribers='anybody',
+            presence=True,
+            join_leave=join_leave,
+            presence_ttl_s=30.0,
+        )
+        channels.add_route('room:{name}', None, options)
+    watcher = await enter(processes[1], 'watcher')
+    await enter(processes[0], 'ann')
+    for broker, channels in zip(brokers, processes, strict=True):
+        broker.link_up = False
+        channels.node.hub.on_link_lost()
+    await asyncio.sleep(100)
+    for broker, channels in reversed(list(zip(brokers, processes, strict=True))):
+        broker.link_up = True
+        channels.node.hub.on_link_restored()
+        await asyncio.sleep(6)
+    await asyncio.sleep(300)
+    assert [('join', 'watcher'), ('join', 'ann')] == signals(watcher)
+    assert 2 == len(await processes[1].presence('room:1'))
+    for channels in processes:
+        await channels.close()
+
+
+@pytest.mark.parametrize('join_leave', ['connection', 'user'])
+@on_fake_clock
 async def test_join_that_could_not_be_announced_is_announced_later(
     join_leave: str,
 ) -> None:

@@ -22,6 +22,7 @@ from typing import TypeVar
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import BrokerReceiver
 from falcon_channels.brokers.base import Capabilities
+from falcon_channels.brokers.base import PresenceAdded
 from falcon_channels.brokers.base import PresenceChange
 from falcon_channels.brokers.base import PresenceEntry
 from falcon_channels.brokers.base import PublishResult
@@ -284,7 +285,7 @@ class FaultyBroker(Broker):
 
     async def add_presence(
         self, entries: Sequence[PresenceEntry], ttl_s: float
-    ) -> list[bool]:
+    ) -> list[PresenceAdded]:
         return await self._call(lambda: self._store.memory.add_presence(entries, ttl_s))
 
     async def remove_presence(self, channel: str, client: str) -> PresenceChange | None:

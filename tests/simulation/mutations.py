@@ -165,8 +165,8 @@ MUTANTS = [
     Mutant(
         'presence entries are refreshed too late',
         'hub/presence.py',
-        'await asyncio.sleep(ttl_s / 3)',
-        'await asyncio.sleep(ttl_s * 3)',
+        'interval_s = ttl_s / 3',
+        'interval_s = ttl_s * 3',
     ),
     Mutant(
         'presence entries are not removed',
@@ -489,22 +489,51 @@ MUTANTS = [
     Mutant(
         'entries that expired by mistake are not announced again',
         'hub/presence.py',
-        'if begun_s - refreshed_s >= ttl_s:',
-        'if False:',
+        'return is_missing and added.store == store',
+        'return False',
         'tests/hub/test_presence.py',
     ),
     Mutant(
         'a join whose announcement failed is dropped',
         'hub/presence.py',
-        'if subscription in entered and (again or not entered[subscription]):',
-        'if subscription in entered and again:',
+        'if entered[subscription] is None or _was_removed(',
+        'if _was_removed(',
         'tests/hub/test_presence.py',
     ),
     Mutant(
         'an entry that could not be added is not refreshed',
         'hub/presence.py',
         '            if options.presence:\n                self._keep_refreshed(',
-        '            if announced:\n                self._keep_refreshed(',
+        '            if store is not None:\n                self._keep_refreshed(',
+    ),
+    Mutant(
+        'presence expires right after an outage',
+        'hub/presence.py',
+        'if loop.time() < settled_s:',
+        'if False:',
+        'tests/hub/test_presence.py',
+    ),
+    # --- brokers ---------------------------------------------------------------------
+    Mutant(
+        'the clock of a SQLite file follows the wall clock',
+        'brokers/sqlite/clock.py',
+        'if self.boot != BOOT or now_ms < self.clock_ms:',
+        'if True:',
+        'tests/contract/test_sqlite_contract.py',
+    ),
+    Mutant(
+        'a publish without history succeeds while the link is lost',
+        'brokers/redis/broker.py',
+        'if not listener.up:\n                raise listener.lost_error()',
+        'pass',
+        'tests/brokers/test_lost_link.py',
+    ),
+    Mutant(
+        'lost revocations are not written again',
+        'brokers/redis/broker.py',
+        'await self._write_lost_revocations()',
+        'pass',
+        'tests/brokers/test_redis_faults.py',
     ),
     # --- revocations -----------------------------------------------------------------
     Mutant(

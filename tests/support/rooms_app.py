@@ -11,7 +11,11 @@ from falcon_channels import Channels
 
 channels = Channels(os.environ['BROKER'])
 OPTIONS = ChannelOptions(
-    history_size=1000, presence=True, presence_ttl_s=3.0, publishers='subscribers'
+    history_size=1000,
+    presence=True,
+    presence_ttl_s=3.0,
+    publishers='subscribers',
+    subscribers='anybody',
 )
 
 
@@ -74,7 +78,9 @@ channels.add_route('rooms:{room}', room, OPTIONS)
 channels.add_route(
     'squares:{square}',
     Square(),
-    ChannelOptions(history_size=10, presence=True, publishers='anybody'),
+    ChannelOptions(
+        history_size=10, presence=True, publishers='anybody', subscribers='anybody'
+    ),
 )
 app = falcon.asgi.App(middleware=[channels])
 app.add_route('/rooms/{room}', room)

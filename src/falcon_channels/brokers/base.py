@@ -189,6 +189,22 @@ class PresenceEntry(NamedTuple):
     info: ClientInfo
 
 
+class PresenceAdded(NamedTuple):
+    """The result of `Broker.add_presence` for one entry.
+
+    Attributes:
+        first: Whether it is the first entry of its user in the channel.
+        new: Whether the entry did not exist. If this process has added it before, it
+            has expired and was removed, or the store has lost its data.
+        store: Id of the data of the store; another one after the store has lost its
+            data. ``''`` if the store loses nothing.
+    """
+
+    first: bool
+    new: bool
+    store: str = ''
+
+
 class PresenceChange(NamedTuple):
     """A presence entry that was removed or has expired.
 
@@ -357,7 +373,7 @@ class Broker(abc.ABC):
     @abc.abstractmethod
     async def add_presence(
         self, entries: Sequence[PresenceEntry], ttl_s: float
-    ) -> list[bool]:
+    ) -> list[PresenceAdded]:
         """Add presence entries, or replace and refresh existing ones.
 
         Args:
@@ -365,7 +381,8 @@ class Broker(abc.ABC):
             ttl_s: Seconds after which the entries expire.
 
         Returns:
-            For each entry whether it is the first of its user in the channel.
+            For each entry whether it is the first of its user in the channel, and
+            whether it is new.
         """
 
     @abc.abstractmethod

@@ -19,6 +19,7 @@ import msgspec
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import BrokerReceiver
 from falcon_channels.brokers.base import Capabilities
+from falcon_channels.brokers.base import PresenceAdded
 from falcon_channels.brokers.base import PresenceChange
 from falcon_channels.brokers.base import PresenceEntry
 from falcon_channels.brokers.base import PublishResult
@@ -237,20 +238,21 @@ class MemoryBroker(Broker):
 
     async def add_presence(
         self, entries: Sequence[PresenceEntry], ttl_s: float
-    ) -> list[bool]:
+    ) -> list[PresenceAdded]:
         until_s = self._clock() + ttl_s
-        firsts = []
+        added = []
         for channel, info in entries:
             present = self._presence.get(channel)
             if present is None:
                 present = self._presence[channel] = _ChannelPresence()
             known = info.client in present.clients
             present.clients[info.client] = (info, until_s)
-            firsts.append(not known and present.users[info.user] == 0)
+            first = not known and present.users[info.user] == 0
+            added.append(PresenceAdded(first, not known))
             if not known:
                 present.users[info.user] += 1
                 heapq.heappush(self._presence_expiry, (until_s, channel, info.client))
-        return firsts
+        return added
 
     async def remove_presence(self, channel: str, client: str) -> PresenceChange | None:
         present = self._presence.get(channel)

@@ -23,6 +23,7 @@ from typing import Generic
 from typing import TypeVar
 
 from falcon_channels.brokers.background_tasks import start_task
+from falcon_channels.burst_log import BurstLog
 from falcon_channels.errors import BrokerUnavailableError
 
 _logger = logging.getLogger('falcon_channels')
@@ -66,6 +67,7 @@ class ServerLink(ABC, Generic[_Connection]):
         self._probes = itertools.count(1)
         self._probe_seen = 0
         self._probe_arrived = asyncio.Event()
+        self._losses = BurstLog()
         self._closed = False
         self._task = start_task(self._keep_connected(), f'{kind} link')
 
@@ -179,7 +181,9 @@ class ServerLink(ABC, Generic[_Connection]):
         finally:
             was_up, self.up = self.up, False
             if was_up and not self._closed:
-                _logger.warning('the link to %s is lost: %s', self._label, self.reason)
+                self._losses.warning(
+                    'the link to %s is lost: %s', self._label, self.reason
+                )
                 self.on_down()
             for task in tasks:
                 task.cancel()

@@ -10,19 +10,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from collections.abc import Coroutine
-import logging
 import math
 from typing import Any
 
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import StreamSettings
+from falcon_channels.burst_log import BurstLog
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import ClosedError
 from falcon_channels.hub.local_channel import LocalChannel
 from falcon_channels.options import ChannelOptions
 from falcon_channels.options import NodeOptions
-
-_logger = logging.getLogger('falcon_channels')
 
 #: How many channels are unsubscribed at the broker at the same time.
 _CLOSE_BATCH = 64
@@ -59,6 +57,7 @@ class ChannelRegistry:
         self._changing: dict[str, asyncio.Task[None]] = {}
         #: Channels without subscribers, and the loop time at which to close them.
         self._idle: dict[str, float] = {}
+        self._errors = BurstLog()
         self._closed = False
 
     async def acquire(self, channel: str, options: ChannelOptions) -> LocalChannel:
@@ -183,7 +182,9 @@ class ChannelRegistry:
         try:
             await self._broker.unsubscribe(channel)
         except BrokerUnavailableError as ex:
-            _logger.warning('could not unsubscribe %r at the broker: %s', channel, ex)
+            self._errors.warning(
+                'could not unsubscribe %r at the broker: %s', channel, ex
+            )
 
 
 def _retrieve(task: asyncio.Task[None]) -> None:

@@ -39,6 +39,7 @@ from falcon_channels.hub.connection import SubscriptionState as State
 from falcon_channels.hub.fanout import FanOut
 from falcon_channels.hub.local_channel import ChannelState
 from falcon_channels.hub.local_channel import LocalChannel
+from falcon_channels.hub.loss_log import LossLog
 from falcon_channels.hub.repair import Repairs
 from falcon_channels.hub.shared_encodings import SharedEncodings
 from falcon_channels.hub.shared_reads import SharedReads
@@ -89,6 +90,7 @@ class Hub:
         self._on_control: Callable[[bytes], None] = _ignore
         self._on_left: Callable[[Subscription], None] = _ignore
         self._link_lost = False
+        self._loss_log = LossLog()
         self._draining = False
         self._registry = ChannelRegistry(
             broker, options, self._on_open, lambda: self._repairs.links
@@ -173,6 +175,7 @@ class Hub:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._fan_out.close()
+        self._loss_log.close()
 
     def spawn(
         self,
@@ -560,14 +563,12 @@ class Hub:
         """Called when announcements no longer arrive."""
         self._link_lost = True
         self.counters.links_lost += 1
-        _logger.error('the link to the broker is lost; subscribers wait')
+        self._loss_log.on_link_lost()
 
     def on_link_restored(self) -> None:
         """Called when announcements arrive again; repair every channel once."""
         self._link_lost = False
-        _logger.warning(
-            'the link to the broker is restored; missed publications are read'
-        )
+        self._loss_log.on_link_restored()
         self._repairs.begin_all()
 
     def _on_lost(self, local_channel: LocalChannel) -> None:
@@ -575,11 +576,7 @@ class Hub:
         subscriptions = local_channel.subscriptions()
         local_channel.take_batch()
         self.counters.insufficient_state += len(subscriptions)
-        _logger.error(
-            'publications of %r are lost; %d subscriptions end with insufficient state',
-            local_channel.channel,
-            len(subscriptions),
-        )
+        self._loss_log.on_publications_lost(local_channel.channel, len(subscriptions))
         for subscription in subscriptions:
             self.unsubscribe(subscription, *UNSUBSCRIBE_INSUFFICIENT)
 

@@ -24,12 +24,13 @@ from collections.abc import Callable
 from collections.abc import Sequence
 import contextlib
 from functools import partial
-import logging
 
 import msgspec
 
+from falcon_channels.brokers.base import PresenceAdded
 from falcon_channels.brokers.base import PresenceChange
 from falcon_channels.brokers.base import PresenceEntry
+from falcon_channels.burst_log import BurstLog
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.hub.connection import Subscription
 from falcon_channels.hub.hub import Hub
@@ -37,12 +38,15 @@ from falcon_channels.options import ChannelOptions
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import Signal
 
-_logger = logging.getLogger('falcon_channels')
-
 #: Number of entries that are refreshed or expired in one call of the broker.
 _BATCH = 500
 #: Longest time in seconds between two searches for expired entries.
 _EXPIRE_S = 5.0
+#: Longest time in seconds before a failed refresh is repeated.
+_RETRY_S = 2.0
+#: Seconds after a failure of the broker in which no entries are removed. All processes
+#: refresh their entries meanwhile.
+_SETTLE_S = 10.0
 #: How often presence is checked again for a user who leaves and returns.
 _ATTEMPTS = 5
 #: Largest number of leaves that wait to be announced after the broker failed. One batch
@@ -63,9 +67,9 @@ class PresenceKeeper:
     ) -> None:
         self._hub = hub
         self._options_of = options_of
-        #: Subscriptions with an entry, and whether their join was announced, by the
-        #: lifetime of the entry in seconds.
-        self._entered: dict[float, dict[Subscription, bool]] = {}
+        #: Subscriptions with an entry, by the lifetime of the entry in seconds. The
+        #: value is the id of the store if the join was announced, or ``None``.
+        self._entered: dict[float, dict[Subscription, str | None]] = {}
         self._leaving: deque[Subscription] = deque()
         self._graces: dict[Subscription, asyncio.TimerHandle] = {}
         self._abandoned = False
@@ -74,6 +78,7 @@ class PresenceKeeper:
         #   nothing would remove it.
         self._lock = asyncio.Lock()
         self._user_locks: dict[tuple[str, str], _UserLock] = {}
+        self._errors = BurstLog()
         #: Entries that have ended, and whose leave could not be announced yet.
         self._unannounced: deque[PresenceChange] = deque()
 
@@ -99,22 +104,21 @@ class PresenceKeeper:
     async def _enter(self, subscription: Subscription) -> None:
         options = subscription.route.options
         info = subscription.connection.client_info(subscription)
-        announced = False
+        store: str | None = None
         try:
             async with self._user_lock(subscription.channel, info.user):
-                first = await self._add(subscription, info)
-                if _is_announced(options.join_leave, first):
+                added = await self._add(subscription, info)
+                if _is_announced(options.join_leave, added.first):
                     await self._announce(subscription.channel, Signal('join', info))
-                announced = True
+                store = added.store
         except BrokerUnavailableError as ex:
-            self._hub.counters.presence_errors += 1
-            _logger.warning('%r not added to presence: %s', subscription, ex)
+            self._on_error('%r not added to presence: %s', subscription, ex)
         finally:
             # NOTE: the broker may have added the entry although the call failed. It is
             #   therefore refreshed and removed like any other.
             subscription.set_present(info)
             if options.presence:
-                self._keep_refreshed(subscription, announced)
+                self._keep_refreshed(subscription, store)
             if subscription.ended:
                 # NOTE: it ended before its entry was set. `on_left` removed nothing.
                 self.on_left(subscription)
@@ -152,14 +156,13 @@ class PresenceKeeper:
 
     # --- adding and removing entries -------------------------------------------------
 
-    async def _add(self, subscription: Subscription, info: ClientInfo) -> bool:
-        """Add the entry; return whether it is the first of its user."""
+    async def _add(self, subscription: Subscription, info: ClientInfo) -> PresenceAdded:
         options = subscription.route.options
         if not options.presence:
-            return True
+            return PresenceAdded(True, True)
         entry = PresenceEntry(subscription.channel, info)
-        (first,) = await self._hub.broker.add_presence([entry], options.presence_ttl_s)
-        return first
+        (added,) = await self._hub.broker.add_presence([entry], options.presence_ttl_s)
+        return added
 
     @contextlib.asynccontextmanager
     async def _user_lock(self, channel: str, user: str) -> AsyncIterator[None]:
@@ -181,7 +184,7 @@ class PresenceKeeper:
             if not user_lock.num_tasks:
                 del self._user_locks[key]
 
-    def _keep_refreshed(self, subscription: Subscription, announced: bool) -> None:
+    def _keep_refreshed(self, subscription: Subscription, store: str | None) -> None:
         if self._abandoned:
             return
         ttl_s = subscription.route.options.presence_ttl_s
@@ -192,7 +195,7 @@ class PresenceKeeper:
             self._hub.run_forever(
                 partial(self._refresh, ttl_s, entered), 'presence refresh'
             )
-        entered[subscription] = announced
+        entered[subscription] = store
 
     def _queue_leave(self, subscription: Subscription) -> None:
         self._graces.pop(subscription, None)
@@ -214,8 +217,7 @@ class PresenceKeeper:
                         await self._remove(subscription)
                 except BrokerUnavailableError as ex:
                     # NOTE: the entry expires, and its leave is announced then.
-                    self._hub.counters.presence_errors += 1
-                    _logger.warning('presence of %r not removed: %s', subscription, ex)
+                    self._on_error('presence of %r not removed: %s', subscription, ex)
 
     async def _remove(self, subscription: Subscription) -> None:
         info = subscription.take_present()
@@ -238,76 +240,99 @@ class PresenceKeeper:
 
     # --- refreshing ------------------------------------------------------------------
 
-    async def _refresh(self, ttl_s: float, entered: dict[Subscription, bool]) -> None:
+    async def _refresh(
+        self, ttl_s: float, entered: dict[Subscription, str | None]
+    ) -> None:
         """Refresh the entries of one lifetime, until cancelled or abandoned."""
-        loop = asyncio.get_running_loop()
-        refreshed_s = loop.time()
+        # NOTE: with a third of the lifetime, two refreshes in a row may fail.
+        interval_s = ttl_s / 3
+        delay_s = interval_s
         while not self._abandoned:
-            # NOTE: with a third of the lifetime, two refreshes in a row may fail.
-            await asyncio.sleep(ttl_s / 3)
-            begun_s = loop.time()
-            if begun_s - refreshed_s >= ttl_s:
-                # NOTE: the entries have expired, and another process may have announced
-                #   their leaves.
-                entered.update(dict.fromkeys(entered, False))
+            await asyncio.sleep(delay_s)
+            delay_s = interval_s
             try:
-                subscriptions = list(entered)
-                for start in range(0, len(subscriptions), _BATCH):
-                    await self._refresh_batch(
-                        subscriptions[start : start + _BATCH], ttl_s
-                    )
-                refreshed_s = begun_s
+                await self._refresh_all(list(entered), ttl_s)
             except BrokerUnavailableError as ex:
-                self._hub.counters.presence_errors += 1
-                _logger.warning('presence not refreshed: %s', ex)
+                # NOTE: the entries may have expired. They must be refreshed before
+                #   another process removes them.
+                delay_s = min(interval_s, _RETRY_S)
+                self._on_error('presence not refreshed: %s', ex)
+
+    async def _refresh_all(
+        self, subscriptions: Sequence[Subscription], ttl_s: float
+    ) -> None:
+        """Refresh all entries, and then announce the joins that are due."""
+        unannounced: list[tuple[PresenceEntry, Subscription, str]] = []
+        for start in range(0, len(subscriptions), _BATCH):
+            unannounced += await self._refresh_batch(
+                subscriptions[start : start + _BATCH], ttl_s
+            )
+        for entry, subscription, store in unannounced:
+            await self._announce_again(entry, subscription, store, self._entered[ttl_s])
 
     async def _refresh_batch(
         self, subscriptions: Sequence[Subscription], ttl_s: float
-    ) -> None:
+    ) -> list[tuple[PresenceEntry, Subscription, str]]:
+        """Refresh entries; return those whose join must be announced."""
         async with self._lock:
             batch = [s for s in subscriptions if s.present is not None]
             entries = [PresenceEntry(s.channel, s.present) for s in batch if s.present]
             if not entries:
-                return
-            firsts = await self._hub.broker.add_presence(entries, ttl_s)
+                return []
+            results = await self._hub.broker.add_presence(entries, ttl_s)
         entered = self._entered[ttl_s]
-        for subscription, entry, first in zip(batch, entries, firsts, strict=True):
-            # NOTE: the entry could not be added before, or it had expired and another
-            #   process has announced the leave.
-            again = first and subscription.route.options.join_leave == 'user'
-            if subscription in entered and (again or not entered[subscription]):
-                await self._announce_again(entry, subscription, entered)
+        unannounced = []
+        for subscription, entry, added in zip(batch, entries, results, strict=True):
+            if subscription not in entered:
+                continue
+            if entered[subscription] is None or _was_removed(
+                added, entered[subscription], subscription.route.options.join_leave
+            ):
+                # NOTE: if the announcement fails, the next refresh tries again.
+                entered[subscription] = None
+                unannounced.append((entry, subscription, added.store))
+            else:
+                entered[subscription] = added.store
+        return unannounced
 
     async def _announce_again(
         self,
         entry: PresenceEntry,
         subscription: Subscription,
-        entered: dict[Subscription, bool],
+        store: str,
+        entered: dict[Subscription, str | None],
     ) -> None:
         """Announce the join of a subscription, unless it has ended meanwhile."""
         async with self._user_lock(entry.channel, entry.info.user):
             if subscription not in entered:
                 return
-            # NOTE: if this fails, the next refresh tries again.
-            entered[subscription] = False
             if subscription.route.options.join_leave != 'off':
                 await self._announce(entry.channel, Signal('join', entry.info))
             if subscription in entered:
-                entered[subscription] = True
+                entered[subscription] = store
 
     # --- expiry ----------------------------------------------------------------------
 
     async def _expire(self) -> None:
         """Remove expired entries of all processes, until cancelled."""
+        loop = asyncio.get_running_loop()
+        counters = self._hub.counters
+        settled_s = 0.0
+        links_lost = counters.links_lost
         while True:
             await asyncio.sleep(
                 min([_EXPIRE_S, *(ttl_s / 3 for ttl_s in self._entered)])
             )
+            if self._hub.link_lost or counters.links_lost != links_lost:
+                links_lost = counters.links_lost
+                settled_s = loop.time() + _SETTLE_S
+            if loop.time() < settled_s:
+                continue
             try:
                 await self._expire_all()
             except BrokerUnavailableError as ex:
-                self._hub.counters.presence_errors += 1
-                _logger.warning('presence not expired: %s', ex)
+                settled_s = loop.time() + _SETTLE_S
+                self._on_error('presence not expired: %s', ex)
 
     async def _expire_all(self) -> None:
         unannounced = self._unannounced
@@ -357,6 +382,11 @@ class PresenceKeeper:
     async def _announce(self, channel: str, signal: Signal) -> None:
         await self._hub.broker.signal(channel, msgspec.msgpack.encode(signal))
 
+    def _on_error(self, message: str, *arguments: object) -> None:
+        """Count an error of the broker, and log the first one of a burst."""
+        self._hub.counters.presence_errors += 1
+        self._errors.warning(message, *arguments)
+
 
 class _UserLock:
     """A lock for the changes of one user in one channel.
@@ -375,3 +405,13 @@ class _UserLock:
 def _is_announced(join_leave: str, first_or_last: bool) -> bool:
     """Return whether the option `join_leave` asks for an announcement."""
     return join_leave == 'connection' or (join_leave == 'user' and first_or_last)
+
+
+def _was_removed(added: PresenceAdded, store: str | None, join_leave: str) -> bool:
+    """Return whether the leave of a refreshed entry was announced.
+
+    If the store has lost its data, the entry is missing as well. Nobody has announced
+    its leave then.
+    """
+    is_missing = added.first if join_leave == 'user' else added.new
+    return is_missing and added.store == store

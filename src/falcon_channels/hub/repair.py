@@ -21,6 +21,7 @@ from typing import Any
 
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import StreamSettings
+from falcon_channels.burst_log import BurstLog
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.hub.fanout import FanOut
 from falcon_channels.hub.local_channel import ChannelState
@@ -74,6 +75,7 @@ class Repairs:
         self._due: dict[LocalChannel, None] = {}
         self._workers = 0
         self._waiting: dict[LocalChannel, asyncio.Future[None]] = {}
+        self._errors = BurstLog()
 
     def begin(self, local_channel: LocalChannel) -> None:
         """Queue the repair of a local channel that is LIVE or has found a gap."""
@@ -177,7 +179,9 @@ class Repairs:
                     ),
                 )
             except BrokerUnavailableError as ex:
-                _logger.warning('cannot repair %r yet: %s', local_channel.channel, ex)
+                self._errors.warning(
+                    'cannot repair %r yet: %s', local_channel.channel, ex
+                )
                 await asyncio.sleep(delay_s)
                 delay_s = min(delay_s * 2, _LAST_DELAY_S)
                 continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 import time
 
 import pytest
@@ -24,6 +25,13 @@ __all__ = ['PresenceContract']
 def info(client: str, user: str = 'ann') -> ClientInfo:
     """Return the public facts about a connection."""
     return ClientInfo(user=user, client=client)
+
+
+async def add(
+    broker: Broker, entries: Sequence[PresenceEntry], ttl_s: float
+) -> list[bool]:
+    """Add entries; return for each whether it is the first of its user."""
+    return [added.first for added in await broker.add_presence(entries, ttl_s)]
 
 
 def entry(client: str, user: str = 'ann', channel: str = 'room') -> PresenceEntry:
@@ -52,9 +60,9 @@ class PresenceContract(BrokerContract):
         broker = await self.open_broker()
         async with self.opened(broker):
             entries = [entry('1'), entry('2'), entry('3', 'bob'), entry('4', '')]
-            assert [True, False, True, True] == await broker.add_presence(entries, 60)
-            assert [False, False] == await broker.add_presence(entries[:2], 60)
-            assert [True] == await broker.add_presence([entry('1', 'ann', 'b')], 60)
+            assert [True, False, True, True] == await add(broker, entries, 60)
+            assert [False, False] == await add(broker, entries[:2], 60)
+            assert [True] == await add(broker, [entry('1', 'ann', 'b')], 60)
             assert {e.info.client: e.info for e in entries} == dict(
                 await broker.presence('room')
             )
@@ -76,7 +84,30 @@ class PresenceContract(BrokerContract):
             ):
                 assert there is await broker.has_user(channel, user), (channel, user)
             assert {} == dict(await broker.presence('nowhere'))
-            assert [True] == await broker.add_presence([entry('5')], 60)
+            assert [True] == await add(broker, [entry('5')], 60)
+
+    async def test_new_entries_are_reported(self) -> None:
+        """An entry is new if it did not exist, also after it was removed or expired."""
+        broker = await self.open_broker()
+        async with self.opened(broker):
+
+            async def is_new(client: str, ttl_s: float = 60) -> bool:
+                (added,) = await broker.add_presence([entry(client)], ttl_s)
+                return added.new
+
+            assert await is_new('1')
+            assert not await is_new('1')
+            assert await is_new('2', 0.1)
+            await broker.remove_presence('room', '1')
+            assert await is_new('1')
+
+            async def only_one() -> bool:
+                return set(await broker.presence('room')) == {'1'}
+
+            await eventually(only_one, 'the entry expires')
+            assert not await is_new('2', 0.1)
+            await all_expired(broker, 1)
+            assert await is_new('2')
 
     async def test_info_of_an_entry_is_returned_unchanged(self) -> None:
         """User, connection and their public facts are returned as they were added."""
@@ -97,9 +128,9 @@ class PresenceContract(BrokerContract):
         """One call accepts entries of many channels, and an empty list."""
         broker = await self.open_broker()
         async with self.opened(broker):
-            assert [] == await broker.add_presence([], 60)
+            assert [] == await add(broker, [], 60)
             entries = [entry(str(n), str(n % 7), f'room {n % 3}') for n in range(300)]
-            firsts = await broker.add_presence(entries, 60)
+            firsts = await add(broker, entries, 60)
             assert 21 == sum(firsts)
             assert [True] * 3 == firsts[:3]
             for n in range(3):
@@ -137,7 +168,7 @@ class PresenceContract(BrokerContract):
                 return not await broker.presence('room')
 
             await eventually(all_hidden, 'the entry expires')
-            assert [False] == await broker.add_presence([entry('2')], 60)
+            assert [False] == await add(broker, [entry('2')], 60)
             changes = await all_expired(broker, 1)
             assert [PresenceChange('room', info('1'), False)] == changes
 
@@ -173,7 +204,7 @@ class PresenceContract(BrokerContract):
         broker = await self.open_broker()
         async with self.opened(broker):
             for name in NASTY_NAMES:
-                firsts = await broker.add_presence([entry(name, name, name)], 60)
+                firsts = await add(broker, [entry(name, name, name)], 60)
                 assert [True] == firsts, name
                 await broker.revoke(name, name, 60)
             for name in NASTY_NAMES:

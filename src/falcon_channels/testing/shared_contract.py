@@ -175,14 +175,14 @@ class SharedBrokerContract(BrokerContract):
     async def test_presence_of_two_processes_is_combined(self) -> None:
         """First, last and expiry of entries are decided once for all processes."""
         async with self.pair() as (one, _, two, _):
-            firsts = await asyncio.gather(
+            results = await asyncio.gather(
                 *(
                     broker.add_presence([entry(f'{mark}{n}')], 60)
                     for n in range(5)
                     for mark, broker in (('x', one), ('y', two))
                 )
             )
-            assert 1 == sum(first for (first,) in firsts)
+            assert 1 == sum(added.first for (added,) in results)
             assert 10 == len(await two.presence('room'))
             changes = await asyncio.gather(
                 *(

@@ -27,6 +27,7 @@ from falcon_channels.brokers.background_tasks import start_task
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import BrokerReceiver
 from falcon_channels.brokers.base import Capabilities
+from falcon_channels.brokers.base import PresenceAdded
 from falcon_channels.brokers.base import PresenceChange
 from falcon_channels.brokers.base import PresenceEntry
 from falcon_channels.brokers.base import PublishResult
@@ -45,6 +46,7 @@ from falcon_channels.brokers.postgres.migration import check_version
 from falcon_channels.brokers.postgres.migration import create_schema
 from falcon_channels.brokers.postgres.publish_queues import PublishQueues
 from falcon_channels.brokers.postgres.publish_queues import QueuedPublication
+from falcon_channels.burst_log import BurstLog
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import CapabilityError
 from falcon_channels.publication import ClientInfo
@@ -106,6 +108,7 @@ class PostgresBroker(Broker):
         self._receiver: BrokerReceiver | None = None
         self._subscribed: set[str] = set()
         self._inbox = ControlInbox(0)
+        self._errors = BurstLog()
         self._lost = False
         self._closed = False
 
@@ -331,11 +334,11 @@ class PostgresBroker(Broker):
 
     async def add_presence(
         self, entries: Sequence[PresenceEntry], ttl_s: float
-    ) -> list[bool]:
+    ) -> list[PresenceAdded]:
         if not entries:
             return []
-        ((firsts,),) = await self._rows(
-            f'SELECT {self._schema}.add_presence(%s, %s::bytea[], %s::bytea[], '
+        rows = await self._rows(
+            f'SELECT * FROM {self._schema}.add_entries(%s, %s::bytea[], %s::bytea[], '
             '%s::bytea[], %s::bytea[])',
             _ms(ttl_s),
             [channel.encode() for channel, _ in entries],
@@ -343,7 +346,7 @@ class PostgresBroker(Broker):
             [info.user.encode() for _, info in entries],
             [encode_info(info) for _, info in entries],
         )
-        return list(firsts)
+        return [PresenceAdded(first, new) for first, new in rows]
 
     async def remove_presence(self, channel: str, client: str) -> PresenceChange | None:
         rows = await self._rows(
@@ -467,7 +470,7 @@ class PostgresBroker(Broker):
                 )
         except BrokerUnavailableError as ex:
             # NOTE: the hub notices the gap in the offsets, and repairs it.
-            _logger.warning('cannot read a publication that is announced: %s', ex)
+            self._errors.warning('cannot read an announced publication: %s', ex)
             return None
         return rows[0][0] if rows else None
 
@@ -511,6 +514,7 @@ class PostgresBroker(Broker):
 
     async def _run_housekeeping(self) -> None:
         more = False
+        errors = BurstLog()
         while True:
             if not more:
                 await asyncio.sleep(_SWEEP_S)
@@ -518,7 +522,7 @@ class PostgresBroker(Broker):
                 ((more,),) = await self._rows(f'SELECT {self._schema}.sweep()')
             except BrokerUnavailableError as ex:
                 more = False
-                _logger.warning('cannot remove expired rows: %s', ex)
+                errors.warning('cannot remove expired rows: %s', ex)
 
 
 def _lost_error() -> BrokerUnavailableError:

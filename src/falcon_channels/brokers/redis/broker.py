@@ -25,6 +25,7 @@ from falcon_channels.brokers.background_tasks import start_task
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import BrokerReceiver
 from falcon_channels.brokers.base import Capabilities
+from falcon_channels.brokers.base import PresenceAdded
 from falcon_channels.brokers.base import PresenceChange
 from falcon_channels.brokers.base import PresenceEntry
 from falcon_channels.brokers.base import PublishResult
@@ -44,6 +45,7 @@ from falcon_channels.brokers.redis.keys import PARTITIONS
 from falcon_channels.brokers.redis.keys import token
 from falcon_channels.brokers.redis.keys import untoken
 from falcon_channels.brokers.redis.listener import Listener
+from falcon_channels.brokers.redis.revocations import RememberedRevocations
 from falcon_channels.brokers.url_options import parse_query
 from falcon_channels.brokers.url_options import seconds
 from falcon_channels.brokers.url_options import yes_or_no
@@ -61,6 +63,8 @@ _logger = logging.getLogger('falcon_channels')
 #: link is lost.
 _MAX_CONTROLS = 10_000
 _MAX_CONTROL_AGE_MS = 3_600_000
+#: Number of revocations that are written at once.
+_BATCH = 500
 #: Milliseconds for which presence keys stay after their last entry has expired, so that
 #: `expire_presence` can find the entry.
 _PRESENCE_KEY_EXTRA_MS = 3_600_000
@@ -109,6 +113,10 @@ class RedisBroker(Broker):
         self._receiver: BrokerReceiver | None = None
         #: Subscribed channels by their pub/sub names.
         self._channels: dict[bytes, str] = {}
+        self._revocations = RememberedRevocations()
+        #: The ids of the runs of the servers, as of the last time that all revocations
+        #: were there.
+        self._run_ids: frozenset[str] = frozenset()
         self._was_up = False
         self._changed = asyncio.Event()
         self._inbox = ControlInbox((0, 0))
@@ -164,6 +172,7 @@ class RedisBroker(Broker):
         try:
             await client.find_servers()
             await client.warn_about_eviction()
+            self._run_ids = await client.run_ids()
             newest = await client.call(
                 self._keys.control,
                 'XREVRANGE',
@@ -326,7 +335,7 @@ class RedisBroker(Broker):
 
     async def add_presence(
         self, entries: Sequence[PresenceEntry], ttl_s: float
-    ) -> list[bool]:
+    ) -> list[PresenceAdded]:
         client = self._get_client()
         parts: dict[int, list[int]] = {}
         for index, entry in enumerate(entries):
@@ -348,16 +357,17 @@ class RedisBroker(Broker):
                     base,
                     ttl_ms,
                     key_ttl_ms,
+                    secrets.token_urlsafe(9),
                     *words,
                 )
             )
-        firsts = [False] * len(entries)
-        for indexes, answer in zip(
+        added = [PresenceAdded(False, False)] * len(entries)
+        for indexes, (store, firsts, news) in zip(
             parts.values(), await asyncio.gather(*calls), strict=True
         ):
-            for index, first in zip(indexes, answer, strict=True):
-                firsts[index] = bool(first)
-        return firsts
+            for index, first, new in zip(indexes, firsts, news, strict=True):
+                added[index] = PresenceAdded(bool(first), bool(new), store.decode())
+        return added
 
     async def remove_presence(self, channel: str, client: str) -> PresenceChange | None:
         base = self._keys.partition(self._keys.partition_of(channel))
@@ -410,12 +420,18 @@ class RedisBroker(Broker):
         key = self._keys.revocation(channel, user)
         if ttl_s > 0:
             await self._get_client().call(key, 'SET', key, 1, 'PX', _ms(ttl_s))
+            until_s = asyncio.get_running_loop().time() + ttl_s
+            self._revocations.add(channel, user, until_s)
         else:
-            await self._get_client().call(key, 'DEL', key)
+            # NOTE: the key stays until the revocation would have expired. The process
+            #   that remembers the revocation therefore does not write it again.
+            await self._get_client().call(key, 'SET', key, 0, 'XX', 'KEEPTTL')
+            self._revocations.remove(channel, user)
 
     async def is_revoked(self, channel: str, user: str) -> bool:
         key = self._keys.revocation(channel, user)
-        return bool(await self._get_client().call(key, 'EXISTS', key))
+        value: bytes | None = await self._get_client().call(key, 'GET', key)
+        return value == b'1'
 
     # --- announcements ----------------------------------------------------------------
 
@@ -522,6 +538,7 @@ class RedisBroker(Broker):
                 except (BrokerUnavailableError, *LINK_ERRORS):
                     # NOTE: the link is lost again, and a listener reports it.
                     continue
+                await self._write_lost_revocations()
                 self._was_up = True
                 self._receiver.on_link_restored()
 
@@ -560,6 +577,26 @@ class RedisBroker(Broker):
             if len(entries) < 500:
                 break
         self._inbox.stop_buffering()
+
+    async def _write_lost_revocations(self) -> None:
+        """Write the revocations of this process again after a server was replaced."""
+        client = self._get_client()
+        try:
+            run_ids = await client.run_ids()
+            if run_ids == self._run_ids:
+                return
+            left = self._revocations.left(asyncio.get_running_loop().time())
+            for start in range(0, len(left), _BATCH):
+                calls = []
+                for channel, user, left_s in left[start : start + _BATCH]:
+                    key = self._keys.revocation(channel, user)
+                    words = ('SET', key, 1, 'NX', 'PX', _ms(left_s))
+                    calls.append(client.call(key, *words))
+                await asyncio.gather(*calls)
+        except BrokerUnavailableError as ex:
+            _logger.warning('revocations that Redis may have lost not written: %s', ex)
+        else:
+            self._run_ids = run_ids
 
     def _get_client(self) -> Client:
         if self._client is None:

@@ -75,7 +75,7 @@ class Client:
                 # NOTE: the user may lack the permission. The broker works without it.
                 _logger.debug('memory policy of Redis at %s not read: %s', address, ex)
                 continue
-            policy = _memory_policy(answer)
+            policy = _field(answer, 'maxmemory_policy')
             if policy not in ('', 'noeviction'):
                 _logger.warning(
                     'Redis at %s has the maxmemory-policy %r: if its memory is full, '
@@ -84,6 +84,23 @@ class Client:
                     address,
                     policy,
                 )
+
+    async def run_ids(self) -> frozenset[str]:
+        """Return an id of the current run of each server.
+
+        A server that was restarted, or a replica that has taken over, has another id.
+        It may have lost data. A server that does not tell its id counts as ``''``.
+
+        Raises:
+            BrokerUnavailableError: A server did not answer.
+        """
+        found = set()
+        for connection in list(self._connections.values()):
+            try:
+                found.add(_field(await connection.call('INFO', 'server'), 'run_id'))
+            except ResponseError:
+                found.add('')
+        return frozenset(found)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -159,10 +176,11 @@ class Client:
         return self._connections[self.topology.address_of(key)]
 
 
-def _memory_policy(info: bytes) -> str:
+def _field(info: bytes, field: str) -> str:
+    """Return a field of an answer to ``INFO``; ``''`` if it is missing."""
     for line in info.decode(errors='replace').splitlines():
         name, _, value = line.partition(':')
-        if name == 'maxmemory_policy':
+        if name == field:
             return value
     return ''
 

@@ -14,7 +14,6 @@ import asyncio
 from collections.abc import Mapping
 from collections.abc import Sequence
 import heapq
-import logging
 from pathlib import Path
 import time
 from typing import Any
@@ -23,6 +22,7 @@ from falcon_channels.brokers.background_tasks import start_task
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import BrokerReceiver
 from falcon_channels.brokers.base import Capabilities
+from falcon_channels.brokers.base import PresenceAdded
 from falcon_channels.brokers.base import PresenceChange
 from falcon_channels.brokers.base import PresenceEntry
 from falcon_channels.brokers.base import PublishResult
@@ -37,6 +37,7 @@ from falcon_channels.brokers.sqlite.transaction import find_oversized
 from falcon_channels.brokers.sqlite.transaction import SIGNAL
 from falcon_channels.brokers.url_options import parse_query
 from falcon_channels.brokers.url_options import seconds
+from falcon_channels.burst_log import BurstLog
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import OptionsError
 from falcon_channels.publication import ClientInfo
@@ -44,8 +45,6 @@ from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import NO_POSITION
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
-
-_logger = logging.getLogger('falcon_channels')
 
 #: Seconds between two sweeps that remove expired rows.
 _SWEEP_S = 1.0
@@ -225,11 +224,11 @@ class SqliteBroker(Broker):
 
     async def add_presence(
         self, entries: Sequence[PresenceEntry], ttl_s: float
-    ) -> list[bool]:
-        firsts: list[bool] = await self._write(
+    ) -> list[PresenceAdded]:
+        added: list[PresenceAdded] = await self._write(
             lambda transaction: transaction.add_presence(entries, ttl_s)
         )
-        return firsts
+        return added
 
     async def remove_presence(self, channel: str, client: str) -> PresenceChange | None:
         change: PresenceChange | None = await self._write(
@@ -317,6 +316,7 @@ class SqliteBroker(Broker):
         assert self._follower is not None
         next_sweep_s = 0.0
         more = False
+        errors = BurstLog()
         while True:
             if not more:
                 await asyncio.sleep(min(self.poll_s, _SWEEP_S))
@@ -339,7 +339,7 @@ class SqliteBroker(Broker):
                 more = await self._write(lambda transaction: transaction.sweep())
             except BrokerUnavailableError as ex:
                 more = False
-                _logger.warning('cannot remove expired rows: %s', ex)
+                errors.warning('cannot remove expired rows: %s', ex)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

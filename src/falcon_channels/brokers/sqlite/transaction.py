@@ -13,6 +13,7 @@ import sqlite3
 from typing import Any
 from typing import NamedTuple
 
+from falcon_channels.brokers.base import PresenceAdded
 from falcon_channels.brokers.base import PresenceChange
 from falcon_channels.brokers.base import PresenceEntry
 from falcon_channels.brokers.base import PublishResult
@@ -94,11 +95,12 @@ class Transaction:
         self, connection: sqlite3.Connection, oversized: dict[int, None]
     ) -> None:
         self._connection = connection
-        self.last_id, self._base, self._generation = connection.execute(
-            'SELECT last_id, base, generation FROM head'
+        self.last_id, self._base, self._generation, *clock = connection.execute(
+            'SELECT last_id, base, generation, clock_ms, wall_ms, boot, shift_ms '
+            'FROM head'
         ).fetchone()
         self.first_id = self.last_id + 1
-        stored = DatabaseClock.load(connection)
+        stored = DatabaseClock(*clock)
         self._clock = stored.advance()
         #: Whether this is the first transaction since the host has booted.
         self._has_booted = stored.shift_ms != self._clock.shift_ms
@@ -287,27 +289,28 @@ class Transaction:
 
     def add_presence(
         self, entries: Sequence[PresenceEntry], ttl_s: float
-    ) -> list[bool]:
-        """Add or refresh presence entries.
-
-        Returns:
-            For each entry whether it is the first of its user in the channel.
-        """
+    ) -> list[PresenceAdded]:
+        """Add or refresh presence entries; see `Broker.add_presence`."""
         execute = self._connection.execute
         until_ms = self._now_ms + ms(ttl_s)
-        firsts = []
+        added = []
         for name, info in entries:
             channel, user = name.encode(), info.user.encode()
-            known = execute(
+            client = info.client.encode()
+            of_user = execute(
                 'SELECT 1 FROM presence WHERE channel = ? AND user = ? LIMIT 1',
                 (channel, user),
             ).fetchone()
+            known = execute(
+                'SELECT 1 FROM presence WHERE channel = ? AND client = ?',
+                (channel, client),
+            ).fetchone()
             execute(
                 'INSERT OR REPLACE INTO presence VALUES (?, ?, ?, ?, ?)',
-                (channel, info.client.encode(), user, encode_info(info), until_ms),
+                (channel, client, user, encode_info(info), until_ms),
             )
-            firsts.append(known is None)
-        return firsts
+            added.append(PresenceAdded(of_user is None, known is None))
+        return added
 
     def remove_presence(self, name: str, client: str) -> PresenceChange | None:
         """Remove a presence entry; return ``None`` if it does not exist."""

@@ -260,30 +260,35 @@ BEGIN
 END
 $$;
 
--- Add or refresh presence entries. Return for each whether it is the first of its user.
-CREATE OR REPLACE FUNCTION {schema}.add_presence(
+-- Add or refresh presence entries. Return for each whether it is the first of its user, and
+-- whether it is new.
+CREATE OR REPLACE FUNCTION {schema}.add_entries(
     p_ttl_ms bigint, p_names bytea[], p_clients bytea[], p_users bytea[],
     p_infos bytea[]
-) RETURNS boolean[]
+) RETURNS TABLE (first boolean, new boolean)
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     v_until bigint;
-    v_firsts boolean[] := '{}';
+    v_first boolean;
 BEGIN
     PERFORM {schema}.lock_presence(p_names);
     v_until := {schema}.now_ms() + p_ttl_ms;
     FOR i IN 1 .. array_length(p_names, 1) LOOP
-        v_firsts := v_firsts || NOT EXISTS (
+        v_first := NOT EXISTS (
             SELECT 1 FROM {schema}.presence
             WHERE channel = p_names[i] AND "user" = p_users[i]
         );
-        INSERT INTO {schema}.presence
-        VALUES (p_names[i], p_clients[i], p_users[i], p_infos[i], v_until)
-        ON CONFLICT (channel, client) DO UPDATE
-        SET "user" = excluded."user", info = excluded.info,
-            until_ms = excluded.until_ms;
+        UPDATE {schema}.presence
+        SET "user" = p_users[i], info = p_infos[i], until_ms = v_until
+        WHERE channel = p_names[i] AND client = p_clients[i];
+        IF FOUND THEN
+            RETURN QUERY SELECT v_first, false;
+        ELSE
+            INSERT INTO {schema}.presence
+            VALUES (p_names[i], p_clients[i], p_users[i], p_infos[i], v_until);
+            RETURN QUERY SELECT v_first, true;
+        END IF;
     END LOOP;
-    RETURN v_firsts;
 END
 $$;
 
