@@ -261,6 +261,13 @@ class ClientConnection(Connection):
             check_json('data of add_channel', data),
         )
 
+    def forget_channel(self, channel: str) -> None:
+        """Called when the application ends the subscriptions to a channel."""
+        if channel:
+            self.channels.pop(channel, None)
+        else:
+            self.channels.clear()
+
     def apply_token(self, claims: ConnectionToken) -> None:
         """Take the user, the information and the channels of a verified token."""
         self.user = claims.user
@@ -649,7 +656,12 @@ class ClientConnection(Connection):
     # --- timers ----------------------------------------------------------------------
 
     def set_timer(self) -> None:
-        """Set the timer to the next ping, deadline or expiry."""
+        """Set the timer to the next ping, deadline or expiry.
+
+        Before the connect reply, the deadline of the connect stays.
+        """
+        if self.closed or self.state is ConnectionState.NEW or self._corked:
+            return
         times = []
         if self.endpoint.options.ping_interval_s is not None:
             times.append(self._ping_at_s)

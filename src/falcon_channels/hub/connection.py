@@ -365,6 +365,9 @@ class Connection(abc.ABC):
         granted_bytes: Bytes that the client asked for. They do not count towards the
             backlog limit until the client has read all output once.
         context: Context variables of the handshake, for responders.
+        num_commands: Number of commands of the application that ended something of this
+            connection or changed it. Code that waits for a responder compares the
+            number, and checks the rights of the client again if it has changed.
     """
 
     takes_subscriptions = False
@@ -382,6 +385,7 @@ class Connection(abc.ABC):
         'granted_bytes',
         'hub',
         'id',
+        'num_commands',
         'out',
         'req',
         'subscriptions',
@@ -415,6 +419,7 @@ class Connection(abc.ABC):
         self.context: Context = copy_context()
         #: Hashes of the reasons of logged refusals.
         self._refusals: tuple[int, ...] = ()
+        self.num_commands = 0
         # PERF: a stored bound method saves two look-ups for each delivery.
         self.write = transport.write
 
@@ -494,6 +499,19 @@ class Connection(abc.ABC):
             self.info = info
         if expired:
             self.disconnect(*DISCONNECT_EXPIRED)
+
+    def note_command(self) -> None:
+        """Count a command of the application; see `num_commands`."""
+        self.num_commands += 1
+
+    def forget_channel(self, channel: str) -> None:
+        """Called when the application ends the subscriptions to a channel.
+
+        Args:
+            channel: Name of the channel, or ``''`` for all channels. A subclass drops
+                subscriptions that it has not begun to make.
+        """
+        return
 
     async def wait_until_connected(self) -> None:
         """Wait until the client can be told about a subscription by the server."""
