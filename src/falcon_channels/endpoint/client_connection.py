@@ -26,10 +26,10 @@ from typing import Any
 from falcon_channels.access.authorization import encode_payload
 from falcon_channels.access.refusal_log import log_refusal
 from falcon_channels.access.responders import notify
+from falcon_channels.checks import check_time
 from falcon_channels.endpoint.endpoint import Endpoint
 from falcon_channels.errors import ProtocolError
 from falcon_channels.hub.connection import check_json
-from falcon_channels.hub.connection import check_time
 from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.connection import Joined
 from falcon_channels.hub.connection import Subscription
