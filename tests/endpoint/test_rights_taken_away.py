@@ -152,6 +152,17 @@ class App:
         command: Coroutine[Any, Any, None] = getattr(self, name)(channel)
         return command
 
+    def present(self, *channels: str) -> list[int]:
+        """Return the number of connections in the presence of each channel."""
+        found: list[int] = []
+
+        async def read() -> None:
+            for channel in channels:
+                found.append(len(await self.channels.presence(channel)))
+
+        self.run(read())
+        return found
+
     def history(self, channel: str) -> list[Any]:
         """Return the data of all publications of a channel."""
         found: list[Any] = []
@@ -415,17 +426,32 @@ def test_last_command_about_a_channel_decides_for_a_connected_client(
     assert ('#stays', 2) == push_of(ann)
 
 
+@WAITS
 def test_subscribe_user_in_the_connect_reply_is_subscribed_once(
-    server: Server, app: App
+    server: Server, app: App, wait: str
 ) -> None:
     """A channel that `on_connect` has added is not subscribed again."""
     with Peer.to(server) as peer:
-        begin_to_connect(peer, 'with the user', channels=['#a'])
+        begin_to_connect(peer, wait, channels=['#a'])
         app.run_while_it_waits(app.subscribe('#a'), app.subscribe('#b'))
         assert {'#a'} == peer.answer(1)['connect']['subs'].keys()
         assert '#b' == peer.push()['channel']
         app.run(app.channels.publish('#a', 1), app.channels.publish('#b', 2))
         assert [('#a', 1), ('#b', 2)] == [push_of(peer), push_of(peer)]
+        assert [1, 1] == app.present('#a', '#b')
+    wait_until(lambda: app.present('#a', '#b') == [0, 0], 'presence is empty')
+
+
+def test_subscribe_user_reaches_a_unidirectional_client_after_its_connect_push(
+    server: Server, app: App
+) -> None:
+    """A client that only listens gets the subscription after its first push."""
+    with connect(server.ws_url + '/connection/uni_websocket?user=ann&wait') as ws:
+        ws.send('{}')
+        app.run_while_it_waits(app.subscribe('#a'))
+        assert {'connect'} == json.loads(ws.recv(TIMEOUT_S)).keys()
+        push = json.loads(ws.recv(TIMEOUT_S))
+        assert ('#a', True) == (push['channel'], 'subscribe' in push)
 
 
 def push_of(peer: Peer) -> tuple[str, Any]:
