@@ -18,6 +18,7 @@ SOURCE = ROOT / 'src' / 'falcon_channels'
 #: import each other.
 LAYERS: list[set[str]] = [
     {'errors'},
+    {'checks'},
     {
         'burst_log',
         'class_hooks',

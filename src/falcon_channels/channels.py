@@ -13,6 +13,7 @@ import falcon.asgi
 
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import PublishResult
+from falcon_channels.checks import check_user
 from falcon_channels.endpoint.emulation import Emulation
 from falcon_channels.endpoint.endpoint import Endpoint
 from falcon_channels.endpoint.mount import mount_endpoint
@@ -401,9 +402,14 @@ class Channels:
         await self.node.users.restore_user(user, channel)
 
     def connections(self, user: str | None = None) -> list[Connection]:
-        """Return the connections of this process, or those of one user."""
-        connections = self.node.hub.connections.values()
-        return [c for c in connections if user is None or c.user == user]
+        """Return the connections of this process, or those of one user.
+
+        Raises:
+            InvalidValueError: The user is not text.
+        """
+        if user is None:
+            return list(self.node.hub.connections.values())
+        return self.node.hub.connections_of_user(check_user(user))
 
     # --- ways in ---------------------------------------------------------------------
 

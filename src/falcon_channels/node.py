@@ -18,14 +18,12 @@ from falcon_channels.brokers.urls import open_broker
 from falcon_channels.cluster.cluster import Cluster
 from falcon_channels.cluster.dispatch import ControlDispatcher
 from falcon_channels.cluster.info import ClusterInfo
-from falcon_channels.cluster.messages import SubscribeUser
 from falcon_channels.cluster.user_commands import UserCommands
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import CapabilityError
 from falcon_channels.errors import ClosedError
 from falcon_channels.errors import EventLoopError
 from falcon_channels.errors import UnknownChannelError
-from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.hub import Hub
 from falcon_channels.hub.presence import PresenceKeeper
 from falcon_channels.options import ChannelOptions
@@ -66,6 +64,7 @@ class Node:
         handshake: Admits connections.
         subscriber: Subscribes connections.
         publisher: Publishes for the application and for clients.
+        dispatcher: Applies commands about users to the connections of this process.
         reader: Reads history and presence for the application and for clients.
     """
 
@@ -95,10 +94,15 @@ class Node:
         )
         self.publisher = Publisher(broker, self.match)
         self.reader = Reader(broker, self.options, self.match)
-        dispatcher = ControlDispatcher(
-            self.hub, self.cluster.on_message, self._on_subscribe_user
+        self.dispatcher = ControlDispatcher(
+            self.hub,
+            self.cluster.on_message,
+            self.subscriber.subscribe_for_application,
+            self.subscriber.withdraw,
         )
-        self.hub.listen(on_control=dispatcher.receive, on_left=self.subscriber.on_left)
+        self.hub.listen(
+            on_control=self.dispatcher.receive, on_left=self.subscriber.on_left
+        )
         self._starting: asyncio.Task[None] | None = None
         self._status: Status = 'new'
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -146,15 +150,6 @@ class Node:
     def _find_options(self, channel: str) -> ChannelOptions | None:
         match = self.router.match(channel)
         return None if match is None else match.route.options
-
-    def _on_subscribe_user(
-        self, connection: Connection, command: SubscribeUser
-    ) -> None:
-        self.hub.spawn(
-            self.subscriber.subscribe_for_application(connection, command),
-            'subscribe by the server',
-            context=connection.context,
-        )
 
     # --- life ------------------------------------------------------------------------
 

@@ -34,6 +34,7 @@ import warnings
 
 import msgspec
 
+from falcon_channels.checks import check_user
 from falcon_channels.errors import ExtraMissingError
 from falcon_channels.errors import OptionsError
 from falcon_channels.errors import TokenExpiredError
@@ -471,9 +472,12 @@ def make_connection_token(
         meta: Data that only the server sees, any JSON value.
         channels: Channels of server-side subscriptions (default none).
         claims: Further claims, such as ``aud`` or ``expire_at``.
+
+    Raises:
+        InvalidValueError: The user is not text.
     """
     optional = {'info': info, 'meta': meta, 'channels': list(channels) or None}
-    return _signed(key, {'sub': user}, optional, ttl_s, claims)
+    return _signed(key, {'sub': check_user(user)}, optional, ttl_s, claims)
 
 
 def make_subscription_token(
@@ -494,8 +498,11 @@ def make_subscription_token(
         ttl_s: Seconds until it expires (default 600), or ``None`` for never.
         info: Public data about the subscription, any JSON value.
         claims: Further claims, such as ``aud`` or ``expire_at``.
+
+    Raises:
+        InvalidValueError: The user is not text.
     """
-    required = {'sub': user, 'channel': channel}
+    required = {'sub': check_user(user), 'channel': channel}
     return _signed(key, required, {'info': info}, ttl_s, claims)
 
 

@@ -8,6 +8,9 @@ import logging
 import math
 from typing import Any
 
+import falcon
+from falcon import testing
+import falcon.asgi
 import pytest
 from support.faults import tracebacks
 from support.processes import wait_until
@@ -25,6 +28,10 @@ from falcon_channels import PayloadError
 from falcon_channels.errors import InvalidValueError
 from falcon_channels.testing import run_with_fake_clock
 from falcon_channels.testing import SimulatedClient
+from falcon_channels.tokens import make_connection_token
+from falcon_channels.tokens import make_subscription_token
+from falcon_channels.tokens import TokenKey
+from falcon_channels.tokens import TokenVerifier
 
 
 def _endless() -> list[Any]:
@@ -276,6 +283,48 @@ def test_user_command_with_a_user_that_is_not_text_raises() -> None:
                         await command
 
     run_with_fake_clock(scenario())
+
+
+@pytest.mark.parametrize('user', NOT_USERS.values(), ids=NOT_USERS)
+def test_token_for_a_user_that_is_not_text_is_not_made(user: Any) -> None:
+    """No verifier would accept it. ``None`` is an anonymous user."""
+    key = TokenKey('secret of the test ' * 3)
+    with pytest.raises(InvalidValueError, match='user'):
+        make_connection_token(key, user)
+    with pytest.raises(InvalidValueError, match='user'):
+        make_subscription_token(key, user, 'rooms:a')
+    anonymous: Any = None
+    token = make_connection_token(key, anonymous)
+    assert '' == TokenVerifier(key).connection(token).user
+
+
+@pytest.mark.parametrize('user', NOT_USERS.values(), ids=NOT_USERS)
+def test_connections_of_a_user_that_is_not_text_raises(user: Any) -> None:
+    """Nobody could be found."""
+    with pytest.raises(InvalidValueError, match='user'):
+        make_channels().connections(user)
+
+
+@pytest.mark.parametrize('user', NOT_USERS.values(), ids=NOT_USERS)
+async def test_plain_websocket_of_a_user_that_is_not_text_is_refused(user: Any) -> None:
+    """`Channels.serve` raises before the handshake is accepted."""
+    errors: list[str] = []
+
+    class Room:
+        async def on_websocket(self, req: Any, ws: Any) -> None:
+            try:
+                await channels.serve(req, ws, 'rooms:a', user=user)
+            except InvalidValueError as ex:
+                errors.append(str(ex))
+
+    channels = make_channels()
+    app = falcon.asgi.App(middleware=[channels])
+    app.add_route('/', Room())
+    async with testing.ASGIConductor(app) as conductor:
+        with pytest.raises(falcon.WebSocketDisconnected):
+            async with conductor.simulate_ws('/'):
+                raise AssertionError('accepted')
+    assert ['user is'] == [error[:7] for error in errors]
 
 
 def test_simulated_client_refuses_a_user_that_is_not_text() -> None:

@@ -134,6 +134,19 @@ def test_responders_see_the_context_variables_of_their_handshake(
     ] == [item['data'] for item in get(server, 'rooms:log')['publications']]
 
 
+@pytest.mark.parametrize(
+    ('name', 'code'), [('disconnect', 4321), ('unsubscribe', 3403)]
+)
+def test_client_whose_right_is_taken_away_in_on_subscribe_is_closed(
+    server: ServerProcess, name: str, code: int
+) -> None:
+    """A command about a user reaches a client that is not accepted yet."""
+    with connect(f'{server.ws_url}/traced:{name}?user=eve', open_timeout=30) as ws:
+        with pytest.raises(websockets.ConnectionClosed):
+            ws.recv(30)
+        assert code == ws.close_code
+
+
 def test_concurrent_clients_receive_all_messages_in_one_order(
     server: ServerProcess,
 ) -> None:

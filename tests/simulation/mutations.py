@@ -565,6 +565,20 @@ MUTANTS = [
         'if False:\n        await',
         'tests/endpoint/test_authorization.py',
     ),
+    Mutant(
+        'a right that is taken away while a responder waits is used',
+        'access/authorization.py',
+        'while connection.num_commands != num_commands:',
+        'while False:',
+        'tests/endpoint/test_rights_taken_away.py',
+    ),
+    Mutant(
+        'a command does not reach a connection whose user is set after it',
+        'cluster/dispatch.py',
+        'for command in missed:',
+        'for command in []:',
+        'tests/endpoint/test_rights_taken_away.py',
+    ),
     # --- publishing ------------------------------------------------------------------
     Mutant(
         'publish ignores the idempotency key',

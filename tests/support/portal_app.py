@@ -58,6 +58,10 @@ class SetCaller:
 class Traced:
     async def on_subscribe(self, req: Any, subscription: Any, name: str) -> None:
         await channels.publish(f'rooms:{name}', f'on_subscribe for {caller.get()}')
+        if name == 'disconnect':
+            await channels.disconnect_user(subscription.user, code=4321)
+        elif name == 'unsubscribe':
+            await channels.unsubscribe_user(subscription.user, subscription.channel)
 
     async def on_publish(self, req: Any, publication: Any, name: str) -> None:
         await channels.publish(f'rooms:{name}', f'on_publish for {caller.get()}')

@@ -217,17 +217,18 @@ async def authorize_publish(
         PublicationTooLargeError: The payload exceeds the channel's limit.
     """
     route, connection = match.route, draft.connection
-    publishers = route.publishers
-    if publishers == 'nobody':
-        raise falcon.HTTPForbidden(description='clients may not publish here')
-    if publishers == 'subscribers' and not is_subscribed(connection, draft.channel):
-        raise falcon.HTTPForbidden(description='subscribe before publishing')
-    await _refuse_revoked(broker, connection, draft.channel)
+    num_commands = connection.num_commands
+    await _check_publisher(broker, route, connection, draft.channel)
     check_size(route, draft.payload()[0])
     if route.options.data_type is not None:
         _check_type(draft)
     if route.on_publish is not None:
         await route.on_publish(connection.req, draft, **match.params)
+    while connection.num_commands != num_commands:
+        # SECURITY: the application took a right away while the responder waited.
+        num_commands = connection.num_commands
+        _refuse_disconnected(connection)
+        await _check_publisher(broker, route, connection, draft.channel)
     payload, binary = draft.payload()
     check_size(route, payload)
     try:
@@ -241,6 +242,24 @@ async def authorize_publish(
         tags=draft.tags,
         info=connection.client_info(subscription),
     )
+
+
+async def _check_publisher(
+    broker: Broker, route: ChannelRoute, connection: Connection, channel: str
+) -> None:
+    """Check that the options and the revocations let a client publish."""
+    publishers = route.publishers
+    if publishers == 'nobody':
+        raise falcon.HTTPForbidden(description='clients may not publish here')
+    if publishers == 'subscribers' and not is_subscribed(connection, channel):
+        raise falcon.HTTPForbidden(description='subscribe before publishing')
+    await _refuse_revoked(broker, connection, channel)
+
+
+def _refuse_disconnected(connection: Connection) -> None:
+    """Refuse a client that the application has disconnected."""
+    if connection.closed:
+        raise falcon.HTTPForbidden(description='disconnected')
 
 
 def _check_type(draft: PublicationDraft) -> None:
@@ -285,11 +304,17 @@ async def _authorize_read(
     connection: Connection,
     channel: str,
 ) -> None:
+    num_commands = connection.num_commands
     if responder is not None:
         await _refuse_revoked(broker, connection, channel)
         await responder(connection.req, connection, **match.params)
     elif not is_subscribed(connection, channel):
         raise falcon.HTTPForbidden(description='subscribe before asking')
+    while connection.num_commands != num_commands:
+        # SECURITY: as in `authorize_publish`.
+        num_commands = connection.num_commands
+        _refuse_disconnected(connection)
+        await _refuse_revoked(broker, connection, channel)
 
 
 async def refuse_revoked(broker: Broker, user: str, channel: str) -> None:

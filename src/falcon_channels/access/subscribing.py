@@ -131,6 +131,8 @@ class Subscriber:
         self._options = options
         self._match = match
         self._closed_routes: set[ChannelRoute] = set()
+        #: Commands that have not begun, in order.
+        self._pending: dict[Connection, list[SubscribeUser]] = {}
 
     async def subscribe(
         self,
@@ -181,19 +183,59 @@ class Subscriber:
             raise
         return subscription
 
-    async def subscribe_for_application(
+    def subscribe_for_application(
         self, connection: Connection, command: SubscribeUser
     ) -> None:
-        """Carry out a `SubscribeUser` command for one connection of this process.
+        """Begin to carry out a `SubscribeUser` command for one connection.
 
-        A connection is skipped if its client cannot be subscribed by the server, if it
-        has the subscription, if it has too many channels, or if its user was revoked.
+        A connection is skipped if its client cannot be subscribed by the server, or has
+        the subscription. It is also skipped if it has too many channels, or if its user
+        was revoked.
         """
-        if not connection.takes_subscriptions:
+        if connection.closed or not connection.takes_subscriptions:
             return
-        # NOTE: an SDK drops a push that arrives before the connect reply.
-        await connection.wait_until_connected()
-        if connection.closed:
+        self._pending.setdefault(connection, []).append(command)
+        task = self._hub.spawn(
+            self._carry_out(connection, command),
+            'subscribe by the server',
+            context=connection.context,
+        )
+        if task is None:
+            self._take(connection, command)
+
+    def withdraw(self, connection: Connection, channel: str) -> None:
+        """Called when the application ends the subscriptions of a connection.
+
+        Subscriptions that have not begun are not made. The others are in
+        `Connection.subscriptions`, and the caller ends them.
+
+        Args:
+            connection: The connection.
+            channel: Name of the channel, or ``''`` for all channels.
+        """
+        connection.forget_channel(channel)
+        for command in list(self._pending.get(connection, ())):
+            if channel in ('', command.channel):
+                self._take(connection, command)
+
+    def _take(self, connection: Connection, command: SubscribeUser) -> bool:
+        """Remove a command that has not begun; return whether it was there."""
+        pending = self._pending.get(connection, [])
+        for number, other in enumerate(pending):
+            if other is command:
+                del pending[number]
+                if not pending:
+                    del self._pending[connection]
+                return True
+        return False
+
+    async def _carry_out(self, connection: Connection, command: SubscribeUser) -> None:
+        try:
+            # NOTE: an SDK drops a push that arrives before the connect reply.
+            await connection.wait_until_connected()
+        finally:
+            wanted = self._take(connection, command)
+        if not wanted or connection.closed:
             return
         options = SubscribeOptions(
             since=command.since,

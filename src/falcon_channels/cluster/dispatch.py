@@ -1,9 +1,18 @@
-"""Decode control messages, and apply them to connections or to this node."""
+"""Decode control messages, and apply them to connections or to this node.
+
+A command about a user is applied to the user's connections when it arrives. Some
+connections cannot be found at that time: a responder still identifies the user, or a
+plain WebSocket is not accepted yet. Such a connection is *followed*: commands that
+arrive meanwhile are stored, and applied as soon as the connection can be found.
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
+from collections.abc import Collection
 import logging
+from typing import NamedTuple
 
 import msgspec
 
@@ -19,6 +28,13 @@ from falcon_channels.hub.hub import Hub
 _logger = logging.getLogger('falcon_channels')
 
 
+class _Arrived(NamedTuple):
+    """A command, and the connections of its user when it arrived."""
+
+    command: UserCommand
+    found: Collection[Connection]
+
+
 class ControlDispatcher:
     """Decodes control messages and applies them to the connections of this process.
 
@@ -26,6 +42,8 @@ class ControlDispatcher:
         hub: The hub of this process.
         on_node_message: Called with each message between nodes.
         on_subscribe_user: Called with each connection to subscribe, and the message.
+        on_unsubscribe_user: Called with each connection whose subscriptions to a
+            channel end, and the channel; ``''`` for all channels.
     """
 
     def __init__(
@@ -33,10 +51,18 @@ class ControlDispatcher:
         hub: Hub,
         on_node_message: Callable[[NodeMessage], None],
         on_subscribe_user: Callable[[Connection, SubscribeUser], None],
+        on_unsubscribe_user: Callable[[Connection, str], None],
     ) -> None:
         self._hub = hub
         self._on_node_message = on_node_message
         self._on_subscribe_user = on_subscribe_user
+        self._on_unsubscribe_user = on_unsubscribe_user
+        #: Followed connections, and the number of the next command at that time. The
+        #: oldest is first, so that it decides which commands are still needed.
+        self._followed: dict[Connection, int] = {}
+        self._arrived: deque[_Arrived] = deque()
+        #: Number of the first command in `_arrived`.
+        self._first = 0
 
     def receive(self, message: bytes) -> None:
         """Decode a control message and apply it.
@@ -52,22 +78,65 @@ class ControlDispatcher:
         if isinstance(control, NodeMessage):
             self._on_node_message(control)
             return
-        for connection in self._hub.connections_of_user(control.user):
-            if control.client and control.client != connection.id:
-                continue
-            if control.session and control.session != connection.session:
-                continue
+        found = self._hub.connections_of_user(control.user)
+        if self._followed:
+            self._arrived.append(_Arrived(control, found))
+        for connection in found:
             self._apply(connection, control)
 
-    def _apply(self, connection: Connection, control: UserCommand) -> None:
-        if isinstance(control, DisconnectUser):
-            if connection.id not in control.exclude:
-                connection.disconnect(control.code, control.reason)
-        elif isinstance(control, RefreshUser):
-            connection.on_refresh(control.expired, control.expires_at, control.info)
-        elif isinstance(control, SubscribeUser):
-            self._on_subscribe_user(connection, control)
+    def follow(self, connection: Connection) -> None:
+        """Store commands for a connection that they may not find.
+
+        The caller calls `catch_up` or `unfollow` later.
+        """
+        self._followed[connection] = self._first + len(self._arrived)
+
+    def catch_up(self, connection: Connection) -> None:
+        """Apply the commands that did not find a followed connection, and unfollow it.
+
+        The connection is in the hub now, with its user.
+        """
+        start = self._followed.get(connection)
+        if start is None:
+            return
+        missed = [
+            arrived.command
+            for arrived in list(self._arrived)[start - self._first :]
+            if arrived.command.user == connection.user
+            and connection not in arrived.found
+        ]
+        self.unfollow(connection)
+        for command in missed:
+            self._apply(connection, command)
+
+    def unfollow(self, connection: Connection) -> None:
+        """Store no more commands for a connection; do nothing if it is not followed."""
+        if self._followed.pop(connection, None) is None:
+            return
+        oldest = next(iter(self._followed.values()), self._first + len(self._arrived))
+        while self._first < oldest:
+            self._arrived.popleft()
+            self._first += 1
+
+    def _apply(self, connection: Connection, command: UserCommand) -> None:
+        if command.client and command.client != connection.id:
+            return
+        if command.session and command.session != connection.session:
+            return
+        if isinstance(command, SubscribeUser):
+            self._on_subscribe_user(connection, command)
+            return
+        if isinstance(command, DisconnectUser):
+            if connection.id in command.exclude:
+                return
+            connection.note_command()
+            connection.disconnect(command.code, command.reason)
+        elif isinstance(command, RefreshUser):
+            connection.note_command()
+            connection.on_refresh(command.expired, command.expires_at, command.info)
         else:
+            connection.note_command()
+            self._on_unsubscribe_user(connection, command.channel)
             for subscription in list(connection.subscriptions.values()):
-                if control.channel in ('', subscription.channel):
-                    self._hub.unsubscribe(subscription, control.code, control.reason)
+                if command.channel in ('', subscription.channel):
+                    self._hub.unsubscribe(subscription, command.code, command.reason)

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from falcon_channels.brokers.base import Broker
+from falcon_channels.checks import check_time
+from falcon_channels.checks import check_user
 from falcon_channels.cluster.messages import Control
 from falcon_channels.cluster.messages import DisconnectUser
 from falcon_channels.cluster.messages import encode_control
@@ -20,8 +22,6 @@ from falcon_channels.cluster.messages import SubscribeUser
 from falcon_channels.cluster.messages import UnsubscribeUser
 from falcon_channels.errors import OptionsError
 from falcon_channels.hub.connection import check_json
-from falcon_channels.hub.connection import check_time
-from falcon_channels.hub.connection import check_user
 from falcon_channels.options import NodeOptions
 from falcon_channels.protocol.codes import DISCONNECT_FORCE
 from falcon_channels.protocol.codes import MAX_REASON_BYTES

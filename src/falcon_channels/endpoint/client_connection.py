@@ -26,10 +26,10 @@ from typing import Any
 from falcon_channels.access.authorization import encode_payload
 from falcon_channels.access.refusal_log import log_refusal
 from falcon_channels.access.responders import notify
+from falcon_channels.checks import check_time
 from falcon_channels.endpoint.endpoint import Endpoint
 from falcon_channels.errors import ProtocolError
 from falcon_channels.hub.connection import check_json
-from falcon_channels.hub.connection import check_time
 from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.connection import Joined
 from falcon_channels.hub.connection import Subscription
@@ -260,6 +260,13 @@ class ClientConnection(Connection):
             check_json('info of add_channel', info),
             check_json('data of add_channel', data),
         )
+
+    def forget_channel(self, channel: str) -> None:
+        """Called when the application ends the subscriptions to a channel."""
+        if channel:
+            self.channels.pop(channel, None)
+        else:
+            self.channels.clear()
 
     def apply_token(self, claims: ConnectionToken) -> None:
         """Take the user, the information and the channels of a verified token."""
@@ -649,7 +656,12 @@ class ClientConnection(Connection):
     # --- timers ----------------------------------------------------------------------
 
     def set_timer(self) -> None:
-        """Set the timer to the next ping, deadline or expiry."""
+        """Set the timer to the next ping, deadline or expiry.
+
+        Before the connect reply, the deadline of the connect stays.
+        """
+        if self.closed or self.state is ConnectionState.NEW or self._corked:
+            return
         times = []
         if self.endpoint.options.ping_interval_s is not None:
             times.append(self._ping_at_s)

@@ -138,7 +138,7 @@ async def connect(
     """Identify the user, subscribe to the server-side channels, and answer."""
     endpoint = connection.endpoint
     connection.accept_connect(request, decode_data(connection, request.data))
-    await auth.authenticate(connection)
+    await _follow(connection, auth.authenticate(connection))
     connection.forget_data()
     if connection.closed:
         return
@@ -150,7 +150,10 @@ async def connect(
         raise RefusedError(codes.LIMIT_EXCEEDED)
     connection.begin_subscriptions()
     results = {}
-    for channel in connection.channels:
+    server_side = list(connection.channels)
+    for channel in server_side:
+        if channel not in connection.channels:
+            continue  # the application has ended it meanwhile
         result = await _subscribe_server_side(
             connection, channel, request.subs.get(channel)
         )
@@ -160,7 +163,7 @@ async def connect(
             results[channel] = result
     if connection.state is ConnectionState.UNIDIRECTIONAL:
         for channel, requested in request.subs.items():
-            if channel not in connection.channels:
+            if channel not in server_side:
                 results[channel] = await _subscribe_in_connect(
                     connection, channel, requested
                 )
@@ -208,7 +211,10 @@ async def _subscribe_server_side(
         await connection.endpoint.node.subscriber.subscribe(
             connection, channel, on_joined, options
         )
-    except UnsubscribedError:
+    except UnsubscribedError as ex:
+        if ex.code >= codes.FIRST_RESUBSCRIBE_CODE:
+            # NOTE: as in `on_unsubscribed`, the next connect subscribes again.
+            raise EndedError(codes.DISCONNECT_INSUFFICIENT) from None
         return None
     return results[0]
 
@@ -226,7 +232,7 @@ async def refresh(
     connection: ClientConnection, request: messages.RefreshRequest
 ) -> messages.RefreshResult:
     """Verify a new connection token."""
-    await auth.refresh(connection, request.token)
+    await _follow(connection, auth.refresh(connection, request.token))
     connection.set_timer()
     expires, ttl = _ttl(connection.expires_at)
     return messages.RefreshResult(
@@ -475,7 +481,7 @@ async def rpc(
             codes.METHOD_NOT_FOUND if endpoint.has_rpc else codes.NOT_AVAILABLE
         )
     call = RpcCall(connection, request.method, decode_data(connection, request.data))
-    await responder(connection.req, call)
+    await _follow(connection, responder(connection.req, call))
     return messages.RpcResult(data=_encode_data(call.reply) or b'null')
 
 
@@ -485,7 +491,8 @@ async def send(connection: ClientConnection, request: messages.SendRequest) -> N
     if responder is None:
         raise EndedError(codes.DISCONNECT_NOT_AVAILABLE)
     data = decode_data(connection, request.data)
-    await responder(connection.req, ClientMessage(connection, data))
+    message = ClientMessage(connection, data)
+    await _follow(connection, responder(connection.req, message))
 
 
 async def ping(
@@ -510,6 +517,22 @@ COMMANDS: dict[type[messages.Message], CommandFunction] = {
     messages.SubRefreshRequest: sub_refresh,
     messages.PingRequest: ping,
 }
+
+
+async def _follow(connection: ClientConnection, call: Awaitable[None]) -> None:
+    """Await a responder that may set the user.
+
+    SECURITY: a command such as `disconnect_user` does not find a connection whose user
+    is not set yet. It is applied when the responder has returned.
+    """
+    dispatcher = connection.endpoint.node.dispatcher
+    dispatcher.follow(connection)
+    try:
+        await call
+    except BaseException:
+        dispatcher.unfollow(connection)
+        raise
+    dispatcher.catch_up(connection)
 
 
 # --- values --------------------------------------------------------------------------

@@ -26,12 +26,13 @@ from collections.abc import Iterable
 from contextvars import Context
 from contextvars import copy_context
 from enum import IntEnum
-import math
 import secrets
 from typing import Any
 from typing import NamedTuple
 from typing import Protocol
 
+from falcon_channels.checks import check_time
+from falcon_channels.checks import check_user
 from falcon_channels.errors import InvalidValueError
 from falcon_channels.protocol.codes import DISCONNECT_EXPIRED
 from falcon_channels.protocol.codes import DISCONNECT_SHUTDOWN
@@ -365,6 +366,9 @@ class Connection(abc.ABC):
         granted_bytes: Bytes that the client asked for. They do not count towards the
             backlog limit until the client has read all output once.
         context: Context variables of the handshake, for responders.
+        num_commands: Number of commands of the application that ended something of this
+            connection or changed it. Code that waits for a responder compares the
+            number, and checks the rights of the client again if it has changed.
     """
 
     takes_subscriptions = False
@@ -382,6 +386,7 @@ class Connection(abc.ABC):
         'granted_bytes',
         'hub',
         'id',
+        'num_commands',
         'out',
         'req',
         'subscriptions',
@@ -415,6 +420,7 @@ class Connection(abc.ABC):
         self.context: Context = copy_context()
         #: Hashes of the reasons of logged refusals.
         self._refusals: tuple[int, ...] = ()
+        self.num_commands = 0
         # PERF: a stored bound method saves two look-ups for each delivery.
         self.write = transport.write
 
@@ -494,6 +500,19 @@ class Connection(abc.ABC):
             self.info = info
         if expired:
             self.disconnect(*DISCONNECT_EXPIRED)
+
+    def note_command(self) -> None:
+        """Count a command of the application; see `num_commands`."""
+        self.num_commands += 1
+
+    def forget_channel(self, channel: str) -> None:
+        """Called when the application ends the subscriptions to a channel.
+
+        Args:
+            channel: Name of the channel, or ``''`` for all channels. A subclass drops
+                subscriptions that it has not begun to make.
+        """
+        return
 
     async def wait_until_connected(self) -> None:
         """Wait until the client can be told about a subscription by the server."""
@@ -614,28 +633,6 @@ class Connection(abc.ABC):
         return f'<{type(self).__name__} {self.id} user={self.user!r}>'
 
 
-def check_user(user: object) -> str:
-    """Return the id of a user; ``''`` for ``None``, an anonymous user.
-
-    Raises:
-        InvalidValueError: The id is not text that UTF-8 can encode.
-    """
-    if user is None:
-        return ''
-    if not isinstance(user, str):
-        # NOTE: in tokens, presence and commands, the id of a user is text. The integer
-        #   7 here and the text '7' there would be two users.
-        raise InvalidValueError(
-            f'user is text, not {type(user).__name__}: write str({_shown(user)})'
-        )
-    if not user.isascii():
-        try:
-            user.encode()
-        except UnicodeEncodeError as ex:
-            raise InvalidValueError(f'user is not text in UTF-8: {ex}') from None
-    return user
-
-
 def check_json(name: str, value: Any) -> Any:
     """Return a value that can be written as JSON.
 
@@ -648,34 +645,6 @@ def check_json(name: str, value: Any) -> Any:
         except NOT_JSON as ex:
             raise InvalidValueError(f'{name} cannot be written as JSON: {ex}') from None
     return value
-
-
-def check_time(name: str, value: Any) -> float | None:
-    """Return a Unix time in seconds, or ``None``.
-
-    Raises:
-        InvalidValueError: The value is not a finite number.
-    """
-    if value is None:
-        return None
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        try:
-            time_s = float(value)
-        except OverflowError:
-            time_s = math.inf
-        if math.isfinite(time_s):
-            return time_s
-    raise InvalidValueError(
-        f'{name} is a Unix time in seconds or None, not {_shown(value)}'
-    )
-
-
-def _shown(value: object) -> str:
-    """Return the start of a value's text for an error message."""
-    try:
-        return f'{value!r:.40}'
-    except Exception:
-        return f'an unprintable {type(value).__name__}'
 
 
 def _size_bytes(item: Item) -> int:

@@ -202,15 +202,22 @@ class PlainConnection(Connection):
         Raises:
             falcon.HTTPError: The client was refused before it was admitted.
         """
+        dispatcher = self._node.dispatcher
+
+        async def admit() -> None:
+            await on_authorized()
+            # SECURITY: until now, commands such as `disconnect_user` did not find the
+            #   connection.
+            dispatcher.catch_up(self)
+
+        dispatcher.follow(self)
         try:
             with self._closing_after_errors():
                 await self._node.subscriber.subscribe(
                     self,
                     self._channel,
                     self._send_start,
-                    SubscribeOptions(
-                        since=since, approved=True, on_authorized=on_authorized
-                    ),
+                    SubscribeOptions(since=since, approved=True, on_authorized=admit),
                 )
         except (ChannelNameError, UnknownChannelError) as ex:
             # NOTE: a client that is not accepted yet sees only the status 404. The log
@@ -224,6 +231,8 @@ class PlainConnection(Connection):
             # NOTE: Falcon logs the status without the reason.
             self._log_refusal('subscribe', ex.status_code, text_for_client(ex))
             raise
+        finally:
+            dispatcher.unfollow(self)
 
     def admit(self, transport: Transport) -> None:
         """Add the accepted connection to the hub.
