@@ -29,8 +29,10 @@ from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.hub import Hub
 from falcon_channels.hub.presence import PresenceKeeper
 from falcon_channels.options import ChannelOptions
+from falcon_channels.options import check_channel_limits
 from falcon_channels.options import check_options
 from falcon_channels.options import NodeOptions
+from falcon_channels.options import warn_of_small_messages
 from falcon_channels.origin import check_allowed_origins
 from falcon_channels.routing import ChannelMatch
 from falcon_channels.routing import ChannelRouter
@@ -77,6 +79,7 @@ class Node:
         self.options = NodeOptions() if options is None else options
         check_options(self.options, NodeOptions)
         check_allowed_origins(self.options.allowed_origins)
+        self.options.warn_of_small_batch()
         self._given_broker = broker
         self.router = ChannelRouter()
         self._build(broker if isinstance(broker, Broker) else open_broker(broker))
@@ -123,7 +126,10 @@ class Node:
             raise CapabilityError(f'{type(self.broker).__name__} keeps no history')
         if options.presence and not able.presence:
             raise CapabilityError(f'{type(self.broker).__name__} has no presence')
-        self.router.add(template, resource, options, suffix)
+        check_channel_limits(template, options, self.options)
+        route = self.router.add(template, resource, options, suffix)
+        if route.publishers != 'nobody':
+            warn_of_small_messages(template, options, self.options)
 
     async def match(self, channel: str) -> ChannelMatch:
         """Start the node if necessary, and find the route of a channel.

@@ -174,7 +174,7 @@ class HttpStreamResource(_StreamResource):
         """Open a connection."""
         node = self._endpoint.node
         await admit(node.handshake, req, resp)
-        body = await read_body(req, node.options.max_message_bytes)
+        body = await read_body(req, node.options.max_batch_bytes)
         first: str | bytes
         if req.content_type == PROTOBUF_MEDIA:
             codec, first, media_type = require_protobuf(), body, PROTOBUF_MEDIA
@@ -204,7 +204,7 @@ class SseResource(_StreamResource):
         """Open a connection with the commands in the body."""
         node = self._endpoint.node
         await admit(node.handshake, req, resp)
-        body = await read_body(req, node.options.max_message_bytes)
+        body = await read_body(req, node.options.max_batch_bytes)
         self._open(req, resp, decode_text(body))
 
     def _open(
@@ -257,7 +257,7 @@ class EmulationResource:
         allow_origin(self._node.handshake, req, resp)
         # NOTE: in JSON, the frame is a string with escaped quotes. The body can
         #   therefore have twice the size of the frame.
-        body = await read_body(req, 2 * self._node.options.max_message_bytes)
+        body = await read_body(req, 2 * self._node.options.max_batch_bytes)
         binary = req.content_type == PROTOBUF_MEDIA
         codec = require_protobuf() if binary else JSON
         try:

@@ -11,6 +11,7 @@ from falcon_channels.access.handshake import Handshake
 from falcon_channels.endpoint.client_connection import ClientConnection
 from falcon_channels.transports.asgi_extensions import connection_abort
 from falcon_channels.transports.http_stream import HttpStreamTransport
+from falcon_channels.websocket.limits import log_too_big
 
 #: Seconds within which a request must send its body.
 BODY_TIMEOUT_S = 15.0
@@ -55,8 +56,15 @@ def answer_preflight(
     resp.status = falcon.HTTP_204
 
 
-async def read_body(req: falcon.asgi.Request, max_bytes: int) -> bytes:
+async def read_body(
+    req: falcon.asgi.Request, max_bytes: int, option: str = 'max_batch_bytes'
+) -> bytes:
     """Read the whole body of a request.
+
+    Args:
+        req: The request.
+        max_bytes: Maximum size of the body.
+        option: Name of the option that limits it (default ``'max_batch_bytes'``).
 
     Raises:
         falcon.HTTPContentTooLarge: The body exceeds `max_bytes`.
@@ -68,6 +76,7 @@ async def read_body(req: falcon.asgi.Request, max_bytes: int) -> bytes:
             async for chunk in req.stream:
                 body += chunk
                 if len(body) > max_bytes:
+                    log_too_big(req.path, len(body), option, max_bytes)
                     raise falcon.HTTPContentTooLarge(
                         description=f'a message of more than {max_bytes} bytes'
                     )

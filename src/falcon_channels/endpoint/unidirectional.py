@@ -185,9 +185,7 @@ class _UnidirectionalStreamResource:
     ) -> ConnectRequest:
         node = self._endpoint.node
         await admit(node.handshake, req, resp)
-        return _decode(
-            decode_text(await read_body(req, node.options.max_message_bytes))
-        )
+        return _decode(decode_text(await read_body(req, node.options.max_batch_bytes)))
 
     async def _open(
         self,

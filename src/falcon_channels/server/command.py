@@ -35,6 +35,7 @@ from falcon_channels.server.loggers import access_logger
 from falcon_channels.server.loggers import print_library_logs
 from falcon_channels.server.loggers import server_logger
 from falcon_channels.server.options import ServerOptions
+from falcon_channels.transports.asgi_extensions import MAX_MESSAGE_BYTES
 from falcon_channels.transports.asgi_extensions import START_ERROR
 from falcon_channels.transports.server_process import announce_workers
 from falcon_channels.websocket import limits
@@ -120,6 +121,10 @@ def _level_number(level: str | int | None) -> int:
 
 class ChannelsLifespan(LifespanOn):
     """uvicorn's side of the lifespan; it logs the reason of a failed start."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.state[MAX_MESSAGE_BYTES] = config.ws_max_size
 
     async def send(self, message: Any) -> None:
         """Process an event of the application."""

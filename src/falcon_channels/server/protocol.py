@@ -1009,6 +1009,13 @@ class WebSocketProtocol(asyncio.Protocol):
         failed = core.parser_exc is not None or core.close_rcvd is None
         close = core.close_sent if failed else core.close_rcvd
         assert close is not None
+        if failed and close.code == MESSAGE_TOO_BIG:
+            server_logger.warning(
+                'closing a WebSocket of %s with 1009: %s. ws_max_size is %s',
+                self.transport.get_extra_info('peername'),
+                close.reason,
+                self._context.max_size,
+            )
         self.flush()
         data = b''.join(core.data_to_send())
         if data:

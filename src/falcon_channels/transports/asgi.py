@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Generator
 from collections.abc import Sequence
 import contextlib
+import logging
 import types
 from typing import Any
 from typing import NamedTuple
@@ -28,6 +29,10 @@ from falcon_channels.transports.asgi_extensions import server_websocket
 from falcon_channels.transports.asgi_extensions import ServerWebSocket
 from falcon_channels.transports.base import Receiver
 
+_logger = logging.getLogger('falcon_channels')
+
+#: Close code for a message that is too big (RFC 6455 section 7.4.1).
+_MESSAGE_TOO_BIG = 1009
 #: Seconds that a client has to read the pending output when it is closed.
 CLOSE_TIMEOUT_S = 10.0
 
@@ -204,6 +209,12 @@ class AsgiTransport:
             code, reason = self._close or (1006, '')
             if isinstance(results[0], int):
                 code, reason = results[0], ''
+            if code == _MESSAGE_TOO_BIG:
+                _logger.warning(
+                    '%r was closed with 1009: its client sent a message over the limit '
+                    'of the server, or received one over its own limit',
+                    receiver,
+                )
             receiver.on_closed(code, reason)
         for result in results:
             if isinstance(result, Exception) and not isinstance(
