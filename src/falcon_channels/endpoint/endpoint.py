@@ -23,6 +23,9 @@ from falcon_channels.tokens import TokenVerifier
 from falcon_channels.transports.client_codecs import ClientCodec
 from falcon_channels.transports.encoders import Encoder
 
+#: How many reasons for refusing clients are logged. A name may be that of a user.
+_MAX_LOGGED = 100
+
 _logger = logging.getLogger('falcon_channels')
 
 #: How many commands one frame may have beside a request for each channel.
@@ -95,6 +98,8 @@ class Endpoint:
             node.options.max_message_bytes,
             node.options.max_channels_per_connection + _MAX_OTHER_COMMANDS,
         )
+        #: Reasons that `log_server_side` has logged.
+        self._logged: set[str] = set()
         self._pings: dict[Encoder, Any] = {}
         names = [name for name in dir(resource) if name.startswith('on_rpc')]
         self.has_rpc = bool(names)
@@ -121,6 +126,21 @@ class Endpoint:
             if responder is not None:
                 return responder  # type: ignore[no-any-return] # the application's
         return getattr(self.resource, 'on_rpc', None)
+
+    def log_server_side(self, reason: str) -> None:
+        """Log once why clients cannot get the channels of their token or `on_connect`.
+
+        Args:
+            reason: Why a client was refused.
+        """
+        if reason in self._logged or len(self._logged) >= _MAX_LOGGED:
+            return
+        self._logged.add(reason)
+        _logger.warning(
+            'clients cannot connect, because of the channels that their token or '
+            'on_connect gives them: %s. They try again',
+            reason,
+        )
 
     def ping(self, encoder: Encoder, codec: ClientCodec) -> Any:
         """Return a ping, ready to be written to connections with this encoder."""
