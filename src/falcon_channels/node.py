@@ -186,7 +186,10 @@ class Node:
             EventLoopError: The node belongs to another event loop.
         """
         if self._status == 'closed':
-            raise ClosedError('these channels are closed')
+            raise ClosedError(
+                'these channels are closed. Falcon stops middleware in reverse order: '
+                'list `channels` before a middleware that uses them when it stops'
+            )
         loop = asyncio.get_running_loop()
         if self._loop is not None and self._loop is not loop:
             raise EventLoopError

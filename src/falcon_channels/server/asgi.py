@@ -105,6 +105,9 @@ class AsgiCycle:
         context: Context of the server.
         scope: ASGI scope of the connection.
         handshake: Request of the connection.
+
+    Attributes:
+        path: Path of the request.
     """
 
     __slots__ = (
@@ -118,7 +121,9 @@ class AsgiCycle:
         '_queued_bytes',
         '_scope',
         '_stage',
+        '_task',
         '_waiter',
+        'path',
     )
 
     def __init__(
@@ -141,7 +146,8 @@ class AsgiCycle:
         self._queued_bytes = 0
         self._end: dict[str, Any] | None = None
         self._waiter: asyncio.Future[None] | None = None
-        task = context.loop.create_task(self._run(scope))
+        self.path: str = scope['path']
+        self._task = task = context.loop.create_task(self._run(scope))
         context.state.tasks.add(task)
         task.add_done_callback(context.state.tasks.discard)
 
@@ -183,6 +189,8 @@ class AsgiCycle:
                 'reason': reason,
             }
             self._wake()
+            if not self._task.done():
+                self._context.drain.on_client_left(self)
 
     def take_messages(self) -> list[str | bytes]:
         """Remove and return the queued messages, for a receiver that takes over."""
@@ -204,6 +212,10 @@ class AsgiCycle:
         if self._extensions is not None:
             self._extensions.clear()
             self._extensions = None
+
+    def cancel(self) -> None:
+        """Cancel the application, whose client has left."""
+        self._task.cancel()
 
     @property
     def end(self) -> tuple[int, str]:
@@ -405,3 +417,5 @@ class AsgiCycle:
                     "ASGI callable should return None, but returned '%s'.", result
                 )
             connection.on_application_done(failed=False)
+        finally:
+            self._context.drain.on_responder_done(self)

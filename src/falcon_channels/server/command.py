@@ -31,6 +31,7 @@ from uvicorn.supervisors.multiprocess import Process
 
 from falcon_channels.errors import ChannelsError
 from falcon_channels.errors import OptionsError
+from falcon_channels.server.context import ServerContext
 from falcon_channels.server.loggers import access_logger
 from falcon_channels.server.loggers import print_library_logs
 from falcon_channels.server.loggers import server_logger
@@ -203,6 +204,16 @@ class ChannelsServer(Server):
                 yield
             finally:
                 signal.signal(signal.SIGHUP, before)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin the drain, also if no client is connected, and stop.
+
+        NOTE: a responder can still run although its client has left.
+        """
+        ServerContext.begin_drain_of(
+            self.config, self.server_state, self.lifespan.state
+        )
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Called with each signal: stop, or end at once.
