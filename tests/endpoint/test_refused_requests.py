@@ -47,6 +47,7 @@ class Clients:
 
     async def on_connect(self, req: Any, connection: Any) -> None:
         self.loop = asyncio.get_running_loop()
+        connection.user = 'ann'
 
 
 clients = Clients()
@@ -152,6 +153,17 @@ def test_unidirectional_client_that_lost_publications_returns_with_its_position(
     assert '"recovered":true' in missed
     assert '"data":2' in missed
     assert '"data":1' not in missed
+
+
+def test_disconnect_with_code_3000_ends_a_stream_without_a_push(
+    server: Server, client: httpx.Client, channels: Channels
+) -> None:
+    """A client whose stream ends without a push connects again."""
+    with client.stream('POST', '/connection/http_stream', content=CONNECT) as response:
+        parts = response.iter_text()
+        assert '"connect"' in next(parts)
+        run(channels.disconnect_user('ann', code=3000))
+        assert '' == ''.join(parts)
 
 
 def _read_until(parts: Iterator[str], words: str) -> str:

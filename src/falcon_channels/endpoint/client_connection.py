@@ -56,6 +56,7 @@ from falcon_channels.transports.base import Transport
 from falcon_channels.transports.client_codecs import ClientCodec
 from falcon_channels.transports.encoders import get_encoder
 from falcon_channels.websocket.close_codes import MESSAGE_TOO_BIG
+from falcon_channels.websocket.close_codes import NO_STATUS
 from falcon_channels.websocket.close_codes import UNSUPPORTED_DATA
 from falcon_channels.websocket.limits import log_too_big
 
@@ -596,11 +597,17 @@ class ClientConnection(Connection):
         return super().flush()
 
     def disconnect(self, code: int, reason: str) -> None:
-        """Close with a code, after the queued output."""
+        """Close with a code, after the queued output.
+
+        NOTE: code 3000 means that the connection ended without a disconnect. As with
+        Centrifugo, the client gets neither a push nor a code, and connects again.
+        """
         if self._corked:
             self._corked = False
             self.out = None
-        if self._announces_end and not self.closed:
+        if code == codes.DISCONNECT_CONNECTION_CLOSED.code:
+            code, reason = NO_STATUS, ''
+        elif self._announces_end and not self.closed:
             self.push('', DisconnectPush(code, reason, codes.reconnects(code)))
         super().disconnect(code, reason)
 

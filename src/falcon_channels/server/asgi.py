@@ -28,6 +28,7 @@ from falcon_channels.server.handshake import log_access
 from falcon_channels.server.loggers import server_logger
 from falcon_channels.server.states import OPEN
 from falcon_channels.websocket.close_codes import ABNORMAL
+from falcon_channels.websocket.close_codes import check_close_code
 from falcon_channels.websocket.close_codes import NORMAL
 from falcon_channels.websocket.close_codes import refusal_status
 from falcon_channels.websocket.handshake import status_phrase
@@ -289,6 +290,7 @@ class AsgiCycle:
                 self._raise_gone()
             code = message.get('code')
             code = NORMAL if code is None else code
+            check_close_code(code)
             reason = message.get('reason') or ''
             connection.close(code, reason)
             self._stage = _ENDED

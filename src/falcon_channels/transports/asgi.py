@@ -33,6 +33,8 @@ _logger = logging.getLogger('falcon_channels')
 
 #: Close code for a message that is too big (RFC 6455 section 7.4.1).
 _MESSAGE_TOO_BIG = 1009
+#: Stands for a close frame without a code (RFC 6455 section 7.4.1).
+_NO_STATUS = 1005
 #: Seconds that a client has to read the pending output when it is closed.
 CLOSE_TIMEOUT_S = 10.0
 
@@ -275,7 +277,12 @@ class AsgiTransport:
                 if not self._queue and self.backlog_bytes <= 0:
                     receiver.on_writable()
             if self._close is not None:
-                await self._ws.close(*self._close)
+                if self._close[0] == _NO_STATUS:
+                    # NOTE: ASGI cannot close without a code. For clients, 1000 has the
+                    #   same meaning.
+                    await self._ws.close()
+                else:
+                    await self._ws.close(*self._close)
                 return
             self._wake.clear()
             self._idle = True
