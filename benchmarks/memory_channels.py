@@ -71,7 +71,10 @@ async def measure(count: int, rounds: int) -> None:
     for name, options in kinds.items():
         channels = Channels(
             options=NodeOptions(
-                linger_s=0.2, max_channels_per_connection=1000, position_check_s=None
+                linger_s=0.2,
+                max_channels_per_connection=1000,
+                max_batch_bytes=1024000,
+                position_check_s=None,
             )
         )
         channels.add_route(f'{name}:{{number}}', None, options)

@@ -214,6 +214,7 @@ OWNED_CLASSES = {
 
 #: Assignments to attributes of the same names on objects of other classes.
 OTHER_OBJECTS = {
+    ('endpoint/http.py', 'resp.data'),
     ('endpoint/unidirectional.py', 'sub.offset'),
     ('monitoring/prometheus.py', 'resp.data'),
     ('server_api/resource.py', 'resp.data'),

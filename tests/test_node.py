@@ -147,6 +147,35 @@ async def test_close_during_a_drain_waits_for_it_and_its_responders() -> None:
     assert [] == channels.connections()
 
 
+class Audit:
+    """Middleware that publishes when the application stops."""
+
+    def __init__(self, channels: Channels) -> None:
+        self.channels = channels
+        self.error: Exception | None = None
+
+    async def process_shutdown(self, scope: Any, event: Any) -> None:
+        try:
+            await self.channels.publish('rooms:a', 'stopped')
+        except ClosedError as ex:
+            self.error = ex
+
+
+async def test_middleware_listed_after_channels_may_publish_when_it_stops() -> None:
+    """Falcon stops middleware in reverse order; the error says how to order them."""
+    errors = []
+    for channels_first in (True, False):
+        channels = make_channels()
+        audit = Audit(channels)
+        order = [channels, audit] if channels_first else [audit, channels]
+        app = falcon.asgi.App(middleware=order)
+        async with testing.ASGIConductor(app):
+            await channels.publish('rooms:a', 'started')
+        errors.append(str(audit.error))
+    assert 'None' == errors[0]
+    assert 'list `channels` before' in errors[1]
+
+
 # --- event loops ---------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 import pytest
 
 from falcon_channels import ChannelOptions
+from falcon_channels import Channels
 from falcon_channels import NodeOptions
 from falcon_channels import OptionsError
 
@@ -62,12 +63,71 @@ def test_channel_options_are_refused(options: dict[str, Any], words: str) -> Non
         ({'linger_s': -1}, 'linger_s is -1'),
         ({'position_check_s': 0}, 'position_check_s is 0'),
         ({'max_message_bytes': '64k'}, 'must be a number'),
+        (
+            {'max_channel_bytes': 100, 'max_message_bytes': 100},
+            'max_channel_bytes of 100 must be below max_message_bytes of 100',
+        ),
+        ({'max_batch_bytes': 0}, 'max_batch_bytes is 0'),
+        ({'max_batch_bytes': 2**22}, 'at most 4193280.*: 4194304 is too much'),
+        ({'max_message_bytes': 2**23}, 'at most 4193280.*: 8388608 is too much'),
     ],
 )
 def test_invalid_node_options_are_refused(options: dict[str, Any], words: str) -> None:
     """Limits for all channels are checked, too."""
     with pytest.raises(OptionsError, match=words):
         NodeOptions(**options)
+
+
+def test_batch_has_room_for_the_largest_message() -> None:
+    """A `max_batch_bytes` below `max_message_bytes` is raised to it."""
+    assert 262_144 == NodeOptions().max_batch_bytes
+    assert 500_000 == NodeOptions(max_message_bytes=500_000).max_batch_bytes
+
+
+def test_batch_too_small_for_all_channels_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A warning names the options if a client could not return to its channels."""
+    Channels(options=NodeOptions(max_channels_per_connection=256))
+    assert '' == caplog.text
+    Channels(options=NodeOptions(max_channels_per_connection=257))
+    assert 'max_channels_per_connection of 257 channels' in caplog.text
+    assert 'max_batch_bytes is 262144' in caplog.text
+
+
+def test_server_that_refuses_allowed_batches_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A warning says at start that the server's limit is the lower one."""
+    options = NodeOptions(max_batch_bytes=300_000)
+    options.warn_of_small_server(None)
+    options.warn_of_small_server(300_000)
+    assert '' == caplog.text
+    options.warn_of_small_server(299_999)
+    assert '299999 bytes (--ws-max-size), but max_batch_bytes is 300000' in caplog.text
+
+
+@pytest.mark.parametrize('limit', ['max_backlog_bytes', 'max_pending_bytes'])
+def test_route_with_larger_publications_than_the_node_holds_is_refused(
+    limit: str,
+) -> None:
+    """A publication that no connection could take is refused with its route."""
+    channels = Channels(options=NodeOptions(**{limit: 70_000}))
+    route = ChannelOptions(max_publication_bytes=70_001)
+    with pytest.raises(OptionsError, match=f"70001 .*'rooms'.* {limit} of 70000"):
+        channels.add_route('rooms', None, route)
+
+
+def test_route_whose_clients_cannot_publish_the_largest_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A limit of publications that a client's messages cannot reach is logged."""
+    channels = Channels()
+    large = {'max_publication_bytes': 70_000}
+    channels.add_route('news', None, ChannelOptions(**large))
+    assert '' == caplog.text
+    channels.add_route('rooms', None, ChannelOptions(publishers='anybody', **large))
+    assert "route 'rooms' has max_publication_bytes of 70000" in caplog.text
 
 
 @given(

@@ -118,6 +118,7 @@ PUBLIC = {
     'falcon_channels.transports.asgi_extensions': {
         'ABORT_EXTENSION',
         'DRAIN_HOOKS',
+        'MAX_MESSAGE_BYTES',
         'ServerWebSocket',
         'SERVER_WEBSOCKET_EXTENSION',
         'START_ERROR',

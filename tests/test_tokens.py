@@ -183,6 +183,15 @@ def test_expired_token_raises_token_expired_error(
             verify(token, verifier)
 
 
+@pytest.mark.parametrize('claim', ['iat', 'nbf'])
+def test_token_of_a_clock_a_few_seconds_ahead_is_accepted(claim: str) -> None:
+    """The clock of the service that makes tokens may be ahead by the leeway."""
+    ahead = {'sub': 'ann', 'exp': NOW_S + 60, claim: NOW_S + 5}
+    assert 'ann' == verify(forge(ahead)).user
+    with pytest.raises(TokenInvalidError, match='not valid yet'):
+        verify(forge({**ahead, claim: NOW_S + 6}))
+
+
 @pytest.mark.parametrize('algorithm', KEYS)
 def test_token_signed_with_each_kind_of_key_is_accepted(algorithm: Any) -> None:
     """A token made with a private key is verified with its public half."""

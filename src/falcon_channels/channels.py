@@ -38,6 +38,7 @@ from falcon_channels.publication import PresenceStats
 from falcon_channels.server_api.resource import mount_api
 from falcon_channels.tokens import TokenVerifier
 from falcon_channels.transports.asgi_extensions import DRAIN_HOOKS
+from falcon_channels.transports.asgi_extensions import MAX_MESSAGE_BYTES
 from falcon_channels.transports.asgi_extensions import START_ERROR
 from falcon_channels.websocket.middleware import warn_of_http_middleware
 
@@ -598,6 +599,7 @@ class Channels:
         # NOTE: when `process_shutdown` is called, the server has closed all connections
         #   already. The server of this package calls these hooks before that.
         if state is not None:
+            self.options.warn_of_small_server(state.get(MAX_MESSAGE_BYTES))
             state.setdefault(DRAIN_HOOKS, []).append(self.drain)
 
     async def process_shutdown(self, scope: Any, event: Any) -> None:

@@ -27,8 +27,10 @@ from falcon_channels.errors import UnknownChannelError
 from falcon_channels.hub.hub import Hub
 from falcon_channels.hub.presence import PresenceKeeper
 from falcon_channels.options import ChannelOptions
+from falcon_channels.options import check_channel_limits
 from falcon_channels.options import check_options
 from falcon_channels.options import NodeOptions
+from falcon_channels.options import warn_of_small_messages
 from falcon_channels.origin import check_allowed_origins
 from falcon_channels.routing import ChannelMatch
 from falcon_channels.routing import ChannelRouter
@@ -76,6 +78,7 @@ class Node:
         self.options = NodeOptions() if options is None else options
         check_options(self.options, NodeOptions)
         check_allowed_origins(self.options.allowed_origins)
+        self.options.warn_of_small_batch()
         self._given_broker = broker
         self.router = ChannelRouter()
         self._build(broker if isinstance(broker, Broker) else open_broker(broker))
@@ -127,7 +130,10 @@ class Node:
             raise CapabilityError(f'{type(self.broker).__name__} keeps no history')
         if options.presence and not able.presence:
             raise CapabilityError(f'{type(self.broker).__name__} has no presence')
-        self.router.add(template, resource, options, suffix)
+        check_channel_limits(template, options, self.options)
+        route = self.router.add(template, resource, options, suffix)
+        if route.publishers != 'nobody':
+            warn_of_small_messages(template, options, self.options)
 
     async def match(self, channel: str) -> ChannelMatch:
         """Start the node if necessary, and find the route of a channel.
@@ -175,7 +181,10 @@ class Node:
             EventLoopError: The node belongs to another event loop.
         """
         if self._status == 'closed':
-            raise ClosedError('these channels are closed')
+            raise ClosedError(
+                'these channels are closed. Falcon stops middleware in reverse order: '
+                'list `channels` before a middleware that uses them when it stops'
+            )
         loop = asyncio.get_running_loop()
         if self._loop is not None and self._loop is not loop:
             raise EventLoopError

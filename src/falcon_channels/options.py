@@ -6,6 +6,7 @@ is allowed. It never means "the default".
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any
 from typing import Literal
@@ -15,11 +16,21 @@ import msgspec.inspect
 
 from falcon_channels.errors import OptionsError
 
+_logger = logging.getLogger('falcon_channels')
+
 Recovery = Literal['auto', 'stream', 'latest', 'off']
 JoinLeave = Literal['off', 'connection', 'user']
 Publishers = Literal['auto', 'nobody', 'subscribers', 'anybody']
 Subscribers = Literal['auto', 'users', 'anybody']
 SlowReader = Literal['close', 'drop_oldest', 'latest']
+
+
+#: Default of `ChannelOptions.max_publication_bytes`.
+_DEFAULT_PUBLICATION_BYTES = 65536
+#: Size in bytes of a request to subscribe with a usual name, token and position.
+_SUBSCRIBE_BYTES = 1024
+#: Largest batch in bytes that nodes pass on to each other; see `cluster.chunks`.
+_MAX_BATCH_BYTES = 4 * 1024 * 1024 - 1024
 
 
 class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,7 +96,7 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
     subscribers: Subscribers = 'auto'
     publishers: Publishers = 'auto'
     data_type: Any = None
-    max_publication_bytes: int = 65536
+    max_publication_bytes: int = _DEFAULT_PUBLICATION_BYTES
     slow_reader: SlowReader = 'close'
     max_backlog_bytes: int = 1048576
     idempotency_ttl_s: float = 300.0
@@ -159,8 +170,12 @@ class NodeOptions(msgspec.Struct, kw_only=True):
             255).
         max_channels_per_connection: Maximum number of channels that one connection may
             subscribe to (default 128).
-        max_message_bytes: Maximum size of a message from a client, in bytes (default
-            65536, 64 KiB).
+        max_message_bytes: Maximum size of one message or command from a client, in
+            bytes (default 65536, 64 KiB).
+        max_batch_bytes: Maximum size of several commands that a client sends together,
+            in bytes (default 262144, 256 KiB). An SDK that returns sends the requests
+            for all its channels together. A value below `max_message_bytes` is raised
+            to it.
         max_backlog_bytes: Maximum number of bytes buffered for one connection over all
             its channels (default 1048576, 1 MiB). Above it, the connection is closed as
             too slow.
@@ -189,6 +204,7 @@ class NodeOptions(msgspec.Struct, kw_only=True):
     max_channel_bytes: int = 255
     max_channels_per_connection: int = 128
     max_message_bytes: int = 65536
+    max_batch_bytes: int = 262144
     max_backlog_bytes: int = 1048576
     max_connections: int | None = None
     history_limit: int = 300
@@ -208,6 +224,7 @@ class NodeOptions(msgspec.Struct, kw_only=True):
             'max_channel_bytes',
             'max_channels_per_connection',
             'max_message_bytes',
+            'max_batch_bytes',
             'max_backlog_bytes',
             'history_limit',
             'max_pending_bytes',
@@ -217,6 +234,46 @@ class NodeOptions(msgspec.Struct, kw_only=True):
             _at_least(self, 1, 'max_connections')
         _at_least(self, 0, 'linger_s', 'drain_interval_s')
         _above_zero(self, 'position_check_s', 'revoke_ttl_s', 'drain_timeout_s')
+        if self.max_channel_bytes >= self.max_message_bytes:
+            raise OptionsError(
+                f'max_channel_bytes of {self.max_channel_bytes} must be below '
+                f'max_message_bytes of {self.max_message_bytes}'
+            )
+        self.max_batch_bytes = max(self.max_batch_bytes, self.max_message_bytes)
+        if self.max_batch_bytes > _MAX_BATCH_BYTES:
+            raise OptionsError(
+                f'max_batch_bytes and max_message_bytes must be at most '
+                f'{_MAX_BATCH_BYTES}, because a process can pass on no more to another '
+                f'one: {self.max_batch_bytes} is too much'
+            )
+
+    def warn_of_small_batch(self) -> None:
+        """Log if a client with the most channels may be unable to return."""
+        wanted_bytes = self.max_channels_per_connection * _SUBSCRIBE_BYTES
+        if wanted_bytes > self.max_batch_bytes:
+            _logger.warning(
+                'a client that returns to max_channels_per_connection of %d channels '
+                'with tokens sends about %d bytes, but max_batch_bytes is %d: raise '
+                'it, or lower max_channels_per_connection',
+                self.max_channels_per_connection,
+                wanted_bytes,
+                self.max_batch_bytes,
+            )
+
+    def warn_of_small_server(self, max_message_bytes: int | None) -> None:
+        """Log if the server refuses batches that these options allow.
+
+        Args:
+            max_message_bytes: Maximum size of a message that the server passes on, or
+                ``None`` if it is unknown.
+        """
+        if max_message_bytes and max_message_bytes < self.max_batch_bytes:
+            _logger.warning(
+                'the server accepts messages of %d bytes (--ws-max-size), but '
+                'max_batch_bytes is %d: a larger batch is closed with 1009',
+                max_message_bytes,
+                self.max_batch_bytes,
+            )
 
 
 class EndpointOptions(msgspec.Struct, kw_only=True):
@@ -275,6 +332,39 @@ class EndpointOptions(msgspec.Struct, kw_only=True):
             'user_commands_per_s',
         )
         _at_least(self, 0, 'expiry_grace_s')
+
+
+def check_channel_limits(
+    template: str, channel: ChannelOptions, node: NodeOptions
+) -> None:
+    """Check that the limits of a route and of its node agree.
+
+    Raises:
+        OptionsError: No client or no process could hold the largest publication.
+    """
+    for name in ('max_backlog_bytes', 'max_pending_bytes'):
+        limit_bytes = getattr(node, name)
+        if channel.max_publication_bytes > limit_bytes:
+            raise OptionsError(
+                f'max_publication_bytes of {channel.max_publication_bytes} of the '
+                f'route {template!r} exceeds {name} of {limit_bytes} in NodeOptions'
+            )
+
+
+def warn_of_small_messages(
+    template: str, channel: ChannelOptions, node: NodeOptions
+) -> None:
+    """Log if clients cannot publish what the application has allowed for a route."""
+    # NOTE: a lower limit of messages alone is no mistake: it is the limit that holds.
+    reachable_bytes = max(node.max_message_bytes, _DEFAULT_PUBLICATION_BYTES)
+    if channel.max_publication_bytes > reachable_bytes:
+        _logger.warning(
+            'the route %r has max_publication_bytes of %d, but a client can publish no '
+            'more than max_message_bytes of %d in NodeOptions',
+            template,
+            channel.max_publication_bytes,
+            node.max_message_bytes,
+        )
 
 
 def check_options(options: object, kind: type[msgspec.Struct]) -> None:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
+from endpoint.peer import Peer
+from endpoint.peer import serving
 import httpx
 from playwright.async_api import Page
 import pytest
 from support.asgi_servers import AsgiServer
 from support.processes import ServerProcess
+
+from falcon_channels import Channels
+from falcon_channels import NodeOptions
+from falcon_channels.endpoint import http
 
 pytestmark = [
     pytest.mark.browser,
@@ -23,6 +30,11 @@ pytestmark = [
 def server(asgi_server: AsgiServer) -> Iterator[ServerProcess]:
     with ServerProcess(asgi_server.command('tests.conformance.js_app:app')) as server:
         yield server
+
+
+class Clients:
+    async def on_connect(self, req: Any, connection: Any) -> None:
+        """Let every client connect."""
 
 
 USE_SDK = """async (transport) => {
@@ -88,6 +100,37 @@ async def test_event_source_recovers_missed_publications_without_sdk(
         await client.post('/rooms/native', json=4)
         await page.wait_for_function('window.seen.length >= 4')
     assert [1, 2, 3, 4] == await page.evaluate('window.seen')
+
+
+REFUSED = """(url) => {
+  window.events = [];
+  const source = new EventSource(url);
+  source.onmessage = ({ data }) => window.events.push(Object.keys(JSON.parse(data))[0]);
+  source.onerror = () => window.events.push(source.readyState);
+}"""
+
+
+async def test_refused_event_source_connects_when_there_is_room(
+    page: Page,
+    server: ServerProcess,
+    asgi_server: AsgiServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A full process does not shut an EventSource out for ever."""
+    monkeypatch.setattr(http, 'REFUSED_RETRY_MS', (100, 200))
+    options = NodeOptions(max_connections=1, allowed_origins=(server.url,))
+    channels = Channels(options=options)
+    with serving(channels, Clients(), asgi_server=asgi_server) as full:
+        await page.goto(f'{server.url}/page')
+        with Peer.to(full) as peer:
+            peer.connect()
+            await page.evaluate(
+                REFUSED, f'http://127.0.0.1:{full.port}/connection/uni_sse'
+            )
+            await page.wait_for_function('window.events.length >= 4')
+            refused = await page.evaluate('window.events.slice(0, 4)')
+        assert ['disconnect', 0, 'disconnect', 0] == refused
+        await page.wait_for_function("window.events.includes('connect')")
 
 
 WEBSOCKET = """() => new Promise((resolve) => {

@@ -393,6 +393,18 @@ def test_disconnect_by_the_application_sends_its_code_and_reason(
         assert (4321, 'because of that') == peer.end()
 
 
+def test_disconnect_with_code_3000_closes_without_a_code(
+    server: Server, clients: Clients, asgi_server: AsgiServer
+) -> None:
+    """Code 3000 is not sent; ASGI has no close without a code, only 1000."""
+    with Peer.to(server) as peer:
+        peer.connect(data={'user': 'closed'})
+        clients.run(clients.channels.disconnect_user('closed', code=3000))
+        code = 1005 if asgi_server.name == 'serve' else 1000
+        assert code == peer.end()[0]
+        assert [] == peer.pushes
+
+
 def test_binary_publication_ends_a_json_connection(
     server: Server, clients: Clients, room: str
 ) -> None:

@@ -60,7 +60,9 @@ channels = Channels()
 def server(asgi_server: AsgiServer) -> Iterator[Server]:
     global channels
     channels = Channels(
-        options=NodeOptions(allowed_origins=(ORIGIN,), max_message_bytes=4096)
+        options=NodeOptions(
+            allowed_origins=(ORIGIN,), max_message_bytes=4096, max_batch_bytes=4096
+        )
     )
     channels.add_route(
         'rooms:{room}',
@@ -298,8 +300,10 @@ def test_request_from_another_origin_is_refused_unless_allowed(
     assert 403 == client.options(path, headers=evil).status_code
 
 
-def test_body_over_max_message_bytes_is_refused(client: httpx.Client) -> None:
-    """A body over max_message_bytes is refused, with or without a Content-Length."""
+def test_body_over_max_batch_bytes_is_refused_and_logged(
+    client: httpx.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A body over max_batch_bytes is refused, with or without a Content-Length."""
 
     def chunks() -> Iterator[bytes]:
         for _ in range(100):
@@ -308,6 +312,14 @@ def test_body_over_max_message_bytes_is_refused(client: httpx.Client) -> None:
     for content in (b'x' * 5000, chunks()):
         done = client.post('/connection/http_stream', content=content)
         assert 413 == done.status_code
+    paths = ('/connection/uni_http_stream', '/connection/uni_sse', '/connection/sse')
+    for path in paths:
+        assert 413 == client.post(path, content=b'x' * 5000).status_code
+    assert 413 == client.post('/emulation', content=b'x' * 9000).status_code
+    logged = [r.getMessage() for r in caplog.records if 'exceeds' in r.getMessage()]
+    assert 6 == len(logged)
+    for path in (*paths, '/connection/http_stream', '/emulation'):
+        assert any(path in line for line in logged)
     assert 400 == client.get('/connection/sse').status_code
     assert 400 == client.post('/connection/http_stream', content=b'\xff').status_code
 

@@ -28,6 +28,15 @@ def test_rate_limiter_matches_a_model_of_token_buckets(
         tokens[user] -= expected
 
 
+def test_bucket_can_have_a_larger_burst_than_the_others() -> None:
+    """A burst that grows gives the bucket more tokens, and no refill."""
+    rates = RateLimiter(1.0, 0)
+    assert [True, True, False] == [rates.take('ann', 0.0, 2) for _ in range(3)]
+    assert [True, False] == [rates.take('ann', 0.0, 3) for _ in range(2)]
+    assert not rates.take('bob', 0.0)
+    assert rates.take('ann', 1.0, 3)
+
+
 def test_full_buckets_are_forgotten() -> None:
     """Full buckets are removed, so that memory is bounded however many users come."""
     rates = RateLimiter(10.0, 20)

@@ -11,6 +11,7 @@ import urllib.parse
 import httpx
 import pytest
 from support.asgi_servers import AsgiServer
+from websockets.sync.client import connect
 
 from endpoint.peer import Peer
 from endpoint.peer import Server
@@ -19,6 +20,7 @@ from endpoint.peer import TIMEOUT_S
 from falcon_channels import Channels
 from falcon_channels import EndpointOptions
 from falcon_channels.brokers.memory import MemoryBroker
+from falcon_channels.protocol import client_pb2 as pb
 from falcon_channels.tokens import make_connection_token
 from falcon_channels.tokens import make_subscription_token
 from falcon_channels.tokens import TokenKey
@@ -160,6 +162,70 @@ def test_connection_token_sets_user_info_and_channels(peer: Peer) -> None:
     peer.ask('publish', channel='rooms:a', data=1)
     info = peer.push()['pub']['info']
     assert ('ann', {'name': 'Ann'}) == (info['user'], info['conn_info'])
+
+
+@pytest.mark.parametrize(
+    ('channels', 'words'),
+    [
+        (['nowhere:ann'], "no route matches the channel 'nowhere:ann'"),
+        (['#ann', 'a b'], "'a b'"),
+        ([f'#{n}' for n in range(129)], '129 channels exceed max_channels_per_'),
+    ],
+    ids=['no route', 'no channel name', 'too many'],
+)
+def test_token_with_an_impossible_channel_ends_the_connection_and_is_logged_once(
+    server: Server,
+    caplog: pytest.LogCaptureFixture,
+    channels: list[str],
+    words: str,
+) -> None:
+    """The client comes back, because an operator can mend the mistake of a token."""
+    for _ in range(3):
+        with Peer.to(server) as peer:
+            peer.say({'id': 1, 'connect': {'token': token(channels=channels)}})
+            assert (3004, 'internal server error') == peer.end()
+            assert [] == peer.pushes
+    logged = [r for r in caplog.records if words in r.getMessage()]
+    assert ['WARNING'] == [record.levelname for record in logged]
+
+
+@pytest.mark.parametrize('ttl_s', [2.0**33, 1e10])
+@pytest.mark.parametrize('options', [QUICK, EndpointOptions(ping_interval_s=None)])
+def test_expiry_beyond_32_bits_is_announced_as_the_latest_possible(
+    ttl_s: float, options: EndpointOptions
+) -> None:
+    """An expiry in the far future has the longest ttl of the protocol."""
+    with (
+        serving(make_channels(), tokens=TokenVerifier(KEY), options=options) as server,
+        Peer.to(server) as peer,
+    ):
+        far = token(ttl_s=ttl_s)
+        assert 2**31 - 1 == peer.connect(token=far)['ttl']
+        assert 2**31 - 1 == peer.ask('refresh', token=far)['refresh']['ttl']
+        room = sub_token(ttl_s=ttl_s)
+        result = peer.ask('subscribe', channel='rooms:a', token=room)['subscribe']
+        assert 2**31 - 1 == result['ttl']
+        result = peer.ask('sub_refresh', channel='rooms:a', token=room)['sub_refresh']
+        assert 2**31 - 1 == result['ttl']
+
+
+def test_expiry_beyond_32_bits_is_written_in_protobuf(server: Server) -> None:
+    """The longest ttl fits into the field of the second encoding."""
+    command = pb.Command(id=1, connect=pb.ConnectRequest(token=token(ttl_s=2.0**33)))
+    body = command.SerializeToString()
+    url = server.ws_url + '/connection/websocket?format=protobuf'
+    with connect(url) as ws:
+        ws.send(encode_length(len(body)) + body)
+        frame = ws.recv(TIMEOUT_S)
+    assert isinstance(frame, bytes)
+    reply = pb.Reply.FromString(frame[1:])
+    assert (True, 2**31 - 1) == (reply.connect.expires, reply.connect.ttl)
+
+
+def encode_length(length: int) -> bytes:
+    """Return a varint of two bytes."""
+    assert 128 <= length < 2**14
+    return bytes([length & 127 | 128, length >> 7])
 
 
 def test_expired_connection_token_is_answered_with_error_109(peer: Peer) -> None:

@@ -178,9 +178,16 @@ async def test_refused_handshake_leaves_no_connection(
     [('rude', 3403), ('x' * 600, 3413), ('x' * 1001, 1009), (b'\x00', 1003)],
 )
 async def test_refused_message_closes_a_text_connection(
-    app: falcon.asgi.App, channels: Channels, message: str | bytes, code: int
+    app: falcon.asgi.App,
+    channels: Channels,
+    message: str | bytes,
+    code: int,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A text connection is closed, because it has no other way to report a refusal."""
+    """A text connection is closed, because it has no other way to report a refusal.
+
+    A close because of the size is logged, with the option that limits it.
+    """
     async with testing.ASGIConductor(app) as conductor:
         async with conductor.simulate_ws('/text/a') as ws:
             if isinstance(message, bytes):
@@ -191,6 +198,8 @@ async def test_refused_message_closes_a_text_connection(
                 await ws.receive_text()
             assert code == closed.value.code
         assert [] == (await channels.history('rooms:a')).publications
+    too_big = '1001 bytes, which exceeds max_message_bytes of 1000' in caplog.text
+    assert (code == 1009) is too_big
 
 
 @pytest.mark.parametrize(

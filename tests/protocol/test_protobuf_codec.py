@@ -22,6 +22,7 @@ from falcon_channels.errors import ProtocolError
 from falcon_channels.protocol import client_pb2 as ours
 from falcon_channels.protocol import codes
 from falcon_channels.protocol import protobuf_codec
+from falcon_channels.protocol.frame_limits import FrameLimits
 from falcon_channels.protocol.messages import Command
 from falcon_channels.protocol.messages import ConnectRequest
 from falcon_channels.protocol.messages import ConnectResult
@@ -256,6 +257,19 @@ def test_subscription_types_of_newer_clients_are_decoded() -> None:
         Command(2, PublishRequest(type=1)),
         Command(3, SubRefreshRequest(type=2)),
     ] == protobuf_codec.decode_commands(frame)
+
+
+def test_frame_over_a_limit_is_refused_with_1009() -> None:
+    """The size of each command and their number are limited, not the frame."""
+    small, large = {'id': 1, 'ping': {}}, {'id': 2, 'rpc': {'data': 'eA=='}}
+    longest_bytes = len(ParseDict(large, sdk.Command()).SerializeToString())
+    limits = FrameLimits(longest_bytes, 3)
+    frame = sdk_frame(small, large, large)
+    assert 3 == len(protobuf_codec.decode_commands(frame, limits))
+    for tight in (FrameLimits(longest_bytes - 1, 3), FrameLimits(longest_bytes, 2)):
+        with pytest.raises(ProtocolError) as caught:
+            protobuf_codec.decode_commands(frame, tight)
+        assert 1009 == caught.value.code
 
 
 def test_batch_of_commands_is_decoded_in_order() -> None:

@@ -55,6 +55,7 @@ def running(
     *,
     ws: str | type[asyncio.Protocol] = OURS,
     options: ServerOptions | None = None,
+    server_class: type[Server] = Server,
     **settings: Any,
 ) -> Iterator[RunningServer]:
     """Run `app` under uvicorn."""
@@ -64,7 +65,7 @@ def running(
     config = Config(app, port=0, ws=ws, **settings)
     if options is not None:
         config.server_options = options  # type: ignore[attr-defined]
-    server = Server(config)
+    server = server_class(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     wait_until(lambda: server.started or not thread.is_alive(), 'the server starts')

@@ -15,6 +15,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from falcon_channels import Channels
+from falcon_channels.server.command import ChannelsServer
 from falcon_channels.server.options import ServerOptions
 from falcon_channels.transports.asgi_extensions import DRAIN_HOOKS
 from server.running import frame
@@ -139,3 +140,71 @@ def test_channels_middleware_closes_its_connections_before_the_server(
         peer.sock.close()
         server.thread.join(20)
     assert 'drained 1 connections' in caplog.text
+
+
+class Waiting:
+    """A resource whose responder waits for its own queue, and never for its client."""
+
+    def __init__(self) -> None:
+        self.started = 0
+        self.cancelled = 0
+
+    async def on_websocket(self, req: Any, ws: Any) -> None:
+        await ws.accept()
+        self.started += 1
+        try:
+            await asyncio.Queue().get()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+
+
+@pytest.mark.parametrize('leaves', [False, True], ids=['stays', 'has-left'])
+def test_responder_that_waits_for_its_own_queue_does_not_delay_the_stop(
+    caplog: pytest.LogCaptureFixture, leaves: bool
+) -> None:
+    """It is cancelled some time after its client has left, and the log has its path."""
+    waiting = Waiting()
+    app = falcon.asgi.App()
+    app.add_route('/waits', waiting)
+    with running(
+        app,
+        lifespan='on',
+        options=ServerOptions(responder_timeout_s=0.2),
+        server_class=ChannelsServer,
+        timeout_graceful_shutdown=60,
+    ) as server:
+        with contextlib.ExitStack() as stack:
+            clients = [
+                stack.enter_context(connect(f'{server.ws_url}/waits')) for _ in range(2)
+            ]
+            wait_until(lambda: waiting.started == 2, 'both responders wait')
+            if leaves:
+                stack.close()
+                wait_until(lambda: not server.connections, 'the clients have left')
+            # NOTE: it fails if the server does not stop within 30 s.
+            server.stop()
+        assert {1000 if leaves else 1012} == {client.close_code for client in clients}
+    assert 2 == waiting.cancelled
+    assert 2 == caplog.text.count("the responder of '/waits' is cancelled")
+
+
+def test_responder_that_works_after_its_client_has_left_may_finish() -> None:
+    """A responder has time to finish, also while the server stops."""
+    done: list[str] = []
+
+    class Working:
+        async def on_websocket(self, req: Any, ws: Any) -> None:
+            await ws.accept()
+            with contextlib.suppress(falcon.WebSocketDisconnected):
+                await ws.receive_text()
+            await asyncio.sleep(0.5)
+            done.append('saved')
+
+    app = falcon.asgi.App()
+    app.add_route('/', Working())
+    with running(app, lifespan='on', timeout_graceful_shutdown=60) as server:
+        with connect(server.ws_url) as client:
+            server.stop()
+        assert 1012 == client.close_code
+    assert ['saved'] == done

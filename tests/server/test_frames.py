@@ -150,13 +150,19 @@ ILLEGAL = {
 
 
 @pytest.mark.parametrize('name', ILLEGAL)
-def test_illegal_frame_is_refused_with_its_close_code(peer: Peer, name: str) -> None:
-    """An illegal frame is answered at once, with the right close code."""
+def test_illegal_frame_is_refused_with_its_close_code(
+    peer: Peer, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An illegal frame is answered at once, with the right close code.
+
+    A close because of the size is logged once, with the limit.
+    """
     data, code = ILLEGAL[name]
     peer.send(data)
 
     assert code == peer.close_code()
     assert peer.at_eof()
+    assert (code == 1009) == caplog.text.count(f'ws_max_size is {MAX_SIZE}')
 
 
 def test_frames_before_an_illegal_frame_are_delivered(peer: Peer) -> None:

@@ -43,6 +43,8 @@ class AsgiServer:
             ping and sends nothing else.
         hears_all: Whether the application gets all messages that a client sent before
             it left, even if the application sends to that client meanwhile.
+        reports_too_big: Whether the application hears that the server has closed a
+            WebSocket because of a message over the server's own limit.
     """
 
     name: str
@@ -59,6 +61,7 @@ class AsgiServer:
     impatience: tuple[str, ...] = ('--ws-ping-interval', '1', '--ws-ping-timeout', '1')
     finds_silent: bool = True
     hears_all: bool = True
+    reports_too_big: bool = True
 
     def __str__(self) -> str:
         return self.name
@@ -104,6 +107,7 @@ HYPERCORN = AsgiServer(
     # It cancels the remaining connections after three seconds.
     stop_codes=(1011, 1012, 1011),
     stop_is_quiet=False,
+    reports_too_big=False,
     # It does not wait for pongs, but a pong counts as a sign of life.
     impatience=('--websocket-ping-interval', '1', '--read-timeout', '3'),
 )
@@ -114,6 +118,7 @@ GRANIAN = AsgiServer(
     replaces_workers=False,
     # It ends connections without a close frame.
     stop_codes=(None, None, None),
+    reports_too_big=False,
     # It has neither pings nor timeouts.
     impatience=(),
     finds_silent=False,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+import signal
 from urllib.error import HTTPError
 from urllib.request import Request
 from urllib.request import urlopen
@@ -20,6 +22,7 @@ pytestmark = pytest.mark.server
 
 ENV = {'PYTHONPATH': str(HERE)}
 COMMANDS = {case.name: case.command for case in CASES}
+GEVENT = COMMANDS['gunicorn-gevent']
 
 
 def serve(*command: str) -> ServerProcess:
@@ -84,6 +87,39 @@ def test_gevent_websocket_handler_works_and_logs_its_limits_once() -> None:
                 client.recv(timeout=DEADLINE_S)
             assert 3403 == client.close_code
         assert 1 == server.log().count('gevent-websocket answers the handshake')
+
+
+#: The hook of docs/wsgi.md, with a shorter time.
+HOOK = """
+def post_fork(server, worker):
+    worker.cfg.set('graceful_timeout', 1)
+"""
+
+
+@pytest.mark.parametrize(
+    ('number', 'hook', 'code'),
+    [
+        (signal.SIGTERM, '', 1006),
+        (signal.SIGTERM, HOOK, 1001),
+        (signal.SIGHUP, '', 1001),
+    ],
+    ids=['stop', 'stop-with-the-hook', 'reload'],
+)
+def test_stop_of_gunicorn_with_gevent_closes_as_documented(
+    tmp_path: Path, number: signal.Signals, hook: str, code: int
+) -> None:
+    """A worker closes with 1001, unless the main process kills it before."""
+    config = tmp_path / 'gunicorn.conf.py'
+    config.write_text(hook)
+    command = ['6' if word == '1' else word for word in GEVENT]
+    with serve(*command, '--config', str(config)) as server:
+        with connect(server.ws_url) as client:
+            client.send('hello')
+            assert 'hello' == client.recv(timeout=DEADLINE_S)
+            server.signal(number)
+            with pytest.raises(ConnectionClosed):
+                client.recv(timeout=DEADLINE_S)
+            assert code == client.close_code
 
 
 def test_request_with_another_upgrade_is_served_as_http() -> None:

@@ -406,14 +406,18 @@ def test_illegal_frame_closes_with_its_code(data: bytes, code: int, dial: Dial) 
     assert code == raw.read_close()[0]
 
 
-def test_message_over_max_message_bytes_is_refused_with_1009(dial: Dial) -> None:
-    """The limit counts whole messages, also in fragments."""
+def test_message_over_max_message_bytes_is_refused_with_1009(
+    dial: Dial, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The limit counts whole messages, also in fragments; the log names it."""
     raw = open_raw(dial, echo, max_message_bytes=100)
     raw.send(Opcode.BINARY, bytes(100))
     assert 102 == len(raw.read(102))
     raw.send(Opcode.BINARY, bytes(60), fin=False)
     raw.send(Opcode.CONT, bytes(41))
     assert 1009 == raw.read_close()[0]
+    assert 1 == caplog.text.count('closing a WebSocket with 1009')
+    assert 'ws_options.max_message_bytes is 100' in caplog.text
 
 
 def test_message_of_more_than_max_fragments_is_refused_with_1009(dial: Dial) -> None:

@@ -47,6 +47,7 @@ from falcon_channels.protocol.messages import MessagePush
 from falcon_channels.protocol.messages import Push
 from falcon_channels.protocol.messages import Result
 from falcon_channels.protocol.messages import SubscribePush
+from falcon_channels.protocol.messages import SubscribeRequest
 from falcon_channels.protocol.messages import UnsubscribePush
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
@@ -55,7 +56,9 @@ from falcon_channels.transports.base import Transport
 from falcon_channels.transports.client_codecs import ClientCodec
 from falcon_channels.transports.encoders import get_encoder
 from falcon_channels.websocket.close_codes import MESSAGE_TOO_BIG
+from falcon_channels.websocket.close_codes import NO_STATUS
 from falcon_channels.websocket.close_codes import UNSUPPORTED_DATA
+from falcon_channels.websocket.limits import log_too_big
 
 _logger = logging.getLogger('falcon_channels')
 
@@ -143,6 +146,7 @@ class ClientConnection(Connection):
         '_pong_is_due',
         '_reader',
         '_refused_in_row',
+        '_restores_left',
         '_session',
         '_timer_slot',
         '_waiting',
@@ -208,6 +212,8 @@ class ClientConnection(Connection):
         #: When the bucket of commands is full; see `rate_limit`.
         self._commands_full_s = 0.0
         self._refused_in_row = 0
+        #: How many more requests to subscribe can count as a restored subscription.
+        self._restores_left = endpoint.node.options.max_channels_per_connection
         self._ping_at_s = 0.0
         #: Whether `_ping_at_s` is the time at which the pong is due.
         self._pong_is_due = False
@@ -287,12 +293,13 @@ class ClientConnection(Connection):
         """Called when a frame arrives: queue its commands."""
         if self.closed:
             return
-        limit_bytes = self.endpoint.node.options.max_message_bytes
+        limit_bytes = self.endpoint.node.options.max_batch_bytes
         if isinstance(message, str) and len(message) * 4 > limit_bytes:
             size_bytes = len(message.encode(errors='surrogatepass'))
         else:
             size_bytes = len(message)
         if size_bytes > limit_bytes:
+            log_too_big(self, size_bytes, 'max_batch_bytes', limit_bytes)
             self.disconnect(MESSAGE_TOO_BIG, f'over {limit_bytes} bytes')
             return
         if isinstance(message, bytes) is not self.codec.binary:
@@ -304,7 +311,9 @@ class ClientConnection(Connection):
         try:
             commands = self.decode(message)
         except ProtocolError as ex:
-            _logger.info('%r sent an invalid command: %s', self, ex)
+            # NOTE: a legal client can exceed a limit, and the remedy is an option.
+            level = logging.WARNING if ex.code == MESSAGE_TOO_BIG else logging.INFO
+            _logger.log(level, '%r sent an invalid command: %s', self, ex)
             self.disconnect(ex.code, ex.reason)
             return
         for command in commands:
@@ -328,7 +337,7 @@ class ClientConnection(Connection):
         Raises:
             ProtocolError: The frame is malformed.
         """
-        return self.codec.protocol.decode_commands(message)
+        return self.codec.protocol.decode_commands(message, self.endpoint.frame_limits)
 
     def _queue(self, command: Command) -> None:
         if self._waiting is None:
@@ -367,7 +376,7 @@ class ClientConnection(Connection):
 
     async def _carry_out(self, command: Command) -> None:
         self.command_id = command.id
-        if self._take_from_rate():
+        if self._take_from_rates(command):
             await self._dispatch(self, command)
             return
         self.hub.counters.too_fast += 1
@@ -379,17 +388,40 @@ class ClientConnection(Connection):
         elif command.id:
             self.reply_error(error)
 
-    def _take_from_rate(self) -> bool:
+    def _take_from_rates(self, command: Command) -> bool:
         """Count a command; return whether the rates allow it."""
-        rate, user_rates = self.endpoint.rate, self.endpoint.user_rates
+        rate = self.endpoint.rate
         now_s = self.endpoint.now_s()
         allowed = True
         if rate is not None:
             allowed, self._commands_full_s = rate.take(self._commands_full_s, now_s)
-        if allowed and user_rates is not None and self.user:
-            allowed = user_rates.take(self.user, now_s)
+        if allowed and self.user:
+            allowed = self._take_from_user(command, now_s)
         self._refused_in_row = 0 if allowed else self._refused_in_row + 1
         return allowed
+
+    def _take_from_user(self, command: Command, now_s: float) -> bool:
+        """Count a command of a user; return whether the user's rates allow it.
+
+        A user returns with all connections at once, and each of them subscribes to its
+        channels. That is not a flood. The first subscriptions of a connection, as many
+        as it may have, therefore count towards another rate.
+
+        SECURITY: a user could connect again and again to subscribe without a limit. The
+        burst of the other rate is therefore that of the connections open now.
+        """
+        endpoint = self.endpoint
+        if endpoint.user_rates is None or endpoint.restore_rates is None:
+            return True
+        if self._restores_left and isinstance(command.request, SubscribeRequest):
+            self._restores_left -= 1
+            burst = (
+                self.hub.count_connections_of(self.user)
+                * endpoint.node.options.max_channels_per_connection
+            )
+            if endpoint.restore_rates.take(self.user, now_s, burst):
+                return True
+        return endpoint.user_rates.take(self.user, now_s)
 
     async def _wait_until_read(self) -> None:
         """Wait until the client has read its replies, or the connection has ended.
@@ -572,11 +604,17 @@ class ClientConnection(Connection):
         return super().flush()
 
     def disconnect(self, code: int, reason: str) -> None:
-        """Close with a code, after the queued output."""
+        """Close with a code, after the queued output.
+
+        NOTE: code 3000 means that the connection ended without a disconnect. As with
+        Centrifugo, the client gets neither a push nor a code, and connects again.
+        """
         if self._corked:
             self._corked = False
             self.out = None
-        if self._announces_end and not self.closed:
+        if code == codes.DISCONNECT_CONNECTION_CLOSED.code:
+            code, reason = NO_STATUS, ''
+        elif self._announces_end and not self.closed:
             self.push('', DisconnectPush(code, reason, codes.reconnects(code)))
         super().disconnect(code, reason)
 

@@ -29,12 +29,14 @@ from falcon_channels.endpoint.client_connection import ClientConnection
 from falcon_channels.endpoint.refusals import EndedError
 from falcon_channels.endpoint.refusals import refusal_for
 from falcon_channels.endpoint.refusals import RefusedError
+from falcon_channels.errors import ChannelNameError
 from falcon_channels.errors import ChannelsError
 from falcon_channels.errors import InvalidValueError
 from falcon_channels.errors import PayloadError
 from falcon_channels.errors import ProtocolError
 from falcon_channels.errors import TokenExpiredError
 from falcon_channels.errors import TokenInvalidError
+from falcon_channels.errors import UnknownChannelError
 from falcon_channels.errors import UnsubscribedError
 from falcon_channels.hub.connection import Joined
 from falcon_channels.hub.connection import Subscription
@@ -147,7 +149,11 @@ async def connect(
     if limit is not None and connection.user and count > limit:
         raise EndedError(codes.DISCONNECT_CONNECTION_LIMIT)
     if len(connection.channels) > endpoint.node.options.max_channels_per_connection:
-        raise RefusedError(codes.LIMIT_EXCEEDED)
+        endpoint.log_server_side(
+            f'{len(connection.channels)} channels exceed max_channels_per_connection '
+            f'of {endpoint.node.options.max_channels_per_connection}'
+        )
+        raise EndedError(codes.DISCONNECT_INTERNAL)
     connection.begin_subscriptions()
     results = {}
     server_side = list(connection.channels)
@@ -196,6 +202,10 @@ async def _subscribe_server_side(
 
     Returns:
         ``None`` if the subscription was ended while it was made.
+
+    Raises:
+        EndedError: The channel cannot exist. That is a mistake of the application and
+            not of the client, which therefore connects again.
     """
     info, reply = connection.channels[channel]
     since = None
@@ -216,6 +226,9 @@ async def _subscribe_server_side(
             # NOTE: as in `on_unsubscribed`, the next connect subscribes again.
             raise EndedError(codes.DISCONNECT_INSUFFICIENT) from None
         return None
+    except (ChannelNameError, UnknownChannelError) as ex:
+        connection.endpoint.log_server_side(str(ex))
+        raise EndedError(codes.DISCONNECT_INTERNAL) from None
     return results[0]
 
 

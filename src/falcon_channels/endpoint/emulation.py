@@ -25,9 +25,12 @@ from falcon_channels.endpoint.commands import dispatch
 from falcon_channels.endpoint.endpoint import Endpoint
 from falcon_channels.endpoint.http import admit
 from falcon_channels.endpoint.http import allow_origin
+from falcon_channels.endpoint.http import answer_event_source
 from falcon_channels.endpoint.http import answer_preflight
 from falcon_channels.endpoint.http import BODY_TIMEOUT_S
 from falcon_channels.endpoint.http import decode_text
+from falcon_channels.endpoint.http import EVENT_STREAM
+from falcon_channels.endpoint.http import EVENTS_PREAMBLE
 from falcon_channels.endpoint.http import read_body
 from falcon_channels.endpoint.http import stream
 from falcon_channels.endpoint.websocket import require_protobuf
@@ -174,7 +177,7 @@ class HttpStreamResource(_StreamResource):
         """Open a connection."""
         node = self._endpoint.node
         await admit(node.handshake, req, resp)
-        body = await read_body(req, node.options.max_message_bytes)
+        body = await read_body(req, node.options.max_batch_bytes)
         first: str | bytes
         if req.content_type == PROTOBUF_MEDIA:
             codec, first, media_type = require_protobuf(), body, PROTOBUF_MEDIA
@@ -193,10 +196,13 @@ class SseResource(_StreamResource):
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response
     ) -> None:
         """Open a connection with the commands in the URL."""
-        await admit(self._endpoint.node.handshake, req, resp)
-        first = req.get_param('cf_connect', required=True)
-        _require_reading_commands(first)
-        self._open(req, resp, first)
+        try:
+            await admit(self._endpoint.node.handshake, req, resp)
+            first = req.get_param('cf_connect', required=True)
+            _require_reading_commands(first)
+            self._open(req, resp, first)
+        except falcon.HTTPServiceUnavailable as ex:
+            answer_event_source(req, resp, JSON, ex)
 
     async def on_post(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response
@@ -204,16 +210,15 @@ class SseResource(_StreamResource):
         """Open a connection with the commands in the body."""
         node = self._endpoint.node
         await admit(node.handshake, req, resp)
-        body = await read_body(req, node.options.max_message_bytes)
+        body = await read_body(req, node.options.max_batch_bytes)
         self._open(req, resp, decode_text(body))
 
     def _open(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response, first: str
     ) -> None:
-        # NOTE: a browser's EventSource fires `open` when the first bytes arrive.
-        transport = HttpStreamTransport(EVENTS, preamble=b'\r\n')
+        transport = HttpStreamTransport(EVENTS, preamble=EVENTS_PREAMBLE)
         connection = self._emulation.open(self._endpoint, req, JSON, transport, first)
-        stream(req, resp, transport, connection, 'text/event-stream')
+        stream(req, resp, transport, connection, EVENT_STREAM)
 
 
 def _require_reading_commands(frame: str) -> None:
@@ -257,7 +262,7 @@ class EmulationResource:
         allow_origin(self._node.handshake, req, resp)
         # NOTE: in JSON, the frame is a string with escaped quotes. The body can
         #   therefore have twice the size of the frame.
-        body = await read_body(req, 2 * self._node.options.max_message_bytes)
+        body = await read_body(req, 2 * self._node.options.max_batch_bytes)
         binary = req.content_type == PROTOBUF_MEDIA
         codec = require_protobuf() if binary else JSON
         try:

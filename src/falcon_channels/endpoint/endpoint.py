@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from importlib.metadata import version
 import inspect
+import logging
 import random
 from typing import Any
 
@@ -15,11 +16,20 @@ from falcon_channels.endpoint.rate_limit import RateLimiter
 from falcon_channels.node import Node
 from falcon_channels.options import check_options
 from falcon_channels.options import EndpointOptions
+from falcon_channels.protocol.frame_limits import FrameLimits
 from falcon_channels.routing import check_resource
 from falcon_channels.timer_wheel import TimerWheel
 from falcon_channels.tokens import TokenVerifier
 from falcon_channels.transports.client_codecs import ClientCodec
 from falcon_channels.transports.encoders import Encoder
+
+#: How many reasons for refusing clients are logged. A name may be that of a user.
+_MAX_LOGGED = 100
+
+_logger = logging.getLogger('falcon_channels')
+
+#: How many commands one frame may have beside a request for each channel.
+_MAX_OTHER_COMMANDS = 1024
 
 _RESPONDERS = ('on_connect', 'on_disconnect', 'on_message', 'on_refresh')
 
@@ -46,6 +56,8 @@ class Endpoint:
         timers: Timers of the connections: pings, deadlines, expiry.
         rate: Rate of the commands of one connection, or ``None`` for no limit.
         user_rates: Rates of users over all their connections, or ``None``.
+        restore_rates: Rates at which users restore subscriptions, or ``None``.
+        frame_limits: Limits of the commands of one frame.
         has_rpc: Whether the resource has a responder for calls.
     """
 
@@ -67,11 +79,27 @@ class Endpoint:
         self.rate: Rate | None = None
         if self.options.commands_per_s is not None:
             self.rate = Rate(self.options.commands_per_s, self.options.commands_burst)
+            if self.options.commands_burst <= node.options.max_channels_per_connection:
+                _logger.warning(
+                    'a client that returns to max_channels_per_connection of %d '
+                    'channels sends one command more, but commands_burst is %d: it '
+                    'waits. Raise commands_burst',
+                    node.options.max_channels_per_connection,
+                    self.options.commands_burst,
+                )
         self.user_rates: RateLimiter | None = None
+        self.restore_rates: RateLimiter | None = None
         if self.options.user_commands_per_s is not None:
             self.user_rates = RateLimiter(
                 self.options.user_commands_per_s, self.options.user_commands_burst
             )
+            self.restore_rates = RateLimiter(self.options.user_commands_per_s, 0)
+        self.frame_limits = FrameLimits(
+            node.options.max_message_bytes,
+            node.options.max_channels_per_connection + _MAX_OTHER_COMMANDS,
+        )
+        #: Reasons that `log_server_side` has logged.
+        self._logged: set[str] = set()
         self._pings: dict[Encoder, Any] = {}
         names = [name for name in dir(resource) if name.startswith('on_rpc')]
         self.has_rpc = bool(names)
@@ -98,6 +126,21 @@ class Endpoint:
             if responder is not None:
                 return responder  # type: ignore[no-any-return] # the application's
         return getattr(self.resource, 'on_rpc', None)
+
+    def log_server_side(self, reason: str) -> None:
+        """Log once why clients cannot get the channels of their token or `on_connect`.
+
+        Args:
+            reason: Why a client was refused.
+        """
+        if reason in self._logged or len(self._logged) >= _MAX_LOGGED:
+            return
+        self._logged.add(reason)
+        _logger.warning(
+            'clients cannot connect, because of the channels that their token or '
+            'on_connect gives them: %s. They try again',
+            reason,
+        )
 
     def ping(self, encoder: Encoder, codec: ClientCodec) -> Any:
         """Return a ping, ready to be written to connections with this encoder."""

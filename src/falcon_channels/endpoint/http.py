@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import random
 
 import falcon
 import falcon.asgi
 
 from falcon_channels.access.handshake import Handshake
 from falcon_channels.endpoint.client_connection import ClientConnection
+from falcon_channels.protocol import codes
+from falcon_channels.protocol.messages import DisconnectPush
 from falcon_channels.transports.asgi_extensions import connection_abort
+from falcon_channels.transports.client_codecs import ClientCodec
+from falcon_channels.transports.http_stream import EVENTS
 from falcon_channels.transports.http_stream import HttpStreamTransport
+from falcon_channels.websocket.limits import log_too_big
 
 #: Seconds within which a request must send its body.
 BODY_TIMEOUT_S = 15.0
+
+#: Media type of server-sent events.
+EVENT_STREAM = 'text/event-stream'
+#: Beginning of a stream of events: a browser fires `open` when the first bytes arrive.
+#: The time after which it connects again replaces that of an earlier refusal.
+EVENTS_PREAMBLE = b'retry: 3000\n\n'
+#: Shortest and longest time in ms after which a refused EventSource tries again.
+REFUSED_RETRY_MS = (5000, 15000)
 
 
 async def admit(
@@ -55,8 +69,15 @@ def answer_preflight(
     resp.status = falcon.HTTP_204
 
 
-async def read_body(req: falcon.asgi.Request, max_bytes: int) -> bytes:
+async def read_body(
+    req: falcon.asgi.Request, max_bytes: int, option: str = 'max_batch_bytes'
+) -> bytes:
     """Read the whole body of a request.
+
+    Args:
+        req: The request.
+        max_bytes: Maximum size of the body.
+        option: Name of the option that limits it (default ``'max_batch_bytes'``).
 
     Raises:
         falcon.HTTPContentTooLarge: The body exceeds `max_bytes`.
@@ -68,6 +89,7 @@ async def read_body(req: falcon.asgi.Request, max_bytes: int) -> bytes:
             async for chunk in req.stream:
                 body += chunk
                 if len(body) > max_bytes:
+                    log_too_big(req.path, len(body), option, max_bytes)
                     raise falcon.HTTPContentTooLarge(
                         description=f'a message of more than {max_bytes} bytes'
                     )
@@ -90,6 +112,30 @@ def decode_text(body: bytes) -> str:
         raise falcon.HTTPBadRequest(description='not UTF-8') from None
 
 
+def answer_event_source(
+    req: falcon.asgi.Request,
+    resp: falcon.asgi.Response,
+    codec: ClientCodec,
+    error: falcon.HTTPServiceUnavailable,
+) -> None:
+    """Answer an EventSource that cannot be served now, so that it tries again.
+
+    NOTE: an EventSource gives up after any status except 200 (WHATWG HTML section
+    9.2.3). It connects again if its stream ends.
+
+    Raises:
+        falcon.HTTPServiceUnavailable: The client is not an EventSource.
+    """
+    if EVENT_STREAM not in (req.get_header('Accept') or ''):
+        raise error
+    code, reason = codes.DISCONNECT_SHUTDOWN
+    push = codec.encode_push('', DisconnectPush(code, reason, reconnect=True))
+    # NOTE: the time is random, so that not all refused clients return at once.
+    retry_ms = random.randrange(*REFUSED_RETRY_MS)
+    _set_headers(resp, EVENT_STREAM)
+    resp.data = b'retry: %d\n' % retry_ms + EVENTS.frame([push], binary=False)
+
+
 def stream(
     req: falcon.asgi.Request,
     resp: falcon.asgi.Response,
@@ -98,10 +144,14 @@ def stream(
     media_type: str,
 ) -> None:
     """Answer with everything that a connection writes, until it ends."""
+    _set_headers(resp, media_type)
+    # NOTE: Falcon notices that the client has left only in `resp.sse`, and only after
+    #   the next event. ASGI's own `receive` reports it at once.
+    resp.stream = transport.body(connection, req._receive, connection_abort(req.scope))
+
+
+def _set_headers(resp: falcon.asgi.Response, media_type: str) -> None:
     resp.content_type = media_type
     resp.set_header('Cache-Control', 'private, no-cache, no-store, max-age=0')
     # NOTE: a proxy that buffers a response until its end would never send this one.
     resp.set_header('X-Accel-Buffering', 'no')
-    # NOTE: Falcon notices that the client has left only in `resp.sse`, and only after
-    #   the next event. ASGI's own `receive` reports it at once.
-    resp.stream = transport.body(connection, req._receive, connection_abort(req.scope))

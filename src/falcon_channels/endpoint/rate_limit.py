@@ -61,14 +61,16 @@ class RateLimiter:
         """Return the number of stored buckets."""
         return len(self._full_s)
 
-    def take(self, key: str, now_s: float) -> bool:
+    def take(self, key: str, now_s: float, burst: int | None = None) -> bool:
         """Take a token from the bucket of a key; return whether there was one.
 
         Args:
             key: For example the id of a user.
             now_s: Current time in seconds, of a monotonic clock.
+            burst: Size of this bucket now (default ``None``: that of all buckets).
         """
-        taken, full_s = self._rate.take(self._full_s.pop(key, now_s), now_s)
+        rate = self._rate if burst is None else self._rate._replace(burst=burst)
+        taken, full_s = rate.take(self._full_s.pop(key, now_s), now_s)
         self._full_s[key] = full_s
         self._forget_full(now_s)
         return taken

@@ -34,8 +34,11 @@ from falcon_channels.endpoint.client_connection import ClientConnection
 from falcon_channels.endpoint.commands import dispatch
 from falcon_channels.endpoint.endpoint import Endpoint
 from falcon_channels.endpoint.http import admit
+from falcon_channels.endpoint.http import answer_event_source
 from falcon_channels.endpoint.http import answer_preflight
 from falcon_channels.endpoint.http import decode_text
+from falcon_channels.endpoint.http import EVENT_STREAM
+from falcon_channels.endpoint.http import EVENTS_PREAMBLE
 from falcon_channels.endpoint.http import read_body
 from falcon_channels.endpoint.http import stream
 from falcon_channels.endpoint.websocket import serve_accepted
@@ -185,9 +188,7 @@ class _UnidirectionalStreamResource:
     ) -> ConnectRequest:
         node = self._endpoint.node
         await admit(node.handshake, req, resp)
-        return _decode(
-            decode_text(await read_body(req, node.options.max_message_bytes))
-        )
+        return _decode(decode_text(await read_body(req, node.options.max_batch_bytes)))
 
     async def _open(
         self,
@@ -240,6 +241,14 @@ class UnidirectionalSseResource(_UnidirectionalStreamResource):
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response
     ) -> None:
         """Open a connection."""
+        try:
+            await self._open_url(req, resp)
+        except falcon.HTTPServiceUnavailable as ex:
+            answer_event_source(req, resp, UNIDIRECTIONAL_JSON, ex)
+
+    async def _open_url(
+        self, req: falcon.asgi.Request, resp: falcon.asgi.Response
+    ) -> None:
         await admit(self._endpoint.node.handshake, req, resp)
         request = _decode(req.get_param('cf_connect', default='{}'))
         for channel in req.get_param_as_list('channel', default=[]):
@@ -261,8 +270,8 @@ class UnidirectionalSseResource(_UnidirectionalStreamResource):
         last_id = req.get_header('Last-Event-ID')
         if last_id:
             _recover_from(request, last_id)
-        transport = HttpStreamTransport(EVENTS, preamble=b'\r\n')
-        await self._open(req, resp, request, transport, 'text/event-stream')
+        transport = HttpStreamTransport(EVENTS, preamble=EVENTS_PREAMBLE)
+        await self._open(req, resp, request, transport, EVENT_STREAM)
 
 
 def _decode(text: str) -> ConnectRequest:

@@ -54,6 +54,7 @@ from falcon_channels.websocket.close_codes import MESSAGE_TOO_BIG
 from falcon_channels.websocket.close_codes import SERVICE_RESTART
 from falcon_channels.websocket.close_codes import TRY_AGAIN_LATER
 from falcon_channels.websocket.close_codes import UNSUPPORTED_DATA
+from falcon_channels.websocket.limits import log_too_big
 
 _logger = logging.getLogger('falcon_channels')
 
@@ -151,6 +152,8 @@ class PlainConnection(Connection):
         #   encoded to know its size.
         limit_bytes = self._node.options.max_message_bytes
         if len(message) * 4 > limit_bytes and len(message.encode()) > limit_bytes:
+            size_bytes = len(message.encode())
+            log_too_big(self, size_bytes, 'max_message_bytes', limit_bytes)
             self.disconnect(MESSAGE_TOO_BIG, f'over {limit_bytes} bytes')
             return
         self._waiting.append(message)

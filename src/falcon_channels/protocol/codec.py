@@ -15,6 +15,7 @@ from typing import Protocol
 from falcon_channels.errors import ExtraMissingError
 from falcon_channels.protocol import json_codec
 from falcon_channels.protocol.codes import ReplyError
+from falcon_channels.protocol.frame_limits import FrameLimits
 from falcon_channels.protocol.messages import Command
 from falcon_channels.protocol.messages import ConnectRequest
 from falcon_channels.protocol.messages import EmulationRequest
@@ -36,7 +37,9 @@ class Codec(Protocol):
     def PING(self) -> bytes:
         """Bytes of a server's ping and of a client's pong."""
 
-    def decode_commands(self, frame: str | bytes) -> list[Command]:
+    def decode_commands(
+        self, frame: str | bytes, limits: FrameLimits | None = None
+    ) -> list[Command]:
         """Return the commands of one frame; raise only `ProtocolError`."""
 
     def decode_connect(self, body: str | bytes) -> ConnectRequest:

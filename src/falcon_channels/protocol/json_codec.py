@@ -30,6 +30,7 @@ import msgspec
 from falcon_channels.errors import ProtocolError
 from falcon_channels.protocol.codes import DISCONNECT_INAPPROPRIATE_PROTOCOL
 from falcon_channels.protocol.codes import ReplyError
+from falcon_channels.protocol.frame_limits import FrameLimits
 from falcon_channels.protocol.json_commands import WireCommand
 from falcon_channels.protocol.json_commands import WireConnect
 from falcon_channels.protocol.json_commands import WireEmulation
@@ -72,11 +73,14 @@ _encode = msgspec.json.Encoder().encode
 # ---- Decoding ------------------------------------------------------------------
 
 
-def decode_commands(frame: str | bytes) -> list[Command]:
+def decode_commands(
+    frame: str | bytes, limits: FrameLimits | None = None
+) -> list[Command]:
     """Return the commands of one frame, in order.
 
     Args:
-        frame: Text message, or its bytes. The transport limits its size.
+        frame: Text message, or its bytes. The caller limits its size.
+        limits: Limits of the commands (default ``None``: no limits).
 
     Raises:
         ProtocolError: The frame is not valid. Close the connection with its code.
@@ -84,6 +88,8 @@ def decode_commands(frame: str | bytes) -> list[Command]:
     lines = _bytes(frame).split(b'\n')
     if len(lines) > 1 and not lines[-1]:
         lines.pop()
+    if limits is not None:
+        limits.check(lines)
     return [_command(line) for line in lines]
 
 

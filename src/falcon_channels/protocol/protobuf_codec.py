@@ -22,6 +22,7 @@ from google.protobuf.message import DecodeError
 from falcon_channels.errors import ProtocolError
 from falcon_channels.protocol import client_pb2 as pb
 from falcon_channels.protocol.codes import ReplyError
+from falcon_channels.protocol.frame_limits import FrameLimits
 from falcon_channels.protocol.messages import Command
 from falcon_channels.protocol.messages import ConnectRequest
 from falcon_channels.protocol.messages import ConnectResult
@@ -66,11 +67,14 @@ _PUBLICATIONS_TAGS: Final = {
 # ---- Decoding ------------------------------------------------------------------
 
 
-def decode_commands(frame: str | bytes) -> list[Command]:
+def decode_commands(
+    frame: str | bytes, limits: FrameLimits | None = None
+) -> list[Command]:
     """Return the commands of one frame, in order.
 
     Args:
-        frame: Binary message. The transport limits its size.
+        frame: Binary message. The caller limits its size.
+        limits: Limits of the commands (default ``None``: no limits).
 
     Raises:
         ProtocolError: The frame is not valid. Close the connection with its code.
@@ -79,7 +83,7 @@ def decode_commands(frame: str | bytes) -> list[Command]:
         raise ProtocolError('a text message, but Protobuf was negotiated')
     if not frame:
         raise ProtocolError('the frame is empty')
-    commands = []
+    bodies = []
     position = 0
     while position < len(frame):
         length, start = _read_length(frame, position)
@@ -89,8 +93,10 @@ def decode_commands(frame: str | bytes) -> list[Command]:
                 f'a command of {length} bytes exceeds the {len(frame) - start} bytes '
                 'that are left in its frame'
             )
-        commands.append(_command(frame[start:position]) if length else _PONG)
-    return commands
+        bodies.append(frame[start:position])
+    if limits is not None:
+        limits.check(bodies)
+    return [_command(body) if body else _PONG for body in bodies]
 
 
 def decode_connect(body: str | bytes) -> ConnectRequest:

@@ -28,6 +28,7 @@ from falcon_channels.server.handshake import log_access
 from falcon_channels.server.loggers import server_logger
 from falcon_channels.server.states import OPEN
 from falcon_channels.websocket.close_codes import ABNORMAL
+from falcon_channels.websocket.close_codes import check_close_code
 from falcon_channels.websocket.close_codes import NORMAL
 from falcon_channels.websocket.close_codes import refusal_status
 from falcon_channels.websocket.handshake import status_phrase
@@ -105,6 +106,9 @@ class AsgiCycle:
         context: Context of the server.
         scope: ASGI scope of the connection.
         handshake: Request of the connection.
+
+    Attributes:
+        path: Path of the request.
     """
 
     __slots__ = (
@@ -118,7 +122,9 @@ class AsgiCycle:
         '_queued_bytes',
         '_scope',
         '_stage',
+        '_task',
         '_waiter',
+        'path',
     )
 
     def __init__(
@@ -141,7 +147,8 @@ class AsgiCycle:
         self._queued_bytes = 0
         self._end: dict[str, Any] | None = None
         self._waiter: asyncio.Future[None] | None = None
-        task = context.loop.create_task(self._run(scope))
+        self.path: str = scope['path']
+        self._task = task = context.loop.create_task(self._run(scope))
         context.state.tasks.add(task)
         task.add_done_callback(context.state.tasks.discard)
 
@@ -183,6 +190,8 @@ class AsgiCycle:
                 'reason': reason,
             }
             self._wake()
+            if not self._task.done():
+                self._context.drain.on_client_left(self)
 
     def take_messages(self) -> list[str | bytes]:
         """Remove and return the queued messages, for a receiver that takes over."""
@@ -204,6 +213,10 @@ class AsgiCycle:
         if self._extensions is not None:
             self._extensions.clear()
             self._extensions = None
+
+    def cancel(self) -> None:
+        """Cancel the application, whose client has left."""
+        self._task.cancel()
 
     @property
     def end(self) -> tuple[int, str]:
@@ -277,6 +290,7 @@ class AsgiCycle:
                 self._raise_gone()
             code = message.get('code')
             code = NORMAL if code is None else code
+            check_close_code(code)
             reason = message.get('reason') or ''
             connection.close(code, reason)
             self._stage = _ENDED
@@ -405,3 +419,5 @@ class AsgiCycle:
                     "ASGI callable should return None, but returned '%s'.", result
                 )
             connection.on_application_done(failed=False)
+        finally:
+            self._context.drain.on_responder_done(self)

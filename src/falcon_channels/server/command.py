@@ -31,10 +31,12 @@ from uvicorn.supervisors.multiprocess import Process
 
 from falcon_channels.errors import ChannelsError
 from falcon_channels.errors import OptionsError
+from falcon_channels.server.context import ServerContext
 from falcon_channels.server.loggers import access_logger
 from falcon_channels.server.loggers import print_library_logs
 from falcon_channels.server.loggers import server_logger
 from falcon_channels.server.options import ServerOptions
+from falcon_channels.transports.asgi_extensions import MAX_MESSAGE_BYTES
 from falcon_channels.transports.asgi_extensions import START_ERROR
 from falcon_channels.transports.server_process import announce_workers
 from falcon_channels.websocket import limits
@@ -121,6 +123,10 @@ def _level_number(level: str | int | None) -> int:
 class ChannelsLifespan(LifespanOn):
     """uvicorn's side of the lifespan; it logs the reason of a failed start."""
 
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.state[MAX_MESSAGE_BYTES] = config.ws_max_size
+
     async def send(self, message: Any) -> None:
         """Process an event of the application."""
         if message['type'] == 'lifespan.startup.failed' and START_ERROR in self.state:
@@ -198,6 +204,16 @@ class ChannelsServer(Server):
                 yield
             finally:
                 signal.signal(signal.SIGHUP, before)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin the drain, also if no client is connected, and stop.
+
+        NOTE: a responder can still run although its client has left.
+        """
+        ServerContext.begin_drain_of(
+            self.config, self.server_state, self.lifespan.state
+        )
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Called with each signal: stop, or end at once.

@@ -25,6 +25,17 @@ class Drainable(Protocol):
         """Close with 1012, or answer 503 before the accept."""
 
 
+class Responder(Protocol):
+    """A call of the application whose client has left."""
+
+    @property
+    def path(self) -> str:
+        """Path of the request."""
+
+    def cancel(self) -> None:
+        """Cancel the task of the call."""
+
+
 class Drain:
     """Runs the drain hooks, and then closes the connections of one server.
 
@@ -35,7 +46,7 @@ class Drain:
         options: Size of a batch, pause between batches, and timeout.
     """
 
-    __slots__ = ('_app_state', '_config', '_options', '_state', '_task')
+    __slots__ = ('_app_state', '_config', '_left', '_options', '_state', '_task')
 
     def __init__(
         self,
@@ -49,6 +60,8 @@ class Drain:
         self._app_state = app_state
         self._options = options
         self._task: asyncio.Task[None] | None = None
+        #: Calls of the application whose clients have left.
+        self._left: set[Responder] = set()
 
     def begin(self) -> None:
         """Run the drain hooks, then close the connections in batches; once."""
@@ -56,6 +69,14 @@ class Drain:
             self._task = asyncio.get_running_loop().create_task(
                 self._run(), name='falcon-channels drain'
             )
+
+    def on_client_left(self, responder: Responder) -> None:
+        """Called when a client has left while the application serves it."""
+        self._left.add(responder)
+
+    def on_responder_done(self, responder: Responder) -> None:
+        """Called when the application has returned or raised."""
+        self._left.discard(responder)
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -77,6 +98,19 @@ class Drain:
             except Exception:
                 server_logger.exception('drain hook %r failed', hook)
         await self._close_in_batches(max(deadline_s - loop.time(), 0.0))
+        # NOTE: a responder that does not wait for its client does not notice that the
+        #   client has left. uvicorn would wait for it.
+        loop.call_later(self._options.responder_timeout_s, self._cancel_responders)
+
+    def _cancel_responders(self) -> None:
+        for responder in list(self._left):
+            server_logger.warning(
+                'the responder of %.80r is cancelled: it still ran %.1f s after the '
+                'server had closed the connections. Let it also wait for its client',
+                responder.path,
+                self._options.responder_timeout_s,
+            )
+            responder.cancel()
 
     async def _close_in_batches(self, timeout_s: float) -> None:
         remaining = self._connections()

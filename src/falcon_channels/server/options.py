@@ -45,6 +45,8 @@ class ServerOptions:
         drain_interval_s: Mean pause between two batches. Default: 0.25.
         drain_timeout_s: Maximum time for all batches. Batches become larger if needed.
             Default: 20.
+        responder_timeout_s: Time for which a responder may run after its client has
+            left, when the server stops; then its task is cancelled. Default: 10.
     """
 
     open_timeout_s: float = 30.0
@@ -60,3 +62,4 @@ class ServerOptions:
     drain_batch: int = 100
     drain_interval_s: float = 0.25
     drain_timeout_s: float = 20.0
+    responder_timeout_s: float = 10.0

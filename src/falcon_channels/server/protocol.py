@@ -71,6 +71,7 @@ from falcon_channels.websocket.close_codes import INTERNAL_ERROR
 from falcon_channels.websocket.close_codes import INVALID_DATA
 from falcon_channels.websocket.close_codes import MAX_REASON_BYTES
 from falcon_channels.websocket.close_codes import MESSAGE_TOO_BIG
+from falcon_channels.websocket.close_codes import NO_STATUS
 from falcon_channels.websocket.close_codes import NORMAL
 from falcon_channels.websocket.close_codes import POLICY_VIOLATION
 from falcon_channels.websocket.close_codes import PROTOCOL_ERROR
@@ -964,7 +965,7 @@ class WebSocketProtocol(asyncio.Protocol):
         """Close after the pending output; abort after `close_timeout_s`.
 
         Args:
-            code: Close code.
+            code: Close code; 1005 for a close frame without a code.
             reason: Close reason, truncated to 123 bytes of UTF-8.
 
         Raises:
@@ -972,13 +973,17 @@ class WebSocketProtocol(asyncio.Protocol):
         """
         if self.state != OPEN:
             return
-        check_close_code(code)
+        if code != NO_STATUS:
+            check_close_code(code)
         self.flush()
         core = self._get_core()
         raw = reason.encode()
         if len(raw) > MAX_REASON_BYTES:
             reason = raw[:MAX_REASON_BYTES].decode(errors='ignore')
-        core.send_close(code, reason)
+        if code == NO_STATUS:
+            core.send_close()
+        else:
+            core.send_close(code, reason)
         self.transport.write(b''.join(core.data_to_send()))
         self.state = CLOSING
         self._fd = self.descriptor = -1
@@ -1009,6 +1014,13 @@ class WebSocketProtocol(asyncio.Protocol):
         failed = core.parser_exc is not None or core.close_rcvd is None
         close = core.close_sent if failed else core.close_rcvd
         assert close is not None
+        if failed and close.code == MESSAGE_TOO_BIG:
+            server_logger.warning(
+                'closing a WebSocket of %s with 1009: %s. ws_max_size is %s',
+                self.transport.get_extra_info('peername'),
+                close.reason,
+                self._context.max_size,
+            )
         self.flush()
         data = b''.join(core.data_to_send())
         if data:

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Generator
 from collections.abc import Sequence
 import contextlib
+import logging
 import types
 from typing import Any
 from typing import NamedTuple
@@ -28,6 +29,12 @@ from falcon_channels.transports.asgi_extensions import server_websocket
 from falcon_channels.transports.asgi_extensions import ServerWebSocket
 from falcon_channels.transports.base import Receiver
 
+_logger = logging.getLogger('falcon_channels')
+
+#: Close code for a message that is too big (RFC 6455 section 7.4.1).
+_MESSAGE_TOO_BIG = 1009
+#: Stands for a close frame without a code (RFC 6455 section 7.4.1).
+_NO_STATUS = 1005
 #: Seconds that a client has to read the pending output when it is closed.
 CLOSE_TIMEOUT_S = 10.0
 
@@ -204,6 +211,12 @@ class AsgiTransport:
             code, reason = self._close or (1006, '')
             if isinstance(results[0], int):
                 code, reason = results[0], ''
+            if code == _MESSAGE_TOO_BIG:
+                _logger.warning(
+                    '%r was closed with 1009: its client sent a message over the limit '
+                    'of the server, or received one over its own limit',
+                    receiver,
+                )
             receiver.on_closed(code, reason)
         for result in results:
             if isinstance(result, Exception) and not isinstance(
@@ -264,7 +277,12 @@ class AsgiTransport:
                 if not self._queue and self.backlog_bytes <= 0:
                     receiver.on_writable()
             if self._close is not None:
-                await self._ws.close(*self._close)
+                if self._close[0] == _NO_STATUS:
+                    # NOTE: ASGI cannot close without a code. For clients, 1000 has the
+                    #   same meaning.
+                    await self._ws.close()
+                else:
+                    await self._ws.close(*self._close)
                 return
             self._wake.clear()
             self._idle = True

@@ -25,6 +25,7 @@ from falcon_channels.transports.base import Transport
 __all__ = [
     'ABORT_EXTENSION',
     'DRAIN_HOOKS',
+    'MAX_MESSAGE_BYTES',
     'SERVER_WEBSOCKET_EXTENSION',
     'START_ERROR',
     'ServerWebSocket',
@@ -42,6 +43,10 @@ DRAIN_HOOKS = 'falcon_channels.drain'
 #: Key in the lifespan's ``scope['state']``: a message that says why the application
 #: cannot start. Our server logs it instead of the traceback that Falcon sends.
 START_ERROR = 'falcon_channels.start_error'
+
+#: Key in the lifespan's ``scope['state']``: maximum size in bytes of a WebSocket's
+#: message that the server passes on.
+MAX_MESSAGE_BYTES = 'falcon_channels.max_message_bytes'
 
 #: Name of an extension in the scope of an HTTP request. Its ``abort`` ends the
 #: connection at once, even if the client does not read.

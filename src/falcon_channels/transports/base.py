@@ -85,7 +85,12 @@ class Transport(Protocol):
         """Send or buffer a blob of this framing; return the backlog in bytes."""
 
     def close(self, code: int, reason: str) -> None:
-        """Close with a code after the buffered bytes are sent, or after a time-out."""
+        """Close after the buffered bytes are sent, or after a time-out.
+
+        Args:
+            code: Close code; 1005 for a close frame without a code.
+            reason: Close reason, or ``''``.
+        """
 
     def abort(self) -> None:
         """End the connection at once and drop the buffered bytes."""

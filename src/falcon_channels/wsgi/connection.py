@@ -29,6 +29,7 @@ import logging
 import os
 import time
 
+from websockets.exceptions import PayloadTooBig
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 from websockets.frames import Frame
 from websockets.http11 import Request
@@ -55,6 +56,8 @@ from falcon_channels.wsgi.stream import Stream
 #: the application sets its level.
 _logger = logging.getLogger(f'{__name__}.frames')
 _logger.setLevel(logging.WARNING)
+
+_own_logger = logging.getLogger(__name__)
 
 #: Maximum number of bytes that are parsed at once.
 #: SECURITY: This limits the messages that wait for the responder, which can decompress
@@ -96,6 +99,7 @@ class Connection:
         self._early = early
         self._send_timeout_s = options.send_timeout_s
         self._close_timeout_s = options.close_timeout_s
+        self._max_message_bytes = options.max_message_bytes
         extensions = []
         if options.compression and not accepted:
             # NOTE: A window of 4 KiB instead of 32 saves 12 KiB for each connection.
@@ -414,10 +418,13 @@ class Connection:
 
     def _feed(self, data: bytes) -> None:
         """Pass bytes to the protocol core, process frames; needs the write lock."""
+        parsed = self._protocol.parser_exc is None
         if data:
             self._protocol.receive_data(data)
         else:
             self._protocol.receive_eof()
+        if parsed and isinstance(self._protocol.parser_exc, PayloadTooBig):
+            self._log_too_big(str(self._protocol.parser_exc))
         for frame in self._protocol.events_received():
             # NOTE: After our own close frame, only the client's close frame matters.
             if isinstance(frame, Frame) and self._closing_until is None:
@@ -427,11 +434,20 @@ class Connection:
                     self._fail(INVALID_DATA, 'text is not valid UTF-8')
                     break
                 except TooManyFragmentsError as ex:
+                    self._log_too_big(str(ex))
                     self._fail(MESSAGE_TOO_BIG, str(ex))
                     break
                 if message is not None:
                     self._messages.append(message)
         self._flush()
+
+    def _log_too_big(self, reason: str) -> None:
+        if self._closing_until is None:
+            _own_logger.warning(
+                'closing a WebSocket with 1009: %s. ws_options.max_message_bytes is %d',
+                reason,
+                self._max_message_bytes,
+            )
 
     def _fail(self, code: int, reason: str) -> None:
         # NOTE: Frames that came in the same read are parsed already. If the client's

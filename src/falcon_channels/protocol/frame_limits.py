@@ -1,0 +1,47 @@
+"""Limits of the commands that a client sends in one frame."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from falcon_channels.errors import ProtocolError
+
+#: Close code for a message that is too big (RFC 6455 section 7.4.1).
+_MESSAGE_TOO_BIG = 1009
+
+
+class FrameLimits(NamedTuple):
+    """Limits of the commands of one frame.
+
+    Attributes:
+        max_command_bytes: Maximum size of one command, in bytes.
+        max_commands: Maximum number of commands.
+    """
+
+    max_command_bytes: int
+    max_commands: int
+
+    def check(self, commands: list[bytes]) -> None:
+        """Check the commands of a frame before they are decoded.
+
+        Args:
+            commands: The bytes of each command; at least one.
+
+        Raises:
+            ProtocolError: A limit is exceeded: close with 1009.
+        """
+        if len(commands) > self.max_commands:
+            raise ProtocolError(
+                f'{len(commands)} commands in one frame exceed the limit of '
+                f'{self.max_commands}',
+                _MESSAGE_TOO_BIG,
+                f'over {self.max_commands} commands',
+            )
+        longest_bytes = max(map(len, commands))
+        if longest_bytes > self.max_command_bytes:
+            raise ProtocolError(
+                f'a command of {longest_bytes} bytes exceeds max_message_bytes of '
+                f'{self.max_command_bytes}',
+                _MESSAGE_TOO_BIG,
+                f'over {self.max_command_bytes} bytes',
+            )
