@@ -17,7 +17,7 @@ SOURCE = ROOT / 'src' / 'falcon_channels'
 #: the layers before its own, also under `TYPE_CHECKING`. Packages of one layer do not
 #: import each other.
 LAYERS: list[set[str]] = [
-    {'errors'},
+    {'errors', 'json_decoding'},
     {
         'class_hooks',
         'converters',
@@ -46,7 +46,15 @@ LAYERS: list[set[str]] = [
 ]
 
 #: Layers that only compute: no event loop, socket, clock or random numbers.
-PURE = {'protocol', 'errors', 'publication', 'options', 'metrics', 'names'}
+PURE = {
+    'protocol',
+    'errors',
+    'json_decoding',
+    'publication',
+    'options',
+    'metrics',
+    'names',
+}
 IMPURE_MODULES = {
     'asyncio',
     'concurrent',

@@ -9,6 +9,7 @@ common interface. Import them from here:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -36,8 +37,8 @@ class Codec(Protocol):
     def PING(self) -> bytes:
         """Bytes of a server's ping and of a client's pong."""
 
-    def decode_commands(self, frame: str | bytes) -> list[Command]:
-        """Return the commands of one frame; raise only `ProtocolError`."""
+    def decode_commands(self, frame: str | bytes) -> Iterator[Command]:
+        """Yield the commands of one frame; raise only `ProtocolError`."""
 
     def decode_connect(self, body: str | bytes) -> ConnectRequest:
         """Return the request that opens a unidirectional connection."""

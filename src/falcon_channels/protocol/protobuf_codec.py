@@ -13,6 +13,7 @@ google.protobuf is missing, it raises an error that says what to install.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
 from typing import Final
@@ -66,20 +67,23 @@ _PUBLICATIONS_TAGS: Final = {
 # ---- Decoding ------------------------------------------------------------------
 
 
-def decode_commands(frame: str | bytes) -> list[Command]:
-    """Return the commands of one frame, in order.
+def decode_commands(frame: str | bytes) -> Iterator[Command]:
+    """Yield the commands of one frame, in order.
+
+    Each command is decoded when it is taken. A frame of many commands can therefore be
+    carried out in parts, so that it does not block the event loop.
 
     Args:
         frame: Binary message. The transport limits its size.
 
     Raises:
-        ProtocolError: The frame is not valid. Close the connection with its code.
+        ProtocolError: The next command is not valid. Close the connection with its
+            code.
     """
     if isinstance(frame, str):
         raise ProtocolError('a text message, but Protobuf was negotiated')
     if not frame:
         raise ProtocolError('the frame is empty')
-    commands = []
     position = 0
     while position < len(frame):
         length, start = _read_length(frame, position)
@@ -89,8 +93,7 @@ def decode_commands(frame: str | bytes) -> list[Command]:
                 f'a command of {length} bytes exceeds the {len(frame) - start} bytes '
                 'that are left in its frame'
             )
-        commands.append(_command(frame[start:position]) if length else _PONG)
-    return commands
+        yield _command(frame[start:position]) if length else _PONG
 
 
 def decode_connect(body: str | bytes) -> ConnectRequest:
