@@ -33,14 +33,18 @@ MAX_HEADERS = 128
 #: Maximum time from the TCP accept, or from the first byte of a later request, to the
 #: end of the headers.
 HEAD_TIMEOUT_S = 10.0
+#: Minimum number of bytes of a body in each `ServerOptions.body_timeout_s`.
+MIN_BODY_BYTES = 1024
+
+_BODY_HEADERS = (b'content-length', b'transfer-encoding')
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
-    """HTTP/1.1 with a size limit and a deadline for the head of each request.
+    """HTTP/1.1 with limits for the head of each request and deadlines for all parts.
 
     SECURITY: Without them, one connection can send endless headers and fill the memory.
-    Clients can also send half a request (slow loris) or read nothing of a response
-    (slow read), and keep their connections open without limit.
+    Clients can also send half a head or half a body (slow loris) or read nothing of a
+    response (slow read), and keep their connections open without limit.
     """
 
     def __init__(
@@ -56,6 +60,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         )
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
+        self._body_timer: asyncio.TimerHandle | None = None
+        #: Bytes of the body since the timer was started.
+        self._body_bytes = 0
         self._head_bytes = 0
         self._in_head = True
         self._idle = True
@@ -76,6 +83,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Called when the TCP connection has ended: stop the deadlines."""
         self._stop_head_timer()
+        self._stop_body_timer()
         self._stop_write_timer()
         super().connection_lost(exc)
 
@@ -126,10 +134,20 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             raise httptools.HttpParserError('request head too large')
         self.scope['extensions'] = {ABORT_EXTENSION: {'abort': self._cut}}
         super().on_headers_complete()
+        if any(name in _BODY_HEADERS for name, _ in self.headers) and not (
+            self.parser.should_upgrade() and self._should_upgrade()
+        ):
+            self._start_body_timer()
+
+    def on_body(self, body: bytes) -> None:
+        """Called with each part of a body."""
+        self._body_bytes += len(body)
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Called at the end of a request: the next byte begins another one."""
         super().on_message_complete()
+        self._stop_body_timer()
         self._idle = True
 
     def handle_websocket_upgrade(self) -> None:
@@ -250,6 +268,41 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._head_timer = None
         if not self.transport.is_closing():
             self._refuse(HTTPStatus.REQUEST_TIMEOUT, 'The request took too long.')
+
+    def _start_body_timer(self) -> None:
+        self._body_bytes = 0
+        timeout_s = self._options.body_timeout_s
+        if timeout_s is not None:
+            self._body_timer = self.loop.call_later(timeout_s, self._check_body)
+
+    def _stop_body_timer(self) -> None:
+        if self._body_timer is not None:
+            self._body_timer.cancel()
+            self._body_timer = None
+
+    def _check_body(self) -> None:
+        """End the connection if too little of the body has arrived.
+
+        SECURITY: a client could otherwise send most of many bodies and keep them in
+        memory without limit.
+        """
+        cycle = self.cycle
+        if (
+            self._body_bytes >= MIN_BODY_BYTES
+            # The application is slow, not the client.
+            or self.flow.read_paused
+            or cycle.waiting_for_100_continue
+        ):
+            self._start_body_timer()
+            return
+        self._body_timer = None
+        if cycle.response_started:
+            self._cut()
+        elif not self.transport.is_closing():
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT, 'The body took too long.')
+            # NOTE: The application must not answer as well.
+            cycle.disconnected = True
+            cycle.message_event.set()
 
     def _refuse_head(self) -> None:
         self._refuse(
