@@ -18,7 +18,7 @@ SOURCE = ROOT / 'src' / 'falcon_channels'
 #: import each other.
 LAYERS: list[set[str]] = [
     {'errors'},
-    {'checks'},
+    {'checks', 'json_decoding'},
     {
         'burst_log',
         'class_hooks',
@@ -48,7 +48,15 @@ LAYERS: list[set[str]] = [
 ]
 
 #: Layers that only compute: no event loop, socket, clock or random numbers.
-PURE = {'protocol', 'errors', 'publication', 'options', 'metrics', 'names'}
+PURE = {
+    'protocol',
+    'errors',
+    'json_decoding',
+    'publication',
+    'options',
+    'metrics',
+    'names',
+}
 IMPURE_MODULES = {
     'asyncio',
     'concurrent',

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from falcon_channels.json_decoding import decode_json
+
 # NOTE: all subscribers of a process share one Publication object, and its encodings
 #   are cached. Nothing here may therefore be changed after it was created.
 
@@ -69,7 +71,7 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True):
         """Return the decoded payload, or `data` itself if it is binary."""
         if self.binary:
             return self.data
-        return msgspec.json.decode(self.data)
+        return decode_json(self.data)
 
 
 def approximate_size_bytes(publication: Publication) -> int:
@@ -156,7 +158,7 @@ def client_info_media(info: ClientInfo) -> dict[str, Any]:
     """Return a ClientInfo for ``resp.media``: ``{"user": ..., "client": ...}``."""
     media: dict[str, Any] = {'user': info.user, 'client': info.client}
     if info.conn_info is not None:
-        media['conn_info'] = msgspec.json.decode(info.conn_info)
+        media['conn_info'] = decode_json(info.conn_info)
     if info.chan_info is not None:
-        media['chan_info'] = msgspec.json.decode(info.chan_info)
+        media['chan_info'] = decode_json(info.chan_info)
     return media

@@ -64,7 +64,7 @@ async def refuse_while_unavailable(
     params: dict[str, Any],
 ) -> None:
     """Error handler: answer 503 while the database or the broker is unavailable."""
-    _logger.error('%s %s: %s', req.method, req.path, ex)
+    _logger.error('%r %r: %s', req.method, req.path, ex)
     raise falcon.HTTPServiceUnavailable(
         description='That did not work. Try again.', retry_after=2
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TypeVar
 
 import falcon
@@ -10,6 +11,11 @@ import msgspec
 
 #: Enough for a message of 4,000 characters in the longest form that JSON allows.
 MAX_JSON_BYTES = 64 * 1024
+
+#: An upload ends if less than this arrives in each `TIMEOUT_S`.
+#: SECURITY: clients that send most of a body and then nothing would fill the memory.
+MIN_BYTES = 16 * 1024
+TIMEOUT_S = 15.0
 
 T = TypeVar('T')
 
@@ -24,15 +30,40 @@ async def read_body(req: falcon.asgi.Request, limit_bytes: int) -> bytes:
     Raises:
         falcon.HTTPContentTooLarge: The body is larger than the limit. The bytes are
             counted even if ``Content-Length`` is missing or wrong.
+        falcon.HTTPError: 408: less than `MIN_BYTES` arrived within `TIMEOUT_S`.
+        falcon.HTTPBadRequest: The client left before the end of the body.
     """
-    body = b''
     if (req.content_length or 0) <= limit_bytes:
-        body = await req.stream.read(limit_bytes + 1)
+        body = await _read(req, limit_bytes)
+        if len(body) < (req.content_length or 0):
+            raise falcon.HTTPBadRequest(
+                description=f'The body has {len(body)} of {req.content_length} bytes.'
+            )
         if len(body) <= limit_bytes:
             return body
     raise falcon.HTTPContentTooLarge(
         description=f'The body is larger than the limit of {limit_bytes} bytes.'
     )
+
+
+async def _read(req: falcon.asgi.Request, limit_bytes: int) -> bytes:
+    """Return the body, or its beginning if it is larger than the limit."""
+    body = bytearray()
+    expected_bytes = MIN_BYTES
+    try:
+        async with asyncio.timeout(TIMEOUT_S) as deadline:
+            async for chunk in req.stream:
+                body += chunk
+                if len(body) > limit_bytes:
+                    break
+                if len(body) >= expected_bytes:
+                    expected_bytes = len(body) + MIN_BYTES
+                    deadline.reschedule(asyncio.get_running_loop().time() + TIMEOUT_S)
+    except TimeoutError:
+        raise falcon.HTTPError(
+            408, description=f'The body did not arrive within {TIMEOUT_S:.0f} s.'
+        ) from None
+    return bytes(body)
 
 
 async def read_json(req: falcon.asgi.Request, body_type: type[T]) -> T:

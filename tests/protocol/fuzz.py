@@ -62,7 +62,7 @@ def check(codec: ModuleType, data: bytes) -> None:
         with contextlib.suppress(ProtocolError):
             decode(data)
     try:
-        commands: list[Command] = codec.decode_commands(data)
+        commands: list[Command] = list(codec.decode_commands(data))
     except ProtocolError:
         return
     assert commands

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from typing import Any
 
 from hypothesis import given
@@ -136,19 +137,24 @@ READ = [
 @pytest.mark.parametrize(('text', 'command'), READ)
 def test_each_command_is_decoded(text: str, command: Command) -> None:
     """Each command becomes its request, from text and from bytes."""
-    assert [command] == json_codec.decode_commands(text)
-    assert [command] == json_codec.decode_commands(text.encode())
+    assert [command] == decode_all(text)
+    assert [command] == decode_all(text.encode())
 
 
 @pytest.mark.parametrize('end', ['', '\n'])
 def test_batch_of_commands_is_decoded_in_order(end: str) -> None:
     """Commands of one frame come out in the order that they were sent in."""
     frame = '\n'.join(text for text, _ in READ) + end
-    assert [command for _, command in READ] == json_codec.decode_commands(frame)
+    assert [command for _, command in READ] == decode_all(frame)
 
 
 def nested(depth: int) -> str:
     return '{"id":1,"rpc":{"data":%s}}' % ('[' * depth + ']' * depth)
+
+
+def decode_all(frame: str | bytes) -> list[Command]:
+    """Return all commands of a frame."""
+    return list(json_codec.decode_commands(frame))
 
 
 WRONG = {
@@ -225,7 +231,7 @@ def test_malformed_frame_raises_protocol_error_3501(text: str) -> None:
     """Anything wrong is a ProtocolError with code 3501, alone or in a batch."""
     for frame in (text, f'{{}}\n{text}\n{{}}'):
         with pytest.raises(ProtocolError) as caught:
-            json_codec.decode_commands(frame)
+            decode_all(frame)
         assert (3501, 'bad request') == (caught.value.code, caught.value.reason)
 
 
@@ -236,19 +242,19 @@ def test_malformed_frame_raises_protocol_error_3501(text: str) -> None:
 def test_json_frame_that_is_not_utf8_is_refused(data: bytes) -> None:
     """Bytes that are not UTF-8 are refused, in a payload too."""
     with pytest.raises(ProtocolError):
-        json_codec.decode_commands(b'{"id":1,"rpc":{"data":%s}}' % data)
+        decode_all(b'{"id":1,"rpc":{"data":%s}}' % data)
 
 
 def test_payload_of_maximum_depth_is_accepted() -> None:
     """A payload of exactly the documented depth passes."""
-    [command] = json_codec.decode_commands(nested(json_codec.MAX_DEPTH))
+    [command] = decode_all(nested(json_codec.MAX_DEPTH))
     assert command.request == RpcRequest(b'[' * 32 + b']' * 32)
 
 
 def test_brackets_in_strings_do_not_count_as_depth() -> None:
     """Text that is full of brackets does not count as nesting."""
     text = json.dumps({'id': 1, 'rpc': {'data': ['[{"\\' * 100, {'{': '}'}]}})
-    assert 1 == len(json_codec.decode_commands(text))
+    assert 1 == len(decode_all(text))
 
 
 def test_key_names_in_text_do_not_count_as_duplicates() -> None:
@@ -257,11 +263,56 @@ def test_key_names_in_text_do_not_count_as_duplicates() -> None:
         {'id': 1, 'publish': {'channel': 'id', 'data': '"data":1,"channel":2'}}
     )
     data = json.dumps('"data":1,"channel":2').encode()
-    assert [Command(1, PublishRequest('id', data))] == json_codec.decode_commands(text)
-    text = '{"id":1,"publish":{"channel":"channel","data":"data"}}'
-    assert [Command(1, PublishRequest('channel', b'"data"'))] == (
+    assert [Command(1, PublishRequest('id', data))] == list(
         json_codec.decode_commands(text)
     )
+    text = '{"id":1,"publish":{"channel":"channel","data":"data"}}'
+    assert [Command(1, PublishRequest('channel', b'"data"'))] == (decode_all(text))
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.sampled_from(['', '-']),
+    st.sampled_from(['0', '1', '17976931348623157', '9' * 199, '9' * 309, '9' * 5000]),
+    st.sampled_from(['', '.0', '.' + '0' * 400 + '1']),
+    st.sampled_from(['', 'e0', 'e99', 'E+110', 'e292', 'e308', 'e00309']),
+)
+def test_number_is_accepted_only_if_a_double_can_hold_it(
+    sign: str, digits: str, fraction: str, exponent: str
+) -> None:
+    """A number outside the range of a double is refused, however it is written."""
+    number = sign + digits + fraction + exponent
+    try:
+        decode_all(f'{{"id":1,"rpc":{{"data":[{number}]}}}}')
+    except ProtocolError:
+        accepted = False
+    else:
+        accepted = True
+    assert math.isfinite(float(number)) == accepted
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from(['[', '{"a":', '[0,', '"]}"', '0']), max_size=60))
+def test_depth_is_the_number_of_open_brackets(pieces: list[str]) -> None:
+    """A payload is refused only if more than 32 objects and lists are open."""
+    closing = {'[': ']', '{': '}'}
+    payload, depth, deepest = '[', 1, 1
+    for _ in range(3):
+        opened = ''
+        for piece in pieces:
+            if piece[0] in closing:
+                payload += piece
+                opened = closing[piece[0]] + opened
+        deepest = max(deepest, depth + len(opened))
+        payload += '"[{\\\\\\"{"' + opened + ','
+    payload += '0]'
+    try:
+        decode_all(f'{{"id":1,"rpc":{{"data":{payload}}}}}')
+    except ProtocolError:
+        accepted = False
+    else:
+        accepted = True
+    assert (deepest <= json_codec.MAX_DEPTH) == accepted
 
 
 def test_large_hostile_frame_is_decoded_in_one_pass() -> None:
@@ -272,9 +323,11 @@ def test_large_hostile_frame_is_decoded_in_one_pass() -> None:
         '[' + '[],' * (size // 3) + '0]',
         '[' + '{"a":{}},' * (size // 9) + '0]',
         '{"\\u0061":[' + '"",' * (size // 3) + '0]}',
+        '[' + '1e300,' * (size // 6) + '0]',
+        '[' + ('[' * 30 + ']' * 30 + ',') * (size // 61) + '0]',
     ):
         frame = f'{{"id":1,"rpc":{{"data":{data}}}}}'
-        assert 1 == len(json_codec.decode_commands(frame))
+        assert 1 == len(decode_all(frame))
 
 
 JSON_VALUES = st.recursive(
@@ -297,7 +350,7 @@ def test_payloads_pass_unchanged(value: Any, ascii_only: bool, indent: Any) -> N
     """Whatever JSON a client publishes reaches the subscriber as the same value."""
     payload = json.dumps(value, ensure_ascii=ascii_only)
     frame = f'{{"id":1,"publish":{{"channel":"a","data":{payload}}}}}'
-    [command] = json_codec.decode_commands(frame)
+    [command] = decode_all(frame)
     assert isinstance(command.request, PublishRequest)
     data = command.request.data
     assert data == payload.encode()
@@ -313,7 +366,7 @@ def test_payloads_pass_unchanged(value: Any, ascii_only: bool, indent: Any) -> N
 def test_any_bytes_end_in_a_protocol_error(frame: bytes | str) -> None:
     """Whatever arrives is read or refused; nothing else comes out."""
     for decode in (
-        json_codec.decode_commands,
+        decode_all,
         json_codec.decode_connect,
         json_codec.decode_emulation,
     ):
@@ -364,15 +417,25 @@ PIECES = st.lists(
 def test_any_pieces_of_json_end_in_a_protocol_error(frame: str) -> None:
     """Pieces of JSON in any order are read or refused; nothing else comes out."""
     with contextlib.suppress(ProtocolError):
-        json_codec.decode_commands(frame)
+        decode_all(frame)
 
 
 @settings(max_examples=1000, deadline=None)
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from(['channel', '\\u0063hannel', 'data', 'type', 'x', 'id']),
-            st.sampled_from(['"a"', '{"a":1,"a":2}', '[{"data":1}]', '0', '"\\n"']),
+            st.sampled_from(
+                [
+                    *('channel', '\\u0063hannel', 'data', 'type', 'x', 'id'),
+                    *(':', '\\u003a', '\\u003A\\\\u003a', '\\\\', '\\t'),
+                ]
+            ),
+            st.sampled_from(
+                [
+                    *('"a"', '{"a":1,"a":2}', '[{"data":1}]', '0', '"\\n"'),
+                    *('":"', '"\\u003a"', '"\\\\u003a"', '{"\\u003a":[":"]}', 'null'),
+                ]
+            ),
         ),
         max_size=5,
     )
@@ -385,22 +448,18 @@ def test_request_is_refused_only_if_it_has_a_duplicate_key(
     body = ','.join(f'"{key}":{value}' for key, value in pairs)
     frame = f'{{"id":1,"publish":{{{body}}}}}'
     try:
-        json_codec.decode_commands(frame)
+        decode_all(frame)
     except ProtocolError as ex:
         double = 'duplicate key' in str(ex)
     else:
         double = False
     wrong_type = any(
         (name, value[0]) not in {('channel', '"'), ('type', '0')}
+        and value != 'null'
         and name in {'channel', 'type'}
         for name, (_, value) in zip(keys, pairs, strict=True)
     )
-    # Only inside a payload are keys the application's own.
-    inside = any(
-        name in {'x', 'id'} and value == '{"a":1,"a":2}'
-        for name, (_, value) in zip(keys, pairs, strict=True)
-    )
-    expected = (inside or len(set(keys)) != len(keys)) and not wrong_type
+    expected = len(set(keys)) != len(keys) and not wrong_type
     assert expected == double
 
 
@@ -439,7 +498,7 @@ def test_is_json_is_true_only_for_json_that_clients_can_read() -> None:
 def test_secrets_are_not_in_a_repr() -> None:
     """Tokens and payloads do not show when a request is logged."""
     frame = '{"id":1,"connect":{"token":"s3cret","data":"s3cret","name":"js"}}'
-    [command] = json_codec.decode_commands(frame)
+    [command] = decode_all(frame)
     assert "Command(id=1, request=ConnectRequest(token=..., data=..., name='js'))" == (
         repr(command)
     )

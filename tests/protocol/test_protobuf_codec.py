@@ -239,7 +239,7 @@ def varint(number: int) -> bytes:
 @pytest.mark.parametrize(('wire', 'command'), COMMANDS)
 def test_each_command_is_decoded(wire: dict[str, Any], command: Command) -> None:
     """Each command that the SDK writes becomes its request."""
-    assert [command] == protobuf_codec.decode_commands(sdk_frame(wire))
+    assert [command] == list(protobuf_codec.decode_commands(sdk_frame(wire)))
 
 
 def test_subscription_types_of_newer_clients_are_decoded() -> None:
@@ -256,7 +256,7 @@ def test_subscription_types_of_newer_clients_are_decoded() -> None:
         Command(1, SubscribeRequest(type=4)),
         Command(2, PublishRequest(type=1)),
         Command(3, SubRefreshRequest(type=2)),
-    ] == protobuf_codec.decode_commands(frame)
+    ] == list(protobuf_codec.decode_commands(frame))
 
 
 def test_frame_over_a_limit_is_refused_with_1009() -> None:
@@ -277,7 +277,7 @@ def test_batch_of_commands_is_decoded_in_order() -> None:
     frame = sdk_frame(*(wire for wire, _ in COMMANDS), {}, COMMANDS[0][0])
     expected = [command for _, command in COMMANDS]
     assert [*expected, Command(0, None), expected[0]] == (
-        protobuf_codec.decode_commands(frame)
+        list(protobuf_codec.decode_commands(frame))
     )
 
 
@@ -313,15 +313,16 @@ WRONG = {
 def test_malformed_protobuf_frame_raises_protocol_error_3501(frame: bytes) -> None:
     """Anything wrong is a ProtocolError with code 3501."""
     with pytest.raises(ProtocolError) as caught:
-        protobuf_codec.decode_commands(frame)
+        list(protobuf_codec.decode_commands(frame))
     assert (3501, 'bad request') == (caught.value.code, caught.value.reason)
 
 
 def test_text_message_is_refused_by_the_protobuf_codec() -> None:
     """A text message is not Protobuf."""
-    for decode in (protobuf_codec.decode_commands, protobuf_codec.decode_connect):
-        with pytest.raises(ProtocolError):
-            decode('{}')
+    with pytest.raises(ProtocolError):
+        list(protobuf_codec.decode_commands('{}'))
+    with pytest.raises(ProtocolError):
+        protobuf_codec.decode_connect('{}')
 
 
 def test_unknown_protobuf_fields_are_ignored() -> None:
@@ -331,8 +332,13 @@ def test_unknown_protobuf_fields_are_ignored() -> None:
     body = wire.publish.SerializeToString() + unknown
     frame = raw_frame(b'\x08\x01\x3a' + varint(len(body)) + body + unknown)
     assert [Command(1, PublishRequest('a', b'1'))] == (
-        protobuf_codec.decode_commands(frame)
+        list(protobuf_codec.decode_commands(frame))
     )
+
+
+def decode_all(frame: bytes) -> list[Command]:
+    """Return all commands of a frame."""
+    return list(protobuf_codec.decode_commands(frame))
 
 
 @settings(max_examples=1500, deadline=None)
@@ -340,8 +346,8 @@ def test_unknown_protobuf_fields_are_ignored() -> None:
 def test_any_bytes_end_in_a_protocol_error(frame: bytes) -> None:
     """Whatever arrives is read or refused; nothing else comes out."""
     for decode, data in (
-        (protobuf_codec.decode_commands, frame),
-        (protobuf_codec.decode_commands, raw_frame(frame)),
+        (decode_all, frame),
+        (decode_all, raw_frame(frame)),
         (protobuf_codec.decode_connect, frame),
         (protobuf_codec.decode_emulation, frame),
     ):
@@ -358,7 +364,7 @@ def test_damaged_frames_end_in_a_protocol_error(data: st.DataObject) -> None:
         index = data.draw(st.integers(0, len(frame) - 1))
         frame[index] = data.draw(st.integers(0, 255))
     with contextlib.suppress(ProtocolError):
-        protobuf_codec.decode_commands(bytes(frame))
+        list(protobuf_codec.decode_commands(bytes(frame)))
 
 
 def test_unidirectional_connect_request_is_decoded() -> None:

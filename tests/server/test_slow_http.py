@@ -66,6 +66,83 @@ def send_request(server: RunningServer, path: str, *lines: str) -> socket.socket
     return client
 
 
+class Reading:
+    """An application that reads a body, and answers ``/early`` before its end."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    async def __call__(self, scope, receive, send) -> None:
+        if scope['path'] == '/early':
+            await send({'type': 'http.response.start', 'status': 200, 'headers': []})
+            await send({'type': 'http.response.body', 'body': b'x', 'more_body': True})
+        while True:
+            event = await receive()
+            self.events.append(event['type'])
+            if not event.get('more_body'):
+                break
+        if scope['path'] != '/early':
+            await send({'type': 'http.response.start', 'status': 200, 'headers': []})
+        await send({'type': 'http.response.body'})
+
+
+def send_body(
+    server: RunningServer, path: str, line: str, body: str = 'a part'
+) -> socket.socket:
+    """Send the head of a request, and a part of its body."""
+    client = socket.create_connection(('127.0.0.1', server.port), 20)
+    head = [f'POST {path} HTTP/1.1', 'Host: localhost', line, '', body]
+    client.sendall('\r\n'.join(head).encode())
+    return client
+
+
+IMPATIENT = ServerOptions(body_timeout_s=0.3)
+
+
+@pytest.mark.parametrize(
+    ('line', 'body'),
+    [('Content-Length: 100', 'a part'), ('Transfer-Encoding: chunked', '6\r\na part')],
+)
+def test_request_whose_body_does_not_arrive_is_answered_with_408(
+    line: str, body: str
+) -> None:
+    """A client that stops within a body gets 408, and the application a disconnect."""
+    app = Reading()
+    with running(app, http=HTTP, options=IMPATIENT) as server:
+        with send_body(server, '/', line, body) as client:
+            answer = b''.join(iter(lambda: client.recv(4096), b''))
+            assert answer.startswith(b'HTTP/1.1 408 ')
+            assert 1 == answer.count(b'HTTP/1.1')
+        wait_until(lambda: app.events[-1:] == ['http.disconnect'], 'the app is told')
+        wait_until(lambda: not server.connections, 'the connection has ended')
+
+
+def test_body_of_a_few_bytes_at_a_time_is_answered_with_408() -> None:
+    """Single bytes do not keep a request open."""
+    app = Reading()
+    with running(app, http=HTTP, options=IMPATIENT) as server:
+        with send_body(server, '/', 'Content-Length: 100000') as client:
+            client.settimeout(0.05)
+            answer = b''
+            while not answer:
+                client.sendall(b'x')
+                try:
+                    answer = client.recv(4096)
+                except TimeoutError:
+                    continue
+            assert answer.startswith(b'HTTP/1.1 408 ')
+
+
+def test_unfinished_body_ends_the_connection_after_the_response_has_begun() -> None:
+    """A response that has begun is cut, because there cannot be a second status."""
+    app = Reading()
+    with running(app, http=HTTP, options=IMPATIENT) as server:
+        with send_body(server, '/early', 'Content-Length: 100') as client:
+            assert client.recv(12) == b'HTTP/1.1 200'
+            wait_until(lambda: not server.connections, 'the connection is aborted')
+        wait_until(lambda: app.events[-1:] == ['http.disconnect'], 'the app is told')
+
+
 def test_client_that_does_not_read_its_response_is_aborted() -> None:
     """The connection is aborted while the application waits, which then continues."""
     app = Bodies()
@@ -103,7 +180,7 @@ def test_event_stream_without_reader_ends_with_one_warning(
     """It is disconnected as a slow consumer, without a traceback."""
     monkeypatch.setattr('falcon_channels.transports.http_stream.CLOSE_TIMEOUT_S', 0.1)
     channels = Channels()
-    channels.add_route('news', None, ChannelOptions(publishers='anybody'))
+    channels.add_route('news', None, ChannelOptions(subscribers='anybody'))
     app = falcon.asgi.App(middleware=[channels])
     channels.add_endpoints(app, options=None, resource=Anybody())
     app.add_route('/flood', Flood(channels))

@@ -22,6 +22,7 @@ from falcon_channels.errors import PublicationTooLargeError
 from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.connection import Subscription
 from falcon_channels.hub.connection import SubscriptionState
+from falcon_channels.json_decoding import decode_json
 from falcon_channels.protocol.json_values import encode_json
 from falcon_channels.protocol.json_values import NOT_JSON
 from falcon_channels.publication import Publication
@@ -85,6 +86,8 @@ class PublicationDraft:
             self._data = (
                 self._raw
                 if self._binary
+                else decode_json(self._raw)
+                if self._type is Any
                 else msgspec.json.decode(self._raw, type=self._type)
             )
             self._decoded = True

@@ -17,7 +17,9 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Mapping
+import itertools
 import logging
 import time
 from types import MappingProxyType
@@ -64,6 +66,9 @@ _logger = logging.getLogger('falcon_channels')
 
 #: Reading pauses while this many commands wait.
 _MAX_WAITING = 32
+#: Maximum number of commands that are decoded, or carried out, in one event-loop
+#: iteration (benchmarks/blocking.py).
+_BATCH = 32
 
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
@@ -149,6 +154,7 @@ class ClientConnection(Connection):
         '_restores_left',
         '_session',
         '_timer_slot',
+        '_undecoded',
         '_waiting',
         '_working',
         'channels',
@@ -203,6 +209,8 @@ class ClientConnection(Connection):
         self._announces_end = announces_end
         self._on_ended = on_ended
         self._waiting: deque[Command] | None = None
+        #: Frames of which commands are left to be decoded, or ``None``.
+        self._undecoded: deque[Iterator[Command]] | None = None
         self._working = False
         #: Done when the client has read its replies; commands wait for it.
         self._reader: asyncio.Future[None] | None = None
@@ -246,8 +254,9 @@ class ClientConnection(Connection):
 
     @property
     def num_waiting(self) -> int:
-        """Number of commands that wait."""
-        return 0 if self._waiting is None else len(self._waiting)
+        """Number of commands that wait; a frame of many counts as `_BATCH`."""
+        num_waiting = 0 if self._waiting is None else len(self._waiting)
+        return num_waiting + len(self._undecoded or ()) * _BATCH
 
     def add_channel(self, channel: str, *, info: Any = None, data: Any = None) -> None:
         """Subscribe the connection to a channel as soon as it is accepted.
@@ -308,20 +317,17 @@ class ClientConnection(Connection):
                 'binary messages only' if self.codec.binary else 'text messages only',
             )
             return
-        try:
+        # NOTE: a pong is decoded at once; see `_on_pong`.
+        if self._undecoded and len(message) > len(self.codec.protocol.PING):
+            self._undecoded.append(self.decode(message))
+        else:
             commands = self.decode(message)
-        except ProtocolError as ex:
-            # NOTE: a legal client can exceed a limit, and the remedy is an option.
-            level = logging.WARNING if ex.code == MESSAGE_TOO_BIG else logging.INFO
-            _logger.log(level, '%r sent an invalid command: %s', self, ex)
-            self.disconnect(ex.code, ex.reason)
-            return
-        for command in commands:
-            if command.request is None:
-                self._on_pong(command)
-            else:
-                self._queue(command)
-        if self._waiting and not self._working and not self.closed:
+            if self._decode_batch(commands):
+                if self._undecoded is None:
+                    self._undecoded = deque()
+                self._undecoded.append(commands)
+                self.transport.pause_reading()
+        if (self._waiting or self._undecoded) and not self._working and not self.closed:
             self._working = True
             self.hub.spawn(
                 self._work(),
@@ -331,13 +337,36 @@ class ClientConnection(Connection):
                 context=self.context,
             )
 
-    def decode(self, message: str | bytes) -> list[Command]:
-        """Decode the commands of a frame.
+    def decode(self, message: str | bytes) -> Iterator[Command]:
+        """Return an iterator that decodes the commands of a frame.
 
-        Raises:
-            ProtocolError: The frame is malformed.
+        The iterator raises `ProtocolError` at a malformed command.
         """
         return self.codec.protocol.decode_commands(message, self.endpoint.frame_limits)
+
+    def _decode_batch(self, commands: Iterator[Command]) -> bool:
+        """Queue the next commands of a frame.
+
+        A frame of 64 KiB can hold thousands of commands. It is therefore decoded in
+        parts, so that it does not block the event loop.
+
+        Returns:
+            Whether the frame may have more commands.
+        """
+        try:
+            batch = list(itertools.islice(commands, _BATCH))
+        except ProtocolError as ex:
+            # NOTE: a legal client can exceed a limit, and the remedy is an option.
+            level = logging.WARNING if ex.code == MESSAGE_TOO_BIG else logging.INFO
+            _logger.log(level, '%r sent an invalid command: %s', self, ex)
+            self.disconnect(ex.code, ex.reason)
+            return False
+        for command in batch:
+            if command.request is None:
+                self._on_pong(command)
+            else:
+                self._queue(command)
+        return len(batch) == _BATCH
 
     def _queue(self, command: Command) -> None:
         if self._waiting is None:
@@ -348,24 +377,43 @@ class ClientConnection(Connection):
 
     async def _work(self) -> None:
         """Carry out queued commands, one after the other, until there are none."""
+        if self._waiting is None:
+            self._waiting = deque()
         waiting = self._waiting
-        assert waiting is not None
+        num_carried_out = 0
         try:
-            while waiting and not self.closed:
+            while (waiting or self._undecoded) and not self.closed:
                 if self.granted_bytes > self.hub.options.max_backlog_bytes:
                     await self._wait_until_read()
                     continue
+                if not waiting:
+                    await self._decode_more()
+                    continue
                 command = waiting.popleft()
-                if len(waiting) == _MAX_WAITING - 1:
+                if len(waiting) == _MAX_WAITING - 1 and not self._undecoded:
                     self.transport.resume_reading()
                 verdict = check_command(self.state, command)
                 if verdict is CommandAction.ACCEPT:
                     await self._carry_out(command)
                 elif verdict is CommandAction.DISCONNECT:
                     self.disconnect(*codes.DISCONNECT_BAD_REQUEST)
+                num_carried_out += 1
+                if num_carried_out % _BATCH == 0:
+                    await asyncio.sleep(0)
         finally:
             self._working = False
             self._waiting = None
+            self._undecoded = None
+
+    async def _decode_more(self) -> None:
+        """Decode more commands of the first frame that is left."""
+        undecoded = self._undecoded
+        assert undecoded
+        await asyncio.sleep(0)
+        if not self._decode_batch(undecoded[0]):
+            undecoded.popleft()
+            if not undecoded and len(self._waiting or ()) < _MAX_WAITING:
+                self.transport.resume_reading()
 
     async def carry_out_only(self, command: Command) -> None:
         """Carry out the only command of a unidirectional client."""

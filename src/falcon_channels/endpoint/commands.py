@@ -16,7 +16,6 @@ import time
 from typing import Any
 
 import falcon
-import msgspec
 
 from falcon_channels.access.authorization import encode_payload
 from falcon_channels.access.refusal_log import log_refusal
@@ -40,6 +39,7 @@ from falcon_channels.errors import UnknownChannelError
 from falcon_channels.errors import UnsubscribedError
 from falcon_channels.hub.connection import Joined
 from falcon_channels.hub.connection import Subscription
+from falcon_channels.json_decoding import decode_json
 from falcon_channels.protocol import codes
 from falcon_channels.protocol import messages
 from falcon_channels.protocol.codec import json_codec
@@ -562,8 +562,8 @@ def decode_data(connection: ClientConnection, data: bytes | None) -> Any:
     if connection.codec.binary and not json_codec.is_json(data):
         return data
     try:
-        return msgspec.json.decode(data)
-    except msgspec.DecodeError as ex:
+        return decode_json(data)
+    except (ValueError, RecursionError) as ex:
         raise ProtocolError(f'payload is not JSON: {ex}') from None
 
 

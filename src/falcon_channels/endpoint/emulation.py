@@ -231,15 +231,14 @@ def _require_reading_commands(frame: str) -> None:
         falcon.HTTPBadRequest: The frame is malformed, or has another command.
     """
     try:
-        commands = JSON.protocol.decode_commands(frame)
+        for command in JSON.protocol.decode_commands(frame):
+            if not isinstance(command.request, ConnectRequest | SubscribeRequest):
+                raise falcon.HTTPBadRequest(
+                    description='a URL may only connect and subscribe: send other '
+                    'commands in the body of a POST request'
+                )
     except ProtocolError as ex:
         raise falcon.HTTPBadRequest(description=str(ex)) from None
-    for command in commands:
-        if not isinstance(command.request, ConnectRequest | SubscribeRequest):
-            raise falcon.HTTPBadRequest(
-                description='a URL may only connect and subscribe: send other commands '
-                'in the body of a POST request'
-            )
 
 
 class EmulationResource:

@@ -82,6 +82,7 @@ async def read_body(
     Raises:
         falcon.HTTPContentTooLarge: The body exceeds `max_bytes`.
         falcon.HTTPError: 408: the body did not arrive within `BODY_TIMEOUT_S`.
+        falcon.HTTPBadRequest: The client left before the end of the body.
     """
     body = bytearray()
     try:
@@ -97,6 +98,11 @@ async def read_body(
         raise falcon.HTTPError(
             408, description=f'the body did not arrive within {BODY_TIMEOUT_S:.0f} s'
         ) from None
+    # NOTE: Falcon does not report that the client has left.
+    if len(body) < (req.content_length or 0):
+        raise falcon.HTTPBadRequest(
+            description=f'the body has {len(body)} of {req.content_length} bytes'
+        )
     return bytes(body)
 
 

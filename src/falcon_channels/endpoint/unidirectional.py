@@ -23,6 +23,7 @@ import asyncio
 import base64
 import binascii
 from collections.abc import Callable
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -93,11 +94,12 @@ class UnidirectionalConnection(ClientConnection):
         )
         self.ended_with: tuple[int, str] | None = None
 
-    def decode(self, message: str | bytes) -> list[Command]:
-        """Decode the one request; later messages are ignored."""
-        if self.state is not ConnectionState.NEW or self.is_working or self.num_waiting:
-            return []
-        return [Command(_ID, self.codec.protocol.decode_connect(message))]
+    def decode(self, message: str | bytes) -> Iterator[Command]:
+        """Return an iterator over the one request; later messages are ignored."""
+        if self.state is ConnectionState.NEW and not (
+            self.is_working or self.num_waiting
+        ):
+            yield Command(_ID, self.codec.protocol.decode_connect(message))
 
     def send_connect_result(self, result: ConnectResult) -> None:
         """Send the first push, and the recovered publications after it."""

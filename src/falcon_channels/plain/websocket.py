@@ -27,6 +27,7 @@ from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import ChannelNameError
 from falcon_channels.errors import ClosedError
 from falcon_channels.errors import PayloadError
+from falcon_channels.errors import ProtocolError
 from falcon_channels.errors import PublicationTooLargeError
 from falcon_channels.errors import UnknownChannelError
 from falcon_channels.errors import UnsubscribedError
@@ -35,11 +36,11 @@ from falcon_channels.hub.connection import Joined
 from falcon_channels.hub.connection import Subscription
 from falcon_channels.hub.hub import Hub
 from falcon_channels.node import Node
+from falcon_channels.protocol import json_codec
 from falcon_channels.protocol import plain_codec
 from falcon_channels.protocol.codes import DISCONNECT_INAPPROPRIATE_PROTOCOL
 from falcon_channels.protocol.codes import DISCONNECT_INSUFFICIENT
 from falcon_channels.protocol.codes import FIRST_RESUBSCRIBE_CODE
-from falcon_channels.protocol.json_values import NOT_JSON
 from falcon_channels.protocol.recovery import check_position
 from falcon_channels.publication import Position
 from falcon_channels.transports.asgi import AsgiTransport
@@ -305,8 +306,8 @@ class PlainConnection(Connection):
     async def _publish(self, text: str) -> None:
         if self._media:
             try:
-                data = msgspec.json.encode(msgspec.json.decode(text))
-            except (msgspec.DecodeError, *NOT_JSON) as ex:
+                data = json_codec.read_payload(text)
+            except ProtocolError as ex:
                 raise falcon.HTTPBadRequest(description=f'not JSON: {ex}') from None
         else:
             data = msgspec.json.encode(text)

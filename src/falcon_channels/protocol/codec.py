@@ -9,6 +9,7 @@ common interface. Import them from here:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -39,8 +40,8 @@ class Codec(Protocol):
 
     def decode_commands(
         self, frame: str | bytes, limits: FrameLimits | None = None
-    ) -> list[Command]:
-        """Return the commands of one frame; raise only `ProtocolError`."""
+    ) -> Iterator[Command]:
+        """Yield the commands of one frame; raise only `ProtocolError`."""
 
     def decode_connect(self, body: str | bytes) -> ConnectRequest:
         """Return the request that opens a unidirectional connection."""

@@ -21,23 +21,23 @@ class FrameLimits(NamedTuple):
     max_command_bytes: int
     max_commands: int
 
-    def check(self, commands: list[bytes]) -> None:
+    def check(self, num_commands: int, longest_bytes: int) -> None:
         """Check the commands of a frame before they are decoded.
 
         Args:
-            commands: The bytes of each command; at least one.
+            num_commands: Number of commands in the frame, as far as it was read.
+            longest_bytes: Size of the longest of them, in bytes.
 
         Raises:
             ProtocolError: A limit is exceeded: close with 1009.
         """
-        if len(commands) > self.max_commands:
+        if num_commands > self.max_commands:
             raise ProtocolError(
-                f'{len(commands)} commands in one frame exceed the limit of '
+                f'{num_commands} commands in one frame exceed the limit of '
                 f'{self.max_commands}',
                 _MESSAGE_TOO_BIG,
                 f'over {self.max_commands} commands',
             )
-        longest_bytes = max(map(len, commands))
         if longest_bytes > self.max_command_bytes:
             raise ProtocolError(
                 f'a command of {longest_bytes} bytes exceeds max_message_bytes of '

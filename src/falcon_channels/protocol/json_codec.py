@@ -19,8 +19,12 @@ Unknown fields are ignored, as in Protobuf, because newer clients send more of t
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Sequence
-from collections.abc import Set
+import itertools
+import math
 import re
 from typing import Any
 from typing import Final
@@ -28,19 +32,14 @@ from typing import Final
 import msgspec
 
 from falcon_channels.errors import ProtocolError
+from falcon_channels.json_decoding import has_extreme_numbers
 from falcon_channels.protocol.codes import DISCONNECT_INAPPROPRIATE_PROTOCOL
 from falcon_channels.protocol.codes import ReplyError
 from falcon_channels.protocol.frame_limits import FrameLimits
-from falcon_channels.protocol.json_commands import WireCommand
+from falcon_channels.protocol.json_commands import WIRE_REQUESTS
 from falcon_channels.protocol.json_commands import WireConnect
 from falcon_channels.protocol.json_commands import WireEmulation
-from falcon_channels.protocol.json_commands import WirePublish
-from falcon_channels.protocol.json_commands import WireRefresh
-from falcon_channels.protocol.json_commands import WireRpc
-from falcon_channels.protocol.json_commands import WireSend
-from falcon_channels.protocol.json_commands import WireSubRefresh
-from falcon_channels.protocol.json_commands import WireSubscribe
-from falcon_channels.protocol.json_commands import WireUnsubscribe
+from falcon_channels.protocol.json_commands import WireId
 from falcon_channels.protocol.messages import Command
 from falcon_channels.protocol.messages import ConnectRequest
 from falcon_channels.protocol.messages import EmulationRequest
@@ -62,10 +61,14 @@ MAX_DEPTH: Final = 32
 # Levels of the envelope around a payload: the command and the request.
 _ENVELOPE_DEPTH: Final = 2
 
-_REQUEST_FIELDS: Final = frozenset(WireCommand.__struct_fields__) - {'id'}
-
-_decode_any = msgspec.json.Decoder().decode
-_decode_command = msgspec.json.Decoder(WireCommand).decode
+_decode_raw = msgspec.json.Decoder(msgspec.Raw).decode
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_subs = msgspec.json.Decoder(dict[str, dict[str, msgspec.Raw] | None]).decode
+_decode_id = msgspec.json.Decoder(WireId | None).decode
+_REQUEST_DECODERS: Final = {
+    name: msgspec.json.Decoder(kind | None).decode
+    for name, kind in WIRE_REQUESTS.items()
+}
 _decode_connect = msgspec.json.Decoder(WireConnect).decode
 _decode_emulation = msgspec.json.Decoder(WireEmulation).decode
 _encode = msgspec.json.Encoder().encode
@@ -75,22 +78,26 @@ _encode = msgspec.json.Encoder().encode
 
 def decode_commands(
     frame: str | bytes, limits: FrameLimits | None = None
-) -> list[Command]:
-    """Return the commands of one frame, in order.
+) -> Iterator[Command]:
+    """Yield the commands of one frame, in order.
+
+    Each command is decoded when it is taken. A frame of many commands can therefore be
+    carried out in parts, so that it does not block the event loop.
 
     Args:
         frame: Text message, or its bytes. The caller limits its size.
         limits: Limits of the commands (default ``None``: no limits).
 
     Raises:
-        ProtocolError: The frame is not valid. Close the connection with its code.
+        ProtocolError: The next command is not valid. Close the connection with its
+            code.
     """
-    lines = _bytes(frame).split(b'\n')
+    lines = _utf8(frame).split(b'\n')
     if len(lines) > 1 and not lines[-1]:
         lines.pop()
     if limits is not None:
-        limits.check(lines)
-    return [_command(line) for line in lines]
+        limits.check(len(lines), max(map(len, lines)))
+    yield from map(_command, lines)
 
 
 def decode_connect(body: str | bytes) -> ConnectRequest:
@@ -102,11 +109,10 @@ def decode_connect(body: str | bytes) -> ConnectRequest:
         ProtocolError: The body is not a connect request. Close the connection with its
             code.
     """
-    text = _bytes(body)
-    _check(text)
+    text = _utf8(body)
     wire: WireConnect = _parse(text, _decode_connect)
-    if not _envelope_is_unique(text, payload_level=1):
-        raise ProtocolError('the connect request has a duplicate key')
+    _check_values(text)
+    _check_request('connect', text)
     return wire.to_request()
 
 
@@ -116,10 +122,10 @@ def decode_emulation(body: bytes) -> EmulationRequest:
     Raises:
         ProtocolError: The body does not have this form. Answer with HTTP 400.
     """
-    _check(body)
-    wire: WireEmulation = _parse(body, _decode_emulation)
-    if not _envelope_is_unique(body, payload_level=0):
-        raise ProtocolError('the emulation request has a duplicate key')
+    text = _utf8(body)
+    wire: WireEmulation = _parse(text, _decode_emulation)
+    _check_values(text)
+    _read_object('of emulation', text)
     return EmulationRequest(wire.session, wire.node, wire.data.encode())
 
 
@@ -130,9 +136,19 @@ def check_payload(data: bytes) -> None:
         ProtocolError: `data` is not JSON in UTF-8. Or it has a number outside the range
             of a double, a lone surrogate, or more than `MAX_DEPTH` levels.
     """
-    _parse(data, _decode_any)
-    if _depth(data) > MAX_DEPTH:
-        raise ProtocolError(f'JSON nests deeper than {MAX_DEPTH} levels')
+    _parse(_utf8(data), _decode_raw)
+    _check_values(data, MAX_DEPTH)
+
+
+def read_payload(text: str) -> bytes:
+    """Return the payload of a plain message that consists of JSON.
+
+    Raises:
+        ProtocolError: The text does not pass `check_payload`.
+    """
+    data = _utf8(text)
+    check_payload(data)
+    return remove_line_breaks(data)
 
 
 def is_json(data: bytes) -> bool:
@@ -144,16 +160,19 @@ def is_json(data: bytes) -> bool:
     return True
 
 
-def _bytes(frame: str | bytes) -> bytes:
-    if isinstance(frame, bytes):
-        return frame
+def _utf8(text: str | bytes) -> bytes:
+    """Return text as UTF-8, or bytes that have been checked."""
     try:
-        return frame.encode()
-    except UnicodeEncodeError as ex:
-        raise ProtocolError('the text has a lone surrogate') from ex
+        if isinstance(text, str):
+            return text.encode()
+        if not text.isascii():
+            text.decode()
+    except UnicodeError as ex:
+        raise ProtocolError(f'the text is not UTF-8: {ex}') from ex
+    return text
 
 
-def _parse(text: bytes, decode: Any) -> Any:
+def _parse(text: bytes | msgspec.Raw, decode: Any) -> Any:
     try:
         return decode(text)
     except (ValueError, RecursionError) as ex:
@@ -161,35 +180,27 @@ def _parse(text: bytes, decode: Any) -> Any:
         raise ProtocolError(f'not the expected JSON: {ex}') from ex
 
 
-def _check(text: bytes) -> Any:
-    # NOTE: decoding into a type does not check numbers and UTF-8 in raw payloads. Each
-    #   text is therefore decoded twice, which costs 0.4 us for a chat message.
-    #   Otherwise a wrong payload would cause an error in every subscriber.
-    value = _parse(text, _decode_any)
-    if _depth(text) > MAX_DEPTH + _ENVELOPE_DEPTH:
-        raise ProtocolError(f'JSON nests deeper than {MAX_DEPTH} levels')
-    return value
-
-
 def _command(line: bytes) -> Command:
     if line == PING:
         return Command(0, None)
-    parsed = _check(line)
-    wire: WireCommand = _parse(line, _decode_command)
-    found = None
-    for name in parsed:
-        value = getattr(wire, name) if name in _REQUEST_FIELDS else None
-        if value is not None:
+    # NOTE: payloads stay raw: their syntax is checked, but their values are not
+    #   created. A text of 64 KiB can hold 30,000 objects.
+    fields = _read_object('of a command', line)
+    _check_values(line)
+    command_id, found = 0, None
+    for name, raw in fields.items():
+        if name == 'id':
+            command_id = _parse(raw, _decode_id) or 0
+        elif name in _REQUEST_DECODERS:
+            value = _parse(raw, _REQUEST_DECODERS[name])
+            if value is None:
+                continue
             if found is not None:
                 raise ProtocolError('a command has two requests')
             found = value
-    if not (
-        _is_simple(line, parsed, found) or _envelope_is_unique(line, payload_level=2)
-    ):
-        raise ProtocolError('a command has a duplicate key')
-    command_id = wire.id or 0
+            _check_request(name, bytes(raw))
     if found is None:
-        if parsed:
+        if fields:
             raise ProtocolError('a command has no known request')
         return Command(0, None)
     request: Request = found.to_request()
@@ -199,105 +210,126 @@ def _command(line: bytes) -> Command:
 
 
 # ---- Checks of the text itself -------------------------------------------------
+#
+# PERF: these functions work on the whole text with methods that are written in C. A
+# pattern that matches each token takes 20 ms for 64 KiB (benchmarks/blocking.py).
 
-_STRING: Final = rb'"(?:[^"\\]++|\\.)*+"'
-_strip_strings = re.compile(_STRING).sub
-_brackets = re.compile(rb'[\[{]+|[\]}]+').finditer
-# A name of the envelope that is or may be written with escapes: `"\\u0063hannel":`.
-_hidden_name = re.compile(
-    rb'\\u[0-9a-fA-F]{4}(?:[a-z_]|\\u[0-9a-fA-F]{4}){0,13}+"\s*:'
-).search
-_tokens = re.compile(rb'(' + _STRING + rb')(\s*:)?|([{}\[\]])').finditer
-
-
-def _depth(text: bytes) -> int:
-    """Return the nesting depth of valid JSON, or an upper bound within the limit."""
-    opening = text.count(b'{') + text.count(b'[')
-    if opening <= MAX_DEPTH:
-        return opening
-    depth = deepest = 0
-    for run in _brackets(_strip_strings(b'', text)):
-        size = run.end() - run.start()
-        if run.group()[0] in b'[{':
-            depth += size
-            deepest = max(deepest, depth)
-        else:
-            depth -= size
-    return deepest
+_BRACKETS: Final = b'[]{}'
+_NOT_BRACKETS: Final = bytes(set(range(256)) - set(_BRACKETS))
+_AS_BRACES: Final = bytes.maketrans(b'[]', b'{}')
+_OPENING: Final = ord('{')
+_SHALLOW: Final = 8
+_runs: Final = re.compile(rb'\{+|\}+').findall
+# The objects in a request, which belong to its envelope.
+_NESTED: Final = {'connect': ('headers', 'subs'), 'history': ('since',)}
+_numbers: Final = re.compile(rb'-?[0-9][0-9.eE+-]*').findall
 
 
-# The names that may occur once in a command, by type on the wire. Connect is missing,
-# because each of its subscriptions repeats the same names.
-_NAMES: Final[dict[Any, tuple[str, Set[str], Set[str], tuple[bytes, ...]]]] = {
-    wire: (
-        field,
-        frozenset({'id', field}),
-        frozenset(wire.__struct_fields__),
-        tuple(
-            b'"%s"' % name.encode() for name in ('id', field, *wire.__struct_fields__)
-        ),
-    )
-    for field, wire in (
-        ('subscribe', WireSubscribe),
-        ('unsubscribe', WireUnsubscribe),
-        ('publish', WirePublish),
-        ('send', WireSend),
-        ('rpc', WireRpc),
-        ('refresh', WireRefresh),
-        ('sub_refresh', WireSubRefresh),
-    )
-}
-
-
-def _is_simple(line: bytes, parsed: dict[str, Any], wire: Any) -> bool:
-    """Return whether counting names is enough to rule out a duplicate key.
-
-    PERF: it is enough for most lines; the exact check costs several times as much.
-
-    Args:
-        line: The command as JSON.
-        parsed: The decoded command.
-        wire: The request of the command.
-    """
-    row = _NAMES.get(type(wire))
-    if row is None or (b'\\u' in line and _hidden_name(line)):
-        return False
-    field, envelope_keys, request_keys, quoted = row
-    if not (parsed.keys() <= envelope_keys and parsed[field].keys() <= request_keys):
-        return False
-    return all(line.count(name) <= 1 for name in quoted)
-
-
-def _envelope_is_unique(text: bytes, payload_level: int) -> bool:
-    """Return whether no object of the envelope has a duplicate key.
+def _check_values(text: bytes, max_depth: int = MAX_DEPTH + _ENVELOPE_DEPTH) -> None:
+    """Check what decoding into raw payloads does not check.
 
     Args:
         text: Valid JSON.
-        payload_level: Number of objects around a key ``data`` that holds a payload.
-            Payloads belong to the application and are not checked.
+        max_depth: Maximum nesting depth of the text.
+
+    Raises:
+        ProtocolError: It is nested too deep, or a number exceeds the range of a double.
     """
-    # The keys of each open object of the envelope; None for an unchecked value.
-    open_objects: list[set[str] | None] = []
-    key = ''
-    for match in _tokens(text):
-        string, colon, bracket = match.groups()
-        if bracket is None:
-            keys = open_objects[-1] if open_objects else None
-            if colon is not None and keys is not None:
-                key = msgspec.json.decode(string, type=str)
-                if key in keys:
-                    return False
-                keys.add(key)
-        elif bracket in b'}]':
-            open_objects.pop()
+    if text.count(b'{') + text.count(b'[') > max_depth and _depth(text) > max_depth:
+        raise ProtocolError(f'JSON nests deeper than {MAX_DEPTH} levels')
+    if has_extreme_numbers(text):
+        for number in set(_numbers(_outside_strings(text))):
+            if math.isinf(float(number)):
+                raise ProtocolError(f'no double can hold the number {number[:20]!r}')
+
+
+def _depth(text: bytes) -> int:
+    """Return the nesting depth of valid JSON."""
+    brackets = _outside_strings(text).translate(_AS_BRACES, _NOT_BRACKETS)
+    # NOTE: most objects have few levels. Each replacement removes the innermost level
+    #   of all of them. Few runs of brackets are left after it.
+    removed = 0
+    while brackets and removed < _SHALLOW:
+        brackets = brackets.replace(b'{}', b'')
+        removed += 1
+    depth = deepest = 0
+    for run in _runs(brackets):
+        if run[0] == _OPENING:
+            depth += len(run)
+            deepest = max(deepest, depth)
         else:
-            inside = len(open_objects)
-            opaque = inside == payload_level and key == 'data'
-            checked = bracket == b'{' and not (
-                inside and (open_objects[-1] is None or opaque)
-            )
-            open_objects.append(set() if checked else None)
-    return True
+            depth -= len(run)
+    return deepest + removed
+
+
+def _outside_strings(text: bytes) -> bytes:
+    """Return valid JSON without its strings."""
+    if b'\\' in text:
+        text = text.replace(b'\\\\', b'').replace(b'\\"', b'')
+    return b''.join(text.split(b'"')[::2])
+
+
+def _check_request(name: str, text: bytes) -> None:
+    """Check the objects of a request: none of them may have a duplicate key."""
+    fields = _read_object(name, text)
+    for inner in _NESTED.get(name, ()):
+        value = bytes(fields.get(inner, b'null'))
+        if value == b'null':
+            continue
+        if inner == 'subs':
+            _check_subs(_unescape_colons(value))
+        else:
+            _read_object(inner, value)
+
+
+def _read_object(name: str, text: bytes) -> dict[str, msgspec.Raw]:
+    """Return the fields of an object.
+
+    Raises:
+        ProtocolError: The text is not an object, or the object has a duplicate key.
+    """
+    fields: dict[str, msgspec.Raw] = _parse(text, _decode_fields)
+    if b'\\u003' in text:
+        text = _unescape_colons(text)
+        checked = _decode_fields(text)
+    else:
+        checked = fields
+    _check_colons(name, text, checked, checked.values())
+    return fields
+
+
+def _check_subs(text: bytes) -> None:
+    # NOTE: there can be thousands of subscriptions. They are checked together.
+    subs = _decode_subs(text)
+    objects = [sub for sub in subs.values() if sub]
+    keys = [*subs, *itertools.chain.from_iterable(objects)]
+    values = itertools.chain.from_iterable(map(dict.values, objects))
+    _check_colons('subs', text, keys, values)
+
+
+def _check_colons(
+    name: str, text: bytes, keys: Collection[str], values: Iterable[msgspec.Raw]
+) -> None:
+    """Refuse a text that has more colons than its decoded keys and values.
+
+    A decoder uses only the last one of two values with the same key.
+
+    Raises:
+        ProtocolError: A key occurs twice in the object.
+    """
+    if text.count(b':') != (
+        len(keys) + ''.join(keys).count(':') + b''.join(values).count(b':')
+    ):
+        raise ProtocolError(f'the object {name} has a duplicate key')
+
+
+def _unescape_colons(text: bytes) -> bytes:
+    """Write escaped colons as colons, so that they can be counted.
+
+    SECURITY: an escaped colon in a key would balance the colon of a duplicate key.
+    """
+    text = text.replace(b'\\\\', b'\\ufdd0')
+    return text.replace(b'\\u003a', b':').replace(b'\\u003A', b':')
 
 
 # ---- Encoding ------------------------------------------------------------------

@@ -25,7 +25,8 @@ from falcon_channels.protocol.messages import SubscribeRequest
 from falcon_channels.protocol.messages import UnsubscribeRequest
 from falcon_channels.publication import Position
 
-_Id = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
+#: Id of a command.
+WireId = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
 # NOTE: the protocol has 64 bits, but stores have signed integers. 63 bits are enough
 #   for any number of publications.
 _Offset = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
@@ -35,7 +36,7 @@ _Raw = msgspec.Raw
 _NOTHING: Final = msgspec.Raw()
 
 
-class WireSubscribe(msgspec.Struct):
+class WireSubscribe(msgspec.Struct, gc=False):
     """A subscribe request, and one of the subscriptions of a connect request."""
 
     channel: str | None = None
@@ -217,22 +218,21 @@ class WireSubRefresh(msgspec.Struct):
         return SubRefreshRequest(self.channel or '', self.token or '', self.type or 0)
 
 
-class WireCommand(msgspec.Struct):
-    """A command with exactly one of the requests."""
-
-    id: _Id | None = None
-    connect: WireConnect | None = None
-    subscribe: WireSubscribe | None = None
-    unsubscribe: WireUnsubscribe | None = None
-    publish: WirePublish | None = None
-    presence: WirePresence | None = None
-    presence_stats: WirePresenceStats | None = None
-    history: WireHistory | None = None
-    ping: WirePing | None = None
-    send: WireSend | None = None
-    rpc: WireRpc | None = None
-    refresh: WireRefresh | None = None
-    sub_refresh: WireSubRefresh | None = None
+#: Types of the requests, by their names in a command.
+WIRE_REQUESTS: Final = {
+    'connect': WireConnect,
+    'subscribe': WireSubscribe,
+    'unsubscribe': WireUnsubscribe,
+    'publish': WirePublish,
+    'presence': WirePresence,
+    'presence_stats': WirePresenceStats,
+    'history': WireHistory,
+    'ping': WirePing,
+    'send': WireSend,
+    'rpc': WireRpc,
+    'refresh': WireRefresh,
+    'sub_refresh': WireSubRefresh,
+}
 
 
 class WireEmulation(msgspec.Struct):

@@ -77,7 +77,7 @@ class ConnectRequest(Message):
 FLAG_REJECT_UNRECOVERED = 2
 
 
-class SubscribeRequest(Message):
+class SubscribeRequest(Message, gc=False):
     """Subscribe to a channel.
 
     Attributes:

@@ -13,6 +13,7 @@ google.protobuf is missing, it raises an error that says what to install.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
 from typing import Final
@@ -69,21 +70,25 @@ _PUBLICATIONS_TAGS: Final = {
 
 def decode_commands(
     frame: str | bytes, limits: FrameLimits | None = None
-) -> list[Command]:
-    """Return the commands of one frame, in order.
+) -> Iterator[Command]:
+    """Yield the commands of one frame, in order.
+
+    Each command is decoded when it is taken. A frame of many commands can therefore be
+    carried out in parts, so that it does not block the event loop.
 
     Args:
         frame: Binary message. The caller limits its size.
         limits: Limits of the commands (default ``None``: no limits).
 
     Raises:
-        ProtocolError: The frame is not valid. Close the connection with its code.
+        ProtocolError: The next command is not valid. Close the connection with its
+            code.
     """
     if isinstance(frame, str):
         raise ProtocolError('a text message, but Protobuf was negotiated')
     if not frame:
         raise ProtocolError('the frame is empty')
-    bodies = []
+    num_commands = 0
     position = 0
     while position < len(frame):
         length, start = _read_length(frame, position)
@@ -93,10 +98,10 @@ def decode_commands(
                 f'a command of {length} bytes exceeds the {len(frame) - start} bytes '
                 'that are left in its frame'
             )
-        bodies.append(frame[start:position])
-    if limits is not None:
-        limits.check(bodies)
-    return [_command(body) if body else _PONG for body in bodies]
+        if limits is not None:
+            num_commands += 1
+            limits.check(num_commands, length)
+        yield _command(frame[start:position]) if length else _PONG
 
 
 def decode_connect(body: str | bytes) -> ConnectRequest:

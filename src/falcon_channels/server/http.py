@@ -33,14 +33,19 @@ MAX_HEADERS = 128
 #: Maximum time from the TCP accept, or from the first byte of a later request, to the
 #: end of the headers.
 HEAD_TIMEOUT_S = 10.0
+#: Minimum number of bytes of a body in each `ServerOptions.body_timeout_s`.
+MIN_BODY_BYTES = 1024
+
+_HTTP_VERSIONS = ('1.0', '1.1')
+_BODY_HEADERS = (b'content-length', b'transfer-encoding')
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
-    """HTTP/1.1 with a size limit and a deadline for the head of each request.
+    """HTTP/1.1 with limits for the head of each request and deadlines for all parts.
 
     SECURITY: Without them, one connection can send endless headers and fill the memory.
-    Clients can also send half a request (slow loris) or read nothing of a response
-    (slow read), and keep their connections open without limit.
+    Clients can also send half a head or half a body (slow loris) or read nothing of a
+    response (slow read), and keep their connections open without limit.
     """
 
     def __init__(
@@ -56,9 +61,14 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         )
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
+        self._body_timer: asyncio.TimerHandle | None = None
+        #: Bytes of the body since the timer was started.
+        self._body_bytes = 0
         self._head_bytes = 0
         self._in_head = True
         self._idle = True
+        #: Whether the connection ends after the unfinished responses.
+        self._ending = False
         #: Requests that began in the current chunk.
         self._begun = 0
         self._chunk = b''
@@ -76,6 +86,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Called when the TCP connection has ended: stop the deadlines."""
         self._stop_head_timer()
+        self._stop_body_timer()
         self._stop_write_timer()
         super().connection_lost(exc)
 
@@ -86,14 +97,18 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Called with bytes: parse them, and refuse a head that is too long."""
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._ending:
             return
         idle = self._idle
         self._begun = 0
         self._chunk = data
         super().data_received(data)
         self._chunk = b''
-        if not self._in_head or self.transport.get_protocol() is not self:
+        if (
+            not self._in_head
+            or self.transport.is_closing()
+            or self.transport.get_protocol() is not self
+        ):
             return
         # NOTE: The raw bytes are counted, because httptools does not report an
         # unfinished line. They are not counted if they also contain the end of an
@@ -115,21 +130,37 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Called at the end of a head: call the application, or refuse with 431."""
-        self._in_head = False
         self._head_bytes = 0
         self._stop_head_timer()
+        if self.parser.get_http_version() not in _HTTP_VERSIONS and not (
+            self.parser.should_upgrade() and self._should_upgrade()
+        ):
+            # NOTE: Falcon would raise an error for each such request.
+            self._refuse_version()
+            raise httptools.HttpParserError('unsupported HTTP version')
         size = len(self.url) + sum(
             len(name) + len(value) + 4 for name, value in self.headers
         )
         if size > MAX_HEAD_BYTES or len(self.headers) > MAX_HEADERS:
             self._refuse_head()
             raise httptools.HttpParserError('request head too large')
+        self._in_head = False
         self.scope['extensions'] = {ABORT_EXTENSION: {'abort': self._cut}}
         super().on_headers_complete()
+        if any(name in _BODY_HEADERS for name, _ in self.headers) and not (
+            self.parser.should_upgrade() and self._should_upgrade()
+        ):
+            self._start_body_timer()
+
+    def on_body(self, body: bytes) -> None:
+        """Called with each part of a body."""
+        self._body_bytes += len(body)
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Called at the end of a request: the next byte begins another one."""
         super().on_message_complete()
+        self._stop_body_timer()
         self._idle = True
 
     def handle_websocket_upgrade(self) -> None:
@@ -140,8 +171,12 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """
         upgrade = sys.exc_info()[1]
         assert isinstance(upgrade, httptools.HttpParserUpgrade)
-        if self.parser.get_http_version() != '1.1':
-            self._refuse(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, 'HTTP/1.1 is needed.')
+        if self._responds_to_earlier():
+            # RFC 9112 section 9.3.2: responses have the order of their requests. The
+            # client may repeat the handshake on another connection.
+            self._end_after_responses()
+        elif self.parser.get_http_version() != '1.1':
+            self._refuse_version()
         elif len(self._chunk) > upgrade.args[0] and self._has_supported_version():
             self._refuse(
                 HTTPStatus.BAD_REQUEST, 'Data before the end of the handshake.'
@@ -201,7 +236,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer an invalid request, unless it has been refused already."""
-        if not self.transport.is_closing():
+        if self.transport.is_closing() or self._ending:
+            return
+        if self._responds_to_earlier():
+            self._end_after_responses()
+        else:
             super().send_400_response(msg)
 
     def pause_writing(self) -> None:
@@ -251,13 +290,78 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if not self.transport.is_closing():
             self._refuse(HTTPStatus.REQUEST_TIMEOUT, 'The request took too long.')
 
+    def _start_body_timer(self) -> None:
+        self._body_bytes = 0
+        timeout_s = self._options.body_timeout_s
+        if timeout_s is not None:
+            self._body_timer = self.loop.call_later(timeout_s, self._check_body)
+
+    def _stop_body_timer(self) -> None:
+        if self._body_timer is not None:
+            self._body_timer.cancel()
+            self._body_timer = None
+
+    def _check_body(self) -> None:
+        """End the connection if too little of the body has arrived.
+
+        SECURITY: a client could otherwise send most of many bodies and keep them in
+        memory without limit.
+        """
+        cycle = self.cycle
+        if (
+            self._body_bytes >= MIN_BODY_BYTES
+            # The application is slow, not the client.
+            or self.flow.read_paused
+            or cycle.waiting_for_100_continue
+        ):
+            self._start_body_timer()
+            return
+        self._body_timer = None
+        if cycle.response_started or self.pipeline:
+            self._cut()
+        elif not self.transport.is_closing():
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT, 'The body took too long.')
+            # NOTE: The application must not answer as well.
+            cycle.disconnected = True
+            cycle.message_event.set()
+
     def _refuse_head(self) -> None:
         self._refuse(
             HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
             'The request line and headers are too large.',
         )
 
+    def _refuse_version(self) -> None:
+        self._refuse(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, 'HTTP/1.1 is needed.')
+
+    def _responds_to_earlier(self) -> bool:
+        """Return whether a response is unfinished that an answer would mix with.
+
+        It belongs to an earlier request, or to this one if its body is incomplete.
+        """
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:
+            return False
+        in_body = not (self._in_head or self._idle)
+        return not in_body or cycle.response_started or bool(self.pipeline)
+
+    def _end_after_responses(self) -> None:
+        """Read nothing more, and end the connection after the last response."""
+        self._ending = True
+        self._stop_head_timer()
+        self._stop_body_timer()
+        cycle = self.cycle
+        cycle.keep_alive = False
+        if cycle.more_body:
+            # The body that the application waits for cannot arrive.
+            cycle.disconnected = True
+            cycle.message_event.set()
+            self.transport.close()
+
     def _refuse(self, status: HTTPStatus, text: str) -> None:
+        if self._responds_to_earlier():
+            self._end_after_responses()
+            return
         body = f'{text}\n'.encode()
         lines = [f'HTTP/1.1 {status.value} {status.phrase}'.encode()]
         for name, value in self.server_state.default_headers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 import logging
+import re
 
 #: Logger of the protocol core.
 #: SECURITY: At DEBUG the core logs headers and payloads, which hold secrets. It
@@ -61,3 +62,32 @@ def print_library_logs(level: int) -> None:
             if isinstance(earlier, _DefaultHandler):
                 logger.removeHandler(earlier)
         logger.addHandler(handler)
+
+
+_UNSAFE = re.compile(r'[^!#-\[\]-~]')
+
+
+def escape_arguments(record: logging.LogRecord) -> bool:
+    """Escape the text in an access log line (a `logging` filter).
+
+    SECURITY: a trusted proxy may pass on the `X-Forwarded-For` of its client, which
+    becomes the address. Spaces, quotes and control characters could forge log lines, or
+    control the terminal of a person who reads the log.
+    """
+    if isinstance(record.args, tuple):
+        record.args = tuple(
+            _UNSAFE.sub(_escape, value) if isinstance(value, str) else value
+            for value in record.args
+        )
+    return True
+
+
+def _escape(match: re.Match[str]) -> str:
+    return (
+        match[0].encode('unicode-escape').decode()
+        if match[0] > '~'
+        else (f'\\x{ord(match[0]):02x}')
+    )
+
+
+access_logger.addFilter(escape_arguments)

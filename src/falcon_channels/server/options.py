@@ -21,6 +21,8 @@ class ServerOptions:
             then the connection is closed with 1008. ``None``, the default: no limit.
         close_timeout_s: Time for the closing handshake and for pending output; then the
             TCP connection is aborted. Default: 10.
+        body_timeout_s: Time in which at least 1 KiB of an unfinished HTTP request body
+            must arrive; then the client gets 408. ``None``: no limit. Default: 15.
         write_timeout_s: Time for which a client may read nothing while more output is
             pending than the transport's buffer takes. Then the TCP connection is
             aborted. Default: 30.
@@ -52,6 +54,7 @@ class ServerOptions:
     open_timeout_s: float = 30.0
     first_message_timeout_s: float | None = None
     close_timeout_s: float = 10.0
+    body_timeout_s: float | None = 15.0
     write_timeout_s: float = 30.0
     unacknowledged_timeout_s: float | None = 30.0
     max_fragments: int = limits.MAX_FRAGMENTS
