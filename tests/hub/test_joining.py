@@ -74,12 +74,21 @@ def make_channels() -> tuple[Channels, BusyBroker]:
     options = NodeOptions(position_check_s=None, max_pending_bytes=100)
     channels = Channels(broker, options)
     channels.add_route(
-        'log', None, ChannelOptions(subscribers='anybody', history_size=100)
+        'log',
+        None,
+        ChannelOptions(
+            subscribers='anybody', max_publication_bytes=100, history_size=100
+        ),
     )
     channels.add_route(
         'state',
         None,
-        ChannelOptions(subscribers='anybody', history_size=1, recovery='latest'),
+        ChannelOptions(
+            subscribers='anybody',
+            max_publication_bytes=100,
+            history_size=1,
+            recovery='latest',
+        ),
     )
     return channels, broker
 

@@ -265,10 +265,10 @@ def test_frame_over_a_limit_is_refused_with_1009() -> None:
     longest_bytes = len(ParseDict(large, sdk.Command()).SerializeToString())
     limits = FrameLimits(longest_bytes, 3)
     frame = sdk_frame(small, large, large)
-    assert 3 == len(protobuf_codec.decode_commands(frame, limits))
+    assert 3 == len(list(protobuf_codec.decode_commands(frame, limits)))
     for tight in (FrameLimits(longest_bytes - 1, 3), FrameLimits(longest_bytes, 2)):
         with pytest.raises(ProtocolError) as caught:
-            protobuf_codec.decode_commands(frame, tight)
+            list(protobuf_codec.decode_commands(frame, tight))
         assert 1009 == caught.value.code
 
 
