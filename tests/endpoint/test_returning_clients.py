@@ -181,7 +181,7 @@ def test_user_that_connects_again_and_again_is_limited(
         (
             [{'id': n, 'rpc': {'data': 'x' * 4000}} for n in range(2, 60)],
             'over 200000 bytes',
-            'exceeds max_batch_bytes of 200000',
+            'exceed max_batch_bytes of 200000',
         ),
         (
             [{'id': n, 'ping': {}} for n in range(2, 1500)],

@@ -198,7 +198,7 @@ async def test_refused_message_closes_a_text_connection(
                 await ws.receive_text()
             assert code == closed.value.code
         assert [] == (await channels.history('rooms:a')).publications
-    too_big = '1001 bytes, which exceeds max_message_bytes of 1000' in caplog.text
+    too_big = '1001 bytes exceed max_message_bytes of 1000' in caplog.text
     assert (code == 1009) is too_big
 
 

@@ -471,6 +471,7 @@ def test_body_above_the_limit_returns_413(server: ServerProcess) -> None:
             yield b' ' * 10_000
 
     assert 413 == post(server, 'info', content=b' ' * 100_001).status_code
+    assert '100001 bytes exceed max_body_bytes of 100000' in server.log()
     assert 413 == post(server, 'info', content=chunks()).status_code
 
 

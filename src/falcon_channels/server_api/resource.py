@@ -21,6 +21,7 @@ import msgspec
 from falcon_channels.errors import OptionsError
 from falcon_channels.node import Node
 from falcon_channels.server_api.methods import ApiMethods
+from falcon_channels.websocket.limits import log_too_big
 
 _logger = logging.getLogger('falcon_channels')
 
@@ -132,18 +133,21 @@ class ApiResource:
         limit_bytes = self._max_body_bytes
         length = req.content_length
         if length is not None and length > limit_bytes:
-            raise _too_large(limit_bytes)
+            raise _too_large(req, length, limit_bytes)
         chunks: list[bytes] = []
         size_bytes = 0
         async for chunk in req.stream:
             size_bytes += len(chunk)
             if size_bytes > limit_bytes:
-                raise _too_large(limit_bytes)
+                raise _too_large(req, size_bytes, limit_bytes)
             chunks.append(chunk)
         return b''.join(chunks)
 
 
-def _too_large(limit_bytes: int) -> falcon.HTTPError:
+def _too_large(
+    req: falcon.asgi.Request, size_bytes: int, limit_bytes: int
+) -> falcon.HTTPError:
+    log_too_big(req.path, size_bytes, 'max_body_bytes', limit_bytes)
     return falcon.HTTPContentTooLarge(
         description=f'the request exceeds max_body_bytes of {limit_bytes}: '
         'send smaller requests, or set max_body_bytes of add_api'

@@ -13,7 +13,7 @@ MAX_MESSAGE_BYTES = 1024 * 1024
 
 
 def log_too_big(client: object, size_bytes: int, option: str, limit_bytes: int) -> None:
-    """Log that a client is closed because of the size of its message.
+    """Log that a message is refused, or its client closed, because of its size.
 
     Args:
         client: The connection, or the path of its request.
@@ -22,8 +22,8 @@ def log_too_big(client: object, size_bytes: int, option: str, limit_bytes: int) 
         limit_bytes: Value of the option.
     """
     _logger.warning(
-        '%r sent a message of %d bytes, which exceeds %s of %d: it is closed. Set a '
-        'higher limit if the client is right',
+        'refused a message of %r: its %d bytes exceed %s of %d. Set a higher limit if '
+        'the client is right',
         client,
         size_bytes,
         option,
