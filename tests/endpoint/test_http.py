@@ -13,6 +13,8 @@ from typing import Self
 
 from centrifuge.protocol import client_pb2 as sdk
 import falcon
+import falcon.asgi
+import falcon.testing
 import httpx
 import pytest
 from support.asgi_servers import AsgiServer
@@ -298,6 +300,34 @@ def test_request_from_another_origin_is_refused_unless_allowed(
     assert 204 == preflight.status_code
     assert method in preflight.headers['Access-Control-Allow-Methods']
     assert 403 == client.options(path, headers=evil).status_code
+
+
+@pytest.mark.parametrize(
+    'path',
+    [
+        *('http_stream', 'sse', 'uni_http_stream', 'uni_sse'),
+        '../emulation',
+    ],
+)
+def test_preflight_is_answered_beside_cors_of_falcon(path: str) -> None:
+    """Falcon's own CORS for other routes leaves the answers of the endpoint."""
+    channels = Channels(options=NodeOptions(allowed_origins=[ORIGIN]))
+    app = falcon.asgi.App(middleware=[channels], cors_enable=True)
+    channels.add_endpoints(app)
+    result = falcon.testing.simulate_options(
+        app,
+        f'/connection/{path}'.replace('/connection/..', ''),
+        headers={
+            'Origin': ORIGIN,
+            'Access-Control-Request-Method': 'POST',
+            'Access-Control-Request-Headers': 'content-type',
+        },
+    )
+    assert 204 == result.status_code
+    assert ORIGIN == result.headers['Access-Control-Allow-Origin']
+    assert 'true' == result.headers['Access-Control-Allow-Credentials']
+    assert 'POST' in result.headers['Access-Control-Allow-Methods']
+    assert 'content-type' == result.headers['Access-Control-Allow-Headers'].lower()
 
 
 def test_body_over_max_batch_bytes_is_refused_and_logged(

@@ -288,6 +288,47 @@ def test_proxy_at_a_unix_socket_is_trusted_like_localhost(
     assert [seen, client] == answer.json()
 
 
+_MOUNTED_APP = """
+import falcon.asgi
+
+
+class Where:
+    async def on_get(self, req, resp):
+        resp.media = [req.root_path, req.path, req.relative_uri]
+
+    async def on_websocket(self, req, ws):
+        await ws.accept()
+        await ws.send_media([req.root_path, req.path, req.relative_uri])
+
+
+def make():
+    app = falcon.asgi.App()
+    app.add_route('/where', Where())
+    return app
+
+
+app = make()
+"""
+
+
+@pytest.mark.parametrize('words', [('app:app',), ('--factory', 'app:make')])
+def test_root_path_is_not_a_part_of_the_routed_path(
+    words: tuple[str, ...], tmp_path: Path
+) -> None:
+    """The proxy has removed the prefix; URLs of the application have it again."""
+    (tmp_path / 'app.py').write_text(_MOUNTED_APP)
+    path = str(tmp_path / 'app.sock')
+    words = ('--uds', path, '--root-path', '/api/', *words)
+    server = UnixServer([*SERVE, *words], cwd=tmp_path)
+    server.path = path
+    expected = ['/api', '/where', '/api/where?a=1']
+    with server:
+        with httpx.Client(transport=httpx.HTTPTransport(uds=path)) as http:
+            assert expected == http.get('http://localhost/where?a=1').json()
+        with unix_connect(path, uri='ws://localhost/where?a=1') as ws:
+            assert expected == json.loads(ws.recv(timeout=20))
+
+
 def test_tls_passes_messages_of_all_sizes_and_drains(
     certificate: tuple[Path, Path],
 ) -> None:
@@ -369,6 +410,11 @@ WRONG = {
         ['serve', 'examples.echo_wsgi:app'],
         3,
         'examples.echo_wsgi:app is a WSGI app (App)',
+    ),
+    'a root path without a slash': (
+        ['serve', '--root-path', 'api', 'x:y'],
+        2,
+        "'api' must begin with a slash",
     ),
     'a port too many': (['serve', '--port', '70000', 'x:y'], 2, '0 to 65535'),
     'not a number': (['serve', '--workers', 'many', 'x:y'], 2, 'invalid'),

@@ -99,7 +99,7 @@ BAD = {
     'no host': ((), ('Host',), 400),
     'two hosts': (('Host: b.example',), (), 400),
     'two origins': (('Origin: http://a', 'Origin: http://b'), (), 400),
-    'header line of 9 KB': (('X-Long: ' + 'x' * 9000,), (), 431),
+    'header line of 70 KB': (('X-Long: ' + 'x' * 70_000,), (), 431),
     '130 headers': (tuple(f'X-{i}: {i}' for i in range(130)), (), 431),
     'malformed extensions': (('Sec-WebSocket-Extensions: x; =',), (), 400),
     'subprotocols not tokens': (('Sec-WebSocket-Protocol: \xe9,b',), (), 400),
@@ -341,3 +341,38 @@ def test_access_log_has_no_query_string_of_a_websocket(
         peer.open(path='/a%0ab?token=SECRET&x=%0a')
     assert 'SECRET' not in caplog.text
     assert '"WebSocket /a%0Ab?[redacted] HTTP/1.1" 101' in caplog.text
+
+
+@pytest.mark.parametrize('http', ['auto', HTTP])
+@pytest.mark.parametrize('size', [9_000, 60_000])
+def test_long_cookies_are_accepted_by_requests_and_handshakes(
+    http: str, size: int
+) -> None:
+    """A browser whose cookies a page accepts can open a WebSocket as well."""
+    with running(app, http=http) as up:
+        for upgrade in (True, False):
+            with Peer(up.port) as peer:
+                peer.send(request_with_cookie(size, upgrade=upgrade))
+                assert peer.read_head().startswith(
+                    'HTTP/1.1 101' if upgrade else 'HTTP/1.1 200'
+                )
+
+
+def request_with_cookie(size: int, *, upgrade: bool) -> bytes:
+    """Return a request with a long cookie."""
+    head = REQUEST if upgrade else b'GET / HTTP/1.1\r\nHost: x\r\n\r\n'
+    return head[:-2] + b'Cookie: a=' + b'x' * size + b'\r\n\r\n'
+
+
+@pytest.mark.parametrize('upgrade', [True, False])
+def test_refusal_of_a_long_head_is_logged(
+    upgrade: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log says that a head was too long, for requests and handshakes."""
+    with caplog.at_level(logging.INFO), running(app, http=HTTP) as up:
+        with Peer(up.port) as peer:
+            peer.send(request_with_cookie(70_000, upgrade=upgrade))
+            assert peer.read_head().startswith('HTTP/1.1 431')
+    [line] = [r.getMessage() for r in caplog.records if '431' in r.getMessage()]
+    assert line.startswith('refused a request of 127.0.0.1:')
+    assert line.endswith('The request line and headers are too large.')

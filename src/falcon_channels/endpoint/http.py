@@ -66,6 +66,8 @@ def answer_preflight(
     resp.set_header('Access-Control-Allow-Methods', 'GET, POST, OPTIONS')
     resp.set_header('Access-Control-Allow-Headers', 'Content-Type')
     resp.set_header('Access-Control-Max-Age', '300')
+    # NOTE: Falcon's `cors_enable` removes the CORS headers of a response without it.
+    resp.set_header('Allow', 'GET, POST, OPTIONS')
     resp.status = falcon.HTTP_204
 
 

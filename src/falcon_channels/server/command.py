@@ -108,9 +108,9 @@ class ChannelsConfig(Config):
                 'WSGI server (docs/wsgi.md)'
             )
         if self.factory and callable(app):
-            return _PreparingFactory(app)
+            return _PreparingFactory(app, self.root_path)
         prepare_app(app)
-        return app
+        return _without_root_path(app, self.root_path)
 
 
 def _level_number(level: str | int | None) -> int:
@@ -149,13 +149,35 @@ def hide_query_string(record: logging.LogRecord) -> bool:
 
 
 class _PreparingFactory:
-    def __init__(self, factory: Callable[[], Any]) -> None:
+    def __init__(self, factory: Callable[[], Any], root_path: str) -> None:
         self._factory = factory
+        self._root_path = root_path
 
     def __call__(self) -> Any:
         app = self._factory()
         prepare_app(app)
+        return _without_root_path(app, self._root_path)
+
+
+def _without_root_path(app: Any, root_path: str) -> Any:
+    """Remove the root path from the path of each request of an application.
+
+    NOTE: in ASGI, a path begins with the root path. Falcon compares the whole path with
+    its routes, so that none would match.
+    """
+    if not root_path:
         return app
+    raw_root_path = root_path.encode()
+
+    # PERF: not a coroutine function. Its coroutine would stay in memory as long as the
+    #   connection (benchmarks/idle_memory.py).
+    def call(scope: dict[str, Any], receive: Any, send: Any) -> Any:
+        if 'path' in scope:
+            scope['path'] = scope['path'].removeprefix(root_path)
+            scope['raw_path'] = scope['raw_path'].removeprefix(raw_root_path)
+        return app(scope, receive, send)
+
+    return call
 
 
 def prepare_app(app: object) -> None:
@@ -331,7 +353,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--port', type=_port, default=8000, help='TCP port; 0: any free port'
     )
     place.add_argument('--uds', metavar='PATH', help='UNIX socket to listen on instead')
-    place.add_argument('--root-path', default='', help='path prefix of the app')
+    place.add_argument(
+        '--root-path',
+        type=_root_path,
+        default='',
+        help='prefix that a proxy removes from each path, such as /api',
+    )
     place.add_argument(
         '--forwarded-allow-ips',
         metavar='LIST',
@@ -478,6 +505,12 @@ def _port(text: str) -> int:
     if not 0 <= value < 65536:
         raise argparse.ArgumentTypeError(f'{value} is not a port; use 0 to 65535')
     return value
+
+
+def _root_path(text: str) -> str:
+    if text and not text.startswith('/'):
+        raise argparse.ArgumentTypeError(f'{text!r} must begin with a slash')
+    return text.rstrip('/')
 
 
 def _positive(text: str) -> int:

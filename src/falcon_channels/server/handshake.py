@@ -61,6 +61,8 @@ _SHARED_HEADERS = {
 }
 #: Maximum size of a value that is shared, in bytes.
 _MAX_SHARED_BYTES = 256
+#: Maximum size of the request line and headers together, in bytes.
+MAX_HEAD_BYTES = 65536
 _NO_SETTINGS: dict[str, Any] = {}
 
 #: Headers that decide about a handshake: `read_usual` accepts each of them once.
@@ -156,7 +158,7 @@ def read_request(context: ServerContext, data: bytes) -> Handshake:
 
 def _split_request(data: bytes) -> tuple[bytes, list[tuple[bytes, bytes]]] | None:
     """Return target and headers of a request in the form that uvicorn writes."""
-    if len(data) > MAX_LINE_LENGTH:
+    if len(data) > MAX_HEAD_BYTES:
         return None
     first, *lines = data.split(b'\r\n')
     if (
@@ -181,9 +183,10 @@ def read_usual(
     PERF: With the core's parser, its checks and one core object for each connection, a
     connection costs 50 % more (benchmarks/connections.py).
 
-    SECURITY: The core would accept every request that is accepted here, and would read
-    it in the same way. Everything that two parsers could read differently, and every
-    mistake, is left to the core.
+    SECURITY: The core would read every request that is accepted here in the same way.
+    Everything that two parsers could read differently, and every mistake, is left to
+    the core. Only the limit differs: the core refuses lines over 8 KiB, although
+    cookies of that size are usual in HTTP requests.
 
     Args:
         context: Context of the server.
@@ -207,7 +210,9 @@ def read_usual(
     get = decisive.get
     key = get(b'sec-websocket-key', b'')
     if (
-        b'host' not in decisive
+        # SECURITY: reading thousands of offers would take long.
+        sum(map(len, decisive.values())) > MAX_LINE_LENGTH
+        or b'host' not in decisive
         or b'content-length' in decisive
         or b'transfer-encoding' in decisive
         or get(b'upgrade', b'').lower() != b'websocket'
@@ -226,14 +231,14 @@ def read_usual(
 
 
 def _is_well_formed(target: bytes, headers: list[tuple[bytes, bytes]]) -> bool:
-    """Return whether target and headers are short and have only usual bytes."""
+    """Return whether target and headers have a usual size and only usual bytes."""
     names = [name for name, _ in headers]
     all_names = b''.join(names)
     all_values = b''.join([value for _, value in headers])
-    # NOTE: If all lines together are not too long, then no single line is.
     size = _REQUEST_LINE_BYTES + len(target) + len(all_names) + len(all_values)
     return (
-        size + 4 * len(headers) <= MAX_LINE_LENGTH
+        size + 4 * len(headers) <= MAX_HEAD_BYTES
+        and _REQUEST_LINE_BYTES + len(target) <= MAX_LINE_LENGTH
         and len(headers) <= MAX_NUM_HEADERS
         and all(names)
         and not all_names.translate(None, _NAME_BYTES)

@@ -18,7 +18,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from falcon_channels.server.context import ServerContext
+from falcon_channels.server.handshake import MAX_HEAD_BYTES
 from falcon_channels.server.handshake import read_usual
+from falcon_channels.server.loggers import log_refusal
 from falcon_channels.server.options import ServerOptions
 from falcon_channels.server.protocol import WebSocketProtocol
 from falcon_channels.server.sockets import limit_unacknowledged_time
@@ -26,8 +28,6 @@ from falcon_channels.server.sockets import remote_address
 from falcon_channels.transports.asgi_extensions import ABORT_EXTENSION
 from falcon_channels.websocket.handshake import VERSION
 
-#: Maximum size of the request line and headers together, in bytes.
-MAX_HEAD_BYTES = 65536
 #: Maximum number of header fields, as in the WebSocket core.
 MAX_HEADERS = 128
 #: Maximum time from the TCP accept, or from the first byte of a later request, to the
@@ -362,6 +362,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self._responds_to_earlier():
             self._end_after_responses()
             return
+        log_refusal(self.client, status, text)
         body = f'{text}\n'.encode()
         lines = [f'HTTP/1.1 {status.value} {status.phrase}'.encode()]
         for name, value in self.server_state.default_headers:

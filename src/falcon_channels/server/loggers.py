@@ -64,6 +64,18 @@ def print_library_logs(level: int) -> None:
         logger.addHandler(handler)
 
 
+def log_refusal(client: tuple[str, int] | None, status: int, text: str) -> None:
+    """Log that a request was refused before the application was called.
+
+    Args:
+        client: Address of the peer, or ``None`` for a UNIX socket.
+        status: HTTP status of the answer.
+        text: The reason; it has no text of the client.
+    """
+    address = f'{client[0]}:{client[1]}' if client else 'a UNIX socket'
+    server_logger.info('refused a request of %s with %d: %s', address, status, text)
+
+
 _UNSAFE = re.compile(r'[^!#-\[\]-~]')
 
 

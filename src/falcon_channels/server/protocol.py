@@ -49,6 +49,7 @@ from falcon_channels.server.handshake import HandshakeRefusedError
 from falcon_channels.server.handshake import read_request
 from falcon_channels.server.handshake import refusal
 from falcon_channels.server.loggers import core_logger
+from falcon_channels.server.loggers import log_refusal
 from falcon_channels.server.loggers import server_logger
 from falcon_channels.server.options import ServerOptions
 from falcon_channels.server.sockets import limit_unacknowledged_time
@@ -454,6 +455,9 @@ class WebSocketProtocol(asyncio.Protocol):
         self._refuse(refusal(status, text).response)
 
     def _refuse(self, response: Response) -> None:
+        """Write the refusal of an invalid handshake."""
+        text = (response.body or b'').decode().strip()
+        log_refusal(remote_address(self.transport), response.status_code, text)
         self.transport.write(response.serialize())
         self._linger()
 
