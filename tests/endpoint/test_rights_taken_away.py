@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from collections.abc import Iterator
+from collections.abc import Mapping
 import json
 import threading
 from typing import Any
@@ -27,6 +28,8 @@ from falcon_channels import ChannelOptions
 from falcon_channels import Channels
 from falcon_channels.brokers.base import StreamSettings
 from falcon_channels.brokers.memory import MemoryBroker
+from falcon_channels.publication import ClientInfo
+from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import Position
 
 pytestmark = pytest.mark.every_server
@@ -43,6 +46,18 @@ class SlowBroker(MemoryBroker):
         if channel.startswith('slow:'):
             await self.app.wait()
         return await super().subscribe(channel, settings)
+
+    async def history(
+        self, channel: str, settings: StreamSettings, **options: Any
+    ) -> HistoryPage:
+        if channel == '#wait':
+            await self.app.wait()
+        return await super().history(channel, settings, **options)
+
+    async def presence(self, channel: str) -> Mapping[str, ClientInfo]:
+        if channel == '#wait':
+            await self.app.wait()
+        return await super().presence(channel)
 
 
 class App:
@@ -270,6 +285,25 @@ def test_read_that_waits_while_its_right_is_revoked_is_refused(
     ann.say({'id': 91, request_: {'channel': 'open:b'}})
     app.run_while_it_waits(app.revoke('open:a'))
     assert {request_} == ann.answer(91).keys()
+
+
+@pytest.mark.parametrize('request_', ['history', 'presence', 'presence_stats'])
+@pytest.mark.parametrize('command', ['revoke', 'unsubscribe', 'disconnect'])
+def test_slow_read_is_not_sent_after_its_right_is_taken_away(
+    server: Server, app: App, request_: str, command: str
+) -> None:
+    """The broker may read what was published after the right was taken away."""
+    with Peer.to(server) as peer:
+        peer.connect(data={'user': 'ann', 'channels': ['#wait']})
+        peer.say({'id': 90, request_: {'channel': '#wait', 'limit': 5}})
+        app.run_while_it_waits(
+            app.command(command, '#wait'), app.channels.publish('#wait', 'no')
+        )
+        if command == 'disconnect':
+            assert FORCED == peer.end()
+            assert [] == peer.pushes
+        else:
+            assert 103 == peer.answer(90)['error']['code']
 
 
 # --- subscribe -----------------------------------------------------------------------

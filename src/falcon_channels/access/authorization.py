@@ -307,17 +307,47 @@ async def _authorize_read(
     connection: Connection,
     channel: str,
 ) -> None:
-    num_commands = connection.num_commands
+    await _check_reader(broker, responder, connection, channel)
     if responder is not None:
-        await _refuse_revoked(broker, connection, channel)
         await responder(connection.req, connection, **match.params)
-    elif not is_subscribed(connection, channel):
-        raise falcon.HTTPForbidden(description='subscribe before asking')
+
+
+async def check_reader_again(
+    broker: Broker,
+    responder: Any,
+    connection: Connection,
+    channel: str,
+    num_commands: int,
+) -> None:
+    """Refuse what was read, if the client has lost the right meanwhile.
+
+    SECURITY: the application can take the right away while the responder or the broker
+    waits. The broker may have read what was published after that.
+
+    Args:
+        broker: Broker that knows revocations.
+        responder: ``on_presence`` or ``on_history`` of the route, or ``None``.
+        connection: Connection of the client.
+        channel: Name of the channel.
+        num_commands: `Connection.num_commands` before the client was authorized.
+
+    Raises:
+        falcon.HTTPForbidden: The client has lost the right.
+        BrokerUnavailableError: The broker cannot say whether the user was revoked.
+    """
     while connection.num_commands != num_commands:
-        # SECURITY: as in `authorize_publish`.
         num_commands = connection.num_commands
         _refuse_disconnected(connection)
+        await _check_reader(broker, responder, connection, channel)
+
+
+async def _check_reader(
+    broker: Broker, responder: Any, connection: Connection, channel: str
+) -> None:
+    if responder is not None:
         await _refuse_revoked(broker, connection, channel)
+    elif not is_subscribed(connection, channel):
+        raise falcon.HTTPForbidden(description='subscribe before asking')
 
 
 async def refuse_revoked(broker: Broker, user: str, channel: str) -> None:

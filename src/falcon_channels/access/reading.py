@@ -85,9 +85,7 @@ class Reader:
 
     async def presence_stats(self, channel: str) -> PresenceStats:
         """Implement `Channels.presence_stats`."""
-        entries = await self.presence(channel)
-        users = {info.user for info in entries.values()}
-        return PresenceStats(len(entries), len(users))
+        return _count(await self.presence(channel))
 
     # --- for clients -----------------------------------------------------------------
 
@@ -119,6 +117,7 @@ class Reader:
         match = await self._match(channel)
         if not match.route.options.history_size:
             raise CapabilityError(f'channel {channel!r} keeps no history')
+        num_commands = connection.num_commands
         await authorization.authorize_history(self._broker, match, connection, channel)
         most = self._options.history_limit
         page = await self.history(
@@ -126,6 +125,9 @@ class Reader:
             since=since,
             limit=most if limit is None else min(limit, most),
             reverse=reverse,
+        )
+        await authorization.check_reader_again(
+            self._broker, match.route.on_history, connection, channel, num_commands
         )
         return _cut(page, match.route.options.recovery_limit_bytes)
 
@@ -139,16 +141,25 @@ class Reader:
             CapabilityError: The channel has no presence.
         """
         match = await self._match(channel)
+        num_commands = connection.num_commands
         await authorization.authorize_presence(self._broker, match, connection, channel)
-        return await self.presence(channel)
+        entries = await self.presence(channel)
+        await authorization.check_reader_again(
+            self._broker, match.route.on_presence, connection, channel, num_commands
+        )
+        return entries
 
     async def presence_stats_for_client(
         self, connection: Connection, channel: str
     ) -> PresenceStats:
         """Count the presence of a channel for a client; see `presence_for_client`."""
-        match = await self._match(channel)
-        await authorization.authorize_presence(self._broker, match, connection, channel)
-        return await self.presence_stats(channel)
+        entries = await self.presence_for_client(connection, channel)
+        return _count(entries)
+
+
+def _count(entries: Mapping[str, ClientInfo]) -> PresenceStats:
+    """Return the numbers of connections and of users in presence."""
+    return PresenceStats(len(entries), len({info.user for info in entries.values()}))
 
 
 def _cut(page: HistoryPage, limit_bytes: int) -> HistoryPage:
