@@ -63,15 +63,12 @@ class Endpoint:
         check_resource(resource, _RESPONDERS)
         self.resource = resource
         self.version = f'falcon-channels {version("falcon-channels")}'
-        self.timers = TimerWheel()
         self.rate: Rate | None = None
         if self.options.commands_per_s is not None:
             self.rate = Rate(self.options.commands_per_s, self.options.commands_burst)
-        self.user_rates: RateLimiter | None = None
-        if self.options.user_commands_per_s is not None:
-            self.user_rates = RateLimiter(
-                self.options.user_commands_per_s, self.options.user_commands_burst
-            )
+        self.timers: TimerWheel
+        self.user_rates: RateLimiter | None
+        self._begin()
         self._pings: dict[Encoder, Any] = {}
         names = [name for name in dir(resource) if name.startswith('on_rpc')]
         self.has_rpc = bool(names)
@@ -90,6 +87,25 @@ class Endpoint:
         self.on_disconnect = getattr(resource, 'on_disconnect', None)
         self.on_message: Callable[..., Any] | None
         self.on_message = getattr(resource, 'on_message', None)
+
+    def _begin(self) -> None:
+        """Create what depends on the clock of an event loop."""
+        self._hub = self.node.hub
+        self.timers = TimerWheel()
+        self.user_rates = None
+        if self.options.user_commands_per_s is not None:
+            self.user_rates = RateLimiter(
+                self.options.user_commands_per_s, self.options.user_commands_burst
+            )
+
+    def begin_connection(self) -> None:
+        """Called before a connection is created: follow a node that was reopened.
+
+        NOTE: the node may run in another event loop than before, whose clock may be
+        behind. Timers and rates of the first loop would then be wrong for a long time.
+        """
+        if self._hub is not self.node.hub:
+            self._begin()
 
     def rpc_responder(self, method: str) -> Callable[..., Any] | None:
         """Return ``on_rpc_{method}``, else ``on_rpc``, else ``None``."""

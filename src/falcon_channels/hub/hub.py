@@ -164,8 +164,7 @@ class Hub:
         """
         self._closed = True
         self._registry.close()
-        if self._graceful:
-            await asyncio.wait(list(self._graceful), timeout=_RESPONDERS_TIMEOUT_S)
+        await self.finish_responders()
         await self._reads.close()
         self.shared_encodings.clear()
         tasks = [*self._tasks, *self._registry.tasks()]
@@ -173,6 +172,11 @@ class Hub:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._fan_out.close()
+
+    async def finish_responders(self) -> None:
+        """Wait a few seconds for graceful tasks, such as ``on_disconnect``."""
+        if self._graceful:
+            await asyncio.wait(list(self._graceful), timeout=_RESPONDERS_TIMEOUT_S)
 
     def spawn(
         self,
