@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from typing import Any
 
@@ -51,3 +52,23 @@ def test_page_names_every_option_and_responder() -> None:
     """The page contains each option and each responder."""
     fields = [*ChannelOptions.__struct_fields__, *NodeOptions.__struct_fields__]
     assert [] == [name for name in [*fields, *RESPONDERS] if f'`{name}' not in TEXT]
+
+
+def test_page_has_the_signature_of_every_call() -> None:
+    """Each public call of `Channels` has a row with all its arguments and defaults."""
+    pattern = r'^\| `(?:await )?channels\.(\w+)(?:\((.*?)\))?` \|'
+    rows = dict(re.findall(pattern, TEXT, re.MULTILINE))
+    expected = {}
+    for name, value in vars(Channels).items():
+        if name.startswith('_') or name.startswith('process_'):
+            continue
+        expected[name] = ''
+        if callable(value):
+            parameters = list(inspect.signature(value).parameters.values())[1:]
+            expected[name] = ', '.join(
+                parameter.name
+                if parameter.default is parameter.empty
+                else f'{parameter.name}={parameter.default!r}'
+                for parameter in parameters
+            )
+    assert expected == rows
