@@ -127,13 +127,18 @@ PUBLIC = {
     },
     # --- for tests -------------------------------------------------------------------
     'falcon_channels.testing': {
+        'CommandError',
+        'DisconnectedError',
         'FakeClockLoop',
         'FakeClockStuckError',
         'Received',
         'Recorder',
         'SimulatedClient',
+        'SimulatedSdk',
         'Subscribed',
         'Unsubscribed',
+        'channels_fixture',
+        'fresh_channels',
         'run_with_fake_clock',
     },
     'falcon_channels.testing.contract': {'BrokerContract'},

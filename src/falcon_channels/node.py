@@ -235,6 +235,21 @@ class Node:
         self._build(open_broker(self._given_broker))
         self.cluster.adopt_handlers(earlier)
 
+    def abandon(self) -> None:
+        """Drop everything after the event loop of the node has ended without `close`.
+
+        The links of the broker are not closed. `reopen` builds new parts.
+
+        Raises:
+            EventLoopError: The event loop has not ended. Use `close`.
+        """
+        if self._loop is None:
+            return
+        if not self._loop.is_closed():
+            raise EventLoopError
+        self._status = 'closed'
+        self._loop = None
+
     async def drain(self) -> None:
         """Implement `Channels.drain`."""
         async with self._draining:

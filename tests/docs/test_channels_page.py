@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from typing import Any
 
@@ -18,12 +19,12 @@ TEXT = (ROOT / 'docs/channels.md').read_text()
 
 @pytest.mark.parametrize(
     ('number', 'name'),
-    [(0, 'test_color'), (1, 'test_document'), (2, 'test_members'), (3, 'test_room')],
+    [(0, 'test_color'), (1, 'test_document'), (2, 'test_members')],
 )
 def test_examples_of_the_page_pass(number: int, name: str) -> None:
     """Each test that the page shows passes."""
     blocks = re.findall(r'```python\n(.*?)```', TEXT, re.DOTALL)
-    assert 4 == len(blocks)
+    assert 3 == len(blocks)
     names: dict[str, Any] = {}
     exec(blocks[number], names)
     names[name]()
@@ -51,3 +52,23 @@ def test_page_names_every_option_and_responder() -> None:
     """The page contains each option and each responder."""
     fields = [*ChannelOptions.__struct_fields__, *NodeOptions.__struct_fields__]
     assert [] == [name for name in [*fields, *RESPONDERS] if f'`{name}' not in TEXT]
+
+
+def test_page_has_the_signature_of_every_call() -> None:
+    """Each public call of `Channels` has a row with all its arguments and defaults."""
+    pattern = r'^\| `(?:await )?channels\.(\w+)(?:\((.*?)\))?` \|'
+    rows = dict(re.findall(pattern, TEXT, re.MULTILINE))
+    expected = {}
+    for name, value in vars(Channels).items():
+        if name.startswith('_') or name.startswith('process_'):
+            continue
+        expected[name] = ''
+        if callable(value):
+            parameters = list(inspect.signature(value).parameters.values())[1:]
+            expected[name] = ', '.join(
+                parameter.name
+                if parameter.default is parameter.empty
+                else f'{parameter.name}={parameter.default!r}'
+                for parameter in parameters
+            )
+    assert expected == rows

@@ -188,6 +188,7 @@ class ClientConnection(Connection):
         announces_end: bool = False,
         on_ended: Callable[[ClientConnection], None] | None = None,
     ) -> None:
+        endpoint.begin_connection()
         super().__init__(
             endpoint.node.hub, transport, get_encoder(codec, transport.framing), req
         )

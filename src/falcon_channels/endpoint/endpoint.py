@@ -75,7 +75,6 @@ class Endpoint:
         check_resource(resource, _RESPONDERS)
         self.resource = resource
         self.version = f'falcon-channels {version("falcon-channels")}'
-        self.timers = TimerWheel()
         self.rate: Rate | None = None
         if self.options.commands_per_s is not None:
             self.rate = Rate(self.options.commands_per_s, self.options.commands_burst)
@@ -87,13 +86,10 @@ class Endpoint:
                     node.options.max_channels_per_connection,
                     self.options.commands_burst,
                 )
-        self.user_rates: RateLimiter | None = None
-        self.restore_rates: RateLimiter | None = None
-        if self.options.user_commands_per_s is not None:
-            self.user_rates = RateLimiter(
-                self.options.user_commands_per_s, self.options.user_commands_burst
-            )
-            self.restore_rates = RateLimiter(self.options.user_commands_per_s, 0)
+        self.timers: TimerWheel
+        self.user_rates: RateLimiter | None
+        self.restore_rates: RateLimiter | None
+        self._begin()
         self.frame_limits = FrameLimits(
             node.options.max_message_bytes,
             node.options.max_channels_per_connection + _MAX_OTHER_COMMANDS,
@@ -118,6 +114,27 @@ class Endpoint:
         self.on_disconnect = getattr(resource, 'on_disconnect', None)
         self.on_message: Callable[..., Any] | None
         self.on_message = getattr(resource, 'on_message', None)
+
+    def _begin(self) -> None:
+        """Create what depends on the clock of an event loop."""
+        self._hub = self.node.hub
+        self.timers = TimerWheel()
+        self.user_rates = None
+        self.restore_rates = None
+        if self.options.user_commands_per_s is not None:
+            self.user_rates = RateLimiter(
+                self.options.user_commands_per_s, self.options.user_commands_burst
+            )
+            self.restore_rates = RateLimiter(self.options.user_commands_per_s, 0)
+
+    def begin_connection(self) -> None:
+        """Called before a connection is created: follow a node that was reopened.
+
+        NOTE: the node may run in another event loop than before, whose clock may be
+        behind. Timers and rates of the first loop would then be wrong for a long time.
+        """
+        if self._hub is not self.node.hub:
+            self._begin()
 
     def rpc_responder(self, method: str) -> Callable[..., Any] | None:
         """Return ``on_rpc_{method}``, else ``on_rpc``, else ``None``."""

@@ -166,8 +166,7 @@ class Hub:
         """
         self._closed = True
         self._registry.close()
-        if self._graceful:
-            await asyncio.wait(list(self._graceful), timeout=_RESPONDERS_TIMEOUT_S)
+        await self.finish_responders()
         await self._reads.close()
         self.shared_encodings.clear()
         tasks = [*self._tasks, *self._registry.tasks()]
@@ -176,6 +175,11 @@ class Hub:
         await asyncio.gather(*tasks, return_exceptions=True)
         self._fan_out.close()
         self._loss_log.close()
+
+    async def finish_responders(self) -> None:
+        """Wait a few seconds for graceful tasks, such as ``on_disconnect``."""
+        if self._graceful:
+            await asyncio.wait(list(self._graceful), timeout=_RESPONDERS_TIMEOUT_S)
 
     def spawn(
         self,

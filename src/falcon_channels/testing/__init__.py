@@ -13,15 +13,25 @@ from falcon_channels.testing.client import Unsubscribed
 from falcon_channels.testing.clock import FakeClockLoop
 from falcon_channels.testing.clock import FakeClockStuckError
 from falcon_channels.testing.clock import run_with_fake_clock
+from falcon_channels.testing.fresh import channels_fixture
+from falcon_channels.testing.fresh import fresh_channels
 from falcon_channels.testing.recorder import Recorder
+from falcon_channels.testing.sdk import CommandError
+from falcon_channels.testing.sdk import DisconnectedError
+from falcon_channels.testing.sdk import SimulatedSdk
 
 __all__ = [
+    'CommandError',
+    'DisconnectedError',
     'FakeClockLoop',
     'FakeClockStuckError',
     'Received',
     'Recorder',
     'SimulatedClient',
+    'SimulatedSdk',
     'Subscribed',
     'Unsubscribed',
+    'channels_fixture',
+    'fresh_channels',
     'run_with_fake_clock',
 ]

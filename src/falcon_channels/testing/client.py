@@ -84,25 +84,26 @@ class _EventCodec:
         return [Received(channel, item, epoch) for item in items]
 
 
-class _EventFraming:
-    """Frames events as lists."""
+class _ListFraming:
+    """Frames events, or messages, as lists."""
 
     def frame(self, payloads: Sequence[Any], *, binary: bool) -> list[Any]:
         return list(payloads)
 
     def join(self, blobs: Sequence[list[Any]]) -> list[Any]:
-        return [event for blob in blobs for event in blob]
+        return [item for blob in blobs for item in blob]
 
 
 _CODEC = _EventCodec()
-_FRAMING = _EventFraming()
+_FRAMING = _ListFraming()
 
 
 class SimulatedTransport:
     """A transport to a client in the same process, which can stop reading.
 
     Args:
-        on_event: Called with each event when the client reads it.
+        on_event: Called with each event, or each message of a client that has a codec
+            of its own, when the client reads it.
         on_end: Called when the connection has ended.
 
     Attributes:
@@ -116,7 +117,7 @@ class SimulatedTransport:
     descriptor = -1
 
     def __init__(
-        self, on_event: Callable[[Event], None], on_end: Callable[[], None]
+        self, on_event: Callable[[Any], None], on_end: Callable[[], None]
     ) -> None:
         self.framing = _FRAMING
         self.receiver: Receiver | None = None
@@ -127,9 +128,9 @@ class SimulatedTransport:
         self._on_event = on_event
         self._on_end = on_end
         self._reading = True
-        self._unread: deque[list[Event]] = deque()
+        self._unread: deque[list[Any]] = deque()
 
-    def write(self, blob: list[Event]) -> int:
+    def write(self, blob: list[Any]) -> int:
         """Give events to the client, or buffer them while it does not read."""
         if self.end is not None:
             return 0
@@ -178,16 +179,18 @@ class SimulatedTransport:
     def resume_reading(self) -> None:
         """Do nothing: a simulated client calls methods instead of sending."""
 
-    def _read(self, blob: list[Event]) -> None:
+    def _read(self, blob: list[Any]) -> None:
         for event in blob:
             self._on_event(event)
 
 
-def _size_bytes(blob: list[Event]) -> int:
+def _size_bytes(blob: list[Any]) -> int:
     size_bytes = 0
     for event in blob:
         if isinstance(event, Received) and isinstance(event.item, Publication):
             size_bytes += len(event.item.data)
+        elif isinstance(event, bytes):
+            size_bytes += len(event)
         elif isinstance(event, Subscribed):
             size_bytes += sum(len(p.data) for p in event.joined.publications)
     return size_bytes

@@ -1,0 +1,91 @@
+"""Use one `Channels` object of a module in many tests.
+
+An application usually creates its channels when a module is imported. They belong to
+the event loop in which they started, and each test has its own loop. `fresh_channels`
+gives each test channels without connections, publications or presence::
+
+    # conftest.py
+    from app import channels as app_channels
+    from falcon_channels.testing import channels_fixture
+
+    channels = channels_fixture(app_channels)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import contextlib
+from typing import Any
+
+from falcon_channels.channels import Channels
+from falcon_channels.errors import ChannelsError
+
+
+@contextlib.contextmanager
+def fresh_channels(channels: Channels) -> Iterator[Channels]:
+    """Give a test channels that nothing has used, and close what the test leaves open.
+
+    The channels start with the first call, in the event loop of the test. The routes
+    and the endpoints stay. With the memory broker, each test begins with empty
+    channels. Other brokers keep what they have stored.
+
+    Args:
+        channels: The channels of the application. Their broker was given as a URL, or
+            is the memory of the process.
+
+    Raises:
+        ClosedError: The broker was given as an object, which starts only once.
+        ChannelsError: A test left a broker with links to a server open, or its event
+            loop still runs.
+    """
+    _close(channels)
+    channels.node.reopen()
+    try:
+        yield channels
+    finally:
+        _close(channels)
+
+
+def channels_fixture(channels: Channels, *, autouse: bool = True) -> Any:
+    """Return a pytest fixture that wraps each test in `fresh_channels`.
+
+    Assign it to a name in ``conftest.py``; a test that has an argument of this name
+    gets the channels.
+
+    Args:
+        channels: See `fresh_channels`.
+        autouse: Whether tests without the argument use the fixture, too.
+
+    Raises:
+        ImportError: pytest is not installed.
+    """
+    # NOTE: the other helpers of this package work without pytest.
+    import pytest
+
+    @pytest.fixture(autouse=autouse)
+    def fixture() -> Iterator[Channels]:
+        with fresh_channels(channels):
+            yield channels
+
+    return fixture
+
+
+def _close(channels: Channels) -> None:
+    """Close channels, whatever has happened to their event loop."""
+    loop = channels.loop
+    if loop is None:
+        return
+    if not loop.is_closed():
+        if loop.is_running():
+            raise ChannelsError(
+                'the event loop of the channels still runs: leave fresh_channels after '
+                'it, or write "async with channels:" in the test'
+            )
+        loop.run_until_complete(channels.close())
+    elif channels.node.broker.capabilities.shared:
+        raise ChannelsError(
+            'a test has not closed its channels, and its event loop has ended: write '
+            '"async with channels:" in the test, so that the broker is closed'
+        )
+    else:
+        channels.node.abandon()

@@ -1,0 +1,167 @@
+"""Test the page with recipes: its app and its browser code do what the page says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import contextlib
+import importlib.util
+from pathlib import Path
+import re
+import subprocess
+from types import ModuleType
+from typing import Any
+
+from falcon import testing
+import httpx
+import pytest
+from support.asgi_servers import SERVE
+from support.processes import free_port
+from support.processes import ROOT
+from support.processes import ServerProcess
+from support.processes import wait_until
+
+from falcon_channels import BrokerUnavailableError
+from falcon_channels import Position
+
+TEXT = (ROOT / 'docs/recipes.md').read_text()
+BLOCKS = dict(re.findall(r'<!-- (\w+\.\w+) -->\n```\w+\n(.*?)```', TEXT, re.DOTALL))
+NODE_MODULES = ROOT / 'tests/conformance/js/node_modules'
+DRIVER = """
+import WebSocket from 'ws';
+import { follow } from './follow.mjs';
+// Node's package ends the process after an error without a listener; browsers do not.
+globalThis.WebSocket = class extends WebSocket {
+  constructor(url) {
+    super(url);
+    this.onerror = () => {};
+  }
+};
+globalThis.location = { href: process.argv[2] };
+follow('/orders/7', (state) => console.log(state));
+"""
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The app of the page, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / 'shop.py'
+    path.write_text(BLOCKS['app.py'])
+    spec = importlib.util.spec_from_file_location('shop', path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    module.database.close()
+
+
+def change(state: str, change_id: str) -> dict[str, str]:
+    return {'state': state, 'id': change_id}
+
+
+async def test_change_between_position_and_state_is_not_missed(
+    shop: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A change after the position was read is in the state, and is received again."""
+    async with testing.ASGIConductor(shop.app) as conductor:
+        await conductor.simulate_put('/orders/7', json=change('paid', 'a'))
+        read_position = shop.channels.position
+
+        async def position(channel: str) -> Position:
+            found: Position = await read_position(channel)
+            await conductor.simulate_put('/orders/7', json=change('packed', 'b'))
+            return found
+
+        monkeypatch.setattr(shop.channels, 'position', position)
+        loaded = (await conductor.simulate_get('/orders/7')).json
+        assert ('packed', 1) == (loaded['state'], loaded['offset'])
+        since = f'since={loaded["offset"]}:{loaded["epoch"]}'
+        async with conductor.simulate_ws('/orders/7', query_string=since) as ws:
+            assert (await ws.receive_json())['subscribed']['recovered']
+            assert 'packed' == (await ws.receive_json())['data']
+
+
+@pytest.mark.parametrize('stored', [True, False])
+async def test_request_repeated_after_a_broker_failure_publishes_once(
+    shop: ModuleType, monkeypatch: pytest.MonkeyPatch, stored: bool
+) -> None:
+    """A change is stored and published once, whether the failed publish took effect."""
+    async with testing.ASGIConductor(shop.app) as conductor:
+        publish = shop.channels.publish
+
+        async def fail(*args: Any, **fields: Any) -> None:
+            if stored:
+                await publish(*args, **fields)
+            raise BrokerUnavailableError('the link is lost')
+
+        with monkeypatch.context() as patch:
+            patch.setattr(shop.channels, 'publish', fail)
+            failed = await conductor.simulate_put('/orders/7', json=change('paid', 'a'))
+        assert (503, '5') == (failed.status_code, failed.headers['Retry-After'])
+        assert 'paid' == (await conductor.simulate_get('/orders/7')).json['state']
+        for _ in range(2):
+            done = await conductor.simulate_put('/orders/7', json=change('paid', 'a'))
+            assert 204 == done.status_code
+        page = await shop.channels.history('orders:7')
+        assert ['paid'] == [item.value() for item in page.publications]
+
+
+@pytest.mark.server
+def test_browser_code_follows_an_order_over_restarts(tmp_path: Path) -> None:
+    """A client continues from its position, or loads the state if it is lost."""
+    (tmp_path / 'app.py').write_text(BLOCKS['app.py'])
+    (tmp_path / 'follow.mjs').write_text(BLOCKS['follow.js'])
+    (tmp_path / 'driver.mjs').write_text(DRIVER)
+    (tmp_path / 'node_modules').symlink_to(NODE_MODULES)
+    port = free_port()
+
+    @contextlib.contextmanager
+    def server() -> Iterator[str]:
+        command = SERVE.command('app:app')
+        with ServerProcess(command, port=port, cwd=tmp_path) as process:
+            yield f'{process.url}/orders/7'
+
+    def put(url: str, state: str) -> None:
+        answer = httpx.put(url, json=change(state, state))
+        assert 204 == answer.status_code
+
+    output = tmp_path / 'output'
+    with output.open('wb') as file:
+        driver = subprocess.Popen(
+            ['node', 'driver.mjs', f'http://127.0.0.1:{port}/'],
+            cwd=tmp_path,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+
+        def shows(*states: str) -> None:
+            wait_until(
+                lambda: [*states] == output.read_text().split(),
+                f'the page shows {states}',
+            )
+
+        with server() as url:
+            shows('new')
+            put(url, 'paid')
+            shows('new', 'paid')
+        with server() as url:
+            put(url, 'packed')
+            shows('new', 'paid', 'packed')
+        for path in tmp_path.glob('channels.db*'):
+            if path.is_file():
+                path.unlink()
+        with server() as url:
+            shows('new', 'paid', 'packed', 'packed')
+            put(url, 'sent')
+            shows('new', 'paid', 'packed', 'packed', 'sent')
+    finally:
+        driver.kill()
+        driver.wait()
+
+
+def test_every_code_block_has_a_name_and_is_run() -> None:
+    """The page has no code block that is not run by a test."""
+    assert ['app.py', 'follow.js'] == sorted(BLOCKS)
+    assert TEXT.count('```') == 2 * len(BLOCKS)
