@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 
 import falcon
 from falcon import testing
@@ -160,3 +161,26 @@ def test_connection_that_add_refused_has_no_timer(reason: str) -> None:
         await channels.close()
 
     scenario()
+
+
+def test_reached_limit_of_connections_is_logged_once_a_minute(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Clients that are refused try again and again; the log has one line a minute."""
+    now_s = 5.0
+    clock = SimpleNamespace(monotonic=lambda: now_s)
+    monkeypatch.setattr('falcon_channels.access.handshake.time', clock)
+
+    @on_fake_clock
+    async def scenario() -> None:
+        nonlocal now_s
+        async with make_channels(max_connections=1) as channels:
+            async with SimulatedClient(channels):
+                for moment_s in (5.0, 6.0, 64.0, 66.0, 67.0):
+                    now_s = moment_s
+                    with pytest.raises(falcon.HTTPServiceUnavailable):
+                        channels.node.handshake.check_capacity()
+
+    scenario()
+    line = 'connections are refused: max_connections of 1 is reached'
+    assert 2 == sum(record.getMessage().startswith(line) for record in caplog.records)

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 from collections.abc import Callable
+import logging
+import time
 
 import falcon
 import falcon.asgi
@@ -23,6 +25,11 @@ from falcon_channels.options import NodeOptions
 from falcon_channels.origin import log_refusal
 from falcon_channels.origin import request_origin_error
 
+_logger = logging.getLogger('falcon_channels')
+
+#: Seconds between two lines about the limit of connections. Clients that are refused
+#: try again and again.
+_LOG_LIMIT_EVERY_S = 60.0
 #: Seconds after which a refused client may try again.
 _RETRY_AFTER_S = 10
 #: Values of Sec-Fetch-Site that name another origin.
@@ -44,6 +51,8 @@ class Handshake:
         self._hub = hub
         self._options = options
         self._start = start
+        #: Monotonic time from which the limit of connections is logged again.
+        self._log_limit_at_s = 0.0
 
     async def admit(self, req: falcon.asgi.Request) -> None:
         """Check that a request may open a connection now.
@@ -94,9 +103,21 @@ class Handshake:
         """
         limit = self._options.max_connections
         if limit is not None and len(self._hub.connections) >= limit:
+            self._log_limit(limit)
             raise falcon.HTTPServiceUnavailable(
                 description=f'the limit of {limit} connections is reached',
                 retry_after=_RETRY_AFTER_S,
+            )
+
+    def _log_limit(self, limit: int) -> None:
+        """Log that the limit is reached, because clients do not see the reason."""
+        now_s = time.monotonic()
+        if now_s >= self._log_limit_at_s:
+            self._log_limit_at_s = now_s + _LOG_LIMIT_EVERY_S
+            _logger.warning(
+                'connections are refused: max_connections of %d is reached (logged at '
+                'most once a minute)',
+                limit,
             )
 
     def check_origin(self, req: falcon.asgi.Request) -> None:
