@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from collections.abc import Coroutine
 from collections.abc import Iterator
+import contextlib
 import json
 import threading
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from centrifuge.protocol import client_pb2 as sdk
 import falcon.asgi
 import pytest
+from server.running import OURS
 from server.running import running
 from support.asgi_servers import AsgiServer
 from support.processes import wait_until
@@ -391,6 +393,23 @@ def test_disconnect_by_the_application_sends_its_code_and_reason(
             clients.channels.disconnect_user('out', code=4321, reason='because of that')
         )
         assert (4321, 'because of that') == peer.end()
+
+
+def test_disconnect_with_3000_ends_the_connection_without_a_code(
+    server: Server, clients: Clients, asgi_server: AsgiServer
+) -> None:
+    """The client learns no reason, as after a lost connection, and reconnects."""
+    with Peer.to(server) as peer:
+        peer.connect(data={'user': 'lost'})
+        clients.run(clients.channels.disconnect_user('lost', code=3000, reason='why'))
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                peer.hear()
+        # NOTE: Falcon closes with 1000 on servers that cannot cut a connection.
+        expected = [1006] if asgi_server.ws == OURS else [1000, 1005, 1006]
+        assert peer.ws.close_code in expected
+        assert 'why' != peer.ws.close_reason
+    wait_until(lambda: 'lost' in clients.left, 'on_disconnect was called')
 
 
 def test_binary_publication_ends_a_json_connection(

@@ -613,7 +613,16 @@ class ClientConnection(Connection):
         return super().flush()
 
     def disconnect(self, code: int, reason: str) -> None:
-        """Close with a code, after the queued output."""
+        """Close with a code, after the queued output.
+
+        The code 3000 means that the client does not learn a reason, as after a lost
+        connection. It is not sent, and neither is the queued output.
+        """
+        if code == codes.DISCONNECT_CONNECTION_CLOSED.code:
+            if not self.closed:
+                self.transport.abort()
+                self.hub.remove(self)
+            return
         if self._corked:
             self._corked = False
             self.out = None
