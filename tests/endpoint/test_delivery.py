@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable
 from collections.abc import Coroutine
 from collections.abc import Iterator
-import contextlib
 import json
 import threading
 from typing import Any
@@ -14,7 +13,6 @@ from typing import Any
 from centrifuge.protocol import client_pb2 as sdk
 import falcon.asgi
 import pytest
-from server.running import OURS
 from server.running import running
 from support.asgi_servers import AsgiServer
 from support.processes import wait_until
