@@ -29,6 +29,15 @@ HTTP_STATUS_BASE = 3000
 MAX_REASON_BYTES = 123
 
 
+# NOTE: Falcon closes with 3011 if `ws_options.error_close_code` is not valid.
+_STATUS_BY_CODE: dict[int | None, int] = {
+    INTERNAL_ERROR: 500,
+    SERVICE_RESTART: 503,
+    TRY_AGAIN_LATER: 503,
+    HTTP_STATUS_BASE + 11: 500,
+}
+
+
 def check_close_code(code: int) -> int:
     """Return `code` if it may be sent.
 
@@ -51,10 +60,14 @@ def refusal_status(code: int | None) -> int:
     """Return the HTTP status of a close before the handshake was accepted.
 
     NOTE: ASGI says 403. But Falcon closes with 3000 + status if a responder raises an
-    `HTTPError`, and 401, 404 or 429 tell the client what to do next.
+    `HTTPError`, and 401, 404 or 429 tell the client what to do next. After any other
+    exception, Falcon closes with 1011 (``ws_options.error_close_code``). Clients and
+    monitoring must not mistake a bug for a refusal.
 
     Args:
         code: Close code; ``None`` if the application gave none.
     """
     status = (code or 0) - HTTP_STATUS_BASE
-    return status if 400 <= status < 600 else 403
+    if 400 <= status < 600:
+        return status
+    return _STATUS_BY_CODE.get(code, 403)

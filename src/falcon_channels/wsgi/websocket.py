@@ -122,9 +122,10 @@ class WebSocket:
         """Close the connection; refuse the handshake if it was not accepted.
 
         Before `accept` the client gets an HTTP response: a code of 3000 + status gives
-        that status, any other code 403. After `accept` it gets a close frame. This
-        method then returns when the client has answered the close frame, or after
-        `WebSocketOptions.close_timeout_s`. Closing again does nothing.
+        that status; 1011 gives 500, 1012 and 1013 give 503, any other code 403. After
+        `accept` it gets a close frame. This method then returns when the client has
+        answered the close frame, or after `WebSocketOptions.close_timeout_s`. Closing
+        again does nothing.
 
         Args:
             code: Close code; 1000 by default.

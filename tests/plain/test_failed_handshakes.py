@@ -1,0 +1,95 @@
+"""An exception before the accept: the status of the handshake, and the log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import contextlib
+import logging
+from typing import Any
+
+import falcon.asgi
+import pytest
+from server.running import running
+from support.asgi_servers import AsgiServer
+from support.embedded import embedded
+from support.faults import tracebacks
+from support.processes import wait_until
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+
+from falcon_channels import ChannelOptions
+from falcon_channels import Channels
+
+pytestmark = pytest.mark.every_server
+
+CONNECT = '{"id":1,"connect":{}}\n{"id":2,"subscribe":{"channel":"rooms:a"}}'
+
+
+class Failing:
+    """Fails where the path says it."""
+
+    def __init__(self, channels: Channels) -> None:
+        self.channels = channels
+
+    async def process_request_ws(self, req: Any, ws: Any) -> None:
+        """Fail as a middleware."""
+        if req.path == '/middleware':
+            raise RuntimeError('bug in a middleware')
+
+    async def on_websocket(self, req: Any, ws: Any, place: str) -> None:
+        """Fail as a responder, or let `on_subscribe` fail."""
+        if place == 'responder':
+            raise RuntimeError('bug in a responder')
+        await self.channels.serve(req, ws, 'rooms:a')
+
+    async def on_connect(self, req: Any, connection: Any) -> None:
+        """Accept everybody."""
+
+    async def on_subscribe(self, req: Any, subscription: Any, room: str) -> None:
+        """Fail."""
+        raise RuntimeError('bug in on_subscribe')
+
+
+@pytest.fixture
+def url(asgi_server: AsgiServer) -> Iterator[str]:
+    channels = Channels()
+    failing = Failing(channels)
+    app = falcon.asgi.App(middleware=[channels, failing])
+    channels.add_route('rooms:{room}', failing, ChannelOptions())
+    channels.add_endpoints(app, resource=failing)
+    app.add_route('/{place}', failing)
+    with contextlib.ExitStack() as stack:
+        if asgi_server.ws:
+            server: Any = running(app, ws=asgi_server.ws, lifespan='on')
+        else:
+            server = embedded(app, asgi_server.name)
+        yield stack.enter_context(server).ws_url
+
+
+@pytest.mark.parametrize('place', ['middleware', 'responder', 'on_subscribe'])
+def test_exception_in_a_handshake_is_500_with_a_traceback(
+    url: str, place: str, asgi_server: AsgiServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A bug is not mistaken for a refusal, except where ASGI has only 403."""
+    caplog.set_level(logging.INFO)
+    with pytest.raises(InvalidStatus) as refused, connect(f'{url}/{place}'):
+        pass
+    assert asgi_server.refusal(500) == refused.value.response.status_code
+    wait_until(lambda: bool(tracebacks(caplog)), 'the error is logged')
+    assert 1 == len(tracebacks(caplog))
+
+
+def test_exception_in_on_subscribe_of_an_sdk_is_error_100_with_a_traceback(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The command is answered, and the connection stays open."""
+    caplog.set_level(logging.INFO)
+    with connect(f'{url}/connection/websocket') as ws:
+        ws.send(CONNECT)
+        received = ''
+        while '"error"' not in received:
+            received += str(ws.recv(20))
+        assert '"error":{"code":100,' in received
+        ws.send('{"id":3,"ping":{}}')
+        assert '{"id":3,"ping":{}}' == ws.recv(20)
+    assert 1 == len(tracebacks(caplog))
