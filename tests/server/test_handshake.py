@@ -376,3 +376,15 @@ def test_refusal_of_a_long_head_is_logged(
     [line] = [r.getMessage() for r in caplog.records if '431' in r.getMessage()]
     assert line.startswith('refused a request of 127.0.0.1:')
     assert line.endswith('The request line and headers are too large.')
+
+
+@pytest.mark.parametrize('http', ['auto', HTTP])
+@pytest.mark.parametrize('value', ['', ' ', '\t'])
+@pytest.mark.parametrize('count', [1, 2])
+def test_empty_header_of_subprotocols_is_treated_as_absent(
+    http: str, value: str, count: int
+) -> None:
+    """Some clients send the header without a value if they offer nothing."""
+    lines = [f'Sec-WebSocket-Protocol:{value}'] * count
+    with running(app, http=http) as up, Peer(up.port) as peer:
+        assert 101 == peer.status(*lines)

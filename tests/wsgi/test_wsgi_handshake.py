@@ -43,6 +43,18 @@ def ask(raw: RawClient, request: bytes) -> tuple[int, bytes]:
     return int(answer.split()[1]), answer
 
 
+@pytest.mark.parametrize('value', ['', ' '])
+def test_empty_header_of_subprotocols_is_treated_as_absent(
+    dial: Dial, app: App, value: str
+) -> None:
+    """Some clients send the header without a value if they offer nothing."""
+    raw = dial(app)
+    raw.sock.sendall(handshake(Sec_WebSocket_Protocol=value))
+    head = raw.read_head()
+    assert head.startswith(b'HTTP/1.1 101 Switching Protocols\r\n')
+    assert b'Protocol:' not in head
+
+
 def test_handshake_of_a_browser_is_accepted(dial: Dial, app: App) -> None:
     """The sample key of RFC 6455 section 1.3 gets its sample answer."""
     raw = dial(app)

@@ -257,9 +257,9 @@ def _negotiate(
         InvalidHeader: An offer is malformed.
     """
     subprotocols: list[str] = []
-    if b'sec-websocket-protocol' in decisive:
-        offer = decisive[b'sec-websocket-protocol'].decode('latin-1')
-        subprotocols.extend(parse_subprotocol(offer))
+    # NOTE: some clients send an empty header if they offer none.
+    if offered := decisive.get(b'sec-websocket-protocol'):
+        subprotocols.extend(parse_subprotocol(offered.decode('latin-1')))
     if b'sec-websocket-extensions' not in decisive:
         return subprotocols, None, ()
     offer = decisive[b'sec-websocket-extensions'].decode('latin-1')
@@ -300,20 +300,31 @@ def read_by_core(context: ServerContext, data: bytes) -> Handshake:
         )
     if not core.available_extensions:
         _refuse_malformed_extensions(headers)
+    pairs = [
+        _pair(name.encode('ascii'), value.encode('latin-1'))
+        for name, value in headers.raw_items()
+    ]
+    _remove_empty_offers(headers)
     response = core.accept(request)
     if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
         raise HandshakeRefusedError(response)
     return Handshake(
         request.path,
-        [
-            _pair(name.encode('ascii'), value.encode('latin-1'))
-            for name, value in headers.raw_items()
-        ],
+        pairs,
         _offered_subprotocols(headers),
         response.headers['Sec-WebSocket-Accept'],
         response.headers.get('Sec-WebSocket-Extensions'),
         core.extensions,
     )
+
+
+def _remove_empty_offers(headers: Headers) -> None:
+    """Remove empty headers of subprotocols, which the core would refuse."""
+    offers = headers.get_all('Sec-WebSocket-Protocol')
+    if not all(offers):
+        del headers['Sec-WebSocket-Protocol']
+        for offer in filter(None, offers):
+            headers['Sec-WebSocket-Protocol'] = offer
 
 
 def _refuse_malformed_extensions(headers: Headers) -> None:
