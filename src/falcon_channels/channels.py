@@ -128,8 +128,8 @@ class Channels:
 
         Args:
             channel: Name of the channel.
-            data: Any JSON value, or `bytes` for a binary payload. Only clients that
-                speak Protobuf can receive binary payloads.
+            data: Any JSON value, or `bytes` that are JSON text. With
+                ``ChannelOptions(binary=True)``, any `bytes`.
             idempotency_key: 1 to 255 bytes. A second publish with the same key, within
                 the channel's `idempotency_ttl_s`, publishes nothing and returns the
                 first position.
@@ -143,6 +143,7 @@ class Channels:
         Raises:
             UnknownChannelError: No route matches.
             PayloadError: The data cannot be written as JSON; NaN and infinity cannot.
+                Or it is `bytes` that are not JSON, and the channel carries JSON.
             PublicationTooLargeError: The payload exceeds `max_publication_bytes`.
             BrokerUnavailableError: The publication may or may not be stored. Publish
                 again with the same idempotency key.

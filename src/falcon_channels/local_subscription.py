@@ -26,6 +26,7 @@ class _ItemsCodec:
     """Passes publications on as objects."""
 
     binary = False
+    carries_binary = True
 
     def encode_items(
         self, channel: str, items: Sequence[Item], epoch: str

@@ -72,6 +72,9 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
             subscribers if the resource has ``on_publish``, else nobody.
         data_type: Type of the data that clients publish (default ``None``: any JSON).
             Any type that msgspec can validate, such as a Struct.
+        binary: Whether a payload may be any bytes (default ``False``: it must be
+            JSON). Only clients that use Protobuf, and code of the application, can then
+            subscribe and read the history.
         max_publication_bytes: Maximum payload size in bytes (default 65536, 64 KiB).
         slow_reader: Policy for a subscriber that reads too slowly (default
             ``'close'``). ``'close'``: it is disconnected and may recover.
@@ -96,6 +99,7 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
     subscribers: Subscribers = 'auto'
     publishers: Publishers = 'auto'
     data_type: Any = None
+    binary: bool = False
     max_publication_bytes: int = _DEFAULT_PUBLICATION_BYTES
     slow_reader: SlowReader = 'close'
     max_backlog_bytes: int = 1048576
@@ -121,6 +125,11 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
         _one_of(self, 'slow_reader', 'close', 'drop_oldest', 'latest')
         if self.data_type is not None:
             _check_type(self.data_type)
+        if self.binary and self.data_type is not None:
+            raise OptionsError(
+                'data_type checks JSON, which binary=True does not need: leave out one '
+                'of the two'
+            )
         if self.recovery in ('stream', 'latest') and not self.history_size:
             raise OptionsError(
                 f'recovery={self.recovery!r} needs history: '

@@ -21,7 +21,7 @@ from falcon_channels_chat.messages import Messages
 from falcon_channels_chat.messages import OneMessage
 from falcon_channels_chat.page import Page
 from falcon_channels_chat.page import SafeHeaders
-from falcon_channels_chat.rate_limit import RateLimit
+from falcon_channels_chat.rate_limit import RequestLimit
 from falcon_channels_chat.rooms import NEWS
 from falcon_channels_chat.rooms import PersonalChannel
 from falcon_channels_chat.rooms import ReadMarks
@@ -114,7 +114,8 @@ def create_app(settings: Settings | None = None) -> App:
     channels = Channels(settings.broker, NodeOptions(allowed_origins=origins))
     room = add_channels(channels, store, settings)
     signer = Signer(settings.secret or store.secret())
-    limit = RateLimit(settings.messages_per_s, settings.message_burst)
+    people = settings.people_per_address
+    limit = RequestLimit(settings.messages_per_s, settings.message_burst, people)
 
     middleware: list[Any] = [
         store,
@@ -130,8 +131,8 @@ def create_app(settings: Settings | None = None) -> App:
     app.add_route('/', page)
     app.add_route('/rooms/{room}', page)
     app.add_route('/assets/{name}', page, suffix='asset')
-    app.add_route('/api/session', Session(signer, channels))
-    app.add_route('/api/rooms', Rooms(store, channels, settings.max_rooms))
+    app.add_route('/api/session', Session(signer, channels, people))
+    app.add_route('/api/rooms', Rooms(store, channels, settings))
     app.add_route('/api/rooms/{room}', room)
     app.add_route('/api/rooms/{room}/read', ReadMarks(store, channels))
     app.add_route('/api/rooms/{room}/messages', Messages(store, channels, limit))

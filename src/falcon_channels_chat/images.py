@@ -5,7 +5,7 @@ from __future__ import annotations
 import falcon
 import falcon.asgi
 
-from falcon_channels_chat.rate_limit import RateLimit
+from falcon_channels_chat.rate_limit import RequestLimit
 from falcon_channels_chat.request_body import read_body
 from falcon_channels_chat.sessions import require_member
 from falcon_channels_chat.settings import Settings
@@ -40,13 +40,13 @@ class Images:
         self._store = store
         self._max_bytes = settings.max_image_bytes
         self._max_total_bytes = settings.max_images_bytes
-        self._limit = RateLimit(per_s=0.2, burst=10)
+        self._limit = RequestLimit(0.2, 5, settings.people_per_address)
 
     async def on_post(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response
     ) -> None:
         """Store an image and return its id, to which a message can refer."""
-        self._limit.take(req.context.member.id)
+        self._limit.take(req)
         declared = (req.content_type or '').partition(';')[0].strip()
         if not declared.startswith('image/'):
             raise falcon.HTTPUnsupportedMediaType(

@@ -10,7 +10,7 @@ import falcon.asgi
 import msgspec
 
 from falcon_channels import Channels
-from falcon_channels_chat.rate_limit import RateLimit
+from falcon_channels_chat.rate_limit import RequestLimit
 from falcon_channels_chat.request_body import read_json
 from falcon_channels_chat.rooms import channel_of
 from falcon_channels_chat.rooms import NEWS
@@ -61,7 +61,7 @@ async def publish_message(channels: Channels, message: Message) -> None:
 class Messages:
     """``/api/rooms/{room}/messages``: the messages of a room."""
 
-    def __init__(self, store: Store, channels: Channels, limit: RateLimit) -> None:
+    def __init__(self, store: Store, channels: Channels, limit: RequestLimit) -> None:
         self._store = store
         self._channels = channels
         self._limit = limit
@@ -94,7 +94,7 @@ class Messages:
                 description='A message needs a text or an image.'
             )
         member = req.context.member
-        self._limit.take(member.id)
+        self._limit.take(req)
         if not await self._store.has_room(room):
             raise falcon.HTTPNotFound(description='There is no such room.')
         message, is_new = await self._store.add_message(
@@ -126,7 +126,7 @@ class Messages:
 class OneMessage:
     """``/api/rooms/{room}/messages/{message_id}``: one message."""
 
-    def __init__(self, store: Store, channels: Channels, limit: RateLimit) -> None:
+    def __init__(self, store: Store, channels: Channels, limit: RequestLimit) -> None:
         self._store = store
         self._channels = channels
         self._limit = limit
@@ -164,7 +164,7 @@ class OneMessage:
         self, req: falcon.asgi.Request, room: str, message_id: int
     ) -> Message:
         """Return a message; refuse if another member sent it."""
-        self._limit.take(req.context.member.id)
+        self._limit.take(req)
         message = await self._store.message(room, message_id)
         if message is None:
             raise falcon.HTTPNotFound(description='There is no such message.')

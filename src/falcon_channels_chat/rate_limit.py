@@ -1,17 +1,19 @@
-"""Limit how often a person may do something, in this process."""
+"""Limit how often a person and an address may do something, in this process."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+import ipaddress
 import math
 import time
 
 import falcon
+import falcon.asgi
 
 
 class RateLimit:
-    """A token bucket for each person.
+    """A token bucket for each person, or for each address.
 
     Args:
         per_s: Tokens added to a bucket each second.
@@ -57,3 +59,64 @@ class RateLimit:
                 description='Too many requests. Wait a moment.',
                 retry_after=math.ceil((1 - tokens) / self._per_s),
             )
+
+
+class RequestLimit:
+    """A limit for each person, and a higher limit for all people of one address.
+
+    SECURITY: a session is free, so that an attacker can have any number of them. The
+    limit of the address holds for all of them together.
+
+    Args:
+        per_s: Requests of one person per second.
+        burst: Requests of one person at once.
+        people_per_address: Number of people whose limits an address has.
+    """
+
+    def __init__(self, per_s: float, burst: int, people_per_address: int) -> None:
+        self._people = RateLimit(per_s, burst)
+        self._addresses = RateLimit(
+            per_s * people_per_address, burst * people_per_address
+        )
+
+    def take(self, req: falcon.asgi.Request) -> None:
+        """Count a request of a member.
+
+        Raises:
+            falcon.HTTPTooManyRequests: The person or the address is over its limit.
+        """
+        self._people.take(req.context.member.id)
+        self.take_address(req)
+
+    def take_address(self, req: falcon.asgi.Request) -> None:
+        """Count a request of an address only, such as one for a new session.
+
+        Raises:
+            falcon.HTTPTooManyRequests: The address is over its limit.
+        """
+        address = client_address(req)
+        if address is not None:
+            self._addresses.take(address)
+
+
+def client_address(req: falcon.asgi.Request) -> str | None:
+    """Return the address of a client; an IPv6 network of 64 bits counts as one.
+
+    SECURITY: a client can send a header with an invented address. The headers are
+    therefore not read here. The server reads them, for proxies that the operator trusts
+    (``--forwarded-allow-ips``).
+
+    Returns:
+        ``None`` if the server does not know it, such as on a UNIX socket.
+    """
+    # NOTE: ASGI calls the client an iterable of the host and the port.
+    host = next(iter(req.scope.get('client') or ()), '')
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return str(address.ipv4_mapped)
+        return str(ipaddress.ip_network((int(address), 64), strict=False))
+    return str(address)

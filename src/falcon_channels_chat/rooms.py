@@ -12,8 +12,10 @@ from falcon_channels import Channels
 from falcon_channels import PublicationDraft
 from falcon_channels import Subscription
 from falcon_channels_chat.rate_limit import RateLimit
+from falcon_channels_chat.rate_limit import RequestLimit
 from falcon_channels_chat.request_body import read_json
 from falcon_channels_chat.sessions import require_member
+from falcon_channels_chat.settings import Settings
 from falcon_channels_chat.store import MAX_ID
 from falcon_channels_chat.store import Store
 from falcon_channels_chat.validation import valid_room_name
@@ -39,11 +41,11 @@ class NewRoom(msgspec.Struct, forbid_unknown_fields=True):
 class Rooms:
     """``/api/rooms``: the list of rooms."""
 
-    def __init__(self, store: Store, channels: Channels, max_rooms: int) -> None:
+    def __init__(self, store: Store, channels: Channels, settings: Settings) -> None:
         self._store = store
         self._channels = channels
-        self._max_rooms = max_rooms
-        self._limit = RateLimit(per_s=0.1, burst=5)
+        self._max_rooms = settings.max_rooms
+        self._limit = RequestLimit(0.1, 5, settings.people_per_address)
 
     async def on_get(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response
@@ -63,7 +65,7 @@ class Rooms:
         """Create a room. If it exists already, the answer is the same."""
         name = valid_room_name((await read_json(req, NewRoom)).name)
         if not await self._store.has_room(name):
-            self._limit.take(req.context.member.id)
+            self._limit.take(req)
             if not await self._store.add_room(name, self._max_rooms):
                 raise falcon.HTTPConflict(
                     description=f'The limit of {self._max_rooms} rooms is reached.'

@@ -19,6 +19,7 @@ import msgspec
 
 from falcon_channels import Channels
 from falcon_channels import OriginCheck
+from falcon_channels_chat.rate_limit import RequestLimit
 from falcon_channels_chat.request_body import read_json
 from falcon_channels_chat.validation import valid_person_name
 
@@ -184,9 +185,12 @@ class NewSession(msgspec.Struct, forbid_unknown_fields=True):
 class Session:
     """``/api/session``: get the own member, pick a name, leave."""
 
-    def __init__(self, signer: Signer, channels: Channels) -> None:
+    def __init__(
+        self, signer: Signer, channels: Channels, people_per_address: int
+    ) -> None:
         self._signer = signer
         self._channels = channels
+        self._limit = RequestLimit(0.2, 10, people_per_address)
 
     async def on_get(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response
@@ -207,6 +211,7 @@ class Session:
         name = valid_person_name((await read_json(req, NewSession)).name)
         known = req.context.member
         if known is None:
+            self._limit.take_address(req)
             member = Member(
                 id=secrets.token_urlsafe(12),
                 name=name,
@@ -221,7 +226,11 @@ class Session:
     async def on_delete(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response
     ) -> None:
-        """Delete the cookie, and close the connections of all tabs."""
+        """Delete the cookie, and close the connections of all tabs.
+
+        NOTE: a copy of the cookie stays valid until it expires. The server has no list
+        of sessions.
+        """
         resp.unset_cookie(COOKIE, path='/', same_site='Strict')
         resp.status = falcon.HTTP_204
         if req.context.member is not None:

@@ -21,6 +21,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         allowed_origins: Other sites whose pages may use this chat, separated by spaces.
         messages_per_s: Average number of messages that a person may send per second.
         message_burst: Number of messages that a person may send at once.
+        people_per_address: Number of people whose limits all sessions of one client
+            address have together.
         max_rooms: Maximum number of rooms.
         max_image_bytes: Maximum size of one image in bytes.
         max_images_bytes: Maximum size of all images together in bytes.
@@ -35,12 +37,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     allowed_origins: str = ''
     messages_per_s: float = 2.0
     message_burst: int = 20
+    people_per_address: int = 4
     max_rooms: int = 200
     max_image_bytes: int = 4 * 1024 * 1024
     max_images_bytes: int = 1024 * 1024 * 1024
     leave_grace_s: float = 10.0
 
     def __post_init__(self) -> None:
+        if self.people_per_address < 1:
+            raise ValueError(
+                f'people_per_address of {self.people_per_address} must be at least 1'
+            )
         if self.secret and len(self.secret) < 32:
             raise ValueError(
                 f'CHAT_SECRET has {len(self.secret)} characters, '

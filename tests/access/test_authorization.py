@@ -201,7 +201,6 @@ async def test_presence_and_history_without_a_subscription_are_forbidden() -> No
         ({'text': 'a', 'tags': ['b', 3]}, '$.tags[1]'),
         ({}, 'text'),
         ([], 'object'),
-        (b'\x00', 'binary'),
     ],
 )
 def test_publication_of_the_wrong_type_is_refused_with_its_path(

@@ -176,3 +176,43 @@ def test_portal_refuses_nan_and_infinity() -> None:
                 portal.publish('rooms:a', data)
             with pytest.raises(PayloadError, match='Out of range float'):
                 portal.broadcast(['rooms:a'], data)
+
+
+@pytest.mark.parametrize('data', [b'\xff', b'', b'{', bytearray(b'\x00'), b'NaN'])
+def test_publish_bytes_that_are_not_json_raises(data: bytes) -> None:
+    """A channel carries JSON, and the error says how to change that."""
+
+    @on_fake_clock
+    async def scenario() -> None:
+        channels = make_channels()
+        channels.add_route('files:{name}', None, ChannelOptions(binary=True))
+        with pytest.raises(PayloadError) as caught:
+            await channels.publish('rooms:a', data)
+        assert (
+            f"channel 'rooms:a' carries JSON, and these {len(data)} bytes are not "
+            'JSON: publish a JSON value, or add the route with '
+            'ChannelOptions(binary=True)'
+        ) == str(caught.value)
+        with pytest.raises(PayloadError):
+            await channels.broadcast(['files:a', 'rooms:a'], data)
+        assert [] == (await channels.history('rooms:a')).publications
+        await channels.close()
+
+    scenario()
+
+
+@on_fake_clock
+async def test_publish_bytes_that_are_json_stores_json() -> None:
+    """Bytes are the JSON text of a value, and stay bytes where binary is allowed."""
+    channels = make_channels()
+    channels.add_route(
+        'files:{name}', None, ChannelOptions(binary=True, history_size=9)
+    )
+    await channels.broadcast(['rooms:a', 'files:a', 'rooms:b'], b'{"a": 1}')
+    values = [
+        (publication.binary, publication.value())
+        for name in ('rooms:a', 'files:a', 'rooms:b')
+        for publication in (await channels.history(name)).publications
+    ]
+    assert [(False, {'a': 1}), (True, b'{"a": 1}'), (False, {'a': 1})] == values
+    await channels.close()

@@ -5,9 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import falcon
+import falcon.asgi
+import falcon.testing
 import pytest
+from support.chat import Chat
 from support.chat import Person
 
+from falcon_channels_chat.rate_limit import client_address
 from falcon_channels_chat.rate_limit import RateLimit
 from falcon_channels_chat.settings import Settings
 
@@ -63,3 +67,65 @@ def test_rate_limit_over_max_people_forgets_the_least_recent() -> None:
         limit.take(person)
     with pytest.raises(falcon.HTTPTooManyRequests):
         limit.take('c')
+
+
+async def requests_until_refused(
+    chat: Chat, address: str, most: int, *, rooms_per_person: int = 0
+) -> int:
+    """Return the number of requests of new sessions before the first 429.
+
+    Each request has headers with an invented address.
+    """
+    for number in range(most):
+        forged = {'X-Forwarded-For': f'10.0.0.{number}', 'Forwarded': 'for=10.9.9.9'}
+        if not rooms_per_person or number % rooms_per_person == 0:
+            person = chat.stranger()
+            person.address = address
+            if 429 == (await person.pick_name(f'p{number}')).status_code:
+                return number
+        if rooms_per_person:
+            body = {'name': f'room-{number}'}
+            result = await person.request('POST', '/api/rooms', body, headers=forged)
+            if 429 == result.status_code:
+                return number
+    return most
+
+
+async def test_new_sessions_do_not_avoid_the_limit_of_their_address(
+    chat: Chat,
+) -> None:
+    """All sessions of one address share a limit, whatever the client claims."""
+    count = await requests_until_refused(chat, '192.0.2.7', 60, rooms_per_person=4)
+    assert 20 <= count < 40
+    other = await requests_until_refused(chat, '192.0.2.8', 4, rooms_per_person=4)
+    assert 4 == other
+
+
+async def test_address_can_create_a_limited_number_of_sessions(chat: Chat) -> None:
+    """A client cannot create sessions without limit; renaming is not counted."""
+    person = chat.stranger()
+    person.address = '192.0.2.7'
+    await person.pick_name('first')
+    count = await requests_until_refused(chat, '192.0.2.7', 100)
+    assert 39 <= count < 80
+    assert 201 == (await person.pick_name('renamed')).status_code
+
+
+@pytest.mark.parametrize(
+    ('client', 'expected'),
+    [
+        (('192.0.2.7', 4321), '192.0.2.7'),
+        (('::ffff:192.0.2.7', 4321), '192.0.2.7'),
+        (('2001:db8:0:1:2:3:4:5', 4321), '2001:db8:0:1::/64'),
+        (('', 0), None),
+        (None, None),
+    ],
+)
+def test_client_address_is_that_of_the_server(
+    client: tuple[str, int] | None, expected: str | None
+) -> None:
+    """The address is never taken from a header, and an IPv6 network counts as one."""
+    scope = falcon.testing.create_scope(headers={'X-Forwarded-For': '10.0.0.1'})
+    scope['client'] = client
+    req = falcon.asgi.Request(scope, falcon.testing.ASGIRequestEventEmitter())
+    assert expected == client_address(req)

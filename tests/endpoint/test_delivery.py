@@ -95,6 +95,7 @@ def make_channels() -> Channels:
         None,
         ChannelOptions(subscribers='anybody', publishers='subscribers'),
     )
+    channels.add_route('binary:{room}', Room(), ChannelOptions(binary=True))
     channels.add_route(
         'state:{room}', Room(), ChannelOptions(history_size=5, recovery='latest')
     )
@@ -405,21 +406,6 @@ def test_disconnect_with_code_3000_closes_without_a_code(
         assert [] == peer.pushes
 
 
-def test_binary_publication_ends_a_json_connection(
-    server: Server, clients: Clients, room: str
-) -> None:
-    """A JSON connection that would receive bytes is ended with 3506."""
-    with Peer.to(server) as peer:
-        peer.connect()
-        peer.ask('subscribe', channel=room)
-        clients.run(clients.channels.publish(room, b'\xff'))
-        assert (3506, 'inappropriate protocol') == peer.end()
-    with Peer.to(server) as peer:
-        peer.connect()
-        peer.say({'id': 9, 'subscribe': {'channel': room, 'recover': True}})
-        assert (3506, 'inappropriate protocol') == peer.end()
-
-
 def framed(command: Any) -> bytes:
     body = command.SerializeToString()
     assert len(body) < 128
@@ -444,6 +430,7 @@ def test_protobuf_is_selected_by_subprotocol_or_url(
     selected: str | None,
 ) -> None:
     """The subprotocol or the URL selects Protobuf, which carries any bytes."""
+    room = room.replace('rooms:', 'binary:')
     url = f'{server.ws_url}/connection/websocket{query}'
     with connect(url, subprotocols=subprotocols) as ws:
         assert selected == ws.subprotocol

@@ -228,7 +228,7 @@ async def test_recovery_above_its_limit_in_bytes_returns_nothing() -> None:
 @on_fake_clock
 async def test_binary_publication_arrives_unchanged() -> None:
     """A binary payload reaches a client of a binary encoding byte by byte."""
-    channels = make_channels()
+    channels = make_channels(binary=True)
     async with SimulatedClient(channels) as client:
         await client.subscribe('a:1')
         await channels.publish('a:1', b'\x00\xff')

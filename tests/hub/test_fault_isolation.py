@@ -86,6 +86,7 @@ async def test_error_in_one_delivery_reaches_no_other_channel() -> None:
 
         class BrokenCodec:
             binary = False
+            carries_binary = True
 
             def encode_items(self, channel: str, items: Any, epoch: str) -> Any:
                 if channel == 'bad':

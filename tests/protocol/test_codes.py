@@ -123,6 +123,7 @@ def test_application_disconnect_code_follows_the_ranges(
         (400, 3501),
         (401, 3500),
         (403, 3507),
+        (415, 3506),
         (404, 3501),
         (409, 3501),
         (422, 3501),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 import contextlib
 import json
@@ -377,12 +378,26 @@ def test_binary_payload_is_returned_as_base64(
     server: ServerProcess, channel: str
 ) -> None:
     """History returns the bytes of a publication as they were sent."""
+    channel = channel.replace('rooms:', 'binary:')
     assert (
         'result'
         in post(server, 'publish', {'channel': channel, 'b64data': '/wAB'}).json()
     )
     page = post(server, 'history', {'channel': channel, 'limit': -1}).json()['result']
     assert '/wAB' == page['publications'][0]['b64data']
+
+
+def test_binary_payload_is_refused_where_the_channel_carries_json(
+    server: ServerProcess, channel: str
+) -> None:
+    """Bytes that are not JSON are refused, and the error says what to do."""
+    body = {'channel': channel, 'b64data': '/wAB'}
+    error = post(server, 'publish', body).json()['error']
+    assert 107 == error['code']
+    assert 'these 3 bytes are not JSON' in error['message']
+    assert 'ChannelOptions(binary=True)' in error['message']
+    body['b64data'] = base64.b64encode(b'{"a": 1}').decode()
+    assert 1 == post(server, 'publish', body).json()['result']['offset']
 
 
 # --- keys and the form of requests ---------------------------------------------------

@@ -21,6 +21,11 @@ channels.add_route(
     ),
 )
 channels.add_route('plain:{name}', None, ChannelOptions(subscribers='anybody'))
+channels.add_route(
+    'binary:{name}',
+    None,
+    ChannelOptions(subscribers='anybody', history_size=100, binary=True),
+)
 
 
 class PlainWebSocket:

@@ -19,6 +19,8 @@ class Person:
 
     def __init__(self, conductor: falcon.testing.ASGIConductor) -> None:
         self._conductor = conductor
+        #: Address of the client; ``None`` if the server does not know it.
+        self.address: str | None = None
         self.cookie: str | None = None
         self.id = ''
 
@@ -41,7 +43,7 @@ class Person:
         all_headers.update(headers or {})
         sent = {name: value for name, value in all_headers.items() if value}
         return await self._conductor.simulate_request(
-            method, path, json=json, headers=sent, **kwargs
+            method, path, json=json, headers=sent, remote_addr=self.address, **kwargs
         )
 
     async def pick_name(self, name: str) -> Result:

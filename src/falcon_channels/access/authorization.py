@@ -23,6 +23,8 @@ from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.connection import Subscription
 from falcon_channels.hub.connection import SubscriptionState
 from falcon_channels.json_decoding import decode_json
+from falcon_channels.options import ChannelOptions
+from falcon_channels.protocol.json_codec import is_json
 from falcon_channels.protocol.json_values import encode_json
 from falcon_channels.protocol.json_values import NOT_JSON
 from falcon_channels.publication import Publication
@@ -38,8 +40,9 @@ class PublicationDraft:
         connection: Connection of the client.
         data: Payload as Python values, decoded when it is first read. It has the
             type `ChannelOptions.data_type` if the route sets one. It can be set;
-            `bytes` make a binary payload. A value that cannot be written as JSON
-            raises `InvalidValueError`.
+            `bytes` must be JSON text, unless the channel has
+            ``ChannelOptions(binary=True)``. A value that cannot be sent raises
+            `InvalidValueError`.
         tags: Labels beside the payload, a dict from text to text, or ``None``.
         idempotency_key: See `Channels.publish`; ``None`` by default.
     """
@@ -48,8 +51,8 @@ class PublicationDraft:
         '_binary',
         '_data',
         '_decoded',
+        '_options',
         '_raw',
-        '_type',
         'channel',
         'connection',
         'idempotency_key',
@@ -62,8 +65,8 @@ class PublicationDraft:
         connection: Connection,
         raw: bytes,
         *,
-        binary: bool = False,
-        data_type: Any = None,
+        binary: bool,
+        options: ChannelOptions,
     ) -> None:
         self.channel = channel
         self.connection = connection
@@ -71,7 +74,7 @@ class PublicationDraft:
         self.idempotency_key: str | None = None
         self._raw = raw
         self._binary = binary
-        self._type = Any if data_type is None else data_type
+        self._options = options
         self._decoded = False
         self._data: Any = None
 
@@ -83,12 +86,13 @@ class PublicationDraft:
     @property
     def data(self) -> Any:
         if not self._decoded:
+            data_type = self._options.data_type
             self._data = (
                 self._raw
                 if self._binary
                 else decode_json(self._raw)
-                if self._type is Any
-                else msgspec.json.decode(self._raw, type=self._type)
+                if data_type is None
+                else msgspec.json.decode(self._raw, type=data_type)
             )
             self._decoded = True
         return self._data
@@ -97,7 +101,7 @@ class PublicationDraft:
     def data(self, value: Any) -> None:
         self._data = value
         self._decoded = True
-        self._raw, self._binary = _encode_set(value)
+        self._raw, self._binary = self._encode(value)
 
     @property
     def binary(self) -> bool:
@@ -108,8 +112,19 @@ class PublicationDraft:
         """Return the payload as it is stored, and whether it is binary."""
         if self._decoded and not self._binary:
             # NOTE: `on_publish` may have changed the values in place.
-            return _encode_set(self._data)
+            return self._encode(self._data)
         return self._raw, self._binary
+
+    def _encode(self, data: Any) -> tuple[bytes, bool]:
+        """Encode data that ``on_publish`` has set or changed.
+
+        Raises:
+            InvalidValueError: It cannot be sent. This is not the client's fault.
+        """
+        try:
+            return encode_publication(self._options, self.channel, data)
+        except PayloadError as ex:
+            raise InvalidValueError(f'publication.data: {ex}') from None
 
 
 def encode_payload(data: Any) -> tuple[bytes, bool]:
@@ -126,16 +141,27 @@ def encode_payload(data: Any) -> tuple[bytes, bool]:
         raise PayloadError(f'data cannot be written as JSON: {ex}') from None
 
 
-def _encode_set(data: Any) -> tuple[bytes, bool]:
-    """Encode data that ``on_publish`` has set or changed; see `encode_payload`.
+def encode_publication(
+    options: ChannelOptions, channel: str, data: Any
+) -> tuple[bytes, bool]:
+    """Encode data for a channel; return the payload and whether it is binary.
+
+    Bytes that are JSON text are a JSON payload, unless the channel carries binary.
 
     Raises:
-        InvalidValueError: It cannot be written as JSON. This is not the client's fault.
+        PayloadError: The channel cannot carry the data.
     """
-    try:
-        return encode_payload(data)
-    except PayloadError as ex:
-        raise InvalidValueError(f'publication.{ex}') from None
+    payload, binary = encode_payload(data)
+    # PERF: only bytes are checked. Other values were just written as JSON.
+    if binary and not options.binary:
+        if not is_json(payload):
+            raise PayloadError(
+                f'channel {channel!r} carries JSON, and these {len(payload)} bytes '
+                'are not JSON: publish a JSON value, or add the route with '
+                'ChannelOptions(binary=True)'
+            )
+        binary = False
+    return payload, binary
 
 
 def check_labels(tags: object, idempotency_key: object) -> None:
@@ -178,6 +204,19 @@ def check_size(route: ChannelRoute, payload: bytes) -> None:
         raise PublicationTooLargeError(len(payload), limit_bytes)
 
 
+def check_encoding(route: ChannelRoute, connection: Connection, channel: str) -> None:
+    """Check that a client can receive the publications of a channel.
+
+    Raises:
+        falcon.HTTPUnsupportedMediaType: The channel may carry payloads that are not
+            JSON, and the client uses JSON or text.
+    """
+    if route.options.binary and not connection.encoder.codec.carries_binary:
+        raise falcon.HTTPUnsupportedMediaType(
+            description=f'channel {channel!r} carries binary payloads: use Protobuf'
+        )
+
+
 async def authorize_subscribe(
     subscription: Subscription, *, approved: bool = False
 ) -> None:
@@ -217,12 +256,18 @@ async def authorize_publish(
             the description has the path of the field.
         BrokerUnavailableError: The broker cannot say whether the user was revoked.
         InvalidValueError: ``on_publish`` set data, tags or a key that cannot be sent.
+        PayloadError: The payload is not JSON, and the channel carries JSON.
         PublicationTooLargeError: The payload exceeds the channel's limit.
     """
     route, connection = match.route, draft.connection
     num_commands = connection.num_commands
     await _check_publisher(broker, route, connection, draft.channel)
     check_size(route, draft.payload()[0])
+    if draft.binary and not route.options.binary:
+        raise PayloadError(
+            f'channel {draft.channel!r} carries JSON, and these '
+            f'{len(draft.payload()[0])} bytes are not JSON: publish JSON'
+        )
     if route.options.data_type is not None:
         _check_type(draft)
     if route.on_publish is not None:
@@ -266,10 +311,6 @@ def _refuse_disconnected(connection: Connection) -> None:
 
 
 def _check_type(draft: PublicationDraft) -> None:
-    if draft.binary:
-        raise falcon.HTTPUnprocessableEntity(
-            description='binary data cannot be checked: this channel takes JSON'
-        )
     try:
         draft.data  # noqa: B018 - decoding it checks it
     except msgspec.ValidationError as ex:

@@ -56,7 +56,9 @@ class Publisher:
     ) -> PublishResult:
         """Implement `Channels.publish`."""
         match = await self._match(channel)
-        payload, binary = authorization.encode_payload(data)
+        payload, binary = authorization.encode_publication(
+            match.route.options, channel, data
+        )
         authorization.check_labels(tags, idempotency_key)
         authorization.check_size(match.route, payload)
         if connection is not None and not self._broker.capabilities.transactions:
@@ -82,14 +84,27 @@ class Publisher:
         """Implement `Channels.broadcast`."""
         if isinstance(channels, str):
             raise ChannelNameError(f'broadcast takes several channels: [{channels!r}]')
-        payload, binary = authorization.encode_payload(data)
         authorization.check_labels(tags, idempotency_key)
-        publication = Publication(data=payload, binary=binary, tags=tags)
         matches = [(channel, await self._match(channel)) for channel in channels]
-        for _, match in matches:
-            authorization.check_size(match.route, payload)
+        #: By `ChannelOptions.binary`, because bytes are JSON in some channels only.
+        publications: dict[bool, Publication] = {}
+        for channel, match in matches:
+            options = match.route.options
+            if options.binary not in publications:
+                payload, binary = authorization.encode_publication(
+                    options, channel, data
+                )
+                publications[options.binary] = Publication(
+                    data=payload, binary=binary, tags=tags
+                )
+            authorization.check_size(match.route, publications[options.binary].data)
         return [
-            await self._give_to_broker(match, channel, publication, idempotency_key)
+            await self._give_to_broker(
+                match,
+                channel,
+                publications[match.route.options.binary],
+                idempotency_key,
+            )
             for channel, match in matches
         ]
 
@@ -108,6 +123,7 @@ class Publisher:
             ChannelNameError: The name is not a channel name.
             UnknownChannelError: No route matches.
             falcon.HTTPError: The client may not publish this; see `authorize_publish`.
+            PayloadError: The payload is not JSON, and the channel carries JSON.
             PublicationTooLargeError: The payload exceeds the channel's limit.
             InvalidValueError: ``on_publish`` set data, tags or a key that cannot be
                 sent.
@@ -119,7 +135,7 @@ class Publisher:
             connection,
             data,
             binary=binary,
-            data_type=match.route.options.data_type,
+            options=match.route.options,
         )
         publication = await authorization.authorize_publish(self._broker, match, draft)
         return await self._give_to_broker(

@@ -117,6 +117,7 @@ class Reader:
         match = await self._match(channel)
         if not match.route.options.history_size:
             raise CapabilityError(f'channel {channel!r} keeps no history')
+        authorization.check_encoding(match.route, connection, channel)
         num_commands = connection.num_commands
         await authorization.authorize_history(self._broker, match, connection, channel)
         most = self._options.history_limit

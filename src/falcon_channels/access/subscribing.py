@@ -3,7 +3,8 @@
 `Subscriber.subscribe` is the only function that subscribes a connection. All endpoints
 call it. The order of its steps matters:
 
-1. *Find the route.* A channel without a route does not exist.
+1. *Find the route.* A channel without a route does not exist. A client whose encoding
+   cannot carry the channel's payloads is refused.
 2. *Register the subscription* with the connection, in the state JOINING. A command
    that ends it, such as `revoke_user`, finds it from here on, also while a responder
    runs. A second request for the same channel is refused.
@@ -41,6 +42,7 @@ from falcon_channels.errors import AlreadySubscribedError
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import ChannelNameError
 from falcon_channels.errors import ClosedError
+from falcon_channels.errors import InvalidValueError
 from falcon_channels.errors import PayloadError
 from falcon_channels.errors import TooManyChannelsError
 from falcon_channels.errors import UnknownChannelError
@@ -133,6 +135,8 @@ class Subscriber:
         self._closed_routes: set[ChannelRoute] = set()
         #: Commands that have not begun, in order.
         self._pending: dict[Connection, list[SubscribeUser]] = {}
+        #: Templates of the binary routes that refused a client.
+        self._encoding_warned: set[str] = set()
 
     async def subscribe(
         self,
@@ -157,6 +161,8 @@ class Subscriber:
             ChannelNameError: The name is not a channel name.
             UnknownChannelError: No route matches.
             AlreadySubscribedError: The connection has a subscription to the channel.
+            falcon.HTTPUnsupportedMediaType: The channel carries binary payloads, and
+                the client uses JSON or text.
             TooManyChannelsError: `max_channels_per_connection` is reached.
             falcon.HTTPForbidden: The user's right was revoked.
             falcon.HTTPServiceUnavailable: This process is draining.
@@ -268,8 +274,9 @@ class Subscriber:
         ) as ex:
             # NOTE: the command may come from a node that has other routes.
             _logger.warning('cannot subscribe %r by the server: %s', connection, ex)
-        except PayloadError as ex:
-            # NOTE: a binary publication in the log, for a client that speaks JSON.
+        except (InvalidValueError, PayloadError) as ex:
+            # NOTE: a binary publication in the log, which a process with other options
+            #   has published.
             _logger.warning('cannot subscribe %r by the server: %s', connection, ex)
 
     def on_left(self, subscription: Subscription) -> None:
@@ -301,6 +308,7 @@ class Subscriber:
         match = await self._match(channel)
         if channel in connection.subscriptions:
             raise AlreadySubscribedError(channel)
+        self._check_encoding(match.route, connection, channel)
         limit = self._options.max_channels_per_connection
         if len(connection.subscriptions) >= limit:
             raise TooManyChannelsError(limit)
@@ -321,6 +329,25 @@ class Subscriber:
             )
         connection.add_subscription(subscription)
         return subscription
+
+    def _check_encoding(
+        self, route: ChannelRoute, connection: Connection, channel: str
+    ) -> None:
+        try:
+            authorization.check_encoding(route, connection, channel)
+        except falcon.HTTPUnsupportedMediaType as ex:
+            # NOTE: any client can cause this refusal, so it is logged once per route.
+            if route.template not in self._encoding_warned:
+                self._encoding_warned.add(route.template)
+                _logger.warning(
+                    'cannot subscribe %r: %s. Its route %r has '
+                    'ChannelOptions(binary=True). Without this option, the channel '
+                    'carries JSON for all clients',
+                    connection,
+                    ex.description,
+                    route.template,
+                )
+            raise
 
     async def _authorize(
         self, subscription: Subscription, options: SubscribeOptions

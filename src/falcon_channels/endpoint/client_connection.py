@@ -30,6 +30,8 @@ from falcon_channels.access.refusal_log import log_refusal
 from falcon_channels.access.responders import notify
 from falcon_channels.checks import check_time
 from falcon_channels.endpoint.endpoint import Endpoint
+from falcon_channels.errors import InvalidValueError
+from falcon_channels.errors import PayloadError
 from falcon_channels.errors import ProtocolError
 from falcon_channels.hub.connection import check_json
 from falcon_channels.hub.connection import Connection
@@ -40,6 +42,7 @@ from falcon_channels.protocol import codes
 from falcon_channels.protocol.command_rules import check_command
 from falcon_channels.protocol.command_rules import CommandAction
 from falcon_channels.protocol.command_rules import ConnectionState
+from falcon_channels.protocol.json_codec import is_json
 from falcon_channels.protocol.messages import Command
 from falcon_channels.protocol.messages import ConnectRequest
 from falcon_channels.protocol.messages import ConnectResult
@@ -637,8 +640,28 @@ class ClientConnection(Connection):
 
         Args:
             data: JSON text in UTF-8, or any bytes to a client that speaks Protobuf.
+
+        Raises:
+            InvalidValueError: The bytes are not JSON, and the client speaks JSON.
         """
-        self.push('', MessagePush(data=data))
+        self.push('', MessagePush(data=self.encode_value(data)))
+
+    def encode_value(self, value: Any) -> bytes:
+        """Encode a value of the application for this client.
+
+        Raises:
+            InvalidValueError: It cannot be sent to this client.
+        """
+        try:
+            payload, binary = encode_payload(value)
+        except PayloadError as ex:
+            raise InvalidValueError(str(ex)) from None
+        if binary and not self.codec.carries_binary and not is_json(payload):
+            raise InvalidValueError(
+                f'these {len(payload)} bytes are not JSON, and {self!r} speaks JSON: '
+                'use a JSON value, or a client that speaks Protobuf'
+            )
+        return payload
 
     @property
     def backlog_bytes(self) -> int:
@@ -702,7 +725,7 @@ class ClientConnection(Connection):
                 positioned=options.history_size > 0,
                 epoch=position.epoch,
                 offset=position.offset,
-                data=None if reply is None else encode_payload(reply)[0],
+                data=None if reply is None else self.encode_value(reply),
             ),
         )
         blob = self.encoder.encode(

@@ -17,7 +17,6 @@ from typing import Any
 
 import falcon
 
-from falcon_channels.access.authorization import encode_payload
 from falcon_channels.access.refusal_log import log_refusal
 from falcon_channels.access.responders import description_for_client
 from falcon_channels.access.responders import is_cancelled
@@ -31,7 +30,6 @@ from falcon_channels.endpoint.refusals import RefusedError
 from falcon_channels.errors import ChannelNameError
 from falcon_channels.errors import ChannelsError
 from falcon_channels.errors import InvalidValueError
-from falcon_channels.errors import PayloadError
 from falcon_channels.errors import ProtocolError
 from falcon_channels.errors import TokenExpiredError
 from falcon_channels.errors import TokenInvalidError
@@ -183,7 +181,7 @@ async def connect(
             version=endpoint.version,
             expires=expires,
             ttl=ttl,
-            data=_encode_data(connection.reply),
+            data=_encode_data(connection, connection.reply),
             subs=results,
             ping=round(endpoint.options.ping_interval_s or 0),
             pong=pings and connection.state is not ConnectionState.UNIDIRECTIONAL,
@@ -340,7 +338,7 @@ def _subscribe_result(
         was_recovering=since is not None,
         expires=expires,
         ttl=ttl,
-        data=_encode_data(subscription.reply),
+        data=_encode_data(connection, subscription.reply),
     )
 
 
@@ -495,7 +493,7 @@ async def rpc(
         )
     call = RpcCall(connection, request.method, decode_data(connection, request.data))
     await _follow(connection, responder(connection.req, call))
-    return messages.RpcResult(data=_encode_data(call.reply) or b'null')
+    return messages.RpcResult(data=_encode_data(connection, call.reply) or b'null')
 
 
 async def send(connection: ClientConnection, request: messages.SendRequest) -> None:
@@ -567,17 +565,17 @@ def decode_data(connection: ClientConnection, data: bytes | None) -> Any:
         raise ProtocolError(f'payload is not JSON: {ex}') from None
 
 
-def _encode_data(value: Any) -> bytes | None:
+def _encode_data(connection: ClientConnection, value: Any) -> bytes | None:
     """Encode data that a responder sets for the client.
 
     Raises:
-        InvalidValueError: The value cannot be written as JSON.
+        InvalidValueError: The value cannot be sent to this client.
     """
     if value is None:
         return None
     try:
-        return encode_payload(value)[0]
-    except PayloadError as ex:
+        return connection.encode_value(value)
+    except InvalidValueError as ex:
         raise InvalidValueError(f'reply: {ex}') from None
 
 

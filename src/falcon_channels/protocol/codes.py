@@ -193,6 +193,7 @@ DISCONNECTS: Final[dict[int, Disconnect]] = {
 _DISCONNECT_BY_STATUS: Final[dict[int, Disconnect]] = {
     401: DISCONNECT_INVALID_TOKEN,
     403: DISCONNECT_PERMISSION_DENIED,
+    415: DISCONNECT_INAPPROPRIATE_PROTOCOL,
     429: DISCONNECT_TOO_MANY_REQUESTS,
     503: DISCONNECT_SHUTDOWN,
 }
@@ -233,8 +234,8 @@ def disconnect_with_reason(disconnect: Disconnect, reason: str | None) -> Discon
 def disconnect_for_status(status: int) -> Disconnect:
     """Return the disconnect for an HTTP status that the application raised.
 
-    401 is 3500, 403 is 3507, 429 is 3013, 503 is 3001, other 4xx are 3501. Any other
-    status is a server error, 3004, after which clients reconnect.
+    401 is 3500, 403 is 3507, 415 is 3506, 429 is 3013, 503 is 3001, other 4xx are 3501.
+    Any other status is a server error, 3004, after which clients reconnect.
     """
     row = _DISCONNECT_BY_STATUS.get(status)
     if row is not None:

@@ -25,6 +25,7 @@ class TextCodec:
     """Encodes publications as plain text; joins and leaves are not sent."""
 
     binary = False
+    carries_binary = False
 
     def encode_items(
         self, channel: str, items: Sequence[Publication | Signal], epoch: str
@@ -37,6 +38,7 @@ class MediaCodec:
     """Encodes publications as JSON objects with their positions."""
 
     binary = False
+    carries_binary = False
 
     def encode_items(
         self, channel: str, items: Sequence[Publication | Signal], epoch: str

@@ -37,6 +37,7 @@ from falcon_channels.errors import UnsubscribedError
 from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.connection import Joined
 from falcon_channels.hub.connection import Subscription
+from falcon_channels.protocol.json_codec import is_json
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
 from falcon_channels.publication import Signal
@@ -77,6 +78,7 @@ class _EventCodec:
     """Encodes items as `Received` objects."""
 
     binary = False
+    carries_binary = True
 
     def encode_items(
         self, channel: str, items: Sequence[Item], epoch: str
@@ -329,14 +331,17 @@ class SimulatedClient:
 
         Args:
             channel: Name of the channel.
-            data: Any JSON value, or `bytes` for a binary payload.
+            data: Any JSON value, or `bytes`. Only a channel with
+                ``ChannelOptions(binary=True)`` accepts bytes that are not JSON.
 
         Raises:
             falcon.HTTPError: The client was refused.
+            PayloadError: The bytes are not JSON, and the channel carries JSON.
             PublicationTooLargeError: The payload exceeds the channel's limit.
             UnknownChannelError: No route matches.
         """
         payload, binary = encode_payload(data)
+        binary = binary and not is_json(payload)
         await self._channels.node.publisher.publish_for_client(
             self.connection, channel, payload, binary=binary
         )

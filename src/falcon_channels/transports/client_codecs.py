@@ -32,7 +32,7 @@ class ClientCodec:
         self, protocol: ProtocolCodec, *, unidirectional: bool = False
     ) -> None:
         self.protocol = protocol
-        self.binary = protocol.BINARY
+        self.binary = self.carries_binary = protocol.BINARY
         self.encode_push: Callable[[str, Push], bytes] = (
             protocol.encode_unidirectional_push
             if unidirectional

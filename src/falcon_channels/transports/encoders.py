@@ -25,6 +25,8 @@ class ItemCodec(Protocol):
 
     #: Whether the payloads are sent as binary messages.
     binary: bool
+    #: Whether publications that are not JSON can be encoded.
+    carries_binary: bool
 
     def encode_items(
         self, channel: str, items: Sequence[Item], epoch: str
