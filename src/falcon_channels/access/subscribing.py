@@ -283,10 +283,10 @@ class Subscriber:
         """Called when a subscription has ended: leave presence, call the responder."""
         self._presence.on_left(subscription)
         responder = subscription.route.on_unsubscribe
-        # NOTE: a local subscription has no request, and `on_subscribe` was not asked.
         connection = subscription.connection
-        asked = connection.req is not None
-        if responder is not None and asked and subscription.joined:
+        # NOTE: a local subscription has no request, and is not the responder's concern.
+        is_local = connection.req is None
+        if responder is not None and subscription.joined and not is_local:
             notify(
                 self._hub,
                 responder,
