@@ -233,7 +233,7 @@ def test_h8_incomplete_upgrade_is_plain_http_or_refused(
 
 
 HEADERS = {
-    'line of 9 KB': [('X-Long', 'a' * 9000)],
+    'line of 70 KB': [('X-Long', 'a' * 70_000)],
     'line of 1 MB': [('X-Long', 'a' * 1_000_000)],
     '130 lines': [(f'X-{n}', 'a') for n in range(130)],
     '5000 lines': [(f'X-{n}', 'a') for n in range(5000)],
