@@ -18,7 +18,7 @@ def check_user(user: object) -> str:
         return ''
     if not isinstance(user, str):
         # NOTE: in tokens, presence and commands, the id of a user is text. The integer
-        #   7 here and the text '7' there would be two users.
+        #   7 and the text '7' would be two users.
         raise InvalidValueError(
             f'user is text, not {type(user).__name__}: write str({_shown(user)})'
         )

@@ -1,11 +1,11 @@
-"""Find hooks of a class that do not run before the responders of channels.
+"""Find hooks of a class that do not run before its responders for channels.
 
 Falcon applies ``@falcon.before(hook)`` on a class to its HTTP responders and to
-``on_websocket``. It does not know the responders of channels and of connections. The
+``on_websocket``. Falcon does not know the responders for channels and connections. The
 class looks guarded, but ``on_subscribe`` runs without the hook.
 
-Falcon leaves no trace in a class without HTTP responders. The decorators are therefore
-read from the source of the class.
+If the class has no HTTP responders, Falcon leaves no trace of the hook. The decorators
+are therefore read from the source of the class.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from falcon_channels.errors import OptionsError
 _logger = logging.getLogger('falcon_channels')
 
 _HOOKS = (falcon.before, falcon.after)
-#: Responders that only report an event. There is nothing to guard.
+#: Responders that only report an event. They need no guard.
 _EVENTS = frozenset({'on_unsubscribe', 'on_disconnect'})
 #: Responders that Falcon decorates with the hooks of their class.
 _HTTP_RESPONDER = re.compile(
@@ -38,7 +38,8 @@ _HTTP_RESPONDER = re.compile(
 def check_class_hooks(resource: object, responders: Collection[str]) -> None:
     """Refuse a class with a hook that does not run before its responders.
 
-    SECURITY: anybody could subscribe to a channel whose resource seems to be guarded.
+    SECURITY: otherwise, anybody could subscribe to a channel whose resource seems to be
+    guarded.
 
     Args:
         resource: The application's resource, or ``None``.
@@ -76,7 +77,7 @@ def _has_hook(responder: Any) -> bool:
 
 
 def _is_hooked(cls: type) -> bool | None:
-    """Return whether a class is decorated with a hook; ``None`` for possibly."""
+    """Return whether a class is decorated with a hook; ``None`` if it is unknown."""
     decorators = _read_classes(cls.__module__).get(cls.__qualname__)
     if decorators is not None:
         names = vars(sys.modules[cls.__module__])
@@ -124,7 +125,8 @@ def _is_hook(decorator: ast.expr, names: dict[str, Any]) -> bool | None:
     """Return whether a decorator is a hook of Falcon; ``None`` if it is unknown."""
     if isinstance(decorator, ast.Call):
         return True if _find(decorator.func, names) in _HOOKS else None
-    # NOTE: it can be a name for ``falcon.before(hook)``, a function in Falcon's module.
+    # NOTE: it can be a name that was assigned ``falcon.before(hook)``. This is a
+    #   function from Falcon's module.
     value = _find(decorator, names)
     return True if getattr(value, '__module__', '') == _HOOKS[0].__module__ else None
 

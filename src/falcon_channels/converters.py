@@ -1,8 +1,8 @@
 """Converters of channel names: each value has one spelling.
 
 Falcon's converters accept several spellings of a value, such as ``10``, ``010`` and
-``+10``. In a URL this does no harm. A channel is its name, so each spelling would be a
-channel of its own.
+``+10``. In a URL this does no harm. But each spelling would be the name of another
+channel.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class _Float(FloatConverter):
     """Converts to a float: ``1.5``, ``10.0``, ``1e+16``."""
 
     def to_string(self, value: float) -> str:
-        # NOTE: adding zero makes 0.0 of -0.0, which is equal to it.
+        # NOTE: adding zero converts -0.0 to 0.0. The two values are equal.
         return str(value + 0.0)
 
 
@@ -77,11 +77,11 @@ _BUILT_IN = {'int': _Int, 'float': _Float, 'dt': _DateTime, 'uuid': _UUID}
 def _canonical(converter_class: Callable[..., Any]) -> type[BaseConverter]:
     """Return a converter that accepts only the canonical spelling of a value.
 
-    The spelling is what the method ``to_string`` of the converter returns for the
-    value. Without this method it is ``str(value)``.
+    The canonical spelling is the return value of the converter's method ``to_string``.
+    Without this method, it is ``str(value)``.
 
     Args:
-        converter_class: The class of Falcon or of the application.
+        converter_class: Converter class of Falcon or of the application.
     """
     has_to_string = hasattr(converter_class, 'to_string')
     warned = False
@@ -109,8 +109,8 @@ def _canonical(converter_class: Callable[..., Any]) -> type[BaseConverter]:
                 warned = True
                 _logger.warning(
                     'no channel name has %.80r: %s converts it to a value whose text '
-                    'is %.80r; if channel names shall have %.80r, give the converter '
-                    'a method to_string(value) that returns it',
+                    'is %.80r; if channel names may have %.80r, give the converter '
+                    'a method to_string(value) that returns this text',
                     text,
                     getattr(converter_class, '__name__', converter_class),
                     spelling,
@@ -125,8 +125,8 @@ class ChannelConverters(MutableMapping[str, Any]):
     """The converters of channel templates by name.
 
     Args:
-        converters: The mapping that the router uses. The converters of this object are
-            the application's classes, and the router gets their canonical form.
+        converters: The mapping that the router uses. It gets the canonical form of each
+            converter. This object returns the original classes.
     """
 
     def __init__(self, converters: MutableMapping[str, Any]) -> None:

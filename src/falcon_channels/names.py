@@ -1,8 +1,8 @@
 """Finds invisible characters in names, such as names of channels and of people.
 
-Two names that look the same but are not equal help an attacker, who can pass for
-another user. The rules for joiners follow UAX #31 (Unicode Identifiers and Syntax),
-section 2.3.1, and UTS #51 (Unicode Emoji).
+If two names look the same but are not equal, an attacker can pretend to be another
+user. The rules for joiners follow UAX #31 (Unicode Identifiers and Syntax), section
+2.3.1, and UTS #51 (Unicode Emoji).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _INVISIBLE = (
     'fe00-fe0f feff ffa0 fff0-fff8 1bca0-1bca3 1d173-1d17a e0000-e0fff '
     '2800 16fe4 1d159 fffc'
 )
-#: Letters that join the next letter in handwriting (Joining_Type D).
+#: Letters that are written joined to the letter after them (Joining_Type D).
 _JOINS_NEXT = (
     '620 626 628 62a-62e 633-63f 641-647 649-64a 66e-66f 678-687 69a-6bf 6c1-6c2 6cc '
     '6ce 6d0-6d1 6fa-6fc 6ff 712-714 71a-71d 71f-727 729 72b 72d-72e 74e-758 75c-76a '
@@ -42,7 +42,7 @@ _JOINS_NEXT = (
     '889-88d 8a0-8a9 8af-8b0 8b3-8b8 8ba-8c8 1807 1820-1878 1887-18a8 18aa a840-a871 '
     '10d01-10d21 10d23 1e900-1e943'
 )
-#: Letters that join only the letter before them (Joining_Type R).
+#: Letters that are written joined only to the letter before them (Joining_Type R).
 _JOINS_PREVIOUS = (
     '622-625 627 629 62f-632 648 671-673 675-677 688-699 6c0 6c3-6cb 6cd 6cf 6d2-6d3 '
     '6d5 6ee-6ef 710 715-719 71e 728 72a 72c 72f 74d 759-75b 76b-76c 771 773-774 '
@@ -89,7 +89,7 @@ class _Patterns(NamedTuple):
 
 @functools.cache
 def _patterns() -> _Patterns:
-    """Compile the patterns, at the first name that is not ASCII."""
+    """Compile the patterns when the first name needs them."""
     text_style, skin_tone = _members(_TEXT_STYLE), _members(_SKIN_TONE)
     one = (
         f'(?:[{text_style}][{_EMOJI_STYLE}{skin_tone}]'
@@ -120,8 +120,9 @@ def find_invisible_character(name: str) -> str | None:
     draw (U+034F, U+115F, U+3164, variation selectors and others), and white space
     except the ordinary space.
 
-    Persian and Indic names and emoji need the zero width non-joiner, the zero width
-    joiner and U+FE0F. These three are returned only where they do not belong.
+    Persian names, Indic names and emoji need the zero width non-joiner, the zero width
+    joiner and U+FE0F. These three are returned only if the text around them does not
+    need them.
 
     Args:
         name: The name, in Unicode normal form C or KC.
@@ -129,8 +130,8 @@ def find_invisible_character(name: str) -> str | None:
     if name.isascii() and name.isprintable():
         return None
     patterns = _patterns()
-    # NOTE: an emoji has one spelling. In a sequence, U+FE0F is required after an emoji
-    #   of text style, and is refused after the others.
+    # NOTE: each emoji has one spelling. In a sequence, U+FE0F is required after an
+    #   emoji of text style, and refused after the others.
     in_emoji: set[int] = set()
     if _ZWJ in name or _EMOJI_STYLE in name:
         for match in patterns.emoji.finditer(name):
@@ -149,8 +150,8 @@ def find_invisible_character(name: str) -> str | None:
 def _is_joiner_in_context(name: str, index: int) -> bool:
     """Return whether a joiner changes how the letters around it are written.
 
-    These are the contexts A1, A2 and B of UAX #31. All letters of a context must be of
-    one script, because letters of two scripts never join.
+    These are the contexts A1, A2 and B of UAX #31. All letters of a context must belong
+    to one script, because letters of two scripts are never joined.
     """
     joiner = name[index]
     if joiner not in (_ZWNJ, _ZWJ):

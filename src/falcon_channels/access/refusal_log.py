@@ -1,4 +1,4 @@
-"""Log refusals: each reason once per connection, because clients can repeat them."""
+"""Log refusals: each reason once per connection, because requests can be repeated."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def log_refusal(
     """Log that a client was refused; repeated reasons are logged at DEBUG.
 
     SECURITY: a client can cause any number of refusals, to fill the disk. A connection
-    therefore has at most `Connection.MAX_LOGGED_REFUSALS` lines above DEBUG. What the
-    client wrote is quoted.
+    therefore causes at most `Connection.MAX_LOGGED_REFUSALS` lines above DEBUG.
+    Text of the client is quoted.
 
     Args:
         connection: Connection of the client.
@@ -31,8 +31,9 @@ def log_refusal(
         channel: Name of the channel, or ``''``.
         code: Code that the client receives.
         text: Why it was refused.
-        reason: Value that is equal for refusals of one reason; `text` by default. Text
-            that contains what the client wrote differs each time.
+        reason: Value that is equal for all refusals with the same reason; `text` by
+            default. Pass it if `text` contains text of the client, which can differ
+            each time.
         level: Level of the first refusal for a reason.
     """
     new = connection.is_new_refusal((action, code, text if reason is None else reason))

@@ -1,8 +1,9 @@
-"""Logs what the broker has lost: one line for a burst, and not one for each loss.
+"""Logs losses of the broker: one line for many losses in a short time.
 
-A link that is lost and restored many times within seconds is logged as lost once. It is
-logged as restored when it has worked for a while. The last line about the link is
-therefore always true. Channels that lose their publications together share one line.
+If a link is lost and restored many times within seconds, it is logged as lost once. It
+is logged as restored when it has worked for a while. The last line about the link is
+therefore always true. If many channels lose their publications together, they share one
+line.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import logging
 
 _logger = logging.getLogger('falcon_channels')
 
-#: Seconds for which a restored link must work until it is logged.
+#: Seconds for which a restored link must work before it is logged as restored.
 _STABLE_S = 5.0
 #: Seconds for which lost publications are collected for one line.
 _COLLECT_S = 1.0
@@ -60,7 +61,7 @@ class LossLog:
             )
 
     def close(self) -> None:
-        """Log what has been collected."""
+        """Log the collected losses."""
         if self._link_timer is not None:
             self._link_timer.cancel()
             self._log_restored()

@@ -25,8 +25,8 @@ class FrameLimits(NamedTuple):
         """Check the commands of a frame before they are decoded.
 
         Args:
-            num_commands: Number of commands in the frame, as far as it was read.
-            longest_bytes: Size of the longest of them, in bytes.
+            num_commands: Number of commands in the part of the frame that was read.
+            longest_bytes: Size of the longest of these commands, in bytes.
 
         Raises:
             ProtocolError: A limit is exceeded: close with 1009.

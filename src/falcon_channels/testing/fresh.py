@@ -1,8 +1,9 @@
 """Use one `Channels` object of a module in many tests.
 
-An application usually creates its channels when a module is imported. They belong to
-the event loop in which they started, and each test has its own loop. `fresh_channels`
-gives each test channels without connections, publications or presence::
+An application usually creates its `Channels` object when a module is imported. The
+object belongs to the event loop in which it started, but each test has its own loop.
+`fresh_channels` gives each test channels without connections, publications or
+presence::
 
     # conftest.py
     from app import channels as app_channels
@@ -23,20 +24,20 @@ from falcon_channels.errors import ChannelsError
 
 @contextlib.contextmanager
 def fresh_channels(channels: Channels) -> Iterator[Channels]:
-    """Give a test channels that nothing has used, and close what the test leaves open.
+    """Give a test unused channels, and close them after the test.
 
     The channels start with the first call, in the event loop of the test. The routes
     and the endpoints stay. With the memory broker, each test begins with empty
     channels. Other brokers keep what they have stored.
 
     Args:
-        channels: The channels of the application. Their broker was given as a URL, or
-            is the memory of the process.
+        channels: The channels of the application, created as `Channels()` or with the
+            URL of a broker.
 
     Raises:
-        ClosedError: The broker was given as an object, which starts only once.
-        ChannelsError: A test left a broker with links to a server open, or its event
-            loop still runs.
+        ClosedError: The broker was given as an object. Such an object starts only once.
+        ChannelsError: The test has not closed a broker that processes share, or the
+            event loop of the test still runs.
     """
     _close(channels)
     channels.node.reopen()
@@ -49,8 +50,8 @@ def fresh_channels(channels: Channels) -> Iterator[Channels]:
 def channels_fixture(channels: Channels, *, autouse: bool = True) -> Any:
     """Return a pytest fixture that wraps each test in `fresh_channels`.
 
-    Assign it to a name in ``conftest.py``; a test that has an argument of this name
-    gets the channels.
+    Assign the fixture to a name in ``conftest.py``. A test with an argument of this
+    name gets the channels.
 
     Args:
         channels: See `fresh_channels`.
@@ -71,7 +72,7 @@ def channels_fixture(channels: Channels, *, autouse: bool = True) -> Any:
 
 
 def _close(channels: Channels) -> None:
-    """Close channels, whatever has happened to their event loop."""
+    """Close channels, in their event loop if it still exists."""
     loop = channels.loop
     if loop is None:
         return
@@ -79,7 +80,7 @@ def _close(channels: Channels) -> None:
         if loop.is_running():
             raise ChannelsError(
                 'the event loop of the channels still runs: leave fresh_channels after '
-                'it, or write "async with channels:" in the test'
+                'the loop has ended, or write "async with channels:" in the test'
             )
         loop.run_until_complete(channels.close())
     elif channels.node.broker.capabilities.shared:

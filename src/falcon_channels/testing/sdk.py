@@ -12,9 +12,9 @@
 
     run_with_fake_clock(scenario())
 
-The client sends the commands of an official SDK to the real connection, and receives
-the same replies, error codes and close codes. Unlike an SDK it does not reconnect or
-subscribe again. It answers pings.
+The client sends the same commands as an official SDK, to a real `ClientConnection`. It
+receives the same replies, error codes and close codes, and answers pings. Unlike an
+SDK, it does not reconnect or subscribe again.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from falcon_channels.testing.client import SimulatedTransport
 from falcon_channels.tokens import TokenVerifier
 from falcon_channels.transports.client_codecs import JSON
 
-#: A client that closes its connection on purpose.
+#: Close code and reason of a client that closes its connection on purpose.
 _NORMAL_CLOSURE = (1000, '')
 
 
@@ -49,7 +49,7 @@ class CommandError(ChannelsError):
     Attributes:
         code: Error code of the client protocol, such as 103 (permission denied).
         message: Text for the client.
-        temporary: Whether an SDK would repeat the command.
+        temporary: Whether an SDK repeats the command.
     """
 
     def __init__(self, code: int, message: str, temporary: bool) -> None:
@@ -83,7 +83,7 @@ class SimulatedSdk:
         options: Options, as for `Channels.add_endpoints`.
         token: Connection token that the client sends.
         data: Data that the client sends to connect, any JSON value.
-        name: Name of the client that it sends.
+        name: Name that the client sends.
         headers: Headers that the client sends to connect.
         req: Request for the responders; a request for ``/`` by default. Tests set
             ``req.context`` in place of the application's middleware.
@@ -200,8 +200,8 @@ class SimulatedSdk:
             DisconnectedError: The connection has ended.
         """
         self._say({'send': {'data': data}})
-        # NOTE: a message has no reply. Commands are carried out in order, and a ping is
-        #   the command that does nothing.
+        # NOTE: a message has no reply. Commands are executed in order, and a ping does
+        #   nothing. Its reply therefore shows that the message has been handled.
         await self.command('ping')
 
     async def refresh(self, token: str = '') -> dict[str, Any]:
@@ -236,7 +236,7 @@ class SimulatedSdk:
         """
         await self.command('publish', channel=channel, data=data)
 
-    # --- what arrives ----------------------------------------------------------------
+    # --- incoming messages ------------------------------------------------------------
 
     async def receive(self, timeout_s: float = 5.0) -> dict[str, Any]:
         """Wait for the next push, and return it.

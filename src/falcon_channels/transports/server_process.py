@@ -1,9 +1,9 @@
-"""What the server of this package tells the application about its processes."""
+"""Tells the application how many processes of our server serve it."""
 
 from __future__ import annotations
 
-#: Number of processes that serve the application. One object per process, because an
-#: application may never see the lifespan of the server.
+#: Number of processes that serve the application. It is a global, because an
+#: application may not receive the lifespan of the server.
 _workers = 1
 
 

@@ -15,7 +15,7 @@ _logger = logging.getLogger('falcon_channels')
 
 #: Methods for HTTP requests, with the method that Falcon calls for WebSockets instead.
 #: `process_response` is missing, because a WebSocket has no response. Middleware that
-#: only has that, such as Falcon's for CORS, is complete.
+#: has only this method, such as Falcon's for CORS, needs no other.
 _TWINS = {
     'process_request': 'process_request_ws(self, req, ws)',
     'process_request_async': 'process_request_ws(self, req, ws)',
@@ -33,17 +33,17 @@ _warned: WeakSet[type] = WeakSet()
 def warn_of_http_middleware(app: falcon.App[Any, Any]) -> None:
     """Log a warning for each middleware class that WebSockets of an app bypass.
 
-    SECURITY: middleware that authenticates in `process_request` only lets every
-    WebSocket pass. Nothing else shows this mistake.
+    SECURITY: if middleware authenticates only in `process_request`, every WebSocket
+    passes. Nothing else shows this mistake.
 
-    A class causes one warning per process. A class with any method for WebSockets is
-    not judged, and neither is an app without ``on_websocket``.
+    A class causes one warning per process. There is no warning for a class that has any
+    method for WebSockets, or for an app without ``on_websocket``.
 
     Args:
         app: The application, with its middleware and routes.
     """
-    # NOTE: Falcon has no public way to list the objects. Its `inspect_middleware` does
-    #   not list the methods for WebSockets.
+    # NOTE: Falcon has no public way to list the middleware objects. Its
+    #   `inspect_middleware` does not list the methods for WebSockets.
     components = getattr(app, '_unprepared_middleware', ())
     bypassed = [item for item in components if _is_for_http_only(item)]
     if bypassed:
@@ -71,7 +71,7 @@ def _websocket_paths(app: falcon.App[Any, Any]) -> list[str]:
     try:
         routes = inspect_routes(app)
     except TypeError:
-        # NOTE: Falcon cannot list the routes of an application's own router.
+        # NOTE: Falcon cannot list the routes of a router that the application wrote.
         return []
     return [
         route.path

@@ -10,7 +10,7 @@ class RememberedRevocations:
     """The newest revocations of this process that have not expired."""
 
     def __init__(self) -> None:
-        #: End of each revocation, the newest last.
+        #: End of each revocation by channel and user, the newest last.
         self._until_s: dict[tuple[str, str], float] = {}
 
     def add(self, channel: str, user: str, until_s: float) -> None:
@@ -31,7 +31,7 @@ class RememberedRevocations:
         self._until_s.pop((channel, user), None)
 
     def left(self, now_s: float) -> list[tuple[str, str, float]]:
-        """Return channel, user and remaining seconds of each, and forget the expired.
+        """Return channel, user and remaining seconds of each; forget expired ones.
 
         Args:
             now_s: Current time of the monotonic clock, in seconds.

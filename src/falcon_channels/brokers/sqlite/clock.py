@@ -5,8 +5,8 @@ rows would expire at once, or stay for as long as the jump. The clock of a file 
 jump. It starts with Unix time, and then advances with the monotonic clock of the host,
 which all processes share.
 
-The monotonic clock starts again when the host boots. Only the first transaction after
-that adds the time that has passed on the wall clock.
+The monotonic clock starts again when the host boots. The first transaction after a boot
+therefore adds the time that has passed on the wall clock since the last write.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def _find_boot() -> str:
     try:
         return _BOOT_ID.read_text(encoding='ascii').strip()
     except OSError:
-        # NOTE: only Linux has this file. On other systems, a monotonic clock that has
-        #   gone back shows that the host has booted.
+        # NOTE: only Linux has this file. On other systems, the host has booted if the
+        #   monotonic clock has gone back.
         return ''
 
 
