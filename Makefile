@@ -15,6 +15,9 @@ READY := $(VENV)/.ready
 JS_TESTS := tests/conformance/js
 JS_READY := $(JS_TESTS)/node_modules/.package-lock.json
 
+# Node.js is in the environment if the system has none.
+WITH_NODE := PATH="$(abspath $(BIN)):$$PATH"
+
 # Source of the chat's page, in TypeScript, and the page that Vite builds from it.
 WEB := src/falcon_channels_chat/web
 PAGE := src/falcon_channels_chat/page/index.html
@@ -36,14 +39,14 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 .PHONY: web
-web: $(PAGE)  ## Build the chat's page (needs Node.js 20 and npm)
+web: $(PAGE)  ## Build the chat's page, with Node.js of the system or of PyPI
 
-$(PAGE): $(shell find $(WEB) -name node_modules -prune -o -type f -print)
-	@if ! command -v npm >/dev/null; then \
-	  echo "The chat's page is not built: that needs Node.js 20 or newer, and npm."; exit 0; fi; \
-	cd $(WEB) && \
-	{ [ node_modules/.package-lock.json -nt package-lock.json ] || npm ci --silent; } && \
-	npm run --silent build
+$(PAGE): $(shell find $(WEB) -name node_modules -prune -o -type f -print) | $(READY)
+	$(BIN)/python scripts/chat_page.py
+
+.PHONY: node
+node: $(READY)  ## Find Node.js; install it in .venv if the system has none, or an old one
+	@$(BIN)/python scripts/chat_page.py --node
 
 .PHONY: system
 system:  ## Check the system programs that the tests need; install missing ones from Debian
@@ -60,18 +63,18 @@ run-wsgi: setup  ## Serve the synchronous hello example by gunicorn and gevent (
 	@exec $(BIN)/gunicorn --worker-class gevent --bind $(HOST):$(PORT) --no-control-socket examples.hello_wsgi:app
 
 .PHONY: test
-test: system setup $(JS_READY)  ## Run all tests (PYTEST_ARGS='-k name' picks some)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+test: system setup node $(JS_READY)  ## Run all tests (PYTEST_ARGS='-k name' picks some)
+	$(WITH_NODE) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
-$(JS_READY): $(JS_TESTS)/package.json $(JS_TESTS)/package-lock.json
-	npm ci --prefix $(JS_TESTS) --ignore-scripts --no-audit --no-fund --loglevel=error
+$(JS_READY): $(JS_TESTS)/package.json $(JS_TESTS)/package-lock.json | node
+	$(WITH_NODE) npm ci --prefix $(JS_TESTS) --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch $@
 
 .PHONY: test-servers
-test-servers: system setup $(JS_READY)  ## Run the tests that start an ASGI application on each of four servers
+test-servers: system setup node $(JS_READY)  ## Run the tests that start an ASGI application on each of four servers
 	@for server in serve uvicorn hypercorn granian; do \
 	  echo "On $$server:"; \
-	  $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup --asgi-server $$server $(PYTEST_ARGS) || exit 1; \
+	  $(WITH_NODE) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup --asgi-server $$server $(PYTEST_ARGS) || exit 1; \
 	done
 
 .PHONY: conformance
@@ -91,12 +94,12 @@ mutants: setup  ## Insert 80 defects into the hub; fail if one is not noticed (t
 	cd tests && $(abspath $(BIN))/python -m simulation.mutants $(NAME)
 
 .PHONY: check
-check: setup  ## Check format, lint, types and architecture
+check: setup node  ## Check format, lint, types and architecture
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_architecture.py
-	@if command -v npm >/dev/null; then npm run --silent --prefix $(WEB) check; fi
+	$(WITH_NODE) npm run --silent --prefix $(WEB) check
 	@echo 'Longest modules, in lines:'
 	@git ls-files 'src/*.py' | xargs wc -l | sort -rn | sed -n '2,6p'
 

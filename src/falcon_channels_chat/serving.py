@@ -12,6 +12,7 @@ import sys
 import falcon
 
 from falcon_channels import cli
+from falcon_channels_chat import page
 from falcon_channels_chat.app import App
 from falcon_channels_chat.app import create_app
 from falcon_channels_chat.sessions import Signer
@@ -87,6 +88,9 @@ def chat(args: Namespace, factory: str = 'falcon_channels_chat.serving:app') -> 
             return 0
     except (ValueError, falcon.HTTPError) as ex:
         sys.stderr.write(f'chat: {getattr(ex, "description", None) or ex}\n')
+        return 2
+    if not page.is_built():
+        sys.stderr.write(f'chat: {page.NOT_BUILT}\n')
         return 2
     host = 'localhost' if args.host in ('127.0.0.1', '0.0.0.0', '::') else args.host
     sys.stdout.write(f'Chat: http://{host}:{args.port}/\n')

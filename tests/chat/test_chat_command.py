@@ -1,4 +1,4 @@
-"""The command `falcon-channels chat`, the example, and the wheel."""
+"""The command `falcon-channels chat`, and the example."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ from pathlib import Path
 import select
 import subprocess
 import sys
-import zipfile
 
 import httpx
 import pytest
-from support.processes import ROOT
 from support.processes import ServerProcess
 
-PAGE = ROOT / 'src' / 'falcon_channels_chat' / 'page'
 ROOM = '/api/rooms/lobby'
 
 pytestmark = [pytest.mark.server, pytest.mark.xdist_group('chat_command')]
@@ -142,17 +139,24 @@ def test_database_that_cannot_be_opened_is_reported_without_traceback(
     assert 'Traceback' not in result.stderr
 
 
-def test_wheel_contains_the_built_page_only(tmp_path: Path) -> None:
-    """The wheel contains the built page, but not its sources."""
-    subprocess.run(
-        [sys.executable, '-m', 'hatchling', 'build', '-t', 'wheel', '-d', tmp_path],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
+def test_missing_page_is_not_announced(tmp_path: Path) -> None:
+    """Without a built page, the command names the way to get it, and no address.
+
+    Before, it printed the address of the chat and answered every request with 503.
+    """
+    program = (
+        'import sys; from pathlib import Path; '
+        'from falcon_channels_chat import page, serving; '
+        'page.FOLDER = Path("nothing"); sys.exit(serving.main(["--port", "0"]))'
     )
-    (wheel,) = tmp_path.glob('*.whl')
-    names = set(zipfile.ZipFile(wheel).namelist())
-    for path in PAGE.rglob('*.*'):
-        assert f'falcon_channels_chat/page/{path.relative_to(PAGE)}' in names
-    assert 'falcon_channels_chat/app.py' in names
-    assert [] == [name for name in names if '/web/' in name]
+    result = subprocess.run(
+        [sys.executable, '-c', program],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=30,
+        check=False,
+    )
+    assert 2 == result.returncode
+    assert '' == result.stdout
+    assert 'the page of the chat is not built: run `make web`' in result.stderr
