@@ -22,6 +22,9 @@ WITH_NODE := PATH="$(abspath $(BIN)):$$PATH"
 WEB := src/falcon_channels_chat/web
 PAGE := src/falcon_channels_chat/page/index.html
 
+# The built documentation.
+SITE := build/site
+
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -102,6 +105,20 @@ check: setup node  ## Check format, lint, types and architecture
 	$(WITH_NODE) npm run --silent --prefix $(WEB) check
 	@echo 'Longest modules, in lines:'
 	@git ls-files 'src/*.py' | xargs wc -l | sort -rn | sed -n '2,6p'
+
+.PHONY: docs
+docs: setup  ## Build the site with the documentation in build/site, and check its links
+	$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs $(SITE)
+	$(BIN)/python -m scripts.site.check_links $(SITE)
+
+.PHONY: docs-serve
+docs-serve: docs  ## Serve the site at http://localhost:8000 (PORT and HOST can be set)
+	@echo 'Site: http://$(HOST):$(PORT)/'
+	@exec $(BIN)/python -m http.server --bind $(HOST) --directory $(SITE) $(PORT)
+
+.PHONY: diagrams
+diagrams: setup  ## Draw the diagrams of the documentation again
+	$(BIN)/python -m scripts.site.diagrams
 
 .PHONY: format
 format: setup  ## Format the code, and fix what the linter can fix

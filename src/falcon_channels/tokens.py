@@ -51,6 +51,7 @@ __all__ = [
     'make_subscription_token',
 ]
 
+#: Names of the algorithms that can sign a token.
 Algorithm = Literal[
     'HS256',
     'HS384',

@@ -38,11 +38,6 @@ class PublicationDraft:
     Attributes:
         channel: Name of the channel.
         connection: Connection of the client.
-        data: Payload as Python values, decoded when it is first read. It has the
-            type `ChannelOptions.data_type` if the route sets one. It can be set;
-            `bytes` must be JSON text, unless the channel has
-            ``ChannelOptions(binary=True)``. A value that cannot be sent raises
-            `InvalidValueError`.
         tags: Labels beside the payload, a dict from text to text, or ``None``.
         idempotency_key: See `Channels.publish`; ``None`` by default.
     """
@@ -85,6 +80,15 @@ class PublicationDraft:
 
     @property
     def data(self) -> Any:
+        """Payload as Python values, decoded when it is first read.
+
+        It has the type `ChannelOptions.data_type` if the route sets one. It can be set;
+        `bytes` must be JSON text, unless the channel has
+        ``ChannelOptions(binary=True)``.
+
+        Raises:
+            InvalidValueError: A new value cannot be sent.
+        """
         if not self._decoded:
             data_type = self._options.data_type
             self._data = (

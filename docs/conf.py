@@ -1,0 +1,67 @@
+"""Configuration of Sphinx. `make docs` builds the site into build/site."""
+
+from __future__ import annotations
+
+from importlib.metadata import version as installed_version
+from pathlib import Path
+import sys
+import tomllib
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+_project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
+#: Address of the repository, for the links to the source of a page.
+_repository = _project['urls'].get('Source', '').rstrip('/')
+
+project = 'falcon-channels'
+copyright = 'The falcon-channels authors'
+version = release = installed_version('falcon-channels')
+
+extensions = [
+    'myst_parser',
+    'sphinx.ext.autodoc',
+    'sphinx.ext.napoleon',
+    'sphinx_copybutton',
+    'sphinx_design',
+    'scripts.site.extension',
+]
+exclude_patterns = ['images']
+nitpicky = True
+default_role = 'name'
+
+myst_enable_extensions = ['colon_fence']
+myst_heading_anchors = 4
+
+autodoc_member_order = 'bysource'
+autodoc_typehints_format = 'short'
+autodoc_preserve_defaults = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 88
+
+html_theme = 'pydata_sphinx_theme'
+html_title = 'falcon-channels'
+html_static_path = ['static']
+html_css_files = ['site.css']
+html_copy_source = False
+html_show_sourcelink = False
+html_theme_options = {
+    'header_links_before_dropdown': 7,
+    'navigation_with_keys': False,
+    'show_prev_next': True,
+    'show_toc_level': 2,
+    'secondary_sidebar_items': ['page-toc', 'edit-this-page'],
+    'use_edit_page_button': False,
+    'footer_start': ['copyright'],
+    'footer_end': [],
+}
+if _repository:
+    html_theme_options['use_edit_page_button'] = True
+    html_context = {
+        'edit_page_url_template': '{{ repository }}/edit/main/docs/{{ file_name }}',
+        'edit_page_provider_name': 'the repository',
+        'repository': _repository,
+    }
+copybutton_exclude = '.linenos, .gp, .go'

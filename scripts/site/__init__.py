@@ -1,0 +1,1 @@
+"""Builds the site with the documentation: extension, tables, diagrams, checks."""

@@ -1,0 +1,147 @@
+"""Sphinx extension of the site: generated tables, names in docstrings, `llms.txt`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+import re
+from typing import Any
+
+from docutils import nodes
+from sphinx import addnodes
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+from sphinx.util.docutils import SphinxDirective
+from sphinx.util.docutils import SphinxRole
+from sphinx.util.nodes import make_refnode
+
+from scripts.site import pages
+from scripts.site.tables import generate
+
+#: The sections of `llms.txt` by their first page, in order.
+SECTIONS = (
+    'start',
+    'guides',
+    'explanation',
+    'reference/index',
+    'operations',
+    'project',
+)
+#: Sections that a program can leave out; `llms-full.txt` does not have them.
+OPTIONAL = ('project',)
+
+
+class Generated(SphinxDirective):
+    """Inserts a table that is made from the code."""
+
+    required_arguments = 1
+    final_argument_whitespace = True
+
+    def run(self) -> list[nodes.Node]:
+        return self.parse_text_to_nodes(
+            generate(self.arguments[0]), allow_section_headings=True
+        )
+
+
+class NameRole(SphinxRole):
+    """A name in single backticks in a docstring: code, and a link if it has a page."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        target = self.text.removesuffix('()')
+        node = addnodes.pending_xref(
+            '',
+            nodes.literal(self.rawtext, self.text, classes=['xref', 'py']),
+            refdomain='py',
+            reftype='obj',
+            reftarget=target,
+            refdoc=self.env.docname,
+            in_docstring=True,
+        )
+        node['py:module'] = self.env.ref_context.get('py:module')
+        node['py:class'] = self.env.ref_context.get('py:class')
+        return [node], []
+
+
+def resolve_name(
+    app: Sphinx, env: BuildEnvironment, node: Any, contnode: nodes.Node
+) -> nodes.Node | None:
+    """Link a name that Sphinx does not find, or show it as text if it has no page.
+
+    A name of an explicit role in a page must have a page. Annotations and docstrings
+    also have names of Python, of Falcon and of the inside of this package.
+    """
+    if node.get('refdomain') != 'py':
+        return None
+    target = node['reftarget']
+    objects = env.domains.python_domain.objects
+    found = {
+        objects[name].node_id: (name, objects[name])
+        for name in objects
+        if name.endswith(f'.{target}') or name == target
+    }
+    if len(found) == 1:
+        ((name, entry),) = found.values()
+        return make_refnode(
+            app.builder, node['refdoc'], entry.docname, entry.node_id, contnode, name
+        )
+    in_signature = 'refwarn' not in node
+    foreign = not target.startswith('falcon_channels') and '.' in target
+    if node.get('in_docstring') or in_signature or foreign:
+        return contnode
+    return None
+
+
+def change_source(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Change the links to pages of the root folder, and drop patterns of no page."""
+    source[0] = pages.without_empty_patterns(pages.relink(source[0]))
+
+
+def change_included(app: Sphinx, path: Path, docname: str, source: list[str]) -> None:
+    """Change the links of an included page."""
+    source[0] = pages.relink(source[0])
+
+
+def ordered(env: BuildEnvironment, docname: str) -> Iterator[str]:
+    """Yield a page and the pages below it, in the order of the table of contents."""
+    yield docname
+    for child in env.toctree_includes.get(docname, ()):
+        yield from ordered(env, child)
+
+
+def write_llms(app: Sphinx, exception: Exception | None) -> None:
+    """Write `llms.txt`, `llms-full.txt`, and each page as Markdown."""
+    if exception or app.builder.name != 'html':
+        return
+    index = (pages.DOCS / 'index.md').read_text()
+    lines = [f'# {pages.title(index)}', '', f'> {pages.summary(index)}', '']
+    lines += ['All pages in one file: [llms-full.txt](llms-full.txt)', '']
+    full = []
+    for section in SECTIONS:
+        for number, docname in enumerate(ordered(app.env, section)):
+            text = pages.plain(Path(app.env.doc2path(docname)))
+            target = Path(app.outdir, f'{docname}.md')
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text)
+            if number == 0:
+                heading = 'Optional' if section in OPTIONAL else pages.title(text)
+                lines += ['', f'## {heading}', '']
+            lines.append(
+                f'- [{pages.title(text)}]({docname}.md): {pages.summary(text)}'
+            )
+            if section not in OPTIONAL:
+                full.append(f'<!-- page: {docname} -->\n\n{text.strip()}\n')
+    Path(app.outdir, 'llms.txt').write_text(
+        re.sub(r'\n{3,}', '\n\n', '\n'.join(lines)) + '\n'
+    )
+    Path(app.outdir, 'llms-full.txt').write_text('\n'.join(full))
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register the parts of the extension."""
+    app.add_directive('generated', Generated)
+    app.add_role('name', NameRole())
+    app.connect('missing-reference', resolve_name, priority=900)
+    app.connect('source-read', change_source)
+    app.connect('include-read', change_included)
+    app.connect('build-finished', write_llms)
+    return {'version': '1', 'parallel_read_safe': True, 'parallel_write_safe': True}

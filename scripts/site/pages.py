@@ -1,0 +1,140 @@
+"""The text of the pages: changed for the site, and as plain Markdown for programs.
+
+The pages are Markdown that GitHub shows, too. The site has copies of some pages of the
+root folder, so links to those pages are changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import inspect
+from pathlib import Path
+import re
+import textwrap
+
+from scripts.site.tables import generate
+from scripts.site.tables import load
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / 'docs'
+
+#: Pages of the root folder, and the pages of the site that include them.
+COPIES = {
+    'ARCHITECTURE.md': 'architecture.md',
+    'CHANGELOG.md': 'changelog.md',
+    'CONTRIBUTING.md': 'contributing.md',
+}
+
+_GENERATED = re.compile(r'^```\{generated\} (.+)\n```$', re.MULTILINE)
+_INCLUDE = re.compile(r'^```\{include\} (\S+)\n(?::.*\n)*```$', re.MULTILINE)
+_TOCTREE = re.compile(r'^```\{toctree\}\n((?:.*\n)*?)```$', re.MULTILINE)
+_REST = re.compile(r'^```\{eval-rst\}\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r'^:{3,}.*\n', re.MULTILINE)
+_DIRECTIVE = re.compile(
+    r'^\.\. (?:auto(?P<kind>class|function|exception|data)|py:class):: (?P<path>\S+)\n'
+    r'(?P<options>(?:   :.*\n)*)',
+    re.MULTILINE,
+)
+_PATTERN = re.compile(r'^(\w+\*)\n', re.MULTILINE)
+_MEMBERS = re.compile(r':members: *(.*)')
+
+
+def relink(text: str) -> str:
+    """Change links to pages of the root folder into links to the site's copies."""
+    for page, copy in COPIES.items():
+        text = text.replace(f'](../{page}', f']({copy}').replace(
+            f'](docs/../{page}', f']({copy}'
+        )
+    return text
+
+
+def without_empty_patterns(text: str) -> str:
+    """Remove patterns such as ``migrate_*`` that match no page from a toctree.
+
+    Sphinx warns about them, but a section may have no such page yet.
+    """
+    return _PATTERN.sub(
+        lambda match: match[0] if any(DOCS.glob(f'{match[1]}.md')) else '', text
+    )
+
+
+def documented(text: str) -> Iterator[tuple[str, str, list[str] | None]]:
+    """Yield kind, path and members of each documented object of a page.
+
+    The members are ``None`` if the page shows all of them.
+    """
+    for block in _REST.findall(text):
+        for match in _DIRECTIVE.finditer(block):
+            found = _MEMBERS.search(match['options'])
+            members: list[str] | None = []
+            if found:
+                members = re.split(r',\s*', found[1]) if found[1] else None
+            yield match['kind'] or 'options', match['path'], members
+
+
+def reference(block: re.Match[str]) -> str:
+    """Return the objects of a reStructuredText block as Markdown."""
+    return '\n'.join(
+        described(path, members)
+        for kind, path, members in documented(block[0])
+        if kind != 'options'
+    )
+
+
+def described(path: str, members: list[str] | None) -> str:
+    """Return signature and docstring of an object and of its members as Markdown."""
+    target = load(path)
+    if not callable(target):
+        return f'### `{path}` = `{target!r}`\n'
+    parts = [signature(path, target), docstring(target)]
+    if members is None and inspect.isclass(target):
+        members = [name for name in vars(target) if not name.startswith('_')]
+    for name in members or ():
+        member = inspect.getattr_static(target, name)
+        called = getattr(target, name)
+        if isinstance(member, property) or not callable(called):
+            if inspect.getdoc(member):
+                parts += [f'#### `{name}`\n', docstring(member)]
+        else:
+            parts += [signature(name, called).replace('###', '####'), docstring(called)]
+    return '\n'.join(part for part in parts if part)
+
+
+def signature(path: str, target: object) -> str:
+    """Return the heading of a callable, with its arguments."""
+    try:
+        arguments = str(inspect.signature(target)).replace("'", '')  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        arguments = '(...)'
+    word = 'async ' if inspect.iscoroutinefunction(target) else ''
+    return f'### `{word}{path}{arguments}`\n'
+
+
+def docstring(target: object) -> str:
+    """Return a docstring as a block of text."""
+    text = inspect.getdoc(target) or ''
+    return textwrap.dedent(text).replace('``', '`') + '\n' if text else ''
+
+
+def plain(path: Path) -> str:
+    """Return a page as plain Markdown: tables and references are written out."""
+    text = path.read_text()
+    text = _INCLUDE.sub(lambda match: (path.parent / match[1]).read_text(), text)
+    text = _GENERATED.sub(lambda match: generate(match[1]), text)
+    text = _REST.sub(reference, text)
+    text = _TOCTREE.sub('', text)
+    text = _FENCE.sub('', text)
+    return relink(text)
+
+
+def title(text: str) -> str:
+    """Return the first heading of a page."""
+    return re.search(r'^# (.+)$', text, re.MULTILINE)[1].replace('\\', '')  # type: ignore[index]
+
+
+def summary(text: str) -> str:
+    """Return the first sentence of a page, on one line, without links."""
+    body = text.partition('\n# ')[2] if not text.startswith('# ') else text
+    paragraph = re.split(r'\n\s*\n', body.strip())[1]
+    line = re.sub(r'\[([^\]]+)\]\([^)]*\)', r'\1', ' '.join(paragraph.split()))
+    return re.split(r'(?<=[.:])\s', line)[0].rstrip(':')
