@@ -80,6 +80,15 @@ test-servers: system setup node $(JS_READY)  ## Run the tests that start an ASGI
 	  $(WITH_NODE) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup --asgi-server $$server $(PYTEST_ARGS) || exit 1; \
 	done
 
+.PHONY: test-redis
+test-redis: system setup  ## Run the contract of the Redis broker with the package hiredis and without it
+	@for option in '' --without-hiredis; do \
+	  echo "With the options: $$option"; \
+	  $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup $$option $(PYTEST_ARGS) \
+	    tests/contract/test_redis_contract.py tests/brokers/test_redis_broker.py \
+	    tests/brokers/test_redis_replies.py || exit 1; \
+	done
+
 .PHONY: conformance
 conformance: setup  ## Run the Autobahn TestSuite (before a release; needs Python 2.7)
 	$(BIN)/python scripts/conformance.py $(CONFORMANCE_ARGS)

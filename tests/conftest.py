@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 
 import pytest
 from support.asgi_servers import SERVERS
@@ -22,6 +23,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=list(SERVERS),
         help='run only the tests that start an ASGI application, on this server',
     )
+    parser.addoption(
+        '--without-hiredis',
+        action='store_true',
+        help='run the tests of Redis as if the package hiredis were not installed',
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption('--without-hiredis'):
+        # NOTE: an import of a module that is ``None`` here fails.
+        sys.modules['hiredis'] = None  # type: ignore[assignment]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -166,7 +166,9 @@ class Channels:
     ) -> list[PublishResult]:
         """Publish the same data to several channels, in their order; see `publish`.
 
-        All names and sizes are checked before the first publication.
+        All names and sizes are checked before the first publication. If the broker
+        fails in one channel, it still publishes to the others. The first error is then
+        raised.
         """
         return await self.node.publisher.broadcast(
             channels, data, idempotency_key=idempotency_key, tags=tags

@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 from support.fake_clock import on_fake_clock
 
+from falcon_channels import BrokerUnavailableError
 from falcon_channels import CapabilityError
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
 from falcon_channels import InvalidValueError
 from falcon_channels import PayloadError
 from falcon_channels import UnknownChannelError
+from falcon_channels.brokers.base import PublishResult
+from falcon_channels.brokers.memory import MemoryBroker
 from falcon_channels.portal import Portal
 from falcon_channels.testing import SimulatedClient
 
@@ -56,6 +59,32 @@ async def test_publish_with_a_used_idempotency_key_stores_nothing() -> None:
     for key in ('', 'k' * 256):
         with pytest.raises(ValueError, match='1 to 255 bytes'):
             await channels.publish('rooms:a', 1, idempotency_key=key)
+    await channels.close()
+
+
+class MeetingBroker(MemoryBroker):
+    """A memory broker whose publishes wait until three of them are pending."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.barrier = asyncio.Barrier(3)
+
+    async def publish(self, channel: str, *args: Any, **options: Any) -> PublishResult:
+        await self.barrier.wait()
+        if channel == 'rooms:b':
+            raise BrokerUnavailableError('the store is full')
+        return await super().publish(channel, *args, **options)
+
+
+async def test_broadcast_publishes_to_all_channels_at_once_despite_an_error() -> None:
+    """The broker gets all channels together; an error in one stops no other."""
+    channels = Channels(MeetingBroker())
+    channels.add_route('rooms:{room}', None, ChannelOptions(history_size=100))
+    async with asyncio.timeout(5):
+        with pytest.raises(BrokerUnavailableError, match='the store is full'):
+            await channels.broadcast(['rooms:a', 'rooms:b', 'rooms:c'], 1)
+    for channel in ('rooms:a', 'rooms:c'):
+        assert 1 == (await channels.position(channel)).offset
     await channels.close()
 
 

@@ -20,6 +20,7 @@ from typing import Final
 
 import msgspec
 
+from falcon_channels.access.publishing import call_in_batches
 from falcon_channels.brokers.base import PublishResult
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import CapabilityError
@@ -270,14 +271,14 @@ class ApiMethods:
         async def publish(channel: str) -> dict[str, Any]:
             return await self._publish_to(channel, request, payload)
 
-        responses: list[dict[str, Any]] = []
-        for channel in request.channels:
+        async def respond(channel: str) -> dict[str, Any]:
             try:
-                result = await _translated('broadcast', publish, channel)
-                responses.append({'result': result})
+                return {'result': await _translated('broadcast', publish, channel)}
             except ApiError as ex:
-                responses.append({'error': ex.to_media()})
-        return {'responses': responses}
+                return {'error': ex.to_media()}
+
+        rows = [(channel,) for channel in request.channels]
+        return {'responses': await call_in_batches(respond, rows)}
 
     async def _publish_to(
         self, channel: str, request: _Payload, payload: Any

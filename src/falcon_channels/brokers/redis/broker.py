@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from collections.abc import Sequence
+import itertools
 import logging
 import re
 import secrets
@@ -125,6 +126,8 @@ class RedisBroker(Broker):
         self._must_find_servers = False
         #: The topology of the listeners; that of the client may be newer.
         self._listening_topology = Topology(frozenset(), ())
+        self._epoch_prefix = ''
+        self._epoch_numbers = itertools.count()
         self._closed = False
 
     @classmethod
@@ -168,6 +171,9 @@ class RedisBroker(Broker):
             raise BrokerUnavailableError('the broker is closed')
         self._server.warn()
         self._receiver = receiver
+        # NOTE: a random number for each call would cost a microsecond. The prefix is
+        #   made here, because the process may have been forked after `__init__`.
+        self._epoch_prefix = secrets.token_urlsafe(9)
         client = self._client = Client(self._server, self._timeout_s, self._on_moved)
         try:
             await client.find_servers()
@@ -239,7 +245,7 @@ class RedisBroker(Broker):
         if idempotency_key is not None:
             keys.append(self._keys.idempotency(channel, idempotency_key))
             idempotency_ms = _ms(settings.idempotency_ttl_s)
-        duplicate, offset, epoch = await client.run(
+        answer: bytes = await client.run(
             scripts.PUBLISH,
             keys,
             name,
@@ -248,11 +254,13 @@ class RedisBroker(Broker):
             _ms(settings.ttl_s),
             _ms(settings.meta_ttl_s),
             idempotency_ms,
-            secrets.token_urlsafe(9),
+            self._new_epoch(),
             self._trusted,
             encode_publication(publication),
         )
-        return PublishResult(Position(int(offset), epoch.decode()), bool(duplicate))
+        duplicate = answer.startswith(b'd')
+        offset, _, epoch = answer.removeprefix(b'd').partition(b' ')
+        return PublishResult(Position(int(offset), epoch.decode()), duplicate)
 
     async def subscribe(self, channel: str, settings: StreamSettings) -> Position:
         name = self._keys.name(channel)
@@ -294,7 +302,7 @@ class RedisBroker(Broker):
             settings.size,
             _ms(settings.ttl_s),
             _ms(settings.meta_ttl_s),
-            secrets.token_urlsafe(9),
+            self._new_epoch(),
             self._trusted,
             -1 if since is None else max(0, min(since, _MAX_OFFSET)),
             -1 if limit is None else limit,
@@ -597,6 +605,10 @@ class RedisBroker(Broker):
             _logger.warning('revocations that Redis may have lost not written: %s', ex)
         else:
             self._run_ids = run_ids
+
+    def _new_epoch(self) -> str:
+        """Return a text that no log has used as its epoch."""
+        return f'{self._epoch_prefix}{next(self._epoch_numbers):x}'
 
     def _get_client(self) -> Client:
         if self._client is None:

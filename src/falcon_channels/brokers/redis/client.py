@@ -10,16 +10,15 @@ from typing import Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import MovedError
-from redis.exceptions import NoScriptError
 from redis.exceptions import RedisError
 from redis.exceptions import ResponseError
 
-from falcon_channels.brokers.redis.command_connection import Argument
 from falcon_channels.brokers.redis.command_connection import CommandConnection
 from falcon_channels.brokers.redis.connections import Address
 from falcon_channels.brokers.redis.connections import find_topology
 from falcon_channels.brokers.redis.connections import Server
 from falcon_channels.brokers.redis.connections import Topology
+from falcon_channels.brokers.redis.replies import Argument
 from falcon_channels.brokers.redis.scripts import Script
 from falcon_channels.errors import BrokerUnavailableError
 
@@ -147,7 +146,9 @@ class Client:
                 error.
         """
         words = (len(keys), *keys, *arguments)
-        return await self._retry_if_moved(lambda: self._run(script, keys[0], words))
+        return await self._retry_if_moved(
+            lambda: self._connection_of(keys[0]).run(script, words)
+        )
 
     async def _retry_if_moved(self, call: Callable[[], Awaitable[Any]]) -> Any:
         try:
@@ -161,14 +162,6 @@ class Client:
                 return await call()
         except ResponseError as ex:
             raise _unavailable(ex) from None
-
-    async def _run(self, script: Script, key: str, words: tuple[Argument, ...]) -> Any:
-        connection = self._connection_of(key)
-        try:
-            return await connection.call('EVALSHA', script.sha, *words)
-        except NoScriptError:
-            # NOTE: the script was not executed. The server caches it from now on.
-            return await connection.call('EVAL', script.text, *words)
 
     def _connection_of(self, key: str | bytes) -> CommandConnection:
         if not self._connections or self._closed:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Awaitable
+import re
 from typing import Any
 
-from redis.asyncio.connection import Connection
+from redis.exceptions import NoScriptError
 from redis.exceptions import ReadOnlyError
 from redis.exceptions import ResponseError
 
@@ -14,18 +16,23 @@ from falcon_channels.brokers.background_tasks import start_task
 from falcon_channels.brokers.pending_calls import PendingCall
 from falcon_channels.brokers.pending_calls import PendingCalls
 from falcon_channels.brokers.redis.connections import Address
-from falcon_channels.brokers.redis.connections import disconnect
 from falcon_channels.brokers.redis.connections import LINK_ERRORS
 from falcon_channels.brokers.redis.connections import Server
+from falcon_channels.brokers.redis.replies import Argument
+from falcon_channels.brokers.redis.replies import pack
+from falcon_channels.brokers.redis.resp_connection import RespConnection
+from falcon_channels.brokers.redis.scripts import Script
 from falcon_channels.brokers.server_link import describe
 from falcon_channels.errors import BrokerUnavailableError
 
 #: Approximate memory that a command takes without its arguments, in bytes.
 _COMMAND_BYTES = 256
 
-Argument = str | bytes | int
+_RUN_ID = re.compile(rb'^run_id:(\w+)', re.MULTILINE)
 
-_Command = PendingCall[tuple[Argument, ...]]
+#: A command, or a script with its keys and arguments.
+_Request = tuple[Script | None, tuple[Argument, ...]]
+_Command = PendingCall[_Request]
 
 
 class CommandConnection:
@@ -37,6 +44,11 @@ class CommandConnection:
     No command is sent twice. If the connection ends, all commands that were sent fail,
     because nobody knows which of them were executed.
 
+    A TCP connection leads to one run of one server. The id of this run is read when the
+    connection is opened, and is part of the text of each script that needs it. A
+    restarted server, or one that has taken over behind a proxy, does not know a script
+    with the id of another run. It then refuses to execute the script.
+
     Args:
         server: The server options.
         address: Address of the server.
@@ -47,12 +59,18 @@ class CommandConnection:
         self.address = address
         self._server = server
         self._timeout_s = timeout_s
-        self._pending: PendingCalls[tuple[Argument, ...]] = PendingCalls(
+        self._loop = asyncio.get_running_loop()
+        self._pending: PendingCalls[_Request] = PendingCalls(
             f'Redis at {address}', timeout_s, self._on_overdue
         )
         self._unsent: deque[_Command] = deque()
         #: Commands that were sent, in the order in which the server answers.
         self._sent: deque[_Command] = deque()
+        #: The open connection, or ``None``.
+        self._connection: RespConnection | None = None
+        #: Id of the current run of the server; empty if it does not tell.
+        self._run_id = b''
+        self._flushes = False
         self._wake = asyncio.Event()
         self._task = start_task(self._run(), 'redis commands')
 
@@ -69,15 +87,25 @@ class CommandConnection:
             BrokerUnavailableError: The connection is closed, or too many commands are
                 pending. Nothing was sent.
         """
-        size_bytes = _COMMAND_BYTES + sum(
-            len(argument)
-            for argument in arguments
-            if isinstance(argument, (str, bytes))
-        )
-        command = self._pending.add(arguments, size_bytes)
-        self._unsent.append(command)
-        self._wake.set()
-        return command.future
+        return self._send((None, arguments), arguments)
+
+    async def run(self, script: Script, words: tuple[Argument, ...]) -> Any:
+        """Run a script and return its result.
+
+        Args:
+            script: The script.
+            words: The number of its keys, its keys and its arguments.
+
+        Raises:
+            redis.exceptions.ResponseError: The server answered with an error.
+            BrokerUnavailableError: As for `call`, or the server did not answer.
+        """
+        try:
+            return await self._send((script, words), words)
+        except NoScriptError:
+            # NOTE: the script was not executed. The server caches it from now on.
+            self._run_id = await self._read_run_id(self.call('INFO', 'server'))
+            return await self.call('EVAL', script.text_of(self._run_id), *words)
 
     async def close(self) -> None:
         """Close the connection and fail all pending commands."""
@@ -87,11 +115,49 @@ class CommandConnection:
         self._unsent.clear()
         self._pending.close()
 
-    # --- internals --------------------------------------------------------------------
+    # --- sending ----------------------------------------------------------------------
+
+    def _send(
+        self, request: _Request, words: tuple[Argument, ...]
+    ) -> asyncio.Future[Any]:
+        size_bytes = _COMMAND_BYTES
+        for word in words:
+            if not isinstance(word, int):
+                size_bytes += len(word)
+        command = self._pending.add(request, size_bytes)
+        self._unsent.append(command)
+        if self._connection is None:
+            self._wake.set()
+        elif not self._flushes:
+            self._flushes = True
+            self._loop.call_soon(self._flush)
+        return command.future
+
+    def _flush(self) -> None:
+        """Send all commands that wait, in one write."""
+        self._flushes = False
+        connection = self._connection
+        if connection is None or not self._unsent:
+            return
+        packed = []
+        for command in self._unsent:
+            script, words = command.request
+            if script is None:
+                packed.append(pack(words))
+            else:
+                packed.append(pack(('EVALSHA', script.sha_of(self._run_id), *words)))
+        self._sent.extend(self._unsent)
+        self._unsent.clear()
+        connection.write(b''.join(packed))
+
+    # --- the connection ---------------------------------------------------------------
 
     def _on_overdue(self) -> None:
         # NOTE: the server answers in order. If it does not answer the oldest command,
         #   it will not answer the later ones either.
+        if self._connection is not None:
+            self._connection.abort()
+            self._connection = None
         self._sent.clear()
         self._unsent.clear()
         self._pending.fail_all(
@@ -111,55 +177,64 @@ class CommandConnection:
                 self._wake.clear()
                 continue
             try:
-                connection = await self._server.connect(self.address)
+                connection = await self._open()
             except BrokerUnavailableError as ex:
                 self._reject_all(self._unsent, str(ex))
                 continue
-            writing = asyncio.create_task(
-                self._write(connection), name='falcon_channels redis writer'
-            )
             try:
-                await self._read(connection)
+                connection.pass_answers(self._on_answer)
+                self._connection = connection
+                self._flush()
+                await connection.wait_until_ended()
             except LINK_ERRORS as ex:
+                self._connection = None
                 self._reject_all(
                     self._sent,
                     f'the connection to Redis at {self.address} ended: {describe(ex)}',
                 )
             finally:
-                writing.cancel()
-                await disconnect(connection)
+                await connection.close()
 
-    async def _write(self, connection: Connection) -> None:
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            batch = list(self._unsent)
-            self._unsent.clear()
-            self._sent.extend(batch)
-            packed = connection.pack_commands([command.request for command in batch])
-            try:
-                await connection.send_packed_command(packed, check_health=False)
-            except LINK_ERRORS:
-                # NOTE: the reader gets an error as well, and rejects the commands.
-                await disconnect(connection)
-                return
+    async def _open(self) -> RespConnection:
+        """Open a connection, and read the id of the run of its server."""
+        connection = RespConnection(await self._server.connect(self.address))
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                self._run_id = await self._read_run_id(connection.ask('INFO', 'server'))
+        except BaseException as ex:
+            await connection.close()
+            if isinstance(ex, LINK_ERRORS):
+                raise BrokerUnavailableError(
+                    f'the connection to Redis at {self.address} ended: {describe(ex)}'
+                ) from None
+            raise
+        return connection
 
-    async def _read(self, connection: Connection) -> None:
-        while True:
-            error: ResponseError | None = None
-            answer = None
-            try:
-                answer = await connection.read_response(disable_decoding=True)
-            except ResponseError as ex:
-                error = ex
-            if not self._sent:
-                raise EOFError('the server sent an answer without a command')
-            command = self._sent.popleft()
-            if error is None:
-                self._pending.resolve(command, answer)
-            else:
-                self._pending.reject(command, error)
-            if isinstance(error, ReadOnlyError):
+    async def _read_run_id(self, answer: Awaitable[bytes]) -> bytes:
+        """Return the id of the run of the server from its answer to ``INFO server``."""
+        try:
+            found = _RUN_ID.search(await answer)
+        except ResponseError:
+            # NOTE: the user may lack the permission.
+            return b''
+        return found[1] if found else b''
+
+    def _on_answer(self, answer: Any) -> None:
+        """Called with each answer of the server."""
+        if not self._sent:
+            raise EOFError('the server sent an answer without a command')
+        command = self._sent.popleft()
+        if not isinstance(answer, Exception):
+            self._pending.resolve(command, answer)
+        elif isinstance(answer, ResponseError):
+            self._pending.reject(command, answer)
+            if isinstance(answer, ReadOnlyError):
                 # NOTE: after a fail-over, the name of the server may lead to the new
                 #   primary. A new connection resolves it again.
                 raise EOFError('the server has become a replica')
+        else:
+            self._pending.reject(
+                command,
+                BrokerUnavailableError(f'Redis answered with an error: {answer}'),
+            )
+            raise EOFError(describe(answer))

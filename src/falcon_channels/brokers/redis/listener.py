@@ -11,13 +11,14 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from typing import Any
 
-from redis.asyncio.connection import Connection
+from redis.exceptions import RedisError
 
 from falcon_channels.brokers.redis.command_connection import CommandConnection
 from falcon_channels.brokers.redis.connections import Address
-from falcon_channels.brokers.redis.connections import disconnect
 from falcon_channels.brokers.redis.connections import LINK_ERRORS
 from falcon_channels.brokers.redis.connections import Server
+from falcon_channels.brokers.redis.replies import pack
+from falcon_channels.brokers.redis.resp_connection import RespConnection
 from falcon_channels.brokers.server_link import describe
 from falcon_channels.brokers.server_link import ServerLink
 from falcon_channels.errors import BrokerUnavailableError
@@ -26,7 +27,7 @@ from falcon_channels.errors import BrokerUnavailableError
 _BATCH = 500
 
 
-class Listener(ServerLink[Connection]):
+class Listener(ServerLink[RespConnection]):
     """The pub/sub connection to one server.
 
     Args:
@@ -68,8 +69,7 @@ class Listener(ServerLink[Connection]):
         self._on_message = on_message
         self._on_change = on_change
         self._on_moved = on_moved
-        self._connection: Connection | None = None
-        self._sending = asyncio.Lock()
+        self._connection: RespConnection | None = None
         self._confirming: dict[bytes, asyncio.Future[None]] = {}
         super().__init__(
             'redis', f'Redis at {self.address}', probe_s=probe_s, timeout_s=timeout_s
@@ -120,59 +120,33 @@ class Listener(ServerLink[Connection]):
     async def unsubscribe(self, name: bytes) -> None:
         """Unsubscribe from a name; also possible while the link is lost."""
         self._names.discard(name)
-        connection = self._connection
-        if connection is None or not self.up:
-            return
-        try:
-            async with self._sending, asyncio.timeout(self._timeout_s):
-                await connection.send_command(
-                    self._unsubscribe, name, check_health=False
-                )
-        except LINK_ERRORS:
-            # NOTE: the reader gets an error as well. After it, the next connection
-            #   subscribes to `_names` only.
-            await disconnect(connection)
+        if self._connection is not None and self.up:
+            self._connection.write(pack((self._unsubscribe, name)))
 
     # --- called by ServerLink ---------------------------------------------------------
 
-    async def open_connection(self) -> Connection:
+    async def open_connection(self) -> RespConnection:
         """Open a connection."""
-        self._connection = await self._server.connect(self.address)
+        self._connection = RespConnection(await self._server.connect(self.address))
         return self._connection
 
-    async def begin(self, connection: Connection) -> None:
+    async def begin(self, connection: RespConnection) -> None:
         """Subscribe to all names, then send a probe."""
         async with asyncio.timeout(self._timeout_s + len(self._names) / 5000):
-            async with self._sending:
-                await connection.send_command(
-                    'SUBSCRIBE', self._probe_name, check_health=False
-                )
+            connection.write(pack(('SUBSCRIBE', self._probe_name)))
             await self._send_names(list(self._names))
             await self.probe()
 
-    async def read(self, connection: Connection) -> None:
+    async def read(self, connection: RespConnection) -> None:
         """Pass on messages, and handle confirmations, until the connection ends."""
-        while True:
-            message: Any = await connection.read_response(disable_decoding=True)
-            kind = message[0]
-            if kind in (b'message', b'smessage'):
-                if message[1] == self._probe_name:
-                    self.on_probe(int(message[2]))
-                else:
-                    self._on_message(message[1], message[2])
-            elif kind in (b'subscribe', b'ssubscribe'):
-                future = self._confirming.get(message[1])
-                if future is not None and not future.done():
-                    future.set_result(None)
-            elif kind == b'sunsubscribe' and message[1] in self._names:
-                self._on_moved()
-                raise EOFError('the slot of a channel has moved to another server')
+        connection.pass_answers(self._on_answer)
+        await connection.wait_until_ended()
 
     async def send_probe(self, number: int) -> None:
         """Publish the number of a probe."""
         await self._commands.call('PUBLISH', self._probe_name, number)
 
-    async def close_connection(self, connection: Connection) -> None:
+    async def close_connection(self, connection: RespConnection) -> None:
         """Close a connection; calls that wait for its confirmation fail."""
         self._connection = None
         for future in self._confirming.values():
@@ -183,7 +157,7 @@ class Listener(ServerLink[Connection]):
                 # NOTE: keeps asyncio from logging the error if its caller has stopped
                 #   waiting.
                 future.exception()
-        await disconnect(connection)
+        await connection.close()
 
     async def on_up(self) -> None:
         """Called when announcements arrive."""
@@ -194,6 +168,24 @@ class Listener(ServerLink[Connection]):
         self._on_change()
 
     # --- internals --------------------------------------------------------------------
+
+    def _on_answer(self, answer: Any) -> None:
+        """Called with each message, confirmation or error."""
+        if isinstance(answer, RedisError):
+            raise EOFError(describe(answer))
+        kind = answer[0]
+        if kind in (b'message', b'smessage'):
+            if answer[1] == self._probe_name:
+                self.on_probe(int(answer[2]))
+            else:
+                self._on_message(answer[1], answer[2])
+        elif kind in (b'subscribe', b'ssubscribe'):
+            future = self._confirming.get(answer[1])
+            if future is not None and not future.done():
+                future.set_result(None)
+        elif kind == b'sunsubscribe' and answer[1] in self._names:
+            self._on_moved()
+            raise EOFError('the slot of a channel has moved to another server')
 
     async def _send_names(self, names: list[bytes]) -> None:
         """Subscribe to names and wait until the server has confirmed all of them."""
@@ -208,11 +200,8 @@ class Listener(ServerLink[Connection]):
                 future = self._confirming[name] = loop.create_future()
             futures.append(future)
         try:
-            async with self._sending:
-                for batch in self._batches(names):
-                    await connection.send_command(
-                        self._subscribe, *batch, check_health=False
-                    )
+            for batch in self._batches(names):
+                connection.write(pack((self._subscribe, *batch)))
             for future in futures:
                 await future
         except LINK_ERRORS as ex:

@@ -7,10 +7,14 @@
 --          spaces, and all bodies concatenated. A client in Python parses such an answer
 --          several times as fast as one with a part for each publication.
 
+local function text(number)
+  return string.format('%.0f', number)
+end
+
 local size, ttl_ms, meta_ms = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local since, limit, reverse = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8] == '1'
 
-local epoch, top, new = open_log(KEYS[1], KEYS[2], ARGV[4], ARGV[5] == '1')
+local epoch, top, new = open_log(KEYS[1], KEYS[2], ARGV[4], ARGV[5])
 if new or top == 0 then
   -- A log without publications is stored for a day at most.
   local key_ttl_ms = 86400000

@@ -1,24 +1,18 @@
--- Functions for the scripts that use the log of one channel. This text precedes them.
+-- Functions for the scripts that use the log of one channel. This text precedes them. A
+-- line before it sets `run_id` to the id of this run of the server; '' if it is unknown.
+-- Each run has its own text. No script is executed with the id of another run, because
+-- a server does not know the scripts of the runs before it.
 --
 -- A log is a hash `meta` (e: epoch, n: offset of the newest publication, i: run id of
 -- the server that wrote it last) and a stream. The id of an entry in the stream is
 -- OFFSET-MILLISECONDS. A range of offsets is therefore a range of ids, and an id shows the
 -- age of its entry.
 
+-- Lua writes an integer below 1e14 without an exponent. Offsets and times are smaller.
+
 local function now_ms()
   local time = redis.call('TIME')
   return time[1] * 1000 + math.floor(time[2] / 1000)
-end
-
-local function text(number)
-  return string.format('%.0f', number)
-end
-
--- Return the id of this run of the server; '' if the user may not execute INFO.
-local function run_id()
-  local ok, info = pcall(redis.call, 'INFO', 'server')
-  if not ok or type(info) ~= 'string' then return '' end
-  return string.match(info, 'run_id:(%w+)') or ''
 end
 
 -- Return the epoch and the newest offset of a log, and whether it is new. Create the log if
@@ -26,20 +20,21 @@ end
 --
 -- A server that was restarted, or a replica that has taken over, may have lost the newest
 -- publications. Their offsets would be assigned again. The log therefore gets a new epoch,
--- unless `trusted` says that the server loses nothing.
+-- unless `trusted` is '1', which says that the server loses nothing.
 local function open_log(meta, log, new_epoch, trusted)
-  local run = trusted and '' or run_id()
   local found = redis.call('HMGET', meta, 'e', 'n', 'i')
-  if not found[1] then
-    redis.call('DEL', log)
-    redis.call('HSET', meta, 'e', new_epoch, 'n', 0, 'i', run)
-    return new_epoch, 0, true
+  local epoch, run = found[1], found[3]
+  if epoch and (run == run_id or trusted == '1' or run_id == '') then
+    return epoch, tonumber(found[2]), false
   end
-  if run ~= '' and found[3] ~= run then
+  run = trusted == '1' and '' or run_id
+  if epoch then
     redis.call('HSET', meta, 'e', new_epoch, 'i', run)
     return new_epoch, tonumber(found[2]), false
   end
-  return found[1], tonumber(found[2]), false
+  redis.call('DEL', log)
+  redis.call('HSET', meta, 'e', new_epoch, 'n', 0, 'i', run)
+  return new_epoch, 0, true
 end
 
 -- Remove entries that are older than `before_ms`, in at most `steps` steps of 16 entries.
@@ -55,6 +50,6 @@ local function trim_by_age(log, before_ms, steps)
       if tonumber(ms) > before_ms then break end
       cut = tonumber(offset) + 1
     end
-    redis.call('XTRIM', log, 'MINID', text(cut))
+    redis.call('XTRIM', log, 'MINID', cut)
   end
 end
