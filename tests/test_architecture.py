@@ -225,6 +225,7 @@ OTHER_OBJECTS = {
     ('endpoint/http.py', 'resp.data'),
     ('endpoint/unidirectional.py', 'sub.offset'),
     ('monitoring/prometheus.py', 'resp.data'),
+    ('plain/events.py', 'resp.data'),
     ('server_api/resource.py', 'resp.data'),
     ('wsgi/sockets/gevent_websocket.py', 'websocket.closed'),
 }

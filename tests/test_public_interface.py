@@ -37,6 +37,7 @@ PUBLIC = {
         'Connection',
         'EndpointOptions',
         'EventLoopError',
+        'EventStreamOptions',
         'HistoryPage',
         'InvalidValueError',
         'LocalSubscription',

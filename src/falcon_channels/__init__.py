@@ -27,6 +27,7 @@ from falcon_channels.hub.connection import Subscription
 from falcon_channels.local_subscription import LocalSubscription
 from falcon_channels.options import ChannelOptions
 from falcon_channels.options import EndpointOptions
+from falcon_channels.options import EventStreamOptions
 from falcon_channels.options import NodeOptions
 from falcon_channels.origin import OriginCheck
 from falcon_channels.publication import ClientInfo
@@ -50,6 +51,7 @@ __all__ = [
     'Connection',
     'EndpointOptions',
     'EventLoopError',
+    'EventStreamOptions',
     'HistoryPage',
     'InvalidValueError',
     'LocalSubscription',

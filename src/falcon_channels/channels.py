@@ -26,7 +26,9 @@ from falcon_channels.node import Node
 from falcon_channels.node import Status
 from falcon_channels.options import ChannelOptions
 from falcon_channels.options import EndpointOptions
+from falcon_channels.options import EventStreamOptions
 from falcon_channels.options import NodeOptions
+from falcon_channels.plain.events import serve_events
 from falcon_channels.plain.websocket import serve_websocket
 from falcon_channels.protocol.codes import DISCONNECT_FORCE
 from falcon_channels.protocol.codes import UNSUBSCRIBE_SERVER
@@ -453,6 +455,46 @@ class Channels:
         """
         await serve_websocket(
             self.node, req, ws, channel, user=user, info=info, media=media, since=since
+        )
+
+    async def serve_events(
+        self,
+        req: falcon.asgi.Request,
+        resp: falcon.asgi.Response,
+        channels: str | Iterable[str] | Mapping[str, str],
+        *,
+        user: str | None = '',
+        info: Any = None,
+        options: EventStreamOptions | None = None,
+    ) -> None:
+        """Answer a request with the publications of channels, as an event stream.
+
+        Call it from ``on_get``, as the last step. The route's ``on_subscribe`` decides
+        whether the client may listen. The data of an event is the payload, and its id
+        is the position. An ``EventSource`` that returns sends the last id, and receives
+        everything that it missed. Other clients send ``?since=`` with the id.
+
+        A client that sends ``Accept: application/json`` is answered once. The answer is
+        ``{"publications": [...], "since": "8:x1", "lost": []}``. If the client sent
+        ``?since=`` and nothing is new, the call waits for at most `poll_wait_s`.
+
+        Args:
+            req: The request.
+            resp: The response. Its body must not be set.
+            channels: Name of a channel, or the names of several. A dict also has the
+                event name of each channel.
+            user: Id of the user, as the application knows it; ``None`` or ``''`` for an
+                anonymous client.
+            info: Public information about the connection, any JSON value.
+            options: Names of the events, history and times.
+
+        Raises:
+            falcon.HTTPError: The client was refused; Falcon answers it.
+            InvalidValueError: The channels cannot be served in one stream, `user` is
+                not text, or `info` is not a JSON value.
+        """
+        await serve_events(
+            self.node, req, resp, channels, user=user, info=info, options=options
         )
 
     def add_endpoints(

@@ -35,6 +35,7 @@ from falcon_channels.origin import check_allowed_origins
 from falcon_channels.routing import ChannelMatch
 from falcon_channels.routing import ChannelRouter
 from falcon_channels.routing import check_channel_name
+from falcon_channels.timer_wheel import TimerWheel
 from falcon_channels.transports.server_process import worker_count
 
 _logger = logging.getLogger('falcon_channels')
@@ -68,6 +69,7 @@ class Node:
         publisher: Publishes for the application and for clients.
         dispatcher: Applies commands about users to the connections of this process.
         reader: Reads history and presence for the application and for clients.
+        timers: Timers of connections without an SDK.
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class Node:
         self.hub.listen(
             on_control=self.dispatcher.receive, on_left=self.subscriber.on_left
         )
+        self.timers = TimerWheel()
         self._starting: asyncio.Task[None] | None = None
         self._status: Status = 'new'
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -291,6 +294,7 @@ class Node:
                 connection.shutdown()
             # NOTE: responders that still run may publish until the hub has closed.
             await self.hub.close()
+            self.timers.close()
             self._status = 'closed'
             await self.broker.close()
             self._loop = None

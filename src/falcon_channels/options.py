@@ -343,6 +343,50 @@ class EndpointOptions(msgspec.Struct, kw_only=True):
         _at_least(self, 0, 'expiry_grace_s')
 
 
+class EventStreamOptions(msgspec.Struct, kw_only=True):
+    """Options of a plain event stream and of long polling; see `Channels.serve_events`.
+
+    Attributes:
+        event_tag: Name of the tag of a publication that has the name of its event
+            (default ``''``: no tag). A publication without the tag has the event name
+            of its channel.
+        json: Whether a payload that is a text is sent as JSON (default ``False``: the
+            text as it is). Other payloads are always JSON.
+        history: Maximum number of stored publications for a client without a position
+            (default 0), or ``None`` for all. The limits of a recovery apply, too.
+        start_event: Name of an event that is sent first, with the position as its data
+            (default ``''``: no such event). The position is also in the id of the
+            stream, but some clients ignore an id without data.
+        retry_ms: Milliseconds after which an EventSource connects again (default 3000).
+        keepalive_s: Seconds between two comments that keep an idle stream open (default
+            20), or ``None`` for no comments.
+        poll_wait_s: Maximum number of seconds for which a poll waits (default 25).
+    """
+
+    event_tag: str = ''
+    json: bool = False
+    history: int | None = 0
+    start_event: str = ''
+    retry_ms: int = 3000
+    keepalive_s: float | None = 20.0
+    poll_wait_s: float = 25.0
+
+    def __post_init__(self) -> None:
+        _at_least(self, 0, 'retry_ms')
+        if self.history is not None:
+            _at_least(self, 0, 'history')
+        _above_zero(self, 'keepalive_s', 'poll_wait_s')
+        for name in ('event_tag', 'start_event'):
+            if not isinstance(getattr(self, name), str):
+                raise OptionsError(
+                    f'{name} is {getattr(self, name)!r}, but must be text'
+                )
+        if any(mark in self.start_event for mark in '\r\n\0'):
+            raise OptionsError(
+                f'start_event is {self.start_event!r}, but must be one line'
+            )
+
+
 def check_channel_limits(
     template: str, channel: ChannelOptions, node: NodeOptions
 ) -> None:

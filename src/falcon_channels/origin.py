@@ -172,10 +172,17 @@ def origin_error(
     )
 
 
-def request_origin_error(
-    req: falcon.asgi.Request, allowed: Collection[str]
-) -> str | None:
-    """Return the result of `origin_error` for an ASGI request."""
+def request_origin_error(req: falcon.Request, allowed: Collection[str]) -> str | None:
+    """Return the result of `origin_error` for a request of an ASGI or a WSGI app."""
+    if not isinstance(req, falcon.asgi.Request):
+        # NOTE: WSGI servers join repeated headers with commas.
+        origin, host = req.env.get('HTTP_ORIGIN'), req.env.get('HTTP_HOST')
+        return origin_error(
+            [] if origin is None else origin.split(','),
+            [] if host is None else host.split(','),
+            req.scheme,
+            allowed,
+        )
     # NOTE: req.get_header() joins repeated headers, so read the scope instead. But its
     #   headers may be an iterator that Falcon has consumed, as in falcon.testing. Then
     #   only Falcon's dict is left.

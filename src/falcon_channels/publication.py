@@ -27,6 +27,16 @@ class Position(NamedTuple):
     epoch: str
 
 
+class Newest(NamedTuple):
+    """A request for the newest publications of a log, instead of a position.
+
+    Attributes:
+        limit: Maximum number of publications, or ``None`` for no limit of its own.
+    """
+
+    limit: int | None
+
+
 #: The position of a channel without a log.
 NO_POSITION = Position(0, '')
 

@@ -15,7 +15,7 @@ from support.processes import ServerProcess
 
 from falcon_channels import Channels
 from falcon_channels import NodeOptions
-from falcon_channels.endpoint import http
+from falcon_channels.transports import http_stream
 
 pytestmark = [
     pytest.mark.browser,
@@ -117,7 +117,7 @@ async def test_refused_event_source_connects_when_there_is_room(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A full process does not shut an EventSource out for ever."""
-    monkeypatch.setattr(http, 'REFUSED_RETRY_MS', (100, 200))
+    monkeypatch.setattr(http_stream, 'REFUSED_RETRY_MS', (100, 200))
     options = NodeOptions(max_connections=1, allowed_origins=(server.url,))
     channels = Channels(options=options)
     with serving(channels, Clients(), asgi_server=asgi_server) as full:

@@ -16,7 +16,7 @@ from support.asgi_servers import AsgiServer
 
 from falcon_channels import Channels
 from falcon_channels import NodeOptions
-from falcon_channels.endpoint import http
+from falcon_channels.transports import http_stream
 
 FOLDER = Path(__file__).with_name('js')
 
@@ -52,7 +52,7 @@ def test_refused_event_source_of_node_connects_when_there_is_room(
     asgi_server: AsgiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A full process does not shut an EventSource out for ever."""
-    monkeypatch.setattr(http, 'REFUSED_RETRY_MS', (100, 200))
+    monkeypatch.setattr(http_stream, 'REFUSED_RETRY_MS', (100, 200))
     channels = Channels(options=NodeOptions(max_connections=1))
     with serving(channels, Clients(), asgi_server=asgi_server) as server:
         url = f'http://127.0.0.1:{server.port}/connection/uni_sse'

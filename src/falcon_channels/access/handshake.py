@@ -54,7 +54,7 @@ class Handshake:
         #: Monotonic time from which the limit of connections is logged again.
         self._log_limit_at_s = 0.0
 
-    async def admit(self, req: falcon.asgi.Request) -> None:
+    async def admit(self, req: falcon.Request) -> None:
         """Check that a request may open a connection now.
 
         Raises:
@@ -120,7 +120,7 @@ class Handshake:
                 limit,
             )
 
-    def check_origin(self, req: falcon.asgi.Request) -> None:
+    def check_origin(self, req: falcon.Request) -> None:
         """Refuse a request that a page of another site sent.
 
         Raises:

@@ -55,6 +55,7 @@ from falcon_channels.hub.presence import PresenceKeeper
 from falcon_channels.options import NodeOptions
 from falcon_channels.protocol.codes import UNSUBSCRIBE_INSUFFICIENT
 from falcon_channels.protocol.codes import UNSUBSCRIBE_SERVER
+from falcon_channels.publication import Newest
 from falcon_channels.publication import Position
 from falcon_channels.routing import ChannelMatch
 from falcon_channels.routing import ChannelRoute
@@ -78,7 +79,8 @@ class SubscribeOptions(NamedTuple):
     """How a connection is subscribed.
 
     Attributes:
-        since: Position from which publications are recovered, or ``None``.
+        since: Position from which publications are recovered, a request for the newest
+            publications, or ``None``.
         data: Data of the client's request for ``on_subscribe``, or ``None``.
         token: Claims of a verified subscription token, or ``None``.
         server_side: Whether the application subscribes the connection, so that
@@ -93,7 +95,7 @@ class SubscribeOptions(NamedTuple):
         on_authorized: Awaited in step 4; an exception ends the subscription.
     """
 
-    since: Position | None = None
+    since: Position | Newest | None = None
     data: Any = None
     token: TokenClaims | None = None
     server_side: bool = False

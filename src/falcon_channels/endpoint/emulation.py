@@ -20,17 +20,15 @@ import falcon
 import falcon.asgi
 import msgspec
 
+from falcon_channels.access.cors import allow_origin
 from falcon_channels.endpoint.client_connection import ClientConnection
 from falcon_channels.endpoint.commands import dispatch
 from falcon_channels.endpoint.endpoint import Endpoint
 from falcon_channels.endpoint.http import admit
-from falcon_channels.endpoint.http import allow_origin
 from falcon_channels.endpoint.http import answer_event_source
 from falcon_channels.endpoint.http import answer_preflight
 from falcon_channels.endpoint.http import BODY_TIMEOUT_S
 from falcon_channels.endpoint.http import decode_text
-from falcon_channels.endpoint.http import EVENT_STREAM
-from falcon_channels.endpoint.http import EVENTS_PREAMBLE
 from falcon_channels.endpoint.http import read_body
 from falcon_channels.endpoint.http import stream
 from falcon_channels.endpoint.websocket import require_protobuf
@@ -42,7 +40,9 @@ from falcon_channels.protocol.messages import ConnectRequest
 from falcon_channels.protocol.messages import SubscribeRequest
 from falcon_channels.transports.client_codecs import ClientCodec
 from falcon_channels.transports.client_codecs import JSON
+from falcon_channels.transports.http_stream import EVENT_STREAM
 from falcon_channels.transports.http_stream import EVENTS
+from falcon_channels.transports.http_stream import EVENTS_PREAMBLE
 from falcon_channels.transports.http_stream import HttpStreamTransport
 from falcon_channels.transports.http_stream import LENGTH_PREFIXED
 from falcon_channels.transports.http_stream import LINES

@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import random
 
 import falcon
 import falcon.asgi
 
+from falcon_channels.access.cors import allow_origin
 from falcon_channels.access.handshake import Handshake
 from falcon_channels.endpoint.client_connection import ClientConnection
 from falcon_channels.protocol import codes
 from falcon_channels.protocol.messages import DisconnectPush
 from falcon_channels.transports.asgi_extensions import connection_abort
 from falcon_channels.transports.client_codecs import ClientCodec
+from falcon_channels.transports.http_stream import EVENT_STREAM
 from falcon_channels.transports.http_stream import EVENTS
 from falcon_channels.transports.http_stream import HttpStreamTransport
+from falcon_channels.transports.http_stream import retry_later
+from falcon_channels.transports.http_stream import set_stream_headers
 from falcon_channels.websocket.limits import log_too_big
 
 #: Seconds within which a request must send its body.
 BODY_TIMEOUT_S = 15.0
-
-#: Media type of server-sent events.
-EVENT_STREAM = 'text/event-stream'
-#: Beginning of a stream of events: a browser fires `open` when the first bytes arrive.
-#: The time after which it connects again replaces that of an earlier refusal.
-EVENTS_PREAMBLE = b'retry: 3000\n\n'
-#: Shortest and longest time in ms after which a refused EventSource tries again.
-REFUSED_RETRY_MS = (5000, 15000)
 
 
 async def admit(
@@ -40,22 +35,6 @@ async def admit(
     """
     allow_origin(handshake, req, resp)
     await handshake.admit(req)
-
-
-def allow_origin(
-    handshake: Handshake, req: falcon.asgi.Request, resp: falcon.asgi.Response
-) -> None:
-    """Check the origin of a request, and let its page read the answer (CORS).
-
-    Raises:
-        falcon.HTTPError: See `Handshake.check_origin`.
-    """
-    handshake.check_origin(req)
-    origin = req.get_header('Origin')
-    resp.append_header('Vary', 'Origin')
-    if origin is not None:
-        resp.set_header('Access-Control-Allow-Origin', origin)
-        resp.set_header('Access-Control-Allow-Credentials', 'true')
 
 
 def answer_preflight(
@@ -138,10 +117,8 @@ def answer_event_source(
         raise error
     code, reason = codes.DISCONNECT_SHUTDOWN
     push = codec.encode_push('', DisconnectPush(code, reason, reconnect=True))
-    # NOTE: the time is random, so that not all refused clients return at once.
-    retry_ms = random.randrange(*REFUSED_RETRY_MS)
-    _set_headers(resp, EVENT_STREAM)
-    resp.data = b'retry: %d\n' % retry_ms + EVENTS.frame([push], binary=False)
+    set_stream_headers(resp, EVENT_STREAM)
+    resp.data = retry_later() + EVENTS.frame([push], binary=False)
 
 
 def stream(
@@ -152,14 +129,7 @@ def stream(
     media_type: str,
 ) -> None:
     """Answer with everything that a connection writes, until it ends."""
-    _set_headers(resp, media_type)
+    set_stream_headers(resp, media_type)
     # NOTE: Falcon notices that the client has left only in `resp.sse`, and only after
     #   the next event. ASGI's own `receive` reports it at once.
     resp.stream = transport.body(connection, req._receive, connection_abort(req.scope))
-
-
-def _set_headers(resp: falcon.asgi.Response, media_type: str) -> None:
-    resp.content_type = media_type
-    resp.set_header('Cache-Control', 'private, no-cache, no-store, max-age=0')
-    # NOTE: a proxy that buffers a response until its end would never send this one.
-    resp.set_header('X-Accel-Buffering', 'no')

@@ -38,8 +38,6 @@ from falcon_channels.endpoint.http import admit
 from falcon_channels.endpoint.http import answer_event_source
 from falcon_channels.endpoint.http import answer_preflight
 from falcon_channels.endpoint.http import decode_text
-from falcon_channels.endpoint.http import EVENT_STREAM
-from falcon_channels.endpoint.http import EVENTS_PREAMBLE
 from falcon_channels.endpoint.http import read_body
 from falcon_channels.endpoint.http import stream
 from falcon_channels.endpoint.websocket import serve_accepted
@@ -57,7 +55,9 @@ from falcon_channels.publication import Publication
 from falcon_channels.transports.asgi import choose_transport
 from falcon_channels.transports.base import Transport
 from falcon_channels.transports.client_codecs import UNIDIRECTIONAL_JSON
+from falcon_channels.transports.http_stream import EVENT_STREAM
 from falcon_channels.transports.http_stream import EVENTS
+from falcon_channels.transports.http_stream import EVENTS_PREAMBLE
 from falcon_channels.transports.http_stream import HttpStreamTransport
 from falcon_channels.transports.http_stream import LINES
 

@@ -50,6 +50,7 @@ from falcon_channels.protocol import recovery
 from falcon_channels.protocol.codes import DISCONNECT_INTERNAL
 from falcon_channels.protocol.codes import UNSUBSCRIBE_INSUFFICIENT
 from falcon_channels.publication import approximate_size_bytes
+from falcon_channels.publication import Newest
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
 from falcon_channels.publication import Signal
@@ -350,7 +351,9 @@ class Hub:
         """
         self._registry.release(await self._registry.acquire(channel, options))
 
-    async def join(self, subscription: Subscription, since: Position | None) -> Joined:
+    async def join(
+        self, subscription: Subscription, since: Position | Newest | None
+    ) -> Joined:
         """Start the delivery of a channel to a subscription, after recovery.
 
         Nothing is written to the connection. The caller writes the result before it
@@ -358,7 +361,8 @@ class Hub:
 
         Args:
             subscription: A JOINING subscription that its connection has registered.
-            since: Last position of the client, or ``None`` for no recovery.
+            since: Last position of the client, a request for the newest publications,
+                or ``None`` for neither.
 
         Raises:
             UnsubscribedError: The subscription was ended meanwhile.
@@ -369,7 +373,9 @@ class Hub:
         local_channel = await self._registry.acquire(subscription.channel, options)
         try:
             mode = options.recovery_mode
-            if since is None or mode == 'off':
+            if isinstance(since, Newest):
+                joined = await self._join_newest(local_channel, subscription, since)
+            elif since is None or mode == 'off':
                 joined = self._join_live(local_channel, subscription, since is not None)
             elif mode == 'latest':
                 joined = await self._join_latest(local_channel, subscription)
@@ -466,6 +472,39 @@ class Hub:
             size_bytes = sum(map(approximate_size_bytes, found))
             return Joined(position, found, bool(found), size_bytes)
         return self._join_live(local_channel, subscription, True)
+
+    async def _join_newest(
+        self, local_channel: LocalChannel, subscription: Subscription, newest: Newest
+    ) -> Joined:
+        """Join with the newest publications, within the limits of a recovery."""
+        options = local_channel.options
+        limit = options.recovery_limit
+        if newest.limit is not None:
+            limit = min(limit, newest.limit)
+        settings = StreamSettings.of(options)
+        for _ in range(_ATTEMPTS):
+            self._fan_out.flush_channel(local_channel)
+            local_channel.start_buffering(subscription)
+            page = await self._reads.history(
+                local_channel.channel, settings, limit=limit, reverse=True
+            )
+            self._check_not_ended(subscription)
+            if page.position.epoch != local_channel.position.epoch:
+                await self._wait_for_same_log(local_channel)
+                continue
+            buffered = subscription.buffered
+            if buffered is None:
+                continue
+            self._fan_out.flush_channel(local_channel)
+            epoch = page.position.epoch
+            live = [publication for publication, e in buffered if e == epoch]
+            found = recovery.recover_newest(page, live, options.recovery_limit_bytes)
+            if found is None or found.position.offset < local_channel.position.offset:
+                continue
+            local_channel.add(subscription, found.position.offset)
+            size_bytes = sum(map(approximate_size_bytes, found.publications))
+            return Joined(found.position, found.publications, None, size_bytes)
+        return self._join_live(local_channel, subscription, False)
 
     async def _wait_for_same_log(self, local_channel: LocalChannel) -> None:
         """Wait until a local channel has moved to the log that the broker has now."""

@@ -22,6 +22,7 @@ from typing import Final
 
 from falcon_channels.publication import approximate_size_bytes
 from falcon_channels.publication import Publication
+from falcon_channels.transports.encoders import Encoder
 
 #: Seconds after which all pieces are dropped, from the first request on.
 CACHE_S: Final = 1.0
@@ -80,6 +81,27 @@ class SharedEncodings:
                 self._store(pieces, piece)
             found.append(piece[1])
         return found
+
+    def encode(
+        self,
+        encoder: Encoder,
+        channel: str,
+        publications: Sequence[Publication],
+        epoch: str,
+    ) -> Any:
+        """Return one blob with recovered publications, made of shared pieces.
+
+        Raises:
+            PayloadError: A publication has no form in this encoding.
+        """
+        blobs = self.pieces(
+            (encoder, channel, epoch),
+            publications,
+            lambda publication: encoder.encode(channel, [publication], epoch),
+        )
+        if blobs is None:
+            return encoder.encode(channel, publications, epoch)
+        return encoder.framing.join(blobs)
 
     def clear(self) -> None:
         """Drop all pieces."""

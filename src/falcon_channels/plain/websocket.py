@@ -259,21 +259,16 @@ class PlainConnection(Connection):
             self.send(plain_codec.subscribed_media(joined.position, joined.recovered))
         try:
             if joined.publications:
-                self.send_blob(self._encode(joined))
+                self.send_blob(
+                    self.hub.shared_encodings.encode(
+                        self.encoder,
+                        self._channel,
+                        joined.publications,
+                        joined.position.epoch,
+                    )
+                )
         except PayloadError:
             self.disconnect(*DISCONNECT_INAPPROPRIATE_PROTOCOL)
-
-    def _encode(self, joined: Joined) -> Any:
-        encoder, channel = self.encoder, self._channel
-        publications, epoch = joined.publications, joined.position.epoch
-        blobs = self.hub.shared_encodings.pieces(
-            (encoder, channel, epoch),
-            publications,
-            lambda publication: encoder.encode(channel, [publication], epoch),
-        )
-        if blobs is None:
-            return encoder.encode(channel, publications, epoch)
-        return encoder.framing.join(blobs)
 
     # --- publish ---------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from falcon_channels.errors import PositionError
+from falcon_channels.publication import approximate_size_bytes
 from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
@@ -128,6 +129,39 @@ def recover_latest(page: HistoryPage) -> RecoveryResult:
     """
     found = [p for p in page.publications if p.offset == page.position.offset]
     return RecoveryResult(bool(found), found, page.position)
+
+
+def recover_newest(
+    page: HistoryPage, live: Sequence[Publication], limit_bytes: int
+) -> RecoveryResult | None:
+    """Merge the newest publications of the log with those announced during the read.
+
+    Args:
+        page: The newest publications, newest first, read after `live` started to
+            buffer.
+        live: Publications of the epoch of `page` announced since, in any order.
+        limit_bytes: Maximum size of the result. The oldest publications are left out
+            above it.
+
+    Returns:
+        The result, or ``None`` if there is a gap between the log and `live`. The caller
+        then reads again.
+    """
+    following = following_publications(page.position, live)
+    if following is None:
+        return None
+    newest_first = [*reversed(following), *page.publications]
+    top = newest_first[0].offset if following else page.position.offset
+    publications = []
+    size_bytes = 0
+    for number, publication in enumerate(newest_first):
+        size_bytes += approximate_size_bytes(publication)
+        # NOTE: the log may have lost publications at any place.
+        if publication.offset != top - number or size_bytes > limit_bytes:
+            break
+        publications.append(publication)
+    publications.reverse()
+    return RecoveryResult(True, publications, Position(top, page.position.epoch))
 
 
 def _offset(publication: Publication) -> int:

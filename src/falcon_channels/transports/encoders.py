@@ -41,7 +41,7 @@ class ItemCodec(Protocol):
 class Encoder:
     """A codec and a framing; call `get_encoder` to get the shared object."""
 
-    __slots__ = ('codec', 'framing')
+    __slots__ = ('__weakref__', 'codec', 'framing')
 
     def __init__(self, codec: ItemCodec, framing: Framing) -> None:
         self.codec = codec

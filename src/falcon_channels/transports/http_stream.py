@@ -13,12 +13,39 @@ from collections.abc import AsyncIterator
 from collections.abc import Awaitable
 from collections.abc import Callable
 from collections.abc import Sequence
+import random
 from typing import Any
+
+import falcon
 
 from falcon_channels.transports.base import Receiver
 
+#: Media type of server-sent events.
+EVENT_STREAM = 'text/event-stream'
+#: Beginning of a stream of events: a browser fires `open` when the first bytes arrive.
+#: The time after which it connects again replaces that of an earlier refusal.
+EVENTS_PREAMBLE = b'retry: 3000\n\n'
+#: Shortest and longest time in ms after which a refused EventSource tries again.
+REFUSED_RETRY_MS = (5000, 15000)
+
 #: Seconds that a client has to read the pending output when it is closed.
 CLOSE_TIMEOUT_S = 10.0
+
+
+def set_stream_headers(resp: falcon.Response, media_type: str) -> None:
+    """Set the headers of a response that does not end."""
+    resp.content_type = media_type
+    resp.set_header('Cache-Control', 'private, no-cache, no-store, max-age=0')
+    # NOTE: a proxy that buffers a response until its end would never send this one.
+    resp.set_header('X-Accel-Buffering', 'no')
+
+
+def retry_later() -> bytes:
+    """Return the field ``retry:`` for an EventSource that is refused for now.
+
+    The time is random, so that not all refused clients return at once.
+    """
+    return b'retry: %d\n' % random.randrange(*REFUSED_RETRY_MS)
 
 
 class LineFraming:
@@ -113,6 +140,11 @@ class HttpStreamTransport:
         self._sending = False
         self._sender: asyncio.Task[Any] | None = None
         self._abort_connection: Callable[[], None] | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether the server has begun to read the body."""
+        return self._sender is not None
 
     def add_to_events(self, get_field: Callable[[], bytes]) -> None:
         """Add a field to the last event of every chunk of the body from now on.

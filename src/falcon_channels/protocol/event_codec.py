@@ -1,0 +1,275 @@
+"""The encodings of plain event streams, and their event ids.
+
+An event (WHATWG HTML section 9.2.5) of a publication is::
+
+    event: message
+    data: {"text": "hi"}
+    id: 7:x1
+
+An event id has the position of the client after the event. In a stream of one channel
+it is ``OFFSET:EPOCH``. A stream of several channels has one position for each channel,
+``rooms:1=7:x1&news=9:x1``, because a client stores only the last id. Names and epochs
+are percent-encoded there. Such ids differ between clients. `PartsCodec` therefore
+leaves them out, and the connection adds them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Final
+from typing import NamedTuple
+from urllib.parse import quote
+from urllib.parse import unquote
+
+import msgspec
+
+from falcon_channels.errors import PayloadError
+from falcon_channels.protocol.plain_codec import encode_client_info
+from falcon_channels.publication import Position
+from falcon_channels.publication import Publication
+from falcon_channels.publication import Signal
+
+_encode = msgspec.json.encode
+
+#: Maximum length of an event id in characters. Servers limit the size of headers.
+MAX_ID_CHARACTERS: Final = 4096
+#: Maximum number of digits of an offset.
+_MAX_DIGITS: Final = 15
+#: Characters of names that are not encoded in an event id.
+_SAFE: Final = ":/#@!$'()*;?"
+
+
+class Names(NamedTuple):
+    """How the events of a stream are named.
+
+    Attributes:
+        by_channel: Event names by channel, as pairs. Without a name, an event is a
+            ``message``.
+        tag: Name of the tag that has the name of an event, or ``''``.
+    """
+
+    by_channel: tuple[tuple[str, str], ...] = ()
+    tag: str = ''
+
+
+class Part(NamedTuple):
+    """An encoded publication without its event id.
+
+    Attributes:
+        channel: Name of the channel.
+        position: Position after the publication. Its offset is 0 if the channel keeps
+            no history.
+        content: Lines of the event without its id, or a JSON object.
+    """
+
+    channel: str
+    position: Position
+    content: bytes
+
+
+class EventCodec:
+    """Encodes publications as whole events with their ids, for one channel.
+
+    Args:
+        names: How the events are named.
+        json: Whether a payload that is a text is sent as JSON, and not as it is.
+    """
+
+    binary = False
+    carries_binary = False
+
+    def __init__(self, names: Names, json: bool) -> None:
+        self._lines = _EventLines(names, json)
+
+    def encode_items(
+        self, channel: str, items: Sequence[Publication | Signal], epoch: str
+    ) -> list[bytes]:
+        """Return one event for each publication; joins and leaves are not sent."""
+        return [
+            end_event(
+                self._lines.encode(channel, item),
+                encode_position(Position(item.offset, epoch)) if item.offset else '',
+            )
+            for item in items
+            if isinstance(item, Publication)
+        ]
+
+
+class PartsCodec:
+    """Encodes publications as events without ids, for several channels.
+
+    Args:
+        names: How the events are named.
+        json: Whether a payload that is a text is sent as JSON, and not as it is.
+    """
+
+    binary = False
+    carries_binary = False
+
+    def __init__(self, names: Names, json: bool) -> None:
+        self._lines = _EventLines(names, json)
+
+    def encode_items(
+        self, channel: str, items: Sequence[Publication | Signal], epoch: str
+    ) -> list[Part]:
+        """Return one part for each publication; joins and leaves are not sent."""
+        return [
+            Part(
+                channel, Position(item.offset, epoch), self._lines.encode(channel, item)
+            )
+            for item in items
+            if isinstance(item, Publication)
+        ]
+
+
+class MediaPartsCodec:
+    """Encodes publications as JSON objects, for long polling."""
+
+    binary = False
+    carries_binary = False
+
+    def encode_items(
+        self, channel: str, items: Sequence[Publication | Signal], epoch: str
+    ) -> list[Part]:
+        """Return one part for each publication; joins and leaves are not sent."""
+        return [
+            Part(channel, Position(item.offset, epoch), _media(channel, item))
+            for item in items
+            if isinstance(item, Publication)
+        ]
+
+
+class _EventLines:
+    """Writes the lines ``event:`` and ``data:``."""
+
+    def __init__(self, names: Names, json: bool) -> None:
+        self._by_channel = dict(names.by_channel)
+        self._tag = names.tag
+        self._json = json
+
+    def encode(self, channel: str, publication: Publication) -> bytes:
+        name = ''
+        if self._tag and publication.tags:
+            name = publication.tags.get(self._tag, '')
+        name = name or self._by_channel.get(channel, '')
+        data = payload(publication)
+        if not self._json and data[:1] == b'"':
+            text: str = msgspec.json.decode(data)
+            data = text.encode()
+        return event_lines(name, data)
+
+
+def event_lines(name: str, data: bytes) -> bytes:
+    """Return the lines ``event:`` and ``data:`` of an event.
+
+    SECURITY: a client may choose the text of a tag or of a payload. A line end in it
+    must not begin another field or another event.
+    """
+    lines = data.replace(b'\r\n', b'\n').replace(b'\r', b'\n').split(b'\n')
+    content = b''.join([b'data: %s\n' % line for line in lines])
+    if not name:
+        return content
+    return b'event: %s\n%s' % (_one_line(name).encode(), content)
+
+
+def end_event(content: bytes, event_id: str) -> bytes:
+    """Return a whole event: its lines, its id unless that is empty, and the end."""
+    if not event_id:
+        return content + b'\n'
+    return b'%sid: %s\n\n' % (content, event_id.encode())
+
+
+def is_one_line(text: str) -> bool:
+    """Return whether a text can be the value of a field without a change."""
+    return text == _one_line(text)
+
+
+def _one_line(text: str) -> str:
+    return text.replace('\r', ' ').replace('\n', ' ').replace('\0', ' ')
+
+
+def payload(publication: Publication) -> bytes:
+    """Return the payload as JSON text.
+
+    Raises:
+        PayloadError: The publication is binary.
+    """
+    if publication.binary:
+        raise PayloadError('a binary publication cannot be sent as text')
+    return publication.data
+
+
+def _media(channel: str, publication: Publication) -> bytes:
+    parts = [b'{"channel":', _encode(channel), b',"data":', payload(publication)]
+    if publication.offset:
+        parts.append(b',"offset":%d' % publication.offset)
+    if publication.tags:
+        parts += (b',"tags":', _encode(publication.tags))
+    if publication.info:
+        parts += (b',"info":', encode_client_info(publication.info))
+    parts.append(b'}')
+    return b''.join(parts)
+
+
+# --- event ids -----------------------------------------------------------------------
+
+
+def encode_position(position: Position) -> str:
+    """Return the event id of a position in the only channel."""
+    return f'{position.offset}:{position.epoch}'
+
+
+def encode_positions(positions: Mapping[str, Position]) -> str:
+    """Return the event id of positions in several channels."""
+    return '&'.join(
+        [
+            f'{encode_name(name)}={position.offset}:{quote(position.epoch)}'
+            for name, position in positions.items()
+            if position.epoch
+        ]
+    )
+
+
+def encode_name(channel: str) -> str:
+    """Return the name of a channel as it is in an event id."""
+    return quote(channel, safe=_SAFE)
+
+
+def decode_positions(
+    text: str, channels: Collection[str]
+) -> dict[str, Position] | None:
+    """Return the positions of an event id, or ``None`` if it is malformed.
+
+    SECURITY: the id comes from the client. Only channels of the stream are returned, so
+    that a client cannot add another one.
+
+    Args:
+        text: The event id.
+        channels: Channels of the stream.
+    """
+    if len(text) > MAX_ID_CHARACTERS:
+        return None
+    if '=' not in text:
+        position = _decode_position(text)
+        if position is None or len(channels) != 1:
+            return None
+        return dict.fromkeys(channels, position)
+    positions = {}
+    for item in text.split('&'):
+        name, _, value = item.partition('=')
+        position = _decode_position(value)
+        if position is None:
+            return None
+        name = unquote(name)
+        if name in channels:
+            positions[name] = position._replace(epoch=unquote(position.epoch))
+    return positions
+
+
+def _decode_position(text: str) -> Position | None:
+    offset, _, epoch = text.partition(':')
+    if not offset.isascii() or not offset.isdigit() or len(offset) > _MAX_DIGITS:
+        return None
+    return Position(int(offset), epoch)
