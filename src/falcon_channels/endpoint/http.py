@@ -23,8 +23,8 @@ BODY_TIMEOUT_S = 15.0
 
 #: Media type of server-sent events.
 EVENT_STREAM = 'text/event-stream'
-#: Beginning of a stream of events: a browser fires `open` when the first bytes arrive.
-#: The time after which it connects again replaces that of an earlier refusal.
+#: Beginning of a stream of events. A browser fires `open` when the first bytes arrive.
+#: The `retry` time replaces the time of an earlier refusal.
 EVENTS_PREAMBLE = b'retry: 3000\n\n'
 #: Shortest and longest time in ms after which a refused EventSource tries again.
 REFUSED_RETRY_MS = (5000, 15000)
@@ -100,7 +100,7 @@ async def read_body(
         raise falcon.HTTPError(
             408, description=f'the body did not arrive within {BODY_TIMEOUT_S:.0f} s'
         ) from None
-    # NOTE: Falcon does not report that the client has left.
+    # NOTE: Falcon does not report that the client has left before the end of the body.
     if len(body) < (req.content_length or 0):
         raise falcon.HTTPBadRequest(
             description=f'the body has {len(body)} of {req.content_length} bytes'
@@ -128,8 +128,8 @@ def answer_event_source(
 ) -> None:
     """Answer an EventSource that cannot be served now, so that it tries again.
 
-    NOTE: an EventSource gives up after any status except 200 (WHATWG HTML section
-    9.2.3). It connects again if its stream ends.
+    NOTE: after any status except 200, an EventSource does not connect again (WHATWG
+    HTML section 9.2.3). If its stream ends, it connects again.
 
     Raises:
         falcon.HTTPServiceUnavailable: The client is not an EventSource.
@@ -153,7 +153,7 @@ def stream(
 ) -> None:
     """Answer with everything that a connection writes, until it ends."""
     _set_headers(resp, media_type)
-    # NOTE: Falcon notices that the client has left only in `resp.sse`, and only after
+    # NOTE: Falcon detects that the client has left only in `resp.sse`, and only after
     #   the next event. ASGI's own `receive` reports it at once.
     resp.stream = transport.body(connection, req._receive, connection_abort(req.scope))
 
