@@ -134,7 +134,7 @@ def of_ann() -> list[tuple[str, str, str]]:
 def test_responders_of_an_sdk_connection_see_its_handshake(
     server: Server, bob: Peer
 ) -> None:
-    """Every responder sees the variables of its handshake, whoever ends the connection."""
+    """Every responder sees the variables of its own handshake, in every case."""
     with Peer.to(server, '/connection/websocket?user=ann') as ann:
         ann.connect()
         ann.ask('subscribe', channel='rooms:a')
