@@ -1,4 +1,4 @@
-"""One failure is logged once, however many calls fail."""
+"""One failure is logged once, even if many calls fail."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from falcon_channels.burst_log import BurstLog
 async def test_warning_of_a_burst_is_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The first warning of a burst is a warning; a burst ends with quiet seconds."""
+    """The first warning of a burst is logged; a burst ends after a quiet time."""
     caplog.set_level(logging.DEBUG)
     log = BurstLog(quiet_s=30.0)
     for pause_s in (0.0, 20.0, 20.0, 31.0, 1.0):

@@ -144,7 +144,7 @@ class NoSource(Responders):
 def test_class_hook_that_skips_a_channel_responder_is_refused(
     cls: type, responders: str
 ) -> None:
-    """A hook of a class is not ignored: the error names the unguarded responders."""
+    """A class with a hook is refused, and the error names the unguarded responders."""
     with pytest.raises(OptionsError) as refused:
         Channels().add_route('news', cls())
     assert f'not before {responders}: decorate these' in str(refused.value)
@@ -160,7 +160,7 @@ def test_class_hook_that_skips_a_responder_with_a_suffix_is_refused() -> None:
 def test_class_whose_hooks_run_as_written_is_accepted(
     cls: type, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Hooks of single responders are not judged."""
+    """Hooks of single responders are accepted."""
     Channels().add_route('news', cls())
     assert [] == caplog.messages
 
@@ -169,7 +169,7 @@ def test_class_whose_hooks_run_as_written_is_accepted(
 def test_class_that_possibly_has_a_hook_logs_a_warning(
     cls: type, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """If all HTTP responders have a hook, the class may have one: it is said."""
+    """If all HTTP responders have a hook, a warning says so: the class may have one."""
     Channels().add_route('news', cls())
     warning = (
         f'possibly, the hook of the class {cls.__name__} runs before HTTP responders '
@@ -195,6 +195,6 @@ class Clients:
 
 
 def test_class_hook_of_a_connection_resource_is_refused() -> None:
-    """The rule holds for the responders of connections too."""
+    """The rule also holds for the responders of connections."""
     with pytest.raises(OptionsError, match='not before on_message, on_rpc_time: d'):
         Channels().add_endpoints(falcon.asgi.App(), resource=Clients())

@@ -105,7 +105,7 @@ def test_name_with_the_canonical_spelling_has_a_route(name: str, value: object) 
     ],
 )
 def test_name_with_another_spelling_of_a_value_has_no_route(name: str) -> None:
-    """A name whose value has another canonical spelling is unknown."""
+    """A name does not match if the canonical spelling of its value differs."""
     check_channel_name(name, 255)
     assert ROUTER.match(name) is None
 
@@ -125,7 +125,7 @@ def canonical_name(field: str, value: Any) -> str:
 def test_name_that_matches_is_the_name_built_from_its_value(
     field: str, text: str
 ) -> None:
-    """The name built from the converted value is the name that matched."""
+    """The name that is built from the converted value equals the name that matched."""
     match = ROUTER.match(f'{field}:{text}')
     if match is not None:
         value = match.params['value']
@@ -189,7 +189,7 @@ def test_converter_with_to_string_defines_the_spelling() -> None:
 
 
 def test_converter_of_several_segments_is_compared_as_a_whole() -> None:
-    """A field that contains slashes has one spelling too."""
+    """A field that contains slashes also has one spelling."""
     router = ChannelRouter()
     router.converters['rest'] = RestConverter
     router.add('files/{name:rest}', None, ChannelOptions())

@@ -59,7 +59,7 @@ EMOJI_STYLE = '\ufe0f'
 )
 @pytest.mark.parametrize('name', ['{}', 'ann{}', '{}ann', 'a{}nn', 'می{}', 'ж{}ж'])
 def test_invisible_character_is_found(character: str, name: str) -> None:
-    """A character that nobody sees is found at each place of a name."""
+    """An invisible character is found at each place of a name."""
     assert character == find_invisible_character(name.format(character))
 
 
@@ -123,7 +123,7 @@ def test_joiner_outside_its_context_is_found(name: str, found: str) -> None:
 
 
 def test_every_character_without_a_glyph_is_found() -> None:
-    """No control, format or separator character passes alone, except the space."""
+    """Each control, format or separator character is found, except the space."""
     passed = {
         chr(code)
         for code in range(sys.maxunicode + 1)

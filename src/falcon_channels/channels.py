@@ -145,7 +145,7 @@ class Channels:
         Raises:
             UnknownChannelError: No route matches.
             PayloadError: The data cannot be written as JSON; NaN and infinity cannot.
-                Or it is `bytes` that are not JSON, and the channel carries JSON.
+                Or the data is `bytes` that are not JSON, and the channel carries JSON.
             PublicationTooLargeError: The payload exceeds `max_publication_bytes`.
             BrokerUnavailableError: The publication may or may not be stored. Publish
                 again with the same idempotency key.

@@ -186,7 +186,7 @@ class Node:
         if self._status == 'closed':
             raise ClosedError(
                 'these channels are closed. Falcon stops middleware in reverse order: '
-                'list `channels` before a middleware that uses them when it stops'
+                'list `channels` before a middleware that uses it when it stops'
             )
         loop = asyncio.get_running_loop()
         if self._loop is not None and self._loop is not loop:
@@ -195,8 +195,9 @@ class Node:
             return
         if self._starting is None:
             self._loop = loop
-            # NOTE: the first call may be a request. The tasks of the node outlive it,
-            #   and must not see its context variables, nor keep them in memory.
+            # NOTE: the first call may come from a request. The tasks of the node
+            #   outlive the request. They must not see its context variables, or keep
+            #   them in memory.
             self._starting = loop.create_task(
                 self._start(), name='falcon_channels start', context=Context()
             )
@@ -239,9 +240,9 @@ class Node:
         self.cluster.adopt_handlers(earlier)
 
     def abandon(self) -> None:
-        """Drop everything after the event loop of the node has ended without `close`.
+        """Drop all parts of the node, whose event loop has ended without `close`.
 
-        The links of the broker are not closed. `reopen` builds new parts.
+        The links of the broker are not closed. `reopen` creates new parts.
 
         Raises:
             EventLoopError: The event loop has not ended. Use `close`.

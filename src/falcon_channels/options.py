@@ -27,7 +27,7 @@ SlowReader = Literal['close', 'drop_oldest', 'latest']
 
 #: Default of `ChannelOptions.max_publication_bytes`.
 _DEFAULT_PUBLICATION_BYTES = 65536
-#: Size in bytes of a request to subscribe with a usual name, token and position.
+#: Size in bytes of a subscribe request with a name, token and position of usual length.
 _SUBSCRIBE_BYTES = 1024
 #: Largest batch in bytes that nodes pass on to each other; see `cluster.chunks`.
 _MAX_BATCH_BYTES = 4 * 1024 * 1024 - 1024
@@ -64,9 +64,9 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
         subscribers: Clients that may subscribe, unless ``on_subscribe`` refuses
             (default ``'auto'``). ``'users'``: clients that have a user, and those whose
             subscription token names the channel. ``'anybody'``: all clients.
-            ``'auto'``: clients that ``on_subscribe`` accepts. Without that responder,
-            only clients with a subscription token. The application itself can
-            connect any client.
+            ``'auto'``: clients that ``on_subscribe`` accepts; without that responder,
+            only clients with a subscription token. The application itself can subscribe
+            any client.
         publishers: Clients that may publish, unless ``on_publish`` refuses (default
             ``'auto'``). ``'nobody'``, ``'subscribers'`` or ``'anybody'``. ``'auto'``:
             subscribers if the resource has ``on_publish``, else nobody.
@@ -182,9 +182,9 @@ class NodeOptions(msgspec.Struct, kw_only=True):
         max_message_bytes: Maximum size of one message or command from a client, in
             bytes (default 65536, 64 KiB).
         max_batch_bytes: Maximum size of several commands that a client sends together,
-            in bytes (default 262144, 256 KiB). An SDK that returns sends the requests
-            for all its channels together. A value below `max_message_bytes` is raised
-            to it.
+            in bytes (default 262144, 256 KiB). An SDK that reconnects sends the
+            requests for all its channels together. If the value is below
+            `max_message_bytes`, `max_message_bytes` is used.
         max_backlog_bytes: Maximum number of bytes buffered for one connection over all
             its channels (default 1048576, 1 MiB). Above it, the connection is closed as
             too slow.
@@ -252,25 +252,25 @@ class NodeOptions(msgspec.Struct, kw_only=True):
         if self.max_batch_bytes > _MAX_BATCH_BYTES:
             raise OptionsError(
                 f'max_batch_bytes and max_message_bytes must be at most '
-                f'{_MAX_BATCH_BYTES}, because a process can pass on no more to another '
-                f'one: {self.max_batch_bytes} is too much'
+                f'{_MAX_BATCH_BYTES}, because a process cannot pass on more to another '
+                f'process: {self.max_batch_bytes} is too much'
             )
 
     def warn_of_small_batch(self) -> None:
-        """Log if a client with the most channels may be unable to return."""
+        """Log a warning if a client with many channels may be unable to reconnect."""
         wanted_bytes = self.max_channels_per_connection * _SUBSCRIBE_BYTES
         if wanted_bytes > self.max_batch_bytes:
             _logger.warning(
-                'a client that returns to max_channels_per_connection of %d channels '
-                'with tokens sends about %d bytes, but max_batch_bytes is %d: raise '
-                'it, or lower max_channels_per_connection',
+                'a client that reconnects with max_channels_per_connection of %d '
+                'channels and tokens sends about %d bytes, but max_batch_bytes is %d: '
+                'raise it, or lower max_channels_per_connection',
                 self.max_channels_per_connection,
                 wanted_bytes,
                 self.max_batch_bytes,
             )
 
     def warn_of_small_server(self, max_message_bytes: int | None) -> None:
-        """Log if the server refuses batches that these options allow.
+        """Log a warning if the server refuses batches that these options allow.
 
         Args:
             max_message_bytes: Maximum size of a message that the server passes on, or
@@ -390,7 +390,7 @@ class EventStreamOptions(msgspec.Struct, kw_only=True):
 def check_channel_limits(
     template: str, channel: ChannelOptions, node: NodeOptions
 ) -> None:
-    """Check that the limits of a route and of its node agree.
+    """Check that the limits of a route do not contradict those of its node.
 
     Raises:
         OptionsError: No client or no process could hold the largest publication.
@@ -407,8 +407,9 @@ def check_channel_limits(
 def warn_of_small_messages(
     template: str, channel: ChannelOptions, node: NodeOptions
 ) -> None:
-    """Log if clients cannot publish what the application has allowed for a route."""
-    # NOTE: a lower limit of messages alone is no mistake: it is the limit that holds.
+    """Log a warning if clients cannot publish the sizes that a route allows."""
+    # NOTE: it is no mistake if only the limit of messages was lowered. The lower limit
+    #   then applies.
     reachable_bytes = max(node.max_message_bytes, _DEFAULT_PUBLICATION_BYTES)
     if channel.max_publication_bytes > reachable_bytes:
         _logger.warning(

@@ -51,8 +51,8 @@ def check_channel_name(channel: object, max_bytes: int) -> str:
     if channel.isascii() and channel.isprintable():
         size_bytes = len(channel)
     else:
-        # SECURITY: with an invisible character an attacker makes a name that looks like
-        #   another one.
+        # SECURITY: with an invisible character, an attacker can make a name that looks
+        #   like another name.
         invisible = find_invisible_character(channel)
         if invisible is not None:
             raise ChannelNameError(
@@ -220,10 +220,11 @@ class ChannelRouter:
     of segments between slashes, without the first slash.
 
     A name matches only if its fields have the canonical spelling of their values.
-    Otherwise a client could avoid the revocation of ``orders:10`` with ``orders:010``.
+    Otherwise, a client could avoid a revocation for ``orders:10`` with ``orders:010``.
 
     Attributes:
-        converters: The converters by name, like `router_options.converters` of an app.
+        converters: The converters by name, used like `router_options.converters` of an
+            app.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Limit how often a person and an address may do something, in this process."""
+"""Limit the rate of requests of a person and of an address, in this process."""
 
 from __future__ import annotations
 
@@ -64,13 +64,14 @@ class RateLimit:
 class RequestLimit:
     """A limit for each person, and a higher limit for all people of one address.
 
-    SECURITY: a session is free, so that an attacker can have any number of them. The
-    limit of the address holds for all of them together.
+    SECURITY: an attacker can create any number of sessions. The limit of an address
+    applies to all its sessions together.
 
     Args:
         per_s: Requests of one person per second.
         burst: Requests of one person at once.
-        people_per_address: Number of people whose limits an address has.
+        people_per_address: Factor: an address may send this many times as much as one
+            person.
     """
 
     def __init__(self, per_s: float, burst: int, people_per_address: int) -> None:
@@ -83,7 +84,7 @@ class RequestLimit:
         """Count a request of a member.
 
         Raises:
-            falcon.HTTPTooManyRequests: The person or the address is over its limit.
+            falcon.HTTPTooManyRequests: The person or the address exceeds its limit.
         """
         self._people.take(req.context.member.id)
         self.take_address(req)
@@ -92,7 +93,7 @@ class RequestLimit:
         """Count a request of an address only, such as one for a new session.
 
         Raises:
-            falcon.HTTPTooManyRequests: The address is over its limit.
+            falcon.HTTPTooManyRequests: The address exceeds its limit.
         """
         address = client_address(req)
         if address is not None:
@@ -102,14 +103,14 @@ class RequestLimit:
 def client_address(req: falcon.asgi.Request) -> str | None:
     """Return the address of a client; an IPv6 network of 64 bits counts as one.
 
-    SECURITY: a client can send a header with an invented address. The headers are
-    therefore not read here. The server reads them, for proxies that the operator trusts
-    (``--forwarded-allow-ips``).
+    SECURITY: a client can send a header with an invented address. This function
+    therefore reads no headers. The server reads them if they come from proxies that the
+    operator trusts (``--forwarded-allow-ips``).
 
     Returns:
-        ``None`` if the server does not know it, such as on a UNIX socket.
+        ``None`` if the server does not know the address, for example on a UNIX socket.
     """
-    # NOTE: ASGI calls the client an iterable of the host and the port.
+    # NOTE: in ASGI, the client is an iterable of host and port.
     host = next(iter(req.scope.get('client') or ()), '')
     try:
         address = ipaddress.ip_address(host)

@@ -12,7 +12,8 @@ import msgspec
 #: Enough for a message of 4,000 characters in the longest form that JSON allows.
 MAX_JSON_BYTES = 64 * 1024
 
-#: An upload ends if less than this arrives in each `TIMEOUT_S`.
+#: Minimum number of bytes that must arrive in each `TIMEOUT_S`; otherwise the upload
+#: ends.
 #: SECURITY: clients that send most of a body and then nothing would fill the memory.
 MIN_BYTES = 16 * 1024
 TIMEOUT_S = 15.0

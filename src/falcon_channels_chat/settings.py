@@ -21,8 +21,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         allowed_origins: Other sites whose pages may use this chat, separated by spaces.
         messages_per_s: Average number of messages that a person may send per second.
         message_burst: Number of messages that a person may send at once.
-        people_per_address: Number of people whose limits all sessions of one client
-            address have together.
+        people_per_address: Factor for the limits of one client address: all its
+            sessions together may send this many times as much as one person.
         max_rooms: Maximum number of rooms.
         max_image_bytes: Maximum size of one image in bytes.
         max_images_bytes: Maximum size of all images together in bytes.

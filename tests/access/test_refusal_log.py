@@ -1,4 +1,4 @@
-"""Refusals are logged at INFO, each reason once per connection, and never without end.
+"""Refusals are logged at INFO: each reason once per connection, and at most 8 reasons.
 
 Developers see why a client was refused without setting the level to DEBUG.
 """
@@ -67,7 +67,7 @@ def peer(server: Server) -> Iterator[Peer]:
 
 @pytest.fixture
 def logged(caplog: pytest.LogCaptureFixture) -> Iterator[Any]:
-    """Return a function that returns what was logged about refusals at INFO."""
+    """Return a function that returns the messages about refusals at INFO."""
     with caplog.at_level(logging.DEBUG, 'falcon_channels'):
         yield lambda: [
             record.getMessage().partition('>: ')[2]

@@ -1,4 +1,4 @@
-"""A lost link to a real server: calls, announcements and log lines meanwhile."""
+"""Calls, announcements and log lines while the link to a real server is lost."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
 async def test_publish_without_log_is_refused_while_the_own_link_is_lost(
     store: Store,
 ) -> None:
-    """Promise 13: a publish that succeeds is delivered to the own subscribers."""
+    """Promise 13: a publish that succeeds reaches the subscribers of its process."""
     broker, recorder = open_broker(store.url), Recorder()
     await broker.start(recorder)
     await broker.subscribe('live', NO_LOG)
@@ -121,7 +121,7 @@ class Outage:
 
 @pytest.fixture(params=['sqlite', 'redis', 'empty redis', 'postgresql'])
 def outage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Outage]:
-    """An outage of each store; "empty redis" has lost its data at the end."""
+    """An outage of each store; "empty redis" loses its data during the outage."""
     if request.param == 'sqlite':
         path = tmp_path / 'chat.db'
         lock = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -173,7 +173,7 @@ async def test_outage_longer_than_the_lifetime_of_entries_announces_nothing(
 ) -> None:
     """Members that stay connected are not announced again after an outage.
 
-    The processes log one line about presence, however many calls have failed.
+    The processes log one line about presence, even if many calls have failed.
     """
     monkeypatch.setattr('falcon_channels.hub.presence._SETTLE_S', 5.0)
     loop = asyncio.get_running_loop()
@@ -224,7 +224,7 @@ async def test_outage_longer_than_the_lifetime_of_entries_announces_nothing(
 async def test_link_that_is_lost_many_times_is_logged_once(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A burst of losses causes one line at its begin, and one at its end."""
+    """Many losses in a short time cause one line at the first, and one at the end."""
     async with open_channels(store.url) as channels:
         for number in range(1, 4):
             await asyncio.to_thread(store.end_links)
@@ -245,7 +245,7 @@ async def test_link_that_is_lost_many_times_is_logged_once(
 async def test_lost_logs_of_many_channels_are_logged_in_few_lines(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """If a server has lost its data, the log has not one line for each channel."""
+    """If a server has lost its data, the log has one line for all channels."""
     server = RedisServer(tmp_path)
     url = f'{server.url}?timeout_s=1&probe_s=0.2'
     async with open_channels(url) as channels:

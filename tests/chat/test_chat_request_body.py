@@ -45,14 +45,14 @@ async def read(upload: Any, limit_bytes: int = 100_000) -> bytes:
 @pytest.mark.usefixtures('impatient')
 @pytest.mark.parametrize('parts', [[None], [bytes(20_000), None], [b'x', b'y', None]])
 async def test_upload_that_stops_is_refused_with_408(parts: list[Any]) -> None:
-    """A client that stops within a body does not keep it in memory."""
+    """If a client stops within a body, the body does not stay in memory."""
     with pytest.raises(falcon.HTTPError) as caught:
         await read(Upload(*parts, length=50_000))
     assert 408 == caught.value.status_code
 
 
 async def test_upload_cut_by_its_client_is_refused() -> None:
-    """A body that is shorter than announced is not used."""
+    """A body that is shorter than its Content-Length is refused."""
     with pytest.raises(falcon.HTTPBadRequest):
         await read(Upload(b'abc', length=4))
     assert b'abcd' == await read(Upload(b'ab', b'cd', length=4))

@@ -51,7 +51,7 @@ def event_source(url: str) -> Iterator[Iterator[str]]:
 def test_refused_event_source_of_node_connects_when_there_is_room(
     asgi_server: AsgiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A full process does not shut an EventSource out for ever."""
+    """An EventSource that a full process has refused connects later."""
     monkeypatch.setattr(http_stream, 'REFUSED_RETRY_MS', (100, 200))
     channels = Channels(options=NodeOptions(max_connections=1))
     with serving(channels, Clients(), asgi_server=asgi_server) as server:

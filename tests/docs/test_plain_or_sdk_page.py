@@ -1,4 +1,4 @@
-"""Test what the page about plain WebSockets and the SDK says of both."""
+"""Test the statements of the page about plain WebSockets and the SDK."""
 
 from __future__ import annotations
 

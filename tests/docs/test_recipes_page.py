@@ -1,4 +1,4 @@
-"""Test the page with recipes: its app and its browser code do what the page says."""
+"""Test the app and the browser code of the page with recipes."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def change(state: str, change_id: str) -> dict[str, str]:
 async def test_change_between_position_and_state_is_not_missed(
     shop: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A change after the position was read is in the state, and is received again."""
+    """A change between the two reads is in the state, and is received again."""
     async with testing.ASGIConductor(shop.app) as conductor:
         await conductor.simulate_put('/orders/7', json=change('paid', 'a'))
         read_position = shop.channels.position
@@ -86,7 +86,7 @@ async def test_change_between_position_and_state_is_not_missed(
 async def test_request_repeated_after_a_broker_failure_publishes_once(
     shop: ModuleType, monkeypatch: pytest.MonkeyPatch, stored: bool
 ) -> None:
-    """A change is stored and published once, whether the failed publish took effect."""
+    """If a publish failed, the repeated change is stored and published only once."""
     async with testing.ASGIConductor(shop.app) as conductor:
         publish = shop.channels.publish
 

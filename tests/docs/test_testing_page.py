@@ -18,7 +18,7 @@ BLOCKS = dict(re.findall(r'<!-- (\w+\.py) -->\n```\w+\n(.*?)```', TEXT, re.DOTAL
 
 
 def test_test_suite_of_the_page_passes_twice(tmp_path: Path) -> None:
-    """The tests of the page pass, also in another order and after each other."""
+    """The tests of the page pass one after the other, in both orders."""
     for name, text in BLOCKS.items():
         (tmp_path / name).write_text(text)
     names = sorted(name for name in BLOCKS if name.startswith('test_'))

@@ -130,7 +130,7 @@ class ProtobufPeer:
         return self.hear(lambda reply: reply.id == self._id)
 
     def hear(self, wanted: Callable[[sdk.Reply], bool]) -> sdk.Reply:
-        """Return the next reply or push that is wanted."""
+        """Return the next reply or push that `wanted` accepts."""
         while True:
             while not self._replies:
                 message = self._ws.recv(TIMEOUT_S)
@@ -156,7 +156,7 @@ def binary_peer(server: Server) -> Iterator[ProtobufPeer]:
 def test_client_that_speaks_json_is_refused_in_a_binary_channel(
     peer: Peer, app: App
 ) -> None:
-    """A JSON client cannot subscribe, and its other subscriptions stay."""
+    """A JSON client cannot subscribe; its other subscriptions continue."""
     peer.ask('subscribe', channel='json:refused')
     error = peer.ask('subscribe', channel='binary:refused')['error']
     assert 107 == peer.error('subscribe', channel='binary:refused', recover=True)
@@ -170,7 +170,7 @@ def test_client_that_speaks_json_is_refused_in_a_binary_channel(
 def test_refusal_for_the_encoding_is_logged_once_per_route(
     asgi_server: AsgiServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The log names the route and the option, however often clients ask."""
+    """The log names the route and the option once, even if clients try often."""
     app = App()
     with (
         caplog.at_level(logging.WARNING, 'falcon_channels'),
@@ -217,7 +217,7 @@ def test_unidirectional_client_that_speaks_json_is_refused(server: Server) -> No
 def test_subscription_by_the_application_skips_json_clients(
     peer: Peer, app: App
 ) -> None:
-    """`subscribe_user` does not end a JSON client, which stays unsubscribed."""
+    """`subscribe_user` neither subscribes a JSON client nor ends its connection."""
     app.run(app.channels.subscribe_user('ann', 'binary:push'))
     app.run(app.channels.subscribe_user('ann', 'json:push'))
     app.run(app.channels.publish('binary:push', BYTES))
@@ -241,7 +241,7 @@ def test_plain_websocket_is_refused_in_a_binary_channel(
 def test_client_that_speaks_protobuf_receives_and_recovers_bytes(
     binary_peer: ProtobufPeer, app: App
 ) -> None:
-    """In a binary channel, payloads arrive byte by byte, live and recovered."""
+    """In a binary channel, live and recovered payloads arrive unchanged."""
     channel = 'binary:live'
     binary_peer.ask(subscribe=sdk.SubscribeRequest(channel=channel))
     app.run(app.channels.publish(channel, b'{}'))

@@ -75,7 +75,7 @@ def server() -> Iterator[Server]:
 def test_route_without_on_subscribe_refuses_clients_until_an_option_opens_it(
     server: Server, user: str, codes: list[int | None]
 ) -> None:
-    """Without ``on_subscribe``, only the option `subscribers` lets clients in."""
+    """Without ``on_subscribe``, the option `subscribers` decides who may subscribe."""
     with Peer.to(server) as peer:
         peer.connect(**({'token': make_connection_token(KEY, user)} if user else {}))
         replies = [peer.ask('subscribe', channel=channel) for channel in CHANNELS]
@@ -93,7 +93,7 @@ def test_subscription_token_opens_a_closed_channel_and_no_other(server: Server) 
 
 
 def test_application_connects_a_client_to_a_closed_channel(server: Server) -> None:
-    """A server-side subscription needs no option, and opens no other channel."""
+    """A server-side subscription needs no option, and allows no other channel."""
     with Peer.to(server) as peer:
         result = peer.connect(token=make_connection_token(KEY, 'member'))
         assert {'closed:a': {}} == result['subs']

@@ -35,7 +35,7 @@ channels = Channels()
 
 
 def record(req: Any, responder: str) -> None:
-    """Record which user's responder saw which context variable."""
+    """Record the context variable that each responder of each user sees."""
     seen.append((req.get_param('user'), responder, caller.get()))
 
 
@@ -121,7 +121,7 @@ def bob(server: Server) -> Iterator[Peer]:
 
 
 def await_seen(*responders: str) -> None:
-    """Wait for the responders of ann, and check what each of them saw."""
+    """Wait for the responders of ann, and check the context variable of each."""
     expected = [('ann', responder, 'ann') for responder in responders]
     wait_until(lambda: len(of_ann()) >= len(expected), 'the responders of ann')
     assert expected == of_ann()
@@ -134,7 +134,7 @@ def of_ann() -> list[tuple[str, str, str]]:
 def test_responders_of_an_sdk_connection_see_its_handshake(
     server: Server, bob: Peer
 ) -> None:
-    """Every responder sees what middleware set, also if another user ended it."""
+    """Every responder sees the variables of its own handshake, in every case."""
     with Peer.to(server, '/connection/websocket?user=ann') as ann:
         ann.connect()
         ann.ask('subscribe', channel='rooms:a')

@@ -15,7 +15,7 @@ BATCH = 32
 
 
 class Counting:
-    """Counts messages in each iteration of the event loop."""
+    """Counts the messages that are handled in each iteration of the event loop."""
 
     def __init__(self) -> None:
         self.received: list[Any] = []
@@ -42,7 +42,7 @@ class Counting:
 
 
 def test_frame_of_many_commands_is_carried_out_in_parts_and_in_order() -> None:
-    """Other clients have their turn after a few commands of a long frame."""
+    """Other clients are served after a few commands of a long frame."""
     resource = Counting()
     options = EndpointOptions(commands_per_s=None)
     with serving(Channels(), resource, options=options) as server:
@@ -58,7 +58,7 @@ def test_frame_of_many_commands_is_carried_out_in_parts_and_in_order() -> None:
 
 
 def test_invalid_command_in_a_long_frame_ends_the_connection() -> None:
-    """The connection ends at the invalid command, and nothing after it happens."""
+    """The connection ends at the invalid command; later commands are not executed."""
     resource = Counting()
     options = EndpointOptions(commands_per_s=None)
     with serving(Channels(), resource, options=options) as server:

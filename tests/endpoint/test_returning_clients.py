@@ -1,4 +1,4 @@
-"""Clients that return with many channels: sizes of batches, and rates."""
+"""Clients that reconnect with many channels: sizes of batches, and rates."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def hear_all(peer: Peer, count: int) -> list[dict[str, Any]]:
 def test_client_returns_to_120_channels_with_tokens_in_one_frame(
     server: Server, channels: Channels
 ) -> None:
-    """A client can return to as many channels as it had, whatever their tokens."""
+    """A client can subscribe to all its channels again, even with large tokens."""
     token = make_connection_token(KEY, 'ann', ttl_s=600)
     commands = [{'id': 1, 'connect': {'token': token}}, *batch(120, 'ann')]
     assert len('\n'.join(map(json.dumps, commands))) > 65_536
@@ -113,7 +113,7 @@ def test_client_returns_to_120_channels_with_tokens_in_one_frame(
 def test_burst_below_the_number_of_channels_is_logged(
     channels: Channels, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A warning names the options if a client could not return at once."""
+    """A warning names the options if a client could not reconnect at once."""
     Endpoint(channels.node, options=EndpointOptions(commands_burst=129))
     assert '' == caplog.text
     Endpoint(channels.node, options=EndpointOptions(commands_burst=128))
@@ -143,7 +143,7 @@ def test_all_connections_of_a_user_restore_their_channels_at_once(
 def test_repeated_subscriptions_of_one_connection_count_towards_the_user_rate(
     server: Server, channels: Channels
 ) -> None:
-    """After as many requests as channels are allowed, the user's rate holds."""
+    """Requests beyond the maximum number of channels count towards the user's rate."""
     allowed = channels.node.options.max_channels_per_connection
     with Peer.to(server) as peer:
         peer.connect(data='ann')
@@ -155,7 +155,7 @@ def test_repeated_subscriptions_of_one_connection_count_towards_the_user_rate(
 def test_user_that_connects_again_and_again_is_limited(
     server: Server, channels: Channels
 ) -> None:
-    """A new connection gives a user no new burst while it has the same number."""
+    """A new connection that replaces another gives its user no new burst."""
     allowed = channels.node.options.max_channels_per_connection
     refused = []
     for _ in range(3):
@@ -222,7 +222,7 @@ TOO_BIG = 17 * 1024 * 1024
 def test_message_over_the_limit_of_the_server_is_logged(
     server: Server, asgi_server: AsgiServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A close with 1009 is logged, also if the server closes and not the endpoint.
+    """A close with 1009 is logged, even if the server and not the endpoint closes.
 
     Some servers do not tell the application the reason.
     """

@@ -1,4 +1,4 @@
-"""A right that is taken away while a responder waits is gone when it returns."""
+"""Rights are checked again after a responder has waited."""
 
 from __future__ import annotations
 
@@ -250,7 +250,7 @@ def test_publish_that_waits_while_its_right_is_taken_away_is_refused(
 def test_publish_that_waits_while_another_channel_is_revoked_is_sent(
     ann: Peer, app: App
 ) -> None:
-    """Only the right to this channel counts."""
+    """Only a lost right to the same channel matters."""
     ann.ask('subscribe', channel='rooms:a')
     ann.say({'id': 90, 'publish': {'channel': 'rooms:a', 'data': 'wait'}})
     app.run_while_it_waits(app.revoke('rooms:b'), app.unsubscribe('rooms:c'))
@@ -261,7 +261,7 @@ def test_publish_that_waits_while_another_channel_is_revoked_is_sent(
 def test_publish_that_waits_while_its_client_leaves_is_sent(
     ann: Peer, app: App
 ) -> None:
-    """A client that leaves by itself has not lost a right."""
+    """If a client closes its connection, its waiting publication is still sent."""
     ann.ask('subscribe', channel='rooms:a')
     ann.say({'id': 90, 'publish': {'channel': 'rooms:a', 'data': 'wait'}})
     assert app.waits.wait(TIMEOUT_S)
@@ -276,7 +276,7 @@ def test_publish_that_waits_while_its_client_leaves_is_sent(
 def test_read_that_waits_while_its_right_is_revoked_is_refused(
     ann: Peer, app: App, request_: str, subscribed: bool
 ) -> None:
-    """History and presence are not sent to a client that lost the right."""
+    """History and presence are not sent to a client that has lost the right."""
     if subscribed:
         ann.ask('subscribe', channel='open:a')
     ann.say({'id': 90, request_: {'channel': 'open:a'}})
@@ -292,7 +292,7 @@ def test_read_that_waits_while_its_right_is_revoked_is_refused(
 def test_slow_read_is_not_sent_after_its_right_is_taken_away(
     server: Server, app: App, request_: str, command: str
 ) -> None:
-    """The broker may read what was published after the right was taken away."""
+    """A result is not sent if the right was taken away while the broker read."""
     with Peer.to(server) as peer:
         peer.connect(data={'user': 'ann', 'channels': ['#wait']})
         peer.say({'id': 90, request_: {'channel': '#wait', 'limit': 5}})
@@ -348,7 +348,7 @@ def test_subscribe_that_waits_while_its_right_is_taken_away_is_refused(
 def test_disconnect_user_reaches_a_connection_that_is_being_connected(
     server: Server, app: App, wait: str
 ) -> None:
-    """The command holds, even if the user is set after it."""
+    """The command is applied, even if the user is set after it."""
     with Peer.to(server) as peer:
         begin_to_connect(peer, wait)
         app.run_while_it_waits(app.disconnect())
@@ -388,7 +388,7 @@ def test_server_side_subscription_is_not_made_after_its_right_is_taken_away(
 def test_unsubscribe_of_all_channels_holds_for_a_connection_that_is_being_connected(
     server: Server, app: App, wait: str
 ) -> None:
-    """The empty name stands for all channels."""
+    """An empty channel name means all channels."""
     with Peer.to(server) as peer:
         begin_to_connect(peer, wait, channels=['#a', '#b'])
         app.run_while_it_waits(app.unsubscribe(''))
@@ -500,7 +500,7 @@ def push_of(peer: Peer) -> tuple[str, Any]:
 def test_disconnect_user_reaches_a_connection_that_logs_in(
     server: Server, app: App
 ) -> None:
-    """The command holds, even if a call sets the user after it."""
+    """The command is applied, even if a call sets the user after it."""
     with Peer.to(server) as peer:
         peer.connect(data={'user': ''})
         peer.say({'id': 90, 'rpc': {'method': 'login', 'data': 'ann'}})
@@ -581,7 +581,7 @@ def test_publish_of_a_plain_websocket_that_lost_its_right_is_refused(
 def test_unidirectional_client_that_waits_while_its_right_is_taken_away_is_ended(
     server: Server, app: App, command: str, code: int, waits_for: str
 ) -> None:
-    """`on_connect` or `on_subscribe` waits: the commands hold."""
+    """`on_connect` or `on_subscribe` waits: the commands are applied afterwards."""
     room = 'wait' if waits_for == 'on_subscribe' else 'a'
     path = '/connection/uni_websocket?user=ann'
     if waits_for == 'on_connect':

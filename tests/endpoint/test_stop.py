@@ -25,7 +25,7 @@ WORK_S = 0.5
 
 
 class Busy:
-    """Responders that work for a while and then publish what they did."""
+    """Responders that wait for a short time and then publish."""
 
     def __init__(self, channels: Channels) -> None:
         self.channels = channels
@@ -71,7 +71,7 @@ COMMANDS: dict[str, dict[str, Any]] = {
 def test_responder_finishes_and_may_publish_while_the_application_stops(
     asgi_server: AsgiServer, name: str
 ) -> None:
-    """Commands and ends of clients have a grace, in which publishing works."""
+    """Running commands and `on_disconnect` may still publish for a short time."""
     channels = Channels()
     busy = Busy(channels)
     channels.add_route('rooms:{room}', busy)

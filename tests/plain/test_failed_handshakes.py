@@ -26,7 +26,7 @@ CONNECT = '{"id":1,"connect":{}}\n{"id":2,"subscribe":{"channel":"rooms:a"}}'
 
 
 class Failing:
-    """Fails where the path says it."""
+    """Raises an exception at the place that the path names."""
 
     def __init__(self, channels: Channels) -> None:
         self.channels = channels
@@ -70,7 +70,7 @@ def url(asgi_server: AsgiServer) -> Iterator[str]:
 def test_exception_in_a_handshake_is_500_with_a_traceback(
     url: str, place: str, asgi_server: AsgiServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A bug is not mistaken for a refusal, except where ASGI has only 403."""
+    """A bug is answered with 500, except on servers that can only answer 403."""
     caplog.set_level(logging.INFO)
     with pytest.raises(InvalidStatus) as refused, connect(f'{url}/{place}'):
         pass

@@ -1,4 +1,4 @@
-"""The access log: one line for each request, whatever the client sends."""
+"""The access log has one line for each request, for any text of the client."""
 
 from __future__ import annotations
 

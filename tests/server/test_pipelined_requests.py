@@ -115,7 +115,7 @@ class Hello:
 def test_unknown_http_version_is_answered_with_505(
     version: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Such a request costs no traceback."""
+    """Such a request causes no traceback."""
     falcon_app = falcon.asgi.App()
     falcon_app.add_route('/', Hello())
     with running(falcon_app, http=HTTP) as server:

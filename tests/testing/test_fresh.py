@@ -70,7 +70,7 @@ TESTS = [publish, publish_and_close, leave_a_client, use_in_a_block]
 def test_each_test_begins_with_empty_channels(
     first: Callable[..., Any], second: Callable[..., Any], run: Callable[..., Any]
 ) -> None:
-    """However a test leaves the channels, the next one begins with empty ones."""
+    """Each test begins with empty channels, also if the last test left them open."""
     channels = make_channels()
     for test in (first, second):
         with fresh_channels(channels) as fresh:
@@ -83,7 +83,7 @@ def test_each_test_begins_with_empty_channels(
 def test_open_event_loop_closes_the_channels(
     first: Callable[..., Any], second: Callable[..., Any]
 ) -> None:
-    """If the loop of a test is still open, the channels are closed in it."""
+    """If the event loop of a test is still open, the channels are closed in it."""
     channels = make_channels()
     for test in (first, second):
         with asyncio.Runner() as runner:
@@ -105,7 +105,7 @@ def test_channels_closed_by_a_test_start_again_in_a_block() -> None:
 
 
 def test_shared_broker_without_its_event_loop_is_reported(tmp_path: Path) -> None:
-    """A test that does not close a broker with links is told what to write."""
+    """If a test does not close a broker with links, the error says what to write."""
     channels = make_channels(f'sqlite:///{tmp_path}/a.db')
     with asyncio.Runner() as runner:
         with fresh_channels(channels):
@@ -124,7 +124,7 @@ def test_shared_broker_without_its_event_loop_is_reported(tmp_path: Path) -> Non
 
 
 async def test_node_in_a_live_event_loop_is_not_abandoned() -> None:
-    """Only the end of an event loop allows to drop its channels without `close`."""
+    """Channels can be dropped without `close` only after their event loop has ended."""
     async with make_channels() as channels:
         with pytest.raises(EventLoopError):
             channels.node.abandon()
@@ -149,7 +149,7 @@ async def test_running_event_loop_is_refused() -> None:
 
 
 def test_timers_and_rates_of_an_earlier_loop_are_forgotten() -> None:
-    """A test whose clock begins at 0 again is not limited by the test before it."""
+    """A test whose clock begins at 0 is not affected by rates of an earlier test."""
     channels = make_channels()
     endpoint = Endpoint(channels.node)
 

@@ -23,7 +23,7 @@ from falcon_channels.tokens import TokenVerifier
 
 
 class Clients:
-    """A connection resource with all responders; it records what it is told."""
+    """A connection resource with all responders; it records their calls."""
 
     def __init__(self) -> None:
         self.heard: list[Any] = []
@@ -71,7 +71,7 @@ def make_channels(**options: Any) -> Channels:
 
 @on_fake_clock
 async def test_connection_resource_receives_every_kind_of_command() -> None:
-    """Each responder of a connection resource can be tested, and what it replies."""
+    """Each responder of a connection resource and its reply can be tested."""
     clients = Clients()
     async with make_channels() as channels:
         headers = {'x': '1'}
@@ -149,7 +149,7 @@ async def test_refused_client_raises_its_close_code() -> None:
 
 @on_fake_clock
 async def test_token_of_sdk_is_verified() -> None:
-    """The client sends its token, and a refused one raises as for a real client."""
+    """The client sends its token; a refused token raises the error of a real client."""
     key = TokenKey('a secret of at least thirty-two bytes')
     async with make_channels() as channels:
         tokens = TokenVerifier([key])

@@ -2,9 +2,9 @@
 
 A responder refuses by raising an `HTTPError`. Each endpoint translates it for its
 client. If a route has no responder, its options decide. By default, they then let no
-client subscribe or publish. Presence and history require a subscription: a client that
-may not subscribe may not read them either. A user with a revoked right to a channel can
-do nothing there, even if a responder allows it.
+client subscribe or publish. Presence and history require a subscription. A client that
+may not subscribe may therefore not read them either. If the right of a user to a
+channel was revoked, the user can do nothing there, even if a responder allows it.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class PublicationDraft:
         """Encode data that ``on_publish`` has set or changed.
 
         Raises:
-            InvalidValueError: It cannot be sent. This is not the client's fault.
+            InvalidValueError: The data cannot be sent. This is not the client's fault.
         """
         try:
             return encode_publication(self._options, self.channel, data)
@@ -228,9 +228,9 @@ async def authorize_subscribe(
 
     Args:
         subscription: The requested subscription.
-        approved: Whether the application has connected this client to the channel, by a
+        approved: Whether the application has allowed this client to subscribe, by a
             subscription token or by `Channels.serve`. The route's options then do not
-            refuse it.
+            refuse the client.
 
     Raises:
         falcon.HTTPForbidden: The route's options do not let this client subscribe.
@@ -364,10 +364,10 @@ async def check_reader_again(
     channel: str,
     num_commands: int,
 ) -> None:
-    """Refuse what was read, if the client has lost the right meanwhile.
+    """Raise an error if the client has lost the right to read in the meantime.
 
     SECURITY: the application can take the right away while the responder or the broker
-    waits. The broker may have read what was published after that.
+    works. The result may then contain publications from after that time.
 
     Args:
         broker: Broker that knows revocations.

@@ -27,8 +27,8 @@ from falcon_channels.origin import request_origin_error
 
 _logger = logging.getLogger('falcon_channels')
 
-#: Seconds between two lines about the limit of connections. Clients that are refused
-#: try again and again.
+#: Minimum number of seconds between two log lines about the limit of connections,
+#: because refused clients try again and again.
 _LOG_LIMIT_EVERY_S = 60.0
 #: Seconds after which a refused client may try again.
 _RETRY_AFTER_S = 10

@@ -5,9 +5,9 @@ order of its steps matters:
 
 1. *Find the route.* A channel without a route does not exist.
 2. *Authorize*: the route's `publishers`, revocations, the size and the type of the
-   data, then ``on_publish``, which may change the publication. The size is checked
-   again after it. If the application has taken a right away while it waited, the
-   options and the revocations are checked again.
+   data, then ``on_publish``, which may change the publication. After ``on_publish``,
+   the size is checked again. If the application has taken a right away in the meantime,
+   the options and the revocations are checked again, too.
 3. *Give it to the broker*, which assigns the offset. The broker sends the publication
    to all nodes with subscribers, also to this one.
 """

@@ -5,12 +5,12 @@ call it. The order of its steps matters:
 
 1. *Find the route.* A channel without a route does not exist. A client whose encoding
    cannot carry the channel's payloads is refused.
-2. *Register the subscription* with the connection, in the state JOINING. A command
-   that ends it, such as `revoke_user`, finds it from here on, also while a responder
-   runs. A second request for the same channel is refused.
+2. *Register the subscription* with the connection, in the state JOINING. From now on, a
+   command that ends the subscription, such as `revoke_user`, finds it, also while a
+   responder runs. A second request for the same channel is refused.
 3. *Check the permission*: first the options of the route, then ``on_subscribe``. Both
-   are skipped if the application itself subscribes the connection. A revocation always
-   holds.
+   are skipped if the application itself subscribes the connection. Revocations are
+   always checked.
 4. *Call on_authorized*, where a plain WebSocket accepts its handshake. A client that
    may not subscribe is thereby refused before it is accepted.
 5. *Join and recover* in the hub.
@@ -85,8 +85,9 @@ class SubscribeOptions(NamedTuple):
         token: Claims of a verified subscription token, or ``None``.
         server_side: Whether the application subscribes the connection, so that
             ``on_subscribe`` is not called.
-        approved: Whether the application has connected this client to the channel, so
-            that the options of the route do not refuse it. ``on_subscribe`` is called.
+        approved: Whether the application has allowed this client to subscribe. The
+            options of the route then do not refuse the client, but ``on_subscribe`` is
+            called.
         info: Public information about a server-side subscription, or ``None``.
         reply: Data for the client of a server-side subscription, or ``None``.
         expires_at: Unix time in seconds at which a server-side subscription ends, or
@@ -135,7 +136,7 @@ class Subscriber:
         self._options = options
         self._match = match
         self._closed_routes: set[ChannelRoute] = set()
-        #: Commands that have not begun, in order.
+        #: `SubscribeUser` commands that have not begun, in order.
         self._pending: dict[Connection, list[SubscribeUser]] = {}
         #: Templates of the binary routes that refused a client.
         self._encoding_warned: set[str] = set()
@@ -196,9 +197,9 @@ class Subscriber:
     ) -> None:
         """Begin to carry out a `SubscribeUser` command for one connection.
 
-        A connection is skipped if its client cannot be subscribed by the server, or has
-        the subscription. It is also skipped if it has too many channels, or if its user
-        was revoked.
+        A connection is skipped if its client cannot be subscribed by the server, or if
+        it already has the subscription. It is also skipped if it has too many channels,
+        or if its user was revoked.
         """
         if connection.closed or not connection.takes_subscriptions:
             return
@@ -259,8 +260,8 @@ class Subscriber:
         except (AlreadySubscribedError, UnsubscribedError) as ex:
             _logger.debug('%r was not subscribed by the server: %s', connection, ex)
         except (TooManyChannelsError, falcon.HTTPError) as ex:
-            # NOTE: the caller of `subscribe_user` may be on another node and does not
-            #   see this.
+            # NOTE: the caller of `subscribe_user` does not see this error, and may be
+            #   on another node.
             text = text_for_client(ex) if isinstance(ex, falcon.HTTPError) else str(ex)
             _logger.info(
                 '%r was not subscribed to %.255r by the server: %.500r',
@@ -277,7 +278,7 @@ class Subscriber:
             # NOTE: the command may come from a node that has other routes.
             _logger.warning('cannot subscribe %r by the server: %s', connection, ex)
         except (InvalidValueError, PayloadError) as ex:
-            # NOTE: a binary publication in the log, which a process with other options
+            # NOTE: the log has a binary publication, which a process with other options
             #   has published.
             _logger.warning('cannot subscribe %r by the server: %s', connection, ex)
 
@@ -286,7 +287,7 @@ class Subscriber:
         self._presence.on_left(subscription)
         responder = subscription.route.on_unsubscribe
         connection = subscription.connection
-        # NOTE: a local subscription has no request, and is not the responder's concern.
+        # NOTE: a local subscription has no request. The responder is not called for it.
         is_local = connection.req is None
         if responder is not None and subscription.joined and not is_local:
             notify(
@@ -338,7 +339,8 @@ class Subscriber:
         try:
             authorization.check_encoding(route, connection, channel)
         except falcon.HTTPUnsupportedMediaType as ex:
-            # NOTE: any client can cause this refusal, so it is logged once per route.
+            # NOTE: every client can cause this refusal. It is therefore logged once per
+            #   route.
             if route.template not in self._encoding_warned:
                 self._encoding_warned.add(route.template)
                 _logger.warning(

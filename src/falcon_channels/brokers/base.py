@@ -69,10 +69,11 @@ Lost links
         reads these from the log, once per channel. A broker without a link (because
         everything is in this process) never calls either method.
 
-        What is not stored cannot be read later. While the link is lost, `Broker.signal`
-        and a `Broker.publish` without a log therefore raise `BrokerUnavailableError` if
-        this process has subscribed to the channel. Otherwise a publish would succeed,
-        and the subscribers of this process would never receive the publication.
+        A publication or signal that is not stored cannot be read later. While the link
+        is lost, `Broker.signal` and a `Broker.publish` without a log therefore raise
+        `BrokerUnavailableError` if this process has subscribed to the channel.
+        Otherwise a publish would succeed, and the subscribers of this process would
+        never receive the publication.
 
 Names
     14. A channel name is opaque text of 1 to 255 bytes in UTF-8. A broker encodes it
@@ -82,10 +83,10 @@ Names
         name.
 
 Limits and close
-    15. Everything that a broker stores is bounded: logs by size and age; idempotency
-        keys, presence entries and revocations by their time. A jump of the wall clock
-        of a process changes none of these times. Otherwise a jump would announce that
-        everybody has left, or keep the entries of dead processes.
+    15. Everything that a broker stores is limited: logs by size and age; idempotency
+        keys, presence entries and revocations by their lifetime. A jump of the wall
+        clock of a process changes none of these times. Otherwise, after a jump, all
+        leaves would be announced, or the entries of dead processes would stay.
     16. `Broker.close` may be called twice and at any time, and returns within seconds.
         Pending calls raise `BrokerUnavailableError`. Afterwards no method of the
         receiver is called.
@@ -194,10 +195,10 @@ class PresenceAdded(NamedTuple):
 
     Attributes:
         first: Whether it is the first entry of its user in the channel.
-        new: Whether the entry did not exist. If this process has added it before, it
-            has expired and was removed, or the store has lost its data.
-        store: Id of the data of the store; another one after the store has lost its
-            data. ``''`` if the store loses nothing.
+        new: Whether the entry did not exist. If this process had added it before, it
+            expired and was removed, or the store lost its data.
+        store: Id of the data in the store. It changes if the store loses its data.
+            ``''`` if the store never loses data.
     """
 
     first: bool
@@ -381,7 +382,7 @@ class Broker(abc.ABC):
             ttl_s: Seconds after which the entries expire.
 
         Returns:
-            For each entry whether it is the first of its user in the channel, and
+            For each entry, whether it is the first of its user in the channel, and
             whether it is new.
         """
 

@@ -3,7 +3,8 @@
 A command about a user is applied to the user's connections when it arrives. Some
 connections cannot be found at that time: a responder still identifies the user, or a
 plain WebSocket is not accepted yet. Such a connection is *followed*: commands that
-arrive meanwhile are stored, and applied as soon as the connection can be found.
+arrive in the meantime are stored. They are applied as soon as the connection can be
+found.
 """
 
 from __future__ import annotations
@@ -57,8 +58,9 @@ class ControlDispatcher:
         self._on_node_message = on_node_message
         self._on_subscribe_user = on_subscribe_user
         self._on_unsubscribe_user = on_unsubscribe_user
-        #: Followed connections, and the number of the next command at that time. The
-        #: oldest is first, so that it decides which commands are still needed.
+        #: Followed connections. The value is the number of the first command that the
+        #: connection may have missed. The oldest connection is first. It decides which
+        #: commands are still needed.
         self._followed: dict[Connection, int] = {}
         self._arrived: deque[_Arrived] = deque()
         #: Number of the first command in `_arrived`.
@@ -85,7 +87,7 @@ class ControlDispatcher:
             self._apply(connection, control)
 
     def follow(self, connection: Connection) -> None:
-        """Store commands for a connection that they may not find.
+        """Store commands for a connection that commands may not find.
 
         The caller calls `catch_up` or `unfollow` later.
         """
@@ -94,7 +96,7 @@ class ControlDispatcher:
     def catch_up(self, connection: Connection) -> None:
         """Apply the commands that did not find a followed connection, and unfollow it.
 
-        The connection is in the hub now, with its user.
+        Call this when the hub has the connection and its user.
         """
         start = self._followed.get(connection)
         if start is None:

@@ -69,8 +69,8 @@ _logger = logging.getLogger('falcon_channels')
 
 #: Reading pauses while this many commands wait.
 _MAX_WAITING = 32
-#: Maximum number of commands that are decoded, or carried out, in one event-loop
-#: iteration (benchmarks/blocking.py).
+#: Maximum number of commands that are decoded, or executed, in one event-loop iteration
+#: (benchmarks/blocking.py).
 _BATCH = 32
 
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
@@ -213,7 +213,7 @@ class ClientConnection(Connection):
         self._announces_end = announces_end
         self._on_ended = on_ended
         self._waiting: deque[Command] | None = None
-        #: Frames of which commands are left to be decoded, or ``None``.
+        #: Frames that are not decoded completely, or ``None``.
         self._undecoded: deque[Iterator[Command]] | None = None
         self._working = False
         #: Done when the client has read its replies; commands wait for it.
@@ -224,7 +224,8 @@ class ClientConnection(Connection):
         #: When the bucket of commands is full; see `rate_limit`.
         self._commands_full_s = 0.0
         self._refused_in_row = 0
-        #: How many more requests to subscribe can count as a restored subscription.
+        #: Number of further subscribe requests that can count as restored
+        #: subscriptions.
         self._restores_left = endpoint.node.options.max_channels_per_connection
         self._ping_at_s = 0.0
         #: Whether `_ping_at_s` is the time at which the pong is due.
@@ -258,7 +259,10 @@ class ClientConnection(Connection):
 
     @property
     def num_waiting(self) -> int:
-        """Number of commands that wait; a frame of many counts as `_BATCH`."""
+        """Number of commands that wait.
+
+        A frame that is not decoded completely counts as `_BATCH` commands.
+        """
         num_waiting = 0 if self._waiting is None else len(self._waiting)
         return num_waiting + len(self._undecoded or ()) * _BATCH
 
@@ -360,7 +364,8 @@ class ClientConnection(Connection):
         try:
             batch = list(itertools.islice(commands, _BATCH))
         except ProtocolError as ex:
-            # NOTE: a legal client can exceed a limit, and the remedy is an option.
+            # NOTE: a correct client can exceed a limit. The operator can then raise the
+            #   limit.
             level = logging.WARNING if ex.code == MESSAGE_TOO_BIG else logging.INFO
             _logger.log(level, '%r sent an invalid command: %s', self, ex)
             self.disconnect(ex.code, ex.reason)
@@ -410,7 +415,7 @@ class ClientConnection(Connection):
             self._undecoded = None
 
     async def _decode_more(self) -> None:
-        """Decode more commands of the first frame that is left."""
+        """Decode more commands of the first frame that is not decoded completely."""
         undecoded = self._undecoded
         assert undecoded
         await asyncio.sleep(0)
@@ -455,12 +460,12 @@ class ClientConnection(Connection):
     def _take_from_user(self, command: Command, now_s: float) -> bool:
         """Count a command of a user; return whether the user's rates allow it.
 
-        A user returns with all connections at once, and each of them subscribes to its
-        channels. That is not a flood. The first subscriptions of a connection, as many
-        as it may have, therefore count towards another rate.
+        A user can reconnect with many connections at once, and each of them subscribes
+        to its channels. This is normal. The first subscriptions of a connection
+        therefore count towards another rate, up to the maximum number of its channels.
 
         SECURITY: a user could connect again and again to subscribe without a limit. The
-        burst of the other rate is therefore that of the connections open now.
+        burst of the other rate therefore depends on the connections that are open now.
         """
         endpoint = self.endpoint
         if endpoint.user_rates is None or endpoint.restore_rates is None:
@@ -650,7 +655,7 @@ class ClientConnection(Connection):
         """Encode a value of the application for this client.
 
         Raises:
-            InvalidValueError: It cannot be sent to this client.
+            InvalidValueError: The value cannot be sent to this client.
         """
         try:
             payload, binary = encode_payload(value)

@@ -202,8 +202,8 @@ async def _subscribe_server_side(
         ``None`` if the subscription was ended while it was made.
 
     Raises:
-        EndedError: The channel cannot exist. That is a mistake of the application and
-            not of the client, which therefore connects again.
+        EndedError: The channel cannot exist. This is a mistake of the application. The
+            client therefore connects again.
     """
     info, reply = connection.channels[channel]
     since = None

@@ -23,12 +23,13 @@ from falcon_channels.tokens import TokenVerifier
 from falcon_channels.transports.client_codecs import ClientCodec
 from falcon_channels.transports.encoders import Encoder
 
-#: How many reasons for refusing clients are logged. A name may be that of a user.
+#: Maximum number of reasons in the log. There can be one for each user, because a
+#: reason can contain the name of a user's channel.
 _MAX_LOGGED = 100
 
 _logger = logging.getLogger('falcon_channels')
 
-#: How many commands one frame may have beside a request for each channel.
+#: Maximum number of commands in one frame, in addition to one request for each channel.
 _MAX_OTHER_COMMANDS = 1024
 
 _RESPONDERS = ('on_connect', 'on_disconnect', 'on_message', 'on_refresh')
@@ -80,9 +81,9 @@ class Endpoint:
             self.rate = Rate(self.options.commands_per_s, self.options.commands_burst)
             if self.options.commands_burst <= node.options.max_channels_per_connection:
                 _logger.warning(
-                    'a client that returns to max_channels_per_connection of %d '
-                    'channels sends one command more, but commands_burst is %d: it '
-                    'waits. Raise commands_burst',
+                    'a client that reconnects with max_channels_per_connection of %d '
+                    'channels sends one command more, but commands_burst is %d, so the '
+                    'client must wait. Raise commands_burst',
                     node.options.max_channels_per_connection,
                     self.options.commands_burst,
                 )
@@ -116,7 +117,7 @@ class Endpoint:
         self.on_message = getattr(resource, 'on_message', None)
 
     def _begin(self) -> None:
-        """Create what depends on the clock of an event loop."""
+        """Create the objects that depend on the clock of the event loop."""
         self._hub = self.node.hub
         self.timers = TimerWheel()
         self.user_rates = None
@@ -128,10 +129,10 @@ class Endpoint:
             self.restore_rates = RateLimiter(self.options.user_commands_per_s, 0)
 
     def begin_connection(self) -> None:
-        """Called before a connection is created: follow a node that was reopened.
+        """Called before a connection is created: begin again if the node was reopened.
 
-        NOTE: the node may run in another event loop than before, whose clock may be
-        behind. Timers and rates of the first loop would then be wrong for a long time.
+        NOTE: a reopened node may run in another event loop, whose clock may be behind.
+        Timers and rates of the first loop would then be wrong for a long time.
         """
         if self._hub is not self.node.hub:
             self._begin()
@@ -145,7 +146,7 @@ class Endpoint:
         return getattr(self.resource, 'on_rpc', None)
 
     def log_server_side(self, reason: str) -> None:
-        """Log once why clients cannot get the channels of their token or `on_connect`.
+        """Log once why clients cannot get channels of their token or `on_connect`.
 
         Args:
             reason: Why a client was refused.
@@ -155,7 +156,7 @@ class Endpoint:
         self._logged.add(reason)
         _logger.warning(
             'clients cannot connect, because of the channels that their token or '
-            'on_connect gives them: %s. They try again',
+            'on_connect gives them: %s. The clients try again',
             reason,
         )
 

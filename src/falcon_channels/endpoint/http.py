@@ -79,7 +79,7 @@ async def read_body(
         raise falcon.HTTPError(
             408, description=f'the body did not arrive within {BODY_TIMEOUT_S:.0f} s'
         ) from None
-    # NOTE: Falcon does not report that the client has left.
+    # NOTE: Falcon does not report that the client has left before the end of the body.
     if len(body) < (req.content_length or 0):
         raise falcon.HTTPBadRequest(
             description=f'the body has {len(body)} of {req.content_length} bytes'
@@ -107,8 +107,8 @@ def answer_event_source(
 ) -> None:
     """Answer an EventSource that cannot be served now, so that it tries again.
 
-    NOTE: an EventSource gives up after any status except 200 (WHATWG HTML section
-    9.2.3). It connects again if its stream ends.
+    NOTE: after any status except 200, an EventSource does not connect again (WHATWG
+    HTML section 9.2.3). If its stream ends, it connects again.
 
     Raises:
         falcon.HTTPServiceUnavailable: The client is not an EventSource.
@@ -130,6 +130,6 @@ def stream(
 ) -> None:
     """Answer with everything that a connection writes, until it ends."""
     set_stream_headers(resp, media_type)
-    # NOTE: Falcon notices that the client has left only in `resp.sse`, and only after
+    # NOTE: Falcon detects that the client has left only in `resp.sse`, and only after
     #   the next event. ASGI's own `receive` reports it at once.
     resp.stream = transport.body(connection, req._receive, connection_abort(req.scope))

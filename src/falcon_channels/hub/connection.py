@@ -366,14 +366,15 @@ class Connection(abc.ABC):
         granted_bytes: Bytes that the client asked for. They do not count towards the
             backlog limit until the client has read all output once.
         context: Context variables of the handshake, for responders.
-        num_commands: Number of commands of the application that ended something of this
-            connection or changed it. Code that waits for a responder compares the
-            number, and checks the rights of the client again if it has changed.
+        num_commands: Number of commands of the application that changed this connection
+            or ended a part of it. Code that waits for a responder compares the number
+            before and after the wait. If it has changed, the code checks the rights of
+            the client again.
     """
 
     takes_subscriptions = False
 
-    #: Number of reasons per connection whose refusals are logged above DEBUG.
+    #: Maximum number of reasons per connection that are logged above DEBUG.
     MAX_LOGGED_REFUSALS = 8
 
     __slots__ = (
@@ -510,7 +511,7 @@ class Connection(abc.ABC):
 
         Args:
             channel: Name of the channel, or ``''`` for all channels. A subclass drops
-                subscriptions that it has not begun to make.
+                subscriptions that it has not started yet.
         """
         return
 

@@ -201,8 +201,8 @@ class Hub:
             connection: Connection that the task works for, and that is closed if the
                 task fails. Its client may otherwise wait for something that never
                 arrives.
-            context: Context variables of the task: `Connection.context` if responders
-                run in it, else none.
+            context: Context variables of the task: `Connection.context` if the task
+                calls responders, else ``None`` for an empty context.
 
         Returns:
             The task, or ``None`` if the hub is closed.
@@ -210,10 +210,10 @@ class Hub:
         if self._closed or self._loop is None:
             coroutine.close()
             return None
-        # NOTE: the caller may be a request of any user. The task must not see its
-        #   context variables, nor keep them in memory.
-        # NOTE: `create_task` of a loop with an eager task factory would begin the task
-        #   at once, and cannot do that in the context of the caller.
+        # NOTE: the caller may be a request of any user. The task must not see the
+        #   context variables of this request, or keep them in memory.
+        # NOTE: if the loop has an eager task factory, its `create_task` would begin the
+        #   task at once. This is not possible in the context of the caller.
         task = asyncio.Task(
             coroutine,
             loop=self._loop,

@@ -44,8 +44,8 @@ _BATCH = 500
 _EXPIRE_S = 5.0
 #: Longest time in seconds before a failed refresh is repeated.
 _RETRY_S = 2.0
-#: Seconds after a failure of the broker in which no entries are removed. All processes
-#: refresh their entries meanwhile.
+#: Seconds after a failure of the broker in which no expired entries are removed. All
+#: processes refresh their entries in this time.
 _SETTLE_S = 10.0
 #: How often presence is checked again for a user who leaves and returns.
 _ATTEMPTS = 5
@@ -68,7 +68,8 @@ class PresenceKeeper:
         self._hub = hub
         self._options_of = options_of
         #: Subscriptions with an entry, by the lifetime of the entry in seconds. The
-        #: value is the id of the store if the join was announced, or ``None``.
+        #: value of a subscription is the id of the store. It is ``None`` if the join
+        #: was not announced yet.
         self._entered: dict[float, dict[Subscription, str | None]] = {}
         self._leaving: deque[Subscription] = deque()
         self._graces: dict[Subscription, asyncio.TimerHandle] = {}
@@ -244,7 +245,8 @@ class PresenceKeeper:
         self, ttl_s: float, entered: dict[Subscription, str | None]
     ) -> None:
         """Refresh the entries of one lifetime, until cancelled or abandoned."""
-        # NOTE: with a third of the lifetime, two refreshes in a row may fail.
+        # NOTE: the interval is a third of the lifetime. Two consecutive refreshes may
+        #   therefore fail.
         interval_s = ttl_s / 3
         delay_s = interval_s
         while not self._abandoned:
@@ -410,8 +412,8 @@ def _is_announced(join_leave: str, first_or_last: bool) -> bool:
 def _was_removed(added: PresenceAdded, store: str | None, join_leave: str) -> bool:
     """Return whether the leave of a refreshed entry was announced.
 
-    If the store has lost its data, the entry is missing as well. Nobody has announced
-    its leave then.
+    If the store has lost its data, the entry is also missing, but no process has
+    announced its leave.
     """
     is_missing = added.first if join_leave == 'user' else added.new
     return is_missing and added.store == store

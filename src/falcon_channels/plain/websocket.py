@@ -210,8 +210,8 @@ class PlainConnection(Connection):
 
         async def admit() -> None:
             await on_authorized()
-            # SECURITY: until now, commands such as `disconnect_user` did not find the
-            #   connection.
+            # SECURITY: before this point, commands such as `disconnect_user` did not
+            #   find the connection.
             dispatcher.catch_up(self)
 
         dispatcher.follow(self)

@@ -81,8 +81,9 @@ def decode_commands(
 ) -> Iterator[Command]:
     """Yield the commands of one frame, in order.
 
-    Each command is decoded when it is taken. A frame of many commands can therefore be
-    carried out in parts, so that it does not block the event loop.
+    Each command is decoded when the caller takes it from the iterator. A frame of many
+    commands can therefore be executed in parts, so that it does not block the event
+    loop.
 
     Args:
         frame: Text message, or its bytes. The caller limits its size.
@@ -161,7 +162,7 @@ def is_json(data: bytes) -> bool:
 
 
 def _utf8(text: str | bytes) -> bytes:
-    """Return text as UTF-8, or bytes that have been checked."""
+    """Return text as UTF-8; check bytes and return them."""
     try:
         if isinstance(text, str):
             return text.encode()
@@ -183,8 +184,8 @@ def _parse(text: bytes | msgspec.Raw, decode: Any) -> Any:
 def _command(line: bytes) -> Command:
     if line == PING:
         return Command(0, None)
-    # NOTE: payloads stay raw: their syntax is checked, but their values are not
-    #   created. A text of 64 KiB can hold 30,000 objects.
+    # NOTE: payloads stay raw. Their syntax is checked, but no Python objects are
+    #   created. A text of 64 KiB can contain 30,000 objects.
     fields = _read_object('of a command', line)
     _check_values(line)
     command_id, found = 0, None
@@ -220,7 +221,7 @@ _AS_BRACES: Final = bytes.maketrans(b'[]', b'{}')
 _OPENING: Final = ord('{')
 _SHALLOW: Final = 8
 _runs: Final = re.compile(rb'\{+|\}+').findall
-# The objects in a request, which belong to its envelope.
+# The objects inside a request that belong to its envelope.
 _NESTED: Final = {'connect': ('headers', 'subs'), 'history': ('since',)}
 _numbers: Final = re.compile(rb'-?[0-9][0-9.eE+-]*').findall
 
@@ -233,7 +234,8 @@ def _check_values(text: bytes, max_depth: int = MAX_DEPTH + _ENVELOPE_DEPTH) -> 
         max_depth: Maximum nesting depth of the text.
 
     Raises:
-        ProtocolError: It is nested too deep, or a number exceeds the range of a double.
+        ProtocolError: The text is nested too deep, or a number exceeds the range of a
+            double.
     """
     if text.count(b'{') + text.count(b'[') > max_depth and _depth(text) > max_depth:
         raise ProtocolError(f'JSON nests deeper than {MAX_DEPTH} levels')
@@ -247,7 +249,7 @@ def _depth(text: bytes) -> int:
     """Return the nesting depth of valid JSON."""
     brackets = _outside_strings(text).translate(_AS_BRACES, _NOT_BRACKETS)
     # NOTE: most objects have few levels. Each replacement removes the innermost level
-    #   of all of them. Few runs of brackets are left after it.
+    #   of all objects. Only few runs of brackets are left after the loop.
     removed = 0
     while brackets and removed < _SHALLOW:
         brackets = brackets.replace(b'{}', b'')
@@ -270,7 +272,7 @@ def _outside_strings(text: bytes) -> bytes:
 
 
 def _check_request(name: str, text: bytes) -> None:
-    """Check the objects of a request: none of them may have a duplicate key."""
+    """Refuse a request if one of its objects has a duplicate key."""
     fields = _read_object(name, text)
     for inner in _NESTED.get(name, ()):
         value = bytes(fields.get(inner, b'null'))
@@ -312,7 +314,8 @@ def _check_colons(
 ) -> None:
     """Refuse a text that has more colons than its decoded keys and values.
 
-    A decoder uses only the last one of two values with the same key.
+    If a key occurs twice, a decoder returns only the last value. The text then has more
+    colons than the decoded object.
 
     Raises:
         ProtocolError: A key occurs twice in the object.
@@ -326,7 +329,8 @@ def _check_colons(
 def _unescape_colons(text: bytes) -> bytes:
     """Write escaped colons as colons, so that they can be counted.
 
-    SECURITY: an escaped colon in a key would balance the colon of a duplicate key.
+    SECURITY: otherwise, an escaped colon in a key could hide the colon of a duplicate
+    key.
     """
     text = text.replace(b'\\\\', b'\\ufdd0')
     return text.replace(b'\\u003a', b':').replace(b'\\u003A', b':')

@@ -73,8 +73,9 @@ def decode_commands(
 ) -> Iterator[Command]:
     """Yield the commands of one frame, in order.
 
-    Each command is decoded when it is taken. A frame of many commands can therefore be
-    carried out in parts, so that it does not block the event loop.
+    Each command is decoded when the caller takes it from the iterator. A frame of many
+    commands can therefore be executed in parts, so that it does not block the event
+    loop.
 
     Args:
         frame: Binary message. The caller limits its size.

@@ -70,7 +70,7 @@ class ChannelsConfig(Config):
         super().__init__(*args, **kwargs)
 
     def configure_logging(self) -> None:
-        """Set up logging: uvicorn's without query strings, and of Falcon and us."""
+        """Set up logging: uvicorn's without query strings, Falcon's and ours."""
         super().configure_logging()
         access_logger.addFilter(hide_query_string)
         if self.log_config is not None:
@@ -163,14 +163,14 @@ def _without_root_path(app: Any, root_path: str) -> Any:
     """Remove the root path from the path of each request of an application.
 
     NOTE: in ASGI, a path begins with the root path. Falcon compares the whole path with
-    its routes, so that none would match.
+    its routes. Without this function, no route would match.
     """
     if not root_path:
         return app
     raw_root_path = root_path.encode()
 
-    # PERF: not a coroutine function. Its coroutine would stay in memory as long as the
-    #   connection (benchmarks/idle_memory.py).
+    # PERF: this is not a coroutine function, because its coroutine would stay in memory
+    #   as long as the connection (benchmarks/idle_memory.py).
     def call(scope: dict[str, Any], receive: Any, send: Any) -> Any:
         if 'path' in scope:
             scope['path'] = scope['path'].removeprefix(root_path)
@@ -181,7 +181,7 @@ def _without_root_path(app: Any, root_path: str) -> Any:
 
 
 def prepare_app(app: object) -> None:
-    """Switch off the receive queue of a Falcon app, and warn about its middleware."""
+    """Turn off the receive queue of a Falcon app, and warn about its middleware."""
     drop_receive_queue(app)
     if isinstance(app, falcon.asgi.App):
         warn_of_http_middleware(app)
@@ -228,7 +228,7 @@ class ChannelsServer(Server):
                 signal.signal(signal.SIGHUP, before)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin the drain, also if no client is connected, and stop.
+        """Begin the drain, even if no client is connected, and stop.
 
         NOTE: a responder can still run although its client has left.
         """

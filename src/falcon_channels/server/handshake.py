@@ -185,8 +185,8 @@ def read_usual(
 
     SECURITY: The core would read every request that is accepted here in the same way.
     Everything that two parsers could read differently, and every mistake, is left to
-    the core. Only the limit differs: the core refuses lines over 8 KiB, although
-    cookies of that size are usual in HTTP requests.
+    the core. Only the limit differs: the core refuses lines over 8 KiB, but larger
+    cookies are accepted in other HTTP requests.
 
     Args:
         context: Context of the server.
@@ -210,7 +210,7 @@ def read_usual(
     get = decisive.get
     key = get(b'sec-websocket-key', b'')
     if (
-        # SECURITY: reading thousands of offers would take long.
+        # SECURITY: reading thousands of offers would take too long.
         sum(map(len, decisive.values())) > MAX_LINE_LENGTH
         or b'host' not in decisive
         or b'content-length' in decisive
@@ -257,7 +257,7 @@ def _negotiate(
         InvalidHeader: An offer is malformed.
     """
     subprotocols: list[str] = []
-    # NOTE: some clients send an empty header if they offer none.
+    # NOTE: some clients that offer no subprotocol send an empty header.
     if offered := decisive.get(b'sec-websocket-protocol'):
         subprotocols.extend(parse_subprotocol(offered.decode('latin-1')))
     if b'sec-websocket-extensions' not in decisive:
@@ -319,7 +319,7 @@ def read_by_core(context: ServerContext, data: bytes) -> Handshake:
 
 
 def _remove_empty_offers(headers: Headers) -> None:
-    """Remove empty headers of subprotocols, which the core would refuse."""
+    """Remove empty `Sec-WebSocket-Protocol` headers, which the core would refuse."""
     offers = headers.get_all('Sec-WebSocket-Protocol')
     if not all(offers):
         del headers['Sec-WebSocket-Protocol']

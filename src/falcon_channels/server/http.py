@@ -33,7 +33,8 @@ MAX_HEADERS = 128
 #: Maximum time from the TCP accept, or from the first byte of a later request, to the
 #: end of the headers.
 HEAD_TIMEOUT_S = 10.0
-#: Minimum number of bytes of a body in each `ServerOptions.body_timeout_s`.
+#: Minimum number of bytes of a body that must arrive in each
+#: `ServerOptions.body_timeout_s`.
 MIN_BODY_BYTES = 1024
 
 _HTTP_VERSIONS = ('1.0', '1.1')
@@ -43,9 +44,9 @@ _BODY_HEADERS = (b'content-length', b'transfer-encoding')
 class BoundedHttpProtocol(HttpToolsProtocol):
     """HTTP/1.1 with limits for the head of each request and deadlines for all parts.
 
-    SECURITY: Without them, one connection can send endless headers and fill the memory.
-    Clients can also send half a head or half a body (slow loris) or read nothing of a
-    response (slow read), and keep their connections open without limit.
+    SECURITY: without these limits, one connection can send endless headers and fill the
+    memory. Clients can also keep connections open without limit: they send half a head
+    or half a body (slow loris), or read nothing of a response (slow read).
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._body_timer: asyncio.TimerHandle | None = None
-        #: Bytes of the body since the timer was started.
+        #: Number of bytes of the body that arrived since the timer was started.
         self._body_bytes = 0
         self._head_bytes = 0
         self._in_head = True
@@ -304,8 +305,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def _check_body(self) -> None:
         """End the connection if too little of the body has arrived.
 
-        SECURITY: a client could otherwise send most of many bodies and keep them in
-        memory without limit.
+        SECURITY: otherwise, a client could send the largest part of many bodies. They
+        would stay in memory without limit.
         """
         cycle = self.cycle
         if (
@@ -321,7 +322,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._cut()
         elif not self.transport.is_closing():
             self._refuse(HTTPStatus.REQUEST_TIMEOUT, 'The body took too long.')
-            # NOTE: The application must not answer as well.
+            # NOTE: The application must not answer, either.
             cycle.disconnected = True
             cycle.message_event.set()
 
@@ -335,9 +336,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._refuse(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, 'HTTP/1.1 is needed.')
 
     def _responds_to_earlier(self) -> bool:
-        """Return whether a response is unfinished that an answer would mix with.
+        """Return whether an answer now would be mixed into an unfinished response.
 
-        It belongs to an earlier request, or to this one if its body is incomplete.
+        The response belongs to an earlier request, or to this one if its body is
+        incomplete.
         """
         cycle = self.cycle
         if cycle is None or cycle.response_complete:
@@ -353,7 +355,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         cycle = self.cycle
         cycle.keep_alive = False
         if cycle.more_body:
-            # The body that the application waits for cannot arrive.
+            # The application waits for a body that can no longer arrive.
             cycle.disconnected = True
             cycle.message_event.set()
             self.transport.close()

@@ -18,8 +18,8 @@ server_logger = logging.getLogger('uvicorn.error')
 #: uvicorn's logger for requests.
 access_logger = logging.getLogger('uvicorn.access')
 
-#: Loggers that ``falcon-channels serve`` prints with time, level and name. uvicorn
-#: configures its own loggers.
+#: Loggers whose records ``falcon-channels serve`` prints with time, level and name.
+#: uvicorn configures its own loggers.
 _PRINTED = ('falcon', 'falcon_channels', 'falcon_channels_chat')
 _FORMAT = '%(asctime)s %(levelname)s %(name)s: %(message)s'
 
@@ -46,10 +46,10 @@ def _handlers(name: str) -> Iterator[logging.Handler]:
 
 
 def print_library_logs(level: int) -> None:
-    """Print the loggers of Falcon and of this package with time, level and name.
+    """Print records of Falcon and of this package with time, level and name.
 
-    NOTE: the application is loaded later. It can set another level, or add handlers to
-    these loggers or to the root logger. Only its handlers then print the records.
+    NOTE: the application is loaded later. It can set another level. If it adds handlers
+    to these loggers or to the root logger, only its handlers print the records.
 
     Args:
         level: Lowest level that is printed, also below WARNING, Python's default.
@@ -70,7 +70,7 @@ def log_refusal(client: tuple[str, int] | None, status: int, text: str) -> None:
     Args:
         client: Address of the peer, or ``None`` for a UNIX socket.
         status: HTTP status of the answer.
-        text: The reason; it has no text of the client.
+        text: The reason, without text of the client.
     """
     address = f'{client[0]}:{client[1]}' if client else 'a UNIX socket'
     server_logger.info('refused a request of %s with %d: %s', address, status, text)
@@ -82,7 +82,7 @@ _UNSAFE = re.compile(r'[^!#-\[\]-~]')
 def escape_arguments(record: logging.LogRecord) -> bool:
     """Escape the text in an access log line (a `logging` filter).
 
-    SECURITY: a trusted proxy may pass on the `X-Forwarded-For` of its client, which
+    SECURITY: a trusted proxy may pass on the `X-Forwarded-For` of its client. Its value
     becomes the address. Spaces, quotes and control characters could forge log lines, or
     control the terminal of a person who reads the log.
     """

@@ -104,8 +104,8 @@ class SimulatedTransport:
     """A transport to a client in the same process, which can stop reading.
 
     Args:
-        on_event: Called with each event, or each message of a client that has a codec
-            of its own, when the client reads it.
+        on_event: Called when the client reads an event, or a message if the client has
+            its own codec.
         on_end: Called when the connection has ended.
 
     Attributes:

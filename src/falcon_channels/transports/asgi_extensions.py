@@ -44,7 +44,7 @@ DRAIN_HOOKS = 'falcon_channels.drain'
 #: cannot start. Our server logs it instead of the traceback that Falcon sends.
 START_ERROR = 'falcon_channels.start_error'
 
-#: Key in the lifespan's ``scope['state']``: maximum size in bytes of a WebSocket's
+#: Key in the lifespan's ``scope['state']``: maximum size in bytes of a WebSocket
 #: message that the server passes on.
 MAX_MESSAGE_BYTES = 'falcon_channels.max_message_bytes'
 

@@ -1,4 +1,4 @@
-"""Limits that both kinds of servers have by default, and the log of large messages."""
+"""Default limits of both kinds of servers, and the log line for large messages."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ MAX_MESSAGE_BYTES = 1024 * 1024
 
 
 def log_too_big(client: object, size_bytes: int, option: str, limit_bytes: int) -> None:
-    """Log that a message is refused, or its client closed, because of its size.
+    """Log that a message is refused, or its connection closed, because of its size.
 
     Args:
         client: The connection, or the path of its request.
-        size_bytes: Size of the message, or of the part that was read.
-        option: Name of the option that limits it.
+        size_bytes: Size of the message, or of the part of it that was read.
+        option: Name of the option that limits the size.
         limit_bytes: Value of the option.
     """
     _logger.warning(
         'refused a message of %r: its %d bytes exceed %s of %d. Set a higher limit if '
-        'the client is right',
+        'the message is legitimate',
         client,
         size_bytes,
         option,

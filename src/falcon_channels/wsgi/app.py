@@ -126,8 +126,8 @@ class App(falcon.App[falcon.Request, falcon.Response]):
         self, env: Environ, start_response: StartResponse
     ) -> Iterable[bytes]:
         if not self._checked_middleware:
-            # NOTE: a WSGI app is not told when it starts. All its routes are known when
-            #   the first WebSocket arrives.
+            # NOTE: WSGI has no call for the start of an app. When the first WebSocket
+            #   arrives, all routes are known.
             self._checked_middleware = True
             warn_of_http_middleware(self)
         try:

@@ -113,7 +113,8 @@ def parse_request(environ: dict[str, Any]) -> Request:
     headers = Headers()
     for name in _HEADERS:
         value = environ.get('HTTP_' + name.upper().replace('-', '_'))
-        # NOTE: some clients send an empty `Sec-WebSocket-Protocol` if they offer none.
+        # NOTE: some clients that offer no subprotocol send an empty
+        #   `Sec-WebSocket-Protocol`.
         if value is not None and (value.strip() or name != 'Sec-WebSocket-Protocol'):
             headers[name] = value
     return Request(path='/', headers=headers)

@@ -500,7 +500,7 @@ class PostgresBroker(Broker):
     # --- internals --------------------------------------------------------------------
 
     def _check_link(self, channel: str) -> None:
-        """Raise an error if something that is not stored would miss this process."""
+        """Raise an error if this process would miss a message that is not stored."""
         if self._lost and channel in self._subscribed:
             raise _lost_error()
 

@@ -115,8 +115,8 @@ class RedisBroker(Broker):
         #: Subscribed channels by their pub/sub names.
         self._channels: dict[bytes, str] = {}
         self._revocations = RememberedRevocations()
-        #: The ids of the runs of the servers, as of the last time that all revocations
-        #: were there.
+        #: Run ids of the servers, from the last time at which all revocations were
+        #: stored.
         self._run_ids: frozenset[str] = frozenset()
         self._was_up = False
         self._changed = asyncio.Event()
@@ -431,8 +431,8 @@ class RedisBroker(Broker):
             until_s = asyncio.get_running_loop().time() + ttl_s
             self._revocations.add(channel, user, until_s)
         else:
-            # NOTE: the key stays until the revocation would have expired. The process
-            #   that remembers the revocation therefore does not write it again.
+            # NOTE: the key stays until the revocation would have expired. While it
+            #   exists, a process that remembers the revocation does not write it again.
             await self._get_client().call(key, 'SET', key, 0, 'XX', 'KEEPTTL')
             self._revocations.remove(channel, user)
 
@@ -506,7 +506,7 @@ class RedisBroker(Broker):
         )
 
     def _check_link(self, name: bytes) -> None:
-        """Raise an error if something that is not stored would miss this process."""
+        """Raise an error if this process would miss a message that is not stored."""
         if name in self._channels:
             listener = self._listener_of(name)
             if not listener.up:
@@ -587,7 +587,7 @@ class RedisBroker(Broker):
         self._inbox.stop_buffering()
 
     async def _write_lost_revocations(self) -> None:
-        """Write the revocations of this process again after a server was replaced."""
+        """Write revocations of this process again if a server may have lost them."""
         client = self._get_client()
         try:
             run_ids = await client.run_ids()
@@ -602,7 +602,7 @@ class RedisBroker(Broker):
                     calls.append(client.call(key, *words))
                 await asyncio.gather(*calls)
         except BrokerUnavailableError as ex:
-            _logger.warning('revocations that Redis may have lost not written: %s', ex)
+            _logger.warning('cannot write revocations that Redis may have lost: %s', ex)
         else:
             self._run_ids = run_ids
 

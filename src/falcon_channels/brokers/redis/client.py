@@ -71,8 +71,9 @@ class Client:
             try:
                 answer: bytes = await connection.call('INFO', 'memory')
             except (BrokerUnavailableError, ResponseError) as ex:
-                # NOTE: the user may lack the permission. The broker works without it.
-                _logger.debug('memory policy of Redis at %s not read: %s', address, ex)
+                # NOTE: the Redis user may lack the permission. The broker works without
+                #   it.
+                _logger.debug('cannot read the policy of Redis at %s: %s', address, ex)
                 continue
             policy = _field(answer, 'maxmemory_policy')
             if policy not in ('', 'noeviction'):
@@ -87,8 +88,8 @@ class Client:
     async def run_ids(self) -> frozenset[str]:
         """Return an id of the current run of each server.
 
-        A server that was restarted, or a replica that has taken over, has another id.
-        It may have lost data. A server that does not tell its id counts as ``''``.
+        A restarted server, or a replica that has taken over, has another id. It may
+        have lost data. If a server does not tell its id, the id is ``''``.
 
         Raises:
             BrokerUnavailableError: A server did not answer.

@@ -104,8 +104,8 @@ class Transaction:
         self._clock = stored.advance()
         #: Whether this is the first transaction since the host has booted.
         self._has_booted = stored.shift_ms != self._clock.shift_ms
-        #: Time of the database clock. It never goes back, so that the order of the rows
-        #: is also the order of their times.
+        #: Time of the database clock. It never goes back. The order of the rows is
+        #: therefore also the order of their times.
         self._now_ms = self._clock.clock_ms
         self.events: list[Event] = []
         self.oversized: dict[int, None] = {}

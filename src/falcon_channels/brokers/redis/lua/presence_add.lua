@@ -11,8 +11,8 @@ local base, ttl_ms, key_ttl_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local until_ms = text(now_ms() + ttl_ms)
 local firsts, news = {}, {}
 
--- If this key is missing, the server has lost its data. The entries are then missing as well,
--- although nobody has removed them. The key therefore stays longer than any entry.
+-- If this key is missing, the server has lost its data. The entries are then missing, too,
+-- although no process has removed them. The key therefore has a longer lifetime than any entry.
 local store = redis.call('GET', base .. 'store')
 if not store then
   store = ARGV[4]
