@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 import importlib
+from importlib.metadata import version
 import sys
 
 _API = 'falcon_channels.commands'
@@ -44,6 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
         prog='falcon-channels', description='Real-time for the Falcon web framework.'
+    )
+    parser.add_argument(
+        '--version', action='version', version=f'%(prog)s {version("falcon-channels")}'
     )
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
     for name, (_, summary) in _COMMANDS.items():

@@ -21,6 +21,7 @@ from support.processes import ServerProcess
 from support.processes import wait_until
 from websockets.sync.client import connect
 
+import falcon_channels
 from falcon_channels.cli import main
 from falcon_channels.tokens import TokenKey
 from falcon_channels.tokens import TokenVerifier
@@ -192,6 +193,16 @@ def test_unencrypted_key_prints_a_warning(
     url = 'http://falcon-channels.invalid:1/api'
     assert 1 == main(['channels', '--url', url, '--timeout-s', '5'])
     assert 'unencrypted to falcon-channels.invalid' in capsys.readouterr().err
+
+
+def test_version_is_printed_without_a_command(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """`falcon-channels --version` prints the installed version."""
+    with pytest.raises(SystemExit) as caught:
+        main(['--version'])
+    assert 0 == caught.value.code
+    assert f'falcon-channels {falcon_channels.__version__}\n' == capsys.readouterr().out
 
 
 def test_unknown_words_are_usage_errors(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 import re
+import shlex
+import subprocess
+import sys
 import tomllib
 
+from build.util import project_wheel_metadata
 import httpx
 import pytest
+from readme_renderer import markdown
 from support.asgi_servers import AsgiServer
 from support.processes import ROOT
 from support.processes import ServerProcess
@@ -32,23 +38,102 @@ def test_readme_lists_every_extra() -> None:
     assert {*project['optional-dependencies']} - {'dev'} == named
 
 
-@pytest.mark.parametrize(
-    'command',
-    [
-        'uvicorn examples.echo_asgi:app --port {port}',
-        'gunicorn -k gevent -b :{port} --no-control-socket examples.echo_wsgi:app',
-    ],
-)
-def test_echo_example_answers_under_common_servers(command: str) -> None:
-    """The two echo programs answer, and refuse pages of other sites."""
-    with ServerProcess(['python', '-m', *command.split()]) as server:
-        with connect(server.ws_url) as ws:
+def save(name: str, folder: Path) -> None:
+    """Save a program as README.md says."""
+    readme = (ROOT / 'README.md').read_text()
+    assert f'Save this as `{name}.py`:' in readme.replace('\n', ' ')
+    program = readme.partition(f'`{name}.py`:')[2].partition('```python\n')[2]
+    (folder / f'{name}.py').write_text(program.partition('```')[0])
+
+
+@pytest.mark.parametrize('server', ['falcon-channels serve', 'gunicorn', 'uvicorn'])
+def test_echo_programs_answer_from_an_empty_folder(server: str, tmp_path: Path) -> None:
+    """The commands of README.md start what the reader has saved.
+
+    Before, they named the folder `examples`, which an installation does not have.
+    """
+    command = {
+        'falcon-channels serve': 'falcon-channels serve echo_asgi:app',
+        'gunicorn': 'gunicorn --worker-class gevent echo_wsgi:app',
+        'uvicorn': 'uvicorn echo_asgi:app',
+    }[server]
+    readme = (ROOT / 'README.md').read_text()
+    assert server == 'uvicorn' or f'\n    {command}' in readme
+    listen = {'gunicorn': '--no-control-socket --bind :{port}'}.get(
+        server, '--port {port}'
+    )
+    name = command.partition(':')[0].split()[-1]
+    save(name, tmp_path)
+    program, *arguments = f'{command} {listen}'.split()
+    path = Path(sys.executable).with_name(program)
+    with ServerProcess([str(path), *arguments], cwd=tmp_path) as process:
+        with connect(process.ws_url) as ws:
             ws.send('hello')
             assert 'Message text was: hello' == ws.recv(30)
         with pytest.raises(InvalidStatus) as caught:
-            connect(server.ws_url, origin='https://evil.example')
+            connect(process.ws_url, origin='https://evil.example')
         assert 403 == caught.value.response.status_code
-        assert 'Traceback' not in server.log()
+        assert 'Traceback' not in process.log()
+
+
+def test_rooms_program_answers_from_an_empty_folder(tmp_path: Path) -> None:
+    """The commands of README.md start the rooms and post to one of them."""
+    readme = (ROOT / 'README.md').read_text()
+    serve = 'falcon-channels serve rooms_asgi:app'
+    curl = next(line for line in readme.splitlines() if line.startswith('    curl'))
+    assert f'    {serve}\n{curl}\n' in readme
+    save('rooms_asgi', tmp_path)
+    program = Path(sys.executable).with_name('falcon-channels')
+    command = [str(program), *serve.split()[1:], '--port', '{port}']
+    with ServerProcess(command, cwd=tmp_path) as server:
+        with connect(f'{server.ws_url}/rooms/garden') as ws:
+            words = shlex.split(curl.replace('8000', str(server.port)))
+            subprocess.run([*words, '--fail', '--silent'], check=True)
+            assert '{"text":"hello"}' == ws.recv(30)
+
+
+@pytest.fixture(scope='module')
+def links() -> list[str]:
+    """The links and images of README.md, as PyPI renders it."""
+    metadata = project_wheel_metadata(ROOT, isolated=False)
+    assert 'text/markdown' == metadata['Description-Content-Type']
+    description = metadata.get_payload()
+    rendered = markdown.render(description)
+    assert rendered is not None
+    found = re.findall(r'(?:href|src)="([^"]*)"', rendered)
+    assert len(re.findall(r'(?<!`)\]\(', description)) <= len(found)
+    return [link for link in found if not link.startswith('#')]
+
+
+def test_links_of_the_readme_are_absolute_on_pypi(links: list[str]) -> None:
+    """PyPI shows README.md without the repository, so relative links lead nowhere."""
+    assert [] == [
+        link for link in links if not link.startswith(('http://', 'https://'))
+    ]
+
+
+def test_links_of_the_readme_name_files_of_the_repository(links: list[str]) -> None:
+    """Each link to the site, a file or an image has its source in the repository."""
+    project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
+    repository = project['urls']['Source']
+    raw = repository.replace('github.com', 'raw.githubusercontent.com')
+    tag = f'v{project["version"]}'
+    places = {
+        f'{project["urls"]["Documentation"]}en/stable/': 'docs',
+        f'{repository}/blob/{tag}/': '.',
+        f'{raw}/{tag}/': '.',
+    }
+    checked = 0
+    for link in links:
+        for place, folder in places.items():
+            if link.startswith(place):
+                name = link.removeprefix(place).partition('#')[0]
+                path = ROOT / folder / re.sub(r'\.html$', '.md', name)
+                assert path.is_file(), link
+                checked += 1
+    ours = [link for link in links if 'falcon-channels' in link]
+    assert len(ours) == checked
+    assert checked > 20
 
 
 @pytest.mark.every_server
