@@ -45,6 +45,7 @@ html_theme = 'pydata_sphinx_theme'
 html_title = 'falcon-channels'
 html_static_path = ['static']
 html_css_files = ['site.css']
+html_search_scorer = str(ROOT / 'docs/static/scorer.js')
 html_copy_source = False
 html_show_sourcelink = False
 html_theme_options = {
@@ -65,3 +66,27 @@ if _repository:
         'repository': _repository,
     }
 copybutton_exclude = '.linenos, .gp, .go'
+
+# The sections of llms.txt by their first page. llms-full.txt has no optional section.
+llms_sections = [
+    'start',
+    'guides',
+    'explanation',
+    'reference/index',
+    'operations',
+    'project',
+]
+llms_optional = ['project']
+
+# Words that readers search for and that the text of the page does not have.
+search_words = {
+    'channels': 'authorise, authorize, authorisation, authorization, permission, topic',
+    'commands': 'shell, terminal',
+    'connection_resource': 'private, notification, inbox, authenticate, rpc',
+    'hosts': 'cluster, deploy, worker, horizontal',
+    'login': 'authentication, authenticate, cookie, jwt, oidc',
+    'recovery': 'resume, replay, reconnect, missed',
+    'reference/codes': 'close, disconnect, error, code',
+    'testing': 'pytest, unit, mock',
+    'wsgi': 'flask, synchronous, thread',
+}

@@ -103,7 +103,9 @@ def described(path: str, members: list[str] | None) -> str:
 def signature(path: str, target: object) -> str:
     """Return the heading of a callable, with its arguments."""
     try:
-        arguments = str(inspect.signature(target)).replace("'", '')  # type: ignore[arg-type]
+        arguments = str(inspect.signature(target))  # type: ignore[arg-type]
+        arguments = arguments.replace("'", '').replace('(self, ', '(')
+        arguments = arguments.replace('(self)', '()').removesuffix(' -> None')
     except (TypeError, ValueError):
         arguments = '(...)'
     word = 'async ' if inspect.iscoroutinefunction(target) else ''
