@@ -12,7 +12,8 @@ sys.path.insert(0, str(ROOT))
 
 _project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
 #: Address of the repository, for the links to the source of a page.
-_repository = _project['urls'].get('Source', '').rstrip('/')
+_urls = _project['urls']
+_repository = _urls.get('Source', _urls.get('Repository', '')).rstrip('/')
 
 project = 'falcon-channels'
 copyright = 'The falcon-channels authors'
@@ -62,7 +63,6 @@ if _repository:
     html_theme_options['use_edit_page_button'] = True
     html_context = {
         'edit_page_url_template': '{{ repository }}/edit/main/docs/{{ file_name }}',
-        'edit_page_provider_name': 'the repository',
         'repository': _repository,
     }
 copybutton_exclude = '.linenos, .gp, .go'

@@ -98,6 +98,21 @@ def resolve_name(
     return None
 
 
+def hide_arguments(
+    app: Sphinx, kind: str, name: str, target: object, options: Any, lines: list[str]
+) -> None:
+    """Remove the arguments from the docstring of a class that apps do not create."""
+    if name in pages.CREATED_BY_LIBRARY:
+        lines[:] = pages.without_arguments('\n'.join(lines) + '\n').split('\n')
+
+
+def hide_signature(
+    app: Sphinx, kind: str, name: str, *rest: object
+) -> tuple[str, None] | None:
+    """Show no arguments of a class that apps do not create."""
+    return ('', None) if name in pages.CREATED_BY_LIBRARY else None
+
+
 def change_source(app: Sphinx, docname: str, source: list[str]) -> None:
     """Change the links to pages of the root folder, and drop patterns of no page."""
     source[0] = pages.without_empty_patterns(pages.relink(source[0]))
@@ -164,6 +179,9 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive('generated', Generated)
     app.add_role('name', NameRole())
     app.connect('missing-reference', resolve_name, priority=900)
+    # Before napoleon, which changes the sections.
+    app.connect('autodoc-process-docstring', hide_arguments, priority=100)
+    app.connect('autodoc-process-signature', hide_signature)
     app.connect('doctree-read', add_keywords)
     app.connect('source-read', change_source)
     app.connect('include-read', change_included)

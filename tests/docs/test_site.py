@@ -91,6 +91,11 @@ def test_every_shown_member_exists_and_has_a_docstring() -> None:
     assert [] == missing
 
 
+def test_classes_without_shown_arguments_are_documented() -> None:
+    """A renamed class must be renamed in the list, too."""
+    assert set() == pages.CREATED_BY_LIBRARY - set(DOCUMENTED)
+
+
 def test_every_public_class_and_function_has_a_docstring() -> None:
     """The reference shows the docstring of each public name."""
     assert [] == [
@@ -258,6 +263,9 @@ def test_page_for_programs_has_tables_and_docstrings() -> None:
     assert '#### `async publish(' in text
     assert 'idempotency_key' in text
     assert '{eval-rst}' not in text
+    text = pages.plain(DOCS / 'reference/connections.md')
+    assert '### `falcon_channels.RpcCall`\n' in text
+    assert 'Args:' not in text.partition('ClientConnection`')[2].partition('####')[0]
     assert '# Changelog' in pages.plain(DOCS / 'changelog.md')
     assert 'This page shows how to log in.' == pages.summary(
         '# Login\n\nThis page shows how to [log\nin](login.md). More.\n'
