@@ -12,7 +12,8 @@ sys.path.insert(0, str(ROOT))
 
 _project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
 #: Address of the repository, for the links to the source of a page.
-_repository = _project['urls'].get('Source', '').rstrip('/')
+_urls = _project['urls']
+_repository = _urls.get('Source', _urls.get('Repository', '')).rstrip('/')
 
 project = 'falcon-channels'
 copyright = 'The falcon-channels authors'
@@ -45,6 +46,7 @@ html_theme = 'pydata_sphinx_theme'
 html_title = 'falcon-channels'
 html_static_path = ['static']
 html_css_files = ['site.css']
+html_search_scorer = str(ROOT / 'docs/static/scorer.js')
 html_copy_source = False
 html_show_sourcelink = False
 html_theme_options = {
@@ -61,7 +63,30 @@ if _repository:
     html_theme_options['use_edit_page_button'] = True
     html_context = {
         'edit_page_url_template': '{{ repository }}/edit/main/docs/{{ file_name }}',
-        'edit_page_provider_name': 'the repository',
         'repository': _repository,
     }
 copybutton_exclude = '.linenos, .gp, .go'
+
+# The sections of llms.txt by their first page. llms-full.txt has no optional section.
+llms_sections = [
+    'start',
+    'guides',
+    'explanation',
+    'reference/index',
+    'operations',
+    'project',
+]
+llms_optional = ['project']
+
+# Words that readers search for and that the text of the page does not have.
+search_words = {
+    'channels': 'authorise, authorize, authorisation, authorization, permission, topic',
+    'commands': 'shell, terminal',
+    'connection_resource': 'private, notification, inbox, authenticate, rpc',
+    'hosts': 'cluster, deploy, worker, horizontal',
+    'login': 'authentication, authenticate, cookie, jwt, oidc',
+    'recovery': 'resume, replay, reconnect, missed',
+    'reference/codes': 'close, disconnect, error, code',
+    'testing': 'pytest, unit, mock',
+    'wsgi': 'flask, synchronous, thread',
+}

@@ -26,6 +26,7 @@ _LOADS = {
     'video': 'src',
 }
 _STYLE_URL = re.compile(r'url\(\s*[\'"]?(?!data:)([^\'")]+)|@import\s+[\'"]([^\'"]+)')
+_MARKDOWN_LINK = re.compile(r'\]\((?!\w+:)([^)#]+)\)')
 
 
 class _Page(HTMLParser):
@@ -83,6 +84,9 @@ def broken_links(site: Path) -> Iterator[str]:
                 and unquote(parts.fragment) not in parsed[target].ids
             ):
                 yield f'{place}: {link} has no such anchor'
+    for link in _MARKDOWN_LINK.findall((site / 'llms.txt').read_text()):
+        if not (site / link).is_file():
+            yield f'llms.txt: {link} is no file of the site'
     for path in site.rglob('*.css'):
         for found in _STYLE_URL.findall(path.read_text()):
             if urlsplit(''.join(found)).netloc:

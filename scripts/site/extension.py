@@ -10,6 +10,7 @@ from typing import Any
 from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
+from sphinx.domains.python import PyObject
 from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.docutils import SphinxRole
@@ -17,18 +18,6 @@ from sphinx.util.nodes import make_refnode
 
 from scripts.site import pages
 from scripts.site.tables import generate
-
-#: The sections of `llms.txt` by their first page, in order.
-SECTIONS = (
-    'start',
-    'guides',
-    'explanation',
-    'reference/index',
-    'operations',
-    'project',
-)
-#: Sections that a program can leave out; `llms-full.txt` does not have them.
-OPTIONAL = ('project',)
 
 
 class Generated(SphinxDirective):
@@ -38,9 +27,27 @@ class Generated(SphinxDirective):
     final_argument_whitespace = True
 
     def run(self) -> list[nodes.Node]:
-        return self.parse_text_to_nodes(
+        name, *arguments = self.arguments[0].split()
+        made = self.parse_text_to_nodes(
             generate(self.arguments[0]), allow_section_headings=True
         )
+        prefix = arguments[0].rpartition('.')[2] if arguments else name
+        return [self.indexed(node, prefix) for node in made]
+
+    def indexed(self, made: nodes.Node, prefix: str) -> nodes.Node:
+        """Give each row of a table an anchor, and an entry in the search.
+
+        NOTE: the search ignores words that are numbers, such as 3008. It finds them as
+        entries of the index.
+        """
+        for body in made.findall(nodes.tbody):
+            for row in body.findall(nodes.row):
+                word = row[0].astext()
+                anchor = nodes.make_id(f'{prefix}-{word}')
+                entry = ('single', word, anchor, 'main', None)
+                row['ids'].append(anchor)
+                row[0].insert(0, addnodes.index(entries=[entry]))
+        return made
 
 
 class NameRole(SphinxRole):
@@ -91,6 +98,21 @@ def resolve_name(
     return None
 
 
+def hide_arguments(
+    app: Sphinx, kind: str, name: str, target: object, options: Any, lines: list[str]
+) -> None:
+    """Remove the arguments from the docstring of a class that apps do not create."""
+    if name in pages.CREATED_BY_LIBRARY:
+        lines[:] = pages.without_arguments('\n'.join(lines) + '\n').split('\n')
+
+
+def hide_signature(
+    app: Sphinx, kind: str, name: str, *rest: object
+) -> tuple[str, None] | None:
+    """Show no arguments of a class that apps do not create."""
+    return ('', None) if name in pages.CREATED_BY_LIBRARY else None
+
+
 def change_source(app: Sphinx, docname: str, source: list[str]) -> None:
     """Change the links to pages of the root folder, and drop patterns of no page."""
     source[0] = pages.without_empty_patterns(pages.relink(source[0]))
@@ -99,6 +121,13 @@ def change_source(app: Sphinx, docname: str, source: list[str]) -> None:
 def change_included(app: Sphinx, path: Path, docname: str, source: list[str]) -> None:
     """Change the links of an included page."""
     source[0] = pages.relink(source[0])
+
+
+def add_keywords(app: Sphinx, doctree: nodes.document) -> None:
+    """Add the words of ``search_words`` to a page, for the search."""
+    words = app.config.search_words.get(app.env.docname)
+    if words:
+        doctree.append(nodes.meta('', name='keywords', content=words))
 
 
 def ordered(env: BuildEnvironment, docname: str) -> Iterator[str]:
@@ -112,23 +141,26 @@ def write_llms(app: Sphinx, exception: Exception | None) -> None:
     """Write `llms.txt`, `llms-full.txt`, and each page as Markdown."""
     if exception or app.builder.name != 'html':
         return
-    index = (pages.DOCS / 'index.md').read_text()
+    config = app.config
+    index = Path(app.env.doc2path(config.root_doc)).read_text()
     lines = [f'# {pages.title(index)}', '', f'> {pages.summary(index)}', '']
     lines += ['All pages in one file: [llms-full.txt](llms-full.txt)', '']
     full = []
-    for section in SECTIONS:
+    for section in config.llms_sections:
         for number, docname in enumerate(ordered(app.env, section)):
             text = pages.plain(Path(app.env.doc2path(docname)))
             target = Path(app.outdir, f'{docname}.md')
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(text)
             if number == 0:
-                heading = 'Optional' if section in OPTIONAL else pages.title(text)
+                heading = (
+                    'Optional' if section in config.llms_optional else pages.title(text)
+                )
                 lines += ['', f'## {heading}', '']
             lines.append(
                 f'- [{pages.title(text)}]({docname}.md): {pages.summary(text)}'
             )
-            if section not in OPTIONAL:
+            if section not in config.llms_optional:
                 full.append(f'<!-- page: {docname} -->\n\n{text.strip()}\n')
     Path(app.outdir, 'llms.txt').write_text(
         re.sub(r'\n{3,}', '\n\n', '\n'.join(lines)) + '\n'
@@ -138,9 +170,19 @@ def write_llms(app: Sphinx, exception: Exception | None) -> None:
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the parts of the extension."""
+    for field in PyObject.doc_field_types:
+        if field.name == 'variable':
+            field.label = 'Attributes'
+    app.add_config_value('llms_sections', [], '', list)
+    app.add_config_value('llms_optional', [], '', list)
+    app.add_config_value('search_words', {}, 'env', dict)
     app.add_directive('generated', Generated)
     app.add_role('name', NameRole())
     app.connect('missing-reference', resolve_name, priority=900)
+    # Before napoleon, which changes the sections.
+    app.connect('autodoc-process-docstring', hide_arguments, priority=100)
+    app.connect('autodoc-process-signature', hide_signature)
+    app.connect('doctree-read', add_keywords)
     app.connect('source-read', change_source)
     app.connect('include-read', change_included)
     app.connect('build-finished', write_llms)

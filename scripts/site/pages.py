@@ -25,6 +25,21 @@ COPIES = {
     'CONTRIBUTING.md': 'contributing.md',
 }
 
+#: Classes of which the library creates all objects. Apps need not know the arguments.
+CREATED_BY_LIBRARY = {
+    'falcon_channels.ClientConnection',
+    'falcon_channels.ClientMessage',
+    'falcon_channels.Connection',
+    'falcon_channels.LocalSubscription',
+    'falcon_channels.PublicationDraft',
+    'falcon_channels.RpcCall',
+    'falcon_channels.Subscription',
+    'falcon_channels.server.http.BoundedHttpProtocol',
+    'falcon_channels.server.protocol.WebSocketProtocol',
+    'falcon_channels.wsgi.WebSocket',
+}
+
+_ARGUMENTS = re.compile(r'^Args:\n(?:(?: .*)?\n)+', re.MULTILINE)
 _GENERATED = re.compile(r'^```\{generated\} (.+)\n```$', re.MULTILINE)
 _INCLUDE = re.compile(r'^```\{include\} (\S+)\n(?::.*\n)*```$', re.MULTILINE)
 _TOCTREE = re.compile(r'^```\{toctree\}\n((?:.*\n)*?)```$', re.MULTILINE)
@@ -87,6 +102,8 @@ def described(path: str, members: list[str] | None) -> str:
     if not callable(target):
         return f'### `{path}` = `{target!r}`\n'
     parts = [signature(path, target), docstring(target)]
+    if path in CREATED_BY_LIBRARY:
+        parts = [f'### `{path}`\n', without_arguments(docstring(target))]
     if members is None and inspect.isclass(target):
         members = [name for name in vars(target) if not name.startswith('_')]
     for name in members or ():
@@ -103,11 +120,18 @@ def described(path: str, members: list[str] | None) -> str:
 def signature(path: str, target: object) -> str:
     """Return the heading of a callable, with its arguments."""
     try:
-        arguments = str(inspect.signature(target)).replace("'", '')  # type: ignore[arg-type]
+        arguments = str(inspect.signature(target))  # type: ignore[arg-type]
+        arguments = arguments.replace("'", '').replace('(self, ', '(')
+        arguments = arguments.replace('(self)', '()').removesuffix(' -> None')
     except (TypeError, ValueError):
         arguments = '(...)'
     word = 'async ' if inspect.iscoroutinefunction(target) else ''
     return f'### `{word}{path}{arguments}`\n'
+
+
+def without_arguments(text: str) -> str:
+    """Return a docstring without the section of its arguments."""
+    return _ARGUMENTS.sub('', text)
 
 
 def docstring(target: object) -> str:
@@ -137,4 +161,4 @@ def summary(text: str) -> str:
     body = text.partition('\n# ')[2] if not text.startswith('# ') else text
     paragraph = re.split(r'\n\s*\n', body.strip())[1]
     line = re.sub(r'\[([^\]]+)\]\([^)]*\)', r'\1', ' '.join(paragraph.split()))
-    return re.split(r'(?<=[.:])\s', line)[0].rstrip(':')
+    return re.split(r'(?<=\.)\s', line)[0].rstrip(':')

@@ -180,7 +180,7 @@ def help_text(*words: str) -> str:
     """Return what ``falcon-channels WORDS --help`` prints."""
     printed = io.StringIO()
     with (
-        patch.dict(os.environ, {'COLUMNS': '88', 'NO_COLOR': '1'}),
+        patch.dict(os.environ, {'COLUMNS': '80', 'NO_COLOR': '1'}),
         contextlib.redirect_stdout(printed),
         contextlib.suppress(SystemExit),
     ):

@@ -5,11 +5,15 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+import os
 from pathlib import Path
 import re
+import subprocess
+import sys
 
 import msgspec
 import pytest
+from support.processes import python_path
 from support.processes import ROOT
 from test_architecture import LAYERS
 from test_public_interface import PUBLIC
@@ -85,6 +89,11 @@ def test_every_shown_member_exists_and_has_a_docstring() -> None:
             if not inspect.getdoc(inspect.getattr_static(target, name, None)):
                 missing.append(f'{path}.{name}')
     assert [] == missing
+
+
+def test_classes_without_shown_arguments_are_documented() -> None:
+    """A renamed class must be renamed in the list, too."""
+    assert set() == pages.CREATED_BY_LIBRARY - set(DOCUMENTED)
 
 
 def test_every_public_class_and_function_has_a_docstring() -> None:
@@ -211,6 +220,7 @@ def test_links_of_a_page_lead_to_a_file_and_a_heading(path: Path) -> None:
 
 
 def write(folder: Path, **files: str) -> Path:
+    (folder / 'llms.txt').write_text('')
     for name, text in files.items():
         (folder / f'{name}.html').write_text(text)
     return folder
@@ -253,7 +263,108 @@ def test_page_for_programs_has_tables_and_docstrings() -> None:
     assert '#### `async publish(' in text
     assert 'idempotency_key' in text
     assert '{eval-rst}' not in text
+    text = pages.plain(DOCS / 'reference/connections.md')
+    assert '### `falcon_channels.RpcCall`\n' in text
+    assert 'Args:' not in text.partition('ClientConnection`')[2].partition('####')[0]
     assert '# Changelog' in pages.plain(DOCS / 'changelog.md')
     assert 'This page shows how to log in.' == pages.summary(
         '# Login\n\nThis page shows how to [log\nin](login.md). More.\n'
     )
+
+
+def test_link_check_reports_a_missing_page_of_llms_txt(tmp_path: Path) -> None:
+    """Programs follow the links of `llms.txt`, so they must exist, too."""
+    write(tmp_path, one='')
+    (tmp_path / 'llms.txt').write_text('- [Start](start.md): Install it.\n')
+    (found,) = check_links.broken_links(tmp_path)
+    assert 'llms.txt: start.md is no file of the site' == found
+
+
+CONF = """
+extensions = ['myst_parser', 'sphinx.ext.autodoc', 'scripts.site.extension']
+default_role = 'name'
+nitpicky = True
+llms_sections = ['guide', 'notes']
+llms_optional = ['notes']
+search_words = {'guide': 'resume'}
+"""
+PAGES = {
+    'index.md': '# Library\n\nAn index.\n\n```{toctree}\nguide\nnotes\n```\n',
+    'guide.md': """# Guide
+
+This page shows the codes.
+
+```{generated} unsubscribe_codes
+```
+
+```{eval-rst}
+.. autoexception:: falcon_channels.UnsubscribedError
+```
+""",
+    'notes.md': '# Notes\n\nThis page has notes.\n',
+}
+
+
+def build(folder: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    """Build a small site with the extension, as ``make docs`` does."""
+    source = folder / 'source'
+    source.mkdir(exist_ok=True)
+    for name, text in {'conf.py': CONF, **PAGES}.items():
+        (source / name).write_text(text)
+    for name, text in more.items():
+        (source / f'{name}.md').write_text(text)
+    options = ['-W', '--keep-going', '-n', '-q', '-b', 'html']
+    return subprocess.run(
+        [sys.executable, '-m', 'sphinx', *options, str(source), str(folder / 'site')],
+        cwd=ROOT,
+        env={**os.environ, 'PYTHONPATH': python_path(str(ROOT))},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+@pytest.mark.timeout(120)
+def test_built_site_has_anchors_search_entries_and_files_for_programs(
+    tmp_path: Path,
+) -> None:
+    """Each row of a generated table can be linked and found; programs get Markdown."""
+    done = build(tmp_path)
+    assert (0, '', '') == (done.returncode, done.stdout, done.stderr)
+    site = tmp_path / 'site'
+    page = (site / 'guide.html').read_text()
+    assert 'id="unsubscribe-codes-2500"' in page
+    search = (site / 'searchindex.js').read_text()
+    assert '"2500"' in search
+    assert '"resum"' in search or 'resum:' in search
+    index = (site / 'llms.txt').read_text()
+    assert '## Guide\n\n- [Guide](guide.md): This page shows the codes.\n' in index
+    assert '## Optional\n\n- [Notes](notes.md)' in index
+    full = (site / 'llms-full.txt').read_text()
+    assert '| 2500 | insufficient state | yes |' in full
+    assert 'The hub ended a server-side subscription.' in full
+    assert '# Notes' not in full
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ('text', 'problem'),
+    [
+        ('# Lost\n\nNo section lists this page.\n', "isn't included in any toctree"),
+        ('---\norphan: true\n---\n\n# A\n\n[x](none.md)\n', 'not found'),
+        ('---\norphan: true\n---\n\n# A\n\n[x](guide.md#none)\n', 'not found'),
+        (
+            '---\norphan: true\n---\n\n# A\n\n{py:class}`falcon_channels.None_`\n',
+            'reference target not found',
+        ),
+    ],
+    ids=['no section', 'no page', 'no heading', 'no name'],
+)
+def test_build_fails_at_a_lost_page_and_at_a_wrong_link(
+    tmp_path: Path, text: str, problem: str
+) -> None:
+    """A page that readers cannot reach, and a link to nothing, make the build fail."""
+    done = build(tmp_path, lost=text)
+    assert 0 != done.returncode
+    assert problem in done.stderr
