@@ -8,11 +8,18 @@ import contextlib
 from pathlib import Path
 
 import pytest
-from support.processes import wait_until
-from support.redis_server import RedisServer
+from support.audience import Audience
+from support.audience import is_lost
+from support.audience import lost_and_back
+from support.audience import run_fault
+from support.audience import SUBSCRIBERS
+from support.redis_server import RedisReplicaSet
 
 from falcon_channels.brokers.base import StreamSettings
 from falcon_channels.brokers.urls import open_broker
+from falcon_channels.channels import Channels
+from falcon_channels.errors import BrokerUnavailableError
+from falcon_channels.errors import OptionsError
 from falcon_channels.publication import Publication
 from falcon_channels.testing import Recorder
 
@@ -72,55 +79,28 @@ async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 @pytest.fixture
-def servers(tmp_path: Path) -> Iterator[list[RedisServer]]:
-    """A server and a replica that has all its data."""
-    with contextlib.ExitStack() as stack:
-        found = []
-        for name in ('primary', 'replica'):
-            folder = tmp_path / name
-            folder.mkdir()
-            found.append(RedisServer(folder, '--repl-diskless-sync-delay', '0'))
-            stack.callback(found[-1].stop)
-        found[1].ask('REPLICAOF', '127.0.0.1', found[0].port)
-        wait_until(
-            lambda: 'master_link_status:up' in found[1].ask('INFO', 'replication'),
-            'the replica is synchronised',
-        )
-        yield found
-
-
-def wait_for_all_data(servers: list[RedisServer]) -> None:
-    """Wait until the replica has acknowledged all writes."""
-    primary, replica = servers
-    offset = f'slave_repl_offset:{_field(primary, "master_repl_offset")}'
-    wait_until(
-        lambda: offset in replica.ask('INFO', 'replication'), 'the replica has all data'
-    )
-
-
-def _field(server: RedisServer, name: str) -> str:
-    lines = server.ask('INFO', 'replication').splitlines()
-    return next(line.partition(':')[2] for line in lines if line.startswith(name))
+def servers(tmp_path: Path) -> Iterator[RedisReplicaSet]:
+    with RedisReplicaSet(tmp_path) as servers:
+        yield servers
 
 
 async def test_server_replaced_behind_an_open_connection_starts_new_epochs(
-    servers: list[RedisServer],
+    servers: RedisReplicaSet,
 ) -> None:
     """If a proxy switches to a promoted replica, the log gets a new epoch.
 
     The process does not notice that it has another server, because its connection to
     the proxy stays open.
     """
-    primary, replica = servers
-    async with SwitchingProxy(primary.port) as proxy:
+    async with SwitchingProxy(servers.primary.port) as proxy:
         broker = open_broker(f'{proxy.url}?probe_s=0.2')
         await broker.start(Recorder())
         first = await broker.publish('news', Publication(data=b'1'), LOG)
         again = await broker.publish('news', Publication(data=b'2'), LOG)
         assert (2, first.position.epoch) == again.position
-        await asyncio.to_thread(wait_for_all_data, servers)
-        replica.ask('REPLICAOF', 'NO', 'ONE')
-        proxy.target_port = replica.port
+        await asyncio.to_thread(servers.wait_for_all_data)
+        servers.replica.ask('REPLICAOF', 'NO', 'ONE')
+        proxy.target_port = servers.replica.port
         moved = await broker.publish('news', Publication(data=b'3'), LOG)
         assert 3 == moved.position.offset
         assert first.position.epoch != moved.position.epoch
@@ -132,13 +112,71 @@ async def test_server_replaced_behind_an_open_connection_starts_new_epochs(
 
 
 async def test_script_cache_that_was_emptied_changes_no_epoch(
-    servers: list[RedisServer],
+    servers: RedisReplicaSet,
 ) -> None:
     """After ``SCRIPT FLUSH`` the scripts are sent again, and the epoch stays."""
-    broker = open_broker(servers[0].url)
+    broker = open_broker(servers.primary.url)
     await broker.start(Recorder())
     first = await broker.publish('news', Publication(data=b'1'), LOG)
-    servers[0].ask('SCRIPT', 'FLUSH')
+    servers.primary.ask('SCRIPT', 'FLUSH')
     again = await broker.publish('news', Publication(data=b'2'), LOG)
     assert (2, first.position.epoch) == again.position
     await broker.close()
+
+
+@pytest.mark.parametrize('planned', [True, False], ids=['planned', 'killed'])
+async def test_sentinel_promotes_a_replica_and_all_subscribers_go_on(
+    servers: RedisReplicaSet, planned: bool
+) -> None:
+    """After a fail-over by Sentinel, publications arrive from the new primary.
+
+    Each subscriber hears everything, or is told that it has missed publications.
+    """
+
+    async def fault(channels: Channels, audience: Audience) -> None:
+        if planned:
+            watching = asyncio.create_task(lost_and_back(channels, audience))
+            assert 'OK' == servers.ask_sentinel('SENTINEL', 'FAILOVER', 'news')
+            await watching
+        else:
+            await asyncio.to_thread(servers.wait_for_all_data)
+            servers.primary.kill()
+            await audience.until(lambda: is_lost(channels), 'the link is lost')
+            await audience.until(lambda: channels.status == 'ok', 'the link is back')
+
+    url = f'{servers.url}?timeout_s=1&probe_s=0.2'
+    audience, publisher, _ = await run_fault(url, fault)
+    audience.check_heard_or_told(publisher.values)
+    assert [2] * SUBSCRIBERS == [len(heard) for heard in audience.heard]
+    assert 'master' == servers.replica.ask('ROLE').splitlines()[0]
+
+
+async def test_sentinel_that_does_not_answer_is_replaced_by_the_next(
+    servers: RedisReplicaSet,
+) -> None:
+    """All Sentinels of the URL are asked, until one answers."""
+    url = servers.url.replace('//', '//127.0.0.1:1,')
+    broker = open_broker(url)
+    await broker.start(Recorder())
+    result = await broker.publish('news', Publication(data=b'1'), LOG)
+    assert 1 == result.position.offset
+    await broker.close()
+
+
+async def test_service_that_the_sentinel_does_not_know_is_named(
+    servers: RedisReplicaSet,
+) -> None:
+    """The error says which service the Sentinel does not know."""
+    broker = open_broker(servers.url.replace('/news', '/orders'))
+    with pytest.raises(BrokerUnavailableError, match="knows no service 'orders'"):
+        await broker.start(Recorder())
+    await broker.close()
+
+
+@pytest.mark.parametrize(
+    'rest', ['host', 'host/', 'host:port/news', 'a,,b/news', 'host/news/db']
+)
+def test_url_of_sentinels_that_is_incomplete_is_refused(rest: str) -> None:
+    """A URL of Sentinels has addresses and a service; a database is a number."""
+    with pytest.raises(OptionsError):
+        open_broker(f'redis+sentinel://{rest}')

@@ -17,6 +17,7 @@ from support.proxy import Proxy
 from support.redis_server import RedisCluster
 from support.redis_server import RedisServer
 
+from falcon_channels import ChannelOptions
 from falcon_channels.brokers.redis.keys import token
 from falcon_channels.brokers.redis.revocations import MAX_REMEMBERED
 from falcon_channels.brokers.redis.revocations import RememberedRevocations
@@ -229,3 +230,32 @@ async def test_remembered_revocations_are_limited() -> None:
     assert [('news', '10', 1.0)] == revocations.left(109.0)[:1]
     revocations.remove('news', '10')
     assert [('news', '11', 2.0)] == revocations.left(109.0)[:1]
+
+
+async def test_client_of_an_evicted_log_is_told_that_it_missed_publications(
+    tmp_path: Path,
+) -> None:
+    """A full server that removes keys never makes a client recover wrongly.
+
+    Each client recovers all publications after its position, or is told that it did
+    not.
+    """
+    words = ('--maxmemory', '2500kb', '--maxmemory-policy', 'allkeys-random')
+    server = RedisServer(tmp_path, *words)
+    channels = Channels(server.url)
+    channels.add_route('{name}', object(), ChannelOptions(history_size=100))
+    await channels.start()
+    names = [f'news:{number}' for number in range(200)]
+    first = await channels.broadcast(names, 0)
+    for number in range(1, 10):
+        await channels.broadcast(names, [number, 'x' * 1000])
+    recovered = 0
+    for name, result in zip(names, first, strict=True):
+        async with channels.subscribe(name, since=result.position) as subscription:
+            if subscription.recovered:
+                recovered += 1
+                values = [(await anext(subscription)).value()[0] for _ in range(9)]
+                assert list(range(1, 10)) == values
+    await channels.close()
+    server.stop()
+    assert 0 < recovered < len(names)

@@ -107,8 +107,9 @@ class Audience:
                 first = offsets[0] if offsets else 0
                 assert list(range(first, first + len(part))) == offsets
                 got += [value for _, value in part]
-            assert len(set(got)) == len(got)
-            assert [value for value in values if value in set(got)] == got
+            found = set(got)
+            assert len(found) == len(got)
+            assert [value for value in values if value in found] == got
 
 
 class Publisher:

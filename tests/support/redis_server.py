@@ -66,6 +66,78 @@ class RedisServer:
         self.kill()
 
 
+class RedisReplicaSet:
+    """A primary, a replica that has its data, and a Sentinel that watches both.
+
+    Args:
+        folder: Folder for the files of the servers.
+
+    Attributes:
+        primary: The first primary.
+        replica: The other server.
+        url: The URL of a broker, without options.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            servers = []
+            for name in ('primary', 'replica'):
+                folder = self._folder / name
+                folder.mkdir()
+                servers.append(RedisServer(folder, '--repl-diskless-sync-delay', '0'))
+                stack.callback(servers[-1].stop)
+            self.primary, self.replica = servers
+            self.replica.ask('REPLICAOF', '127.0.0.1', self.primary.port)
+            wait_until(
+                lambda: _replication(self.replica)['master_link_status'] == 'up',
+                'the replica is synchronised',
+            )
+            config = self._folder / 'sentinel.conf'
+            port = free_port()
+            config.write_text(
+                f'port {port}\nbind 127.0.0.1\ndir {self._folder}\n'
+                f'sentinel monitor news 127.0.0.1 {self.primary.port} 1\n'
+                'sentinel down-after-milliseconds news 1000\n'
+                'sentinel failover-timeout news 5000\n'
+            )
+            words = ['redis-server', str(config), '--sentinel']
+            stack.enter_context(ServerProcess(words, port=port))
+            self.url = f'redis+sentinel://127.0.0.1:{port}/news'
+            self._sentinel = port
+            wait_until(
+                lambda: 'slaves=1' in self.ask_sentinel('INFO', 'sentinel'),
+                'the Sentinel knows the replica',
+            )
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def ask_sentinel(self, *words: str) -> str:
+        """Execute a command on the Sentinel and return its answer."""
+        command = ['redis-cli', '-p', str(self._sentinel), *words]
+        answer = subprocess.run(command, capture_output=True, check=True, text=True)
+        return answer.stdout.strip()
+
+    def wait_for_all_data(self) -> None:
+        """Wait until the replica has acknowledged all writes."""
+        written = int(_replication(self.primary)['master_repl_offset'])
+        wait_until(
+            lambda: int(_replication(self.replica)['slave_repl_offset']) >= written,
+            'the replica has all data',
+        )
+
+
+def _replication(server: RedisServer) -> dict[str, str]:
+    lines = server.ask('INFO', 'replication').splitlines()
+    return dict(line.strip().split(':', 1) for line in lines if ':' in line)
+
+
 class RedisCluster:
     """A Cluster of three servers; each serves a third of the slots.
 

@@ -18,6 +18,8 @@ BROKERS: dict[str, tuple[str, str, str | None]] = {
     'valkeys': ('falcon_channels.brokers.redis', 'RedisBroker', 'redis'),
     'postgresql': ('falcon_channels.brokers.postgres', 'PostgresBroker', 'postgres'),
     'postgres': ('falcon_channels.brokers.postgres', 'PostgresBroker', 'postgres'),
+    'redis+sentinel': ('falcon_channels.brokers.redis', 'RedisBroker', 'redis'),
+    'rediss+sentinel': ('falcon_channels.brokers.redis', 'RedisBroker', 'redis'),
     'redis+unix': ('falcon_channels.brokers.redis', 'RedisBroker', 'redis'),
 }
 

@@ -136,7 +136,10 @@ class RedisBroker(Broker):
 
         ``rediss://`` uses TLS. Its options are ``ssl_ca_certs``, ``ssl_certfile``,
         ``ssl_keyfile`` and ``ssl_check_hostname``. ``redis+unix:///path`` uses a Unix
-        socket.
+        socket. ``redis+sentinel://host1[:port],host2[:port]/service[/database]`` asks
+        Sentinels for the primary, with TLS if it begins with ``rediss``. The user and
+        the password are those of the servers, and ``sentinel_password`` is that of the
+        Sentinels.
 
         Args:
             url: The URL. Other options are the arguments of the class: ``prefix``,
@@ -156,12 +159,18 @@ class RedisBroker(Broker):
                 'ssl_certfile': lambda name, text: text,
                 'ssl_keyfile': lambda name, text: text,
                 'ssl_check_hostname': yes_or_no,
+                'sentinel_password': lambda name, text: text,
             },
         )
         tls = {
             name: options.pop(name) for name in list(options) if name.startswith('ssl_')
         }
-        server = Server(parts, tls, options.get('timeout_s', 5.0))
+        server = Server(
+            parts,
+            tls,
+            options.get('timeout_s', 5.0),
+            options.pop('sentinel_password', None),
+        )
         return cls(server, **options)
 
     # --- start and close --------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
 from collections.abc import Callable
 import logging
 from typing import Any
@@ -127,9 +126,14 @@ class Client:
             BrokerUnavailableError: The server did not answer, or answered with an
                 error.
         """
-        return await self._retry_if_moved(
-            lambda: self._connection_of(key).call(*arguments),
-        )
+        try:
+            return await self._connection_of(key).call(*arguments)
+        except ResponseError as ex:
+            await self._follow_or_raise(ex)
+        try:
+            return await self._connection_of(key).call(*arguments)
+        except ResponseError as ex:
+            raise _unavailable(ex) from None
 
     async def run(self, script: Script, keys: list[str], *arguments: Argument) -> Any:
         """Run a script on the server of its keys.
@@ -147,22 +151,22 @@ class Client:
                 error.
         """
         words = (len(keys), *keys, *arguments)
-        return await self._retry_if_moved(
-            lambda: self._connection_of(keys[0]).run(script, words)
-        )
-
-    async def _retry_if_moved(self, call: Callable[[], Awaitable[Any]]) -> Any:
         try:
-            try:
-                return await call()
-            except MovedError:
-                # NOTE: the command was not executed. It is therefore safe to send it
-                #   again.
-                self._on_moved()
-                await self.find_servers()
-                return await call()
+            return await self._connection_of(keys[0]).run(script, words)
+        except ResponseError as ex:
+            await self._follow_or_raise(ex)
+        try:
+            return await self._connection_of(keys[0]).run(script, words)
         except ResponseError as ex:
             raise _unavailable(ex) from None
+
+    async def _follow_or_raise(self, error: ResponseError) -> None:
+        """Read the topology if a key has moved, so that the caller can try again."""
+        if not isinstance(error, MovedError):
+            raise _unavailable(error) from None
+        # NOTE: the command was not executed. It is therefore safe to send it again.
+        self._on_moved()
+        await self.find_servers()
 
     def _connection_of(self, key: str | bytes) -> CommandConnection:
         if not self._connections or self._closed:

@@ -41,23 +41,30 @@ class Server:
     """The options with which all servers of one URL are connected.
 
     Args:
-        parts: The parts of the URL: ``redis://``, ``rediss://`` or ``redis+unix://``.
+        parts: The parts of the URL: ``redis://``, ``rediss://``, ``redis+unix://`` or
+            ``redis+sentinel://``.
         tls: TLS options, with the names of redis-py (``ssl_ca_certs`` ...).
         timeout_s: Deadline of a connect, in seconds.
+        sentinel_password: Password of the Sentinels, or ``None``.
 
     Attributes:
-        first: Address of the server in the URL.
+        first: Address of the server in the URL. With Sentinels, its host is the name
+            of the service, and each connect asks for the current primary.
         database: Number of the database.
         has_password: Whether the URL has a password.
         timeout_s: Deadline of a connect, in seconds.
 
     Raises:
-        OptionsError: The port or database is not a number, or a TLS option is given
-            without ``rediss://``.
+        OptionsError: The port or database is not a number, a TLS option is given
+            without ``rediss://``, or the URL of Sentinels has no name of a service.
     """
 
     def __init__(
-        self, parts: SplitResult, tls: dict[str, Any], timeout_s: float
+        self,
+        parts: SplitResult,
+        tls: dict[str, Any],
+        timeout_s: float,
+        sentinel_password: str | None = None,
     ) -> None:
         self.timeout_s = timeout_s
         self._options: dict[str, Any] = {
@@ -68,6 +75,9 @@ class Server:
             #   server has perhaps executed.
             'retry': Retry(NoBackoff(), 0),
         }
+        #: Addresses of the Sentinels; the one that answered last comes first.
+        self._sentinels: list[Address] = []
+        self._sentinel_options = {**self._options, 'password': sentinel_password}
         if parts.username:
             self._options['username'] = unquote(parts.username)
         if parts.password:
@@ -76,6 +86,16 @@ class Server:
         self.database = 0
         if parts.scheme == 'redis+unix':
             self.first = Address(unquote(parts.path), 0)
+        elif parts.scheme.endswith('+sentinel'):
+            self._sentinels = _sentinel_addresses(parts)
+            service, _, number = parts.path.strip('/').partition('/')
+            if not service:
+                raise OptionsError(
+                    'the path of a redis+sentinel:// URL is the name of the service, '
+                    'as in redis+sentinel://host1,host2/mymaster'
+                )
+            self.first = Address(service, 0)
+            self.database = _database(number)
         else:
             try:
                 port = parts.port or 6379
@@ -84,21 +104,20 @@ class Server:
                     'the port in the URL of Redis is not a number'
                 ) from None
             self.first = Address(unquote(parts.hostname or 'localhost'), port)
-            number = parts.path.strip('/') or '0'
-            if not number.isdecimal():
-                raise OptionsError(
-                    'the path of a redis:// URL is the number of a database, as in /0'
-                )
-            self.database = int(number)
-        self._tls = parts.scheme in ('rediss', 'valkeys')
+            self.database = _database(parts.path.strip('/'))
+        self._tls = parts.scheme in ('rediss', 'valkeys', 'rediss+sentinel')
         if tls and not self._tls:
             raise OptionsError(f'the options {sorted(tls)} need a rediss:// URL')
         self._options.update(tls)
+        self._sentinel_options.update(tls)
 
     def warn(self) -> None:
         """Log a warning if the server is on another host and has no password."""
-        if not self.has_password and self.first.port:
-            warn_without_password('Redis', self.first.host, str(self.first))
+        if self.has_password:
+            return
+        for address in self._sentinels or [self.first]:
+            if address.port:
+                warn_without_password('Redis', address.host, str(self.first))
 
     async def connect(self, address: Address) -> Connection:
         """Open a connection.
@@ -106,37 +125,127 @@ class Server:
         Raises:
             BrokerUnavailableError: The server does not answer in time, or refuses.
         """
+        if self._sentinels and not address.port:
+            return await self._connect_to_primary()
+        return await self._connect(
+            address, {'db': self.database, **self._options}, self.timeout_s
+        )
+
+    async def _connect(
+        self, address: Address, options: dict[str, Any], timeout_s: float
+    ) -> Connection:
         connection: Any
         if not address.port:
-            connection = UnixDomainSocketConnection(
-                path=address.host, db=self.database, **self._options
-            )
+            connection = UnixDomainSocketConnection(path=address.host, **options)
         else:
             kind = SSLConnection if self._tls else Connection
             connection = kind(
-                host=address.host,
-                port=address.port,
-                db=self.database,
-                socket_keepalive=True,
-                **self._options,
+                host=address.host, port=address.port, socket_keepalive=True, **options
             )
         try:
-            async with asyncio.timeout(self.timeout_s):
+            async with asyncio.timeout(timeout_s):
                 await connection.connect()
         except BaseException as ex:
             await disconnect(connection)
             if isinstance(ex, LINK_ERRORS):
                 raise BrokerUnavailableError(
-                    f'cannot connect to Redis at {address}: {self._why(ex)}'
+                    f'cannot connect to Redis at {address}: {self._why(ex, timeout_s)}'
                 ) from None
             raise
         return connection  # type: ignore[no-any-return]
 
-    def _why(self, error: BaseException) -> str:
+    def _why(self, error: BaseException, timeout_s: float) -> str:
         if not isinstance(error, (TimeoutError, RedisTimeoutError)):
             return describe(error)
         hint = '; does it speak TLS?' if self._tls else ''
-        return f'no answer within {self.timeout_s} s{hint}'
+        return f'no answer within {timeout_s:g} s{hint}'
+
+    # --- Sentinel ---------------------------------------------------------------------
+
+    async def _connect_to_primary(self) -> Connection:
+        """Ask the Sentinels for the primary, and open a connection to it."""
+        # NOTE: so that a host that does not answer leaves time for the others.
+        timeout_s = self.timeout_s / (len(self._sentinels) + 1)
+        reasons = []
+        for sentinel in list(self._sentinels):
+            try:
+                primary = await self._ask_sentinel(sentinel, timeout_s)
+            except BrokerUnavailableError as ex:
+                reasons.append(str(ex))
+                continue
+            self._sentinels.remove(sentinel)
+            self._sentinels.insert(0, sentinel)
+            return await self._connect_as_primary(primary, timeout_s)
+        raise BrokerUnavailableError('; '.join(reasons))
+
+    async def _ask_sentinel(self, sentinel: Address, timeout_s: float) -> Address:
+        """Return the address of the primary that a Sentinel knows."""
+        connection = await self._connect(sentinel, self._sentinel_options, timeout_s)
+        command = ('SENTINEL', 'GET-MASTER-ADDR-BY-NAME', self.first.host)
+        found = await self._ask(connection, sentinel, timeout_s, *command)
+        await disconnect(connection)
+        if found is None:
+            raise BrokerUnavailableError(
+                f'the Sentinel at {sentinel} knows no service {self.first.host!r}'
+            )
+        return Address(found[0].decode(), int(found[1]))
+
+    async def _connect_as_primary(
+        self, address: Address, timeout_s: float
+    ) -> Connection:
+        """Open a connection to a server, and refuse it if it is a replica."""
+        options = {'db': self.database, **self._options}
+        connection = await self._connect(address, options, timeout_s)
+        info = await self._ask(connection, address, timeout_s, 'INFO', 'replication')
+        # NOTE: a Sentinel may name the old primary for a moment after a fail-over.
+        if b'role:slave' in info:
+            await disconnect(connection)
+            raise BrokerUnavailableError(
+                f'Redis at {address} is a replica, but the Sentinel says that it is '
+                f'the primary of {self.first.host!r}'
+            )
+        return connection
+
+    async def _ask(
+        self, connection: Connection, address: Address, timeout_s: float, *words: str
+    ) -> Any:
+        """Send a command and return the answer; close the connection on an error."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await connection.send_command(*words)
+                return await connection.read_response(disable_decoding=True)
+        except BaseException as ex:
+            await disconnect(connection)
+            if isinstance(ex, LINK_ERRORS):
+                raise BrokerUnavailableError(
+                    f'Redis at {address} did not answer {words[0]}: {describe(ex)}'
+                ) from None
+            raise
+
+
+def _database(text: str) -> int:
+    """Return the number of a database; ``''`` stands for 0."""
+    if text and not text.isdecimal():
+        raise OptionsError(
+            f'the number of the database in the URL of Redis is {text!r}; write it as '
+            'in /0'
+        )
+    return int(text or '0')
+
+
+def _sentinel_addresses(parts: SplitResult) -> list[Address]:
+    """Return the addresses of the Sentinels in a URL, separated by commas."""
+    addresses = []
+    for text in parts.netloc.rpartition('@')[2].split(','):
+        host, colon, port = text.rpartition(':')
+        if not colon or text.endswith(']'):
+            host, port = text, '26379'
+        if not host or not port.isdecimal():
+            raise OptionsError(
+                f'{text!r} is no address of a Sentinel; write host or host:port'
+            )
+        addresses.append(Address(unquote(host).strip('[]'), int(port)))
+    return addresses
 
 
 class Topology(NamedTuple):

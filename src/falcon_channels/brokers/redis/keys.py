@@ -11,10 +11,14 @@ from __future__ import annotations
 
 from base64 import urlsafe_b64decode
 from base64 import urlsafe_b64encode
+from functools import lru_cache
 import zlib
 
 #: Number of slots over which presence is spread.
 PARTITIONS = 8
+
+#: Number of channels whose names are remembered, with half a kilobyte for each.
+_CACHED = 4096
 
 
 def token(text: str) -> str:
@@ -43,12 +47,15 @@ class Keys:
     def __init__(self, prefix: str, database: int) -> None:
         self._prefix = prefix
         self._announced = f'{prefix}.{database}' if database else prefix
+        # PERF: names of channels that are used again take 0.1 us instead of 2 us
+        #   (benchmarks/redis_publish.py).
+        self._of_channel = lru_cache(_CACHED)(self._encode_channel)
         self.control = f'{prefix}:{{!control}}:log'
         self.control_name = f'{self._announced}:{{!control}}'.encode()
 
     def name(self, channel: str) -> bytes:
         """Return the pub/sub name of a channel."""
-        return f'{self._announced}:{{{token(channel)}}}'.encode()
+        return self._of_channel(channel)[0]
 
     def probe(self, node: str) -> bytes:
         """Return the pub/sub name of the probes of one process.
@@ -60,8 +67,7 @@ class Keys:
 
     def log(self, channel: str) -> tuple[str, str]:
         """Return the keys of a log: the hash with its position, and its stream."""
-        base = f'{self._prefix}:{{{token(channel)}}}'
-        return f'{base}:meta', f'{base}:log'
+        return self._of_channel(channel)[1]
 
     def idempotency(self, channel: str, key: str) -> str:
         """Return the key that stores an idempotency key."""
@@ -70,6 +76,13 @@ class Keys:
     def revocation(self, channel: str, user: str) -> str:
         """Return the key that stores a revocation."""
         return f'{self._prefix}:{{{token(channel)}}}:r:{token(user)}'
+
+    def _encode_channel(self, channel: str) -> tuple[bytes, tuple[str, str]]:
+        """Return the pub/sub name and the keys of the log of a channel."""
+        encoded = token(channel)
+        base = f'{self._prefix}:{{{encoded}}}'
+        name = f'{self._announced}:{{{encoded}}}'.encode()
+        return name, (f'{base}:meta', f'{base}:log')
 
     def partition(self, number: int) -> str:
         """Return the prefix of the keys of a presence partition."""
