@@ -10,6 +10,7 @@ import falcon
 
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
+from falcon_channels import EventStreamOptions
 from falcon_channels import NodeOptions
 from falcon_channels.portal import Portal
 from falcon_channels.wsgi import App
@@ -101,6 +102,18 @@ class Channel:
         )
 
 
+class Events:
+    def on_get(self, req: Any, resp: Any, names: str) -> None:
+        portal.serve_events(
+            req,
+            resp,
+            names.split(','),
+            user=req.get_param('user', default=''),
+            options=EventStreamOptions(keepalive_s=0.5, poll_wait_s=1.0),
+        )
+
+
 app = App(middleware=[SetCaller()])
 app.ws_options.send_timeout_s = 1.0
 app.add_route('/{channel}', Channel())
+app.add_route('/events/{names}', Events())

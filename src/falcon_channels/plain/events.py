@@ -29,6 +29,7 @@ from functools import partial
 import logging
 from typing import Any
 from typing import NamedTuple
+from typing import Protocol
 from weakref import WeakValueDictionary
 
 import falcon
@@ -215,7 +216,8 @@ class _Parts:
         return [part for blob in blobs for part in blob]
 
 
-_WHOLE_EVENTS = _WholeEvents()
+#: Framing of all event streams.
+WHOLE_EVENTS = _WholeEvents()
 _PARTS = _Parts()
 _POLLS = Encoder(event_codec.MediaPartsCodec(), _PARTS)
 
@@ -235,7 +237,7 @@ def _encoder_for(wanted: EventRequest) -> Encoder:
         encoder = (
             Encoder(event_codec.PartsCodec(wanted.names, json), _PARTS)
             if several
-            else Encoder(event_codec.EventCodec(wanted.names, json), _WHOLE_EVENTS)
+            else Encoder(event_codec.EventCodec(wanted.names, json), WHOLE_EVENTS)
         )
         _encoders[key] = encoder
     return encoder
@@ -445,6 +447,14 @@ def _after(
     return [item for item in publications if item.offset > since.offset]
 
 
+class StreamTransport(Transport, Protocol):
+    """The transport of an event stream."""
+
+    @property
+    def begun(self) -> bool:
+        """Whether the server has begun to read the body."""
+
+
 class EventStream(_HttpConnection):
     """A client that reads an event stream.
 
@@ -459,12 +469,12 @@ class EventStream(_HttpConnection):
 
     __slots__ = ('_keepalive_s', '_slot')
 
-    transport: HttpStreamTransport
+    transport: StreamTransport
 
     def __init__(
         self,
         node: Node,
-        transport: Any,
+        transport: StreamTransport,
         req: Any,
         wanted: EventRequest,
         *,
@@ -731,7 +741,7 @@ async def serve_events(
         body = await poll(node, req, wanted, user=user, info=info, receive=req._receive)
         answer_poll(resp, body)
         return
-    transport = HttpStreamTransport(_WHOLE_EVENTS)
+    transport = HttpStreamTransport(WHOLE_EVENTS)
     try:
         await node.handshake.admit(req)
         connection = EventStream(node, transport, req, wanted, user=user, info=info)

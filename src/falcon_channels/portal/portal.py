@@ -21,6 +21,8 @@ import falcon
 from falcon_channels.brokers.base import PublishResult
 from falcon_channels.channels import Channels
 from falcon_channels.errors import EventLoopError
+from falcon_channels.options import EventStreamOptions
+from falcon_channels.portal.events import serve_events
 from falcon_channels.portal.loop_thread import LoopThread
 from falcon_channels.portal.websocket import serve_websocket
 from falcon_channels.publication import ClientInfo
@@ -215,6 +217,42 @@ class Portal:
             info=info,
             media=media,
             since=since,
+        )
+
+    # --- channels in an HTTP response ------------------------------------------------
+
+    def serve_events(
+        self,
+        req: falcon.Request,
+        resp: falcon.Response,
+        channels: str | Iterable[str] | Mapping[str, str],
+        *,
+        user: str | None = '',
+        info: Any = None,
+        options: EventStreamOptions | None = None,
+    ) -> None:
+        """Answer a request with an event stream, or with a poll.
+
+        Call this in ``on_get``, as the last step. The arguments are those of
+        `Channels.serve_events`. The thread or greenlet of the request is in use until
+        the stream or the poll ends.
+
+        Raises:
+            falcon.HTTPError: The client was refused. Do not catch it, so that Falcon
+                answers the client.
+        """
+        if req.env.get('wsgi.multiprocess'):
+            self.channels.node.cluster.warn_of_several_processes()
+        serve_events(
+            self._thread,
+            self.channels.node,
+            req,
+            resp,
+            channels,
+            timeout_s=self._timeout_s,
+            user=user,
+            info=info,
+            options=options,
         )
 
     # --- start and end ---------------------------------------------------------------
