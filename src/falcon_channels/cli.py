@@ -16,6 +16,7 @@ _EXTRAS = {'serve': 'server', 'migrate': 'postgres', 'chat': 'chat'}
 #: with the subcommand's name. It is imported only when it is used, because each
 #: subcommand needs its own extras.
 _COMMANDS = {
+    'new': (f'{_API}.new', 'create a small app in a new folder'),
     'serve': ('falcon_channels.server.command', 'serve an ASGI application'),
     'publish': (f'{_API}.publish', 'publish to a channel'),
     'history': (f'{_API}.history', 'print the history of a channel'),
