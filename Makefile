@@ -29,7 +29,7 @@ SITE := build/site
 
 .PHONY: help
 help:  ## List the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: $(READY) $(PAGE)  ## Create the environment in .venv, and install the project and its dependencies
@@ -141,6 +141,17 @@ bench-others: setup  ## Measure other projects, which it installs in build/
 .PHONY: lock
 lock: setup  ## Write constraints.txt from the installed versions
 	$(BIN)/python scripts/write_constraints.py > constraints.tmp && mv constraints.tmp constraints.txt
+
+# The schemas of Kubernetes take 100 MB, so they have their own environment.
+.PHONY: containers-check
+containers-check: $(READY)  ## Check the files of deploy/ with hadolint, and with the schemas of Compose and Kubernetes
+	$(PYTHON) -m venv build/containers
+	build/containers/bin/python -m pip install --quiet check-jsonschema==0.39.0 kubernetes-validate==1.37.0
+	$(BIN)/hadolint deploy/Dockerfile src/falcon_channels/commands/starter/Dockerfile.template
+	build/containers/bin/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml
+	for version in 1.30 1.37; do \
+	  build/containers/bin/kubernetes-validate --strict --kubernetes-version $$version deploy/kubernetes.yaml || exit 1; \
+	done
 
 .PHONY: clean
 clean:  ## Remove the environment and all files that the tools created

@@ -57,6 +57,20 @@ class ChatClients:
         connection.info = {'name': member.name}
 
 
+class Health:
+    """``/health``: answers while this process serves, for a proxy or a container.
+
+    NOTE: it asks neither the database nor the broker. If it did, an outage of one of
+    them would take all processes out of service, and a restart would not help.
+    """
+
+    async def on_get(
+        self, req: falcon.asgi.Request, resp: falcon.asgi.Response
+    ) -> None:
+        """Answer 200."""
+        resp.media = {'status': 'ok'}
+
+
 async def refuse_while_unavailable(
     req: falcon.asgi.Request,
     resp: falcon.asgi.Response,
@@ -128,6 +142,7 @@ def create_app(settings: Settings | None = None) -> App:
     app.add_error_handler(sqlite3.OperationalError, refuse_while_unavailable)
     app.add_error_handler(BrokerUnavailableError, refuse_while_unavailable)
     page = Page()
+    app.add_route('/health', Health())
     app.add_route('/', page)
     app.add_route('/rooms/{room}', page)
     app.add_route('/assets/{name}', page, suffix='asset')

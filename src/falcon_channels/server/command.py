@@ -363,7 +363,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--forwarded-allow-ips',
         metavar='LIST',
         help='addresses of proxies whose X-Forwarded-* headers are trusted; without '
-        'it, 127.0.0.1 and ::1',
+        'it, those of the variable FORWARDED_ALLOW_IPS, or 127.0.0.1 and ::1',
     )
     process = parser.add_argument_group('processes')
     process.add_argument(
