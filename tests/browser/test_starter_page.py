@@ -107,6 +107,26 @@ async def test_page_of_a_new_app_shows_messages_and_misses_none(
 
 
 @pytest.mark.asyncio(loop_scope='session')
+async def test_page_of_a_new_app_shows_that_a_message_was_refused(
+    page: Page, wheel: InstalledWheel, app: Path
+) -> None:
+    """A refused message is reported, and the next message is sent as usual."""
+    with server(wheel, app) as process:
+        await page.goto(process.url)
+        state = page.locator('#state')
+        await expect(state).to_have_text('connected', timeout=TIMEOUT_MS)
+        # The field has this limit, too; another client may not.
+        await page.locator('#text').evaluate(
+            "field => field.removeAttribute('maxlength')"
+        )
+        await send(page, 'x' * 501)
+        await expect(state).to_contain_text('refused: ', timeout=TIMEOUT_MS)
+        await send(page, 'short')
+        await expect(page.locator('#messages li').last).to_have_text('short')
+        await expect(state).to_have_text('connected')
+
+
+@pytest.mark.asyncio(loop_scope='session')
 async def test_page_of_a_new_app_loads_the_list_again_after_its_log_was_lost(
     page: Page, wheel: InstalledWheel, app: Path
 ) -> None:

@@ -100,6 +100,7 @@ def wait_for_close(ws: ClientConnection) -> None:
             ws.recv(30)
 
 
+@pytest.mark.namespaces
 def test_image_at_sigterm_drains_as_process_1(
     image: Dockerfile, tmp_path: Path, new_app: Path
 ) -> None:
@@ -120,6 +121,7 @@ def test_image_at_sigterm_drains_as_process_1(
         assert not is_healthy(image, server)
 
 
+@pytest.mark.namespaces
 def test_health_check_of_a_server_that_hangs_fails(
     image: Dockerfile, tmp_path: Path, new_app: Path
 ) -> None:
@@ -151,6 +153,7 @@ def test_image_passes_hadolint(image: Dockerfile) -> None:
     assert (0, '') == (result.returncode, result.stdout + result.stderr)
 
 
+@pytest.mark.namespaces
 def test_image_of_a_new_app_copies_all_files_that_the_app_needs(
     new_app: Path, tmp_path: Path
 ) -> None:
