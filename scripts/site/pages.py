@@ -11,6 +11,7 @@ import inspect
 from pathlib import Path
 import re
 import textwrap
+import tomllib
 
 from scripts.site.tables import generate
 from scripts.site.tables import load
@@ -50,17 +51,45 @@ _DIRECTIVE = re.compile(
     r'(?P<options>(?:   :.*\n)*)',
     re.MULTILINE,
 )
+_LINK = re.compile(r'(?<!!)\[([^\]]+)\]\((?!\w+:|#)([^)#\s]+)(#[^)\s]*)?\)')
 _PATTERN = re.compile(r'^(\w+\*)\n', re.MULTILINE)
 _MEMBERS = re.compile(r':members: *(.*)')
 
 
-def relink(text: str) -> str:
-    """Change links to pages of the root folder into links to the site's copies."""
-    for page, copy in COPIES.items():
-        text = text.replace(f'](../{page}', f']({copy}').replace(
-            f'](docs/../{page}', f']({copy}'
-        )
-    return text
+def repository() -> str:
+    """Return the address of the repository, or ``''`` if the project names none."""
+    project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
+    urls: dict[str, str] = project['urls']
+    return urls.get('Source', urls.get('Repository', '')).rstrip('/')
+
+
+def relink(text: str, source: Path, address: str) -> str:
+    """Change the links to files that are not in the folder of the documentation.
+
+    A link to a page of the root folder leads to the site's copy. A link to another file
+    leads to the repository. It becomes text if the address is not known.
+
+    Args:
+        text: Text of the page.
+        source: File that has the text.
+        address: Address of the repository, or ``''``.
+    """
+
+    def changed(match: re.Match[str]) -> str:
+        words, link, anchor = match[1], match[2], match[3] or ''
+        target = (source.parent / link).resolve()
+        if target.is_relative_to(DOCS) or not target.is_relative_to(ROOT):
+            return match[0]
+        name = str(target.relative_to(ROOT))
+        if name in COPIES:
+            depth = len(source.relative_to(ROOT).parts) - 2
+            return f'[{words}]({"../" * depth}{COPIES[name]}{anchor})'
+        if not target.exists():
+            return match[0]
+        kind = 'tree' if target.is_dir() else 'blob'
+        return f'[{words}]({address}/{kind}/main/{name}{anchor})' if address else words
+
+    return _LINK.sub(changed, text)
 
 
 def without_empty_patterns(text: str) -> str:
@@ -143,12 +172,16 @@ def docstring(target: object) -> str:
 def plain(path: Path) -> str:
     """Return a page as plain Markdown: tables and references are written out."""
     text = path.read_text()
-    text = _INCLUDE.sub(lambda match: (path.parent / match[1]).read_text(), text)
+    included = _INCLUDE.search(text)
+    if included:
+        path = (path.parent / included[1]).resolve()
+        text = path.read_text()
     text = _GENERATED.sub(lambda match: generate(match[1]), text)
     text = _REST.sub(reference, text)
     text = _TOCTREE.sub('', text)
     text = _FENCE.sub('', text)
-    return relink(text)
+    text = relink(text, path, repository())
+    return text.replace('](docs/', '](') if included else text
 
 
 def title(text: str) -> str:

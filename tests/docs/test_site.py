@@ -219,6 +219,31 @@ def test_links_of_a_page_lead_to_a_file_and_a_heading(path: Path) -> None:
     assert [] == broken
 
 
+@pytest.mark.parametrize(
+    ('source', 'link', 'expected'),
+    [
+        ('docs/login.md', 'testing.md#x', '[a](testing.md#x)'),
+        ('docs/login.md', '../CONTRIBUTING.md', '[a](contributing.md)'),
+        ('docs/reference/codes.md', '../login.md', '[a](../login.md)'),
+        ('docs/reference/codes.md', '../../CHANGELOG.md', '[a](../changelog.md)'),
+        ('docs/login.md', '../Makefile', '[a](https://host/us/blob/main/Makefile)'),
+        ('docs/login.md', '../examples', '[a](https://host/us/tree/main/examples)'),
+        ('docs/login.md', 'https://example.com/', '[a](https://example.com/)'),
+        ('docs/login.md', '../none.md', '[a](../none.md)'),
+    ],
+)
+def test_link_to_a_file_that_is_no_page_leads_to_the_repository(
+    source: str, link: str, expected: str
+) -> None:
+    """The site has only pages, so links to other files leave it; others stay."""
+    assert expected == pages.relink(f'[a]({link})', ROOT / source, 'https://host/us')
+
+
+def test_link_to_the_repository_is_text_if_the_address_is_not_known() -> None:
+    """A link that leads nowhere is worse than none."""
+    assert 'a' == pages.relink('[a](../Makefile)', DOCS / 'login.md', '')
+
+
 def write(folder: Path, **files: str) -> Path:
     (folder / 'llms.txt').write_text('')
     for name, text in files.items():
