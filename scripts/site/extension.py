@@ -101,9 +101,9 @@ def resolve_name(
 def hide_arguments(
     app: Sphinx, kind: str, name: str, target: object, options: Any, lines: list[str]
 ) -> None:
-    """Remove the arguments from the docstring of a class that apps do not create."""
+    """Remove what only the library uses from the docstring of a class."""
     if name in pages.CREATED_BY_LIBRARY:
-        lines[:] = pages.without_arguments('\n'.join(lines) + '\n').split('\n')
+        lines[:] = pages.for_apps(name, '\n'.join(lines) + '\n').split('\n')
 
 
 def hide_signature(

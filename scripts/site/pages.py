@@ -26,18 +26,35 @@ COPIES = {
     'CONTRIBUTING.md': 'contributing.md',
 }
 
-#: Classes of which the library creates all objects. Apps need not know the arguments.
-CREATED_BY_LIBRARY = {
-    'falcon_channels.ClientConnection',
-    'falcon_channels.ClientMessage',
-    'falcon_channels.Connection',
-    'falcon_channels.LocalSubscription',
-    'falcon_channels.PublicationDraft',
-    'falcon_channels.RpcCall',
-    'falcon_channels.Subscription',
-    'falcon_channels.server.http.BoundedHttpProtocol',
-    'falcon_channels.server.protocol.WebSocketProtocol',
-    'falcon_channels.wsgi.WebSocket',
+#: Classes of which the library creates all objects, so that apps need not know the
+#: arguments. The values are attributes that only the library uses.
+CREATED_BY_LIBRARY: dict[str, set[str]] = {
+    'falcon_channels.ClientConnection': set(),
+    'falcon_channels.ClientMessage': set(),
+    'falcon_channels.Connection': {
+        'context',
+        'granted_bytes',
+        'num_commands',
+        'out',
+        'takes_subscriptions',
+    },
+    'falcon_channels.LocalSubscription': set(),
+    'falcon_channels.PublicationDraft': set(),
+    'falcon_channels.RpcCall': set(),
+    'falcon_channels.Subscription': {
+        'buffered',
+        'end',
+        'joined',
+        'offset',
+        'pending',
+        'pending_bytes',
+        'present',
+        'route',
+        'state',
+    },
+    'falcon_channels.server.http.BoundedHttpProtocol': set(),
+    'falcon_channels.server.protocol.WebSocketProtocol': set(),
+    'falcon_channels.wsgi.WebSocket': set(),
 }
 
 _ARGUMENTS = re.compile(r'^Args:\n(?:(?: .*)?\n)+', re.MULTILINE)
@@ -132,7 +149,7 @@ def described(path: str, members: list[str] | None) -> str:
         return f'### `{path}` = `{target!r}`\n'
     parts = [signature(path, target), docstring(target)]
     if path in CREATED_BY_LIBRARY:
-        parts = [f'### `{path}`\n', without_arguments(docstring(target))]
+        parts = [f'### `{path}`\n', for_apps(path, docstring(target))]
     if members is None and inspect.isclass(target):
         members = [name for name in vars(target) if not name.startswith('_')]
     for name in members or ():
@@ -158,9 +175,17 @@ def signature(path: str, target: object) -> str:
     return f'### `{word}{path}{arguments}`\n'
 
 
-def without_arguments(text: str) -> str:
-    """Return a docstring without the section of its arguments."""
-    return _ARGUMENTS.sub('', text)
+def for_apps(path: str, text: str) -> str:
+    """Return a docstring without what only the library uses.
+
+    Args:
+        path: Path of a class in `CREATED_BY_LIBRARY`.
+        text: The docstring.
+    """
+    text = _ARGUMENTS.sub('', text)
+    for name in CREATED_BY_LIBRARY[path]:
+        text = re.sub(rf'^    {name}: .*\n(?:     .*\n)*', '', text, flags=re.MULTILINE)
+    return text
 
 
 def docstring(target: object) -> str:
