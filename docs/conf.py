@@ -5,15 +5,11 @@ from __future__ import annotations
 from importlib.metadata import version as installed_version
 from pathlib import Path
 import sys
-import tomllib
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-_project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
-#: Address of the repository, for the links to the source of a page.
-_urls = _project['urls']
-_repository = _urls.get('Source', _urls.get('Repository', '')).rstrip('/')
+from scripts.site.pages import repository  # noqa: E402 - found by the line above
 
 project = 'falcon-channels'
 copyright = 'The falcon-channels authors'
@@ -59,11 +55,11 @@ html_theme_options = {
     'footer_start': ['copyright'],
     'footer_end': [],
 }
-if _repository:
+if repository():
     html_theme_options['use_edit_page_button'] = True
     html_context = {
         'edit_page_url_template': '{{ repository }}/edit/main/docs/{{ file_name }}',
-        'repository': _repository,
+        'repository': repository(),
     }
 copybutton_exclude = '.linenos, .gp, .go'
 

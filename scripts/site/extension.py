@@ -101,9 +101,9 @@ def resolve_name(
 def hide_arguments(
     app: Sphinx, kind: str, name: str, target: object, options: Any, lines: list[str]
 ) -> None:
-    """Remove the arguments from the docstring of a class that apps do not create."""
+    """Remove what only the library uses from the docstring of a class."""
     if name in pages.CREATED_BY_LIBRARY:
-        lines[:] = pages.without_arguments('\n'.join(lines) + '\n').split('\n')
+        lines[:] = pages.for_apps(name, '\n'.join(lines) + '\n').split('\n')
 
 
 def hide_signature(
@@ -114,13 +114,17 @@ def hide_signature(
 
 
 def change_source(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Change the links to pages of the root folder, and drop patterns of no page."""
-    source[0] = pages.without_empty_patterns(pages.relink(source[0]))
+    """Change the links to files that are no pages, and drop patterns of no page."""
+    path = Path(app.env.doc2path(docname))
+    text = pages.without_empty_patterns(source[0])
+    source[0] = pages.relink(text, path, pages.repository())
 
 
 def change_included(app: Sphinx, path: Path, docname: str, source: list[str]) -> None:
     """Change the links of an included page."""
-    source[0] = pages.relink(source[0])
+    source[0] = pages.relink(
+        source[0], Path(app.srcdir, path).resolve(), pages.repository()
+    )
 
 
 def add_keywords(app: Sphinx, doctree: nodes.document) -> None:

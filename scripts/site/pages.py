@@ -11,6 +11,7 @@ import inspect
 from pathlib import Path
 import re
 import textwrap
+import tomllib
 
 from scripts.site.tables import generate
 from scripts.site.tables import load
@@ -25,18 +26,35 @@ COPIES = {
     'CONTRIBUTING.md': 'contributing.md',
 }
 
-#: Classes of which the library creates all objects. Apps need not know the arguments.
-CREATED_BY_LIBRARY = {
-    'falcon_channels.ClientConnection',
-    'falcon_channels.ClientMessage',
-    'falcon_channels.Connection',
-    'falcon_channels.LocalSubscription',
-    'falcon_channels.PublicationDraft',
-    'falcon_channels.RpcCall',
-    'falcon_channels.Subscription',
-    'falcon_channels.server.http.BoundedHttpProtocol',
-    'falcon_channels.server.protocol.WebSocketProtocol',
-    'falcon_channels.wsgi.WebSocket',
+#: Classes of which the library creates all objects, so that apps need not know the
+#: arguments. The values are attributes that only the library uses.
+CREATED_BY_LIBRARY: dict[str, set[str]] = {
+    'falcon_channels.ClientConnection': set(),
+    'falcon_channels.ClientMessage': set(),
+    'falcon_channels.Connection': {
+        'context',
+        'granted_bytes',
+        'num_commands',
+        'out',
+        'takes_subscriptions',
+    },
+    'falcon_channels.LocalSubscription': set(),
+    'falcon_channels.PublicationDraft': set(),
+    'falcon_channels.RpcCall': set(),
+    'falcon_channels.Subscription': {
+        'buffered',
+        'end',
+        'joined',
+        'offset',
+        'pending',
+        'pending_bytes',
+        'present',
+        'route',
+        'state',
+    },
+    'falcon_channels.server.http.BoundedHttpProtocol': set(),
+    'falcon_channels.server.protocol.WebSocketProtocol': set(),
+    'falcon_channels.wsgi.WebSocket': set(),
 }
 
 _ARGUMENTS = re.compile(r'^Args:\n(?:(?: .*)?\n)+', re.MULTILINE)
@@ -50,17 +68,45 @@ _DIRECTIVE = re.compile(
     r'(?P<options>(?:   :.*\n)*)',
     re.MULTILINE,
 )
+_LINK = re.compile(r'(?<!!)\[([^\]]+)\]\((?!\w+:|#)([^)#\s]+)(#[^)\s]*)?\)')
 _PATTERN = re.compile(r'^(\w+\*)\n', re.MULTILINE)
 _MEMBERS = re.compile(r':members: *(.*)')
 
 
-def relink(text: str) -> str:
-    """Change links to pages of the root folder into links to the site's copies."""
-    for page, copy in COPIES.items():
-        text = text.replace(f'](../{page}', f']({copy}').replace(
-            f'](docs/../{page}', f']({copy}'
-        )
-    return text
+def repository() -> str:
+    """Return the address of the repository, or ``''`` if the project names none."""
+    project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
+    urls: dict[str, str] = project['urls']
+    return urls.get('Source', urls.get('Repository', '')).rstrip('/')
+
+
+def relink(text: str, source: Path, address: str) -> str:
+    """Change the links to files that are not in the folder of the documentation.
+
+    A link to a page of the root folder leads to the site's copy. A link to another file
+    leads to the repository. It becomes text if the address is not known.
+
+    Args:
+        text: Text of the page.
+        source: File that has the text.
+        address: Address of the repository, or ``''``.
+    """
+
+    def changed(match: re.Match[str]) -> str:
+        words, link, anchor = match[1], match[2], match[3] or ''
+        target = (source.parent / link).resolve()
+        if target.is_relative_to(DOCS) or not target.is_relative_to(ROOT):
+            return match[0]
+        name = str(target.relative_to(ROOT))
+        if name in COPIES:
+            depth = len(source.relative_to(ROOT).parts) - 2
+            return f'[{words}]({"../" * depth}{COPIES[name]}{anchor})'
+        if not target.exists():
+            return match[0]
+        kind = 'tree' if target.is_dir() else 'blob'
+        return f'[{words}]({address}/{kind}/main/{name}{anchor})' if address else words
+
+    return _LINK.sub(changed, text)
 
 
 def without_empty_patterns(text: str) -> str:
@@ -103,7 +149,7 @@ def described(path: str, members: list[str] | None) -> str:
         return f'### `{path}` = `{target!r}`\n'
     parts = [signature(path, target), docstring(target)]
     if path in CREATED_BY_LIBRARY:
-        parts = [f'### `{path}`\n', without_arguments(docstring(target))]
+        parts = [f'### `{path}`\n', for_apps(path, docstring(target))]
     if members is None and inspect.isclass(target):
         members = [name for name in vars(target) if not name.startswith('_')]
     for name in members or ():
@@ -129,9 +175,17 @@ def signature(path: str, target: object) -> str:
     return f'### `{word}{path}{arguments}`\n'
 
 
-def without_arguments(text: str) -> str:
-    """Return a docstring without the section of its arguments."""
-    return _ARGUMENTS.sub('', text)
+def for_apps(path: str, text: str) -> str:
+    """Return a docstring without what only the library uses.
+
+    Args:
+        path: Path of a class in `CREATED_BY_LIBRARY`.
+        text: The docstring.
+    """
+    text = _ARGUMENTS.sub('', text)
+    for name in CREATED_BY_LIBRARY[path]:
+        text = re.sub(rf'^    {name}: .*\n(?:     .*\n)*', '', text, flags=re.MULTILINE)
+    return text
 
 
 def docstring(target: object) -> str:
@@ -143,12 +197,16 @@ def docstring(target: object) -> str:
 def plain(path: Path) -> str:
     """Return a page as plain Markdown: tables and references are written out."""
     text = path.read_text()
-    text = _INCLUDE.sub(lambda match: (path.parent / match[1]).read_text(), text)
+    included = _INCLUDE.search(text)
+    if included:
+        path = (path.parent / included[1]).resolve()
+        text = path.read_text()
     text = _GENERATED.sub(lambda match: generate(match[1]), text)
     text = _REST.sub(reference, text)
     text = _TOCTREE.sub('', text)
     text = _FENCE.sub('', text)
-    return relink(text)
+    text = relink(text, path, repository())
+    return text.replace('](docs/', '](') if included else text
 
 
 def title(text: str) -> str:

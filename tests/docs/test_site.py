@@ -92,8 +92,13 @@ def test_every_shown_member_exists_and_has_a_docstring() -> None:
 
 
 def test_classes_without_shown_arguments_are_documented() -> None:
-    """A renamed class must be renamed in the list, too."""
-    assert set() == pages.CREATED_BY_LIBRARY - set(DOCUMENTED)
+    """A renamed class or attribute must be renamed in the list, too."""
+    assert set() == set(pages.CREATED_BY_LIBRARY) - set(DOCUMENTED)
+    for path, hidden in pages.CREATED_BY_LIBRARY.items():
+        kind = tables.load(path)
+        assert set() == hidden - set(tables.attributes(kind))
+        shown = pages.for_apps(path, pages.docstring(kind))
+        assert [] == [name for name in hidden if f'    {name}: ' in shown]
 
 
 def test_every_public_class_and_function_has_a_docstring() -> None:
@@ -217,6 +222,31 @@ def test_links_of_a_page_lead_to_a_file_and_a_heading(path: Path) -> None:
         if not target.exists() or (anchor and anchor not in anchors(target)):
             broken.append(f'{link}#{anchor}')
     assert [] == broken
+
+
+@pytest.mark.parametrize(
+    ('source', 'link', 'expected'),
+    [
+        ('docs/login.md', 'testing.md#x', '[a](testing.md#x)'),
+        ('docs/login.md', '../CONTRIBUTING.md', '[a](contributing.md)'),
+        ('docs/reference/codes.md', '../login.md', '[a](../login.md)'),
+        ('docs/reference/codes.md', '../../CHANGELOG.md', '[a](../changelog.md)'),
+        ('docs/login.md', '../Makefile', '[a](https://host/us/blob/main/Makefile)'),
+        ('docs/login.md', '../examples', '[a](https://host/us/tree/main/examples)'),
+        ('docs/login.md', 'https://example.com/', '[a](https://example.com/)'),
+        ('docs/login.md', '../none.md', '[a](../none.md)'),
+    ],
+)
+def test_link_to_a_file_that_is_no_page_leads_to_the_repository(
+    source: str, link: str, expected: str
+) -> None:
+    """The site has only pages, so links to other files leave it; others stay."""
+    assert expected == pages.relink(f'[a]({link})', ROOT / source, 'https://host/us')
+
+
+def test_link_to_the_repository_is_text_if_the_address_is_not_known() -> None:
+    """A link that leads nowhere is worse than none."""
+    assert 'a' == pages.relink('[a](../Makefile)', DOCS / 'login.md', '')
 
 
 def write(folder: Path, **files: str) -> Path:
