@@ -48,6 +48,17 @@ def test_release_that_is_not_ready_is_refused(
     assert problem in found
 
 
+def test_version_of_this_checkout_is_in_the_changelog() -> None:
+    """The newest heading is the version, or "Unreleased" between two releases."""
+    version = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']['version']
+    if '.dev' in version:
+        newest = re.search(r'^## (.*)$', (ROOT / 'CHANGELOG.md').read_text(), re.M)
+        assert newest is not None
+        assert 'Unreleased' == newest[1]
+    else:
+        assert [] == problems(f'v{version}')
+
+
 def test_workflows_use_each_python_of_the_classifiers() -> None:
     """A version of Python that the metadata names is tested before a release."""
     project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
