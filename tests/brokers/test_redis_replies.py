@@ -92,6 +92,7 @@ def test_commands_are_packed_in_the_same_way_with_and_without_hiredis(
         ('MOVED 3999 127.0.0.1:6381', MovedError),
         ('NOSCRIPT No matching script.', NoScriptError),
         ('READONLY You can not write.', ReadOnlyError),
+        ('ERR Error running script: @user: 1: -READONLY No writes.', ReadOnlyError),
         ('LOADING Redis is loading the dataset.', BusyLoadingError),
         ('OOM command not allowed', ResponseError),
     ],

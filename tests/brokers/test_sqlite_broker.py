@@ -10,6 +10,7 @@ import resource
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 
 import pytest
@@ -483,3 +484,22 @@ def test_invalid_url_is_refused(url: str) -> None:
     """An unknown option, a host or a missing path is an error."""
     with pytest.raises(OptionsError):
         open_broker(url)
+
+
+async def test_file_in_shared_memory_keeps_its_epoch_until_the_reboot() -> None:
+    """A file in ``/dev/shm`` is shared by processes and survives their restart."""
+    with tempfile.TemporaryDirectory(dir='/dev/shm') as folder:
+        url = f'sqlite:///{folder}/chat.db'
+        one, two, recorder = open_broker(url), open_broker(url), Recorder()
+        await one.start(Recorder())
+        await two.start(recorder)
+        await two.subscribe('news', LOG)
+        first = await one.publish('news', ITEM, LOG)
+        await recorder.until(lambda: recorder.publications, 'the publication')
+        await one.close()
+        await two.close()
+        again = open_broker(url)
+        await again.start(Recorder())
+        second = await again.publish('news', ITEM, LOG)
+        assert (2, first.position.epoch) == second.position
+        await again.close()

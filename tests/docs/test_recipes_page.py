@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 import contextlib
 import importlib.util
+import json
 from pathlib import Path
 import re
+import sqlite3
 import subprocess
 from types import ModuleType
 from typing import Any
@@ -38,6 +40,19 @@ globalThis.WebSocket = class extends WebSocket {
 };
 globalThis.location = { href: process.argv[2] };
 follow('/orders/7', (state) => console.log(state));
+"""
+
+
+API_APP = """
+import falcon.asgi
+
+from falcon_channels import ChannelOptions
+from falcon_channels import Channels
+
+channels = Channels()
+channels.add_route('orders:{order_id}', object(), ChannelOptions(history_size=10))
+app = falcon.asgi.App()
+channels.add_api(app, keys=['key-of-the-tests'])
 """
 
 
@@ -165,3 +180,44 @@ def test_every_code_block_has_a_name_and_is_run() -> None:
     """The page has no code block that is not run by a test."""
     assert ['app.py', 'follow.js'] == sorted(BLOCKS)
     assert TEXT.count('```') == 2 * len(BLOCKS)
+
+
+def test_outbox_publishes_each_committed_row_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row is published once, also if it is not deleted; a refused one stays."""
+    (tmp_path / 'api.py').write_text(API_APP)
+    outbox: dict[str, Any] = {'__name__': 'outbox'}
+    exec(BLOCKS['outbox.py'], outbox)
+    database = sqlite3.connect(tmp_path / 'shop.db')
+    database.executescript(BLOCKS['outbox.sql'])
+
+    def insert(channel: str, state: str, key: str) -> None:
+        database.execute(
+            'INSERT INTO outbox (channel, data, idempotency_key) VALUES (?, ?, ?)',
+            [channel, json.dumps({'state': state}), key],
+        )
+
+    insert('orders:7', 'paid', 'a')
+    insert('nowhere', 'paid', 'b')
+    database.commit()
+    insert('orders:7', 'cancelled', 'c')
+    database.rollback()
+    with ServerProcess(SERVE.command('api:app'), cwd=tmp_path) as server:
+        monkeypatch.setenv('FALCON_CHANNELS_API', f'{server.url}/api')
+        monkeypatch.setenv('FALCON_CHANNELS_API_KEY', 'key-of-the-tests')
+        # The program ended before it deleted the row.
+        assert outbox['publish']('orders:7', '{"state": "paid"}', 'a') is None
+        assert 2 == outbox['publish_rows'](database)
+        insert('orders:7', 'packed', 'd')
+        assert 1 == outbox['publish_rows'](database)
+        found = httpx.post(
+            f'{server.url}/api/history',
+            json={'channel': 'orders:7', 'limit': 10},
+            headers={'X-API-Key': 'key-of-the-tests'},
+        ).json()['result']['publications']
+    states = [publication['data']['state'] for publication in found]
+    assert ['paid', 'packed'] == states
+    rows = database.execute('SELECT channel, error FROM outbox').fetchall()
+    assert [('nowhere', 'unknown channel')] == rows
+    database.close()

@@ -75,6 +75,9 @@ def server_error(message: str) -> Exception:
     code, _, rest = message.partition(' ')
     if code in _ERRORS:
         return _ERRORS[code](rest)
+    if ' -READONLY ' in message:
+        # NOTE: Redis 6.2 puts the error of a command of a script into its own text.
+        return ReadOnlyError(message)
     return ResponseError(message)
 
 
