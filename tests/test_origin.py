@@ -16,6 +16,7 @@ from falcon_channels import OriginCheck
 from falcon_channels.errors import OptionsError
 from falcon_channels.origin import check_allowed_origins
 from falcon_channels.origin import origin_error
+from falcon_channels.origin import request_origin_error
 
 LABEL = st.from_regex(r'[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?', fullmatch=True)
 NAME = st.lists(LABEL, min_size=1, max_size=4).map('.'.join)
@@ -286,3 +287,26 @@ async def test_middleware_ignores_http_requests() -> None:
             '/', headers={'Origin': 'https://evil.example'}
         )
     assert 'hello' == result.text
+
+
+@pytest.mark.parametrize(
+    ('headers', 'reason'),
+    [
+        ({'Host': 'a.example'}, None),
+        ({'Host': 'a.example', 'Origin': 'http://a.example'}, None),
+        ({'Host': 'a.example', 'Origin': 'https://ok.example'}, None),
+        ({'Host': 'a.example', 'Origin': 'https://evil.example'}, 'Origin'),
+        ({'Host': 'a.example', 'Origin': 'http://a.example, null'}, 'Origin header is'),
+        ({'Host': 'a.example,b.example'}, 'Host header is repeated'),
+        ({'Host': ''}, 'Host header is not a host'),
+    ],
+)
+def test_request_of_a_wsgi_app_is_checked_like_one_of_an_asgi_app(
+    headers: dict[str, str], reason: str | None
+) -> None:
+    """A WSGI request has the same rules; servers join repeated headers by commas."""
+    environ = testing.create_environ(headers=headers)
+    environ['HTTP_HOST'] = headers['Host']
+    found = request_origin_error(falcon.Request(environ), ('https://ok.example',))
+    assert (found or '').startswith(reason or '')
+    assert (found is None) == (reason is None)

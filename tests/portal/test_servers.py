@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+from support.event_reader import EventReader
 from support.processes import ServerProcess
 from support.processes import wait_until
 import websockets
@@ -285,7 +286,10 @@ def test_several_workers_with_a_memory_broker_log_a_warning(tmp_path: Path) -> N
 def test_sigterm_with_close_on_closes_websockets_with_1012(
     name: str, tmp_path: Path
 ) -> None:
-    """With `close_on`, SIGTERM closes WebSockets with 1012, and the server stops."""
+    """With `close_on`, SIGTERM closes WebSockets with 1012, and the server stops.
+
+    Event streams end, too.
+    """
     hooks = tmp_path / 'gunicorn_hooks.py'
     hooks.write_text(
         'import signal\n\n\n'
@@ -299,10 +303,14 @@ def test_sigterm_with_close_on_closes_websockets_with_1012(
                 stack.enter_context(subscribed(server, 'rooms:end'))[0]
                 for _ in range(20)
             ]
+            client = stack.enter_context(httpx.Client(base_url=server.url, timeout=30))
+            reader = stack.enter_context(EventReader.open(client, '/events/rooms:end'))
+            reader.start()
             server.signal(signal.SIGTERM)
-            for client in clients:
+            assert None is reader.next()
+            for ws in clients:
                 with pytest.raises(websockets.ConnectionClosed) as caught:
-                    client.recv(30)
+                    ws.recv(30)
                 assert caught.value.rcvd is not None
                 assert 1012 == caught.value.rcvd.code
         assert server.process is not None

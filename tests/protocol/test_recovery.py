@@ -10,6 +10,8 @@ from falcon_channels.protocol.recovery import following_publications
 from falcon_channels.protocol.recovery import missed_publications
 from falcon_channels.protocol.recovery import recover
 from falcon_channels.protocol.recovery import recover_latest
+from falcon_channels.protocol.recovery import recover_newest
+from falcon_channels.publication import approximate_size_bytes
 from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
@@ -117,3 +119,40 @@ def test_recover_latest_returns_the_newest_publication_or_nothing() -> None:
     newest = recover_latest(HistoryPage([pub(7)], Position(7, 'e')))
     assert (True, [pub(7)], Position(7, 'e')) == newest
     assert not recover_latest(HistoryPage([], Position(7, 'e'))).recovered
+
+
+@given(
+    top=st.integers(10, 25),
+    stored=st.integers(0, 15),
+    limit=st.integers(0, 8),
+    live_to=st.integers(10, 28),
+    num_fitting=st.integers(0, 20),
+)
+def test_newest_publications_follow_each_other_up_to_the_top(
+    top: int, stored: int, limit: int, live_to: int, num_fitting: int
+) -> None:
+    """A new client begins with the newest publications, without a gap.
+
+    Those that were announced during the read are not missing, and none comes twice.
+    """
+    first = max(10, top - stored + 1, top - limit + 1)
+    read = HistoryPage(pubs(first, top)[::-1], Position(top, 'e'))
+    size_bytes = approximate_size_bytes(pub(10))
+    found = recover_newest(read, pubs(top, live_to)[::-1], num_fitting * size_bytes)
+    assert found is not None
+    newest = max(top, live_to)
+    assert (True, Position(newest, 'e')) == (found.recovered, found.position)
+    offsets = [publication.offset for publication in found.publications]
+    expected = list(range(first, newest + 1))[-num_fitting:] if num_fitting else []
+    assert expected == offsets
+
+
+def test_newest_publications_end_before_a_gap() -> None:
+    """If the log misses a publication, a client begins after it; live ones too."""
+    read = HistoryPage([pub(5), pub(4), pub(2)], Position(5, 'e'))
+    found = recover_newest(read, [], 10_000)
+    assert found is not None
+    assert pubs(4, 5) == found.publications
+    assert None is recover_newest(read, [pub(7)], 10_000)
+    emptied = recover_newest(HistoryPage([], Position(5, 'e')), [], 10_000)
+    assert (True, [], Position(5, 'e')) == emptied

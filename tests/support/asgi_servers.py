@@ -39,6 +39,8 @@ class AsgiServer:
         stop_is_quiet: Whether it logs no traceback for connections that it ends.
         impatience: Options with timeouts of seconds for clients that are silent or
             gone.
+        ends_streams: Options with which it does not wait at SIGTERM until the clients
+            of its event streams have left.
         finds_silent: Whether these options end a WebSocket whose client answers no
             ping and sends nothing else.
         hears_all: Whether the application gets all messages that a client sent before
@@ -59,6 +61,7 @@ class AsgiServer:
     drains: bool = False
     stop_is_quiet: bool = True
     impatience: tuple[str, ...] = ('--ws-ping-interval', '1', '--ws-ping-timeout', '1')
+    ends_streams: tuple[str, ...] = ()
     finds_silent: bool = True
     hears_all: bool = True
     reports_too_big: bool = True
@@ -93,6 +96,7 @@ UVICORN = AsgiServer(
     name='uvicorn',
     words=('python', '-m', 'uvicorn', '--port', '{port}'),
     ws='websockets-sansio',
+    ends_streams=('--timeout-graceful-shutdown', '2'),
     # It ends itself with the signal that stopped it.
     stop_status=-15,
     # A send to a client that has left raises, and then Falcon receives nothing.
@@ -121,6 +125,7 @@ GRANIAN = AsgiServer(
     reports_too_big=False,
     # It has neither pings nor timeouts.
     impatience=(),
+    ends_streams=('--workers-kill-timeout', '2'),
     finds_silent=False,
 )
 

@@ -124,7 +124,7 @@ class Emulation:
         if isinstance(transport, HttpStreamTransport):
             try:
                 async with asyncio.timeout(BODY_TIMEOUT_S):
-                    await transport.readable.wait()
+                    await transport.wait_until_readable()
             except TimeoutError:
                 raise falcon.HTTPServiceUnavailable(
                     description='too many commands of the connection are waiting'

@@ -8,7 +8,6 @@ Messages from the client arrive in other requests, or not at all.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator
 from collections.abc import Awaitable
 from collections.abc import Callable
@@ -115,12 +114,12 @@ class HttpStreamTransport:
         '_ended',
         '_get_field',
         '_queue',
+        '_readable',
         '_sender',
         '_sending',
-        '_wake',
+        '_waiter',
         'backlog_bytes',
         'framing',
-        'readable',
     )
 
     #: -1: bytes are written through ASGI, not to a socket.
@@ -129,12 +128,14 @@ class HttpStreamTransport:
     def __init__(self, framing: Any, preamble: bytes = b'') -> None:
         self.framing = framing
         self.backlog_bytes = 0
-        #: Set while the connection accepts commands.
-        self.readable = asyncio.Event()
-        self.readable.set()
+        #: Set when the connection accepts commands again; ``None`` while it does.
+        self._readable: asyncio.Event | None = None
         self._get_field: Callable[[], bytes] | None = None
-        self._queue: deque[bytes] = deque([preamble] if preamble else ())
-        self._wake = asyncio.Event()
+        # PERF: an empty deque takes 700 bytes, and an event has one. Most streams are
+        #   idle (benchmarks/idle_memory.py).
+        self._queue: list[bytes] = [preamble] if preamble else []
+        #: Done when there is output, or the end.
+        self._waiter: asyncio.Future[None] | None = None
         self._closing: tuple[int, str] | None = None
         self._ended = False
         self._sending = False
@@ -161,7 +162,7 @@ class HttpStreamTransport:
             return 0
         self._queue.append(blob)
         self.backlog_bytes += len(blob)
-        self._wake.set()
+        self._wake()
         return self.backlog_bytes
 
     def close(self, code: int, reason: str) -> None:
@@ -173,7 +174,7 @@ class HttpStreamTransport:
         """
         if self._closing is None and not self._ended:
             self._closing = (code, reason)
-            self._wake.set()
+            self._wake()
             asyncio.get_running_loop().call_later(CLOSE_TIMEOUT_S, self.abort)
 
     def abort(self) -> None:
@@ -181,7 +182,7 @@ class HttpStreamTransport:
         self._ended = True
         self._queue.clear()
         self.backlog_bytes = 0
-        self._wake.set()
+        self._wake()
         if not self._sending:
             return
         if self._abort_connection is not None:
@@ -193,11 +194,19 @@ class HttpStreamTransport:
 
     def pause_reading(self) -> None:
         """Delay requests with further commands."""
-        self.readable.clear()
+        if self._readable is None:
+            self._readable = asyncio.Event()
 
     def resume_reading(self) -> None:
         """Accept commands again."""
-        self.readable.set()
+        readable, self._readable = self._readable, None
+        if readable is not None:
+            readable.set()
+
+    async def wait_until_readable(self) -> None:
+        """Wait while requests with further commands are delayed."""
+        while self._readable is not None:
+            await self._readable.wait()
 
     async def body(
         self,
@@ -233,14 +242,19 @@ class HttpStreamTransport:
                 elif self._closing is not None:
                     break
                 else:
-                    self._wake.clear()
-                    await self._wake.wait()
+                    self._waiter = asyncio.get_running_loop().create_future()
+                    await self._waiter
         finally:
             self._sending = False
             self._ended = True
             self._queue.clear()
             watch.cancel()
             receiver.on_closed(*(self._closing or (1006, '')))
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     def _take_queue(self) -> bytes:
         chunk = b''.join(self._queue)
@@ -254,4 +268,4 @@ class HttpStreamTransport:
             pass
         self._ended = True
         self._queue.clear()
-        self._wake.set()
+        self._wake()
