@@ -276,8 +276,8 @@ LAYERS = (
     'errors',
     'checks · json_decoding',
     (
-        'burst_log · class_hooks · converters · metrics · names\n'
-        'options · origin · publication · timer_wheel · tokens'
+        'burst_log · class_hooks · converters · filters · metrics\n'
+        'names · options · origin · publication · timer_wheel · tokens'
     ),
     'routing',
     'protocol · brokers',

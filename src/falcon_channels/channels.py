@@ -20,6 +20,7 @@ from falcon_channels.endpoint.mount import mount_endpoint
 from falcon_channels.errors import ChannelsError
 from falcon_channels.errors import ExtraMissingError
 from falcon_channels.errors import OptionsError
+from falcon_channels.filters import TagFilter
 from falcon_channels.hub.connection import Connection
 from falcon_channels.local_subscription import LocalSubscription
 from falcon_channels.node import Node
@@ -262,6 +263,7 @@ class Channels:
         data: Any = None,
         since: Position | None = None,
         expires_at: float | None = None,
+        filter: TagFilter | None = None,
     ) -> None:
         """Subscribe the connections of a user to a channel, on all nodes.
 
@@ -278,12 +280,15 @@ class Channels:
             data: Data for the client, any JSON value.
             since: Position from which publications are recovered.
             expires_at: Unix time in seconds at which the subscription ends.
+            filter: Which publications the client receives; see
+                `falcon_channels.filters`. ``None`` means all of them, also if
+                ``on_subscribe`` would set a filter.
 
         Raises:
             UnknownChannelError: No route matches.
             PositionError: `since` is not a position.
-            InvalidValueError: `info` or `data` cannot be written as JSON, or
-                `expires_at` is not a finite number.
+            InvalidValueError: `info` or `data` cannot be written as JSON, `expires_at`
+                is not a finite number, or `filter` is not a filter.
         """
         await self.node.users.subscribe_user(
             user,
@@ -294,6 +299,7 @@ class Channels:
             data=data,
             since=since,
             expires_at=expires_at,
+            filter=filter,
         )
 
     async def unsubscribe_user(

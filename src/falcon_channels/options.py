@@ -67,6 +67,9 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
             ``'auto'``: clients that ``on_subscribe`` accepts; without that responder,
             only clients with a subscription token. The application itself can subscribe
             any client.
+        client_filters: Whether a client may send a tag filter with its subscription
+            (default ``False``: it is refused). A filter of ``on_subscribe`` needs no
+            option.
         publishers: Clients that may publish, unless ``on_publish`` refuses (default
             ``'auto'``). ``'nobody'``, ``'subscribers'`` or ``'anybody'``. ``'auto'``:
             subscribers if the resource has ``on_publish``, else nobody.
@@ -97,6 +100,7 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
     join_leave: JoinLeave = 'off'
     leave_grace_s: float = 0.0
     subscribers: Subscribers = 'auto'
+    client_filters: bool = False
     publishers: Publishers = 'auto'
     data_type: Any = None
     binary: bool = False

@@ -10,6 +10,7 @@ import falcon.asgi
 
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
+from falcon_channels import filters
 from falcon_channels.tokens import make_connection_token
 from falcon_channels.tokens import make_subscription_token
 from falcon_channels.tokens import TokenKey
@@ -23,9 +24,11 @@ class Room:
     """The channels `rooms:{room}`, and publishing to them over HTTP."""
 
     async def on_subscribe(self, req: Any, subscription: Any, room: str) -> None:
-        """Refuse the room `secret`, and the room `token` without a token."""
+        """Refuse `secret`, and `token` without a token; filter the rooms `north...`."""
         if room == 'secret' or (room == 'token' and not subscription.token_verified):
             raise falcon.HTTPForbidden()
+        if room.startswith('north'):
+            subscription.filter = filters.eq('region', 'north')
 
     async def on_publish(self, req: Any, publication: Any, room: str) -> None:
         """Refuse the data `refuse`."""
@@ -34,7 +37,9 @@ class Room:
 
     async def on_post(self, req: Any, resp: Any, room: str) -> None:
         """Publish from the server."""
-        result = await channels.publish(f'rooms:{room}', await req.get_media())
+        result = await channels.publish(
+            f'rooms:{room}', await req.get_media(), tags=dict(req.params)
+        )
         resp.media = {'offset': result.position.offset}
 
 
@@ -99,7 +104,12 @@ class Page:
 channels.add_route(
     'rooms:{room}',
     Room(),
-    ChannelOptions(history_size=100, presence=True, join_leave='connection'),
+    ChannelOptions(
+        history_size=100,
+        presence=True,
+        join_leave='connection',
+        client_filters=True,
+    ),
 )
 channels.add_route(
     '#{user}', None, ChannelOptions(subscribers='anybody', history_size=10)

@@ -22,6 +22,7 @@ NODE_MODULES = Path(__file__).parent / 'js' / 'node_modules'
 EXPECTED = [
     r'1 hello\n',
     r"\[ 'before' \]\n2 in between\n",
+    r'2 error out of paper\n',
     r'http_stream 6\n',
     r'1 hello\n',
     r'1 hello\n',

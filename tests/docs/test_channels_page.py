@@ -19,12 +19,17 @@ TEXT = (ROOT / 'docs/channels.md').read_text()
 
 @pytest.mark.parametrize(
     ('number', 'name'),
-    [(0, 'test_color'), (1, 'test_document'), (2, 'test_members')],
+    [
+        (0, 'test_color'),
+        (1, 'test_document'),
+        (2, 'test_members'),
+        (3, 'test_orders'),
+    ],
 )
 def test_examples_of_the_page_pass(number: int, name: str) -> None:
     """Each test that the page shows passes."""
     blocks = re.findall(r'```python\n(.*?)```', TEXT, re.DOTALL)
-    assert 3 == len(blocks)
+    assert 4 == len(blocks)
     names: dict[str, Any] = {}
     exec(blocks[number], names)
     names[name]()

@@ -16,6 +16,7 @@ from falcon_channels.errors import ProtocolError
 from falcon_channels.protocol import json_codec
 from falcon_channels.protocol.messages import Command
 from falcon_channels.protocol.messages import ConnectRequest
+from falcon_channels.protocol.messages import FilterNode
 from falcon_channels.protocol.messages import HistoryRequest
 from falcon_channels.protocol.messages import PingRequest
 from falcon_channels.protocol.messages import PresenceRequest
@@ -74,7 +75,7 @@ READ = [
                 recoverable=True,
                 join_leave=True,
                 delta='fossil',
-                filtered=True,
+                tf=FilterNode(op='and'),
                 flag=3,
                 type=4,
             ),

@@ -27,6 +27,7 @@ from falcon_channels.protocol.messages import Command
 from falcon_channels.protocol.messages import ConnectRequest
 from falcon_channels.protocol.messages import ConnectResult
 from falcon_channels.protocol.messages import DisconnectPush
+from falcon_channels.protocol.messages import FilterNode
 from falcon_channels.protocol.messages import HistoryRequest
 from falcon_channels.protocol.messages import HistoryResult
 from falcon_channels.protocol.messages import JoinPush
@@ -177,7 +178,7 @@ COMMANDS: list[tuple[dict[str, Any], Command]] = [
                 recoverable=True,
                 join_leave=True,
                 delta='fossil',
-                filtered=True,
+                tf=FilterNode(op='and'),
                 flag=3,
             ),
         ),

@@ -263,10 +263,31 @@ MUTANTS = [
         'local_channel.add(subscription)',
     ),
     Mutant(
+        'the fan-out ignores filters',
+        'hub/fanout.py',
+        'selected = selection.select(items)',
+        'selected = list(items)',
+        'tests/hub/test_filtered_delivery.py',
+    ),
+    Mutant(
+        'the latest publication is recovered although it does not match',
+        'hub/hub.py',
+        'found = subscription.select(newest)[:1]',
+        'found = newest[:1]',
+        'tests/hub/test_filtered_delivery.py',
+    ),
+    Mutant(
+        'a publication that does not match replaces a pending one',
+        'hub/local_channel.py',
+        'subscription.select(items)',
+        'items',
+        'tests/hub/test_filtered_delivery.py',
+    ),
+    Mutant(
         'the latest publication is not the newest one',
         'hub/hub.py',
-        'if buffered and buffered[-1][0].offset > position.offset:',
-        'if False:',
+        'recovery.recover_latest(page, live)',
+        'recovery.recover_latest(page)',
         'tests/hub/test_joining.py',
     ),
     Mutant(

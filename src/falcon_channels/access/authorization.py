@@ -221,6 +221,19 @@ def check_encoding(route: ChannelRoute, connection: Connection, channel: str) ->
         )
 
 
+def check_client_filter(route: ChannelRoute, channel: str) -> None:
+    """Check that a client may send a tag filter for a channel.
+
+    Raises:
+        falcon.HTTPBadRequest: The route does not allow it. If the filter were ignored,
+            the client would receive publications that it did not ask for.
+    """
+    if not route.options.client_filters:
+        raise falcon.HTTPBadRequest(
+            description=f'channel {channel!r} accepts no tag filter of a client'
+        )
+
+
 async def authorize_subscribe(
     subscription: Subscription, *, approved: bool = False
 ) -> None:

@@ -11,6 +11,7 @@ from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import StreamSettings
 from falcon_channels.errors import CapabilityError
 from falcon_channels.errors import PositionError
+from falcon_channels.filters import TagFilter
 from falcon_channels.hub.connection import Connection
 from falcon_channels.options import NodeOptions
 from falcon_channels.protocol.recovery import check_position
@@ -19,6 +20,7 @@ from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import Position
 from falcon_channels.publication import PresenceStats
+from falcon_channels.publication import Publication
 from falcon_channels.routing import ChannelMatch
 
 
@@ -109,6 +111,9 @@ class Reader:
                 `ChannelOptions.recovery_limit_bytes`.
             reverse: Whether the newest publication is first.
 
+        If ``on_subscribe`` has set a filter, only publications that match it are
+        returned. A client without a subscription has no filter.
+
         Raises:
             CapabilityError: The channel keeps no history.
             falcon.HTTPError: The client may not read it.
@@ -121,16 +126,50 @@ class Reader:
         num_commands = connection.num_commands
         await authorization.authorize_history(self._broker, match, connection, channel)
         most = self._options.history_limit
-        page = await self.history(
-            channel,
-            since=since,
-            limit=most if limit is None else min(limit, most),
-            reverse=reverse,
-        )
+        limit = most if limit is None else min(limit, most)
+        subscription = connection.subscriptions.get(channel)
+        tag_filter = None if subscription is None else subscription.filter
+        if tag_filter is None:
+            page = await self.history(
+                channel, since=since, limit=limit, reverse=reverse
+            )
+        else:
+            page = await self._filtered_history(
+                channel, tag_filter, since=since, limit=limit, reverse=reverse
+            )
         await authorization.check_reader_again(
             self._broker, match.route.on_history, connection, channel, num_commands
         )
         return _cut(page, match.route.options.recovery_limit_bytes)
+
+    async def _filtered_history(
+        self,
+        channel: str,
+        tag_filter: TagFilter,
+        *,
+        since: Position | None,
+        limit: int,
+        reverse: bool,
+    ) -> HistoryPage:
+        """Read publications that match a filter, until there are `limit` of them.
+
+        The client cannot see whether publications that it does not receive follow. A
+        page with fewer publications is therefore always the last one.
+        """
+        matches = tag_filter.predicate()
+        found: list[Publication] = []
+        position: Position | None = None
+        while True:
+            # NOTE: a page of no publications would not show how far it was read.
+            size = self._options.history_limit if limit else 0
+            page = await self.history(channel, since=since, limit=size, reverse=reverse)
+            found += [p for p in page.publications if matches(p.tags or {})]
+            # NOTE: a page of newer publications was read later, and has a new position.
+            if position is None or not reverse:
+                position = page.position
+            if len(found) >= limit or len(page.publications) < size:
+                return HistoryPage(found[:limit], position)
+            since = Position(page.publications[-1].offset, position.epoch)
 
     async def presence_for_client(
         self, connection: Connection, channel: str

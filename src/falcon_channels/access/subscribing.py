@@ -47,6 +47,7 @@ from falcon_channels.errors import PayloadError
 from falcon_channels.errors import TooManyChannelsError
 from falcon_channels.errors import UnknownChannelError
 from falcon_channels.errors import UnsubscribedError
+from falcon_channels.filters import TagFilter
 from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.connection import Joined
 from falcon_channels.hub.connection import Subscription
@@ -82,6 +83,7 @@ class SubscribeOptions(NamedTuple):
         since: Position from which publications are recovered, a request for the newest
             publications, or ``None``.
         data: Data of the client's request for ``on_subscribe``, or ``None``.
+        client_filter: Tag filter of the client's request, or ``None``.
         token: Claims of a verified subscription token, or ``None``.
         server_side: Whether the application subscribes the connection, so that
             ``on_subscribe`` is not called.
@@ -90,6 +92,7 @@ class SubscribeOptions(NamedTuple):
             called.
         info: Public information about a server-side subscription, or ``None``.
         reply: Data for the client of a server-side subscription, or ``None``.
+        filter: Tag filter of a server-side subscription, or ``None``.
         expires_at: Unix time in seconds at which a server-side subscription ends, or
             ``None``.
         presence: Whether the subscription is entered into presence.
@@ -98,11 +101,13 @@ class SubscribeOptions(NamedTuple):
 
     since: Position | Newest | None = None
     data: Any = None
+    client_filter: TagFilter | None = None
     token: TokenClaims | None = None
     server_side: bool = False
     approved: bool = False
     info: Any = None
     reply: Any = None
+    filter: TagFilter | None = None
     expires_at: float | None = None
     presence: bool = True
     on_authorized: Callable[[], Awaitable[None]] | None = None
@@ -166,6 +171,7 @@ class Subscriber:
             AlreadySubscribedError: The connection has a subscription to the channel.
             falcon.HTTPUnsupportedMediaType: The channel carries binary payloads, and
                 the client uses JSON or text.
+            falcon.HTTPBadRequest: The client sent a filter, and the route allows none.
             TooManyChannelsError: `max_channels_per_connection` is reached.
             falcon.HTTPForbidden: The user's right was revoked.
             falcon.HTTPServiceUnavailable: This process is draining.
@@ -251,6 +257,7 @@ class Subscriber:
             server_side=True,
             info=command.info,
             reply=command.data,
+            filter=command.filter,
             expires_at=command.expires_at,
         )
         try:
@@ -312,6 +319,8 @@ class Subscriber:
         if channel in connection.subscriptions:
             raise AlreadySubscribedError(channel)
         self._check_encoding(match.route, connection, channel)
+        if options.client_filter is not None:
+            authorization.check_client_filter(match.route, channel)
         limit = self._options.max_channels_per_connection
         if len(connection.subscriptions) >= limit:
             raise TooManyChannelsError(limit)
@@ -325,6 +334,8 @@ class Subscriber:
             reply=options.reply,
             expires_at=options.expires_at,
             server_side=options.server_side,
+            tag_filter=options.filter,
+            client_filter=options.client_filter,
         )
         if options.token is not None:
             subscription.apply_token(

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from falcon_channels.filters import TagFilter
 from falcon_channels.publication import Position
 
 
@@ -25,6 +26,7 @@ class SubscribeUser(msgspec.Struct, frozen=True, kw_only=True, tag='s'):
         data: Data for the client, any JSON value, or ``None``.
         since: Position from which publications are recovered, or ``None``.
         expires_at: Unix time in seconds at which the subscription ends, or ``None``.
+        filter: Tag filter of the subscription, or ``None``.
     """
 
     user: str
@@ -35,6 +37,7 @@ class SubscribeUser(msgspec.Struct, frozen=True, kw_only=True, tag='s'):
     data: Any = None
     since: Position | None = None
     expires_at: float | None = None
+    filter: TagFilter | None = None
 
 
 class RefreshUser(msgspec.Struct, frozen=True, kw_only=True, tag='r'):

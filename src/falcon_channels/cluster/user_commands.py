@@ -21,6 +21,8 @@ from falcon_channels.cluster.messages import RefreshUser
 from falcon_channels.cluster.messages import SubscribeUser
 from falcon_channels.cluster.messages import UnsubscribeUser
 from falcon_channels.errors import OptionsError
+from falcon_channels.filters import check_filter
+from falcon_channels.filters import TagFilter
 from falcon_channels.hub.connection import check_json
 from falcon_channels.options import NodeOptions
 from falcon_channels.protocol.codes import DISCONNECT_FORCE
@@ -64,6 +66,7 @@ class UserCommands:
         data: Any = None,
         since: Position | None = None,
         expires_at: float | None = None,
+        filter: TagFilter | None = None,
     ) -> None:
         """Implement `Channels.subscribe_user`."""
         check_user(user)
@@ -71,6 +74,7 @@ class UserCommands:
         check_json('info', info)
         check_json('data', data)
         expires_at = check_time('expires_at', expires_at)
+        check_filter('filter', filter)
         await self._match(channel)
         await self._send(
             SubscribeUser(
@@ -82,6 +86,7 @@ class UserCommands:
                 data=data,
                 since=since,
                 expires_at=expires_at,
+                filter=filter,
             )
         )
 

@@ -33,6 +33,8 @@ from falcon_channels.endpoint.endpoint import Endpoint
 from falcon_channels.errors import InvalidValueError
 from falcon_channels.errors import PayloadError
 from falcon_channels.errors import ProtocolError
+from falcon_channels.filters import check_filter
+from falcon_channels.filters import TagFilter
 from falcon_channels.hub.connection import check_json
 from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.connection import Joined
@@ -205,7 +207,7 @@ class ClientConnection(Connection):
         self.version = ''
         self.headers: Mapping[str, str] = _NO_HEADERS
         self.reply: Any = None
-        self.channels: dict[str, tuple[Any, Any]] = {}
+        self.channels: dict[str, tuple[Any, Any, TagFilter | None]] = {}
         self.expires_at: float | None = None
         self.meta: Any = None
         self._dispatch = dispatch
@@ -266,7 +268,14 @@ class ClientConnection(Connection):
         num_waiting = 0 if self._waiting is None else len(self._waiting)
         return num_waiting + len(self._undecoded or ()) * _BATCH
 
-    def add_channel(self, channel: str, *, info: Any = None, data: Any = None) -> None:
+    def add_channel(
+        self,
+        channel: str,
+        *,
+        info: Any = None,
+        data: Any = None,
+        filter: TagFilter | None = None,
+    ) -> None:
         """Subscribe the connection to a channel as soon as it is accepted.
 
         ``on_subscribe`` is not called, because the application has decided.
@@ -275,13 +284,17 @@ class ClientConnection(Connection):
             channel: Name of the channel.
             info: Public information about the subscription, any JSON value.
             data: Data for the client, any JSON value.
+            filter: Which publications the client receives; see
+                `falcon_channels.filters`. ``None`` means all of them.
 
         Raises:
-            InvalidValueError: A value cannot be written as JSON.
+            InvalidValueError: A value cannot be written as JSON, or `filter` is not a
+                filter.
         """
         self.channels[channel] = (
             check_json('info of add_channel', info),
             check_json('data of add_channel', data),
+            check_filter('filter of add_channel', filter),
         )
 
     def forget_channel(self, channel: str) -> None:

@@ -35,11 +35,13 @@ from falcon_channels.errors import TokenExpiredError
 from falcon_channels.errors import TokenInvalidError
 from falcon_channels.errors import UnknownChannelError
 from falcon_channels.errors import UnsubscribedError
+from falcon_channels.filters import TagFilter
 from falcon_channels.hub.connection import Joined
 from falcon_channels.hub.connection import Subscription
 from falcon_channels.json_decoding import decode_json
 from falcon_channels.protocol import codes
 from falcon_channels.protocol import messages
+from falcon_channels.protocol.client_filters import client_filter
 from falcon_channels.protocol.codec import json_codec
 from falcon_channels.protocol.command_rules import ConnectionState
 from falcon_channels.publication import Position
@@ -205,16 +207,25 @@ async def _subscribe_server_side(
         EndedError: The channel cannot exist. This is a mistake of the application. The
             client therefore connects again.
     """
-    info, reply = connection.channels[channel]
-    since = None
-    if requested is not None and requested.recover:
-        since = Position(requested.offset, requested.epoch)
+    info, reply, tag_filter = connection.channels[channel]
+    since = wanted = None
+    if requested is not None:
+        wanted = _client_filter(requested)
+        if requested.recover:
+            since = Position(requested.offset, requested.epoch)
     results: list[messages.SubscribeResult] = []
 
     def on_joined(subscription: Subscription, joined: Joined) -> None:
         results.append(_subscribe_result(connection, subscription, joined, since))
 
-    options = SubscribeOptions(since=since, server_side=True, info=info, reply=reply)
+    options = SubscribeOptions(
+        since=since,
+        client_filter=wanted,
+        server_side=True,
+        info=info,
+        reply=reply,
+        filter=tag_filter,
+    )
     try:
         await connection.endpoint.node.subscriber.subscribe(
             connection, channel, on_joined, options
@@ -276,10 +287,6 @@ async def _subscribe(
 ) -> Subscription:
     if request.type:
         raise RefusedError(codes.NOT_AVAILABLE)
-    if request.filtered:
-        # NOTE: if the filter were ignored, the client would receive publications that
-        #   it did not ask for.
-        raise RefusedError(codes.BAD_REQUEST)
     since = Position(request.offset, request.epoch) if request.recover else None
 
     def on_joined(subscription: Subscription, joined: Joined) -> None:
@@ -291,6 +298,7 @@ async def _subscribe(
     options = SubscribeOptions(
         since=since,
         data=decode_data(connection, request.data),
+        client_filter=_client_filter(request),
         token=_verify_token(connection, channel, request.token),
     )
     try:
@@ -303,6 +311,20 @@ async def _subscribe(
         again = ex.code >= codes.FIRST_RESUBSCRIBE_CODE
         error = codes.INTERNAL if again else codes.PERMISSION_DENIED
         raise RefusedError(error) from None
+
+
+def _client_filter(request: messages.SubscribeRequest) -> TagFilter | None:
+    """Return the tag filter of a request, or ``None``.
+
+    Raises:
+        falcon.HTTPBadRequest: The filter is malformed or too large.
+    """
+    if request.tf is None:
+        return None
+    try:
+        return client_filter(request.tf)
+    except InvalidValueError as ex:
+        raise falcon.HTTPBadRequest(description=str(ex)) from None
 
 
 def _verify_token(
@@ -324,7 +346,9 @@ def _subscribe_result(
     expires, ttl = _ttl(subscription.expires_at)
     offset = joined.position.offset
     # NOTE: the client counts the recovered publications itself, up from its position.
-    if joined.recovered and since is not None and options.recovery_mode == 'stream':
+    #   Without any, it moves on, also over publications that do not match its filter.
+    counts = joined.recovered and options.recovery_mode == 'stream'
+    if counts and since is not None and joined.publications:
         offset = since.offset
     return messages.SubscribeResult(
         recoverable=options.recovery_mode != 'off',

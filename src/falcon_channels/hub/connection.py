@@ -30,10 +30,15 @@ import secrets
 from typing import Any
 from typing import NamedTuple
 from typing import Protocol
+from typing import TypeVar
 
 from falcon_channels.checks import check_time
 from falcon_channels.checks import check_user
 from falcon_channels.errors import InvalidValueError
+from falcon_channels.filters import check_filter
+from falcon_channels.filters import TagFilter
+from falcon_channels.hub.selection import combined_selection
+from falcon_channels.hub.selection import Selection
 from falcon_channels.protocol.codes import DISCONNECT_EXPIRED
 from falcon_channels.protocol.codes import DISCONNECT_SHUTDOWN
 from falcon_channels.protocol.json_values import encode_json
@@ -45,6 +50,8 @@ from falcon_channels.routing import ChannelRoute
 from falcon_channels.transports.base import Transport
 from falcon_channels.transports.encoders import Encoder
 from falcon_channels.transports.encoders import Item
+
+_AnyItem = TypeVar('_AnyItem', bound=Item)
 
 
 class ConnectionOwner(Protocol):
@@ -105,6 +112,11 @@ class Subscription:
             clients see it in presence, joins, leaves and publications.
         server_side: Whether the application, and not the client, asked for the
             subscription.
+        filter: Condition on the tags of the publications that the client receives, made
+            by `falcon_channels.filters`, or ``None``. ``on_subscribe`` may set it. The
+            client can neither see nor remove it.
+        client_filter: Filter that the client sent with its request, or ``None``. The
+            client receives what matches both filters.
         token_verified: Whether the client sent a valid token for this channel.
         expires_at: Unix time in seconds at which the subscription ends if it is not
             refreshed, or ``None``.
@@ -114,6 +126,7 @@ class Subscription:
         offset: In the state AHEAD, the offset of the last publication delivered to it.
         buffered: In the state JOINING, the publications taken since `start_buffering`,
             each with its epoch. ``None`` if they are not buffered or were too many.
+        selection: The effect of both filters, or ``None`` if there is none.
         pending: In the state LAGGING, the items that wait for the client, else
             ``None``.
         pending_bytes: Size of the pending items.
@@ -123,10 +136,12 @@ class Subscription:
     __slots__ = (
         '_buffered_bytes',
         '_expires_at',
+        '_filter',
         '_info',
         '_pending_epoch',
         'buffered',
         'channel',
+        'client_filter',
         'connection',
         'data',
         'end',
@@ -138,6 +153,7 @@ class Subscription:
         'present',
         'reply',
         'route',
+        'selection',
         'server_side',
         'state',
         'token_verified',
@@ -155,6 +171,8 @@ class Subscription:
         reply: Any = None,
         expires_at: float | None = None,
         server_side: bool = False,
+        tag_filter: TagFilter | None = None,
+        client_filter: TagFilter | None = None,
     ) -> None:
         self.connection = connection
         self.channel = channel
@@ -167,6 +185,9 @@ class Subscription:
         self.server_side = server_side
         self.token_verified = False
         self.state = SubscriptionState.JOINING
+        self.client_filter = client_filter
+        self.selection: Selection | None = None
+        self.filter = tag_filter
         self.joined = False
         self.end: tuple[int, str] | None = None
         self.offset = 0
@@ -209,6 +230,28 @@ class Subscription:
         self._expires_at = check_time('subscription.expires_at', expires_at)
 
     @property
+    def filter(self) -> TagFilter | None:
+        """Condition on the tags of the publications that the client receives.
+
+        Raises:
+            InvalidValueError: A new value is not a filter. Or the client receives
+                publications already, which the new filter might not allow.
+        """
+        return self._filter
+
+    @filter.setter
+    def filter(self, tag_filter: TagFilter | None) -> None:
+        tag_filter = check_filter('subscription.filter', tag_filter)
+        if self.state is not SubscriptionState.JOINING:
+            raise InvalidValueError(
+                'subscription.filter can be set by on_subscribe only, and not in the '
+                f'state {self.state.name}: let the client subscribe again with '
+                'channels.unsubscribe_user(user, channel, code=2500)'
+            )
+        self._filter = tag_filter
+        self.selection = combined_selection(tag_filter, self.client_filter)
+
+    @property
     def ended(self) -> bool:
         """Whether the subscription has ended."""
         return self.state is SubscriptionState.ENDED
@@ -229,6 +272,10 @@ class Subscription:
         self.token_verified = True
 
     # --- state of delivery -----------------------------------------------------------
+
+    def select(self, items: list[_AnyItem]) -> list[_AnyItem]:
+        """Return the items that match the filters; all of them without a filter."""
+        return items if self.selection is None else self.selection.select(items)
 
     def start_buffering(self) -> None:
         """Start with an empty buffer for publications that arrive while JOINING."""

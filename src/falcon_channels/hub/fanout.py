@@ -2,6 +2,9 @@
 
 * A publication is encoded once per encoder. The blob is written to every subscriber
   with that encoder in one loop, without a task, a lock or an event per subscriber.
+* Subscribers with a tag filter are grouped by encoder and filter. Each distinct filter
+  is evaluated once per publication. Subscribers that receive the same publications
+  share the blob.
 * The output of a connection in one iteration leaves in one write: replies first, then
   the publications of all its channels.
 * `write` returns the backlog of the connection. A large backlog means that the client
@@ -29,6 +32,7 @@ from falcon_channels.options import NodeOptions
 from falcon_channels.protocol.codes import DISCONNECT_INAPPROPRIATE_PROTOCOL
 from falcon_channels.protocol.codes import DISCONNECT_SLOW
 from falcon_channels.publication import Signal
+from falcon_channels.transports.encoders import Encoder
 from falcon_channels.transports.encoders import Item
 from falcon_channels.transports.io_uring import Unsent
 from falcon_channels.transports.socket_batch import SocketBatch
@@ -36,6 +40,10 @@ from falcon_channels.transports.socket_batch import SocketBatch
 _logger = logging.getLogger('falcon_channels')
 
 _Member = tuple[Subscription, Connection]
+#: Writes a blob to a group; see `FanOut._write`.
+_Write = Callable[
+    [LocalChannel, Mapping[Subscription, Connection], Any, list[Subscription]], None
+]
 
 
 class FanOut:
@@ -151,6 +159,7 @@ class FanOut:
         """
         items = local_channel.take_batch()
         epoch = local_channel.position.epoch
+        write = self._write_collecting if several else self._write
         slow: list[Subscription] = []
         unsupported: list[Subscription] = []
         payloads: dict[Any, list[bytes]] = {}
@@ -161,13 +170,11 @@ class FanOut:
             except PayloadError:
                 unsupported += group
                 continue
-            if blob is None:
-                continue
-            self._counters.deliveries += len(group) * len(items)
-            if several:
-                self._write_collecting(local_channel, group, blob, slow)
-            else:
-                self._write(local_channel, group, blob, slow)
+            if blob is not None:
+                self._counters.deliveries += len(group) * len(items)
+                write(local_channel, group, blob, slow)
+        if local_channel.filtered:
+            unsupported += self._deliver_filtered(local_channel, items, write, slow)
         for subscription in local_channel.lagging:
             dropped = local_channel.add_pending(subscription, items)
             if dropped:
@@ -179,6 +186,49 @@ class FanOut:
             self._on_slow(local_channel, subscription)
         for subscription in unsupported:
             subscription.connection.disconnect(*DISCONNECT_INAPPROPRIATE_PROTOCOL)
+
+    def _deliver_filtered(
+        self,
+        local_channel: LocalChannel,
+        items: Sequence[Item],
+        write: _Write,
+        slow: list[Subscription],
+    ) -> list[Subscription]:
+        """Write items to the LIVE subscribers with a filter.
+
+        Returns:
+            Subscribers whose encoding cannot carry an item that they should receive.
+        """
+        epoch = local_channel.position.epoch
+        unsupported: list[Subscription] = []
+        # PERF: filters often select the same items. These are encoded once
+        #   (benchmarks/filters.py).
+        payloads: dict[tuple[int, ...], dict[Any, list[bytes]]] = {}
+        blobs: dict[tuple[Encoder, tuple[int, ...]], Any] = {}
+        for selection, groups in local_channel.filtered.items():
+            selected = selection.select(items)
+            if not selected:
+                continue
+            which = tuple(map(id, selected))
+            for encoder, group in groups.items():
+                blob = blobs.get((encoder, which))
+                if blob is None:
+                    self._counters.encodings += 1
+                    try:
+                        blob = encoder.encode(
+                            local_channel.channel,
+                            selected,
+                            epoch,
+                            payloads.setdefault(which, {}),
+                        )
+                    except PayloadError:
+                        unsupported += group
+                        continue
+                    blobs[encoder, which] = blob
+                if blob is not None:
+                    self._counters.deliveries += len(group) * len(selected)
+                    write(local_channel, group, blob, slow)
+        return unsupported
 
     def _write(
         self,
@@ -276,11 +326,13 @@ class FanOut:
         self, local_channel: LocalChannel, items: Sequence[Item]
     ) -> None:
         for subscription in list(local_channel.ahead):
-            ahead = [
-                item
-                for item in items
-                if isinstance(item, Signal) or item.offset > subscription.offset
-            ]
+            ahead = subscription.select(
+                [
+                    item
+                    for item in items
+                    if isinstance(item, Signal) or item.offset > subscription.offset
+                ]
+            )
             self.write_items(
                 local_channel, subscription, ahead, local_channel.position.epoch
             )

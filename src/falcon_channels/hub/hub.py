@@ -451,26 +451,34 @@ class Hub:
     async def _join_latest(
         self, local_channel: LocalChannel, subscription: Subscription
     ) -> Joined:
-        """Join with the latest publication."""
+        """Join with the latest publication that matches the filter."""
         settings = StreamSettings.of(local_channel.options)
+        limit = 1
+        if subscription.selection is not None:
+            limit = local_channel.options.recovery_limit
         for _ in range(_ATTEMPTS):
             self._fan_out.flush_channel(local_channel)
             local_channel.start_buffering(subscription)
             page = await self._reads.history(
-                local_channel.channel, settings, limit=1, reverse=True
+                local_channel.channel, settings, limit=limit, reverse=True
             )
             self._check_not_ended(subscription)
             if page.position.epoch != local_channel.position.epoch:
                 await self._wait_for_same_log(local_channel)
                 continue
             self._fan_out.flush_channel(local_channel)
-            _, found, position = recovery.recover_latest(page)
             buffered = subscription.buffered
-            if buffered and buffered[-1][0].offset > position.offset:
-                found, position = [buffered[-1][0]], local_channel.position
+            if buffered is None:
+                continue
+            live = [p for p, epoch in buffered if epoch == page.position.epoch]
+            recovered, newest, position = recovery.recover_latest(page, live)
+            found = subscription.select(newest)[:1]
+            if not found and len(page.publications) == limit:
+                # NOTE: an older publication may match, but no more are read.
+                recovered = False
             local_channel.add(subscription, position.offset)
             size_bytes = sum(map(approximate_size_bytes, found))
-            return Joined(position, found, bool(found), size_bytes)
+            return Joined(position, found, recovered, size_bytes)
         return self._join_live(local_channel, subscription, True)
 
     async def _join_newest(
@@ -539,7 +547,10 @@ class Hub:
             found = recovery.recover(since, page, live)
             if found is None or found.position.offset < local_channel.position.offset:
                 continue
-            size_bytes = sum(map(approximate_size_bytes, found.publications))
+            # NOTE: whether the client recovers is judged before the filter. It has
+            #   then missed nothing, although its offsets have gaps.
+            publications = subscription.select(found.publications)
+            size_bytes = sum(map(approximate_size_bytes, publications))
             limit_bytes = local_channel.options.recovery_limit_bytes
             # SECURITY: a client may recover again and again without reading. Without
             #   this limit, its recovered publications would fill the memory.
@@ -550,7 +561,7 @@ class Hub:
             if not found.recovered or too_much:
                 return self._join_live(local_channel, subscription, True)
             local_channel.add(subscription, found.position.offset)
-            return Joined(found.position, found.publications, True, size_bytes)
+            return Joined(found.position, publications, True, size_bytes)
         return self._join_live(local_channel, subscription, True)
 
     def _check_not_ended(self, subscription: Subscription) -> None:

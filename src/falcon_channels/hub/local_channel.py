@@ -18,12 +18,12 @@ A local channel has no task and never calls the broker: `Hub` does both. Its rul
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from enum import IntEnum
 
 from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.connection import Subscription
 from falcon_channels.hub.connection import SubscriptionState as State
+from falcon_channels.hub.selection import Selection
 from falcon_channels.options import ChannelOptions
 from falcon_channels.protocol import recovery
 from falcon_channels.publication import HistoryPage
@@ -32,6 +32,9 @@ from falcon_channels.publication import Publication
 from falcon_channels.publication import Signal
 from falcon_channels.transports.encoders import Encoder
 from falcon_channels.transports.encoders import Item
+
+#: Subscriptions and their connections, by encoder.
+Groups = dict[Encoder, dict[Subscription, Connection]]
 
 
 class ChannelState(IntEnum):
@@ -61,7 +64,9 @@ class LocalChannel:
         state: The state of the channel; see `ChannelState`.
         position: Position of the last publication that was taken.
         members: How many subscriptions have joined and not ended.
-        groups: LIVE subscriptions and their connections, by encoder.
+        groups: LIVE subscriptions without a filter and their connections, by encoder.
+        filtered: Groups like `groups` of the LIVE subscriptions with a filter, by their
+            selection.
         ahead: AHEAD subscriptions.
         joining: JOINING subscriptions for which publications are buffered.
         lagging: LAGGING subscriptions.
@@ -80,6 +85,7 @@ class LocalChannel:
         'batch',
         'buffered_bytes',
         'channel',
+        'filtered',
         'groups',
         'joining',
         'lagging',
@@ -102,7 +108,8 @@ class LocalChannel:
         self.state = ChannelState.OPENING
         self.position = Position(0, '')
         self.members = 0
-        self.groups: dict[Encoder, dict[Subscription, Connection]] = {}
+        self.groups: Groups = {}
+        self.filtered: dict[Selection, Groups] = {}
         self.ahead: dict[Subscription, None] = {}
         self.joining: dict[Subscription, None] = {}
         self.lagging: dict[Subscription, None] = {}
@@ -199,7 +206,10 @@ class LocalChannel:
             if page.position.epoch != self.position.epoch:
                 self._begin_anew(page.position.epoch)
                 return False
-            publications = page.publications[-1:]
+            # NOTE: the latest publication may match no filter. Filtered subscriptions
+            #   continue with the latest one that matches.
+            filtering = any(s.selection for s in [*self.subscriptions(), *self.joining])
+            publications = page.publications if filtering else page.publications[-1:]
         if publications is not None:
             for publication in publications:
                 self.batch.append(publication)
@@ -303,7 +313,8 @@ class LocalChannel:
 
     def subscriptions(self) -> list[Subscription]:
         """Return all subscriptions that have joined."""
-        live = [s for group in self.groups.values() for s in group]
+        all_groups = [self.groups, *self.filtered.values()]
+        live = [s for groups in all_groups for group in groups.values() for s in group]
         return [*live, *self.ahead, *self.lagging]
 
     def _make_live(self, subscription: Subscription) -> None:
@@ -311,18 +322,24 @@ class LocalChannel:
         self._enter_group(subscription)
 
     def _enter_group(self, subscription: Subscription) -> None:
-        connection = subscription.connection
-        group = self.groups.get(connection.encoder)
+        connection, selection = subscription.connection, subscription.selection
+        groups = self.groups
+        if selection is not None:
+            groups = self.filtered.setdefault(selection, {})
+        group = groups.get(connection.encoder)
         if group is None:
-            group = self.groups[connection.encoder] = {}
+            group = groups[connection.encoder] = {}
         group[subscription] = connection
 
     def _leave_group(self, subscription: Subscription) -> None:
-        encoder = subscription.connection.encoder
-        group = self.groups[encoder]
+        encoder, selection = subscription.connection.encoder, subscription.selection
+        groups = self.groups if selection is None else self.filtered[selection]
+        group = groups[encoder]
         del group[subscription]
         if not group:
-            del self.groups[encoder]
+            del groups[encoder]
+            if selection is not None and not groups:
+                del self.filtered[selection]
 
     # --- slow readers ----------------------------------------------------------------
 
@@ -332,10 +349,14 @@ class LocalChannel:
         subscription.start_lagging(self.position.epoch)
         self.lagging[subscription] = None
 
-    def add_pending(self, subscription: Subscription, items: Iterable[Item]) -> int:
-        """Add items for a LAGGING subscription; return how many were dropped."""
+    def add_pending(self, subscription: Subscription, items: list[Item]) -> int:
+        """Add items for a LAGGING subscription; return how many were dropped.
+
+        NOTE: an item that does not match the filter must not replace or drop one that
+        does. It is therefore never pending.
+        """
         return subscription.add_pending(
-            items,
+            subscription.select(items),
             self.position.epoch,
             self._max_backlog_bytes - self.limit_bytes,
             self.options.slow_reader == 'latest',

@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from falcon_channels.protocol.messages import ConnectRequest
+from falcon_channels.protocol.messages import FilterNode
 from falcon_channels.protocol.messages import HistoryRequest
 from falcon_channels.protocol.messages import PingRequest
 from falcon_channels.protocol.messages import PresenceRequest
@@ -36,6 +37,28 @@ _Raw = msgspec.Raw
 _NOTHING: Final = msgspec.Raw()
 
 
+class WireFilter(msgspec.Struct, gc=False):
+    """A tag filter, or a condition inside it."""
+
+    op: str | None = None
+    key: str | None = None
+    cmp: str | None = None
+    val: str | None = None
+    vals: list[str] | None = None
+    nodes: list[WireFilter] | None = None
+
+    def to_node(self) -> FilterNode:
+        """Return the filter with nulls as zero values."""
+        return FilterNode(
+            op=self.op or '',
+            key=self.key or '',
+            cmp=self.cmp or '',
+            val=self.val or '',
+            vals=self.vals or [],
+            nodes=[node.to_node() for node in self.nodes or ()],
+        )
+
+
 class WireSubscribe(msgspec.Struct, gc=False):
     """A subscribe request, and one of the subscriptions of a connect request."""
 
@@ -49,7 +72,7 @@ class WireSubscribe(msgspec.Struct, gc=False):
     recoverable: bool | None = None
     join_leave: bool | None = None
     delta: str | None = None
-    tf: _Raw = _NOTHING
+    tf: WireFilter | None = None
     flag: _Int64 | None = None
     type: _Int32 | None = None
 
@@ -66,7 +89,7 @@ class WireSubscribe(msgspec.Struct, gc=False):
             recoverable=self.recoverable or False,
             join_leave=self.join_leave or False,
             delta=self.delta or '',
-            filtered=bytes(self.tf) not in (b'', b'null'),
+            tf=self.tf.to_node() if self.tf else None,
             flag=self.flag or 0,
             type=self.type or 0,
         )

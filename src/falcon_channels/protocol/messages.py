@@ -77,6 +77,27 @@ class ConnectRequest(Message):
 FLAG_REJECT_UNRECOVERED = 2
 
 
+class FilterNode(msgspec.Struct):
+    """A tag filter of a client, not checked yet; see `client_filters`.
+
+    Attributes:
+        op: ``'and'``, ``'or'`` or ``'not'`` for the conditions in `nodes`; ``''`` for a
+            comparison.
+        key: Name of the compared tag.
+        cmp: Comparison, such as ``'eq'``.
+        val: Value that the tag is compared with.
+        vals: Values of the comparisons ``'in'`` and ``'nin'``.
+        nodes: Conditions of an operation.
+    """
+
+    op: str = ''
+    key: str = ''
+    cmp: str = ''
+    val: str = ''
+    vals: list[str] = []
+    nodes: list[FilterNode] = []
+
+
 class SubscribeRequest(Message, gc=False):
     """Subscribe to a channel.
 
@@ -91,7 +112,7 @@ class SubscribeRequest(Message, gc=False):
         recoverable: Whether the client wants recovery.
         join_leave: Whether the client wants joins and leaves.
         delta: Delta format offered by the client, or ``''``.
-        filtered: Whether the client wants a tag filter.
+        tf: Tag filter of the client, or ``None``.
         flag: Bits, see `FLAG_REJECT_UNRECOVERED`.
         type: 0 for a stream of publications; any other kind is refused.
     """
@@ -108,7 +129,7 @@ class SubscribeRequest(Message, gc=False):
     recoverable: bool = False
     join_leave: bool = False
     delta: str = ''
-    filtered: bool = False
+    tf: FilterNode | None = None
     flag: int = 0
     type: int = 0
 

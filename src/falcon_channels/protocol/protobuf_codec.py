@@ -29,6 +29,7 @@ from falcon_channels.protocol.messages import ConnectRequest
 from falcon_channels.protocol.messages import ConnectResult
 from falcon_channels.protocol.messages import EmulationRequest
 from falcon_channels.protocol.messages import EncodedPublications
+from falcon_channels.protocol.messages import FilterNode
 from falcon_channels.protocol.messages import HistoryRequest
 from falcon_channels.protocol.messages import JoinPush
 from falcon_channels.protocol.messages import LeavePush
@@ -193,9 +194,20 @@ def _subscribe(wire: Any) -> SubscribeRequest:
         recoverable=wire.recoverable,
         join_leave=wire.join_leave,
         delta=wire.delta,
-        filtered=wire.HasField('tf'),
+        tf=_filter_node(wire.tf) if wire.HasField('tf') else None,
         flag=wire.flag,
         type=wire.type,
+    )
+
+
+def _filter_node(wire: Any) -> FilterNode:
+    return FilterNode(
+        op=wire.op,
+        key=wire.key,
+        cmp=wire.cmp,
+        val=wire.val,
+        vals=list(wire.vals),
+        nodes=[_filter_node(node) for node in wire.nodes],
     )
 
 

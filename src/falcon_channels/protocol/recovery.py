@@ -121,14 +121,27 @@ def recover(
     return RecoveryResult(True, [*publications, *following], top)
 
 
-def recover_latest(page: HistoryPage) -> RecoveryResult:
-    """Recover only the newest publication, no matter how many were missed.
+def recover_latest(
+    page: HistoryPage, live: Iterable[Publication] = ()
+) -> RecoveryResult:
+    """Recover the newest publication, no matter how many were missed.
 
     Args:
-        page: The newest publication of the log (at most one), with its top position.
+        page: The newest publications of the log, newest first, with its top position.
+        live: Publications of the epoch of `page` announced since, oldest first.
+
+    Returns:
+        The result, whose publications are in reverse order. The client gets the first
+        one that it may receive.
     """
-    found = [p for p in page.publications if p.offset == page.position.offset]
-    return RecoveryResult(bool(found), found, page.position)
+    newer = [p for p in live if p.offset > page.position.offset]
+    newest = [*reversed(newer), *page.publications]
+    position = page.position
+    if newer:
+        position = Position(newer[-1].offset, position.epoch)
+    if not newest or newest[0].offset != position.offset:
+        return RecoveryResult(False, [], position)
+    return RecoveryResult(True, newest, position)
 
 
 def recover_newest(

@@ -316,6 +316,67 @@ test('a client reconnects or not, depending on the close code', async () => {
   assert.equal((await final).code, 4500);
 });
 
+// The region of each publication; a client of the region north gets 1, 4 and so on.
+const REGIONS = ['north', 'south', ''];
+
+for (const [name, prefix, options] of [
+  ['of the client', 'room', { tagsFilter: { key: 'region', cmp: 'eq', val: 'north' } }],
+  ['of the server', 'north', {}],
+  ['of both', 'north', { tagsFilter: { key: 'n', cmp: 'lte', val: '7' } }],
+]) {
+  test(`a filter ${name} selects live, recovered and stored publications`, async () => {
+    const room = newRoom().replace('room', prefix);
+    const wanted = name === 'of both' ? [1, 4, 7] : [1, 4, 7, 10];
+    const client = newClient();
+    await connected(client);
+    const subscription = client.newSubscription(`rooms:${room}`, options);
+    const received = [];
+    subscription.on('publication', ({ data, offset }) => {
+      assert.equal(decode(data), offset);
+      received.push(offset);
+    });
+    await subscribed(subscription);
+    const publish = (n) => server.publish(room, n, { n, region: REGIONS[(n - 1) % 3] });
+    const fourth = next(subscription, 'publication', ({ offset }) => offset === 4);
+    for (let n = 1; n <= 5; n += 1) {
+      await publish(n);
+    }
+    await fourth;
+    const away = next(subscription, 'subscribing');
+    server.cut();
+    await away;
+    for (let n = 6; n <= 8; n += 1) {
+      await publish(n);
+    }
+    const back = next(subscription, 'subscribed');
+    server.mend();
+    const { wasRecovering, recovered } = await back;
+    assert.deepEqual([wasRecovering, recovered], [true, true]);
+    const last = name === 'of both' ? 7 : 10;
+    for (let n = 9; n <= 11; n += 1) {
+      await publish(n);
+    }
+    const { publications } = await subscription.history({ limit: 100 });
+    const stored = publications.map(({ offset }) => offset);
+    const allowed = prefix === 'north' ? [1, 4, 7, 10] : [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11];
+    assert.deepEqual(stored, allowed);
+    while (received.at(-1) !== last) {
+      await next(subscription, 'publication');
+    }
+    assert.deepEqual(received, wanted);
+  });
+}
+
+test('a filter that is malformed is refused with error 107', async () => {
+  const client = newClient();
+  await connected(client);
+  const tagsFilter = { key: 'region', cmp: 'like', val: 'n' };
+  const subscription = client.newSubscription(`rooms:${newRoom()}`, { tagsFilter });
+  const refused = next(subscription, 'unsubscribed');
+  subscription.subscribe();
+  assert.equal((await refused).code, 107);
+});
+
 test('a client learns that recovery failed after a restart', async () => {
   const room = newRoom();
   const client = newClient();

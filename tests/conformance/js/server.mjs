@@ -126,7 +126,7 @@ export class Server {
     return response.text();
   }
 
-  publish(room, data) {
-    return this.request('POST', `/rooms/${room}`, data);
+  publish(room, data, tags = {}) {
+    return this.request('POST', `/rooms/${room}?${new URLSearchParams(tags)}`, data);
   }
 }
