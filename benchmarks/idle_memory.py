@@ -3,7 +3,8 @@
     python -m benchmarks.idle_memory
 
 The growth of the server's resident memory from 200 connections to N, for one of them.
-Clients send the headers that a browser sends, and offer compression or not.
+Clients send the headers that a browser sends, and offer compression or not. An event
+stream has no compression to offer.
 """
 
 from __future__ import annotations
@@ -33,12 +34,14 @@ class Kind:
         peer: The server.
         path: Where clients connect.
         talk: What each client sends first, and what it then waits for.
+        events: Whether clients request an event stream instead of a WebSocket.
     """
 
     title: str
     peer: harness.Peer
     path: str
     talk: Sequence[str] = ()
+    events: bool = False
 
 
 def kinds() -> list[Kind]:
@@ -59,15 +62,23 @@ def kinds() -> list[Kind]:
             '/connection/websocket',
             (_SUBSCRIBE, '"id":2'),
         ),
+        Kind('falcon-channels, resp.stream by hand', ours, '/events', events=True),
+        Kind(
+            'falcon-channels, event stream (Channels.serve_events)',
+            rooms,
+            '/events',
+            events=True,
+        ),
     ]
 
 
 def growth_bytes(program: Path, kind: Kind, count: int, deflate: bool) -> float:
     """Return the resident memory of one more connection."""
+    offer = '2' if kind.events else str(int(deflate))
     with harness.Server(kind.peer) as server:
         clients = subprocess.Popen(
             [
-                *(program, str(server.port), str(count), kind.path, str(int(deflate))),
+                *(program, str(server.port), str(count), kind.path, offer),
                 *kind.talk,
             ],
             stdin=subprocess.PIPE,

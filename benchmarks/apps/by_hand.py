@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 
 import falcon
@@ -16,6 +17,18 @@ class Echo:
         with contextlib.suppress(falcon.WebSocketDisconnected):
             while True:
                 await ws.send_text(await ws.receive_text())
+
+
+class Events:
+    """Begins an event stream that is idle from then on."""
+
+    async def on_get(self, req, resp):
+        async def body():
+            yield b'retry: 3000\n\n'
+            await asyncio.Event().wait()
+
+        resp.content_type = 'text/event-stream'
+        resp.stream = body()
 
 
 class Room:
@@ -75,6 +88,7 @@ class Rooms:
 app = falcon.asgi.App()
 room = Room()
 app.add_route('/echo', Echo())
+app.add_route('/events', Events())
 app.add_route('/sub', room)
 app.add_route('/pub', room, suffix='publish')
 rooms = Rooms()

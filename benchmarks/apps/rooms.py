@@ -25,6 +25,9 @@ class Room:
     async def on_subscribe(self, req, subscription, room):
         pass
 
+    async def on_get(self, req, resp):
+        await channels.serve_events(req, resp, 'rooms:raw')
+
     async def on_websocket(self, req, ws):
         await channels.serve(req, ws, 'rooms:raw')
 
@@ -57,6 +60,7 @@ room = Room()
 channels.add_route('rooms:{room}', room, ChannelOptions(history_size=100))
 app = falcon.asgi.App(middleware=[channels])
 app.add_route('/sub', room)
+app.add_route('/events', room)
 app.add_route('/pub', room, suffix='publish')
 app.add_route('/pub-sdk', room, suffix='publish_sdk')
 app.add_route('/sub/{room}', room, suffix='one')

@@ -2,7 +2,8 @@
  *
  *   idle PORT COUNT PATH DEFLATE [FIRST [UNTIL]]
  *
- * DEFLATE is 1 to offer permessage-deflate as all browsers do, or 0. Each client sends
+ * DEFLATE is 1 to offer permessage-deflate as all browsers do, 0 not to offer it, or 2
+ * to request an event stream instead of a WebSocket. Each client sends
  * the text FIRST, if there is one, and waits until UNTIL has come back. It prints
  * "ready" after the first 200 clients and again after COUNT, each time waiting for a
  * line on standard input before it goes on. */
@@ -48,7 +49,16 @@ static void open_client(int port, const char *path, int deflate,
     if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address))
         die("connect");
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    int length = snprintf(text, sizeof text,
+    int length = deflate == 2 ? snprintf(text, sizeof text,
+        "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nConnection: keep-alive\r\n"
+        "Pragma: no-cache\r\nCache-Control: no-cache\r\n"
+        "User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 "
+        "(KHTML, like Gecko) Chrome/120.0.0.0 Safari/537.36\r\n"
+        "Accept: text/event-stream\r\nSec-Fetch-Site: same-origin\r\n"
+        "Sec-Fetch-Mode: cors\r\nAccept-Encoding: gzip, deflate, br\r\n"
+        "Accept-Language: en-US,en;q=0.9\r\n"
+        "Cookie: session=0123456789abcdef%08x0123456789abcdef\r\n\r\n",
+        path, port, (unsigned)fd) : snprintf(text, sizeof text,
         "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nConnection: Upgrade\r\n"
         "Pragma: no-cache\r\nCache-Control: no-cache\r\n"
         "User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 "
@@ -64,7 +74,7 @@ static void open_client(int port, const char *path, int deflate,
     if (send(fd, text, (size_t)length, MSG_NOSIGNAL) != length)
         die("send");
     receive_until(fd, "\r\n\r\n");
-    if (strncmp(text, "HTTP/1.1 101", 12)) {
+    if (strncmp(text, deflate == 2 ? "HTTP/1.1 200" : "HTTP/1.1 101", 12)) {
         fprintf(stderr, "refused: %.80s\n", text);
         exit(1);
     }
