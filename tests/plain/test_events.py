@@ -26,6 +26,7 @@ from falcon_channels import EventStreamOptions
 from falcon_channels import InvalidValueError
 from falcon_channels import NodeOptions
 from falcon_channels import OptionsError
+from falcon_channels.plain import events
 
 pytestmark = pytest.mark.every_server
 
@@ -39,7 +40,7 @@ OPTIONS = {
     'last2': EventStreamOptions(history=2),
     'start': EventStreamOptions(start_event='begin', retry_ms=1234),
     'quick': EventStreamOptions(keepalive_s=0.1, poll_wait_s=0.1),
-    'unread': EventStreamOptions(keepalive_s=0.1),
+    'unread': EventStreamOptions(keepalive_s=None),
 }
 
 
@@ -481,10 +482,14 @@ def test_stream_that_is_not_read_is_ended_as_slow(
 
 def test_stream_that_the_application_does_not_send_is_removed(
     client: httpx.Client,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A connection does not stay if another response was sent."""
+    """A connection does not stay if another response was sent, and the log says it."""
+    monkeypatch.setattr(events, 'UNREAD_TIMEOUT_S', 0.1)
     assert 'another answer' == client.get('/events/unread/rooms:unread').text
     wait_until_nobody_is_connected()
+    assert 'its stream was never read' in caplog.text
 
 
 def test_streams_that_cannot_be_served_raise_an_error_for_the_developer() -> None:

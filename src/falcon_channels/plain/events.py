@@ -78,6 +78,8 @@ _logger = logging.getLogger('falcon_channels')
 _LOST = 'lost'
 #: A comment, which keeps the connection of an idle stream open.
 _COMMENT = b':\n\n'
+#: Seconds after which a stream without comments ends if the server does not read it.
+UNREAD_TIMEOUT_S = 20.0
 #: Characters of the longest offset and of a usual epoch, in an event id.
 _POSITION_CHARACTERS = 64
 
@@ -504,9 +506,9 @@ class EventStream(_HttpConnection):
             self.positions = {}
         for blob in held:
             self.write(blob)
-        if self._keepalive_s is not None:
-            now_s = asyncio.get_running_loop().time()
-            self._slot = self.node.timers.add(self, now_s + self._keepalive_s)
+        now_s = asyncio.get_running_loop().time()
+        interval_s = self._keepalive_s or UNREAD_TIMEOUT_S
+        self._slot = self.node.timers.add(self, now_s + interval_s)
 
     def _beginning(self, wanted: EventRequest) -> bytes:
         event_id = _event_id(self.positions)
@@ -546,11 +548,15 @@ class EventStream(_HttpConnection):
             now_s: The event loop's clock.
         """
         self._slot = 0
-        if self.closed or self._keepalive_s is None:
-            return
         if not self.transport.begun:
-            # NOTE: the application or a middleware has sent another response.
+            _logger.warning(
+                '%r ends: its stream was never read, because another response was sent '
+                'after serve_events',
+                self,
+            )
             self._end()
+            return
+        if self._keepalive_s is None:
             return
         if not self.transport.backlog_bytes:
             self.transport.write(_COMMENT)
