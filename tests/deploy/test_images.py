@@ -209,4 +209,5 @@ def copy(source: Path, arguments: str, target: Path) -> None:
         if path.is_dir():
             shutil.copytree(path, target / place, ignore=ignored)
         else:
-            shutil.copy(path, target / place / name)
+            (target / place).mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target / place)

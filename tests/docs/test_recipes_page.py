@@ -178,7 +178,9 @@ def test_browser_code_follows_an_order_over_restarts(tmp_path: Path) -> None:
 
 def test_every_code_block_has_a_name_and_is_run() -> None:
     """The page has no code block that is not run by a test."""
-    assert ['app.py', 'follow.js'] == sorted(BLOCKS)
+    assert ['app.py', 'follow.js', 'insert.sql', 'outbox.py', 'outbox.sql'] == sorted(
+        BLOCKS
+    )
     assert TEXT.count('```') == 2 * len(BLOCKS)
 
 
@@ -198,7 +200,9 @@ def test_outbox_publishes_each_committed_row_once(
             [channel, json.dumps({'state': state}), key],
         )
 
-    insert('orders:7', 'paid', 'a')
+    database.execute('CREATE TABLE orders (id INTEGER, state TEXT)')
+    database.executescript(BLOCKS['insert.sql'])
+    [[key]] = database.execute('SELECT idempotency_key FROM outbox').fetchall()
     insert('nowhere', 'paid', 'b')
     database.commit()
     insert('orders:7', 'cancelled', 'c')
@@ -207,7 +211,7 @@ def test_outbox_publishes_each_committed_row_once(
         monkeypatch.setenv('FALCON_CHANNELS_API', f'{server.url}/api')
         monkeypatch.setenv('FALCON_CHANNELS_API_KEY', 'key-of-the-tests')
         # The program ended before it deleted the row.
-        assert outbox['publish']('orders:7', '{"state": "paid"}', 'a') is None
+        assert outbox['publish']('orders:7', '{"state": "paid"}', key) is None
         assert 2 == outbox['publish_rows'](database)
         insert('orders:7', 'packed', 'd')
         assert 1 == outbox['publish_rows'](database)
