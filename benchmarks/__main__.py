@@ -10,6 +10,7 @@ Each benchmark is a script with more options: `python -m benchmarks.fanout --hel
     connections  what a new connection costs                        4 minutes
     storm        what it costs when all clients reconnect at once   5 minutes
     idle_memory  what an idle connection costs in memory            5 minutes
+    filters      what a delivery costs with ten tag filters         2 minutes
     blocking     how long one message blocks the event loop         1 minute
 
 All need Linux, two cores that nobody else uses, a C compiler (cc) and as many file
@@ -24,7 +25,16 @@ from pathlib import Path
 import subprocess
 import sys
 
-NAMES = ('echo', 'fanout', 'rooms', 'connections', 'storm', 'idle_memory', 'blocking')
+NAMES = (
+    'echo',
+    'fanout',
+    'rooms',
+    'connections',
+    'storm',
+    'idle_memory',
+    'filters',
+    'blocking',
+)
 
 
 def main() -> None:

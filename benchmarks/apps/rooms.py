@@ -11,6 +11,7 @@ import falcon.asgi
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
 from falcon_channels import EndpointOptions
+from falcon_channels import filters
 from falcon_channels import NodeOptions
 
 channels = Channels(
@@ -23,7 +24,11 @@ class Room:
     """Everybody may listen; publishers say what everybody gets."""
 
     async def on_subscribe(self, req, subscription, room):
-        pass
+        # NOTE: the data of a client is the number of the region that it wants to see.
+        if room == 'regions':
+            subscription.filter = filters.eq('region', subscription.data)
+        elif room == 'all':
+            subscription.filter = filters.neq('region', subscription.data)
 
     async def on_get(self, req, resp):
         await channels.serve_events(req, resp, 'rooms:raw')
@@ -47,6 +52,17 @@ class Room:
                 text = await ws.receive_text()
                 await channels.publish(f'rooms:{text.partition("@")[0]}', text)
 
+    async def on_websocket_publish_region(self, req, ws):
+        await ws.accept()
+        with contextlib.suppress(falcon.WebSocketDisconnected):
+            while True:
+                text = await ws.receive_text()
+                tags = {'region': text.partition('@')[0]}
+                await channels.publish('rooms:regions', text, tags=tags)
+
+    async def on_websocket_publish_to_all(self, req, ws):
+        await publish_all(ws, 'rooms:all')
+
 
 async def publish_all(ws, channel):
     """Publish what a client sends."""
@@ -65,5 +81,7 @@ app.add_route('/pub', room, suffix='publish')
 app.add_route('/pub-sdk', room, suffix='publish_sdk')
 app.add_route('/sub/{room}', room, suffix='one')
 app.add_route('/pub-room', room, suffix='publish_one')
+app.add_route('/pub-region', room, suffix='publish_region')
+app.add_route('/pub-to-all', room, suffix='publish_to_all')
 # NOTE: the load generator answers no pings.
 channels.add_endpoints(app, options=EndpointOptions(ping_interval_s=3600.0))

@@ -7,6 +7,7 @@
  *   --sub PATH        where the clients connect
  *   --pub PATH        where the publisher connects
  *   --sub-hello TEXT  what a client says first; --pub-hello: what the publisher says
+ *   --members N       how many members a room has (default 10)
  *   --pub-text TEXT   what the publisher sends, with %s for the payload
  *
  * It connects, runs a while to warm up, prints "ready", and then for every number of
@@ -19,12 +20,13 @@
  * as they like.
  *
  * In a fan-out a round is IN_FLIGHT messages to all. With rooms it is one message to
- * each of IN_FLIGHT rooms, and the next round is for the next rooms. A room has ten
- * members; its number is "%d" in PATH and TEXT of the clients, and stands before the
+ * each of IN_FLIGHT rooms, and the next round is for the next rooms. The number of a
+ * room is "%d" in PATH and TEXT of the clients, and stands before the
  * payload of what the publisher sends. */
 #include "client.h"
 
-enum { MEMBERS = 10 };
+/* Members of a room. */
+static int members = 10;
 
 struct client {
     int fd, half;
@@ -152,14 +154,14 @@ static size_t run_rooms(int publisher, const char *text, double seconds) {
         for (int i = 0; i < in_flight; i++) {
             int length = snprintf(filled, sizeof filled, "%d%s", room, text);
             burst_bytes += put_frame(burst + burst_bytes, filled, (size_t)length);
-            for (int j = 0; j < MEMBERS; j++)
-                clients[room * MEMBERS + j].expected = 1;
-            room = (room + 1) % (count / MEMBERS);
+            for (int j = 0; j < members; j++)
+                clients[room * members + j].expected = 1;
+            room = (room + 1) % (count / members);
         }
         sent_at = now();
         send_all(publisher, burst, burst_bytes);
-        wait_for(in_flight * MEMBERS, sent_at);
-        messages += (size_t)(in_flight * MEMBERS);
+        wait_for(in_flight * members, sent_at);
+        messages += (size_t)(in_flight * members);
     } while (now() < ends);
     return messages;
 }
@@ -181,7 +183,8 @@ int main(int argc, char **argv) {
     }
     int port = atoi(argv[1]), rooms = !strcmp(argv[2], "rooms");
     int echo = !strcmp(argv[2], "echo");
-    count = atoi(argv[3]) * (rooms ? MEMBERS : 1);
+    members = atoi(option(argc, argv, "--members", "10"));
+    count = atoi(argv[3]) * (rooms ? members : 1);
     in_flight = atoi(argv[4]);
     size_t payload = (size_t)atoi(argv[5]);
     const char *sub = option(argc, argv, "--sub", echo ? "/echo" : "/sub");
@@ -201,8 +204,8 @@ int main(int argc, char **argv) {
         burst_bytes += put_frame(burst + burst_bytes, text, length);
     loop = epoll_create1(0);
     for (int i = 0; i < count; i++) {
-        clients[i].fd = open_client(port, sub, i / MEMBERS);
-        say(clients[i].fd, sub_hello, i / MEMBERS);
+        clients[i].fd = open_client(port, sub, i / members);
+        say(clients[i].fd, sub_hello, i / members);
         watch(i);
     }
     int publisher = -1;

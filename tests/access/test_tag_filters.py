@@ -32,6 +32,7 @@ from falcon_channels.filters import TagFilter
 from falcon_channels.plain.websocket import PlainConnection
 from falcon_channels.protocol.json_codec import decode_connect
 from falcon_channels.protocol.messages import Command
+from falcon_channels.publication import Newest
 from falcon_channels.testing import CommandError
 from falcon_channels.testing import run_with_fake_clock
 from falcon_channels.testing import SimulatedClient
@@ -188,6 +189,11 @@ async def check_every_way(
             since=start,
             filter=tag_filter,
         )
+        for limit in (1, 2, None):
+            async with SimulatedClient(channels, user='ann') as client:
+                joined = await client.subscribe('log', Newest(limit))  # type: ignore[arg-type]
+                first = -len(missed) if limit is None else -limit
+                assert missed[first:] == [item.value() for item in joined.publications]
         plain_client = await enter(plain(channels, start))
         listener = await enter(unidirectional(channels, recover))
         await asyncio.sleep(1)

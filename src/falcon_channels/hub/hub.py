@@ -384,6 +384,12 @@ class Hub:
         finally:
             local_channel.stop_buffering(subscription)
             self._registry.release(local_channel)
+        if subscription.selection is not None:
+            # SECURITY: each kind of join passes here, so that a new one cannot send
+            #   publications that the filter excludes.
+            joined = joined._replace(
+                publications=subscription.select(joined.publications)
+            )
         # NOTE: the client asked for the recovered publications and has to read them
         #   first. They do not count towards the backlog limit.
         subscription.connection.grant(joined.size_bytes)
@@ -487,7 +493,7 @@ class Hub:
         """Join with the newest publications, within the limits of a recovery."""
         options = local_channel.options
         limit = options.recovery_limit
-        if newest.limit is not None:
+        if newest.limit is not None and subscription.selection is None:
             limit = min(limit, newest.limit)
         settings = StreamSettings.of(options)
         for _ in range(_ATTEMPTS):
@@ -510,8 +516,12 @@ class Hub:
             if found is None or found.position.offset < local_channel.position.offset:
                 continue
             local_channel.add(subscription, found.position.offset)
-            size_bytes = sum(map(approximate_size_bytes, found.publications))
-            return Joined(found.position, found.publications, None, size_bytes)
+            publications = subscription.select(found.publications)
+            if newest.limit is not None:
+                first = max(0, len(publications) - newest.limit)
+                publications = publications[first:]
+            size_bytes = sum(map(approximate_size_bytes, publications))
+            return Joined(found.position, publications, None, size_bytes)
         return self._join_live(local_channel, subscription, False)
 
     async def _wait_for_same_log(self, local_channel: LocalChannel) -> None:
