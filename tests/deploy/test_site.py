@@ -54,7 +54,11 @@ def test_clients_of_both_workers_receive_each_message(site: Site) -> None:
     """nginx gives clients to both workers, and all of them receive each message."""
     sent = [f'message {number}' for number in range(6)]
     clients = [site.subscriber() for _ in range(4)]
-    assert [2, 2] == [connections(worker.port) for worker in site.workers]
+    # The connection of a request that came before may still be closing.
+    wait_until(
+        lambda: [2, 2] == [connections(worker.port) for worker in site.workers],
+        'two clients at each worker',
+    )
     for text in sent:
         site.say(text)
     for ws in clients:
