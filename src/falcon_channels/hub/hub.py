@@ -24,6 +24,7 @@ from contextvars import Context
 from functools import partial
 import logging
 from typing import Any
+from typing import NamedTuple
 
 import msgspec
 
@@ -50,6 +51,7 @@ from falcon_channels.protocol import recovery
 from falcon_channels.protocol.codes import DISCONNECT_INTERNAL
 from falcon_channels.protocol.codes import UNSUBSCRIBE_INSUFFICIENT
 from falcon_channels.publication import approximate_size_bytes
+from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import Newest
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
@@ -66,6 +68,18 @@ _ATTEMPTS = 5
 _REPAIR_TIMEOUT_S = 5.0
 #: How long `close` waits for responders that are called at the end of subscriptions.
 _RESPONDERS_TIMEOUT_S = 5.0
+
+
+class _LogRead(NamedTuple):
+    """A page of a log, and the publications that were announced during the read.
+
+    Attributes:
+        page: The page.
+        live: Announced publications of the epoch of the page, oldest first.
+    """
+
+    page: HistoryPage
+    live: list[Publication]
 
 
 class Hub:
@@ -458,33 +472,23 @@ class Hub:
         self, local_channel: LocalChannel, subscription: Subscription
     ) -> Joined:
         """Join with the latest publication that matches the filter."""
-        settings = StreamSettings.of(local_channel.options)
         limit = 1
         if subscription.selection is not None:
             limit = local_channel.options.recovery_limit
         for _ in range(_ATTEMPTS):
-            self._fan_out.flush_channel(local_channel)
-            local_channel.start_buffering(subscription)
-            page = await self._reads.history(
-                local_channel.channel, settings, limit=limit, reverse=True
+            read = await self._read_log(
+                local_channel, subscription, limit=limit, reverse=True
             )
-            self._check_not_ended(subscription)
-            if page.position.epoch != local_channel.position.epoch:
-                await self._wait_for_same_log(local_channel)
+            if read is None:
                 continue
-            self._fan_out.flush_channel(local_channel)
-            buffered = subscription.buffered
-            if buffered is None:
-                continue
-            live = [p for p, epoch in buffered if epoch == page.position.epoch]
-            recovered, newest, position = recovery.recover_latest(page, live)
-            found = subscription.select(newest)[:1]
-            if not found and len(page.publications) == limit:
+            recovered, newest, position = recovery.recover_latest(read.page, read.live)
+            matching = subscription.select(newest)[:1]
+            if not matching and len(read.page.publications) == limit:
                 # NOTE: an older publication may match, but no more are read.
                 recovered = False
             local_channel.add(subscription, position.offset)
-            size_bytes = sum(map(approximate_size_bytes, found))
-            return Joined(position, found, recovered, size_bytes)
+            size_bytes = sum(map(approximate_size_bytes, matching))
+            return Joined(position, matching, recovered, size_bytes)
         return self._join_live(local_channel, subscription, True)
 
     async def _join_newest(
@@ -495,73 +499,48 @@ class Hub:
         limit = options.recovery_limit
         if newest.limit is not None and subscription.selection is None:
             limit = min(limit, newest.limit)
-        settings = StreamSettings.of(options)
         for _ in range(_ATTEMPTS):
-            self._fan_out.flush_channel(local_channel)
-            local_channel.start_buffering(subscription)
-            page = await self._reads.history(
-                local_channel.channel, settings, limit=limit, reverse=True
+            read = await self._read_log(
+                local_channel, subscription, limit=limit, reverse=True
             )
-            self._check_not_ended(subscription)
-            if page.position.epoch != local_channel.position.epoch:
-                await self._wait_for_same_log(local_channel)
+            if read is None:
                 continue
-            buffered = subscription.buffered
-            if buffered is None:
+            merged = recovery.recover_newest(
+                read.page, read.live, options.recovery_limit_bytes
+            )
+            if merged is None or merged.position.offset < local_channel.position.offset:
                 continue
-            self._fan_out.flush_channel(local_channel)
-            epoch = page.position.epoch
-            live = [publication for publication, e in buffered if e == epoch]
-            found = recovery.recover_newest(page, live, options.recovery_limit_bytes)
-            if found is None or found.position.offset < local_channel.position.offset:
-                continue
-            local_channel.add(subscription, found.position.offset)
-            publications = subscription.select(found.publications)
+            local_channel.add(subscription, merged.position.offset)
+            publications = subscription.select(merged.publications)
             if newest.limit is not None:
                 first = max(0, len(publications) - newest.limit)
                 publications = publications[first:]
             size_bytes = sum(map(approximate_size_bytes, publications))
-            return Joined(found.position, publications, None, size_bytes)
+            return Joined(merged.position, publications, None, size_bytes)
         return self._join_live(local_channel, subscription, False)
-
-    async def _wait_for_same_log(self, local_channel: LocalChannel) -> None:
-        """Wait until a local channel has moved to the log that the broker has now."""
-        if local_channel.state is ChannelState.LIVE:
-            self._repairs.begin(local_channel)
-        await self._repairs.wait(local_channel, _REPAIR_TIMEOUT_S)
 
     async def _join_recovering(
         self, local_channel: LocalChannel, subscription: Subscription, since: Position
     ) -> Joined:
         """Join with all publications after `since`, if the log still has them."""
-        settings = StreamSettings.of(local_channel.options)
+        options = local_channel.options
         for _ in range(_ATTEMPTS):
-            self._fan_out.flush_channel(local_channel)
-            local_channel.start_buffering(subscription)
-            page = await self._reads.history(
-                local_channel.channel,
-                settings,
+            read = await self._read_log(
+                local_channel,
+                subscription,
                 since=since.offset,
-                limit=local_channel.options.recovery_limit,
+                limit=options.recovery_limit,
             )
-            self._check_not_ended(subscription)
-            if page.position.epoch != local_channel.position.epoch:
-                await self._wait_for_same_log(local_channel)
+            if read is None:
                 continue
-            buffered = subscription.buffered
-            if buffered is None:
-                continue
-            self._fan_out.flush_channel(local_channel)
-            epoch = page.position.epoch
-            live = [publication for publication, e in buffered if e == epoch]
-            found = recovery.recover(since, page, live)
+            found = recovery.recover(since, read.page, read.live)
             if found is None or found.position.offset < local_channel.position.offset:
                 continue
             # NOTE: whether the client recovers is judged before the filter. It has
             #   then missed nothing, although its offsets have gaps.
             publications = subscription.select(found.publications)
             size_bytes = sum(map(approximate_size_bytes, publications))
-            limit_bytes = local_channel.options.recovery_limit_bytes
+            limit_bytes = options.recovery_limit_bytes
             # SECURITY: a client may recover again and again without reading. Without
             #   this limit, its recovered publications would fill the memory.
             too_much = size_bytes > limit_bytes or (
@@ -573,6 +552,55 @@ class Hub:
             local_channel.add(subscription, found.position.offset)
             return Joined(found.position, publications, True, size_bytes)
         return self._join_live(local_channel, subscription, True)
+
+    async def _read_log(
+        self,
+        local_channel: LocalChannel,
+        subscription: Subscription,
+        *,
+        since: int | None = None,
+        limit: int,
+        reverse: bool = False,
+    ) -> _LogRead | None:
+        """Read a log, and buffer the publications that are announced meanwhile.
+
+        Args:
+            local_channel: The channel.
+            subscription: A JOINING subscription, for which they are buffered.
+            since: Offset after which the log is read, or ``None``.
+            limit: Maximum number of publications in the page.
+            reverse: Whether the newest publications are read, newest first.
+
+        Returns:
+            ``None`` if the channel was in another log than the page, or if too much
+            was announced. The caller then reads again.
+
+        Raises:
+            UnsubscribedError: The subscription was ended meanwhile.
+            BrokerUnavailableError: The log cannot be read now.
+        """
+        self._fan_out.flush_channel(local_channel)
+        local_channel.start_buffering(subscription)
+        page = await self._reads.history(
+            local_channel.channel,
+            StreamSettings.of(local_channel.options),
+            since=since,
+            limit=limit,
+            reverse=reverse,
+        )
+        self._check_not_ended(subscription)
+        if page.position.epoch != local_channel.position.epoch:
+            # NOTE: the local channel moves to the log that the broker has now.
+            if local_channel.state is ChannelState.LIVE:
+                self._repairs.begin(local_channel)
+            await self._repairs.wait(local_channel, _REPAIR_TIMEOUT_S)
+            return None
+        self._fan_out.flush_channel(local_channel)
+        buffered = subscription.buffered
+        if buffered is None:
+            return None
+        epoch = page.position.epoch
+        return _LogRead(page, [item for item, e in buffered if e == epoch])
 
     def _check_not_ended(self, subscription: Subscription) -> None:
         if subscription.ended or subscription.connection.closed:
