@@ -77,10 +77,10 @@ class _QueueTransport:
         self.close(ABNORMAL, 'aborted')
 
     def pause_reading(self) -> None:
-        """Do nothing: a queue sends no messages."""
+        """Ignore the call: a queue sends no messages."""
 
     def resume_reading(self) -> None:
-        """Do nothing: a queue sends no messages."""
+        """Ignore the call: a queue sends no messages."""
 
     async def next(self) -> Publication:
         """Return the next publication.

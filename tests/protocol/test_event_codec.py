@@ -12,10 +12,11 @@ import pytest
 
 from falcon_channels import PayloadError
 from falcon_channels.protocol.event_codec import decode_positions
+from falcon_channels.protocol.event_codec import encode_media
 from falcon_channels.protocol.event_codec import encode_position
 from falcon_channels.protocol.event_codec import encode_positions
 from falcon_channels.protocol.event_codec import EventCodec
-from falcon_channels.protocol.event_codec import MediaPartsCodec
+from falcon_channels.protocol.event_codec import EventLines
 from falcon_channels.protocol.event_codec import Names
 from falcon_channels.protocol.event_codec import PartsCodec
 from falcon_channels.publication import ClientInfo
@@ -62,7 +63,7 @@ def test_any_text_and_event_name_make_one_event(
     publication = Publication(
         data=msgspec.json.encode(data), offset=7, tags={'kind': name}
     )
-    codec = EventCodec(Names(tag='kind'), as_json)
+    codec = EventCodec(EventLines(Names(tag='kind'), as_json))
     [event] = codec.encode_items('a', [publication], 'x1')
     [fields] = parse(event)
     expected = data.replace('\r\n', '\n').replace('\r', '\n')
@@ -114,10 +115,15 @@ def test_event_id_without_a_name_belongs_to_the_only_channel() -> None:
 
 
 @pytest.mark.parametrize(
-    'codec', [EventCodec(Names(), False), PartsCodec(Names(), False), MediaPartsCodec()]
+    'codec',
+    [
+        EventCodec(EventLines(Names(), False)),
+        PartsCodec(EventLines(Names(), False).encode),
+        PartsCodec(encode_media),
+    ],
 )
 def test_joins_are_left_out_and_binary_publications_are_refused(
-    codec: EventCodec | PartsCodec | MediaPartsCodec,
+    codec: EventCodec | PartsCodec,
 ) -> None:
     """A stream has publications only, and they are text."""
     info = ClientInfo(user='ann', client='c')
@@ -128,7 +134,7 @@ def test_joins_are_left_out_and_binary_publications_are_refused(
 
 def test_publication_without_history_has_no_id() -> None:
     """A client keeps its last id if a publication has no position."""
-    [event] = EventCodec(Names((('a', 'news'),)), True).encode_items(
+    [event] = EventCodec(EventLines(Names((('a', 'news'),)), True)).encode_items(
         'a', [Publication(data=b'"hi"')], ''
     )
     assert b'event: news\ndata: "hi"\n\n' == event
@@ -139,7 +145,7 @@ def test_poll_has_the_sender_and_the_tags_of_a_publication() -> None:
     publication = Publication(
         data=b'1', offset=3, tags={'a': 'b'}, info=ClientInfo(user='ann', client='c')
     )
-    [part] = MediaPartsCodec().encode_items('room', [publication], 'x')
+    [part] = PartsCodec(encode_media).encode_items('room', [publication], 'x')
     assert ('room', Position(3, 'x')) == (part.channel, part.position)
     assert json.loads(part.content) == {
         'channel': 'room',

@@ -211,11 +211,11 @@ class Cluster:
             return survey.answers
 
     async def hello(self) -> None:
-        """Tell the other nodes that this node has started."""
+        """Announce to the other nodes that this node has started."""
         await self._announce(_HELLO)
 
     async def goodbye(self) -> None:
-        """Tell the other nodes that this node closes, within the broker's deadline."""
+        """Announce to the other nodes that this node closes."""
         await self._announce(_GOODBYE)
 
     async def _announce(self, kind: str, node: str = '') -> None:

@@ -284,7 +284,7 @@ class ClientConnection(Connection):
             channel: Name of the channel.
             info: Public information about the subscription, any JSON value.
             data: Data for the client, any JSON value.
-            filter: Which publications the client receives; see
+            filter: Tag filter of the publications that the client receives; see
                 `falcon_channels.filters`. ``None`` means all of them.
 
         Raises:

@@ -221,7 +221,7 @@ class _Parts:
 #: Framing of all event streams.
 WHOLE_EVENTS = _WholeEvents()
 _PARTS = _Parts()
-_POLLS = Encoder(event_codec.MediaPartsCodec(), _PARTS)
+_POLLS = Encoder(event_codec.PartsCodec(event_codec.encode_media), _PARTS)
 
 # NOTE: an application may make up event names. An encoder lives as long as the
 #   connections that use it.
@@ -236,10 +236,11 @@ def _encoder_for(wanted: EventRequest) -> Encoder:
     key = (several, wanted.names, json)
     encoder = _encoders.get(key)
     if encoder is None:
+        lines = event_codec.EventLines(wanted.names, json)
         encoder = (
-            Encoder(event_codec.PartsCodec(wanted.names, json), _PARTS)
+            Encoder(event_codec.PartsCodec(lines.encode), _PARTS)
             if several
-            else Encoder(event_codec.EventCodec(wanted.names, json), WHOLE_EVENTS)
+            else Encoder(event_codec.EventCodec(lines), WHOLE_EVENTS)
         )
         _encoders[key] = encoder
     return encoder
@@ -420,7 +421,7 @@ class _HttpConnection(Connection):
     # --- what the transport and the hub report ---------------------------------------
 
     def on_message(self, message: str | bytes) -> None:
-        """Ignore a message: such a client sends none."""
+        """Ignore the message: such a client sends none."""
 
     def on_unsubscribed(
         self, subscription: Subscription, code: int, reason: str

@@ -81,10 +81,10 @@ class _QueueTransport:
         self.close(ABNORMAL, '')
 
     def pause_reading(self) -> None:
-        """Do nothing, because the client sends nothing."""
+        """Ignore the call: the client sends nothing."""
 
     def resume_reading(self) -> None:
-        """Do nothing, because the client sends nothing."""
+        """Ignore the call: the client sends nothing."""
 
     # --- for the thread of the request -----------------------------------------------
 

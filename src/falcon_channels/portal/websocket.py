@@ -108,7 +108,7 @@ class PortalTransport:
         self.readable.clear()
 
     def resume_reading(self) -> None:
-        """Let the reader continue."""
+        """Wake the reader."""
         self.readable.set()
 
     def _wake(self) -> None:

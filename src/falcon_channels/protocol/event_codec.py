@@ -1,6 +1,6 @@
 """The encodings of plain event streams, and their event ids.
 
-An event (WHATWG HTML section 9.2.5) of a publication is::
+The event (WHATWG HTML section 9.2.5) of a publication has these lines::
 
     event: message
     data: {"text": "hi"}
@@ -15,6 +15,7 @@ leaves them out, and the connection adds them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Collection
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -25,8 +26,9 @@ from urllib.parse import unquote
 
 import msgspec
 
-from falcon_channels.errors import PayloadError
-from falcon_channels.protocol.plain_codec import encode_client_info
+from falcon_channels.protocol.plain_codec import details
+from falcon_channels.protocol.plain_codec import json_payload
+from falcon_channels.protocol.plain_codec import text_payload
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
 from falcon_channels.publication import Signal
@@ -73,15 +75,14 @@ class EventCodec:
     """Encodes publications as whole events with their ids, for one channel.
 
     Args:
-        names: How the events are named.
-        json: Whether a payload that is a text is sent as JSON, and not as it is.
+        lines: Writes the lines of an event.
     """
 
     binary = False
     carries_binary = False
 
-    def __init__(self, names: Names, json: bool) -> None:
-        self._lines = _EventLines(names, json)
+    def __init__(self, lines: EventLines) -> None:
+        self._lines = lines
 
     def encode_items(
         self, channel: str, items: Sequence[Publication | Signal], epoch: str
@@ -98,67 +99,67 @@ class EventCodec:
 
 
 class PartsCodec:
-    """Encodes publications as events without ids, for several channels.
+    """Encodes publications without event ids, for several channels or for a poll.
+
+    Args:
+        encode: Returns the content of a part: `EventLines.encode` or `encode_media`.
+    """
+
+    binary = False
+    carries_binary = False
+
+    def __init__(self, encode: Callable[[str, Publication], bytes]) -> None:
+        self._encode = encode
+
+    def encode_items(
+        self, channel: str, items: Sequence[Publication | Signal], epoch: str
+    ) -> list[Part]:
+        """Return one part for each publication; joins and leaves are not sent."""
+        return [
+            Part(channel, Position(item.offset, epoch), self._encode(channel, item))
+            for item in items
+            if isinstance(item, Publication)
+        ]
+
+
+class EventLines:
+    """Writes the lines ``event:`` and ``data:``.
 
     Args:
         names: How the events are named.
         json: Whether a payload that is a text is sent as JSON, and not as it is.
     """
 
-    binary = False
-    carries_binary = False
-
-    def __init__(self, names: Names, json: bool) -> None:
-        self._lines = _EventLines(names, json)
-
-    def encode_items(
-        self, channel: str, items: Sequence[Publication | Signal], epoch: str
-    ) -> list[Part]:
-        """Return one part for each publication; joins and leaves are not sent."""
-        return [
-            Part(
-                channel, Position(item.offset, epoch), self._lines.encode(channel, item)
-            )
-            for item in items
-            if isinstance(item, Publication)
-        ]
-
-
-class MediaPartsCodec:
-    """Encodes publications as JSON objects, for long polling."""
-
-    binary = False
-    carries_binary = False
-
-    def encode_items(
-        self, channel: str, items: Sequence[Publication | Signal], epoch: str
-    ) -> list[Part]:
-        """Return one part for each publication; joins and leaves are not sent."""
-        return [
-            Part(channel, Position(item.offset, epoch), _media(channel, item))
-            for item in items
-            if isinstance(item, Publication)
-        ]
-
-
-class _EventLines:
-    """Writes the lines ``event:`` and ``data:``."""
-
     def __init__(self, names: Names, json: bool) -> None:
         self._by_channel = dict(names.by_channel)
         self._tag = names.tag
-        self._json = json
+        self._payload = json_payload if json else text_payload
 
     def encode(self, channel: str, publication: Publication) -> bytes:
+        """Return the lines of a publication.
+
+        Raises:
+            PayloadError: The publication is binary.
+        """
         name = ''
         if self._tag and publication.tags:
             name = publication.tags.get(self._tag, '')
         name = name or self._by_channel.get(channel, '')
-        data = payload(publication)
-        if not self._json and data[:1] == b'"':
-            text: str = msgspec.json.decode(data)
-            data = text.encode()
-        return event_lines(name, data)
+        return event_lines(name, self._payload(publication))
+
+
+def encode_media(channel: str, publication: Publication) -> bytes:
+    """Return a publication as a JSON object for long polling.
+
+    Raises:
+        PayloadError: The publication is binary.
+    """
+    parts = [b'{"channel":', _encode(channel), b',"data":', json_payload(publication)]
+    if publication.offset:
+        parts.append(b',"offset":%d' % publication.offset)
+    parts += details(publication)
+    parts.append(b'}')
+    return b''.join(parts)
 
 
 def event_lines(name: str, data: bytes) -> bytes:
@@ -188,29 +189,6 @@ def is_one_line(text: str) -> bool:
 
 def _one_line(text: str) -> str:
     return text.replace('\r', ' ').replace('\n', ' ').replace('\0', ' ')
-
-
-def payload(publication: Publication) -> bytes:
-    """Return the payload as JSON text.
-
-    Raises:
-        PayloadError: The publication is binary.
-    """
-    if publication.binary:
-        raise PayloadError('a binary publication cannot be sent as text')
-    return publication.data
-
-
-def _media(channel: str, publication: Publication) -> bytes:
-    parts = [b'{"channel":', _encode(channel), b',"data":', payload(publication)]
-    if publication.offset:
-        parts.append(b',"offset":%d' % publication.offset)
-    if publication.tags:
-        parts += (b',"tags":', _encode(publication.tags))
-    if publication.info:
-        parts += (b',"info":', encode_client_info(publication.info))
-    parts.append(b'}')
-    return b''.join(parts)
 
 
 # --- event ids -----------------------------------------------------------------------

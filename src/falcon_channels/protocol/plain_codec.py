@@ -31,7 +31,7 @@ class TextCodec:
         self, channel: str, items: Sequence[Publication | Signal], epoch: str
     ) -> list[bytes]:
         """Return one message for each publication."""
-        return [_text(item) for item in items if isinstance(item, Publication)]
+        return [text_payload(item) for item in items if isinstance(item, Publication)]
 
 
 class MediaCodec:
@@ -84,8 +84,13 @@ def encode_client_info(info: ClientInfo) -> bytes:
     return b''.join(parts)
 
 
-def _text(publication: Publication) -> bytes:
-    data = _json(publication)
+def text_payload(publication: Publication) -> bytes:
+    """Return the text of a JSON string, else the payload as JSON text.
+
+    Raises:
+        PayloadError: The publication is binary.
+    """
+    data = json_payload(publication)
     if data[:1] == b'"':
         text: str = msgspec.json.decode(data)
         return text.encode()
@@ -93,18 +98,30 @@ def _text(publication: Publication) -> bytes:
 
 
 def _media(publication: Publication, epoch: str) -> bytes:
-    parts = [b'{"data":', _json(publication)]
+    parts = [b'{"data":', json_payload(publication)]
     if publication.offset:
         parts.append(b',"offset":%d,"epoch":%s' % (publication.offset, _encode(epoch)))
-    if publication.tags:
-        parts += (b',"tags":', _encode(publication.tags))
-    if publication.info:
-        parts += (b',"info":', encode_client_info(publication.info))
+    parts += details(publication)
     parts.append(b'}')
     return b''.join(parts)
 
 
-def _json(publication: Publication) -> bytes:
+def details(publication: Publication) -> list[bytes]:
+    """Return the fields ``tags`` and ``info`` of a JSON object, if there are any."""
+    parts = []
+    if publication.tags:
+        parts += [b',"tags":', _encode(publication.tags)]
+    if publication.info:
+        parts += [b',"info":', encode_client_info(publication.info)]
+    return parts
+
+
+def json_payload(publication: Publication) -> bytes:
+    """Return the payload as JSON text.
+
+    Raises:
+        PayloadError: The publication is binary.
+    """
     if publication.binary:
         raise PayloadError('a binary publication cannot be sent as JSON')
     return publication.data

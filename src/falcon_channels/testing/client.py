@@ -176,10 +176,10 @@ class SimulatedTransport:
         self.close(1006, '')
 
     def pause_reading(self) -> None:
-        """Do nothing: a simulated client calls methods instead of sending."""
+        """Ignore the call: a simulated client calls methods instead of sending."""
 
     def resume_reading(self) -> None:
-        """Do nothing: a simulated client calls methods instead of sending."""
+        """Ignore the call: a simulated client calls methods instead of sending."""
 
     def _read(self, blob: list[Any]) -> None:
         for event in blob:
@@ -204,7 +204,7 @@ class _SimulatedConnection(Connection):
     __slots__ = ()
 
     def on_message(self, message: str | bytes) -> None:
-        """Do nothing: a simulated client calls methods instead of sending."""
+        """Ignore the call: a simulated client calls methods instead of sending."""
 
     def on_unsubscribed(
         self, subscription: Subscription, code: int, reason: str
