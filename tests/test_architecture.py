@@ -228,6 +228,7 @@ OTHER_OBJECTS = {
     ('endpoint/unidirectional.py', 'sub.offset'),
     ('monitoring/prometheus.py', 'resp.data'),
     ('plain/events.py', 'resp.data'),
+    ('plain/poll.py', 'resp.data'),
     ('server_api/resource.py', 'resp.data'),
     ('wsgi/sockets/gevent_websocket.py', 'websocket.closed'),
 }

@@ -23,8 +23,8 @@ COUNTERS: Final[dict[str, str]] = {
     'recovered': 'Subscriptions that recovered everything',
     'refused': 'Requests of clients that a responder or an option refused',
     'repairs': 'Gaps that were closed from the log',
-    'responder_errors': 'Responders of the application that failed while no client '
-    'waited for the result',
+    'responder_errors': 'Responders of the application that raised an unexpected '
+    'exception',
     'slow_disconnects': 'Connections closed because they read too slowly',
     'task_errors': 'Errors in tasks of this library, which ended at most one '
     'connection or channel; the log has the traceback',

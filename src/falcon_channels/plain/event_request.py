@@ -1,0 +1,129 @@
+"""Parse requests for event streams and polls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import falcon
+import falcon.asgi
+
+from falcon_channels.errors import InvalidValueError
+from falcon_channels.node import Node
+from falcon_channels.options import check_options
+from falcon_channels.options import EventStreamOptions
+from falcon_channels.protocol import event_codec
+from falcon_channels.publication import Position
+from falcon_channels.transports.http_stream import EVENT_STREAM
+
+#: Characters of the longest offset and of a usual epoch, in an event id.
+_POSITION_CHARACTERS = 64
+
+#: What the application names: one channel, several, or their event names by channel.
+ChannelNames = str | Iterable[str] | Mapping[str, str]
+
+
+class EventRequest(NamedTuple):
+    """A parsed request for a stream or a poll.
+
+    Attributes:
+        channels: Names of the channels, in the order of the application.
+        names: How the events are named.
+        positions: Positions of the client.
+        forgotten: Whether the client has an event id that is not one of this stream.
+        returns: Whether the client has sent a position, even an empty one.
+        options: Options of the application.
+    """
+
+    channels: tuple[str, ...]
+    names: event_codec.Names
+    positions: Mapping[str, Position]
+    forgotten: bool
+    returns: bool
+    options: EventStreamOptions
+
+
+def read_request(
+    node: Node,
+    req: falcon.Request,
+    channels: ChannelNames,
+    options: EventStreamOptions | None,
+) -> EventRequest:
+    """Parse a request for a stream or a poll.
+
+    Raises:
+        InvalidValueError: The channels or their event names cannot be served.
+        OptionsError: The options have another class.
+        falcon.HTTPInvalidParam: ``?since=`` is malformed.
+    """
+    options = EventStreamOptions() if options is None else options
+    check_options(options, EventStreamOptions)
+    by_channel = _by_channel(channels)
+    names = tuple(by_channel)
+    limit = node.options.max_channels_per_connection
+    if not 0 < len(names) <= limit:
+        raise InvalidValueError(
+            f'an event stream has 1 to {limit} channels '
+            f'(max_channels_per_connection), not {len(names)}'
+        )
+    if len(names) > 1:
+        longest = sum(
+            len(event_codec.encode_name(name)) + _POSITION_CHARACTERS for name in names
+        )
+        if longest > event_codec.MAX_ID_CHARACTERS:
+            raise InvalidValueError(
+                f'the event ids of these {len(names)} channels could have {longest} '
+                f'characters, over the limit of {event_codec.MAX_ID_CHARACTERS}: '
+                'serve fewer channels, or use an SDK'
+            )
+    positions, forgotten, returns = _positions(req, names)
+    return EventRequest(
+        channels=names,
+        names=event_codec.Names(
+            tuple((channel, name) for channel, name in by_channel.items() if name),
+            options.event_tag,
+        ),
+        positions=positions,
+        forgotten=forgotten,
+        returns=returns,
+        options=options,
+    )
+
+
+def _by_channel(channels: ChannelNames) -> dict[str, str]:
+    """Return the event name of each channel; ``''`` for none."""
+    if isinstance(channels, str):
+        return {channels: ''}
+    if not isinstance(channels, Mapping):
+        return dict.fromkeys(channels, '')
+    for channel, name in channels.items():
+        if not isinstance(name, str) or not event_codec.is_one_line(name):
+            raise InvalidValueError(
+                f'the event name of {channel!r} is {name!r}, but must be one line'
+            )
+    return dict(channels)
+
+
+def _positions(
+    req: falcon.Request, channels: Sequence[str]
+) -> tuple[Mapping[str, Position], bool, bool]:
+    # NOTE: an EventSource that returns uses the same URL. Its last id is newer.
+    last_id = req.get_header('Last-Event-ID')
+    if last_id:
+        positions = event_codec.decode_positions(last_id, channels)
+        return positions or {}, positions is None, True
+    since = req.get_param('since')
+    if not since:
+        return {}, False, req.has_param('since')
+    positions = event_codec.decode_positions(since, channels)
+    if positions is None:
+        raise falcon.HTTPInvalidParam('write it as OFFSET:EPOCH, such as 7:x1', 'since')
+    return positions, False, True
+
+
+def wants_poll(req: falcon.Request) -> bool:
+    """Return whether a client prefers JSON to an event stream."""
+    preferred = req.client_prefers((EVENT_STREAM, falcon.MEDIA_JSON))
+    return preferred == falcon.MEDIA_JSON
