@@ -10,8 +10,11 @@ from typing import Any
 import falcon
 from falcon import testing
 import falcon.asgi
+import msgspec
 import pytest
 from support.fake_clock import on_fake_clock
+from support.workers import broker_url
+from support.workers import BROKERS
 
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
@@ -148,7 +151,7 @@ async def test_close_during_a_drain_waits_for_it_and_its_responders() -> None:
 
 
 class Audit:
-    """Middleware that publishes when the application stops."""
+    """Middleware that publishes twice when the application stops."""
 
     def __init__(self, channels: Channels) -> None:
         self.channels = channels
@@ -156,24 +159,61 @@ class Audit:
 
     async def process_shutdown(self, scope: Any, event: Any) -> None:
         try:
-            await self.channels.publish('rooms:a', 'stopped')
+            await asyncio.gather(
+                self.channels.publish('rooms:a', 'stopped'),
+                self.channels.broadcast(['rooms:b', 'rooms:c'], 'stopped'),
+            )
+            await self.channels.publish('rooms:a', 'really')
         except ClosedError as ex:
             self.error = ex
 
 
-async def test_middleware_listed_after_channels_may_publish_when_it_stops() -> None:
-    """Falcon stops middleware in reverse order; the error says how to order them."""
-    errors = []
-    for channels_first in (True, False):
-        channels = make_channels()
-        audit = Audit(channels)
-        order = [channels, audit] if channels_first else [audit, channels]
-        app = falcon.asgi.App(middleware=order)
-        async with testing.ASGIConductor(app):
-            await channels.publish('rooms:a', 'started')
-        errors.append(str(audit.error))
-    assert 'None' == errors[0]
-    assert 'list `channels` before' in errors[1]
+@pytest.mark.parametrize('kind', BROKERS)
+@pytest.mark.parametrize('channels_first', [True, False])
+async def test_middleware_may_publish_when_the_application_stops(
+    channels_first: bool, kind: str, tmp_path: Path
+) -> None:
+    """It may stand before or after the channels in the list of middleware."""
+    with broker_url(kind, tmp_path) as url:
+        await publish_at_the_stop(url, channels_first)
+
+
+async def publish_at_the_stop(url: str, channels_first: bool) -> None:
+    channels = make_channels(url)
+    audit = Audit(channels)
+    order = [channels, audit] if channels_first else [audit, channels]
+    app = falcon.asgi.App(middleware=order)
+    async with testing.ASGIConductor(app):
+        await channels.publish('rooms:a', 'started')
+    assert audit.error is None
+    assert 'closed' == channels.status
+    assert {asyncio.current_task()} == asyncio.all_tasks()
+    async with channels:
+        page = await channels.history('rooms:a')
+        assert 1 == len((await channels.history('rooms:c')).publications)
+    texts = [msgspec.json.decode(one.data) for one in page.publications]
+    assert ['started', 'stopped', 'really'] == texts
+
+
+async def test_other_calls_after_the_shutdown_say_how_to_order_middleware() -> None:
+    """Only `publish` and `broadcast` open the broker again; the others are refused."""
+    channels = make_channels()
+    await channels.process_startup({}, {})
+    await channels.process_shutdown({}, {})
+    await channels.publish('rooms:a', 1)
+    with pytest.raises(ClosedError, match='list `channels` before'):
+        await channels.history('rooms:a')
+
+
+async def test_broker_that_was_given_as_an_object_publishes_nothing_after_close() -> (
+    None
+):
+    """Such a broker cannot start again; the error says how to order middleware."""
+    channels = make_channels(MemoryBroker())
+    audit = Audit(channels)
+    async with testing.ASGIConductor(falcon.asgi.App(middleware=[audit, channels])):
+        await channels.publish('rooms:a', 'started')
+    assert 'list `channels` before' in str(audit.error)
 
 
 # --- event loops ---------------------------------------------------------------------

@@ -654,8 +654,13 @@ class Channels:
             state.setdefault(DRAIN_HOOKS, []).append(self.drain)
 
     async def process_shutdown(self, scope: Any, event: Any) -> None:
-        """Called by Falcon when the application shuts down: drain and close."""
+        """Called by Falcon when the application shuts down: drain and close.
+
+        A middleware that is listed before the channels stops later. It may still
+        publish; each publication then opens the broker for a moment.
+        """
         await self.close()
+        self.node.allow_late_publications()
 
 
 def _require_asgi(app: object, method: str) -> None:

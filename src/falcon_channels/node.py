@@ -10,6 +10,7 @@ import secrets
 from typing import Literal
 
 from falcon_channels.access.handshake import Handshake
+from falcon_channels.access.late_publishing import LatePublisher
 from falcon_channels.access.publishing import Publisher
 from falcon_channels.access.reading import Reader
 from falcon_channels.access.subscribing import Subscriber
@@ -83,7 +84,12 @@ class Node:
         self.options.warn_of_small_batch()
         self._given_broker = broker
         self.router = ChannelRouter()
-        self._build(broker if isinstance(broker, Broker) else open_broker(broker))
+        self._build(self._open_broker())
+
+    def _open_broker(self) -> Broker:
+        """Return the broker that was given, or a new one for the URL."""
+        given = self._given_broker
+        return given if isinstance(given, Broker) else open_broker(given)
 
     def _build(self, broker: Broker) -> None:
         """Build the parts that live from a start to `close`."""
@@ -150,6 +156,9 @@ class Node:
         """
         if self._status != 'ok' or asyncio.get_running_loop() is not self._loop:
             await self.start()
+        return self._match_route(channel)
+
+    def _match_route(self, channel: str) -> ChannelMatch:
         check_channel_name(channel, self.options.max_channel_bytes)
         match = self.router.match(channel)
         if match is None:
@@ -186,7 +195,8 @@ class Node:
         if self._status == 'closed':
             raise ClosedError(
                 'these channels are closed. Falcon stops middleware in reverse order: '
-                'list `channels` before a middleware that uses it when it stops'
+                'list `channels` before a middleware that uses it when it stops. A '
+                'middleware that is listed before `channels` may only publish then'
             )
         loop = asyncio.get_running_loop()
         if self._loop is not None and self._loop is not loop:
@@ -236,8 +246,17 @@ class Node:
                 'was given as a URL'
             )
         earlier = self.cluster
-        self._build(open_broker(self._given_broker))
+        self._build(self._open_broker())
         self.cluster.adopt_handlers(earlier)
+
+    def allow_late_publications(self) -> None:
+        """After `close`, let the application publish until it has stopped.
+
+        This changes nothing if the broker was given as an object, which starts only
+        once.
+        """
+        if self._status == 'closed' and not isinstance(self._given_broker, Broker):
+            self.publisher = LatePublisher(self._open_broker, self._match_route)
 
     def abandon(self) -> None:
         """Drop all parts of the node, whose event loop has ended without `close`.

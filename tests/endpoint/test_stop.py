@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from pathlib import Path
 from typing import Any
 
 import falcon.asgi
@@ -109,3 +110,31 @@ def test_message_of_a_plain_websocket_is_published_while_the_application_stops(
             ws.send('hello')
             wait_until(lambda: busy.started == ['on_publish'], 'the responder works')
     assert {'on_publish', 'on_unsubscribe'} == {*busy.done}
+
+
+class Farewell:
+    """Middleware that publishes when the application stops."""
+
+    def __init__(self, channels: Channels) -> None:
+        self.channels = channels
+
+    async def process_shutdown(self, scope: Any, event: Any) -> None:
+        await self.channels.publish('log', 'stopped')
+
+
+def test_middleware_before_the_channels_publishes_while_the_application_stops(
+    asgi_server: AsgiServer, tmp_path: Path
+) -> None:
+    """Falcon stops it after the channels; its publication is stored nevertheless."""
+    channels = Channels(f'sqlite:///{tmp_path}/log.db')
+    channels.add_route('log', None, ChannelOptions(history_size=10))
+    app = falcon.asgi.App(middleware=[Farewell(channels), channels])
+    with serving_app(app, asgi_server):
+        pass
+
+    async def read() -> list[bytes]:
+        async with channels:
+            page = await channels.history('log')
+            return [publication.data for publication in page.publications]
+
+    assert [b'"stopped"'] == asyncio.run(read())

@@ -1,0 +1,96 @@
+"""Publish after the node has closed, while the application still stops.
+
+Falcon stops middleware in reverse order. A middleware that is listed before the
+channels therefore stops after them. It may publish nevertheless.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from collections.abc import Callable
+import contextlib
+from typing import Any
+
+from falcon_channels.access.publishing import Publisher
+from falcon_channels.brokers.base import Broker
+from falcon_channels.brokers.base import PublishResult
+from falcon_channels.publication import Publication
+from falcon_channels.routing import ChannelMatch
+
+
+class LatePublisher(Publisher):
+    """Publishes with a broker that is open only while a publication needs it.
+
+    No event of the application follows that could close a broker which stays open.
+
+    Args:
+        open_broker: Function that returns a new broker, not started.
+        match: Finds the route of a channel.
+    """
+
+    def __init__(
+        self, open_broker: Callable[[], Broker], match: Callable[[str], ChannelMatch]
+    ) -> None:
+        async def find(channel: str) -> ChannelMatch:
+            return match(channel)
+
+        super().__init__(open_broker(), find)
+        self._open_broker = open_broker
+        self._opening = asyncio.Lock()
+        #: Publications that use the open broker now.
+        self._pending = 0
+
+    async def _give_to_broker(
+        self,
+        match: ChannelMatch,
+        channel: str,
+        publication: Publication,
+        *args: Any,
+        **kwargs: Any,
+    ) -> PublishResult:
+        async with self._opened():
+            return await super()._give_to_broker(
+                match, channel, publication, *args, **kwargs
+            )
+
+    @contextlib.asynccontextmanager
+    async def _opened(self) -> AsyncIterator[None]:
+        """Keep the broker open; concurrent publications share it.
+
+        Raises:
+            BrokerUnavailableError: The store cannot be reached.
+        """
+        async with self._opening:
+            if not self._pending:
+                broker = self._open_broker()
+                await broker.start(_Nobody())
+                self._broker = broker
+            self._pending += 1
+        try:
+            yield
+        finally:
+            self._pending -= 1
+            if not self._pending:
+                await self._broker.close()
+
+
+class _Nobody:
+    """The receiver of a process that has no subscribers; it ignores every call."""
+
+    def on_publication(
+        self, channel: str, publication: Publication, epoch: str
+    ) -> None:
+        """Ignore a publication."""
+
+    def on_signal(self, channel: str, signal: bytes) -> None:
+        """Ignore a signal."""
+
+    def on_control(self, message: bytes) -> None:
+        """Ignore a control message."""
+
+    def on_link_lost(self) -> None:
+        """Ignore the loss of the link."""
+
+    def on_link_restored(self) -> None:
+        """Ignore the repair of the link."""
