@@ -55,9 +55,10 @@ html_theme_options = {
     'footer_start': ['copyright'],
     'footer_end': [],
 }
+html_context = {'default_mode': 'auto'}
 if repository():
     html_theme_options['use_edit_page_button'] = True
-    html_context = {
+    html_context |= {
         'edit_page_url_template': '{{ repository }}/edit/main/docs/{{ file_name }}',
         'repository': repository(),
     }
@@ -76,13 +77,25 @@ llms_optional = ['project']
 
 # Words that readers search for and that the text of the page does not have.
 search_words = {
-    'channels': 'authorise, authorize, authorisation, authorization, permission, topic',
-    'commands': 'shell, terminal',
+    'channels': (
+        'authorise, authorize, authorisation, authorization, permission, topic, '
+        'members, only, who, online, users, presence, room'
+    ),
+    'clients': 'javascript, dart, swift, java, go, mobile',
+    'commands': 'shell, terminal, new, template, starter, scaffold',
     'connection_resource': 'private, notification, inbox, authenticate, rpc',
-    'hosts': 'cluster, deploy, worker, horizontal',
-    'login': 'authentication, authenticate, cookie, jwt, oidc',
-    'recovery': 'resume, replay, reconnect, missed',
+    'deployment': 'multiple, several, workers, production',
+    'hosts': 'cluster, deploy, multiple, several, worker, workers, horizontal',
+    'login': (
+        'authentication, authenticate, authorise, authorize, cookie, jwt, oidc, room, '
+        'members, only'
+    ),
+    'recipes': 'private, notification, notifications, notify, user, direct, message',
+    'recovery': 'resume, replay, reconnect, missed, messages, lost',
     'reference/codes': 'close, disconnect, error, code',
-    'testing': 'pytest, unit, mock',
-    'wsgi': 'flask, synchronous, thread',
+    'start': 'quickstart, quick, begin, first, hello, new, install',
+    'testing': 'pytest, unit, mock, test, resource',
+    'tutorial': 'who, online, users, presence, authorise, authorize, room, members',
+    'wsgi': 'flask, synchronous, thread, existing, gunicorn, gevent',
+    'wsgi_channels': 'existing, synchronous, add, gunicorn, gevent',
 }

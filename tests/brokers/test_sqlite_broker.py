@@ -20,6 +20,7 @@ from support.processes import wait_until
 from falcon_channels.brokers.base import PresenceEntry
 from falcon_channels.brokers.base import StreamSettings
 from falcon_channels.brokers.sqlite import SqliteBroker
+from falcon_channels.brokers.sqlite.database_file import unavailable
 from falcon_channels.brokers.urls import open_broker
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import OptionsError
@@ -244,7 +245,7 @@ def _folder(path: Path) -> None:
         (_damaged, 'damaged'),
         (_other_application, 'another application'),
         (_other_version, 'format version 99, and this release .* supports version 2'),
-        (_folder, 'cannot be opened'),
+        (_folder, 'it is a folder'),
     ],
 )
 async def test_foreign_or_damaged_file_is_refused_unchanged(
@@ -265,12 +266,29 @@ async def test_foreign_or_damaged_file_is_refused_unchanged(
 async def test_path_in_a_missing_folder_is_refused(tmp_path: Path) -> None:
     """A path in a missing folder is refused; a later start may succeed."""
     broker = SqliteBroker(tmp_path / 'data' / 'chat.db')
-    with pytest.raises(BrokerUnavailableError, match='does its folder exist'):
+    with pytest.raises(BrokerUnavailableError, match='data does not exist'):
         await broker.start(Recorder())
     (tmp_path / 'data').mkdir()
     await broker.start(Recorder())
     await broker.publish('news', ITEM, LOG)
     await broker.close()
+
+
+@pytest.mark.parametrize(
+    ('name', 'advice'),
+    [
+        ('missing/chat.db', 'create it'),
+        ('', 'give the path of a file'),
+        ('chat.db', 'run all processes as the user who created it'),
+    ],
+)
+def test_file_that_cannot_be_opened_gets_an_error_with_the_reason(
+    name: str, advice: str, tmp_path: Path
+) -> None:
+    """The message says whether the folder is missing or the user is the wrong one."""
+    error = sqlite3.OperationalError('unable to open database file')
+    error.sqlite_errorcode = sqlite3.SQLITE_CANTOPEN
+    assert advice in str(unavailable(tmp_path / name, error))
 
 
 async def test_file_damaged_while_open_fails_calls(path: Path) -> None:

@@ -59,6 +59,14 @@ def test_page_names_every_option_and_responder() -> None:
     assert [] == [name for name in [*fields, *RESPONDERS] if f'`{name}' not in TEXT]
 
 
+def _describe(parameter: inspect.Parameter) -> str:
+    """Return an argument as the page has it; arguments with a default are keywords."""
+    if parameter.default is not parameter.empty:
+        return f'{parameter.name}={parameter.default!r}'
+    star = '*, ' if parameter.kind is parameter.KEYWORD_ONLY else ''
+    return star + parameter.name
+
+
 def test_page_has_the_signature_of_every_call() -> None:
     """Each public call of `Channels` has a row with all its arguments and defaults."""
     pattern = r'^\| `(?:await )?channels\.(\w+)(?:\((.*?)\))?` \|'
@@ -70,10 +78,5 @@ def test_page_has_the_signature_of_every_call() -> None:
         expected[name] = ''
         if callable(value):
             parameters = list(inspect.signature(value).parameters.values())[1:]
-            expected[name] = ', '.join(
-                parameter.name
-                if parameter.default is parameter.empty
-                else f'{parameter.name}={parameter.default!r}'
-                for parameter in parameters
-            )
+            expected[name] = ', '.join(_describe(parameter) for parameter in parameters)
     assert expected == rows

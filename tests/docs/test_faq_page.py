@@ -10,12 +10,9 @@ from types import ModuleType
 import falcon
 from falcon import testing
 import falcon.asgi
-import pytest
 from support.processes import ROOT
 
 from falcon_channels import Channels
-from falcon_channels.testing import DisconnectedError
-from falcon_channels.testing import SimulatedSdk
 
 TEXT = (ROOT / 'docs/faq.md').read_text()
 BLOCKS = dict(re.findall(r'<!-- (\w+\.py) -->\n```\w+\n(.*?)```', TEXT, re.DOTALL))
@@ -66,33 +63,7 @@ async def test_websocket_of_the_page_echoes(tmp_path: Path) -> None:
         assert 'hello' == await ws.receive_text()
 
 
-async def test_notice_reaches_all_pages_of_its_user_only(tmp_path: Path) -> None:
-    """Both connections of a user receive the notice, and another user does not."""
-    module = load('notify.py', tmp_path)
-    channels, clients = module.channels, module.Clients()
-
-    def request(user: str) -> falcon.asgi.Request:
-        req = testing.create_asgi_req()
-        req.context.user = user
-        return req
-
-    async with testing.ASGIConductor(module.app) as conductor:
-        with pytest.raises(DisconnectedError, match='3500: log in first'):
-            async with SimulatedSdk(channels, clients):
-                pass
-        async with (
-            SimulatedSdk(channels, clients, req=request('ann')) as one,
-            SimulatedSdk(channels, clients, req=request('ann')) as two,
-            SimulatedSdk(channels, clients, req=request('bob')) as bob,
-        ):
-            for user in ('ann', 'bob'):
-                await conductor.simulate_post(f'/users/{user}/notices', json=user)
-            for client, user in ((one, 'ann'), (two, 'ann'), (bob, 'bob')):
-                push = await client.receive()
-                assert (f'users:{user}', user) == (push['channel'], push['pub']['data'])
-
-
 def test_every_code_block_has_a_name_and_is_run() -> None:
     """The page has no code block that is not run by a test."""
-    assert ['echo.py', 'notify.py'] == sorted(BLOCKS)
+    assert ['echo.py'] == sorted(BLOCKS)
     assert TEXT.count('```') == 2 * len(BLOCKS)

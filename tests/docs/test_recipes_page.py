@@ -13,6 +13,7 @@ import subprocess
 from types import ModuleType
 from typing import Any
 
+import falcon
 from falcon import testing
 import httpx
 import pytest
@@ -24,6 +25,8 @@ from support.processes import wait_until
 
 from falcon_channels import BrokerUnavailableError
 from falcon_channels import Position
+from falcon_channels.testing import DisconnectedError
+from falcon_channels.testing import SimulatedSdk
 
 TEXT = (ROOT / 'docs/recipes.md').read_text()
 BLOCKS = dict(re.findall(r'<!-- (\w+\.\w+) -->\n```\w+\n(.*?)```', TEXT, re.DOTALL))
@@ -56,17 +59,22 @@ channels.add_api(app, keys=['key-of-the-tests'])
 """
 
 
-@pytest.fixture
-def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """The app of the page, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    path = tmp_path / 'shop.py'
-    path.write_text(BLOCKS['app.py'])
-    spec = importlib.util.spec_from_file_location('shop', path)
+def load(name: str, path: Path) -> ModuleType:
+    """Write a file of the page, and import it."""
+    path.write_text(BLOCKS[name])
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The app of the page, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    module = load('app.py', tmp_path / 'shop.py')
     yield module
     module.database.close()
 
@@ -178,9 +186,8 @@ def test_browser_code_follows_an_order_over_restarts(tmp_path: Path) -> None:
 
 def test_every_code_block_has_a_name_and_is_run() -> None:
     """The page has no code block that is not run by a test."""
-    assert ['app.py', 'follow.js', 'insert.sql', 'outbox.py', 'outbox.sql'] == sorted(
-        BLOCKS
-    )
+    names = ['app.py', 'follow.js', 'insert.sql', 'notify.py', 'outbox.py']
+    assert [*names, 'outbox.sql'] == sorted(BLOCKS)
     assert TEXT.count('```') == 2 * len(BLOCKS)
 
 
@@ -225,3 +232,54 @@ def test_outbox_publishes_each_committed_row_once(
     rows = database.execute('SELECT channel, error FROM outbox').fetchall()
     assert [('nowhere', 'unknown channel')] == rows
     database.close()
+
+
+class Login:
+    """Middleware that takes the user from a header."""
+
+    async def process_request(self, req: Any, resp: Any) -> None:
+        req.context.user = req.get_header('X-User', default='')
+
+    async def process_request_ws(self, req: Any, ws: Any) -> None:
+        await self.process_request(req, None)
+
+
+async def test_notice_reaches_all_pages_of_its_user_only(tmp_path: Path) -> None:
+    """Each connection of a user receives the notice; another user does not."""
+    module = load('notify.py', tmp_path / 'notify.py')
+    module.app.add_middleware(Login())
+    channels, clients = module.channels, module.Clients()
+
+    def request(user: str) -> Any:
+        req = testing.create_asgi_req()
+        req.context.user = user
+        return req
+
+    async with testing.ASGIConductor(module.app) as conductor:
+        with pytest.raises(DisconnectedError, match='3500: log in first'):
+            async with SimulatedSdk(channels, clients):
+                pass
+        async with (
+            SimulatedSdk(channels, clients, req=request('ann')) as one,
+            SimulatedSdk(channels, clients, req=request('ann')) as two,
+            SimulatedSdk(channels, clients, req=request('bob')) as bob,
+        ):
+            for user in ('ann', 'bob'):
+                await conductor.simulate_post(f'/users/{user}/notices', json=user)
+            for client, user in ((one, 'ann'), (two, 'ann'), (bob, 'bob')):
+                push = await client.receive()
+                assert (f'users:{user}', user) == (push['channel'], push['pub']['data'])
+            path = '/users/ann/notices'
+            stranger = {'X-User': 'bob'}
+            refused = await conductor.simulate_get(path, headers=stranger)
+            assert 403 == refused.status_code
+            with pytest.raises(falcon.WebSocketDisconnected):
+                async with conductor.simulate_ws(path, headers=stranger):
+                    pass
+            async with conductor.simulate_ws(path, headers={'X-User': 'ann'}) as page:
+                await page.receive_json()  # {"subscribed": ...}
+                await conductor.simulate_post(path, json='again')
+                assert 'again' == (await page.receive_json())['data']
+            missed = {'X-User': 'ann', 'Accept': 'application/json'}
+            poll = await conductor.simulate_get(f'{path}?since=1', headers=missed)
+            assert 'again' in poll.text

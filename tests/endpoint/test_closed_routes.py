@@ -134,7 +134,8 @@ async def test_log_names_a_closed_route_once_with_the_remedy(
     lines = [r.getMessage() for r in caplog.records if 'may not' in r.getMessage()]
     assert 1 == len(lines)
     assert "route 'closed:{name}' has no on_subscribe" in lines[0]
-    assert "ChannelOptions(subscribers='anybody')" in lines[0]
+    assert 'If its channels are private, nothing is wrong' in lines[0]
+    assert "ChannelOptions(subscribers='users')" in lines[0]
 
 
 @on_fake_clock

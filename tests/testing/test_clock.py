@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 import time
+from typing import Any
 
 import pytest
 
+from falcon_channels import Channels
+from falcon_channels import ChannelsError
 from falcon_channels.testing import FakeClockStuckError
 from falcon_channels.testing import run_with_fake_clock
+from falcon_channels.testing import SimulatedClient
+from falcon_channels.testing import SimulatedSdk
 
 
 def test_timers_of_a_day_fire_in_order_without_waiting() -> None:
@@ -63,3 +69,18 @@ def test_result_and_error_of_the_coroutine_are_passed_on() -> None:
     assert 7 == run_with_fake_clock(work(False))
     with pytest.raises(LookupError):
         run_with_fake_clock(work(True))
+
+
+@pytest.mark.parametrize('make_client', [SimulatedClient, SimulatedSdk])
+def test_fake_clock_refuses_a_broker_that_needs_real_time(
+    make_client: Any, tmp_path: Path
+) -> None:
+    """The error names the broker and the remedy, and no call waits for a deadline."""
+
+    async def scenario() -> str:
+        async with make_client(Channels(f'sqlite:///{tmp_path}/a.db')):
+            return 'connected'
+
+    with pytest.raises(ChannelsError, match=r'not with SqliteBroker.*asyncio.run'):
+        run_with_fake_clock(scenario())
+    assert [] == [*tmp_path.iterdir()]

@@ -387,9 +387,10 @@ class Subscriber:
         self._closed_routes.add(route)
         _logger.warning(
             'route %r has no on_subscribe, so clients may not subscribe to its '
-            'channels: add on_subscribe to its resource, or open it to all clients '
-            "with ChannelOptions(subscribers='anybody'), or to clients with a user "
-            "with subscribers='users'",
+            'channels. If its channels are private, nothing is wrong. Otherwise, add '
+            'on_subscribe to its resource, or open it to clients with a user with '
+            "ChannelOptions(subscribers='users'), or to all clients with "
+            "subscribers='anybody'",
             route.template,
         )
 

@@ -41,6 +41,7 @@ from falcon_channels.protocol.json_codec import is_json
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
 from falcon_channels.publication import Signal
+from falcon_channels.testing.clock import check_clock
 from falcon_channels.transports.base import Receiver
 from falcon_channels.transports.encoders import get_encoder
 from falcon_channels.transports.encoders import Item
@@ -261,9 +262,11 @@ class SimulatedClient:
 
         Raises:
             ClosedError: The channels are closed.
+            ChannelsError: The test has a fake clock, and the broker is not in memory.
             falcon.HTTPServiceUnavailable: The channels are draining, or the limit
                 `max_connections` is reached.
         """
+        check_clock(self._channels)
         await self._channels.start()
         self._channels.node.handshake.add(self.connection)
         return self

@@ -29,6 +29,9 @@ import selectors
 from typing import Any
 from typing import TypeVar
 
+from falcon_channels.channels import Channels
+from falcon_channels.errors import ChannelsError
+
 Result = TypeVar('Result')
 
 #: The minimum step of the clock in seconds. A smaller one could be lost in rounding,
@@ -95,6 +98,26 @@ class FakeClockLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         """Return the time of the fake clock in seconds."""
         return self._jumping.now_s
+
+
+def check_clock(channels: Channels) -> None:
+    """Refuse channels whose broker needs real time in a loop with a fake clock.
+
+    The clock would jump to the time limits of the broker's calls.
+
+    Raises:
+        ChannelsError: The loop has a fake clock, and the broker uses a file or a
+            server.
+    """
+    broker = channels.node.broker
+    if broker.capabilities.durable and isinstance(
+        asyncio.get_running_loop(), FakeClockLoop
+    ):
+        raise ChannelsError(
+            'a fake clock works with the memory broker only, not with '
+            f'{type(broker).__name__}: use Channels("memory://") in tests, or run this '
+            'test with asyncio.run'
+        )
 
 
 def run_with_fake_clock(main: Coroutine[Any, Any, Result]) -> Result:

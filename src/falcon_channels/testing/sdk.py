@@ -36,6 +36,7 @@ from falcon_channels.endpoint.endpoint import Endpoint
 from falcon_channels.errors import ChannelsError
 from falcon_channels.options import EndpointOptions
 from falcon_channels.testing.client import SimulatedTransport
+from falcon_channels.testing.clock import check_clock
 from falcon_channels.tokens import TokenVerifier
 from falcon_channels.transports.client_codecs import JSON
 
@@ -132,9 +133,11 @@ class SimulatedSdk:
             DisconnectedError: The client was refused, for example by ``on_connect``.
             CommandError: The client was refused with an error, such as 109 for an
                 expired token.
+            ChannelsError: The test has a fake clock, and the broker is not in memory.
             falcon.HTTPServiceUnavailable: The channels are draining, or the limit
                 `max_connections` is reached.
         """
+        check_clock(self._channels)
         await self._channels.start()
         self.connection = ClientConnection(
             self._endpoint, self._transport, JSON, self.req, dispatch

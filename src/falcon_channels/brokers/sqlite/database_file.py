@@ -95,7 +95,7 @@ _ADVICE = {
     sqlite3.SQLITE_NOTADB: 'the file is damaged, or is not a SQLite database',
     sqlite3.SQLITE_IOERR: 'it cannot be read or written (disk full or failing?)',
     sqlite3.SQLITE_READONLY: 'the file cannot be written',
-    sqlite3.SQLITE_CANTOPEN: 'the file cannot be opened; does its folder exist?',
+    sqlite3.SQLITE_CANTOPEN: 'the file cannot be opened',
     sqlite3.SQLITE_PERM: 'the file cannot be opened',
 }
 
@@ -105,8 +105,23 @@ def unavailable(path: Path, error: sqlite3.Error) -> BrokerUnavailableError:
     # NOTE: the low byte is the primary error code; the other bytes give details.
     code = getattr(error, 'sqlite_errorcode', 0) & 0xFF
     advice = _ADVICE.get(code)
+    if code == sqlite3.SQLITE_CANTOPEN:
+        advice = _explain_closed_file(path)
     reason = str(error) if advice is None else f'{advice} ({error})'
     return BrokerUnavailableError(f'{path}: {reason}')
+
+
+def _explain_closed_file(path: Path) -> str:
+    """Return the reason why a file cannot be opened, and what to do."""
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        return f'the folder {folder} does not exist: create it'
+    if path.is_dir():
+        return 'it is a folder: give the path of a file'
+    return (
+        'the user of this process may not open the file: run all processes as the user '
+        'who created it, in a folder that this user may write to'
+    )
 
 
 def connect(path: Path, timeout_s: float) -> sqlite3.Connection:
