@@ -224,6 +224,10 @@ OWNED_CLASSES = {
 
 #: Assignments to attributes of the same names on objects of other classes.
 OTHER_OBJECTS = {
+    ('brokers/memory.py', 'log.end'),
+    ('brokers/memory.py', 'log.version'),
+    ('brokers/sqlite/transaction.py', 'channel.end'),
+    ('brokers/sqlite/transaction.py', 'channel.version'),
     ('endpoint/http.py', 'resp.data'),
     ('endpoint/unidirectional.py', 'sub.offset'),
     ('monitoring/prometheus.py', 'resp.data'),

@@ -11,6 +11,7 @@ from falcon_channels.endpoint.commands import RpcCall
 from falcon_channels.errors import BrokerError
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import CapabilityError
+from falcon_channels.errors import ChannelFinishedError
 from falcon_channels.errors import ChannelNameError
 from falcon_channels.errors import ChannelsError
 from falcon_channels.errors import ClosedError
@@ -30,6 +31,7 @@ from falcon_channels.options import EndpointOptions
 from falcon_channels.options import EventStreamOptions
 from falcon_channels.options import NodeOptions
 from falcon_channels.origin import OriginCheck
+from falcon_channels.publication import ChannelEnd
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import Position
@@ -40,6 +42,8 @@ __all__ = [
     'BrokerError',
     'BrokerUnavailableError',
     'CapabilityError',
+    'ChannelEnd',
+    'ChannelFinishedError',
     'ChannelNameError',
     'ChannelOptions',
     'Channels',

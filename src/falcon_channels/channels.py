@@ -126,6 +126,8 @@ class Channels:
         idempotency_key: str | None = None,
         tags: dict[str, str] | None = None,
         connection: Any = None,
+        version: int | None = None,
+        version_epoch: str = '',
     ) -> PublishResult:
         """Publish to a channel.
 
@@ -139,12 +141,20 @@ class Channels:
             tags: Labels beside the payload, a dict from text to text.
             connection: Database connection of the application, for a broker that can
                 publish within its transaction.
+            version: Version of the state in `data`, an integer from 0. If the channel
+                already has this version or a higher one, nothing is published. A writer
+                that is late therefore cannot replace a newer state.
+            version_epoch: Text that names the sequence of versions. A version with
+                another text replaces the version of the channel, even if it is lower.
 
         Returns:
-            The position, and whether the key had been used.
+            The position, whether the key had been used, and whether nothing was
+            published because of the version.
 
         Raises:
             UnknownChannelError: No route matches.
+            ChannelFinishedError: The channel has ended; see `finish`.
+            CapabilityError: There is a version, and the channel has no history.
             PayloadError: The data cannot be written as JSON; NaN and infinity cannot.
                 Or the data is `bytes` that are not JSON, and the channel carries JSON.
             PublicationTooLargeError: The payload exceeds `max_publication_bytes`.
@@ -154,6 +164,59 @@ class Channels:
         return await self.node.publisher.publish(
             channel,
             data,
+            idempotency_key=idempotency_key,
+            tags=tags,
+            connection=connection,
+            version=version,
+            version_epoch=version_epoch,
+        )
+
+    async def finish(
+        self,
+        channel: str,
+        data: Any = None,
+        *,
+        error: str = '',
+        idempotency_key: str | None = None,
+        tags: dict[str, str] | None = None,
+        connection: Any = None,
+    ) -> PublishResult:
+        """End a channel: nothing can be published to it any more.
+
+        All subscribers receive every publication, and then the end. Clients do not
+        subscribe again. A client that subscribes later receives the stored
+        publications if it asks for them, and then the end.
+
+        The end is stored as long as the log, until `meta_ttl_s` has passed.
+        `remove_history` removes it, and so opens the channel again.
+
+        Args:
+            channel: Name of a channel with history.
+            data: Data of the last publication, as for `publish`; ``None`` for no data.
+                Readers receive it before the end.
+            error: Why the channel has failed, for readers: text of at most 123 bytes of
+                UTF-8. ``''`` means that it ended with success.
+            idempotency_key: See `publish`. With the same key, a channel can be finished
+                again without an error.
+            tags: See `publish`.
+            connection: See `publish`.
+
+        Returns:
+            The position of the end, and whether the key had been used.
+
+        Raises:
+            UnknownChannelError: No route matches.
+            ChannelFinishedError: The channel has ended already.
+            CapabilityError: The channel has no history.
+            PayloadError: The data cannot be published, or `error` is too long.
+            PublicationTooLargeError: The payload exceeds `max_publication_bytes`.
+            BrokerUnavailableError: The channel may have ended or not. Finish it again
+                with the same idempotency key.
+        """
+        return await self.node.publisher.finish(
+            channel,
+            data,
+            error=error,
             idempotency_key=idempotency_key,
             tags=tags,
             connection=connection,
@@ -220,7 +283,10 @@ class Channels:
         return (await self.history(channel, limit=0)).position
 
     async def remove_history(self, channel: str) -> None:
-        """Remove all publications of a channel's log; offsets do not start again."""
+        """Remove all publications of a channel's log, and its end.
+
+        Offsets do not start again. A channel that was finished is open again.
+        """
         await self.node.reader.remove_history(channel)
 
     async def presence(self, channel: str) -> Mapping[str, ClientInfo]:

@@ -9,6 +9,7 @@
      +-- AlreadySubscribedError (ValueError)  the connection is subscribed already
      +-- TooManyChannelsError             max_channels_per_connection is reached
      +-- PublicationTooLargeError         the payload exceeds max_publication_bytes
+     +-- ChannelFinishedError             the channel has ended
      +-- PayloadError (ValueError)        the data cannot be published or sent
      +-- InvalidValueError (ValueError)   a user, info or time cannot be used
      +-- ProtocolError                    a client broke the rules of the protocol
@@ -99,6 +100,23 @@ class PublicationTooLargeError(ChannelsError):
         )
         self.size_bytes = size_bytes
         self.limit_bytes = limit_bytes
+
+
+class ChannelFinishedError(ChannelsError):
+    """The channel has ended, so that nothing can be published to it.
+
+    `Channels.remove_history` opens it again.
+
+    Attributes:
+        channel: Name of the channel.
+    """
+
+    def __init__(self, channel: str) -> None:
+        super().__init__(
+            f'the channel {channel!r} is finished: nothing can be published to it '
+            'until remove_history opens it again'
+        )
+        self.channel = channel
 
 
 class PayloadError(ChannelsError, ValueError):

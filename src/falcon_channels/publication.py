@@ -41,6 +41,16 @@ class Newest(NamedTuple):
 NO_POSITION = Position(0, '')
 
 
+class ChannelEnd(NamedTuple):
+    """The end of a channel; `Channels.finish` makes it.
+
+    Attributes:
+        error: Why the channel has failed, for readers; ``''`` if it ended with success.
+    """
+
+    error: str = ''
+
+
 class ClientInfo(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Public information about a connection, which other clients may see.
 
@@ -68,6 +78,8 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True):
         time_ms: Unix time in milliseconds when the broker stored it; 0 if unknown.
         tags: Labels of the publication, or ``None``.
         info: The client that published it; ``None`` if the application did.
+        end: The end of the channel, in its last publication; else ``None``. `data` of
+            a last publication may be empty.
     """
 
     data: bytes
@@ -76,9 +88,20 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True):
     time_ms: int = 0
     tags: dict[str, str] | None = None
     info: ClientInfo | None = None
+    end: ChannelEnd | None = None
+
+    @property
+    def only_ends(self) -> bool:
+        """Whether it ends the channel and has no data for readers."""
+        return self.end is not None and not self.data
 
     def value(self) -> Any:
-        """Return the decoded payload, or `data` itself if it is binary."""
+        """Return the decoded payload, or `data` itself if it is binary.
+
+        The value of a last publication without data is ``None``.
+        """
+        if self.only_ends:
+            return None
         if self.binary:
             return self.data
         return decode_json(self.data)
@@ -123,26 +146,43 @@ class HistoryPage(NamedTuple):
         publications: Publications in offset order, or in reverse order if requested.
         position: Top of the log at the time of reading. A client that subscribes from
             here misses nothing.
+        end: The end of the channel if it has ended at `position`, else ``None``. It is
+            known even if its publication has left the log.
     """
 
     publications: list[Publication]
     position: Position
+    end: ChannelEnd | None = None
 
     def to_media(self) -> dict[str, Any]:
         """Return a value for ``resp.media``.
 
         Its form is ``{"publications": [{"data": ..., "offset": 1}], "offset": 1,
         "epoch": "..."}``. A publication also has ``time``, ``tags`` and ``info`` if
-        they are known.
+        they are known. If the channel has ended, there is ``"end": {"error": ""}``, and
+        a last publication without data is left out.
 
         Raises:
             ValueError: A publication is binary and cannot be written as JSON.
         """
-        return {
-            'publications': [_media(item) for item in self.publications],
+        media: dict[str, Any] = {
+            'publications': [_media(item) for item in without_end(self.publications)],
             'offset': self.position.offset,
             'epoch': self.position.epoch,
         }
+        if self.end is not None:
+            media['end'] = self.end._asdict()
+        return media
+
+
+def without_end(publications: list[Publication]) -> list[Publication]:
+    """Return publications without one that only ends the channel.
+
+    A client is told about the end in another way, and gets no publication without data.
+    """
+    if any(publication.end is not None for publication in publications):
+        return [item for item in publications if not item.only_ends]
+    return publications
 
 
 def _media(publication: Publication) -> dict[str, Any]:

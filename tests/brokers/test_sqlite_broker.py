@@ -244,7 +244,7 @@ def _folder(path: Path) -> None:
         (_garbage, 'damaged, or is not a SQLite database'),
         (_damaged, 'damaged'),
         (_other_application, 'another application'),
-        (_other_version, 'format version 99, and this release .* supports version 2'),
+        (_other_version, 'format version 99, and this release .* supports version 3'),
         (_folder, 'it is a folder'),
     ],
 )

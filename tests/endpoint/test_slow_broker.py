@@ -21,7 +21,7 @@ from falcon_channels import Channels
 from falcon_channels import NodeOptions
 from falcon_channels.brokers.base import StreamSettings
 from falcon_channels.brokers.memory import MemoryBroker
-from falcon_channels.publication import Position
+from falcon_channels.publication import HistoryPage
 
 pytestmark = pytest.mark.every_server
 
@@ -36,7 +36,7 @@ class SlowBroker(MemoryBroker):
         super().__init__()
         self.answers = asyncio.Event()
 
-    async def subscribe(self, channel: str, settings: StreamSettings) -> Position:
+    async def subscribe(self, channel: str, settings: StreamSettings) -> HistoryPage:
         if channel.startswith('slow:'):
             await self.answers.wait()
         return await super().subscribe(channel, settings)

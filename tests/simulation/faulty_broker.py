@@ -27,11 +27,11 @@ from falcon_channels.brokers.base import PresenceChange
 from falcon_channels.brokers.base import PresenceEntry
 from falcon_channels.brokers.base import PublishResult
 from falcon_channels.brokers.base import StreamSettings
+from falcon_channels.brokers.base import Version
 from falcon_channels.brokers.memory import MemoryBroker
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import HistoryPage
-from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
 
 Result = TypeVar('Result')
@@ -231,17 +231,22 @@ class FaultyBroker(Broker):
         *,
         idempotency_key: str | None = None,
         connection: Any = None,
+        version: Version | None = None,
     ) -> PublishResult:
         async def call() -> PublishResult:
             await self._store.listen(channel, settings)
             return await self._store.memory.publish(
-                channel, publication, settings, idempotency_key=idempotency_key
+                channel,
+                publication,
+                settings,
+                idempotency_key=idempotency_key,
+                version=version,
             )
 
         return await self._call(call)
 
-    async def subscribe(self, channel: str, settings: StreamSettings) -> Position:
-        async def call() -> Position:
+    async def subscribe(self, channel: str, settings: StreamSettings) -> HistoryPage:
+        async def call() -> HistoryPage:
             self._subscribed.add(channel)
             await self._store.listen(channel, settings)
             return await self._store.memory.subscribe(channel, settings)

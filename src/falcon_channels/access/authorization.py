@@ -16,6 +16,9 @@ import falcon
 import msgspec
 
 from falcon_channels.brokers.base import Broker
+from falcon_channels.brokers.base import MAX_VERSION
+from falcon_channels.brokers.base import Version
+from falcon_channels.errors import CapabilityError
 from falcon_channels.errors import InvalidValueError
 from falcon_channels.errors import PayloadError
 from falcon_channels.errors import PublicationTooLargeError
@@ -24,9 +27,11 @@ from falcon_channels.hub.connection import Subscription
 from falcon_channels.hub.connection import SubscriptionState
 from falcon_channels.json_decoding import decode_json
 from falcon_channels.options import ChannelOptions
+from falcon_channels.protocol.codes import MAX_REASON_BYTES
 from falcon_channels.protocol.json_codec import is_json
 from falcon_channels.protocol.json_values import encode_json
 from falcon_channels.protocol.json_values import NOT_JSON
+from falcon_channels.publication import ChannelEnd
 from falcon_channels.publication import Publication
 from falcon_channels.routing import ChannelMatch
 from falcon_channels.routing import ChannelRoute
@@ -183,6 +188,54 @@ def check_labels(tags: object, idempotency_key: object) -> None:
         _is_text(idempotency_key) and 0 < len(idempotency_key.encode()) < 256
     ):
         raise PayloadError('an idempotency key must have 1 to 255 bytes of UTF-8')
+
+
+def make_version(number: Any, epoch: Any) -> Version | None:
+    """Return the version of a publication; ``None`` if `number` is ``None``.
+
+    Raises:
+        PayloadError: The number is not an integer in the range, the epoch is not text
+            of at most 255 bytes, or there is an epoch without a number.
+    """
+    if not _is_text(epoch) or len(epoch.encode()) > 255:
+        raise PayloadError('version_epoch must be text of at most 255 bytes of UTF-8')
+    if number is None:
+        if epoch:
+            raise PayloadError('version_epoch needs a version beside it')
+        return None
+    is_integer = isinstance(number, int) and not isinstance(number, bool)
+    if not is_integer or not 0 <= number <= MAX_VERSION:
+        raise PayloadError(
+            f'version is {number!r:.40}, and must be an integer from 0 to {MAX_VERSION}'
+        )
+    return Version(int(number), epoch)
+
+
+def make_end(error: Any) -> ChannelEnd:
+    """Return the end of a channel, with the error that readers get.
+
+    Raises:
+        PayloadError: The error is not text that a close frame can carry.
+    """
+    if not _is_text(error) or len(error.encode()) > MAX_REASON_BYTES:
+        raise PayloadError(
+            f'error must be text of at most {MAX_REASON_BYTES} bytes of UTF-8: '
+            f'{error!r:.40}'
+        )
+    return ChannelEnd(error)
+
+
+def check_log(route: ChannelRoute, feature: str) -> None:
+    """Refuse a feature that needs a log, for a route without one.
+
+    Raises:
+        CapabilityError: The route has no history.
+    """
+    if not route.options.history_size:
+        raise CapabilityError(
+            f'{feature} needs a log, and the route {route.template!r} has none: '
+            'add it with ChannelOptions(history_size=...)'
+        )
 
 
 def _is_text(value: Any) -> TypeGuard[str]:

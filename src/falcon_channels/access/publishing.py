@@ -28,6 +28,7 @@ from falcon_channels.access.authorization import PublicationDraft
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import PublishResult
 from falcon_channels.brokers.base import StreamSettings
+from falcon_channels.brokers.base import Version
 from falcon_channels.errors import CapabilityError
 from falcon_channels.errors import ChannelNameError
 from falcon_channels.hub.connection import Connection
@@ -93,6 +94,8 @@ class Publisher:
         idempotency_key: str | None = None,
         tags: dict[str, str] | None = None,
         connection: Any = None,
+        version: int | None = None,
+        version_epoch: str = '',
     ) -> PublishResult:
         """Implement `Channels.publish`."""
         match = await self._match(channel)
@@ -100,15 +103,46 @@ class Publisher:
             match.route.options, channel, data
         )
         authorization.check_labels(tags, idempotency_key)
+        checked_version = authorization.make_version(version, version_epoch)
+        if checked_version is not None:
+            authorization.check_log(match.route, 'version')
         authorization.check_size(match.route, payload)
-        if connection is not None and not self._broker.capabilities.transactions:
-            raise CapabilityError(
-                f'{type(self._broker).__name__} cannot publish within a transaction'
-            )
+        self._check_connection(connection)
         return await self._give_to_broker(
             match,
             channel,
             Publication(data=payload, binary=binary, tags=tags),
+            idempotency_key,
+            connection,
+            checked_version,
+        )
+
+    async def finish(
+        self,
+        channel: str,
+        data: Any = None,
+        *,
+        error: str = '',
+        idempotency_key: str | None = None,
+        tags: dict[str, str] | None = None,
+        connection: Any = None,
+    ) -> PublishResult:
+        """Implement `Channels.finish`."""
+        match = await self._match(channel)
+        payload, binary = b'', False
+        if data is not None:
+            payload, binary = authorization.encode_publication(
+                match.route.options, channel, data
+            )
+        end = authorization.make_end(error)
+        authorization.check_labels(tags, idempotency_key)
+        authorization.check_log(match.route, 'finish')
+        authorization.check_size(match.route, payload)
+        self._check_connection(connection)
+        return await self._give_to_broker(
+            match,
+            channel,
+            Publication(data=payload, binary=binary, tags=tags, end=end),
             idempotency_key,
             connection,
         )
@@ -192,6 +226,7 @@ class Publisher:
         publication: Publication,
         idempotency_key: str | None = None,
         connection: Any = None,
+        version: Version | None = None,
     ) -> PublishResult:
         return await self._broker.publish(
             channel,
@@ -199,4 +234,12 @@ class Publisher:
             StreamSettings.of(match.route.options),
             idempotency_key=idempotency_key,
             connection=connection,
+            version=version,
         )
+
+    def _check_connection(self, connection: Any) -> None:
+        """Refuse a database connection if the broker cannot publish with it."""
+        if connection is not None and not self._broker.capabilities.transactions:
+            raise CapabilityError(
+                f'{type(self._broker).__name__} cannot publish within a transaction'
+            )

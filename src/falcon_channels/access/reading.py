@@ -16,11 +16,13 @@ from falcon_channels.hub.connection import Connection
 from falcon_channels.options import NodeOptions
 from falcon_channels.protocol.recovery import check_position
 from falcon_channels.publication import approximate_size_bytes
+from falcon_channels.publication import ChannelEnd
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import Position
 from falcon_channels.publication import PresenceStats
 from falcon_channels.publication import Publication
+from falcon_channels.publication import without_end
 from falcon_channels.routing import ChannelMatch
 
 
@@ -140,6 +142,7 @@ class Reader:
         await authorization.check_reader_again(
             self._broker, match.route.on_history, connection, channel, num_commands
         )
+        page = page._replace(publications=without_end(page.publications))
         return _cut(page, match.route.options.recovery_limit_bytes)
 
     async def _filtered_history(
@@ -159,6 +162,7 @@ class Reader:
         matches = tag_filter.predicate()
         found: list[Publication] = []
         position: Position | None = None
+        end: ChannelEnd | None = None
         while True:
             # NOTE: a page of no publications would not show how far it was read.
             size = self._options.history_limit if limit else 0
@@ -166,9 +170,9 @@ class Reader:
             found += [p for p in page.publications if matches(p.tags or {})]
             # NOTE: a page of newer publications was read later, and has a new position.
             if position is None or not reverse:
-                position = page.position
+                position, end = page.position, page.end
             if len(found) >= limit or len(page.publications) < size:
-                return HistoryPage(found[:limit], position)
+                return HistoryPage(found[:limit], position, end)
             since = Position(page.publications[-1].offset, position.epoch)
 
     async def presence_for_client(
@@ -212,5 +216,5 @@ def _cut(page: HistoryPage, limit_bytes: int) -> HistoryPage:
     for number, publication in enumerate(page.publications):
         size_bytes += approximate_size_bytes(publication)
         if number and size_bytes > limit_bytes:
-            return HistoryPage(page.publications[:number], page.position)
+            return page._replace(publications=page.publications[:number])
     return page

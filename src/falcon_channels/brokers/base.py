@@ -51,9 +51,10 @@ Calls
        all. Other calls are not affected.
 
 Subscriptions
-    10. `Broker.subscribe` returns a position. Every publication after that position is
-        announced to this process. Some of these may be announced before the call
-        returns, and so may publications up to the position; the hub compares the
+    10. `Broker.subscribe` returns a position and the end of the channel. Every
+        publication after that position is announced to this process. Some of these may
+        be announced before the call returns, and so may publications up to the
+        position; the hub compares the
         offsets. A broker therefore subscribes first and reads the position second.
         Otherwise publications between the two steps would be missed.
     11. After `Broker.unsubscribe` has returned, nothing more is announced for the
@@ -92,6 +93,22 @@ Limits and close
         receiver is called.
     17. `Broker.capabilities` says what a broker can do. Options that need more raise
         `CapabilityError` when they are set, and not when they are used.
+
+The end of a channel
+    18. A publication whose `end` is set is the last one of its log. It is stored and
+        announced like any other, and the log stores that it has ended. From then on
+        `Broker.publish` stores nothing and raises `ChannelFinishedError`. A call whose
+        idempotency key was used before still returns the first position. The end lasts
+        as long as the log and its counter, even if the publications have left the log.
+        `Broker.remove_history` removes it. Otherwise a reader that comes late would
+        wait for publications that never arrive.
+
+Versions
+    19. A log stores the version of its last publication that had one. `Broker.publish`
+        compares and stores versions in the same atomic step as the publication. If the
+        new version is not higher, nothing is stored or announced, and the result says
+        ``skipped=True``. A version with another epoch replaces the stored one.
+        Otherwise a writer that was late could replace a state with an older one.
 """
 
 from __future__ import annotations
@@ -163,6 +180,29 @@ class StreamSettings(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+class Version(NamedTuple):
+    """The version of the state that a publication carries.
+
+    Attributes:
+        number: The version, 0 to `MAX_VERSION`. A higher one is newer.
+        epoch: Text that names the sequence of versions. Versions of different epochs
+            are not compared. ``''`` is compared with every epoch.
+    """
+
+    number: int
+    epoch: str = ''
+
+    def follows(self, stored: Version | None) -> bool:
+        """Return whether a log with a stored version accepts this version."""
+        if stored is None or self.number > stored.number:
+            return True
+        return self.epoch not in ('', stored.epoch)
+
+
+#: The highest version, which all databases can store.
+MAX_VERSION = 2**63 - 1
+
+
 class PublishResult(NamedTuple):
     """The result of `Broker.publish`.
 
@@ -171,10 +211,13 @@ class PublishResult(NamedTuple):
             log.
         duplicate: Whether the idempotency key was used before. `position` is then the
             position of the first publication with this key.
+        skipped: Whether nothing was published, because the channel already has this
+            version or a newer one. `position` is then the position of the channel.
     """
 
     position: Position
     duplicate: bool = False
+    skipped: bool = False
 
 
 class PresenceEntry(NamedTuple):
@@ -288,30 +331,35 @@ class Broker(abc.ABC):
         *,
         idempotency_key: str | None = None,
         connection: Any = None,
+        version: Version | None = None,
     ) -> PublishResult:
         """Append a publication to the log and announce it, in one atomic step.
 
         Args:
             channel: Name of the channel.
             publication: The publication. The broker assigns its `offset`, and its
-                `time_ms` if that is 0.
+                `time_ms` if that is 0. If its `end` is set, it ends the channel
+                (promise 18), which requires a log.
             settings: How long the publication is stored.
             idempotency_key: Text of 1 to 255 bytes in UTF-8 (promise 7), or ``None``.
             connection: A database connection of the application, or ``None``. Requires
                 `Capabilities.transactions`. The publication is then part of the
                 transaction, and is announced when that commits.
+            version: Version of the state (promise 19), which requires a log; or
+                ``None``.
 
         Returns:
             The position of the publication.
 
         Raises:
+            ChannelFinishedError: The channel has ended. Nothing was stored.
             BrokerUnavailableError: The publication may have been stored or not. Call
                 again with the same idempotency key.
             CapabilityError: `connection` is not of a supported class.
         """
 
     @abc.abstractmethod
-    async def subscribe(self, channel: str, settings: StreamSettings) -> Position:
+    async def subscribe(self, channel: str, settings: StreamSettings) -> HistoryPage:
         """Start to announce a channel to this process (promise 10).
 
         The caller does not subscribe a channel twice without `unsubscribe` in between.
@@ -321,8 +369,8 @@ class Broker(abc.ABC):
             settings: The same settings as for `publish`.
 
         Returns:
-            A position, after which every publication is announced. `NO_POSITION` for a
-            channel without a log.
+            A page without publications. Every publication after its position is
+            announced. The position is `NO_POSITION` for a channel without a log.
 
         Raises:
             BrokerUnavailableError: The channel is not subscribed.
@@ -355,13 +403,17 @@ class Broker(abc.ABC):
             reverse: Whether the newest publication comes first.
 
         Returns:
-            The publications, and the position of the newest one in the log. A log
-            that does not exist has offset 0 and the epoch of its first publication.
+            The publications, the position of the newest one in the log, and the end of
+            the channel if it has ended. A log that does not exist has offset 0 and the
+            epoch of its first publication.
         """
 
     @abc.abstractmethod
     async def remove_history(self, channel: str) -> None:
-        """Remove all publications of a log; its epoch and counter stay."""
+        """Remove all publications of a log, and its end in the same atomic step.
+
+        Its epoch, its counter and its version stay.
+        """
 
     @abc.abstractmethod
     async def signal(self, channel: str, signal: bytes) -> None:

@@ -1,13 +1,14 @@
 """Encodes publications and client infos for stores and servers, as MessagePack.
 
-A publication is an array ``[data, time_ms, binary, tags, info]``; default values at the
-end are left out.
+A publication is an array ``[data, time_ms, binary, tags, info, end]``. Default values
+after the last other value are left out.
 """
 
 from __future__ import annotations
 
 import msgspec
 
+from falcon_channels.publication import ChannelEnd
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import Publication
 
@@ -20,6 +21,7 @@ class _Stored(msgspec.Struct, array_like=True, omit_defaults=True):
     binary: bool = False
     tags: dict[str, str] | None = None
     info: ClientInfo | None = None
+    end: ChannelEnd | None = None
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -41,6 +43,7 @@ def encode_publication(publication: Publication, time_ms: int = 0) -> bytes:
             publication.binary,
             publication.tags,
             publication.info,
+            publication.end,
         )
     )
 
@@ -64,6 +67,7 @@ def decode_publication(body: bytes, offset: int, time_ms: int = 0) -> Publicatio
         time_ms=stored.time_ms or time_ms,
         tags=stored.tags,
         info=stored.info,
+        end=stored.end,
     )
 
 

@@ -24,6 +24,9 @@ from falcon_channels.brokers.base import PresenceChange
 from falcon_channels.brokers.base import PresenceEntry
 from falcon_channels.brokers.base import PublishResult
 from falcon_channels.brokers.base import StreamSettings
+from falcon_channels.brokers.base import Version
+from falcon_channels.errors import ChannelFinishedError
+from falcon_channels.publication import ChannelEnd
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import NO_POSITION
@@ -45,12 +48,23 @@ _MAX_SWEPT = 64
 class _Log:
     """The log of one channel; `top` is the offset of its newest publication."""
 
-    __slots__ = ('epoch', 'items', 'scheduled', 'settings', 'top', 'touched_s')
+    __slots__ = (
+        'end',
+        'epoch',
+        'items',
+        'scheduled',
+        'settings',
+        'top',
+        'touched_s',
+        'version',
+    )
 
     def __init__(self, epoch: str, settings: StreamSettings) -> None:
         self.epoch = epoch
         self.settings = settings
         self.top = 0
+        self.end: ChannelEnd | None = None
+        self.version: Version | None = None
         #: (publication, time of arrival), oldest first, offsets without gaps.
         self.items: deque[tuple[Publication, float]] = deque()
         self.touched_s = 0.0
@@ -143,6 +157,7 @@ class MemoryBroker(Broker):
         *,
         idempotency_key: str | None = None,
         connection: Any = None,
+        version: Version | None = None,
     ) -> PublishResult:
         now_s = self._clock()
         self._sweep(now_s)
@@ -153,7 +168,14 @@ class MemoryBroker(Broker):
         time_ms = publication.time_ms or int(self._wall_clock() * 1000)
         if settings.size:
             log = self._log(channel, settings)
+            if log.end is not None:
+                raise ChannelFinishedError(channel)
+            if version is not None:
+                if not version.follows(log.version):
+                    return PublishResult(Position(log.top, log.epoch), skipped=True)
+                log.version = version
             log.top += 1
+            log.end = publication.end
             publication = msgspec.structs.replace(
                 publication, offset=log.top, time_ms=time_ms
             )
@@ -174,12 +196,12 @@ class MemoryBroker(Broker):
             self._receiver.on_publication(channel, publication, position.epoch)
         return PublishResult(position)
 
-    async def subscribe(self, channel: str, settings: StreamSettings) -> Position:
+    async def subscribe(self, channel: str, settings: StreamSettings) -> HistoryPage:
         self._subscribed.add(channel)
         if not settings.size:
-            return NO_POSITION
+            return HistoryPage([], NO_POSITION)
         log = self._log(channel, settings)
-        return Position(log.top, log.epoch)
+        return HistoryPage([], Position(log.top, log.epoch), log.end)
 
     async def unsubscribe(self, channel: str) -> None:
         self._subscribed.discard(channel)
@@ -206,7 +228,7 @@ class MemoryBroker(Broker):
         log.trim(now_s)
         position = Position(log.top, log.epoch)
         if limit == 0 or not log.items:
-            return HistoryPage([], position)
+            return HistoryPage([], position, log.end)
         first = log.items[0][0].offset
         count = len(log.items)
         # NOTE: offsets have no gaps. The index of an offset is therefore a subtraction.
@@ -219,12 +241,13 @@ class MemoryBroker(Broker):
         found = [log.items[index][0] for index in range(start, end)]
         if reverse:
             found.reverse()
-        return HistoryPage(found, position)
+        return HistoryPage(found, position, log.end)
 
     async def remove_history(self, channel: str) -> None:
         log = self._logs.get(channel)
         if log is not None:
             log.items.clear()
+            log.end = None
 
     async def signal(self, channel: str, signal: bytes) -> None:
         if channel in self._subscribed and self._receiver is not None:

@@ -159,7 +159,7 @@ class ChannelRegistry:
         self.by_channel[channel] = local_channel
         links = self._links()
         try:
-            position = await self._broker.subscribe(channel, StreamSettings.of(options))
+            page = await self._broker.subscribe(channel, StreamSettings.of(options))
         except BaseException as ex:
             del self.by_channel[channel]
             if isinstance(ex, BrokerUnavailableError):
@@ -168,7 +168,7 @@ class ChannelRegistry:
             raise
         finally:
             del self._changing[channel]
-        self._on_open(local_channel, local_channel.open(position), links)
+        self._on_open(local_channel, local_channel.open(page.position), links)
         self.note_idle(local_channel)
 
     async def _close_channel(self, local_channel: LocalChannel) -> None:

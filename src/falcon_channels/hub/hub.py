@@ -56,6 +56,7 @@ from falcon_channels.publication import Newest
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
 from falcon_channels.publication import Signal
+from falcon_channels.publication import without_end
 
 _logger = logging.getLogger('falcon_channels')
 
@@ -398,6 +399,10 @@ class Hub:
         finally:
             local_channel.stop_buffering(subscription)
             self._registry.release(local_channel)
+        if joined.publications:
+            visible = without_end(joined.publications)
+            if visible is not joined.publications:
+                joined = joined._replace(publications=visible)
         if subscription.selection is not None:
             # SECURITY: each kind of join passes here, so that a new one cannot send
             #   publications that the filter excludes.

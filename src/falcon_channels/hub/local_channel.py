@@ -159,10 +159,15 @@ class LocalChannel:
             if offset <= position.offset:
                 return False
             self.position = Position(offset, epoch)
-        self.batch.append(publication)
+        self._add(publication, epoch)
+        return False
+
+    def _add(self, publication: Publication, epoch: str) -> None:
+        """Add a publication to the batch, and to the buffers of JOINING subscribers."""
+        if not publication.only_ends:
+            self.batch.append(publication)
         if self.joining:
             self._buffer_for_joining(publication, epoch)
-        return False
 
     def take_signal(self, signal: Signal) -> None:
         """Take a join or leave, which has no offset."""
@@ -209,12 +214,10 @@ class LocalChannel:
             # NOTE: the latest publication may match no filter. Filtered subscriptions
             #   continue with the latest one that matches.
             filtering = any(s.selection for s in [*self.subscriptions(), *self.joining])
-            publications = page.publications if filtering else page.publications[-1:]
+            publications = page.publications if filtering else _latest(page)
         if publications is not None:
             for publication in publications:
-                self.batch.append(publication)
-                if self.joining:
-                    self._buffer_for_joining(publication, page.position.epoch)
+                self._add(publication, page.position.epoch)
         self.position = page.position
         self.state = ChannelState.LIVE
         gap = self._take_buffered()
@@ -374,3 +377,11 @@ class LocalChannel:
         for subscription in [s for s in self.ahead if s.offset <= offset]:
             self.ahead.pop(subscription, None)
             self._make_live(subscription)
+
+
+def _latest(page: HistoryPage) -> list[Publication]:
+    """Return the newest publication with data, and a last one without data."""
+    start = len(page.publications) - 1
+    while start > 0 and page.publications[start].only_ends:
+        start -= 1
+    return page.publications[max(start, 0) :]

@@ -143,6 +143,15 @@ class Portal:
         """
         return self.call(self.channels.publish, channel, data, **options)
 
+    def finish(self, channel: str, data: Any = None, **options: Any) -> PublishResult:
+        """End a channel; see `Channels.finish`.
+
+        Raises:
+            TimeoutError: The channel may have ended or not. Finish it again with the
+                same idempotency key.
+        """
+        return self.call(self.channels.finish, channel, data, **options)
+
     def broadcast(
         self, channels: Iterable[str], data: Any, **options: Any
     ) -> list[PublishResult]:

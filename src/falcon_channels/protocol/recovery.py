@@ -60,7 +60,7 @@ def missed_publications(asked: Position, page: HistoryPage) -> list[Publication]
             ``Position(0, '')`` asks for the channel from its beginning.
         page: The log after ``asked.offset``, oldest first, with its top position.
     """
-    publications, top = page
+    publications, top = page.publications, page.position
     if asked.epoch and asked.epoch != top.epoch:
         return None
     if not publications:

@@ -30,8 +30,13 @@ from contextlib import asynccontextmanager
 import pytest
 
 from falcon_channels.brokers.base import Broker
+from falcon_channels.brokers.base import MAX_VERSION
+from falcon_channels.brokers.base import PublishResult
 from falcon_channels.brokers.base import StreamSettings
+from falcon_channels.brokers.base import Version
 from falcon_channels.errors import BrokerUnavailableError
+from falcon_channels.errors import ChannelFinishedError
+from falcon_channels.publication import ChannelEnd
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import NO_POSITION
@@ -87,6 +92,11 @@ NASTY_NAMES = (
 def publication(number: int) -> Publication:
     """Return a publication whose payload is a number."""
     return Publication(data=b'%d' % number)
+
+
+def last_publication(error: str = '', data: bytes = b'') -> Publication:
+    """Return a publication that ends its channel."""
+    return Publication(data=data, end=ChannelEnd(error))
 
 
 def numbers(page: HistoryPage) -> list[int]:
@@ -158,10 +168,11 @@ class BrokerContract:
         """Promise 2: without a log, publications have offset 0 and no epoch."""
         broker = await self.open_broker()
         async with self.opened(broker) as recorder:
-            assert NO_POSITION == await broker.subscribe('live', NO_LOG)
+            page = await broker.subscribe('live', NO_LOG)
+            assert HistoryPage([], NO_POSITION) == page
             for n in range(20):
                 result = await broker.publish('live', publication(n), NO_LOG)
-                assert (NO_POSITION, False) == result
+                assert PublishResult(NO_POSITION) == result
             await recorder.until(lambda: len(recorder.publications) == 20, 'all 20')
             assert [b'%d' % n for n in range(20)] == recorder.data_of('live')
             assert {('live', '')} == {(c, e) for c, _, e in recorder.publications}
@@ -225,7 +236,8 @@ class BrokerContract:
 
             async def subscribe(channel: str) -> None:
                 await reached[channel].wait()
-                positions[channel] = await broker.subscribe(channel, LOG)
+                page = await broker.subscribe(channel, LOG)
+                positions[channel] = page.position
 
             await asyncio.gather(*map(publish, channels), *map(subscribe, channels))
             for channel in channels:
@@ -244,12 +256,13 @@ class BrokerContract:
         """Promise 10: `subscribe`, `publish` and `history` return the same position."""
         broker = await self.open_broker()
         async with self.opened(broker):
-            empty = await broker.subscribe('empty', LOG)
+            empty = (await broker.subscribe('empty', LOG)).position
             assert 0 == empty.offset
             first = await broker.publish('empty', publication(1), LOG)
             assert Position(1, empty.epoch) == first.position
             last = await broker.publish('news', publication(1), LOG)
-            assert last.position == await broker.subscribe('news', LOG)
+            page = await broker.subscribe('news', LOG)
+            assert HistoryPage([], last.position) == page
             page = await broker.history('news', LOG, limit=0)
             assert HistoryPage([], last.position) == page
 
@@ -273,10 +286,24 @@ class BrokerContract:
             assert [] == recorder.of('never')
             assert [] == recorder.signals
 
-            position = await broker.subscribe('gone', LOG)
-            assert 20 == position.offset
+            page = await broker.subscribe('gone', LOG)
+            assert 20 == page.position.offset
             await broker.publish('gone', publication(20), LOG)
             await recorder.until(lambda: recorder.offsets_of('gone')[-1:] == [21], '21')
+
+    async def test_channel_can_be_subscribed_right_after_unsubscribe(self) -> None:
+        """Promises 11 and 13: a late confirmation does not look like a lost link."""
+        broker = await self.open_broker()
+        async with self.opened(broker) as recorder:
+            for number in range(1, 11):
+                await broker.subscribe('news', LOG)
+                await broker.publish('news', publication(number), LOG)
+                await recorder.until(
+                    lambda n=number: recorder.offsets_of('news')[-1:] == [n],  # type: ignore[misc]
+                    'the announcement',
+                )
+                await broker.unsubscribe('news')
+            assert list(range(1, 11)) == recorder.offsets_of('news')
 
     async def test_signal_is_announced_and_not_stored(self) -> None:
         """A signal is announced to subscribed processes and is not in the log."""
@@ -506,6 +533,268 @@ class BrokerContract:
             await recorder.until(
                 lambda: recorder.offsets_of('news') == [1, 2, 3, 4], 'all announced'
             )
+
+    # --- the end of a channel ---------------------------------------------------------
+
+    async def test_last_publication_is_stored_and_announced_with_the_end(self) -> None:
+        """Promise 18: a last publication is stored like others, and ends the log."""
+        broker = await self.open_broker()
+        errors = ('', "it's \x00 '€'")
+        async with self.opened(broker) as recorder:
+            for number, error in enumerate(errors):
+                name = f'news:{number}'
+                assert (await broker.subscribe(name, LOG)).end is None
+                await broker.publish(name, publication(1), LOG)
+                assert (await broker.history(name, LOG)).end is None
+                last = await broker.publish(name, last_publication(error, b'2'), LOG)
+                assert 2 == last.position.offset
+                for page in (
+                    await broker.history(name, LOG),
+                    await broker.history(name, LOG, limit=0),
+                    await broker.history(name, LOG, reverse=True, limit=1),
+                    await broker.history(name, LOG, since=2),
+                ):
+                    assert (last.position, ChannelEnd(error)) == page[1:]
+                await recorder.until(
+                    lambda name=name: len(recorder.of(name)) == 2,  # type: ignore[misc]
+                    'both',
+                )
+                stored = (await broker.history(name, LOG)).publications
+                assert recorder.of(name) == stored
+                assert [None, ChannelEnd(error)] == [item.end for item in stored]
+                await broker.unsubscribe(name)
+                page = await broker.subscribe(name, LOG)
+                assert HistoryPage([], last.position, ChannelEnd(error)) == page
+
+    async def test_publish_after_the_end_raises_and_stores_nothing(self) -> None:
+        """Promise 18: a channel that has ended accepts no publication and no end."""
+        broker = await self.open_broker()
+        async with self.opened(broker) as recorder:
+            await broker.subscribe('news', LOG)
+            last = await broker.publish('news', last_publication(), LOG)
+            for item in (publication(1), last_publication('again')):
+                for key in (None, 'k'):
+                    for version in (None, Version(1)):
+                        with pytest.raises(ChannelFinishedError) as raised:
+                            await broker.publish(
+                                'news',
+                                item,
+                                LOG,
+                                idempotency_key=key,
+                                version=version,
+                            )
+                        assert 'news' == raised.value.channel
+            page = await broker.history('news', LOG)
+            assert ([1], last.position) == (numbers(page), page.position)
+            assert ChannelEnd() == page.end
+            await broker.publish('other', publication(1), LOG)
+            await broker.signal('news', b'signal')
+            await recorder.until(lambda: recorder.signals, 'the signal')
+            assert [1] == recorder.offsets_of('news')
+
+    async def test_nothing_is_published_after_the_end_of_concurrent_calls(self) -> None:
+        """Promise 18: of concurrent calls, the end gets the highest offset."""
+        broker = await self.open_broker()
+        async with self.opened(broker):
+            items = [publication(n) for n in range(40)]
+            items[20:20] = [last_publication('a'), last_publication('b')]
+            results = await asyncio.gather(
+                *(broker.publish('news', item, LOG) for item in items),
+                return_exceptions=True,
+            )
+            page = await broker.history('news', LOG)
+            top = page.position.offset
+            assert list(range(1, top + 1)) == numbers(page)
+            assert [page.end] == [i.end for i in page.publications if i.end is not None]
+            assert page.end == page.publications[-1].end
+            accepted = [r for r in results if isinstance(r, PublishResult)]
+            assert page.publications[-1].offset == len(accepted)
+            refused = [r for r in results if not isinstance(r, PublishResult)]
+            assert {ChannelFinishedError} == {type(error) for error in refused}
+
+    async def test_known_idempotency_key_after_the_end_is_a_duplicate(self) -> None:
+        """Promise 18: calls that are repeated after the end succeed again."""
+        broker = await self.open_broker()
+        async with self.opened(broker):
+            first = await broker.publish(
+                'news', publication(1), LOG, idempotency_key='first'
+            )
+            last = await broker.publish(
+                'news', last_publication(), LOG, idempotency_key='last'
+            )
+            for _ in range(2):
+                for item, key, result in (
+                    (publication(1), 'first', first),
+                    (last_publication(), 'last', last),
+                ):
+                    again = await broker.publish('news', item, LOG, idempotency_key=key)
+                    assert PublishResult(result.position, duplicate=True) == again
+            with pytest.raises(ChannelFinishedError):
+                await broker.publish(
+                    'news', last_publication(), LOG, idempotency_key='other'
+                )
+
+    async def test_removed_history_opens_the_channel_again(self) -> None:
+        """Promise 18: `remove_history` removes the end; the offsets continue."""
+        broker = await self.open_broker()
+        async with self.opened(broker):
+            for _ in range(2):
+                last = await broker.publish('news', last_publication('x'), LOG)
+                await broker.remove_history('news')
+                assert HistoryPage([], last.position) == await broker.history(
+                    'news', LOG
+                )
+            assert (await broker.subscribe('news', LOG)).end is None
+            result = await broker.publish('news', publication(3), LOG)
+            assert Position(3, last.position.epoch) == result.position
+            page = await broker.history('news', LOG)
+            assert ([3], None) == (numbers(page), page.end)
+
+    async def test_end_stays_when_publications_have_left_the_log(self) -> None:
+        """Promise 18: the end lasts longer than the publications."""
+        broker = await self.open_broker()
+        settings = StreamSettings(size=5, ttl_s=0.3)
+        async with self.opened(broker):
+            last = await broker.publish('news', last_publication('x'), settings)
+
+            async def gone() -> bool:
+                return not (await broker.history('news', settings)).publications
+
+            await eventually(gone, 'the publication has left the log')
+            page = await broker.history('news', settings)
+            assert HistoryPage([], last.position, ChannelEnd('x')) == page
+            with pytest.raises(ChannelFinishedError):
+                await broker.publish('news', publication(1), settings)
+
+    async def test_log_after_a_removed_one_is_open_and_has_no_version(self) -> None:
+        """Promises 18 and 19: a new log has no end and no version."""
+        broker = await self.open_broker()
+        settings = StreamSettings(size=5, ttl_s=0.3, meta_ttl_s=0.3)
+        async with self.opened(broker):
+            await broker.publish(
+                'news', last_publication(), settings, version=Version(9)
+            )
+
+            async def forgotten() -> bool:
+                await broker.publish('other', publication(0), settings)
+                page = await broker.history('news', settings, limit=1)
+                return page.position.offset == 0
+
+            await eventually(forgotten, 'the log is forgotten')
+            assert (await broker.history('news', settings)).end is None
+            result = await broker.publish(
+                'news', publication(1), settings, version=Version(1)
+            )
+            assert (1, False) == (result.position.offset, result.skipped)
+
+    # --- versions ---------------------------------------------------------------------
+
+    async def test_version_that_is_not_higher_is_skipped(self) -> None:
+        """Promise 19: an old or equal version stores and announces nothing."""
+        broker = await self.open_broker()
+        # NOTE: these numbers differ from each other only in their last digits.
+        versions = [0, 0, 1, 9, 10, 9, 10, 11, 2**53, 2**53 + 1, 2**53, MAX_VERSION - 1]
+        versions += [MAX_VERSION, MAX_VERSION, MAX_VERSION - 1, 99]
+        async with self.opened(broker) as recorder:
+            await broker.subscribe('news', LOG)
+            stored: list[int] = []
+            for number in versions:
+                item = Publication(data=b'%d' % number)
+                result = await broker.publish(
+                    'news', item, LOG, version=Version(number)
+                )
+                if number > max(stored, default=-1):
+                    stored.append(number)
+                    assert not result.skipped
+                else:
+                    assert result.skipped
+                assert not result.duplicate
+                assert len(stored) == result.position.offset
+            await broker.signal('news', b'signal')
+            await recorder.until(lambda: recorder.signals, 'the signal')
+            assert [b'%d' % number for number in stored] == recorder.data_of('news')
+            assert (
+                recorder.of('news') == (await broker.history('news', LOG)).publications
+            )
+
+    async def test_version_of_another_epoch_replaces_the_stored_one(self) -> None:
+        """Promise 19: epochs are not compared; an empty one matches every epoch."""
+        broker = await self.open_broker()
+        async with self.opened(broker):
+            for version, skipped in (
+                (Version(5, 'a'), False),
+                (Version(5, 'a'), True),
+                (Version(1, "b'€\x00"), False),
+                (Version(1, "b'€\x00"), True),
+                (Version(1), True),
+                (Version(2), False),
+                (Version(2, 'a'), False),
+                (Version(2, 'a'), True),
+            ):
+                result = await broker.publish(
+                    'news', publication(1), LOG, version=version
+                )
+                assert skipped == result.skipped, version
+            # NOTE: a publication without a version changes no version.
+            await broker.publish('news', publication(1), LOG)
+            result = await broker.publish(
+                'news', publication(1), LOG, version=Version(2, 'a')
+            )
+            assert (True, 5) == (result.skipped, result.position.offset)
+            other = await broker.publish(
+                'other', publication(1), LOG, version=Version(1, 'a')
+            )
+            assert not other.skipped
+
+    async def test_version_stays_after_remove_history(self) -> None:
+        """Promise 19: a late writer is skipped even if the log was emptied."""
+        broker = await self.open_broker()
+        async with self.opened(broker):
+            await broker.publish('news', publication(5), LOG, version=Version(5))
+            await broker.remove_history('news')
+            result = await broker.publish(
+                'news', publication(4), LOG, version=Version(4)
+            )
+            assert result.skipped
+            assert [] == (await broker.history('news', LOG)).publications
+
+    async def test_concurrent_versions_are_stored_in_rising_order(self) -> None:
+        """Promise 19: no publication has a lower version than one before it."""
+        broker = await self.open_broker()
+        async with self.opened(broker):
+            versions = [n * 7 % 41 for n in range(41)]
+            results = await asyncio.gather(
+                *(
+                    broker.publish('news', publication(n), LOG, version=Version(n))
+                    for n in versions
+                )
+            )
+            page = await broker.history('news', LOG)
+            stored = [int(item.data) for item in page.publications]
+            assert sorted(set(stored)) == stored
+            assert 40 == stored[-1]
+            assert len(stored) == sum(not result.skipped for result in results)
+
+    async def test_skipped_publication_does_not_use_its_idempotency_key(self) -> None:
+        """Promises 7 and 19: a key belongs to a publication that was stored."""
+        broker = await self.open_broker()
+        async with self.opened(broker):
+            first = await broker.publish(
+                'news', publication(1), LOG, version=Version(5), idempotency_key='a'
+            )
+            again = await broker.publish(
+                'news', publication(1), LOG, version=Version(5), idempotency_key='a'
+            )
+            assert PublishResult(first.position, duplicate=True) == again
+            for _ in range(2):
+                skipped = await broker.publish(
+                    'news', publication(1), LOG, version=Version(4), idempotency_key='b'
+                )
+                assert PublishResult(first.position, skipped=True) == skipped
+            stored = await broker.publish(
+                'news', publication(2), LOG, version=Version(6), idempotency_key='b'
+            )
+            assert PublishResult(Position(2, first.position.epoch)) == stored
 
     # --- names and close --------------------------------------------------------------
 

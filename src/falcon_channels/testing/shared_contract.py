@@ -9,9 +9,15 @@ from contextlib import asynccontextmanager
 import pytest
 
 from falcon_channels.brokers.base import Broker
+from falcon_channels.brokers.base import PublishResult
 from falcon_channels.brokers.base import StreamSettings
+from falcon_channels.brokers.base import Version
+from falcon_channels.errors import ChannelFinishedError
+from falcon_channels.publication import ChannelEnd
+from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import Position
 from falcon_channels.testing.contract import BrokerContract
+from falcon_channels.testing.contract import last_publication
 from falcon_channels.testing.contract import LOG
 from falcon_channels.testing.contract import NO_LOG
 from falcon_channels.testing.contract import numbers
@@ -149,7 +155,7 @@ class SharedBrokerContract(BrokerContract):
 
             async def subscribe() -> Position:
                 await half.wait()
-                return await two.subscribe('news', LOG)
+                return (await two.subscribe('news', LOG)).position
 
             _, position = await asyncio.gather(publish(), subscribe())
             await one.publish('news', publication(60), LOG)
@@ -207,6 +213,41 @@ class SharedBrokerContract(BrokerContract):
             assert {info(str(n), str(n)) for n in range(10)} == set(infos)
             assert 10 == len(infos)
 
+    async def test_end_and_version_hold_in_all_processes(self) -> None:
+        """Promises 18 and 19: the end and the version belong to the store."""
+        async with self.pair() as (one, _, two, recorder_two):
+            await two.subscribe('news', LOG)
+            await one.publish('news', publication(5), LOG, version=Version(5))
+            result = await two.publish('news', publication(4), LOG, version=Version(4))
+            assert result.skipped
+            await one.publish('news', last_publication('x'), LOG)
+            with pytest.raises(ChannelFinishedError):
+                await two.publish('news', publication(6), LOG)
+            assert ChannelEnd('x') == (await two.history('news', LOG)).end
+            await recorder_two.until(
+                lambda: recorder_two.offsets_of('news') == [1, 2], 'the end'
+            )
+            assert ChannelEnd('x') == recorder_two.of('news')[-1].end
+            await two.remove_history('news')
+            result = await one.publish('news', publication(6), LOG)
+            assert 3 == result.position.offset
+
+    async def test_concurrent_ends_of_two_processes_end_the_channel_once(self) -> None:
+        """Promise 18: of concurrent calls, one ends the channel."""
+        async with self.pair() as (one, _, two, _):
+            outcomes = await asyncio.gather(
+                *(
+                    broker.publish('news', last_publication(str(n)), LOG)
+                    for n in range(5)
+                    for broker in (one, two)
+                ),
+                return_exceptions=True,
+            )
+            assert 9 == sum(isinstance(o, ChannelFinishedError) for o in outcomes)
+            page = await two.history('news', LOG)
+            assert [1] == numbers(page)
+            assert page.end == page.publications[0].end
+
     async def test_revocation_holds_in_all_processes(self) -> None:
         """A revocation of one process holds in the other process."""
         async with self.pair() as (one, _, two, _):
@@ -251,17 +292,27 @@ class DurableBrokerContract(BrokerContract):
                 )
                 await broker.publish('short', publication(n), short)
             before = await broker.history('news', LOG)
+            await broker.publish(
+                'ended', last_publication('x'), LOG, version=Version(5, 'e')
+            )
             await broker.revoke('room', 'ann', 600)
         broker = await self.reopen()
         async with self.opened(broker) as seen:
             assert before == await broker.history('news', LOG)
-            assert last.position == await broker.subscribe('news', LOG)
+            page = await broker.subscribe('news', LOG)
+            assert HistoryPage([], last.position) == page
             again = await broker.publish(
                 'news', publication(0), LOG, idempotency_key='4'
             )
-            assert (last.position, True) == again
+            assert PublishResult(last.position, duplicate=True) == again
             result = await broker.publish('news', publication(5), LOG)
             assert Position(6, last.position.epoch) == result.position
             await seen.until(lambda: seen.offsets_of('news') == [6], 'the new one')
             assert [4, 5] == numbers(await broker.history('short', short))
+            assert ChannelEnd('x') == (await broker.subscribe('ended', LOG)).end
+            await broker.remove_history('ended')
+            result = await broker.publish(
+                'ended', publication(1), LOG, version=Version(5, 'e')
+            )
+            assert result.skipped
             assert await broker.is_revoked('room', 'ann')

@@ -32,6 +32,7 @@ from falcon_channels.brokers.base import PresenceChange
 from falcon_channels.brokers.base import PresenceEntry
 from falcon_channels.brokers.base import PublishResult
 from falcon_channels.brokers.base import StreamSettings
+from falcon_channels.brokers.base import Version
 from falcon_channels.brokers.control_inbox import ControlInbox
 from falcon_channels.brokers.encoding import decode_info
 from falcon_channels.brokers.encoding import decode_publication
@@ -49,6 +50,8 @@ from falcon_channels.brokers.postgres.publish_queues import QueuedPublication
 from falcon_channels.burst_log import BurstLog
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import CapabilityError
+from falcon_channels.errors import ChannelFinishedError
+from falcon_channels.publication import ChannelEnd
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import NO_POSITION
@@ -201,21 +204,37 @@ class PostgresBroker(Broker):
         *,
         idempotency_key: str | None = None,
         connection: Any = None,
+        version: Version | None = None,
     ) -> PublishResult:
         if not settings.size:
             self._check_link(channel)
-        body = encode_publication(publication)
-        key = None if idempotency_key is None else idempotency_key.encode()
+        queued = QueuedPublication(
+            encode_publication(publication),
+            None if idempotency_key is None else idempotency_key.encode(),
+            settings,
+            version,
+            publication.end,
+        )
         if connection is None:
             if self._queues is None:
                 raise self._not_open()
-            return await self._queues.publish(channel, body, key, settings)
+            result = await self._queues.publish(channel, queued)
+        else:
+            result = await self._publish_within(connection, channel, queued)
+        if result is None:
+            raise ChannelFinishedError(channel)
+        return result
+
+    async def _publish_within(
+        self, connection: Any, channel: str, queued: QueuedPublication
+    ) -> PublishResult | None:
+        """Publish in a transaction of the application."""
         if not isinstance(connection, psycopg.AsyncConnection):
             raise CapabilityError(
                 'connection must be a psycopg.AsyncConnection, not '
                 f'{type(connection).__name__}'
             )
-        query, values = self._publish_query(channel, [body], [key], settings)
+        query, values = self._publish_query(channel, [queued])
         # NOTE: psycopg's errors are not converted, because the transaction belongs to
         #   the application.
         async with connection.cursor(row_factory=tuple_row) as cursor:
@@ -226,26 +245,26 @@ class PostgresBroker(Broker):
 
     async def _store(
         self, channel: str, batch: list[QueuedPublication]
-    ) -> list[PublishResult]:
-        query, values = self._publish_query(
-            channel,
-            [queued.body for queued in batch],
-            [queued.key for queued in batch],
-            batch[0].settings,
-        )
+    ) -> list[PublishResult | None]:
+        query, values = self._publish_query(channel, batch)
         rows = await self._rows(query, *values)
         return [_result(row) for row in rows]
 
     def _publish_query(
-        self,
-        channel: str,
-        bodies: list[bytes],
-        keys: list[bytes | None],
-        settings: StreamSettings,
+        self, channel: str, batch: list[QueuedPublication]
     ) -> tuple[str, tuple[Any, ...]]:
+        settings = batch[0].settings
+        versions = [queued.version for queued in batch]
+        ends = [queued.end for queued in batch]
+        numbers = epochs = errors = None
+        if any(version is not None for version in versions):
+            numbers = [None if v is None else v.number for v in versions]
+            epochs = [None if v is None else v.epoch.encode() for v in versions]
+        if any(end is not None for end in ends):
+            errors = [None if end is None else end.error.encode() for end in ends]
         query = (
             f'SELECT * FROM {self._schema}.publish(%s, %s, %s, %s, %s, %s, %s, %s, '
-            '%s::bytea[], %s::bytea[])'
+            '%s::bytea[], %s::bytea[], %s::bigint[], %s::bytea[], %s::bytea[])'
         )
         return query, (
             self._notification_name,
@@ -256,20 +275,23 @@ class PostgresBroker(Broker):
             _ms(settings.ttl_s),
             _ms(settings.meta_ttl_s),
             _ms(settings.idempotency_ttl_s),
-            bodies,
-            keys,
+            [queued.body for queued in batch],
+            [queued.key for queued in batch],
+            numbers,
+            epochs,
+            errors,
         )
 
-    async def subscribe(self, channel: str, settings: StreamSettings) -> Position:
+    async def subscribe(self, channel: str, settings: StreamSettings) -> HistoryPage:
         if self._lost:
             raise _lost_error()
         # NOTE: before the position is read, so that no publication between the two is
         #   missed.
         self._subscribed.add(channel)
         if not settings.size:
-            return NO_POSITION
+            return HistoryPage([], NO_POSITION)
         try:
-            return (await self.history(channel, settings, limit=0)).position
+            return await self.history(channel, settings, limit=0)
         except BaseException:
             self._subscribed.discard(channel)
             raise
@@ -288,7 +310,7 @@ class PostgresBroker(Broker):
     ) -> HistoryPage:
         if not settings.size:
             return HistoryPage([], NO_POSITION)
-        (top, epoch, _, _), *found = await self._rows(
+        (top, epoch, _, error), *found = await self._rows(
             f'SELECT * FROM {self._schema}.history(%s, %s, %s, %s, %s, %s, %s, %s)',
             self._run_id,
             channel.encode(),
@@ -304,6 +326,7 @@ class PostgresBroker(Broker):
         return HistoryPage(
             [decode_publication(body, offset, ms) for offset, _, ms, body in found],
             Position(top, epoch),
+            None if error is None else ChannelEnd(error.decode()),
         )
 
     async def remove_history(self, channel: str) -> None:
@@ -529,9 +552,12 @@ def _lost_error() -> BrokerUnavailableError:
     return BrokerUnavailableError('the link to PostgreSQL is lost')
 
 
-def _result(row: tuple[Any, ...]) -> PublishResult:
-    duplicate, offset, epoch = row
-    return PublishResult(Position(offset, epoch), duplicate)
+def _result(row: tuple[Any, ...]) -> PublishResult | None:
+    """Return the result of a publication, or ``None`` if the channel has ended."""
+    duplicate, offset, epoch, refused = row
+    if refused == 'ended':
+        return None
+    return PublishResult(Position(offset, epoch), duplicate, refused == 'skipped')
 
 
 def _ms(seconds: float | None) -> int | None:

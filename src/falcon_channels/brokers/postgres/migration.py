@@ -14,7 +14,7 @@ from falcon_channels.brokers.postgres.connections import unavailable
 from falcon_channels.errors import BrokerUnavailableError
 
 #: Version of the tables and functions. A release that changes them increments it.
-VERSION = 1
+VERSION = 2
 
 #: Number of the advisory lock that lets only one process migrate at a time.
 _LOCK = 0x46614368
@@ -52,7 +52,7 @@ def create_schema(libpq_url: str, schema: str) -> str:
             found = _version(schema, rows)
             if found is None:
                 connection.execute(_script('tables', schema))
-            elif found > VERSION:
+            elif found != VERSION:
                 raise _unknown(schema, found)
             connection.execute(_script('functions', schema))
     except psycopg.Error as ex:

@@ -16,9 +16,11 @@ from typing import NamedTuple
 from falcon_channels.brokers.background_tasks import start_task
 from falcon_channels.brokers.base import PublishResult
 from falcon_channels.brokers.base import StreamSettings
+from falcon_channels.brokers.base import Version
 from falcon_channels.brokers.pending_calls import PendingCall
 from falcon_channels.brokers.pending_calls import PendingCalls
 from falcon_channels.errors import BrokerUnavailableError
+from falcon_channels.publication import ChannelEnd
 
 #: Maximum number of publications in one transaction.
 _BATCH = 100
@@ -31,11 +33,15 @@ class QueuedPublication(NamedTuple):
         body: The encoded publication.
         key: The encoded idempotency key, or ``None``.
         settings: How long the publication is stored.
+        version: The version of the publication, or ``None``.
+        end: The end of the channel, or ``None``.
     """
 
     body: bytes
     key: bytes | None
     settings: StreamSettings
+    version: Version | None = None
+    end: ChannelEnd | None = None
 
 
 _Call = PendingCall[QueuedPublication]
@@ -46,14 +52,17 @@ class PublishQueues:
 
     Args:
         store: Function that publishes a batch to a channel in one transaction, and
-            returns a result for each publication. All have the same settings.
+            returns a result for each publication. All have the same settings. The
+            result is ``None`` if the channel has ended.
         workers: Maximum number of transactions at the same time.
         timeout_s: Deadline of a publication, in seconds.
     """
 
     def __init__(
         self,
-        store: Callable[[str, list[QueuedPublication]], Awaitable[list[PublishResult]]],
+        store: Callable[
+            [str, list[QueuedPublication]], Awaitable[list[PublishResult | None]]
+        ],
         workers: int,
         timeout_s: float,
     ) -> None:
@@ -70,26 +79,27 @@ class PublishQueues:
         ]
 
     async def publish(
-        self, channel: str, body: bytes, key: bytes | None, settings: StreamSettings
-    ) -> PublishResult:
+        self, channel: str, publication: QueuedPublication
+    ) -> PublishResult | None:
         """Publish after the queued publications of the channel.
 
         Args:
             channel: Name of the channel.
-            body: The encoded publication.
-            key: The encoded idempotency key, or ``None``.
-            settings: How long the publication is stored.
+            publication: The publication.
+
+        Returns:
+            ``None`` if the channel has ended.
 
         Raises:
             BrokerUnavailableError: The publication may have been stored or not.
         """
-        call = self._pending.add(QueuedPublication(body, key, settings), len(body))
+        call = self._pending.add(publication, len(publication.body))
         queue = self._queues.get(channel)
         if queue is None:
             queue = self._queues[channel] = deque()
             self._ready.put_nowait(channel)
         queue.append(call)
-        result: PublishResult = await call.future
+        result: PublishResult | None = await call.future
         return result
 
     async def close(self) -> None:

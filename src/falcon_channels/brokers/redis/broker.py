@@ -31,6 +31,7 @@ from falcon_channels.brokers.base import PresenceChange
 from falcon_channels.brokers.base import PresenceEntry
 from falcon_channels.brokers.base import PublishResult
 from falcon_channels.brokers.base import StreamSettings
+from falcon_channels.brokers.base import Version
 from falcon_channels.brokers.control_inbox import ControlInbox
 from falcon_channels.brokers.encoding import decode_info
 from falcon_channels.brokers.encoding import decode_publication
@@ -51,7 +52,9 @@ from falcon_channels.brokers.url_options import parse_query
 from falcon_channels.brokers.url_options import seconds
 from falcon_channels.brokers.url_options import yes_or_no
 from falcon_channels.errors import BrokerUnavailableError
+from falcon_channels.errors import ChannelFinishedError
 from falcon_channels.errors import OptionsError
+from falcon_channels.publication import ChannelEnd
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import NO_POSITION
@@ -244,6 +247,7 @@ class RedisBroker(Broker):
         *,
         idempotency_key: str | None = None,
         connection: Any = None,
+        version: Version | None = None,
     ) -> PublishResult:
         client = self._get_client()
         name = self._keys.name(channel)
@@ -266,12 +270,16 @@ class RedisBroker(Broker):
             self._new_epoch(),
             self._trusted,
             encode_publication(publication),
+            *_special_arguments(publication.end, version),
         )
-        duplicate = answer.startswith(b'd')
-        offset, _, epoch = answer.removeprefix(b'd').partition(b' ')
-        return PublishResult(Position(int(offset), epoch.decode()), duplicate)
+        if answer == b'f':
+            raise ChannelFinishedError(channel)
+        kind = answer[:1]
+        offset, _, epoch = answer.lstrip(b'ds').partition(b' ')
+        position = Position(int(offset), epoch.decode())
+        return PublishResult(position, kind == b'd', kind == b's')
 
-    async def subscribe(self, channel: str, settings: StreamSettings) -> Position:
+    async def subscribe(self, channel: str, settings: StreamSettings) -> HistoryPage:
         name = self._keys.name(channel)
         listener = self._listener_of(name)
         # NOTE: before the position is read, so that no publication between the two is
@@ -280,13 +288,13 @@ class RedisBroker(Broker):
         try:
             await listener.subscribe(name)
             if not settings.size:
-                return NO_POSITION
+                return HistoryPage([], NO_POSITION)
             page = await self.history(channel, settings, limit=0)
         except BaseException:
             self._channels.pop(name, None)
             listener.forget(name)
             raise
-        return page.position
+        return page
 
     async def unsubscribe(self, channel: str) -> None:
         name = self._keys.name(channel)
@@ -305,7 +313,7 @@ class RedisBroker(Broker):
     ) -> HistoryPage:
         if not settings.size:
             return HistoryPage([], NO_POSITION)
-        offset, epoch, heads, bodies = await self._get_client().run(
+        offset, epoch, heads, bodies, error = await self._get_client().run(
             scripts.HISTORY,
             list(self._keys.log(channel)),
             settings.size,
@@ -324,11 +332,15 @@ class RedisBroker(Broker):
             body = bodies[start : start + size]
             publications.append(decode_publication(body, number, ms))
             start += size
-        return HistoryPage(publications, Position(int(offset), epoch.decode()))
+        return HistoryPage(
+            publications,
+            Position(int(offset), epoch.decode()),
+            None if error is None else ChannelEnd(error.decode()),
+        )
 
     async def remove_history(self, channel: str) -> None:
-        _, log = self._keys.log(channel)
-        await self._get_client().call(log, 'DEL', log)
+        keys = list(self._keys.log(channel))
+        await self._get_client().run(scripts.REMOVE_HISTORY, keys)
 
     async def signal(self, channel: str, signal: bytes) -> None:
         client = self._get_client()
@@ -630,6 +642,16 @@ def _ms(seconds_or_none: float | None) -> int:
     if seconds_or_none is None:
         return -1
     return max(1, int(seconds_or_none * 1000))
+
+
+def _special_arguments(
+    end: ChannelEnd | None, version: Version | None
+) -> tuple[str | int, ...]:
+    """Return the last arguments of the script, which most publications do not need."""
+    if end is None and version is None:
+        return ()
+    finished = (0, '') if end is None else (1, end.error)
+    return finished if version is None else (*finished, *version)
 
 
 def _control_id(entry_id: bytes) -> tuple[int, int]:

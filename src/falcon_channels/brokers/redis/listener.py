@@ -71,6 +71,8 @@ class Listener(ServerLink[RespConnection]):
         self._on_moved = on_moved
         self._connection: RespConnection | None = None
         self._confirming: dict[bytes, asyncio.Future[None]] = {}
+        #: How many unsubscribes of a name the server has not confirmed.
+        self._unsubscribing: dict[bytes, int] = {}
         super().__init__(
             'redis', f'Redis at {self.address}', probe_s=probe_s, timeout_s=timeout_s
         )
@@ -121,6 +123,7 @@ class Listener(ServerLink[RespConnection]):
         """Unsubscribe from a name; also possible while the link is lost."""
         self._names.discard(name)
         if self._connection is not None and self.up:
+            self._unsubscribing[name] = self._unsubscribing.get(name, 0) + 1
             self._connection.write(pack((self._unsubscribe, name)))
 
     # --- called by ServerLink ---------------------------------------------------------
@@ -149,6 +152,7 @@ class Listener(ServerLink[RespConnection]):
     async def close_connection(self, connection: RespConnection) -> None:
         """Close a connection; calls that wait for its confirmation fail."""
         self._connection = None
+        self._unsubscribing.clear()
         for future in self._confirming.values():
             if not future.done():
                 future.set_exception(
@@ -183,6 +187,13 @@ class Listener(ServerLink[RespConnection]):
             future = self._confirming.get(answer[1])
             if future is not None and not future.done():
                 future.set_result(None)
+        elif kind in (b'unsubscribe', b'sunsubscribe') and (
+            answer[1] in self._unsubscribing
+        ):
+            # NOTE: this process has asked for it, and may have subscribed again.
+            self._unsubscribing[answer[1]] -= 1
+            if not self._unsubscribing[answer[1]]:
+                del self._unsubscribing[answer[1]]
         elif kind == b'sunsubscribe' and answer[1] in self._names:
             self._on_moved()
             raise EOFError('the slot of a channel has moved to another server')

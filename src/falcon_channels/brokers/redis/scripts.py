@@ -54,6 +54,7 @@ def _load(*names: str) -> Script:
 
 PUBLISH = _load('log', 'publish')
 HISTORY = _load('log', 'history')
+REMOVE_HISTORY = _load('remove_history')
 CONTROL = _load('control')
 PRESENCE_ADD = _load('presence', 'presence_add')
 PRESENCE_REMOVE = _load('presence', 'presence_remove')

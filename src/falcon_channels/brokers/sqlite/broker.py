@@ -27,6 +27,7 @@ from falcon_channels.brokers.base import PresenceChange
 from falcon_channels.brokers.base import PresenceEntry
 from falcon_channels.brokers.base import PublishResult
 from falcon_channels.brokers.base import StreamSettings
+from falcon_channels.brokers.base import Version
 from falcon_channels.brokers.sqlite import queries
 from falcon_channels.brokers.sqlite.follower import Follower
 from falcon_channels.brokers.sqlite.process_notifier import ProcessNotifier
@@ -39,11 +40,11 @@ from falcon_channels.brokers.url_options import parse_query
 from falcon_channels.brokers.url_options import seconds
 from falcon_channels.burst_log import BurstLog
 from falcon_channels.errors import BrokerUnavailableError
+from falcon_channels.errors import ChannelFinishedError
 from falcon_channels.errors import OptionsError
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import NO_POSITION
-from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
 
 #: Seconds between two sweeps that remove expired rows.
@@ -156,35 +157,38 @@ class SqliteBroker(Broker):
         *,
         idempotency_key: str | None = None,
         connection: Any = None,
+        version: Version | None = None,
     ) -> PublishResult:
-        result: PublishResult = await self._write(
+        result: PublishResult | None = await self._write(
             lambda transaction: transaction.publish(
-                channel, publication, settings, idempotency_key
+                channel, publication, settings, idempotency_key, version
             ),
             len(publication.data),
         )
+        if result is None:
+            raise ChannelFinishedError(channel)
         return result
 
-    async def subscribe(self, channel: str, settings: StreamSettings) -> Position:
+    async def subscribe(self, channel: str, settings: StreamSettings) -> HistoryPage:
         # NOTE: before the position is read, so that no publication between the two is
         #   missed.
         self._subscribed[channel] = settings
         if not settings.size:
-            return NO_POSITION
+            return HistoryPage([], NO_POSITION)
         try:
-            position: Position | None = await self._read(
+            page: HistoryPage | None = await self._read(
                 lambda connection: queries.position(connection, channel)
             )
-            if position is None:
-                position = await self._write(
+            if page is None:
+                page = await self._write(
                     lambda transaction: transaction.open_log(channel, settings)
                 )
         except BaseException:
             self._subscribed.pop(channel, None)
             raise
         self._schedule_renewal(channel, settings)
-        assert position is not None
-        return position
+        assert page is not None
+        return page
 
     async def unsubscribe(self, channel: str) -> None:
         self._subscribed.pop(channel, None)

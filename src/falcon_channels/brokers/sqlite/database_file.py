@@ -15,14 +15,16 @@ from falcon_channels.errors import BrokerUnavailableError
 #: ``FaCh`` in the header of the file: it is a database of falcon-channels.
 APPLICATION_ID = 0x46614368
 #: Version of the tables below. A release that changes them increments it.
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 # head: one row. `last_id` is the id of the newest row of `items`. `DatabaseClock`
 #   describes the columns `clock_ms`, `wall_ms`, `boot` and `shift_ms`. All other times
 #   in the file are times of that clock. The epoch of the next new log consists of
 #   `base` and `generation`.
 # channels: the logs. `top` is the offset of the newest publication. The publications in
-#   the log have offsets above `low`.
+#   the log have offsets above `low`. `end` is the error with which the channel has
+#   ended, empty for success. `version` and `version_epoch` are those of the newest
+#   publication that had a version.
 # items: everything that is announced, in the order of its ids. Only a sweep makes gaps
 #   in these. A publication of a log refers to its channel by `channel`, everything else
 #   by `name`.
@@ -44,7 +46,10 @@ CREATE TABLE channels (
     top INTEGER NOT NULL,
     low INTEGER NOT NULL,
     size INTEGER NOT NULL,
-    forget_ms INTEGER
+    forget_ms INTEGER,
+    "end" TEXT,
+    version INTEGER,
+    version_epoch TEXT
 );
 CREATE INDEX channels_forget ON channels (forget_ms) WHERE forget_ms IS NOT NULL;
 CREATE TABLE items (

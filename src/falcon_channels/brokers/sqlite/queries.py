@@ -9,6 +9,7 @@ from falcon_channels.brokers.base import StreamSettings
 from falcon_channels.brokers.encoding import decode_info
 from falcon_channels.brokers.encoding import decode_publication
 from falcon_channels.brokers.sqlite.clock import DatabaseClock
+from falcon_channels.brokers.sqlite.transaction import as_end
 from falcon_channels.brokers.sqlite.transaction import ms
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import HistoryPage
@@ -18,12 +19,15 @@ from falcon_channels.publication import Position
 MAX_ITEMS = 1000
 
 
-def position(connection: sqlite3.Connection, name: str) -> Position | None:
-    """Return the position of a log, or ``None`` if the log does not exist."""
+def position(connection: sqlite3.Connection, name: str) -> HistoryPage | None:
+    """Return an empty page of a log, or ``None`` if the log does not exist."""
     row = connection.execute(
-        'SELECT top, epoch FROM channels WHERE name = ?', (name.encode(),)
+        'SELECT top, epoch, "end" FROM channels WHERE name = ?', (name.encode(),)
     ).fetchone()
-    return None if row is None else Position(*row)
+    if row is None:
+        return None
+    top, epoch, error = row
+    return HistoryPage([], Position(top, epoch), as_end(error))
 
 
 def history(
@@ -36,14 +40,15 @@ def history(
 ) -> HistoryPage:
     """Read a log; see `Broker.history`."""
     row = connection.execute(
-        'SELECT id, top, low, epoch FROM channels WHERE name = ?', (name.encode(),)
+        'SELECT id, top, low, epoch, "end" FROM channels WHERE name = ?',
+        (name.encode(),),
     ).fetchone()
     if row is None:
         base, generation = connection.execute(
             'SELECT base, generation FROM head'
         ).fetchone()
         return HistoryPage([], Position(0, f'{base}-{generation}'))
-    channel_id, top, low, epoch = row
+    channel_id, top, low, epoch, error = row
     above = max(low, top - settings.size)
     below = top + 1
     if since is not None:
@@ -52,7 +57,7 @@ def history(
         else:
             above = max(above, since)
     if limit == 0 or above + 1 >= below:
-        return HistoryPage([], Position(top, epoch))
+        return HistoryPage([], Position(top, epoch), as_end(error))
     after_ms = -1
     if settings.ttl_s is not None:
         after_ms = _now_ms(connection) - ms(settings.ttl_s)
@@ -63,7 +68,7 @@ def history(
         (channel_id, above, below, after_ms, -1 if limit is None else limit),
     ).fetchall()
     publications = [decode_publication(body, offset) for offset, body in found]
-    return HistoryPage(publications, Position(top, epoch))
+    return HistoryPage(publications, Position(top, epoch), as_end(error))
 
 
 def presence(connection: sqlite3.Connection, name: str) -> dict[str, ClientInfo]:

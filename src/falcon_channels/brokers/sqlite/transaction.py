@@ -18,10 +18,13 @@ from falcon_channels.brokers.base import PresenceChange
 from falcon_channels.brokers.base import PresenceEntry
 from falcon_channels.brokers.base import PublishResult
 from falcon_channels.brokers.base import StreamSettings
+from falcon_channels.brokers.base import Version
 from falcon_channels.brokers.encoding import decode_info
 from falcon_channels.brokers.encoding import encode_info
 from falcon_channels.brokers.encoding import encode_publication
 from falcon_channels.brokers.sqlite.clock import DatabaseClock
+from falcon_channels.publication import ChannelEnd
+from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import NO_POSITION
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
@@ -60,20 +63,41 @@ class Event(NamedTuple):
 class _Channel:
     """The row of a channel, with its columns as attributes."""
 
-    __slots__ = ('changed', 'epoch', 'forget_ms', 'id', 'low', 'size', 'top')
+    __slots__ = (
+        'changed',
+        'end',
+        'epoch',
+        'forget_ms',
+        'id',
+        'low',
+        'size',
+        'top',
+        'version',
+    )
 
     def __init__(self, row: tuple[Any, ...]) -> None:
-        self.id, self.epoch, self.top, self.low, self.size, self.forget_ms = row
+        self.id, self.epoch, self.top, self.low, self.size, self.forget_ms = row[:6]
+        error, number, version_epoch = row[6:]
+        self.end = as_end(error)
+        self.version = None if number is None else Version(number, version_epoch)
         self.changed = False
 
 
 _INSERT = 'INSERT INTO items VALUES (?, ?, ?, ?, ?, ?, ?, ?)'
-_CHANNEL = 'SELECT id, epoch, top, low, size, forget_ms FROM channels WHERE name = ?'
+_CHANNEL = (
+    'SELECT id, epoch, top, low, size, forget_ms, "end", version, version_epoch '
+    'FROM channels WHERE name = ?'
+)
 
 
 def ms(seconds: float) -> int:
     """Convert seconds to milliseconds."""
     return int(seconds * 1000)
+
+
+def as_end(error: str | None) -> ChannelEnd | None:
+    """Return the end of a channel from the column `end`."""
+    return None if error is None else ChannelEnd(error)
 
 
 class Transaction:
@@ -132,13 +156,15 @@ class Transaction:
         for channel in self._channels.values():
             if channel.changed:
                 execute(
-                    'UPDATE channels SET top = ?, low = ?, size = ?, forget_ms = ? '
-                    'WHERE id = ?',
+                    'UPDATE channels SET top = ?, low = ?, size = ?, forget_ms = ?, '
+                    '"end" = ?, version = ?, version_epoch = ? WHERE id = ?',
                     (
                         channel.top,
                         channel.low,
                         channel.size,
                         channel.forget_ms,
+                        None if channel.end is None else channel.end.error,
+                        *(channel.version or (None, None)),
                         channel.id,
                     ),
                 )
@@ -152,8 +178,14 @@ class Transaction:
         publication: Publication,
         settings: StreamSettings,
         key: str | None,
-    ) -> PublishResult:
-        """Append a publication, unless its idempotency key was used before."""
+        version: Version | None = None,
+    ) -> PublishResult | None:
+        """Append a publication; see `Broker.publish`.
+
+        Returns:
+            ``None`` if the channel has ended. An error would make all publications of
+            the transaction start again.
+        """
         if key is not None:
             known = self._connection.execute(
                 'SELECT offset, epoch FROM keys '
@@ -162,10 +194,20 @@ class Transaction:
             ).fetchone()
             if known is not None:
                 return PublishResult(Position(*known), True)
+        channel = self._channel(name, settings) if settings.size else None
+        if channel is not None:
+            if channel.end is not None:
+                return None
+            if version is not None:
+                if not version.follows(channel.version):
+                    position = Position(channel.top, channel.epoch)
+                    return PublishResult(position, skipped=True)
+                channel.version = version
+            channel.end = publication.end
         time_ms = publication.time_ms or self._clock.wall_ms
         body = encode_publication(publication, time_ms)
-        if settings.size:
-            position = self._append(name, settings, body)
+        if channel is not None:
+            position = self._append(channel, settings, body)
             kind = LOGGED
         else:
             position = NO_POSITION
@@ -189,12 +231,14 @@ class Transaction:
             time_ms=time_ms,
             tags=publication.tags,
             info=publication.info,
+            end=publication.end,
         )
         self.events.append(Event(kind, name, item, position.epoch))
         return PublishResult(position)
 
-    def _append(self, name: str, settings: StreamSettings, body: bytes) -> Position:
-        channel = self._channel(name, settings)
+    def _append(
+        self, channel: _Channel, settings: StreamSettings, body: bytes
+    ) -> Position:
         channel.top += 1
         channel.size = settings.size
         channel.changed = True
@@ -212,10 +256,10 @@ class Transaction:
         self._add(kind, None, name.encode(), None, self._now_ms + GRACE_MS, body)
         self.events.append(Event(kind, name, body))
 
-    def open_log(self, name: str, settings: StreamSettings) -> Position:
-        """Create a log if it does not exist; return its position."""
+    def open_log(self, name: str, settings: StreamSettings) -> HistoryPage:
+        """Create a log if it does not exist; return an empty page of it."""
         channel = self._channel(name, settings)
-        return Position(channel.top, channel.epoch)
+        return HistoryPage([], Position(channel.top, channel.epoch), channel.end)
 
     def renew_log(self, name: str, settings: StreamSettings) -> None:
         """Postpone the removal of a log, because it has subscribers."""
@@ -224,9 +268,14 @@ class Transaction:
             self._postpone_removal(channel, settings)
 
     def remove_history(self, name: str) -> None:
-        """Empty a log; a sweep removes its rows later."""
+        """Empty a log and open it again; a sweep removes its rows later."""
         channel = self._find(name)
-        if channel is not None and channel.low < channel.top:
+        if channel is None:
+            return
+        if channel.end is not None:
+            channel.end = None
+            channel.changed = True
+        if channel.low < channel.top:
             channel.low = channel.top
             channel.changed = True
             self.oversized[channel.id] = None
@@ -265,7 +314,7 @@ class Transaction:
             )
             forget_ms = self._now_ms + EMPTY_MS
             row = (cursor.lastrowid, epoch, 0, 0, settings.size, forget_ms)
-            channel = self._channels[name] = _Channel(row)
+            channel = self._channels[name] = _Channel((*row, None, None, None))
         return channel
 
     def _postpone_removal(self, channel: _Channel, settings: StreamSettings) -> None:

@@ -46,7 +46,7 @@ BEGIN
         DELETE FROM {schema}.items WHERE channel = v_log.id;
         UPDATE {schema}.channels
         SET epoch = {schema}.new_epoch(), top = 0, low = 0, run = p_run,
-            forget_ms = v_forget_ms
+            forget_ms = v_forget_ms, ended = NULL, version = NULL, version_epoch = NULL
         WHERE id = v_log.id RETURNING * INTO v_log;
     ELSIF p_run <> '' AND v_log.run <> p_run THEN
         -- Another server has written this log. The newest publications may be missing
@@ -78,12 +78,13 @@ END
 $$;
 
 -- Append publications to one channel, and announce them when the transaction commits.
--- Return a row for each publication.
+-- Return a row for each publication. "refused" is 'ended' or 'skipped' if the channel has
+-- ended or has the version already. The last three arrays may be NULL.
 CREATE OR REPLACE FUNCTION {schema}.publish(
     p_notify text, p_lock_ms integer, p_run text, p_name bytea, p_size bigint,
     p_ttl_ms bigint, p_meta_ms bigint, p_key_ms bigint, p_bodies bytea[],
-    p_keys bytea[]
-) RETURNS TABLE (duplicate boolean, "offset" bigint, epoch text)
+    p_keys bytea[], p_versions bigint[], p_version_epochs bytea[], p_ends bytea[]
+) RETURNS TABLE (duplicate boolean, "offset" bigint, epoch text, refused text)
 LANGUAGE plpgsql VOLATILE SET lock_timeout = 0 AS $$
 #variable_conflict use_column
 DECLARE
@@ -94,6 +95,7 @@ DECLARE
     v_id bigint;
     v_name text := encode(p_name, 'hex');
     v_offset bigint;
+    v_refused text;
 BEGIN
     -- The deadline of a publish in a transaction of the application. The SET clause of this
     -- function restores the application's value at the end.
@@ -106,6 +108,19 @@ BEGIN
     v_now := {schema}.now_ms();
     FOR i IN 1 .. array_length(p_bodies, 1) LOOP
         v_offset := CASE WHEN p_size > 0 THEN v_top + 1 ELSE 0 END;
+        v_refused := CASE
+            WHEN v_log.ended IS NOT NULL THEN 'ended'
+            WHEN p_versions[i] <= v_log.version
+                 AND p_version_epochs[i] IN ('', v_log.version_epoch) THEN 'skipped'
+        END;
+        IF v_refused IS NOT NULL THEN
+            RETURN QUERY SELECT true, k."offset", k.epoch, NULL FROM {schema}.keys AS k
+            WHERE k.channel = p_name AND k.key = p_keys[i] AND k.until_ms > v_now;
+            IF NOT FOUND THEN
+                RETURN QUERY SELECT false, v_top, v_epoch, v_refused;
+            END IF;
+            CONTINUE;
+        END IF;
         IF p_keys[i] IS NOT NULL THEN
             INSERT INTO {schema}.keys AS k
             VALUES (p_name, p_keys[i], v_offset, v_epoch, v_now + p_key_ms)
@@ -114,13 +129,18 @@ BEGIN
                 until_ms = excluded.until_ms
             WHERE k.until_ms <= v_now;
             IF NOT FOUND THEN
-                RETURN QUERY SELECT true, k."offset", k.epoch FROM {schema}.keys AS k
+                RETURN QUERY SELECT true, k."offset", k.epoch, NULL FROM {schema}.keys AS k
                 WHERE k.channel = p_name AND k.key = p_keys[i];
                 CONTINUE;
             END IF;
         END IF;
         IF p_size > 0 THEN
             v_top := v_offset;
+            v_log.ended := p_ends[i];
+            IF p_versions[i] IS NOT NULL THEN
+                v_log.version := p_versions[i];
+                v_log.version_epoch := p_version_epochs[i];
+            END IF;
             INSERT INTO {schema}.items
             VALUES (v_log.id, v_offset, v_now, v_now + p_ttl_ms, p_bodies[i]);
             PERFORM {schema}.notify(
@@ -131,11 +151,13 @@ BEGIN
         ELSE
             PERFORM {schema}.send(p_notify, 'l', p_name, p_bodies[i]);
         END IF;
-        RETURN QUERY SELECT false, v_offset, v_epoch;
+        RETURN QUERY SELECT false, v_offset, v_epoch, NULL;
     END LOOP;
     IF p_size > 0 AND v_top > v_log.top THEN
         UPDATE {schema}.channels
-        SET top = v_top, forget_ms = v_now + p_meta_ms WHERE id = v_log.id;
+        SET top = v_top, forget_ms = v_now + p_meta_ms, ended = v_log.ended,
+            version = v_log.version, version_epoch = v_log.version_epoch
+        WHERE id = v_log.id;
         -- Publications of the last 10 s stay, because other processes may still read those
         -- that were too long for a notification.
         DELETE FROM {schema}.items AS i
@@ -175,8 +197,8 @@ BEGIN
 END
 $$;
 
--- Read a log. The first row is the position (offset and epoch); the other rows are the
--- publications.
+-- Read a log. The first row is the position (offset and epoch), and the error with which
+-- the channel has ended; the other rows are the publications.
 CREATE OR REPLACE FUNCTION {schema}.history(
     p_run text, p_name bytea, p_size bigint, p_ttl_ms bigint, p_meta_ms bigint,
     p_since bigint, p_limit bigint, p_reverse boolean
@@ -207,7 +229,7 @@ BEGIN
             WHERE s.id = v_log.id FOR UPDATE SKIP LOCKED
         );
     END IF;
-    RETURN QUERY SELECT v_log.top, v_log.epoch, NULL::bigint, NULL::bytea;
+    RETURN QUERY SELECT v_log.top, v_log.epoch, NULL::bigint, v_log.ended;
     v_above := greatest(v_log.low, v_log.top - p_size);
     v_below := v_log.top + 1;
     IF p_reverse THEN
@@ -228,13 +250,14 @@ BEGIN
 END
 $$;
 
--- Remove all publications of a log.
+-- Remove all publications of a log, and the end of the channel.
 CREATE OR REPLACE FUNCTION {schema}.remove_history(p_name bytea) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     v_log {schema}.channels;
 BEGIN
-    UPDATE {schema}.channels SET low = top WHERE name = p_name RETURNING * INTO v_log;
+    UPDATE {schema}.channels SET low = top, ended = NULL
+    WHERE name = p_name RETURNING * INTO v_log;
     DELETE FROM {schema}.items WHERE channel = v_log.id AND "offset" <= v_log.low;
 END
 $$;

@@ -7,7 +7,9 @@ COMMENT ON SCHEMA {schema} IS 'falcon-channels {version}';
 
 -- The logs. "top" is the offset of the newest publication. The publications in the log
 -- have offsets above "low". "run" identifies the server that has written the log. After
--- "forget_ms" the log may be removed.
+-- "forget_ms" the log may be removed. "ended" is the error with which the channel has
+-- ended, empty for success. "version" and "version_epoch" are those of the newest
+-- publication that had a version.
 --
 -- Each publish locks and updates the row of its channel. Half of each page is left free,
 -- so that the new version of a row stays in its page and changes no index.
@@ -18,7 +20,10 @@ CREATE TABLE {schema}.channels (
     top bigint NOT NULL,
     low bigint NOT NULL,
     run text NOT NULL,
-    forget_ms bigint
+    forget_ms bigint,
+    ended bytea,
+    version bigint,
+    version_epoch bytea
 ) WITH (fillfactor = 50);
 
 -- The publications of all logs.

@@ -4,7 +4,8 @@
 -- a server does not know the scripts of the runs before it.
 --
 -- A log is a hash `meta` (e: epoch, n: offset of the newest publication, i: run id of
--- the server that wrote it last) and a stream. The id of an entry in the stream is
+-- the server that wrote it last; f: error with which the channel has ended, '' for success;
+-- v and w: version and version epoch) and a stream. The id of an entry in the stream is
 -- OFFSET-MILLISECONDS. A range of offsets is therefore a range of ids, and an id shows the
 -- age of its entry.
 
@@ -15,26 +16,26 @@ local function now_ms()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
--- Return the epoch and the newest offset of a log, and whether it is new. Create the log if
--- it does not exist.
+-- Return the epoch and the newest offset of a log, whether it is new, and the error with
+-- which it has ended (false if it has not). Create the log if it does not exist.
 --
 -- A server that was restarted, or a replica that has taken over, may have lost the newest
 -- publications. Their offsets would be assigned again. The log therefore gets a new epoch,
 -- unless `trusted` is '1', which says that the server loses nothing.
 local function open_log(meta, log, new_epoch, trusted)
-  local found = redis.call('HMGET', meta, 'e', 'n', 'i')
+  local found = redis.call('HMGET', meta, 'e', 'n', 'i', 'f')
   local epoch, run = found[1], found[3]
   if epoch and (run == run_id or trusted == '1' or run_id == '') then
-    return epoch, tonumber(found[2]), false
+    return epoch, tonumber(found[2]), false, found[4]
   end
   run = trusted == '1' and '' or run_id
   if epoch then
     redis.call('HSET', meta, 'e', new_epoch, 'i', run)
-    return new_epoch, tonumber(found[2]), false
+    return new_epoch, tonumber(found[2]), false, found[4]
   end
   redis.call('DEL', log)
   redis.call('HSET', meta, 'e', new_epoch, 'n', 0, 'i', run)
-  return new_epoch, 0, true
+  return new_epoch, 0, true, false
 end
 
 -- Remove entries that are older than `before_ms`, in at most `steps` steps of 16 entries.

@@ -3,8 +3,11 @@
 -- KEYS: meta, log, idempotency key
 -- ARGV: name of the pub/sub channel, PUBLISH or SPUBLISH, size (0: no log), ttl_ms and
 --       meta_ms (-1: no limit), idempotency_ms (0: no key), new epoch, trusted (0 or 1),
---       body
--- Returns: "OFFSET EPOCH"; with a 'd' before it if the idempotency key was used before
+--       body; for some publications also: 1 if it ends the channel (else 0), the error
+--       with which it ends, version, version epoch
+-- Returns: "OFFSET EPOCH"; with a 'd' before it if the idempotency key was used before,
+--          with an 's' if the log has this version or a newer one; 'f' if the channel has
+--          ended
 --
 -- Each step costs every publication a microsecond of the server. Measure a change with
 -- benchmarks/redis_publish.py.
@@ -17,11 +20,29 @@ if idempotency_ms ~= '0' then
   if known then return 'd' .. known end
 end
 
+-- Return whether a version is higher than a stored one. Both are integers up to 2^63, which
+-- a number in Lua does not represent exactly.
+local function is_higher(version, stored)
+  if #version ~= #stored then return #version > #stored end
+  return version > stored
+end
+
 local ms = now_ms()
 local position, message = '0 ', 'l'
 if size ~= '0' then
   local meta, log = KEYS[1], KEYS[2]
-  local epoch, offset = open_log(meta, log, ARGV[7], ARGV[8])
+  local epoch, offset, _, finished = open_log(meta, log, ARGV[7], ARGV[8])
+  if finished then return 'f' end
+  local version, version_epoch = ARGV[12], ARGV[13]
+  if version then
+    local stored = call('HMGET', meta, 'v', 'w')
+    if stored[1] and not is_higher(version, stored[1])
+        and (version_epoch == '' or version_epoch == stored[2]) then
+      return 's' .. offset .. ' ' .. epoch
+    end
+    call('HSET', meta, 'v', version, 'w', version_epoch)
+  end
+  if ARGV[10] == '1' then call('HSET', meta, 'f', ARGV[11]) end
   offset = offset + 1
   call('HSET', meta, 'n', offset)
   call('XADD', log, 'MAXLEN', '=', size, offset .. '-' .. ms, 'b', ARGV[9])
