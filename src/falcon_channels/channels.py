@@ -125,6 +125,7 @@ class Channels:
         *,
         idempotency_key: str | None = None,
         tags: dict[str, str] | None = None,
+        delta: bool = True,
         connection: Any = None,
     ) -> PublishResult:
         """Publish to a channel.
@@ -137,6 +138,8 @@ class Channels:
                 the channel's `idempotency_ttl_s`, publishes nothing and returns the
                 first position.
             tags: Labels beside the payload, a dict from text to text.
+            delta: Whether subscribers with delta may get this publication as a delta;
+                see `ChannelOptions.delta`. With ``False``, all of them get it whole.
             connection: Database connection of the application, for a broker that can
                 publish within its transaction.
 
@@ -156,6 +159,7 @@ class Channels:
             data,
             idempotency_key=idempotency_key,
             tags=tags,
+            delta=delta,
             connection=connection,
         )
 
@@ -166,6 +170,7 @@ class Channels:
         *,
         idempotency_key: str | None = None,
         tags: dict[str, str] | None = None,
+        delta: bool = True,
     ) -> list[PublishResult]:
         """Publish the same data to several channels, in their order; see `publish`.
 
@@ -174,7 +179,7 @@ class Channels:
         raised.
         """
         return await self.node.publisher.broadcast(
-            channels, data, idempotency_key=idempotency_key, tags=tags
+            channels, data, idempotency_key=idempotency_key, tags=tags, delta=delta
         )
 
     async def history(

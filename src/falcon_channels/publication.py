@@ -68,6 +68,7 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True):
         time_ms: Unix time in milliseconds when the broker stored it; 0 if unknown.
         tags: Labels of the publication, or ``None``.
         info: The client that published it; ``None`` if the application did.
+        whole: Whether it is never sent as a delta (`ChannelOptions.delta`).
     """
 
     data: bytes
@@ -76,6 +77,7 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True):
     time_ms: int = 0
     tags: dict[str, str] | None = None
     info: ClientInfo | None = None
+    whole: bool = False
 
     def value(self) -> Any:
         """Return the decoded payload, or `data` itself if it is binary."""

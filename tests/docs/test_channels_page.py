@@ -24,12 +24,13 @@ TEXT = (ROOT / 'docs/channels.md').read_text()
         (1, 'test_document'),
         (2, 'test_members'),
         (3, 'test_orders'),
+        (4, 'test_prices'),
     ],
 )
 def test_examples_of_the_page_pass(number: int, name: str) -> None:
     """Each test that the page shows passes."""
     blocks = re.findall(r'```python\n(.*?)```', TEXT, re.DOTALL)
-    assert 4 == len(blocks)
+    assert 5 == len(blocks)
     names: dict[str, Any] = {}
     exec(blocks[number], names)
     names[name]()

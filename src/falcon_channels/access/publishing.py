@@ -92,6 +92,7 @@ class Publisher:
         *,
         idempotency_key: str | None = None,
         tags: dict[str, str] | None = None,
+        delta: bool = True,
         connection: Any = None,
     ) -> PublishResult:
         """Implement `Channels.publish`."""
@@ -108,7 +109,7 @@ class Publisher:
         return await self._give_to_broker(
             match,
             channel,
-            Publication(data=payload, binary=binary, tags=tags),
+            Publication(data=payload, binary=binary, tags=tags, whole=not delta),
             idempotency_key,
             connection,
         )
@@ -120,6 +121,7 @@ class Publisher:
         *,
         idempotency_key: str | None = None,
         tags: dict[str, str] | None = None,
+        delta: bool = True,
     ) -> list[PublishResult]:
         """Implement `Channels.broadcast`."""
         if isinstance(channels, str):
@@ -135,7 +137,7 @@ class Publisher:
                     options, channel, data
                 )
                 publications[options.binary] = Publication(
-                    data=payload, binary=binary, tags=tags
+                    data=payload, binary=binary, tags=tags, whole=not delta
                 )
             authorization.check_size(match.route, publications[options.binary].data)
         return await call_in_batches(

@@ -1,7 +1,7 @@
 """Encodes publications and client infos for stores and servers, as MessagePack.
 
-A publication is an array ``[data, time_ms, binary, tags, info]``; default values at the
-end are left out.
+A publication is an array ``[data, time_ms, binary, tags, info, whole]``; default values
+at the end are left out.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ class _Stored(msgspec.Struct, array_like=True, omit_defaults=True):
     binary: bool = False
     tags: dict[str, str] | None = None
     info: ClientInfo | None = None
+    whole: bool = False
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -41,6 +42,7 @@ def encode_publication(publication: Publication, time_ms: int = 0) -> bytes:
             publication.binary,
             publication.tags,
             publication.info,
+            publication.whole,
         )
     )
 
@@ -64,6 +66,7 @@ def decode_publication(body: bytes, offset: int, time_ms: int = 0) -> Publicatio
         time_ms=stored.time_ms or time_ms,
         tags=stored.tags,
         info=stored.info,
+        whole=stored.whole,
     )
 
 

@@ -189,6 +189,7 @@ class Transaction:
             time_ms=time_ms,
             tags=publication.tags,
             info=publication.info,
+            whole=publication.whole,
         )
         self.events.append(Event(kind, name, item, position.epoch))
         return PublishResult(position)
