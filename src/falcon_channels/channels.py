@@ -125,6 +125,7 @@ class Channels:
         *,
         idempotency_key: str | None = None,
         tags: dict[str, str] | None = None,
+        delta: bool = True,
         connection: Any = None,
         version: int | None = None,
         version_epoch: str = '',
@@ -139,6 +140,8 @@ class Channels:
                 the channel's `idempotency_ttl_s`, publishes nothing and returns the
                 first position.
             tags: Labels beside the payload, a dict from text to text.
+            delta: Whether subscribers with delta may get this publication as a delta;
+                see `ChannelOptions.delta`. With ``False``, all of them get it whole.
             connection: Database connection of the application, for a broker that can
                 publish within its transaction.
             version: Version of the state in `data`, an integer from 0. If the channel
@@ -166,6 +169,7 @@ class Channels:
             data,
             idempotency_key=idempotency_key,
             tags=tags,
+            delta=delta,
             connection=connection,
             version=version,
             version_epoch=version_epoch,
@@ -229,6 +233,7 @@ class Channels:
         *,
         idempotency_key: str | None = None,
         tags: dict[str, str] | None = None,
+        delta: bool = True,
     ) -> list[PublishResult]:
         """Publish the same data to several channels, in their order; see `publish`.
 
@@ -237,7 +242,7 @@ class Channels:
         raised.
         """
         return await self.node.publisher.broadcast(
-            channels, data, idempotency_key=idempotency_key, tags=tags
+            channels, data, idempotency_key=idempotency_key, tags=tags, delta=delta
         )
 
     async def history(

@@ -70,6 +70,9 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
         client_filters: Whether a client may send a tag filter with its subscription
             (default ``False``: it is refused). A filter of ``on_subscribe`` needs no
             option.
+        delta: Whether a client may receive a publication as the change from the one
+            before it (default ``False``), if its SDK asks for ``delta: 'fossil'``.
+            Subscriptions with a filter get no deltas.
         publishers: Clients that may publish, unless ``on_publish`` refuses (default
             ``'auto'``). ``'nobody'``, ``'subscribers'`` or ``'anybody'``. ``'auto'``:
             subscribers if the resource has ``on_publish``, else nobody.
@@ -101,6 +104,7 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
     leave_grace_s: float = 0.0
     subscribers: Subscribers = 'auto'
     client_filters: bool = False
+    delta: bool = False
     publishers: Publishers = 'auto'
     data_type: Any = None
     binary: bool = False

@@ -80,6 +80,7 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True):
         info: The client that published it; ``None`` if the application did.
         end: The end of the channel, in its last publication; else ``None``. `data` of
             a last publication may be empty.
+        whole: Whether it is never sent as a delta (`ChannelOptions.delta`).
     """
 
     data: bytes
@@ -89,6 +90,7 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True):
     tags: dict[str, str] | None = None
     info: ClientInfo | None = None
     end: ChannelEnd | None = None
+    whole: bool = False
 
     @property
     def only_ends(self) -> bool:

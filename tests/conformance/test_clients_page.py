@@ -23,6 +23,7 @@ EXPECTED = [
     r'1 hello\n',
     r"\[ 'before' \]\n2 in between\n",
     r'2 error out of paper\n',
+    r'7\n7.5\n',
     r'http_stream 6\n',
     r'1 hello\n',
     r'1 hello\n',

@@ -24,14 +24,15 @@ TEXT = (ROOT / 'docs/channels.md').read_text()
         (1, 'test_document'),
         (2, 'test_members'),
         (3, 'test_orders'),
-        (4, 'test_late_writer'),
-        (5, 'test_answers_have_an_end'),
+        (4, 'test_prices'),
+        (5, 'test_late_writer'),
+        (6, 'test_answers_have_an_end'),
     ],
 )
 def test_examples_of_the_page_pass(number: int, name: str) -> None:
     """Each test that the page shows passes."""
     blocks = re.findall(r'```python\n(.*?)```', TEXT, re.DOTALL)
-    assert 6 == len(blocks)
+    assert 7 == len(blocks)
     names: dict[str, Any] = {}
     exec(blocks[number], names)
     names[name]()

@@ -385,8 +385,8 @@ MUTANTS = [
     Mutant(
         'pending items get the epoch of another log',
         'hub/local_channel.py',
-        'return subscription.stop_lagging()',
-        'return subscription.stop_lagging()[0], self.position.epoch',
+        'items, epoch = subscription.stop_lagging()',
+        'items, epoch = subscription.stop_lagging()[0], self.position.epoch',
         'tests/hub/test_local_channel.py',
     ),
     Mutant(

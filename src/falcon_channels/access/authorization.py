@@ -44,6 +44,7 @@ class PublicationDraft:
         channel: Name of the channel.
         connection: Connection of the client.
         tags: Labels beside the payload, a dict from text to text, or ``None``.
+        delta: Whether it may be sent as a delta; ``True`` by default.
         idempotency_key: See `Channels.publish`; ``None`` by default.
     """
 
@@ -55,6 +56,7 @@ class PublicationDraft:
         '_raw',
         'channel',
         'connection',
+        'delta',
         'idempotency_key',
         'tags',
     )
@@ -71,6 +73,7 @@ class PublicationDraft:
         self.channel = channel
         self.connection = connection
         self.tags: dict[str, str] | None = None
+        self.delta = True
         self.idempotency_key: str | None = None
         self._raw = raw
         self._binary = binary
@@ -359,6 +362,7 @@ async def authorize_publish(
         binary=binary,
         tags=draft.tags,
         info=connection.client_info(subscription),
+        whole=not draft.delta,
     )
 
 

@@ -93,6 +93,7 @@ class Publisher:
         *,
         idempotency_key: str | None = None,
         tags: dict[str, str] | None = None,
+        delta: bool = True,
         connection: Any = None,
         version: int | None = None,
         version_epoch: str = '',
@@ -111,7 +112,7 @@ class Publisher:
         return await self._give_to_broker(
             match,
             channel,
-            Publication(data=payload, binary=binary, tags=tags),
+            Publication(data=payload, binary=binary, tags=tags, whole=not delta),
             idempotency_key,
             connection,
             checked_version,
@@ -154,6 +155,7 @@ class Publisher:
         *,
         idempotency_key: str | None = None,
         tags: dict[str, str] | None = None,
+        delta: bool = True,
     ) -> list[PublishResult]:
         """Implement `Channels.broadcast`."""
         if isinstance(channels, str):
@@ -169,7 +171,7 @@ class Publisher:
                     options, channel, data
                 )
                 publications[options.binary] = Publication(
-                    data=payload, binary=binary, tags=tags
+                    data=payload, binary=binary, tags=tags, whole=not delta
                 )
             authorization.check_size(match.route, publications[options.binary].data)
         return await call_in_batches(

@@ -84,6 +84,8 @@ class SubscribeOptions(NamedTuple):
             publications, or ``None``.
         data: Data of the client's request for ``on_subscribe``, or ``None``.
         client_filter: Tag filter of the client's request, or ``None``.
+        delta: Whether the client can receive deltas. The options of the route then
+            decide.
         token: Claims of a verified subscription token, or ``None``.
         server_side: Whether the application subscribes the connection, so that
             ``on_subscribe`` is not called.
@@ -102,6 +104,7 @@ class SubscribeOptions(NamedTuple):
     since: Position | Newest | None = None
     data: Any = None
     client_filter: TagFilter | None = None
+    delta: bool = False
     token: TokenClaims | None = None
     server_side: bool = False
     approved: bool = False
@@ -336,6 +339,7 @@ class Subscriber:
             server_side=options.server_side,
             tag_filter=options.filter,
             client_filter=options.client_filter,
+            delta=options.delta and match.route.options.delta,
         )
         if options.token is not None:
             subscription.apply_token(

@@ -1,7 +1,7 @@
 """Encodes publications and client infos for stores and servers, as MessagePack.
 
-A publication is an array ``[data, time_ms, binary, tags, info, end]``. Default values
-after the last other value are left out.
+A publication is an array ``[data, time_ms, binary, tags, info, end, whole]``. Default
+values after the last other value are left out.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ class _Stored(msgspec.Struct, array_like=True, omit_defaults=True):
     tags: dict[str, str] | None = None
     info: ClientInfo | None = None
     end: ChannelEnd | None = None
+    whole: bool = False
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -44,6 +45,7 @@ def encode_publication(publication: Publication, time_ms: int = 0) -> bytes:
             publication.tags,
             publication.info,
             publication.end,
+            publication.whole,
         )
     )
 
@@ -68,6 +70,7 @@ def decode_publication(body: bytes, offset: int, time_ms: int = 0) -> Publicatio
         tags=stored.tags,
         info=stored.info,
         end=stored.end,
+        whole=stored.whole,
     )
 
 

@@ -19,6 +19,7 @@ from collections.abc import Awaitable
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
 import itertools
 import logging
 import time
@@ -44,6 +45,7 @@ from falcon_channels.protocol import codes
 from falcon_channels.protocol.command_rules import check_command
 from falcon_channels.protocol.command_rules import CommandAction
 from falcon_channels.protocol.command_rules import ConnectionState
+from falcon_channels.protocol.deltas import with_deltas
 from falcon_channels.protocol.json_codec import is_json
 from falcon_channels.protocol.messages import Command
 from falcon_channels.protocol.messages import ConnectRequest
@@ -630,24 +632,52 @@ class ClientConnection(Connection):
         self.send(self.codec.protocol.encode_error(self.command_id, error))
 
     def encode_publications(
-        self, channel: str, epoch: str, publications: list[Publication]
+        self,
+        channel: str,
+        epoch: str,
+        publications: Sequence[Publication],
+        *,
+        delta: bool = False,
     ) -> list[Publication] | EncodedPublications:
         """Encode the publications of a result once for all clients that recover them.
 
+        Args:
+            channel: Name of the channel.
+            epoch: Epoch of the publications.
+            publications: The publications.
+            delta: Whether they are in the form for subscriptions with delta.
+
         Returns:
-            Encoded parts, or `publications` for the first client that asks for them.
+            Encoded parts, or the publications for the first client that asks for them.
 
         Raises:
             ProtocolError: A publication cannot be sent in this encoding.
         """
         if not publications:
-            return publications
-        pieces = self.hub.shared_encodings.pieces(
-            (self.codec, type(self).part_encoder, channel, epoch),
+            return []
+        pieces: list[bytes] | None = []
+        if delta:
+            publications = with_deltas(publications, None)
+            # NOTE: the first one is whole. Others recover the same one as a delta.
+            first = self._encode_parts(channel, epoch, publications[:1], 'whole')
+            rest = self._encode_parts(channel, epoch, publications[1:], 'delta')
+            pieces = None if first is None or rest is None else first + rest
+        else:
+            pieces = self._encode_parts(channel, epoch, publications)
+        return list(publications) if pieces is None else EncodedPublications(pieces)
+
+    def _encode_parts(
+        self,
+        channel: str,
+        epoch: str,
+        publications: Sequence[Publication],
+        form: str = '',
+    ) -> list[bytes] | None:
+        return self.hub.shared_encodings.pieces(
+            (self.codec, type(self).part_encoder, channel, epoch, form),
             publications,
             self.part_encoder(channel),
         )
-        return publications if pieces is None else EncodedPublications(pieces)
 
     def part_encoder(self, channel: str) -> Callable[[Publication], bytes]:
         """Return the function that encodes a publication as a part of a result."""

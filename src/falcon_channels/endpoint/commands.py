@@ -44,6 +44,7 @@ from falcon_channels.protocol import messages
 from falcon_channels.protocol.client_filters import client_filter
 from falcon_channels.protocol.codec import json_codec
 from falcon_channels.protocol.command_rules import ConnectionState
+from falcon_channels.protocol.deltas import FOSSIL
 from falcon_channels.publication import Position
 
 _logger = logging.getLogger('falcon_channels')
@@ -209,8 +210,10 @@ async def _subscribe_server_side(
     """
     info, reply, tag_filter = connection.channels[channel]
     since = wanted = None
+    delta = False
     if requested is not None:
         wanted = _client_filter(requested)
+        delta = requested.delta == FOSSIL
         if requested.recover:
             since = Position(requested.offset, requested.epoch)
     results: list[messages.SubscribeResult] = []
@@ -225,6 +228,7 @@ async def _subscribe_server_side(
         info=info,
         reply=reply,
         filter=tag_filter,
+        delta=delta,
     )
     try:
         await connection.endpoint.node.subscriber.subscribe(
@@ -299,6 +303,7 @@ async def _subscribe(
         since=since,
         data=decode_data(connection, request.data),
         client_filter=_client_filter(request),
+        delta=request.delta == FOSSIL,
         token=_verify_token(connection, channel, request.token),
     )
     try:
@@ -356,13 +361,17 @@ def _subscribe_result(
         epoch=joined.position.epoch,
         offset=offset,
         publications=connection.encode_publications(
-            subscription.channel, joined.position.epoch, joined.publications
+            subscription.channel,
+            joined.position.epoch,
+            joined.publications,
+            delta=subscription.delta,
         ),
         recovered=bool(joined.recovered),
         was_recovering=since is not None,
         expires=expires,
         ttl=ttl,
         data=_encode_data(connection, subscription.reply),
+        delta=subscription.delta,
     )
 
 

@@ -117,6 +117,7 @@ class Subscription:
             client can neither see nor remove it.
         client_filter: Filter that the client sent with its request, or ``None``. The
             client receives what matches both filters.
+        delta: Whether the client receives publications as deltas. Never with a filter.
         token_verified: Whether the client sent a valid token for this channel.
         expires_at: Unix time in seconds at which the subscription ends if it is not
             refreshed, or ``None``.
@@ -135,6 +136,7 @@ class Subscription:
 
     __slots__ = (
         '_buffered_bytes',
+        '_delta',
         '_expires_at',
         '_filter',
         '_info',
@@ -173,8 +175,10 @@ class Subscription:
         server_side: bool = False,
         tag_filter: TagFilter | None = None,
         client_filter: TagFilter | None = None,
+        delta: bool = False,
     ) -> None:
         self.connection = connection
+        self._delta = delta
         self.channel = channel
         self.route = route
         self.params = params
@@ -250,6 +254,15 @@ class Subscription:
             )
         self._filter = tag_filter
         self.selection = combined_selection(tag_filter, self.client_filter)
+
+    @property
+    def delta(self) -> bool:
+        """Whether the client receives publications as deltas.
+
+        NOTE: a publication that does not match a filter is not sent. The next delta
+        would not fit what the client has. There are therefore no deltas with a filter.
+        """
+        return self._delta and self.selection is None
 
     @property
     def ended(self) -> bool:

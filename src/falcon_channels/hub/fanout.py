@@ -5,6 +5,8 @@
 * Subscribers with a tag filter are grouped by encoder and filter. Each distinct filter
   is evaluated once per publication. Subscribers that receive the same publications
   share the blob.
+* Subscribers with delta get deltas if their clients have the same base; see
+  `delta_groups`.
 * The output of a connection in one iteration leaves in one write: replies first, then
   the publications of all its channels.
 * `write` returns the backlog of the connection. A large backlog means that the client
@@ -26,11 +28,13 @@ from falcon_channels.errors import PayloadError
 from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.connection import Subscription
 from falcon_channels.hub.connection import SubscriptionState as State
+from falcon_channels.hub.groups import Groups
 from falcon_channels.hub.local_channel import LocalChannel
 from falcon_channels.metrics import Counters
 from falcon_channels.options import NodeOptions
 from falcon_channels.protocol.codes import DISCONNECT_INAPPROPRIATE_PROTOCOL
 from falcon_channels.protocol.codes import DISCONNECT_SLOW
+from falcon_channels.protocol.deltas import with_deltas
 from falcon_channels.publication import Signal
 from falcon_channels.transports.encoders import Encoder
 from falcon_channels.transports.encoders import Item
@@ -158,21 +162,19 @@ class FanOut:
                 connections with more than one subscription is then queued.
         """
         items = local_channel.take_batch()
-        epoch = local_channel.position.epoch
         write = self._write_collecting if several else self._write
         slow: list[Subscription] = []
         unsupported: list[Subscription] = []
-        payloads: dict[Any, list[bytes]] = {}
-        for encoder, group in local_channel.groups.items():
-            self._counters.encodings += 1
-            try:
-                blob = encoder.encode(local_channel.channel, items, epoch, payloads)
-            except PayloadError:
-                unsupported += group
-                continue
-            if blob is not None:
-                self._counters.deliveries += len(group) * len(items)
-                write(local_channel, group, blob, slow)
+        if local_channel.groups:
+            unsupported += self._deliver_to(
+                local_channel, local_channel.groups, items, write, slow
+            )
+        if local_channel.deltas is not None:
+            for groups, batch in local_channel.deltas.batches(items):
+                unsupported += self._deliver_to(
+                    local_channel, groups, batch, write, slow
+                )
+            local_channel.deltas.move_on(items)
         if local_channel.filtered:
             unsupported += self._deliver_filtered(local_channel, items, write, slow)
         for subscription in local_channel.lagging:
@@ -186,6 +188,34 @@ class FanOut:
             self._on_slow(local_channel, subscription)
         for subscription in unsupported:
             subscription.connection.disconnect(*DISCONNECT_INAPPROPRIATE_PROTOCOL)
+
+    def _deliver_to(
+        self,
+        local_channel: LocalChannel,
+        groups: Groups,
+        items: Sequence[Item],
+        write: _Write,
+        slow: list[Subscription],
+    ) -> list[Subscription]:
+        """Write items to LIVE subscribers without a filter.
+
+        Returns:
+            Subscribers whose encoding cannot carry an item.
+        """
+        epoch = local_channel.position.epoch
+        unsupported: list[Subscription] = []
+        payloads: dict[Any, list[bytes]] = {}
+        for encoder, group in groups.items():
+            self._counters.encodings += 1
+            try:
+                blob = encoder.encode(local_channel.channel, items, epoch, payloads)
+            except PayloadError:
+                unsupported += group
+                continue
+            if blob is not None:
+                self._counters.deliveries += len(group) * len(items)
+                write(local_channel, group, blob, slow)
+        return unsupported
 
     def _deliver_filtered(
         self,
@@ -336,6 +366,7 @@ class FanOut:
             self.write_items(
                 local_channel, subscription, ahead, local_channel.position.epoch
             )
+            local_channel.note_received(subscription, ahead)
         local_channel.pass_ahead()
 
     def write_items(
@@ -345,9 +376,11 @@ class FanOut:
         items: Sequence[Item],
         epoch: str,
     ) -> None:
-        """Write items to one subscriber."""
+        """Write items to one subscriber; the first publication is not a delta."""
         if not items:
             return
+        if subscription.delta:
+            items = with_deltas(items, None)
         connection = subscription.connection
         try:
             blob = connection.encoder.encode(local_channel.channel, items, epoch)

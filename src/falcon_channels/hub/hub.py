@@ -409,6 +409,7 @@ class Hub:
             joined = joined._replace(
                 publications=subscription.select(joined.publications)
             )
+        local_channel.note_received(subscription, joined.publications)
         # NOTE: the client asked for the recovered publications and has to read them
         #   first. They do not count towards the backlog limit.
         subscription.connection.grant(joined.size_bytes)

@@ -18,23 +18,24 @@ A local channel has no task and never calls the broker: `Hub` does both. Its rul
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 
-from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.connection import Subscription
 from falcon_channels.hub.connection import SubscriptionState as State
+from falcon_channels.hub.delta_groups import DeltaGroups
+from falcon_channels.hub.groups import add_to_group
+from falcon_channels.hub.groups import Groups
+from falcon_channels.hub.groups import remove_from_group
 from falcon_channels.hub.selection import Selection
 from falcon_channels.options import ChannelOptions
 from falcon_channels.protocol import recovery
+from falcon_channels.protocol.deltas import last_publication
 from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
 from falcon_channels.publication import Signal
-from falcon_channels.transports.encoders import Encoder
 from falcon_channels.transports.encoders import Item
-
-#: Subscriptions and their connections, by encoder.
-Groups = dict[Encoder, dict[Subscription, Connection]]
 
 
 class ChannelState(IntEnum):
@@ -64,7 +65,9 @@ class LocalChannel:
         state: The state of the channel; see `ChannelState`.
         position: Position of the last publication that was taken.
         members: How many subscriptions have joined and not ended.
-        groups: LIVE subscriptions without a filter and their connections, by encoder.
+        groups: LIVE subscriptions without a filter and without delta, and their
+            connections, by encoder.
+        deltas: Subscriptions with delta, or ``None`` if there are none.
         filtered: Groups like `groups` of the LIVE subscriptions with a filter, by their
             selection.
         ahead: AHEAD subscriptions.
@@ -85,6 +88,7 @@ class LocalChannel:
         'batch',
         'buffered_bytes',
         'channel',
+        'deltas',
         'filtered',
         'groups',
         'joining',
@@ -109,6 +113,7 @@ class LocalChannel:
         self.position = Position(0, '')
         self.members = 0
         self.groups: Groups = {}
+        self.deltas: DeltaGroups | None = None
         self.filtered: dict[Selection, Groups] = {}
         self.ahead: dict[Subscription, None] = {}
         self.joining: dict[Subscription, None] = {}
@@ -291,6 +296,10 @@ class LocalChannel:
         """
         self.joining.pop(subscription, None)
         self.members += 1
+        if subscription.delta:
+            if self.deltas is None:
+                self.deltas = DeltaGroups()
+            self.deltas.add_member()
         if offset is not None and offset > self.position.offset:
             subscription.go_ahead(offset)
             self.ahead[subscription] = None
@@ -313,10 +322,23 @@ class LocalChannel:
             self.ahead.pop(subscription, None)
         else:
             self.lagging.pop(subscription, None)
+        if self.deltas is not None and subscription.delta:
+            self.deltas.remove_member(subscription)
+            if not self.deltas.num_members:
+                self.deltas = None
+
+    def note_received(self, subscription: Subscription, items: Sequence[Item]) -> None:
+        """Called when items are written to one subscription, and not to a group."""
+        if self.deltas is not None and subscription.delta:
+            last = last_publication(items)
+            if last is not None:
+                self.deltas.set_base(subscription, last)
 
     def subscriptions(self) -> list[Subscription]:
         """Return all subscriptions that have joined."""
         all_groups = [self.groups, *self.filtered.values()]
+        if self.deltas is not None:
+            all_groups += self.deltas.in_step, self.deltas.out_of_step
         live = [s for groups in all_groups for group in groups.values() for s in group]
         return [*live, *self.ahead, *self.lagging]
 
@@ -325,23 +347,24 @@ class LocalChannel:
         self._enter_group(subscription)
 
     def _enter_group(self, subscription: Subscription) -> None:
-        connection, selection = subscription.connection, subscription.selection
-        groups = self.groups
-        if selection is not None:
-            groups = self.filtered.setdefault(selection, {})
-        group = groups.get(connection.encoder)
-        if group is None:
-            group = groups[connection.encoder] = {}
-        group[subscription] = connection
+        selection = subscription.selection
+        if self.deltas is not None and subscription.delta:
+            self.deltas.enter(subscription)
+        elif selection is None:
+            add_to_group(self.groups, subscription)
+        else:
+            add_to_group(self.filtered.setdefault(selection, {}), subscription)
 
     def _leave_group(self, subscription: Subscription) -> None:
-        encoder, selection = subscription.connection.encoder, subscription.selection
-        groups = self.groups if selection is None else self.filtered[selection]
-        group = groups[encoder]
-        del group[subscription]
-        if not group:
-            del groups[encoder]
-            if selection is not None and not groups:
+        selection = subscription.selection
+        if self.deltas is not None and subscription.delta:
+            self.deltas.leave(subscription)
+        elif selection is None:
+            remove_from_group(self.groups, subscription)
+        else:
+            groups = self.filtered[selection]
+            remove_from_group(groups, subscription)
+            if not groups:
                 del self.filtered[selection]
 
     # --- slow readers ----------------------------------------------------------------
@@ -358,6 +381,8 @@ class LocalChannel:
         NOTE: an item that does not match the filter must not replace or drop one that
         does. It is therefore never pending.
         """
+        if self.deltas is not None and last_publication(items) is not None:
+            self.deltas.set_base(subscription, None)
         return subscription.add_pending(
             subscription.select(items),
             self.position.epoch,
@@ -368,8 +393,10 @@ class LocalChannel:
     def catch_up(self, subscription: Subscription) -> tuple[list[Item], str]:
         """Make a LAGGING subscription LIVE; return its items and their epoch."""
         self.lagging.pop(subscription, None)
+        items, epoch = subscription.stop_lagging()
+        self.note_received(subscription, items)
         self._enter_group(subscription)
-        return subscription.stop_lagging()
+        return items, epoch
 
     def pass_ahead(self) -> None:
         """Make the AHEAD subscriptions LIVE whose offset the channel has reached."""

@@ -35,6 +35,7 @@ from falcon_channels.errors import ProtocolError
 from falcon_channels.json_decoding import has_extreme_numbers
 from falcon_channels.protocol.codes import DISCONNECT_INAPPROPRIATE_PROTOCOL
 from falcon_channels.protocol.codes import ReplyError
+from falcon_channels.protocol.deltas import DeltaPublication
 from falcon_channels.protocol.frame_limits import FrameLimits
 from falcon_channels.protocol.json_commands import WIRE_REQUESTS
 from falcon_channels.protocol.json_commands import WireConnect
@@ -427,7 +428,10 @@ def publication_fields(publication: Publication) -> bytes:
             'a binary publication cannot be sent to a JSON connection',
             *DISCONNECT_INAPPROPRIATE_PROTOCOL,
         )
-    parts = [b'"data":', remove_line_breaks(publication.data) or b'null']
+    if isinstance(publication, DeltaPublication):
+        parts = _delta_data(publication)
+    else:
+        parts = [b'"data":', remove_line_breaks(publication.data) or b'null']
     if publication.info is not None:
         parts += (b',"info":', _encode(_wire(publication.info)))
     if publication.offset:
@@ -437,6 +441,27 @@ def publication_fields(publication: Publication) -> bytes:
     if publication.time_ms:
         parts.append(b',"time":%d' % publication.time_ms)
     return b''.join(parts)
+
+
+def _delta_data(publication: DeltaPublication) -> list[bytes]:
+    """Return ``"data":"o\\n9@0,5:world...;","delta":true``, or a payload as a string.
+
+    Raises:
+        ProtocolError: The payload is not text in UTF-8. Its code is 3506.
+    """
+    delta = None if publication.patch is None else publication.patch.delta()
+    if delta is not None:
+        try:
+            return [b'"data":', _encode(delta.decode()), b',"delta":true']
+        except UnicodeDecodeError:
+            pass  # sent whole
+    try:
+        return [b'"data":', _encode(publication.data.decode())]
+    except UnicodeDecodeError:
+        raise ProtocolError(
+            'a publication that is not text cannot be sent to a JSON connection',
+            *DISCONNECT_INAPPROPRIATE_PROTOCOL,
+        ) from None
 
 
 def _publication(publication: Publication) -> bytes:

@@ -290,6 +290,7 @@ class SubscribeResult(Message):
         expires: Whether the subscription expires if it is not refreshed.
         ttl: Seconds until it expires.
         data: Payload of the application, or ``None``.
+        delta: Whether publications are in the form for subscriptions with delta.
     """
 
     field: ClassVar[str] = 'subscribe'
@@ -306,6 +307,7 @@ class SubscribeResult(Message):
     expires: bool = False
     ttl: int = 0
     data: bytes | None = None
+    delta: bool = False
 
 
 class ConnectResult(Message):

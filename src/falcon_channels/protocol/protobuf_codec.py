@@ -23,6 +23,7 @@ from google.protobuf.message import DecodeError
 from falcon_channels.errors import ProtocolError
 from falcon_channels.protocol import client_pb2 as pb
 from falcon_channels.protocol.codes import ReplyError
+from falcon_channels.protocol.deltas import DeltaPublication
 from falcon_channels.protocol.frame_limits import FrameLimits
 from falcon_channels.protocol.messages import Command
 from falcon_channels.protocol.messages import ConnectRequest
@@ -355,8 +356,12 @@ def _fill_publications(
 
 
 def _publication(publication: Publication) -> Any:
+    delta = None
+    if isinstance(publication, DeltaPublication) and publication.patch is not None:
+        delta = publication.patch.delta()
     return pb.Publication(
-        data=publication.data,
+        data=publication.data if delta is None else delta,
+        delta=delta is not None,
         info=None if publication.info is None else _info(publication.info),
         offset=publication.offset,
         tags=publication.tags,

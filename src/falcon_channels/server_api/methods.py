@@ -110,7 +110,7 @@ class _Payload(_Request):
     skip_history: bool = False
     tags: dict[str, str] | None = None
     idempotency_key: str = ''
-    delta: bool = False
+    delta: bool | None = None
     version: int = 0
     version_epoch: str = ''
 
@@ -283,12 +283,20 @@ class ApiMethods:
     async def _publish_to(
         self, channel: str, request: _Payload, payload: Any
     ) -> dict[str, Any]:
+        if request.delta:
+            match = await self._node.match(channel)
+            if not match.route.options.delta:
+                raise ApiError(
+                    codes.NOT_AVAILABLE,
+                    'delta: add the route with ChannelOptions(delta=True)',
+                )
         return _position(
             await self._node.publisher.publish(
                 channel,
                 payload,
                 idempotency_key=request.idempotency_key or None,
                 tags=request.tags,
+                delta=request.delta is not False,
             )
         )
 

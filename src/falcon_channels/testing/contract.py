@@ -194,6 +194,7 @@ class BrokerContract:
             Publication(data=b'1', time_ms=2, tags={'a': "b'", '': '€'}, info=info),
             Publication(data=b'"%s"' % (b'x' * 60000), time_ms=3),
             Publication(data=b'', binary=True, time_ms=4, offset=77),
+            Publication(data=b'2', time_ms=5, whole=True),
         ]
         async with self.opened(broker) as recorder:
             for channel, settings in (('log', LOG), ('live', NO_LOG)):
@@ -201,12 +202,12 @@ class BrokerContract:
                 for item in items:
                     await broker.publish(channel, item, settings)
             await recorder.until(
-                lambda: len(recorder.publications) == 10, 'all announcements'
+                lambda: len(recorder.publications) == 12, 'all announcements'
             )
             stored = (await broker.history('log', LOG)).publications
             for seen in (recorder.of('log'), recorder.of('live'), stored):
                 assert [_facts(item) for item in items] == [_facts(p) for p in seen]
-            assert [1, 2, 3, 4, 5] == [item.offset for item in stored]
+            assert [1, 2, 3, 4, 5, 6] == [item.offset for item in stored]
 
     async def test_publication_without_time_gets_the_time_of_the_broker(self) -> None:
         """A publication without a time gets the Unix time in milliseconds."""

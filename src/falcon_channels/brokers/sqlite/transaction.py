@@ -232,6 +232,7 @@ class Transaction:
             tags=publication.tags,
             info=publication.info,
             end=publication.end,
+            whole=publication.whole,
         )
         self.events.append(Event(kind, name, item, position.epoch))
         return PublishResult(position)

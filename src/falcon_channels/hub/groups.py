@@ -1,0 +1,28 @@
+"""Groups of LIVE subscriptions that receive the same blobs."""
+
+from __future__ import annotations
+
+from falcon_channels.hub.connection import Connection
+from falcon_channels.hub.connection import Subscription
+from falcon_channels.transports.encoders import Encoder
+
+#: Subscriptions and their connections, by encoder.
+Groups = dict[Encoder, dict[Subscription, Connection]]
+
+
+def add_to_group(groups: Groups, subscription: Subscription) -> None:
+    """Add a subscription to the group of its encoder."""
+    connection = subscription.connection
+    group = groups.get(connection.encoder)
+    if group is None:
+        group = groups[connection.encoder] = {}
+    group[subscription] = connection
+
+
+def remove_from_group(groups: Groups, subscription: Subscription) -> None:
+    """Remove a subscription from the group of its encoder."""
+    encoder = subscription.connection.encoder
+    group = groups[encoder]
+    del group[subscription]
+    if not group:
+        del groups[encoder]
