@@ -46,6 +46,7 @@ from falcon_channels import OptionsError
         ({'recovery': 'maybe'}, "recovery is 'maybe', but must be one of"),
         ({'publishers': 'me'}, "publishers is 'me'"),
         ({'join_leave': 'on'}, "join_leave is 'on'"),
+        ({'force_join_leave': True}, 'needs join_leave="connection"'),
         ({'slow_reader': None}, 'slow_reader is None'),
     ],
 )

@@ -57,7 +57,10 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
             disappears if its process died (default 60).
         join_leave: Whether subscribers receive joins and leaves (default ``'off'``).
             ``'connection'``: for each connection. ``'user'``: a join for a user's first
-            connection, and a leave for the user's last connection.
+            connection, and a leave for the user's last connection. An SDK's client
+            receives them if it asks for them (``joinLeave`` in JavaScript).
+        force_join_leave: Whether an SDK's client receives joins and leaves even if it
+            did not ask for them (default ``False``).
         leave_grace_s: Seconds for which a lost connection still counts as present
             (default 0). If the user returns within that time, there is no leave. Needs
             ``join_leave='user'``.
@@ -98,6 +101,7 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
     presence: bool = False
     presence_ttl_s: float = 60.0
     join_leave: JoinLeave = 'off'
+    force_join_leave: bool = False
     leave_grace_s: float = 0.0
     subscribers: Subscribers = 'auto'
     client_filters: bool = False
@@ -147,6 +151,10 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
             )
         if self.join_leave == 'user' and not self.presence:
             raise OptionsError('join_leave="user" needs presence=True')
+        if self.force_join_leave and self.join_leave == 'off':
+            raise OptionsError(
+                'force_join_leave=True needs join_leave="connection" or "user"'
+            )
         if self.leave_grace_s and self.join_leave != 'user':
             raise OptionsError('leave_grace_s needs join_leave="user"')
         if self.leave_grace_s >= self.presence_ttl_s:

@@ -147,7 +147,7 @@ def test_subscriber_receives_publications_with_offsets(
     peer: Peer, clients: Clients, room: str
 ) -> None:
     """The reply has the start position. Publications follow with their offsets."""
-    result = peer.ask('subscribe', channel=room)['subscribe']
+    result = peer.ask('subscribe', channel=room, join_leave=True)['subscribe']
     epoch = result.pop('epoch')
     assert {
         'recoverable': True,
@@ -182,7 +182,6 @@ def test_channel_without_history_has_no_positions(peer: Peer) -> None:
 def test_on_publish_changes_data_and_tags(peer: Peer, room: str) -> None:
     """on_publish may change the payload and add tags."""
     peer.ask('subscribe', channel=room)
-    peer.push()
     peer.ask('publish', channel=room, data='change')
     assert ['changed'] == peer.push()['pub']['data']
     peer.ask('publish', channel=room, data='tag')

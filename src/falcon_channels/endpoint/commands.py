@@ -300,6 +300,7 @@ async def _subscribe(
         data=decode_data(connection, request.data),
         client_filter=_client_filter(request),
         token=_verify_token(connection, channel, request.token),
+        join_leave=request.join_leave,
     )
     try:
         return await connection.endpoint.node.subscriber.subscribe(

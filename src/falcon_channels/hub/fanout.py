@@ -350,7 +350,7 @@ class FanOut:
             return
         connection = subscription.connection
         try:
-            blob = connection.encoder.encode(local_channel.channel, items, epoch)
+            blob = subscription.encoder.encode(local_channel.channel, items, epoch)
         except PayloadError:
             connection.disconnect(*DISCONNECT_INAPPROPRIATE_PROTOCOL)
             return

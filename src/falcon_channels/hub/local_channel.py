@@ -323,16 +323,17 @@ class LocalChannel:
 
     def _enter_group(self, subscription: Subscription) -> None:
         connection, selection = subscription.connection, subscription.selection
+        encoder = subscription.encoder
         groups = self.groups
         if selection is not None:
             groups = self.filtered.setdefault(selection, {})
-        group = groups.get(connection.encoder)
+        group = groups.get(encoder)
         if group is None:
-            group = groups[connection.encoder] = {}
+            group = groups[encoder] = {}
         group[subscription] = connection
 
     def _leave_group(self, subscription: Subscription) -> None:
-        encoder, selection = subscription.connection.encoder, subscription.selection
+        encoder, selection = subscription.encoder, subscription.selection
         groups = self.groups if selection is None else self.filtered[selection]
         group = groups[encoder]
         del group[subscription]
@@ -352,11 +353,14 @@ class LocalChannel:
     def add_pending(self, subscription: Subscription, items: list[Item]) -> int:
         """Add items for a LAGGING subscription; return how many were dropped.
 
-        NOTE: an item that does not match the filter must not replace or drop one that
-        does. It is therefore never pending.
+        NOTE: an item that the client does not receive must not replace or drop one that
+        it does. It is therefore never pending.
         """
+        items = subscription.select(items)
+        if not subscription.join_leave:
+            items = [item for item in items if isinstance(item, Publication)]
         return subscription.add_pending(
-            subscription.select(items),
+            items,
             self.position.epoch,
             self._max_backlog_bytes - self.limit_bytes,
             self.options.slow_reader == 'latest',
