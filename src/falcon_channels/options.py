@@ -48,6 +48,8 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
             that recovery failed. ``'latest'``: the newest publication, for channels
             that carry a state. ``'off'``: none. ``'auto'``: ``'stream'`` if there is
             history, else ``'off'``.
+        send_latest: Whether a client that subscribes without a position gets the newest
+            publication (default ``False``). Needs ``recovery='latest'``.
         recovery_limit: Maximum number of recovered publications (default 1000). A
             client that missed more is told that it could not recover.
         recovery_limit_bytes: Maximum size of recovered publications, in approximate
@@ -96,6 +98,7 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
     history_ttl_s: float | None = 86400.0
     meta_ttl_s: float | None = 30 * 86400.0
     recovery: Recovery = 'auto'
+    send_latest: bool = False
     recovery_limit: int = 1000
     recovery_limit_bytes: int = 4194304
     presence: bool = False
@@ -142,6 +145,10 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
             raise OptionsError(
                 f'recovery={self.recovery!r} needs history: '
                 'set history_size above 0, or recovery to "off"'
+            )
+        if self.send_latest and self.recovery != 'latest':
+            raise OptionsError(
+                f'send_latest=True needs recovery="latest", not {self.recovery!r}'
             )
         if self.recovery_mode == 'stream' and self.slow_reader != 'close':
             raise OptionsError(

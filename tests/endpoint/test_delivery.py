@@ -100,6 +100,11 @@ def make_channels() -> Channels:
         'state:{room}', Room(), ChannelOptions(history_size=5, recovery='latest')
     )
     channels.add_route(
+        'now:{room}',
+        Room(),
+        ChannelOptions(history_size=1, recovery='latest', send_latest=True),
+    )
+    channels.add_route(
         '#{user}', None, ChannelOptions(subscribers='anybody', history_size=5)
     )
     return channels
@@ -258,6 +263,40 @@ def test_channel_with_latest_recovery_sends_only_the_newest(
     )['subscribe']
     assert result['recovered'] is True
     assert [8] == [item['data'] for item in result['publications']]
+    peer.ask('unsubscribe', channel='state:a')
+    position = {'recover': True, 'offset': 9, 'epoch': result['epoch']}
+    again = peer.ask('subscribe', channel='state:a', **position)['subscribe']
+    assert (True, True, 9) == (
+        again['was_recovering'],
+        again['recovered'],
+        again['offset'],
+    )
+    assert 'publications' not in again
+
+
+def test_channel_with_latest_recovery_that_is_empty_does_not_recover(
+    peer: Peer,
+) -> None:
+    """A channel without a publication has nothing to recover."""
+    result = peer.ask('subscribe', channel='state:empty', recover=True)['subscribe']
+    assert result['was_recovering'] is True
+    assert not {'recovered', 'publications'} & set(result)
+
+
+def test_send_latest_gives_the_newest_publication_to_a_new_client(
+    peer: Peer, clients: Clients
+) -> None:
+    """With `send_latest`, a client without a position gets the newest publication."""
+    first = peer.ask('subscribe', channel='now:a')['subscribe']
+    assert 'publications' not in first
+    peer.ask('unsubscribe', channel='now:a')
+    for number in (1, 2):
+        clients.run(clients.channels.publish('now:a', number))
+    result = peer.ask('subscribe', channel='now:a')['subscribe']
+    assert [2] == [item['data'] for item in result['publications']]
+    assert not {'recovered', 'was_recovering'} & set(result)
+    clients.run(clients.channels.publish('now:a', 3))
+    assert 3 == peer.push()['pub']['data']
 
 
 def test_server_side_subscription_is_named_before_its_publications(
