@@ -53,6 +53,7 @@ PUBLIC = {
         'PublicationTooLargeError',
         'PublishResult',
         'RpcCall',
+        'Snapshot',
         'Subscription',
         'UnknownChannelError',
         'UnsubscribedError',

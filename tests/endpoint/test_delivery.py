@@ -384,7 +384,12 @@ def connection_of(channels: Channels, user: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    ('code', 'end'), [(2500, (3010, 'insufficient state')), (2501, (3006, None))]
+    ('code', 'end'),
+    [
+        (2500, (3010, 'insufficient state')),
+        (2501, (3006, None)),
+        (2502, (3014, 'state invalidated')),
+    ],
 )
 def test_lost_server_side_subscription_ends_the_connection(
     server: Server, clients: Clients, code: int, end: tuple[int, str | None]
