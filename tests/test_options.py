@@ -46,6 +46,8 @@ from falcon_channels import OptionsError
         ({'recovery': 'maybe'}, "recovery is 'maybe', but must be one of"),
         ({'publishers': 'me'}, "publishers is 'me'"),
         ({'join_leave': 'on'}, "join_leave is 'on'"),
+        ({'force_join_leave': True}, 'needs join_leave="connection"'),
+        ({'history_size': 1, 'send_latest': True}, 'needs recovery="latest"'),
         ({'slow_reader': None}, 'slow_reader is None'),
     ],
 )

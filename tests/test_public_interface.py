@@ -55,6 +55,7 @@ PUBLIC = {
         'PublicationTooLargeError',
         'PublishResult',
         'RpcCall',
+        'Snapshot',
         'Subscription',
         'UnknownChannelError',
         'UnsubscribedError',

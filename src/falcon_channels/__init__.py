@@ -37,6 +37,7 @@ from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import Position
 from falcon_channels.publication import PresenceStats
 from falcon_channels.publication import Publication
+from falcon_channels.publication import Snapshot
 
 __all__ = [
     'BrokerError',
@@ -71,6 +72,7 @@ __all__ = [
     'PublicationTooLargeError',
     'PublishResult',
     'RpcCall',
+    'Snapshot',
     'Subscription',
     'UnknownChannelError',
     'UnsubscribedError',

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -38,6 +40,7 @@ from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import Position
 from falcon_channels.publication import PresenceStats
+from falcon_channels.publication import Snapshot
 from falcon_channels.server_api.resource import mount_api
 from falcon_channels.tokens import TokenVerifier
 from falcon_channels.transports.asgi_extensions import DRAIN_HOOKS
@@ -273,10 +276,7 @@ class Channels:
     async def position(self, channel: str) -> Position:
         """Return the current position of a channel, without its publications.
 
-        Read the position first, and then the state in your own database. A publication
-        between the two reads may then be in the state, and the client that subscribes
-        from the position receives it again. With the other order, the client may miss
-        it.
+        To send a state together with its position, call `snapshot`.
 
         Returns:
             ``Position(0, '')`` for a channel that keeps no history.
@@ -286,6 +286,37 @@ class Channels:
             BrokerUnavailableError: Try again.
         """
         return (await self.history(channel, limit=0)).position
+
+    async def snapshot(
+        self, channel: str, load: Callable[[], Awaitable[Any] | Any]
+    ) -> Snapshot:
+        """Load a state, with a position from which a client follows its changes.
+
+        ::
+
+            async def on_get(self, req, resp, order_id):
+                snapshot = await channels.snapshot(
+                    f'orders:{order_id}', lambda: read_order(order_id)
+                )
+                resp.media = snapshot.to_media()
+
+        The position is read first. A change between the two reads may then be in the
+        state, and the client receives its publication too. With the other order, the
+        client might miss the change. Code that changes the state must store it before
+        it publishes it.
+
+        Args:
+            channel: Name of the channel that carries the changes.
+            load: Function or coroutine function that returns the state. It must read
+                what is stored when it is called, so a database transaction must not
+                have read anything before.
+
+        Raises:
+            CapabilityError: Clients of the channel cannot recover from a position.
+            UnknownChannelError: No route matches.
+            BrokerUnavailableError: Try again.
+        """
+        return await self.node.reader.snapshot(channel, load)
 
     async def remove_history(self, channel: str) -> None:
         """Remove all publications of a channel's log, and its end.
@@ -390,7 +421,8 @@ class Channels:
             client: Id of one connection; ``''`` for all of the user.
             session: Emulation session of one connection, or ``''``.
             code: Unsubscribe code, 2000 to 2999; 2000 by default. Clients subscribe
-                again from 2500 on.
+                again from 2500 on. With 2502 they forget their position, and an SDK
+                calls ``getState`` again.
 
         Raises:
             OptionsError: The code is out of range.

@@ -48,6 +48,8 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
             that recovery failed. ``'latest'``: the newest publication, for channels
             that carry a state. ``'off'``: none. ``'auto'``: ``'stream'`` if there is
             history, else ``'off'``.
+        send_latest: Whether a client that subscribes without a position gets the newest
+            publication (default ``False``). Needs ``recovery='latest'``.
         recovery_limit: Maximum number of recovered publications (default 1000). A
             client that missed more is told that it could not recover.
         recovery_limit_bytes: Maximum size of recovered publications, in approximate
@@ -57,7 +59,10 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
             disappears if its process died (default 60).
         join_leave: Whether subscribers receive joins and leaves (default ``'off'``).
             ``'connection'``: for each connection. ``'user'``: a join for a user's first
-            connection, and a leave for the user's last connection.
+            connection, and a leave for the user's last connection. An SDK's client
+            receives them if it asks for them (``joinLeave`` in JavaScript).
+        force_join_leave: Whether an SDK's client receives joins and leaves even if it
+            did not ask for them (default ``False``).
         leave_grace_s: Seconds for which a lost connection still counts as present
             (default 0). If the user returns within that time, there is no leave. Needs
             ``join_leave='user'``.
@@ -96,11 +101,13 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
     history_ttl_s: float | None = 86400.0
     meta_ttl_s: float | None = 30 * 86400.0
     recovery: Recovery = 'auto'
+    send_latest: bool = False
     recovery_limit: int = 1000
     recovery_limit_bytes: int = 4194304
     presence: bool = False
     presence_ttl_s: float = 60.0
     join_leave: JoinLeave = 'off'
+    force_join_leave: bool = False
     leave_grace_s: float = 0.0
     subscribers: Subscribers = 'auto'
     client_filters: bool = False
@@ -143,6 +150,10 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
                 f'recovery={self.recovery!r} needs history: '
                 'set history_size above 0, or recovery to "off"'
             )
+        if self.send_latest and self.recovery != 'latest':
+            raise OptionsError(
+                f'send_latest=True needs recovery="latest", not {self.recovery!r}'
+            )
         if self.recovery_mode == 'stream' and self.slow_reader != 'close':
             raise OptionsError(
                 f'slow_reader={self.slow_reader!r} leaves gaps, which '
@@ -151,6 +162,10 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
             )
         if self.join_leave == 'user' and not self.presence:
             raise OptionsError('join_leave="user" needs presence=True')
+        if self.force_join_leave and self.join_leave == 'off':
+            raise OptionsError(
+                'force_join_leave=True needs join_leave="connection" or "user"'
+            )
         if self.leave_grace_s and self.join_leave != 'user':
             raise OptionsError('leave_grace_s needs join_leave="user"')
         if self.leave_grace_s >= self.presence_ttl_s:

@@ -187,6 +187,27 @@ def without_end(publications: list[Publication]) -> list[Publication]:
     return publications
 
 
+class Snapshot(NamedTuple):
+    """A state of the application, and a position from which a client follows it.
+
+    Attributes:
+        state: The state.
+        position: Position of the channel, read before the state. A client that
+            subscribes from here misses no change.
+    """
+
+    state: Any
+    position: Position
+
+    def to_media(self) -> dict[str, Any]:
+        """Return ``{"state": ..., "offset": 7, "epoch": "..."}`` for ``resp.media``."""
+        return {
+            'state': self.state,
+            'offset': self.position.offset,
+            'epoch': self.position.epoch,
+        }
+
+
 def _media(publication: Publication) -> dict[str, Any]:
     if publication.binary:
         raise ValueError(

@@ -77,3 +77,54 @@ async def test_presence_of_a_channel_without_presence_raises() -> None:
     with pytest.raises(CapabilityError, match='presence=True'):
         await channels.presence('rooms:a')
     await channels.close()
+
+
+@on_fake_clock
+async def test_snapshot_reads_the_position_before_the_state() -> None:
+    """A change during the load is in the state, and comes after the position too."""
+    channels = make_channels()
+    stored = ['new']
+
+    async def load() -> str:
+        stored[0] = 'paid'
+        await channels.publish('rooms:a', 'paid')
+        return stored[0]
+
+    before = await channels.position('rooms:a')
+    snapshot = await channels.snapshot('rooms:a', load)
+    assert ('paid', before) == snapshot
+    assert {'state': 'paid', 'offset': 0, 'epoch': before.epoch} == snapshot.to_media()
+    async with channels.subscribe('rooms:a', since=snapshot.position) as subscription:
+        assert 'paid' == (await anext(subscription)).value()
+    assert (1, before.epoch) == (
+        await channels.snapshot('rooms:a', lambda: stored[0])
+    ).position
+    await channels.close()
+
+
+@pytest.mark.parametrize(
+    'options', [{}, {'history_size': 5, 'recovery': 'off'}], ids=['log', 'recovery']
+)
+@on_fake_clock
+async def test_snapshot_of_a_channel_that_clients_cannot_follow_is_refused(
+    options: Any,
+) -> None:
+    """Without recovery, a client would load its state again and again."""
+    channels = Channels()
+    channels.add_route('plain', None, ChannelOptions(**options))
+    with pytest.raises(CapabilityError, match='cannot follow it'):
+        await channels.snapshot('plain', lambda: 1)
+    await channels.close()
+
+
+@on_fake_clock
+async def test_snapshot_passes_on_an_error_of_the_application() -> None:
+    """An error while the state is loaded reaches the responder."""
+    channels = make_channels()
+
+    def load() -> None:
+        raise KeyError('order')
+
+    with pytest.raises(KeyError, match='order'):
+        await channels.snapshot('rooms:a', load)
+    await channels.close()

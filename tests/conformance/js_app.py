@@ -43,6 +43,26 @@ class Room:
         resp.media = {'offset': result.position.offset}
 
 
+class State:
+    """The states of the channels `states:{name}`, which are loaded over HTTP."""
+
+    def __init__(self) -> None:
+        self.states: dict[str, Any] = {}
+
+    async def on_get(self, req: Any, resp: Any, name: str) -> None:
+        """Return the state, and the position from which a client follows it."""
+        snapshot = await channels.snapshot(
+            f'states:{name}', lambda: self.states.get(name)
+        )
+        resp.media = snapshot.to_media()
+
+    async def on_put(self, req: Any, resp: Any, name: str) -> None:
+        """Store a state, and publish it unless `?quiet=true`."""
+        self.states[name] = await req.get_media()
+        if not req.get_param_as_bool('quiet'):
+            await channels.publish(f'states:{name}', self.states[name])
+
+
 class Clients:
     """Endpoint resource: user ids, RPC methods and messages."""
 
@@ -73,6 +93,11 @@ class Control:
     async def on_post_revoke(self, req: Any, resp: Any, user: str) -> None:
         """Revoke a subscription right."""
         await channels.revoke_user(user, req.get_param('channel', required=True))
+
+    async def on_post_invalidate(self, req: Any, resp: Any, user: str) -> None:
+        """Let a client load the state of a channel again."""
+        channel = req.get_param('channel', required=True)
+        await channels.unsubscribe_user(user, channel, code=2502)
 
     async def on_post_disconnect(self, req: Any, resp: Any, user: str) -> None:
         """Close all connections of a user."""
@@ -114,13 +139,19 @@ channels.add_route(
 channels.add_route(
     '#{user}', None, ChannelOptions(subscribers='anybody', history_size=10)
 )
+channels.add_route(
+    'states:{name}',
+    None,
+    ChannelOptions(subscribers='anybody', history_size=3),
+)
 app = falcon.asgi.App(middleware=[channels])
 app.add_route('/rooms/{room}', Room())
+app.add_route('/states/{name}', State())
 app.add_route('/page', Page())
 app.add_static_route(
     '/dist', str(Path(__file__).parent / 'js/node_modules/centrifuge/dist')
 )
 control = Control()
-for suffix in ('revoke', 'disconnect', 'token'):
+for suffix in ('revoke', 'invalidate', 'disconnect', 'token'):
     app.add_route(f'/users/{{user}}/{suffix}', control, suffix=suffix)
 channels.add_endpoints(app, resource=Clients(), tokens=TokenVerifier(KEY))

@@ -43,6 +43,7 @@ channels.add_route(
         history_ttl_s=300,
         presence=True,
         join_leave='connection',
+        force_join_leave=True,
     ),
 )
 channels.add_route(

@@ -21,7 +21,7 @@ NODE_MODULES = Path(__file__).parent / 'js' / 'node_modules'
 # The expected output of each snippet after the application.
 EXPECTED = [
     r'1 hello\n',
-    r"\[ 'before' \]\n2 in between\n",
+    r'new\npaid\n',
     r'2 error out of paper\n',
     r'7\n7.5\n',
     r'http_stream 6\n',

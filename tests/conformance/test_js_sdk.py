@@ -13,6 +13,7 @@ import sys
 
 import pytest
 from support.asgi_servers import AsgiServer
+from support.processes import python_path
 from support.processes import ROOT
 
 FOLDER = Path(__file__).with_name('js')
@@ -32,7 +33,7 @@ def run_scenarios(asgi_server: AsgiServer, transport: str) -> None:
             **os.environ,
             'TRANSPORT': transport,
             'SERVER_COMMAND': json.dumps([sys.executable, *arguments]),
-            'PYTHONPATH': str(ROOT),
+            'PYTHONPATH': python_path(str(ROOT)),
         },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

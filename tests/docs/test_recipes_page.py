@@ -89,14 +89,15 @@ async def test_change_between_position_and_state_is_not_missed(
     """A change between the two reads is in the state, and is received again."""
     async with testing.ASGIConductor(shop.app) as conductor:
         await conductor.simulate_put('/orders/7', json=change('paid', 'a'))
-        read_position = shop.channels.position
+        reader = shop.channels.node.reader
+        read_position = reader.position_to_follow
 
         async def position(channel: str) -> Position:
             found: Position = await read_position(channel)
             await conductor.simulate_put('/orders/7', json=change('packed', 'b'))
             return found
 
-        monkeypatch.setattr(shop.channels, 'position', position)
+        monkeypatch.setattr(reader, 'position_to_follow', position)
         loaded = (await conductor.simulate_get('/orders/7')).json
         assert ('packed', 1) == (loaded['state'], loaded['offset'])
         since = f'since={loaded["offset"]}:{loaded["epoch"]}'

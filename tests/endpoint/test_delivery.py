@@ -100,6 +100,11 @@ def make_channels() -> Channels:
         'state:{room}', Room(), ChannelOptions(history_size=5, recovery='latest')
     )
     channels.add_route(
+        'now:{room}',
+        Room(),
+        ChannelOptions(history_size=1, recovery='latest', send_latest=True),
+    )
+    channels.add_route(
         '#{user}', None, ChannelOptions(subscribers='anybody', history_size=5)
     )
     return channels
@@ -147,7 +152,7 @@ def test_subscriber_receives_publications_with_offsets(
     peer: Peer, clients: Clients, room: str
 ) -> None:
     """The reply has the start position. Publications follow with their offsets."""
-    result = peer.ask('subscribe', channel=room)['subscribe']
+    result = peer.ask('subscribe', channel=room, join_leave=True)['subscribe']
     epoch = result.pop('epoch')
     assert {
         'recoverable': True,
@@ -182,7 +187,6 @@ def test_channel_without_history_has_no_positions(peer: Peer) -> None:
 def test_on_publish_changes_data_and_tags(peer: Peer, room: str) -> None:
     """on_publish may change the payload and add tags."""
     peer.ask('subscribe', channel=room)
-    peer.push()
     peer.ask('publish', channel=room, data='change')
     assert ['changed'] == peer.push()['pub']['data']
     peer.ask('publish', channel=room, data='tag')
@@ -259,6 +263,40 @@ def test_channel_with_latest_recovery_sends_only_the_newest(
     )['subscribe']
     assert result['recovered'] is True
     assert [8] == [item['data'] for item in result['publications']]
+    peer.ask('unsubscribe', channel='state:a')
+    position = {'recover': True, 'offset': 9, 'epoch': result['epoch']}
+    again = peer.ask('subscribe', channel='state:a', **position)['subscribe']
+    assert (True, True, 9) == (
+        again['was_recovering'],
+        again['recovered'],
+        again['offset'],
+    )
+    assert 'publications' not in again
+
+
+def test_channel_with_latest_recovery_that_is_empty_does_not_recover(
+    peer: Peer,
+) -> None:
+    """A channel without a publication has nothing to recover."""
+    result = peer.ask('subscribe', channel='state:empty', recover=True)['subscribe']
+    assert result['was_recovering'] is True
+    assert not {'recovered', 'publications'} & set(result)
+
+
+def test_send_latest_gives_the_newest_publication_to_a_new_client(
+    peer: Peer, clients: Clients
+) -> None:
+    """With `send_latest`, a client without a position gets the newest publication."""
+    first = peer.ask('subscribe', channel='now:a')['subscribe']
+    assert 'publications' not in first
+    peer.ask('unsubscribe', channel='now:a')
+    for number in (1, 2):
+        clients.run(clients.channels.publish('now:a', number))
+    result = peer.ask('subscribe', channel='now:a')['subscribe']
+    assert [2] == [item['data'] for item in result['publications']]
+    assert not {'recovered', 'was_recovering'} & set(result)
+    clients.run(clients.channels.publish('now:a', 3))
+    assert 3 == peer.push()['pub']['data']
 
 
 def test_server_side_subscription_is_named_before_its_publications(
@@ -346,7 +384,12 @@ def connection_of(channels: Channels, user: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    ('code', 'end'), [(2500, (3010, 'insufficient state')), (2501, (3006, None))]
+    ('code', 'end'),
+    [
+        (2500, (3010, 'insufficient state')),
+        (2501, (3006, None)),
+        (2502, (3014, 'state invalidated')),
+    ],
 )
 def test_lost_server_side_subscription_ends_the_connection(
     server: Server, clients: Clients, code: int, end: tuple[int, str | None]

@@ -325,6 +325,16 @@ def test_subscribe_that_waits_while_it_is_unsubscribed_is_refused(
     assert [] == ann.pushes
 
 
+def test_subscribe_that_waits_while_its_state_is_invalidated_loads_it_again(
+    ann: Peer, app: App
+) -> None:
+    """Code 2502 tells a client that has loaded its state to load it again."""
+    position = {'channel': 'rooms:wait', 'recover': True, 'flag': 2}
+    ann.say({'id': 90, 'subscribe': position})
+    app.run_while_it_waits(app.unsubscribe('rooms:wait', code=2502))
+    assert 112 == ann.answer(90)['error']['code']
+
+
 @pytest.mark.parametrize('command', ['revoke', 'disconnect'])
 def test_subscribe_that_waits_while_its_right_is_taken_away_is_refused(
     ann: Peer, app: App, command: str
@@ -410,6 +420,11 @@ def test_server_side_subscription_that_is_ended_while_it_is_made_is_not_in_the_r
         app.run_while_it_waits(app.unsubscribe('slow:c', code=2500))
         assert (3010, 'insufficient state') == peer.end()
         assert [] == peer.pushes
+    data = {'user': 'ann', 'channels': ['slow:d']}
+    with Peer.to(server) as peer:
+        peer.say({'id': 1, 'connect': {'data': data}})
+        app.run_while_it_waits(app.unsubscribe('slow:d', code=2502))
+        assert (3014, 'state invalidated') == peer.end()
 
 
 def test_server_side_subscription_that_has_not_begun_is_ended(

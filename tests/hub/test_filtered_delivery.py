@@ -265,7 +265,8 @@ def test_latest_publication_that_matches_is_recovered(
         position = await channels.position('orders')
         async with SimulatedClient(channels, user='north') as client:
             broker.meanwhile = tuple(meanwhile.split())
-            joined = await client.subscribe('orders', since=position)
+            since = position._replace(offset=0)
+            joined = await client.subscribe('orders', since=since)
             await asyncio.sleep(1)
             assert (expected is not None) == joined.recovered
             assert (expected or []) == [item.offset for item in joined.publications]
@@ -273,3 +274,27 @@ def test_latest_publication_that_matches_is_recovered(
         await channels.close()
 
     on_fake_clock(scenario)()
+
+
+@pytest.mark.parametrize(
+    ('offset', 'recovered', 'expected'),
+    [
+        (1, True, [3]),  # an older one that matched
+        (3, True, []),  # the latest that matches
+        (4, True, []),  # later ones did not match
+        (9, True, [3]),  # not a position of this log
+    ],
+)
+@on_fake_clock
+async def test_latest_publication_that_matches_is_not_repeated(
+    offset: int, recovered: bool, expected: list[int]
+) -> None:
+    """A client that has the latest publication of its filter does not get it again."""
+    channels = make_channels(recovery='latest', history_size=10)
+    await publish(channels, 'north', 'south', 'north', 'south')
+    since = (await channels.position('orders'))._replace(offset=offset)
+    async with SimulatedClient(channels, user='north') as client:
+        joined = await client.subscribe('orders', since=since)
+        assert recovered == joined.recovered
+        assert expected == [item.offset for item in joined.publications]
+    await channels.close()

@@ -46,6 +46,9 @@ def test_portal_methods_return_what_the_async_methods_return(portal: Portal) -> 
     assert [2, 1] == [result.position.offset for result in results]
     page = portal.history('rooms:a', limit=1, reverse=True)
     assert ['x'] == [item.value() for item in page.publications]
+    thread = threading.current_thread()
+    snapshot = portal.snapshot('rooms:a', threading.current_thread)
+    assert (thread, page.position) == snapshot
     assert {} == portal.presence('rooms:a')
     assert (0, 0) == portal.presence_stats('rooms:a')
     portal.revoke_user('eve', 'rooms:a')

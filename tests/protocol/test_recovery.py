@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 import pytest
 
 from falcon_channels.protocol.recovery import following_publications
+from falcon_channels.protocol.recovery import has_latest
 from falcon_channels.protocol.recovery import missed_publications
 from falcon_channels.protocol.recovery import recover
 from falcon_channels.protocol.recovery import recover_latest
@@ -119,6 +120,29 @@ def test_recover_latest_returns_the_newest_publication_or_nothing() -> None:
     newest = recover_latest(HistoryPage([pub(7)], Position(7, 'e')))
     assert (True, [pub(7)], Position(7, 'e')) == newest
     assert not recover_latest(HistoryPage([], Position(7, 'e'))).recovered
+
+
+@pytest.mark.parametrize(
+    ('asked', 'latest', 'has'),
+    [
+        (None, [7], False),
+        (Position(7, 'e'), [7], True),
+        (Position(7, 'e'), [5], True),  # 6 and 7 do not match the client's filter
+        (Position(6, 'e'), [7], False),
+        (Position(7, 'other'), [7], False),
+        (Position(7, ''), [7], False),
+        (Position(0, 'e'), [7], False),
+        (Position(8, 'e'), [7], False),  # beyond the log, so it is of another one
+        (Position(7, 'e'), [], True),  # the log no longer has it, but the client does
+        (Position(6, 'e'), [], False),
+    ],
+)
+def test_client_has_the_latest_publication_up_to_its_position(
+    asked: Position | None, latest: list[int], has: bool
+) -> None:
+    """A client has the latest publication if its position is of this log, and not
+    before it."""
+    assert has == has_latest(asked, Position(7, 'e'), [pub(n) for n in latest])
 
 
 @given(

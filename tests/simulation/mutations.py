@@ -274,6 +274,13 @@ MUTANTS = [
         'tests/hub/test_filtered_delivery.py',
     ),
     Mutant(
+        'the latest publication is sent to a client that has it',
+        'protocol/recovery.py',
+        'return latest[0].offset <= asked.offset',
+        'return False',
+        'tests/protocol/test_recovery.py',
+    ),
+    Mutant(
         'a publication that does not match replaces a pending one',
         'hub/local_channel.py',
         'subscription.select(items)',

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from collections.abc import Callable
 from collections.abc import Mapping
+import inspect
+from typing import Any
 
 from falcon_channels.access import authorization
 from falcon_channels.brokers.base import Broker
@@ -22,6 +24,7 @@ from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import Position
 from falcon_channels.publication import PresenceStats
 from falcon_channels.publication import Publication
+from falcon_channels.publication import Snapshot
 from falcon_channels.publication import without_end
 from falcon_channels.routing import ChannelMatch
 
@@ -71,6 +74,34 @@ class Reader:
                 'read again without since'
             )
         return page
+
+    async def snapshot(
+        self, channel: str, load: Callable[[], Awaitable[Any] | Any]
+    ) -> Snapshot:
+        """Implement `Channels.snapshot`."""
+        position = await self.position_to_follow(channel)
+        # NOTE: the state is read after the position. With the other order, a change
+        #   between the two reads would be neither in the state nor after the position.
+        state = load()
+        if inspect.isawaitable(state):
+            state = await state
+        return Snapshot(state, position)
+
+    async def position_to_follow(self, channel: str) -> Position:
+        """Return the position of a channel, from which a client can follow it.
+
+        Raises:
+            CapabilityError: Clients of the channel cannot recover.
+        """
+        options = (await self._match(channel)).route.options
+        if options.recovery_mode == 'off':
+            raise CapabilityError(
+                f'clients of channel {channel!r} cannot recover, so they cannot follow '
+                f'it from a position: its route has history_size={options.history_size}'
+                f' and recovery={options.recovery!r}, and needs for example '
+                'ChannelOptions(history_size=100)'
+            )
+        return (await self.history(channel, limit=0)).position
 
     async def remove_history(self, channel: str) -> None:
         """Implement `Channels.remove_history`."""

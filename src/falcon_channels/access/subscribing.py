@@ -97,6 +97,8 @@ class SubscribeOptions(NamedTuple):
         filter: Tag filter of a server-side subscription, or ``None``.
         expires_at: Unix time in seconds at which a server-side subscription ends, or
             ``None``.
+        join_leave: Whether the client wants joins and leaves. The route may send them
+            although it does not.
         presence: Whether the subscription is entered into presence.
         on_authorized: Awaited in step 4; an exception ends the subscription.
     """
@@ -112,6 +114,7 @@ class SubscribeOptions(NamedTuple):
     reply: Any = None
     filter: TagFilter | None = None
     expires_at: float | None = None
+    join_leave: bool = True
     presence: bool = True
     on_authorized: Callable[[], Awaitable[None]] | None = None
 
@@ -340,6 +343,7 @@ class Subscriber:
             tag_filter=options.filter,
             client_filter=options.client_filter,
             delta=options.delta and match.route.options.delta,
+            join_leave=options.join_leave or match.route.options.force_join_leave,
         )
         if options.token is not None:
             subscription.apply_token(

@@ -31,6 +31,7 @@ from falcon_channels.access.refusal_log import log_refusal
 from falcon_channels.access.responders import notify
 from falcon_channels.checks import check_time
 from falcon_channels.endpoint.endpoint import Endpoint
+from falcon_channels.endpoint.refusals import disconnect_for_unsubscribe
 from falcon_channels.errors import InvalidValueError
 from falcon_channels.errors import PayloadError
 from falcon_channels.errors import ProtocolError
@@ -747,14 +748,7 @@ class ClientConnection(Connection):
         if subscription.server_side and code >= codes.FIRST_RESUBSCRIBE_CODE:
             # NOTE: the client does not subscribe again to a server-side channel. The
             #   connection ends, and the next connect recovers the channel.
-            expired = code == codes.UNSUBSCRIBE_EXPIRED.code
-            self.disconnect(
-                *(
-                    codes.DISCONNECT_SUB_EXPIRED
-                    if expired
-                    else codes.DISCONNECT_INSUFFICIENT
-                )
-            )
+            self.disconnect(*disconnect_for_unsubscribe(code))
             return
         self.push(subscription.channel, UnsubscribePush(code=code, reason=reason))
 

@@ -24,6 +24,7 @@ from falcon_channels.access.subscribing import SubscribeOptions
 from falcon_channels.access.subscribing import TokenClaims
 from falcon_channels.endpoint import auth
 from falcon_channels.endpoint.client_connection import ClientConnection
+from falcon_channels.endpoint.refusals import disconnect_for_unsubscribe
 from falcon_channels.endpoint.refusals import EndedError
 from falcon_channels.endpoint.refusals import refusal_for
 from falcon_channels.endpoint.refusals import RefusedError
@@ -237,7 +238,8 @@ async def _subscribe_server_side(
     except UnsubscribedError as ex:
         if ex.code >= codes.FIRST_RESUBSCRIBE_CODE:
             # NOTE: as in `on_unsubscribed`, the next connect subscribes again.
-            raise EndedError(codes.DISCONNECT_INSUFFICIENT) from None
+            disconnect = disconnect_for_unsubscribe(ex.code)
+            raise EndedError(disconnect) from None
         return None
     except (ChannelNameError, UnknownChannelError) as ex:
         connection.endpoint.log_server_side(str(ex))
@@ -305,6 +307,7 @@ async def _subscribe(
         client_filter=_client_filter(request),
         delta=request.delta == FOSSIL,
         token=_verify_token(connection, channel, request.token),
+        join_leave=request.join_leave,
     )
     try:
         return await connection.endpoint.node.subscriber.subscribe(
@@ -315,6 +318,10 @@ async def _subscribe(
         #   so after a temporary error only.
         again = ex.code >= codes.FIRST_RESUBSCRIBE_CODE
         error = codes.INTERNAL if again else codes.PERMISSION_DENIED
+        strict = request.flag & messages.FLAG_REJECT_UNRECOVERED
+        if strict and ex.code == codes.UNSUBSCRIBE_INVALIDATED.code:
+            # NOTE: the client has loaded its state already, and must load it again.
+            error = codes.UNRECOVERABLE_POSITION
         raise RefusedError(error) from None
 
 

@@ -77,3 +77,18 @@ def refusal_for(ex: Exception) -> codes.ReplyError | None:
             description = str(ex) if isinstance(ex, _FOR_CLIENTS) else None
             return codes.error_with_message(error, description)
     return None
+
+
+def disconnect_for_unsubscribe(code: int) -> codes.Disconnect:
+    """Return the disconnect after which a client gets a server-side channel again.
+
+    A client cannot subscribe again to such a channel. It therefore connects again.
+
+    Args:
+        code: Unsubscribe code of 2500 or above.
+    """
+    if code == codes.UNSUBSCRIBE_EXPIRED.code:
+        return codes.DISCONNECT_SUB_EXPIRED
+    if code == codes.UNSUBSCRIBE_INVALIDATED.code:
+        return codes.DISCONNECT_INVALIDATED
+    return codes.DISCONNECT_INSUFFICIENT

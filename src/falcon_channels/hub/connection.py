@@ -118,6 +118,9 @@ class Subscription:
         client_filter: Filter that the client sent with its request, or ``None``. The
             client receives what matches both filters.
         delta: Whether the client receives publications as deltas. Never with a filter.
+        join_leave: Whether the client receives joins and leaves, if the route has them.
+            At first it is ``True`` unless an SDK's client did not ask for them.
+            ``on_subscribe`` may set it.
         token_verified: Whether the client sent a valid token for this channel.
         expires_at: Unix time in seconds at which the subscription ends if it is not
             refreshed, or ``None``.
@@ -140,6 +143,7 @@ class Subscription:
         '_expires_at',
         '_filter',
         '_info',
+        '_join_leave',
         '_pending_epoch',
         'buffered',
         'channel',
@@ -176,6 +180,7 @@ class Subscription:
         tag_filter: TagFilter | None = None,
         client_filter: TagFilter | None = None,
         delta: bool = False,
+        join_leave: bool = True,
     ) -> None:
         self.connection = connection
         self._delta = delta
@@ -192,6 +197,7 @@ class Subscription:
         self.client_filter = client_filter
         self.selection: Selection | None = None
         self.filter = tag_filter
+        self.join_leave = join_leave
         self.joined = False
         self.end: tuple[int, str] | None = None
         self.offset = 0
@@ -246,14 +252,42 @@ class Subscription:
     @filter.setter
     def filter(self, tag_filter: TagFilter | None) -> None:
         tag_filter = check_filter('subscription.filter', tag_filter)
+        self._check_joining('filter')
+        self._filter = tag_filter
+        self.selection = combined_selection(tag_filter, self.client_filter)
+
+    @property
+    def join_leave(self) -> bool:
+        """Whether the client receives joins and leaves, if the route has them.
+
+        Raises:
+            InvalidValueError: A new value is not a bool, or the subscription has
+                joined.
+        """
+        return self._join_leave
+
+    @join_leave.setter
+    def join_leave(self, join_leave: bool) -> None:
+        if not isinstance(join_leave, bool):
+            raise InvalidValueError(
+                f'subscription.join_leave must be True or False, not {join_leave!r}'
+            )
+        self._check_joining('join_leave')
+        self._join_leave = join_leave
+
+    @property
+    def encoder(self) -> Encoder:
+        """Encodes the items of the channel for the client."""
+        encoder = self.connection.encoder
+        return encoder if self._join_leave else encoder.without_signals()
+
+    def _check_joining(self, name: str) -> None:
         if self.state is not SubscriptionState.JOINING:
             raise InvalidValueError(
-                'subscription.filter can be set by on_subscribe only, and not in the '
+                f'subscription.{name} can be set by on_subscribe only, and not in the '
                 f'state {self.state.name}: let the client subscribe again with '
                 'channels.unsubscribe_user(user, channel, code=2500)'
             )
-        self._filter = tag_filter
-        self.selection = combined_selection(tag_filter, self.client_filter)
 
     @property
     def delta(self) -> bool:

@@ -88,7 +88,7 @@ class DeltaGroups:
             self._bases.pop(subscription, None)
             return
         self._bases[subscription] = publication
-        if subscription in self.out_of_step.get(subscription.connection.encoder, ()):
+        if subscription in self.out_of_step.get(subscription.encoder, ()):
             if self.base is None:
                 # NOTE: without a base, no subscription is in step. The next deltas can
                 #   be made against any publication.
@@ -126,4 +126,4 @@ class DeltaGroups:
         )
 
     def _is_in_step(self, subscription: Subscription) -> bool:
-        return subscription in self.in_step.get(subscription.connection.encoder, ())
+        return subscription in self.in_step.get(subscription.encoder, ())

@@ -383,7 +383,7 @@ class FanOut:
             items = with_deltas(items, None)
         connection = subscription.connection
         try:
-            blob = connection.encoder.encode(local_channel.channel, items, epoch)
+            blob = subscription.encoder.encode(local_channel.channel, items, epoch)
         except PayloadError:
             connection.disconnect(*DISCONNECT_INAPPROPRIATE_PROTOCOL)
             return

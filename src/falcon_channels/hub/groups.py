@@ -12,16 +12,16 @@ Groups = dict[Encoder, dict[Subscription, Connection]]
 
 def add_to_group(groups: Groups, subscription: Subscription) -> None:
     """Add a subscription to the group of its encoder."""
-    connection = subscription.connection
-    group = groups.get(connection.encoder)
+    encoder = subscription.encoder
+    group = groups.get(encoder)
     if group is None:
-        group = groups[connection.encoder] = {}
-    group[subscription] = connection
+        group = groups[encoder] = {}
+    group[subscription] = subscription.connection
 
 
 def remove_from_group(groups: Groups, subscription: Subscription) -> None:
     """Remove a subscription from the group of its encoder."""
-    encoder = subscription.connection.encoder
+    encoder = subscription.encoder
     group = groups[encoder]
     del group[subscription]
     if not group:

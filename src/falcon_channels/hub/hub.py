@@ -390,10 +390,10 @@ class Hub:
             mode = options.recovery_mode
             if isinstance(since, Newest):
                 joined = await self._join_newest(local_channel, subscription, since)
+            elif mode == 'latest' and (since is not None or options.send_latest):
+                joined = await self._join_latest(local_channel, subscription, since)
             elif since is None or mode == 'off':
                 joined = self._join_live(local_channel, subscription, since is not None)
-            elif mode == 'latest':
-                joined = await self._join_latest(local_channel, subscription)
             else:
                 joined = await self._join_recovering(local_channel, subscription, since)
         finally:
@@ -475,9 +475,12 @@ class Hub:
         return Joined(local_channel.position, [], False if asked else None)
 
     async def _join_latest(
-        self, local_channel: LocalChannel, subscription: Subscription
+        self,
+        local_channel: LocalChannel,
+        subscription: Subscription,
+        since: Position | None,
     ) -> Joined:
-        """Join with the latest publication that matches the filter."""
+        """Join with the latest publication that matches, unless the client has it."""
         limit = 1
         if subscription.selection is not None:
             limit = local_channel.options.recovery_limit
@@ -492,10 +495,14 @@ class Hub:
             if not matching and len(read.page.publications) == limit:
                 # NOTE: an older publication may match, but no more are read.
                 recovered = False
+            if recovery.has_latest(since, position, matching):
+                recovered, matching = True, []
             local_channel.add(subscription, position.offset)
             size_bytes = sum(map(approximate_size_bytes, matching))
-            return Joined(position, matching, recovered, size_bytes)
-        return self._join_live(local_channel, subscription, True)
+            return Joined(
+                position, matching, None if since is None else recovered, size_bytes
+            )
+        return self._join_live(local_channel, subscription, since is not None)
 
     async def _join_newest(
         self, local_channel: LocalChannel, subscription: Subscription, newest: Newest

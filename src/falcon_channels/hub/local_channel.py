@@ -378,13 +378,16 @@ class LocalChannel:
     def add_pending(self, subscription: Subscription, items: list[Item]) -> int:
         """Add items for a LAGGING subscription; return how many were dropped.
 
-        NOTE: an item that does not match the filter must not replace or drop one that
-        does. It is therefore never pending.
+        NOTE: an item that the client does not receive must not replace or drop one that
+        it does. It is therefore never pending.
         """
         if self.deltas is not None and last_publication(items) is not None:
             self.deltas.set_base(subscription, None)
+        items = subscription.select(items)
+        if not subscription.join_leave:
+            items = [item for item in items if isinstance(item, Publication)]
         return subscription.add_pending(
-            subscription.select(items),
+            items,
             self.position.epoch,
             self._max_backlog_bytes - self.limit_bytes,
             self.options.slow_reader == 'latest',

@@ -42,7 +42,6 @@ from falcon_channels.protocol.codes import reconnects
 from falcon_channels.protocol.event_codec import Part
 from falcon_channels.publication import Newest
 from falcon_channels.publication import Position
-from falcon_channels.publication import Publication
 from falcon_channels.transports.base import Transport
 from falcon_channels.transports.encoders import Encoder
 
@@ -164,10 +163,8 @@ class HttpConnection(Connection):
         epoch = joined.position.epoch
         is_lost = wanted.forgotten and bool(epoch)
         if isinstance(since, Position):
-            if subscription.route.options.recovery_mode == 'latest':
-                publications = _after(since, publications, epoch)
-            else:
-                is_lost = not joined.recovered
+            is_latest = subscription.route.options.recovery_mode == 'latest'
+            is_lost = not joined.recovered and not is_latest
         if is_lost:
             self.lost.append(channel)
         self.positions[channel] = joined.position
@@ -255,15 +252,6 @@ class HttpConnection(Connection):
         if self.ended_with is None:
             self.ended_with = (code, reason)
         super().disconnect(code, reason)
-
-
-def _after(
-    since: Position, publications: list[Publication], epoch: str
-) -> list[Publication]:
-    """Return the publications that a client at `since` does not have."""
-    if epoch != since.epoch:
-        return publications
-    return [item for item in publications if item.offset > since.offset]
 
 
 def encode_event_id(positions: Mapping[str, Position]) -> str:

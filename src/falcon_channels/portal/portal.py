@@ -29,6 +29,7 @@ from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import Position
 from falcon_channels.publication import PresenceStats
+from falcon_channels.publication import Snapshot
 from falcon_channels.wsgi.websocket import WebSocket
 
 T = TypeVar('T')
@@ -165,6 +166,16 @@ class Portal:
     def position(self, channel: str) -> Position:
         """Return the current position of a channel; see `Channels.position`."""
         return self.call(self.channels.position, channel)
+
+    def snapshot(self, channel: str, load: Callable[[], Any]) -> Snapshot:
+        """Load a state and a position before it; see `Channels.snapshot`.
+
+        Args:
+            channel: Name of the channel that carries the changes.
+            load: Function that returns the state. It runs in the calling thread.
+        """
+        position = self.call(self.channels.node.reader.position_to_follow, channel)
+        return Snapshot(load(), position)
 
     def presence(self, channel: str) -> Mapping[str, ClientInfo]:
         """Return the clients in a channel; see `Channels.presence`."""

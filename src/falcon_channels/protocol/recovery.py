@@ -144,6 +144,26 @@ def recover_latest(
     return RecoveryResult(True, newest, position)
 
 
+def has_latest(
+    asked: Position | None, position: Position, latest: Sequence[Publication]
+) -> bool:
+    """Return whether a client already has the latest publication.
+
+    Args:
+        asked: Position of the client, or ``None``.
+        position: Top position of the log.
+        latest: The latest publication that the client may receive; none if the log has
+            none.
+    """
+    if asked is None or asked.epoch != position.epoch:
+        return False
+    if not 0 < asked.offset <= position.offset:
+        return False
+    if not latest:
+        return asked.offset == position.offset
+    return latest[0].offset <= asked.offset
+
+
 def recover_newest(
     page: HistoryPage, live: Sequence[Publication], limit_bytes: int
 ) -> RecoveryResult | None:

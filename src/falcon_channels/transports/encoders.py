@@ -39,13 +39,26 @@ class ItemCodec(Protocol):
 
 
 class Encoder:
-    """A codec and a framing; call `get_encoder` to get the shared object."""
+    """A codec and a framing; call `get_encoder` to get the shared object.
 
-    __slots__ = ('__weakref__', 'codec', 'framing')
+    Args:
+        codec: Turns items into payloads.
+        framing: Prepares payloads for a transport.
+        signals: Whether joins and leaves are encoded (default ``True``).
+    """
 
-    def __init__(self, codec: ItemCodec, framing: Framing) -> None:
+    __slots__ = ('__weakref__', '_signals', 'codec', 'framing')
+
+    def __init__(
+        self, codec: ItemCodec, framing: Framing, *, signals: bool = True
+    ) -> None:
         self.codec = codec
         self.framing = framing
+        self._signals = signals
+
+    def without_signals(self) -> Encoder:
+        """Return the encoder for clients that receive no joins and leaves."""
+        return get_encoder(self.codec, self.framing, signals=False)
 
     def encode(
         self,
@@ -63,6 +76,12 @@ class Encoder:
             payloads_by_codec: Cache of payloads for the same items, shared by encoders
                 with different framings; read and filled in. By default none.
         """
+        if not self._signals:
+            publications = [item for item in items if isinstance(item, Publication)]
+            if len(publications) < len(items):
+                if not publications:
+                    return None
+                items, payloads_by_codec = publications, None
         payloads = None
         if payloads_by_codec is not None:
             payloads = payloads_by_codec.get(self.codec)
@@ -75,12 +94,13 @@ class Encoder:
         return self.framing.frame(payloads, binary=self.codec.binary)
 
 
-_encoders: dict[tuple[ItemCodec, Framing], Encoder] = {}
+_encoders: dict[tuple[ItemCodec, Framing, bool], Encoder] = {}
 
 
-def get_encoder(codec: ItemCodec, framing: Framing) -> Encoder:
+def get_encoder(codec: ItemCodec, framing: Framing, *, signals: bool = True) -> Encoder:
     """Return the shared encoder of this codec and this framing."""
-    found = _encoders.get((codec, framing))
+    key = codec, framing, signals
+    found = _encoders.get(key)
     if found is None:
-        found = _encoders[codec, framing] = Encoder(codec, framing)
+        found = _encoders[key] = Encoder(codec, framing, signals=signals)
     return found

@@ -126,11 +126,22 @@ test('presence, joins and leaves', async () => {
   const joined = next(subscription, 'join', (context) => context.info.user === 'bob');
   const bob = newClient({ data: { user: 'bob' } });
   const bobId = (await connected(bob)).client;
-  await subscribed(bob.newSubscription(channel));
+  const quiet = bob.newSubscription(channel);
+  const unwanted = [];
+  quiet.on('join', (context) => unwanted.push(context));
+  await subscribed(quiet);
   assert.equal((await joined).info.client, bobId);
   const { clients: present } = await subscription.presence();
   assert.equal(present[bobId].user, 'bob');
   assert.deepEqual(await subscription.presenceStats(), { numClients: 2, numUsers: 2 });
+  const published = next(quiet, 'publication');
+  const eve = newClient({ data: { user: 'eve' } });
+  await connected(eve);
+  await subscribed(eve.newSubscription(channel));
+  await subscription.publish(encode('after the join'));
+  await published;
+  assert.deepEqual(unwanted, []);
+  eve.disconnect();
   const left = next(subscription, 'leave', (context) => context.info.user === 'bob');
   bob.disconnect();
   assert.equal((await left).info.client, bobId);
@@ -375,6 +386,78 @@ test('a filter that is malformed is refused with error 107', async () => {
   const refused = next(subscription, 'unsubscribed');
   subscription.subscribe();
   assert.equal((await refused).code, 107);
+});
+
+/** Follow a state with `getState`; return what was loaded and received. */
+function followState(client, name) {
+  const seen = { loaded: [], received: [] };
+  const subscription = client.newSubscription(`states:${name}`, {
+    minResubscribeDelay: 20,
+    maxResubscribeDelay: 200,
+    async getState() {
+      const { state, offset, epoch } = JSON.parse(await server.request('GET', `/states/${name}`));
+      seen.loaded.push(state);
+      return { offset, epoch };
+    },
+  });
+  subscription.on('publication', ({ data }) => seen.received.push(decode(data)));
+  return { subscription, seen };
+}
+
+test('getState loads a state, and the subscription follows it without a gap', async () => {
+  const name = newRoom();
+  const put = (state) => server.request('PUT', `/states/${name}`, state);
+  await put('a');
+  const client = newClient({ data: { user: 'ann' } });
+  await connected(client);
+  const { subscription, seen } = followState(client, name);
+  const { recovered } = await subscribed(subscription);
+  assert.deepEqual([recovered, seen], [true, { loaded: ['a'], received: [] }]);
+  let published = next(subscription, 'publication');
+  await put('b');
+  await published;
+
+  // A short absence is recovered, without loading the state again.
+  let lost = next(subscription, 'subscribing');
+  server.cut();
+  await lost;
+  await put('c');
+  let back = next(subscription, 'subscribed');
+  server.mend();
+  assert.equal((await back).recovered, true);
+  assert.deepEqual(seen, { loaded: ['a'], received: ['b', 'c'] });
+
+  // After a long absence (error 112), the state is loaded again.
+  lost = next(subscription, 'subscribing');
+  server.cut();
+  await lost;
+  for (const state of ['d', 'e', 'f', 'g']) {
+    await put(state);
+  }
+  back = next(subscription, 'subscribed');
+  server.mend();
+  assert.equal((await back).recovered, true);
+  assert.deepEqual(seen, { loaded: ['a', 'g'], received: ['b', 'c'] });
+
+  // Code 2502 lets the client forget its position, and load the state again.
+  await server.request('PUT', `/states/${name}?quiet=true`, 'restored');
+  back = next(subscription, 'subscribed');
+  await server.request('POST', `/users/ann/invalidate?channel=states:${name}`);
+  assert.equal((await back).recovered, true);
+  assert.deepEqual(seen, { loaded: ['a', 'g', 'restored'], received: ['b', 'c'] });
+
+  // So does code 3014, for all subscriptions of a connection.
+  await server.request('PUT', `/states/${name}?quiet=true`, 'again');
+  back = next(subscription, 'subscribed');
+  await server.request('POST', '/users/ann/disconnect?code=3014');
+  await back;
+  published = next(subscription, 'publication');
+  await put('last');
+  await published;
+  assert.deepEqual(seen, {
+    loaded: ['a', 'g', 'restored', 'again'],
+    received: ['b', 'c', 'last'],
+  });
 });
 
 test('a client learns that recovery failed after a restart', async () => {
