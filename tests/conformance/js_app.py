@@ -1,4 +1,4 @@
-"""The application for the tests of the JavaScript SDK."""
+"""The application for the tests of the SDKs."""
 
 from __future__ import annotations
 
@@ -79,6 +79,10 @@ class Control:
         code = req.get_param_as_int('code', required=True)
         await channels.disconnect_user(user, code=code, reason='requested by a test')
 
+    async def on_post_publish(self, req: Any, resp: Any, user: str) -> None:
+        """Publish in the channel to which the endpoint subscribes the user."""
+        await channels.publish(f'#{user}', f'to {user}')
+
     async def on_get_token(self, req: Any, resp: Any, user: str) -> None:
         """Return a connection token, or with a channel a subscription token."""
         ttl_s = req.get_param_as_float('ttl', default=60.0)
@@ -121,6 +125,6 @@ app.add_static_route(
     '/dist', str(Path(__file__).parent / 'js/node_modules/centrifuge/dist')
 )
 control = Control()
-for suffix in ('revoke', 'disconnect', 'token'):
+for suffix in ('revoke', 'disconnect', 'publish', 'token'):
     app.add_route(f'/users/{{user}}/{suffix}', control, suffix=suffix)
 channels.add_endpoints(app, resource=Clients(), tokens=TokenVerifier(KEY))
