@@ -62,8 +62,8 @@ class ControlledServer:
         asyncio.run_coroutine_threadsafe(self._proxy.mend(), self._loop).result(30)
 
     def restart(self) -> None:
-        """Kill the server and start it again on the same port."""
-        self.process.kill()
+        """Stop the server with SIGTERM, and start it again on the same port."""
+        self.process.stop()
         self.process.start()
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:

@@ -29,6 +29,7 @@ FEATURES = {
     'subscription_tokens': 'subscription tokens, and their refresh',
     'recovery': 'recovery after a lost connection',
     'restart': 'reconnect after a restart of the server',
+    'since': 'start at a position (`since`)',
     'filter': 'tag filters',
 }
 

@@ -35,6 +35,11 @@ class Room:
         if publication.data == 'refuse':
             raise falcon.HTTPForbidden()
 
+    async def on_get_position(self, req: Any, resp: Any, room: str) -> None:
+        """Return the position."""
+        position = await channels.position(f'rooms:{room}')
+        resp.media = {'offset': position.offset, 'epoch': position.epoch}
+
     async def on_post(self, req: Any, resp: Any, room: str) -> None:
         """Publish from the server."""
         result = await channels.publish(
@@ -120,6 +125,7 @@ channels.add_route(
 )
 app = falcon.asgi.App(middleware=[channels])
 app.add_route('/rooms/{room}', Room())
+app.add_route('/rooms/{room}/position', Room(), suffix='position')
 app.add_route('/page', Page())
 app.add_static_route(
     '/dist', str(Path(__file__).parent / 'js/node_modules/centrifuge/dist')

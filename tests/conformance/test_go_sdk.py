@@ -46,5 +46,6 @@ def test_go_sdk_passes_the_scenarios_of_the_documented_features(
         version=version,
         encodings=ENCODINGS,
         features=re.findall(r'--- PASS: TestFeatures/(\w+) ', output),
+        absent=re.findall(r'--- PASS: TestAbsent/(\w+) ', output),
     )
     assert support.column() == documented_column('Go')

@@ -6,6 +6,7 @@ package conformance
 
 import (
 	"context"
+	"reflect"
 	"strconv"
 	"testing"
 
@@ -34,11 +35,29 @@ var features = []struct {
 	{"filter", testFilter},
 }
 
+// absent has the features without a scenario, and the option of a subscription of an SDK
+// that has the feature.
+var absent = map[string]string{
+	"since": "Since",
+}
+
 var ctx = context.Background()
 
 func TestFeatures(t *testing.T) {
 	for _, feature := range features {
 		t.Run(feature.name, feature.run)
+	}
+}
+
+// TestAbsent fails if the SDK has a feature for which there is no scenario.
+func TestAbsent(t *testing.T) {
+	options := reflect.TypeFor[centrifuge.SubscriptionConfig]()
+	for feature, option := range absent {
+		t.Run(feature, func(t *testing.T) {
+			if _, found := options.FieldByName(option); found {
+				t.Fatalf("the SDK has the option %s: write a scenario", option)
+			}
+		})
 	}
 }
 

@@ -333,6 +333,22 @@ test('codes: a client reconnects or not, depending on the close code', async () 
   assert.equal((await final).code, 4500);
 });
 
+test('since: a subscription starts at a position', async () => {
+  const room = newRoom();
+  const client = newClient();
+  await connected(client);
+  for (const n of [1, 2]) {
+    await server.publish(room, n);
+  }
+  const { epoch } = JSON.parse(await server.request('GET', `/rooms/${room}/position`));
+  const since = { offset: 1, epoch };
+  const subscription = client.newSubscription(`rooms:${room}`, { since });
+  const first = next(subscription, 'publication');
+  const { recovered } = await subscribed(subscription);
+  assert.equal(recovered, true);
+  assert.equal((await first).offset, 2);
+});
+
 // The region of each publication; a client of the region north gets 1, 4 and so on.
 const REGIONS = ['north', 'south', ''];
 

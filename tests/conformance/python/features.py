@@ -11,6 +11,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable
 from collections.abc import Callable
+import inspect
 import json
 import os
 import sys
@@ -387,8 +388,11 @@ SCENARIOS: dict[str, Callable[[Sdk], Awaitable[None]]] = {
     )
 }
 
-#: The methods of a client that this version of the SDK does not have, by feature.
-ABSENT = {'messages': 'send'}
+#: What this version of the SDK does not have, by feature.
+ABSENT = {
+    'messages': hasattr(Client, 'send'),
+    'since': 'since' in inspect.signature(Client.new_subscription).parameters,
+}
 
 
 async def main() -> None:
@@ -400,8 +404,8 @@ async def main() -> None:
             print('ok', name)
         finally:
             await sdk.close()
-    for name, method in ABSENT.items():
-        if hasattr(Client, method):
+    for name, found in ABSENT.items():
+        if found:
             sys.exit(f'write a scenario for {name}')
         print('absent', name)
 

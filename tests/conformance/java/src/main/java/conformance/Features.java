@@ -47,6 +47,7 @@ public final class Features {
         SCENARIOS.put("subscription_tokens", Features::subscriptionTokens);
         SCENARIOS.put("recovery", Features::recovery);
         SCENARIOS.put("restart", Features::restart);
+        ABSENT.put("since", "setSince");
         ABSENT.put("filter", "setTagsFilter");
     }
 
