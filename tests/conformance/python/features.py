@@ -55,6 +55,11 @@ class Sdk:
     def __init__(self) -> None:
         self._use_protobuf = os.environ['ENCODING'] == 'protobuf'
         self._clients: list[Client] = []
+        # NOTE: no kept connection, because a restart of the server would end it.
+        limits = httpx.Limits(max_keepalive_connections=0)
+        self._http = httpx.AsyncClient(
+            timeout=_TIMEOUT_S, trust_env=False, limits=limits
+        )
 
     def encode(self, value: object) -> Any:
         """Return a value as the SDK sends it."""
@@ -104,7 +109,9 @@ class Sdk:
 
     async def request(self, method: str, path: str, value: object = None) -> str:
         """Send a request to the server, without the proxy."""
-        return await _request(method, os.environ['SERVER'] + path, value)
+        url = os.environ['SERVER'] + path
+        response = await self._http.request(method, url, json=value)
+        return response.raise_for_status().text
 
     async def publish(self, room: str, value: object, query: str = '') -> None:
         """Publish from the server."""
@@ -112,20 +119,14 @@ class Sdk:
 
     async def control(self, command: str) -> None:
         """Cut, mend or restart the server."""
-        await _request('POST', f'{os.environ["CONTROL"]}/{command}')
+        response = await self._http.post(f'{os.environ["CONTROL"]}/{command}')
+        response.raise_for_status()
 
     async def close(self) -> None:
         """Disconnect all clients."""
         for client in self._clients:
             await client.disconnect()
-        self._clients.clear()
-
-
-async def _request(method: str, url: str, value: object = None) -> str:
-    """Send a request, and return the body of the answer."""
-    async with httpx.AsyncClient(timeout=_TIMEOUT_S, trust_env=False) as client:
-        response = await client.request(method, url, json=value)
-    return response.raise_for_status().text
+        await self._http.aclose()
 
 
 async def _refused(code: int, call: Awaitable[object]) -> None:
