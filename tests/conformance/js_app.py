@@ -1,4 +1,4 @@
-"""The application for the tests of the JavaScript SDK."""
+"""The application for the tests of the SDKs."""
 
 from __future__ import annotations
 
@@ -34,6 +34,11 @@ class Room:
         """Refuse the data `refuse`."""
         if publication.data == 'refuse':
             raise falcon.HTTPForbidden()
+
+    async def on_get_position(self, req: Any, resp: Any, room: str) -> None:
+        """Return the position."""
+        position = await channels.position(f'rooms:{room}')
+        resp.media = {'offset': position.offset, 'epoch': position.epoch}
 
     async def on_post(self, req: Any, resp: Any, room: str) -> None:
         """Publish from the server."""
@@ -104,6 +109,10 @@ class Control:
         code = req.get_param_as_int('code', required=True)
         await channels.disconnect_user(user, code=code, reason='requested by a test')
 
+    async def on_post_publish(self, req: Any, resp: Any, user: str) -> None:
+        """Publish in the channel to which the endpoint subscribes the user."""
+        await channels.publish(f'#{user}', f'to {user}')
+
     async def on_get_token(self, req: Any, resp: Any, user: str) -> None:
         """Return a connection token, or with a channel a subscription token."""
         ttl_s = req.get_param_as_float('ttl', default=60.0)
@@ -147,11 +156,12 @@ channels.add_route(
 app = falcon.asgi.App(middleware=[channels])
 app.add_route('/rooms/{room}', Room())
 app.add_route('/states/{name}', State())
+app.add_route('/rooms/{room}/position', Room(), suffix='position')
 app.add_route('/page', Page())
 app.add_static_route(
     '/dist', str(Path(__file__).parent / 'js/node_modules/centrifuge/dist')
 )
 control = Control()
-for suffix in ('revoke', 'invalidate', 'disconnect', 'token'):
+for suffix in ('revoke', 'invalidate', 'disconnect', 'publish', 'token'):
     app.add_route(f'/users/{{user}}/{suffix}', control, suffix=suffix)
 channels.add_endpoints(app, resource=Clients(), tokens=TokenVerifier(KEY))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 import re
+import shutil
 import subprocess
 import sys
 
@@ -13,8 +14,12 @@ from support.asgi_servers import AsgiServer
 from support.processes import ROOT
 from support.processes import ServerProcess
 
+from conformance.programs import GO
+from conformance.programs import java_class_path
+from conformance.programs import require_go
+
 PAGE = (ROOT / 'docs' / 'clients.md').read_text()
-BLOCKS = re.findall(r'^```(python|js|sh)\n(.*?)^```$', PAGE, re.M | re.S)
+BLOCKS = re.findall(r'^```(python|js|sh|go|java)\n(.*?)^```$', PAGE, re.M | re.S)
 APP = BLOCKS[0][1]
 NODE_MODULES = Path(__file__).parent / 'js' / 'node_modules'
 
@@ -26,6 +31,8 @@ EXPECTED = [
     r'7\n7.5\n',
     r'http_stream 6\n',
     r'1 hello\n',
+    r'1 \{"text": "hello"\}\n',
+    r'1 \{"text": "hello"\}\n',
     r'1 hello\n',
     r'rooms:ws\n',
     r'\{"connect":\{.*"subs":\{"rooms:curl":\{"recoverable":true.*\}\n',
@@ -54,12 +61,24 @@ def test_snippet_prints_what_the_page_promises(
 ) -> None:
     """A snippet prints the expected output when it runs against a server."""
     code = code.replace('localhost:8000', f'127.0.0.1:{server.port}')
-    name = {'python': 'client.py', 'js': 'client.mjs', 'sh': 'client.sh'}[language]
+    if language == 'js':
+        (tmp_path / 'node_modules').symlink_to(NODE_MODULES)
+    elif language == 'go':
+        require_go()
+        for file in ('go.mod', 'go.sum'):
+            shutil.copy(GO / file, tmp_path)
+    name, command = {
+        'python': ('client.py', [sys.executable]),
+        'js': ('client.mjs', ['node']),
+        'sh': ('client.sh', ['sh']),
+        'go': ('client.go', ['go', 'run']),
+        'java': ('Main.java', ['java', '-cp']),
+    }[language]
+    if language == 'java':
+        command.append(java_class_path())
     (tmp_path / name).write_text(code)
-    (tmp_path / 'node_modules').symlink_to(NODE_MODULES)
-    program = {'python': sys.executable, 'js': 'node', 'sh': 'sh'}[language]
     done = subprocess.run(
-        [program, name],
+        [*command, name],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -1,6 +1,7 @@
 // Tests of the official JavaScript SDK against a server of this project.
 //
-// TRANSPORT is one of websocket, protobuf, http_stream and sse.
+// TRANSPORT is one of websocket, protobuf, http_stream and sse. A name begins with the
+// features that the test covers; tests/conformance/features.py lists them.
 
 import assert from 'node:assert/strict';
 import { after, afterEach, before, test } from 'node:test';
@@ -88,17 +89,26 @@ function subscribed(subscription) {
   return promise;
 }
 
+/** Wait until a condition is true. */
+async function until(condition, what) {
+  const started = Date.now();
+  while (!condition()) {
+    assert.ok(Date.now() - started < TIMEOUT_MS, `not within ${TIMEOUT_MS} ms: ${what}`);
+    await new Promise((resolve) => { setTimeout(resolve, 50); });
+  }
+}
+
 let rooms = 0;
 const newRoom = () => { rooms += 1; return `room${rooms}`; };
 
-test('connects with the requested transport', async () => {
+test('connect: uses the requested transport', async () => {
   const client = newClient({ data: { user: 'ann' } });
   const context = await connected(client);
   assert.equal(context.transport, BINARY ? 'websocket' : TRANSPORT);
   assert.match(context.client, /^[\w-]{20,}$/);
 });
 
-test('subscribers receive publications of clients and of the server', async () => {
+test('subscribe, publish: subscribers receive publications of clients and of the server', async () => {
   const room = newRoom();
   const client = newClient({ data: { user: 'ann' } });
   await connected(client);
@@ -117,7 +127,7 @@ test('subscribers receive publications of clients and of the server', async () =
   assert.deepEqual(decode((await fromServer).data), { text: 'from the server' });
 });
 
-test('presence, joins and leaves', async () => {
+test('presence, joins: clients that come and leave', async () => {
   const channel = `rooms:${newRoom()}`;
   const ann = newClient({ data: { user: 'ann' } });
   await connected(ann);
@@ -147,7 +157,7 @@ test('presence, joins and leaves', async () => {
   assert.equal((await left).info.client, bobId);
 });
 
-test('returns history forwards, backwards and from a position', async () => {
+test('history: forwards, backwards and from a position', async () => {
   const room = newRoom();
   const client = newClient();
   await connected(client);
@@ -172,7 +182,7 @@ test('returns history forwards, backwards and from a position', async () => {
   );
 });
 
-test('RPC calls return a result or an error code', async () => {
+test('rpc: calls return a result or an error code', async () => {
   const client = newClient();
   await connected(client);
   const { data } = await client.rpc('sum', encode([1, 2, 3]));
@@ -181,7 +191,7 @@ test('RPC calls return a result or an error code', async () => {
   await assert.rejects(client.rpc('unknown', encode(null)), { code: 104 });
 });
 
-test('sends and receives messages', async () => {
+test('messages: sent and received', async () => {
   const client = newClient();
   await connected(client);
   const message = next(client, 'message');
@@ -189,16 +199,20 @@ test('sends and receives messages', async () => {
   assert.equal(decode((await message).data), 'echo');
 });
 
-test('the server subscribes a client', async () => {
+test('server_subscriptions: the server subscribes a client', async () => {
   const client = newClient({ data: { user: 'cat' } });
   const there = next(client, 'subscribed');
   await connected(client);
   const context = await there;
   assert.equal(context.channel, '#cat');
   assert.equal(context.recoverable, true);
+  const publication = next(client, 'publication');
+  await server.request('POST', '/users/cat/publish');
+  const { channel, data } = await publication;
+  assert.deepEqual([channel, decode(data)], ['#cat', 'to cat']);
 });
 
-test('refused requests have the documented codes', async () => {
+test('codes: refused requests have the documented codes', async () => {
   const client = newClient({ data: { user: 'ann' } });
   await connected(client);
   for (const [channel, code] of [['rooms:secret', 103], ['nowhere', 102]]) {
@@ -215,7 +229,7 @@ test('refused requests have the documented codes', async () => {
   await assert.rejects(client.presence('rooms:other'), { code: 103 });
 });
 
-test('publications missed while disconnected are recovered', async () => {
+test('recovery: publications missed while disconnected are recovered', async () => {
   const room = newRoom();
   const client = newClient();
   await connected(client);
@@ -243,7 +257,7 @@ test('publications missed while disconnected are recovered', async () => {
   assert.deepEqual(seen, Array.from({ length: 22 }, (_, n) => n));
 });
 
-test('publications missed while unsubscribed are recovered', async () => {
+test('recovery: publications missed while unsubscribed are recovered', async () => {
   const room = newRoom();
   const client = newClient();
   await connected(client);
@@ -274,11 +288,7 @@ test('tokens: good, refreshed, expired and forged', async () => {
   assert.equal((await personal).channel, '#dan');
   assert.ok(calls >= 2, 'an expired token is replaced');
   const before = calls;
-  const started = Date.now();
-  while (calls === before && Date.now() - started < TIMEOUT_MS) {
-    await new Promise((resolve) => { setTimeout(resolve, 50); });
-  }
-  assert.ok(calls > before, 'the token is refreshed');
+  await until(() => calls > before, 'the token is refreshed');
   assert.deepEqual(decode((await client.rpc('sum', encode([4]))).data), { sum: 4 });
   const forged = newClient({ token: 'x.y.z' });
   const refused = next(forged, 'disconnected');
@@ -286,7 +296,7 @@ test('tokens: good, refreshed, expired and forged', async () => {
   assert.equal((await refused).code, 3500);
 });
 
-test('subscription tokens', async () => {
+test('subscription_tokens: refused without, refreshed in time', async () => {
   const token = await server.request('GET', '/users/eve/token');
   const client = newClient({ token });
   await connected(client);
@@ -295,14 +305,21 @@ test('subscription tokens', async () => {
   without.subscribe();
   assert.equal((await refused).code, 103);
   client.removeSubscription(without);
-  const getToken = ({ channel }) => server.request(
-    'GET',
-    `/users/eve/token?channel=${encodeURIComponent(channel)}`,
-  );
-  await subscribed(client.newSubscription('rooms:token', { getToken }));
+  let calls = 0;
+  const getToken = ({ channel }) => {
+    calls += 1;
+    const query = new URLSearchParams({ channel, ttl: 2 });
+    return server.request('GET', `/users/eve/token?${query}`);
+  };
+  const subscription = client.newSubscription('rooms:token', { getToken });
+  await subscribed(subscription);
+  await until(() => calls >= 2, 'the token is refreshed');
+  const own = next(subscription, 'publication');
+  await subscription.publish(encode('still there'));
+  assert.equal(decode((await own).data), 'still there');
 });
 
-test('a revoked subscription ends and cannot be renewed', async () => {
+test('codes: a revoked subscription ends and cannot be renewed', async () => {
   const room = newRoom();
   const client = newClient({ data: { user: 'fay' } });
   await connected(client);
@@ -316,7 +333,7 @@ test('a revoked subscription ends and cannot be renewed', async () => {
   assert.equal((await again).code, 103);
 });
 
-test('a client reconnects or not, depending on the close code', async () => {
+test('codes: a client reconnects or not, depending on the close code', async () => {
   const client = newClient({ data: { user: 'gus' } });
   await connected(client);
   const back = next(client, 'connected');
@@ -327,6 +344,22 @@ test('a client reconnects or not, depending on the close code', async () => {
   assert.equal((await final).code, 4500);
 });
 
+test('since: a subscription starts at a position', async () => {
+  const room = newRoom();
+  const client = newClient();
+  await connected(client);
+  for (const n of [1, 2]) {
+    await server.publish(room, n);
+  }
+  const { epoch } = JSON.parse(await server.request('GET', `/rooms/${room}/position`));
+  const since = { offset: 1, epoch };
+  const subscription = client.newSubscription(`rooms:${room}`, { since });
+  const first = next(subscription, 'publication');
+  const { recovered } = await subscribed(subscription);
+  assert.equal(recovered, true);
+  assert.equal((await first).offset, 2);
+});
+
 // The region of each publication; a client of the region north gets 1, 4 and so on.
 const REGIONS = ['north', 'south', ''];
 
@@ -335,7 +368,7 @@ for (const [name, prefix, options] of [
   ['of the server', 'north', {}],
   ['of both', 'north', { tagsFilter: { key: 'n', cmp: 'lte', val: '7' } }],
 ]) {
-  test(`a filter ${name} selects live, recovered and stored publications`, async () => {
+  test(`filter: one ${name} selects live, recovered and stored publications`, async () => {
     const room = newRoom().replace('room', prefix);
     const wanted = name === 'of both' ? [1, 4, 7] : [1, 4, 7, 10];
     const client = newClient();
@@ -378,7 +411,7 @@ for (const [name, prefix, options] of [
   });
 }
 
-test('a filter that is malformed is refused with error 107', async () => {
+test('filter: a malformed one is refused with error 107', async () => {
   const client = newClient();
   await connected(client);
   const tagsFilter = { key: 'region', cmp: 'like', val: 'n' };
@@ -460,7 +493,7 @@ test('getState loads a state, and the subscription follows it without a gap', as
   });
 });
 
-test('a client learns that recovery failed after a restart', async () => {
+test('restart: a client learns that recovery failed', async () => {
   const room = newRoom();
   const client = newClient();
   await connected(client);
@@ -474,10 +507,13 @@ test('a client learns that recovery failed after a restart', async () => {
   const context = await back;
   assert.equal(context.wasRecovering, true);
   assert.equal(context.recovered, false);
+  const fresh = next(subscription, 'publication');
+  await server.publish(room, 2);
+  assert.equal((await fresh).offset, 1);
 });
 
 if (TRANSPORT === 'websocket') {
-  test('invalid commands close the connection with 3501', async () => {
+  test('codes: invalid commands close the connection with 3501', async () => {
     for (const rubbish of ['hello', '{"id":1}', '{"id":1,"rpc":{}}', '[[[[', '\n']) {
       const socket = new WebSocket(`ws://${server.address}/connection/websocket`);
       const code = await new Promise((resolve, reject) => {
