@@ -54,8 +54,8 @@ class BoundedHttpProtocol(asyncio.Protocol):
     or half a body (slow loris), or read nothing of a response (slow read).
 
     PERF: An object of this class waits for the first bytes of a connection. Most
-    WebSockets then never need an HTTP parser and its object. These cost as much as the
-    rest of the handshake (benchmarks/centrifugo.py).
+    WebSockets then never need an HTTP parser and its object. These cost a quarter of a
+    new connection (benchmarks/centrifugo.py).
     """
 
     __slots__ = (
