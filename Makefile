@@ -135,8 +135,9 @@ format: setup  ## Format the code, and fix what the linter can fix
 	$(BIN)/ruff format .
 
 .PHONY: bench-others
-bench-others: setup  ## Measure other projects, which it installs in build/
+bench-others: setup  ## Measure other projects, which it installs in build/ (Centrifugo with Go)
 	$(BIN)/python -m benchmarks.others
+	$(BIN)/python -m benchmarks.centrifugo
 
 .PHONY: lock
 lock: setup  ## Write constraints.txt from the installed versions

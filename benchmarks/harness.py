@@ -306,18 +306,11 @@ def measure(
         load_program = compile_c(program, Path(folder))
         for _ in range(args.repetitions):
             for case in cases:
-                with contextlib.ExitStack() as stack:
-                    loads = []
-                    for peer in peers:
-                        server = stack.enter_context(Server(peer))
-                        loads.append(Load(load_program, server, case.words))
-                        stack.callback(loads[-1].close)
-                    parts = [
-                        [load.run(args.seconds / turns) for load in loads]
-                        for _ in range(turns)
-                    ]
-                for peer, own in zip(peers, zip(*parts, strict=True), strict=True):
-                    samples[case.title][peer.name].append(merged(own))
+                repetition = measure_once(
+                    load_program, peers, case, args.seconds, turns=turns
+                )
+                for peer, own in zip(peers, repetition, strict=True):
+                    samples[case.title][peer.name].append(own)
     for title, rows in samples.items():
         print_case(title, rows, unit)
     if args.json is not None:
@@ -333,6 +326,33 @@ def measure(
         ]
         document = {'machine': facts, 'unit': unit, 'tables': tables}
         args.json.write_text(json.dumps(document, indent=1))
+
+
+def measure_once(
+    load_program: Path,
+    peers: Sequence[Peer],
+    case: Case,
+    seconds: float,
+    *,
+    turns: int = 4,
+) -> list[Sample]:
+    """Start all peers, and load them in alternating turns; return their samples.
+
+    Args:
+        load_program: The compiled load generator.
+        peers: Servers to measure.
+        case: Load for each of them.
+        seconds: Time for each peer, over all turns.
+        turns: Number of turns of each peer.
+    """
+    with contextlib.ExitStack() as stack:
+        loads = []
+        for peer in peers:
+            server = stack.enter_context(Server(peer))
+            loads.append(Load(load_program, server, case.words))
+            stack.callback(loads[-1].close)
+        parts = [[load.run(seconds / turns) for load in loads] for _ in range(turns)]
+    return [merged(own) for own in zip(*parts, strict=True)]
 
 
 def print_case(title: str, rows: dict[str, list[Sample]], unit: str) -> None:

@@ -4,13 +4,14 @@
 
 Each other project is set up as in its own documentation, in one process: Django
 Channels on Daphne, python-socketio and Litestar's channels on uvicorn, ws and socket.io
-on Node, and Centrifugo where its program is on the path. They are installed apart,
-below build/.
+on Node, and Centrifugo if it is on the path or Go can build it. They are installed
+apart, below build/. `benchmarks.centrifugo` compares more cases with Centrifugo.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+import os
 from pathlib import Path
 import shutil
 import subprocess
@@ -21,6 +22,9 @@ from benchmarks import harness
 
 HERE = Path(__file__).parent / 'peers'
 BUILD = harness.ROOT / 'build' / 'benchmark-peers'
+_CENTRIFUGO_MODULE = 'github.com/centrifugal/centrifugo/v6@v6.9.1'
+#: Key of Centrifugo's server API.
+API_KEY = 'benchmark-of-the-api'
 _SOCKET_IO = [
     *('--sub', '/socket.io/?EIO=4&transport=websocket'),
     *('--pub', '/socket.io/?EIO=4&transport=websocket'),
@@ -73,21 +77,39 @@ def others(python: Path, folder: Path) -> list[harness.Peer]:
             _SOCKET_IO,
         ),
     ]
-    program = shutil.which('centrifugo')
-    if program is None:
-        print('Centrifugo is not on the path and left out.')
-    else:
+    program = centrifugo_program()
+    if program is not None:
         peers.append(centrifugo(program, folder))
     return peers
 
 
+def centrifugo_program() -> str | None:
+    """Find Centrifugo on the path, or build it with Go; else say so."""
+    built = BUILD / 'bin' / 'centrifugo'
+    found = shutil.which('centrifugo') or (str(built) if built.exists() else None)
+    if found is not None:
+        return found
+    go = shutil.which('go')
+    if go is None:
+        print('Centrifugo is left out: it is not on the path, and neither is Go.')
+        return None
+    print(f'Go builds {_CENTRIFUGO_MODULE}; this takes minutes.', flush=True)
+    subprocess.run(
+        [go, 'install', _CENTRIFUGO_MODULE],
+        env={**os.environ, 'GOBIN': str(built.parent)},
+        check=True,
+    )
+    return str(built)
+
+
 def centrifugo(program: str, folder: Path) -> harness.Peer:
-    """Return Centrifugo on one core, with a channel that keeps 100 publications."""
+    """Return Centrifugo on one core, with channels that keep 100 publications."""
     config = folder / 'centrifugo.json'
     config.write_text(
         '{"client": {"insecure": true, "allowed_origins": ["*"]}, "channel": '
         '{"namespaces": [{"name": "rooms", "history_size": 100, "history_ttl": "300s",'
-        ' "force_recovery": true}]}}'
+        ' "force_recovery": true}, {"name": "present", "presence": true}]}, '
+        f'"http_api": {{"key": "{API_KEY}"}}}}'
     )
     command: Sequence[str] = [
         *(program, '--config', str(config), '--http_server.port', '{port}'),

@@ -7,14 +7,13 @@ a close frame and reconnect at the same moment, without the back-off of SDKs. Ea
 subscribes from the beginning, and is done when it has all publications. The C server is
 the lower limit and only does the handshake. "plain WebSocket" does the handshake and
 subscribes, without recovery. Latencies are measured from the cut to that moment.
-Centrifugo takes part if it is on the path.
+Centrifugo takes part if it is on the path, or if Go can build it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-import shutil
 import tempfile
 
 from benchmarks import harness
@@ -51,7 +50,7 @@ def peers(folder: Path, urls: list[str]) -> list[harness.Peer]:
                 dialect=recover,
             )
         )
-    centrifugo = shutil.which('centrifugo')
+    centrifugo = others.centrifugo_program()
     if centrifugo is not None:
         peer = others.centrifugo(centrifugo, folder)
         found.append(

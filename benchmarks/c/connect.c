@@ -2,21 +2,28 @@
  *
  *   connect PORT each CLIENTS 0 0 [OPTIONS]
  *   connect PORT storm CLIENTS MISSED BYTES [OPTIONS]
+ *   connect PORT ask CLIENTS MISSED BYTES [OPTIONS]
  *
  *   --sub PATH        where the clients connect
  *   --sub-hello TEXT  what a client says first
  *   --until TEXT      what a client waits for after its handshake, if anything
  *   --pub PATH, --pub-hello TEXT, --pub-text TEXT   as in load.c
+ *   --ask TEXT        what a client asks again and again
+ *   --answer TEXT     what stands once in each answer
  *
  * each: every client connects, says its hello, waits, is cut off without a word, and
  * comes again at once. storm: first MISSED messages are published; then all clients
  * connect, and when all are there all are cut off and come again at the same moment,
  * where each waits until it has MISSED messages of "@@" (or for --until, if given).
+ * ask: MISSED messages are published, all clients connect and stay, and the last one
+ * asks, waits for the answer, and asks again.
  *
  * It warms up, prints "ready", and then for every number of seconds read from standard
  * input it runs that long, to the end of a storm, and prints one line of JSON as load.c
  * does: messages are connections made, and a latency is that from the moment of being
  * cut off to having everything. */
+#include <fcntl.h>
+
 #include "client.h"
 
 struct client {
@@ -154,6 +161,31 @@ static size_t run_storms(double seconds) {
     return made;
 }
 
+/* Send a question and wait for its answer, again and again; return how often. */
+static size_t run_questions(double seconds, const char *question, const char *answer) {
+    unsigned char frame[1024];
+    size_t asked = 0, length = put_frame(frame, question, strlen(question));
+    int fd = clients[count - 1].fd;
+    double ends = now() + seconds, at = now(), sent_at;
+    fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);
+    do {
+        sent_at = at;
+        send_all(fd, frame, length);
+        for (size_t matched = 0; answer[matched];) {
+            ssize_t got = recv(fd, scratch, SCRATCH, 0);
+            if (got <= 0)
+                die("recv");
+            for (ssize_t i = 0; i < got && answer[matched]; i++)
+                matched = scratch[i] == (unsigned char)answer[matched] ? matched + 1
+                        : scratch[i] == (unsigned char)answer[0];
+        }
+        at = now();
+        note(sent_at, at);
+        asked++;
+    } while (at < ends);
+    return asked;
+}
+
 static void publish(int argc, char **argv, int messages, size_t payload) {
     const char *text = option(argc, argv, "--pub-text", "%s");
     char *data = malloc(payload + 1), *filled = malloc(payload + strlen(text) + 1);
@@ -175,7 +207,7 @@ int main(int argc, char **argv) {
         fprintf(stderr, "usage: see the top of connect.c\n");
         return 2;
     }
-    int storms = !strcmp(argv[2], "storm");
+    int storms = !strcmp(argv[2], "storm"), asks = !strcmp(argv[2], "ask");
     port = atoi(argv[1]);
     count = atoi(argv[3]);
     sub = option(argc, argv, "--sub", storms ? "/sub" : "/echo");
@@ -185,15 +217,19 @@ int main(int argc, char **argv) {
     allow_many_files();
     clients = calloc((size_t)count, sizeof *clients);
     loop = epoll_create1(0);
-    if (storms) {
+    if (atoi(argv[4]))
         publish(argc, argv, atoi(argv[4]), (size_t)atoi(argv[5]));
+    if (storms || asks)
         storm();
-    }
+    const char *question = option(argc, argv, "--ask", "");
+    const char *answer = option(argc, argv, "--answer", "");
     double seconds = storms ? 0 : 0.3;
     for (int warm = 0;; warm = 1) {
         sample_count = 0;
         double began = now(), cpu = own_cpu();
-        size_t made = storms ? run_storms(seconds) : run_each(seconds);
+        size_t made = storms ? run_storms(seconds)
+                    : asks ? run_questions(seconds, question, answer)
+                    : run_each(seconds);
         cpu = own_cpu() - cpu;
         if (warm)
             print_run(made, now() - began, cpu);

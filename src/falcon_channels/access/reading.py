@@ -7,6 +7,7 @@ from collections.abc import Callable
 from collections.abc import Mapping
 import inspect
 from typing import Any
+from typing import TypeVar
 
 from falcon_channels.access import authorization
 from falcon_channels.brokers.base import Broker
@@ -27,6 +28,8 @@ from falcon_channels.publication import Publication
 from falcon_channels.publication import Snapshot
 from falcon_channels.publication import without_end
 from falcon_channels.routing import ChannelMatch
+
+_Read = TypeVar('_Read')
 
 
 class Reader:
@@ -110,17 +113,13 @@ class Reader:
 
     async def presence(self, channel: str) -> Mapping[str, ClientInfo]:
         """Implement `Channels.presence`."""
-        match = await self._match(channel)
-        if not match.route.options.presence:
-            raise CapabilityError(
-                f'channel {channel!r} has no presence: add its route with '
-                'ChannelOptions(presence=True)'
-            )
+        _require_presence(await self._match(channel), channel)
         return await self._broker.presence(channel)
 
     async def presence_stats(self, channel: str) -> PresenceStats:
         """Implement `Channels.presence_stats`."""
-        return _count(await self.presence(channel))
+        _require_presence(await self._match(channel), channel)
+        return await self._broker.presence_stats(channel)
 
     # --- for clients -----------------------------------------------------------------
 
@@ -215,26 +214,41 @@ class Reader:
             falcon.HTTPError: The client may not read it.
             CapabilityError: The channel has no presence.
         """
-        match = await self._match(channel)
-        num_commands = connection.num_commands
-        await authorization.authorize_presence(self._broker, match, connection, channel)
-        entries = await self.presence(channel)
-        await authorization.check_reader_again(
-            self._broker, match.route.on_presence, connection, channel, num_commands
-        )
-        return entries
+        return await self._read_presence(connection, channel, self._broker.presence)
 
     async def presence_stats_for_client(
         self, connection: Connection, channel: str
     ) -> PresenceStats:
         """Count the presence of a channel for a client; see `presence_for_client`."""
-        entries = await self.presence_for_client(connection, channel)
-        return _count(entries)
+        return await self._read_presence(
+            connection, channel, self._broker.presence_stats
+        )
+
+    async def _read_presence(
+        self,
+        connection: Connection,
+        channel: str,
+        read: Callable[[str], Awaitable[_Read]],
+    ) -> _Read:
+        """Call `read` for a client, if it may read the presence of the channel."""
+        match = await self._match(channel)
+        num_commands = connection.num_commands
+        await authorization.authorize_presence(self._broker, match, connection, channel)
+        _require_presence(match, channel)
+        found = await read(channel)
+        await authorization.check_reader_again(
+            self._broker, match.route.on_presence, connection, channel, num_commands
+        )
+        return found
 
 
-def _count(entries: Mapping[str, ClientInfo]) -> PresenceStats:
-    """Return the numbers of connections and of users in presence."""
-    return PresenceStats(len(entries), len({info.user for info in entries.values()}))
+def _require_presence(match: ChannelMatch, channel: str) -> None:
+    """Raise an error if the channel has no presence."""
+    if not match.route.options.presence:
+        raise CapabilityError(
+            f'channel {channel!r} has no presence: add its route with '
+            'ChannelOptions(presence=True)'
+        )
 
 
 def _cut(page: HistoryPage, limit_bytes: int) -> HistoryPage:

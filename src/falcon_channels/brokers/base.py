@@ -126,6 +126,7 @@ from falcon_channels.options import ChannelOptions
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import Position
+from falcon_channels.publication import PresenceStats
 from falcon_channels.publication import Publication
 
 
@@ -445,6 +446,15 @@ class Broker(abc.ABC):
     @abc.abstractmethod
     async def presence(self, channel: str) -> Mapping[str, ClientInfo]:
         """Return the entries of a channel by connection id, without expired ones."""
+
+    async def presence_stats(self, channel: str) -> PresenceStats:
+        """Return the numbers of entries and users that `presence` would return.
+
+        This implementation reads all entries. A broker that can count them overrides
+        it.
+        """
+        infos = await self.presence(channel)
+        return PresenceStats(len(infos), len({info.user for info in infos.values()}))
 
     async def has_user(self, channel: str, user: str) -> bool:
         """Return whether a user has an entry in a channel, in any process.

@@ -39,8 +39,8 @@ from falcon_channels.websocket.handshake import check_extensions
 from falcon_channels.websocket.handshake import refusal_response
 from falcon_channels.websocket.handshake import VERSION
 
-#: Headers with values that many clients have in common. Each pair of name and value is
-#: stored once for all connections.
+#: Headers with values that many clients have in common. Each line is read and stored
+#: once for all connections.
 #: SECURITY: No header that may hold a secret is shared, because a shared pair outlives
 #: its connection.
 _SHARED_HEADERS = {
@@ -59,8 +59,11 @@ _SHARED_HEADERS = {
     b'upgrade',
     b'user-agent',
 }
-#: Maximum size of a value that is shared, in bytes.
+#: Maximum size of a line that is shared, in bytes, and number of these lines.
 _MAX_SHARED_BYTES = 256
+_MAX_KNOWN_LINES = 1024
+#: Names and values of the lines that are shared.
+_known_lines: dict[bytes, tuple[bytes, bytes]] = {}
 #: Maximum size of the request line and headers together, in bytes.
 MAX_HEAD_BYTES = 65536
 _NO_SETTINGS: dict[str, Any] = {}
@@ -79,17 +82,15 @@ _DECISIVE_HEADERS = {
     b'upgrade',
 }
 #: Bytes that `read_usual` accepts. They are a part of what RFC 9110 section 5 and RFC
-#: 9112 section 3 allow: names in lower case, values without line ends and other control
-#: characters, targets of visible ASCII.
+#: 9112 section 3 allow: values without line ends and other control characters, targets
+#: of visible ASCII without a fragment.
 _NAME_BYTES = b"!#$%&'*+-.0123456789^_`abcdefghijklmnopqrstuvwxyz|~"
 _VALUE_BYTES = bytes([9, *range(32, 127), *range(128, 256)])
-_TARGET_BYTES = bytes(range(33, 127))
+_TARGET_BYTES = bytes(range(33, 127)).replace(b'#', b'')
 _CONNECTION = {b'upgrade', b'keep-alive, upgrade'}
 _VERSION = VERSION.encode()
 #: Sixteen bytes in base64.
 _KEY = re.compile(rb'[A-Za-z0-9+/]{21}[AQgw]==')
-#: Length of the request line without the target.
-_REQUEST_LINE_BYTES = len(b'GET  HTTP/1.1\r\n')
 
 
 class Handshake(NamedTuple):
@@ -151,100 +152,96 @@ def read_request(context: ServerContext, data: bytes) -> Handshake:
         HandshakeRefusedError: The request is not a valid WebSocket handshake; write
             the response of the error.
     """
-    parts = _split_request(data)
-    handshake = None if parts is None else read_usual(context, *parts)
+    handshake = read_usual(context, data)
     return read_by_core(context, data) if handshake is None else handshake
 
 
-def _split_request(data: bytes) -> tuple[bytes, list[tuple[bytes, bytes]]] | None:
-    """Return target and headers of a request in the form that uvicorn writes."""
-    if len(data) > MAX_HEAD_BYTES:
-        return None
-    first, *lines = data.split(b'\r\n')
-    if (
-        not first.startswith(b'GET ')
-        or not first.endswith(b' HTTP/1.1')
-        or lines[-2:] != [b'', b'']
-    ):
-        return None
-    headers = []
-    for line in lines[:-2]:
-        # NOTE: A line without a colon gets an empty name, which is refused.
-        name, colon, value = line.partition(b':')
-        headers.append((name if colon else b'', value.strip(b' \t')))
-    return first[4:-9], headers
-
-
-def read_usual(
-    context: ServerContext, target: bytes, headers: list[tuple[bytes, bytes]]
-) -> Handshake | None:
+def read_usual(context: ServerContext, data: bytes) -> Handshake | None:
     """Read an upgrade request that has the usual form.
 
     PERF: With the core's parser, its checks and one core object for each connection, a
     connection costs 50 % more (benchmarks/connections.py).
 
-    SECURITY: The core would read every request that is accepted here in the same way.
-    Everything that two parsers could read differently, and every mistake, is left to
-    the core. Only the limit differs: the core refuses lines over 8 KiB, but larger
-    cookies are accepted in other HTTP requests.
+    SECURITY: The core and the HTTP parsers would read every request that is accepted
+    here in the same way. Everything that two parsers could read differently, and every
+    mistake, is left to them. Only the limit differs: the core refuses lines over 8 KiB,
+    but larger cookies are accepted in other HTTP requests.
 
     Args:
         context: Context of the server.
-        target: Path and query of a GET request of HTTP/1.1.
-        headers: Names and values; spaces around a value are allowed.
+        data: Bytes, such as the first ones of a connection.
 
     Returns:
-        ``None`` if the core has to decide; call `read_by_core` then.
+        ``None`` if `data` is not one whole request of this form. `read_by_core` or an
+        HTTP parser has to decide then.
     """
-    if not _is_well_formed(target, headers):
+    if len(data) > MAX_HEAD_BYTES or not data.endswith(b'\r\n\r\n'):
+        return None
+    first, *lines = data[:-4].split(b'\r\n')
+    target = first[4:-9]
+    if (
+        not first.startswith(b'GET /')
+        or not first.endswith(b' HTTP/1.1')
+        or len(first) > MAX_LINE_LENGTH
+        or len(lines) > MAX_NUM_HEADERS
+        or target.translate(None, _TARGET_BYTES)
+    ):
         return None
     decisive: dict[bytes, bytes] = {}
     pairs = []
-    for name, value in headers:
-        stripped = value.strip(b' \t')
+    for line in lines:
+        pair = _known_lines.get(line) or _read_line(line)
+        if pair is None:
+            return None
+        pairs.append(pair)
+        name, value = pair
         if name in _DECISIVE_HEADERS:
             if name in decisive:
                 return None
-            decisive[name] = stripped
-        pairs.append(_pair(name, stripped))
-    get = decisive.get
-    key = get(b'sec-websocket-key', b'')
-    if (
-        # SECURITY: reading thousands of offers would take too long.
-        sum(map(len, decisive.values())) > MAX_LINE_LENGTH
-        or b'host' not in decisive
-        or b'content-length' in decisive
-        or b'transfer-encoding' in decisive
-        or get(b'upgrade', b'').lower() != b'websocket'
-        or get(b'connection', b'').lower() not in _CONNECTION
-        or get(b'sec-websocket-version') != _VERSION
-        or not _KEY.fullmatch(key)
-    ):
+            decisive[name] = value
+    if not _asks_for_websocket(decisive):
         return None
     try:
         subprotocols, agreed, extensions = _negotiate(context, decisive)
     except InvalidHeader:
         return None
-    accept = accept_key(key.decode('ascii'))
+    accept = accept_key(decisive[b'sec-websocket-key'].decode('ascii'))
     path = target.decode('ascii')
     return Handshake(path, pairs, subprotocols, accept, agreed, extensions)
 
 
-def _is_well_formed(target: bytes, headers: list[tuple[bytes, bytes]]) -> bool:
-    """Return whether target and headers have a usual size and only usual bytes."""
-    names = [name for name, _ in headers]
-    all_names = b''.join(names)
-    all_values = b''.join([value for _, value in headers])
-    size = _REQUEST_LINE_BYTES + len(target) + len(all_names) + len(all_values)
+def _read_line(line: bytes) -> tuple[bytes, bytes] | None:
+    """Return name and value of a header; ``None`` if they have unusual bytes."""
+    name, colon, value = line.partition(b':')
+    name = name.lower()
+    if (
+        not colon
+        or not name
+        or name.translate(None, _NAME_BYTES)
+        or value.translate(None, _VALUE_BYTES)
+    ):
+        return None
+    pair = name, value.strip(b' \t')
+    if name in _SHARED_HEADERS and len(line) <= _MAX_SHARED_BYTES:
+        if len(_known_lines) >= _MAX_KNOWN_LINES:
+            _known_lines.clear()
+        _known_lines[line] = pair
+    return pair
+
+
+def _asks_for_websocket(decisive: dict[bytes, bytes]) -> bool:
+    """Return whether the headers that decide have the values of a usual handshake."""
+    get = decisive.get
     return (
-        size + 4 * len(headers) <= MAX_HEAD_BYTES
-        and _REQUEST_LINE_BYTES + len(target) <= MAX_LINE_LENGTH
-        and len(headers) <= MAX_NUM_HEADERS
-        and all(names)
-        and not all_names.translate(None, _NAME_BYTES)
-        and not all_values.translate(None, _VALUE_BYTES)
-        and not target.translate(None, _TARGET_BYTES)
-        and target.startswith(b'/')
+        # SECURITY: reading thousands of offers would take too long.
+        sum(map(len, decisive.values())) <= MAX_LINE_LENGTH
+        and b'host' in decisive
+        and b'content-length' not in decisive
+        and b'transfer-encoding' not in decisive
+        and get(b'upgrade', b'').lower() == b'websocket'
+        and get(b'connection', b'').lower() in _CONNECTION
+        and get(b'sec-websocket-version') == _VERSION
+        and _KEY.fullmatch(get(b'sec-websocket-key', b'')) is not None
     )
 
 
@@ -301,7 +298,7 @@ def read_by_core(context: ServerContext, data: bytes) -> Handshake:
     if not core.available_extensions:
         _refuse_malformed_extensions(headers)
     pairs = [
-        _pair(name.encode('ascii'), value.encode('latin-1'))
+        (name.lower().encode('ascii'), value.encode('latin-1'))
         for name, value in headers.raw_items()
     ]
     _remove_empty_offers(headers)
@@ -360,17 +357,6 @@ def _offered_subprotocols(headers: Headers) -> list[str]:
             HTTPStatus.BAD_REQUEST, 'Sec-WebSocket-Protocol is malformed.'
         ) from None
     return names
-
-
-def _pair(name: bytes, value: bytes) -> tuple[bytes, bytes]:
-    if name in _SHARED_HEADERS and len(value) <= _MAX_SHARED_BYTES:
-        return _shared_pair(name, value)
-    return name, value
-
-
-@functools.lru_cache(maxsize=1024)
-def _shared_pair(name: bytes, value: bytes) -> tuple[bytes, bytes]:
-    return name, value
 
 
 def acceptance(

@@ -3,6 +3,10 @@
 Use it with ``uvicorn --http falcon_channels.server.http:BoundedHttpProtocol``. The
 command ``falcon-channels serve`` always uses it. Everything else about HTTP is
 uvicorn's.
+
+`BoundedHttpProtocol` looks at the first bytes of each connection. A usual upgrade
+request goes to the WebSocket class. Everything else goes to `_HttpRequests`, which has
+the parser.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from typing import Any
 import httptools
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.utils import get_local_addr
 from uvicorn.server import ServerState
 
 from falcon_channels.server.context import ServerContext
@@ -41,12 +46,122 @@ _HTTP_VERSIONS = ('1.0', '1.1')
 _BODY_HEADERS = (b'content-length', b'transfer-encoding')
 
 
-class BoundedHttpProtocol(HttpToolsProtocol):
+class BoundedHttpProtocol(asyncio.Protocol):
     """HTTP/1.1 with limits for the head of each request and deadlines for all parts.
 
     SECURITY: without these limits, one connection can send endless headers and fill the
     memory. Clients can also keep connections open without limit: they send half a head
     or half a body (slow loris), or read nothing of a response (slow read).
+
+    PERF: An object of this class waits for the first bytes of a connection. Most
+    WebSockets then never need an HTTP parser and its object. These cost a quarter of a
+    new connection (benchmarks/centrifugo.py).
+    """
+
+    __slots__ = (
+        '__weakref__',
+        '_app_state',
+        '_config',
+        '_head_timer',
+        '_loop',
+        '_server_state',
+        '_transport',
+    )
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self._config = config
+        self._server_state = server_state
+        self._app_state = app_state
+        self._loop = _loop or asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+        """Called at the TCP accept: start the deadline of the first request."""
+        self._transport = transport
+        self._server_state.connections.add(self)  # type: ignore[arg-type]  # typed for its own classes
+        self._head_timer = self._loop.call_later(HEAD_TIMEOUT_S, self._on_head_timeout)
+
+    def data_received(self, data: bytes) -> None:
+        """Called with the first bytes: pass the connection on."""
+        websocket = self._read_usual(data)
+        if websocket is None:
+            self._serve_http().data_received(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Called when the TCP connection has ended without a byte."""
+        self._release()
+
+    def shutdown(self) -> None:
+        """Begin the drain, and close: no request has begun."""
+        assert self._transport is not None
+        ServerContext.begin_drain_of(self._config, self._server_state, self._app_state)
+        self._transport.close()
+
+    def _read_usual(self, data: bytes) -> WebSocketProtocol | None:
+        """Pass the connection to the WebSocket class if it begins with a handshake.
+
+        Returns:
+            The object of the WebSocket class; ``None`` if `data` is not one whole
+            upgrade request of the usual form.
+        """
+        kind = self._config.ws_protocol_class
+        if not (
+            data.startswith(b'GET ')
+            and isinstance(kind, type)
+            and issubclass(kind, WebSocketProtocol)
+        ):
+            return None
+        websocket = kind(self._config, self._server_state, self._app_state)
+        handshake = read_usual(websocket.context, data)
+        if handshake is None:
+            return None
+        transport = self._release()
+        websocket.take_over(
+            transport,
+            handshake,
+            client=remote_address(transport),
+            server=get_local_addr(transport),
+        )
+        transport.set_protocol(websocket)
+        return websocket
+
+    def _on_head_timeout(self) -> None:
+        self._serve_http().on_head_timeout()
+
+    def _serve_http(self) -> _HttpRequests:
+        """Pass the connection to the HTTP parser."""
+        timer = self._head_timer
+        assert timer is not None
+        transport = self._release()
+        http = _HttpRequests(
+            self._config, self._server_state, self._app_state, self._loop
+        )
+        transport.set_protocol(http)
+        http.begin(transport, timer.when())
+        return http
+
+    def _release(self) -> asyncio.Transport:
+        """Stop the deadline and forget the connection; return its transport."""
+        transport, self._transport = self._transport, None
+        assert transport is not None
+        self._server_state.connections.discard(self)
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+        return transport
+
+
+class _HttpRequests(HttpToolsProtocol):
+    """The requests of one connection, from the first one that is not a usual handshake.
+
+    See `BoundedHttpProtocol`.
     """
 
     def __init__(
@@ -74,15 +189,21 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._begun = 0
         self._chunk = b''
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
-        """Called at the TCP accept: start the deadline of the first request."""
-        super().connection_made(transport)
+    def begin(self, transport: asyncio.Transport, head_deadline_s: float) -> None:
+        """Take over a connection before its first byte.
+
+        Args:
+            transport: Transport of the connection.
+            head_deadline_s: Time of the event loop's clock at which the headers of the
+                first request must have arrived.
+        """
+        self.connection_made(transport)
         if self.client is None:
             self.client = remote_address(transport)
         limit_unacknowledged_time(
             transport.get_extra_info('socket'), self._options.unacknowledged_timeout_s
         )
-        self._start_head_timer()
+        self._head_timer = self.loop.call_at(head_deadline_s, self.on_head_timeout)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called when the TCP connection has ended: stop the deadlines."""
@@ -183,45 +304,12 @@ class BoundedHttpProtocol(HttpToolsProtocol):
                 HTTPStatus.BAD_REQUEST, 'Data before the end of the handshake.'
             )
         else:
-            if not self._hand_over():
-                super().handle_websocket_upgrade()
+            super().handle_websocket_upgrade()
             # NOTE: This object and the parser refer to each other, and so do this
             # object and the scope's extension. Without this, each connection would
             # wait for the garbage collector.
             self.parser = None  # type: ignore[assignment]  # as uvicorn itself does at the end
             self.scope = None  # type: ignore[assignment]  # as before the first request
-
-    def _hand_over(self) -> bool:
-        """Pass the parsed request to the WebSocket class if it has the usual form.
-
-        PERF: Otherwise uvicorn writes the request as bytes, the WebSocket class parses
-        them again, and both get the addresses of the socket
-        (benchmarks/connections.py).
-
-        Returns:
-            False if the request is not usual; uvicorn's own way is used then.
-        """
-        kind = self.ws_protocol_class
-        if not (
-            isinstance(kind, type)
-            and issubclass(kind, WebSocketProtocol)
-            and self.parser.get_method() == b'GET'
-        ):
-            return False
-        websocket = kind(self.config, self.server_state, self.app_state)
-        handshake = read_usual(websocket.context, self.url, self.headers)
-        if handshake is None:
-            return False
-        self.connections.discard(self)
-        websocket.take_over(
-            self.transport,
-            handshake,
-            client=self.client,
-            server=self.server,
-            limited=websocket.context.options is self._options,
-        )
-        self.transport.set_protocol(websocket)
-        return True
 
     def _has_supported_version(self) -> bool:
         """Return whether the WebSocket version is supported.
@@ -279,14 +367,15 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self.transport.abort()
 
     def _start_head_timer(self) -> None:
-        self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._on_head_timeout)
+        self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self.on_head_timeout)
 
     def _stop_head_timer(self) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
 
-    def _on_head_timeout(self) -> None:
+    def on_head_timeout(self) -> None:
+        """Called when a head took too long: answer 408, and close."""
         self._head_timer = None
         if not self.transport.is_closing():
             self._refuse(HTTPStatus.REQUEST_TIMEOUT, 'The request took too long.')

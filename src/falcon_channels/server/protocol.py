@@ -254,7 +254,6 @@ class WebSocketProtocol(asyncio.Protocol):
         *,
         client: tuple[str, int] | None,
         server: tuple[str, int | None] | None,
-        limited: bool,
     ) -> None:
         """Take over a connection with a request that has been read.
 
@@ -263,12 +262,8 @@ class WebSocketProtocol(asyncio.Protocol):
             handshake: The request.
             client: Address of the client.
             server: Address of this end.
-            limited: Whether the socket has `unacknowledged_timeout_s` already.
         """
-        self.transport = transport
-        self._context.state.connections.add(self)  # type: ignore[arg-type]  # typed for its own classes
-        if not limited:
-            self._limit_unacknowledged_time()
+        self.connection_made(transport)
         self._start_application(handshake, client=client, server=server)
 
     def _limit_unacknowledged_time(self) -> None:

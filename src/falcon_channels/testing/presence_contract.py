@@ -86,6 +86,24 @@ class PresenceContract(BrokerContract):
             assert {} == dict(await broker.presence('nowhere'))
             assert [True] == await add(broker, [entry('5')], 60)
 
+    async def test_stats_count_entries_and_users_that_have_not_expired(self) -> None:
+        """The stats are those of the entries that `presence` returns."""
+        broker = await self.open_broker()
+        async with self.opened(broker):
+            assert (0, 0) == await broker.presence_stats('room')
+            await add(broker, [entry('1'), entry('2'), entry('3', 'bob')], 60)
+            assert (3, 2) == await broker.presence_stats('room')
+            await broker.remove_presence('room', '1')
+            assert (2, 2) == await broker.presence_stats('room')
+            await add(broker, [entry('4', 'eve')], 0.3)
+
+            async def one_expired() -> bool:
+                return await broker.presence_stats('room') == (2, 2)
+
+            await eventually(one_expired, 'the entry of eve expires')
+            await add(broker, [entry('4', 'eve')], 60)
+            assert (3, 3) == await broker.presence_stats('room')
+
     async def test_new_entries_are_reported(self) -> None:
         """An entry is new if it did not exist, also after it was removed or expired."""
         broker = await self.open_broker()
