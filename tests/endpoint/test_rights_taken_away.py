@@ -31,6 +31,7 @@ from falcon_channels.brokers.memory import MemoryBroker
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import Position
+from falcon_channels.publication import PresenceStats
 
 pytestmark = pytest.mark.every_server
 
@@ -58,6 +59,11 @@ class SlowBroker(MemoryBroker):
         if channel == '#wait':
             await self.app.wait()
         return await super().presence(channel)
+
+    async def presence_stats(self, channel: str) -> PresenceStats:
+        if channel == '#wait':
+            await self.app.wait()
+        return await super().presence_stats(channel)
 
 
 class App:

@@ -32,6 +32,7 @@ from falcon_channels.brokers.memory import MemoryBroker
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import HistoryPage
+from falcon_channels.publication import PresenceStats
 from falcon_channels.publication import Publication
 
 Result = TypeVar('Result')
@@ -300,6 +301,9 @@ class FaultyBroker(Broker):
 
     async def presence(self, channel: str) -> Mapping[str, ClientInfo]:
         return await self._call(lambda: self._store.memory.presence(channel))
+
+    async def presence_stats(self, channel: str) -> PresenceStats:
+        return await self._call(lambda: self._store.memory.presence_stats(channel))
 
     async def has_user(self, channel: str, user: str) -> bool:
         return await self._call(lambda: self._store.memory.has_user(channel, user))

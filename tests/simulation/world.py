@@ -421,7 +421,7 @@ class World:
                         f'{actor.name} believes that it is subscribed to {channel}'
                     )
                 if channel.startswith(('log', 'deep', 'state')):
-                    stored, top = await self._newest(channel)
+                    stored, top, _ = await self._newest(channel)
                     if channel.startswith('state') and not stored:
                         # NOTE: the log was lost, and nothing was published since.
                         continue
