@@ -15,6 +15,7 @@ from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.connection import Joined
 from falcon_channels.hub.connection import Subscription
 from falcon_channels.node import Node
+from falcon_channels.publication import ChannelEnd
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
 from falcon_channels.transports.encoders import get_encoder
@@ -58,6 +59,7 @@ class _QueueTransport:
         self.framing = _FRAMING
         self.backlog_bytes = 0
         self.end: tuple[int, str] | None = None
+        self.channel_end: ChannelEnd | None = None
         self._queue: deque[Publication] = deque()
         self._wake = asyncio.Event()
 
@@ -73,6 +75,10 @@ class _QueueTransport:
             self.end = (code, reason)
         self._wake.set()
 
+    def finish(self, end: ChannelEnd) -> None:
+        """Store how the channel has ended; `close` follows."""
+        self.channel_end = end
+
     def abort(self) -> None:
         self.close(ABNORMAL, 'aborted')
 
@@ -86,9 +92,13 @@ class _QueueTransport:
         """Return the next publication.
 
         Raises:
+            StopAsyncIteration: The queue is empty, and the channel has ended with
+                success.
             UnsubscribedError: The queue is empty, and the subscription has ended.
         """
         while not self._queue:
+            if self.channel_end is not None and not self.channel_end.error:
+                raise StopAsyncIteration
             if self.end is not None:
                 raise UnsubscribedError(*self.end)
             self._wake.clear()
@@ -108,6 +118,14 @@ class _LocalConnection(Connection):
 
     __slots__ = ()
 
+    transport: _QueueTransport
+
+    def on_finished(
+        self, subscription: Subscription, end: ChannelEnd, position: Position
+    ) -> None:
+        self.transport.finish(end)
+        super().on_finished(subscription, end, position)
+
     def on_unsubscribed(
         self, subscription: Subscription, code: int, reason: str
     ) -> None:
@@ -124,6 +142,7 @@ class LocalSubscription:
             async for publication in subscription:
                 print(publication.value())
 
+    The loop ends when the channel has ended with success; see `Channels.finish`.
     ``on_subscribe`` is not called, because the application itself subscribes. The
     subscription is not in presence.
 
@@ -131,6 +150,8 @@ class LocalSubscription:
         position: Position at which the subscription began; set on entering.
         recovered: Whether all publications since the given position are delivered
             first; ``None`` if no position was given.
+        end: The end of the channel if it has ended, else ``None``. Publications may
+            still wait to be read.
     """
 
     def __init__(self, node: Node, channel: str, since: Position | None) -> None:
@@ -169,6 +190,11 @@ class LocalSubscription:
             raise
         return self
 
+    @property
+    def end(self) -> ChannelEnd | None:
+        """The end of the channel if it has ended, else ``None``."""
+        return None if self._transport is None else self._transport.channel_end
+
     def _on_joined(self, subscription: Subscription, joined: Joined) -> None:
         self.position = joined.position
         self.recovered = joined.recovered
@@ -191,8 +217,10 @@ class LocalSubscription:
         """Return the next publication.
 
         Raises:
+            StopAsyncIteration: The channel has ended with success.
             UnsubscribedError: The subscription has ended. It was too slow (code 3008),
-                publications were lost (2500), or the application shuts down (3001).
+                publications were lost (2500), the channel has failed (2401, with the
+                error as the reason), or the application shuts down (3001).
             RuntimeError: The subscription was not entered.
         """
         transport, connection = self._transport, self._connection

@@ -128,4 +128,5 @@ def test_curl_receives_events_and_polls(
             'publications': [item],
             'since': f'1:{epoch}',
             'lost': [],
+            'ended': [],
         }

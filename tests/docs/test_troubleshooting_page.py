@@ -98,6 +98,7 @@ def unused_codes() -> set[int]:
     )
     statuses = {codes.disconnect_for_status(s).code for s in range(400, 600)}
     statuses |= {codes.error_for_status(s).code for s in range(400, 600)}
+    statuses |= {codes.unsubscribe_for_end(error).code for error in ('', 'an error')}
     return {
         value.code
         for name, value in vars(codes).items()

@@ -18,6 +18,7 @@ from falcon_channels.hub.connection import Subscription
 from falcon_channels.hub.fanout import FanOut
 from falcon_channels.hub.local_channel import LocalChannel
 from falcon_channels.metrics import Counters
+from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
 from falcon_channels.testing import SimulatedClient
@@ -178,11 +179,12 @@ def test_rest_of_a_frame_goes_to_the_connection_that_has_its_beginning(
     match = channels.node.router.match('x')
     assert match is not None
     local_channel = LocalChannel('x', match.route.options, 1 << 20, 1 << 20)
-    local_channel.open(Position(0, 'e'))
+    local_channel.open(HistoryPage([], Position(0, 'e')))
     fan_out = FanOut(
         {'x': local_channel},
         Counters(),
         NodeOptions(io_uring=io_uring),
+        lambda channel: None,
         lambda channel: None,
     )
     first, second = WholeFrames(b'1'), WholeFrames(b'2')
@@ -227,9 +229,13 @@ def test_publication_follows_the_queued_start_of_its_subscription() -> None:
     match = channels.node.router.match('x')
     assert match is not None
     local_channel = LocalChannel('x', match.route.options, 1 << 20, 1 << 20)
-    local_channel.open(Position(0, 'e'))
+    local_channel.open(HistoryPage([], Position(0, 'e')))
     fan_out = FanOut(
-        {'x': local_channel}, Counters(), NodeOptions(), lambda channel: None
+        {'x': local_channel},
+        Counters(),
+        NodeOptions(),
+        lambda channel: None,
+        lambda channel: None,
     )
     encoder = WholeFrames(b'1')
     connections: list[SocketConnection] = []

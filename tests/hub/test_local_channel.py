@@ -37,7 +37,7 @@ def open_channel(**options: Any) -> tuple[LocalChannel, Subscription]:
     assert match is not None
     client = SimulatedClient(channels)
     local_channel = LocalChannel('a:1', match.route.options, 10 * KIB, 10 * KIB)
-    local_channel.open(Position(0, 'x'))
+    local_channel.open(HistoryPage([], Position(0, 'x')))
     subscription = Subscription(client.connection, 'a:1', match.route, match.params)
     return local_channel, subscription
 
@@ -77,7 +77,7 @@ async def test_pending_items_keep_their_epoch_when_the_log_is_lost() -> None:
     local_channel, subscription = open_channel(
         history_size=1, recovery='latest', slow_reader='latest'
     )
-    local_channel.open(Position(6, 'x'))
+    local_channel.open(HistoryPage([], Position(6, 'x')))
     local_channel.add(subscription)
     local_channel.lag(subscription)
     local_channel.take(item(7), 'x')

@@ -567,7 +567,7 @@ def test_poll_returns_what_is_new_with_the_next_position(client: httpx.Client) -
 def test_poll_waits_for_a_publication_or_the_deadline(client: httpx.Client) -> None:
     """A poll with nothing new waits. It answers at the first publication."""
     since = poll(client, '/events/quick/rooms:wait', None)['since']
-    assert {'publications': [], 'since': since, 'lost': []} == poll(
+    assert {'publications': [], 'since': since, 'lost': [], 'ended': []} == poll(
         client, '/events/quick/rooms:wait', since
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+import json
 import socket
 from typing import Any
 
@@ -95,7 +96,8 @@ def test_poll_of_a_portal_waits_for_what_is_new(
         return answer.json()
 
     since = poll()['since']
-    assert {'publications': [], 'since': since, 'lost': []} == poll(since=since)
+    empty = {'publications': [], 'since': since, 'lost': [], 'ended': []}
+    assert empty == poll(since=since)
     post(server, 'rooms:e2', 'new')
     assert ['new'] == [item['data'] for item in poll(since=since)['publications']]
 
@@ -153,3 +155,30 @@ def test_disconnected_user_of_a_portal_is_asked_again(
         HTTP.request('DELETE', f'{server.url}/rooms:e4?user=eve')
         assert reader.next() is None
     wait_until(lambda: users(server, 'rooms:e4') == [], 'eve has left')
+
+
+@pytest.mark.parametrize('error', ['', 'too long'])
+def test_stream_of_a_portal_ends_with_its_channel(
+    server: ServerProcess, client: httpx.Client, error: str
+) -> None:
+    """A blocking stream has the event `end`, and a client that returns gets 204."""
+    channel = f'rooms:end{len(error)}'
+    path = f'/events/{channel}'
+    end = {'channel': channel, 'error': error}
+
+    def finish() -> None:
+        answer = HTTP.put(f'{server.url}/{channel}', params={'error': error})
+        assert 200 == answer.status_code
+
+    with EventReader.open(client, path) as reader:
+        reader.start()
+        post(server, channel, 'a')
+        assert 'a' == reader.event().data
+        finish()
+        event = reader.event()
+        assert ('end', end) == (event.name, json.loads(event.data))
+        assert reader.next() is None
+    headers = {'Last-Event-ID': event.id, 'Accept': 'text/event-stream'}
+    assert 204 == client.get(path, headers=headers).status_code
+    assert [end] == client.get(path, headers=JSON).json()['ended']
+    assert [] == users(server, channel)

@@ -26,6 +26,8 @@ ERRORS = {
 }
 UNSUBSCRIBES = {
     2000: ('server unsubscribe', False),
+    2400: ('channel finished', False),
+    2401: ('channel failed', False),
     2500: ('insufficient state', True),
     2501: ('subscription expired', True),
     2502: ('state invalidated', True),

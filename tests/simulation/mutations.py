@@ -269,8 +269,8 @@ MUTANTS = [
     Mutant(
         'the latest publication is recovered although it does not match',
         'hub/hub.py',
-        'matching = subscription.select(newest)[:1]',
-        'matching = newest[:1]',
+        'matching = subscription.select(visible)[:1]',
+        'matching = visible[:1]',
         'tests/hub/test_filtered_delivery.py',
     ),
     Mutant(

@@ -32,6 +32,9 @@ class Events:
         for value in await req.get_media():
             await channels.publish(f'rooms:{room}', value)
 
+    async def on_delete(self, req: Any, resp: Any, room: str) -> None:
+        await channels.finish(f'rooms:{room}', error=req.get_param('error', default=''))
+
 
 class Page:
     async def on_get(self, req: Any, resp: Any) -> None:

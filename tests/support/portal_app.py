@@ -89,6 +89,9 @@ class Channel:
     def on_post(self, req: Any, resp: Any, channel: str) -> None:
         resp.media = portal.publish(channel, req.get_media()).position.offset
 
+    def on_put(self, req: Any, resp: Any, channel: str) -> None:
+        portal.finish(channel, error=req.get_param('error', default=''))
+
     def on_delete(self, req: Any, resp: Any, channel: str) -> None:
         portal.disconnect_user(req.get_param('user'), code=4321, reason='go away')
 

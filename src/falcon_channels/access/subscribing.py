@@ -16,6 +16,7 @@ call it. The order of its steps matters:
 5. *Join and recover* in the hub.
 6. *Answer the client* in `on_joined`, before this coroutine awaits anything. The
    answer is therefore ahead of all publications.
+   If the channel has ended, the subscription ends here.
 7. *Check the revocation again.* A revocation that arrived between steps 3 and 5 found
    no joined subscription to end.
 8. *Enter presence.* This is last, so that others see only clients that stay.
@@ -197,7 +198,9 @@ class Subscriber:
                 await options.on_authorized()
             joined = await self._hub.join(subscription, options.since)
             on_joined(subscription, joined)
-            if await self._may_stay(subscription) and options.presence:
+            if joined.end is not None:
+                self._hub.finish(subscription, joined.end, joined.position)
+            elif await self._may_stay(subscription) and options.presence:
                 await self._presence.enter(subscription)
         except BaseException:
             self._hub.leave(subscription)

@@ -12,6 +12,7 @@ from falcon_channels.access.responders import description_for_client
 from falcon_channels.errors import AlreadySubscribedError
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import CapabilityError
+from falcon_channels.errors import ChannelFinishedError
 from falcon_channels.errors import ChannelNameError
 from falcon_channels.errors import ChannelsError
 from falcon_channels.errors import ClosedError
@@ -52,6 +53,10 @@ _REFUSALS: tuple[tuple[type[Exception], codes.ReplyError], ...] = (
     (PublicationTooLargeError, codes.LIMIT_EXCEEDED),
     (PayloadError, codes.BAD_REQUEST),
     (CapabilityError, codes.NOT_AVAILABLE),
+    (
+        ChannelFinishedError,
+        codes.error_with_message(codes.NOT_AVAILABLE, 'the channel is finished'),
+    ),
     (PositionError, codes.UNRECOVERABLE_POSITION),
     (TokenExpiredError, codes.TOKEN_EXPIRED),
     (TokenInvalidError, codes.PERMISSION_DENIED),

@@ -168,7 +168,7 @@ class ChannelRegistry:
             raise
         finally:
             del self._changing[channel]
-        self._on_open(local_channel, local_channel.open(page.position), links)
+        self._on_open(local_channel, local_channel.open(page), links)
         self.note_idle(local_channel)
 
     async def _close_channel(self, local_channel: LocalChannel) -> None:

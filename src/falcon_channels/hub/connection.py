@@ -41,8 +41,10 @@ from falcon_channels.hub.selection import combined_selection
 from falcon_channels.hub.selection import Selection
 from falcon_channels.protocol.codes import DISCONNECT_EXPIRED
 from falcon_channels.protocol.codes import DISCONNECT_SHUTDOWN
+from falcon_channels.protocol.codes import unsubscribe_for_end
 from falcon_channels.protocol.json_values import encode_json
 from falcon_channels.protocol.json_values import NOT_JSON
+from falcon_channels.publication import ChannelEnd
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
@@ -89,12 +91,15 @@ class Joined(NamedTuple):
         recovered: Whether the client gets all publications that it missed. ``None``
             if it did not ask for recovery.
         size_bytes: Approximate size of `publications` when sent to a client.
+        end: The end of the channel if it has ended at `position`, else ``None``. The
+            subscription then ends after `publications`.
     """
 
     position: Position
     publications: list[Publication]
     recovered: bool | None
     size_bytes: int = 0
+    end: ChannelEnd | None = None
 
 
 class Subscription:
@@ -569,6 +574,18 @@ class Connection(abc.ABC):
             code: Unsubscribe code. With 2500 and above the client may subscribe again.
             reason: Text for logs.
         """
+
+    def on_finished(
+        self, subscription: Subscription, end: ChannelEnd, position: Position
+    ) -> None:
+        """Called when a channel has ended, after all its publications.
+
+        Args:
+            subscription: The subscription, which has ended already.
+            end: How the channel has ended.
+            position: Position of the end.
+        """
+        self.on_unsubscribed(subscription, *unsubscribe_for_end(end.error))
 
     def on_subscribed(self, subscription: Subscription, joined: Joined) -> None:
         """Called when the application has subscribed the connection; tell the client.

@@ -59,6 +59,8 @@ class FanOut:
         options: Options of the hub.
         on_lost: Called with a local channel whose delivery failed; it ends the
             subscriptions.
+        on_ended: Called with a local channel that has ended, after its batch was
+            written; it ends the subscriptions.
     """
 
     def __init__(
@@ -67,10 +69,12 @@ class FanOut:
         counters: Counters,
         options: NodeOptions,
         on_lost: Callable[[LocalChannel], None],
+        on_ended: Callable[[LocalChannel], None],
     ) -> None:
         self._channels = channels
         self._counters = counters
         self._on_lost = on_lost
+        self._on_ended = on_ended
         self._max_backlog_bytes = options.max_backlog_bytes
         self._channels_due: dict[LocalChannel, None] = {}
         self._connections_due: list[Connection] = []
@@ -113,10 +117,15 @@ class FanOut:
         self._flush_planned = False
         channels, self._channels_due = self._channels_due, {}
         several = len(channels) > 1
+        ended = []
         for local_channel in channels:
             if local_channel.batch:
                 self._deliver_or_end(local_channel, several)
+            if local_channel.end is not None:
+                ended.append(local_channel)
         self._write_batch()
+        for local_channel in ended:
+            self._on_ended(local_channel)
         connections, self._connections_due = self._connections_due, []
         for connection in connections:
             try:
@@ -139,6 +148,8 @@ class FanOut:
         if local_channel.batch:
             self._deliver_or_end(local_channel, False)
             self._write_batch()
+        if local_channel.end is not None:
+            self._on_ended(local_channel)
 
     def _deliver_or_end(self, local_channel: LocalChannel, several: bool) -> None:
         """Deliver a batch. After an error, end the subscriptions of this channel only.

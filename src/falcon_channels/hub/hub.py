@@ -49,8 +49,10 @@ from falcon_channels.options import ChannelOptions
 from falcon_channels.options import NodeOptions
 from falcon_channels.protocol import recovery
 from falcon_channels.protocol.codes import DISCONNECT_INTERNAL
+from falcon_channels.protocol.codes import unsubscribe_for_end
 from falcon_channels.protocol.codes import UNSUBSCRIBE_INSUFFICIENT
 from falcon_channels.publication import approximate_size_bytes
+from falcon_channels.publication import ChannelEnd
 from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import Newest
 from falcon_channels.publication import Position
@@ -81,6 +83,13 @@ class _LogRead(NamedTuple):
 
     page: HistoryPage
     live: list[Publication]
+
+    def end_at(self, position: Position) -> ChannelEnd | None:
+        """Return the end of the channel if it has ended at a position of this read."""
+        if position.offset == self.page.position.offset:
+            return self.page.end
+        ends = [p.end for p in self.live if p.offset == position.offset]
+        return ends[0] if ends else None
 
 
 class Hub:
@@ -114,7 +123,9 @@ class Hub:
         self._channels = self._registry.by_channel
         self._reads = SharedReads(broker)
         self.shared_encodings = SharedEncodings()
-        self._fan_out = FanOut(self._channels, self.counters, options, self._on_lost)
+        self._fan_out = FanOut(
+            self._channels, self.counters, options, self._on_lost, self._on_ended
+        )
         self._repairs = Repairs(
             self._channels,
             broker,
@@ -337,10 +348,14 @@ class Hub:
     def catch_up(self, connection: Connection) -> None:
         """Write the pending items of a connection's LAGGING subscriptions."""
         for subscription in list(connection.subscriptions.values()):
-            if subscription.state is State.LAGGING:
-                local_channel = self._channels[subscription.channel]
-                items, epoch = local_channel.catch_up(subscription)
-                self._fan_out.write_items(local_channel, subscription, items, epoch)
+            self._catch_up(subscription)
+
+    def _catch_up(self, subscription: Subscription) -> None:
+        """Write the pending items of a subscription if it is LAGGING."""
+        if subscription.state is State.LAGGING:
+            local_channel = self._channels[subscription.channel]
+            items, epoch = local_channel.catch_up(subscription)
+            self._fan_out.write_items(local_channel, subscription, items, epoch)
 
     def on_user_changed(self, connection: Connection, before: str) -> None:
         """Update the user index after `Connection.user` changed from `before`."""
@@ -393,6 +408,8 @@ class Hub:
             elif mode == 'latest' and (since is not None or options.send_latest):
                 joined = await self._join_latest(local_channel, subscription, since)
             elif since is None or mode == 'off':
+                if local_channel.end is not None:
+                    await self._confirm_end(local_channel, subscription)
                 joined = self._join_live(local_channel, subscription, since is not None)
             else:
                 joined = await self._join_recovering(local_channel, subscription, since)
@@ -446,6 +463,22 @@ class Hub:
         if not joining:
             subscription.connection.on_unsubscribed(subscription, code, reason)
 
+    def finish(
+        self, subscription: Subscription, end: ChannelEnd, position: Position
+    ) -> None:
+        """End a subscription that has received the last publication of its channel.
+
+        Args:
+            subscription: A subscription that has joined.
+            end: How the channel has ended.
+            position: Position of the end.
+        """
+        if subscription.ended:
+            return
+        subscription.end_with(*unsubscribe_for_end(end.error))
+        self.leave(subscription)
+        subscription.connection.on_finished(subscription, end, position)
+
     def delivered(self, subscription: Subscription) -> Position | None:
         """Return the position up to which publications were delivered.
 
@@ -472,7 +505,12 @@ class Hub:
         self._check_not_ended(subscription)
         self._fan_out.flush_channel(local_channel)
         local_channel.add(subscription)
-        return Joined(local_channel.position, [], False if asked else None)
+        return Joined(
+            local_channel.position,
+            [],
+            False if asked else None,
+            end=local_channel.end,
+        )
 
     async def _join_latest(
         self,
@@ -491,7 +529,12 @@ class Hub:
             if read is None:
                 continue
             recovered, newest, position = recovery.recover_latest(read.page, read.live)
-            matching = subscription.select(newest)[:1]
+            visible = without_end(newest)
+            if newest and not visible and len(newest) == limit:
+                # NOTE: the publication before the end has the latest state.
+                limit += 1
+                continue
+            matching = subscription.select(visible)[:1]
             if not matching and len(read.page.publications) == limit:
                 # NOTE: an older publication may match, but no more are read.
                 recovered = False
@@ -500,7 +543,11 @@ class Hub:
             local_channel.add(subscription, position.offset)
             size_bytes = sum(map(approximate_size_bytes, matching))
             return Joined(
-                position, matching, None if since is None else recovered, size_bytes
+                position,
+                matching,
+                None if since is None else recovered,
+                size_bytes,
+                read.end_at(position),
             )
         return self._join_live(local_channel, subscription, since is not None)
 
@@ -524,12 +571,13 @@ class Hub:
             if merged is None or merged.position.offset < local_channel.position.offset:
                 continue
             local_channel.add(subscription, merged.position.offset)
-            publications = subscription.select(merged.publications)
+            publications = subscription.select(without_end(merged.publications))
             if newest.limit is not None:
                 first = max(0, len(publications) - newest.limit)
                 publications = publications[first:]
             size_bytes = sum(map(approximate_size_bytes, publications))
-            return Joined(merged.position, publications, None, size_bytes)
+            end = read.end_at(merged.position)
+            return Joined(merged.position, publications, None, size_bytes, end)
         return self._join_live(local_channel, subscription, False)
 
     async def _join_recovering(
@@ -563,7 +611,8 @@ class Hub:
             if not found.recovered or too_much:
                 return self._join_live(local_channel, subscription, True)
             local_channel.add(subscription, found.position.offset)
-            return Joined(found.position, publications, True, size_bytes)
+            end = read.end_at(found.position)
+            return Joined(found.position, publications, True, size_bytes, end)
         return self._join_live(local_channel, subscription, True)
 
     async def _read_log(
@@ -608,12 +657,21 @@ class Hub:
                 self._repairs.begin(local_channel)
             await self._repairs.wait(local_channel, _REPAIR_TIMEOUT_S)
             return None
+        local_channel.confirm_end(page)
         self._fan_out.flush_channel(local_channel)
         buffered = subscription.buffered
         if buffered is None:
             return None
         epoch = page.position.epoch
         return _LogRead(page, [item for item, e in buffered if e == epoch])
+
+    async def _confirm_end(
+        self, local_channel: LocalChannel, subscription: Subscription
+    ) -> None:
+        """Ask the broker whether a channel that has ended is open again."""
+        for _ in range(_ATTEMPTS):
+            if await self._read_log(local_channel, subscription, limit=0) is not None:
+                return
 
     def _check_not_ended(self, subscription: Subscription) -> None:
         if subscription.ended or subscription.connection.closed:
@@ -640,7 +698,7 @@ class Hub:
             return
         self.counters.publications += 1
         gap = local_channel.take(publication, epoch)
-        if local_channel.batch:
+        if local_channel.batch or local_channel.end is not None:
             self._fan_out.mark(local_channel)
         if gap:
             self.counters.gaps += 1
@@ -675,6 +733,17 @@ class Hub:
         self._link_lost = False
         self._loss_log.on_link_restored()
         self._repairs.begin_all()
+
+    def _on_ended(self, local_channel: LocalChannel) -> None:
+        """End all subscriptions of a local channel that has ended."""
+        end = local_channel.end
+        assert end is not None
+        for subscription in local_channel.subscriptions():
+            # NOTE: the pending items of a slow client are bounded, and are the last.
+            #   They do not count towards the backlog limit.
+            subscription.connection.grant(subscription.pending_bytes)
+            self._catch_up(subscription)
+            self.finish(subscription, end, local_channel.position)
 
     def _on_lost(self, local_channel: LocalChannel) -> None:
         """End all subscriptions of a local channel whose publications are lost."""

@@ -12,6 +12,8 @@ A local channel has no task and never calls the broker: `Hub` does both. Its rul
   that changes the set of LIVE subscriptions flushes the channel's batch first.
 * An AHEAD subscription has recovered beyond `position`, because the log was read before
   the announcements arrived. It is skipped until `position` has reached its offset.
+* `end` is set while the last publication is at `position`. The hub then ends all
+  subscriptions, after the batch was delivered.
 * For a JOINING subscription that recovers, publications are buffered until the hub has
   read the log for it.
 """
@@ -31,6 +33,7 @@ from falcon_channels.hub.selection import Selection
 from falcon_channels.options import ChannelOptions
 from falcon_channels.protocol import recovery
 from falcon_channels.protocol.deltas import last_publication
+from falcon_channels.publication import ChannelEnd
 from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
@@ -74,6 +77,7 @@ class LocalChannel:
         joining: JOINING subscriptions for which publications are buffered.
         lagging: LAGGING subscriptions.
         batch: Items taken in this event-loop iteration.
+        end: The end of the channel if it has ended at `position`, else ``None``.
         limit_bytes: Backlog of a connection above which its subscription is slow.
         buffered_bytes: Size of the publications that are buffered.
     """
@@ -89,6 +93,7 @@ class LocalChannel:
         'buffered_bytes',
         'channel',
         'deltas',
+        'end',
         'filtered',
         'groups',
         'joining',
@@ -111,6 +116,7 @@ class LocalChannel:
         self.options = options
         self.state = ChannelState.OPENING
         self.position = Position(0, '')
+        self.end: ChannelEnd | None = None
         self.members = 0
         self.groups: Groups = {}
         self.deltas: DeltaGroups | None = None
@@ -164,6 +170,7 @@ class LocalChannel:
             if offset <= position.offset:
                 return False
             self.position = Position(offset, epoch)
+            self.end = publication.end
         self._add(publication, epoch)
         return False
 
@@ -183,9 +190,14 @@ class LocalChannel:
         batch, self.batch = self.batch, []
         return batch
 
-    def open(self, position: Position) -> bool:
-        """Start at `position`; return whether the buffered publications have a gap."""
-        self.position = position
+    def open(self, page: HistoryPage) -> bool:
+        """Start at the position of a page without publications.
+
+        Returns:
+            Whether the buffered publications have a gap.
+        """
+        self.position = page.position
+        self.end = page.end
         self.state = ChannelState.LIVE
         return self._take_buffered()
 
@@ -224,6 +236,7 @@ class LocalChannel:
             for publication in publications:
                 self._add(publication, page.position.epoch)
         self.position = page.position
+        self.end = page.end
         self.state = ChannelState.LIVE
         gap = self._take_buffered()
         if publications is None:
@@ -233,9 +246,20 @@ class LocalChannel:
     def _begin_anew(self, epoch: str) -> None:
         """Move to the start of another log, with all subscriptions."""
         self.position = Position(0, epoch)
+        self.end = None
         for subscription in list(self.ahead):
             self.ahead.pop(subscription, None)
             self._make_live(subscription)
+
+    def confirm_end(self, page: HistoryPage) -> None:
+        """Compare the end with a page of the same log, which was read just now.
+
+        The broker does not announce that `remove_history` has opened a channel again.
+        """
+        if page.position.offset == self.position.offset:
+            self.end = page.end
+        elif page.position.offset > self.position.offset:
+            self.end = None
 
     def _take_buffered(self) -> bool:
         """Take the buffered publications; return whether there is a gap."""

@@ -32,6 +32,7 @@ class EventRequest(NamedTuple):
         channels: Names of the channels, in the order of the application.
         names: How the events are named.
         positions: Positions of the client.
+        ends: Channels whose ends the client knows.
         forgotten: Whether the client has an event id that is not one of this stream.
         returns: Whether the client has sent a position, even an empty one.
         options: Options of the application.
@@ -40,6 +41,7 @@ class EventRequest(NamedTuple):
     channels: tuple[str, ...]
     names: event_codec.Names
     positions: Mapping[str, Position]
+    ends: frozenset[str]
     forgotten: bool
     returns: bool
     options: EventStreamOptions
@@ -86,6 +88,7 @@ def read_request(
             options.event_tag,
         ),
         positions=positions,
+        ends=event_codec.decode_ends(_last_id(req), positions),
         forgotten=forgotten,
         returns=returns,
         options=options,
@@ -106,10 +109,17 @@ def _by_channel(channels: ChannelNames) -> dict[str, str]:
     return dict(channels)
 
 
+def _last_id(req: falcon.Request) -> str:
+    """Return the position that a client has sent, or ``''``.
+
+    NOTE: an EventSource that returns uses the same URL. Its last id is newer.
+    """
+    return req.get_header('Last-Event-ID') or req.get_param('since', default='')
+
+
 def _positions(
     req: falcon.Request, channels: Sequence[str]
 ) -> tuple[Mapping[str, Position], bool, bool]:
-    # NOTE: an EventSource that returns uses the same URL. Its last id is newer.
     last_id = req.get_header('Last-Event-ID')
     if last_id:
         positions = event_codec.decode_positions(last_id, channels)

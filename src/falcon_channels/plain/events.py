@@ -28,6 +28,7 @@ import falcon.asgi
 import msgspec
 
 from falcon_channels.access.cors import allow_origin
+from falcon_channels.hub.connection import Subscription
 from falcon_channels.node import Node
 from falcon_channels.options import EventStreamOptions
 from falcon_channels.plain.event_request import ChannelNames
@@ -41,6 +42,8 @@ from falcon_channels.plain.poll import answer_poll
 from falcon_channels.plain.poll import poll
 from falcon_channels.protocol import event_codec
 from falcon_channels.protocol.event_codec import Part
+from falcon_channels.publication import ChannelEnd
+from falcon_channels.publication import Position
 from falcon_channels.transports.asgi_extensions import connection_abort
 from falcon_channels.transports.base import Transport
 from falcon_channels.transports.encoders import Encoder
@@ -48,11 +51,14 @@ from falcon_channels.transports.http_stream import EVENT_STREAM
 from falcon_channels.transports.http_stream import HttpStreamTransport
 from falcon_channels.transports.http_stream import retry_later
 from falcon_channels.transports.http_stream import set_stream_headers
+from falcon_channels.websocket.close_codes import NORMAL
 
 _logger = logging.getLogger('falcon_channels')
 
 #: Name of the event that tells a client that publications are lost.
 _LOST = 'lost'
+#: Name of the event that tells a client that a channel has ended.
+_END = 'end'
 #: A comment, which keeps the connection of an idle stream open.
 _COMMENT = b':\n\n'
 #: Seconds after which a stream without comments ends if the server does not read it.
@@ -123,7 +129,7 @@ class EventStream(HttpConnection):
         info: Public information about the connection, any JSON value.
     """
 
-    __slots__ = ('_keepalive_s', '_slot')
+    __slots__ = ('_keepalive_s', '_num_channels', '_slot', '_started', '_told')
 
     transport: StreamTransport
 
@@ -141,15 +147,30 @@ class EventStream(HttpConnection):
             node, transport, _encoder_for(wanted), req, user=user, info=info
         )
         self._keepalive_s = wanted.options.keepalive_s
+        self._num_channels = len(wanted.channels)
+        self._started = False
+        #: Channels whose ends were written, in a stream of several channels.
+        self._told: set[str] = set()
         self._slot = 0
 
-    async def start(self, wanted: EventRequest) -> None:
+    async def start(self, wanted: EventRequest) -> bool:
         """Subscribe the client, and write the beginning of its stream.
+
+        Returns:
+            Whether there is a stream. If not, every channel has ended, and the client
+            has received everything. It is answered with `answer_ended`.
 
         Raises:
             falcon.HTTPError: The client was refused.
         """
         await self.subscribe(wanted, presence=True)
+        if (
+            self._all_ended
+            and self.knows_ends(wanted)
+            and len(wanted.ends) == (self._num_channels)
+        ):
+            self._end()
+            return False
         write = self.transport.write
         write(self._beginning(wanted))
         held, self.held, self.held_bytes = self.held, [], 0
@@ -160,9 +181,39 @@ class EventStream(HttpConnection):
             self.positions = {}
         for blob in held:
             self.write(blob)
+        self._started = True
+        for channel, (end, position) in self.ended.items():
+            self.write(self._end_blob(channel, end, position))
+        if self._all_ended:
+            self.disconnect(NORMAL, '')
+            return True
         now_s = asyncio.get_running_loop().time()
         interval_s = self._keepalive_s or UNREAD_TIMEOUT_S
         self._slot = self.node.timers.add(self, now_s + interval_s)
+        return True
+
+    @property
+    def _all_ended(self) -> bool:
+        return len(self.ended) == self._num_channels
+
+    def _end_blob(self, channel: str, end: ChannelEnd, position: Position) -> Any:
+        """Return the event that a channel has ended, as its encoder would."""
+        lines = event_codec.event_lines(_END, event_codec.end_media(channel, end))
+        if self._num_channels > 1:
+            return [Part(channel, position, lines, is_end=True)]
+        event_id = event_codec.encode_position(position, is_end=True)
+        return event_codec.end_event(lines, event_id)
+
+    def on_finished(
+        self, subscription: Subscription, end: ChannelEnd, position: Position
+    ) -> None:
+        """Called when a channel has ended: write an event, and end after the last."""
+        super().on_finished(subscription, end, position)
+        if not self._started:
+            return
+        self.send_blob(self._end_blob(subscription.channel, end, position))
+        if self._all_ended:
+            self.disconnect(NORMAL, '')
 
     def _beginning(self, wanted: EventRequest) -> bytes:
         event_id = encode_event_id(self.positions)
@@ -185,6 +236,8 @@ class EventStream(HttpConnection):
     def _write_parts(self, blob: list[Part]) -> int:
         events = []
         for part in blob:
+            if part.is_end:
+                self._told.add(part.channel)
             if part.position.offset:
                 self.positions[part.channel] = part.position
             events.append(event_codec.end_event(part.content, self._part_id(part)))
@@ -193,7 +246,7 @@ class EventStream(HttpConnection):
     def _part_id(self, part: Part) -> str:
         if not part.position.offset:
             return ''
-        return event_codec.encode_positions(self.positions)
+        return event_codec.encode_positions(self.positions, self._told)
 
     def on_due(self, now_s: float) -> None:
         """Called by the timer wheel: write a comment, or end a stream never read.
@@ -252,6 +305,15 @@ def answer_refused(
     resp.data = retry_later() + b'\n'
 
 
+def answer_ended(resp: falcon.Response) -> None:
+    """Answer a client that has received everything of channels that have ended.
+
+    NOTE: an EventSource does not connect again after 204 (WHATWG HTML section 9.2.3).
+    """
+    resp.status = falcon.HTTP_204
+    resp.cache_control = ['no-store']
+
+
 async def serve_events(
     node: Node,
     req: falcon.asgi.Request,
@@ -274,7 +336,9 @@ async def serve_events(
     try:
         await node.handshake.admit(req)
         connection = EventStream(node, transport, req, wanted, user=user, info=info)
-        await connection.start(wanted)
+        if not await connection.start(wanted):
+            answer_ended(resp)
+            return
     except falcon.HTTPError as ex:
         answer_refused(req, resp, ex)
         return

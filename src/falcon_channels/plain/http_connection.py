@@ -40,6 +40,7 @@ from falcon_channels.protocol.codes import DISCONNECT_INSUFFICIENT
 from falcon_channels.protocol.codes import FIRST_RESUBSCRIBE_CODE
 from falcon_channels.protocol.codes import reconnects
 from falcon_channels.protocol.event_codec import Part
+from falcon_channels.publication import ChannelEnd
 from falcon_channels.publication import Newest
 from falcon_channels.publication import Position
 from falcon_channels.transports.base import Transport
@@ -79,10 +80,19 @@ class HttpConnection(Connection):
         ended_with: Code and reason with which the server ended it, or ``None``.
         lost: Channels whose publications since the client's position are lost.
         positions: Position before the held output, by channel.
+        ended: The end of each channel that has ended, and its position, by channel.
         held: Blobs that wait.
     """
 
-    __slots__ = ('ended_with', 'held', 'held_bytes', 'lost', 'node', 'positions')
+    __slots__ = (
+        'ended',
+        'ended_with',
+        'held',
+        'held_bytes',
+        'lost',
+        'node',
+        'positions',
+    )
 
     hub: Hub
 
@@ -101,6 +111,7 @@ class HttpConnection(Connection):
         self.ended_with: tuple[int, str] | None = None
         self.lost: list[str] = []
         self.positions: dict[str, Position] = {}
+        self.ended: dict[str, tuple[ChannelEnd, Position]] = {}
         self.held: list[Any] = []
         self.held_bytes = 0
         self.write = self.hold
@@ -235,6 +246,19 @@ class HttpConnection(Connection):
 
     def on_message(self, message: str | bytes) -> None:
         """Ignore the message: such a client sends none."""
+
+    def on_finished(
+        self, subscription: Subscription, end: ChannelEnd, position: Position
+    ) -> None:
+        """Called when a channel has ended. The others go on."""
+        self.ended[subscription.channel] = (end, position)
+
+    def knows_ends(self, wanted: EventRequest) -> bool:
+        """Return whether the client is at the end of each channel that has ended."""
+        return all(
+            wanted.positions.get(channel) == position
+            for channel, (_, position) in self.ended.items()
+        )
 
     def on_unsubscribed(
         self, subscription: Subscription, code: int, reason: str

@@ -12,6 +12,7 @@ import falcon
 import falcon.asgi
 import msgspec
 
+from falcon_channels.hub.connection import Subscription
 from falcon_channels.node import Node
 from falcon_channels.plain.event_request import EventRequest
 from falcon_channels.plain.http_connection import encode_event_id
@@ -19,7 +20,10 @@ from falcon_channels.plain.http_connection import HttpConnection
 from falcon_channels.plain.http_connection import PARTS
 from falcon_channels.protocol import event_codec
 from falcon_channels.protocol.codes import reconnects
+from falcon_channels.protocol.event_codec import end_media
 from falcon_channels.protocol.event_codec import Part
+from falcon_channels.publication import ChannelEnd
+from falcon_channels.publication import Position
 from falcon_channels.transports.encoders import Encoder
 from falcon_channels.transports.http_stream import set_stream_headers
 
@@ -68,6 +72,13 @@ class _Poll(HttpConnection):
         """Called when the connection has ended: end the wait."""
         self._wake.set()
 
+    def on_finished(
+        self, subscription: Subscription, end: ChannelEnd, position: Position
+    ) -> None:
+        """Called when a channel has ended: end the wait."""
+        super().on_finished(subscription, end, position)
+        self._wake.set()
+
     async def answer(
         self, wanted: EventRequest, receive: Callable[[], Awaitable[Any]] | None
     ) -> bytes:
@@ -84,7 +95,7 @@ class _Poll(HttpConnection):
         # NOTE: a poll is short. In presence, the client would leave and join again and
         #   again.
         await self.subscribe(wanted, presence=False)
-        if wanted.returns and not self.held and not self.lost:
+        if self._must_wait(wanted):
             await self._wait(wanted.options.poll_wait_s, receive)
         if not self.held and self.ended_with and not reconnects(self.ended_with[0]):
             raise self.refusal(False, '')
@@ -92,11 +103,27 @@ class _Poll(HttpConnection):
         for part in parts:
             if part.position.offset:
                 self.positions[part.channel] = part.position
-        return b'{"publications":[%s],"since":%s,"lost":%s}' % (
+        for channel, (_, position) in self.ended.items():
+            self.positions[channel] = position
+        ended = [end_media(channel, end) for channel, (end, _) in self.ended.items()]
+        return b'{"publications":[%s],"since":%s,"lost":%s,"ended":[%s]}' % (
             b','.join([part.content for part in parts]),
             msgspec.json.encode(encode_event_id(self.positions)),
             msgspec.json.encode(self.lost),
+            b','.join(ended),
         )
+
+    def _must_wait(self, wanted: EventRequest) -> bool:
+        """Return whether a client that returns already has everything.
+
+        The client knows the end of a channel if its position is there. If all channels
+        have ended, it gets the answer at once nevertheless.
+        """
+        if not wanted.returns or self.held or self.lost:
+            return False
+        if len(self.ended) == len(wanted.channels):
+            return False
+        return self.knows_ends(wanted)
 
     async def _wait(
         self, wait_s: float, receive: Callable[[], Awaitable[Any]] | None

@@ -24,6 +24,7 @@ from falcon_channels.access.responders import is_cancelled
 from falcon_channels.access.responders import text_for_client
 from falcon_channels.access.subscribing import SubscribeOptions
 from falcon_channels.errors import BrokerUnavailableError
+from falcon_channels.errors import ChannelFinishedError
 from falcon_channels.errors import ChannelNameError
 from falcon_channels.errors import ClosedError
 from falcon_channels.errors import PayloadError
@@ -41,7 +42,9 @@ from falcon_channels.protocol import plain_codec
 from falcon_channels.protocol.codes import DISCONNECT_INAPPROPRIATE_PROTOCOL
 from falcon_channels.protocol.codes import DISCONNECT_INSUFFICIENT
 from falcon_channels.protocol.codes import FIRST_RESUBSCRIBE_CODE
+from falcon_channels.protocol.codes import unsubscribe_for_end
 from falcon_channels.protocol.recovery import check_position
+from falcon_channels.publication import ChannelEnd
 from falcon_channels.publication import Position
 from falcon_channels.transports.asgi import AsgiTransport
 from falcon_channels.transports.asgi import choose_transport
@@ -52,6 +55,7 @@ from falcon_channels.websocket.close_codes import HTTP_STATUS_BASE
 from falcon_channels.websocket.close_codes import INTERNAL_ERROR
 from falcon_channels.websocket.close_codes import MAX_REASON_BYTES
 from falcon_channels.websocket.close_codes import MESSAGE_TOO_BIG
+from falcon_channels.websocket.close_codes import NORMAL
 from falcon_channels.websocket.close_codes import SERVICE_RESTART
 from falcon_channels.websocket.close_codes import TRY_AGAIN_LATER
 from falcon_channels.websocket.close_codes import UNSUPPORTED_DATA
@@ -161,6 +165,18 @@ class PlainConnection(Connection):
         if len(self._waiting) == _MAX_WAITING:
             self.transport.pause_reading()
         self._wake()
+
+    def on_finished(
+        self, subscription: Subscription, end: ChannelEnd, position: Position
+    ) -> None:
+        """Called when the channel has ended: tell the client, and close with 1000.
+
+        NOTE: many clients connect again after any other code. The reason is never
+        empty, because Falcon would replace it.
+        """
+        if self._media:
+            self.send(plain_codec.end_media(end))
+        self.disconnect(NORMAL, unsubscribe_for_end(end.error).reason)
 
     def on_unsubscribed(
         self, subscription: Subscription, code: int, reason: str
@@ -289,6 +305,8 @@ class PlainConnection(Connection):
                 self._refuse(ex.status_code, text_for_client(ex))
             except PublicationTooLargeError as ex:
                 self._refuse(413, str(ex))
+            except ChannelFinishedError:
+                self._refuse(409, 'the channel is finished')
             except BrokerUnavailableError:
                 self._refuse(503, 'not published: try again')
             self._waiting.pop(0)

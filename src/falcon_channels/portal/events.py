@@ -22,6 +22,7 @@ from falcon_channels.plain.event_request import ChannelNames
 from falcon_channels.plain.event_request import read_request
 from falcon_channels.plain.event_request import wants_poll
 from falcon_channels.plain.events import allow_page
+from falcon_channels.plain.events import answer_ended
 from falcon_channels.plain.events import answer_refused
 from falcon_channels.plain.events import EventStream
 from falcon_channels.plain.events import WHOLE_EVENTS
@@ -171,11 +172,10 @@ def serve_events(
         await node.handshake.admit(req)
         return await poll(node, req, request, user=user, info=info)
 
-    async def start() -> EventStream:
+    async def start() -> EventStream | None:
         await node.handshake.admit(req)
         connection = EventStream(node, transport, req, request, user=user, info=info)
-        await connection.start(request)
-        return connection
+        return connection if await connection.start(request) else None
 
     if wants_poll(req):
         wait_s = request.options.poll_wait_s + timeout_s
@@ -186,6 +186,9 @@ def serve_events(
         connection = _call(thread, start, timeout_s)
     except falcon.HTTPError as ex:
         answer_refused(req, resp, ex)
+        return
+    if connection is None:
+        answer_ended(resp)
         return
     set_stream_headers(resp, EVENT_STREAM)
     resp.stream = _Body(thread, transport, connection)

@@ -121,6 +121,8 @@ REPLY_ERRORS: Final[dict[int, ReplyError]] = {
 }
 
 UNSUBSCRIBE_SERVER: Final = Unsubscribe(2000, 'server unsubscribe')
+UNSUBSCRIBE_FINISHED: Final = Unsubscribe(2400, 'channel finished')
+UNSUBSCRIBE_FAILED: Final = Unsubscribe(2401, 'channel failed')
 UNSUBSCRIBE_INSUFFICIENT: Final = Unsubscribe(2500, 'insufficient state')
 UNSUBSCRIBE_EXPIRED: Final = Unsubscribe(2501, 'subscription expired')
 UNSUBSCRIBE_INVALIDATED: Final = Unsubscribe(2502, 'state invalidated')
@@ -130,6 +132,8 @@ UNSUBSCRIBES: Final[dict[int, Unsubscribe]] = {
     row.code: row
     for row in (
         UNSUBSCRIBE_SERVER,
+        UNSUBSCRIBE_FINISHED,
+        UNSUBSCRIBE_FAILED,
         UNSUBSCRIBE_INSUFFICIENT,
         UNSUBSCRIBE_EXPIRED,
         UNSUBSCRIBE_INVALIDATED,
@@ -206,6 +210,17 @@ _ERROR_BY_STATUS: Final[dict[int, ReplyError]] = {
     429: TOO_MANY_REQUESTS,
     501: NOT_AVAILABLE,
 }
+
+
+def unsubscribe_for_end(error: str) -> Unsubscribe:
+    """Return the reason for the subscribers of a channel that has ended.
+
+    Args:
+        error: Why the channel has failed, or ``''`` if it ended with success.
+    """
+    if not error:
+        return UNSUBSCRIBE_FINISHED
+    return UNSUBSCRIBE_FAILED._replace(reason=error)
 
 
 def error_with_message(error: ReplyError, message: str | None) -> ReplyError:

@@ -11,6 +11,9 @@ it is ``OFFSET:EPOCH``. A stream of several channels has one position for each c
 ``rooms:1=7:x1&news=9:x1``, because a client stores only the last id. Names and epochs
 are percent-encoded there. Such ids differ between clients. `PartsCodec` therefore
 leaves them out, and the connection adds them.
+
+After the event that tells the end of a channel, its position is ``7:x1:end``. Without
+this mark, a client that has only received the last publication would look the same.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ import msgspec
 from falcon_channels.protocol.plain_codec import details
 from falcon_channels.protocol.plain_codec import json_payload
 from falcon_channels.protocol.plain_codec import text_payload
+from falcon_channels.publication import ChannelEnd
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
 from falcon_channels.publication import Signal
@@ -41,6 +45,8 @@ MAX_ID_CHARACTERS: Final = 4096
 _MAX_DIGITS: Final = 15
 #: Characters of names that are not encoded in an event id.
 _SAFE: Final = ":/#@!$'()*;?"
+#: Mark after the position of a channel whose end the client knows.
+_END: Final = ':end'
 
 
 class Names(NamedTuple):
@@ -64,11 +70,13 @@ class Part(NamedTuple):
         position: Position after the publication. Its offset is 0 if the channel keeps
             no history.
         content: Lines of the event without its id, or a JSON object.
+        is_end: Whether it tells the end of the channel.
     """
 
     channel: str
     position: Position
     content: bytes
+    is_end: bool = False
 
 
 class EventCodec:
@@ -162,6 +170,14 @@ def encode_media(channel: str, publication: Publication) -> bytes:
     return b''.join(parts)
 
 
+def end_media(channel: str, end: ChannelEnd) -> bytes:
+    """Return ``{"channel": "answers:42", "error": ""}`` for a channel that has ended.
+
+    The error is empty if the channel ended with success.
+    """
+    return _encode({'channel': channel, 'error': end.error})
+
+
 def event_lines(name: str, data: bytes) -> bytes:
     """Return the lines ``event:`` and ``data:`` of an event.
 
@@ -194,16 +210,29 @@ def _one_line(text: str) -> str:
 # --- event ids -----------------------------------------------------------------------
 
 
-def encode_position(position: Position) -> str:
-    """Return the event id of a position in the only channel."""
-    return f'{position.offset}:{position.epoch}'
+def encode_position(position: Position, *, is_end: bool = False) -> str:
+    """Return the event id of a position in the only channel.
+
+    Args:
+        position: The position.
+        is_end: Whether the event tells the end of the channel.
+    """
+    return f'{position.offset}:{position.epoch}{_END if is_end else ""}'
 
 
-def encode_positions(positions: Mapping[str, Position]) -> str:
-    """Return the event id of positions in several channels."""
+def encode_positions(
+    positions: Mapping[str, Position], ended: Collection[str] = ()
+) -> str:
+    """Return the event id of positions in several channels.
+
+    Args:
+        positions: The positions by channel.
+        ended: Channels whose end the client knows.
+    """
     return '&'.join(
         [
             f'{encode_name(name)}={position.offset}:{quote(position.epoch)}'
+            f'{_END if name in ended else ""}'
             for name, position in positions.items()
             if position.epoch
         ]
@@ -246,8 +275,25 @@ def decode_positions(
     return positions
 
 
+def decode_ends(text: str, channels: Collection[str]) -> frozenset[str]:
+    """Return the channels whose ends the client knows, by a valid event id.
+
+    Args:
+        text: The event id.
+        channels: Channels of the stream.
+    """
+    if '=' not in text:
+        return frozenset(channels if text.endswith(_END) else ())
+    names = [
+        unquote(item.partition('=')[0])
+        for item in text.split('&')
+        if item.endswith(_END)
+    ]
+    return frozenset(name for name in names if name in channels)
+
+
 def _decode_position(text: str) -> Position | None:
-    offset, _, epoch = text.partition(':')
+    offset, _, epoch = text.removesuffix(_END).partition(':')
     if not offset.isascii() or not offset.isdigit() or len(offset) > _MAX_DIGITS:
         return None
     return Position(int(offset), epoch)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import msgspec
 
 from falcon_channels.errors import PayloadError
+from falcon_channels.publication import ChannelEnd
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
@@ -66,6 +67,14 @@ def subscribed_media(position: Position, recovered: bool | None) -> bytes:
     if recovered is not None:
         facts['recovered'] = recovered
     return _encode({'subscribed': facts})
+
+
+def end_media(end: ChannelEnd) -> bytes:
+    """Return the last message of a channel that has ended: ``{"end": {"error": ""}}``.
+
+    The error is empty if the channel ended with success.
+    """
+    return _encode({'end': {'error': end.error}})
 
 
 def error_media(status: int, title: str) -> bytes:
