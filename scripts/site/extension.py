@@ -149,7 +149,8 @@ def write_llms(app: Sphinx, exception: Exception | None) -> None:
     index = Path(app.env.doc2path(config.root_doc)).read_text()
     lines = [f'# {pages.title(index)}', '', f'> {pages.summary(index)}', '']
     lines += ['All pages in one file: [llms-full.txt](llms-full.txt)', '']
-    full = []
+    full: list[str] = []
+    contents: list[str] = []
     for section in config.llms_sections:
         for number, docname in enumerate(ordered(app.env, section)):
             text = pages.plain(Path(app.env.doc2path(docname)))
@@ -166,10 +167,22 @@ def write_llms(app: Sphinx, exception: Exception | None) -> None:
             )
             if section not in config.llms_optional:
                 full.append(f'<!-- page: {docname} -->\n\n{text.strip()}\n')
+                contents.append(f'- {docname}: {pages.summary(text)}')
     Path(app.outdir, 'llms.txt').write_text(
         re.sub(r'\n{3,}', '\n\n', '\n'.join(lines)) + '\n'
     )
-    Path(app.outdir, 'llms-full.txt').write_text('\n'.join(full))
+    preface = [
+        f'# {pages.title(index)}: all pages in one file',
+        '',
+        pages.summary(index),
+        '',
+        'Each page begins with `<!-- page: NAME -->`. A link such as `(NAME.md)` means',
+        'that page. These are the pages:',
+        '',
+        *contents,
+        '',
+    ]
+    Path(app.outdir, 'llms-full.txt').write_text('\n'.join([*preface, *full]))
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

@@ -166,13 +166,39 @@ def described(path: str, members: list[str] | None) -> str:
 def signature(path: str, target: object) -> str:
     """Return the heading of a callable, with its arguments."""
     try:
-        arguments = str(inspect.signature(target))  # type: ignore[arg-type]
-        arguments = arguments.replace("'", '').replace('(self, ', '(')
-        arguments = arguments.replace('(self)', '()').removesuffix(' -> None')
+        found = inspect.signature(target)  # type: ignore[arg-type]
+        arguments = str(
+            found.replace(
+                parameters=[
+                    parameter.replace(annotation=_as_code(parameter.annotation))
+                    for name, parameter in found.parameters.items()
+                    if name != 'self'
+                ],
+                return_annotation=_as_code(found.return_annotation),
+            )
+        )
+        arguments = arguments.removesuffix(' -> None')
     except (TypeError, ValueError):
         arguments = '(...)'
     word = 'async ' if inspect.iscoroutinefunction(target) else ''
     return f'### `{word}{path}{arguments}`\n'
+
+
+class _Code(str):
+    """Text that `inspect` writes as it is."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _as_code(annotation: object) -> object:
+    """Return an annotation that is text, or contains text, without quotes."""
+    if annotation is inspect.Parameter.empty or annotation is None:
+        return annotation
+    text = getattr(annotation, '__forward_arg__', annotation)
+    return _Code(text if isinstance(text, str) else inspect.formatannotation(text))
 
 
 def for_apps(path: str, text: str) -> str:

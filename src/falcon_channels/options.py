@@ -59,7 +59,8 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
             disappears if its process died (default 60).
         join_leave: Whether subscribers receive joins and leaves (default ``'off'``).
             ``'connection'``: for each connection. ``'user'``: a join for a user's first
-            connection, and a leave for the user's last connection. An SDK's client
+            connection, and a leave for the user's last connection; it needs `presence`.
+            An SDK's client
             receives them if it asks for them (``joinLeave`` in JavaScript).
         force_join_leave: Whether an SDK's client receives joins and leaves even if it
             did not ask for them (default ``False``).

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 import contextlib
+import functools
 import importlib.util
 import json
 from pathlib import Path
@@ -132,24 +134,47 @@ async def test_request_repeated_after_a_broker_failure_publishes_once(
 
 
 @pytest.mark.server
+@contextlib.contextmanager
+def serving_the_shop(folder: Path, port: int) -> Iterator[str]:
+    """Serve the app of the page, and yield the address of an order."""
+    (folder / 'app.py').write_text(BLOCKS['app.py'])
+    with ServerProcess(SERVE.command('app:app'), port=port, cwd=folder) as process:
+        yield f'{process.url}/orders/7'
+
+
+def put(url: str, state: str) -> None:
+    """Change the state of an order."""
+    assert 204 == httpx.put(url, json=change(state, state)).status_code
+
+
+async def test_python_code_follows_an_order_over_a_restart(tmp_path: Path) -> None:
+    """A client receives what was published while it was away, and nothing twice."""
+    follow = load('follow.py', tmp_path / 'follow.py').follow
+    port = free_port()
+    with serving_the_shop(tmp_path, port) as url:
+        state = httpx.get(url).json()
+        since = f'{state["offset"]}:{state["epoch"]}'
+        states = follow(url.replace('http', 'ws'), since)
+        await asyncio.to_thread(put, url, 'paid')
+        assert 'paid' == await anext(states)
+    with serving_the_shop(tmp_path, port) as url:
+        await asyncio.to_thread(put, url, 'packed')
+        assert 'packed' == await anext(states)
+    for path in tmp_path.glob('channels.db*'):
+        if path.is_file():
+            path.unlink()
+    with serving_the_shop(tmp_path, port):
+        with pytest.raises(LookupError):
+            await anext(states)
+
+
 def test_browser_code_follows_an_order_over_restarts(tmp_path: Path) -> None:
     """A client continues from its position, or loads the state if it is lost."""
-    (tmp_path / 'app.py').write_text(BLOCKS['app.py'])
     (tmp_path / 'follow.mjs').write_text(BLOCKS['follow.js'])
     (tmp_path / 'driver.mjs').write_text(DRIVER)
     (tmp_path / 'node_modules').symlink_to(NODE_MODULES)
     port = free_port()
-
-    @contextlib.contextmanager
-    def server() -> Iterator[str]:
-        command = SERVE.command('app:app')
-        with ServerProcess(command, port=port, cwd=tmp_path) as process:
-            yield f'{process.url}/orders/7'
-
-    def put(url: str, state: str) -> None:
-        answer = httpx.put(url, json=change(state, state))
-        assert 204 == answer.status_code
-
+    server = functools.partial(serving_the_shop, tmp_path, port)
     output = tmp_path / 'output'
     with output.open('wb') as file:
         driver = subprocess.Popen(
@@ -187,7 +212,7 @@ def test_browser_code_follows_an_order_over_restarts(tmp_path: Path) -> None:
 
 def test_every_code_block_has_a_name_and_is_run() -> None:
     """The page has no code block that is not run by a test."""
-    names = ['app.py', 'follow.js', 'insert.sql', 'notify.py', 'outbox.py']
+    names = ['app.py', 'follow.js', 'follow.py', 'insert.sql', 'notify.py', 'outbox.py']
     assert [*names, 'outbox.sql'] == sorted(BLOCKS)
     assert TEXT.count('```') == 2 * len(BLOCKS)
 

@@ -143,6 +143,26 @@ async def test_media_client_receives_positions_and_recovers(
             assert (3, False) == (begin['offset'], begin['recovered'])
 
 
+async def test_media_client_receives_the_reply_of_on_subscribe() -> None:
+    """The first message has the data that ``on_subscribe`` has for the client."""
+    channels = Channels()
+
+    class Room:
+        async def on_subscribe(self, req: Any, subscription: Any, room: str) -> None:
+            subscription.reply = {'welcome': room}
+
+        async def on_websocket(self, req: Any, ws: Any, room: str) -> None:
+            await channels.serve(req, ws, f'rooms:{room}', media=True)
+
+    channels.add_route('rooms:{room}', Room())
+    app = falcon.asgi.App(middleware=[channels])
+    app.add_route('/{room}', Room())
+    async with testing.ASGIConductor(app) as conductor:
+        async with conductor.simulate_ws('/a') as ws:
+            start = (await ws.receive_json())['subscribed']
+    assert {'welcome': 'a'} == start['data']
+
+
 @pytest.mark.parametrize('text', ['x', '-1:e', '1.5:e', '٣:e', '9' * 16 + ':e', ''])
 async def test_invalid_position_text_is_refused(text: str) -> None:
     """Text that is not a position is refused with the name of the parameter."""

@@ -272,7 +272,11 @@ class PlainConnection(Connection):
     def _send_start(self, subscription: Subscription, joined: Joined) -> None:
         """Send the position and the recovered publications."""
         if self._media:
-            self.send(plain_codec.subscribed_media(joined.position, joined.recovered))
+            self.send(
+                plain_codec.subscribed_media(
+                    joined.position, joined.recovered, subscription.reply
+                )
+            )
         try:
             if joined.publications:
                 self.send_blob(

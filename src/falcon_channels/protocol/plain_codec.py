@@ -57,15 +57,24 @@ TEXT = TextCodec()
 MEDIA = MediaCodec()
 
 
-def subscribed_media(position: Position, recovered: bool | None) -> bytes:
+def subscribed_media(
+    position: Position, recovered: bool | None, reply: object = None
+) -> bytes:
     """Return the first message of a media connection.
 
     The shape is ``{"subscribed": {"offset": 7, "epoch": "x", "recovered": true}}``;
     ``recovered`` is present only if the client sent a position.
+
+    Args:
+        position: Position from which the client continues.
+        recovered: Whether the missed publications follow; ``None`` if not asked.
+        reply: Data of ``on_subscribe`` for the client, sent as ``data``; or ``None``.
     """
     facts: dict[str, object] = {'offset': position.offset, 'epoch': position.epoch}
     if recovered is not None:
         facts['recovered'] = recovered
+    if reply is not None:
+        facts['data'] = reply
     return _encode({'subscribed': facts})
 
 

@@ -6,6 +6,8 @@ and are therefore imported from their own modules:
 `falcon_channels.testing.shared_contract`.
 """
 
+from falcon_channels.hub.connection import Joined
+from falcon_channels.publication import Signal
 from falcon_channels.testing.client import Received
 from falcon_channels.testing.client import SimulatedClient
 from falcon_channels.testing.client import Subscribed
@@ -25,8 +27,10 @@ __all__ = [
     'DisconnectedError',
     'FakeClockLoop',
     'FakeClockStuckError',
+    'Joined',
     'Received',
     'Recorder',
+    'Signal',
     'SimulatedClient',
     'SimulatedSdk',
     'Subscribed',
