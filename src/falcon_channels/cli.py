@@ -20,6 +20,7 @@ _COMMANDS = {
     'new': (f'{_API}.new', 'create a small app in a new folder'),
     'serve': ('falcon_channels.server.command', 'serve an ASGI application'),
     'publish': (f'{_API}.publish', 'publish to a channel'),
+    'finish': (f'{_API}.finish', 'end a channel'),
     'history': (f'{_API}.history', 'print the history of a channel'),
     'tail': (f'{_API}.tail', 'print publications of a channel as they arrive'),
     'presence': (f'{_API}.presence', 'print the presence of a channel'),

@@ -123,6 +123,8 @@ class _LocalConnection(Connection):
     def on_finished(
         self, subscription: Subscription, end: ChannelEnd, position: Position
     ) -> None:
+        # NOTE: some publications may still be queued for the end of the iteration.
+        self.flush()
         self.transport.finish(end)
         super().on_finished(subscription, end, position)
 

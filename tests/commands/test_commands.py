@@ -102,6 +102,32 @@ def test_idempotency_key_publishes_once(shell: Shell) -> None:
     assert 1 == len(shell.lines('history', 'rooms:c2'))
 
 
+def test_publish_with_an_old_version_prints_that_it_was_skipped(shell: Shell) -> None:
+    """A late command does not replace a newer state."""
+    words = ('publish', 'rooms:versions', '1', '--version')
+    for version, skipped in (('5', False), ('4', True)):
+        (line,) = shell.lines(*words, version)
+        assert skipped == json.loads(line).get('skipped', False)
+    (line,) = shell.lines(*words, '1', '--version-epoch', 'restored')
+    assert 2 == json.loads(line)['offset']
+
+
+def test_finish_ends_a_channel_and_tail_stops(
+    shell: Shell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`tail` prints the last publications and ends; a failed channel is an error."""
+    shell.lines('publish', 'rooms:done', '"a"')
+    words = ('finish', 'rooms:done', '--idempotency-key', 'k')
+    assert shell.lines(*words, '--data', '"b"') == shell.lines(*words)
+    assert 'the channel is finished' in shell.error('publish', 'rooms:done', '1')
+    assert 0 == main(['tail', 'rooms:done', '--data'])
+    printed = capsys.readouterr()
+    assert '"a"\n"b"\n' == printed.out
+    assert 'falcon-channels: the channel is finished\n' == printed.err
+    shell.lines('finish', 'rooms:failed', '--error', 'too long')
+    assert 'the channel has failed: too long' in shell.error('tail', 'rooms:failed')
+
+
 def test_output_cannot_steer_the_terminal(shell: Shell) -> None:
     """Control characters and direction marks of others are printed escaped."""
     nasty = 'a\x1b[2J\x9b\u202e\U000e0001\nb'

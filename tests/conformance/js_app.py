@@ -47,6 +47,15 @@ class Room:
         )
         resp.media = {'offset': result.position.offset}
 
+    async def on_delete(self, req: Any, resp: Any, room: str) -> None:
+        """End the channel of the room, or another one."""
+        channel = req.get_param('channel', default=f'rooms:{room}')
+        await channels.finish(
+            channel,
+            req.get_param('data'),
+            error=req.get_param('error', default=''),
+        )
+
 
 class State:
     """The states of the channels `states:{name}`, which are loaded over HTTP."""

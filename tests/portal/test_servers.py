@@ -119,6 +119,20 @@ def test_client_with_a_position_recovers_missed_publications(
     assert (True, list(range(50))) == (again['recovered'], missed)
 
 
+def test_websocket_closes_with_1000_when_its_channel_has_ended(
+    server: ServerProcess,
+) -> None:
+    """A blocking WebSocket gets everything, the end, and a code without a return."""
+    with subscribed(server, 'rooms:ends') as (ws, _):
+        post(server, 'rooms:ends', 'a')
+        HTTP.put(f'{server.url}/rooms:ends', params={'error': 'too long'})
+        messages = [json.loads(ws.recv(30)) for _ in range(2)]
+        assert ('a', {'error': 'too long'}) == (messages[0]['data'], messages[1]['end'])
+        with pytest.raises(websockets.ConnectionClosed):
+            ws.recv(30)
+        assert (1000, 'too long') == (ws.close_code, ws.close_reason)
+
+
 def test_responders_see_the_context_variables_of_their_handshake(
     server: ServerProcess,
 ) -> None:

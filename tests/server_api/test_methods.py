@@ -65,6 +65,13 @@ def post(
     )
 
 
+def call(server: ServerProcess, method: str, body: Any) -> Any:
+    """Return the answer to a request that `cent` cannot make."""
+    answer = post(server, method, body)
+    assert 200 == answer.status_code
+    return answer.json()
+
+
 @contextlib.contextmanager
 def subscribed(
     server: ServerProcess, channel: str, user: str = ''
@@ -136,6 +143,57 @@ def test_history_is_read_in_both_directions_from_a_position(
         cent.HistoryRequest(channel=channel, limit=-1, since=since, reverse=True)
     )
     assert [1] == [item.offset for item in back.publications]
+
+
+def test_publish_with_an_old_version_is_skipped(
+    server: ServerProcess, client: cent.Client, channel: str
+) -> None:
+    """A late back end does not replace a newer state. A new epoch starts again."""
+    for version, epoch, skipped, offset in (
+        (5, '', False, 1),
+        (5, '', True, 1),
+        (4, '', True, 1),
+        (6, '', False, 2),
+        (1, 'restored', False, 3),
+    ):
+        request = {'channel': channel, 'data': version, 'version': version}
+        result = call(server, 'publish', {**request, 'version_epoch': epoch})['result']
+        assert (skipped, offset) == (result.get('skipped', False), result['offset'])
+    sent = client.publish(
+        cent.PublishRequest(
+            channel=channel, data=2, version=1, version_epoch='restored'
+        )
+    )
+    assert 3 == sent.offset
+    page = client.history(cent.HistoryRequest(channel=channel, limit=-1))
+    assert [5, 6, 1] == [item.data for item in page.publications]
+
+
+@pytest.mark.parametrize('error', ['', 'too long'])
+def test_finished_channel_refuses_publications_and_history_has_its_end(
+    server: ServerProcess, client: cent.Client, channel: str, error: str
+) -> None:
+    """The method `finish` ends a channel, once; `history_remove` opens it again."""
+    client.publish(cent.PublishRequest(channel=channel, data='a'))
+    request = {'channel': channel, 'error': error, 'idempotency_key': 'end'}
+    first, again = (call(server, 'finish', request) for _ in range(2))
+    assert (2, first) == (first['result']['offset'], again)
+    for method, body in (('publish', {'data': 'b'}), ('finish', {})):
+        answer = call(server, method, {'channel': channel, **body})['error']
+        assert 108 == answer['code']
+        assert 'not available: the channel is finished' == answer['message']
+    page = call(server, 'history', {'channel': channel, 'limit': -1})['result']
+    assert {'error': error} == page['end'] == page['publications'][-1]['end']
+    assert ['a', None] == [item['data'] for item in page['publications']]
+    assert 2 == len(
+        client.history(cent.HistoryRequest(channel=channel, limit=-1)).publications
+    )
+    client.history_remove(cent.HistoryRemoveRequest(channel=channel))
+    body = {'channel': channel, 'data': {'last': True}, 'tags': {'t': 'v'}}
+    assert 3 == call(server, 'finish', body)['result']['offset']
+    page = call(server, 'history', {'channel': channel, 'limit': -1})['result']
+    (item,) = page['publications']
+    assert ({'last': True}, {'t': 'v'}) == (item['data'], item['tags'])
 
 
 def test_removed_history_is_empty_and_keeps_its_position(
@@ -300,7 +358,18 @@ def test_unsupported_method_of_centrifugo_returns_108(client: cent.Client) -> No
             '255 bytes',
         ),
         ('publish', {'channel': 'rooms:x', 'data': 1, 'skip_history': True}, 108, ''),
-        ('publish', {'channel': 'rooms:x', 'data': 1, 'version': 1}, 108, ''),
+        ('publish', {'channel': 'rooms:x', 'data': 1, 'version': -1}, 107, '$.version'),
+        (
+            'publish',
+            {'channel': 'rooms:x', 'data': 1, 'version_epoch': 'x'},
+            107,
+            'needs a version',
+        ),
+        ('publish', {'channel': 'plain:x', 'data': 1, 'version': 1}, 108, 'version'),
+        ('finish', {'channel': 'plain:x'}, 108, 'finish needs a log'),
+        ('finish', {'channel': 'rooms:x', 'error': 'x' * 124}, 107, '123 bytes'),
+        ('finish', {'channel': 'rooms:x', 'b64data': '%'}, 107, 'base64'),
+        ('finish', {'channel': 'nowhere'}, 102, ''),
         ('broadcast', {'channels': [], 'data': 1}, 107, '$.channels'),
         ('presence', {'channel': 'plain:x'}, 108, 'presence'),
         ('presence_stats', {'channel': 'nowhere'}, 102, ''),

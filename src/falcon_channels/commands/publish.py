@@ -26,6 +26,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--idempotency-key', default='', help='publish only once with the same key'
     )
+    parser.add_argument(
+        '--version',
+        type=int,
+        default=0,
+        help='publish nothing if the channel has this version or a higher one',
+    )
+    parser.add_argument(
+        '--version-epoch', default='', help='name of the sequence of versions'
+    )
     client.add_api_arguments(parser)
 
 
@@ -44,6 +53,9 @@ def _publish(args: argparse.Namespace) -> None:
         request['tags'] = dict(map(_tag, args.tag))
     if args.idempotency_key:
         request['idempotency_key'] = args.idempotency_key
+    if args.version or args.version_epoch:
+        request['version'] = args.version
+        request['version_epoch'] = args.version_epoch
     client.show(client.ApiClient(args).call('publish', **request))
 
 

@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def tail(args: argparse.Namespace) -> int:
-    """Print publications, one per line, until Ctrl-C; return the exit code."""
+    """Print publications, one per line, until Ctrl-C or the end of the channel."""
     return client.run(lambda: _Tail(args).run())
 
 
@@ -51,6 +51,7 @@ class _Tail:
         self._channel: str = args.channel
         self._only_data: bool = args.data
         self._interval_s: float = max(args.interval_s, 0.05)
+        self._end: dict[str, Any] | None = None
         self._lines: int = max(args.lines, 0)
         self._position = None if args.since is None else parse_position(args.since)
 
@@ -64,6 +65,9 @@ class _Tail:
             try:
                 while self._print_new():
                     pass
+                if self._end is not None:
+                    self._stop(self._end['error'])
+                    return
                 if unreachable:
                     client.say('the server is back')
                 unreachable = False
@@ -99,10 +103,24 @@ class _Tail:
             self._show(publication)
         top: int = publications[-1]['offset'] if publications else page['offset']
         self._position = {'offset': top, 'epoch': page['epoch']}
-        return bool(top < page['offset'])
+        more = bool(top < page['offset'])
+        self._end = None if more else page.get('end')
+        return more
+
+    def _stop(self, error: str) -> None:
+        """Report the end of the channel.
+
+        Raises:
+            CommandError: The channel has failed.
+        """
+        if error:
+            raise client.CommandError(f'the channel has failed: {error}')
+        client.say('the channel is finished')
 
     def _history(self, **request: Any) -> Any:
         return self._api.call('history', channel=self._channel, **request)
 
     def _show(self, publication: dict[str, Any]) -> None:
+        if 'end' in publication and publication['data'] is None:
+            return
         client.show(publication['data'] if self._only_data else publication)

@@ -150,7 +150,7 @@ class EventStream(HttpConnection):
         self._num_channels = len(wanted.channels)
         self._started = False
         #: Channels whose ends were written, in a stream of several channels.
-        self._told: set[str] = set()
+        self._told: frozenset[str] = frozenset()
         self._slot = 0
 
     async def start(self, wanted: EventRequest) -> bool:
@@ -164,11 +164,8 @@ class EventStream(HttpConnection):
             falcon.HTTPError: The client was refused.
         """
         await self.subscribe(wanted, presence=True)
-        if (
-            self._all_ended
-            and self.knows_ends(wanted)
-            and len(wanted.ends) == (self._num_channels)
-        ):
+        knows_all = len(wanted.ends) == self._num_channels
+        if self._all_ended and knows_all and self.knows_ends(wanted):
             self._end()
             return False
         write = self.transport.write
@@ -237,7 +234,7 @@ class EventStream(HttpConnection):
         events = []
         for part in blob:
             if part.is_end:
-                self._told.add(part.channel)
+                self._told |= {part.channel}
             if part.position.offset:
                 self.positions[part.channel] = part.position
             events.append(event_codec.end_event(part.content, self._part_id(part)))

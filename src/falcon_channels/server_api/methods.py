@@ -21,9 +21,11 @@ from typing import Final
 import msgspec
 
 from falcon_channels.access.publishing import call_in_batches
+from falcon_channels.brokers.base import MAX_VERSION
 from falcon_channels.brokers.base import PublishResult
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import CapabilityError
+from falcon_channels.errors import ChannelFinishedError
 from falcon_channels.errors import ChannelNameError
 from falcon_channels.errors import ClosedError
 from falcon_channels.errors import PayloadError
@@ -44,6 +46,7 @@ MAX_BROADCAST_CHANNELS = 1000
 MAX_BATCH_COMMANDS = 1000
 
 _Offset = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+_Version = Annotated[int, msgspec.Meta(ge=0, le=MAX_VERSION)]
 _Seconds = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 #: Methods of Centrifugo that are not supported: refused with code 108.
@@ -111,12 +114,21 @@ class _Payload(_Request):
     tags: dict[str, str] | None = None
     idempotency_key: str = ''
     delta: bool | None = None
-    version: int = 0
+    version: _Version = 0
     version_epoch: str = ''
 
 
 class _Publish(_Payload, kw_only=True):
     channel: str
+
+
+class _Finish(_Request, kw_only=True):
+    channel: str
+    data: msgspec.Raw = msgspec.Raw(b'null')
+    b64data: str = ''
+    error: str = ''
+    tags: dict[str, str] | None = None
+    idempotency_key: str = ''
 
 
 class _Broadcast(_Payload, kw_only=True):
@@ -207,6 +219,7 @@ class ApiMethods:
         self._methods: dict[str, tuple[type[_Request], Method]] = {
             'publish': (_Publish, self._publish),
             'broadcast': (_Broadcast, self._broadcast),
+            'finish': (_Finish, self._finish),
             'subscribe': (_Subscribe, self._subscribe),
             'unsubscribe': (_Unsubscribe, self._unsubscribe),
             'disconnect': (_Disconnect, self._disconnect),
@@ -297,6 +310,19 @@ class ApiMethods:
                 idempotency_key=request.idempotency_key or None,
                 tags=request.tags,
                 delta=request.delta is not False,
+                version=request.version or None,
+                version_epoch=request.version_epoch,
+            )
+        )
+
+    async def _finish(self, request: _Finish) -> dict[str, Any]:
+        return _position(
+            await self._node.publisher.finish(
+                request.channel,
+                _data(request.data, request.b64data),
+                error=request.error,
+                idempotency_key=request.idempotency_key or None,
+                tags=request.tags,
             )
         )
 
@@ -313,11 +339,14 @@ class ApiMethods:
             limit=None if request.limit < 0 else request.limit,
             reverse=request.reverse,
         )
-        return {
+        answer = {
             'publications': [publication_media(item) for item in page.publications],
             'offset': page.position.offset,
             'epoch': page.position.epoch,
         }
+        if page.end is not None:
+            answer['end'] = page.end._asdict()
+        return answer
 
     async def _history_remove(self, request: _Channel) -> dict[str, Any]:
         await self._node.reader.remove_history(request.channel)
@@ -435,6 +464,8 @@ async def _translated(name: str, method: Method, request: Any) -> dict[str, Any]
         ValueError,
     ) as ex:
         raise ApiError(codes.BAD_REQUEST, str(ex)) from None
+    except ChannelFinishedError:
+        raise ApiError(codes.NOT_AVAILABLE, 'the channel is finished') from None
     except PositionError:
         raise ApiError(codes.UNRECOVERABLE_POSITION) from None
     except CapabilityError as ex:
@@ -452,18 +483,21 @@ async def _translated(name: str, method: Method, request: Any) -> dict[str, Any]
 def _payload(request: _Payload) -> Any:
     if request.skip_history:
         raise ApiError(codes.NOT_AVAILABLE, 'skip_history: history belongs to routes')
-    if request.version or request.version_epoch:
-        raise ApiError(codes.NOT_AVAILABLE, 'version: publish with idempotency_key')
-    if request.b64data:
+    if not request.b64data and not bytes(request.data):
+        raise ApiError(codes.BAD_REQUEST, 'data is missing')
+    return _data(request.data, request.b64data)
+
+
+def _data(data: msgspec.Raw, b64data: str) -> Any:
+    """Return the decoded data of a request."""
+    if b64data:
         try:
-            return base64.b64decode(request.b64data, validate=True)
+            return base64.b64decode(b64data, validate=True)
         except (binascii.Error, ValueError):
             raise ApiError(codes.BAD_REQUEST, 'b64data is not base64') from None
-    if not bytes(request.data):
-        raise ApiError(codes.BAD_REQUEST, 'data is missing')
     # NOTE: the data is decoded and encoded again, once per request. This removes white
     #   space, and JSON that only some readers accept never reaches a client.
-    return _decode(request.data, object)
+    return _decode(data, object)
 
 
 def _since(position: _StreamPosition | None) -> Position | None:
@@ -471,13 +505,16 @@ def _since(position: _StreamPosition | None) -> Position | None:
 
 
 def _position(result: PublishResult) -> dict[str, Any]:
-    return {'offset': result.position.offset, 'epoch': result.position.epoch}
+    answer = {'offset': result.position.offset, 'epoch': result.position.epoch}
+    return {**answer, 'skipped': True} if result.skipped else answer
 
 
 def publication_media(publication: Publication) -> dict[str, Any]:
     """Return a publication in the form of the API, without parsing its payload."""
     item: dict[str, Any] = {'offset': publication.offset}
-    if publication.binary:
+    if publication.only_ends:
+        item['data'] = None
+    elif publication.binary:
         item['data'] = None
         item['b64data'] = base64.b64encode(publication.data).decode()
     else:
@@ -488,6 +525,8 @@ def publication_media(publication: Publication) -> dict[str, Any]:
         item['tags'] = publication.tags
     if publication.info is not None:
         item['info'] = info_media(publication.info)
+    if publication.end is not None:
+        item['end'] = publication.end._asdict()
     return item
 
 

@@ -360,6 +360,89 @@ test('since: a subscription starts at a position', async () => {
   assert.equal((await first).offset, 2);
 });
 
+for (const [name, options, code, reason] of [
+  ['finished', {}, 2400, 'channel finished'],
+  ['failed', { error: 'too long' }, 2401, 'too long'],
+]) {
+  test(`codes: a ${name} channel ends the subscription after its publications`, async () => {
+    const room = newRoom();
+    const client = newClient();
+    await connected(client);
+    const subscription = client.newSubscription(`rooms:${room}`);
+    const seen = [];
+    subscription.on('publication', ({ data }) => seen.push(decode(data)));
+    await subscribed(subscription);
+    await server.publish(room, 'a');
+    const ended = next(subscription, 'unsubscribed');
+    await server.finish(room, { data: 'b', ...options });
+    const context = await ended;
+    assert.deepEqual([context.code, context.reason], [code, reason]);
+    assert.deepEqual(seen, ['a', 'b']);
+    // A client that connects again does not subscribe again.
+    server.cut();
+    const back = next(client, 'connected');
+    server.mend();
+    await back;
+    assert.equal(subscription.state, 'unsubscribed');
+    // A client that comes late receives everything, and the end.
+    const late = newClient();
+    await connected(late);
+    const since = { offset: 0, epoch: '' };
+    const second = late.newSubscription(`rooms:${room}`, { since });
+    const recovered = [];
+    second.on('publication', ({ data }) => recovered.push(decode(data)));
+    const secondEnded = next(second, 'unsubscribed');
+    await subscribed(second);
+    assert.equal((await secondEnded).code, code);
+    assert.deepEqual(recovered, ['a', 'b']);
+    const history = await late.history(`rooms:${room}`, { limit: 10 }).catch((error) => error);
+    assert.equal(history.code, 103);
+  });
+}
+
+test('codes: a channel that ended meanwhile is recovered to its end', async () => {
+  const room = newRoom();
+  const client = newClient();
+  await connected(client);
+  const subscription = client.newSubscription(`rooms:${room}`);
+  const seen = [];
+  subscription.on('publication', ({ data }) => seen.push(decode(data)));
+  await subscribed(subscription);
+  const first = next(subscription, 'publication');
+  await server.publish(room, 0);
+  await first;
+  const lost = next(client, 'connecting');
+  server.cut();
+  await lost;
+  await server.publish(room, 1);
+  await server.finish(room);
+  const ended = next(subscription, 'unsubscribed');
+  const back = next(subscription, 'subscribed');
+  server.mend();
+  assert.equal((await back).recovered, true);
+  assert.equal((await ended).code, 2400);
+  assert.deepEqual(seen, [0, 1]);
+  assert.equal(subscription.state, 'unsubscribed');
+});
+
+test('codes: a server-side channel that has ended is unsubscribed', async () => {
+  const client = newClient({ data: { user: 'ivy' } });
+  const there = next(client, 'subscribed');
+  await connected(client);
+  assert.equal((await there).channel, '#ivy');
+  const ended = next(client, 'unsubscribed');
+  const published = next(client, 'publication');
+  await server.finish('x', { channel: '#ivy', data: 'bye' });
+  assert.equal(decode((await published).data), 'bye');
+  assert.equal((await ended).channel, '#ivy');
+  assert.equal(client.state, 'connected');
+  // The next connect finds that it has ended.
+  const late = newClient({ data: { user: 'ivy' } });
+  const lateEnded = next(late, 'unsubscribed');
+  await connected(late);
+  assert.equal((await lateEnded).channel, '#ivy');
+});
+
 // The region of each publication; a client of the region north gets 1, 4 and so on.
 const REGIONS = ['north', 'south', ''];
 

@@ -129,4 +129,9 @@ export class Server {
   publish(room, data, tags = {}) {
     return this.request('POST', `/rooms/${room}?${new URLSearchParams(tags)}`, data);
   }
+
+  /** End the channel of a room; the options are `data`, `error` and another `channel`. */
+  finish(room, options = {}) {
+    return this.request('DELETE', `/rooms/${room}?${new URLSearchParams(options)}`);
+  }
 }
