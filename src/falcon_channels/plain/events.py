@@ -44,7 +44,7 @@ from falcon_channels.protocol import event_codec
 from falcon_channels.protocol.event_codec import Part
 from falcon_channels.publication import ChannelEnd
 from falcon_channels.publication import Position
-from falcon_channels.transports.asgi_extensions import connection_abort
+from falcon_channels.transports.asgi_extensions import server_http_connection
 from falcon_channels.transports.base import Transport
 from falcon_channels.transports.encoders import Encoder
 from falcon_channels.transports.http_stream import EVENT_STREAM
@@ -345,4 +345,5 @@ async def serve_events(
     set_stream_headers(resp, EVENT_STREAM)
     # NOTE: Falcon notices that the client has left only in `resp.sse`, and only after
     #   the next event. ASGI's own `receive` reports it at once.
-    resp.stream = transport.body(connection, req._receive, connection_abort(req.scope))
+    server = server_http_connection(req.scope)
+    resp.stream = transport.body(connection, req._receive, server)
