@@ -57,8 +57,6 @@ _logger = logging.getLogger('falcon_channels')
 
 #: Name of the event that tells a client that publications are lost.
 _LOST = 'lost'
-#: Name of the event that tells a client that a channel has ended.
-_END = 'end'
 #: A comment, which keeps the connection of an idle stream open.
 _COMMENT = b':\n\n'
 #: Seconds after which a stream without comments ends if the server does not read it.
@@ -129,7 +127,14 @@ class EventStream(HttpConnection):
         info: Public information about the connection, any JSON value.
     """
 
-    __slots__ = ('_keepalive_s', '_num_channels', '_slot', '_started', '_told')
+    __slots__ = (
+        '_end_event',
+        '_keepalive_s',
+        '_num_channels',
+        '_slot',
+        '_started',
+        '_told',
+    )
 
     transport: StreamTransport
 
@@ -147,6 +152,7 @@ class EventStream(HttpConnection):
             node, transport, _encoder_for(wanted), req, user=user, info=info
         )
         self._keepalive_s = wanted.options.keepalive_s
+        self._end_event = wanted.options.end_event
         self._num_channels = len(wanted.channels)
         self._started = False
         #: Channels whose ends were written, in a stream of several channels.
@@ -198,7 +204,10 @@ class EventStream(HttpConnection):
 
     def _end_blob(self, channel: str, end: ChannelEnd, position: Position) -> Any:
         """Return the event that a channel has ended, as its encoder would."""
-        lines = event_codec.event_lines(_END, event_codec.end_media(channel, end))
+        lines = b''
+        if self._end_event:
+            data = event_codec.end_media(channel, end)
+            lines = event_codec.event_lines(self._end_event, data)
         if self._num_channels > 1:
             return [Part(channel, position, lines, is_end=True)]
         event_id = event_codec.encode_position(position, is_end=True)
