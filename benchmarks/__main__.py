@@ -4,14 +4,15 @@
 
 Each benchmark is a script with more options: `python -m benchmarks.fanout --help`.
 
-    echo         what an echo through on_websocket costs           12 minutes
-    fanout       what a delivery to 10, 500, 5,000 costs           35 minutes
-    rooms        what a delivery costs in 500 rooms of ten         10 minutes
-    connections  what a new connection costs                        4 minutes
-    storm        what it costs when all clients reconnect at once   5 minutes
-    idle_memory  what an idle connection costs in memory            5 minutes
-    filters      what a delivery costs with ten tag filters         2 minutes
-    blocking     how long one message blocks the event loop         1 minute
+    echo          what an echo through on_websocket costs        12 minutes
+    fanout        what a delivery to 10, 500, 5,000 costs        35 minutes
+    rooms         what a delivery costs in 500 rooms of ten      10 minutes
+    connections   what a new connection costs                     4 minutes
+    storm         what it costs when all clients reconnect at once 5 minutes
+    event_streams what a chunk of an answer costs                 3 minutes
+    idle_memory   what an idle connection costs in memory         5 minutes
+    filters       what a delivery costs with ten tag filters      2 minutes
+    blocking      how long one message blocks the event loop        1 minute
 
 All need Linux, two cores that nobody else uses, a C compiler (cc) and as many file
 descriptors as connections (`ulimit -n`: 9,100). With --quick one short repetition of
@@ -31,6 +32,7 @@ NAMES = (
     'rooms',
     'connections',
     'storm',
+    'event_streams',
     'idle_memory',
     'filters',
     'blocking',

@@ -142,13 +142,14 @@ PUBLIC = {
     'falcon_channels.brokers.sqlite': {'SqliteBroker'},
     # --- for ASGI servers ------------------------------------------------------------
     'falcon_channels.transports.asgi_extensions': {
-        'ABORT_EXTENSION',
         'DRAIN_HOOKS',
         'MAX_MESSAGE_BYTES',
-        'ServerWebSocket',
+        'SERVER_HTTP_EXTENSION',
         'SERVER_WEBSOCKET_EXTENSION',
+        'ServerHttpConnection',
+        'ServerWebSocket',
         'START_ERROR',
-        'connection_abort',
+        'server_http_connection',
         'server_websocket',
     },
     # --- for tests -------------------------------------------------------------------

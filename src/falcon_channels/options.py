@@ -381,6 +381,9 @@ class EventStreamOptions(msgspec.Struct, kw_only=True):
         start_event: Name of an event that is sent first, with the position as its data
             (default ``''``: no such event). The position is also in the id of the
             stream, but some clients ignore an id without data.
+        end_event: Name of the event that tells the end of a channel (default
+            ``'end'``), or ``''`` for no event: the stream only ends. For clients that
+            do not ignore events that they do not know.
         retry_ms: Milliseconds after which an EventSource connects again (default 3000).
         keepalive_s: Seconds between two comments that keep an idle stream open (default
             20), or ``None`` for no comments.
@@ -391,6 +394,7 @@ class EventStreamOptions(msgspec.Struct, kw_only=True):
     json: bool = False
     history: int | None = 0
     start_event: str = ''
+    end_event: str = 'end'
     retry_ms: int = 3000
     keepalive_s: float | None = 20.0
     poll_wait_s: float = 25.0
@@ -400,15 +404,12 @@ class EventStreamOptions(msgspec.Struct, kw_only=True):
         if self.history is not None:
             _at_least(self, 0, 'history')
         _above_zero(self, 'keepalive_s', 'poll_wait_s')
-        for name in ('event_tag', 'start_event'):
-            if not isinstance(getattr(self, name), str):
-                raise OptionsError(
-                    f'{name} is {getattr(self, name)!r}, but must be text'
-                )
-        if any(mark in self.start_event for mark in '\r\n\0'):
-            raise OptionsError(
-                f'start_event is {self.start_event!r}, but must be one line'
-            )
+        for name in ('event_tag', 'start_event', 'end_event'):
+            value = getattr(self, name)
+            if not isinstance(value, str):
+                raise OptionsError(f'{name} is {value!r}, but must be text')
+            if name != 'event_tag' and any(mark in value for mark in '\r\n\0'):
+                raise OptionsError(f'{name} is {value!r}, but must be one line')
 
 
 def check_channel_limits(

@@ -44,6 +44,7 @@ class Answers:
             options=EventStreamOptions(
                 history=None if req.has_param('all') else 0,
                 poll_wait_s=req.get_param_as_float('wait', default=20.0),
+                end_event=req.get_param('end_event', default='end'),
             ),
         )
 
@@ -204,6 +205,21 @@ def test_stream_of_several_channels_ends_with_the_last_one(
     with EventReader.open(client, path.replace('m1', 'm3')) as reader:
         reader.start()
         assert end_of('answers:m2', 'x') == json.loads(reader.event().data)
+
+
+def test_event_of_the_end_has_the_name_that_the_application_chooses(
+    client: httpx.Client,
+) -> None:
+    """An app can rename the event. Without a name, the stream ends with an id only."""
+    finish(client, 'answers:named', data='a')
+    path = '/answers/answers:named?all=1'
+    named = client.get(f'{path}&end_event=done').text
+    *events, end, rest = named.split('\n\n')
+    name, data, last_id = end.split('\n')
+    assert ('event: done', '') == (name, rest)
+    assert end_of('answers:named') == json.loads(data.removeprefix('data: '))
+    quiet = client.get(f'{path}&end_event=').text
+    assert [*events, last_id, ''] == quiet.split('\n\n')
 
 
 # --- polls ---------------------------------------------------------------------------

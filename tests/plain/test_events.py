@@ -508,7 +508,14 @@ def test_streams_that_cannot_be_served_raise_an_error_for_the_developer() -> Non
     for names, message in wrong:
         with pytest.raises(InvalidValueError, match=message):
             asyncio.run(channels.serve_events(req, resp, names))
-    for options in ({'start_event': 'a\nb'}, {'event_tag': 1}, {'history': -1}):
+    refused: list[dict[str, Any]] = [
+        {'start_event': 'a\nb'},
+        {'end_event': 'a\r'},
+        {'end_event': None},
+        {'event_tag': 1},
+        {'history': -1},
+    ]
+    for options in refused:
         with pytest.raises(OptionsError, match=next(iter(options))):
             EventStreamOptions(**options)
 

@@ -195,6 +195,14 @@ class Peer:
         head, self._bytes = self._bytes.split(b'\r\n\r\n', 1)
         return head.decode('latin-1')
 
+    def read_until(self, mark: bytes) -> None:
+        """Read until these bytes have come."""
+        while mark not in self._bytes:
+            data = self.sock.recv(65536)
+            assert data, f'end of stream after {self._bytes!r}'
+            self._bytes += data
+        self._bytes = self._bytes.partition(mark)[2]
+
     def status(self, *lines: str, **settings: Any) -> int:
         """Send an upgrade request, return the status code of the answer."""
         return int(self.request(*lines, **settings).split()[1])

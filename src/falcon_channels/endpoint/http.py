@@ -12,7 +12,7 @@ from falcon_channels.access.handshake import Handshake
 from falcon_channels.endpoint.client_connection import ClientConnection
 from falcon_channels.protocol import codes
 from falcon_channels.protocol.messages import DisconnectPush
-from falcon_channels.transports.asgi_extensions import connection_abort
+from falcon_channels.transports.asgi_extensions import server_http_connection
 from falcon_channels.transports.client_codecs import ClientCodec
 from falcon_channels.transports.http_stream import EVENT_STREAM
 from falcon_channels.transports.http_stream import EVENTS
@@ -132,4 +132,5 @@ def stream(
     set_stream_headers(resp, media_type)
     # NOTE: Falcon detects that the client has left only in `resp.sse`, and only after
     #   the next event. ASGI's own `receive` reports it at once.
-    resp.stream = transport.body(connection, req._receive, connection_abort(req.scope))
+    server = server_http_connection(req.scope)
+    resp.stream = transport.body(connection, req._receive, server)

@@ -44,7 +44,7 @@ from falcon_channels.protocol import event_codec
 from falcon_channels.protocol.event_codec import Part
 from falcon_channels.publication import ChannelEnd
 from falcon_channels.publication import Position
-from falcon_channels.transports.asgi_extensions import connection_abort
+from falcon_channels.transports.asgi_extensions import server_http_connection
 from falcon_channels.transports.base import Transport
 from falcon_channels.transports.encoders import Encoder
 from falcon_channels.transports.http_stream import EVENT_STREAM
@@ -57,8 +57,6 @@ _logger = logging.getLogger('falcon_channels')
 
 #: Name of the event that tells a client that publications are lost.
 _LOST = 'lost'
-#: Name of the event that tells a client that a channel has ended.
-_END = 'end'
 #: A comment, which keeps the connection of an idle stream open.
 _COMMENT = b':\n\n'
 #: Seconds after which a stream without comments ends if the server does not read it.
@@ -129,7 +127,14 @@ class EventStream(HttpConnection):
         info: Public information about the connection, any JSON value.
     """
 
-    __slots__ = ('_keepalive_s', '_num_channels', '_slot', '_started', '_told')
+    __slots__ = (
+        '_end_event',
+        '_keepalive_s',
+        '_num_channels',
+        '_slot',
+        '_started',
+        '_told',
+    )
 
     transport: StreamTransport
 
@@ -147,6 +152,7 @@ class EventStream(HttpConnection):
             node, transport, _encoder_for(wanted), req, user=user, info=info
         )
         self._keepalive_s = wanted.options.keepalive_s
+        self._end_event = wanted.options.end_event
         self._num_channels = len(wanted.channels)
         self._started = False
         #: Channels whose ends were written, in a stream of several channels.
@@ -195,7 +201,10 @@ class EventStream(HttpConnection):
 
     def _end_blob(self, channel: str, end: ChannelEnd, position: Position) -> Any:
         """Return the event that a channel has ended, as its encoder would."""
-        lines = event_codec.event_lines(_END, event_codec.end_media(channel, end))
+        lines = b''
+        if self._end_event:
+            data = event_codec.end_media(channel, end)
+            lines = event_codec.event_lines(self._end_event, data)
         if self._num_channels > 1:
             return [Part(channel, position, lines, is_end=True)]
         event_id = event_codec.encode_position(position, is_end=True)
@@ -342,4 +351,5 @@ async def serve_events(
     set_stream_headers(resp, EVENT_STREAM)
     # NOTE: Falcon notices that the client has left only in `resp.sse`, and only after
     #   the next event. ASGI's own `receive` reports it at once.
-    resp.stream = transport.body(connection, req._receive, connection_abort(req.scope))
+    server = server_http_connection(req.scope)
+    resp.stream = transport.body(connection, req._receive, server)

@@ -12,12 +12,15 @@ the parser.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
+from collections.abc import Callable
 from http import HTTPStatus
 import sys
 from typing import Any
 
 import httptools
 from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.utils import get_local_addr
 from uvicorn.server import ServerState
@@ -30,7 +33,7 @@ from falcon_channels.server.options import ServerOptions
 from falcon_channels.server.protocol import WebSocketProtocol
 from falcon_channels.server.sockets import limit_unacknowledged_time
 from falcon_channels.server.sockets import remote_address
-from falcon_channels.transports.asgi_extensions import ABORT_EXTENSION
+from falcon_channels.transports.asgi_extensions import SERVER_HTTP_EXTENSION
 from falcon_channels.websocket.handshake import VERSION
 
 #: Maximum number of header fields, as in the WebSocket core.
@@ -44,6 +47,71 @@ MIN_BODY_BYTES = 1024
 
 _HTTP_VERSIONS = ('1.0', '1.1')
 _BODY_HEADERS = (b'content-length', b'transfer-encoding')
+
+#: Names of the headers that most clients send, in lower case.
+_USUAL_NAMES = (
+    *(b'accept', b'accept-encoding', b'accept-language', b'cache-control'),
+    *(b'connection', b'content-length', b'content-type', b'cookie', b'dnt', b'host'),
+    *(b'last-event-id', b'origin', b'pragma', b'priority', b'referer', b'sec-ch-ua'),
+    *(b'sec-ch-ua-mobile', b'sec-ch-ua-platform', b'sec-fetch-dest'),
+    *(b'sec-fetch-mode', b'sec-fetch-site', b'user-agent', b'x-forwarded-for'),
+    *(b'x-forwarded-host', b'x-forwarded-proto', b'x-real-ip', b'authorization'),
+)
+#: The shared name in lower case for each usual spelling.
+_SHARED_NAMES = {
+    spelling: name for name in _USUAL_NAMES for spelling in (name, name.title())
+}
+
+
+class _LazyEvent:
+    """An event with the methods of `asyncio.Event` that a request uses.
+
+    PERF: an `asyncio.Event` has a queue of its own, of 700 bytes. Each connection has
+    two events, and waits for them rarely (benchmarks/idle_memory.py).
+
+    Args:
+        is_set: Whether the event is set at first.
+    """
+
+    __slots__ = ('_is_set', '_waiters')
+
+    def __init__(self, *, is_set: bool = False) -> None:
+        self._is_set = is_set
+        self._waiters: list[asyncio.Future[None]] | None = None
+
+    def set(self) -> None:
+        """Set the event, and wake all tasks that wait for it."""
+        self._is_set = True
+        waiters, self._waiters = self._waiters, None
+        for waiter in waiters or ():
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def clear(self) -> None:
+        """Reset the event."""
+        self._is_set = False
+
+    async def wait(self) -> None:
+        """Wait until the event is set."""
+        if self._is_set:
+            return
+        if self._waiters is None:
+            self._waiters = []
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        await waiter
+
+
+class _Flow(FlowControl):
+    """uvicorn's flow control of one connection, with small objects."""
+
+    __slots__ = ('_is_writable_event', '_transport', 'read_paused', 'write_paused')
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self.read_paused = False
+        self.write_paused = False
+        self._is_writable_event = _LazyEvent(is_set=True)  # type: ignore[assignment]  # it has the methods that are used
 
 
 class BoundedHttpProtocol(asyncio.Protocol):
@@ -164,6 +232,51 @@ class _HttpRequests(HttpToolsProtocol):
     See `BoundedHttpProtocol`.
     """
 
+    # PERF: without slots, each connection has a dict of 2 KiB. Names without an
+    #   underscore are attributes that uvicorn sets (benchmarks/idle_memory.py).
+    __slots__ = (
+        '_begun',
+        '_body_bytes',
+        '_body_timer',
+        '_chunk',
+        '_ending',
+        '_head_bytes',
+        '_head_timer',
+        '_idle',
+        '_in_head',
+        '_on_disconnect',
+        '_options',
+        '_write_timer',
+        'access_log',
+        'access_logger',
+        'app',
+        'app_state',
+        'asgi_version',
+        'client',
+        'config',
+        'connections',
+        'cycle',
+        'expect_100_continue',
+        'flow',
+        'headers',
+        'limit_concurrency',
+        'logger',
+        'loop',
+        'parser',
+        'pipeline',
+        'root_path',
+        'scheme',
+        'scope',
+        'server',
+        'server_state',
+        'tasks',
+        'timeout_keep_alive',
+        'timeout_keep_alive_task',
+        'transport',
+        'url',
+        'ws_protocol_class',
+    )
+
     def __init__(
         self,
         config: Config,
@@ -188,6 +301,9 @@ class _HttpRequests(HttpToolsProtocol):
         #: Requests that began in the current chunk.
         self._begun = 0
         self._chunk = b''
+        self._on_disconnect: Callable[[], None] | None = None
+        # NOTE: replaced by a deque before the first request that must wait.
+        self.pipeline = ()  # type: ignore[assignment]
 
     def begin(self, transport: asyncio.Transport, head_deadline_s: float) -> None:
         """Take over a connection before its first byte.
@@ -198,6 +314,7 @@ class _HttpRequests(HttpToolsProtocol):
                 first request must have arrived.
         """
         self.connection_made(transport)
+        self.flow = _Flow(transport)
         if self.client is None:
             self.client = remote_address(transport)
         limit_unacknowledged_time(
@@ -211,6 +328,9 @@ class _HttpRequests(HttpToolsProtocol):
         self._stop_body_timer()
         self._stop_write_timer()
         super().connection_lost(exc)
+        on_disconnect, self._on_disconnect = self._on_disconnect, None
+        if on_disconnect is not None:
+            on_disconnect()
 
     def shutdown(self) -> None:
         """Begin the drain: only the drain ends event streams."""
@@ -224,6 +344,8 @@ class _HttpRequests(HttpToolsProtocol):
         idle = self._idle
         self._begun = 0
         self._chunk = data
+        if self.parser is None:
+            self.parser = _new_parser(self)
         super().data_received(data)
         self._chunk = b''
         if (
@@ -250,6 +372,18 @@ class _HttpRequests(HttpToolsProtocol):
         if self._head_timer is None:
             self._start_head_timer()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Called with each header field: store it.
+
+        PERF: connections share the names of usual headers. This saves 45 bytes for
+        each header (benchmarks/idle_memory.py).
+        """
+        usual = _SHARED_NAMES.get(name)
+        name = name.lower() if usual is None else usual
+        if name == b'expect' and value.lower() == b'100-continue':
+            self.expect_100_continue = True
+        self.headers.append((name, value))
+
     def on_headers_complete(self) -> None:
         """Called at the end of a head: call the application, or refuse with 431."""
         self._head_bytes = 0
@@ -267,8 +401,14 @@ class _HttpRequests(HttpToolsProtocol):
             self._refuse_head()
             raise httptools.HttpParserError('request head too large')
         self._in_head = False
-        self.scope['extensions'] = {ABORT_EXTENSION: {'abort': self._cut}}
+        self.scope['extensions'] = {SERVER_HTTP_EXTENSION: {'connection': self}}
+        earlier = self.cycle
+        if earlier is not None and not earlier.response_complete:
+            self.pipeline = deque(self.pipeline)
         super().on_headers_complete()
+        if self.cycle is not earlier:
+            # NOTE: the task of this request has not begun yet.
+            self.cycle.message_event = _LazyEvent()  # type: ignore[assignment]  # it has the methods that are used
         if any(name in _BODY_HEADERS for name, _ in self.headers) and not (
             self.parser.should_upgrade() and self._should_upgrade()
         ):
@@ -284,6 +424,11 @@ class _HttpRequests(HttpToolsProtocol):
         super().on_message_complete()
         self._stop_body_timer()
         self._idle = True
+
+    def on_response_complete(self) -> None:
+        """Called at the end of a response."""
+        self._on_disconnect = None
+        super().on_response_complete()
 
     def handle_websocket_upgrade(self) -> None:
         """Hand the connection over to the WebSocket class, or refuse it.
@@ -358,13 +503,24 @@ class _HttpRequests(HttpToolsProtocol):
         # SECURITY: A client that never reads could otherwise keep its connection and
         # its pending output in memory without limit.
         if self.transport.get_write_buffer_size() >= pending_before:
-            self._cut()
+            self.abort()
         else:
             self._start_write_timer()
 
-    def _cut(self) -> None:
+    def abort(self) -> None:
         """End the TCP connection at once and discard the pending output."""
         self.transport.abort()
+
+    def watch(self, on_disconnect: Callable[[], None]) -> None:
+        """Call a function when the client has left.
+
+        A response that watches its client lasts long. So release what is needed only
+        for the next request, and the extension itself.
+        """
+        self._on_disconnect = on_disconnect
+        if self._idle and not self._chunk and not self.pipeline:
+            self.parser = None  # type: ignore[assignment]  # as uvicorn itself does at the end
+            self.scope['extensions'] = {}
 
     def _start_head_timer(self) -> None:
         self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self.on_head_timeout)
@@ -408,7 +564,7 @@ class _HttpRequests(HttpToolsProtocol):
             return
         self._body_timer = None
         if cycle.response_started or self.pipeline:
-            self._cut()
+            self.abort()
         elif not self.transport.is_closing():
             self._refuse(HTTPStatus.REQUEST_TIMEOUT, 'The body took too long.')
             # NOTE: The application must not answer, either.
@@ -465,3 +621,10 @@ class _HttpRequests(HttpToolsProtocol):
         self.transport.close()
         # NOTE: A peer that does not read would otherwise keep the connection open.
         self.loop.call_later(HEAD_TIMEOUT_S, self.transport.abort)
+
+
+def _new_parser(protocol: _HttpRequests) -> httptools.HttpRequestParser:
+    """Return a parser, with the options that uvicorn sets."""
+    parser = httptools.HttpRequestParser(protocol)
+    parser.set_dangerous_leniencies(lenient_data_after_close=True)
+    return parser

@@ -1,4 +1,4 @@
-"""ASGI extensions of our server: its WebSocket object, and a few keys of the scope.
+"""ASGI extensions of our server: its connection objects, and a few keys of the scope.
 
 A server may share its own WebSocket object with the application. The server puts an
 object that implements `ServerWebSocket` into the scope of each WebSocket, under
@@ -23,13 +23,14 @@ from falcon_channels.transports.base import Receiver
 from falcon_channels.transports.base import Transport
 
 __all__ = [
-    'ABORT_EXTENSION',
     'DRAIN_HOOKS',
     'MAX_MESSAGE_BYTES',
+    'SERVER_HTTP_EXTENSION',
     'SERVER_WEBSOCKET_EXTENSION',
     'START_ERROR',
+    'ServerHttpConnection',
     'ServerWebSocket',
-    'connection_abort',
+    'server_http_connection',
     'server_websocket',
 ]
 
@@ -48,9 +49,8 @@ START_ERROR = 'falcon_channels.start_error'
 #: message that the server passes on.
 MAX_MESSAGE_BYTES = 'falcon_channels.max_message_bytes'
 
-#: Name of an extension in the scope of an HTTP request. Its ``abort`` ends the
-#: connection at once, even if the client does not read.
-ABORT_EXTENSION = 'falcon_channels.abort'
+#: Name of the extension in ``scope['extensions']`` of an HTTP request.
+SERVER_HTTP_EXTENSION = 'falcon_channels.http'
 
 
 class ServerWebSocket(Transport, Protocol):
@@ -68,13 +68,29 @@ class ServerWebSocket(Transport, Protocol):
         """
 
 
+class ServerHttpConnection(Protocol):
+    """The connection of an HTTP request, as our server shares it with the application.
+
+    It is for a response that lasts long, such as an event stream.
+    """
+
+    def abort(self) -> None:
+        """End the connection at once, even if the client does not read."""
+
+    def watch(self, on_disconnect: Callable[[], None]) -> None:
+        """Call a function when the client has left; allowed once.
+
+        The application then needs no task that waits for ``http.disconnect``.
+        """
+
+
 def server_websocket(scope: Mapping[str, Any]) -> ServerWebSocket | None:
     """Return the server's WebSocket object, or ``None`` if the server has none."""
     extension = (scope.get('extensions') or {}).get(SERVER_WEBSOCKET_EXTENSION)
     return None if extension is None else extension['websocket']
 
 
-def connection_abort(scope: Mapping[str, Any]) -> Callable[[], None] | None:
-    """Return the function that aborts an HTTP connection, or ``None``."""
-    extension = (scope.get('extensions') or {}).get(ABORT_EXTENSION)
-    return None if extension is None else extension['abort']
+def server_http_connection(scope: Mapping[str, Any]) -> ServerHttpConnection | None:
+    """Return the server's connection of a request, or ``None`` if it shares none."""
+    extension = (scope.get('extensions') or {}).get(SERVER_HTTP_EXTENSION)
+    return None if extension is None else extension['connection']

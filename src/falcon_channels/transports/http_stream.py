@@ -17,6 +17,7 @@ from typing import Any
 
 import falcon
 
+from falcon_channels.transports.asgi_extensions import ServerHttpConnection
 from falcon_channels.transports.base import Receiver
 
 #: Media type of server-sent events.
@@ -100,7 +101,7 @@ EVENTS = EventFraming()
 class HttpStreamTransport:
     """A transport over a streamed HTTP response.
 
-    Set ``resp.stream = transport.body(receiver, receive, abort_connection)``. The
+    Set ``resp.stream = transport.body(receiver, receive, server)``. The
     connection ends with the stream.
 
     Args:
@@ -109,7 +110,6 @@ class HttpStreamTransport:
     """
 
     __slots__ = (
-        '_abort_connection',
         '_closing',
         '_ended',
         '_get_field',
@@ -117,6 +117,7 @@ class HttpStreamTransport:
         '_readable',
         '_sender',
         '_sending',
+        '_server',
         '_waiter',
         'backlog_bytes',
         'framing',
@@ -140,7 +141,7 @@ class HttpStreamTransport:
         self._ended = False
         self._sending = False
         self._sender: asyncio.Task[Any] | None = None
-        self._abort_connection: Callable[[], None] | None = None
+        self._server: ServerHttpConnection | None = None
 
     @property
     def begun(self) -> bool:
@@ -185,8 +186,8 @@ class HttpStreamTransport:
         self._wake()
         if not self._sending:
             return
-        if self._abort_connection is not None:
-            self._abort_connection()
+        if self._server is not None:
+            self._server.abort()
         elif self._sender is not None:
             # NOTE: while the server waits for the client to read, only cancelling the
             #   task ends the response.
@@ -212,7 +213,7 @@ class HttpStreamTransport:
         self,
         receiver: Receiver,
         receive: Callable[[], Awaitable[Any]],
-        abort_connection: Callable[[], None] | None = None,
+        server: ServerHttpConnection | None = None,
     ) -> AsyncIterator[bytes]:
         """Yield written blobs until the connection ends; then call `on_closed`.
 
@@ -220,14 +221,18 @@ class HttpStreamTransport:
             receiver: The owner of the connection.
             receive: ASGI's ``receive``. The request was read before, so the only event
                 still to come is the client's disconnect.
-            abort_connection: Function that ends the connection at once, or ``None`` if
-                the server does not offer it.
+            server: The server's connection, or ``None`` if the server shares none.
         """
-        self._abort_connection = abort_connection
+        self._server = server
         self._sender = asyncio.current_task()
-        watch = asyncio.create_task(
-            self._wait_for_disconnect(receive), name='falcon_channels watch of a stream'
-        )
+        watch: asyncio.Task[None] | None = None
+        if server is not None:
+            server.watch(self._on_disconnect)
+        else:
+            watch = asyncio.create_task(
+                self._wait_for_disconnect(receive),
+                name='falcon_channels watch of a stream',
+            )
         try:
             while not self._ended:
                 if self._queue:
@@ -248,7 +253,8 @@ class HttpStreamTransport:
             self._sending = False
             self._ended = True
             self._queue.clear()
-            watch.cancel()
+            if watch is not None:
+                watch.cancel()
             receiver.on_closed(*(self._closing or (1006, '')))
 
     def _wake(self) -> None:
@@ -266,6 +272,10 @@ class HttpStreamTransport:
     async def _wait_for_disconnect(self, receive: Callable[[], Awaitable[Any]]) -> None:
         while (await receive())['type'] != 'http.disconnect':
             pass
+        self._on_disconnect()
+
+    def _on_disconnect(self) -> None:
+        """Called when the client has left: end the body."""
         self._ended = True
         self._queue.clear()
         self._wake()
