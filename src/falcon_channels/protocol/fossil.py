@@ -101,11 +101,14 @@ def _find_copies(base: bytes, target: bytes) -> list[_Copy]:
     copies = [_Copy(0, 0, prefix)]
     last_start = min(len(target) - suffix, len(target) - _PROBE_BYTES + 1)
     wide_searches = _MAX_WIDE_SEARCHES
+    #: Bytes of the target that were not found.
+    missed = 0
     # The ends of the last copy, in the base and in the target.
     source, position = prefix, prefix
     start = position + _STEP_BYTES
     for _ in range(_MAX_SEARCHES):
-        if start >= last_start:
+        # PERF: a delta that saves less than half is not worth more time.
+        if start >= last_start or (missed + start - position) * 2 > len(target):
             break
         probe = target[start : start + _PROBE_BYTES]
         found = _find_near(base, probe, source + start - position)
@@ -121,6 +124,7 @@ def _find_copies(base: bytes, target: bytes) -> list[_Copy]:
             base, found + _PROBE_BYTES, target, start + _PROBE_BYTES
         )
         copies.append(_Copy(start - before, found - before, before + after))
+        missed += start - before - position
         source, position = found + after, start + after
         start = position + _STEP_BYTES // 2
     rest = min(suffix, len(target) - position)
