@@ -69,6 +69,16 @@ def test_delta_of_texts_restores_the_target_and_is_text(base: str, target: str) 
         assert delta == delta.decode().encode()
 
 
+@pytest.mark.parametrize(('before', 'after'), [('é', 'è'), ('é', '€'), ('😀', '😁')])
+def test_command_does_not_divide_a_character(before: str, after: str) -> None:
+    """Characters whose first or last bytes are equal are inserted completely."""
+    base, target = (f'{"x" * 40}{text}{"y" * 40}' for text in (before, after))
+    delta = create_delta(base.encode(), target.encode())
+    assert delta is not None
+    assert f':{after}' in delta.decode()
+    assert target.encode() == restored(base.encode(), target.encode())
+
+
 @settings(max_examples=200)
 @given(data=st.data(), base=st.binary(min_size=50, max_size=600))
 def test_delta_of_edited_bytes_restores_the_target(data: Any, base: bytes) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 from typing import TYPE_CHECKING
 
+from falcon_channels.access.subscribing import SubscribeOptions
+from falcon_channels.protocol.deltas import DeltaPublication
+from falcon_channels.protocol.deltas import Patch
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
 from falcon_channels.testing.client import Event
@@ -17,6 +20,13 @@ if TYPE_CHECKING:
     from simulation.world import World
 
 
+class DeltaClient(SimulatedClient):
+    """A client that asks for deltas in all its channels."""
+
+    def _options(self, since: Position | None, data: Any) -> SubscribeOptions:
+        return super()._options(since, data)._replace(delta=True)
+
+
 class Actor:
     """A device of a user. It keeps its positions when its connection ends.
 
@@ -27,12 +37,19 @@ class Actor:
         places: Index in `Store.truth` of the last publication, in channels without
             a log.
         breaks: Value of `World.breaks` at the start of each subscription.
+        delta: Whether it asks for deltas.
+        bases: The payload that it received last, by channel. An SDK keeps it when its
+            connection ends.
         seen: Users that are present by the joins and leaves that arrived, by channel.
         received: Number of publications that arrived.
     """
 
-    def __init__(self, world: World, name: str, user: str) -> None:
+    def __init__(
+        self, world: World, name: str, user: str, *, delta: bool = False
+    ) -> None:
         self.world = world
+        self.delta = delta
+        self.bases: dict[str, bytes] = {}
         self.name = name
         self.user = user
         self.client: SimulatedClient | None = None
@@ -63,6 +80,7 @@ class Actor:
         elif isinstance(event.item, Publication):
             self.received += 1
             self.world.note(self.name, channel, event.item.offset, event.item.data)
+            self._check_delta(channel, event.item)
             getattr(self, '_on_' + channel.partition(':')[0])(event, event.item)
         else:
             self.world.note(self.name, channel, event.item.kind, event.item.info.user)
@@ -73,9 +91,23 @@ class Actor:
             else:
                 users[user] = users.get(user, 0) + (1 if joined else -1)
 
+    def _check_delta(self, channel: str, publication: Publication) -> None:
+        """Check that a delta is made against what this device has."""
+        if isinstance(publication, DeltaPublication) is not self.delta:
+            self.fail(f'{channel} got {publication}, but delta is {self.delta}')
+        elif isinstance(publication, DeltaPublication) and publication.patch:
+            self.world.num_deltas += 1
+            base = self.bases.get(channel)
+            if base is None or publication.patch != Patch(base, publication.data):
+                self.fail(f'{channel} got a delta that is not against {base!r}')
+        self.bases[channel] = publication.data
+
     def _on_subscribed(self, event: Subscribed) -> None:
         channel, since, joined = event
         position = joined.position
+        if joined.publications:
+            # NOTE: the first one is sent whole, and the others are deltas.
+            self.bases[channel] = joined.publications[-1].data
         self.world.note(
             self.name, 'subscribed', channel, position.offset, joined.recovered
         )
@@ -158,7 +190,7 @@ class Actor:
 
     def connect(self, process: int) -> None:
         self.process = process
-        self.client = SimulatedClient(
+        self.client = (DeltaClient if self.delta else SimulatedClient)(
             self.world.processes[process].channels,
             user=self.user,
             on_event=self.on_event,

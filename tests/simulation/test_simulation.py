@@ -16,11 +16,13 @@ BATCHES = 6
 @pytest.mark.parametrize('batch', range(BATCHES))
 def test_every_seed_keeps_order_recovery_presence_and_limits(batch: int) -> None:
     """In every simulation, order, recovery, presence, limits and draining are right."""
-    received = 0
+    received = num_deltas = 0
     for seed in range(batch, SEEDS, BATCHES):
         world = simulate(seed)
         received += sum(actor.received for actor in world.actors)
+        num_deltas += world.num_deltas
     assert received > SEEDS
+    assert num_deltas > SEEDS
 
 
 @pytest.mark.parametrize('seed', [3, 7])

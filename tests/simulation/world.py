@@ -33,6 +33,7 @@ MAX_PUBLICATION_BYTES = 100
 ROUTES = {
     'log:{name}': ChannelOptions(
         subscribers='anybody',
+        delta=True,
         history_size=12,
         history_ttl_s=30.0,
         presence=True,
@@ -44,6 +45,7 @@ ROUTES = {
     ),
     'deep:{name}': ChannelOptions(
         subscribers='anybody',
+        delta=True,
         history_size=1000,
         presence=True,
         presence_ttl_s=9.0,
@@ -53,6 +55,7 @@ ROUTES = {
     ),
     'state:{name}': ChannelOptions(
         subscribers='anybody',
+        delta=True,
         history_size=1,
         recovery='latest',
         slow_reader='latest',
@@ -61,6 +64,7 @@ ROUTES = {
     ),
     'lossy:{name}': ChannelOptions(
         subscribers='anybody',
+        delta=True,
         slow_reader='drop_oldest',
         join_leave='connection',
         max_backlog_bytes=BACKLOG_BYTES,
@@ -68,6 +72,7 @@ ROUTES = {
     ),
     'plain:{name}': ChannelOptions(
         subscribers='anybody',
+        delta=True,
         max_backlog_bytes=BACKLOG_BYTES,
         max_publication_bytes=MAX_PUBLICATION_BYTES,
     ),
@@ -120,6 +125,7 @@ class World:
         trace: One line for each event, with its time.
         breaks: How often a link broke, was restored, or a log was lost.
         published: Channel and payload of each publication.
+        num_deltas: How many deltas all devices received.
     """
 
     def __init__(self, seed: int) -> None:
@@ -132,6 +138,7 @@ class World:
         self.trace: list[str] = []
         self.breaks = 0
         self.published: list[tuple[str, bytes]] = []
+        self.num_deltas = 0
         self.processes: list[Process] = []
         self.actors: list[Actor] = []
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -154,7 +161,10 @@ class World:
         for _ in range(2):
             await self._start_process()
         for number in range(self.rng.randint(3, 7)):
-            self.actors.append(Actor(self, f'device{number}', f'user{number // 2}'))
+            user = f'user{number // 2}'
+            # NOTE: every other device asks for deltas.
+            actor = Actor(self, f'device{number}', user, delta=number % 2 == 1)
+            self.actors.append(actor)
         await self._start_watcher()
         for _ in range(self.rng.randint(40, 140)):
             self._step()

@@ -19,7 +19,6 @@ from __future__ import annotations
 import functools
 from typing import Final
 from typing import Literal
-from typing import NamedTuple
 
 _DIGITS: Final = b'0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz~'
 _PAIRS: Final = [bytes((_DIGITS[n >> 6], _DIGITS[n & 63])) for n in range(4096)]
@@ -36,6 +35,8 @@ _LONG_BYTES: Final = 256
 _NEAR_BYTES: Final = 1024
 #: Length of a changed part after which the whole base is searched.
 _WIDE_AFTER_BYTES: Final = 64
+#: Length of a target below which only its start and its end are compared.
+_SMALL_BYTES: Final = 256
 #: Shortest part that is copied. A shorter one costs more than its bytes.
 _MIN_COPY_BYTES: Final = 8
 #: Limits of the work (benchmarks/delta.py): searches near the expected place, and in
@@ -45,12 +46,8 @@ _NEXT = 128
 _MAX_WIDE_SEARCHES: Final = 48
 
 
-class _Copy(NamedTuple):
-    """A part of the target that is also in the base."""
-
-    target: int
-    base: int
-    length: int
+#: A part of the target that is also in the base: where it is in both, and its length.
+_Copy = tuple[int, int, int]
 
 
 def create_delta(base: bytes, target: bytes) -> bytes | None:
@@ -64,13 +61,15 @@ def create_delta(base: bytes, target: bytes) -> bytes | None:
     """
     parts = [_number(len(target)), b'\n']
     position = 0
+    is_ascii = target.isascii()
     for start, source, length in _find_copies(base, target):
         end = start + length
-        while start < end and _continues_character(target, start):
-            start += 1
-            source += 1
-        while start < end < len(target) and _continues_character(target, end):
-            end -= 1
+        if not is_ascii:
+            while start < end and _continues_character(target, start):
+                start += 1
+                source += 1
+            while start < end < len(target) and _continues_character(target, end):
+                end -= 1
         if end - start < _MIN_COPY_BYTES:
             continue
         if position < start:
@@ -98,14 +97,19 @@ def _find_copies(base: bytes, target: bytes) -> list[_Copy]:
     suffix = _common_suffix(
         base, len(base), target, len(target), min(len(base), len(target)) - prefix
     )
-    copies = [_Copy(0, 0, prefix)]
+    copies = [(0, 0, prefix)]
     last_start = min(len(target) - suffix, len(target) - _PROBE_BYTES + 1)
+    if len(target) < _SMALL_BYTES:
+        last_start = 0
     wide_searches = _MAX_WIDE_SEARCHES
+    #: Bytes of the target that were not found.
+    missed = 0
     # The ends of the last copy, in the base and in the target.
     source, position = prefix, prefix
     start = position + _STEP_BYTES
     for _ in range(_MAX_SEARCHES):
-        if start >= last_start:
+        # PERF: a delta that saves less than half is not worth more time.
+        if start >= last_start or (missed + start - position) * 2 > len(target):
             break
         probe = target[start : start + _PROBE_BYTES]
         found = _find_near(base, probe, source + start - position)
@@ -120,11 +124,12 @@ def _find_copies(base: bytes, target: bytes) -> list[_Copy]:
         after = _PROBE_BYTES + _common_prefix(
             base, found + _PROBE_BYTES, target, start + _PROBE_BYTES
         )
-        copies.append(_Copy(start - before, found - before, before + after))
+        copies.append((start - before, found - before, before + after))
+        missed += start - before - position
         source, position = found + after, start + after
         start = position + _STEP_BYTES // 2
     rest = min(suffix, len(target) - position)
-    copies.append(_Copy(len(target) - rest, len(base) - rest, rest))
+    copies.append((len(target) - rest, len(base) - rest, rest))
     return copies
 
 

@@ -309,13 +309,16 @@ class SimulatedClient:
                 self.connection,
                 channel,
                 on_joined,
-                SubscribeOptions(since=since, data=data),
+                self._options(since, data),
             )
         except BaseException:
             if starts:
                 self.connection.send_blob([Unsubscribed(channel, 0, '')])
             raise
         return starts[0]
+
+    def _options(self, since: Position | None, data: Any) -> SubscribeOptions:
+        return SubscribeOptions(since=since, data=data)
 
     def unsubscribe(self, channel: str) -> None:
         """End a subscription; do nothing if there is none."""
