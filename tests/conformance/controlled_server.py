@@ -24,7 +24,8 @@ class ControlledServer:
     """A server process, a proxy in front of it, and a port for commands.
 
     A program sends ``POST /cut``, ``/mend`` or ``/restart`` to the port for commands.
-    It gets the answer when the command is done.
+    It gets the answer when the command is done. ``GET /sent_bytes`` returns the number
+    of bytes that clients have received.
 
     Args:
         command: Command of the server.
@@ -67,6 +68,7 @@ class ControlledServer:
         self.process.start()
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
+        proxy = self._proxy
         commands = {'/cut': self.cut, '/mend': self.mend, '/restart': self.restart}
 
         class Handler(BaseHTTPRequestHandler):
@@ -74,6 +76,14 @@ class ControlledServer:
                 commands[self.path]()
                 self.send_response(204)
                 self.end_headers()
+
+            def do_GET(self) -> None:
+                assert '/sent_bytes' == self.path
+                body = str(proxy.sent_bytes).encode()
+                self.send_response(200)
+                self.send_header('Content-Length', str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
 
             def log_message(self, *args: object) -> None:
                 """Log nothing."""

@@ -30,7 +30,9 @@ FEATURES = {
     'recovery': 'recovery after a lost connection',
     'restart': 'reconnect after a restart of the server',
     'since': 'start at a position (`since`)',
+    'state': 'load a state and follow it (`getState`)',
     'filter': 'tag filters',
+    'delta': 'deltas',
 }
 
 YES = 'yes'

@@ -29,6 +29,16 @@ def go_program() -> Path:
     return program
 
 
+def go_suite() -> Path:
+    """Return the compiled test suite of the Go SDK, which is part of its package."""
+    require_go()
+    suite = BUILD / 'go-suite.test'
+    package = 'github.com/centrifugal/centrifuge-go'
+    command = ['go', 'test', '-c', '-buildvcs=false', '-o', str(suite), package]
+    build('go-suite', GO, command)
+    return suite
+
+
 def java_class_path() -> str:
     """Return the class path with the Java SDK and its compiled scenarios."""
     if missing := missing_for_java():

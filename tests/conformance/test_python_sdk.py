@@ -8,12 +8,9 @@ failing, so each of its tests has a time limit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-import fcntl
 from importlib.metadata import version
 import os
 from pathlib import Path
-import socket
 import subprocess
 import sys
 import tarfile
@@ -25,16 +22,17 @@ from support.asgi_servers import AsgiServer
 from support.asgi_servers import SERVE
 from support.processes import ROOT
 from support.processes import ServerProcess
-from support.processes import wait_until
 
-PORT = 8000
+from conformance.port_8000 import GROUP
+from conformance.port_8000 import locked_port
+
 # Functions of the suite that are named like tests but are not tests.
 NOT_TESTS = ('test_get_client_token', 'test_get_subscription_token')
 
 pytestmark = [
     pytest.mark.server,
     pytest.mark.timeout(900),
-    pytest.mark.xdist_group('port 8000'),
+    pytest.mark.xdist_group(GROUP),
 ]
 
 
@@ -69,32 +67,9 @@ def suite() -> Path:
     return folder
 
 
-@pytest.fixture
-def port() -> Iterator[int]:
-    """Port 8000, locked against other runs of these tests on this machine."""
-    with (Path(tempfile.gettempdir()) / 'falcon-channels-port-8000.lock').open(
-        'w'
-    ) as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        wait_until(
-            _port_is_free, f'port {PORT} is free: stop the process that uses it', 300
-        )
-        yield PORT
-
-
-def _port_is_free() -> bool:
-    with socket.socket() as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind(('127.0.0.1', PORT))
-        except OSError:
-            return False
-    return True
-
-
 @pytest.mark.every_server
 def test_python_sdk_suite_passes(
-    asgi_server: AsgiServer, suite: Path, port: int, tmp_path: Path
+    asgi_server: AsgiServer, suite: Path, tmp_path: Path
 ) -> None:
     """All tests of the SDK's own suite pass, in JSON and in Protobuf."""
     # NOTE: the tests outside test_client.py start their own servers, so they run only
@@ -102,7 +77,8 @@ def test_python_sdk_suite_passes(
     ours = asgi_server is SERVE
     tests, expected = ('tests', 185) if ours else ('tests/test_client.py', 62)
     report = tmp_path / 'report.xml'
-    with ServerProcess(asgi_server.command('tests.conformance.sdk_app:app'), port=port):
+    command = asgi_server.command('tests.conformance.sdk_app:app')
+    with locked_port() as port, ServerProcess(command, port=port):
         done = subprocess.run(
             [
                 *(sys.executable, '-W', 'ignore', '-m', 'pytest', tests, '-q'),

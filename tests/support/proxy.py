@@ -18,11 +18,13 @@ class Proxy:
     Attributes:
         port: Port of the proxy.
         swallow: Whether bytes are dropped instead of forwarded.
+        sent_bytes: Number of bytes that the server has sent to clients.
     """
 
     def __init__(self, target_port: int) -> None:
         self.port = 0
         self.swallow = False
+        self.sent_bytes = 0
         self._target_port = target_port
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
@@ -72,7 +74,8 @@ class Proxy:
             self._writers.add(back_writer)
             try:
                 await asyncio.gather(
-                    self._pass(reader, back_writer), self._pass(back_reader, writer)
+                    self._pass(reader, back_writer),
+                    self._pass(back_reader, writer, is_sent=True),
                 )
             finally:
                 self._writers.discard(back_writer)
@@ -85,10 +88,16 @@ class Proxy:
             writer.close()
 
     async def _pass(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        *,
+        is_sent: bool = False,
     ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
+                if is_sent:
+                    self.sent_bytes += len(data)
                 if not self.swallow:
                     writer.write(data)
                     await writer.drain()

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strconv"
 	"testing"
 	"time"
 
@@ -52,6 +53,14 @@ func request(t *testing.T, method, address string, body any) string {
 func control(t *testing.T, command string) {
 	t.Helper()
 	request(t, "POST", os.Getenv("CONTROL")+"/"+command, nil)
+}
+
+// sentBytes returns the number of bytes that the server has sent to clients.
+func sentBytes(t *testing.T) int {
+	t.Helper()
+	sent, err := strconv.Atoi(request(t, "GET", os.Getenv("CONTROL")+"/sent_bytes", nil))
+	check(t, err)
+	return sent
 }
 
 // publish publishes from the server.

@@ -6,9 +6,14 @@ package conformance
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"os"
 	"reflect"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/centrifugal/centrifuge-go"
 )
@@ -32,7 +37,9 @@ var features = []struct {
 	{"subscription_tokens", testSubscriptionTokens},
 	{"recovery", testRecovery},
 	{"restart", testRestart},
+	{"state", testState},
 	{"filter", testFilter},
+	{"delta", testDelta},
 }
 
 // absent has the features without a scenario, and the option of a subscription of an SDK
@@ -269,9 +276,7 @@ func testRecovery(t *testing.T) {
 	for n := 1; n <= 20; n++ {
 		publish(t, "go-recovery", n, nil)
 	}
-	control(t, "mend")
-	event := next(t, s.subscribed, "subscribed event")
-	equal(t, []bool{true, true}, []bool{event.WasRecovering, event.Recovered})
+	reconnect(t, s)
 	publish(t, "go-recovery", 21, nil)
 	for n := 1; n <= 21; n++ {
 		s.receive(t, strconv.Itoa(n))
@@ -288,6 +293,98 @@ func testRestart(t *testing.T) {
 	equal(t, []bool{true, false}, []bool{event.WasRecovering, event.Recovered})
 	publish(t, "go-restart", "after", nil)
 	equal(t, 1, s.receive(t, `"after"`).Offset)
+}
+
+// reconnect mends the connection, and checks that the subscription has recovered.
+func reconnect(t *testing.T, s *subscription) {
+	t.Helper()
+	control(t, "mend")
+	event := next(t, s.subscribed, "subscribed event")
+	equal(t, []bool{true, true}, []bool{event.WasRecovering, event.Recovered})
+}
+
+func testState(t *testing.T) {
+	address := os.Getenv("SERVER") + "/states/go"
+	put := func(value string) { request(t, "PUT", address, value) }
+	var loaded []string
+	put("a")
+	c, _ := connect(t, "")
+	s := subscribe(t, c, "states:go", centrifuge.SubscriptionConfig{
+		GetState: func(centrifuge.SubscriptionGetStateEvent) (centrifuge.StreamPosition, error) {
+			var snapshot struct {
+				State  string
+				Offset uint64
+				Epoch  string
+			}
+			err := json.Unmarshal([]byte(request(t, "GET", address, nil)), &snapshot)
+			loaded = append(loaded, snapshot.State)
+			return centrifuge.StreamPosition{
+				Offset: snapshot.Offset, Epoch: snapshot.Epoch,
+			}, err
+		},
+		MinResubscribeDelay: 20 * time.Millisecond,
+	})
+	put("b")
+	s.receive(t, `"b"`)
+	control(t, "cut")
+	next(t, c.connecting, "connecting event")
+	put("c")
+	reconnect(t, s)
+	s.receive(t, `"c"`)
+	equal(t, []string{"a"}, loaded)
+	control(t, "cut")
+	next(t, c.connecting, "connecting event")
+	for _, value := range []string{"d", "e", "f", "g", "h"} {
+		put(value)
+	}
+	reconnect(t, s)
+	equal(t, []string{"a", "h"}, loaded)
+	put("i")
+	s.receive(t, `"i"`)
+}
+
+func testDelta(t *testing.T) {
+	c, _ := connect(t, "")
+	s := subscribe(t, c, "rooms:go-delta", centrifuge.SubscriptionConfig{
+		Delta: centrifuge.DeltaTypeFossil,
+	})
+	state := map[string]string{}
+	for n := range 1000 {
+		state[fmt.Sprint("item ", n)] = strconv.FormatUint(rand.Uint64(), 16)
+	}
+	whole, err := json.Marshal(state)
+	check(t, err)
+	before := sentBytes(t)
+	receive := func() {
+		t.Helper()
+		var received map[string]string
+		event := next(t, s.publications, "publication")
+		check(t, json.Unmarshal(event.Data, &received))
+		equal(t, state, received)
+	}
+	for n := range 10 {
+		state[fmt.Sprint("item ", n*100)] = fmt.Sprint("é ✓ ", n)
+		publish(t, "go-delta", state, nil)
+		receive()
+	}
+	control(t, "cut")
+	next(t, c.connecting, "connecting event")
+	for n := range 5 {
+		state[fmt.Sprint("item ", n*200)] = fmt.Sprint("recovered ", n)
+		publish(t, "go-delta", state, nil)
+	}
+	reconnect(t, s)
+	for range 4 {
+		next(t, s.publications, "publication")
+	}
+	receive()
+	state["item 500"] = "last"
+	publish(t, "go-delta", state, nil)
+	receive()
+	// The first one after each subscribe is whole.
+	if sent := sentBytes(t) - before; sent > 3*len(whole) {
+		t.Fatalf("the server has sent %d bytes for states of %d bytes", sent, len(whole))
+	}
 }
 
 func testFilter(t *testing.T) {
@@ -315,9 +412,7 @@ func testFilter(t *testing.T) {
 	for n, tags := range all[3:] {
 		publish(t, "go-filter", n+3, tags)
 	}
-	control(t, "mend")
-	event := next(t, s.subscribed, "subscribed event")
-	equal(t, []bool{true, true}, []bool{event.WasRecovering, event.Recovered})
+	reconnect(t, s)
 	s.receive(t, "5")
 	equal(t, 0, len(s.publications))
 }

@@ -520,7 +520,7 @@ function followState(client, name) {
   return { subscription, seen };
 }
 
-test('getState loads a state, and the subscription follows it without a gap', async () => {
+test('state: getState loads a state, and the subscription follows it without a gap', async () => {
   const name = newRoom();
   const put = (state) => server.request('PUT', `/states/${name}`, state);
   await put('a');

@@ -14,10 +14,12 @@ from collections.abc import Callable
 import inspect
 import json
 import os
+import secrets
 import sys
 from typing import Any
 
 from centrifuge import Client
+from centrifuge import DeltaType
 from centrifuge import ReplyError
 from centrifuge import StreamPosition
 from centrifuge import Subscription
@@ -121,6 +123,11 @@ class Sdk:
         """Cut, mend or restart the server."""
         response = await self._http.post(f'{os.environ["CONTROL"]}/{command}')
         response.raise_for_status()
+
+    async def sent_bytes(self) -> int:
+        """Return the number of bytes that the server has sent to clients."""
+        response = await self._http.get(f'{os.environ["CONTROL"]}/sent_bytes')
+        return int(response.raise_for_status().text)
 
     async def close(self) -> None:
         """Disconnect all clients."""
@@ -368,6 +375,65 @@ async def filter(sdk: Sdk) -> None:
     assert 0 == events.count('publication')
 
 
+async def state(sdk: Sdk) -> None:
+    """A client loads a state, and loads it again after a long absence."""
+    loaded: list[str] = []
+
+    async def get_state(channel: str) -> StreamPosition:
+        snapshot = json.loads(await sdk.request('GET', '/states/python'))
+        loaded.append(snapshot['state'])
+        return StreamPosition(snapshot['offset'], snapshot['epoch'])
+
+    async def put(value: str) -> None:
+        await sdk.request('PUT', '/states/python', value)
+
+    await put('a')
+    client, client_events, _ = await sdk.connect()
+    _, events = await sdk.subscribe(
+        client, 'states:python', get_state=get_state, min_resubscribe_delay=0.02
+    )
+    await put('b')
+    await sdk.receive(events, 'b')
+    await _cut(sdk, client_events)
+    await put('c')
+    await _mend(sdk, events)
+    await sdk.receive(events, 'c')
+    assert ['a'] == loaded
+    await _cut(sdk, client_events)
+    for value in 'defgh':
+        await put(value)
+    await _mend(sdk, events)
+    assert ['a', 'h'] == loaded
+    await put('i')
+    await sdk.receive(events, 'i')
+
+
+async def delta(sdk: Sdk) -> None:
+    """A client that asks for deltas restores each state, live and recovered."""
+    client, client_events, _ = await sdk.connect()
+    _, events = await sdk.subscribe(client, 'rooms:delta', delta=DeltaType.FOSSIL)
+    state = {f'item {n}': secrets.token_hex(8) for n in range(1000)}
+    whole_bytes = len(json.dumps(state))
+    before = await sdk.sent_bytes()
+    for n in range(10):
+        state[f'item {n * 100}'] = f'é ✓ {n}'
+        await sdk.publish('delta', state)
+        await sdk.receive(events, state)
+    await _cut(sdk, client_events)
+    for n in range(5):
+        state[f'item {n * 200}'] = f'recovered {n}'
+        await sdk.publish('delta', state)
+    await _mend(sdk, events)
+    for _ in range(4):
+        await events.next('publication')
+    await sdk.receive(events, state)
+    state['item 500'] = 'last'
+    await sdk.publish('delta', state)
+    await sdk.receive(events, state)
+    # The first one after each subscribe is whole.
+    assert (await sdk.sent_bytes()) - before < 3 * whole_bytes
+
+
 #: The scenarios by the name of their feature.
 SCENARIOS: dict[str, Callable[[Sdk], Awaitable[None]]] = {
     scenario.__name__: scenario
@@ -385,7 +451,9 @@ SCENARIOS: dict[str, Callable[[Sdk], Awaitable[None]]] = {
         subscription_tokens,
         recovery,
         restart,
+        state,
         filter,
+        delta,
     )
 }
 

@@ -48,7 +48,9 @@ public final class Features {
         SCENARIOS.put("recovery", Features::recovery);
         SCENARIOS.put("restart", Features::restart);
         ABSENT.put("since", "setSince");
+        ABSENT.put("state", "setStateGetter");
         ABSENT.put("filter", "setTagsFilter");
+        ABSENT.put("delta", "setDelta");
     }
 
     private Features() {}
