@@ -77,6 +77,7 @@ PUBLIC = {
         'PublicationTooLargeError',
         'TokenError',
         'TokenExpiredError',
+        'KeysUnavailableError',
         'TokenInvalidError',
         'TooManyChannelsError',
         'UnknownChannelError',
@@ -108,6 +109,7 @@ PUBLIC = {
     'falcon_channels.tokens': {
         'Algorithm',
         'ConnectionToken',
+        'RemoteKeySet',
         'SubscriptionToken',
         'TokenKey',
         'TokenSubscription',
