@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[1]
 PUBLIC = {
     # --- for applications ------------------------------------------------------------
     'falcon_channels': {
+        'ApiCall',
         'BrokerError',
         'BrokerUnavailableError',
         'CapabilityError',

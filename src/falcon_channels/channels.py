@@ -128,6 +128,7 @@ class Channels:
         *,
         idempotency_key: str | None = None,
         tags: dict[str, str] | None = None,
+        skip_history: bool = False,
         connection: Any = None,
     ) -> PublishResult:
         """Publish to a channel.
@@ -140,6 +141,9 @@ class Channels:
                 the channel's `idempotency_ttl_s`, publishes nothing and returns the
                 first position.
             tags: Labels beside the payload, a dict from text to text.
+            skip_history: Whether the publication is only sent to the subscribers of
+                this moment, and not stored. It has no offset, and a client that is
+                disconnected misses it. For example, for "ann is typing".
             connection: Database connection of the application, for a broker that can
                 publish within its transaction.
 
@@ -159,6 +163,7 @@ class Channels:
             data,
             idempotency_key=idempotency_key,
             tags=tags,
+            skip_history=skip_history,
             connection=connection,
         )
 
@@ -169,6 +174,7 @@ class Channels:
         *,
         idempotency_key: str | None = None,
         tags: dict[str, str] | None = None,
+        skip_history: bool = False,
     ) -> list[PublishResult]:
         """Publish the same data to several channels, in their order; see `publish`.
 
@@ -177,7 +183,11 @@ class Channels:
         raised.
         """
         return await self.node.publisher.broadcast(
-            channels, data, idempotency_key=idempotency_key, tags=tags
+            channels,
+            data,
+            idempotency_key=idempotency_key,
+            tags=tags,
+            skip_history=skip_history,
         )
 
     async def history(
@@ -581,6 +591,7 @@ class Channels:
         *,
         keys: str | Sequence[str],
         prefix: str = '/api',
+        resource: object = None,
         max_body_bytes: int = 1048576,
     ) -> None:
         """Add the server API, with which back ends publish and command over HTTP.
@@ -589,6 +600,9 @@ class Channels:
             app: Application that gets the route ``{prefix}/{method}``.
             keys: Secret key that callers send. Give several while callers change keys.
             prefix: Path before the names of the methods.
+            resource: Resource with ``on_rpc_{method}(req, call)`` or ``on_rpc(req,
+                call)``, which answers the method ``rpc``, or ``None``. `call` is an
+                `ApiCall`.
             max_body_bytes: Largest request in bytes.
 
         Raises:
@@ -596,7 +610,7 @@ class Channels:
                 ASGI app.
         """
         _require_asgi(app, 'add_api')
-        mount_api(self.node, app, keys, prefix, max_body_bytes)
+        mount_api(self.node, app, keys, prefix, resource, max_body_bytes)
 
     def add_metrics(
         self,

@@ -20,8 +20,11 @@ from collections.abc import Callable
 from collections.abc import Coroutine
 from collections.abc import Iterable
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 from typing import TypeVar
+
+import msgspec
 
 from falcon_channels.access import authorization
 from falcon_channels.access.authorization import PublicationDraft
@@ -92,6 +95,7 @@ class Publisher:
         *,
         idempotency_key: str | None = None,
         tags: dict[str, str] | None = None,
+        skip_history: bool = False,
         connection: Any = None,
     ) -> PublishResult:
         """Implement `Channels.publish`."""
@@ -111,6 +115,7 @@ class Publisher:
             Publication(data=payload, binary=binary, tags=tags),
             idempotency_key,
             connection,
+            skip_history=skip_history,
         )
 
     async def broadcast(
@@ -120,6 +125,7 @@ class Publisher:
         *,
         idempotency_key: str | None = None,
         tags: dict[str, str] | None = None,
+        skip_history: bool = False,
     ) -> list[PublishResult]:
         """Implement `Channels.broadcast`."""
         if isinstance(channels, str):
@@ -139,7 +145,7 @@ class Publisher:
                 )
             authorization.check_size(match.route, publications[options.binary].data)
         return await call_in_batches(
-            self._give_to_broker,
+            partial(self._give_to_broker, skip_history=skip_history),
             [
                 (
                     match,
@@ -192,11 +198,16 @@ class Publisher:
         publication: Publication,
         idempotency_key: str | None = None,
         connection: Any = None,
+        *,
+        skip_history: bool = False,
     ) -> PublishResult:
+        settings = StreamSettings.of(match.route.options)
+        if skip_history:
+            settings = msgspec.structs.replace(settings, size=0)
         return await self._broker.publish(
             channel,
             publication,
-            StreamSettings.of(match.route.options),
+            settings,
             idempotency_key=idempotency_key,
             connection=connection,
         )
