@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[1]
 PUBLIC = {
     # --- for applications ------------------------------------------------------------
     'falcon_channels': {
+        'ApiCall',
         'BrokerError',
         'BrokerUnavailableError',
         'CapabilityError',
@@ -80,6 +81,7 @@ PUBLIC = {
         'PublicationTooLargeError',
         'TokenError',
         'TokenExpiredError',
+        'KeysUnavailableError',
         'TokenInvalidError',
         'TooManyChannelsError',
         'UnknownChannelError',
@@ -111,6 +113,7 @@ PUBLIC = {
     'falcon_channels.tokens': {
         'Algorithm',
         'ConnectionToken',
+        'RemoteKeySet',
         'SubscriptionToken',
         'TokenKey',
         'TokenSubscription',

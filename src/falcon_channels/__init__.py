@@ -38,8 +38,10 @@ from falcon_channels.publication import Position
 from falcon_channels.publication import PresenceStats
 from falcon_channels.publication import Publication
 from falcon_channels.publication import Snapshot
+from falcon_channels.server_api.methods import ApiCall
 
 __all__ = [
+    'ApiCall',
     'BrokerError',
     'BrokerUnavailableError',
     'CapabilityError',

@@ -129,6 +129,7 @@ class Channels:
         idempotency_key: str | None = None,
         tags: dict[str, str] | None = None,
         delta: bool = True,
+        skip_history: bool = False,
         connection: Any = None,
         version: int | None = None,
         version_epoch: str = '',
@@ -145,6 +146,9 @@ class Channels:
             tags: Labels beside the payload, a dict from text to text.
             delta: Whether subscribers with delta may get this publication as a delta;
                 see `ChannelOptions.delta`. With ``False``, all of them get it whole.
+            skip_history: Whether the publication is only sent to the subscribers of
+                this moment, and not stored. It has no offset, and a client that is
+                disconnected misses it. For example, for "ann is typing".
             connection: Database connection of the application, for a broker that can
                 publish within its transaction.
             version: Version of the state in `data`, an integer from 0. If the channel
@@ -173,6 +177,7 @@ class Channels:
             idempotency_key=idempotency_key,
             tags=tags,
             delta=delta,
+            skip_history=skip_history,
             connection=connection,
             version=version,
             version_epoch=version_epoch,
@@ -237,6 +242,7 @@ class Channels:
         idempotency_key: str | None = None,
         tags: dict[str, str] | None = None,
         delta: bool = True,
+        skip_history: bool = False,
     ) -> list[PublishResult]:
         """Publish the same data to several channels, in their order; see `publish`.
 
@@ -245,7 +251,12 @@ class Channels:
         raised.
         """
         return await self.node.publisher.broadcast(
-            channels, data, idempotency_key=idempotency_key, tags=tags, delta=delta
+            channels,
+            data,
+            idempotency_key=idempotency_key,
+            tags=tags,
+            delta=delta,
+            skip_history=skip_history,
         )
 
     async def history(
@@ -652,6 +663,7 @@ class Channels:
         *,
         keys: str | Sequence[str],
         prefix: str = '/api',
+        resource: object = None,
         max_body_bytes: int = 1048576,
     ) -> None:
         """Add the server API, with which back ends publish and command over HTTP.
@@ -660,6 +672,9 @@ class Channels:
             app: Application that gets the route ``{prefix}/{method}``.
             keys: Secret key that callers send. Give several while callers change keys.
             prefix: Path before the names of the methods.
+            resource: Resource with ``on_rpc_{method}(req, call)`` or ``on_rpc(req,
+                call)``, which answers the method ``rpc``, or ``None``. `call` is an
+                `ApiCall`.
             max_body_bytes: Largest request in bytes.
 
         Raises:
@@ -667,7 +682,7 @@ class Channels:
                 ASGI app.
         """
         _require_asgi(app, 'add_api')
-        mount_api(self.node, app, keys, prefix, max_body_bytes)
+        mount_api(self.node, app, keys, prefix, resource, max_body_bytes)
 
     def add_metrics(
         self,

@@ -16,6 +16,7 @@
      +-- TokenError                       a token was refused
      |    +-- TokenExpiredError           it was valid; the client gets a new one
      |    +-- TokenInvalidError           it is malformed, forged or for another use
+     |    +-- KeysUnavailableError        its key cannot be fetched now; try again
      +-- ExtraMissingError (ImportError)  an optional dependency is not installed
      +-- BrokerError                      the broker failed
      |    +-- BrokerUnavailableError      the store does not answer; try again
@@ -162,6 +163,10 @@ class TokenExpiredError(TokenError):
 
 class TokenInvalidError(TokenError):
     """A token is malformed, forged, or meant for another use."""
+
+
+class KeysUnavailableError(TokenError):
+    """The keys of an issuer cannot be fetched now. The client should try again."""
 
 
 class ExtraMissingError(ChannelsError, ImportError):

@@ -24,10 +24,11 @@ def functions(path: str) -> set[str]:
     return {node.name for node in ast.walk(tree) if isinstance(node, kinds)}
 
 
-def test_cases_of_the_page_are_numbered_without_gaps() -> None:
-    """No case is missing or listed twice."""
+def test_cases_of_the_page_are_in_the_order_of_their_numbers() -> None:
+    """No case is listed twice. A number that is not used is harmless."""
     assert len(CASES) > 20
-    assert [f'W{n}' for n in range(1, len(CASES) + 1)] == CASES
+    numbers = [int(case.removeprefix('W')) for case in CASES]
+    assert sorted(set(numbers)) == numbers
 
 
 def test_each_case_has_one_row_in_the_table_of_tests() -> None:

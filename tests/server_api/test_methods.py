@@ -111,6 +111,36 @@ def test_publish_with_a_used_idempotency_key_stores_once_per_channel(
     assert 1 == len(page.publications)
 
 
+def test_publish_that_skips_the_history_only_reaches_subscribers(
+    server: ServerProcess, client: cent.Client, channel: str
+) -> None:
+    """A publication with `skip_history` has no offset, and is not stored."""
+    with subscribed(server, channel) as ws:
+        result = client.publish(
+            cent.PublishRequest(channel=channel, data='typing', skip_history=True)
+        )
+        client.broadcast(
+            cent.BroadcastRequest(channels=[channel], data='too', skip_history=True)
+        )
+        assert [{'data': 'typing'}, {'data': 'too'}] == [
+            json.loads(ws.recv(30)) for _ in range(2)
+        ]
+    assert (0, '') == (result.offset, result.epoch)
+    assert 0 == client.history(cent.HistoryRequest(channel=channel)).offset
+
+
+def test_options_of_cent_that_are_not_supported_are_refused(
+    client: cent.Client, channel: str
+) -> None:
+    """`cent` raises an error that names the option."""
+    override = cent.ChannelOptionsOverride(presence=cent.BoolValue(value=True))
+    with pytest.raises(cent.CentApiResponseError, match='override') as caught:
+        client.subscribe(
+            cent.SubscribeRequest(user='ann', channel=channel, override=override)
+        )
+    assert 108 == caught.value.code
+
+
 def test_broadcast_returns_one_result_or_error_per_channel(
     client: cent.Client, channel: str
 ) -> None:
@@ -274,6 +304,22 @@ def test_refresh_with_expired_closes_with_3005(
     assert 3005 == caught.value.rcvd.code
 
 
+def test_subscribe_accepts_information_in_base64(
+    client: cent.Client, channel: str
+) -> None:
+    """`b64info` and `b64data` carry JSON."""
+    client.subscribe(
+        cent.SubscribeRequest(
+            user='nobody', channel=channel, b64info='eyJhIjoxfQ==', b64data='MQ=='
+        )
+    )
+    with pytest.raises(cent.CentApiResponseError, match='b64info') as caught:
+        client.subscribe(
+            cent.SubscribeRequest(user='nobody', channel=channel, b64info='%')
+        )
+    assert 107 == caught.value.code
+
+
 def test_subscribe_of_a_user_without_connections_succeeds(
     client: cent.Client, channel: str
 ) -> None:
@@ -357,7 +403,6 @@ def test_unsupported_method_of_centrifugo_returns_108(client: cent.Client) -> No
             107,
             '255 bytes',
         ),
-        ('publish', {'channel': 'rooms:x', 'data': 1, 'skip_history': True}, 108, ''),
         ('publish', {'channel': 'rooms:x', 'data': 1, 'version': -1}, 107, '$.version'),
         (
             'publish',

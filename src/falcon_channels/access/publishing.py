@@ -20,8 +20,11 @@ from collections.abc import Callable
 from collections.abc import Coroutine
 from collections.abc import Iterable
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 from typing import TypeVar
+
+import msgspec
 
 from falcon_channels.access import authorization
 from falcon_channels.access.authorization import PublicationDraft
@@ -94,6 +97,7 @@ class Publisher:
         idempotency_key: str | None = None,
         tags: dict[str, str] | None = None,
         delta: bool = True,
+        skip_history: bool = False,
         connection: Any = None,
         version: int | None = None,
         version_epoch: str = '',
@@ -107,6 +111,8 @@ class Publisher:
         checked_version = authorization.make_version(version, version_epoch)
         if checked_version is not None:
             authorization.check_log(match.route, 'version')
+            if skip_history:
+                raise CapabilityError('a version needs the log: leave out skip_history')
         authorization.check_size(match.route, payload)
         self._check_connection(connection)
         return await self._give_to_broker(
@@ -116,6 +122,7 @@ class Publisher:
             idempotency_key,
             connection,
             checked_version,
+            skip_history=skip_history,
         )
 
     async def finish(
@@ -156,6 +163,7 @@ class Publisher:
         idempotency_key: str | None = None,
         tags: dict[str, str] | None = None,
         delta: bool = True,
+        skip_history: bool = False,
     ) -> list[PublishResult]:
         """Implement `Channels.broadcast`."""
         if isinstance(channels, str):
@@ -175,7 +183,7 @@ class Publisher:
                 )
             authorization.check_size(match.route, publications[options.binary].data)
         return await call_in_batches(
-            self._give_to_broker,
+            partial(self._give_to_broker, skip_history=skip_history),
             [
                 (
                     match,
@@ -229,11 +237,16 @@ class Publisher:
         idempotency_key: str | None = None,
         connection: Any = None,
         version: Version | None = None,
+        *,
+        skip_history: bool = False,
     ) -> PublishResult:
+        settings = StreamSettings.of(match.route.options)
+        if skip_history:
+            settings = msgspec.structs.replace(settings, size=0)
         return await self._broker.publish(
             channel,
             publication,
-            StreamSettings.of(match.route.options),
+            settings,
             idempotency_key=idempotency_key,
             connection=connection,
             version=version,

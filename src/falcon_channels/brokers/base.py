@@ -24,7 +24,8 @@ Order and atomicity
     2. The offsets of an epoch are 1, 2, 3 ... A channel whose `StreamSettings.size` is
        0 has no log. Its publications have offset 0 and the epoch ``''``. They are
        announced in the order in which one process has published them. The order
-       between processes is undefined.
+       between processes is undefined. The same holds for a single `publish` with size
+       0 to a channel that has a log. It does not change the log.
     3. A publication is announced to the publishing process in the same way as to the
        others, and not directly. Otherwise its subscribers would see another order.
 
@@ -341,7 +342,8 @@ class Broker(abc.ABC):
             publication: The publication. The broker assigns its `offset`, and its
                 `time_ms` if that is 0. If its `end` is set, it ends the channel
                 (promise 18), which requires a log.
-            settings: How long the publication is stored.
+            settings: How long the publication is stored. Size 0 stores nothing, also
+                in a channel that has a log.
             idempotency_key: Text of 1 to 255 bytes in UTF-8 (promise 7), or ``None``.
             connection: A database connection of the application, or ``None``. Requires
                 `Capabilities.transactions`. The publication is then part of the

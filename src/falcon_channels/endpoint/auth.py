@@ -18,12 +18,14 @@ async def authenticate(connection: ClientConnection) -> None:
     Raises:
         TokenExpiredError: The client fetches a new token.
         TokenInvalidError: The client must not connect again.
+        KeysUnavailableError: The client connects again.
         EndedError: The client has no token, but one is needed.
         falcon.HTTPError: ``on_connect`` refused.
     """
     endpoint = connection.endpoint
     if endpoint.tokens is not None:
         if connection.token:
+            await endpoint.tokens.prepare(connection.token)
             connection.apply_token(endpoint.tokens.connection(connection.token))
         elif endpoint.on_connect is None and not endpoint.options.allow_anonymous:
             bad = codes.DISCONNECT_BAD_REQUEST
@@ -37,12 +39,14 @@ async def refresh(connection: ClientConnection, token: str) -> None:
 
     Raises:
         EndedError: The token is invalid, expired or another user's.
+        KeysUnavailableError: The client sends the token again.
         RefusedError: The endpoint has neither tokens nor ``on_refresh``.
         falcon.HTTPError: ``on_refresh`` refused.
     """
     endpoint = connection.endpoint
     if endpoint.tokens is not None:
         try:
+            await endpoint.tokens.prepare(token)
             claims = endpoint.tokens.connection(token)
         except TokenExpiredError:
             raise EndedError(codes.DISCONNECT_EXPIRED) from None
@@ -58,7 +62,7 @@ async def refresh(connection: ClientConnection, token: str) -> None:
         raise RefusedError(codes.NOT_AVAILABLE)
 
 
-def verify_subscription_token(
+async def verify_subscription_token(
     tokens: TokenVerifier | None, user: str, channel: str, token: str
 ) -> TokenClaims:
     """Verify a subscription token; return its claims.
@@ -73,10 +77,12 @@ def verify_subscription_token(
         RefusedError: The endpoint has no verifier.
         TokenExpiredError: The client fetches a new token.
         TokenInvalidError: The client may not subscribe.
+        KeysUnavailableError: The client subscribes again.
         EndedError: The token is another user's, or names another channel.
     """
     if tokens is None:
         raise RefusedError(codes.NOT_AVAILABLE)
+    await tokens.prepare(token)
     claims = tokens.subscription(token)
     if (claims.user, claims.channel) != (user, channel):
         raise EndedError(codes.DISCONNECT_INVALID_TOKEN)

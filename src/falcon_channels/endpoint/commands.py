@@ -306,7 +306,7 @@ async def _subscribe(
         data=decode_data(connection, request.data),
         client_filter=_client_filter(request),
         delta=request.delta == FOSSIL,
-        token=_verify_token(connection, channel, request.token),
+        token=await _verify_token(connection, channel, request.token),
         join_leave=request.join_leave,
     )
     try:
@@ -339,13 +339,13 @@ def _client_filter(request: messages.SubscribeRequest) -> TagFilter | None:
         raise falcon.HTTPBadRequest(description=str(ex)) from None
 
 
-def _verify_token(
+async def _verify_token(
     connection: ClientConnection, channel: str, token: str
 ) -> TokenClaims | None:
     if not token:
         return None
     tokens = connection.endpoint.tokens
-    return auth.verify_subscription_token(tokens, connection.user, channel, token)
+    return await auth.verify_subscription_token(tokens, connection.user, channel, token)
 
 
 def _subscribe_result(
@@ -402,7 +402,7 @@ async def sub_refresh(
     if subscription is None:
         raise RefusedError(codes.PERMISSION_DENIED)
     try:
-        claims = auth.verify_subscription_token(
+        claims = await auth.verify_subscription_token(
             connection.endpoint.tokens,
             connection.user,
             subscription.channel,
@@ -415,6 +415,8 @@ async def sub_refresh(
         #   subscribes again with a new token, and ignores the error.
         connection.hub.unsubscribe(subscription, *codes.UNSUBSCRIBE_EXPIRED)
         raise
+    if subscription.ended:
+        raise RefusedError(codes.PERMISSION_DENIED)
     subscription.apply_token(info=claims.info, expires_at=claims.expires_at)
     connection.set_timer()
     expires, ttl = _ttl(subscription.expires_at)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from importlib.metadata import version
-import inspect
 import logging
 import random
 from typing import Any
 
-from falcon_channels.class_hooks import check_class_hooks
+from falcon_channels.access.rpc import check_responders
+from falcon_channels.access.rpc import RpcResponders
 from falcon_channels.endpoint.rate_limit import Rate
 from falcon_channels.endpoint.rate_limit import RateLimiter
 from falcon_channels.node import Node
@@ -98,15 +98,9 @@ class Endpoint:
         #: Reasons that `log_server_side` has logged.
         self._logged: set[str] = set()
         self._pings: dict[Encoder, Any] = {}
-        names = [name for name in dir(resource) if name.startswith('on_rpc')]
-        self.has_rpc = bool(names)
-        for name in (*_RESPONDERS, *names):
-            responder = getattr(resource, name, None)
-            if responder is not None and not inspect.iscoroutinefunction(responder):
-                raise TypeError(
-                    f'{responder!r} must be a coroutine function: "async def"'
-                )
-        check_class_hooks(resource, (*_RESPONDERS, *names))
+        self._rpc = RpcResponders(resource)
+        self.has_rpc = bool(self._rpc.names)
+        check_responders(resource, (*_RESPONDERS, *self._rpc.names))
         self.on_connect: Callable[..., Any] | None
         self.on_connect = getattr(resource, 'on_connect', None)
         self.on_refresh: Callable[..., Any] | None
@@ -139,11 +133,7 @@ class Endpoint:
 
     def rpc_responder(self, method: str) -> Callable[..., Any] | None:
         """Return ``on_rpc_{method}``, else ``on_rpc``, else ``None``."""
-        if method.isidentifier():
-            responder = getattr(self.resource, f'on_rpc_{method}', None)
-            if responder is not None:
-                return responder  # type: ignore[no-any-return] # the application's
-        return getattr(self.resource, 'on_rpc', None)
+        return self._rpc.find(method)
 
     def log_server_side(self, reason: str) -> None:
         """Log once why clients cannot get channels of their token or `on_connect`.

@@ -16,6 +16,7 @@ from falcon_channels.errors import ChannelFinishedError
 from falcon_channels.errors import ChannelNameError
 from falcon_channels.errors import ChannelsError
 from falcon_channels.errors import ClosedError
+from falcon_channels.errors import KeysUnavailableError
 from falcon_channels.errors import PayloadError
 from falcon_channels.errors import PositionError
 from falcon_channels.errors import PublicationTooLargeError
@@ -60,6 +61,7 @@ _REFUSALS: tuple[tuple[type[Exception], codes.ReplyError], ...] = (
     (PositionError, codes.UNRECOVERABLE_POSITION),
     (TokenExpiredError, codes.TOKEN_EXPIRED),
     (TokenInvalidError, codes.PERMISSION_DENIED),
+    (KeysUnavailableError, codes.INTERNAL),
     (BrokerUnavailableError, codes.INTERNAL),
     (ClosedError, codes.INTERNAL),
 )

@@ -387,6 +387,11 @@ class Subscription:
             self._pending_epoch = epoch
         for item in items:
             if only_latest and isinstance(item, Publication):
+                if epoch and not item.offset:
+                    # NOTE: a publication that is not stored is not a state of the
+                    #   channel. It must not replace one.
+                    dropped += 1
+                    continue
                 # NOTE: a publication does not replace joins and leaves. They stay.
                 dropped += self._drop_pending_publications(pending)
             pending.append(item)

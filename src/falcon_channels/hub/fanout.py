@@ -371,7 +371,9 @@ class FanOut:
                 [
                     item
                     for item in items
-                    if isinstance(item, Signal) or item.offset > subscription.offset
+                    if isinstance(item, Signal)
+                    or not item.offset
+                    or item.offset > subscription.offset
                 ]
             )
             self.write_items(

@@ -217,7 +217,9 @@ class LocalChannel:
             channel is now at the end of the log, and the caller ends all subscriptions.
         """
         if self._buffer_overflow or (
-            self._buffered and self._buffered[-1][1] != page.position.epoch
+            self._buffered
+            and self._buffered[-1][0].offset
+            and self._buffered[-1][1] != page.position.epoch
         ):
             # NOTE: the buffered publications are in the log by now, so that the next
             #   page has them.

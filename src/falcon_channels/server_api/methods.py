@@ -12,15 +12,23 @@ import base64
 import binascii
 from collections.abc import Awaitable
 from collections.abc import Callable
+from collections.abc import Mapping
 import fnmatch
+from functools import partial
 import logging
 from typing import Annotated
 from typing import Any
+from typing import ClassVar
 from typing import Final
 
+import falcon
+import falcon.asgi
 import msgspec
 
 from falcon_channels.access.publishing import call_in_batches
+from falcon_channels.access.responders import text_for_client
+from falcon_channels.access.rpc import check_responders
+from falcon_channels.access.rpc import RpcResponders
 from falcon_channels.brokers.base import MAX_VERSION
 from falcon_channels.brokers.base import PublishResult
 from falcon_channels.errors import BrokerUnavailableError
@@ -34,9 +42,12 @@ from falcon_channels.errors import PublicationTooLargeError
 from falcon_channels.errors import UnknownChannelError
 from falcon_channels.node import Node
 from falcon_channels.protocol import codes
+from falcon_channels.protocol.json_values import encode_json
+from falcon_channels.protocol.json_values import NOT_JSON
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
+from falcon_channels.routing import check_resource
 
 _logger = logging.getLogger('falcon_channels')
 
@@ -52,7 +63,6 @@ _Seconds = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 #: Methods of Centrifugo that are not supported: refused with code 108.
 _NOT_AVAILABLE: Final = frozenset(
     {
-        'rpc',
         'connections',
         'update_user_status',
         'get_user_status',
@@ -106,8 +116,17 @@ class ApiError(Exception):
 class _Request(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Base of all requests."""
 
+    #: Names and reasons of the fields that are refused, if they have a value.
+    refused: ClassVar[Mapping[str, str]] = {}
+
 
 class _Payload(_Request):
+    refused = {
+        'delta': 'not supported',
+        'version': 'publish with idempotency_key',
+        'version_epoch': 'publish with idempotency_key',
+    }
+
     data: msgspec.Raw = msgspec.Raw(b'')
     b64data: str = ''
     skip_history: bool = False
@@ -143,9 +162,17 @@ class _StreamPosition(_Request):
 
 
 class _UserRequest(_Request):
+    refused = {
+        'label_filter': 'connections have no labels',
+        'all_users': 'name a user',
+        'override': 'the options belong to the route',
+    }
+
     user: str
     client: str = ''
     session: str = ''
+    label_filter: Any = None
+    all_users: bool = False
 
 
 class _Subscribe(_UserRequest, kw_only=True):
@@ -197,11 +224,33 @@ class _Nothing(_Request):
     pass
 
 
+class _Rpc(_Request):
+    method: Annotated[str, msgspec.Meta(min_length=1)]
+    params: msgspec.Raw = msgspec.Raw(b'null')
+
+
 class _Batch(_Request):
     commands: Annotated[
         list[dict[str, msgspec.Raw]], msgspec.Meta(max_length=MAX_BATCH_COMMANDS)
     ]
     parallel: bool = False
+
+
+class ApiCall:
+    """A remote procedure call of a back end; ``on_rpc`` receives it.
+
+    Attributes:
+        method: Name of the method.
+        data: Parameters of the caller, as Python values, or ``None``.
+        reply: Result for the caller, any JSON value; can be set.
+    """
+
+    __slots__ = ('data', 'method', 'reply')
+
+    def __init__(self, method: str, data: Any) -> None:
+        self.method = method
+        self.data = data
+        self.reply: Any = None
 
 
 Method = Callable[[Any], Awaitable[dict[str, Any]]]
@@ -212,10 +261,15 @@ class ApiMethods:
 
     Args:
         node: Node of this process.
+        resource: Resource of the application with ``on_rpc(req, call)`` and
+            ``on_rpc_{method}(req, call)``, or ``None``.
     """
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, resource: object = None) -> None:
         self._node = node
+        self._rpc_responders = RpcResponders(resource)
+        check_resource(resource, ('on_rpc',))
+        check_responders(resource, self._rpc_responders.names)
         self._methods: dict[str, tuple[type[_Request], Method]] = {
             'publish': (_Publish, self._publish),
             'broadcast': (_Broadcast, self._broadcast),
@@ -232,21 +286,29 @@ class ApiMethods:
             'info': (_Nothing, self._info),
         }
 
-    async def call(self, name: str, body: bytes | msgspec.Raw) -> dict[str, Any]:
+    async def call(
+        self, name: str, body: bytes | msgspec.Raw, req: falcon.asgi.Request
+    ) -> dict[str, Any]:
         """Call a method; return its answer, ``{"result": {}}`` or ``{"error": {}}``.
 
         Args:
             name: Name of the method.
             body: Request in JSON.
+            req: The HTTP request, for responders of the application.
         """
         try:
             if name == 'batch':
-                return {'replies': await self._batch(_decode(body, _Batch))}
-            return {'result': await self._call(name, body)}
+                return {'replies': await self._batch(_decode(body, _Batch), req)}
+            return {'result': await self._call(name, body, req)}
         except ApiError as ex:
             return {'error': ex.to_media()}
 
-    async def _call(self, name: str, body: bytes | msgspec.Raw) -> dict[str, Any]:
+    async def _call(
+        self, name: str, body: bytes | msgspec.Raw, req: falcon.asgi.Request
+    ) -> dict[str, Any]:
+        if name == 'rpc':
+            call = partial(self._rpc, req)
+            return await _translated(name, call, _decode(body, _Rpc))
         found = self._methods.get(name)
         if found is None:
             if name in _NOT_AVAILABLE:
@@ -254,14 +316,22 @@ class ApiMethods:
             raise ApiError(codes.METHOD_NOT_FOUND, name[:80])
         request_type, method = found
         request = _decode(body, request_type)
+        for field, reason in request_type.refused.items():
+            if getattr(request, field, None):
+                raise ApiError(codes.NOT_AVAILABLE, f'{field}: {reason}')
         return await _translated(name, method, request)
 
-    async def _batch(self, batch: _Batch) -> list[dict[str, Any]]:
+    async def _batch(
+        self, batch: _Batch, req: falcon.asgi.Request
+    ) -> list[dict[str, Any]]:
         if batch.parallel:
-            return await asyncio.gather(*map(self._reply, batch.commands))
-        return [await self._reply(command) for command in batch.commands]
+            replies = (self._reply(command, req) for command in batch.commands)
+            return await asyncio.gather(*replies)
+        return [await self._reply(command, req) for command in batch.commands]
 
-    async def _reply(self, command: dict[str, msgspec.Raw]) -> dict[str, Any]:
+    async def _reply(
+        self, command: dict[str, msgspec.Raw], req: falcon.asgi.Request
+    ) -> dict[str, Any]:
         try:
             if len(command) != 1:
                 raise ApiError(
@@ -269,7 +339,7 @@ class ApiMethods:
                     f'a command has one method, but this one has {len(command)}',
                 )
             ((name, body),) = command.items()
-            return {name: await self._call(name, body)}
+            return {name: await self._call(name, body, req)}
         except ApiError as ex:
             return {'error': ex.to_media()}
 
@@ -310,6 +380,7 @@ class ApiMethods:
                 idempotency_key=request.idempotency_key or None,
                 tags=request.tags,
                 delta=request.delta is not False,
+                skip_history=request.skip_history,
                 version=request.version or None,
                 version_epoch=request.version_epoch,
             )
@@ -366,17 +437,13 @@ class ApiMethods:
     # --- connections of users --------------------------------------------------------
 
     async def _subscribe(self, request: _Subscribe) -> dict[str, Any]:
-        if request.b64info or request.b64data:
-            raise ApiError(codes.NOT_AVAILABLE, 'b64info and b64data: use JSON')
-        if request.override:
-            raise ApiError(codes.NOT_AVAILABLE, 'override: options belong to routes')
         await self._node.users.subscribe_user(
             request.user,
             request.channel,
             client=request.client,
             session=request.session,
-            info=request.info,
-            data=request.data,
+            info=_value('info', request.info, request.b64info),
+            data=_value('data', request.data, request.b64data),
             since=_since(request.recover_since),
             expires_at=float(request.expire_at) or None,
         )
@@ -424,6 +491,28 @@ class ApiMethods:
             info=request.info,
         )
         return {}
+
+    # --- the application -------------------------------------------------------------
+
+    async def _rpc(self, req: falcon.asgi.Request, request: _Rpc) -> dict[str, Any]:
+        responder = self._rpc_responders.find(request.method)
+        if responder is None:
+            if self._rpc_responders.names:
+                raise ApiError(codes.METHOD_NOT_FOUND, request.method[:80])
+            raise ApiError(codes.NOT_AVAILABLE, 'rpc: add_api has no resource')
+        call = ApiCall(request.method, _decode(request.params, object))
+        try:
+            await responder(req, call)
+        except falcon.HTTPError as ex:
+            error = codes.error_for_status(ex.status_code)
+            raise ApiError(error, text_for_client(ex)) from None
+        except ValueError as ex:
+            # NOTE: `_translated` would take it for an error of the caller.
+            raise RuntimeError(f'rpc {request.method!r} failed') from ex
+        try:
+            return {'data': msgspec.Raw(encode_json(call.reply))}
+        except NOT_JSON as ex:
+            raise RuntimeError(f'the reply of {request.method!r} is not JSON') from ex
 
     # --- nodes -----------------------------------------------------------------------
 
@@ -481,8 +570,6 @@ async def _translated(name: str, method: Method, request: Any) -> dict[str, Any]
 
 
 def _payload(request: _Payload) -> Any:
-    if request.skip_history:
-        raise ApiError(codes.NOT_AVAILABLE, 'skip_history: history belongs to routes')
     if not request.b64data and not bytes(request.data):
         raise ApiError(codes.BAD_REQUEST, 'data is missing')
     return _data(request.data, request.b64data)
@@ -498,6 +585,18 @@ def _data(data: msgspec.Raw, b64data: str) -> Any:
     # NOTE: the data is decoded and encoded again, once per request. This removes white
     #   space, and JSON that only some readers accept never reaches a client.
     return _decode(data, object)
+
+
+def _value(name: str, value: Any, in_base64: str) -> Any:
+    """Return a field that is a JSON value, or JSON in base64."""
+    if not in_base64:
+        return value
+    if value is not None:
+        raise ApiError(codes.BAD_REQUEST, f'{name} and b64{name}: send one of them')
+    try:
+        return _decode(base64.b64decode(in_base64, validate=True), object)
+    except (binascii.Error, ValueError):
+        raise ApiError(codes.BAD_REQUEST, f'b64{name} is not base64') from None
 
 
 def _since(position: _StreamPosition | None) -> Position | None:

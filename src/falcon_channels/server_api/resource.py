@@ -79,13 +79,18 @@ class ApiResource:
     Args:
         node: Node of this process.
         keys: Valid keys.
+        resource: Resource of the application for the method ``rpc``, or ``None``.
         max_body_bytes: Largest request in bytes.
     """
 
     def __init__(
-        self, node: Node, keys: ApiKeys, max_body_bytes: int = 1048576
+        self,
+        node: Node,
+        keys: ApiKeys,
+        resource: object = None,
+        max_body_bytes: int = 1048576,
     ) -> None:
-        self._methods = ApiMethods(node)
+        self._methods = ApiMethods(node, resource)
         self._keys = keys
         self._max_body_bytes = max_body_bytes
 
@@ -97,7 +102,8 @@ class ApiResource:
         body = await self._read(req)
         resp.content_type = falcon.MEDIA_JSON
         resp.cache_control = ['no-store']
-        resp.data = msgspec.json.encode(await self._methods.call(method, body))
+        answer = await self._methods.call(method, body, req)
+        resp.data = msgspec.json.encode(answer)
 
     def _authorize(self, req: falcon.asgi.Request) -> None:
         if req.has_param('api_key'):
@@ -159,14 +165,16 @@ def mount_api(
     app: falcon.asgi.App[Any, Any],
     keys: str | Sequence[str],
     prefix: str,
+    resource: object,
     max_body_bytes: int,
 ) -> None:
     """Add the resource of the server API to an app; see `Channels.add_api`.
 
     Raises:
-        OptionsError: The prefix or a key is not valid.
+        OptionsError: The prefix, the resource or a key is not valid.
+        TypeError: A responder is not a coroutine function.
     """
     if prefix and (not prefix.startswith('/') or prefix.endswith('/')):
         raise OptionsError(f'prefix {prefix!r} must be like "/api", or empty')
-    resource = ApiResource(node, ApiKeys(keys), max_body_bytes)
-    app.add_route(f'{prefix}/{{method}}', resource)
+    api = ApiResource(node, ApiKeys(keys), resource, max_body_bytes)
+    app.add_route(f'{prefix}/{{method}}', api)

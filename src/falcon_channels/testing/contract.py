@@ -179,6 +179,24 @@ class BrokerContract:
             assert [0] * 20 == recorder.offsets_of('live')
             assert HistoryPage([], NO_POSITION) == await broker.history('live', NO_LOG)
 
+    async def test_publish_without_log_leaves_the_log_of_the_channel(self) -> None:
+        """Promise 2: a publish with size 0 is announced, although there is a log."""
+        broker = await self.open_broker()
+        async with self.opened(broker) as recorder:
+            await broker.subscribe('news', LOG)
+            await broker.publish('news', publication(1), LOG)
+            for n in (2, 3):
+                result = await broker.publish(
+                    'news', publication(n), NO_LOG, idempotency_key='k'
+                )
+                assert PublishResult(NO_POSITION, duplicate=n == 3) == result
+            last = await broker.publish('news', publication(4), LOG)
+            await recorder.until(lambda: len(recorder.publications) == 3, 'all three')
+            assert [b'1', b'2', b'4'] == recorder.data_of('news')
+            assert [1, 0, 2] == recorder.offsets_of('news')
+            page = await broker.history('news', LOG)
+            assert ([1, 2], last.position) == (numbers(page), page.position)
+
     async def test_all_fields_of_a_publication_are_announced_and_stored(self) -> None:
         """Payload, tags, publisher and time are announced and stored unchanged."""
         broker = await self.open_broker()

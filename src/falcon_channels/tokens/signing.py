@@ -1,0 +1,84 @@
+"""Makes JSON Web Tokens that identify a client and allow subscriptions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import time
+from typing import Any
+
+from falcon_channels.checks import check_user
+from falcon_channels.tokens.keys import TokenKey
+
+
+def make_connection_token(
+    key: TokenKey,
+    user: str,
+    *,
+    ttl_s: float | None = 600.0,
+    info: Any = None,
+    meta: Any = None,
+    channels: Sequence[str] = (),
+    **claims: Any,
+) -> str:
+    """Return a token with which `user` may connect.
+
+    Args:
+        key: Key with a secret, or a private key.
+        user: Id of the user, ``''`` for an anonymous user.
+        ttl_s: Seconds until it expires (default 600), or ``None`` for never.
+        info: Public data about the user, any JSON value.
+        meta: Data that only the server sees, any JSON value.
+        channels: Channels of server-side subscriptions (default none).
+        claims: Further claims, such as ``aud`` or ``expire_at``.
+
+    Raises:
+        InvalidValueError: The user is not text.
+    """
+    optional = {'info': info, 'meta': meta, 'channels': list(channels) or None}
+    return _signed(key, {'sub': check_user(user)}, optional, ttl_s, claims)
+
+
+def make_subscription_token(
+    key: TokenKey,
+    user: str,
+    channel: str,
+    *,
+    ttl_s: float | None = 600.0,
+    info: Any = None,
+    **claims: Any,
+) -> str:
+    """Return a token with which `user` may subscribe to `channel`.
+
+    Args:
+        key: Key with a secret, or a private key.
+        user: Id of the user, as in the connection token.
+        channel: Name of the channel.
+        ttl_s: Seconds until it expires (default 600), or ``None`` for never.
+        info: Public data about the subscription, any JSON value.
+        claims: Further claims, such as ``aud`` or ``expire_at``.
+
+    Raises:
+        InvalidValueError: The user is not text.
+    """
+    required = {'sub': check_user(user), 'channel': channel}
+    return _signed(key, required, {'info': info}, ttl_s, claims)
+
+
+def _signed(
+    key: TokenKey,
+    required: Mapping[str, Any],
+    optional: Mapping[str, Any],
+    ttl_s: float | None,
+    more: Mapping[str, Any],
+) -> str:
+    now_s = int(time.time())
+    claims = {**required, 'iat': now_s}
+    if key.issuer:
+        claims['iss'] = key.issuer
+    if ttl_s is not None:
+        claims['exp'] = int(now_s + ttl_s)
+    claims.update(
+        (name, value) for name, value in optional.items() if value is not None
+    )
+    return key.signed({**claims, **more})
