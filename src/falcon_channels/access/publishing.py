@@ -34,6 +34,7 @@ from falcon_channels.errors import ChannelNameError
 from falcon_channels.hub.connection import Connection
 from falcon_channels.publication import Publication
 from falcon_channels.routing import ChannelMatch
+from falcon_channels.routing import ChannelRoute
 
 _T = TypeVar('_T')
 
@@ -85,6 +86,7 @@ class Publisher:
     ) -> None:
         self._broker = broker
         self._match = match
+        self._settings: dict[ChannelRoute, StreamSettings] = {}
 
     async def publish(
         self,
@@ -221,7 +223,7 @@ class Publisher:
             match, channel, publication, draft.idempotency_key
         )
 
-    async def _give_to_broker(
+    def _give_to_broker(
         self,
         match: ChannelMatch,
         channel: str,
@@ -229,11 +231,15 @@ class Publisher:
         idempotency_key: str | None = None,
         connection: Any = None,
         version: Version | None = None,
-    ) -> PublishResult:
-        return await self._broker.publish(
+    ) -> Coroutine[Any, Any, PublishResult]:
+        settings = self._settings.get(match.route)
+        if settings is None:
+            settings = StreamSettings.of(match.route.options)
+            self._settings[match.route] = settings
+        return self._broker.publish(
             channel,
             publication,
-            StreamSettings.of(match.route.options),
+            settings,
             idempotency_key=idempotency_key,
             connection=connection,
             version=version,

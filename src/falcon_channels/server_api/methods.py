@@ -105,7 +105,7 @@ class _Request(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class _Payload(_Request):
-    data: msgspec.Raw = msgspec.Raw(b'')
+    data: Any = msgspec.UNSET
     b64data: str = ''
     skip_history: bool = False
     tags: dict[str, str] | None = None
@@ -459,11 +459,11 @@ def _payload(request: _Payload) -> Any:
             return base64.b64decode(request.b64data, validate=True)
         except (binascii.Error, ValueError):
             raise ApiError(codes.BAD_REQUEST, 'b64data is not base64') from None
-    if not bytes(request.data):
+    if request.data is msgspec.UNSET:
         raise ApiError(codes.BAD_REQUEST, 'data is missing')
     # NOTE: the data is decoded and encoded again, once per request. This removes white
     #   space, and JSON that only some readers accept never reaches a client.
-    return _decode(request.data, object)
+    return request.data
 
 
 def _since(position: _StreamPosition | None) -> Position | None:
