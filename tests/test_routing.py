@@ -150,3 +150,44 @@ def test_route_with_a_suffix_uses_the_responders_with_it() -> None:
     assert None is route.on_subscribe
     with pytest.raises(OptionsError, match='suffix'):
         made.add('b', two, ChannelOptions(), 'third')
+
+
+def test_changed_params_of_a_match_do_not_change_the_next_match() -> None:
+    """Each match has its own values, because a responder may change them."""
+    router = ChannelRouter()
+    router.add('rooms:{room}', None, ChannelOptions())
+    for _ in range(3):
+        match = router.find('rooms:a', 255)
+        assert match is not None
+        assert {'room': 'a'} == match.params
+        match.params['room'] = 'b'
+
+
+def test_known_name_matches_a_route_that_was_added_later() -> None:
+    """A route with a literal has precedence, also for a name that was matched."""
+    router = ChannelRouter()
+    general = router.add('rooms:{room}', None, ChannelOptions())
+    match = router.find('rooms:a', 255)
+    assert match is not None
+    assert general is match.route
+    special = router.add('rooms:a', None, ChannelOptions())
+    match = router.find('rooms:a', 255)
+    assert match is not None
+    assert special is match.route
+
+
+def test_converter_of_the_application_is_called_for_each_match() -> None:
+    """Its value may change, so a match is not remembered."""
+    calls = []
+
+    class Tenant:
+        def convert(self, value: str) -> str:
+            calls.append(value)
+            return value
+
+    router = ChannelRouter()
+    router.converters['tenant'] = Tenant
+    router.add('tenants:{name:tenant}', None, ChannelOptions())
+    for _ in range(2):
+        assert router.find('tenants:acme', 255) is not None
+    assert ['acme', 'acme'] == calls

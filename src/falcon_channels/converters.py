@@ -134,11 +134,18 @@ class ChannelConverters(MutableMapping[str, Any]):
         self._classes: dict[str, Any] = {}
         for name, converter_class in list(converters.items()):
             self[name] = _BUILT_IN.get(name, converter_class)
+        self._are_built_in = True
+
+    @property
+    def are_built_in(self) -> bool:
+        """Whether each converter always gives the same value for the same text."""
+        return self._are_built_in
 
     def __getitem__(self, name: str) -> Any:
         return self._classes[name]
 
     def __setitem__(self, name: str, converter_class: Any) -> None:
+        self._are_built_in = False
         self._router_converters[name] = _canonical(converter_class)
         self._classes[name] = converter_class
 

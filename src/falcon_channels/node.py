@@ -35,7 +35,6 @@ from falcon_channels.options import warn_of_small_messages
 from falcon_channels.origin import check_allowed_origins
 from falcon_channels.routing import ChannelMatch
 from falcon_channels.routing import ChannelRouter
-from falcon_channels.routing import check_channel_name
 from falcon_channels.timer_wheel import TimerWheel
 from falcon_channels.transports.server_process import worker_count
 
@@ -159,8 +158,7 @@ class Node:
         return self._match_route(channel)
 
     def _match_route(self, channel: str) -> ChannelMatch:
-        check_channel_name(channel, self.options.max_channel_bytes)
-        match = self.router.match(channel)
+        match = self.router.find(channel, self.options.max_channel_bytes)
         if match is None:
             raise UnknownChannelError(channel)
         return match

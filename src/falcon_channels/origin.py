@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from collections.abc import Sequence
+import functools
 from ipaddress import IPv6Address
 import logging
 import re
@@ -72,11 +73,13 @@ def _origin(scheme: str, host: str, port: str | None) -> _Origin | None:
     return _Origin(scheme, host, number)
 
 
+@functools.lru_cache(maxsize=256)
 def _parse(text: str) -> _Origin | None:
     match = _ORIGIN.fullmatch(text.lower()) if text.isascii() else None
     return _origin(*match.groups()) if match else None
 
 
+@functools.lru_cache(maxsize=256)
 def _parse_host(scheme: str, text: str) -> _Origin | None:
     match = _HOST.fullmatch(text.lower()) if text.isascii() else None
     return _origin(scheme, *match.groups()) if match else None
@@ -186,12 +189,13 @@ def request_origin_error(req: falcon.Request, allowed: Collection[str]) -> str |
     # NOTE: req.get_header() joins repeated headers, so read the scope instead. But its
     #   headers may be an iterator that Falcon has consumed, as in falcon.testing. Then
     #   only Falcon's dict is left.
-    headers = [
-        (bytes(name), value.decode('latin-1')) for name, value in req.scope['headers']
-    ] or [(name.encode('latin-1'), value) for name, value in req.headers_lower.items()]
+    headers = list(req.scope['headers']) or [
+        (name.encode('latin-1'), value.encode('latin-1'))
+        for name, value in req.headers_lower.items()
+    ]
     return origin_error(
-        [value for name, value in headers if name == b'origin'],
-        [value for name, value in headers if name == b'host'],
+        [value.decode('latin-1') for name, value in headers if name == b'origin'],
+        [value.decode('latin-1') for name, value in headers if name == b'host'],
         req.scheme,
         allowed,
     )

@@ -32,6 +32,10 @@ RESPONDERS = (
 )
 
 
+#: Maximum number of names whose matches are remembered.
+_MAX_KNOWN = 1024
+
+
 def check_channel_name(channel: object, max_bytes: int) -> str:
     """Check a channel name and return it.
 
@@ -231,6 +235,8 @@ class ChannelRouter:
         self._router = CompiledRouter()
         self.converters = ChannelConverters(self._router.options.converters)
         self._templates: set[str] = set()
+        #: Recent names with their matches.
+        self._known: dict[str, ChannelMatch] = {}
 
     def add(
         self,
@@ -259,7 +265,33 @@ class ChannelRouter:
         route = ChannelRoute(template, resource, options, suffix)
         self._router.add_route('/' + template, route)
         self._templates.add(template)
+        self._known.clear()
         return route
+
+    def find(self, channel: str, max_bytes: int) -> ChannelMatch | None:
+        """Check a channel name, and return its route, or ``None``.
+
+        PERF: Most names are used again soon. A name that was found is not checked again
+        (benchmarks/centrifugo.py).
+
+        Args:
+            channel: Name of the channel.
+            max_bytes: Maximum length of names, the same in all calls.
+
+        Raises:
+            ChannelNameError: The name is not a channel name.
+        """
+        known = self._known.get(channel) if isinstance(channel, str) else None
+        if known is not None:
+            # NOTE: a responder may change its arguments.
+            return ChannelMatch(known.route, known.params.copy())
+        check_channel_name(channel, max_bytes)
+        match = self.match(channel)
+        if match is not None and self.converters.are_built_in:
+            if len(self._known) >= _MAX_KNOWN:
+                self._known.clear()
+            self._known[channel] = ChannelMatch(match.route, match.params.copy())
+        return match
 
     def match(self, channel: str) -> ChannelMatch | None:
         """Return the route for a checked channel name, or ``None``."""

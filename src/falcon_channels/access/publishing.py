@@ -37,6 +37,7 @@ from falcon_channels.errors import ChannelNameError
 from falcon_channels.hub.connection import Connection
 from falcon_channels.publication import Publication
 from falcon_channels.routing import ChannelMatch
+from falcon_channels.routing import ChannelRoute
 
 _T = TypeVar('_T')
 
@@ -88,6 +89,7 @@ class Publisher:
     ) -> None:
         self._broker = broker
         self._match = match
+        self._settings: dict[ChannelRoute, StreamSettings] = {}
 
     async def publish(
         self,
@@ -229,7 +231,7 @@ class Publisher:
             match, channel, publication, draft.idempotency_key
         )
 
-    async def _give_to_broker(
+    def _give_to_broker(
         self,
         match: ChannelMatch,
         channel: str,
@@ -239,11 +241,14 @@ class Publisher:
         version: Version | None = None,
         *,
         skip_history: bool = False,
-    ) -> PublishResult:
-        settings = StreamSettings.of(match.route.options)
+    ) -> Coroutine[Any, Any, PublishResult]:
+        settings = self._settings.get(match.route)
+        if settings is None:
+            settings = StreamSettings.of(match.route.options)
+            self._settings[match.route] = settings
         if skip_history:
             settings = msgspec.structs.replace(settings, size=0)
-        return await self._broker.publish(
+        return self._broker.publish(
             channel,
             publication,
             settings,

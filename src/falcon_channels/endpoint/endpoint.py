@@ -87,6 +87,8 @@ class Endpoint:
                     node.options.max_channels_per_connection,
                     self.options.commands_burst,
                 )
+        #: Event loop of the connections, from the first one on.
+        self._loop: asyncio.AbstractEventLoop
         self.timers: TimerWheel
         self.user_rates: RateLimiter | None
         self.restore_rates: RateLimiter | None
@@ -130,6 +132,7 @@ class Endpoint:
         """
         if self._hub is not self.node.hub:
             self._begin()
+        self._loop = asyncio.get_running_loop()
 
     def rpc_responder(self, method: str) -> Callable[..., Any] | None:
         """Return ``on_rpc_{method}``, else ``on_rpc``, else ``None``."""
@@ -161,7 +164,7 @@ class Endpoint:
 
     def now_s(self) -> float:
         """Return the time of the event loop's clock in seconds."""
-        return asyncio.get_running_loop().time()
+        return self._loop.time()
 
     def first_ping_after_s(self, interval_s: float) -> float:
         """Return a random delay between half of an interval and the whole."""

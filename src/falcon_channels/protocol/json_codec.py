@@ -24,6 +24,7 @@ from collections.abc import Collection
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
+import functools
 import itertools
 import math
 import re
@@ -194,8 +195,8 @@ def _command(line: bytes) -> Command:
     for name, raw in fields.items():
         if name == 'id':
             command_id = _parse(raw, _decode_id) or 0
-        elif name in _REQUEST_DECODERS:
-            value = _parse(raw, _REQUEST_DECODERS[name])
+        elif decode := _REQUEST_DECODERS.get(name):
+            value = _parse(raw, decode)
             if value is None:
                 continue
             if found is not None:
@@ -481,12 +482,26 @@ def _wire(value: Any) -> Any:
     return _wire_message(value) if isinstance(value, Message) else value
 
 
-def _wire_message(message: Message) -> dict[str, Any]:
+def _wire_message(message: Message) -> Message | dict[str, Any]:
+    # PERF: msgspec leaves out zero values itself. Most replies need no more
+    #   (benchmarks/centrifugo.py).
+    if not message.always and not any(
+        (value := getattr(message, name)) or isinstance(value, EncodedPublications)
+        for name in _converted_fields(type(message))
+    ):
+        return message
     return {
         name: _wire(item)
         for name in message.__struct_fields__
         if (item := getattr(message, name)) or name in message.always
     }
+
+
+@functools.cache
+def _converted_fields(kind: type[Message]) -> tuple[str, ...]:
+    """Return the fields of a message that can have payloads."""
+    fields = msgspec.structs.fields(kind)
+    return tuple(f.name for f in fields if f.type not in (str, int, bool))
 
 
 def _wire_payload(data: bytes) -> msgspec.Raw:

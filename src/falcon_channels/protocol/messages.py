@@ -22,7 +22,7 @@ from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
 
 
-class Message(msgspec.Struct):
+class Message(msgspec.Struct, omit_defaults=True):
     """Base class of all requests, results and pushes.
 
     Attributes:

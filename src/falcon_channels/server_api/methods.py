@@ -121,13 +121,7 @@ class _Request(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class _Payload(_Request):
-    refused = {
-        'delta': 'not supported',
-        'version': 'publish with idempotency_key',
-        'version_epoch': 'publish with idempotency_key',
-    }
-
-    data: msgspec.Raw = msgspec.Raw(b'')
+    data: Any = msgspec.UNSET
     b64data: str = ''
     skip_history: bool = False
     tags: dict[str, str] | None = None
@@ -143,7 +137,7 @@ class _Publish(_Payload, kw_only=True):
 
 class _Finish(_Request, kw_only=True):
     channel: str
-    data: msgspec.Raw = msgspec.Raw(b'null')
+    data: Any = None
     b64data: str = ''
     error: str = ''
     tags: dict[str, str] | None = None
@@ -570,13 +564,13 @@ async def _translated(name: str, method: Method, request: Any) -> dict[str, Any]
 
 
 def _payload(request: _Payload) -> Any:
-    if not request.b64data and not bytes(request.data):
+    if not request.b64data and request.data is msgspec.UNSET:
         raise ApiError(codes.BAD_REQUEST, 'data is missing')
     return _data(request.data, request.b64data)
 
 
-def _data(data: msgspec.Raw, b64data: str) -> Any:
-    """Return the decoded data of a request."""
+def _data(data: Any, b64data: str) -> Any:
+    """Return the data of a request; it may be bytes in base64."""
     if b64data:
         try:
             return base64.b64decode(b64data, validate=True)
@@ -584,7 +578,7 @@ def _data(data: msgspec.Raw, b64data: str) -> Any:
             raise ApiError(codes.BAD_REQUEST, 'b64data is not base64') from None
     # NOTE: the data is decoded and encoded again, once per request. This removes white
     #   space, and JSON that only some readers accept never reaches a client.
-    return _decode(data, object)
+    return data
 
 
 def _value(name: str, value: Any, in_base64: str) -> Any:
