@@ -288,7 +288,7 @@ LAYERS = (
     'cluster',
     'access',
     'node',
-    'plain · endpoint · server_api · monitoring · local_subscription',
+    'plain · endpoint · server_api · monitoring · streams · local_subscription',
     'channels',
     'portal · testing · commands',
     'cli',

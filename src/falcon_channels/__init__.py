@@ -21,6 +21,8 @@ from falcon_channels.errors import OptionsError
 from falcon_channels.errors import PayloadError
 from falcon_channels.errors import PositionError
 from falcon_channels.errors import PublicationTooLargeError
+from falcon_channels.errors import StreamAbortedError
+from falcon_channels.errors import StreamConflictError
 from falcon_channels.errors import UnknownChannelError
 from falcon_channels.errors import UnsubscribedError
 from falcon_channels.hub.connection import Connection
@@ -30,6 +32,7 @@ from falcon_channels.options import ChannelOptions
 from falcon_channels.options import EndpointOptions
 from falcon_channels.options import EventStreamOptions
 from falcon_channels.options import NodeOptions
+from falcon_channels.options import StreamWriterOptions
 from falcon_channels.origin import OriginCheck
 from falcon_channels.publication import ChannelEnd
 from falcon_channels.publication import ClientInfo
@@ -39,6 +42,7 @@ from falcon_channels.publication import PresenceStats
 from falcon_channels.publication import Publication
 from falcon_channels.publication import Snapshot
 from falcon_channels.server_api.methods import ApiCall
+from falcon_channels.streams.writer import StreamWriter
 
 __all__ = [
     'ApiCall',
@@ -75,6 +79,10 @@ __all__ = [
     'PublishResult',
     'RpcCall',
     'Snapshot',
+    'StreamAbortedError',
+    'StreamConflictError',
+    'StreamWriter',
+    'StreamWriterOptions',
     'Subscription',
     'UnknownChannelError',
     'UnsubscribedError',

@@ -31,6 +31,7 @@ from falcon_channels.options import ChannelOptions
 from falcon_channels.options import EndpointOptions
 from falcon_channels.options import EventStreamOptions
 from falcon_channels.options import NodeOptions
+from falcon_channels.options import StreamWriterOptions
 from falcon_channels.plain.events import serve_events
 from falcon_channels.plain.websocket import serve_websocket
 from falcon_channels.protocol.codes import DISCONNECT_FORCE
@@ -42,6 +43,8 @@ from falcon_channels.publication import Position
 from falcon_channels.publication import PresenceStats
 from falcon_channels.publication import Snapshot
 from falcon_channels.server_api.resource import mount_api
+from falcon_channels.streams.writer import abort_stream
+from falcon_channels.streams.writer import StreamWriter
 from falcon_channels.tokens import TokenVerifier
 from falcon_channels.transports.asgi_extensions import DRAIN_HOOKS
 from falcon_channels.transports.asgi_extensions import MAX_MESSAGE_BYTES
@@ -233,6 +236,50 @@ class Channels:
             tags=tags,
             connection=connection,
         )
+
+    def stream(
+        self, channel: str, options: StreamWriterOptions | None = None
+    ) -> StreamWriter:
+        """Write a stream to a channel, chunk by chunk; see `StreamWriter`.
+
+        ::
+
+            async with channels.stream('answers:42') as stream:
+                async for text in generate(prompt):
+                    await stream.write(text)
+
+        Args:
+            channel: Name of a channel with history. Only writers of the stream should
+                publish to it.
+            options: Times and sizes.
+
+        Raises:
+            OptionsError: The options have another class.
+            PayloadError: `error_text` is too long.
+        """
+        return StreamWriter(self.node, channel, options)
+
+    async def abort_stream(self, channel: str) -> bool:
+        """Stop a stream: finish it with the error ``'aborted'``, and stop its writer.
+
+        The writer can be in another process. Its task is cancelled, and its block ends
+        without an error. What it has not published yet is dropped.
+
+        Warning: any channel with history can be ended in this way. Check that the user
+        may stop this stream.
+
+        Args:
+            channel: Name of the channel.
+
+        Returns:
+            Whether the stream was not finished before.
+
+        Raises:
+            UnknownChannelError: No route matches.
+            CapabilityError: The channel has no history.
+            BrokerUnavailableError: The stream may or may not be aborted. Call again.
+        """
+        return await abort_stream(self.node, channel)
 
     async def broadcast(
         self,

@@ -10,6 +10,8 @@
      +-- TooManyChannelsError             max_channels_per_connection is reached
      +-- PublicationTooLargeError         the payload exceeds max_publication_bytes
      +-- ChannelFinishedError             the channel has ended
+     |    +-- StreamAbortedError          a reader has aborted the stream
+     +-- StreamConflictError              another writer has written to the stream
      +-- PayloadError (ValueError)        the data cannot be published or sent
      +-- InvalidValueError (ValueError)   a user, info or time cannot be used
      +-- ProtocolError                    a client broke the rules of the protocol
@@ -113,9 +115,43 @@ class ChannelFinishedError(ChannelsError):
     """
 
     def __init__(self, channel: str) -> None:
-        super().__init__(
+        super().__init__(self._message(channel))
+        self.channel = channel
+
+    def _message(self, channel: str) -> str:
+        return (
             f'the channel {channel!r} is finished: nothing can be published to it '
             'until remove_history opens it again'
+        )
+
+
+class StreamAbortedError(ChannelFinishedError):
+    """A stream was aborted with `Channels.abort_stream`, so nothing can be written.
+
+    Within the block of the stream, let it pass: the block then ends without an error.
+
+    Attributes:
+        channel: Name of the channel.
+    """
+
+    def _message(self, channel: str) -> str:
+        return f'the stream {channel!r} was aborted: stop writing to it'
+
+
+class StreamConflictError(ChannelsError):
+    """Another writer has written to the stream since this writer opened it.
+
+    This writer has stopped, and the other one continues. If no other writer exists any
+    more, open the stream again, and continue at its position.
+
+    Attributes:
+        channel: Name of the channel.
+    """
+
+    def __init__(self, channel: str) -> None:
+        super().__init__(
+            f'another writer has written to the stream {channel!r}: let it continue, '
+            'or open the stream again and continue at stream.position'
         )
         self.channel = channel
 

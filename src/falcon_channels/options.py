@@ -412,6 +412,44 @@ class EventStreamOptions(msgspec.Struct, kw_only=True):
                 raise OptionsError(f'{name} is {value!r}, but must be one line')
 
 
+class StreamWriterOptions(msgspec.Struct, kw_only=True):
+    """Options of the writer of a stream; see `Channels.stream`.
+
+    Attributes:
+        interval_s: Seconds from one batch of chunks to the next (default 0.03). The
+            first chunk after a pause is published at once. 0 publishes a batch as soon
+            as the one before is stored.
+        max_batch_bytes: Size of a batch in bytes of JSON that is published before the
+            interval has passed (default 16384, 16 KiB). Larger texts are cut.
+        max_pending_bytes: Number of bytes that the broker has not acknowledged, above
+            which ``write`` waits (default 65536, 64 KiB).
+        retry_timeout_s: Seconds for which the writer tries to store a batch again while
+            the broker is not available (default 30).
+        error_text: What readers get as the error if the block of the stream raises an
+            exception (default ``'the stream has failed'``): at most 123 bytes of UTF-8.
+            Readers never get the text of the exception.
+        replay: Whether the producer starts from the beginning after a restart (default
+            ``False``: it continues at the position of the stream). The writer then
+            drops what is stored already.
+    """
+
+    interval_s: float = 0.03
+    max_batch_bytes: int = 16384
+    max_pending_bytes: int = 65536
+    retry_timeout_s: float = 30.0
+    error_text: str = 'the stream has failed'
+    replay: bool = False
+
+    def __post_init__(self) -> None:
+        _at_least(self, 0, 'interval_s', 'max_pending_bytes')
+        _at_least(self, 16, 'max_batch_bytes')
+        _above_zero(self, 'retry_timeout_s')
+        if not isinstance(self.error_text, str) or not self.error_text:
+            raise OptionsError(
+                f'error_text is {self.error_text!r}, but must be a text for readers'
+            )
+
+
 def check_channel_limits(
     template: str, channel: ChannelOptions, node: NodeOptions
 ) -> None:

@@ -37,6 +37,9 @@ class Newest(NamedTuple):
     limit: int | None
 
 
+#: `ChannelEnd.error` of a stream that was aborted.
+ABORTED = 'aborted'
+
 #: The position of a channel without a log.
 NO_POSITION = Position(0, '')
 
@@ -45,7 +48,8 @@ class ChannelEnd(NamedTuple):
     """The end of a channel; `Channels.finish` makes it.
 
     Attributes:
-        error: Why the channel has failed, for readers; ``''`` if it ended with success.
+        error: Why the channel has failed, for readers; ``''`` if it ended with success,
+            and ``'aborted'`` after `Channels.abort_stream`.
     """
 
     error: str = ''

@@ -157,6 +157,28 @@ class Publisher:
             connection,
         )
 
+    async def append(
+        self,
+        channel: str,
+        publication: Publication,
+        version: Version,
+        *,
+        idempotency_key: str | None = None,
+    ) -> PublishResult:
+        """Append a publication of a writer, which has encoded and checked it.
+
+        Args:
+            channel: Name of a channel with history.
+            publication: The publication.
+            version: Version of the log after it. If the log has it already, nothing is
+                stored.
+            idempotency_key: See `Channels.publish`.
+        """
+        match = await self._match(channel)
+        return await self._give_to_broker(
+            match, channel, publication, idempotency_key, version=version
+        )
+
     async def broadcast(
         self,
         channels: Iterable[str],

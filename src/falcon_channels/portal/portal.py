@@ -22,8 +22,10 @@ from falcon_channels.brokers.base import PublishResult
 from falcon_channels.channels import Channels
 from falcon_channels.errors import EventLoopError
 from falcon_channels.options import EventStreamOptions
+from falcon_channels.options import StreamWriterOptions
 from falcon_channels.portal.events import serve_events
 from falcon_channels.portal.loop_thread import LoopThread
+from falcon_channels.portal.stream import BlockingStream
 from falcon_channels.portal.websocket import serve_websocket
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import HistoryPage
@@ -105,13 +107,21 @@ class Portal:
         async def run() -> T:
             return await function(*args, **options)
 
+        return self._call(run, self._timeout_s)
+
+    def _call(
+        self, function: Callable[[], Coroutine[Any, Any, T]], timeout_s: float | None
+    ) -> T:
         loop = self.channels.loop
         if loop is not None and not self._thread.started:
-            return self._call_in(loop, run())
-        return self._thread.call(run, timeout_s=self._timeout_s)
+            return self._call_in(loop, function(), timeout_s)
+        return self._thread.call(function, timeout_s=timeout_s)
 
     def _call_in(
-        self, loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        coroutine: Coroutine[Any, Any, T],
+        timeout_s: float | None,
     ) -> T:
         """Await a coroutine in the event loop of the app that started the channels."""
         if asyncio._get_running_loop() is loop:
@@ -125,12 +135,12 @@ class Portal:
             raise EventLoopError
         future = asyncio.run_coroutine_threadsafe(coroutine, loop)
         try:
-            return future.result(self._timeout_s)
+            return future.result(timeout_s)
         except TimeoutError:
             if not future.cancel():
                 raise
             raise TimeoutError(
-                f'the call did not finish within {self._timeout_s} s'
+                f'the call did not finish within {timeout_s} s'
             ) from None
 
     # --- the methods of Channels that applications use most --------------------------
@@ -152,6 +162,27 @@ class Portal:
                 same idempotency key.
         """
         return self.call(self.channels.finish, channel, data, **options)
+
+    def stream(
+        self, channel: str, options: StreamWriterOptions | None = None
+    ) -> BlockingStream:
+        """Write a stream to a channel; see `BlockingStream` and `Channels.stream`.
+
+        Its calls may take longer than the timeout of the portal, while the broker is
+        slow or not available, but at most `StreamWriterOptions.retry_timeout_s`.
+        """
+
+        def call(function: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+            async def run() -> Any:
+                return await function(*args)
+
+            return self._call(run, None)
+
+        return BlockingStream(self.channels.stream(channel, options), call)
+
+    def abort_stream(self, channel: str) -> bool:
+        """Stop a stream and its writer; see `Channels.abort_stream`."""
+        return self.call(self.channels.abort_stream, channel)
 
     def broadcast(
         self, channels: Iterable[str], data: Any, **options: Any

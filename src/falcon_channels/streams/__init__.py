@@ -1,0 +1,1 @@
+"""Writers of streams: batches, back-pressure, continuation and abort."""

@@ -1,0 +1,194 @@
+"""The chunks that a writer holds until the broker has stored them. No I/O.
+
+A chunk is a text or a value. Texts that follow each other are joined: the payload of a
+text batch is one JSON string. Each value is a batch of its own.
+
+The length of a stream is counted in *units*: a character of text is one unit, and a
+value is one unit. The units before a batch are the same after a restart, also if the
+producer cuts its text into other chunks.
+
+Call `add_text` and `add_value` with each chunk. Store the batch that `first_batch`
+returns, and then call `remove` with it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import msgspec
+
+from falcon_channels.errors import PayloadError
+from falcon_channels.errors import PublicationTooLargeError
+
+
+class _Piece(NamedTuple):
+    """A value, or a piece of text.
+
+    Attributes:
+        data: Payload of a value; of a text, its JSON string without the quotes.
+        units: Length in units.
+        is_text: Whether it can be joined with other texts.
+        binary: Whether the payload is not JSON.
+    """
+
+    data: bytes
+    units: int
+    is_text: bool
+    binary: bool = False
+
+
+class Batch(NamedTuple):
+    """The payload of one publication.
+
+    Attributes:
+        payload: JSON text, or any bytes if `binary`.
+        binary: Whether the payload is not JSON.
+        units: Length in units.
+        pieces: Number of pieces in the buffer that it has.
+    """
+
+    payload: bytes
+    binary: bool
+    units: int
+    pieces: int
+
+
+class ChunkBuffer:
+    """Chunks in order, from the first one that is not stored.
+
+    Args:
+        limit_bytes: Largest payload of a batch of texts, in bytes.
+
+    Attributes:
+        size_bytes: Size of all payloads in the buffer, in bytes.
+        units: Length of all chunks in the buffer, in units.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        # NOTE: the payload of a text has two quotes.
+        self._limit_bytes = limit_bytes - 2
+        self._pieces: deque[_Piece] = deque()
+        self.size_bytes = 0
+        self.units = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._pieces)
+
+    def add_text(self, text: str) -> None:
+        """Append a text; cut it into pieces if it exceeds the limit of a batch.
+
+        Raises:
+            PayloadError: The text has characters that UTF-8 cannot encode.
+            PublicationTooLargeError: One character exceeds the limit.
+        """
+        try:
+            pieces = list(_cut(text, self._limit_bytes))
+        except UnicodeEncodeError as ex:
+            raise PayloadError(f'the text cannot be written as UTF-8: {ex}') from None
+        for piece in pieces:
+            self._append(piece)
+
+    def add_value(self, payload: bytes, binary: bool) -> None:
+        """Append a value, as its payload."""
+        self._append(_Piece(payload, 1, False, binary))
+
+    def first_batch(self) -> Batch:
+        """Return the first value, or all texts before the next value up to the limit.
+
+        The pieces stay in the buffer. The buffer must not be empty.
+        """
+        first = self._pieces[0]
+        if not first.is_text:
+            return Batch(first.data, first.binary, 1, 1)
+        parts, size_bytes, units = [], 0, 0
+        for piece in self._pieces:
+            size_bytes += len(piece.data)
+            if not piece.is_text or size_bytes > self._limit_bytes:
+                break
+            parts.append(piece.data)
+            units += piece.units
+        return Batch(b'"%s"' % b''.join(parts), False, units, len(parts))
+
+    def remove(self, batch: Batch) -> None:
+        """Remove the pieces of the first batch."""
+        for _ in range(batch.pieces):
+            self._pop()
+
+    def remove_stored(self, payload: bytes, binary: bool, units: int) -> int | None:
+        """Remove what a payload of another writer has, if it is the same.
+
+        Args:
+            payload: The payload, as `first_batch` of the other writer has returned it.
+            binary: Whether it is not JSON.
+            units: Its length in units.
+
+        Returns:
+            How many of the units the buffer did not have yet; ``None`` if the buffer
+            has other chunks than the payload.
+        """
+        is_text = is_text_payload(payload, binary)
+        data = payload[1:-1] if is_text else payload
+        while units and self._pieces:
+            piece = self._pop()
+            # NOTE: both are encoded in the same way, character by character.
+            common = min(len(piece.data), len(data)) if is_text else None
+            if (piece.is_text, piece.binary) != (is_text, binary) or (
+                piece.data[:common] != data[:common]
+            ):
+                return None
+            if common is not None and len(piece.data) > common:
+                rest = piece._replace(
+                    data=piece.data[common:], units=piece.units - units
+                )
+                self._pieces.appendleft(rest)
+                self._count(rest, 1)
+                return 0
+            data = data[common:] if is_text else b''
+            units -= piece.units
+        return units
+
+    def clear(self) -> None:
+        """Remove all chunks."""
+        self._pieces.clear()
+        self.size_bytes = self.units = 0
+
+    def _append(self, piece: _Piece) -> None:
+        self._pieces.append(piece)
+        self._count(piece, 1)
+
+    def _pop(self) -> _Piece:
+        piece = self._pieces.popleft()
+        self._count(piece, -1)
+        return piece
+
+    def _count(self, piece: _Piece, sign: int) -> None:
+        self.size_bytes += sign * len(piece.data)
+        self.units += sign * piece.units
+
+
+def is_text_payload(payload: bytes, binary: bool) -> bool:
+    """Return whether a payload is a text and not a value."""
+    return payload[:1] == b'"' and not binary
+
+
+def _text_piece(text: str) -> _Piece:
+    return _Piece(msgspec.json.encode(text)[1:-1], len(text), True)
+
+
+def _cut(text: str, limit_bytes: int) -> Iterator[_Piece]:
+    """Yield the pieces of a text, none of which exceeds the limit."""
+    # PERF: a long text is not encoded as a whole. A character has 1 to 6 bytes.
+    if not text:
+        return
+    if len(text) == 1 or len(text) <= limit_bytes:
+        piece = _text_piece(text)
+        if len(piece.data) <= limit_bytes:
+            yield piece
+            return
+        if len(text) == 1:
+            raise PublicationTooLargeError(len(piece.data) + 2, limit_bytes + 2)
+    half = len(text) // 2
+    yield from _cut(text[:half], limit_bytes)
+    yield from _cut(text[half:], limit_bytes)

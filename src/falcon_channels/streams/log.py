@@ -1,0 +1,221 @@
+"""The log of a stream, as its writers see it.
+
+Each publication of a writer has the tag ``position``: the length of the stream up to
+its end. A writer that continues a stream reads it from the newest publication.
+
+The version of a publication is the position after the newest one that its writer knows.
+Of several publications that follow the same one, the broker therefore stores
+only the first. This holds for a publication that is sent twice, and for two writers of
+one stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import NamedTuple
+
+from falcon_channels.brokers.base import Version
+from falcon_channels.errors import ChannelFinishedError
+from falcon_channels.errors import PositionError
+from falcon_channels.errors import StreamAbortedError
+from falcon_channels.errors import StreamConflictError
+from falcon_channels.node import Node
+from falcon_channels.publication import ABORTED
+from falcon_channels.publication import ChannelEnd
+from falcon_channels.publication import Position
+from falcon_channels.publication import Publication
+
+#: Tag with the length of the stream, in units.
+_POSITION_TAG = 'position'
+#: Number of publications that are read at once.
+_PAGE = 100
+
+
+class StoredPayload(NamedTuple):
+    """The payload of a publication that is in the log.
+
+    Attributes:
+        payload: JSON text, or any bytes if `binary`.
+        binary: Whether the payload is not JSON.
+        units: Length in units.
+    """
+
+    payload: bytes
+    binary: bool
+    units: int
+
+
+class StreamLog:
+    """Reads and appends the publications of a stream.
+
+    Args:
+        node: Node of this process.
+        channel: Name of the channel.
+
+    Attributes:
+        first: Offset of the oldest publication of the stream.
+        top: Position of the newest publication that this writer knows.
+        units: Length of the stream up to there.
+    """
+
+    def __init__(self, node: Node, channel: str) -> None:
+        self._node = node
+        self._channel = channel
+        self.first = 0
+        self.top = Position(0, '')
+        self.units = 0
+
+    async def open(self) -> None:
+        """Read how much of the stream is stored.
+
+        Raises:
+            StreamAbortedError: The stream was aborted.
+            ChannelFinishedError: The stream has ended.
+            BrokerUnavailableError: Try again.
+        """
+        page = await self._node.reader.history(self._channel, limit=1, reverse=True)
+        self._check_end(page.end)
+        self.top = page.position
+        self.first = self.top.offset + 1
+        async for publication in self._newest_first(page.publications):
+            units = _length_until(publication)
+            if units is not None:
+                self.units = units
+                oldest = await self._node.reader.history(self._channel, limit=1)
+                self.first = oldest.publications[0].offset
+                return
+
+    async def append(self, payload: bytes, binary: bool, units: int) -> bool:
+        """Append a publication after the newest one that is known.
+
+        Args:
+            payload: JSON text, or any bytes if `binary`.
+            binary: Whether the payload is not JSON.
+            units: Its length in units.
+
+        Returns:
+            Whether it was stored now. If not, another publication was faster, or it
+            was stored before; call `read_newer`.
+
+        Raises:
+            StreamAbortedError: The stream was aborted.
+            ChannelFinishedError: The stream has ended.
+            PositionError: The log was lost.
+            BrokerUnavailableError: Append the same payload again.
+        """
+        total = self.units + units
+        publication = Publication(data=payload, binary=binary, tags=_tags(total))
+        try:
+            result = await self._node.publisher.append(
+                self._channel, publication, self._next_version()
+            )
+        except ChannelFinishedError:
+            await self._raise_end()
+            raise
+        if result.skipped:
+            return False
+        is_lost = self.top.offset and result.position.epoch != self.top.epoch
+        self.top, self.units = result.position, total
+        if is_lost:
+            raise PositionError(
+                f'the log of the stream {self._channel!r} was lost, with everything '
+                f'before the position {total - units}'
+            )
+        return True
+
+    async def read_newer(self) -> list[StoredPayload]:
+        """Read the publications of the stream after the newest one that is known.
+
+        Raises:
+            StreamConflictError: There are none. Somebody has removed the history, or
+                has published with versions.
+            PositionError: The log was lost.
+            BrokerUnavailableError: Try again.
+        """
+        page = await self._node.reader.history(
+            self._channel, since=self.top, limit=_PAGE
+        )
+        found = []
+        for publication in page.publications:
+            units = _length_until(publication)
+            if units is not None and publication.end is None:
+                found.append(
+                    StoredPayload(
+                        publication.data, publication.binary, units - self.units
+                    )
+                )
+                self.units = units
+                self.top = Position(publication.offset, page.position.epoch)
+        if not found:
+            self._check_end(page.end)
+            raise StreamConflictError(self._channel)
+        return found
+
+    async def finish(self, end: ChannelEnd, key: str) -> None:
+        """Append the end.
+
+        Args:
+            end: The end.
+            key: Idempotency key of the writer.
+
+        Raises:
+            StreamAbortedError: The stream was aborted.
+            ChannelFinishedError: The stream has another end.
+            StreamConflictError: Another writer has continued the stream.
+            BrokerUnavailableError: Finish it again.
+        """
+        try:
+            result = await self._node.publisher.append(
+                self._channel,
+                Publication(data=b'', tags=_tags(self.units), end=end),
+                self._next_version(),
+                idempotency_key=key,
+            )
+        except ChannelFinishedError:
+            await self._raise_end()
+            raise
+        if result.skipped:
+            raise StreamConflictError(self._channel)
+
+    def _next_version(self) -> Version:
+        # NOTE: a version of another epoch is not compared. The versions of a log that
+        #   was lost can therefore not block the next one.
+        return Version(self.top.offset + 1, self.top.epoch)
+
+    async def _raise_end(self) -> None:
+        page = await self._node.reader.history(self._channel, limit=0)
+        self._check_end(page.end)
+
+    def _check_end(self, end: ChannelEnd | None) -> None:
+        if end is not None:
+            if end.error == ABORTED:
+                raise StreamAbortedError(self._channel)
+            raise ChannelFinishedError(self._channel)
+
+    async def _newest_first(
+        self, publications: list[Publication]
+    ) -> AsyncIterator[Publication]:
+        while publications:
+            for publication in publications:
+                yield publication
+            page = await self._node.reader.history(
+                self._channel,
+                since=Position(publications[-1].offset, self.top.epoch),
+                limit=_PAGE,
+                reverse=True,
+            )
+            publications = page.publications
+
+
+def _tags(units: int) -> dict[str, str]:
+    return {_POSITION_TAG: str(units)}
+
+
+def _length_until(publication: Publication) -> int | None:
+    """Return the length of the stream up to the end of a publication, in units.
+
+    Returns:
+        ``None`` if it is not a publication of a writer.
+    """
+    text = (publication.tags or {}).get(_POSITION_TAG, '')
+    return int(text) if text.isascii() and text.isdecimal() else None

@@ -1,0 +1,482 @@
+"""The writer of a stream.
+
+`StreamWriter.write` puts chunks into a buffer. A task stores them in order: one batch
+after the other, each of them as one publication. While a batch is stored, the chunks
+of the next one are collected.
+
+The end of the block decides how the stream ends:
+
+=============================  ========================================================
+the block ends                 the stream
+=============================  ========================================================
+without an exception           is finished with success
+because a reader aborts it     was finished by `abort_stream`; no exception is raised
+with an exception              is finished with `StreamWriterOptions.error_text`
+with `StreamConflictError`     stays open for the other writer
+with `BrokerUnavailableError`  stays open; another process may continue it
+because its task is cancelled  stays open; another process may continue it
+=============================  ========================================================
+
+Two writers of one stream cannot spoil it. The log stores the publications of one of
+them at each position. The other one compares its chunks with them. If they are equal,
+it continues after them. Otherwise it stops with `StreamConflictError`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from types import TracebackType
+from typing import Any
+from typing import Self
+
+import msgspec
+
+from falcon_channels.access import authorization
+from falcon_channels.errors import BrokerUnavailableError
+from falcon_channels.errors import ChannelFinishedError
+from falcon_channels.errors import ChannelsError
+from falcon_channels.errors import PayloadError
+from falcon_channels.errors import PositionError
+from falcon_channels.errors import StreamAbortedError
+from falcon_channels.errors import StreamConflictError
+from falcon_channels.node import Node
+from falcon_channels.options import check_options
+from falcon_channels.options import StreamWriterOptions
+from falcon_channels.publication import ABORTED
+from falcon_channels.publication import ChannelEnd
+from falcon_channels.publication import Position
+from falcon_channels.routing import ChannelMatch
+from falcon_channels.streams.chunks import Batch
+from falcon_channels.streams.chunks import ChunkBuffer
+from falcon_channels.streams.chunks import is_text_payload
+from falcon_channels.streams.log import StreamLog
+
+_logger = logging.getLogger('falcon_channels')
+
+#: Seconds before the first attempt to store a batch again, and the longest such pause.
+_RETRY_S, _MAX_RETRY_S = 0.05, 1.0
+
+
+class StreamWriter:
+    """Writes a stream to a channel: an async context manager.
+
+    ::
+
+        async with channels.stream('answers:42') as stream:
+            async for text in generate(prompt):
+                await stream.write(text)
+
+    A stream is a channel with history, a beginning and an end. The end of the block
+    finishes it. An exception finishes it with an error for readers. If a reader aborts
+    the stream, the task is cancelled where it waits. The block then ends without an
+    error, and `aborted` is true.
+
+    One task writes a stream at a time. If its process dies, open the stream in another
+    process, and continue at `position`.
+    """
+
+    def __init__(
+        self, node: Node, channel: str, options: StreamWriterOptions | None
+    ) -> None:
+        self._options = StreamWriterOptions() if options is None else options
+        check_options(self._options, StreamWriterOptions)
+        self._failed = authorization.make_end(self._options.error_text)
+        self._node = node
+        self._channel = channel
+        self._log = StreamLog(node, channel)
+        self._key = f'end:{secrets.token_urlsafe(9)}'
+        self._match: ChannelMatch | None = None
+        self._buffer = ChunkBuffer(0)
+        #: Units that the producer will write and the log has already.
+        self._to_skip = 0
+        self._warned = False
+        self._aborted = False
+        #: Position of the end, of an abort that arrived while the stream was opened.
+        self._early_abort: Position | None = None
+        self._finished = False
+        #: Why nothing more can be written.
+        self._error: BaseException | None = None
+        self._sender: asyncio.Task[None] | None = None
+        #: Set when the buffer has chunks.
+        self._filled = asyncio.Event()
+        #: Set when a batch must not wait until the interval has passed.
+        self._urgent = asyncio.Event()
+        self._flushing = 0
+        #: Set for a moment when a batch was stored, and when `_error` was set.
+        self._moved = asyncio.Event()
+        #: The task that runs the block, which an abort cancels.
+        self._body: asyncio.Task[Any] | None = None
+        self._cancelling = 0
+        self._cancelled_body = False
+
+    # --- for the producer ------------------------------------------------------------
+
+    @property
+    def position(self) -> int:
+        """Length of the stream: characters of text, and values, each of which is 1.
+
+        It includes what an earlier writer has stored. A producer that starts again
+        continues here.
+        """
+        return self._log.units + self._buffer.units
+
+    @property
+    def aborted(self) -> bool:
+        """Whether a reader has aborted the stream."""
+        return self._aborted
+
+    async def write(self, chunk: Any) -> None:
+        """Append a chunk to the stream.
+
+        Texts that follow each other may reach readers as one text, or in other pieces.
+        Any other chunk reaches them as one publication.
+
+        Returns when at most `StreamWriterOptions.max_pending_bytes` are not stored.
+
+        Args:
+            chunk: A text, or another JSON value; or data as for `Channels.publish`.
+
+        Raises:
+            StreamAbortedError: The stream was aborted. Do not catch it.
+            ChannelFinishedError: The stream has ended.
+            StreamConflictError: Another writer has continued the stream.
+            PayloadError: The chunk cannot be written as JSON.
+            PublicationTooLargeError: The chunk is not text, and its payload exceeds
+                `max_publication_bytes`.
+            BrokerUnavailableError: The broker was not available for `retry_timeout_s`.
+            PositionError: The broker has lost the log of the stream.
+        """
+        self._check_writable()
+        if isinstance(chunk, str):
+            self._add_text(chunk)
+        else:
+            self._add_value(chunk)
+        if self._buffer:
+            self._filled.set()
+            if self._buffer.size_bytes >= self._options.max_batch_bytes:
+                self._urgent.set()
+            await self._wait_until_pending(self._options.max_pending_bytes)
+
+    def _add_text(self, text: str) -> None:
+        if self._to_skip:
+            skipped = min(self._to_skip, len(text))
+            self._to_skip -= skipped
+            text = text[skipped:]
+        if text:
+            self._buffer.add_text(text)
+
+    def _add_value(self, value: Any) -> None:
+        assert self._match is not None
+        payload, binary = authorization.encode_publication(
+            self._match.route.options, self._channel, value
+        )
+        if is_text_payload(payload, binary):
+            self._add_text(msgspec.json.decode(payload))
+            return
+        authorization.check_size(self._match.route, payload)
+        if self._to_skip:
+            self._to_skip -= 1
+        else:
+            self._buffer.add_value(payload, binary)
+
+    async def flush(self) -> None:
+        """Wait until the broker has stored all chunks; see `write` for the errors."""
+        self._check_writable()
+        self._flushing += 1
+        self._urgent.set()
+        try:
+            await self._wait_until_pending(0)
+        finally:
+            self._flushing -= 1
+
+    async def fail(self, error: str) -> None:
+        """Finish the stream with an error for readers, after all chunks.
+
+        Nothing can be written afterwards.
+
+        Args:
+            error: Text for readers, at most 123 bytes of UTF-8.
+
+        Raises:
+            PayloadError: The text is empty or too long.
+        """
+        end = authorization.make_end(error)
+        if not error:
+            raise PayloadError('error must be a text for readers, and not empty')
+        await self.flush()
+        await self._finish(end)
+
+    # --- open and close --------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Read how much of the stream is stored, and start to write."""
+        if self._sender is not None:
+            raise RuntimeError('a stream is opened once: call channels.stream again')
+        self._match = await self._node.match(self._channel)
+        options = self._match.route.options
+        authorization.check_log(self._match.route, 'a stream')
+        self._buffer = ChunkBuffer(
+            min(self._options.max_batch_bytes, options.max_publication_bytes)
+        )
+        self._node.stream_aborts.listen(self._channel, self._on_aborted)
+        try:
+            await self._log.open()
+        except BaseException:
+            self._node.stream_aborts.ignore(self._channel, self._on_aborted)
+            raise
+        if self._options.replay:
+            self._to_skip = self._log.units
+        self._sender = asyncio.create_task(
+            self._send(), name=f'falcon_channels stream {self._channel}'
+        )
+        self._sender.add_done_callback(self._on_sender_done)
+        if self._early_abort is not None:
+            self._on_aborted(self._early_abort)
+        if self._error is not None:
+            await self._stop()
+            raise self._error
+
+    async def close(self, error: BaseException | None) -> bool:
+        """Finish the stream, or leave it open; see the table of this module.
+
+        Args:
+            error: The exception that ended the block, or ``None``.
+
+        Returns:
+            Whether the exception must be suppressed.
+        """
+        self._body = None
+        try:
+            if error is None:
+                await self._close_finished()
+            elif isinstance(error, Exception):
+                await self._close_failed()
+        finally:
+            await self._stop()
+        return self._aborted and isinstance(error, StreamAbortedError)
+
+    async def _close_finished(self) -> None:
+        if self._finished or self._aborted:
+            return
+        if self._to_skip:
+            _logger.warning(
+                'the stream %r ends %d characters or values before the position that '
+                'is stored: its producer does not repeat itself exactly',
+                self._channel,
+                self._to_skip,
+            )
+        with contextlib.suppress(StreamAbortedError):
+            await self.flush()
+            await self._finish(ChannelEnd())
+
+    async def _close_failed(self) -> None:
+        """Finish with the error for readers; the block raises its own exception."""
+        # NOTE: a log that was lost has only the rest of the stream. Nobody can continue
+        #   it. After other errors of the writer, somebody else has the stream.
+        is_lost = isinstance(self._error, PositionError)
+        if self._error is not None and not is_lost:
+            return
+        try:
+            if not is_lost:
+                await self.flush()
+            await self._finish(self._failed)
+        except StreamAbortedError:
+            return
+        except ChannelsError as ex:
+            _logger.warning(
+                'the stream %r could not be finished with an error: %s',
+                self._channel,
+                ex,
+            )
+
+    async def _stop(self) -> None:
+        self._node.stream_aborts.ignore(self._channel, self._on_aborted)
+        self._buffer.clear()
+        if self._error is None:
+            self._error = RuntimeError(
+                f'the block of the stream {self._channel!r} has ended: write within it'
+            )
+        self._moved.set()
+        if self._sender is not None:
+            self._sender.cancel()
+            await asyncio.wait([self._sender])
+
+    async def __aenter__(self) -> Self:
+        """Open the stream, and read its position.
+
+        Raises:
+            UnknownChannelError: No route matches.
+            CapabilityError: The channel has no history.
+            StreamAbortedError: The stream was aborted.
+            ChannelFinishedError: The stream has ended.
+            BrokerUnavailableError: Try again.
+        """
+        await self.open()
+        self._body = asyncio.current_task()
+        if self._body is not None:
+            self._cancelling = self._body.cancelling()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        """Finish the stream.
+
+        Raises:
+            StreamConflictError: Another writer has continued the stream.
+            BrokerUnavailableError: The stream may have ended or not. Open it again.
+        """
+        body = self._body
+        if self._cancelled_body and body is not None:
+            # NOTE: as `asyncio.timeout` does it. If the task was cancelled by somebody
+            #   else, too, it stays cancelled.
+            others = body.uncancel() > self._cancelling
+            if isinstance(value, asyncio.CancelledError) and not others:
+                value = StreamAbortedError(self._channel)
+        suppress = await self.close(value)
+        return value is not None and suppress
+
+    # --- the task that stores --------------------------------------------------------
+
+    async def _send(self) -> None:
+        clock = asyncio.get_running_loop().time
+        due_s = 0.0
+        while True:
+            self._filled.clear()
+            if not self._buffer:
+                await self._filled.wait()
+            await self._wait_until_due(due_s - clock())
+            due_s = clock() + self._options.interval_s
+            # NOTE: chunks that are added meanwhile belong to the next batch.
+            remaining = self._buffer.units
+            while remaining > 0 and self._buffer:
+                batch = self._buffer.first_batch()
+                await self._store(batch)
+                remaining -= batch.units
+            self._urgent.clear()
+            if self._buffer.size_bytes >= self._options.max_batch_bytes:
+                self._urgent.set()
+
+    async def _wait_until_due(self, delay_s: float) -> None:
+        if delay_s > 0 and not self._flushing and not self._urgent.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(delay_s):
+                    await self._urgent.wait()
+
+    async def _store(self, batch: Batch) -> None:
+        if await self._retry(
+            self._log.append, batch.payload, batch.binary, batch.units
+        ):
+            self._buffer.remove(batch)
+        else:
+            for stored in await self._retry(self._log.read_newer):
+                missing = self._buffer.remove_stored(*stored)
+                if missing is None:
+                    raise StreamConflictError(self._channel)
+                self._to_skip += missing
+        self._warn_of_small_history()
+        self._signal_moved()
+
+    async def _retry(self, function: Any, *args: Any) -> Any:
+        """Call a function until the broker is available, or the time is over."""
+        clock = asyncio.get_running_loop().time
+        deadline_s = None
+        pause_s = _RETRY_S
+        while True:
+            try:
+                return await function(*args)
+            except BrokerUnavailableError:
+                if deadline_s is None:
+                    deadline_s = clock() + self._options.retry_timeout_s
+                if clock() >= deadline_s:
+                    raise
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _MAX_RETRY_S)
+
+    async def _finish(self, end: ChannelEnd) -> None:
+        try:
+            await self._retry(self._log.finish, end, self._key)
+        except StreamAbortedError:
+            self._aborted = True
+            raise
+        self._finished = True
+        self._error = ChannelFinishedError(self._channel)
+
+    def _on_sender_done(self, sender: asyncio.Task[None]) -> None:
+        """Called when the task has ended: the producer gets its error."""
+        if sender.cancelled() or self._error is not None:
+            return
+        self._error = sender.exception()
+        self._aborted = isinstance(self._error, StreamAbortedError)
+        self._signal_moved()
+
+    # --- waiting ---------------------------------------------------------------------
+
+    def _signal_moved(self) -> None:
+        self._moved.set()
+        self._moved.clear()
+
+    async def _wait_until_pending(self, size_bytes: int) -> None:
+        """Wait until at most `size_bytes` are not stored."""
+        while self._buffer.size_bytes > size_bytes:
+            await self._moved.wait()
+            self._check_writable()
+
+    def _check_writable(self) -> None:
+        if self._error is not None:
+            raise self._error
+        if self._sender is None:
+            raise RuntimeError('enter the stream first: "async with"')
+
+    # --- abort -----------------------------------------------------------------------
+
+    def _on_aborted(self, end: Position) -> None:
+        """Called when the stream was aborted: stop the block where it waits.
+
+        Args:
+            end: Position of the end. An earlier stream of the channel has a lower one.
+        """
+        if self._sender is None:
+            self._early_abort = end
+            return
+        top = self._log.top
+        is_of_this_stream = end.epoch == top.epoch and end.offset > top.offset
+        if self._error is not None or not is_of_this_stream:
+            return
+        self._error = StreamAbortedError(self._channel)
+        self._aborted = True
+        self._signal_moved()
+        self._sender.cancel()
+        if self._body is not None:
+            self._cancelled_body = True
+            self._body.cancel()
+
+    def _warn_of_small_history(self) -> None:
+        assert self._match is not None
+        size = self._match.route.options.history_size
+        if self._log.top.offset - self._log.first >= size and not self._warned:
+            self._warned = True
+            _logger.warning(
+                'the stream %r has more publications than history_size of %d: readers '
+                'that come late miss its beginning. Raise history_size or interval_s',
+                self._channel,
+                size,
+            )
+
+
+async def abort_stream(node: Node, channel: str) -> bool:
+    """Implement `Channels.abort_stream`."""
+    try:
+        end = (await node.publisher.finish(channel, error=ABORTED)).position
+        running = True
+    except ChannelFinishedError:
+        end = (await node.reader.history(channel, limit=0)).position
+        running = False
+    await node.stream_aborts.send(channel, end)
+    return running

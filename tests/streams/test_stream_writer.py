@@ -1,0 +1,739 @@
+"""The writer of a stream, `Channels.stream`, on the memory broker and a fake clock."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+import logging
+from typing import Any
+
+import pytest
+from support.fake_clock import on_fake_clock
+
+from falcon_channels import BrokerUnavailableError
+from falcon_channels import CapabilityError
+from falcon_channels import ChannelEnd
+from falcon_channels import ChannelFinishedError
+from falcon_channels import ChannelOptions
+from falcon_channels import Channels
+from falcon_channels import OptionsError
+from falcon_channels import PayloadError
+from falcon_channels import PositionError
+from falcon_channels import PublicationTooLargeError
+from falcon_channels import PublishResult
+from falcon_channels import StreamAbortedError
+from falcon_channels import StreamConflictError
+from falcon_channels import StreamWriterOptions
+from falcon_channels import UnknownChannelError
+from falcon_channels.brokers.memory import MemoryBroker
+
+CHANNEL = 'answers:1'
+
+
+class UncertainBroker(MemoryBroker):
+    """A broker whose store is sometimes not available, before or after it has stored.
+
+    Attributes:
+        failures: Results of the next calls of `publish`: they fail ``'before'`` or
+            ``'after'`` the publication is stored, or it ``'works'``.
+        publishing: Number of calls of `publish`.
+        gate: `publish` waits for it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failures: Iterator[str] = iter(())
+        self.publishing = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def publish(self, *args: Any, **kwargs: Any) -> PublishResult:
+        self.publishing += 1
+        await self.gate.wait()
+        failure = next(self.failures, 'works')
+        if failure == 'before':
+            raise BrokerUnavailableError('not stored')
+        result = await super().publish(*args, **kwargs)
+        if failure == 'after':
+            raise BrokerUnavailableError('stored, but nobody knows')
+        return result
+
+
+def make_channels(broker: MemoryBroker | None = None, **options: Any) -> Channels:
+    channels = Channels(broker)
+    channels.add_route(
+        'answers:{number}', None, ChannelOptions(**{'history_size': 100, **options})
+    )
+    return channels
+
+
+async def values(channels: Channels, channel: str = CHANNEL) -> list[Any]:
+    page = await channels.history(channel, limit=None)
+    return [item.value() for item in page.publications if not item.only_ends]
+
+
+async def end(channels: Channels, channel: str = CHANNEL) -> ChannelEnd | None:
+    return (await channels.history(channel, limit=0)).end
+
+
+# --- batches --------------------------------------------------------------------------
+
+
+@on_fake_clock
+async def test_stream_publishes_its_chunks_and_the_end() -> None:
+    """Texts are joined, other values are not, and the block finishes the channel."""
+    async with make_channels() as channels:
+        async with channels.stream(CHANNEL) as stream:
+            for chunk in ('Two ', 'words. ', {'tool': 'search'}, [1], 'The ', 'end.'):
+                await stream.write(chunk)
+            assert 2 + len('Two words. The end.') == stream.position
+        expected = ['Two words. ', {'tool': 'search'}, [1], 'The end.']
+        assert expected == await values(channels)
+        assert ChannelEnd() == await end(channels)
+        assert not stream.aborted
+
+
+@on_fake_clock
+async def test_first_chunk_is_published_at_once_and_later_ones_are_collected() -> None:
+    """After a pause nothing waits; then one batch is published in each interval."""
+    async with make_channels() as channels:
+        options = StreamWriterOptions(interval_s=1.0)
+        async with channels.stream(CHANNEL, options) as stream:
+            await stream.write('a')
+            await asyncio.sleep(0.1)
+            assert ['a'] == await values(channels)
+            for _ in range(5):
+                await stream.write('b')
+                await asyncio.sleep(0.1)
+            assert ['a'] == await values(channels)
+            await asyncio.sleep(0.5)
+            assert ['a', 'bbbbb'] == await values(channels)
+            await asyncio.sleep(5)
+            await stream.write('c')
+            await asyncio.sleep(0.1)
+            assert ['a', 'bbbbb', 'c'] == await values(channels)
+
+
+@on_fake_clock
+async def test_full_batch_does_not_wait_for_the_interval() -> None:
+    """Many chunks are published before the interval has passed, in bounded batches."""
+    async with make_channels() as channels:
+        options = StreamWriterOptions(interval_s=60.0, max_batch_bytes=100)
+        async with channels.stream(CHANNEL, options) as stream:
+            await stream.write('a')
+            await stream.flush()
+            for _ in range(7):
+                await stream.write('b' * 40)
+            await asyncio.sleep(1)
+            assert 3 * 40 <= len(''.join(await values(channels)))
+        texts = await values(channels)
+        assert 'a' + 280 * 'b' == ''.join(texts)
+        assert max(map(len, texts)) <= 98
+
+
+@on_fake_clock
+async def test_flush_returns_when_everything_is_stored() -> None:
+    """`flush` does not wait for the interval."""
+    async with make_channels() as channels:
+        options = StreamWriterOptions(interval_s=3600.0)
+        async with channels.stream(CHANNEL, options) as stream:
+            for text in ('a', 'b', 'c'):
+                await stream.write(text)
+                await stream.flush()
+            assert ['a', 'b', 'c'] == await values(channels)
+
+
+@on_fake_clock
+async def test_long_text_is_cut_to_publications_of_the_channel() -> None:
+    """A text may be longer than `max_publication_bytes`; a value may not."""
+    async with make_channels(max_publication_bytes=100) as channels:
+        async with channels.stream(CHANNEL) as stream:
+            await stream.write('é' * 1000)
+            with pytest.raises(PublicationTooLargeError):
+                await stream.write(['x' * 100])
+            await stream.write(b'{"a": 1}')
+            await stream.write(b'"text"')
+            assert 1005 == stream.position
+        page = await channels.history(CHANNEL, limit=None)
+        assert max(len(item.data) for item in page.publications) <= 100
+        *texts, value, text = await values(channels)
+        assert ('é' * 1000, {'a': 1}, 'text') == (''.join(texts), value, text)
+
+
+@on_fake_clock
+async def test_write_waits_while_too_many_bytes_are_not_stored() -> None:
+    """A producer that is faster than the broker waits: the memory is bounded."""
+    broker = UncertainBroker()
+    async with make_channels(broker) as channels:
+        options = StreamWriterOptions(max_pending_bytes=1000)
+        async with channels.stream(CHANNEL, options) as stream:
+            broker.gate.clear()
+            written = 0
+
+            async def produce() -> None:
+                nonlocal written
+                for _ in range(100):
+                    await stream.write('x' * 100)
+                    written += 100
+
+            producer = asyncio.create_task(produce())
+            await asyncio.sleep(10)
+            assert (1000, False) == (written, producer.done())
+            broker.gate.set()
+            await producer
+        assert 'x' * 10_000 == ''.join(await values(channels))
+
+
+# --- continue -------------------------------------------------------------------------
+
+
+@on_fake_clock
+async def test_second_writer_continues_where_the_first_one_was_cancelled() -> None:
+    """A cancelled writer leaves the stream open, and `position` says what is stored."""
+    text = ''.join(f'word{number} ' for number in range(100))
+    async with make_channels(history_size=1000) as channels:
+        for _ in range(3):
+            writer = asyncio.create_task(write_from_position(channels, text, 0.01))
+            await asyncio.sleep(1.05)
+            writer.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await writer
+            assert await end(channels) is None
+            stored = ''.join(await values(channels))
+            assert stored
+            assert text.startswith(stored)
+        await write_from_position(channels, text, 0.01)
+        assert text == ''.join(await values(channels))
+        assert ChannelEnd() == await end(channels)
+
+
+async def write_from_position(channels: Channels, text: str, pause_s: float) -> None:
+    async with channels.stream(CHANNEL) as stream:
+        for character in text[stream.position :]:
+            await stream.write(character)
+            await asyncio.sleep(pause_s)
+
+
+@on_fake_clock
+async def test_replaying_producer_starts_again_and_nothing_is_repeated() -> None:
+    """With ``replay=True`` the writer drops what is stored, whatever the chunks are."""
+    async with make_channels() as channels:
+        options = StreamWriterOptions(replay=True)
+
+        async def write(size: int, count: int) -> None:
+            async with channels.stream(CHANNEL, options) as stream:
+                chunks = ['abcdefghij' * 3, {'v': 1}, {'v': 2}, 'klmnopqrst' * 3]
+                for chunk in chunks[:count]:
+                    pieces: list[Any] = (
+                        [chunk[i : i + size] for i in range(0, len(chunk), size)]
+                        if isinstance(chunk, str)
+                        else [chunk]
+                    )
+                    for piece in pieces:
+                        await stream.write(piece)
+                if count < 4:
+                    await stream.flush()
+                    raise asyncio.CancelledError
+
+        for size, count in ((7, 1), (4, 2), (11, 3)):
+            with pytest.raises(asyncio.CancelledError):
+                await write(size, count)
+        await write(9, 4)
+        first, one, two, last = await values(channels)
+        assert ('abcdefghij' * 3, 'klmnopqrst' * 3) == (first, last)
+        assert ({'v': 1}, {'v': 2}) == (one, two)
+
+
+@on_fake_clock
+async def test_writer_continues_after_publications_of_others() -> None:
+    """Publications that no writer has made do not change the position."""
+    async with make_channels() as channels:
+        await channels.publish(CHANNEL, {'question': 'why?'})
+
+        async def block() -> None:
+            async with channels.stream(CHANNEL) as stream:
+                assert 0 == stream.position
+                await stream.write('abc')
+                await stream.flush()
+                for number in range(3):
+                    await channels.publish(CHANNEL, number, tags={'position': 'x'})
+                raise asyncio.CancelledError
+
+        with pytest.raises(asyncio.CancelledError):
+            await block()
+        async with channels.stream(CHANNEL) as stream:
+            assert 3 == stream.position
+            await stream.write('def')
+        expected = [{'question': 'why?'}, 'abc', 0, 1, 2, 'def']
+        assert expected == await values(channels)
+
+
+@on_fake_clock
+async def test_channel_is_a_new_stream_after_its_history_was_removed() -> None:
+    """An answer can be written again into the same channel."""
+    async with make_channels() as channels:
+        for text in ('first', 'second'):
+            async with channels.stream(CHANNEL) as stream:
+                assert 0 == stream.position
+                await stream.write(text)
+            assert [text] == await values(channels)
+            await channels.remove_history(CHANNEL)
+
+
+@on_fake_clock
+async def test_batch_that_was_stored_without_an_answer_is_not_repeated() -> None:
+    """If the broker stored a batch and could not say so, it is stored once."""
+    broker = UncertainBroker()
+    async with make_channels(broker) as channels:
+        broker.failures = iter(
+            ['after', 'before', 'works', 'before', 'after', 'works', 'after']
+        )
+        async with channels.stream(CHANNEL) as stream:
+            for chunk in ('a', {'v': 1}, {'v': 1}, 'b', 'b'):
+                await stream.write(chunk)
+                await stream.flush()
+        assert ['a', {'v': 1}, {'v': 1}, 'b', 'b'] == await values(channels)
+        assert ChannelEnd() == await end(channels)
+
+
+@on_fake_clock
+async def test_end_that_was_stored_without_an_answer_is_no_error() -> None:
+    """The writer finishes again with its key."""
+    broker = UncertainBroker()
+    async with make_channels(broker) as channels:
+        async with channels.stream(CHANNEL) as stream:
+            await stream.write('a')
+            await stream.flush()
+            broker.failures = iter(['after', 'before'])
+        assert ChannelEnd() == await end(channels)
+        assert 4 == broker.publishing
+
+
+@on_fake_clock
+async def test_stream_stays_open_if_the_broker_is_gone_for_too_long() -> None:
+    """The error is raised after `retry_timeout_s`; another process can continue."""
+    broker = UncertainBroker()
+    async with make_channels(broker) as channels:
+        started_s = asyncio.get_running_loop().time()
+
+        async def block() -> None:
+            async with channels.stream(CHANNEL) as stream:
+                await stream.write('a')
+                await stream.flush()
+                broker.failures = iter(lambda: 'before', None)
+                await stream.write('b')
+                await stream.flush()
+
+        with pytest.raises(BrokerUnavailableError):
+            await block()
+        assert 30 <= asyncio.get_running_loop().time() - started_s < 32
+        assert (['a'], None) == (await values(channels), await end(channels))
+        broker.failures = iter(())
+        async with channels.stream(CHANNEL) as stream:
+            assert 1 == stream.position
+            await stream.write('b')
+        assert ['a', 'b'] == await values(channels)
+
+
+# --- two writers ----------------------------------------------------------------------
+
+
+@on_fake_clock
+async def test_two_writers_of_the_same_text_write_it_once() -> None:
+    """A writer that is believed to be dead, and its successor, spoil nothing."""
+    text = ''.join(f'{number} ' for number in range(200))
+    async with make_channels(history_size=1000) as channels:
+        options = StreamWriterOptions(interval_s=0.0)
+
+        async def write(size: int, pause_s: float) -> None:
+            async with channels.stream(CHANNEL, options) as stream:
+                for start in range(stream.position, len(text), size):
+                    await stream.write(text[start : start + size])
+                    await asyncio.sleep(pause_s)
+
+        writers = [write(3, 0.003), write(7, 0.004), write(1, 0.002)]
+        results = await asyncio.gather(*writers, return_exceptions=True)
+        assert text == ''.join(await values(channels))
+        assert ChannelEnd() == await end(channels)
+        assert 1 == results.count(None)
+        others = [result for result in results if result is not None]
+        assert [ChannelFinishedError] * 2 == list(map(type, others))
+
+
+@on_fake_clock
+async def test_writer_stops_if_another_one_has_written_something_else() -> None:
+    """Texts of two writers are never mixed; the stream stays open for the other one."""
+    async with make_channels() as channels:
+        async with channels.stream(CHANNEL) as first:
+
+            async def block() -> None:
+                async with channels.stream(CHANNEL) as second:
+                    await first.write('first')
+                    await first.flush()
+                    await second.write('second')
+                    await second.flush()
+
+            with pytest.raises(StreamConflictError, match='another writer'):
+                await block()
+            assert await end(channels) is None
+            await first.write(' goes on')
+        assert ['first', ' goes on'] == await values(channels)
+
+
+@on_fake_clock
+async def test_writer_that_is_late_does_not_finish_the_stream_of_another() -> None:
+    """An error of a writer that was replaced is not the end of the stream."""
+    async with make_channels() as channels:
+        async with channels.stream(CHANNEL) as second:
+
+            async def block() -> None:
+                async with channels.stream(CHANNEL):
+                    await second.write('abc')
+                    await second.flush()
+                    raise LookupError
+
+            with pytest.raises(LookupError):
+                await block()
+            assert await end(channels) is None
+            await second.write('def')
+        assert ['abc', 'def'] == await values(channels)
+        assert ChannelEnd() == await end(channels)
+
+
+@on_fake_clock
+async def test_writer_stops_if_the_history_was_removed_below_it() -> None:
+    """A version of the channel that has no publication is a conflict."""
+    async with make_channels() as channels:
+
+        async def block() -> None:
+            async with channels.stream(CHANNEL) as stream:
+                async with channels.stream(CHANNEL) as other:
+                    await other.write('other')
+                await channels.remove_history(CHANNEL)
+                await stream.write('own')
+                await stream.flush()
+
+        with pytest.raises(StreamConflictError):
+            await block()
+
+
+# --- ends -----------------------------------------------------------------------------
+
+
+@on_fake_clock
+async def test_exception_finishes_the_stream_with_a_public_text() -> None:
+    """Readers get the chunks, and an error that says nothing about the exception."""
+    async with make_channels() as channels:
+
+        async def block() -> None:
+            async with channels.stream(CHANNEL) as stream:
+                await stream.write('half an')
+                raise LookupError('password of the database')
+
+        with pytest.raises(LookupError, match='password'):
+            await block()
+        assert ['half an'] == await values(channels)
+        assert ChannelEnd('the stream has failed') == await end(channels)
+        options = StreamWriterOptions(error_text='the model is busy')
+        with pytest.raises(LookupError):
+            async with channels.stream('answers:2', options):
+                raise LookupError
+        assert ChannelEnd('the model is busy') == await end(channels, 'answers:2')
+
+
+@on_fake_clock
+async def test_fail_finishes_the_stream_with_the_error_of_the_application() -> None:
+    """`fail` is the end; the block may end without an exception."""
+    async with make_channels() as channels:
+        async with channels.stream(CHANNEL) as stream:
+            await stream.write('half')
+            for wrong in ('', 'x' * 124):
+                with pytest.raises(PayloadError):
+                    await stream.fail(wrong)
+            await stream.fail('no credit')
+            with pytest.raises(ChannelFinishedError):
+                await stream.write('more')
+        assert (['half'], ChannelEnd('no credit')) == (
+            await values(channels),
+            await end(channels),
+        )
+        assert not stream.aborted
+
+
+@on_fake_clock
+async def test_stream_that_is_finished_cannot_be_opened() -> None:
+    """A job that is delivered twice does not write its answer twice."""
+    async with make_channels() as channels:
+        async with channels.stream(CHANNEL) as stream:
+            await stream.write('a')
+        with pytest.raises(ChannelFinishedError):
+            async with channels.stream(CHANNEL):
+                raise AssertionError('the block must not run')
+
+
+@on_fake_clock
+async def test_writer_learns_that_somebody_has_finished_the_channel() -> None:
+    """An end that is no abort is an error, also if the block writes nothing more."""
+    async with make_channels() as channels:
+
+        async def block() -> None:
+            async with channels.stream(CHANNEL) as stream:
+                await stream.write('a')
+                await stream.flush()
+                await channels.finish(CHANNEL, error='by hand')
+
+        with pytest.raises(ChannelFinishedError) as ex:
+            await block()
+        assert ChannelFinishedError is type(ex.value)
+
+        async def block() -> None:
+            async with channels.stream('answers:2') as stream:
+                await channels.finish('answers:2')
+                await stream.write('b')
+                await asyncio.sleep(1)
+
+        with pytest.raises(ChannelFinishedError):
+            await block()
+        assert ChannelEnd('by hand') == await end(channels)
+
+
+@on_fake_clock
+async def test_stream_fails_if_its_log_was_lost() -> None:
+    """Readers of the new log get an error, because the beginning is gone."""
+    broker = MemoryBroker()
+    async with make_channels(broker, meta_ttl_s=60.0, history_ttl_s=60.0) as channels:
+
+        async def block() -> None:
+            async with channels.stream(CHANNEL) as stream:
+                await stream.write('beginning')
+                await stream.flush()
+                await asyncio.sleep(120)
+                await channels.publish('answers:2', 'the broker removes old logs now')
+                await stream.write('middle')
+                await stream.flush()
+
+        with pytest.raises(PositionError, match="of the stream 'answers:1' was lost"):
+            await block()
+        assert ChannelEnd('the stream has failed') == await end(channels)
+
+
+# --- abort ----------------------------------------------------------------------------
+
+
+@on_fake_clock
+async def test_abort_stops_a_writer_that_waits_for_its_producer() -> None:
+    """The task is cancelled where it waits, and continues after the block."""
+    async with make_channels() as channels:
+
+        async def answer() -> str:
+            async with channels.stream(CHANNEL) as stream:
+                await stream.write('half an')
+                await asyncio.Event().wait()
+            assert stream.aborted
+            await asyncio.sleep(1)
+            return 'saved'
+
+        writer = asyncio.create_task(answer())
+        await asyncio.sleep(1)
+        assert await channels.abort_stream(CHANNEL)
+        assert 'saved' == await writer
+        assert 0 == writer.cancelling()
+        assert ['half an'] == await values(channels)
+        assert ChannelEnd('aborted') == await end(channels)
+        assert not await channels.abort_stream(CHANNEL)
+
+
+@on_fake_clock
+async def test_abort_stops_a_writer_that_waits_for_the_broker() -> None:
+    """Chunks that are not stored when the stream is aborted are dropped."""
+    broker = UncertainBroker()
+    async with make_channels(broker) as channels:
+
+        async def answer() -> bool:
+            options = StreamWriterOptions(max_pending_bytes=0, interval_s=60.0)
+            async with channels.stream(CHANNEL, options) as stream:
+                await stream.write('a')
+                await stream.write('b')
+            return stream.aborted
+
+        writer = asyncio.create_task(answer())
+        await asyncio.sleep(1)
+        assert await channels.abort_stream(CHANNEL)
+        assert await writer
+        assert ['a'] == await values(channels)
+
+
+@on_fake_clock
+async def test_abort_without_a_message_stops_the_next_write() -> None:
+    """The log has the end; a writer whose link is lost finds it when it publishes."""
+    async with make_channels() as channels:
+        async with channels.stream(CHANNEL) as stream:
+            await stream.write('a')
+            await stream.flush()
+            await channels.finish(CHANNEL, error='aborted')
+            await stream.write('b')
+            await asyncio.sleep(1)
+            with pytest.raises(StreamAbortedError):
+                await stream.write('c')
+            await stream.write('d')
+            raise AssertionError('the block must not continue')
+        assert stream.aborted
+        assert ['a'] == await values(channels)
+
+
+@on_fake_clock
+async def test_abort_before_the_writer_begins_is_an_error_of_the_block() -> None:
+    """A stream that was aborted cannot be opened; its producer is not started."""
+    async with make_channels() as channels:
+        assert await channels.abort_stream(CHANNEL)
+        with pytest.raises(StreamAbortedError, match="'answers:1' was aborted"):
+            async with channels.stream(CHANNEL):
+                raise AssertionError('the block must not run')
+
+
+@on_fake_clock
+async def test_abort_does_not_hide_another_cancellation() -> None:
+    """If the task was cancelled by somebody else, too, it stays cancelled."""
+    async with make_channels() as channels:
+
+        async def answer() -> None:
+            async with channels.stream(CHANNEL):
+                await asyncio.Event().wait()
+            raise AssertionError('the task must not continue')
+
+        writer = asyncio.create_task(answer())
+        await asyncio.sleep(1)
+        await channels.abort_stream(CHANNEL)
+        writer.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await writer
+
+
+@on_fake_clock
+async def test_abort_does_not_hide_an_exception_of_the_block() -> None:
+    """An error of the clean-up after an abort is raised."""
+    async with make_channels() as channels:
+
+        async def answer() -> None:
+            async with channels.stream(CHANNEL):
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    raise LookupError
+
+        writer = asyncio.create_task(answer())
+        await asyncio.sleep(1)
+        await channels.abort_stream(CHANNEL)
+        with pytest.raises(LookupError):
+            await writer
+        assert ChannelEnd('aborted') == await end(channels)
+
+
+@on_fake_clock
+async def test_abort_of_an_earlier_stream_does_not_stop_a_new_one() -> None:
+    """A message that arrives late is for the stream that it was sent for."""
+    async with make_channels() as channels:
+        async with channels.stream(CHANNEL) as stream:
+            await stream.write('first')
+        end_of_first = await channels.position(CHANNEL)
+        await channels.remove_history(CHANNEL)
+        async with channels.stream(CHANNEL) as stream:
+            await channels.node.stream_aborts.send(CHANNEL, end_of_first)
+            await asyncio.sleep(1)
+            await stream.write('second')
+        assert not stream.aborted
+        assert ['second'] == await values(channels)
+
+
+# --- mistakes -------------------------------------------------------------------------
+
+
+@on_fake_clock
+async def test_stream_reports_mistakes_when_it_is_entered() -> None:
+    """A stream needs a route with history, and a block."""
+    async with make_channels() as channels:
+        channels.add_route('live', None)
+        with pytest.raises(UnknownChannelError):
+            async with channels.stream('unknown'):
+                raise AssertionError
+        with pytest.raises(CapabilityError, match=r"a stream needs a log.* 'live'"):
+            async with channels.stream('live'):
+                raise AssertionError
+        wrong: Any = ChannelOptions()
+        with pytest.raises(OptionsError):
+            channels.stream(CHANNEL, wrong)
+        with pytest.raises(PayloadError, match='at most 123 bytes'):
+            channels.stream(CHANNEL, StreamWriterOptions(error_text='x' * 124))
+        stream = channels.stream(CHANNEL)
+        with pytest.raises(RuntimeError, match='enter the stream first'):
+            await stream.write('a')
+        async with stream:
+            with pytest.raises(PayloadError):
+                await stream.write(object())
+        with pytest.raises(ChannelFinishedError):
+            await stream.write('a')
+        with pytest.raises(asyncio.CancelledError):
+            async with channels.stream('answers:2') as left:
+                raise asyncio.CancelledError
+        with pytest.raises(RuntimeError, match='has ended: write within it'):
+            await left.write('a')
+        with pytest.raises(RuntimeError, match='opened once'):
+            await stream.open()
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        {'interval_s': -1},
+        {'max_batch_bytes': 15},
+        {'max_pending_bytes': -1},
+        {'retry_timeout_s': 0},
+        {'error_text': ''},
+    ],
+)
+def test_wrong_option_is_refused(options: dict[str, Any]) -> None:
+    """An option out of its range raises `OptionsError` with its name."""
+    (name,) = options
+    with pytest.raises(OptionsError, match=name):
+        StreamWriterOptions(**options)
+
+
+@on_fake_clock
+async def test_stream_that_is_longer_than_its_history_warns_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Readers that come late would miss the beginning."""
+    async with make_channels(history_size=5) as channels:
+        with caplog.at_level(logging.WARNING, 'falcon_channels'):
+            async with channels.stream(CHANNEL) as stream:
+                for _ in range(5):
+                    await stream.write([])
+                await stream.flush()
+                assert [] == caplog.messages
+                for _ in range(5):
+                    await stream.write([])
+        (message,) = caplog.messages
+        assert "'answers:1' has more publications than history_size of 5" in message
+
+
+@on_fake_clock
+async def test_producer_that_repeats_less_than_is_stored_is_reported(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """With ``replay=True``, a shorter repetition shows that it is not the same."""
+    async with make_channels() as channels:
+
+        async def block() -> None:
+            async with channels.stream(CHANNEL) as stream:
+                await stream.write('abcdef')
+                await stream.flush()
+                raise asyncio.CancelledError
+
+        with pytest.raises(asyncio.CancelledError):
+            await block()
+        with caplog.at_level(logging.WARNING, 'falcon_channels'):
+            options = StreamWriterOptions(replay=True)
+            async with channels.stream(CHANNEL, options) as stream:
+                await stream.write('abc')
+        (message,) = caplog.messages
+        assert 'ends 3 characters or values before the position' in message
