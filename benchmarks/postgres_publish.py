@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import os
 from pathlib import Path
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -92,7 +93,8 @@ class Postgres:
         )
 
     def __exit__(self, *_: object) -> None:
-        self._process.terminate()
+        # NOTE: this signal makes the server close its connections.
+        self._process.send_signal(signal.SIGINT)
         self._process.wait()
         shutil.rmtree(self._folder, ignore_errors=True)
 
