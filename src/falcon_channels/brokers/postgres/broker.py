@@ -17,6 +17,7 @@ from binascii import a2b_base64
 from collections.abc import Mapping
 from collections.abc import Sequence
 import itertools
+import json
 import logging
 from typing import Any
 
@@ -32,6 +33,7 @@ from falcon_channels.brokers.base import PresenceAdded
 from falcon_channels.brokers.base import PresenceChange
 from falcon_channels.brokers.base import PresenceEntry
 from falcon_channels.brokers.base import PublishResult
+from falcon_channels.brokers.base import RouteSettings
 from falcon_channels.brokers.base import StreamSettings
 from falcon_channels.brokers.base import Version
 from falcon_channels.brokers.control_inbox import ControlInbox
@@ -107,7 +109,8 @@ class PostgresBroker(Broker):
         #: stands for the id of the server.
         self._run_id = '' if trusted else None
         self._migrate = migrate
-        self._notification_name = f'falcon:{schema}'
+        self._routes: Sequence[RouteSettings] = ()
+        self._routes_task: asyncio.Task[None] | None = None
         self._pool: Pool | None = None
         self._queues: PublishQueues | None = None
         self._listener: Listener | None = None
@@ -153,10 +156,11 @@ class PostgresBroker(Broker):
                 'WHERE control'
             )
             self._inbox = ControlInbox(last, receiver.on_control)
+            await self._store_routes()
             self._listener = Listener(
                 server,
                 pool,
-                self._notification_name,
+                self._schema,
                 probe_s=self._probe_s,
                 on_payload=self._on_payload,
                 on_lost=self._on_lost,
@@ -180,15 +184,53 @@ class PostgresBroker(Broker):
             self._run_housekeeping(), 'postgres housekeeping'
         )
 
+    def set_routes(self, routes: Sequence[RouteSettings]) -> None:
+        self._routes = routes
+        if self._queues is not None and self._routes_task is None:
+            self._routes_task = start_task(self._store_new_routes(), 'postgres routes')
+
+    async def _store_new_routes(self) -> None:
+        stored: Sequence[RouteSettings] = ()
+        try:
+            while stored is not self._routes:
+                stored = self._routes
+                await self._store_routes()
+        except BrokerUnavailableError as ex:
+            self._errors.warning(
+                'cannot store the routes for publishes from SQL: %s', ex
+            )
+        finally:
+            self._routes_task = None
+
+    async def _store_routes(self) -> None:
+        """Store the routes and settings for the SQL function ``publish``."""
+        rows = [
+            (
+                *(route.template, route.prefix, route.pattern, route.rank),
+                route.stream.size,
+                milliseconds(route.stream.ttl_s) or -1,
+                milliseconds(route.stream.meta_ttl_s) or -1,
+                milliseconds(route.stream.idempotency_ttl_s),
+                route.max_publication_bytes,
+            )
+            for route in self._routes
+        ]
+        await self._rows(
+            f'SELECT {self._schema}.set_routes(%s, %s::jsonb)',
+            self._run_id == '',
+            json.dumps(rows),
+        )
+
     async def close(self) -> None:
         self._closed = True
         await self._close_all()
 
     async def _close_all(self) -> None:
         housekeeping, self._housekeeping = self._housekeeping, None
-        if housekeeping is not None:
-            housekeeping.cancel()
-            await asyncio.gather(housekeeping, return_exceptions=True)
+        for task in (housekeeping, self._routes_task):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
         listener, self._listener = self._listener, None
         if listener is not None:
             await listener.close()
@@ -270,9 +312,8 @@ class PostgresBroker(Broker):
         numbers, data = encode_batches(batches)
         wait_ms = int((self._timeout_s * 0.8 if wait_s is None else wait_s) * 1000)
         return (
-            f'SELECT * FROM {self._schema}.publish_batch(%s, %s, %s, %s, %s, %s::bytea)'
+            f'SELECT * FROM {self._schema}.publish_batch(%s, %s, %s, %s, %s::bytea)'
         ), (
-            self._notification_name,
             max(1, wait_ms),
             skip,
             self._run_id,
@@ -344,8 +385,7 @@ class PostgresBroker(Broker):
         self, kind: str, channel: str, body: bytes, before: str = ''
     ) -> None:
         await self._rows(
-            f'SELECT {before}{self._schema}.send(%s, %s, %s, %s)',
-            self._notification_name,
+            f'SELECT {before}{self._schema}.send(%s, %s, %s)',
             kind,
             channel.encode(),
             body,

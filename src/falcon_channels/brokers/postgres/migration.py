@@ -57,6 +57,7 @@ def create_schema(libpq_url: str, schema: str) -> str:
             elif found > VERSION:
                 raise _unknown(schema, found)
             connection.execute(_script('functions', schema))
+            connection.execute(_script('publish', schema))
     except psycopg.Error as ex:
         raise unavailable(ex) from None
     if found is None:

@@ -59,22 +59,10 @@ BEGIN
 END
 $$;
 
--- Send a notification. If the body is too long for one, send "@" instead; the receivers
--- then read the body from a table. Return whether the body was sent.
-CREATE OR REPLACE FUNCTION {schema}.notify(
-    p_notify text, p_head text, p_body bytea
-) RETURNS boolean
-LANGUAGE plpgsql VOLATILE AS $$
-DECLARE
-    v_text text := encode(p_body, 'base64');
-BEGIN
-    IF length(p_head) + length(v_text) < 7900 THEN
-        PERFORM pg_notify(p_notify, p_head || v_text);
-        RETURN true;
-    END IF;
-    PERFORM pg_notify(p_notify, p_head || '@');
-    RETURN false;
-END
+-- Return the name of the notifications.
+CREATE OR REPLACE FUNCTION {schema}.notify_name() RETURNS text
+LANGUAGE sql STABLE AS $$
+    SELECT notify FROM {schema}.settings
 $$;
 
 -- Lock a channel for a publish until the end of the transaction, and return its log. Without
@@ -153,15 +141,16 @@ $$;
 -- "p_bytes" has all names, bodies, keys, epochs and errors in the same order.
 --
 -- The channels are sorted by name, so that two calls never wait for each other. A call fails
--- if a channel is locked for longer than "p_lock_ms". With "p_skip" the channel is left out
--- instead, and "refused" is 'locked'.
+-- if a channel is locked for longer than "p_lock_ms"; NULL stands for the "lock_timeout" of
+-- the caller. With "p_skip" the channel is left out instead, and "refused" is 'locked'.
 CREATE OR REPLACE FUNCTION {schema}.publish_batch(
-    p_notify text, p_lock_ms integer, p_skip boolean, p_run text, p_numbers bigint[],
-    p_bytes bytea
+    p_lock_ms integer, p_skip boolean, p_run text, p_numbers bigint[], p_bytes bytea
 ) RETURNS TABLE (duplicate boolean, "offset" bigint, epoch text, refused text)
-LANGUAGE plpgsql VOLATILE SET lock_timeout = 0 AS $$
+LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
 DECLARE
+    v_timeout text := current_setting('lock_timeout');
+    v_notify text := {schema}.notify_name();
     v_run text := coalesce(p_run, {schema}.run_id());
     v_end integer := array_length(p_numbers, 1);
     v_next integer := 1;
@@ -197,8 +186,9 @@ DECLARE
     v_untils bigint[] := '{}';
     v_bodies bytea[] := '{}';
 BEGIN
-    -- The SET clause of this function restores the value of the caller at the end.
-    PERFORM set_config('lock_timeout', p_lock_ms::text, true);
+    IF p_lock_ms IS NOT NULL THEN
+        PERFORM set_config('lock_timeout', p_lock_ms::text, true);
+    END IF;
     WHILE v_next < v_end LOOP
         v_name := substring(p_bytes, v_byte, p_numbers[v_next]::integer);
         v_byte := v_byte + p_numbers[v_next];
@@ -315,7 +305,7 @@ BEGIN
                     END IF;
                 END IF;
                 IF octet_length(v_payload) + octet_length(v_entry) >= 7900 THEN
-                    PERFORM pg_notify(p_notify, v_payload);
+                    PERFORM pg_notify(v_notify, v_payload);
                     v_payload := v_entry;
                 ELSIF v_payload = '' THEN
                     v_payload := v_entry;
@@ -344,36 +334,40 @@ BEGIN
     INSERT INTO {schema}.items
     SELECT * FROM unnest(v_ids, v_offsets, v_stored, v_untils, v_bodies);
     IF v_payload <> '' THEN
-        PERFORM pg_notify(p_notify, v_payload);
+        PERFORM pg_notify(v_notify, v_payload);
+    END IF;
+    IF p_lock_ms IS NOT NULL THEN
+        PERFORM set_config('lock_timeout', v_timeout, true);
     END IF;
 END
 $$;
 
--- Send a message that belongs to no log: a publication ('l'), a signal ('s') or a control
--- message ('c'). Control messages are stored for an hour, for processes whose link is lost.
-CREATE OR REPLACE FUNCTION {schema}.send(
-    p_notify text, p_kind text, p_name bytea, p_body bytea
-) RETURNS void
+-- Send a message that belongs to no log: a signal ('s') or a control message ('c'). If it is
+-- too long for a notification, "@" is sent instead, and the receivers read it from a table.
+-- Control messages are stored for an hour, for processes whose link is lost.
+CREATE OR REPLACE FUNCTION {schema}.send(p_kind text, p_name bytea, p_body bytea)
+RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
+    v_notify text := {schema}.notify_name();
     v_now bigint;
     v_id bigint;
-    v_sent boolean;
+    v_head text;
+    v_text text := encode(p_body, 'base64');
+    v_short boolean;
 BEGIN
     IF p_kind = 'c' THEN
         -- Only one transaction at a time, so that the ids are in the order of the commits.
-        PERFORM pg_advisory_xact_lock(hashtext(p_notify), -1);
+        PERFORM pg_advisory_xact_lock(hashtext('{schema}.control'), -1);
     END IF;
     v_id := nextval('{schema}.message_ids');
     v_now := {schema}.now_ms();
-    v_sent := {schema}.notify(
-        p_notify,
-        p_kind || encode(p_name, 'hex') || ' ' || v_id || '  ' || v_now || ' ',
-        p_body
-    );
+    v_head := p_kind || encode(p_name, 'hex') || ' ' || v_id || '  ' || v_now || ' ';
+    v_short := octet_length(v_head) + octet_length(v_text) < 7900;
+    PERFORM pg_notify(v_notify, v_head || CASE WHEN v_short THEN v_text ELSE '@' END);
     IF p_kind = 'c' THEN
         INSERT INTO {schema}.messages VALUES (v_id, true, p_body, v_now + 3600000);
-    ELSIF NOT v_sent THEN
+    ELSIF NOT v_short THEN
         INSERT INTO {schema}.messages VALUES (v_id, false, p_body, v_now + 60000);
     END IF;
 END
