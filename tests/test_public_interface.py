@@ -133,6 +133,7 @@ PUBLIC = {
         'PresenceChange',
         'PresenceEntry',
         'PublishResult',
+        'RouteSettings',
         'StreamSettings',
         'Version',
     },
