@@ -142,6 +142,7 @@ PUBLIC = {
         'PresenceChange',
         'PresenceEntry',
         'PublishResult',
+        'RouteSettings',
         'StreamSettings',
         'Version',
     },

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextvars import Context
+from itertools import count
 import logging
 import random
 import secrets
@@ -15,6 +16,7 @@ from falcon_channels.access.publishing import Publisher
 from falcon_channels.access.reading import Reader
 from falcon_channels.access.subscribing import Subscriber
 from falcon_channels.brokers.base import Broker
+from falcon_channels.brokers.base import RouteSettings
 from falcon_channels.brokers.urls import open_broker
 from falcon_channels.cluster.cluster import Cluster
 from falcon_channels.cluster.dispatch import ControlDispatcher
@@ -145,6 +147,14 @@ class Node:
         route = self.router.add(template, resource, options, suffix)
         if route.publishers != 'nobody':
             warn_of_small_messages(template, options, self.options)
+        if self._status != 'new':
+            self._pass_routes_on()
+
+    def _pass_routes_on(self) -> None:
+        """Tell the broker the routes, for programs that publish with its store."""
+        self.broker.set_routes(
+            [RouteSettings.of(*pair) for pair in zip(self.router.routes, count())]
+        )
 
     async def match(self, channel: str) -> ChannelMatch:
         """Start the node if necessary, and find the route of a channel.
@@ -225,6 +235,7 @@ class Node:
             raise
 
     async def _start(self) -> None:
+        self._pass_routes_on()
         await self.broker.start(self.hub)
         self.hub.start()
         self._presence.start()

@@ -152,6 +152,57 @@ class ChannelRoute:
         return self.options.publishers
 
 
+#: A field of a template, and the regular expressions of the converters whose values
+#: have one spelling. Other fields match any text without a slash.
+_FIELD = re.compile(r'\{([^{}:(]*)(?::([^{}(]*)(\([^{}]*\))?)?\}')
+_CONVERTER_PATTERNS = {
+    'int': '(?:0|-?[1-9][0-9]*)',
+    'uuid': '[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}',
+    'path': '.*',
+}
+
+
+def name_pattern(template: str) -> tuple[str, str, str]:
+    """Describe the names of a template, for a store that routes names by itself.
+
+    The router decides with converters. The pattern knows only those that are part of
+    Falcon. It may therefore match more names than the router.
+
+    Args:
+        template: A checked template.
+
+    Returns:
+        The text with which the names begin; a regular expression in the syntax that
+        PostgreSQL and Python share; and a rank. If several templates match a name, the
+        router uses the one with the lowest rank.
+    """
+    patterns: list[str] = []
+    rank = ''
+    for segment in template.split('/'):
+        fields = list(_FIELD.finditer(segment))
+        pattern = ''
+        end = 0
+        whole = bool(fields) and fields[0].group() == segment
+        for field in fields:
+            converter, arguments = field.group(2), field.group(3)
+            known = None if arguments else _CONVERTER_PATTERNS.get(converter or '')
+            pattern += _escape(segment[end : field.start()])
+            pattern += known or ('[^/]*' if whole else '[^/]+')
+            end = field.end()
+        patterns.append(pattern + _escape(segment[end:]))
+        if not fields:
+            rank += '0'
+        elif not whole:
+            rank += '1'
+        else:
+            rank += '3' if fields[0].group(2) == 'path' else '2'
+    return template.partition('{')[0], f'^{"/".join(patterns)}$', rank
+
+
+def _escape(literal: str) -> str:
+    return re.sub(r'([^\w:/-])', r'\\\1', literal)
+
+
 def _fields(template: str) -> list[str]:
     """Return the names of the fields of a template."""
     return re.findall(r'\{([^{}:(]*)', template)
@@ -234,7 +285,7 @@ class ChannelRouter:
     def __init__(self) -> None:
         self._router = CompiledRouter()
         self.converters = ChannelConverters(self._router.options.converters)
-        self._templates: set[str] = set()
+        self._routes: dict[str, ChannelRoute] = {}
         #: Recent names with their matches.
         self._known: dict[str, ChannelMatch] = {}
 
@@ -260,13 +311,18 @@ class ChannelRouter:
             raise OptionsError(
                 f'channel template {template!r} has an unmatched brace or empty braces'
             )
-        if template in self._templates:
+        if template in self._routes:
             raise OptionsError(f'channel template {template!r} already has a route')
         route = ChannelRoute(template, resource, options, suffix)
         self._router.add_route('/' + template, route)
-        self._templates.add(template)
+        self._routes[template] = route
         self._known.clear()
         return route
+
+    @property
+    def routes(self) -> list[ChannelRoute]:
+        """All routes, in the order in which they were added."""
+        return list(self._routes.values())
 
     def find(self, channel: str, max_bytes: int) -> ChannelMatch | None:
         """Check a channel name, and return its route, or ``None``.

@@ -229,3 +229,158 @@ async def test_rolled_back_transactions_are_repeated_without_gaps(
     ]
     assert undone >= 50
     assert 0 == listening.node.hub.counters.insufficient_state
+
+
+async def publish_everywhere(
+    channels: Channels, names: list[str], task: asyncio.Task[None]
+) -> list[Publisher]:
+    """Publish to all channels at once until a task is done."""
+    publishers = [Publisher(channels, name) for name in names]
+    await asyncio.gather(
+        *(publisher.publish_while(task, 'value') for publisher in publishers)
+    )
+    return publishers
+
+
+async def check_logs(channels: Channels, publishers: list[Publisher]) -> None:
+    """Check that each log has all acknowledged values once and in order."""
+    for number, publisher in enumerate(publishers):
+        page = await channels.history(f'news {number}', limit=None)
+        values = [publication.value() for publication in page.publications]
+        assert publisher.values == values
+        offsets = [publication.offset for publication in page.publications]
+        assert list(range(1, len(values) + 1)) == offsets
+
+
+async def test_terminated_group_commits_store_each_publication_once(
+    server: PostgresServer,
+) -> None:
+    """If the server ends the connections of group commits, retries store once."""
+    names = [f'news {number}' for number in range(30)]
+    url = f'{server.url}{QUICK}'
+    ended = 0
+
+    async def end_group_commits() -> None:
+        nonlocal ended
+        async with await psycopg.AsyncConnection.connect(
+            server.url, autocommit=True
+        ) as admin:
+            while ended < 10:
+                cursor = await admin.execute(
+                    'SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity '
+                    "WHERE state = 'active' AND query LIKE '%publish_batch%' "
+                    'AND pid <> pg_backend_pid()'
+                )
+                ((count,),) = await cursor.fetchall()
+                ended += count
+
+    async with open_channels(url) as listening, open_channels(url) as publishing:
+        async with Audience(listening, 'news 0', 5) as audience:
+            ending = asyncio.create_task(end_group_commits())
+            publishers = await publish_everywhere(publishing, names, ending)
+            await publishers[0].publish('last')
+            await audience.until_heard('last')
+        await check_logs(listening, publishers)
+    audience.check_all_heard(publishers[0].values)
+    assert sum(publisher.failures for publisher in publishers) >= 10
+
+
+async def test_locked_channel_delays_no_other_channel(server: PostgresServer) -> None:
+    """While a transaction holds one channel, publishes to all others succeed."""
+    names = [f'news {number}' for number in range(30)]
+    async with open_channels(f'{server.url}?timeout_s=20') as channels:
+        async with await psycopg.AsyncConnection.connect(server.url) as holder:
+            for name in names:
+                await channels.publish(name, 'value 0', idempotency_key='value 0')
+            await channels.publish('news 0', 'held', connection=holder)
+            waiting = [
+                asyncio.create_task(
+                    channels.publish('news 0', n, idempotency_key=f'waiting {n}')
+                )
+                for n in range(20)
+            ]
+            for n in range(1, 20):
+                results = await asyncio.gather(
+                    *(
+                        channels.publish(name, f'value {n}', idempotency_key=f'{n}')
+                        for name in names[1:]
+                    )
+                )
+                assert {n + 1} == {result.position.offset for result in results}
+            assert not any(task.done() for task in waiting)
+            await holder.commit()
+            results = await asyncio.gather(*waiting)
+        assert [*range(3, 23)] == [result.position.offset for result in results]
+        page = await channels.history('news 0', limit=None)
+        assert ['value 0', 'held', *range(20)] == [
+            publication.value() for publication in page.publications
+        ]
+
+
+async def test_group_commit_never_makes_a_transaction_fail(
+    server: PostgresServer,
+) -> None:
+    """Transactions that lock channels in any order do not deadlock with groups."""
+    names = [f'news {number}' for number in range(10)]
+    url = f'{server.url}?timeout_s=20'
+
+    async def transact(channels: Channels) -> None:
+        async with await psycopg.AsyncConnection.connect(server.url) as connection:
+            for n in range(15):
+                for name in reversed(names):
+                    await channels.publish(name, f'own {n}', connection=connection)
+                await connection.commit()
+
+    async with open_channels(url) as one, open_channels(url) as two:
+        task = asyncio.create_task(transact(one))
+        publishers, others = await asyncio.gather(
+            publish_everywhere(one, names, task), publish_everywhere(two, names, task)
+        )
+        for number, name in enumerate(names):
+            page = await two.history(name, limit=None)
+            values = [publication.value() for publication in page.publications]
+            own = [value for value in values if value.startswith('own')]
+            assert [f'own {n}' for n in range(15)] == own
+            found = {*publishers[number].values, *others[number].values, *own}
+            assert found == set(values)
+            assert len(found) == len(values)
+
+
+async def test_transaction_from_sql_that_rolls_back_leaves_no_gap(
+    server: PostgresServer,
+) -> None:
+    """Other programs publish with SQL, and half of them roll back or break off."""
+    query = "SELECT falcon_channels.publish('news', to_jsonb(%s::text))"
+
+    async def transact(number: int) -> list[str]:
+        dice = random.Random(number)
+        committed = []
+        for n in range(20):
+            value = f'{number} {n}'
+            connection = await psycopg.AsyncConnection.connect(server.url)
+            try:
+                await connection.execute(query, (value,))
+                ending = dice.choice(['commit', 'roll back', 'break off'])
+                if ending == 'commit':
+                    await connection.commit()
+                    committed.append(value)
+                elif ending == 'roll back':
+                    await connection.rollback()
+            finally:
+                await connection.close()
+        return committed
+
+    url = f'{server.url}?timeout_s=20'
+    async with open_channels(url) as listening, open_channels(url) as publishing:
+        plain = Publisher(publishing, 'news')
+        async with Audience(listening, 'news', 5) as audience:
+            gathered = asyncio.gather(*(transact(number) for number in range(5)))
+            await plain.publish_while(asyncio.ensure_future(gathered), 'plain')
+            await plain.publish('last')
+            await audience.until_heard('last')
+            page = await listening.history('news', limit=None)
+    values = [publication.value() for publication in page.publications]
+    audience.check_all_heard(values)
+    committed = [value for part in gathered.result() for value in part]
+    assert 0 < len(committed) < 100
+    assert sorted([*plain.values, *committed]) == sorted(values)

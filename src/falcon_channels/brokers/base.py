@@ -129,6 +129,8 @@ from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import Position
 from falcon_channels.publication import PresenceStats
 from falcon_channels.publication import Publication
+from falcon_channels.routing import ChannelRoute
+from falcon_channels.routing import name_pattern
 
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
@@ -203,6 +205,45 @@ class Version(NamedTuple):
 
 #: The highest version, which all databases can store.
 MAX_VERSION = 2**63 - 1
+
+
+class RouteSettings(NamedTuple):
+    """What a broker needs to publish to the channels of a route by itself.
+
+    Attributes:
+        template: Template of the names, which identifies the route.
+        prefix: Text with which all names begin.
+        pattern: Regular expression that matches all names of the route.
+        rank: If several routes match a name, the one with the lowest rank is used.
+        stream: Settings of the logs.
+        max_publication_bytes: Maximum payload size in bytes.
+    """
+
+    template: str
+    prefix: str
+    pattern: str
+    rank: str
+    stream: StreamSettings
+    max_publication_bytes: int
+
+    @classmethod
+    def of(cls, route: ChannelRoute, number: int) -> RouteSettings:
+        """Return the settings of a route.
+
+        Args:
+            route: The route.
+            number: Number of routes that were added before it. Of two similar
+                templates, the router uses the one that was added first.
+        """
+        prefix, pattern, rank = name_pattern(route.template)
+        return cls(
+            route.template,
+            prefix,
+            pattern,
+            f'{rank}:{number:05d}',
+            StreamSettings.of(route.options),
+            route.options.max_publication_bytes,
+        )
 
 
 class PublishResult(NamedTuple):
@@ -318,6 +359,17 @@ class Broker(abc.ABC):
             BrokerUnavailableError: The store cannot be reached, or has a version that
                 this broker does not support. The message says what to do. Nothing
                 stays open.
+        """
+
+    def set_routes(self, routes: Sequence[RouteSettings]) -> None:  # noqa: B027 - optional
+        """Replace the known routes.
+
+        Called before `start`, and after each change of the routes. A broker overrides
+        it if other programs can publish with its store, and its store then checks the
+        names and sizes.
+
+        Args:
+            routes: All routes.
         """
 
     @abc.abstractmethod

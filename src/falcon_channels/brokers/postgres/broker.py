@@ -13,9 +13,11 @@
 from __future__ import annotations
 
 import asyncio
-from base64 import b64decode
+from binascii import a2b_base64
 from collections.abc import Mapping
 from collections.abc import Sequence
+import itertools
+import json
 import logging
 from typing import Any
 
@@ -31,6 +33,7 @@ from falcon_channels.brokers.base import PresenceAdded
 from falcon_channels.brokers.base import PresenceChange
 from falcon_channels.brokers.base import PresenceEntry
 from falcon_channels.brokers.base import PublishResult
+from falcon_channels.brokers.base import RouteSettings
 from falcon_channels.brokers.base import StreamSettings
 from falcon_channels.brokers.base import Version
 from falcon_channels.brokers.control_inbox import ControlInbox
@@ -38,6 +41,10 @@ from falcon_channels.brokers.encoding import decode_info
 from falcon_channels.brokers.encoding import decode_publication
 from falcon_channels.brokers.encoding import encode_info
 from falcon_channels.brokers.encoding import encode_publication
+from falcon_channels.brokers.postgres.batch_encoding import Batch
+from falcon_channels.brokers.postgres.batch_encoding import encode_batches
+from falcon_channels.brokers.postgres.batch_encoding import milliseconds
+from falcon_channels.brokers.postgres.batch_encoding import QueuedPublication
 from falcon_channels.brokers.postgres.connections import Pool
 from falcon_channels.brokers.postgres.connections import read_url
 from falcon_channels.brokers.postgres.connections import SCHEMA
@@ -46,7 +53,6 @@ from falcon_channels.brokers.postgres.listener import Listener
 from falcon_channels.brokers.postgres.migration import check_version
 from falcon_channels.brokers.postgres.migration import create_schema
 from falcon_channels.brokers.postgres.publish_queues import PublishQueues
-from falcon_channels.brokers.postgres.publish_queues import QueuedPublication
 from falcon_channels.burst_log import BurstLog
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import CapabilityError
@@ -103,13 +109,15 @@ class PostgresBroker(Broker):
         #: stands for the id of the server.
         self._run_id = '' if trusted else None
         self._migrate = migrate
-        self._notification_name = f'falcon:{schema}'
+        self._routes: Sequence[RouteSettings] = ()
+        self._routes_task: asyncio.Task[None] | None = None
         self._pool: Pool | None = None
         self._queues: PublishQueues | None = None
         self._listener: Listener | None = None
         self._housekeeping: asyncio.Task[None] | None = None
         self._receiver: BrokerReceiver | None = None
-        self._subscribed: set[str] = set()
+        #: The subscribed channels, by their names as notifications contain them.
+        self._subscribed: dict[str, str] = {}
         self._inbox = ControlInbox(0)
         self._errors = BurstLog()
         self._lost = False
@@ -148,10 +156,11 @@ class PostgresBroker(Broker):
                 'WHERE control'
             )
             self._inbox = ControlInbox(last, receiver.on_control)
+            await self._store_routes()
             self._listener = Listener(
                 server,
                 pool,
-                self._notification_name,
+                self._schema,
                 probe_s=self._probe_s,
                 on_payload=self._on_payload,
                 on_lost=self._on_lost,
@@ -175,15 +184,53 @@ class PostgresBroker(Broker):
             self._run_housekeeping(), 'postgres housekeeping'
         )
 
+    def set_routes(self, routes: Sequence[RouteSettings]) -> None:
+        self._routes = routes
+        if self._queues is not None and self._routes_task is None:
+            self._routes_task = start_task(self._store_new_routes(), 'postgres routes')
+
+    async def _store_new_routes(self) -> None:
+        stored: Sequence[RouteSettings] = ()
+        try:
+            while stored is not self._routes:
+                stored = self._routes
+                await self._store_routes()
+        except BrokerUnavailableError as ex:
+            self._errors.warning(
+                'cannot store the routes for publishes from SQL: %s', ex
+            )
+        finally:
+            self._routes_task = None
+
+    async def _store_routes(self) -> None:
+        """Store the routes and settings for the SQL function ``publish``."""
+        rows = [
+            (
+                *(route.template, route.prefix, route.pattern, route.rank),
+                route.stream.size,
+                milliseconds(route.stream.ttl_s) or -1,
+                milliseconds(route.stream.meta_ttl_s) or -1,
+                milliseconds(route.stream.idempotency_ttl_s),
+                route.max_publication_bytes,
+            )
+            for route in self._routes
+        ]
+        await self._rows(
+            f'SELECT {self._schema}.set_routes(%s, %s::jsonb)',
+            self._run_id == '',
+            json.dumps(rows),
+        )
+
     async def close(self) -> None:
         self._closed = True
         await self._close_all()
 
     async def _close_all(self) -> None:
         housekeeping, self._housekeeping = self._housekeeping, None
-        if housekeeping is not None:
-            housekeeping.cancel()
-            await asyncio.gather(housekeeping, return_exceptions=True)
+        for task in (housekeeping, self._routes_task):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
         listener, self._listener = self._listener, None
         if listener is not None:
             await listener.close()
@@ -234,7 +281,7 @@ class PostgresBroker(Broker):
                 'connection must be a psycopg.AsyncConnection, not '
                 f'{type(connection).__name__}'
             )
-        query, values = self._publish_query(channel, [queued])
+        query, values = self._publish_query([Batch(channel, [queued])], None, False)
         # NOTE: psycopg's errors are not converted, because the transaction belongs to
         #   the application.
         async with connection.cursor(row_factory=tuple_row) as cursor:
@@ -244,42 +291,34 @@ class PostgresBroker(Broker):
         return _result(row)
 
     async def _store(
-        self, channel: str, batch: list[QueuedPublication]
-    ) -> list[PublishResult | None]:
-        query, values = self._publish_query(channel, batch)
-        rows = await self._rows(query, *values)
-        return [_result(row) for row in rows]
+        self, batches: Sequence[Batch], *, wait_s: float | None, skip: bool
+    ) -> list[list[PublishResult | None] | None]:
+        """Implement `Store` of the queues."""
+        query, values = self._publish_query(batches, wait_s, skip)
+        rows = iter(await self._rows(query, *values))
+        results: list[list[PublishResult | None] | None] = []
+        for batch in batches:
+            own = list(itertools.islice(rows, len(batch.publications)))
+            locked = own[0][3] == 'locked'
+            results.append(None if locked else [_result(row) for row in own])
+        return results
 
     def _publish_query(
-        self, channel: str, batch: list[QueuedPublication]
+        self, batches: Sequence[Batch], wait_s: float | None, skip: bool
     ) -> tuple[str, tuple[Any, ...]]:
-        settings = batch[0].settings
-        versions = [queued.version for queued in batch]
-        ends = [queued.end for queued in batch]
-        numbers = epochs = errors = None
-        if any(version is not None for version in versions):
-            numbers = [None if v is None else v.number for v in versions]
-            epochs = [None if v is None else v.epoch.encode() for v in versions]
-        if any(end is not None for end in ends):
-            errors = [None if end is None else end.error.encode() for end in ends]
-        query = (
-            f'SELECT * FROM {self._schema}.publish(%s, %s, %s, %s, %s, %s, %s, %s, '
-            '%s::bytea[], %s::bytea[], %s::bigint[], %s::bytea[], %s::bytea[])'
-        )
-        return query, (
-            self._notification_name,
-            max(1, int(self._timeout_s * 800)),
+        # PERF: psycopg takes 26 us for each element of a list. The numbers are
+        #   therefore text, and the bytes are one value
+        #   (benchmarks/postgres_publish.py).
+        numbers, data = encode_batches(batches)
+        wait_ms = int((self._timeout_s * 0.8 if wait_s is None else wait_s) * 1000)
+        return (
+            f'SELECT * FROM {self._schema}.publish_batch(%s, %s, %s, %s, %s::bytea)'
+        ), (
+            max(1, wait_ms),
+            skip,
             self._run_id,
-            channel.encode(),
-            settings.size,
-            _ms(settings.ttl_s),
-            _ms(settings.meta_ttl_s),
-            _ms(settings.idempotency_ttl_s),
-            [queued.body for queued in batch],
-            [queued.key for queued in batch],
-            numbers,
-            epochs,
-            errors,
+            '{' + ','.join(map(str, numbers)) + '}',
+            data,
         )
 
     async def subscribe(self, channel: str, settings: StreamSettings) -> HistoryPage:
@@ -287,17 +326,17 @@ class PostgresBroker(Broker):
             raise _lost_error()
         # NOTE: before the position is read, so that no publication between the two is
         #   missed.
-        self._subscribed.add(channel)
+        self._subscribed[_hex(channel)] = channel
         if not settings.size:
             return HistoryPage([], NO_POSITION)
         try:
             return await self.history(channel, settings, limit=0)
         except BaseException:
-            self._subscribed.discard(channel)
+            self._subscribed.pop(_hex(channel), None)
             raise
 
     async def unsubscribe(self, channel: str) -> None:
-        self._subscribed.discard(channel)
+        self._subscribed.pop(_hex(channel), None)
 
     async def history(
         self,
@@ -315,8 +354,8 @@ class PostgresBroker(Broker):
             self._run_id,
             channel.encode(),
             settings.size,
-            _ms(settings.ttl_s),
-            _ms(settings.meta_ttl_s),
+            milliseconds(settings.ttl_s),
+            milliseconds(settings.meta_ttl_s),
             None if since is None else max(0, min(since, _MAX_OFFSET)),
             limit,
             reverse,
@@ -346,8 +385,7 @@ class PostgresBroker(Broker):
         self, kind: str, channel: str, body: bytes, before: str = ''
     ) -> None:
         await self._rows(
-            f'SELECT {before}{self._schema}.send(%s, %s, %s, %s)',
-            self._notification_name,
+            f'SELECT {before}{self._schema}.send(%s, %s, %s)',
             kind,
             channel.encode(),
             body,
@@ -363,7 +401,7 @@ class PostgresBroker(Broker):
         rows = await self._rows(
             f'SELECT * FROM {self._schema}.add_entries(%s, %s::bytea[], %s::bytea[], '
             '%s::bytea[], %s::bytea[])',
-            _ms(ttl_s),
+            milliseconds(ttl_s),
             [channel.encode() for channel, _ in entries],
             [info.client.encode() for _, info in entries],
             [info.user.encode() for _, info in entries],
@@ -416,7 +454,7 @@ class PostgresBroker(Broker):
                 'ON CONFLICT (channel, "user") DO UPDATE '
                 'SET until_ms = excluded.until_ms RETURNING 1',
                 *key,
-                _ms(ttl_s),
+                milliseconds(ttl_s),
             )
         else:
             await self._rows(
@@ -437,22 +475,26 @@ class PostgresBroker(Broker):
     # --- notifications ----------------------------------------------------------------
 
     async def _on_payload(self, payload: str) -> None:
-        try:
-            head, number, epoch, ms, text = payload.split(' ', 4)
-            kind, channel = head[:1], bytes.fromhex(head[1:]).decode()
-            if kind != 'c' and channel not in self._subscribed:
-                return
-            body: bytes | None
-            if text == '@':
-                body = await self._read_body(kind, channel, epoch, int(number))
-            else:
-                body = b64decode(text)
-            if body is not None:
+        """Called with each notification, which has one message or many."""
+        for entry in payload.split('|'):
+            try:
+                head, number, epoch, ms, text = entry.split(' ', 4)
+                kind, name = head[:1], head[1:]
+                channel = '' if kind == 'c' else self._subscribed.get(name)
+                if channel is None:
+                    continue
+                body: bytes | None
+                if text == '@':
+                    body = await self._read_body(kind, channel, epoch, int(number))
+                    if body is None or (name and name not in self._subscribed):
+                        continue
+                else:
+                    body = a2b_base64(text)
                 self._announce(kind, channel, body, (int(number), epoch, int(ms)))
-        except (ValueError, msgspec.DecodeError) as ex:
-            # NOTE: another release or another application has sent it. The hub notices
-            #   the gap in the offsets.
-            _logger.error('cannot decode a notification: %s', ex)
+            except (ValueError, msgspec.DecodeError) as ex:
+                # NOTE: another release or another application has sent it. The hub
+                #   notices the gap in the offsets.
+                _logger.error('cannot decode a notification: %s', ex)
 
     def _announce(
         self, kind: str, channel: str, body: bytes, stamp: tuple[int, str, int]
@@ -463,8 +505,6 @@ class PostgresBroker(Broker):
         number, epoch, ms = stamp
         if kind == 'c':
             self._inbox.receive(number, body)
-        elif channel not in self._subscribed:
-            return
         elif kind == 's':
             receiver.on_signal(channel, body)
         elif kind == 'l':
@@ -524,7 +564,7 @@ class PostgresBroker(Broker):
 
     def _check_link(self, channel: str) -> None:
         """Raise an error if this process would miss a message that is not stored."""
-        if self._lost and channel in self._subscribed:
+        if self._lost and _hex(channel) in self._subscribed:
             raise _lost_error()
 
     async def _rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
@@ -560,8 +600,8 @@ def _result(row: tuple[Any, ...]) -> PublishResult | None:
     return PublishResult(Position(offset, epoch), duplicate, refused == 'skipped')
 
 
-def _ms(seconds: float | None) -> int | None:
-    return None if seconds is None else max(1, int(seconds * 1000))
+def _hex(channel: str) -> str:
+    return channel.encode().hex()
 
 
 def _last_run(offsets: list[int]) -> int:

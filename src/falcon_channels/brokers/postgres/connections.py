@@ -96,6 +96,10 @@ def _text(name: str, text: str) -> str:
     return text
 
 
+class RowLockedError(BrokerUnavailableError):
+    """Another transaction has locked a row for too long; nothing was changed."""
+
+
 class Server:
     """The options with which a server is connected.
 
@@ -318,4 +322,6 @@ def _shut_down_socket(connection: Connection) -> None:
 def unavailable(error: Exception) -> BrokerUnavailableError:
     """Convert an error of PostgreSQL to one with a message of one line."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
+    if isinstance(error, psycopg.errors.LockNotAvailable):
+        return RowLockedError(f'PostgreSQL: {lines[0]}')
     return BrokerUnavailableError(f'PostgreSQL: {lines[0]}')

@@ -23,7 +23,7 @@ class Listener(ServerLink[Connection]):
     Args:
         server: The server options.
         pool: Connections that send the probes.
-        name: Name of the notifications to listen to.
+        schema: Name of the schema, which has the name of the notifications.
         probe_s: Seconds between two probes.
         on_payload: Called with each notification, one after another.
         on_lost: Called when notifications no longer arrive.
@@ -36,7 +36,7 @@ class Listener(ServerLink[Connection]):
         self,
         server: Server,
         pool: Pool,
-        name: str,
+        schema: str,
         *,
         probe_s: float,
         on_payload: Callable[[str], Awaitable[None]],
@@ -45,7 +45,7 @@ class Listener(ServerLink[Connection]):
     ) -> None:
         self._server = server
         self._pool = pool
-        self._name = name
+        self._schema = schema
         self._on_payload = on_payload
         self._on_lost = on_lost
         self._on_restored = on_restored
@@ -66,7 +66,14 @@ class Listener(ServerLink[Connection]):
         connection = await self._server.connect()
         try:
             async with asyncio.timeout(self._timeout_s):
-                await connection.execute(f'LISTEN "{self._name}"'.encode())
+                # NOTE: the name is read each time, because the schema may have been
+                #   created again.
+                cursor = await connection.execute(
+                    f'SELECT {self._schema}.notify_name()'.encode()
+                )
+                row = await cursor.fetchone()
+                assert row is not None
+                await connection.execute(f'LISTEN "{row[0]}"'.encode())
         except BaseException:
             await close_at_once(connection)
             raise
@@ -86,7 +93,8 @@ class Listener(ServerLink[Connection]):
     async def send_probe(self, number: int) -> None:
         """Send a notification with the number of a probe."""
         await self._pool.rows(
-            'SELECT pg_notify(%s, %s)', self._name, f'{self._mark}{number}'
+            f'SELECT pg_notify({self._schema}.notify_name(), %s)',
+            f'{self._mark}{number}',
         )
 
     async def close_connection(self, connection: Connection) -> None:

@@ -25,7 +25,7 @@ _COMMENT_QUERY = (
 
 
 def migrate(url: str) -> str:
-    """Create the tables and functions, or update the functions.
+    """Create the tables and functions, or update them.
 
     Args:
         url: A URL as for `PostgresBroker.from_url`. Its user must be allowed to create
@@ -52,13 +52,18 @@ def create_schema(libpq_url: str, schema: str) -> str:
             found = _version(schema, rows)
             if found is None:
                 connection.execute(_script('tables', schema))
-            elif found != VERSION:
+            elif found == 1:
+                connection.execute(_script('upgrade_1', schema))
+            elif found > VERSION:
                 raise _unknown(schema, found)
             connection.execute(_script('functions', schema))
+            connection.execute(_script('publish', schema))
     except psycopg.Error as ex:
         raise unavailable(ex) from None
     if found is None:
         return f'created schema {schema!r}, version {VERSION}'
+    if found != VERSION:
+        return f'updated schema {schema!r} from version {found} to {VERSION}'
     return f'schema {schema!r} already has version {VERSION}; its functions are updated'
 
 
@@ -76,8 +81,14 @@ async def check_version(connection: Connection, schema: str) -> None:
             f'the database has no schema {schema!r}: run "falcon-channels migrate URL" '
             'with the URL of your Channels, or add migrate=yes to it'
         )
-    if found != VERSION:
+    if found > VERSION:
         raise _unknown(schema, found)
+    if found != VERSION:
+        raise BrokerUnavailableError(
+            f'schema {schema!r} has version {found}, and this release of '
+            f'falcon-channels needs version {VERSION}: run "falcon-channels migrate '
+            'URL" with the URL of your Channels, or add migrate=yes to it'
+        )
 
 
 def _version(schema: str, rows: list[tuple[Any, ...]]) -> int | None:

@@ -1,47 +1,66 @@
-"""A queue of publications for each channel; a batch of one queue is one transaction.
+"""Queues of publications. One transaction stores the publications of many channels.
 
-A transaction locks only one channel. Two transactions of this process therefore never
-wait for each other, and an application's transaction that publishes delays only its own
-channel.
+A transaction locks the row of each channel. All processes lock the rows in the order of
+the names, so two groups never wait for each other. The transaction of an application
+may lock a row for longer. Such a row must not delay the other channels:
+
+1. A group waits for a locked row for `_GROUP_WAIT_S` only.
+2. After that, the rest of the group is stored without the channels that are locked.
+3. A locked channel gets a transaction of its own, which waits until the deadline.
+   Further publications to the channel wait behind it. Groups do not contain it.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Protocol
 
 from falcon_channels.brokers.background_tasks import start_task
 from falcon_channels.brokers.base import PublishResult
-from falcon_channels.brokers.base import StreamSettings
-from falcon_channels.brokers.base import Version
 from falcon_channels.brokers.pending_calls import PendingCall
 from falcon_channels.brokers.pending_calls import PendingCalls
+from falcon_channels.brokers.postgres.batch_encoding import Batch
+from falcon_channels.brokers.postgres.batch_encoding import QueuedPublication
+from falcon_channels.brokers.postgres.connections import RowLockedError
 from falcon_channels.errors import BrokerUnavailableError
-from falcon_channels.publication import ChannelEnd
 
-#: Maximum number of publications in one transaction.
-_BATCH = 100
+#: Limits of one transaction: publications, and bytes of their bodies. The last
+#: publication may exceed the second one.
+_MAX_PUBLICATIONS = 200
+_MAX_BYTES = 1_048_576
+#: Seconds for which a group waits for a row that another transaction has locked. It is
+#: longer than most transactions, and far shorter than PostgreSQL's ``deadlock_timeout``
+#: of a second. A group is therefore never the reason why PostgreSQL aborts another
+#: transaction.
+_GROUP_WAIT_S = 0.05
+#: The same for the second attempt, for each row.
+_RETRY_WAIT_S = 0.01
 
 
-class QueuedPublication(NamedTuple):
-    """A publication that waits for its transaction.
+class Store(Protocol):
+    """Stores publications in one transaction."""
 
-    Attributes:
-        body: The encoded publication.
-        key: The encoded idempotency key, or ``None``.
-        settings: How long the publication is stored.
-        version: The version of the publication, or ``None``.
-        end: The end of the channel, or ``None``.
-    """
+    async def __call__(
+        self, batches: Sequence[Batch], *, wait_s: float | None, skip: bool
+    ) -> list[list[PublishResult | None] | None]:
+        """Store batches of different channels in one transaction.
 
-    body: bytes
-    key: bytes | None
-    settings: StreamSettings
-    version: Version | None = None
-    end: ChannelEnd | None = None
+        Args:
+            batches: The batches, sorted by channel.
+            wait_s: Seconds for which the transaction waits for a locked channel;
+                ``None`` for the deadline of the broker.
+            skip: Whether a locked channel is left out.
+
+        Returns:
+            The results of each batch; ``None`` for a batch that was left out. The
+            result of a publication is ``None`` if its channel has ended.
+
+        Raises:
+            RowLockedError: A channel is locked, and `skip` is false.
+            BrokerUnavailableError: The publications may have been stored or not.
+        """
 
 
 _Call = PendingCall[QueuedPublication]
@@ -51,31 +70,25 @@ class PublishQueues:
     """The queues of one process.
 
     Args:
-        store: Function that publishes a batch to a channel in one transaction, and
-            returns a result for each publication. All have the same settings. The
-            result is ``None`` if the channel has ended.
-        workers: Maximum number of transactions at the same time.
+        store: Stores publications in one transaction.
+        workers: Maximum number of transactions at the same time, at least 1.
         timeout_s: Deadline of a publication, in seconds.
     """
 
-    def __init__(
-        self,
-        store: Callable[
-            [str, list[QueuedPublication]], Awaitable[list[PublishResult | None]]
-        ],
-        workers: int,
-        timeout_s: float,
-    ) -> None:
+    def __init__(self, store: Store, workers: int, timeout_s: float) -> None:
         self._store = store
         self._pending: PendingCalls[QueuedPublication] = PendingCalls(
             'PostgreSQL', timeout_s
         )
+        #: The queue of each channel that has publications. Such a channel is also in
+        #: `_ready` or in `_locked`, except while a transaction publishes to it.
         self._queues: dict[str, deque[_Call]] = {}
-        #: Channels with a queue, except those that are being published. A channel is
-        #: here once.
         self._ready: asyncio.Queue[str] = asyncio.Queue()
-        self._tasks = [
-            start_task(self._work(), 'postgres publisher') for _ in range(workers)
+        self._locked: asyncio.Queue[str] = asyncio.Queue()
+        self._tasks = [start_task(self._store_groups(), 'postgres publisher')]
+        self._tasks += [
+            start_task(self._store_locked(), 'postgres publisher of a locked channel')
+            for _ in range(max(1, workers - 1))
         ]
 
     async def publish(
@@ -110,42 +123,118 @@ class PublishQueues:
         self._queues.clear()
         self._pending.close()
 
-    # --- internals --------------------------------------------------------------------
+    # --- groups -----------------------------------------------------------------------
 
-    async def _work(self) -> None:
+    async def _store_groups(self) -> None:
         while True:
             channel = await self._ready.get()
-            batch = self._take_batch(channel)
-            try:
-                if batch:
-                    await self._publish(channel, batch)
-            finally:
-                if self._queues.get(channel):
-                    self._ready.put_nowait(channel)
-                else:
-                    self._queues.pop(channel, None)
+            group: dict[str, list[_Call]] = {}
+            count = size_bytes = 0
+            while True:
+                calls = self._take_calls(channel, _MAX_PUBLICATIONS - count)
+                group[channel] = calls
+                count += len(calls)
+                size_bytes += sum(call.size_bytes for call in calls)
+                if (
+                    count >= _MAX_PUBLICATIONS
+                    or size_bytes >= _MAX_BYTES
+                    or self._ready.empty()
+                ):
+                    break
+                channel = self._ready.get_nowait()
+            await self._store_group(group)
 
-    def _take_batch(self, channel: str) -> list[_Call]:
-        """Remove publications with equal settings from the start of a queue."""
+    async def _store_group(self, group: dict[str, list[_Call]]) -> None:
+        batches = [
+            _batch(channel, group[channel])
+            for channel in sorted(group)
+            if group[channel]
+        ]
+        try:
+            results = await self._try_to_store(batches) if batches else []
+        except BrokerUnavailableError as ex:
+            for calls in group.values():
+                self._reject(calls, ex)
+        else:
+            for batch, found in zip(batches, results, strict=True):
+                if found is not None:
+                    self._resolve(group[batch.channel], found)
+                    continue
+                calls = group.pop(batch.channel)
+                self._queues[batch.channel].extendleft(reversed(calls))
+                self._locked.put_nowait(batch.channel)
+        for channel in group:
+            self._release(channel)
+
+    async def _try_to_store(
+        self, batches: Sequence[Batch]
+    ) -> Sequence[list[PublishResult | None] | None]:
+        """Store a group; return ``None`` for each batch of a locked channel."""
+        try:
+            return await self._store(batches, wait_s=_GROUP_WAIT_S, skip=False)
+        except RowLockedError:
+            pass
+        try:
+            return await self._store(batches, wait_s=_RETRY_WAIT_S, skip=True)
+        except RowLockedError:
+            # NOTE: a row that is not the channel's is locked, such as one that is being
+            #   removed because it has expired.
+            return [None] * len(batches)
+
+    # --- locked channels --------------------------------------------------------------
+
+    async def _store_locked(self) -> None:
+        while True:
+            channel = await self._locked.get()
+            calls = self._take_calls(channel, _MAX_PUBLICATIONS)
+            if calls:
+                try:
+                    (results,) = await self._store(
+                        [_batch(channel, calls)], wait_s=None, skip=False
+                    )
+                except BrokerUnavailableError as ex:
+                    self._reject(calls, ex)
+                else:
+                    assert results is not None
+                    self._resolve(calls, results)
+            self._release(channel)
+
+    # --- both -------------------------------------------------------------------------
+
+    def _take_calls(self, channel: str, limit: int) -> list[_Call]:
+        """Remove calls with equal settings from the start of a queue."""
         queue = self._queues[channel]
-        batch: list[_Call] = []
-        while queue and len(batch) < _BATCH:
-            if batch and queue[0].request.settings != batch[0].request.settings:
+        calls: list[_Call] = []
+        size_bytes = 0
+        while queue and len(calls) < limit and size_bytes < _MAX_BYTES:
+            if calls and queue[0].request.settings != calls[0].request.settings:
                 break
             call = queue.popleft()
             if call.future.done():
                 # NOTE: the caller was cancelled, or the deadline has passed.
                 self._pending.discard(call)
             else:
-                batch.append(call)
-        return batch
+                calls.append(call)
+                size_bytes += call.size_bytes
+        return calls
 
-    async def _publish(self, channel: str, batch: list[_Call]) -> None:
-        try:
-            results = await self._store(channel, [call.request for call in batch])
-        except BrokerUnavailableError as ex:
-            for call in batch:
-                self._pending.reject(call, ex)
+    def _resolve(
+        self, calls: Sequence[_Call], results: Sequence[PublishResult | None]
+    ) -> None:
+        for call, result in zip(calls, results, strict=True):
+            self._pending.resolve(call, result)
+
+    def _reject(self, calls: Sequence[_Call], error: BrokerUnavailableError) -> None:
+        for call in calls:
+            self._pending.reject(call, error)
+
+    def _release(self, channel: str) -> None:
+        """Let the next group contain a channel, if it has publications."""
+        if self._queues[channel]:
+            self._ready.put_nowait(channel)
         else:
-            for call, result in zip(batch, results, strict=True):
-                self._pending.resolve(call, result)
+            del self._queues[channel]
+
+
+def _batch(channel: str, calls: Sequence[_Call]) -> Batch:
+    return Batch(channel, [call.request for call in calls])

@@ -59,139 +59,315 @@ BEGIN
 END
 $$;
 
--- Send a notification. If the body is too long for one, send "@" instead; the receivers
--- then read the body from a table. Return whether the body was sent.
-CREATE OR REPLACE FUNCTION {schema}.notify(
-    p_notify text, p_head text, p_body bytea
+-- Return the name of the notifications.
+CREATE OR REPLACE FUNCTION {schema}.notify_name() RETURNS text
+LANGUAGE sql STABLE AS $$
+    SELECT notify FROM {schema}.settings
+$$;
+
+-- Lock a channel for a publish until the end of the transaction, and return its log. Without
+-- a log, only publishes with a key wait for each other, and the result is NULL.
+CREATE OR REPLACE FUNCTION {schema}.lock_channel(
+    p_name bytea, p_size bigint, p_meta_ms bigint, p_run text
+) RETURNS {schema}.channels
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    IF p_size > 0 THEN
+        RETURN {schema}.open_log(p_name, p_meta_ms, p_run);
+    END IF;
+    PERFORM pg_advisory_xact_lock(
+        hashtext('{schema}.keys'), hashtext(encode(p_name, 'hex'))
+    );
+    RETURN NULL;
+END
+$$;
+
+-- Do the same; if another transaction has locked the channel for longer than the
+-- "lock_timeout", return false.
+CREATE OR REPLACE FUNCTION {schema}.try_lock_channel(
+    p_name bytea, p_size bigint, p_meta_ms bigint, p_run text
 ) RETURNS boolean
 LANGUAGE plpgsql VOLATILE AS $$
-DECLARE
-    v_text text := encode(p_body, 'base64');
 BEGIN
-    IF length(p_head) + length(v_text) < 7900 THEN
-        PERFORM pg_notify(p_notify, p_head || v_text);
-        RETURN true;
-    END IF;
-    PERFORM pg_notify(p_notify, p_head || '@');
+    PERFORM {schema}.lock_channel(p_name, p_size, p_meta_ms, p_run);
+    RETURN true;
+EXCEPTION WHEN lock_not_available THEN
     RETURN false;
 END
 $$;
 
--- Append publications to one channel, and announce them when the transaction commits.
+-- Remove the publications of a locked log whose offsets are above "low" and up to "p_last".
+-- Return the new "low".
+--
+-- Publications of the last 10 s stay, because other processes may still read those that
+-- were too long for a notification.
+CREATE OR REPLACE FUNCTION {schema}.trim_log(
+    p_id bigint, p_low bigint, p_last bigint, p_now bigint
+) RETURNS bigint
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    v_stored_ms bigint;
+    v_last bigint;
+BEGIN
+    -- In a busy log, the oldest publication is often young enough to stay.
+    SELECT i.stored_ms INTO v_stored_ms FROM {schema}.items AS i
+    WHERE i.channel = p_id AND i."offset" = p_low + 1;
+    IF v_stored_ms >= p_now - 10000 THEN
+        RETURN p_low;
+    END IF;
+    SELECT i."offset" - 1 INTO v_last FROM {schema}.items AS i
+    WHERE i.channel = p_id AND i."offset" > p_low AND i."offset" <= p_last
+          AND i.stored_ms >= p_now - 10000
+    ORDER BY i."offset" LIMIT 1;
+    v_last := coalesce(v_last, p_last);
+    IF v_last > p_low THEN
+        DELETE FROM {schema}.items AS i
+        WHERE i.channel = p_id AND i."offset" > p_low AND i."offset" <= v_last;
+    END IF;
+    RETURN v_last;
+END
+$$;
+
+-- Append publications to some channels, and announce them when the transaction commits.
 -- Return a row for each publication. "refused" is 'ended' or 'skipped' if the channel has
--- ended or has the version already. The last three arrays may be NULL.
-CREATE OR REPLACE FUNCTION {schema}.publish(
-    p_notify text, p_lock_ms integer, p_run text, p_name bytea, p_size bigint,
-    p_ttl_ms bigint, p_meta_ms bigint, p_key_ms bigint, p_bodies bytea[],
-    p_keys bytea[], p_versions bigint[], p_version_epochs bytea[], p_ends bytea[]
+-- ended or has the version already.
+--
+-- For each channel, "p_numbers" has the length of its name in bytes, the number of its
+-- publications, 1 if these are special and otherwise 0, the size of the log, and three times
+-- in milliseconds: for how long a publication, the log and a key are stored. For each
+-- publication follows the length of its body. If the publications are special, the length of
+-- the key, the version, the length of its epoch, and the length of the error with which the
+-- channel ends follow as well. -1 stands for no limit, no key, no version and no end.
+-- "p_bytes" has all names, bodies, keys, epochs and errors in the same order.
+--
+-- The channels are sorted by name, so that two calls never wait for each other. A call fails
+-- if a channel is locked for longer than "p_lock_ms"; NULL stands for the "lock_timeout" of
+-- the caller. With "p_skip" the channel is left out instead, and "refused" is 'locked'.
+CREATE OR REPLACE FUNCTION {schema}.publish_batch(
+    p_lock_ms integer, p_skip boolean, p_run text, p_numbers bigint[], p_bytes bytea
 ) RETURNS TABLE (duplicate boolean, "offset" bigint, epoch text, refused text)
-LANGUAGE plpgsql VOLATILE SET lock_timeout = 0 AS $$
+LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
 DECLARE
+    v_timeout text := current_setting('lock_timeout');
+    v_notify text := {schema}.notify_name();
+    v_run text := coalesce(p_run, {schema}.run_id());
+    v_end integer := array_length(p_numbers, 1);
+    v_next integer := 1;
+    v_byte integer := 1;
+    v_now bigint := {schema}.now_ms();
+    v_name bytea;
+    v_count integer;
+    v_special boolean;
+    v_size bigint;
+    v_ttl_ms bigint;
+    v_meta_ms bigint;
+    v_key_ms bigint;
     v_log {schema}.channels;
-    v_now bigint;
-    v_top bigint := 0;
-    v_epoch text := '';
-    v_id bigint;
-    v_name text := encode(p_name, 'hex');
+    v_old bigint;
+    v_top bigint;
+    v_low bigint;
+    v_locked boolean;
+    v_done boolean;
     v_offset bigint;
-    v_refused text;
+    v_epoch text;
+    v_body bytea;
+    v_key bytea;
+    v_version bigint;
+    v_version_epoch bytea;
+    v_error bytea;
+    v_kind text;
+    v_text text;
+    v_entry text;
+    v_payload text := '';
+    v_ids bigint[] := '{}';
+    v_offsets bigint[] := '{}';
+    v_stored bigint[] := '{}';
+    v_untils bigint[] := '{}';
+    v_bodies bytea[] := '{}';
 BEGIN
-    -- The deadline of a publish in a transaction of the application. The SET clause of this
-    -- function restores the application's value at the end.
-    PERFORM set_config('lock_timeout', p_lock_ms::text, true);
-    IF p_size > 0 THEN
-        v_log := {schema}.open_log(p_name, p_meta_ms, coalesce(p_run, {schema}.run_id()));
-        v_top := v_log.top;
-        v_epoch := v_log.epoch;
+    IF p_lock_ms IS NOT NULL THEN
+        PERFORM set_config('lock_timeout', p_lock_ms::text, true);
     END IF;
-    v_now := {schema}.now_ms();
-    FOR i IN 1 .. array_length(p_bodies, 1) LOOP
-        v_offset := CASE WHEN p_size > 0 THEN v_top + 1 ELSE 0 END;
-        v_refused := CASE
-            WHEN v_log.ended IS NOT NULL THEN 'ended'
-            WHEN p_versions[i] <= v_log.version
-                 AND p_version_epochs[i] IN ('', v_log.version_epoch) THEN 'skipped'
-        END;
-        IF v_refused IS NOT NULL THEN
-            RETURN QUERY SELECT true, k."offset", k.epoch, NULL FROM {schema}.keys AS k
-            WHERE k.channel = p_name AND k.key = p_keys[i] AND k.until_ms > v_now;
-            IF NOT FOUND THEN
-                RETURN QUERY SELECT false, v_top, v_epoch, v_refused;
+    WHILE v_next < v_end LOOP
+        v_name := substring(p_bytes, v_byte, p_numbers[v_next]::integer);
+        v_byte := v_byte + p_numbers[v_next];
+        v_count := p_numbers[v_next + 1];
+        v_special := p_numbers[v_next + 2] > 0;
+        v_size := p_numbers[v_next + 3];
+        v_ttl_ms := nullif(p_numbers[v_next + 4], -1);
+        v_meta_ms := nullif(p_numbers[v_next + 5], -1);
+        v_key_ms := p_numbers[v_next + 6];
+        v_next := v_next + 7;
+        v_log := NULL;
+        v_locked := p_skip AND (v_size > 0 OR v_special)
+            AND NOT {schema}.try_lock_channel(v_name, v_size, v_meta_ms, v_run);
+        IF v_size > 0 AND NOT v_locked THEN
+            IF NOT v_special THEN
+                -- Most publishes: the log exists, and all publications are stored.
+                UPDATE {schema}.channels AS c
+                SET top = c.top + v_count, forget_ms = v_now + v_meta_ms
+                WHERE c.name = v_name AND (c.forget_ms > v_now OR c.forget_ms IS NULL)
+                      AND (c.run = v_run OR v_run = '') AND c.ended IS NULL
+                RETURNING * INTO v_log;
+                v_log.top := v_log.top - v_count;
             END IF;
-            CONTINUE;
+            v_done := v_log.id IS NOT NULL;
+            IF NOT v_done THEN
+                v_log := {schema}.open_log(v_name, v_meta_ms, v_run);
+            END IF;
+        ELSIF v_special AND NOT v_locked THEN
+            PERFORM {schema}.lock_channel(v_name, v_size, v_meta_ms, v_run);
         END IF;
-        IF p_keys[i] IS NOT NULL THEN
-            INSERT INTO {schema}.keys AS k
-            VALUES (p_name, p_keys[i], v_offset, v_epoch, v_now + p_key_ms)
-            ON CONFLICT (channel, key) DO UPDATE
-            SET "offset" = excluded."offset", epoch = excluded.epoch,
-                until_ms = excluded.until_ms
-            WHERE k.until_ms <= v_now;
-            IF NOT FOUND THEN
-                RETURN QUERY SELECT true, k."offset", k.epoch, NULL FROM {schema}.keys AS k
-                WHERE k.channel = p_name AND k.key = p_keys[i];
-                CONTINUE;
+        v_old := coalesce(v_log.top, 0);
+        v_top := v_old;
+        v_epoch := coalesce(v_log.epoch, '');
+        v_kind := CASE WHEN v_size > 0 THEN 'p' ELSE 'l' END || encode(v_name, 'hex') || ' ';
+        v_now := {schema}.now_ms();
+        FOR i IN 1 .. v_count LOOP
+            v_body := substring(p_bytes, v_byte, p_numbers[v_next]::integer);
+            v_byte := v_byte + p_numbers[v_next];
+            v_next := v_next + 1;
+            v_offset := CASE WHEN v_size > 0 THEN v_top + 1 ELSE 0 END;
+            duplicate := false;
+            "offset" := v_offset;
+            epoch := v_epoch;
+            refused := CASE
+                WHEN v_locked THEN 'locked' WHEN v_log.ended IS NOT NULL THEN 'ended'
+            END;
+            IF v_special THEN
+                v_key := CASE WHEN p_numbers[v_next] >= 0
+                    THEN substring(p_bytes, v_byte, p_numbers[v_next]::integer) END;
+                v_byte := v_byte + greatest(p_numbers[v_next], 0);
+                v_version := nullif(p_numbers[v_next + 1], -1);
+                v_version_epoch := substring(
+                    p_bytes, v_byte, p_numbers[v_next + 2]::integer
+                );
+                v_byte := v_byte + p_numbers[v_next + 2];
+                v_error := CASE WHEN p_numbers[v_next + 3] >= 0
+                    THEN substring(p_bytes, v_byte, p_numbers[v_next + 3]::integer) END;
+                v_byte := v_byte + greatest(p_numbers[v_next + 3], 0);
+                v_next := v_next + 4;
+                IF refused IS NULL AND v_version <= v_log.version
+                   AND v_version_epoch IN ('', v_log.version_epoch) THEN
+                    refused := 'skipped';
+                END IF;
+                IF v_key IS NOT NULL AND NOT v_locked THEN
+                    IF refused IS NULL THEN
+                        INSERT INTO {schema}.keys AS k
+                        VALUES (v_name, v_key, v_offset, v_epoch, v_now + v_key_ms)
+                        ON CONFLICT (channel, key) DO UPDATE
+                        SET "offset" = excluded."offset", epoch = excluded.epoch,
+                            until_ms = excluded.until_ms
+                        WHERE k.until_ms <= v_now;
+                        duplicate := NOT FOUND;
+                    ELSE
+                        duplicate := EXISTS (
+                            SELECT FROM {schema}.keys AS k WHERE k.channel = v_name
+                            AND k.key = v_key AND k.until_ms > v_now
+                        );
+                    END IF;
+                END IF;
+            END IF;
+            IF duplicate THEN
+                refused := NULL;
+                SELECT k."offset", k.epoch INTO "offset", epoch FROM {schema}.keys AS k
+                WHERE k.channel = v_name AND k.key = v_key;
+            ELSIF refused IS NOT NULL THEN
+                "offset" := v_top;
+            ELSE
+                IF v_size > 0 THEN
+                    v_top := v_offset;
+                    v_ids := v_ids || v_log.id;
+                    v_offsets := v_offsets || v_offset;
+                    v_stored := v_stored || v_now;
+                    v_untils := v_untils || (v_now + v_ttl_ms);
+                    v_bodies := v_bodies || v_body;
+                    IF v_special THEN
+                        v_log.ended := v_error;
+                        v_log.version := coalesce(v_version, v_log.version);
+                        v_log.version_epoch := CASE WHEN v_version IS NULL
+                            THEN v_log.version_epoch ELSE v_version_epoch END;
+                    END IF;
+                ELSE
+                    v_offset := nextval('{schema}.message_ids');
+                END IF;
+                v_entry := v_kind || v_offset || ' ' || v_epoch || ' ' || v_now || ' ';
+                v_text := encode(v_body, 'base64');
+                IF octet_length(v_entry) + octet_length(v_text) < 7900 THEN
+                    v_entry := v_entry || v_text;
+                ELSE
+                    -- The receivers read the body from a table.
+                    v_entry := v_entry || '@';
+                    IF v_size = 0 THEN
+                        INSERT INTO {schema}.messages
+                        VALUES (v_offset, false, v_body, v_now + 60000);
+                    END IF;
+                END IF;
+                IF octet_length(v_payload) + octet_length(v_entry) >= 7900 THEN
+                    PERFORM pg_notify(v_notify, v_payload);
+                    v_payload := v_entry;
+                ELSIF v_payload = '' THEN
+                    v_payload := v_entry;
+                ELSE
+                    v_payload := v_payload || '|' || v_entry;
+                END IF;
+            END IF;
+            RETURN NEXT;
+        END LOOP;
+        IF v_top > v_old THEN
+            v_low := v_log.low;
+            IF v_top - v_size - v_low > v_size / 8 THEN
+                v_low := {schema}.trim_log(
+                    v_log.id, v_low, least(v_top - v_size, v_old, v_low + 1000), v_now
+                );
+            END IF;
+            IF NOT v_done OR v_low > v_log.low THEN
+                UPDATE {schema}.channels AS c
+                SET top = v_top, low = v_low, forget_ms = v_now + v_meta_ms,
+                    ended = v_log.ended, version = v_log.version,
+                    version_epoch = v_log.version_epoch
+                WHERE c.id = v_log.id;
             END IF;
         END IF;
-        IF p_size > 0 THEN
-            v_top := v_offset;
-            v_log.ended := p_ends[i];
-            IF p_versions[i] IS NOT NULL THEN
-                v_log.version := p_versions[i];
-                v_log.version_epoch := p_version_epochs[i];
-            END IF;
-            INSERT INTO {schema}.items
-            VALUES (v_log.id, v_offset, v_now, v_now + p_ttl_ms, p_bodies[i]);
-            PERFORM {schema}.notify(
-                p_notify,
-                'p' || v_name || ' ' || v_offset || ' ' || v_epoch || ' ' || v_now || ' ',
-                p_bodies[i]
-            );
-        ELSE
-            PERFORM {schema}.send(p_notify, 'l', p_name, p_bodies[i]);
-        END IF;
-        RETURN QUERY SELECT false, v_offset, v_epoch, NULL;
     END LOOP;
-    IF p_size > 0 AND v_top > v_log.top THEN
-        UPDATE {schema}.channels
-        SET top = v_top, forget_ms = v_now + p_meta_ms, ended = v_log.ended,
-            version = v_log.version, version_epoch = v_log.version_epoch
-        WHERE id = v_log.id;
-        -- Publications of the last 10 s stay, because other processes may still read those
-        -- that were too long for a notification.
-        DELETE FROM {schema}.items AS i
-        WHERE i.channel = v_log.id AND i."offset" <= v_top - p_size
-              AND i.stored_ms < v_now - 10000;
+    INSERT INTO {schema}.items
+    SELECT * FROM unnest(v_ids, v_offsets, v_stored, v_untils, v_bodies);
+    IF v_payload <> '' THEN
+        PERFORM pg_notify(v_notify, v_payload);
+    END IF;
+    IF p_lock_ms IS NOT NULL THEN
+        PERFORM set_config('lock_timeout', v_timeout, true);
     END IF;
 END
 $$;
 
--- Send a message that belongs to no log: a publication ('l'), a signal ('s') or a control
--- message ('c'). Control messages are stored for an hour, for processes whose link is lost.
-CREATE OR REPLACE FUNCTION {schema}.send(
-    p_notify text, p_kind text, p_name bytea, p_body bytea
-) RETURNS void
+-- Send a message that belongs to no log: a signal ('s') or a control message ('c'). If it is
+-- too long for a notification, "@" is sent instead, and the receivers read it from a table.
+-- Control messages are stored for an hour, for processes whose link is lost.
+CREATE OR REPLACE FUNCTION {schema}.send(p_kind text, p_name bytea, p_body bytea)
+RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
+    v_notify text := {schema}.notify_name();
     v_now bigint;
     v_id bigint;
-    v_sent boolean;
+    v_head text;
+    v_text text := encode(p_body, 'base64');
+    v_short boolean;
 BEGIN
     IF p_kind = 'c' THEN
         -- Only one transaction at a time, so that the ids are in the order of the commits.
-        PERFORM pg_advisory_xact_lock(hashtext(p_notify), -1);
+        PERFORM pg_advisory_xact_lock(hashtext('{schema}.control'), -1);
     END IF;
     v_id := nextval('{schema}.message_ids');
     v_now := {schema}.now_ms();
-    v_sent := {schema}.notify(
-        p_notify,
-        p_kind || encode(p_name, 'hex') || ' ' || v_id || '  ' || v_now || ' ',
-        p_body
-    );
+    v_head := p_kind || encode(p_name, 'hex') || ' ' || v_id || '  ' || v_now || ' ';
+    v_short := octet_length(v_head) + octet_length(v_text) < 7900;
+    PERFORM pg_notify(v_notify, v_head || CASE WHEN v_short THEN v_text ELSE '@' END);
     IF p_kind = 'c' THEN
         INSERT INTO {schema}.messages VALUES (v_id, true, p_body, v_now + 3600000);
-    ELSIF NOT v_sent THEN
+    ELSIF NOT v_short THEN
         INSERT INTO {schema}.messages VALUES (v_id, false, p_body, v_now + 60000);
     END IF;
 END

@@ -79,3 +79,26 @@ CREATE TABLE {schema}.revocations (
     PRIMARY KEY (channel, "user")
 );
 CREATE INDEX revocations_until ON {schema}.revocations (until_ms);
+
+-- Settings of the broker: the name of the notifications, and whether a fail-over loses
+-- nothing. The name is random, because PostgreSQL lets every user listen to every name.
+CREATE TABLE {schema}.settings (
+    notify text NOT NULL,
+    trusted boolean NOT NULL DEFAULT false
+);
+INSERT INTO {schema}.settings (notify)
+VALUES ('falcon:' || replace(gen_random_uuid()::text, '-', ''));
+
+-- The routes of the processes, for publishes from SQL.
+CREATE TABLE {schema}.routes (
+    template text PRIMARY KEY,
+    prefix text NOT NULL,
+    pattern text NOT NULL,
+    rank text COLLATE "C" NOT NULL,
+    size bigint NOT NULL,
+    ttl_ms bigint NOT NULL,
+    meta_ms bigint NOT NULL,
+    key_ms bigint NOT NULL,
+    max_bytes bigint NOT NULL,
+    changed_ms bigint NOT NULL
+);

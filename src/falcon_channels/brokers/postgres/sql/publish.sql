@@ -1,0 +1,212 @@
+-- The function "publish", for SQL of an application, and the functions that it calls.
+-- {schema} is replaced by the name of the schema.
+
+-- Encode text or bytes as MessagePack.
+CREATE OR REPLACE FUNCTION {schema}.pack(p_bytes bytea, p_is_text boolean) RETURNS bytea
+LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+    v_length integer := octet_length(p_bytes);
+    v_head text;
+BEGIN
+    IF p_is_text AND v_length < 32 THEN
+        v_head := to_hex(160 + v_length);
+    ELSIF v_length < 256 THEN
+        v_head := CASE WHEN p_is_text THEN 'd9' ELSE 'c4' END
+            || lpad(to_hex(v_length), 2, '0');
+    ELSIF v_length < 65536 THEN
+        v_head := CASE WHEN p_is_text THEN 'da' ELSE 'c5' END
+            || lpad(to_hex(v_length), 4, '0');
+    ELSE
+        v_head := CASE WHEN p_is_text THEN 'db' ELSE 'c6' END
+            || lpad(to_hex(v_length), 8, '0');
+    END IF;
+    RETURN decode(v_head, 'hex') || p_bytes;
+END
+$$;
+
+-- Encode a publication like the module "encoding" of the package: an array of the data, the
+-- time, whether it is binary, and the tags.
+CREATE OR REPLACE FUNCTION {schema}.encode_publication(p_data bytea, p_tags jsonb)
+RETURNS bytea
+LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+    v_count integer;
+    v_map bytea;
+BEGIN
+    IF p_tags IS NULL THEN
+        RETURN '\x91'::bytea || {schema}.pack(p_data, false);
+    END IF;
+    SELECT count(*), coalesce(string_agg(
+        {schema}.pack(convert_to(t.key, 'UTF8'), true)
+        || {schema}.pack(convert_to(t.value, 'UTF8'), true), ''
+    ), '') INTO v_count, v_map FROM jsonb_each_text(p_tags) AS t;
+    RETURN '\x94'::bytea || {schema}.pack(p_data, false) || '\x00c2de'::bytea
+           || decode(lpad(to_hex(v_count), 4, '0'), 'hex') || v_map;
+END
+$$;
+
+-- Check that text is JSON that every client can read. As for other publishers, it has at
+-- most 32 levels, and no number outside the range of a double.
+CREATE OR REPLACE FUNCTION {schema}.check_json(p_data text) RETURNS void
+LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+    v_data jsonb := p_data::jsonb;
+BEGIN
+    -- The searches are slow. The conditions before them are quick, and rarely true.
+    IF octet_length(p_data) - octet_length(translate(p_data, '[{', '')) > 32
+       AND jsonb_path_exists(
+           v_data, 'strict $.**{32} ? (@.type() == "array" || @.type() == "object")'
+       ) THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'JSON nests deeper than 32 levels';
+    END IF;
+    IF p_data ~ '[0-9]{200}|[eE][+]?[0-9]{3}' AND jsonb_path_exists(
+        v_data, 'strict $.** ? (@.type() == "number" && (@ > 1.7976931348623157e308'
+        ' || @ < -1.7976931348623157e308))'
+    ) THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = 'JSON has a number outside the range of a double';
+    END IF;
+END
+$$;
+
+-- Publish JSON text in the transaction of the caller.
+--
+-- The function has the rights of its owner. A user that may use the schema can therefore
+-- publish, but not read. All names have a schema or are those of "pg_catalog". Otherwise, the
+-- caller could let the owner execute other functions.
+CREATE OR REPLACE FUNCTION {schema}.publish(
+    channel text, data text, tags jsonb DEFAULT NULL, idempotency_key text DEFAULT NULL,
+    version bigint DEFAULT NULL, version_epoch text DEFAULT '',
+    OUT "offset" bigint, OUT epoch text, OUT duplicate boolean, OUT skipped boolean
+)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+DECLARE
+    v_name bytea := convert_to(channel, 'UTF8');
+    v_data bytea := convert_to(data, 'UTF8');
+    v_key bytea := convert_to(idempotency_key, 'UTF8');
+    v_epoch bytea := convert_to(version_epoch, 'UTF8');
+    v_special boolean := idempotency_key IS NOT NULL OR version IS NOT NULL;
+    v_route {schema}.routes;
+    v_run text;
+    v_body bytea;
+    v_refused text;
+BEGIN
+    IF channel IS NULL OR octet_length(v_name) NOT BETWEEN 1 AND 255
+       OR channel ~ '^[/[:space:]]|[[:space:]]$|[[:cntrl:]]'
+       OR (getdatabaseencoding() = 'UTF8' AND channel IS NOT NFC NORMALIZED) THEN
+        RAISE invalid_parameter_value USING MESSAGE = format(
+            'channel name %L must have 1 to 255 bytes in Unicode normal form C, no slash at '
+            'its start, no white space at its ends, and no control characters',
+            left(channel, 80)
+        );
+    END IF;
+    IF data IS NULL THEN
+        RAISE null_value_not_allowed USING MESSAGE = 'data is NULL, and must be JSON';
+    END IF;
+    SELECT r.* INTO v_route FROM {schema}.routes AS r
+    WHERE starts_with(channel, r.prefix) AND channel ~ r.pattern
+    ORDER BY r.rank, r.changed_ms DESC LIMIT 1;
+    IF NOT FOUND THEN
+        RAISE undefined_object USING
+            MESSAGE = format('no route matches channel %L', left(channel, 80)),
+            HINT = 'A process of the application stores its routes when it starts: add the '
+                   'route to Channels, and start a process.';
+    END IF;
+    IF octet_length(v_data) > v_route.max_bytes THEN
+        RAISE program_limit_exceeded USING MESSAGE = format(
+            'publication of %s bytes exceeds max_publication_bytes of %s',
+            octet_length(v_data), v_route.max_bytes
+        );
+    END IF;
+    PERFORM {schema}.check_json(data);
+    IF jsonb_path_exists(tags, 'strict $ ? (@.type() != "object")')
+       OR jsonb_path_exists(tags, 'strict $.* ? (@.type() != "string")', '{}', true) THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = 'tags must be a JSON object whose values are text';
+    END IF;
+    IF octet_length(v_key) NOT BETWEEN 1 AND 255 THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = 'an idempotency key must have 1 to 255 bytes of UTF-8';
+    END IF;
+    IF version < 0 OR version_epoch IS NULL OR octet_length(v_epoch) > 255 THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = 'version must be 0 or higher, and version_epoch must be text of at '
+                      'most 255 bytes of UTF-8';
+    END IF;
+    IF version IS NULL AND version_epoch <> '' THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = 'version_epoch needs a version beside it';
+    END IF;
+    IF version IS NOT NULL AND v_route.size = 0 THEN
+        RAISE feature_not_supported USING MESSAGE = format(
+            'a version needs a log, and the route %L has none: add it with '
+            'ChannelOptions(history_size=...)', v_route.template
+        );
+    END IF;
+    SELECT CASE WHEN s.trusted THEN '' END INTO v_run FROM {schema}.settings AS s;
+    v_body := {schema}.encode_publication(v_data, tags);
+    SELECT b."offset", b.epoch, b.duplicate, b.refused
+    INTO "offset", epoch, duplicate, v_refused
+    FROM {schema}.publish_batch(
+        NULL, false, v_run,
+        ARRAY[
+            octet_length(v_name), 1, v_special::integer, v_route.size, v_route.ttl_ms,
+            v_route.meta_ms, v_route.key_ms, octet_length(v_body)
+        ] || CASE WHEN v_special THEN ARRAY[
+            coalesce(octet_length(v_key), -1), coalesce(version, -1),
+            octet_length(v_epoch), -1
+        ]::bigint[] ELSE '{}' END,
+        v_name || v_body || coalesce(v_key, '') || v_epoch
+    ) AS b;
+    IF v_refused = 'ended' THEN
+        RAISE object_not_in_prerequisite_state USING MESSAGE = format(
+            'the channel %L is finished: nothing can be published to it until '
+            'remove_history opens it again', left(channel, 80)
+        );
+    END IF;
+    skipped := v_refused IS NOT NULL;
+END
+$$;
+
+-- Publish JSON.
+CREATE OR REPLACE FUNCTION {schema}.publish(
+    channel text, data jsonb, tags jsonb DEFAULT NULL, idempotency_key text DEFAULT NULL,
+    version bigint DEFAULT NULL, version_epoch text DEFAULT '',
+    OUT "offset" bigint, OUT epoch text, OUT duplicate boolean, OUT skipped boolean
+)
+LANGUAGE sql VOLATILE AS $$
+    SELECT * FROM {schema}.publish($1, $2::text, $3, $4, $5, $6)
+$$;
+
+CREATE OR REPLACE FUNCTION {schema}.publish(
+    channel text, data json, tags jsonb DEFAULT NULL, idempotency_key text DEFAULT NULL,
+    version bigint DEFAULT NULL, version_epoch text DEFAULT '',
+    OUT "offset" bigint, OUT epoch text, OUT duplicate boolean, OUT skipped boolean
+)
+LANGUAGE sql VOLATILE AS $$
+    SELECT * FROM {schema}.publish($1, $2::text, $3, $4, $5, $6)
+$$;
+
+-- Store the routes of a process, and whether a fail-over loses nothing. Each row of "p_rows"
+-- has the columns of the table in their order.
+CREATE OR REPLACE FUNCTION {schema}.set_routes(p_trusted boolean, p_rows jsonb) RETURNS void
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    UPDATE {schema}.settings SET trusted = p_trusted WHERE trusted <> p_trusted;
+    INSERT INTO {schema}.routes AS r
+    SELECT v->>0, v->>1, v->>2, v->>3, (v->>4)::bigint, (v->>5)::bigint, (v->>6)::bigint,
+           (v->>7)::bigint, (v->>8)::bigint, {schema}.now_ms()
+    FROM jsonb_array_elements(p_rows) AS v ORDER BY v->>0
+    ON CONFLICT (template) DO UPDATE
+    SET prefix = excluded.prefix, pattern = excluded.pattern, rank = excluded.rank,
+        size = excluded.size, ttl_ms = excluded.ttl_ms, meta_ms = excluded.meta_ms,
+        key_ms = excluded.key_ms, max_bytes = excluded.max_bytes,
+        changed_ms = excluded.changed_ms
+    WHERE (r.prefix, r.pattern, r.rank, r.size, r.ttl_ms, r.meta_ms, r.key_ms, r.max_bytes)
+        IS DISTINCT FROM (
+            excluded.prefix, excluded.pattern, excluded.rank, excluded.size,
+            excluded.ttl_ms, excluded.meta_ms, excluded.key_ms, excluded.max_bytes
+        );
+END
+$$;

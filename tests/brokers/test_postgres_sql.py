@@ -1,0 +1,589 @@
+"""Publishing from SQL: the rules of other publishers, and the rights of users."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from collections.abc import Iterator
+from contextlib import asynccontextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg.types.json import Jsonb
+import pytest
+from support.postgres_server import PostgresServer
+
+from falcon_channels import BrokerUnavailableError
+from falcon_channels import ChannelOptions
+from falcon_channels import Channels
+from falcon_channels.brokers.base import StreamSettings
+from falcon_channels.brokers.postgres import migrate
+from falcon_channels.brokers.urls import open_broker
+from falcon_channels.publication import Publication
+from falcon_channels.routing import ChannelRouter
+from falcon_channels.testing import Recorder
+from falcon_channels.testing.recorder import eventually
+
+pytestmark = pytest.mark.xdist_group('postgres')
+
+#: The tables and functions of version 1.
+VERSION_1 = (Path(__file__).parent / 'postgres_version_1.sql').read_text()
+
+LOG = ChannelOptions(history_size=100)
+_numbers = count()
+
+
+@pytest.fixture(scope='module')
+def server() -> Iterator[PostgresServer]:
+    server = PostgresServer('fsync=off')
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def schema(server: PostgresServer) -> str:
+    """The name of a new schema."""
+    schema = f'sql{next(_numbers)}'
+    migrate(f'{server.url}?schema={schema}')
+    return schema
+
+
+@asynccontextmanager
+async def opened(
+    server: PostgresServer, schema: str, **routes: ChannelOptions
+) -> AsyncIterator[Channels]:
+    """Open channels with the routes ``orders:{order}``, ``plain`` and more."""
+    channels = Channels(f'{server.url}?schema={schema}&timeout_s=10')
+    channels.add_route('orders:{order}', object(), LOG)
+    channels.add_route('plain', object())
+    for name, options in routes.items():
+        channels.add_route(name, object(), options)
+    await channels.start()
+    try:
+        yield channels
+    finally:
+        await channels.close()
+
+
+@asynccontextmanager
+async def connected(server: PostgresServer) -> AsyncIterator[Any]:
+    async with await psycopg.AsyncConnection.connect(
+        server.url, autocommit=True
+    ) as connection:
+        yield connection
+
+
+async def publish(connection: Any, schema: str, *values: Any, **more: Any) -> Any:
+    """Call the SQL function, and return its row."""
+    words = ['%s'] * len(values) + [f'{name} => %({name})s' for name in more]
+    if more:
+        words[: len(values)] = [f'%({n})s' for n in range(len(values))]
+    parameters: Any = values
+    if more:
+        parameters = {**{str(n): value for n, value in enumerate(values)}, **more}
+    query = f'SELECT * FROM {schema}.publish({", ".join(words)})'
+    cursor = await connection.execute(query, parameters)
+    return await cursor.fetchone()
+
+
+# --- delivery -------------------------------------------------------------------------
+
+
+async def test_publication_from_sql_is_delivered_like_others(
+    server: PostgresServer, schema: str
+) -> None:
+    """SQL and `Channels` publish to one log; text, json and jsonb are accepted."""
+    async with (
+        opened(server, schema) as channels,
+        connected(server) as connection,
+        channels.subscribe('orders:7') as subscription,
+    ):
+        await connection.execute(
+            f"""SELECT {schema}.publish('orders:7', '{{"state": "paid"}}')"""
+        )
+        await channels.publish('orders:7', 'python')
+        await connection.execute(
+            f"SELECT {schema}.publish('orders:7', json_build_object('n', 1))"
+        )
+        tags = {'kind': 'ä' * 200, **{f'tag {n}': '' for n in range(20)}}
+        offset, epoch, duplicate, skipped = await publish(
+            connection, schema, 'orders:7', Jsonb({'n': 2}), tags=Jsonb(tags)
+        )
+        found = [await anext(subscription) for _ in range(4)]
+        page = await channels.history('orders:7')
+        assert found == page.publications
+        assert [{'state': 'paid'}, 'python', {'n': 1}, {'n': 2}] == [
+            publication.value() for publication in found
+        ]
+        assert [1, 2, 3, 4] == [publication.offset for publication in found]
+        assert [None, None, None, tags] == [publication.tags for publication in found]
+        assert (4, page.position.epoch, False, False) == (
+            offset,
+            epoch,
+            duplicate,
+            skipped,
+        )
+        assert abs(found[0].time_ms - found[1].time_ms) < 60_000
+
+
+async def test_publication_from_sql_without_a_log_is_delivered(
+    server: PostgresServer, schema: str
+) -> None:
+    """A channel without history gets publications of any size, with offset 0."""
+    async with (
+        opened(server, schema) as channels,
+        connected(server) as connection,
+        channels.subscribe('plain') as subscription,
+    ):
+        for value in ('short', 'x' * 60_000):
+            assert (0, '', False, False) == await publish(
+                connection, schema, 'plain', Jsonb(value)
+            )
+            publication = await anext(subscription)
+            assert (0, value) == (publication.offset, publication.value())
+
+
+@pytest.mark.parametrize('size', [1, 30, 31, 32, 253, 254, 300, 65_000, 70_000])
+async def test_payload_of_any_size_arrives_unchanged(
+    server: PostgresServer, schema: str, size: int
+) -> None:
+    """Payloads around the limits of MessagePack and notifications arrive unchanged."""
+    large = ChannelOptions(history_size=10, max_publication_bytes=100_000)
+    async with (
+        opened(server, schema, large=large) as channels,
+        connected(server) as connection,
+        channels.subscribe('large') as subscription,
+    ):
+        text = '"' + 'x' * size + '"'
+        await publish(connection, schema, 'large', text)
+        assert text.encode() == (await anext(subscription)).data
+
+
+async def test_concurrent_publishes_from_sql_and_processes_have_one_order(
+    server: PostgresServer, schema: str
+) -> None:
+    """Programs with SQL and processes publish at once: no gaps, and no duplicates."""
+    async with opened(server, schema) as channels, opened(server, schema) as other:
+
+        async def run_sql(number: int) -> None:
+            async with connected(server) as connection:
+                for n in range(20):
+                    await publish(connection, schema, 'orders:1', f'"{number} {n}"')
+
+        async def run_process(channels: Channels, number: int) -> None:
+            for n in range(20):
+                await channels.publish('orders:1', f'{number} {n}')
+
+        async with channels.subscribe('orders:1') as subscription:
+            await asyncio.gather(
+                *(run_sql(number) for number in range(4)),
+                *(run_process(channels, number) for number in (4, 5, 6)),
+                *(run_process(other, number) for number in (7, 8, 9)),
+            )
+            found = [await anext(subscription) for _ in range(200)]
+    assert list(range(1, 201)) == [publication.offset for publication in found]
+    values = [str(publication.value()) for publication in found]
+    for number in range(10):
+        own = [value for value in values if value.startswith(f'{number} ')]
+        assert [f'{number} {n}' for n in range(20)] == own
+
+
+async def test_key_version_and_end_hold_for_sql_and_processes(
+    server: PostgresServer, schema: str
+) -> None:
+    """Keys, versions and ends of processes are respected in SQL, and vice versa."""
+    async with opened(server, schema) as channels, connected(server) as connection:
+        first = await channels.publish('orders:1', 1, idempotency_key='a')
+        assert (*first.position, True, False) == await publish(
+            connection, schema, 'orders:1', '1', idempotency_key='a'
+        )
+        second = await publish(
+            connection, schema, 'orders:1', '2', idempotency_key='b', version=5
+        )
+        assert (2, False, False) == (second[0], second[2], second[3])
+        again = await channels.publish('orders:1', 2, idempotency_key='b')
+        assert (2, True) == (again.position.offset, again.duplicate)
+        assert (await channels.publish('orders:1', 3, version=5)).skipped
+        row = await publish(connection, schema, 'orders:1', '3', version=4)
+        assert (2, False, True) == (row[0], row[2], row[3])
+        row = await publish(
+            connection, schema, 'orders:1', '3', version=4, version_epoch='new'
+        )
+        assert (3, False, False) == (row[0], row[2], row[3])
+        await channels.finish('orders:1')
+        with pytest.raises(
+            psycopg.errors.ObjectNotInPrerequisiteState, match="'orders:1' is finished"
+        ):
+            await publish(connection, schema, 'orders:1', '4')
+        # A repeated publish gets its result, also after the end.
+        row = await publish(connection, schema, 'orders:1', '2', idempotency_key='b')
+        assert (2, True, False) == (row[0], row[2], row[3])
+        await channels.remove_history('orders:1')
+        assert (5, False) == (await publish(connection, schema, 'orders:1', '5'))[::2]
+
+
+async def test_route_added_after_the_start_reaches_the_database(
+    server: PostgresServer, schema: str
+) -> None:
+    """A route that is added later, or changed in a new process, holds in SQL."""
+    async with opened(server, schema) as channels, connected(server) as connection:
+        channels.add_route('late', object(), LOG)
+
+        async def published() -> bool:
+            try:
+                await publish(connection, schema, 'late', '1')
+            except psycopg.errors.UndefinedObject:
+                return False
+            return True
+
+        await eventually(published, 'the route is known')
+    small = ChannelOptions(max_publication_bytes=2)
+    async with opened(server, schema, late=small), connected(server) as connection:
+        with pytest.raises(psycopg.errors.ProgramLimitExceeded, match='3 bytes'):
+            await publish(connection, schema, 'late', '123')
+
+
+# --- limits ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('values', 'more', 'message'),
+    [
+        (('unknown', '1'), {}, "no route matches channel 'unknown'"),
+        (('', '1'), {}, 'must have 1 to 255 bytes'),
+        (('orders:' + 'x' * 249, '1'), {}, 'must have 1 to 255 bytes'),
+        (('/orders:1', '1'), {}, 'no slash at its start'),
+        (('orders:1 ', '1'), {}, 'no white space at its ends'),
+        (('orders:\n1', '1'), {}, 'no control characters'),
+        (('orders:e\u0301', '1'), {}, 'normal form C'),
+        (('orders:1', None), {}, 'data is NULL'),
+        (('orders:1', '{no'), {}, 'invalid input syntax for type json'),
+        (('orders:1', '[' * 33 + ']' * 33), {}, 'nests deeper than 32 levels'),
+        (('orders:1', '[1, -1e999]'), {}, 'outside the range of a double'),
+        (('orders:1', '1' * 400), {}, 'outside the range of a double'),
+        (('orders:1', '"\\ud800"'), {}, 'type json'),
+        (
+            ('orders:1', f'"{"x" * 65_536}"'),
+            {},
+            'publication of 65538 bytes exceeds max_publication_bytes of 65536',
+        ),
+        (('orders:1', '1'), {'tags': Jsonb([])}, 'tags must be a JSON object'),
+        (('orders:1', '1'), {'tags': Jsonb({'a': 1})}, 'tags must be a JSON object'),
+        (('orders:1', '1'), {'idempotency_key': ''}, 'must have 1 to 255 bytes'),
+        (('orders:1', '1'), {'idempotency_key': 'x' * 256}, 'must have 1 to 255'),
+        (('orders:1', '1'), {'version': -1}, 'version must be 0 or higher'),
+        (('orders:1', '1'), {'version_epoch': 'a'}, 'needs a version beside it'),
+        (('plain', '1'), {'version': 1}, 'a version needs a log'),
+    ],
+)
+async def test_invalid_publication_from_sql_is_refused(
+    server: PostgresServer,
+    schema: str,
+    values: tuple[Any, ...],
+    more: dict[str, Any],
+    message: str,
+) -> None:
+    """The database refuses what `Channels.publish` refuses, and says why."""
+    async with opened(server, schema) as channels, connected(server) as connection:
+        with pytest.raises(psycopg.Error, match=message):
+            await publish(connection, schema, *values, **more)
+        assert 0 == (await channels.history('orders:1')).position.offset
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        '[' * 32 + ']' * 32,
+        '"' + '[' * 40 + '"',
+        '{"a": [' + '1, ' * 200 + '1]}',
+        '[1e300, -1.5E+308, 1e-999]',
+        '"\\ud83d\\ude00 \u2028"',
+        ' null ',
+        '{"a": 1, "a": 2}',
+    ],
+)
+async def test_unusual_json_from_sql_arrives_unchanged(
+    server: PostgresServer, schema: str, text: str
+) -> None:
+    """JSON at the limits, and in unusual spelling, is published as it is."""
+    async with opened(server, schema) as channels, connected(server) as connection:
+        await publish(connection, schema, 'orders:1', text)
+        (publication,) = (await channels.history('orders:1')).publications
+        assert text.encode() == publication.data
+
+
+async def test_database_finds_the_same_route_as_the_router(
+    server: PostgresServer, schema: str
+) -> None:
+    """For each name, SQL uses the options of the route that the router finds."""
+    templates = [
+        '{name}',
+        'users:{user:int}',
+        'users:{user}:{part}',
+        'files/{path:path}',
+        'a/{b}/c',
+        'a/{b}/{c}',
+        'a/x/{c:uuid}',
+        'odd.*+(){name}[|]^$?',
+        'größe:{x}:{y}',
+        'all',
+    ]
+    names = [
+        *(
+            'all',
+            'x',
+            'users:7',
+            'users:07',
+            'users:-7',
+            'users:x',
+            'users:',
+            'users:a:b',
+        ),
+        *('files/1', 'files/1/2', 'files', 'a/1/c', 'a/1/d', 'a/x/c', 'a/1', 'a/1/2/3'),
+        *('a/x/7b1b0d3c-8d25-4b44-a0f4-0d4b6d5a7f00', 'odd.*+()n[|]^$?', 'oddn[|]^$?'),
+        *('größe:1:2', 'größe:1', 'ALL', 'a\\b', '%', "'", '{name}'),
+    ]
+    router = ChannelRouter()
+    channels = Channels(f'{server.url}?schema={schema}')
+    for number, template in enumerate(templates, 1):
+        options = ChannelOptions(history_size=number)
+        router.add(template, object(), options)
+        channels.add_route(template, object(), options)
+    await channels.start()
+    await channels.close()
+    async with connected(server) as connection:
+        for name in names:
+            match = router.match(name)
+            cursor = await connection.execute(
+                f'SELECT template FROM {schema}.routes '
+                'WHERE starts_with(%s, prefix) AND %s ~ pattern ORDER BY rank LIMIT 1',
+                (name, name),
+            )
+            row = await cursor.fetchone()
+            expected = None if match is None else (match.route.template,)
+            assert (name, expected) == (name, row)
+
+
+# --- transactions and triggers --------------------------------------------------------
+
+
+async def test_rolled_back_publication_from_sql_leaves_no_trace(
+    server: PostgresServer, schema: str
+) -> None:
+    """A rolled-back transaction or savepoint delivers nothing, and leaves no gap."""
+    async with (
+        opened(server, schema) as channels,
+        connected(server) as connection,
+        channels.subscribe('orders:1') as subscription,
+    ):
+        for n in range(10):
+            async with connection.transaction(force_rollback=True):
+                for key in ('a', 'b'):
+                    row = await publish(
+                        connection,
+                        schema,
+                        'orders:1',
+                        '"undone"',
+                        idempotency_key=f'{key} {n}',
+                    )
+                    assert not row[2]
+            async with connection.transaction():
+                async with connection.transaction(force_rollback=True):
+                    await publish(connection, schema, 'orders:1', '"undone"')
+                row = await publish(
+                    connection, schema, 'orders:1', str(n), idempotency_key=f'a {n}'
+                )
+                assert (n + 1, False) == (row[0], row[2])
+        found = [await anext(subscription) for _ in range(10)]
+        assert [(n + 1, n) for n in range(10)] == [
+            (publication.offset, publication.value()) for publication in found
+        ]
+
+
+async def test_trigger_that_fails_publishes_nothing(
+    server: PostgresServer, schema: str
+) -> None:
+    """If a trigger cannot publish a row, the whole statement changes nothing."""
+    async with (
+        opened(server, schema) as channels,
+        connected(server) as connection,
+        channels.subscribe('orders:1') as subscription,
+    ):
+        await connection.execute(f'CREATE TABLE {schema}.bills (number int, note text)')
+        await connection.execute(
+            f"""
+            CREATE FUNCTION {schema}.publish_bill() RETURNS trigger LANGUAGE plpgsql
+            AS $$ BEGIN
+                PERFORM {schema}.publish('orders:' || NEW.number, to_jsonb(NEW));
+                RETURN NULL;
+            END $$
+            """
+        )
+        await connection.execute(
+            f'CREATE TRIGGER publish AFTER INSERT OR UPDATE ON {schema}.bills '
+            f'FOR EACH ROW EXECUTE FUNCTION {schema}.publish_bill()'
+        )
+        insert = f'INSERT INTO {schema}.bills VALUES (1, %s), (1, %s), (1, %s)'
+        with pytest.raises(psycopg.errors.ProgramLimitExceeded, match='exceeds'):
+            await connection.execute(insert, ('a', 'x' * 70_000, 'b'))
+        await connection.execute(insert, ('a', 'b', 'c'))
+        found = [await anext(subscription) for _ in range(3)]
+        cursor = await connection.execute(f'SELECT note FROM {schema}.bills')
+        assert [('a',), ('b',), ('c',)] == await cursor.fetchall()
+    assert [(1, 'a'), (2, 'b'), (3, 'c')] == [
+        (publication.offset, publication.value()['note']) for publication in found
+    ]
+
+
+async def test_publish_from_sql_waits_as_long_as_its_caller_allows(
+    server: PostgresServer, schema: str
+) -> None:
+    """The `lock_timeout` of the caller limits the wait for a locked channel."""
+    async with (
+        opened(server, schema),
+        connected(server) as holder,
+        connected(server) as connection,
+    ):
+        async with holder.transaction():
+            await publish(holder, schema, 'orders:1', '1')
+            await connection.execute("SET lock_timeout = '50ms'")
+            with pytest.raises(psycopg.errors.LockNotAvailable):
+                await publish(connection, schema, 'orders:1', '2')
+            assert 1 == (await publish(connection, schema, 'orders:2', '2'))[0]
+        cursor = await connection.execute('SHOW lock_timeout')
+        assert ('50ms',) == await cursor.fetchone()
+
+
+# --- rights ---------------------------------------------------------------------------
+
+
+async def test_user_of_the_schema_can_publish_but_not_read(
+    server: PostgresServer, schema: str
+) -> None:
+    """USAGE of the schema lets a user publish. The user can read nothing."""
+    user = f'{schema}_shop'
+    async with (
+        opened(server, schema) as channels,
+        connected(server) as admin,
+        channels.subscribe('orders:1') as subscription,
+    ):
+        await admin.execute(f'CREATE ROLE {user} LOGIN')
+        async with await psycopg.AsyncConnection.connect(
+            server.url, user=user, autocommit=True
+        ) as shop:
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                await publish(shop, schema, 'orders:1', '1')
+            await admin.execute(f'GRANT USAGE ON SCHEMA {schema} TO {user}')
+            await publish(shop, schema, 'orders:1', '1', idempotency_key='a')
+            assert 1 == (await anext(subscription)).value()
+            cursor = await admin.execute(
+                "SELECT relname FROM pg_class WHERE relkind IN ('r', 'S') "
+                'AND relnamespace = %s::regnamespace',
+                (schema,),
+            )
+            tables = [name for (name,) in await cursor.fetchall()]
+            assert 'items' in tables
+            for query in (
+                *(f'SELECT * FROM {schema}.{table}' for table in tables),
+                f'SELECT {schema}.notify_name()',
+                f"SELECT * FROM {schema}.history('', 'x', 9, 9, 9, 0, 9, false)",
+                f"SELECT {schema}.set_routes(true, '[]')",
+                f"SELECT {schema}.send('c', '', 'x')",
+                f"SELECT {schema}.publish_batch(1, false, '', '{{}}', '')",
+            ):
+                with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                    await shop.execute(query)
+            # Any user may listen to any name, but cannot find out the name.
+            for name in (f'falcon:{schema}', 'falcon'):
+                await shop.execute(f'LISTEN "{name}"')
+            await publish(shop, schema, 'orders:1', '2')
+            assert 2 == (await anext(subscription)).value()
+            assert [] == [
+                notification async for notification in shop.notifies(timeout=0.2)
+            ]
+            cursor = await shop.execute(
+                "SELECT query FROM pg_stat_activity WHERE query LIKE '%LISTEN%'"
+                ' AND pid <> pg_backend_pid()'
+            )
+            assert [] == await cursor.fetchall()
+
+
+async def test_objects_of_the_caller_are_not_used_with_the_owners_rights(
+    server: PostgresServer, schema: str
+) -> None:
+    """A function in the caller's search path does not replace one of PostgreSQL."""
+    user = f'{schema}_evil'
+    async with opened(server, schema), connected(server) as admin:
+        await admin.execute(f'CREATE ROLE {user} LOGIN')
+        await admin.execute(f'CREATE SCHEMA {user} AUTHORIZATION {user}')
+        await admin.execute(f'GRANT USAGE ON SCHEMA {schema} TO {user}')
+        async with await psycopg.AsyncConnection.connect(
+            server.url, user=user, autocommit=True
+        ) as evil:
+            for function in (
+                'octet_length(bytea) RETURNS integer',
+                'convert_to(text, name) RETURNS bytea',
+                'current_setting(text) RETURNS text',
+                'encode(bytea, text) RETURNS text',
+                'pg_notify(text, text) RETURNS void',
+            ):
+                await evil.execute(
+                    f'CREATE FUNCTION {user}.{function} LANGUAGE plpgsql AS '
+                    "$$ BEGIN RAISE 'as %', current_user; END $$"
+                )
+            await evil.execute(f'SET search_path = {user}, pg_catalog')
+            with pytest.raises(psycopg.errors.RaiseException, match=f'as {user}'):
+                await evil.execute("SELECT octet_length('x'::bytea)")
+            row = await publish(evil, schema, 'orders:1', '1', idempotency_key='a')
+            assert 1 == row[0]
+
+
+# --- migration ------------------------------------------------------------------------
+
+
+async def test_migrate_upgrades_tables_of_version_1(server: PostgresServer) -> None:
+    """The upgrade keeps logs, epochs and keys; processes refuse the old tables."""
+    schema = 'old'
+    url = f'{server.url}?schema={schema}'
+    log = StreamSettings(size=100)
+    async with connected(server) as connection:
+        script = VERSION_1.replace('{schema}', schema).replace('{version}', '1')
+        await connection.execute(script)
+        body = Publication(data=b'"old"')
+        await connection.execute(
+            f"SELECT {schema}.publish('n', 100, '', 'news', 100, NULL, NULL, 600000, "
+            "ARRAY['\\x91c405226f6c6422'::bytea], ARRAY['key'::bytea])"
+        )
+        cursor = await connection.execute(f'SELECT epoch FROM {schema}.channels')
+        ((epoch,),) = await cursor.fetchall()
+        with pytest.raises(
+            BrokerUnavailableError, match='run "falcon-channels migrate'
+        ):
+            await open_broker(url).start(Recorder())
+        assert "updated schema 'old' from version 1 to 2" == migrate(url)
+        assert "schema 'old' already has version 2" in migrate(url)
+        broker = open_broker(f'{url}&trusted=yes')
+        await broker.start(Recorder())
+        try:
+            again = await broker.publish('news', body, log, idempotency_key='key')
+            assert (1, epoch, True) == (*again.position, again.duplicate)
+            assert (2, epoch) == (await broker.publish('news', body, log)).position
+            page = await broker.history('news', log)
+            assert [b'"old"', b'"old"'] == [item.data for item in page.publications]
+        finally:
+            await broker.close()
+        # The upgraded schema has the same tables and functions as a new one.
+        migrate(f'{server.url}?schema=fresh_one')
+        found = []
+        for name in (schema, 'fresh_one'):
+            cursor = await connection.execute(
+                'SELECT table_name, column_name, data_type, is_nullable '
+                'FROM information_schema.columns WHERE table_schema = %s UNION ALL '
+                "SELECT proname, pg_get_function_arguments(oid), '', '' FROM pg_proc "
+                'WHERE pronamespace = %s::regnamespace ORDER BY 1, 2',
+                (name, name),
+            )
+            found.append(await cursor.fetchall())
+        assert found[0] == found[1]
