@@ -612,7 +612,8 @@ class Channels:
             info: Public information about the connection, any JSON value.
             media: Whether to speak JSON with positions instead of plain text. The first
                 message is ``{"subscribed": {"offset": 7, "epoch": "x"}}``. The others
-                are ``{"data": ..., "offset": 8, "epoch": "x"}``.
+                are ``{"data": ..., "offset": 8, "epoch": "x"}``. A channel that ends
+                adds ``{"end": {"error": ""}}``.
             since: Position from which publications are recovered. By default a `media`
                 client gives it in the URL: ``?since=OFFSET:EPOCH``.
 
@@ -642,8 +643,13 @@ class Channels:
         everything that it missed. Other clients send ``?since=`` with the id.
 
         A client that sends ``Accept: application/json`` is answered once. The answer is
-        ``{"publications": [...], "since": "8:x1", "lost": []}``. If the client sent
-        ``?since=`` and nothing is new, the call waits for at most `poll_wait_s`.
+        ``{"publications": [...], "since": "8:x1", "lost": [], "ended": []}``. If the
+        client sent ``?since=`` and nothing is new, the call waits for at most
+        `poll_wait_s`.
+
+        If a channel has ended, the client gets the event ``end`` after its last
+        publication. A client that knows the end of every channel is answered with 204,
+        after which an ``EventSource`` stops.
 
         Args:
             req: The request.

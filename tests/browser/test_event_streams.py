@@ -73,3 +73,30 @@ async def test_event_source_resumes_after_a_restart_of_the_server(
             await publish(third, 5)
             await page.wait_for_function('window.seen.length === 5')
     assert [1, 'text\nof two lines', 3, 4, 5] == await page.evaluate('window.seen')
+
+
+async def test_event_source_stops_at_the_end_of_its_channel(
+    page: Page, asgi_server: AsgiServer, tmp_path: Path
+) -> None:
+    """A browser gets the end once, connects once more, and closes its source."""
+    env = {'PYTHONPATH': 'tests', 'BROKER': f'sqlite:///{tmp_path}/channels.db'}
+    command = asgi_server.command('support.events_app:app')
+    with ServerProcess(command, env=env) as server:
+        await page.goto(f'{server.url}/page')
+        await page.evaluate(
+            """() => {
+              window.seen = [];
+              window.source = new EventSource('/events/a');
+              const add = ({ data }) => window.seen.push(data);
+              window.source.onmessage = add;
+              window.source.addEventListener('end', add);
+            }"""
+        )
+        await page.wait_for_function('window.source.readyState === 1')
+        await publish(server, 1, 2)
+        async with httpx.AsyncClient(trust_env=False) as client:
+            answer = await client.delete(f'{server.url}/events/a')
+            assert 200 == answer.status_code
+        await page.wait_for_function('window.source.readyState === 2')
+        end = '{"channel":"rooms:a","error":""}'
+        assert ['1', '2', end] == await page.evaluate('window.seen')

@@ -24,6 +24,8 @@ pytestmark = [pytest.mark.server, pytest.mark.timeout(120)]
 
 #: What `onerror` reports while an EventSource connects again.
 CONNECTING = 'readyState 0'
+#: What `onerror` reports when an EventSource gives up.
+CLOSED = 'readyState 2'
 
 
 class Clients:

@@ -15,6 +15,7 @@ from support.asgi_servers import AsgiServer
 from support.processes import free_port
 from support.processes import ServerProcess
 
+from conformance.test_event_source import CLOSED
 from conformance.test_event_source import CONNECTING
 from conformance.test_event_source import event_source
 
@@ -92,6 +93,24 @@ def test_event_source_of_node_resumes_after_a_stop(
         assert not asgi_server.drains or 'drained 1 connections' in server.log()
 
     check_restart(start, asgi_server, stop)
+
+
+@pytest.mark.every_server
+def test_event_source_of_node_stops_at_the_end_of_its_channel(
+    start: Callable[[AsgiServer], ServerProcess], asgi_server: AsgiServer
+) -> None:
+    """An EventSource gets everything and the end, connects once more, and stops."""
+    with start(asgi_server) as server:
+        url = f'{server.url}/events/a?start=1'
+        with event_source(url) as lines:
+            assert 'start' == next(lines)
+            publish(server, 1, 2)
+            answer = httpx.delete(f'{server.url}/events/a?error=x', trust_env=False)
+            assert 200 == answer.status_code
+            end = 'end {"channel":"rooms:a","error":"x"}'
+            assert ['1', '2', end, CONNECTING, CLOSED] == [
+                next(lines) for _ in range(5)
+            ]
 
 
 @pytest.mark.every_server

@@ -32,6 +32,17 @@ JSON = {'Accept': 'application/json'}
 channels = Channels()
 
 
+class Secrets:
+    async def on_subscribe(self, req: Any, subscription: Any, name: str) -> None:
+        raise falcon.HTTPForbidden()
+
+
+class Position:
+    async def on_get(self, req: Any, resp: Any, name: str) -> None:
+        position = await channels.position(name)
+        resp.text = f'{position.offset}:{position.epoch}'
+
+
 class Answers:
     """``/answers/{names}``: read, write and end channels."""
 
@@ -73,7 +84,9 @@ def server(asgi_server: AsgiServer) -> Iterator[Server]:
         ),
     )
     app = falcon.asgi.App(middleware=[channels])
+    channels.add_route('secret:{name}', Secrets(), ChannelOptions(history_size=10))
     app.add_route('/answers/{names}', Answers())
+    app.add_route('/position/{name}', Position())
     with serving_app(app, asgi_server) as server:
         yield server
 
@@ -222,6 +235,31 @@ def test_event_of_the_end_has_the_name_that_the_application_chooses(
     assert [*events, last_id, ''] == quiet.split('\n\n')
 
 
+def test_forged_id_of_an_end_neither_ends_nor_reveals_a_channel(
+    client: httpx.Client,
+) -> None:
+    """An id is believed only at the end of a channel, and after the permission."""
+    channel = 'answers:forged'
+    path = f'/answers/{channel}'
+    since = poll(client, path)['since']
+    for forged in (f'{since}:end', '999:x:end', 'x:end'):
+        with EventReader.open(client, path, last_event_id=forged) as reader:
+            reader.start()
+            publish(client, channel, forged)
+            while (event := reader.event()).name == 'lost':
+                pass
+            assert forged == event.data
+    finish(client, channel)
+    with EventReader.open(client, path, last_event_id=f'{since}:end') as reader:
+        reader.start()
+        assert ['message'] * 3 + ['end'] == [reader.event().name for _ in range(4)]
+    finish(client, 'secret:a')
+    end = (client.get('/position/secret:a')).text
+    for last_id in (end, f'{end}:end', '1:x:end'):
+        answer = client.get('/answers/secret:a', headers={'Last-Event-ID': last_id})
+        assert 403 == answer.status_code
+
+
 # --- polls ---------------------------------------------------------------------------
 
 
@@ -315,3 +353,17 @@ def test_media_websocket_receives_the_end_as_a_message(
             decoded = [json.loads(message) for message in messages]
             assert expected == [message['data'] for message in decoded[:-1]]
             assert ({'end': {'error': 'x'}}, 1000) == (decoded[-1], code)
+
+
+def test_client_cannot_end_a_channel(server: Server, client: httpx.Client) -> None:
+    """A payload that looks like an end is data, and a late message is refused."""
+    channel = 'answers:deceived'
+    with websocket(server, channel + '?media=1') as ws:
+        assert 'subscribed' in json.loads(ws.recv(TIMEOUT_S))
+        for text in ('{"end": {"error": ""}}', '{"data": 1, "end": {"error": "x"}}'):
+            ws.send(text)
+            item = json.loads(ws.recv(TIMEOUT_S))
+            assert json.loads(text) == item['data']
+            assert 'end' not in item
+        publish(client, channel, 'still open')
+        assert 'still open' == json.loads(ws.recv(TIMEOUT_S))['data']
