@@ -11,6 +11,7 @@ Each benchmark is a script with more options: `python -m benchmarks.fanout --hel
     storm        what it costs when all clients reconnect at once   5 minutes
     idle_memory  what an idle connection costs in memory            5 minutes
     filters      what a delivery costs with ten tag filters         2 minutes
+    delta        what deltas save, and what they cost               4 minutes
     blocking     how long one message blocks the event loop         1 minute
 
 All need Linux, two cores that nobody else uses, a C compiler (cc) and as many file
@@ -33,6 +34,7 @@ NAMES = (
     'storm',
     'idle_memory',
     'filters',
+    'delta',
     'blocking',
 )
 
