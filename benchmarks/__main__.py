@@ -12,6 +12,7 @@ Each benchmark is a script with more options: `python -m benchmarks.fanout --hel
     event_streams what a chunk of an answer costs                 3 minutes
     idle_memory   what an idle connection costs in memory         5 minutes
     filters       what a delivery costs with ten tag filters      2 minutes
+    delta         what deltas save, and what they cost           4 minutes
     blocking      how long one message blocks the event loop        1 minute
 
 All need Linux, two cores that nobody else uses, a C compiler (cc) and as many file
@@ -35,6 +36,7 @@ NAMES = (
     'event_streams',
     'idle_memory',
     'filters',
+    'delta',
     'blocking',
 )
 

@@ -576,44 +576,6 @@ test('state: getState loads a state, and the subscription follows it without a g
   });
 });
 
-test('delta: restores live and recovered states', async () => {
-  const room = newRoom();
-  const client = newClient();
-  await connected(client);
-  const subscription = client.newSubscription(`rooms:${room}`, { delta: 'fossil' });
-  const seen = [];
-  subscription.on('publication', ({ data }) => seen.push(decode(data)));
-  await subscribed(subscription);
-  const state = Array.from({ length: 60 }, (_, id) => ({ id, text: `Größe ${id} €` }));
-  const wanted = [];
-  const publish = async (count) => {
-    for (let n = 0; n < count; n += 1) {
-      state[(wanted.length * 7) % 60].text = `😀 ${wanted.length}\n`;
-      wanted.push(structuredClone(state));
-      await server.publish(room, state);
-    }
-  };
-  await publish(5);
-  while (seen.length < 5) {
-    await next(subscription, 'publication');
-  }
-  assert.deepEqual(subscription.deltaStats().numFullPayloads, 1);
-  const lost = next(client, 'connecting');
-  server.cut();
-  await lost;
-  await publish(5);
-  const back = next(subscription, 'subscribed');
-  server.mend();
-  assert.equal((await back).recovered, true);
-  await publish(5);
-  while (seen.length < 15) {
-    await next(subscription, 'publication');
-  }
-  assert.deepEqual(seen, wanted);
-  const { numFullPayloads, numDeltaPayloads } = subscription.deltaStats();
-  assert.deepEqual([numFullPayloads, numDeltaPayloads], [2, 13]);
-});
-
 test('restart: a client learns that recovery failed', async () => {
   const room = newRoom();
   const client = newClient();
