@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from falcon import testing
 import pytest
 from support.fake_clock import on_fake_clock
 
@@ -25,7 +26,9 @@ def make_channels() -> Channels:
 
 async def call(channels: Channels, method: str, /, **body: Any) -> dict[str, Any]:
     methods = ApiMethods(channels.node)
-    return await methods.call(method, json.dumps(body).encode())
+    return await methods.call(
+        method, json.dumps(body).encode(), testing.create_asgi_req()
+    )
 
 
 @pytest.mark.parametrize('method', ['publish', 'broadcast'])
