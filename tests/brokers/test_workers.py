@@ -69,6 +69,27 @@ def test_publications_of_both_workers_reach_all_clients_in_one_order(
     assert [] == one.users('lobby')
 
 
+def test_end_of_a_channel_reaches_the_clients_of_both_workers(
+    workers: tuple[Worker, Worker],
+) -> None:
+    """A channel that ends at one worker ends at the other, until it is opened again."""
+    one, two = workers
+    for number in range(3):
+        with one.enter('ends', 'ann') as ann, two.enter('ends', 'bob') as bob:
+            one.ask('POST', '/rooms/ends', number)
+            two.ask('PUT', '/rooms/ends', f'error {number}')
+            for ws in (ann, bob):
+                assert number == receive(ws)['data']
+                assert {'error': f'error {number}'} == receive(ws)['end']
+                with pytest.raises(ConnectionClosed):
+                    ws.recv(timeout=30)
+                assert 1000 == ws.close_code
+        for worker in workers:
+            with worker.enter('ends', 'cat') as cat:
+                assert {'error': f'error {number}'} == receive(cat)['end']
+        one.ask('DELETE', '/rooms/ends')
+
+
 def test_disconnect_and_revocation_reach_the_other_worker(
     workers: tuple[Worker, Worker],
 ) -> None:

@@ -32,6 +32,12 @@ class Room:
         )
         resp.media = result.position.offset
 
+    async def on_put(self, req, resp, room):  # type: ignore[no-untyped-def]
+        await channels.finish(f'rooms:{room}', error=await req.get_media())
+
+    async def on_delete(self, req, resp, room):  # type: ignore[no-untyped-def]
+        await channels.remove_history(f'rooms:{room}')
+
     async def on_websocket(self, req, ws, room):  # type: ignore[no-untyped-def]
         user = req.get_param('user', required=True)
         await channels.serve(req, ws, f'rooms:{room}', user=user, media=True)

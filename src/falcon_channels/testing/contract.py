@@ -558,7 +558,7 @@ class BrokerContract:
     async def test_last_publication_is_stored_and_announced_with_the_end(self) -> None:
         """Promise 18: a last publication is stored like others, and ends the log."""
         broker = await self.open_broker()
-        errors = ('', "it's \x00 '€'")
+        errors = ('', "it's \x00 '€'", '7:\n')
         async with self.opened(broker) as recorder:
             for number, error in enumerate(errors):
                 name = f'news:{number}'

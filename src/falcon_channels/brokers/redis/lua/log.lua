@@ -4,8 +4,9 @@
 -- a server does not know the scripts of the runs before it.
 --
 -- A log is a hash `meta` (e: epoch, n: offset of the newest publication, i: run id of
--- the server that wrote it last; f: error with which the channel has ended, '' for success;
--- v and w: version and version epoch) and a stream. The id of an entry in the stream is
+-- the server that wrote it last, v and w: version and version epoch) and a stream. After
+-- the end of the channel, n is OFFSET:ERROR; the error is empty for success. A field of its
+-- own would cost every publication a part of a microsecond. The id of an entry in the stream is
 -- OFFSET-MILLISECONDS. A range of offsets is therefore a range of ids, and an id shows the
 -- age of its entry.
 
@@ -23,15 +24,20 @@ end
 -- publications. Their offsets would be assigned again. The log therefore gets a new epoch,
 -- unless `trusted` is '1', which says that the server loses nothing.
 local function open_log(meta, log, new_epoch, trusted)
-  local found = redis.call('HMGET', meta, 'e', 'n', 'i', 'f')
+  local found = redis.call('HMGET', meta, 'e', 'n', 'i')
   local epoch, run = found[1], found[3]
+  local offset, finished = tonumber(found[2]), false
+  if epoch and not offset then
+    offset, finished = string.match(found[2], '^(%d+):(.*)$')
+    offset = tonumber(offset)
+  end
   if epoch and (run == run_id or trusted == '1' or run_id == '') then
-    return epoch, tonumber(found[2]), false, found[4]
+    return epoch, offset, false, finished
   end
   run = trusted == '1' and '' or run_id
   if epoch then
     redis.call('HSET', meta, 'e', new_epoch, 'i', run)
-    return new_epoch, tonumber(found[2]), false, found[4]
+    return new_epoch, offset, false, finished
   end
   redis.call('DEL', log)
   redis.call('HSET', meta, 'e', new_epoch, 'n', 0, 'i', run)

@@ -20,31 +20,25 @@ if idempotency_ms ~= '0' then
   if known then return 'd' .. known end
 end
 
--- Return whether a version is higher than a stored one. Both are integers up to 2^63, which
--- a number in Lua does not represent exactly.
-local function is_higher(version, stored)
-  if #version ~= #stored then return #version > #stored end
-  return version > stored
-end
-
 local ms = now_ms()
 local position, message = '0 ', 'l'
 if size ~= '0' then
   local meta, log = KEYS[1], KEYS[2]
   local epoch, offset, _, finished = open_log(meta, log, ARGV[7], ARGV[8])
   if finished then return 'f' end
-  local version, version_epoch = ARGV[12], ARGV[13]
-  if version then
-    local stored = call('HMGET', meta, 'v', 'w')
-    if stored[1] and not is_higher(version, stored[1])
-        and (version_epoch == '' or version_epoch == stored[2]) then
-      return 's' .. offset .. ' ' .. epoch
+  if ARGV[12] then
+    local version, version_epoch = ARGV[12], ARGV[13]
+    local stored, stored_epoch = unpack(call('HMGET', meta, 'v', 'w'))
+    if stored and (version_epoch == '' or version_epoch == stored_epoch) then
+      -- A number in Lua does not represent each integer up to 2^63. The texts are compared.
+      local higher = version > stored
+      if #version ~= #stored then higher = #version > #stored end
+      if not higher then return 's' .. offset .. ' ' .. epoch end
     end
     call('HSET', meta, 'v', version, 'w', version_epoch)
   end
-  if ARGV[10] == '1' then call('HSET', meta, 'f', ARGV[11]) end
   offset = offset + 1
-  call('HSET', meta, 'n', offset)
+  call('HSET', meta, 'n', ARGV[10] == '1' and offset .. ':' .. ARGV[11] or offset)
   call('XADD', log, 'MAXLEN', '=', size, offset .. '-' .. ms, 'b', ARGV[9])
   if ttl_ms ~= '-1' then
     -- The log may contain a few entries that are too old. `history` returns none of them.

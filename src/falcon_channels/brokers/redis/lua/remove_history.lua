@@ -4,5 +4,6 @@
 -- Returns: 1
 
 redis.call('DEL', KEYS[2])
-redis.call('HDEL', KEYS[1], 'f')
+local offset = string.match(redis.call('HGET', KEYS[1], 'n') or '', '^(%d+):')
+if offset then redis.call('HSET', KEYS[1], 'n', offset) end
 return 1
