@@ -396,7 +396,7 @@ class AsgiCycle:
         try:
             # NOTE: Not as a middleware around the application: each coroutine around
             # it would stay in memory as long as the connection.
-            await self._context.trust_proxies(scope)
+            self._context.trust_proxies(scope)
             if not connection.check_peer_limit(scope['client']):
                 connection.on_application_done(failed=False)
                 return

@@ -288,6 +288,8 @@ class _HttpRequests(HttpToolsProtocol):
         self._options: ServerOptions = (
             getattr(config, 'server_options', None) or ServerOptions()
         )
+        context = ServerContext.of(config, server_state, app_state, self._options)
+        self.app = context.http_app
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._body_timer: asyncio.TimerHandle | None = None
@@ -520,7 +522,8 @@ class _HttpRequests(HttpToolsProtocol):
         self._on_disconnect = on_disconnect
         if self._idle and not self._chunk and not self.pipeline:
             self.parser = None  # type: ignore[assignment]  # as uvicorn itself does at the end
-            self.scope['extensions'] = {}
+            self.url = b''
+            del self.scope['extensions']
 
     def _start_head_timer(self) -> None:
         self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self.on_head_timeout)
