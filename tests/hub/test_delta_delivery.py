@@ -478,6 +478,54 @@ async def test_channel_without_history_has_deltas() -> None:
 
 
 @on_fake_clock
+async def test_clients_with_and_without_joins_are_in_step_together(
+    patches: list[bytes],
+) -> None:
+    """A join between two publications changes no base, and is sent if asked for."""
+    channels = make_channels(join_leave='connection')
+    asking, other = Follower(channels), Follower(channels)
+    async with SimulatedSdk(channels) as sdk, other.following() as other_sdk:
+        await sdk.subscribe('state', delta='fossil', join_leave=True)
+        assert 'join' in await sdk.receive()
+        for number in (1, 2):
+            await publish(channels, number)
+            asking.read((await sdk.receive())['pub'])
+            await other.receive(other_sdk, 1)
+            async with SimulatedSdk(channels) as passing:
+                await passing.subscribe('state')
+                assert 'join' in await sdk.receive()
+            assert 'leave' in await sdk.receive()
+        await channels.publish('state', [3, PADDING])
+        asking.read((await sdk.receive())['pub'])
+        await other.receive(other_sdk, 1)
+    for follower in (asking, other):
+        assert [1, 2, 3] == follower.numbers
+        assert 2 == follower.reader.num_deltas
+    assert 2 == len(patches)
+    await channels.close()
+
+
+@on_fake_clock
+async def test_last_publication_of_a_channel_is_a_delta() -> None:
+    """The data of ``finish`` may be a delta, and the end follows it."""
+    channels = make_channels()
+    follower = Follower(channels)
+    async with follower.following() as sdk:
+        await publish(channels, 1)
+        await channels.finish('state', [2, PADDING])
+        await follower.receive(sdk, 2)
+        assert 'unsubscribe' in await sdk.receive()
+    late = Follower(channels)
+    late.epoch = follower.epoch
+    async with SimulatedSdk(channels) as sdk:
+        await late.subscribe(sdk, recover=True)
+    for client in (follower, late):
+        assert [1, 2] == client.numbers
+        assert 1 == client.reader.num_deltas
+    await channels.close()
+
+
+@on_fake_clock
 async def test_repaired_publications_are_deltas() -> None:
     """Publications that were read from the log after a gap are deltas as well."""
     broker = _AheadBroker()

@@ -18,6 +18,7 @@ from falcon_channels.protocol.deltas import last_publication
 from falcon_channels.protocol.deltas import Patch
 from falcon_channels.protocol.deltas import with_deltas
 from falcon_channels.protocol.deltas import with_first_whole
+from falcon_channels.publication import ChannelEnd
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import Publication
 from falcon_channels.publication import Signal
@@ -104,6 +105,25 @@ def test_other_fields_of_a_delta_are_those_of_the_publication() -> None:
     assert in_json(item) | {'data': fields['data'], 'delta': True} == fields
     pub = in_protobuf(found)
     assert (7, 5, {'k': 'v'}, 'ann') == (pub.offset, pub.time, pub.tags, pub.info.user)
+
+
+def test_form_for_deltas_has_every_field_of_a_publication() -> None:
+    """No field of a publication is lost in the form for subscriptions with delta."""
+    item = publication(
+        'b',
+        offset=7,
+        binary=True,
+        time_ms=5,
+        tags={'k': 'v'},
+        info=JOIN.info,
+        end=ChannelEnd('failed'),
+        whole=True,
+    )
+    (found,) = with_deltas([item], None)
+    defaults = Publication(data=b'')
+    for name in Publication.__struct_fields__:
+        assert getattr(item, name) == getattr(found, name)
+        assert getattr(item, name) != getattr(defaults, name)
 
 
 def test_joins_and_leaves_are_unchanged_and_do_not_end_a_series() -> None:

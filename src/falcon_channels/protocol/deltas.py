@@ -123,6 +123,7 @@ def _with_delta(item: Publication, base: Publication | None) -> DeltaPublication
         time_ms=item.time_ms,
         tags=item.tags,
         info=item.info,
+        end=item.end,
         whole=item.whole,
         patch=patch,
     )

@@ -34,16 +34,16 @@ _LONG_BYTES: Final = 256
 #: How far from its expected place a part is searched first.
 _NEAR_BYTES: Final = 1024
 #: Length of a changed part after which the whole base is searched.
-_WIDE_AFTER_BYTES: Final = 64
+_WIDE_AFTER_BYTES: Final = 128
 #: Length of a target below which only its start and its end are compared.
-_SMALL_BYTES: Final = 256
+_SMALL_BYTES: Final = 512
 #: Shortest part that is copied. A shorter one costs more than its bytes.
 _MIN_COPY_BYTES: Final = 8
 #: Limits of the work (benchmarks/delta.py): searches near the expected place, and in
 #: the whole base.
-_MAX_SEARCHES: Final = 1024
+_MAX_SEARCHES: Final = 768
 _NEXT = 128
-_MAX_WIDE_SEARCHES: Final = 48
+_MAX_WIDE_SEARCHES: Final = 24
 
 
 #: A part of the target that is also in the base: where it is in both, and its length.
