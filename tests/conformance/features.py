@@ -30,6 +30,7 @@ FEATURES = {
     'recovery': 'recovery after a lost connection',
     'restart': 'reconnect after a restart of the server',
     'since': 'start at a position (`since`)',
+    'finish': 'end of a channel (`channels.finish`)',
     'state': 'load a state and follow it (`getState`)',
     'filter': 'tag filters',
     'delta': 'deltas',

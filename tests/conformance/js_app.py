@@ -56,6 +56,11 @@ class Room:
             error=req.get_param('error', default=''),
         )
 
+    async def on_post_finish(self, req: Any, resp: Any, room: str) -> None:
+        """End the channel."""
+        error = req.get_param('error', default='')
+        await channels.finish(f'rooms:{room}', await req.get_media(), error=error)
+
 
 class State:
     """The states of the channels `states:{name}`, which are loaded over HTTP."""
@@ -165,7 +170,8 @@ channels.add_route(
 app = falcon.asgi.App(middleware=[channels])
 app.add_route('/rooms/{room}', Room())
 app.add_route('/states/{name}', State())
-app.add_route('/rooms/{room}/position', Room(), suffix='position')
+for suffix in ('position', 'finish'):
+    app.add_route(f'/rooms/{{room}}/{suffix}', Room(), suffix=suffix)
 app.add_route('/page', Page())
 app.add_static_route(
     '/dist', str(Path(__file__).parent / 'js/node_modules/centrifuge/dist')

@@ -37,6 +37,7 @@ var features = []struct {
 	{"subscription_tokens", testSubscriptionTokens},
 	{"recovery", testRecovery},
 	{"restart", testRestart},
+	{"finish", testFinish},
 	{"state", testState},
 	{"filter", testFilter},
 	{"delta", testDelta},
@@ -301,6 +302,27 @@ func reconnect(t *testing.T, s *subscription) {
 	control(t, "mend")
 	event := next(t, s.subscribed, "subscribed event")
 	equal(t, []bool{true, true}, []bool{event.WasRecovering, event.Recovered})
+}
+
+func testFinish(t *testing.T) {
+	c, _ := connect(t, "")
+	s := subscribe(t, c, "rooms:go-finish", centrifuge.SubscriptionConfig{})
+	publish(t, "go-finish/finish", "the end", nil)
+	s.receive(t, `"the end"`)
+	equal(t, 2400, next(t, s.unsubscribed, "unsubscribed event").Code)
+	s = subscribe(t, c, "rooms:go-fail", centrifuge.SubscriptionConfig{})
+	publish(t, "go-fail", 0, nil)
+	s.receive(t, "0")
+	control(t, "cut")
+	next(t, c.connecting, "connecting event")
+	publish(t, "go-fail", 1, nil)
+	publish(t, "go-fail/finish", 2, map[string]string{"error": "overloaded"})
+	reconnect(t, s)
+	s.receive(t, "1")
+	s.receive(t, "2")
+	event := next(t, s.unsubscribed, "unsubscribed event")
+	equal(t, 2401, event.Code)
+	equal(t, "overloaded", event.Reason)
 }
 
 func testState(t *testing.T) {

@@ -504,6 +504,34 @@ test('filter: a malformed one is refused with error 107', async () => {
   assert.equal((await refused).code, 107);
 });
 
+test('finish: a client gets the last publication and the end, live and recovered', async () => {
+  const client = newClient();
+  await connected(client);
+  const follow = async (room) => {
+    const subscription = client.newSubscription(`rooms:${room}`);
+    const received = [];
+    subscription.on('publication', ({ data }) => received.push(decode(data)));
+    await subscribed(subscription);
+    return { subscription, received, ended: next(subscription, 'unsubscribed') };
+  };
+  const live = newRoom();
+  const finished = await follow(live);
+  await server.publish(`${live}/finish`, 'the end');
+  assert.equal((await finished.ended).code, 2400);
+  assert.deepEqual(finished.received, ['the end']);
+  const away = newRoom();
+  const failed = await follow(away);
+  const lost = next(failed.subscription, 'subscribing');
+  server.cut();
+  await lost;
+  await server.publish(away, 1);
+  await server.publish(`${away}/finish`, 2, { error: 'overloaded' });
+  server.mend();
+  const { code, reason } = await failed.ended;
+  assert.deepEqual([code, reason], [2401, 'overloaded']);
+  assert.deepEqual(failed.received, [1, 2]);
+});
+
 /** Follow a state with `getState`; return what was loaded and received. */
 function followState(client, name) {
   const seen = { loaded: [], received: [] };

@@ -375,6 +375,26 @@ async def filter(sdk: Sdk) -> None:
     assert 0 == events.count('publication')
 
 
+async def finish(sdk: Sdk) -> None:
+    """A client gets the last publication and the end, live and recovered."""
+    client, client_events, _ = await sdk.connect()
+    _, events = await sdk.subscribe(client, 'rooms:finish')
+    await sdk.publish('finish/finish', 'the end')
+    await sdk.receive(events, 'the end')
+    assert 2400 == (await events.next('unsubscribed')).code
+    _, events = await sdk.subscribe(client, 'rooms:fail')
+    await sdk.publish('fail', 0)
+    await sdk.receive(events, 0)
+    await _cut(sdk, client_events)
+    await sdk.publish('fail', 1)
+    await sdk.publish('fail/finish', 2, 'error=overloaded')
+    await _mend(sdk, events)
+    await sdk.receive(events, 1)
+    await sdk.receive(events, 2)
+    unsubscribed = await events.next('unsubscribed')
+    assert (2401, 'overloaded') == (unsubscribed.code, unsubscribed.reason)
+
+
 async def state(sdk: Sdk) -> None:
     """A client loads a state, and loads it again after a long absence."""
     loaded: list[str] = []
@@ -451,6 +471,7 @@ SCENARIOS: dict[str, Callable[[Sdk], Awaitable[None]]] = {
         subscription_tokens,
         recovery,
         restart,
+        finish,
         state,
         filter,
         delta,

@@ -14,6 +14,7 @@ import io.github.centrifugal.centrifuge.ServerSubscribedEvent;
 import io.github.centrifugal.centrifuge.StreamPosition;
 import io.github.centrifugal.centrifuge.SubscribedEvent;
 import io.github.centrifugal.centrifuge.SubscriptionOptions;
+import io.github.centrifugal.centrifuge.UnsubscribedEvent;
 import java.lang.reflect.Method;
 import java.util.ArrayList;
 import java.util.LinkedHashMap;
@@ -47,6 +48,7 @@ public final class Features {
         SCENARIOS.put("subscription_tokens", Features::subscriptionTokens);
         SCENARIOS.put("recovery", Features::recovery);
         SCENARIOS.put("restart", Features::restart);
+        SCENARIOS.put("finish", Features::finish);
         ABSENT.put("since", "setSince");
         ABSENT.put("state", "setStateGetter");
         ABSENT.put("filter", "setTagsFilter");
@@ -310,5 +312,29 @@ public final class Features {
                 List.of(true, false), List.of(event.wasRecovering(), event.getRecovered()));
         Server.publish("restart", "\"after\"");
         Checks.equal(1L, channel.receive("\"after\"").getOffset());
+    }
+
+    private static void finish() throws Exception {
+        Connection connection = Connection.of("");
+        Channel channel = Channel.of(connection, "rooms:finish");
+        Server.publish("finish/finish", "\"the end\"");
+        channel.receive("\"the end\"");
+        Checks.equal(2400, endCode(channel));
+        Channel failing = Channel.of(connection, "rooms:fail");
+        Server.publish("fail", 0);
+        failing.receive("0");
+        Server.control("cut");
+        Checks.next(connection.connecting, "connecting event");
+        Server.publish("fail", 1);
+        Server.publish("fail/finish?error=overloaded", 2);
+        Server.control("mend");
+        SubscribedEvent event = Checks.next(failing.subscribed, "subscribed event");
+        Checks.equal(
+                List.of(true, true), List.of(event.wasRecovering(), event.getRecovered()));
+        failing.receive("1");
+        failing.receive("2");
+        UnsubscribedEvent end = Checks.next(failing.unsubscribed, "unsubscribed event");
+        Checks.equal(2401, end.getCode());
+        Checks.equal("overloaded", end.getReason());
     }
 }
