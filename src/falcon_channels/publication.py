@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 from typing import Literal
 from typing import NamedTuple
@@ -124,6 +125,11 @@ def approximate_size_bytes(publication: Publication) -> int:
         for name, value in publication.tags.items():
             size_bytes += len(name) + len(value) + 6
     return size_bytes
+
+
+def approximate_total_bytes(publications: Iterable[Publication]) -> int:
+    """Return the sum of `approximate_size_bytes` of all publications."""
+    return sum(map(approximate_size_bytes, publications))
 
 
 class Signal(msgspec.Struct, frozen=True):

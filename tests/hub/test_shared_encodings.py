@@ -11,6 +11,7 @@ import pytest
 
 from falcon_channels.hub import shared_encodings
 from falcon_channels.hub.shared_encodings import SharedEncodings
+from falcon_channels.publication import approximate_size_bytes
 from falcon_channels.publication import Publication
 
 
@@ -73,6 +74,20 @@ async def test_other_publication_at_the_same_offset_is_encoded_anew(
     assert [b'1:y', b'2:y', b'3:y'] == found
     found = shared.pieces('json', log.publications, log.encode)
     assert [b'1:x', b'2:x', b'3:x'] == found
+    shared.clear()
+
+
+async def test_size_is_that_of_the_given_publications(shared: SharedEncodings) -> None:
+    """The size of the last publications is known; others are counted anew."""
+    log, other = Log(3), Log(3, b'yy')
+    shared.pieces('json', log.publications, log.encode)
+    for publications in (log.publications, log.publications, log.publications[1:]):
+        expected = sum(map(approximate_size_bytes, publications))
+        assert expected == shared.size_bytes(list(publications))
+    assert shared.size_bytes(other.publications) == 3 + shared.size_bytes(
+        log.publications
+    )
+    assert 0 == shared.size_bytes([])
     shared.clear()
 
 

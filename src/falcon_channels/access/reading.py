@@ -19,6 +19,7 @@ from falcon_channels.hub.connection import Connection
 from falcon_channels.options import NodeOptions
 from falcon_channels.protocol.recovery import check_position
 from falcon_channels.publication import approximate_size_bytes
+from falcon_channels.publication import approximate_total_bytes
 from falcon_channels.publication import ChannelEnd
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import HistoryPage
@@ -257,6 +258,8 @@ def _cut(page: HistoryPage, limit_bytes: int) -> HistoryPage:
     SECURITY: a client that requests history and does not read it would otherwise fill
     the memory with a page of the largest publications.
     """
+    if approximate_total_bytes(page.publications) <= limit_bytes:
+        return page
     size_bytes = 0
     for number, publication in enumerate(page.publications):
         size_bytes += approximate_size_bytes(publication)

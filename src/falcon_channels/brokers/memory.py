@@ -9,6 +9,7 @@ from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import heapq
+import itertools
 import math
 import secrets
 import time
@@ -266,7 +267,7 @@ class MemoryBroker(Broker):
         else:
             start = 0 if since is None else min(max(since + 1 - first, 0), count)
             end = count if limit is None else min(start + limit, count)
-        found = [log.items[index][0] for index in range(start, end)]
+        found = [item[0] for item in itertools.islice(log.items, start, end)]
         if reverse:
             found.reverse()
         return HistoryPage(found, position, log.end)

@@ -51,7 +51,7 @@ from falcon_channels.protocol import recovery
 from falcon_channels.protocol.codes import DISCONNECT_INTERNAL
 from falcon_channels.protocol.codes import unsubscribe_for_end
 from falcon_channels.protocol.codes import UNSUBSCRIBE_INSUFFICIENT
-from falcon_channels.publication import approximate_size_bytes
+from falcon_channels.publication import approximate_total_bytes
 from falcon_channels.publication import ChannelEnd
 from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import Newest
@@ -541,7 +541,7 @@ class Hub:
             if recovery.has_latest(since, position, matching):
                 recovered, matching = True, []
             local_channel.add(subscription, position.offset)
-            size_bytes = sum(map(approximate_size_bytes, matching))
+            size_bytes = approximate_total_bytes(matching)
             return Joined(
                 position,
                 matching,
@@ -575,7 +575,7 @@ class Hub:
             if newest.limit is not None:
                 first = max(0, len(publications) - newest.limit)
                 publications = publications[first:]
-            size_bytes = sum(map(approximate_size_bytes, publications))
+            size_bytes = approximate_total_bytes(publications)
             end = read.end_at(merged.position)
             return Joined(merged.position, publications, None, size_bytes, end)
         return self._join_live(local_channel, subscription, False)
@@ -600,7 +600,7 @@ class Hub:
             # NOTE: whether the client recovers is judged before the filter. It has
             #   then missed nothing, although its offsets have gaps.
             publications = subscription.select(found.publications)
-            size_bytes = sum(map(approximate_size_bytes, publications))
+            size_bytes = self.shared_encodings.size_bytes(publications)
             limit_bytes = options.recovery_limit_bytes
             # SECURITY: a client may recover again and again without reading. Without
             #   this limit, its recovered publications would fill the memory.

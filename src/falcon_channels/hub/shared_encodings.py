@@ -21,6 +21,7 @@ from typing import Any
 from typing import Final
 
 from falcon_channels.publication import approximate_size_bytes
+from falcon_channels.publication import approximate_total_bytes
 from falcon_channels.publication import Publication
 from falcon_channels.transports.encoders import Encoder
 
@@ -33,8 +34,22 @@ MAX_CACHED_BYTES: Final = 16 * 1024 * 1024
 #: Approximate memory of Python objects for a piece or a channel, without its bytes.
 _OVERHEAD_BYTES: Final = 256
 
-#: The pieces of one encoding of a channel, by offset.
-_Pieces = dict[int, tuple[Publication, Any]]
+
+class _Pieces:
+    """The pieces of one encoding of a channel.
+
+    Attributes:
+        by_offset: Publications and their pieces, by offset.
+        publications: Publications of the last request whose pieces are all stored.
+        found: Their pieces.
+    """
+
+    __slots__ = ('by_offset', 'found', 'publications')
+
+    def __init__(self) -> None:
+        self.by_offset: dict[int, tuple[Publication, Any]] = {}
+        self.publications: Sequence[Publication] = []
+        self.found: list[Any] = []
 
 
 class SharedEncodings:
@@ -47,6 +62,8 @@ class SharedEncodings:
     def __init__(self) -> None:
         self._pieces: dict[Hashable, _Pieces] = {}
         self._timer: asyncio.TimerHandle | None = None
+        #: Publications of the last call of `size_bytes`, and their size.
+        self._sized: tuple[Sequence[Publication], int] = [], 0
         self.cached_bytes = 0
 
     def pieces(
@@ -56,6 +73,8 @@ class SharedEncodings:
         encode: Callable[[Publication], Any],
     ) -> list[Any] | None:
         """Return each publication encoded, or ``None`` for the first request of a key.
+
+        The list is shared with other callers: do not change it.
 
         Args:
             key: Identifies the encoding and the log.
@@ -69,9 +88,13 @@ class SharedEncodings:
         if pieces is None:
             self._begin(key)
             return None
+        # PERF: clients that return together mostly miss the same publications. The two
+        #   lists then have the same objects (benchmarks/centrifugo.py).
+        if publications == pieces.publications:
+            return pieces.found
         found = []
         for publication in publications:
-            piece = pieces.get(publication.offset)
+            piece = pieces.by_offset.get(publication.offset)
             # NOTE: a log that lost its newest publications may reuse their offsets.
             #   The publications themselves are therefore compared.
             if piece is None or (
@@ -80,6 +103,9 @@ class SharedEncodings:
                 piece = publication, encode(publication)
                 self._store(pieces, piece)
             found.append(piece[1])
+        # NOTE: with half of the space left, all of them are stored.
+        if self.cached_bytes < MAX_CACHED_BYTES // 2:
+            pieces.publications, pieces.found = publications, found
         return found
 
     def encode(
@@ -103,17 +129,30 @@ class SharedEncodings:
             return encoder.encode(channel, publications, epoch)
         return encoder.framing.join(blobs)
 
+    def size_bytes(self, publications: Sequence[Publication]) -> int:
+        """Return the approximate size of publications, as sent to a client.
+
+        PERF: see `pieces`.
+        """
+        if publications == self._sized[0]:
+            return self._sized[1]
+        size_bytes = approximate_total_bytes(publications)
+        if self._timer is not None:
+            self._sized = publications, size_bytes
+        return size_bytes
+
     def clear(self) -> None:
         """Drop all pieces."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         self._pieces = {}
+        self._sized = [], 0
         self.cached_bytes = 0
 
     def _begin(self, key: Hashable) -> None:
         if self.cached_bytes < MAX_CACHED_BYTES:
-            self._pieces[key] = {}
+            self._pieces[key] = _Pieces()
             self.cached_bytes += _OVERHEAD_BYTES
             if self._timer is None:
                 loop = asyncio.get_running_loop()
@@ -123,5 +162,5 @@ class SharedEncodings:
         publication = piece[0]
         size_bytes = 2 * approximate_size_bytes(publication) + _OVERHEAD_BYTES
         if self.cached_bytes + size_bytes <= MAX_CACHED_BYTES:
-            pieces[publication.offset] = piece
+            pieces.by_offset[publication.offset] = piece
             self.cached_bytes += size_bytes
