@@ -277,8 +277,9 @@ LAYERS = (
     'checks · json_decoding',
     (
         'burst_log · class_hooks · converters · filters · metrics\n'
-        'names · options · origin · publication · timer_wheel · tokens'
+        'names · options · origin · publication · timer_wheel'
     ),
+    'tokens',
     'routing',
     'protocol · brokers',
     'transports',

@@ -71,10 +71,13 @@ class TokenClaims(NamedTuple):
     Attributes:
         info: Public information, any JSON value, or ``None``.
         expires_at: Unix time in seconds at which the subscription ends, or ``None``.
+        filter: Condition on the tags of the publications that the client receives, or
+            ``None``.
     """
 
     info: Any
     expires_at: float | None
+    filter: TagFilter | None = None
 
 
 class SubscribeOptions(NamedTuple):
@@ -352,6 +355,7 @@ class Subscriber:
             subscription.apply_token(
                 info=options.token.info, expires_at=options.token.expires_at
             )
+            subscription.set_token_filter(options.token.filter)
         connection.add_subscription(subscription)
         return subscription
 

@@ -86,4 +86,4 @@ async def verify_subscription_token(
     claims = tokens.subscription(token)
     if (claims.user, claims.channel) != (user, channel):
         raise EndedError(codes.DISCONNECT_INVALID_TOKEN)
-    return TokenClaims(claims.info, claims.expires_at)
+    return TokenClaims(claims.info, claims.expires_at, claims.filter)

@@ -314,7 +314,9 @@ class ClientConnection(Connection):
         self.meta = claims.meta
         self.expires_at = claims.expires_at
         for channel, claim in claims.channels.items():
-            self.add_channel(channel, info=claim.info, data=claim.data)
+            self.add_channel(
+                channel, info=claim.info, data=claim.data, filter=claim.filter
+            )
 
     def renew_token(self, token: str) -> None:
         """Remember a new connection token."""

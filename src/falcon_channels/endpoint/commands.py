@@ -417,6 +417,11 @@ async def sub_refresh(
         raise
     if subscription.ended:
         raise RefusedError(codes.PERMISSION_DENIED)
+    if claims.filter != subscription.token_filter:
+        # NOTE: the filter of a subscription does not change. The client subscribes
+        #   again with a new token, as above.
+        connection.hub.unsubscribe(subscription, *codes.UNSUBSCRIBE_EXPIRED)
+        raise RefusedError(codes.TOKEN_EXPIRED)
     subscription.apply_token(info=claims.info, expires_at=claims.expires_at)
     connection.set_timer()
     expires, ttl = _ttl(subscription.expires_at)

@@ -127,6 +127,7 @@ class Subscription:
             At first it is ``True`` unless an SDK's client did not ask for them.
             ``on_subscribe`` may set it.
         token_verified: Whether the client sent a valid token for this channel.
+        token_filter: Filter of this token, or ``None``.
         expires_at: Unix time in seconds at which the subscription ends if it is not
             refreshed, or ``None``.
         state: The state of delivery.
@@ -167,6 +168,7 @@ class Subscription:
         'selection',
         'server_side',
         'state',
+        'token_filter',
         'token_verified',
     )
 
@@ -198,6 +200,7 @@ class Subscription:
         self.expires_at = expires_at
         self.server_side = server_side
         self.token_verified = False
+        self.token_filter: TagFilter | None = None
         self.state = SubscriptionState.JOINING
         self.client_filter = client_filter
         self.selection: Selection | None = None
@@ -322,6 +325,10 @@ class Subscription:
         self.info = info
         self.expires_at = expires_at
         self.token_verified = True
+
+    def set_token_filter(self, tag_filter: TagFilter | None) -> None:
+        """Set the filter of the token with which the client subscribes."""
+        self.token_filter = self.filter = tag_filter
 
     # --- state of delivery -----------------------------------------------------------
 

@@ -40,6 +40,8 @@ from falcon_channels.errors import PayloadError
 from falcon_channels.errors import PositionError
 from falcon_channels.errors import PublicationTooLargeError
 from falcon_channels.errors import UnknownChannelError
+from falcon_channels.filters import check_depth
+from falcon_channels.filters import TagFilter
 from falcon_channels.node import Node
 from falcon_channels.protocol import codes
 from falcon_channels.protocol.json_values import encode_json
@@ -177,6 +179,7 @@ class _Subscribe(_UserRequest, kw_only=True):
     b64data: str = ''
     expire_at: _Seconds = 0
     recover_since: _StreamPosition | None = None
+    server_tags_filter: TagFilter | None = None
     override: dict[str, Any] | None = None
 
 
@@ -431,6 +434,8 @@ class ApiMethods:
     # --- connections of users --------------------------------------------------------
 
     async def _subscribe(self, request: _Subscribe) -> dict[str, Any]:
+        if request.server_tags_filter is not None:
+            check_depth(request.server_tags_filter)
         await self._node.users.subscribe_user(
             request.user,
             request.channel,
@@ -440,6 +445,7 @@ class ApiMethods:
             data=_value('data', request.data, request.b64data),
             since=_since(request.recover_since),
             expires_at=float(request.expire_at) or None,
+            filter=request.server_tags_filter,
         )
         return {}
 

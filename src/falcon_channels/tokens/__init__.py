@@ -6,8 +6,9 @@ handshake carries the cookie. Tokens are for clients that another service identi
 A *connection token* has ``sub`` (the user's id, ``''`` for an anonymous user) and
 ``exp``. It may have ``info`` (public), ``meta`` (only for the server), ``channels`` and
 ``subs`` (server-side subscriptions) and ``expire_at``. A *subscription token* has
-``sub``, ``channel`` and ``exp``, and may have ``info`` and ``expire_at``. Times are
-Unix times in seconds.
+``sub``, ``channel`` and ``exp``, and may have ``info``, ``expire_at`` and
+``server_tags_filter``. An item of ``subs`` may have ``info``, ``data`` and
+``server_tags_filter``. Times are Unix times in seconds.
 
 SECURITY: an attacker controls the header of a forged token. ``kid`` only selects among
 the keys that the application gives, and no header names the place of a key. Claims are

@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from falcon_channels.checks import check_user
+from falcon_channels.filters import TagFilter
 from falcon_channels.tokens.keys import TokenKey
 
 
@@ -46,6 +47,7 @@ def make_subscription_token(
     *,
     ttl_s: float | None = 600.0,
     info: Any = None,
+    filter: TagFilter | None = None,
     **claims: Any,
 ) -> str:
     """Return a token with which `user` may subscribe to `channel`.
@@ -56,13 +58,16 @@ def make_subscription_token(
         channel: Name of the channel.
         ttl_s: Seconds until it expires (default 600), or ``None`` for never.
         info: Public data about the subscription, any JSON value.
+        filter: Condition on the tags of the publications that the client receives, made
+            by `falcon_channels.filters`, or ``None``.
         claims: Further claims, such as ``aud`` or ``expire_at``.
 
     Raises:
         InvalidValueError: The user is not text.
     """
     required = {'sub': check_user(user), 'channel': channel}
-    return _signed(key, required, {'info': info}, ttl_s, claims)
+    optional = {'info': info, 'server_tags_filter': filter}
+    return _signed(key, required, optional, ttl_s, claims)
 
 
 def _signed(

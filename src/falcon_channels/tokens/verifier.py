@@ -14,10 +14,13 @@ from typing import TypeVar
 
 import msgspec
 
+from falcon_channels.errors import InvalidValueError
 from falcon_channels.errors import KeysUnavailableError
 from falcon_channels.errors import OptionsError
 from falcon_channels.errors import TokenExpiredError
 from falcon_channels.errors import TokenInvalidError
+from falcon_channels.filters import check_depth
+from falcon_channels.filters import TagFilter
 from falcon_channels.tokens.keys import load_jwt
 from falcon_channels.tokens.keys import TokenKey
 from falcon_channels.tokens.remote import RemoteKeySet
@@ -32,10 +35,13 @@ class TokenSubscription(msgspec.Struct, frozen=True):
     Attributes:
         info: Public data about the subscription, any JSON value.
         data: Data sent to the client with the subscription, any JSON value.
+        filter: Condition on the tags of the publications that the client receives, or
+            ``None``.
     """
 
     info: Any = None
     data: Any = None
+    filter: TagFilter | None = None
 
 
 class ConnectionToken(msgspec.Struct, frozen=True):
@@ -64,12 +70,15 @@ class SubscriptionToken(msgspec.Struct, frozen=True):
         channel: The only channel that the token is for.
         expires_at: Unix time at which the subscription expires, or ``None``.
         info: Public data about the subscription, any JSON value.
+        filter: Condition on the tags of the publications that the client receives, or
+            ``None``.
     """
 
     user: str
     channel: str
     expires_at: float | None = None
     info: Any = None
+    filter: TagFilter | None = None
 
 
 # Unix time up to the year 9999, so that arithmetic with it cannot fail.
@@ -93,6 +102,7 @@ class _SubClaim(msgspec.Struct):
     b64info: str = ''
     data: Any = None
     b64data: str = ''
+    server_tags_filter: TagFilter | None = None
 
 
 class _ConnectionClaims(_Claims):
@@ -105,6 +115,7 @@ class _ConnectionClaims(_Claims):
 class _SubscriptionClaims(_Claims):
     channel: str
     client: str = ''
+    server_tags_filter: TagFilter | None = None
 
 
 _ClaimsT = TypeVar('_ClaimsT', bound=_Claims)
@@ -228,6 +239,7 @@ class TokenVerifier:
             channels[channel] = TokenSubscription(
                 info=_value(claim.info, claim.b64info),
                 data=_value(claim.data, claim.b64data),
+                filter=_checked(claim.server_tags_filter),
             )
         return ConnectionToken(
             user=claims.sub,
@@ -261,6 +273,7 @@ class TokenVerifier:
             channel=claims.channel,
             expires_at=_expires_at(claims),
             info=_value(claims.info, claims.b64info),
+            filter=_checked(claims.server_tags_filter),
         )
 
     def _verify(
@@ -323,6 +336,15 @@ def _key_id(token: str) -> str:
     except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
         raise TokenInvalidError('not a token') from None
     return str(kid)
+
+
+def _checked(tag_filter: TagFilter | None) -> TagFilter | None:
+    if tag_filter is not None:
+        try:
+            check_depth(tag_filter)
+        except InvalidValueError as ex:
+            raise TokenInvalidError(f'server_tags_filter: {ex}') from None
+    return tag_filter
 
 
 def _expires_at(claims: _Claims) -> float | None:
