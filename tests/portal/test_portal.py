@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+import os
 import subprocess
 import sys
 import threading
@@ -178,6 +179,9 @@ def run(code: str) -> str:
     )
     done = subprocess.run(
         [sys.executable, '-c', code.replace('IMPORTS', imports)],
+        # NOTE: eventlet's own DNS imports other packages that are installed for tests,
+        #   and then cannot patch them.
+        env={**os.environ, 'EVENTLET_NO_GREENDNS': 'yes'},
         capture_output=True,
         text=True,
         timeout=50,

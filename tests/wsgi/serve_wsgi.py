@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 from socketserver import ThreadingMixIn
 import sys
 from wsgiref.simple_server import make_server
@@ -30,6 +31,9 @@ def gevent_websocket(port: int) -> None:
 
 
 def eventlet(port: int) -> None:
+    # NOTE: eventlet's own DNS imports other packages that are installed for tests, and
+    #   then cannot patch them.
+    os.environ['EVENTLET_NO_GREENDNS'] = 'yes'
     importlib.import_module('eventlet').monkey_patch()
     eventlet_unpatched(port)
 
