@@ -717,4 +717,62 @@ MUTANTS = [
         'self.deltas.set_base(subscription, last_publication(items))',
         'tests/hub/test_delta_delivery.py',
     ),
+    Mutant(
+        'an ended channel drops the pending items of slow clients',
+        'hub/hub.py',
+        'self._catch_up(subscription)\n            self.finish',
+        'self.finish',
+        'tests/hub/test_channel_end.py',
+    ),
+    Mutant(
+        'an ended channel ends before its last batch is written',
+        'hub/fanout.py',
+        'self._write_batch()\n        for local_channel in ended:\n'
+        '            self._on_ended(local_channel)\n',
+        'for local_channel in ended:\n'
+        '            self._on_ended(local_channel)\n        self._write_batch()\n',
+        'tests/plain/test_channel_end.py tests/endpoint/test_channel_end.py',
+    ),
+    Mutant(
+        'an ended channel stays ended after its history was removed',
+        'hub/local_channel.py',
+        'if page.position.offset == self.position.offset:\n            self.end',
+        'if False:\n            self.end',
+        'tests/hub/test_channel_end.py',
+    ),
+    Mutant(
+        'an ended channel is not noticed by a repair',
+        'hub/local_channel.py',
+        'self.end = page.end\n        self.state = ChannelState.LIVE\n        gap',
+        'self.state = ChannelState.LIVE\n        gap',
+        'tests/hub/test_channel_end.py',
+    ),
+    Mutant(
+        'an ended channel keeps its late subscribers',
+        'access/subscribing.py',
+        'if joined.end is not None:',
+        'if False:',
+        'tests/hub/test_channel_end.py --timeout 30',
+    ),
+    Mutant(
+        'an ended channel is asked about without reading its log',
+        'hub/hub.py',
+        'if local_channel.end is not None:\n                    await',
+        'if False:\n                    await',
+        'tests/hub/test_channel_end.py --timeout 30',
+    ),
+    Mutant(
+        'an ended channel overtakes what is queued for code of the application',
+        'local_subscription.py',
+        'self.flush()\n        self.transport.finish(end)',
+        'self.transport.finish(end)',
+        'tests/simulation/test_end_of_channels.py',
+    ),
+    Mutant(
+        'an ended channel hides its latest state behind an empty end',
+        'hub/hub.py',
+        'if newest and not visible and len(newest) == limit:',
+        'if False:',
+        'tests/hub/test_channel_end.py',
+    ),
 ]
