@@ -18,6 +18,10 @@ JS_READY := $(JS_TESTS)/node_modules/.package-lock.json
 # Node.js is in the environment if the system has none.
 WITH_NODE := PATH="$(abspath $(BIN)):$$PATH"
 
+# Page with the AI SDK, of the example with answers.
+ANSWERS := examples/answers_react
+ANSWERS_PAGE := $(ANSWERS)/build/chat.js
+
 # Source of the chat's page, in TypeScript, and the page that Vite builds from it.
 WEB := src/falcon_channels_chat/web
 PAGE := src/falcon_channels_chat/page/index.html
@@ -65,8 +69,16 @@ run-wsgi: setup  ## Serve the synchronous hello example by gunicorn and gevent (
 	@echo 'WebSocket: ws://$(HOST):$(PORT)/'
 	@exec $(BIN)/gunicorn --worker-class gevent --bind $(HOST):$(PORT) --no-control-socket examples.hello_wsgi:app
 
+.PHONY: answers
+answers: setup $(ANSWERS_PAGE)  ## Serve the example with answers at http://localhost:8000 (PORT and HOST can be set)
+	@exec $(BIN)/falcon-channels serve examples.answers:app --host $(HOST) --port $(PORT)
+
+$(ANSWERS_PAGE): $(addprefix $(ANSWERS)/,chat.jsx package.json package-lock.json) | node
+	$(WITH_NODE) npm ci --prefix $(ANSWERS) --ignore-scripts --no-audit --no-fund --loglevel=error
+	$(WITH_NODE) npm run --silent --prefix $(ANSWERS) build
+
 .PHONY: test
-test: system setup node $(JS_READY)  ## Run all tests (PYTEST_ARGS='-k name' picks some)
+test: system setup node $(JS_READY) $(ANSWERS_PAGE)  ## Run all tests (PYTEST_ARGS='-k name' picks some)
 	$(WITH_NODE) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 $(JS_READY): $(JS_TESTS)/package.json $(JS_TESTS)/package-lock.json | node
@@ -74,7 +86,7 @@ $(JS_READY): $(JS_TESTS)/package.json $(JS_TESTS)/package-lock.json | node
 	@touch $@
 
 .PHONY: test-servers
-test-servers: system setup node $(JS_READY)  ## Run the tests that start an ASGI application on each of four servers
+test-servers: system setup node $(JS_READY) $(ANSWERS_PAGE)  ## Run the tests that start an ASGI application on each of four servers
 	@for server in serve uvicorn hypercorn granian; do \
 	  echo "On $$server:"; \
 	  $(WITH_NODE) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup --asgi-server $$server $(PYTEST_ARGS) || exit 1; \
@@ -161,7 +173,7 @@ containers-check: $(READY)  ## Check the files of deploy/ with hadolint, and wit
 .PHONY: clean
 clean:  ## Remove the environment and all files that the tools created
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis artifacts build dist \
-	  $(WEB)/node_modules src/falcon_channels_chat/page
+	  $(WEB)/node_modules src/falcon_channels_chat/page $(ANSWERS)/node_modules $(ANSWERS)/build
 
 # The compiler has its own environment, because it needs another version of protobuf.
 PROTOC_VERSION := 1.76.0

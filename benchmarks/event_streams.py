@@ -5,7 +5,9 @@
 1,000 answers get 30 chunks a second each, as from a language model. A chunk has the
 time of its write, and the client compares it with the time of its arrival. Falcon's own
 server-sent events (``resp.sse``) are the lower limit: they store nothing, and an answer
-ends with its connection. The server runs on one core, and the client on the other.
+ends with its connection. "publish" publishes each chunk, and "stream" writes it to
+`Channels.stream`, which joins the chunks of 30 or 100 ms. The server runs on one core,
+and the client on the other.
 
 If the server cannot keep up, it writes fewer chunks than it was asked for. The table
 therefore has the chunks that arrived.
@@ -84,10 +86,13 @@ def peers(folder: str, rate: float) -> list[tuple[harness.Peer, str]]:
     command = [*harness.SERVE, 'benchmarks.apps.answers:app']
     env = {'CHUNKS_PER_S': str(rate)}
     sqlite = {**env, 'CHANNELS_URL': f'sqlite:///{folder}/{{port}}.db'}
+    batches = {**sqlite, 'INTERVAL_S': '0.1'}
     return [
         (harness.Peer('Falcon by hand (resp.sse)', command, env), '/by-hand'),
-        (harness.Peer('channels, memory', command, env), '/answers'),
-        (harness.Peer('channels, SQLite', command, sqlite), '/answers'),
+        (harness.Peer('publish, memory', command, env), '/answers'),
+        (harness.Peer('publish, SQLite', command, sqlite), '/answers'),
+        (harness.Peer('stream, SQLite', command, sqlite), '/streams'),
+        (harness.Peer('stream of 100 ms, SQLite', command, batches), '/streams'),
     ]
 
 

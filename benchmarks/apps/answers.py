@@ -6,6 +6,7 @@ Each request starts its own answer. A chunk has the time of its write.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import time
@@ -15,9 +16,12 @@ from falcon.asgi import SSEvent
 
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
+from falcon_channels import StreamWriterOptions
 
 CHUNKS_PER_S = float(os.environ.get('CHUNKS_PER_S', '30'))
 TEXT = 'x' * 24
+#: Seconds between two batches of a writer.
+INTERVAL_S = float(os.environ.get('INTERVAL_S', '0.03'))
 
 channels = Channels(os.environ.get('CHANNELS_URL', 'memory://'))
 channels.add_route(
@@ -42,13 +46,28 @@ async def write_answer(name):
         await channels.publish(name, chunk)
 
 
+async def stream_answer(name):
+    """Write each chunk as text, which the writer may join with the next ones."""
+    options = StreamWriterOptions(interval_s=INTERVAL_S)
+    async with channels.stream(name, options) as stream:
+        async for chunk in chunks():
+            await stream.write(json.dumps(chunk) + '\n')
+
+
 class Answer:
-    """An answer in a channel."""
+    """An answer in a channel.
+
+    Args:
+        write: Coroutine function that writes the answer to a channel.
+    """
+
+    def __init__(self, write):
+        self._write = write
 
     async def on_get(self, req, resp, answer):
         name = f'answers:{answer}'
         await channels.serve_events(req, resp, name)
-        task = asyncio.create_task(write_answer(name))
+        task = asyncio.create_task(self._write(name))
         writers.add(task)
         task.add_done_callback(writers.discard)
 
@@ -65,5 +84,6 @@ class ByHand:
 
 
 app = falcon.asgi.App(middleware=[channels])
-app.add_route('/answers/{answer}', Answer())
+app.add_route('/answers/{answer}', Answer(write_answer))
+app.add_route('/streams/{answer}', Answer(stream_answer))
 app.add_route('/by-hand/{answer}', ByHand())

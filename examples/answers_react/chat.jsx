@@ -1,0 +1,54 @@
+// A chat with the Vercel AI SDK, whose answers survive a reload of the page.
+
+import { useChat } from '@ai-sdk/react';
+import { useState } from 'react';
+import { createRoot } from 'react-dom/client';
+
+function Chat({ id, stored }) {
+  const [question, setQuestion] = useState('');
+  const { messages, sendMessage, status, error } = useChat({
+    id,
+    messages: stored,
+    // The newest answer is still written, or the stored messages would have it.
+    resume: stored.at(-1)?.role === 'user',
+  });
+
+  const ask = (event) => {
+    event.preventDefault();
+    sendMessage({ text: question });
+    setQuestion('');
+  };
+  // The answer ends for all its readers.
+  const stop = () => fetch(`/api/chat/${id}/stream`, { method: 'DELETE' });
+
+  return (
+    <>
+      {messages.map((message) => (
+        <p key={message.id} className={message.role}>
+          {message.parts.map((part) => part.text ?? '').join('')}
+        </p>
+      ))}
+      <form onSubmit={ask}>
+        <label>
+          Question{' '}
+          <input
+            value={question}
+            required
+            onChange={(event) => setQuestion(event.target.value)}
+          />
+        </label>
+        <button>Ask</button>
+        <button type="button" onClick={stop}>
+          Stop
+        </button>
+      </form>
+      <p role="status">{error?.message ?? status}</p>
+    </>
+  );
+}
+
+// The address of the page names the chat, so that a reload opens it again.
+location.hash ||= crypto.randomUUID();
+const id = location.hash.slice(1);
+const stored = await (await fetch(`/api/chat/${id}`)).json();
+createRoot(document.getElementById('root')).render(<Chat id={id} stored={stored} />);
