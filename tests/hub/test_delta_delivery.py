@@ -1,4 +1,4 @@
-"""Deltas in the hub: who has which base, slow readers, joins, and memory."""
+"""Deltas in the hub: the bases of clients, slow readers, joins, and memory."""
 
 from __future__ import annotations
 
