@@ -56,11 +56,6 @@ class Room:
             error=req.get_param('error', default=''),
         )
 
-    async def on_post_finish(self, req: Any, resp: Any, room: str) -> None:
-        """End the channel."""
-        error = req.get_param('error', default='')
-        await channels.finish(f'rooms:{room}', await req.get_media(), error=error)
-
 
 class State:
     """The states of the channels `states:{name}`, which are loaded over HTTP."""

@@ -364,7 +364,7 @@ for (const [name, options, code, reason] of [
   ['finished', {}, 2400, 'channel finished'],
   ['failed', { error: 'too long' }, 2401, 'too long'],
 ]) {
-  test(`codes: a ${name} channel ends the subscription after its publications`, async () => {
+  test(`finish: a ${name} channel ends the subscription after its publications`, async () => {
     const room = newRoom();
     const client = newClient();
     await connected(client);
@@ -400,7 +400,7 @@ for (const [name, options, code, reason] of [
   });
 }
 
-test('codes: a channel that ended meanwhile is recovered to its end', async () => {
+test('finish: a channel that ended meanwhile is recovered to its end', async () => {
   const room = newRoom();
   const client = newClient();
   await connected(client);
@@ -425,7 +425,7 @@ test('codes: a channel that ended meanwhile is recovered to its end', async () =
   assert.equal(subscription.state, 'unsubscribed');
 });
 
-test('codes: a server-side channel that has ended is unsubscribed', async () => {
+test('finish: a server-side channel that has ended is unsubscribed', async () => {
   const client = newClient({ data: { user: 'ivy' } });
   const there = next(client, 'subscribed');
   await connected(client);
@@ -502,34 +502,6 @@ test('filter: a malformed one is refused with error 107', async () => {
   const refused = next(subscription, 'unsubscribed');
   subscription.subscribe();
   assert.equal((await refused).code, 107);
-});
-
-test('finish: a client gets the last publication and the end, live and recovered', async () => {
-  const client = newClient();
-  await connected(client);
-  const follow = async (room) => {
-    const subscription = client.newSubscription(`rooms:${room}`);
-    const received = [];
-    subscription.on('publication', ({ data }) => received.push(decode(data)));
-    await subscribed(subscription);
-    return { subscription, received, ended: next(subscription, 'unsubscribed') };
-  };
-  const live = newRoom();
-  const finished = await follow(live);
-  await server.publish(`${live}/finish`, 'the end');
-  assert.equal((await finished.ended).code, 2400);
-  assert.deepEqual(finished.received, ['the end']);
-  const away = newRoom();
-  const failed = await follow(away);
-  const lost = next(failed.subscription, 'subscribing');
-  server.cut();
-  await lost;
-  await server.publish(away, 1);
-  await server.publish(`${away}/finish`, 2, { error: 'overloaded' });
-  server.mend();
-  const { code, reason } = await failed.ended;
-  assert.deepEqual([code, reason], [2401, 'overloaded']);
-  assert.deepEqual(failed.received, [1, 2]);
 });
 
 /** Follow a state with `getState`; return what was loaded and received. */

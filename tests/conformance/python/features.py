@@ -379,18 +379,18 @@ async def finish(sdk: Sdk) -> None:
     """A client gets the last publication and the end, live and recovered."""
     client, client_events, _ = await sdk.connect()
     _, events = await sdk.subscribe(client, 'rooms:finish')
-    await sdk.publish('finish/finish', 'the end')
-    await sdk.receive(events, 'the end')
+    await sdk.request('DELETE', '/rooms/finish?data=end')
+    await sdk.receive(events, 'end')
     assert 2400 == (await events.next('unsubscribed')).code
     _, events = await sdk.subscribe(client, 'rooms:fail')
     await sdk.publish('fail', 0)
     await sdk.receive(events, 0)
     await _cut(sdk, client_events)
     await sdk.publish('fail', 1)
-    await sdk.publish('fail/finish', 2, 'error=overloaded')
+    await sdk.request('DELETE', '/rooms/fail?data=2&error=overloaded')
     await _mend(sdk, events)
     await sdk.receive(events, 1)
-    await sdk.receive(events, 2)
+    await sdk.receive(events, '2')
     unsubscribed = await events.next('unsubscribed')
     assert (2401, 'overloaded') == (unsubscribed.code, unsubscribed.reason)
 

@@ -317,8 +317,8 @@ public final class Features {
     private static void finish() throws Exception {
         Connection connection = Connection.of("");
         Channel channel = Channel.of(connection, "rooms:finish");
-        Server.publish("finish/finish", "\"the end\"");
-        channel.receive("\"the end\"");
+        Server.finish("finish?data=end");
+        channel.receive("\"end\"");
         Checks.equal(2400, endCode(channel));
         Channel failing = Channel.of(connection, "rooms:fail");
         Server.publish("fail", 0);
@@ -326,13 +326,13 @@ public final class Features {
         Server.control("cut");
         Checks.next(connection.connecting, "connecting event");
         Server.publish("fail", 1);
-        Server.publish("fail/finish?error=overloaded", 2);
+        Server.finish("fail?data=2&error=overloaded");
         Server.control("mend");
         SubscribedEvent event = Checks.next(failing.subscribed, "subscribed event");
         Checks.equal(
                 List.of(true, true), List.of(event.wasRecovering(), event.getRecovered()));
         failing.receive("1");
-        failing.receive("2");
+        failing.receive("\"2\"");
         UnsubscribedEvent end = Checks.next(failing.unsubscribed, "unsubscribed event");
         Checks.equal(2401, end.getCode());
         Checks.equal("overloaded", end.getReason());

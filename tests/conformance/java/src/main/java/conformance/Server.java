@@ -23,6 +23,11 @@ final class Server {
         request("POST", System.getenv("SERVER") + "/rooms/" + room, json.toString());
     }
 
+    /** End the channel of a room. */
+    static void finish(String room) throws IOException, InterruptedException {
+        request("DELETE", System.getenv("SERVER") + "/rooms/" + room, "");
+    }
+
     /** Send a command about a user to the server, and return the answer. */
     static String user(String method, String name, String command)
             throws IOException, InterruptedException {
