@@ -153,22 +153,35 @@ class Server:
         return word.replace('{port}', str(self.port))
 
     def cpu_s(self) -> float:
-        """Return the CPU time, user and system, of all its threads so far."""
-        tasks = Path(f'/proc/{self.process.pid}/task')
-        try:
-            return sum(
-                int((task / 'schedstat').read_text().split()[0]) / 1e9
-                for task in tasks.iterdir()
-            )
-        except FileNotFoundError:  # a kernel without scheduler statistics
-            stat = Path(f'/proc/{self.process.pid}/stat').read_text()
-            fields = stat.rpartition(')')[2].split()
-            return (int(fields[11]) + int(fields[12])) * _CLOCK_TICK_S
+        """Return the CPU time of it and its workers so far, user and system."""
+        return sum(map(_cpu_s, _process_tree(self.process.pid)))
 
     def rss_bytes(self) -> int:
         """Return its resident memory."""
         text = Path(f'/proc/{self.process.pid}/statm').read_text()
         return int(text.split()[1]) * os.sysconf('SC_PAGE_SIZE')
+
+
+def _process_tree(pid: int) -> list[int]:
+    """Return a process and all processes that it has started."""
+    found = [pid]
+    for task in Path(f'/proc/{pid}/task').iterdir():
+        for child in (task / 'children').read_text().split():
+            found += _process_tree(int(child))
+    return found
+
+
+def _cpu_s(pid: int) -> float:
+    """Return the CPU time of all threads of a process so far."""
+    try:
+        return sum(
+            int((task / 'schedstat').read_text().split()[0]) / 1e9
+            for task in Path(f'/proc/{pid}/task').iterdir()
+        )
+    except FileNotFoundError:  # a kernel without scheduler statistics
+        stat = Path(f'/proc/{pid}/stat').read_text()
+        fields = stat.rpartition(')')[2].split()
+        return (int(fields[11]) + int(fields[12])) * _CLOCK_TICK_S
 
 
 class Load:

@@ -25,8 +25,14 @@ _RECOVER = (
 )
 
 
-def peers(folder: Path, urls: list[str]) -> list[harness.Peer]:
-    """Return the servers, each with the messages of its clients."""
+def peers(folder: Path, urls: list[str], workers: int) -> list[harness.Peer]:
+    """Return the servers, each with the messages of its clients.
+
+    Args:
+        folder: Folder for files of the servers.
+        urls: Brokers besides memory.
+        workers: Number of processes of the servers with these brokers.
+    """
     *_, default_raw, raw, sdk = harness.falcon_peers()
     recover = [
         *('--sub', '/connection/websocket', '--sub-hello', _RECOVER),
@@ -42,10 +48,12 @@ def peers(folder: Path, urls: list[str]) -> list[harness.Peer]:
         ),
     ]
     for url in urls:
+        several = f', {workers} workers' if workers > 1 else ''
         found.append(
             dataclasses.replace(
                 sdk,
-                name=f'{sdk.name}, {url.partition(":")[0]}',
+                name=f'{sdk.name}, {url.partition(":")[0]}{several}',
+                command=[*sdk.command, '--workers', str(workers)],
                 env={'CHANNELS_URL': url},
                 dialect=recover,
             )
@@ -78,6 +86,12 @@ def main() -> None:
         'sqlite:////tmp/storm-{port}.db, redis://localhost?prefix=storm{port} and '
         'postgresql:///test?schema=storm{port}&migrate=yes',
     )
+    parser.add_argument(
+        '--workers',
+        type=int,
+        default=1,
+        help='processes of each server with another broker, on one core (default 1)',
+    )
     args = parser.parse_args()
     cases = [
         harness.Case(
@@ -89,7 +103,7 @@ def main() -> None:
     ]
     with tempfile.TemporaryDirectory() as folder:
         harness.measure(
-            peers(Path(folder), args.url),
+            peers(Path(folder), args.url, args.workers),
             cases,
             args,
             program='connect',
