@@ -89,6 +89,10 @@ test-redis: system setup  ## Run the contract of the Redis broker with the packa
 	    tests/brokers/test_redis_replies.py || exit 1; \
 	done
 
+.PHONY: test-streams
+test-streams: system setup  ## Kill five workers that write streams for 200 readers, with each broker
+	STREAM_READERS=200 STREAM_KILLS=5 $(BIN)/python -m pytest -q $(PYTEST_ARGS) tests/streams/test_killed_writers.py
+
 .PHONY: conformance
 conformance: setup  ## Run the Autobahn TestSuite (before a release; needs Python 2.7)
 	$(BIN)/python scripts/conformance.py $(CONFORMANCE_ARGS)
