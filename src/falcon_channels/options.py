@@ -425,9 +425,9 @@ class StreamWriterOptions(msgspec.Struct, kw_only=True):
             which ``write`` waits (default 65536, 64 KiB).
         retry_timeout_s: Seconds for which the writer tries to store a batch again while
             the broker is not available (default 30).
-        error_text: What readers get as the error if the block of the stream raises an
-            exception (default ``'the stream has failed'``): at most 123 bytes of UTF-8.
-            Readers never get the text of the exception.
+        error_text: Error for readers if the block of the stream raises an exception
+            (default ``'the stream has failed'``), at most 123 bytes of UTF-8. Readers
+            never get the text of the exception.
         replay: Whether the producer starts from the beginning after a restart (default
             ``False``: it continues at the position of the stream). The writer then
             drops what is stored already.

@@ -91,6 +91,8 @@ def test_functions_of_the_page_continue_a_stream(portal: Portal) -> None:
     ):
         with pytest.raises(KeyboardInterrupt):
             write_and_stop(portal, f'answers:{number}', text[:100])
+        stored_text = names_of('stored.py')['stored_text']
+        assert text[:100] == portal.call(stored_text, portal.channels, number)
         portal.call(function, portal.channels, number, argument)
         assert (text, ChannelEnd()) == read(portal, f'answers:{number}')
 
@@ -121,5 +123,7 @@ def test_thread_of_the_page_writes_a_stream(portal: Portal) -> None:
 
 def test_every_code_block_has_a_name_and_is_run() -> None:
     """The page has no code block that is not run by a test."""
-    assert ['answers.py', 'file.py', 'replay.py', 'threads.py'] == sorted(BLOCKS)
+    assert ['answers.py', 'file.py', 'replay.py', 'stored.py', 'threads.py'] == sorted(
+        BLOCKS
+    )
     assert TEXT.count('```') == 2 * len(BLOCKS)

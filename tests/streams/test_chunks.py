@@ -98,6 +98,7 @@ def test_stored_chunks_that_are_not_written_yet_are_counted() -> None:
         ([12], 1),
         ([1], 12),
         (['a', 1], 'ab'),
+        ([{'v': 1}], {'v': 2}),
     ],
 )
 def test_stored_chunks_that_differ_are_found(own: list[object], stored: object) -> None:
@@ -105,6 +106,12 @@ def test_stored_chunks_that_differ_are_found(own: list[object], stored: object) 
     payload = msgspec.json.encode(stored)
     units = len(stored) if isinstance(stored, str) else 1
     assert filled(own).remove_stored(payload, False, units) is None
+
+
+def test_stored_chunk_with_others_before_it_is_a_conflict() -> None:
+    """Chunks that have left the log cannot be compared."""
+    assert filled(['abc']).remove_stored(b'"c"', False, 3) is None
+    assert filled([1]).remove_stored(b'1', False, 2) is None
 
 
 def test_text_that_cannot_be_published_is_refused_as_a_whole() -> None:

@@ -16,6 +16,8 @@ from falcon_channels import ChannelEnd
 from falcon_channels import ChannelFinishedError
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
+from falcon_channels import ClosedError
+from falcon_channels import HistoryPage
 from falcon_channels import OptionsError
 from falcon_channels import PayloadError
 from falcon_channels import PositionError
@@ -23,6 +25,7 @@ from falcon_channels import PublicationTooLargeError
 from falcon_channels import PublishResult
 from falcon_channels import StreamAbortedError
 from falcon_channels import StreamConflictError
+from falcon_channels import StreamWriter
 from falcon_channels import StreamWriterOptions
 from falcon_channels import UnknownChannelError
 from falcon_channels.brokers.memory import MemoryBroker
@@ -256,7 +259,9 @@ async def test_writer_continues_after_publications_of_others() -> None:
                 await stream.write('abc')
                 await stream.flush()
                 for number in range(3):
-                    await channels.publish(CHANNEL, number, tags={'position': 'x'})
+                    await channels.publish(
+                        CHANNEL, number, tags={'stream_position': 'x'}
+                    )
                 raise asyncio.CancelledError
 
         with pytest.raises(asyncio.CancelledError):
@@ -645,6 +650,58 @@ async def test_abort_of_an_earlier_stream_does_not_stop_a_new_one() -> None:
         assert ['second'] == await values(channels)
 
 
+class DeafBroker(MemoryBroker):
+    """A broker whose control messages are lost."""
+
+    async def control(self, message: bytes) -> None:
+        pass
+
+
+@on_fake_clock
+async def test_aborted_writer_does_not_write_to_the_next_stream() -> None:
+    """A writer that did not learn the abort is refused after `remove_history`."""
+    async with make_channels(DeafBroker()) as channels:
+
+        async def write_on() -> None:
+            async with channels.stream(CHANNEL) as old:
+                await old.write('old')
+                await old.flush()
+                await channels.abort_stream(CHANNEL)
+                await channels.remove_history(CHANNEL)
+                await old.write(' and more')
+                await old.flush()
+
+        with pytest.raises(StreamConflictError):
+            await write_on()
+        async with channels.stream(CHANNEL) as stream:
+            assert 0 == stream.position
+            await stream.write('new')
+        assert ['new'] == await values(channels)
+
+
+@on_fake_clock
+async def test_abort_succeeds_while_the_writer_is_faster() -> None:
+    """An abort tries again if the writer has written, and at last ends it anyway."""
+
+    class BusyBroker(MemoryBroker):
+        async def history(self, *args: Any, **kwargs: Any) -> HistoryPage:
+            page = await super().history(*args, **kwargs)
+            if kwargs.get('limit') == 0 and writing:
+                await writing[0].write('x')
+                await writing[0].flush()
+            return page
+
+    writing: list[StreamWriter] = []
+    async with make_channels(BusyBroker()) as channels:
+        async with channels.stream(CHANNEL) as stream:
+            writing.append(stream)
+            aborting = asyncio.create_task(channels.abort_stream(CHANNEL))
+            await asyncio.Event().wait()
+        writing.clear()
+        assert await aborting
+        assert ChannelEnd('aborted') == await end(channels)
+
+
 # --- mistakes -------------------------------------------------------------------------
 
 
@@ -659,6 +716,8 @@ async def test_stream_reports_mistakes_when_it_is_entered() -> None:
         with pytest.raises(CapabilityError, match=r"a stream needs a log.* 'live'"):
             async with channels.stream('live'):
                 raise AssertionError
+        with pytest.raises(CapabilityError, match=r"abort_stream needs a log.* 'live'"):
+            await channels.abort_stream('live')
         wrong: Any = ChannelOptions()
         with pytest.raises(OptionsError):
             channels.stream(CHANNEL, wrong)
@@ -737,3 +796,96 @@ async def test_producer_that_repeats_less_than_is_stored_is_reported(
                 await stream.write('abc')
         (message,) = caplog.messages
         assert 'ends 3 characters or values before the position' in message
+
+
+# --- start and stop -------------------------------------------------------------------
+
+
+class SlowHistoryBroker(MemoryBroker):
+    """A broker whose first answer about the history arrives when `gate` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+        self._waited = False
+
+    async def history(self, *args: Any, **kwargs: Any) -> HistoryPage:
+        page = await super().history(*args, **kwargs)
+        if not self._waited:
+            self._waited = True
+            await self.gate.wait()
+        return page
+
+
+@on_fake_clock
+async def test_abort_while_the_stream_is_opened_is_an_error_of_the_block() -> None:
+    """The writer has read a log without an end, but the message has arrived."""
+    broker = SlowHistoryBroker()
+    async with make_channels(broker) as channels:
+        opening = asyncio.create_task(channels.stream(CHANNEL).open())
+        await asyncio.sleep(1)
+        assert await channels.abort_stream(CHANNEL)
+        broker.gate.set()
+        with pytest.raises(StreamAbortedError):
+            await opening
+
+
+@on_fake_clock
+async def test_stream_stays_open_if_the_channels_close() -> None:
+    """A process that stops ends no stream; another process can continue it."""
+    channels = make_channels()
+    await channels.start()
+
+    async def block() -> None:
+        async with channels.stream(CHANNEL) as stream:
+            await stream.write('a')
+            await channels.close()
+            await stream.write('b')
+            await stream.flush()
+
+    with pytest.raises(ClosedError):
+        await block()
+
+
+@on_fake_clock
+async def test_several_tasks_write_to_one_stream() -> None:
+    """Chunks of other tasks of the block are appended in the order of their calls."""
+    async with make_channels() as channels:
+        options = StreamWriterOptions(max_pending_bytes=0)
+        async with channels.stream(CHANNEL, options) as stream:
+
+            async def write(number: int) -> None:
+                for n in range(10):
+                    await stream.write([number, n])
+
+            await asyncio.gather(*(write(number) for number in range(3)))
+        received = await values(channels)
+        assert 30 == len(received)
+        for number in range(3):
+            own = [value for value in received if value[0] == number]
+            assert [[number, n] for n in range(10)] == own
+
+
+@on_fake_clock
+async def test_other_task_of_the_block_learns_the_abort_when_it_writes() -> None:
+    """Only the task that has entered the block is cancelled."""
+    async with make_channels() as channels:
+        others: list[asyncio.Task[None]] = []
+
+        async def answer() -> None:
+            async with channels.stream(CHANNEL) as stream:
+
+                async def produce() -> None:
+                    while True:
+                        await stream.write('x')
+                        await asyncio.sleep(1)
+
+                others.append(asyncio.create_task(produce()))
+                await asyncio.Event().wait()
+
+        writer = asyncio.create_task(answer())
+        await asyncio.sleep(5)
+        await channels.abort_stream(CHANNEL)
+        await writer
+        await asyncio.wait(others)
+        assert isinstance(others[0].exception(), StreamAbortedError)

@@ -128,24 +128,31 @@ class ChunkBuffer:
             How many of the units the buffer did not have yet; ``None`` if the buffer
             has other chunks than the payload.
         """
-        is_text = is_text_payload(payload, binary)
-        data = payload[1:-1] if is_text else payload
+        if not is_text_payload(payload, binary):
+            return self._remove_value(payload, binary) if units == 1 else None
+        if units != len(msgspec.json.decode(payload)):
+            # NOTE: the stream has more chunks before this one, which nobody can read.
+            return None
+        return self._remove_text(payload[1:-1], units)
+
+    def _remove_value(self, payload: bytes, binary: bool) -> int | None:
+        if not self._pieces:
+            return 1
+        return 0 if self._pop() == _Piece(payload, 1, False, binary) else None
+
+    def _remove_text(self, data: bytes, units: int) -> int | None:
         while units and self._pieces:
             piece = self._pop()
             # NOTE: both are encoded in the same way, character by character.
-            common = min(len(piece.data), len(data)) if is_text else None
-            if (piece.is_text, piece.binary) != (is_text, binary) or (
-                piece.data[:common] != data[:common]
-            ):
+            common = min(len(piece.data), len(data))
+            if not piece.is_text or piece.data[:common] != data[:common]:
                 return None
-            if common is not None and len(piece.data) > common:
-                rest = piece._replace(
-                    data=piece.data[common:], units=piece.units - units
-                )
+            if len(piece.data) > common:
+                rest = _Piece(piece.data[common:], piece.units - units, True)
                 self._pieces.appendleft(rest)
                 self._count(rest, 1)
                 return 0
-            data = data[common:] if is_text else b''
+            data = data[common:]
             units -= piece.units
         return units
 

@@ -1,7 +1,7 @@
 """The log of a stream, as its writers see it.
 
-Each publication of a writer has the tag ``position``: the length of the stream up to
-its end. A writer that continues a stream reads it from the newest publication.
+Each publication of a writer has the tag ``stream_position``: the length of the stream
+up to its end. A writer that continues a stream reads it from the newest publication.
 
 The version of a publication is the position after the newest one that its writer knows.
 Of several publications that follow the same one, the broker therefore stores
@@ -12,6 +12,7 @@ one stream.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+import re
 from typing import NamedTuple
 
 from falcon_channels.brokers.base import Version
@@ -26,9 +27,13 @@ from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
 
 #: Tag with the length of the stream, in units.
-_POSITION_TAG = 'position'
+_POSITION_TAG = 'stream_position'
 #: Number of publications that are read at once.
 _PAGE = 100
+#: Number of times that an abort tries to be faster than the writer.
+_ABORT_ATTEMPTS = 5
+
+_NUMBER = re.compile('[0-9]{1,18}')
 
 
 class StoredPayload(NamedTuple):
@@ -182,6 +187,34 @@ class StreamLog:
         #   was lost can therefore not block the next one.
         return Version(self.top.offset + 1, self.top.epoch)
 
+    async def abort(self) -> tuple[Position, bool]:
+        """Append the end of a stream that is aborted.
+
+        Returns:
+            The position of the end, and whether the stream had none before.
+
+        Raises:
+            BrokerUnavailableError: The stream may be aborted or not. Call again.
+        """
+        end = ChannelEnd(ABORTED)
+        for _ in range(_ABORT_ATTEMPTS):
+            page = await self._node.reader.history(self._channel, limit=0)
+            if page.end is not None:
+                return page.position, False
+            self.top = page.position
+            try:
+                # NOTE: with this version, a writer that does not know the end cannot
+                #   write to a channel that `remove_history` has opened again.
+                result = await self._node.publisher.append(
+                    self._channel, Publication(data=b'', end=end), self._next_version()
+                )
+            except ChannelFinishedError:
+                continue
+            if not result.skipped:
+                return result.position, True
+        result = await self._node.publisher.finish(self._channel, error=ABORTED)
+        return result.position, True
+
     async def _raise_end(self) -> None:
         page = await self._node.reader.history(self._channel, limit=0)
         self._check_end(page.end)
@@ -218,4 +251,4 @@ def _length_until(publication: Publication) -> int | None:
         ``None`` if it is not a publication of a writer.
     """
     text = (publication.tags or {}).get(_POSITION_TAG, '')
-    return int(text) if text.isascii() and text.isdecimal() else None
+    return int(text) if _NUMBER.fullmatch(text) else None

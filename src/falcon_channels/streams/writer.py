@@ -45,7 +45,6 @@ from falcon_channels.errors import StreamConflictError
 from falcon_channels.node import Node
 from falcon_channels.options import check_options
 from falcon_channels.options import StreamWriterOptions
-from falcon_channels.publication import ABORTED
 from falcon_channels.publication import ChannelEnd
 from falcon_channels.publication import Position
 from falcon_channels.routing import ChannelMatch
@@ -472,11 +471,7 @@ class StreamWriter:
 
 async def abort_stream(node: Node, channel: str) -> bool:
     """Implement `Channels.abort_stream`."""
-    try:
-        end = (await node.publisher.finish(channel, error=ABORTED)).position
-        running = True
-    except ChannelFinishedError:
-        end = (await node.reader.history(channel, limit=0)).position
-        running = False
+    authorization.check_log((await node.match(channel)).route, 'abort_stream')
+    end, is_new = await StreamLog(node, channel).abort()
     await node.stream_aborts.send(channel, end)
-    return running
+    return is_new
