@@ -8,13 +8,19 @@ waits for the disk. `benchmarks.publish_load` describes the load on the other co
 With ``--before ../other-tree/src``, a second version of the library takes turns with
 this one, so that other work on the machine meets both. With ``--setting``, the server
 gets another setting, such as ``--setting fsync=off``.
+
+Some cases publish with SQL: `pgbench` runs the function ``publish`` in the core of our
+process, and a process of the library receives the publications.
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
+import contextlib
 import os
 from pathlib import Path
+import re
 import shutil
 import signal
 import subprocess
@@ -24,7 +30,15 @@ import time
 from benchmarks import harness
 from benchmarks import publish_load
 
-CASES = publish_load.CASES
+#: The cases of `pgbench`: the number of publications in each transaction, and whether
+#: the transactions wait for the disk.
+_SQL_CASES = {'sql': (1, 'on'), 'sql-async': (1, 'off'), 'sql-100': (100, 'on')}
+CASES = {
+    **publish_load.CASES,
+    'sql': '8 connections publish with SQL over 50 channels',
+    'sql-async': 'the same, with `synchronous_commit = off`',
+    'sql-100': 'the same, with 100 publications in each transaction',
+}
 
 
 def program(name: str) -> str:
@@ -99,6 +113,57 @@ class Postgres:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
+def measure_sql(
+    case: str, server: Postgres, load: publish_load.Load, args: argparse.Namespace
+) -> dict[str, float]:
+    """Publish with `pgbench`, while a process receives; return what was counted."""
+    count, synchronous = _SQL_CASES[case]
+    core = harness.cores()[0]
+    text = 'x' * (args.bytes - 2)
+    publish = f"this.publish('news-' || n % 50, '\"{text}\"')"
+    if count == 1:
+        query = f'SELECT {publish} FROM (SELECT :n::int AS n) AS chosen'
+    else:
+        # NOTE: all connections publish in the order of the names.
+        query = (
+            f'SELECT count({publish}) FROM (SELECT n FROM generate_series(1, {count}) '
+            "AS n ORDER BY 'news-' || n % 50) AS sorted"
+        )
+    script = f'\\set n random(0, 49)\n{query};\n'
+    with contextlib.ExitStack() as stack:
+        source = harness.ROOT / 'src'
+        receiver = stack.enter_context(
+            load.start('receive', source, core, args.seconds + 60)
+        )
+        stack.callback(receiver.kill)
+        assert receiver.stdout is not None
+        assert receiver.stdout.readline() == 'ready\n'
+        before_s = publish_load.cpu_s(server.pid)
+        done = subprocess.run(
+            [
+                *(program('pgbench'), '--host', '127.0.0.1', '--port'),
+                *(str(server.port), '--username', 'postgres', '--no-vacuum'),
+                *('--client', '8', '--protocol', 'prepared', '--file', '/dev/stdin'),
+                *('--time', str(max(1, int(args.seconds))), 'postgres'),
+            ],
+            env={**os.environ, 'PGOPTIONS': f'-c synchronous_commit={synchronous}'},
+            input=script,
+            capture_output=True,
+            text=True,
+            check=True,
+            preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+        )
+        server_s = publish_load.cpu_s(server.pid) - before_s
+    transactions = re.search(r'actually processed: (\d+)', done.stdout)
+    rate = re.search(r'tps = ([\d.]+)', done.stdout)
+    assert transactions is not None
+    assert rate is not None
+    return {
+        'per_second': float(rate[1]) * count,
+        'server_us': server_s / (int(transactions[1]) * count) * 1e6,
+    }
+
+
 def main() -> None:
     """Run all cases in turns, and print the medians."""
     parser = publish_load.arguments(__doc__ or '', CASES)
@@ -113,10 +178,15 @@ def main() -> None:
         with Postgres(args.setting) as server:
             load = publish_load.Load('benchmarks.postgres_publish', server, args)
             for _ in range(args.turns):
+                if case in _SQL_CASES:
+                    found = measure_sql(case, server, load, args)
+                    samples['this version'].append(found)
+                    continue
                 for name, source in versions.items():
                     samples[name].append(load.measure(case, source))
-        for name, found in samples.items():
-            publish_load.print_row(CASES[case], name, found)
+        for name, own in samples.items():
+            if own:
+                publish_load.print_row(CASES[case], name, own)
 
 
 if __name__ == '__main__':

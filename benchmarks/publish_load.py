@@ -52,8 +52,9 @@ class Server(Protocol):
 
 
 def cpu_s(pid: int) -> float:
-    """Return the CPU time of all threads of a process and its children so far."""
-    total_s = 0.0
+    """Return the CPU time of a process and its children so far, also of ended ones."""
+    fields = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
+    total_s = (int(fields[13]) + int(fields[14])) / os.sysconf('SC_CLK_TCK')
     for task in Path(f'/proc/{pid}/task').iterdir():
         total_s += int((task / 'schedstat').read_text().split()[0]) / 1e9
         for child in (task / 'children').read_text().split():
@@ -152,10 +153,17 @@ class Load:
         self._server = server
         self._args = args
 
-    def _start(
+    def start(
         self, case: str, source: Path, core: int, seconds: float
     ) -> subprocess.Popen[str]:
-        """Start a process that runs one case with the library in a source folder."""
+        """Start a process that runs one case.
+
+        Args:
+            case: Name of the case.
+            source: Source folder of the library.
+            core: Number of the core for the process.
+            seconds: Duration.
+        """
         args = self._args
         url = self._server.url('this' if source == harness.ROOT / 'src' else 'before')
         words = ['--work', case, '--url', url, '--pid', str(self._server.pid)]
@@ -178,12 +186,12 @@ class Load:
         own, other = harness.cores()
         seconds = self._args.seconds
         with contextlib.ExitStack() as stack:
-            worker = stack.enter_context(self._start(case, source, own, seconds))
+            worker = stack.enter_context(self.start(case, source, own, seconds))
             assert worker.stdout is not None
             if case == 'receive':
                 assert worker.stdout.readline() == 'ready\n'
                 load = stack.enter_context(
-                    self._start('source', source, other, seconds + 30)
+                    self.start('source', source, other, seconds + 30)
                 )
                 stack.callback(load.kill)
             counted: dict[str, float] = json.loads(worker.stdout.readline())

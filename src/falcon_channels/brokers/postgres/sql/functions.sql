@@ -8,11 +8,15 @@ $$;
 
 -- Return the identity of this server. It differs after a fail-over, and after a backup or
 -- dump was restored.
+--
+-- This function is not written in SQL, because PostgreSQL would plan its query in each
+-- transaction again.
 CREATE OR REPLACE FUNCTION {schema}.run_id() RETURNS text
-LANGUAGE sql VOLATILE AS $$
-    SELECT system_identifier::text || '-'
-           || left(pg_walfile_name(pg_current_wal_lsn()), 8)
-    FROM pg_control_system()
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    RETURN (SELECT c.system_identifier FROM pg_control_system() AS c)::text
+           || '-' || left(pg_walfile_name(pg_current_wal_lsn()), 8);
+END
 $$;
 
 -- Return a random epoch.
@@ -61,8 +65,10 @@ $$;
 
 -- Return the name of the notifications.
 CREATE OR REPLACE FUNCTION {schema}.notify_name() RETURNS text
-LANGUAGE sql STABLE AS $$
-    SELECT notify FROM {schema}.settings
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN (SELECT s.notify FROM {schema}.settings AS s);
+END
 $$;
 
 -- Lock a channel for a publish until the end of the transaction, and return its log. Without
