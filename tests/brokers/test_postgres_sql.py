@@ -109,7 +109,12 @@ async def test_publication_from_sql_is_delivered_like_others(
         )
         tags = {'kind': 'ä' * 200, **{f'tag {n}': '' for n in range(20)}}
         offset, epoch, duplicate, skipped = await publish(
-            connection, schema, 'orders:7', Jsonb({'n': 2}), tags=Jsonb(tags)
+            connection,
+            schema,
+            'orders:7',
+            Jsonb({'n': 2}),
+            tags=Jsonb(tags),
+            delta=False,
         )
         found = [await anext(subscription) for _ in range(4)]
         page = await channels.history('orders:7')
@@ -119,6 +124,9 @@ async def test_publication_from_sql_is_delivered_like_others(
         ]
         assert [1, 2, 3, 4] == [publication.offset for publication in found]
         assert [None, None, None, tags] == [publication.tags for publication in found]
+        assert [False, False, False, True] == [
+            publication.whole for publication in found
+        ]
         assert (4, page.position.epoch, False, False) == (
             offset,
             epoch,

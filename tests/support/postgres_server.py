@@ -15,7 +15,7 @@ from support.processes import free_port
 from support.processes import wait_until
 
 
-def _program(name: str) -> str:
+def program(name: str) -> str:
     """Return the path of a PostgreSQL program, which is not in the PATH on Debian."""
     found = sorted(Path('/usr/lib/postgresql').glob(f'*/bin/{name}'))
     return str(found[-1]) if found else (shutil.which(name) or name)
@@ -37,7 +37,7 @@ class PostgresServer:
             shutil.chown(self.folder, self._user, self._user)
         data = self.folder / 'data'
         self._run(
-            *(_program('initdb'), '--pgdata', str(data), '--username', 'postgres'),
+            *(program('initdb'), '--pgdata', str(data), '--username', 'postgres'),
             *('--auth', 'trust', '--encoding', 'UTF8', '--no-locale', '--no-sync'),
         )
         settings = (
@@ -46,7 +46,7 @@ class PostgresServer:
             *('shared_buffers=16MB', 'max_connections=60', 'wal_level=minimal'),
             *('max_wal_senders=0', *settings),
         )
-        self._words = [_program('postgres'), '-D', str(data)]
+        self._words = [program('postgres'), '-D', str(data)]
         for setting in settings:
             self._words += ['-c', setting]
         self._process: subprocess.Popen[bytes] | None = None

@@ -25,23 +25,27 @@ END
 $$;
 
 -- Encode a publication like the module "encoding" of the package: an array of the data, the
--- time, whether it is binary, and the tags.
-CREATE OR REPLACE FUNCTION {schema}.encode_publication(p_data bytea, p_tags jsonb)
-RETURNS bytea
+-- time, whether it is binary, the tags, the client, the end, and whether it is sent whole.
+CREATE OR REPLACE FUNCTION {schema}.encode_publication(
+    p_data bytea, p_tags jsonb, p_whole boolean
+) RETURNS bytea
 LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE
     v_count integer;
-    v_map bytea;
+    v_tags bytea := '\xc0';
 BEGIN
-    IF p_tags IS NULL THEN
+    IF p_tags IS NULL AND NOT p_whole THEN
         RETURN '\x91'::bytea || {schema}.pack(p_data, false);
     END IF;
-    SELECT count(*), coalesce(string_agg(
-        {schema}.pack(convert_to(t.key, 'UTF8'), true)
-        || {schema}.pack(convert_to(t.value, 'UTF8'), true), ''
-    ), '') INTO v_count, v_map FROM jsonb_each_text(p_tags) AS t;
-    RETURN '\x94'::bytea || {schema}.pack(p_data, false) || '\x00c2de'::bytea
-           || decode(lpad(to_hex(v_count), 4, '0'), 'hex') || v_map;
+    IF p_tags IS NOT NULL THEN
+        SELECT count(*), coalesce(string_agg(
+            {schema}.pack(convert_to(t.key, 'UTF8'), true)
+            || {schema}.pack(convert_to(t.value, 'UTF8'), true), ''
+        ), '') INTO v_count, v_tags FROM jsonb_each_text(p_tags) AS t;
+        v_tags := '\xde'::bytea || decode(lpad(to_hex(v_count), 4, '0'), 'hex') || v_tags;
+    END IF;
+    RETURN '\x97'::bytea || {schema}.pack(p_data, false) || '\x00c2'::bytea || v_tags
+           || '\xc0c0'::bytea || CASE WHEN p_whole THEN '\xc3' ELSE '\xc2' END::bytea;
 END
 $$;
 
@@ -76,7 +80,7 @@ $$;
 -- caller could let the owner execute other functions.
 CREATE OR REPLACE FUNCTION {schema}.publish(
     channel text, data text, tags jsonb DEFAULT NULL, idempotency_key text DEFAULT NULL,
-    version bigint DEFAULT NULL, version_epoch text DEFAULT '',
+    version bigint DEFAULT NULL, version_epoch text DEFAULT '', delta boolean DEFAULT true,
     OUT "offset" bigint, OUT epoch text, OUT duplicate boolean, OUT skipped boolean
 )
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -145,7 +149,7 @@ BEGIN
         );
     END IF;
     SELECT CASE WHEN s.trusted THEN '' END INTO v_run FROM {schema}.settings AS s;
-    v_body := {schema}.encode_publication(v_data, tags);
+    v_body := {schema}.encode_publication(v_data, tags, delta IS FALSE);
     SELECT b."offset", b.epoch, b.duplicate, b.refused
     INTO "offset", epoch, duplicate, v_refused
     FROM {schema}.publish_batch(
@@ -172,20 +176,20 @@ $$;
 -- Publish JSON.
 CREATE OR REPLACE FUNCTION {schema}.publish(
     channel text, data jsonb, tags jsonb DEFAULT NULL, idempotency_key text DEFAULT NULL,
-    version bigint DEFAULT NULL, version_epoch text DEFAULT '',
+    version bigint DEFAULT NULL, version_epoch text DEFAULT '', delta boolean DEFAULT true,
     OUT "offset" bigint, OUT epoch text, OUT duplicate boolean, OUT skipped boolean
 )
 LANGUAGE sql VOLATILE AS $$
-    SELECT * FROM {schema}.publish($1, $2::text, $3, $4, $5, $6)
+    SELECT * FROM {schema}.publish($1, $2::text, $3, $4, $5, $6, $7)
 $$;
 
 CREATE OR REPLACE FUNCTION {schema}.publish(
     channel text, data json, tags jsonb DEFAULT NULL, idempotency_key text DEFAULT NULL,
-    version bigint DEFAULT NULL, version_epoch text DEFAULT '',
+    version bigint DEFAULT NULL, version_epoch text DEFAULT '', delta boolean DEFAULT true,
     OUT "offset" bigint, OUT epoch text, OUT duplicate boolean, OUT skipped boolean
 )
 LANGUAGE sql VOLATILE AS $$
-    SELECT * FROM {schema}.publish($1, $2::text, $3, $4, $5, $6)
+    SELECT * FROM {schema}.publish($1, $2::text, $3, $4, $5, $6, $7)
 $$;
 
 -- Store the routes of a process, and whether a fail-over loses nothing. Each row of "p_rows"
