@@ -162,7 +162,7 @@ class Load:
             case: Name of the case.
             source: Source folder of the library.
             core: Number of the core for the process.
-            seconds: Duration.
+            seconds: Duration of the load, in seconds.
         """
         args = self._args
         url = self._server.url('this' if source == harness.ROOT / 'src' else 'before')

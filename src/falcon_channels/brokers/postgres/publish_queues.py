@@ -229,7 +229,7 @@ class PublishQueues:
             self._pending.reject(call, error)
 
     def _release(self, channel: str) -> None:
-        """Let the next group contain a channel, if it has publications."""
+        """Add a channel to the next group, if it has publications."""
         if self._queues[channel]:
             self._ready.put_nowait(channel)
         else:
