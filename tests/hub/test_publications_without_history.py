@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
+import pytest
+from support.deltas import DeltaReader
 from support.fake_clock import on_fake_clock
 
+from falcon_channels import CapabilityError
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
 from falcon_channels.brokers.memory import MemoryBroker
 from falcon_channels.publication import Publication
 from falcon_channels.testing import Received
 from falcon_channels.testing import SimulatedClient
+from falcon_channels.testing import SimulatedSdk
 
 
 def make_channels(broker: Any = None, **options: Any) -> Channels:
@@ -111,3 +116,28 @@ async def test_publication_without_history_does_not_replace_the_latest_state() -
         client.read_again()
         await asyncio.sleep(1)
         assert 20 == received(client)[-1][0]
+
+
+@on_fake_clock
+async def test_version_of_a_publication_without_history_is_refused() -> None:
+    """A version is compared with that of the log, so it must be stored there."""
+    async with make_channels() as channels:
+        with pytest.raises(CapabilityError, match='leave out skip_history'):
+            await channels.publish('room', 1, version=1, skip_history=True)
+
+
+@on_fake_clock
+async def test_client_with_delta_receives_a_publication_without_history() -> None:
+    """The next delta is against what the client received last, stored or not."""
+    state = [f'part {number}' for number in range(40)]
+    async with (
+        make_channels(delta=True) as channels,
+        SimulatedSdk(channels) as client,
+    ):
+        assert (await client.subscribe('room', delta='fossil'))['delta']
+        reader = DeltaReader()
+        for number, skip in enumerate([False, True, False, True]):
+            await channels.publish('room', [number, *state], skip_history=skip)
+            payload = reader.read((await client.receive())['pub'])
+            assert [number, *state] == json.loads(payload)
+        assert 3 == reader.num_deltas
