@@ -22,10 +22,13 @@ from support.processes import free_port
 
 from falcon_channels import BrokerUnavailableError
 from falcon_channels import CapabilityError
+from falcon_channels import ChannelEnd
+from falcon_channels import ChannelFinishedError
 from falcon_channels import Channels
 from falcon_channels import OptionsError
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import StreamSettings
+from falcon_channels.brokers.base import Version
 from falcon_channels.brokers.postgres import migrate
 from falcon_channels.brokers.postgres.connections import Server
 from falcon_channels.brokers.urls import open_broker
@@ -118,6 +121,33 @@ async def test_publication_in_a_rolled_back_transaction_is_never_delivered(
         await recorder.until(lambda: len(recorder.of('news')) == 4, 'four publications')
         assert [1, 2, 3, 4] == recorder.offsets_of('news')
         assert [b'0', b'1', b'2', b'"last"'] == recorder.data_of('news')
+
+
+async def test_channel_ends_with_the_commit_of_a_transaction(
+    server: PostgresServer, url: str
+) -> None:
+    """An end and a version that were rolled back have no effect."""
+    last = Publication(data=b'', end=ChannelEnd('x'))
+    async with (
+        opened(url) as (broker, recorder),
+        await psycopg.AsyncConnection.connect(server.url) as connection,
+    ):
+        await broker.subscribe('news', LOG)
+        for offset, ending in ((1, connection.rollback), (2, connection.commit)):
+            result = await broker.publish(
+                'news', last, LOG, connection=connection, version=Version(5)
+            )
+            assert (offset, False) == (result.position.offset, result.skipped)
+            with pytest.raises(ChannelFinishedError):
+                await broker.publish('news', ITEM, LOG, connection=connection)
+            await ending()
+            if offset == 1:
+                result = await broker.publish('news', ITEM, LOG, version=Version(4))
+                assert not result.skipped
+        with pytest.raises(ChannelFinishedError):
+            await broker.publish('news', ITEM, LOG)
+        await recorder.until(lambda: recorder.offsets_of('news') == [1, 2], 'the end')
+        assert [None, ChannelEnd('x')] == [item.end for item in recorder.of('news')]
 
 
 async def test_concurrent_transactions_have_offsets_without_gaps(
