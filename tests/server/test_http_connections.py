@@ -12,6 +12,7 @@ import falcon.asgi
 import pytest
 from support.processes import wait_until
 
+from falcon_channels.server.http import MAX_PIPELINED
 from falcon_channels.transports.asgi_extensions import server_http_connection
 from server.running import Peer
 from server.running import running
@@ -117,6 +118,26 @@ def test_request_after_a_watched_response_is_answered_in_order(
         streams.end_one()
         peer.read_until(b'ended')
     assert 0 == streams.gone
+
+
+def test_requests_over_the_limit_end_the_connection_after_the_earlier_responses(
+    server: RunningServer, streams: Streams
+) -> None:
+    """A client that sends many requests at once gets the first ones answered.
+
+    The others would be in memory as long as the stream.
+    """
+    with Peer(server.port) as peer:
+        peer.send(REQUEST % b'/stream')
+        peer.read_until(b'begun')
+        [connection] = server.connections
+        peer.send(REQUEST % b'/short' * 1000)
+        wait_until(lambda: connection.pipeline, 'the requests have arrived')
+        assert MAX_PIPELINED == len(connection.pipeline)
+        streams.end_one()
+        for _ in range(MAX_PIPELINED):
+            peer.read_until(b'short')
+        assert peer.at_eof()
 
 
 def test_watch_is_called_once_when_the_client_leaves(

@@ -38,6 +38,8 @@ from falcon_channels.websocket.handshake import VERSION
 
 #: Maximum number of header fields, as in the WebSocket core.
 MAX_HEADERS = 128
+#: Maximum number of requests of a connection that wait for an unfinished response.
+MAX_PIPELINED = 16
 #: Maximum time from the TCP accept, or from the first byte of a later request, to the
 #: end of the headers.
 HEAD_TIMEOUT_S = 10.0
@@ -402,6 +404,11 @@ class _HttpRequests(HttpToolsProtocol):
         if size > MAX_HEAD_BYTES or len(self.headers) > MAX_HEADERS:
             self._refuse_head()
             raise httptools.HttpParserError('request head too large')
+        if len(self.pipeline) >= MAX_PIPELINED:
+            # SECURITY: in one chunk, a client could send thousands of requests. They
+            # would be in memory until the first response ends.
+            self._end_after_responses()
+            raise httptools.HttpParserError('too many pipelined requests')
         self._in_head = False
         self.scope['extensions'] = {SERVER_HTTP_EXTENSION: {'connection': self}}
         earlier = self.cycle
