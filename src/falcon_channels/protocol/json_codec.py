@@ -48,6 +48,7 @@ from falcon_channels.protocol.messages import ConnectRequest
 from falcon_channels.protocol.messages import EmulationRequest
 from falcon_channels.protocol.messages import EncodedPublications
 from falcon_channels.protocol.messages import Message
+from falcon_channels.protocol.messages import PresenceResult
 from falcon_channels.protocol.messages import Push
 from falcon_channels.protocol.messages import Request
 from falcon_channels.protocol.messages import Result
@@ -535,9 +536,19 @@ def _wire_payload(data: bytes) -> msgspec.Raw:
     return msgspec.Raw(remove_line_breaks(data))
 
 
-def _wire_info(info: ClientInfo) -> ClientInfo | dict[str, Any]:
+def _wire_presence(result: PresenceResult) -> dict[str, Any]:
     # PERF: presence of 500 has 500 of them, mostly without payloads. msgspec writes
     #   these itself (benchmarks/centrifugo.py).
+    infos = result.presence
+    with_payloads = {
+        client: _wire_info(info)
+        for client, info in infos.items()
+        if info.conn_info is not None or info.chan_info is not None
+    }
+    return {'presence': {**infos, **with_payloads} if with_payloads else infos}
+
+
+def _wire_info(info: ClientInfo) -> ClientInfo | dict[str, Any]:
     if info.conn_info is None and info.chan_info is None:
         return info
     fields: dict[str, Any] = {'user': info.user, 'client': info.client}
@@ -568,4 +579,5 @@ _WIRE_FORMS: Final[dict[type, Callable[[Any], Any]]] = {
     dict: _wire_dict,
     list: _wire_publications,
     EncodedPublications: _wire_encoded,
+    PresenceResult: _wire_presence,
 }
