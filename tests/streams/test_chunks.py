@@ -110,7 +110,7 @@ def test_stored_chunks_that_differ_are_found(own: list[object], stored: object) 
 
 def test_stored_chunk_with_others_before_it_is_a_conflict() -> None:
     """Chunks that have left the log cannot be compared."""
-    assert filled(['abc']).remove_stored(b'"c"', False, 3) is None
+    assert filled(['aabc']).remove_stored(b'"a"', False, 2) is None
     assert filled([1]).remove_stored(b'1', False, 2) is None
 
 

@@ -138,12 +138,52 @@ async def test_full_batch_does_not_wait_for_the_interval() -> None:
 async def test_flush_returns_when_everything_is_stored() -> None:
     """`flush` does not wait for the interval."""
     async with make_channels() as channels:
+        started_s = asyncio.get_running_loop().time()
         options = StreamWriterOptions(interval_s=3600.0)
         async with channels.stream(CHANNEL, options) as stream:
             for text in ('a', 'b', 'c'):
                 await stream.write(text)
                 await stream.flush()
             assert ['a', 'b', 'c'] == await values(channels)
+            assert asyncio.get_running_loop().time() - started_s < 1
+
+
+@on_fake_clock
+async def test_flush_while_a_batch_is_stored_does_not_wait_for_the_interval() -> None:
+    """Chunks that were written meanwhile are published next."""
+    broker = UncertainBroker()
+    async with make_channels(broker) as channels:
+        started_s = asyncio.get_running_loop().time()
+        options = StreamWriterOptions(interval_s=3600.0)
+        async with channels.stream(CHANNEL, options) as stream:
+            broker.gate.clear()
+            await stream.write('a')
+            await asyncio.sleep(1)
+            await stream.write('b')
+            flushing = asyncio.create_task(stream.flush())
+            await asyncio.sleep(1)
+            broker.gate.set()
+            await flushing
+            assert asyncio.get_running_loop().time() - started_s < 5
+            assert ['a', 'b'] == await values(channels)
+
+
+@on_fake_clock
+async def test_chunks_are_collected_again_after_an_early_batch() -> None:
+    """An early batch does not change when the next ones are published."""
+    async with make_channels() as channels:
+        options = StreamWriterOptions(interval_s=1.0, max_batch_bytes=100)
+        async with channels.stream(CHANNEL, options) as stream:
+            for text in ('a', 'b' * 200):
+                await stream.write(text)
+                await stream.flush()
+                count = len(await values(channels))
+                for _ in range(5):
+                    await stream.write('c')
+                    await asyncio.sleep(0.1)
+                assert count == len(await values(channels))
+                await asyncio.sleep(1)
+                assert count + 1 == len(await values(channels))
 
 
 @on_fake_clock
@@ -363,6 +403,33 @@ async def test_two_writers_of_the_same_text_write_it_once() -> None:
         assert 1 == results.count(None)
         others = [result for result in results if result is not None]
         assert [ChannelFinishedError] * 2 == list(map(type, others))
+
+
+@on_fake_clock
+async def test_writer_whose_twin_has_just_finished_learns_the_end() -> None:
+    """The twin finishes while this writer reads what the twin has written."""
+
+    class TwinBroker(MemoryBroker):
+        async def history(self, *args: Any, **kwargs: Any) -> HistoryPage:
+            if kwargs.get('limit') == 100 and finish:
+                await finish.pop()()
+            return await super().history(*args, **kwargs)
+
+    finish: list[Any] = []
+    async with make_channels(TwinBroker()) as channels:
+
+        async def write() -> None:
+            async with channels.stream(CHANNEL) as own:
+                twin = channels.stream(CHANNEL)
+                await twin.open()
+                await twin.write('abc')
+                await twin.flush()
+                finish.append(lambda: twin.close(None))
+                await own.write('abc')
+
+        with pytest.raises(ChannelFinishedError):
+            await write()
+        assert (['abc'], ChannelEnd()) == (await values(channels), await end(channels))
 
 
 @on_fake_clock

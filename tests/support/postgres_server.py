@@ -111,6 +111,10 @@ class PostgresServer:
 
     def freeze(self) -> None:
         """Stop all processes of the server until `thaw`."""
+        # NOTE: the first process starts the others. While it runs, a new one could be
+        #   missed.
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:

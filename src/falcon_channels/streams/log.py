@@ -11,7 +11,6 @@ one stream.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 import re
 from typing import NamedTuple
 
@@ -82,13 +81,12 @@ class StreamLog:
         self._check_end(page.end)
         self.top = page.position
         self.first = self.top.offset + 1
-        async for publication in self._newest_first(page.publications):
-            units = _length_until(publication)
-            if units is not None:
-                self.units = units
-                oldest = await self._node.reader.history(self._channel, limit=1)
+        units = await self._newest_length(page.publications)
+        if units is not None:
+            self.units = units
+            oldest = await self._node.reader.history(self._channel, limit=1)
+            if oldest.publications:
                 self.first = oldest.publications[0].offset
-                return
 
     async def append(self, payload: bytes, binary: bool, units: int) -> bool:
         """Append a publication after the newest one that is known.
@@ -225,12 +223,17 @@ class StreamLog:
                 raise StreamAbortedError(self._channel)
             raise ChannelFinishedError(self._channel)
 
-    async def _newest_first(
-        self, publications: list[Publication]
-    ) -> AsyncIterator[Publication]:
+    async def _newest_length(self, publications: list[Publication]) -> int | None:
+        """Return the length of the stream, from its newest publication.
+
+        Args:
+            publications: The newest publications of the log, newest first.
+        """
         while publications:
             for publication in publications:
-                yield publication
+                units = _length_until(publication)
+                if units is not None:
+                    return units
             page = await self._node.reader.history(
                 self._channel,
                 since=Position(publications[-1].offset, self.top.epoch),
@@ -238,6 +241,7 @@ class StreamLog:
                 reverse=True,
             )
             publications = page.publications
+        return None
 
 
 def _tags(units: int) -> dict[str, str]:
