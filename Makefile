@@ -154,6 +154,7 @@ format: setup  ## Format the code, and fix what the linter can fix
 bench-others: setup  ## Measure other projects, which it installs in build/ (Centrifugo with Go)
 	$(BIN)/python -m benchmarks.others
 	$(BIN)/python -m benchmarks.centrifugo
+	$(BIN)/python -m benchmarks.broker_peers
 
 .PHONY: lock
 lock: setup  ## Write constraints.txt from the installed versions

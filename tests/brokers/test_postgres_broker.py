@@ -438,3 +438,56 @@ async def test_connection_of_a_cancelled_caller_is_closed(
             return row == (0,)
 
         await eventually(none_left, 'all connections are closed')
+
+
+async def test_publications_beyond_the_size_are_removed_after_ten_seconds(
+    server: PostgresServer, url: str
+) -> None:
+    """A log keeps its size, an eighth more, and what is younger than 10 s."""
+    schema = url.partition('schema=')[2]
+    async with (
+        opened(url) as (broker, _),
+        await psycopg.AsyncConnection.connect(server.url, autocommit=True) as admin,
+    ):
+        for size in (1, 16):
+            channel, log = f'size {size}', StreamSettings(size=size)
+
+            async def offsets(channel: str = channel) -> list[int]:
+                cursor = await admin.execute(
+                    f'SELECT i."offset" FROM {schema}.items AS i '
+                    f'JOIN {schema}.channels AS c ON c.id = i.channel '
+                    'WHERE c.name = %s ORDER BY 1',
+                    (channel.encode(),),
+                )
+                return [offset for (offset,) in await cursor.fetchall()]
+
+            async def age(last: int) -> None:
+                await admin.execute(
+                    f'UPDATE {schema}.items SET stored_ms = stored_ms - 11000 '
+                    'WHERE "offset" <= %s',
+                    (last,),
+                )
+
+            await asyncio.gather(
+                *(broker.publish(channel, ITEM, log) for _ in range(60))
+            )
+            assert [*range(1, 61)] == await offsets()
+            await age(30)
+            await broker.publish(channel, ITEM, log)
+            assert [*range(31, 62)] == await offsets()
+            # Rows that the sweep has removed are no obstacle.
+            await admin.execute(
+                f'DELETE FROM {schema}.items WHERE "offset" BETWEEN 31 AND 40'
+            )
+            await age(100)
+            for count in range(62, 70):
+                await broker.publish(channel, ITEM, log)
+                found = await offsets()
+                assert [*range(count - len(found) + 1, count + 1)] == found
+                # Those after offset 61 are young.
+                most = max(size + size // 8, count - 61)
+                assert size <= len(found) <= most
+            page = await broker.history(channel, log)
+            assert [*range(70 - size, 70)] == [
+                publication.offset for publication in page.publications
+            ]
