@@ -152,6 +152,7 @@ channels.add_route(
         presence=True,
         join_leave='connection',
         client_filters=True,
+        delta=True,
     ),
 )
 channels.add_route(

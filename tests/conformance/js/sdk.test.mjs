@@ -576,6 +576,44 @@ test('state: getState loads a state, and the subscription follows it without a g
   });
 });
 
+test('delta: a client restores each state, live and recovered', async () => {
+  const room = newRoom();
+  const client = newClient();
+  await connected(client);
+  const subscription = client.newSubscription(`rooms:${room}`, { delta: 'fossil' });
+  const received = [];
+  subscription.on('publication', ({ data }) => received.push(decode(data)));
+  await subscribed(subscription);
+  const states = [Object.fromEntries(
+    Array.from({ length: 1000 }, (_, n) => [`item ${n}`, Math.random()]),
+  )];
+  const change = async (n) => {
+    states.push({ ...states.at(-1), [`item ${n * 50}`]: `é ✓ ${n}` });
+    await server.publish(room, states.at(-1));
+  };
+  const tenth = next(subscription, 'publication', ({ offset }) => offset === 10);
+  for (let n = 1; n <= 10; n += 1) {
+    await change(n);
+  }
+  await tenth;
+  const away = next(subscription, 'subscribing');
+  server.cut();
+  await away;
+  for (let n = 11; n <= 15; n += 1) {
+    await change(n);
+  }
+  const back = next(subscription, 'subscribed');
+  server.mend();
+  assert.equal((await back).recovered, true);
+  const last = next(subscription, 'publication', ({ offset }) => offset === 16);
+  await change(16);
+  await last;
+  assert.deepEqual(received, states.slice(1));
+  // The first one after each subscribe is whole.
+  const { numFullPayloads, numDeltaPayloads } = subscription.deltaStats();
+  assert.deepEqual([numFullPayloads, numDeltaPayloads], [2, 14]);
+});
+
 test('restart: a client learns that recovery failed', async () => {
   const room = newRoom();
   const client = newClient();
