@@ -166,8 +166,7 @@ channels.add_route(
 app = falcon.asgi.App(middleware=[channels])
 app.add_route('/rooms/{room}', Room())
 app.add_route('/states/{name}', State())
-for suffix in ('position', 'finish'):
-    app.add_route(f'/rooms/{{room}}/{suffix}', Room(), suffix=suffix)
+app.add_route('/rooms/{room}/position', Room(), suffix='position')
 app.add_route('/page', Page())
 app.add_static_route(
     '/dist', str(Path(__file__).parent / 'js/node_modules/centrifuge/dist')

@@ -34,7 +34,6 @@ export class Server {
     const server = new Server();
     server.port = await freePort();
     server.sockets = new Set();
-    server.sentBytes = 0;
     server.open = true;
     server.proxy = net.createServer((socket) => server.relay(socket));
     server.proxy.listen(0, '127.0.0.1');
@@ -73,7 +72,6 @@ export class Server {
       return;
     }
     const inner = net.connect(this.port, '127.0.0.1');
-    inner.on('data', (data) => { this.sentBytes += data.length; });
     for (const [from, to] of [[socket, inner], [inner, socket]]) {
       this.sockets.add(from);
       from.on('error', () => to.destroy());
