@@ -13,6 +13,7 @@ from centrifuge import SubscriptionEventHandler
 import pytest
 from support.asgi_servers import AsgiServer
 from support.processes import ServerProcess
+from support.sdk_tasks import finish_tasks
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(120)]
 
@@ -102,6 +103,7 @@ def test_python_sdk_follows_a_state_without_a_gap(
         assert await subscribed()
         assert (['a', 'g', 'restored'], ['b', 'c']) == (loaded, events.received)
         await client.disconnect()
+        await finish_tasks()
 
     with ServerProcess(asgi_server.command('tests.conformance.js_app:app')) as server:
         asyncio.run(scenario(server))

@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from endpoint.peer import serving
 import jwt
 import pytest
+from support.sdk_tasks import finish_tasks
 
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
@@ -467,10 +468,7 @@ def test_python_sdk_connects_when_the_key_server_is_back(server: KeyServer) -> N
         server.publish(signer)
         await asyncio.wait_for(connected.wait(), 20)
         await client.disconnect()
-        # NOTE: the SDK closes its first connection in the background.
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        if others:
-            await asyncio.wait(others, timeout=20)
+        await finish_tasks()
 
     keys = RemoteKeySet(server.url, issuer=ISSUER, unknown_key_s=0.1)
     with serving(Channels(), tokens=TokenVerifier(keys)) as app:
