@@ -274,6 +274,20 @@ MUTANTS = [
         'tests/hub/test_filtered_delivery.py',
     ),
     Mutant(
+        'joins are sent to clients that did not ask for them',
+        'transports/encoders.py',
+        'if not self._signals:',
+        'if not self._signals and not items:',
+        'tests/endpoint/test_joins_and_leaves.py',
+    ),
+    Mutant(
+        'a publication that is not stored replaces a state',
+        'hub/connection.py',
+        'if epoch and not item.offset:',
+        'if not epoch and not item.offset:',
+        'tests/hub/test_publications_without_history.py',
+    ),
+    Mutant(
         'the latest publication is sent to a client that has it',
         'protocol/recovery.py',
         'return latest[0].offset <= asked.offset',
