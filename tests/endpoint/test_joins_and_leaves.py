@@ -152,6 +152,23 @@ async def test_route_without_joins_sends_none_to_a_client_that_asked() -> None:
         assert [] == kinds(ann)
 
 
+@on_fake_clock
+async def test_channel_without_joins_is_encoded_once_for_all() -> None:
+    """Clients that asked for joins share the encoding, if the channel has none."""
+    async with (
+        make_channels(join_leave='off') as channels,
+        enter(channels, 'ann') as ann,
+        enter(channels, 'bob') as bob,
+    ):
+        await ann.subscribe('room', join_leave=True)
+        await bob.subscribe('room')
+        before = channels.node.hub.counters.encodings
+        await channels.publish('room', 1)
+        await asyncio.sleep(0.1)
+        assert ['pub 1'] == kinds(ann) == kinds(bob)
+        assert before + 1 == channels.node.hub.counters.encodings
+
+
 @pytest.mark.parametrize('asked', [False, True])
 @pytest.mark.parametrize('decided', [False, True])
 @on_fake_clock

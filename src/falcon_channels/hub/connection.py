@@ -287,7 +287,10 @@ class Subscription:
     def encoder(self) -> Encoder:
         """Encodes the items of the channel for the client."""
         encoder = self.connection.encoder
-        return encoder if self._join_leave else encoder.without_signals()
+        # PERF: without joins in the channel, all subscribers share one encoding.
+        if self._join_leave or self.route.options.join_leave == 'off':
+            return encoder
+        return encoder.without_signals()
 
     def _check_joining(self, name: str) -> None:
         if self.state is not SubscriptionState.JOINING:
