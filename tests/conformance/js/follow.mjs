@@ -50,7 +50,6 @@ for (const [name, client] of Object.entries(clients)) {
       console.log('following');
     }
   });
-  client.on('error', ({ error }) => { if (error.code === 2) { throw error; } });
   subscription.subscribe();
   client.connect();
 }
