@@ -39,7 +39,10 @@ def broken(
     with contextlib.ExitStack() as stack:
         if 'sqlite' in request.param:
             path = tmp_path_factory.mktemp('start') / 'missing' / 'rooms.db'
-            yield f'sqlite:///{path}', f'{path}: the file cannot be opened; does its'
+            yield (
+                f'sqlite:///{path}',
+                f'{path}: the folder {path.parent} does not exist',
+            )
         elif 'Redis' in request.param:
             port = free_port()
             yield (
@@ -80,7 +83,7 @@ def test_workers_with_an_unusable_broker_are_not_restarted(tmp_path: Path) -> No
     path = tmp_path / 'missing' / 'rooms.db'
     completed = run(WORKERS, f'sqlite:///{path}')
     assert 3 == completed.returncode
-    assert f'ERROR:    Channels cannot start: {path}: the file' in completed.stderr
+    assert f'ERROR:    Channels cannot start: {path}: the folder' in completed.stderr
     assert 'Traceback' not in completed.stderr
 
 
