@@ -145,8 +145,9 @@ $$;
 -- * 1 if one of these is special (has a key, a version or an end), otherwise 0
 -- * the size of the log
 -- * how long a publication, the log, and a key are stored, in milliseconds
--- * for each publication: the length of its body. If the third number is 1, also the length of the key, the version, the length of the version epoch, and the
---   length of the error with which the channel ends.
+-- * for each publication: the length of its body. If the third number is 1, then also the
+--   length of the key, the version, the length of the version epoch, and the length of the
+--   error with which the channel ends.
 --
 -- -1 stands for no limit, no key, no version and no end. "p_bytes" has all names, bodies,
 -- keys, epochs and errors in the same order.
