@@ -149,16 +149,16 @@ class Channels:
             tags: Labels beside the payload, a dict from text to text.
             delta: Whether subscribers with delta may get this publication as a delta;
                 see `ChannelOptions.delta`. With ``False``, all of them get it whole.
-            skip_history: Whether the publication is only sent to the subscribers of
-                this moment, and not stored. It has no offset, and a client that is
-                disconnected misses it. For example, for "ann is typing".
+            skip_history: Whether the publication is sent to the current subscribers
+                only, and not stored. It has no offset, and a client that is
+                disconnected misses it. Use it for example for "ann is typing".
             connection: Database connection of the application, for a broker that can
                 publish within its transaction.
             version: Version of the state in `data`, an integer from 0. If the channel
                 already has this version or a higher one, nothing is published. A writer
                 that is late therefore cannot replace a newer state.
-            version_epoch: Text that names the sequence of versions. A version with
-                another text replaces the version of the channel, even if it is lower.
+            version_epoch: Name of the sequence of versions. A version of another
+                sequence replaces the version of the channel, even if it is lower.
 
         Returns:
             The position, whether the key had been used, and whether nothing was
@@ -209,8 +209,8 @@ class Channels:
             channel: Name of a channel with history.
             data: Data of the last publication, as for `publish`; ``None`` for no data.
                 Readers receive it before the end.
-            error: Why the channel has failed, for readers: text of at most 123 bytes of
-                UTF-8. ``''`` means that it ended with success.
+            error: Error for readers if the channel has failed: text of at most 123
+                bytes of UTF-8. ``''`` means that it ended with success.
             idempotency_key: See `publish`. With the same key, a channel can be finished
                 again without an error.
             tags: See `publish`.
@@ -366,8 +366,8 @@ class Channels:
         Args:
             channel: Name of the channel that carries the changes.
             load: Function or coroutine function that returns the state. It must read
-                what is stored when it is called, so a database transaction must not
-                have read anything before.
+                the state as stored at the time of the call. A database transaction
+                that has already read data may return an older state.
 
         Raises:
             CapabilityError: Clients of the channel cannot recover from a position.
@@ -478,9 +478,9 @@ class Channels:
             channel: Name of the channel; ``''`` for all channels.
             client: Id of one connection; ``''`` for all of the user.
             session: Emulation session of one connection, or ``''``.
-            code: Unsubscribe code, 2000 to 2999; 2000 by default. Clients subscribe
-                again from 2500 on. With 2502 they forget their position, and an SDK
-                calls ``getState`` again.
+            code: Unsubscribe code, 2000 to 2999; 2000 by default. With 2500 or
+                above, clients subscribe again. With 2502 they also forget their
+                position, and an SDK calls ``getState`` again.
 
         Raises:
             OptionsError: The code is out of range.

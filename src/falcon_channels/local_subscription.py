@@ -152,8 +152,8 @@ class LocalSubscription:
         position: Position at which the subscription began; set on entering.
         recovered: Whether all publications since the given position are delivered
             first; ``None`` if no position was given.
-        end: The end of the channel if it has ended, else ``None``. Publications may
-            still wait to be read.
+        end: The end of the channel if it has ended, else ``None``. There may still be
+            publications to read.
     """
 
     def __init__(self, node: Node, channel: str, since: Position | None) -> None:

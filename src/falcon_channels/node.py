@@ -66,7 +66,7 @@ class Node:
         hub: Connections, subscriptions and channels of this process.
         cluster: The nodes that share the broker; its ``id`` is new at every start.
         info: Counts of this node and of all nodes.
-        stream_aborts: Tells the writers of all nodes that a stream was aborted.
+        stream_aborts: Informs the writers of all nodes that a stream was aborted.
         users: Commands about users, for all nodes.
         handshake: Admits connections.
         subscriber: Subscribes connections.
@@ -151,7 +151,7 @@ class Node:
             self._pass_routes_on()
 
     def _pass_routes_on(self) -> None:
-        """Tell the broker the routes, for programs that publish with its store."""
+        """Pass the routes to the broker, for programs that publish with its store."""
         self.broker.set_routes(
             [RouteSettings.of(*pair) for pair in zip(self.router.routes, count())]
         )
@@ -264,7 +264,7 @@ class Node:
     def allow_late_publications(self) -> None:
         """After `close`, let the application publish until it has stopped.
 
-        This changes nothing if the broker was given as an object, which starts only
+        This has no effect if the broker was given as an object, because it starts only
         once.
         """
         if self._status == 'closed' and not isinstance(self._given_broker, Broker):

@@ -60,8 +60,8 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
         join_leave: Whether subscribers receive joins and leaves (default ``'off'``).
             ``'connection'``: for each connection. ``'user'``: a join for a user's first
             connection, and a leave for the user's last connection; it needs `presence`.
-            An SDK's client
-            receives them if it asks for them (``joinLeave`` in JavaScript).
+            An SDK's client receives them if it asks for them (``joinLeave`` in
+            JavaScript).
         force_join_leave: Whether an SDK's client receives joins and leaves even if it
             did not ask for them (default ``False``).
         leave_grace_s: Seconds for which a lost connection still counts as present
@@ -382,8 +382,8 @@ class EventStreamOptions(msgspec.Struct, kw_only=True):
             (default ``''``: no such event). The position is also in the id of the
             stream, but some clients ignore an id without data.
         end_event: Name of the event that tells the end of a channel (default
-            ``'end'``), or ``''`` for no event: the stream only ends. For clients that
-            do not ignore events that they do not know.
+            ``'end'``). With ``''`` there is no such event, and the stream only ends.
+            Use it for clients that cannot ignore unknown events.
         retry_ms: Milliseconds after which an EventSource connects again (default 3000).
         keepalive_s: Seconds between two comments that keep an idle stream open (default
             20), or ``None`` for no comments.
@@ -419,18 +419,19 @@ class StreamWriterOptions(msgspec.Struct, kw_only=True):
         interval_s: Seconds from one batch of chunks to the next (default 0.03). The
             first chunk after a pause is published at once. 0 publishes a batch as soon
             as the one before is stored.
-        max_batch_bytes: Size of a batch in bytes of JSON that is published before the
-            interval has passed (default 16384, 16 KiB). Larger texts are cut.
-        max_pending_bytes: Number of bytes that the broker has not acknowledged, above
-            which ``write`` waits (default 65536, 64 KiB).
+        max_batch_bytes: Size of the pending chunks in bytes of JSON at which they are
+            published before the interval has passed (default 16384, 16 KiB). Longer
+            texts are split.
+        max_pending_bytes: Maximum number of bytes that the broker has not acknowledged
+            (default 65536, 64 KiB). Above it, ``write`` waits.
         retry_timeout_s: Seconds for which the writer tries to store a batch again while
             the broker is not available (default 30).
         error_text: Error for readers if the block of the stream raises an exception
             (default ``'the stream has failed'``), at most 123 bytes of UTF-8. Readers
             never get the text of the exception.
         replay: Whether the producer starts from the beginning after a restart (default
-            ``False``: it continues at the position of the stream). The writer then
-            drops what is stored already.
+            ``False``: it continues at the position of the stream). If ``True``, the
+            writer drops the chunks that are already stored.
     """
 
     interval_s: float = 0.03

@@ -163,10 +163,10 @@ _CONVERTER_PATTERNS = {
 
 
 def name_pattern(template: str) -> tuple[str, str, str]:
-    """Describe the names of a template, for a store that routes names by itself.
+    """Return a pattern of the names of a template, for a store that matches routes.
 
-    The router decides with converters. The pattern knows only those that are part of
-    Falcon. It may therefore match more names than the router.
+    The router also uses converters. The pattern covers only some converters of Falcon,
+    and may therefore match more names than the router.
 
     Args:
         template: A checked template.
@@ -339,7 +339,7 @@ class ChannelRouter:
         """
         known = self._known.get(channel) if isinstance(channel, str) else None
         if known is not None:
-            # NOTE: a responder may change its arguments.
+            # NOTE: a responder may change its arguments, so it gets a copy.
             return ChannelMatch(known.route, known.params.copy())
         check_channel_name(channel, max_bytes)
         match = self.match(channel)

@@ -229,7 +229,7 @@ def make_end(error: Any) -> ChannelEnd:
 
 
 def check_log(route: ChannelRoute, feature: str) -> None:
-    """Refuse a feature that needs a log, for a route without one.
+    """Check that a route has a log, which a feature needs.
 
     Raises:
         CapabilityError: The route has no history.

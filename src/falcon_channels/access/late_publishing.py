@@ -1,7 +1,7 @@
-"""Publish after the node has closed, while the application still stops.
+"""Publishes after the node has closed, while the application is still shutting down.
 
-Falcon stops middleware in reverse order. A middleware that is listed before the
-channels therefore stops after them. It may publish nevertheless.
+Falcon shuts middleware down in reverse order. A middleware that is listed before the
+channels is therefore shut down after them, and may still publish.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from falcon_channels.routing import ChannelMatch
 class LatePublisher(Publisher):
     """Publishes with a broker that is open only while a publication needs it.
 
-    No event of the application follows that could close a broker which stays open.
+    NOTE: a broker that stays open could not be closed, because the application sends no
+    further event.
 
     Args:
         open_broker: Function that returns a new broker, not started.
@@ -38,7 +39,7 @@ class LatePublisher(Publisher):
         super().__init__(open_broker(), find)
         self._open_broker = open_broker
         self._opening = asyncio.Lock()
-        #: Publications that use the open broker now.
+        #: Number of publications that use the open broker.
         self._pending = 0
 
     async def _give_to_broker(
@@ -56,7 +57,7 @@ class LatePublisher(Publisher):
 
     @contextlib.asynccontextmanager
     async def _opened(self) -> AsyncIterator[None]:
-        """Keep the broker open; concurrent publications share it.
+        """Open the broker, and close it after the last concurrent publication.
 
         Raises:
             BrokerUnavailableError: The store cannot be reached.
@@ -76,7 +77,7 @@ class LatePublisher(Publisher):
 
 
 class _Nobody:
-    """The receiver of a process that has no subscribers; it ignores every call."""
+    """Receiver that ignores every call, because the process has no subscribers."""
 
     def on_publication(
         self, channel: str, publication: Publication, epoch: str

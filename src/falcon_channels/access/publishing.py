@@ -165,13 +165,13 @@ class Publisher:
         *,
         idempotency_key: str | None = None,
     ) -> PublishResult:
-        """Append a publication of a writer, which has encoded and checked it.
+        """Append a publication that a stream writer has already encoded and checked.
 
         Args:
             channel: Name of a channel with history.
             publication: The publication.
-            version: Version of the log after it. If the log has it already, nothing is
-                stored.
+            version: Version of the publication. If the log already has this version or
+                a newer one, nothing is stored.
             idempotency_key: See `Channels.publish`.
         """
         match = await self._match(channel)

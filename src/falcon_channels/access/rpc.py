@@ -38,7 +38,7 @@ def check_responders(resource: object, names: Collection[str]) -> None:
 
     Raises:
         TypeError: A responder is not a coroutine function.
-        OptionsError: The class has a hook that does not run before a responder.
+        OptionsError: The class has a hook that would not run before a responder.
     """
     for name in names:
         responder = getattr(resource, name, None)

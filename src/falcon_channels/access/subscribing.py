@@ -88,8 +88,8 @@ class SubscribeOptions(NamedTuple):
             publications, or ``None``.
         data: Data of the client's request for ``on_subscribe``, or ``None``.
         client_filter: Tag filter of the client's request, or ``None``.
-        delta: Whether the client can receive deltas. The options of the route then
-            decide.
+        delta: Whether the client can receive deltas. They are sent if the options of
+            the route allow them.
         token: Claims of a verified subscription token, or ``None``.
         server_side: Whether the application subscribes the connection, so that
             ``on_subscribe`` is not called.
@@ -101,8 +101,8 @@ class SubscribeOptions(NamedTuple):
         filter: Tag filter of a server-side subscription, or ``None``.
         expires_at: Unix time in seconds at which a server-side subscription ends, or
             ``None``.
-        join_leave: Whether the client wants joins and leaves. The route may send them
-            although it does not.
+        join_leave: Whether the client wants joins and leaves. The route can send them
+            to other clients too.
         presence: Whether the subscription is entered into presence.
         on_authorized: Awaited in step 4; an exception ends the subscription.
     """

@@ -55,9 +55,9 @@ Subscriptions
     10. `Broker.subscribe` returns a position and the end of the channel. Every
         publication after that position is announced to this process. Some of these may
         be announced before the call returns, and so may publications up to the
-        position; the hub compares the
-        offsets. A broker therefore subscribes first and reads the position second.
-        Otherwise publications between the two steps would be missed.
+        position; the hub compares the offsets. A broker therefore subscribes first and
+        reads the position second. Otherwise publications between the two steps would be
+        missed.
     11. After `Broker.unsubscribe` has returned, nothing more is announced for the
         channel.
     12. A channel stays subscribed while the link is lost.
@@ -101,15 +101,15 @@ The end of a channel
         `Broker.publish` stores nothing and raises `ChannelFinishedError`. A call whose
         idempotency key was used before still returns the first position. The end lasts
         as long as the log and its counter, even if the publications have left the log.
-        `Broker.remove_history` removes it. Otherwise a reader that comes late would
-        wait for publications that never arrive.
+        `Broker.remove_history` removes it. If the end were not stored, a reader that
+        subscribes later would wait for publications that never arrive.
 
 Versions
-    19. A log stores the version of its last publication that had one. `Broker.publish`
+    19. A log stores the version of its last publication with one. `Broker.publish`
         compares and stores versions in the same atomic step as the publication. If the
         new version is not higher, nothing is stored or announced, and the result says
         ``skipped=True``. A version with another epoch replaces the stored one.
-        Otherwise a writer that was late could replace a state with an older one.
+        Without versions, a slow writer could replace a state with an older one.
 """
 
 from __future__ import annotations
@@ -203,12 +203,12 @@ class Version(NamedTuple):
         return self.epoch not in ('', stored.epoch)
 
 
-#: The highest version, which all databases can store.
+#: The highest version. All databases can store it.
 MAX_VERSION = 2**63 - 1
 
 
 class RouteSettings(NamedTuple):
-    """What a broker needs to publish to the channels of a route by itself.
+    """Settings of a route, for a broker that can publish without this package.
 
     Attributes:
         template: Template of the names, which identifies the route.
@@ -365,8 +365,8 @@ class Broker(abc.ABC):
         """Replace the known routes.
 
         Called before `start`, and after each change of the routes. A broker overrides
-        it if other programs can publish with its store, and its store then checks the
-        names and sizes.
+        it if other programs can publish through its store. The store then checks names
+        and sizes by itself.
 
         Args:
             routes: All routes.
@@ -394,8 +394,8 @@ class Broker(abc.ABC):
             publication: The publication. The broker assigns its `offset`, and its
                 `time_ms` if that is 0. If its `end` is set, it ends the channel
                 (promise 18), which requires a log.
-            settings: How long the publication is stored. Size 0 stores nothing, also
-                in a channel that has a log.
+            settings: How long the publication is stored. With size 0, nothing is
+                stored, even if the channel has a log.
             idempotency_key: Text of 1 to 255 bytes in UTF-8 (promise 7), or ``None``.
             connection: A database connection of the application, or ``None``. Requires
                 `Capabilities.transactions`. The publication is then part of the

@@ -106,7 +106,7 @@ class _ChannelPresence:
     def __init__(self) -> None:
         self.clients: dict[str, tuple[ClientInfo, float]] = {}
         self.users: Counter[str] = Counter()
-        #: A time before which no entry expires. A later entry can only reduce it.
+        #: No entry expires before this time. A new entry can only reduce it.
         self._complete_until_s = math.inf
 
     def add(self, info: ClientInfo, until_s: float) -> None:
@@ -125,8 +125,8 @@ class _ChannelPresence:
     def is_complete(self, now_s: float) -> bool:
         """Return whether no entry has expired.
 
-        PERF: Entries are refreshed long before they expire. Their times are therefore
-        read again only once in each lifetime (benchmarks/centrifugo.py).
+        PERF: Entries are refreshed long before they expire. The times of all entries
+        are therefore read only once in each lifetime (benchmarks/centrifugo.py).
         """
         if now_s >= self._complete_until_s:
             times = (until_s for _, until_s in self.clients.values())

@@ -1,7 +1,7 @@
-"""Messages that tell the writers of a stream, on all nodes, that it was aborted.
+"""Messages to the writers of a stream, on all nodes, that it was aborted.
 
-The end of the channel is in its log. The message only wakes a writer that waits for
-its producer. If it is lost, the writer learns the end when it next publishes.
+The log already has the end of the channel. The message only interrupts a writer that is
+waiting for its producer. If the message is lost, the next publish of the writer fails.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class _Abort(msgspec.Struct, frozen=True, array_like=True):
 
 
 class StreamAborts:
-    """Sends aborts to all nodes, and passes them on to the writers of this node.
+    """Sends abort messages to all nodes, and calls the writers of this node.
 
     Args:
-        cluster: Carries the messages.
+        cluster: The cluster, which carries the messages.
     """
 
     def __init__(self, cluster: Cluster) -> None:
@@ -41,14 +41,14 @@ class StreamAborts:
         self._listeners.setdefault(channel, []).append(listener)
 
     def ignore(self, channel: str, listener: Callable[[Position], None]) -> None:
-        """Undo `listen`."""
+        """Stop calling `listener`; the opposite of `listen`."""
         listeners = self._listeners[channel]
         listeners.remove(listener)
         if not listeners:
             del self._listeners[channel]
 
     async def send(self, channel: str, end: Position) -> None:
-        """Tell all nodes that a channel was aborted.
+        """Send an abort message to all nodes.
 
         Args:
             channel: Name of the channel.

@@ -648,7 +648,7 @@ class ClientConnection(Connection):
             channel: Name of the channel.
             epoch: Epoch of the publications.
             publications: The publications.
-            delta: Whether they are in the form for subscriptions with delta.
+            delta: Whether to encode them for a subscription with delta.
 
         Returns:
             Encoded parts, or the publications for the first client that asks for them.
@@ -661,7 +661,8 @@ class ClientConnection(Connection):
         pieces: list[bytes] | None = []
         if delta:
             publications = with_deltas(publications, None)
-            # NOTE: the first one is whole. Others recover the same one as a delta.
+            # NOTE: the first publication is whole. Other clients recover it as a delta.
+            #   The two forms are therefore stored separately.
             first = self._encode_parts(channel, epoch, publications[:1], 'whole')
             rest = self._encode_parts(channel, epoch, publications[1:], 'delta')
             pieces = None if first is None or rest is None else first + rest

@@ -418,7 +418,7 @@ async def sub_refresh(
     if subscription.ended:
         raise RefusedError(codes.PERMISSION_DENIED)
     if claims.filter != subscription.token_filter:
-        # NOTE: the filter of a subscription does not change. The client subscribes
+        # NOTE: the filter of a subscription cannot change. The client must subscribe
         #   again with a new token, as above.
         connection.hub.unsubscribe(subscription, *codes.UNSUBSCRIBE_EXPIRED)
         raise RefusedError(codes.TOKEN_EXPIRED)

@@ -87,9 +87,9 @@ def refusal_for(ex: Exception) -> codes.ReplyError | None:
 
 
 def disconnect_for_unsubscribe(code: int) -> codes.Disconnect:
-    """Return the disconnect after which a client gets a server-side channel again.
+    """Return the disconnect that replaces an unsubscribe from a server-side channel.
 
-    A client cannot subscribe again to such a channel. It therefore connects again.
+    A client cannot subscribe to such a channel by itself. It must connect again.
 
     Args:
         code: Unsubscribe code of 2500 or above.

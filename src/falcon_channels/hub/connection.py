@@ -124,7 +124,7 @@ class Subscription:
             client receives what matches both filters.
         delta: Whether the client receives publications as deltas. Never with a filter.
         join_leave: Whether the client receives joins and leaves, if the route has them.
-            At first it is ``True`` unless an SDK's client did not ask for them.
+            Initially ``True``, except for a client of an SDK that did not ask for them.
             ``on_subscribe`` may set it.
         token_verified: Whether the client sent a valid token for this channel.
         token_filter: Filter of this token, or ``None``.
@@ -285,7 +285,7 @@ class Subscription:
 
     @property
     def encoder(self) -> Encoder:
-        """Encodes the items of the channel for the client."""
+        """Encoder of the items of the channel, for this client."""
         encoder = self.connection.encoder
         # PERF: without joins in the channel, all subscribers share one encoding.
         if self._join_leave or self.route.options.join_leave == 'off':
@@ -304,8 +304,9 @@ class Subscription:
     def delta(self) -> bool:
         """Whether the client receives publications as deltas.
 
-        NOTE: a publication that does not match a filter is not sent. The next delta
-        would not fit what the client has. There are therefore no deltas with a filter.
+        NOTE: a publication that does not match a filter is not sent. The client would
+        then lack the base of the next delta. Subscriptions with a filter therefore get
+        no deltas.
         """
         return self._delta and self.selection is None
 

@@ -1,16 +1,17 @@
-"""The subscriptions with delta of a local channel, and what their clients have.
+"""Groups the subscriptions with delta of a local channel by the base of their clients.
 
-A client can apply a delta only to its *base*: the payload that it received last. The
-base of a subscription is known in this process only, because only this process writes
-to the client. No broker and no other process takes part.
+A client can apply a delta only to its *base*: the payload that it received last. Only
+this process writes to the client, so only this process knows the base. The broker and
+other processes do not need it.
 
 * LIVE subscriptions whose base is the channel's `DeltaGroups.base` are *in step*. All
-  of them get the same deltas, so that each is encoded once.
-* All other LIVE subscriptions get the next publication whole. They are then in step.
-* AHEAD and LAGGING subscriptions are written to one by one. Their base is remembered
-  until they are LIVE again.
+  of them get the same deltas, so that each delta is encoded once.
+* All other LIVE subscriptions are *out of step*. They get the next publication whole,
+  and are then in step.
+* AHEAD and LAGGING subscriptions get their items one by one. Their base is stored until
+  they are LIVE again.
 
-The channel stores one publication, and only while it has a subscription with delta.
+The channel stores `DeltaGroups.base` only while it has a subscription with delta.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class DeltaGroups:
 
     Attributes:
         base: Last publication that was delivered, or ``None`` for none yet.
-        num_members: How many subscriptions with delta have joined and not ended.
+        num_members: Number of subscriptions with delta that have joined and not ended.
         in_step: LIVE subscriptions whose clients have `base`.
         out_of_step: All other LIVE subscriptions.
     """
@@ -59,14 +60,14 @@ class DeltaGroups:
         self._bases.pop(subscription, None)
 
     def enter(self, subscription: Subscription) -> None:
-        """Add a subscription that is LIVE from now on."""
+        """Add a subscription that has become LIVE."""
         base = self._bases.pop(subscription, None)
         add_to_group(
             self.in_step if self._is_base(base) else self.out_of_step, subscription
         )
 
     def leave(self, subscription: Subscription) -> None:
-        """Remove a subscription that was LIVE until now."""
+        """Remove a subscription that is no longer LIVE."""
         if self._is_in_step(subscription):
             remove_from_group(self.in_step, subscription)
             if self.base is not None:
@@ -77,7 +78,7 @@ class DeltaGroups:
     def set_base(
         self, subscription: Subscription, publication: Publication | None
     ) -> None:
-        """Remember which publication a client received last.
+        """Store the publication that a client received last.
 
         Args:
             subscription: An AHEAD or LAGGING subscription, or one that has just become
@@ -90,14 +91,14 @@ class DeltaGroups:
         self._bases[subscription] = publication
         if subscription in self.out_of_step.get(subscription.encoder, ()):
             if self.base is None:
-                # NOTE: without a base, no subscription is in step. The next deltas can
-                #   be made against any publication.
+                # NOTE: without a base, no subscription is in step. Any publication can
+                #   therefore become the base of the next deltas.
                 self.base = publication
             remove_from_group(self.out_of_step, subscription)
             self.enter(subscription)
 
     def batches(self, items: Sequence[Item]) -> Iterator[tuple[Groups, list[Item]]]:
-        """Yield groups, and the items in the form for them; then call `move_on`."""
+        """Yield groups and the items for each; call `move_on` after the delivery."""
         following: list[Item] = [*with_deltas(items, self.base)]
         if self.in_step:
             yield self.in_step, following

@@ -531,7 +531,8 @@ class Hub:
             recovered, newest, position = recovery.recover_latest(read.page, read.live)
             visible = without_end(newest)
             if newest and not visible and len(newest) == limit:
-                # NOTE: the publication before the end has the latest state.
+                # NOTE: the end has no data. The publication before it has the latest
+                #   state.
                 limit += 1
                 continue
             matching = subscription.select(visible)[:1]
@@ -739,8 +740,8 @@ class Hub:
         end = local_channel.end
         assert end is not None
         for subscription in local_channel.subscriptions():
-            # NOTE: the pending items of a slow client are bounded, and are the last.
-            #   They do not count towards the backlog limit.
+            # NOTE: the pending items of a slow client are limited, and no others
+            #   follow. They do not count towards the backlog limit.
             subscription.connection.grant(subscription.pending_bytes)
             self._catch_up(subscription)
             self.finish(subscription, end, local_channel.position)

@@ -12,8 +12,8 @@ A local channel has no task and never calls the broker: `Hub` does both. Its rul
   that changes the set of LIVE subscriptions flushes the channel's batch first.
 * An AHEAD subscription has recovered beyond `position`, because the log was read before
   the announcements arrived. It is skipped until `position` has reached its offset.
-* `end` is set while the last publication is at `position`. The hub then ends all
-  subscriptions, after the batch was delivered.
+* `end` is set while the publication at `position` is the last one of the channel. The
+  hub delivers the batch, and then ends all subscriptions.
 * For a JOINING subscription that recovers, publications are buffered until the hub has
   read the log for it.
 """
@@ -254,9 +254,9 @@ class LocalChannel:
             self._make_live(subscription)
 
     def confirm_end(self, page: HistoryPage) -> None:
-        """Compare the end with a page of the same log, which was read just now.
+        """Update the end from a page of the same log that was just read.
 
-        The broker does not announce that `remove_history` has opened a channel again.
+        `remove_history` opens a channel again, and the broker does not announce that.
         """
         if page.position.offset == self.position.offset:
             self.end = page.end
@@ -405,7 +405,7 @@ class LocalChannel:
         """Add items for a LAGGING subscription; return how many were dropped.
 
         NOTE: an item that the client does not receive must not replace or drop one that
-        it does. It is therefore never pending.
+        it receives. Such items are therefore removed first.
         """
         if self.deltas is not None and last_publication(items) is not None:
             self.deltas.set_base(subscription, None)
@@ -436,7 +436,7 @@ class LocalChannel:
 
 
 def _latest(page: HistoryPage) -> list[Publication]:
-    """Return the newest publication with data, and a last one without data."""
+    """Return the newest publication with data, and an end without data after it."""
     start = len(page.publications) - 1
     while start > 0 and page.publications[start].only_ends:
         start -= 1

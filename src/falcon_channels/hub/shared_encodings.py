@@ -41,7 +41,7 @@ class _Pieces:
     Attributes:
         by_offset: Publications and their pieces, by offset.
         publications: Publications of the last request whose pieces are all stored.
-        found: Their pieces.
+        found: Pieces of `publications`.
     """
 
     __slots__ = ('by_offset', 'found', 'publications')
@@ -62,7 +62,7 @@ class SharedEncodings:
     def __init__(self) -> None:
         self._pieces: dict[Hashable, _Pieces] = {}
         self._timer: asyncio.TimerHandle | None = None
-        #: Publications of the last call of `size_bytes`, and their size.
+        #: Publications of the last call of `size_bytes`, and their size in bytes.
         self._sized: tuple[Sequence[Publication], int] = [], 0
         self.cached_bytes = 0
 
@@ -88,8 +88,9 @@ class SharedEncodings:
         if pieces is None:
             self._begin(key)
             return None
-        # PERF: clients that return together mostly miss the same publications. The two
-        #   lists then have the same objects (benchmarks/centrifugo.py).
+        # PERF: clients that reconnect together have mostly missed the same
+        #   publications. The two lists then have the same objects, and the comparison
+        #   is fast (benchmarks/centrifugo.py).
         if publications == pieces.publications:
             return pieces.found
         found = []
@@ -103,7 +104,7 @@ class SharedEncodings:
                 piece = publication, encode(publication)
                 self._store(pieces, piece)
             found.append(piece[1])
-        # NOTE: with half of the space left, all of them are stored.
+        # NOTE: while half of the space is free, `_store` has stored all of them.
         if self.cached_bytes < MAX_CACHED_BYTES // 2:
             pieces.publications, pieces.found = publications, found
         return found

@@ -112,7 +112,8 @@ def _by_channel(channels: ChannelNames) -> dict[str, str]:
 def _last_id(req: falcon.Request) -> str:
     """Return the position that a client has sent, or ``''``.
 
-    NOTE: an EventSource that returns uses the same URL. Its last id is newer.
+    NOTE: an EventSource reconnects with the same URL. Its last id is newer than
+    ``since`` in the URL.
     """
     return req.get_header('Last-Event-ID') or req.get_param('since', default='')
 

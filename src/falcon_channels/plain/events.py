@@ -155,7 +155,7 @@ class EventStream(HttpConnection):
         self._end_event = wanted.options.end_event
         self._num_channels = len(wanted.channels)
         self._started = False
-        #: Channels whose ends were written, in a stream of several channels.
+        #: Channels whose end was written, in a stream of several channels.
         self._told: frozenset[str] = frozenset()
         self._slot = 0
 
@@ -164,7 +164,7 @@ class EventStream(HttpConnection):
 
         Returns:
             Whether there is a stream. If not, every channel has ended, and the client
-            has received everything. It is answered with `answer_ended`.
+            has received everything: call `answer_ended`.
 
         Raises:
             falcon.HTTPError: The client was refused.
@@ -200,7 +200,7 @@ class EventStream(HttpConnection):
         return len(self.ended) == self._num_channels
 
     def _end_blob(self, channel: str, end: ChannelEnd, position: Position) -> Any:
-        """Return the event that a channel has ended, as its encoder would."""
+        """Encode the end of a channel as an event, like the encoder of the stream."""
         lines = b''
         if self._end_event:
             data = event_codec.end_media(channel, end)
@@ -213,7 +213,7 @@ class EventStream(HttpConnection):
     def on_finished(
         self, subscription: Subscription, end: ChannelEnd, position: Position
     ) -> None:
-        """Called when a channel has ended: write an event, and end after the last."""
+        """Called when a channel has ended: write an event; close after the last one."""
         super().on_finished(subscription, end, position)
         if not self._started:
             return

@@ -250,11 +250,11 @@ class HttpConnection(Connection):
     def on_finished(
         self, subscription: Subscription, end: ChannelEnd, position: Position
     ) -> None:
-        """Called when a channel has ended. The others go on."""
+        """Called when a channel has ended; the other channels continue."""
         self.ended[subscription.channel] = (end, position)
 
     def knows_ends(self, wanted: EventRequest) -> bool:
-        """Return whether the client is at the end of each channel that has ended."""
+        """Return whether the client sent the end position of each ended channel."""
         return all(
             wanted.positions.get(channel) == position
             for channel, (_, position) in self.ended.items()

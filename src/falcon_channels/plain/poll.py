@@ -114,10 +114,10 @@ class _Poll(HttpConnection):
         )
 
     def _must_wait(self, wanted: EventRequest) -> bool:
-        """Return whether a client that returns already has everything.
+        """Return whether the client already has everything, so that the poll must wait.
 
-        The client knows the end of a channel if its position is there. If all channels
-        have ended, it gets the answer at once nevertheless.
+        The client knows the end of a channel if its position is the end. If all
+        channels have ended, nothing more can arrive, and the poll does not wait.
         """
         if not wanted.returns or self.held or self.lost:
             return False

@@ -172,7 +172,7 @@ class PlainConnection(Connection):
         """Called when the channel has ended: tell the client, and close with 1000.
 
         NOTE: many clients connect again after any other code. The reason is never
-        empty, because Falcon would replace it.
+        empty, because Falcon would replace an empty one.
         """
         if self._media:
             self.send(plain_codec.end_media(end))

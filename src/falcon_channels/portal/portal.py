@@ -168,8 +168,9 @@ class Portal:
     ) -> BlockingStream:
         """Write a stream to a channel; see `BlockingStream` and `Channels.stream`.
 
-        Its calls may take longer than the timeout of the portal, while the broker is
-        slow or not available, but at most `StreamWriterOptions.retry_timeout_s`.
+        While the broker is slow or not available, calls of the stream can take longer
+        than the timeout of the portal, but at most
+        `StreamWriterOptions.retry_timeout_s`.
         """
 
         def call(function: Callable[..., Awaitable[Any]], *args: Any) -> Any:
@@ -199,7 +200,7 @@ class Portal:
         return self.call(self.channels.position, channel)
 
     def snapshot(self, channel: str, load: Callable[[], Any]) -> Snapshot:
-        """Load a state and a position before it; see `Channels.snapshot`.
+        """Load a state, with a position to follow it from; see `Channels.snapshot`.
 
         Args:
             channel: Name of the channel that carries the changes.

@@ -1,4 +1,4 @@
-"""A stream that a thread or greenlet writes. Its writer runs in the event loop."""
+"""Synchronous writing of a stream, for threads and greenlets."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ class BlockingStream:
             for text in generate(prompt):
                 stream.write(text)
 
-    It is used like a `StreamWriter`. An abort cannot interrupt code that waits for
-    something else. It stops the next call of `write`, and the block then ends without
-    an error. A producer that waits for long looks at `aborted` from time to time.
+    It is used like a `StreamWriter`, which runs in the event loop. An abort cannot
+    interrupt synchronous code. Instead, the next call of `write` raises
+    `StreamAbortedError`, and the block then ends without an error. A producer that
+    waits for a long time should check `aborted` regularly.
 
     Args:
-        writer: The writer.
-        call: Awaits a method of the writer, with its arguments, in the event loop.
+        writer: The asynchronous writer of the stream.
+        call: Function that runs a method of the writer in the event loop, and returns
+            its result.
     """
 
     def __init__(

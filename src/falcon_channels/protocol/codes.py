@@ -42,7 +42,7 @@ class Unsubscribe(NamedTuple):
 
     Attributes:
         code: Unsubscribe code. 2000 to 2499 are final; from 2500 on the client
-            subscribes again. This library's own: 2400 to 2499. An application's own:
+            subscribes again. This library uses 2400 to 2499. An application may use
             2100 to 2399 and 2600 to 2999.
         reason: Description of the reason.
     """

@@ -1,13 +1,13 @@
-"""Which publications a subscription with delta receives as deltas. Pure: no I/O.
+"""Decides which publications are sent as deltas. Pure: no I/O.
 
-A client with delta keeps the last payload that it received in the subscription: its
-*base*. The next publication can be a delta against the base. It is sent whole if
+A client with delta stores the last payload of the subscription: its *base*. The next
+publication can be sent as a delta against this base. It is sent whole if
 
 * the base is not known for certain, as for the first publication,
 * the publication or the base is binary, or the publication is marked as `whole`,
 * the delta is not shorter than the payload.
 
-In JSON, the payload is a string in both cases: the text of the payload, or the delta.
+In JSON, ``data`` is a string in both cases: the text of the payload, or the delta.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ FOSSIL = 'fossil'
 class Patch:
     """The change from one payload to the next.
 
-    PERF: the delta is made when the first encoding needs it, and once for all of them
+    PERF: the delta is created when an encoding first needs it. All encodings share it
     (benchmarks/delta.py).
 
     Args:
-        base: The payload before.
-        target: The payload.
+        base: Payload before the change.
+        target: Payload after the change.
     """
 
     __slots__ = ('_base', '_delta', '_is_made', '_target')
@@ -67,7 +67,7 @@ class DeltaPublication(Publication, frozen=True, kw_only=True):
     """A publication in the form for subscriptions with delta.
 
     Attributes:
-        patch: How to make the payload of the client's base; ``None`` if the publication
+        patch: Change from the client's base to the payload; ``None`` if the publication
             is sent whole.
     """
 
@@ -77,7 +77,7 @@ class DeltaPublication(Publication, frozen=True, kw_only=True):
 def with_deltas(
     items: Sequence[_AnyItem], base: Publication | None
 ) -> list[_AnyItem | DeltaPublication]:
-    """Return items in the form for subscriptions with delta.
+    """Return items with publications as `DeltaPublication`.
 
     Args:
         items: Publications, joins and leaves, in the order in which they are sent.
@@ -95,7 +95,10 @@ def with_deltas(
 
 
 def with_first_whole(items: Sequence[_AnyItem]) -> list[_AnyItem]:
-    """Return items of `with_deltas`, for clients whose base is not known."""
+    """Return items of `with_deltas` with the first publication whole.
+
+    They are for clients whose base is not known.
+    """
     found = list(items)
     for index, item in enumerate(found):
         if isinstance(item, DeltaPublication):

@@ -12,8 +12,8 @@ it is ``OFFSET:EPOCH``. A stream of several channels has one position for each c
 are percent-encoded there. Such ids differ between clients. `PartsCodec` therefore
 leaves them out, and the connection adds them.
 
-After the event that tells the end of a channel, its position is ``7:x1:end``. Without
-this mark, a client that has only received the last publication would look the same.
+The event for the end of a channel has the position ``7:x1:end``. Without this mark, a
+client that received the last publication but not the end would send the same id.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Part(NamedTuple):
         position: Position after the publication. Its offset is 0 if the channel keeps
             no history.
         content: Lines of the event without its id, or a JSON object.
-        is_end: Whether it tells the end of the channel.
+        is_end: Whether it is the event for the end of the channel.
     """
 
     channel: str
@@ -215,7 +215,7 @@ def encode_position(position: Position, *, is_end: bool = False) -> str:
 
     Args:
         position: The position.
-        is_end: Whether the event tells the end of the channel.
+        is_end: Whether it is the event for the end of the channel.
     """
     return f'{position.offset}:{position.epoch}{_END if is_end else ""}'
 

@@ -1,17 +1,18 @@
-"""Deltas in the format of Fossil: how to make a text of the text before it.
+"""Encoder of deltas in the format of Fossil.
 
-The format is described at https://fossil-scm.org/home/doc/tip/www/delta_format.wiki. A
+A delta tells how to create a text (the *target*) from an earlier text (the *base*). The
+format is described at https://fossil-scm.org/home/doc/tip/www/delta_format.wiki. A
 delta has the length of the target, then commands, and at last a checksum::
 
     o\\n9@0,5:worlda@E,1qC3A6;
 
 ``9@0,`` copies nine bytes of the base from offset 0, and ``5:world`` inserts five
-bytes. Numbers are written with 64 digits: ``a`` is 37.
+bytes. Numbers are written in base 64: ``a`` is 37.
 
-The encoder looks for long parts that both texts have in common, from the start to the
-end of the target. It is made for a state of which few places change, and finds parts
-that moved less well. The number of steps is limited, so that no text blocks the event
-loop. A worse delta is then the result, or none.
+The encoder searches for long parts that both texts have in common, from the start to
+the end of the target. It works best if few places of a text change. It often misses
+parts that have moved. The number of steps is limited, so that no text blocks the event
+loop. At the limit, the delta is longer than necessary, or there is none.
 """
 
 from __future__ import annotations
@@ -24,36 +25,36 @@ _DIGITS: Final = b'0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwx
 _PAIRS: Final = [bytes((_DIGITS[n >> 6], _DIGITS[n & 63])) for n in range(4096)]
 _NUMBERS: Final = [bytes((digit,)) for digit in _DIGITS] + _PAIRS[64:]
 
-#: Length of the parts of the target that are searched in the base, in bytes. Keys and
-#: fixed texts of JSON are often shorter.
+#: Length of the parts of the target that are searched for in the base, in bytes. Keys
+#: and fixed texts of JSON are often shorter.
 _PROBE_BYTES: Final = 24
-#: Distance of two parts that are searched.
+#: Distance between the starts of two such parts.
 _STEP_BYTES: Final = 8
-#: Length of a changed part after which this distance grows.
+#: Length of a changed part above which this distance grows.
 _LONG_BYTES: Final = 256
-#: How far from its expected place a part is searched first.
+#: Maximum distance from the expected place in the first search for a part.
 _NEAR_BYTES: Final = 1024
 #: Length of a changed part after which the whole base is searched.
 _WIDE_AFTER_BYTES: Final = 128
 #: Length of a target below which only its start and its end are compared.
 _SMALL_BYTES: Final = 512
-#: Shortest part that is copied. A shorter one costs more than its bytes.
+#: Shortest part that is copied. A shorter part is shorter than its copy command.
 _MIN_COPY_BYTES: Final = 8
-#: Limits of the work (benchmarks/delta.py): searches near the expected place, and in
-#: the whole base.
+#: Maximum number of searches near the expected place, and in the whole base
+#: (benchmarks/delta.py).
 _MAX_SEARCHES: Final = 768
 _NEXT = 128
 _MAX_WIDE_SEARCHES: Final = 24
 
 
-#: A part of the target that is also in the base: where it is in both, and its length.
+#: A part that is in both texts: offset in the target, offset in the base, and length.
 _Copy = tuple[int, int, int]
 
 
 def create_delta(base: bytes, target: bytes) -> bytes | None:
-    """Return a delta that makes `target` of `base`.
+    """Return a delta that creates `target` from `base`.
 
-    If `target` is text in UTF-8, the delta is text, too: no command divides a
+    If `target` is UTF-8 text, the delta is UTF-8 text too, because no command splits a
     character.
 
     Returns:
@@ -78,8 +79,8 @@ def create_delta(base: bytes, target: bytes) -> bytes | None:
         position = end
     if position < len(target):
         parts += (_number(len(target) - position), b':', target[position:])
-    # PERF: the checksum costs more than all small parts together. It is left out if
-    #   the delta is too long without it.
+    # PERF: the checksum takes longer than all small parts together. It is not computed
+    #   if the delta is already too long without it.
     if sum(map(len, parts)) >= len(target):
         return None
     parts += (_number(_checksum(target)), b';')
@@ -102,7 +103,7 @@ def _find_copies(base: bytes, target: bytes) -> list[_Copy]:
     if len(target) < _SMALL_BYTES:
         last_start = 0
     wide_searches = _MAX_WIDE_SEARCHES
-    #: Bytes of the target that were not found.
+    #: Number of bytes of the target that were not found.
     missed = 0
     # The ends of the last copy, in the base and in the target.
     source, position = prefix, prefix
@@ -171,9 +172,9 @@ def _common_suffix(a: bytes, i: int, b: bytes, j: int, limit: int) -> int:
 
     Args:
         a: The first text.
-        i: Where it ends.
+        i: End of the compared part of `a`.
         b: The second text.
-        j: Where it ends.
+        j: End of the compared part of `b`.
         limit: Maximum length.
     """
     end = i
@@ -202,12 +203,12 @@ def _equal_bytes(first: bytes, second: bytes, order: Literal['little', 'big']) -
 
 
 def _continues_character(text: bytes, index: int) -> bool:
-    """Return whether a byte is not the first one of its character in UTF-8."""
+    """Return whether a byte is a continuation byte of UTF-8."""
     return text[index] & 0xC0 == 0x80
 
 
 def _number(value: int) -> bytes:
-    """Return a number with the 64 digits of the format."""
+    """Return a number in base 64, with the digits of the format."""
     if value < 4096:
         return _NUMBERS[value]
     return _number(value >> 12) + _PAIRS[value & 4095]
@@ -216,13 +217,13 @@ def _number(value: int) -> bytes:
 def _checksum(target: bytes) -> int:
     """Return the sum of the big-endian words of 32 bits, modulo 2**32.
 
-    PERF: the words are lanes of one large number, and are added all at once. A sum of a
-    list of words takes twice the time (benchmarks/delta.py).
+    PERF: one large integer has all words. Each step adds its upper half to its lower
+    half. The sum of a list of words takes twice the time (benchmarks/delta.py).
     """
     num_bytes = max(8, 1 << (len(target) - 1).bit_length())
     lanes = int.from_bytes(target.ljust((len(target) + 3) & ~3, b'\0'), 'big')
     mask = _every_other_word(num_bytes)
-    # NOTE: lanes of 64 bits do not overflow.
+    # NOTE: each sum has 64 bits, and does not overflow.
     lanes = (lanes & mask) + ((lanes >> 32) & mask)
     while num_bytes > 8:
         num_bits = num_bytes * 4

@@ -537,8 +537,8 @@ def _wire_payload(data: bytes) -> msgspec.Raw:
 
 
 def _wire_presence(result: PresenceResult) -> dict[str, Any]:
-    # PERF: presence of 500 has 500 of them, mostly without payloads. msgspec writes
-    #   these itself (benchmarks/centrifugo.py).
+    # PERF: a result has a client info for each connection, mostly without payloads.
+    #   msgspec writes these infos itself (benchmarks/centrifugo.py).
     infos = result.presence
     with_payloads = {
         client: _wire_info(info)

@@ -152,7 +152,7 @@ def has_latest(
     Args:
         asked: Position of the client, or ``None``.
         position: Top position of the log.
-        latest: The latest publication that the client may receive; none if the log has
+        latest: The latest publication that the client may receive; empty if there is
             none.
     """
     if asked is None or asked.epoch != position.epoch:

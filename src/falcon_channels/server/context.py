@@ -172,15 +172,16 @@ class ServerContext:
         """Replace the client's address in a scope as uvicorn's middleware does."""
         if self._proxies is not None:
             run = self._proxies(scope, None, None)  # type: ignore[arg-type]  # passed on only
-            # NOTE: its application does nothing, so it ends at its first step.
+            # NOTE: the application of the middleware does nothing. The coroutine
+            #   therefore ends at its first step.
             with contextlib.suppress(StopIteration):
                 run.send(None)
 
     def _serve_http(self, scope: Any, receive: Any, send: Any) -> Any:
         """Return the coroutine of the application for a request.
 
-        PERF: uvicorn's middleware would wait for it, with a frame of 570 bytes for each
-        request (benchmarks/idle_memory.py).
+        PERF: uvicorn's middleware would await the coroutine, with a frame of 570 bytes
+        for each request (benchmarks/idle_memory.py).
         """
         self.trust_proxies(scope)
         return self.app(scope, receive, send)

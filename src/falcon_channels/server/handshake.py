@@ -68,7 +68,7 @@ _known_lines: dict[bytes, tuple[bytes, bytes]] = {}
 MAX_HEAD_BYTES = 65536
 _NO_SETTINGS: dict[str, Any] = {}
 
-#: Headers that decide about a handshake: `read_usual` accepts each of them once.
+#: Headers that decide about a handshake: `read_usual` accepts each at most once.
 _DECISIVE_HEADERS = {
     b'connection',
     b'content-length',
@@ -162,10 +162,10 @@ def read_usual(context: ServerContext, data: bytes) -> Handshake | None:
     PERF: With the core's parser, its checks and one core object for each connection, a
     connection costs 50 % more (benchmarks/connections.py).
 
-    SECURITY: The core and the HTTP parsers would read every request that is accepted
-    here in the same way. Everything that two parsers could read differently, and every
-    mistake, is left to them. Only the limit differs: the core refuses lines over 8 KiB,
-    but larger cookies are accepted in other HTTP requests.
+    SECURITY: The core and the HTTP parsers would read each accepted request in the same
+    way. Requests that two parsers could read differently, and malformed requests, are
+    left to them. Only one limit differs: the core refuses lines over 8 KiB. Here longer
+    lines are accepted, because other HTTP requests may have larger cookies, too.
 
     Args:
         context: Context of the server.

@@ -66,10 +66,10 @@ _SHARED_NAMES = {
 
 
 class _LazyEvent:
-    """An event with the methods of `asyncio.Event` that a request uses.
+    """A small event with the methods of `asyncio.Event` that a request uses.
 
-    PERF: an `asyncio.Event` has a queue of its own, of 700 bytes. Each connection has
-    two events, and waits for them rarely (benchmarks/idle_memory.py).
+    PERF: each `asyncio.Event` has its own queue of 700 bytes. A connection has two
+    events, and rarely waits for them (benchmarks/idle_memory.py).
 
     Args:
         is_set: Whether the event is set at first.
@@ -105,7 +105,7 @@ class _LazyEvent:
 
 
 class _Flow(FlowControl):
-    """uvicorn's flow control of one connection, with small objects."""
+    """uvicorn's flow control of one connection, with slots and a small event."""
 
     __slots__ = ('_is_writable_event', '_transport', 'read_paused', 'write_paused')
 
@@ -159,7 +159,7 @@ class BoundedHttpProtocol(asyncio.Protocol):
         self._head_timer = self._loop.call_later(HEAD_TIMEOUT_S, self._on_head_timeout)
 
     def data_received(self, data: bytes) -> None:
-        """Called with the first bytes: pass the connection on."""
+        """Called with the first bytes: pass the connection to WebSocket or HTTP."""
         websocket = self._read_usual(data)
         if websocket is None:
             self._serve_http().data_received(data)
@@ -302,7 +302,7 @@ class _HttpRequests(HttpToolsProtocol):
         self._idle = True
         #: Whether the connection ends after the unfinished responses.
         self._ending = False
-        #: Requests that began in the current chunk.
+        #: Number of requests that began in the current chunk.
         self._begun = 0
         self._chunk = b''
         self._on_disconnect: Callable[[], None] | None = None
@@ -337,7 +337,7 @@ class _HttpRequests(HttpToolsProtocol):
             on_disconnect()
 
     def shutdown(self) -> None:
-        """Begin the drain: only the drain ends event streams."""
+        """Begin the drain, because uvicorn itself does not end event streams."""
         ServerContext.begin_drain_of(self.config, self.server_state, self.app_state)
         super().shutdown()
 
@@ -416,7 +416,8 @@ class _HttpRequests(HttpToolsProtocol):
             self.pipeline = deque(self.pipeline)
         super().on_headers_complete()
         if self.cycle is not earlier:
-            # NOTE: the task of this request has not begun yet.
+            # NOTE: the task of this request has not begun, so nothing waits for the
+            #   event that is replaced.
             self.cycle.message_event = _LazyEvent()  # type: ignore[assignment]  # it has the methods that are used
         if any(name in _BODY_HEADERS for name, _ in self.headers) and not (
             self.parser.should_upgrade() and self._should_upgrade()
@@ -460,8 +461,8 @@ class _HttpRequests(HttpToolsProtocol):
         else:
             super().handle_websocket_upgrade()
             # NOTE: This object and the parser refer to each other, and so do this
-            # object and the scope's extension. Without this, each connection would
-            # wait for the garbage collector.
+            # object and the scope's extension. These cycles would keep each connection
+            # in memory until the garbage collector runs.
             self.parser = None  # type: ignore[assignment]  # as uvicorn itself does at the end
             self.scope = None  # type: ignore[assignment]  # as before the first request
 
@@ -523,8 +524,8 @@ class _HttpRequests(HttpToolsProtocol):
     def watch(self, on_disconnect: Callable[[], None]) -> None:
         """Call a function when the client has left.
 
-        A response that watches its client lasts long. So release what is needed only
-        for the next request, and the extension itself.
+        Such a response usually lasts long. The parser is therefore released until the
+        next request, and the extension is removed from the scope.
         """
         self._on_disconnect = on_disconnect
         if self._idle and not self._chunk and not self.pipeline:

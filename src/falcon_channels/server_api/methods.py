@@ -118,7 +118,7 @@ class ApiError(Exception):
 class _Request(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Base of all requests."""
 
-    #: Names and reasons of the fields that are refused, if they have a value.
+    #: Fields that are refused if they have a value, and the reasons.
     refused: ClassVar[Mapping[str, str]] = {}
 
 
@@ -507,7 +507,7 @@ class ApiMethods:
             error = codes.error_for_status(ex.status_code)
             raise ApiError(error, text_for_client(ex)) from None
         except ValueError as ex:
-            # NOTE: `_translated` would take it for an error of the caller.
+            # NOTE: `_translated` would report a `ValueError` as an error of the caller.
             raise RuntimeError(f'rpc {request.method!r} failed') from ex
         try:
             return {'data': msgspec.Raw(encode_json(call.reply))}
@@ -576,7 +576,7 @@ def _payload(request: _Payload) -> Any:
 
 
 def _data(data: Any, b64data: str) -> Any:
-    """Return the data of a request; it may be bytes in base64."""
+    """Return the data of a request: a JSON value, or bytes decoded from base64."""
     if b64data:
         try:
             return base64.b64decode(b64data, validate=True)

@@ -1,11 +1,11 @@
-"""The chunks that a writer holds until the broker has stored them. No I/O.
+"""Buffer for the chunks of a stream that the broker has not stored yet. No I/O.
 
-A chunk is a text or a value. Texts that follow each other are joined: the payload of a
-text batch is one JSON string. Each value is a batch of its own.
+A chunk is a text or a value. Consecutive texts are joined into one batch, whose payload
+is one JSON string. Each value is a batch of its own.
 
 The length of a stream is counted in *units*: a character of text is one unit, and a
-value is one unit. The units before a batch are the same after a restart, also if the
-producer cuts its text into other chunks.
+value is one unit. It does not depend on how the producer splits its text into chunks.
+After a restart, the producer may therefore split its text differently.
 
 Call `add_text` and `add_value` with each chunk. Store the batch that `first_batch`
 returns, and then call `remove` with it.
@@ -27,9 +27,9 @@ class _Piece(NamedTuple):
     """A value, or a piece of text.
 
     Attributes:
-        data: Payload of a value; of a text, its JSON string without the quotes.
+        data: Payload of a value, or JSON string of a text without its quotes.
         units: Length in units.
-        is_text: Whether it can be joined with other texts.
+        is_text: Whether it is text, which can be joined with other text.
         binary: Whether the payload is not JSON.
     """
 
@@ -46,7 +46,7 @@ class Batch(NamedTuple):
         payload: JSON text, or any bytes if `binary`.
         binary: Whether the payload is not JSON.
         units: Length in units.
-        pieces: Number of pieces in the buffer that it has.
+        pieces: Number of pieces of the buffer in this batch.
     """
 
     payload: bytes
@@ -56,10 +56,10 @@ class Batch(NamedTuple):
 
 
 class ChunkBuffer:
-    """Chunks in order, from the first one that is not stored.
+    """Queue of the chunks that are not stored yet, oldest first.
 
     Args:
-        limit_bytes: Largest payload of a batch of texts, in bytes.
+        limit_bytes: Maximum payload of a text batch, in bytes.
 
     Attributes:
         size_bytes: Size of all payloads in the buffer, in bytes.
@@ -67,7 +67,7 @@ class ChunkBuffer:
     """
 
     def __init__(self, limit_bytes: int) -> None:
-        # NOTE: the payload of a text has two quotes.
+        # NOTE: two bytes of a text payload are its quotes.
         self._limit_bytes = limit_bytes - 2
         self._pieces: deque[_Piece] = deque()
         self.size_bytes = 0
@@ -77,7 +77,7 @@ class ChunkBuffer:
         return bool(self._pieces)
 
     def add_text(self, text: str) -> None:
-        """Append a text; cut it into pieces if it exceeds the limit of a batch.
+        """Append a text, split into pieces if it exceeds the limit of a batch.
 
         Raises:
             PayloadError: The text has characters that UTF-8 cannot encode.
@@ -91,11 +91,11 @@ class ChunkBuffer:
             self._append(piece)
 
     def add_value(self, payload: bytes, binary: bool) -> None:
-        """Append a value, as its payload."""
+        """Append the payload of a value."""
         self._append(_Piece(payload, 1, False, binary))
 
     def first_batch(self) -> Batch:
-        """Return the first value, or all texts before the next value up to the limit.
+        """Return the next batch: one value, or consecutive texts up to the limit.
 
         The pieces stay in the buffer. The buffer must not be empty.
         """
@@ -112,26 +112,26 @@ class ChunkBuffer:
         return Batch(b'"%s"' % b''.join(parts), False, units, len(parts))
 
     def remove(self, batch: Batch) -> None:
-        """Remove the pieces of the first batch."""
+        """Remove the pieces of the batch that `first_batch` has returned."""
         for _ in range(batch.pieces):
             self._pop()
 
     def remove_stored(self, payload: bytes, binary: bool, units: int) -> int | None:
-        """Remove what a payload of another writer has, if it is the same.
+        """Remove the chunks that another writer has already stored.
 
         Args:
-            payload: The payload, as `first_batch` of the other writer has returned it.
-            binary: Whether it is not JSON.
-            units: Its length in units.
+            payload: Payload that the other writer has stored; see `first_batch`.
+            binary: Whether the payload is not JSON.
+            units: Length of the payload in units.
 
         Returns:
-            How many of the units the buffer did not have yet; ``None`` if the buffer
-            has other chunks than the payload.
+            Number of units of the payload that are not in the buffer yet. ``None`` if
+            the chunks in the buffer differ from the payload.
         """
         if not is_text_payload(payload, binary):
             return self._remove_value(payload, binary) if units == 1 else None
         if units != len(msgspec.json.decode(payload)):
-            # NOTE: the stream has more chunks before this one, which nobody can read.
+            # NOTE: chunks before this one have left the log, and cannot be compared.
             return None
         return self._remove_text(payload[1:-1], units)
 
@@ -143,7 +143,8 @@ class ChunkBuffer:
     def _remove_text(self, data: bytes, units: int) -> int | None:
         while units and self._pieces:
             piece = self._pop()
-            # NOTE: both are encoded in the same way, character by character.
+            # NOTE: both are encoded in the same way, character by character. Equal
+            #   bytes are therefore equal text.
             common = min(len(piece.data), len(data))
             if not piece.is_text or piece.data[:common] != data[:common]:
                 return None
@@ -176,7 +177,7 @@ class ChunkBuffer:
 
 
 def is_text_payload(payload: bytes, binary: bool) -> bool:
-    """Return whether a payload is a text and not a value."""
+    """Return whether a payload is a text (a JSON string), and not a value."""
     return payload[:1] == b'"' and not binary
 
 
@@ -185,8 +186,8 @@ def _text_piece(text: str) -> _Piece:
 
 
 def _cut(text: str, limit_bytes: int) -> Iterator[_Piece]:
-    """Yield the pieces of a text, none of which exceeds the limit."""
-    # PERF: a long text is not encoded as a whole. A character has 1 to 6 bytes.
+    """Split a text into pieces that do not exceed the limit."""
+    # PERF: a long text is split before it is encoded. A character has 1 to 6 bytes.
     if not text:
         return
     if len(text) == 1 or len(text) <= limit_bytes:

@@ -1,12 +1,13 @@
-"""The log of a stream, as its writers see it.
+"""Reads and appends the publications of a stream, for its writer.
 
-Each publication of a writer has the tag ``stream_position``: the length of the stream
-up to its end. A writer that continues a stream reads it from the newest publication.
+Each publication of a writer has the tag ``stream_position``. Its value is the length of
+the stream after this publication. A writer that continues a stream reads the tag of the
+newest publication.
 
-The version of a publication is the position after the newest one that its writer knows.
-Of several publications that follow the same one, the broker therefore stores
-only the first. This holds for a publication that is sent twice, and for two writers of
-one stream.
+The version of a publication is one more than the newest offset that its writer knows.
+If several publications have the same version, the broker stores only the first one. A
+publication that is sent twice is therefore stored once. Two writers of one stream
+cannot both append after the same publication.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from falcon_channels.publication import Publication
 _POSITION_TAG = 'stream_position'
 #: Number of publications that are read at once.
 _PAGE = 100
-#: Number of times that an abort tries to be faster than the writer.
+#: Number of times that an abort tries to append the end before the writer appends.
 _ABORT_ATTEMPTS = 5
 
 _NUMBER = re.compile('[0-9]{1,18}')
@@ -59,7 +60,7 @@ class StreamLog:
     Attributes:
         first: Offset of the oldest publication of the stream.
         top: Position of the newest publication that this writer knows.
-        units: Length of the stream up to there.
+        units: Length of the stream up to `top`, in units.
     """
 
     def __init__(self, node: Node, channel: str) -> None:
@@ -70,7 +71,7 @@ class StreamLog:
         self.units = 0
 
     async def open(self) -> None:
-        """Read how much of the stream is stored.
+        """Read the position and the length of the stored stream.
 
         Raises:
             StreamAbortedError: The stream was aborted.
@@ -89,7 +90,7 @@ class StreamLog:
                 self.first = oldest.publications[0].offset
 
     async def append(self, payload: bytes, binary: bool, units: int) -> bool:
-        """Append a publication after the newest one that is known.
+        """Append a publication after `top`.
 
         Args:
             payload: JSON text, or any bytes if `binary`.
@@ -97,8 +98,8 @@ class StreamLog:
             units: Its length in units.
 
         Returns:
-            Whether it was stored now. If not, another publication was faster, or it
-            was stored before; call `read_newer`.
+            Whether it was stored. If not, the log already has another publication
+            after `top`, or an earlier attempt has stored it; call `read_newer`.
 
         Raises:
             StreamAbortedError: The stream was aborted.
@@ -127,11 +128,11 @@ class StreamLog:
         return True
 
     async def read_newer(self) -> list[StoredPayload]:
-        """Read the publications of the stream after the newest one that is known.
+        """Read the publications of the stream after `top`.
 
         Raises:
-            StreamConflictError: There are none. Somebody has removed the history, or
-                has published with versions.
+            StreamConflictError: There are none. The history was removed, or other code
+                publishes to the channel with versions.
             PositionError: The log was lost.
             BrokerUnavailableError: Try again.
         """
@@ -155,10 +156,10 @@ class StreamLog:
         return found
 
     async def finish(self, end: ChannelEnd, key: str) -> None:
-        """Append the end.
+        """Append the end of the stream.
 
         Args:
-            end: The end.
+            end: Success, or the error for readers.
             key: Idempotency key of the writer.
 
         Raises:
@@ -181,15 +182,15 @@ class StreamLog:
             raise StreamConflictError(self._channel)
 
     def _next_version(self) -> Version:
-        # NOTE: a version of another epoch is not compared. The versions of a log that
-        #   was lost can therefore not block the next one.
+        # NOTE: versions of different epochs are not compared. The versions of a lost
+        #   log therefore cannot block a new log.
         return Version(self.top.offset + 1, self.top.epoch)
 
     async def abort(self) -> tuple[Position, bool]:
-        """Append the end of a stream that is aborted.
+        """Append the end with the error ``'aborted'``, unless the stream has ended.
 
         Returns:
-            The position of the end, and whether the stream had none before.
+            The position of the end, and whether the stream had not ended before.
 
         Raises:
             BrokerUnavailableError: The stream may be aborted or not. Call again.
@@ -201,8 +202,8 @@ class StreamLog:
                 return page.position, False
             self.top = page.position
             try:
-                # NOTE: with this version, a writer that does not know the end cannot
-                #   write to a channel that `remove_history` has opened again.
+                # NOTE: the version stops a writer that does not know about the end. If
+                #   `remove_history` opens the channel again, it cannot write there.
                 result = await self._node.publisher.append(
                     self._channel, Publication(data=b'', end=end), self._next_version()
                 )
@@ -224,7 +225,7 @@ class StreamLog:
             raise ChannelFinishedError(self._channel)
 
     async def _newest_length(self, publications: list[Publication]) -> int | None:
-        """Return the length of the stream, from its newest publication.
+        """Return the length of the stream; ``None`` without a publication of a writer.
 
         Args:
             publications: The newest publications of the log, newest first.
@@ -249,10 +250,10 @@ def _tags(units: int) -> dict[str, str]:
 
 
 def _length_until(publication: Publication) -> int | None:
-    """Return the length of the stream up to the end of a publication, in units.
+    """Return the length of the stream after a publication, in units.
 
     Returns:
-        ``None`` if it is not a publication of a writer.
+        ``None`` if no writer has published it.
     """
     text = (publication.tags or {}).get(_POSITION_TAG, '')
     return int(text) if _NUMBER.fullmatch(text) else None

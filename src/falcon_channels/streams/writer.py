@@ -1,10 +1,10 @@
 """The writer of a stream.
 
-`StreamWriter.write` puts chunks into a buffer. A task stores them in order: one batch
-after the other, each of them as one publication. While a batch is stored, the chunks
-of the next one are collected.
+`StreamWriter.write` puts chunks into a buffer. A task stores them in order. It stores
+one batch at a time, as one publication. Meanwhile, the buffer collects the chunks of
+the next batch.
 
-The end of the block decides how the stream ends:
+The end of the ``async with`` block decides how the stream ends:
 
 =============================  ========================================================
 the block ends                 the stream
@@ -17,9 +17,10 @@ with `BrokerUnavailableError`  stays open; another process may continue it
 because its task is cancelled  stays open; another process may continue it
 =============================  ========================================================
 
-Two writers of one stream cannot spoil it. The log stores the publications of one of
-them at each position. The other one compares its chunks with them. If they are equal,
-it continues after them. Otherwise it stops with `StreamConflictError`.
+Two writers of one stream cannot corrupt it. At each position, the log stores the
+publication of one writer only. The other writer compares its chunks with this
+publication. If they are equal, it continues after them. Otherwise it stops with
+`StreamConflictError`.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ from falcon_channels.streams.log import StreamLog
 
 _logger = logging.getLogger('falcon_channels')
 
-#: Seconds before the first attempt to store a batch again, and the longest such pause.
+#: Pause before the first retry, and maximum pause between two retries, in seconds.
 _RETRY_S, _MAX_RETRY_S = 0.05, 1.0
 
 
@@ -68,13 +69,13 @@ class StreamWriter:
             async for text in generate(prompt):
                 await stream.write(text)
 
-    A stream is a channel with history, a beginning and an end. The end of the block
-    finishes it. An exception finishes it with an error for readers. If a reader aborts
-    the stream, the task is cancelled where it waits. The block then ends without an
-    error, and `aborted` is true.
+    A stream is a channel with history that has an end. When the block ends, the stream
+    is finished. After an exception, it is finished with an error for readers. If a
+    reader aborts the stream, the task of the block is cancelled at its current
+    ``await``. The block then ends without an exception, and `aborted` is ``True``.
 
-    One task writes a stream at a time. If its process dies, open the stream in another
-    process, and continue at `position`.
+    Only one task at a time should write a stream. If its process dies, open the stream
+    in another process, and continue at `position`.
     """
 
     def __init__(
@@ -89,22 +90,22 @@ class StreamWriter:
         self._key = f'end:{secrets.token_urlsafe(9)}'
         self._match: ChannelMatch | None = None
         self._buffer = ChunkBuffer(0)
-        #: Units that the producer will write and the log has already.
+        #: Number of units that the producer will write although they are stored.
         self._to_skip = 0
         self._warned = False
         self._aborted = False
-        #: Position of the end, of an abort that arrived while the stream was opened.
+        #: Position of the end, if the stream was aborted while it was being opened.
         self._early_abort: Position | None = None
         self._finished = False
-        #: Why nothing more can be written.
+        #: Exception that each further call raises, or ``None``.
         self._error: BaseException | None = None
         self._sender: asyncio.Task[None] | None = None
         #: Set when the buffer has chunks.
         self._filled = asyncio.Event()
-        #: Set when a batch must not wait until the interval has passed.
+        #: Set when the next batch must be stored before the interval has passed.
         self._urgent = asyncio.Event()
         self._flushing = 0
-        #: Set for a moment when a batch was stored, and when `_error` was set.
+        #: Set and cleared at once when a batch was stored or `_error` was set.
         self._moved = asyncio.Event()
         #: The task that runs the block, which an abort cancels.
         self._body: asyncio.Task[Any] | None = None
@@ -115,10 +116,10 @@ class StreamWriter:
 
     @property
     def position(self) -> int:
-        """Length of the stream: characters of text, and values, each of which is 1.
+        """Length of the stream. Each character of text and each value counts as 1.
 
-        It includes what an earlier writer has stored. A producer that starts again
-        continues here.
+        It includes the chunks of earlier writers. A producer that starts again
+        continues at this position.
         """
         return self._log.units + self._buffer.units
 
@@ -130,13 +131,14 @@ class StreamWriter:
     async def write(self, chunk: Any) -> None:
         """Append a chunk to the stream.
 
-        Texts that follow each other may reach readers as one text, or in other pieces.
-        Any other chunk reaches them as one publication.
+        Consecutive texts may be joined, or split at other places, before readers
+        receive them. Any other chunk is one publication.
 
-        Returns when at most `StreamWriterOptions.max_pending_bytes` are not stored.
+        The call waits while more than `StreamWriterOptions.max_pending_bytes` are not
+        stored.
 
         Args:
-            chunk: A text, or another JSON value; or data as for `Channels.publish`.
+            chunk: Text, or other data that `Channels.publish` accepts.
 
         Raises:
             StreamAbortedError: The stream was aborted. Do not catch it.
@@ -192,7 +194,7 @@ class StreamWriter:
             self._flushing -= 1
 
     async def fail(self, error: str) -> None:
-        """Finish the stream with an error for readers, after all chunks.
+        """Store all chunks, and finish the stream with an error for readers.
 
         Nothing can be written afterwards.
 
@@ -211,7 +213,7 @@ class StreamWriter:
     # --- open and close --------------------------------------------------------------
 
     async def open(self) -> None:
-        """Read how much of the stream is stored, and start to write."""
+        """Read the position of the stream, and start the task that stores chunks."""
         if self._sender is not None:
             raise RuntimeError('a stream is opened once: call channels.stream again')
         self._match = await self._node.match(self._channel)
@@ -239,7 +241,7 @@ class StreamWriter:
             raise self._error
 
     async def close(self, error: BaseException | None) -> bool:
-        """Finish the stream, or leave it open; see the table of this module.
+        """Finish the stream or leave it open; see the table in the module's docstring.
 
         Args:
             error: The exception that ended the block, or ``None``.
@@ -273,8 +275,9 @@ class StreamWriter:
 
     async def _close_failed(self) -> None:
         """Finish with the error for readers; the block raises its own exception."""
-        # NOTE: a log that was lost has only the rest of the stream. Nobody can continue
-        #   it. After other errors of the writer, somebody else has the stream.
+        # NOTE: after `PositionError`, the log has only the last part of the stream, and
+        #   no writer can continue it. After any other error of the writer, the stream
+        #   has ended already, or stays open for another writer.
         is_lost = isinstance(self._error, PositionError)
         if self._error is not None and not is_lost:
             return
@@ -333,8 +336,8 @@ class StreamWriter:
         """
         body = self._body
         if self._cancelled_body and body is not None:
-            # NOTE: as `asyncio.timeout` does it. If the task was cancelled by somebody
-            #   else, too, it stays cancelled.
+            # NOTE: `asyncio.timeout` does the same. If other code has cancelled the
+            #   task too, it stays cancelled.
             others = body.uncancel() > self._cancelling
             if isinstance(value, asyncio.CancelledError) and not others:
                 value = StreamAbortedError(self._channel)
@@ -383,7 +386,7 @@ class StreamWriter:
         self._signal_moved()
 
     async def _retry(self, function: Any, *args: Any) -> Any:
-        """Call a function until the broker is available, or the time is over."""
+        """Call a function; retry until the timeout while the broker is unavailable."""
         clock = asyncio.get_running_loop().time
         deadline_s = None
         pause_s = _RETRY_S
@@ -408,7 +411,7 @@ class StreamWriter:
         self._error = ChannelFinishedError(self._channel)
 
     def _on_sender_done(self, sender: asyncio.Task[None]) -> None:
-        """Called when the task has ended: the producer gets its error."""
+        """Called when the task has ended: store its error for the producer."""
         if sender.cancelled() or self._error is not None:
             return
         self._error = sender.exception()
@@ -436,10 +439,11 @@ class StreamWriter:
     # --- abort -----------------------------------------------------------------------
 
     def _on_aborted(self, end: Position) -> None:
-        """Called when the stream was aborted: stop the block where it waits.
+        """Called when the stream was aborted: cancel the task of the block.
 
         Args:
-            end: Position of the end. An earlier stream of the channel has a lower one.
+            end: Position of the end. If it is not after the newest publication, it is
+                the end of an earlier stream of the channel, and is ignored.
         """
         if self._sender is None:
             self._early_abort = end

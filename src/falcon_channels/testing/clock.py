@@ -103,7 +103,7 @@ class FakeClockLoop(asyncio.SelectorEventLoop):
 def check_clock(channels: Channels) -> None:
     """Refuse channels whose broker needs real time in a loop with a fake clock.
 
-    The clock would jump to the time limits of the broker's calls.
+    The clock would jump to the deadlines of the broker's calls, and they would fail.
 
     Raises:
         ChannelsError: The loop has a fake clock, and the broker uses a file or a

@@ -3,16 +3,18 @@
 An application that identifies its users by an HTTP session needs no tokens, because the
 handshake carries the cookie. Tokens are for clients that another service identifies.
 
-A *connection token* has ``sub`` (the user's id, ``''`` for an anonymous user) and
-``exp``. It may have ``info`` (public), ``meta`` (only for the server), ``channels`` and
-``subs`` (server-side subscriptions) and ``expire_at``. A *subscription token* has
-``sub``, ``channel`` and ``exp``, and may have ``info``, ``expire_at`` and
-``server_tags_filter``. An item of ``subs`` may have ``info``, ``data`` and
-``server_tags_filter``. Times are Unix times in seconds.
+* A *connection token* has ``sub`` (the user's id, ``''`` for an anonymous user) and
+  ``exp``. It may have ``info`` (public), ``meta`` (only for the server), ``channels``
+  and ``subs`` (server-side subscriptions), and ``expire_at``.
+* An item of ``subs`` may have ``info``, ``data`` and ``server_tags_filter``.
+* A *subscription token* has ``sub``, ``channel`` and ``exp``. It may have ``info``,
+  ``expire_at`` and ``server_tags_filter``.
+
+Times are Unix times in seconds.
 
 SECURITY: an attacker controls the header of a forged token. ``kid`` only selects among
-the keys that the application gives, and no header names the place of a key. Claims are
-decoded strictly: a time must be a number, not text that looks like one.
+the keys that the application gives. A key or the URL of a key in a header is ignored.
+Claims are decoded strictly: a time must be a number, not text that looks like one.
 """
 
 from falcon_channels.tokens.keys import Algorithm

@@ -38,7 +38,7 @@ _MAX_KEYS = 100
 _CHUNK_BYTES = 16_384
 #: Seconds between two attempts while the key set cannot be fetched.
 _RETRY_S = 5.0
-#: Seconds after which a fetch that still runs does not prevent another one.
+#: Seconds after which a fetch in progress no longer prevents another one.
 _ABANDON_S = 60.0
 _LOOPBACK = ('localhost', '127.0.0.1', '::1')
 
@@ -65,12 +65,12 @@ class RemoteKeySet:
         channels.add_endpoints(app, tokens=TokenVerifier(keys, audience='chat'))
 
     Args:
-        url: URL of the key set (``jwks_uri``), with the scheme ``https``. A set on this
-            computer may have ``http``.
+        url: URL of the key set (``jwks_uri``), with the scheme ``https``. For this
+            computer, ``http`` is allowed too.
         issuer: Issuer (``iss``) whose tokens the keys verify.
         refresh_s: Seconds after which the set is fetched again (default 300).
-        unknown_key_s: Least number of seconds between two fetches for tokens of unknown
-            keys (default 30).
+        unknown_key_s: Minimum number of seconds between two fetches for tokens with
+            unknown keys (default 30).
         max_age_s: Seconds after which a set that cannot be fetched again is not used
             any more (default 3600).
         timeout_s: Seconds for which a client waits for a fetch (default 3). An SDK
@@ -132,7 +132,7 @@ class RemoteKeySet:
 
     @property
     def keys(self) -> tuple[TokenKey, ...]:
-        """The keys, none if they were not fetched yet or are too old."""
+        """The keys; empty if they were not fetched yet or are too old."""
         keys, at_s = self._fetched
         return keys if time.monotonic() - at_s < self._max_age_s else ()
 
@@ -145,8 +145,8 @@ class RemoteKeySet:
         """Fetch the set, unless that was tried a short time ago.
 
         Returns:
-            Whether the set was fetched now. If not, the answer about an unknown key is
-            not final.
+            Whether the set was fetched now. If not, a key that is still unknown may be
+            in the newest set.
         """
         fetching = self._start()
         if fetching is None:
@@ -155,7 +155,7 @@ class RemoteKeySet:
         return fetching.done() and fetching.result()
 
     def _start(self) -> Future[bool] | None:
-        """Return the fetch in progress, or begin one if the last is long ago."""
+        """Return the fetch in progress, or begin one if the last is old enough."""
         now_s = time.monotonic()
         with self._lock:
             since_s = now_s - self._started_s
@@ -242,8 +242,8 @@ def _download(url: str, timeout_s: float) -> bytes:
     request = urllib.request.Request(url, headers={'Accept': 'application/json'})
     with opener.open(request, timeout=timeout_s) as response:
         body = b''
-        # NOTE: the timeout of a socket is that of one read. A server that sends one
-        #   byte after another would therefore never reach it.
+        # NOTE: the timeout of a socket applies to each read. A server that sends one
+        #   byte at a time would therefore never exceed it.
         while chunk := response.read1(_CHUNK_BYTES):
             body += chunk
             if len(body) > _MAX_BYTES:

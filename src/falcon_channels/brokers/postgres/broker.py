@@ -116,7 +116,7 @@ class PostgresBroker(Broker):
         self._listener: Listener | None = None
         self._housekeeping: asyncio.Task[None] | None = None
         self._receiver: BrokerReceiver | None = None
-        #: The subscribed channels, by their names as notifications contain them.
+        #: The subscribed channels, by their names in hexadecimal, as in notifications.
         self._subscribed: dict[str, str] = {}
         self._inbox = ControlInbox(0)
         self._errors = BurstLog()
@@ -475,7 +475,7 @@ class PostgresBroker(Broker):
     # --- notifications ----------------------------------------------------------------
 
     async def _on_payload(self, payload: str) -> None:
-        """Called with each notification, which has one message or many."""
+        """Called with each notification, which has one or more messages."""
         for entry in payload.split('|'):
             try:
                 head, number, epoch, ms, text = entry.split(' ', 4)
@@ -492,8 +492,8 @@ class PostgresBroker(Broker):
                     body = a2b_base64(text)
                 self._announce(kind, channel, body, (int(number), epoch, int(ms)))
             except (ValueError, msgspec.DecodeError) as ex:
-                # NOTE: another release or another application has sent it. The hub
-                #   notices the gap in the offsets.
+                # NOTE: another release or another application has sent this message.
+                #   The hub detects the gap in the offsets, and repairs it.
                 _logger.error('cannot decode a notification: %s', ex)
 
     def _announce(

@@ -23,7 +23,7 @@ class Listener(ServerLink[Connection]):
     Args:
         server: The server options.
         pool: Connections that send the probes.
-        schema: Name of the schema, which has the name of the notifications.
+        schema: Name of the schema. Its settings have the name of the notifications.
         probe_s: Seconds between two probes.
         on_payload: Called with each notification, one after another.
         on_lost: Called when notifications no longer arrive.

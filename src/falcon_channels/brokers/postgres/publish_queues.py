@@ -1,7 +1,7 @@
 """Queues of publications. One transaction stores the publications of many channels.
 
 A transaction locks the row of each channel. All processes lock the rows in the order of
-the names, so two groups never wait for each other. The transaction of an application
+the channel names, so that two groups cannot deadlock. The transaction of an application
 may lock a row for longer. Such a row must not delay the other channels:
 
 1. A group waits for a locked row for `_GROUP_WAIT_S` only.
@@ -32,8 +32,7 @@ _MAX_PUBLICATIONS = 200
 _MAX_BYTES = 1_048_576
 #: Seconds for which a group waits for a row that another transaction has locked. It is
 #: longer than most transactions, and far shorter than PostgreSQL's ``deadlock_timeout``
-#: of a second. A group is therefore never the reason why PostgreSQL aborts another
-#: transaction.
+#: of a second. PostgreSQL therefore aborts no other transaction because of a group.
 _GROUP_WAIT_S = 0.05
 #: The same for the second attempt, for each row.
 _RETRY_WAIT_S = 0.01
@@ -51,10 +50,10 @@ class Store(Protocol):
             batches: The batches, sorted by channel.
             wait_s: Seconds for which the transaction waits for a locked channel;
                 ``None`` for the deadline of the broker.
-            skip: Whether a locked channel is left out.
+            skip: Whether locked channels are skipped.
 
         Returns:
-            The results of each batch; ``None`` for a batch that was left out. The
+            The results of each batch; ``None`` for a batch that was skipped. The
             result of a publication is ``None`` if its channel has ended.
 
         Raises:
@@ -229,7 +228,7 @@ class PublishQueues:
             self._pending.reject(call, error)
 
     def _release(self, channel: str) -> None:
-        """Add a channel to the next group, if it has publications."""
+        """Add a channel to the next group if it has publications; else forget it."""
         if self._queues[channel]:
             self._ready.put_nowait(channel)
         else:

@@ -71,7 +71,7 @@ class Listener(ServerLink[RespConnection]):
         self._on_moved = on_moved
         self._connection: RespConnection | None = None
         self._confirming: dict[bytes, asyncio.Future[None]] = {}
-        #: How many unsubscribes of a name the server has not confirmed.
+        #: Number of unsubscribes that the server has not confirmed, by name.
         self._unsubscribing: dict[bytes, int] = {}
         super().__init__(
             'redis', f'Redis at {self.address}', probe_s=probe_s, timeout_s=timeout_s
@@ -190,7 +190,7 @@ class Listener(ServerLink[RespConnection]):
         elif kind in (b'unsubscribe', b'sunsubscribe') and (
             answer[1] in self._unsubscribing
         ):
-            # NOTE: this process has asked for it, and may have subscribed again.
+            # NOTE: this process sent the unsubscribe, and may be subscribed again.
             self._unsubscribing[answer[1]] -= 1
             if not self._unsubscribing[answer[1]]:
                 del self._unsubscribing[answer[1]]

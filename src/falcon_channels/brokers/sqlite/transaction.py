@@ -183,8 +183,8 @@ class Transaction:
         """Append a publication; see `Broker.publish`.
 
         Returns:
-            ``None`` if the channel has ended. An error would make all publications of
-            the transaction start again.
+            ``None`` if the channel has ended. After an exception, all publications of
+            the transaction would be written again.
         """
         if key is not None:
             known = self._connection.execute(

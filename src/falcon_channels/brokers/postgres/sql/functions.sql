@@ -9,8 +9,8 @@ $$;
 -- Return the identity of this server. It differs after a fail-over, and after a backup or
 -- dump was restored.
 --
--- This function is not written in SQL, because PostgreSQL would plan its query in each
--- transaction again.
+-- This function is not written in SQL, because PostgreSQL would then plan its query again
+-- in each transaction.
 CREATE OR REPLACE FUNCTION {schema}.run_id() RETURNS text
 LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
@@ -88,8 +88,8 @@ BEGIN
 END
 $$;
 
--- Do the same; if another transaction has locked the channel for longer than the
--- "lock_timeout", return false.
+-- Lock a channel like "lock_channel", and return true. If another transaction has locked the
+-- channel for longer than the "lock_timeout", return false.
 CREATE OR REPLACE FUNCTION {schema}.try_lock_channel(
     p_name bytea, p_size bigint, p_meta_ms bigint, p_run text
 ) RETURNS boolean
@@ -134,21 +134,27 @@ BEGIN
 END
 $$;
 
--- Append publications to some channels, and announce them when the transaction commits.
--- Return a row for each publication. "refused" is 'ended' or 'skipped' if the channel has
--- ended or has the version already.
+-- Append publications to several channels, and announce them when the transaction commits.
+-- Return a row for each publication. "refused" is 'ended' if the channel has ended, and
+-- 'skipped' if the channel already has the version or a newer one.
 --
--- For each channel, "p_numbers" has the length of its name in bytes, the number of its
--- publications, 1 if these are special and otherwise 0, the size of the log, and three times
--- in milliseconds: for how long a publication, the log and a key are stored. For each
--- publication follows the length of its body. If the publications are special, the length of
--- the key, the version, the length of its epoch, and the length of the error with which the
--- channel ends follow as well. -1 stands for no limit, no key, no version and no end.
--- "p_bytes" has all names, bodies, keys, epochs and errors in the same order.
+-- For each channel, "p_numbers" has these numbers:
 --
--- The channels are sorted by name, so that two calls never wait for each other. A call fails
--- if a channel is locked for longer than "p_lock_ms"; NULL stands for the "lock_timeout" of
--- the caller. With "p_skip" the channel is left out instead, and "refused" is 'locked'.
+-- * the length of its name in bytes
+-- * the number of its publications
+-- * 1 if one of these is special (has a key, a version or an end), otherwise 0
+-- * the size of the log
+-- * how long a publication, the log, and a key are stored, in milliseconds
+-- * for each publication: the length of its body. If the third number is 1, then also the
+--   length of the key, the version, the length of the version epoch, and the length of the
+--   error with which the channel ends.
+--
+-- -1 stands for no limit, no key, no version and no end. "p_bytes" has all names, bodies,
+-- keys, epochs and errors in the same order.
+--
+-- The channels are sorted by name, so that two calls cannot deadlock. A call fails if a
+-- channel is locked for longer than "p_lock_ms"; NULL stands for the "lock_timeout" of the
+-- caller. With "p_skip", the channel is skipped instead, and "refused" is 'locked'.
 CREATE OR REPLACE FUNCTION {schema}.publish_batch(
     p_lock_ms integer, p_skip boolean, p_run text, p_numbers bigint[], p_bytes bytea
 ) RETURNS TABLE (duplicate boolean, "offset" bigint, epoch text, refused text)

@@ -49,8 +49,8 @@ BEGIN
 END
 $$;
 
--- Check that text is JSON that every client can read. As for other publishers, it has at
--- most 32 levels, and no number outside the range of a double.
+-- Check that text is JSON that every client can read. The limits are those of all publishers:
+-- at most 32 levels, and no number outside the range of a double.
 CREATE OR REPLACE FUNCTION {schema}.check_json(p_data text) RETURNS void
 LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE
@@ -76,8 +76,10 @@ $$;
 -- Publish JSON text in the transaction of the caller.
 --
 -- The function has the rights of its owner. A user that may use the schema can therefore
--- publish, but not read. All names have a schema or are those of "pg_catalog". Otherwise, the
--- caller could let the owner execute other functions.
+-- publish, but not read.
+--
+-- SECURITY: all names have a schema or are those of "pg_catalog". Otherwise, a caller could
+-- replace a function, and execute its own code with the rights of the owner.
 CREATE OR REPLACE FUNCTION {schema}.publish(
     channel text, data text, tags jsonb DEFAULT NULL, idempotency_key text DEFAULT NULL,
     version bigint DEFAULT NULL, version_epoch text DEFAULT '', delta boolean DEFAULT true,
