@@ -55,6 +55,18 @@ class Streams:
 
         resp.stream = body()
 
+    async def on_get_late(self, req: Any, resp: Any) -> None:
+        """Respond to a client that has left before its response began."""
+        connection = server_http_connection(req.scope)
+        assert connection is not None
+        while not connection.transport.is_closing():  # type: ignore[attr-defined]
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0)
+        left = asyncio.Event()
+        connection.watch(left.set)
+        await left.wait()
+        self.gone += 1
+
     async def on_get_short(self, req: Any, resp: Any) -> None:
         resp.text = 'short'
 
@@ -75,6 +87,7 @@ def server(streams: Streams) -> Iterator[RunningServer]:
     app = falcon.asgi.App()
     app.add_route('/stream', streams)
     app.add_route('/short', streams, suffix='short')
+    app.add_route('/late', streams, suffix='late')
     with running(app, http=HTTP) as server:
         yield server
 
@@ -170,3 +183,12 @@ def test_header_names_are_lower_case_in_any_spelling(
         streams.end_one()
     assert [b'host', b'user-agent', b'x-new'] * 2 == streams.names
     assert streams.names[1] is streams.names[4]
+
+
+def test_client_that_left_before_its_response_is_reported(
+    server: RunningServer, streams: Streams
+) -> None:
+    """A responder that begins to watch too late is told at once."""
+    with Peer(server.port) as peer:
+        peer.send(REQUEST % b'/late')
+    wait_until(lambda: streams.gone == 1, 'the responder knows that the client left')

@@ -246,6 +246,7 @@ class _HttpRequests(HttpToolsProtocol):
         '_head_timer',
         '_idle',
         '_in_head',
+        '_is_lost',
         '_on_disconnect',
         '_options',
         '_write_timer',
@@ -306,6 +307,7 @@ class _HttpRequests(HttpToolsProtocol):
         self._begun = 0
         self._chunk = b''
         self._on_disconnect: Callable[[], None] | None = None
+        self._is_lost = False
         # NOTE: replaced by a deque before the first request that must wait.
         self.pipeline = ()  # type: ignore[assignment]
 
@@ -332,6 +334,7 @@ class _HttpRequests(HttpToolsProtocol):
         self._stop_body_timer()
         self._stop_write_timer()
         super().connection_lost(exc)
+        self._is_lost = True
         on_disconnect, self._on_disconnect = self._on_disconnect, None
         if on_disconnect is not None:
             on_disconnect()
@@ -522,11 +525,14 @@ class _HttpRequests(HttpToolsProtocol):
         self.transport.abort()
 
     def watch(self, on_disconnect: Callable[[], None]) -> None:
-        """Call a function when the client has left.
+        """Call a function when the client has left, or now if it has left already.
 
         Such a response usually lasts long. The parser is therefore released until the
         next request, and the extension is removed from the scope.
         """
+        if self._is_lost:
+            on_disconnect()
+            return
         self._on_disconnect = on_disconnect
         if self._idle and not self._chunk and not self.pipeline:
             self.parser = None  # type: ignore[assignment]  # as uvicorn itself does at the end
