@@ -281,3 +281,33 @@ async def test_end_of_one_channel_leaves_other_subscriptions() -> None:
         await asyncio.sleep(1)
         assert [FINISHED, 'n'] == values(client) or ['n', FINISHED] == values(client)
         assert ['news'] == list(client.connection.subscriptions)
+
+
+@on_fake_clock
+async def test_failure_at_the_end_reaches_one_subscriber_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """If telling one client the end fails, its connection ends; the others learn it."""
+    channels = make_channels()
+    async with (
+        channels,
+        SimulatedClient(channels) as one,
+        SimulatedClient(channels) as two,
+    ):
+        for client in (one, two):
+            await client.subscribe('answers')
+
+        kind = type(one.connection)
+        finish = kind.on_finished
+
+        def fail_for_one(connection: Any, *args: Any) -> None:
+            if connection is one.connection:
+                raise RuntimeError('broken')
+            finish(connection, *args)
+
+        monkeypatch.setattr(kind, 'on_finished', fail_for_one)
+        await channels.finish('answers')
+        await asyncio.sleep(1)
+        assert FINISHED in two.events
+        assert one.end is not None
+        assert 1 == channels.node.hub.counters.task_errors

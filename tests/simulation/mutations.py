@@ -734,7 +734,7 @@ MUTANTS = [
     Mutant(
         'an ended channel drops the pending items of slow clients',
         'hub/hub.py',
-        'self._catch_up(subscription)\n            self.finish',
+        'self._catch_up(subscription)\n                self.finish',
         'self.finish',
         'tests/hub/test_channel_end.py',
     ),

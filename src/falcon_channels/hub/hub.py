@@ -742,9 +742,15 @@ class Hub:
         for subscription in local_channel.subscriptions():
             # NOTE: the pending items of a slow client are limited, and no others
             #   follow. They do not count towards the backlog limit.
-            subscription.connection.grant(subscription.pending_bytes)
-            self._catch_up(subscription)
-            self.finish(subscription, end, local_channel.position)
+            connection = subscription.connection
+            try:
+                connection.grant(subscription.pending_bytes)
+                self._catch_up(subscription)
+                self.finish(subscription, end, local_channel.position)
+            except Exception:
+                self.counters.task_errors += 1
+                _logger.exception('ending %r of %r failed', subscription, connection)
+                connection.transport.abort()
 
     def _on_lost(self, local_channel: LocalChannel) -> None:
         """End all subscriptions of a local channel whose publications are lost."""
