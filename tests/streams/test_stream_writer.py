@@ -956,3 +956,22 @@ async def test_other_task_of_the_block_learns_the_abort_when_it_writes() -> None
         await writer
         await asyncio.wait(others)
         assert isinstance(others[0].exception(), StreamAbortedError)
+
+
+@on_fake_clock
+async def test_block_that_aborts_its_own_stream_ends_without_an_error() -> None:
+    """It goes on until its next write, and the task is not cancelled."""
+    async with make_channels() as channels:
+        async with channels.stream(CHANNEL) as stream:
+            await stream.write('a')
+            await stream.flush()
+            assert await channels.abort_stream(CHANNEL)
+            await asyncio.sleep(1)
+        assert stream.aborted
+        await asyncio.sleep(1)
+        async with channels.stream('answers:2') as other:
+            assert await channels.abort_stream('answers:2')
+            await other.write('b')
+            raise AssertionError('the block must not continue')
+        assert other.aborted
+        assert ['a'] == await values(channels)

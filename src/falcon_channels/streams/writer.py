@@ -456,7 +456,8 @@ class StreamWriter:
         self._aborted = True
         self._signal_moved()
         self._sender.cancel()
-        if self._body is not None:
+        # NOTE: a block that aborts its own stream goes on until its next `write`.
+        if self._body is not None and self._body is not asyncio.current_task():
             self._cancelled_body = True
             self._body.cancel()
 
