@@ -235,8 +235,11 @@ class Node:
             raise
 
     async def _start(self) -> None:
+        num_routes = len(self.router.routes)
         self._pass_routes_on()
         await self.broker.start(self.hub)
+        if len(self.router.routes) > num_routes:
+            self._pass_routes_on()
         self.hub.start()
         self._presence.start()
         self._status = 'ok'

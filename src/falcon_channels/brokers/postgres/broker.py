@@ -68,6 +68,8 @@ _logger = logging.getLogger('falcon_channels')
 
 #: Seconds between two sweeps that remove expired rows.
 _SWEEP_S = 10.0
+#: Seconds before the routes are stored again, if the store was not available.
+_ROUTES_RETRY_S = 5.0
 #: The largest offset that a query gets, well below the limit of ``bigint``.
 _MAX_OFFSET = 2**62
 
@@ -193,12 +195,15 @@ class PostgresBroker(Broker):
         stored: Sequence[RouteSettings] = ()
         try:
             while stored is not self._routes:
-                stored = self._routes
-                await self._store_routes()
-        except BrokerUnavailableError as ex:
-            self._errors.warning(
-                'cannot store the routes for publishes from SQL: %s', ex
-            )
+                wanted = self._routes
+                try:
+                    await self._store_routes()
+                    stored = wanted
+                except BrokerUnavailableError as ex:
+                    self._errors.warning(
+                        'cannot store the routes for publishes from SQL: %s', ex
+                    )
+                    await asyncio.sleep(_ROUTES_RETRY_S)
         finally:
             self._routes_task = None
 
