@@ -101,9 +101,10 @@ def _read_classes(module: str) -> dict[str, list[ast.expr]]:
     Returns:
         An empty dict if the source cannot be read.
     """
+    # NOTE: CPython 3.11 raises SystemError if two threads parse at the same time.
     try:
         tree = ast.parse(inspect.getsource(sys.modules[module]))
-    except (KeyError, OSError, SyntaxError, TypeError):
+    except (KeyError, OSError, SyntaxError, SystemError, TypeError):
         return {}
     classes: dict[str, list[ast.expr]] = {}
 

@@ -43,7 +43,6 @@ _MIN_COPY_BYTES: Final = 8
 #: Maximum number of searches near the expected place, and in the whole base
 #: (benchmarks/delta.py).
 _MAX_SEARCHES: Final = 768
-_NEXT = 128
 _MAX_WIDE_SEARCHES: Final = 24
 
 

@@ -208,13 +208,21 @@ class RemoteKeySet:
     def _parse(self, body: bytes) -> tuple[TokenKey, ...]:
         """Return the usable keys of a set; log those that cannot be used."""
         keys = []
-        for jwk in msgspec.json.decode(body, type=_KeySet).keys[:_MAX_KEYS]:
+        found = msgspec.json.decode(body, type=_KeySet).keys
+        if len(found) > _MAX_KEYS:
+            _logger.warning(
+                'the key set %s has %d keys; only the first %d are used',
+                self.url,
+                len(found),
+                _MAX_KEYS,
+            )
+        for jwk in found[:_MAX_KEYS]:
             if jwk.get('use', 'sig') != 'sig':
                 continue
             try:
                 keys.append(TokenKey.from_jwk(jwk, issuer=self._issuer))
             except OptionsError as ex:
-                _logger.debug('a key of %s is not used: %s', self.url, ex)
+                _logger.info('a key of %s is not used: %s', self.url, ex)
         return tuple(keys)
 
 
