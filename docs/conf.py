@@ -41,6 +41,7 @@ python_maximum_signature_line_length = 88
 html_theme = 'pydata_sphinx_theme'
 html_title = 'falcon-channels'
 html_static_path = ['static']
+html_favicon = 'static/icon.svg'
 html_css_files = ['site.css']
 html_search_scorer = str(ROOT / 'docs/static/scorer.js')
 html_copy_source = False

@@ -40,7 +40,7 @@ TASKS = {
     'quickstart': ['start'],
 }
 #: Number of results that a reader looks at.
-FIRST = 3
+FIRST = 5
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):

@@ -28,6 +28,7 @@ from support.postgres_server import PostgresServer
 from support.processes import ServerProcess
 from support.proxy import Proxy
 from support.redis_server import RedisServer
+from support.sdk_tasks import finish_tasks
 
 JS = Path(__file__).with_name('js')
 COUNT = 60
@@ -168,6 +169,7 @@ async def scenario(servers: list[ServerProcess], seed: int) -> dict[str, int]:
                 node.kill()
         for follower in followers:
             await follower.client.disconnect()
+        await finish_tasks()
     expected = list(enumerate(wanted, 1))
     for follower in followers:
         assert expected == follower.received

@@ -14,6 +14,7 @@ from centrifuge.filter import FilterNode
 import pytest
 from support.asgi_servers import AsgiServer
 from support.processes import ServerProcess
+from support.sdk_tasks import finish_tasks
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(120)]
 
@@ -110,6 +111,7 @@ def test_python_sdk_receives_what_its_filter_selects(
         expected = [offsets for _, offsets in CASES]
         assert expected == [events.offsets for events in all_events]
         await client.disconnect()
+        await finish_tasks()
 
     with ServerProcess(asgi_server.command('tests.conformance.js_app:app')) as server:
         asyncio.run(scenario(server))
