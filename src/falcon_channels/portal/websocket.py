@@ -154,7 +154,7 @@ class PortalTransport:
         return sent
 
     def stop_writer(self) -> None:
-        """Let the writer return, because the connection has ended."""
+        """Wake the writer, so that it returns: the connection has ended."""
         self._ended = True
         self._wake_writer.set()
 

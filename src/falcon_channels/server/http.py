@@ -188,10 +188,11 @@ class BoundedHttpProtocol(asyncio.Protocol):
             and issubclass(kind, WebSocketProtocol)
         ):
             return None
-        websocket = kind(self._config, self._server_state, self._app_state)
-        handshake = read_usual(websocket.context, data)
+        server = self._config, self._server_state, self._app_state
+        handshake = read_usual(kind.context_of(*server), data)
         if handshake is None:
             return None
+        websocket = kind(*server)
         transport = self._release()
         websocket.take_over(
             transport,

@@ -178,8 +178,7 @@ class WebSocketProtocol(asyncio.Protocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        options: ServerOptions = getattr(config, 'server_options', self.options)
-        self._context = ServerContext.of(config, server_state, app_state, options)
+        self._context = self.context_of(config, server_state, app_state)
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set by connection_made
         self.framing: UncompressedFraming | DeflateFraming = UNCOMPRESSED
         self.state = CONNECTING
@@ -218,10 +217,13 @@ class WebSocketProtocol(asyncio.Protocol):
         self._end_reported = False
         self._discarded_bytes = 0
 
-    @property
-    def context(self) -> ServerContext:
-        """State that all connections of the server share."""
-        return self._context
+    @classmethod
+    def context_of(
+        cls, config: Config, server_state: ServerState, app_state: dict[str, Any]
+    ) -> ServerContext:
+        """Return the state that all connections of a server share."""
+        options: ServerOptions = getattr(config, 'server_options', cls.options)
+        return ServerContext.of(config, server_state, app_state, options)
 
     @property
     def attached(self) -> bool:
