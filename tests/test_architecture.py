@@ -23,6 +23,7 @@ LAYERS: list[set[str]] = [
         'burst_log',
         'class_hooks',
         'converters',
+        'events',
         'filters',
         'metrics',
         'names',

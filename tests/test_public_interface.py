@@ -39,6 +39,7 @@ PUBLIC = {
         'ClosedError',
         'Connection',
         'EndpointOptions',
+        'Event',
         'EventLoopError',
         'EventStreamOptions',
         'HistoryPage',

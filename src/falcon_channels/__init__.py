@@ -25,6 +25,7 @@ from falcon_channels.errors import StreamAbortedError
 from falcon_channels.errors import StreamConflictError
 from falcon_channels.errors import UnknownChannelError
 from falcon_channels.errors import UnsubscribedError
+from falcon_channels.events import Event
 from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.connection import Subscription
 from falcon_channels.local_subscription import LocalSubscription
@@ -61,6 +62,7 @@ __all__ = [
     'ClosedError',
     'Connection',
     'EndpointOptions',
+    'Event',
     'EventLoopError',
     'EventStreamOptions',
     'HistoryPage',

@@ -22,6 +22,7 @@ from falcon_channels.endpoint.mount import mount_endpoint
 from falcon_channels.errors import ChannelsError
 from falcon_channels.errors import ExtraMissingError
 from falcon_channels.errors import OptionsError
+from falcon_channels.events import Event
 from falcon_channels.filters import TagFilter
 from falcon_channels.hub.connection import Connection
 from falcon_channels.local_subscription import LocalSubscription
@@ -763,6 +764,17 @@ class Channels:
         except ImportError:
             raise ExtraMissingError('add_metrics', 'metrics') from None
         mount_metrics(self.node, app, path, all_processes)
+
+    def listen(self, listener: Callable[[Event], None]) -> Callable[[], None]:
+        """Call a listener with each event of this process; docs/events.md lists them.
+
+        Args:
+            listener: Called in the event loop; it must not block.
+
+        Returns:
+            A function that ends this.
+        """
+        return self.node.events.listen(listener)
 
     # --- life ------------------------------------------------------------------------
 

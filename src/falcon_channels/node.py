@@ -28,6 +28,8 @@ from falcon_channels.errors import CapabilityError
 from falcon_channels.errors import ClosedError
 from falcon_channels.errors import EventLoopError
 from falcon_channels.errors import UnknownChannelError
+from falcon_channels.events import Event
+from falcon_channels.events import Events
 from falcon_channels.hub.hub import Hub
 from falcon_channels.hub.presence import PresenceKeeper
 from falcon_channels.options import ChannelOptions
@@ -63,6 +65,7 @@ class Node:
     Attributes:
         options: Limits of this process.
         broker: Orders, stores and carries publications.
+        events: Tells what happens in this process, also after a new start.
         hub: Connections, subscriptions and channels of this process.
         cluster: The nodes that share the broker; its ``id`` is new at every start.
         info: Counts of this node and of all nodes.
@@ -87,6 +90,7 @@ class Node:
         self.options.warn_of_small_batch()
         self._given_broker = broker
         self.router = ChannelRouter()
+        self.events = Events()
         self._build(self._open_broker())
 
     def _open_broker(self) -> Broker:
@@ -97,7 +101,7 @@ class Node:
     def _build(self, broker: Broker) -> None:
         """Build the parts that live from a start to `close`."""
         self.broker = broker
-        self.hub = Hub(broker, self.options)
+        self.hub = Hub(broker, self.options, self.events)
         self.cluster = Cluster(self.hub, broker, secrets.token_urlsafe(9))
         self.info = ClusterInfo(self.hub, self.cluster)
         self.stream_aborts = StreamAborts(self.cluster)
@@ -245,6 +249,7 @@ class Node:
         self._status = 'ok'
         if worker_count() > 1:
             self.cluster.warn_of_several_processes()
+        self.events.tell(Event('node_started'))
         await self.cluster.hello()
 
     def reopen(self) -> None:
@@ -298,6 +303,7 @@ class Node:
             return
         self._status = 'draining'
         self.hub.start_draining()
+        self.events.tell(Event('node_draining'))
         if self.broker.capabilities.shared:
             self._presence.abandon()
         options = self.options
@@ -333,3 +339,4 @@ class Node:
             self._status = 'closed'
             await self.broker.close()
             self._loop = None
+            self.events.tell(Event('node_closed'))

@@ -13,6 +13,7 @@ from support.fake_clock import on_fake_clock
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
 from falcon_channels import NodeOptions
+from falcon_channels.events import Events
 from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.connection import Subscription
 from falcon_channels.hub.fanout import FanOut
@@ -155,8 +156,10 @@ class SocketTransport:
 class NoHub:
     """An owner that is told nothing in this test."""
 
+    events = Events()
+
     def on_output(self, connection: Connection) -> None: ...
-    def remove(self, connection: Connection) -> None: ...
+    def remove(self, *_: Any, **__: Any) -> None: ...
     def on_user_changed(self, connection: Connection, before: str) -> None: ...
     def on_writable(self, connection: Connection) -> None: ...
 
@@ -183,6 +186,7 @@ def test_rest_of_a_frame_goes_to_the_connection_that_has_its_beginning(
     fan_out = FanOut(
         {'x': local_channel},
         Counters(),
+        Events(),
         NodeOptions(io_uring=io_uring),
         lambda channel: None,
         lambda channel: None,
@@ -233,6 +237,7 @@ def test_publication_follows_the_queued_start_of_its_subscription() -> None:
     fan_out = FanOut(
         {'x': local_channel},
         Counters(),
+        Events(),
         NodeOptions(),
         lambda channel: None,
         lambda channel: None,

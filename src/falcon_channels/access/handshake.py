@@ -19,6 +19,7 @@ import falcon.asgi
 
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import ClosedError
+from falcon_channels.events import Event
 from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.hub import Hub
 from falcon_channels.options import NodeOptions
@@ -70,6 +71,7 @@ class Handshake:
                 raise ClosedError('shutting down')
             await self._start()
         except (BrokerUnavailableError, ClosedError) as ex:
+            self._tell_refusal(503, str(ex))
             raise falcon.HTTPServiceUnavailable(
                 description=str(ex), retry_after=_RETRY_AFTER_S
             ) from None
@@ -88,6 +90,7 @@ class Handshake:
             self._hub.add(connection)
         except ClosedError as ex:
             self._hub.remove(connection)
+            self._tell_refusal(503, str(ex))
             raise falcon.HTTPServiceUnavailable(
                 description=str(ex), retry_after=_RETRY_AFTER_S
             ) from None
@@ -104,10 +107,14 @@ class Handshake:
         limit = self._options.max_connections
         if limit is not None and len(self._hub.connections) >= limit:
             self._log_limit(limit)
+            reason = f'the limit of {limit} connections is reached'
+            self._tell_refusal(503, reason)
             raise falcon.HTTPServiceUnavailable(
-                description=f'the limit of {limit} connections is reached',
-                retry_after=_RETRY_AFTER_S,
+                description=reason, retry_after=_RETRY_AFTER_S
             )
+
+    def _tell_refusal(self, status: int, reason: str) -> None:
+        self._hub.events.tell(Event('connection_refused', code=status, reason=reason))
 
     def _log_limit(self, limit: int) -> None:
         """Log that the limit is reached, because clients do not see the reason."""
@@ -131,7 +138,9 @@ class Handshake:
         if reason is not None:
             log_refusal(req.path, reason)
             if reason.startswith('Host'):
+                self._tell_refusal(400, reason)
                 raise falcon.HTTPBadRequest(description=reason)
+            self._tell_refusal(403, reason)
             raise falcon.HTTPForbidden(description=reason)
         # SECURITY: a link on another site makes a browser send a GET request with the
         #   user's `SameSite=Lax` cookies and without an Origin header. `Sec-Fetch-Site`
@@ -142,4 +151,5 @@ class Handshake:
         if site in _OTHER_SITES:
             reason = f'the request comes from another site (Sec-Fetch-Site: {site})'
             log_refusal(req.path, reason)
+            self._tell_refusal(403, reason)
             raise falcon.HTTPForbidden(description=reason)

@@ -1,9 +1,10 @@
-"""Log refusals: each reason once per connection, because requests can be repeated."""
+"""Log and tell refusals. Each reason is logged once per connection."""
 
 from __future__ import annotations
 
 import logging
 
+from falcon_channels.events import Event
 from falcon_channels.hub.connection import Connection
 
 _logger = logging.getLogger('falcon_channels')
@@ -19,7 +20,7 @@ def log_refusal(
     reason: object = None,
     level: int = logging.INFO,
 ) -> None:
-    """Log that a client was refused; repeated reasons are logged at DEBUG.
+    """Log and tell that a client was refused; repeated reasons are logged at DEBUG.
 
     SECURITY: a client can cause any number of refusals, to fill the disk. A connection
     therefore causes at most `Connection.MAX_LOGGED_REFUSALS` lines above DEBUG.
@@ -46,3 +47,16 @@ def log_refusal(
         code,
         text,
     )
+    events = connection.hub.events
+    if events.wanted:
+        events.tell(
+            Event(
+                'command_refused',
+                connection=connection.id,
+                user=connection.user,
+                channel=channel,
+                code=code,
+                reason=text,
+                facts={'command': action, 'repeated': not new},
+            )
+        )

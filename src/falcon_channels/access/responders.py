@@ -46,10 +46,10 @@ def notify(
         except asyncio.CancelledError:
             if is_cancelled():
                 raise
-            hub.counters.responder_errors += 1
+            hub.note_responder_error(name, connection)
             _logger.exception('%s awaited a cancelled task, for %r', name, about)
         except Exception:
-            hub.counters.responder_errors += 1
+            hub.note_responder_error(name, connection)
             _logger.exception('%s failed for %r', name, about)
 
     hub.spawn(call(), name, graceful=True, context=connection.context)

@@ -93,7 +93,7 @@ def _fail(connection: ClientConnection, request: Any, ex: BaseException) -> None
 
     The text of the error can hold details of the server and goes to the log only.
     """
-    connection.hub.counters.responder_errors += 1
+    connection.hub.note_responder_error(request.field, connection)
     _logger.error('%r: %s failed', connection, request.field, exc_info=ex)
     _refuse(connection, request, ex, codes.INTERNAL)
 

@@ -35,6 +35,7 @@ from typing import TypeVar
 from falcon_channels.checks import check_time
 from falcon_channels.checks import check_user
 from falcon_channels.errors import InvalidValueError
+from falcon_channels.events import Events
 from falcon_channels.filters import check_filter
 from falcon_channels.filters import TagFilter
 from falcon_channels.hub.selection import combined_selection
@@ -59,11 +60,20 @@ _AnyItem = TypeVar('_AnyItem', bound=Item)
 class ConnectionOwner(Protocol):
     """Declares the methods of the hub that a connection calls."""
 
+    events: Events
+
     def on_output(self, connection: Connection) -> None:
         """Called when a connection has its first output in this iteration."""
 
-    def remove(self, connection: Connection) -> None:
-        """Called when a connection has ended."""
+    def remove(
+        self,
+        connection: Connection,
+        code: int = 0,
+        reason: str = '',
+        *,
+        by_client: bool = False,
+    ) -> None:
+        """Called when a connection has ended; see `Hub.remove`."""
 
     def on_user_changed(self, connection: Connection, before: str) -> None:
         """Called when `Connection.user` was set; `before` is the user until then."""
@@ -709,7 +719,7 @@ class Connection(abc.ABC):
             return
         self.flush()
         self.transport.close(code, reason)
-        self.hub.remove(self)
+        self.hub.remove(self, code, reason)
 
     def shutdown(self) -> None:
         """Close because this process is about to end; the client reconnects."""
@@ -755,7 +765,7 @@ class Connection(abc.ABC):
 
     def on_closed(self, code: int, reason: str) -> None:
         """Called when the transport was closed by the client or was lost."""
-        self.hub.remove(self)
+        self.hub.remove(self, code, reason, by_client=True)
 
     def __repr__(self) -> str:
         return f'<{type(self).__name__} {self.id} user={self.user!r}>'

@@ -25,6 +25,8 @@ import logging
 from typing import Any
 
 from falcon_channels.errors import PayloadError
+from falcon_channels.events import Event
+from falcon_channels.events import Events
 from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.connection import Subscription
 from falcon_channels.hub.connection import SubscriptionState as State
@@ -56,6 +58,7 @@ class FanOut:
     Args:
         channels: Local channels of the hub by channel name.
         counters: Counters of the hub.
+        events: Events of the hub.
         options: Options of the hub.
         on_lost: Called with a local channel whose delivery failed; it ends the
             subscriptions.
@@ -67,12 +70,14 @@ class FanOut:
         self,
         channels: Mapping[str, LocalChannel],
         counters: Counters,
+        events: Events,
         options: NodeOptions,
         on_lost: Callable[[LocalChannel], None],
         on_ended: Callable[[LocalChannel], None],
     ) -> None:
         self._channels = channels
         self._counters = counters
+        self._events = events
         self._on_lost = on_lost
         self._on_ended = on_ended
         self._max_backlog_bytes = options.max_backlog_bytes
@@ -193,6 +198,8 @@ class FanOut:
             if dropped:
                 self._counters.dropped += dropped
                 self._log_slow(subscription.connection, local_channel)
+                if self._events.wanted:
+                    self._tell_dropped(subscription, dropped)
         if local_channel.ahead:
             self._deliver_ahead(local_channel, items)
         for subscription in slow:
@@ -431,10 +438,22 @@ class FanOut:
         else:
             local_channel.lag(subscription)
 
+    def _tell_dropped(self, subscription: Subscription, dropped: int) -> None:
+        self._events.tell(
+            Event(
+                'publications_dropped',
+                connection=subscription.connection.id,
+                user=subscription.user,
+                channel=subscription.channel,
+                route=subscription.route.template,
+                facts={'dropped': dropped},
+            )
+        )
+
     def _log_slow(
         self, connection: Connection, local_channel: LocalChannel | None
     ) -> None:
-        """Log the policy applied to a slow reader, once per connection."""
+        """Log and tell the policy applied to a slow reader, once per connection."""
         if connection.id in self._slow_logged:
             return
         self._slow_logged.add(connection.id)
@@ -448,4 +467,13 @@ class FanOut:
             None if local_channel is None else local_channel.channel,
             None if local_channel is None else local_channel.position,
             policy,
+        )
+        self._events.tell(
+            Event(
+                'reader_slow',
+                connection=connection.id,
+                user=connection.user,
+                channel='' if local_channel is None else local_channel.channel,
+                facts={'policy': policy, 'backlog_bytes': connection.backlog_bytes},
+            )
         )

@@ -20,9 +20,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from collections.abc import Coroutine
+from collections.abc import Mapping
 from contextvars import Context
 from functools import partial
 import logging
+from types import MappingProxyType
 from typing import Any
 from typing import NamedTuple
 
@@ -32,6 +34,9 @@ from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import StreamSettings
 from falcon_channels.errors import ClosedError
 from falcon_channels.errors import UnsubscribedError
+from falcon_channels.events import Event
+from falcon_channels.events import Events
+from falcon_channels.events import Fact
 from falcon_channels.hub.channel_registry import ChannelRegistry
 from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.connection import Joined
@@ -98,18 +103,23 @@ class Hub:
     Args:
         broker: The broker. The owner of the hub starts and closes it.
         options: Options of the hub.
+        events: Tells what happens; by default a new object without listeners.
 
     Attributes:
         counters: Counters for metrics.
+        events: Tells what happens to the connections and subscriptions.
         connections: All connections by id. Read only.
         shared_encodings: Encoded publications that many clients recover together.
         on_output: Called by a connection that has its first output in this iteration.
     """
 
-    def __init__(self, broker: Broker, options: NodeOptions) -> None:
+    def __init__(
+        self, broker: Broker, options: NodeOptions, events: Events | None = None
+    ) -> None:
         self.broker = broker
         self.options = options
         self.counters = Counters()
+        self.events = Events() if events is None else events
         self.connections: dict[str, Connection] = {}
         self._by_user: dict[str, dict[Connection, None]] = {}
         self._on_control: Callable[[bytes], None] = _ignore
@@ -124,7 +134,12 @@ class Hub:
         self._reads = SharedReads(broker)
         self.shared_encodings = SharedEncodings()
         self._fan_out = FanOut(
-            self._channels, self.counters, options, self._on_lost, self._on_ended
+            self._channels,
+            self.counters,
+            self.events,
+            options,
+            self._on_lost,
+            self._on_ended,
         )
         self._repairs = Repairs(
             self._channels,
@@ -264,6 +279,23 @@ class Hub:
         if connection is not None:
             connection.disconnect(*DISCONNECT_INTERNAL)
 
+    def note_responder_error(self, name: str, connection: Connection) -> None:
+        """Count a responder that raised an unexpected exception.
+
+        Args:
+            name: Name of the responder or of the command that called it.
+            connection: Connection that it was called for.
+        """
+        self.counters.responder_errors += 1
+        self.events.tell(
+            Event(
+                'responder_failed',
+                connection=connection.id,
+                user=connection.user,
+                facts={'responder': name},
+            )
+        )
+
     def run_forever(
         self, function: Callable[[], Coroutine[Any, Any, None]], name: str
     ) -> None:
@@ -306,17 +338,52 @@ class Hub:
             raise ClosedError('the connection has ended already')
         self.connections[connection.id] = connection
         self._by_user.setdefault(connection.user, {})[connection] = None
+        if self.events.wanted:
+            self.events.tell(
+                Event(
+                    'connection_opened',
+                    connection=connection.id,
+                    user=connection.user,
+                    facts={'kind': type(connection).__name__},
+                )
+            )
 
-    def remove(self, connection: Connection) -> None:
-        """Unregister a connection that has ended, and end its subscriptions."""
+    def remove(
+        self,
+        connection: Connection,
+        code: int = 0,
+        reason: str = '',
+        *,
+        by_client: bool = False,
+    ) -> None:
+        """Unregister a connection that has ended, and end its subscriptions.
+
+        Args:
+            connection: The connection.
+            code: Close code, or 0 if there is none.
+            reason: Close reason, or ``''``.
+            by_client: Whether the client ended the connection, or was lost.
+        """
         if connection.closed:
             return
+        backlog_bytes = connection.backlog_bytes if self.events.wanted else 0
         connection.mark_closed()
-        self.connections.pop(connection.id, None)
+        added = self.connections.pop(connection.id, None) is not None
         self._forget_user(connection, connection.user)
         self._fan_out.forget(connection)
         for subscription in list(connection.subscriptions.values()):
             self.leave(subscription)
+        if added and self.events.wanted:
+            self.events.tell(
+                Event(
+                    'connection_closed',
+                    connection=connection.id,
+                    user=connection.user,
+                    code=code,
+                    reason=reason,
+                    facts={'by_client': by_client, 'backlog_bytes': backlog_bytes},
+                )
+            )
         connection.on_end()
 
     def channel_counts(self) -> dict[str, int]:
@@ -355,6 +422,9 @@ class Hub:
         if subscription.state is State.LAGGING:
             local_channel = self._channels[subscription.channel]
             items, epoch = local_channel.catch_up(subscription)
+            if self.events.wanted:
+                facts = {'num_publications': len(items)}
+                self._tell_of(subscription, 'reader_caught_up', facts=facts)
             self._fan_out.write_items(local_channel, subscription, items, epoch)
 
     def on_user_changed(self, connection: Connection, before: str) -> None:
@@ -362,6 +432,15 @@ class Hub:
         if connection.id in self.connections:
             self._forget_user(connection, before)
             self._by_user.setdefault(connection.user, {})[connection] = None
+            if self.events.wanted and connection.user != before:
+                self.events.tell(
+                    Event(
+                        'connection_identified',
+                        connection=connection.id,
+                        user=connection.user,
+                        facts={'before': before},
+                    )
+                )
 
     def _forget_user(self, connection: Connection, user: str) -> None:
         connections = self._by_user.get(user)
@@ -435,7 +514,45 @@ class Hub:
                 self.counters.recovered += 1
             else:
                 self.counters.not_recovered += 1
+        if self.events.wanted:
+            self._tell_started(subscription, joined)
         return joined
+
+    def _tell_started(self, subscription: Subscription, joined: Joined) -> None:
+        self._tell_of(
+            subscription,
+            'subscription_started',
+            facts={
+                'offset': joined.position.offset,
+                'epoch': joined.position.epoch,
+                'recovered': joined.recovered,
+                'num_publications': len(joined.publications),
+                'server_side': subscription.server_side,
+            },
+        )
+
+    def _tell_of(
+        self,
+        subscription: Subscription,
+        name: str,
+        code: int = 0,
+        reason: str = '',
+        facts: Mapping[str, Fact] = MappingProxyType({}),
+    ) -> None:
+        """Tell an event about a subscription."""
+        connection = subscription.connection
+        self.events.tell(
+            Event(
+                name,
+                connection=connection.id,
+                user=connection.user,
+                channel=subscription.channel,
+                route=subscription.route.template,
+                code=code,
+                reason=reason,
+                facts=facts,
+            )
+        )
 
     def leave(self, subscription: Subscription) -> None:
         """End a subscription without telling the client."""
@@ -448,6 +565,9 @@ class Hub:
         else:
             local_channel.remove(subscription)
             self._registry.note_idle(local_channel)
+        if self.events.wanted and subscription.joined:
+            code, reason = subscription.end or (0, '')
+            self._tell_of(subscription, 'subscription_ended', code, reason)
         self._on_left(subscription)
 
     def unsubscribe(self, subscription: Subscription, code: int, reason: str) -> None:
@@ -728,11 +848,13 @@ class Hub:
         self._link_lost = True
         self.counters.links_lost += 1
         self._loss_log.on_link_lost()
+        self.events.tell(Event('link_lost'))
 
     def on_link_restored(self) -> None:
         """Called when announcements arrive again; repair every channel once."""
         self._link_lost = False
         self._loss_log.on_link_restored()
+        self.events.tell(Event('link_restored'))
         self._repairs.begin_all()
 
     def _on_ended(self, local_channel: LocalChannel) -> None:
@@ -758,6 +880,10 @@ class Hub:
         local_channel.take_batch()
         self.counters.insufficient_state += len(subscriptions)
         self._loss_log.on_publications_lost(local_channel.channel, len(subscriptions))
+        facts = {'num_subscriptions': len(subscriptions)}
+        self.events.tell(
+            Event('publications_lost', channel=local_channel.channel, facts=facts)
+        )
         for subscription in subscriptions:
             self.unsubscribe(subscription, *UNSUBSCRIBE_INSUFFICIENT)
 

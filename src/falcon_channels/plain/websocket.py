@@ -98,7 +98,7 @@ class PlainConnection(Connection):
     __slots__ = (
         '_admitted',
         '_channel',
-        '_has_left',
+        '_left_with',
         '_media',
         '_node',
         '_waiter',
@@ -131,8 +131,8 @@ class PlainConnection(Connection):
         self._node = node
         self._channel = channel
         self._media = media
-        #: Whether the client has left while its messages are being published.
-        self._has_left = False
+        #: Close code and reason of a client that left while its messages are published.
+        self._left_with: tuple[int, str] | None = None
         # PERF: a list, because it is short. An empty deque takes 700 bytes
         #   (benchmarks/idle_memory.py).
         self._waiting: list[str] = []
@@ -193,7 +193,7 @@ class PlainConnection(Connection):
     def on_closed(self, code: int, reason: str) -> None:
         """Called when the client has left: publish its waiting messages, then end."""
         if self._waiting:
-            self._has_left = True
+            self._left_with = code, reason
         else:
             super().on_closed(code, reason)
 
@@ -314,9 +314,9 @@ class PlainConnection(Connection):
             except BrokerUnavailableError:
                 self._refuse(503, 'not published: try again')
             self._waiting.pop(0)
-            if self._has_left:
+            if self._left_with is not None:
                 if not self._waiting:
-                    self.hub.remove(self)
+                    super().on_closed(*self._left_with)
             elif len(self._waiting) == _MAX_WAITING - 1:
                 self.transport.resume_reading()
 
