@@ -276,8 +276,8 @@ LAYERS = (
     'errors',
     'checks · json_decoding',
     (
-        'burst_log · class_hooks · converters · filters · metrics\n'
-        'names · options · origin · publication · timer_wheel'
+        'burst_log · class_hooks · converters · events · filters\n'
+        'metrics · names · options · origin · publication · timer_wheel'
     ),
     'tokens',
     'routing',
