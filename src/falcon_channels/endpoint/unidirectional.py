@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 from collections.abc import Callable
 from collections.abc import Iterator
 from functools import partial
@@ -44,6 +43,7 @@ from falcon_channels.endpoint.websocket import serve_accepted
 from falcon_channels.endpoint.websocket import UpgradeRequired
 from falcon_channels.errors import ProtocolError
 from falcon_channels.hub.connection import Subscription
+from falcon_channels.json_decoding import decode_base64
 from falcon_channels.protocol import codes
 from falcon_channels.protocol.command_rules import ConnectionState
 from falcon_channels.protocol.messages import Command
@@ -321,9 +321,9 @@ class _EventIds:
 def _recover_from(request: ConnectRequest, last_id: str) -> None:
     """Ask to recover from the positions in an event id, if the id is one of ours."""
     try:
-        raw = base64.b64decode(last_id[:_MAX_ID], altchars=b'-_', validate=True)
+        raw = decode_base64(last_id[:_MAX_ID], urlsafe=True)
         positions = msgspec.json.decode(raw, type=_Positions)
-    except (binascii.Error, ValueError):
+    except ValueError:
         return
     for channel, (offset, epoch) in positions.items():
         sub = request.subs.setdefault(channel, SubscribeRequest())

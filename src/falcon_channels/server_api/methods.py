@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 from collections.abc import Awaitable
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -42,6 +41,7 @@ from falcon_channels.errors import PublicationTooLargeError
 from falcon_channels.errors import UnknownChannelError
 from falcon_channels.filters import check_depth
 from falcon_channels.filters import TagFilter
+from falcon_channels.json_decoding import decode_base64
 from falcon_channels.node import Node
 from falcon_channels.protocol import codes
 from falcon_channels.protocol.json_values import encode_json
@@ -578,10 +578,7 @@ def _payload(request: _Payload) -> Any:
 def _data(data: Any, b64data: str) -> Any:
     """Return the data of a request: a JSON value, or bytes decoded from base64."""
     if b64data:
-        try:
-            return base64.b64decode(b64data, validate=True)
-        except (binascii.Error, ValueError):
-            raise ApiError(codes.BAD_REQUEST, 'b64data is not base64') from None
+        return _from_base64('b64data', b64data)
     # NOTE: the data is decoded and encoded again, once per request. This removes white
     #   space, and JSON that only some readers accept never reaches a client.
     return data
@@ -593,10 +590,14 @@ def _value(name: str, value: Any, in_base64: str) -> Any:
         return value
     if value is not None:
         raise ApiError(codes.BAD_REQUEST, f'{name} and b64{name}: send one of them')
+    return _decode(_from_base64(f'b64{name}', in_base64), object)
+
+
+def _from_base64(name: str, text: str) -> bytes:
     try:
-        return _decode(base64.b64decode(in_base64, validate=True), object)
-    except (binascii.Error, ValueError):
-        raise ApiError(codes.BAD_REQUEST, f'b64{name} is not base64') from None
+        return decode_base64(text)
+    except ValueError:
+        raise ApiError(codes.BAD_REQUEST, f'{name} is not base64') from None
 
 
 def _since(position: _StreamPosition | None) -> Position | None:
