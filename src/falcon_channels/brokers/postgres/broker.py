@@ -41,9 +41,9 @@ from falcon_channels.brokers.encoding import decode_info
 from falcon_channels.brokers.encoding import decode_publication
 from falcon_channels.brokers.encoding import encode_info
 from falcon_channels.brokers.encoding import encode_publication
+from falcon_channels.brokers.milliseconds import to_ms
 from falcon_channels.brokers.postgres.batch_encoding import Batch
 from falcon_channels.brokers.postgres.batch_encoding import encode_batches
-from falcon_channels.brokers.postgres.batch_encoding import milliseconds
 from falcon_channels.brokers.postgres.batch_encoding import QueuedPublication
 from falcon_channels.brokers.postgres.connections import Pool
 from falcon_channels.brokers.postgres.connections import read_url
@@ -213,9 +213,9 @@ class PostgresBroker(Broker):
             (
                 *(route.template, route.prefix, route.pattern, route.rank),
                 route.stream.size,
-                milliseconds(route.stream.ttl_s) or -1,
-                milliseconds(route.stream.meta_ttl_s) or -1,
-                milliseconds(route.stream.idempotency_ttl_s),
+                to_ms(route.stream.ttl_s) or -1,
+                to_ms(route.stream.meta_ttl_s) or -1,
+                to_ms(route.stream.idempotency_ttl_s),
                 route.max_publication_bytes,
             )
             for route in self._routes
@@ -315,11 +315,11 @@ class PostgresBroker(Broker):
         #   therefore text, and the bytes are one value
         #   (benchmarks/postgres_publish.py).
         numbers, data = encode_batches(batches)
-        wait_ms = int((self._timeout_s * 0.8 if wait_s is None else wait_s) * 1000)
+        wait_ms = to_ms(self._timeout_s * 0.8 if wait_s is None else wait_s)
         return (
             f'SELECT * FROM {self._schema}.publish_batch(%s, %s, %s, %s, %s::bytea)'
         ), (
-            max(1, wait_ms),
+            wait_ms,
             skip,
             self._run_id,
             '{' + ','.join(map(str, numbers)) + '}',
@@ -359,8 +359,8 @@ class PostgresBroker(Broker):
             self._run_id,
             channel.encode(),
             settings.size,
-            milliseconds(settings.ttl_s),
-            milliseconds(settings.meta_ttl_s),
+            to_ms(settings.ttl_s),
+            to_ms(settings.meta_ttl_s),
             None if since is None else max(0, min(since, _MAX_OFFSET)),
             limit,
             reverse,
@@ -406,7 +406,7 @@ class PostgresBroker(Broker):
         rows = await self._rows(
             f'SELECT * FROM {self._schema}.add_entries(%s, %s::bytea[], %s::bytea[], '
             '%s::bytea[], %s::bytea[])',
-            milliseconds(ttl_s),
+            to_ms(ttl_s),
             [channel.encode() for channel, _ in entries],
             [info.client.encode() for _, info in entries],
             [info.user.encode() for _, info in entries],
@@ -459,7 +459,7 @@ class PostgresBroker(Broker):
                 'ON CONFLICT (channel, "user") DO UPDATE '
                 'SET until_ms = excluded.until_ms RETURNING 1',
                 *key,
-                milliseconds(ttl_s),
+                to_ms(ttl_s),
             )
         else:
             await self._rows(
