@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from collections.abc import Iterator
 from contextlib import asynccontextmanager
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -15,21 +14,13 @@ from psycopg.types.json import Jsonb
 import pytest
 from support.postgres_server import PostgresServer
 
-from falcon_channels import BrokerUnavailableError
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
-from falcon_channels.brokers.base import StreamSettings
 from falcon_channels.brokers.postgres import migrate
-from falcon_channels.brokers.urls import open_broker
-from falcon_channels.publication import Publication
 from falcon_channels.routing import ChannelRouter
-from falcon_channels.testing import Recorder
 from falcon_channels.testing.recorder import eventually
 
 pytestmark = pytest.mark.xdist_group('postgres')
-
-#: The tables and functions of version 1.
-VERSION_1 = (Path(__file__).parent / 'postgres_version_1.sql').read_text()
 
 LOG = ChannelOptions(history_size=100)
 _numbers = count()
@@ -561,52 +552,3 @@ async def test_objects_of_the_caller_are_not_used_with_the_owners_rights(
                 await evil.execute("SELECT octet_length('x'::bytea)")
             row = await publish(evil, schema, 'orders:1', '1', idempotency_key='a')
             assert 1 == row[0]
-
-
-# --- migration ------------------------------------------------------------------------
-
-
-async def test_migrate_upgrades_tables_of_version_1(server: PostgresServer) -> None:
-    """The upgrade keeps logs, epochs and keys; processes refuse the old tables."""
-    schema = 'old'
-    url = f'{server.url}?schema={schema}'
-    log = StreamSettings(size=100)
-    async with connected(server) as connection:
-        script = VERSION_1.replace('{schema}', schema).replace('{version}', '1')
-        await connection.execute(script)
-        body = Publication(data=b'"old"')
-        await connection.execute(
-            f"SELECT {schema}.publish('n', 100, '', 'news', 100, NULL, NULL, 600000, "
-            "ARRAY['\\x91c405226f6c6422'::bytea], ARRAY['key'::bytea])"
-        )
-        cursor = await connection.execute(f'SELECT epoch FROM {schema}.channels')
-        ((epoch,),) = await cursor.fetchall()
-        with pytest.raises(
-            BrokerUnavailableError, match='run "falcon-channels migrate'
-        ):
-            await open_broker(url).start(Recorder())
-        assert "updated schema 'old' from version 1 to 2" == migrate(url)
-        assert "schema 'old' already has version 2" in migrate(url)
-        broker = open_broker(f'{url}&trusted=yes')
-        await broker.start(Recorder())
-        try:
-            again = await broker.publish('news', body, log, idempotency_key='key')
-            assert (1, epoch, True) == (*again.position, again.duplicate)
-            assert (2, epoch) == (await broker.publish('news', body, log)).position
-            page = await broker.history('news', log)
-            assert [b'"old"', b'"old"'] == [item.data for item in page.publications]
-        finally:
-            await broker.close()
-        # The upgraded schema has the same tables and functions as a new one.
-        migrate(f'{server.url}?schema=fresh_one')
-        found = []
-        for name in (schema, 'fresh_one'):
-            cursor = await connection.execute(
-                'SELECT table_name, column_name, data_type, is_nullable '
-                'FROM information_schema.columns WHERE table_schema = %s UNION ALL '
-                "SELECT proname, pg_get_function_arguments(oid), '', '' FROM pg_proc "
-                'WHERE pronamespace = %s::regnamespace ORDER BY 1, 2',
-                (name, name),
-            )
-            found.append(await cursor.fetchall())
-        assert found[0] == found[1]
