@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from collections.abc import Iterator
 from contextlib import asynccontextmanager
+from importlib import resources
 from pathlib import Path
 import subprocess
 from typing import Any
@@ -74,8 +75,8 @@ async def test_migrate_upgrades_tables_of_version_1(server: PostgresServer) -> N
             BrokerUnavailableError, match='run "falcon-channels migrate'
         ):
             await open_broker(url).start(Recorder())
-        assert "updated schema 'old' from version 1 to 2" == migrate(url)
-        assert "schema 'old' already has version 2" in migrate(url)
+        assert "updated schema 'old' from version 1 to 3" == migrate(url)
+        assert "schema 'old' already has version 3" in migrate(url)
         broker = open_broker(f'{url}&trusted=yes')
         await broker.start(Recorder())
         try:
@@ -97,3 +98,22 @@ async def test_upgraded_schema_equals_a_new_one(server: PostgresServer) -> None:
     installed = dump(server, 'installed')
     assert 'CREATE TABLE SCHEMA.routes (' in installed
     assert installed == dump(server, 'upgraded')
+
+
+async def test_upgrade_from_version_2_keeps_the_routes_for_seven_days(
+    server: PostgresServer,
+) -> None:
+    """SQL can publish after the upgrade, before a process has stored its routes."""
+    folder = resources.files('falcon_channels.brokers.postgres') / 'sql'
+    async with connected(server) as connection:
+        for version in (1, 2):
+            script = (folder / f'version_{version}.sql').read_text()
+            await connection.execute(script.replace('{schema}', 'second'))
+        await connection.execute(
+            "INSERT INTO second.routes VALUES ('news', 'news', '^news$', '0', 10, -1, "
+            '-1, 1000, 100, 0)'
+        )
+        assert 'from version 2' in migrate(f'{server.url}?schema=second')
+        await connection.execute('SELECT second.sweep()')
+        cursor = await connection.execute("SELECT * FROM second.publish('news', '1')")
+        assert 1 == (await cursor.fetchone())[0]

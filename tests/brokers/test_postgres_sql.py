@@ -244,17 +244,74 @@ async def test_route_added_after_the_start_reaches_the_database(
         channels.add_route('late', object(), LOG)
 
         async def published() -> bool:
-            try:
-                await publish(connection, schema, 'late', '1')
-            except psycopg.errors.UndefinedObject:
-                return False
-            return True
+            return await is_known(connection, schema, 'late')
 
         await eventually(published, 'the route is known')
     small = ChannelOptions(max_publication_bytes=2)
     async with opened(server, schema, late=small), connected(server) as connection:
         with pytest.raises(psycopg.errors.ProgramLimitExceeded, match='3 bytes'):
             await publish(connection, schema, 'late', '123')
+
+
+async def is_known(connection: Any, schema: str, channel: str) -> bool:
+    """Return whether SQL can publish to a channel."""
+    try:
+        await publish(connection, schema, channel, '1')
+    except psycopg.errors.UndefinedObject:
+        return False
+    return True
+
+
+async def age_routes(connection: Any, schema: str, days: int) -> None:
+    """Let days pass for the routes, and remove what has expired."""
+    await connection.execute(
+        f'UPDATE {schema}.routes SET until_ms = until_ms - %s', (days * 86_400_000,)
+    )
+    await connection.execute(f'SELECT {schema}.sweep()')
+
+
+async def test_route_that_no_process_renews_for_seven_days_is_removed(
+    server: PostgresServer, schema: str
+) -> None:
+    """A route of an earlier release is refused; those that are in use stay."""
+    async with connected(server) as connection:
+        async with opened(server, schema, removed=LOG):
+            await age_routes(connection, schema, 6)
+        # No process runs: a route is not removed at once.
+        assert await is_known(connection, schema, 'removed')
+        async with opened(server, schema):
+            await age_routes(connection, schema, 2)
+            assert not await is_known(connection, schema, 'removed')
+            assert await is_known(connection, schema, 'orders:1')
+
+
+async def test_running_processes_renew_their_routes_and_not_the_settings(
+    server: PostgresServer, schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two releases run at once: the routes of both stay, with the newer settings."""
+    small = ChannelOptions(max_publication_bytes=2)
+    with monkeypatch.context() as patch:
+        patch.setattr('falcon_channels.brokers.postgres.stored_routes._RENEWAL_S', 0.05)
+        async with (
+            opened(server, schema, removed=LOG, changed=LOG),
+            opened(server, schema, added=LOG, changed=small),
+            connected(server) as connection,
+        ):
+            await age_routes(connection, schema, 6)
+
+            async def renewed() -> bool:
+                cursor = await connection.execute(
+                    f'SELECT min(until_ms) - {schema}.now_ms() FROM {schema}.routes'
+                )
+                ((left_ms,),) = await cursor.fetchall()
+                return bool(left_ms > 6 * 86_400_000)
+
+            await eventually(renewed, 'all routes are renewed')
+            await age_routes(connection, schema, 2)
+            for channel in ('removed', 'added', 'orders:1'):
+                assert await is_known(connection, schema, channel)
+            with pytest.raises(psycopg.errors.ProgramLimitExceeded, match='bytes of 2'):
+                await publish(connection, schema, 'changed', '123')
 
 
 # --- limits ---------------------------------------------------------------------------
@@ -504,6 +561,7 @@ async def test_user_of_the_schema_can_publish_but_not_read(
                 f'SELECT {schema}.notify_name()',
                 f"SELECT * FROM {schema}.history('', 'x', 9, 9, 9, 0, 9, false)",
                 f"SELECT {schema}.set_routes(true, '[]')",
+                f"SELECT {schema}.renew_routes('[]')",
                 f"SELECT {schema}.send('c', '', 'x')",
                 f"SELECT {schema}.publish_batch(1, false, '', '{{}}', '')",
             ):

@@ -17,7 +17,6 @@ from binascii import a2b_base64
 from collections.abc import Mapping
 from collections.abc import Sequence
 import itertools
-import json
 import logging
 from typing import Any
 
@@ -53,6 +52,7 @@ from falcon_channels.brokers.postgres.listener import Listener
 from falcon_channels.brokers.postgres.migration import check_version
 from falcon_channels.brokers.postgres.migration import create_schema
 from falcon_channels.brokers.postgres.publish_queues import PublishQueues
+from falcon_channels.brokers.postgres.stored_routes import StoredRoutes
 from falcon_channels.burst_log import BurstLog
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import CapabilityError
@@ -68,8 +68,6 @@ _logger = logging.getLogger('falcon_channels')
 
 #: Seconds between two sweeps that remove expired rows.
 _SWEEP_S = 10.0
-#: Seconds before the routes are stored again, if the store was not available.
-_ROUTES_RETRY_S = 5.0
 #: The largest offset that a query gets, well below the limit of ``bigint``.
 _MAX_OFFSET = 2**62
 
@@ -111,8 +109,7 @@ class PostgresBroker(Broker):
         #: stands for the id of the server.
         self._run_id = '' if trusted else None
         self._migrate = migrate
-        self._routes: Sequence[RouteSettings] = ()
-        self._routes_task: asyncio.Task[None] | None = None
+        self._routes = StoredRoutes(self._rows, schema, trusted)
         self._pool: Pool | None = None
         self._queues: PublishQueues | None = None
         self._listener: Listener | None = None
@@ -158,7 +155,7 @@ class PostgresBroker(Broker):
                 'WHERE control'
             )
             self._inbox = ControlInbox(last, receiver.on_control)
-            await self._store_routes()
+            await self._routes.start()
             self._listener = Listener(
                 server,
                 pool,
@@ -187,44 +184,7 @@ class PostgresBroker(Broker):
         )
 
     def set_routes(self, routes: Sequence[RouteSettings]) -> None:
-        self._routes = routes
-        if self._queues is not None and self._routes_task is None:
-            self._routes_task = start_task(self._store_new_routes(), 'postgres routes')
-
-    async def _store_new_routes(self) -> None:
-        stored: Sequence[RouteSettings] = ()
-        try:
-            while stored is not self._routes:
-                wanted = self._routes
-                try:
-                    await self._store_routes()
-                    stored = wanted
-                except BrokerUnavailableError as ex:
-                    self._errors.warning(
-                        'cannot store the routes for publishes from SQL: %s', ex
-                    )
-                    await asyncio.sleep(_ROUTES_RETRY_S)
-        finally:
-            self._routes_task = None
-
-    async def _store_routes(self) -> None:
-        """Store the routes and settings for the SQL function ``publish``."""
-        rows = [
-            (
-                *(route.template, route.prefix, route.pattern, route.rank),
-                route.stream.size,
-                to_ms(route.stream.ttl_s) or -1,
-                to_ms(route.stream.meta_ttl_s) or -1,
-                to_ms(route.stream.idempotency_ttl_s),
-                route.max_publication_bytes,
-            )
-            for route in self._routes
-        ]
-        await self._rows(
-            f'SELECT {self._schema}.set_routes(%s, %s::jsonb)',
-            self._run_id == '',
-            json.dumps(rows),
-        )
+        self._routes.replace(routes)
 
     async def close(self) -> None:
         self._closed = True
@@ -232,10 +192,10 @@ class PostgresBroker(Broker):
 
     async def _close_all(self) -> None:
         housekeeping, self._housekeeping = self._housekeeping, None
-        for task in (housekeeping, self._routes_task):
-            if task is not None:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+        if housekeeping is not None:
+            housekeeping.cancel()
+            await asyncio.gather(housekeeping, return_exceptions=True)
+        await self._routes.close()
         listener, self._listener = self._listener, None
         if listener is not None:
             await listener.close()
