@@ -43,6 +43,7 @@ from falcon_channels.endpoint.http import stream
 from falcon_channels.endpoint.websocket import serve_accepted
 from falcon_channels.endpoint.websocket import UpgradeRequired
 from falcon_channels.errors import ProtocolError
+from falcon_channels.hub.connection import ClientKind
 from falcon_channels.hub.connection import Subscription
 from falcon_channels.protocol import codes
 from falcon_channels.protocol.command_rules import ConnectionState
@@ -93,6 +94,12 @@ class UnidirectionalConnection(ClientConnection):
             endpoint, transport, UNIDIRECTIONAL_JSON, req, dispatch, announces_end=True
         )
         self.ended_with: tuple[int, str] | None = None
+
+    @property
+    def kind(self) -> ClientKind:
+        """How the client is connected."""
+        kind = super().kind
+        return kind._replace(transport=f'uni_{kind.transport}')
 
     def decode(self, message: str | bytes) -> Iterator[Command]:
         """Return an iterator over the one request; later messages are ignored."""

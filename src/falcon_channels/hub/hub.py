@@ -23,6 +23,7 @@ from collections.abc import Coroutine
 from collections.abc import Mapping
 from contextvars import Context
 from functools import partial
+from itertools import islice
 import logging
 from types import MappingProxyType
 from typing import Any
@@ -406,6 +407,32 @@ class Hub:
     def count_connections_of(self, user: str) -> int:
         """Return how many connections a user has in this process."""
         return len(self._by_user.get(user, ()))
+
+    def first_connections(
+        self, limit: int, *, user: str | None = None
+    ) -> list[Connection]:
+        """Return at most `limit` connections, the oldest first.
+
+        Args:
+            limit: Maximum number of connections.
+            user: Id of their user, or ``None`` for all users.
+        """
+        if user is None:
+            return list(islice(self.connections.values(), limit))
+        return list(islice(self._by_user.get(user, ()), limit))
+
+    def first_subscribers(self, channel: str, limit: int) -> list[Connection]:
+        """Return at most `limit` connections that are subscribed to a channel."""
+        local_channel = self._channels.get(channel)
+        if local_channel is None:
+            return []
+        found = islice(local_channel.iter_subscriptions(), limit)
+        return [subscription.connection for subscription in found]
+
+    def count_subscribers(self, channel: str) -> int:
+        """Return how many connections of this process are subscribed to a channel."""
+        local_channel = self._channels.get(channel)
+        return 0 if local_channel is None else local_channel.members
 
     def on_writable(self, connection: Connection) -> None:
         """Called when a client has read all pending output."""
