@@ -20,10 +20,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from collections.abc import Coroutine
+from collections.abc import Iterator
 from collections.abc import Mapping
 from contextvars import Context
 from functools import partial
-from itertools import islice
 import logging
 from types import MappingProxyType
 from typing import Any
@@ -408,26 +408,26 @@ class Hub:
         """Return how many connections a user has in this process."""
         return len(self._by_user.get(user, ()))
 
-    def first_connections(
-        self, limit: int, *, user: str | None = None
-    ) -> list[Connection]:
-        """Return at most `limit` connections, the oldest first.
+    def iter_connections(
+        self, *, user: str | None = None, channel: str = ''
+    ) -> Iterator[Connection]:
+        """Iterate over connections, without a copy of all of them.
+
+        The caller changes nothing meanwhile, and awaits nothing.
 
         Args:
-            limit: Maximum number of connections.
             user: Id of their user, or ``None`` for all users.
+            channel: Channel to which they are subscribed, or ``''``.
         """
-        if user is None:
-            return list(islice(self.connections.values(), limit))
-        return list(islice(self._by_user.get(user, ()), limit))
-
-    def first_subscribers(self, channel: str, limit: int) -> list[Connection]:
-        """Return at most `limit` connections that are subscribed to a channel."""
-        local_channel = self._channels.get(channel)
-        if local_channel is None:
-            return []
-        found = islice(local_channel.iter_subscriptions(), limit)
-        return [subscription.connection for subscription in found]
+        if user is not None:
+            for connection in self._by_user.get(user, ()):
+                if not channel or channel in connection.subscriptions:
+                    yield connection
+        elif not channel:
+            yield from self.connections.values()
+        elif (local_channel := self._channels.get(channel)) is not None:
+            for subscription in local_channel.iter_subscriptions():
+                yield subscription.connection
 
     def count_subscribers(self, channel: str) -> int:
         """Return how many connections of this process are subscribed to a channel."""

@@ -31,6 +31,8 @@ from falcon_channels.access.rpc import check_responders
 from falcon_channels.access.rpc import RpcResponders
 from falcon_channels.brokers.base import MAX_VERSION
 from falcon_channels.brokers.base import PublishResult
+from falcon_channels.cluster.connections import ConnectionQuery
+from falcon_channels.cluster.connections import MAX_CONNECTIONS
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import CapabilityError
 from falcon_channels.errors import ChannelFinishedError
@@ -65,7 +67,6 @@ _Seconds = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 #: Methods of Centrifugo that are not supported: refused with code 108.
 _NOT_AVAILABLE: Final = frozenset(
     {
-        'connections',
         'update_user_status',
         'get_user_status',
         'delete_user_status',
@@ -197,6 +198,27 @@ class _Disconnect(_UserRequest):
     disconnect: _DisconnectWith | None = None
 
 
+class _Revoke(_Request):
+    user: Annotated[str, msgspec.Meta(min_length=1)]
+    channel: str
+    ttl_s: Annotated[float, msgspec.Meta(gt=0, le=2**31)] | None = None
+
+
+class _Restore(_Request):
+    user: Annotated[str, msgspec.Meta(min_length=1)]
+    channel: str
+
+
+class _Connections(_Request):
+    refused = {'expression': 'give a user, a channel or a client'}
+
+    user: str | None = None
+    channel: str = ''
+    client: str = ''
+    limit: Annotated[int, msgspec.Meta(ge=0, le=MAX_CONNECTIONS)] = 100
+    expression: str = ''
+
+
 class _Refresh(_UserRequest):
     expired: bool = False
     expire_at: _Seconds = 0
@@ -275,6 +297,9 @@ class ApiMethods:
             'unsubscribe': (_Unsubscribe, self._unsubscribe),
             'disconnect': (_Disconnect, self._disconnect),
             'refresh': (_Refresh, self._refresh),
+            'revoke': (_Revoke, self._revoke),
+            'restore': (_Restore, self._restore),
+            'connections': (_Connections, self._list_connections),
             'presence': (_Channel, self._presence),
             'presence_stats': (_Channel, self._presence_stats),
             'history': (_History, self._history),
@@ -491,6 +516,31 @@ class ApiMethods:
             info=request.info,
         )
         return {}
+
+    async def _revoke(self, request: _Revoke) -> dict[str, Any]:
+        await self._node.users.revoke_user(
+            request.user, request.channel, ttl_s=request.ttl_s
+        )
+        return {}
+
+    async def _restore(self, request: _Restore) -> dict[str, Any]:
+        await self._node.users.restore_user(request.user, request.channel)
+        return {}
+
+    async def _list_connections(self, request: _Connections) -> dict[str, Any]:
+        found = await self._node.connections.find(
+            ConnectionQuery(
+                user=request.user,
+                client=request.client,
+                channel=request.channel,
+                limit=request.limit,
+            )
+        )
+        return {
+            'connections': {facts.client: facts for facts in found.connections},
+            'total': found.total,
+            'num_nodes': found.num_nodes,
+        }
 
     # --- the application -------------------------------------------------------------
 
