@@ -1,7 +1,8 @@
-"""Decode JSON that clients sent, in bounded time."""
+"""Decode JSON, and base64 in JSON, that clients sent, in bounded time."""
 
 from __future__ import annotations
 
+import base64
 import math
 from typing import Any
 from typing import Final
@@ -37,6 +38,19 @@ def decode_json(text: bytes | str) -> Any:
     if has_extreme_numbers(data):
         return _decode_extreme(data)
     return msgspec.json.decode(data)
+
+
+def decode_base64(text: str, *, urlsafe: bool = False) -> bytes:
+    """Return the bytes of text in base64 with padding (RFC 4648 section 4).
+
+    Args:
+        text: The text.
+        urlsafe: Whether it has ``-`` and ``_`` instead of ``+`` and ``/`` (section 5).
+
+    Raises:
+        ValueError: It is not base64.
+    """
+    return base64.b64decode(text, altchars=b'-_' if urlsafe else None, validate=True)
 
 
 def _to_float(number: str) -> float:

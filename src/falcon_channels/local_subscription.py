@@ -11,6 +11,7 @@ from typing import Self
 
 from falcon_channels.access.subscribing import SubscribeOptions
 from falcon_channels.errors import UnsubscribedError
+from falcon_channels.hub.connection import ClientKind
 from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.connection import Joined
 from falcon_channels.hub.connection import Subscription
@@ -119,6 +120,11 @@ class _LocalConnection(Connection):
     __slots__ = ()
 
     transport: _QueueTransport
+
+    @property
+    def kind(self) -> ClientKind:
+        """How the client is connected."""
+        return ClientKind('local')
 
     def on_finished(
         self, subscription: Subscription, end: ChannelEnd, position: Position

@@ -19,6 +19,7 @@ from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import RouteSettings
 from falcon_channels.brokers.urls import open_broker
 from falcon_channels.cluster.cluster import Cluster
+from falcon_channels.cluster.connections import ClusterConnections
 from falcon_channels.cluster.dispatch import ControlDispatcher
 from falcon_channels.cluster.info import ClusterInfo
 from falcon_channels.cluster.stream_aborts import StreamAborts
@@ -69,6 +70,7 @@ class Node:
         hub: Connections, subscriptions and channels of this process.
         cluster: The nodes that share the broker; its ``id`` is new at every start.
         info: Counts of this node and of all nodes.
+        connections: Descriptions of the connections of this node and of all nodes.
         stream_aborts: Informs the writers of all nodes that a stream was aborted.
         users: Commands about users, for all nodes.
         handshake: Admits connections.
@@ -104,6 +106,7 @@ class Node:
         self.hub = Hub(broker, self.options, self.events)
         self.cluster = Cluster(self.hub, broker, secrets.token_urlsafe(9))
         self.info = ClusterInfo(self.hub, self.cluster)
+        self.connections = ClusterConnections(self.hub, self.cluster)
         self.stream_aborts = StreamAborts(self.cluster)
         self.users = UserCommands(broker, self.options, self.match, self.start)
         self._presence = PresenceKeeper(self.hub, self._find_options)

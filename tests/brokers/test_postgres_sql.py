@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from collections.abc import Iterator
 from contextlib import asynccontextmanager
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -15,21 +14,13 @@ from psycopg.types.json import Jsonb
 import pytest
 from support.postgres_server import PostgresServer
 
-from falcon_channels import BrokerUnavailableError
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
-from falcon_channels.brokers.base import StreamSettings
 from falcon_channels.brokers.postgres import migrate
-from falcon_channels.brokers.urls import open_broker
-from falcon_channels.publication import Publication
 from falcon_channels.routing import ChannelRouter
-from falcon_channels.testing import Recorder
 from falcon_channels.testing.recorder import eventually
 
 pytestmark = pytest.mark.xdist_group('postgres')
-
-#: The tables and functions of version 1.
-VERSION_1 = (Path(__file__).parent / 'postgres_version_1.sql').read_text()
 
 LOG = ChannelOptions(history_size=100)
 _numbers = count()
@@ -253,17 +244,74 @@ async def test_route_added_after_the_start_reaches_the_database(
         channels.add_route('late', object(), LOG)
 
         async def published() -> bool:
-            try:
-                await publish(connection, schema, 'late', '1')
-            except psycopg.errors.UndefinedObject:
-                return False
-            return True
+            return await is_known(connection, schema, 'late')
 
         await eventually(published, 'the route is known')
     small = ChannelOptions(max_publication_bytes=2)
     async with opened(server, schema, late=small), connected(server) as connection:
         with pytest.raises(psycopg.errors.ProgramLimitExceeded, match='3 bytes'):
             await publish(connection, schema, 'late', '123')
+
+
+async def is_known(connection: Any, schema: str, channel: str) -> bool:
+    """Return whether SQL can publish to a channel."""
+    try:
+        await publish(connection, schema, channel, '1')
+    except psycopg.errors.UndefinedObject:
+        return False
+    return True
+
+
+async def age_routes(connection: Any, schema: str, days: int) -> None:
+    """Let days pass for the routes, and remove what has expired."""
+    await connection.execute(
+        f'UPDATE {schema}.routes SET until_ms = until_ms - %s', (days * 86_400_000,)
+    )
+    await connection.execute(f'SELECT {schema}.sweep()')
+
+
+async def test_route_that_no_process_renews_for_seven_days_is_removed(
+    server: PostgresServer, schema: str
+) -> None:
+    """A route of an earlier release is refused; those that are in use stay."""
+    async with connected(server) as connection:
+        async with opened(server, schema, removed=LOG):
+            await age_routes(connection, schema, 6)
+        # No process runs: a route is not removed at once.
+        assert await is_known(connection, schema, 'removed')
+        async with opened(server, schema):
+            await age_routes(connection, schema, 2)
+            assert not await is_known(connection, schema, 'removed')
+            assert await is_known(connection, schema, 'orders:1')
+
+
+async def test_running_processes_renew_their_routes_and_not_the_settings(
+    server: PostgresServer, schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two releases run at once: the routes of both stay, with the newer settings."""
+    small = ChannelOptions(max_publication_bytes=2)
+    with monkeypatch.context() as patch:
+        patch.setattr('falcon_channels.brokers.postgres.stored_routes._RENEWAL_S', 0.05)
+        async with (
+            opened(server, schema, removed=LOG, changed=LOG),
+            opened(server, schema, added=LOG, changed=small),
+            connected(server) as connection,
+        ):
+            await age_routes(connection, schema, 6)
+
+            async def renewed() -> bool:
+                cursor = await connection.execute(
+                    f'SELECT min(until_ms) - {schema}.now_ms() FROM {schema}.routes'
+                )
+                ((left_ms,),) = await cursor.fetchall()
+                return bool(left_ms > 6 * 86_400_000)
+
+            await eventually(renewed, 'all routes are renewed')
+            await age_routes(connection, schema, 2)
+            for channel in ('removed', 'added', 'orders:1'):
+                assert await is_known(connection, schema, channel)
+            with pytest.raises(psycopg.errors.ProgramLimitExceeded, match='bytes of 2'):
+                await publish(connection, schema, 'changed', '123')
 
 
 # --- limits ---------------------------------------------------------------------------
@@ -513,6 +561,7 @@ async def test_user_of_the_schema_can_publish_but_not_read(
                 f'SELECT {schema}.notify_name()',
                 f"SELECT * FROM {schema}.history('', 'x', 9, 9, 9, 0, 9, false)",
                 f"SELECT {schema}.set_routes(true, '[]')",
+                f"SELECT {schema}.renew_routes('[]')",
                 f"SELECT {schema}.send('c', '', 'x')",
                 f"SELECT {schema}.publish_batch(1, false, '', '{{}}', '')",
             ):
@@ -561,52 +610,3 @@ async def test_objects_of_the_caller_are_not_used_with_the_owners_rights(
                 await evil.execute("SELECT octet_length('x'::bytea)")
             row = await publish(evil, schema, 'orders:1', '1', idempotency_key='a')
             assert 1 == row[0]
-
-
-# --- migration ------------------------------------------------------------------------
-
-
-async def test_migrate_upgrades_tables_of_version_1(server: PostgresServer) -> None:
-    """The upgrade keeps logs, epochs and keys; processes refuse the old tables."""
-    schema = 'old'
-    url = f'{server.url}?schema={schema}'
-    log = StreamSettings(size=100)
-    async with connected(server) as connection:
-        script = VERSION_1.replace('{schema}', schema).replace('{version}', '1')
-        await connection.execute(script)
-        body = Publication(data=b'"old"')
-        await connection.execute(
-            f"SELECT {schema}.publish('n', 100, '', 'news', 100, NULL, NULL, 600000, "
-            "ARRAY['\\x91c405226f6c6422'::bytea], ARRAY['key'::bytea])"
-        )
-        cursor = await connection.execute(f'SELECT epoch FROM {schema}.channels')
-        ((epoch,),) = await cursor.fetchall()
-        with pytest.raises(
-            BrokerUnavailableError, match='run "falcon-channels migrate'
-        ):
-            await open_broker(url).start(Recorder())
-        assert "updated schema 'old' from version 1 to 2" == migrate(url)
-        assert "schema 'old' already has version 2" in migrate(url)
-        broker = open_broker(f'{url}&trusted=yes')
-        await broker.start(Recorder())
-        try:
-            again = await broker.publish('news', body, log, idempotency_key='key')
-            assert (1, epoch, True) == (*again.position, again.duplicate)
-            assert (2, epoch) == (await broker.publish('news', body, log)).position
-            page = await broker.history('news', log)
-            assert [b'"old"', b'"old"'] == [item.data for item in page.publications]
-        finally:
-            await broker.close()
-        # The upgraded schema has the same tables and functions as a new one.
-        migrate(f'{server.url}?schema=fresh_one')
-        found = []
-        for name in (schema, 'fresh_one'):
-            cursor = await connection.execute(
-                'SELECT table_name, column_name, data_type, is_nullable '
-                'FROM information_schema.columns WHERE table_schema = %s UNION ALL '
-                "SELECT proname, pg_get_function_arguments(oid), '', '' FROM pg_proc "
-                'WHERE pronamespace = %s::regnamespace ORDER BY 1, 2',
-                (name, name),
-            )
-            found.append(await cursor.fetchall())
-        assert found[0] == found[1]

@@ -72,6 +72,16 @@ FIELDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {'limit': 1, 'since': {'offset': 1, 'epoch': 'e'}, 'reverse': True},
     ),
     'history_remove': ({'channel': 'rooms:a'}, {}),
+    'connections': (
+        {},
+        {
+            'user': 'ann',
+            'client': 'c',
+            'channel': 'rooms:a',
+            'limit': 5,
+            'expression': 'true',
+        },
+    ),
     'channels': ({}, {'pattern': '*'}),
     'info': ({}, {}),
     'rpc': ({'method': 'add'}, {'params': [1, 2]}),
@@ -79,7 +89,6 @@ FIELDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 #: All other methods, which are refused.
 OTHERS = [
-    'connections',
     'update_user_status',
     'get_user_status',
     'delete_user_status',

@@ -293,6 +293,72 @@ def test_disconnected_user_receives_the_code_unless_excluded(
         assert 1 == json.loads(first.recv(30))['data']
 
 
+def test_revoked_user_is_disconnected_and_refused_until_restored(
+    server: ServerProcess, channel: str
+) -> None:
+    """`revoke` ends the subscription and refuses new ones; `restore` undoes it."""
+    request = {'user': 'mal', 'channel': channel}
+    with subscribed(server, channel, 'mal') as ws:
+        assert {'result': {}} == call(server, 'revoke', request)
+        with pytest.raises(websockets.ConnectionClosed) as caught:
+            ws.recv(30)
+        assert 3403 == caught.value.rcvd.code
+    with pytest.raises(websockets.InvalidStatus) as refused:
+        connect(f'{server.ws_url}/ws/{channel}?user=mal', open_timeout=30)
+    assert 403 == refused.value.response.status_code
+    with subscribed(server, channel, 'bob'):
+        assert {'result': {}} == call(server, 'restore', request)
+    with subscribed(server, channel, 'mal'):
+        assert {'result': {}} == call(server, 'revoke', {**request, 'ttl_s': 0.001})
+
+
+def test_connections_are_described_up_to_the_limit(
+    server: ServerProcess, channel: str
+) -> None:
+    """`connections` describes those of a user and of a channel, and counts them."""
+    with (
+        subscribed(server, channel, 'con'),
+        subscribed(server, channel, 'con') as second,
+        subscribed(server, f'{channel}b', 'con'),
+    ):
+        answer = call(server, 'connections', {'user': 'con', 'limit': 2})['result']
+        assert (2, 3, 1) == (
+            len(answer['connections']),
+            answer['total'],
+            answer['num_nodes'],
+        )
+        query = {'user': 'con', 'channel': channel}
+        wait_until(
+            lambda: call(server, 'connections', query)['result']['total'] == 2,
+            'both subscriptions have joined',
+        )
+        found = call(server, 'connections', query)['result']['connections']
+        assert set(found) == {facts['client'] for facts in found.values()}
+        facts = next(iter(found.values()))
+        assert ('con', 'plain_websocket', 'json', 0, 1) == tuple(
+            facts[name]
+            for name in (
+                'user',
+                'transport',
+                'protocol',
+                'backlog_bytes',
+                'num_channels',
+            )
+        )
+        assert {channel: {'state': 'live'}} == facts['state']['channels']
+        (node,) = call(server, 'info', {})['result']['nodes']
+        assert node['uid'] == facts['node']
+        second.close()
+        wait_until(
+            lambda: call(server, 'connections', query)['result']['total'] == 1,
+            'one has left',
+        )
+        assert (
+            {}
+            == call(server, 'connections', {'user': 'nobody'})['result']['connections']
+        )
+
+
 def test_refresh_with_expired_closes_with_3005(
     server: ServerProcess, client: cent.Client, channel: str
 ) -> None:
@@ -435,6 +501,12 @@ def test_unsupported_method_of_centrifugo_returns_108(client: cent.Client) -> No
         ('disconnect', {'user': 'x', 'disconnect': {'code': 9}}, 107, '3000'),
         ('unsubscribe', {'user': 'x', 'channel': ''}, 107, '$.channel'),
         ('subscribe', {'user': 'x', 'channel': 'nowhere'}, 102, ''),
+        ('revoke', {'user': 'x', 'channel': 'nowhere'}, 102, ''),
+        ('revoke', {'user': '', 'channel': 'rooms:x'}, 107, '$.user'),
+        ('revoke', {'user': 'x', 'channel': 'rooms:x', 'ttl_s': 0}, 107, '$.ttl_s'),
+        ('restore', {'user': 'x', 'channel': 'nowhere'}, 102, ''),
+        ('connections', {'limit': 1001}, 107, '$.limit'),
+        ('connections', {'expression': 'true'}, 108, 'expression'),
         ('rpc', {'method': 'x'}, 108, ''),
         ('map_publish', {}, 108, ''),
         ('no_such_thing', {}, 104, 'method not found'),

@@ -148,6 +148,28 @@ async def test_commands_about_a_user_reach_the_clients_of_all_processes(
         assert [[]] * CLIENTS == [e.received for e in bob]
 
 
+async def test_connections_of_all_processes_are_described(
+    server: ServerProcess,
+) -> None:
+    """The answer of one process has the connections of both, each with its node."""
+    async with clients(server, 'amy'):
+        found: dict[str, Any] = {}
+
+        def all_found() -> bool:
+            # NOTE: a survey omits a process that does not answer for some seconds.
+            found.update(call(server, 'connections', user='amy'))
+            return (CLIENTS, 2) == (found['total'], found['num_nodes'])
+
+        await wait_for(all_found)
+        connections = found['connections'].values()
+        nodes = {node['uid'] for node in call(server, 'info')['nodes']}
+    assert nodes == {facts['node'] for facts in connections}
+    assert [('amy', 'websocket', 'json', 'python')] * CLIENTS == [
+        (facts['user'], facts['transport'], facts['protocol'], facts['app_name'])
+        for facts in connections
+    ]
+
+
 async def test_clients_refreshed_as_expired_reconnect(
     server: ServerProcess, api: cent.Client
 ) -> None:

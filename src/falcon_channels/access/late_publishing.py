@@ -15,15 +15,14 @@ from typing import Any
 from falcon_channels.access.publishing import Publisher
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import PublishResult
+from falcon_channels.brokers.base import StreamSettings
+from falcon_channels.brokers.base import Version
 from falcon_channels.publication import Publication
 from falcon_channels.routing import ChannelMatch
 
 
 class LatePublisher(Publisher):
     """Publishes with a broker that is open only while a publication needs it.
-
-    NOTE: a broker that stays open could not be closed, because the application sends no
-    further event.
 
     Args:
         open_broker: Function that returns a new broker, not started.
@@ -36,44 +35,68 @@ class LatePublisher(Publisher):
         async def find(channel: str) -> ChannelMatch:
             return match(channel)
 
-        super().__init__(open_broker(), find)
+        super().__init__(open_broker(), find, publish=_BriefBroker(open_broker).publish)
+
+
+class _BriefBroker:
+    """Publishes with a broker, and closes it after the last concurrent publication.
+
+    NOTE: a broker that stays open could not be closed, because the application sends no
+    further event.
+
+    Args:
+        open_broker: Function that returns a new broker, not started.
+    """
+
+    def __init__(self, open_broker: Callable[[], Broker]) -> None:
         self._open_broker = open_broker
         self._opening = asyncio.Lock()
+        #: The open broker, or ``None``.
+        self._broker: Broker | None = None
         #: Number of publications that use the open broker.
         self._pending = 0
 
-    async def _give_to_broker(
+    async def publish(
         self,
-        match: ChannelMatch,
         channel: str,
         publication: Publication,
-        *args: Any,
-        **kwargs: Any,
+        settings: StreamSettings,
+        *,
+        idempotency_key: str | None = None,
+        connection: Any = None,
+        version: Version | None = None,
     ) -> PublishResult:
-        async with self._opened():
-            return await super()._give_to_broker(
-                match, channel, publication, *args, **kwargs
-            )
-
-    @contextlib.asynccontextmanager
-    async def _opened(self) -> AsyncIterator[None]:
-        """Open the broker, and close it after the last concurrent publication.
+        """Open the broker if necessary, and publish.
 
         Raises:
             BrokerUnavailableError: The store cannot be reached.
         """
+        async with self._opened() as broker:
+            return await broker.publish(
+                channel,
+                publication,
+                settings,
+                idempotency_key=idempotency_key,
+                connection=connection,
+                version=version,
+            )
+
+    @contextlib.asynccontextmanager
+    async def _opened(self) -> AsyncIterator[Broker]:
         async with self._opening:
-            if not self._pending:
+            broker = self._broker
+            if broker is None:
                 broker = self._open_broker()
                 await broker.start(_Nobody())
                 self._broker = broker
             self._pending += 1
         try:
-            yield
+            yield broker
         finally:
             self._pending -= 1
             if not self._pending:
-                await self._broker.close()
+                self._broker = None
+                await broker.close()
 
 
 class _Nobody:

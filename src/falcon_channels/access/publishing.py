@@ -22,6 +22,7 @@ from collections.abc import Iterable
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
+from typing import Protocol
 from typing import TypeVar
 
 import msgspec
@@ -76,18 +77,40 @@ async def call_in_batches(
     return values
 
 
+class BrokerPublish(Protocol):
+    """Publishes to a log, like `Broker.publish`."""
+
+    def __call__(
+        self,
+        channel: str,
+        publication: Publication,
+        settings: StreamSettings,
+        *,
+        idempotency_key: str | None = None,
+        connection: Any = None,
+        version: Version | None = None,
+    ) -> Coroutine[Any, Any, PublishResult]:
+        """Append a publication to the log and announce it; see `Broker.publish`."""
+
+
 class Publisher:
     """Publishes through the broker of this process.
 
     Args:
         broker: Broker of this process.
         match: Starts the node and finds the route of a channel.
+        publish: Gives a publication to the broker; ``broker.publish`` by default.
     """
 
     def __init__(
-        self, broker: Broker, match: Callable[[str], Awaitable[ChannelMatch]]
+        self,
+        broker: Broker,
+        match: Callable[[str], Awaitable[ChannelMatch]],
+        *,
+        publish: BrokerPublish | None = None,
     ) -> None:
         self._broker = broker
+        self._broker_publish = broker.publish if publish is None else publish
         self._match = match
         self._settings: dict[ChannelRoute, StreamSettings] = {}
 
@@ -270,7 +293,7 @@ class Publisher:
             self._settings[match.route] = settings
         if skip_history:
             settings = msgspec.structs.replace(settings, size=0)
-        return self._broker.publish(
+        return self._broker_publish(
             channel,
             publication,
             settings,

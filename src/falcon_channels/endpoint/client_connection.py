@@ -38,6 +38,7 @@ from falcon_channels.errors import ProtocolError
 from falcon_channels.filters import check_filter
 from falcon_channels.filters import TagFilter
 from falcon_channels.hub.connection import check_json
+from falcon_channels.hub.connection import ClientKind
 from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.connection import Joined
 from falcon_channels.hub.connection import Subscription
@@ -65,6 +66,8 @@ from falcon_channels.tokens import ConnectionToken
 from falcon_channels.transports.base import Transport
 from falcon_channels.transports.client_codecs import ClientCodec
 from falcon_channels.transports.encoders import get_encoder
+from falcon_channels.transports.http_stream import EVENTS
+from falcon_channels.transports.http_stream import HttpStreamTransport
 from falcon_channels.websocket.close_codes import MESSAGE_TOO_BIG
 from falcon_channels.websocket.close_codes import NO_STATUS
 from falcon_channels.websocket.close_codes import UNSUPPORTED_DATA
@@ -243,6 +246,15 @@ class ClientConnection(Connection):
     def session(self) -> str:
         """Secret of a connection whose commands arrive as requests, else ``''``."""
         return self._session
+
+    @property
+    def kind(self) -> ClientKind:
+        """How the client is connected."""
+        transport = 'websocket'
+        if isinstance(self.transport, HttpStreamTransport):
+            transport = 'sse' if self.transport.framing is EVENTS else 'http_stream'
+        protocol = 'protobuf' if self.codec.binary else 'json'
+        return ClientKind(transport, protocol, self.name, self.version)
 
     @property
     def expires_at(self) -> float | None:

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 from collections.abc import Callable
 from collections.abc import Iterator
 from functools import partial
@@ -43,7 +42,9 @@ from falcon_channels.endpoint.http import stream
 from falcon_channels.endpoint.websocket import serve_accepted
 from falcon_channels.endpoint.websocket import UpgradeRequired
 from falcon_channels.errors import ProtocolError
+from falcon_channels.hub.connection import ClientKind
 from falcon_channels.hub.connection import Subscription
+from falcon_channels.json_decoding import decode_base64
 from falcon_channels.protocol import codes
 from falcon_channels.protocol.command_rules import ConnectionState
 from falcon_channels.protocol.messages import Command
@@ -93,6 +94,12 @@ class UnidirectionalConnection(ClientConnection):
             endpoint, transport, UNIDIRECTIONAL_JSON, req, dispatch, announces_end=True
         )
         self.ended_with: tuple[int, str] | None = None
+
+    @property
+    def kind(self) -> ClientKind:
+        """How the client is connected."""
+        kind = super().kind
+        return kind._replace(transport=f'uni_{kind.transport}')
 
     def decode(self, message: str | bytes) -> Iterator[Command]:
         """Return an iterator over the one request; later messages are ignored."""
@@ -321,9 +328,9 @@ class _EventIds:
 def _recover_from(request: ConnectRequest, last_id: str) -> None:
     """Ask to recover from the positions in an event id, if the id is one of ours."""
     try:
-        raw = base64.b64decode(last_id[:_MAX_ID], altchars=b'-_', validate=True)
+        raw = decode_base64(last_id[:_MAX_ID], urlsafe=True)
         positions = msgspec.json.decode(raw, type=_Positions)
-    except (binascii.Error, ValueError):
+    except ValueError:
         return
     for channel, (offset, epoch) in positions.items():
         sub = request.subs.setdefault(channel, SubscribeRequest())

@@ -27,6 +27,7 @@ from contextvars import Context
 from contextvars import copy_context
 from enum import IntEnum
 import secrets
+import time
 from typing import Any
 from typing import NamedTuple
 from typing import Protocol
@@ -90,6 +91,22 @@ class SubscriptionState(IntEnum):
     AHEAD = 2
     LAGGING = 3
     ENDED = 4
+
+
+class ClientKind(NamedTuple):
+    """How a client is connected.
+
+    Attributes:
+        transport: Name of the transport, such as ``'websocket'`` or ``'event_stream'``.
+        protocol: Encoding: ``'json'``, ``'protobuf'``, ``'text'``, or ``''`` for none.
+        app_name: Name that the client library gave, or ``''``.
+        app_version: Version that the client gave, or ``''``.
+    """
+
+    transport: str
+    protocol: str = ''
+    app_name: str = ''
+    app_version: str = ''
 
 
 class Joined(NamedTuple):
@@ -484,6 +501,7 @@ class Connection(abc.ABC):
         subscriptions: Subscriptions by channel name. Read only: see
             `add_subscription`.
         closed: Whether the connection has ended.
+        connected_at: Unix time in seconds at which the object was made.
         takes_subscriptions: Whether the application can subscribe the connection
             (`on_subscribed`).
         out: Blobs that leave in one write at the end of this event-loop iteration.
@@ -507,6 +525,7 @@ class Connection(abc.ABC):
         '_refusals',
         '_user',
         'closed',
+        'connected_at',
         'context',
         'encoder',
         'granted_bytes',
@@ -541,6 +560,7 @@ class Connection(abc.ABC):
         self.info = info
         self.subscriptions: dict[str, Subscription] = {}
         self.closed = False
+        self.connected_at = time.time()
         self.out: list[Any] | None = None
         self.granted_bytes = 0
         self.context: Context = copy_context()
@@ -586,6 +606,11 @@ class Connection(abc.ABC):
     def backlog_bytes(self) -> int:
         """How many bytes the client has not read yet."""
         return self.transport.backlog_bytes
+
+    @property
+    def kind(self) -> ClientKind:
+        """How the client is connected, for people who look at the connection."""
+        return ClientKind('other')
 
     # --- messages to the client, by the subclass -------------------------------------
 

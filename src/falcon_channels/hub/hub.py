@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from collections.abc import Coroutine
+from collections.abc import Iterator
 from collections.abc import Mapping
 from contextvars import Context
 from functools import partial
@@ -406,6 +407,32 @@ class Hub:
     def count_connections_of(self, user: str) -> int:
         """Return how many connections a user has in this process."""
         return len(self._by_user.get(user, ()))
+
+    def iter_connections(
+        self, *, user: str | None = None, channel: str = ''
+    ) -> Iterator[Connection]:
+        """Iterate over connections, without a copy of all of them.
+
+        The caller changes nothing meanwhile, and awaits nothing.
+
+        Args:
+            user: Id of their user, or ``None`` for all users.
+            channel: Channel to which they are subscribed, or ``''``.
+        """
+        if user is not None:
+            for connection in self._by_user.get(user, ()):
+                if not channel or channel in connection.subscriptions:
+                    yield connection
+        elif not channel:
+            yield from self.connections.values()
+        elif (local_channel := self._channels.get(channel)) is not None:
+            for subscription in local_channel.iter_subscriptions():
+                yield subscription.connection
+
+    def count_subscribers(self, channel: str) -> int:
+        """Return how many connections of this process are subscribed to a channel."""
+        local_channel = self._channels.get(channel)
+        return 0 if local_channel is None else local_channel.members
 
     def on_writable(self, connection: Connection) -> None:
         """Called when a client has read all pending output."""

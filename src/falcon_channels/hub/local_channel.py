@@ -20,6 +20,7 @@ A local channel has no task and never calls the broker: `Hub` does both. Its rul
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from collections.abc import Sequence
 from enum import IntEnum
 
@@ -362,11 +363,18 @@ class LocalChannel:
 
     def subscriptions(self) -> list[Subscription]:
         """Return all subscriptions that have joined."""
+        return list(self.iter_subscriptions())
+
+    def iter_subscriptions(self) -> Iterator[Subscription]:
+        """Iterate over all subscriptions that have joined, without a copy of them."""
+        yield from self.lagging
+        yield from self.ahead
         all_groups = [self.groups, *self.filtered.values()]
         if self.deltas is not None:
             all_groups += self.deltas.in_step, self.deltas.out_of_step
-        live = [s for groups in all_groups for group in groups.values() for s in group]
-        return [*live, *self.ahead, *self.lagging]
+        for groups in all_groups:
+            for group in groups.values():
+                yield from group
 
     def _make_live(self, subscription: Subscription) -> None:
         subscription.go_live()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from collections.abc import Mapping
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import falcon
@@ -80,17 +79,22 @@ def read_request(
                 f'characters, over the limit of {event_codec.MAX_ID_CHARACTERS}: '
                 'serve fewer channels, or use an SDK'
             )
-    positions, forgotten, returns = _positions(req, names)
+    last_id = _last_id(req)
+    positions = (
+        event_codec.decode_positions(last_id.text, names) if last_id.text else {}
+    )
+    if positions is None and not last_id.is_header:
+        raise falcon.HTTPInvalidParam('write it as OFFSET:EPOCH, such as 7:x1', 'since')
     return EventRequest(
         channels=names,
         names=event_codec.Names(
             tuple((channel, name) for channel, name in by_channel.items() if name),
             options.event_tag,
         ),
-        positions=positions,
-        ends=event_codec.decode_ends(_last_id(req), positions),
-        forgotten=forgotten,
-        returns=returns,
+        positions=positions or {},
+        ends=event_codec.decode_ends(last_id.text, positions or {}),
+        forgotten=positions is None,
+        returns=bool(last_id.text) or req.has_param('since'),
         options=options,
     )
 
@@ -109,29 +113,28 @@ def _by_channel(channels: ChannelNames) -> dict[str, str]:
     return dict(channels)
 
 
-def _last_id(req: falcon.Request) -> str:
-    """Return the position that a client has sent, or ``''``.
+class _LastId(NamedTuple):
+    """The id of the last event that a client has received.
 
-    NOTE: an EventSource reconnects with the same URL. Its last id is newer than
+    Attributes:
+        text: The id as the client sent it; ``''`` for none.
+        is_header: Whether it is the header, which a browser sends by itself.
+    """
+
+    text: str
+    is_header: bool
+
+
+def _last_id(req: falcon.Request) -> _LastId:
+    """Return the last event id of a client.
+
+    NOTE: an EventSource reconnects with the same URL. Its header is newer than
     ``since`` in the URL.
     """
-    return req.get_header('Last-Event-ID') or req.get_param('since', default='')
-
-
-def _positions(
-    req: falcon.Request, channels: Sequence[str]
-) -> tuple[Mapping[str, Position], bool, bool]:
-    last_id = req.get_header('Last-Event-ID')
-    if last_id:
-        positions = event_codec.decode_positions(last_id, channels)
-        return positions or {}, positions is None, True
-    since = req.get_param('since')
-    if not since:
-        return {}, False, req.has_param('since')
-    positions = event_codec.decode_positions(since, channels)
-    if positions is None:
-        raise falcon.HTTPInvalidParam('write it as OFFSET:EPOCH, such as 7:x1', 'since')
-    return positions, False, True
+    header = req.get_header('Last-Event-ID')
+    if header:
+        return _LastId(header, is_header=True)
+    return _LastId(req.get_param('since', default=''), is_header=False)
 
 
 def wants_poll(req: falcon.Request) -> bool:

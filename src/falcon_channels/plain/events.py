@@ -28,6 +28,7 @@ import falcon.asgi
 import msgspec
 
 from falcon_channels.access.cors import allow_origin
+from falcon_channels.hub.connection import ClientKind
 from falcon_channels.hub.connection import Subscription
 from falcon_channels.node import Node
 from falcon_channels.options import EventStreamOptions
@@ -158,6 +159,11 @@ class EventStream(HttpConnection):
         #: Channels whose end was written, in a stream of several channels.
         self._told: frozenset[str] = frozenset()
         self._slot = 0
+
+    @property
+    def kind(self) -> ClientKind:
+        """How the client is connected."""
+        return ClientKind('event_stream', 'text')
 
     async def start(self, wanted: EventRequest) -> bool:
         """Subscribe the client, and write the beginning of its stream.

@@ -12,6 +12,7 @@ import falcon
 import falcon.asgi
 import msgspec
 
+from falcon_channels.hub.connection import ClientKind
 from falcon_channels.hub.connection import Subscription
 from falcon_channels.node import Node
 from falcon_channels.plain.event_request import EventRequest
@@ -62,6 +63,11 @@ class _Poll(HttpConnection):
     def __init__(self, node: Node, req: Any, *, user: str | None, info: Any) -> None:
         super().__init__(node, _NoTransport(), _POLLS, req, user=user, info=info)
         self._wake = asyncio.Event()
+
+    @property
+    def kind(self) -> ClientKind:
+        """How the client is connected."""
+        return ClientKind('poll', 'json')
 
     def hold(self, blob: bytes | list[Part]) -> int:
         """Hold output, and end the wait."""

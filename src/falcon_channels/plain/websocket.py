@@ -32,6 +32,7 @@ from falcon_channels.errors import ProtocolError
 from falcon_channels.errors import PublicationTooLargeError
 from falcon_channels.errors import UnknownChannelError
 from falcon_channels.errors import UnsubscribedError
+from falcon_channels.hub.connection import ClientKind
 from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.connection import Joined
 from falcon_channels.hub.connection import Subscription
@@ -140,6 +141,11 @@ class PlainConnection(Connection):
         self._waiter: asyncio.Future[None] | None = None
         #: Whether the connection is in the hub.
         self._admitted = False
+
+    @property
+    def kind(self) -> ClientKind:
+        """How the client is connected."""
+        return ClientKind('plain_websocket', 'json' if self._media else 'text')
 
     @property
     def admitted(self) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 from collections.abc import Awaitable
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -31,6 +30,8 @@ from falcon_channels.access.rpc import check_responders
 from falcon_channels.access.rpc import RpcResponders
 from falcon_channels.brokers.base import MAX_VERSION
 from falcon_channels.brokers.base import PublishResult
+from falcon_channels.cluster.connections import ConnectionQuery
+from falcon_channels.cluster.connections import MAX_CONNECTIONS
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import CapabilityError
 from falcon_channels.errors import ChannelFinishedError
@@ -42,6 +43,7 @@ from falcon_channels.errors import PublicationTooLargeError
 from falcon_channels.errors import UnknownChannelError
 from falcon_channels.filters import check_depth
 from falcon_channels.filters import TagFilter
+from falcon_channels.json_decoding import decode_base64
 from falcon_channels.node import Node
 from falcon_channels.protocol import codes
 from falcon_channels.protocol.json_values import encode_json
@@ -65,7 +67,6 @@ _Seconds = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 #: Methods of Centrifugo that are not supported: refused with code 108.
 _NOT_AVAILABLE: Final = frozenset(
     {
-        'connections',
         'update_user_status',
         'get_user_status',
         'delete_user_status',
@@ -197,6 +198,27 @@ class _Disconnect(_UserRequest):
     disconnect: _DisconnectWith | None = None
 
 
+class _Revoke(_Request):
+    user: Annotated[str, msgspec.Meta(min_length=1)]
+    channel: str
+    ttl_s: Annotated[float, msgspec.Meta(gt=0, le=2**31)] | None = None
+
+
+class _Restore(_Request):
+    user: Annotated[str, msgspec.Meta(min_length=1)]
+    channel: str
+
+
+class _Connections(_Request):
+    refused = {'expression': 'give a user, a channel or a client'}
+
+    user: str | None = None
+    channel: str = ''
+    client: str = ''
+    limit: Annotated[int, msgspec.Meta(ge=0, le=MAX_CONNECTIONS)] = 100
+    expression: str = ''
+
+
 class _Refresh(_UserRequest):
     expired: bool = False
     expire_at: _Seconds = 0
@@ -275,6 +297,9 @@ class ApiMethods:
             'unsubscribe': (_Unsubscribe, self._unsubscribe),
             'disconnect': (_Disconnect, self._disconnect),
             'refresh': (_Refresh, self._refresh),
+            'revoke': (_Revoke, self._revoke),
+            'restore': (_Restore, self._restore),
+            'connections': (_Connections, self._list_connections),
             'presence': (_Channel, self._presence),
             'presence_stats': (_Channel, self._presence_stats),
             'history': (_History, self._history),
@@ -492,6 +517,31 @@ class ApiMethods:
         )
         return {}
 
+    async def _revoke(self, request: _Revoke) -> dict[str, Any]:
+        await self._node.users.revoke_user(
+            request.user, request.channel, ttl_s=request.ttl_s
+        )
+        return {}
+
+    async def _restore(self, request: _Restore) -> dict[str, Any]:
+        await self._node.users.restore_user(request.user, request.channel)
+        return {}
+
+    async def _list_connections(self, request: _Connections) -> dict[str, Any]:
+        found = await self._node.connections.find(
+            ConnectionQuery(
+                user=request.user,
+                client=request.client,
+                channel=request.channel,
+                limit=request.limit,
+            )
+        )
+        return {
+            'connections': {facts.client: facts for facts in found.connections},
+            'total': found.total,
+            'num_nodes': found.num_nodes,
+        }
+
     # --- the application -------------------------------------------------------------
 
     async def _rpc(self, req: falcon.asgi.Request, request: _Rpc) -> dict[str, Any]:
@@ -578,10 +628,7 @@ def _payload(request: _Payload) -> Any:
 def _data(data: Any, b64data: str) -> Any:
     """Return the data of a request: a JSON value, or bytes decoded from base64."""
     if b64data:
-        try:
-            return base64.b64decode(b64data, validate=True)
-        except (binascii.Error, ValueError):
-            raise ApiError(codes.BAD_REQUEST, 'b64data is not base64') from None
+        return _from_base64('b64data', b64data)
     # NOTE: the data is decoded and encoded again, once per request. This removes white
     #   space, and JSON that only some readers accept never reaches a client.
     return data
@@ -593,10 +640,14 @@ def _value(name: str, value: Any, in_base64: str) -> Any:
         return value
     if value is not None:
         raise ApiError(codes.BAD_REQUEST, f'{name} and b64{name}: send one of them')
+    return _decode(_from_base64(f'b64{name}', in_base64), object)
+
+
+def _from_base64(name: str, text: str) -> bytes:
     try:
-        return _decode(base64.b64decode(in_base64, validate=True), object)
-    except (binascii.Error, ValueError):
-        raise ApiError(codes.BAD_REQUEST, f'b64{name} is not base64') from None
+        return decode_base64(text)
+    except ValueError:
+        raise ApiError(codes.BAD_REQUEST, f'{name} is not base64') from None
 
 
 def _since(position: _StreamPosition | None) -> Position | None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 from collections.abc import Mapping
 from collections.abc import Sequence
 import time
@@ -21,6 +19,7 @@ from falcon_channels.errors import TokenExpiredError
 from falcon_channels.errors import TokenInvalidError
 from falcon_channels.filters import check_depth
 from falcon_channels.filters import TagFilter
+from falcon_channels.json_decoding import decode_base64
 from falcon_channels.tokens.keys import load_jwt
 from falcon_channels.tokens.keys import TokenKey
 from falcon_channels.tokens.remote import RemoteKeySet
@@ -359,6 +358,6 @@ def _value(value: Any, in_base64: str) -> Any:
     if not in_base64:
         return value
     try:
-        return msgspec.json.decode(base64.b64decode(in_base64, validate=True))
-    except (binascii.Error, ValueError, RecursionError):
+        return msgspec.json.decode(decode_base64(in_base64))
+    except (ValueError, RecursionError):
         raise TokenInvalidError('a base64 claim is not JSON') from None

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from falcon_channels.brokers.base import StreamSettings
 from falcon_channels.brokers.base import Version
+from falcon_channels.brokers.milliseconds import to_ms
 from falcon_channels.publication import ChannelEnd
 
 
@@ -66,9 +67,9 @@ def encode_batches(batches: Sequence[Batch]) -> tuple[list[int], bytes]:
             len(publications),
             int(special),
             settings.size,
-            milliseconds(settings.ttl_s) or -1,
-            milliseconds(settings.meta_ttl_s) or -1,
-            milliseconds(settings.idempotency_ttl_s) or -1,
+            to_ms(settings.ttl_s) or -1,
+            to_ms(settings.meta_ttl_s) or -1,
+            to_ms(settings.idempotency_ttl_s),
         )
         for body, key, _, version, end in publications:
             parts.append(body)
@@ -84,8 +85,3 @@ def encode_batches(batches: Sequence[Batch]) -> tuple[list[int], bytes]:
                     -1 if end is None else len(error),
                 )
     return numbers, b''.join(parts)
-
-
-def milliseconds(seconds: float | None) -> int | None:
-    """Return seconds as whole milliseconds, at least 1."""
-    return None if seconds is None else max(1, int(seconds * 1000))

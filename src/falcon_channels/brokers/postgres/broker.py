@@ -17,7 +17,6 @@ from binascii import a2b_base64
 from collections.abc import Mapping
 from collections.abc import Sequence
 import itertools
-import json
 import logging
 from typing import Any
 
@@ -41,9 +40,9 @@ from falcon_channels.brokers.encoding import decode_info
 from falcon_channels.brokers.encoding import decode_publication
 from falcon_channels.brokers.encoding import encode_info
 from falcon_channels.brokers.encoding import encode_publication
+from falcon_channels.brokers.milliseconds import to_ms
 from falcon_channels.brokers.postgres.batch_encoding import Batch
 from falcon_channels.brokers.postgres.batch_encoding import encode_batches
-from falcon_channels.brokers.postgres.batch_encoding import milliseconds
 from falcon_channels.brokers.postgres.batch_encoding import QueuedPublication
 from falcon_channels.brokers.postgres.connections import Pool
 from falcon_channels.brokers.postgres.connections import read_url
@@ -53,6 +52,7 @@ from falcon_channels.brokers.postgres.listener import Listener
 from falcon_channels.brokers.postgres.migration import check_version
 from falcon_channels.brokers.postgres.migration import create_schema
 from falcon_channels.brokers.postgres.publish_queues import PublishQueues
+from falcon_channels.brokers.postgres.stored_routes import StoredRoutes
 from falcon_channels.burst_log import BurstLog
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import CapabilityError
@@ -68,8 +68,6 @@ _logger = logging.getLogger('falcon_channels')
 
 #: Seconds between two sweeps that remove expired rows.
 _SWEEP_S = 10.0
-#: Seconds before the routes are stored again, if the store was not available.
-_ROUTES_RETRY_S = 5.0
 #: The largest offset that a query gets, well below the limit of ``bigint``.
 _MAX_OFFSET = 2**62
 
@@ -111,8 +109,7 @@ class PostgresBroker(Broker):
         #: stands for the id of the server.
         self._run_id = '' if trusted else None
         self._migrate = migrate
-        self._routes: Sequence[RouteSettings] = ()
-        self._routes_task: asyncio.Task[None] | None = None
+        self._routes = StoredRoutes(self._rows, schema, trusted)
         self._pool: Pool | None = None
         self._queues: PublishQueues | None = None
         self._listener: Listener | None = None
@@ -158,7 +155,7 @@ class PostgresBroker(Broker):
                 'WHERE control'
             )
             self._inbox = ControlInbox(last, receiver.on_control)
-            await self._store_routes()
+            await self._routes.start()
             self._listener = Listener(
                 server,
                 pool,
@@ -187,44 +184,7 @@ class PostgresBroker(Broker):
         )
 
     def set_routes(self, routes: Sequence[RouteSettings]) -> None:
-        self._routes = routes
-        if self._queues is not None and self._routes_task is None:
-            self._routes_task = start_task(self._store_new_routes(), 'postgres routes')
-
-    async def _store_new_routes(self) -> None:
-        stored: Sequence[RouteSettings] = ()
-        try:
-            while stored is not self._routes:
-                wanted = self._routes
-                try:
-                    await self._store_routes()
-                    stored = wanted
-                except BrokerUnavailableError as ex:
-                    self._errors.warning(
-                        'cannot store the routes for publishes from SQL: %s', ex
-                    )
-                    await asyncio.sleep(_ROUTES_RETRY_S)
-        finally:
-            self._routes_task = None
-
-    async def _store_routes(self) -> None:
-        """Store the routes and settings for the SQL function ``publish``."""
-        rows = [
-            (
-                *(route.template, route.prefix, route.pattern, route.rank),
-                route.stream.size,
-                milliseconds(route.stream.ttl_s) or -1,
-                milliseconds(route.stream.meta_ttl_s) or -1,
-                milliseconds(route.stream.idempotency_ttl_s),
-                route.max_publication_bytes,
-            )
-            for route in self._routes
-        ]
-        await self._rows(
-            f'SELECT {self._schema}.set_routes(%s, %s::jsonb)',
-            self._run_id == '',
-            json.dumps(rows),
-        )
+        self._routes.replace(routes)
 
     async def close(self) -> None:
         self._closed = True
@@ -232,10 +192,10 @@ class PostgresBroker(Broker):
 
     async def _close_all(self) -> None:
         housekeeping, self._housekeeping = self._housekeeping, None
-        for task in (housekeeping, self._routes_task):
-            if task is not None:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+        if housekeeping is not None:
+            housekeeping.cancel()
+            await asyncio.gather(housekeeping, return_exceptions=True)
+        await self._routes.close()
         listener, self._listener = self._listener, None
         if listener is not None:
             await listener.close()
@@ -315,11 +275,11 @@ class PostgresBroker(Broker):
         #   therefore text, and the bytes are one value
         #   (benchmarks/postgres_publish.py).
         numbers, data = encode_batches(batches)
-        wait_ms = int((self._timeout_s * 0.8 if wait_s is None else wait_s) * 1000)
+        wait_ms = to_ms(self._timeout_s * 0.8 if wait_s is None else wait_s)
         return (
             f'SELECT * FROM {self._schema}.publish_batch(%s, %s, %s, %s, %s::bytea)'
         ), (
-            max(1, wait_ms),
+            wait_ms,
             skip,
             self._run_id,
             '{' + ','.join(map(str, numbers)) + '}',
@@ -359,8 +319,8 @@ class PostgresBroker(Broker):
             self._run_id,
             channel.encode(),
             settings.size,
-            milliseconds(settings.ttl_s),
-            milliseconds(settings.meta_ttl_s),
+            to_ms(settings.ttl_s),
+            to_ms(settings.meta_ttl_s),
             None if since is None else max(0, min(since, _MAX_OFFSET)),
             limit,
             reverse,
@@ -406,7 +366,7 @@ class PostgresBroker(Broker):
         rows = await self._rows(
             f'SELECT * FROM {self._schema}.add_entries(%s, %s::bytea[], %s::bytea[], '
             '%s::bytea[], %s::bytea[])',
-            milliseconds(ttl_s),
+            to_ms(ttl_s),
             [channel.encode() for channel, _ in entries],
             [info.client.encode() for _, info in entries],
             [info.user.encode() for _, info in entries],
@@ -459,7 +419,7 @@ class PostgresBroker(Broker):
                 'ON CONFLICT (channel, "user") DO UPDATE '
                 'SET until_ms = excluded.until_ms RETURNING 1',
                 *key,
-                milliseconds(ttl_s),
+                to_ms(ttl_s),
             )
         else:
             await self._rows(

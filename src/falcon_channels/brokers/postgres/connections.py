@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
+from falcon_channels.brokers.milliseconds import to_ms
 from falcon_channels.brokers.password_warning import warn_without_password
 from falcon_channels.brokers.url_options import parse_query
 from falcon_channels.brokers.url_options import seconds
@@ -121,7 +122,7 @@ class Server:
         """
         # NOTE: shorter than the deadline of the broker, so that the caller gets the
         #   error of the server instead of a timeout.
-        server_ms = max(1, int(self.timeout_s * 800))
+        server_ms = to_ms(self.timeout_s * 0.8)
         try:
             async with asyncio.timeout(self.timeout_s):
                 connection = await psycopg.AsyncConnection.connect(

@@ -13,8 +13,9 @@ from falcon_channels.brokers.postgres.connections import SCHEMA
 from falcon_channels.brokers.postgres.connections import unavailable
 from falcon_channels.errors import BrokerUnavailableError
 
-#: Version of the tables and functions. A release that changes them increments it.
-VERSION = 2
+#: Version of the tables. A release that changes them increments it, and adds the file
+#: ``sql/version_{VERSION}.sql``, which changes the tables of the version before.
+VERSION = 3
 
 #: Number of the advisory lock that lets only one process migrate at a time.
 _LOCK = 0x46614368
@@ -50,12 +51,10 @@ def create_schema(libpq_url: str, schema: str) -> str:
             connection.execute('SELECT pg_advisory_xact_lock(%s)', (_LOCK,))
             rows = connection.execute(_COMMENT_QUERY, (schema,)).fetchall()
             found = _version(schema, rows)
-            if found is None:
-                connection.execute(_script('tables', schema))
-            elif found == 1:
-                connection.execute(_script('upgrade_1', schema))
-            elif found > VERSION:
+            if found is not None and found > VERSION:
                 raise _unknown(schema, found)
+            for version in range((found or 0) + 1, VERSION + 1):
+                connection.execute(_script(f'version_{version}', schema))
             connection.execute(_script('functions', schema))
             connection.execute(_script('publish', schema))
     except psycopg.Error as ex:
@@ -114,5 +113,4 @@ def _unknown(schema: str, found: int) -> BrokerUnavailableError:
 def _script(name: str, schema: str) -> bytes:
     folder = resources.files('falcon_channels.brokers.postgres') / 'sql'
     text = (folder / f'{name}.sql').read_text(encoding='utf-8')
-    text = text.replace('{schema}', schema)
-    return text.replace('{version}', str(VERSION)).encode()
+    return text.replace('{schema}', schema).encode()

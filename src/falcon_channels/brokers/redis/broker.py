@@ -37,6 +37,7 @@ from falcon_channels.brokers.encoding import decode_info
 from falcon_channels.brokers.encoding import decode_publication
 from falcon_channels.brokers.encoding import encode_info
 from falcon_channels.brokers.encoding import encode_publication
+from falcon_channels.brokers.milliseconds import to_ms
 from falcon_channels.brokers.redis import scripts
 from falcon_channels.brokers.redis.client import Client
 from falcon_channels.brokers.redis.connections import LINK_ERRORS
@@ -257,15 +258,15 @@ class RedisBroker(Broker):
         idempotency_ms = 0
         if idempotency_key is not None:
             keys.append(self._keys.idempotency(channel, idempotency_key))
-            idempotency_ms = _ms(settings.idempotency_ttl_s)
+            idempotency_ms = to_ms(settings.idempotency_ttl_s)
         answer: bytes = await client.run(
             scripts.PUBLISH,
             keys,
             name,
             client.topology.publish,
             settings.size,
-            _ms(settings.ttl_s),
-            _ms(settings.meta_ttl_s),
+            to_ms(settings.ttl_s) or -1,
+            to_ms(settings.meta_ttl_s) or -1,
             idempotency_ms,
             self._new_epoch(),
             self._trusted,
@@ -317,8 +318,8 @@ class RedisBroker(Broker):
             scripts.HISTORY,
             list(self._keys.log(channel)),
             settings.size,
-            _ms(settings.ttl_s),
-            _ms(settings.meta_ttl_s),
+            to_ms(settings.ttl_s) or -1,
+            to_ms(settings.meta_ttl_s) or -1,
             self._new_epoch(),
             self._trusted,
             -1 if since is None else max(0, min(since, _MAX_OFFSET)),
@@ -370,7 +371,7 @@ class RedisBroker(Broker):
         for index, entry in enumerate(entries):
             number = self._keys.partition_of(entry.channel)
             parts.setdefault(number, []).append(index)
-        ttl_ms = _ms(ttl_s)
+        ttl_ms = to_ms(ttl_s)
         calls = []
         for number, indexes in parts.items():
             base = self._keys.partition(number)
@@ -448,7 +449,7 @@ class RedisBroker(Broker):
     async def revoke(self, channel: str, user: str, ttl_s: float) -> None:
         key = self._keys.revocation(channel, user)
         if ttl_s > 0:
-            await self._get_client().call(key, 'SET', key, 1, 'PX', _ms(ttl_s))
+            await self._get_client().call(key, 'SET', key, 1, 'PX', to_ms(ttl_s))
             until_s = asyncio.get_running_loop().time() + ttl_s
             self._revocations.add(channel, user, until_s)
         else:
@@ -619,7 +620,7 @@ class RedisBroker(Broker):
                 calls = []
                 for channel, user, left_s in left[start : start + _BATCH]:
                     key = self._keys.revocation(channel, user)
-                    words = ('SET', key, 1, 'NX', 'PX', _ms(left_s))
+                    words = ('SET', key, 1, 'NX', 'PX', to_ms(left_s))
                     calls.append(client.call(key, *words))
                 await asyncio.gather(*calls)
         except BrokerUnavailableError as ex:
@@ -635,13 +636,6 @@ class RedisBroker(Broker):
         if self._client is None:
             raise BrokerUnavailableError('the Redis broker is not open')
         return self._client
-
-
-def _ms(seconds_or_none: float | None) -> int:
-    """Convert seconds to milliseconds, at least 1; ``None`` (no limit) to -1."""
-    if seconds_or_none is None:
-        return -1
-    return max(1, int(seconds_or_none * 1000))
 
 
 def _special_arguments(

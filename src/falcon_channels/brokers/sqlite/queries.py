@@ -8,9 +8,9 @@ from typing import Any
 from falcon_channels.brokers.base import StreamSettings
 from falcon_channels.brokers.encoding import decode_info
 from falcon_channels.brokers.encoding import decode_publication
+from falcon_channels.brokers.milliseconds import to_ms
 from falcon_channels.brokers.sqlite.clock import DatabaseClock
 from falcon_channels.brokers.sqlite.transaction import as_end
-from falcon_channels.brokers.sqlite.transaction import ms
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import Position
@@ -60,7 +60,7 @@ def history(
         return HistoryPage([], Position(top, epoch), as_end(error))
     after_ms = -1
     if settings.ttl_s is not None:
-        after_ms = _now_ms(connection) - ms(settings.ttl_s)
+        after_ms = _now_ms(connection) - to_ms(settings.ttl_s)
     direction = 'DESC' if reverse else 'ASC'
     found = connection.execute(
         'SELECT offset, body FROM items WHERE channel = ? AND offset > ? '

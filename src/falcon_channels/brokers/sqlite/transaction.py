@@ -22,6 +22,7 @@ from falcon_channels.brokers.base import Version
 from falcon_channels.brokers.encoding import decode_info
 from falcon_channels.brokers.encoding import encode_info
 from falcon_channels.brokers.encoding import encode_publication
+from falcon_channels.brokers.milliseconds import to_ms
 from falcon_channels.brokers.sqlite.clock import DatabaseClock
 from falcon_channels.publication import ChannelEnd
 from falcon_channels.publication import HistoryPage
@@ -88,11 +89,6 @@ _CHANNEL = (
     'SELECT id, epoch, top, low, size, forget_ms, "end", version, version_epoch '
     'FROM channels WHERE name = ?'
 )
-
-
-def ms(seconds: float) -> int:
-    """Convert seconds to milliseconds."""
-    return int(seconds * 1000)
 
 
 def as_end(error: str | None) -> ChannelEnd | None:
@@ -220,7 +216,7 @@ class Transaction:
                     name.encode(),
                     key.encode(),
                     *position,
-                    self._now_ms + ms(settings.idempotency_ttl_s),
+                    self._now_ms + to_ms(settings.idempotency_ttl_s),
                 ),
             )
         # PERF: the constructor is twice as fast as `msgspec.structs.replace`.
@@ -248,7 +244,7 @@ class Transaction:
             self.oversized[channel.id] = None
         until_ms = None
         if settings.ttl_s is not None:
-            until_ms = self._now_ms + max(ms(settings.ttl_s), GRACE_MS)
+            until_ms = self._now_ms + max(to_ms(settings.ttl_s), GRACE_MS)
         self._add(LOGGED, channel.id, None, channel.top, until_ms, body)
         return Position(channel.top, channel.epoch)
 
@@ -323,7 +319,7 @@ class Transaction:
         if settings.meta_ttl_s is None:
             forget_ms = None if channel.top else self._now_ms + EMPTY_MS
         else:
-            forget_ms = self._now_ms + ms(settings.meta_ttl_s)
+            forget_ms = self._now_ms + to_ms(settings.meta_ttl_s)
         before_ms = channel.forget_ms
         if forget_ms is None or before_ms is None:
             if forget_ms != before_ms:
@@ -342,7 +338,7 @@ class Transaction:
     ) -> list[PresenceAdded]:
         """Add or refresh presence entries; see `Broker.add_presence`."""
         execute = self._connection.execute
-        until_ms = self._now_ms + ms(ttl_s)
+        until_ms = self._now_ms + to_ms(ttl_s)
         added = []
         for name, info in entries:
             channel, user = name.encode(), info.user.encode()
@@ -398,7 +394,7 @@ class Transaction:
         if ttl_s > 0:
             self._connection.execute(
                 'INSERT OR REPLACE INTO revocations VALUES (?, ?, ?)',
-                (*key, min(self._now_ms + ms(ttl_s), _BIGGEST)),
+                (*key, min(self._now_ms + to_ms(ttl_s), _BIGGEST)),
             )
         else:
             self._connection.execute(

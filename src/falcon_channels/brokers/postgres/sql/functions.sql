@@ -582,6 +582,11 @@ BEGIN
     v_max := greatest(v_max, v_count);
     DELETE FROM {schema}.messages WHERE until_ms <= v_now;
     DELETE FROM {schema}.revocations WHERE until_ms <= v_now;
+    -- A route that is being renewed is skipped.
+    DELETE FROM {schema}.routes WHERE template IN (
+        SELECT template FROM {schema}.routes WHERE until_ms <= v_now
+        FOR UPDATE SKIP LOCKED
+    );
     -- Logs that expired a minute ago or earlier. A log locked by a publish is skipped.
     WITH forgotten AS (
         DELETE FROM {schema}.channels WHERE id IN (

@@ -194,25 +194,41 @@ LANGUAGE sql VOLATILE AS $$
     SELECT * FROM {schema}.publish($1, $2::text, $3, $4, $5, $6, $7)
 $$;
 
--- Store the routes of a process, and whether a fail-over loses nothing. Each row of "p_rows"
--- has the columns of the table in their order.
+-- Return rows for the table of routes. Each element of "p_rows" has the values of the columns
+-- in their order, without the times.
+CREATE OR REPLACE FUNCTION {schema}.read_routes(p_rows jsonb)
+RETURNS SETOF {schema}.routes
+LANGUAGE sql VOLATILE AS $$
+    SELECT v->>0, v->>1, v->>2, v->>3, (v->>4)::bigint, (v->>5)::bigint, (v->>6)::bigint,
+           (v->>7)::bigint, (v->>8)::bigint, {schema}.now_ms(), {schema}.now_ms() + 604800000
+    FROM jsonb_array_elements($1) AS v ORDER BY v->>0
+$$;
+
+-- Renew the routes of a process, without a change of their settings. Another process may
+-- have stored newer ones.
+CREATE OR REPLACE FUNCTION {schema}.renew_routes(p_rows jsonb) RETURNS void
+LANGUAGE sql VOLATILE AS $$
+    INSERT INTO {schema}.routes AS r SELECT * FROM {schema}.read_routes($1)
+    ON CONFLICT (template) DO UPDATE SET until_ms = excluded.until_ms
+$$;
+
+-- Store the routes of a process that starts or has a new route, and whether a fail-over
+-- loses nothing.
 CREATE OR REPLACE FUNCTION {schema}.set_routes(p_trusted boolean, p_rows jsonb) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
     UPDATE {schema}.settings SET trusted = p_trusted WHERE trusted <> p_trusted;
-    INSERT INTO {schema}.routes AS r
-    SELECT v->>0, v->>1, v->>2, v->>3, (v->>4)::bigint, (v->>5)::bigint, (v->>6)::bigint,
-           (v->>7)::bigint, (v->>8)::bigint, {schema}.now_ms()
-    FROM jsonb_array_elements(p_rows) AS v ORDER BY v->>0
-    ON CONFLICT (template) DO UPDATE
-    SET prefix = excluded.prefix, pattern = excluded.pattern, rank = excluded.rank,
-        size = excluded.size, ttl_ms = excluded.ttl_ms, meta_ms = excluded.meta_ms,
-        key_ms = excluded.key_ms, max_bytes = excluded.max_bytes,
-        changed_ms = excluded.changed_ms
-    WHERE (r.prefix, r.pattern, r.rank, r.size, r.ttl_ms, r.meta_ms, r.key_ms, r.max_bytes)
-        IS DISTINCT FROM (
-            excluded.prefix, excluded.pattern, excluded.rank, excluded.size,
-            excluded.ttl_ms, excluded.meta_ms, excluded.key_ms, excluded.max_bytes
-        );
+    PERFORM {schema}.renew_routes(p_rows);
+    UPDATE {schema}.routes AS r
+    SET prefix = n.prefix, pattern = n.pattern, rank = n.rank, size = n.size,
+        ttl_ms = n.ttl_ms, meta_ms = n.meta_ms, key_ms = n.key_ms,
+        max_bytes = n.max_bytes, changed_ms = n.changed_ms
+    FROM {schema}.read_routes(p_rows) AS n
+    WHERE r.template = n.template
+      AND (r.prefix, r.pattern, r.rank, r.size, r.ttl_ms, r.meta_ms, r.key_ms, r.max_bytes)
+          IS DISTINCT FROM (
+              n.prefix, n.pattern, n.rank, n.size, n.ttl_ms, n.meta_ms, n.key_ms,
+              n.max_bytes
+          );
 END
 $$;

@@ -1,15 +1,15 @@
--- The tables. {schema} is replaced by the name of the schema, {version} by its version.
+-- The tables of version 1. {schema} is replaced by the name of the schema. The files
+-- version_2.sql and so on change them. A new installation executes all files, and an upgrade
+-- those that are missing. Do not change a file after its release.
 --
 -- All times are Unix times in milliseconds. A column `until_ms` says when a row expires.
 
 CREATE SCHEMA {schema};
-COMMENT ON SCHEMA {schema} IS 'falcon-channels {version}';
+COMMENT ON SCHEMA {schema} IS 'falcon-channels 1';
 
 -- The logs. "top" is the offset of the newest publication. The publications in the log
 -- have offsets above "low". "run" identifies the server that has written the log. After
--- "forget_ms" the log may be removed. "ended" is the error with which the channel has
--- ended, empty for success. "version" and "version_epoch" are those of the newest
--- publication that had a version.
+-- "forget_ms" the log may be removed.
 --
 -- Each publish locks and updates the row of its channel. Half of each page is left free,
 -- so that the new version of a row stays in its page and changes no index.
@@ -20,10 +20,7 @@ CREATE TABLE {schema}.channels (
     top bigint NOT NULL,
     low bigint NOT NULL,
     run text NOT NULL,
-    forget_ms bigint,
-    ended bytea,
-    version bigint,
-    version_epoch bytea
+    forget_ms bigint
 ) WITH (fillfactor = 50);
 
 -- The publications of all logs.
@@ -79,26 +76,3 @@ CREATE TABLE {schema}.revocations (
     PRIMARY KEY (channel, "user")
 );
 CREATE INDEX revocations_until ON {schema}.revocations (until_ms);
-
--- Settings of the broker: the name of the notifications, and whether a fail-over loses
--- nothing. The name is random, because PostgreSQL lets every user listen to every name.
-CREATE TABLE {schema}.settings (
-    notify text NOT NULL,
-    trusted boolean NOT NULL DEFAULT false
-);
-INSERT INTO {schema}.settings (notify)
-VALUES ('falcon:' || replace(gen_random_uuid()::text, '-', ''));
-
--- The routes of the processes, for publishes from SQL.
-CREATE TABLE {schema}.routes (
-    template text PRIMARY KEY,
-    prefix text NOT NULL,
-    pattern text NOT NULL,
-    rank text COLLATE "C" NOT NULL,
-    size bigint NOT NULL,
-    ttl_ms bigint NOT NULL,
-    meta_ms bigint NOT NULL,
-    key_ms bigint NOT NULL,
-    max_bytes bigint NOT NULL,
-    changed_ms bigint NOT NULL
-);

@@ -1,7 +1,9 @@
--- Changes the tables of version 1 to those of version {version}.
+-- Changes the tables of version 1 to those of version 2.
 
-COMMENT ON SCHEMA {schema} IS 'falcon-channels {version}';
+COMMENT ON SCHEMA {schema} IS 'falcon-channels 2';
 
+-- "ended" is the error with which the channel has ended, empty for success. "version" and
+-- "version_epoch" are those of the newest publication that had a version.
 ALTER TABLE {schema}.channels
     ADD ended bytea, ADD version bigint, ADD version_epoch bytea;
 
@@ -28,8 +30,9 @@ CREATE TABLE {schema}.routes (
     changed_ms bigint NOT NULL
 );
 
-DROP FUNCTION {schema}.publish(
+-- Functions of version 1.
+DROP FUNCTION IF EXISTS {schema}.publish(
     text, integer, text, bytea, bigint, bigint, bigint, bigint, bytea[], bytea[]
 );
-DROP FUNCTION {schema}.send(text, text, bytea, bytea);
-DROP FUNCTION {schema}.notify(text, text, bytea);
+DROP FUNCTION IF EXISTS {schema}.send(text, text, bytea, bytea);
+DROP FUNCTION IF EXISTS {schema}.notify(text, text, bytea);

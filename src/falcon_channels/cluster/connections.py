@@ -1,0 +1,231 @@
+"""The connections of this node and of all nodes, for people who look at them.
+
+A process can have 100,000 connections. Each node therefore describes only the first
+connections that match, up to a number and up to a size, and also counts all of them.
+The count needs no list, because the hub knows how many there are.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import NamedTuple
+
+import msgspec
+
+from falcon_channels.cluster.cluster import Cluster
+from falcon_channels.errors import InvalidValueError
+from falcon_channels.hub.connection import Connection
+from falcon_channels.hub.hub import Hub
+
+#: Largest number of connections in an answer.
+MAX_CONNECTIONS = 1000
+#: Largest number of channels that are listed for one connection.
+MAX_LISTED_CHANNELS = 100
+
+_NAME = 'connections'
+
+#: Largest answer of one node in bytes. It is a small part of the size that the cluster
+#: carries, because many nodes can answer at the same time.
+_MAX_ANSWER_BYTES = 256 * 1024
+#: Longest name and version of a client library; a client can send any text.
+_MAX_APP_CHARACTERS = 64
+
+
+class ConnectionQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Select connections; all fields must match.
+
+    Attributes:
+        user: Id of their user, ``''`` for anonymous clients, or ``None`` for all users.
+        client: Id of one connection, or ``''``.
+        channel: Channel to which they are subscribed, or ``''``.
+        limit: Largest number of connections in the answer, from 0 to `MAX_CONNECTIONS`.
+    """
+
+    user: str | None = None
+    client: str = ''
+    channel: str = ''
+    limit: int = 100
+
+
+class SubscriptionFacts(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One subscription of a connection.
+
+    Attributes:
+        state: State of delivery: ``'joining'``, ``'live'``, ``'ahead'``, ``'lagging'``
+            or ``'ended'``.
+        offset: Offset of the last publication that was delivered; 0 if the channel has
+            no history, or if this is not known.
+        pending_bytes: Size of the items that wait for a slow reader.
+        server_side: Whether the application asked for the subscription.
+    """
+
+    state: str
+    offset: int = 0
+    pending_bytes: int = 0
+    server_side: bool = False
+
+
+class ConnectionState(msgspec.Struct, frozen=True):
+    """The subscriptions of a connection.
+
+    Attributes:
+        channels: Its first subscriptions, by channel; at most `MAX_LISTED_CHANNELS`.
+    """
+
+    channels: dict[str, SubscriptionFacts]
+
+
+class ConnectionFacts(msgspec.Struct, frozen=True):
+    """One connection.
+
+    Attributes:
+        client: Id of the connection.
+        user: Id of the user; ``''`` for an anonymous client.
+        node: Id of the node.
+        transport: Name of the transport, such as ``'websocket'``; see `ClientKind`.
+        protocol: Encoding, such as ``'json'``.
+        app_name: Name of the client library, as the client gave it.
+        app_version: Version of the client, as the client gave it.
+        connected_at: Unix time in seconds.
+        backlog_bytes: Bytes that the client has not read yet.
+        num_channels: Number of subscriptions.
+        state: The subscriptions.
+    """
+
+    client: str
+    user: str
+    node: str
+    transport: str
+    protocol: str
+    app_name: str
+    app_version: str
+    connected_at: int
+    backlog_bytes: int
+    num_channels: int
+    state: ConnectionState
+
+
+class _NodeAnswer(NamedTuple):
+    """The answer of one node, ``[total, connections]``."""
+
+    total: int
+    connections: list[msgspec.Raw]
+
+
+class ConnectionList(NamedTuple):
+    """Connections of all nodes.
+
+    Attributes:
+        connections: The connections, oldest first.
+        total: How many connections match, also those that are not in the list.
+        num_nodes: How many nodes have answered.
+    """
+
+    connections: list[ConnectionFacts]
+    total: int
+    num_nodes: int
+
+
+class ClusterConnections:
+    """Describes the connections of this node and of all nodes.
+
+    A node that does not answer within 3 seconds is left out.
+
+    Args:
+        hub: Hub of this node.
+        cluster: Carries questions and answers.
+    """
+
+    def __init__(self, hub: Hub, cluster: Cluster) -> None:
+        self._hub = hub
+        self._cluster = cluster
+        cluster.answer(_NAME, self._answer)
+
+    async def find(self, query: ConnectionQuery) -> ConnectionList:
+        """Return the connections of all nodes that match a query.
+
+        Raises:
+            InvalidValueError: The limit is out of range.
+            BrokerUnavailableError: The broker cannot be reached.
+        """
+        if not 0 <= query.limit <= MAX_CONNECTIONS:
+            raise InvalidValueError(
+                f'limit is {query.limit}, but must be from 0 to {MAX_CONNECTIONS}'
+            )
+        answers = await self._cluster.survey(_NAME, msgspec.msgpack.encode(query))
+        found: list[ConnectionFacts] = []
+        total = 0
+        for body in answers.values():
+            answer = msgspec.msgpack.decode(body, type=_NodeAnswer)
+            total += answer.total
+            found += (
+                msgspec.msgpack.decode(raw, type=ConnectionFacts)
+                for raw in answer.connections
+            )
+        found.sort(key=lambda facts: (facts.connected_at, facts.client))
+        return ConnectionList(found[: query.limit], total, len(answers))
+
+    def _answer(self, body: bytes) -> bytes:
+        query = msgspec.msgpack.decode(body, type=ConnectionQuery)
+        connections, total = self._find(query)
+        encoded: list[msgspec.Raw] = []
+        size_bytes = 0
+        for connection in connections:
+            raw = msgspec.msgpack.encode(self.describe(connection))
+            size_bytes += len(raw)
+            if size_bytes > _MAX_ANSWER_BYTES:
+                break
+            encoded.append(msgspec.Raw(raw))
+        return msgspec.msgpack.encode(_NodeAnswer(total, encoded))
+
+    def _find(self, query: ConnectionQuery) -> tuple[list[Connection], int]:
+        """Return the first connections that match, and the number of all of them."""
+        hub, user, channel = self._hub, query.user, query.channel
+        limit = min(max(query.limit, 0), MAX_CONNECTIONS)
+        if query.client:
+            connection = hub.connections.get(query.client)
+            if (
+                connection is None
+                or user not in (None, connection.user)
+                or (channel and channel not in connection.subscriptions)
+            ):
+                return [], 0
+            return [connection][:limit], 1
+        found = list(islice(hub.iter_connections(user=user, channel=channel), limit))
+        if user is not None and channel:
+            return found, sum(
+                1 for _ in hub.iter_connections(user=user, channel=channel)
+            )
+        if channel:
+            return found, hub.count_subscribers(channel)
+        if user is not None:
+            return found, hub.count_connections_of(user)
+        return found, len(hub.connections)
+
+    def describe(self, connection: Connection) -> ConnectionFacts:
+        """Return the facts about a connection of this node."""
+        kind = connection.kind
+        channels: dict[str, SubscriptionFacts] = {}
+        for channel, subscription in connection.subscriptions.items():
+            if len(channels) == MAX_LISTED_CHANNELS:
+                break
+            delivered = self._hub.delivered(subscription)
+            channels[channel] = SubscriptionFacts(
+                state=subscription.state.name.lower(),
+                offset=0 if delivered is None else delivered.offset,
+                pending_bytes=subscription.pending_bytes,
+                server_side=subscription.server_side,
+            )
+        return ConnectionFacts(
+            client=connection.id,
+            user=connection.user,
+            node=self._cluster.id,
+            transport=kind.transport,
+            protocol=kind.protocol,
+            app_name=kind.app_name[:_MAX_APP_CHARACTERS],
+            app_version=kind.app_version[:_MAX_APP_CHARACTERS],
+            connected_at=int(connection.connected_at),
+            backlog_bytes=connection.backlog_bytes,
+            num_channels=len(connection.subscriptions),
+            state=ConnectionState(channels),
+        )
