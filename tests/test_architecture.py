@@ -18,7 +18,7 @@ SOURCE = ROOT / 'src' / 'falcon_channels'
 #: import each other.
 LAYERS: list[set[str]] = [
     {'errors'},
-    {'checks', 'json_decoding'},
+    {'checks', 'json_decoding', 'operations'},
     {
         'burst_log',
         'class_hooks',

@@ -274,7 +274,7 @@ MANY_HOSTS = Boxes(
 #: The layers of the package, from the lowest to the highest.
 LAYERS = (
     'errors',
-    'checks · json_decoding',
+    'checks · json_decoding · operations',
     (
         'burst_log · class_hooks · converters · events · filters\n'
         'metrics · names · options · origin · publication · timer_wheel'

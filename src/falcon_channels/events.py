@@ -15,6 +15,8 @@ from typing import Final
 
 import msgspec
 
+from falcon_channels.operations import Operations
+
 _logger = logging.getLogger('falcon_channels')
 
 #: Meaning of each event, by name.
@@ -83,13 +85,16 @@ class Events:
 
     Attributes:
         wanted: Whether there is a listener.
+        operations: The timed operations of the same process, which have observers of
+            their own.
     """
 
-    __slots__ = ('_listeners', 'wanted')
+    __slots__ = ('_listeners', 'operations', 'wanted')
 
     def __init__(self) -> None:
         self._listeners: tuple[Listener, ...] = ()
         self.wanted = False
+        self.operations = Operations()
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Call a listener with each event from now on.

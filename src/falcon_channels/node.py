@@ -17,6 +17,7 @@ from falcon_channels.access.reading import Reader
 from falcon_channels.access.subscribing import Subscriber
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import RouteSettings
+from falcon_channels.brokers.timed import timed_broker
 from falcon_channels.brokers.urls import open_broker
 from falcon_channels.cluster.cluster import Cluster
 from falcon_channels.cluster.connections import ClusterConnections
@@ -103,6 +104,8 @@ class Node:
     def _build(self, broker: Broker) -> None:
         """Build the parts that live from a start to `close`."""
         self.broker = broker
+        operations = self.events.operations
+        broker = timed_broker(broker, operations)
         self.hub = Hub(broker, self.options, self.events)
         self.cluster = Cluster(self.hub, broker, secrets.token_urlsafe(9))
         self.info = ClusterInfo(self.hub, self.cluster)
@@ -114,7 +117,7 @@ class Node:
         self.subscriber = Subscriber(
             self.hub, broker, self._presence, self.options, self.match
         )
-        self.publisher = Publisher(broker, self.match)
+        self.publisher = Publisher(broker, self.match, operations)
         self.reader = Reader(broker, self.options, self.match)
         self.dispatcher = ControlDispatcher(
             self.hub,
@@ -147,9 +150,9 @@ class Node:
         check_options(options, ChannelOptions)
         able = self.broker.capabilities
         if options.history_size and not able.history:
-            raise CapabilityError(f'{type(self.broker).__name__} keeps no history')
+            raise CapabilityError(f'{self.broker.class_name} keeps no history')
         if options.presence and not able.presence:
-            raise CapabilityError(f'{type(self.broker).__name__} has no presence')
+            raise CapabilityError(f'{self.broker.class_name} has no presence')
         check_channel_limits(template, options, self.options)
         route = self.router.add(template, resource, options, suffix)
         if route.publishers != 'nobody':
@@ -279,7 +282,9 @@ class Node:
         once.
         """
         if self._status == 'closed' and not isinstance(self._given_broker, Broker):
-            self.publisher = LatePublisher(self._open_broker, self._match_route)
+            self.publisher = LatePublisher(
+                self._open_broker, self._match_route, self.events.operations
+            )
 
     def abandon(self) -> None:
         """Drop all parts of the node, whose event loop has ended without `close`.

@@ -86,6 +86,8 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True):
         end: The end of the channel, in its last publication; else ``None``. `data` of
             a last publication may be empty.
         whole: Whether it is never sent as a delta (`ChannelOptions.delta`).
+        trace: Trace context of the publish, as a W3C ``traceparent``; ``''`` for none.
+            It is never sent to clients.
     """
 
     data: bytes
@@ -96,6 +98,7 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True):
     info: ClientInfo | None = None
     end: ChannelEnd | None = None
     whole: bool = False
+    trace: str = ''
 
     @property
     def only_ends(self) -> bool:

@@ -566,7 +566,7 @@ async def test_log_that_was_lost_does_not_mislead_a_client() -> None:
                 ]
             )
 
-        broker.history = forged  # type: ignore[method-assign]
+        channels.node.hub.broker.history = forged  # type: ignore[method-assign]
         async with other.following(recover=True) as other_sdk:
             await publish(channels, 3)
             await other.receive(other_sdk, 1)

@@ -313,8 +313,13 @@ async def authorize_subscribe(
             raise falcon.HTTPForbidden(description='only users may subscribe here')
     responder = route.on_subscribe
     if responder is not None:
-        req = subscription.connection.req
-        await responder(req, subscription, **subscription.params)
+        connection = subscription.connection
+        await connection.hub.events.operations.responder(
+            'on_subscribe',
+            responder(connection.req, subscription, **subscription.params),
+            channel=subscription.channel,
+            route=route.template,
+        )
 
 
 async def authorize_publish(
@@ -344,7 +349,12 @@ async def authorize_publish(
     if route.options.data_type is not None:
         _check_type(draft)
     if route.on_publish is not None:
-        await route.on_publish(connection.req, draft, **match.params)
+        await connection.hub.events.operations.responder(
+            'on_publish',
+            route.on_publish(connection.req, draft, **match.params),
+            channel=draft.channel,
+            route=route.template,
+        )
     while connection.num_commands != num_commands:
         # SECURITY: the application took a right away while the responder waited.
         num_commands = connection.num_commands
@@ -401,7 +411,8 @@ async def authorize_presence(
     Raises:
         falcon.HTTPError: It may not.
     """
-    await _authorize_read(broker, match, match.route.on_presence, connection, channel)
+    responder = match.route.on_presence
+    await _authorize_read(broker, match, 'on_presence', responder, connection, channel)
 
 
 async def authorize_history(
@@ -412,19 +423,26 @@ async def authorize_history(
     Raises:
         falcon.HTTPError: It may not.
     """
-    await _authorize_read(broker, match, match.route.on_history, connection, channel)
+    responder = match.route.on_history
+    await _authorize_read(broker, match, 'on_history', responder, connection, channel)
 
 
 async def _authorize_read(
     broker: Broker,
     match: ChannelMatch,
+    name: str,
     responder: Any,
     connection: Connection,
     channel: str,
 ) -> None:
     await _check_reader(broker, responder, connection, channel)
     if responder is not None:
-        await responder(connection.req, connection, **match.params)
+        await connection.hub.events.operations.responder(
+            name,
+            responder(connection.req, connection, **match.params),
+            channel=channel,
+            route=match.route.template,
+        )
 
 
 async def check_reader_again(

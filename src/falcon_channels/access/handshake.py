@@ -1,8 +1,8 @@
 """Admit clients: check the origin, the capacity and the state of the node.
 
 An endpoint calls `admit` when a request asks for a connection. A plain WebSocket calls
-`check_origin` and `check_capacity`, because its subscription starts the node. All of
-them call `add` when the connection is accepted. `add` checks the capacity again.
+`begin`, `check_origin` and `check_capacity`, because its subscription starts the node.
+All of them call `add` when the connection is accepted. `add` checks the capacity again.
 Several requests can pass the first check at the same time, and the process can begin
 to drain while a client connects.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 from collections.abc import Callable
+from contextvars import ContextVar
 import logging
 import time
 
@@ -22,6 +23,8 @@ from falcon_channels.errors import ClosedError
 from falcon_channels.events import Event
 from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.hub import Hub
+from falcon_channels.operations import Operation
+from falcon_channels.operations import Timing
 from falcon_channels.options import NodeOptions
 from falcon_channels.origin import log_refusal
 from falcon_channels.origin import request_origin_error
@@ -35,6 +38,9 @@ _LOG_LIMIT_EVERY_S = 60.0
 _RETRY_AFTER_S = 10
 #: Values of Sec-Fetch-Site that name another origin.
 _OTHER_SITES = ('cross-site', 'same-site')
+
+#: The handshake of the current request, from its first check until `Handshake.add`.
+_timing: ContextVar[Timing | None] = ContextVar('handshake', default=None)
 
 
 class Handshake:
@@ -64,6 +70,7 @@ class Handshake:
             falcon.HTTPServiceUnavailable: The process is full, draining or closed, or
                 the broker cannot be reached.
         """
+        self.begin()
         self.check_origin(req)
         self.check_capacity()
         try:
@@ -75,6 +82,22 @@ class Handshake:
             raise falcon.HTTPServiceUnavailable(
                 description=str(ex), retry_after=_RETRY_AFTER_S
             ) from None
+
+    def begin(self) -> None:
+        """Begin to time a handshake. `admit` calls it.
+
+        The handshake ends when the client is refused here, or in `add`.
+        """
+        operations = self._hub.events.operations
+        if operations.wanted:
+            _timing.set(operations.begin(Operation('handshake')))
+
+    def _end(self, detail: str, error: falcon.HTTPError | None = None) -> None:
+        timing = _timing.get()
+        if timing is not None:
+            _timing.set(None)
+            timing.operation.detail = detail
+            timing.end(error)
 
     def add(self, connection: Connection) -> None:
         """Add an accepted connection to the hub.
@@ -97,6 +120,7 @@ class Handshake:
         except BaseException:
             self._hub.remove(connection)
             raise
+        self._end(type(connection).__name__)
 
     def check_capacity(self) -> None:
         """Refuse a connection beyond `NodeOptions.max_connections`.
@@ -115,6 +139,7 @@ class Handshake:
 
     def _tell_refusal(self, status: int, reason: str) -> None:
         self._hub.events.tell(Event('connection_refused', code=status, reason=reason))
+        self._end('', falcon.HTTPError(status))
 
     def _log_limit(self, limit: int) -> None:
         """Log that the limit is reached, because clients do not see the reason."""

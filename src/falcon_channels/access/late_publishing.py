@@ -17,6 +17,7 @@ from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import PublishResult
 from falcon_channels.brokers.base import StreamSettings
 from falcon_channels.brokers.base import Version
+from falcon_channels.operations import Operations
 from falcon_channels.publication import Publication
 from falcon_channels.routing import ChannelMatch
 
@@ -27,15 +28,21 @@ class LatePublisher(Publisher):
     Args:
         open_broker: Function that returns a new broker, not started.
         match: Finds the route of a channel.
+        operations: Operations of this process.
     """
 
     def __init__(
-        self, open_broker: Callable[[], Broker], match: Callable[[str], ChannelMatch]
+        self,
+        open_broker: Callable[[], Broker],
+        match: Callable[[str], ChannelMatch],
+        operations: Operations,
     ) -> None:
         async def find(channel: str) -> ChannelMatch:
             return match(channel)
 
-        super().__init__(open_broker(), find, publish=_BriefBroker(open_broker).publish)
+        super().__init__(
+            open_broker(), find, operations, publish=_BriefBroker(open_broker).publish
+        )
 
 
 class _BriefBroker:

@@ -36,6 +36,8 @@ from falcon_channels.brokers.base import Version
 from falcon_channels.errors import CapabilityError
 from falcon_channels.errors import ChannelNameError
 from falcon_channels.hub.connection import Connection
+from falcon_channels.operations import Operation
+from falcon_channels.operations import Operations
 from falcon_channels.publication import Publication
 from falcon_channels.routing import ChannelMatch
 from falcon_channels.routing import ChannelRoute
@@ -99,6 +101,7 @@ class Publisher:
     Args:
         broker: Broker of this process.
         match: Starts the node and finds the route of a channel.
+        operations: Operations of this process.
         publish: Gives a publication to the broker; ``broker.publish`` by default.
     """
 
@@ -106,12 +109,14 @@ class Publisher:
         self,
         broker: Broker,
         match: Callable[[str], Awaitable[ChannelMatch]],
+        operations: Operations,
         *,
         publish: BrokerPublish | None = None,
     ) -> None:
         self._broker = broker
-        self._broker_publish = broker.publish if publish is None else publish
+        self._broker_publish = publish
         self._match = match
+        self._operations = operations
         self._settings: dict[ChannelRoute, StreamSettings] = {}
 
     async def publish(
@@ -293,7 +298,10 @@ class Publisher:
             self._settings[match.route] = settings
         if skip_history:
             settings = msgspec.structs.replace(settings, size=0)
-        return self._broker_publish(
+        publish = self._broker_publish or self._broker.publish
+        if self._operations.wanted:
+            publish = partial(self._publish_timed, match.route.template, publish)
+        return publish(
             channel,
             publication,
             settings,
@@ -302,9 +310,28 @@ class Publisher:
             version=version,
         )
 
+    async def _publish_timed(
+        self,
+        route: str,
+        publish: BrokerPublish,
+        channel: str,
+        publication: Publication,
+        settings: StreamSettings,
+        **options: Any,
+    ) -> PublishResult:
+        operation = Operation(
+            'publish',
+            channel=channel,
+            route=route,
+            num_publications=1,
+            num_bytes=len(publication.data),
+        )
+        with self._operations.time(operation):
+            return await publish(channel, publication, settings, **options)
+
     def _check_connection(self, connection: Any) -> None:
         """Refuse a database connection if the broker cannot publish with it."""
         if connection is not None and not self._broker.capabilities.transactions:
             raise CapabilityError(
-                f'{type(self._broker).__name__} cannot publish within a transaction'
+                f'{self._broker.class_name} cannot publish within a transaction'
             )

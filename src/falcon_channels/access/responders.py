@@ -42,7 +42,7 @@ def notify(
 
     async def call() -> None:
         try:
-            await responder(*args, **params)
+            await hub.events.operations.responder(name, responder(*args, **params))
         except asyncio.CancelledError:
             if is_cancelled():
                 raise

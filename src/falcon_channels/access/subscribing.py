@@ -54,6 +54,7 @@ from falcon_channels.hub.connection import Joined
 from falcon_channels.hub.connection import Subscription
 from falcon_channels.hub.hub import Hub
 from falcon_channels.hub.presence import PresenceKeeper
+from falcon_channels.operations import Operation
 from falcon_channels.options import NodeOptions
 from falcon_channels.protocol.codes import UNSUBSCRIBE_INSUFFICIENT
 from falcon_channels.protocol.codes import UNSUBSCRIBE_SERVER
@@ -199,7 +200,7 @@ class Subscriber:
                 #   so that an accepted client is subscribed at once.
                 await self._hub.prepare(channel, subscription.route.options)
                 await options.on_authorized()
-            joined = await self._hub.join(subscription, options.since)
+            joined = await self._join(subscription, options.since)
             on_joined(subscription, joined)
             if joined.end is not None:
                 self._hub.finish(subscription, joined.end, joined.position)
@@ -358,6 +359,23 @@ class Subscriber:
             subscription.set_token_filter(options.token.filter)
         connection.add_subscription(subscription)
         return subscription
+
+    async def _join(
+        self, subscription: Subscription, since: Position | Newest | None
+    ) -> Joined:
+        operations = self._hub.events.operations
+        if since is None or not operations.wanted:
+            return await self._hub.join(subscription, since)
+        operation = Operation(
+            'recovery',
+            channel=subscription.channel,
+            route=subscription.route.template,
+        )
+        with operations.time(operation):
+            joined = await self._hub.join(subscription, since)
+            operation.num_publications = len(joined.publications)
+            operation.num_bytes = joined.size_bytes
+            return joined
 
     def _check_encoding(
         self, route: ChannelRoute, connection: Connection, channel: str

@@ -1,7 +1,8 @@
 """Encodes publications and client infos for stores and servers, as MessagePack.
 
-A publication is an array ``[data, time_ms, binary, tags, info, end, whole]``. Default
-values after the last other value are left out.
+A publication is an array ``[data, time_ms, binary, tags, info, end, whole, trace]``.
+Default values after the last other value are left out. A process with an older version
+ignores values that it does not know.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ class _Stored(msgspec.Struct, array_like=True, omit_defaults=True):
     info: ClientInfo | None = None
     end: ChannelEnd | None = None
     whole: bool = False
+    trace: str = ''
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -46,6 +48,7 @@ def encode_publication(publication: Publication, time_ms: int = 0) -> bytes:
             publication.info,
             publication.end,
             publication.whole,
+            publication.trace,
         )
     )
 
@@ -71,6 +74,7 @@ def decode_publication(body: bytes, offset: int, time_ms: int = 0) -> Publicatio
         info=stored.info,
         end=stored.end,
         whole=stored.whole,
+        trace=stored.trace,
     )
 
 

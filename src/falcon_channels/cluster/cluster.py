@@ -152,7 +152,7 @@ class Cluster:
             '%s delivers within one process only, but this server has several '
             'processes: clients of one process do not receive publications of another. '
             'Give Channels the URL of a shared broker, such as sqlite:///channels.db',
-            type(self._broker).__name__,
+            self._broker.class_name,
         )
 
     def knows(self, node: str) -> bool:

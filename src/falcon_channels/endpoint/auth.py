@@ -31,7 +31,9 @@ async def authenticate(connection: ClientConnection) -> None:
             bad = codes.DISCONNECT_BAD_REQUEST
             raise EndedError(bad._replace(reason='a token is needed'))
     if endpoint.on_connect is not None:
-        await endpoint.on_connect(connection.req, connection)
+        await connection.hub.events.operations.responder(
+            'on_connect', endpoint.on_connect(connection.req, connection)
+        )
 
 
 async def refresh(connection: ClientConnection, token: str) -> None:
@@ -57,7 +59,9 @@ async def refresh(connection: ClientConnection, token: str) -> None:
         connection.apply_token(claims)
     connection.renew_token(token)
     if endpoint.on_refresh is not None:
-        await endpoint.on_refresh(connection.req, connection)
+        await connection.hub.events.operations.responder(
+            'on_refresh', endpoint.on_refresh(connection.req, connection)
+        )
     elif endpoint.tokens is None:
         raise RefusedError(codes.NOT_AVAILABLE)
 

@@ -539,7 +539,9 @@ async def rpc(
             codes.METHOD_NOT_FOUND if endpoint.has_rpc else codes.NOT_AVAILABLE
         )
     call = RpcCall(connection, request.method, decode_data(connection, request.data))
-    await _follow(connection, responder(connection.req, call))
+    answer = responder(connection.req, call)
+    operations = connection.hub.events.operations
+    await _follow(connection, operations.responder('on_rpc', answer))
     return messages.RpcResult(data=_encode_data(connection, call.reply) or b'null')
 
 
@@ -550,7 +552,9 @@ async def send(connection: ClientConnection, request: messages.SendRequest) -> N
         raise EndedError(codes.DISCONNECT_NOT_AVAILABLE)
     data = decode_data(connection, request.data)
     message = ClientMessage(connection, data)
-    await _follow(connection, responder(connection.req, message))
+    taken = responder(connection.req, message)
+    operations = connection.hub.events.operations
+    await _follow(connection, operations.responder('on_message', taken))
 
 
 async def ping(

@@ -33,11 +33,15 @@ from falcon_channels.hub.connection import SubscriptionState as State
 from falcon_channels.hub.groups import Groups
 from falcon_channels.hub.local_channel import LocalChannel
 from falcon_channels.metrics import Counters
+from falcon_channels.operations import Operation
+from falcon_channels.operations import Timing
 from falcon_channels.options import NodeOptions
 from falcon_channels.protocol.codes import DISCONNECT_INAPPROPRIATE_PROTOCOL
 from falcon_channels.protocol.codes import DISCONNECT_SLOW
 from falcon_channels.protocol.deltas import with_deltas
+from falcon_channels.publication import Publication
 from falcon_channels.publication import Signal
+from falcon_channels.transports.encoders import blob_bytes
 from falcon_channels.transports.encoders import Encoder
 from falcon_channels.transports.encoders import Item
 from falcon_channels.transports.io_uring import Unsent
@@ -78,6 +82,7 @@ class FanOut:
         self._channels = channels
         self._counters = counters
         self._events = events
+        self._operations = events.operations
         self._on_lost = on_lost
         self._on_ended = on_ended
         self._max_backlog_bytes = options.max_backlog_bytes
@@ -89,6 +94,10 @@ class FanOut:
         self._flush_planned = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._slow_logged: set[str] = set()
+        #: Deliveries that end when the sockets of the batch are written.
+        self._timings: list[Timing] = []
+        #: Bytes that were written to subscribers while operations were observed.
+        self._num_bytes = 0
 
     def start(self) -> None:
         """Start, in the running event loop."""
@@ -163,11 +172,36 @@ class FanOut:
         subscribe again and recover.
         """
         try:
-            self._deliver(local_channel, several)
+            if self._operations.wanted:
+                self._deliver_timed(local_channel, several)
+            else:
+                self._deliver(local_channel, several)
         except Exception:
             self._counters.task_errors += 1
             _logger.exception('delivery in %r failed', local_channel.channel)
             self._on_lost(local_channel)
+
+    def _deliver_timed(self, local_channel: LocalChannel, several: bool) -> None:
+        """Deliver a batch as an operation, which ends when the batch is written."""
+        publications = [p for p in local_channel.batch if isinstance(p, Publication)]
+        num_deliveries, num_bytes = self._counters.deliveries, self._num_bytes
+        operation = Operation(
+            'deliver',
+            channel=local_channel.channel,
+            route=local_channel.route,
+            num_publications=len(publications),
+        )
+        operation.times_ms = [p.time_ms for p in publications if p.time_ms]
+        operation.traces = [p.trace for p in publications if p.trace]
+        timing = self._operations.begin(operation)
+        try:
+            self._deliver(local_channel, several)
+        except BaseException as ex:
+            timing.end(ex)
+            raise
+        operation.num_deliveries = self._counters.deliveries - num_deliveries
+        operation.num_bytes = self._num_bytes - num_bytes
+        self._timings.append(timing)
 
     def _deliver(self, local_channel: LocalChannel, several: bool) -> None:
         """Write the batch of a local channel to its subscribers.
@@ -232,6 +266,8 @@ class FanOut:
                 continue
             if blob is not None:
                 self._counters.deliveries += len(group) * len(items)
+                if self._operations.wanted:
+                    self._num_bytes += len(group) * blob_bytes(blob)
                 write(local_channel, group, blob, slow)
         return unsupported
 
@@ -275,6 +311,8 @@ class FanOut:
                     blobs[encoder, which] = blob
                 if blob is not None:
                     self._counters.deliveries += len(group) * len(selected)
+                    if self._operations.wanted:
+                        self._num_bytes += len(group) * blob_bytes(blob)
                     write(local_channel, group, blob, slow)
         return unsupported
 
@@ -344,6 +382,10 @@ class FanOut:
             unsent = self._batch.write()
             if unsent:
                 self._write_rest(batched, unsent)
+        if self._timings:
+            timings, self._timings = self._timings, []
+            for timing in timings:
+                timing.end()
 
     def _write_rest(
         self,
@@ -409,6 +451,8 @@ class FanOut:
             return
         if blob is not None:
             self._counters.deliveries += len(items)
+            if self._operations.wanted:
+                self._num_bytes += blob_bytes(blob)
             connection.send_blob(blob)
 
     def _check_backlog(self, connection: Connection, backlog_bytes: int) -> None:

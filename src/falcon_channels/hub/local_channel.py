@@ -69,6 +69,7 @@ class LocalChannel:
         state: The state of the channel; see `ChannelState`.
         position: Position of the last publication that was taken.
         members: How many subscriptions have joined and not ended.
+        route: Template of the route, from the first subscription on.
         groups: LIVE subscriptions without a filter and without delta, and their
             connections, by encoder.
         deltas: Subscriptions with delta, or ``None`` if there are none.
@@ -103,6 +104,7 @@ class LocalChannel:
         'members',
         'options',
         'position',
+        'route',
         'state',
     )
 
@@ -119,6 +121,7 @@ class LocalChannel:
         self.position = Position(0, '')
         self.end: ChannelEnd | None = None
         self.members = 0
+        self.route = ''
         self.groups: Groups = {}
         self.deltas: DeltaGroups | None = None
         self.filtered: dict[Selection, Groups] = {}
@@ -323,6 +326,7 @@ class LocalChannel:
         """
         self.joining.pop(subscription, None)
         self.members += 1
+        self.route = subscription.route.template
         if subscription.delta:
             if self.deltas is None:
                 self.deltas = DeltaGroups()

@@ -413,6 +413,7 @@ async def serve_websocket(
     since: Position | None,
 ) -> None:
     """Implement `Channels.serve`."""
+    node.handshake.begin()
     node.handshake.check_origin(req)
     node.handshake.check_capacity()
     since = position_to_recover(req, since, media)

@@ -552,7 +552,7 @@ class ApiMethods:
             raise ApiError(codes.NOT_AVAILABLE, 'rpc: add_api has no resource')
         call = ApiCall(request.method, _decode(request.params, object))
         try:
-            await responder(req, call)
+            await self._node.events.operations.responder('on_rpc', responder(req, call))
         except falcon.HTTPError as ex:
             error = codes.error_for_status(ex.status_code)
             raise ApiError(error, text_for_client(ex)) from None

@@ -94,6 +94,20 @@ class Encoder:
         return self.framing.frame(payloads, binary=self.codec.binary)
 
 
+def blob_bytes(blob: Any) -> int:
+    """Return the size in bytes of a blob of any framing.
+
+    The publications of a subscription of the application count as 0, because they are
+    not written.
+    """
+    if isinstance(blob, bytes):
+        return len(blob)
+    if isinstance(blob, list):
+        return sum(len(getattr(part, 'content', b'')) for part in blob)
+    size_bytes: int = blob.size_bytes
+    return size_bytes
+
+
 _encoders: dict[tuple[ItemCodec, Framing, bool], Encoder] = {}
 
 

@@ -229,6 +229,7 @@ class Transaction:
             info=publication.info,
             end=publication.end,
             whole=publication.whole,
+            trace=publication.trace,
         )
         self.events.append(Event(kind, name, item, position.epoch))
         return PublishResult(position)

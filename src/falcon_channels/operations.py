@@ -1,0 +1,264 @@
+"""Timed operations of one process: work with a start, an end and an outcome.
+
+The code that does the work reports it, and observers measure it. Metrics and tracing
+are observers::
+
+    if operations.wanted:
+        with operations.time(Operation('publish', channel=channel)):
+            return await work()
+    return await work()
+
+PERF: while nothing observes, an operation costs the look at `Operations.wanted`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from collections.abc import Callable
+from collections.abc import Sequence
+import logging
+import time
+from types import TracebackType
+from typing import Any
+from typing import Final
+from typing import Literal
+from typing import Protocol
+from typing import TypeVar
+
+import falcon
+
+from falcon_channels.errors import BrokerUnavailableError
+from falcon_channels.errors import ChannelsError
+from falcon_channels.errors import ClosedError
+
+_logger = logging.getLogger('falcon_channels')
+
+_T = TypeVar('_T')
+
+#: Meaning of each operation, by name.
+OPERATIONS: Final[dict[str, str]] = {
+    'handshake': 'A request for a connection is checked, until the connection is added '
+    'or refused',
+    'responder': 'A responder of the application runs',
+    'publish': 'A publication is given to the broker, until it is stored',
+    'broker': 'A method of the broker runs',
+    'deliver': 'The publications of one event-loop iteration are written to the '
+    'subscribers of a channel',
+    'recovery': 'A client that asked for missed publications joins a channel',
+}
+
+#: How an operation has ended.
+Outcome = Literal['ok', 'refused', 'failed', 'cancelled']
+
+
+class Operation:
+    """One operation. Its code sets facts while it runs; observers read them at its end.
+
+    Attributes:
+        name: A name of `OPERATIONS`.
+        detail: Name of the responder, method of the broker, or class of the connection.
+        channel: Name of the channel, or ``''``.
+        route: Template of the route of the channel, or ``''``.
+        outcome: How it has ended.
+        error: The exception that ended it, or ``None``.
+        duration_s: Seconds from the start to the end.
+        num_publications: Number of publications.
+        num_deliveries: Number of publications times subscribers.
+        num_bytes: Payload of a publication, approximate size of a recovery, or bytes
+            written to subscribers.
+        times_ms: Unix times in milliseconds when the broker stored the publications.
+        traces: Trace contexts of the publications, as `Publication.trace`.
+        trace: Trace context for other processes; an observer of ``publish`` sets it.
+    """
+
+    __slots__ = (
+        'channel',
+        'detail',
+        'duration_s',
+        'error',
+        'name',
+        'num_bytes',
+        'num_deliveries',
+        'num_publications',
+        'outcome',
+        'route',
+        'times_ms',
+        'trace',
+        'traces',
+    )
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        detail: str = '',
+        channel: str = '',
+        route: str = '',
+        num_publications: int = 0,
+        num_bytes: int = 0,
+    ) -> None:
+        self.name = name
+        self.detail = detail
+        self.channel = channel
+        self.route = route
+        self.outcome: Outcome = 'ok'
+        self.error: BaseException | None = None
+        self.duration_s = 0.0
+        self.num_publications = num_publications
+        self.num_deliveries = 0
+        self.num_bytes = num_bytes
+        self.times_ms: Sequence[int] = ()
+        self.traces: Sequence[str] = ()
+        self.trace = ''
+
+
+class Observer(Protocol):
+    """Measures operations. It must not block."""
+
+    def begin(self, operation: Operation) -> Any:
+        """Called when an operation begins, in its context; return a value for `end`."""
+
+    def end(self, operation: Operation, state: Any) -> None:
+        """Called when it has ended, in the same context.
+
+        Args:
+            operation: The operation, with its outcome.
+            state: What `begin` has returned.
+        """
+
+
+class Timing:
+    """Tells observers the start and the end of an operation; a context manager."""
+
+    __slots__ = ('_begun', '_observers', '_started_s', 'operation')
+
+    def __init__(self, observers: Sequence[Observer], operation: Operation) -> None:
+        self.operation = operation
+        self._observers = observers
+        self._begun: list[tuple[Observer, Any]] = []
+        self._started_s = 0.0
+
+    def begin(self) -> Timing:
+        """Begin the operation; `end` must follow in any case."""
+        for observer in self._observers:
+            try:
+                self._begun.append((observer, observer.begin(self.operation)))
+            except Exception:
+                _logger.exception('observer %r failed', observer)
+        self._started_s = time.perf_counter()
+        return self
+
+    def end(self, error: BaseException | None = None) -> None:
+        """End the operation.
+
+        Args:
+            error: The exception that ended it, or ``None``.
+        """
+        operation = self.operation
+        operation.duration_s = time.perf_counter() - self._started_s
+        if error is not None:
+            operation.error = error
+            operation.outcome = _outcome(error)
+        # NOTE: the last observer ends first, because an observer may have changed
+        #   context variables.
+        for observer, state in reversed(self._begun):
+            try:
+                observer.end(operation, state)
+            except Exception:
+                _logger.exception('observer %r failed', observer)
+
+    def __enter__(self) -> Operation:
+        self.begin()
+        return self.operation
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.end(value)
+
+
+class Operations:
+    """Tells the operations of one process to observers.
+
+    Attributes:
+        wanted: Whether there is an observer.
+    """
+
+    __slots__ = ('_observers', '_on_wanted', 'wanted')
+
+    def __init__(self) -> None:
+        self._observers: tuple[Observer, ...] = ()
+        self._on_wanted: Callable[[bool], None] | None = None
+        self.wanted = False
+
+    def observe(self, observer: Observer) -> Callable[[], None]:
+        """Tell an observer each operation that begins from now on.
+
+        Returns:
+            A function that ends this. It may be called more than once.
+        """
+        self._set([*self._observers, observer])
+
+        def stop() -> None:
+            self._set([other for other in self._observers if other is not observer])
+
+        return stop
+
+    def _set(self, observers: list[Observer]) -> None:
+        self._observers = tuple(observers)
+        self.wanted = bool(observers)
+        if self._on_wanted is not None:
+            self._on_wanted(self.wanted)
+
+    def on_wanted(self, function: Callable[[bool], None]) -> None:
+        """Call a function now and after each change of the observers.
+
+        Args:
+            function: Called with `wanted`. It replaces the former function.
+        """
+        self._on_wanted = function
+        function(self.wanted)
+
+    def time(self, operation: Operation) -> Timing:
+        """Return the timing of an operation, which has not begun."""
+        return Timing(self._observers, operation)
+
+    def begin(self, operation: Operation) -> Timing:
+        """Begin an operation; the caller calls `Timing.end` in any case."""
+        return self.time(operation).begin()
+
+    def responder(
+        self, name: str, call: Awaitable[_T], *, channel: str = '', route: str = ''
+    ) -> Awaitable[_T]:
+        """Return an awaitable that runs a responder of the application.
+
+        Every responder is awaited by way of this function.
+
+        Args:
+            name: Name of the responder.
+            call: The responder, called and not awaited.
+            channel: Name of the channel, or ``''``.
+            route: Template of the route of the channel, or ``''``.
+        """
+        if not self.wanted:
+            return call
+        operation = Operation('responder', detail=name, channel=channel, route=route)
+        return self._timed(operation, call)
+
+    async def _timed(self, operation: Operation, call: Awaitable[_T]) -> _T:
+        with self.time(operation):
+            return await call
+
+
+def _outcome(error: BaseException) -> Outcome:
+    if isinstance(error, asyncio.CancelledError):
+        return 'cancelled'
+    if isinstance(error, falcon.HTTPError):
+        return 'refused' if error.status_code < 500 else 'failed'
+    if isinstance(error, BrokerUnavailableError | ClosedError):
+        return 'failed'
+    return 'refused' if isinstance(error, ChannelsError) else 'failed'

@@ -1,0 +1,270 @@
+"""The timed operations of one process: each is observed once, with its outcome."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import falcon
+from falcon import testing
+import falcon.asgi
+import pytest
+from support.fake_clock import on_fake_clock
+
+from falcon_channels import ChannelOptions
+from falcon_channels import Channels
+from falcon_channels import NodeOptions
+from falcon_channels import Publication
+from falcon_channels import Subscription
+from falcon_channels.brokers.base import Broker
+from falcon_channels.brokers.memory import MemoryBroker
+from falcon_channels.brokers.timed import TIMED_METHODS
+from falcon_channels.errors import BrokerUnavailableError
+from falcon_channels.errors import UnknownChannelError
+from falcon_channels.operations import Operation
+from falcon_channels.operations import OPERATIONS
+from falcon_channels.operations import Operations
+from falcon_channels.testing import SimulatedClient
+
+
+class Record:
+    """Stores each operation when it has ended."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+        self.ended: list[Operation] = []
+
+    def begin(self, operation: Operation) -> int:
+        self.begun += 1
+        return self.begun
+
+    def end(self, operation: Operation, state: int) -> None:
+        assert 1 <= state <= self.begun
+        self.ended.append(operation)
+
+    def of(self, name: str, detail: str = '') -> list[Operation]:
+        return [
+            operation
+            for operation in self.ended
+            if operation.name == name and detail in ('', operation.detail)
+        ]
+
+
+class Room:
+    """Refuses mallory, and fails for eve."""
+
+    async def on_subscribe(self, req: Any, subscription: Subscription, n: str) -> None:
+        if subscription.user == 'mallory':
+            raise falcon.HTTPForbidden(description='not you')
+        if subscription.user == 'eve':
+            raise RuntimeError('broken')
+
+    async def on_publish(self, req: Any, publication: Any, n: str) -> None:
+        await asyncio.sleep(0.5)
+
+
+def make_channels() -> tuple[Channels, Record]:
+    channels = Channels(options=NodeOptions(allowed_origins=['*']))
+    channels.add_route(
+        'rooms:{n}', Room(), ChannelOptions(history_size=10, publishers='subscribers')
+    )
+    record = Record()
+    channels.node.events.operations.observe(record)
+    return channels, record
+
+
+@on_fake_clock
+async def test_publication_is_observed_from_the_responder_to_the_delivery() -> None:
+    """A publish has a responder, a publish, a call of the broker and a delivery."""
+    channels, record = make_channels()
+    async with channels:
+        async with SimulatedClient(channels, user='ann') as ann:
+            async with SimulatedClient(channels, user='bob') as bob:
+                await ann.subscribe('rooms:1')
+                await bob.subscribe('rooms:1')
+                record.ended.clear()
+                await ann.publish('rooms:1', {'text': 'hello'})
+                await asyncio.sleep(0)
+    names = [(o.name, o.detail) for o in record.ended[:4]]
+    assert [
+        ('responder', 'on_publish'),
+        ('broker', 'publish'),
+        ('publish', ''),
+        ('deliver', ''),
+    ] == names
+    _, _, publish, deliver = record.ended[:4]
+    assert ('rooms:1', 'rooms:{n}') == (publish.channel, publish.route)
+    assert len(b'{"text":"hello"}') == publish.num_bytes
+    assert ('rooms:1', 'rooms:{n}') == (deliver.channel, deliver.route)
+    assert (1, 2) == (deliver.num_publications, deliver.num_deliveries)
+    assert 1 == len(deliver.times_ms)
+
+
+@on_fake_clock
+async def test_recovery_is_observed_with_its_size() -> None:
+    """A client that asks for what it missed is observed with number and bytes."""
+    channels, record = make_channels()
+    async with channels:
+        first = await channels.publish('rooms:1', 0)
+        for number in range(3):
+            await channels.publish('rooms:1', number)
+        async with SimulatedClient(channels, user='ann') as ann:
+            await ann.subscribe('rooms:1', since=first.position)
+        async with SimulatedClient(channels, user='ann') as ann:
+            await ann.subscribe('rooms:1')
+    [recovery] = record.of('recovery')
+    assert 3 == recovery.num_publications
+    assert recovery.num_bytes > 3
+    assert 'rooms:{n}' == recovery.route
+
+
+@pytest.mark.parametrize(
+    ('user', 'outcome'), [('ann', 'ok'), ('mallory', 'refused'), ('eve', 'failed')]
+)
+@on_fake_clock
+async def test_responder_that_refuses_or_fails_has_its_outcome(
+    user: str, outcome: str
+) -> None:
+    """A refusal is not a failure."""
+    channels, record = make_channels()
+    async with channels, SimulatedClient(channels, user=user) as client:
+        try:
+            await client.subscribe('rooms:1')
+        except (falcon.HTTPError, RuntimeError):
+            assert user != 'ann'
+    [responder] = record.of('responder', 'on_subscribe')
+    assert outcome == responder.outcome
+
+
+async def test_handshake_is_observed_until_the_connection_is_added() -> None:
+    """A handshake ends with the class of the connection, or with a refusal."""
+    channels, record = Channels(), Record()
+    channels.node.events.operations.observe(record)
+    app = falcon.asgi.App(middleware=[channels])
+    channels.add_endpoints(app)
+    path = '/connection/websocket'
+    async with testing.ASGIConductor(app) as conductor:
+        async with conductor.simulate_ws(path):
+            pass
+        strange = {'Host': 'b.example', 'Origin': 'https://a.example'}
+        with pytest.raises(falcon.WebSocketDisconnected):
+            async with conductor.simulate_ws(path, headers=strange):
+                pass
+    added, refused = record.of('handshake')
+    assert ('ClientConnection', 'ok') == (added.detail, added.outcome)
+    assert ('', 'refused') == (refused.detail, refused.outcome)
+
+
+async def test_cancelled_call_of_the_broker_is_not_a_failure() -> None:
+    """The outcome of a cancelled operation is `cancelled`."""
+    operations, record = Operations(), Record()
+    operations.observe(record)
+
+    async def wait() -> None:
+        with operations.time(Operation('broker')):
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    assert ['cancelled'] == [operation.outcome for operation in record.ended]
+
+
+@pytest.mark.parametrize(
+    ('error', 'outcome'),
+    [
+        (falcon.HTTPForbidden(), 'refused'),
+        (falcon.HTTPServiceUnavailable(), 'failed'),
+        (UnknownChannelError('x'), 'refused'),
+        (BrokerUnavailableError('x'), 'failed'),
+        (ValueError(), 'failed'),
+    ],
+)
+def test_error_decides_the_outcome(error: Exception, outcome: str) -> None:
+    """An error that the client or the caller has caused is a refusal."""
+    operations, record = Operations(), Record()
+    operations.observe(record)
+    with pytest.raises(type(error)), operations.time(Operation('broker')):
+        raise error
+    assert (outcome, error) == (record.ended[0].outcome, record.ended[0].error)
+
+
+def test_observer_that_fails_does_not_end_the_operation(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """An exception of an observer is logged; the operation and the others go on."""
+
+    class Broken:
+        def begin(self, operation: Operation) -> None:
+            raise RuntimeError('begin')
+
+        def end(self, operation: Operation, state: None) -> None:
+            raise AssertionError('it has not begun')
+
+    operations, record = Operations(), Record()
+    operations.observe(Broken())
+    operations.observe(record)
+    with operations.time(Operation('publish')):
+        pass
+    assert 1 == len(record.ended)
+    assert 'begin' in caplog.text
+
+
+async def test_methods_of_the_broker_are_its_own_while_nobody_observes() -> None:
+    """Without an observer, a call of the broker passes through nothing."""
+    channels = Channels()
+    broker = channels.node.broker
+    for name in TIMED_METHODS:
+        assert getattr(broker, name) == getattr(channels.node.hub.broker, name)
+    record = Record()
+    stop = channels.node.events.operations.observe(record)
+    await channels.node.hub.broker.is_revoked('x', 'ann')
+    stop()
+    stop()
+    await channels.node.hub.broker.is_revoked('x', 'ann')
+    assert ['is_revoked'] == [operation.detail for operation in record.ended]
+    assert not channels.node.events.operations.wanted
+
+
+async def test_broker_is_observed_after_a_new_start() -> None:
+    """An observer stays when the node has closed and starts again."""
+    channels, record = make_channels()
+    async with channels:
+        pass
+    record.ended.clear()
+    async with channels:
+        await channels.publish('rooms:1', 1)
+    assert 1 == len(record.of('broker', 'publish'))
+
+
+def test_every_call_of_a_broker_is_timed() -> None:
+    """All coroutine methods of the contract are timed, except start and close."""
+    calls = {
+        name
+        for name in vars(Broker)
+        if asyncio.iscoroutinefunction(getattr(Broker, name))
+    }
+    assert calls - {'start', 'close'} == set(TIMED_METHODS)
+
+
+def test_every_operation_has_a_meaning() -> None:
+    """`OPERATIONS` explains each operation."""
+    assert all(len(meaning.split()) > 3 for meaning in OPERATIONS.values())
+
+
+async def test_broker_passes_the_trace_of_a_publication_on() -> None:
+    """A trace context beside a publication arrives and stays in the log."""
+    channels = Channels(broker := MemoryBroker())
+    channels.add_route('x', None, ChannelOptions(history_size=1))
+    trace = f'00-{"a" * 32}-{"b" * 16}-01'
+    async with channels, channels.subscribe('x') as subscription:
+        route = channels.node.router.match('x')
+        assert route is not None
+        publisher = channels.node.publisher
+        await publisher._give_to_broker(route, 'x', Publication(data=b'1', trace=trace))
+        assert trace == (await anext(subscription)).trace
+        page = await channels.history('x')
+    assert [trace] == [publication.trace for publication in page.publications]
+    assert 'trace' not in str(page.to_media())
+    assert broker.capabilities.history
