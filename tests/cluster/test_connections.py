@@ -190,7 +190,7 @@ async def test_answer_of_a_node_stays_below_its_limit_in_bytes() -> None:
 
 
 async def test_facts_about_a_connection_of_an_sdk(nodes: Nodes) -> None:
-    """The facts name the client library, the subscriptions and what was delivered."""
+    """The facts name the client library, and each subscription with its offset."""
     one, two = nodes
     before = int(time.time())
     async with SimulatedSdk(one, name='x' * 500) as sdk:

@@ -19,6 +19,7 @@ from support.asgi_servers import AsgiServer
 from support.processes import free_port
 from support.processes import ServerProcess
 from support.processes import wait_until
+from support.shell import Shell
 from websockets.sync.client import connect
 
 import falcon_channels
@@ -43,29 +44,6 @@ def environment(server: ServerProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('FALCON_CHANNELS_API_URL', f'{server.url}/api')
     monkeypatch.setenv('FALCON_CHANNELS_API_KEY', KEY)
     monkeypatch.setenv('FALCON_CHANNELS_TOKEN_SECRET', SECRET)
-
-
-class Shell:
-    """Runs commands in this process."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
-        self._capsys = capsys
-
-    def lines(self, *words: str) -> list[str]:
-        """Return what a command that succeeds prints."""
-        code = main(words)
-        printed = self._capsys.readouterr()
-        assert (0, '') == (code, printed.err)
-        return printed.out.splitlines()
-
-    def error(self, *words: str) -> str:
-        """Return what a command that fails says."""
-        code = main(words)
-        printed = self._capsys.readouterr()
-        assert (1, '') == (code, printed.out)
-        assert printed.err.startswith('falcon-channels: ')
-        assert 1 == len(printed.err.splitlines())
-        return printed.err
 
 
 @pytest.fixture

@@ -12,6 +12,12 @@ from falcon_channels.commands import client
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument('channel', help='name of the channel')
+    add_payload_arguments(parser)
+    client.add_api_arguments(parser)
+
+
+def add_payload_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments about what is published; see `payload`."""
     parser.add_argument('data', help='JSON, or - to read it from standard input')
     parser.add_argument(
         '--text', action='store_true', help='treat data as text, not as JSON'
@@ -35,7 +41,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--version-epoch', default='', help='name of the sequence of versions'
     )
-    client.add_api_arguments(parser)
 
 
 def publish(args: argparse.Namespace) -> int:
@@ -44,10 +49,19 @@ def publish(args: argparse.Namespace) -> int:
 
 
 def _publish(args: argparse.Namespace) -> None:
+    request = payload(args)
+    client.show(client.ApiClient(args).call('publish', channel=args.channel, **request))
+
+
+def payload(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the fields of a request that say what is published.
+
+    Raises:
+        CommandError: The data is not JSON, or a tag is malformed.
+    """
     text = sys.stdin.read() if args.data == '-' else args.data
     request: dict[str, Any] = {
-        'channel': args.channel,
-        'data': text if args.text else client.parse_json(text, 'data'),
+        'data': text if args.text else client.parse_json(text, 'data')
     }
     if args.tag:
         request['tags'] = dict(map(_tag, args.tag))
@@ -56,7 +70,7 @@ def _publish(args: argparse.Namespace) -> None:
     if args.version or args.version_epoch:
         request['version'] = args.version
         request['version_epoch'] = args.version_epoch
-    client.show(client.ApiClient(args).call('publish', **request))
+    return request
 
 
 def _tag(text: str) -> tuple[str, str]:

@@ -1,0 +1,45 @@
+"""``falcon-channels broadcast '{"text": "hello"}' rooms:lobby rooms:tea``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+
+from falcon_channels.commands import client
+from falcon_channels.commands.publish import add_payload_arguments
+from falcon_channels.commands.publish import payload
+
+#: Largest number of channels in a request.
+_MAX_CHANNELS = 1000
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    add_payload_arguments(parser)
+    parser.add_argument('channels', nargs='+', help='names of the channels')
+    client.add_api_arguments(parser)
+
+
+def broadcast(args: argparse.Namespace) -> int:
+    """Publish to several channels, and print one position per line."""
+    return client.run(lambda: _broadcast(args))
+
+
+def _broadcast(args: argparse.Namespace) -> None:
+    api = client.ApiClient(args)
+    request = payload(args)
+    failed = 0
+    for names in _batches(args.channels):
+        answer = api.call('broadcast', channels=names, **request)
+        for name, response in zip(names, answer['responses'], strict=True):
+            failed += 'error' in response
+            client.show({'channel': name, **(response.get('result') or response)})
+    if failed:
+        raise client.CommandError(
+            f'{failed} of {len(args.channels)} channels did not get the publication'
+        )
+
+
+def _batches(channels: list[str]) -> Iterator[list[str]]:
+    for start in range(0, len(channels), _MAX_CHANNELS):
+        yield channels[start : start + _MAX_CHANNELS]

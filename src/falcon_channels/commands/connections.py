@@ -1,0 +1,58 @@
+"""``falcon-channels connections ann``."""
+
+from __future__ import annotations
+
+import argparse
+
+from falcon_channels.commands import client
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument(
+        'user',
+        nargs='?',
+        help="id of the user; '' for anonymous clients; by default all users",
+    )
+    parser.add_argument('--channel', default='', help='only subscribers of a channel')
+    parser.add_argument(
+        '--client',
+        default='',
+        metavar='ID',
+        help='only the connection with this id; write --client=ID if it begins with -',
+    )
+    parser.add_argument(
+        '--limit',
+        type=int,
+        default=100,
+        help='maximum number of connections, at most 1000 (default 100)',
+    )
+    parser.add_argument('--count', action='store_true', help='print only the numbers')
+    client.add_api_arguments(parser)
+
+
+def connections(args: argparse.Namespace) -> int:
+    """Print the connections of all processes, oldest first, one per line."""
+    return client.run(lambda: _connections(args))
+
+
+def _connections(args: argparse.Namespace) -> None:
+    answer = client.ApiClient(args).call(
+        'connections',
+        user=args.user,
+        channel=args.channel,
+        client=args.client,
+        limit=0 if args.count else args.limit,
+    )
+    total = answer['total']
+    if args.count:
+        client.show({'total': total, 'num_nodes': answer['num_nodes']})
+        return
+    found = answer['connections'].values()
+    for facts in found:
+        client.show(facts)
+    if len(found) < total:
+        client.say(
+            f'{len(found)} of {total} connections are shown; raise --limit (at most '
+            '1000), or give a user or --channel'
+        )
