@@ -37,6 +37,8 @@ async def test_finish_appends_a_last_publication_and_refuses_later_ones() -> Non
             await channels.publish('answers:1', 'b')
         assert 'answers:1' == ex.value.channel
         with pytest.raises(ChannelFinishedError):
+            await channels.publish('answers:1', 'typing', skip_history=True)
+        with pytest.raises(ChannelFinishedError):
             await channels.finish('answers:1')
         page = await channels.history('answers:1')
         assert (result.position, ChannelEnd()) == (page.position, page.end)

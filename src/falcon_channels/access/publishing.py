@@ -25,8 +25,6 @@ from typing import Any
 from typing import Protocol
 from typing import TypeVar
 
-import msgspec
-
 from falcon_channels.access import authorization
 from falcon_channels.access.authorization import PublicationDraft
 from falcon_channels.brokers.base import Broker
@@ -89,6 +87,7 @@ class BrokerPublish(Protocol):
         idempotency_key: str | None = None,
         connection: Any = None,
         version: Version | None = None,
+        skip_history: bool = False,
     ) -> Coroutine[Any, Any, PublishResult]:
         """Append a publication to the log and announce it; see `Broker.publish`."""
 
@@ -291,8 +290,6 @@ class Publisher:
         if settings is None:
             settings = StreamSettings.of(match.route.options)
             self._settings[match.route] = settings
-        if skip_history:
-            settings = msgspec.structs.replace(settings, size=0)
         return self._broker_publish(
             channel,
             publication,
@@ -300,6 +297,7 @@ class Publisher:
             idempotency_key=idempotency_key,
             connection=connection,
             version=version,
+            skip_history=skip_history,
         )
 
     def _check_connection(self, connection: Any) -> None:
