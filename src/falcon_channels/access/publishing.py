@@ -132,11 +132,11 @@ class Publisher:
             match.route.options, channel, data
         )
         authorization.check_labels(tags, idempotency_key)
-        checked_version = authorization.make_version(version, version_epoch)
+        checked_version = authorization.make_version(
+            version, version_epoch, skip_history
+        )
         if checked_version is not None:
             authorization.check_log(match.route, 'version')
-            if skip_history:
-                raise CapabilityError('a version needs the log: leave out skip_history')
         authorization.check_size(match.route, payload)
         self._check_connection(connection)
         return await self._give_to_broker(
@@ -210,11 +210,16 @@ class Publisher:
         tags: dict[str, str] | None = None,
         delta: bool = True,
         skip_history: bool = False,
+        version: int | None = None,
+        version_epoch: str = '',
     ) -> list[PublishResult]:
         """Implement `Channels.broadcast`."""
         if isinstance(channels, str):
             raise ChannelNameError(f'broadcast takes several channels: [{channels!r}]')
         authorization.check_labels(tags, idempotency_key)
+        checked_version = authorization.make_version(
+            version, version_epoch, skip_history
+        )
         matches = [(channel, await self._match(channel)) for channel in channels]
         #: By `ChannelOptions.binary`, because bytes are JSON in some channels only.
         publications: dict[bool, Publication] = {}
@@ -227,9 +232,15 @@ class Publisher:
                 publications[options.binary] = Publication(
                     data=payload, binary=binary, tags=tags, whole=not delta
                 )
+            if checked_version is not None:
+                authorization.check_log(match.route, 'version')
             authorization.check_size(match.route, publications[options.binary].data)
         return await call_in_batches(
-            partial(self._give_to_broker, skip_history=skip_history),
+            partial(
+                self._give_to_broker,
+                version=checked_version,
+                skip_history=skip_history,
+            ),
             [
                 (
                     match,
