@@ -291,12 +291,17 @@ class Channels:
         tags: dict[str, str] | None = None,
         delta: bool = True,
         skip_history: bool = False,
+        version: int | None = None,
+        version_epoch: str = '',
     ) -> list[PublishResult]:
         """Publish the same data to several channels, in their order; see `publish`.
 
-        All names and sizes are checked before the first publication. If the broker
-        fails in one channel, it still publishes to the others. The first error is then
-        raised.
+        All names, sizes and options are checked before the first publication. If the
+        broker fails in one channel, it still publishes to the others. The first error
+        is then raised.
+
+        A `version` is compared with that of each channel. A result says if nothing was
+        published to its channel.
         """
         return await self.node.publisher.broadcast(
             channels,
@@ -305,6 +310,8 @@ class Channels:
             tags=tags,
             delta=delta,
             skip_history=skip_history,
+            version=version,
+            version_epoch=version_epoch,
         )
 
     async def history(

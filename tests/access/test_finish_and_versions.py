@@ -37,6 +37,8 @@ async def test_finish_appends_a_last_publication_and_refuses_later_ones() -> Non
             await channels.publish('answers:1', 'b')
         assert 'answers:1' == ex.value.channel
         with pytest.raises(ChannelFinishedError):
+            await channels.publish('answers:1', 'typing', skip_history=True)
+        with pytest.raises(ChannelFinishedError):
             await channels.finish('answers:1')
         page = await channels.history('answers:1')
         assert (result.position, ChannelEnd()) == (page.position, page.end)
@@ -131,6 +133,38 @@ async def test_late_writer_does_not_replace_a_newer_version() -> None:
         assert (3, False) == (restarted.position.offset, restarted.skipped)
         page = await channels.history('answers:1')
         assert [0, 7, 'new'] == [item.value() for item in page.publications]
+
+
+@on_fake_clock
+async def test_broadcast_with_a_version_skips_channels_that_have_a_newer_one() -> None:
+    """The version is compared in each channel; the results say where it was old."""
+    async with make_channels() as channels:
+        await channels.publish('answers:1', 'newer', version=5)
+        names = ('answers:1', 'answers:2')
+        results = await channels.broadcast(names, 'older', version=4)
+        assert [True, False] == [result.skipped for result in results]
+        results = await channels.broadcast(
+            names, 'again', version=1, version_epoch='after a restart'
+        )
+        assert [(2, False), (2, False)] == [
+            (result.position.offset, result.skipped) for result in results
+        ]
+
+
+@on_fake_clock
+async def test_broadcast_with_a_wrong_version_publishes_nothing() -> None:
+    """All channels need a log, and the version is checked before the first publish."""
+    async with make_channels() as channels:
+        channels.add_route('live', None)
+        for options, message in (
+            ({'version': 1}, 'version needs a log'),
+            ({'version': 1, 'skip_history': True}, 'leave out skip_history'),
+        ):
+            with pytest.raises(CapabilityError, match=message):
+                await channels.broadcast(['answers:1', 'live'], 1, **options)
+        with pytest.raises(PayloadError, match='version is -1'):
+            await channels.broadcast(['answers:1'], 1, version=-1)
+        assert [] == (await channels.history('answers:1')).publications
 
 
 @on_fake_clock

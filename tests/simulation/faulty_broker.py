@@ -233,6 +233,7 @@ class FaultyBroker(Broker):
         idempotency_key: str | None = None,
         connection: Any = None,
         version: Version | None = None,
+        skip_history: bool = False,
     ) -> PublishResult:
         async def call() -> PublishResult:
             await self._store.listen(channel, settings)
@@ -242,6 +243,7 @@ class FaultyBroker(Broker):
                 settings,
                 idempotency_key=idempotency_key,
                 version=version,
+                skip_history=skip_history,
             )
 
         return await self._call(call)

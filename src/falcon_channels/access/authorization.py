@@ -193,12 +193,13 @@ def check_labels(tags: object, idempotency_key: object) -> None:
         raise PayloadError('an idempotency key must have 1 to 255 bytes of UTF-8')
 
 
-def make_version(number: Any, epoch: Any) -> Version | None:
+def make_version(number: Any, epoch: Any, skip_history: bool) -> Version | None:
     """Return the version of a publication; ``None`` if `number` is ``None``.
 
     Raises:
         PayloadError: The number is not an integer in the range, the epoch is not text
             of at most 255 bytes, or there is an epoch without a number.
+        CapabilityError: The publication skips the log.
     """
     if not _is_text(epoch) or len(epoch.encode()) > 255:
         raise PayloadError('version_epoch must be text of at most 255 bytes of UTF-8')
@@ -211,6 +212,8 @@ def make_version(number: Any, epoch: Any) -> Version | None:
         raise PayloadError(
             f'version is {number!r:.40}, and must be an integer from 0 to {MAX_VERSION}'
         )
+    if skip_history:
+        raise CapabilityError('a version needs the log: leave out skip_history')
     return Version(int(number), epoch)
 
 

@@ -72,6 +72,7 @@ class _BriefBroker:
         idempotency_key: str | None = None,
         connection: Any = None,
         version: Version | None = None,
+        skip_history: bool = False,
     ) -> PublishResult:
         """Open the broker if necessary, and publish.
 
@@ -86,6 +87,7 @@ class _BriefBroker:
                 idempotency_key=idempotency_key,
                 connection=connection,
                 version=version,
+                skip_history=skip_history,
             )
 
     @contextlib.asynccontextmanager

@@ -25,8 +25,6 @@ from typing import Any
 from typing import Protocol
 from typing import TypeVar
 
-import msgspec
-
 from falcon_channels.access import authorization
 from falcon_channels.access.authorization import PublicationDraft
 from falcon_channels.brokers.base import Broker
@@ -91,6 +89,7 @@ class BrokerPublish(Protocol):
         idempotency_key: str | None = None,
         connection: Any = None,
         version: Version | None = None,
+        skip_history: bool = False,
     ) -> Coroutine[Any, Any, PublishResult]:
         """Append a publication to the log and announce it; see `Broker.publish`."""
 
@@ -138,11 +137,11 @@ class Publisher:
             match.route.options, channel, data
         )
         authorization.check_labels(tags, idempotency_key)
-        checked_version = authorization.make_version(version, version_epoch)
+        checked_version = authorization.make_version(
+            version, version_epoch, skip_history
+        )
         if checked_version is not None:
             authorization.check_log(match.route, 'version')
-            if skip_history:
-                raise CapabilityError('a version needs the log: leave out skip_history')
         authorization.check_size(match.route, payload)
         self._check_connection(connection)
         return await self._give_to_broker(
@@ -216,11 +215,16 @@ class Publisher:
         tags: dict[str, str] | None = None,
         delta: bool = True,
         skip_history: bool = False,
+        version: int | None = None,
+        version_epoch: str = '',
     ) -> list[PublishResult]:
         """Implement `Channels.broadcast`."""
         if isinstance(channels, str):
             raise ChannelNameError(f'broadcast takes several channels: [{channels!r}]')
         authorization.check_labels(tags, idempotency_key)
+        checked_version = authorization.make_version(
+            version, version_epoch, skip_history
+        )
         matches = [(channel, await self._match(channel)) for channel in channels]
         #: By `ChannelOptions.binary`, because bytes are JSON in some channels only.
         publications: dict[bool, Publication] = {}
@@ -233,9 +237,15 @@ class Publisher:
                 publications[options.binary] = Publication(
                     data=payload, binary=binary, tags=tags, whole=not delta
                 )
+            if checked_version is not None:
+                authorization.check_log(match.route, 'version')
             authorization.check_size(match.route, publications[options.binary].data)
         return await call_in_batches(
-            partial(self._give_to_broker, skip_history=skip_history),
+            partial(
+                self._give_to_broker,
+                version=checked_version,
+                skip_history=skip_history,
+            ),
             [
                 (
                     match,
@@ -296,8 +306,6 @@ class Publisher:
         if settings is None:
             settings = StreamSettings.of(match.route.options)
             self._settings[match.route] = settings
-        if skip_history:
-            settings = msgspec.structs.replace(settings, size=0)
         publish = self._broker_publish or self._broker.publish
         if self._operations.wanted:
             publish = partial(self._publish_timed, match.route.template, publish)
@@ -308,6 +316,7 @@ class Publisher:
             idempotency_key=idempotency_key,
             connection=connection,
             version=version,
+            skip_history=skip_history,
         )
 
     async def _publish_timed(

@@ -24,8 +24,8 @@ Order and atomicity
     2. The offsets of an epoch are 1, 2, 3 ... A channel whose `StreamSettings.size` is
        0 has no log. Its publications have offset 0 and the epoch ``''``. They are
        announced in the order in which one process has published them. The order
-       between processes is undefined. The same holds for a single `publish` with size
-       0 to a channel that has a log. It does not change the log.
+       between processes is undefined. The same holds for a `publish` with
+       `skip_history` to a channel that has a log. It does not change the log.
     3. A publication is announced to the publishing process in the same way as to the
        others, and not directly. Otherwise its subscribers would see another order.
 
@@ -98,7 +98,8 @@ Limits and close
 The end of a channel
     18. A publication whose `end` is set is the last one of its log. It is stored and
         announced like any other, and the log stores that it has ended. From then on
-        `Broker.publish` stores nothing and raises `ChannelFinishedError`. A call whose
+        `Broker.publish` stores and announces nothing, and raises
+        `ChannelFinishedError`. This also holds with `skip_history`. A call whose
         idempotency key was used before still returns the first position. The end lasts
         as long as the log and its counter, even if the publications have left the log.
         `Broker.remove_history` removes it. If the end were not stored, a reader that
@@ -391,6 +392,7 @@ class Broker(abc.ABC):
         idempotency_key: str | None = None,
         connection: Any = None,
         version: Version | None = None,
+        skip_history: bool = False,
     ) -> PublishResult:
         """Append a publication to the log and announce it, in one atomic step.
 
@@ -399,14 +401,15 @@ class Broker(abc.ABC):
             publication: The publication. The broker assigns its `offset`, and its
                 `time_ms` if that is 0. If its `end` is set, it ends the channel
                 (promise 18), which requires a log.
-            settings: How long the publication is stored. With size 0, nothing is
-                stored, even if the channel has a log.
+            settings: How long the publication is stored.
             idempotency_key: Text of 1 to 255 bytes in UTF-8 (promise 7), or ``None``.
             connection: A database connection of the application, or ``None``. Requires
                 `Capabilities.transactions`. The publication is then part of the
                 transaction, and is announced when that commits.
             version: Version of the state (promise 19), which requires a log; or
                 ``None``.
+            skip_history: Whether the publication is announced only, and not stored
+                in the log of the channel. It then has neither a version nor an end.
 
         Returns:
             The position of the publication.

@@ -187,6 +187,7 @@ class MemoryBroker(Broker):
         idempotency_key: str | None = None,
         connection: Any = None,
         version: Version | None = None,
+        skip_history: bool = False,
     ) -> PublishResult:
         now_s = self._clock()
         self._sweep(now_s)
@@ -195,7 +196,7 @@ class MemoryBroker(Broker):
             if known is not None and known[1] > now_s:
                 return PublishResult(known[0], True)
         time_ms = publication.time_ms or int(self._wall_clock() * 1000)
-        if settings.size:
+        if settings.size and not skip_history:
             log = self._log(channel, settings)
             if log.end is not None:
                 raise ChannelFinishedError(channel)
@@ -215,6 +216,10 @@ class MemoryBroker(Broker):
                 self._schedule_check(channel, log)
             position = Position(log.top, log.epoch)
         else:
+            if settings.size:
+                ended = self._logs.get(channel)
+                if ended is not None and ended.end is not None:
+                    raise ChannelFinishedError(channel)
             publication = msgspec.structs.replace(
                 publication, offset=0, time_ms=time_ms
             )

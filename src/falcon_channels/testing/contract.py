@@ -180,14 +180,18 @@ class BrokerContract:
             assert HistoryPage([], NO_POSITION) == await broker.history('live', NO_LOG)
 
     async def test_publish_without_log_leaves_the_log_of_the_channel(self) -> None:
-        """Promise 2: a publish with size 0 is announced, although there is a log."""
+        """Promise 2: a publish that skips the log is announced."""
         broker = await self.open_broker()
         async with self.opened(broker) as recorder:
             await broker.subscribe('news', LOG)
             await broker.publish('news', publication(1), LOG)
             for n in (2, 3):
                 result = await broker.publish(
-                    'news', publication(n), NO_LOG, idempotency_key='k'
+                    'news',
+                    publication(n),
+                    LOG,
+                    idempotency_key='k',
+                    skip_history=True,
                 )
                 assert PublishResult(NO_POSITION, duplicate=n == 3) == result
             last = await broker.publish('news', publication(4), LOG)
@@ -603,6 +607,15 @@ class BrokerContract:
                                 version=version,
                             )
                         assert 'news' == raised.value.channel
+            for key in (None, 'k'):
+                with pytest.raises(ChannelFinishedError):
+                    await broker.publish(
+                        'news',
+                        publication(1),
+                        LOG,
+                        idempotency_key=key,
+                        skip_history=True,
+                    )
             page = await broker.history('news', LOG)
             assert ([1], last.position) == (numbers(page), page.position)
             assert ChannelEnd() == page.end
@@ -610,6 +623,10 @@ class BrokerContract:
             await broker.signal('news', b'signal')
             await recorder.until(lambda: recorder.signals, 'the signal')
             assert [1] == recorder.offsets_of('news')
+            await broker.remove_history('news')
+            await broker.publish('news', publication(2), LOG, skip_history=True)
+            await recorder.until(lambda: recorder.of('news')[1:], 'the publication')
+            assert [1, 0] == recorder.offsets_of('news')
 
     async def test_nothing_is_published_after_the_end_of_concurrent_calls(self) -> None:
         """Promise 18: of concurrent calls, the end gets the highest offset."""

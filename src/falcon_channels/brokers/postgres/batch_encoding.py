@@ -20,6 +20,7 @@ class QueuedPublication(NamedTuple):
         settings: How long the publication is stored.
         version: The version of the publication, or ``None``.
         end: The end of the channel, or ``None``.
+        skip_history: Whether it is not stored in the log of the channel.
     """
 
     body: bytes
@@ -27,15 +28,27 @@ class QueuedPublication(NamedTuple):
     settings: StreamSettings
     version: Version | None = None
     end: ChannelEnd | None = None
+    skip_history: bool = False
 
     @property
     def special(self) -> bool:
         """Whether it has a key, a version or an end."""
         return any(part is not None for part in (self.key, self.version, self.end))
 
+    @property
+    def size(self) -> int:
+        """Size of the log; 0 for no log, and -1 if the publication skips the log."""
+        return -1 if self.skip_history and self.settings.size else self.settings.size
+
+    def fits(self, other: QueuedPublication) -> bool:
+        """Return whether two publications to a channel can be in one batch."""
+        return (
+            self.settings == other.settings and self.skip_history == other.skip_history
+        )
+
 
 class Batch(NamedTuple):
-    """Publications to one channel, with the same settings.
+    """Publications to one channel that fit into one batch.
 
     Attributes:
         channel: Name of the channel.
@@ -66,12 +79,12 @@ def encode_batches(batches: Sequence[Batch]) -> tuple[list[int], bytes]:
             len(name),
             len(publications),
             int(special),
-            settings.size,
+            publications[0].size,
             to_ms(settings.ttl_s) or -1,
             to_ms(settings.meta_ttl_s) or -1,
             to_ms(settings.idempotency_ttl_s),
         )
-        for body, key, _, version, end in publications:
+        for body, key, _, version, end, _ in publications:
             parts.append(body)
             numbers.append(len(body))
             if special:

@@ -217,8 +217,9 @@ class PostgresBroker(Broker):
         idempotency_key: str | None = None,
         connection: Any = None,
         version: Version | None = None,
+        skip_history: bool = False,
     ) -> PublishResult:
-        if not settings.size:
+        if skip_history or not settings.size:
             self._check_link(channel)
         queued = QueuedPublication(
             encode_publication(publication),
@@ -226,6 +227,7 @@ class PostgresBroker(Broker):
             settings,
             version,
             publication.end,
+            skip_history,
         )
         if connection is None:
             if self._queues is None:

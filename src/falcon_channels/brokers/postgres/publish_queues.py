@@ -201,12 +201,12 @@ class PublishQueues:
     # --- both -------------------------------------------------------------------------
 
     def _take_calls(self, channel: str, limit: int) -> list[_Call]:
-        """Remove calls with equal settings from the start of a queue."""
+        """Remove calls that fit into one batch from the start of a queue."""
         queue = self._queues[channel]
         calls: list[_Call] = []
         size_bytes = 0
         while queue and len(calls) < limit and size_bytes < _MAX_BYTES:
-            if calls and queue[0].request.settings != calls[0].request.settings:
+            if calls and not queue[0].request.fits(calls[0].request):
                 break
             call = queue.popleft()
             if call.future.done():

@@ -249,10 +249,11 @@ class RedisBroker(Broker):
         idempotency_key: str | None = None,
         connection: Any = None,
         version: Version | None = None,
+        skip_history: bool = False,
     ) -> PublishResult:
         client = self._get_client()
         name = self._keys.name(channel)
-        if not settings.size:
+        if skip_history or not settings.size:
             self._check_link(name)
         keys = list(self._keys.log(channel))
         idempotency_ms = 0
@@ -264,7 +265,7 @@ class RedisBroker(Broker):
             keys,
             name,
             client.topology.publish,
-            settings.size,
+            -1 if skip_history and settings.size else settings.size,
             to_ms(settings.ttl_s) or -1,
             to_ms(settings.meta_ttl_s) or -1,
             idempotency_ms,

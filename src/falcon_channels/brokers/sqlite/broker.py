@@ -158,10 +158,11 @@ class SqliteBroker(Broker):
         idempotency_key: str | None = None,
         connection: Any = None,
         version: Version | None = None,
+        skip_history: bool = False,
     ) -> PublishResult:
         result: PublishResult | None = await self._write(
             lambda transaction: transaction.publish(
-                channel, publication, settings, idempotency_key, version
+                channel, publication, settings, idempotency_key, version, skip_history
             ),
             len(publication.data),
         )

@@ -175,6 +175,7 @@ class Transaction:
         settings: StreamSettings,
         key: str | None,
         version: Version | None = None,
+        skip_history: bool = False,
     ) -> PublishResult | None:
         """Append a publication; see `Broker.publish`.
 
@@ -190,8 +191,13 @@ class Transaction:
             ).fetchone()
             if known is not None:
                 return PublishResult(Position(*known), True)
-        channel = self._channel(name, settings) if settings.size else None
-        if channel is not None:
+        channel = None
+        if skip_history:
+            ended = self._find(name) if settings.size else None
+            if ended is not None and ended.end is not None:
+                return None
+        elif settings.size:
+            channel = self._channel(name, settings)
             if channel.end is not None:
                 return None
             if version is not None:

@@ -143,7 +143,7 @@ $$;
 -- * the length of its name in bytes
 -- * the number of its publications
 -- * 1 if one of these is special (has a key, a version or an end), otherwise 0
--- * the size of the log
+-- * the size of the log; 0 for no log, and -1 if the publications skip the log
 -- * how long a publication, the log, and a key are stored, in milliseconds
 -- * for each publication: the length of its body. If the third number is 1, then also the
 --   length of the key, the version, the length of the version epoch, and the length of the
@@ -231,6 +231,10 @@ BEGIN
         ELSIF v_special AND NOT v_locked THEN
             PERFORM {schema}.lock_channel(v_name, v_size, v_meta_ms, v_run);
         END IF;
+        IF v_size < 0 AND NOT v_locked THEN
+            SELECT c.ended INTO v_log.ended FROM {schema}.channels AS c
+            WHERE c.name = v_name AND (c.forget_ms > v_now OR c.forget_ms IS NULL);
+        END IF;
         v_old := coalesce(v_log.top, 0);
         v_top := v_old;
         v_epoch := coalesce(v_log.epoch, '');
@@ -311,7 +315,7 @@ BEGIN
                 ELSE
                     -- The receivers read the body from a table.
                     v_entry := v_entry || '@';
-                    IF v_size = 0 THEN
+                    IF v_size <= 0 THEN
                         INSERT INTO {schema}.messages
                         VALUES (v_offset, false, v_body, v_now + 60000);
                     END IF;

@@ -1,10 +1,10 @@
 -- Append a publication to the log of a channel and announce it, in one atomic step.
 --
 -- KEYS: meta, log, idempotency key
--- ARGV: name of the pub/sub channel, PUBLISH or SPUBLISH, size (0: no log), ttl_ms and
---       meta_ms (-1: no limit), idempotency_ms (0: no key), new epoch, trusted (0 or 1),
---       body; for some publications also: 1 if it ends the channel (else 0), the error
---       with which it ends, version, version epoch
+-- ARGV: name of the pub/sub channel, PUBLISH or SPUBLISH, size (0: no log, -1: the
+--       publication skips the log), ttl_ms and meta_ms (-1: no limit), idempotency_ms (0:
+--       no key), new epoch, trusted (0 or 1), body; for some publications also: 1 if it
+--       ends the channel (else 0), the error with which it ends, version, version epoch
 -- Returns: "OFFSET EPOCH"; with a 'd' before it if the idempotency key was used before,
 --          with an 's' if the log has this version or a newer one; 'f' if the channel has
 --          ended
@@ -22,6 +22,11 @@ end
 
 local ms = now_ms()
 local position, message = '0 ', 'l'
+if size == '-1' then
+  local offset = call('HGET', KEYS[1], 'n')
+  if offset and string.find(offset, ':', 1, true) then return 'f' end
+  size = '0'
+end
 if size ~= '0' then
   local meta, log = KEYS[1], KEYS[2]
   local epoch, offset, _, finished = open_log(meta, log, ARGV[7], ARGV[8])
