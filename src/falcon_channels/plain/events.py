@@ -17,7 +17,6 @@ The rules:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 import logging
 from typing import Any
 from typing import Protocol
@@ -46,12 +45,15 @@ from falcon_channels.protocol.event_codec import Part
 from falcon_channels.publication import ChannelEnd
 from falcon_channels.publication import Position
 from falcon_channels.transports.asgi_extensions import server_http_connection
+from falcon_channels.transports.base import Framing
 from falcon_channels.transports.base import Transport
 from falcon_channels.transports.encoders import Encoder
+from falcon_channels.transports.http_stream import CHUNKED_EVENTS
 from falcon_channels.transports.http_stream import EVENT_STREAM
 from falcon_channels.transports.http_stream import HttpStreamTransport
 from falcon_channels.transports.http_stream import retry_later
 from falcon_channels.transports.http_stream import set_stream_headers
+from falcon_channels.transports.http_stream import WHOLE_EVENTS
 from falcon_channels.websocket.close_codes import NORMAL
 
 _logger = logging.getLogger('falcon_channels')
@@ -67,39 +69,31 @@ UNREAD_TIMEOUT_S = 20.0
 # --- encoders ------------------------------------------------------------------------
 
 
-class _WholeEvents:
-    """Framing of whole events."""
-
-    def frame(self, payloads: Sequence[bytes], *, binary: bool) -> bytes:
-        """Return the events, one after the other."""
-        return b''.join(payloads)
-
-    def join(self, blobs: Sequence[bytes]) -> bytes:
-        """Return all events of `blobs` as one blob."""
-        return b''.join(blobs)
-
-
-#: Framing of all event streams.
-WHOLE_EVENTS = _WholeEvents()
-
 # NOTE: an application may make up event names. An encoder lives as long as the
 #   connections that use it.
-_encoders: WeakValueDictionary[tuple[bool, event_codec.Names, bool], Encoder] = (
+_encoders: WeakValueDictionary[tuple[Framing, event_codec.Names, bool], Encoder] = (
     WeakValueDictionary()
 )
 
 
-def _encoder_for(wanted: EventRequest) -> Encoder:
-    """Return the shared encoder of an event stream."""
+def _encoder_for(wanted: EventRequest, framing: Framing) -> Encoder:
+    """Return the shared encoder of an event stream.
+
+    Args:
+        wanted: The parsed request.
+        framing: Framing of the transport, for a stream of one channel.
+    """
     several, json = len(wanted.channels) > 1, wanted.options.json
-    key = (several, wanted.names, json)
+    if several:
+        framing = PARTS
+    key = (framing, wanted.names, json)
     encoder = _encoders.get(key)
     if encoder is None:
         lines = event_codec.EventLines(wanted.names, json)
         encoder = (
-            Encoder(event_codec.PartsCodec(lines.encode), PARTS)
+            Encoder(event_codec.PartsCodec(lines.encode), framing)
             if several
-            else Encoder(event_codec.EventCodec(lines), WHOLE_EVENTS)
+            else Encoder(event_codec.EventCodec(lines), framing)
         )
         _encoders[key] = encoder
     return encoder
@@ -150,7 +144,12 @@ class EventStream(HttpConnection):
         info: Any,
     ) -> None:
         super().__init__(
-            node, transport, _encoder_for(wanted), req, user=user, info=info
+            node,
+            transport,
+            _encoder_for(wanted, transport.framing),
+            req,
+            user=user,
+            info=info,
         )
         self._keepalive_s = wanted.options.keepalive_s
         self._end_event = wanted.options.end_event
@@ -181,7 +180,7 @@ class EventStream(HttpConnection):
             self._end()
             return False
         write = self.transport.write
-        write(self._beginning(wanted))
+        write(self._frame(self._beginning(wanted)))
         held, self.held, self.held_bytes = self.held, [], 0
         if len(wanted.channels) > 1:
             self.write = self._write_parts
@@ -201,6 +200,10 @@ class EventStream(HttpConnection):
         self._slot = self.node.timers.add(self, now_s + interval_s)
         return True
 
+    def _frame(self, events: bytes) -> Any:
+        """Return events as a blob for the transport."""
+        return self.transport.framing.frame((events,), binary=False)
+
     @property
     def _all_ended(self) -> bool:
         return len(self.ended) == self._num_channels
@@ -214,7 +217,7 @@ class EventStream(HttpConnection):
         if self._num_channels > 1:
             return [Part(channel, position, lines, is_end=True)]
         event_id = event_codec.encode_position(position, is_end=True)
-        return event_codec.end_event(lines, event_id)
+        return self._frame(event_codec.end_event(lines, event_id))
 
     def on_finished(
         self, subscription: Subscription, end: ChannelEnd, position: Position
@@ -253,7 +256,7 @@ class EventStream(HttpConnection):
             if part.position.offset:
                 self.positions[part.channel] = part.position
             events.append(event_codec.end_event(part.content, self._part_id(part)))
-        return self.transport.write(b''.join(events))
+        return self.transport.write(self._frame(b''.join(events)))
 
     def _part_id(self, part: Part) -> str:
         if not part.position.offset:
@@ -278,7 +281,7 @@ class EventStream(HttpConnection):
         if self._keepalive_s is None:
             return
         if not self.transport.backlog_bytes:
-            self.transport.write(_COMMENT)
+            self.transport.write(self._frame(_COMMENT))
         self._slot = self.node.timers.add(self, now_s + self._keepalive_s)
 
     def on_end(self) -> None:
@@ -344,7 +347,8 @@ async def serve_events(
         body = await poll(node, req, wanted, user=user, info=info, receive=req._receive)
         answer_poll(resp, body)
         return
-    transport = HttpStreamTransport(WHOLE_EVENTS)
+    server = server_http_connection(req.scope)
+    transport = HttpStreamTransport(WHOLE_EVENTS if server is None else CHUNKED_EVENTS)
     try:
         await node.handshake.admit(req)
         connection = EventStream(node, transport, req, wanted, user=user, info=info)
@@ -357,5 +361,4 @@ async def serve_events(
     set_stream_headers(resp, EVENT_STREAM)
     # NOTE: Falcon notices that the client has left only in `resp.sse`, and only after
     #   the next event. ASGI's own `receive` reports it at once.
-    server = server_http_connection(req.scope)
-    resp.stream = transport.body(connection, req._receive, server)
+    resp.stream = transport.body(connection, req._receive, server, resp)

@@ -25,13 +25,13 @@ from falcon_channels.plain.events import allow_page
 from falcon_channels.plain.events import answer_ended
 from falcon_channels.plain.events import answer_refused
 from falcon_channels.plain.events import EventStream
-from falcon_channels.plain.events import WHOLE_EVENTS
 from falcon_channels.plain.poll import answer_poll
 from falcon_channels.plain.poll import poll
 from falcon_channels.portal.loop_thread import LoopThread
 from falcon_channels.transports.base import Receiver
 from falcon_channels.transports.http_stream import EVENT_STREAM
 from falcon_channels.transports.http_stream import set_stream_headers
+from falcon_channels.transports.http_stream import WHOLE_EVENTS
 from falcon_channels.websocket.close_codes import ABNORMAL
 
 

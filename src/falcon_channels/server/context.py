@@ -10,6 +10,7 @@ import sys
 from typing import Any
 from typing import Protocol
 
+import falcon.asgi
 from uvicorn.config import Config
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.server import ServerState
@@ -61,6 +62,7 @@ class ServerContext:
         'ping_interval_s',
         'ping_timeout_s',
         'scope_asgi',
+        'sends_unchanged',
         'state',
     )
 
@@ -82,6 +84,9 @@ class ServerContext:
             )
         #: One object for all connections.
         self.http_app = self._serve_http
+        #: Whether no ASGI middleware can see or change the events of the application.
+        call = getattr(type(self.app), '__call__', None)  # noqa: B004 - compared, not tested
+        self.sends_unchanged = call is falcon.asgi.App.__call__
         self._unflushed: list[Flushable] = []
         #: Value of ``scope['asgi']``, one object for all scopes to save memory.
         self.scope_asgi = {'version': config.asgi_version, 'spec_version': '2.4'}

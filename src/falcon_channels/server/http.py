@@ -15,6 +15,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from http import HTTPStatus
+from os import write as write_descriptor
 import sys
 from typing import Any
 
@@ -23,6 +24,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.utils import get_local_addr
+from uvicorn.protocols.utils import is_ssl
 from uvicorn.server import ServerState
 
 from falcon_channels.server.context import ServerContext
@@ -242,14 +244,18 @@ class _HttpRequests(HttpToolsProtocol):
         '_body_bytes',
         '_body_timer',
         '_chunk',
+        '_context',
         '_ending',
+        '_fd',
         '_head_bytes',
         '_head_timer',
         '_idle',
         '_in_head',
         '_is_lost',
         '_on_disconnect',
+        '_on_writable',
         '_options',
+        '_queued_bytes',
         '_write_timer',
         'access_log',
         'access_logger',
@@ -260,6 +266,7 @@ class _HttpRequests(HttpToolsProtocol):
         'config',
         'connections',
         'cycle',
+        'descriptor',
         'expect_100_continue',
         'flow',
         'headers',
@@ -292,8 +299,8 @@ class _HttpRequests(HttpToolsProtocol):
         self._options: ServerOptions = (
             getattr(config, 'server_options', None) or ServerOptions()
         )
-        context = ServerContext.of(config, server_state, app_state, self._options)
-        self.app = context.http_app
+        self._context = ServerContext.of(config, server_state, app_state, self._options)
+        self.app = self._context.http_app
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._body_timer: asyncio.TimerHandle | None = None
@@ -309,6 +316,12 @@ class _HttpRequests(HttpToolsProtocol):
         self._chunk = b''
         self._on_disconnect: Callable[[], None] | None = None
         self._is_lost = False
+        #: Set while the application itself writes the body; see `take_body`.
+        self._on_writable: Callable[[], None] | None = None
+        self._fd = -1
+        self.descriptor = -1
+        #: Number of bytes that `write` has passed to the transport.
+        self._queued_bytes = 0
         # NOTE: replaced by a deque before the first request that must wait.
         self.pipeline = ()  # type: ignore[assignment]
 
@@ -334,6 +347,7 @@ class _HttpRequests(HttpToolsProtocol):
         self._stop_head_timer()
         self._stop_body_timer()
         self._stop_write_timer()
+        self._end_body()
         super().connection_lost(exc)
         self._is_lost = True
         on_disconnect, self._on_disconnect = self._on_disconnect, None
@@ -442,6 +456,9 @@ class _HttpRequests(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Called at the end of a response."""
         self._on_disconnect = None
+        if self._on_writable is not None:
+            self._end_body()
+            self.transport.set_write_buffer_limits()
         super().on_response_complete()
 
     def handle_websocket_upgrade(self) -> None:
@@ -494,36 +511,102 @@ class _HttpRequests(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """Called when too much output is pending: start `write_timeout_s`."""
         super().pause_writing()
+        self.descriptor = -1
         self._start_write_timer()
 
     def resume_writing(self) -> None:
         """Called when little output is pending: let the application continue."""
         self._stop_write_timer()
         super().resume_writing()
+        if self._on_writable is not None:
+            self.descriptor = self._fd
+            self._on_writable()
 
     def _start_write_timer(self) -> None:
         self._write_timer = self.loop.call_later(
-            self._options.write_timeout_s,
-            self._check_backlog,
-            self.transport.get_write_buffer_size(),
+            self._options.write_timeout_s, self._check_backlog, self._written_bytes()
         )
+
+    def _written_bytes(self) -> int:
+        """Return a number that grows when the client reads some of the backlog."""
+        return self._queued_bytes - self.transport.get_write_buffer_size()
 
     def _stop_write_timer(self) -> None:
         if self._write_timer is not None:
             self._write_timer.cancel()
             self._write_timer = None
 
-    def _check_backlog(self, pending_before: int) -> None:
+    def _check_backlog(self, written_before: int) -> None:
         # SECURITY: A client that never reads could otherwise keep its connection and
         # its pending output in memory without limit.
-        if self.transport.get_write_buffer_size() >= pending_before:
+        if self._written_bytes() <= written_before:
             self.abort()
         else:
             self._start_write_timer()
 
     def abort(self) -> None:
         """End the TCP connection at once and discard the pending output."""
+        self._end_body()
         self.transport.abort()
+
+    def take_body(self, on_writable: Callable[[], None]) -> bool:
+        """Let the application write the rest of the body; see `ServerHttpConnection`.
+
+        Args:
+            on_writable: Called when the whole backlog has been written.
+        """
+        cycle = self.cycle
+        if (
+            not self._context.sends_unchanged
+            or self.pipeline
+            or not cycle.response_started
+            or cycle.response_complete
+            or not cycle.chunked_encoding
+            or self.transport.is_closing()
+        ):
+            return False
+        self._on_writable = on_writable
+        secure = is_ssl(self.transport)
+        if not secure:
+            self._fd = self.transport.get_extra_info('socket').fileno()
+        # NOTE: `resume_writing` then comes when all output is written. TLS transports
+        # take 0 to mean "always too much".
+        self.transport.set_write_buffer_limits(high=1 if secure else 0, low=0)
+        if not self.flow.write_paused:
+            self.descriptor = self._fd
+        return True
+
+    def _end_body(self) -> None:
+        """Forget what `take_body` has stored; `write` does nothing from now on."""
+        self._on_writable = None
+        self._fd = self.descriptor = -1
+
+    @property
+    def backlog_bytes(self) -> int:
+        """Number of written bytes that are still buffered in this process."""
+        return 0 if self._is_lost else self.transport.get_write_buffer_size()
+
+    def write(self, chunks: bytes) -> int:
+        """Send or buffer HTTP chunks; return the backlog in bytes.
+
+        PERF: As for a WebSocket, the descriptor is written directly while no output is
+        pending (benchmarks/event_streams.py).
+        """
+        if self._on_writable is None:
+            return 0
+        if self.descriptor >= 0:
+            try:
+                sent = write_descriptor(self.descriptor, chunks)
+            except OSError:
+                # NOTE: The socket's buffer is full or the connection is broken: the
+                # transport handles both.
+                sent = 0
+            if sent == len(chunks):
+                return 0
+            chunks = chunks[sent:]
+        self._queued_bytes += len(chunks)
+        self.transport.write(chunks)
+        return self.transport.get_write_buffer_size()
 
     def watch(self, on_disconnect: Callable[[], None]) -> None:
         """Call a function when the client has left, or now if it has left already.

@@ -71,8 +71,37 @@ class ServerWebSocket(Transport, Protocol):
 class ServerHttpConnection(Protocol):
     """The connection of an HTTP request, as our server shares it with the application.
 
-    It is for a response that lasts long, such as an event stream.
+    It is for a response that lasts long, such as an event stream. After `take_body`,
+    the application writes the body to the connection, and not through ASGI events.
     """
+
+    @property
+    def descriptor(self) -> int:
+        """File descriptor for direct writes of the body, or -1; see `Transport`."""
+
+    @property
+    def backlog_bytes(self) -> int:
+        """Number of written bytes that are still buffered in this process."""
+
+    def take_body(self, on_writable: Callable[[], None]) -> bool:
+        """Let the application write the rest of the body; allowed once.
+
+        The application still sends the last ``http.response.body`` event through ASGI.
+
+        Args:
+            on_writable: Called when the whole backlog has been written.
+
+        Returns:
+            Whether `write` can be used. It cannot if the response has not begun, if its
+            body has no chunks, or if other code sees the events of the application.
+        """
+
+    def write(self, chunks: bytes) -> int:
+        """Send or buffer HTTP chunks; return the backlog in bytes.
+
+        Args:
+            chunks: Whole chunks (RFC 9112 section 7.1).
+        """
 
     def abort(self) -> None:
         """End the connection at once, even if the client does not read."""

@@ -3,6 +3,10 @@
 The response is Falcon's ``resp.stream``. Everything that a connection writes waits in a
 queue until the server has taken it; the bytes of the queue are the transport's backlog.
 Messages from the client arrive in other requests, or not at all.
+
+With the framing `CHUNKED_EVENTS`, the transport writes to the server's connection as
+soon as the server allows that (`ServerHttpConnection.take_body`). A write then needs no
+task, and the fan-out can write many such responses with one system call.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from collections.abc import Awaitable
 from collections.abc import Callable
 from collections.abc import Sequence
 import random
+import sys
 from typing import Any
 
 import falcon
@@ -93,9 +98,52 @@ class EventFraming:
         return b''.join(blobs)
 
 
+class WholeEventFraming:
+    """Framing of payloads that are whole server-sent events."""
+
+    def frame(self, payloads: Sequence[bytes], *, binary: bool) -> bytes:
+        """Return the events, one after the other."""
+        return b''.join(payloads)
+
+    def join(self, blobs: Sequence[bytes]) -> bytes:
+        """Return all events of `blobs` as one blob."""
+        return b''.join(blobs)
+
+
+class ChunkedEventFraming:
+    """Framing of whole server-sent events as HTTP chunks (RFC 9112 section 7.1).
+
+    ``9\\r\\ndata: x\\n\\n\\r\\n``
+    """
+
+    def frame(self, payloads: Sequence[bytes], *, binary: bool) -> bytes:
+        """Return the events as one chunk."""
+        content = b''.join(payloads)
+        return b'%x\r\n%b\r\n' % (len(content), content)
+
+    def join(self, blobs: Sequence[bytes]) -> bytes:
+        """Return all chunks of `blobs` as one blob."""
+        return b''.join(blobs)
+
+
 LINES = LineFraming()
 LENGTH_PREFIXED = LengthPrefixedFraming()
 EVENTS = EventFraming()
+WHOLE_EVENTS = WholeEventFraming()
+CHUNKED_EVENTS = ChunkedEventFraming()
+
+
+def content_of_chunks(blob: bytes) -> bytes:
+    """Return the content of the chunks of `CHUNKED_EVENTS`."""
+    contents = []
+    start = 0
+    while start < len(blob):
+        line_end = blob.index(b'\r\n', start)
+        content = line_end + 2
+        end = content + int(blob[start:line_end], 16)
+        contents.append(blob[content:end])
+        start = end + 2
+    return b''.join(contents)
 
 
 class HttpStreamTransport:
@@ -105,7 +153,7 @@ class HttpStreamTransport:
     connection ends with the stream.
 
     Args:
-        framing: One of `LINES`, `LENGTH_PREFIXED` and `EVENTS`.
+        framing: One of the framings of this module.
         preamble: Bytes at the beginning of the body, by default none.
     """
 
@@ -113,22 +161,21 @@ class HttpStreamTransport:
         '_closing',
         '_ended',
         '_get_field',
+        '_output',
         '_queue',
+        '_queue_bytes',
         '_readable',
         '_sender',
         '_sending',
         '_server',
         '_waiter',
-        'backlog_bytes',
         'framing',
     )
 
-    #: -1: bytes are written through ASGI, not to a socket.
-    descriptor = -1
-
     def __init__(self, framing: Any, preamble: bytes = b'') -> None:
         self.framing = framing
-        self.backlog_bytes = 0
+        #: Size of the queue, and of the bytes that the server is taking.
+        self._queue_bytes = 0
         #: Set when the connection accepts commands again; ``None`` while it does.
         self._readable: asyncio.Event | None = None
         self._get_field: Callable[[], bytes] | None = None
@@ -142,6 +189,20 @@ class HttpStreamTransport:
         self._sending = False
         self._sender: asyncio.Task[Any] | None = None
         self._server: ServerHttpConnection | None = None
+        #: The server's connection while blobs are written to it and not to the queue.
+        self._output: ServerHttpConnection | None = None
+
+    @property
+    def descriptor(self) -> int:
+        """File descriptor of the socket, or -1 while bytes go through ASGI."""
+        output = self._output
+        return -1 if output is None else output.descriptor
+
+    @property
+    def backlog_bytes(self) -> int:
+        """Number of bytes that the server or the client has not taken yet."""
+        output = self._output
+        return self._queue_bytes if output is None else output.backlog_bytes
 
     @property
     def begun(self) -> bool:
@@ -158,13 +219,15 @@ class HttpStreamTransport:
         self._get_field = get_field
 
     def write(self, blob: bytes) -> int:
-        """Queue a blob; return the size of the queue in bytes."""
+        """Write or queue a blob; return the backlog in bytes."""
         if self._ended or self._closing is not None:
             return 0
+        if self._output is not None:
+            return self._output.write(blob)
         self._queue.append(blob)
-        self.backlog_bytes += len(blob)
+        self._queue_bytes += len(blob)
         self._wake()
-        return self.backlog_bytes
+        return self._queue_bytes
 
     def close(self, code: int, reason: str) -> None:
         """End the body after the queue; abort if the client does not read in time.
@@ -182,8 +245,11 @@ class HttpStreamTransport:
         """Drop the queue and end the body."""
         self._ended = True
         self._queue.clear()
-        self.backlog_bytes = 0
+        self._queue_bytes = 0
         self._wake()
+        if self._output is not None:
+            self._output.abort()
+            return
         if not self._sending:
             return
         if self._server is not None:
@@ -214,6 +280,7 @@ class HttpStreamTransport:
         receiver: Receiver,
         receive: Callable[[], Awaitable[Any]],
         server: ServerHttpConnection | None = None,
+        resp: falcon.Response | None = None,
     ) -> AsyncIterator[bytes]:
         """Yield written blobs until the connection ends; then call `on_closed`.
 
@@ -222,8 +289,14 @@ class HttpStreamTransport:
             receive: ASGI's ``receive``. The request was read before, so the only event
                 still to come is the client's disconnect.
             server: The server's connection, or ``None`` if the server shares none.
+            resp: The response. It is needed for writes to the server's connection.
         """
         self._server = server
+        # NOTE: a middleware may have replaced the stream, for example to compress it.
+        #   It must then receive everything.
+        is_sent_as_is = resp is not None and (
+            getattr(resp.stream, 'ag_frame', None) is sys._getframe()
+        )
         self._sender = asyncio.current_task()
         watch: asyncio.Task[None] | None = None
         if server is not None:
@@ -236,21 +309,26 @@ class HttpStreamTransport:
         try:
             while not self._ended:
                 if self._queue:
-                    chunk = self._take_queue()
+                    chunk, size_bytes = self._take_queue(), self._queue_bytes
                     self._sending = True
                     yield chunk
                     self._sending = False
-                    self.backlog_bytes = max(0, self.backlog_bytes - len(chunk))
-                    if not self._queue and not self._ended:
-                        self.backlog_bytes = 0
-                        receiver.on_writable()
-                elif self._closing is not None:
+                    if self._ended:
+                        break
+                    self._queue_bytes -= size_bytes
+                    if not self._queue:
+                        if is_sent_as_is:
+                            self._take_output(receiver)
+                        if not self.backlog_bytes:
+                            receiver.on_writable()
+                elif self._closing is not None and not self.backlog_bytes:
                     break
                 else:
                     self._waiter = asyncio.get_running_loop().create_future()
                     await self._waiter
         finally:
             self._sending = False
+            self._output = None
             self._ended = True
             self._queue.clear()
             if watch is not None:
@@ -262,9 +340,25 @@ class HttpStreamTransport:
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
+    def _take_output(self, receiver: Receiver) -> None:
+        """Write to the server's connection from now on, if the server allows it."""
+        server = self._server
+        if server is None or self.framing is not CHUNKED_EVENTS:
+            return
+
+        def on_writable() -> None:
+            if self._closing is not None:
+                self._wake()
+            receiver.on_writable()
+
+        if server.take_body(on_writable):
+            self._output = server
+
     def _take_queue(self) -> bytes:
         chunk = b''.join(self._queue)
         self._queue.clear()
+        if self.framing is CHUNKED_EVENTS:
+            return content_of_chunks(chunk)
         if self._get_field is None or not chunk.endswith(b'\n\n'):
             return chunk
         return chunk[:-1] + self._get_field() + b'\n'
