@@ -12,10 +12,10 @@ import pytest
 from support.asgi_servers import AsgiServer
 from support.chat_pages import chat_server
 from support.chat_pages import new_folder
-from support.chat_talkers import settle
 from support.chat_talkers import SOCKET
 from support.chat_talkers import talker
 from support.processes import ServerProcess
+from support.sdk_tasks import finish_tasks
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 from websockets.exceptions import InvalidStatus
@@ -42,7 +42,7 @@ def server(asgi_server: AsgiServer) -> Iterator[ServerProcess]:
 async def closed() -> AsyncIterator[None]:
     """Wait for the connections that the SDK closes in the background."""
     yield
-    await settle()
+    await finish_tasks()
 
 
 async def test_client_publish_and_subscribe_outside_its_rights_is_refused(

@@ -11,10 +11,10 @@ import random
 import pytest
 from support.chat_pages import chat_server
 from support.chat_pages import new_folder
-from support.chat_talkers import settle
 from support.chat_talkers import Talker
 from support.chat_talkers import talker
 from support.proxy import Proxy
+from support.sdk_tasks import finish_tasks
 
 pytestmark = [
     pytest.mark.server,
@@ -35,7 +35,7 @@ BREAK_S = (0.1, 0.9)
 async def closed() -> AsyncIterator[None]:
     """Wait for the connections that the SDK closes in the background."""
     yield
-    await settle()
+    await finish_tasks()
 
 
 async def test_ten_people_with_breaking_connections_receive_every_message_once() -> (

@@ -19,6 +19,7 @@ import pytest
 from support.asgi_servers import AsgiServer
 from support.lean_client import LeanClient
 from support.processes import ServerProcess
+from support.sdk_tasks import finish_tasks
 from support.stop_app import KEY
 
 LISTENERS = 120
@@ -143,10 +144,7 @@ async def run(
     await asyncio.gather(*running, return_exceptions=True)
     for listener in listeners:
         listener.cut()
-    async with asyncio.timeout(30):
-        # NOTE: The SDK closes its sockets in tasks of its own.
-        while asyncio.all_tasks() - {asyncio.current_task()}:
-            await asyncio.sleep(0.01)
+    await finish_tasks()
     return acknowledged, listeners, sdk
 
 

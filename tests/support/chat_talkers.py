@@ -38,6 +38,8 @@ class Talker(ClientEventHandler, SubscriptionEventHandler):
         self.unrecovered = 0
         self._changed = asyncio.Event()
         self.client: Client | None = None
+        #: All clients of this person, also those before `client`.
+        self.clients: list[Client] = []
 
     # --- events of the SDK -----------------------------------------------------------
 
@@ -86,6 +88,7 @@ class Talker(ClientEventHandler, SubscriptionEventHandler):
             headers={'Cookie': f'chat_session={self.cookie}'},
             max_reconnect_delay=0.5,
         )
+        self.clients.append(self.client)
         return self.client
 
     async def say(self, text: str, room: str = 'lobby', key: str | None = None) -> Any:
@@ -105,13 +108,5 @@ async def talker(url: str, name: str) -> AsyncIterator[Talker]:
         try:
             yield one
         finally:
-            if one.client is not None:
-                await one.client.disconnect()
-
-
-async def settle() -> None:
-    """Wait for the connections that the SDK closes in the background."""
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    if tasks:
-        _, left = await asyncio.wait(tasks, timeout=WAIT_S)
-        assert set() == left
+            for client in one.clients:
+                await client.disconnect()
