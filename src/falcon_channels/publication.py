@@ -85,7 +85,7 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True):
         info: The client that published it; ``None`` if the application did.
         end: The end of the channel, in its last publication; else ``None``. `data` of
             a last publication may be empty.
-        whole: Whether it is never sent as a delta (`ChannelOptions.delta`).
+        delta: Whether it may be sent as a delta (`ChannelOptions.delta`).
         trace: Trace context of the publish, as a W3C ``traceparent``; ``''`` for none.
             It is never sent to clients.
     """
@@ -97,7 +97,7 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True):
     tags: dict[str, str] | None = None
     info: ClientInfo | None = None
     end: ChannelEnd | None = None
-    whole: bool = False
+    delta: bool = True
     trace: str = ''
 
     @property

@@ -128,9 +128,7 @@ async def test_publication_from_sql_is_delivered_like_others(
         ]
         assert [1, 2, 3, 4] == [publication.offset for publication in found]
         assert [None, None, None, tags] == [publication.tags for publication in found]
-        assert [False, False, False, True] == [
-            publication.whole for publication in found
-        ]
+        assert [True, True, True, False] == [publication.delta for publication in found]
         assert (4, page.position.epoch, False, False) == (
             offset,
             epoch,

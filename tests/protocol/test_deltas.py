@@ -55,9 +55,9 @@ def test_publication_after_another_is_a_delta() -> None:
     assert [True, True, True] == are_deltas(*items, base=publication('0'))
 
 
-def test_publication_marked_as_whole_is_whole() -> None:
-    """A publication marked as whole is sent whole, and is the base of the next one."""
-    items = [publication('a'), publication('b', whole=True), publication('c')]
+def test_publication_without_delta_is_whole() -> None:
+    """A publication with `delta=False` is sent whole, and is the next one's base."""
+    items = [publication('a'), publication('b', delta=False), publication('c')]
     assert [False, False, True] == are_deltas(*items)
 
 
@@ -117,7 +117,8 @@ def test_form_for_deltas_has_every_field_of_a_publication() -> None:
         tags={'k': 'v'},
         info=JOIN.info,
         end=ChannelEnd('failed'),
-        whole=True,
+        delta=False,
+        trace='00-a-b-01',
     )
     (found,) = with_deltas([item], None)
     defaults = Publication(data=b'')

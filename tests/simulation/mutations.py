@@ -711,9 +711,9 @@ MUTANTS = [
         'tests/hub/test_delta_delivery.py',
     ),
     Mutant(
-        'a publication that is marked as whole is a delta',
+        'a publication with delta=False is a delta',
         'protocol/deltas.py',
-        'not (item.whole or item.binary or base.binary)',
+        'item.delta and not (item.binary or base.binary)',
         'not (item.binary or base.binary)',
         'tests/protocol/test_deltas.py',
     ),

@@ -375,7 +375,7 @@ async def authorize_publish(
         binary=binary,
         tags=draft.tags,
         info=connection.client_info(subscription),
-        whole=not draft.delta,
+        delta=draft.delta,
     )
 
 

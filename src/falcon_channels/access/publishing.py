@@ -147,7 +147,7 @@ class Publisher:
         return await self._give_to_broker(
             match,
             channel,
-            Publication(data=payload, binary=binary, tags=tags, whole=not delta),
+            Publication(data=payload, binary=binary, tags=tags, delta=delta),
             idempotency_key,
             connection,
             checked_version,
@@ -235,7 +235,7 @@ class Publisher:
                     options, channel, data
                 )
                 publications[options.binary] = Publication(
-                    data=payload, binary=binary, tags=tags, whole=not delta
+                    data=payload, binary=binary, tags=tags, delta=delta
                 )
             if checked_version is not None:
                 authorization.check_log(match.route, 'version')

@@ -47,7 +47,7 @@ def encode_publication(publication: Publication, time_ms: int = 0) -> bytes:
             publication.tags,
             publication.info,
             publication.end,
-            publication.whole,
+            not publication.delta,
             publication.trace,
         )
     )
@@ -73,7 +73,7 @@ def decode_publication(body: bytes, offset: int, time_ms: int = 0) -> Publicatio
         tags=stored.tags,
         info=stored.info,
         end=stored.end,
-        whole=stored.whole,
+        delta=not stored.whole,
         trace=stored.trace,
     )
 

@@ -4,7 +4,7 @@ A client with delta stores the last payload of the subscription: its *base*. The
 publication can be sent as a delta against this base. It is sent whole if
 
 * the base is not known for certain, as for the first publication,
-* the publication or the base is binary, or the publication is marked as `whole`,
+* the publication or the base is binary, or the `delta` of the publication is false,
 * the delta is not shorter than the payload.
 
 In JSON, ``data`` is a string in both cases: the text of the payload, or the delta.
@@ -117,7 +117,7 @@ def last_publication(items: Sequence[Publication | Signal]) -> Publication | Non
 
 def _with_delta(item: Publication, base: Publication | None) -> DeltaPublication:
     patch = None
-    if base is not None and not (item.whole or item.binary or base.binary):
+    if base is not None and item.delta and not (item.binary or base.binary):
         patch = Patch(base.data, item.data)
     return DeltaPublication(
         data=item.data,
@@ -127,6 +127,7 @@ def _with_delta(item: Publication, base: Publication | None) -> DeltaPublication
         tags=item.tags,
         info=item.info,
         end=item.end,
-        whole=item.whole,
+        delta=item.delta,
+        trace=item.trace,
         patch=patch,
     )

@@ -216,7 +216,7 @@ class BrokerContract:
             Publication(data=b'1', time_ms=2, tags={'a': "b'", '': '€'}, info=info),
             Publication(data=b'"%s"' % (b'x' * 60000), time_ms=3),
             Publication(data=b'', binary=True, time_ms=4, offset=77),
-            Publication(data=b'2', time_ms=5, whole=True),
+            Publication(data=b'2', time_ms=5, delta=False, trace='00-a-b-01'),
         ]
         async with self.opened(broker) as recorder:
             for channel, settings in (('log', LOG), ('live', NO_LOG)):
@@ -890,4 +890,7 @@ class BrokerContract:
 
 
 def _facts(item: Publication) -> tuple[object, ...]:
-    return (item.data, item.binary, item.time_ms, item.tags, item.info)
+    return (
+        *(item.data, item.binary, item.time_ms, item.tags, item.info),
+        *(item.end, item.delta, item.trace),
+    )

@@ -234,7 +234,7 @@ class Transaction:
             tags=publication.tags,
             info=publication.info,
             end=publication.end,
-            whole=publication.whole,
+            delta=publication.delta,
             trace=publication.trace,
         )
         self.events.append(Event(kind, name, item, position.epoch))
