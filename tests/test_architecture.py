@@ -32,7 +32,7 @@ LAYERS: list[set[str]] = [
         'publication',
         'timer_wheel',
     },
-    {'tokens'},
+    {'measurements', 'tokens'},
     {'routing'},
     {'protocol', 'brokers'},
     {'transports'},

@@ -279,7 +279,7 @@ LAYERS = (
         'burst_log · class_hooks · converters · events · filters\n'
         'metrics · names · options · origin · publication · timer_wheel'
     ),
-    'tokens',
+    'measurements · tokens',
     'routing',
     'protocol · brokers',
     'transports',

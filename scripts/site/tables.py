@@ -25,6 +25,8 @@ from falcon_channels import cli
 from falcon_channels import errors
 from falcon_channels.metrics import COUNTERS
 from falcon_channels.metrics import GAUGES
+from falcon_channels.metrics import HISTOGRAMS
+from falcon_channels.metrics import LABELLED_COUNTERS
 from falcon_channels.protocol import codes
 from falcon_channels.websocket import close_codes
 
@@ -172,8 +174,20 @@ def metrics() -> str:
         + [
             (f'`falcon_channels_{name}`', 'gauge', markdown(text))
             for name, text in GAUGES.items()
+        ]
+        + [
+            (_with_labels(f'{name}_total', row.labels), 'counter', markdown(row.text))
+            for name, row in LABELLED_COUNTERS.items()
+        ]
+        + [
+            (_with_labels(name, row.labels), 'histogram', markdown(row.text))
+            for name, row in HISTOGRAMS.items()
         ],
     )
+
+
+def _with_labels(name: str, labels: tuple[str, ...]) -> str:
+    return f'`falcon_channels_{name}{{{", ".join(labels)}}}`'.replace('{}', '')
 
 
 def help_text(*words: str) -> str:

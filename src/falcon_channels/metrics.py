@@ -1,11 +1,12 @@
-"""Counters and gauges of one process: names, help texts, and the counters' values.
+"""Metrics of one process: names, help texts, labels and buckets, and plain counters.
 
-NOTE: docs/metrics.md lists each counter and gauge; a test compares both lists.
+NOTE: docs/metrics.md lists each metric; a test compares both lists.
 """
 
 from __future__ import annotations
 
 from typing import Final
+from typing import NamedTuple
 
 #: Help text of each counter, by name. `Counters` has an attribute for each.
 COUNTERS: Final[dict[str, str]] = {
@@ -40,6 +41,98 @@ GAUGES: Final[dict[str, str]] = {
     'backlog_bytes': 'Bytes that are buffered for clients',
     'link_up': '1 while announcements of the broker arrive, 0 while the link is lost',
     'uptime_seconds': 'Seconds since the process started',
+}
+
+
+class LabelledCounter(NamedTuple):
+    """A counter with labels; counted from the first call of `Node.measure` on.
+
+    Attributes:
+        text: Help text.
+        labels: Names of the labels.
+    """
+
+    text: str
+    labels: tuple[str, ...]
+
+
+class Histogram(NamedTuple):
+    """A histogram; measured from the first call of `Node.measure` on.
+
+    Attributes:
+        text: Help text.
+        labels: Names of the labels.
+        buckets: Upper bounds, ascending. Values above the last one are counted, too.
+    """
+
+    text: str
+    labels: tuple[str, ...]
+    buckets: tuple[float, ...]
+
+
+#: Bounds in seconds, from what a process in the same room needs to what clients notice.
+SECONDS: Final = (
+    *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
+    *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+)
+
+#: Counters with labels, by name.
+LABELLED_COUNTERS: Final[dict[str, LabelledCounter]] = {
+    'closes': LabelledCounter(
+        'Connections that have ended, by close code; 0 for none', ('code', 'by')
+    ),
+    'refused_commands': LabelledCounter(
+        'Commands and messages of clients that were refused, by the code that the '
+        'client got',
+        ('command', 'code'),
+    ),
+    'refused_connections': LabelledCounter(
+        'Requests for a connection that were refused, by HTTP status', ('status',)
+    ),
+    'route_publications': LabelledCounter(
+        'Publications that this process delivered, by route', ('route',)
+    ),
+    'route_deliveries': LabelledCounter(
+        "Publications handed to a subscriber's transport, by route", ('route',)
+    ),
+    'route_bytes': LabelledCounter(
+        "Bytes of publications handed to subscribers' transports, by route",
+        ('route',),
+    ),
+}
+
+#: Histograms, by name.
+HISTOGRAMS: Final[dict[str, Histogram]] = {
+    'publish_to_write_seconds': Histogram(
+        'Time from the moment when the broker stored a publication until it was '
+        'written to the subscribers of this process',
+        ('route',),
+        SECONDS,
+    ),
+    'responder_seconds': Histogram(
+        'Time that a responder of the application took',
+        ('responder', 'outcome'),
+        SECONDS,
+    ),
+    'broker_call_seconds': Histogram(
+        'Time that a call of the broker took', ('method', 'outcome'), SECONDS
+    ),
+    'handshake_seconds': Histogram(
+        'Time from the request for a connection until the connection was added or '
+        'refused',
+        ('outcome',),
+        SECONDS,
+    ),
+    'recovery_publications': Histogram(
+        'Publications that a client got when it recovered',
+        (),
+        (0, 1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 5000, 10000),
+    ),
+    'recovery_bytes': Histogram(
+        'Approximate bytes that a client got when it recovered',
+        (),
+        (0, 100, 1000, 5000, 10000, 50000, 100000, 500000, 1000000, 10000000),
+    ),
 }
 
 

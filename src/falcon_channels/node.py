@@ -34,6 +34,7 @@ from falcon_channels.events import Event
 from falcon_channels.events import Events
 from falcon_channels.hub.hub import Hub
 from falcon_channels.hub.presence import PresenceKeeper
+from falcon_channels.measurements import Recorder
 from falcon_channels.options import ChannelOptions
 from falcon_channels.options import check_channel_limits
 from falcon_channels.options import check_options
@@ -94,6 +95,7 @@ class Node:
         self._given_broker = broker
         self.router = ChannelRouter()
         self.events = Events()
+        self._recorder: Recorder | None = None
         self._build(self._open_broker())
 
     def _open_broker(self) -> Broker:
@@ -189,6 +191,29 @@ class Node:
     def _find_options(self, channel: str) -> ChannelOptions | None:
         match = self.router.match(channel)
         return None if match is None else match.route.options
+
+    def measure(self) -> Recorder:
+        """Return the measurements of this process, which begin with the first call."""
+        if self._recorder is None:
+            self._recorder = Recorder()
+            self._recorder.attach(self.events)
+        return self._recorder
+
+    def gauges(self) -> dict[str, float]:
+        """Return the current values of `metrics.GAUGES`."""
+        here = self.info.this_node()
+        connections = self.hub.connections.values()
+        return {
+            'connections': here.num_clients,
+            'users': here.num_users,
+            'channels': here.num_channels,
+            'subscriptions': here.num_subs,
+            'backlog_bytes': sum(
+                connection.backlog_bytes for connection in connections
+            ),
+            'link_up': 0 if self.hub.link_lost else 1,
+            'uptime_seconds': here.uptime,
+        }
 
     # --- life ------------------------------------------------------------------------
 

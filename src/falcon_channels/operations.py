@@ -124,7 +124,7 @@ class Observer(Protocol):
 
         Args:
             operation: The operation, with its outcome.
-            state: What `begin` has returned.
+            state: Result of `begin`.
         """
 
 
@@ -196,7 +196,7 @@ class Operations:
         self.wanted = False
 
     def observe(self, observer: Observer) -> Callable[[], None]:
-        """Tell an observer each operation that begins from now on.
+        """Add an observer of all operations that begin from now on.
 
         Returns:
             A function that ends this. It may be called more than once.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 import dataclasses
 import importlib
 import inspect
@@ -21,6 +22,8 @@ from test_public_interface import PUBLIC
 from falcon_channels import errors
 from falcon_channels.metrics import COUNTERS
 from falcon_channels.metrics import GAUGES
+from falcon_channels.metrics import HISTOGRAMS
+from falcon_channels.metrics import LABELLED_COUNTERS
 from falcon_channels.protocol import codes
 from falcon_channels.transports import asgi_extensions
 from scripts.site import check_links
@@ -158,7 +161,8 @@ def test_generated_tables_have_all_errors_codes_metrics_and_commands() -> None:
         (tables.disconnect_codes(), codes.DISCONNECTS),
     ):
         assert [*rows] == [int(n) for n in re.findall(r'^\| (\d+) \|', table, re.M)]
-    assert len(COUNTERS) + len(GAUGES) == len(
+    kinds: list[Sized] = [COUNTERS, GAUGES, LABELLED_COUNTERS, HISTOGRAMS]
+    assert sum(map(len, kinds)) == len(
         re.findall(r'^\| `falcon_channels_', tables.metrics(), re.M)
     )
     assert {'serve', 'publish', 'tail', 'token'} < set(tables.command_names())

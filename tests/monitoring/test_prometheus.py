@@ -23,6 +23,8 @@ from falcon_channels import Channels
 from falcon_channels.metrics import COUNTERS
 from falcon_channels.metrics import Counters
 from falcon_channels.metrics import GAUGES
+from falcon_channels.metrics import HISTOGRAMS
+from falcon_channels.metrics import LABELLED_COUNTERS
 from falcon_channels.monitoring.prometheus import ChannelsCollector
 
 ROOT = Path(__file__).parents[2]
@@ -119,12 +121,13 @@ def test_collector_works_in_the_registry_of_the_application() -> None:
 
 
 def test_every_metric_has_a_help_text_and_is_documented() -> None:
-    """Each counter and gauge has a help text, and a row in docs/metrics.md."""
+    """Each metric has a help text, and a row in docs/metrics.md."""
     registry = CollectorRegistry()
     registry.register(ChannelsCollector(Channels().node))
     text = generate_latest(registry).decode()
     documented = (ROOT / 'docs' / 'metrics.md').read_text()
-    names = [f'{name}_total' for name in COUNTERS] + list(GAUGES)
+    names = [f'{name}_total' for name in (*COUNTERS, *LABELLED_COUNTERS)]
+    names += [*GAUGES, *HISTOGRAMS]
     for name in names:
         assert f'`falcon_channels_{name}`' in documented
         help_line = next(

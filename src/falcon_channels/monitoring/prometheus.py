@@ -1,13 +1,15 @@
 """Metrics for Prometheus: the page that it reads, and a collector for a registry.
 
 The names begin with ``falcon_channels_``; docs/metrics.md lists them. `Counters` become
-counters, and current numbers become gauges.
+counters, and current numbers become gauges. The metrics with labels come from
+`Node.measure`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from collections.abc import Mapping
+from itertools import accumulate
 from typing import Any
 
 import falcon
@@ -16,12 +18,15 @@ import msgspec
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from falcon_channels.metrics import COUNTERS
 from falcon_channels.metrics import GAUGES
+from falcon_channels.metrics import HISTOGRAMS
+from falcon_channels.metrics import LABELLED_COUNTERS
 from falcon_channels.node import Node
 
 __all__ = ['ChannelsCollector']
@@ -30,37 +35,49 @@ _PREFIX = 'falcon_channels_'
 _SURVEY = 'metrics'
 
 
+class _Values(msgspec.Struct, frozen=True, array_like=True):
+    """The values of a histogram with one set of labels; see `Distribution`."""
+
+    labels: list[str]
+    counts: list[int]
+    total: float
+
+
 class NodeMetrics(msgspec.Struct, frozen=True):
-    """The metrics of one process.
+    """The metrics of one process. One with an older version has no labelled ones.
 
     Attributes:
         node: Host name and process id.
         counters: Counters by name.
         gauges: Gauges by name.
+        labelled: Labels and values of the counters with labels, by name.
+        histograms: Values of the histograms, by name.
     """
 
     node: str
     counters: dict[str, int]
     gauges: dict[str, float]
+    labelled: dict[str, list[tuple[list[str], int]]] = {}
+    histograms: dict[str, list[_Values]] = {}
 
 
 def read_metrics(node: Node) -> NodeMetrics:
     """Return the metrics of this process."""
-    hub = node.hub
-    here = node.info.this_node()
+    recorder = node.measure()
     return NodeMetrics(
-        node=here.name,
-        counters=hub.counters.to_media(),
-        gauges={
-            'connections': here.num_clients,
-            'users': here.num_users,
-            'channels': here.num_channels,
-            'subscriptions': here.num_subs,
-            'backlog_bytes': sum(
-                connection.backlog_bytes for connection in hub.connections.values()
-            ),
-            'link_up': 0 if hub.link_lost else 1,
-            'uptime_seconds': here.uptime,
+        node=node.info.this_node().name,
+        counters=node.hub.counters.to_media(),
+        gauges=node.gauges(),
+        labelled={
+            name: [(list(labels), value) for labels, value in values.items()]
+            for name, values in recorder.counters.items()
+        },
+        histograms={
+            name: [
+                _Values(list(labels), distribution.counts, distribution.total)
+                for labels, distribution in values.items()
+            ]
+            for name, values in recorder.histograms.items()
         },
     )
 
@@ -89,6 +106,27 @@ def metric_families(processes: Iterable[NodeMetrics], *, labels: bool) -> list[M
         for metrics in known:
             gauge.add_metric(values(metrics), metrics.gauges.get(name, 0))
         families.append(gauge)
+    for name, row in LABELLED_COUNTERS.items():
+        counter = CounterMetricFamily(
+            _PREFIX + name, row.text, labels=[*names, *row.labels]
+        )
+        for metrics in known:
+            for own, value in metrics.labelled.get(name, ()):
+                counter.add_metric([*values(metrics), *own], value)
+        families.append(counter)
+    for name, table in HISTOGRAMS.items():
+        bounds = [*(str(float(bound)) for bound in table.buckets), '+Inf']
+        histogram = HistogramMetricFamily(
+            _PREFIX + name, table.text, labels=[*names, *table.labels]
+        )
+        for metrics in known:
+            for series in metrics.histograms.get(name, ()):
+                histogram.add_metric(
+                    [*values(metrics), *series.labels],
+                    list(zip(bounds, accumulate(series.counts), strict=True)),
+                    series.total,
+                )
+        families.append(histogram)
     return families
 
 
@@ -102,6 +140,7 @@ class ChannelsCollector(Collector):
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        node.measure()
 
     def collect(self) -> Iterable[Metric]:
         """Return the current metrics."""
@@ -127,6 +166,7 @@ class MetricsResource:
     def __init__(self, node: Node, all_processes: bool) -> None:
         self._node = node
         self._all_processes = all_processes
+        node.measure()
         node.cluster.answer(
             _SURVEY, lambda _: msgspec.msgpack.encode(read_metrics(node))
         )

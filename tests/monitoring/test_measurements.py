@@ -1,0 +1,250 @@
+"""The metrics with labels: what they count, and that clients cannot create series."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import falcon
+from falcon import testing
+import falcon.asgi
+import msgspec
+from prometheus_client import CollectorRegistry
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+import pytest
+from support.fake_clock import on_fake_clock
+from support.linked_broker import LinkedBroker
+from support.linked_broker import start_node
+
+from falcon_channels import ChannelOptions
+from falcon_channels import Channels
+from falcon_channels import NodeOptions
+from falcon_channels import Subscription
+from falcon_channels.events import Event
+from falcon_channels.events import Events
+from falcon_channels.measurements import MAX_LABEL_SETS
+from falcon_channels.measurements import Recorder
+from falcon_channels.metrics import HISTOGRAMS
+from falcon_channels.monitoring.prometheus import ChannelsCollector
+from falcon_channels.monitoring.prometheus import NodeMetrics
+from falcon_channels.monitoring.prometheus import read_metrics
+from falcon_channels.operations import Operation
+from falcon_channels.testing import SimulatedClient
+
+
+def read(channels: Channels) -> dict[str, float]:
+    """Return the samples of a node; labels follow the name in braces."""
+    registry = CollectorRegistry()
+    registry.register(ChannelsCollector(channels.node))
+    return parse(generate_latest(registry).decode())
+
+
+def parse(text: str) -> dict[str, float]:
+    values = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            pairs = ','.join(f'{k}={v}' for k, v in sorted(sample.labels.items()))
+            name = sample.name.removeprefix('falcon_channels_')
+            values[f'{name}{{{pairs}}}' if pairs else name] = sample.value
+    return values
+
+
+class Room:
+    """Refuses mallory."""
+
+    async def on_subscribe(self, req: Any, subscription: Subscription, n: str) -> None:
+        if subscription.user == 'mallory':
+            raise falcon.HTTPForbidden(description='not you')
+
+
+def make_channels() -> Channels:
+    channels = Channels(options=NodeOptions(allowed_origins=['*']))
+    channels.add_route('rooms:{n}', Room(), ChannelOptions(history_size=10))
+    channels.node.measure()
+    return channels
+
+
+@on_fake_clock
+async def test_publication_is_counted_by_route() -> None:
+    """Deliveries, bytes and the time until the write are counted by route."""
+    channels = make_channels()
+    async with channels:
+        async with SimulatedClient(channels) as one, SimulatedClient(channels) as two:
+            await one.subscribe('rooms:1')
+            await two.subscribe('rooms:2')
+            await two.subscribe('rooms:1')
+            await channels.publish('rooms:1', 'hello')
+            await asyncio.sleep(0)
+        page = read(channels)
+    route = '{route=rooms:{n}}'
+    assert 1 == page[f'route_publications_total{route}']
+    assert 2 == page[f'route_deliveries_total{route}']
+    assert 1 == page[f'publish_to_write_seconds_count{route}']
+    assert 1 == page['broker_call_seconds_count{method=publish,outcome=ok}']
+    assert 3 == page['responder_seconds_count{outcome=ok,responder=on_subscribe}']
+
+
+@on_fake_clock
+async def test_recovery_is_counted_with_its_size() -> None:
+    """The size of a recovery is a value of two histograms."""
+    channels = make_channels()
+    async with channels:
+        first = await channels.publish('rooms:1', 0)
+        for number in range(7):
+            await channels.publish('rooms:1', number)
+        async with SimulatedClient(channels) as client:
+            await client.subscribe('rooms:1', since=first.position)
+        page = read(channels)
+    assert 7 == page['recovery_publications_sum']
+    assert 0 == page['recovery_publications_bucket{le=5.0}']
+    assert 1 == page['recovery_publications_bucket{le=10.0}']
+    assert page['recovery_bytes_sum'] > 7
+
+
+async def test_closes_and_refusals_are_counted_by_code() -> None:
+    """Closes have the code and the side; refusals have the code that the client got."""
+    channels = Channels()
+    channels.add_route('rooms:{n}', Room())
+    app = falcon.asgi.App(middleware=[channels])
+    channels.add_endpoints(app)
+    channels.add_metrics(app)
+    path = '/connection/websocket'
+    async with testing.ASGIConductor(app) as conductor:
+        async with conductor.simulate_ws(path) as ws:
+            await ws.send_text('{"id":1,"connect":{}}')
+            await ws.receive_text()
+            await ws.send_text('{"id":2,"subscribe":{"channel":"unknown"}}')
+            await ws.receive_text()
+            await ws.close(4999)
+        strange = {'Host': 'b.example', 'Origin': 'https://a.example'}
+        with pytest.raises(falcon.WebSocketDisconnected):
+            async with conductor.simulate_ws(path, headers=strange):
+                pass
+        async with conductor.simulate_ws(path) as ws:
+            await ws.send_text('nonsense')
+            with pytest.raises(falcon.WebSocketDisconnected):
+                await ws.receive_text()
+        page = parse((await conductor.simulate_get('/metrics')).text)
+    assert 1 == page['closes_total{by=client,code=other}']
+    assert 1 == page['closes_total{by=server,code=3501}']
+    assert 1 == page['refused_commands_total{code=102,command=subscribe}']
+    assert 1 == page['refused_connections_total{status=403}']
+    assert 2 == page['handshake_seconds_count{outcome=ok}']
+    assert 1 == page['handshake_seconds_count{outcome=refused}']
+
+
+@pytest.mark.parametrize('name', ['closes', 'broker_call_seconds'])
+def test_metric_has_a_limited_number_of_label_sets(name: str) -> None:
+    """Beyond the limit, all labels are `other`; known label sets still grow."""
+    events, recorder = Events(), Recorder()
+    recorder.attach(events)
+
+    def happen(number: int) -> None:
+        if name == 'closes':
+            facts = {'by_client': False}
+            events.tell(Event('connection_closed', code=number, facts=facts))
+        else:
+            with events.operations.time(Operation('broker', detail=str(number))):
+                pass
+
+    for number in (*range(1000), 5):
+        happen(number)
+    if name == 'closes':
+        values = recorder.counters[name]
+        assert 1000 + 1 == sum(values.values())
+        assert 2 == values['5', 'server']
+        assert 1000 - MAX_LABEL_SETS == values['other', 'other']
+    else:
+        counts = {k: sum(v.counts) for k, v in recorder.histograms[name].items()}
+        assert 2 == counts['5', 'ok']
+        assert 1000 - MAX_LABEL_SETS == counts['other', 'other']
+        values = counts
+    assert MAX_LABEL_SETS + 1 == len(values)
+
+
+def test_codes_that_clients_choose_create_few_label_sets() -> None:
+    """A client that closes with unusual codes does not use up the label sets."""
+    events, recorder = Events(), Recorder()
+    recorder.attach(events)
+    for code in (0, *range(1000, 5000)):
+        facts = {'by_client': True}
+        events.tell(Event('connection_closed', code=code, facts=facts))
+    events.tell(Event('connection_closed', code=3008, facts={'by_client': False}))
+    assert len(recorder.counters['closes']) < 20
+    assert 1 == recorder.counters['closes']['3008', 'server']
+
+
+def test_time_of_a_clock_that_is_ahead_counts_as_zero() -> None:
+    """A publication from the future was written after 0 seconds."""
+    events, recorder = Events(), Recorder()
+    recorder.attach(events)
+    operation = Operation('deliver', route='x')
+    operation.times_ms = [9_999_999_999_999, 1]
+    with events.operations.time(operation):
+        pass
+    distribution = recorder.histograms['publish_to_write_seconds']['x',]
+    assert (1, 1) == (distribution.counts[0], distribution.counts[-1])
+    assert distribution.total > 10_000
+
+
+def test_nothing_is_measured_before_metrics_are_added() -> None:
+    """Without `add_metrics`, there is no listener and no observer."""
+    channels = Channels()
+    assert not channels.node.events.wanted
+    assert not channels.node.events.operations.wanted
+    channels.add_metrics(falcon.asgi.App())
+    ChannelsCollector(channels.node)
+    assert channels.node.events.wanted
+    assert channels.node.events.operations.wanted
+    assert channels.node.measure() is channels.node.measure()
+
+
+async def test_page_of_all_processes_has_the_labelled_metrics_of_each() -> None:
+    """Each process has its own samples of a histogram, with the label `node`."""
+    link: list[LinkedBroker] = []
+    (one, _), (two, _) = await start_node(link), await start_node(link)
+    app = falcon.asgi.App()
+    for number, channels in enumerate((two, one)):
+        channels.add_metrics(app, f'/{number}', all_processes=True)
+    async with testing.ASGIConductor(app) as conductor, two.subscribe('rooms:a'):
+        await one.publish('rooms:a', 1)
+        response = await conductor.simulate_get('/1')
+    name = 'broker_call_seconds_count{method=subscribe,node='
+    assert any(key.startswith(name) for key in parse(response.text))
+    await one.close()
+    await two.close()
+
+
+def test_answer_of_an_older_process_has_no_labelled_metrics() -> None:
+    """Processes of both versions can share a broker during a rolling deploy."""
+    old = msgspec.msgpack.encode({'node': 'a', 'counters': {}, 'gauges': {}})
+    assert {} == msgspec.msgpack.decode(old, type=NodeMetrics).histograms
+
+    class OldMetrics(msgspec.Struct, frozen=True):
+        node: str
+        counters: dict[str, int]
+        gauges: dict[str, float]
+
+    new = msgspec.msgpack.encode(read_metrics(make_channels().node))
+    assert msgspec.msgpack.decode(new, type=OldMetrics).gauges['link_up']
+
+
+def test_survey_answer_stays_small() -> None:
+    """A node whose metrics have all label sets answers a survey with few pieces."""
+    channels = make_channels()
+    recorder = channels.node.measure()
+    for name, table in HISTOGRAMS.items():
+        for number in range(MAX_LABEL_SETS if table.labels else 1):
+            labels = tuple(f'{label}-{number}' for label in table.labels)
+            recorder.observe(name, labels, 0.1)
+    size_bytes = len(msgspec.msgpack.encode(read_metrics(channels.node)))
+    assert size_bytes < 32_000
+
+
+def test_buckets_are_ascending_and_fixed() -> None:
+    """Buckets are strictly ascending; the ones for times go from 0.5 ms to 10 s."""
+    for name, table in HISTOGRAMS.items():
+        assert sorted(set(table.buckets)) == list(table.buckets)
+        if name.endswith('_seconds'):
+            assert (0.0005, 10.0) == (table.buckets[0], table.buckets[-1])
