@@ -21,9 +21,12 @@ from falcon_channels.brokers.base import PresenceEntry
 from falcon_channels.brokers.base import StreamSettings
 from falcon_channels.brokers.sqlite import SqliteBroker
 from falcon_channels.brokers.sqlite.database_file import unavailable
+from falcon_channels.brokers.sqlite.transaction import Transaction
 from falcon_channels.brokers.urls import open_broker
 from falcon_channels.errors import BrokerUnavailableError
+from falcon_channels.errors import ChannelFinishedError
 from falcon_channels.errors import OptionsError
+from falcon_channels.publication import ChannelEnd
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import Publication
 from falcon_channels.testing import Recorder
@@ -521,3 +524,51 @@ async def test_file_in_shared_memory_keeps_its_epoch_until_the_reboot() -> None:
         second = await again.publish('news', ITEM, LOG)
         assert (2, first.position.epoch) == second.position
         await again.close()
+
+
+async def test_change_of_another_process_is_seen_by_the_next_publication(
+    path: Path,
+) -> None:
+    """A broker does not use what it knows about a log after another one has changed it.
+
+    It remembers the rows of busy channels only as long as nobody else writes.
+    """
+    one, other = SqliteBroker(path), SqliteBroker(path)
+    for broker in (one, other):
+        await broker.start(Recorder())
+    try:
+        offsets = [
+            (await broker.publish('news', ITEM, LOG)).position.offset
+            for broker in (one, one, other, one, one, other, other, one)
+        ]
+        assert list(range(1, 9)) == offsets
+        await other.publish('news', Publication(data=b'', end=ChannelEnd()), LOG)
+        with pytest.raises(ChannelFinishedError):
+            await one.publish('news', ITEM, LOG)
+        await other.remove_history('news')
+        result = await one.publish('news', ITEM, LOG)
+        assert 10 == result.position.offset
+    finally:
+        await one.close()
+        await other.close()
+
+
+async def test_transaction_that_fails_changes_no_later_offset(path: Path) -> None:
+    """After a rollback, the next publication has the offset of the failed one."""
+
+    def fail(transaction: Transaction) -> None:
+        transaction.publish('news', ITEM, LOG, None)
+        raise ZeroDivisionError
+
+    broker = SqliteBroker(path)
+    await broker.start(Recorder())
+    try:
+        await broker.publish('news', ITEM, LOG)
+        with pytest.raises(ZeroDivisionError):
+            await broker._write(fail)
+        result = await broker.publish('news', ITEM, LOG)
+        assert 2 == result.position.offset
+        page = await broker.history('news', LOG)
+        assert [1, 2] == [item.offset for item in page.publications]
+    finally:
+        await broker.close()

@@ -29,6 +29,7 @@ from falcon_channels.brokers.pending_calls import PendingCalls
 from falcon_channels.brokers.sqlite.database_file import connect
 from falcon_channels.brokers.sqlite.database_file import prepare
 from falcon_channels.brokers.sqlite.database_file import unavailable
+from falcon_channels.brokers.sqlite.transaction import ChannelCache
 from falcon_channels.brokers.sqlite.transaction import Event
 from falcon_channels.brokers.sqlite.transaction import Transaction
 from falcon_channels.errors import BrokerUnavailableError
@@ -277,6 +278,8 @@ class Writer(DatabaseThread[Transaction]):
         super().__init__('falcon_channels sqlite writer', path, timeout_s)
         self._on_commit = on_commit
         self._notify = notify
+        #: Rows of channels; used in the thread.
+        self._cache = ChannelCache()
         #: Ids of channels with more rows than their size, in the order of trimming.
         self._oversized: dict[int, None] = {}
 
@@ -310,11 +313,12 @@ class Writer(DatabaseThread[Transaction]):
     ) -> tuple[Transaction, list[Any]]:
         connection.execute('BEGIN IMMEDIATE')
         try:
-            transaction = Transaction(connection, self._oversized)
+            transaction = Transaction(connection, self._oversized, self._cache)
             values = [job.request(transaction) for job in jobs]
             transaction.finish()
             connection.execute('COMMIT')
         except BaseException:
+            self._cache.clear()
             if connection.in_transaction:
                 connection.execute('ROLLBACK')
             raise

@@ -42,6 +42,9 @@ EMPTY_MS = 86_400_000
 _MAX_SWEPT_ROWS = 2000
 _MAX_SWEPT_CHANNELS = 200
 
+#: Maximum number of rows in a `ChannelCache`.
+_MAX_CACHED_ROWS = 5000
+
 _BIGGEST = 2**63 - 1
 
 
@@ -71,6 +74,7 @@ class _Channel:
         'forget_ms',
         'id',
         'low',
+        'postponed',
         'size',
         'top',
         'version',
@@ -81,10 +85,48 @@ class _Channel:
         error, number, version_epoch = row[6:]
         self.end = as_end(error)
         self.version = None if number is None else Version(number, version_epoch)
+        #: Whether the transaction in progress must write the row.
         self.changed = False
+        #: Whether `forget_ms` has changed, too.
+        self.postponed = False
+
+
+class ChannelCache:
+    """Rows of channels that the writer has read or written.
+
+    PERF: a busy channel is in nearly every transaction. Reading its row costs a third
+    of a publication (benchmarks/sqlite_publish.py).
+
+    Attributes:
+        rows: The rows by channel name.
+    """
+
+    def __init__(self) -> None:
+        self.rows: dict[str, _Channel] = {}
+        self._data_version = -1
+
+    def validate(self, connection: sqlite3.Connection) -> None:
+        """Forget all rows if another connection has written to the database.
+
+        Call it within the transaction, after its lock was taken.
+        """
+        (data_version,) = connection.execute('PRAGMA data_version').fetchone()
+        if data_version != self._data_version or len(self.rows) > _MAX_CACHED_ROWS:
+            self._data_version = data_version
+            self.rows.clear()
+
+    def clear(self) -> None:
+        """Forget all rows, because a transaction was rolled back."""
+        self.rows.clear()
 
 
 _INSERT = 'INSERT INTO items VALUES (?, ?, ?, ?, ?, ?, ?, ?)'
+_UPDATE_ROW = (
+    'UPDATE channels SET top = ?, low = ?, size = ?, "end" = ?, version = ?, '
+    'version_epoch = ? WHERE id = ?'
+)
+#: PERF: SQLite changes the index of `forget_ms` only if the statement sets it.
+_UPDATE_TIME = 'UPDATE channels SET forget_ms = ? WHERE id = ?'
 _CHANNEL = (
     'SELECT id, epoch, top, low, size, forget_ms, "end", version, version_epoch '
     'FROM channels WHERE name = ?'
@@ -102,6 +144,7 @@ class Transaction:
     Args:
         connection: A connection on which the transaction has begun.
         oversized: Ids of the channels that a sweep trims.
+        cache: Rows of channels of the same connection.
 
     Attributes:
         first_id: The id of the first item of this transaction.
@@ -112,9 +155,13 @@ class Transaction:
     """
 
     def __init__(
-        self, connection: sqlite3.Connection, oversized: dict[int, None]
+        self,
+        connection: sqlite3.Connection,
+        oversized: dict[int, None],
+        cache: ChannelCache,
     ) -> None:
         self._connection = connection
+        cache.validate(connection)
         self.last_id, self._base, self._generation, *clock = connection.execute(
             'SELECT last_id, base, generation, clock_ms, wall_ms, boot, shift_ms '
             'FROM head'
@@ -132,7 +179,8 @@ class Transaction:
         self.trimmed: list[int] = []
         self._to_trim = oversized
         self._rows: list[tuple[Any, ...]] = []
-        self._channels: dict[str, _Channel] = {}
+        self._channels = cache.rows
+        self._changed: list[_Channel] = []
 
     def finish(self) -> None:
         """Write the buffered rows; the caller commits."""
@@ -145,26 +193,34 @@ class Transaction:
             )
 
     def _flush(self) -> None:
-        execute = self._connection.execute
-        if self._rows:
-            self._connection.executemany(_INSERT, self._rows)
-            self._rows.clear()
-        for channel in self._channels.values():
-            if channel.changed:
-                execute(
-                    'UPDATE channels SET top = ?, low = ?, size = ?, forget_ms = ?, '
-                    '"end" = ?, version = ?, version_epoch = ? WHERE id = ?',
-                    (
-                        channel.top,
-                        channel.low,
-                        channel.size,
-                        channel.forget_ms,
-                        None if channel.end is None else channel.end.error,
-                        *(channel.version or (None, None)),
-                        channel.id,
-                    ),
+        executemany = self._connection.executemany
+        executemany(_INSERT, self._rows)
+        self._rows.clear()
+        updates: list[tuple[Any, ...]] = []
+        times: list[tuple[Any, ...]] = []
+        for channel in self._changed:
+            updates.append(
+                (
+                    channel.top,
+                    channel.low,
+                    channel.size,
+                    None if channel.end is None else channel.end.error,
+                    *(channel.version or (None, None)),
+                    channel.id,
                 )
-        self._channels.clear()
+            )
+            if channel.postponed:
+                times.append((channel.forget_ms, channel.id))
+            channel.changed = channel.postponed = False
+        self._changed.clear()
+        executemany(_UPDATE_ROW, updates)
+        executemany(_UPDATE_TIME, times)
+
+    def _note_change(self, channel: _Channel) -> None:
+        """Write the row of a channel at the end of the transaction."""
+        if not channel.changed:
+            channel.changed = True
+            self._changed.append(channel)
 
     # --- publications -----------------------------------------------------------------
 
@@ -245,7 +301,7 @@ class Transaction:
     ) -> Position:
         channel.top += 1
         channel.size = settings.size
-        channel.changed = True
+        self._note_change(channel)
         self._postpone_removal(channel, settings)
         if channel.top - channel.low > settings.size:
             self.oversized[channel.id] = None
@@ -278,10 +334,10 @@ class Transaction:
             return
         if channel.end is not None:
             channel.end = None
-            channel.changed = True
+            self._note_change(channel)
         if channel.low < channel.top:
             channel.low = channel.top
-            channel.changed = True
+            self._note_change(channel)
             self.oversized[channel.id] = None
 
     def _add(
@@ -330,13 +386,16 @@ class Transaction:
         before_ms = channel.forget_ms
         if forget_ms is None or before_ms is None:
             if forget_ms != before_ms:
-                channel.forget_ms = forget_ms
-                channel.changed = True
+                self._set_forget_time(channel, forget_ms)
         # NOTE: changing the time changes an index, too. It is therefore written only if
         #   it has moved by a twentieth.
         elif abs(forget_ms - before_ms) * 20 > forget_ms - self._now_ms:
-            channel.forget_ms = forget_ms
-            channel.changed = True
+            self._set_forget_time(channel, forget_ms)
+
+    def _set_forget_time(self, channel: _Channel, forget_ms: int | None) -> None:
+        channel.forget_ms = forget_ms
+        channel.postponed = True
+        self._note_change(channel)
 
     # --- presence and revocations -----------------------------------------------------
 
@@ -417,6 +476,8 @@ class Transaction:
             Whether more rows have expired, so that another sweep should follow.
         """
         self._flush()
+        # NOTE: the statements of the sweep change rows in the database only.
+        self._channels.clear()
         removed = [
             self._remove_channels(),
             self._remove_old_items(),
