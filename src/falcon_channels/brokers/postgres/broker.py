@@ -49,6 +49,7 @@ from falcon_channels.brokers.postgres.connections import read_url
 from falcon_channels.brokers.postgres.connections import SCHEMA
 from falcon_channels.brokers.postgres.connections import Server
 from falcon_channels.brokers.postgres.listener import Listener
+from falcon_channels.brokers.postgres.listener import StoredPublication
 from falcon_channels.brokers.postgres.migration import check_version
 from falcon_channels.brokers.postgres.migration import create_schema
 from falcon_channels.brokers.postgres.publish_queues import PublishQueues
@@ -161,7 +162,8 @@ class PostgresBroker(Broker):
                 pool,
                 self._schema,
                 probe_s=self._probe_s,
-                on_payload=self._on_payload,
+                on_messages=self._on_messages,
+                on_stored=self._on_stored,
                 on_lost=self._on_lost,
                 on_restored=self._on_restored,
             )
@@ -441,27 +443,42 @@ class PostgresBroker(Broker):
 
     # --- notifications ----------------------------------------------------------------
 
-    async def _on_payload(self, payload: str) -> None:
-        """Called with each notification, which has one or more messages."""
-        for entry in payload.split('|'):
+    async def _on_messages(self, messages: Sequence[str], new: bool) -> None:
+        """Called with the messages of each notification."""
+        for message in messages:
             try:
-                head, number, epoch, ms, text = entry.split(' ', 4)
+                head, number, epoch, ms, text = message.split(' ', 4)
                 kind, name = head[:1], head[1:]
-                channel = '' if kind == 'c' else self._subscribed.get(name)
-                if channel is None:
+                if kind == 'p' and not new:
                     continue
-                body: bytes | None
-                if text == '@':
-                    body = await self._read_body(kind, channel, epoch, int(number))
-                    if body is None or (name and name not in self._subscribed):
-                        continue
-                else:
-                    body = a2b_base64(text)
-                self._announce(kind, channel, body, (int(number), epoch, int(ms)))
-            except (ValueError, msgspec.DecodeError) as ex:
+                body = None if text == '@' else a2b_base64(text)
+                await self._on_message(kind, name, body, (int(number), epoch, int(ms)))
+            except ValueError as ex:
                 # NOTE: another release or another application has sent this message.
                 #   The hub detects the gap in the offsets, and repairs it.
                 _logger.error('cannot decode a notification: %s', ex)
+
+    async def _on_stored(self, publications: Sequence[StoredPublication]) -> None:
+        """Called with publications for which there was no notification."""
+        for name, epoch, offset, ms, body in publications:
+            await self._on_message('p', name.hex(), body, (offset, epoch, ms))
+
+    async def _on_message(
+        self, kind: str, name: str, body: bytes | None, stamp: tuple[int, str, int]
+    ) -> None:
+        """Announce a message; ``None`` stands for a body that must be read."""
+        channel = '' if kind == 'c' else self._subscribed.get(name)
+        if channel is None:
+            return
+        if body is None:
+            number, epoch, _ = stamp
+            body = await self._read_body(kind, channel, epoch, number)
+            if body is None or (name and name not in self._subscribed):
+                return
+        try:
+            self._announce(kind, channel, body, stamp)
+        except (ValueError, msgspec.DecodeError) as ex:
+            _logger.error('cannot decode a message: %s', ex)
 
     def _announce(
         self, kind: str, channel: str, body: bytes, stamp: tuple[int, str, int]
@@ -515,6 +532,7 @@ class PostgresBroker(Broker):
             return
         if self._pool is not None:
             await self._pool.close_idle()
+        await self._rows(f'SELECT {self._schema}.store_run_id()')
         rows = await self._rows(
             f'SELECT id, body FROM {self._schema}.messages '
             'WHERE control AND id > %s ORDER BY id',

@@ -1,11 +1,37 @@
-"""The connection that listens to the notifications of PostgreSQL."""
+"""The connection that receives what is announced.
+
+It waits for notifications while little is published. PostgreSQL commits transactions
+with notifications one after the other, and each waits for the disk. If there are many,
+the listener therefore polls: every few milliseconds, one query reads what all channels
+have got. Transactions then need no notification, and can share a wait for the disk.
+
+A transaction is announced exactly once, because of two rules:
+
+1. A listener that waits for notifications shares the 32 locks of the SQL function
+   ``all_poll``. A publisher that gets one of them alone does not notify. It has the
+   lock until its commit is visible.
+2. The listener compares the transaction with snapshots. Each one is announced by its
+   notification, or by a poll, but not by both.
+
+To poll, a listener takes a snapshot, and receives all notifications that are older. It
+announces what the snapshot sees. Then it gives the locks up, and polls for everything
+else. To wait again, it shares the locks first, and polls once more. It announces what
+this last poll has not seen when the notifications arrive. `docs/decisions.md` has the
+argument that nothing is lost.
+
+The locks belong to the connection that listens. If it ends, the locks and the
+notifications end together, and the link is lost.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
 from collections.abc import Callable
+from collections.abc import Sequence
 import secrets
+from typing import Any
+from typing import NamedTuple
 
 import psycopg
 
@@ -13,8 +39,61 @@ from falcon_channels.brokers.postgres.connections import close_at_once
 from falcon_channels.brokers.postgres.connections import Connection
 from falcon_channels.brokers.postgres.connections import Pool
 from falcon_channels.brokers.postgres.connections import Server
+from falcon_channels.brokers.postgres.connections import with_deadline
+from falcon_channels.brokers.postgres.snapshot import Snapshot
 from falcon_channels.brokers.server_link import ServerLink
 from falcon_channels.errors import BrokerUnavailableError
+
+#: Seconds between two polls.
+_POLL_S = 0.005
+#: The same while a transaction delays the end of polling. The delay grows.
+_MAX_POLL_S = 0.1
+#: A listener polls if it gets this number of notifications within this time.
+_BUSY_COUNT = 25
+_BUSY_S = 0.05
+#: Number of polls after which a listener decides whether to continue. It stops if fewer
+#: than half of them have found something.
+_POLLS = 20
+#: Number of locks in the SQL function ``all_poll``.
+_LOCKS = 32
+#: Number of publications that are read at once.
+_PAGE = 500
+
+#: PERF: a long body is read only by processes with a subscription. The name is looked
+#:   up for each row, because a join could read the whole table of channels.
+_POLL_QUERY = """
+SELECT (SELECT pg_current_snapshot()::text), c.name, c.epoch, n."offset", n.stored_ms,
+       CASE WHEN octet_length(n.body) < 6000 THEN n.body END
+FROM (VALUES (1)) AS one LEFT JOIN (
+    SELECT i.channel, i."offset", i.stored_ms, i.body FROM {schema}.items AS i
+    WHERE i.xid >= %s::xid8 AND i.xid < pg_snapshot_xmax(pg_current_snapshot())
+    UNION ALL
+    SELECT i.channel, i."offset", i.stored_ms, i.body FROM {schema}.items AS i
+    WHERE i.xid = ANY (%s::xid8[])
+) AS n ON true
+LEFT JOIN LATERAL (
+    SELECT s.name, s.epoch FROM {schema}.channels AS s WHERE s.id = n.channel OFFSET 0
+) AS c ON true
+ORDER BY n.channel, n."offset"
+"""
+
+
+class StoredPublication(NamedTuple):
+    """A publication that a poll has found.
+
+    Attributes:
+        channel: Encoded name of the channel.
+        epoch: The epoch of the log.
+        offset: The offset of the publication.
+        stored_ms: Unix time in milliseconds at which it was stored.
+        body: The encoded publication; ``None`` if it is long.
+    """
+
+    channel: bytes
+    epoch: str
+    offset: int
+    stored_ms: int
+    body: bytes | None
 
 
 class Listener(ServerLink[Connection]):
@@ -25,7 +104,9 @@ class Listener(ServerLink[Connection]):
         pool: Connections that send the probes.
         schema: Name of the schema. Its settings have the name of the notifications.
         probe_s: Seconds between two probes.
-        on_payload: Called with each notification, one after another.
+        on_messages: Called with the messages of each notification, one after another,
+            and whether its publications that are stored were not announced before.
+        on_stored: Called with the publications that a poll has found.
         on_lost: Called when notifications no longer arrive.
         on_restored: Called when notifications arrive, also for the first time.
     """
@@ -39,18 +120,27 @@ class Listener(ServerLink[Connection]):
         schema: str,
         *,
         probe_s: float,
-        on_payload: Callable[[str], Awaitable[None]],
+        on_messages: Callable[[Sequence[str], bool], Awaitable[None]],
+        on_stored: Callable[[Sequence[StoredPublication]], Awaitable[None]],
         on_lost: Callable[[], None],
         on_restored: Callable[[], Awaitable[None]],
     ) -> None:
         self._server = server
         self._pool = pool
         self._schema = schema
-        self._on_payload = on_payload
+        self._query = _POLL_QUERY.format(schema=schema)
+        self._on_messages = on_messages
+        self._on_stored = on_stored
         self._on_lost = on_lost
         self._on_restored = on_restored
         self._mark = f'?{secrets.token_urlsafe(9)} '
         self._was_up = asyncio.Event()
+        #: A notification announces the transactions that `_after` does not see, and
+        #: that `_until` sees. ``None`` sees all.
+        self._after = Snapshot(0, frozenset())
+        self._until: Snapshot | None = None
+        #: The notification after which `_until` is reached.
+        self._last_payload = ''
         super().__init__(
             'postgres', 'PostgreSQL', probe_s=probe_s, timeout_s=server.timeout_s
         )
@@ -67,33 +157,36 @@ class Listener(ServerLink[Connection]):
         try:
             async with asyncio.timeout(self._timeout_s):
                 # NOTE: the name is read each time, because the schema may have been
-                #   created again.
+                #   created again. The connection changes nothing that must be stored.
                 cursor = await connection.execute(
-                    f'SELECT {self._schema}.notify_name()'.encode()
+                    "SELECT set_config('synchronous_commit', 'off', false), "
+                    f'{self._schema}.notification_name()'.encode()
                 )
                 row = await cursor.fetchone()
                 assert row is not None
-                await connection.execute(f'LISTEN "{row[0]}"'.encode())
+                await connection.execute(f'LISTEN "{row[1]}"'.encode())
         except BaseException:
             await close_at_once(connection)
             raise
         return connection
 
     async def read(self, connection: Connection) -> None:
-        """Pass on notifications until the connection ends."""
-        async for notification in connection.notifies():
-            payload = notification.payload
-            if payload.startswith('?'):
-                if payload.startswith(self._mark):
-                    self.on_probe(int(payload[len(self._mark) :]))
-                continue
-            await self._on_payload(payload)
-        raise EOFError('PostgreSQL has closed the connection')
+        """Announce publications until the connection ends."""
+        ((text,),) = await self._rows(connection, 'SELECT pg_current_snapshot()::text')
+        self._after = self._until = Snapshot.parse(text)
+        await self._stop_polling(connection)
+        while True:
+            await self._wait_until_busy(connection)
+            await self._start_polling(connection)
+            while True:
+                await self._poll_until_quiet(connection)
+                if await self._stop_polling(connection):
+                    break
 
     async def send_probe(self, number: int) -> None:
         """Send a notification with the number of a probe."""
         await self._pool.rows(
-            f'SELECT pg_notify({self._schema}.notify_name(), %s)',
+            f'SELECT pg_notify({self._schema}.notification_name(), %s)',
             f'{self._mark}{number}',
         )
 
@@ -109,3 +202,150 @@ class Listener(ServerLink[Connection]):
     def on_down(self) -> None:
         """Called when notifications no longer arrive."""
         self._on_lost()
+
+    # --- notifications ----------------------------------------------------------------
+
+    async def _wait_until_busy(self, connection: Connection) -> None:
+        """Pass on notifications until many transactions publish."""
+        loop = asyncio.get_running_loop()
+        busy = False
+        while not busy:
+            begun_s = loop.time()
+            count = 0
+            async for notification in connection.notifies(stop_after=_BUSY_COUNT):
+                count += await self._on_notification(notification.payload)
+            busy = count >= _BUSY_COUNT and loop.time() - begun_s < _BUSY_S
+
+    async def _on_notification(self, payload: str) -> bool:
+        """Pass on a notification; return whether a transaction has published."""
+        if payload.startswith('?'):
+            if payload.startswith(self._mark):
+                self.on_probe(int(payload[len(self._mark) :]))
+            elif payload == self._last_payload:
+                self._last_payload = ''
+            return False
+        messages = payload.split('|')
+        if not payload.startswith('#'):
+            await self._on_messages(messages, True)
+            return False
+        xid = int(messages.pop(0)[1:])
+        new = not self._after.sees(xid) and (
+            self._until is None or self._until.sees(xid)
+        )
+        await self._on_messages(messages, new)
+        return True
+
+    # --- polling ----------------------------------------------------------------------
+
+    async def _start_polling(self, connection: Connection) -> None:
+        """Announce everything up to a snapshot, and give up the locks."""
+        # NOTE: this notification arrives after those of all transactions that the
+        #   snapshot sees, because PostgreSQL sends them in the order of the commits.
+        mark = self._last_payload = f'?{secrets.token_urlsafe(9)}'
+        ((text, _),) = await self._rows(
+            connection,
+            'SELECT pg_current_snapshot()::text, '
+            f'pg_notify({self._schema}.notification_name(), %s)',
+            mark,
+        )
+        self._until = Snapshot.parse(text)
+        async with asyncio.timeout(self._timeout_s):
+            while self._last_payload:
+                await self._receive(connection, self._timeout_s, stop_after=1)
+        self._after = self._until
+        await self._rows(connection, 'SELECT pg_advisory_unlock_all()')
+
+    async def _poll_until_quiet(self, connection: Connection) -> None:
+        """Poll until few transactions publish."""
+        found = _POLLS
+        while found * 2 >= _POLLS:
+            found = 0
+            for _ in range(_POLLS):
+                found += await self._poll(connection)
+                await self._receive(connection, _POLL_S)
+
+    async def _stop_polling(self, connection: Connection) -> bool:
+        """Share the locks and poll once more; return false if many publish again.
+
+        A transaction that does not notify holds a lock. Until it ends, the listener
+        continues to poll, and notifications of others make it poll at once.
+        """
+        delay_s = _POLL_S
+        locks = list(range(_LOCKS))
+        polls = found = 0
+        while True:
+            ((locks,),) = await self._rows(
+                connection, f'SELECT {self._schema}.share_locks(%s)', locks
+            )
+            found += await self._poll(connection)
+            polls += 1
+            if not locks:
+                # NOTE: the poll has begun after the listener got the last lock.
+                self._until = None
+                return True
+            if polls == _POLLS:
+                if found * 2 >= _POLLS:
+                    await self._rows(connection, 'SELECT pg_advisory_unlock_all()')
+                    return False
+                polls = found = 0
+            await self._receive(connection, delay_s, stop_after=1)
+            delay_s = min(delay_s * 1.5, _MAX_POLL_S)
+
+    async def _receive(
+        self, connection: Connection, timeout_s: float, stop_after: int | None = None
+    ) -> None:
+        """Pass on the notifications that arrive within a time."""
+        async for notification in connection.notifies(
+            timeout=timeout_s, stop_after=stop_after
+        ):
+            await self._on_notification(notification.payload)
+
+    async def _poll(self, connection: Connection) -> bool:
+        """Announce what no poll has seen; return whether there was something."""
+        values = (
+            str(self._after.next_xid),
+            '{' + ','.join(map(str, self._after.running)) + '}',
+        )
+        rows: Sequence[tuple[Any, ...]] = await self._rows(
+            connection, f'{self._query} LIMIT {_PAGE}', *values
+        )
+        if len(rows) < _PAGE:
+            await self._announce(rows)
+        else:
+            rows = await self._read_pages(connection, values)
+        self._after = self._until = Snapshot.parse(rows[0][0])
+        return rows[0][1] is not None
+
+    async def _read_pages(
+        self, connection: Connection, values: tuple[str, ...]
+    ) -> Sequence[tuple[Any, ...]]:
+        """Announce any number of publications; return the last ones."""
+
+        await self._rows(connection, 'BEGIN')
+        await self._rows(
+            connection, f'DECLARE poll NO SCROLL CURSOR FOR {self._query}', *values
+        )
+        last: Sequence[tuple[Any, ...]] = ()
+        while rows := await self._rows(connection, f'FETCH {_PAGE} FROM poll'):
+            last = rows
+            await self._announce(rows)
+            await asyncio.sleep(0)
+        await self._rows(connection, 'COMMIT')
+        return last
+
+    async def _announce(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        # NOTE: a channel without a name was removed after the publication.
+        found = [StoredPublication(*row[1:]) for row in rows if row[1] is not None]
+        if found:
+            await self._on_stored(found)
+
+    async def _rows(
+        self, connection: Connection, query: str, *values: Any
+    ) -> list[tuple[Any, ...]]:
+        """Execute a statement; return its rows if it has any."""
+
+        async def run(connection: Connection) -> list[tuple[Any, ...]]:
+            cursor = await connection.execute(query, values, binary=True)
+            return [] if cursor.description is None else await cursor.fetchall()
+
+        return await with_deadline(connection, run, self._timeout_s)

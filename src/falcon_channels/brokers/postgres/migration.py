@@ -15,7 +15,7 @@ from falcon_channels.errors import BrokerUnavailableError
 
 #: Version of the tables. A release that changes them increments it, and adds the file
 #: ``sql/version_{VERSION}.sql``, which changes the tables of the version before.
-VERSION = 3
+VERSION = 4
 
 #: Number of the advisory lock that lets only one process migrate at a time.
 _LOCK = 0x46614368

@@ -19,6 +19,33 @@ BEGIN
 END
 $$;
 
+-- Store the identity of this server for "known_run_id".
+CREATE OR REPLACE FUNCTION {schema}.store_run_id() RETURNS void
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    IF (SELECT s.trusted FROM {schema}.settings AS s) THEN
+        RETURN;
+    END IF;
+    UPDATE {schema}.settings
+    SET run = {schema}.run_id(), started = pg_postmaster_start_time()
+    WHERE started IS DISTINCT FROM pg_postmaster_start_time();
+END
+$$;
+
+-- Return the identity of this server. It cannot change while the server runs, and
+-- "run_id" reads a file. The stored identity is therefore used if this server was started
+-- at the stored time.
+CREATE OR REPLACE FUNCTION {schema}.known_run_id() RETURNS text
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    RETURN coalesce(
+        (SELECT s.run FROM {schema}.settings AS s
+         WHERE s.started = pg_postmaster_start_time()),
+        {schema}.run_id()
+    );
+END
+$$;
+
 -- Return a random epoch.
 CREATE OR REPLACE FUNCTION {schema}.new_epoch() RETURNS text
 LANGUAGE sql VOLATILE AS $$
@@ -64,10 +91,36 @@ END
 $$;
 
 -- Return the name of the notifications.
-CREATE OR REPLACE FUNCTION {schema}.notify_name() RETURNS text
+CREATE OR REPLACE FUNCTION {schema}.notification_name() RETURNS text
 LANGUAGE plpgsql STABLE AS $$
 BEGIN
     RETURN (SELECT s.notify FROM {schema}.settings AS s);
+END
+$$;
+
+-- Return whether all processes poll, so that a stored publication needs no notification.
+--
+-- A process that waits for notifications shares all 32 locks. A publisher takes one of them
+-- exclusively, and has a second choice if another publisher has the first one. If it gets
+-- none, it notifies. Otherwise it holds the lock until its commit is visible. A process
+-- that then gets the shared lock, and reads new publications after that, misses none.
+CREATE OR REPLACE FUNCTION {schema}.all_poll() RETURNS boolean
+LANGUAGE sql VOLATILE AS $$
+    SELECT pg_try_advisory_xact_lock(hashtext('{schema}.poll'), pg_backend_pid() & 31)
+           OR pg_try_advisory_xact_lock(
+               hashtext('{schema}.poll'), hashint4(pg_backend_pid()) & 31
+           )
+$$;
+
+-- Begin to wait for notifications: share those of the 32 locks that are free. Return the
+-- numbers of the others.
+CREATE OR REPLACE FUNCTION {schema}.share_locks(p_numbers integer[]) RETURNS integer[]
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    RETURN ARRAY(
+        SELECT n FROM unnest(p_numbers) AS n
+        WHERE NOT pg_try_advisory_lock_shared(hashtext('{schema}.poll'), n)
+    );
 END
 $$;
 
@@ -135,7 +188,7 @@ END
 $$;
 
 -- Append publications to several channels, and announce them when the transaction commits.
--- Return a row for each publication. "refused" is 'ended' if the channel has ended, and
+-- A notification begins with "#" and the id of the transaction. Return a row for each publication. "refused" is 'ended' if the channel has ended, and
 -- 'skipped' if the channel already has the version or a newer one.
 --
 -- For each channel, "p_numbers" has these numbers:
@@ -162,8 +215,8 @@ LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
 DECLARE
     v_timeout text := current_setting('lock_timeout');
-    v_notify text := {schema}.notify_name();
-    v_run text := coalesce(p_run, {schema}.run_id());
+    v_notify text := {schema}.notification_name();
+    v_run text := coalesce(p_run, {schema}.known_run_id());
     v_end integer := array_length(p_numbers, 1);
     v_next integer := 1;
     v_byte integer := 1;
@@ -191,7 +244,9 @@ DECLARE
     v_kind text;
     v_text text;
     v_entry text;
-    v_payload text := '';
+    v_polled boolean;
+    v_head text := '#' || pg_current_xact_id();
+    v_payload text := v_head;
     v_ids bigint[] := '{}';
     v_offsets bigint[] := '{}';
     v_stored bigint[] := '{}';
@@ -305,27 +360,28 @@ BEGIN
                         v_log.version_epoch := CASE WHEN v_version IS NULL
                             THEN v_log.version_epoch ELSE v_version_epoch END;
                     END IF;
+                    v_polled := coalesce(v_polled, {schema}.all_poll());
                 ELSE
                     v_offset := nextval('{schema}.message_ids');
                 END IF;
-                v_entry := v_kind || v_offset || ' ' || v_epoch || ' ' || v_now || ' ';
-                v_text := encode(v_body, 'base64');
-                IF octet_length(v_entry) + octet_length(v_text) < 7900 THEN
-                    v_entry := v_entry || v_text;
-                ELSE
-                    -- The receivers read the body from a table.
-                    v_entry := v_entry || '@';
-                    IF v_size <= 0 THEN
-                        INSERT INTO {schema}.messages
-                        VALUES (v_offset, false, v_body, v_now + 60000);
+                IF v_size <= 0 OR NOT v_polled THEN
+                    v_entry :=
+                        v_kind || v_offset || ' ' || v_epoch || ' ' || v_now || ' ';
+                    v_text := encode(v_body, 'base64');
+                    IF octet_length(v_entry) + octet_length(v_text) < 7900 THEN
+                        v_entry := v_entry || v_text;
+                    ELSE
+                        -- The receivers read the body from a table.
+                        v_entry := v_entry || '@';
+                        IF v_size <= 0 THEN
+                            INSERT INTO {schema}.messages
+                            VALUES (v_offset, false, v_body, v_now + 60000);
+                        END IF;
                     END IF;
-                END IF;
-                IF octet_length(v_payload) + octet_length(v_entry) >= 7900 THEN
-                    PERFORM pg_notify(v_notify, v_payload);
-                    v_payload := v_entry;
-                ELSIF v_payload = '' THEN
-                    v_payload := v_entry;
-                ELSE
+                    IF octet_length(v_payload) + octet_length(v_entry) >= 7930 THEN
+                        PERFORM pg_notify(v_notify, v_payload);
+                        v_payload := v_head;
+                    END IF;
                     v_payload := v_payload || '|' || v_entry;
                 END IF;
             END IF;
@@ -347,9 +403,9 @@ BEGIN
             END IF;
         END IF;
     END LOOP;
-    INSERT INTO {schema}.items
+    INSERT INTO {schema}.items (channel, "offset", stored_ms, until_ms, body)
     SELECT * FROM unnest(v_ids, v_offsets, v_stored, v_untils, v_bodies);
-    IF v_payload <> '' THEN
+    IF v_payload <> v_head THEN
         PERFORM pg_notify(v_notify, v_payload);
     END IF;
     IF p_lock_ms IS NOT NULL THEN
@@ -365,7 +421,7 @@ CREATE OR REPLACE FUNCTION {schema}.send(p_kind text, p_name bytea, p_body bytea
 RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
-    v_notify text := {schema}.notify_name();
+    v_notify text := {schema}.notification_name();
     v_now bigint;
     v_id bigint;
     v_head text;
@@ -400,7 +456,7 @@ LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     v_log {schema}.channels;
     v_now bigint := {schema}.now_ms();
-    v_run text := coalesce(p_run, {schema}.run_id());
+    v_run text := coalesce(p_run, {schema}.known_run_id());
     v_above bigint;
     v_below bigint;
     v_after bigint := coalesce(v_now - p_ttl_ms, -1);
@@ -442,15 +498,21 @@ BEGIN
 END
 $$;
 
--- Remove all publications of a log, and the end of the channel.
+-- Remove all publications of a log, and the end of the channel. Those of the last 10 s
+-- leave the table later, because processes that poll may still read them.
 CREATE OR REPLACE FUNCTION {schema}.remove_history(p_name bytea) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     v_log {schema}.channels;
+    v_now bigint;
 BEGIN
     UPDATE {schema}.channels SET low = top, ended = NULL
     WHERE name = p_name RETURNING * INTO v_log;
-    DELETE FROM {schema}.items WHERE channel = v_log.id AND "offset" <= v_log.low;
+    v_now := {schema}.now_ms();
+    DELETE FROM {schema}.items
+    WHERE channel = v_log.id AND "offset" <= v_log.low AND stored_ms < v_now - 10000;
+    UPDATE {schema}.items SET until_ms = v_now
+    WHERE channel = v_log.id AND "offset" <= v_log.low;
 END
 $$;
 
@@ -563,7 +625,8 @@ END
 $$;
 
 -- Remove a limited number of expired rows; only one process at a time. Return whether more
--- rows have expired.
+-- rows have expired. Publications stay for 10 s longer, because processes that poll may
+-- still read them.
 CREATE OR REPLACE FUNCTION {schema}.sweep() RETURNS boolean
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
@@ -575,7 +638,7 @@ BEGIN
         RETURN false;
     END IF;
     DELETE FROM {schema}.items WHERE ctid = ANY (ARRAY(
-        SELECT ctid FROM {schema}.items WHERE until_ms <= v_now LIMIT 5000
+        SELECT ctid FROM {schema}.items WHERE until_ms <= v_now - 10000 LIMIT 5000
     ));
     GET DIAGNOSTICS v_count = ROW_COUNT;
     v_max := greatest(v_max, v_count);
