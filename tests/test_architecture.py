@@ -19,11 +19,11 @@ SOURCE = ROOT / 'src' / 'falcon_channels'
 LAYERS: list[set[str]] = [
     {'errors'},
     {'checks', 'json_decoding', 'operations'},
+    {'events'},
     {
         'burst_log',
         'class_hooks',
         'converters',
-        'events',
         'filters',
         'metrics',
         'names',
@@ -32,7 +32,7 @@ LAYERS: list[set[str]] = [
         'publication',
         'timer_wheel',
     },
-    {'measurements', 'tokens'},
+    {'logs', 'measurements', 'tokens'},
     {'routing'},
     {'protocol', 'brokers'},
     {'transports'},

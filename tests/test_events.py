@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import logging
 from pathlib import Path
 import re
 from typing import Any
@@ -20,6 +21,7 @@ from falcon_channels.brokers.memory import MemoryBroker
 from falcon_channels.events import Event
 from falcon_channels.events import EVENTS
 from falcon_channels.events import Events
+from falcon_channels.events import LEVELS
 from falcon_channels.testing import SimulatedClient
 from falcon_channels.testing import SimulatedSdk
 
@@ -227,6 +229,119 @@ def test_listeners_stay_when_the_channels_start_again() -> None:
     assert 2 == len(of(told, 'node_started'))
 
 
+def logged(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    """Return the records of events."""
+    return [record for record in caplog.records if hasattr(record, 'event')]
+
+
+@on_fake_clock
+async def test_each_event_of_a_client_has_one_log_record(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The log has the same events as a listener, in the same order, each once."""
+    caplog.set_level(logging.DEBUG, 'falcon_channels')
+    channels, told = make_channels(
+        recovery='off', slow_reader='latest', max_backlog_bytes=200_000
+    )
+    async with channels:
+        async with SimulatedClient(channels, user='ann') as client:
+            await client.subscribe('room')
+            client.stop_reading()
+            for number in range(8):
+                await channels.publish('room', f'{number}' * 20_000)
+                await asyncio.sleep(0)
+            client.read_again()
+            while not of(told, 'reader_caught_up'):
+                await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        async with SimulatedSdk(channels) as sdk:
+            sdk.connection.user = 'mallory'
+            for _ in range(2):
+                with pytest.raises(Exception, match='103'):
+                    await sdk.subscribe('room')
+    records = logged(caplog)
+    assert told == [record.event for record in records]  # type: ignore[attr-defined]
+    # NOTE: these are logged in words, and the others by `Events.tell`.
+    in_words = {'command_refused', 'reader_slow', 'responder_failed'}
+    assert in_words | {'connection_identified', 'publications_dropped'} < set(
+        names(told)
+    )
+    for record, event in zip(records, told, strict=True):
+        if event.name in in_words:
+            assert 'falcon_channels' == record.name
+        else:
+            assert 'falcon_channels.events' == record.name
+            assert LEVELS[event.name] == record.levelno
+            assert record.getMessage().startswith(event.name)
+    repeated = [
+        r for r, e in zip(records, told, strict=True) if e.facts.get('repeated')
+    ]
+    assert [logging.DEBUG] == [record.levelno for record in repeated]
+
+
+def test_unwanted_events_of_a_client_are_not_built(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Without a listener, an event whose level is not logged is not wanted."""
+    caplog.set_level(logging.INFO, 'falcon_channels')
+    events = Events()
+    assert events.wants('connection_opened')
+    assert not events.wants('subscription_started')
+    stop = events.listen(lambda event: None)
+    assert events.wants('subscription_started')
+    stop()
+    caplog.set_level(logging.WARNING, 'falcon_channels')
+    assert not events.wants('connection_opened')
+
+
+@on_fake_clock
+async def test_burst_of_losses_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Listeners get each loss. The log has one of each kind, with the number."""
+    caplog.set_level(logging.INFO, 'falcon_channels')
+    channels, told = make_channels()
+    async with channels:
+        for _ in range(3):
+            channels.node.hub.on_link_lost()
+            channels.node.hub.on_link_restored()
+        await asyncio.sleep(60)
+    assert 3 == len(of(told, 'link_lost')) == len(of(told, 'link_restored'))
+    events = [record.event for record in logged(caplog)]  # type: ignore[attr-defined]
+    assert 1 == len(of(events, 'link_lost'))
+    [restored] = of(events, 'link_restored')
+    assert 3 == restored.facts['num_losses']
+
+
+@on_fake_clock
+async def test_refused_connections_are_logged_with_their_event(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The limit of connections is a warning once a minute, and each is an event."""
+    caplog.set_level(logging.DEBUG, 'falcon_channels')
+    channels = Channels(options=NodeOptions(max_connections=1))
+    async with channels, SimulatedClient(channels):
+        for _ in range(3):
+            with pytest.raises(falcon.HTTPServiceUnavailable):
+                async with SimulatedClient(channels):
+                    pass
+    refused = [
+        (record.levelno, record.event.code)  # type: ignore[attr-defined]
+        for record in logged(caplog)
+        if record.event.name == 'connection_refused'  # type: ignore[attr-defined]
+    ]
+    assert [(logging.WARNING, 503), (logging.DEBUG, 503), (logging.DEBUG, 503)] == (
+        refused
+    )
+
+
+def test_line_of_an_event_quotes_and_cuts_text_of_clients() -> None:
+    """An event in the text log is one line, for any text of the client."""
+    event = Event('connection_closed', user='a\nb', reason='x' * 9_999, code=3000)
+    line = str(event)
+    assert line.startswith("connection_closed user='a\\nb' code=3000 reason='xxx")
+    assert line.isprintable()
+    assert len(line) < 600
+
+
 def told_in_source() -> set[str]:
     """Return the constants that are passed to `Event` or to a function that tells."""
     found = set()
@@ -241,5 +356,8 @@ def told_in_source() -> set[str]:
 def test_each_event_is_told_and_documented() -> None:
     """The names of events, the source that tells them and the page are the same."""
     page = (ROOT / 'docs' / 'events.md').read_text()
+    rows = re.findall(r'^\| `(\w+)` \| ([A-Z, ]+) \|', page, re.MULTILINE)
     assert set(EVENTS) == told_in_source()
-    assert list(EVENTS) == re.findall(r'^\| `(\w+)` \|', page, re.MULTILINE)
+    assert list(EVENTS) == [name for name, _ in rows]
+    documented = {name: level for name, level in rows if name in LEVELS}
+    assert documented == {n: logging.getLevelName(v) for n, v in LEVELS.items()}

@@ -131,6 +131,7 @@ PUBLIC = {
     'falcon_channels.wsgi': {'App', 'WebSocket', 'WebSocketError', 'WebSocketOptions'},
     # --- for operators ---------------------------------------------------------------
     'falcon_channels.cli': {'main'},
+    'falcon_channels.logs': {'JsonFormatter', 'json_log_config'},
     'falcon_channels.monitoring.prometheus': {'ChannelsCollector'},
     'falcon_channels.server.http': {'BoundedHttpProtocol'},
     'falcon_channels.server.protocol': {'WebSocketProtocol'},

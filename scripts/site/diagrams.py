@@ -275,11 +275,12 @@ MANY_HOSTS = Boxes(
 LAYERS = (
     'errors',
     'checks · json_decoding · operations',
+    'events',
     (
-        'burst_log · class_hooks · converters · events · filters\n'
-        'metrics · names · options · origin · publication · timer_wheel'
+        'burst_log · class_hooks · converters · filters · metrics\n'
+        'names · options · origin · publication · timer_wheel'
     ),
-    'measurements · tokens',
+    'logs · measurements · tokens',
     'routing',
     'protocol · brokers',
     'transports',

@@ -1,7 +1,11 @@
 """Events of one process: what happened to its connections, subscriptions and links.
 
-`Hub.events` tells each event to all listeners. Logs, metrics and the inspector are
-listeners. An event has no payload, no token and no address of a client.
+`Hub.events` tells each event to all listeners. Metrics and the inspector are listeners.
+An event has no payload, no token and no address of a client.
+
+Each event also becomes a log record, whose attribute `event` is the `Event`. `tell`
+logs the events of ordinary operation. The code that reports a problem logs it with
+`log_event`, in words, and in a way that a client cannot fill the disk.
 
 NOTE: docs/events.md lists each event; a test compares both lists.
 """
@@ -18,6 +22,9 @@ import msgspec
 from falcon_channels.operations import Operations
 
 _logger = logging.getLogger('falcon_channels')
+
+#: Logger of the events of ordinary operation.
+_event_logger = logging.getLogger('falcon_channels.events')
 
 #: Meaning of each event, by name.
 EVENTS: Final[dict[str, str]] = {
@@ -40,6 +47,25 @@ EVENTS: Final[dict[str, str]] = {
     'node_draining': 'The process refuses new connections and closes the others',
     'node_closed': 'The channels of this process are closed',
 }
+
+#: Levels of the events of ordinary operation.
+#: SECURITY: a client can subscribe again and again, to fill the disk. Events that one
+#: connection can cause many times are therefore at DEBUG.
+LEVELS: Final[dict[str, int]] = {
+    'connection_opened': logging.INFO,
+    'connection_identified': logging.INFO,
+    'connection_closed': logging.INFO,
+    'subscription_started': logging.DEBUG,
+    'subscription_ended': logging.DEBUG,
+    'reader_caught_up': logging.DEBUG,
+    'publications_dropped': logging.DEBUG,
+    'node_started': logging.INFO,
+    'node_draining': logging.INFO,
+    'node_closed': logging.INFO,
+}
+
+#: Maximum number of characters of a value in the text log.
+_MAX_CHARACTERS = 500
 
 #: A fact about an event.
 Fact = str | int | float | bool | None
@@ -68,6 +94,58 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: str = ''
     facts: Mapping[str, Fact] = {}
 
+    def fields(self) -> dict[str, Fact]:
+        """Return the fields that have a value, and then the facts."""
+        fields: dict[str, Fact] = {
+            name: value
+            for name in ('connection', 'user', 'channel', 'route', 'code', 'reason')
+            if (value := getattr(self, name))
+        }
+        return {**fields, **self.facts}
+
+    def __str__(self) -> str:
+        """Return one line for the text log; text of clients is quoted."""
+        return ' '.join(
+            [
+                self.name,
+                *(
+                    f'{name}={value!r:.{_MAX_CHARACTERS}}'
+                    for name, value in self.fields().items()
+                ),
+            ]
+        )
+
+
+def log_event(
+    event: Event,
+    level: int,
+    message: str,
+    *args: object,
+    error: BaseException | None = None,
+) -> None:
+    """Log an event in words. The record's attribute `event` is the event.
+
+    Args:
+        event: The event. Pass it to `Events.tell`, too.
+        level: Level of the record.
+        message: The message, with a placeholder for each argument.
+        args: The arguments of the message.
+        error: Error whose traceback is logged.
+    """
+    _logger.log(
+        level,
+        message,
+        *args,
+        exc_info=error,
+        extra={'event': event},
+        stacklevel=2,
+    )
+
+
+def is_logged(level: int) -> bool:
+    """Return whether `log_event` logs at a level."""
+    return _logger.isEnabledFor(level)
+
 
 #: Called with each event, in the event loop. It must not block.
 Listener = Callable[[Event], None]
@@ -78,10 +156,10 @@ class Events:
 
     A `Node` has one object for its whole life, also across `close` and a new start.
 
-    PERF: an event is built only if somebody listens::
+    PERF: an event of ordinary operation is built only if somebody wants it::
 
-        if events.wanted:
-            events.tell(Event('link_lost'))
+        if events.wants('connection_opened'):
+            events.tell(Event('connection_opened', connection=connection.id))
 
     Attributes:
         wanted: Whether there is a listener.
@@ -113,8 +191,18 @@ class Events:
         self._listeners = tuple(listeners)
         self.wanted = bool(listeners)
 
+    def wants(self, name: str) -> bool:
+        """Return whether there is a listener, or an event of `LEVELS` is logged."""
+        return self.wanted or _event_logger.isEnabledFor(LEVELS[name])
+
     def tell(self, event: Event) -> None:
-        """Call all listeners. An error of one is logged, and the others are called."""
+        """Call all listeners, and log an event of `LEVELS`.
+
+        An error of a listener is logged, and the others are called.
+        """
+        level = LEVELS.get(event.name)
+        if level is not None:
+            _event_logger.log(level, '%s', event, extra={'event': event}, stacklevel=2)
         for listener in self._listeners:
             try:
                 listener(event)

@@ -37,10 +37,10 @@ import falcon
 import falcon.asgi
 
 from falcon_channels.errors import OptionsError
+from falcon_channels.events import Event
+from falcon_channels.events import log_event
 
 __all__ = ['OriginCheck']
-
-_logger = logging.getLogger('falcon_channels')
 
 _DEFAULT_PORTS = {'http': 80, 'https': 443}
 _SCHEMES = {'ws': 'http', 'wss': 'https'}
@@ -201,14 +201,28 @@ def request_origin_error(req: falcon.Request, allowed: Collection[str]) -> str |
     )
 
 
-def log_refusal(path: str, reason: str) -> None:
-    """Log why a handshake was refused, because browsers do not show the reason."""
-    _logger.warning(
+def log_refusal(path: str, reason: str) -> Event:
+    """Log why a handshake was refused, because browsers do not show the reason.
+
+    Args:
+        path: Path of the request.
+        reason: The reason, which `origin_error` has returned.
+
+    Returns:
+        The event, for the listeners of the node. Its code is the HTTP status: 400 if
+        the Host header cannot be trusted, else 403.
+    """
+    status = 400 if reason.startswith('Host') else 403
+    event = Event('connection_refused', code=status, reason=reason)
+    log_event(
+        event,
+        logging.WARNING,
         'refused a handshake at %.80r: %s. Add other origins to allowed_origins; '
         'behind a proxy, forward the host and the scheme that the browser used',
         path,
         reason,
     )
+    return event
 
 
 class OriginCheck:
@@ -248,8 +262,7 @@ class OriginCheck:
         reason = request_origin_error(req, self._allowed)
         if reason is None:
             return
-        log_refusal(req.path, reason)
-        if reason.startswith('Host'):
+        if log_refusal(req.path, reason).code == 400:
             raise falcon.HTTPBadRequest(description=reason)
         raise falcon.HTTPForbidden(description=reason)
 

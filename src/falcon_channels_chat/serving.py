@@ -49,6 +49,11 @@ def add_arguments(parser: ArgumentParser) -> None:
         help='broker (default: CHAT_BROKER, or sqlite:///chat-channels.db)',
     )
     parser.add_argument(
+        '--log-json',
+        action='store_true',
+        help='print the log as JSON, one line each, with the events of clients',
+    )
+    parser.add_argument(
         '--bot-key',
         metavar='NAME',
         default=SUPPRESS,
@@ -103,8 +108,8 @@ def chat(args: Namespace, factory: str = 'falcon_channels_chat.serving:app') -> 
             f'--host={args.host}',
             f'--port={args.port}',
             f'--workers={args.workers}',
-            '--log-level=warning',
             '--no-access-log',
+            '--log-json' if args.log_json else '--log-level=warning',
         ]
     )
 

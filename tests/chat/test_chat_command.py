@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 import select
 import subprocess
@@ -53,6 +54,18 @@ def test_two_workers_share_one_chat(tmp_path: Path) -> None:
     assert {'talk.db', 'chat-channels.db'} <= {path.name for path in tmp_path.iterdir()}
     for path in tmp_path.iterdir():
         assert 0 == path.stat().st_mode & 0o077, f'{path} is for its owner only'
+
+
+def test_log_of_the_chat_can_be_json(tmp_path: Path) -> None:
+    """With `--log-json`, each line after the address is an object, with the events."""
+    command = ['python', '-m', 'falcon_channels_chat', '--port', '{port}', '--log-json']
+    with ServerProcess(command, cwd=tmp_path) as server:
+        assert 200 == httpx.get(f'{server.url}/health').status_code
+        server.stop()
+        address, *lines = server.log().splitlines()
+    assert f'Chat: http://localhost:{server.port}/' == address
+    events = [json.loads(line).get('event') for line in lines]
+    assert ['node_started', 'node_draining', 'node_closed'] == [*filter(None, events)]
 
 
 def test_tail_command_with_the_api_key_prints_messages(tmp_path: Path) -> None:

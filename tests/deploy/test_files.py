@@ -117,6 +117,7 @@ def test_kubernetes_pod_fits_the_image_of_a_new_app() -> None:
         path = CONTAINER[probe]['httpGet']['path']
         assert f"app.add_route('{path}', Health())" in app
         assert path in image.health_check[-1]
+    assert [*image.command, '--log-json'] == CONTAINER['args']
     names = {variable['name'] for variable in CONTAINER['env']}
     assert {'CHANNELS_BROKER', 'FORWARDED_ALLOW_IPS'} == names
     assert "os.environ.get('CHANNELS_BROKER'" in app

@@ -21,6 +21,7 @@ import falcon.asgi
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import ClosedError
 from falcon_channels.events import Event
+from falcon_channels.events import log_event
 from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.hub import Hub
 from falcon_channels.operations import Operation
@@ -29,10 +30,9 @@ from falcon_channels.options import NodeOptions
 from falcon_channels.origin import log_refusal
 from falcon_channels.origin import request_origin_error
 
-_logger = logging.getLogger('falcon_channels')
-
-#: Minimum number of seconds between two log lines about the limit of connections,
-#: because refused clients try again and again.
+#: Message for a refusal with its reason.
+_REFUSED = 'a connection is refused: %s'
+#: Minimum number of seconds between two warnings about the limit of connections.
 _LOG_LIMIT_EVERY_S = 60.0
 #: Seconds after which a refused client may try again.
 _RETRY_AFTER_S = 10
@@ -78,10 +78,7 @@ class Handshake:
                 raise ClosedError('shutting down')
             await self._start()
         except (BrokerUnavailableError, ClosedError) as ex:
-            self._tell_refusal(503, str(ex))
-            raise falcon.HTTPServiceUnavailable(
-                description=str(ex), retry_after=_RETRY_AFTER_S
-            ) from None
+            raise self._unavailable(str(ex), logging.INFO, _REFUSED, ex) from None
 
     def begin(self) -> None:
         """Begin to time a handshake. `admit` calls it.
@@ -113,10 +110,7 @@ class Handshake:
             self._hub.add(connection)
         except ClosedError as ex:
             self._hub.remove(connection)
-            self._tell_refusal(503, str(ex))
-            raise falcon.HTTPServiceUnavailable(
-                description=str(ex), retry_after=_RETRY_AFTER_S
-            ) from None
+            raise self._unavailable(str(ex), logging.INFO, _REFUSED, ex) from None
         except BaseException:
             self._hub.remove(connection)
             raise
@@ -130,27 +124,37 @@ class Handshake:
         """
         limit = self._options.max_connections
         if limit is not None and len(self._hub.connections) >= limit:
-            self._log_limit(limit)
-            reason = f'the limit of {limit} connections is reached'
-            self._tell_refusal(503, reason)
-            raise falcon.HTTPServiceUnavailable(
-                description=reason, retry_after=_RETRY_AFTER_S
-            )
-
-    def _tell_refusal(self, status: int, reason: str) -> None:
-        self._hub.events.tell(Event('connection_refused', code=status, reason=reason))
-        self._end('', falcon.HTTPError(status))
-
-    def _log_limit(self, limit: int) -> None:
-        """Log that the limit is reached, because clients do not see the reason."""
-        now_s = time.monotonic()
-        if now_s >= self._log_limit_at_s:
-            self._log_limit_at_s = now_s + _LOG_LIMIT_EVERY_S
-            _logger.warning(
+            raise self._unavailable(
+                f'the limit of {limit} connections is reached',
+                self._level_of_limit(),
                 'connections are refused: max_connections of %d is reached (logged at '
                 'most once a minute)',
                 limit,
             )
+
+    def _unavailable(
+        self, reason: str, level: int, message: str, *args: object
+    ) -> falcon.HTTPServiceUnavailable:
+        """Log and tell a refusal, and return its error."""
+        event = Event('connection_refused', code=503, reason=reason)
+        log_event(event, level, message, *args)
+        self._tell(event)
+        return falcon.HTTPServiceUnavailable(
+            description=reason, retry_after=_RETRY_AFTER_S
+        )
+
+    def _tell(self, event: Event) -> None:
+        """Tell a refusal, which ends the handshake."""
+        self._hub.events.tell(event)
+        self._end('', falcon.HTTPError(event.code))
+
+    def _level_of_limit(self) -> int:
+        """Return WARNING at most once a minute, because refused clients try again."""
+        now_s = time.monotonic()
+        if now_s < self._log_limit_at_s:
+            return logging.DEBUG
+        self._log_limit_at_s = now_s + _LOG_LIMIT_EVERY_S
+        return logging.WARNING
 
     def check_origin(self, req: falcon.Request) -> None:
         """Refuse a request that a page of another site sent.
@@ -161,11 +165,10 @@ class Handshake:
         """
         reason = request_origin_error(req, self._options.allowed_origins)
         if reason is not None:
-            log_refusal(req.path, reason)
-            if reason.startswith('Host'):
-                self._tell_refusal(400, reason)
+            event = log_refusal(req.path, reason)
+            self._tell(event)
+            if event.code == 400:
                 raise falcon.HTTPBadRequest(description=reason)
-            self._tell_refusal(403, reason)
             raise falcon.HTTPForbidden(description=reason)
         # SECURITY: a link on another site makes a browser send a GET request with the
         #   user's `SameSite=Lax` cookies and without an Origin header. `Sec-Fetch-Site`
@@ -175,6 +178,5 @@ class Handshake:
         site = req.get_header('Sec-Fetch-Site')
         if site in _OTHER_SITES:
             reason = f'the request comes from another site (Sec-Fetch-Site: {site})'
-            log_refusal(req.path, reason)
-            self._tell_refusal(403, reason)
+            self._tell(log_refusal(req.path, reason))
             raise falcon.HTTPForbidden(description=reason)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 
 from falcon_channels.events import Event
+from falcon_channels.events import is_logged
+from falcon_channels.events import log_event
 from falcon_channels.hub.connection import Connection
-
-_logger = logging.getLogger('falcon_channels')
 
 
 def log_refusal(
@@ -38,8 +38,22 @@ def log_refusal(
         level: Level of the first refusal for a reason.
     """
     new = connection.is_new_refusal((action, code, text if reason is None else reason))
-    _logger.log(
-        level if new else logging.DEBUG,
+    level = level if new else logging.DEBUG
+    events = connection.hub.events
+    if not (events.wanted or is_logged(level)):
+        return
+    event = Event(
+        'command_refused',
+        connection=connection.id,
+        user=connection.user,
+        channel=channel,
+        code=code,
+        reason=text,
+        facts={'command': action, 'repeated': not new},
+    )
+    log_event(
+        event,
+        level,
         '%r: %s %.255r refused with %d: %.500r',
         connection,
         action,
@@ -47,16 +61,4 @@ def log_refusal(
         code,
         text,
     )
-    events = connection.hub.events
-    if events.wanted:
-        events.tell(
-            Event(
-                'command_refused',
-                connection=connection.id,
-                user=connection.user,
-                channel=channel,
-                code=code,
-                reason=text,
-                facts={'command': action, 'repeated': not new},
-            )
-        )
+    events.tell(event)

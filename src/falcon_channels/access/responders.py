@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 from collections.abc import Callable
-import logging
 from typing import Any
 
 import falcon
 
 from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.hub import Hub
-
-_logger = logging.getLogger('falcon_channels')
 
 
 def notify(
@@ -43,14 +40,14 @@ def notify(
     async def call() -> None:
         try:
             await hub.events.operations.responder(name, responder(*args, **params))
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as ex:
             if is_cancelled():
                 raise
-            hub.note_responder_error(name, connection)
-            _logger.exception('%s awaited a cancelled task, for %r', name, about)
-        except Exception:
-            hub.note_responder_error(name, connection)
-            _logger.exception('%s failed for %r', name, about)
+            message = '%s awaited a cancelled task, for %r'
+            hub.note_responder_error(name, connection, ex, message, name, about)
+        except Exception as ex:
+            message = '%s failed for %r'
+            hub.note_responder_error(name, connection, ex, message, name, about)
 
     hub.spawn(call(), name, graceful=True, context=connection.context)
 

@@ -93,8 +93,10 @@ def _fail(connection: ClientConnection, request: Any, ex: BaseException) -> None
 
     The text of the error can hold details of the server and goes to the log only.
     """
-    connection.hub.note_responder_error(request.field, connection)
-    _logger.error('%r: %s failed', connection, request.field, exc_info=ex)
+    field = request.field
+    connection.hub.note_responder_error(
+        field, connection, ex, '%r: %s failed', connection, field
+    )
     _refuse(connection, request, ex, codes.INTERNAL)
 
 

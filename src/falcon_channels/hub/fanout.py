@@ -27,6 +27,7 @@ from typing import Any
 from falcon_channels.errors import PayloadError
 from falcon_channels.events import Event
 from falcon_channels.events import Events
+from falcon_channels.events import log_event
 from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.connection import Subscription
 from falcon_channels.hub.connection import SubscriptionState as State
@@ -232,7 +233,7 @@ class FanOut:
             if dropped:
                 self._counters.dropped += dropped
                 self._log_slow(subscription.connection, local_channel)
-                if self._events.wanted:
+                if self._events.wants('publications_dropped'):
                     self._tell_dropped(subscription, dropped)
         if local_channel.ahead:
             self._deliver_ahead(local_channel, items)
@@ -502,7 +503,15 @@ class FanOut:
             return
         self._slow_logged.add(connection.id)
         policy = 'close' if local_channel is None else local_channel.options.slow_reader
-        _logger.log(
+        event = Event(
+            'reader_slow',
+            connection=connection.id,
+            user=connection.user,
+            channel='' if local_channel is None else local_channel.channel,
+            facts={'policy': policy, 'backlog_bytes': connection.backlog_bytes},
+        )
+        log_event(
+            event,
             # NOTE: with the policy "latest", dropped publications are expected.
             logging.INFO if policy == 'latest' else logging.WARNING,
             '%r reads too slowly: backlog of %d bytes, channel %r at %s, policy %r',
@@ -512,12 +521,4 @@ class FanOut:
             None if local_channel is None else local_channel.position,
             policy,
         )
-        self._events.tell(
-            Event(
-                'reader_slow',
-                connection=connection.id,
-                user=connection.user,
-                channel='' if local_channel is None else local_channel.channel,
-                facts={'policy': policy, 'backlog_bytes': connection.backlog_bytes},
-            )
-        )
+        self._events.tell(event)

@@ -38,6 +38,7 @@ from falcon_channels.errors import UnsubscribedError
 from falcon_channels.events import Event
 from falcon_channels.events import Events
 from falcon_channels.events import Fact
+from falcon_channels.events import log_event
 from falcon_channels.hub.channel_registry import ChannelRegistry
 from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.connection import Joined
@@ -280,22 +281,32 @@ class Hub:
         if connection is not None:
             connection.disconnect(*DISCONNECT_INTERNAL)
 
-    def note_responder_error(self, name: str, connection: Connection) -> None:
-        """Count a responder that raised an unexpected exception.
+    def note_responder_error(
+        self,
+        name: str,
+        connection: Connection,
+        error: BaseException,
+        message: str,
+        *args: object,
+    ) -> None:
+        """Count, log and tell an unexpected exception of a responder.
 
         Args:
             name: Name of the responder or of the command that called it.
             connection: Connection that it was called for.
+            error: The exception.
+            message: Message for the log, with a placeholder for each argument.
+            args: The arguments of the message.
         """
         self.counters.responder_errors += 1
-        self.events.tell(
-            Event(
-                'responder_failed',
-                connection=connection.id,
-                user=connection.user,
-                facts={'responder': name},
-            )
+        event = Event(
+            'responder_failed',
+            connection=connection.id,
+            user=connection.user,
+            facts={'responder': name},
         )
+        log_event(event, logging.ERROR, message, *args, error=error)
+        self.events.tell(event)
 
     def run_forever(
         self, function: Callable[[], Coroutine[Any, Any, None]], name: str
@@ -339,7 +350,7 @@ class Hub:
             raise ClosedError('the connection has ended already')
         self.connections[connection.id] = connection
         self._by_user.setdefault(connection.user, {})[connection] = None
-        if self.events.wanted:
+        if self.events.wants('connection_opened'):
             self.events.tell(
                 Event(
                     'connection_opened',
@@ -367,14 +378,15 @@ class Hub:
         """
         if connection.closed:
             return
-        backlog_bytes = connection.backlog_bytes if self.events.wanted else 0
+        wanted = self.events.wants('connection_closed')
+        backlog_bytes = connection.backlog_bytes if wanted else 0
         connection.mark_closed()
         added = self.connections.pop(connection.id, None) is not None
         self._forget_user(connection, connection.user)
         self._fan_out.forget(connection)
         for subscription in list(connection.subscriptions.values()):
             self.leave(subscription)
-        if added and self.events.wanted:
+        if added and wanted:
             self.events.tell(
                 Event(
                     'connection_closed',
@@ -449,7 +461,7 @@ class Hub:
         if subscription.state is State.LAGGING:
             local_channel = self._channels[subscription.channel]
             items, epoch = local_channel.catch_up(subscription)
-            if self.events.wanted:
+            if self.events.wants('reader_caught_up'):
                 facts = {'num_publications': len(items)}
                 self._tell_of(subscription, 'reader_caught_up', facts=facts)
             self._fan_out.write_items(local_channel, subscription, items, epoch)
@@ -459,7 +471,7 @@ class Hub:
         if connection.id in self.connections:
             self._forget_user(connection, before)
             self._by_user.setdefault(connection.user, {})[connection] = None
-            if self.events.wanted and connection.user != before:
+            if connection.user != before and self.events.wants('connection_identified'):
                 self.events.tell(
                     Event(
                         'connection_identified',
@@ -541,7 +553,7 @@ class Hub:
                 self.counters.recovered += 1
             else:
                 self.counters.not_recovered += 1
-        if self.events.wanted:
+        if self.events.wants('subscription_started'):
             self._tell_started(subscription, joined)
         return joined
 
@@ -592,7 +604,7 @@ class Hub:
         else:
             local_channel.remove(subscription)
             self._registry.note_idle(local_channel)
-        if self.events.wanted and subscription.joined:
+        if subscription.joined and self.events.wants('subscription_ended'):
             code, reason = subscription.end or (0, '')
             self._tell_of(subscription, 'subscription_ended', code, reason)
         self._on_left(subscription)

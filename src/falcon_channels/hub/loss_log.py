@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import logging
 
-_logger = logging.getLogger('falcon_channels')
+from falcon_channels.events import Event
+from falcon_channels.events import log_event
 
 #: Seconds for which a restored link must work before it is logged as restored.
 _STABLE_S = 5.0
@@ -37,7 +38,11 @@ class LossLog:
             self._link_timer.cancel()
             self._link_timer = None
         if self._link_losses == 1:
-            _logger.error('the link to the broker is lost; subscribers wait')
+            log_event(
+                Event('link_lost'),
+                logging.ERROR,
+                'the link to the broker is lost; subscribers wait',
+            )
 
     def on_link_restored(self) -> None:
         """Called when the link is restored."""
@@ -72,7 +77,9 @@ class LossLog:
     def _log_restored(self) -> None:
         self._link_timer = None
         losses, self._link_losses = self._link_losses, 0
-        _logger.warning(
+        log_event(
+            Event('link_restored', facts={'num_losses': losses}),
+            logging.WARNING,
             'the link to the broker is restored (losses: %d); missed publications are '
             'read',
             losses,
@@ -82,7 +89,10 @@ class LossLog:
         self._publications_timer = None
         channels, self._channels = self._channels, 0
         subscriptions, self._subscriptions = self._subscriptions, 0
-        _logger.error(
+        facts = {'num_channels': channels, 'num_subscriptions': subscriptions}
+        log_event(
+            Event('publications_lost', channel=self._example, facts=facts),
+            logging.ERROR,
             'publications of %d channels are lost, such as %r; %d subscriptions end '
             'with insufficient state',
             channels,

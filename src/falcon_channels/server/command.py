@@ -31,6 +31,7 @@ from uvicorn.supervisors.multiprocess import Process
 
 from falcon_channels.errors import ChannelsError
 from falcon_channels.errors import OptionsError
+from falcon_channels.logs import json_log_config
 from falcon_channels.server.context import ServerContext
 from falcon_channels.server.loggers import access_logger
 from falcon_channels.server.loggers import print_library_logs
@@ -58,22 +59,35 @@ class ChannelsConfig(Config):
     Args:
         args: Positional arguments of uvicorn's configuration.
         server_options: Limits of the WebSocket class; the defaults if ``None``.
+        log_json: Whether to print all records as JSON, one object a line.
         kwargs: Keyword arguments of uvicorn's configuration.
     """
 
     def __init__(
-        self, *args: Any, server_options: ServerOptions | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        server_options: ServerOptions | None = None,
+        log_json: bool = False,
+        **kwargs: Any,
     ) -> None:
         kwargs.setdefault('ws', _WS)
         kwargs.setdefault('http', _HTTP)
         self.server_options = server_options or ServerOptions()
+        self.log_json = log_json
+        if log_json:
+            level = _level_number(kwargs.get('log_level'))
+            kwargs['log_config'] = json_log_config(level)
         super().__init__(*args, **kwargs)
 
     def configure_logging(self) -> None:
-        """Set up logging: uvicorn's without query strings, Falcon's and ours."""
+        """Set up logging: uvicorn's without query strings, Falcon's and ours.
+
+        NOTE: with `log_json`, warnings of Python become records, too.
+        """
         super().configure_logging()
         access_logger.addFilter(hide_query_string)
-        if self.log_config is not None:
+        logging.captureWarnings(self.log_json)
+        if self.log_config is not None and not self.log_json:
             print_library_logs(_level_number(self.log_level))
 
     def load(self) -> None:
@@ -433,6 +447,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('--log-level', choices=sorted(LOG_LEVELS), default='info')
     parser.add_argument('--no-access-log', action='store_true')
+    parser.add_argument(
+        '--log-json', action='store_true', help='print the log as JSON, one line each'
+    )
 
 
 def serve(args: argparse.Namespace) -> int:
@@ -495,6 +512,7 @@ def _config(args: argparse.Namespace) -> ChannelsConfig:
         ws_ping_timeout=args.ws_ping_timeout,
         limit_concurrency=args.limit_concurrency,
         log_level=args.log_level,
+        log_json=args.log_json,
         access_log=not args.no_access_log,
         interface='asgi3',
     )

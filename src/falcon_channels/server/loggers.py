@@ -6,17 +6,19 @@ from collections.abc import Iterator
 import logging
 import re
 
+from falcon_channels.websocket.quiet_logger import quiet_logger
+
 #: Logger of the protocol core.
-#: SECURITY: At DEBUG the core logs headers and payloads, which hold secrets. It
-#: therefore has a logger of its own, which logs warnings and errors only.
-core_logger = logging.getLogger('falcon_channels.server.websockets')
-core_logger.setLevel(logging.WARNING)
+core_logger = quiet_logger('falcon_channels.server.websockets')
 
 #: uvicorn's logger for errors and for the life of the server.
 server_logger = logging.getLogger('uvicorn.error')
 
 #: uvicorn's logger for requests.
 access_logger = logging.getLogger('uvicorn.access')
+
+#: Logger of the events of ordinary operation.
+event_logger = logging.getLogger('falcon_channels.events')
 
 #: Loggers whose records ``falcon-channels serve`` prints with time, level and name.
 #: uvicorn configures its own loggers.
@@ -50,10 +52,14 @@ def print_library_logs(level: int) -> None:
 
     NOTE: the application is loaded later. It can set another level. If it adds handlers
     to these loggers or to the root logger, only its handlers print the records.
+    Events of ordinary operation are printed at DEBUG only.
 
     Args:
         level: Lowest level that is printed, also below WARNING, Python's default.
     """
+    # PERF: each connection causes at least two of these lines. One costs 15 us, and a
+    #   new connection 240 us (benchmarks/connections.py).
+    event_logger.setLevel(level if level <= logging.DEBUG else logging.WARNING)
     handler = _DefaultHandler()
     for name in _PRINTED:
         logger = logging.getLogger(name)

@@ -287,7 +287,12 @@ class App(falcon.App[falcon.Request, falcon.Response]):
         ws: WebSocket | None = None,
     ) -> None:
         if ws is None:
-            super()._python_error_handler(req, resp, error, params)
+            # SECURITY: Falcon writes the query string to the log, too. That of an event
+            #   stream can carry a token.
+            _logger.error(
+                'Unhandled exception in %s %.255r', req.method, req.path, exc_info=error
+            )
+            self._compose_error_response(req, resp, falcon.HTTPInternalServerError())
             return
         _logger.error('Unhandled exception in on_websocket', exc_info=error)
         if ws.unaccepted:

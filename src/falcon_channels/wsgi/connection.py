@@ -44,6 +44,7 @@ from falcon_channels.websocket.close_codes import MESSAGE_TOO_BIG
 from falcon_channels.websocket.close_codes import NORMAL
 from falcon_channels.websocket.fragments import MessageAssembler
 from falcon_channels.websocket.fragments import TooManyFragmentsError
+from falcon_channels.websocket.quiet_logger import quiet_logger
 from falcon_channels.wsgi.errors import WebSocketError
 from falcon_channels.wsgi.keepalive import Due
 from falcon_channels.wsgi.keepalive import PingSchedule
@@ -51,11 +52,8 @@ from falcon_channels.wsgi.options import WebSocketOptions
 from falcon_channels.wsgi.stream import Lock
 from falcon_channels.wsgi.stream import Stream
 
-#: SECURITY: The core logs every frame at DEBUG, with the messages of users, and two
-#: lines for each connection at INFO. This logger therefore begins at WARNING, unless
-#: the application sets its level.
-_logger = logging.getLogger(f'{__name__}.frames')
-_logger.setLevel(logging.WARNING)
+#: Logger of the protocol core, which also logs two lines for each connection at INFO.
+_logger = quiet_logger(f'{__name__}.frames')
 
 _own_logger = logging.getLogger(__name__)
 

@@ -84,10 +84,8 @@ def check_request(
         allowed_origins,
     )
     if reason is not None:
-        log_refusal(environ.get('PATH_INFO', ''), reason)
-    if reason is not None and reason.startswith('Host'):
-        raise falcon.HTTPBadRequest(title=reason)
-    if reason is not None:
+        if log_refusal(environ.get('PATH_INFO', ''), reason).code == 400:
+            raise falcon.HTTPBadRequest(title=reason)
         raise falcon.HTTPForbidden(title=reason)
     extensions = environ.get('HTTP_SEC_WEBSOCKET_EXTENSIONS')
     if extensions is not None:
