@@ -287,6 +287,7 @@ LAYERS = (
     'server · wsgi',
     'hub',
     'cluster',
+    'explain',
     'access',
     'node',
     'plain · endpoint · server_api · monitoring · streams · local_subscription',
