@@ -40,6 +40,7 @@ LAYERS: list[set[str]] = [
     {'server', 'wsgi'},
     {'hub'},
     {'cluster'},
+    {'explain'},
     {'access'},
     {'node'},
     {

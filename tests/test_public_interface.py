@@ -42,6 +42,7 @@ PUBLIC = {
         'Event',
         'EventLoopError',
         'EventStreamOptions',
+        'Explanation',
         'HistoryPage',
         'InvalidValueError',
         'LocalSubscription',
@@ -65,6 +66,7 @@ PUBLIC = {
         'Subscription',
         'UnknownChannelError',
         'UnsubscribedError',
+        'Verdict',
         '__version__',
     },
     'falcon_channels.errors': {
@@ -91,6 +93,7 @@ PUBLIC = {
         'KeysUnavailableError',
         'TokenInvalidError',
         'TooManyChannelsError',
+        'TooManyUsersError',
         'UnknownChannelError',
         'UnsubscribedError',
     },

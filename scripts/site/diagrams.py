@@ -288,6 +288,7 @@ LAYERS = (
     'server · wsgi',
     'hub',
     'cluster',
+    'explain',
     'access',
     'node',
     'plain · endpoint · server_api · monitoring · streams · local_subscription',

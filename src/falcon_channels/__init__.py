@@ -26,6 +26,8 @@ from falcon_channels.errors import StreamConflictError
 from falcon_channels.errors import UnknownChannelError
 from falcon_channels.errors import UnsubscribedError
 from falcon_channels.events import Event
+from falcon_channels.explain.verdicts import Explanation
+from falcon_channels.explain.verdicts import Verdict
 from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.connection import Subscription
 from falcon_channels.local_subscription import LocalSubscription
@@ -65,6 +67,7 @@ __all__ = [
     'Event',
     'EventLoopError',
     'EventStreamOptions',
+    'Explanation',
     'HistoryPage',
     'InvalidValueError',
     'LocalSubscription',
@@ -88,6 +91,7 @@ __all__ = [
     'Subscription',
     'UnknownChannelError',
     'UnsubscribedError',
+    'Verdict',
     '__version__',
 ]
 

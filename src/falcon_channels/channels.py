@@ -23,6 +23,7 @@ from falcon_channels.errors import ChannelsError
 from falcon_channels.errors import ExtraMissingError
 from falcon_channels.errors import OptionsError
 from falcon_channels.events import Event
+from falcon_channels.explain.verdicts import Explanation
 from falcon_channels.filters import TagFilter
 from falcon_channels.hub.connection import Connection
 from falcon_channels.local_subscription import LocalSubscription
@@ -591,6 +592,70 @@ class Channels:
         if user is None:
             return list(self.node.hub.connections.values())
         return self.node.hub.connections_of_user(check_user(user))
+
+    # --- explanations ----------------------------------------------------------------
+
+    async def explain(
+        self,
+        channel: str,
+        offset: int,
+        *,
+        user: str,
+        client: str = '',
+        epoch: str = '',
+    ) -> list[Explanation]:
+        """Explain what became of a publication for a user, over all nodes.
+
+        ::
+
+            for answer in await channels.explain('rooms:lobby', 42, user='ann'):
+                print(answer.verdict, answer.text)
+
+        The answer relies on facts that the nodes have recorded: those of routes with
+        ``ChannelOptions(record_deliveries=True)``, and of users of `record_user`. It
+        arrives within a second, also if a node does not answer.
+
+        Args:
+            channel: Name of a channel with history.
+            offset: Offset of the publication.
+            user: Id of the user, ``''`` for anonymous users.
+            client: Id of one connection; ``''`` for all of the user.
+            epoch: Epoch of the log in which the publication has this offset; ``''`` for
+                the present one.
+
+        Returns:
+            One answer for each connection of the user, also for those that have ended.
+            If no connection is known, one answer is about the user. There is one more
+            answer for each node that does not answer.
+
+        Raises:
+            UnknownChannelError: No route matches.
+            CapabilityError: The channel has no history.
+            InvalidValueError: The user or the offset cannot be used.
+            BrokerUnavailableError: Try again.
+        """
+        return await self.node.explainer.explain(
+            channel, offset, user, client=client, epoch=epoch
+        )
+
+    async def record_user(self, user: str, for_s: float = 600.0) -> int:
+        """Record the deliveries to a user for some time, on all nodes; see `explain`.
+
+        Nodes that start later do not record the user.
+
+        Args:
+            user: Id of the user, ``''`` for all anonymous users.
+            for_s: Number of seconds, at most 86400 (one day). 0 ends the recording.
+
+        Returns:
+            The number of nodes that have answered.
+
+        Raises:
+            InvalidValueError: The user or the time cannot be used.
+            TooManyUsersError: `max_recorded_users` is reached on a node.
+            BrokerUnavailableError: Some nodes may record the user. Call it again.
+        """
+        return await self.node.explainer.record_user(user, for_s)
 
     # --- ways in ---------------------------------------------------------------------
 

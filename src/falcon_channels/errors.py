@@ -8,6 +8,7 @@
      +-- UnknownChannelError              no route matches the channel name
      +-- AlreadySubscribedError (ValueError)  the connection is subscribed already
      +-- TooManyChannelsError             max_channels_per_connection is reached
+     +-- TooManyUsersError                max_recorded_users is reached
      +-- PublicationTooLargeError         the payload exceeds max_publication_bytes
      +-- ChannelFinishedError             the channel has ended
      |    +-- StreamAbortedError          a reader has aborted the stream
@@ -84,6 +85,21 @@ class TooManyChannelsError(ChannelsError):
     def __init__(self, limit: int) -> None:
         super().__init__(
             f'the connection has max_channels_per_connection of {limit} channels'
+        )
+        self.limit = limit
+
+
+class TooManyUsersError(ChannelsError):
+    """A node records its maximum number of users already.
+
+    Attributes:
+        limit: The maximum, `NodeOptions.max_recorded_users`.
+    """
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f'max_recorded_users of {limit} users are recorded already: end one of '
+            'them with for_s=0'
         )
         self.limit = limit
 

@@ -32,6 +32,8 @@ from falcon_channels.errors import EventLoopError
 from falcon_channels.errors import UnknownChannelError
 from falcon_channels.events import Event
 from falcon_channels.events import Events
+from falcon_channels.explain.explainer import Explainer
+from falcon_channels.explain.recorder import DeliveryRecorder
 from falcon_channels.hub.hub import Hub
 from falcon_channels.hub.presence import PresenceKeeper
 from falcon_channels.measurements import Recorder
@@ -75,6 +77,7 @@ class Node:
         connections: Descriptions of the connections of this node and of all nodes.
         stream_aborts: Informs the writers of all nodes that a stream was aborted.
         users: Commands about users, for all nodes.
+        explainer: Explains deliveries over all nodes.
         handshake: Admits connections.
         subscriber: Subscribes connections.
         publisher: Publishes for the application and for clients.
@@ -114,6 +117,17 @@ class Node:
         self.connections = ClusterConnections(self.hub, self.cluster)
         self.stream_aborts = StreamAborts(self.cluster)
         self.users = UserCommands(broker, self.options, self.match, self.start)
+        self._recorder = DeliveryRecorder(
+            self.hub,
+            self.options.max_record_bytes,
+            self.options.max_recorded_users,
+            self._find_options,
+        )
+        self.explainer = Explainer(
+            self._recorder, self.cluster, broker, self.options, self.match, self.start
+        )
+        if any(route.options.record_deliveries for route in self.router.routes):
+            self._recorder.record_routes()
         self._presence = PresenceKeeper(self.hub, self._find_options)
         self.handshake = Handshake(self.hub, self.options, self.start)
         self.subscriber = Subscriber(
@@ -159,6 +173,8 @@ class Node:
         route = self.router.add(template, resource, options, suffix)
         if route.publishers != 'nobody':
             warn_of_small_messages(template, options, self.options)
+        if options.record_deliveries:
+            self._recorder.record_routes()
         if self._status != 'new':
             self._pass_routes_on()
 
@@ -323,6 +339,7 @@ class Node:
             return
         if not self._loop.is_closed():
             raise EventLoopError
+        self._recorder.close()
         self._status = 'closed'
         self._loop = None
 
@@ -369,6 +386,7 @@ class Node:
             # NOTE: responders that still run may publish until the hub has closed.
             await self.hub.close()
             self.timers.close()
+            self._recorder.close()
             self._status = 'closed'
             await self.broker.close()
             self._loop = None

@@ -96,6 +96,8 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
             `slow_reader` applies (default 1048576, 1 MiB).
         idempotency_ttl_s: Seconds for which an idempotency key is remembered (default
             300).
+        record_deliveries: Whether facts about deliveries are recorded in memory, for
+            `Channels.explain` (default ``False``). Needs history.
     """
 
     history_size: int = 0
@@ -120,6 +122,7 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
     slow_reader: SlowReader = 'close'
     max_backlog_bytes: int = 1048576
     idempotency_ttl_s: float = 300.0
+    record_deliveries: bool = False
 
     def __post_init__(self) -> None:
         _at_least(self, 0, 'history_size', 'leave_grace_s')
@@ -179,6 +182,11 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
                 f'max_backlog_bytes of {self.max_backlog_bytes} is below '
                 f'max_publication_bytes of {self.max_publication_bytes}'
             )
+        if self.record_deliveries and not self.history_size:
+            raise OptionsError(
+                'record_deliveries=True needs history_size above 0, because a '
+                'publication without history has no offset'
+            )
         if self.meta_ttl_s is not None and (
             self.history_ttl_s is None or self.history_ttl_s > self.meta_ttl_s
         ):
@@ -231,6 +239,11 @@ class NodeOptions(msgspec.Struct, kw_only=True):
         drain_timeout_s: Seconds after which draining ends in any case (default 30).
         io_uring: Whether a delivery to many sockets may use one system call for all of
             them, if Linux allows it (default ``True``).
+        max_record_bytes: Maximum size of the facts about deliveries that are recorded,
+            in approximate bytes (default 16777216, 16 MiB). Above it, the oldest facts
+            are forgotten.
+        max_recorded_users: Maximum number of users that are recorded at the same time
+            with `Channels.record_user` (default 100).
     """
 
     allowed_origins: tuple[str, ...] = ()
@@ -249,6 +262,8 @@ class NodeOptions(msgspec.Struct, kw_only=True):
     drain_interval_s: float = 0.1
     drain_timeout_s: float = 30.0
     io_uring: bool = True
+    max_record_bytes: int = 16777216
+    max_recorded_users: int = 100
 
     def __post_init__(self) -> None:
         _at_least(
@@ -262,7 +277,9 @@ class NodeOptions(msgspec.Struct, kw_only=True):
             'history_limit',
             'max_pending_bytes',
             'drain_batch',
+            'max_recorded_users',
         )
+        _at_least(self, 65536, 'max_record_bytes')
         if self.max_connections is not None:
             _at_least(self, 1, 'max_connections')
         _at_least(self, 0, 'linger_s', 'drain_interval_s')

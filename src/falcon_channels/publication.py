@@ -190,6 +190,14 @@ class HistoryPage(NamedTuple):
         return media
 
 
+def first_offset(items: Iterable[Publication | Signal]) -> int | None:
+    """Return the offset of the first stored publication, or ``None`` for none."""
+    for item in items:
+        if isinstance(item, Publication) and item.offset:
+            return item.offset
+    return None
+
+
 def without_end(publications: list[Publication]) -> list[Publication]:
     """Return publications without one that only ends the channel.
 

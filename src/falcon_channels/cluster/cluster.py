@@ -21,6 +21,7 @@ import asyncio
 from collections.abc import Callable
 import logging
 import secrets
+import time
 from typing import NamedTuple
 
 import msgspec
@@ -42,6 +43,8 @@ SURVEY_TIMEOUT_S = 3.0
 _DISCOVERY_S = 1.0
 #: Largest number of surveys of this node that run at the same time.
 _MAX_SURVEYS = 16
+#: Largest number of nodes in `Cluster.gone`.
+_MAX_GONE = 64
 
 _HELLO, _HERE, _GOODBYE = 'hello', 'here', 'goodbye'
 _ASK, _ANSWER = 'ask', 'answer'
@@ -121,6 +124,8 @@ class Cluster:
         self._surveys: dict[str, _Survey] = {}
         self._slots = asyncio.Semaphore(_MAX_SURVEYS)
         self._known = {node}
+        #: Nodes that are no longer known, and the Unix times at which they left.
+        self._gone: dict[str, float] = {}
         self._warned = False
         #: `Counters.links_lost` when `_known` was last complete; -1 for never.
         self._known_at = -1
@@ -158,6 +163,30 @@ class Cluster:
     def knows(self, node: str) -> bool:
         """Return whether a node has announced itself, and has not sent *goodbye*."""
         return node in self._known
+
+    @property
+    def nodes(self) -> frozenset[str]:
+        """Ids of the known nodes, with this one."""
+        return frozenset(self._known)
+
+    @property
+    def gone(self) -> dict[str, float]:
+        """Ids of nodes that have closed or do not answer, and Unix times in seconds.
+
+        There are at most 64, the newest ones.
+        """
+        return dict(self._gone)
+
+    def _add(self, node: str) -> None:
+        self._known.add(node)
+        self._gone.pop(node, None)
+
+    def _remove(self, node: str) -> None:
+        if node in self._known:
+            self._known.discard(node)
+            self._gone[node] = time.time()
+            if len(self._gone) > _MAX_GONE:
+                del self._gone[next(iter(self._gone))]
 
     async def send(self, node: str, kind: str, body: bytes) -> None:
         """Send a message to one node, or to all nodes where `node` is ``''``.
@@ -204,7 +233,8 @@ class Cluster:
             except TimeoutError:
                 # NOTE: a node that did not answer is dead or busy. The next survey
                 #   does not wait for it again.
-                self._known = {self.id, *survey.answered}
+                for node in self._known - survey.answered - {self.id}:
+                    self._remove(node)
             finally:
                 del self._surveys[token]
             self._known_at = lost
@@ -247,16 +277,16 @@ class Cluster:
 
     def _on_hello(self, body: bytes) -> None:
         node = body.decode()
-        self._known.add(node)
+        self._add(node)
         if node != self.id:
             self._hub.spawn(self._announce(_HERE, node), 'hello back')
 
     def _on_here(self, body: bytes) -> None:
-        self._known.add(body.decode())
+        self._add(body.decode())
 
     def _on_goodbye(self, body: bytes) -> None:
         node = body.decode()
-        self._known.discard(node)
+        self._remove(node)
         for survey in self._surveys.values():
             survey.stop_waiting_for(node)
 
@@ -283,7 +313,7 @@ class Cluster:
 
     def _on_answer(self, body: bytes) -> None:
         answer = msgspec.msgpack.decode(body, type=_Answer)
-        self._known.add(answer.sender)
+        self._add(answer.sender)
         survey = self._surveys.get(answer.survey)
         if survey is not None:
             survey.add(answer)

@@ -73,6 +73,7 @@ class ConnectionOwner(Protocol):
         reason: str = '',
         *,
         by_client: bool = False,
+        backlog_bytes: int | None = None,
     ) -> None:
         """Called when a connection has ended; see `Hub.remove`."""
 
@@ -743,8 +744,10 @@ class Connection(abc.ABC):
         if self.closed:
             return
         self.flush()
+        # NOTE: a transport may drop its backlog when it is closed.
+        backlog_bytes = self.backlog_bytes
         self.transport.close(code, reason)
-        self.hub.remove(self, code, reason)
+        self.hub.remove(self, code, reason, backlog_bytes=backlog_bytes)
 
     def shutdown(self) -> None:
         """Close because this process is about to end; the client reconnects."""

@@ -237,6 +237,9 @@ class FanOut:
                     self._tell_dropped(subscription, dropped)
         if local_channel.ahead:
             self._deliver_ahead(local_channel, items)
+        # PERF: once per batch, and not per delivery (benchmarks/explain.py).
+        if local_channel.observer is not None:
+            local_channel.observer.on_written(items, local_channel.position)
         for subscription in slow:
             self._on_slow(local_channel, subscription)
         for subscription in unsupported:
@@ -482,6 +485,10 @@ class FanOut:
             connection.disconnect(*DISCONNECT_SLOW)
         else:
             local_channel.lag(subscription)
+            if local_channel.observer is not None:
+                local_channel.observer.on_lagging(
+                    subscription, local_channel.delivered_offset
+                )
 
     def _tell_dropped(self, subscription: Subscription, dropped: int) -> None:
         self._events.tell(

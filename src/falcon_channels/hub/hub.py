@@ -28,6 +28,7 @@ import logging
 from types import MappingProxyType
 from typing import Any
 from typing import NamedTuple
+from typing import Protocol
 
 import msgspec
 
@@ -60,6 +61,7 @@ from falcon_channels.protocol.codes import unsubscribe_for_end
 from falcon_channels.protocol.codes import UNSUBSCRIBE_INSUFFICIENT
 from falcon_channels.publication import approximate_total_bytes
 from falcon_channels.publication import ChannelEnd
+from falcon_channels.publication import first_offset
 from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import Newest
 from falcon_channels.publication import Position
@@ -99,6 +101,32 @@ class _LogRead(NamedTuple):
         return ends[0] if ends else None
 
 
+class HubObserver(Protocol):
+    """Observes connections and the starts of subscriptions.
+
+    No method may raise or block.
+    """
+
+    def on_drained(self, connection: Connection) -> None:
+        """Called when a client has read all pending output."""
+
+    def on_joined(
+        self,
+        local_channel: LocalChannel,
+        subscription: Subscription,
+        since: Position | Newest | None,
+        joined: Joined,
+    ) -> None:
+        """Called with each subscription that has joined, before its client is told.
+
+        Args:
+            local_channel: The channel; `LocalChannel.observe` observes its deliveries.
+            subscription: The subscription.
+            since: The position that the client asked for; see `Hub.join`.
+            joined: The start of the subscription.
+        """
+
+
 class Hub:
     """Connections and subscriptions of this process; see the module docstring.
 
@@ -126,6 +154,7 @@ class Hub:
         self._by_user: dict[str, dict[Connection, None]] = {}
         self._on_control: Callable[[bytes], None] = _ignore
         self._on_left: Callable[[Subscription], None] = _ignore
+        self._observer: HubObserver | None = None
         self._link_lost = False
         self._loss_log = LossLog()
         self._draining = False
@@ -176,6 +205,14 @@ class Hub:
             self._on_control = on_control
         if on_left is not None:
             self._on_left = on_left
+
+    def observe(self, observer: HubObserver | None) -> None:
+        """Tell an observer about each join from now on; ``None`` ends this."""
+        self._observer = observer
+
+    def local_channel(self, channel: str) -> LocalChannel | None:
+        """Return a channel of this process, or ``None`` if it is not open."""
+        return self._channels.get(channel)
 
     def start(self) -> None:
         """Start the tasks of the hub in the running event loop."""
@@ -367,6 +404,7 @@ class Hub:
         reason: str = '',
         *,
         by_client: bool = False,
+        backlog_bytes: int | None = None,
     ) -> None:
         """Unregister a connection that has ended, and end its subscriptions.
 
@@ -375,11 +413,13 @@ class Hub:
             code: Close code, or 0 if there is none.
             reason: Close reason, or ``''``.
             by_client: Whether the client ended the connection, or was lost.
+            backlog_bytes: Bytes that the client had not read; ``None`` if the
+                connection still knows.
         """
         if connection.closed:
             return
-        wanted = self.events.wants('connection_closed')
-        backlog_bytes = connection.backlog_bytes if wanted else 0
+        if backlog_bytes is None:
+            backlog_bytes = connection.backlog_bytes
         connection.mark_closed()
         added = self.connections.pop(connection.id, None) is not None
         self._forget_user(connection, connection.user)
@@ -449,6 +489,8 @@ class Hub:
     def on_writable(self, connection: Connection) -> None:
         """Called when a client has read all pending output."""
         connection.on_all_read()
+        if self._observer is not None:
+            self._observer.on_drained(connection)
         self.catch_up(connection)
 
     def catch_up(self, connection: Connection) -> None:
@@ -461,6 +503,10 @@ class Hub:
         if subscription.state is State.LAGGING:
             local_channel = self._channels[subscription.channel]
             items, epoch = local_channel.catch_up(subscription)
+            if local_channel.observer is not None:
+                local_channel.observer.on_caught_up(
+                    subscription, first_offset(items), local_channel.delivered_offset
+                )
             if self.events.wants('reader_caught_up'):
                 facts = {'num_publications': len(items)}
                 self._tell_of(subscription, 'reader_caught_up', facts=facts)
@@ -553,6 +599,8 @@ class Hub:
                 self.counters.recovered += 1
             else:
                 self.counters.not_recovered += 1
+        if self._observer is not None:
+            self._observer.on_joined(local_channel, subscription, since, joined)
         if self.events.wants('subscription_started'):
             self._tell_started(subscription, joined)
         return joined
@@ -602,6 +650,10 @@ class Hub:
         if local_channel is None:
             subscription.finish()
         else:
+            if local_channel.observer is not None and subscription.joined:
+                local_channel.observer.on_ended(
+                    subscription, self.delivered(subscription)
+                )
             local_channel.remove(subscription)
             self._registry.note_idle(local_channel)
         if subscription.joined and self.events.wants('subscription_ended'):
@@ -652,10 +704,7 @@ class Hub:
             return Position(subscription.offset, position.epoch)
         if subscription.state is not State.LIVE:
             return None
-        for item in local_channel.batch:
-            if isinstance(item, Publication) and item.offset:
-                return Position(item.offset - 1, position.epoch)
-        return position
+        return Position(local_channel.delivered_offset, position.epoch)
 
     def _join_live(
         self, local_channel: LocalChannel, subscription: Subscription, asked: bool

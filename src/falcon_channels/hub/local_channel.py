@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 from enum import IntEnum
 
+from falcon_channels.hub.channel_observer import ChannelObserver
 from falcon_channels.hub.connection import Subscription
 from falcon_channels.hub.connection import SubscriptionState as State
 from falcon_channels.hub.delta_groups import DeltaGroups
@@ -82,6 +83,7 @@ class LocalChannel:
         end: The end of the channel if it has ended at `position`, else ``None``.
         limit_bytes: Backlog of a connection above which its subscription is slow.
         buffered_bytes: Size of the publications that are buffered.
+        observer: Is told about deliveries, or ``None``; see `observe`.
     """
 
     __slots__ = (
@@ -102,6 +104,7 @@ class LocalChannel:
         'lagging',
         'limit_bytes',
         'members',
+        'observer',
         'options',
         'position',
         'route',
@@ -134,6 +137,7 @@ class LocalChannel:
         self._buffered: list[tuple[Publication, str]] = []
         self._buffer_overflow = False
         self.buffered_bytes = 0
+        self.observer: ChannelObserver | None = None
         self._max_buffered_bytes = max_buffered_bytes
         self._max_backlog_bytes = min(options.max_backlog_bytes, max_backlog_bytes)
         self.limit_bytes = {
@@ -156,6 +160,10 @@ class LocalChannel:
     def release(self) -> None:
         """Undo one `acquire`."""
         self._num_acquired -= 1
+
+    def observe(self, observer: ChannelObserver | None) -> None:
+        """Tell an observer about deliveries from now on; ``None`` ends this."""
+        self.observer = observer
 
     # --- publications ----------------------------------------------------------------
 
@@ -193,6 +201,14 @@ class LocalChannel:
         """Return the items taken in this event-loop iteration, and start anew."""
         batch, self.batch = self.batch, []
         return batch
+
+    @property
+    def delivered_offset(self) -> int:
+        """Offset up to which publications were written to LIVE subscriptions."""
+        for item in self.batch:
+            if isinstance(item, Publication) and item.offset:
+                return item.offset - 1
+        return self.position.offset
 
     def open(self, page: HistoryPage) -> bool:
         """Start at the position of a page without publications.

@@ -27,6 +27,7 @@ from falcon_channels.hub.fanout import FanOut
 from falcon_channels.hub.local_channel import ChannelState
 from falcon_channels.hub.local_channel import LocalChannel
 from falcon_channels.metrics import Counters
+from falcon_channels.publication import first_offset
 
 _logger = logging.getLogger('falcon_channels')
 
@@ -188,7 +189,16 @@ class Repairs:
             if links != self.links:
                 # NOTE: more may have been missed since the log was read.
                 continue
+            before = local_channel.position
             outcome = local_channel.repair(page)
+            observer = local_channel.observer
+            if observer is not None and local_channel.position != before:
+                observer.on_repaired(
+                    before,
+                    page.position if outcome else local_channel.position,
+                    first_offset(local_channel.batch),
+                    lost=outcome is None,
+                )
             if outcome:
                 self._counters.repairs += 1
                 self._fan_out.flush_channel(local_channel)

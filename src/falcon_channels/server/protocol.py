@@ -235,11 +235,12 @@ class WebSocketProtocol(asyncio.Protocol):
         """Bytes of pending output in this process.
 
         NOTE: With TLS, the pending bytes of the encrypted side, at most 64 KiB, are not
-        included.
+        included. When a connection is lost, asyncio drops the pending output without
+        telling its size. The number is then 1, for at least one byte.
         """
         if self.state in (OPEN, CLOSING):
             return self.transport.get_write_buffer_size()
-        return 0
+        return int(self.write_blocked)
 
     # Called by asyncio and uvicorn.
 

@@ -40,6 +40,7 @@ from falcon_channels.errors import ClosedError
 from falcon_channels.errors import PayloadError
 from falcon_channels.errors import PositionError
 from falcon_channels.errors import PublicationTooLargeError
+from falcon_channels.errors import TooManyUsersError
 from falcon_channels.errors import UnknownChannelError
 from falcon_channels.filters import check_depth
 from falcon_channels.filters import TagFilter
@@ -235,6 +236,18 @@ class _History(_Channel):
     reverse: bool = False
 
 
+class _Explain(_Channel, kw_only=True):
+    offset: Annotated[int, msgspec.Meta(ge=1, le=2**53)]
+    user: str
+    client: str = ''
+    epoch: str = ''
+
+
+class _RecordUser(_Request, kw_only=True):
+    user: str
+    for_s: float = 600.0
+
+
 class _Channels(_Request):
     pattern: Annotated[str, msgspec.Meta(max_length=1000)] = ''
 
@@ -304,6 +317,8 @@ class ApiMethods:
             'presence_stats': (_Channel, self._presence_stats),
             'history': (_History, self._history),
             'history_remove': (_Channel, self._history_remove),
+            'explain': (_Explain, self._explain),
+            'record_user': (_RecordUser, self._record_user),
             'channels': (_Channels, self._list_channels),
             'info': (_Nothing, self._info),
         }
@@ -456,6 +471,22 @@ class ApiMethods:
     async def _presence_stats(self, request: _Channel) -> dict[str, Any]:
         return (await self._node.reader.presence_stats(request.channel))._asdict()
 
+    # --- explanations ----------------------------------------------------------------
+
+    async def _explain(self, request: _Explain) -> dict[str, Any]:
+        answers = await self._node.explainer.explain(
+            request.channel,
+            request.offset,
+            request.user,
+            client=request.client,
+            epoch=request.epoch,
+        )
+        return {'answers': [answer.to_media() for answer in answers]}
+
+    async def _record_user(self, request: _RecordUser) -> dict[str, Any]:
+        num_nodes = await self._node.explainer.record_user(request.user, request.for_s)
+        return {'num_nodes': num_nodes}
+
     # --- connections of users --------------------------------------------------------
 
     async def _subscribe(self, request: _Subscribe) -> dict[str, Any]:
@@ -607,7 +638,7 @@ async def _translated(name: str, method: Method, request: Any) -> dict[str, Any]
         raise ApiError(codes.NOT_AVAILABLE, 'the channel is finished') from None
     except PositionError:
         raise ApiError(codes.UNRECOVERABLE_POSITION) from None
-    except CapabilityError as ex:
+    except (CapabilityError, TooManyUsersError) as ex:
         raise ApiError(codes.NOT_AVAILABLE, str(ex)) from None
     except (BrokerUnavailableError, ClosedError) as ex:
         _logger.warning('server API: %s failed: %s', name, ex)

@@ -390,8 +390,8 @@ class SimulatedClient:
 
     def disconnect(self) -> None:
         """Disconnect without a close frame, like a client that lost its network."""
+        self.connection.on_closed(1006, '')
         self.transport.close(1006, '')
-        self._channels.node.hub.remove(self.connection)
 
     @property
     def end(self) -> tuple[int, str] | None:

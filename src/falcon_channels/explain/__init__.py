@@ -1,0 +1,1 @@
+"""Explains what became of a publication for one user; see docs/explain.md."""

@@ -1,0 +1,185 @@
+"""Asks all nodes for their facts about a publication, and explains its deliveries."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from collections.abc import Callable
+import math
+
+import msgspec
+
+from falcon_channels.brokers.base import Broker
+from falcon_channels.brokers.base import StreamSettings
+from falcon_channels.checks import check_user
+from falcon_channels.cluster.cluster import Cluster
+from falcon_channels.errors import CapabilityError
+from falcon_channels.errors import InvalidValueError
+from falcon_channels.errors import TooManyUsersError
+from falcon_channels.explain.facts import ExplainQuestion
+from falcon_channels.explain.facts import NodeFacts
+from falcon_channels.explain.recorder import DeliveryRecorder
+from falcon_channels.explain.verdicts import Asked
+from falcon_channels.explain.verdicts import explain
+from falcon_channels.explain.verdicts import Explanation
+from falcon_channels.explain.verdicts import Verdict
+from falcon_channels.options import NodeOptions
+from falcon_channels.routing import ChannelMatch
+
+_EXPLAIN, _RECORD = 'explain', 'record_user'
+
+#: Seconds to wait for the facts of other nodes.
+_TIMEOUT_S = 0.8
+#: Largest number of seconds for which a user is recorded.
+MAX_RECORD_S = 86400.0
+#: Largest offset.
+_MAX_OFFSET = 2**53
+
+
+class _RecordUser(msgspec.Struct):
+    """A command to all nodes to record a user."""
+
+    user: str
+    for_s: float
+
+
+class Explainer:
+    """Explains deliveries over all nodes.
+
+    Args:
+        recorder: Recorder of this node.
+        cluster: Carries questions and answers.
+        broker: Broker that has the publications.
+        options: Limits; `NodeOptions.max_recorded_users` is used here.
+        match: Starts the node and finds the route of a channel.
+        start: Starts the node.
+    """
+
+    def __init__(
+        self,
+        recorder: DeliveryRecorder,
+        cluster: Cluster,
+        broker: Broker,
+        options: NodeOptions,
+        match: Callable[[str], Awaitable[ChannelMatch]],
+        start: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._recorder = recorder
+        self._cluster = cluster
+        self._broker = broker
+        self._options = options
+        self._match = match
+        self._start = start
+        cluster.answer(_EXPLAIN, self._answer)
+        cluster.answer(_RECORD, self._record)
+
+    async def explain(
+        self, channel: str, offset: int, user: str, *, client: str = '', epoch: str = ''
+    ) -> list[Explanation]:
+        """Implement `Channels.explain`."""
+        check_user(user)
+        if isinstance(offset, bool) or not isinstance(offset, int):
+            raise InvalidValueError(f'offset is {offset!r}, but must be an integer')
+        if not 1 <= offset <= _MAX_OFFSET:
+            raise InvalidValueError(f'offset is {offset}, but must be 1 to 2**53')
+        options = (await self._match(channel)).route.options
+        if not options.history_size:
+            raise CapabilityError(
+                f'deliveries in channel {channel!r} cannot be explained, because its '
+                'publications have no offsets: its route needs for example '
+                'ChannelOptions(history_size=100)'
+            )
+        page = await self._broker.history(
+            channel, StreamSettings.of(options), since=offset - 1, limit=1
+        )
+        position = page.position
+        if epoch and epoch != position.epoch:
+            return [
+                Explanation(
+                    verdict=Verdict.OTHER_EPOCH,
+                    text=f'the channel has another log now: its epoch is '
+                    f'{position.epoch!r}, not {epoch!r}',
+                    facts={'epoch': position.epoch},
+                )
+            ]
+        if offset > position.offset:
+            return [
+                Explanation(
+                    verdict=Verdict.NOT_PUBLISHED,
+                    text=f'the newest publication of the channel has offset '
+                    f'{position.offset}',
+                    facts={'position': position.offset, 'epoch': position.epoch},
+                )
+            ]
+        found = [item for item in page.publications if item.offset == offset]
+        publication = found[0] if found else None
+        question = ExplainQuestion(
+            channel=channel,
+            offset=offset,
+            epoch=position.epoch,
+            user=user,
+            client=client,
+        )
+        known = self._cluster.nodes
+        answers = await self._cluster.survey(
+            _EXPLAIN, msgspec.msgpack.encode(question), timeout_s=_TIMEOUT_S
+        )
+        nodes = [
+            msgspec.msgpack.decode(answers[node], type=NodeFacts)
+            for node in sorted(answers)
+        ]
+        times = [node.written_at for node in nodes if node.written_at is not None]
+        published_at = min(times) if times else None
+        if publication is not None and publication.time_ms:
+            published_at = publication.time_ms / 1000
+        silent = known - answers.keys()
+        for facts in nodes:
+            for node in silent:
+                facts.gone.pop(node, None)
+        asked = Asked(offset, position.epoch, publication, published_at)
+        return [
+            *explain(asked, nodes, user),
+            *(
+                Explanation(
+                    verdict=Verdict.UNKNOWN,
+                    text=f'this node did not answer within {_TIMEOUT_S} seconds, so '
+                    'its connections are missing here',
+                    node=node,
+                )
+                for node in sorted(silent)
+            ),
+        ]
+
+    async def record_user(self, user: str, for_s: float) -> int:
+        """Implement `Channels.record_user`."""
+        check_user(user)
+        if (
+            isinstance(for_s, bool)
+            or not isinstance(for_s, int | float)
+            or not math.isfinite(for_s)
+            or not 0 <= for_s <= MAX_RECORD_S
+        ):
+            raise InvalidValueError(
+                f'for_s is {for_s!r}, but must be 0 to {MAX_RECORD_S:.0f} seconds'
+            )
+        await self._start()
+        answers = await self._cluster.survey(
+            _RECORD, msgspec.msgpack.encode(_RecordUser(user, for_s))
+        )
+        if not all(
+            msgspec.msgpack.decode(body, type=bool) for body in answers.values()
+        ):
+            raise TooManyUsersError(self._options.max_recorded_users)
+        return len(answers)
+
+    # --- for the cluster -------------------------------------------------------------
+
+    def _answer(self, body: bytes) -> bytes:
+        question = msgspec.msgpack.decode(body, type=ExplainQuestion)
+        facts = self._recorder.facts(question, self._cluster.id)
+        facts.gone = self._cluster.gone
+        return msgspec.msgpack.encode(facts)
+
+    def _record(self, body: bytes) -> bytes:
+        command = msgspec.msgpack.decode(body, type=_RecordUser)
+        done = self._recorder.record_user(command.user, command.for_s)
+        return msgspec.msgpack.encode(done)

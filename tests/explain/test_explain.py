@@ -1,0 +1,573 @@
+"""`Channels.explain`: each verdict, in one process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+import time
+from typing import Any
+
+import falcon
+import pytest
+from support.fake_clock import on_fake_clock
+
+from falcon_channels import CapabilityError
+from falcon_channels import ChannelOptions
+from falcon_channels import Channels
+from falcon_channels import Explanation
+from falcon_channels import filters
+from falcon_channels import InvalidValueError
+from falcon_channels import NodeOptions
+from falcon_channels import OptionsError
+from falcon_channels import Position
+from falcon_channels import Subscription
+from falcon_channels import UnknownChannelError
+from falcon_channels import Verdict
+from falcon_channels.errors import TooManyUsersError
+from falcon_channels.testing import CommandError
+from falcon_channels.testing import SimulatedClient
+from falcon_channels.testing import SimulatedSdk
+
+ROOM = 'room'
+
+
+class Room:
+    """Refuses mallory; dan receives only publications with the tag kind=news."""
+
+    async def on_subscribe(self, req: Any, subscription: Subscription) -> None:
+        if subscription.user == 'mallory':
+            raise falcon.HTTPForbidden(description='members only')
+        if subscription.user == 'dan':
+            subscription.filter = filters.eq('kind', 'news')
+
+
+class Clients:
+    """Identifies the user of an SDK by its data."""
+
+    async def on_connect(self, req: Any, connection: Any) -> None:
+        connection.user = connection.data
+
+
+def make_channels(
+    *,
+    node: NodeOptions | None = None,
+    record_deliveries: bool = True,
+    history_size: int = 10,
+    **options: Any,
+) -> Channels:
+    channels = Channels(options=node)
+    route = ChannelOptions(
+        history_size=history_size, record_deliveries=record_deliveries, **options
+    )
+    channels.add_route(ROOM, Room(), route)
+    return channels
+
+
+async def explain(
+    channels: Channels, offset: int, user: str = 'ann', **asked: Any
+) -> Explanation:
+    """Return the only answer."""
+    [answer] = await channels.explain(ROOM, offset, user=user, **asked)
+    return answer
+
+
+async def publish(channels: Channels, *values: Any, **options: Any) -> None:
+    for value in values:
+        await channels.publish(ROOM, value, **options)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+
+@on_fake_clock
+async def test_publication_to_a_subscriber_is_delivered() -> None:
+    """The answer has the time of the write, and says what is not known."""
+    channels = make_channels()
+    async with channels, SimulatedClient(channels, user='ann') as ann:
+        await ann.subscribe(ROOM)
+        before = time.time()
+        await publish(channels, 1)
+        answer = await explain(channels, 1)
+        assert Verdict.DELIVERED == answer.verdict
+        assert ann.connection.id == answer.connection
+        assert channels.node.cluster.id == answer.node
+        assert answer.at is not None
+        assert before <= answer.at <= time.time()
+        assert 'whether the client has read it is not known' in answer.text
+
+
+@on_fake_clock
+async def test_each_connection_of_the_user_has_its_own_answer() -> None:
+    """Two connections of a user get two answers; others are not shown."""
+    channels = make_channels()
+    async with channels:
+        async with (
+            SimulatedClient(channels, user='ann') as one,
+            SimulatedClient(channels, user='ann') as two,
+            SimulatedClient(channels, user='bob') as bob,
+        ):
+            await one.subscribe(ROOM)
+            await bob.subscribe(ROOM)
+            await publish(channels, 1)
+            answers = await channels.explain(ROOM, 1, user='ann')
+            assert {
+                one.connection.id: Verdict.DELIVERED,
+                two.connection.id: Verdict.NOT_SUBSCRIBED,
+            } == {answer.connection: answer.verdict for answer in answers}
+            only = await explain(channels, 1, client=two.connection.id)
+            assert two.connection.id == only.connection
+
+
+@on_fake_clock
+async def test_publication_during_an_absence_is_recovered_by_the_next_connection() -> (
+    None
+):
+    """The first connection was closed before; the second one recovered it."""
+    channels = make_channels()
+    async with channels:
+        async with SimulatedClient(channels, user='ann') as first:
+            start = await first.subscribe(ROOM)
+        await publish(channels, 1)
+        async with SimulatedClient(channels, user='ann') as second:
+            await second.subscribe(ROOM, since=start.position)
+            answers = await channels.explain(ROOM, 1, user='ann')
+    verdicts = {answer.connection: answer for answer in answers}
+    closed = verdicts[first.connection.id]
+    assert Verdict.DISCONNECTED == closed.verdict
+    recovered = verdicts[second.connection.id]
+    assert Verdict.RECOVERED == recovered.verdict
+    assert 0 == recovered.facts['since']
+
+
+@on_fake_clock
+async def test_subscriber_that_comes_later_without_recovery_was_not_subscribed() -> (
+    None
+):
+    """The answer names the position from which the client subscribed."""
+    channels = make_channels()
+    async with channels, SimulatedClient(channels, user='ann') as ann:
+        await publish(channels, 1, 2)
+        await ann.subscribe(ROOM)
+        answer = await explain(channels, 1)
+        assert Verdict.NOT_SUBSCRIBED == answer.verdict
+        assert 2 == answer.facts['position']
+        assert 'from offset 2, without recovery' in answer.text
+
+
+@on_fake_clock
+async def test_recovery_that_fails_is_explained_as_not_kept() -> None:
+    """A client that asks for more than the log has is told, and so is the reader."""
+    channels = make_channels(history_size=2)
+    async with channels, SimulatedClient(channels, user='ann') as ann:
+        await publish(channels, 1)
+        epoch = (await channels.position(ROOM)).epoch
+        await publish(channels, 2, 3, 4, 5)
+        joined = await ann.subscribe(ROOM, since=Position(1, epoch))
+        assert joined.recovered is False
+        assert Verdict.NOT_KEPT == (await explain(channels, 2)).verdict
+        assert Verdict.NOT_SUBSCRIBED == (await explain(channels, 1)).verdict
+
+
+@on_fake_clock
+async def test_recovery_from_a_position_of_another_log_is_not_kept() -> None:
+    """The answer says that the position belongs to another log."""
+    channels = make_channels()
+    async with channels, SimulatedClient(channels, user='ann') as ann:
+        await publish(channels, 1)
+        await ann.subscribe(ROOM, since=Position(5, 'other'))
+        answer = await explain(channels, 1)
+        assert Verdict.NOT_KEPT == answer.verdict
+        assert 'another log' in answer.text
+
+
+@on_fake_clock
+async def test_filter_of_the_application_excludes_a_publication() -> None:
+    """The filter is evaluated on the publication of the log, whose tags it reads."""
+    channels = make_channels()
+    async with channels, SimulatedClient(channels, user='dan') as dan:
+        await dan.subscribe(ROOM)
+        await publish(channels, 1, tags={'kind': 'sport'})
+        await publish(channels, 2, tags={'kind': 'news'})
+        excluded = await explain(channels, 1, 'dan')
+        assert Verdict.FILTERED == excluded.verdict
+        assert 'application' == excluded.facts['filtered_by']
+        assert Verdict.DELIVERED == (await explain(channels, 2, 'dan')).verdict
+
+
+@on_fake_clock
+async def test_filter_cannot_be_evaluated_after_the_publication_left_the_log() -> None:
+    """Without the tags of the publication, the answer is that this is unknown."""
+    channels = make_channels(history_size=1)
+    async with channels, SimulatedClient(channels, user='dan') as dan:
+        await dan.subscribe(ROOM)
+        await publish(channels, 1, tags={'kind': 'sport'})
+        await publish(channels, 2)
+        answer = await explain(channels, 1, 'dan')
+        assert Verdict.UNKNOWN == answer.verdict
+        assert 'filter' in answer.text
+
+
+@on_fake_clock
+async def test_filtered_publication_is_not_recovered() -> None:
+    """A recovered publication that the filter excludes is explained as filtered."""
+    channels = make_channels()
+    async with channels, SimulatedClient(channels, user='dan') as dan:
+        epoch = (await channels.position(ROOM)).epoch
+        await publish(channels, 1, tags={'kind': 'sport'})
+        await publish(channels, 2, tags={'kind': 'news'})
+        await publish(channels, 3, tags={'kind': 'sport'})
+        await dan.subscribe(ROOM, since=Position(0, epoch))
+        verdicts = [
+            (await explain(channels, offset, 'dan')).verdict for offset in (1, 2, 3)
+        ]
+        assert [Verdict.FILTERED, Verdict.RECOVERED, Verdict.FILTERED] == verdicts
+
+
+@on_fake_clock
+async def test_policy_latest_drops_older_publications_of_a_slow_client() -> None:
+    """While the client does not read, one publication waits and the others are lost."""
+    channels = make_channels(recovery='latest', slow_reader='latest')
+    async with channels, SimulatedClient(channels, user='ann') as ann:
+        await ann.subscribe(ROOM)
+        ann.stop_reading()
+        for number in (1, 2, 3):
+            await publish(channels, number)
+        in_buffer = await explain(channels, 1)
+        assert Verdict.PENDING == in_buffer.verdict
+        assert 'send buffer' in in_buffer.text
+        dropped = await explain(channels, 2)
+        assert Verdict.DROPPED == dropped.verdict
+        assert 'latest' == dropped.facts['policy']
+        waiting = await explain(channels, 3)
+        assert Verdict.PENDING == waiting.verdict
+        assert 'waits for it' in waiting.text
+        ann.read_again()
+        await publish(channels, 4)
+        verdicts = [(await explain(channels, n)).verdict for n in (1, 2, 3, 4)]
+        assert [
+            Verdict.DELIVERED,
+            Verdict.DROPPED,
+            Verdict.DELIVERED,
+            Verdict.DELIVERED,
+        ] == verdicts
+        assert 'waited for the slow client' in (await explain(channels, 3)).text
+
+
+@on_fake_clock
+async def test_policy_drop_oldest_drops_what_does_not_fit() -> None:
+    """The newest publications within the limit arrive later, and older ones never."""
+    channels = make_channels(
+        recovery='off',
+        slow_reader='drop_oldest',
+        max_backlog_bytes=1000,
+        max_publication_bytes=1000,
+    )
+    async with channels, SimulatedClient(channels, user='ann') as ann:
+        await ann.subscribe(ROOM)
+        ann.stop_reading()
+        for _ in range(8):
+            await publish(channels, 'x' * 198)
+        ann.read_again()
+        await publish(channels, 'last')
+        received = {p.offset async for p in _all_publications(ann)}
+        for offset in range(1, 10):
+            answer = await explain(channels, offset)
+            wanted = Verdict.DELIVERED if offset in received else Verdict.DROPPED
+            assert wanted == answer.verdict, (offset, answer.text)
+        assert len(received) < 9
+
+
+async def _all_publications(client: SimulatedClient) -> Any:
+    while True:
+        try:
+            yield await client.receive(timeout_s=1)
+        except TimeoutError:
+            return
+
+
+@on_fake_clock
+async def test_client_that_is_closed_as_slow_may_not_have_received_the_buffer() -> None:
+    """What was in the send buffer at the close may not have left this process."""
+    channels = make_channels(max_backlog_bytes=500, max_publication_bytes=500)
+    async with channels, SimulatedClient(channels, user='ann') as ann:
+        await ann.subscribe(ROOM)
+        await publish(channels, 'read')
+        ann.stop_reading()
+        for _ in range(4):
+            await publish(channels, 'x' * 198)
+        assert (3008, 'slow') == ann.end
+        answer = await explain(channels, 5)
+        assert Verdict.DISCONNECTED == answer.verdict
+        assert 3008 == answer.facts['code']
+        assert 'slow' == answer.facts['reason']
+
+
+@on_fake_clock
+async def test_publication_after_the_client_unsubscribed_is_not_delivered() -> None:
+    """The answer has the time of the end, and says who ended the subscription."""
+    channels = make_channels()
+    async with channels, SimulatedClient(channels, user='ann') as ann:
+        await ann.subscribe(ROOM)
+        ann.unsubscribe(ROOM)
+        await publish(channels, 1)
+        answer = await explain(channels, 1)
+        assert Verdict.UNSUBSCRIBED == answer.verdict
+        assert 0 == answer.facts['code']
+        assert 'by the client' in answer.text
+
+
+@on_fake_clock
+async def test_publication_after_a_revocation_is_not_delivered() -> None:
+    """The answer has the unsubscribe code, and the refusal of the next request."""
+    channels = make_channels(subscribers='users')
+    async with (
+        channels,
+        SimulatedSdk(channels, Clients(), data='ann') as ann,
+    ):
+        await ann.subscribe(ROOM)
+        await channels.revoke_user('ann', ROOM)
+        await asyncio.sleep(1)
+        with pytest.raises(CommandError):
+            await ann.subscribe(ROOM)
+        await publish(channels, 1)
+        answer = await explain(channels, 1)
+        assert Verdict.UNSUBSCRIBED == answer.verdict
+        assert 2000 == answer.facts['code']
+        assert 103 == answer.facts['refused_code']
+
+
+@on_fake_clock
+async def test_refused_client_is_explained_with_the_reason() -> None:
+    """The reason is the text for the client, and repeated requests are counted."""
+    channels = make_channels()
+    async with channels, SimulatedSdk(channels, Clients(), data='mallory') as mallory:
+        for _ in range(3):
+            with pytest.raises(CommandError, match='members only'):
+                await mallory.subscribe(ROOM)
+        await publish(channels, 1)
+        answer = await explain(channels, 1, 'mallory')
+        assert Verdict.REFUSED == answer.verdict
+        assert 'members only' in str(answer.facts['reason'])
+        assert 3 == answer.facts['count']
+
+
+@on_fake_clock
+async def test_gap_that_was_repaired_is_explained_as_recovered() -> None:
+    """A publication that was not announced here was read from the log and written."""
+    channels = make_channels()
+    async with channels, SimulatedClient(channels, user='ann') as ann:
+        await ann.subscribe(ROOM)
+        hub = channels.node.hub
+        forward: Callable[..., None] = hub.on_publication
+        hub.on_publication = lambda *arguments: None  # type: ignore[method-assign]
+        await publish(channels, 1)
+        hub.on_publication = forward  # type: ignore[method-assign]
+        await publish(channels, 2)
+        await ann.receive()
+        await ann.receive()
+        answer = await explain(channels, 1)
+        assert Verdict.RECOVERED == answer.verdict
+        assert answer.facts['repaired_at'] is not None
+        await publish(channels, 3)
+        assert Verdict.DELIVERED == (await explain(channels, 3)).verdict
+
+
+@on_fake_clock
+async def test_publication_that_has_not_arrived_at_the_node_is_pending() -> None:
+    """A subscribed connection waits for what its node has not received."""
+    channels = make_channels()
+    async with channels, SimulatedClient(channels, user='ann') as ann:
+        await ann.subscribe(ROOM)
+        channels.node.hub.on_publication = (  # type: ignore[method-assign]
+            lambda *arguments: None
+        )
+        await publish(channels, 1)
+        answer = await explain(channels, 1)
+        assert Verdict.PENDING == answer.verdict
+        assert 'this node has not received' in answer.text
+
+
+@on_fake_clock
+async def test_offset_above_the_newest_publication_is_not_published() -> None:
+    """The answer names the newest offset."""
+    channels = make_channels()
+    async with channels:
+        await publish(channels, 1)
+        answer = await explain(channels, 2)
+        assert Verdict.NOT_PUBLISHED == answer.verdict
+        assert 1 == answer.facts['position']
+
+
+@on_fake_clock
+async def test_epoch_of_a_former_log_is_explained_as_other_epoch() -> None:
+    """The answer names the present epoch."""
+    channels = make_channels()
+    async with channels:
+        await publish(channels, 1)
+        epoch = (await channels.position(ROOM)).epoch
+        answer = await explain(channels, 1, epoch='other')
+        assert Verdict.OTHER_EPOCH == answer.verdict
+        assert epoch == answer.facts['epoch']
+
+
+@on_fake_clock
+async def test_user_without_a_connection_was_not_subscribed() -> None:
+    """If the record covers the time, the answer is certain."""
+    channels = make_channels()
+    async with channels:
+        await publish(channels, 1)
+        answer = await explain(channels, 1)
+        assert Verdict.NOT_SUBSCRIBED == answer.verdict
+        assert '' == answer.connection
+
+
+@on_fake_clock
+async def test_delivery_without_a_record_is_unknown() -> None:
+    """Without the option and without `record_user`, the answer says that it is off."""
+    channels = make_channels(record_deliveries=False)
+    async with channels, SimulatedClient(channels, user='ann') as ann:
+        await ann.subscribe(ROOM)
+        await publish(channels, 1)
+        answer = await explain(channels, 1)
+        assert Verdict.UNKNOWN == answer.verdict
+        assert 'not recorded' in answer.text
+
+
+# --- recording of one user -----------------------------------------------------------
+
+
+@on_fake_clock
+async def test_recorded_user_is_explained_from_the_start_of_the_recording() -> None:
+    """Connections that exist are recorded, too; what was before is unknown."""
+    channels = make_channels(record_deliveries=False)
+    async with channels, SimulatedClient(channels, user='ann') as ann:
+        await ann.subscribe(ROOM)
+        await publish(channels, 1)
+        assert 1 == await channels.record_user('ann', for_s=60)
+        await publish(channels, 2)
+        before = await explain(channels, 1)
+        assert Verdict.UNKNOWN == before.verdict
+        assert 'when the record began' in before.text
+        assert Verdict.DELIVERED == (await explain(channels, 2)).verdict
+
+
+@on_fake_clock
+async def test_recording_of_a_user_ends_after_its_time() -> None:
+    """Nothing is observed any more, and what is published later is unknown."""
+    channels = make_channels(record_deliveries=False)
+    async with channels, SimulatedClient(channels, user='ann') as ann:
+        await ann.subscribe(ROOM)
+        await channels.record_user('ann', for_s=60)
+        await publish(channels, 1)
+        await asyncio.sleep(61)
+        await publish(channels, 2)
+        assert Verdict.DELIVERED == (await explain(channels, 1)).verdict
+        after = await explain(channels, 2)
+        assert Verdict.UNKNOWN == after.verdict
+        assert 'ended' in after.text
+        local_channel = channels.node.hub.local_channel(ROOM)
+        assert local_channel is not None
+        assert local_channel.observer is None
+        assert not channels.node.events.wanted
+
+
+@on_fake_clock
+async def test_recording_of_a_user_can_be_extended_and_ended() -> None:
+    """A second call sets a new time, and zero seconds end the recording."""
+    channels = make_channels(record_deliveries=False)
+    async with channels, SimulatedClient(channels, user='ann') as ann:
+        await ann.subscribe(ROOM)
+        await channels.record_user('ann', for_s=60)
+        await asyncio.sleep(50)
+        await channels.record_user('ann', for_s=60)
+        await asyncio.sleep(50)
+        await publish(channels, 1)
+        assert Verdict.DELIVERED == (await explain(channels, 1)).verdict
+        await channels.record_user('ann', for_s=0)
+        await publish(channels, 2)
+        assert Verdict.UNKNOWN == (await explain(channels, 2)).verdict
+
+
+@on_fake_clock
+async def test_too_many_recorded_users_are_refused() -> None:
+    """`max_recorded_users` bounds the number of users, not of calls."""
+    channels = make_channels(
+        node=NodeOptions(max_recorded_users=2), record_deliveries=False
+    )
+    async with channels:
+        await channels.record_user('ann')
+        await channels.record_user('bob')
+        await channels.record_user('ann')
+        with pytest.raises(TooManyUsersError, match='max_recorded_users of 2'):
+            await channels.record_user('cat')
+        await channels.record_user('bob', for_s=0)
+        assert 1 == await channels.record_user('cat')
+
+
+@pytest.mark.parametrize('for_s', [-1, 86401, float('nan'), float('inf'), True, '9'])
+@on_fake_clock
+async def test_time_of_a_recording_is_checked(for_s: Any) -> None:
+    """A recording lasts at most a day."""
+    channels = make_channels()
+    async with channels:
+        with pytest.raises(InvalidValueError, match='for_s'):
+            await channels.record_user('ann', for_s=for_s)
+
+
+# --- limits --------------------------------------------------------------------------
+
+
+@on_fake_clock
+async def test_facts_above_the_limit_are_forgotten_and_that_is_known() -> None:
+    """The oldest facts go first. The answer then says that they are forgotten."""
+    channels = make_channels(node=NodeOptions(max_record_bytes=65536))
+    async with channels:
+        async with SimulatedClient(channels, user='ann') as ann:
+            await ann.subscribe(ROOM)
+            await publish(channels, 1)
+        assert Verdict.DELIVERED == (await explain(channels, 1)).verdict
+        for _ in range(60):
+            async with SimulatedClient(channels, user='bob') as bob:
+                await bob.subscribe(ROOM)
+        answer = await explain(channels, 1)
+        assert Verdict.UNKNOWN == answer.verdict
+        assert 'forgotten' in answer.text
+
+
+@on_fake_clock
+async def test_running_subscription_whose_start_is_forgotten_is_unknown() -> None:
+    """A subscription outlives its record; no answer is made up for it."""
+    channels = make_channels(node=NodeOptions(max_record_bytes=65536))
+    async with channels, SimulatedClient(channels, user='ann') as ann:
+        await ann.subscribe(ROOM)
+        await publish(channels, 1)
+        for _ in range(80):
+            async with SimulatedClient(channels, user='bob') as bob:
+                await bob.subscribe(ROOM)
+        answer = await explain(channels, 1)
+        assert Verdict.UNKNOWN == answer.verdict
+        assert 'forgotten' in answer.text
+
+
+@pytest.mark.parametrize(
+    ('offset', 'words'), [(0, '1 to'), (-1, '1 to'), (2**60, '1 to'), (1.5, 'integer')]
+)
+@on_fake_clock
+async def test_offset_that_cannot_exist_is_refused(offset: Any, words: str) -> None:
+    """An offset is an integer from 1."""
+    channels = make_channels()
+    async with channels:
+        with pytest.raises(InvalidValueError, match=words):
+            await channels.explain(ROOM, offset, user='ann')
+
+
+@on_fake_clock
+async def test_channel_without_history_cannot_be_explained() -> None:
+    """Its publications have no offsets. The route with the option is refused."""
+    channels = make_channels(record_deliveries=False, history_size=0)
+    async with channels:
+        with pytest.raises(CapabilityError, match='history_size'):
+            await channels.explain(ROOM, 1, user='ann')
+        with pytest.raises(UnknownChannelError):
+            await channels.explain('elsewhere', 1, user='ann')
+    with pytest.raises(OptionsError, match='record_deliveries'):
+        make_channels(history_size=0)
