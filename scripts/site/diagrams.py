@@ -290,6 +290,7 @@ LAYERS = (
     'access',
     'node',
     'plain · endpoint · server_api · monitoring · streams · local_subscription',
+    'inspector',
     'channels',
     'portal · testing · commands',
     'cli',

@@ -395,6 +395,14 @@ class Hub:
             if local_channel.members
         }
 
+    def local_channels(self) -> list[LocalChannel]:
+        """Return all channels that are open in this process, also without subscribers.
+
+        PERF: a copy of 100,000 references takes a millisecond. The caller can then read
+        the channels in parts (`inspector/scan.py`).
+        """
+        return list(self._channels.values())
+
     @property
     def num_users(self) -> int:
         """How many users have connections here. Anonymous users count as one."""
