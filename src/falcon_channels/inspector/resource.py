@@ -95,12 +95,19 @@ class InspectorResource:
         if method == 'login':
             self._login(req, resp, body)
             return
-        session = self._session(req)
+        session = self._find_session(req)
+        if method == 'session':
+            # NOTE: the page asks this first. A browser would log a 401 as an error.
+            media = None if session is None else _session_media(session)
+            resp.data = msgspec.json.encode({'result': media})
+            return
+        if session is None:
+            raise falcon.HTTPUnauthorized(
+                description='log in with a key', challenges=['falcon-channels']
+            )
         if method == 'logout':
             resp.unset_cookie(COOKIE, samesite='Strict', path=self._path)
             answer: dict[str, Any] = {'result': {}}
-        elif method == 'session':
-            answer = {'result': _session_media(session)}
         elif method == 'tail':
             self._tail(resp, body, session)
             return
@@ -172,14 +179,12 @@ class InspectorResource:
         )
         resp.data = msgspec.json.encode({'result': _session_media(session)})
 
-    def _session(self, req: falcon.asgi.Request) -> Session:
+    def _find_session(self, req: falcon.asgi.Request) -> Session | None:
         for token in req.get_cookie_values(COOKIE) or ():
             session = self._sessions.find(token)
             if session is not None:
                 return session
-        raise falcon.HTTPUnauthorized(
-            description='log in with a key', challenges=['falcon-channels']
-        )
+        return None
 
 
 def _check_origin(req: falcon.asgi.Request) -> None:
