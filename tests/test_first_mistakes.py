@@ -103,6 +103,10 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
         lambda: Channels().add_metrics(falcon.App()),  # type: ignore[arg-type]
         'add_metrics needs a falcon.asgi.App',
     ),
+    'an inspector for a WSGI app': (
+        lambda: Channels().add_inspector(falcon.App(), keys='k' * 40),  # type: ignore[arg-type]
+        'add_inspector needs a falcon.asgi.App',
+    ),
 }
 
 

@@ -292,6 +292,7 @@ LAYERS = (
     'access',
     'node',
     'plain · endpoint · server_api · monitoring · streams · local_subscription',
+    'inspector',
     'channels',
     'portal · testing · commands',
     'cli',

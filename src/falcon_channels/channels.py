@@ -26,6 +26,7 @@ from falcon_channels.events import Event
 from falcon_channels.explain.verdicts import Explanation
 from falcon_channels.filters import TagFilter
 from falcon_channels.hub.connection import Connection
+from falcon_channels.inspector.resource import mount_inspector
 from falcon_channels.local_subscription import LocalSubscription
 from falcon_channels.node import Node
 from falcon_channels.node import Status
@@ -836,6 +837,33 @@ class Channels:
         except ImportError:
             raise ExtraMissingError('add_metrics', 'metrics') from None
         mount_metrics(self.node, app, path, all_processes)
+
+    def add_inspector(
+        self,
+        app: falcon.asgi.App[Any, Any],
+        path: str = '/_channels',
+        *,
+        keys: str | Sequence[str],
+        write_keys: str | Sequence[str] = (),
+    ) -> None:
+        """Add a page that shows the connections and channels of all processes.
+
+        A person opens the page and types one of the keys.
+
+        Args:
+            app: Application that gets the routes.
+            path: Path of the page.
+            keys: Secret keys of people who may look. They see the names of users and
+                channels, and stored publications.
+            write_keys: Secret keys of people who may also publish, disconnect users and
+                revoke. By default nobody may.
+
+        Raises:
+            OptionsError: There is no key, a key is too short or in both lists, the path
+                is wrong, or the app is not an ASGI app.
+        """
+        _require_asgi(app, 'add_inspector')
+        mount_inspector(self.node, app, path, keys, write_keys)
 
     def listen(self, listener: Callable[[Event], None]) -> Callable[[], None]:
         """Call a listener with each event of this process; docs/events.md lists them.

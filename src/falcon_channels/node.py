@@ -98,7 +98,7 @@ class Node:
         self._given_broker = broker
         self.router = ChannelRouter()
         self.events = Events()
-        self._recorder: Recorder | None = None
+        self._measurements: Recorder | None = None
         self._build(self._open_broker())
 
     def _open_broker(self) -> Broker:
@@ -117,17 +117,17 @@ class Node:
         self.connections = ClusterConnections(self.hub, self.cluster)
         self.stream_aborts = StreamAborts(self.cluster)
         self.users = UserCommands(broker, self.options, self.match, self.start)
-        self._recorder = DeliveryRecorder(
+        self._deliveries = DeliveryRecorder(
             self.hub,
             self.options.max_record_bytes,
             self.options.max_recorded_users,
             self._find_options,
         )
         self.explainer = Explainer(
-            self._recorder, self.cluster, broker, self.options, self.match, self.start
+            self._deliveries, self.cluster, broker, self.options, self.match, self.start
         )
         if any(route.options.record_deliveries for route in self.router.routes):
-            self._recorder.record_routes()
+            self._deliveries.record_routes()
         self._presence = PresenceKeeper(self.hub, self._find_options)
         self.handshake = Handshake(self.hub, self.options, self.start)
         self.subscriber = Subscriber(
@@ -174,7 +174,7 @@ class Node:
         if route.publishers != 'nobody':
             warn_of_small_messages(template, options, self.options)
         if options.record_deliveries:
-            self._recorder.record_routes()
+            self._deliveries.record_routes()
         if self._status != 'new':
             self._pass_routes_on()
 
@@ -210,10 +210,10 @@ class Node:
 
     def measure(self) -> Recorder:
         """Return the measurements of this process, which begin with the first call."""
-        if self._recorder is None:
-            self._recorder = Recorder()
-            self._recorder.attach(self.events)
-        return self._recorder
+        if self._measurements is None:
+            self._measurements = Recorder()
+            self._measurements.attach(self.events)
+        return self._measurements
 
     def gauges(self) -> dict[str, float]:
         """Return the current values of `metrics.GAUGES`."""
@@ -339,7 +339,7 @@ class Node:
             return
         if not self._loop.is_closed():
             raise EventLoopError
-        self._recorder.close()
+        self._deliveries.close()
         self._status = 'closed'
         self._loop = None
 
@@ -386,7 +386,7 @@ class Node:
             # NOTE: responders that still run may publish until the hub has closed.
             await self.hub.close()
             self.timers.close()
-            self._recorder.close()
+            self._deliveries.close()
             self._status = 'closed'
             await self.broker.close()
             self._loop = None

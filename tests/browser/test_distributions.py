@@ -16,6 +16,7 @@ from support.processes import ROOT
 from support.processes import ServerProcess
 
 CHAT = 'src/falcon_channels_chat'
+INSPECTOR = 'src/falcon_channels/inspector'
 
 pytestmark = [
     pytest.mark.browser,
@@ -52,7 +53,7 @@ def checkout(folder: Path) -> Path:
 
 
 async def test_installed_wheel_serves_the_chat(guests: Guests, tmp_path: Path) -> None:
-    """Sdist and wheel contain the page, and only building the sdist needs Node.js.
+    """Sdist and wheel contain the pages, and only building the sdist needs Node.js.
 
     Before, the page was built by `make web` only. Both distributions of a fresh
     checkout had no page, and the installed chat answered 503.
@@ -65,18 +66,20 @@ async def test_installed_wheel_serves_the_chat(guests: Guests, tmp_path: Path) -
     with tarfile.open(sdist) as archive:
         archive.extractall(tmp_path, filter='data')
     unpacked = tmp_path / sdist.name.removesuffix('.tar.gz')
-    assert (unpacked / CHAT / 'page/index.html').exists()
-    assert (unpacked / CHAT / 'web/src/main.ts').exists()
+    for folder in (CHAT, INSPECTOR):
+        assert (unpacked / folder / 'page/index.html').exists()
+        assert (unpacked / folder / 'web/src/main.ts').exists()
 
     # An environment of its own would show nothing new here, and takes seconds.
     options = ('--no-isolation', '--wheel', '--outdir', str(dist))
     run('build', *options, cwd=unpacked, PATH='')
     (wheel,) = dist.glob('*.whl')
     names = set(zipfile.ZipFile(wheel).namelist())
-    built = unpacked / CHAT / 'page'
+    built = [unpacked / folder / 'page' for folder in (CHAT, INSPECTOR)]
     assert {
-        f'falcon_channels_chat/page/{path.relative_to(built).as_posix()}'
-        for path in built.rglob('*.*')
+        path.relative_to(unpacked / 'src').as_posix()
+        for folder in built
+        for path in folder.rglob('*.*')
     } == {name for name in names if '/page/' in name}
     assert [] == [name for name in names if '/web/' in name]
     run('twine', 'check', '--strict', sdist, wheel, cwd=tmp_path)

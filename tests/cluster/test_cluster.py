@@ -132,6 +132,26 @@ async def test_large_answer_is_sent_in_pieces_below_4_kib() -> None:
     await two.close()
 
 
+async def test_answer_that_takes_longer_is_a_coroutine() -> None:
+    """A node may work on its answer in parts, and handles other messages meanwhile."""
+    link: list[LinkedBroker] = []
+    (one, _), (two, _) = await start_node(link), await start_node(link)
+    other_was_answered = asyncio.Event()
+
+    async def answer_later(body: bytes) -> bytes:
+        await other_was_answered.wait()
+        return body + b'later'
+
+    for channels in (one, two):
+        channels.node.cluster.answer('later', answer_later)
+    waiting = asyncio.ensure_future(one.node.cluster.survey('later', b'x'))
+    assert 2 == len(await one.node.cluster.survey('node'))
+    other_was_answered.set()
+    assert [b'xlater', b'xlater'] == list((await waiting).values())
+    await one.close()
+    await two.close()
+
+
 async def test_message_reaches_its_node_only_or_all_nodes() -> None:
     """A message for one node is handled there only, and one for all by all."""
     link: list[LinkedBroker] = []

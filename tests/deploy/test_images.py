@@ -176,14 +176,14 @@ def test_image_of_a_new_app_copies_all_files_that_the_app_needs(
 def test_image_of_the_chat_copies_all_files_that_its_wheel_needs(
     tmp_path: Path,
 ) -> None:
-    """The files that the image copies are enough to build the wheel with the page."""
+    """The files that the image copies are enough to build the wheel with the pages."""
     image = Dockerfile(ROOT / 'deploy' / 'Dockerfile')
     allowed = (ROOT / 'deploy' / 'Dockerfile.dockerignore').read_text().splitlines()
     for word, rest in image.stage('build'):
         if word != 'COPY':
             continue
         if rest.startswith('--from=page '):
-            # The stage `page` is a run of Vite, which writes into this folder.
+            # The stage `page` is a run of Vite, which writes into these folders.
             page = tmp_path / rest.split()[-1]
             page.mkdir()
             (page / 'index.html').write_text('the page')
@@ -196,6 +196,7 @@ def test_image_of_the_chat_copies_all_files_that_its_wheel_needs(
     (wheel,) = (tmp_path / 'dist').glob('*.whl')
     names = zipfile.ZipFile(wheel).namelist()
     assert 'falcon_channels_chat/page/index.html' in names
+    assert 'falcon_channels/inspector/page/index.html' in names
     assert 'falcon_channels/commands/starter/app.py.template' in names
     assert not [name for name in names if '/web/' in name]
 

@@ -18,7 +18,9 @@ that died delays one survey until its timeout. Then it is no longer known.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from collections.abc import Callable
+import inspect
 import logging
 import secrets
 import time
@@ -45,6 +47,10 @@ _DISCOVERY_S = 1.0
 _MAX_SURVEYS = 16
 #: Largest number of nodes in `Cluster.gone`.
 _MAX_GONE = 64
+
+#: Returns the answer to the question of a survey. It must not block; an answer that
+#: takes longer is a coroutine.
+Answerer = Callable[[bytes], bytes | Awaitable[bytes]]
 
 _HELLO, _HERE, _GOODBYE = 'hello', 'here', 'goodbye'
 _ASK, _ANSWER = 'ask', 'answer'
@@ -119,7 +125,7 @@ class Cluster:
             _ASK: self._on_ask,
             _ANSWER: self._on_answer,
         }
-        self._answerers: dict[str, Callable[[bytes], bytes]] = {}
+        self._answerers: dict[str, Answerer] = {}
         self._assembler = Assembler()
         self._surveys: dict[str, _Survey] = {}
         self._slots = asyncio.Semaphore(_MAX_SURVEYS)
@@ -139,8 +145,8 @@ class Cluster:
         """
         self._handlers[kind] = handler
 
-    def answer(self, name: str, answerer: Callable[[bytes], bytes]) -> None:
-        """Answer surveys of a name with the result of `answerer`. It must not block."""
+    def answer(self, name: str, answerer: Answerer) -> None:
+        """Answer surveys of a name with the result of `answerer`."""
         self._answerers[name] = answerer
 
     def adopt_handlers(self, earlier: Cluster) -> None:
@@ -216,7 +222,7 @@ class Cluster:
             BrokerUnavailableError: The question was not sent.
         """
         if not self._broker.capabilities.shared:
-            return {self.id: self._answerers[name](body)}
+            return {self.id: await _result(self._answerers[name](body))}
         async with self._slots:
             lost = self._hub.counters.links_lost
             known = self._known_at == lost and not self._hub.link_lost
@@ -296,7 +302,10 @@ class Cluster:
         answer = None if answerer is None else answerer(question.body)
         self._hub.spawn(self._reply(question, answer), 'survey answer')
 
-    async def _reply(self, question: _Question, body: bytes | None) -> None:
+    async def _reply(
+        self, question: _Question, found: bytes | Awaitable[bytes] | None
+    ) -> None:
+        body = None if found is None else await _result(found)
         answer = msgspec.msgpack.encode(_Answer(question.survey, self.id, body))
         if len(answer) > MAX_MESSAGE_BYTES:
             _logger.error(
@@ -317,3 +326,8 @@ class Cluster:
         survey = self._surveys.get(answer.survey)
         if survey is not None:
             survey.add(answer)
+
+
+async def _result(answer: bytes | Awaitable[bytes]) -> bytes:
+    """Return an answer, after a wait if it takes longer."""
+    return await answer if inspect.isawaitable(answer) else answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import metadata
 import os
 import socket
@@ -39,6 +40,17 @@ class NodeInfo(msgspec.Struct, frozen=True):
     uptime: int
 
 
+def process_name() -> str:
+    """Return the host name and the process id."""
+    return f'{socket.gethostname()}_{os.getpid()}'
+
+
+@cache
+def package_version() -> str:
+    """Return the version of this package."""
+    return metadata.version('falcon-channels')
+
+
 class ClusterInfo:
     """Counts channels, connections and users of this node and of all nodes.
 
@@ -58,18 +70,23 @@ class ClusterInfo:
         )
         cluster.answer(_NODE, lambda _: msgspec.msgpack.encode(self.this_node()))
 
+    @property
+    def uptime_s(self) -> float:
+        """Seconds since this node was created."""
+        return time.monotonic() - self._started_s
+
     def this_node(self) -> NodeInfo:
         """Return the counts of this node."""
         counts = self._hub.channel_counts()
         return NodeInfo(
             uid=self._cluster.id,
-            name=f'{socket.gethostname()}_{os.getpid()}',
-            version=metadata.version('falcon-channels'),
+            name=process_name(),
+            version=package_version(),
             num_clients=len(self._hub.connections),
             num_users=self._hub.num_users,
             num_channels=len(counts),
             num_subs=sum(counts.values()),
-            uptime=int(time.monotonic() - self._started_s),
+            uptime=int(self.uptime_s),
         )
 
     async def channels(self) -> dict[str, int]:

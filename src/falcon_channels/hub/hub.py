@@ -426,7 +426,7 @@ class Hub:
         self._fan_out.forget(connection)
         for subscription in list(connection.subscriptions.values()):
             self.leave(subscription)
-        if added and wanted:
+        if added and self.events.wants('connection_closed'):
             self.events.tell(
                 Event(
                     'connection_closed',
@@ -446,6 +446,14 @@ class Hub:
             for name, local_channel in self._channels.items()
             if local_channel.members
         }
+
+    def local_channels(self) -> list[LocalChannel]:
+        """Return all channels that are open in this process, also without subscribers.
+
+        PERF: a copy of 100,000 references takes a millisecond. The caller can then read
+        the channels in parts (`inspector/scan.py`).
+        """
+        return list(self._channels.values())
 
     @property
     def num_users(self) -> int:

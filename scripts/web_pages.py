@@ -1,11 +1,12 @@
-"""Build the page of the chat, and find or install the Node.js that this needs.
+"""Build the pages of the chat and of the inspector, and find or install Node.js.
 
-    python scripts/chat_page.py           # build the page
-    python scripts/chat_page.py --node    # only find or install Node.js
+    python scripts/web_pages.py           # build both pages
+    python scripts/web_pages.py --node    # only find or install Node.js
 
-Hatchling also loads this file, as its build hook. A distribution that is built from a
-checkout therefore contains the page. The sdist contains the page, too, so a wheel that
-is built from the sdist needs no Node.js.
+Both pages are built by one run of npm, with the packages of the chat. Hatchling also
+loads this file, as its build hook. A distribution that is built from a checkout
+therefore contains the pages. The sdist contains them, too, so a wheel that is built
+from the sdist needs no Node.js.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ NODE_NEEDED = 'Node.js 20.19 or newer 20, or 22.12 or newer, with npm'
 
 
 class NodeMissingError(Exception):
-    """There is no Node.js that can build the page."""
+    """There is no Node.js that can build the pages."""
 
 
 class Node(NamedTuple):
@@ -86,7 +87,7 @@ def node_of_package() -> Node | None:
 
 
 def find_node() -> Node:
-    """Return a Node.js that can build the page.
+    """Return a Node.js that can build the pages.
 
     Raises:
         NodeMissingError: There is none. Install one.
@@ -94,7 +95,7 @@ def find_node() -> Node:
     if node := node_of_system() or node_of_package():
         return node
     raise NodeMissingError(
-        f'the page of the chat needs {NODE_NEEDED}, and there is none: '
+        f'the pages of this project need {NODE_NEEDED}, and there is none: '
         f'install Node.js, or run: pip install {NODE_REQUIREMENT}'
     )
 
@@ -122,56 +123,63 @@ def install_node() -> None:
         link.symlink_to(program)
 
 
-class ChatPage:
-    """The page of the chat: its source and the built files.
+#: Folders of the sources; the built page is in the folder ``page`` beside each.
+SOURCES = ('src/falcon_channels_chat/web', 'src/falcon_channels/inspector/web')
+
+
+class WebPages:
+    """The pages: their sources and the built files.
 
     Args:
         root: Folder of the project.
     """
 
     def __init__(self, root: Path = ROOT) -> None:
-        package = root / 'src/falcon_channels_chat'
-        self._source = package / 'web'
-        self._document = package / 'page/index.html'
+        self._sources = [root / source for source in SOURCES]
         self._is_sdist = (root / 'PKG-INFO').exists()
 
     @property
-    def is_built(self) -> bool:
-        """Whether the built page exists and is newer than its source."""
-        if not self._document.exists():
+    def are_built(self) -> bool:
+        """Whether each built page exists and is newer than its source."""
+        return all(map(self._is_built, self._sources))
+
+    def _is_built(self, source: Path) -> bool:
+        document = source.parent / 'page/index.html'
+        if not document.exists():
             return False
         # NOTE: an sdist contains the page that belongs to its source. The times of
         #   its files are those of their extraction, and mean nothing.
-        built = self._document.stat().st_mtime
+        built = document.stat().st_mtime
         return self._is_sdist or all(
             path.stat().st_mtime <= built
-            for path in (*self._source.glob('*.*'), *self._source.rglob('src/*'))
+            for path in (*source.glob('*.*'), *(source / 'src').rglob('*.*'))
         )
 
     def build(self) -> None:
-        """Build the page with npm."""
+        """Build the pages with npm."""
         node = find_node()
-        installed = self._source / 'node_modules/.package-lock.json'
-        lock = self._source / 'package-lock.json'
+        packages = self._sources[0]
+        installed = packages / 'node_modules/.package-lock.json'
+        lock = packages / 'package-lock.json'
         if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
-            node.run_npm('ci', '--silent', cwd=self._source)
-        node.run_npm('run', '--silent', 'build', cwd=self._source)
+            node.run_npm('ci', '--silent', cwd=packages)
+        node.run_npm('run', '--silent', 'build', cwd=packages)
 
 
-class ChatPageHook(BuildHookInterface[Any]):
-    """Build the page before a distribution is packed."""
+class WebPagesHook(BuildHookInterface[Any]):
+    """Build the pages before a distribution is packed."""
 
     def dependencies(self) -> list[str]:
         """Return the packages that the build needs: Node.js, if the system has none."""
-        if ChatPage(Path(self.root)).is_built or node_of_system():
+        if WebPages(Path(self.root)).are_built or node_of_system():
             return []
         return [NODE_REQUIREMENT]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Called when a build starts. An editable installation uses `make web`."""
-        page = ChatPage(Path(self.root))
-        if version != 'editable' and not page.is_built:
-            page.build()
+        pages = WebPages(Path(self.root))
+        if version != 'editable' and not pages.are_built:
+            pages.build()
 
 
 def main() -> None:
@@ -184,9 +192,9 @@ def main() -> None:
     try:
         install_node()
         if not arguments.node:
-            ChatPage().build()
+            WebPages().build()
     except (NodeMissingError, subprocess.CalledProcessError) as ex:
-        sys.exit(f'The page of the chat was not built: {ex}')
+        sys.exit(f'The pages were not built: {ex}')
 
 
 if __name__ == '__main__':

@@ -1,0 +1,226 @@
+"""The methods of the inspector's API: requests and answers, without HTTP.
+
+They are called like those of the server API, and answer in the same form. The methods
+that change something are those of the server API.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+from typing import Any
+from typing import Final
+from typing import Literal
+
+import falcon.asgi
+import msgspec
+
+from falcon_channels.cluster.connections import ConnectionQuery
+from falcon_channels.inspector.surveys import InspectorSurveys
+from falcon_channels.inspector.surveys import MAX_ROWS
+from falcon_channels.node import Node
+from falcon_channels.publication import Position
+from falcon_channels.publication import Publication
+from falcon_channels.routing import ChannelRoute
+from falcon_channels.routing import RESPONDERS
+from falcon_channels.server_api.methods import ApiMethods
+from falcon_channels.server_api.methods import ApiRequest
+from falcon_channels.server_api.methods import info_media
+
+#: Methods that only read.
+READ_METHODS: Final = frozenset(
+    {
+        'overview',
+        'channels',
+        'channel',
+        'log',
+        'user',
+        'events',
+        'slow_readers',
+    }
+)
+#: Methods of the server API that need a key for writing.
+WRITE_METHODS: Final = frozenset(
+    {'publish', 'disconnect', 'unsubscribe', 'revoke', 'restore'}
+)
+#: Longest search term and user id in characters.
+MAX_TEXT_CHARACTERS = 255
+#: Longest payload in an answer, in bytes. The rest is left out.
+MAX_PAYLOAD_BYTES = 2048
+#: Largest number of clients in the presence of a channel that are listed.
+_MAX_PRESENT = 200
+#: Largest number of connections in an answer.
+_MAX_CONNECTIONS = 100
+
+_Limit = Annotated[int, msgspec.Meta(ge=1, le=MAX_ROWS)]
+_Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT_CHARACTERS)]
+
+
+class _Overview(ApiRequest):
+    pass
+
+
+class _Channels(ApiRequest):
+    search: _Text = ''
+    limit: _Limit = 100
+
+
+class _Channel(ApiRequest):
+    channel: str
+
+
+class _Before(ApiRequest):
+    offset: Annotated[int, msgspec.Meta(ge=1, le=2**53)]
+    epoch: str
+
+
+class _Log(ApiRequest):
+    channel: str
+    before: _Before | None = None
+    limit: Annotated[int, msgspec.Meta(ge=1, le=50)] = 20
+
+
+class _User(ApiRequest):
+    user: _Text
+
+
+class _Events(ApiRequest):
+    kind: Literal['refusals', 'closes', ''] = ''
+    limit: _Limit = 100
+
+
+class _SlowReaders(ApiRequest):
+    limit: _Limit = 100
+
+
+class InspectorMethods:
+    """Calls the methods of the inspector's API by name.
+
+    Args:
+        node: Node of this process.
+        surveys: Asks all processes.
+    """
+
+    def __init__(self, node: Node, surveys: InspectorSurveys) -> None:
+        self._node = node
+        self._surveys = surveys
+        self._api = ApiMethods(node)
+        self._api.add('overview', _Overview, self._overview)
+        self._api.add('channels', _Channels, self._channels)
+        self._api.add('channel', _Channel, self._channel)
+        self._api.add('log', _Log, self._log)
+        self._api.add('user', _User, self._user)
+        self._api.add('events', _Events, self._events)
+        self._api.add('slow_readers', _SlowReaders, self._slow_readers)
+
+    async def call(
+        self, name: str, body: bytes, req: falcon.asgi.Request
+    ) -> dict[str, Any]:
+        """Call a method of `READ_METHODS` or `WRITE_METHODS`.
+
+        The caller has checked the rights. See `ApiMethods.call`.
+        """
+        return await self._api.call(name, body, req)
+
+    async def _overview(self, request: _Overview) -> dict[str, Any]:
+        return await self._surveys.overview()
+
+    async def _channels(self, request: _Channels) -> dict[str, Any]:
+        await self._node.start()
+        return await self._surveys.channels(request.search, request.limit)
+
+    async def _channel(self, request: _Channel) -> dict[str, Any]:
+        channel = request.channel
+        route = (await self._node.match(channel)).route
+        page = await self._node.reader.history(channel, limit=0)
+        found = await self._node.connections.find(
+            ConnectionQuery(channel=channel, limit=_MAX_CONNECTIONS)
+        )
+        answer: dict[str, Any] = {
+            'channel': channel,
+            'route': _describe_route(route),
+            'position': page.position._asdict(),
+            'end': None if page.end is None else page.end._asdict(),
+            'num_subscribers': found.total,
+            'subscribers': found.connections,
+        }
+        if route.options.presence:
+            stats = await self._node.reader.presence_stats(channel)
+            answer['presence_stats'] = stats._asdict()
+            # NOTE: a broker returns all entries or none.
+            answer['presence'] = (
+                []
+                if stats.num_clients > _MAX_PRESENT
+                else [
+                    info_media(info)
+                    for info in (await self._node.reader.presence(channel)).values()
+                ]
+            )
+        return answer
+
+    async def _log(self, request: _Log) -> dict[str, Any]:
+        before = request.before
+        page = await self._node.reader.history(
+            request.channel,
+            since=None if before is None else Position(before.offset, before.epoch),
+            limit=request.limit,
+            reverse=True,
+        )
+        return {
+            'publications': [describe_publication(item) for item in page.publications],
+            'position': page.position._asdict(),
+        }
+
+    async def _user(self, request: _User) -> dict[str, Any]:
+        await self._node.start()
+        found = await self._node.connections.find(
+            ConnectionQuery(user=request.user, limit=_MAX_CONNECTIONS)
+        )
+        events = await self._surveys.events('', request.user, 50)
+        return {
+            'user': request.user,
+            'num_connections': found.total,
+            'connections': found.connections,
+            'events': events['events'],
+        }
+
+    async def _events(self, request: _Events) -> dict[str, Any]:
+        await self._node.start()
+        return await self._surveys.events(request.kind, None, request.limit)
+
+    async def _slow_readers(self, request: _SlowReaders) -> dict[str, Any]:
+        await self._node.start()
+        return await self._surveys.slow_readers(request.limit)
+
+
+def _describe_route(route: ChannelRoute) -> dict[str, Any]:
+    options = msgspec.structs.asdict(route.options)
+    if options['data_type'] is not None:
+        options['data_type'] = repr(options['data_type'])
+    resource = route.resource
+    return {
+        'template': route.template,
+        'resource': '' if resource is None else type(resource).__name__,
+        'responders': [name for name in RESPONDERS if getattr(route, name) is not None],
+        'options': {
+            **options,
+            'recovery': route.options.recovery_mode,
+            'subscribers': route.subscribers,
+            'publishers': route.publishers,
+        },
+    }
+
+
+def describe_publication(publication: Publication) -> dict[str, Any]:
+    """Return a publication with the start of its payload as text."""
+    data = b'' if publication.only_ends else publication.data
+    info = publication.info
+    return {
+        'offset': publication.offset,
+        'time_ms': publication.time_ms,
+        'size_bytes': len(data),
+        'text': data[:MAX_PAYLOAD_BYTES].decode('utf-8', 'replace'),
+        'is_cut': len(data) > MAX_PAYLOAD_BYTES,
+        'tags': publication.tags or {},
+        'user': '' if info is None else info.user,
+        'end': None if publication.end is None else publication.end._asdict(),
+    }

@@ -1,0 +1,162 @@
+"""Remember the last refusals and closes of this process, and count them.
+
+The recorder listens to the events of the process from the start, because a person asks
+after a client was refused. An event is built per connection, subscription and refusal,
+and never per publication (`benchmarks/inspector.py`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+import time
+from typing import Final
+
+import msgspec
+
+from falcon_channels.events import Event
+
+#: Events that tell of a refusal or of another problem.
+REFUSALS: Final = frozenset(
+    {
+        'connection_refused',
+        'command_refused',
+        'reader_slow',
+        'publications_dropped',
+        'publications_lost',
+        'responder_failed',
+        'link_lost',
+        'link_restored',
+    }
+)
+#: Events that tell of an end.
+CLOSES: Final = frozenset({'connection_closed', 'subscription_ended'})
+#: How many events of each kind are stored.
+_MAX_EVENTS = 500
+#: How many combinations of event, code and reason are counted one by one.
+_MAX_REASONS = 200
+#: Longest user, channel and reason in an answer; a client can have chosen them.
+_MAX_CHARACTERS = 255
+#: Reason under which the combinations beyond `_MAX_REASONS` are counted.
+OTHER_REASONS = '(other reasons)'
+
+
+class RecordedEvent(msgspec.Struct, frozen=True):
+    """An event, and when it happened.
+
+    Attributes:
+        at: Unix time in seconds.
+        name: Name of the event.
+        connection: Id of the connection, or ``''``.
+        user: Id of the user, or ``''``.
+        channel: Name of the channel, or ``''``.
+        code: Close code, unsubscribe code, error code or HTTP status; 0 for none.
+        reason: Why it happened; it can contain text of a client.
+        detail: Command, responder or policy, or ``''``.
+    """
+
+    at: float
+    name: str
+    connection: str
+    user: str
+    channel: str
+    code: int
+    reason: str
+    detail: str
+
+
+class ReasonCount(msgspec.Struct, frozen=True):
+    """How often something happened for one reason, since the process started."""
+
+    name: str
+    code: int
+    reason: str
+    count: int
+
+
+class Recorder:
+    """Listener of the events of this process.
+
+    Attributes:
+        num_opened: Connections opened.
+        num_closed: Connections closed.
+        num_refused: Requests for connections, and commands, that were refused.
+    """
+
+    def __init__(self) -> None:
+        self.num_opened = 0
+        self.num_closed = 0
+        self.num_refused = 0
+        self._refusals: deque[tuple[float, Event]] = deque(maxlen=_MAX_EVENTS)
+        self._closes: deque[tuple[float, Event]] = deque(maxlen=_MAX_EVENTS)
+        self._counts: dict[tuple[str, int, str], int] = {}
+
+    def on_event(self, event: Event) -> None:
+        """Called with each event of the process."""
+        name = event.name
+        if name == 'connection_opened':
+            self.num_opened += 1
+        elif name in CLOSES:
+            if name == 'connection_closed':
+                self.num_closed += 1
+            elif not event.code:
+                return  # the client, or the end of its connection, ended it
+            self._record(self._closes, event)
+        elif name in REFUSALS:
+            if name in ('connection_refused', 'command_refused'):
+                self.num_refused += 1
+            self._record(self._refusals, event)
+
+    def _record(self, ring: deque[tuple[float, Event]], event: Event) -> None:
+        ring.append((time.time(), event))
+        key = (event.name, event.code, event.reason)
+        if key not in self._counts and len(self._counts) >= _MAX_REASONS:
+            # SECURITY: a client can choose the text of a reason. Without this limit,
+            #   it could fill the memory with reasons.
+            key = (event.name, event.code, OTHER_REASONS)
+        self._counts[key] = self._counts.get(key, 0) + 1
+
+    def latest(
+        self, names: Iterable[str], user: str | None, limit: int
+    ) -> list[RecordedEvent]:
+        """Return the latest events, newest first.
+
+        Args:
+            names: Names of the events.
+            user: Id of their user, or ``None`` for all users.
+            limit: Largest number of events.
+        """
+        wanted = frozenset(names)
+        found = [
+            (at, event)
+            for ring in (self._refusals, self._closes)
+            for at, event in ring
+            if event.name in wanted and (user is None or event.user == user)
+        ]
+        found.sort(key=lambda pair: pair[0], reverse=True)
+        return [_recorded(at, event) for at, event in found[:limit]]
+
+    def counts(self, names: Iterable[str]) -> list[ReasonCount]:
+        """Return how often each reason occurred, the most frequent first."""
+        wanted = frozenset(names)
+        found = [
+            ReasonCount(name, code, reason[:_MAX_CHARACTERS], count)
+            for (name, code, reason), count in self._counts.items()
+            if name in wanted
+        ]
+        return sorted(found, key=lambda item: -item.count)
+
+
+def _recorded(at: float, event: Event) -> RecordedEvent:
+    facts = event.facts
+    detail = facts.get('command') or facts.get('responder') or facts.get('policy') or ''
+    return RecordedEvent(
+        at=at,
+        name=event.name,
+        connection=event.connection,
+        user=event.user[:_MAX_CHARACTERS],
+        channel=event.channel[:_MAX_CHARACTERS],
+        code=event.code,
+        reason=event.reason[:_MAX_CHARACTERS],
+        detail=str(detail)[:_MAX_CHARACTERS],
+    )

@@ -1,0 +1,259 @@
+"""The inspector over HTTP: the page, the login and the API.
+
+All requests of the API are ``POST {path}/api/{method}`` with a JSON body, so that names
+of users and channels are in no log of a proxy. A person sends the key once, in the body
+of the method ``login``, and gets a cookie; see `sessions`.
+
+SECURITY: the cookie is sent only by pages of the same site (``SameSite=Strict``), to
+the path of the inspector only, and scripts cannot read it. In addition, each request
+needs the content type of JSON, which a form cannot send, and no foreign ``Origin``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import logging
+from typing import Any
+
+import falcon
+import falcon.asgi
+import msgspec
+
+from falcon_channels.errors import OptionsError
+from falcon_channels.inspector.methods import InspectorMethods
+from falcon_channels.inspector.methods import READ_METHODS
+from falcon_channels.inspector.methods import WRITE_METHODS
+from falcon_channels.inspector.page import InspectorPage
+from falcon_channels.inspector.page import set_safe_headers
+from falcon_channels.inspector.recorder import Recorder
+from falcon_channels.inspector.sessions import InspectorSessions
+from falcon_channels.inspector.sessions import LoginLimit
+from falcon_channels.inspector.sessions import Session
+from falcon_channels.inspector.sessions import SESSION_S
+from falcon_channels.inspector.surveys import InspectorSurveys
+from falcon_channels.inspector.tail import MAX_TAILS
+from falcon_channels.inspector.tail import Tails
+from falcon_channels.node import Node
+from falcon_channels.origin import request_origin_error
+from falcon_channels.server_api.resource import read_json_body
+
+_logger = logging.getLogger('falcon_channels')
+
+COOKIE = 'falcon_channels_inspector'
+#: Largest request in bytes. A test message is the largest one.
+_MAX_BODY_BYTES = 1048576
+#: Longest key that is compared, in characters.
+_MAX_KEY_CHARACTERS = 1024
+#: Values of Sec-Fetch-Site of requests that another site has caused.
+_OTHER_SITES = ('cross-site', 'same-site')
+
+
+class _Login(msgspec.Struct, forbid_unknown_fields=True):
+    key: str
+
+
+class _Tail(msgspec.Struct, forbid_unknown_fields=True):
+    channel: str
+
+
+class _Target(msgspec.Struct):
+    """The fields of a request that are logged. A payload is not."""
+
+    user: str = ''
+    client: str = ''
+    channel: str = ''
+
+
+class InspectorResource:
+    """Falcon resource of the API of the inspector.
+
+    Args:
+        node: Node of this process.
+        sessions: Checks keys and cookies.
+        path: Path of the inspector, to which the cookie is restricted.
+        recorder: Refusals and closes of this process.
+    """
+
+    def __init__(
+        self, node: Node, sessions: InspectorSessions, path: str, recorder: Recorder
+    ) -> None:
+        self._methods = InspectorMethods(node, InspectorSurveys(node, recorder))
+        self._node = node
+        self._sessions = sessions
+        self._path = path
+        self._limit = LoginLimit()
+        self._tails = Tails(node)
+
+    async def on_post(
+        self, req: falcon.asgi.Request, resp: falcon.asgi.Response, method: str
+    ) -> None:
+        """Call a method of the API, or log in or out."""
+        set_safe_headers(resp)
+        _check_origin(req)
+        body = await read_json_body(req, _MAX_BODY_BYTES)
+        resp.content_type = falcon.MEDIA_JSON
+        if method == 'login':
+            self._login(req, resp, body)
+            return
+        session = self._find_session(req)
+        if method == 'session':
+            # NOTE: the page asks this first. A browser would log a 401 as an error.
+            media = None if session is None else _session_media(session)
+            resp.data = msgspec.json.encode({'result': media})
+            return
+        if session is None:
+            raise falcon.HTTPUnauthorized(
+                description='log in with a key', challenges=['falcon-channels']
+            )
+        if method == 'logout':
+            resp.unset_cookie(COOKIE, samesite='Strict', path=self._path)
+            answer: dict[str, Any] = {'result': {}}
+        elif method == 'tail':
+            self._tail(resp, body, session)
+            return
+        elif method in READ_METHODS:
+            answer = await self._methods.call(method, body, req)
+        elif method in WRITE_METHODS:
+            if not session.can_write:
+                raise falcon.HTTPForbidden(
+                    description='this session may only read: log in with a key of '
+                    'write_keys'
+                )
+            _log_change(method, body)
+            answer = await self._methods.call(method, body, req)
+        else:
+            raise falcon.HTTPNotFound(description=f'there is no method {method[:80]!r}')
+        resp.data = msgspec.json.encode(answer)
+
+    def _tail(self, resp: falcon.asgi.Response, body: bytes, session: Session) -> None:
+        """Answer with the publications of a channel, as server-sent events."""
+        try:
+            channel = msgspec.json.decode(body, type=_Tail).channel
+        except (msgspec.DecodeError, ValueError) as ex:
+            raise falcon.HTTPBadRequest(description=str(ex)) from None
+        if self._tails.full:
+            raise falcon.HTTPServiceUnavailable(
+                description=f'this process has {MAX_TAILS} live tails: close another '
+                'one first'
+            )
+        resp.content_type = 'text/event-stream'
+        resp.set_header('X-Accel-Buffering', 'no')
+        resp.sse = self._tails.follow(channel, session.expires_at)
+
+    def _login(
+        self, req: falcon.asgi.Request, resp: falcon.asgi.Response, body: bytes
+    ) -> None:
+        address = req.remote_addr
+        wait_s = self._limit.wait_s(address)
+        if wait_s:
+            raise falcon.HTTPTooManyRequests(
+                description='too many wrong keys: try again later', retry_after=wait_s
+            )
+        try:
+            key = msgspec.json.decode(body, type=_Login).key
+        except (msgspec.DecodeError, ValueError):
+            raise falcon.HTTPBadRequest(
+                description='send {"key": "..."} to log in'
+            ) from None
+        token = self._sessions.login(key) if len(key) <= _MAX_KEY_CHARACTERS else None
+        session = None if token is None else self._sessions.find(token)
+        if token is None or session is None:
+            self._limit.note_failure(address)
+            _logger.warning('inspector: refused a wrong key from %s', address)
+            raise falcon.HTTPUnauthorized(
+                description='this key is not valid', challenges=['falcon-channels']
+            )
+        _logger.info(
+            'inspector: a login from %s may %s',
+            address,
+            'read and write' if session.can_write else 'read',
+        )
+        resp.set_cookie(
+            COOKIE,
+            token,
+            max_age=SESSION_S,
+            path=self._path,
+            secure=req.scheme == 'https',
+            http_only=True,
+            same_site='Strict',
+        )
+        resp.data = msgspec.json.encode({'result': _session_media(session)})
+
+    def _find_session(self, req: falcon.asgi.Request) -> Session | None:
+        for token in req.get_cookie_values(COOKIE) or ():
+            session = self._sessions.find(token)
+            if session is not None:
+                return session
+        return None
+
+
+def _check_origin(req: falcon.asgi.Request) -> None:
+    """Refuse a request that another site has caused, or that has a key in its URL.
+
+    Raises:
+        falcon.HTTPForbidden: Another site has caused it.
+        falcon.HTTPBadRequest: Its Host header cannot be trusted, or its URL has a key.
+    """
+    reason = request_origin_error(req, ())
+    site = req.get_header('Sec-Fetch-Site')
+    if reason is None and site in _OTHER_SITES:
+        reason = f'the request comes from another site (Sec-Fetch-Site: {site})'
+    if reason is not None:
+        _logger.warning('inspector: refused a request: %s', reason)
+        if reason.startswith('Host'):
+            raise falcon.HTTPBadRequest(description=reason)
+        raise falcon.HTTPForbidden(description=reason)
+    if req.has_param('key') or req.has_param('api_key'):
+        # SECURITY: URLs are stored in logs, browser histories and Referer headers,
+        #   where an attacker can read them.
+        raise falcon.HTTPBadRequest(
+            description='a key in the URL is not accepted, and is no longer secret: '
+            'replace it, and type it into the page'
+        )
+
+
+def _log_change(method: str, body: bytes) -> None:
+    """Log that a person changes something, and for whom."""
+    try:
+        target = msgspec.json.decode(body, type=_Target)
+    except (msgspec.DecodeError, ValueError):
+        return  # the method refuses the body
+    _logger.info(
+        'inspector: %s, user %.80r, client %.80r, channel %.80r',
+        method,
+        target.user,
+        target.client,
+        target.channel,
+    )
+
+
+def _session_media(session: Session) -> dict[str, Any]:
+    return {'can_write': session.can_write, 'expires_at': session.expires_at}
+
+
+def mount_inspector(
+    node: Node,
+    app: falcon.asgi.App[Any, Any],
+    path: str,
+    keys: str | Sequence[str],
+    write_keys: str | Sequence[str],
+) -> None:
+    """Add the inspector to an app; see `Channels.add_inspector`.
+
+    Raises:
+        OptionsError: The path or a key is not valid.
+    """
+    if not path.startswith('/') or path.endswith('/') or set('{}') & set(path):
+        raise OptionsError(
+            f'path {path!r} must be like "/_channels": text that begins with a slash '
+            'and does not end with one'
+        )
+    sessions = InspectorSessions(keys, write_keys)
+    recorder = Recorder()
+    node.events.listen(recorder.on_event)
+    page = InspectorPage(path)
+    app.add_route(path, page)
+    app.add_route(f'{path}/', page, suffix='slash')
+    app.add_route(f'{path}/assets/{{name}}', page, suffix='asset')
+    api = InspectorResource(node, sessions, path, recorder)
+    app.add_route(f'{path}/api/{{method}}', api)

@@ -1,0 +1,363 @@
+"""Ask all processes what they hold, and put the answers together.
+
+Each request of a browser may reach another worker. Every view is therefore a survey of
+all processes. A process reads its connections and channels only while it answers one,
+in parts (`scan`), and names only the first of them.
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import Any
+from typing import TypeVar
+
+import msgspec
+
+from falcon_channels.cluster.info import package_version
+from falcon_channels.cluster.info import process_name
+from falcon_channels.errors import BrokerUnavailableError
+from falcon_channels.hub.connection import Connection
+from falcon_channels.inspector.memory import resident_bytes
+from falcon_channels.inspector.recorder import CLOSES
+from falcon_channels.inspector.recorder import ReasonCount
+from falcon_channels.inspector.recorder import RecordedEvent
+from falcon_channels.inspector.recorder import Recorder
+from falcon_channels.inspector.recorder import REFUSALS
+from falcon_channels.inspector.scan import in_parts
+from falcon_channels.inspector.scan import MAX_SCANNED
+from falcon_channels.node import Node
+
+_Answer = TypeVar('_Answer')
+
+#: Largest number of channels, slow readers, events and reasons in an answer.
+MAX_ROWS = 200
+#: How many channels are counted exactly in the second question of `channels`.
+_MAX_CANDIDATES = 400
+#: Longest user id in the list of slow readers.
+_MAX_USER_CHARACTERS = 255
+
+_OVERVIEW = 'inspector overview'
+_CHANNELS = 'inspector channels'
+_COUNTS = 'inspector counts'
+_EVENTS = 'inspector events'
+_SLOW = 'inspector slow readers'
+
+
+class NodeFacts(msgspec.Struct, frozen=True):
+    """One process.
+
+    Attributes:
+        id: Id of the node, new at every start.
+        name: Host name and process id.
+        version: Version of this package.
+        status: ``'ok'``, ``'link lost'`` or ``'draining'``.
+        uptime_s: Seconds since the node was created. Rates are differences of counters
+            by differences of this time.
+        memory_bytes: Resident memory of the process, or ``None`` if it is not known.
+        num_connections: Number of connections.
+        num_users: Number of users; all anonymous clients count as one.
+        num_channels: Number of channels with subscribers.
+        num_subscriptions: Number of subscriptions.
+        partial: Whether there are so many channels that not all were read.
+        counters: Counters by name.
+    """
+
+    id: str
+    name: str
+    version: str
+    status: str
+    uptime_s: float
+    memory_bytes: int | None
+    num_connections: int
+    num_users: int
+    num_channels: int
+    num_subscriptions: int
+    partial: bool
+    counters: dict[str, int]
+
+
+class _ChannelsQuestion(msgspec.Struct, frozen=True):
+    search: str
+    limit: int
+
+
+class _ChannelsAnswer(msgspec.Struct, frozen=True):
+    """The largest channels of one process.
+
+    Attributes:
+        rows: Names and numbers of subscribers.
+        num_matching: How many channels match, also those that are not in `rows`.
+        partial: Whether not all channels were read.
+    """
+
+    rows: list[tuple[str, int]]
+    num_matching: int
+    partial: bool
+
+
+class _EventsQuestion(msgspec.Struct, frozen=True):
+    names: list[str]
+    user: str | None
+    limit: int
+
+
+class _EventsAnswer(msgspec.Struct, frozen=True):
+    events: list[RecordedEvent]
+    counts: list[ReasonCount]
+
+
+class SlowReader(msgspec.Struct, frozen=True):
+    """A connection whose client has not read everything.
+
+    Attributes:
+        client: Id of the connection.
+        user: Id of the user, or ``''``.
+        node: Id of the node.
+        backlog_bytes: Bytes that were written and not read yet.
+        pending_bytes: Bytes that wait in its subscriptions, because of the policy for
+            slow readers.
+        channels: Channels in which the policy applies to it; at most ten.
+    """
+
+    client: str
+    user: str
+    node: str
+    backlog_bytes: int
+    pending_bytes: int
+    channels: list[str]
+
+
+class _SlowAnswer(msgspec.Struct, frozen=True):
+    rows: list[SlowReader]
+    num_slow: int
+    partial: bool
+
+
+class InspectorSurveys:
+    """Answers the questions of other processes, and asks all processes.
+
+    Args:
+        node: Node of this process.
+        recorder: Refusals and closes of this process.
+    """
+
+    def __init__(self, node: Node, recorder: Recorder) -> None:
+        self._node = node
+        self._recorder = recorder
+        for name, answerer in (
+            (_OVERVIEW, self._answer_overview),
+            (_CHANNELS, self._answer_channels),
+            (_COUNTS, self._answer_counts),
+            (_EVENTS, self._answer_events),
+            (_SLOW, self._answer_slow_readers),
+        ):
+            node.cluster.answer(name, answerer)
+
+    async def _ask(
+        self, name: str, question: Any, answer_type: type[_Answer]
+    ) -> list[_Answer]:
+        answers = await self._node.cluster.survey(
+            name, msgspec.msgpack.encode(question)
+        )
+        return [
+            msgspec.msgpack.decode(body, type=answer_type)
+            for _, body in sorted(answers.items())
+        ]
+
+    # --- processes -------------------------------------------------------------------
+
+    async def overview(self) -> dict[str, Any]:
+        """Return the facts about each process.
+
+        If the broker cannot be reached, only this process is described.
+        """
+        await self._node.start()
+        try:
+            nodes = await self._ask(_OVERVIEW, None, NodeFacts)
+            error = ''
+        except BrokerUnavailableError as ex:
+            nodes = [await self.this_node()]
+            error = f'the other processes cannot be asked: {ex}'
+        return {'nodes': nodes, 'error': error, 'answered_by': self._node.cluster.id}
+
+    async def this_node(self) -> NodeFacts:
+        """Return the facts about this process."""
+        hub = self._node.hub
+        channels = hub.local_channels()
+        num_channels = num_subscriptions = 0
+        async for part in in_parts(channels):
+            members = [channel.members for channel in part if channel.members]
+            num_channels += len(members)
+            num_subscriptions += sum(members)
+        return NodeFacts(
+            id=self._node.cluster.id,
+            name=process_name(),
+            version=package_version(),
+            status=self._node.status,
+            uptime_s=self._node.info.uptime_s,
+            memory_bytes=resident_bytes(),
+            num_connections=len(hub.connections),
+            num_users=hub.num_users,
+            num_channels=num_channels,
+            num_subscriptions=num_subscriptions,
+            partial=len(channels) > MAX_SCANNED,
+            counters={
+                **hub.counters.to_media(),
+                'opened': self._recorder.num_opened,
+                'closed': self._recorder.num_closed,
+                'refusals': self._recorder.num_refused,
+            },
+        )
+
+    async def _answer_overview(self, body: bytes) -> bytes:
+        return msgspec.msgpack.encode(await self.this_node())
+
+    # --- channels --------------------------------------------------------------------
+
+    async def channels(self, search: str, limit: int) -> dict[str, Any]:
+        """Return the channels with the most subscribers.
+
+        Each process names its largest channels. A channel can be among the largest of
+        one process only. A second question therefore counts all named channels.
+
+        Args:
+            search: Part of the names, or ``''`` for all channels.
+            limit: Largest number of channels.
+        """
+        answers = await self._ask(
+            _CHANNELS, _ChannelsQuestion(search, limit), _ChannelsAnswer
+        )
+        totals: dict[str, int] = {}
+        for answer in answers:
+            for name, count in answer.rows:
+                totals[name] = totals.get(name, 0) + count
+        is_complete = all(len(a.rows) == a.num_matching for a in answers)
+        if not is_complete and len(answers) > 1:
+            names = heapq.nlargest(_MAX_CANDIDATES, totals, key=totals.__getitem__)
+            totals = dict.fromkeys(names, 0)
+            for counts in await self._ask(_COUNTS, names, list[int]):
+                for name, count in zip(names, counts, strict=True):
+                    totals[name] += count
+        rows = sorted(totals.items(), key=lambda row: (-row[1], row[0]))
+        return {
+            'channels': [
+                {'channel': name, 'num_subscribers': count}
+                for name, count in rows[:limit]
+            ],
+            'is_complete': is_complete and len(rows) <= limit,
+            'partial': any(answer.partial for answer in answers),
+        }
+
+    async def _answer_channels(self, body: bytes) -> bytes:
+        question = msgspec.msgpack.decode(body, type=_ChannelsQuestion)
+        search, limit = question.search, min(question.limit, MAX_ROWS)
+        channels = self._node.hub.local_channels()
+        largest: list[tuple[int, str]] = []
+        num_matching = 0
+        async for part in in_parts(channels):
+            found = [
+                (channel.members, channel.channel)
+                for channel in part
+                if channel.members and search in channel.channel
+            ]
+            num_matching += len(found)
+            largest = heapq.nlargest(limit, largest + found)
+        return msgspec.msgpack.encode(
+            _ChannelsAnswer(
+                rows=[(name, count) for count, name in largest],
+                num_matching=num_matching,
+                partial=len(channels) > MAX_SCANNED,
+            )
+        )
+
+    def _answer_counts(self, body: bytes) -> bytes:
+        names = msgspec.msgpack.decode(body, type=list[str])
+        count = self._node.hub.count_subscribers
+        return msgspec.msgpack.encode([count(name) for name in names])
+
+    # --- refusals and closes ---------------------------------------------------------
+
+    async def events(
+        self, kind: str, user: str | None, limit: int = MAX_ROWS
+    ) -> dict[str, Any]:
+        """Return the latest events of all processes, and how often each reason was.
+
+        Args:
+            kind: ``'refusals'``, ``'closes'``, or ``''`` for both.
+            user: Id of their user, or ``None`` for all users.
+            limit: Largest number of events.
+        """
+        names = {'refusals': REFUSALS, 'closes': CLOSES}.get(kind, REFUSALS | CLOSES)
+        answers = await self._ask(
+            _EVENTS, _EventsQuestion(sorted(names), user, limit), _EventsAnswer
+        )
+        events = [event for answer in answers for event in answer.events]
+        events.sort(key=lambda event: event.at, reverse=True)
+        totals: dict[tuple[str, int, str], int] = {}
+        for answer in answers:
+            for item in answer.counts:
+                key = (item.name, item.code, item.reason)
+                totals[key] = totals.get(key, 0) + item.count
+        counts = [ReasonCount(*key, count) for key, count in totals.items()]
+        counts.sort(key=lambda item: (-item.count, item.name, item.code))
+        return {'events': events[:limit], 'counts': counts[:MAX_ROWS]}
+
+    def _answer_events(self, body: bytes) -> bytes:
+        question = msgspec.msgpack.decode(body, type=_EventsQuestion)
+        limit = min(question.limit, MAX_ROWS)
+        recorder, names = self._recorder, question.names
+        counts = recorder.counts(names)[:limit] if question.user is None else []
+        return msgspec.msgpack.encode(
+            _EventsAnswer(recorder.latest(names, question.user, limit), counts)
+        )
+
+    # --- slow readers ----------------------------------------------------------------
+
+    async def slow_readers(self, limit: int) -> dict[str, Any]:
+        """Return the connections with the most bytes that were not read."""
+        answers = await self._ask(_SLOW, limit, _SlowAnswer)
+        rows = [row for answer in answers for row in answer.rows]
+        rows.sort(key=_waiting_bytes, reverse=True)
+        return {
+            'readers': rows[:limit],
+            'num_slow': sum(answer.num_slow for answer in answers),
+            'partial': any(answer.partial for answer in answers),
+        }
+
+    async def _answer_slow_readers(self, body: bytes) -> bytes:
+        limit = min(msgspec.msgpack.decode(body, type=int), MAX_ROWS)
+        connections = list(self._node.hub.connections.values())
+        largest: list[SlowReader] = []
+        num_slow = 0
+        async for part in in_parts(connections):
+            # NOTE: a subscription has pending items only while the connection has a
+            #   backlog. One number per connection is therefore enough to find all.
+            found = [
+                self._describe(connection)
+                for connection in part
+                if connection.backlog_bytes
+            ]
+            num_slow += len(found)
+            largest = heapq.nlargest(limit, largest + found, key=_waiting_bytes)
+        return msgspec.msgpack.encode(
+            _SlowAnswer(largest, num_slow, len(connections) > MAX_SCANNED)
+        )
+
+    def _describe(self, connection: Connection) -> SlowReader:
+        lagging = [
+            subscription
+            for subscription in connection.subscriptions.values()
+            if subscription.pending is not None
+        ]
+        return SlowReader(
+            client=connection.id,
+            user=connection.user[:_MAX_USER_CHARACTERS],
+            node=self._node.cluster.id,
+            backlog_bytes=connection.backlog_bytes,
+            pending_bytes=sum(item.pending_bytes for item in lagging),
+            channels=[item.channel for item in lagging[:10]],
+        )
+
+
+def _waiting_bytes(reader: SlowReader) -> int:
+    return reader.backlog_bytes + reader.pending_bytes

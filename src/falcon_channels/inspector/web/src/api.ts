@@ -1,0 +1,89 @@
+/** The HTTP API. The browser sends the cookie of the session; no script can read it. */
+
+import type { PublicationFacts, Session } from './types';
+
+const TIMEOUT_MS = 15_000;
+
+/** The folder of the API, next to the folder of this script. */
+const API = new URL(/* @vite-ignore */ '../api/', import.meta.url);
+
+/** The server answered with an error; `message` is a text for the user. */
+export class ApiError extends Error {
+  constructor(
+    readonly status: number,
+    message: string,
+  ) {
+    super(message);
+  }
+}
+
+async function post(method: string, body: unknown, signal: AbortSignal): Promise<Response> {
+  let response: Response;
+  try {
+    response = await fetch(new URL(method, API), {
+      method: 'POST',
+      headers: { 'Content-Type': 'application/json' },
+      body: JSON.stringify(body),
+      signal,
+    });
+  } catch (error) {
+    if (signal.aborted && (signal.reason as Error).name !== 'TimeoutError') throw error;
+    throw new ApiError(0, 'The server does not answer.');
+  }
+  if (response.ok) return response;
+  let description = `The server answered with status ${response.status}.`;
+  try {
+    const error = (await response.json()) as { description?: string };
+    if (error.description) description = error.description;
+  } catch {
+    // The body is not JSON: the answer is from a proxy.
+  }
+  throw new ApiError(response.status, description);
+}
+
+/** Call a method; return its result. */
+export async function call<T>(method: string, body: unknown = {}): Promise<T> {
+  const response = await post(method, body, AbortSignal.timeout(TIMEOUT_MS));
+  const answer = (await response.json()) as { result: T; error?: { message: string } };
+  if (answer.error) throw new ApiError(200, answer.error.message);
+  return answer.result;
+}
+
+export const getSession = () => call<Session | null>('session');
+export const login = (key: string) => call<Session>('login', { key });
+export const logout = () => call('logout');
+
+/** Publications of a live tail. */
+export interface TailListener {
+  onPublication(publication: PublicationFacts): void;
+  onEnd(reason: string): void;
+}
+
+/** Follow a channel until the signal is aborted, or until the channel has ended. */
+export async function tail(channel: string, listener: TailListener, signal: AbortSignal): Promise<void> {
+  const response = await post('tail', { channel }, signal);
+  const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader();
+  let text = '';
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) break;
+    const blocks = (text + value).split('\n\n');
+    text = blocks.pop()!;
+    for (const block of blocks) handleBlock(block, listener);
+  }
+}
+
+/** Handle one event of the stream: the lines `event: name` and `data: json`. */
+function handleBlock(block: string, listener: TailListener): void {
+  const fields = new Map(
+    block.split('\n').map((line) => {
+      const colon = line.indexOf(': ');
+      return [line.slice(0, colon), line.slice(colon + 2)];
+    }),
+  );
+  const data = fields.get('data');
+  if (data === undefined) return;
+  const media: unknown = JSON.parse(data);
+  if (fields.get('event') === 'publication') listener.onPublication(media as PublicationFacts);
+  if (fields.get('event') === 'end') listener.onEnd((media as { reason: string }).reason);
+}

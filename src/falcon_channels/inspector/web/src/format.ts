@@ -1,0 +1,39 @@
+/** Numbers, sizes and times for people. */
+
+const whole = new Intl.NumberFormat('en', { maximumFractionDigits: 0 });
+const short = new Intl.NumberFormat('en', { maximumFractionDigits: 1 });
+
+export const count = (number: number) => whole.format(number);
+export const rate = (number: number) => short.format(number);
+
+export function bytes(size: number): string {
+  let unit = 'B';
+  for (const larger of ['KiB', 'MiB', 'GiB']) {
+    if (size < 1024) break;
+    size /= 1024;
+    unit = larger;
+  }
+  return `${short.format(size)} ${unit}`;
+}
+
+export function duration(seconds: number): string {
+  const parts: [number, string][] = [
+    [86_400, 'd'],
+    [3600, 'h'],
+    [60, 'min'],
+  ];
+  for (const [size, unit] of parts) {
+    if (seconds >= size) return `${whole.format(Math.floor(seconds / size))} ${unit}`;
+  }
+  return `${whole.format(Math.floor(seconds))} s`;
+}
+
+/** The local time of a Unix time in seconds. */
+export function clock(seconds: number): string {
+  return seconds ? new Date(seconds * 1000).toLocaleTimeString('en-GB') : '';
+}
+
+/** The local date and time of a Unix time in seconds. */
+export function dateTime(seconds: number): string {
+  return seconds ? new Date(seconds * 1000).toLocaleString('en-GB') : '';
+}

@@ -1,0 +1,100 @@
+/** All processes: their numbers, and rates as live charts. */
+
+import { call } from '../api';
+import { Chart } from '../charts';
+import { element, Facts, foreign, Table } from '../dom';
+import { bytes, count, duration } from '../format';
+import type { NodeFacts, Overview } from '../types';
+import type { View } from '../view';
+
+/** Milliseconds for which a process that no longer answers is shown. */
+const SHOW_MISSING_MS = 60_000;
+
+const RATES: [string, string, string][] = [
+  ['publications', 'Received / s', 'Publications from the broker. Each process with subscribers receives a publication once.'],
+  ['deliveries', 'Delivered / s', "Publications that were handed to a subscriber's socket."],
+  ['opened', 'Connected / s', 'Connections that were added.'],
+  ['refusals', 'Refused / s', 'Connections and commands that were refused.'],
+];
+
+interface Seen {
+  node: NodeFacts;
+  at: number;
+}
+
+export class Processes implements View {
+  title = 'Processes';
+  intervalMs = 2000;
+  private readonly facts = new Facts();
+  private readonly charts = RATES.map(([, title, help]) => new Chart(title, help));
+  private readonly note = element('p', { class: 'note', role: 'status', hidden: '' });
+  private readonly seen = new Map<string, Seen>();
+  private readonly table = new Table(
+    'Processes that share the broker',
+    ['Process', 'State', 'Version', '#Uptime', '#Memory', '#Connections', '#Users', '#Channels', '#Subscriptions'],
+    'No process has answered.',
+  );
+  readonly element = element(
+    'div',
+    {},
+    this.note,
+    this.facts.element,
+    element('section', { class: 'charts', 'aria-label': 'Rates of all processes' }, ...this.charts.map((chart) => chart.element)),
+    this.table.element,
+  );
+
+  async refresh(): Promise<void> {
+    const answer = await call<Overview>('overview');
+    this.addRates(answer.nodes);
+    const now = Date.now();
+    for (const node of answer.nodes) this.seen.set(node.id, { node, at: now });
+    for (const [id, { at }] of this.seen) if (now - at > SHOW_MISSING_MS) this.seen.delete(id);
+    this.note.textContent = answer.error;
+    this.note.hidden = !answer.error;
+    const sum = (name: 'num_connections' | 'num_subscriptions' | 'memory_bytes') =>
+      answer.nodes.reduce((total, node) => total + (node[name] ?? 0), 0);
+    this.facts.update({
+      Processes: count(answer.nodes.length),
+      Connections: count(sum('num_connections')),
+      Subscriptions: count(sum('num_subscriptions')),
+      Memory: bytes(sum('memory_bytes')),
+    });
+    this.table.update(
+      [...this.seen.values()]
+        .sort((a, b) => (a.node.name < b.node.name ? -1 : 1))
+        .map(({ node, at }) => ({ key: node.id, cells: this.cells(node, at === now) })),
+    );
+  }
+
+  private cells(node: NodeFacts, answered: boolean) {
+    const state = answered ? node.status : 'no answer';
+    const more = node.partial ? ' +' : '';
+    return [
+      foreign(node.name),
+      element('span', { class: `state ${state.replace(' ', '-')}` }, state),
+      node.version,
+      duration(node.uptime_s),
+      node.memory_bytes === null ? 'unknown' : bytes(node.memory_bytes),
+      count(node.num_connections),
+      count(node.num_users),
+      count(node.num_channels) + more,
+      count(node.num_subscriptions) + more,
+    ];
+  }
+
+  private addRates(nodes: NodeFacts[]): void {
+    const pairs = nodes.flatMap((node) => {
+      const before = this.seen.get(node.id)?.node;
+      return before === undefined ? [] : [{ node, before }];
+    });
+    if (!pairs.length) return;
+    RATES.forEach(([name], index) => {
+      let total = 0;
+      for (const { node, before } of pairs) {
+        const seconds = node.uptime_s - before.uptime_s;
+        if (seconds > 0) total += ((node.counters[name] ?? 0) - (before.counters[name] ?? 0)) / seconds;
+      }
+      this.charts[index]!.add(total);
+    });
+  }
+}
