@@ -81,6 +81,7 @@ def drive_plain(server: ServerProcess) -> None:
     for name, origin, status in (
         ('rooms:vip', None, 403),
         ('rooms:bug', None, 500),
+        ('unknown', None, 404),
         ('rooms:lobby', 'https://evil.example', 403),
     ):
         url = f'{server.ws_url}/plain/{name}?token={SECRET}'
@@ -148,7 +149,7 @@ def output_of(*words: str) -> str:
     """Return what a server has printed that several clients use, and that stops."""
     token = make_connection_token(TOKEN_KEY, 'ann')
     api = httpx.Client(headers={'X-API-Key': API_KEY})
-    with ServerProcess([*SERVE, '--log-level', 'debug', *words]) as server, api:
+    with ServerProcess([*SERVE, *words]) as server, api:
         api.base_url = httpx.URL(server.url)
         drive_sdk(server, token)
         drive_plain(server)
@@ -167,12 +168,12 @@ def output_of(*words: str) -> str:
 
 @pytest.fixture(scope='module')
 def json_log() -> str:
-    return output_of('--log-json')
+    return output_of('--log-json', '--log-level', 'debug')
 
 
 @pytest.fixture(scope='module')
 def text_log() -> str:
-    return output_of()
+    return output_of('--log-level', 'trace')
 
 
 @pytest.fixture
@@ -189,7 +190,7 @@ def of(lines: list[dict[str, Any]], event: str) -> list[dict[str, Any]]:
 def test_no_line_has_a_payload_or_a_secret(
     log: str, request: pytest.FixtureRequest
 ) -> None:
-    """Tokens, query strings, headers, keys and messages are in no line, at DEBUG."""
+    """Tokens, query strings, headers, keys and messages are in no line."""
     text = request.getfixturevalue(log)
     assert 'command_refused' in text or ' refused with ' in text
     assert 'SECRET' not in text
@@ -264,6 +265,9 @@ def test_events_of_a_refused_user_have_user_channel_code_and_reason(
     [failed] = of(lines, 'responder_failed')
     assert ('ann', 'subscribe') == (failed['user'], failed['responder'])
     assert failed['traceback'].endswith('RuntimeError: broken')
+    [unknown] = [line for line in lines if line.get('channel') == 'unknown']
+    assert ('WARNING', 404) == (unknown['level'], unknown['code'])
+    assert unknown['reason'].startswith("no route matches the channel 'unknown'")
     [connection] = of(lines, 'connection_refused')
     assert 403 == connection['code']
     assert 'https://evil.example' in connection['reason']
@@ -295,6 +299,32 @@ def test_access_log_has_fields(lines: list[dict[str, Any]]) -> None:
         ('GET', '/broken?[redacted]', 500),
         ('POST', '/api/info', 401),
     } <= {(method, path.replace(':', '%3A'), status) for method, path, status in found}
+
+
+def test_client_cannot_fill_the_log() -> None:
+    """At INFO, a connection causes 3 lines, and one for each of 8 reasons."""
+    with ServerProcess([*SERVE, '--log-json']) as server:
+        with connect(f'{server.ws_url}/connection/websocket') as client:
+            ask(client, connect={'token': make_connection_token(TOKEN_KEY, 'ann')})
+            for n in range(40):
+                ask(client, subscribe={'channel': 'rooms:lobby'})
+                ask(client, unsubscribe={'channel': 'rooms:lobby'})
+                error = ask(client, subscribe={'channel': f'{n}:unknown'})['error']
+                assert 102 == error['code']
+                assert (
+                    103
+                    == ask(client, publish={'channel': 'big', 'data': n})['error'][
+                        'code'
+                    ]
+                )
+        wait_until(lambda: 'connection_closed' in server.log(), 'the close is logged')
+        lines = [json.loads(line) for line in server.log().splitlines()]
+    events = Counter(line['event'] for line in lines if 'connection' in line)
+    assert {
+        *('connection_opened', 'connection_identified', 'connection_closed'),
+        'command_refused',
+    } == set(events)
+    assert 2 == events['command_refused']
 
 
 def test_workers_write_whole_lines() -> None:

@@ -62,8 +62,6 @@ from falcon_channels.websocket.close_codes import TRY_AGAIN_LATER
 from falcon_channels.websocket.close_codes import UNSUPPORTED_DATA
 from falcon_channels.websocket.limits import log_too_big
 
-_logger = logging.getLogger('falcon_channels')
-
 #: Reading pauses while this many messages wait to be published.
 _MAX_WAITING = 16
 
@@ -248,7 +246,7 @@ class PlainConnection(Connection):
         except (ChannelNameError, UnknownChannelError) as ex:
             # NOTE: a client that is not accepted yet sees only the status 404. The log
             #   has the reason.
-            _logger.warning('refused a WebSocket: %s', ex)
+            self._log_refusal('subscribe', 404, str(ex), logging.WARNING)
             raise falcon.HTTPNotFound(description=str(ex)) from None
         except (BrokerUnavailableError, ClosedError) as ex:
             self._log_refusal('subscribe', 503, str(ex))
@@ -346,8 +344,10 @@ class PlainConnection(Connection):
             reason = words.encode()[:MAX_REASON_BYTES].decode(errors='ignore')
             self.disconnect(HTTP_STATUS_BASE + status, reason)
 
-    def _log_refusal(self, action: str, code: int, text: str) -> None:
-        log_refusal(self, action, self._channel, code, text)
+    def _log_refusal(
+        self, action: str, code: int, text: str, level: int = logging.INFO
+    ) -> None:
+        log_refusal(self, action, self._channel, code, text, level=level)
 
     def _wake(self) -> None:
         waiter, self._waiter = self._waiter, None

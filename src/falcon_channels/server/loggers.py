@@ -17,6 +17,9 @@ server_logger = logging.getLogger('uvicorn.error')
 #: uvicorn's logger for requests.
 access_logger = logging.getLogger('uvicorn.access')
 
+#: uvicorn's logger for ASGI messages, at TRACE.
+message_logger = logging.getLogger('uvicorn.asgi')
+
 #: Logger of the events of ordinary operation.
 event_logger = logging.getLogger('falcon_channels.events')
 
@@ -82,6 +85,22 @@ def log_refusal(client: tuple[str, int] | None, status: int, text: str) -> None:
     server_logger.info('refused a request of %s with %d: %s', address, status, text)
 
 
+def hide_query_of_scope(record: logging.LogRecord) -> bool:
+    """Remove the query string from a scope in a line at TRACE (a `logging` filter).
+
+    SECURITY: uvicorn removes headers and bodies from these lines, but not the query
+    string, which can carry a token.
+    """
+    if isinstance(record.args, tuple):
+        record.args = tuple(
+            {**value, 'query_string': b'[redacted]'}
+            if isinstance(value, dict) and value.get('query_string')
+            else value
+            for value in record.args
+        )
+    return True
+
+
 _UNSAFE = re.compile(r'[^!#-\[\]-~]')
 
 
@@ -109,3 +128,4 @@ def _escape(match: re.Match[str]) -> str:
 
 
 access_logger.addFilter(escape_arguments)
+message_logger.addFilter(hide_query_of_scope)
