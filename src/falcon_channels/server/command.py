@@ -86,8 +86,9 @@ class ChannelsConfig(Config):
         """
         super().configure_logging()
         access_logger.addFilter(hide_query_string)
-        logging.captureWarnings(self.log_json)
-        if self.log_config is not None and not self.log_json:
+        if self.log_json:
+            logging.captureWarnings(True)
+        elif self.log_config is not None:
             print_library_logs(_level_number(self.log_level))
 
     def load(self) -> None:
