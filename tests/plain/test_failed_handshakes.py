@@ -8,6 +8,7 @@ import logging
 from typing import Any
 
 import falcon.asgi
+import httpx
 import pytest
 from server.running import running
 from support.asgi_servers import AsgiServer
@@ -19,6 +20,7 @@ from websockets.sync.client import connect
 
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
+from falcon_channels import Event
 
 pytestmark = pytest.mark.every_server
 
@@ -36,6 +38,10 @@ class Failing:
         if req.path == '/middleware':
             raise RuntimeError('bug in a middleware')
 
+    async def on_get(self, req: Any, resp: Any, place: str) -> None:
+        """Let `on_subscribe` fail."""
+        await self.channels.serve_events(req, resp, 'rooms:a')
+
     async def on_websocket(self, req: Any, ws: Any, place: str) -> None:
         """Fail as a responder, or let `on_subscribe` fail."""
         if place == 'responder':
@@ -51,8 +57,12 @@ class Failing:
 
 
 @pytest.fixture
-def url(asgi_server: AsgiServer) -> Iterator[str]:
-    channels = Channels()
+def channels() -> Channels:
+    return Channels()
+
+
+@pytest.fixture
+def url(channels: Channels, asgi_server: AsgiServer) -> Iterator[str]:
     failing = Failing(channels)
     app = falcon.asgi.App(middleware=[channels, failing])
     channels.add_route('rooms:{room}', failing, ChannelOptions())
@@ -77,6 +87,29 @@ def test_exception_in_a_handshake_is_500_with_a_traceback(
     assert asgi_server.refusal(500) == refused.value.response.status_code
     wait_until(lambda: bool(tracebacks(caplog)), 'the error is logged')
     assert 1 == len(tracebacks(caplog))
+
+
+@pytest.mark.parametrize('kind', ['sdk', 'plain', 'event_stream'])
+def test_exception_in_on_subscribe_is_one_event_for_each_kind_of_client(
+    kind: str, url: str, channels: Channels
+) -> None:
+    """A bug of a responder is counted and told once, for each kind of client."""
+    told: list[Event] = []
+    channels.listen(told.append)
+    if kind == 'sdk':
+        with connect(f'{url}/connection/websocket') as ws:
+            ws.send(CONNECT)
+            while '"error"' not in str(ws.recv(20)):
+                pass
+    elif kind == 'plain':
+        with pytest.raises(InvalidStatus), connect(f'{url}/on_subscribe'):
+            pass
+    else:
+        found = httpx.get(url.replace('ws:', 'http:') + '/on_subscribe')
+        assert 500 == found.status_code
+    [failed] = [event for event in told if event.name == 'responder_failed']
+    assert 'subscribe' == failed.facts['responder']
+    assert 1 == channels.node.hub.counters.responder_errors
 
 
 def test_exception_in_on_subscribe_of_an_sdk_is_error_100_with_a_traceback(

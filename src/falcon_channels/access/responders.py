@@ -9,8 +9,20 @@ from typing import Any
 
 import falcon
 
+from falcon_channels.errors import ChannelsError
 from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.hub import Hub
+
+#: Exceptions that are no bugs of the application.
+_EXPECTED = (
+    ChannelsError,
+    falcon.HTTPError,
+    falcon.HTTPStatus,
+    falcon.WebSocketDisconnected,
+    GeneratorExit,
+    KeyboardInterrupt,
+    SystemExit,
+)
 
 
 def notify(
@@ -50,6 +62,32 @@ def notify(
             hub.note_responder_error(name, connection, ex, message, name, about)
 
     hub.spawn(call(), name, graceful=True, context=connection.context)
+
+
+def note_failure(
+    hub: Hub, connection: Connection, action: str, error: BaseException
+) -> None:
+    """Count, log and tell an unexpected exception that Falcon will log.
+
+    The log line has no traceback, because Falcon's line has it. An error that refuses
+    the client, or that says that the client has left, is not unexpected.
+
+    Args:
+        hub: Hub of this process.
+        connection: Connection of the client.
+        action: Name of what failed, such as ``'subscribe'``.
+        error: The exception.
+    """
+    if not isinstance(error, _EXPECTED):
+        hub.note_responder_error(
+            action,
+            connection,
+            None,
+            '%r: %s failed with %s',
+            connection,
+            action,
+            type(error).__name__,
+        )
 
 
 def is_cancelled() -> bool:

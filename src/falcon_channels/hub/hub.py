@@ -322,7 +322,7 @@ class Hub:
         self,
         name: str,
         connection: Connection,
-        error: BaseException,
+        error: BaseException | None,
         message: str,
         *args: object,
     ) -> None:
@@ -331,7 +331,8 @@ class Hub:
         Args:
             name: Name of the responder or of the command that called it.
             connection: Connection that it was called for.
-            error: The exception.
+            error: The exception, or ``None`` if another line of the log has its
+                traceback.
             message: Message for the log, with a placeholder for each argument.
             args: The arguments of the message.
         """

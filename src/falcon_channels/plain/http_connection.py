@@ -20,6 +20,7 @@ import falcon.asgi
 
 from falcon_channels.access.refusal_log import log_refusal
 from falcon_channels.access.responders import is_cancelled
+from falcon_channels.access.responders import note_failure
 from falcon_channels.access.responders import text_for_client
 from falcon_channels.access.subscribing import SubscribeOptions
 from falcon_channels.errors import BrokerUnavailableError
@@ -201,8 +202,10 @@ class HttpConnection(Connection):
             self._end()
             if is_cancelled():
                 raise
+            note_failure(self.hub, self, 'subscribe', ex)
             raise RuntimeError('a responder awaited a task that was cancelled') from ex
-        except BaseException:
+        except BaseException as ex:
+            note_failure(self.hub, self, 'subscribe', ex)
             self._end()
             raise
 

@@ -21,6 +21,7 @@ import msgspec
 
 from falcon_channels.access.refusal_log import log_refusal
 from falcon_channels.access.responders import is_cancelled
+from falcon_channels.access.responders import note_failure
 from falcon_channels.access.responders import text_for_client
 from falcon_channels.access.subscribing import SubscribeOptions
 from falcon_channels.errors import BrokerUnavailableError
@@ -236,7 +237,7 @@ class PlainConnection(Connection):
 
         dispatcher.follow(self)
         try:
-            with self._closing_after_errors():
+            with self._closing_after_errors('subscribe'):
                 await self._node.subscriber.subscribe(
                     self,
                     self._channel,
@@ -298,7 +299,7 @@ class PlainConnection(Connection):
 
     async def publish_messages(self) -> None:
         """Publish the client's messages, one after the other, until the end."""
-        with self._closing_after_errors():
+        with self._closing_after_errors('publish'):
             await self._publish_messages()
 
     async def _publish_messages(self) -> None:
@@ -357,8 +358,12 @@ class PlainConnection(Connection):
     # --- errors ----------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _closing_after_errors(self) -> Iterator[None]:
-        """Close an admitted connection with the code for the raised error."""
+    def _closing_after_errors(self, action: str) -> Iterator[None]:
+        """Close an admitted connection with the code for the raised error.
+
+        Args:
+            action: Name of what fails, for the log.
+        """
         try:
             yield
         except UnsubscribedError as ex:
@@ -374,10 +379,12 @@ class PlainConnection(Connection):
             if is_cancelled():
                 self.shutdown()
                 raise
+            note_failure(self.hub, self, action, ex)
             if self._admitted:
                 self.disconnect(INTERNAL_ERROR, 'internal server error')
             raise RuntimeError('a responder awaited a task that was cancelled') from ex
         except BaseException as ex:
+            note_failure(self.hub, self, action, ex)
             if self._admitted:
                 self.disconnect(INTERNAL_ERROR, 'internal server error')
                 if isinstance(ex, falcon.HTTPStatus):
