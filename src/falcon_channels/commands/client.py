@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from collections.abc import Iterator
+import contextlib
 import http.client
 import ipaddress
 import os
@@ -24,6 +26,10 @@ INTERRUPTED = 130
 
 # SECURITY: maximum size of an answer, so that a hostile server cannot fill the memory.
 _MAX_ANSWER_BYTES = 64 * 1024 * 1024
+
+
+#: HTTP statuses of a proxy whose server is restarting.
+_UNREACHABLE = (502, 503, 504)
 
 
 class CommandError(Exception):
@@ -94,13 +100,45 @@ class ApiClient:
             ApiCallError: The API answered with an error.
             CommandError: The answer does not come from a server API.
         """
-        status, body = self._post(method, msgspec.json.encode(request))
-        if status == 401:
-            raise CommandError('the server does not know this key (HTTP 401)')
-        if status != 200:
-            raise CommandError(
-                f'{self._url.geturl()} answered HTTP {status}: is the server API there?'
-            )
+        with contextlib.closing(self._connect(self._timeout_s)) as connection:
+            response = self._send(connection, method, request)
+            with self._network_errors():
+                body = response.read(_MAX_ANSWER_BYTES + 1)
+        return self._decode(body).get('result')
+
+    @contextlib.contextmanager
+    def stream(
+        self, method: str, silence_s: float, **request: Any
+    ) -> Iterator[Iterator[dict[str, Any]]]:
+        """Call a method whose answer is a stream; yield its lines, decoded.
+
+        Args:
+            method: Name of the method.
+            silence_s: Longest time in seconds without a line, before the timeout.
+            request: Fields of the request.
+
+        Raises:
+            UnreachableError: The server did not answer in time, or the stream ended.
+            ApiCallError: The API answered with an error.
+            CommandError: The answer does not come from a server API.
+        """
+        timeout_s = silence_s + self._timeout_s
+        with contextlib.closing(self._connect(timeout_s)) as connection:
+            yield self._lines(self._send(connection, method, request))
+
+    def _lines(self, response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
+        while True:
+            with self._network_errors():
+                line = response.readline(_MAX_ANSWER_BYTES + 1)
+            # NOTE: a stream that was cut off ends within a line. An answer that is no
+            #   stream, such as an error, has no line end.
+            if not line.endswith(b'\n') and not line.endswith(b'}'):
+                raise UnreachableError(f'{self._url.geturl()} ended the stream')
+            yield self._decode(line)
+
+    def _decode(self, body: bytes) -> dict[str, Any]:
+        if len(body) > _MAX_ANSWER_BYTES:
+            raise CommandError(f'the answer exceeds {_MAX_ANSWER_BYTES} bytes')
         try:
             answer = msgspec.json.decode(body, type=dict[str, Any])
         except msgspec.DecodeError:
@@ -109,35 +147,55 @@ class ApiClient:
             ) from None
         if 'error' in answer:
             raise ApiCallError(answer['error']['code'], answer['error']['message'])
-        return answer.get('result')
+        return answer
 
-    def _post(self, method: str, body: bytes) -> tuple[int, bytes]:
+    def _connect(self, timeout_s: float) -> http.client.HTTPConnection:
         url = self._url
         kind = (
             http.client.HTTPSConnection
             if url.scheme == 'https'
             else http.client.HTTPConnection
         )
+        return kind(url.hostname or '', url.port, timeout=timeout_s)
+
+    def _send(
+        self,
+        connection: http.client.HTTPConnection,
+        method: str,
+        request: dict[str, Any],
+    ) -> http.client.HTTPResponse:
+        """Send a request; return the response, whose status is 200."""
         # NOTE: a redirection is not followed, because it would get the key.
-        connection = kind(url.hostname or '', url.port, timeout=self._timeout_s)
-        try:
+        with self._network_errors():
             connection.request(
                 'POST',
-                f'{url.path.rstrip("/")}/{method}',
-                body,
+                f'{self._url.path.rstrip("/")}/{method}',
+                msgspec.json.encode(request),
                 {'Content-Type': 'application/json', 'X-API-Key': self._key},
             )
             response = connection.getresponse()
-            answer = response.read(_MAX_ANSWER_BYTES + 1)
+        self._check_status(response.status)
+        return response
+
+    @contextlib.contextmanager
+    def _network_errors(self) -> Iterator[None]:
+        """Raise errors of the network as `UnreachableError`."""
+        try:
+            yield
         except (OSError, http.client.HTTPException) as ex:
             raise UnreachableError(
-                f'no answer from {url.geturl()}: {ex or type(ex).__name__}'
+                f'no answer from {self._url.geturl()}: {ex or type(ex).__name__}'
             ) from None
-        finally:
-            connection.close()
-        if len(answer) > _MAX_ANSWER_BYTES:
-            raise CommandError(f'the answer exceeds {_MAX_ANSWER_BYTES} bytes')
-        return response.status, answer
+
+    def _check_status(self, status: int) -> None:
+        if status == 401:
+            raise CommandError('the server does not know this key (HTTP 401)')
+        if status in _UNREACHABLE:
+            raise UnreachableError(f'{self._url.geturl()} answered HTTP {status}')
+        if status != 200:
+            raise CommandError(
+                f'{self._url.geturl()} answered HTTP {status}: is the server API there?'
+            )
 
 
 def _checked_url(text: str) -> SplitResult:

@@ -1,21 +1,30 @@
 """``falcon-channels tail rooms:lobby``: prints publications as they arrive.
 
-It repeatedly requests the publications after the last position. It needs only the
-server API of the application, and misses nothing that the history still contains.
+It subscribes with the method ``tail`` of the server API. After a lost connection it
+subscribes again from its last position. What the server cannot recover is read from the
+history. What the history no longer has is reported.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
+import random
 import time
 from typing import Any
 
 from falcon_channels.commands import client
 from falcon_channels.commands.history import parse_position
-from falcon_channels.protocol.codes import UNRECOVERABLE_POSITION
+from falcon_channels.protocol import codes
 
 #: Maximum number of publications of one request.
 _PAGE_SIZE = 500
+#: Seconds between two heartbeats of the server.
+_HEARTBEAT_S = 5
+#: Shortest and longest time in seconds before the next connection.
+_RETRY_S = (0.25, 5.0)
+#: Errors of the server that can pass: a restart, or too many tails.
+_TEMPORARY = (codes.INTERNAL.code, codes.LIMIT_EXCEEDED.code)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,12 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--since', metavar='OFFSET:EPOCH', help='start after this position'
     )
     parser.add_argument('--data', action='store_true', help='print only the payloads')
-    parser.add_argument(
-        '--interval-s',
-        type=float,
-        default=0.5,
-        help='seconds between two requests (default 0.5)',
-    )
     client.add_api_arguments(parser)
 
 
@@ -50,71 +53,156 @@ class _Tail:
         self._api = client.ApiClient(args)
         self._channel: str = args.channel
         self._only_data: bool = args.data
-        self._interval_s: float = max(args.interval_s, 0.05)
-        self._end: dict[str, Any] | None = None
         self._lines: int = max(args.lines, 0)
+        #: Position of the last publication; ``None`` for a channel without history.
         self._position = None if args.since is None else parse_position(args.since)
+        self._has_been_subscribed = False
+        #: Reason of the last lost connection, or ``''`` while it is connected.
+        self._trouble = ''
+        self._retry_s = _RETRY_S[0]
 
     def run(self) -> None:
         # NOTE: an error before the first answer is a mistake of the user and ends the
         #   command. After it, the server may be restarting, so the command waits.
         if self._position is None:
             self._print_latest()
-        unreachable = False
         while True:
             try:
-                while self._print_new():
-                    pass
-                if self._end is not None:
-                    self._stop(self._end['error'])
+                if self._follow():
                     return
-                if unreachable:
-                    client.say('the server is back')
-                unreachable = False
             except client.UnreachableError as ex:
-                if not unreachable:
-                    client.say(f'{ex}; waiting')
-                unreachable = True
-            time.sleep(self._interval_s)
+                if not self._has_been_subscribed:
+                    raise
+                self._note_trouble(str(ex))
+            except client.ApiCallError as ex:
+                if not self._has_been_subscribed or ex.code not in _TEMPORARY:
+                    raise
+                self._note_trouble(str(ex))
+            # NOTE: the time is random, so that not all tails return at once.
+            time.sleep(self._retry_s * random.uniform(0.5, 1.0))
+            self._retry_s = min(self._retry_s * 2, _RETRY_S[1])
+
+    def _note_trouble(self, trouble: str) -> None:
+        """Report why the connection is lost, once until it is back."""
+        if not self._trouble:
+            client.say(f'{trouble}; waiting')
+        self._trouble = trouble
 
     def _print_latest(self) -> None:
-        page = self._history(limit=self._lines, reverse=True)
+        try:
+            page = self._history(limit=self._lines, reverse=True)
+        except client.ApiCallError as ex:
+            if ex.code != codes.NOT_AVAILABLE.code:
+                raise
+            return  # the channel has no history
         for publication in reversed(page['publications']):
             self._show(publication)
         self._position = {'offset': page['offset'], 'epoch': page['epoch']}
 
-    def _print_new(self) -> bool:
-        """Print new publications; return whether there may be more."""
-        assert self._position is not None
-        try:
-            page = self._history(limit=_PAGE_SIZE, since=self._position)
-        except client.ApiCallError as ex:
-            if ex.code != UNRECOVERABLE_POSITION.code:
-                raise
-            client.say('the channel began anew; what came before may be lost')
-            self._position = {'offset': 0, 'epoch': ''}
-            return True
-        publications = page['publications']
-        first: int = publications[0]['offset'] if publications else page['offset'] + 1
-        missed = first - self._position['offset'] - 1
-        if missed > 0:
-            client.say(f'{missed} publications are no longer in the history')
-        for publication in publications:
-            self._show(publication)
-        top: int = publications[-1]['offset'] if publications else page['offset']
-        self._position = {'offset': top, 'epoch': page['epoch']}
-        more = bool(top < page['offset'])
-        self._end = None if more else page.get('end')
-        return more
+    def _follow(self) -> bool:
+        """Subscribe, and print what arrives; return whether the channel has ended."""
+        request: dict[str, Any] = {
+            'channel': self._channel,
+            'heartbeat_s': _HEARTBEAT_S,
+        }
+        if self._position is not None:
+            request['since'] = self._position
+        with self._api.stream('tail', _HEARTBEAT_S, **request) as lines:
+            return self._print_lines(lines)
 
-    def _stop(self, error: str) -> None:
+    def _print_lines(self, lines: Iterable[dict[str, Any]]) -> bool:
+        for line in lines:
+            if 'publication' in line:
+                self._on_publication(line['publication'], line.get('epoch', ''))
+            elif 'subscribed' in line:
+                self._on_subscribed(line['subscribed'])
+            elif 'end' in line:
+                self._on_end(line['end'])
+                return True
+            elif 'disconnect' in line:
+                end = line['disconnect']
+                reason = f'the server ended the tail: {end["code"]} {end["reason"]}'
+                if not end['reconnect']:
+                    raise client.CommandError(reason)
+                self._note_trouble(reason)
+                return False
+        raise AssertionError('the lines end with an exception')
+
+    def _on_subscribed(self, begin: dict[str, Any]) -> None:
+        if self._trouble:
+            client.say('the server is back')
+        self._trouble, self._retry_s = '', _RETRY_S[0]
+        returns, self._has_been_subscribed = self._has_been_subscribed, True
+        top = {'offset': begin['offset'], 'epoch': begin['epoch']}
+        if not top['epoch']:
+            if returns or self._position is not None:
+                client.say('the channel has no history: what came before may be lost')
+            self._position = None
+        elif self._position is None:
+            self._position = top
+        elif begin.get('recovered'):
+            self._position['epoch'] = top['epoch']
+        elif self._position['epoch'] not in ('', top['epoch']):
+            self._begin_anew(top['epoch'])
+            self._fill(top['offset'])
+        elif self._position['offset'] > top['offset']:
+            client.say(
+                f'the channel is at offset {top["offset"]}, which is before '
+                f'{self._position["offset"]}'
+            )
+            self._position = top
+        else:
+            self._fill(top['offset'])
+
+    def _begin_anew(self, epoch: str) -> None:
+        client.say('the channel began anew; what came before may be lost')
+        self._position = {'offset': 0, 'epoch': epoch}
+
+    def _on_publication(self, publication: dict[str, Any], epoch: str) -> None:
+        offset = publication['offset']
+        if offset:
+            if self._position is None:
+                self._position = {'offset': offset - 1, 'epoch': epoch}
+            elif self._position['epoch'] != epoch:
+                self._begin_anew(epoch)
+            self._fill(offset - 1)
+            if offset <= self._position['offset']:
+                return
+            self._position['offset'] = offset
+        self._show(publication)
+
+    def _fill(self, top: int) -> None:
+        """Print the publications up to offset `top` that the stream does not have."""
+        assert self._position is not None
+        while self._position['offset'] < top:
+            try:
+                page = self._history(limit=_PAGE_SIZE, since=self._position)
+            except client.ApiCallError as ex:
+                if ex.code != codes.UNRECOVERABLE_POSITION.code:
+                    raise
+                self._begin_anew('')
+                continue
+            publications = [p for p in page['publications'] if p['offset'] <= top]
+            first: int = publications[0]['offset'] if publications else top + 1
+            missed = first - self._position['offset'] - 1
+            if missed > 0:
+                client.say(f'{missed} publications are no longer in the history')
+            for publication in publications:
+                self._show(publication)
+            last: int = publications[-1]['offset'] if publications else top
+            self._position = {'offset': last, 'epoch': page['epoch']}
+
+    def _on_end(self, end: dict[str, Any]) -> None:
         """Report the end of the channel.
 
         Raises:
             CommandError: The channel has failed.
         """
-        if error:
-            raise client.CommandError(f'the channel has failed: {error}')
+        if self._position is not None:
+            # NOTE: an end without data has an offset, and no publication arrives.
+            self._fill(end['offset'] - 1)
+        if end['error']:
+            raise client.CommandError(f'the channel has failed: {end["error"]}')
         client.say('the channel is finished')
 
     def _history(self, **request: Any) -> Any:

@@ -22,9 +22,9 @@ from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
 from falcon_channels.routing import ChannelRoute
 from falcon_channels.routing import RESPONDERS
+from falcon_channels.server_api.media import info_media
 from falcon_channels.server_api.methods import ApiMethods
 from falcon_channels.server_api.methods import ApiRequest
-from falcon_channels.server_api.methods import info_media
 
 #: Methods that only read.
 READ_METHODS: Final = frozenset(

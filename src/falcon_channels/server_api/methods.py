@@ -8,7 +8,6 @@ than an option that is ignored silently.
 from __future__ import annotations
 
 import asyncio
-import base64
 from collections.abc import Awaitable
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from typing import Annotated
 from typing import Any
 from typing import ClassVar
 from typing import Final
+from typing import TypeVar
 
 import falcon
 import falcon.asgi
@@ -42,6 +42,7 @@ from falcon_channels.errors import PositionError
 from falcon_channels.errors import PublicationTooLargeError
 from falcon_channels.errors import TooManyUsersError
 from falcon_channels.errors import UnknownChannelError
+from falcon_channels.errors import UnsubscribedError
 from falcon_channels.filters import check_depth
 from falcon_channels.filters import TagFilter
 from falcon_channels.json_decoding import decode_base64
@@ -49,10 +50,14 @@ from falcon_channels.node import Node
 from falcon_channels.protocol import codes
 from falcon_channels.protocol.json_values import encode_json
 from falcon_channels.protocol.json_values import NOT_JSON
-from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import Position
-from falcon_channels.publication import Publication
 from falcon_channels.routing import check_resource
+from falcon_channels.server_api.media import info_media
+from falcon_channels.server_api.media import publication_media
+from falcon_channels.server_api.tail import MAX_HEARTBEAT_S
+from falcon_channels.server_api.tail import MAX_TAILS
+from falcon_channels.server_api.tail import TailConnection
+from falcon_channels.server_api.tail import Tails
 
 _logger = logging.getLogger('falcon_channels')
 
@@ -230,6 +235,11 @@ class _Channel(ApiRequest):
     channel: str
 
 
+class _Tail(_Channel):
+    since: _StreamPosition | None = None
+    heartbeat_s: Annotated[int, msgspec.Meta(ge=1, le=MAX_HEARTBEAT_S)] = 10
+
+
 class _History(_Channel):
     limit: Annotated[int, msgspec.Meta(ge=-1, le=2**31)] = 0
     since: _StreamPosition | None = None
@@ -286,6 +296,7 @@ class ApiCall:
 
 
 Method = Callable[[Any], Awaitable[dict[str, Any]]]
+_Result = TypeVar('_Result')
 
 
 class ApiMethods:
@@ -299,6 +310,7 @@ class ApiMethods:
 
     def __init__(self, node: Node, resource: object = None) -> None:
         self._node = node
+        self._tails = Tails(node)
         self._rpc_responders = RpcResponders(resource)
         check_resource(resource, ('on_rpc',))
         check_responders(resource, self._rpc_responders.names)
@@ -344,6 +356,26 @@ class ApiMethods:
         except ApiError as ex:
             return {'error': ex.to_media()}
 
+    async def tail(self, body: bytes) -> TailConnection:
+        """Subscribe a connection that follows a channel; the caller sends its stream.
+
+        Args:
+            body: Request in JSON.
+
+        Raises:
+            ApiError: The request is refused.
+        """
+        return await _translated('tail', self._tail, _decode(body, _Tail))
+
+    async def _tail(self, request: _Tail) -> TailConnection:
+        if self._tails.is_full:
+            raise ApiError(
+                codes.LIMIT_EXCEEDED, f'this process already has {MAX_TAILS} tails'
+            )
+        return await self._tails.open(
+            request.channel, _since(request.since), request.heartbeat_s
+        )
+
     async def _call(
         self, name: str, body: bytes | msgspec.Raw, req: falcon.asgi.Request
     ) -> dict[str, Any]:
@@ -352,6 +384,8 @@ class ApiMethods:
             return await _translated(name, call, _decode(body, _Rpc))
         found = self._methods.get(name)
         if found is None:
+            if name == 'tail':
+                raise ApiError(codes.NOT_AVAILABLE, 'tail: send it alone')
             if name in _NOT_AVAILABLE:
                 raise ApiError(codes.NOT_AVAILABLE, name)
             raise ApiError(codes.METHOD_NOT_FOUND, name[:80])
@@ -623,7 +657,9 @@ def _decode(body: bytes | msgspec.Raw, request_type: type[Any]) -> Any:
         raise ApiError(codes.BAD_REQUEST, str(ex)) from None
 
 
-async def _translated(name: str, method: Method, request: Any) -> dict[str, Any]:
+async def _translated(
+    name: str, method: Callable[[Any], Awaitable[_Result]], request: Any
+) -> _Result:
     """Call a method; turn its errors into an `ApiError`."""
     try:
         return await method(request)
@@ -644,7 +680,7 @@ async def _translated(name: str, method: Method, request: Any) -> dict[str, Any]
         raise ApiError(codes.UNRECOVERABLE_POSITION) from None
     except (CapabilityError, TooManyUsersError) as ex:
         raise ApiError(codes.NOT_AVAILABLE, str(ex)) from None
-    except (BrokerUnavailableError, ClosedError) as ex:
+    except (BrokerUnavailableError, ClosedError, UnsubscribedError) as ex:
         _logger.warning('server API: %s failed: %s', name, ex)
         raise ApiError(codes.INTERNAL) from None
     except Exception:
@@ -692,34 +728,3 @@ def _since(position: _StreamPosition | None) -> Position | None:
 def _position(result: PublishResult) -> dict[str, Any]:
     answer = {'offset': result.position.offset, 'epoch': result.position.epoch}
     return {**answer, 'skipped': True} if result.skipped else answer
-
-
-def publication_media(publication: Publication) -> dict[str, Any]:
-    """Return a publication in the form of the API, without parsing its payload."""
-    item: dict[str, Any] = {'offset': publication.offset}
-    if publication.only_ends:
-        item['data'] = None
-    elif publication.binary:
-        item['data'] = None
-        item['b64data'] = base64.b64encode(publication.data).decode()
-    else:
-        item['data'] = msgspec.Raw(publication.data)
-    if publication.time_ms:
-        item['time'] = publication.time_ms
-    if publication.tags:
-        item['tags'] = publication.tags
-    if publication.info is not None:
-        item['info'] = info_media(publication.info)
-    if publication.end is not None:
-        item['end'] = publication.end._asdict()
-    return item
-
-
-def info_media(info: ClientInfo) -> dict[str, Any]:
-    """Return a `ClientInfo` in the form of the API, without parsing its JSON."""
-    item: dict[str, Any] = {'user': info.user, 'client': info.client}
-    if info.conn_info is not None:
-        item['conn_info'] = msgspec.Raw(info.conn_info)
-    if info.chan_info is not None:
-        item['chan_info'] = msgspec.Raw(info.chan_info)
-    return item

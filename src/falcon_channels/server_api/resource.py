@@ -3,7 +3,8 @@
 It is Centrifugo's server API, ``POST {prefix}/{method}`` with a JSON body, so that
 `cent` and the client libraries of other languages work. An answer has the status 200
 and ``{"result": {}}`` or ``{"error": {"code": 107, "message": "..."}}``. Any other
-status means that the request did not reach a method.
+status means that the request did not reach a method. The method ``tail`` is answered
+with a stream.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import msgspec
 
 from falcon_channels.errors import OptionsError
 from falcon_channels.node import Node
+from falcon_channels.server_api.methods import ApiError
 from falcon_channels.server_api.methods import ApiMethods
 from falcon_channels.websocket.limits import log_too_big
 
@@ -102,9 +104,18 @@ class ApiResource:
         body = await read_json_body(
             req, self._max_body_bytes, 'or set max_body_bytes of add_api'
         )
+        if method == 'tail':
+            try:
+                connection = await self._methods.tail(body)
+            except ApiError as ex:
+                answer = {'error': ex.to_media()}
+            else:
+                connection.stream(req, resp)
+                return
+        else:
+            answer = await self._methods.call(method, body, req)
         resp.content_type = falcon.MEDIA_JSON
         resp.cache_control = ['no-store']
-        answer = await self._methods.call(method, body, req)
         resp.data = msgspec.json.encode(answer)
 
     def _authorize(self, req: falcon.asgi.Request) -> None:
