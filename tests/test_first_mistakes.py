@@ -278,6 +278,7 @@ async def test_clients_cannot_fill_the_log_with_a_missing_extra(
         ('psycopg', "sys.exit(main(['migrate']))", 'postgres'),
         ('jwt', "sys.exit(main(['chat']))", 'chat'),
         ('prometheus_client', 'Channels().add_metrics(falcon.asgi.App())', 'metrics'),
+        ('opentelemetry', 'Channels().add_tracing()', 'otel'),
         ('redis', "Channels('redis://localhost')", 'redis'),
     ],
 )

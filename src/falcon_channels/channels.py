@@ -89,6 +89,7 @@ class Channels:
         self.node = Node(broker, options)
         self.options = self.node.options
         self._emulation: Emulation | None = None
+        self._traced = False
 
     # --- routes ----------------------------------------------------------------------
 
@@ -864,6 +865,33 @@ class Channels:
         """
         _require_asgi(app, 'add_inspector')
         mount_inspector(self.node, app, path, keys, write_keys)
+
+    def add_tracing(
+        self, tracer_provider: Any = None, meter_provider: Any = None
+    ) -> None:
+        """Send spans, and if wanted metrics, to OpenTelemetry; see docs/tracing.md.
+
+        Call it once, before clients connect.
+
+        Args:
+            tracer_provider: ``TracerProvider`` of the spans; the global one by default.
+            meter_provider: ``MeterProvider`` of the metrics. By default there are no
+                metrics. ``opentelemetry.metrics.get_meter_provider()`` is the global
+                one.
+
+        Raises:
+            ExtraMissingError: Install falcon-channels[otel].
+            OptionsError: It was called before.
+        """
+        # NOTE: opentelemetry-api is an optional extra and is imported only here.
+        try:
+            from falcon_channels.monitoring.opentelemetry import observe_node
+        except ImportError:
+            raise ExtraMissingError('add_tracing', 'otel') from None
+        if self._traced:
+            raise OptionsError('add_tracing was called before: call it once')
+        self._traced = True
+        observe_node(self.node, tracer_provider, meter_provider)
 
     def listen(self, listener: Callable[[Event], None]) -> Callable[[], None]:
         """Call a listener with each event of this process; docs/events.md lists them.

@@ -218,7 +218,8 @@ class Node:
     def gauges(self) -> dict[str, float]:
         """Return the current values of `metrics.GAUGES`."""
         here = self.info.this_node()
-        connections = self.hub.connections.values()
+        # NOTE: a copy, because an exporter of metrics may read from its own thread.
+        connections = list(self.hub.connections.values())
         return {
             'connections': here.num_clients,
             'users': here.num_users,

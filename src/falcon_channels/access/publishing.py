@@ -25,6 +25,8 @@ from typing import Any
 from typing import Protocol
 from typing import TypeVar
 
+import msgspec
+
 from falcon_channels.access import authorization
 from falcon_channels.access.authorization import PublicationDraft
 from falcon_channels.brokers.base import Broker
@@ -336,6 +338,10 @@ class Publisher:
             num_bytes=len(publication.data),
         )
         with self._operations.time(operation):
+            if operation.trace:
+                publication = msgspec.structs.replace(
+                    publication, trace=operation.trace
+                )
             return await publish(channel, publication, settings, **options)
 
     def _check_connection(self, connection: Any) -> None:

@@ -1,11 +1,14 @@
 """Encodes publications and client infos for stores and servers, as MessagePack.
 
 A publication is an array ``[data, time_ms, binary, tags, info, end, whole, trace]``.
-Default values after the last other value are left out. A process with an older version
-ignores values that it does not know.
+``trace`` is left out if there is none. A reader ignores values after the ones that it
+knows, so that processes with an older version can read the array.
 """
 
 from __future__ import annotations
+
+from typing import Any
+from typing import Final
 
 import msgspec
 
@@ -13,8 +16,11 @@ from falcon_channels.publication import ChannelEnd
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import Publication
 
+#: Length of a W3C ``traceparent`` of version 00.
+TRACE_LENGTH: Final = 55
 
-class _Stored(msgspec.Struct, array_like=True, omit_defaults=True):
+
+class _Stored(msgspec.Struct, array_like=True):
     """A publication without its offset, which the stores keep separately."""
 
     data: bytes
@@ -24,7 +30,8 @@ class _Stored(msgspec.Struct, array_like=True, omit_defaults=True):
     info: ClientInfo | None = None
     end: ChannelEnd | None = None
     whole: bool = False
-    trace: str = ''
+    #: Any value: a malformed one must not make the publication unreadable.
+    trace: Any = ''
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -39,18 +46,18 @@ def encode_publication(publication: Publication, time_ms: int = 0) -> bytes:
         publication: The publication.
         time_ms: Unix time in milliseconds, for a publication without a time.
     """
-    return _encode(
-        _Stored(
-            publication.data,
-            publication.time_ms or time_ms,
-            publication.binary,
-            publication.tags,
-            publication.info,
-            publication.end,
-            not publication.delta,
-            publication.trace,
-        )
+    values = (
+        publication.data,
+        publication.time_ms or time_ms,
+        publication.binary,
+        publication.tags,
+        publication.info,
+        publication.end,
+        not publication.delta,
     )
+    if publication.trace:
+        return _encode((*values, publication.trace))
+    return _encode(values)
 
 
 def decode_publication(body: bytes, offset: int, time_ms: int = 0) -> Publication:
@@ -74,8 +81,14 @@ def decode_publication(body: bytes, offset: int, time_ms: int = 0) -> Publicatio
         info=stored.info,
         end=stored.end,
         delta=not stored.whole,
-        trace=stored.trace,
+        trace=_trace(stored.trace) if stored.trace else '',
     )
+
+
+def _trace(value: object) -> str:
+    """Return a trace context, or ``''`` for a value that cannot be one."""
+    is_context = isinstance(value, str) and len(value) == TRACE_LENGTH
+    return str(value) if is_context else ''
 
 
 def encode_info(info: ClientInfo) -> bytes:

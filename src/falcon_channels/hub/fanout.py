@@ -95,7 +95,7 @@ class FanOut:
         self._flush_planned = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._slow_logged: set[str] = set()
-        #: Deliveries that end when the sockets of the batch are written.
+        #: Deliveries that end when all their output is written.
         self._timings: list[Timing] = []
         #: Bytes that were written to subscribers while operations were observed.
         self._num_bytes = 0
@@ -149,6 +149,13 @@ class FanOut:
                 self._counters.task_errors += 1
                 _logger.exception('writing to %r failed', connection)
                 connection.transport.abort()
+        if self._timings:
+            self._end_timings()
+
+    def _end_timings(self) -> None:
+        timings, self._timings = self._timings, []
+        for timing in timings:
+            timing.end()
 
     def _flush_connection(self, connection: Connection) -> None:
         backlog_bytes = connection.flush()
@@ -163,6 +170,8 @@ class FanOut:
         if local_channel.batch:
             self._deliver_or_end(local_channel, False)
             self._write_batch()
+            if self._timings:
+                self._end_timings()
         if local_channel.end is not None:
             self._on_ended(local_channel)
 
@@ -386,10 +395,6 @@ class FanOut:
             unsent = self._batch.write()
             if unsent:
                 self._write_rest(batched, unsent)
-        if self._timings:
-            timings, self._timings = self._timings, []
-            for timing in timings:
-                timing.end()
 
     def _write_rest(
         self,

@@ -444,7 +444,8 @@ class Hub:
         """Return how many subscriptions each channel has in this process."""
         return {
             name: local_channel.members
-            for name, local_channel in self._channels.items()
+            # NOTE: a copy, because an exporter of metrics may read from its own thread.
+            for name, local_channel in list(self._channels.items())
             if local_channel.members
         }
 
