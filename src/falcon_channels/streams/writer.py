@@ -2,7 +2,7 @@
 
 `StreamWriter.write` puts chunks into a buffer. A task stores them in order. It stores
 one batch at a time, as one publication. Meanwhile, the buffer collects the chunks of
-the next batch.
+the next batch. `StreamPace` decides when a batch is due.
 
 The end of the ``async with`` block decides how the stream ends:
 
@@ -28,6 +28,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import secrets
 from types import TracebackType
 from typing import Any
@@ -100,10 +101,15 @@ class StreamWriter:
         #: Exception that each further call raises, or ``None``.
         self._error: BaseException | None = None
         self._sender: asyncio.Task[None] | None = None
-        #: Set when the buffer has chunks.
-        self._filled = asyncio.Event()
-        #: Set when the next batch must be stored before the interval has passed.
-        self._urgent = asyncio.Event()
+        self._timer = node.stream_pace.timer(self._on_due)
+        #: Time of the first chunk of the next batch; ``None`` without a chunk.
+        self._first_s: float | None = None
+        #: Time at which the batch before was taken.
+        self._taken_s = -math.inf
+        #: Done when the next batch is due; ``None`` while the task stores.
+        self._due: asyncio.Future[None] | None = None
+        #: Whether the next batch must be stored before the interval has passed.
+        self._urgent = False
         self._flushing = 0
         #: Set and cleared at once when a batch was stored or `_error` was set.
         self._moved = asyncio.Event()
@@ -155,10 +161,16 @@ class StreamWriter:
             self._add_text(chunk)
         else:
             self._add_value(chunk)
-        if self._buffer:
-            self._filled.set()
-            if self._buffer.size_bytes >= self._options.max_batch_bytes:
-                self._urgent.set()
+        if not self._buffer:
+            return
+        self._node.stream_pace.count_chunk()
+        if self._first_s is None:
+            self._first_s = asyncio.get_running_loop().time()
+            self._plan(self._first_s)
+        size_bytes = self._buffer.size_bytes
+        if size_bytes >= self._options.max_batch_bytes:
+            self._hurry()
+        if size_bytes > self._options.max_pending_bytes:
             await self._wait_until_pending(self._options.max_pending_bytes)
 
     def _add_text(self, text: str) -> None:
@@ -187,7 +199,7 @@ class StreamWriter:
         """Wait until the broker has stored all chunks; see `write` for the errors."""
         self._check_writable()
         self._flushing += 1
-        self._urgent.set()
+        self._hurry()
         try:
             await self._wait_until_pending(0)
         finally:
@@ -303,6 +315,7 @@ class StreamWriter:
             )
         self._moved.set()
         if self._sender is not None:
+            self._timer.stop()
             self._sender.cancel()
             await asyncio.wait([self._sender])
 
@@ -347,29 +360,51 @@ class StreamWriter:
     # --- the task that stores --------------------------------------------------------
 
     async def _send(self) -> None:
-        clock = asyncio.get_running_loop().time
-        due_s = 0.0
+        loop = asyncio.get_running_loop()
         while True:
-            self._filled.clear()
-            if not self._buffer:
-                await self._filled.wait()
-            await self._wait_until_due(due_s - clock())
-            due_s = clock() + self._options.interval_s
+            if self._buffer and self._first_s is None:
+                self._first_s = loop.time()
+            self._due = loop.create_future()
+            self._plan(loop.time())
+            await self._due
+            self._due = None
+            self._taken_s = loop.time()
             # NOTE: chunks that are added meanwhile belong to the next batch.
+            self._first_s = None
+            self._urgent = False
             remaining = self._buffer.units
             while remaining > 0 and self._buffer:
                 batch = self._buffer.first_batch()
                 await self._store(batch)
                 remaining -= batch.units
-            self._urgent.clear()
-            if self._buffer.size_bytes >= self._options.max_batch_bytes:
-                self._urgent.set()
+            self._urgent = self._buffer.size_bytes >= self._options.max_batch_bytes
 
-    async def _wait_until_due(self, delay_s: float) -> None:
-        if delay_s > 0 and not self._flushing and not self._urgent.is_set():
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(delay_s):
-                    await self._urgent.wait()
+    def _plan(self, now_s: float) -> None:
+        """Set the timer of the next batch, if it has a chunk and the task waits."""
+        first_s = self._first_s
+        if self._due is None or first_s is None:
+            return
+        if not self._urgent and not self._flushing:
+            options = self._options
+            due_s = self._taken_s + options.interval_s
+            if options.busy_interval_s and self._node.stream_pace.is_busy(now_s):
+                due_s = first_s + options.busy_interval_s
+            if due_s > now_s:
+                self._timer.start(due_s)
+                return
+        self._on_due()
+
+    def _hurry(self) -> None:
+        """Store the next batch before its interval has passed."""
+        self._urgent = True
+        if self._first_s is not None:
+            self._on_due()
+
+    def _on_due(self) -> None:
+        """Called when the next batch is due: wake the task."""
+        self._timer.stop()
+        if self._due is not None and not self._due.done():
+            self._due.set_result(None)
 
     async def _store(self, batch: Batch) -> None:
         if await self._retry(
