@@ -118,7 +118,6 @@ class Node:
         self.info = ClusterInfo(self.hub, self.cluster)
         self.connections = ClusterConnections(self.hub, self.cluster)
         self.stream_aborts = StreamAborts(self.cluster)
-        self.stream_pace = StreamPace()
         self.users = UserCommands(broker, self.options, self.match, self.start)
         self._deliveries = DeliveryRecorder(
             self.hub,
@@ -137,6 +136,7 @@ class Node:
             self.hub, broker, self._presence, self.options, self.match
         )
         self.publisher = Publisher(broker, self.match, operations)
+        self.stream_pace = StreamPace(self.publisher.append_all)
         self.reader = Reader(broker, self.options, self.match)
         self.dispatcher = ControlDispatcher(
             self.hub,

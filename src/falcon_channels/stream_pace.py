@@ -11,9 +11,13 @@ decision by the load of the process would change that load, and would swing.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 from typing import Final
 
+from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.timer_wheel import TimerWheel
 
 #: Number of chunks a second, in all streams of the process, above which it is busy.
@@ -60,9 +64,18 @@ class BatchTimer:
 
 
 class StreamPace:
-    """The pace of all stream writers of one process."""
+    """The pace of all stream writers of one process.
 
-    def __init__(self) -> None:
+    Args:
+        append_all: Appends the publications of several writers together;
+            `Publisher.append_all`.
+    """
+
+    def __init__(self, append_all: Callable[[list[Any]], asyncio.Future[Any]]) -> None:
+        self._append_all = append_all
+        #: What is appended at the end of this event-loop iteration.
+        self._items: list[Any] = []
+        self._calls: list[Callable[[Any], None]] = []
         self._wheel = TimerWheel(_TICK_S)
         self._num_chunks = 0
         self._counted_s = 0.0
@@ -76,6 +89,30 @@ class StreamPace:
         """
         return BatchTimer(self._wheel, call)
 
+    def append(self, item: Any, on_done: Callable[[Any], None]) -> None:
+        """Append a publication together with those of other writers.
+
+        Args:
+            item: An item for `Publisher.append_all`.
+            on_done: Called with the result; with ``None`` if the publication was not
+                stored, or possibly not.
+        """
+        if not self._items:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._items.append(item)
+        self._calls.append(on_done)
+
+    def _flush(self) -> None:
+        items, self._items = self._items, []
+        calls, self._calls = self._calls, []
+        try:
+            future = self._append_all(items)
+        except BrokerUnavailableError:
+            for call in calls:
+                call(None)
+            return
+        future.add_done_callback(partial(_call_each, calls))
+
     def count_chunk(self) -> None:
         """Count a chunk that a producer has written."""
         self._num_chunks += 1
@@ -88,3 +125,13 @@ class StreamPace:
             self._num_chunks = 0
             self._counted_s = now_s
         return self._busy
+
+
+def _call_each(calls: list[Callable[[Any], None]], future: asyncio.Future[Any]) -> None:
+    """Pass each result to its writer; ``None`` if there are no results."""
+    if future.cancelled() or future.exception() is not None:
+        results = [None] * len(calls)
+    else:
+        results = future.result()
+    for call, result in zip(calls, results, strict=True):
+        call(result)

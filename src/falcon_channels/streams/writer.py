@@ -4,6 +4,10 @@
 one batch at a time, as one publication. Meanwhile, the buffer collects the chunks of
 the next batch. `StreamPace` decides when a batch is due.
 
+PERF: if the broker can append the batches of many streams with one call
+(`Broker.append_all`), the task waits meanwhile. It stores a batch only after this call
+has failed or the batch was skipped (benchmarks/event_streams.py).
+
 The end of the ``async with`` block decides how the stream ends:
 
 =============================  ========================================================
@@ -37,6 +41,7 @@ from typing import Self
 import msgspec
 
 from falcon_channels.access import authorization
+from falcon_channels.brokers.base import PublishResult
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import ChannelFinishedError
 from falcon_channels.errors import ChannelsError
@@ -108,6 +113,8 @@ class StreamWriter:
         self._taken_s = -math.inf
         #: Done when the next batch is due; ``None`` while the task stores.
         self._due: asyncio.Future[None] | None = None
+        #: The batch that is being stored together with those of other streams.
+        self._together: Batch | None = None
         #: Whether the next batch must be stored before the interval has passed.
         self._urgent = False
         self._flushing = 0
@@ -362,27 +369,22 @@ class StreamWriter:
     async def _send(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            if self._buffer and self._first_s is None:
-                self._first_s = loop.time()
+            self._note_rest()
             self._due = loop.create_future()
             self._plan(loop.time())
             await self._due
             self._due = None
-            self._taken_s = loop.time()
-            # NOTE: chunks that are added meanwhile belong to the next batch.
-            self._first_s = None
-            self._urgent = False
+            self._start_batch()
             remaining = self._buffer.units
             while remaining > 0 and self._buffer:
                 batch = self._buffer.first_batch()
                 await self._store(batch)
                 remaining -= batch.units
-            self._urgent = self._buffer.size_bytes >= self._options.max_batch_bytes
 
     def _plan(self, now_s: float) -> None:
         """Set the timer of the next batch, if it has a chunk and the task waits."""
         first_s = self._first_s
-        if self._due is None or first_s is None:
+        if self._due is None or self._together is not None or first_s is None:
             return
         if not self._urgent and not self._flushing:
             options = self._options
@@ -401,23 +403,76 @@ class StreamWriter:
             self._on_due()
 
     def _on_due(self) -> None:
-        """Called when the next batch is due: wake the task."""
+        """Called when the next batch is due: store it, or wake the task."""
         self._timer.stop()
-        if self._due is not None and not self._due.done():
+        if self._due is None or self._due.done() or self._together is not None:
+            return
+        if not self._buffer or not self._node.publisher.has_append_all:
             self._due.set_result(None)
+            return
+        batch = self._buffer.first_batch()
+        if batch.units < self._buffer.units:
+            self._due.set_result(None)
+            return
+        self._together = batch
+        self._start_batch()
+        assert self._match is not None
+        publication = self._log.next_publication(
+            batch.payload, batch.binary, batch.units
+        )
+        item = (self._match, self._channel, *publication)
+        self._node.stream_pace.append(item, self._on_stored)
+
+    def _start_batch(self) -> None:
+        # NOTE: chunks that are added from now on belong to the next batch.
+        self._taken_s = asyncio.get_running_loop().time()
+        self._first_s = None
+        self._urgent = False
+
+    def _on_stored(self, result: PublishResult | None) -> None:
+        """Called when a batch was stored together with others, or was not.
+
+        Args:
+            result: The result; ``None`` if the task must try to store the batch.
+        """
+        batch, self._together = self._together, None
+        if self._error is not None or self._due is None or batch is None:
+            return
+        try:
+            is_stored = result is not None and self._log.accept(result, batch.units)
+        except PositionError as ex:
+            # NOTE: the task raises it, as if it had stored the batch.
+            self._due.set_exception(ex)
+            return
+        if not is_stored:
+            self._due.set_result(None)
+            return
+        self._on_batch_stored(batch)
+        self._note_rest()
+        self._plan(asyncio.get_running_loop().time())
+
+    def _on_batch_stored(self, batch: Batch) -> None:
+        self._buffer.remove(batch)
+        self._warn_of_small_history()
+        self._signal_moved()
+
+    def _note_rest(self) -> None:
+        """Called after a batch: look at the chunks that were added meanwhile."""
+        self._urgent = self._buffer.size_bytes >= self._options.max_batch_bytes
+        if self._buffer and self._first_s is None:
+            self._first_s = asyncio.get_running_loop().time()
 
     async def _store(self, batch: Batch) -> None:
         if await self._retry(
             self._log.append, batch.payload, batch.binary, batch.units
         ):
-            self._buffer.remove(batch)
-        else:
-            for stored in await self._retry(self._log.read_newer):
-                missing = self._buffer.remove_stored(*stored)
-                if missing is None:
-                    raise StreamConflictError(self._channel)
-                self._to_skip += missing
-        self._warn_of_small_history()
+            self._on_batch_stored(batch)
+            return
+        for stored in await self._retry(self._log.read_newer):
+            missing = self._buffer.remove_stored(*stored)
+            if missing is None:
+                raise StreamConflictError(self._channel)
+            self._to_skip += missing
         self._signal_moved()
 
     async def _retry(self, function: Any, *args: Any) -> Any:
