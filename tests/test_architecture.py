@@ -32,7 +32,7 @@ LAYERS: list[set[str]] = [
         'publication',
         'timer_wheel',
     },
-    {'logs', 'measurements', 'tokens'},
+    {'logs', 'measurements', 'stream_pace', 'tokens'},
     {'routing'},
     {'protocol', 'brokers'},
     {'transports'},

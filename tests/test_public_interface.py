@@ -140,6 +140,7 @@ PUBLIC = {
     'falcon_channels.server.protocol': {'WebSocketProtocol'},
     # --- brokers ---------------------------------------------------------------------
     'falcon_channels.brokers.base': {
+        'Append',
         'Broker',
         'BrokerReceiver',
         'Capabilities',

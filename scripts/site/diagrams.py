@@ -280,7 +280,7 @@ LAYERS = (
         'burst_log · class_hooks · converters · filters · metrics\n'
         'names · options · origin · publication · timer_wheel'
     ),
-    'logs · measurements · tokens',
+    'logs · measurements · stream_pace · tokens',
     'routing',
     'protocol · brokers',
     'transports',

@@ -45,6 +45,7 @@ from falcon_channels.options import warn_of_small_messages
 from falcon_channels.origin import check_allowed_origins
 from falcon_channels.routing import ChannelMatch
 from falcon_channels.routing import ChannelRouter
+from falcon_channels.stream_pace import StreamPace
 from falcon_channels.timer_wheel import TimerWheel
 from falcon_channels.transports.server_process import worker_count
 
@@ -76,6 +77,7 @@ class Node:
         info: Counts of this node and of all nodes.
         connections: Descriptions of the connections of this node and of all nodes.
         stream_aborts: Informs the writers of all nodes that a stream was aborted.
+        stream_pace: Decides when the writers of this node store their chunks.
         users: Commands about users, for all nodes.
         explainer: Explains deliveries over all nodes.
         handshake: Admits connections.
@@ -134,6 +136,7 @@ class Node:
             self.hub, broker, self._presence, self.options, self.match
         )
         self.publisher = Publisher(broker, self.match, operations)
+        self.stream_pace = StreamPace(self.publisher.append_all)
         self.reader = Reader(broker, self.options, self.match)
         self.dispatcher = ControlDispatcher(
             self.hub,

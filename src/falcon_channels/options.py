@@ -436,6 +436,10 @@ class StreamWriterOptions(msgspec.Struct, kw_only=True):
         interval_s: Seconds from one batch of chunks to the next (default 0.03). The
             first chunk after a pause is published at once. 0 publishes a batch as soon
             as the one before is stored.
+        busy_interval_s: Seconds from the first chunk of a batch to its publication
+            while the process writes more than 5,000 chunks a second in all its streams
+            (default 0.036). At 30 chunks a second, a batch then has two chunks. 0 also
+            uses `interval_s` in a busy process.
         max_batch_bytes: Size of the pending chunks in bytes of JSON at which they are
             published before the interval has passed (default 16384, 16 KiB). Longer
             texts are split.
@@ -452,6 +456,7 @@ class StreamWriterOptions(msgspec.Struct, kw_only=True):
     """
 
     interval_s: float = 0.03
+    busy_interval_s: float = 0.036
     max_batch_bytes: int = 16384
     max_pending_bytes: int = 65536
     retry_timeout_s: float = 30.0
@@ -459,7 +464,7 @@ class StreamWriterOptions(msgspec.Struct, kw_only=True):
     replay: bool = False
 
     def __post_init__(self) -> None:
-        _at_least(self, 0, 'interval_s', 'max_pending_bytes')
+        _at_least(self, 0, 'interval_s', 'busy_interval_s', 'max_pending_bytes')
         _at_least(self, 16, 'max_batch_bytes')
         _above_zero(self, 'retry_timeout_s')
         if not isinstance(self.error_text, str) or not self.error_text:

@@ -17,8 +17,11 @@ import pytest
 from support.processes import ROOT
 from support.processes import wait_until
 
+from falcon_channels.brokers.base import Append
 from falcon_channels.brokers.base import PresenceEntry
+from falcon_channels.brokers.base import PublishResult
 from falcon_channels.brokers.base import StreamSettings
+from falcon_channels.brokers.base import Version
 from falcon_channels.brokers.sqlite import SqliteBroker
 from falcon_channels.brokers.sqlite.database_file import unavailable
 from falcon_channels.brokers.sqlite.transaction import Transaction
@@ -570,5 +573,32 @@ async def test_transaction_that_fails_changes_no_later_offset(path: Path) -> Non
         assert 2 == result.position.offset
         page = await broker.history('news', LOG)
         assert [1, 2] == [item.offset for item in page.publications]
+    finally:
+        await broker.close()
+
+
+async def test_publications_that_are_appended_together_have_results_of_their_own(
+    path: Path,
+) -> None:
+    """Each publication is appended, skipped or refused as by its own call."""
+    broker, recorder = SqliteBroker(path), Recorder()
+    await broker.start(recorder)
+    try:
+        for channel in ('new', 'old', 'ended'):
+            await broker.subscribe(channel, LOG)
+        first = await broker.publish('old', ITEM, LOG, version=Version(5))
+        end = Publication(data=b'', end=ChannelEnd())
+        await broker.publish('ended', end, LOG)
+        channels = ['new', 'old', 'ended']
+        results = await broker.append_all(
+            [Append(channel, ITEM, LOG, Version(5)) for channel in channels]
+        )
+        assert results[0] is not None
+        assert (1, False) == (results[0].position.offset, results[0].skipped)
+        assert PublishResult(first.position, skipped=True) == results[1]
+        assert results[2] is None
+        for channel, size in (('new', 1), ('old', 1), ('ended', 1)):
+            page = await broker.history(channel, LOG)
+            assert size == len(page.publications)
     finally:
         await broker.close()

@@ -34,6 +34,7 @@ from websockets.sync.client import unix_connect
 from websockets.typing import Origin
 
 from falcon_channels.server.command import drop_receive_queue
+from falcon_channels.server.garbage_collection import OBJECTS
 from server.running import Peer
 
 SERVE = ['python', '-m', 'falcon_channels', 'serve']
@@ -309,6 +310,39 @@ def make():
 
 app = make()
 """
+
+
+_COLLECTOR_APP = """
+import gc
+
+import falcon.asgi
+
+{line}
+
+
+class Threshold:
+    async def on_get(self, req, resp):
+        resp.media = gc.get_threshold()[0]
+
+
+app = falcon.asgi.App()
+app.add_route('/', Threshold())
+"""
+
+
+@pytest.mark.parametrize(
+    ('line', 'expected'), [('', OBJECTS), ('gc.set_threshold(1000)', 1000)]
+)
+def test_collector_runs_less_often_unless_the_application_has_set_it(
+    line: str, expected: int, tmp_path: Path
+) -> None:
+    """A busy server does not collect the objects in progress all the time."""
+    (tmp_path / 'app.py').write_text(_COLLECTOR_APP.format(line=line))
+    path = str(tmp_path / 'app.sock')
+    server = UnixServer([*SERVE, '--uds', path, 'app:app'], cwd=tmp_path)
+    server.path = path
+    with server, httpx.Client(transport=httpx.HTTPTransport(uds=path)) as http:
+        assert expected == http.get('http://localhost/').json()
 
 
 @pytest.mark.parametrize('words', [('app:app',), ('--factory', 'app:make')])

@@ -1,10 +1,15 @@
-"""The writer of a stream, `Channels.stream`, on the memory broker and a fake clock."""
+"""The writer of a stream, `Channels.stream`, on the memory broker and a fake clock.
+
+Each test runs with and without `Broker.append_all`.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from collections.abc import Sequence
 import logging
+import sys
 from typing import Any
 
 import pytest
@@ -28,6 +33,8 @@ from falcon_channels import StreamConflictError
 from falcon_channels import StreamWriter
 from falcon_channels import StreamWriterOptions
 from falcon_channels import UnknownChannelError
+from falcon_channels.brokers.base import Append
+from falcon_channels.brokers.base import Capabilities
 from falcon_channels.brokers.memory import MemoryBroker
 
 CHANNEL = 'answers:1'
@@ -62,7 +69,36 @@ class UncertainBroker(MemoryBroker):
         return result
 
 
+#: Whether the brokers of `make_channels` have `append_all`.
+has_append_all = False
+
+
+@pytest.fixture(autouse=True, params=[False, True], ids=['publish', 'append_all'])
+def _calls(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], 'has_append_all', request.param)
+
+
+async def append_each(broker: MemoryBroker, items: Sequence[Append]) -> list[Any]:
+    """Implement `Broker.append_all`; it fails if one publication fails."""
+    results: list[Any] = []
+    for channel, publication, settings, version in items:
+        try:
+            results.append(
+                await broker.publish(channel, publication, settings, version=version)
+            )
+        except ChannelFinishedError:
+            results.append(None)
+    return results
+
+
 def make_channels(broker: MemoryBroker | None = None, **options: Any) -> Channels:
+    broker = broker or MemoryBroker()
+    if has_append_all:
+        capabilities = Capabilities(immediate_reads=True, append_all=True)
+        vars(broker)['capabilities'] = capabilities
+        vars(broker)['append_all'] = lambda items: asyncio.ensure_future(
+            append_each(broker, items)
+        )
     channels = Channels(broker)
     channels.add_route(
         'answers:{number}', None, ChannelOptions(**{'history_size': 100, **options})

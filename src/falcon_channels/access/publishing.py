@@ -29,6 +29,7 @@ import msgspec
 
 from falcon_channels.access import authorization
 from falcon_channels.access.authorization import PublicationDraft
+from falcon_channels.brokers.base import Append
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import PublishResult
 from falcon_channels.brokers.base import StreamSettings
@@ -208,6 +209,33 @@ class Publisher:
             match, channel, publication, idempotency_key, version=version
         )
 
+    @property
+    def has_append_all(self) -> bool:
+        """Whether `append_all` can be used now: not while publications are timed."""
+        return self._broker.capabilities.append_all and not self._operations.wanted
+
+    def append_all(
+        self, items: Sequence[tuple[ChannelMatch, str, Publication, Version]]
+    ) -> asyncio.Future[list[PublishResult | None]]:
+        """Append publications of several stream writers with one call of the broker.
+
+        Args:
+            items: For each publication: route and name of its channel, the publication
+                and its version. See `append`.
+
+        Returns:
+            See `Broker.append_all`.
+
+        Raises:
+            BrokerUnavailableError: Nothing was stored.
+        """
+        return self._broker.append_all(
+            [
+                Append(channel, publication, self._settings_of(match.route), version)
+                for match, channel, publication, version in items
+            ]
+        )
+
     async def broadcast(
         self,
         channels: Iterable[str],
@@ -304,10 +332,7 @@ class Publisher:
         *,
         skip_history: bool = False,
     ) -> Coroutine[Any, Any, PublishResult]:
-        settings = self._settings.get(match.route)
-        if settings is None:
-            settings = StreamSettings.of(match.route.options)
-            self._settings[match.route] = settings
+        settings = self._settings_of(match.route)
         publish = self._broker_publish or self._broker.publish
         if self._operations.wanted:
             publish = partial(self._publish_timed, match.route.template, publish)
@@ -320,6 +345,12 @@ class Publisher:
             version=version,
             skip_history=skip_history,
         )
+
+    def _settings_of(self, route: ChannelRoute) -> StreamSettings:
+        settings = self._settings.get(route)
+        if settings is None:
+            settings = self._settings[route] = StreamSettings.of(route.options)
+        return settings
 
     async def _publish_timed(
         self,

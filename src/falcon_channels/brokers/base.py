@@ -116,6 +116,7 @@ Versions
 from __future__ import annotations
 
 import abc
+import asyncio
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
@@ -147,6 +148,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
             application.
         immediate_reads: Whether `Broker.history` returns without waiting. The hub then
             does not combine concurrent reads of a channel.
+        append_all: Whether it has `Broker.append_all`.
     """
 
     history: bool = True
@@ -155,6 +157,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     shared: bool = False
     transactions: bool = False
     immediate_reads: bool = False
+    append_all: bool = False
 
 
 class StreamSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -202,6 +205,22 @@ class Version(NamedTuple):
         if stored is None or self.number > stored.number:
             return True
         return self.epoch not in ('', stored.epoch)
+
+
+class Append(NamedTuple):
+    """A publication for `Broker.append_all`; see `Broker.publish`.
+
+    Attributes:
+        channel: Name of the channel.
+        publication: The publication.
+        settings: How long the publication is stored; it has a log.
+        version: Version of the publication.
+    """
+
+    channel: str
+    publication: Publication
+    settings: StreamSettings
+    version: Version
 
 
 #: The highest version. All databases can store it.
@@ -420,6 +439,29 @@ class Broker(abc.ABC):
                 again with the same idempotency key.
             CapabilityError: `connection` is not of a supported class.
         """
+
+    def append_all(
+        self, items: Sequence[Append]
+    ) -> asyncio.Future[list[PublishResult | None]]:
+        """Publish to the logs of several channels with one call.
+
+        Each publication is appended or skipped as by `publish`. Requires
+        `Capabilities.append_all`, for brokers to which many calls of `publish` cost
+        more.
+
+        Args:
+            items: Publications of different channels.
+
+        Returns:
+            A future of the results in the order of `items`. The result for a channel
+            that has ended is ``None``.
+
+        Raises:
+            BrokerUnavailableError: Nothing was stored. If the future raises it, each
+                publication may have been stored or not. Call `publish` for each of them
+                with the same version.
+        """
+        raise NotImplementedError(f'{type(self).__name__} has no append_all')
 
     @abc.abstractmethod
     async def subscribe(self, channel: str, settings: StreamSettings) -> HistoryPage:

@@ -33,6 +33,7 @@ from falcon_channels.errors import ChannelsError
 from falcon_channels.errors import OptionsError
 from falcon_channels.logs import json_log_config
 from falcon_channels.server.context import ServerContext
+from falcon_channels.server.garbage_collection import run_collector_less_often
 from falcon_channels.server.loggers import access_logger
 from falcon_channels.server.loggers import print_library_logs
 from falcon_channels.server.loggers import server_logger
@@ -110,6 +111,7 @@ class ChannelsConfig(Config):
         except Exception:
             server_logger.exception('Error loading ASGI app')
             sys.exit(STARTUP_FAILURE)
+        run_collector_less_often()
         if self.lifespan_class is LifespanOn:
             self.lifespan_class = ChannelsLifespan
 

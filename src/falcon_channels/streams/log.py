@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from falcon_channels.brokers.base import PublishResult
 from falcon_channels.brokers.base import Version
 from falcon_channels.errors import ChannelFinishedError
 from falcon_channels.errors import PositionError
@@ -107,17 +108,28 @@ class StreamLog:
             PositionError: The log was lost.
             BrokerUnavailableError: Append the same payload again.
         """
-        total = self.units + units
-        publication = Publication(data=payload, binary=binary, tags=_tags(total))
+        publication, version = self.next_publication(payload, binary, units)
         try:
             result = await self._node.publisher.append(
-                self._channel, publication, self._next_version()
+                self._channel, publication, version
             )
         except ChannelFinishedError:
             await self._raise_end()
             raise
+        return self.accept(result, units)
+
+    def next_publication(
+        self, payload: bytes, binary: bool, units: int
+    ) -> tuple[Publication, Version]:
+        """Return a publication after `top`, and its version; see `append`."""
+        tags = _tags(self.units + units)
+        return Publication(data=payload, binary=binary, tags=tags), self._next_version()
+
+    def accept(self, result: PublishResult, units: int) -> bool:
+        """Move `top` to a publication; see `append` for result and error."""
         if result.skipped:
             return False
+        total = self.units + units
         is_lost = self.top.offset and result.position.epoch != self.top.epoch
         self.top, self.units = result.position, total
         if is_lost:

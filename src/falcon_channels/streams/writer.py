@@ -2,7 +2,11 @@
 
 `StreamWriter.write` puts chunks into a buffer. A task stores them in order. It stores
 one batch at a time, as one publication. Meanwhile, the buffer collects the chunks of
-the next batch.
+the next batch. `StreamPace` decides when a batch is due.
+
+PERF: if the broker can append the batches of many streams with one call
+(`Broker.append_all`), the task waits meanwhile. It stores a batch only after this call
+has failed or the batch was skipped (benchmarks/event_streams.py).
 
 The end of the ``async with`` block decides how the stream ends:
 
@@ -28,6 +32,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import secrets
 from types import TracebackType
 from typing import Any
@@ -36,6 +41,7 @@ from typing import Self
 import msgspec
 
 from falcon_channels.access import authorization
+from falcon_channels.brokers.base import PublishResult
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import ChannelFinishedError
 from falcon_channels.errors import ChannelsError
@@ -100,10 +106,17 @@ class StreamWriter:
         #: Exception that each further call raises, or ``None``.
         self._error: BaseException | None = None
         self._sender: asyncio.Task[None] | None = None
-        #: Set when the buffer has chunks.
-        self._filled = asyncio.Event()
-        #: Set when the next batch must be stored before the interval has passed.
-        self._urgent = asyncio.Event()
+        self._timer = node.stream_pace.timer(self._on_due)
+        #: Time of the first chunk of the next batch; ``None`` without a chunk.
+        self._first_s: float | None = None
+        #: Time at which the batch before was taken.
+        self._taken_s = -math.inf
+        #: Done when the next batch is due; ``None`` while the task stores.
+        self._due: asyncio.Future[None] | None = None
+        #: The batch that is being stored together with those of other streams.
+        self._together: Batch | None = None
+        #: Whether the next batch must be stored before the interval has passed.
+        self._urgent = False
         self._flushing = 0
         #: Set and cleared at once when a batch was stored or `_error` was set.
         self._moved = asyncio.Event()
@@ -155,10 +168,16 @@ class StreamWriter:
             self._add_text(chunk)
         else:
             self._add_value(chunk)
-        if self._buffer:
-            self._filled.set()
-            if self._buffer.size_bytes >= self._options.max_batch_bytes:
-                self._urgent.set()
+        if not self._buffer:
+            return
+        self._node.stream_pace.count_chunk()
+        if self._first_s is None:
+            self._first_s = asyncio.get_running_loop().time()
+            self._plan(self._first_s)
+        size_bytes = self._buffer.size_bytes
+        if size_bytes >= self._options.max_batch_bytes:
+            self._hurry()
+        if size_bytes > self._options.max_pending_bytes:
             await self._wait_until_pending(self._options.max_pending_bytes)
 
     def _add_text(self, text: str) -> None:
@@ -187,7 +206,7 @@ class StreamWriter:
         """Wait until the broker has stored all chunks; see `write` for the errors."""
         self._check_writable()
         self._flushing += 1
-        self._urgent.set()
+        self._hurry()
         try:
             await self._wait_until_pending(0)
         finally:
@@ -303,6 +322,7 @@ class StreamWriter:
             )
         self._moved.set()
         if self._sender is not None:
+            self._timer.stop()
             self._sender.cancel()
             await asyncio.wait([self._sender])
 
@@ -347,42 +367,112 @@ class StreamWriter:
     # --- the task that stores --------------------------------------------------------
 
     async def _send(self) -> None:
-        clock = asyncio.get_running_loop().time
-        due_s = 0.0
+        loop = asyncio.get_running_loop()
         while True:
-            self._filled.clear()
-            if not self._buffer:
-                await self._filled.wait()
-            await self._wait_until_due(due_s - clock())
-            due_s = clock() + self._options.interval_s
-            # NOTE: chunks that are added meanwhile belong to the next batch.
+            self._note_rest()
+            self._due = loop.create_future()
+            self._plan(loop.time())
+            await self._due
+            self._due = None
+            self._start_batch()
             remaining = self._buffer.units
             while remaining > 0 and self._buffer:
                 batch = self._buffer.first_batch()
                 await self._store(batch)
                 remaining -= batch.units
-            self._urgent.clear()
-            if self._buffer.size_bytes >= self._options.max_batch_bytes:
-                self._urgent.set()
 
-    async def _wait_until_due(self, delay_s: float) -> None:
-        if delay_s > 0 and not self._flushing and not self._urgent.is_set():
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(delay_s):
-                    await self._urgent.wait()
+    def _plan(self, now_s: float) -> None:
+        """Set the timer of the next batch, if it has a chunk and the task waits."""
+        first_s = self._first_s
+        if self._due is None or self._together is not None or first_s is None:
+            return
+        if not self._urgent and not self._flushing:
+            options = self._options
+            due_s = self._taken_s + options.interval_s
+            if options.busy_interval_s and self._node.stream_pace.is_busy(now_s):
+                due_s = first_s + options.busy_interval_s
+            if due_s > now_s:
+                self._timer.start(due_s)
+                return
+        self._on_due()
+
+    def _hurry(self) -> None:
+        """Store the next batch before its interval has passed."""
+        self._urgent = True
+        if self._first_s is not None:
+            self._on_due()
+
+    def _on_due(self) -> None:
+        """Called when the next batch is due: store it, or wake the task."""
+        self._timer.stop()
+        if self._due is None or self._due.done() or self._together is not None:
+            return
+        if not self._buffer or not self._node.publisher.has_append_all:
+            self._due.set_result(None)
+            return
+        batch = self._buffer.first_batch()
+        if batch.units < self._buffer.units:
+            self._due.set_result(None)
+            return
+        self._together = batch
+        self._start_batch()
+        assert self._match is not None
+        publication = self._log.next_publication(
+            batch.payload, batch.binary, batch.units
+        )
+        item = (self._match, self._channel, *publication)
+        self._node.stream_pace.append(item, self._on_stored)
+
+    def _start_batch(self) -> None:
+        # NOTE: chunks that are added from now on belong to the next batch.
+        self._taken_s = asyncio.get_running_loop().time()
+        self._first_s = None
+        self._urgent = False
+
+    def _on_stored(self, result: PublishResult | None) -> None:
+        """Called when a batch was stored together with others, or was not.
+
+        Args:
+            result: The result; ``None`` if the task must try to store the batch.
+        """
+        batch, self._together = self._together, None
+        if self._error is not None or self._due is None or batch is None:
+            return
+        try:
+            is_stored = result is not None and self._log.accept(result, batch.units)
+        except PositionError as ex:
+            # NOTE: the task raises it, as if it had stored the batch.
+            self._due.set_exception(ex)
+            return
+        if not is_stored:
+            self._due.set_result(None)
+            return
+        self._on_batch_stored(batch)
+        self._note_rest()
+        self._plan(asyncio.get_running_loop().time())
+
+    def _on_batch_stored(self, batch: Batch) -> None:
+        self._buffer.remove(batch)
+        self._warn_of_small_history()
+        self._signal_moved()
+
+    def _note_rest(self) -> None:
+        """Called after a batch: look at the chunks that were added meanwhile."""
+        self._urgent = self._buffer.size_bytes >= self._options.max_batch_bytes
+        if self._buffer and self._first_s is None:
+            self._first_s = asyncio.get_running_loop().time()
 
     async def _store(self, batch: Batch) -> None:
         if await self._retry(
             self._log.append, batch.payload, batch.binary, batch.units
         ):
-            self._buffer.remove(batch)
-        else:
-            for stored in await self._retry(self._log.read_newer):
-                missing = self._buffer.remove_stored(*stored)
-                if missing is None:
-                    raise StreamConflictError(self._channel)
-                self._to_skip += missing
-        self._warn_of_small_history()
+            self._on_batch_stored(batch)
+            return
+        for stored in await self._retry(self._log.read_newer):
+            missing = self._buffer.remove_stored(*stored)
+            if missing is None:
+                raise StreamConflictError(self._channel)
+            self._to_skip += missing
         self._signal_moved()
 
     async def _retry(self, function: Any, *args: Any) -> Any:

@@ -19,6 +19,7 @@ import time
 from typing import Any
 
 from falcon_channels.brokers.background_tasks import start_task
+from falcon_channels.brokers.base import Append
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import BrokerReceiver
 from falcon_channels.brokers.base import Capabilities
@@ -63,7 +64,7 @@ class SqliteBroker(Broker):
             another process was lost.
     """
 
-    capabilities = Capabilities(durable=True, shared=True)
+    capabilities = Capabilities(durable=True, shared=True, append_all=True)
 
     def __init__(
         self, path: str | Path, *, timeout_s: float = 5.0, poll_s: float = 1.0
@@ -169,6 +170,17 @@ class SqliteBroker(Broker):
         if result is None:
             raise ChannelFinishedError(channel)
         return result
+
+    def append_all(
+        self, items: Sequence[Append]
+    ) -> asyncio.Future[list[PublishResult | None]]:
+        return self._write(
+            lambda transaction: [
+                transaction.publish(channel, publication, settings, None, version)
+                for channel, publication, settings, version in items
+            ],
+            sum([len(item.publication.data) for item in items]),
+        )
 
     async def subscribe(self, channel: str, settings: StreamSettings) -> HistoryPage:
         # NOTE: before the position is read, so that no publication between the two is

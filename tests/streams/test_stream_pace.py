@@ -1,0 +1,130 @@
+"""The pace of stream writers: quick while a process writes little, else in batches."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+import json
+from typing import Any
+
+from support.fake_clock import on_fake_clock
+
+from falcon_channels import ChannelOptions
+from falcon_channels import Channels
+from falcon_channels import PublishResult
+from falcon_channels import StreamWriterOptions
+from falcon_channels.brokers.memory import MemoryBroker
+from falcon_channels.stream_pace import BUSY_CHUNKS_PER_S
+
+INTERVAL_S = StreamWriterOptions().busy_interval_s
+#: Longest delay by the timers themselves.
+TICK_S = 0.003
+#: Time between two chunks of a language model.
+PERIOD_S = 1 / 30
+#: Number of streams of a busy process.
+BUSY_STREAMS = 2 * BUSY_CHUNKS_PER_S // 30
+
+
+class RecordingBroker(MemoryBroker):
+    """A broker that records when it stores each character.
+
+    Attributes:
+        stored_s: Times of the stored characters, by channel.
+        num_stored: Number of publications with text.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stored_s: dict[str, list[float]] = defaultdict(list)
+        self.num_stored = 0
+
+    async def publish(
+        self, channel: str, publication: Any, *args: Any, **kwargs: Any
+    ) -> PublishResult:
+        if publication.data:
+            now_s = asyncio.get_running_loop().time()
+            self.stored_s[channel] += [now_s] * len(json.loads(publication.data))
+            self.num_stored += 1
+        return await super().publish(channel, publication, *args, **kwargs)
+
+
+def make_channels(broker: RecordingBroker) -> Channels:
+    channels = Channels(broker)
+    channels.add_route('answers:{number}', None, ChannelOptions(history_size=1000))
+    return channels
+
+
+async def delays_of(
+    channels: Channels, streams: int, chunks: int, busy_interval_s: float = INTERVAL_S
+) -> list[float]:
+    """Write streams at the speed of a language model.
+
+    Returns:
+        The time from the write of each chunk to its publication.
+    """
+    clock = asyncio.get_running_loop().time
+    stored_s = channels.node.broker.stored_s  # type: ignore[attr-defined]  # a `RecordingBroker`
+    delays = []
+
+    async def write(number: int) -> None:
+        await asyncio.sleep(PERIOD_S * number / streams)
+        name = f'answers:{streams}-{number}'
+        written_s = []
+        options = StreamWriterOptions(busy_interval_s=busy_interval_s)
+        async with channels.stream(name, options) as stream:
+            for _ in range(chunks):
+                written_s.append(clock())
+                await stream.write('x')
+                await asyncio.sleep(PERIOD_S)
+            await asyncio.sleep(1)
+        assert len(written_s) == len(stored_s[name])
+        delays.extend(b - a for a, b in zip(written_s, stored_s[name], strict=True))
+
+    await asyncio.gather(*(write(number) for number in range(streams)))
+    return delays
+
+
+@on_fake_clock
+async def test_chunk_of_a_process_with_few_chunks_is_stored_at_once() -> None:
+    """Below the limit of the process, a chunk after a pause does not wait."""
+    broker = RecordingBroker()
+    async with make_channels(broker) as channels:
+        delays = await delays_of(channels, 100, 60)
+        assert 6000 == len(delays)
+        assert max(delays) < TICK_S
+
+
+@on_fake_clock
+async def test_chunks_of_a_busy_process_are_stored_in_pairs_within_an_interval() -> (
+    None
+):
+    """Above the limit, a first chunk waits for the next one, and no longer.
+
+    At the speed of a language model, this halves the number of publications.
+    """
+    broker = RecordingBroker()
+    async with make_channels(broker) as channels:
+        delays = await delays_of(channels, BUSY_STREAMS, 60)
+        assert 60 * BUSY_STREAMS == len(delays)
+        assert max(delays) <= INTERVAL_S + TICK_S
+        # Before the process has counted the chunks, they are stored one by one.
+        assert broker.num_stored < 0.62 * len(delays)
+
+
+@on_fake_clock
+async def test_process_that_is_no_longer_busy_stores_chunks_at_once() -> None:
+    """The limit applies to the chunks of the last moment."""
+    async with make_channels(RecordingBroker()) as channels:
+        delays = await delays_of(channels, BUSY_STREAMS, 60)
+        assert max(delays) >= INTERVAL_S
+        await asyncio.sleep(1)
+        delays = await delays_of(channels, 1, 30)
+        assert max(delays) < TICK_S
+
+
+@on_fake_clock
+async def test_stream_without_busy_interval_is_quick_in_a_busy_process() -> None:
+    """With ``busy_interval_s=0``, only `interval_s` counts."""
+    async with make_channels(RecordingBroker()) as channels:
+        delays = await delays_of(channels, BUSY_STREAMS, 60, busy_interval_s=0.0)
+        assert max(delays) < TICK_S
