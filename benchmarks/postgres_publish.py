@@ -10,7 +10,9 @@ this one, so that other work on the machine meets both. With ``--setting``, the 
 gets another setting, such as ``--setting fsync=off``.
 
 Some cases publish with SQL: `pgbench` runs the function ``publish`` in the core of our
-process, and a process of the library receives the publications.
+process, and a process of the library receives the publications. Transactions that only
+change one of 50 rows, and add a row to a table, take turns with them. They show what
+the server and the disk allow.
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ import subprocess
 import tempfile
 import time
 
+import psycopg
+
 from benchmarks import harness
 from benchmarks import publish_load
 
@@ -39,6 +43,25 @@ CASES = {
     'sql-async': 'the same, with `synchronous_commit = off`',
     'sql-100': 'the same, with 100 publications in each transaction',
 }
+#: The name of the transactions without the library in the table, one of them, and the
+#: tables that it needs.
+ONLY_ROWS = 'two rows, without the library'
+_ROWS = """\\set n random(1, 50)
+WITH log AS (
+    UPDATE rows.channels SET top = top + 1 WHERE id = :n RETURNING id, top
+)
+INSERT INTO rows.items (channel, "offset", stored_ms, body)
+SELECT id, top, 1, convert_to(repeat('x', {bytes}), 'UTF8') FROM log;
+"""
+_ROWS_TABLES = """
+DROP SCHEMA IF EXISTS rows CASCADE;
+CREATE SCHEMA rows;
+CREATE TABLE rows.channels (LIKE this.channels INCLUDING ALL);
+CREATE TABLE rows.items (LIKE this.items INCLUDING ALL);
+INSERT INTO rows.channels (name, epoch, top, low, run)
+SELECT convert_to(n::text, 'UTF8'), '', 0, 0, '' FROM generate_series(1, 50) AS n;
+"""
+_LOGIN = 'host=127.0.0.1 user=postgres dbname=postgres'
 
 
 def program(name: str) -> str:
@@ -114,13 +137,26 @@ class Postgres:
 
 
 def measure_sql(
-    case: str, server: Postgres, load: publish_load.Load, args: argparse.Namespace
+    case: str,
+    source: Path | None,
+    server: Postgres,
+    load: publish_load.Load,
+    args: argparse.Namespace,
 ) -> dict[str, float]:
-    """Publish with `pgbench`, while a process receives; return what was counted."""
+    """Publish with `pgbench`, while a process receives; return what was counted.
+
+    Args:
+        case: Name of the case.
+        source: Source folder of the library; ``None`` for `ONLY_ROWS`.
+        server: The server.
+        load: The processes that run cases.
+        args: The arguments.
+    """
     count, synchronous = _SQL_CASES[case]
     core = harness.cores()[0]
     text = 'x' * (args.bytes - 2)
-    publish = f"this.publish('news-' || n % 50, '\"{text}\"')"
+    schema = 'this' if source == harness.ROOT / 'src' else 'before'
+    publish = f"{schema}.publish('news-' || n % 50, '\"{text}\"')"
     if count == 1:
         query = f'SELECT {publish} FROM (SELECT :n::int AS n) AS chosen'
     else:
@@ -131,13 +167,17 @@ def measure_sql(
         )
     script = f'\\set n random(0, 49)\n{query};\n'
     with contextlib.ExitStack() as stack:
-        source = harness.ROOT / 'src'
-        receiver = stack.enter_context(
-            load.start('receive', source, core, args.seconds + 60)
-        )
-        stack.callback(receiver.kill)
-        assert receiver.stdout is not None
-        assert receiver.stdout.readline() == 'ready\n'
+        if source is None:
+            script = _ROWS.format(bytes=args.bytes)
+            with psycopg.connect(_LOGIN, port=server.port) as connection:
+                connection.execute(_ROWS_TABLES)
+        else:
+            receiver = stack.enter_context(
+                load.start('receive', source, core, args.seconds + 60)
+            )
+            stack.callback(receiver.kill)
+            assert receiver.stdout is not None
+            assert receiver.stdout.readline() == 'ready\n'
         before_s = publish_load.cpu_s(server.pid)
         done = subprocess.run(
             [
@@ -174,19 +214,22 @@ def main() -> None:
     versions = publish_load.versions(args)
     publish_load.print_head('PostgreSQL')
     for case in args.cases or CASES:
-        samples: dict[str, list[dict[str, float]]] = {name: [] for name in versions}
+        taking_turns: dict[str, Path | None] = {**versions}
+        if case in ('sql', 'sql-async'):
+            taking_turns[ONLY_ROWS] = None
+        samples: dict[str, list[dict[str, float]]] = {name: [] for name in taking_turns}
         with Postgres(args.setting) as server:
             load = publish_load.Load('benchmarks.postgres_publish', server, args)
             for _ in range(args.turns):
-                if case in _SQL_CASES:
-                    found = measure_sql(case, server, load, args)
-                    samples['this version'].append(found)
-                    continue
-                for name, source in versions.items():
-                    samples[name].append(load.measure(case, source))
+                for name, source in taking_turns.items():
+                    if case in _SQL_CASES:
+                        found = measure_sql(case, source, server, load, args)
+                    else:
+                        assert source is not None
+                        found = load.measure(case, source)
+                    samples[name].append(found)
         for name, own in samples.items():
-            if own:
-                publish_load.print_row(CASES[case], name, own)
+            publish_load.print_row(CASES[case], name, own)
 
 
 if __name__ == '__main__':

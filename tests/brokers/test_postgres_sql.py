@@ -556,7 +556,7 @@ async def test_user_of_the_schema_can_publish_but_not_read(
             assert 'items' in tables
             for query in (
                 *(f'SELECT * FROM {schema}.{table}' for table in tables),
-                f'SELECT {schema}.notify_name()',
+                f'SELECT {schema}.notification_name()',
                 f"SELECT * FROM {schema}.history('', 'x', 9, 9, 9, 0, 9, false)",
                 f"SELECT {schema}.set_routes(true, '[]')",
                 f"SELECT {schema}.renew_routes('[]')",

@@ -460,8 +460,9 @@ class PostgresBroker(Broker):
 
     async def _on_stored(self, publications: Sequence[StoredPublication]) -> None:
         """Called with publications for which there was no notification."""
-        for name, epoch, offset, ms, body in publications:
-            await self._on_message('p', name.hex(), body, (offset, epoch, ms))
+        for item in publications:
+            stamp = (item.offset, item.epoch, item.stored_ms)
+            await self._on_message('p', item.channel.hex(), item.body, stamp)
 
     async def _on_message(
         self, kind: str, name: str, body: bytes | None, stamp: tuple[int, str, int]

@@ -63,12 +63,12 @@ _PAGE = 500
 #:   up for each row, because a join could read the whole table of channels.
 _POLL_QUERY = """
 SELECT (SELECT pg_current_snapshot()::text), c.name, c.epoch, n."offset", n.stored_ms,
-       CASE WHEN octet_length(n.body) < 6000 THEN n.body END
+       CASE WHEN octet_length(n.body) < 6000 THEN n.body END, n.xid::text::bigint
 FROM (VALUES (1)) AS one LEFT JOIN (
-    SELECT i.channel, i."offset", i.stored_ms, i.body FROM {schema}.items AS i
+    SELECT i.channel, i."offset", i.stored_ms, i.body, i.xid FROM {schema}.items AS i
     WHERE i.xid >= %s::xid8 AND i.xid < pg_snapshot_xmax(pg_current_snapshot())
     UNION ALL
-    SELECT i.channel, i."offset", i.stored_ms, i.body FROM {schema}.items AS i
+    SELECT i.channel, i."offset", i.stored_ms, i.body, i.xid FROM {schema}.items AS i
     WHERE i.xid = ANY (%s::xid8[])
 ) AS n ON true
 LEFT JOIN LATERAL (
@@ -87,6 +87,7 @@ class StoredPublication(NamedTuple):
         offset: The offset of the publication.
         stored_ms: Unix time in milliseconds at which it was stored.
         body: The encoded publication; ``None`` if it is long.
+        xid: Id of the transaction that has stored it.
     """
 
     channel: bytes
@@ -94,6 +95,33 @@ class StoredPublication(NamedTuple):
     offset: int
     stored_ms: int
     body: bytes | None
+    xid: int
+
+
+class _Notification:
+    """A notification of transactions that publish or send messages.
+
+    Args:
+        payload: Its text: ``#ID|MESSAGE|MESSAGE``. The id is followed by a space and a
+            snapshot if a poll does not find all messages.
+    """
+
+    def __init__(self, payload: str) -> None:
+        head, *self.messages = payload.split('|')
+        xid, _, before = head.partition(' ')
+        self.xid = int(xid[1:])
+        self._before = Snapshot.parse(before) if before else None
+
+    @property
+    def has_order(self) -> bool:
+        """Whether it has messages that a poll does not find."""
+        return self._before is not None
+
+    def follows(self, publication: StoredPublication) -> bool:
+        """Return whether a publication was committed before the messages."""
+        return self._before is None or (
+            publication.xid == self.xid or self._before.sees(publication.xid)
+        )
 
 
 class Listener(ServerLink[Connection]):
@@ -135,12 +163,9 @@ class Listener(ServerLink[Connection]):
         self._on_restored = on_restored
         self._mark = f'?{secrets.token_urlsafe(9)} '
         self._was_up = asyncio.Event()
-        #: A notification announces the transactions that `_after` does not see, and
-        #: that `_until` sees. ``None`` sees all.
-        self._after = Snapshot(0, frozenset())
-        self._until: Snapshot | None = None
-        #: The notification after which `_until` is reached.
-        self._last_payload = ''
+        #: The last poll. It has announced all transactions that it sees.
+        self._seen = Snapshot(0, frozenset())
+        self._polling = True
         super().__init__(
             'postgres', 'PostgreSQL', probe_s=probe_s, timeout_s=server.timeout_s
         )
@@ -173,7 +198,8 @@ class Listener(ServerLink[Connection]):
     async def read(self, connection: Connection) -> None:
         """Announce publications until the connection ends."""
         ((text,),) = await self._rows(connection, 'SELECT pg_current_snapshot()::text')
-        self._after = self._until = Snapshot.parse(text)
+        self._seen = Snapshot.parse(text)
+        self._polling = True
         await self._stop_polling(connection)
         while True:
             await self._wait_until_busy(connection)
@@ -213,27 +239,20 @@ class Listener(ServerLink[Connection]):
             begun_s = loop.time()
             count = 0
             async for notification in connection.notifies(stop_after=_BUSY_COUNT):
-                count += await self._on_notification(notification.payload)
+                count += notification.payload.startswith('#')
+                await self._on_payload(notification.payload)
             busy = count >= _BUSY_COUNT and loop.time() - begun_s < _BUSY_S
 
-    async def _on_notification(self, payload: str) -> bool:
-        """Pass on a notification; return whether a transaction has published."""
-        if payload.startswith('?'):
-            if payload.startswith(self._mark):
-                self.on_probe(int(payload[len(self._mark) :]))
-            elif payload == self._last_payload:
-                self._last_payload = ''
-            return False
-        messages = payload.split('|')
-        if not payload.startswith('#'):
-            await self._on_messages(messages, True)
-            return False
-        xid = int(messages.pop(0)[1:])
-        new = not self._after.sees(xid) and (
-            self._until is None or self._until.sees(xid)
-        )
-        await self._on_messages(messages, new)
-        return True
+    async def _on_payload(self, payload: str) -> None:
+        """Pass on a notification or a probe."""
+        if payload.startswith('#'):
+            await self._on_notification(_Notification(payload))
+        elif payload.startswith(self._mark):
+            self.on_probe(int(payload[len(self._mark) :]))
+
+    async def _on_notification(self, notification: _Notification) -> None:
+        new = not self._polling and not self._seen.sees(notification.xid)
+        await self._on_messages(notification.messages, new)
 
     # --- polling ----------------------------------------------------------------------
 
@@ -241,19 +260,27 @@ class Listener(ServerLink[Connection]):
         """Announce everything up to a snapshot, and give up the locks."""
         # NOTE: this notification arrives after those of all transactions that the
         #   snapshot sees, because PostgreSQL sends them in the order of the commits.
-        mark = self._last_payload = f'?{secrets.token_urlsafe(9)}'
+        mark = f'?{secrets.token_urlsafe(9)}'
         ((text, _),) = await self._rows(
             connection,
             'SELECT pg_current_snapshot()::text, '
             f'pg_notify({self._schema}.notification_name(), %s)',
             mark,
         )
-        self._until = Snapshot.parse(text)
+        seen = Snapshot.parse(text)
+        payloads: list[str] = []
         async with asyncio.timeout(self._timeout_s):
-            while self._last_payload:
-                await self._receive(connection, self._timeout_s, stop_after=1)
-        self._after = self._until
+            while mark not in payloads:
+                payloads += await self._receive(connection, None, stop_after=1)
+        while payloads and not (
+            payloads[0].startswith('#')
+            and not seen.sees(_Notification(payloads[0]).xid)
+        ):
+            await self._on_payload(payloads.pop(0))
+        self._seen = seen
+        self._polling = True
         await self._rows(connection, 'SELECT pg_advisory_unlock_all()')
+        await self._poll(connection, payloads)
 
     async def _poll_until_quiet(self, connection: Connection) -> None:
         """Poll until few transactions publish."""
@@ -261,8 +288,8 @@ class Listener(ServerLink[Connection]):
         while found * 2 >= _POLLS:
             found = 0
             for _ in range(_POLLS):
-                found += await self._poll(connection)
-                await self._receive(connection, _POLL_S)
+                payloads = await self._receive(connection, _POLL_S)
+                found += await self._poll(connection, payloads)
 
     async def _stop_polling(self, connection: Connection) -> bool:
         """Share the locks and poll once more; return false if many publish again.
@@ -272,72 +299,94 @@ class Listener(ServerLink[Connection]):
         """
         delay_s = _POLL_S
         locks = list(range(_LOCKS))
+        payloads: list[str] = []
         polls = found = 0
         while True:
             ((locks,),) = await self._rows(
                 connection, f'SELECT {self._schema}.share_locks(%s)', locks
             )
-            found += await self._poll(connection)
+            # NOTE: the last poll begins after the listener got the last lock.
+            found += await self._poll(connection, payloads, last=not locks)
             polls += 1
             if not locks:
-                # NOTE: the poll has begun after the listener got the last lock.
-                self._until = None
                 return True
             if polls == _POLLS:
                 if found * 2 >= _POLLS:
                     await self._rows(connection, 'SELECT pg_advisory_unlock_all()')
                     return False
                 polls = found = 0
-            await self._receive(connection, delay_s, stop_after=1)
+            payloads = await self._receive(connection, delay_s, stop_after=1)
             delay_s = min(delay_s * 1.5, _MAX_POLL_S)
 
     async def _receive(
-        self, connection: Connection, timeout_s: float, stop_after: int | None = None
-    ) -> None:
-        """Pass on the notifications that arrive within a time."""
-        async for notification in connection.notifies(
-            timeout=timeout_s, stop_after=stop_after
-        ):
-            await self._on_notification(notification.payload)
+        self,
+        connection: Connection,
+        timeout_s: float | None,
+        stop_after: int | None = None,
+    ) -> list[str]:
+        """Return the notifications that arrive within a time."""
+        return [
+            notification.payload
+            async for notification in connection.notifies(
+                timeout=timeout_s, stop_after=stop_after
+            )
+        ]
 
-    async def _poll(self, connection: Connection) -> bool:
-        """Announce what no poll has seen; return whether there was something."""
+    async def _poll(
+        self, connection: Connection, payloads: Sequence[str], *, last: bool = False
+    ) -> bool:
+        """Announce what no poll has seen; return whether there was something.
+
+        Notifications are passed on between publications that were committed before
+        them, and those that were committed after them.
+
+        Args:
+            connection: The connection.
+            payloads: Notifications that have arrived.
+            last: Whether the listener waits for notifications from now on.
+        """
         values = (
-            str(self._after.next_xid),
-            '{' + ','.join(map(str, self._after.running)) + '}',
+            str(self._seen.next_xid),
+            '{' + ','.join(map(str, self._seen.running)) + '}',
         )
         rows: Sequence[tuple[Any, ...]] = await self._rows(
             connection, f'{self._query} LIMIT {_PAGE}', *values
         )
-        if len(rows) < _PAGE:
-            await self._announce(rows)
-        else:
+        if len(rows) == _PAGE:
             rows = await self._read_pages(connection, values)
-        self._after = self._until = Snapshot.parse(rows[0][0])
-        return rows[0][1] is not None
+        self._seen = Snapshot.parse(rows[0][0])
+        self._polling = not last
+        found = _publications(rows)
+        something = bool(found)
+        # NOTE: a message that was sent before one of these publications has arrived
+        #   with the answer.
+        for payload in (*payloads, *await self._receive(connection, 0)):
+            if not payload.startswith('#'):
+                await self._on_payload(payload)
+                continue
+            notification = _Notification(payload)
+            if last or notification.has_order:
+                await self._on_stored([p for p in found if notification.follows(p)])
+                found = [p for p in found if not notification.follows(p)]
+            await self._on_notification(notification)
+        await self._on_stored(found)
+        return something
 
     async def _read_pages(
         self, connection: Connection, values: tuple[str, ...]
     ) -> Sequence[tuple[Any, ...]]:
-        """Announce any number of publications; return the last ones."""
-
+        """Announce any number of publications but the last ones; return those."""
         await self._rows(connection, 'BEGIN')
         await self._rows(
             connection, f'DECLARE poll NO SCROLL CURSOR FOR {self._query}', *values
         )
-        last: Sequence[tuple[Any, ...]] = ()
-        while rows := await self._rows(connection, f'FETCH {_PAGE} FROM poll'):
-            last = rows
-            await self._announce(rows)
+        rows: Sequence[tuple[Any, ...]] = ()
+        while following := await self._rows(connection, f'FETCH {_PAGE} FROM poll'):
+            await self._on_stored(_publications(rows))
+            rows = following
             await asyncio.sleep(0)
         await self._rows(connection, 'COMMIT')
-        return last
-
-    async def _announce(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        # NOTE: a channel without a name was removed after the publication.
-        found = [StoredPublication(*row[1:]) for row in rows if row[1] is not None]
-        if found:
-            await self._on_stored(found)
+        return rows
 
     async def _rows(
         self, connection: Connection, query: str, *values: Any
@@ -349,3 +398,8 @@ class Listener(ServerLink[Connection]):
             return [] if cursor.description is None else await cursor.fetchall()
 
         return await with_deadline(connection, run, self._timeout_s)
+
+
+def _publications(rows: Sequence[tuple[Any, ...]]) -> list[StoredPublication]:
+    # NOTE: a channel without a name was removed after the publication.
+    return [StoredPublication(*row[1:]) for row in rows if row[1] is not None]

@@ -98,6 +98,20 @@ BEGIN
 END
 $$;
 
+-- Return the start of a notification of this transaction: "#" and the id of the transaction.
+-- If a message is not stored, a snapshot follows. A process that polls then announces the
+-- message after all publications that the snapshot sees.
+CREATE OR REPLACE FUNCTION {schema}.notification_head(p_stored boolean) RETURNS text
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    v_snapshot text := pg_current_snapshot();
+BEGIN
+    RETURN '#' || pg_current_xact_id() || CASE
+        WHEN p_stored THEN '' WHEN octet_length(v_snapshot) < 2000 THEN ' ' || v_snapshot
+        ELSE ' 0:' || pg_current_xact_id() || ':' END;
+END
+$$;
+
 -- Return whether all processes poll, so that a stored publication needs no notification.
 --
 -- A process that waits for notifications shares all 32 locks. A publisher takes one of them
@@ -188,7 +202,7 @@ END
 $$;
 
 -- Append publications to several channels, and announce them when the transaction commits.
--- A notification begins with "#" and the id of the transaction. Return a row for each publication. "refused" is 'ended' if the channel has ended, and
+-- A notification begins with "notification_head". Return a row for each publication. "refused" is 'ended' if the channel has ended, and
 -- 'skipped' if the channel already has the version or a newer one.
 --
 -- For each channel, "p_numbers" has these numbers:
@@ -245,8 +259,9 @@ DECLARE
     v_text text;
     v_entry text;
     v_polled boolean;
-    v_head text := '#' || pg_current_xact_id();
+    v_head text := {schema}.notification_head(true);
     v_payload text := v_head;
+    v_ordered boolean := false;
     v_ids bigint[] := '{}';
     v_offsets bigint[] := '{}';
     v_stored bigint[] := '{}';
@@ -363,12 +378,21 @@ BEGIN
                     v_polled := coalesce(v_polled, {schema}.all_poll());
                 ELSE
                     v_offset := nextval('{schema}.message_ids');
+                    IF NOT v_ordered THEN
+                        IF v_payload <> v_head THEN
+                            PERFORM pg_notify(v_notify, v_payload);
+                        END IF;
+                        v_ordered := true;
+                        v_head := {schema}.notification_head(false);
+                        v_payload := v_head;
+                    END IF;
                 END IF;
                 IF v_size <= 0 OR NOT v_polled THEN
                     v_entry :=
                         v_kind || v_offset || ' ' || v_epoch || ' ' || v_now || ' ';
                     v_text := encode(v_body, 'base64');
-                    IF octet_length(v_entry) + octet_length(v_text) < 7900 THEN
+                    IF octet_length(v_head) + octet_length(v_entry)
+                       + octet_length(v_text) < 7950 THEN
                         v_entry := v_entry || v_text;
                     ELSE
                         -- The receivers read the body from a table.
@@ -378,7 +402,7 @@ BEGIN
                             VALUES (v_offset, false, v_body, v_now + 60000);
                         END IF;
                     END IF;
-                    IF octet_length(v_payload) + octet_length(v_entry) >= 7930 THEN
+                    IF octet_length(v_payload) + octet_length(v_entry) >= 7950 THEN
                         PERFORM pg_notify(v_notify, v_payload);
                         v_payload := v_head;
                     END IF;
@@ -434,8 +458,9 @@ BEGIN
     END IF;
     v_id := nextval('{schema}.message_ids');
     v_now := {schema}.now_ms();
-    v_head := p_kind || encode(p_name, 'hex') || ' ' || v_id || '  ' || v_now || ' ';
-    v_short := octet_length(v_head) + octet_length(v_text) < 7900;
+    v_head := {schema}.notification_head(false) || '|' || p_kind || encode(p_name, 'hex')
+              || ' ' || v_id || '  ' || v_now || ' ';
+    v_short := octet_length(v_head) + octet_length(v_text) < 7950;
     PERFORM pg_notify(v_notify, v_head || CASE WHEN v_short THEN v_text ELSE '@' END);
     IF p_kind = 'c' THEN
         INSERT INTO {schema}.messages VALUES (v_id, true, p_body, v_now + 3600000);
