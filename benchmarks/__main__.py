@@ -13,6 +13,7 @@ Each benchmark is a script with more options: `python -m benchmarks.fanout --hel
     idle_memory   what an idle connection costs in memory         5 minutes
     filters       what a delivery costs with ten tag filters      2 minutes
     delta         what deltas save, and what they cost           4 minutes
+    explain       what recording deliveries costs                4 minutes
     blocking      how long one message blocks the event loop        1 minute
 
 All need Linux, two cores that nobody else uses, a C compiler (cc) and as many file
@@ -37,6 +38,7 @@ NAMES = (
     'idle_memory',
     'filters',
     'delta',
+    'explain',
     'blocking',
 )
 

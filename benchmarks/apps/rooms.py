@@ -73,7 +73,8 @@ async def publish_all(ws, channel):
 
 
 room = Room()
-channels.add_route('rooms:{room}', room, ChannelOptions(history_size=100))
+options = {'record_deliveries': True} if 'CHANNELS_RECORD' in os.environ else {}
+channels.add_route('rooms:{room}', room, ChannelOptions(history_size=100, **options))
 app = falcon.asgi.App(middleware=[channels])
 app.add_route('/sub', room)
 app.add_route('/events', room)

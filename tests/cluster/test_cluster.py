@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 from support.linked_broker import LinkedBroker
@@ -76,6 +77,33 @@ async def test_node_that_died_delays_only_one_survey() -> None:
         assert [one.node.cluster.id] == list(
             await one.node.cluster.survey('node', timeout_s=3600)
         )
+    await one.close()
+    await two.close()
+
+
+async def test_node_that_has_left_is_gone_until_it_answers_again() -> None:
+    """A node that closed or does not answer is listed with the time."""
+    link: list[LinkedBroker] = []
+    (one, _), (two, dead) = await start_node(link), await start_node(link)
+    three, _ = await start_node(link)
+    cluster = one.node.cluster
+    await cluster.survey('node')
+    ids = [node.node.cluster.id for node in (one, two, three)]
+    assert set(ids) == cluster.nodes
+    assert {} == cluster.gone
+    await three.close()
+    link.remove(dead)
+    before = time.time()
+    await cluster.survey('node', timeout_s=0.2)
+    assert set(ids[1:]) == cluster.gone.keys()
+    assert before <= cluster.gone[ids[1]] <= time.time()
+    link.append(dead)
+    await two.node.cluster.hello()
+    async with asyncio.timeout(30):
+        while ids[1] in cluster.gone:
+            await asyncio.sleep(0)
+    assert [ids[2]] == list(cluster.gone)
+    assert set(ids[:2]) == cluster.nodes
     await one.close()
     await two.close()
 

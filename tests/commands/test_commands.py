@@ -115,6 +115,50 @@ def test_output_cannot_steer_the_terminal(shell: Shell) -> None:
     assert nasty == json.loads(line)['data']
 
 
+def test_explain_prints_one_line_for_each_connection(
+    server: ServerProcess, shell: Shell
+) -> None:
+    """A line has the verdict, the words and the connection; --json has the evidence."""
+    with connect(f'{server.ws_url}/ws/rooms:e1?user=ann') as ws:
+        ws.recv(30)
+        (recorded,) = shell.lines('explain', '--user', 'ann', '--record-s', '60')
+        assert {'num_nodes': 1} == json.loads(recorded)
+        shell.lines('publish', 'rooms:e1', '1')
+        ws.recv(30)
+        (line,) = shell.lines('explain', 'rooms:e1', '1', '--user', 'ann')
+        assert line.startswith('delivered: it was written to the socket at ')
+        (detailed,) = shell.lines('explain', 'rooms:e1', '1', '--user', 'ann', '--json')
+        answer = json.loads(detailed)
+        assert 'delivered' == answer['verdict']
+        assert f'connection {answer["connection"]}' in line
+        (other,) = shell.lines('explain', 'rooms:e1', '2', '--user', 'ann')
+        assert (
+            'not_published: the newest publication of the channel has offset 1'
+            == (other.partition(' (')[0])
+        )
+    shell.lines('explain', '--user', 'ann', '--record-s', '0')
+
+
+def test_explain_escapes_control_characters_of_users(shell: Shell) -> None:
+    """A user id can have any characters; they do not reach the terminal."""
+    shell.lines('publish', 'rooms:e2', '1')
+    user = 'a\x1b[2J\u202eb'
+    (line,) = shell.lines('explain', 'rooms:e2', '1', '--user', user)
+    assert line.isprintable()
+    assert '\\x1b[2J' in line
+
+
+def test_explain_with_wrong_arguments_is_refused(shell: Shell) -> None:
+    """What is missing or too much is said in one line."""
+    assert 'name a channel and an offset' in shell.error('explain', '--user', 'ann')
+    words = ('explain', 'rooms:e3', '1', '--user', 'ann')
+    assert 'name no channel' in shell.error(*words, '--record-s', '9')
+    assert 'error 107' in shell.error('explain', 'rooms:e3', '0', '--user', 'ann')
+    assert 'error 108' in shell.error('explain', 'plain:a', '1', '--user', 'ann')
+    assert 'error 102' in shell.error('explain', 'nowhere', '1', '--user', 'ann')
+    assert 'for_s' in shell.error('explain', '--user', 'ann', '--record-s', '1e9')
+
+
 def test_presence_and_channels(server: ServerProcess, shell: Shell) -> None:
     """Who is in a channel is printed, and which channels have subscribers."""
     with connect(f'{server.ws_url}/ws/rooms:c4?user=ann') as ws:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+import gc
 import time
+import tracemalloc
 from typing import Any
 
 import falcon
 import pytest
 from support.fake_clock import on_fake_clock
+from support.linked_broker import LinkedBroker
+from support.linked_broker import start_node
 
 from falcon_channels import CapabilityError
 from falcon_channels import ChannelOptions
@@ -23,6 +27,7 @@ from falcon_channels import Position
 from falcon_channels import Subscription
 from falcon_channels import UnknownChannelError
 from falcon_channels import Verdict
+from falcon_channels.brokers.memory import MemoryBroker
 from falcon_channels.errors import TooManyUsersError
 from falcon_channels.testing import CommandError
 from falcon_channels.testing import SimulatedClient
@@ -571,3 +576,115 @@ async def test_channel_without_history_cannot_be_explained() -> None:
             await channels.explain('elsewhere', 1, user='ann')
     with pytest.raises(OptionsError, match='record_deliveries'):
         make_channels(history_size=0)
+
+
+@on_fake_clock
+async def test_records_need_no_more_memory_than_the_limit() -> None:
+    """Python's own count of the memory agrees with `max_record_bytes`."""
+    limit_bytes = 2_000_000
+    channels = make_channels(node=NodeOptions(max_record_bytes=limit_bytes))
+    async with channels:
+        await _come_and_go(channels, 20)
+        tracemalloc.start()
+        try:
+            before, _ = tracemalloc.get_traced_memory()
+            await _come_and_go(channels, 1000)
+            gc.collect()
+            after, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    # NOTE: the memory that the publications of the log need is in the number, too.
+    assert 0.4 * limit_bytes < after - before < 1.25 * limit_bytes
+
+
+async def _come_and_go(channels: Channels, times: int) -> None:
+    for number in range(times):
+        async with SimulatedClient(channels, user=f'user-{number}') as client:
+            await client.subscribe(ROOM)
+            await publish(channels, number)
+
+
+@on_fake_clock
+async def test_unobserved_channel_has_no_observer() -> None:
+    """A channel without recorded subscriptions is not observed."""
+    channels = make_channels()
+    channels.add_route('dark', Room(), ChannelOptions(history_size=5))
+    async with channels, SimulatedClient(channels, user='ann') as ann:
+        await ann.subscribe(ROOM)
+        await ann.subscribe('dark')
+        dark = channels.node.hub.local_channel('dark')
+        room = channels.node.hub.local_channel(ROOM)
+        assert dark is not None
+        assert room is not None
+        assert dark.observer is None
+        assert room.observer is not None
+        ann.unsubscribe(ROOM)
+        assert room.observer is None
+
+
+@on_fake_clock
+async def test_latest_channel_that_moves_to_another_log_is_explained() -> None:
+    """A subscription that goes on in a new log has records of both logs."""
+    broker = MemoryBroker()
+    channels = Channels(broker)
+    channels.add_route(
+        ROOM,
+        Room(),
+        ChannelOptions(history_size=5, recovery='latest', record_deliveries=True),
+    )
+    async with channels, SimulatedClient(channels, user='ann') as ann:
+        await ann.subscribe(ROOM)
+        await publish(channels, 1)
+        await ann.receive()
+        broker._logs.clear()
+        broker._generation += 1
+        await publish(channels, 'a', 'b', 'c')
+        received = {publication.offset async for publication in _all_publications(ann)}
+        assert received
+        for offset in (1, 2, 3):
+            answer = await explain(channels, offset)
+            assert (offset in received) == (
+                answer.verdict in (Verdict.DELIVERED, Verdict.RECOVERED)
+            ), answer
+
+
+# --- several nodes -------------------------------------------------------------------
+
+
+async def test_node_that_has_ended_is_named() -> None:
+    """What a node recorded is lost with it; the answer says so."""
+    link: list[LinkedBroker] = []
+    (one, _), (two, _) = await start_node(link), await start_node(link)
+    for node in (one, two):
+        node.add_route(
+            ROOM, Room(), ChannelOptions(history_size=5, record_deliveries=True)
+        )
+    await one.publish(ROOM, 1)
+    before = await explain(one, 1)
+    assert Verdict.NOT_SUBSCRIBED == before.verdict
+    gone = two.node.cluster.id
+    await two.close()
+    answers = await one.explain(ROOM, 1, user='ann')
+    assert [Verdict.UNKNOWN] == [answer.verdict for answer in answers]
+    assert gone == answers[0].facts['ended_nodes']
+    await one.close()
+
+
+async def test_node_that_does_not_answer_is_named() -> None:
+    """The answers of the other nodes arrive within a second, with a note."""
+    link: list[LinkedBroker] = []
+    (one, _), (two, dead) = await start_node(link), await start_node(link)
+    one.add_route(ROOM, Room(), ChannelOptions(history_size=5, record_deliveries=True))
+    async with SimulatedClient(one, user='ann') as ann:
+        await ann.subscribe(ROOM)
+        await one.publish(ROOM, 1)
+        await one.node.cluster.survey('node')
+        link.remove(dead)
+        delivered, silent = await one.explain(ROOM, 1, user='ann')
+        assert Verdict.DELIVERED == delivered.verdict
+        assert (Verdict.UNKNOWN, two.node.cluster.id) == (silent.verdict, silent.node)
+        # The next answer knows that the node is gone, and does not wait.
+        _, again = await one.explain(ROOM, 1, user='ann')
+        assert two.node.cluster.id == again.facts['ended_nodes']
+    await one.close()
+    await two.close()

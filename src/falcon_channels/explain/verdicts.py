@@ -121,8 +121,9 @@ class _Found(NamedTuple):
     facts: Mapping[str, Fact] = {}
 
 
-#: Verdicts that end the search in the subscriptions of a connection.
+#: Verdicts that hold if another subscription of the connection has missed it.
 _RECEIVED = frozenset({Verdict.DELIVERED, Verdict.RECOVERED})
+_UNDECIDED = frozenset({Verdict.PENDING, Verdict.UNKNOWN})
 
 #: Resolution of the time of a publication, in seconds.
 _RESOLUTION_S = 0.001
@@ -263,7 +264,7 @@ def _of_connection(
     for subscription in subscriptions:
         covered = _in_subscription(asked, node, connection, subscription)
         if covered is not None:
-            if found is None or found.verdict not in _RECEIVED:
+            if found is None or _rank(covered) > _rank(found):
                 found = covered
         elif asked.offset <= subscription.offset:
             after = after or subscription
@@ -284,6 +285,13 @@ def _of_connection(
     return _without_subscription(asked, node, connection)
 
 
+def _rank(found: _Found) -> int:
+    """Return how much a verdict of one subscription says about the connection."""
+    if found.verdict in _RECEIVED:
+        return 2
+    return 1 if found.verdict in _UNDECIDED else 0
+
+
 def _in_subscription(
     asked: Asked,
     node: NodeFacts,
@@ -296,13 +304,17 @@ def _in_subscription(
         ``None`` if the publication came before its start or after its end.
     """
     if asked.offset <= subscription.offset:
-        return _at_start(asked, subscription)
+        return _at_start(asked, connection, subscription)
+    ended = subscription.ended_at is not None
+    if ended and asked.offset > subscription.delivered:
+        return None
+    skipped = _skipped(asked, node)
+    if skipped is not None:
+        return skipped
     lag = _lag_of(asked, subscription)
-    if lag is not None and lag.until is None:
+    if lag is not None and lag.until is None and not ended:
         return _waiting(asked, subscription, lag)
     if asked.offset > subscription.delivered:
-        if subscription.ended_at is not None:
-            return None
         return _Found(
             Verdict.PENDING,
             'the connection is subscribed, but this node has not received the '
@@ -318,11 +330,13 @@ def _in_subscription(
     if excluded is not None:
         return excluded
     if lag is not None:
-        return _after_lag(asked, subscription, lag)
+        return _after_lag(asked, connection, subscription, lag)
     return _written(asked, node, connection, subscription)
 
 
-def _at_start(asked: Asked, subscription: SubscriptionFacts) -> _Found | None:
+def _at_start(
+    asked: Asked, connection: ConnectionFacts, subscription: SubscriptionFacts
+) -> _Found | None:
     """Return what the start of a subscription did with an earlier publication."""
     if not subscription.from_start:
         why = _FORGOTTEN if subscription.forgotten else _OFF
@@ -353,6 +367,9 @@ def _at_start(asked: Asked, subscription: SubscriptionFacts) -> _Found | None:
         excluded = _filtered(asked, subscription)
         if excluded is not None:
             return excluded._replace(at=subscription.at)
+        unsent = _unsent(connection, subscription.at, None)
+        if unsent is not None:
+            return unsent
         how = 'asked to recover' if since is not None else 'subscribed'
         return _Found(
             Verdict.RECOVERED,
@@ -421,10 +438,8 @@ def _lag_of(asked: Asked, subscription: SubscriptionFacts) -> Lag | None:
     return None
 
 
-def _waiting(asked: Asked, subscription: SubscriptionFacts, lag: Lag) -> _Found | None:
-    """Return what became of it while the client reads, or read, too slowly."""
-    if subscription.ended_at is not None:
-        return None
+def _waiting(asked: Asked, subscription: SubscriptionFacts, lag: Lag) -> _Found:
+    """Return what became of it while the client reads too slowly."""
     if asked.offset > subscription.delivered:
         return _Found(
             Verdict.PENDING,
@@ -454,7 +469,9 @@ def _waiting(asked: Asked, subscription: SubscriptionFacts, lag: Lag) -> _Found 
     return _dropped(subscription, lag, facts)
 
 
-def _after_lag(asked: Asked, subscription: SubscriptionFacts, lag: Lag) -> _Found:
+def _after_lag(
+    asked: Asked, connection: ConnectionFacts, subscription: SubscriptionFacts, lag: Lag
+) -> _Found:
     """Return what became of it for a client that read slowly and caught up."""
     facts: dict[str, Fact] = {
         'policy': subscription.slow_reader,
@@ -463,6 +480,9 @@ def _after_lag(asked: Asked, subscription: SubscriptionFacts, lag: Lag) -> _Foun
     }
     if lag.first is None or asked.offset < lag.first or lag.caught_up_at is None:
         return _dropped(subscription, lag, facts)
+    unsent = _unsent(connection, lag.caught_up_at, None)
+    if unsent is not None:
+        return unsent
     return _Found(
         Verdict.DELIVERED,
         f'it was written to the socket at {_time(lag.caught_up_at)}, after it had '
@@ -484,6 +504,31 @@ def _dropped(
     )
 
 
+def _skipped(asked: Asked, node: NodeFacts) -> _Found | None:
+    """Return an answer if the node missed the publication and did not read it."""
+    repair = node.repair
+    if repair is None:
+        return None
+    facts: dict[str, Fact] = {'repaired_at': repair.at}
+    if repair.lost:
+        return _Found(
+            Verdict.NOT_KEPT,
+            f'this node missed it, and the log did not have it at '
+            f'{_time(repair.at)}; the subscription ended with insufficient state',
+            repair.at,
+            facts,
+        )
+    if repair.first is None or asked.offset < repair.first:
+        return _Found(
+            Verdict.DROPPED,
+            'this node missed it, and continued with the newest publication '
+            "(recovery='latest')",
+            repair.at,
+            facts,
+        )
+    return None
+
+
 def _written(
     asked: Asked,
     node: NodeFacts,
@@ -493,24 +538,6 @@ def _written(
     """Return the answer for a publication that was written to a LIVE subscription."""
     at = node.written_at
     repair = node.repair
-    if repair is not None:
-        facts: dict[str, Fact] = {'repaired_at': repair.at}
-        if repair.lost:
-            return _Found(
-                Verdict.NOT_KEPT,
-                f'this node missed it, and the log did not have it at '
-                f'{_time(repair.at)}; the subscription ended with insufficient state',
-                repair.at,
-                facts,
-            )
-        if repair.first is None or asked.offset < repair.first:
-            return _Found(
-                Verdict.DROPPED,
-                'this node missed it, and continued with the newest publication '
-                "(recovery='latest')",
-                repair.at,
-                facts,
-            )
     if at is None and (
         node.written_until is not None and asked.offset > node.written_until
     ):
@@ -519,7 +546,7 @@ def _written(
             'the delivery failed on this node; some clients may have received it',
             None,
         )
-    unsent = _unsent(connection, subscription, at)
+    unsent = _unsent(connection, at, subscription.bytes_after)
     if unsent is not None:
         return unsent
     when = 'at an unknown time' if at is None else f'at {_time(at)}'
@@ -539,11 +566,16 @@ def _written(
 
 
 def _unsent(
-    connection: ConnectionFacts, subscription: SubscriptionFacts, at: float | None
+    connection: ConnectionFacts, at: float | None, later_bytes: int | None
 ) -> _Found | None:
-    """Return an answer if the publication may still be, or was, in the send buffer."""
+    """Return an answer if the publication may still be, or was, in the send buffer.
+
+    Args:
+        connection: The connection.
+        at: Unix time in seconds of the write, or ``None``.
+        later_bytes: Bytes that were certainly written later, or ``None``.
+    """
     backlog_bytes = connection.backlog_bytes
-    later_bytes = subscription.bytes_after
     if connection.by_client:
         # NOTE: a lost connection does not know how many bytes were pending.
         later_bytes = None

@@ -420,7 +420,8 @@ class Hub:
         if connection.closed:
             return
         if backlog_bytes is None:
-            backlog_bytes = connection.backlog_bytes
+            # NOTE: queued output is dropped. Its size is not known here.
+            backlog_bytes = connection.backlog_bytes or int(connection.out is not None)
         connection.mark_closed()
         added = self.connections.pop(connection.id, None) is not None
         self._forget_user(connection, connection.user)
