@@ -39,6 +39,7 @@ VIEWS = [
     f'user/{REFUSED}',
     'events',
     'slow',
+    'explain/rooms%3Aquiet/1',
 ]
 
 #: The page is the same on all brokers, so most tests use one of them.
@@ -283,6 +284,31 @@ async def test_page_without_write_key_has_no_forms_that_change_something(
 
 
 @on_sqlite
+async def test_delivery_is_explained_from_the_history(
+    page: Page, server: ServerProcess, crowd: Crowd
+) -> None:
+    """A person follows a publication to the answer what a user got of it."""
+    await log_in(page, server, WRITE_KEY, 'explain')
+    await page.get_by_label('Id of the user').fill('staff-9')
+    await page.get_by_role('button', name='Record this user').click()
+    await expect(page.get_by_text('2 processes record this user now.')).to_be_visible()
+    await crowd.publish('rooms:staff', {'text': 'explain me'})
+    await go(page, server, 'channel/rooms%3Astaff')
+    stored = rows(page, 'Stored publications, newest first').first
+    await expect(stored).to_contain_text('explain me')
+    await stored.get_by_role('link').click()
+    await page.get_by_label('Id of the user').fill('staff-9')
+    await page.keyboard.press('Enter')
+    answers = rows(page, 'Answers, one for each connection of the user')
+    await expect(answers.locator('strong')).to_have_text(['delivered'])
+    await expect(answers).to_contain_text('written to the socket')
+    await expect(answers).to_contain_text('PlainConnection')
+    (connection,) = await answers.locator('td:nth-child(4)').all_inner_texts()
+    await go(page, server, 'user/staff-9')
+    await expect(rows(page, 'Connections')).to_contain_text(connection)
+
+
+@on_sqlite
 async def test_session_survives_a_reload_and_ends_with_the_logout(
     page: Page, server: ServerProcess, crowd: Crowd
 ) -> None:
@@ -329,7 +355,7 @@ async def test_views_are_accessible(
         await page.keyboard.press('Enter')
         for view in VIEWS:
             await go(page, server, view)
-            if view not in ('users', 'slow'):
+            if view not in ('users', 'slow', 'explain/rooms%3Aquiet/1'):
                 await expect(page.locator('tbody tr').first).to_be_visible()
             assert [] == await serious_findings(page, rules), view
         if scheme == 'dark':

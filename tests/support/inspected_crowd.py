@@ -21,12 +21,14 @@ SCRIPT_NAME = '<img src=x onerror=alert(1)>\u202e'
 #: Number of connections in each channel; the others are the slow and the refused one.
 IN_LOBBY, IN_STAFF = 150, 48
 NUM_CONNECTIONS = IN_LOBBY + IN_STAFF + 2
+#: The slow reader answers no pings, and must not be closed for that.
+OPTIONS = ('--workers', '2', '--ws-ping-interval', '600')
 REFUSED, SLOW = 'eve', 'sam'
 
 
 def inspected_server(broker: str) -> ServerProcess:
     """Return a server of `support.inspector_app` with two workers, not started."""
-    command = SERVE.command('support.inspector_app:app', '--workers', '2')
+    command = SERVE.command('support.inspector_app:app', *OPTIONS)
     return ServerProcess(command, env={'PYTHONPATH': 'tests', 'BROKER': broker})
 
 
