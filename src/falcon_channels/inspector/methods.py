@@ -26,7 +26,7 @@ from falcon_channels.server_api.media import info_media
 from falcon_channels.server_api.methods import ApiMethods
 from falcon_channels.server_api.methods import ApiRequest
 
-#: Methods that only read.
+#: Methods that only read. `explain` is the method of the server API.
 READ_METHODS: Final = frozenset(
     {
         'overview',
@@ -36,11 +36,12 @@ READ_METHODS: Final = frozenset(
         'user',
         'events',
         'slow_readers',
+        'explain',
     }
 )
 #: Methods of the server API that need a key for writing.
 WRITE_METHODS: Final = frozenset(
-    {'publish', 'disconnect', 'unsubscribe', 'revoke', 'restore'}
+    {'publish', 'disconnect', 'unsubscribe', 'revoke', 'restore', 'record_user'}
 )
 #: Longest search term and user id in characters.
 MAX_TEXT_CHARACTERS = 255

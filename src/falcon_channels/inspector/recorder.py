@@ -22,13 +22,15 @@ REFUSALS: Final = frozenset(
         'connection_refused',
         'command_refused',
         'reader_slow',
-        'publications_dropped',
         'publications_lost',
         'responder_failed',
         'link_lost',
         'link_restored',
     }
 )
+#: Events that are counted only. One slow reader causes many of them, and they would
+#: replace all others.
+COUNTED: Final = frozenset({'publications_dropped'})
 #: Events that tell of an end.
 CLOSES: Final = frozenset({'connection_closed', 'subscription_ended'})
 #: How many events of each kind are stored.
@@ -106,9 +108,14 @@ class Recorder:
             if name in ('connection_refused', 'command_refused'):
                 self.num_refused += 1
             self._record(self._refusals, event)
+        elif name in COUNTED:
+            self._count(event)
 
     def _record(self, ring: deque[tuple[float, Event]], event: Event) -> None:
         ring.append((time.time(), event))
+        self._count(event)
+
+    def _count(self, event: Event) -> None:
         key = (event.name, event.code, event.reason)
         if key not in self._counts and len(self._counts) >= _MAX_REASONS:
             # SECURITY: a client can choose the text of a reason. Without this limit,

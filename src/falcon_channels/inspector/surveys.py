@@ -19,6 +19,7 @@ from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.hub.connection import Connection
 from falcon_channels.inspector.memory import resident_bytes
 from falcon_channels.inspector.recorder import CLOSES
+from falcon_channels.inspector.recorder import COUNTED
 from falcon_channels.inspector.recorder import ReasonCount
 from falcon_channels.inspector.recorder import RecordedEvent
 from falcon_channels.inspector.recorder import Recorder
@@ -287,7 +288,8 @@ class InspectorSurveys:
             user: Id of their user, or ``None`` for all users.
             limit: Largest number of events.
         """
-        names = {'refusals': REFUSALS, 'closes': CLOSES}.get(kind, REFUSALS | CLOSES)
+        problems = REFUSALS | COUNTED
+        names = {'refusals': problems, 'closes': CLOSES}.get(kind, problems | CLOSES)
         answers = await self._ask(
             _EVENTS, _EventsQuestion(sorted(names), user, limit), _EventsAnswer
         )

@@ -7,6 +7,7 @@ import type { View } from './view';
 import { Channel } from './views/channel';
 import { Channels } from './views/channels';
 import { Events } from './views/events';
+import { Explain } from './views/explain';
 import { Processes } from './views/processes';
 import { Slow } from './views/slow';
 import { User, Users } from './views/user';
@@ -17,6 +18,7 @@ const VIEWS: [string, string][] = [
   ['users', 'Users'],
   ['events', 'Refusals'],
   ['slow', 'Slow readers'],
+  ['explain', 'Explain'],
 ];
 
 /** Milliseconds after which the server is asked again if it did not answer. */
@@ -28,15 +30,19 @@ let timer = 0;
 /** Counts the views, so that an answer for an earlier one is dropped. */
 let number = 0;
 
+function decode(part: string): string {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    // Somebody typed a wrong address. The text is used as it is.
+    return part;
+  }
+}
+
 /** Return the view of an address such as `#/channel/rooms%3Alobby`. */
 function viewFor(hash: string, canWrite: boolean): { name: string; made: View } {
   const [, name = '', ...rest] = hash.split('/');
-  let value = rest.join('/');
-  try {
-    value = decodeURIComponent(value);
-  } catch {
-    // Somebody typed a wrong address. The text is used as it is.
-  }
+  const [value = '', second = ''] = rest.map(decode);
   switch (name) {
     case 'channels':
       return { name, made: new Channels() };
@@ -50,6 +56,8 @@ function viewFor(hash: string, canWrite: boolean): { name: string; made: View } 
       return { name, made: new Events() };
     case 'slow':
       return { name, made: new Slow() };
+    case 'explain':
+      return { name, made: new Explain(value, second, canWrite) };
     default:
       return { name: 'processes', made: new Processes() };
   }

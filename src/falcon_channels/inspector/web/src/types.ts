@@ -120,6 +120,15 @@ export interface UserFacts {
   events: RecordedEvent[];
 }
 
+export interface Explanation {
+  verdict: string;
+  text: string;
+  at: number | null;
+  node: string;
+  connection: string;
+  facts: Record<string, unknown>;
+}
+
 export interface SlowReaders {
   readers: {
     client: string;

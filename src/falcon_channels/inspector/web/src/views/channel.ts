@@ -10,11 +10,16 @@ import type { View } from '../view';
 /** Largest number of publications in the live tail. */
 const MAX_TAIL = 100;
 
-function publicationCells(publication: PublicationFacts): Row['cells'] {
+function explainLink(channel: string, offset: number): HTMLElement {
+  const href = `#/explain/${encodeURIComponent(channel)}/${offset}`;
+  return element('a', { href, title: 'Explain the delivery of this publication' }, String(offset));
+}
+
+function publicationCells(publication: PublicationFacts, channel: string): Row['cells'] {
   const end = publication.end;
   const tags = Object.entries(publication.tags).map(([name, value]) => `${name}=${value}`);
   return [
-    publication.offset ? String(publication.offset) : '',
+    publication.offset ? explainLink(channel, publication.offset) : '',
     element('span', { title: dateTime(publication.time_ms / 1000) }, clock(publication.time_ms / 1000)),
     publication.user ? userLink(publication.user) : '',
     element(
@@ -157,7 +162,7 @@ export class Channel implements View {
 
   private showLog(numLoaded: number): void {
     this.older.hidden = numLoaded < 20;
-    this.log.update(this.pages.map((item) => ({ key: String(item.offset), cells: publicationCells(item) })));
+    this.log.update(this.pages.map((item) => ({ key: String(item.offset), cells: publicationCells(item, this.channel) })));
   }
 
   // --- live tail ---------------------------------------------------------------------
@@ -193,7 +198,7 @@ export class Channel implements View {
 
   private addToTail(publication: PublicationFacts): void {
     this.numTailed += 1;
-    this.tailed = [{ key: String(this.numTailed), cells: publicationCells(publication) }, ...this.tailed].slice(0, MAX_TAIL);
+    this.tailed = [{ key: String(this.numTailed), cells: publicationCells(publication, this.channel) }, ...this.tailed].slice(0, MAX_TAIL);
     this.tailTable.update(this.tailed);
   }
 
