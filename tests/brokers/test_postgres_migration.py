@@ -18,6 +18,7 @@ from support.postgres_server import program
 from falcon_channels import BrokerUnavailableError
 from falcon_channels.brokers.base import StreamSettings
 from falcon_channels.brokers.postgres import migrate
+from falcon_channels.brokers.postgres.migration import VERSION
 from falcon_channels.brokers.urls import open_broker
 from falcon_channels.publication import Publication
 from falcon_channels.testing import Recorder
@@ -75,8 +76,8 @@ async def test_migrate_upgrades_tables_of_version_1(server: PostgresServer) -> N
             BrokerUnavailableError, match='run "falcon-channels migrate'
         ):
             await open_broker(url).start(Recorder())
-        assert "updated schema 'old' from version 1 to 3" == migrate(url)
-        assert "schema 'old' already has version 3" in migrate(url)
+        assert f"updated schema 'old' from version 1 to {VERSION}" == migrate(url)
+        assert f"schema 'old' already has version {VERSION}" in migrate(url)
         broker = open_broker(f'{url}&trusted=yes')
         await broker.start(Recorder())
         try:

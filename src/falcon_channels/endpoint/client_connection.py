@@ -1,10 +1,10 @@
 """A connection that speaks the client protocol.
 
-`on_message` decodes each frame and queues its commands in order. One task carries them
-out one after the other. It ends when the queue is empty, so that an idle connection has
-no coroutine. The module `commands` implements the commands. A connection receives them
-as the callable `dispatch`. This module handles the connection itself: its output, its
-timers and its end.
+`on_message` decodes each frame and queues its commands in order (`command_queue`). One
+task carries them out one after the other. It ends when the queue is empty, so that an
+idle connection has no coroutine and no queue. The module `commands` implements the
+commands. A connection receives them as the callable `dispatch`. This module handles the
+connection itself: its output, its timers and its end.
 
 NOTE: after an error of the application, Falcon closes a WebSocket with the code 3000 +
 HTTP status. These codes have other meanings in this protocol; see `protocol.codes`.
@@ -14,7 +14,6 @@ Errors of the application are therefore caught before they reach Falcon.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -30,6 +29,8 @@ from falcon_channels.access.authorization import encode_payload
 from falcon_channels.access.refusal_log import log_refusal
 from falcon_channels.access.responders import notify
 from falcon_channels.checks import check_time
+from falcon_channels.endpoint.command_queue import BATCH
+from falcon_channels.endpoint.command_queue import CommandQueue
 from falcon_channels.endpoint.endpoint import Endpoint
 from falcon_channels.endpoint.refusals import disconnect_for_unsubscribe
 from falcon_channels.errors import InvalidValueError
@@ -74,12 +75,6 @@ from falcon_channels.websocket.close_codes import UNSUPPORTED_DATA
 from falcon_channels.websocket.limits import log_too_big
 
 _logger = logging.getLogger('falcon_channels')
-
-#: Reading pauses while this many commands wait.
-_MAX_WAITING = 32
-#: Maximum number of commands that are decoded, or executed, in one event-loop iteration
-#: (benchmarks/blocking.py).
-_BATCH = 32
 
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
@@ -160,13 +155,12 @@ class ClientConnection(Connection):
         '_on_ended',
         '_ping_at_s',
         '_pong_is_due',
+        '_queue',
         '_reader',
         '_refused_in_row',
         '_restores_left',
         '_session',
         '_timer_slot',
-        '_undecoded',
-        '_waiting',
         '_working',
         'channels',
         'codec',
@@ -220,9 +214,8 @@ class ClientConnection(Connection):
         self._session = session
         self._announces_end = announces_end
         self._on_ended = on_ended
-        self._waiting: deque[Command] | None = None
-        #: Frames that are not decoded completely, or ``None``.
-        self._undecoded: deque[Iterator[Command]] | None = None
+        #: Commands that wait, or ``None``.
+        self._queue: CommandQueue | None = None
         self._working = False
         #: Done when the client has read its replies; commands wait for it.
         self._reader: asyncio.Future[None] | None = None
@@ -276,12 +269,8 @@ class ClientConnection(Connection):
 
     @property
     def num_waiting(self) -> int:
-        """Number of commands that wait.
-
-        A frame that is not decoded completely counts as `_BATCH` commands.
-        """
-        num_waiting = 0 if self._waiting is None else len(self._waiting)
-        return num_waiting + len(self._undecoded or ()) * _BATCH
+        """Number of commands that wait; see `CommandQueue`."""
+        return 0 if self._queue is None else len(self._queue)
 
     def add_channel(
         self,
@@ -355,25 +344,33 @@ class ClientConnection(Connection):
                 'binary messages only' if self.codec.binary else 'text messages only',
             )
             return
+        commands = self.decode(message)
+        queue = self._queue
         # NOTE: a pong is decoded at once; see `_on_pong`.
-        if self._undecoded and len(message) > len(self.codec.protocol.PING):
-            self._undecoded.append(self.decode(message))
-        else:
-            commands = self.decode(message)
-            if self._decode_batch(commands):
-                if self._undecoded is None:
-                    self._undecoded = deque()
-                self._undecoded.append(commands)
-                self.transport.pause_reading()
-        if (self._waiting or self._undecoded) and not self._working and not self.closed:
+        if (
+            queue is not None
+            and queue.first_frame is not None
+            and len(message) > len(self.codec.protocol.PING)
+        ):
+            queue.add_frame(commands)
+        elif self._decode_batch(commands):
+            self._open_queue().add_frame(commands)
+        if self._queue is not None and not self._working and not self.closed:
             self._working = True
             self.hub.spawn(
-                self._work(),
+                self._work(self._queue),
                 'commands',
                 graceful=True,
                 connection=self,
                 context=self.context,
             )
+
+    def _open_queue(self) -> CommandQueue:
+        """Return the queue, or a new one."""
+        queue = self._queue
+        if queue is None:
+            queue = self._queue = CommandQueue(self.transport)
+        return queue
 
     def decode(self, message: str | bytes) -> Iterator[Command]:
         """Return an iterator that decodes the commands of a frame.
@@ -385,14 +382,11 @@ class ClientConnection(Connection):
     def _decode_batch(self, commands: Iterator[Command]) -> bool:
         """Queue the next commands of a frame.
 
-        A frame of 64 KiB can hold thousands of commands. It is therefore decoded in
-        parts, so that it does not block the event loop.
-
         Returns:
             Whether the frame may have more commands.
         """
         try:
-            batch = list(itertools.islice(commands, _BATCH))
+            batch = list(itertools.islice(commands, BATCH))
         except ProtocolError as ex:
             # NOTE: a correct client can exceed a limit. The operator can then raise the
             #   limit.
@@ -404,55 +398,41 @@ class ClientConnection(Connection):
             if command.request is None:
                 self._on_pong(command)
             else:
-                self._queue(command)
-        return len(batch) == _BATCH
+                self._open_queue().add(command)
+        return len(batch) == BATCH
 
-    def _queue(self, command: Command) -> None:
-        if self._waiting is None:
-            self._waiting = deque()
-        self._waiting.append(command)
-        if len(self._waiting) == _MAX_WAITING:
-            self.transport.pause_reading()
-
-    async def _work(self) -> None:
+    async def _work(self, queue: CommandQueue) -> None:
         """Carry out queued commands, one after the other, until there are none."""
-        if self._waiting is None:
-            self._waiting = deque()
-        waiting = self._waiting
         num_carried_out = 0
         try:
-            while (waiting or self._undecoded) and not self.closed:
-                if self.granted_bytes > self.hub.options.max_backlog_bytes:
+            while not self.closed:
+                if self.granted_bytes > self.hub.options.max_backlog_bytes and queue:
                     await self._wait_until_read()
                     continue
-                if not waiting:
-                    await self._decode_more()
+                command = queue.take()
+                if command is None:
+                    if queue.first_frame is None:
+                        break
+                    await self._decode_more(queue)
                     continue
-                command = waiting.popleft()
-                if len(waiting) == _MAX_WAITING - 1 and not self._undecoded:
-                    self.transport.resume_reading()
                 verdict = check_command(self.state, command)
                 if verdict is CommandAction.ACCEPT:
                     await self._carry_out(command)
                 elif verdict is CommandAction.DISCONNECT:
                     self.disconnect(*codes.DISCONNECT_BAD_REQUEST)
                 num_carried_out += 1
-                if num_carried_out % _BATCH == 0:
+                if num_carried_out % BATCH == 0:
                     await asyncio.sleep(0)
         finally:
             self._working = False
-            self._waiting = None
-            self._undecoded = None
+            self._queue = None
 
-    async def _decode_more(self) -> None:
+    async def _decode_more(self, queue: CommandQueue) -> None:
         """Decode more commands of the first frame that is not decoded completely."""
-        undecoded = self._undecoded
-        assert undecoded
         await asyncio.sleep(0)
-        if not self._decode_batch(undecoded[0]):
-            undecoded.popleft()
-            if not undecoded and len(self._waiting or ()) < _MAX_WAITING:
-                self.transport.resume_reading()
+        frame = queue.first_frame
+        if frame is not None and not self._decode_batch(frame):
+            queue.remove_frame()
 
     async def carry_out_only(self, command: Command) -> None:
         """Carry out the only command of a unidirectional client."""
@@ -812,8 +792,8 @@ class ClientConnection(Connection):
         self._timer_slot = 0
         if self._on_ended is not None:
             self._on_ended(self)
-        if self._waiting is not None:
-            self._waiting.clear()
+        if self._queue is not None:
+            self._queue.clear()
         self._wake_reader()
         self._wake_connected()
         responder = self.endpoint.on_disconnect
