@@ -50,6 +50,8 @@ __all__ = ['BrokerContract']
 
 LOG = StreamSettings(size=1000)
 NO_LOG = StreamSettings()
+#: A trace context (W3C traceparent).
+_TRACE = f'00-{"a" * 32}-{"b" * 16}-01'
 
 #: Names that have a special meaning in quotations, patterns, keys, paths or statements.
 NASTY_NAMES = (
@@ -216,7 +218,7 @@ class BrokerContract:
             Publication(data=b'1', time_ms=2, tags={'a': "b'", '': '€'}, info=info),
             Publication(data=b'"%s"' % (b'x' * 60000), time_ms=3),
             Publication(data=b'', binary=True, time_ms=4, offset=77),
-            Publication(data=b'2', time_ms=5, delta=False, trace='00-a-b-01'),
+            Publication(data=b'2', time_ms=5, delta=False, trace=_TRACE),
         ]
         async with self.opened(broker) as recorder:
             for channel, settings in (('log', LOG), ('live', NO_LOG)):
