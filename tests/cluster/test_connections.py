@@ -215,6 +215,19 @@ async def test_facts_about_a_connection_of_an_sdk(nodes: Nodes) -> None:
         assert expected == msgspec.to_builtins(facts)
 
 
+async def test_listening_code_of_the_application_is_a_connection(nodes: Nodes) -> None:
+    """A local subscription has the transport ``local``, and no encoding."""
+    one, two = nodes
+    async with one.subscribe('log:a'):
+        answer = await two.node.connections.find(ConnectionQuery())
+    [facts] = answer.connections
+    assert ('local', '', True) == (
+        facts.transport,
+        facts.protocol,
+        facts.state.channels['log:a'].server_side,
+    )
+
+
 async def test_find_with_a_limit_out_of_range_is_refused() -> None:
     """The error has the limit, and the range that is allowed."""
     channels = Channels()

@@ -209,6 +209,21 @@ async def test_field_that_does_not_exist_is_refused(method: str) -> None:
         assert 'skip_histry' in answer['error']['message']
 
 
+@pytest.mark.parametrize('method', FIELDS)
+async def test_first_request_starts_the_channels(method: str, tmp_path: Path) -> None:
+    """On a server without lifespan events, any method may be the first call."""
+    channels = Channels(f'sqlite:///{tmp_path}/channels.db')
+    channels.add_route(
+        'rooms:{room}', None, ChannelOptions(history_size=10, presence=True)
+    )
+    base = {**FIELDS[method][0], **({'params': [1]} if method == 'rpc' else {})}
+    req: Any = None
+    api = methods.ApiMethods(channels.node, Api())
+    answer = await api.call(method, json.dumps(base).encode(), req)
+    assert not {'error'} & set(answer)
+    await channels.close()
+
+
 @pytest.mark.parametrize('method', OTHERS)
 async def test_method_that_is_not_supported_is_refused(method: str) -> None:
     """A method that only Centrifugo has returns 108, and not 404."""

@@ -597,6 +597,7 @@ class ApiMethods:
         return {}
 
     async def _list_connections(self, request: _Connections) -> dict[str, Any]:
+        await self._node.start()
         found = await self._node.connections.find(
             ConnectionQuery(
                 user=request.user,
@@ -636,6 +637,7 @@ class ApiMethods:
     # --- nodes -----------------------------------------------------------------------
 
     async def _list_channels(self, request: _Channels) -> dict[str, Any]:
+        await self._node.start()
         totals = await self._node.info.channels()
         pattern = request.pattern or '*'
         return {
@@ -647,6 +649,7 @@ class ApiMethods:
         }
 
     async def _info(self, request: _Nothing) -> dict[str, Any]:
+        await self._node.start()
         return {'nodes': await self._node.info.nodes()}
 
 
