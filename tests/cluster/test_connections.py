@@ -17,6 +17,7 @@ from falcon_channels import ChannelOptions
 from falcon_channels import Channels
 from falcon_channels import InvalidValueError
 from falcon_channels import NodeOptions
+from falcon_channels.cluster import cluster
 from falcon_channels.cluster import connections as module
 from falcon_channels.cluster.connections import ConnectionQuery
 from falcon_channels.hub.connection import Connection
@@ -27,7 +28,9 @@ Nodes = tuple[Channels, Channels]
 
 
 @pytest_asyncio.fixture
-async def nodes() -> AsyncIterator[Nodes]:
+async def nodes(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Nodes]:
+    # NOTE: both nodes have announced themselves, so no survey must wait for others.
+    monkeypatch.setattr(cluster, '_DISCOVERY_S', 0.01)
     link: list[LinkedBroker] = []
     (one, _), (two, _) = await start_node(link), await start_node(link)
     for channels in (one, two):

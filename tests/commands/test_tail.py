@@ -191,6 +191,8 @@ async def test_lost_link_without_a_history_is_reported(server: ServerProcess) ->
     """Without a position nothing can be recovered, and the command says so."""
     async with Proxy(server.port) as proxy, tailing(proxy.url, 'plain:t4') as shown:
         await wait_until_followed(server, 'plain:t4')
+        publish(server, 'plain:t4', 'first')
+        assert ['first'] == await shown.lines(1)
         await proxy.cut()
         assert (await shown.said()).endswith('; waiting')
         await proxy.mend()

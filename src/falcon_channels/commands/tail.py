@@ -136,7 +136,9 @@ class _Tail:
         top = {'offset': begin['offset'], 'epoch': begin['epoch']}
         if not top['epoch']:
             if returns or self._position is not None:
-                client.say('the channel has no history: what came before may be lost')
+                client.say(
+                    'the channel has no history: publications in between may be lost'
+                )
             self._position = None
         elif self._position is None:
             self._position = top
