@@ -104,7 +104,7 @@ def test_connections_above_the_limit_are_reported(
         assert 0 == main(['connections', 'lim', '--limit', '2'])
     printed = capsys.readouterr()
     assert 2 == len(printed.out.splitlines())
-    assert '2 of 3 connections are shown; raise --limit' in printed.err
+    assert '2 of 3 connections are shown; increase --limit' in printed.err
 
 
 def test_disconnect_closes_the_connections_of_a_user(

@@ -332,8 +332,10 @@ async def never() -> Any:
     await asyncio.get_running_loop().create_future()
 
 
-def test_reader_that_stops_is_ended_even_if_the_channel_would_drop() -> None:
-    """A tail that is not read for three heartbeats ends, and its place is free."""
+def test_reader_that_stops_is_ended_even_if_the_channel_would_drop(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A tail that is not read for three heartbeats ends, and the log says it."""
 
     async def scenario() -> None:
         channels = make_channels()
@@ -346,6 +348,7 @@ def test_reader_that_stops_is_ended_even_if_the_channel_would_drop() -> None:
             await channels.publish('drops:a', 'x' * 1000)
             await asyncio.sleep(11)
         assert connection.closed
+        assert 1 == channels.node.hub.counters.slow_disconnects
         rest = b''.join([chunk async for chunk in body])
         assert b'"publication"' in rest
         assert rest.endswith(
@@ -354,6 +357,7 @@ def test_reader_that_stops_is_ended_even_if_the_channel_would_drop() -> None:
         await channels.close()
 
     run_with_fake_clock(scenario())
+    assert 'its reader has stopped reading' in caplog.text
 
 
 def test_reader_that_reads_again_stays() -> None:

@@ -53,6 +53,6 @@ def _connections(args: argparse.Namespace) -> None:
         client.show(facts)
     if len(found) < total:
         client.say(
-            f'{len(found)} of {total} connections are shown; raise --limit (at most '
+            f'{len(found)} of {total} connections are shown; increase --limit (at most '
             '1000), or give a user or --channel'
         )

@@ -199,6 +199,8 @@ class TailConnection(Connection):
             #   such as a terminal that is stopped, or one whose link is dead.
             self._unread_heartbeats += 1
             if self._unread_heartbeats == _MAX_UNREAD_HEARTBEATS:
+                self.hub.counters.slow_disconnects += 1
+                _logger.warning('%r ends: its reader has stopped reading', self)
                 self.disconnect(*codes.DISCONNECT_SLOW)
                 return
         else:
