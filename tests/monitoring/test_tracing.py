@@ -51,6 +51,7 @@ from falcon_channels.monitoring.tracing import write_traceparent
 from falcon_channels.operations import Operation
 from falcon_channels.operations import OPERATIONS
 from falcon_channels.operations import Operations
+from falcon_channels.portal import Portal
 from falcon_channels.publication import Publication
 from falcon_channels.testing import SimulatedClient
 from falcon_channels.testing import SimulatedSdk
@@ -233,6 +234,18 @@ async def test_handshake_and_recovery_have_spans() -> None:
     assert {'falcon_channels.connection.kind': 'ClientConnection'} == attributes
     recovery = traces.one('recovery rooms:{n}').attributes or {}
     assert 1 == recovery['messaging.batch.message_count']
+
+
+def test_publish_of_synchronous_code_belongs_to_the_trace_of_its_thread() -> None:
+    """A `Portal` passes the context of the calling thread to its event loop."""
+    traces = Traces()
+    portal = Portal(make_channels(traces), timeout_s=30.0)
+    try:
+        with traces.tracer.start_as_current_span('request') as request:
+            portal.publish('rooms:1', 1)
+    finally:
+        portal.close()
+    assert traces.one('publish rooms:{n}').parent == request.get_span_context()
 
 
 async def test_work_of_the_hub_itself_has_no_spans() -> None:
