@@ -15,6 +15,7 @@ Each benchmark is a script with more options: `python -m benchmarks.fanout --hel
     delta         what deltas save, and what they cost           4 minutes
     explain       what recording deliveries costs                4 minutes
     blocking      how long one message blocks the event loop        1 minute
+    monitoring    what metrics and tracing cost                   4 minutes
 
 All need Linux, two cores that nobody else uses, a C compiler (cc) and as many file
 descriptors as connections (`ulimit -n`: 9,100). With --quick one short repetition of
@@ -40,6 +41,7 @@ NAMES = (
     'delta',
     'explain',
     'blocking',
+    'monitoring',
 )
 
 

@@ -96,11 +96,8 @@ class Measurements(abc.ABC):
 
     def end(self, operation: Operation, state: Any) -> None:
         """Called when an operation has ended."""
-        name, duration_s, outcome = (
-            operation.name,
-            operation.duration_s,
-            operation.outcome,
-        )
+        name, outcome = operation.name, operation.outcome
+        duration_s = operation.duration_s
         if name == 'deliver':
             self._on_delivered(operation)
         elif name == 'broker':

@@ -18,7 +18,7 @@ from collections.abc import Awaitable
 from collections.abc import Callable
 from collections.abc import Sequence
 import logging
-import time
+from time import perf_counter
 from types import TracebackType
 from typing import Any
 from typing import Final
@@ -27,6 +27,7 @@ from typing import Protocol
 from typing import TypeVar
 
 import falcon
+import msgspec
 
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import ChannelsError
@@ -48,11 +49,14 @@ OPERATIONS: Final[dict[str, str]] = {
     'recovery': 'A client that asked for missed publications joins a channel',
 }
 
+#: State of an observer whose `begin` has failed.
+_FAILED: Final = object()
+
 #: How an operation has ended.
 Outcome = Literal['ok', 'refused', 'failed', 'cancelled']
 
 
-class Operation:
+class Operation(msgspec.Struct):
     """One operation. Its code sets facts while it runs; observers read them at its end.
 
     Attributes:
@@ -72,45 +76,19 @@ class Operation:
         trace: Trace context for other processes; an observer of ``publish`` sets it.
     """
 
-    __slots__ = (
-        'channel',
-        'detail',
-        'duration_s',
-        'error',
-        'name',
-        'num_bytes',
-        'num_deliveries',
-        'num_publications',
-        'outcome',
-        'route',
-        'times_ms',
-        'trace',
-        'traces',
-    )
-
-    def __init__(
-        self,
-        name: str,
-        *,
-        detail: str = '',
-        channel: str = '',
-        route: str = '',
-        num_publications: int = 0,
-        num_bytes: int = 0,
-    ) -> None:
-        self.name = name
-        self.detail = detail
-        self.channel = channel
-        self.route = route
-        self.outcome: Outcome = 'ok'
-        self.error: BaseException | None = None
-        self.duration_s = 0.0
-        self.num_publications = num_publications
-        self.num_deliveries = 0
-        self.num_bytes = num_bytes
-        self.times_ms: Sequence[int] = ()
-        self.traces: Sequence[str] = ()
-        self.trace = ''
+    name: str
+    detail: str = ''
+    channel: str = ''
+    route: str = ''
+    outcome: Outcome = 'ok'
+    error: BaseException | None = None
+    duration_s: float = 0.0
+    num_publications: int = 0
+    num_deliveries: int = 0
+    num_bytes: int = 0
+    times_ms: Sequence[int] = ()
+    traces: Sequence[str] = ()
+    trace: str = ''
 
 
 class Observer(Protocol):
@@ -131,22 +109,24 @@ class Observer(Protocol):
 class Timing:
     """Tells observers the start and the end of an operation; a context manager."""
 
-    __slots__ = ('_begun', '_observers', '_started_s', 'operation')
+    __slots__ = ('_observers', '_started_s', '_states', 'operation')
 
     def __init__(self, observers: Sequence[Observer], operation: Operation) -> None:
         self.operation = operation
         self._observers = observers
-        self._begun: list[tuple[Observer, Any]] = []
-        self._started_s = 0.0
 
     def begin(self) -> Timing:
         """Begin the operation; `end` must follow in any case."""
+        operation = self.operation
+        self._states: list[Any] = []
+        states = self._states
         for observer in self._observers:
             try:
-                self._begun.append((observer, observer.begin(self.operation)))
+                states.append(observer.begin(operation))
             except Exception:
                 _logger.exception('observer %r failed', observer)
-        self._started_s = time.perf_counter()
+                states.append(_FAILED)
+        self._started_s = perf_counter()
         return self
 
     def end(self, error: BaseException | None = None) -> None:
@@ -156,13 +136,17 @@ class Timing:
             error: The exception that ended it, or ``None``.
         """
         operation = self.operation
-        operation.duration_s = time.perf_counter() - self._started_s
+        operation.duration_s = perf_counter() - self._started_s
         if error is not None:
             operation.error = error
             operation.outcome = _outcome(error)
         # NOTE: the last observer ends first, because an observer may have changed
         #   context variables.
-        for observer, state in reversed(self._begun):
+        states = self._states
+        for observer in reversed(self._observers):
+            state = states.pop()
+            if state is _FAILED:
+                continue
             try:
                 observer.end(operation, state)
             except Exception:

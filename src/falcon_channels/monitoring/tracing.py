@@ -4,7 +4,7 @@ The attributes follow the semantic conventions for messaging; see docs/tracing.m
 
 * A span is a child of the current span. A handshake, a responder and a publish begin a
   trace if there is none. A call of the broker or a recovery has a span only within a
-  trace, because the hub also works without a cause outside.
+  span that is recorded, because the hub also works without a cause outside.
 * The context of a publish travels beside the publication, as a W3C ``traceparent``. The
   span of a delivery has a link to each publish. If all publications of the delivery
   have the same context, the delivery belongs to this trace. A delivery of publications
@@ -46,7 +46,7 @@ _KINDS: Final = {
 }
 #: ``messaging.operation.type`` of operations.
 _TYPES: Final = {'publish': 'send', 'deliver': 'process'}
-#: Operations that have a span only within a trace.
+#: Operations that have a span only within another one.
 _INNER: Final = frozenset({'broker', 'recovery'})
 
 
@@ -90,7 +90,8 @@ class Tracing:
         name = operation.name
         if name == 'deliver':
             return self._begin_delivery(operation)
-        if name in _INNER and not trace.get_current_span().get_span_context().is_valid:
+        # PERF: within a trace that is not sampled, an inner span would only cost time.
+        if name in _INNER and not trace.get_current_span().is_recording():
             return None
         span = self._start(operation)
         if name == 'publish' and span.is_recording():
