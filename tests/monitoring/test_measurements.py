@@ -11,6 +11,10 @@ import falcon.asgi
 import msgspec
 from prometheus_client import CollectorRegistry
 from prometheus_client import generate_latest
+from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as openmetrics_families,
+)
 from prometheus_client.parser import text_string_to_metric_families
 import pytest
 from support.fake_clock import on_fake_clock
@@ -186,6 +190,24 @@ def test_time_of_a_clock_that_is_ahead_counts_as_zero() -> None:
     distribution = recorder.histograms['publish_to_write_seconds']['x',]
     assert (1, 1) == (distribution.counts[0], distribution.counts[-1])
     assert distribution.total > 10_000
+
+
+@on_fake_clock
+async def test_openmetrics_page_has_the_labelled_metrics() -> None:
+    """Labelled counters and histograms are valid in the OpenMetrics format."""
+    channels = make_channels()
+    async with channels:
+        await channels.publish('rooms:1', 1)
+        registry = CollectorRegistry()
+        registry.register(ChannelsCollector(channels.node))
+        text = openmetrics.generate_latest(registry).decode()
+    families = {
+        family.name: family for family in openmetrics_families(text) if family.samples
+    }
+    histogram = families['falcon_channels_broker_call_seconds']
+    assert 'histogram' == histogram.type
+    infinite = {s.labels['le'] for s in histogram.samples if 'le' in s.labels}
+    assert '+Inf' in infinite
 
 
 def test_nothing_is_measured_before_metrics_are_added() -> None:
