@@ -21,7 +21,7 @@ from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.timer_wheel import TimerWheel
 
 #: Number of chunks a second, in all streams of the process, above which it is busy.
-BUSY_CHUNKS_PER_S: Final = 5000
+BUSY_CHUNKS_PER_S: Final = 10_000
 #: Seconds over which chunks are counted.
 _COUNT_S = 0.25
 #: Batches that are due within these seconds are stored together.
