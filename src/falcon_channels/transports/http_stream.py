@@ -17,7 +17,6 @@ from collections.abc import Awaitable
 from collections.abc import Callable
 from collections.abc import Sequence
 import random
-import sys
 from typing import Any
 
 import falcon
@@ -297,8 +296,10 @@ class HttpStreamTransport:
         self._receiver = receiver
         # NOTE: a middleware may have replaced the stream, for example to compress it.
         #   It must then receive everything.
+        # PERF: the code is compared, because Python would create a frame object that
+        #   lives as long as the stream (benchmarks/idle_memory.py).
         is_sent_as_is = resp is not None and (
-            getattr(resp.stream, 'ag_frame', None) is sys._getframe()
+            getattr(resp.stream, 'ag_code', None) is HttpStreamTransport.body.__code__
         )
         self._sender = asyncio.current_task()
         watch: asyncio.Task[None] | None = None
@@ -348,10 +349,10 @@ class HttpStreamTransport:
         server = self._server
         if server is None or self.framing is not CHUNKED_EVENTS:
             return
-        if server.take_body(self._on_writable):
+        if server.take_body(self):
             self._output = server
 
-    def _on_writable(self) -> None:
+    def on_writable(self) -> None:
         """Called when the server's connection has no backlog any more."""
         if self._closing is not None:
             self._wake()
