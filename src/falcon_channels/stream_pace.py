@@ -21,11 +21,16 @@ from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.timer_wheel import TimerWheel
 
 #: Number of chunks a second, in all streams of the process, above which it is busy.
-BUSY_CHUNKS_PER_S: Final = 5000
+BUSY_CHUNKS_PER_S: Final = 10_000
 #: Seconds over which chunks are counted.
 _COUNT_S = 0.25
 #: Batches that are due within these seconds are stored together.
-_TICK_S = 0.002
+_TICK_S = 0.005
+#: Maximum number of publications that are appended with one call, and of calls in
+#: progress. Without a limit, the streams of a large call would all have their next
+#: batch due at its end, and the calls would become larger and larger.
+MAX_ITEMS: Final = 128
+_MAX_CALLS = 2
 
 
 class BatchTimer:
@@ -73,9 +78,11 @@ class StreamPace:
 
     def __init__(self, append_all: Callable[[list[Any]], asyncio.Future[Any]]) -> None:
         self._append_all = append_all
-        #: What is appended at the end of this event-loop iteration.
+        #: Publications that wait, and what is called with their results.
         self._items: list[Any] = []
-        self._calls: list[Callable[[Any], None]] = []
+        self._on_done: list[Callable[[Any], None]] = []
+        #: Number of calls of `append_all` in progress.
+        self._num_calls = 0
         self._wheel = TimerWheel(_TICK_S)
         self._num_chunks = 0
         self._counted_s = 0.0
@@ -97,21 +104,34 @@ class StreamPace:
             on_done: Called with the result; with ``None`` if the publication was not
                 stored, or possibly not.
         """
-        if not self._items:
+        if not self._items and self._num_calls < _MAX_CALLS:
             asyncio.get_running_loop().call_soon(self._flush)
         self._items.append(item)
-        self._calls.append(on_done)
+        self._on_done.append(on_done)
 
     def _flush(self) -> None:
-        items, self._items = self._items, []
-        calls, self._calls = self._calls, []
-        try:
-            future = self._append_all(items)
-        except BrokerUnavailableError:
-            for call in calls:
-                call(None)
-            return
-        future.add_done_callback(partial(_call_each, calls))
+        """Append waiting publications, the oldest first."""
+        while self._items and self._num_calls < _MAX_CALLS:
+            items = self._items[:MAX_ITEMS]
+            on_done = self._on_done[:MAX_ITEMS]
+            del self._items[:MAX_ITEMS], self._on_done[:MAX_ITEMS]
+            try:
+                future = self._append_all(items)
+            except BrokerUnavailableError:
+                _call_each(on_done, [None] * len(items))
+                continue
+            self._num_calls += 1
+            future.add_done_callback(partial(self._on_appended, on_done))
+
+    def _on_appended(
+        self, on_done: list[Callable[[Any], None]], future: asyncio.Future[Any]
+    ) -> None:
+        self._num_calls -= 1
+        if future.cancelled() or future.exception() is not None:
+            _call_each(on_done, [None] * len(on_done))
+        else:
+            _call_each(on_done, future.result())
+        self._flush()
 
     def count_chunk(self) -> None:
         """Count a chunk that a producer has written."""
@@ -127,11 +147,6 @@ class StreamPace:
         return self._busy
 
 
-def _call_each(calls: list[Callable[[Any], None]], future: asyncio.Future[Any]) -> None:
-    """Pass each result to its writer; ``None`` if there are no results."""
-    if future.cancelled() or future.exception() is not None:
-        results = [None] * len(calls)
-    else:
-        results = future.result()
+def _call_each(calls: list[Callable[[Any], None]], results: list[Any]) -> None:
     for call, result in zip(calls, results, strict=True):
         call(result)

@@ -9,16 +9,19 @@ from typing import Any
 
 from support.fake_clock import on_fake_clock
 
+from falcon_channels import BrokerUnavailableError
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
 from falcon_channels import PublishResult
 from falcon_channels import StreamWriterOptions
 from falcon_channels.brokers.memory import MemoryBroker
 from falcon_channels.stream_pace import BUSY_CHUNKS_PER_S
+from falcon_channels.stream_pace import MAX_ITEMS
+from falcon_channels.stream_pace import StreamPace
 
 INTERVAL_S = StreamWriterOptions().busy_interval_s
 #: Longest delay by the timers themselves.
-TICK_S = 0.003
+TICK_S = 0.006
 #: Time between two chunks of a language model.
 PERIOD_S = 1 / 30
 #: Number of streams of a busy process.
@@ -128,3 +131,33 @@ async def test_stream_without_busy_interval_is_quick_in_a_busy_process() -> None
     async with make_channels(RecordingBroker()) as channels:
         delays = await delays_of(channels, BUSY_STREAMS, 60, busy_interval_s=0.0)
         assert max(delays) < TICK_S
+
+
+async def test_many_batches_are_appended_by_few_calls_of_limited_size() -> None:
+    """Batches wait in order until a call has ended; a failed call has no results."""
+    calls: list[tuple[list[Any], asyncio.Future[Any]]] = []
+    results: list[tuple[int, Any]] = []
+
+    def append_all(items: list[Any]) -> asyncio.Future[Any]:
+        if len(calls) == 3:
+            raise BrokerUnavailableError('too many calls are pending')
+        calls.append((items, asyncio.get_running_loop().create_future()))
+        return calls[-1][1]
+
+    pace = StreamPace(append_all)
+    for number in range(4 * MAX_ITEMS):
+        pace.append(number, lambda result, n=number: results.append((n, result)))
+    await asyncio.sleep(0)
+    assert [MAX_ITEMS, MAX_ITEMS] == [len(items) for items, _ in calls]
+    calls[0][1].set_result([-n for n in calls[0][0]])
+    calls[1][1].set_exception(BrokerUnavailableError('the disk is full'))
+    await asyncio.sleep(0)
+    assert 3 == len(calls)
+    calls[2][1].set_result([-n for n in calls[2][0]])
+    await asyncio.sleep(0)
+    failed = {*range(MAX_ITEMS, 2 * MAX_ITEMS), *range(3 * MAX_ITEMS, 4 * MAX_ITEMS)}
+    appended = [item for items, _ in calls for item in items]
+    assert list(range(3 * MAX_ITEMS)) == appended
+    expected = {n: None if n in failed else -n for n in range(4 * MAX_ITEMS)}
+    assert expected == dict(results)
+    assert len(results) == len(expected)

@@ -35,6 +35,7 @@ from falcon_channels.server.options import ServerOptions
 from falcon_channels.server.protocol import WebSocketProtocol
 from falcon_channels.server.sockets import limit_unacknowledged_time
 from falcon_channels.server.sockets import remote_address
+from falcon_channels.transports.asgi_extensions import BodyWriter
 from falcon_channels.transports.asgi_extensions import SERVER_HTTP_EXTENSION
 from falcon_channels.websocket.handshake import VERSION
 
@@ -253,10 +254,10 @@ class _HttpRequests(HttpToolsProtocol):
         '_in_head',
         '_is_lost',
         '_on_disconnect',
-        '_on_writable',
         '_options',
         '_queued_bytes',
         '_write_timer',
+        '_writer',
         'access_log',
         'access_logger',
         'app',
@@ -317,7 +318,7 @@ class _HttpRequests(HttpToolsProtocol):
         self._on_disconnect: Callable[[], None] | None = None
         self._is_lost = False
         #: Set while the application itself writes the body; see `take_body`.
-        self._on_writable: Callable[[], None] | None = None
+        self._writer: BodyWriter | None = None
         self._fd = -1
         self.descriptor = -1
         #: Number of bytes that `write` has passed to the transport.
@@ -456,7 +457,7 @@ class _HttpRequests(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Called at the end of a response."""
         self._on_disconnect = None
-        if self._on_writable is not None:
+        if self._writer is not None:
             self._end_body()
             self.transport.set_write_buffer_limits()
         super().on_response_complete()
@@ -518,9 +519,9 @@ class _HttpRequests(HttpToolsProtocol):
         """Called when little output is pending: let the application continue."""
         self._stop_write_timer()
         super().resume_writing()
-        if self._on_writable is not None:
+        if self._writer is not None:
             self.descriptor = self._fd
-            self._on_writable()
+            self._writer.on_writable()
 
     def _start_write_timer(self) -> None:
         self._write_timer = self.loop.call_later(
@@ -549,11 +550,11 @@ class _HttpRequests(HttpToolsProtocol):
         self._end_body()
         self.transport.abort()
 
-    def take_body(self, on_writable: Callable[[], None]) -> bool:
+    def take_body(self, writer: BodyWriter) -> bool:
         """Let the application write the rest of the body; see `ServerHttpConnection`.
 
         Args:
-            on_writable: Called when the whole backlog has been written.
+            writer: Object that writes the body.
         """
         cycle = self.cycle
         if (
@@ -565,7 +566,7 @@ class _HttpRequests(HttpToolsProtocol):
             or self.transport.is_closing()
         ):
             return False
-        self._on_writable = on_writable
+        self._writer = writer
         secure = is_ssl(self.transport)
         if not secure:
             self._fd = self.transport.get_extra_info('socket').fileno()
@@ -578,7 +579,7 @@ class _HttpRequests(HttpToolsProtocol):
 
     def _end_body(self) -> None:
         """Forget what `take_body` has stored; `write` does nothing from now on."""
-        self._on_writable = None
+        self._writer = None
         self._fd = self.descriptor = -1
 
     @property
@@ -592,7 +593,7 @@ class _HttpRequests(HttpToolsProtocol):
         PERF: As for a WebSocket, the descriptor is written directly while no output is
         pending (benchmarks/event_streams.py).
         """
-        if self._on_writable is None:
+        if self._writer is None:
             return 0
         if self.descriptor >= 0:
             try:

@@ -68,6 +68,13 @@ class ServerWebSocket(Transport, Protocol):
         """
 
 
+class BodyWriter(Protocol):
+    """Writes the body of a response; see `ServerHttpConnection.take_body`."""
+
+    def on_writable(self) -> None:
+        """Called when the whole backlog has been written."""
+
+
 class ServerHttpConnection(Protocol):
     """The connection of an HTTP request, as our server shares it with the application.
 
@@ -83,13 +90,13 @@ class ServerHttpConnection(Protocol):
     def backlog_bytes(self) -> int:
         """Number of written bytes that are still buffered in this process."""
 
-    def take_body(self, on_writable: Callable[[], None]) -> bool:
+    def take_body(self, writer: BodyWriter) -> bool:
         """Let the application write the rest of the body; allowed once.
 
         The application still sends the last ``http.response.body`` event through ASGI.
 
         Args:
-            on_writable: Called when the whole backlog has been written.
+            writer: Object that writes the body.
 
         Returns:
             Whether `write` can be used. It cannot if the response has not begun, if its

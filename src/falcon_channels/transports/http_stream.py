@@ -17,7 +17,6 @@ from collections.abc import Awaitable
 from collections.abc import Callable
 from collections.abc import Sequence
 import random
-import sys
 from typing import Any
 
 import falcon
@@ -165,6 +164,7 @@ class HttpStreamTransport:
         '_queue',
         '_queue_bytes',
         '_readable',
+        '_receiver',
         '_sender',
         '_sending',
         '_server',
@@ -189,6 +189,7 @@ class HttpStreamTransport:
         self._sending = False
         self._sender: asyncio.Task[Any] | None = None
         self._server: ServerHttpConnection | None = None
+        self._receiver: Receiver | None = None
         #: The server's connection while blobs are written to it and not to the queue.
         self._output: ServerHttpConnection | None = None
 
@@ -292,10 +293,13 @@ class HttpStreamTransport:
             resp: The response. It is needed for writes to the server's connection.
         """
         self._server = server
+        self._receiver = receiver
         # NOTE: a middleware may have replaced the stream, for example to compress it.
         #   It must then receive everything.
+        # PERF: the code is compared, because Python would create a frame object that
+        #   lives as long as the stream (benchmarks/idle_memory.py).
         is_sent_as_is = resp is not None and (
-            getattr(resp.stream, 'ag_frame', None) is sys._getframe()
+            getattr(resp.stream, 'ag_code', None) is HttpStreamTransport.body.__code__
         )
         self._sender = asyncio.current_task()
         watch: asyncio.Task[None] | None = None
@@ -318,7 +322,7 @@ class HttpStreamTransport:
                     self._queue_bytes -= size_bytes
                     if not self._queue:
                         if is_sent_as_is:
-                            self._take_output(receiver)
+                            self._take_output()
                         if not self.backlog_bytes:
                             receiver.on_writable()
                 elif self._closing is not None and not self.backlog_bytes:
@@ -328,7 +332,7 @@ class HttpStreamTransport:
                     await self._waiter
         finally:
             self._sending = False
-            self._output = None
+            self._output = self._receiver = None
             self._ended = True
             self._queue.clear()
             if watch is not None:
@@ -340,19 +344,20 @@ class HttpStreamTransport:
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    def _take_output(self, receiver: Receiver) -> None:
+    def _take_output(self) -> None:
         """Write to the server's connection from now on, if the server allows it."""
         server = self._server
         if server is None or self.framing is not CHUNKED_EVENTS:
             return
-
-        def on_writable() -> None:
-            if self._closing is not None:
-                self._wake()
-            receiver.on_writable()
-
-        if server.take_body(on_writable):
+        if server.take_body(self):
             self._output = server
+
+    def on_writable(self) -> None:
+        """Called when the server's connection has no backlog any more."""
+        if self._closing is not None:
+            self._wake()
+        if self._receiver is not None:
+            self._receiver.on_writable()
 
     def _take_queue(self) -> bytes:
         chunk = b''.join(self._queue)
