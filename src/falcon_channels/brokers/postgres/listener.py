@@ -44,16 +44,23 @@ from falcon_channels.brokers.postgres.snapshot import Snapshot
 from falcon_channels.brokers.server_link import ServerLink
 from falcon_channels.errors import BrokerUnavailableError
 
-#: Seconds between two polls.
+#: Seconds between two polls, and after a poll that has found few publications.
 _POLL_S = 0.005
+_SLOW_POLL_S = 0.01
+_FEW = 5
 #: The same while a transaction delays the end of polling. The delay grows.
 _MAX_POLL_S = 0.1
-#: A listener polls if it gets this number of notifications within this time.
+#: A listener polls if it gets this number of notifications within this time, from this
+#: number of connections. The rate is low, because transactions that wait for a slow
+#: disk, one after the other, reach no higher one. Few connections rarely wait.
 _BUSY_COUNT = 25
-_BUSY_S = 0.05
+_BUSY_S = 0.125
+_BUSY_CONNECTIONS = 3
 #: Number of polls after which a listener decides whether to continue. It stops if fewer
 #: than half of them have found something.
 _POLLS = 20
+#: Number of polls after which it tries to wait, to count the connections again.
+_MAX_POLLS = 400
 #: Number of locks in the SQL function ``all_poll``.
 _LOCKS = 32
 #: Number of publications that are read at once.
@@ -238,10 +245,17 @@ class Listener(ServerLink[Connection]):
         while not busy:
             begun_s = loop.time()
             count = 0
+            connections: set[int] = set()
             async for notification in connection.notifies(stop_after=_BUSY_COUNT):
-                count += notification.payload.startswith('#')
+                if notification.payload.startswith('#'):
+                    count += 1
+                    connections.add(notification.pid)
                 await self._on_payload(notification.payload)
-            busy = count >= _BUSY_COUNT and loop.time() - begun_s < _BUSY_S
+            busy = (
+                count >= _BUSY_COUNT
+                and len(connections) >= _BUSY_CONNECTIONS
+                and loop.time() - begun_s < _BUSY_S
+            )
 
     async def _on_payload(self, payload: str) -> None:
         """Pass on a notification or a probe."""
@@ -283,13 +297,17 @@ class Listener(ServerLink[Connection]):
         await self._poll(connection, payloads)
 
     async def _poll_until_quiet(self, connection: Connection) -> None:
-        """Poll until few transactions publish."""
-        found = _POLLS
-        while found * 2 >= _POLLS:
-            found = 0
+        """Poll until few transactions publish, or for some seconds."""
+        count = 0
+        for _ in range(_MAX_POLLS // _POLLS):
+            successes = 0
             for _ in range(_POLLS):
-                payloads = await self._receive(connection, _POLL_S)
-                found += await self._poll(connection, payloads)
+                delay_s = _SLOW_POLL_S if count < _FEW else _POLL_S
+                payloads = await self._receive(connection, delay_s)
+                count = await self._poll(connection, payloads)
+                successes += count > 0
+            if successes * 2 < _POLLS:
+                break
 
     async def _stop_polling(self, connection: Connection) -> bool:
         """Share the locks and poll once more; return false if many publish again.
@@ -300,21 +318,22 @@ class Listener(ServerLink[Connection]):
         delay_s = _POLL_S
         locks = list(range(_LOCKS))
         payloads: list[str] = []
-        polls = found = 0
+        polls = successes = 0
         while True:
             ((locks,),) = await self._rows(
                 connection, f'SELECT {self._schema}.share_locks(%s)', locks
             )
             # NOTE: the last poll begins after the listener got the last lock.
-            found += await self._poll(connection, payloads, last=not locks)
+            count = await self._poll(connection, payloads, last=not locks)
+            successes += count > 0
             polls += 1
             if not locks:
                 return True
             if polls == _POLLS:
-                if found * 2 >= _POLLS:
+                if successes * 2 >= _POLLS:
                     await self._rows(connection, 'SELECT pg_advisory_unlock_all()')
                     return False
-                polls = found = 0
+                polls = successes = 0
             payloads = await self._receive(connection, delay_s, stop_after=1)
             delay_s = min(delay_s * 1.5, _MAX_POLL_S)
 
@@ -334,8 +353,8 @@ class Listener(ServerLink[Connection]):
 
     async def _poll(
         self, connection: Connection, payloads: Sequence[str], *, last: bool = False
-    ) -> bool:
-        """Announce what no poll has seen; return whether there was something.
+    ) -> int:
+        """Announce what no poll has seen; return the number of publications.
 
         Notifications are passed on between publications that were committed before
         them, and those that were committed after them.
@@ -357,7 +376,7 @@ class Listener(ServerLink[Connection]):
         self._seen = Snapshot.parse(rows[0][0])
         self._polling = not last
         found = _publications(rows)
-        something = bool(found)
+        count = len(found)
         # NOTE: a message that was sent before one of these publications has arrived
         #   with the answer.
         for payload in (*payloads, *await self._receive(connection, 0)):
@@ -370,7 +389,7 @@ class Listener(ServerLink[Connection]):
                 found = [p for p in found if not notification.follows(p)]
             await self._on_notification(notification)
         await self._on_stored(found)
-        return something
+        return count
 
     async def _read_pages(
         self, connection: Connection, values: tuple[str, ...]
