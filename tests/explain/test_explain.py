@@ -10,6 +10,7 @@ import tracemalloc
 from typing import Any
 
 import falcon
+import msgspec
 import pytest
 from support.fake_clock import on_fake_clock
 from support.linked_broker import LinkedBroker
@@ -29,6 +30,7 @@ from falcon_channels import UnknownChannelError
 from falcon_channels import Verdict
 from falcon_channels.brokers.memory import MemoryBroker
 from falcon_channels.errors import TooManyUsersError
+from falcon_channels.explain.facts import ExplainQuestion
 from falcon_channels.testing import CommandError
 from falcon_channels.testing import SimulatedClient
 from falcon_channels.testing import SimulatedSdk
@@ -688,3 +690,56 @@ async def test_node_that_does_not_answer_is_named() -> None:
         assert two.node.cluster.id == again.facts['ended_nodes']
     await one.close()
     await two.close()
+
+
+# --- what nodes tell each other ------------------------------------------------------
+
+
+@on_fake_clock
+async def test_client_that_subscribes_often_does_not_hide_its_first_time() -> None:
+    """Of many subscriptions, those that concern the publication are sent."""
+    channels = make_channels()
+    async with channels, SimulatedClient(channels, user='ann') as ann:
+        await ann.subscribe(ROOM)
+        await publish(channels, 1)
+        for _ in range(200):
+            ann.unsubscribe(ROOM)
+            await ann.subscribe(ROOM)
+        assert Verdict.DELIVERED == (await explain(channels, 1)).verdict
+
+
+@on_fake_clock
+async def test_answer_about_too_many_recoveries_is_unknown() -> None:
+    """A client that recovers too often from an old position gets a careful answer."""
+    channels = make_channels(history_size=2)
+    async with channels, SimulatedClient(channels, user='ann') as ann:
+        await publish(channels, 1, 2, 3, 4)
+        since = Position(0, (await channels.position(ROOM)).epoch)
+        for _ in range(60):
+            await ann.subscribe(ROOM, since=since)
+            ann.unsubscribe(ROOM)
+        answer = await explain(channels, 1)
+        assert Verdict.UNKNOWN == answer.verdict
+        assert 10 == answer.facts['left_out']
+
+
+@on_fake_clock
+async def test_payloads_tags_and_filters_are_not_sent_to_other_nodes() -> None:
+    """The facts of a node have the effect of a filter, and not the filter."""
+    channels = make_channels(client_filters=True)
+    async with channels, SimulatedClient(channels, user='dan') as dan:
+        await dan.subscribe(ROOM)
+        await publish(channels, 'secret payload', tags={'kind': 'secret tag'})
+        question = ExplainQuestion(
+            channel=ROOM,
+            offset=1,
+            epoch=(await channels.position(ROOM)).epoch,
+            user='dan',
+            tags={'kind': 'secret tag'},
+        )
+        body = msgspec.msgpack.encode(question)
+        answers = await channels.node.cluster.survey('explain', body)
+        [facts] = answers.values()
+        assert b'application' in facts
+        for secret in (b'secret', b'news'):
+            assert secret not in facts

@@ -118,6 +118,7 @@ class Explainer:
             epoch=position.epoch,
             user=user,
             client=client,
+            tags=None if publication is None else publication.tags or {},
         )
         known = self._cluster.nodes
         answers = await self._cluster.survey(

@@ -65,8 +65,10 @@ class SubscriptionFacts(msgspec.Struct, kw_only=True, omit_defaults=True):
         latest: Whether the channel sends the newest publication only.
         slow_reader: Policy of the channel for slow readers.
         server_side: Whether the application subscribed the client.
-        filter: Filter of the application, or ``None``.
+        filter: Filter of the application, or ``None``. Filters are not sent.
         client_filter: Filter of the client, or ``None``.
+        filtered: Whether there is a filter.
+        excluded_by: Owners of the filters that exclude the publication.
         countable: Whether payloads are sent whole, so that their sizes can be compared
             with a backlog.
         lags: Times in which publications waited for the client.
@@ -95,6 +97,8 @@ class SubscriptionFacts(msgspec.Struct, kw_only=True, omit_defaults=True):
     server_side: bool = False
     filter: TagFilter | None = None
     client_filter: TagFilter | None = None
+    filtered: bool = False
+    excluded_by: list[str] = []
     countable: bool = False
     lags: list[Lag] = []
     lags_after: int = 0
@@ -141,7 +145,9 @@ class ConnectionFacts(msgspec.Struct, kw_only=True, omit_defaults=True):
             wait now.
         drained_at: Unix time in seconds at which no bytes waited for the last time
             that is known, or ``None``.
-        subscriptions: Its recorded subscriptions to the channel, oldest first.
+        subscriptions: Its recorded subscriptions to the channel that concern the
+            publication, oldest first.
+        left_out: How many of them were too many to send.
         refusals: Its refused requests to subscribe to the channel, oldest first.
     """
 
@@ -155,6 +161,7 @@ class ConnectionFacts(msgspec.Struct, kw_only=True, omit_defaults=True):
     backlog_bytes: int = 0
     drained_at: float | None = None
     subscriptions: list[SubscriptionFacts] = []
+    left_out: int = 0
     refusals: list[RefusalFacts] = []
 
 
@@ -219,6 +226,7 @@ class ExplainQuestion(msgspec.Struct, kw_only=True, omit_defaults=True):
         epoch: Epoch of the log.
         user: Id of the user.
         client: Id of one connection; ``''`` for all of the user.
+        tags: Tags of the publication; ``None`` if the log no longer has it.
     """
 
     channel: str
@@ -226,3 +234,4 @@ class ExplainQuestion(msgspec.Struct, kw_only=True, omit_defaults=True):
     epoch: str
     user: str
     client: str = ''
+    tags: dict[str, str] | None = None

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from array import array
 import asyncio
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -425,14 +426,11 @@ class _ChannelRecord:
                 return block.offsets[-1]
         return None
 
-    def bytes_between(self, offset: int, until: int, epoch: str) -> int | None:
-        """Return the bytes of payloads after one batch, up to another one."""
-        ends = [
-            block.sizes[number]
-            for wanted in (offset, until)
-            for block, number in self._batches(wanted, epoch)
-        ]
-        return ends[1] - ends[0] if len(ends) == 2 else None
+    def bytes_until(self, offset: int, epoch: str) -> int | None:
+        """Return the bytes of payloads up to and with a batch, or ``None``."""
+        for block, number in self._batches(offset, epoch):
+            return block.sizes[number]
+        return None
 
     def repair_of(self, offset: int, epoch: str) -> RepairFacts | None:
         """Return the last gap that a publication was in, or ``None``."""
@@ -444,12 +442,10 @@ class _ChannelRecord:
 
     def _batches(self, offset: int, epoch: str) -> Iterator[tuple[_Block, int]]:
         """Yield the block and the number of the batch with a publication, if known."""
-        for block in self.blocks:
+        for block in reversed(self.blocks):
             if block.epoch == epoch and block.start < offset <= block.offsets[-1]:
-                for number, last in enumerate(block.offsets):
-                    if offset <= last:
-                        yield block, number
-                        return
+                yield block, bisect_left(block.offsets, offset)
+                return
 
 
 class DeliveryRecorder:
@@ -793,8 +789,11 @@ class DeliveryRecorder:
         # NOTE: connections with records of this channel come last, and stay.
         ids.sort(key=lambda id: id in known and _has(known[id], question.channel))
         facts.more = max(0, len(ids) - MAX_CONNECTIONS)
+        sizes = _Sizes(channel, question)
         facts.connections = [
-            self._connection_facts(known.get(id), running.get(id), channel, question)
+            self._connection_facts(
+                known.get(id), running.get(id), channel, question, sizes
+            )
             for id in ids[facts.more :]
         ]
         return facts
@@ -818,13 +817,14 @@ class DeliveryRecorder:
         connection: Connection | None,
         channel: _ChannelRecord | None,
         question: ExplainQuestion,
+        sizes: _Sizes,
     ) -> ConnectionFacts:
         subscriptions: list[SubscriptionFacts] = []
         refusals: list[RefusalFacts] = []
         if record is not None:
             known = record.facts
             kept = record.subscriptions.get(question.channel, ())
-            subscriptions = [one.facts for one in kept][-_MAX_PER_CONNECTION:]
+            subscriptions = [one.facts for one in kept]
             refused = record.refusals.get(question.channel, ())
             refusals = [one.facts for one in refused][-_MAX_PER_CONNECTION:]
         else:
@@ -836,16 +836,12 @@ class DeliveryRecorder:
             subscription = connection.subscriptions.get(question.channel)
             if subscription is not None and channel is not None:
                 self._add_state(subscription, channel, subscriptions)
-        if channel is not None:
-            for facts in subscriptions:
-                if facts.countable and facts.epoch == question.epoch:
-                    facts.bytes_after = channel.bytes_between(
-                        question.offset, facts.delivered, question.epoch
-                    )
+        relevant, left_out = _relevant(subscriptions, question)
         return msgspec.structs.replace(
             known,
             backlog_bytes=backlog_bytes,
-            subscriptions=subscriptions,
+            subscriptions=[_for_sending(facts, question, sizes) for facts in relevant],
+            left_out=left_out,
             refusals=refusals,
         )
 
@@ -873,6 +869,97 @@ class DeliveryRecorder:
             facts = record.facts
             facts.first_pending = first_offset(subscription.pending or ())
         facts.delivered = position.offset
+
+
+class _Sizes:
+    """Bytes that were written after a publication; each number is computed once.
+
+    Args:
+        channel: The channel, or ``None`` if nothing is known about it.
+        question: The question that names the publication.
+    """
+
+    def __init__(
+        self, channel: _ChannelRecord | None, question: ExplainQuestion
+    ) -> None:
+        self._channel = channel
+        self._epoch = question.epoch
+        self._known: dict[int, int | None] = {}
+        self._start = self._until(question.offset)
+
+    def after(self, offset: int) -> int | None:
+        """Return the bytes after the publication up to an offset, or ``None``."""
+        until = self._until(offset)
+        if self._start is None or until is None:
+            return None
+        return until - self._start
+
+    def _until(self, offset: int) -> int | None:
+        if offset not in self._known:
+            self._known[offset] = (
+                None
+                if self._channel is None
+                else self._channel.bytes_until(offset, self._epoch)
+            )
+        return self._known[offset]
+
+
+def _relevant(
+    subscriptions: list[SubscriptionFacts], question: ExplainQuestion
+) -> tuple[list[SubscriptionFacts], int]:
+    """Return the subscriptions that decide about a publication.
+
+    These are all that can have sent it, the last one before it, and the first one
+    after it.
+
+    Returns:
+        The subscriptions, oldest first, and how many were too many.
+    """
+    offset = question.offset
+    same_log = [facts for facts in subscriptions if facts.epoch == question.epoch]
+    before = [f for f in same_log if offset > f.offset and not _covers(f, offset)]
+    after = [f for f in same_log if offset <= f.offset and not _covers(f, offset)]
+    covering = [facts for facts in same_log if _covers(facts, offset)]
+    half = _MAX_PER_CONNECTION // 2
+    left_out = max(0, len(covering) - 2 * half)
+    if left_out:
+        covering = [*covering[:half], *covering[-half:]]
+    wanted = {id(facts) for facts in [*before[-1:], *covering, *after[:1]]}
+    return [facts for facts in same_log if id(facts) in wanted], left_out
+
+
+def _covers(facts: SubscriptionFacts, offset: int) -> bool:
+    """Return whether a subscription can have sent a publication, or should have."""
+    if offset <= facts.offset:
+        return (
+            not facts.from_start or facts.since is not None or facts.first is not None
+        )
+    return facts.ended_at is None or offset <= facts.delivered
+
+
+def _for_sending(
+    facts: SubscriptionFacts, question: ExplainQuestion, sizes: _Sizes
+) -> SubscriptionFacts:
+    """Return facts with the effect of the filters, and without the filters.
+
+    SECURITY: filters can be large. Other nodes get only their effect.
+    """
+    filters = {'application': facts.filter, 'client': facts.client_filter}
+    excluded_by = [
+        name
+        for name, tag_filter in filters.items()
+        if tag_filter is not None
+        and question.tags is not None
+        and not tag_filter.matches(question.tags)
+    ]
+    return msgspec.structs.replace(
+        facts,
+        filter=None,
+        client_filter=None,
+        filtered=any(filters.values()),
+        excluded_by=excluded_by,
+        bytes_after=sizes.after(facts.delivered) if facts.countable else None,
+    )
 
 
 def _facts_of(

@@ -270,6 +270,14 @@ def _of_connection(
             after = after or subscription
         else:
             before = subscription
+    if connection.left_out and (found is None or found.verdict not in _RECEIVED):
+        return _Found(
+            Verdict.UNKNOWN,
+            f'the client has subscribed again so often that {connection.left_out} '
+            'subscriptions are left out',
+            None,
+            {'left_out': connection.left_out},
+        )
     if found is not None:
         return found
     if before is not None:
@@ -399,14 +407,9 @@ def _at_start(
 
 def _filtered(asked: Asked, subscription: SubscriptionFacts) -> _Found | None:
     """Return an answer if a filter excluded it, or if that cannot be found out."""
-    filters = {
-        'application': subscription.filter,
-        'client': subscription.client_filter,
-    }
-    if not any(filters.values()):
+    if not subscription.filtered:
         return None
-    publication = asked.publication
-    if publication is None:
+    if asked.publication is None:
         return _Found(
             Verdict.UNKNOWN,
             'the subscription had a filter, and the log no longer has the publication '
@@ -414,11 +417,7 @@ def _filtered(asked: Asked, subscription: SubscriptionFacts) -> _Found | None:
             None,
             {'filtered_by': None},
         )
-    by = [
-        name
-        for name, tag_filter in filters.items()
-        if tag_filter is not None and not tag_filter.matches(publication.tags)
-    ]
+    by = subscription.excluded_by
     if not by:
         return None
     return _Found(

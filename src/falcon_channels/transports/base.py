@@ -79,7 +79,11 @@ class Transport(Protocol):
 
     @property
     def backlog_bytes(self) -> int:
-        """Number of written bytes that are still buffered in this process."""
+        """Number of written bytes that are still buffered in this process.
+
+        After the end it may be the number of bytes that were dropped, or 1 if only that
+        is known.
+        """
 
     def write(self, blob: Any) -> int:
         """Send or buffer a blob of this framing; return the backlog in bytes."""
