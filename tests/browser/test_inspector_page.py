@@ -284,6 +284,30 @@ async def test_page_without_write_key_has_no_forms_that_change_something(
 
 
 @on_sqlite
+async def test_keyboard_focus_stays_while_the_numbers_change(
+    page: Page, server: ServerProcess, crowd: Crowd
+) -> None:
+    """A table changes in place, so that a person can follow a link by keyboard."""
+    await log_in(page, server, KEY, 'channels')
+    row = rows(page, 'Channels by number of subscribers').nth(1)
+    await expect(row).to_have_text('rooms:staff48')
+    await page.keyboard.press('Tab')
+    await expect(page.get_by_label('Part of the name')).to_be_focused()
+    for _ in range(3):
+        # The table itself, the first row and the second one.
+        await page.keyboard.press('Tab')
+    await expect(row.get_by_role('link')).to_be_focused()
+    crowd.members['staff-9'].cut()
+    await expect(row).to_have_text('rooms:staff47')
+    await expect(row.get_by_role('link')).to_be_focused()
+    await page.keyboard.press('Enter')
+    await expect(page.locator('#title')).to_have_text('Channel rooms:staff')
+    crowd.members['staff-9'].num_messages = 0
+    await crowd.members['staff-9'].connect()
+    await until(lambda: crowd.members['staff-9'].num_messages)
+
+
+@on_sqlite
 async def test_delivery_is_explained_from_the_history(
     page: Page, server: ServerProcess, crowd: Crowd
 ) -> None:
