@@ -26,6 +26,8 @@ from support.inspected_crowd import SLOW
 from support.inspected_crowd import until
 from support.inspector_app import KEY
 from support.inspector_app import WRITE_KEY
+from support.nginx import nginx_process
+from support.processes import free_port
 from support.processes import ROOT
 from support.processes import ServerProcess
 from support.workers import broker_url
@@ -330,6 +332,48 @@ async def test_delivery_is_explained_from_the_history(
     (connection,) = await answers.locator('td:nth-child(4)').all_inner_texts()
     await go(page, server, 'user/staff-9')
     await expect(rows(page, 'Connections')).to_contain_text(connection)
+
+
+NGINX = """
+error_log stderr;
+pid {folder}/nginx.pid;
+events {{ worker_connections 100; }}
+http {{
+  access_log off;
+  server {{
+    listen 127.0.0.1:{port};
+    location /chat/ {{
+      proxy_pass http://127.0.0.1:{target}/;
+      proxy_set_header Host $http_host;
+    }}
+  }}
+}}
+"""
+
+
+@on_sqlite
+async def test_page_works_behind_a_proxy_that_removes_a_prefix(
+    page: Page, server: ServerProcess, crowd: Crowd, tmp_path: Path
+) -> None:
+    """The page finds its files and its API, and the browser sends the cookie back.
+
+    The app does not know the prefix. The live tail arrives, although nginx buffers.
+    """
+    port = free_port()
+    text = NGINX.format(folder=tmp_path, port=port, target=server.port)
+    with nginx_process(tmp_path, text, port) as proxy:
+        await page.goto(f'{proxy.url}/chat/_channels/#/channel/rooms%3Astaff')
+        await expect(page.get_by_label('Key')).to_be_focused()
+        await page.keyboard.type(KEY)
+        await page.keyboard.press('Enter')
+        await expect(fact(page, 'Route')).to_have_text('rooms:{room}')
+        await page.get_by_role('button', name='Start the live tail').click()
+        await expect(fact(page, 'Subscribers')).to_have_text('49')
+        await crowd.publish('rooms:staff', {'text': 'through the proxy'})
+        live = rows(page, 'Live publications, newest first')
+        await expect(live).to_contain_text(['through the proxy'])
+        await page.get_by_role('button', name='Stop the live tail').click()
+        await expect(fact(page, 'Subscribers')).to_have_text('48')
 
 
 @on_sqlite
