@@ -29,6 +29,7 @@ _COMMANDS = {
     'channels': (f'{_API}.channels', 'print the channels that have subscribers'),
     'info': (f'{_API}.info', 'print the processes that share the broker'),
     'connections': (f'{_API}.connections', 'print the connections of all processes'),
+    'inspect': (f'{_API}.inspect', 'open the inspector of a running app'),
     'disconnect': (f'{_API}.disconnect', 'close connections of a user'),
     'unsubscribe': (
         f'{_API}.unsubscribe',

@@ -26,6 +26,8 @@ from support.inspected_crowd import SLOW
 from support.inspected_crowd import until
 from support.inspector_app import KEY
 from support.inspector_app import WRITE_KEY
+from support.nginx import nginx_process
+from support.processes import free_port
 from support.processes import ROOT
 from support.processes import ServerProcess
 from support.workers import broker_url
@@ -284,6 +286,30 @@ async def test_page_without_write_key_has_no_forms_that_change_something(
 
 
 @on_sqlite
+async def test_keyboard_focus_stays_while_the_numbers_change(
+    page: Page, server: ServerProcess, crowd: Crowd
+) -> None:
+    """A table changes in place, so that a person can follow a link by keyboard."""
+    await log_in(page, server, KEY, 'channels')
+    row = rows(page, 'Channels by number of subscribers').nth(1)
+    await expect(row).to_have_text('rooms:staff48')
+    await page.keyboard.press('Tab')
+    await expect(page.get_by_label('Part of the name')).to_be_focused()
+    for _ in range(3):
+        # The table itself, the first row and the second one.
+        await page.keyboard.press('Tab')
+    await expect(row.get_by_role('link')).to_be_focused()
+    crowd.members['staff-9'].cut()
+    await expect(row).to_have_text('rooms:staff47')
+    await expect(row.get_by_role('link')).to_be_focused()
+    await page.keyboard.press('Enter')
+    await expect(page.locator('#title')).to_have_text('Channel rooms:staff')
+    crowd.members['staff-9'].num_messages = 0
+    await crowd.members['staff-9'].connect()
+    await until(lambda: crowd.members['staff-9'].num_messages)
+
+
+@on_sqlite
 async def test_delivery_is_explained_from_the_history(
     page: Page, server: ServerProcess, crowd: Crowd
 ) -> None:
@@ -306,6 +332,48 @@ async def test_delivery_is_explained_from_the_history(
     (connection,) = await answers.locator('td:nth-child(4)').all_inner_texts()
     await go(page, server, 'user/staff-9')
     await expect(rows(page, 'Connections')).to_contain_text(connection)
+
+
+NGINX = """
+error_log stderr;
+pid {folder}/nginx.pid;
+events {{ worker_connections 100; }}
+http {{
+  access_log off;
+  server {{
+    listen 127.0.0.1:{port};
+    location /chat/ {{
+      proxy_pass http://127.0.0.1:{target}/;
+      proxy_set_header Host $http_host;
+    }}
+  }}
+}}
+"""
+
+
+@on_sqlite
+async def test_page_works_behind_a_proxy_that_removes_a_prefix(
+    page: Page, server: ServerProcess, crowd: Crowd, tmp_path: Path
+) -> None:
+    """The page finds its files and its API, and the browser sends the cookie back.
+
+    The app does not know the prefix. The live tail arrives, although nginx buffers.
+    """
+    port = free_port()
+    text = NGINX.format(folder=tmp_path, port=port, target=server.port)
+    with nginx_process(tmp_path, text, port) as proxy:
+        await page.goto(f'{proxy.url}/chat/_channels/#/channel/rooms%3Astaff')
+        await expect(page.get_by_label('Key')).to_be_focused()
+        await page.keyboard.type(KEY)
+        await page.keyboard.press('Enter')
+        await expect(fact(page, 'Route')).to_have_text('rooms:{room}')
+        await page.get_by_role('button', name='Start the live tail').click()
+        await expect(fact(page, 'Subscribers')).to_have_text('49')
+        await crowd.publish('rooms:staff', {'text': 'through the proxy'})
+        live = rows(page, 'Live publications, newest first')
+        await expect(live).to_contain_text(['through the proxy'])
+        await page.get_by_role('button', name='Stop the live tail').click()
+        await expect(fact(page, 'Subscribers')).to_have_text('48')
 
 
 @on_sqlite

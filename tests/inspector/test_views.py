@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import falcon
+from falcon import testing
 import falcon.asgi
 import pytest
 from support.linked_broker import LinkedBroker
 
+from falcon_channels import ChannelOptions
 from falcon_channels import Channels
 from falcon_channels import OptionsError
 from falcon_channels.inspector import scan
@@ -15,6 +17,8 @@ from falcon_channels.testing import CommandError
 from falcon_channels.testing import SimulatedClient
 from falcon_channels.testing import SimulatedSdk
 from inspector.pages import Clients
+from inspector.pages import Inspected
+from inspector.pages import KEY
 from inspector.pages import two_inspected
 from inspector.pages import WRITE_KEY
 
@@ -265,6 +269,30 @@ async def test_methods_of_the_server_api_without_a_place_in_the_page_are_refused
         for method in ('history', 'broadcast', 'batch', 'rpc', 'refresh', 'nothing'):
             result = await one.post(method, {})
             assert 404 == result.status_code
+
+
+async def test_inspector_works_after_the_channels_were_closed_and_started_again() -> (
+    None
+):
+    """A restart builds new parts, and the inspector shows these."""
+    channels = Channels()
+    channels.add_route('rooms:{room}', None, ChannelOptions(subscribers='anybody'))
+    app = falcon.asgi.App()
+    channels.add_inspector(app, keys=KEY)
+    ids = []
+    async with testing.ASGIConductor(app) as conductor:
+        inspected = Inspected(channels, conductor)
+        await inspected.login(KEY)
+        for number in (1, 2):
+            async with channels, SimulatedClient(channels, user='ann') as client:
+                await client.subscribe('rooms:a')
+                (node,) = (await inspected.ask('overview'))['nodes']
+                assert 1 == node['num_subscriptions']
+                assert number == node['counters']['opened']
+                found = await inspected.ask('channels')
+                assert ['rooms:a'] == [row['channel'] for row in found['channels']]
+                ids.append(node['id'])
+    assert 2 == len(set(ids))
 
 
 def test_page_is_closed_by_default() -> None:

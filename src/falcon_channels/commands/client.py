@@ -86,7 +86,7 @@ class ApiClient:
     """
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self._url = _checked_url(args.url)
+        self._url = checked_url(args.url, DEFAULT_URL)
         self._key = read_secret(KEY_VARIABLE, args.key_file, '--key-file')
         self._timeout_s: float = args.timeout_s
         if self._url.scheme == 'http' and not _is_loopback(self._url.hostname or ''):
@@ -198,14 +198,19 @@ class ApiClient:
             )
 
 
-def _checked_url(text: str) -> SplitResult:
+def checked_url(text: str, example: str) -> SplitResult:
+    """Return the parts of a URL.
+
+    Raises:
+        CommandError: It is not a URL such as `example`, or it contains a secret.
+    """
     try:
         url = urlsplit(text)
         port_is_right = url.port is None or url.port > 0
     except ValueError:
         port_is_right = False
     if not port_is_right or url.scheme not in ('http', 'https') or not url.hostname:
-        raise CommandError(f'{text!r} is no URL such as {DEFAULT_URL}')
+        raise CommandError(f'{text!r} is no URL such as {example}')
     if url.query or url.username:
         raise CommandError('secrets and queries do not belong into the URL')
     return url

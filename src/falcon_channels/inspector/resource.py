@@ -5,7 +5,7 @@ of users and channels are in no log of a proxy. A person sends the key once, in 
 of the method ``login``, and gets a cookie; see `sessions`.
 
 SECURITY: the cookie is sent only by pages of the same site (``SameSite=Strict``), to
-the path of the inspector only, and scripts cannot read it. In addition, each request
+the API of the inspector only, and scripts cannot read it. In addition, each request
 needs the content type of JSON, which a form cannot send, and no foreign ``Origin``.
 """
 
@@ -70,17 +70,15 @@ class InspectorResource:
     Args:
         node: Node of this process.
         sessions: Checks keys and cookies.
-        path: Path of the inspector, to which the cookie is restricted.
         recorder: Refusals and closes of this process.
     """
 
     def __init__(
-        self, node: Node, sessions: InspectorSessions, path: str, recorder: Recorder
+        self, node: Node, sessions: InspectorSessions, recorder: Recorder
     ) -> None:
         self._methods = InspectorMethods(node, InspectorSurveys(node, recorder))
         self._node = node
         self._sessions = sessions
-        self._path = path
         self._limit = LoginLimit()
         self._tails = Tails(node)
 
@@ -106,7 +104,7 @@ class InspectorResource:
                 description='log in with a key', challenges=['falcon-channels']
             )
         if method == 'logout':
-            resp.unset_cookie(COOKIE, samesite='Strict', path=self._path)
+            resp.unset_cookie(COOKIE, samesite='Strict')
             answer: dict[str, Any] = {'result': {}}
         elif method == 'tail':
             self._tail(resp, body, session)
@@ -168,11 +166,12 @@ class InspectorResource:
             address,
             'read and write' if session.can_write else 'read',
         )
+        # NOTE: without a path, the cookie belongs to the folder of this request, which
+        #   is that of the API. A proxy may have put a prefix before it.
         resp.set_cookie(
             COOKIE,
             token,
             max_age=SESSION_S,
-            path=self._path,
             secure=req.scheme == 'https',
             http_only=True,
             same_site='Strict',
@@ -255,5 +254,5 @@ def mount_inspector(
     app.add_route(path, page)
     app.add_route(f'{path}/', page, suffix='slash')
     app.add_route(f'{path}/assets/{{name}}', page, suffix='asset')
-    api = InspectorResource(node, sessions, path, recorder)
+    api = InspectorResource(node, sessions, recorder)
     app.add_route(f'{path}/api/{{method}}', api)

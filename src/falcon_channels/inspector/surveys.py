@@ -254,15 +254,25 @@ class InspectorSurveys:
         search, limit = question.search, min(question.limit, MAX_ROWS)
         channels = self._node.hub.local_channels()
         largest: list[tuple[int, str]] = []
-        num_matching = 0
+        num_matching = floor = 0
         async for part in in_parts(channels):
-            found = [
-                (channel.members, channel.channel)
+            matching = [
+                channel
                 for channel in part
                 if channel.members and search in channel.channel
             ]
-            num_matching += len(found)
-            largest = heapq.nlargest(limit, largest + found)
+            num_matching += len(matching)
+            # PERF: most channels are smaller than the largest ones so far
+            #   (benchmarks/inspector.py).
+            found = [
+                (channel.members, channel.channel)
+                for channel in matching
+                if channel.members > floor
+            ]
+            if found:
+                largest = heapq.nlargest(limit, largest + found)
+            if len(largest) == limit:
+                floor = largest[-1][0]
         return msgspec.msgpack.encode(
             _ChannelsAnswer(
                 rows=[(name, count) for count, name in largest],

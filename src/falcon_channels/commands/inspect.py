@@ -1,0 +1,75 @@
+"""``falcon-channels inspect``: open the inspector of a running app in a browser."""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import webbrowser
+
+import msgspec
+
+from falcon_channels.commands import client
+
+_DEFAULT_URL = 'http://127.0.0.1:8000/_channels'
+#: Largest answer that is read, in bytes; that of the inspector is much smaller.
+_MAX_ANSWER_BYTES = 4096
+
+
+class _Answer(msgspec.Struct, forbid_unknown_fields=True):
+    """The answer of an inspector to a client without a session."""
+
+    result: None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument(
+        'url', nargs='?', default=_DEFAULT_URL, help='address of the inspector'
+    )
+    parser.add_argument(
+        '--print', action='store_true', help='print the address, and open no browser'
+    )
+    parser.add_argument(
+        '--timeout-s', type=float, default=10.0, help='seconds to wait for an answer'
+    )
+
+
+def inspect(args: argparse.Namespace) -> int:
+    """Check that an inspector answers, and open it; return the exit code."""
+    return client.run(lambda: _inspect(args))
+
+
+def _inspect(args: argparse.Namespace) -> None:
+    url = client.checked_url(args.url, _DEFAULT_URL)
+    address = url.geturl().rstrip('/')
+    kind = (
+        http.client.HTTPSConnection
+        if url.scheme == 'https'
+        else http.client.HTTPConnection
+    )
+    connection = kind(url.hostname or '', url.port, timeout=args.timeout_s)
+    try:
+        connection.request(
+            'POST',
+            f'{url.path.rstrip("/")}/api/session',
+            b'{}',
+            {'Content-Type': 'application/json'},
+        )
+        response = connection.getresponse()
+        body = response.read(_MAX_ANSWER_BYTES)
+    except (OSError, http.client.HTTPException) as ex:
+        raise client.UnreachableError(
+            f'no answer from {address}: {ex or type(ex).__name__}'
+        ) from None
+    finally:
+        connection.close()
+    try:
+        msgspec.json.decode(body, type=_Answer)
+    except msgspec.DecodeError:
+        raise client.CommandError(
+            f'{address} answered HTTP {response.status}, and not as an inspector: call '
+            'channels.add_inspector(app, keys=...) in the app, and give its address'
+        ) from None
+    # NOTE: without a browser, as on a server, the address is still of use.
+    if args.print or not webbrowser.open(address):
+        client.show_line(address)
