@@ -28,6 +28,7 @@ from typing import TypeVar
 import msgspec
 
 from falcon_channels.access import authorization
+from falcon_channels.access import publication_parts
 from falcon_channels.access.authorization import PublicationDraft
 from falcon_channels.brokers.base import Append
 from falcon_channels.brokers.base import Broker
@@ -136,16 +137,16 @@ class Publisher:
     ) -> PublishResult:
         """Implement `Channels.publish`."""
         match = await self._match(channel)
-        payload, binary = authorization.encode_publication(
+        payload, binary = publication_parts.encode_publication(
             match.route.options, channel, data
         )
-        authorization.check_labels(tags, idempotency_key)
-        checked_version = authorization.make_version(
+        publication_parts.check_labels(tags, idempotency_key)
+        checked_version = publication_parts.make_version(
             version, version_epoch, skip_history
         )
         if checked_version is not None:
-            authorization.check_log(match.route, 'version')
-        authorization.check_size(match.route, payload)
+            publication_parts.check_log(match.route, 'version')
+        publication_parts.check_size(match.route, payload)
         self._check_connection(connection)
         return await self._give_to_broker(
             match,
@@ -171,13 +172,13 @@ class Publisher:
         match = await self._match(channel)
         payload, binary = b'', False
         if data is not None:
-            payload, binary = authorization.encode_publication(
+            payload, binary = publication_parts.encode_publication(
                 match.route.options, channel, data
             )
-        end = authorization.make_end(error)
-        authorization.check_labels(tags, idempotency_key)
-        authorization.check_log(match.route, 'finish')
-        authorization.check_size(match.route, payload)
+        end = publication_parts.make_end(error)
+        publication_parts.check_labels(tags, idempotency_key)
+        publication_parts.check_log(match.route, 'finish')
+        publication_parts.check_size(match.route, payload)
         self._check_connection(connection)
         return await self._give_to_broker(
             match,
@@ -251,8 +252,8 @@ class Publisher:
         """Implement `Channels.broadcast`."""
         if isinstance(channels, str):
             raise ChannelNameError(f'broadcast takes several channels: [{channels!r}]')
-        authorization.check_labels(tags, idempotency_key)
-        checked_version = authorization.make_version(
+        publication_parts.check_labels(tags, idempotency_key)
+        checked_version = publication_parts.make_version(
             version, version_epoch, skip_history
         )
         matches = [(channel, await self._match(channel)) for channel in channels]
@@ -261,15 +262,15 @@ class Publisher:
         for channel, match in matches:
             options = match.route.options
             if options.binary not in publications:
-                payload, binary = authorization.encode_publication(
+                payload, binary = publication_parts.encode_publication(
                     options, channel, data
                 )
                 publications[options.binary] = Publication(
                     data=payload, binary=binary, tags=tags, delta=delta
                 )
             if checked_version is not None:
-                authorization.check_log(match.route, 'version')
-            authorization.check_size(match.route, publications[options.binary].data)
+                publication_parts.check_log(match.route, 'version')
+            publication_parts.check_size(match.route, publications[options.binary].data)
         return await call_in_batches(
             partial(
                 self._give_to_broker,

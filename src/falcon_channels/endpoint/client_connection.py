@@ -25,7 +25,7 @@ import time
 from types import MappingProxyType
 from typing import Any
 
-from falcon_channels.access.authorization import encode_payload
+from falcon_channels.access.publication_parts import encode_payload
 from falcon_channels.access.refusal_log import log_refusal
 from falcon_channels.access.responders import notify
 from falcon_channels.checks import check_time

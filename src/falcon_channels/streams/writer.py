@@ -40,7 +40,7 @@ from typing import Self
 
 import msgspec
 
-from falcon_channels.access import authorization
+from falcon_channels.access import publication_parts
 from falcon_channels.brokers.base import PublishResult
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import ChannelFinishedError
@@ -89,7 +89,7 @@ class StreamWriter:
     ) -> None:
         self._options = StreamWriterOptions() if options is None else options
         check_options(self._options, StreamWriterOptions)
-        self._failed = authorization.make_end(self._options.error_text)
+        self._failed = publication_parts.make_end(self._options.error_text)
         self._node = node
         self._channel = channel
         self._log = StreamLog(node, channel)
@@ -193,13 +193,13 @@ class StreamWriter:
 
     def _add_value(self, value: Any) -> None:
         assert self._match is not None
-        payload, binary = authorization.encode_publication(
+        payload, binary = publication_parts.encode_publication(
             self._match.route.options, self._channel, value
         )
         if is_text_payload(payload, binary):
             self._add_text(msgspec.json.decode(payload))
             return
-        authorization.check_size(self._match.route, payload)
+        publication_parts.check_size(self._match.route, payload)
         if self._to_skip:
             self._to_skip -= 1
         else:
@@ -226,7 +226,7 @@ class StreamWriter:
         Raises:
             PayloadError: The text is empty or too long.
         """
-        end = authorization.make_end(error)
+        end = publication_parts.make_end(error)
         if not error:
             raise PayloadError('error must be a text for readers, and not empty')
         await self.flush()
@@ -240,7 +240,7 @@ class StreamWriter:
             raise RuntimeError('a stream is opened once: call channels.stream again')
         self._match = await self._node.match(self._channel)
         options = self._match.route.options
-        authorization.check_log(self._match.route, 'a stream')
+        publication_parts.check_log(self._match.route, 'a stream')
         self._buffer = ChunkBuffer(
             min(self._options.max_batch_bytes, options.max_publication_bytes)
         )
@@ -569,7 +569,7 @@ class StreamWriter:
 
 async def abort_stream(node: Node, channel: str) -> bool:
     """Implement `Channels.abort_stream`."""
-    authorization.check_log((await node.match(channel)).route, 'abort_stream')
+    publication_parts.check_log((await node.match(channel)).route, 'abort_stream')
     end, is_new = await StreamLog(node, channel).abort()
     await node.stream_aborts.send(channel, end)
     return is_new

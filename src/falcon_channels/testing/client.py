@@ -30,7 +30,7 @@ from typing import Self
 
 from falcon import testing
 
-from falcon_channels.access.authorization import encode_payload
+from falcon_channels.access.publication_parts import encode_payload
 from falcon_channels.access.subscribing import SubscribeOptions
 from falcon_channels.channels import Channels
 from falcon_channels.errors import UnsubscribedError
