@@ -787,7 +787,13 @@ class DeliveryRecorder:
         if question.client:
             ids = [id for id in ids if id == question.client]
         # NOTE: connections with records of this channel come last, and stay.
-        ids.sort(key=lambda id: id in known and _has(known[id], question.channel))
+        recorded = [
+            id for id in ids if id in known and _has(known[id], question.channel)
+        ]
+        others = dict.fromkeys(ids)
+        for id in recorded:
+            del others[id]
+        ids = [*others, *recorded]
         facts.more = max(0, len(ids) - MAX_CONNECTIONS)
         sizes = _Sizes(channel, question)
         facts.connections = [
