@@ -6,7 +6,7 @@
 time of its write, and the client compares it with the time of its arrival. Falcon's own
 server-sent events (``resp.sse``) are the lower limit: they store nothing, and an answer
 ends with its connection. "publish" publishes each chunk, and "stream" writes it to
-`Channels.stream`, which joins the chunks of 30 or 100 ms. The server runs on one core,
+`Channels.stream`, which joins chunks of the same stream. The server runs on one core,
 and the client on the other.
 
 If the server cannot keep up, it writes fewer chunks than it was asked for. The table
