@@ -86,13 +86,11 @@ def peers(folder: str, rate: float) -> list[tuple[harness.Peer, str]]:
     command = [*harness.SERVE, 'benchmarks.apps.answers:app']
     env = {'CHUNKS_PER_S': str(rate)}
     sqlite = {**env, 'CHANNELS_URL': f'sqlite:///{folder}/{{port}}.db'}
-    batches = {**sqlite, 'INTERVAL_S': '0.1'}
     return [
         (harness.Peer('Falcon by hand (resp.sse)', command, env), '/by-hand'),
         (harness.Peer('publish, memory', command, env), '/answers'),
         (harness.Peer('publish, SQLite', command, sqlite), '/answers'),
         (harness.Peer('stream, SQLite', command, sqlite), '/streams'),
-        (harness.Peer('stream of 100 ms, SQLite', command, batches), '/streams'),
     ]
 
 

@@ -16,12 +16,9 @@ from falcon.asgi import SSEvent
 
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
-from falcon_channels import StreamWriterOptions
 
 CHUNKS_PER_S = float(os.environ.get('CHUNKS_PER_S', '30'))
 TEXT = 'x' * 24
-#: Seconds between two batches of a writer.
-INTERVAL_S = float(os.environ.get('INTERVAL_S', '0.03'))
 
 channels = Channels(os.environ.get('CHANNELS_URL', 'memory://'))
 channels.add_route(
@@ -48,8 +45,7 @@ async def write_answer(name):
 
 async def stream_answer(name):
     """Write each chunk as text, which the writer may join with the next ones."""
-    options = StreamWriterOptions(interval_s=INTERVAL_S)
-    async with channels.stream(name, options) as stream:
+    async with channels.stream(name) as stream:
         async for chunk in chunks():
             await stream.write(json.dumps(chunk) + '\n')
 
