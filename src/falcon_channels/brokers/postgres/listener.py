@@ -44,13 +44,16 @@ from falcon_channels.brokers.postgres.snapshot import Snapshot
 from falcon_channels.brokers.server_link import ServerLink
 from falcon_channels.errors import BrokerUnavailableError
 
-#: Seconds between two polls.
+#: Seconds between two polls, and after a poll that has found few publications.
 _POLL_S = 0.005
+_SLOW_POLL_S = 0.01
+_FEW = 5
 #: The same while a transaction delays the end of polling. The delay grows.
 _MAX_POLL_S = 0.1
-#: A listener polls if it gets this number of notifications within this time.
+#: A listener polls if it gets this number of notifications within this time. The rate
+#: is lower than that of transactions that wait one after the other for a slow disk.
 _BUSY_COUNT = 25
-_BUSY_S = 0.05
+_BUSY_S = 0.125
 #: Number of polls after which a listener decides whether to continue. It stops if fewer
 #: than half of them have found something.
 _POLLS = 20
@@ -284,12 +287,15 @@ class Listener(ServerLink[Connection]):
 
     async def _poll_until_quiet(self, connection: Connection) -> None:
         """Poll until few transactions publish."""
-        found = _POLLS
-        while found * 2 >= _POLLS:
-            found = 0
+        successes = _POLLS
+        count = 0
+        while successes * 2 >= _POLLS:
+            successes = 0
             for _ in range(_POLLS):
-                payloads = await self._receive(connection, _POLL_S)
-                found += await self._poll(connection, payloads)
+                delay_s = _SLOW_POLL_S if count < _FEW else _POLL_S
+                payloads = await self._receive(connection, delay_s)
+                count = await self._poll(connection, payloads)
+                successes += count > 0
 
     async def _stop_polling(self, connection: Connection) -> bool:
         """Share the locks and poll once more; return false if many publish again.
@@ -300,21 +306,22 @@ class Listener(ServerLink[Connection]):
         delay_s = _POLL_S
         locks = list(range(_LOCKS))
         payloads: list[str] = []
-        polls = found = 0
+        polls = successes = 0
         while True:
             ((locks,),) = await self._rows(
                 connection, f'SELECT {self._schema}.share_locks(%s)', locks
             )
             # NOTE: the last poll begins after the listener got the last lock.
-            found += await self._poll(connection, payloads, last=not locks)
+            count = await self._poll(connection, payloads, last=not locks)
+            successes += count > 0
             polls += 1
             if not locks:
                 return True
             if polls == _POLLS:
-                if found * 2 >= _POLLS:
+                if successes * 2 >= _POLLS:
                     await self._rows(connection, 'SELECT pg_advisory_unlock_all()')
                     return False
-                polls = found = 0
+                polls = successes = 0
             payloads = await self._receive(connection, delay_s, stop_after=1)
             delay_s = min(delay_s * 1.5, _MAX_POLL_S)
 
@@ -334,8 +341,8 @@ class Listener(ServerLink[Connection]):
 
     async def _poll(
         self, connection: Connection, payloads: Sequence[str], *, last: bool = False
-    ) -> bool:
-        """Announce what no poll has seen; return whether there was something.
+    ) -> int:
+        """Announce what no poll has seen; return the number of publications.
 
         Notifications are passed on between publications that were committed before
         them, and those that were committed after them.
@@ -357,7 +364,7 @@ class Listener(ServerLink[Connection]):
         self._seen = Snapshot.parse(rows[0][0])
         self._polling = not last
         found = _publications(rows)
-        something = bool(found)
+        count = len(found)
         # NOTE: a message that was sent before one of these publications has arrived
         #   with the answer.
         for payload in (*payloads, *await self._receive(connection, 0)):
@@ -370,7 +377,7 @@ class Listener(ServerLink[Connection]):
                 found = [p for p in found if not notification.follows(p)]
             await self._on_notification(notification)
         await self._on_stored(found)
-        return something
+        return count
 
     async def _read_pages(
         self, connection: Connection, values: tuple[str, ...]
