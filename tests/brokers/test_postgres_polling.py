@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from collections.abc import Iterator
 from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack
 from itertools import count
 import random
 from typing import Any
@@ -92,14 +93,22 @@ class Database:
         return int(locks)
 
     async def publish_until_polled(self, connection: Any, name: str) -> None:
-        """Publish until no listener waits for notifications."""
+        """Publish over several connections until no listener waits."""
 
-        async def polled() -> bool:
-            for _ in range(30):
-                await self.publish(connection, name)
-            return not await self.locks(connection)
+        async def publish_many(other: Any) -> None:
+            for _ in range(10):
+                await self.publish(other, name)
 
-        await eventually(polled, 'all listeners poll')
+        async with AsyncExitStack() as stack:
+            others = [
+                await stack.enter_async_context(self.connected()) for _ in range(4)
+            ]
+
+            async def polled() -> bool:
+                await asyncio.gather(*map(publish_many, others))
+                return not await self.locks(connection)
+
+            await eventually(polled, 'all listeners poll')
 
 
 @pytest.fixture
@@ -319,6 +328,18 @@ async def test_removed_publication_is_announced_to_a_listener_that_polls(
             assert [] == (await broker.history('two', LOG)).publications
         await recorder.until(lambda: len(recorder.of('two')) == 20, 'all of them')
         assert list(range(1, 21)) == recorder.offsets_of('two')
+
+
+async def test_single_publisher_is_announced_by_notifications(
+    database: Database,
+) -> None:
+    """One connection that publishes as fast as it can does not make listeners poll."""
+    async with opened(database) as (_, recorder), database.connected() as admin:
+        for _ in range(200):
+            top = await database.publish(admin, 'one')
+            assert 32 == await database.locks(admin)
+        await recorder.until(lambda: len(recorder.of('one')) == top, 'all of them')
+        assert list(range(1, 201)) == recorder.offsets_of('one')
 
 
 async def test_publisher_without_any_listener_sends_no_notification(

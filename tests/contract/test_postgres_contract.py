@@ -59,5 +59,6 @@ class TestPollingPostgresBroker(PostgresBrokers, SharedBrokerContract):
     @pytest.fixture(autouse=True)
     def _begin_to_poll_early(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(listener, '_BUSY_COUNT', 1)
+        monkeypatch.setattr(listener, '_BUSY_CONNECTIONS', 1)
         monkeypatch.setattr(listener, '_BUSY_S', math.inf)
         monkeypatch.setattr(listener, '_POLLS', 4)

@@ -50,13 +50,17 @@ _SLOW_POLL_S = 0.01
 _FEW = 5
 #: The same while a transaction delays the end of polling. The delay grows.
 _MAX_POLL_S = 0.1
-#: A listener polls if it gets this number of notifications within this time. The rate
-#: is lower than that of transactions that wait one after the other for a slow disk.
+#: A listener polls if it gets this number of notifications within this time, from this
+#: number of connections. The rate is low, because transactions that wait for a slow
+#: disk, one after the other, reach no higher one. Few connections rarely wait.
 _BUSY_COUNT = 25
 _BUSY_S = 0.125
+_BUSY_CONNECTIONS = 3
 #: Number of polls after which a listener decides whether to continue. It stops if fewer
 #: than half of them have found something.
 _POLLS = 20
+#: Number of polls after which it tries to wait, to count the connections again.
+_MAX_POLLS = 400
 #: Number of locks in the SQL function ``all_poll``.
 _LOCKS = 32
 #: Number of publications that are read at once.
@@ -241,10 +245,17 @@ class Listener(ServerLink[Connection]):
         while not busy:
             begun_s = loop.time()
             count = 0
+            connections: set[int] = set()
             async for notification in connection.notifies(stop_after=_BUSY_COUNT):
-                count += notification.payload.startswith('#')
+                if notification.payload.startswith('#'):
+                    count += 1
+                    connections.add(notification.pid)
                 await self._on_payload(notification.payload)
-            busy = count >= _BUSY_COUNT and loop.time() - begun_s < _BUSY_S
+            busy = (
+                count >= _BUSY_COUNT
+                and len(connections) >= _BUSY_CONNECTIONS
+                and loop.time() - begun_s < _BUSY_S
+            )
 
     async def _on_payload(self, payload: str) -> None:
         """Pass on a notification or a probe."""
@@ -286,16 +297,17 @@ class Listener(ServerLink[Connection]):
         await self._poll(connection, payloads)
 
     async def _poll_until_quiet(self, connection: Connection) -> None:
-        """Poll until few transactions publish."""
-        successes = _POLLS
+        """Poll until few transactions publish, or for some seconds."""
         count = 0
-        while successes * 2 >= _POLLS:
+        for _ in range(_MAX_POLLS // _POLLS):
             successes = 0
             for _ in range(_POLLS):
                 delay_s = _SLOW_POLL_S if count < _FEW else _POLL_S
                 payloads = await self._receive(connection, delay_s)
                 count = await self._poll(connection, payloads)
                 successes += count > 0
+            if successes * 2 < _POLLS:
+                break
 
     async def _stop_polling(self, connection: Connection) -> bool:
         """Share the locks and poll once more; return false if many publish again.
