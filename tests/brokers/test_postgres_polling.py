@@ -330,6 +330,27 @@ async def test_removed_publication_is_announced_to_a_listener_that_polls(
         assert list(range(1, 21)) == recorder.offsets_of('two')
 
 
+async def test_poll_searches_an_index_and_reads_no_whole_table(
+    database: Database,
+) -> None:
+    """The cost of a poll does not depend on the size of the tables."""
+    query = (
+        'SELECT coalesce(sum(idx_scan), 0), coalesce(sum(seq_scan), 0) '
+        "FROM pg_stat_user_tables WHERE relname = 'items' AND schemaname = %s"
+    )
+    async with opened(database), database.connected() as admin:
+        await admin.execute(f'ANALYZE {database.schema}.items')
+
+        async def polled() -> bool:
+            await database.publish_until_polled(admin, 'one')
+            cursor = await admin.execute(query, (database.schema,))
+            ((searches, scans),) = await cursor.fetchall()
+            assert scans < 10  # `migrate` reads the empty table for its indexes
+            return searches > 100
+
+        await eventually(polled, 'the statistics are up to date')
+
+
 async def test_single_publisher_is_announced_by_notifications(
     database: Database,
 ) -> None:
