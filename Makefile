@@ -152,6 +152,10 @@ docs-serve: docs  ## Serve the site at http://localhost:8000 (PORT and HOST can 
 diagrams: setup  ## Draw the diagrams of the documentation again
 	$(BIN)/python -m scripts.site.diagrams
 
+.PHONY: screenshots
+screenshots: setup  ## Take the pictures of the inspector for the documentation again (a minute)
+	$(BIN)/python scripts/inspector_screenshots.py
+
 .PHONY: format
 format: setup  ## Format the code, and fix what the linter can fix
 	$(BIN)/ruff check --fix-only --quiet .

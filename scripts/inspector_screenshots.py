@@ -1,6 +1,6 @@
 """Take the pictures of the inspector for docs/inspector.md, in light and dark.
 
-    python scripts/inspector_screenshots.py
+    make screenshots
 
 They show the crowd of the tests: two workers with 200 connections, a slow reader and a
 refused user. The system needs Chromium.

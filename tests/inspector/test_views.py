@@ -11,6 +11,7 @@ from support.linked_broker import LinkedBroker
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
 from falcon_channels import OptionsError
+from falcon_channels.cluster.cluster import Cluster
 from falcon_channels.inspector import scan
 from falcon_channels.inspector import surveys
 from falcon_channels.testing import CommandError
@@ -66,6 +67,32 @@ async def test_overview_without_a_link_describes_this_process_and_says_so() -> N
         answer = await one.ask('overview')
         assert 'cannot be asked' in answer['error']
         assert ['link lost'] == [node['status'] for node in answer['nodes']]
+
+
+async def test_process_that_does_not_answer_is_counted_in_each_view(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A person is told that the numbers of a process are missing."""
+    monkeypatch.setattr(Cluster.survey, '__kwdefaults__', {'timeout_s': 0.2})
+    async with two_inspected() as (one, two):
+        views = {
+            'channels': {},
+            'channel': {'channel': 'rooms:a'},
+            'user': {'user': 'ann'},
+            'events': {},
+            'slow_readers': {},
+        }
+        for method, fields in views.items():
+            assert 0 == (await one.ask(method, **fields))['num_missing'], method
+        broker = two.channels.node.broker
+        assert isinstance(broker, LinkedBroker)
+        for method, fields in views.items():
+            broker.cut = True
+            assert 1 == (await one.ask(method, **fields))['num_missing'], method
+            # The next survey does not wait for it, until it is heard of again.
+            broker.cut = False
+            await two.channels.node.cluster.hello()
+            await one.ask('overview')
 
 
 async def test_channels_are_sorted_by_the_subscribers_of_all_processes() -> None:

@@ -133,6 +133,7 @@ class InspectorMethods:
         channel = request.channel
         route = (await self._node.match(channel)).route
         page = await self._node.reader.history(channel, limit=0)
+        num_known = len(self._node.cluster.known)
         found = await self._node.connections.find(
             ConnectionQuery(channel=channel, limit=_MAX_CONNECTIONS)
         )
@@ -143,6 +144,7 @@ class InspectorMethods:
             'end': None if page.end is None else page.end._asdict(),
             'num_subscribers': found.total,
             'subscribers': found.connections,
+            'num_missing': max(0, num_known - found.num_nodes),
         }
         if route.options.presence:
             stats = await self._node.reader.presence_stats(channel)
@@ -173,6 +175,7 @@ class InspectorMethods:
 
     async def _user(self, request: _User) -> dict[str, Any]:
         await self._node.start()
+        num_known = len(self._node.cluster.known)
         found = await self._node.connections.find(
             ConnectionQuery(user=request.user, limit=_MAX_CONNECTIONS)
         )
@@ -182,6 +185,9 @@ class InspectorMethods:
             'num_connections': found.total,
             'connections': found.connections,
             'events': events['events'],
+            # NOTE: the second survey does not wait for a process that did not answer
+            #   the first one.
+            'num_missing': max(num_known - found.num_nodes, events['num_missing']),
         }
 
     async def _events(self, request: _Events) -> dict[str, Any]:

@@ -7,8 +7,10 @@ in parts (`scan`), and names only the first of them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 import heapq
 from typing import Any
+from typing import Generic
 from typing import TypeVar
 
 import msgspec
@@ -128,6 +130,24 @@ class SlowReader(msgspec.Struct, frozen=True):
     channels: list[str]
 
 
+class _Answers(Generic[_Answer]):
+    """The answers of the processes.
+
+    Attributes:
+        num_missing: Known processes that have not answered, or have no inspector.
+    """
+
+    def __init__(self, answers: list[_Answer], num_missing: int) -> None:
+        self._answers = answers
+        self.num_missing = num_missing
+
+    def __iter__(self) -> Iterator[_Answer]:
+        return iter(self._answers)
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+
 class _SlowAnswer(msgspec.Struct, frozen=True):
     rows: list[SlowReader]
     num_slow: int
@@ -156,14 +176,17 @@ class InspectorSurveys:
 
     async def _ask(
         self, name: str, question: Any, answer_type: type[_Answer]
-    ) -> list[_Answer]:
-        answers = await self._node.cluster.survey(
-            name, msgspec.msgpack.encode(question)
+    ) -> _Answers[_Answer]:
+        cluster = self._node.cluster
+        known = cluster.known
+        answers = await cluster.survey(name, msgspec.msgpack.encode(question))
+        return _Answers(
+            [
+                msgspec.msgpack.decode(body, type=answer_type)
+                for _, body in sorted(answers.items())
+            ],
+            len(known - answers.keys()),
         )
-        return [
-            msgspec.msgpack.decode(body, type=answer_type)
-            for _, body in sorted(answers.items())
-        ]
 
     # --- processes -------------------------------------------------------------------
 
@@ -174,7 +197,7 @@ class InspectorSurveys:
         """
         await self._node.start()
         try:
-            nodes = await self._ask(_OVERVIEW, None, NodeFacts)
+            nodes = list(await self._ask(_OVERVIEW, None, NodeFacts))
             error = ''
         except BrokerUnavailableError as ex:
             nodes = [await self.this_node()]
@@ -232,11 +255,14 @@ class InspectorSurveys:
         for answer in answers:
             for name, count in answer.rows:
                 totals[name] = totals.get(name, 0) + count
+        num_missing = answers.num_missing
         is_complete = all(len(a.rows) == a.num_matching for a in answers)
         if not is_complete and len(answers) > 1:
             names = heapq.nlargest(_MAX_CANDIDATES, totals, key=totals.__getitem__)
             totals = dict.fromkeys(names, 0)
-            for counts in await self._ask(_COUNTS, names, list[int]):
+            exact = await self._ask(_COUNTS, names, list[int])
+            num_missing = max(num_missing, exact.num_missing)
+            for counts in exact:
                 for name, count in zip(names, counts, strict=True):
                     totals[name] += count
         rows = sorted(totals.items(), key=lambda row: (-row[1], row[0]))
@@ -247,6 +273,7 @@ class InspectorSurveys:
             ],
             'is_complete': is_complete and len(rows) <= limit,
             'partial': any(answer.partial for answer in answers),
+            'num_missing': num_missing,
         }
 
     async def _answer_channels(self, body: bytes) -> bytes:
@@ -312,7 +339,11 @@ class InspectorSurveys:
                 totals[key] = totals.get(key, 0) + item.count
         counts = [ReasonCount(*key, count) for key, count in totals.items()]
         counts.sort(key=lambda item: (-item.count, item.name, item.code))
-        return {'events': events[:limit], 'counts': counts[:MAX_ROWS]}
+        return {
+            'events': events[:limit],
+            'counts': counts[:MAX_ROWS],
+            'num_missing': answers.num_missing,
+        }
 
     def _answer_events(self, body: bytes) -> bytes:
         question = msgspec.msgpack.decode(body, type=_EventsQuestion)
@@ -334,6 +365,7 @@ class InspectorSurveys:
             'readers': rows[:limit],
             'num_slow': sum(answer.num_slow for answer in answers),
             'partial': any(answer.partial for answer in answers),
+            'num_missing': answers.num_missing,
         }
 
     async def _answer_slow_readers(self, body: bytes) -> bytes:

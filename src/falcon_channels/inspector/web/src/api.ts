@@ -41,11 +41,22 @@ async function post(method: string, body: unknown, signal: AbortSignal): Promise
   throw new ApiError(response.status, description);
 }
 
+/** How many processes did not answer the calls since `resetMissing`. */
+let missing = 0;
+
+export function resetMissing(): void {
+  missing = 0;
+}
+
+export const numMissing = () => missing;
+
 /** Call a method; return its result. */
 export async function call<T>(method: string, body: unknown = {}): Promise<T> {
   const response = await post(method, body, AbortSignal.timeout(TIMEOUT_MS));
   const answer = (await response.json()) as { result: T; error?: { message: string } };
   if (answer.error) throw new ApiError(200, answer.error.message);
+  const result = answer.result as T & { num_missing?: number } | null;
+  missing = Math.max(missing, result?.num_missing ?? 0);
   return answer.result;
 }
 

@@ -1,6 +1,6 @@
 /** The page: log in, show one view after the other, and ask the server again and again. */
 
-import { ApiError, getSession, login, logout } from './api';
+import { ApiError, getSession, login, logout, numMissing, resetMissing } from './api';
 import { byId, element } from './dom';
 import type { Session } from './types';
 import type { View } from './view';
@@ -88,8 +88,10 @@ async function refresh(of: number): Promise<void> {
   clearTimeout(timer);
   let delayMs = shown.intervalMs;
   let trouble = '';
+  resetMissing();
   try {
     await shown.refresh();
+    if (numMissing()) trouble = `These numbers are not complete: ${numMissing()} of the processes did not answer.`;
   } catch (error) {
     if (of !== number) return;
     if (error instanceof ApiError && error.status === 401) {
@@ -130,7 +132,7 @@ function showInspector(found: Session): void {
 
 async function onLogin(): Promise<void> {
   const field = byId<HTMLInputElement>('key');
-  const key = field.value;
+  const key = field.value.trim();
   // The key stays nowhere in the page.
   field.value = '';
   try {
