@@ -18,11 +18,11 @@ from pathlib import Path
 import tempfile
 import time
 
-from falcon_channels.brokers.base import StreamSettings
+from falcon_channels.brokers.base import LogSettings
 from falcon_channels.brokers.urls import open_broker
 from falcon_channels.publication import Publication
 
-SETTINGS = StreamSettings(size=1000, ttl_s=3600.0)
+SETTINGS = LogSettings(size=1000, ttl_s=3600.0)
 
 
 class Counter:

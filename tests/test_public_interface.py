@@ -149,7 +149,7 @@ PUBLIC = {
         'PresenceEntry',
         'PublishResult',
         'RouteSettings',
-        'StreamSettings',
+        'LogSettings',
         'Version',
     },
     'falcon_channels.brokers.memory': {'MemoryBroker'},

@@ -18,8 +18,8 @@ from support.redis_server import RedisServer
 
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
+from falcon_channels.brokers.base import LogSettings
 from falcon_channels.brokers.base import PresenceEntry
-from falcon_channels.brokers.base import StreamSettings
 from falcon_channels.brokers.urls import open_broker
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.publication import ClientInfo
@@ -32,8 +32,8 @@ from falcon_channels.testing.recorder import eventually
 
 pytestmark = pytest.mark.xdist_group('lost link')
 
-LOG = StreamSettings(size=10)
-NO_LOG = StreamSettings()
+LOG = LogSettings(size=10)
+NO_LOG = LogSettings()
 ITEM = Publication(data=b'1')
 #: Lifetime of presence entries in seconds.
 TTL_S = 1.5

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from falcon_channels.brokers.base import StreamSettings
+from falcon_channels.brokers.base import LogSettings
 from falcon_channels.brokers.memory import MemoryBroker
 from falcon_channels.publication import Publication
 
@@ -21,7 +21,7 @@ async def test_expired_idempotency_keys_of_a_channel_without_log_are_removed() -
     """Idempotency keys of channels without a log do not accumulate."""
     clock = Clock()
     broker = MemoryBroker(clock=clock)
-    settings = StreamSettings(idempotency_ttl_s=10.0)
+    settings = LogSettings(idempotency_ttl_s=10.0)
     item = Publication(data=b'1')
     for round_number in range(10):
         for n in range(100):

@@ -27,7 +27,7 @@ from falcon_channels import ChannelFinishedError
 from falcon_channels import Channels
 from falcon_channels import OptionsError
 from falcon_channels.brokers.base import Broker
-from falcon_channels.brokers.base import StreamSettings
+from falcon_channels.brokers.base import LogSettings
 from falcon_channels.brokers.base import Version
 from falcon_channels.brokers.postgres import migrate
 from falcon_channels.brokers.postgres.connections import Server
@@ -39,7 +39,7 @@ from falcon_channels.testing.recorder import eventually
 
 pytestmark = pytest.mark.xdist_group('postgres')
 
-LOG = StreamSettings(size=100, ttl_s=60.0, meta_ttl_s=600.0)
+LOG = LogSettings(size=100, ttl_s=60.0, meta_ttl_s=600.0)
 ITEM = Publication(data=b'1')
 _numbers = count()
 
@@ -372,7 +372,7 @@ async def test_control_messages_sent_while_the_link_is_lost_arrive_in_order(
 async def test_sweep_removes_expired_rows(server: PostgresServer, url: str) -> None:
     """The sweep removes rows after their time."""
     schema = url.partition('schema=')[2]
-    short = StreamSettings(size=100, ttl_s=0.1, meta_ttl_s=0.1, idempotency_ttl_s=0.1)
+    short = LogSettings(size=100, ttl_s=0.1, meta_ttl_s=0.1, idempotency_ttl_s=0.1)
     async with (
         opened(url) as (broker, _),
         await psycopg.AsyncConnection.connect(server.url, autocommit=True) as admin,
@@ -452,7 +452,7 @@ async def test_publications_beyond_the_size_are_removed_after_ten_seconds(
         await psycopg.AsyncConnection.connect(server.url, autocommit=True) as admin,
     ):
         for size in (1, 16):
-            channel, log = f'size {size}', StreamSettings(size=size)
+            channel, log = f'size {size}', LogSettings(size=size)
 
             async def offsets(channel: str = channel) -> list[int]:
                 cursor = await admin.execute(

@@ -16,7 +16,7 @@ from support.postgres_server import PostgresServer
 from support.postgres_server import program
 
 from falcon_channels import BrokerUnavailableError
-from falcon_channels.brokers.base import StreamSettings
+from falcon_channels.brokers.base import LogSettings
 from falcon_channels.brokers.postgres import migrate
 from falcon_channels.brokers.postgres.migration import VERSION
 from falcon_channels.brokers.urls import open_broker
@@ -62,7 +62,7 @@ async def test_migrate_upgrades_tables_of_version_1(server: PostgresServer) -> N
     """The upgrade keeps logs, epochs and keys; processes refuse the old tables."""
     schema = 'old'
     url = f'{server.url}?schema={schema}'
-    log = StreamSettings(size=100)
+    log = LogSettings(size=100)
     async with connected(server) as connection:
         await connection.execute(create_version_1(schema))
         body = Publication(data=b'"old"')

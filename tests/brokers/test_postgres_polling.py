@@ -19,7 +19,7 @@ from support.postgres_server import PostgresServer
 
 from falcon_channels import ChannelOptions
 from falcon_channels.brokers.base import Broker
-from falcon_channels.brokers.base import StreamSettings
+from falcon_channels.brokers.base import LogSettings
 from falcon_channels.brokers.postgres import migrate
 from falcon_channels.brokers.postgres.snapshot import Snapshot
 from falcon_channels.brokers.urls import open_broker
@@ -30,7 +30,7 @@ from falcon_channels.testing.recorder import eventually
 
 pytestmark = pytest.mark.xdist_group('postgres polling')
 
-LOG = StreamSettings(size=20_000, ttl_s=600.0, meta_ttl_s=600.0)
+LOG = LogSettings(size=20_000, ttl_s=600.0, meta_ttl_s=600.0)
 NAMES = ('one', 'two', 'three')
 _numbers = count()
 

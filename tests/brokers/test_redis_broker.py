@@ -16,8 +16,8 @@ from support.processes import free_port
 from support.processes import wait_until
 from support.redis_server import RedisServer
 
+from falcon_channels.brokers.base import LogSettings
 from falcon_channels.brokers.base import PresenceEntry
-from falcon_channels.brokers.base import StreamSettings
 from falcon_channels.brokers.urls import open_broker
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import OptionsError
@@ -27,7 +27,7 @@ from falcon_channels.testing import Recorder
 
 pytestmark = pytest.mark.xdist_group('redis')
 
-LOG = StreamSettings(size=100, ttl_s=60.0, meta_ttl_s=600.0)
+LOG = LogSettings(size=100, ttl_s=60.0, meta_ttl_s=600.0)
 ITEM = Publication(data=b'1')
 
 

@@ -15,7 +15,7 @@ from support.audience import run_fault
 from support.audience import SUBSCRIBERS
 from support.redis_server import RedisReplicaSet
 
-from falcon_channels.brokers.base import StreamSettings
+from falcon_channels.brokers.base import LogSettings
 from falcon_channels.brokers.urls import open_broker
 from falcon_channels.channels import Channels
 from falcon_channels.errors import BrokerUnavailableError
@@ -25,7 +25,7 @@ from falcon_channels.testing import Recorder
 
 pytestmark = pytest.mark.xdist_group('redis faults')
 
-LOG = StreamSettings(size=100, ttl_s=60.0)
+LOG = LogSettings(size=100, ttl_s=60.0)
 
 
 class SwitchingProxy:

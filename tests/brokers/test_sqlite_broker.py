@@ -18,9 +18,9 @@ from support.processes import ROOT
 from support.processes import wait_until
 
 from falcon_channels.brokers.base import Append
+from falcon_channels.brokers.base import LogSettings
 from falcon_channels.brokers.base import PresenceEntry
 from falcon_channels.brokers.base import PublishResult
-from falcon_channels.brokers.base import StreamSettings
 from falcon_channels.brokers.base import Version
 from falcon_channels.brokers.sqlite import SqliteBroker
 from falcon_channels.brokers.sqlite.database_file import unavailable
@@ -35,7 +35,7 @@ from falcon_channels.publication import Publication
 from falcon_channels.testing import Recorder
 from falcon_channels.testing.recorder import eventually
 
-LOG = StreamSettings(size=100_000, ttl_s=3600.0)
+LOG = LogSettings(size=100_000, ttl_s=3600.0)
 ITEM = Publication(data=b'1')
 SUBSCRIBER = str(ROOT / 'tests' / 'support' / 'broker_subscriber.py')
 PUBLISHER = str(ROOT / 'tests' / 'support' / 'broker_publisher.py')
@@ -373,12 +373,12 @@ async def test_rows_beyond_size_and_age_are_removed_in_the_background(
     monkeypatch.setattr('falcon_channels.brokers.sqlite.transaction.GRACE_MS', 100)
     broker = SqliteBroker(path)
     await broker.start(Recorder())
-    sized = StreamSettings(size=3)
-    aged = StreamSettings(size=100, ttl_s=0.1)
+    sized = LogSettings(size=3)
+    aged = LogSettings(size=100, ttl_s=0.1)
     for n in range(30):
         await broker.publish('sized', ITEM, sized)
         await broker.publish('aged', ITEM, aged, idempotency_key=str(n))
-        await broker.publish('live', ITEM, StreamSettings(), idempotency_key=str(n))
+        await broker.publish('live', ITEM, LogSettings(), idempotency_key=str(n))
     await broker.signal('sized', b's')
     other = sqlite3.connect(path)
 
@@ -443,7 +443,7 @@ async def test_quiet_log_with_subscribers_is_not_removed(path: Path) -> None:
     """A log is not removed while it has subscribers."""
     broker = SqliteBroker(path, poll_s=0.1)
     await broker.start(Recorder())
-    short = StreamSettings(size=5, ttl_s=1.0, meta_ttl_s=1.5)
+    short = LogSettings(size=5, ttl_s=1.0, meta_ttl_s=1.5)
     first = await broker.publish('kept', ITEM, short)
     await broker.publish('forgotten', ITEM, short)
     await broker.subscribe('kept', short)

@@ -26,7 +26,7 @@ from endpoint.peer import serving_app
 from endpoint.peer import TIMEOUT_S
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
-from falcon_channels.brokers.base import StreamSettings
+from falcon_channels.brokers.base import LogSettings
 from falcon_channels.brokers.memory import MemoryBroker
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import HistoryPage
@@ -43,13 +43,13 @@ class SlowBroker(MemoryBroker):
 
     app: App
 
-    async def subscribe(self, channel: str, settings: StreamSettings) -> Position:
+    async def subscribe(self, channel: str, settings: LogSettings) -> Position:
         if channel.startswith('slow:'):
             await self.app.wait()
         return await super().subscribe(channel, settings)
 
     async def history(
-        self, channel: str, settings: StreamSettings, **options: Any
+        self, channel: str, settings: LogSettings, **options: Any
     ) -> HistoryPage:
         if channel == '#wait':
             await self.app.wait()

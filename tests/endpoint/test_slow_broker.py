@@ -19,7 +19,7 @@ from endpoint.peer import TIMEOUT_S
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
 from falcon_channels import NodeOptions
-from falcon_channels.brokers.base import StreamSettings
+from falcon_channels.brokers.base import LogSettings
 from falcon_channels.brokers.memory import MemoryBroker
 from falcon_channels.publication import HistoryPage
 
@@ -36,7 +36,7 @@ class SlowBroker(MemoryBroker):
         super().__init__()
         self.answers = asyncio.Event()
 
-    async def subscribe(self, channel: str, settings: StreamSettings) -> HistoryPage:
+    async def subscribe(self, channel: str, settings: LogSettings) -> HistoryPage:
         if channel.startswith('slow:'):
             await self.answers.wait()
         return await super().subscribe(channel, settings)

@@ -13,7 +13,7 @@ from support.fake_clock import on_fake_clock
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
 from falcon_channels import NodeOptions
-from falcon_channels.brokers.base import StreamSettings
+from falcon_channels.brokers.base import LogSettings
 from falcon_channels.brokers.memory import MemoryBroker
 from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import Position
@@ -48,7 +48,7 @@ class BusyBroker(MemoryBroker):
             await self.meanwhile()
         return stale or page
 
-    async def subscribe(self, channel: str, settings: StreamSettings) -> Position:
+    async def subscribe(self, channel: str, settings: LogSettings) -> Position:
         position = await super().subscribe(channel, settings)
         if self.opening is not None:
             await self.opening()

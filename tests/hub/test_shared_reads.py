@@ -11,7 +11,7 @@ import pytest
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
 from falcon_channels.brokers.base import Capabilities
-from falcon_channels.brokers.base import StreamSettings
+from falcon_channels.brokers.base import LogSettings
 from falcon_channels.brokers.memory import MemoryBroker
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.hub.shared_reads import SharedReads
@@ -20,7 +20,7 @@ from falcon_channels.publication import Publication
 from falcon_channels.testing import Received
 from falcon_channels.testing import SimulatedClient
 
-SETTINGS = StreamSettings(size=10)
+SETTINGS = LogSettings(size=10)
 
 
 class SlowBroker(MemoryBroker):

@@ -17,6 +17,7 @@ from falcon_channels import ApiCall
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
 from falcon_channels import OptionsError
+from falcon_channels import server_api
 from falcon_channels.server_api import methods
 from falcon_channels.testing import SimulatedSdk
 
@@ -115,7 +116,9 @@ OTHERS = [
     'map_clear',
     'shared_poll_publish',
 ]
-SOURCE = Path(methods.__file__).read_text()
+SOURCE = '\n'.join(
+    path.read_text() for path in sorted(Path(server_api.__file__).parent.glob('*.py'))
+)
 
 
 class Api:

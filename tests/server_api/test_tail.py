@@ -22,8 +22,8 @@ from support.processes import wait_until
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
 from falcon_channels.server_api import tail
-from falcon_channels.server_api.methods import ApiError
 from falcon_channels.server_api.methods import ApiMethods
+from falcon_channels.server_api.requests import ApiError
 from falcon_channels.testing import run_with_fake_clock
 
 KEY = 'a-key-of-the-tests'

@@ -22,11 +22,11 @@ from typing import TypeVar
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import BrokerReceiver
 from falcon_channels.brokers.base import Capabilities
+from falcon_channels.brokers.base import LogSettings
 from falcon_channels.brokers.base import PresenceAdded
 from falcon_channels.brokers.base import PresenceChange
 from falcon_channels.brokers.base import PresenceEntry
 from falcon_channels.brokers.base import PublishResult
-from falcon_channels.brokers.base import StreamSettings
 from falcon_channels.brokers.base import Version
 from falcon_channels.brokers.memory import MemoryBroker
 from falcon_channels.errors import BrokerUnavailableError
@@ -58,7 +58,7 @@ class Store:
     async def start(self) -> None:
         await self.memory.start(self)
 
-    async def listen(self, channel: str, settings: StreamSettings) -> None:
+    async def listen(self, channel: str, settings: LogSettings) -> None:
         if channel not in self._listened:
             self._listened.add(channel)
             await self.memory.subscribe(channel, settings)
@@ -228,7 +228,7 @@ class FaultyBroker(Broker):
         self,
         channel: str,
         publication: Publication,
-        settings: StreamSettings,
+        settings: LogSettings,
         *,
         idempotency_key: str | None = None,
         connection: Any = None,
@@ -248,7 +248,7 @@ class FaultyBroker(Broker):
 
         return await self._call(call)
 
-    async def subscribe(self, channel: str, settings: StreamSettings) -> HistoryPage:
+    async def subscribe(self, channel: str, settings: LogSettings) -> HistoryPage:
         async def call() -> HistoryPage:
             self._subscribed.add(channel)
             await self._store.listen(channel, settings)
@@ -268,7 +268,7 @@ class FaultyBroker(Broker):
     async def history(
         self,
         channel: str,
-        settings: StreamSettings,
+        settings: LogSettings,
         *,
         since: int | None = None,
         limit: int | None = None,

@@ -17,7 +17,7 @@ from falcon_channels import Channels
 from falcon_channels import ClosedError
 from falcon_channels import NodeOptions
 from falcon_channels import UnsubscribedError
-from falcon_channels.brokers.base import StreamSettings
+from falcon_channels.brokers.base import LogSettings
 from falcon_channels.protocol import recovery
 from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import Publication
@@ -446,7 +446,7 @@ class World:
     async def _newest(self, channel: str) -> HistoryPage:
         options = next(o for t, o in ROUTES.items() if t[:3] == channel[:3])
         return await self.store.memory.history(
-            channel, StreamSettings.of(options), limit=1, reverse=True
+            channel, LogSettings.of(options), limit=1, reverse=True
         )
 
     async def _check_presence(self) -> None:
@@ -492,7 +492,7 @@ class World:
                     continue
                 page = await self.store.memory.history(
                     channel,
-                    StreamSettings.of(ROUTES[channel[:-1] + '{name}']),
+                    LogSettings.of(ROUTES[channel[:-1] + '{name}']),
                     since=since.offset,
                 )
                 expected = recovery.missed_publications(since, page)

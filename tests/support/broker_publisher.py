@@ -16,13 +16,13 @@ import asyncio
 import os
 import sys
 
-from falcon_channels.brokers.base import StreamSettings
+from falcon_channels.brokers.base import LogSettings
 from falcon_channels.brokers.urls import open_broker
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.publication import Publication
 from falcon_channels.testing import Recorder
 
-SETTINGS = StreamSettings(size=100_000, ttl_s=3600.0, idempotency_ttl_s=600.0)
+SETTINGS = LogSettings(size=100_000, ttl_s=3600.0, idempotency_ttl_s=600.0)
 
 
 async def main() -> None:

@@ -14,8 +14,8 @@ from typing import Any
 
 from falcon_channels.access.publishing import Publisher
 from falcon_channels.brokers.base import Broker
+from falcon_channels.brokers.base import LogSettings
 from falcon_channels.brokers.base import PublishResult
-from falcon_channels.brokers.base import StreamSettings
 from falcon_channels.brokers.base import Version
 from falcon_channels.operations import Operations
 from falcon_channels.publication import Publication
@@ -67,7 +67,7 @@ class _BriefBroker:
         self,
         channel: str,
         publication: Publication,
-        settings: StreamSettings,
+        settings: LogSettings,
         *,
         idempotency_key: str | None = None,
         connection: Any = None,

@@ -32,8 +32,8 @@ from falcon_channels.access import publication_parts
 from falcon_channels.access.authorization import PublicationDraft
 from falcon_channels.brokers.base import Append
 from falcon_channels.brokers.base import Broker
+from falcon_channels.brokers.base import LogSettings
 from falcon_channels.brokers.base import PublishResult
-from falcon_channels.brokers.base import StreamSettings
 from falcon_channels.brokers.base import Version
 from falcon_channels.errors import CapabilityError
 from falcon_channels.errors import ChannelNameError
@@ -88,7 +88,7 @@ class BrokerPublish(Protocol):
         self,
         channel: str,
         publication: Publication,
-        settings: StreamSettings,
+        settings: LogSettings,
         *,
         idempotency_key: str | None = None,
         connection: Any = None,
@@ -120,7 +120,7 @@ class Publisher:
         self._broker_publish = publish
         self._match = match
         self._operations = operations
-        self._settings: dict[ChannelRoute, StreamSettings] = {}
+        self._settings: dict[ChannelRoute, LogSettings] = {}
 
     async def publish(
         self,
@@ -347,10 +347,10 @@ class Publisher:
             skip_history=skip_history,
         )
 
-    def _settings_of(self, route: ChannelRoute) -> StreamSettings:
+    def _settings_of(self, route: ChannelRoute) -> LogSettings:
         settings = self._settings.get(route)
         if settings is None:
-            settings = self._settings[route] = StreamSettings.of(route.options)
+            settings = self._settings[route] = LogSettings.of(route.options)
         return settings
 
     async def _publish_timed(
@@ -359,7 +359,7 @@ class Publisher:
         publish: BrokerPublish,
         channel: str,
         publication: Publication,
-        settings: StreamSettings,
+        settings: LogSettings,
         **options: Any,
     ) -> PublishResult:
         operation = Operation(

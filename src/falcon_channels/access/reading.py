@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from falcon_channels.access import authorization
 from falcon_channels.brokers.base import Broker
-from falcon_channels.brokers.base import StreamSettings
+from falcon_channels.brokers.base import LogSettings
 from falcon_channels.errors import CapabilityError
 from falcon_channels.errors import PositionError
 from falcon_channels.filters import TagFilter
@@ -67,7 +67,7 @@ class Reader:
         match = await self._match(channel)
         page = await self._broker.history(
             channel,
-            StreamSettings.of(match.route.options),
+            LogSettings.of(match.route.options),
             since=None if since is None else since.offset,
             limit=limit,
             reverse=reverse,

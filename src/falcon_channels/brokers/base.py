@@ -21,7 +21,7 @@ Order and atomicity
        duplicates. This holds even if several processes publish at the same time.
        Otherwise two subscribers would see two different histories, and a recovering
        client a third one.
-    2. The offsets of an epoch are 1, 2, 3 ... A channel whose `StreamSettings.size` is
+    2. The offsets of an epoch are 1, 2, 3 ... A channel whose `LogSettings.size` is
        0 has no log. Its publications have offset 0 and the epoch ``''``. They are
        announced in the order in which one process has published them. The order
        between processes is undefined. The same holds for a `publish` with
@@ -160,7 +160,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     append_all: bool = False
 
 
-class StreamSettings(msgspec.Struct, frozen=True, kw_only=True):
+class LogSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of the log of one channel: its size and its times.
 
     Attributes:
@@ -178,7 +178,7 @@ class StreamSettings(msgspec.Struct, frozen=True, kw_only=True):
     idempotency_ttl_s: float = 300.0
 
     @classmethod
-    def of(cls, options: ChannelOptions) -> StreamSettings:
+    def of(cls, options: ChannelOptions) -> LogSettings:
         """Return the settings that the options of a channel ask for."""
         return cls(
             size=options.history_size,
@@ -219,7 +219,7 @@ class Append(NamedTuple):
 
     channel: str
     publication: Publication
-    settings: StreamSettings
+    settings: LogSettings
     version: Version
 
 
@@ -235,7 +235,7 @@ class RouteSettings(NamedTuple):
         prefix: Text with which all names begin.
         pattern: Regular expression that matches all names of the route.
         rank: If several routes match a name, the one with the lowest rank is used.
-        stream: Settings of the logs.
+        log: Settings of the logs.
         max_publication_bytes: Maximum payload size in bytes.
     """
 
@@ -243,7 +243,7 @@ class RouteSettings(NamedTuple):
     prefix: str
     pattern: str
     rank: str
-    stream: StreamSettings
+    log: LogSettings
     max_publication_bytes: int
 
     @classmethod
@@ -261,7 +261,7 @@ class RouteSettings(NamedTuple):
             prefix,
             pattern,
             f'{rank}:{number:05d}',
-            StreamSettings.of(route.options),
+            LogSettings.of(route.options),
             route.options.max_publication_bytes,
         )
 
@@ -406,7 +406,7 @@ class Broker(abc.ABC):
         self,
         channel: str,
         publication: Publication,
-        settings: StreamSettings,
+        settings: LogSettings,
         *,
         idempotency_key: str | None = None,
         connection: Any = None,
@@ -464,7 +464,7 @@ class Broker(abc.ABC):
         raise NotImplementedError(f'{type(self).__name__} has no append_all')
 
     @abc.abstractmethod
-    async def subscribe(self, channel: str, settings: StreamSettings) -> HistoryPage:
+    async def subscribe(self, channel: str, settings: LogSettings) -> HistoryPage:
         """Start to announce a channel to this process (promise 10).
 
         The caller does not subscribe a channel twice without `unsubscribe` in between.
@@ -489,7 +489,7 @@ class Broker(abc.ABC):
     async def history(
         self,
         channel: str,
-        settings: StreamSettings,
+        settings: LogSettings,
         *,
         since: int | None = None,
         limit: int | None = None,

@@ -21,11 +21,11 @@ import msgspec
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import BrokerReceiver
 from falcon_channels.brokers.base import Capabilities
+from falcon_channels.brokers.base import LogSettings
 from falcon_channels.brokers.base import PresenceAdded
 from falcon_channels.brokers.base import PresenceChange
 from falcon_channels.brokers.base import PresenceEntry
 from falcon_channels.brokers.base import PublishResult
-from falcon_channels.brokers.base import StreamSettings
 from falcon_channels.brokers.base import Version
 from falcon_channels.errors import ChannelFinishedError
 from falcon_channels.publication import ChannelEnd
@@ -62,7 +62,7 @@ class _Log:
         'version',
     )
 
-    def __init__(self, epoch: str, settings: StreamSettings) -> None:
+    def __init__(self, epoch: str, settings: LogSettings) -> None:
         self.epoch = epoch
         self.settings = settings
         self.top = 0
@@ -182,7 +182,7 @@ class MemoryBroker(Broker):
         self,
         channel: str,
         publication: Publication,
-        settings: StreamSettings,
+        settings: LogSettings,
         *,
         idempotency_key: str | None = None,
         connection: Any = None,
@@ -230,7 +230,7 @@ class MemoryBroker(Broker):
             self._receiver.on_publication(channel, publication, position.epoch)
         return PublishResult(position)
 
-    async def subscribe(self, channel: str, settings: StreamSettings) -> HistoryPage:
+    async def subscribe(self, channel: str, settings: LogSettings) -> HistoryPage:
         self._subscribed.add(channel)
         if not settings.size:
             return HistoryPage([], NO_POSITION)
@@ -246,7 +246,7 @@ class MemoryBroker(Broker):
     async def history(
         self,
         channel: str,
-        settings: StreamSettings,
+        settings: LogSettings,
         *,
         since: int | None = None,
         limit: int | None = None,
@@ -379,7 +379,7 @@ class MemoryBroker(Broker):
     def _new_epoch(self) -> str:
         return f'{self._base}-{self._generation}'
 
-    def _log(self, channel: str, settings: StreamSettings) -> _Log:
+    def _log(self, channel: str, settings: LogSettings) -> _Log:
         log = self._logs.get(channel)
         if log is None:
             log = self._logs[channel] = _Log(self._new_epoch(), settings)
@@ -392,7 +392,7 @@ class MemoryBroker(Broker):
         channel: str,
         key: str,
         position: Position,
-        settings: StreamSettings,
+        settings: LogSettings,
         now_s: float,
     ) -> None:
         until_s = now_s + settings.idempotency_ttl_s

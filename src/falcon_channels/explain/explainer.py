@@ -9,7 +9,7 @@ import math
 import msgspec
 
 from falcon_channels.brokers.base import Broker
-from falcon_channels.brokers.base import StreamSettings
+from falcon_channels.brokers.base import LogSettings
 from falcon_channels.checks import check_user
 from falcon_channels.cluster.cluster import Cluster
 from falcon_channels.errors import CapabilityError
@@ -89,7 +89,7 @@ class Explainer:
                 'ChannelOptions(history_size=100)'
             )
         page = await self._broker.history(
-            channel, StreamSettings.of(options), since=offset - 1, limit=1
+            channel, LogSettings.of(options), since=offset - 1, limit=1
         )
         position = page.position
         if epoch and epoch != position.epoch:

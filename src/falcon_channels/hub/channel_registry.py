@@ -14,7 +14,7 @@ import math
 from typing import Any
 
 from falcon_channels.brokers.base import Broker
-from falcon_channels.brokers.base import StreamSettings
+from falcon_channels.brokers.base import LogSettings
 from falcon_channels.burst_log import BurstLog
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import ClosedError
@@ -159,7 +159,7 @@ class ChannelRegistry:
         self.by_channel[channel] = local_channel
         links = self._links()
         try:
-            page = await self._broker.subscribe(channel, StreamSettings.of(options))
+            page = await self._broker.subscribe(channel, LogSettings.of(options))
         except BaseException as ex:
             del self.by_channel[channel]
             if isinstance(ex, BrokerUnavailableError):

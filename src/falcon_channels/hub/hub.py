@@ -33,7 +33,7 @@ from typing import Protocol
 import msgspec
 
 from falcon_channels.brokers.base import Broker
-from falcon_channels.brokers.base import StreamSettings
+from falcon_channels.brokers.base import LogSettings
 from falcon_channels.errors import ClosedError
 from falcon_channels.errors import UnsubscribedError
 from falcon_channels.events import Event
@@ -865,7 +865,7 @@ class Hub:
         local_channel.start_buffering(subscription)
         page = await self._reads.history(
             local_channel.channel,
-            StreamSettings.of(local_channel.options),
+            LogSettings.of(local_channel.options),
             since=since,
             limit=limit,
             reverse=reverse,

@@ -20,7 +20,7 @@ import logging
 from typing import Any
 
 from falcon_channels.brokers.base import Broker
-from falcon_channels.brokers.base import StreamSettings
+from falcon_channels.brokers.base import LogSettings
 from falcon_channels.burst_log import BurstLog
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.hub.fanout import FanOut
@@ -123,7 +123,7 @@ class Repairs:
                 try:
                     page = await self._broker.history(
                         local_channel.channel,
-                        StreamSettings.of(local_channel.options),
+                        LogSettings.of(local_channel.options),
                         limit=0,
                     )
                 except BrokerUnavailableError:
@@ -172,7 +172,7 @@ class Repairs:
             try:
                 page = await self._broker.history(
                     local_channel.channel,
-                    StreamSettings.of(local_channel.options),
+                    LogSettings.of(local_channel.options),
                     since=local_channel.position.offset,
                     limit=max(
                         local_channel.options.recovery_limit,

@@ -12,11 +12,11 @@ from __future__ import annotations
 import asyncio
 
 from falcon_channels.brokers.base import Broker
-from falcon_channels.brokers.base import StreamSettings
+from falcon_channels.brokers.base import LogSettings
 from falcon_channels.publication import HistoryPage
 
 #: Channel, settings, `since`, `limit` and `reverse`.
-_Request = tuple[str, StreamSettings, int | None, int, bool]
+_Request = tuple[str, LogSettings, int | None, int, bool]
 
 
 class SharedReads:
@@ -36,7 +36,7 @@ class SharedReads:
     async def history(
         self,
         channel: str,
-        settings: StreamSettings,
+        settings: LogSettings,
         *,
         since: int | None = None,
         limit: int,

@@ -24,7 +24,7 @@ from falcon_channels.routing import ChannelRoute
 from falcon_channels.routing import RESPONDERS
 from falcon_channels.server_api.media import info_media
 from falcon_channels.server_api.methods import ApiMethods
-from falcon_channels.server_api.methods import ApiRequest
+from falcon_channels.server_api.requests import ApiRequest
 
 #: Methods that only read. `explain` is the method of the server API.
 READ_METHODS: Final = frozenset(

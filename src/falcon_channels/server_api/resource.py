@@ -21,8 +21,8 @@ import msgspec
 
 from falcon_channels.errors import OptionsError
 from falcon_channels.node import Node
-from falcon_channels.server_api.methods import ApiError
 from falcon_channels.server_api.methods import ApiMethods
+from falcon_channels.server_api.requests import ApiError
 from falcon_channels.websocket.limits import log_too_big
 
 _logger = logging.getLogger('falcon_channels')

@@ -30,9 +30,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from falcon_channels.brokers.base import Broker
+from falcon_channels.brokers.base import LogSettings
 from falcon_channels.brokers.base import MAX_VERSION
 from falcon_channels.brokers.base import PublishResult
-from falcon_channels.brokers.base import StreamSettings
 from falcon_channels.brokers.base import Version
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import ChannelFinishedError
@@ -48,8 +48,8 @@ from falcon_channels.testing.recorder import Recorder
 
 __all__ = ['BrokerContract']
 
-LOG = StreamSettings(size=1000)
-NO_LOG = StreamSettings()
+LOG = LogSettings(size=1000)
+NO_LOG = LogSettings()
 #: A trace context (W3C traceparent).
 _TRACE = f'00-{"a" * 32}-{"b" * 16}-01'
 
@@ -362,7 +362,7 @@ class BrokerContract:
 
     @pytest.mark.parametrize('settings', [LOG, NO_LOG], ids=['log', 'no log'])
     async def test_repeated_idempotency_key_returns_the_first_position(
-        self, settings: StreamSettings
+        self, settings: LogSettings
     ) -> None:
         """Promise 7: the same key again returns the first position, stores nothing."""
         broker = await self.open_broker()
@@ -412,7 +412,7 @@ class BrokerContract:
         """Promise 15: a key can be used again after `idempotency_ttl_s`."""
         broker = await self.open_broker()
         async with self.opened(broker):
-            settings = StreamSettings(size=10, idempotency_ttl_s=0.3)
+            settings = LogSettings(size=10, idempotency_ttl_s=0.3)
             first = await broker.publish(
                 'news', publication(0), settings, idempotency_key='k'
             )
@@ -459,7 +459,7 @@ class BrokerContract:
     async def test_history_returns_the_requested_part_of_the_log(self) -> None:
         """`history` obeys `since`, `limit` and `reverse`, and returns the position."""
         broker = await self.open_broker()
-        settings = StreamSettings(size=6)
+        settings = LogSettings(size=6)
         async with self.opened(broker):
             for n in range(10):
                 last = await broker.publish('news', publication(n), settings)
@@ -495,17 +495,17 @@ class BrokerContract:
         broker = await self.open_broker()
         async with self.opened(broker):
             for n in range(9):
-                await broker.publish('news', publication(n), StreamSettings(size=5))
-            page = await broker.history('news', StreamSettings(size=5))
+                await broker.publish('news', publication(n), LogSettings(size=5))
+            page = await broker.history('news', LogSettings(size=5))
             assert [5, 6, 7, 8, 9] == numbers(page)
-            await broker.publish('news', publication(9), StreamSettings(size=2))
-            page = await broker.history('news', StreamSettings(size=2))
+            await broker.publish('news', publication(9), LogSettings(size=2))
+            page = await broker.history('news', LogSettings(size=2))
             assert ([9, 10], 10) == (numbers(page), page.position.offset)
 
     async def test_old_publications_leave_the_log_and_the_offset_stays(self) -> None:
         """Promise 15: publications leave the log after `ttl_s`; the offset stays."""
         broker = await self.open_broker()
-        settings = StreamSettings(size=5, ttl_s=0.4)
+        settings = LogSettings(size=5, ttl_s=0.4)
         async with self.opened(broker):
             first = await broker.publish('news', publication(0), settings)
 
@@ -522,7 +522,7 @@ class BrokerContract:
     async def test_log_after_a_removed_one_has_a_new_epoch(self) -> None:
         """Promise 4: after a log was removed, the next one has a new epoch."""
         broker = await self.open_broker()
-        settings = StreamSettings(size=5, ttl_s=0.3, meta_ttl_s=0.3)
+        settings = LogSettings(size=5, ttl_s=0.3, meta_ttl_s=0.3)
         async with self.opened(broker):
             epochs = []
             for _ in range(2):
@@ -691,7 +691,7 @@ class BrokerContract:
     async def test_end_stays_when_publications_have_left_the_log(self) -> None:
         """Promise 18: the end lasts longer than the publications."""
         broker = await self.open_broker()
-        settings = StreamSettings(size=5, ttl_s=0.3)
+        settings = LogSettings(size=5, ttl_s=0.3)
         async with self.opened(broker):
             last = await broker.publish('news', last_publication('x'), settings)
 
@@ -707,7 +707,7 @@ class BrokerContract:
     async def test_log_after_a_removed_one_is_open_and_has_no_version(self) -> None:
         """Promises 18 and 19: a new log has no end and no version."""
         broker = await self.open_broker()
-        settings = StreamSettings(size=5, ttl_s=0.3, meta_ttl_s=0.3)
+        settings = LogSettings(size=5, ttl_s=0.3, meta_ttl_s=0.3)
         async with self.opened(broker):
             await broker.publish(
                 'news', last_publication(), settings, version=Version(9)

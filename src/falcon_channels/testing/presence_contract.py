@@ -9,9 +9,9 @@ import time
 import pytest
 
 from falcon_channels.brokers.base import Broker
+from falcon_channels.brokers.base import LogSettings
 from falcon_channels.brokers.base import PresenceChange
 from falcon_channels.brokers.base import PresenceEntry
-from falcon_channels.brokers.base import StreamSettings
 from falcon_channels.publication import ClientInfo
 from falcon_channels.testing.contract import BrokerContract
 from falcon_channels.testing.contract import NASTY_NAMES
@@ -271,7 +271,7 @@ class PresenceContract(BrokerContract):
         self, monkeypatch: pytest.MonkeyPatch, jump_s: float
     ) -> None:
         """Promise 15: after a jump of this process's wall clock, times stay as set."""
-        settings = StreamSettings(size=10, ttl_s=3600.0)
+        settings = LogSettings(size=10, ttl_s=3600.0)
         wall_clock = time.time
         broker = await self.open_broker()
         async with self.opened(broker):

@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from falcon_channels.brokers.base import Broker
+from falcon_channels.brokers.base import LogSettings
 from falcon_channels.brokers.base import PublishResult
-from falcon_channels.brokers.base import StreamSettings
 from falcon_channels.brokers.base import Version
 from falcon_channels.errors import ChannelFinishedError
 from falcon_channels.publication import ChannelEnd
@@ -284,7 +284,7 @@ class DurableBrokerContract(BrokerContract):
         """Promises 5 and 7: positions, logs, keys and revocations survive."""
         broker = await self.open_broker()
         assert broker.capabilities.durable
-        short = StreamSettings(size=2)
+        short = LogSettings(size=2)
         async with self.opened(broker):
             for n in range(5):
                 last = await broker.publish(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from falcon_channels.brokers.base import StreamSettings
+from falcon_channels.brokers.base import LogSettings
 from falcon_channels.brokers.base import Version
 from falcon_channels.brokers.milliseconds import to_ms
 from falcon_channels.publication import ChannelEnd
@@ -25,7 +25,7 @@ class QueuedPublication(NamedTuple):
 
     body: bytes
     key: bytes | None
-    settings: StreamSettings
+    settings: LogSettings
     version: Version | None = None
     end: ChannelEnd | None = None
     skip_history: bool = False

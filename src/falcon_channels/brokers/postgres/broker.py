@@ -28,12 +28,12 @@ from falcon_channels.brokers.background_tasks import start_task
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import BrokerReceiver
 from falcon_channels.brokers.base import Capabilities
+from falcon_channels.brokers.base import LogSettings
 from falcon_channels.brokers.base import PresenceAdded
 from falcon_channels.brokers.base import PresenceChange
 from falcon_channels.brokers.base import PresenceEntry
 from falcon_channels.brokers.base import PublishResult
 from falcon_channels.brokers.base import RouteSettings
-from falcon_channels.brokers.base import StreamSettings
 from falcon_channels.brokers.base import Version
 from falcon_channels.brokers.control_inbox import ControlInbox
 from falcon_channels.brokers.encoding import decode_info
@@ -214,7 +214,7 @@ class PostgresBroker(Broker):
         self,
         channel: str,
         publication: Publication,
-        settings: StreamSettings,
+        settings: LogSettings,
         *,
         idempotency_key: str | None = None,
         connection: Any = None,
@@ -290,7 +290,7 @@ class PostgresBroker(Broker):
             data,
         )
 
-    async def subscribe(self, channel: str, settings: StreamSettings) -> HistoryPage:
+    async def subscribe(self, channel: str, settings: LogSettings) -> HistoryPage:
         if self._lost:
             raise _lost_error()
         # NOTE: before the position is read, so that no publication between the two is
@@ -310,7 +310,7 @@ class PostgresBroker(Broker):
     async def history(
         self,
         channel: str,
-        settings: StreamSettings,
+        settings: LogSettings,
         *,
         since: int | None = None,
         limit: int | None = None,

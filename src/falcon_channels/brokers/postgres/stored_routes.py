@@ -109,10 +109,10 @@ class StoredRoutes:
         rows: list[tuple[Any, ...]] = [
             (
                 *(route.template, route.prefix, route.pattern, route.rank),
-                route.stream.size,
-                to_ms(route.stream.ttl_s) or -1,
-                to_ms(route.stream.meta_ttl_s) or -1,
-                to_ms(route.stream.idempotency_ttl_s),
+                route.log.size,
+                to_ms(route.log.ttl_s) or -1,
+                to_ms(route.log.meta_ttl_s) or -1,
+                to_ms(route.log.idempotency_ttl_s),
                 route.max_publication_bytes,
             )
             for route in self._routes

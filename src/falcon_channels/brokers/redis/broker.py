@@ -26,11 +26,11 @@ from falcon_channels.brokers.background_tasks import start_task
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import BrokerReceiver
 from falcon_channels.brokers.base import Capabilities
+from falcon_channels.brokers.base import LogSettings
 from falcon_channels.brokers.base import PresenceAdded
 from falcon_channels.brokers.base import PresenceChange
 from falcon_channels.brokers.base import PresenceEntry
 from falcon_channels.brokers.base import PublishResult
-from falcon_channels.brokers.base import StreamSettings
 from falcon_channels.brokers.base import Version
 from falcon_channels.brokers.control_inbox import ControlInbox
 from falcon_channels.brokers.encoding import decode_info
@@ -244,7 +244,7 @@ class RedisBroker(Broker):
         self,
         channel: str,
         publication: Publication,
-        settings: StreamSettings,
+        settings: LogSettings,
         *,
         idempotency_key: str | None = None,
         connection: Any = None,
@@ -281,7 +281,7 @@ class RedisBroker(Broker):
         position = Position(int(offset), epoch.decode())
         return PublishResult(position, kind == b'd', kind == b's')
 
-    async def subscribe(self, channel: str, settings: StreamSettings) -> HistoryPage:
+    async def subscribe(self, channel: str, settings: LogSettings) -> HistoryPage:
         name = self._keys.name(channel)
         listener = self._listener_of(name)
         # NOTE: before the position is read, so that no publication between the two is
@@ -307,7 +307,7 @@ class RedisBroker(Broker):
     async def history(
         self,
         channel: str,
-        settings: StreamSettings,
+        settings: LogSettings,
         *,
         since: int | None = None,
         limit: int | None = None,

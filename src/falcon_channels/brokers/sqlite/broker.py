@@ -23,11 +23,11 @@ from falcon_channels.brokers.base import Append
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import BrokerReceiver
 from falcon_channels.brokers.base import Capabilities
+from falcon_channels.brokers.base import LogSettings
 from falcon_channels.brokers.base import PresenceAdded
 from falcon_channels.brokers.base import PresenceChange
 from falcon_channels.brokers.base import PresenceEntry
 from falcon_channels.brokers.base import PublishResult
-from falcon_channels.brokers.base import StreamSettings
 from falcon_channels.brokers.base import Version
 from falcon_channels.brokers.sqlite import queries
 from falcon_channels.brokers.sqlite.follower import Follower
@@ -72,7 +72,7 @@ class SqliteBroker(Broker):
         self.path = Path(path)
         self.timeout_s = timeout_s
         self.poll_s = poll_s
-        self._subscribed: dict[str, StreamSettings] = {}
+        self._subscribed: dict[str, LogSettings] = {}
         #: A heap of (time, channel): when to postpone the removal of a subscribed log.
         self._renewals: list[tuple[float, str]] = []
         self._writer: Writer | None = None
@@ -154,7 +154,7 @@ class SqliteBroker(Broker):
         self,
         channel: str,
         publication: Publication,
-        settings: StreamSettings,
+        settings: LogSettings,
         *,
         idempotency_key: str | None = None,
         connection: Any = None,
@@ -182,7 +182,7 @@ class SqliteBroker(Broker):
             sum([len(item.publication.data) for item in items]),
         )
 
-    async def subscribe(self, channel: str, settings: StreamSettings) -> HistoryPage:
+    async def subscribe(self, channel: str, settings: LogSettings) -> HistoryPage:
         # NOTE: before the position is read, so that no publication between the two is
         #   missed.
         self._subscribed[channel] = settings
@@ -209,7 +209,7 @@ class SqliteBroker(Broker):
     async def history(
         self,
         channel: str,
-        settings: StreamSettings,
+        settings: LogSettings,
         *,
         since: int | None = None,
         limit: int | None = None,
@@ -312,14 +312,14 @@ class SqliteBroker(Broker):
             assert self._follower is not None
             self._follower.give_up(error)
 
-    def _schedule_renewal(self, channel: str, settings: StreamSettings) -> None:
+    def _schedule_renewal(self, channel: str, settings: LogSettings) -> None:
         if settings.meta_ttl_s is not None:
             when_s = time.monotonic() + settings.meta_ttl_s / 3
             heapq.heappush(self._renewals, (when_s, channel))
 
-    def _logs_to_renew(self) -> list[tuple[str, StreamSettings]]:
+    def _logs_to_renew(self) -> list[tuple[str, LogSettings]]:
         now_s = time.monotonic()
-        due: list[tuple[str, StreamSettings]] = []
+        due: list[tuple[str, LogSettings]] = []
         while self._renewals and self._renewals[0][0] <= now_s and len(due) < 1000:
             _, channel = heapq.heappop(self._renewals)
             settings = self._subscribed.get(channel)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Any
 
-from falcon_channels.brokers.base import StreamSettings
+from falcon_channels.brokers.base import LogSettings
 from falcon_channels.brokers.encoding import decode_info
 from falcon_channels.brokers.encoding import decode_publication
 from falcon_channels.brokers.milliseconds import to_ms
@@ -33,7 +33,7 @@ def position(connection: sqlite3.Connection, name: str) -> HistoryPage | None:
 def history(
     connection: sqlite3.Connection,
     name: str,
-    settings: StreamSettings,
+    settings: LogSettings,
     since: int | None,
     limit: int | None,
     reverse: bool,

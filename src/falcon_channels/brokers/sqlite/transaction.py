@@ -13,11 +13,11 @@ import sqlite3
 from typing import Any
 from typing import NamedTuple
 
+from falcon_channels.brokers.base import LogSettings
 from falcon_channels.brokers.base import PresenceAdded
 from falcon_channels.brokers.base import PresenceChange
 from falcon_channels.brokers.base import PresenceEntry
 from falcon_channels.brokers.base import PublishResult
-from falcon_channels.brokers.base import StreamSettings
 from falcon_channels.brokers.base import Version
 from falcon_channels.brokers.encoding import decode_info
 from falcon_channels.brokers.encoding import encode_info
@@ -228,7 +228,7 @@ class Transaction:
         self,
         name: str,
         publication: Publication,
-        settings: StreamSettings,
+        settings: LogSettings,
         key: str | None,
         version: Version | None = None,
         skip_history: bool = False,
@@ -297,7 +297,7 @@ class Transaction:
         return PublishResult(position)
 
     def _append(
-        self, channel: _Channel, settings: StreamSettings, body: bytes
+        self, channel: _Channel, settings: LogSettings, body: bytes
     ) -> Position:
         channel.top += 1
         channel.size = settings.size
@@ -316,12 +316,12 @@ class Transaction:
         self._add(kind, None, name.encode(), None, self._now_ms + GRACE_MS, body)
         self.events.append(Event(kind, name, body))
 
-    def open_log(self, name: str, settings: StreamSettings) -> HistoryPage:
+    def open_log(self, name: str, settings: LogSettings) -> HistoryPage:
         """Create a log if it does not exist; return an empty page of it."""
         channel = self._channel(name, settings)
         return HistoryPage([], Position(channel.top, channel.epoch), channel.end)
 
-    def renew_log(self, name: str, settings: StreamSettings) -> None:
+    def renew_log(self, name: str, settings: LogSettings) -> None:
         """Postpone the removal of a log, because it has subscribers."""
         channel = self._find(name)
         if channel is not None:
@@ -363,7 +363,7 @@ class Transaction:
             channel = self._channels[name] = _Channel(row)
         return channel
 
-    def _channel(self, name: str, settings: StreamSettings) -> _Channel:
+    def _channel(self, name: str, settings: LogSettings) -> _Channel:
         channel = self._find(name)
         if channel is None:
             epoch = f'{self._base}-{self._generation}'
@@ -377,7 +377,7 @@ class Transaction:
             channel = self._channels[name] = _Channel((*row, None, None, None))
         return channel
 
-    def _postpone_removal(self, channel: _Channel, settings: StreamSettings) -> None:
+    def _postpone_removal(self, channel: _Channel, settings: LogSettings) -> None:
         """Set the time after which a sweep removes the log."""
         if settings.meta_ttl_s is None:
             forget_ms = None if channel.top else self._now_ms + EMPTY_MS

@@ -1,0 +1,79 @@
+"""The methods of the server API that read or remove what a channel has stored."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from typing import Any
+
+import msgspec
+
+from falcon_channels.node import Node
+from falcon_channels.protocol import codes
+from falcon_channels.server_api.media import info_media
+from falcon_channels.server_api.media import publication_media
+from falcon_channels.server_api.requests import ApiError
+from falcon_channels.server_api.requests import ChannelRequest
+from falcon_channels.server_api.requests import MethodTable
+from falcon_channels.server_api.requests import read_position
+from falcon_channels.server_api.requests import StreamPosition
+
+
+class _History(ChannelRequest):
+    limit: Annotated[int, msgspec.Meta(ge=-1, le=2**31)] = 0
+    since: StreamPosition | None = None
+    reverse: bool = False
+
+
+class ReadingMethods:
+    """Methods for history and presence.
+
+    Args:
+        node: Node of this process.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def table(self) -> MethodTable:
+        """Return the methods by name."""
+        return {
+            'history': (_History, self._history),
+            'history_remove': (ChannelRequest, self._history_remove),
+            'presence': (ChannelRequest, self._presence),
+            'presence_stats': (ChannelRequest, self._presence_stats),
+        }
+
+    async def _history(self, request: _History) -> dict[str, Any]:
+        match = await self._node.match(request.channel)
+        if not match.route.options.history_size:
+            raise ApiError(codes.NOT_AVAILABLE, 'the channel has no history')
+        since = read_position(request.since)
+        if request.reverse and since is not None and not since.offset:
+            raise ApiError(codes.BAD_REQUEST, 'no publication comes before offset 0')
+        page = await self._node.reader.history(
+            request.channel,
+            since=since,
+            limit=None if request.limit < 0 else request.limit,
+            reverse=request.reverse,
+        )
+        answer = {
+            'publications': [publication_media(item) for item in page.publications],
+            'offset': page.position.offset,
+            'epoch': page.position.epoch,
+        }
+        if page.end is not None:
+            answer['end'] = page.end._asdict()
+        return answer
+
+    async def _history_remove(self, request: ChannelRequest) -> dict[str, Any]:
+        await self._node.reader.remove_history(request.channel)
+        return {}
+
+    async def _presence(self, request: ChannelRequest) -> dict[str, Any]:
+        entries = await self._node.reader.presence(request.channel)
+        return {
+            'presence': {client: info_media(info) for client, info in entries.items()}
+        }
+
+    async def _presence_stats(self, request: ChannelRequest) -> dict[str, Any]:
+        return (await self._node.reader.presence_stats(request.channel))._asdict()

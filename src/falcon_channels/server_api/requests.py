@@ -1,0 +1,177 @@
+"""Requests of the server API: how they are decoded, and how errors are answered.
+
+A request is a Struct, which refuses unknown fields: an error is better than an option
+that is ignored silently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from collections.abc import Callable
+from collections.abc import Mapping
+import logging
+from typing import Annotated
+from typing import Any
+from typing import ClassVar
+from typing import TypeVar
+
+import msgspec
+
+from falcon_channels.errors import BrokerUnavailableError
+from falcon_channels.errors import CapabilityError
+from falcon_channels.errors import ChannelFinishedError
+from falcon_channels.errors import ChannelNameError
+from falcon_channels.errors import ClosedError
+from falcon_channels.errors import PayloadError
+from falcon_channels.errors import PositionError
+from falcon_channels.errors import PublicationTooLargeError
+from falcon_channels.errors import TooManyUsersError
+from falcon_channels.errors import UnknownChannelError
+from falcon_channels.errors import UnsubscribedError
+from falcon_channels.json_decoding import decode_base64
+from falcon_channels.protocol import codes
+from falcon_channels.publication import Position
+
+_logger = logging.getLogger('falcon_channels')
+
+Offset = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+Seconds = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+_Result = TypeVar('_Result')
+
+#: A method: it gets a request, and returns the result in the form of JSON.
+Method = Callable[[Any], Awaitable[dict[str, Any]]]
+
+
+class ApiError(Exception):
+    """The error with which a method answers.
+
+    Attributes:
+        code: Code of the table in docs/server_api.md.
+        message: Text for the caller.
+    """
+
+    def __init__(self, error: codes.ReplyError, details: str = '') -> None:
+        message = f'{error.message}: {details}' if details else error.message
+        super().__init__(message)
+        self.code = error.code
+        self.message = message
+
+    def to_media(self) -> dict[str, Any]:
+        """Return ``{"code": 107, "message": "..."}``."""
+        return {'code': self.code, 'message': self.message}
+
+
+class ApiRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Base of all requests."""
+
+    #: Fields that are refused if they have a value, and the reasons.
+    refused: ClassVar[Mapping[str, str]] = {}
+
+
+#: The type of the request and the method, by name.
+MethodTable = dict[str, tuple[type[ApiRequest], Method]]
+
+
+class StreamPosition(ApiRequest):
+    """A position in a request."""
+
+    offset: Offset = 0
+    epoch: str = ''
+
+
+class ChannelRequest(ApiRequest):
+    """A request about one channel."""
+
+    channel: str
+
+
+def decode_request(body: bytes | msgspec.Raw, request_type: type[Any]) -> Any:
+    """Decode a request.
+
+    Raises:
+        ApiError: It is not JSON, or does not have this type.
+    """
+    try:
+        return msgspec.json.decode(body, type=request_type)
+    except (msgspec.DecodeError, RecursionError, ValueError) as ex:
+        raise ApiError(codes.BAD_REQUEST, str(ex)) from None
+
+
+async def call_method(
+    name: str, method: Callable[[Any], Awaitable[_Result]], request: Any
+) -> _Result:
+    """Call a method; turn its errors into an `ApiError`.
+
+    Args:
+        name: Name of the method, for the log.
+        method: The method.
+        request: Its request.
+
+    Raises:
+        ApiError: The method has failed.
+    """
+    try:
+        return await method(request)
+    except ApiError:
+        raise
+    except UnknownChannelError:
+        raise ApiError(codes.UNKNOWN_CHANNEL) from None
+    except (
+        ChannelNameError,
+        PayloadError,
+        PublicationTooLargeError,
+        ValueError,
+    ) as ex:
+        raise ApiError(codes.BAD_REQUEST, str(ex)) from None
+    except ChannelFinishedError:
+        raise ApiError(codes.NOT_AVAILABLE, 'the channel is finished') from None
+    except PositionError:
+        raise ApiError(codes.UNRECOVERABLE_POSITION) from None
+    except (CapabilityError, TooManyUsersError) as ex:
+        raise ApiError(codes.NOT_AVAILABLE, str(ex)) from None
+    except (BrokerUnavailableError, ClosedError, UnsubscribedError) as ex:
+        _logger.warning('server API: %s failed: %s', name, ex)
+        raise ApiError(codes.INTERNAL) from None
+    except Exception:
+        # NOTE: this is a defect. The caller gets an internal error. The traceback is in
+        #   the log.
+        _logger.exception('server API: %s failed', name)
+        raise ApiError(codes.INTERNAL) from None
+
+
+def read_payload(data: Any, b64data: str) -> Any:
+    """Return the data of a request: a JSON value, or bytes decoded from base64.
+
+    Raises:
+        ApiError: It is not base64.
+    """
+    if b64data:
+        return _from_base64('b64data', b64data)
+    # NOTE: the data is decoded and encoded again, once per request. This removes white
+    #   space, and JSON that only some readers accept never reaches a client.
+    return data
+
+
+def read_value(name: str, value: Any, in_base64: str) -> Any:
+    """Return a field that is a JSON value, or JSON in base64.
+
+    Raises:
+        ApiError: The field is in both forms, or is not JSON in base64.
+    """
+    if not in_base64:
+        return value
+    if value is not None:
+        raise ApiError(codes.BAD_REQUEST, f'{name} and b64{name}: send one of them')
+    return decode_request(_from_base64(f'b64{name}', in_base64), object)
+
+
+def _from_base64(name: str, text: str) -> bytes:
+    try:
+        return decode_base64(text)
+    except ValueError:
+        raise ApiError(codes.BAD_REQUEST, f'{name} is not base64') from None
+
+
+def read_position(position: StreamPosition | None) -> Position | None:
+    """Return the position of a request, or ``None``."""
+    return None if position is None else Position(position.offset, position.epoch)

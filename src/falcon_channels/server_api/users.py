@@ -1,0 +1,197 @@
+"""The methods of the server API about users and their connections, on all nodes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from typing import Any
+
+import msgspec
+
+from falcon_channels.cluster.connections import ConnectionQuery
+from falcon_channels.cluster.connections import MAX_CONNECTIONS
+from falcon_channels.filters import check_depth
+from falcon_channels.filters import TagFilter
+from falcon_channels.node import Node
+from falcon_channels.protocol import codes
+from falcon_channels.server_api.requests import ApiError
+from falcon_channels.server_api.requests import ApiRequest
+from falcon_channels.server_api.requests import MethodTable
+from falcon_channels.server_api.requests import read_position
+from falcon_channels.server_api.requests import read_value
+from falcon_channels.server_api.requests import Seconds
+from falcon_channels.server_api.requests import StreamPosition
+
+
+class _UserRequest(ApiRequest):
+    refused = {
+        'label_filter': 'connections have no labels',
+        'all_users': 'name a user',
+        'override': 'the options belong to the route',
+    }
+
+    user: str
+    client: str = ''
+    session: str = ''
+    label_filter: Any = None
+    all_users: bool = False
+
+
+class _Subscribe(_UserRequest, kw_only=True):
+    channel: str
+    info: Any = None
+    b64info: str = ''
+    data: Any = None
+    b64data: str = ''
+    expire_at: Seconds = 0
+    recover_since: StreamPosition | None = None
+    server_tags_filter: TagFilter | None = None
+    override: dict[str, Any] | None = None
+
+
+class _Unsubscribe(_UserRequest, kw_only=True):
+    channel: Annotated[str, msgspec.Meta(min_length=1)]
+
+
+class _DisconnectWith(ApiRequest):
+    code: int = 0
+    reason: str = ''
+
+
+class _Disconnect(_UserRequest):
+    whitelist: list[str] = []
+    disconnect: _DisconnectWith | None = None
+
+
+class _Refresh(_UserRequest):
+    expired: bool = False
+    expire_at: Seconds = 0
+    info: Any = None
+
+
+class _Revoke(ApiRequest):
+    user: Annotated[str, msgspec.Meta(min_length=1)]
+    channel: str
+    ttl_s: Annotated[float, msgspec.Meta(gt=0, le=2**31)] | None = None
+
+
+class _Restore(ApiRequest):
+    user: Annotated[str, msgspec.Meta(min_length=1)]
+    channel: str
+
+
+class _Connections(ApiRequest):
+    refused = {'expression': 'give a user, a channel or a client'}
+
+    user: str | None = None
+    channel: str = ''
+    client: str = ''
+    limit: Annotated[int, msgspec.Meta(ge=0, le=MAX_CONNECTIONS)] = 100
+    expression: str = ''
+
+
+class UserMethods:
+    """Methods about users and their connections.
+
+    Args:
+        node: Node of this process.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def table(self) -> MethodTable:
+        """Return the methods by name."""
+        return {
+            'subscribe': (_Subscribe, self._subscribe),
+            'unsubscribe': (_Unsubscribe, self._unsubscribe),
+            'disconnect': (_Disconnect, self._disconnect),
+            'refresh': (_Refresh, self._refresh),
+            'revoke': (_Revoke, self._revoke),
+            'restore': (_Restore, self._restore),
+            'connections': (_Connections, self._list_connections),
+        }
+
+    async def _subscribe(self, request: _Subscribe) -> dict[str, Any]:
+        if request.server_tags_filter is not None:
+            check_depth(request.server_tags_filter)
+        await self._node.users.subscribe_user(
+            request.user,
+            request.channel,
+            client=request.client,
+            session=request.session,
+            info=read_value('info', request.info, request.b64info),
+            data=read_value('data', request.data, request.b64data),
+            since=read_position(request.recover_since),
+            expires_at=float(request.expire_at) or None,
+            filter=request.server_tags_filter,
+        )
+        return {}
+
+    async def _unsubscribe(self, request: _Unsubscribe) -> dict[str, Any]:
+        await self._node.users.unsubscribe_user(
+            request.user,
+            request.channel,
+            client=request.client,
+            session=request.session,
+        )
+        return {}
+
+    async def _disconnect(self, request: _Disconnect) -> dict[str, Any]:
+        close = request.disconnect or _DisconnectWith()
+        code = close.code or codes.DISCONNECT_FORCE.code
+        if not 3000 <= code <= 4999:
+            raise ApiError(
+                codes.BAD_REQUEST, f'code is {code}, but close codes are 3000 to 4999'
+            )
+        reason_bytes = len(close.reason.encode())
+        if reason_bytes > codes.MAX_REASON_BYTES:
+            raise ApiError(
+                codes.BAD_REQUEST,
+                f'reason of {reason_bytes} bytes exceeds {codes.MAX_REASON_BYTES}',
+            )
+        await self._node.users.disconnect_user(
+            request.user,
+            client=request.client,
+            session=request.session,
+            code=code,
+            reason=close.reason or codes.DISCONNECT_FORCE.reason,
+            exclude=request.whitelist,
+        )
+        return {}
+
+    async def _refresh(self, request: _Refresh) -> dict[str, Any]:
+        await self._node.users.refresh_user(
+            request.user,
+            client=request.client,
+            session=request.session,
+            expired=request.expired,
+            expires_at=float(request.expire_at) or None,
+            info=request.info,
+        )
+        return {}
+
+    async def _revoke(self, request: _Revoke) -> dict[str, Any]:
+        await self._node.users.revoke_user(
+            request.user, request.channel, ttl_s=request.ttl_s
+        )
+        return {}
+
+    async def _restore(self, request: _Restore) -> dict[str, Any]:
+        await self._node.users.restore_user(request.user, request.channel)
+        return {}
+
+    async def _list_connections(self, request: _Connections) -> dict[str, Any]:
+        await self._node.start()
+        found = await self._node.connections.find(
+            ConnectionQuery(
+                user=request.user,
+                client=request.client,
+                channel=request.channel,
+                limit=request.limit,
+            )
+        )
+        return {
+            'connections': {facts.client: facts for facts in found.connections},
+            'total': found.total,
+            'num_nodes': found.num_nodes,
+        }
