@@ -1,1 +1,1 @@
-"""Explains what became of a publication for one user; see docs/explain.md."""
+"""Explains whether a user received a publication; see docs/explain.md."""

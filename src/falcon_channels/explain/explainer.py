@@ -1,4 +1,4 @@
-"""Asks all nodes for their facts about a publication, and explains its deliveries."""
+"""Collects facts about a publication from all nodes, and explains its deliveries."""
 
 from __future__ import annotations
 
@@ -36,7 +36,12 @@ _MAX_OFFSET = 2**53
 
 
 class _RecordUser(msgspec.Struct):
-    """A command to all nodes to record a user."""
+    """The command to all nodes to record a user.
+
+    Attributes:
+        user: Id of the user.
+        for_s: Duration in seconds; 0 ends the recording.
+    """
 
     user: str
     for_s: float
@@ -47,11 +52,11 @@ class Explainer:
 
     Args:
         recorder: Recorder of this node.
-        cluster: Carries questions and answers.
-        broker: Broker that has the publications.
-        options: Limits; `NodeOptions.max_recorded_users` is used here.
-        match: Starts the node and finds the route of a channel.
-        start: Starts the node.
+        cluster: Cluster that carries questions and answers.
+        broker: Broker that stores the publications.
+        options: Options of the node. Only `max_recorded_users` is used here.
+        match: Function that starts the node and returns the route of a channel.
+        start: Function that starts the node.
     """
 
     def __init__(

@@ -1,6 +1,7 @@
-"""Facts about deliveries, as one node records them and sends them to another.
+"""Facts about deliveries that a node records, and sends to other nodes.
 
-The facts have no payload and no token. Offsets belong to the epoch beside them.
+The facts contain no payloads and no tokens. An offset is valid in the epoch that the
+same object has.
 """
 
 from __future__ import annotations
@@ -13,30 +14,30 @@ from falcon_channels.filters import TagFilter
 
 
 class End(StrEnum):
-    """What ended a subscription, or the record of it."""
+    """The reason why a subscription, or its record, has ended."""
 
-    #: It has not ended.
+    #: The subscription has not ended.
     NONE = ''
     #: The client unsubscribed, or the subscription ended without a code.
     CLIENT = 'client'
-    #: The server ended it with an unsubscribe code.
+    #: The server ended the subscription with an unsubscribe code.
     SERVER = 'server'
-    #: It ended with its connection.
+    #: The connection ended.
     CONNECTION = 'connection'
-    #: It goes on, but the recording has ended.
+    #: The subscription continues, but its recording has ended.
     RECORDING = 'recording'
-    #: It goes on in another log.
+    #: The subscription continues in another log.
     EPOCH = 'epoch'
 
 
 class Lag(msgspec.Struct, omit_defaults=True):
-    """A time in which the publications of a subscription waited for a slow client.
+    """A period in which the publications of a subscription waited for a slow client.
 
     Attributes:
         at: Unix time in seconds of the start.
-        after: Offset of the last publication that was written before.
-        until: Offset of the last publication that waited; ``None`` while it lasts.
-        caught_up_at: Unix time in seconds of the end, or ``None``.
+        after: Offset of the last publication that was written before the start.
+        until: Offset of the last publication that waited; ``None`` before the end.
+        caught_up_at: Unix time in seconds of the end; ``None`` before the end.
         first: Offset of the first publication that was not dropped, or ``None``.
     """
 
@@ -48,39 +49,39 @@ class Lag(msgspec.Struct, omit_defaults=True):
 
 
 class SubscriptionFacts(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """One subscription, or the part of it that was recorded.
+    """One subscription, or its recorded part.
 
     Attributes:
         at: Unix time in seconds of the start.
         epoch: Epoch of the log.
-        offset: Offset of the start. Later publications were delivered.
-        from_start: Whether the record began with the subscription.
-        forgotten: Whether the start of the record was forgotten.
-        since: Offset that the client asked to recover from, or ``None``.
-        since_epoch: Epoch of that position.
-        recovered: Whether the client got all that it missed; ``None`` if it did not
-            ask.
-        first: Offset of the first publication that was sent with the start, or
-            ``None``.
-        latest: Whether the channel sends the newest publication only.
+        offset: Offset of the start. Publications with higher offsets were delivered.
+        from_start: Whether the record began together with the subscription.
+        forgotten: Whether the first part of the record was removed.
+        since: Offset from which the client asked to recover, or ``None``.
+        since_epoch: Epoch of the offset `since`.
+        recovered: Whether the client received all missed publications; ``None`` if it
+            did not ask for them.
+        first: Offset of the first publication that was sent at the start, or ``None``.
+        latest: Whether the channel sends only the newest publication.
         slow_reader: Policy of the channel for slow readers.
         server_side: Whether the application subscribed the client.
-        filter: Filter of the application, or ``None``. Filters are not sent.
-        client_filter: Filter of the client, or ``None``.
+        filter: Filter of the application, or ``None``. It is not sent to other nodes.
+        client_filter: Filter of the client, or ``None``. It is not sent to other nodes.
         filtered: Whether there is a filter.
-        excluded_by: Owners of the filters that exclude the publication.
-        countable: Whether payloads are sent whole, so that their sizes can be compared
-            with a backlog.
-        lags: Times in which publications waited for the client.
-        lags_after: Offset up to which earlier lags were forgotten.
+        excluded_by: Owners of the filters that exclude the publication:
+            ``'application'``, ``'client'`` or both.
+        countable: Whether an encoded payload is never smaller than the payload, so that
+            payload sizes can be compared with a backlog.
+        lags: Periods in which publications waited for the client.
+        lags_after: Offset up to which lags were removed from the record.
         ended_at: Unix time in seconds of the end, or ``None``.
-        ended_by: What ended it.
+        ended_by: Reason of the end.
         delivered: Offset of the last publication that was written.
         code: Unsubscribe code, or 0.
-        reason: Reason of the end, or ``''``.
+        reason: Reason that was sent or reported, or ``''``.
         first_pending: Offset of the first publication that waits now, or ``None``.
-        bytes_after: Bytes of payloads that were written after the publication that is
-            asked for; ``None`` if unknown.
+        bytes_after: Bytes of payloads that were written after the publication in
+            question; ``None`` if unknown.
     """
 
     at: float
@@ -112,14 +113,14 @@ class SubscriptionFacts(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class RefusalFacts(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """Refused requests of one connection to subscribe, with the same reason.
+    """Requests of one connection to subscribe that were refused for the same reason.
 
     Attributes:
-        at: Unix time in seconds of the first.
-        last_at: Unix time in seconds of the last.
-        count: How many there were.
-        code: Error code or HTTP status that the client got.
-        reason: Why it was refused.
+        at: Unix time in seconds of the first request.
+        last_at: Unix time in seconds of the last request.
+        count: Number of requests.
+        code: Error code or HTTP status that the client received.
+        reason: Reason of the refusal.
     """
 
     at: float
@@ -135,20 +136,19 @@ class ConnectionFacts(msgspec.Struct, kw_only=True, omit_defaults=True):
     Attributes:
         id: Id of the connection.
         kind: Class of the connection.
-        opened_at: Unix time in seconds at which it was opened; ``None`` if it was
-            opened before the recording.
-        closed_at: Unix time in seconds at which it ended, or ``None``.
+        opened_at: Unix time in seconds at which the connection was opened; ``None`` if
+            this was before the recording.
+        closed_at: Unix time in seconds at which the connection ended, or ``None``.
         code: Close code, or 0.
         reason: Close reason.
-        by_client: Whether the client ended it, or was lost.
-        backlog_bytes: Bytes that were not written to the socket when it ended, or that
-            wait now.
-        drained_at: Unix time in seconds at which no bytes waited for the last time
-            that is known, or ``None``.
-        subscriptions: Its recorded subscriptions to the channel that concern the
+        by_client: Whether the client closed the connection, or was lost.
+        backlog_bytes: Bytes in the send buffer, now or when the connection ended.
+        drained_at: Last known Unix time in seconds at which the send buffer was empty,
+            or ``None``.
+        subscriptions: Recorded subscriptions to the channel that concern the
             publication, oldest first.
-        left_out: How many of them were too many to send.
-        refusals: Its refused requests to subscribe to the channel, oldest first.
+        left_out: Number of such subscriptions that exceeded the limit and are not sent.
+        refusals: Refused requests to subscribe to the channel, oldest first.
     """
 
     id: str
@@ -169,12 +169,12 @@ class RepairFacts(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Publications that a node missed, and then read from the log.
 
     Attributes:
-        at: Unix time in seconds.
+        at: Unix time in seconds of the read.
         epoch: Epoch of the log.
-        after: Offset before the gap.
+        after: Offset of the last publication before the gap.
         until: Offset of the last publication that was read.
         first: Offset of the first publication that was delivered, or ``None``.
-        lost: Whether the log did not have them.
+        lost: Whether the log no longer had the publications.
     """
 
     at: float
@@ -186,23 +186,24 @@ class RepairFacts(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class NodeFacts(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """What one node knows about a publication and a user.
+    """The facts of one node about a publication and a user.
 
     Attributes:
         node: Id of the node.
         now: Unix time in seconds of the answer.
         recorded_since: Unix time in seconds from which deliveries to this user in this
-            channel are recorded, or ``None`` if they are not.
-        forgotten_until: Unix time in seconds up to which facts were forgotten, or
+            channel are recorded; ``None`` if they are not recorded.
+        forgotten_until: Unix time in seconds up to which facts were removed, or
             ``None``.
         written_at: Unix time in seconds at which the publication was written to the
             subscribers of this node, or ``None``.
-        written_until: Offset of the last publication whose time is known, or ``None``.
-        repair: The gap that the publication was in, or ``None``.
-        connections: Connections of the user, oldest first.
-        more: How many more connections there were than fit into the answer.
-        gone: Nodes that have ended or do not answer, as far as this node knows, and
-            the Unix times in seconds at which it learned that.
+        written_until: Offset of the last publication with a known time, or ``None``.
+        repair: The repair of the gap that contained the publication, or ``None``.
+        connections: Connections of the user. Those with records of the channel are
+            last.
+        more: Number of further connections that do not fit into the answer.
+        gone: Nodes that ended or stopped answering, by id. The value is the Unix time
+            in seconds at which this node noticed it.
     """
 
     node: str
@@ -218,14 +219,14 @@ class NodeFacts(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class ExplainQuestion(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """The question to each node.
+    """The question that is sent to each node.
 
     Attributes:
         channel: Name of the channel.
         offset: Offset of the publication.
         epoch: Epoch of the log.
         user: Id of the user.
-        client: Id of one connection; ``''`` for all of the user.
+        client: Id of one connection; ``''`` for all connections of the user.
         tags: Tags of the publication; ``None`` if the log no longer has it.
     """
 

@@ -1,10 +1,10 @@
-"""Decides from the facts of all nodes what became of a publication for each connection.
+"""Computes from the facts of all nodes whether each connection received a publication.
 
-This module only computes: no I/O and no clock.
+This module does no I/O and reads no clock.
 
 A connection can have several subscriptions to a channel, one after the other. Each one
-covers the offsets from its start to its end, and what it recovered. The publication is
-in at most one of them, or between two, or before or after all.
+covers the offsets from its start to its end, and those that it recovered. A publication
+can be in a subscription, between two, before the first or after the last.
 """
 
 from __future__ import annotations
@@ -29,26 +29,30 @@ from falcon_channels.publication import Publication
 
 
 class Verdict(StrEnum):
-    """What became of a publication for one connection.
+    """What happened to a publication for one connection.
 
     Attributes:
         DELIVERED: It was written to the socket. Whether the client has read it is not
             known.
         RECOVERED: It was written to the socket later: when the client subscribed, or
-            when the node had read it from the log.
-        PENDING: It waits in this process: for the client or for the node.
+            after the node had read missed publications from the log.
+        PENDING: It is not sent yet. It waits for a slow client, or may be in the send
+            buffer, or the node has not received it.
         FILTERED: A tag filter excluded it.
-        DROPPED: The policy of the channel for slow readers, or ``recovery='latest'``,
-            left it out.
-        NOT_SUBSCRIBED: The connection was not subscribed then, and did not recover it.
-        UNSUBSCRIBED: The subscription had ended before.
+        DROPPED: The policy of the channel for slow readers dropped it, or the channel
+            has ``recovery='latest'``.
+        NOT_SUBSCRIBED: The connection was not subscribed at that time, and did not
+            recover the publication later.
+        UNSUBSCRIBED: The subscription ended before the publication.
         REFUSED: The request to subscribe was refused.
-        DISCONNECTED: The connection ended before, or before the buffered bytes were
-            written.
-        NOT_KEPT: The client asked for it, but the log did not have it any more.
-        NOT_PUBLISHED: The channel has no publication with this offset yet.
-        OTHER_EPOCH: The channel has another log now.
-        UNKNOWN: It was not recorded then, or it is forgotten, or a node did not answer.
+        DISCONNECTED: The connection ended before the publication, or possibly before
+            the send buffer was written.
+        NOT_KEPT: The client tried to recover it, but the log no longer had it, or the
+            limits of a recovery were exceeded.
+        NOT_PUBLISHED: The newest publication of the channel has a lower offset.
+        OTHER_EPOCH: The epoch in the question is not the epoch of the channel.
+        UNKNOWN: It was not recorded, or the record was removed, or a node did not
+            answer or has ended.
     """
 
     DELIVERED = 'delivered'
@@ -67,16 +71,17 @@ class Verdict(StrEnum):
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of a publication for one connection of a user.
+    """What happened to a publication for one connection of a user.
 
     Attributes:
         verdict: The result; see `Verdict`.
-        text: The result in words. It can contain text of the client.
-        at: Unix time in seconds of what decided it, or ``None`` if unknown.
-        node: Id of the node that the connection belongs to, ``''`` for none.
+        text: The result as a sentence. It can contain text that a client has chosen.
+        at: Unix time in seconds of the event that decided the verdict; ``None`` if
+            unknown.
+        node: Id of the connection's node; ``''`` if there is none.
         connection: Id of the connection; ``''`` if the answer is about the user or a
             node.
-        facts: Evidence by name; docs/explain.md lists it.
+        facts: The evidence, by name; docs/explain.md lists the names.
     """
 
     verdict: Verdict
@@ -99,13 +104,13 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Asked(NamedTuple):
-    """The publication that is explained.
+    """The publication in question.
 
     Attributes:
-        offset: Its offset.
+        offset: Offset of the publication.
         epoch: Epoch of the log.
-        publication: The publication, or ``None`` if the log no longer has it.
-        published_at: Unix time in seconds at which it was published, or ``None``.
+        publication: The publication itself; ``None`` if the log no longer has it.
+        published_at: Unix time in seconds of the publication; ``None`` if unknown.
     """
 
     offset: int
@@ -121,7 +126,7 @@ class _Found(NamedTuple):
     facts: Mapping[str, Fact] = {}
 
 
-#: Verdicts that hold if another subscription of the connection has missed it.
+#: Verdicts that hold even if another subscription of the connection missed it.
 _RECEIVED = frozenset({Verdict.DELIVERED, Verdict.RECOVERED})
 _UNDECIDED = frozenset({Verdict.PENDING, Verdict.UNKNOWN})
 
@@ -134,13 +139,13 @@ _FORGOTTEN = 'the record of that time is forgotten'
 
 
 def explain(asked: Asked, nodes: Sequence[NodeFacts], user: str) -> list[Explanation]:
-    """Return one answer for each connection, or one for the user if there is none.
+    """Return one answer for each connection, or one answer about the user.
 
-    If nodes have ended since the publication, there is one more answer.
+    If nodes have ended since the publication, one additional answer says so.
 
     Args:
         asked: The publication.
-        nodes: The facts of all nodes that have answered.
+        nodes: Facts of all nodes that have answered.
         user: Id of the user.
     """
     answers = []
@@ -185,9 +190,10 @@ def explain(asked: Asked, nodes: Sequence[NodeFacts], user: str) -> list[Explana
 
 
 def _of_interest(asked: Asked, node: NodeFacts) -> list[ConnectionFacts]:
-    """Return the connections without those that had ended and never used the channel.
+    """Return the connections that an answer is useful for.
 
-    A user who reconnects often would otherwise get many answers that say nothing.
+    Connections that had ended, and that never used the channel, are left out. A user
+    who reconnects often would otherwise have many answers without information.
     """
     return [
         connection
@@ -199,7 +205,7 @@ def _of_interest(asked: Asked, node: NodeFacts) -> list[ConnectionFacts]:
 
 
 def _gone_since(asked: Asked, nodes: Sequence[NodeFacts]) -> dict[str, float]:
-    """Return the nodes that ended after the publication, and when."""
+    """Return the nodes that ended after the publication, with the Unix times."""
     answered = {node.node for node in nodes}
     return {
         gone: at
@@ -211,7 +217,7 @@ def _gone_since(asked: Asked, nodes: Sequence[NodeFacts]) -> dict[str, float]:
 
 
 def _of_user(asked: Asked, nodes: Sequence[NodeFacts], user: str) -> Explanation:
-    """Explain why a user without any connection did not receive it."""
+    """Return the answer for a user without a known connection."""
     name = f'user {user!r}' if user else 'the anonymous user'
     for node in nodes:
         gap = _gap(asked, node)
@@ -294,7 +300,7 @@ def _of_connection(
 
 
 def _rank(found: _Found) -> int:
-    """Return how much a verdict of one subscription says about the connection."""
+    """Return the rank of a verdict; the highest one decides for the connection."""
     if found.verdict in _RECEIVED:
         return 2
     return 1 if found.verdict in _UNDECIDED else 0
@@ -306,10 +312,10 @@ def _in_subscription(
     connection: ConnectionFacts,
     subscription: SubscriptionFacts,
 ) -> _Found | None:
-    """Return what a subscription did with the publication.
+    """Return the answer of one subscription.
 
     Returns:
-        ``None`` if the publication came before its start or after its end.
+        ``None`` if the publication was before its start or after its end.
     """
     if asked.offset <= subscription.offset:
         return _at_start(asked, connection, subscription)
@@ -345,7 +351,7 @@ def _in_subscription(
 def _at_start(
     asked: Asked, connection: ConnectionFacts, subscription: SubscriptionFacts
 ) -> _Found | None:
-    """Return what the start of a subscription did with an earlier publication."""
+    """Return the answer for a publication from before the start of a subscription."""
     if not subscription.from_start:
         why = _FORGOTTEN if subscription.forgotten else _OFF
         return _Found(
@@ -406,7 +412,7 @@ def _at_start(
 
 
 def _filtered(asked: Asked, subscription: SubscriptionFacts) -> _Found | None:
-    """Return an answer if a filter excluded it, or if that cannot be found out."""
+    """Return an answer if a filter excluded it, or if this is unknown."""
     if not subscription.filtered:
         return None
     if asked.publication is None:
@@ -438,7 +444,7 @@ def _lag_of(asked: Asked, subscription: SubscriptionFacts) -> Lag | None:
 
 
 def _waiting(asked: Asked, subscription: SubscriptionFacts, lag: Lag) -> _Found:
-    """Return what became of it while the client reads too slowly."""
+    """Return the answer for a client that reads too slowly now."""
     if asked.offset > subscription.delivered:
         return _Found(
             Verdict.PENDING,
@@ -471,7 +477,7 @@ def _waiting(asked: Asked, subscription: SubscriptionFacts, lag: Lag) -> _Found:
 def _after_lag(
     asked: Asked, connection: ConnectionFacts, subscription: SubscriptionFacts, lag: Lag
 ) -> _Found:
-    """Return what became of it for a client that read slowly and caught up."""
+    """Return the answer for a client that read too slowly and has caught up."""
     facts: dict[str, Fact] = {
         'policy': subscription.slow_reader,
         'slow_since': lag.at,
@@ -504,7 +510,7 @@ def _dropped(
 
 
 def _skipped(asked: Asked, node: NodeFacts) -> _Found | None:
-    """Return an answer if the node missed the publication and did not read it."""
+    """Return an answer if the node missed the publication and did not deliver it."""
     repair = node.repair
     if repair is None:
         return None
@@ -567,16 +573,16 @@ def _written(
 def _unsent(
     connection: ConnectionFacts, at: float | None, later_bytes: int | None
 ) -> _Found | None:
-    """Return an answer if the publication may still be, or was, in the send buffer.
+    """Return an answer if the publication may not have left the send buffer.
 
     Args:
         connection: The connection.
-        at: Unix time in seconds of the write, or ``None``.
-        later_bytes: Bytes that were certainly written later, or ``None``.
+        at: Unix time in seconds of the write; ``None`` if unknown.
+        later_bytes: Bytes that were certainly written later; ``None`` if unknown.
     """
     backlog_bytes = connection.backlog_bytes
     if connection.by_client:
-        # NOTE: a lost connection does not know how many bytes were pending.
+        # NOTE: if the client was lost, the number of unsent bytes is unknown.
         later_bytes = None
     if not backlog_bytes or (later_bytes is not None and later_bytes >= backlog_bytes):
         return None
@@ -665,7 +671,7 @@ def _after_end(
 def _refused(
     connection: ConnectionFacts, after: SubscriptionFacts | None
 ) -> _Found | None:
-    """Return the answer for a connection that was refused before it subscribed."""
+    """Return an answer if requests were refused before the next subscription."""
     refusals = [r for r in connection.refusals if after is None or r.at <= after.at]
     if not refusals:
         return None
@@ -688,7 +694,7 @@ def _refused(
 def _closed_before(
     asked: Asked, node: NodeFacts, connection: ConnectionFacts
 ) -> _Found | None:
-    """Return the answer for a connection that had ended before the publication."""
+    """Return an answer if the connection had ended before the publication."""
     closed_at = connection.closed_at
     published_at = node.written_at or asked.published_at
     if closed_at is None or published_at is None or closed_at > published_at:
