@@ -157,13 +157,10 @@ class InspectorSurveys:
     async def _ask(
         self, name: str, question: Any, answer_type: type[_Answer]
     ) -> list[_Answer]:
-        answers = await self._node.cluster.survey(
-            name, msgspec.msgpack.encode(question)
+        answers = await self._node.cluster.ask(
+            name, msgspec.msgpack.encode(question), answer_type
         )
-        return [
-            msgspec.msgpack.decode(body, type=answer_type)
-            for _, body in sorted(answers.items())
-        ]
+        return list(answers.values())
 
     # --- processes -------------------------------------------------------------------
 
@@ -237,7 +234,7 @@ class InspectorSurveys:
             names = heapq.nlargest(_MAX_CANDIDATES, totals, key=totals.__getitem__)
             totals = dict.fromkeys(names, 0)
             for counts in await self._ask(_COUNTS, names, list[int]):
-                for name, count in zip(names, counts, strict=True):
+                for name, count in zip(names, counts, strict=False):
                     totals[name] += count
         rows = sorted(totals.items(), key=lambda row: (-row[1], row[0]))
         return {
