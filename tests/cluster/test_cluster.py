@@ -6,10 +6,12 @@ import asyncio
 import time
 from typing import Any
 
+import pytest
 from support.linked_broker import LinkedBroker
 from support.linked_broker import start_node
 
 from falcon_channels import Channels
+from falcon_channels.cluster.connections import ConnectionQuery
 
 
 async def test_survey_with_an_unshared_broker_is_answered_locally() -> None:
@@ -217,3 +219,30 @@ async def test_invalid_control_message_is_counted_and_dropped() -> None:
     await asyncio.wait_for(done.wait(), 30)
     assert 3 == one.node.hub.counters.control_errors
     await one.close()
+
+
+async def test_answer_that_cannot_be_decoded_hides_no_other_answer(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A node whose answers this version cannot decode is left out, counted and logged.
+
+    The answers of the other nodes are used, in each method that asks all nodes.
+    """
+    link: list[LinkedBroker] = []
+    (one, _), (two, _) = await start_node(link), await start_node(link)
+    await one.publish('rooms:a', 1)
+    for name in ('channels', 'node', 'connections', 'explain', 'record_user'):
+        two.node.cluster.answer(name, lambda body: b'\xc1')
+    async with one.subscribe('rooms:a'), two.subscribe('rooms:a'):
+        assert {'rooms:a': 1} == await one.node.info.channels()
+        (node,) = await one.node.info.nodes()
+        assert one.node.cluster.id == node.uid
+        found = await one.node.connections.find(ConnectionQuery())
+        assert (1, 1) == (found.total, len(found.connections))
+        assert 1 == await one.record_user('ann', for_s=1)
+        explanations = await one.explain('rooms:a', 1, user='ann')
+    assert two.node.cluster.id in [answer.node for answer in explanations]
+    assert 5 == one.node.hub.counters.control_errors
+    assert 1 == caplog.text.count('left out the answer of node')
+    await one.close()
+    await two.close()

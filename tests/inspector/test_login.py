@@ -136,6 +136,19 @@ def test_token_that_was_changed_or_is_old_or_has_another_key_is_refused(
     assert known.find(token) is None
 
 
+@pytest.mark.parametrize(
+    'expiry',
+    ['', 'abc', '1e9', '-5', ' 9999999999', '9_999_999_999', '9999999999', '9' * 99],
+)
+def test_token_that_a_person_with_a_key_signed_lasts_no_longer_than_a_login(
+    expiry: str,
+) -> None:
+    """A person who knows a key can sign any token, but only a usual one is valid."""
+    head = f'r.{expiry}.x'
+    token = f'{head}.{sessions._sign(sessions._derive(KEY), head)}'
+    assert InspectorSessions(KEY).find(token) is None
+
+
 async def test_session_for_reading_cannot_change_anything() -> None:
     """Each method that changes something needs a key of `write_keys`."""
     async with two_inspected() as (one, _):

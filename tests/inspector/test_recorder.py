@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 from falcon_channels.events import Event
 from falcon_channels.inspector.recorder import CLOSES
 from falcon_channels.inspector.recorder import COUNTED
@@ -66,3 +68,18 @@ def test_events_of_a_user_are_found_among_others() -> None:
         recorder.on_event(Event('command_refused', user='eve', code=number))
         recorder.on_event(Event('command_refused', user='ann', code=9))
     assert [2, 1] == [event.code for event in recorder.latest(REFUSALS, 'eve', 2)]
+
+
+def test_long_texts_take_little_memory() -> None:
+    """A client that chooses long user ids and reasons cannot fill the memory."""
+    recorder = Recorder()
+    tracemalloc.start()
+    try:
+        for number in range(600):
+            text = f'{number}' + 'x' * 10_000
+            for name in ('command_refused', 'connection_closed'):
+                recorder.on_event(Event(name, user=text, reason=text, code=number))
+        size_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert size_bytes < 2_000_000

@@ -57,6 +57,28 @@ async def test_overview_has_the_numbers_of_each_process() -> None:
         assert node['memory_bytes'] > 1_000_000
 
 
+async def test_process_that_answers_with_malformed_bytes_hides_no_other_process() -> (
+    None
+):
+    """Each view shows the other processes, if one has an answer that is not readable.
+
+    It can have another version.
+    """
+    async with two_inspected() as (one, two):
+        for name in ('overview', 'channels', 'counts', 'events', 'slow readers'):
+            two.channels.node.cluster.answer(f'inspector {name}', lambda body: b'\xc1')
+        two.channels.node.cluster.answer('connections', lambda body: b'')
+        async with one.channels.subscribe('rooms:a'):
+            nodes = (await one.ask('overview'))['nodes']
+            assert [one.channels.node.cluster.id] == [node['id'] for node in nodes]
+            (row,) = (await one.ask('channels'))['channels']
+            assert {'channel': 'rooms:a', 'num_subscribers': 1} == row
+            assert 1 == (await one.ask('channel', channel='rooms:a'))['num_subscribers']
+            assert 0 == (await one.ask('user', user='ann'))['num_connections']
+            assert [] == (await one.ask('events'))['events']
+            assert 0 == (await one.ask('slow_readers'))['num_slow']
+
+
 async def test_overview_without_a_link_describes_this_process_and_says_so() -> None:
     """A person can look at the process whose link to the broker is lost."""
     async with two_inspected() as (one, _):

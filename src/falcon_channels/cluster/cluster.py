@@ -25,10 +25,12 @@ import logging
 import secrets
 import time
 from typing import NamedTuple
+from typing import TypeVar
 
 import msgspec
 
 from falcon_channels.brokers.base import Broker
+from falcon_channels.burst_log import BurstLog
 from falcon_channels.cluster.chunks import Assembler
 from falcon_channels.cluster.chunks import MAX_MESSAGE_BYTES
 from falcon_channels.cluster.chunks import split
@@ -54,6 +56,8 @@ Answerer = Callable[[bytes], bytes | Awaitable[bytes]]
 
 _HELLO, _HERE, _GOODBYE = 'hello', 'here', 'goodbye'
 _ASK, _ANSWER = 'ask', 'answer'
+
+_T = TypeVar('_T')
 
 
 class _Question(NamedTuple):
@@ -133,6 +137,7 @@ class Cluster:
         #: Nodes that are no longer known, and the Unix times at which they left.
         self._gone: dict[str, float] = {}
         self._warned = False
+        self._malformed_log = BurstLog()
         #: `Counters.links_lost` when `_known` was last complete; -1 for never.
         self._known_at = -1
 
@@ -250,6 +255,44 @@ class Cluster:
                 del self._surveys[token]
             self._known_at = lost
             return survey.answers
+
+    async def ask(
+        self,
+        name: str,
+        body: bytes,
+        answer_type: type[_T],
+        *,
+        timeout_s: float = SURVEY_TIMEOUT_S,
+    ) -> dict[str, _T]:
+        """Ask all nodes a question; return their decoded answers by node id.
+
+        An answer that this version cannot decode is counted, logged and left out. One
+        node of another version then does not hide the answers of all others.
+
+        Args:
+            name: Name of the answerer on each node.
+            body: Argument for the answerer.
+            answer_type: Type of an answer, which is encoded as MessagePack.
+            timeout_s: Seconds to wait for nodes that do not answer.
+
+        Raises:
+            BrokerUnavailableError: The question was not sent.
+        """
+        answers = await self.survey(name, body, timeout_s=timeout_s)
+        decoded: dict[str, _T] = {}
+        for node, answer in sorted(answers.items()):
+            try:
+                decoded[node] = msgspec.msgpack.decode(answer, type=answer_type)
+            except (msgspec.DecodeError, UnicodeDecodeError) as ex:
+                self._hub.counters.control_errors += 1
+                self._malformed_log.warning(
+                    'left out the answer of node %.40r to the survey %r: %s. Its '
+                    'version may differ from the version of this node',
+                    node,
+                    name,
+                    ex,
+                )
+        return decoded
 
     async def hello(self) -> None:
         """Announce to the other nodes that this node has started."""

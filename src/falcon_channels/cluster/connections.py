@@ -112,6 +112,13 @@ class _NodeAnswer(NamedTuple):
     connections: list[msgspec.Raw]
 
 
+class _DecodedAnswer(NamedTuple):
+    """A `_NodeAnswer` whose connections are decoded."""
+
+    total: int
+    connections: list[ConnectionFacts]
+
+
 class ConnectionList(NamedTuple):
     """Connections of all nodes.
 
@@ -152,16 +159,14 @@ class ClusterConnections:
             raise InvalidValueError(
                 f'limit is {query.limit}, but must be from 0 to {MAX_CONNECTIONS}'
             )
-        answers = await self._cluster.survey(_NAME, msgspec.msgpack.encode(query))
+        answers = await self._cluster.ask(
+            _NAME, msgspec.msgpack.encode(query), _DecodedAnswer
+        )
         found: list[ConnectionFacts] = []
         total = 0
-        for body in answers.values():
-            answer = msgspec.msgpack.decode(body, type=_NodeAnswer)
+        for answer in answers.values():
             total += answer.total
-            found += (
-                msgspec.msgpack.decode(raw, type=ConnectionFacts)
-                for raw in answer.connections
-            )
+            found += answer.connections
         found.sort(key=lambda facts: (facts.connected_at, facts.client))
         return ConnectionList(found[: query.limit], total, len(answers))
 

@@ -95,12 +95,10 @@ class ClusterInfo:
         Raises:
             BrokerUnavailableError: The broker cannot be reached.
         """
-        answers = await self._cluster.survey(_CHANNELS)
+        answers = await self._cluster.ask(_CHANNELS, b'', dict[str, int])
         totals: dict[str, int] = {}
         for answer in answers.values():
-            for channel, count in msgspec.msgpack.decode(
-                answer, type=dict[str, int]
-            ).items():
+            for channel, count in answer.items():
                 totals[channel] = totals.get(channel, 0) + count
         return totals
 
@@ -110,8 +108,4 @@ class ClusterInfo:
         Raises:
             BrokerUnavailableError: The broker cannot be reached.
         """
-        answers = await self._cluster.survey(_NODE)
-        return [
-            msgspec.msgpack.decode(answer, type=NodeInfo)
-            for _, answer in sorted(answers.items())
-        ]
+        return list((await self._cluster.ask(_NODE, b'', NodeInfo)).values())

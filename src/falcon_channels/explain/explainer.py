@@ -126,13 +126,10 @@ class Explainer:
             tags=None if publication is None else publication.tags or {},
         )
         known = self._cluster.nodes
-        answers = await self._cluster.survey(
-            _EXPLAIN, msgspec.msgpack.encode(question), timeout_s=_TIMEOUT_S
+        answers = await self._cluster.ask(
+            _EXPLAIN, msgspec.msgpack.encode(question), NodeFacts, timeout_s=_TIMEOUT_S
         )
-        nodes = [
-            msgspec.msgpack.decode(answers[node], type=NodeFacts)
-            for node in sorted(answers)
-        ]
+        nodes = list(answers.values())
         times = [node.written_at for node in nodes if node.written_at is not None]
         published_at = min(times) if times else None
         if publication is not None and publication.time_ms:
@@ -147,8 +144,8 @@ class Explainer:
             *(
                 Explanation(
                     verdict=Verdict.UNKNOWN,
-                    text=f'this node did not answer within {_TIMEOUT_S} seconds, so '
-                    'its connections are missing here',
+                    text=f'this node did not answer within {_TIMEOUT_S} seconds, or '
+                    'its answer cannot be read, so its connections are missing here',
                     node=node,
                 )
                 for node in sorted(silent)
@@ -168,12 +165,10 @@ class Explainer:
                 f'for_s is {for_s!r}, but must be 0 to {MAX_RECORD_S:.0f} seconds'
             )
         await self._start()
-        answers = await self._cluster.survey(
-            _RECORD, msgspec.msgpack.encode(_RecordUser(user, for_s))
+        answers = await self._cluster.ask(
+            _RECORD, msgspec.msgpack.encode(_RecordUser(user, for_s)), bool
         )
-        if not all(
-            msgspec.msgpack.decode(body, type=bool) for body in answers.values()
-        ):
+        if not all(answers.values()):
             raise TooManyUsersError(self._options.max_recorded_users)
         return len(answers)
 

@@ -37,7 +37,7 @@ CLOSES: Final = frozenset({'connection_closed', 'subscription_ended'})
 _MAX_EVENTS = 500
 #: How many combinations of event, code and reason are counted one by one.
 _MAX_REASONS = 200
-#: Longest user, channel and reason in an answer; a client can have chosen them.
+#: Longest user, channel and reason that are stored; a client can have chosen them.
 _MAX_CHARACTERS = 255
 #: Reason under which the combinations beyond `_MAX_REASONS` are counted.
 OTHER_REASONS = '(other reasons)'
@@ -89,8 +89,8 @@ class Recorder:
         self.num_opened = 0
         self.num_closed = 0
         self.num_refused = 0
-        self._refusals: deque[tuple[float, Event]] = deque(maxlen=_MAX_EVENTS)
-        self._closes: deque[tuple[float, Event]] = deque(maxlen=_MAX_EVENTS)
+        self._refusals: deque[RecordedEvent] = deque(maxlen=_MAX_EVENTS)
+        self._closes: deque[RecordedEvent] = deque(maxlen=_MAX_EVENTS)
         self._counts: dict[tuple[str, int, str], int] = {}
 
     def on_event(self, event: Event) -> None:
@@ -111,12 +111,14 @@ class Recorder:
         elif name in COUNTED:
             self._count(event)
 
-    def _record(self, ring: deque[tuple[float, Event]], event: Event) -> None:
-        ring.append((time.time(), event))
+    def _record(self, ring: deque[RecordedEvent], event: Event) -> None:
+        # SECURITY: a client can choose a long user id. It is cut before it is stored,
+        #   so that the events have a limited size.
+        ring.append(_recorded(time.time(), event))
         self._count(event)
 
     def _count(self, event: Event) -> None:
-        key = (event.name, event.code, event.reason)
+        key = (event.name, event.code, event.reason[:_MAX_CHARACTERS])
         if key not in self._counts and len(self._counts) >= _MAX_REASONS:
             # SECURITY: a client can choose the text of a reason. Without this limit,
             #   it could fill the memory with reasons.
@@ -135,19 +137,19 @@ class Recorder:
         """
         wanted = frozenset(names)
         found = [
-            (at, event)
+            event
             for ring in (self._refusals, self._closes)
-            for at, event in ring
+            for event in ring
             if event.name in wanted and (user is None or event.user == user)
         ]
-        found.sort(key=lambda pair: pair[0], reverse=True)
-        return [_recorded(at, event) for at, event in found[:limit]]
+        found.sort(key=lambda event: event.at, reverse=True)
+        return found[:limit]
 
     def counts(self, names: Iterable[str]) -> list[ReasonCount]:
         """Return how often each reason occurred, the most frequent first."""
         wanted = frozenset(names)
         found = [
-            ReasonCount(name, code, reason[:_MAX_CHARACTERS], count)
+            ReasonCount(name, code, reason, count)
             for (name, code, reason), count in self._counts.items()
             if name in wanted
         ]

@@ -21,6 +21,8 @@ from falcon_channels.server_api.resource import ApiKeys
 
 #: Seconds after which a person must type the key again.
 SESSION_S = 12 * 3600
+#: Largest difference between the clocks of two servers that check the same token.
+_MAX_CLOCK_DIFFERENCE_S = 300
 #: Longest token that is checked; a valid one is shorter.
 _MAX_TOKEN_CHARACTERS = 200
 
@@ -106,8 +108,12 @@ class InspectorSessions:
         rights, _, rest = head.partition('.')
         if not valid or rights != valid:
             return None
-        expires_at = int(rest.partition('.')[0])
-        if expires_at <= time.time():
+        digits = rest.partition('.')[0]
+        if not digits.isdecimal():
+            return None
+        # SECURITY: such a person could also sign a token that outlasts each login.
+        expires_at, now = int(digits), time.time()
+        if not now < expires_at <= now + SESSION_S + _MAX_CLOCK_DIFFERENCE_S:
             return None
         return Session(can_write=valid == _WRITE, expires_at=expires_at)
 

@@ -178,15 +178,9 @@ class InspectorSurveys:
         self, name: str, question: Any, answer_type: type[_Answer]
     ) -> _Answers[_Answer]:
         cluster = self._node.cluster
-        known = cluster.known
-        answers = await cluster.survey(name, msgspec.msgpack.encode(question))
-        return _Answers(
-            [
-                msgspec.msgpack.decode(body, type=answer_type)
-                for _, body in sorted(answers.items())
-            ],
-            len(known - answers.keys()),
-        )
+        known = cluster.nodes
+        answers = await cluster.ask(name, msgspec.msgpack.encode(question), answer_type)
+        return _Answers(list(answers.values()), len(known - answers.keys()))
 
     # --- processes -------------------------------------------------------------------
 
@@ -263,7 +257,7 @@ class InspectorSurveys:
             exact = await self._ask(_COUNTS, names, list[int])
             num_missing = max(num_missing, exact.num_missing)
             for counts in exact:
-                for name, count in zip(names, counts, strict=True):
+                for name, count in zip(names, counts, strict=False):
                     totals[name] += count
         rows = sorted(totals.items(), key=lambda row: (-row[1], row[0]))
         return {

@@ -8,7 +8,6 @@ counters, and current numbers become gauges. The metrics with labels come from
 from __future__ import annotations
 
 from collections.abc import Iterable
-from collections.abc import Mapping
 from itertools import accumulate
 from typing import Any
 
@@ -178,7 +177,8 @@ class MetricsResource:
         processes = [read_metrics(self._node)]
         if self._all_processes:
             await self._node.start()
-            processes = _decode(await self._node.cluster.survey(_SURVEY))
+            answers = await self._node.cluster.ask(_SURVEY, b'', NodeMetrics)
+            processes = list(answers.values())
         registry = CollectorRegistry(auto_describe=False)
         registry.register(
             _Snapshot(metric_families(processes, labels=self._all_processes))
@@ -187,13 +187,6 @@ class MetricsResource:
         resp.data = encode(registry)
         resp.content_type = content_type
         resp.cache_control = ['no-store']
-
-
-def _decode(answers: Mapping[str, bytes]) -> list[NodeMetrics]:
-    return [
-        msgspec.msgpack.decode(answer, type=NodeMetrics)
-        for _, answer in sorted(answers.items())
-    ]
 
 
 def mount_metrics(
