@@ -171,11 +171,6 @@ class Cluster:
             self._broker.class_name,
         )
 
-    @property
-    def known(self) -> frozenset[str]:
-        """Ids of the nodes that a survey waits for now, with this one."""
-        return frozenset(self._known)
-
     def knows(self, node: str) -> bool:
         """Return whether a node has announced itself, and has not sent *goodbye*."""
         return node in self._known

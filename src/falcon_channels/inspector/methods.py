@@ -133,7 +133,7 @@ class InspectorMethods:
         channel = request.channel
         route = (await self._node.match(channel)).route
         page = await self._node.reader.history(channel, limit=0)
-        num_known = len(self._node.cluster.known)
+        num_known = len(self._node.cluster.nodes)
         found = await self._node.connections.find(
             ConnectionQuery(channel=channel, limit=_MAX_CONNECTIONS)
         )
@@ -175,7 +175,7 @@ class InspectorMethods:
 
     async def _user(self, request: _User) -> dict[str, Any]:
         await self._node.start()
-        num_known = len(self._node.cluster.known)
+        num_known = len(self._node.cluster.nodes)
         found = await self._node.connections.find(
             ConnectionQuery(user=request.user, limit=_MAX_CONNECTIONS)
         )
