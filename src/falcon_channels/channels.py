@@ -606,7 +606,7 @@ class Channels:
         client: str = '',
         epoch: str = '',
     ) -> list[Explanation]:
-        """Explain what became of a publication for a user, over all nodes.
+        """Explain what happened to a publication for a user, over all nodes.
 
         ::
 

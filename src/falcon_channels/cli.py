@@ -25,7 +25,7 @@ _COMMANDS = {
     'history': (f'{_API}.history', 'print the history of a channel'),
     'tail': (f'{_API}.tail', 'print publications of a channel as they arrive'),
     'presence': (f'{_API}.presence', 'print the presence of a channel'),
-    'explain': (f'{_API}.explain', 'explain what became of a publication for a user'),
+    'explain': (f'{_API}.explain', 'explain what happened to a publication for a user'),
     'channels': (f'{_API}.channels', 'print the channels that have subscribers'),
     'info': (f'{_API}.info', 'print the processes that share the broker'),
     'connections': (f'{_API}.connections', 'print the connections of all processes'),
