@@ -449,37 +449,41 @@ class PostgresBroker(Broker):
             try:
                 head, number, epoch, ms, text = message.split(' ', 4)
                 kind, name = head[:1], head[1:]
-                if kind == 'p' and not new:
+                channel = '' if kind == 'c' else self._subscribed.get(name)
+                if channel is None or (kind == 'p' and not new):
                     continue
-                body = None if text == '@' else a2b_base64(text)
-                await self._on_message(kind, name, body, (int(number), epoch, int(ms)))
-            except ValueError as ex:
+                stamp = (int(number), epoch, int(ms))
+                if text == '@':
+                    await self._announce_long(kind, channel, stamp)
+                else:
+                    self._announce(kind, channel, a2b_base64(text), stamp)
+            except (ValueError, msgspec.DecodeError) as ex:
                 # NOTE: another release or another application has sent this message.
                 #   The hub detects the gap in the offsets, and repairs it.
                 _logger.error('cannot decode a notification: %s', ex)
 
     async def _on_stored(self, publications: Sequence[StoredPublication]) -> None:
         """Called with publications for which there was no notification."""
-        for item in publications:
-            stamp = (item.offset, item.epoch, item.stored_ms)
-            await self._on_message('p', item.channel.hex(), item.body, stamp)
+        for name, epoch, offset, ms, body, _ in publications:
+            channel = self._subscribed.get(name.hex())
+            if channel is None:
+                continue
+            try:
+                if body is None:
+                    await self._announce_long('p', channel, (offset, epoch, ms))
+                else:
+                    self._announce('p', channel, body, (offset, epoch, ms))
+            except (ValueError, msgspec.DecodeError) as ex:
+                _logger.error('cannot decode a publication: %s', ex)
 
-    async def _on_message(
-        self, kind: str, name: str, body: bytes | None, stamp: tuple[int, str, int]
+    async def _announce_long(
+        self, kind: str, channel: str, stamp: tuple[int, str, int]
     ) -> None:
-        """Announce a message; ``None`` stands for a body that must be read."""
-        channel = '' if kind == 'c' else self._subscribed.get(name)
-        if channel is None:
-            return
-        if body is None:
-            number, epoch, _ = stamp
-            body = await self._read_body(kind, channel, epoch, number)
-            if body is None or (name and name not in self._subscribed):
-                return
-        try:
+        """Announce a message whose body must be read."""
+        number, epoch, _ = stamp
+        body = await self._read_body(kind, channel, epoch, number)
+        if body is not None and (kind == 'c' or _hex(channel) in self._subscribed):
             self._announce(kind, channel, body, stamp)
-        except (ValueError, msgspec.DecodeError) as ex:
-            _logger.error('cannot decode a message: %s', ex)
 
     def _announce(
         self, kind: str, channel: str, body: bytes, stamp: tuple[int, str, int]
