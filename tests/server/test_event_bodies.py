@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from collections.abc import Callable
 from collections.abc import Iterator
+import logging
 import socket
 import time
 from typing import Any
@@ -261,6 +262,30 @@ def test_reader_that_stops_reading_is_aborted(
         make_backlog(channels, client)
         wait_until(lambda: not channels.connections(), 'the stream has ended')
     assert 0 == channels.node.hub.counters.slow_disconnects
+
+
+def test_client_that_leaves_with_a_waiting_request_causes_no_error(
+    channels: Channels,
+    client: httpx.Client,
+    server: RunningServer,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A stream ends quietly, also if its client has sent another request after it."""
+    with Peer(server.port) as peer:
+        peer.send(GET % b'lobby')
+        wait_until(lambda: channels.connections(), 'the stream has begun')
+        peer.send(GET % b'lobby')
+        publish(client, 'one')
+        peer.read_until(b'data: one')
+
+    def has_ended() -> bool:
+        # NOTE: uvicorn reads nothing while a request waits, so only a write fails.
+        publish(client, 'two')
+        return not channels.connections()
+
+    wait_until(has_ended, 'the stream has ended')
+    publish(client, 'three')
+    assert [] == [r for r in caplog.records if r.levelno >= logging.ERROR]
 
 
 def test_server_that_stops_sends_the_backlog_before_the_end(channels: Channels) -> None:

@@ -23,6 +23,7 @@ import httptools
 from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.protocols.utils import get_local_addr
 from uvicorn.protocols.utils import is_ssl
 from uvicorn.server import ServerState
@@ -256,6 +257,7 @@ class _HttpRequests(HttpToolsProtocol):
         '_on_disconnect',
         '_options',
         '_queued_bytes',
+        '_responding',
         '_write_timer',
         '_writer',
         'access_log',
@@ -323,6 +325,8 @@ class _HttpRequests(HttpToolsProtocol):
         self.descriptor = -1
         #: Number of bytes that `write` has passed to the transport.
         self._queued_bytes = 0
+        #: The request whose response is not finished; `cycle` is the newest request.
+        self._responding: RequestResponseCycle | None = None
         # NOTE: replaced by a deque before the first request that must wait.
         self.pipeline = ()  # type: ignore[assignment]
 
@@ -349,6 +353,12 @@ class _HttpRequests(HttpToolsProtocol):
         self._stop_body_timer()
         self._stop_write_timer()
         self._end_body()
+        responding, self._responding = self._responding, None
+        if responding is not None and not responding.response_complete:
+            # NOTE: uvicorn tells only the newest request that the client has left. The
+            #   response of an earlier one would write to a closed transport.
+            responding.disconnected = True
+            responding.message_event.set()
         super().connection_lost(exc)
         self._is_lost = True
         on_disconnect, self._on_disconnect = self._on_disconnect, None
@@ -434,6 +444,8 @@ class _HttpRequests(HttpToolsProtocol):
         if earlier is not None and not earlier.response_complete:
             self.pipeline = deque(self.pipeline)
         super().on_headers_complete()
+        if not self.pipeline:
+            self._responding = self.cycle
         if self.cycle is not earlier:
             # NOTE: the task of this request has not begun, so nothing waits for the
             #   event that is replaced.
@@ -460,6 +472,7 @@ class _HttpRequests(HttpToolsProtocol):
         if self._writer is not None:
             self._end_body()
             self.transport.set_write_buffer_limits()
+        self._responding = self.pipeline[-1][0] if self.pipeline else None
         super().on_response_complete()
 
     def handle_websocket_upgrade(self) -> None:
