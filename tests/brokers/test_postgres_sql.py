@@ -608,3 +608,39 @@ async def test_objects_of_the_caller_are_not_used_with_the_owners_rights(
                 await evil.execute("SELECT octet_length('x'::bytea)")
             row = await publish(evil, schema, 'orders:1', '1', idempotency_key='a')
             assert 1 == row[0]
+
+
+async def test_objects_in_public_are_not_used_by_the_processes(
+    server: PostgresServer, schema: str
+) -> None:
+    """Who may create objects in ``public`` gets no rights of the processes.
+
+    PostgreSQL would prefer an operator with the exact types to its own.
+    """
+    user = f'{schema}_evil'
+    async with connected(server) as admin:
+        await admin.execute(f'CREATE ROLE {user} LOGIN')
+        await admin.execute(f'GRANT CREATE ON SCHEMA public TO {user}')
+        async with await psycopg.AsyncConnection.connect(
+            server.url, user=user, autocommit=True
+        ) as evil:
+            await evil.execute(
+                'CREATE FUNCTION public.evil(xid8, xid8) RETURNS text LANGUAGE plpgsql '
+                "AS $$ BEGIN RAISE 'as %', current_user; END $$"
+            )
+            await evil.execute(
+                'CREATE OPERATOR public.|| '
+                '(LEFTARG = xid8, RIGHTARG = xid8, FUNCTION = public.evil)'
+            )
+            with pytest.raises(psycopg.errors.RaiseException, match=f'as {user}'):
+                await evil.execute("SELECT '#' || pg_current_xact_id()")
+            try:
+                migrate(f'{server.url}?schema={schema}')
+                async with (
+                    opened(server, schema) as channels,
+                    channels.subscribe('orders:1') as subscription,
+                ):
+                    await channels.publish('orders:1', 1)
+                    assert 1 == (await anext(subscription)).value()
+            finally:
+                await evil.execute('DROP FUNCTION public.evil CASCADE')

@@ -32,6 +32,10 @@ Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
 #: The schema, if the URL does not name one.
 SCHEMA = 'falcon_channels'
+# SECURITY: PostgreSQL looks for functions and operators in these schemas. With
+#   ``public``, someone who may create objects there could run code with the rights of
+#   this process: PostgreSQL prefers an operator with the exact types to its own.
+SEARCH_PATH = 'pg_catalog, pg_temp'
 
 # SECURITY: the name becomes part of SQL statements. With other characters, someone who
 #   controls the URL could execute SQL of their own.
@@ -130,9 +134,10 @@ class Server:
                 )
                 try:
                     await connection.execute(
-                        "SELECT set_config('statement_timeout', %s, false), "
-                        "set_config('synchronous_commit', 'on', false)",
-                        (str(server_ms),),
+                        "SELECT pg_catalog.set_config('statement_timeout', %s, false), "
+                        "pg_catalog.set_config('synchronous_commit', 'on', false), "
+                        "pg_catalog.set_config('search_path', %s, false)",
+                        (str(server_ms), SEARCH_PATH),
                     )
                 except BaseException:
                     # NOTE: cancelled or too late. No other code can close this.

@@ -10,6 +10,7 @@ import psycopg
 from falcon_channels.brokers.postgres.connections import Connection
 from falcon_channels.brokers.postgres.connections import read_url
 from falcon_channels.brokers.postgres.connections import SCHEMA
+from falcon_channels.brokers.postgres.connections import SEARCH_PATH
 from falcon_channels.brokers.postgres.connections import unavailable
 from falcon_channels.errors import BrokerUnavailableError
 
@@ -48,6 +49,9 @@ def create_schema(libpq_url: str, schema: str) -> str:
     """Create or update a schema; see `migrate`."""
     try:
         with psycopg.connect(libpq_url, connect_timeout=10) as connection:
+            connection.execute(
+                "SELECT pg_catalog.set_config('search_path', %s, true)", (SEARCH_PATH,)
+            )
             connection.execute('SELECT pg_advisory_xact_lock(%s)', (_LOCK,))
             rows = connection.execute(_COMMENT_QUERY, (schema,)).fetchall()
             found = _version(schema, rows)
