@@ -115,6 +115,17 @@ def test_output_cannot_steer_the_terminal(shell: Shell) -> None:
     assert nasty == json.loads(line)['data']
 
 
+def test_messages_cannot_steer_the_terminal(
+    shell: Shell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Errors contain text of others, and are printed escaped, too."""
+    shell.lines('finish', 'rooms:failed2', '--error', 'a\x1b[2J\x9b\u202e\nb')
+    assert 1 == main(['tail', 'rooms:failed2'])
+    printed = capsys.readouterr().err.removesuffix('\n')
+    assert printed.isprintable()
+    assert 'the channel has failed: a\\u001b[2J' in printed
+
+
 def test_explain_prints_one_line_for_each_connection(
     server: ServerProcess, shell: Shell
 ) -> None:

@@ -268,14 +268,19 @@ def show(value: Any) -> None:
 
 
 def show_line(text: str) -> None:
-    """Print a line without delay.
+    """Print a line without delay; see `_printable`."""
+    print(_printable(text), flush=True)  # noqa: T201 - output of a command
+
+
+def _printable(text: str) -> str:
+    """Return a text without control characters.
 
     SECURITY: a client could publish control characters that take over the terminal.
     Characters that are not printable are escaped, also Unicode's direction marks.
     """
-    if not text.isprintable():
-        text = ''.join(c if c.isprintable() else _escaped(c) for c in text)
-    print(text, flush=True)  # noqa: T201 - output of a command
+    if text.isprintable():
+        return text
+    return ''.join(c if c.isprintable() else _escaped(c) for c in text)
 
 
 def _escaped(character: str) -> str:
@@ -285,9 +290,12 @@ def _escaped(character: str) -> str:
 
 
 def say(text: str) -> None:
-    """Print a message to standard error; results are printed to standard output."""
+    """Print a message to standard error; results are printed to standard output.
+
+    It can contain text of a server or a client; see `_printable`.
+    """
     print(  # noqa: T201 - output of a command
-        f'falcon-channels: {text}', file=sys.stderr, flush=True
+        f'falcon-channels: {_printable(text)}', file=sys.stderr, flush=True
     )
 
 
