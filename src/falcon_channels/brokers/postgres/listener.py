@@ -1,26 +1,27 @@
-"""The connection that receives what is announced.
+"""The connection that receives new publications from PostgreSQL.
 
-It waits for notifications while little is published. PostgreSQL commits transactions
-with notifications one after the other, and each waits for the disk. If there are many,
-the listener therefore polls: every few milliseconds, one query reads what all channels
-have got. Transactions then need no notification, and can share a wait for the disk.
+While little is published, it waits for notifications. PostgreSQL commits transactions
+with notifications one after the other, and each waits for the disk. If there are many
+transactions, the listener therefore polls. Every few milliseconds, one query reads the
+new publications of all channels. Transactions then need no notification, and can share
+a wait for the disk.
 
 A transaction is announced exactly once, because of two rules:
 
-1. A listener that waits for notifications shares the 32 locks of the SQL function
-   ``all_poll``. A publisher that gets one of them alone does not notify. It has the
-   lock until its commit is visible.
-2. The listener compares the transaction with snapshots. Each one is announced by its
-   notification, or by a poll, but not by both.
+1. A listener that waits for notifications has a shared lock on each of the 32 locks of
+   the SQL function ``all_poll``. If a publisher gets an exclusive lock on one of them,
+   it does not notify. It has this lock until its commit is visible.
+2. The listener compares each transaction with snapshots. A transaction is announced by
+   its notification or by a poll, but not by both.
 
-To poll, a listener takes a snapshot, and receives all notifications that are older. It
-announces what the snapshot sees. Then it gives the locks up, and polls for everything
-else. To wait again, it shares the locks first, and polls once more. It announces what
-this last poll has not seen when the notifications arrive. `docs/decisions.md` has the
-argument that nothing is lost.
+To start polling, a listener takes a snapshot, and receives all older notifications. It
+announces the transactions that are visible in the snapshot. Then it releases the locks,
+and polls for all other transactions. To wait again, it first takes the shared locks,
+and then polls once more. Later transactions are announced by their notifications.
+`docs/decisions.md` explains why no publication is lost.
 
-The locks belong to the connection that listens. If it ends, the locks and the
-notifications end together, and the link is lost.
+The locks belong to the connection that listens. If this connection ends, the locks and
+the notifications end together, and the link is lost.
 """
 
 from __future__ import annotations
@@ -44,31 +45,34 @@ from falcon_channels.brokers.postgres.snapshot import Snapshot
 from falcon_channels.brokers.server_link import ServerLink
 from falcon_channels.errors import BrokerUnavailableError
 
-#: Seconds between two polls, and after a poll that has found few publications.
+#: Seconds between two polls. The second value applies after a poll that has found fewer
+#: than `_FEW` publications.
 _POLL_S = 0.005
 _SLOW_POLL_S = 0.01
 _FEW = 5
-#: The same while a transaction delays the end of polling. The delay grows.
+#: Longest time between two polls while a transaction delays the end of polling. The
+#: time grows with each poll.
 _MAX_POLL_S = 0.1
 #: A listener polls if it gets this number of notifications within this time, from this
-#: number of connections. The rate is low, because transactions that wait for a slow
-#: disk, one after the other, reach no higher one. Few connections rarely wait.
+#: number of connections. The rate is low, because transactions that wait for a slow disk
+#: one after the other cannot reach a higher rate. With fewer connections, transactions
+#: rarely wait for each other.
 _BUSY_COUNT = 25
 _BUSY_S = 0.125
 _BUSY_CONNECTIONS = 3
 #: Number of polls after which a listener decides whether to continue. It stops if fewer
 #: than half of them have found something.
 _POLLS = 20
-#: Number of polls after which it tries to wait, to count the connections again.
+#: Number of polls after which it stops polling, to count the connections again.
 _MAX_POLLS = 400
 #: Number of locks in the SQL function ``all_poll``.
 _LOCKS = 32
 #: Number of publications that are read at once.
 _PAGE = 500
 
-#: Settings of the connection. It changes nothing that must be stored.
-#: PERF: PostgreSQL cannot know that a poll finds few rows. It would read a whole table,
-#:   compile the query, which takes 0.4 s, or plan the query each time (0.3 ms).
+#: Settings of the connection. It writes no data, so its commits need no disk.
+#: PERF: PostgreSQL cannot know that a poll finds few rows. Without these settings, it
+#:   reads a whole table, compiles the query (0.4 s), or plans each query (0.3 ms).
 _SETTINGS = {
     'synchronous_commit': 'off',
     'enable_seqscan': 'off',
@@ -119,8 +123,8 @@ class _Notification:
     """A notification of transactions that publish or send messages.
 
     Args:
-        payload: Its text: ``#ID|MESSAGE|MESSAGE``. The id is followed by a space and a
-            snapshot if a poll does not find all messages.
+        payload: Its text: ``#ID|MESSAGE|MESSAGE``. If a poll does not find all its
+            messages, a space and a snapshot follow the id.
     """
 
     def __init__(self, payload: str) -> None:
@@ -131,7 +135,7 @@ class _Notification:
 
     @property
     def has_order(self) -> bool:
-        """Whether it has messages that a poll does not find."""
+        """Whether it has messages that a poll cannot find."""
         return self._before is not None
 
     def follows(self, publication: StoredPublication) -> bool:
@@ -147,13 +151,13 @@ class Listener(ServerLink[Connection]):
     Args:
         server: The server options.
         pool: Connections that send the probes.
-        schema: Name of the schema. Its settings have the name of the notifications.
+        schema: Name of the schema. The name of the notifications is stored in it.
         probe_s: Seconds between two probes.
-        on_messages: Called with the messages of each notification, one after another,
-            and whether its publications that are stored were not announced before.
+        on_messages: Called with the messages of each notification, in order. The second
+            argument is true if its stored publications were not announced before.
         on_stored: Called with the publications that a poll has found.
         on_lost: Called when notifications no longer arrive.
-        on_restored: Called when notifications arrive, also for the first time.
+        on_restored: Called when notifications arrive again or for the first time.
     """
 
     errors = (psycopg.Error, OSError, TimeoutError, EOFError, BrokerUnavailableError)
@@ -180,7 +184,7 @@ class Listener(ServerLink[Connection]):
         self._on_restored = on_restored
         self._mark = f'?{secrets.token_urlsafe(9)} '
         self._was_up = asyncio.Event()
-        #: The last poll. It has announced all transactions that it sees.
+        #: Snapshot of the last poll. All transactions that it sees were announced.
         self._seen = Snapshot(0, frozenset())
         self._polling = True
         super().__init__(
@@ -202,8 +206,8 @@ class Listener(ServerLink[Connection]):
                     await connection.execute(
                         'SELECT set_config(%s, %s, false)', (name, value)
                     )
-                # NOTE: the name is read each time, because the schema may have been
-                #   created again.
+                # NOTE: the name is read for each connection, because it changes if the
+                #   schema is created again.
                 cursor = await connection.execute(
                     f'SELECT {self._schema}.notification_name()'.encode()
                 )
@@ -252,7 +256,7 @@ class Listener(ServerLink[Connection]):
     # --- notifications ----------------------------------------------------------------
 
     async def _wait_until_busy(self, connection: Connection) -> None:
-        """Pass on notifications until many transactions publish."""
+        """Forward notifications until many transactions publish."""
         loop = asyncio.get_running_loop()
         busy = False
         while not busy:
@@ -271,7 +275,7 @@ class Listener(ServerLink[Connection]):
             )
 
     async def _on_payload(self, payload: str) -> None:
-        """Pass on a notification or a probe."""
+        """Forward a notification or a probe."""
         if payload.startswith('#'):
             await self._on_notification(_Notification(payload))
         elif payload.startswith(self._mark):
@@ -284,7 +288,7 @@ class Listener(ServerLink[Connection]):
     # --- polling ----------------------------------------------------------------------
 
     async def _start_polling(self, connection: Connection) -> None:
-        """Announce everything up to a snapshot, and give up the locks."""
+        """Announce all transactions of a snapshot, and release the locks."""
         # NOTE: this notification arrives after those of all transactions that the
         #   snapshot sees, because PostgreSQL sends them in the order of the commits.
         mark = f'?{secrets.token_urlsafe(9)}'
@@ -310,7 +314,7 @@ class Listener(ServerLink[Connection]):
         await self._poll(connection, payloads)
 
     async def _poll_until_quiet(self, connection: Connection) -> None:
-        """Poll until few transactions publish, or for some seconds."""
+        """Poll until few transactions publish, or `_MAX_POLLS` times."""
         count = 0
         for _ in range(_MAX_POLLS // _POLLS):
             successes = 0
@@ -323,10 +327,13 @@ class Listener(ServerLink[Connection]):
                 break
 
     async def _stop_polling(self, connection: Connection) -> bool:
-        """Share the locks and poll once more; return false if many publish again.
+        """Take the shared locks, and poll once more.
 
-        A transaction that does not notify holds a lock. Until it ends, the listener
-        continues to poll, and notifications of others make it poll at once.
+        A transaction that does not notify has a lock. Until it ends, the listener
+        continues to poll. A notification of another transaction causes a poll at once.
+
+        Returns:
+            Whether polling has ended. It continues if many transactions publish again.
         """
         delay_s = _POLL_S
         locks = list(range(_LOCKS))
@@ -336,7 +343,7 @@ class Listener(ServerLink[Connection]):
             ((locks,),) = await self._rows(
                 connection, f'SELECT {self._schema}.share_locks(%s)', locks
             )
-            # NOTE: the last poll begins after the listener got the last lock.
+            # NOTE: the last poll must begin after the listener has all locks.
             count = await self._poll(connection, payloads, last=not locks)
             successes += count > 0
             polls += 1
@@ -356,7 +363,7 @@ class Listener(ServerLink[Connection]):
         timeout_s: float | None,
         stop_after: int | None = None,
     ) -> list[str]:
-        """Return the notifications that arrive within a time."""
+        """Return the notifications that arrive within `timeout_s`."""
         return [
             notification.payload
             async for notification in connection.notifies(
@@ -367,15 +374,18 @@ class Listener(ServerLink[Connection]):
     async def _poll(
         self, connection: Connection, payloads: Sequence[str], *, last: bool = False
     ) -> int:
-        """Announce what no poll has seen; return the number of publications.
+        """Announce the publications that no earlier poll has found.
 
-        Notifications are passed on between publications that were committed before
-        them, and those that were committed after them.
+        A notification is forwarded after the publications that were committed before
+        it, and before the publications that were committed after it.
 
         Args:
             connection: The connection.
             payloads: Notifications that have arrived.
-            last: Whether the listener waits for notifications from now on.
+            last: Whether the listener waits for notifications after this poll.
+
+        Returns:
+            Number of publications that were found.
         """
         values = (
             str(self._seen.next_xid),
@@ -390,8 +400,8 @@ class Listener(ServerLink[Connection]):
         self._polling = not last
         found = _publications(rows)
         count = len(found)
-        # NOTE: a message that was sent before one of these publications has arrived
-        #   with the answer.
+        # NOTE: if a message was sent before one of these publications, it has arrived
+        #   by now, together with the answer of the query.
         for payload in (*payloads, *await self._receive(connection, 0)):
             if not payload.startswith('#'):
                 await self._on_payload(payload)
@@ -407,7 +417,11 @@ class Listener(ServerLink[Connection]):
     async def _read_pages(
         self, connection: Connection, values: tuple[str, ...]
     ) -> Sequence[tuple[Any, ...]]:
-        """Announce any number of publications but the last ones; return those."""
+        """Read many publications in pages; announce all pages except the last one.
+
+        Returns:
+            Rows of the last page.
+        """
         await self._rows(connection, 'BEGIN')
         await self._rows(
             connection, f'DECLARE poll NO SCROLL CURSOR FOR {self._query}', *values
@@ -433,5 +447,5 @@ class Listener(ServerLink[Connection]):
 
 
 def _publications(rows: Sequence[tuple[Any, ...]]) -> list[StoredPublication]:
-    # NOTE: a channel without a name was removed after the publication.
+    # NOTE: if a row has no name, its channel was removed after the publication.
     return [StoredPublication(*row[1:]) for row in rows if row[1] is not None]

@@ -1,4 +1,4 @@
-/** What became of a publication for a user: the answers of `Channels.explain`. */
+/** What happened to a publication for a user: the answers of `Channels.explain`. */
 
 import { call } from '../api';
 import { button, element, foreign, Table } from '../dom';
