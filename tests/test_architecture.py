@@ -208,7 +208,7 @@ def test_init_modules_only_import() -> None:
     assert [] == wrong
 
 
-@pytest.mark.parametrize('package', ['hub'])
+@pytest.mark.parametrize('package', ['hub', 'explain'])
 def test_package_has_no_import_circle(package: str) -> None:
     """No module of the package imports itself through others, also for types only."""
     prefix = f'falcon_channels.{package}.'

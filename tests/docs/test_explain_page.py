@@ -12,7 +12,14 @@ from falcon_channels import Verdict
 ROOT = Path(__file__).parents[2]
 SOURCES = [
     ROOT / 'src/falcon_channels/explain' / name
-    for name in ('verdicts.py', 'explainer.py')
+    for name in (
+        'verdicts.py',
+        'findings.py',
+        'subscription_findings.py',
+        'connection_findings.py',
+        'explanations.py',
+        'explainer.py',
+    )
 ]
 TEXT = (ROOT / 'docs/explain.md').read_text()
 

@@ -15,11 +15,11 @@ from falcon_channels.cluster.cluster import Cluster
 from falcon_channels.errors import CapabilityError
 from falcon_channels.errors import InvalidValueError
 from falcon_channels.errors import TooManyUsersError
+from falcon_channels.explain.explanations import explain
 from falcon_channels.explain.facts import ExplainQuestion
 from falcon_channels.explain.facts import NodeFacts
+from falcon_channels.explain.findings import Asked
 from falcon_channels.explain.recorder import DeliveryRecorder
-from falcon_channels.explain.verdicts import Asked
-from falcon_channels.explain.verdicts import explain
 from falcon_channels.explain.verdicts import Explanation
 from falcon_channels.explain.verdicts import Verdict
 from falcon_channels.options import NodeOptions

@@ -1,0 +1,121 @@
+"""Turns the facts of all nodes into explanations for the connections of a user.
+
+* This module and the modules of findings only compute: no I/O and no clock.
+* Each connection gets one answer. Connections that had ended before and never used the
+  channel get none.
+* A user without any connection gets one answer.
+* What is not known gets an answer of its own: connections that were left out, and nodes
+  that have ended with their records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from falcon_channels.events import Fact
+from falcon_channels.explain.connection_findings import find_end_before
+from falcon_channels.explain.connection_findings import find_for_connection
+from falcon_channels.explain.connection_findings import find_gap
+from falcon_channels.explain.connection_findings import recording_facts
+from falcon_channels.explain.facts import ConnectionFacts
+from falcon_channels.explain.facts import NodeFacts
+from falcon_channels.explain.findings import Asked
+from falcon_channels.explain.verdicts import Explanation
+from falcon_channels.explain.verdicts import Verdict
+
+
+def explain(asked: Asked, nodes: Sequence[NodeFacts], user: str) -> list[Explanation]:
+    """Return one answer for each connection, or one answer about the user.
+
+    If nodes have ended since the publication, one additional answer says so.
+
+    Args:
+        asked: The publication.
+        nodes: Facts of all nodes that have answered.
+        user: Id of the user.
+    """
+    answers = []
+    for node in nodes:
+        for connection in _of_interest(asked, node):
+            found = find_for_connection(asked, node, connection)
+            facts: dict[str, Fact] = {'kind': connection.kind}
+            if asked.published_at is not None:
+                facts['published_at'] = asked.published_at
+            facts.update(found.facts)
+            answers.append(
+                Explanation(
+                    verdict=found.verdict,
+                    text=found.text,
+                    at=found.at,
+                    node=node.node,
+                    connection=connection.id,
+                    facts=facts,
+                )
+            )
+        if node.more:
+            answers.append(
+                Explanation(
+                    verdict=Verdict.UNKNOWN,
+                    text=f'{node.more} more connections of the user are left out',
+                    node=node.node,
+                    facts={'left_out': node.more},
+                )
+            )
+    gone = _gone_since(asked, nodes)
+    if gone:
+        answers.append(
+            Explanation(
+                verdict=Verdict.UNKNOWN,
+                text=f'nodes that have ended since the publication: {len(gone)}. What '
+                'they recorded is lost',
+                at=max(gone.values()),
+                facts={'ended_nodes': ' '.join(sorted(gone))},
+            )
+        )
+    return answers or [_of_user(asked, nodes, user)]
+
+
+def _of_interest(asked: Asked, node: NodeFacts) -> list[ConnectionFacts]:
+    """Return the connections that an answer is useful for.
+
+    Connections that had ended, and that never used the channel, are left out. A user
+    who reconnects often would otherwise have many answers without information.
+    """
+    return [
+        connection
+        for connection in node.connections
+        if connection.subscriptions
+        or connection.refusals
+        or find_end_before(asked, node, connection) is None
+    ]
+
+
+def _gone_since(asked: Asked, nodes: Sequence[NodeFacts]) -> dict[str, float]:
+    """Return the nodes that ended after the publication, with the Unix times."""
+    answered = {node.node for node in nodes}
+    return {
+        gone: at
+        for node in nodes
+        for gone, at in node.gone.items()
+        if gone not in answered
+        and (asked.published_at is None or at >= asked.published_at)
+    }
+
+
+def _of_user(asked: Asked, nodes: Sequence[NodeFacts], user: str) -> Explanation:
+    """Return the answer for a user without a known connection."""
+    name = f'user {user!r}' if user else 'the anonymous user'
+    for node in nodes:
+        gap = find_gap(asked, node)
+        if gap:
+            return Explanation(
+                verdict=Verdict.UNKNOWN,
+                text=f'no connection of {name} is known, but {gap}',
+                node=node.node,
+                facts=recording_facts(node),
+            )
+    return Explanation(
+        verdict=Verdict.NOT_SUBSCRIBED,
+        text=f'no connection of {name} was subscribed or has asked to subscribe',
+        at=asked.published_at,
+    )
