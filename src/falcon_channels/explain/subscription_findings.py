@@ -191,7 +191,7 @@ def _waiting(asked: Asked, subscription: SubscriptionFacts, lag: Lag) -> Found:
     ):
         return Found(
             Verdict.PENDING,
-            f'the client reads too slowly since {time_text(lag.at)}; the publication '
+            f'the client has read too slowly since {time_text(lag.at)}; the publication '
             'waits for it',
             lag.at,
             facts,

@@ -54,9 +54,9 @@ _FEW = 5
 #: time grows with each poll.
 _MAX_POLL_S = 0.1
 #: A listener polls if it gets this number of notifications within this time, from this
-#: number of connections. The rate is low, because transactions that wait for a slow disk
-#: one after the other cannot reach a higher rate. With fewer connections, transactions
-#: rarely wait for each other.
+#: number of connections. The rate is low, because transactions cannot reach a higher
+#: rate if each waits for a slow disk. With fewer connections, transactions rarely wait
+#: for each other.
 _BUSY_COUNT = 25
 _BUSY_S = 0.125
 _BUSY_CONNECTIONS = 3
