@@ -191,8 +191,8 @@ def _waiting(asked: Asked, subscription: SubscriptionFacts, lag: Lag) -> Found:
     ):
         return Found(
             Verdict.PENDING,
-            f'the client has read too slowly since {time_text(lag.at)}; the publication '
-            'waits for it',
+            f'the client has read too slowly since {time_text(lag.at)}; the '
+            'publication waits for it',
             lag.at,
             facts,
         )
