@@ -104,7 +104,7 @@ class InspectorResource:
                 description='log in with a key', challenges=['falcon-channels']
             )
         if method == 'logout':
-            resp.unset_cookie(COOKIE, samesite='Strict')
+            resp.unset_cookie(COOKIE, same_site='Strict')
             answer: dict[str, Any] = {'result': {}}
         elif method == 'tail':
             self._tail(resp, body, session)
