@@ -1,6 +1,7 @@
 """Turns events and operations into the metrics that have labels.
 
-`Recorder` stores them for Prometheus. A subclass of `Measurements` can pass them on.
+`Recorder` stores them for Prometheus. Other subclasses of `Measurements` can send them
+to other systems.
 
 SECURITY: a metric has a limited number of label sets, because each one takes memory
 here and in the monitoring system. Text that a client chooses is never a label.
@@ -41,7 +42,7 @@ class Measurements(abc.ABC):
         self._known: dict[str, set[Labels]] = {name: set() for name in names}
 
     def attach(self, events: Events) -> Callable[[], None]:
-        """Begin to measure; return a function that ends this."""
+        """Begin to measure, and return a function that stops it."""
         stops = [events.listen(self.on_event), events.operations.observe(self)]
 
         def stop() -> None:
@@ -81,8 +82,8 @@ class Measurements(abc.ABC):
             by_client = bool(event.facts['by_client'])
             code = str(event.code)
             if by_client and event.code and event.code not in _CLIENT_CODES:
-                # SECURITY: a client may choose any code up to 4999. It must not use up
-                #   the label sets.
+                # SECURITY: a client can choose any code up to 4999. Without this check,
+                #   an attacker could use up all label sets.
                 code = OTHER
             self._add('closes', code, 'client' if by_client else 'server')
         elif event.name == 'command_refused':
@@ -91,7 +92,7 @@ class Measurements(abc.ABC):
             self._add('refused_connections', str(event.code))
 
     def begin(self, operation: Operation) -> None:
-        """Called when an operation begins; nothing is measured yet."""
+        """Called when an operation begins. Nothing is measured here."""
         return
 
     def end(self, operation: Operation, state: Any) -> None:
@@ -118,16 +119,16 @@ class Measurements(abc.ABC):
         if operation.outcome == 'ok' and operation.times_ms:
             now_ms = time.time() * 1000
             for time_ms in operation.times_ms:
-                # NOTE: the clock of the broker's server may be ahead of the one here.
+                # NOTE: the clock of the broker's server can be ahead of our clock.
                 waited_s = max(0.0, (now_ms - time_ms) / 1000)
                 self._observe('publish_to_write_seconds', waited_s, route)
 
 
 class Distribution:
-    """The values of a histogram with one set of labels.
+    """The values of a histogram for one label set.
 
     Attributes:
-        counts: Number of values in each bucket, not cumulative; the last one is for
+        counts: Number of values in each bucket, not cumulative. The last bucket is for
             values above all bounds.
         total: Sum of all values.
     """

@@ -1,14 +1,14 @@
 """Timed operations of one process: work with a start, an end and an outcome.
 
-The code that does the work reports it, and observers measure it. Metrics and tracing
-are observers::
+The code that does the work reports an operation, and observers measure it. Metrics and
+tracing are observers::
 
     if operations.wanted:
         with operations.time(Operation('publish', channel=channel)):
             return await work()
     return await work()
 
-PERF: while nothing observes, an operation costs the look at `Operations.wanted`.
+PERF: without an observer, an operation only costs the check of `Operations.wanted`.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ Outcome = Literal['ok', 'refused', 'failed', 'cancelled']
 
 
 class Operation(msgspec.Struct):
-    """One operation. Its code sets facts while it runs; observers read them at its end.
+    """One operation. Its code sets the attributes; observers read them when it ends.
 
     Attributes:
         name: A name of `OPERATIONS`.
@@ -68,12 +68,12 @@ class Operation(msgspec.Struct):
         error: The exception that ended it, or ``None``.
         duration_s: Seconds from the start to the end.
         num_publications: Number of publications.
-        num_deliveries: Number of publications times subscribers.
-        num_bytes: Payload of a publication, approximate size of a recovery, or bytes
-            written to subscribers.
+        num_deliveries: Number of publications multiplied by number of subscribers.
+        num_bytes: Bytes of the payload of a publication, bytes written to subscribers,
+            or approximate bytes of a recovery.
         times_ms: Unix times in milliseconds when the broker stored the publications.
         traces: Trace contexts of the publications, as `Publication.trace`.
-        trace: Trace context for other processes; an observer of ``publish`` sets it.
+        trace: Trace context for other processes. An observer sets it for ``publish``.
     """
 
     name: str
@@ -95,10 +95,14 @@ class Observer(Protocol):
     """Measures operations. It must not block."""
 
     def begin(self, operation: Operation) -> Any:
-        """Called when an operation begins, in its context; return a value for `end`."""
+        """Called when an operation begins, in its context.
+
+        Returns:
+            A value that is passed to `end`.
+        """
 
     def end(self, operation: Operation, state: Any) -> None:
-        """Called when it has ended, in the same context.
+        """Called when the operation has ended, in the same context.
 
         Args:
             operation: The operation, with its outcome.
@@ -107,7 +111,7 @@ class Observer(Protocol):
 
 
 class Timing:
-    """Tells observers the start and the end of an operation; a context manager."""
+    """Reports the start and the end of an operation to observers. A context manager."""
 
     __slots__ = ('_observers', '_started_s', '_states', 'operation')
 
@@ -116,7 +120,7 @@ class Timing:
         self._observers = observers
 
     def begin(self) -> Timing:
-        """Begin the operation; `end` must follow in any case."""
+        """Begin the operation. The caller must always call `end` later."""
         operation = self.operation
         self._states: list[Any] = []
         states = self._states
@@ -140,8 +144,8 @@ class Timing:
         if error is not None:
             operation.error = error
             operation.outcome = _outcome(error)
-        # NOTE: the last observer ends first, because an observer may have changed
-        #   context variables.
+        # NOTE: observers may have changed context variables in `begin`. They are
+        #   therefore ended in the reverse order.
         states = self._states
         for observer in reversed(self._observers):
             state = states.pop()
@@ -166,7 +170,7 @@ class Timing:
 
 
 class Operations:
-    """Tells the operations of one process to observers.
+    """Reports the operations of one process to observers.
 
     Attributes:
         wanted: Whether there is an observer.
@@ -180,10 +184,10 @@ class Operations:
         self.wanted = False
 
     def observe(self, observer: Observer) -> Callable[[], None]:
-        """Add an observer of all operations that begin from now on.
+        """Add an observer. It gets all operations that begin after this call.
 
         Returns:
-            A function that ends this. It may be called more than once.
+            A function that removes the observer. It may be called more than once.
         """
         self._set([*self._observers, observer])
 
@@ -199,20 +203,20 @@ class Operations:
             self._on_wanted(self.wanted)
 
     def on_wanted(self, function: Callable[[bool], None]) -> None:
-        """Call a function now and after each change of the observers.
+        """Set a function that is called now and after each change of the observers.
 
         Args:
-            function: Called with `wanted`. It replaces the former function.
+            function: Called with `wanted`. It replaces the previous function.
         """
         self._on_wanted = function
         function(self.wanted)
 
     def time(self, operation: Operation) -> Timing:
-        """Return the timing of an operation, which has not begun."""
+        """Return the timing of an operation, without beginning it."""
         return Timing(self._observers, operation)
 
     def begin(self, operation: Operation) -> Timing:
-        """Begin an operation; the caller calls `Timing.end` in any case."""
+        """Begin an operation. The caller must always call `Timing.end` later."""
         return self.time(operation).begin()
 
     def responder(
@@ -220,11 +224,11 @@ class Operations:
     ) -> Awaitable[_T]:
         """Return an awaitable that runs a responder of the application.
 
-        Every responder is awaited by way of this function.
+        All code that calls a responder awaits the result of this function.
 
         Args:
             name: Name of the responder.
-            call: The responder, called and not awaited.
+            call: Awaitable of the responder, which is not awaited yet.
             channel: Name of the channel, or ``''``.
             route: Template of the route of the channel, or ``''``.
         """

@@ -1,1 +1,1 @@
-"""The inspector: a page that shows all processes, and the API that it calls."""
+"""The inspector: a page that shows all processes, and the API of this page."""

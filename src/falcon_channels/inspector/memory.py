@@ -9,7 +9,7 @@ _STATM = Path('/proc/self/statm')
 
 
 def resident_bytes() -> int | None:
-    """Return the resident memory in bytes, or ``None`` where Linux does not tell it."""
+    """Return the resident memory in bytes, or ``None`` if it is unknown."""
     try:
         pages = int(_STATM.read_text().split()[1])
     except (OSError, ValueError, IndexError):

@@ -1,7 +1,7 @@
 """The methods of the inspector's API: requests and answers, without HTTP.
 
-They are called like those of the server API, and answer in the same form. The methods
-that change something are those of the server API.
+Requests and answers have the same form as in the server API. The methods that change
+data are methods of the server API.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ WRITE_METHODS: Final = frozenset(
 )
 #: Longest search term and user id in characters.
 MAX_TEXT_CHARACTERS = 255
-#: Longest payload in an answer, in bytes. The rest is left out.
+#: Longest payload in an answer, in bytes. Longer payloads are cut.
 MAX_PAYLOAD_BYTES = 2048
-#: Largest number of clients in the presence of a channel that are listed.
+#: Largest number of clients for which the presence of a channel is listed.
 _MAX_PRESENT = 200
 #: Largest number of connections in an answer.
 _MAX_CONNECTIONS = 100
@@ -98,7 +98,7 @@ class InspectorMethods:
 
     Args:
         node: Node of this process.
-        surveys: Asks all processes.
+        surveys: Surveys of all processes.
     """
 
     def __init__(self, node: Node, surveys: InspectorSurveys) -> None:
@@ -149,7 +149,7 @@ class InspectorMethods:
         if route.options.presence:
             stats = await self._node.reader.presence_stats(channel)
             answer['presence_stats'] = stats._asdict()
-            # NOTE: a broker returns all entries or none.
+            # NOTE: a broker returns all entries at once, so they cannot be limited.
             answer['presence'] = (
                 []
                 if stats.num_clients > _MAX_PRESENT
@@ -186,7 +186,7 @@ class InspectorMethods:
             'connections': found.connections,
             'events': events['events'],
             # NOTE: the second survey does not wait for a process that did not answer
-            #   the first one.
+            #   the first one, so it may not count this process as missing.
             'num_missing': max(num_known - found.num_nodes, events['num_missing']),
         }
 

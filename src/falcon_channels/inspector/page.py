@@ -26,8 +26,8 @@ _CONTENT_SECURITY_POLICY = '; '.join(
         "base-uri 'none'",
         "form-action 'none'",
         "frame-ancestors 'none'",
-        # The page never turns text into markup. With these two rules the browser
-        # blocks any code that tries to.
+        # The page never converts text to HTML. With these two rules, the browser
+        # blocks all code that does so.
         "require-trusted-types-for 'script'",
         "trusted-types 'none'",
     ]
@@ -35,7 +35,7 @@ _CONTENT_SECURITY_POLICY = '; '.join(
 
 
 def set_safe_headers(resp: falcon.asgi.Response) -> None:
-    """Set the headers that each response of the inspector has."""
+    """Set the security headers of a response of the inspector."""
     resp.set_headers(
         {
             'Content-Security-Policy': _CONTENT_SECURITY_POLICY,
@@ -55,7 +55,7 @@ class _File(NamedTuple):
 
 
 class InspectorPage:
-    """The document at the path of the inspector, and its files below ``assets/``.
+    """Serves the HTML document of the inspector, and its files below ``assets/``.
 
     Args:
         path: Path of the inspector.
@@ -64,7 +64,7 @@ class InspectorPage:
 
     def __init__(self, path: str, folder: Path = FOLDER) -> None:
         # SECURITY: the files are read once, and a request only looks up a name in this
-        #   dict. An attacker who asks for `../page.py` therefore gets a 404.
+        #   dict. An attacker who requests `../page.py` therefore gets a 404.
         self._files = {
             file.name: _File(
                 mimetypes.guess_type(file.name)[0] or 'application/octet-stream',
@@ -74,9 +74,9 @@ class InspectorPage:
             if file.is_file()
         }
         document = self._files.pop('index.html', None)
-        # NOTE: the document has relative links, so that a proxy may put a prefix before
-        #   the path. They begin with the last part of the path, because the document
-        #   itself has no slash at its end.
+        # NOTE: the links of the document are relative, because a proxy may add a prefix
+        #   to the path. They begin with the last part of the path, because the path of
+        #   the document does not end with a slash.
         self._last = path.rpartition('/')[2]
         last = self._last.encode()
         self._document = (
@@ -98,7 +98,7 @@ class InspectorPage:
     async def on_get_slash(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response
     ) -> None:
-        """Redirect to the path without a slash at its end."""
+        """Redirect to the path without the final slash."""
         raise falcon.HTTPTemporaryRedirect(f'../{self._last}')
 
     async def on_get_asset(

@@ -1,8 +1,8 @@
-"""Remember the last refusals and closes of this process, and count them.
+"""Store the last refusals and closes of this process, and count them.
 
-The recorder listens to the events of the process from the start, because a person asks
-after a client was refused. An event is built per connection, subscription and refusal,
-and never per publication (`benchmarks/inspector.py`).
+The recorder listens to the events of the process from the start, because people ask for
+the reason of a refusal after it happened. Connections, subscriptions and refusals
+create events, but publications do not (`benchmarks/inspector.py`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import msgspec
 
 from falcon_channels.events import Event
 
-#: Events that tell of a refusal or of another problem.
+#: Events that report a refusal or another problem.
 REFUSALS: Final = frozenset(
     {
         'connection_refused',
@@ -28,23 +28,23 @@ REFUSALS: Final = frozenset(
         'link_restored',
     }
 )
-#: Events that are counted only. One slow reader causes many of them, and they would
-#: replace all others.
+#: Events that are only counted. One slow reader causes many of them, so they would
+#: replace all other stored events.
 COUNTED: Final = frozenset({'publications_dropped'})
-#: Events that tell of an end.
+#: Events that report the end of a connection or subscription.
 CLOSES: Final = frozenset({'connection_closed', 'subscription_ended'})
-#: How many events of each kind are stored.
+#: Largest number of stored events of each kind.
 _MAX_EVENTS = 500
-#: How many combinations of event, code and reason are counted one by one.
+#: Largest number of combinations of event, code and reason that are counted separately.
 _MAX_REASONS = 200
-#: Longest user, channel and reason that are stored; a client can have chosen them.
+#: Longest user id, channel name and reason in characters. Clients can choose them.
 _MAX_CHARACTERS = 255
 #: Reason under which the combinations beyond `_MAX_REASONS` are counted.
 OTHER_REASONS = '(other reasons)'
 
 
 class RecordedEvent(msgspec.Struct, frozen=True):
-    """An event, and when it happened.
+    """An event with its time.
 
     Attributes:
         at: Unix time in seconds.
@@ -53,7 +53,7 @@ class RecordedEvent(msgspec.Struct, frozen=True):
         user: Id of the user, or ``''``.
         channel: Name of the channel, or ``''``.
         code: Close code, unsubscribe code, error code or HTTP status; 0 for none.
-        reason: Why it happened; it can contain text of a client.
+        reason: Reason of the event. It can contain text of a client.
         detail: Command, responder or policy, or ``''``.
     """
 
@@ -68,7 +68,7 @@ class RecordedEvent(msgspec.Struct, frozen=True):
 
 
 class ReasonCount(msgspec.Struct, frozen=True):
-    """How often something happened for one reason, since the process started."""
+    """Number of events with one reason since the process started."""
 
     name: str
     code: int
@@ -102,7 +102,7 @@ class Recorder:
             if name == 'connection_closed':
                 self.num_closed += 1
             elif not event.code:
-                return  # the client, or the end of its connection, ended it
+                return  # ended by the client, or with its connection
             self._record(self._closes, event)
         elif name in REFUSALS:
             if name in ('connection_refused', 'command_refused'):
@@ -132,7 +132,7 @@ class Recorder:
 
         Args:
             names: Names of the events.
-            user: Id of their user, or ``None`` for all users.
+            user: Id of the user of the events, or ``None`` for all users.
             limit: Largest number of events.
         """
         wanted = frozenset(names)

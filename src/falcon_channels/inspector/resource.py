@@ -1,12 +1,14 @@
 """The inspector over HTTP: the page, the login and the API.
 
-All requests of the API are ``POST {path}/api/{method}`` with a JSON body, so that names
-of users and channels are in no log of a proxy. A person sends the key once, in the body
-of the method ``login``, and gets a cookie; see `sessions`.
+All requests of the API are ``POST {path}/api/{method}`` with a JSON body. User ids and
+channel names are therefore not in the logs of proxies. The page sends the key once, in
+the body of the method ``login``, and gets a cookie; see `sessions`.
 
-SECURITY: the cookie is sent only by pages of the same site (``SameSite=Strict``), to
-the API of the inspector only, and scripts cannot read it. In addition, each request
-needs the content type of JSON, which a form cannot send, and no foreign ``Origin``.
+SECURITY: another site could try to send requests with the cookie of a person. The
+browser therefore sends the cookie only from pages of the same site
+(``SameSite=Strict``), and only to the API of the inspector. Scripts cannot read it.
+Each request also needs the content type of JSON, which a form cannot send. Requests
+with the ``Origin`` of another site are refused.
 """
 
 from __future__ import annotations
@@ -40,11 +42,11 @@ from falcon_channels.server_api.resource import read_json_body
 _logger = logging.getLogger('falcon_channels')
 
 COOKIE = 'falcon_channels_inspector'
-#: Largest request in bytes. A test message is the largest one.
+#: Largest request in bytes. Test messages are the largest requests.
 _MAX_BODY_BYTES = 1048576
-#: Longest key that is compared, in characters.
+#: Longest key in characters. Longer ones are refused without a comparison.
 _MAX_KEY_CHARACTERS = 1024
-#: Values of Sec-Fetch-Site of requests that another site has caused.
+#: Values of Sec-Fetch-Site in requests from other sites.
 _OTHER_SITES = ('cross-site', 'same-site')
 
 
@@ -57,7 +59,7 @@ class _Tail(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _Target(msgspec.Struct):
-    """The fields of a request that are logged. A payload is not."""
+    """The fields of a request that are logged. The payload is not logged."""
 
     user: str = ''
     client: str = ''
@@ -69,7 +71,7 @@ class InspectorResource:
 
     Args:
         node: Node of this process.
-        sessions: Checks keys and cookies.
+        sessions: Sessions, which check keys and cookies.
         recorder: Refusals and closes of this process.
     """
 
@@ -95,7 +97,8 @@ class InspectorResource:
             return
         session = self._find_session(req)
         if method == 'session':
-            # NOTE: the page asks this first. A browser would log a 401 as an error.
+            # NOTE: the page sends this request first. A browser would log a response
+            #   with status 401 as an error. Without a session, the result is ``null``.
             media = None if session is None else _session_media(session)
             resp.data = msgspec.json.encode({'result': media})
             return
@@ -166,8 +169,9 @@ class InspectorResource:
             address,
             'read and write' if session.can_write else 'read',
         )
-        # NOTE: without a path, the cookie belongs to the folder of this request, which
-        #   is that of the API. A proxy may have put a prefix before it.
+        # NOTE: a proxy may have added a prefix to the path, which is unknown here. The
+        #   cookie therefore has no path. Browsers then use the folder of this request,
+        #   which is the folder of the API.
         resp.set_cookie(
             COOKIE,
             token,
@@ -187,11 +191,11 @@ class InspectorResource:
 
 
 def _check_origin(req: falcon.asgi.Request) -> None:
-    """Refuse a request that another site has caused, or that has a key in its URL.
+    """Refuse requests from other sites, and requests with a key in the URL.
 
     Raises:
-        falcon.HTTPForbidden: Another site has caused it.
-        falcon.HTTPBadRequest: Its Host header cannot be trusted, or its URL has a key.
+        falcon.HTTPForbidden: The request comes from another site.
+        falcon.HTTPBadRequest: The Host header cannot be trusted, or the URL has a key.
     """
     reason = request_origin_error(req, ())
     site = req.get_header('Sec-Fetch-Site')
@@ -212,7 +216,7 @@ def _check_origin(req: falcon.asgi.Request) -> None:
 
 
 def _log_change(method: str, body: bytes) -> None:
-    """Log that a person changes something, and for whom."""
+    """Log a change, with its user, connection and channel."""
     try:
         target = msgspec.json.decode(body, type=_Target)
     except (msgspec.DecodeError, ValueError):

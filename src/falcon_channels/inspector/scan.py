@@ -9,7 +9,7 @@ from typing import TypeVar
 
 _Item = TypeVar('_Item')
 
-#: Largest number of objects that one scan reads; the answer is partial above it.
+#: Largest number of objects that one scan reads. With more objects, it is partial.
 MAX_SCANNED = 250_000
 #: Number of objects that are read without a pause: about a millisecond of work.
 _PART = 2000
@@ -19,7 +19,7 @@ async def in_parts(items: Sequence[_Item]) -> AsyncIterator[Sequence[_Item]]:
     """Yield the first `MAX_SCANNED` items in parts, with a pause after each part.
 
     Args:
-        items: A copy, which does not change during the pauses.
+        items: A copy of the objects, which must not change during the pauses.
     """
     for start in range(0, min(len(items), MAX_SCANNED), _PART):
         yield items[start : min(start + _PART, MAX_SCANNED)]

@@ -2,9 +2,9 @@
 
 A person types a key once. The page sends it in the body of one request, and gets a
 cookie with a token. The token has the form ``{rights}.{expiry}.{random}.{signature}``.
-The secret of the signature is derived from the key that was typed. Each process can
-therefore check a token without a shared store, and a key that is removed from the
-configuration ends all its sessions.
+The secret of the signature is derived from the key. Each process can therefore check a
+token without a shared store. If a key is removed from the configuration, all its
+sessions end.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from falcon_channels.server_api.resource import ApiKeys
 SESSION_S = 12 * 3600
 #: Largest difference between the clocks of two servers that check the same token.
 _MAX_CLOCK_DIFFERENCE_S = 300
-#: Longest token that is checked; a valid one is shorter.
+#: Longest token in characters that is checked. Valid tokens are shorter.
 _MAX_TOKEN_CHARACTERS = 200
 
 _READ, _WRITE = 'r', 'w'
@@ -53,7 +53,7 @@ class InspectorSessions:
     """Checks keys and tokens.
 
     Args:
-        keys: Keys of people who may look.
+        keys: Keys of people who may only read.
         write_keys: Keys of people who may also publish, disconnect and revoke.
 
     Raises:
@@ -84,7 +84,7 @@ class InspectorSessions:
         """Return a token for a key, or ``None`` if the key is not valid."""
         rights, secret = '', b''
         for kind in self._kinds:
-            # NOTE: all kinds are checked, so that the time does not depend on the key.
+            # NOTE: all kinds are checked, so the time does not depend on the key.
             if kind.keys.accept(key):
                 rights, secret = kind.rights, kind.by_key[key]
         if not rights:
@@ -94,7 +94,7 @@ class InspectorSessions:
         return f'{head}.{_sign(secret, head)}'
 
     def find(self, token: str) -> Session | None:
-        """Return the session of a token, or ``None`` if it is not valid now."""
+        """Return the session of a token, or ``None`` if the token is not valid."""
         if len(token) > _MAX_TOKEN_CHARACTERS or not token.isascii():
             return None
         head, _, signature = token.rpartition('.')
@@ -103,15 +103,17 @@ class InspectorSessions:
             for secret in kind.by_key.values():
                 if hmac.compare_digest(signature, _sign(secret, head)):
                     valid = kind.rights
-        # SECURITY: a person with a key for reading knows the secret of that key. The
-        #   rights therefore follow from the secret, and not from the token.
+        # SECURITY: a person with a key for reading can derive its secret, and sign a
+        #   token that claims the right to write. The rights therefore depend on the
+        #   secret that matches, and the token must claim the same rights.
         rights, _, rest = head.partition('.')
         if not valid or rights != valid:
             return None
         digits = rest.partition('.')[0]
         if not digits.isdecimal():
             return None
-        # SECURITY: such a person could also sign a token that outlasts each login.
+        # SECURITY: such a person could also sign a token that is valid for longer than
+        #   a login. Such tokens are refused.
         expires_at, now = int(digits), time.time()
         if not now < expires_at <= now + SESSION_S + _MAX_CLOCK_DIFFERENCE_S:
             return None
@@ -131,12 +133,12 @@ def _sign(secret: bytes, head: str) -> str:
 
 
 class LoginLimit:
-    """Limits the failed logins of this process, per address and altogether.
+    """Limits the failed logins of this process, per address and in total.
 
     Args:
-        per_address: Failures of one address in a minute, after which it must wait.
-        in_total: Failures of all addresses in a minute, after which all must wait. It
-            also bounds the number of addresses that are stored.
+        per_address: Failed logins in a minute after which an address must wait.
+        in_total: Failed logins in a minute after which all addresses must wait. This
+            also limits the number of stored addresses.
     """
 
     _WINDOW_S = 60.0
@@ -148,7 +150,7 @@ class LoginLimit:
         self._began_s = time.monotonic()
 
     def wait_s(self, address: str) -> int:
-        """Return after how many seconds an address may try a key; 0 for now."""
+        """Return the seconds until an address may try a key, or 0 if it may try now."""
         left_s = self._began_s + self._WINDOW_S - time.monotonic()
         if left_s <= 0:
             self._failures.clear()

@@ -1,8 +1,8 @@
-"""Ask all processes what they hold, and put the answers together.
+"""Ask all processes for the data of a view, and combine their answers.
 
 Each request of a browser may reach another worker. Every view is therefore a survey of
-all processes. A process reads its connections and channels only while it answers one,
-in parts (`scan`), and names only the first of them.
+all processes. A process reads its connections and channels only for an answer, in parts
+(`scan`). The answer has only the first rows of the view.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _Answer = TypeVar('_Answer')
 
 #: Largest number of channels, slow readers, events and reasons in an answer.
 MAX_ROWS = 200
-#: How many channels are counted exactly in the second question of `channels`.
+#: Largest number of channels in the second survey of `channels`.
 _MAX_CANDIDATES = 400
 #: Longest user id in the list of slow readers.
 _MAX_USER_CHARACTERS = 255
@@ -47,21 +47,21 @@ _SLOW = 'inspector slow readers'
 
 
 class NodeFacts(msgspec.Struct, frozen=True):
-    """One process.
+    """The facts about one process.
 
     Attributes:
-        id: Id of the node, new at every start.
+        id: Id of the node. It changes at each start.
         name: Host name and process id.
         version: Version of this package.
         status: ``'ok'``, ``'link lost'`` or ``'draining'``.
-        uptime_s: Seconds since the node was created. Rates are differences of counters
-            by differences of this time.
+        uptime_s: Seconds since the node was created. A rate is the difference of a
+            counter, divided by the difference of this time.
         memory_bytes: Resident memory of the process, or ``None`` if it is not known.
         num_connections: Number of connections.
         num_users: Number of users; all anonymous clients count as one.
         num_channels: Number of channels with subscribers.
         num_subscriptions: Number of subscriptions.
-        partial: Whether there are so many channels that not all were read.
+        partial: Whether the process has too many channels to read all of them.
         counters: Counters by name.
     """
 
@@ -88,8 +88,8 @@ class _ChannelsAnswer(msgspec.Struct, frozen=True):
     """The largest channels of one process.
 
     Attributes:
-        rows: Names and numbers of subscribers.
-        num_matching: How many channels match, also those that are not in `rows`.
+        rows: Channel names with their numbers of subscribers.
+        num_matching: Number of matching channels, including those not in `rows`.
         partial: Whether not all channels were read.
     """
 
@@ -116,10 +116,10 @@ class SlowReader(msgspec.Struct, frozen=True):
         client: Id of the connection.
         user: Id of the user, or ``''``.
         node: Id of the node.
-        backlog_bytes: Bytes that were written and not read yet.
+        backlog_bytes: Bytes that were written, but not read yet.
         pending_bytes: Bytes that wait in its subscriptions, because of the policy for
             slow readers.
-        channels: Channels in which the policy applies to it; at most ten.
+        channels: At most ten channels in which the policy applies to the connection.
     """
 
     client: str
@@ -134,7 +134,7 @@ class _Answers(Generic[_Answer]):
     """The answers of the processes.
 
     Attributes:
-        num_missing: Known processes that have not answered, or have no inspector.
+        num_missing: Number of known processes that did not answer or have no inspector.
     """
 
     def __init__(self, answers: list[_Answer], num_missing: int) -> None:
@@ -155,7 +155,7 @@ class _SlowAnswer(msgspec.Struct, frozen=True):
 
 
 class InspectorSurveys:
-    """Answers the questions of other processes, and asks all processes.
+    """Sends surveys to all processes, and answers the surveys of other processes.
 
     Args:
         node: Node of this process.
@@ -235,8 +235,9 @@ class InspectorSurveys:
     async def channels(self, search: str, limit: int) -> dict[str, Any]:
         """Return the channels with the most subscribers.
 
-        Each process names its largest channels. A channel can be among the largest of
-        one process only. A second question therefore counts all named channels.
+        Each process returns its largest channels. A channel can be among the largest
+        ones in some processes only. A second survey therefore counts the subscribers of
+        all returned channels.
 
         Args:
             search: Part of the names, or ``''`` for all channels.
@@ -283,8 +284,8 @@ class InspectorSurveys:
                 if channel.members and search in channel.channel
             ]
             num_matching += len(matching)
-            # PERF: most channels are smaller than the largest ones so far
-            #   (benchmarks/inspector.py).
+            # PERF: most channels have fewer subscribers than the largest ones that were
+            #   found before, and need no sorting (benchmarks/inspector.py).
             found = [
                 (channel.members, channel.channel)
                 for channel in matching
@@ -312,11 +313,11 @@ class InspectorSurveys:
     async def events(
         self, kind: str, user: str | None, limit: int = MAX_ROWS
     ) -> dict[str, Any]:
-        """Return the latest events of all processes, and how often each reason was.
+        """Return the latest events of all processes, and the count of each reason.
 
         Args:
             kind: ``'refusals'``, ``'closes'``, or ``''`` for both.
-            user: Id of their user, or ``None`` for all users.
+            user: Id of the user of the events, or ``None`` for all users.
             limit: Largest number of events.
         """
         problems = REFUSALS | COUNTED
@@ -351,7 +352,7 @@ class InspectorSurveys:
     # --- slow readers ----------------------------------------------------------------
 
     async def slow_readers(self, limit: int) -> dict[str, Any]:
-        """Return the connections with the most bytes that were not read."""
+        """Return the connections whose clients have the most unread bytes."""
         answers = await self._ask(_SLOW, limit, _SlowAnswer)
         rows = [row for answer in answers for row in answer.rows]
         rows.sort(key=_waiting_bytes, reverse=True)
@@ -368,8 +369,8 @@ class InspectorSurveys:
         largest: list[SlowReader] = []
         num_slow = 0
         async for part in in_parts(connections):
-            # NOTE: a subscription has pending items only while the connection has a
-            #   backlog. One number per connection is therefore enough to find all.
+            # NOTE: a subscription has pending items only while its connection has a
+            #   backlog. It is therefore enough to check one number of each connection.
             found = [
                 self._describe(connection)
                 for connection in part

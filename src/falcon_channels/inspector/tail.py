@@ -17,8 +17,8 @@ from falcon_channels.node import Node
 
 #: Largest number of live tails of one process.
 MAX_TAILS = 20
-#: Seconds without a publication after which a comment is sent. It finds out whether the
-#: client has left.
+#: Seconds without a publication after which a comment is sent. If the client has left,
+#: the write fails.
 _PING_S = 2.0
 
 
@@ -35,7 +35,7 @@ class Tails:
 
     @property
     def full(self) -> bool:
-        """Whether no further tail may begin."""
+        """Whether the process has the largest number of tails."""
         return self._num_open >= MAX_TAILS
 
     async def follow(
@@ -45,7 +45,7 @@ class Tails:
 
         Args:
             channel: Name of the channel.
-            expires_at: Unix time at which the session, and so the tail, ends.
+            expires_at: Unix time in seconds at which the session and the tail end.
         """
         self._num_open += 1
         try:

@@ -70,7 +70,7 @@ _LOCKS = 32
 #: Number of publications that are read at once.
 _PAGE = 500
 
-#: Settings of the connection. It writes no data, so its commits need no disk.
+#: Settings of the connection. It stores no data, so commits need no disk.
 #: PERF: PostgreSQL cannot know that a poll finds few rows. Without these settings, it
 #:   reads a whole table, compiles the query (0.4 s), or plans each query (0.3 ms).
 _SETTINGS = {
