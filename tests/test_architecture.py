@@ -230,6 +230,11 @@ OWNED_CLASSES = {
     'Subscription': 'hub/connection.py',
     'LocalChannel': 'hub/local_channel.py',
     'ClientConnection': 'endpoint/client_connection.py',
+    'Record': 'explain/record_queue.py',
+    'ConnectionRecord': 'explain/connection_records.py',
+    'SubscriptionRecord': 'explain/subscription_record.py',
+    'ChannelRecord': 'explain/channel_records.py',
+    'BatchTimes': 'explain/batch_times.py',
 }
 
 #: Assignments to attributes of the same names on objects of other classes.

@@ -1,0 +1,260 @@
+"""Finds in the records of a node the facts that answer a question.
+
+* The answer has the connections of the user that run, and those that are recorded.
+* The state of a subscription that runs is read now, and its record does not change.
+* An answer has a limited size. Connections with records of the channel come before
+  others, and the subscriptions that decide about the publication before others.
+* Other nodes get the effect of filters, and not the filters.
+"""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+
+from falcon_channels.explain.channel_records import ChannelRecord
+from falcon_channels.explain.channel_records import ChannelRecords
+from falcon_channels.explain.connection_records import ConnectionRecord
+from falcon_channels.explain.connection_records import ConnectionRecords
+from falcon_channels.explain.facts import ConnectionFacts
+from falcon_channels.explain.facts import ExplainQuestion
+from falcon_channels.explain.facts import NodeFacts
+from falcon_channels.explain.facts import RefusalFacts
+from falcon_channels.explain.facts import SubscriptionFacts
+from falcon_channels.explain.record_queue import RecordQueue
+from falcon_channels.explain.subscription_record import facts_of
+from falcon_channels.hub.connection import Connection
+from falcon_channels.hub.connection import Subscription
+from falcon_channels.hub.hub import Hub
+from falcon_channels.publication import first_offset
+from falcon_channels.publication import Position
+
+#: Largest number of connections in the answer of one node.
+_MAX_CONNECTIONS = 100
+#: Largest number of records of one connection in one channel that are sent.
+_MAX_PER_CONNECTION = 50
+
+
+class FactFinder:
+    """Finds facts in the records of a node.
+
+    Args:
+        hub: Hub of the node.
+        queue: Knows up to which time records were forgotten.
+        connections: Recorded connections.
+        channels: Recorded channels.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        queue: RecordQueue,
+        connections: ConnectionRecords,
+        channels: ChannelRecords,
+    ) -> None:
+        self._hub = hub
+        self._queue = queue
+        self._connections = connections
+        self._channels = channels
+
+    def find(
+        self, question: ExplainQuestion, node: str, recorded_since: float | None
+    ) -> NodeFacts:
+        """Return what this node knows about a publication and a user.
+
+        Args:
+            question: The question that names them.
+            node: Id of this node.
+            recorded_since: Unix time in seconds from which deliveries to this user in
+                this channel are recorded, or ``None`` if they are not.
+        """
+        channel = self._channels.get(question.channel)
+        facts = NodeFacts(
+            node=node,
+            now=time.time(),
+            recorded_since=recorded_since,
+            forgotten_until=self._queue.forgotten_until,
+        )
+        if channel is not None:
+            offset, epoch = question.offset, question.epoch
+            facts.written_at = channel.batch_times.written_at(offset, epoch)
+            facts.written_until = channel.batch_times.written_until(epoch)
+            facts.repair = channel.repair_of(offset, epoch)
+        known = self._connections.of_user(question.user)
+        running = {
+            connection.id: connection
+            for connection in self._hub.connections_of_user(question.user)
+        }
+        ids = list(dict.fromkeys([*known, *running]))
+        if question.client:
+            ids = [id for id in ids if id == question.client]
+        # NOTE: connections with records of this channel come last, and stay.
+        recorded = [id for id in ids if id in known and known[id].has(question.channel)]
+        others = dict.fromkeys(ids)
+        for id in recorded:
+            del others[id]
+        ids = [*others, *recorded]
+        facts.more = max(0, len(ids) - _MAX_CONNECTIONS)
+        sizes = _Sizes(channel, question)
+        facts.connections = [
+            self._connection_facts(
+                known.get(id), running.get(id), channel, question, sizes
+            )
+            for id in ids[facts.more :]
+        ]
+        return facts
+
+    def _connection_facts(
+        self,
+        record: ConnectionRecord | None,
+        connection: Connection | None,
+        channel: ChannelRecord | None,
+        question: ExplainQuestion,
+        sizes: _Sizes,
+    ) -> ConnectionFacts:
+        subscriptions: list[SubscriptionFacts] = []
+        refusals: list[RefusalFacts] = []
+        if record is not None:
+            known = record.facts
+            subscriptions = list(record.subscriptions(question.channel))
+            refused = record.refusals(question.channel)
+            refusals = list(refused[-_MAX_PER_CONNECTION:])
+        else:
+            assert connection is not None
+            known = ConnectionFacts(id=connection.id, kind=type(connection).__name__)
+        backlog_bytes = known.backlog_bytes
+        if connection is not None:
+            backlog_bytes = connection.backlog_bytes
+            subscription = connection.subscriptions.get(question.channel)
+            if subscription is not None and channel is not None:
+                self._add_state(subscription, channel, subscriptions)
+        relevant, left_out = _relevant(subscriptions, question)
+        return msgspec.structs.replace(
+            known,
+            backlog_bytes=backlog_bytes,
+            subscriptions=[_for_sending(facts, question, sizes) for facts in relevant],
+            left_out=left_out,
+            refusals=refusals,
+        )
+
+    def _add_state(
+        self,
+        subscription: Subscription,
+        channel: ChannelRecord,
+        subscriptions: list[SubscriptionFacts],
+    ) -> None:
+        """Add the present state of a subscription that runs."""
+        local_channel = self._hub.local_channel(subscription.channel)
+        if local_channel is None or not channel.is_running(subscription):
+            return
+        position = self._hub.delivered(subscription)
+        if position is None:
+            position = Position(
+                local_channel.delivered_offset, local_channel.position.epoch
+            )
+        record = channel.record_of(subscription)
+        if record is None:
+            facts = facts_of(subscription, time.time(), position, from_start=False)
+            facts.forgotten = True
+            subscriptions.append(facts)
+            return
+        now = msgspec.structs.replace(
+            record.facts,
+            first_pending=first_offset(subscription.pending or ()),
+            delivered=position.offset,
+        )
+        subscriptions[:] = [
+            now if facts is record.facts else facts for facts in subscriptions
+        ]
+
+
+class _Sizes:
+    """Bytes that were written after a publication; each number is computed once.
+
+    Args:
+        channel: The channel, or ``None`` if nothing is known about it.
+        question: The question that names the publication.
+    """
+
+    def __init__(
+        self, channel: ChannelRecord | None, question: ExplainQuestion
+    ) -> None:
+        self._channel = channel
+        self._epoch = question.epoch
+        self._known: dict[int, int | None] = {}
+        self._start = self._until(question.offset)
+
+    def after(self, offset: int) -> int | None:
+        """Return the bytes after the publication up to an offset, or ``None``."""
+        until = self._until(offset)
+        if self._start is None or until is None:
+            return None
+        return until - self._start
+
+    def _until(self, offset: int) -> int | None:
+        if offset not in self._known:
+            self._known[offset] = (
+                None
+                if self._channel is None
+                else self._channel.batch_times.bytes_until(offset, self._epoch)
+            )
+        return self._known[offset]
+
+
+def _relevant(
+    subscriptions: list[SubscriptionFacts], question: ExplainQuestion
+) -> tuple[list[SubscriptionFacts], int]:
+    """Return the subscriptions that decide about a publication.
+
+    These are all that can have sent it, the last one before it, and the first one
+    after it.
+
+    Returns:
+        The subscriptions, oldest first, and how many were too many.
+    """
+    offset = question.offset
+    same_log = [facts for facts in subscriptions if facts.epoch == question.epoch]
+    before = [f for f in same_log if offset > f.offset and not _covers(f, offset)]
+    after = [f for f in same_log if offset <= f.offset and not _covers(f, offset)]
+    covering = [facts for facts in same_log if _covers(facts, offset)]
+    half = _MAX_PER_CONNECTION // 2
+    left_out = max(0, len(covering) - 2 * half)
+    if left_out:
+        covering = [*covering[:half], *covering[-half:]]
+    wanted = {id(facts) for facts in [*before[-1:], *covering, *after[:1]]}
+    return [facts for facts in same_log if id(facts) in wanted], left_out
+
+
+def _covers(facts: SubscriptionFacts, offset: int) -> bool:
+    """Return whether a subscription can have sent a publication, or should have."""
+    if offset <= facts.offset:
+        return (
+            not facts.from_start or facts.since is not None or facts.first is not None
+        )
+    return facts.ended_at is None or offset <= facts.delivered
+
+
+def _for_sending(
+    facts: SubscriptionFacts, question: ExplainQuestion, sizes: _Sizes
+) -> SubscriptionFacts:
+    """Return facts with the effect of the filters, and without the filters.
+
+    SECURITY: filters can be large. Other nodes get only their effect.
+    """
+    filters = {'application': facts.filter, 'client': facts.client_filter}
+    excluded_by = [
+        name
+        for name, tag_filter in filters.items()
+        if tag_filter is not None
+        and question.tags is not None
+        and not tag_filter.matches(question.tags)
+    ]
+    return msgspec.structs.replace(
+        facts,
+        filter=None,
+        client_filter=None,
+        filtered=any(filters.values()),
+        excluded_by=excluded_by,
+        bytes_after=sizes.after(facts.delivered) if facts.countable else None,
+    )
