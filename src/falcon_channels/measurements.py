@@ -1,7 +1,7 @@
 """Turns events and operations into the metrics that have labels.
 
-`Recorder` stores them for Prometheus. Other subclasses of `Measurements` can send them
-to other systems.
+`StoredMeasurements` stores them for Prometheus. Other subclasses of `Measurements` can
+send them to other systems.
 
 SECURITY: a metric has a limited number of label sets, because each one takes memory
 here and in the monitoring system. Text that a client chooses is never a label.
@@ -140,7 +140,7 @@ class Distribution:
         self.total = 0.0
 
 
-class Recorder(Measurements):
+class StoredMeasurements(Measurements):
     """Stores the measurements of one process.
 
     Attributes:

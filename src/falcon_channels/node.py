@@ -36,7 +36,7 @@ from falcon_channels.explain.explainer import Explainer
 from falcon_channels.explain.recorder import DeliveryRecorder
 from falcon_channels.hub.hub import Hub
 from falcon_channels.hub.presence import PresenceKeeper
-from falcon_channels.measurements import Recorder
+from falcon_channels.measurements import StoredMeasurements
 from falcon_channels.options import ChannelOptions
 from falcon_channels.options import check_channel_limits
 from falcon_channels.options import check_options
@@ -100,7 +100,7 @@ class Node:
         self._given_broker = broker
         self.router = ChannelRouter()
         self.events = Events()
-        self._measurements: Recorder | None = None
+        self._measurements: StoredMeasurements | None = None
         self._build(self._open_broker())
 
     def _open_broker(self) -> Broker:
@@ -211,10 +211,10 @@ class Node:
         match = self.router.match(channel)
         return None if match is None else match.route.options
 
-    def measure(self) -> Recorder:
+    def measure(self) -> StoredMeasurements:
         """Return the measurements of this process, which begin with the first call."""
         if self._measurements is None:
-            self._measurements = Recorder()
+            self._measurements = StoredMeasurements()
             self._measurements.attach(self.events)
         return self._measurements
 

@@ -28,7 +28,7 @@ from falcon_channels import Subscription
 from falcon_channels.events import Event
 from falcon_channels.events import Events
 from falcon_channels.measurements import MAX_LABEL_SETS
-from falcon_channels.measurements import Recorder
+from falcon_channels.measurements import StoredMeasurements
 from falcon_channels.metrics import HISTOGRAMS
 from falcon_channels.monitoring.prometheus import ChannelsCollector
 from falcon_channels.monitoring.prometheus import NodeMetrics
@@ -141,8 +141,8 @@ async def test_closes_and_refusals_are_counted_by_code() -> None:
 @pytest.mark.parametrize('name', ['closes', 'broker_call_seconds'])
 def test_metric_has_a_limited_number_of_label_sets(name: str) -> None:
     """Beyond the limit, all labels are `other`; known label sets still grow."""
-    events, recorder = Events(), Recorder()
-    recorder.attach(events)
+    events, measurements = Events(), StoredMeasurements()
+    measurements.attach(events)
 
     def happen(number: int) -> None:
         if name == 'closes':
@@ -155,12 +155,12 @@ def test_metric_has_a_limited_number_of_label_sets(name: str) -> None:
     for number in (*range(1000), 5):
         happen(number)
     if name == 'closes':
-        values = recorder.counters[name]
+        values = measurements.counters[name]
         assert 1000 + 1 == sum(values.values())
         assert 2 == values['5', 'server']
         assert 1000 - MAX_LABEL_SETS == values['other', 'other']
     else:
-        counts = {k: sum(v.counts) for k, v in recorder.histograms[name].items()}
+        counts = {k: sum(v.counts) for k, v in measurements.histograms[name].items()}
         assert 2 == counts['5', 'ok']
         assert 1000 - MAX_LABEL_SETS == counts['other', 'other']
         values = counts
@@ -169,25 +169,25 @@ def test_metric_has_a_limited_number_of_label_sets(name: str) -> None:
 
 def test_codes_that_clients_choose_create_few_label_sets() -> None:
     """A client that closes with unusual codes does not use up the label sets."""
-    events, recorder = Events(), Recorder()
-    recorder.attach(events)
+    events, measurements = Events(), StoredMeasurements()
+    measurements.attach(events)
     for code in (0, *range(1000, 5000)):
         facts = {'by_client': True}
         events.tell(Event('connection_closed', code=code, facts=facts))
     events.tell(Event('connection_closed', code=3008, facts={'by_client': False}))
-    assert len(recorder.counters['closes']) < 20
-    assert 1 == recorder.counters['closes']['3008', 'server']
+    assert len(measurements.counters['closes']) < 20
+    assert 1 == measurements.counters['closes']['3008', 'server']
 
 
 def test_time_of_a_clock_that_is_ahead_counts_as_zero() -> None:
     """A publication from the future was written after 0 seconds."""
-    events, recorder = Events(), Recorder()
-    recorder.attach(events)
+    events, measurements = Events(), StoredMeasurements()
+    measurements.attach(events)
     operation = Operation('deliver', route='x')
     operation.times_ms = [9_999_999_999_999, 1]
     with events.operations.time(operation):
         pass
-    distribution = recorder.histograms['publish_to_write_seconds']['x',]
+    distribution = measurements.histograms['publish_to_write_seconds']['x',]
     assert (1, 1) == (distribution.counts[0], distribution.counts[-1])
     assert distribution.total > 10_000
 
@@ -255,11 +255,11 @@ def test_answer_of_an_older_process_has_no_labelled_metrics() -> None:
 def test_survey_answer_stays_small() -> None:
     """A node whose metrics have all label sets answers a survey with few pieces."""
     channels = make_channels()
-    recorder = channels.node.measure()
+    measurements = channels.node.measure()
     for name, table in HISTOGRAMS.items():
         for number in range(MAX_LABEL_SETS if table.labels else 1):
             labels = tuple(f'{label}-{number}' for label in table.labels)
-            recorder.observe(name, labels, 0.1)
+            measurements.observe(name, labels, 0.1)
     size_bytes = len(msgspec.msgpack.encode(read_metrics(channels.node)))
     assert size_bytes < 32_000
 

@@ -62,21 +62,21 @@ class NodeMetrics(msgspec.Struct, frozen=True):
 
 def read_metrics(node: Node) -> NodeMetrics:
     """Return the metrics of this process."""
-    recorder = node.measure()
+    measurements = node.measure()
     return NodeMetrics(
         node=node.info.this_node().name,
         counters=node.hub.counters.to_media(),
         gauges=node.gauges(),
         labelled={
             name: [(list(labels), value) for labels, value in values.items()]
-            for name, values in recorder.counters.items()
+            for name, values in measurements.counters.items()
         },
         histograms={
             name: [
                 _Values(list(labels), distribution.counts, distribution.total)
                 for labels, distribution in values.items()
             ]
-            for name, values in recorder.histograms.items()
+            for name, values in measurements.histograms.items()
         },
     )
 
