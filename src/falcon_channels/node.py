@@ -119,17 +119,22 @@ class Node:
         self.connections = ClusterConnections(self.hub, self.cluster)
         self.stream_aborts = StreamAborts(self.cluster)
         self.users = UserCommands(broker, self.options, self.match, self.start)
-        self._deliveries = DeliveryRecorder(
+        self._delivery_recorder = DeliveryRecorder(
             self.hub,
             self.options.max_record_bytes,
             self.options.max_recorded_users,
             self._find_options,
         )
         self.explainer = Explainer(
-            self._deliveries, self.cluster, broker, self.options, self.match, self.start
+            self._delivery_recorder,
+            self.cluster,
+            broker,
+            self.options,
+            self.match,
+            self.start,
         )
         if any(route.options.record_deliveries for route in self.router.routes):
-            self._deliveries.record_routes()
+            self._delivery_recorder.record_routes()
         self._presence = PresenceKeeper(self.hub, self._find_options)
         self.handshake = Handshake(self.hub, self.options, self.start)
         self.subscriber = Subscriber(
@@ -177,7 +182,7 @@ class Node:
         if route.publishers != 'nobody':
             warn_of_small_messages(template, options, self.options)
         if options.record_deliveries:
-            self._deliveries.record_routes()
+            self._delivery_recorder.record_routes()
         if self._status != 'new':
             self._pass_routes_on()
 
@@ -343,7 +348,7 @@ class Node:
             return
         if not self._loop.is_closed():
             raise EventLoopError
-        self._deliveries.close()
+        self._delivery_recorder.close()
         self._status = 'closed'
         self._loop = None
 
@@ -390,7 +395,7 @@ class Node:
             # NOTE: responders that still run may publish until the hub has closed.
             await self.hub.close()
             self.timers.close()
-            self._deliveries.close()
+            self._delivery_recorder.close()
             self._status = 'closed'
             await self.broker.close()
             self._loop = None
