@@ -25,7 +25,7 @@ import falcon.asgi
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
 from falcon_channels import NodeOptions
-from falcon_channels.inspector.recorder import Recorder
+from falcon_channels.inspector.recent_events import RecentEvents
 from falcon_channels.inspector.surveys import InspectorSurveys
 from falcon_channels.testing import SimulatedClient
 
@@ -121,7 +121,7 @@ async def longest_pause(run: Callable[[], Awaitable[Any]]) -> tuple[float, float
 async def measure_look(num_channels: int) -> None:
     """Print what one request costs at a process with many channels."""
     channels = make_channels(False)
-    surveys = InspectorSurveys(channels.node, Recorder())
+    surveys = InspectorSurveys(channels.node, RecentEvents())
     async with SimulatedClient(channels) as client:
         for number in range(num_channels):
             await client.subscribe(f'rooms:{number}')

@@ -27,7 +27,7 @@ from falcon_channels.inspector.methods import READ_METHODS
 from falcon_channels.inspector.methods import WRITE_METHODS
 from falcon_channels.inspector.page import InspectorPage
 from falcon_channels.inspector.page import set_safe_headers
-from falcon_channels.inspector.recorder import Recorder
+from falcon_channels.inspector.recent_events import RecentEvents
 from falcon_channels.inspector.sessions import InspectorSessions
 from falcon_channels.inspector.sessions import LoginLimit
 from falcon_channels.inspector.sessions import Session
@@ -72,13 +72,13 @@ class InspectorResource:
     Args:
         node: Node of this process.
         sessions: Sessions, which check keys and cookies.
-        recorder: Refusals and closes of this process.
+        recent_events: Refusals and closes of this process.
     """
 
     def __init__(
-        self, node: Node, sessions: InspectorSessions, recorder: Recorder
+        self, node: Node, sessions: InspectorSessions, recent_events: RecentEvents
     ) -> None:
-        self._methods = InspectorMethods(node, InspectorSurveys(node, recorder))
+        self._methods = InspectorMethods(node, InspectorSurveys(node, recent_events))
         self._node = node
         self._sessions = sessions
         self._limit = LoginLimit()
@@ -252,11 +252,11 @@ def mount_inspector(
             'and does not end with one'
         )
     sessions = InspectorSessions(keys, write_keys)
-    recorder = Recorder()
-    node.events.listen(recorder.on_event)
+    recent_events = RecentEvents()
+    node.events.listen(recent_events.on_event)
     page = InspectorPage(path)
     app.add_route(path, page)
     app.add_route(f'{path}/', page, suffix='slash')
     app.add_route(f'{path}/assets/{{name}}', page, suffix='asset')
-    api = InspectorResource(node, sessions, recorder)
+    api = InspectorResource(node, sessions, recent_events)
     app.add_route(f'{path}/api/{{method}}', api)

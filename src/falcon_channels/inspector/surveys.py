@@ -20,12 +20,12 @@ from falcon_channels.cluster.info import process_name
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.hub.connection import Connection
 from falcon_channels.inspector.memory import resident_bytes
-from falcon_channels.inspector.recorder import CLOSES
-from falcon_channels.inspector.recorder import COUNTED
-from falcon_channels.inspector.recorder import ReasonCount
-from falcon_channels.inspector.recorder import RecordedEvent
-from falcon_channels.inspector.recorder import Recorder
-from falcon_channels.inspector.recorder import REFUSALS
+from falcon_channels.inspector.recent_events import CLOSES
+from falcon_channels.inspector.recent_events import COUNTED
+from falcon_channels.inspector.recent_events import ReasonCount
+from falcon_channels.inspector.recent_events import RecentEvents
+from falcon_channels.inspector.recent_events import RecordedEvent
+from falcon_channels.inspector.recent_events import REFUSALS
 from falcon_channels.inspector.scan import in_parts
 from falcon_channels.inspector.scan import MAX_SCANNED
 from falcon_channels.node import Node
@@ -159,12 +159,12 @@ class InspectorSurveys:
 
     Args:
         node: Node of this process.
-        recorder: Refusals and closes of this process.
+        recent_events: Refusals and closes of this process.
     """
 
-    def __init__(self, node: Node, recorder: Recorder) -> None:
+    def __init__(self, node: Node, recent_events: RecentEvents) -> None:
         self._node = node
-        self._recorder = recorder
+        self._recent_events = recent_events
         for name, answerer in (
             (_OVERVIEW, self._answer_overview),
             (_CHANNELS, self._answer_channels),
@@ -221,9 +221,9 @@ class InspectorSurveys:
             partial=len(channels) > MAX_SCANNED,
             counters={
                 **hub.counters.to_media(),
-                'opened': self._recorder.num_opened,
-                'closed': self._recorder.num_closed,
-                'refusals': self._recorder.num_refused,
+                'opened': self._recent_events.num_opened,
+                'closed': self._recent_events.num_closed,
+                'refusals': self._recent_events.num_refused,
             },
         )
 
@@ -343,10 +343,10 @@ class InspectorSurveys:
     def _answer_events(self, body: bytes) -> bytes:
         question = msgspec.msgpack.decode(body, type=_EventsQuestion)
         limit = min(question.limit, MAX_ROWS)
-        recorder, names = self._recorder, question.names
-        counts = recorder.counts(names)[:limit] if question.user is None else []
+        recent_events, names = self._recent_events, question.names
+        counts = recent_events.counts(names)[:limit] if question.user is None else []
         return msgspec.msgpack.encode(
-            _EventsAnswer(recorder.latest(names, question.user, limit), counts)
+            _EventsAnswer(recent_events.latest(names, question.user, limit), counts)
         )
 
     # --- slow readers ----------------------------------------------------------------

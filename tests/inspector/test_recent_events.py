@@ -5,32 +5,32 @@ from __future__ import annotations
 import tracemalloc
 
 from falcon_channels.events import Event
-from falcon_channels.inspector.recorder import CLOSES
-from falcon_channels.inspector.recorder import COUNTED
-from falcon_channels.inspector.recorder import OTHER_REASONS
-from falcon_channels.inspector.recorder import Recorder
-from falcon_channels.inspector.recorder import REFUSALS
+from falcon_channels.inspector.recent_events import CLOSES
+from falcon_channels.inspector.recent_events import COUNTED
+from falcon_channels.inspector.recent_events import OTHER_REASONS
+from falcon_channels.inspector.recent_events import RecentEvents
+from falcon_channels.inspector.recent_events import REFUSALS
 
 
 def test_reasons_that_clients_choose_are_counted_together_after_200() -> None:
     """A client that is refused with ever new texts cannot fill the memory."""
-    recorder = Recorder()
+    events = RecentEvents()
     for number in range(1000):
-        recorder.on_event(Event('command_refused', code=103, reason=f'no {number}'))
-    counts = recorder.counts(REFUSALS)
+        events.on_event(Event('command_refused', code=103, reason=f'no {number}'))
+    counts = events.counts(REFUSALS)
     assert 201 == len(counts)
     assert (OTHER_REASONS, 800) == (counts[0].reason, counts[0].count)
-    assert 1000 == recorder.num_refused
-    latest = recorder.latest(REFUSALS, None, 10_000)
+    assert 1000 == events.num_refused
+    latest = events.latest(REFUSALS, None, 10_000)
     assert 500 == len(latest)
     assert 'no 999' == latest[0].reason
 
 
 def test_long_texts_are_cut_in_answers() -> None:
     """A user, channel or reason takes at most 255 characters of an answer."""
-    recorder = Recorder()
+    events = RecentEvents()
     text = 'x' * 10_000
-    recorder.on_event(
+    events.on_event(
         Event(
             'command_refused',
             user=text,
@@ -39,46 +39,46 @@ def test_long_texts_are_cut_in_answers() -> None:
             facts={'command': text},
         )
     )
-    (event,) = recorder.latest(REFUSALS, None, 1)
+    (event,) = events.latest(REFUSALS, None, 1)
     for shown in (event.user, event.channel, event.reason, event.detail):
         assert 'x' * 255 == shown
 
 
 def test_many_closes_do_not_replace_the_refusals() -> None:
     """Refusals and closes have places of their own, and usual ends need none."""
-    recorder = Recorder()
-    recorder.on_event(Event('command_refused', user='eve', code=103))
+    events = RecentEvents()
+    events.on_event(Event('command_refused', user='eve', code=103))
     for _ in range(1000):
-        recorder.on_event(Event('connection_opened', user='ann'))
-        recorder.on_event(Event('subscription_ended', user='ann'))
-        recorder.on_event(Event('connection_closed', user='ann', code=1000))
-        recorder.on_event(Event('publications_dropped', user='ann'))
-    assert ['eve'] == [event.user for event in recorder.latest(REFUSALS, None, 10)]
+        events.on_event(Event('connection_opened', user='ann'))
+        events.on_event(Event('subscription_ended', user='ann'))
+        events.on_event(Event('connection_closed', user='ann', code=1000))
+        events.on_event(Event('publications_dropped', user='ann'))
+    assert ['eve'] == [event.user for event in events.latest(REFUSALS, None, 10)]
     assert {'connection_closed'} == {
-        event.name for event in recorder.latest(CLOSES, None, 1000)
+        event.name for event in events.latest(CLOSES, None, 1000)
     }
-    assert [1000] == [item.count for item in recorder.counts(COUNTED)]
-    assert (1000, 1000) == (recorder.num_opened, recorder.num_closed)
+    assert [1000] == [item.count for item in events.counts(COUNTED)]
+    assert (1000, 1000) == (events.num_opened, events.num_closed)
 
 
 def test_events_of_a_user_are_found_among_others() -> None:
     """The latest events of one user are found, newest first."""
-    recorder = Recorder()
+    events = RecentEvents()
     for number in range(3):
-        recorder.on_event(Event('command_refused', user='eve', code=number))
-        recorder.on_event(Event('command_refused', user='ann', code=9))
-    assert [2, 1] == [event.code for event in recorder.latest(REFUSALS, 'eve', 2)]
+        events.on_event(Event('command_refused', user='eve', code=number))
+        events.on_event(Event('command_refused', user='ann', code=9))
+    assert [2, 1] == [event.code for event in events.latest(REFUSALS, 'eve', 2)]
 
 
 def test_long_texts_take_little_memory() -> None:
     """A client that chooses long user ids and reasons cannot fill the memory."""
-    recorder = Recorder()
+    events = RecentEvents()
     tracemalloc.start()
     try:
         for number in range(600):
             text = f'{number}' + 'x' * 10_000
             for name in ('command_refused', 'connection_closed'):
-                recorder.on_event(Event(name, user=text, reason=text, code=number))
+                events.on_event(Event(name, user=text, reason=text, code=number))
         size_bytes, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -1,7 +1,7 @@
 """Store the last refusals and closes of this process, and count them.
 
-The recorder listens to the events of the process from the start, because people ask for
-the reason of a refusal after it happened. Connections, subscriptions and refusals
+`RecentEvents` listens to the events of the process from the start, because people ask
+for the reason of a refusal after it happened. Connections, subscriptions and refusals
 create events, but publications do not (`benchmarks/inspector.py`).
 """
 
@@ -76,7 +76,7 @@ class ReasonCount(msgspec.Struct, frozen=True):
     count: int
 
 
-class Recorder:
+class RecentEvents:
     """Listener of the events of this process.
 
     Attributes:
