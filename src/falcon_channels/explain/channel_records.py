@@ -90,7 +90,7 @@ class ChannelRecord:
         """Add the record of a subscription that has joined."""
         connection = self._connections.get_or_add(subscription.connection)
         record = SubscriptionRecord(
-            self._connections, connection, self.channel, facts, self._forget_running
+            self._connections, connection, subscription, facts, self._forget_running
         )
         self._running[subscription] = record
         self._queue.keep(record)
@@ -132,12 +132,9 @@ class ChannelRecord:
             record.end(delivered, ended_by, code, reason)
         self._release()
 
-    def _forget_running(self, record: SubscriptionRecord) -> None:
+    def _forget_running(self, subscription: Subscription) -> None:
         """Remember that a subscription runs whose record was forgotten."""
-        for subscription, other in self._running.items():
-            if other is record:
-                self._running[subscription] = None
-                return
+        self._running[subscription] = None
 
     def _release(self) -> None:
         """Stop to observe if no recorded subscription runs; drop an empty record."""

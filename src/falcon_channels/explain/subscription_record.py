@@ -38,23 +38,31 @@ class SubscriptionRecord(Record):
     Args:
         connections: Recorded connections of the node.
         connection: Connection of the subscription.
-        channel: Name of the channel.
+        subscription: The subscription, which runs.
         facts: Facts about the start.
-        on_forgotten: Called with the record if it is forgotten before the end.
+        on_forgotten: Called with the subscription if the record is forgotten before
+            the end.
 
     Attributes:
         facts: Facts about the subscription.
     """
 
-    __slots__ = ('_channel', '_connection', '_connections', '_on_forgotten', 'facts')
+    __slots__ = (
+        '_channel',
+        '_connection',
+        '_connections',
+        '_on_forgotten',
+        '_running',
+        'facts',
+    )
 
     def __init__(
         self,
         connections: ConnectionRecords,
         connection: ConnectionRecord,
-        channel: str,
+        subscription: Subscription,
         facts: SubscriptionFacts,
-        on_forgotten: Callable[[SubscriptionRecord], None],
+        on_forgotten: Callable[[Subscription], None],
     ) -> None:
         super().__init__(
             _SUBSCRIPTION_BYTES
@@ -64,9 +72,11 @@ class SubscriptionRecord(Record):
         self.facts = facts
         self._connections = connections
         self._connection = connection
-        self._channel = channel
+        self._channel = subscription.channel
+        #: The subscription; ``None`` after its end, so that its memory is freed.
+        self._running: Subscription | None = subscription
         self._on_forgotten = on_forgotten
-        connection.add_subscription(channel, facts)
+        connection.add_subscription(self._channel, facts)
 
     def add_lag(self, delivered: int) -> int:
         """Record that publications wait; return by how many bytes the record grew.
@@ -101,6 +111,7 @@ class SubscriptionRecord(Record):
         self, delivered: int | None, ended_by: End, code: int = 0, reason: str = ''
     ) -> None:
         """Record the end; `delivered` is ``None`` if publications waited then."""
+        self._running = None
         facts = self.facts
         if delivered is None:
             delivered = facts.lags[-1].after if facts.lags else facts.offset
@@ -114,10 +125,10 @@ class SubscriptionRecord(Record):
         """Remove the record; the subscription may still run."""
         self._connection.remove_subscription(self._channel)
         self._connections.drop_if_empty(self._connection)
-        if self.facts.ended_at is not None:
-            return self.facts.ended_at
-        self._on_forgotten(self)
-        return time.time()
+        if self._running is not None:
+            self._on_forgotten(self._running)
+        ended_at = self.facts.ended_at
+        return time.time() if ended_at is None else ended_at
 
 
 def facts_of(
