@@ -1,6 +1,7 @@
 """Explains whether a user received a publication; see docs/explain.md.
 
-Modules from the bottom to the top; each one imports only modules above it in its list.
+The modules, in the order of their imports: each one imports only modules named before
+it.
 
 A node records facts:
 
