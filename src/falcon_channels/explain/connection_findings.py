@@ -1,4 +1,4 @@
-"""Decides what became of a publication for one connection.
+"""Decides what happened to a publication for one connection.
 
 * A connection can have several subscriptions to a channel, one after the other. The
   publication is in at most one of them, or between two, or before or after all.
