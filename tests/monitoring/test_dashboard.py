@@ -1,4 +1,4 @@
-"""The dashboard and the alert rules of deploy/monitoring fit the metrics.
+"""The dashboard, the alert rules and the queries of the page fit the metrics.
 
 `promtool` and `prometheus` come from Debian's package prometheus.
 """
@@ -38,6 +38,9 @@ RULES: list[dict[str, Any]] = [
     for group in yaml.safe_load((FOLDER / 'alerts.yaml').read_text())['groups']
     for rule in group['rules']
 ]
+
+PAGE = (ROOT / 'docs' / 'metrics.md').read_text()
+PAGE_QUERIES = re.findall(r'```promql\n(.*?)\n```', PAGE, re.DOTALL)
 
 #: Labels that Prometheus adds, and the one of `all_processes`.
 TARGET_LABELS = {'job', 'instance', 'node'}
@@ -98,7 +101,9 @@ def used_names(query: str) -> tuple[set[str], set[str]]:
     return metrics, labels
 
 
-@pytest.mark.parametrize('query', dashboard_queries() + [r['expr'] for r in RULES])
+@pytest.mark.parametrize(
+    'query', dashboard_queries() + [r['expr'] for r in RULES] + PAGE_QUERIES
+)
 def test_every_query_names_existing_metrics_and_labels(query: str) -> None:
     """A query is valid PromQL, and has names and labels that the page has."""
     metrics, labels = used_names(query)
@@ -106,6 +111,17 @@ def test_every_query_names_existing_metrics_and_labels(query: str) -> None:
     assert set() == metrics - METRICS.keys()
     known = set.union(*(METRICS[name] for name in metrics))
     assert set() == labels - known - TARGET_LABELS
+
+
+def test_page_has_queries_for_usual_questions() -> None:
+    """The page has a query for latency, refusals, closes and connections."""
+    metrics = set.union(*(used_names(query)[0] for query in PAGE_QUERIES))
+    assert {
+        'falcon_channels_publish_to_write_seconds_bucket',
+        'falcon_channels_refused_commands_total',
+        'falcon_channels_closes_total',
+        'falcon_channels_connections',
+    } <= metrics
 
 
 def test_dashboard_variables_name_existing_metrics() -> None:
@@ -185,6 +201,22 @@ def test_promtool_accepts_the_alert_rules(words: tuple[str, ...]) -> None:
 
 
 @needs_prometheus
+def test_promtool_accepts_the_configuration_of_the_page(tmp_path: Path) -> None:
+    """The configuration of the page works next to the file with the alert rules."""
+    [config] = re.findall(r'```yaml\n(.*?)```', PAGE, re.DOTALL)
+    (tmp_path / 'prometheus.yml').write_text(config)
+    shutil.copy(FOLDER / 'alerts.yaml', tmp_path)
+    done = subprocess.run(
+        ['promtool', 'check', 'config', 'prometheus.yml'],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert 0 == done.returncode, done.stdout + done.stderr
+    assert f'{len(RULES)} rules found' in done.stdout
+
+
+@needs_prometheus
 @pytest.mark.server
 def test_prometheus_answers_every_query_of_the_dashboard(
     asgi_server: AsgiServer, tmp_path: Path
@@ -249,7 +281,8 @@ def test_prometheus_answers_every_query_of_the_dashboard(
                     ),
                     'Prometheus has read the deliveries twice',
                 )
-                answers = {query: ask(query) for query in dashboard_queries()}
+                queries = dashboard_queries() + PAGE_QUERIES
+                answers = {query: ask(query) for query in queries}
             empty = {query for query, answer in answers.items() if not answer}
             # Nothing was refused, nobody has left, and the app has no responder here.
             may_be_empty = (
