@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 
+import httpx
 import pytest
 from support.processes import ROOT
 from support.processes import ServerProcess
@@ -40,6 +41,12 @@ class Room:
         if room == 'staff':
             raise falcon.HTTPForbidden(description='not a member')
 
+    async def on_websocket(self, req, ws, room):
+        await channels.serve(req, ws, f'rooms:{room}')
+
+    async def on_get(self, req, resp, room):
+        await channels.serve_events(req, resp, f'rooms:{room}')
+
 
 class Clients:
     async def on_connect(self, req, connection):
@@ -47,8 +54,10 @@ class Clients:
 
 
 options = ChannelOptions(history_size=1, record_deliveries=True)
-channels.add_route('rooms:{room}', Room(), options)
+room = Room()
+channels.add_route('rooms:{room}', room, options)
 app = falcon.asgi.App(middleware=[channels])
+app.add_route('/rooms/{room}', room)
 channels.add_endpoints(app, resource=Clients())
 channels.add_api(app, keys='%s')
 """
@@ -82,6 +91,9 @@ def test_commands_of_the_page_find_the_cause(tmp_path: Path) -> None:
             connect(url, origin=Origin('https://app.example.com')),
         ):
             pass
+        with pytest.raises(InvalidStatus), connect(f'{server.ws_url}/rooms/staff'):
+            pass
+        assert 403 == httpx.get(f'{server.url}/rooms/staff', timeout=20).status_code
         with connect(url) as client:
             for n, sent in enumerate(
                 (
@@ -103,13 +115,20 @@ def test_commands_of_the_page_find_the_cause(tmp_path: Path) -> None:
         wait_until(lambda: 'connection_closed' in server.log(), 'the close is logged')
         (tmp_path / 'app.log').write_text(server.log())
     searches = [line for line in COMMANDS if line.startswith('grep ')]
-    assert 3 == len(searches)
+    assert 4 == len(searches)
+    results = []
     for line in searches:
         done = subprocess.run(
             line, shell=True, cwd=tmp_path, capture_output=True, check=True
         )
-        assert 1 == done.stdout.count(b'\n') or 'uvicorn' in line
-        json.loads(done.stdout.splitlines()[0])
+        results.append([json.loads(record) for record in done.stdout.splitlines()])
+    sdk, plain, connections, commands = results
+    assert {403, 101} >= {record['status'] for record in sdk}
+    assert [403, 403] == [record['status'] for record in plain]
+    assert [403] == [record['code'] for record in connections]
+    # A plain WebSocket and an event stream get a status, and an SDK gets a code.
+    assert [403, 403, 103] == [record['code'] for record in commands]
+    assert ['ann'] == [r['user'] for r in commands if 'user' in r]
     assert 4 == len(found)
     printed = [*found.values()]
     assert 2 == json.loads(printed[0])['data']
