@@ -44,6 +44,22 @@ def test_address_of_an_inspector_is_opened_in_a_browser(
     assert '' == capsys.readouterr().out
 
 
+def test_address_that_is_not_given_has_the_host_of_the_server_api(
+    server: ServerProcess,
+    opened: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """All commands use the same variable. A wrong URL in it is reported."""
+    variable = 'FALCON_CHANNELS_API_URL'
+    monkeypatch.setenv(variable, f'{server.url}/internal/api')
+    assert 0 == main(['inspect'])
+    assert [f'{server.url}/_channels'] == opened
+    monkeypatch.setenv(variable, 'example.com')
+    assert 1 == main(['inspect'])
+    assert "'example.com' is no URL such as" in capsys.readouterr().err
+
+
 def test_address_is_printed_if_there_is_no_browser(
     server: ServerProcess,
     monkeypatch: pytest.MonkeyPatch,

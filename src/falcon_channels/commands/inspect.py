@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import http.client
+import os
+from urllib.parse import urljoin
 import webbrowser
 
 import msgspec
 
 from falcon_channels.commands import client
 
-_DEFAULT_URL = 'http://127.0.0.1:8000/_channels'
+#: Path of an inspector, unless `Channels.add_inspector` gets another one.
+_PATH = '/_channels'
+_DEFAULT_URL = urljoin(client.DEFAULT_URL, _PATH)
 #: Largest answer that is read, in bytes; that of the inspector is much smaller.
 _MAX_ANSWER_BYTES = 4096
 
@@ -24,7 +28,10 @@ class _Answer(msgspec.Struct, forbid_unknown_fields=True):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument(
-        'url', nargs='?', default=_DEFAULT_URL, help='address of the inspector'
+        'url',
+        nargs='?',
+        help=f'address of the inspector (default: {_PATH} on the host of the '
+        f'environment variable {client.URL_VARIABLE}, or {_DEFAULT_URL})',
     )
     parser.add_argument(
         '--print', action='store_true', help='print the address, and open no browser'
@@ -39,8 +46,20 @@ def inspect(args: argparse.Namespace) -> int:
     return client.run(lambda: _inspect(args))
 
 
+def _default_url() -> str:
+    """Return the address of an inspector on the host of the server API.
+
+    Raises:
+        CommandError: The environment variable has no valid URL.
+    """
+    api = client.checked_url(
+        os.environ.get(client.URL_VARIABLE, client.DEFAULT_URL), client.DEFAULT_URL
+    )
+    return urljoin(api.geturl(), _PATH)
+
+
 def _inspect(args: argparse.Namespace) -> None:
-    url = client.checked_url(args.url, _DEFAULT_URL)
+    url = client.checked_url(args.url or _default_url(), _DEFAULT_URL)
     address = url.geturl().rstrip('/')
     kind = (
         http.client.HTTPSConnection
