@@ -428,6 +428,48 @@ async def test_user_without_a_connection_was_not_subscribed() -> None:
 
 
 @on_fake_clock
+@pytest.mark.parametrize(
+    ('record_deliveries', 'verdict', 'text'),
+    [
+        (True, Verdict.NOT_SUBSCRIBED, 'was subscribed or has asked to subscribe'),
+        (False, Verdict.UNKNOWN, 'is known, but deliveries are not recorded'),
+    ],
+)
+async def test_answer_about_a_connection_that_is_not_known_names_only_that_connection(
+    record_deliveries: bool, verdict: Verdict, text: str
+) -> None:
+    """Another connection of the user is subscribed, so the user has connections."""
+    channels = make_channels(record_deliveries=record_deliveries)
+    async with channels, SimulatedClient(channels, user='ann') as ann:
+        await ann.subscribe(ROOM)
+        await publish(channels, 1)
+        answer = await explain(channels, 1, client='-LDA')
+        assert verdict == answer.verdict
+        assert '-LDA' == answer.connection
+        start = "no connection of user 'ann' with the id '-LDA' "
+        assert answer.text.startswith(start + text)
+
+
+@on_fake_clock
+async def test_answer_about_a_connection_that_ended_before_says_when_it_ended() -> None:
+    """Such a connection is left out only if the question is about the user."""
+    channels = make_channels()
+    async with channels:
+        await channels.record_user('ann', for_s=60)
+        async with SimulatedClient(channels, user='ann') as early:
+            client = early.connection.id
+        # The time of a publication is a whole number of milliseconds.
+        next_time = time.time() + 0.002
+        while time.time() < next_time:
+            await asyncio.sleep(0)
+        await publish(channels, 1)
+        assert '' == (await explain(channels, 1)).connection
+        answer = await explain(channels, 1, client=client)
+        assert client == answer.connection
+        assert Verdict.DISCONNECTED == answer.verdict
+
+
+@on_fake_clock
 async def test_delivery_without_a_record_is_unknown() -> None:
     """Without the option and without `record_user`, the answer says that it is off."""
     channels = make_channels(record_deliveries=False)

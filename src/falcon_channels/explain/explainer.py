@@ -140,7 +140,7 @@ class Explainer:
                 facts.gone.pop(node, None)
         asked = Asked(offset, position.epoch, publication, published_at)
         return [
-            *explain(asked, nodes, user),
+            *explain(asked, nodes, user, client),
             *(
                 Explanation(
                     verdict=Verdict.UNKNOWN,

@@ -3,7 +3,8 @@
 * This module and the modules of findings only compute: no I/O and no clock.
 * Each connection gets one answer. Connections that had ended before and never used the
   channel get none.
-* A user without any connection gets one answer.
+* A user without any connection gets one answer. If the question names a connection, the
+  answer is only about that connection.
 * What is not known gets an answer of its own: connections that were left out, and nodes
   that have ended with their records.
 """
@@ -24,8 +25,10 @@ from falcon_channels.explain.verdicts import Explanation
 from falcon_channels.explain.verdicts import Verdict
 
 
-def explain(asked: Asked, nodes: Sequence[NodeFacts], user: str) -> list[Explanation]:
-    """Return one answer for each connection, or one answer about the user.
+def explain(
+    asked: Asked, nodes: Sequence[NodeFacts], user: str, client: str = ''
+) -> list[Explanation]:
+    """Return one answer for each connection, or one if no connection is known.
 
     If nodes have ended since the publication, one additional answer says so.
 
@@ -33,10 +36,12 @@ def explain(asked: Asked, nodes: Sequence[NodeFacts], user: str) -> list[Explana
         asked: The publication.
         nodes: Facts of all nodes that have answered.
         user: Id of the user.
+        client: Id of the only connection in question; ``''`` for all connections.
     """
     answers = []
     for node in nodes:
-        for connection in _of_interest(asked, node):
+        of_interest = node.connections if client else _of_interest(asked, node)
+        for connection in of_interest:
             found = find_for_connection(asked, node, connection)
             facts: dict[str, Fact] = {'kind': connection.kind}
             if asked.published_at is not None:
@@ -72,7 +77,7 @@ def explain(asked: Asked, nodes: Sequence[NodeFacts], user: str) -> list[Explana
                 facts={'ended_nodes': ' '.join(sorted(gone))},
             )
         )
-    return answers or [_of_user(asked, nodes, user)]
+    return answers or [_of_none(asked, nodes, user, client)]
 
 
 def _of_interest(asked: Asked, node: NodeFacts) -> list[ConnectionFacts]:
@@ -102,20 +107,27 @@ def _gone_since(asked: Asked, nodes: Sequence[NodeFacts]) -> dict[str, float]:
     }
 
 
-def _of_user(asked: Asked, nodes: Sequence[NodeFacts], user: str) -> Explanation:
-    """Return the answer for a user without a known connection."""
+def _of_none(
+    asked: Asked, nodes: Sequence[NodeFacts], user: str, client: str
+) -> Explanation:
+    """Return the answer if no connection in question is known."""
     name = f'user {user!r}' if user else 'the anonymous user'
+    subject = f'connection of {name}'
+    if client:
+        subject += f' with the id {client!r}'
     for node in nodes:
         gap = find_gap(asked, node)
         if gap:
             return Explanation(
                 verdict=Verdict.UNKNOWN,
-                text=f'no connection of {name} is known, but {gap}',
+                text=f'no {subject} is known, but {gap}',
                 node=node.node,
+                connection=client,
                 facts=recording_facts(node),
             )
     return Explanation(
         verdict=Verdict.NOT_SUBSCRIBED,
-        text=f'no connection of {name} was subscribed or has asked to subscribe',
+        text=f'no {subject} was subscribed or has asked to subscribe',
         at=asked.published_at,
+        connection=client,
     )

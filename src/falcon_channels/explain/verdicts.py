@@ -62,8 +62,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
         at: Unix time in seconds of the event that decided the verdict; ``None`` if
             unknown.
         node: Id of the connection's node; ``''`` if there is none.
-        connection: Id of the connection; ``''`` if the answer is about the user or a
-            node.
+        connection: Id of the connection, also if only the question has this id; ``''``
+            if the answer is about the user or a node.
         facts: The evidence, by name; docs/explain.md lists the names.
     """
 
