@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from collections.abc import Sequence
 import importlib
 from importlib.metadata import version
@@ -85,5 +86,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     module.add_arguments(subparser)
-    code: int = getattr(module, name)(subparser.parse_args(words[1:]))
+    # NOTE: argparse has no public list of the options.
+    options = subparser._option_string_actions
+    args = subparser.parse_args(_join_values(words[1:], options))
+    code: int = getattr(module, name)(args)
     return code
+
+
+def _join_values(
+    words: Sequence[str], options: Mapping[str, argparse.Action]
+) -> list[str]:
+    """Return arguments in which a value that begins with ``-`` is part of its option.
+
+    NOTE: an id of a connection, or an epoch, can begin with ``-``. argparse takes it
+    for an option, and says that the value is missing. ``--client=-x`` is not ambiguous.
+
+    Args:
+        words: Arguments of the command.
+        options: All options of the command, by name.
+    """
+    joined: list[str] = []
+    for index, word in enumerate(words):
+        if word == '--':
+            return joined + list(words[index:])
+        option = options.get(joined[-1]) if joined else None
+        takes_value = option is not None and option.nargs is None
+        # NOTE: argparse accepts the beginning of a name, and a value after `=`.
+        name = word.partition('=')[0]
+        is_option = any(known.startswith(name) for known in options)
+        if takes_value and word.startswith('-') and not is_option:
+            joined[-1] += f'={word}'
+        else:
+            joined.append(word)
+    return joined

@@ -150,6 +150,19 @@ def test_explain_prints_one_line_for_each_connection(
     shell.lines('explain', '--user', 'ann', '--record-s', '0')
 
 
+def test_connection_whose_id_begins_with_a_minus_sign_is_a_value(shell: Shell) -> None:
+    """The commands that name a connection accept each id that the server can make."""
+    client = '-LDAxJkxtVPDIz9J_KqrFQ'
+    shell.lines('publish', 'rooms:e3', '1')
+    words = ('explain', 'rooms:e3', '1', '--user', 'ann', '--client', client)
+    (line,) = shell.lines(*words)
+    assert repr(client) in line
+    assert f' (connection {client}, node ' in line
+    assert [] == shell.lines('connections', '--client', client)
+    (counts,) = shell.lines('disconnect', 'ann', '--client', client)
+    assert 0 == json.loads(counts)['num_connections']
+
+
 def test_explain_escapes_control_characters_of_users(shell: Shell) -> None:
     """A user id can have any characters; they do not reach the terminal."""
     shell.lines('publish', 'rooms:e2', '1')

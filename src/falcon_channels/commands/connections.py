@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from falcon_channels.commands import client
+from falcon_channels.commands import targets
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,12 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="id of the user; '' for anonymous clients; by default all users",
     )
     parser.add_argument('--channel', default='', help='only subscribers of a channel')
-    parser.add_argument(
-        '--client',
-        default='',
-        metavar='ID',
-        help='only the connection with this id; write --client=ID if it begins with -',
-    )
+    targets.add_client_argument(parser)
     parser.add_argument(
         '--limit',
         type=int,

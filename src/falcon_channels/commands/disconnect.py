@@ -17,8 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action='append',
         default=[],
         metavar='ID',
-        help='connection that stays open; may be repeated; write --exclude=ID if it '
-        'begins with -',
+        help='id of a connection that stays open; may be repeated',
     )
     parser.add_argument(
         '--code',

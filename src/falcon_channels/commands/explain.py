@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from falcon_channels.commands import client
+from falcon_channels.commands import targets
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,9 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--user', required=True, help='id of the user; "" for anonymous users'
     )
-    parser.add_argument(
-        '--client', default='', metavar='ID', help='only the connection with this id'
-    )
+    targets.add_client_argument(parser)
     parser.add_argument(
         '--epoch', default='', help='epoch of the log in which it has this offset'
     )

@@ -15,16 +15,18 @@ from falcon_channels.commands import client
 def add_target_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments that choose connections."""
     parser.add_argument('user', help='id of the user')
-    parser.add_argument(
-        '--client',
-        default='',
-        metavar='ID',
-        help='only the connection with this id; write --client=ID if it begins with -',
-    )
+    add_client_argument(parser)
     parser.add_argument(
         '--anonymous',
         action='store_true',
         help="required to act on all anonymous clients, whose user is ''",
+    )
+
+
+def add_client_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare the argument that chooses one connection."""
+    parser.add_argument(
+        '--client', default='', metavar='ID', help='only the connection with this id'
     )
 
 
