@@ -50,6 +50,16 @@ _COMMANDS = {
 }
 
 
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Adds the default value to the help of an argument, unless the value is empty.
+
+    If the default is not a fixed value, the help itself ends with ``(default: ...)``.
+    """
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return super()._get_help_string(action) if action.default else action.help
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand.
 
@@ -83,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     subparser = argparse.ArgumentParser(
         prog=f'falcon-channels {name}',
         description=summary,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_HelpFormatter,
     )
     module.add_arguments(subparser)
     # NOTE: argparse has no public list of the options.

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from typing import Any
 
 import pytest
 
 from falcon_channels.cli import main
+from scripts.site.tables import command_names
+from scripts.site.tables import help_text
 
 
 def claims(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
@@ -37,3 +40,17 @@ def test_option_after_an_option_without_its_value_is_refused(
         main(['token', 'ann', '--issuer', after])
     assert 2 == caught.value.code
     assert '--issuer: expected one argument' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('command', command_names())
+def test_help_of_an_argument_ends_with_its_default_in_one_form(command: str) -> None:
+    """Each default is ``(default: ...)``, once; an empty one is not shown."""
+    arguments = re.split(r'^  (?=\S)', help_text(command), flags=re.MULTILINE)[1:]
+    assert arguments
+    for argument in arguments:
+        text = ' '.join(argument.partition('\n\n')[0].split())
+        shown = re.findall(r'\(default: (.*?)\)', text)
+        assert len(shown) == len(re.findall(r'\bdefault\b', text)), text
+        assert len(shown) <= 1, text
+        assert not {'', 'None', 'False', '[]'} & set(shown), text
+        assert not shown or text.endswith(f'(default: {shown[0]})')

@@ -57,9 +57,8 @@ def add_api_arguments(parser: argparse.ArgumentParser) -> None:
     api = parser.add_argument_group('the server API')
     api.add_argument(
         '--url',
-        default=os.environ.get(URL_VARIABLE, DEFAULT_URL),
-        help=f'URL of the server API; the environment variable {URL_VARIABLE} sets '
-        'another default',
+        help=f'URL of the server API (default: the environment variable '
+        f'{URL_VARIABLE}, or {DEFAULT_URL})',
     )
     api.add_argument(
         '--key-file',
@@ -71,8 +70,13 @@ def add_api_arguments(parser: argparse.ArgumentParser) -> None:
         '--timeout-s',
         type=float,
         default=10.0,
-        help='seconds to wait for an answer (default 10)',
+        help='seconds to wait for an answer',
     )
+
+
+def default_url() -> str:
+    """Return the URL of the server API if no argument names one."""
+    return os.environ.get(URL_VARIABLE, DEFAULT_URL)
 
 
 class ApiClient:
@@ -86,7 +90,7 @@ class ApiClient:
     """
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self._url = checked_url(args.url, DEFAULT_URL)
+        self._url = checked_url(args.url or default_url(), DEFAULT_URL)
         self._key = read_secret(KEY_VARIABLE, args.key_file, '--key-file')
         self._timeout_s: float = args.timeout_s
         if self._url.scheme == 'http' and not _is_loopback(self._url.hostname or ''):

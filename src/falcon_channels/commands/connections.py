@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         'user',
         nargs='?',
-        help="id of the user; '' for anonymous clients; by default all users",
+        help="id of the user; '' for anonymous clients (default: all users)",
     )
     parser.add_argument('--channel', default='', help='only subscribers of a channel')
     targets.add_client_argument(parser)
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--limit',
         type=int,
         default=100,
-        help='maximum number of connections, at most 1000 (default 100)',
+        help='maximum number of connections, at most 1000',
     )
     parser.add_argument('--count', action='store_true', help='print only the numbers')
     client.add_api_arguments(parser)

@@ -22,8 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--code',
         type=int,
-        help='close code from 3000 to 4999 (default 3503); after 3500 to 3999 and 4500 '
-        'to 4999, clients do not connect again',
+        help='close code from 3000 to 4999; after 3500 to 3999 and 4500 to 4999, '
+        'clients do not connect again (default: 3503)',
     )
     parser.add_argument(
         '--reason', default='', help='text for the clients, at most 123 bytes'

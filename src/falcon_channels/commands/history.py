@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--limit',
         type=int,
         default=10,
-        help='maximum number of publications (default 10); -1: all',
+        help='maximum number of publications; -1: all',
     )
     parser.add_argument(
         '--since', metavar='OFFSET:EPOCH', help='start after this position'

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import http.client
-import os
 from urllib.parse import urljoin
 import webbrowser
 
@@ -52,9 +51,7 @@ def _default_url() -> str:
     Raises:
         CommandError: The environment variable has no valid URL.
     """
-    api = client.checked_url(
-        os.environ.get(client.URL_VARIABLE, client.DEFAULT_URL), client.DEFAULT_URL
-    )
+    api = client.checked_url(client.default_url(), client.DEFAULT_URL)
     return urljoin(api.geturl(), _PATH)
 
 

@@ -16,8 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--ttl-s',
         type=float,
-        help='seconds for which it holds; by default NodeOptions.revoke_ttl_s of the '
-        'app',
+        help='seconds for which it holds (default: NodeOptions.revoke_ttl_s of the '
+        'app)',
     )
     client.add_api_arguments(parser)
 

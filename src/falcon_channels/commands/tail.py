@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--lines',
         type=int,
         default=10,
-        help='number of old publications to print first (default 10)',
+        help='number of old publications to print first',
     )
     parser.add_argument(
         '--since', metavar='OFFSET:EPOCH', help='start after this position'

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--ttl-s',
         type=float,
         default=600.0,
-        help='seconds until the token expires (default 600)',
+        help='seconds until the token expires',
     )
     parser.add_argument('--info', metavar='JSON', help='public data about the user')
     parser.add_argument('--issuer', default='', help="the claim 'iss'")
