@@ -149,3 +149,9 @@ def test_names_of_the_page_exist() -> None:
     events |= {'publications_lost', 'reader_slow', 'link_lost', 'connection_closed'}
     assert set() == events - set(EVENTS)
     assert all(f'`{name}`' in TEXT or f'"{name}"' in TEXT for name in events)
+
+
+@pytest.mark.parametrize('page', ['index', 'start', 'operations'])
+def test_first_pages_link_to_the_page(page: str) -> None:
+    """An operator with a problem finds the page from the pages that are read first."""
+    assert '](first_look.md)' in (ROOT / f'docs/{page}.md').read_text()
