@@ -207,6 +207,12 @@ async def test_channel_shows_history_subscribers_and_live_publications(
 
     stored = rows(page, 'Stored publications, newest first')
     await expect(stored.nth(0).locator('code')).to_have_text('{"n":1}')
+    # Times of the log are in UTC, and those of the page in the zone of the browser.
+    time = stored.nth(0).get_by_text(re.compile(r'^\d+:\d\d:\d\d [A-Z]\S+$'))
+    zone = (await time.inner_text()).split(' ')[1]
+    await expect(time).to_have_attribute(
+        'title', re.compile(rf'^../../\d{{4}}, \d+:\d\d:\d\d {re.escape(zone)}$')
+    )
     await expect(stored.nth(1).locator('code')).to_have_text(
         '"<script>alert(1)</script>"'
     )

@@ -2,6 +2,8 @@
 
 const whole = new Intl.NumberFormat('en', { maximumFractionDigits: 0 });
 const short = new Intl.NumberFormat('en', { maximumFractionDigits: 1 });
+/** The log and the explanations have times in UTC, so each time names its zone. */
+const ZONE = { timeZoneName: 'short' } as const;
 
 export const count = (number: number) => whole.format(number);
 export const rate = (number: number) => short.format(number);
@@ -28,12 +30,12 @@ export function duration(seconds: number): string {
   return `${whole.format(Math.floor(seconds))} s`;
 }
 
-/** The local time of a Unix time in seconds. */
+/** The local time of a Unix time in seconds, with the time zone. */
 export function clock(seconds: number): string {
-  return seconds ? new Date(seconds * 1000).toLocaleTimeString('en-GB') : '';
+  return seconds ? new Date(seconds * 1000).toLocaleTimeString('en-GB', ZONE) : '';
 }
 
-/** The local date and time of a Unix time in seconds. */
+/** The local date and time of a Unix time in seconds, with the time zone. */
 export function dateTime(seconds: number): string {
-  return seconds ? new Date(seconds * 1000).toLocaleString('en-GB') : '';
+  return seconds ? new Date(seconds * 1000).toLocaleString('en-GB', ZONE) : '';
 }
