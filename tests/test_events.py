@@ -16,6 +16,7 @@ from support.fake_clock import on_fake_clock
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
 from falcon_channels import NodeOptions
+from falcon_channels import OptionsError
 from falcon_channels import Subscription
 from falcon_channels.brokers.memory import MemoryBroker
 from falcon_channels.events import Event
@@ -120,6 +121,47 @@ async def test_refused_subscribe_is_told_with_its_reason() -> None:
         (event.channel, event.code, event.facts['repeated']) for event in refused
     ]
     assert {'subscribe'} == {event.facts['command'] for event in refused}
+
+
+@on_fake_clock
+async def test_each_command_about_a_user_is_told_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A command is told with its user, channel and code, and without payloads.
+
+    The session of a connection is not told. A command with a mistake is not told.
+    """
+    caplog.set_level(logging.INFO, 'falcon_channels')
+    channels, told = make_channels()
+    async with channels:
+        await channels.subscribe_user('ann', 'room', data='secret', info='secret')
+        await channels.unsubscribe_user('ann', 'room', session='secret')
+        await channels.refresh_user('ann', client='c1', info='secret')
+        await channels.disconnect_user('ann', code=3503, reason='bye', exclude=['c2'])
+        await channels.revoke_user('ann', 'room', ttl_s=60)
+        await channels.restore_user('ann', 'room')
+        with pytest.raises(OptionsError):
+            await channels.disconnect_user('ann', code=1)
+    commands = of(told, 'user_command')
+    assert [
+        ('subscribe', 'room', '', 0, ''),
+        ('unsubscribe', 'room', '', 2000, 'unsubscribed'),
+        ('refresh', '', 'c1', 0, ''),
+        ('disconnect', '', '', 3503, 'bye'),
+        ('revoke', 'room', '', 2000, 'unsubscribed'),
+        ('restore', 'room', '', 0, ''),
+    ] == [
+        (e.facts['command'], e.channel, e.connection, e.code, e.reason)
+        for e in commands
+    ]
+    assert {'ann'} == {event.user for event in commands}
+    assert (1, 60) == (commands[3].facts['num_excluded'], commands[4].facts['ttl_s'])
+    assert [False, True] == [e.facts['one_session'] for e in commands[:2]]
+    assert commands == of(
+        [record.event for record in logged(caplog)],  # type: ignore[attr-defined]
+        'user_command',
+    )
+    assert 'secret' not in caplog.text
 
 
 @on_fake_clock
