@@ -23,6 +23,7 @@ from falcon_channels.events import Event
 from falcon_channels.events import EVENTS
 from falcon_channels.events import Events
 from falcon_channels.events import LEVELS
+from falcon_channels.origin import refused_connection
 from falcon_channels.testing import SimulatedClient
 from falcon_channels.testing import SimulatedSdk
 
@@ -176,7 +177,14 @@ async def test_full_process_tells_refused_connections() -> None:
                 pass
     [refused] = of(told, 'connection_refused')
     assert 503 == refused.code
+    assert refused.facts['path'].startswith('/')  # type: ignore[union-attr]
     assert 'limit of 1' in refused.reason
+
+
+def test_long_path_of_a_refused_connection_is_cut() -> None:
+    """A client that chooses a long path does not fill the log."""
+    event = refused_connection('/' + 'x' * 9_999, 403, 'no')
+    assert '/' + 'x' * 254 == event.facts['path']
 
 
 @on_fake_clock

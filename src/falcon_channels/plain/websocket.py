@@ -422,7 +422,7 @@ async def serve_websocket(
     """Implement `Channels.serve`."""
     node.handshake.begin()
     node.handshake.check_origin(req)
-    node.handshake.check_capacity()
+    node.handshake.check_capacity(req)
     since = position_to_recover(req, since, media)
     transport = choose_transport(req, ws)
     connection = PlainConnection(
