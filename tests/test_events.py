@@ -16,12 +16,14 @@ from support.fake_clock import on_fake_clock
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
 from falcon_channels import NodeOptions
+from falcon_channels import OptionsError
 from falcon_channels import Subscription
 from falcon_channels.brokers.memory import MemoryBroker
 from falcon_channels.events import Event
 from falcon_channels.events import EVENTS
 from falcon_channels.events import Events
 from falcon_channels.events import LEVELS
+from falcon_channels.origin import refused_connection
 from falcon_channels.testing import SimulatedClient
 from falcon_channels.testing import SimulatedSdk
 
@@ -123,6 +125,47 @@ async def test_refused_subscribe_is_told_with_its_reason() -> None:
 
 
 @on_fake_clock
+async def test_each_command_about_a_user_is_told_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A command is told with its user, channel and code, and without payloads.
+
+    The session of a connection is not told. A command with a mistake is not told.
+    """
+    caplog.set_level(logging.INFO, 'falcon_channels')
+    channels, told = make_channels()
+    async with channels:
+        await channels.subscribe_user('ann', 'room', data='secret', info='secret')
+        await channels.unsubscribe_user('ann', 'room', session='secret')
+        await channels.refresh_user('ann', client='c1', info='secret')
+        await channels.disconnect_user('ann', code=3503, reason='bye', exclude=['c2'])
+        await channels.revoke_user('ann', 'room', ttl_s=60)
+        await channels.restore_user('ann', 'room')
+        with pytest.raises(OptionsError):
+            await channels.disconnect_user('ann', code=1)
+    commands = of(told, 'user_command')
+    assert [
+        ('subscribe', 'room', '', 0, ''),
+        ('unsubscribe', 'room', '', 2000, 'unsubscribed'),
+        ('refresh', '', 'c1', 0, ''),
+        ('disconnect', '', '', 3503, 'bye'),
+        ('revoke', 'room', '', 2000, 'unsubscribed'),
+        ('restore', 'room', '', 0, ''),
+    ] == [
+        (e.facts['command'], e.channel, e.connection, e.code, e.reason)
+        for e in commands
+    ]
+    assert {'ann'} == {event.user for event in commands}
+    assert (1, 60) == (commands[3].facts['num_excluded'], commands[4].facts['ttl_s'])
+    assert [False, True] == [e.facts['one_session'] for e in commands[:2]]
+    assert commands == of(
+        [record.event for record in logged(caplog)],  # type: ignore[attr-defined]
+        'user_command',
+    )
+    assert 'secret' not in caplog.text
+
+
+@on_fake_clock
 async def test_full_process_tells_refused_connections() -> None:
     """A connection beyond the limit is told with the HTTP status."""
     channels = Channels(options=NodeOptions(max_connections=1))
@@ -134,7 +177,14 @@ async def test_full_process_tells_refused_connections() -> None:
                 pass
     [refused] = of(told, 'connection_refused')
     assert 503 == refused.code
+    assert refused.facts['path'].startswith('/')  # type: ignore[union-attr]
     assert 'limit of 1' in refused.reason
+
+
+def test_long_path_of_a_refused_connection_is_cut() -> None:
+    """A client that chooses a long path does not fill the log."""
+    event = refused_connection('/' + 'x' * 9_999, 403, 'no')
+    assert '/' + 'x' * 254 == event.facts['path']
 
 
 @on_fake_clock

@@ -22,14 +22,15 @@ COUNTERS: Final[dict[str, str]] = {
     'presence_errors': 'Presence changes that the broker could not store',
     'publications': 'Publications received from the broker',
     'recovered': 'Subscriptions that recovered everything',
-    'refused': 'Requests of clients that a responder or an option refused',
+    'refused': 'Commands and messages of clients that were refused, for any reason',
     'repairs': 'Gaps that were closed from the log',
     'responder_errors': 'Responders of the application that raised an unexpected '
     'exception',
     'slow_disconnects': 'Connections closed because they read too slowly',
     'task_errors': 'Errors in tasks of this library, which ended at most one '
     'connection or channel; the log has the traceback',
-    'too_fast': 'Commands refused because they exceeded the rate limit',
+    'too_fast': 'Commands refused because they exceeded the rate limit; `refused` '
+    'contains them',
 }
 
 #: Help text of each gauge, by name.

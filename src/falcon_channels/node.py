@@ -118,7 +118,9 @@ class Node:
         self.info = ClusterInfo(self.hub, self.cluster)
         self.connections = ClusterConnections(self.hub, self.cluster)
         self.stream_aborts = StreamAborts(self.cluster)
-        self.users = UserCommands(broker, self.options, self.match, self.start)
+        self.users = UserCommands(
+            broker, self.options, self.match, self.start, self.events
+        )
         self._delivery_recorder = DeliveryRecorder(
             self.hub,
             self.options.max_record_bytes,

@@ -52,6 +52,8 @@ _ORIGIN = re.compile(rf'([a-z][a-z0-9+.-]*)://{_AUTHORITY}')
 
 # Maximum number of characters of a client's header that a reason quotes.
 _MAX_QUOTED_CHARACTERS = 100
+#: Longest path of a refused request in an event.
+_MAX_PATH_CHARACTERS = 255
 
 
 class _Origin(NamedTuple):
@@ -201,6 +203,18 @@ def request_origin_error(req: falcon.Request, allowed: Collection[str]) -> str |
     )
 
 
+def refused_connection(path: str, status: int, reason: str) -> Event:
+    """Return the event of a refused request for a connection.
+
+    Args:
+        path: Path of the request, without its query string; a long one is cut.
+        status: HTTP status.
+        reason: Why it was refused.
+    """
+    facts = {'path': path[:_MAX_PATH_CHARACTERS]}
+    return Event('connection_refused', code=status, reason=reason, facts=facts)
+
+
 def log_refusal(path: str, reason: str) -> Event:
     """Log why a handshake was refused, because browsers do not show the reason.
 
@@ -213,7 +227,7 @@ def log_refusal(path: str, reason: str) -> Event:
         the Host header cannot be trusted, else 403.
     """
     status = 400 if reason.startswith('Host') else 403
-    event = Event('connection_refused', code=status, reason=reason)
+    event = refused_connection(path, status, reason)
     log_event(
         event,
         logging.WARNING,

@@ -179,7 +179,7 @@ def test_reached_limit_of_connections_is_logged_once_a_minute(
                 for moment_s in (5.0, 6.0, 64.0, 66.0, 67.0):
                     now_s = moment_s
                     with pytest.raises(falcon.HTTPServiceUnavailable):
-                        channels.node.handshake.check_capacity()
+                        channels.node.handshake.check_capacity(None)
 
     scenario()
     line = 'connections are refused: max_connections of 1 is reached'

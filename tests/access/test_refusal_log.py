@@ -95,10 +95,10 @@ def test_refused_command_is_logged_once_per_reason(peer: Peer, logged: Any) -> N
 
 @pytest.mark.every_server
 def test_refused_connect_is_logged(peer: Peer, logged: Any) -> None:
-    """A refused connect is logged with its reason."""
+    """A refused connect is logged with its reason, and the code that the client got."""
     peer.say({'id': 1, 'connect': {'data': 'eve'}})
     assert (3507, 'no eve') == peer.end()
-    assert ["connect '' refused with 103: 'no eve'"] == logged()
+    assert ["connect '' refused with 3507: 'no eve'"] == logged()
 
 
 @pytest.mark.every_server
@@ -152,6 +152,7 @@ async def test_refused_plain_websocket_is_logged_with_its_reason(logged: Any) ->
                 await ws.send_text('1')
                 assert 'be nice' in await ws.receive_text()
     await channels.close()
+    assert 4 == channels.node.hub.counters.refused
     assert [
         "subscribe 'rooms:guests' refused with 403: 'no guests'",
         "publish 'said:open' refused with 403: 'be nice'",

@@ -19,6 +19,7 @@ from support.linked_broker import start_node
 from falcon_channels import CapabilityError
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
+from falcon_channels import Event
 from falcon_channels import Explanation
 from falcon_channels import filters
 from falcon_channels import InvalidValueError
@@ -785,3 +786,31 @@ async def test_payloads_tags_and_filters_are_not_sent_to_other_nodes() -> None:
         assert b'application' in facts
         for secret in (b'secret', b'news'):
             assert secret not in facts
+
+
+@on_fake_clock
+async def test_refused_subscribe_user_is_told_and_explained() -> None:
+    """A connection with too many channels is refused, also for the application."""
+    channels = Channels(options=NodeOptions(max_channels_per_connection=1))
+    for name in ('one', 'two'):
+        channels.add_route(
+            name,
+            None,
+            ChannelOptions(
+                history_size=10, subscribers='anybody', record_deliveries=True
+            ),
+        )
+    told: list[Event] = []
+    channels.listen(told.append)
+    async with channels, SimulatedSdk(channels) as sdk:
+        sdk.connection.user = 'ann'
+        await sdk.subscribe('one')
+        await channels.subscribe_user('ann', 'two')
+        while not [event for event in told if event.name == 'command_refused']:
+            await asyncio.sleep(0)
+        result = await channels.publish('two', 1)
+        [answer] = await channels.explain('two', result.position.offset, user='ann')
+    [refused] = [event for event in told if event.name == 'command_refused']
+    assert ('ann', 'two', 106) == (refused.user, refused.channel, refused.code)
+    assert 'subscribe_user' == refused.facts['command']
+    assert (Verdict.REFUSED, 106) == (answer.verdict, answer.facts['code'])

@@ -216,6 +216,19 @@ async def test_changes_are_logged_without_payload(
     assert WRITE_KEY not in caplog.text
 
 
+async def test_command_about_a_user_is_logged_once_in_all_processes(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A command of a person is one record: the event of the node that gave it."""
+    caplog.set_level(logging.INFO, 'falcon_channels')
+    async with two_inspected(WRITE_KEY) as (one, _):
+        await one.ask('revoke', user='ann', channel='rooms:a')
+    lines = [line for line in caplog.messages if "'ann'" in line]
+    assert 1 == len(lines), lines
+    assert lines[0].startswith("user_command user='ann' channel='rooms:a' code=2000")
+    assert "command='revoke'" in lines[0]
+
+
 async def test_each_answer_has_headers_that_forbid_frames_and_caches() -> None:
     """The page cannot be framed, and no answer is stored, also if it is an error."""
     async with two_inspected() as (one, _):

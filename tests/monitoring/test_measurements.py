@@ -138,6 +138,56 @@ async def test_closes_and_refusals_are_counted_by_code() -> None:
     assert 1 == page['handshake_seconds_count{outcome=refused}']
 
 
+class Clients:
+    """Accepts nobody."""
+
+    async def on_connect(self, req: Any, connection: Any) -> None:
+        raise falcon.HTTPUnauthorized(description='log in')
+
+
+async def test_refusals_of_all_kinds_of_clients_are_in_both_counters() -> None:
+    """`refused` and `refused_commands` count the same, for each kind of client.
+
+    A connect that is answered with a disconnect is counted with its close code.
+    """
+    channels = Channels()
+    channels.add_route('rooms:{n}', Room())
+
+    class Plain:
+        async def on_websocket(self, req: Any, ws: Any) -> None:
+            await channels.serve(req, ws, 'rooms:1', user='mallory')
+
+        async def on_get(self, req: Any, resp: Any) -> None:
+            await channels.serve_events(req, resp, ['rooms:1'], user='mallory')
+
+    app = falcon.asgi.App(middleware=[channels])
+    channels.add_endpoints(app, resource=Clients())
+    channels.add_metrics(app)
+    app.add_route('/plain', Plain())
+    headers = {'Origin': 'http://falconframework.org'}
+    async with testing.ASGIConductor(app) as conductor:
+        with pytest.raises(falcon.WebSocketDisconnected):
+            async with conductor.simulate_ws('/plain', headers=headers):
+                pass
+        assert 403 == (await conductor.simulate_get('/plain')).status_code
+        for path in ('/connection/websocket', '/connection/uni_websocket'):
+            async with conductor.simulate_ws(path, headers=headers) as ws:
+                connect = '{}' if 'uni' in path else '{"id":1,"connect":{}}'
+                await ws.send_text(connect)
+                if 'uni' in path:
+                    assert 'disconnect' in await ws.receive_text()
+                with pytest.raises(falcon.WebSocketDisconnected) as end:
+                    await ws.receive_text()
+                assert 3500 == end.value.code
+        page = parse((await conductor.simulate_get('/metrics')).text)
+    assert 2 == page['refused_commands_total{code=403,command=subscribe}']
+    assert 2 == page['refused_commands_total{code=3500,command=connect}']
+    assert 4 == page['refused_total']
+    assert 4 == sum(
+        value for name, value in page.items() if name.startswith('refused_commands')
+    )
+
+
 @pytest.mark.parametrize('name', ['closes', 'broker_call_seconds'])
 def test_metric_has_a_limited_number_of_label_sets(name: str) -> None:
     """Beyond the limit, all labels are `other`; known label sets still grow."""

@@ -141,6 +141,8 @@ def drive_http(server: ServerProcess, token: str, api: httpx.Client) -> None:
     ):
         assert status == httpx.get(f'{server.url}{path}', headers=headers).status_code
     assert 200 == api.post('/api/info', json={}).status_code
+    ended = api.post('/api/disconnect', json={'user': 'nobody'})
+    assert 200 == ended.status_code
     wrong = {'X-API-Key': f'{SECRET}-wrong-key'}
     done = httpx.post(f'{server.url}/api/info', json={}, headers=wrong)
     assert 401 == done.status_code
@@ -279,6 +281,7 @@ def test_events_of_a_refused_user_have_user_channel_code_and_reason(
     assert unknown['reason'].startswith("no route matches the channel 'unknown'")
     [connection] = of(lines, 'connection_refused')
     assert 403 == connection['code']
+    assert '/plain/rooms:lobby' == connection['path']
     assert 'https://evil.example' in connection['reason']
     [slow] = of(lines, 'reader_slow')
     assert ('big', 'latest') == (slow['channel'], slow['policy'])

@@ -589,7 +589,7 @@ MUTANTS = [
     Mutant(
         'a revocation ends no existing subscription',
         'cluster/user_commands.py',
-        'await self.unsubscribe_user(user, channel)',
+        "await self._unsubscribe(user, channel, '', '', UNSUBSCRIBE_SERVER.code)",
         'pass',
         'tests/cluster/test_user_commands.py',
     ),

@@ -28,6 +28,7 @@ from falcon_channels.operations import Operation
 from falcon_channels.operations import Timing
 from falcon_channels.options import NodeOptions
 from falcon_channels.origin import log_refusal
+from falcon_channels.origin import refused_connection
 from falcon_channels.origin import request_origin_error
 
 #: Message for a refusal with its reason.
@@ -72,13 +73,13 @@ class Handshake:
         """
         self.begin()
         self.check_origin(req)
-        self.check_capacity()
+        self.check_capacity(req)
         try:
             if self._hub.draining:
                 raise ClosedError('shutting down')
             await self._start()
         except (BrokerUnavailableError, ClosedError) as ex:
-            raise self._unavailable(str(ex), logging.INFO, _REFUSED, ex) from None
+            raise self._unavailable(req, str(ex), logging.INFO, _REFUSED, ex) from None
 
     def begin(self) -> None:
         """Begin to time a handshake. `admit` calls it.
@@ -106,18 +107,23 @@ class Handshake:
                 drain, or the client has left.
         """
         try:
-            self.check_capacity()
+            self.check_capacity(connection.req)
             self._hub.add(connection)
         except ClosedError as ex:
             self._hub.remove(connection)
-            raise self._unavailable(str(ex), logging.INFO, _REFUSED, ex) from None
+            raise self._unavailable(
+                connection.req, str(ex), logging.INFO, _REFUSED, ex
+            ) from None
         except BaseException:
             self._hub.remove(connection)
             raise
         self._end(type(connection).__name__)
 
-    def check_capacity(self) -> None:
+    def check_capacity(self, req: falcon.Request | None) -> None:
         """Refuse a connection beyond `NodeOptions.max_connections`.
+
+        Args:
+            req: Request for the connection, or ``None`` if there is none.
 
         Raises:
             falcon.HTTPServiceUnavailable: The limit is reached.
@@ -125,6 +131,7 @@ class Handshake:
         limit = self._options.max_connections
         if limit is not None and len(self._hub.connections) >= limit:
             raise self._unavailable(
+                req,
                 f'the limit of {limit} connections is reached',
                 self._level_of_limit(),
                 'connections are refused: max_connections of %d is reached (logged at '
@@ -133,10 +140,15 @@ class Handshake:
             )
 
     def _unavailable(
-        self, reason: str, level: int, message: str, *args: object
+        self,
+        req: falcon.Request | None,
+        reason: str,
+        level: int,
+        message: str,
+        *args: object,
     ) -> falcon.HTTPServiceUnavailable:
         """Log and tell a refusal, and return its error."""
-        event = Event('connection_refused', code=503, reason=reason)
+        event = refused_connection('' if req is None else req.path, 503, reason)
         log_event(event, level, message, *args)
         self._tell(event)
         return falcon.HTTPServiceUnavailable(

@@ -1,4 +1,4 @@
-"""Log and tell refusals. Each reason is logged once per connection."""
+"""Count, log and tell refusals. Each reason is logged once per connection."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ def log_refusal(
     reason: object = None,
     level: int = logging.INFO,
 ) -> None:
-    """Log and tell that a client was refused; repeated reasons are logged at DEBUG.
+    """Count, log and tell that a client was refused.
+
+    Each reason is logged at `level` once, and at DEBUG when it is repeated.
 
     SECURITY: a client can cause any number of refusals, to fill the disk. A connection
     therefore causes at most `Connection.MAX_LOGGED_REFUSALS` lines above DEBUG.
@@ -30,13 +32,15 @@ def log_refusal(
         connection: Connection of the client.
         action: Name of the refused command, such as ``'subscribe'``.
         channel: Name of the channel, or ``''``.
-        code: Code that the client receives.
+        code: Code that the client receives: an error code, a close code or an HTTP
+            status.
         text: Why it was refused.
         reason: Value that is equal for all refusals with the same reason; `text` by
             default. Pass it if `text` contains text of the client, which can differ
             each time.
         level: Level of the first refusal for a reason.
     """
+    connection.hub.counters.refused += 1
     new = connection.is_new_refusal((action, code, text if reason is None else reason))
     level = level if new else logging.DEBUG
     events = connection.hub.events

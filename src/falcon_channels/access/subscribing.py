@@ -35,6 +35,7 @@ from typing import NamedTuple
 import falcon
 
 from falcon_channels.access import authorization
+from falcon_channels.access.refusal_log import log_refusal
 from falcon_channels.access.responders import notify
 from falcon_channels.access.responders import text_for_client
 from falcon_channels.brokers.base import Broker
@@ -56,6 +57,7 @@ from falcon_channels.hub.hub import Hub
 from falcon_channels.hub.presence import PresenceKeeper
 from falcon_channels.operations import Operation
 from falcon_channels.options import NodeOptions
+from falcon_channels.protocol.codes import LIMIT_EXCEEDED
 from falcon_channels.protocol.codes import UNSUBSCRIBE_INSUFFICIENT
 from falcon_channels.protocol.codes import UNSUBSCRIBE_SERVER
 from falcon_channels.publication import Newest
@@ -282,13 +284,11 @@ class Subscriber:
         except (TooManyChannelsError, falcon.HTTPError) as ex:
             # NOTE: the caller of `subscribe_user` does not see this error, and may be
             #   on another node.
-            text = text_for_client(ex) if isinstance(ex, falcon.HTTPError) else str(ex)
-            _logger.info(
-                '%r was not subscribed to %.255r by the server: %.500r',
-                connection,
-                command.channel,
-                text,
-            )
+            if isinstance(ex, falcon.HTTPError):
+                code, text = ex.status_code, text_for_client(ex)
+            else:
+                code, text = LIMIT_EXCEEDED.code, str(ex)
+            log_refusal(connection, 'subscribe_user', command.channel, code, text)
         except (
             BrokerUnavailableError,
             ChannelNameError,

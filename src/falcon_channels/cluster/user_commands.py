@@ -2,6 +2,8 @@
 
 Each command is sent to all nodes as a control message. When a method returns, the
 broker has taken the message. Each node acts when the message arrives.
+
+The node that gave the command tells it as the event `user_command`, once.
 """
 
 from __future__ import annotations
@@ -21,6 +23,9 @@ from falcon_channels.cluster.messages import RefreshUser
 from falcon_channels.cluster.messages import SubscribeUser
 from falcon_channels.cluster.messages import UnsubscribeUser
 from falcon_channels.errors import OptionsError
+from falcon_channels.events import Event
+from falcon_channels.events import Events
+from falcon_channels.events import Fact
 from falcon_channels.filters import check_filter
 from falcon_channels.filters import TagFilter
 from falcon_channels.hub.connection import check_json
@@ -32,6 +37,9 @@ from falcon_channels.protocol.recovery import check_position
 from falcon_channels.publication import Position
 from falcon_channels.routing import ChannelMatch
 
+#: Reason that a client gets when the application ends its subscription.
+_UNSUBSCRIBED = 'unsubscribed'
+
 
 class UserCommands:
     """Sends commands about users to all nodes.
@@ -41,6 +49,7 @@ class UserCommands:
         options: Limits; `NodeOptions.revoke_ttl_s` is used here.
         match: Starts the node and finds the route of a channel.
         start: Starts the node.
+        events: Events of this process.
     """
 
     def __init__(
@@ -49,11 +58,13 @@ class UserCommands:
         options: NodeOptions,
         match: Callable[[str], Awaitable[ChannelMatch]],
         start: Callable[[], Awaitable[None]],
+        events: Events,
     ) -> None:
         self._broker = broker
         self._options = options
         self._match = match
         self._start = start
+        self._events = events
 
     async def subscribe_user(
         self,
@@ -89,6 +100,7 @@ class UserCommands:
                 filter=filter,
             )
         )
+        self._tell('subscribe', user, channel, client=client, session=session)
 
     async def unsubscribe_user(
         self,
@@ -100,13 +112,27 @@ class UserCommands:
         code: int = UNSUBSCRIBE_SERVER.code,
     ) -> None:
         """Implement `Channels.unsubscribe_user`."""
+        await self._unsubscribe(user, channel, client, session, code)
+        self._tell(
+            'unsubscribe',
+            user,
+            channel,
+            code=code,
+            reason=_UNSUBSCRIBED,
+            client=client,
+            session=session,
+        )
+
+    async def _unsubscribe(
+        self, user: str, channel: str, client: str, session: str, code: int
+    ) -> None:
         check_user(user)
         if not 2000 <= code <= 2999:
             raise OptionsError(
                 f'code is {code}, but unsubscribe codes are 2000 to 2999'
             )
         await self._send(
-            UnsubscribeUser(user, channel, code, 'unsubscribed', client, session)
+            UnsubscribeUser(user, channel, code, _UNSUBSCRIBED, client, session)
         )
 
     async def refresh_user(
@@ -133,6 +159,14 @@ class UserCommands:
                 info=info,
             )
         )
+        self._tell(
+            'refresh',
+            user,
+            client=client,
+            session=session,
+            expired=expired,
+            expires_at=expires_at,
+        )
 
     async def disconnect_user(
         self,
@@ -156,6 +190,15 @@ class UserCommands:
         await self._send(
             DisconnectUser(user, code, reason, client, tuple(exclude), session)
         )
+        self._tell(
+            'disconnect',
+            user,
+            code=code,
+            reason=reason,
+            client=client,
+            session=session,
+            num_excluded=len(exclude),
+        )
 
     async def revoke_user(
         self, user: str, channel: str, *, ttl_s: float | None = None
@@ -163,17 +206,60 @@ class UserCommands:
         """Implement `Channels.revoke_user`."""
         check_user(user)
         await self._match(channel)
-        await self._broker.revoke(
-            channel, user, self._options.revoke_ttl_s if ttl_s is None else ttl_s
+        ttl_s = self._options.revoke_ttl_s if ttl_s is None else ttl_s
+        await self._broker.revoke(channel, user, ttl_s)
+        # NOTE: the revocation is stored, and is told also if the next step fails.
+        self._tell(
+            'revoke',
+            user,
+            channel,
+            code=UNSUBSCRIBE_SERVER.code,
+            reason=_UNSUBSCRIBED,
+            ttl_s=ttl_s,
         )
-        await self.unsubscribe_user(user, channel)
+        await self._unsubscribe(user, channel, '', '', UNSUBSCRIBE_SERVER.code)
 
     async def restore_user(self, user: str, channel: str) -> None:
         """Implement `Channels.restore_user`."""
         check_user(user)
         await self._match(channel)
         await self._broker.revoke(channel, user, 0.0)
+        self._tell('restore', user, channel)
 
     async def _send(self, control: Control) -> None:
         await self._start()
         await self._broker.control(encode_control(control))
+
+    def _tell(
+        self,
+        command: str,
+        user: str,
+        channel: str = '',
+        *,
+        code: int = 0,
+        reason: str = '',
+        client: str = '',
+        session: str = '',
+        **facts: Fact,
+    ) -> None:
+        """Tell a command that the broker has taken.
+
+        SECURITY: with the session of an HTTP stream, anybody could send commands for
+          its client. The session is therefore not told.
+        """
+        if self._events.wants('user_command'):
+            self._events.tell(
+                Event(
+                    'user_command',
+                    connection=client,
+                    user=user,
+                    channel=channel,
+                    code=code,
+                    reason=reason,
+                    facts={
+                        'command': command,
+                        'one_session': bool(session),
+                        **facts,
+                    },
+                )
+            )

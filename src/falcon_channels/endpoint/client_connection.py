@@ -449,9 +449,13 @@ class ClientConnection(Connection):
         self.hub.counters.too_fast += 1
         error = codes.TOO_MANY_REQUESTS
         field = command.request.field if command.request is not None else ''
-        log_refusal(self, field, '', error.code, error.message, reason=error.code)
+        end = self.disconnect_for_error(error)
         if self._refused_in_row > self.endpoint.options.max_refused_commands:
-            self.disconnect(*codes.DISCONNECT_TOO_MANY_REQUESTS)
+            end = codes.DISCONNECT_TOO_MANY_REQUESTS
+        code = error.code if end is None else end.code
+        log_refusal(self, field, '', code, error.message, reason=error.code)
+        if end is not None:
+            self.disconnect(*end)
         elif command.id:
             self.reply_error(error)
 
@@ -561,6 +565,10 @@ class ClientConnection(Connection):
     def send_connect_result(self, result: ConnectResult) -> None:
         """Send the connect reply, and the buffered output after it."""
         self._uncork(self.codec.protocol.encode_reply(self.command_id, result))
+
+    def disconnect_for_error(self, error: codes.ReplyError) -> codes.Disconnect | None:
+        """Return the disconnect that this kind of client gets instead of an error."""
+        return None
 
     def refuse_connect(self, error: codes.ReplyError) -> None:
         """Answer connect with an error; no command of this client is read any more."""

@@ -106,33 +106,46 @@ def _refuse(
     ex: BaseException,
     error: codes.ReplyError,
 ) -> None:
-    connection.hub.counters.refused += 1
+    end = None
+    if isinstance(request, messages.ConnectRequest):
+        end = _disconnect_for_connect(connection, ex, error)
     ours = isinstance(ex, ChannelsError)
     log_refusal(
         connection,
         request.field,
         getattr(request, 'channel', ''),
-        error.code,
+        error.code if end is None else end.code,
         str(ex) if ours else error.message,
         # NOTE: the text of our errors can contain the name of the channel.
         reason=type(ex).__name__ if ours else None,
         # NOTE: an invalid token often means that two services have different keys.
         level=logging.WARNING if isinstance(ex, TokenInvalidError) else logging.INFO,
     )
-    if not isinstance(request, messages.ConnectRequest):
-        if connection.command_id:
-            connection.reply_error(error)
-        return
-    # NOTE: an SDK whose connect is answered with a permanent error does not connect
-    #   again. After a disconnect, the code decides whether it does.
+    if end is not None:
+        connection.disconnect(*end)
+    elif isinstance(request, messages.ConnectRequest):
+        connection.refuse_connect(error)
+    elif connection.command_id:
+        connection.reply_error(error)
+
+
+def _disconnect_for_connect(
+    connection: ClientConnection, ex: BaseException, error: codes.ReplyError
+) -> codes.Disconnect | None:
+    """Return the disconnect that answers a refused connect.
+
+    NOTE: an SDK whose connect is answered with a permanent error does not connect
+      again. After a disconnect, the code decides whether it does.
+
+    Returns:
+        ``None`` if the connect is answered with the error.
+    """
     if isinstance(ex, falcon.HTTPError):
         disconnect = codes.disconnect_for_status(ex.status_code)
-        description = description_for_client(ex)
-        connection.disconnect(*codes.disconnect_with_reason(disconnect, description))
-    elif isinstance(ex, TokenInvalidError):
-        connection.disconnect(*codes.DISCONNECT_INVALID_TOKEN)
-    else:
-        connection.refuse_connect(error)
+        return codes.disconnect_with_reason(disconnect, description_for_client(ex))
+    if isinstance(ex, TokenInvalidError):
+        return codes.DISCONNECT_INVALID_TOKEN
+    return connection.disconnect_for_error(error)
 
 
 # --- connect and refresh -------------------------------------------------------------

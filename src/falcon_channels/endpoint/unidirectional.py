@@ -138,29 +138,21 @@ class UnidirectionalConnection(ClientConnection):
         else:
             super().on_unsubscribed(subscription, code, reason)
 
-    def reply_error(self, error: codes.ReplyError) -> None:
-        """End the connection: there is no other answer."""
-        self.disconnect(*_disconnect_for_error(error))
-
-    def refuse_connect(self, error: codes.ReplyError) -> None:
-        """End the connection with the code for an error."""
-        self.disconnect(*_disconnect_for_error(error))
+    def disconnect_for_error(self, error: codes.ReplyError) -> codes.Disconnect:
+        """Return the disconnect for an error: there is no other answer."""
+        if error.temporary:
+            return codes.DISCONNECT_INTERNAL
+        if error == codes.TOKEN_EXPIRED:
+            return codes.DISCONNECT_EXPIRED
+        if error in (codes.PERMISSION_DENIED, codes.UNAUTHORIZED):
+            return codes.DISCONNECT_PERMISSION_DENIED
+        return codes.DISCONNECT_BAD_REQUEST
 
     def disconnect(self, code: int, reason: str) -> None:
         """Close with a code, after the queued output."""
         if self.ended_with is None:
             self.ended_with = (code, reason)
         super().disconnect(code, reason)
-
-
-def _disconnect_for_error(error: codes.ReplyError) -> codes.Disconnect:
-    if error.temporary:
-        return codes.DISCONNECT_INTERNAL
-    if error == codes.TOKEN_EXPIRED:
-        return codes.DISCONNECT_EXPIRED
-    if error in (codes.PERMISSION_DENIED, codes.UNAUTHORIZED):
-        return codes.DISCONNECT_PERMISSION_DENIED
-    return codes.DISCONNECT_BAD_REQUEST
 
 
 class UnidirectionalWebSocketResource(UpgradeRequired):

@@ -218,7 +218,8 @@ class DeliveryRecorder:
             self._record_connection(connection, opened_at)
 
     def _on_refused(self, event: Event) -> None:
-        if event.facts.get('command') != 'subscribe' or not event.channel:
+        command = event.facts.get('command')
+        if command not in ('subscribe', 'subscribe_user') or not event.channel:
             return
         options = self._find_options(event.channel)
         if options is None or not options.history_size:

@@ -41,6 +41,7 @@ from falcon_channels.filters import check_filter
 from falcon_channels.filters import TagFilter
 from falcon_channels.hub.selection import combined_selection
 from falcon_channels.hub.selection import Selection
+from falcon_channels.metrics import Counters
 from falcon_channels.protocol.codes import DISCONNECT_EXPIRED
 from falcon_channels.protocol.codes import DISCONNECT_SHUTDOWN
 from falcon_channels.protocol.codes import unsubscribe_for_end
@@ -59,8 +60,9 @@ _AnyItem = TypeVar('_AnyItem', bound=Item)
 
 
 class ConnectionOwner(Protocol):
-    """Declares the methods of the hub that a connection calls."""
+    """Declares what a connection uses of the hub."""
 
+    counters: Counters
     events: Events
 
     def on_output(self, connection: Connection) -> None:

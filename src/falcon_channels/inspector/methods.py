@@ -43,6 +43,8 @@ READ_METHODS: Final = frozenset(
 WRITE_METHODS: Final = frozenset(
     {'publish', 'disconnect', 'unsubscribe', 'revoke', 'restore', 'record_user'}
 )
+#: Methods that the event `user_command` tells. The inspector does not log them again.
+TOLD_METHODS: Final = WRITE_METHODS - {'publish', 'record_user'}
 #: Longest search term and user id in characters.
 MAX_TEXT_CHARACTERS = 255
 #: Longest payload in an answer, in bytes. Longer payloads are cut.

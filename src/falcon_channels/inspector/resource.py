@@ -24,6 +24,7 @@ import msgspec
 from falcon_channels.errors import OptionsError
 from falcon_channels.inspector.methods import InspectorMethods
 from falcon_channels.inspector.methods import READ_METHODS
+from falcon_channels.inspector.methods import TOLD_METHODS
 from falcon_channels.inspector.methods import WRITE_METHODS
 from falcon_channels.inspector.page import InspectorPage
 from falcon_channels.inspector.page import set_safe_headers
@@ -120,7 +121,8 @@ class InspectorResource:
                     description='this session may only read: log in with a key of '
                     'write_keys'
                 )
-            _log_change(method, body)
+            if method not in TOLD_METHODS:
+                _log_change(method, body)
             answer = await self._methods.call(method, body, req)
         else:
             raise falcon.HTTPNotFound(description=f'there is no method {method[:80]!r}')

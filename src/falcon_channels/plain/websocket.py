@@ -337,13 +337,13 @@ class PlainConnection(Connection):
 
     def _refuse(self, status: int, words: str) -> None:
         """Refuse a message: send an error in JSON, or close a plain-text client."""
-        self.hub.counters.refused += 1
-        self._log_refusal('publish', status, words)
+        code = status if self._media else HTTP_STATUS_BASE + status
+        self._log_refusal('publish', code, words)
         if self._media:
             self.send(plain_codec.error_media(status, words))
         else:
             reason = words.encode()[:MAX_REASON_BYTES].decode(errors='ignore')
-            self.disconnect(HTTP_STATUS_BASE + status, reason)
+            self.disconnect(code, reason)
 
     def _log_refusal(
         self, action: str, code: int, text: str, level: int = logging.INFO
@@ -422,7 +422,7 @@ async def serve_websocket(
     """Implement `Channels.serve`."""
     node.handshake.begin()
     node.handshake.check_origin(req)
-    node.handshake.check_capacity()
+    node.handshake.check_capacity(req)
     since = position_to_recover(req, since, media)
     transport = choose_transport(req, ws)
     connection = PlainConnection(
