@@ -31,7 +31,10 @@ from falcon_channels import UnknownChannelError
 from falcon_channels import Verdict
 from falcon_channels.brokers.memory import MemoryBroker
 from falcon_channels.errors import TooManyUsersError
+from falcon_channels.explain.connection_findings import find_gap
 from falcon_channels.explain.facts import ExplainQuestion
+from falcon_channels.explain.facts import NodeFacts
+from falcon_channels.explain.findings import Asked
 from falcon_channels.testing import CommandError
 from falcon_channels.testing import SimulatedClient
 from falcon_channels.testing import SimulatedSdk
@@ -814,3 +817,12 @@ async def test_refused_subscribe_user_is_told_and_explained() -> None:
     assert ('ann', 'two', 106) == (refused.user, refused.channel, refused.code)
     assert 'subscribe_user' == refused.facts['command']
     assert (Verdict.REFUSED, 106) == (answer.verdict, answer.facts['code'])
+
+
+def test_publication_before_the_recording_is_said_to_be_lost_with_its_process() -> None:
+    """After a restart, the answer does not deny that an earlier process recorded."""
+    asked = Asked(1, 'e', None, 100.0)
+    gap = find_gap(asked, NodeFacts(node='n', now=300.0, recorded_since=200.0))
+    assert 'recording in this process began at 1970-01-01 00:03:20' in gap
+    assert gap.endswith('records of an earlier process are lost when it ends')
+    assert '' == find_gap(asked, NodeFacts(node='n', now=300.0, recorded_since=50.0))

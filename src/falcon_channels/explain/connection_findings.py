@@ -224,7 +224,10 @@ def find_gap(asked: Asked, node: NodeFacts) -> str:
     if published_at is None:
         return 'the time of the publication is not known'
     if published_at + _RESOLUTION_S < node.recorded_since:
-        return f'recording began at {time_text(node.recorded_since)}: ' + NOT_RECORDED
+        return (
+            f'recording in this process began at {time_text(node.recorded_since)}, '
+            'after the publication; records of an earlier process are lost when it ends'
+        )
     if node.forgotten_until is not None and published_at <= node.forgotten_until:
         return FORGOTTEN
     return ''
