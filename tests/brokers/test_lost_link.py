@@ -65,8 +65,11 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     def end_links() -> None:
         with psycopg.connect(postgres.url) as connection:
             connection.execute(
-                'SELECT pg_terminate_backend(pid) FROM pg_stat_activity '
-                "WHERE query LIKE 'LISTEN %'"
+                # NOTE: a connection that waits for notifications shares these locks.
+                'SELECT pg_terminate_backend(pid) FROM ('
+                '    SELECT DISTINCT pid FROM pg_locks '
+                "    WHERE locktype = 'advisory' AND mode = 'ShareLock'"
+                ') AS listeners'
             )
 
     yield Store(f'{postgres.url}?migrate=yes', end_links)

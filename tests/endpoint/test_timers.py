@@ -66,12 +66,18 @@ def peer(server: Server) -> Iterator[Peer]:
         yield peer
 
 
-def token(user: str = 'ann', **claims: Any) -> str:
-    return make_connection_token(KEY, user, **claims)
+#: Lifetime of tokens in seconds. Those of parameters are made before the first test.
+DAY_S = 86400.0
 
 
-def sub_token(user: str = 'ann', channel: str = 'rooms:a', **claims: Any) -> str:
-    return make_subscription_token(KEY, user, channel, **claims)
+def token(user: str = 'ann', *, ttl_s: float = DAY_S, **claims: Any) -> str:
+    return make_connection_token(KEY, user, ttl_s=ttl_s, **claims)
+
+
+def sub_token(
+    user: str = 'ann', channel: str = 'rooms:a', *, ttl_s: float = DAY_S, **claims: Any
+) -> str:
+    return make_subscription_token(KEY, user, channel, ttl_s=ttl_s, **claims)
 
 
 def test_client_without_pong_is_ended(peer: Peer) -> None:
@@ -237,8 +243,8 @@ def test_expired_connection_token_is_answered_with_error_109(peer: Peer) -> None
     'bad',
     [
         'x',
-        make_connection_token(OTHER_KEY, 'ann'),
-        make_subscription_token(KEY, 'ann', 'rooms:a'),
+        make_connection_token(OTHER_KEY, 'ann', ttl_s=DAY_S),
+        sub_token(),
     ],
 )
 def test_invalid_connection_token_ends_the_connection(peer: Peer, bad: str) -> None:

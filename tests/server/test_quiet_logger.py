@@ -15,9 +15,12 @@ from falcon_channels.wsgi.connection import _logger as wsgi_core_logger
 @pytest.fixture(params=[core_logger, wsgi_core_logger], ids=['serve', 'wsgi'])
 def logger(request: pytest.FixtureRequest) -> Iterator[logging.Logger]:
     logger: logging.Logger = request.param
-    level = logger.level
+    library = logging.getLogger('falcon_channels')
+    levels = logger.level, library.level, library.propagate
     yield logger
-    logger.setLevel(level)
+    logger.setLevel(levels[0])
+    library.setLevel(levels[1])
+    library.propagate = levels[2]
 
 
 def test_level_of_the_library_does_not_apply_to_the_core(
