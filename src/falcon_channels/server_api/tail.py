@@ -251,6 +251,8 @@ class Tails:
         hub = connection.hub
         try:
             await self._node.start()
+            # NOTE: a back end is no client, and has its own limit, `MAX_TAILS`. An
+            #   operator can therefore follow a channel of a process that is full.
             hub.add(connection)
             await self._node.subscriber.subscribe(
                 connection,
