@@ -79,17 +79,16 @@ async def test_outage_of_the_store_repeats_and_loses_nothing(outage: Outage) -> 
     async with channels, asyncio.TaskGroup() as tasks:
         async with channels.stream(NAME, options) as stream:
 
-            async def produce() -> None:
-                for number in range(150):
+            async def produce(numbers: range) -> None:
+                for number in numbers:
                     for chunk in (f'{number} is a number. ', {'number': number}):
                         await stream.write(chunk)
                         written.append(chunk)
 
-            producer = tasks.create_task(produce())
-            while len(written) < 50:
-                await asyncio.sleep(0)
+            await produce(range(25))
             await asyncio.to_thread(outage.begin)
             try:
+                producer = tasks.create_task(produce(range(25, 150)))
                 await fail_twice()
                 assert not producer.done()
             finally:
