@@ -280,10 +280,10 @@ LAYERS = (
         'burst_log · class_hooks · converters · filters · metrics\n'
         'names · options · origin · publication · timer_wheel'
     ),
-    'logs · measurements · stream_pace · tokens',
+    'logs · measurements · tokens',
     'routing',
     'protocol · brokers',
-    'transports',
+    'transports · stream_pace',
     'websocket',
     'server · wsgi',
     'hub',

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Sequence
+from functools import partial
 import json
 from typing import Any
 
@@ -14,6 +16,8 @@ from falcon_channels import ChannelOptions
 from falcon_channels import Channels
 from falcon_channels import PublishResult
 from falcon_channels import StreamWriterOptions
+from falcon_channels.brokers.base import Append
+from falcon_channels.brokers.base import Capabilities
 from falcon_channels.brokers.memory import MemoryBroker
 from falcon_channels.stream_pace import BUSY_CHUNKS_PER_S
 from falcon_channels.stream_pace import MAX_ITEMS
@@ -133,6 +137,95 @@ async def test_stream_without_busy_interval_is_quick_in_a_busy_process() -> None
         assert max(delays) < TICK_S
 
 
+@on_fake_clock
+async def test_chunk_that_completes_a_pair_does_not_wait() -> None:
+    """A batch does not wait for a chunk that would come after the interval."""
+    async with make_channels(RecordingBroker()) as channels:
+        delays = await delays_of(channels, BUSY_STREAMS, 60)
+        # No chunk follows the last one of each stream.
+        waited = [
+            delay
+            for number, delay in enumerate(delays)
+            if number % 60 < 59 and delay > TICK_S
+        ]
+        assert len(waited) > len(delays) // 3
+        assert max(waited) < PERIOD_S + 0.001
+
+
+@on_fake_clock
+async def test_batch_waits_no_longer_if_its_stream_pauses() -> None:
+    """Without a next chunk, the batch is stored after the interval."""
+    broker = RecordingBroker()
+    async with make_channels(broker) as channels:
+        busy = asyncio.create_task(delays_of(channels, BUSY_STREAMS, 60))
+        await asyncio.sleep(1)
+        clock = asyncio.get_running_loop().time
+        async with channels.stream('answers:paused') as stream:
+            written_s = clock()
+            await stream.write('x')
+            await asyncio.sleep(0.5)
+        (stored_s,) = broker.stored_s['answers:paused']
+        assert INTERVAL_S <= stored_s - written_s <= INTERVAL_S + TICK_S
+        await busy
+
+
+class SlowBroker(MemoryBroker):
+    """A broker with `append_all`, whose calls end when the test says so.
+
+    Attributes:
+        calls: The future that each call waits for.
+    """
+
+    capabilities = Capabilities(append_all=True)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: asyncio.Queue[asyncio.Future[None]] = asyncio.Queue()
+
+    def append_all(
+        self, items: Sequence[Append]
+    ) -> asyncio.Future[list[PublishResult | None]]:
+        end = asyncio.get_running_loop().create_future()
+        self.calls.put_nowait(end)
+        return asyncio.ensure_future(self._append_all(items, end))
+
+    async def _append_all(
+        self, items: Sequence[Append], end: asyncio.Future[None]
+    ) -> list[PublishResult | None]:
+        await end
+        return [
+            await self.publish(channel, publication, settings, version=version)
+            for channel, publication, settings, version in items
+        ]
+
+
+async def test_chunks_join_a_batch_that_waits_for_its_turn() -> None:
+    """While the broker is slow, batches become larger, and not more."""
+    broker = SlowBroker()
+    channels = Channels(broker)
+    channels.add_route('{name}', None, ChannelOptions(history_size=1000))
+    async with (
+        channels,
+        channels.stream('first') as first,
+        channels.stream('second') as second,
+        channels.stream('third') as third,
+    ):
+        await first.write('a')
+        first_call = await broker.calls.get()
+        await second.write('a')
+        second_call = await broker.calls.get()
+        for character in 'bcde':
+            await third.write(character)
+            await asyncio.sleep(0)
+        first_call.set_result(None)
+        (await broker.calls.get()).set_result(None)
+        second_call.set_result(None)
+        await third.flush()
+        page = await channels.history('third', limit=None)
+        assert ['bcde'] == [publication.value() for publication in page.publications]
+        assert broker.calls.empty()
+
+
 async def test_many_batches_are_appended_by_few_calls_of_limited_size() -> None:
     """Batches wait in order until a call has ended; a failed call has no results."""
     calls: list[tuple[list[Any], asyncio.Future[Any]]] = []
@@ -146,7 +239,11 @@ async def test_many_batches_are_appended_by_few_calls_of_limited_size() -> None:
 
     pace = StreamPace(append_all)
     for number in range(4 * MAX_ITEMS):
-        pace.append(number, lambda result, n=number: results.append((n, result)))
+        pace.turn(
+            lambda: None,
+            partial(int, number),  # type: ignore[arg-type]  # stands for an `Append`
+            lambda result, n=number: results.append((n, result)),  # type: ignore[misc]
+        ).queue()
     await asyncio.sleep(0)
     assert [MAX_ITEMS, MAX_ITEMS] == [len(items) for items, _ in calls]
     calls[0][1].set_result([-n for n in calls[0][0]])

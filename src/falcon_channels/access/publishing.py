@@ -216,13 +216,12 @@ class Publisher:
         return self._broker.capabilities.append_all and not self._operations.wanted
 
     def append_all(
-        self, items: Sequence[tuple[ChannelMatch, str, Publication, Version]]
+        self, items: list[Append]
     ) -> asyncio.Future[list[PublishResult | None]]:
         """Append publications of several stream writers with one call of the broker.
 
         Args:
-            items: For each publication: route and name of its channel, the publication
-                and its version. See `append`.
+            items: The publications, with `settings_of` their routes; see `append`.
 
         Returns:
             See `Broker.append_all`.
@@ -230,12 +229,7 @@ class Publisher:
         Raises:
             BrokerUnavailableError: Nothing was stored.
         """
-        return self._broker.append_all(
-            [
-                Append(channel, publication, self._settings_of(match.route), version)
-                for match, channel, publication, version in items
-            ]
-        )
+        return self._broker.append_all(items)
 
     async def broadcast(
         self,
@@ -333,7 +327,7 @@ class Publisher:
         *,
         skip_history: bool = False,
     ) -> Coroutine[Any, Any, PublishResult]:
-        settings = self._settings_of(match.route)
+        settings = self.settings_of(match.route)
         publish = self._broker_publish or self._broker.publish
         if self._operations.wanted:
             publish = partial(self._publish_timed, match.route.template, publish)
@@ -347,7 +341,8 @@ class Publisher:
             skip_history=skip_history,
         )
 
-    def _settings_of(self, route: ChannelRoute) -> LogSettings:
+    def settings_of(self, route: ChannelRoute) -> LogSettings:
+        """Return how long the publications of a route are stored."""
         settings = self._settings.get(route)
         if settings is None:
             settings = self._settings[route] = LogSettings.of(route.options)

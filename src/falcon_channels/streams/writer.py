@@ -34,6 +34,7 @@ import contextlib
 import logging
 import math
 import secrets
+import time
 from types import TracebackType
 from typing import Any
 from typing import Self
@@ -41,6 +42,8 @@ from typing import Self
 import msgspec
 
 from falcon_channels.access import publication_parts
+from falcon_channels.brokers.base import Append
+from falcon_channels.brokers.base import LogSettings
 from falcon_channels.brokers.base import PublishResult
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import ChannelFinishedError
@@ -95,6 +98,7 @@ class StreamWriter:
         self._log = StreamLog(node, channel)
         self._key = f'end:{secrets.token_urlsafe(9)}'
         self._match: ChannelMatch | None = None
+        self._settings = LogSettings()
         self._buffer = ChunkBuffer(0)
         #: Number of units that the producer will write although they are stored.
         self._to_skip = 0
@@ -107,20 +111,31 @@ class StreamWriter:
         self._error: BaseException | None = None
         self._sender: asyncio.Task[None] | None = None
         self._pace = node.stream_pace
-        self._timer = self._pace.timer(self._on_due)
+        self._turn = self._pace.turn(self._on_due, self._take, self._on_stored)
+        #: Whether the turn waits, or the broker stores its batch.
+        self._has_turn = False
+        #: The event loop's clock, from `open` on.
+        self._clock = time.monotonic
+        #: Time of the newest chunk.
+        self._written_s = 0.0
+        #: Time until which the batch of a busy process waits for more chunks; infinite
+        #: without such a batch.
+        self._until_s = math.inf
         #: Time of the first chunk of the next batch; ``None`` without a chunk.
         self._first_s: float | None = None
         #: Time at which the batch before was taken.
         self._taken_s = -math.inf
         #: Done when the next batch is due; ``None`` while the task stores.
         self._due: asyncio.Future[None] | None = None
-        #: The batch that is being stored together with those of other streams.
+        #: The batch that the broker stores together with those of other streams.
         self._together: Batch | None = None
         #: Whether the next batch must be stored before the interval has passed.
         self._urgent = False
         self._flushing = 0
         #: Set and cleared at once when a batch was stored or `_error` was set.
         self._moved = asyncio.Event()
+        #: Number of calls that wait for `_moved`.
+        self._num_waiting = 0
         #: The task that runs the block, which an abort cancels.
         self._body: asyncio.Task[Any] | None = None
         self._cancelling = 0
@@ -174,9 +189,15 @@ class StreamWriter:
             # PERF: the usual case, with few calls (benchmarks/event_streams.py).
             self._buffer.add_text(chunk)
         self._pace.count_chunk()
-        if self._first_s is None and self._buffer:
-            self._first_s = asyncio.get_running_loop().time()
-            self._plan(self._first_s)
+        now_s = self._clock()
+        if self._first_s is None:
+            if self._buffer.units:
+                self._first_s = now_s
+                self._plan(now_s)
+        elif now_s + (now_s - self._written_s) > self._until_s:
+            # The next chunk is expected too late for this batch.
+            self._on_due()
+        self._written_s = now_s
         size_bytes = self._buffer.size_bytes
         if size_bytes >= self._options.max_batch_bytes:
             self._hurry()
@@ -238,8 +259,10 @@ class StreamWriter:
         """Read the position of the stream, and start the task that stores chunks."""
         if self._sender is not None:
             raise RuntimeError('a stream is opened once: call channels.stream again')
+        self._clock = asyncio.get_running_loop().time
         self._match = await self._node.match(self._channel)
         options = self._match.route.options
+        self._settings = self._node.publisher.settings_of(self._match.route)
         publication_parts.check_log(self._match.route, 'a stream')
         self._buffer = ChunkBuffer(
             min(self._options.max_batch_bytes, options.max_publication_bytes)
@@ -325,7 +348,7 @@ class StreamWriter:
             )
         self._moved.set()
         if self._sender is not None:
-            self._timer.stop()
+            self._turn.stop()
             self._sender.cancel()
             await asyncio.wait([self._sender])
 
@@ -374,7 +397,7 @@ class StreamWriter:
         while True:
             self._note_rest()
             self._due = loop.create_future()
-            self._plan(loop.time())
+            self._plan(self._clock())
             await self._due
             self._due = None
             self._start_batch()
@@ -387,15 +410,15 @@ class StreamWriter:
     def _plan(self, now_s: float) -> None:
         """Set the timer of the next batch, if it has a chunk and the task waits."""
         first_s = self._first_s
-        if self._due is None or self._together is not None or first_s is None:
+        if self._due is None or self._has_turn or first_s is None:
             return
         if not self._urgent and not self._flushing:
             options = self._options
             due_s = self._taken_s + options.interval_s
             if options.busy_interval_s and self._pace.is_busy(now_s):
-                due_s = first_s + options.busy_interval_s
+                due_s = self._until_s = first_s + options.busy_interval_s
             if due_s > now_s:
-                self._timer.start(due_s)
+                self._turn.start(due_s)
                 return
         self._on_due()
 
@@ -406,29 +429,43 @@ class StreamWriter:
             self._on_due()
 
     def _on_due(self) -> None:
-        """Called when the next batch is due: store it, or wake the task."""
-        self._timer.stop()
-        if self._due is None or self._due.done() or self._together is not None:
+        """Called when the next batch is due: wait for the turn, or wake the task."""
+        self._turn.stop()
+        self._until_s = math.inf
+        due = self._due
+        if due is None or due.done() or self._has_turn:
             return
-        if not self._buffer or not self._node.publisher.has_append_all:
-            self._due.set_result(None)
-            return
+        if self._buffer.units and self._node.publisher.has_append_all:
+            self._has_turn = True
+            self._turn.queue()
+        else:
+            due.set_result(None)
+
+    def _take(self) -> Append | None:
+        """Called when the turn has come: return the batch with all chunks until now.
+
+        Returns:
+            ``None`` if the stream has ended, or the task must store several batches.
+        """
+        due = self._due
+        if self._error is not None or due is None:
+            self._has_turn = False
+            return None
         batch = self._buffer.first_batch()
         if batch.units < self._buffer.units:
-            self._due.set_result(None)
-            return
+            self._has_turn = False
+            due.set_result(None)
+            return None
         self._together = batch
         self._start_batch()
-        assert self._match is not None
-        publication = self._log.next_publication(
+        publication, version = self._log.next_publication(
             batch.payload, batch.binary, batch.units
         )
-        item = (self._match, self._channel, *publication)
-        self._pace.append(item, self._on_stored)
+        return Append(self._channel, publication, self._settings, version)
 
     def _start_batch(self) -> None:
         # NOTE: chunks that are added from now on belong to the next batch.
-        self._taken_s = asyncio.get_running_loop().time()
+        self._taken_s = self._clock()
         self._first_s = None
         self._urgent = False
 
@@ -439,6 +476,7 @@ class StreamWriter:
             result: The result; ``None`` if the task must try to store the batch.
         """
         batch, self._together = self._together, None
+        self._has_turn = False
         if self._error is not None or self._due is None or batch is None:
             return
         try:
@@ -452,7 +490,7 @@ class StreamWriter:
             return
         self._on_batch_stored(batch)
         self._note_rest()
-        self._plan(asyncio.get_running_loop().time())
+        self._plan(self._clock())
 
     def _on_batch_stored(self, batch: Batch) -> None:
         self._buffer.remove(batch)
@@ -462,8 +500,8 @@ class StreamWriter:
     def _note_rest(self) -> None:
         """Called after a batch: look at the chunks that were added meanwhile."""
         self._urgent = self._buffer.size_bytes >= self._options.max_batch_bytes
-        if self._buffer and self._first_s is None:
-            self._first_s = asyncio.get_running_loop().time()
+        if self._buffer.units and self._first_s is None:
+            self._first_s = self._clock()
 
     async def _store(self, batch: Batch) -> None:
         if await self._retry(
@@ -514,13 +552,18 @@ class StreamWriter:
     # --- waiting ---------------------------------------------------------------------
 
     def _signal_moved(self) -> None:
-        self._moved.set()
-        self._moved.clear()
+        if self._num_waiting:
+            self._moved.set()
+            self._moved.clear()
 
     async def _wait_until_pending(self, size_bytes: int) -> None:
         """Wait until at most `size_bytes` are not stored."""
         while self._buffer.size_bytes > size_bytes:
-            await self._moved.wait()
+            self._num_waiting += 1
+            try:
+                await self._moved.wait()
+            finally:
+                self._num_waiting -= 1
             self._check_writable()
 
     def _check_writable(self) -> None:
