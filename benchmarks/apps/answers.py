@@ -1,11 +1,15 @@
 """Answers that are written in small chunks: through a channel, and by Falcon alone.
 
-Each request starts its own answer. A chunk has the time of its write.
+Each request starts its own answer. A chunk has the time of its write. By default, one
+task writes the chunks of all streams, so that a chunk costs nearly nothing before it is
+written. With ``PRODUCERS=tasks``, each stream has a task that sleeps until its next
+chunk.
 """
 
 from __future__ import annotations
 
 import asyncio
+import heapq
 import os
 import random
 import time
@@ -36,6 +40,46 @@ async def chunks():
         yield {'t': time.monotonic_ns(), 'text': TEXT}
 
 
+class Clock:
+    """Writes the chunks of all streams, each at its own times."""
+
+    def __init__(self):
+        #: For each stream, its writer and the time of its next chunk: a heap.
+        self._streams = []
+        self._task = None
+
+    async def write(self, stream):
+        """Write chunks to a stream until the task is cancelled."""
+        loop = asyncio.get_running_loop()
+        due_s = loop.time() + random.random()
+        heapq.heappush(self._streams, (due_s, len(self._streams), stream))
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
+        await loop.create_future()
+
+    async def _run(self):
+        clock = asyncio.get_running_loop().time
+        while True:
+            now_s = clock()
+            while self._streams[0][0] <= now_s:
+                due_s, number, stream = self._streams[0]
+                due_s += 1 / CHUNKS_PER_S
+                heapq.heapreplace(self._streams, (due_s, number, stream))
+                await stream.write(as_text(time.monotonic_ns(), TEXT))
+            await asyncio.sleep(0.001)
+
+
+CLOCK = Clock() if os.environ.get('PRODUCERS', 'clock') == 'clock' else None
+
+
+def as_text(time_ns, text):
+    """Return a chunk as text.
+
+    NOTE: it is as cheap as possible, because a model sends text, and no JSON.
+    """
+    return f'{{"t": {time_ns}, "text": "{text}"}}\n'
+
+
 async def write_answer(name):
     """Publish each chunk."""
     async for chunk in chunks():
@@ -45,9 +89,10 @@ async def write_answer(name):
 async def stream_answer(name):
     """Write each chunk as text, which the writer may join with the next ones."""
     async with channels.stream(name) as stream:
+        if CLOCK is not None:
+            await CLOCK.write(stream)
         async for chunk in chunks():
-            # NOTE: as cheap as possible, because a model sends text, and no JSON.
-            await stream.write(f'{{"t": {chunk["t"]}, "text": "{chunk["text"]}"}}\n')
+            await stream.write(as_text(chunk['t'], chunk['text']))
 
 
 class Answer:
