@@ -301,6 +301,35 @@ def test_attributes_are_assigned_by_their_owner_only() -> None:
     assert OTHER_OBJECTS == wrong
 
 
+#: Values that hold other values. A chain through them reads data, and no object.
+VALUES = ('route.options.', 'state.name.')
+
+
+def attribute_chains(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the line and the text of each longest chain of attributes of a name."""
+    inner: set[ast.AST] = set()
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Attribute):
+            # NOTE: `ast.walk` yields a node before the nodes in it.
+            inner.add(node.value)
+            text = ast.unparse(node)
+            if node not in inner and re.fullmatch(r'[\w.]+', text):
+                yield node.lineno, text.removeprefix('self.')
+
+
+def test_objects_are_not_reached_through_objects_of_objects() -> None:
+    """Code uses its own objects, and their objects. It is given any others."""
+    wrong = [
+        f'{path.relative_to(ROOT)}:{line} {text}'
+        for path in modules(SOURCE)
+        for line, text in attribute_chains(path)
+        if text.count('.') >= 3
+        and not any(value in f'{text}.' for value in VALUES)
+        and not text.startswith('falcon.')
+    ]
+    assert [] == wrong
+
+
 @pytest.mark.parametrize('folder', ['examples', 'src/falcon_channels_chat'])
 def test_users_of_the_library_import_public_names(folder: str) -> None:
     """Examples and the chat application use no private name of the library."""

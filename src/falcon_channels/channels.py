@@ -592,7 +592,7 @@ class Channels:
             InvalidValueError: The user is not text.
         """
         if user is None:
-            return list(self.node.hub.connections.values())
+            return self.node.hub.list_connections()
         return self.node.hub.connections_of_user(check_user(user))
 
     # --- explanations ----------------------------------------------------------------

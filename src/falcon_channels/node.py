@@ -10,6 +10,7 @@ import random
 import secrets
 from typing import Literal
 
+from falcon_channels.access.authorization import Authorizer
 from falcon_channels.access.handshake import Handshake
 from falcon_channels.access.late_publishing import LatePublisher
 from falcon_channels.access.publishing import Publisher
@@ -72,6 +73,8 @@ class Node:
         options: Limits of this process.
         broker: Orders, stores and carries publications.
         events: Tells what happens in this process, also after a new start.
+        operations: Reports what this process does and how long it takes, also after a
+            new start.
         hub: Connections, subscriptions and channels of this process.
         cluster: The nodes that share the broker; its ``id`` is new at every start.
         info: Counts of this node and of all nodes.
@@ -100,6 +103,7 @@ class Node:
         self._given_broker = broker
         self.router = ChannelRouter()
         self.events = Events()
+        self.operations = self.events.operations
         self._measurements: StoredMeasurements | None = None
         self._build(self._open_broker())
 
@@ -111,7 +115,7 @@ class Node:
     def _build(self, broker: Broker) -> None:
         """Build the parts that live from a start to `close`."""
         self.broker = broker
-        operations = self.events.operations
+        operations = self.operations
         broker = timed_broker(broker, operations)
         self.hub = Hub(broker, self.options, self.events)
         self.cluster = Cluster(self.hub, broker, secrets.token_urlsafe(9))
@@ -138,13 +142,19 @@ class Node:
         if any(route.options.record_deliveries for route in self.router.routes):
             self._delivery_recorder.record_routes()
         self._presence = PresenceKeeper(self.hub, self._find_options)
-        self.handshake = Handshake(self.hub, self.options, self.start)
+        self.handshake = Handshake(self.hub, operations, self.options, self.start)
+        authorizer = Authorizer(broker, operations)
         self.subscriber = Subscriber(
-            self.hub, broker, self._presence, self.options, self.match
+            self.hub,
+            authorizer,
+            operations,
+            self._presence,
+            self.options,
+            self.match,
         )
-        self.publisher = Publisher(broker, self.match, operations)
+        self.publisher = Publisher(broker, self.match, operations, authorizer)
         self.stream_pace = StreamPace(self.publisher.append_all)
-        self.reader = Reader(broker, self.options, self.match)
+        self.reader = Reader(broker, authorizer, self.options, self.match)
         self.dispatcher = ControlDispatcher(
             self.hub,
             self.cluster.on_message,
@@ -229,7 +239,7 @@ class Node:
         """Return the current values of `metrics.GAUGES`."""
         here = self.info.this_node()
         # NOTE: a copy, because an exporter of metrics may read from its own thread.
-        connections = list(self.hub.connections.values())
+        connections = self.hub.list_connections()
         return {
             'connections': here.num_clients,
             'users': here.num_users,
@@ -335,7 +345,7 @@ class Node:
         """
         if self._status == 'closed' and not isinstance(self._given_broker, Broker):
             self.publisher = LatePublisher(
-                self._open_broker, self._match_route, self.events.operations
+                self._open_broker, self._match_route, self.operations
             )
 
     def abandon(self) -> None:
@@ -370,7 +380,7 @@ class Node:
         options = self.options
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + options.drain_timeout_s
-        connections = list(self.hub.connections.values())
+        connections = self.hub.list_connections()
         for start in range(0, len(connections), options.drain_batch):
             if start:
                 # NOTE: the pause is random. Otherwise processes that drain at the same
@@ -392,7 +402,7 @@ class Node:
                 return
             if self._status == 'draining':
                 await self.cluster.goodbye()
-            for connection in list(self.hub.connections.values()):
+            for connection in self.hub.list_connections():
                 connection.shutdown()
             # NOTE: responders that still run may publish until the hub has closed.
             await self.hub.close()

@@ -13,7 +13,7 @@ from support.fake_clock import on_fake_clock
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
 from falcon_channels import PublicationTooLargeError
-from falcon_channels.access import authorization
+from falcon_channels.access.authorization import Authorizer
 from falcon_channels.testing import SimulatedClient
 
 
@@ -67,6 +67,10 @@ def make_channels(resource: object | None = None, **options: Any) -> Channels:
     return channels
 
 
+def authorizer(channels: Channels) -> Authorizer:
+    return Authorizer(channels.node.broker, channels.node.operations)
+
+
 @on_fake_clock
 async def test_accepting_responders_are_called_once_with_the_fields() -> None:
     """Each responder is called once, with the fields of the channel name."""
@@ -83,12 +87,8 @@ async def test_accepting_responders_are_called_once_with_the_fields() -> None:
             publication.info.client,
         )
         match = await channels.node.match('rooms:a')
-        await authorization.authorize_presence(
-            channels.node.broker, match, ann.connection, 'rooms:a'
-        )
-        await authorization.authorize_history(
-            channels.node.broker, match, ann.connection, 'rooms:a'
-        )
+        await authorizer(channels).authorize_presence(match, ann.connection, 'rooms:a')
+        await authorizer(channels).authorize_history(match, ann.connection, 'rooms:a')
         assert {'welcome': 'ann'} == ann.connection.subscriptions['rooms:a'].reply
     await asyncio.sleep(1)
     assert [
@@ -115,12 +115,12 @@ async def test_refusing_responders_raise_and_change_nothing() -> None:
             await eve.publish('rooms:a', {})
         match = await channels.node.match('rooms:a')
         with pytest.raises(falcon.HTTPForbidden):
-            await authorization.authorize_presence(
-                channels.node.broker, match, eve.connection, 'rooms:a'
+            await authorizer(channels).authorize_presence(
+                match, eve.connection, 'rooms:a'
             )
         with pytest.raises(falcon.HTTPForbidden):
-            await authorization.authorize_history(
-                channels.node.broker, match, eve.connection, 'rooms:a'
+            await authorizer(channels).authorize_history(
+                match, eve.connection, 'rooms:a'
             )
         assert 0 == channels.node.hub.counters.publications
     await asyncio.sleep(1)
@@ -178,19 +178,17 @@ async def test_presence_and_history_without_a_subscription_are_forbidden() -> No
     async with SimulatedClient(channels) as client:
         match = await channels.node.match('rooms:a')
         for authorize in (
-            authorization.authorize_presence,
-            authorization.authorize_history,
+            authorizer(channels).authorize_presence,
+            authorizer(channels).authorize_history,
         ):
             with pytest.raises(falcon.HTTPForbidden):
-                await authorize(
-                    channels.node.broker, match, client.connection, 'rooms:a'
-                )
+                await authorize(match, client.connection, 'rooms:a')
         await client.subscribe('rooms:a')
         for authorize in (
-            authorization.authorize_presence,
-            authorization.authorize_history,
+            authorizer(channels).authorize_presence,
+            authorizer(channels).authorize_history,
         ):
-            await authorize(channels.node.broker, match, client.connection, 'rooms:a')
+            await authorize(match, client.connection, 'rooms:a')
     await channels.close()
 
 

@@ -574,16 +574,15 @@ MUTANTS = [
     Mutant(
         'a revoked user may subscribe again',
         'access/subscribing.py',
-        'await authorization.refuse_revoked(\n'
-        '            self._broker, subscription.user, subscription.channel\n        )',
+        'await self._authorizer.refuse_revoked(subscription.user, subscription.channel)',
         'pass',
         'tests/cluster/test_user_commands.py',
     ),
     Mutant(
         'a revocation during a join is ignored',
         'access/subscribing.py',
-        'if not user or not await',
-        'if True or not await',
+        'if not await self._authorizer',
+        'if True or not await self._authorizer',
         'tests/access/test_subscribing.py',
     ),
     Mutant(
@@ -596,22 +595,22 @@ MUTANTS = [
     Mutant(
         'a revoked user may publish and read without a subscription',
         'access/authorization.py',
-        'if not is_subscribed(connection, channel):\n        await',
-        'if False:\n        await',
+        'if not is_subscribed(connection, channel):\n            await',
+        'if False:\n            await',
         'tests/endpoint/test_authorization.py',
     ),
     Mutant(
         'a right to publish that is taken away while a responder waits is used',
         'access/authorization.py',
-        'while connection.num_commands != num_commands:\n        # SECURITY',
-        'while False:\n        # SECURITY',
+        'while connection.num_commands != num_commands:\n            # SECURITY',
+        'while False:\n            # SECURITY',
         'tests/endpoint/test_rights_taken_away.py',
     ),
     Mutant(
         'a right to read that is taken away while a responder waits is used',
         'access/authorization.py',
-        'while connection.num_commands != num_commands:\n        num_commands',
-        'while False:\n        num_commands',
+        'while connection.num_commands != num_commands:\n            num_commands',
+        'while False:\n            num_commands',
         'tests/endpoint/test_rights_taken_away.py',
     ),
     Mutant(

@@ -24,6 +24,7 @@ from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.connection import Subscription
 from falcon_channels.hub.connection import SubscriptionState
 from falcon_channels.json_decoding import decode_json
+from falcon_channels.operations import Operations
 from falcon_channels.options import ChannelOptions
 from falcon_channels.publication import Publication
 from falcon_channels.routing import ChannelMatch
@@ -139,7 +140,7 @@ def check_encoding(route: ChannelRoute, connection: Connection, channel: str) ->
         falcon.HTTPUnsupportedMediaType: The channel may carry payloads that are not
             JSON, and the client uses JSON or text.
     """
-    if route.options.binary and not connection.encoder.codec.carries_binary:
+    if route.options.binary and not connection.encoder.carries_binary:
         raise falcon.HTTPUnsupportedMediaType(
             description=f'channel {channel!r} carries binary payloads: use Protobuf'
         )
@@ -158,102 +159,212 @@ def check_client_filter(route: ChannelRoute, channel: str) -> None:
         )
 
 
-async def authorize_subscribe(
-    subscription: Subscription, *, approved: bool = False
-) -> None:
-    """Decide whether a client may subscribe.
+class Authorizer:
+    """Decides what a client may do.
 
     Args:
-        subscription: The requested subscription.
-        approved: Whether the application has allowed this client to subscribe, by a
-            subscription token or by `Channels.serve`. The route's options then do not
-            refuse the client.
-
-    Raises:
-        falcon.HTTPForbidden: The route's options do not let this client subscribe.
-        falcon.HTTPError: The responder refused.
+        broker: Broker that knows revocations.
+        operations: Operations of this process.
     """
-    route = subscription.route
-    if not approved:
-        if route.subscribers == 'nobody':
-            raise falcon.HTTPForbidden(description='clients may not subscribe here')
-        if route.subscribers == 'users' and not subscription.user:
-            raise falcon.HTTPForbidden(description='only users may subscribe here')
-    responder = route.on_subscribe
-    if responder is not None:
-        connection = subscription.connection
-        await connection.hub.events.operations.responder(
-            'on_subscribe',
-            responder(connection.req, subscription, **subscription.params),
-            channel=subscription.channel,
-            route=route.template,
-        )
 
+    def __init__(self, broker: Broker, operations: Operations) -> None:
+        self._broker = broker
+        self._operations = operations
 
-async def authorize_publish(
-    broker: Broker, match: ChannelMatch, draft: PublicationDraft
-) -> Publication:
-    """Decide whether a client may publish a draft; return the publication.
+    async def authorize_subscribe(
+        self, subscription: Subscription, *, approved: bool = False
+    ) -> None:
+        """Decide whether a client may subscribe.
 
-    Raises:
-        falcon.HTTPForbidden: Clients may not publish here, or the user was revoked.
-        falcon.HTTPError: ``on_publish`` refused.
-        falcon.HTTPUnprocessableEntity: The data does not have the route's `data_type`;
-            the description has the path of the field.
-        BrokerUnavailableError: The broker cannot say whether the user was revoked.
-        InvalidValueError: ``on_publish`` set data, tags or a key that cannot be sent.
-        PayloadError: The payload is not JSON, and the channel carries JSON.
-        PublicationTooLargeError: The payload exceeds the channel's limit.
-    """
-    route, connection = match.route, draft.connection
-    num_commands = connection.num_commands
-    await _check_publisher(broker, route, connection, draft.channel)
-    check_size(route, draft.payload()[0])
-    if draft.binary and not route.options.binary:
-        raise PayloadError(
-            f'channel {draft.channel!r} carries JSON, and these '
-            f'{len(draft.payload()[0])} bytes are not JSON: publish JSON'
-        )
-    if route.options.data_type is not None:
-        _check_type(draft)
-    if route.on_publish is not None:
-        await connection.hub.events.operations.responder(
-            'on_publish',
-            route.on_publish(connection.req, draft, **match.params),
-            channel=draft.channel,
-            route=route.template,
-        )
-    while connection.num_commands != num_commands:
-        # SECURITY: the application took a right away while the responder waited.
+        Args:
+            subscription: The requested subscription.
+            approved: Whether the application has allowed this client to subscribe, by
+                a subscription token or by `Channels.serve`. The route's options then do
+                not refuse the client.
+
+        Raises:
+            falcon.HTTPForbidden: The route's options do not let this client subscribe.
+            falcon.HTTPError: The responder refused.
+        """
+        route = subscription.route
+        if not approved:
+            if route.subscribers == 'nobody':
+                raise falcon.HTTPForbidden(description='clients may not subscribe here')
+            if route.subscribers == 'users' and not subscription.user:
+                raise falcon.HTTPForbidden(description='only users may subscribe here')
+        responder = route.on_subscribe
+        if responder is not None:
+            connection = subscription.connection
+            await self._operations.responder(
+                'on_subscribe',
+                responder(connection.req, subscription, **subscription.params),
+                channel=subscription.channel,
+                route=route.template,
+            )
+
+    async def authorize_publish(
+        self, match: ChannelMatch, draft: PublicationDraft
+    ) -> Publication:
+        """Decide whether a client may publish a draft; return the publication.
+
+        Raises:
+            falcon.HTTPForbidden: Clients may not publish here, or the user was revoked.
+            falcon.HTTPError: ``on_publish`` refused.
+            falcon.HTTPUnprocessableEntity: The data does not have the route's
+                `data_type`; the description has the path of the field.
+            BrokerUnavailableError: The broker cannot say whether the user was revoked.
+            InvalidValueError: ``on_publish`` set data, tags or a key that cannot be
+                sent.
+            PayloadError: The payload is not JSON, and the channel carries JSON.
+            PublicationTooLargeError: The payload exceeds the channel's limit.
+        """
+        route, connection = match.route, draft.connection
         num_commands = connection.num_commands
-        _refuse_disconnected(connection)
-        await _check_publisher(broker, route, connection, draft.channel)
-    payload, binary = draft.payload()
-    check_size(route, payload)
-    try:
-        check_labels(draft.tags, draft.idempotency_key)
-    except PayloadError as ex:
-        raise InvalidValueError(f'on_publish: {ex}') from None
-    subscription = connection.subscriptions.get(draft.channel)
-    return Publication(
-        data=payload,
-        binary=binary,
-        tags=draft.tags,
-        info=connection.client_info(subscription),
-        delta=draft.delta,
-    )
+        await self._check_publisher(route, connection, draft.channel)
+        check_size(route, draft.payload()[0])
+        if draft.binary and not route.options.binary:
+            raise PayloadError(
+                f'channel {draft.channel!r} carries JSON, and these '
+                f'{len(draft.payload()[0])} bytes are not JSON: publish JSON'
+            )
+        if route.options.data_type is not None:
+            _check_type(draft)
+        if route.on_publish is not None:
+            await self._operations.responder(
+                'on_publish',
+                route.on_publish(connection.req, draft, **match.params),
+                channel=draft.channel,
+                route=route.template,
+            )
+        while connection.num_commands != num_commands:
+            # SECURITY: the application took a right away while the responder waited.
+            num_commands = connection.num_commands
+            _refuse_disconnected(connection)
+            await self._check_publisher(route, connection, draft.channel)
+        payload, binary = draft.payload()
+        check_size(route, payload)
+        try:
+            check_labels(draft.tags, draft.idempotency_key)
+        except PayloadError as ex:
+            raise InvalidValueError(f'on_publish: {ex}') from None
+        subscription = connection.subscriptions.get(draft.channel)
+        return Publication(
+            data=payload,
+            binary=binary,
+            tags=draft.tags,
+            info=connection.client_info(subscription),
+            delta=draft.delta,
+        )
 
+    async def _check_publisher(
+        self, route: ChannelRoute, connection: Connection, channel: str
+    ) -> None:
+        """Check that the options and the revocations let a client publish."""
+        publishers = route.publishers
+        if publishers == 'nobody':
+            raise falcon.HTTPForbidden(description='clients may not publish here')
+        if publishers == 'subscribers' and not is_subscribed(connection, channel):
+            raise falcon.HTTPForbidden(description='subscribe before publishing')
+        await self._refuse_revoked(connection, channel)
 
-async def _check_publisher(
-    broker: Broker, route: ChannelRoute, connection: Connection, channel: str
-) -> None:
-    """Check that the options and the revocations let a client publish."""
-    publishers = route.publishers
-    if publishers == 'nobody':
-        raise falcon.HTTPForbidden(description='clients may not publish here')
-    if publishers == 'subscribers' and not is_subscribed(connection, channel):
-        raise falcon.HTTPForbidden(description='subscribe before publishing')
-    await _refuse_revoked(broker, connection, channel)
+    async def authorize_presence(
+        self, match: ChannelMatch, connection: Connection, channel: str
+    ) -> None:
+        """Decide whether a client may read the presence of a channel.
+
+        Raises:
+            falcon.HTTPError: It may not.
+        """
+        responder = match.route.on_presence
+        await self._authorize_read(match, 'on_presence', responder, connection, channel)
+
+    async def authorize_history(
+        self, match: ChannelMatch, connection: Connection, channel: str
+    ) -> None:
+        """Decide whether a client may read the history of a channel.
+
+        Raises:
+            falcon.HTTPError: It may not.
+        """
+        responder = match.route.on_history
+        await self._authorize_read(match, 'on_history', responder, connection, channel)
+
+    async def _authorize_read(
+        self,
+        match: ChannelMatch,
+        name: str,
+        responder: Any,
+        connection: Connection,
+        channel: str,
+    ) -> None:
+        await self._check_reader(responder, connection, channel)
+        if responder is not None:
+            await self._operations.responder(
+                name,
+                responder(connection.req, connection, **match.params),
+                channel=channel,
+                route=match.route.template,
+            )
+
+    async def check_reader_again(
+        self,
+        responder: Any,
+        connection: Connection,
+        channel: str,
+        num_commands: int,
+    ) -> None:
+        """Raise an error if the client has lost the right to read in the meantime.
+
+        SECURITY: the application can take the right away while the responder or the
+        broker works. The result may then contain publications from after that time.
+
+        Args:
+            responder: ``on_presence`` or ``on_history`` of the route, or ``None``.
+            connection: Connection of the client.
+            channel: Name of the channel.
+            num_commands: `Connection.num_commands` before the client was authorized.
+
+        Raises:
+            falcon.HTTPForbidden: The client has lost the right.
+            BrokerUnavailableError: The broker cannot say whether the user was revoked.
+        """
+        while connection.num_commands != num_commands:
+            num_commands = connection.num_commands
+            _refuse_disconnected(connection)
+            await self._check_reader(responder, connection, channel)
+
+    async def _check_reader(
+        self, responder: Any, connection: Connection, channel: str
+    ) -> None:
+        if responder is not None:
+            await self._refuse_revoked(connection, channel)
+        elif not is_subscribed(connection, channel):
+            raise falcon.HTTPForbidden(description='subscribe before asking')
+
+    async def refuse_revoked(self, user: str, channel: str) -> None:
+        """Refuse a user whose right to a channel was revoked.
+
+        Raises:
+            falcon.HTTPForbidden: The right was revoked.
+            BrokerUnavailableError: The broker cannot be asked.
+        """
+        if await self.is_revoked(user, channel):
+            raise falcon.HTTPForbidden(description='revoked')
+
+    async def is_revoked(self, user: str, channel: str) -> bool:
+        """Return whether the right of a user to a channel was revoked.
+
+        Raises:
+            BrokerUnavailableError: The broker cannot be asked.
+        """
+        return bool(user) and await self._broker.is_revoked(channel, user)
+
+    async def _refuse_revoked(self, connection: Connection, channel: str) -> None:
+        # PERF: a revocation ends the user's subscriptions on all nodes. A subscriber is
+        #   therefore not revoked, and the broker is not asked again for each
+        #   publication.
+        if not is_subscribed(connection, channel):
+            await self.refuse_revoked(connection.user, channel)
 
 
 def _refuse_disconnected(connection: Connection) -> None:
@@ -269,104 +380,6 @@ def _check_type(draft: PublicationDraft) -> None:
         raise falcon.HTTPUnprocessableEntity(description=str(ex)) from None
     except (msgspec.DecodeError, RecursionError) as ex:
         raise falcon.HTTPBadRequest(description=f'not JSON: {ex}') from None
-
-
-async def authorize_presence(
-    broker: Broker, match: ChannelMatch, connection: Connection, channel: str
-) -> None:
-    """Decide whether a client may read the presence of a channel.
-
-    Raises:
-        falcon.HTTPError: It may not.
-    """
-    responder = match.route.on_presence
-    await _authorize_read(broker, match, 'on_presence', responder, connection, channel)
-
-
-async def authorize_history(
-    broker: Broker, match: ChannelMatch, connection: Connection, channel: str
-) -> None:
-    """Decide whether a client may read the history of a channel.
-
-    Raises:
-        falcon.HTTPError: It may not.
-    """
-    responder = match.route.on_history
-    await _authorize_read(broker, match, 'on_history', responder, connection, channel)
-
-
-async def _authorize_read(
-    broker: Broker,
-    match: ChannelMatch,
-    name: str,
-    responder: Any,
-    connection: Connection,
-    channel: str,
-) -> None:
-    await _check_reader(broker, responder, connection, channel)
-    if responder is not None:
-        await connection.hub.events.operations.responder(
-            name,
-            responder(connection.req, connection, **match.params),
-            channel=channel,
-            route=match.route.template,
-        )
-
-
-async def check_reader_again(
-    broker: Broker,
-    responder: Any,
-    connection: Connection,
-    channel: str,
-    num_commands: int,
-) -> None:
-    """Raise an error if the client has lost the right to read in the meantime.
-
-    SECURITY: the application can take the right away while the responder or the broker
-    works. The result may then contain publications from after that time.
-
-    Args:
-        broker: Broker that knows revocations.
-        responder: ``on_presence`` or ``on_history`` of the route, or ``None``.
-        connection: Connection of the client.
-        channel: Name of the channel.
-        num_commands: `Connection.num_commands` before the client was authorized.
-
-    Raises:
-        falcon.HTTPForbidden: The client has lost the right.
-        BrokerUnavailableError: The broker cannot say whether the user was revoked.
-    """
-    while connection.num_commands != num_commands:
-        num_commands = connection.num_commands
-        _refuse_disconnected(connection)
-        await _check_reader(broker, responder, connection, channel)
-
-
-async def _check_reader(
-    broker: Broker, responder: Any, connection: Connection, channel: str
-) -> None:
-    if responder is not None:
-        await _refuse_revoked(broker, connection, channel)
-    elif not is_subscribed(connection, channel):
-        raise falcon.HTTPForbidden(description='subscribe before asking')
-
-
-async def refuse_revoked(broker: Broker, user: str, channel: str) -> None:
-    """Refuse a user whose right to a channel was revoked.
-
-    Raises:
-        falcon.HTTPForbidden: The right was revoked.
-        BrokerUnavailableError: The broker cannot be asked.
-    """
-    if user and await broker.is_revoked(channel, user):
-        raise falcon.HTTPForbidden(description='revoked')
-
-
-async def _refuse_revoked(broker: Broker, connection: Connection, channel: str) -> None:
-    # PERF: a revocation ends the user's subscriptions on all nodes. A subscriber is
-    #   therefore not revoked, and the broker is not asked again for each publication.
-    if not is_subscribed(connection, channel):
-        await refuse_revoked(broker, connection.user, channel)
 
 
 def is_subscribed(connection: Connection, channel: str) -> bool:

@@ -25,6 +25,7 @@ from falcon_channels.events import log_event
 from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.hub import Hub
 from falcon_channels.operations import Operation
+from falcon_channels.operations import Operations
 from falcon_channels.operations import Timing
 from falcon_channels.options import NodeOptions
 from falcon_channels.origin import log_refusal
@@ -49,14 +50,20 @@ class Handshake:
 
     Args:
         hub: Hub of this process.
+        operations: Operations of this process.
         options: Limits; `allowed_origins` and `max_connections` are used here.
         start: Starts the node, if it has not started.
     """
 
     def __init__(
-        self, hub: Hub, options: NodeOptions, start: Callable[[], Awaitable[None]]
+        self,
+        hub: Hub,
+        operations: Operations,
+        options: NodeOptions,
+        start: Callable[[], Awaitable[None]],
     ) -> None:
         self._hub = hub
+        self._operations = operations
         self._options = options
         self._start = start
         #: Monotonic time from which the limit of connections is logged again.
@@ -86,9 +93,8 @@ class Handshake:
 
         The handshake ends when the client is refused here, or in `add`.
         """
-        operations = self._hub.events.operations
-        if operations.wanted:
-            _timing.set(operations.begin(Operation('handshake')))
+        if self._operations.wanted:
+            _timing.set(self._operations.begin(Operation('handshake')))
 
     def _end(self, detail: str, error: falcon.HTTPError | None = None) -> None:
         timing = _timing.get()

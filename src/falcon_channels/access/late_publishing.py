@@ -12,6 +12,7 @@ from collections.abc import Callable
 import contextlib
 from typing import Any
 
+from falcon_channels.access.authorization import Authorizer
 from falcon_channels.access.publishing import Publisher
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import LogSettings
@@ -40,8 +41,13 @@ class LatePublisher(Publisher):
         async def find(channel: str) -> ChannelMatch:
             return match(channel)
 
+        broker = open_broker()
         super().__init__(
-            open_broker(), find, operations, publish=_BriefBroker(open_broker).publish
+            broker,
+            find,
+            operations,
+            Authorizer(broker, operations),
+            publish=_BriefBroker(open_broker).publish,
         )
 
 

@@ -27,8 +27,8 @@ from typing import TypeVar
 
 import msgspec
 
-from falcon_channels.access import authorization
 from falcon_channels.access import publication_parts
+from falcon_channels.access.authorization import Authorizer
 from falcon_channels.access.authorization import PublicationDraft
 from falcon_channels.brokers.base import Append
 from falcon_channels.brokers.base import Broker
@@ -105,6 +105,7 @@ class Publisher:
         broker: Broker of this process.
         match: Starts the node and finds the route of a channel.
         operations: Operations of this process.
+        authorizer: Decides what a client may publish.
         publish: Gives a publication to the broker; ``broker.publish`` by default.
     """
 
@@ -113,6 +114,7 @@ class Publisher:
         broker: Broker,
         match: Callable[[str], Awaitable[ChannelMatch]],
         operations: Operations,
+        authorizer: Authorizer,
         *,
         publish: BrokerPublish | None = None,
     ) -> None:
@@ -120,6 +122,7 @@ class Publisher:
         self._broker_publish = publish
         self._match = match
         self._operations = operations
+        self._authorizer = authorizer
         self._settings: dict[ChannelRoute, LogSettings] = {}
 
     async def publish(
@@ -296,7 +299,8 @@ class Publisher:
         Raises:
             ChannelNameError: The name is not a channel name.
             UnknownChannelError: No route matches.
-            falcon.HTTPError: The client may not publish this; see `authorize_publish`.
+            falcon.HTTPError: The client may not publish this; see
+                `Authorizer.authorize_publish`.
             PayloadError: The payload is not JSON, and the channel carries JSON.
             PublicationTooLargeError: The payload exceeds the channel's limit.
             InvalidValueError: ``on_publish`` set data, tags or a key that cannot be
@@ -311,7 +315,7 @@ class Publisher:
             binary=binary,
             options=match.route.options,
         )
-        publication = await authorization.authorize_publish(self._broker, match, draft)
+        publication = await self._authorizer.authorize_publish(match, draft)
         return await self._give_to_broker(
             match, channel, publication, draft.idempotency_key
         )

@@ -9,7 +9,8 @@ import inspect
 from typing import Any
 from typing import TypeVar
 
-from falcon_channels.access import authorization
+from falcon_channels.access.authorization import Authorizer
+from falcon_channels.access.authorization import check_encoding
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import LogSettings
 from falcon_channels.errors import CapabilityError
@@ -38,6 +39,7 @@ class Reader:
 
     Args:
         broker: Broker of this process.
+        authorizer: Decides what a client may read.
         options: Limits; `history_limit` is used here.
         match: Starts the node and finds the route of a channel.
     """
@@ -45,10 +47,12 @@ class Reader:
     def __init__(
         self,
         broker: Broker,
+        authorizer: Authorizer,
         options: NodeOptions,
         match: Callable[[str], Awaitable[ChannelMatch]],
     ) -> None:
         self._broker = broker
+        self._authorizer = authorizer
         self._options = options
         self._match = match
 
@@ -155,9 +159,9 @@ class Reader:
         match = await self._match(channel)
         if not match.route.options.history_size:
             raise CapabilityError(f'channel {channel!r} keeps no history')
-        authorization.check_encoding(match.route, connection, channel)
+        check_encoding(match.route, connection, channel)
         num_commands = connection.num_commands
-        await authorization.authorize_history(self._broker, match, connection, channel)
+        await self._authorizer.authorize_history(match, connection, channel)
         most = self._options.history_limit
         limit = most if limit is None else min(limit, most)
         subscription = connection.subscriptions.get(channel)
@@ -170,8 +174,8 @@ class Reader:
             page = await self._filtered_history(
                 channel, tag_filter, since=since, limit=limit, reverse=reverse
             )
-        await authorization.check_reader_again(
-            self._broker, match.route.on_history, connection, channel, num_commands
+        await self._authorizer.check_reader_again(
+            match.route.on_history, connection, channel, num_commands
         )
         page = page._replace(publications=without_end(page.publications))
         return _cut(page, match.route.options.recovery_limit_bytes)
@@ -234,11 +238,11 @@ class Reader:
         """Call `read` for a client, if it may read the presence of the channel."""
         match = await self._match(channel)
         num_commands = connection.num_commands
-        await authorization.authorize_presence(self._broker, match, connection, channel)
+        await self._authorizer.authorize_presence(match, connection, channel)
         _require_presence(match, channel)
         found = await read(channel)
-        await authorization.check_reader_again(
-            self._broker, match.route.on_presence, connection, channel, num_commands
+        await self._authorizer.check_reader_again(
+            match.route.on_presence, connection, channel, num_commands
         )
         return found
 

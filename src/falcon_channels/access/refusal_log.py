@@ -40,10 +40,11 @@ def log_refusal(
             each time.
         level: Level of the first refusal for a reason.
     """
-    connection.hub.counters.refused += 1
+    hub = connection.hub
+    hub.counters.refused += 1
     new = connection.is_new_refusal((action, code, text if reason is None else reason))
     level = level if new else logging.DEBUG
-    events = connection.hub.events
+    events = hub.events
     if not (events.wanted or is_logged(level)):
         return
     event = Event(

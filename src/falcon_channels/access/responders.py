@@ -12,6 +12,7 @@ import falcon
 from falcon_channels.errors import ChannelsError
 from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.hub import Hub
+from falcon_channels.operations import Operations
 
 #: Exceptions that are no bugs of the application.
 _EXPECTED = (
@@ -27,6 +28,7 @@ _EXPECTED = (
 
 def notify(
     hub: Hub,
+    operations: Operations,
     responder: Callable[..., Awaitable[None]],
     name: str,
     connection: Connection,
@@ -41,6 +43,7 @@ def notify(
 
     Args:
         hub: Hub of this process. It lets the responder finish when it closes.
+        operations: Operations of this process.
         responder: The responder.
         name: Name of the responder, for logs.
         connection: Connection whose context variables the responder sees.
@@ -51,7 +54,7 @@ def notify(
 
     async def call() -> None:
         try:
-            await hub.events.operations.responder(name, responder(*args, **params))
+            await operations.responder(name, responder(*args, **params))
         except asyncio.CancelledError as ex:
             if is_cancelled():
                 raise

@@ -34,11 +34,12 @@ from typing import NamedTuple
 
 import falcon
 
-from falcon_channels.access import authorization
+from falcon_channels.access.authorization import Authorizer
+from falcon_channels.access.authorization import check_client_filter
+from falcon_channels.access.authorization import check_encoding
 from falcon_channels.access.refusal_log import log_refusal
 from falcon_channels.access.responders import notify
 from falcon_channels.access.responders import text_for_client
-from falcon_channels.brokers.base import Broker
 from falcon_channels.cluster.messages import SubscribeUser
 from falcon_channels.errors import AlreadySubscribedError
 from falcon_channels.errors import BrokerUnavailableError
@@ -56,6 +57,7 @@ from falcon_channels.hub.connection import Subscription
 from falcon_channels.hub.hub import Hub
 from falcon_channels.hub.presence import PresenceKeeper
 from falcon_channels.operations import Operation
+from falcon_channels.operations import Operations
 from falcon_channels.options import NodeOptions
 from falcon_channels.protocol.codes import LIMIT_EXCEEDED
 from falcon_channels.protocol.codes import UNSUBSCRIBE_INSUFFICIENT
@@ -134,7 +136,8 @@ class Subscriber:
 
     Args:
         hub: Hub of this process.
-        broker: Broker that knows revocations.
+        authorizer: Decides what a client may subscribe to.
+        operations: Operations of this process.
         presence: Presence of this process's subscriptions.
         options: Limits; `max_channels_per_connection` is used here.
         match: Starts the node and finds the route of a channel.
@@ -143,13 +146,15 @@ class Subscriber:
     def __init__(
         self,
         hub: Hub,
-        broker: Broker,
+        authorizer: Authorizer,
+        operations: Operations,
         presence: PresenceKeeper,
         options: NodeOptions,
         match: Callable[[str], Awaitable[ChannelMatch]],
     ) -> None:
         self._hub = hub
-        self._broker = broker
+        self._authorizer = authorizer
+        self._operations = operations
         self._presence = presence
         self._options = options
         self._match = match
@@ -312,6 +317,7 @@ class Subscriber:
         if responder is not None and subscription.joined and not is_local:
             notify(
                 self._hub,
+                self._operations,
                 responder,
                 'on_unsubscribe',
                 connection,
@@ -333,7 +339,7 @@ class Subscriber:
             raise AlreadySubscribedError(channel)
         self._check_encoding(match.route, connection, channel)
         if options.client_filter is not None:
-            authorization.check_client_filter(match.route, channel)
+            check_client_filter(match.route, channel)
         limit = self._options.max_channels_per_connection
         if len(connection.subscriptions) >= limit:
             raise TooManyChannelsError(limit)
@@ -363,15 +369,14 @@ class Subscriber:
     async def _join(
         self, subscription: Subscription, since: Position | Newest | None
     ) -> Joined:
-        operations = self._hub.events.operations
-        if since is None or not operations.wanted:
+        if since is None or not self._operations.wanted:
             return await self._hub.join(subscription, since)
         operation = Operation(
             'recovery',
             channel=subscription.channel,
             route=subscription.route.template,
         )
-        with operations.time(operation):
+        with self._operations.time(operation):
             joined = await self._hub.join(subscription, since)
             operation.num_publications = len(joined.publications)
             operation.num_bytes = joined.size_bytes
@@ -381,7 +386,7 @@ class Subscriber:
         self, route: ChannelRoute, connection: Connection, channel: str
     ) -> None:
         try:
-            authorization.check_encoding(route, connection, channel)
+            check_encoding(route, connection, channel)
         except falcon.HTTPUnsupportedMediaType as ex:
             # NOTE: every client can cause this refusal. It is therefore logged once per
             #   route.
@@ -404,14 +409,12 @@ class Subscriber:
             return
         if self._hub.draining:
             raise falcon.HTTPServiceUnavailable(description='shutting down')
-        await authorization.refuse_revoked(
-            self._broker, subscription.user, subscription.channel
-        )
+        await self._authorizer.refuse_revoked(subscription.user, subscription.channel)
         approved = options.approved or options.token is not None
         route = subscription.route
         if route.subscribers == 'nobody' and not approved:
             self._warn_of_closed_route(route)
-        await authorization.authorize_subscribe(subscription, approved=approved)
+        await self._authorizer.authorize_subscribe(subscription, approved=approved)
 
     def _warn_of_closed_route(self, route: ChannelRoute) -> None:
         """Log once for each route that it is closed, because this may be a mistake."""
@@ -430,9 +433,7 @@ class Subscriber:
     async def _may_stay(self, subscription: Subscription) -> bool:
         user = subscription.user
         try:
-            if not user or not await self._broker.is_revoked(
-                subscription.channel, user
-            ):
+            if not await self._authorizer.is_revoked(user, subscription.channel):
                 return True
             self._hub.unsubscribe(subscription, *UNSUBSCRIBE_SERVER)
         except BrokerUnavailableError:

@@ -31,7 +31,7 @@ async def authenticate(connection: ClientConnection) -> None:
             bad = codes.DISCONNECT_BAD_REQUEST
             raise EndedError(bad._replace(reason='a token is needed'))
     if endpoint.on_connect is not None:
-        await connection.hub.events.operations.responder(
+        await endpoint.operations.responder(
             'on_connect', endpoint.on_connect(connection.req, connection)
         )
 
@@ -59,7 +59,7 @@ async def refresh(connection: ClientConnection, token: str) -> None:
         connection.apply_token(claims)
     connection.renew_token(token)
     if endpoint.on_refresh is not None:
-        await connection.hub.events.operations.responder(
+        await endpoint.operations.responder(
             'on_refresh', endpoint.on_refresh(connection.req, connection)
         )
     elif endpoint.tokens is None:

@@ -227,7 +227,7 @@ class ClientConnection(Connection):
         self._refused_in_row = 0
         #: Number of further subscribe requests that can count as restored
         #: subscriptions.
-        self._restores_left = endpoint.node.options.max_channels_per_connection
+        self._restores_left = endpoint.max_channels
         self._ping_at_s = 0.0
         #: Whether `_ping_at_s` is the time at which the pong is due.
         self._pong_is_due = False
@@ -329,7 +329,7 @@ class ClientConnection(Connection):
         """Called when a frame arrives: queue its commands."""
         if self.closed:
             return
-        limit_bytes = self.endpoint.node.options.max_batch_bytes
+        limit_bytes = self.endpoint.max_batch_bytes
         if isinstance(message, str) and len(message) * 4 > limit_bytes:
             size_bytes = len(message.encode(errors='surrogatepass'))
         else:
@@ -486,10 +486,7 @@ class ClientConnection(Connection):
             return True
         if self._restores_left and isinstance(command.request, SubscribeRequest):
             self._restores_left -= 1
-            burst = (
-                self.hub.count_connections_of(self.user)
-                * endpoint.node.options.max_channels_per_connection
-            )
+            burst = self.hub.count_connections_of(self.user) * endpoint.max_channels
             if endpoint.restore_rates.take(self.user, now_s, burst):
                 return True
         return endpoint.user_rates.take(self.user, now_s)
@@ -806,7 +803,16 @@ class ClientConnection(Connection):
         self._wake_connected()
         responder = self.endpoint.on_disconnect
         if connected and responder is not None:
-            notify(self.hub, responder, 'on_disconnect', self, self, self.req, self)
+            notify(
+                self.hub,
+                self.endpoint.operations,
+                responder,
+                'on_disconnect',
+                self,
+                self,
+                self.req,
+                self,
+            )
 
     # --- timers ----------------------------------------------------------------------
 

@@ -165,10 +165,10 @@ async def connect(
     count = connection.hub.count_connections_of(connection.user)
     if limit is not None and connection.user and count > limit:
         raise EndedError(codes.DISCONNECT_CONNECTION_LIMIT)
-    if len(connection.channels) > endpoint.node.options.max_channels_per_connection:
+    if len(connection.channels) > endpoint.max_channels:
         endpoint.log_server_side(
             f'{len(connection.channels)} channels exceed max_channels_per_connection '
-            f'of {endpoint.node.options.max_channels_per_connection}'
+            f'of {endpoint.max_channels}'
         )
         raise EndedError(codes.DISCONNECT_INTERNAL)
     connection.begin_subscriptions()
@@ -205,7 +205,7 @@ async def connect(
             ping=round(endpoint.options.ping_interval_s or 0),
             pong=pings and connection.state is not ConnectionState.UNIDIRECTIONAL,
             session=connection.session,
-            node=endpoint.node.cluster.id if connection.session else '',
+            node=endpoint.node_id if connection.session else '',
         )
     )
 
@@ -237,6 +237,7 @@ async def _subscribe_server_side(
     def on_joined(subscription: Subscription, joined: Joined) -> None:
         results.append(_subscribe_result(connection, subscription, joined, since))
 
+    subscriber = connection.endpoint.subscriber
     options = SubscribeOptions(
         since=since,
         client_filter=wanted,
@@ -247,9 +248,7 @@ async def _subscribe_server_side(
         delta=delta,
     )
     try:
-        await connection.endpoint.node.subscriber.subscribe(
-            connection, channel, on_joined, options
-        )
+        await subscriber.subscribe(connection, channel, on_joined, options)
     except UnsubscribedError as ex:
         if ex.code >= codes.FIRST_RESUBSCRIBE_CODE:
             # NOTE: as in `on_unsubscribed`, the next connect subscribes again.
@@ -324,10 +323,9 @@ async def _subscribe(
         token=await _verify_token(connection, channel, request.token),
         join_leave=request.join_leave,
     )
+    subscriber = connection.endpoint.subscriber
     try:
-        return await connection.endpoint.node.subscriber.subscribe(
-            connection, channel, on_joined, options
-        )
+        return await subscriber.subscribe(connection, channel, on_joined, options)
     except UnsubscribedError as ex:
         # NOTE: with a code from 2500 on, the client should subscribe again. An SDK does
         #   so after a temporary error only.
@@ -455,7 +453,8 @@ async def publish(
     if request.data is None:
         raise RefusedError(codes.BAD_REQUEST)
     binary = connection.codec.binary and not json_codec.is_json(request.data)
-    await connection.endpoint.node.publisher.publish_for_client(
+    publisher = connection.endpoint.publisher
+    await publisher.publish_for_client(
         connection, request.channel, request.data, binary=binary
     )
     return messages.PublishResult()
@@ -465,9 +464,8 @@ async def presence(
     connection: ClientConnection, request: messages.PresenceRequest
 ) -> messages.PresenceResult:
     """Return the subscribed connections of a channel."""
-    entries = await connection.endpoint.node.reader.presence_for_client(
-        connection, request.channel
-    )
+    reader = connection.endpoint.reader
+    entries = await reader.presence_for_client(connection, request.channel)
     return messages.PresenceResult(presence=dict(entries))
 
 
@@ -475,9 +473,8 @@ async def presence_stats(
     connection: ClientConnection, request: messages.PresenceStatsRequest
 ) -> messages.PresenceStatsResult:
     """Return the numbers of subscribed connections and users of a channel."""
-    stats = await connection.endpoint.node.reader.presence_stats_for_client(
-        connection, request.channel
-    )
+    reader = connection.endpoint.reader
+    stats = await reader.presence_stats_for_client(connection, request.channel)
     return messages.PresenceStatsResult(
         num_clients=stats.num_clients, num_users=stats.num_users
     )
@@ -490,7 +487,8 @@ async def history(
     since = request.since
     if request.reverse and since is not None and not since.offset:
         raise RefusedError(codes.BAD_REQUEST)
-    page = await connection.endpoint.node.reader.history_for_client(
+    reader = connection.endpoint.reader
+    page = await reader.history_for_client(
         connection,
         request.channel,
         since=since,
@@ -555,21 +553,20 @@ async def rpc(
         )
     call = RpcCall(connection, request.method, decode_data(connection, request.data))
     answer = responder(connection.req, call)
-    operations = connection.hub.events.operations
-    await _follow(connection, operations.responder('on_rpc', answer))
+    await _follow(connection, endpoint.operations.responder('on_rpc', answer))
     return messages.RpcResult(data=_encode_data(connection, call.reply) or b'null')
 
 
 async def send(connection: ClientConnection, request: messages.SendRequest) -> None:
     """Give a message to the connection resource."""
-    responder = connection.endpoint.on_message
+    endpoint = connection.endpoint
+    responder = endpoint.on_message
     if responder is None:
         raise EndedError(codes.DISCONNECT_NOT_AVAILABLE)
     data = decode_data(connection, request.data)
     message = ClientMessage(connection, data)
     taken = responder(connection.req, message)
-    operations = connection.hub.events.operations
-    await _follow(connection, operations.responder('on_message', taken))
+    await _follow(connection, endpoint.operations.responder('on_message', taken))
 
 
 async def ping(
@@ -602,7 +599,7 @@ async def _follow(connection: ClientConnection, call: Awaitable[None]) -> None:
     SECURITY: a command such as `disconnect_user` does not find a connection whose user
     is not set yet. It is applied when the responder has returned.
     """
-    dispatcher = connection.endpoint.node.dispatcher
+    dispatcher = connection.endpoint.dispatcher
     dispatcher.follow(connection)
     try:
         await call

@@ -9,8 +9,12 @@ import logging
 import random
 from typing import Any
 
+from falcon_channels.access.publishing import Publisher
+from falcon_channels.access.reading import Reader
 from falcon_channels.access.rpc import check_responders
 from falcon_channels.access.rpc import RpcResponders
+from falcon_channels.access.subscribing import Subscriber
+from falcon_channels.cluster.dispatch import ControlDispatcher
 from falcon_channels.endpoint.rate_limit import Rate
 from falcon_channels.endpoint.rate_limit import RateLimiter
 from falcon_channels.node import Node
@@ -53,6 +57,14 @@ class Endpoint:
         TypeError: A responder is not a coroutine function.
 
     Attributes:
+        operations: Operations of this process.
+        subscriber: Subscribes the connections.
+        publisher: Publishes for clients.
+        reader: Reads history and presence for clients.
+        dispatcher: Applies commands about users to the connections.
+        node_id: Id of the node, until it is reopened.
+        max_channels: `NodeOptions.max_channels_per_connection`.
+        max_batch_bytes: `NodeOptions.max_batch_bytes`.
         version: Name and version of the server, for clients.
         timers: Timers of the connections: pings, deadlines, expiry.
         rate: Rate of the commands of one connection, or ``None`` for no limit.
@@ -70,6 +82,9 @@ class Endpoint:
         options: EndpointOptions | None = None,
     ) -> None:
         self.node = node
+        self.operations = node.operations
+        self.max_channels = node.options.max_channels_per_connection
+        self.max_batch_bytes = node.options.max_batch_bytes
         self.tokens = tokens
         self.options = EndpointOptions() if options is None else options
         check_options(self.options, EndpointOptions)
@@ -79,23 +94,28 @@ class Endpoint:
         self.rate: Rate | None = None
         if self.options.commands_per_s is not None:
             self.rate = Rate(self.options.commands_per_s, self.options.commands_burst)
-            if self.options.commands_burst <= node.options.max_channels_per_connection:
+            if self.options.commands_burst <= self.max_channels:
                 _logger.warning(
                     'a client that reconnects with max_channels_per_connection of %d '
                     'channels sends one command more, but commands_burst is %d, so the '
                     'client must wait. Raise commands_burst',
-                    node.options.max_channels_per_connection,
+                    self.max_channels,
                     self.options.commands_burst,
                 )
         #: Event loop of the connections, from the first one on.
         self._loop: asyncio.AbstractEventLoop
+        self.subscriber: Subscriber
+        self.publisher: Publisher
+        self.reader: Reader
+        self.dispatcher: ControlDispatcher
+        self.node_id: str
         self.timers: TimerWheel
         self.user_rates: RateLimiter | None
         self.restore_rates: RateLimiter | None
         self._begin()
         self.frame_limits = FrameLimits(
             node.options.max_message_bytes,
-            node.options.max_channels_per_connection + _MAX_OTHER_COMMANDS,
+            self.max_channels + _MAX_OTHER_COMMANDS,
         )
         #: Reasons that `log_server_side` has logged.
         self._logged: set[str] = set()
@@ -113,8 +133,17 @@ class Endpoint:
         self.on_message = getattr(resource, 'on_message', None)
 
     def _begin(self) -> None:
-        """Create the objects that depend on the clock of the event loop."""
-        self._hub = self.node.hub
+        """Take the parts of the node that are new after each `Node.reopen`.
+
+        The objects that depend on the clock of the event loop are created.
+        """
+        node = self.node
+        self._hub = node.hub
+        self.subscriber = node.subscriber
+        self.publisher = node.publisher
+        self.reader = node.reader
+        self.dispatcher = node.dispatcher
+        self.node_id = node.cluster.id
         self.timers = TimerWheel()
         self.user_rates = None
         self.restore_rates = None

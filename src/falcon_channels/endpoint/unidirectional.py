@@ -165,7 +165,8 @@ class UnidirectionalWebSocketResource(UpgradeRequired):
         self, req: falcon.asgi.Request, ws: falcon.asgi.WebSocket
     ) -> None:
         """Accept a client, and serve it until it has left."""
-        await self._endpoint.node.handshake.admit(req)
+        handshake = self._endpoint.node.handshake
+        await handshake.admit(req)
         transport = choose_transport(req, ws)
         await ws.accept()
         connection = UnidirectionalConnection(self._endpoint, transport, req)
@@ -201,7 +202,8 @@ class _UnidirectionalStreamResource:
     ) -> None:
         endpoint = self._endpoint
         connection = UnidirectionalConnection(endpoint, transport, req)
-        endpoint.node.handshake.add(connection)
+        handshake = endpoint.node.handshake
+        handshake.add(connection)
         try:
             async with asyncio.timeout(endpoint.options.connect_timeout_s):
                 await connection.carry_out_only(Command(_ID, request))

@@ -52,7 +52,8 @@ class WebSocketResource(UpgradeRequired):
         self, req: falcon.asgi.Request, ws: falcon.asgi.WebSocket
     ) -> None:
         """Accept a client, and serve it until it has left."""
-        await self._endpoint.node.handshake.admit(req)
+        handshake = self._endpoint.node.handshake
+        await handshake.admit(req)
         codec, subprotocol = _choose_codec(req, ws)
         transport = choose_transport(req, ws, binary=codec.binary)
         await ws.accept(subprotocol)
@@ -67,8 +68,9 @@ async def serve_accepted(
     connection: ClientConnection,
 ) -> None:
     """Add the connection of an accepted WebSocket, and serve it."""
+    handshake = endpoint.node.handshake
     try:
-        endpoint.node.handshake.add(connection)
+        handshake.add(connection)
     except falcon.HTTPServiceUnavailable:
         # NOTE: the process began to drain or became full during the handshake. The
         #   client connects again.

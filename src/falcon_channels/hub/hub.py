@@ -463,6 +463,10 @@ class Hub:
         """How many users have connections here. Anonymous users count as one."""
         return len(self._by_user)
 
+    def list_connections(self) -> list[Connection]:
+        """Return a new list of all connections of this process."""
+        return list(self.connections.values())
+
     def connections_of_user(self, user: str) -> list[Connection]:
         """Return the connections of a user in this process."""
         return list(self._by_user.get(user, ()))

@@ -365,7 +365,7 @@ class InspectorSurveys:
 
     async def _answer_slow_readers(self, body: bytes) -> bytes:
         limit = min(msgspec.msgpack.decode(body, type=int), MAX_ROWS)
-        connections = list(self._node.hub.connections.values())
+        connections = self._node.hub.list_connections()
         largest: list[SlowReader] = []
         num_slow = 0
         async for part in in_parts(connections):

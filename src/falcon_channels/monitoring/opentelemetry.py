@@ -22,7 +22,7 @@ def observe_node(
     """Implement `Channels.add_tracing`."""
     version = metadata.version('falcon-channels')
     tracer = trace.get_tracer(_SCOPE, version, tracer_provider)
-    node.events.operations.observe(Tracing(tracer))
+    node.operations.observe(Tracing(tracer))
     if meter_provider is not None:
         meter = meter_provider.get_meter(_SCOPE, version)
         OtelMeasurements(node, meter).attach(node.events)

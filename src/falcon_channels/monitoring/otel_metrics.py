@@ -71,7 +71,8 @@ class OtelMeasurements(Measurements):
     def _counter(self, name: str) -> _Callback:
         def read(options: CallbackOptions) -> list[Observation]:
             # NOTE: the hub is another object after the node was reopened.
-            return [Observation(getattr(self._node.hub.counters, name))]
+            hub = self._node.hub
+            return [Observation(getattr(hub.counters, name))]
 
         return read
 

@@ -63,9 +63,10 @@ class NodeMetrics(msgspec.Struct, frozen=True):
 def read_metrics(node: Node) -> NodeMetrics:
     """Return the metrics of this process."""
     measurements = node.measure()
+    hub = node.hub
     return NodeMetrics(
         node=node.info.this_node().name,
-        counters=node.hub.counters.to_media(),
+        counters=hub.counters.to_media(),
         gauges=node.gauges(),
         labelled={
             name: [(list(labels), value) for labels, value in values.items()]

@@ -206,7 +206,8 @@ class Portal:
             channel: Name of the channel that carries the changes.
             load: Function that returns the state. It runs in the calling thread.
         """
-        position = self.call(self.channels.node.reader.position_to_follow, channel)
+        reader = self.channels.node.reader
+        position = self.call(reader.position_to_follow, channel)
         return Snapshot(load(), position)
 
     def presence(self, channel: str) -> Mapping[str, ClientInfo]:
@@ -256,11 +257,12 @@ class Portal:
             falcon.HTTPError: The client was refused. Do not catch it, so that Falcon
                 answers the client.
         """
+        node = self.channels.node
         if req.env.get('wsgi.multiprocess'):
-            self.channels.node.cluster.warn_of_several_processes()
+            node.cluster.warn_of_several_processes()
         serve_websocket(
             self._thread,
-            self.channels.node,
+            node,
             req,
             ws,
             channel,
@@ -293,11 +295,12 @@ class Portal:
             falcon.HTTPError: The client was refused. Do not catch it, so that Falcon
                 answers the client.
         """
+        node = self.channels.node
         if req.env.get('wsgi.multiprocess'):
-            self.channels.node.cluster.warn_of_several_processes()
+            node.cluster.warn_of_several_processes()
         serve_events(
             self._thread,
-            self.channels.node,
+            node,
             req,
             resp,
             channels,

@@ -149,8 +149,9 @@ class AsgiCycle:
         self._waiter: asyncio.Future[None] | None = None
         self.path: str = scope['path']
         self._task = task = context.loop.create_task(self._run(scope))
-        context.state.tasks.add(task)
-        task.add_done_callback(context.state.tasks.discard)
+        tasks = context.state.tasks
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
 
     # Called by the connection.
 

@@ -247,7 +247,8 @@ class WebSocketProtocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called when uvicorn's HTTP protocol hands over a connection."""
         self.transport = cast(asyncio.Transport, transport)
-        self._context.state.connections.add(self)  # type: ignore[arg-type]  # typed for its own classes
+        state = self._context.state
+        state.connections.add(self)  # type: ignore[arg-type]  # typed for its own classes
         self._limit_unacknowledged_time()
 
     def take_over(
@@ -337,7 +338,8 @@ class WebSocketProtocol(asyncio.Protocol):
         self._set_timer(None)
         if context.keepalive is not None:
             context.keepalive.discard(self, self._keepalive_slot)
-        context.state.connections.discard(self)
+        state = context.state
+        state.connections.discard(self)
         if self._peer is not None:
             context.uncount_peer(self._peer)
             self._peer = None

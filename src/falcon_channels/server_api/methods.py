@@ -123,7 +123,7 @@ class ApiMethods:
     """
 
     def __init__(self, node: Node, resource: object = None) -> None:
-        self._node = node
+        self._operations = node.operations
         self._tails = Tails(node)
         self._rpc_responders = RpcResponders(resource)
         check_resource(resource, ('on_rpc',))
@@ -226,7 +226,7 @@ class ApiMethods:
             raise ApiError(codes.NOT_AVAILABLE, 'rpc: add_api has no resource')
         call = ApiCall(request.method, decode_request(request.params, object))
         try:
-            await self._node.events.operations.responder('on_rpc', responder(req, call))
+            await self._operations.responder('on_rpc', responder(req, call))
         except falcon.HTTPError as ex:
             error = codes.error_for_status(ex.status_code)
             raise ApiError(error, text_for_client(ex)) from None

@@ -242,6 +242,7 @@ class SimulatedClient:
         self.events: deque[Event] = deque()
         self.req = testing.create_asgi_req() if req is None else req
         self._channels = channels
+        self._node = channels.node
         self._on_event = on_event
         self._publications: deque[Publication] = deque()
         self._signals: deque[Signal] = deque()
@@ -268,7 +269,7 @@ class SimulatedClient:
         """
         check_clock(self._channels)
         await self._channels.start()
-        self._channels.node.handshake.add(self.connection)
+        self._node.handshake.add(self.connection)
         return self
 
     async def __aexit__(
@@ -305,7 +306,7 @@ class SimulatedClient:
             self.connection.send_blob([Subscribed(channel, since, joined)])
 
         try:
-            await self._channels.node.subscriber.subscribe(
+            await self._node.subscriber.subscribe(
                 self.connection,
                 channel,
                 on_joined,
@@ -328,7 +329,7 @@ class SimulatedClient:
 
     def _leave(self, subscription: Subscription) -> None:
         was_live = subscription.joined and not subscription.ended
-        self._channels.node.hub.leave(subscription)
+        self._node.hub.leave(subscription)
         if was_live:
             self.connection.send_blob([Unsubscribed(subscription.channel, 0, '')])
 
@@ -348,7 +349,7 @@ class SimulatedClient:
         """
         payload, binary = encode_payload(data)
         binary = binary and not is_json(payload)
-        await self._channels.node.publisher.publish_for_client(
+        await self._node.publisher.publish_for_client(
             self.connection, channel, payload, binary=binary
         )
 

@@ -74,6 +74,7 @@ def channels_fixture(channels: Channels, *, autouse: bool = True) -> Any:
 def _close(channels: Channels) -> None:
     """Close channels, in their event loop if it still exists."""
     loop = channels.loop
+    broker = channels.node.broker
     if loop is None:
         return
     if not loop.is_closed():
@@ -83,7 +84,7 @@ def _close(channels: Channels) -> None:
                 'the loop has ended, or write "async with channels:" in the test'
             )
         loop.run_until_complete(channels.close())
-    elif channels.node.broker.capabilities.shared:
+    elif broker.capabilities.shared:
         raise ChannelsError(
             'a test has not closed its channels, and its event loop has ended: write '
             '"async with channels:" in the test, so that the broker is closed'

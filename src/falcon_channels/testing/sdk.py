@@ -114,6 +114,7 @@ class SimulatedSdk:
         self.connected: dict[str, Any] = {}
         self.pushes: deque[dict[str, Any]] = deque()
         self._channels = channels
+        self._node = channels.node
         self._endpoint = Endpoint(channels.node, resource, tokens, options)
         self._request = {
             'token': token,
@@ -143,7 +144,7 @@ class SimulatedSdk:
             self._endpoint, self._transport, JSON, self.req, dispatch
         )
         self._transport.receiver = self.connection
-        self._channels.node.handshake.add(self.connection)
+        self._node.handshake.add(self.connection)
         try:
             self.connected = await self.command('connect', **self._request)
         except BaseException:
@@ -271,7 +272,7 @@ class SimulatedSdk:
         self._transport.close(*_NORMAL_CLOSURE)
         # NOTE: the transport tells the connection in the next iteration.
         await asyncio.sleep(0)
-        await self._channels.node.hub.finish_responders()
+        await self._node.hub.finish_responders()
 
     def _say(self, command: dict[str, Any]) -> None:
         if self.end is not None:

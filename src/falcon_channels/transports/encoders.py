@@ -56,6 +56,11 @@ class Encoder:
         self.framing = framing
         self._signals = signals
 
+    @property
+    def carries_binary(self) -> bool:
+        """Whether publications that are not JSON can be encoded."""
+        return self.codec.carries_binary
+
     def without_signals(self) -> Encoder:
         """Return the encoder for clients that receive no joins and leaves."""
         return get_encoder(self.codec, self.framing, signals=False)
