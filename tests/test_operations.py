@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from typing import Any
 
 import falcon
@@ -19,6 +20,7 @@ from falcon_channels import Subscription
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.memory import MemoryBroker
 from falcon_channels.brokers.timed import TIMED_METHODS
+from falcon_channels.brokers.timed import TimedBroker
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import UnknownChannelError
 from falcon_channels.operations import Operation
@@ -238,14 +240,58 @@ async def test_broker_is_observed_after_a_new_start() -> None:
     assert 1 == len(record.of('broker', 'publish'))
 
 
+#: All methods of the contract of a broker.
+BROKER_METHODS = [
+    name
+    for name, value in vars(Broker).items()
+    if callable(value) and not name.startswith('_')
+]
+
+
 def test_every_call_of_a_broker_is_timed() -> None:
     """All coroutine methods of the contract are timed, except start and close."""
     calls = {
         name
-        for name in vars(Broker)
-        if asyncio.iscoroutinefunction(getattr(Broker, name))
+        for name in BROKER_METHODS
+        if inspect.iscoroutinefunction(getattr(Broker, name))
     }
     assert calls - {'start', 'close'} == set(TIMED_METHODS)
+
+
+class RecordingBroker:
+    """Records each call of any method, and answers with a future."""
+
+    capabilities = MemoryBroker.capabilities
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*args: Any, **options: Any) -> asyncio.Future[str]:
+            self.calls.append((name, args, options))
+            answer = asyncio.get_running_loop().create_future()
+            answer.set_result(f'answer of {name}')
+            return answer
+
+        return call
+
+
+@pytest.mark.parametrize('name', BROKER_METHODS)
+async def test_method_of_an_observed_broker_gets_every_argument(name: str) -> None:
+    """An observed broker passes each argument to the same method, also new ones."""
+    operations, record = Operations(), Record()
+    broker: Any = RecordingBroker()
+    timed = TimedBroker(broker, operations)
+    operations.observe(record)
+    _, *parameters = inspect.signature(getattr(Broker, name)).parameters.values()
+    args = tuple(p.name for p in parameters if p.kind is not p.KEYWORD_ONLY)
+    options = {p.name: p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+    answer = getattr(timed, name)(*args, **options)
+    if inspect.isawaitable(answer):
+        answer = await answer
+    assert [(name, args, options)] == broker.calls
+    assert answer in (f'answer of {name}', None)
+    assert [name] * (name in TIMED_METHODS) == [o.detail for o in record.ended]
 
 
 def test_every_operation_has_a_meaning() -> None:

@@ -18,7 +18,7 @@ from falcon_channels.access.reading import Reader
 from falcon_channels.access.subscribing import Subscriber
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import RouteSettings
-from falcon_channels.brokers.timed import timed_broker
+from falcon_channels.brokers.timed import TimedBroker
 from falcon_channels.brokers.urls import open_broker
 from falcon_channels.cluster.cluster import Cluster
 from falcon_channels.cluster.connections import ClusterConnections
@@ -116,7 +116,7 @@ class Node:
         """Build the parts that live from a start to `close`."""
         self.broker = broker
         operations = self.operations
-        broker = timed_broker(broker, operations)
+        broker = TimedBroker(broker, operations)
         self.hub = Hub(broker, self.options, self.events)
         self.cluster = Cluster(self.hub, broker, secrets.token_urlsafe(9))
         self.info = ClusterInfo(self.hub, self.cluster)
@@ -186,9 +186,9 @@ class Node:
         check_options(options, ChannelOptions)
         able = self.broker.capabilities
         if options.history_size and not able.history:
-            raise CapabilityError(f'{self.broker.class_name} keeps no history')
+            raise CapabilityError(f'{type(self.broker).__name__} keeps no history')
         if options.presence and not able.presence:
-            raise CapabilityError(f'{self.broker.class_name} has no presence')
+            raise CapabilityError(f'{type(self.broker).__name__} has no presence')
         check_channel_limits(template, options, self.options)
         route = self.router.add(template, resource, options, suffix)
         if route.publishers != 'nobody':

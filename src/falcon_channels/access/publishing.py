@@ -379,5 +379,7 @@ class Publisher:
         """Refuse a database connection if the broker cannot publish with it."""
         if connection is not None and not self._broker.capabilities.transactions:
             raise CapabilityError(
-                f'{self._broker.class_name} cannot publish within a transaction'
+                'connection is set, but this broker cannot publish within a '
+                'transaction: publish after the commit without connection, or give '
+                'Channels the URL of a PostgreSQL database'
             )

@@ -366,11 +366,6 @@ class Broker(abc.ABC):
 
     capabilities: Capabilities
 
-    @property
-    def class_name(self) -> str:
-        """Name of the class, for messages."""
-        return type(self).__name__
-
     @abc.abstractmethod
     async def start(self, receiver: BrokerReceiver) -> None:
         """Connect to the store.

@@ -165,10 +165,9 @@ class Cluster:
             return
         self._warned = True
         _logger.warning(
-            '%s delivers within one process only, but this server has several '
+            'the broker delivers within one process only, but this server has several '
             'processes: clients of one process do not receive publications of another. '
-            'Give Channels the URL of a shared broker, such as sqlite:///channels.db',
-            self._broker.class_name,
+            'Give Channels the URL of a shared broker, such as sqlite:///channels.db'
         )
 
     def knows(self, node: str) -> bool:
