@@ -143,7 +143,7 @@ async def test_each_command_about_a_user_is_told_once(
         await channels.restore_user('ann', 'room')
         with pytest.raises(OptionsError):
             await channels.disconnect_user('ann', code=1)
-    commands = of(told, 'user_command')
+    commands = of(told, 'application_command')
     assert [
         ('subscribe', 'room', '', 0, ''),
         ('unsubscribe', 'room', '', 2000, 'unsubscribed'),
@@ -160,7 +160,7 @@ async def test_each_command_about_a_user_is_told_once(
     assert [False, True] == [e.facts['one_session'] for e in commands[:2]]
     assert commands == of(
         [record.event for record in logged(caplog)],  # type: ignore[attr-defined]
-        'user_command',
+        'application_command',
     )
     assert 'secret' not in caplog.text
 

@@ -5,7 +5,8 @@ An event has no payload, no token and no address of a client.
 
 Each event also becomes a log record, whose attribute `event` is the `Event`. `tell`
 logs the events of ordinary operation. The code that reports a problem logs it with
-`log_event`, in words, and in a way that a client cannot fill the disk.
+`log_event`, in words, and in a way that a client cannot fill the disk. A command of the
+application is logged with `log_event`, too, so that it is never missing.
 
 NOTE: docs/events.md lists each event; a test compares both lists.
 """
@@ -33,7 +34,8 @@ EVENTS: Final[dict[str, str]] = {
     'connection_identified': 'The user of an open connection became known or changed',
     'connection_closed': 'A connection has ended',
     'command_refused': 'A command or a message of a client was refused',
-    'user_command': 'The application gave a command about a user, on this process',
+    'application_command': 'The application gave a command about a user, on this '
+    'process',
     'subscription_started': 'A connection has joined a channel',
     'subscription_ended': 'A subscription that had joined has ended',
     'reader_slow': "A client reads too slowly, and the channel's policy applies",
@@ -56,7 +58,6 @@ LEVELS: Final[dict[str, int]] = {
     'connection_opened': logging.INFO,
     'connection_identified': logging.INFO,
     'connection_closed': logging.INFO,
-    'user_command': logging.INFO,
     'subscription_started': logging.DEBUG,
     'subscription_ended': logging.DEBUG,
     'reader_caught_up': logging.DEBUG,

@@ -225,7 +225,9 @@ async def test_command_about_a_user_is_logged_once_in_all_processes(
         await one.ask('revoke', user='ann', channel='rooms:a')
     lines = [line for line in caplog.messages if "'ann'" in line]
     assert 1 == len(lines), lines
-    assert lines[0].startswith("user_command user='ann' channel='rooms:a' code=2000")
+    assert lines[0].startswith(
+        "application_command user='ann' channel='rooms:a' code=2000"
+    )
     assert "command='revoke'" in lines[0]
 
 

@@ -662,3 +662,42 @@ def test_library_logs_with_time_level_and_name(
     for start, line in zip(lines, found, strict=True):
         assert re.fullmatch(f'{stamp}{start}: <.*>: {re.escape(_REFUSED)}', line)
     assert 'SECRET' not in log
+
+
+_COMMANDING_APP = """
+import falcon.asgi
+
+from falcon_channels import Channels
+
+
+class Ban:
+    async def on_post(self, req, resp):
+        await channels.disconnect_user('ann', reason='spam')
+
+
+channels = Channels()
+app = falcon.asgi.App(middleware=[channels])
+app.add_route('/ban', Ban())
+channels.add_endpoints(app)
+"""
+
+
+def test_command_of_the_application_is_in_the_log_by_default(tmp_path: Path) -> None:
+    """Without options, the log shows whom the application has disconnected."""
+    (tmp_path / 'app.py').write_text(_COMMANDING_APP)
+    words = ['--port', '{port}', 'app:app']
+    with ServerProcess([*SERVE, *words], cwd=tmp_path) as server:
+        with connect(f'{server.ws_url}/connection/websocket') as ws:
+            ws.send('{"id":1,"connect":{}}')
+            assert '"connect"' in str(ws.recv())
+        assert 200 == httpx.post(f'{server.url}/ban').status_code
+        server.signal(signal.SIGTERM)
+        assert 0 == exit_code(server)
+        log = server.log()
+    lines = [line for line in log.splitlines() if "'ann'" in line]
+    assert 1 == len(lines), lines
+    assert lines[0].endswith(
+        "INFO falcon_channels: application_command user='ann' code=3503 "
+        "reason='spam' command='disconnect' one_session=False num_excluded=0"
+    )
+    assert 'connection_opened' not in log

@@ -3,7 +3,8 @@
 Each command is sent to all nodes as a control message. When a method returns, the
 broker has taken the message. Each node acts when the message arrives.
 
-The node that gave the command tells it as the event `user_command`, once.
+The node that gave the command tells and logs it as the event `application_command`,
+once.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from collections.abc import Callable
 from collections.abc import Sequence
+import logging
 from typing import Any
 
 from falcon_channels.brokers.base import Broker
@@ -26,6 +28,8 @@ from falcon_channels.errors import OptionsError
 from falcon_channels.events import Event
 from falcon_channels.events import Events
 from falcon_channels.events import Fact
+from falcon_channels.events import is_logged
+from falcon_channels.events import log_event
 from falcon_channels.filters import check_filter
 from falcon_channels.filters import TagFilter
 from falcon_channels.hub.connection import check_json
@@ -242,24 +246,21 @@ class UserCommands:
         session: str = '',
         **facts: Fact,
     ) -> None:
-        """Tell a command that the broker has taken.
+        """Tell and log a command that the broker has taken.
 
         SECURITY: with the session of an HTTP stream, anybody could send commands for
           its client. The session is therefore not told.
         """
-        if self._events.wants('user_command'):
-            self._events.tell(
-                Event(
-                    'user_command',
-                    connection=client,
-                    user=user,
-                    channel=channel,
-                    code=code,
-                    reason=reason,
-                    facts={
-                        'command': command,
-                        'one_session': bool(session),
-                        **facts,
-                    },
-                )
-            )
+        if not (self._events.wanted or is_logged(logging.INFO)):
+            return
+        event = Event(
+            'application_command',
+            connection=client,
+            user=user,
+            channel=channel,
+            code=code,
+            reason=reason,
+            facts={'command': command, 'one_session': bool(session), **facts},
+        )
+        log_event(event, logging.INFO, '%s', event)
+        self._events.tell(event)

@@ -43,7 +43,7 @@ READ_METHODS: Final = frozenset(
 WRITE_METHODS: Final = frozenset(
     {'publish', 'disconnect', 'unsubscribe', 'revoke', 'restore', 'record_user'}
 )
-#: Methods that the event `user_command` tells. The inspector does not log them again.
+#: Methods that are logged as `application_command`, and not again by the inspector.
 TOLD_METHODS: Final = WRITE_METHODS - {'publish', 'record_user'}
 #: Longest search term and user id in characters.
 MAX_TEXT_CHARACTERS = 255
