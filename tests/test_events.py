@@ -41,11 +41,30 @@ class Room:
         raise RuntimeError('broken')
 
 
-def make_channels(**options: Any) -> tuple[Channels, list[Event]]:
+class Told(list[Event]):
+    """Stores the events that a listener is told, and waits for them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._changed = asyncio.Event()
+
+    def __call__(self, event: Event) -> None:
+        self.append(event)
+        self._changed.set()
+
+    async def until(self, name: str) -> None:
+        """Wait until an event of this name was told."""
+        async with asyncio.timeout(60):
+            while not of(self, name):
+                self._changed.clear()
+                await self._changed.wait()
+
+
+def make_channels(**options: Any) -> tuple[Channels, Told]:
     channels = Channels(options=NodeOptions(allowed_origins=['*']))
     channels.add_route('room', Room(), ChannelOptions(history_size=10, **options))
-    told: list[Event] = []
-    channels.listen(told.append)
+    told = Told()
+    channels.listen(told)
     return channels, told
 
 
@@ -66,7 +85,7 @@ async def test_client_that_subscribes_and_leaves_is_told_as_five_events() -> Non
         async with SimulatedClient(channels, user='ann') as client:
             await client.subscribe('room')
             connection = client.connection.id
-        await asyncio.sleep(0)
+        await told.until('responder_failed')
     assert [
         'node_started',
         'connection_opened',
@@ -95,8 +114,8 @@ async def test_sdk_client_is_told_with_its_user_and_close_code() -> None:
     channels, told = make_channels()
     async with channels, SimulatedSdk(channels, Clients()) as sdk:
         await channels.disconnect_user('bob', code=3503, reason='go away')
-        while sdk.end is None:
-            await asyncio.sleep(0)
+        await told.until('connection_closed')
+        assert sdk.end == (3503, 'go away')
     [identified] = of(told, 'connection_identified')
     assert ('bob', '') == (identified.user, identified.facts['before'])
     [closed] = of(told, 'connection_closed')
@@ -187,6 +206,14 @@ def test_long_path_of_a_refused_connection_is_cut() -> None:
     assert '/' + 'x' * 254 == event.facts['path']
 
 
+async def written() -> None:
+    """Wait until all that was published is written.
+
+    NOTE: the fake clock advances only when nothing else is left to do.
+    """
+    await asyncio.sleep(1)
+
+
 @on_fake_clock
 async def test_slow_reader_is_told_with_dropped_and_caught_up() -> None:
     """A slow reader is told once, and then what was dropped and what it read."""
@@ -198,10 +225,9 @@ async def test_slow_reader_is_told_with_dropped_and_caught_up() -> None:
         client.stop_reading()
         for number in range(8):
             await channels.publish('room', f'{number}' * 20_000)
-            await asyncio.sleep(0)
+            await written()
         client.read_again()
-        while not of(told, 'reader_caught_up'):
-            await asyncio.sleep(0)
+        await told.until('reader_caught_up')
     [slow] = of(told, 'reader_slow')
     assert ('ann', 'room', 'latest') == (slow.user, slow.channel, slow.facts['policy'])
     assert 6 == sum(
@@ -217,8 +243,8 @@ async def test_lost_link_and_lost_publications_are_told() -> None:
     channels.add_route(
         'room', None, ChannelOptions(history_size=1, subscribers='anybody')
     )
-    told: list[Event] = []
-    channels.listen(told.append)
+    told = Told()
+    channels.listen(told)
     async with channels, SimulatedClient(channels) as client:
         await client.subscribe('room')
         receiver, broker._receiver = broker._receiver, None
@@ -228,8 +254,7 @@ async def test_lost_link_and_lost_publications_are_told() -> None:
             await channels.publish('room', number)
         broker._receiver = receiver
         receiver.on_link_restored()
-        while not of(told, 'publications_lost'):
-            await asyncio.sleep(0)
+        await told.until('publications_lost')
     assert names(told).index('link_lost') < names(told).index('link_restored')
     [lost] = of(told, 'publications_lost')
     assert ('room', 1) == (lost.channel, lost.facts['num_subscriptions'])
@@ -299,11 +324,10 @@ async def test_each_event_of_a_client_has_one_log_record(
             client.stop_reading()
             for number in range(8):
                 await channels.publish('room', f'{number}' * 20_000)
-                await asyncio.sleep(0)
+                await written()
             client.read_again()
-            while not of(told, 'reader_caught_up'):
-                await asyncio.sleep(0)
-        await asyncio.sleep(0)
+            await told.until('reader_caught_up')
+        await told.until('responder_failed')
         async with SimulatedSdk(channels) as sdk:
             sdk.connection.user = 'mallory'
             for _ in range(2):
