@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+import contextlib
 import inspect
 from typing import Any
 
@@ -14,6 +16,7 @@ from support.fake_clock import on_fake_clock
 
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
+from falcon_channels import EventStreamOptions
 from falcon_channels import NodeOptions
 from falcon_channels import Publication
 from falcon_channels import Subscription
@@ -65,8 +68,10 @@ class Room:
         await asyncio.sleep(0.5)
 
 
-def make_channels() -> tuple[Channels, Record]:
-    channels = Channels(options=NodeOptions(allowed_origins=['*']))
+def make_channels(
+    allowed_origins: Sequence[str] = ('*',),
+) -> tuple[Channels, Record]:
+    channels = Channels(options=NodeOptions(allowed_origins=allowed_origins))
     channels.add_route(
         'rooms:{n}', Room(), ChannelOptions(history_size=10, publishers='subscribers')
     )
@@ -138,23 +143,84 @@ async def test_responder_that_refuses_or_fails_has_its_outcome(
     assert outcome == responder.outcome
 
 
-async def test_handshake_is_observed_until_the_connection_is_added() -> None:
-    """A handshake ends with the class of the connection, or with a refusal."""
-    channels, record = Channels(), Record()
-    channels.node.events.operations.observe(record)
+class Served:
+    """Serves every client with the methods of `Channels` for plain clients."""
+
+    def __init__(self, channels: Channels) -> None:
+        self._channels = channels
+
+    async def on_websocket(self, req: Any, ws: Any) -> None:
+        await self._channels.serve(req, ws, 'rooms:1', user=req.get_param('user'))
+
+    async def on_get(self, req: Any, resp: Any) -> None:
+        options = EventStreamOptions(poll_wait_s=0.01)
+        user = req.get_param('user')
+        await self._channels.serve_events(
+            req, resp, 'rooms:1', user=user, options=options
+        )
+
+
+#: Headers of a page of another site.
+STRANGE = {'Host': 'b.example', 'Origin': 'https://a.example'}
+
+
+@pytest.mark.parametrize(
+    ('path', 'headers', 'detail', 'outcome'),
+    [
+        ('/connection/websocket', {}, 'ClientConnection', 'ok'),
+        ('/connection/websocket', STRANGE, '', 'refused'),
+        ('/connection/uni_websocket', {}, 'UnidirectionalConnection', 'ok'),
+        ('/plain?user=ann', {}, 'PlainConnection', 'ok'),
+        ('/plain?user=ann', STRANGE, '', 'refused'),
+        ('/plain?user=mallory', {}, '', 'refused'),
+        ('/plain?user=eve', {}, '', 'failed'),
+    ],
+)
+async def test_handshake_of_a_websocket_is_observed_once(
+    path: str, headers: dict[str, str], detail: str, outcome: str
+) -> None:
+    """A handshake ends when the connection is added, or with any refusal."""
+    channels, record = make_channels(allowed_origins=[])
     app = falcon.asgi.App(middleware=[channels])
     channels.add_endpoints(app)
-    path = '/connection/websocket'
+    app.add_route('/plain', Served(channels))
     async with testing.ASGIConductor(app) as conductor:
-        async with conductor.simulate_ws(path):
-            pass
-        strange = {'Host': 'b.example', 'Origin': 'https://a.example'}
-        with pytest.raises(falcon.WebSocketDisconnected):
-            async with conductor.simulate_ws(path, headers=strange):
+        with contextlib.suppress(falcon.WebSocketDisconnected, RuntimeError):
+            path, _, query = path.partition('?')
+            async with conductor.simulate_ws(path, query_string=query, headers=headers):
                 pass
-    added, refused = record.of('handshake')
-    assert ('ClientConnection', 'ok') == (added.detail, added.outcome)
-    assert ('', 'refused') == (refused.detail, refused.outcome)
+    [handshake] = record.of('handshake')
+    assert (detail, outcome) == (handshake.detail, handshake.outcome)
+
+
+@pytest.mark.parametrize(
+    ('method', 'path', 'options', 'detail', 'outcome'),
+    [
+        ('POST', '/http_stream', {'body': b'\xff'}, '', 'refused'),
+        ('POST', '/http_stream', {'headers': STRANGE}, '', 'refused'),
+        ('GET', '/sse?cf_connect=x', {}, '', 'refused'),
+        ('POST', '/sse', {'body': b'\xff'}, '', 'refused'),
+        ('POST', '/uni_http_stream', {'body': b'x'}, '', 'refused'),
+        ('GET', '/uni_sse?cf_connect=x', {}, '', 'refused'),
+        ('POST', '/uni_sse', {'body': b'x'}, '', 'refused'),
+        ('GET', '/plain', {'headers': STRANGE}, '', 'refused'),
+        ('GET', '/plain?since=x', {}, '', 'refused'),
+        ('GET', '/plain', {'headers': {'Accept': 'application/json'}}, 'Poll', 'ok'),
+    ],
+)
+async def test_handshake_of_an_http_request_is_observed_once(
+    method: str, path: str, options: dict[str, Any], detail: str, outcome: str
+) -> None:
+    """A request for a stream that is refused also ends its handshake."""
+    channels, record = make_channels(allowed_origins=[])
+    app = falcon.asgi.App(middleware=[channels])
+    channels.add_endpoints(app, '/')
+    app.add_route('/plain', Served(channels))
+    async with testing.ASGIConductor(app) as conductor:
+        found = await conductor.simulate_request(method, path, **options)
+    [handshake] = record.of('handshake')
+    assert (detail, outcome) == (handshake.detail, handshake.outcome)
+    assert (outcome == 'ok') == (found.status_code == 200)
 
 
 async def test_cancelled_call_of_the_broker_is_not_a_failure() -> None:

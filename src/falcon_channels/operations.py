@@ -243,7 +243,8 @@ class Operations:
 
 
 def _outcome(error: BaseException) -> Outcome:
-    if isinstance(error, asyncio.CancelledError):
+    # NOTE: a client that leaves during its handshake is no fault of the server.
+    if isinstance(error, asyncio.CancelledError | falcon.WebSocketDisconnected):
         return 'cancelled'
     if isinstance(error, falcon.HTTPError):
         return 'refused' if error.status_code < 500 else 'failed'

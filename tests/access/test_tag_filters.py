@@ -26,6 +26,7 @@ from falcon_channels import filters
 from falcon_channels import InvalidValueError
 from falcon_channels import NodeOptions
 from falcon_channels import Position
+from falcon_channels.access.handshake import NOT_TIMED
 from falcon_channels.endpoint.endpoint import Endpoint
 from falcon_channels.endpoint.unidirectional import UnidirectionalConnection
 from falcon_channels.filters import TagFilter
@@ -117,7 +118,7 @@ async def plain(channels: Channels, since: Position | None) -> AsyncIterator[Lis
     listener.transport.receiver = connection
 
     async def admit() -> None:
-        connection.admit(listener.transport)
+        connection.admit(listener.transport, NOT_TIMED)
 
     await connection.subscribe(since, admit)
     yield listener

@@ -1,26 +1,31 @@
 """Admit clients: check the origin, the capacity and the state of the node.
 
 An endpoint calls `admit` when a request asks for a connection. A plain WebSocket calls
-`begin`, `check_origin` and `check_capacity`, because its subscription starts the node.
-All of them call `add` when the connection is accepted. `add` checks the capacity again.
+`check_origin` and `check_capacity`, because its subscription starts the node. All of
+them call `add` when the connection is accepted. `add` checks the capacity again.
 Several requests can pass the first check at the same time, and the process can begin
-to drain while a client connects.
+to drain while a client connects. All of this is timed::
+
+    with handshake.time() as timing:
+        await handshake.admit(req)
+        ...
+        handshake.add(connection, timing)
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable
 from collections.abc import Callable
-from contextvars import ContextVar
 import logging
 import time
+from types import TracebackType
+from typing import Final
 
 import falcon
 import falcon.asgi
 
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import ClosedError
-from falcon_channels.events import Event
 from falcon_channels.events import log_event
 from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.hub import Hub
@@ -41,8 +46,48 @@ _RETRY_AFTER_S = 10
 #: Values of Sec-Fetch-Site that name another origin.
 _OTHER_SITES = ('cross-site', 'same-site')
 
-#: The handshake of the current request, from its first check until `Handshake.add`.
-_timing: ContextVar[Timing | None] = ContextVar('handshake', default=None)
+
+class HandshakeTiming:
+    """Times one handshake, until `Handshake.add` or an error. A context manager.
+
+    Its ``with`` may be entered again, and may contain more than the handshake.
+
+    Args:
+        timing: The timing, which has begun; ``None`` if nothing observes.
+    """
+
+    __slots__ = ('_timing',)
+
+    def __init__(self, timing: Timing | None) -> None:
+        self._timing = timing
+
+    def end(self, detail: str, error: BaseException | None = None) -> None:
+        """End the handshake, unless it has ended.
+
+        Args:
+            detail: Class of the connection, or ``''``.
+            error: The exception that refused the client, or ``None``.
+        """
+        timing, self._timing = self._timing, None
+        if timing is not None:
+            timing.operation.detail = detail
+            timing.end(error)
+
+    def __enter__(self) -> HandshakeTiming:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if value is not None:
+            self.end('', value)
+
+
+#: The timing of all handshakes while nothing observes.
+NOT_TIMED: Final = HandshakeTiming(None)
 
 
 class Handshake:
@@ -78,7 +123,6 @@ class Handshake:
             falcon.HTTPServiceUnavailable: The process is full, draining or closed, or
                 the broker cannot be reached.
         """
-        self.begin()
         self.check_origin(req)
         self.check_capacity(req)
         try:
@@ -88,42 +132,38 @@ class Handshake:
         except (BrokerUnavailableError, ClosedError) as ex:
             raise self._unavailable(req, str(ex), logging.INFO, _REFUSED, ex) from None
 
-    def begin(self) -> None:
-        """Begin to time a handshake. `admit` calls it.
+    def time(self) -> HandshakeTiming:
+        """Begin to time a handshake. The caller enters the result with ``with``."""
+        if not self._operations.wanted:
+            return NOT_TIMED
+        return HandshakeTiming(self._operations.begin(Operation('handshake')))
 
-        The handshake ends when the client is refused here, or in `add`.
-        """
-        if self._operations.wanted:
-            _timing.set(self._operations.begin(Operation('handshake')))
-
-    def _end(self, detail: str, error: falcon.HTTPError | None = None) -> None:
-        timing = _timing.get()
-        if timing is not None:
-            _timing.set(None)
-            timing.operation.detail = detail
-            timing.end(error)
-
-    def add(self, connection: Connection) -> None:
-        """Add an accepted connection to the hub.
+    def add(self, connection: Connection, timing: HandshakeTiming = NOT_TIMED) -> None:
+        """Add an accepted connection to the hub. This ends the handshake.
 
         After an error the connection is released; the caller closes its transport.
+
+        Args:
+            connection: The connection.
+            timing: Timing of its handshake; default none.
 
         Raises:
             falcon.HTTPServiceUnavailable: The process has become full or has begun to
                 drain, or the client has left.
         """
-        try:
-            self.check_capacity(connection.req)
-            self._hub.add(connection)
-        except ClosedError as ex:
-            self._hub.remove(connection)
-            raise self._unavailable(
-                connection.req, str(ex), logging.INFO, _REFUSED, ex
-            ) from None
-        except BaseException:
-            self._hub.remove(connection)
-            raise
-        self._end(type(connection).__name__)
+        with timing:
+            try:
+                self.check_capacity(connection.req)
+                self._hub.add(connection)
+            except ClosedError as ex:
+                self._hub.remove(connection)
+                raise self._unavailable(
+                    connection.req, str(ex), logging.INFO, _REFUSED, ex
+                ) from None
+            except BaseException:
+                self._hub.remove(connection)
+                raise
+        timing.end(type(connection).__name__)
 
     def check_capacity(self, req: falcon.Request | None) -> None:
         """Refuse a connection beyond `NodeOptions.max_connections`.
@@ -156,15 +196,10 @@ class Handshake:
         """Log and tell a refusal, and return its error."""
         event = refused_connection('' if req is None else req.path, 503, reason)
         log_event(event, level, message, *args)
-        self._tell(event)
+        self._hub.events.tell(event)
         return falcon.HTTPServiceUnavailable(
             description=reason, retry_after=_RETRY_AFTER_S
         )
-
-    def _tell(self, event: Event) -> None:
-        """Tell a refusal, which ends the handshake."""
-        self._hub.events.tell(event)
-        self._end('', falcon.HTTPError(event.code))
 
     def _level_of_limit(self) -> int:
         """Return WARNING at most once a minute, because refused clients try again."""
@@ -184,7 +219,7 @@ class Handshake:
         reason = request_origin_error(req, self._options.allowed_origins)
         if reason is not None:
             event = log_refusal(req.path, reason)
-            self._tell(event)
+            self._hub.events.tell(event)
             if event.code == 400:
                 raise falcon.HTTPBadRequest(description=reason)
             raise falcon.HTTPForbidden(description=reason)
@@ -196,5 +231,5 @@ class Handshake:
         site = req.get_header('Sec-Fetch-Site')
         if site in _OTHER_SITES:
             reason = f'the request comes from another site (Sec-Fetch-Site: {site})'
-            self._tell(log_refusal(req.path, reason))
+            self._hub.events.tell(log_refusal(req.path, reason))
             raise falcon.HTTPForbidden(description=reason)

@@ -21,6 +21,7 @@ import falcon.asgi
 import msgspec
 
 from falcon_channels.access.cors import allow_origin
+from falcon_channels.access.handshake import HandshakeTiming
 from falcon_channels.endpoint.client_connection import ClientConnection
 from falcon_channels.endpoint.commands import dispatch
 from falcon_channels.endpoint.endpoint import Endpoint
@@ -82,6 +83,7 @@ class Emulation:
         codec: ClientCodec,
         transport: HttpStreamTransport,
         first: str | bytes,
+        timing: HandshakeTiming,
     ) -> ClientConnection:
         """Open a connection with the frame of its first request.
 
@@ -99,7 +101,7 @@ class Emulation:
             announces_end=True,
             on_ended=self._on_ended,
         )
-        self._node.handshake.add(connection)
+        self._node.handshake.add(connection, timing)
         self._connections[connection.session] = connection
         connection.on_message(first)
         return connection
@@ -176,16 +178,19 @@ class HttpStreamResource(_StreamResource):
     ) -> None:
         """Open a connection."""
         node = self._endpoint.node
-        await admit(node.handshake, req, resp)
-        body = await read_body(req, node.options.max_batch_bytes)
-        first: str | bytes
-        if req.content_type == PROTOBUF_MEDIA:
-            codec, first, media_type = require_protobuf(), body, PROTOBUF_MEDIA
-            transport = HttpStreamTransport(LENGTH_PREFIXED)
-        else:
-            codec, first, media_type = JSON, decode_text(body), falcon.MEDIA_JSON
-            transport = HttpStreamTransport(LINES)
-        connection = self._emulation.open(self._endpoint, req, codec, transport, first)
+        with node.handshake.time() as timing:
+            await admit(node.handshake, req, resp)
+            body = await read_body(req, node.options.max_batch_bytes)
+            first: str | bytes
+            if req.content_type == PROTOBUF_MEDIA:
+                codec, first, media_type = require_protobuf(), body, PROTOBUF_MEDIA
+                transport = HttpStreamTransport(LENGTH_PREFIXED)
+            else:
+                codec, first, media_type = JSON, decode_text(body), falcon.MEDIA_JSON
+                transport = HttpStreamTransport(LINES)
+            connection = self._emulation.open(
+                self._endpoint, req, codec, transport, first, timing
+            )
         stream(req, resp, transport, connection, media_type)
 
 
@@ -197,10 +202,12 @@ class SseResource(_StreamResource):
     ) -> None:
         """Open a connection with the commands in the URL."""
         try:
-            await admit(self._endpoint.node.handshake, req, resp)
-            first = req.get_param('cf_connect', required=True)
-            _require_reading_commands(first)
-            self._open(req, resp, first)
+            handshake = self._endpoint.node.handshake
+            with handshake.time() as timing:
+                await admit(handshake, req, resp)
+                first = req.get_param('cf_connect', required=True)
+                _require_reading_commands(first)
+                self._open(req, resp, first, timing)
         except falcon.HTTPServiceUnavailable as ex:
             answer_event_source(req, resp, JSON, ex)
 
@@ -209,15 +216,22 @@ class SseResource(_StreamResource):
     ) -> None:
         """Open a connection with the commands in the body."""
         node = self._endpoint.node
-        await admit(node.handshake, req, resp)
-        body = await read_body(req, node.options.max_batch_bytes)
-        self._open(req, resp, decode_text(body))
+        with node.handshake.time() as timing:
+            await admit(node.handshake, req, resp)
+            body = await read_body(req, node.options.max_batch_bytes)
+            self._open(req, resp, decode_text(body), timing)
 
     def _open(
-        self, req: falcon.asgi.Request, resp: falcon.asgi.Response, first: str
+        self,
+        req: falcon.asgi.Request,
+        resp: falcon.asgi.Response,
+        first: str,
+        timing: HandshakeTiming,
     ) -> None:
         transport = HttpStreamTransport(EVENTS, preamble=EVENTS_PREAMBLE)
-        connection = self._emulation.open(self._endpoint, req, JSON, transport, first)
+        connection = self._emulation.open(
+            self._endpoint, req, JSON, transport, first, timing
+        )
         stream(req, resp, transport, connection, EVENT_STREAM)
 
 

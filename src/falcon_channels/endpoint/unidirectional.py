@@ -30,6 +30,7 @@ import falcon
 import falcon.asgi
 import msgspec
 
+from falcon_channels.access.handshake import HandshakeTiming
 from falcon_channels.endpoint.client_connection import ClientConnection
 from falcon_channels.endpoint.commands import dispatch
 from falcon_channels.endpoint.endpoint import Endpoint
@@ -39,7 +40,8 @@ from falcon_channels.endpoint.http import answer_preflight
 from falcon_channels.endpoint.http import decode_text
 from falcon_channels.endpoint.http import read_body
 from falcon_channels.endpoint.http import stream
-from falcon_channels.endpoint.websocket import serve_accepted
+from falcon_channels.endpoint.websocket import add_accepted
+from falcon_channels.endpoint.websocket import serve_added
 from falcon_channels.endpoint.websocket import UpgradeRequired
 from falcon_channels.errors import ProtocolError
 from falcon_channels.hub.connection import ClientKind
@@ -166,11 +168,14 @@ class UnidirectionalWebSocketResource(UpgradeRequired):
     ) -> None:
         """Accept a client, and serve it until it has left."""
         handshake = self._endpoint.node.handshake
-        await handshake.admit(req)
-        transport = choose_transport(req, ws)
-        await ws.accept()
-        connection = UnidirectionalConnection(self._endpoint, transport, req)
-        await serve_accepted(self._endpoint, ws, transport, connection)
+        with handshake.time() as timing:
+            await handshake.admit(req)
+            transport = choose_transport(req, ws)
+            await ws.accept()
+            connection = UnidirectionalConnection(self._endpoint, transport, req)
+            if not await add_accepted(handshake, ws, connection, timing):
+                return
+        await serve_added(transport, connection)
 
 
 class _UnidirectionalStreamResource:
@@ -199,11 +204,12 @@ class _UnidirectionalStreamResource:
         request: ConnectRequest,
         transport: HttpStreamTransport,
         media_type: str,
+        timing: HandshakeTiming,
     ) -> None:
         endpoint = self._endpoint
         connection = UnidirectionalConnection(endpoint, transport, req)
         handshake = endpoint.node.handshake
-        handshake.add(connection)
+        handshake.add(connection, timing)
         try:
             async with asyncio.timeout(endpoint.options.connect_timeout_s):
                 await connection.carry_out_only(Command(_ID, request))
@@ -229,9 +235,11 @@ class UnidirectionalHttpStreamResource(_UnidirectionalStreamResource):
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response
     ) -> None:
         """Open a connection."""
-        request = await self._read_request(req, resp)
-        transport = HttpStreamTransport(LINES)
-        await self._open(req, resp, request, transport, falcon.MEDIA_JSON)
+        handshake = self._endpoint.node.handshake
+        with handshake.time() as timing:
+            request = await self._read_request(req, resp)
+            transport = HttpStreamTransport(LINES)
+            await self._open(req, resp, request, transport, falcon.MEDIA_JSON, timing)
 
 
 class UnidirectionalSseResource(_UnidirectionalStreamResource):
@@ -252,29 +260,35 @@ class UnidirectionalSseResource(_UnidirectionalStreamResource):
     async def _open_url(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response
     ) -> None:
-        await admit(self._endpoint.node.handshake, req, resp)
-        request = _decode(req.get_param('cf_connect', default='{}'))
-        for channel in req.get_param_as_list('channel', default=[]):
-            request.subs.setdefault(channel, SubscribeRequest())
-        await self._open_events(req, resp, request)
+        handshake = self._endpoint.node.handshake
+        with handshake.time() as timing:
+            await admit(handshake, req, resp)
+            request = _decode(req.get_param('cf_connect', default='{}'))
+            for channel in req.get_param_as_list('channel', default=[]):
+                request.subs.setdefault(channel, SubscribeRequest())
+            await self._open_events(req, resp, request, timing)
 
     async def on_post(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response
     ) -> None:
         """Open a connection with the request in the body."""
-        await self._open_events(req, resp, await self._read_request(req, resp))
+        handshake = self._endpoint.node.handshake
+        with handshake.time() as timing:
+            request = await self._read_request(req, resp)
+            await self._open_events(req, resp, request, timing)
 
     async def _open_events(
         self,
         req: falcon.asgi.Request,
         resp: falcon.asgi.Response,
         request: ConnectRequest,
+        timing: HandshakeTiming,
     ) -> None:
         last_id = req.get_header('Last-Event-ID')
         if last_id:
             _recover_from(request, last_id)
         transport = HttpStreamTransport(EVENTS, preamble=EVENTS_PREAMBLE)
-        await self._open(req, resp, request, transport, EVENT_STREAM)
+        await self._open(req, resp, request, transport, EVENT_STREAM, timing)
 
 
 def _decode(text: str) -> ConnectRequest:

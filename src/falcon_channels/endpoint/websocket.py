@@ -7,6 +7,8 @@ import logging
 import falcon
 import falcon.asgi
 
+from falcon_channels.access.handshake import Handshake
+from falcon_channels.access.handshake import HandshakeTiming
 from falcon_channels.endpoint.client_connection import ClientConnection
 from falcon_channels.endpoint.commands import dispatch
 from falcon_channels.endpoint.endpoint import Endpoint
@@ -53,29 +55,44 @@ class WebSocketResource(UpgradeRequired):
     ) -> None:
         """Accept a client, and serve it until it has left."""
         handshake = self._endpoint.node.handshake
-        await handshake.admit(req)
-        codec, subprotocol = _choose_codec(req, ws)
-        transport = choose_transport(req, ws, binary=codec.binary)
-        await ws.accept(subprotocol)
-        connection = ClientConnection(self._endpoint, transport, codec, req, dispatch)
-        await serve_accepted(self._endpoint, ws, transport, connection)
+        with handshake.time() as timing:
+            await handshake.admit(req)
+            codec, subprotocol = _choose_codec(req, ws)
+            transport = choose_transport(req, ws, binary=codec.binary)
+            await ws.accept(subprotocol)
+            connection = ClientConnection(
+                self._endpoint, transport, codec, req, dispatch
+            )
+            if not await add_accepted(handshake, ws, connection, timing):
+                return
+        await serve_added(transport, connection)
 
 
-async def serve_accepted(
-    endpoint: Endpoint,
+async def add_accepted(
+    handshake: Handshake,
     ws: falcon.asgi.WebSocket,
-    transport: AsgiTransport | ServerWebSocket,
     connection: ClientConnection,
-) -> None:
-    """Add the connection of an accepted WebSocket, and serve it."""
-    handshake = endpoint.node.handshake
+    timing: HandshakeTiming,
+) -> bool:
+    """Add the connection of an accepted WebSocket, or close it.
+
+    Returns:
+        Whether it was added.
+    """
     try:
-        handshake.add(connection)
+        handshake.add(connection, timing)
     except falcon.HTTPServiceUnavailable:
         # NOTE: the process began to drain or became full during the handshake. The
         #   client connects again.
         await ws.close(*codes.DISCONNECT_SHUTDOWN)
-        return
+        return False
+    return True
+
+
+async def serve_added(
+    transport: AsgiTransport | ServerWebSocket, connection: ClientConnection
+) -> None:
+    """Serve the connection of a WebSocket that was added to the hub."""
     if isinstance(transport, AsgiTransport):
         await transport.run(connection)
     else:

@@ -27,6 +27,7 @@ import falcon.asgi
 import msgspec
 
 from falcon_channels.access.cors import allow_origin
+from falcon_channels.access.handshake import HandshakeTiming
 from falcon_channels.hub.connection import ClientKind
 from falcon_channels.hub.connection import Subscription
 from falcon_channels.node import Node
@@ -39,6 +40,7 @@ from falcon_channels.plain.http_connection import encode_event_id
 from falcon_channels.plain.http_connection import HttpConnection
 from falcon_channels.plain.http_connection import PARTS
 from falcon_channels.plain.poll import answer_poll
+from falcon_channels.plain.poll import Poll
 from falcon_channels.plain.poll import poll
 from falcon_channels.protocol import event_codec
 from falcon_channels.protocol.event_codec import Part
@@ -164,7 +166,7 @@ class EventStream(HttpConnection):
         """How the client is connected."""
         return ClientKind('event_stream', 'text')
 
-    async def start(self, wanted: EventRequest) -> bool:
+    async def start(self, wanted: EventRequest, timing: HandshakeTiming) -> bool:
         """Subscribe the client, and write the beginning of its stream.
 
         Returns:
@@ -174,7 +176,7 @@ class EventStream(HttpConnection):
         Raises:
             falcon.HTTPError: The client was refused.
         """
-        await self.subscribe(wanted, presence=True)
+        await self.subscribe(wanted, timing, presence=True)
         knows_all = len(wanted.ends) == self._num_channels
         if self._all_ended and knows_all and self.knows_ends(wanted):
             self._end()
@@ -340,21 +342,24 @@ async def serve_events(
     options: EventStreamOptions | None,
 ) -> None:
     """Implement `Channels.serve_events`."""
-    allow_page(node, req, resp)
-    wanted = read_request(node, req, channels, options)
-    if wants_poll(req):
-        await node.handshake.admit(req)
-        body = await poll(node, req, wanted, user=user, info=info, receive=req._receive)
-        answer_poll(resp, body)
-        return
+    timing = node.handshake.time()
+    with timing:
+        allow_page(node, req, resp)
+        wanted = read_request(node, req, channels, options)
+        if wants_poll(req):
+            await node.handshake.admit(req)
+            client = Poll(node, req, user=user, info=info)
+            answer_poll(resp, await poll(client, wanted, timing, req._receive))
+            return
     server = server_http_connection(req.scope)
     transport = HttpStreamTransport(WHOLE_EVENTS if server is None else CHUNKED_EVENTS)
     try:
-        await node.handshake.admit(req)
-        connection = EventStream(node, transport, req, wanted, user=user, info=info)
-        if not await connection.start(wanted):
-            answer_ended(resp)
-            return
+        with timing:
+            await node.handshake.admit(req)
+            connection = EventStream(node, transport, req, wanted, user=user, info=info)
+            if not await connection.start(wanted, timing):
+                answer_ended(resp)
+                return
     except falcon.HTTPError as ex:
         answer_refused(req, resp, ex)
         return

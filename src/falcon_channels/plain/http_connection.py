@@ -18,6 +18,7 @@ from typing import Any
 import falcon
 import falcon.asgi
 
+from falcon_channels.access.handshake import HandshakeTiming
 from falcon_channels.access.refusal_log import log_refusal
 from falcon_channels.access.responders import is_cancelled
 from falcon_channels.access.responders import note_failure
@@ -131,18 +132,21 @@ class HttpConnection(Connection):
             self.held_bytes += sum(len(part.content) for part in blob)
         return self.held_bytes
 
-    async def subscribe(self, wanted: EventRequest, *, presence: bool) -> None:
+    async def subscribe(
+        self, wanted: EventRequest, timing: HandshakeTiming, *, presence: bool
+    ) -> None:
         """Subscribe the client to its channels.
 
         Args:
             wanted: The parsed request.
+            timing: Timing of the handshake.
             presence: Whether the client is entered into presence.
 
         Raises:
             falcon.HTTPError: The client was refused.
         """
         with self._ending_after_errors():
-            self.node.handshake.add(self)
+            self.node.handshake.add(self, timing)
         for channel in wanted.channels:
             with self._ending_after_errors(channel):
                 since = self._since(channel, wanted)

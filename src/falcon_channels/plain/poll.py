@@ -12,6 +12,7 @@ import falcon
 import falcon.asgi
 import msgspec
 
+from falcon_channels.access.handshake import HandshakeTiming
 from falcon_channels.hub.connection import ClientKind
 from falcon_channels.hub.connection import Subscription
 from falcon_channels.node import Node
@@ -55,7 +56,7 @@ class _NoTransport:
         """Ignore the call: a poll reads nothing."""
 
 
-class _Poll(HttpConnection):
+class Poll(HttpConnection):
     """A client that waits for the next publications of its channels."""
 
     __slots__ = ('_wake',)
@@ -86,12 +87,16 @@ class _Poll(HttpConnection):
         self._wake.set()
 
     async def answer(
-        self, wanted: EventRequest, receive: Callable[[], Awaitable[Any]] | None
+        self,
+        wanted: EventRequest,
+        timing: HandshakeTiming,
+        receive: Callable[[], Awaitable[Any]] | None,
     ) -> bytes:
         """Subscribe the client, and return what is new as JSON.
 
         Args:
             wanted: The parsed request.
+            timing: Timing of the handshake.
             receive: ASGI's ``receive``, which reports that the client has left, or
                 ``None``.
 
@@ -100,7 +105,7 @@ class _Poll(HttpConnection):
         """
         # NOTE: a poll is short. In presence, the client would leave and join again and
         #   again.
-        await self.subscribe(wanted, presence=False)
+        await self.subscribe(wanted, timing, presence=False)
         if self._must_wait(wanted):
             await self._wait(wanted.options.poll_wait_s, receive)
         if not self.held and self.ended_with and not reconnects(self.ended_with[0]):
@@ -156,12 +161,9 @@ async def _wait_for_disconnect(receive: Callable[[], Awaitable[Any]]) -> None:
 
 
 async def poll(
-    node: Node,
-    req: falcon.Request,
+    connection: Poll,
     wanted: EventRequest,
-    *,
-    user: str | None,
-    info: Any,
+    timing: HandshakeTiming,
     receive: Callable[[], Awaitable[Any]] | None = None,
 ) -> bytes:
     """Return what is new in channels as JSON, or wait for it.
@@ -169,11 +171,10 @@ async def poll(
     Raises:
         falcon.HTTPError: The client was refused.
     """
-    connection = _Poll(node, req, user=user, info=info)
     try:
-        return await connection.answer(wanted, receive)
+        return await connection.answer(wanted, timing, receive)
     finally:
-        node.hub.remove(connection)
+        connection.hub.remove(connection)
 
 
 def answer_poll(resp: falcon.Response, body: bytes) -> None:

@@ -19,6 +19,7 @@ import falcon
 import falcon.asgi
 import msgspec
 
+from falcon_channels.access.handshake import HandshakeTiming
 from falcon_channels.access.refusal_log import log_refusal
 from falcon_channels.access.responders import is_cancelled
 from falcon_channels.access.responders import note_failure
@@ -259,18 +260,19 @@ class PlainConnection(Connection):
         finally:
             dispatcher.unfollow(self)
 
-    def admit(self, transport: Transport) -> None:
+    def admit(self, transport: Transport, timing: HandshakeTiming) -> None:
         """Add the accepted connection to the hub.
 
         Args:
             transport: Transport with the framing that the handshake settled.
+            timing: Timing of the handshake.
 
         Raises:
             falcon.HTTPServiceUnavailable: The process has become full or has begun to
                 drain.
         """
         self.encoder = get_encoder(self.encoder.codec, transport.framing)
-        self._node.handshake.add(self)
+        self._node.handshake.add(self, timing)
         self._admitted = True
         self.keep_context()
 
@@ -420,14 +422,15 @@ async def serve_websocket(
     since: Position | None,
 ) -> None:
     """Implement `Channels.serve`."""
-    node.handshake.begin()
-    node.handshake.check_origin(req)
-    node.handshake.check_capacity(req)
-    since = position_to_recover(req, since, media)
-    transport = choose_transport(req, ws)
-    connection = PlainConnection(
-        node, transport, channel, req, user=user, info=info, media=media
-    )
+    timing = node.handshake.time()
+    with timing:
+        node.handshake.check_origin(req)
+        node.handshake.check_capacity(req)
+        since = position_to_recover(req, since, media)
+        transport = choose_transport(req, ws)
+        connection = PlainConnection(
+            node, transport, channel, req, user=user, info=info, media=media
+        )
     reading: asyncio.Task[None] | None = None
 
     async def accept() -> None:
@@ -435,14 +438,15 @@ async def serve_websocket(
         if ws.unaccepted:
             await ws.accept()
         try:
-            connection.admit(transport)
+            connection.admit(transport, timing)
         except falcon.HTTPServiceUnavailable:
             await ws.close(TRY_AGAIN_LATER)
             raise _NotAdmittedError from None
         reading = _begin_to_read(transport, connection)
 
     try:
-        await connection.subscribe(since, accept)
+        with timing:
+            await connection.subscribe(since, accept)
         # PERF: the responder's task publishes. A second task would be a tenth of the
         #   cost of a connection, and most of its memory (benchmarks/connections.py).
         await connection.publish_messages()

@@ -26,6 +26,7 @@ from falcon_channels.plain.events import answer_ended
 from falcon_channels.plain.events import answer_refused
 from falcon_channels.plain.events import EventStream
 from falcon_channels.plain.poll import answer_poll
+from falcon_channels.plain.poll import Poll
 from falcon_channels.plain.poll import poll
 from falcon_channels.portal.loop_thread import LoopThread
 from falcon_channels.transports.base import Receiver
@@ -169,13 +170,18 @@ def serve_events(
     request = read_request(node, req, channels, options)
 
     async def answer() -> bytes:
-        await node.handshake.admit(req)
-        return await poll(node, req, request, user=user, info=info)
+        with node.handshake.time() as timing:
+            await node.handshake.admit(req)
+            client = Poll(node, req, user=user, info=info)
+            return await poll(client, request, timing)
 
     async def start() -> EventStream | None:
-        await node.handshake.admit(req)
-        connection = EventStream(node, transport, req, request, user=user, info=info)
-        return connection if await connection.start(request) else None
+        with node.handshake.time() as timing:
+            await node.handshake.admit(req)
+            connection = EventStream(
+                node, transport, req, request, user=user, info=info
+            )
+            return connection if await connection.start(request, timing) else None
 
     if wants_poll(req):
         wait_s = request.options.poll_wait_s + timeout_s

@@ -30,6 +30,7 @@ from typing import Any
 
 import falcon
 
+from falcon_channels.access.handshake import HandshakeTiming
 from falcon_channels.errors import ClosedError
 from falcon_channels.node import Node
 from falcon_channels.plain.websocket import PlainConnection
@@ -172,19 +173,24 @@ class _PortalConnection:
         self._transport = transport
         self._publishing: asyncio.Task[None] | None = None
 
-    async def subscribe(self, since: Position | None) -> None:
+    async def subscribe(self, since: Position | None, timing: HandshakeTiming) -> None:
         """Subscribe the client, and begin to publish what it sends.
+
+        Args:
+            since: Position from which publications are recovered, or ``None``.
+            timing: Timing of the handshake.
 
         Raises:
             falcon.HTTPError: The client was refused.
         """
-        await self._connection.subscribe(since, self._admit)
+
+        async def admit() -> None:
+            self._connection.admit(self._transport, timing)
+
+        await self._connection.subscribe(since, admit)
         self._publishing = asyncio.get_running_loop().create_task(
             self._connection.publish_messages(), name='falcon_channels portal WebSocket'
         )
-
-    async def _admit(self) -> None:
-        self._connection.admit(self._transport)
 
     async def take(self, message: str | bytes) -> bool:
         """Queue a message, and wait for room; return whether more may come."""
@@ -218,12 +224,13 @@ def serve_websocket(
     since = position_to_recover(req, since, media)
 
     async def subscribe() -> tuple[PlainConnection, _PortalConnection]:
-        connection = PlainConnection(
-            node, transport, channel, req, user=user, info=info, media=media
-        )
-        client = _PortalConnection(connection, transport)
-        await client.subscribe(since)
-        return connection, client
+        with node.handshake.time() as timing:
+            connection = PlainConnection(
+                node, transport, channel, req, user=user, info=info, media=media
+            )
+            client = _PortalConnection(connection, transport)
+            await client.subscribe(since, timing)
+            return connection, client
 
     transport = PortalTransport(thread)
     try:
