@@ -120,7 +120,7 @@ async def plain(channels: Channels, since: Position | None) -> AsyncIterator[Lis
     async def admit() -> None:
         connection.admit(listener.transport, NOT_TIMED)
 
-    await connection.subscribe(since, admit)
+    await connection.subscribe(since, admit, accepted=False)
     yield listener
     connection.shutdown()
 

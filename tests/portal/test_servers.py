@@ -281,6 +281,20 @@ def test_server_with_an_idle_portal_stops_on_sigterm(name: str, tmp_path: Path) 
         assert 'Traceback' not in server.log()
 
 
+def test_refused_websocket_that_was_accepted_is_logged_with_its_close_code(
+    server: ServerProcess,
+) -> None:
+    """The code in the log is the one that the client received."""
+    with connect(f'{server.ws_url}/nowhere?accept=true', open_timeout=30) as ws:
+        with pytest.raises(websockets.ConnectionClosed) as closed:
+            ws.recv(30)
+    assert closed.value.rcvd is not None
+    assert 3404 == closed.value.rcvd.code
+    wait_until(
+        lambda: "subscribe 'nowhere' refused with 3404" in server.log(), 'it is logged'
+    )
+
+
 def test_several_workers_with_a_memory_broker_log_a_warning(tmp_path: Path) -> None:
     """Each worker warns once that a memory broker delivers within one process only."""
     with start('gthread', tmp_path, '--workers', '2') as server:

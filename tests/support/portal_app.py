@@ -96,6 +96,8 @@ class Channel:
         portal.disconnect_user(req.get_param('user'), code=4321, reason='go away')
 
     def on_websocket(self, req: Any, ws: Any, channel: str) -> None:
+        if req.get_param_as_bool('accept', default=False):
+            ws.accept()
         portal.serve(
             req,
             ws,

@@ -119,7 +119,7 @@ class RefusalFacts(msgspec.Struct, kw_only=True, omit_defaults=True):
         at: Unix time in seconds of the first request.
         last_at: Unix time in seconds of the last request.
         count: Number of requests.
-        code: Error code or HTTP status that the client received.
+        code: Error code, close code or HTTP status that the client received.
         reason: Reason of the refusal.
     """
 

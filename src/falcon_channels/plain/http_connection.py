@@ -48,8 +48,6 @@ from falcon_channels.publication import Position
 from falcon_channels.transports.base import Transport
 from falcon_channels.transports.encoders import Encoder
 
-_logger = logging.getLogger('falcon_channels')
-
 
 class _Parts:
     """Framing of events without ids: lists of parts."""
@@ -198,6 +196,11 @@ class HttpConnection(Connection):
         try:
             with self._errors_for_http(channel):
                 yield
+        except (ChannelNameError, UnknownChannelError) as ex:
+            # NOTE: this can be a mistake of the application.
+            log_refusal(self, 'subscribe', channel, 404, str(ex), level=logging.WARNING)
+            self._end()
+            raise falcon.HTTPNotFound(description=str(ex)) from None
         except falcon.HTTPError as ex:
             log_refusal(self, 'subscribe', channel, ex.status_code, text_for_client(ex))
             self._end()
@@ -219,9 +222,6 @@ class HttpConnection(Connection):
             yield
         except UnsubscribedError as ex:
             raise self.refusal(ex.code >= FIRST_RESUBSCRIBE_CODE, ex.reason) from None
-        except (ChannelNameError, UnknownChannelError) as ex:
-            _logger.warning('refused an event stream: %s', ex)
-            raise falcon.HTTPNotFound(description=str(ex)) from None
         except (BrokerUnavailableError, ClosedError) as ex:
             raise falcon.HTTPServiceUnavailable(description=str(ex)) from None
         except PayloadError:

@@ -217,6 +217,8 @@ class PlainConnection(Connection):
         self,
         since: Position | None,
         on_authorized: Callable[[], Awaitable[None]],
+        *,
+        accepted: bool,
     ) -> None:
         """Subscribe the client to its channel.
 
@@ -224,11 +226,15 @@ class PlainConnection(Connection):
             since: Position from which publications are recovered, or ``None``.
             on_authorized: Coroutine function that accepts the handshake and calls
                 `admit`.
+            accepted: Whether the application has accepted the handshake. A client that
+                is refused then receives a close code, and no HTTP status.
 
         Raises:
             falcon.HTTPError: The client was refused before it was admitted.
         """
         dispatcher = self._node.dispatcher
+        # NOTE: this is the close code of Falcon for a status.
+        base = HTTP_STATUS_BASE if accepted else 0
 
         async def admit() -> None:
             await on_authorized()
@@ -246,16 +252,15 @@ class PlainConnection(Connection):
                     SubscribeOptions(since=since, approved=True, on_authorized=admit),
                 )
         except (ChannelNameError, UnknownChannelError) as ex:
-            # NOTE: a client that is not accepted yet sees only the status 404. The log
-            #   has the reason.
-            self._log_refusal('subscribe', 404, str(ex), logging.WARNING)
+            # NOTE: the client sees only the code. The log has the reason.
+            self._log_refusal('subscribe', base + 404, str(ex), logging.WARNING)
             raise falcon.HTTPNotFound(description=str(ex)) from None
         except (BrokerUnavailableError, ClosedError) as ex:
-            self._log_refusal('subscribe', 503, str(ex))
+            self._log_refusal('subscribe', base + 503, str(ex))
             raise falcon.HTTPServiceUnavailable(description=str(ex)) from None
         except falcon.HTTPError as ex:
             # NOTE: Falcon logs the status without the reason.
-            self._log_refusal('subscribe', ex.status_code, text_for_client(ex))
+            self._log_refusal('subscribe', base + ex.status_code, text_for_client(ex))
             raise
         finally:
             dispatcher.unfollow(self)
@@ -446,7 +451,7 @@ async def serve_websocket(
 
     try:
         with timing:
-            await connection.subscribe(since, accept)
+            await connection.subscribe(since, accept, accepted=not ws.unaccepted)
         # PERF: the responder's task publishes. A second task would be a tenth of the
         #   cost of a connection, and most of its memory (benchmarks/connections.py).
         await connection.publish_messages()

@@ -173,12 +173,15 @@ class _PortalConnection:
         self._transport = transport
         self._publishing: asyncio.Task[None] | None = None
 
-    async def subscribe(self, since: Position | None, timing: HandshakeTiming) -> None:
+    async def subscribe(
+        self, since: Position | None, timing: HandshakeTiming, *, accepted: bool
+    ) -> None:
         """Subscribe the client, and begin to publish what it sends.
 
         Args:
             since: Position from which publications are recovered, or ``None``.
             timing: Timing of the handshake.
+            accepted: Whether the application has accepted the handshake.
 
         Raises:
             falcon.HTTPError: The client was refused.
@@ -187,7 +190,7 @@ class _PortalConnection:
         async def admit() -> None:
             self._connection.admit(self._transport, timing)
 
-        await self._connection.subscribe(since, admit)
+        await self._connection.subscribe(since, admit, accepted=accepted)
         self._publishing = asyncio.get_running_loop().create_task(
             self._connection.publish_messages(), name='falcon_channels portal WebSocket'
         )
@@ -229,9 +232,10 @@ def serve_websocket(
                 node, transport, channel, req, user=user, info=info, media=media
             )
             client = _PortalConnection(connection, transport)
-            await client.subscribe(since, timing)
+            await client.subscribe(since, timing, accepted=accepted)
             return connection, client
 
+    accepted = not ws.unaccepted
     transport = PortalTransport(thread)
     try:
         connection, client = thread.call(subscribe, timeout_s=timeout_s)
