@@ -106,6 +106,19 @@ async def test_control_messages_sent_while_the_link_is_lost_arrive_in_order(
     await two.close()
 
 
+async def test_call_that_cannot_be_encoded_fails_alone(server: RedisServer) -> None:
+    """If an argument cannot be encoded, only its call fails; others are executed."""
+    broker = open_broker(server.url)
+    await broker.start(Recorder())
+    unencodable = broker.has_user('news', '\ud800')
+    refused, published = await asyncio.gather(
+        unencodable, broker.publish('news', ITEM, LOG), return_exceptions=True
+    )
+    assert isinstance(refused, UnicodeEncodeError)
+    assert not isinstance(published, BaseException)
+    await broker.close()
+
+
 async def test_start_without_server_names_its_port_and_no_password() -> None:
     """Without a server, starting fails in time, and no password is shown."""
     port = free_port()

@@ -25,7 +25,7 @@ from falcon_channels.brokers.redis.scripts import Script
 from falcon_channels.brokers.server_link import describe
 from falcon_channels.errors import BrokerUnavailableError
 
-#: Approximate memory that a command takes without its arguments, in bytes.
+#: Approximate memory that a command takes beside its encoded text, in bytes.
 _COMMAND_BYTES = 256
 
 _RUN_ID = re.compile(rb'^run_id:(\w+)', re.MULTILINE)
@@ -38,8 +38,9 @@ _Command = PendingCall[_Request]
 class CommandConnection:
     """A connection for commands, opened when there is a command to send.
 
-    All commands of one event-loop iteration are sent in one write, in the order of the
-    calls. The server answers in the same order.
+    A command is sent at once if no other one waits for its answer. Otherwise it is sent
+    in the next event-loop iteration, with all other new commands in one write. The
+    order is that of the calls. The server answers in the same order.
 
     No command is sent twice. If the connection ends, all commands that were sent fail,
     because nobody knows which of them were executed.
@@ -64,6 +65,8 @@ class CommandConnection:
             f'Redis at {address}', timeout_s, self._on_overdue
         )
         self._unsent: deque[_Command] = deque()
+        #: The encoded commands of `_unsent`, while the connection is open.
+        self._packed: list[bytes] = []
         #: Commands that were sent, in the order in which the server answers.
         self._sent: deque[_Command] = deque()
         #: The open connection, or ``None``.
@@ -87,7 +90,7 @@ class CommandConnection:
             BrokerUnavailableError: The connection is closed, or too many commands are
                 pending. Nothing was sent.
         """
-        return self._send((None, arguments), arguments)
+        return self._send((None, arguments))
 
     async def run(self, script: Script, words: tuple[Argument, ...]) -> Any:
         """Run a script and return its result.
@@ -101,7 +104,7 @@ class CommandConnection:
             BrokerUnavailableError: As for `call`, or the server did not answer.
         """
         try:
-            return await self._send((script, words), words)
+            return await self._send((script, words))
         except NoScriptError:
             # NOTE: the script was not executed. The server caches it from now on.
             self._run_id = await self._read_run_id(self.call('INFO', 'server'))
@@ -117,38 +120,37 @@ class CommandConnection:
 
     # --- sending ----------------------------------------------------------------------
 
-    def _send(
-        self, request: _Request, words: tuple[Argument, ...]
-    ) -> asyncio.Future[Any]:
-        size_bytes = _COMMAND_BYTES
-        for word in words:
-            if not isinstance(word, int):
-                size_bytes += len(word)
-        command = self._pending.add(request, size_bytes)
+    def _send(self, request: _Request) -> asyncio.Future[Any]:
+        # NOTE: a word that cannot be encoded must fail this call only, and not a flush.
+        packed = self._pack(request)
+        command = self._pending.add(request, _COMMAND_BYTES + len(packed))
         self._unsent.append(command)
         if self._connection is None:
             self._wake.set()
+            return command.future
+        self._packed.append(packed)
+        if not self._sent:
+            self._flush()
         elif not self._flushes:
             self._flushes = True
             self._loop.call_soon(self._flush)
         return command.future
 
+    def _pack(self, request: _Request) -> bytes:
+        script, words = request
+        if script is None:
+            return pack(words)
+        return pack(('EVALSHA', script.sha_of(self._run_id), *words))
+
     def _flush(self) -> None:
         """Send all commands that wait, in one write."""
         self._flushes = False
-        connection = self._connection
-        if connection is None or not self._unsent:
+        if self._connection is None or not self._unsent:
             return
-        packed = []
-        for command in self._unsent:
-            script, words = command.request
-            if script is None:
-                packed.append(pack(words))
-            else:
-                packed.append(pack(('EVALSHA', script.sha_of(self._run_id), *words)))
+        self._connection.write(b''.join(self._packed))
+        self._packed.clear()
         self._sent.extend(self._unsent)
         self._unsent.clear()
-        connection.write(b''.join(packed))
 
     # --- the connection ---------------------------------------------------------------
 
@@ -183,6 +185,8 @@ class CommandConnection:
                 continue
             try:
                 connection.pass_answers(self._on_answer)
+                # NOTE: the text of a script contains the id of the new run.
+                self._packed = [self._pack(command.request) for command in self._unsent]
                 self._connection = connection
                 self._flush()
                 await connection.wait_until_ended()
