@@ -17,6 +17,8 @@ import asyncio
 from collections.abc import Awaitable
 from collections.abc import Callable
 from collections.abc import Sequence
+from contextvars import Context
+from functools import partial
 import logging
 from time import perf_counter
 from types import TracebackType
@@ -219,6 +221,22 @@ class Operations:
         """Begin an operation. The caller must always call `Timing.end` later."""
         return self.time(operation).begin()
 
+    def begin_in(
+        self, context: Context, operation: Operation
+    ) -> Callable[[BaseException | None], None]:
+        """Begin an operation that ends in a callback of the event loop.
+
+        Args:
+            context: Context in which observers are called. No other code may run in it.
+            operation: The operation.
+
+        Returns:
+            A function that ends the operation. The caller must always call it, with
+            the error or ``None``.
+        """
+        timing = context.run(self.begin, operation)
+        return partial(context.run, timing.end)
+
     def responder(
         self, name: str, call: Awaitable[_T], *, channel: str = '', route: str = ''
     ) -> Awaitable[_T]:
@@ -240,6 +258,11 @@ class Operations:
     async def _timed(self, operation: Operation, call: Awaitable[_T]) -> _T:
         with self.time(operation):
             return await call
+
+
+def error_of(future: asyncio.Future[Any]) -> BaseException | None:
+    """Return the error of a future that is done; ``None`` if it has a result."""
+    return asyncio.CancelledError() if future.cancelled() else future.exception()
 
 
 def _outcome(error: BaseException) -> Outcome:

@@ -19,10 +19,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 from typing import Final
 from typing import TypeAlias
 
-from falcon_channels.brokers.base import Append
 from falcon_channels.brokers.base import PublishResult
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.timer_wheel import TimerWheel
@@ -49,10 +49,10 @@ class Turn:
         pace: Pace of the process.
         wheel: Timers of all writers.
         on_due: Called when the batch is due.
-        take: Called when the batch is about to be appended; returns the publication, or
-            ``None`` if nothing is to be appended.
-        on_done: Called with the result of the publication that `take` has returned;
-            with ``None`` if it was not stored, or possibly not.
+        take: Called when the batch is about to be appended; returns an item for
+            `append_all` of the pace, or ``None`` if nothing is to be appended.
+        on_done: Called with the result of the item that `take` has returned; with
+            ``None`` if it was not stored, or possibly not.
     """
 
     __slots__ = ('_call', '_pace', '_slot', '_wheel', 'on_done', 'take')
@@ -62,7 +62,7 @@ class Turn:
         pace: StreamPace,
         wheel: TimerWheel,
         on_due: Callable[[], None],
-        take: Callable[[], Append | None],
+        take: Callable[[], Any | None],
         on_done: Callable[[PublishResult | None], None],
     ) -> None:
         self._pace = pace
@@ -109,9 +109,7 @@ class StreamPace:
 
     def __init__(
         self,
-        append_all: Callable[
-            [list[Append]], asyncio.Future[list[PublishResult | None]]
-        ],
+        append_all: Callable[[list[Any]], asyncio.Future[list[PublishResult | None]]],
     ) -> None:
         self._append_all = append_all
         #: Writers whose batches wait, the oldest first.
@@ -127,7 +125,7 @@ class StreamPace:
     def turn(
         self,
         on_due: Callable[[], None],
-        take: Callable[[], Append | None],
+        take: Callable[[], Any | None],
         on_done: Callable[[PublishResult | None], None],
     ) -> Turn:
         """Return the turn of one writer; see `Turn`."""

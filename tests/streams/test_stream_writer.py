@@ -6,8 +6,11 @@ Each test runs with and without `Broker.append_all`.
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Iterator
 from collections.abc import Sequence
+from contextvars import ContextVar
+from contextvars import Token
 import logging
 import sys
 from typing import Any
@@ -36,8 +39,11 @@ from falcon_channels import UnknownChannelError
 from falcon_channels.brokers.base import Append
 from falcon_channels.brokers.base import Capabilities
 from falcon_channels.brokers.memory import MemoryBroker
+from falcon_channels.operations import Operation
 
 CHANNEL = 'answers:1'
+#: Name of the stream that the current code writes.
+STREAM: ContextVar[str] = ContextVar('STREAM', default='')
 
 
 class UncertainBroker(MemoryBroker):
@@ -67,6 +73,25 @@ class UncertainBroker(MemoryBroker):
         if failure == 'after':
             raise BrokerUnavailableError('stored, but nobody knows')
         return result
+
+
+class ContextObserver:
+    """Records the value of `STREAM` when a publish begins and ends, by channel."""
+
+    def __init__(self) -> None:
+        self.begun: dict[str, set[str]] = defaultdict(set)
+        self.ended: dict[str, set[str]] = defaultdict(set)
+
+    def begin(self, operation: Operation) -> Token[str] | None:
+        if operation.name != 'publish':
+            return None
+        self.begun[operation.channel].add(STREAM.get())
+        return STREAM.set('an observer')
+
+    def end(self, operation: Operation, state: Token[str] | None) -> None:
+        if state is not None:
+            STREAM.reset(state)
+            self.ended[operation.channel].add(STREAM.get())
 
 
 #: Whether the brokers of `make_channels` have `append_all`.
@@ -1011,3 +1036,39 @@ async def test_block_that_aborts_its_own_stream_ends_without_an_error() -> None:
             raise AssertionError('the block must not continue')
         assert other.aborted
         assert ['a'] == await values(channels)
+
+
+# --- observers ------------------------------------------------------------------------
+
+
+async def test_publications_of_a_stream_are_observed_in_its_context() -> None:
+    """A trace shows the batches of a stream below the request that writes it."""
+    observer = ContextObserver()
+
+    async def write(channels: Channels, name: str) -> None:
+        STREAM.set(name)
+        async with channels.stream(name) as stream:
+            for _ in range(3):
+                await stream.write('x')
+                await stream.flush()
+
+    names = [f'answers:{number}' for number in range(3)]
+    async with make_channels() as channels, asyncio.TaskGroup() as tasks:
+        channels.node.operations.observe(observer)
+        for name in names:
+            tasks.create_task(write(channels, name))
+    assert {name: {name} for name in names} == observer.begun == observer.ended
+
+
+async def test_batch_that_the_broker_refuses_ends_its_operation() -> None:
+    """An operation ends also if the broker does not accept the call."""
+    broker = UncertainBroker()
+    broker.failures = iter(['before'])
+    observer = ContextObserver()
+    async with make_channels(broker) as channels:
+        channels.node.operations.observe(observer)
+        async with channels.stream(CHANNEL) as stream:
+            await stream.write('x')
+        assert ['x'] == await values(channels)
+    assert observer.begun
+    assert observer.begun == observer.ended

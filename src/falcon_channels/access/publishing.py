@@ -20,8 +20,10 @@ from collections.abc import Callable
 from collections.abc import Coroutine
 from collections.abc import Iterable
 from collections.abc import Sequence
+from contextvars import Context
 from functools import partial
 from typing import Any
+from typing import NamedTuple
 from typing import Protocol
 from typing import TypeVar
 
@@ -38,6 +40,7 @@ from falcon_channels.brokers.base import Version
 from falcon_channels.errors import CapabilityError
 from falcon_channels.errors import ChannelNameError
 from falcon_channels.hub.connection import Connection
+from falcon_channels.operations import error_of
 from falcon_channels.operations import Operation
 from falcon_channels.operations import Operations
 from falcon_channels.publication import Publication
@@ -79,6 +82,24 @@ async def call_in_batches(
             raise result
         values.append(result)
     return values
+
+
+class StreamAppend(NamedTuple):
+    """A publication of a stream writer for `Publisher.append_all`.
+
+    Attributes:
+        route: Route of the channel.
+        channel: Name of a channel with history.
+        publication: The publication.
+        version: Its version; see `Publisher.append`.
+        context: Context variables of the stream, for tracing.
+    """
+
+    route: ChannelRoute
+    channel: str
+    publication: Publication
+    version: Version
+    context: Context
 
 
 class BrokerPublish(Protocol):
@@ -215,16 +236,16 @@ class Publisher:
 
     @property
     def has_append_all(self) -> bool:
-        """Whether `append_all` can be used now: not while publications are timed."""
-        return self._broker.capabilities.append_all and not self._operations.wanted
+        """Whether the broker of this process has `Broker.append_all`."""
+        return self._broker.capabilities.append_all
 
     def append_all(
-        self, items: list[Append]
+        self, items: Sequence[StreamAppend]
     ) -> asyncio.Future[list[PublishResult | None]]:
         """Append publications of several stream writers with one call of the broker.
 
         Args:
-            items: The publications, with `settings_of` their routes; see `append`.
+            items: The publications; see `append`.
 
         Returns:
             See `Broker.append_all`.
@@ -232,7 +253,36 @@ class Publisher:
         Raises:
             BrokerUnavailableError: Nothing was stored.
         """
-        return self._broker.append_all(items)
+        if self._operations.wanted:
+            return self._append_all_timed(items)
+        return self._broker.append_all([self._as_append(item) for item in items])
+
+    def _append_all_timed(
+        self, items: Sequence[StreamAppend]
+    ) -> asyncio.Future[list[PublishResult | None]]:
+        appends = []
+        ends = []
+        for item in items:
+            operation = _publish_operation(item.route, item.channel, item.publication)
+            ends.append(self._operations.begin_in(item.context, operation))
+            publication = _with_trace(item.publication, operation)
+            appends.append(self._as_append(item._replace(publication=publication)))
+
+        def end_all(error: BaseException | None) -> None:
+            for end in ends:
+                end(error)
+
+        try:
+            future = self._broker.append_all(appends)
+        except BaseException as ex:
+            end_all(ex)
+            raise
+        future.add_done_callback(lambda future: end_all(error_of(future)))
+        return future
+
+    def _as_append(self, item: StreamAppend) -> Append:
+        settings = self._settings_of(item.route)
+        return Append(item.channel, item.publication, settings, item.version)
 
     async def broadcast(
         self,
@@ -331,10 +381,10 @@ class Publisher:
         *,
         skip_history: bool = False,
     ) -> Coroutine[Any, Any, PublishResult]:
-        settings = self.settings_of(match.route)
+        settings = self._settings_of(match.route)
         publish = self._broker_publish or self._broker.publish
         if self._operations.wanted:
-            publish = partial(self._publish_timed, match.route.template, publish)
+            publish = partial(self._publish_timed, match.route, publish)
         return publish(
             channel,
             publication,
@@ -345,8 +395,7 @@ class Publisher:
             skip_history=skip_history,
         )
 
-    def settings_of(self, route: ChannelRoute) -> LogSettings:
-        """Return how long the publications of a route are stored."""
+    def _settings_of(self, route: ChannelRoute) -> LogSettings:
         settings = self._settings.get(route)
         if settings is None:
             settings = self._settings[route] = LogSettings.of(route.options)
@@ -354,25 +403,16 @@ class Publisher:
 
     async def _publish_timed(
         self,
-        route: str,
+        route: ChannelRoute,
         publish: BrokerPublish,
         channel: str,
         publication: Publication,
         settings: LogSettings,
         **options: Any,
     ) -> PublishResult:
-        operation = Operation(
-            'publish',
-            channel=channel,
-            route=route,
-            num_publications=1,
-            num_bytes=len(publication.data),
-        )
+        operation = _publish_operation(route, channel, publication)
         with self._operations.time(operation):
-            if operation.trace:
-                publication = msgspec.structs.replace(
-                    publication, trace=operation.trace
-                )
+            publication = _with_trace(publication, operation)
             return await publish(channel, publication, settings, **options)
 
     def _check_connection(self, connection: Any) -> None:
@@ -383,3 +423,22 @@ class Publisher:
                 'transaction: publish after the commit without connection, or give '
                 'Channels the URL of a PostgreSQL database'
             )
+
+
+def _publish_operation(
+    route: ChannelRoute, channel: str, publication: Publication
+) -> Operation:
+    return Operation(
+        'publish',
+        channel=channel,
+        route=route.template,
+        num_publications=1,
+        num_bytes=len(publication.data),
+    )
+
+
+def _with_trace(publication: Publication, operation: Operation) -> Publication:
+    """Return the publication with the trace context that an observer has set."""
+    if not operation.trace:
+        return publication
+    return msgspec.structs.replace(publication, trace=operation.trace)

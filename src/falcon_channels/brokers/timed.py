@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from collections.abc import Sequence
+from contextvars import Context
 from typing import Any
 
 from falcon_channels.brokers.base import Append
@@ -17,6 +18,7 @@ from falcon_channels.brokers.base import PresenceEntry
 from falcon_channels.brokers.base import PublishResult
 from falcon_channels.brokers.base import RouteSettings
 from falcon_channels.brokers.base import Version
+from falcon_channels.operations import error_of
 from falcon_channels.operations import Operation
 from falcon_channels.operations import Operations
 from falcon_channels.operations import Timing
@@ -28,6 +30,7 @@ from falcon_channels.publication import Publication
 #: Methods that are reported, in the order of the contract.
 TIMED_METHODS = (
     'publish',
+    'append_all',
     'subscribe',
     'unsubscribe',
     'history',
@@ -87,12 +90,6 @@ class TimedBroker(Broker):
         """Close the broker."""
         await self._broker.close()
 
-    def append_all(
-        self, items: Sequence[Append]
-    ) -> asyncio.Future[list[PublishResult | None]]:
-        """Publish to several logs. This is not used while publications are timed."""
-        return self._broker.append_all(items)
-
     # --- timed -----------------------------------------------------------------------
 
     async def publish(
@@ -117,6 +114,22 @@ class TimedBroker(Broker):
                 version=version,
                 skip_history=skip_history,
             )
+
+    def append_all(
+        self, items: Sequence[Append]
+    ) -> asyncio.Future[list[PublishResult | None]]:
+        """Time `Broker.append_all`."""
+        # NOTE: the call belongs to several streams, and not to the trace of one.
+        end = self._operations.begin_in(
+            Context(), Operation('broker', detail='append_all')
+        )
+        try:
+            future = self._broker.append_all(items)
+        except BaseException as ex:
+            end(ex)
+            raise
+        future.add_done_callback(lambda future: end(error_of(future)))
+        return future
 
     async def subscribe(self, channel: str, settings: LogSettings) -> HistoryPage:
         """Time `Broker.subscribe`."""

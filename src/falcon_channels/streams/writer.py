@@ -31,6 +31,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from contextvars import Context
+from contextvars import copy_context
 import logging
 import math
 import secrets
@@ -42,8 +44,7 @@ from typing import Self
 import msgspec
 
 from falcon_channels.access import publication_parts
-from falcon_channels.brokers.base import Append
-from falcon_channels.brokers.base import LogSettings
+from falcon_channels.access.publishing import StreamAppend
 from falcon_channels.brokers.base import PublishResult
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import ChannelFinishedError
@@ -98,7 +99,6 @@ class StreamWriter:
         self._log = StreamLog(node, channel)
         self._key = f'end:{secrets.token_urlsafe(9)}'
         self._match: ChannelMatch | None = None
-        self._settings = LogSettings()
         self._buffer = ChunkBuffer(0)
         #: Number of units that the producer will write although they are stored.
         self._to_skip = 0
@@ -114,6 +114,8 @@ class StreamWriter:
         self._turn = self._pace.turn(self._on_due, self._take, self._on_stored)
         #: Whether the turn waits, or the broker stores its batch.
         self._has_turn = False
+        #: Context variables of the stream, for tracing.
+        self._context = Context()
         #: The event loop's clock, from `open` on.
         self._clock = time.monotonic
         #: Time of the newest chunk.
@@ -260,9 +262,9 @@ class StreamWriter:
         if self._sender is not None:
             raise RuntimeError('a stream is opened once: call channels.stream again')
         self._clock = asyncio.get_running_loop().time
+        self._context = copy_context()
         self._match = await self._node.match(self._channel)
         options = self._match.route.options
-        self._settings = self._node.publisher.settings_of(self._match.route)
         publication_parts.check_log(self._match.route, 'a stream')
         self._buffer = ChunkBuffer(
             min(self._options.max_batch_bytes, options.max_publication_bytes)
@@ -441,7 +443,7 @@ class StreamWriter:
         else:
             due.set_result(None)
 
-    def _take(self) -> Append | None:
+    def _take(self) -> StreamAppend | None:
         """Called when the turn has come: return the batch with all chunks until now.
 
         Returns:
@@ -461,7 +463,10 @@ class StreamWriter:
         publication, version = self._log.next_publication(
             batch.payload, batch.binary, batch.units
         )
-        return Append(self._channel, publication, self._settings, version)
+        assert self._match is not None
+        return StreamAppend(
+            self._match.route, self._channel, publication, version, self._context
+        )
 
     def _start_batch(self) -> None:
         # NOTE: chunks that are added from now on belong to the next batch.
