@@ -30,6 +30,7 @@ from falcon_channels.testing.recorder import eventually
 
 pytestmark = pytest.mark.xdist_group('postgres polling')
 
+ITEM = Publication(data=b'1')
 LOG = LogSettings(size=20_000, ttl_s=600.0, meta_ttl_s=600.0)
 NAMES = ('one', 'two', 'three')
 _numbers = count()
@@ -207,6 +208,52 @@ async def test_publications_at_the_ends_of_polling_arrive_once_and_in_order(
             assert list(range(offsets[0], offsets[-1] + 1)) == offsets
     assert min(states) == 0
     assert max(states) >= 64
+
+
+class OrderRecorder(Recorder):
+    """Also stores the offsets and signals of one channel in one list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.order: list[int | bytes] = []
+
+    def on_publication(
+        self, channel: str, publication: Publication, epoch: str
+    ) -> None:
+        super().on_publication(channel, publication, epoch)
+        if channel == 'one':
+            self.order.append(publication.offset)
+
+    def on_signal(self, channel: str, signal: bytes) -> None:
+        super().on_signal(channel, signal)
+        self.order.append(signal)
+
+
+async def test_signal_while_listeners_poll_follows_earlier_publications(
+    database: Database,
+) -> None:
+    """A signal is a notification, and a publication is polled. Their order stays."""
+    recorder = OrderRecorder()
+    broker = open_broker(database.url)
+    await broker.start(recorder)
+    await broker.subscribe('one', LOG)
+    expected: list[int | bytes] = []
+    states = set()
+    async with database.connected() as admin:
+        for _ in range(4):
+            await database.publish_until_polled(admin, 'two')
+            for _ in range(20):
+                result = await broker.publish('one', ITEM, LOG)
+                signal = b'after %d' % result.position.offset
+                await broker.signal('one', signal)
+                expected += [result.position.offset, signal]
+            states.add(await database.locks(admin))
+        await recorder.until(
+            lambda: len(recorder.order) >= len(expected), 'all of them'
+        )
+    await broker.close()
+    assert expected == recorder.order
+    assert 0 in states
 
 
 async def test_killed_listener_misses_nothing_and_others_neither(

@@ -32,9 +32,12 @@ from falcon_channels import Verdict
 from falcon_channels.brokers.memory import MemoryBroker
 from falcon_channels.errors import TooManyUsersError
 from falcon_channels.explain.connection_findings import find_gap
+from falcon_channels.explain.facts import ConnectionFacts
 from falcon_channels.explain.facts import ExplainQuestion
 from falcon_channels.explain.facts import NodeFacts
+from falcon_channels.explain.facts import SubscriptionFacts
 from falcon_channels.explain.findings import Asked
+from falcon_channels.explain.subscription_findings import find_in_subscription
 from falcon_channels.testing import CommandError
 from falcon_channels.testing import SimulatedClient
 from falcon_channels.testing import SimulatedSdk
@@ -599,6 +602,94 @@ async def test_running_subscription_whose_start_is_forgotten_is_unknown() -> Non
         answer = await explain(channels, 1)
         assert Verdict.UNKNOWN == answer.verdict
         assert 'forgotten' in answer.text
+
+
+@on_fake_clock
+async def test_end_of_a_subscription_whose_start_is_forgotten_is_unknown() -> None:
+    """After the end of such a subscription, nobody says that there was none."""
+    channels = make_channels(node=NodeOptions(max_record_bytes=65536))
+    async with channels, SimulatedClient(channels, user='ann') as ann:
+        await ann.subscribe(ROOM)
+        for _ in range(80):
+            async with SimulatedClient(channels, user='bob') as bob:
+                await bob.subscribe(ROOM)
+        await publish(channels, 1)
+        assert 1 == (await ann.receive()).offset
+        ann.unsubscribe(ROOM)
+        answer = await explain(channels, 1)
+        assert Verdict.UNKNOWN == answer.verdict
+        assert 'forgotten' in answer.text
+
+
+@on_fake_clock
+async def test_client_that_was_slow_often_is_never_said_to_have_received_too_much() -> (
+    None
+):
+    """Above the limit of lags, the answer about the oldest ones is that it is unknown.
+
+    A publication that was dropped is never explained as delivered.
+    """
+    channels = make_channels(recovery='latest', slow_reader='latest', history_size=1000)
+    async with channels, SimulatedClient(channels, user='ann') as ann:
+        await ann.subscribe(ROOM)
+        for _ in range(20):
+            ann.stop_reading()
+            for number in (1, 2, 3):
+                await publish(channels, number)
+            ann.read_again()
+            await publish(channels, 4)
+        received = {p.offset async for p in _all_publications(ann)}
+        answers = {n: await explain(channels, n) for n in range(1, 81)}
+    delivered = {n for n, a in answers.items() if a.verdict is Verdict.DELIVERED}
+    unknown = {n for n, a in answers.items() if a.verdict is Verdict.UNKNOWN}
+    assert delivered <= received < set(range(1, 81))
+    assert received - delivered <= unknown
+    assert 1 in unknown
+    assert 80 in delivered
+
+
+@on_fake_clock
+async def test_request_that_was_refused_later_does_not_explain_an_earlier_time() -> (
+    None
+):
+    """A subscribed client asks again, and is refused. That is not the reason."""
+    channels = make_channels(subscribers='users')
+    async with channels, SimulatedSdk(channels, Clients(), data='ann') as ann:
+        await publish(channels, 1)
+        await ann.subscribe(ROOM)
+        with pytest.raises(CommandError, match='105'):
+            await ann.subscribe(ROOM)
+        answer = await explain(channels, 1)
+        assert Verdict.NOT_SUBSCRIBED == answer.verdict
+        assert 1 == answer.facts['position']
+
+
+@pytest.mark.parametrize(
+    ('by_client', 'verdict'),
+    [(True, Verdict.DISCONNECTED), (False, Verdict.DELIVERED)],
+)
+def test_send_buffer_of_a_lost_client_may_have_any_size(
+    by_client: bool, verdict: Verdict
+) -> None:
+    """If a client was lost, only one byte of its send buffer is certain.
+
+    If the server closed the connection, all bytes in the buffer were counted. The last
+    500 bytes that were written are then more than the buffer had.
+    """
+    connection = ConnectionFacts(
+        id='c', closed_at=3.0, by_client=by_client, backlog_bytes=1
+    )
+    subscription = SubscriptionFacts(
+        at=1.0, epoch='e', offset=0, delivered=9, ended_at=3.0, bytes_after=500
+    )
+    found = find_in_subscription(
+        Asked(1, 'e', None, 2.0),
+        NodeFacts(node='n', now=4.0, recorded_since=0.0, written_at=2.0),
+        connection,
+        subscription,
+    )
+    assert found is not None
+    assert verdict == found.verdict
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import falcon
 from falcon import testing
 import falcon.asgi
 import pytest
+from support.fake_clock import on_fake_clock
 from support.linked_broker import LinkedBroker
 
 from falcon_channels import ChannelOptions
@@ -24,6 +25,7 @@ from inspector.pages import two_inspected
 from inspector.pages import WRITE_KEY
 
 
+@on_fake_clock
 async def test_overview_has_the_numbers_of_each_process() -> None:
     """Each process is one row, whichever process answers."""
     async with two_inspected() as (one, two):
@@ -57,6 +59,7 @@ async def test_overview_has_the_numbers_of_each_process() -> None:
         assert node['memory_bytes'] > 1_000_000
 
 
+@on_fake_clock
 async def test_process_that_answers_with_malformed_bytes_hides_no_other_process() -> (
     None
 ):
@@ -79,6 +82,7 @@ async def test_process_that_answers_with_malformed_bytes_hides_no_other_process(
             assert 0 == (await one.ask('slow_readers'))['num_slow']
 
 
+@on_fake_clock
 async def test_overview_without_a_link_describes_this_process_and_says_so() -> None:
     """A person can look at the process whose link to the broker is lost."""
     async with two_inspected() as (one, _):
@@ -91,6 +95,7 @@ async def test_overview_without_a_link_describes_this_process_and_says_so() -> N
         assert ['link lost'] == [node['status'] for node in answer['nodes']]
 
 
+@on_fake_clock
 async def test_process_that_does_not_answer_is_counted_in_each_view(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -117,22 +122,30 @@ async def test_process_that_does_not_answer_is_counted_in_each_view(
             await one.ask('overview')
 
 
+@on_fake_clock
 async def test_channels_are_sorted_by_the_subscribers_of_all_processes() -> None:
     """A channel is counted over all processes, also where it is not among the largest.
 
     ``rooms:both`` has two subscribers in each process, and so is the second of each.
+    ``rooms:x`` is the largest in one process only, and is counted in the other one too.
     """
     async with two_inspected() as (one, two):
         clients = []
-        for channels, first in ((one.channels, 'rooms:x'), (two.channels, 'rooms:y')):
-            for channel, number in ((first, 3), ('rooms:both', 2), ('states:s', 1)):
+        for channels, numbers in (
+            (one.channels, {'rooms:x': 3, 'rooms:both': 2, 'states:s': 1}),
+            (
+                two.channels,
+                {'rooms:y': 3, 'rooms:both': 2, 'rooms:x': 1, 'states:s': 1},
+            ),
+        ):
+            for channel, number in numbers.items():
                 for _ in range(number):
                     client = SimulatedClient(channels)
                     await client.__aenter__()
                     await client.subscribe(channel)
                     clients.append(client)
         answer = await one.ask('channels', limit=1)
-        assert [{'channel': 'rooms:x', 'num_subscribers': 3}] == answer['channels']
+        assert [{'channel': 'rooms:x', 'num_subscribers': 4}] == answer['channels']
         assert not answer['is_complete']
         answer = await one.ask('channels', limit=2)
         assert {'channel': 'rooms:both', 'num_subscribers': 4} == answer['channels'][0]
@@ -144,6 +157,7 @@ async def test_channels_are_sorted_by_the_subscribers_of_all_processes() -> None
             await client.__aexit__(None, None, None)
 
 
+@on_fake_clock
 async def test_search_that_is_too_long_is_refused() -> None:
     """A search term has at most 255 characters, so that the work for it is limited."""
     async with two_inspected() as (one, _):
@@ -161,6 +175,7 @@ def small_scans(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures('small_scans')
+@on_fake_clock
 async def test_process_with_too_many_channels_answers_in_part_and_says_so() -> None:
     """A scan reads a limited number of channels, and the answer says that it did."""
     async with two_inspected() as (one, _):
@@ -177,6 +192,7 @@ async def test_process_with_too_many_channels_answers_in_part_and_says_so() -> N
             assert any(n['partial'] for n in (await one.ask('overview'))['nodes'])
 
 
+@on_fake_clock
 async def test_channel_shows_route_position_presence_and_subscribers() -> None:
     """One answer has the options, the position and the subscribers of all processes."""
     async with two_inspected() as (one, two):
@@ -201,6 +217,7 @@ async def test_channel_shows_route_position_presence_and_subscribers() -> None:
         assert 102 == await one.refused('channel', channel='nothing')
 
 
+@on_fake_clock
 async def test_log_is_read_in_pages_with_cut_payloads() -> None:
     """A page of the log has the start of each payload, newest first."""
     async with two_inspected() as (one, _):
@@ -224,6 +241,7 @@ async def test_log_is_read_in_pages_with_cut_payloads() -> None:
         )
 
 
+@on_fake_clock
 async def test_user_has_the_connections_and_last_errors_of_all_processes() -> None:
     """A refusal in one process is shown by the other one."""
     async with two_inspected() as (one, two):
@@ -248,6 +266,7 @@ async def test_user_has_the_connections_and_last_errors_of_all_processes() -> No
         assert [] == (await one.ask('user', user='bob'))['events']
 
 
+@on_fake_clock
 async def test_events_count_each_reason_over_all_processes() -> None:
     """Refusals and closes are listed, and counted by event, code and reason."""
     async with two_inspected() as (one, two):
@@ -271,6 +290,7 @@ async def test_events_count_each_reason_over_all_processes() -> None:
         )
 
 
+@on_fake_clock
 async def test_slow_readers_are_sorted_by_what_they_have_not_read() -> None:
     """A reader that stopped reading is shown, with the channels that it lags in."""
     async with two_inspected() as (one, two):
@@ -293,6 +313,7 @@ async def test_slow_readers_are_sorted_by_what_they_have_not_read() -> None:
         assert 1 == answer['num_slow']
 
 
+@on_fake_clock
 async def test_write_key_publishes_disconnects_and_revokes() -> None:
     """With a key for writing, the methods of the server API can be called."""
     async with two_inspected(WRITE_KEY) as (one, two):
@@ -310,6 +331,7 @@ async def test_write_key_publishes_disconnects_and_revokes() -> None:
         await one.ask('restore', user='bob', channel='rooms:a')
 
 
+@on_fake_clock
 async def test_methods_of_the_server_api_without_a_place_in_the_page_are_refused() -> (
     None
 ):
@@ -320,6 +342,7 @@ async def test_methods_of_the_server_api_without_a_place_in_the_page_are_refused
             assert 404 == result.status_code
 
 
+@on_fake_clock
 async def test_inspector_works_after_the_channels_were_closed_and_started_again() -> (
     None
 ):

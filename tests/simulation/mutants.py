@@ -1,4 +1,4 @@
-"""Break the hub on purpose, and check that a test notices it.
+"""Break the package on purpose, and check that a test notices it.
 
 ``make mutants`` copies the package and applies one mutant of `mutations` at a time.
 Then it runs the tests that the mutant names, or else the simulation until a seed fails.
