@@ -18,11 +18,13 @@ from support.redis_server import RedisCluster
 from support.redis_server import RedisServer
 
 from falcon_channels import ChannelOptions
+from falcon_channels.brokers.base import LogSettings
 from falcon_channels.brokers.redis.keys import token
 from falcon_channels.brokers.redis.revocations import MAX_REMEMBERED
 from falcon_channels.brokers.redis.revocations import RememberedRevocations
 from falcon_channels.brokers.urls import open_broker
 from falcon_channels.channels import Channels
+from falcon_channels.publication import Publication
 from falcon_channels.testing import Recorder
 
 pytestmark = pytest.mark.xdist_group('redis faults')
@@ -218,6 +220,36 @@ async def test_revocations_hold_after_the_server_has_restarted(
     assert 0 < left_ms < 60_000
     for broker in brokers:
         await broker.close()
+    server.stop()
+
+
+async def test_link_is_restored_after_a_restarted_server_has_loaded_its_data(
+    tmp_path: Path,
+) -> None:
+    """A server that loads its data has announcements, but no logs; it is tried again.
+
+    The link once stayed lost for ever, because nothing was reported after the load.
+    """
+    server = RedisServer(
+        tmp_path,
+        *('--key-load-delay', '20000'),
+        *('--loading-process-events-interval-bytes', '1024'),
+    )
+    broker, recorder = open_broker(f'{server.url}{QUICK}'), Recorder()
+    await broker.start(recorder)
+    # NOTE: the server serves its connections after each key, because each has a KB.
+    large = Publication(data=b'"%b"' % (b'x' * 1024))
+    for number in range(100):
+        await broker.publish(f'news:{number}', large, LogSettings(size=1))
+    server.ask('SAVE')
+    server.kill()
+    await recorder.until(lambda: recorder.links == ['lost'], 'lost')
+    server.start()
+    assert 'loading:1' in server.ask('INFO', 'persistence')
+    await recorder.until(lambda: recorder.links == ['lost', 'restored'], 'restored')
+    assert 'loading:0' in server.ask('INFO', 'persistence')
+    assert 1 == len((await broker.history('news:0', LogSettings(size=1))).publications)
+    await broker.close()
     server.stop()
 
 

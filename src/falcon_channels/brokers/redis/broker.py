@@ -52,6 +52,7 @@ from falcon_channels.brokers.redis.revocations import RememberedRevocations
 from falcon_channels.brokers.url_options import parse_query
 from falcon_channels.brokers.url_options import seconds
 from falcon_channels.brokers.url_options import yes_or_no
+from falcon_channels.burst_log import BurstLog
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import ChannelFinishedError
 from falcon_channels.errors import OptionsError
@@ -68,6 +69,8 @@ _logger = logging.getLogger('falcon_channels')
 #: link is lost.
 _MAX_CONTROLS = 10_000
 _MAX_CONTROL_AGE_MS = 3_600_000
+#: Seconds after which missed control messages are read again if that has failed.
+_RETRY_S = 0.5
 #: Number of revocations that are written at once.
 _BATCH = 500
 #: Milliseconds for which presence keys stay after their last entry has expired, so that
@@ -123,6 +126,7 @@ class RedisBroker(Broker):
         #: stored.
         self._run_ids: frozenset[str] = frozenset()
         self._was_up = False
+        self._failures = BurstLog()
         self._changed = asyncio.Event()
         self._inbox = ControlInbox((0, 0))
         self._link_task: asyncio.Task[None] | None = None
@@ -566,8 +570,14 @@ class RedisBroker(Broker):
             if not self._was_up and self._is_up():
                 try:
                     await self._read_missed_controls()
-                except (BrokerUnavailableError, *LINK_ERRORS):
-                    # NOTE: the link is lost again, and a listener reports it.
+                except (BrokerUnavailableError, *LINK_ERRORS) as ex:
+                    # NOTE: while a restarted server loads its data, pub/sub works, but
+                    #   streams cannot be read. No listener reports when they can.
+                    self._failures.warning(
+                        'cannot read the missed control messages of Redis: %s', ex
+                    )
+                    await asyncio.sleep(_RETRY_S)
+                    self._changed.set()
                     continue
                 await self._write_lost_revocations()
                 self._was_up = True
