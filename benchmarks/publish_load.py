@@ -64,6 +64,31 @@ def cpu_s(pid: int) -> float:
     return total_s
 
 
+class Meter:
+    """Measures the CPU time of this process and of a server, from now on.
+
+    Args:
+        server_pid: Id of the first process of the server.
+    """
+
+    def __init__(self, server_pid: int) -> None:
+        self._server_pid = server_pid
+        self._before = self._read()
+
+    def _read(self) -> tuple[float, ...]:
+        return time.process_time(), cpu_s(self._server_pid), time.perf_counter()
+
+    def counted(self, done: int) -> dict[str, float]:
+        """Return what each of a number of publications has cost."""
+        pairs = zip(self._before, self._read(), strict=True)
+        own_s, server_s, passed_s = (after - before for before, after in pairs)
+        return {
+            'per_second': done / passed_s,
+            'own_us': own_s / done * 1e6,
+            'server_us': server_s / done * 1e6,
+        }
+
+
 async def work(case: str, url: str, server_pid: int, seconds: float, size: int) -> None:
     """Run one case in this process, and print what was counted."""
     from falcon_channels import ChannelOptions
@@ -121,20 +146,13 @@ async def work(case: str, url: str, server_pid: int, seconds: float, size: int) 
         await begun.wait()
     await load(0.3)
     first = count
-    before = time.process_time(), cpu_s(server_pid), time.perf_counter()
+    meter = Meter(server_pid)
     await load(seconds)
-    after = time.process_time(), cpu_s(server_pid), time.perf_counter()
-    done = count - first
+    counted = meter.counted(count - first)
     for task in listeners:
         task.cancel()
     await asyncio.gather(*listeners, return_exceptions=True)
     await channels.close()
-    own, server, passed = (new - old for old, new in zip(before, after, strict=True))
-    counted = {
-        'per_second': done / passed,
-        'own_us': own / done * 1e6,
-        'server_us': server / done * 1e6,
-    }
     print(json.dumps(counted), flush=True)
 
 

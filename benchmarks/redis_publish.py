@@ -5,20 +5,31 @@
 The script starts a Redis server on one core. `benchmarks.publish_load` describes the
 load on the other core.
 
+"hiredis alone" is the least that a Python process needs for these publications: it
+sends the same commands on a blocking socket, as many at once as there are publishers.
+It has no event loop, checks nothing and waits for no deadline.
+
 With ``--before ../other-tree/src``, a second version of the library takes turns with
 this one, so that other work on the machine meets both.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+from urllib.parse import urlsplit
 
 from benchmarks import harness
 from benchmarks import publish_load
+
+#: Number of commands that hiredis alone sends at once, by case.
+PIPELINED = {'publish-50': 50, 'publish-1': 1}
+ALONE = 'alone-'
 
 
 class Redis:
@@ -77,6 +88,59 @@ class Redis:
         self._folder.cleanup()
 
 
+class BarePublisher:
+    """Publishes with hiredis and a blocking socket, without the library.
+
+    Args:
+        url: URL of the server.
+        number: Number of channels, and of commands that are sent at once.
+        size: Number of bytes of a publication.
+    """
+
+    def __init__(self, url: str, number: int, size: int) -> None:
+        import hiredis
+
+        from falcon_channels.brokers.encoding import encode_publication
+        from falcon_channels.brokers.redis.keys import Keys
+        from falcon_channels.brokers.redis.scripts import PUBLISH
+        from falcon_channels.publication import Publication
+
+        parts = urlsplit(url)
+        self._socket = socket.create_connection((parts.hostname, parts.port))
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._reader = hiredis.Reader()
+        self._pack = hiredis.pack_command
+        self._ask([('SCRIPT', 'LOAD', PUBLISH.text_of(b''))])
+        keys = Keys('falcon', 0)
+        body = encode_publication(Publication(data=b'"%b"' % (b'x' * (size - 2))))
+        self._commands = [
+            (
+                *('EVALSHA', PUBLISH.sha_of(b''), 2, *keys.log(name), keys.name(name)),
+                *('PUBLISH', 100, -1, 30 * 86_400_000, 0, f'epoch of {name}', 0, body),
+            )
+            for name in (f'alone-{index}' for index in range(number))
+        ]
+
+    def _ask(self, commands: list[tuple[object, ...]]) -> None:
+        self._socket.sendall(b''.join([self._pack(words) for words in commands]))
+        missing = len(commands)
+        while missing:
+            self._reader.feed(self._socket.recv(65536))
+            while (answer := self._reader.gets()) is not False:
+                if isinstance(answer, Exception):
+                    raise answer
+                missing -= 1
+
+    def publish(self, seconds: float) -> int:
+        """Publish for a time, and return the number of publications."""
+        end_s = time.monotonic() + seconds
+        count = 0
+        while time.monotonic() < end_s:
+            self._ask(self._commands)
+            count += len(self._commands)
+        return count
+
+
 def main() -> None:
     """Run all cases in turns, and print the medians."""
     parser = publish_load.arguments(__doc__ or '', publish_load.CASES)
@@ -92,17 +156,28 @@ def main() -> None:
     if args.work and args.without_hiredis:
         # NOTE: an import of a module that is ``None`` here fails.
         sys.modules['hiredis'] = None  # type: ignore[assignment]
+    if args.work and args.work.startswith(ALONE):
+        number = PIPELINED[args.work.removeprefix(ALONE)]
+        publisher = BarePublisher(args.url, number, args.bytes)
+        publisher.publish(0.3)
+        meter = publish_load.Meter(args.pid)
+        print(json.dumps(meter.counted(publisher.publish(args.seconds))))
+        return
     if publish_load.run_if_worker(args):
         return
     versions = publish_load.versions(args)
     publish_load.print_head('Redis')
     for case in args.cases or publish_load.CASES:
         samples: dict[str, list[dict[str, float]]] = {name: [] for name in versions}
+        if case in PIPELINED and not args.cluster:
+            samples['hiredis alone'] = []
         with Redis(cluster=args.cluster) as redis:
             load = publish_load.Load('benchmarks.redis_publish', redis, args)
             for _ in range(args.turns):
-                for name, source in versions.items():
-                    samples[name].append(load.measure(case, source))
+                for name, found in samples.items():
+                    work = case if name in versions else ALONE + case
+                    source = versions.get(name, versions['this version'])
+                    found.append(load.measure(work, source))
         for name, found in samples.items():
             publish_load.print_row(publish_load.CASES[case], name, found)
 
