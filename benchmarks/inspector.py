@@ -1,4 +1,4 @@
-"""Measure the cost of the inspector: while nobody looks, and for one look.
+"""Measure the cost of requests of operators: the inspector and the server API.
 
     python -m benchmarks.inspector
 
@@ -7,7 +7,8 @@ without `add_inspector`. Both take turns in one process. A publication to many
 subscribers is measured in the same way.
 
 Somebody looks: the CPU time of one request at a process with many channels, and of the
-longest part of it during which the event loop does nothing else.
+longest part of it during which the event loop does nothing else. The requests of the
+server API are measured in the same way, with their encoding as JSON.
 """
 
 from __future__ import annotations
@@ -16,17 +17,21 @@ import argparse
 import asyncio
 from collections.abc import Awaitable
 from collections.abc import Callable
+from functools import partial
 import statistics
 import time
 from typing import Any
 
 import falcon.asgi
+from falcon.testing import create_asgi_req
+import msgspec
 
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
 from falcon_channels import NodeOptions
 from falcon_channels.inspector.recent_events import RecentEvents
 from falcon_channels.inspector.surveys import InspectorSurveys
+from falcon_channels.server_api.methods import ApiMethods
 from falcon_channels.testing import SimulatedClient
 
 _ROUNDS = 15
@@ -37,6 +42,11 @@ def make_channels(inspected: bool) -> Channels:
     """Return channels that one client may fill, with or without the inspector."""
     channels = Channels(options=NodeOptions(max_channels_per_connection=10**6))
     channels.add_route('rooms:{room}', None, ChannelOptions(subscribers='anybody'))
+    channels.add_route(
+        'present:{room}',
+        None,
+        ChannelOptions(subscribers='anybody', presence=True, history_size=1),
+    )
     if inspected:
         channels.add_inspector(falcon.asgi.App(), keys='a-key-for-reading')
     return channels
@@ -131,16 +141,54 @@ async def measure_look(num_channels: int) -> None:
             ('channels that match', lambda: surveys.channels('99', 100)),
         ):
             await print_look(f'{name}, {num_channels} channels', run)
+        await measure_requests(
+            channels,
+            f'{num_channels} channels',
+            [('channels', {}), ('channels', {'pattern': '*99*'}), ('info', {})],
+        )
     clients = [SimulatedClient(channels) for _ in range(_NUM_CONNECTIONS)]
     for client in clients:
         await client.__aenter__()
+        await client.subscribe('present:all')
+    await channels.publish('present:all', 1)
+    await asyncio.sleep(0.1)
     await print_look(
         f'slow readers, {_NUM_CONNECTIONS} connections',
         lambda: surveys.slow_readers(100),
     )
+    both = {'user': '', 'channel': 'present:all', 'limit': 1000}
+    await measure_requests(
+        channels,
+        f'{_NUM_CONNECTIONS} connections',
+        [
+            ('connections', {'limit': 1000}),
+            ('connections', both),
+            ('presence', {'channel': 'present:all'}),
+            ('explain', {'channel': 'present:all', 'offset': 1, 'user': ''}),
+        ],
+    )
     for client in clients:
         await client.__aexit__(None, None, None)
     await channels.close()
+
+
+async def measure_requests(
+    channels: Channels, crowd: str, requests: list[tuple[str, dict[str, Any]]]
+) -> None:
+    """Print what requests of the server API cost."""
+    methods = ApiMethods(channels.node)
+    req = create_asgi_req()
+
+    async def call(name: str, body: bytes) -> bytes:
+        answer = await methods.call(name, body, req)
+        assert 'result' in answer, answer
+        return msgspec.json.encode(answer)
+
+    for name, fields in requests:
+        body = msgspec.json.encode(fields)
+        await print_look(
+            f'server API: {name} {body.decode()}, {crowd}', partial(call, name, body)
+        )
 
 
 async def print_look(name: str, run: Callable[[], Awaitable[Any]]) -> None:

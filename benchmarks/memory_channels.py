@@ -48,7 +48,7 @@ async def come_and_go(channels: Channels, count: int, label: str) -> int:
         for number in range(start, start + per_client):
             await client.subscribe(f'{label}:{number}')
         client.events.clear()
-    assert count == len(channels.node.hub.channel_counts())
+    assert count == channels.node.hub.num_channels
     peak_bytes = rss_bytes()
     for client in clients:
         client.disconnect()

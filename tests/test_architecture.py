@@ -29,6 +29,7 @@ LAYERS: list[set[str]] = [
         'names',
         'options',
         'origin',
+        'parts',
         'publication',
         'timer_wheel',
     },

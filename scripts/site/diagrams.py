@@ -278,7 +278,7 @@ LAYERS = (
     'events',
     (
         'burst_log · class_hooks · converters · filters · metrics\n'
-        'names · options · origin · publication · timer_wheel'
+        'names · options · origin · parts · publication · timer_wheel'
     ),
     'logs · measurements · tokens',
     'routing',

@@ -108,7 +108,7 @@ def connecting(world: tuple[Server, App], channel: str) -> Iterator[tuple[Peer, 
         peer.say({'id': 1, 'connect': {'data': [channel]}})
         hub = app.channels.node.hub
         wait_until(
-            lambda: hub.channel_counts() == {channel: 1}, 'the first channel is joined'
+            lambda: hub.count_subscribers(channel) == 1, 'the first channel is joined'
         )
         yield peer, app
 

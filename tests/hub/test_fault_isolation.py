@@ -18,6 +18,7 @@ from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.connection import Subscription
 from falcon_channels.hub.fanout import FanOut
 from falcon_channels.hub.local_channel import LocalChannel
+from falcon_channels.hub.local_channel import SubscriptionTotals
 from falcon_channels.metrics import Counters
 from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import Position
@@ -181,7 +182,9 @@ def test_rest_of_a_frame_goes_to_the_connection_that_has_its_beginning(
     channels = make_channels()
     match = channels.node.router.match('x')
     assert match is not None
-    local_channel = LocalChannel('x', match.route.options, 1 << 20, 1 << 20)
+    local_channel = LocalChannel(
+        'x', match.route.options, 1 << 20, 1 << 20, SubscriptionTotals()
+    )
     local_channel.open(HistoryPage([], Position(0, 'e')))
     fan_out = FanOut(
         {'x': local_channel},
@@ -232,7 +235,9 @@ def test_publication_follows_the_queued_start_of_its_subscription() -> None:
     channels = make_channels()
     match = channels.node.router.match('x')
     assert match is not None
-    local_channel = LocalChannel('x', match.route.options, 1 << 20, 1 << 20)
+    local_channel = LocalChannel(
+        'x', match.route.options, 1 << 20, 1 << 20, SubscriptionTotals()
+    )
     local_channel.open(HistoryPage([], Position(0, 'e')))
     fan_out = FanOut(
         {'x': local_channel},

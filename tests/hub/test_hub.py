@@ -126,7 +126,7 @@ async def test_disconnect_during_subscribe_leaves_nothing_behind() -> None:
             task.exception(), UnsubscribedError
         )
         assert [] == channels.connections()
-        assert {} == channels.node.hub.channel_counts()
+        assert 0 == channels.node.hub.num_subscriptions
         await asyncio.sleep(20)
         assert {} == channels.node.hub._channels
     await channels.close()

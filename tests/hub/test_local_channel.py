@@ -11,6 +11,7 @@ from falcon_channels import Channels
 from falcon_channels.hub.connection import Subscription
 from falcon_channels.hub.connection import SubscriptionState as State
 from falcon_channels.hub.local_channel import LocalChannel
+from falcon_channels.hub.local_channel import SubscriptionTotals
 from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
@@ -36,7 +37,9 @@ def open_channel(**options: Any) -> tuple[LocalChannel, Subscription]:
     match = channels.node.router.match('a:1')
     assert match is not None
     client = SimulatedClient(channels)
-    local_channel = LocalChannel('a:1', match.route.options, 10 * KIB, 10 * KIB)
+    local_channel = LocalChannel(
+        'a:1', match.route.options, 10 * KIB, 10 * KIB, SubscriptionTotals()
+    )
     local_channel.open(HistoryPage([], Position(0, 'x')))
     subscription = Subscription(client.connection, 'a:1', match.route, match.params)
     return local_channel, subscription

@@ -362,7 +362,7 @@ def test_refused_event_source_gets_the_status_of_the_refusal(
         )
         assert status == answer.status_code
     assert [] == channels.connections()
-    assert {} == channels.node.hub.channel_counts()
+    assert 0 == channels.node.hub.num_subscriptions
 
 
 def test_event_source_that_may_return_gets_a_stream_that_ends(

@@ -208,7 +208,7 @@ class Flood:
         self.channels = channels
 
     async def on_get(self, req: Any, resp: Any) -> None:
-        while not self.channels.node.hub.channel_counts():
+        while not self.channels.node.hub.num_subscriptions:
             await asyncio.sleep(0)
         while self.channels.connections():
             await self.channels.publish('news', 'x' * 60_000)

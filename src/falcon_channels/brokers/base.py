@@ -126,6 +126,7 @@ from typing import Protocol
 import msgspec
 
 from falcon_channels.options import ChannelOptions
+from falcon_channels.parts import in_parts
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import Position
@@ -553,7 +554,10 @@ class Broker(abc.ABC):
         it.
         """
         infos = await self.presence(channel)
-        return PresenceStats(len(infos), len({info.user for info in infos.values()}))
+        users: set[str] = set()
+        async for part in in_parts(list(infos.values())):
+            users.update(info.user for info in part)
+        return PresenceStats(len(infos), len(users))
 
     async def has_user(self, channel: str, user: str) -> bool:
         """Return whether a user has an entry in a channel, in any process.

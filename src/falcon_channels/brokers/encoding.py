@@ -7,11 +7,13 @@ knows, so that processes with an older version can read the array.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from typing import Final
 
 import msgspec
 
+from falcon_channels.parts import in_parts
 from falcon_channels.publication import ChannelEnd
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import Publication
@@ -103,3 +105,18 @@ def decode_info(body: bytes) -> ClientInfo:
         msgspec.DecodeError: `body` is not the result of `encode_info`.
     """
     return _decode_info(body)
+
+
+async def decode_presence(
+    entries: Sequence[tuple[bytes, bytes]],
+) -> dict[str, ClientInfo]:
+    """Decode the ids of connections and the public facts about them, in parts.
+
+    Raises:
+        msgspec.DecodeError: An entry is not the result of `encode_info`.
+    """
+    found: dict[str, ClientInfo] = {}
+    async for part in in_parts(entries):
+        for client, info in part:
+            found[client.decode()] = decode_info(info)
+    return found

@@ -28,6 +28,7 @@ from falcon_channels.brokers.base import PresenceEntry
 from falcon_channels.brokers.base import PublishResult
 from falcon_channels.brokers.base import Version
 from falcon_channels.errors import ChannelFinishedError
+from falcon_channels.parts import in_parts
 from falcon_channels.publication import ChannelEnd
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import HistoryPage
@@ -114,13 +115,14 @@ class _ChannelPresence:
         self.clients[info.client] = info, until_s
         self._complete_until_s = min(self._complete_until_s, until_s)
 
-    def current(self, now_s: float) -> dict[str, ClientInfo]:
+    async def current(self, now_s: float) -> dict[str, ClientInfo]:
         """Return the entries that have not expired."""
-        return {
-            client: info
-            for client, (info, until_s) in self.clients.items()
-            if until_s > now_s
-        }
+        found: dict[str, ClientInfo] = {}
+        async for part in in_parts(list(self.clients.items())):
+            for client, (info, until_s) in part:
+                if until_s > now_s:
+                    found[client] = info
+        return found
 
     def is_complete(self, now_s: float) -> bool:
         """Return whether no entry has expired.
@@ -327,7 +329,7 @@ class MemoryBroker(Broker):
 
     async def presence(self, channel: str) -> Mapping[str, ClientInfo]:
         present = self._presence.get(channel)
-        return {} if present is None else present.current(self._clock())
+        return {} if present is None else await present.current(self._clock())
 
     async def presence_stats(self, channel: str) -> PresenceStats:
         present = self._presence.get(channel)

@@ -38,6 +38,7 @@ from falcon_channels.cluster.messages import encode_control
 from falcon_channels.cluster.messages import NodeMessage
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.hub.hub import Hub
+from falcon_channels.parts import in_parts
 
 _logger = logging.getLogger('falcon_channels')
 
@@ -56,6 +57,8 @@ Answerer = Callable[[bytes], bytes | Awaitable[bytes]]
 
 _HELLO, _HERE, _GOODBYE = 'hello', 'here', 'goodbye'
 _ASK, _ANSWER = 'ask', 'answer'
+#: Errors of an answer that this version cannot decode.
+_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError)
 
 _T = TypeVar('_T')
 
@@ -274,19 +277,50 @@ class Cluster:
         """
         answers = await self.survey(name, body, timeout_s=timeout_s)
         decoded: dict[str, _T] = {}
-        for node, answer in sorted(answers.items()):
+        async for ((node, answer),) in in_parts(sorted(answers.items()), 1):
             try:
                 decoded[node] = msgspec.msgpack.decode(answer, type=answer_type)
-            except (msgspec.DecodeError, UnicodeDecodeError) as ex:
-                self._hub.counters.control_errors += 1
-                self._malformed_log.warning(
-                    'left out the answer of node %.40r to the survey %r: %s. Its '
-                    'version may differ from the version of this node',
-                    node,
-                    name,
-                    ex,
-                )
+            except _MALFORMED as ex:
+                self._note_malformed(node, name, ex)
         return decoded
+
+    async def ask_for_parts(
+        self, name: str, body: bytes, part_type: type[_T]
+    ) -> dict[str, list[_T]]:
+        """Ask all nodes a question whose answers are lists, as `ask` does.
+
+        A list can be too long to be decoded without a pause. There is therefore a pause
+        after each of its elements.
+
+        Args:
+            name: Name of the answerer on each node.
+            body: Argument for the answerer.
+            part_type: Type of an element of an answer.
+
+        Raises:
+            BrokerUnavailableError: The question was not sent.
+        """
+        answers = await self.ask(name, body, list[msgspec.Raw])
+        decoded: dict[str, list[_T]] = {}
+        for node, raws in answers.items():
+            try:
+                decoded[node] = [
+                    msgspec.msgpack.decode(raw, type=part_type)
+                    async for (raw,) in in_parts(raws, 1)
+                ]
+            except _MALFORMED as ex:
+                self._note_malformed(node, name, ex)
+        return decoded
+
+    def _note_malformed(self, node: str, survey: str, error: Exception) -> None:
+        self._hub.counters.control_errors += 1
+        self._malformed_log.warning(
+            'left out the answer of node %.40r to the survey %r: %s. Its version may '
+            'differ from the version of this node',
+            node,
+            survey,
+            error,
+        )
 
     async def hello(self) -> None:
         """Announce to the other nodes that this node has started."""
@@ -319,7 +353,7 @@ class Cluster:
             return
         try:
             handler(body)
-        except (msgspec.DecodeError, UnicodeDecodeError) as ex:
+        except _MALFORMED as ex:
             self._hub.counters.control_errors += 1
             _logger.error('node message %r is malformed: %s', message.kind, ex)
 

@@ -25,8 +25,12 @@ from falcon_channels.cluster.messages import SubscribeUser
 from falcon_channels.cluster.messages import UserCommand
 from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.hub import Hub
+from falcon_channels.parts import in_parts
 
 _logger = logging.getLogger('falcon_channels')
+
+#: Number of connections of a user that are closed without a pause.
+_DISCONNECTED_PART = 100
 
 
 class _Arrived(NamedTuple):
@@ -83,8 +87,23 @@ class ControlDispatcher:
         found = self._hub.connections_of_user(control.user)
         if self._followed:
             self._arrived.append(_Arrived(control, found))
+        if isinstance(control, DisconnectUser) and len(found) > _DISCONNECTED_PART:
+            self._hub.spawn(self._apply_in_parts(found, control), 'disconnect user')
+            return
+        # NOTE: the other commands are applied to all connections at once. Otherwise a
+        #   later command or publication could overtake a command. After `revoke_user`,
+        #   for example, the user must not receive later publications.
         for connection in found:
             self._apply(connection, control)
+
+    async def _apply_in_parts(
+        self, connections: list[Connection], command: UserCommand
+    ) -> None:
+        """Apply a command to the connections of a user, who may be anonymous."""
+        async for part in in_parts(connections, _DISCONNECTED_PART):
+            for connection in part:
+                if not connection.closed and connection.user == command.user:
+                    self._apply(connection, command)
 
     def follow(self, connection: Connection) -> None:
         """Store commands for a connection that commands may not find.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fnmatch
 from functools import cache
 from importlib import metadata
 import os
+import re
 import socket
 import time
 
@@ -12,6 +14,7 @@ import msgspec
 
 from falcon_channels.cluster.cluster import Cluster
 from falcon_channels.hub.hub import Hub
+from falcon_channels.parts import in_parts
 
 _CHANNELS, _NODE = 'channels', 'node'
 
@@ -65,9 +68,7 @@ class ClusterInfo:
         self._hub = hub
         self._cluster = cluster
         self._started_s = time.monotonic()
-        cluster.answer(
-            _CHANNELS, lambda _: msgspec.msgpack.encode(hub.channel_counts())
-        )
+        cluster.answer(_CHANNELS, self._answer_channels)
         cluster.answer(_NODE, lambda _: msgspec.msgpack.encode(self.this_node()))
 
     @property
@@ -77,30 +78,50 @@ class ClusterInfo:
 
     def this_node(self) -> NodeInfo:
         """Return the counts of this node."""
-        counts = self._hub.channel_counts()
         return NodeInfo(
             uid=self._cluster.id,
             name=process_name(),
             version=package_version(),
             num_clients=len(self._hub.connections),
             num_users=self._hub.num_users,
-            num_channels=len(counts),
-            num_subs=sum(counts.values()),
+            num_channels=self._hub.num_channels,
+            num_subs=self._hub.num_subscriptions,
             uptime=int(self.uptime_s),
         )
 
-    async def channels(self) -> dict[str, int]:
-        """Return the number of subscribers of each channel, over all nodes.
+    async def channels(self, pattern: str = '*') -> dict[str, int]:
+        """Return the number of subscribers of channels, over all nodes.
+
+        Args:
+            pattern: Pattern of the names, such as ``'rooms:*'``.
 
         Raises:
             BrokerUnavailableError: The broker cannot be reached.
         """
-        answers = await self._cluster.ask(_CHANNELS, b'', dict[str, int])
+        answers = await self._cluster.ask_for_parts(
+            _CHANNELS, msgspec.msgpack.encode(pattern), dict[str, int]
+        )
         totals: dict[str, int] = {}
-        for answer in answers.values():
-            for channel, count in answer.items():
-                totals[channel] = totals.get(channel, 0) + count
+        for parts in answers.values():
+            async for (part,) in in_parts(parts, 1):
+                for channel, count in part.items():
+                    totals[channel] = totals.get(channel, 0) + count
         return totals
+
+    async def _answer_channels(self, body: bytes) -> bytes:
+        """Return the channels that match, as a list of MessagePack maps."""
+        matches = re.compile(
+            fnmatch.translate(msgspec.msgpack.decode(body, type=str))
+        ).match
+        parts: list[msgspec.Raw] = []
+        async for part in in_parts(self._hub.local_channels()):
+            counts = {
+                local_channel.channel: local_channel.members
+                for local_channel in part
+                if local_channel.members and matches(local_channel.channel)
+            }
+            parts.append(msgspec.Raw(msgspec.msgpack.encode(counts)))
+        return msgspec.msgpack.encode(parts)
 
     async def nodes(self) -> list[NodeInfo]:
         """Return the counts of each node.

@@ -174,13 +174,13 @@ class Explainer:
 
     # --- for the cluster -------------------------------------------------------------
 
-    def _answer(self, body: bytes) -> bytes:
+    async def _answer(self, body: bytes) -> bytes:
         question = msgspec.msgpack.decode(body, type=ExplainQuestion)
-        facts = self._recorder.facts(question, self._cluster.id)
+        facts = await self._recorder.facts(question, self._cluster.id)
         facts.gone = self._cluster.gone
         return msgspec.msgpack.encode(facts)
 
-    def _record(self, body: bytes) -> bytes:
+    async def _record(self, body: bytes) -> bytes:
         command = msgspec.msgpack.decode(body, type=_RecordUser)
-        done = self._recorder.record_user(command.user, command.for_s)
+        done = await self._recorder.record_user(command.user, command.for_s)
         return msgspec.msgpack.encode(done)

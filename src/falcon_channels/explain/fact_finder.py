@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 import time
 
 import msgspec
@@ -27,6 +28,7 @@ from falcon_channels.explain.subscription_record import facts_of
 from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.connection import Subscription
 from falcon_channels.hub.hub import Hub
+from falcon_channels.parts import in_parts
 from falcon_channels.publication import first_offset
 from falcon_channels.publication import Position
 
@@ -58,7 +60,7 @@ class FactFinder:
         self._connections = connections
         self._channels = channels
 
-    def find(
+    async def find(
         self, question: ExplainQuestion, node: str, recorded_since: float | None
     ) -> NodeFacts:
         """Return what this node knows about a publication and a user.
@@ -69,6 +71,7 @@ class FactFinder:
             recorded_since: Unix time in seconds from which deliveries to this user in
                 this channel are recorded, or ``None`` if they are not.
         """
+        running, more = await self._find_unrecorded(question)
         channel = self._channels.get(question.channel)
         facts = NodeFacts(
             node=node,
@@ -82,28 +85,54 @@ class FactFinder:
             facts.written_until = channel.batch_times.written_until(epoch)
             facts.repair = channel.repair_of(offset, epoch)
         known = self._connections.of_user(question.user)
-        running = {
-            connection.id: connection
-            for connection in self._hub.connections_of_user(question.user)
-        }
-        ids = list(dict.fromkeys([*known, *running]))
         if question.client:
-            ids = [id for id in ids if id == question.client]
+            known = {id: r for id, r in known.items() if id == question.client}
         # NOTE: connections with records of this channel come last, and stay.
-        recorded = [id for id in ids if id in known and known[id].has(question.channel)]
-        others = dict.fromkeys(ids)
+        recorded = [id for id in known if known[id].has(question.channel)]
+        others = dict.fromkeys([*known, *running])
         for id in recorded:
             del others[id]
         ids = [*others, *recorded]
-        facts.more = max(0, len(ids) - _MAX_CONNECTIONS)
+        left_out = max(0, len(ids) - _MAX_CONNECTIONS)
+        facts.more = left_out + more
         sizes = _Sizes(channel, question)
         facts.connections = [
             self._connection_facts(
-                known.get(id), running.get(id), channel, question, sizes
+                known.get(id),
+                self._hub.connections.get(id),
+                channel,
+                question,
+                sizes,
             )
-            for id in ids[facts.more :]
+            for id in ids[left_out:]
         ]
         return facts
+
+    async def _find_unrecorded(
+        self, question: ExplainQuestion
+    ) -> tuple[list[str], int]:
+        """Return the running connections of the user that have no record.
+
+        The user may be anonymous, and have very many connections.
+
+        Returns:
+            The ids of the last `_MAX_CONNECTIONS`, and the number of the others.
+        """
+        hub, user = self._hub, question.user
+        if question.client:
+            connection = hub.connections.get(question.client)
+            running = [] if connection is None else [connection]
+        else:
+            running = hub.connections_of_user(user)
+        last: deque[Connection] = deque(maxlen=_MAX_CONNECTIONS)
+        count = 0
+        async for part in in_parts(running):
+            unrecorded = [c for c in part if self._connections.get(c.id) is None]
+            count += len(unrecorded)
+            last.extend(unrecorded)
+        # NOTE: connections may have ended, or changed their user, during the pauses.
+        ids = [c.id for c in last if not c.closed and c.user == user]
+        return ids, count - len(last)
 
     def _connection_facts(
         self,

@@ -31,9 +31,13 @@ from falcon_channels.hub.connection import Subscription
 from falcon_channels.hub.hub import Hub
 from falcon_channels.hub.local_channel import LocalChannel
 from falcon_channels.options import ChannelOptions
+from falcon_channels.parts import in_parts
 from falcon_channels.publication import first_offset
 from falcon_channels.publication import Newest
 from falcon_channels.publication import Position
+
+#: Number of connections that are recorded without a pause, with their subscriptions.
+_RECORDED_PART = 20
 
 
 class DeliveryRecorder:
@@ -75,7 +79,7 @@ class DeliveryRecorder:
             self._routes_since = time.time()
             self._switch()
 
-    def record_user(self, user: str, for_s: float) -> bool:
+    async def record_user(self, user: str, for_s: float) -> bool:
         """Record a user for a number of seconds; 0 ends this.
 
         Returns:
@@ -91,8 +95,15 @@ class DeliveryRecorder:
         self._set_timer(user, for_s)
         self._switch()
         if new:
-            for connection in self._hub.connections_of_user(user):
-                self._record_connection(connection, opened_at=None)
+            async for part in in_parts(
+                self._hub.connections_of_user(user), _RECORDED_PART
+            ):
+                for connection in part:
+                    # NOTE: the connection may have ended during a pause, or the
+                    #   recording.
+                    if connection.closed or connection.user not in self._users:
+                        continue
+                    self._record_connection(connection, opened_at=None)
         return True
 
     def close(self) -> None:
@@ -231,9 +242,9 @@ class DeliveryRecorder:
 
     # --- questions -------------------------------------------------------------------
 
-    def facts(self, question: ExplainQuestion, node: str) -> NodeFacts:
+    async def facts(self, question: ExplainQuestion, node: str) -> NodeFacts:
         """Return what this node knows about a publication and a user."""
-        return self._finder.find(question, node, self._recorded_since(question))
+        return await self._finder.find(question, node, self._recorded_since(question))
 
     def _recorded_since(self, question: ExplainQuestion) -> float | None:
         times = []

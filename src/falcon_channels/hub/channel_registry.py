@@ -19,6 +19,7 @@ from falcon_channels.burst_log import BurstLog
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import ClosedError
 from falcon_channels.hub.local_channel import LocalChannel
+from falcon_channels.hub.local_channel import SubscriptionTotals
 from falcon_channels.options import ChannelOptions
 from falcon_channels.options import NodeOptions
 
@@ -39,6 +40,7 @@ class ChannelRegistry:
 
     Attributes:
         by_channel: Local channels by channel name.
+        totals: Counts over all local channels.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class ChannelRegistry:
         self._on_open = on_open
         self._links = links
         self.by_channel: dict[str, LocalChannel] = {}
+        self.totals = SubscriptionTotals()
         #: Channels that are being opened or closed.
         self._changing: dict[str, asyncio.Task[None]] = {}
         #: Channels without subscribers, and the loop time at which to close them.
@@ -155,6 +158,7 @@ class ChannelRegistry:
             options,
             self._options.max_pending_bytes,
             self._options.max_backlog_bytes,
+            self.totals,
         )
         self.by_channel[channel] = local_channel
         links = self._links()

@@ -54,6 +54,31 @@ class ChannelState(IntEnum):
     REPAIRING = 2
 
 
+class SubscriptionTotals:
+    """Counts over all channels of a hub, which are then known without reading them.
+
+    Attributes:
+        num_channels: Number of channels with subscribers.
+        num_subscriptions: Number of subscriptions that have joined and not ended.
+    """
+
+    __slots__ = ('num_channels', 'num_subscriptions')
+
+    def __init__(self) -> None:
+        self.num_channels = 0
+        self.num_subscriptions = 0
+
+    def add(self, first: bool) -> None:
+        """Count a new subscription, which may be the first one of its channel."""
+        self.num_subscriptions += 1
+        self.num_channels += first
+
+    def remove(self, last: bool) -> None:
+        """Undo one `add` for a subscription, which may be the last one."""
+        self.num_subscriptions -= 1
+        self.num_channels -= last
+
+
 class LocalChannel:
     """The state of one channel in this process.
 
@@ -65,6 +90,7 @@ class LocalChannel:
             that are buffered for each JOINING subscription.
         max_backlog_bytes: Backlog of a connection above which it is slow; the
             channel's own limit applies if it is lower.
+        totals: Counts over all channels, where the subscriptions are counted.
 
     Attributes:
         state: The state of the channel; see `ChannelState`.
@@ -92,6 +118,7 @@ class LocalChannel:
         '_max_backlog_bytes',
         '_max_buffered_bytes',
         '_num_acquired',
+        '_totals',
         'ahead',
         'batch',
         'buffered_bytes',
@@ -117,6 +144,7 @@ class LocalChannel:
         options: ChannelOptions,
         max_buffered_bytes: int,
         max_backlog_bytes: int,
+        totals: SubscriptionTotals,
     ) -> None:
         self.channel = channel
         self.options = options
@@ -124,6 +152,7 @@ class LocalChannel:
         self.position = Position(0, '')
         self.end: ChannelEnd | None = None
         self.members = 0
+        self._totals = totals
         self.route = ''
         self.groups: Groups = {}
         self.deltas: DeltaGroups | None = None
@@ -342,6 +371,7 @@ class LocalChannel:
         """
         self.joining.pop(subscription, None)
         self.members += 1
+        self._totals.add(self.members == 1)
         self.route = subscription.route.template
         if subscription.delta:
             if self.deltas is None:
@@ -363,6 +393,7 @@ class LocalChannel:
             self.joining.pop(subscription, None)
             return
         self.members -= 1
+        self._totals.remove(not self.members)
         if state is State.LIVE:
             self._leave_group(subscription)
         elif state is State.AHEAD:

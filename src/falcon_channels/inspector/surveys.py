@@ -2,7 +2,7 @@
 
 Each request of a browser may reach another worker. Every view is therefore a survey of
 all processes. A process reads its connections and channels only for an answer, in parts
-(`scan`). The answer has only the first rows of the view.
+(`parts`). The answer has only the first rows of the view.
 """
 
 from __future__ import annotations
@@ -26,14 +26,16 @@ from falcon_channels.inspector.recent_events import ReasonCount
 from falcon_channels.inspector.recent_events import RecentEvents
 from falcon_channels.inspector.recent_events import RecordedEvent
 from falcon_channels.inspector.recent_events import REFUSALS
-from falcon_channels.inspector.scan import in_parts
-from falcon_channels.inspector.scan import MAX_SCANNED
 from falcon_channels.node import Node
+from falcon_channels.parts import in_parts
 
 _Answer = TypeVar('_Answer')
 
 #: Largest number of channels, slow readers, events and reasons in an answer.
 MAX_ROWS = 200
+#: Largest number of objects that a process reads for an answer. With more objects, the
+#: answer is partial.
+MAX_SCANNED = 250_000
 #: Largest number of channels in the second survey of `channels`.
 _MAX_CANDIDATES = 400
 #: Longest user id in the list of slow readers.
@@ -61,7 +63,6 @@ class NodeFacts(msgspec.Struct, frozen=True):
         num_users: Number of users; all anonymous clients count as one.
         num_channels: Number of channels with subscribers.
         num_subscriptions: Number of subscriptions.
-        partial: Whether the process has too many channels to read all of them.
         counters: Counters by name.
     """
 
@@ -75,7 +76,6 @@ class NodeFacts(msgspec.Struct, frozen=True):
     num_users: int
     num_channels: int
     num_subscriptions: int
-    partial: bool
     counters: dict[str, int]
 
 
@@ -194,19 +194,13 @@ class InspectorSurveys:
             nodes = list(await self._ask(_OVERVIEW, None, NodeFacts))
             error = ''
         except BrokerUnavailableError as ex:
-            nodes = [await self.this_node()]
+            nodes = [self.this_node()]
             error = f'the other processes cannot be asked: {ex}'
         return {'nodes': nodes, 'error': error, 'answered_by': self._node.cluster.id}
 
-    async def this_node(self) -> NodeFacts:
+    def this_node(self) -> NodeFacts:
         """Return the facts about this process."""
         hub = self._node.hub
-        channels = hub.local_channels()
-        num_channels = num_subscriptions = 0
-        async for part in in_parts(channels):
-            members = [channel.members for channel in part if channel.members]
-            num_channels += len(members)
-            num_subscriptions += sum(members)
         return NodeFacts(
             id=self._node.cluster.id,
             name=process_name(),
@@ -216,9 +210,8 @@ class InspectorSurveys:
             memory_bytes=resident_bytes(),
             num_connections=len(hub.connections),
             num_users=hub.num_users,
-            num_channels=num_channels,
-            num_subscriptions=num_subscriptions,
-            partial=len(channels) > MAX_SCANNED,
+            num_channels=hub.num_channels,
+            num_subscriptions=hub.num_subscriptions,
             counters={
                 **hub.counters.to_media(),
                 'opened': self._recent_events.num_opened,
@@ -227,8 +220,8 @@ class InspectorSurveys:
             },
         )
 
-    async def _answer_overview(self, body: bytes) -> bytes:
-        return msgspec.msgpack.encode(await self.this_node())
+    def _answer_overview(self, body: bytes) -> bytes:
+        return msgspec.msgpack.encode(self.this_node())
 
     # --- channels --------------------------------------------------------------------
 
@@ -277,7 +270,7 @@ class InspectorSurveys:
         channels = self._node.hub.local_channels()
         largest: list[tuple[int, str]] = []
         num_matching = floor = 0
-        async for part in in_parts(channels):
+        async for part in in_parts(channels[:MAX_SCANNED]):
             matching = [
                 channel
                 for channel in part
@@ -368,7 +361,7 @@ class InspectorSurveys:
         connections = self._node.hub.list_connections()
         largest: list[SlowReader] = []
         num_slow = 0
-        async for part in in_parts(connections):
+        async for part in in_parts(connections[:MAX_SCANNED]):
             # NOTE: a subscription has pending items only while its connection has a
             #   backlog. It is therefore enough to check one number of each connection.
             found = [

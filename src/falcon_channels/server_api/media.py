@@ -1,8 +1,9 @@
-"""Publications and clients in the form of the server API."""
+"""Publications, clients and long answers in the form of the server API."""
 
 from __future__ import annotations
 
 import base64
+from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
@@ -40,3 +41,12 @@ def info_media(info: ClientInfo) -> dict[str, Any]:
     if info.chan_info is not None:
         item['chan_info'] = msgspec.Raw(info.chan_info)
     return item
+
+
+async def encode_in_parts(parts: AsyncIterator[dict[str, Any]]) -> msgspec.Raw:
+    """Encode a JSON object whose members come in parts.
+
+    An object of 100,000 members would block the event loop if it was encoded at once.
+    """
+    encoded = [msgspec.json.encode(part)[1:-1] async for part in parts if part]
+    return msgspec.Raw(b'{' + b','.join(encoded) + b'}')

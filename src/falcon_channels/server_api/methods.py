@@ -21,6 +21,7 @@ from falcon_channels.access.responders import text_for_client
 from falcon_channels.access.rpc import check_responders
 from falcon_channels.access.rpc import RpcResponders
 from falcon_channels.node import Node
+from falcon_channels.parts import in_parts
 from falcon_channels.protocol import codes
 from falcon_channels.protocol.json_values import encode_json
 from falcon_channels.protocol.json_values import NOT_JSON
@@ -45,6 +46,9 @@ from falcon_channels.server_api.users import UserMethods
 
 #: Largest number of commands in a batch.
 MAX_BATCH_COMMANDS = 1000
+#: Number of commands of a batch that are executed without a pause. Commands of a
+#: parallel batch share round trips to the broker only within such a part.
+_BATCH_PART = 50
 
 #: Methods of Centrifugo that are not supported: refused with code 108.
 _NOT_AVAILABLE: Final = frozenset(
@@ -199,10 +203,15 @@ class ApiMethods:
     async def _batch(
         self, batch: _Batch, req: falcon.asgi.Request
     ) -> list[dict[str, Any]]:
-        if batch.parallel:
-            replies = (self._reply(command, req) for command in batch.commands)
-            return await asyncio.gather(*replies)
-        return [await self._reply(command, req) for command in batch.commands]
+        replies: list[dict[str, Any]] = []
+        async for part in in_parts(batch.commands, _BATCH_PART):
+            if batch.parallel:
+                replies += await asyncio.gather(
+                    *(self._reply(command, req) for command in part)
+                )
+            else:
+                replies += [await self._reply(command, req) for command in part]
+        return replies
 
     async def _reply(
         self, command: dict[str, msgspec.Raw], req: falcon.asgi.Request

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import fnmatch
 from typing import Annotated
 from typing import Any
 
 import msgspec
 
 from falcon_channels.node import Node
+from falcon_channels.parts import sorted_in_parts
+from falcon_channels.server_api.media import encode_in_parts
 from falcon_channels.server_api.requests import ApiRequest
 from falcon_channels.server_api.requests import ChannelRequest
 from falcon_channels.server_api.requests import MethodTable
@@ -55,14 +56,12 @@ class NodeMethods:
 
     async def _list_channels(self, request: _Channels) -> dict[str, Any]:
         await self._node.start()
-        totals = await self._node.info.channels()
-        pattern = request.pattern or '*'
+        totals = await self._node.info.channels(request.pattern or '*')
         return {
-            'channels': {
-                channel: {'num_clients': totals[channel]}
-                for channel in sorted(totals)
-                if fnmatch.fnmatchcase(channel, pattern)
-            }
+            'channels': await encode_in_parts(
+                {name: {'num_clients': totals[name]} for name in part}
+                async for part in sorted_in_parts(list(totals))
+            )
         }
 
     async def _info(self, request: _Nothing) -> dict[str, Any]:

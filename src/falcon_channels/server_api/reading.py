@@ -8,7 +8,9 @@ from typing import Any
 import msgspec
 
 from falcon_channels.node import Node
+from falcon_channels.parts import in_parts
 from falcon_channels.protocol import codes
+from falcon_channels.server_api.media import encode_in_parts
 from falcon_channels.server_api.media import info_media
 from falcon_channels.server_api.media import publication_media
 from falcon_channels.server_api.requests import ApiError
@@ -16,6 +18,9 @@ from falcon_channels.server_api.requests import ChannelRequest
 from falcon_channels.server_api.requests import MethodTable
 from falcon_channels.server_api.requests import read_position
 from falcon_channels.server_api.requests import StreamPosition
+
+#: Number of clients that are encoded without a pause.
+_PRESENCE_PART = 500
 
 
 class _History(ChannelRequest):
@@ -72,7 +77,10 @@ class ReadingMethods:
     async def _presence(self, request: ChannelRequest) -> dict[str, Any]:
         entries = await self._node.reader.presence(request.channel)
         return {
-            'presence': {client: info_media(info) for client, info in entries.items()}
+            'presence': await encode_in_parts(
+                {client: info_media(info) for client, info in part}
+                async for part in in_parts(list(entries.items()), _PRESENCE_PART)
+            )
         }
 
     async def _presence_stats(self, request: ChannelRequest) -> dict[str, Any]:

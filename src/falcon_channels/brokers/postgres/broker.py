@@ -37,6 +37,7 @@ from falcon_channels.brokers.base import RouteSettings
 from falcon_channels.brokers.base import Version
 from falcon_channels.brokers.control_inbox import ControlInbox
 from falcon_channels.brokers.encoding import decode_info
+from falcon_channels.brokers.encoding import decode_presence
 from falcon_channels.brokers.encoding import decode_publication
 from falcon_channels.brokers.encoding import encode_info
 from falcon_channels.brokers.encoding import encode_publication
@@ -394,7 +395,7 @@ class PostgresBroker(Broker):
             f'WHERE channel = %s AND until_ms > {self._schema}.now_ms()',
             channel.encode(),
         )
-        return {client.decode(): decode_info(info) for client, info in rows}
+        return await decode_presence(rows)
 
     async def has_user(self, channel: str, user: str) -> bool:
         rows = await self._rows(

@@ -34,6 +34,7 @@ from falcon_channels.brokers.base import PublishResult
 from falcon_channels.brokers.base import Version
 from falcon_channels.brokers.control_inbox import ControlInbox
 from falcon_channels.brokers.encoding import decode_info
+from falcon_channels.brokers.encoding import decode_presence
 from falcon_channels.brokers.encoding import decode_publication
 from falcon_channels.brokers.encoding import encode_info
 from falcon_channels.brokers.encoding import encode_publication
@@ -56,6 +57,7 @@ from falcon_channels.burst_log import BurstLog
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import ChannelFinishedError
 from falcon_channels.errors import OptionsError
+from falcon_channels.parts import in_parts
 from falcon_channels.publication import ChannelEnd
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import HistoryPage
@@ -420,13 +422,11 @@ class RedisBroker(Broker):
         )
         found = []
         start = 0
-        for size in map(int, sizes.split()):
-            found.append(parts[start : start + size])
-            start += size
-        return {
-            client.decode(): decode_info(info)
-            for client, info in zip(found[::2], found[1::2], strict=True)
-        }
+        async for some in in_parts(sizes.split()):
+            for size in map(int, some):
+                found.append(parts[start : start + size])
+                start += size
+        return await decode_presence(list(zip(found[::2], found[1::2], strict=True)))
 
     async def has_user(self, channel: str, user: str) -> bool:
         base = self._keys.partition(self._keys.partition_of(channel))

@@ -16,7 +16,6 @@ export interface NodeFacts {
   num_users: number;
   num_channels: number;
   num_subscriptions: number;
-  partial: boolean;
   counters: Record<string, number>;
 }
 

@@ -68,7 +68,6 @@ export class Processes implements View {
 
   private cells(node: NodeFacts, answered: boolean) {
     const state = answered ? node.status : 'no answer';
-    const more = node.partial ? ' +' : '';
     return [
       foreign(node.name),
       element('span', { class: `state ${state.replace(' ', '-')}` }, state),
@@ -77,8 +76,8 @@ export class Processes implements View {
       node.memory_bytes === null ? 'unknown' : bytes(node.memory_bytes),
       count(node.num_connections),
       count(node.num_users),
-      count(node.num_channels) + more,
-      count(node.num_subscriptions) + more,
+      count(node.num_channels),
+      count(node.num_subscriptions),
     ];
   }
 
