@@ -22,6 +22,8 @@ import falcon.asgi
 import msgspec
 
 from falcon_channels.errors import OptionsError
+from falcon_channels.inspector.live_tail import LiveTails
+from falcon_channels.inspector.live_tail import MAX_LIVE_TAILS
 from falcon_channels.inspector.methods import InspectorMethods
 from falcon_channels.inspector.methods import READ_METHODS
 from falcon_channels.inspector.methods import TOLD_METHODS
@@ -34,8 +36,6 @@ from falcon_channels.inspector.sessions import LoginLimit
 from falcon_channels.inspector.sessions import Session
 from falcon_channels.inspector.sessions import SESSION_S
 from falcon_channels.inspector.surveys import InspectorSurveys
-from falcon_channels.inspector.tail import MAX_TAILS
-from falcon_channels.inspector.tail import Tails
 from falcon_channels.node import Node
 from falcon_channels.origin import request_origin_error
 from falcon_channels.server_api.resource import read_json_body
@@ -83,7 +83,7 @@ class InspectorResource:
         self._node = node
         self._sessions = sessions
         self._limit = LoginLimit()
-        self._tails = Tails(node)
+        self._tails = LiveTails(node)
 
     async def on_post(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response, method: str
@@ -111,7 +111,7 @@ class InspectorResource:
             resp.unset_cookie(COOKIE, same_site='Strict')
             answer: dict[str, Any] = {'result': {}}
         elif method == 'tail':
-            self._tail(resp, body, session)
+            await self._tail(resp, body, session)
             return
         elif method in READ_METHODS:
             answer = await self._methods.call(method, body, req)
@@ -128,20 +128,22 @@ class InspectorResource:
             raise falcon.HTTPNotFound(description=f'there is no method {method[:80]!r}')
         resp.data = msgspec.json.encode(answer)
 
-    def _tail(self, resp: falcon.asgi.Response, body: bytes, session: Session) -> None:
+    async def _tail(
+        self, resp: falcon.asgi.Response, body: bytes, session: Session
+    ) -> None:
         """Answer with the publications of a channel, as server-sent events."""
         try:
             channel = msgspec.json.decode(body, type=_Tail).channel
         except (msgspec.DecodeError, ValueError) as ex:
             raise falcon.HTTPBadRequest(description=str(ex)) from None
-        if self._tails.full:
+        if self._tails.is_full:
             raise falcon.HTTPServiceUnavailable(
-                description=f'this process has {MAX_TAILS} live tails: close another '
-                'one first'
+                description=f'this process has {MAX_LIVE_TAILS} live tails: close '
+                'another one first'
             )
         resp.content_type = 'text/event-stream'
         resp.set_header('X-Accel-Buffering', 'no')
-        resp.sse = self._tails.follow(channel, session.expires_at)
+        resp.sse = await self._tails.open(channel, session.expires_at)
 
     def _login(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response, body: bytes

@@ -40,8 +40,8 @@ from falcon_channels.server_api.requests import read_position
 from falcon_channels.server_api.requests import StreamPosition
 from falcon_channels.server_api.tail import MAX_HEARTBEAT_S
 from falcon_channels.server_api.tail import MAX_TAILS
+from falcon_channels.server_api.tail import ResumableTails
 from falcon_channels.server_api.tail import TailConnection
-from falcon_channels.server_api.tail import Tails
 from falcon_channels.server_api.users import UserMethods
 
 #: Largest number of commands in a batch.
@@ -128,7 +128,7 @@ class ApiMethods:
 
     def __init__(self, node: Node, resource: object = None) -> None:
         self._operations = node.operations
-        self._tails = Tails(node)
+        self._tails = ResumableTails(node)
         self._rpc_responders = RpcResponders(resource)
         check_resource(resource, ('on_rpc',))
         check_responders(resource, self._rpc_responders.names)

@@ -39,6 +39,7 @@ from falcon_channels.publication import ChannelEnd
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
 from falcon_channels.server_api.media import publication_media
+from falcon_channels.server_api.tail_places import TailPlaces
 from falcon_channels.transports.asgi_extensions import server_http_connection
 from falcon_channels.transports.encoders import get_encoder
 from falcon_channels.transports.encoders import Item
@@ -94,21 +95,21 @@ class TailConnection(Connection):
 
     Args:
         node: Node of this process.
-        tails: The other tails of this process.
+        places: The place of this tail is released when it ends.
         heartbeat_s: Seconds between two heartbeats.
     """
 
-    __slots__ = ('_heartbeat_s', '_node', '_slot', '_tails', '_unread_heartbeats')
+    __slots__ = ('_heartbeat_s', '_node', '_places', '_slot', '_unread_heartbeats')
 
     hub: Hub
     transport: HttpStreamTransport
 
-    def __init__(self, node: Node, tails: Tails, heartbeat_s: float) -> None:
+    def __init__(self, node: Node, places: TailPlaces, heartbeat_s: float) -> None:
         super().__init__(
             node.hub, HttpStreamTransport(LINES), get_encoder(_CODEC, LINES)
         )
         self._node = node
-        self._tails = tails
+        self._places = places
         self._heartbeat_s = heartbeat_s
         self._slot = 0
         #: Number of heartbeats since the reader has last read everything.
@@ -210,11 +211,11 @@ class TailConnection(Connection):
     def on_end(self) -> None:
         """Called when the connection has ended: stop its timer."""
         self._node.timers.discard(self, self._slot)
-        self._tails.discard(self)
+        self._places.release()
 
 
-class Tails:
-    """The tails of this process.
+class ResumableTails:
+    """The tails of the server API in this process; see `tail_places`.
 
     Args:
         node: Node of this process.
@@ -222,12 +223,12 @@ class Tails:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._open: set[TailConnection] = set()
+        self._places = TailPlaces(MAX_TAILS)
 
     @property
     def is_full(self) -> bool:
         """Whether this process has `MAX_TAILS` tails."""
-        return len(self._open) >= MAX_TAILS
+        return self._places.is_full
 
     async def open(
         self, channel: str, since: Position | None, heartbeat_s: float
@@ -246,8 +247,8 @@ class Tails:
             BrokerUnavailableError: The back end may try again.
             ClosedError: This process drains or is closed.
         """
-        connection = TailConnection(self._node, self, heartbeat_s)
-        self._open.add(connection)
+        connection = TailConnection(self._node, self._places, heartbeat_s)
+        self._places.take()
         hub = connection.hub
         try:
             await self._node.start()
@@ -266,7 +267,3 @@ class Tails:
             hub.remove(connection)
             raise
         return connection
-
-    def discard(self, connection: TailConnection) -> None:
-        """Called when a tail has ended."""
-        self._open.discard(connection)

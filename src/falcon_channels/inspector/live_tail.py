@@ -14,16 +14,17 @@ from falcon_channels.errors import UnsubscribedError
 from falcon_channels.inspector.methods import describe_publication
 from falcon_channels.local_subscription import LocalSubscription
 from falcon_channels.node import Node
+from falcon_channels.server_api.tail_places import TailPlaces
 
 #: Largest number of live tails of one process.
-MAX_TAILS = 20
+MAX_LIVE_TAILS = 20
 #: Seconds without a publication after which a comment is sent. If the client has left,
 #: the write fails.
 _PING_S = 2.0
 
 
-class Tails:
-    """The live tails of this process.
+class LiveTails:
+    """The live tails of this process; see `server_api.tail_places`.
 
     Args:
         node: Node of this process.
@@ -31,24 +32,37 @@ class Tails:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._num_open = 0
+        self._places = TailPlaces(MAX_LIVE_TAILS)
 
     @property
-    def full(self) -> bool:
-        """Whether the process has the largest number of tails."""
-        return self._num_open >= MAX_TAILS
+    def is_full(self) -> bool:
+        """Whether this process has `MAX_LIVE_TAILS` live tails."""
+        return self._places.is_full
 
-    async def follow(
+    async def open(
         self, channel: str, expires_at: float
     ) -> AsyncIterator[SSEvent | None]:
-        """Yield the publications of a channel as events.
+        """Take a place, and return the publications of a channel as events.
+
+        The caller has checked `is_full`, and awaited nothing since.
 
         Args:
             channel: Name of the channel.
             expires_at: Unix time in seconds at which the session and the tail end.
         """
-        self._num_open += 1
+        events = self._follow(channel, expires_at)
+        # NOTE: this runs `_follow` up to its first `yield`, which takes the place. If
+        #   the client leaves before the response begins, nobody reads the events. The
+        #   event loop then closes them, because they have begun, and the place is free.
+        await anext(events)
+        return events
+
+    async def _follow(
+        self, channel: str, expires_at: float
+    ) -> AsyncIterator[SSEvent | None]:
+        self._places.take()
         try:
+            yield None
             async with LocalSubscription(self._node, channel, None) as subscription:
                 yield _event('begin', subscription.position._asdict())
                 while time.time() < expires_at:
@@ -67,7 +81,7 @@ class Tails:
         except ChannelsError as ex:
             yield _event('end', {'reason': str(ex)})
         finally:
-            self._num_open -= 1
+            self._places.release()
 
 
 def _event(name: str, media: object) -> SSEvent:
