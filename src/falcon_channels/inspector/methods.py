@@ -107,13 +107,17 @@ class InspectorMethods:
         self._node = node
         self._surveys = surveys
         self._api = ApiMethods(node)
-        self._api.add('overview', _Overview, self._overview)
-        self._api.add('channels', _Channels, self._channels)
-        self._api.add('channel', _Channel, self._channel)
-        self._api.add('log', _Log, self._log)
-        self._api.add('user', _User, self._user)
-        self._api.add('events', _Events, self._events)
-        self._api.add('slow_readers', _SlowReaders, self._slow_readers)
+        self._api.add(
+            {
+                'overview': (_Overview, self._overview),
+                'channels': (_Channels, self._channels),
+                'channel': (_Channel, self._channel),
+                'log': (_Log, self._log),
+                'user': (_User, self._user),
+                'events': (_Events, self._events),
+                'slow_readers': (_SlowReaders, self._slow_readers),
+            }
+        )
 
     async def call(
         self, name: str, body: bytes, req: falcon.asgi.Request

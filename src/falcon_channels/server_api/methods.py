@@ -34,7 +34,7 @@ from falcon_channels.server_api.requests import ApiRequest
 from falcon_channels.server_api.requests import call_method
 from falcon_channels.server_api.requests import ChannelRequest
 from falcon_channels.server_api.requests import decode_request
-from falcon_channels.server_api.requests import Method
+from falcon_channels.server_api.requests import MethodGroup
 from falcon_channels.server_api.requests import MethodTable
 from falcon_channels.server_api.requests import read_position
 from falcon_channels.server_api.requests import StreamPosition
@@ -49,6 +49,13 @@ MAX_BATCH_COMMANDS = 1000
 #: Number of commands of a batch that are executed without a pause. Commands of a
 #: parallel batch share round trips to the broker only within such a part.
 _BATCH_PART = 50
+
+_GROUPS: Final[tuple[type[MethodGroup], ...]] = (
+    PublishingMethods,
+    ReadingMethods,
+    UserMethods,
+    NodeMethods,
+)
 
 #: Methods of Centrifugo that are not supported: refused with code 108.
 _NOT_AVAILABLE: Final = frozenset(
@@ -132,16 +139,13 @@ class ApiMethods:
         self._rpc_responders = RpcResponders(resource)
         check_resource(resource, ('on_rpc',))
         check_responders(resource, self._rpc_responders.names)
-        self._methods: MethodTable = {
-            **PublishingMethods(node).table(),
-            **ReadingMethods(node).table(),
-            **UserMethods(node).table(),
-            **NodeMethods(node).table(),
-        }
+        self._methods: MethodTable = {}
+        for group in _GROUPS:
+            self.add(group(node).table())
 
-    def add(self, name: str, request_type: type[ApiRequest], method: Method) -> None:
-        """Add a method, which `call` finds by its name from now on."""
-        self._methods[name] = (request_type, method)
+    def add(self, methods: MethodTable) -> None:
+        """Add methods, which `call` finds by their names from now on."""
+        self._methods.update(methods)
 
     async def call(
         self, name: str, body: bytes | msgspec.Raw, req: falcon.asgi.Request

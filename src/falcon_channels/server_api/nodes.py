@@ -7,11 +7,11 @@ from typing import Any
 
 import msgspec
 
-from falcon_channels.node import Node
 from falcon_channels.parts import sorted_in_parts
 from falcon_channels.server_api.media import encode_in_parts
 from falcon_channels.server_api.requests import ApiRequest
 from falcon_channels.server_api.requests import ChannelRequest
+from falcon_channels.server_api.requests import MethodGroup
 from falcon_channels.server_api.requests import MethodTable
 
 
@@ -35,18 +35,10 @@ class _RecordUser(ApiRequest, kw_only=True):
     for_s: float = 600.0
 
 
-class NodeMethods:
-    """Methods that ask all nodes.
-
-    Args:
-        node: Node of this process.
-    """
-
-    def __init__(self, node: Node) -> None:
-        self._node = node
+class NodeMethods(MethodGroup):
+    """Methods that ask all nodes."""
 
     def table(self) -> MethodTable:
-        """Return the methods by name."""
         return {
             'channels': (_Channels, self._list_channels),
             'info': (_Nothing, self._info),

@@ -10,11 +10,11 @@ import msgspec
 from falcon_channels.access.publishing import call_in_batches
 from falcon_channels.brokers.base import MAX_VERSION
 from falcon_channels.brokers.base import PublishResult
-from falcon_channels.node import Node
 from falcon_channels.protocol import codes
 from falcon_channels.server_api.requests import ApiError
 from falcon_channels.server_api.requests import ApiRequest
 from falcon_channels.server_api.requests import call_method
+from falcon_channels.server_api.requests import MethodGroup
 from falcon_channels.server_api.requests import MethodTable
 from falcon_channels.server_api.requests import read_payload
 
@@ -54,18 +54,10 @@ class _Finish(ApiRequest, kw_only=True):
     idempotency_key: str = ''
 
 
-class PublishingMethods:
-    """Methods that publish.
-
-    Args:
-        node: Node of this process.
-    """
-
-    def __init__(self, node: Node) -> None:
-        self._node = node
+class PublishingMethods(MethodGroup):
+    """Methods that publish."""
 
     def table(self) -> MethodTable:
-        """Return the methods by name."""
         return {
             'publish': (_Publish, self._publish),
             'broadcast': (_Broadcast, self._broadcast),

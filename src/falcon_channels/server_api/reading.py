@@ -7,7 +7,6 @@ from typing import Any
 
 import msgspec
 
-from falcon_channels.node import Node
 from falcon_channels.parts import in_parts
 from falcon_channels.protocol import codes
 from falcon_channels.server_api.media import encode_in_parts
@@ -15,6 +14,7 @@ from falcon_channels.server_api.media import info_media
 from falcon_channels.server_api.media import publication_media
 from falcon_channels.server_api.requests import ApiError
 from falcon_channels.server_api.requests import ChannelRequest
+from falcon_channels.server_api.requests import MethodGroup
 from falcon_channels.server_api.requests import MethodTable
 from falcon_channels.server_api.requests import read_position
 from falcon_channels.server_api.requests import StreamPosition
@@ -29,18 +29,10 @@ class _History(ChannelRequest):
     reverse: bool = False
 
 
-class ReadingMethods:
-    """Methods for history and presence.
-
-    Args:
-        node: Node of this process.
-    """
-
-    def __init__(self, node: Node) -> None:
-        self._node = node
+class ReadingMethods(MethodGroup):
+    """Methods for history and presence."""
 
     def table(self) -> MethodTable:
-        """Return the methods by name."""
         return {
             'history': (_History, self._history),
             'history_remove': (ChannelRequest, self._history_remove),

@@ -6,6 +6,7 @@ that is ignored silently.
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Awaitable
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -29,6 +30,7 @@ from falcon_channels.errors import TooManyUsersError
 from falcon_channels.errors import UnknownChannelError
 from falcon_channels.errors import UnsubscribedError
 from falcon_channels.json_decoding import decode_base64
+from falcon_channels.node import Node
 from falcon_channels.protocol import codes
 from falcon_channels.publication import Position
 
@@ -70,6 +72,21 @@ class ApiRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 #: The type of the request and the method, by name.
 MethodTable = dict[str, tuple[type[ApiRequest], Method]]
+
+
+class MethodGroup(abc.ABC):
+    """Methods that belong together.
+
+    Args:
+        node: Node of this process.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    @abc.abstractmethod
+    def table(self) -> MethodTable:
+        """Return the methods by name."""
 
 
 class StreamPosition(ApiRequest):

@@ -11,10 +11,10 @@ from falcon_channels.cluster.connections import ConnectionQuery
 from falcon_channels.cluster.connections import MAX_CONNECTIONS
 from falcon_channels.filters import check_depth
 from falcon_channels.filters import TagFilter
-from falcon_channels.node import Node
 from falcon_channels.protocol import codes
 from falcon_channels.server_api.requests import ApiError
 from falcon_channels.server_api.requests import ApiRequest
+from falcon_channels.server_api.requests import MethodGroup
 from falcon_channels.server_api.requests import MethodTable
 from falcon_channels.server_api.requests import read_position
 from falcon_channels.server_api.requests import read_value
@@ -89,18 +89,10 @@ class _Connections(ApiRequest):
     expression: str = ''
 
 
-class UserMethods:
-    """Methods about users and their connections.
-
-    Args:
-        node: Node of this process.
-    """
-
-    def __init__(self, node: Node) -> None:
-        self._node = node
+class UserMethods(MethodGroup):
+    """Methods about users and their connections."""
 
     def table(self) -> MethodTable:
-        """Return the methods by name."""
         return {
             'subscribe': (_Subscribe, self._subscribe),
             'unsubscribe': (_Unsubscribe, self._unsubscribe),
