@@ -47,7 +47,7 @@ async def test_failed_task_closes_only_its_own_connection(
         async def fail() -> None:
             raise RuntimeError('broken')
 
-        channels.node.hub.spawn(fail(), 'test', connection=client.connection)
+        channels.node.hub.tasks.spawn(fail(), 'test', connection=client.connection)
         await asyncio.sleep(0.1)
         assert (3004, 'internal server error') == client.end
         assert other.end is None
@@ -70,7 +70,7 @@ async def test_failed_housekeeping_starts_again() -> None:
         if len(calls) < 3:
             raise RuntimeError('broken')
 
-    channels.node.hub.run_forever(fail_twice, 'test')
+    channels.node.hub.tasks.run_forever(fail_twice, 'test')
     await asyncio.sleep(60)
     assert 3 == len(calls)
     assert 2 == channels.node.hub.counters.task_errors

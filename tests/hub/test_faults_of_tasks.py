@@ -30,7 +30,7 @@ def test_task_that_failed_starts_again_until_the_hub_closes(
             await asyncio.Event().wait()
 
         async with Channels() as channels:
-            channels.node.hub.run_forever(function, 'test')
+            channels.node.hub.tasks.run_forever(function, 'test')
             await again.wait()
 
     run_with_fake_clock(scenario())

@@ -339,7 +339,7 @@ MUTANTS = [
     ),
     Mutant(
         'a failed task leaves its connection waiting',
-        'hub/hub.py',
+        'hub/tasks.py',
         'if connection is not None:\n            connection.disconnect(*DISCONNECT',
         'if False:\n            connection.disconnect(*DISCONNECT',
         'tests/hub/test_fault_isolation.py',

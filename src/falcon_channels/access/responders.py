@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 from collections.abc import Callable
+import logging
 from typing import Any
 
 import falcon
 
 from falcon_channels.errors import ChannelsError
+from falcon_channels.events import Event
+from falcon_channels.events import log_event
 from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.hub import Hub
 from falcon_channels.operations import Operations
@@ -59,32 +62,58 @@ def notify(
             if is_cancelled():
                 raise
             message = '%s awaited a cancelled task, for %r'
-            hub.note_responder_error(name, connection, ex, message, name, about)
+            note_error(connection, name, ex, message, name, about)
         except Exception as ex:
             message = '%s failed for %r'
-            hub.note_responder_error(name, connection, ex, message, name, about)
+            note_error(connection, name, ex, message, name, about)
 
-    hub.spawn(call(), name, graceful=True, context=connection.context)
+    hub.tasks.spawn(call(), name, graceful=True, context=connection.context)
 
 
-def note_failure(
-    hub: Hub, connection: Connection, action: str, error: BaseException
+def note_error(
+    connection: Connection,
+    name: str,
+    error: BaseException | None,
+    message: str,
+    *args: object,
 ) -> None:
+    """Count, log and tell an unexpected exception of a responder.
+
+    Args:
+        connection: Connection that the responder was called for.
+        name: Name of the responder or of the command that called it.
+        error: The exception, or ``None`` if another line of the log has its
+            traceback.
+        message: Message for the log, with a placeholder for each argument.
+        args: The arguments of the message.
+    """
+    hub = connection.hub
+    hub.counters.responder_errors += 1
+    event = Event(
+        'responder_failed',
+        connection=connection.id,
+        user=connection.user,
+        facts={'responder': name},
+    )
+    log_event(event, logging.ERROR, message, *args, error=error)
+    hub.events.tell(event)
+
+
+def note_failure(connection: Connection, action: str, error: BaseException) -> None:
     """Count, log and tell an unexpected exception that Falcon will log.
 
     The log line has no traceback, because Falcon's line has it. An error that refuses
     the client, or that says that the client has left, is not unexpected.
 
     Args:
-        hub: Hub of this process.
         connection: Connection of the client.
         action: Name of what failed, such as ``'subscribe'``.
         error: The exception.
     """
     if not isinstance(error, _EXPECTED):
-        hub.note_responder_error(
-            action,
+        note_error(
             connection,
+            action,
             None,
             '%r: %s failed with %s',
             connection,

@@ -230,7 +230,7 @@ class Subscriber:
         if connection.closed or not connection.takes_subscriptions:
             return
         self._pending.setdefault(connection, []).append(command)
-        task = self._hub.spawn(
+        task = self._hub.tasks.spawn(
             self._carry_out(connection, command),
             'subscribe by the server',
             context=connection.context,

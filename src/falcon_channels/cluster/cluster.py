@@ -361,7 +361,7 @@ class Cluster:
         node = body.decode()
         self._add(node)
         if node != self.id:
-            self._hub.spawn(self._announce(_HERE, node), 'hello back')
+            self._hub.tasks.spawn(self._announce(_HERE, node), 'hello back')
 
     def _on_here(self, body: bytes) -> None:
         self._add(body.decode())
@@ -376,7 +376,7 @@ class Cluster:
         question = msgspec.msgpack.decode(body, type=_Question)
         answerer = self._answerers.get(question.name)
         answer = None if answerer is None else answerer(question.body)
-        self._hub.spawn(self._reply(question, answer), 'survey answer')
+        self._hub.tasks.spawn(self._reply(question, answer), 'survey answer')
 
     async def _reply(
         self, question: _Question, found: bytes | Awaitable[bytes] | None

@@ -88,7 +88,9 @@ class ControlDispatcher:
         if self._followed:
             self._arrived.append(_Arrived(control, found))
         if isinstance(control, DisconnectUser) and len(found) > _DISCONNECTED_PART:
-            self._hub.spawn(self._apply_in_parts(found, control), 'disconnect user')
+            self._hub.tasks.spawn(
+                self._apply_in_parts(found, control), 'disconnect user'
+            )
             return
         # NOTE: the other commands are applied to all connections at once. Otherwise a
         #   later command or publication could overtake a command. After `revoke_user`,

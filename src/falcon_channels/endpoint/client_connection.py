@@ -357,7 +357,7 @@ class ClientConnection(Connection):
             self._open_queue().add_frame(commands)
         if self._queue is not None and not self._working and not self.closed:
             self._working = True
-            self.hub.spawn(
+            self.hub.tasks.spawn(
                 self._work(self._queue),
                 'commands',
                 graceful=True,

@@ -20,6 +20,7 @@ import falcon
 from falcon_channels.access.refusal_log import log_refusal
 from falcon_channels.access.responders import description_for_client
 from falcon_channels.access.responders import is_cancelled
+from falcon_channels.access.responders import note_error
 from falcon_channels.access.subscribing import SubscribeOptions
 from falcon_channels.access.subscribing import TokenClaims
 from falcon_channels.endpoint import auth
@@ -94,9 +95,7 @@ def _fail(connection: ClientConnection, request: Any, ex: BaseException) -> None
     The text of the error can hold details of the server and goes to the log only.
     """
     field = request.field
-    connection.hub.note_responder_error(
-        field, connection, ex, '%r: %s failed', connection, field
-    )
+    note_error(connection, field, ex, '%r: %s failed', connection, field)
     _refuse(connection, request, ex, codes.INTERNAL)
 
 

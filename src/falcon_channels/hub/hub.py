@@ -17,16 +17,12 @@ Its rules:
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
-from collections.abc import Coroutine
 from collections.abc import Iterator
 from collections.abc import Mapping
-from contextvars import Context
 from functools import partial
 import logging
 from types import MappingProxyType
-from typing import Any
 from typing import NamedTuple
 from typing import Protocol
 
@@ -39,7 +35,6 @@ from falcon_channels.errors import UnsubscribedError
 from falcon_channels.events import Event
 from falcon_channels.events import Events
 from falcon_channels.events import Fact
-from falcon_channels.events import log_event
 from falcon_channels.hub.channel_registry import ChannelRegistry
 from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.connection import Joined
@@ -52,11 +47,11 @@ from falcon_channels.hub.loss_log import LossLog
 from falcon_channels.hub.repair import Repairs
 from falcon_channels.hub.shared_encodings import SharedEncodings
 from falcon_channels.hub.shared_reads import SharedReads
+from falcon_channels.hub.tasks import Tasks
 from falcon_channels.metrics import Counters
 from falcon_channels.options import ChannelOptions
 from falcon_channels.options import NodeOptions
 from falcon_channels.protocol import recovery
-from falcon_channels.protocol.codes import DISCONNECT_INTERNAL
 from falcon_channels.protocol.codes import unsubscribe_for_end
 from falcon_channels.protocol.codes import UNSUBSCRIBE_INSUFFICIENT
 from falcon_channels.publication import approximate_total_bytes
@@ -71,15 +66,10 @@ from falcon_channels.publication import without_end
 
 _logger = logging.getLogger('falcon_channels')
 
-#: Seconds after which a failed task is started again.
-_RESTART_S = 1.0
-
 #: How often a join reads the log before it joins without recovery.
 _ATTEMPTS = 5
 #: How long a join waits for the repair of its channel before it reads again.
 _REPAIR_TIMEOUT_S = 5.0
-#: How long `close` waits for responders that are called at the end of subscriptions.
-_RESPONDERS_TIMEOUT_S = 5.0
 
 
 class _LogRead(NamedTuple):
@@ -138,6 +128,7 @@ class Hub:
     Attributes:
         counters: Counters for metrics.
         events: Tells what happens to the connections and subscriptions.
+        tasks: The background tasks, also those of other objects of the process.
         connections: All connections by id. Read only.
         shared_encodings: Encoded publications that many clients recover together.
         on_output: Called by a connection that has its first output in this iteration.
@@ -150,6 +141,7 @@ class Hub:
         self.options = options
         self.counters = Counters()
         self.events = Events() if events is None else events
+        self.tasks = Tasks(self.counters)
         self.connections: dict[str, Connection] = {}
         self._by_user: dict[str, dict[Connection, None]] = {}
         self._on_control: Callable[[bytes], None] = _ignore
@@ -177,14 +169,11 @@ class Hub:
             broker,
             self._fan_out,
             self.counters,
-            self.spawn,
+            self.tasks.spawn,
             self._on_lost,
         )
         # PERF: a stored bound method saves a call for each reply.
         self.on_output = self._fan_out.on_output
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._graceful: set[asyncio.Task[Any]] = set()
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
 
     # --- life ------------------------------------------------------------------------
@@ -216,12 +205,12 @@ class Hub:
 
     def start(self) -> None:
         """Start the tasks of the hub in the running event loop."""
-        self._loop = asyncio.get_running_loop()
+        self.tasks.start()
         self._fan_out.start()
-        self.run_forever(self._registry.run_housekeeping, 'housekeeping')
+        self.tasks.run_forever(self._registry.run_housekeeping, 'housekeeping')
         interval_s = self.options.position_check_s
         if interval_s is not None:
-            self.run_forever(
+            self.tasks.run_forever(
                 partial(self._repairs.check_positions, interval_s), 'position check'
             )
 
@@ -246,133 +235,14 @@ class Hub:
         get a few seconds.
         """
         self._closed = True
+        self.tasks.close()
         self._registry.close()
-        await self.finish_responders()
+        await self.tasks.finish_graceful()
         await self._reads.close()
         self.shared_encodings.clear()
-        tasks = [*self._tasks, *self._registry.tasks()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.tasks.cancel(self._registry.tasks())
         self._fan_out.close()
         self._loss_log.close()
-
-    async def finish_responders(self) -> None:
-        """Wait a few seconds for graceful tasks, such as ``on_disconnect``."""
-        if self._graceful:
-            await asyncio.wait(list(self._graceful), timeout=_RESPONDERS_TIMEOUT_S)
-
-    def spawn(
-        self,
-        coroutine: Coroutine[Any, Any, Any],
-        name: str,
-        graceful: bool = False,
-        connection: Connection | None = None,
-        context: Context | None = None,
-    ) -> asyncio.Task[Any] | None:
-        """Run a task that the hub owns.
-
-        If it fails, the error is logged and counted. At most one connection ends.
-
-        Args:
-            coroutine: The coroutine to run.
-            name: Name of the task in logs.
-            graceful: Whether `close` waits a few seconds for the end of the task.
-            connection: Connection that the task works for, and that is closed if the
-                task fails. Its client may otherwise wait for something that never
-                arrives.
-            context: Context variables of the task: `Connection.context` if the task
-                calls responders, else ``None`` for an empty context.
-
-        Returns:
-            The task, or ``None`` if the hub is closed.
-        """
-        if self._closed or self._loop is None:
-            coroutine.close()
-            return None
-        # NOTE: the caller may be a request of any user. The task must not see the
-        #   context variables of this request, or keep them in memory.
-        # NOTE: if the loop has an eager task factory, its `create_task` would begin the
-        #   task at once. This is not possible in the context of the caller.
-        task = asyncio.Task(
-            coroutine,
-            loop=self._loop,
-            name=f'falcon_channels {name}',
-            context=Context() if context is None else context,
-        )
-        self._tasks.add(task)
-        task.add_done_callback(partial(self._on_task_done, connection))
-        if graceful:
-            self._graceful.add(task)
-            task.add_done_callback(self._graceful.discard)
-        return task
-
-    def _on_task_done(
-        self, connection: Connection | None, task: asyncio.Task[Any]
-    ) -> None:
-        self._tasks.discard(task)
-        if task.cancelled() or task.exception() is None:
-            return
-        self.counters.task_errors += 1
-        _logger.error('task %r failed', task.get_name(), exc_info=task.exception())
-        if connection is not None:
-            connection.disconnect(*DISCONNECT_INTERNAL)
-
-    def note_responder_error(
-        self,
-        name: str,
-        connection: Connection,
-        error: BaseException | None,
-        message: str,
-        *args: object,
-    ) -> None:
-        """Count, log and tell an unexpected exception of a responder.
-
-        Args:
-            name: Name of the responder or of the command that called it.
-            connection: Connection that it was called for.
-            error: The exception, or ``None`` if another line of the log has its
-                traceback.
-            message: Message for the log, with a placeholder for each argument.
-            args: The arguments of the message.
-        """
-        self.counters.responder_errors += 1
-        event = Event(
-            'responder_failed',
-            connection=connection.id,
-            user=connection.user,
-            facts={'responder': name},
-        )
-        log_event(event, logging.ERROR, message, *args, error=error)
-        self.events.tell(event)
-
-    def run_forever(
-        self, function: Callable[[], Coroutine[Any, Any, None]], name: str
-    ) -> None:
-        """Run a coroutine function as a task; start it again after an error.
-
-        Args:
-            function: Runs for as long as the hub.
-            name: Name of the task in logs.
-        """
-
-        async def run() -> None:
-            while True:
-                try:
-                    await function()
-                    return
-                except (Exception, asyncio.CancelledError) as ex:
-                    task = asyncio.current_task()
-                    assert task is not None
-                    # NOTE: if this task was not cancelled, the `CancelledError` comes
-                    #   from another task that the function awaited.
-                    if isinstance(ex, asyncio.CancelledError) and task.cancelling():
-                        raise
-                    self.counters.task_errors += 1
-                    _logger.exception('%s failed, and starts again', name)
-                    await asyncio.sleep(_RESTART_S)
-
-        self.spawn(run(), name)
 
     # --- connections -----------------------------------------------------------------
 

@@ -85,8 +85,8 @@ class PresenceKeeper:
 
     def start(self) -> None:
         """Start the tasks that remove and expire entries."""
-        self._hub.run_forever(self._remove_leaving, 'presence removal')
-        self._hub.run_forever(self._expire, 'presence expiry')
+        self._hub.tasks.run_forever(self._remove_leaving, 'presence removal')
+        self._hub.tasks.run_forever(self._expire, 'presence expiry')
 
     async def enter(self, subscription: Subscription) -> None:
         """Add the entry of a subscription that has joined, and announce the join.
@@ -98,7 +98,7 @@ class PresenceKeeper:
             return
         # NOTE: the caller may be cancelled with its client. If that cancelled this task
         #   as well, an entry could exist whose join was never announced.
-        task = self._hub.spawn(self._enter(subscription), 'presence entry')
+        task = self._hub.tasks.spawn(self._enter(subscription), 'presence entry')
         if task is not None:
             await asyncio.shield(task)
 
@@ -193,7 +193,7 @@ class PresenceKeeper:
         if entered is None:
             # NOTE: one task for each lifetime, which is at most one for each route.
             entered = self._entered[ttl_s] = {}
-            self._hub.run_forever(
+            self._hub.tasks.run_forever(
                 partial(self._refresh, ttl_s, entered), 'presence refresh'
             )
         entered[subscription] = store

@@ -209,10 +209,10 @@ class HttpConnection(Connection):
             self._end()
             if is_cancelled():
                 raise
-            note_failure(self.hub, self, 'subscribe', ex)
+            note_failure(self, 'subscribe', ex)
             raise RuntimeError('a responder awaited a task that was cancelled') from ex
         except BaseException as ex:
-            note_failure(self.hub, self, 'subscribe', ex)
+            note_failure(self, 'subscribe', ex)
             self._end()
             raise
 

@@ -386,12 +386,12 @@ class PlainConnection(Connection):
             if is_cancelled():
                 self.shutdown()
                 raise
-            note_failure(self.hub, self, action, ex)
+            note_failure(self, action, ex)
             if self._admitted:
                 self.disconnect(INTERNAL_ERROR, 'internal server error')
             raise RuntimeError('a responder awaited a task that was cancelled') from ex
         except BaseException as ex:
-            note_failure(self.hub, self, action, ex)
+            note_failure(self, action, ex)
             if self._admitted:
                 self.disconnect(INTERNAL_ERROR, 'internal server error')
                 if isinstance(ex, falcon.HTTPStatus):

@@ -272,7 +272,8 @@ class SimulatedSdk:
         self._transport.close(*_NORMAL_CLOSURE)
         # NOTE: the transport tells the connection in the next iteration.
         await asyncio.sleep(0)
-        await self._node.hub.finish_responders()
+        hub = self._node.hub
+        await hub.tasks.finish_graceful()
 
     def _say(self, command: dict[str, Any]) -> None:
         if self.end is not None:
