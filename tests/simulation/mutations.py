@@ -925,7 +925,7 @@ MUTANTS = [
     ),
     Mutant(
         'inspector: a tail goes on after the session',
-        'inspector/tail.py',
+        'inspector/live_tail.py',
         'while time.time() < expires_at:',
         'while True:',
         'tests/inspector --timeout 30',
