@@ -280,10 +280,10 @@ LAYERS = (
         'burst_log · class_hooks · converters · filters · metrics\n'
         'names · options · origin · parts · publication · timer_wheel'
     ),
-    'logs · measurements · tokens',
+    'chunk_rate · logs · measurements · tokens',
     'routing',
     'protocol · brokers',
-    'transports · stream_pace',
+    'transports · append_queue',
     'websocket',
     'server · wsgi',
     'hub',

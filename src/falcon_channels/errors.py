@@ -158,7 +158,7 @@ class StreamConflictError(ChannelsError):
     """Another writer has written to the stream since this writer opened it.
 
     This writer has stopped, and the other one continues. If no other writer exists any
-    more, open the stream again, and continue at its position.
+    more, open the stream again, and continue after its length.
 
     Attributes:
         channel: Name of the channel.
@@ -167,7 +167,7 @@ class StreamConflictError(ChannelsError):
     def __init__(self, channel: str) -> None:
         super().__init__(
             f'another writer has written to the stream {channel!r}: let it continue, '
-            'or open the stream again and continue at stream.position'
+            'or open the stream again and continue after stream.length'
         )
         self.channel = channel
 

@@ -16,10 +16,12 @@ from falcon_channels.access.late_publishing import LatePublisher
 from falcon_channels.access.publishing import Publisher
 from falcon_channels.access.reading import Reader
 from falcon_channels.access.subscribing import Subscriber
+from falcon_channels.append_queue import AppendQueue
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import RouteSettings
 from falcon_channels.brokers.timed import TimedBroker
 from falcon_channels.brokers.urls import open_broker
+from falcon_channels.chunk_rate import ChunkRate
 from falcon_channels.cluster.cluster import Cluster
 from falcon_channels.cluster.connections import ClusterConnections
 from falcon_channels.cluster.dispatch import ControlDispatcher
@@ -46,11 +48,13 @@ from falcon_channels.options import warn_of_small_messages
 from falcon_channels.origin import check_allowed_origins
 from falcon_channels.routing import ChannelMatch
 from falcon_channels.routing import ChannelRouter
-from falcon_channels.stream_pace import StreamPace
 from falcon_channels.timer_wheel import TimerWheel
 from falcon_channels.transports.server_process import worker_count
 
 _logger = logging.getLogger('falcon_channels')
+
+#: Batches of streams are due at most this number of seconds late.
+_BATCH_TICK_S = 0.005
 
 Status = Literal['new', 'ok', 'link lost', 'draining', 'closed']
 
@@ -80,7 +84,9 @@ class Node:
         info: Counts of this node and of all nodes.
         connections: Descriptions of the connections of this node and of all nodes.
         stream_aborts: Informs the writers of all nodes that a stream was aborted.
-        stream_pace: Decides when the writers of this node store their chunks.
+        chunk_rate: Counts the chunks that streams of this node write.
+        append_queue: Appends the batches of several streams together.
+        batch_timers: Timers of the batches of streams.
         users: Commands about users, for all nodes.
         explainer: Explains deliveries over all nodes.
         handshake: Admits connections.
@@ -153,7 +159,9 @@ class Node:
             self.match,
         )
         self.publisher = Publisher(broker, self.match, operations, authorizer)
-        self.stream_pace = StreamPace(self.publisher.append_all)
+        self.chunk_rate = ChunkRate()
+        self.append_queue = AppendQueue(self.publisher.append_all, self.chunk_rate)
+        self.batch_timers = TimerWheel(_BATCH_TICK_S)
         self.reader = Reader(broker, authorizer, self.options, self.match)
         self.dispatcher = ControlDispatcher(
             self.hub,

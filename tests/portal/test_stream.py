@@ -59,10 +59,10 @@ def test_thread_writes_a_stream_and_continues_it(portal: Portal) -> None:
     with pytest.raises(KeyboardInterrupt):
         write_half()
     with portal.stream('answers:1') as stream:
-        assert 700 == stream.position
-        for character in TEXT[stream.position :]:
+        assert 700 == stream.length
+        for character in TEXT[stream.length :]:
             stream.write(character)
-        assert len(TEXT) == stream.position
+        assert len(TEXT) == stream.length
     assert not stream.aborted
     assert (TEXT, ChannelEnd()) == read(portal, 'answers:1')
     with pytest.raises(ChannelFinishedError):

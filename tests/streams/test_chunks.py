@@ -73,19 +73,28 @@ def test_chunks_that_another_writer_has_stored_are_removed(
     units = own.units
     count = data.draw(st.integers(0, len(stored)))
     for batch in stored[:count]:
-        assert 0 == own.remove_stored(batch.payload, batch.binary, batch.units)
+        assert own.remove_stored(batch.payload, batch.binary, batch.units)
+    assert 0 == own.skip_units
     assert units - sum(batch.units for batch in stored[:count]) == own.units
     rest = [msgspec.json.decode(batch.payload) for batch in take_all(own)]
     expected = [msgspec.json.decode(batch.payload) for batch in stored[count:]]
     assert joined(expected) == joined(rest)
 
 
-def test_stored_chunks_that_are_not_written_yet_are_counted() -> None:
-    """The writer drops that many units when the producer writes them."""
+def test_stored_chunks_that_are_not_written_yet_are_skipped() -> None:
+    """The buffer drops that many units when the producer writes them."""
     own = filled(['ab'])
-    assert 3 == own.remove_stored('"abcdé"'.encode(), False, 5)
+    assert own.remove_stored('"abcdé"'.encode(), False, 5)
     assert not own
-    assert 1 == own.remove_stored(b'{"a":1}', False, 1)
+    assert 3 == own.skip_units
+    assert own.remove_stored(b'{"a":1}', False, 1)
+    assert 4 == own.skip_units
+    own.add_text('cd')
+    own.add_text('é')
+    own.add_value(b'{"a":1}', False)
+    assert not own
+    own.add_text('next')
+    assert b'"next"' == own.first_batch().payload
 
 
 @pytest.mark.parametrize(
@@ -105,13 +114,13 @@ def test_stored_chunks_that_differ_are_found(own: list[object], stored: object) 
     """A writer with other chunks must not continue the stream."""
     payload = msgspec.json.encode(stored)
     units = len(stored) if isinstance(stored, str) else 1
-    assert filled(own).remove_stored(payload, False, units) is None
+    assert not filled(own).remove_stored(payload, False, units)
 
 
 def test_stored_chunk_with_others_before_it_is_a_conflict() -> None:
     """Chunks that have left the log cannot be compared."""
-    assert filled(['aabc']).remove_stored(b'"a"', False, 2) is None
-    assert filled([1]).remove_stored(b'1', False, 2) is None
+    assert not filled(['aabc']).remove_stored(b'"a"', False, 2)
+    assert not filled([1]).remove_stored(b'1', False, 2)
 
 
 def test_text_that_cannot_be_published_is_refused_as_a_whole() -> None:

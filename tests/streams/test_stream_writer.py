@@ -150,7 +150,7 @@ async def test_stream_publishes_its_chunks_and_the_end() -> None:
         async with channels.stream(CHANNEL) as stream:
             for chunk in ('Two ', 'words. ', {'tool': 'search'}, [1], 'The ', 'end.'):
                 await stream.write(chunk)
-            assert 2 + len('Two words. The end.') == stream.position
+            assert 2 + len('Two words. The end.') == stream.length
         expected = ['Two words. ', {'tool': 'search'}, [1], 'The end.']
         assert expected == await values(channels)
         assert ChannelEnd() == await end(channels)
@@ -257,7 +257,7 @@ async def test_long_text_is_cut_to_publications_of_the_channel() -> None:
                 await stream.write(['x' * 100])
             await stream.write(b'{"a": 1}')
             await stream.write(b'"text"')
-            assert 1005 == stream.position
+            assert 1005 == stream.length
         page = await channels.history(CHANNEL, limit=None)
         assert max(len(item.data) for item in page.publications) <= 100
         *texts, value, text = await values(channels)
@@ -313,7 +313,7 @@ async def test_second_writer_continues_where_the_first_one_was_cancelled() -> No
 
 async def write_from_position(channels: Channels, text: str, pause_s: float) -> None:
     async with channels.stream(CHANNEL) as stream:
-        for character in text[stream.position :]:
+        for character in text[stream.length :]:
             await stream.write(character)
             await asyncio.sleep(pause_s)
 
@@ -356,19 +356,17 @@ async def test_writer_continues_after_publications_of_others() -> None:
 
         async def block() -> None:
             async with channels.stream(CHANNEL) as stream:
-                assert 0 == stream.position
+                assert 0 == stream.length
                 await stream.write('abc')
                 await stream.flush()
                 for number in range(3):
-                    await channels.publish(
-                        CHANNEL, number, tags={'stream_position': 'x'}
-                    )
+                    await channels.publish(CHANNEL, number, tags={'stream_length': 'x'})
                 raise asyncio.CancelledError
 
         with pytest.raises(asyncio.CancelledError):
             await block()
         async with channels.stream(CHANNEL) as stream:
-            assert 3 == stream.position
+            assert 3 == stream.length
             await stream.write('def')
         expected = [{'question': 'why?'}, 'abc', 0, 1, 2, 'def']
         assert expected == await values(channels)
@@ -380,7 +378,7 @@ async def test_channel_is_a_new_stream_after_its_history_was_removed() -> None:
     async with make_channels() as channels:
         for text in ('first', 'second'):
             async with channels.stream(CHANNEL) as stream:
-                assert 0 == stream.position
+                assert 0 == stream.length
                 await stream.write(text)
             assert [text] == await values(channels)
             await channels.remove_history(CHANNEL)
@@ -436,7 +434,7 @@ async def test_stream_stays_open_if_the_broker_is_gone_for_too_long() -> None:
         assert (['a'], None) == (await values(channels), await end(channels))
         broker.failures = iter(())
         async with channels.stream(CHANNEL) as stream:
-            assert 1 == stream.position
+            assert 1 == stream.length
             await stream.write('b')
         assert ['a', 'b'] == await values(channels)
 
@@ -453,7 +451,7 @@ async def test_two_writers_of_the_same_text_write_it_once() -> None:
 
         async def write(size: int, pause_s: float) -> None:
             async with channels.stream(CHANNEL, options) as stream:
-                for start in range(stream.position, len(text), size):
+                for start in range(stream.length, len(text), size):
                     await stream.write(text[start : start + size])
                     await asyncio.sleep(pause_s)
 
@@ -802,7 +800,7 @@ async def test_aborted_writer_does_not_write_to_the_next_stream() -> None:
         with pytest.raises(StreamConflictError):
             await write_on()
         async with channels.stream(CHANNEL) as stream:
-            assert 0 == stream.position
+            assert 0 == stream.length
             await stream.write('new')
         assert ['new'] == await values(channels)
 

@@ -93,7 +93,7 @@ class Answer:
     async def _write_from_position(self, number: int) -> str:
         text = ''.join(answer(number))
         async with channels.stream(f'answers:{number}') as stream:
-            for start in range(stream.position, len(text), 40):
+            for start in range(stream.length, len(text), 40):
                 await stream.write(text[start : start + 40])
                 await asyncio.sleep(PAUSE_S)
         return 'finished'

@@ -235,7 +235,7 @@ class Publisher:
         )
 
     @property
-    def has_append_all(self) -> bool:
+    def can_append_all(self) -> bool:
         """Whether the broker of this process has `Broker.append_all`."""
         return self._broker.capabilities.append_all
 

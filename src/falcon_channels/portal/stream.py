@@ -39,9 +39,9 @@ class BlockingStream:
         self._call = call
 
     @property
-    def position(self) -> int:
-        """Length of the stream; see `StreamWriter.position`."""
-        return self._writer.position
+    def length(self) -> int:
+        """Length of the stream; see `StreamWriter.length`."""
+        return self._writer.length
 
     @property
     def aborted(self) -> bool:
@@ -61,7 +61,7 @@ class BlockingStream:
         self._call(self._writer.fail, error)
 
     def __enter__(self) -> Self:
-        """Open the stream, and read its position.
+        """Open the stream, and read its length.
 
         Raises:
             ChannelsError: As for `Channels.stream`.

@@ -70,6 +70,7 @@ class ChunkBuffer:
     Attributes:
         size_bytes: Size of all payloads in the buffer, in bytes.
         units: Length of all chunks in the buffer, in units.
+        skip_units: Number of units to ignore next, because they are stored already.
     """
 
     def __init__(self, limit_bytes: int) -> None:
@@ -78,6 +79,7 @@ class ChunkBuffer:
         self._pieces: deque[_Piece] = deque()
         self.size_bytes = 0
         self.units = 0
+        self.skip_units = 0
         self._num_values = 0
 
     def __bool__(self) -> bool:
@@ -90,6 +92,8 @@ class ChunkBuffer:
             PayloadError: The text has characters that UTF-8 cannot encode.
             PublicationTooLargeError: One character exceeds the limit.
         """
+        if self.skip_units:
+            text = self._skip(text)
         try:
             # PERF: nearly all texts are short, and need few calls
             #   (benchmarks/event_streams.py). A character has 1 to 6 bytes.
@@ -108,7 +112,16 @@ class ChunkBuffer:
 
     def add_value(self, payload: bytes, binary: bool) -> None:
         """Append the payload of a value."""
-        self._append(_Piece(payload, 1, False, binary))
+        if self.skip_units:
+            self.skip_units -= 1
+        else:
+            self._append(_Piece(payload, 1, False, binary))
+
+    def _skip(self, text: str) -> str:
+        """Return the text without its beginning that is stored already."""
+        skipped = min(self.skip_units, len(text))
+        self.skip_units -= skipped
+        return text[skipped:]
 
     def first_batch(self) -> Batch:
         """Return the next batch: one value, or consecutive texts up to the limit.
@@ -147,8 +160,10 @@ class ChunkBuffer:
         self.size_bytes -= batch.size_bytes
         self.units -= batch.units
 
-    def remove_stored(self, payload: bytes, binary: bool, units: int) -> int | None:
+    def remove_stored(self, payload: bytes, binary: bool, units: int) -> bool:
         """Remove the chunks that another writer has already stored.
+
+        The units of the payload that are not in the buffer yet are skipped later.
 
         Args:
             payload: Payload that the other writer has stored; see `first_batch`.
@@ -156,15 +171,19 @@ class ChunkBuffer:
             units: Length of the payload in units.
 
         Returns:
-            Number of units of the payload that are not in the buffer yet. ``None`` if
-            the chunks in the buffer differ from the payload.
+            Whether the chunks in the buffer are equal to the payload.
         """
         if not is_text_payload(payload, binary):
-            return self._remove_value(payload, binary) if units == 1 else None
-        if units != len(msgspec.json.decode(payload)):
+            missing = self._remove_value(payload, binary) if units == 1 else None
+        elif units == len(msgspec.json.decode(payload)):
+            missing = self._remove_text(payload[1:-1], units)
+        else:
             # NOTE: chunks before this one have left the log, and cannot be compared.
-            return None
-        return self._remove_text(payload[1:-1], units)
+            missing = None
+        if missing is None:
+            return False
+        self.skip_units += missing
+        return True
 
     def _remove_value(self, payload: bytes, binary: bool) -> int | None:
         if not self._pieces:

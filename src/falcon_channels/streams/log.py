@@ -1,6 +1,6 @@
 """Reads and appends the publications of a stream, for its writer.
 
-Each publication of a writer has the tag ``stream_position``. Its value is the length of
+Each publication of a writer has the tag ``stream_length``. Its value is the length of
 the stream after this publication. A writer that continues a stream reads the tag of the
 newest publication.
 
@@ -28,7 +28,7 @@ from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
 
 #: Tag with the length of the stream, in units.
-_POSITION_TAG = 'stream_position'
+_LENGTH_TAG = 'stream_length'
 #: Number of publications that are read at once.
 _PAGE = 100
 #: Number of times that an abort tries to append the end before the writer appends.
@@ -60,16 +60,16 @@ class StreamLog:
 
     Attributes:
         first: Offset of the oldest publication of the stream.
-        top: Position of the newest publication that this writer knows.
-        units: Length of the stream up to `top`, in units.
+        newest: Position of the newest publication that this writer knows.
+        length: Length of the stream up to `newest`, in units.
     """
 
     def __init__(self, node: Node, channel: str) -> None:
         self._node = node
         self._channel = channel
         self.first = 0
-        self.top = Position(0, '')
-        self.units = 0
+        self.newest = Position(0, '')
+        self.length = 0
 
     async def open(self) -> None:
         """Read the position and the length of the stored stream.
@@ -81,17 +81,17 @@ class StreamLog:
         """
         page = await self._node.reader.history(self._channel, limit=1, reverse=True)
         self._check_end(page.end)
-        self.top = page.position
-        self.first = self.top.offset + 1
+        self.newest = page.position
+        self.first = self.newest.offset + 1
         units = await self._newest_length(page.publications)
         if units is not None:
-            self.units = units
+            self.length = units
             oldest = await self._node.reader.history(self._channel, limit=1)
             if oldest.publications:
                 self.first = oldest.publications[0].offset
 
     async def append(self, payload: bytes, binary: bool, units: int) -> bool:
-        """Append a publication after `top`.
+        """Append a publication after `newest`.
 
         Args:
             payload: JSON text, or any bytes if `binary`.
@@ -100,7 +100,7 @@ class StreamLog:
 
         Returns:
             Whether it was stored. If not, the log already has another publication
-            after `top`, or an earlier attempt has stored it; call `read_newer`.
+            after `newest`, or an earlier attempt has stored it; call `read_newer`.
 
         Raises:
             StreamAbortedError: The stream was aborted.
@@ -121,26 +121,28 @@ class StreamLog:
     def next_publication(
         self, payload: bytes, binary: bool, units: int
     ) -> tuple[Publication, Version]:
-        """Return a publication after `top`, and its version; see `append`."""
-        tags = _tags(self.units + units)
+        """Return a publication after `newest`, and its version; see `append`."""
+        tags = _tags(self.length + units)
         return Publication(data=payload, binary=binary, tags=tags), self._next_version()
 
     def accept(self, result: PublishResult, units: int) -> bool:
-        """Move `top` to a publication; see `append` for result and error."""
+        """Move `newest` to a publication; see `append` for result and error."""
         if result.skipped:
             return False
-        total = self.units + units
-        is_lost = self.top.offset and result.position.epoch != self.top.epoch
-        self.top, self.units = result.position, total
+        total = self.length + units
+        # NOTE: the position moves before the error, because `finish` must append after
+        #   this publication.
+        is_lost = self.newest.offset and result.position.epoch != self.newest.epoch
+        self.newest, self.length = result.position, total
         if is_lost:
             raise PositionError(
                 f'the log of the stream {self._channel!r} was lost, with everything '
-                f'before the position {total - units}'
+                f'before the length {total - units}'
             )
         return True
 
     async def read_newer(self) -> list[StoredPayload]:
-        """Read the publications of the stream after `top`.
+        """Read the publications of the stream after `newest`.
 
         Raises:
             StreamConflictError: There are none. The history was removed, or other code
@@ -149,7 +151,7 @@ class StreamLog:
             BrokerUnavailableError: Try again.
         """
         page = await self._node.reader.history(
-            self._channel, since=self.top, limit=_PAGE
+            self._channel, since=self.newest, limit=_PAGE
         )
         found = []
         for publication in page.publications:
@@ -157,11 +159,11 @@ class StreamLog:
             if units is not None and publication.end is None:
                 found.append(
                     StoredPayload(
-                        publication.data, publication.binary, units - self.units
+                        publication.data, publication.binary, units - self.length
                     )
                 )
-                self.units = units
-                self.top = Position(publication.offset, page.position.epoch)
+                self.length = units
+                self.newest = Position(publication.offset, page.position.epoch)
         if not found:
             self._check_end(page.end)
             raise StreamConflictError(self._channel)
@@ -183,7 +185,7 @@ class StreamLog:
         try:
             result = await self._node.publisher.append(
                 self._channel,
-                Publication(data=b'', tags=_tags(self.units), end=end),
+                Publication(data=b'', tags=_tags(self.length), end=end),
                 self._next_version(),
                 idempotency_key=key,
             )
@@ -196,7 +198,7 @@ class StreamLog:
     def _next_version(self) -> Version:
         # NOTE: versions of different epochs are not compared. The versions of a lost
         #   log therefore cannot block a new log.
-        return Version(self.top.offset + 1, self.top.epoch)
+        return Version(self.newest.offset + 1, self.newest.epoch)
 
     async def abort(self) -> tuple[Position, bool]:
         """Append the end with the error ``'aborted'``, unless the stream has ended.
@@ -212,7 +214,7 @@ class StreamLog:
             page = await self._node.reader.history(self._channel, limit=0)
             if page.end is not None:
                 return page.position, False
-            self.top = page.position
+            self.newest = page.position
             try:
                 # NOTE: the version stops a writer that does not know about the end. If
                 #   `remove_history` opens the channel again, it cannot write there.
@@ -249,7 +251,7 @@ class StreamLog:
                     return units
             page = await self._node.reader.history(
                 self._channel,
-                since=Position(publications[-1].offset, self.top.epoch),
+                since=Position(publications[-1].offset, self.newest.epoch),
                 limit=_PAGE,
                 reverse=True,
             )
@@ -258,7 +260,7 @@ class StreamLog:
 
 
 def _tags(units: int) -> dict[str, str]:
-    return {_POSITION_TAG: str(units)}
+    return {_LENGTH_TAG: str(units)}
 
 
 def _length_until(publication: Publication) -> int | None:
@@ -267,5 +269,5 @@ def _length_until(publication: Publication) -> int | None:
     Returns:
         ``None`` if no writer has published it.
     """
-    text = (publication.tags or {}).get(_POSITION_TAG, '')
+    text = (publication.tags or {}).get(_LENGTH_TAG, '')
     return int(text) if _NUMBER.fullmatch(text) else None

@@ -1,12 +1,16 @@
 """The writer of a stream.
 
-`StreamWriter.write` puts chunks into a buffer. A task stores them in order. It stores
-one batch at a time, as one publication. Meanwhile, the buffer collects the chunks of
-the next batch. `StreamPace` decides when a batch is due.
+`StreamWriter.write` puts chunks into a buffer. `BatchTimer` decides when a batch is
+due. A batch is stored as one publication. Meanwhile, the buffer collects the chunks of
+the next batch. There are two ways to store a batch:
 
-PERF: if the broker can append the batches of many streams with one call
-(`Broker.append_all`), the task waits meanwhile. It stores a batch only after this call
-has failed or the batch was skipped (benchmarks/event_streams.py).
+* If the broker can append the batches of many streams with one call
+  (`Broker.append_all`), the batch waits in the `AppendQueue` of the process.
+* Otherwise, a task of the writer stores it. The task also stores what the queue could
+  not store: a batch whose call has failed or that was skipped, and chunks that are more
+  than one batch.
+
+PERF: without the queue, a batch costs twice as much (benchmarks/event_streams.py).
 
 The end of the ``async with`` block decides how the stream ends:
 
@@ -15,6 +19,7 @@ the block ends                 the stream
 =============================  ========================================================
 without an exception           is finished with success
 because a reader aborts it     was finished by `abort_stream`; no exception is raised
+after `StreamWriter.fail`      was finished with the error of this call
 with an exception              is finished with `StreamWriterOptions.error_text`
 with `StreamConflictError`     stays open for the other writer
 with `BrokerUnavailableError`  stays open; another process may continue it
@@ -34,9 +39,7 @@ import contextlib
 from contextvars import Context
 from contextvars import copy_context
 import logging
-import math
 import secrets
-import time
 from types import TracebackType
 from typing import Any
 from typing import Self
@@ -45,6 +48,7 @@ import msgspec
 
 from falcon_channels.access import publication_parts
 from falcon_channels.access.publishing import StreamAppend
+from falcon_channels.append_queue import BatchSource
 from falcon_channels.brokers.base import PublishResult
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import ChannelFinishedError
@@ -59,6 +63,8 @@ from falcon_channels.options import StreamWriterOptions
 from falcon_channels.publication import ChannelEnd
 from falcon_channels.publication import Position
 from falcon_channels.routing import ChannelMatch
+from falcon_channels.streams.batch_timer import BatchTimer
+from falcon_channels.streams.block_task import BlockTask
 from falcon_channels.streams.chunks import Batch
 from falcon_channels.streams.chunks import ChunkBuffer
 from falcon_channels.streams.chunks import is_text_payload
@@ -85,7 +91,7 @@ class StreamWriter:
     ``await``. The block then ends without an exception, and `aborted` is ``True``.
 
     Only one task at a time should write a stream. If its process dies, open the stream
-    in another process, and continue at `position`.
+    in another process, and continue after `length`.
     """
 
     def __init__(
@@ -93,66 +99,50 @@ class StreamWriter:
     ) -> None:
         self._options = StreamWriterOptions() if options is None else options
         check_options(self._options, StreamWriterOptions)
-        self._failed = publication_parts.make_end(self._options.error_text)
+        #: The end that tells readers that the block has raised an exception.
+        self._failure_end = publication_parts.make_end(self._options.error_text)
         self._node = node
         self._channel = channel
-        self._log = StreamLog(node, channel)
-        self._key = f'end:{secrets.token_urlsafe(9)}'
         self._match: ChannelMatch | None = None
+        self._log = StreamLog(node, channel)
         self._buffer = ChunkBuffer(0)
-        #: Number of units that the producer will write although they are stored.
-        self._to_skip = 0
-        self._warned = False
-        self._aborted = False
-        #: Position of the end, if the stream was aborted while it was being opened.
-        self._early_abort: Position | None = None
-        self._finished = False
-        #: Exception that each further call raises, or ``None``.
-        self._error: BaseException | None = None
-        self._sender: asyncio.Task[None] | None = None
-        self._pace = node.stream_pace
-        self._turn = self._pace.turn(self._on_due, self._take, self._on_stored)
-        #: Whether the turn waits, or the broker stores its batch.
-        self._has_turn = False
+        self._timer = BatchTimer(
+            self._options, node.chunk_rate, node.batch_timers, self._on_due
+        )
+        self._source = BatchSource(self._take, self._on_appended)
+        #: The batch that the queue has taken.
+        self._taken: Batch | None = None
         #: Context variables of the stream, for tracing.
         self._context = Context()
-        #: The event loop's clock, from `open` on.
-        self._clock = time.monotonic
-        #: Time of the newest chunk.
-        self._written_s = 0.0
-        #: Time until which the batch of a busy process waits for more chunks; infinite
-        #: without such a batch.
-        self._until_s = math.inf
-        #: Time of the first chunk of the next batch; ``None`` without a chunk.
-        self._first_s: float | None = None
-        #: Time at which the batch before was taken.
-        self._taken_s = -math.inf
-        #: Done when the next batch is due; ``None`` while the task stores.
-        self._due: asyncio.Future[None] | None = None
-        #: The batch that the broker stores together with those of other streams.
-        self._together: Batch | None = None
-        #: Whether the next batch must be stored before the interval has passed.
-        self._urgent = False
-        self._flushing = 0
-        #: Set and cleared at once when a batch was stored or `_error` was set.
-        self._moved = asyncio.Event()
-        #: Number of calls that wait for `_moved`.
-        self._num_waiting = 0
-        #: The task that runs the block, which an abort cancels.
-        self._body: asyncio.Task[Any] | None = None
-        self._cancelling = 0
-        self._cancelled_body = False
+        #: The task that stores batches, and what wakes it.
+        self._sender: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+        self._block = BlockTask()
+        #: Idempotency key of the end.
+        self._end_key = f'end:{secrets.token_urlsafe(9)}'
+        #: Exception that each further call raises, or ``None``; see `_end`.
+        self._error: BaseException | None = None
+        self._aborted = False
+        #: Whether this writer has finished the stream.
+        self._finished = False
+        #: Position of the end, if the stream was aborted while it was being opened.
+        self._early_abort: Position | None = None
+        #: Set and cleared at once when a batch was stored, or the stream has ended.
+        self._progress = asyncio.Event()
+        #: Number of calls that wait for progress, and of calls of `flush` among them.
+        self._num_waiting = self._num_flushing = 0
+        self._has_warned = False
 
     # --- for the producer ------------------------------------------------------------
 
     @property
-    def position(self) -> int:
+    def length(self) -> int:
         """Length of the stream. Each character of text and each value counts as 1.
 
         It includes the chunks of earlier writers. A producer that starts again
-        continues at this position.
+        continues after this length.
         """
-        return self._log.units + self._buffer.units
+        return self._log.length + self._buffer.units
 
     @property
     def aborted(self) -> bool:
@@ -183,36 +173,19 @@ class StreamWriter:
         """
         if self._error is not None or self._sender is None:
             self._check_writable()
-        if not isinstance(chunk, str):
-            self._add_value(chunk)
-        elif self._to_skip or not chunk:
-            self._add_text(chunk)
+        buffer = self._buffer
+        if isinstance(chunk, str):
+            buffer.add_text(chunk)
         else:
-            # PERF: the usual case, with few calls (benchmarks/event_streams.py).
-            self._buffer.add_text(chunk)
-        self._pace.count_chunk()
-        now_s = self._clock()
-        if self._first_s is None:
-            if self._buffer.units:
-                self._first_s = now_s
-                self._plan(now_s)
-        elif now_s + (now_s - self._written_s) > self._until_s:
-            # The next chunk is expected too late for this batch.
-            self._on_due()
-        self._written_s = now_s
-        size_bytes = self._buffer.size_bytes
+            self._add_value(chunk)
+        size_bytes = buffer.size_bytes
+        # NOTE: there is no unit if the chunk is empty, or is stored already.
+        if buffer.units:
+            self._timer.on_chunk()
         if size_bytes >= self._options.max_batch_bytes:
-            self._hurry()
+            self._timer.hurry()
         if size_bytes > self._options.max_pending_bytes:
             await self._wait_until_pending(self._options.max_pending_bytes)
-
-    def _add_text(self, text: str) -> None:
-        if self._to_skip:
-            skipped = min(self._to_skip, len(text))
-            self._to_skip -= skipped
-            text = text[skipped:]
-        if text:
-            self._buffer.add_text(text)
 
     def _add_value(self, value: Any) -> None:
         assert self._match is not None
@@ -220,23 +193,20 @@ class StreamWriter:
             self._match.route.options, self._channel, value
         )
         if is_text_payload(payload, binary):
-            self._add_text(msgspec.json.decode(payload))
+            self._buffer.add_text(msgspec.json.decode(payload))
             return
         publication_parts.check_size(self._match.route, payload)
-        if self._to_skip:
-            self._to_skip -= 1
-        else:
-            self._buffer.add_value(payload, binary)
+        self._buffer.add_value(payload, binary)
 
     async def flush(self) -> None:
         """Wait until the broker has stored all chunks; see `write` for the errors."""
         self._check_writable()
-        self._flushing += 1
-        self._hurry()
+        self._num_flushing += 1
+        self._timer.hurry()
         try:
             await self._wait_until_pending(0)
         finally:
-            self._flushing -= 1
+            self._num_flushing -= 1
 
     async def fail(self, error: str) -> None:
         """Store all chunks, and finish the stream with an error for readers.
@@ -261,8 +231,8 @@ class StreamWriter:
         """Read the position of the stream, and start the task that stores chunks."""
         if self._sender is not None:
             raise RuntimeError('a stream is opened once: call channels.stream again')
-        self._clock = asyncio.get_running_loop().time
         self._context = copy_context()
+        self._timer.start()
         self._match = await self._node.match(self._channel)
         options = self._match.route.options
         publication_parts.check_log(self._match.route, 'a stream')
@@ -276,7 +246,7 @@ class StreamWriter:
             self._node.stream_aborts.ignore(self._channel, self._on_aborted)
             raise
         if self._options.replay:
-            self._to_skip = self._log.units
+            self._buffer.skip_units = self._log.length
         self._sender = asyncio.create_task(
             self._send(), name=f'falcon_channels stream {self._channel}'
         )
@@ -296,7 +266,6 @@ class StreamWriter:
         Returns:
             Whether the exception must be suppressed.
         """
-        self._body = None
         try:
             if error is None:
                 await self._close_finished()
@@ -309,12 +278,12 @@ class StreamWriter:
     async def _close_finished(self) -> None:
         if self._finished or self._aborted:
             return
-        if self._to_skip:
+        if self._buffer.skip_units:
             _logger.warning(
                 'the stream %r ends %d characters or values before the position that '
                 'is stored: its producer does not repeat itself exactly',
                 self._channel,
-                self._to_skip,
+                self._buffer.skip_units,
             )
         with contextlib.suppress(StreamAbortedError):
             await self.flush()
@@ -331,7 +300,7 @@ class StreamWriter:
         try:
             if not is_lost:
                 await self.flush()
-            await self._finish(self._failed)
+            await self._finish(self._failure_end)
         except StreamAbortedError:
             return
         except ChannelsError as ex:
@@ -342,20 +311,21 @@ class StreamWriter:
             )
 
     async def _stop(self) -> None:
+        """Release everything; nothing can be written any more."""
         self._node.stream_aborts.ignore(self._channel, self._on_aborted)
+        self._timer.stop()
         self._buffer.clear()
-        if self._error is None:
-            self._error = RuntimeError(
+        self._end(
+            RuntimeError(
                 f'the block of the stream {self._channel!r} has ended: write within it'
             )
-        self._moved.set()
+        )
         if self._sender is not None:
-            self._turn.stop()
             self._sender.cancel()
             await asyncio.wait([self._sender])
 
     async def __aenter__(self) -> Self:
-        """Open the stream, and read its position.
+        """Open the stream, and read its length.
 
         Raises:
             UnknownChannelError: No route matches.
@@ -365,9 +335,7 @@ class StreamWriter:
             BrokerUnavailableError: Try again.
         """
         await self.open()
-        self._body = asyncio.current_task()
-        if self._body is not None:
-            self._cancelling = self._body.cancelling()
+        self._block.enter()
         return self
 
     async def __aexit__(
@@ -382,84 +350,37 @@ class StreamWriter:
             StreamConflictError: Another writer has continued the stream.
             BrokerUnavailableError: The stream may have ended or not. Open it again.
         """
-        body = self._body
-        if self._cancelled_body and body is not None:
-            # NOTE: `asyncio.timeout` does the same. If other code has cancelled the
-            #   task too, it stays cancelled.
-            others = body.uncancel() > self._cancelling
-            if isinstance(value, asyncio.CancelledError) and not others:
-                value = StreamAbortedError(self._channel)
+        if self._block.take_back(value):
+            value = StreamAbortedError(self._channel)
         suppress = await self.close(value)
         return value is not None and suppress
 
-    # --- the task that stores --------------------------------------------------------
+    # --- batches ---------------------------------------------------------------------
 
-    async def _send(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            self._note_rest()
-            self._due = loop.create_future()
-            self._plan(self._clock())
-            await self._due
-            self._due = None
-            self._start_batch()
-            remaining = self._buffer.units
-            while remaining > 0 and self._buffer:
-                batch = self._buffer.first_batch()
-                await self._store(batch)
-                remaining -= batch.units
-
-    def _plan(self, now_s: float) -> None:
-        """Set the timer of the next batch, if it has a chunk and the task waits."""
-        first_s = self._first_s
-        if self._due is None or self._has_turn or first_s is None:
-            return
-        if not self._urgent and not self._flushing:
-            options = self._options
-            due_s = self._taken_s + options.interval_s
-            if options.busy_interval_s and self._pace.is_busy(now_s):
-                due_s = self._until_s = first_s + options.busy_interval_s
-            if due_s > now_s:
-                self._turn.start(due_s)
-                return
-        self._on_due()
-
-    def _hurry(self) -> None:
-        """Store the next batch before its interval has passed."""
-        self._urgent = True
-        if self._first_s is not None:
-            self._on_due()
+    def _begin_next_batch(self) -> None:
+        """Collect the next batch: nothing is being stored."""
+        is_full = self._buffer.size_bytes >= self._options.max_batch_bytes
+        self._timer.begin(
+            has_chunks=self._buffer.units > 0, urgent=is_full or self._num_flushing > 0
+        )
 
     def _on_due(self) -> None:
-        """Called when the next batch is due: wait for the turn, or wake the task."""
-        self._turn.stop()
-        self._until_s = math.inf
-        due = self._due
-        if due is None or due.done() or self._has_turn:
-            return
-        if self._buffer.units and self._node.publisher.has_append_all:
-            self._has_turn = True
-            self._turn.queue()
+        """Called when the batch is due: add it to the queue, or wake the task."""
+        if self._node.publisher.can_append_all:
+            self._node.append_queue.add(self._source)
         else:
-            due.set_result(None)
+            self._wake.set()
 
     def _take(self) -> StreamAppend | None:
-        """Called when the turn has come: return the batch with all chunks until now.
-
-        Returns:
-            ``None`` if the stream has ended, or the task must store several batches.
-        """
-        due = self._due
-        if self._error is not None or due is None:
-            self._has_turn = False
+        """Called by the queue: return the batch, with all chunks until now."""
+        if self._error is not None:
             return None
         batch = self._buffer.first_batch()
         if batch.units < self._buffer.units:
-            self._has_turn = False
-            due.set_result(None)
+            self._wake.set()
             return None
-        self._together = batch
-        self._start_batch()
+        self._taken = batch
+        self._timer.on_taken()
         publication, version = self._log.next_publication(
             batch.payload, batch.binary, batch.units
         )
@@ -468,58 +389,57 @@ class StreamWriter:
             self._match.route, self._channel, publication, version, self._context
         )
 
-    def _start_batch(self) -> None:
-        # NOTE: chunks that are added from now on belong to the next batch.
-        self._taken_s = self._clock()
-        self._first_s = None
-        self._urgent = False
-
-    def _on_stored(self, result: PublishResult | None) -> None:
-        """Called when a batch was stored together with others, or was not.
+    def _on_appended(self, result: PublishResult | None) -> None:
+        """Called when the queue has appended the batch, or could not.
 
         Args:
             result: The result; ``None`` if the task must try to store the batch.
         """
-        batch, self._together = self._together, None
-        self._has_turn = False
-        if self._error is not None or self._due is None or batch is None:
+        batch, self._taken = self._taken, None
+        if self._error is not None or batch is None:
             return
         try:
             is_stored = result is not None and self._log.accept(result, batch.units)
         except PositionError as ex:
-            # NOTE: the task raises it, as if it had stored the batch.
-            self._due.set_exception(ex)
+            self._end(ex)
             return
-        if not is_stored:
-            self._due.set_result(None)
-            return
-        self._on_batch_stored(batch)
-        self._note_rest()
-        self._plan(self._clock())
+        if is_stored:
+            self._on_stored(batch)
+            self._begin_next_batch()
+        else:
+            self._wake.set()
 
-    def _on_batch_stored(self, batch: Batch) -> None:
-        self._buffer.remove(batch)
-        self._warn_of_small_history()
-        self._signal_moved()
-
-    def _note_rest(self) -> None:
-        """Called after a batch: look at the chunks that were added meanwhile."""
-        self._urgent = self._buffer.size_bytes >= self._options.max_batch_bytes
-        if self._buffer.units and self._first_s is None:
-            self._first_s = self._clock()
+    async def _send(self) -> None:
+        """Store each batch that the queue does not store, until cancelled."""
+        while True:
+            self._begin_next_batch()
+            await self._wake.wait()
+            self._wake.clear()
+            # NOTE: chunks that are added from now on belong to the next batch.
+            self._timer.on_taken()
+            remaining = self._buffer.units
+            while remaining > 0 and self._buffer:
+                batch = self._buffer.first_batch()
+                await self._store(batch)
+                remaining -= batch.units
 
     async def _store(self, batch: Batch) -> None:
+        """Store a batch, or remove the chunks that another writer has stored."""
         if await self._retry(
             self._log.append, batch.payload, batch.binary, batch.units
         ):
-            self._on_batch_stored(batch)
+            self._on_stored(batch)
             return
         for stored in await self._retry(self._log.read_newer):
-            missing = self._buffer.remove_stored(*stored)
-            if missing is None:
+            if not self._buffer.remove_stored(*stored):
                 raise StreamConflictError(self._channel)
-            self._to_skip += missing
-        self._signal_moved()
+        self._signal_progress()
+
+    def _on_stored(self, batch: Batch) -> None:
+        self._buffer.remove(batch)
+        if not self._has_warned:
+            self._warn_of_small_history()
+        self._signal_progress()
 
     async def _retry(self, function: Any, *args: Any) -> Any:
         """Call a function; retry until the timeout while the broker is unavailable."""
@@ -537,36 +457,43 @@ class StreamWriter:
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _MAX_RETRY_S)
 
+    # --- end -------------------------------------------------------------------------
+
     async def _finish(self, end: ChannelEnd) -> None:
+        """Append the end of the stream."""
         try:
-            await self._retry(self._log.finish, end, self._key)
-        except StreamAbortedError:
-            self._aborted = True
+            await self._retry(self._log.finish, end, self._end_key)
+        except StreamAbortedError as ex:
+            self._end(ex)
             raise
         self._finished = True
-        self._error = ChannelFinishedError(self._channel)
+        self._end(ChannelFinishedError(self._channel))
 
     def _on_sender_done(self, sender: asyncio.Task[None]) -> None:
-        """Called when the task has ended: store its error for the producer."""
-        if sender.cancelled() or self._error is not None:
-            return
-        self._error = sender.exception()
-        self._aborted = isinstance(self._error, StreamAbortedError)
-        self._signal_moved()
+        """Called when the task has ended: its error ends the stream."""
+        if not sender.cancelled() and (error := sender.exception()) is not None:
+            self._end(error)
+
+    def _end(self, error: BaseException) -> None:
+        """Make each further call raise this error, unless there is an earlier one."""
+        if self._error is None:
+            self._error = error
+            self._aborted = isinstance(error, StreamAbortedError)
+        self._signal_progress()
 
     # --- waiting ---------------------------------------------------------------------
 
-    def _signal_moved(self) -> None:
+    def _signal_progress(self) -> None:
         if self._num_waiting:
-            self._moved.set()
-            self._moved.clear()
+            self._progress.set()
+            self._progress.clear()
 
     async def _wait_until_pending(self, size_bytes: int) -> None:
         """Wait until at most `size_bytes` are not stored."""
         while self._buffer.size_bytes > size_bytes:
             self._num_waiting += 1
             try:
-                await self._moved.wait()
+                await self._progress.wait()
             finally:
                 self._num_waiting -= 1
             self._check_writable()
@@ -589,24 +516,20 @@ class StreamWriter:
         if self._sender is None:
             self._early_abort = end
             return
-        top = self._log.top
-        is_of_this_stream = end.epoch == top.epoch and end.offset > top.offset
+        newest = self._log.newest
+        is_of_this_stream = end.epoch == newest.epoch and end.offset > newest.offset
         if self._error is not None or not is_of_this_stream:
             return
-        self._error = StreamAbortedError(self._channel)
-        self._aborted = True
-        self._signal_moved()
+        self._end(StreamAbortedError(self._channel))
         self._sender.cancel()
         # NOTE: a block that aborts its own stream goes on until its next `write`.
-        if self._body is not None and self._body is not asyncio.current_task():
-            self._cancelled_body = True
-            self._body.cancel()
+        self._block.cancel()
 
     def _warn_of_small_history(self) -> None:
         assert self._match is not None
         size = self._match.route.options.history_size
-        if self._log.top.offset - self._log.first >= size and not self._warned:
-            self._warned = True
+        if self._log.newest.offset - self._log.first >= size:
+            self._has_warned = True
             _logger.warning(
                 'the stream %r has more publications than history_size of %d: readers '
                 'that come late miss its beginning. Raise history_size or interval_s',

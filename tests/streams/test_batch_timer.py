@@ -1,27 +1,20 @@
-"""The pace of stream writers: quick while a process writes little, else in batches."""
+"""A stream stores its chunks at once in a process with few chunks, else in pairs."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Sequence
-from functools import partial
 import json
 from typing import Any
 
 from support.fake_clock import on_fake_clock
 
-from falcon_channels import BrokerUnavailableError
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
 from falcon_channels import PublishResult
 from falcon_channels import StreamWriterOptions
-from falcon_channels.brokers.base import Append
-from falcon_channels.brokers.base import Capabilities
 from falcon_channels.brokers.memory import MemoryBroker
-from falcon_channels.stream_pace import BUSY_CHUNKS_PER_S
-from falcon_channels.stream_pace import MAX_ITEMS
-from falcon_channels.stream_pace import StreamPace
+from falcon_channels.chunk_rate import BUSY_CHUNKS_PER_S
 
 INTERVAL_S = StreamWriterOptions().busy_interval_s
 #: Longest delay by the timers themselves.
@@ -167,94 +160,3 @@ async def test_batch_waits_no_longer_if_its_stream_pauses() -> None:
         (stored_s,) = broker.stored_s['answers:paused']
         assert INTERVAL_S <= stored_s - written_s <= INTERVAL_S + TICK_S
         await busy
-
-
-class SlowBroker(MemoryBroker):
-    """A broker with `append_all`, whose calls end when the test says so.
-
-    Attributes:
-        calls: The future that each call waits for.
-    """
-
-    capabilities = Capabilities(append_all=True)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: asyncio.Queue[asyncio.Future[None]] = asyncio.Queue()
-
-    def append_all(
-        self, items: Sequence[Append]
-    ) -> asyncio.Future[list[PublishResult | None]]:
-        end = asyncio.get_running_loop().create_future()
-        self.calls.put_nowait(end)
-        return asyncio.ensure_future(self._append_all(items, end))
-
-    async def _append_all(
-        self, items: Sequence[Append], end: asyncio.Future[None]
-    ) -> list[PublishResult | None]:
-        await end
-        return [
-            await self.publish(channel, publication, settings, version=version)
-            for channel, publication, settings, version in items
-        ]
-
-
-async def test_chunks_join_a_batch_that_waits_for_its_turn() -> None:
-    """While the broker is slow, batches become larger, and not more."""
-    broker = SlowBroker()
-    channels = Channels(broker)
-    channels.add_route('{name}', None, ChannelOptions(history_size=1000))
-    async with (
-        channels,
-        channels.stream('first') as first,
-        channels.stream('second') as second,
-        channels.stream('third') as third,
-    ):
-        await first.write('a')
-        first_call = await broker.calls.get()
-        await second.write('a')
-        second_call = await broker.calls.get()
-        for character in 'bcde':
-            await third.write(character)
-            await asyncio.sleep(0)
-        first_call.set_result(None)
-        (await broker.calls.get()).set_result(None)
-        second_call.set_result(None)
-        await third.flush()
-        page = await channels.history('third', limit=None)
-        assert ['bcde'] == [publication.value() for publication in page.publications]
-        assert broker.calls.empty()
-
-
-async def test_many_batches_are_appended_by_few_calls_of_limited_size() -> None:
-    """Batches wait in order until a call has ended; a failed call has no results."""
-    calls: list[tuple[list[Any], asyncio.Future[Any]]] = []
-    results: list[tuple[int, Any]] = []
-
-    def append_all(items: list[Any]) -> asyncio.Future[Any]:
-        if len(calls) == 3:
-            raise BrokerUnavailableError('too many calls are pending')
-        calls.append((items, asyncio.get_running_loop().create_future()))
-        return calls[-1][1]
-
-    pace = StreamPace(append_all)
-    for number in range(4 * MAX_ITEMS):
-        pace.turn(
-            lambda: None,
-            partial(int, number),  # type: ignore[arg-type]  # stands for an `Append`
-            lambda result, n=number: results.append((n, result)),  # type: ignore[misc]
-        ).queue()
-    await asyncio.sleep(0)
-    assert [MAX_ITEMS, MAX_ITEMS] == [len(items) for items, _ in calls]
-    calls[0][1].set_result([-n for n in calls[0][0]])
-    calls[1][1].set_exception(BrokerUnavailableError('the disk is full'))
-    await asyncio.sleep(0)
-    assert 3 == len(calls)
-    calls[2][1].set_result([-n for n in calls[2][0]])
-    await asyncio.sleep(0)
-    failed = {*range(MAX_ITEMS, 2 * MAX_ITEMS), *range(3 * MAX_ITEMS, 4 * MAX_ITEMS)}
-    appended = [item for items, _ in calls for item in items]
-    assert list(range(3 * MAX_ITEMS)) == appended
-    expected = {n: None if n in failed else -n for n in range(4 * MAX_ITEMS)}
-    assert expected == dict(results)
-    assert len(results) == len(expected)
