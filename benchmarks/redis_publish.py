@@ -153,9 +153,6 @@ def main() -> None:
         help='which versions parse answers in Python',
     )
     args = parser.parse_args()
-    if args.work and args.without_hiredis:
-        # NOTE: an import of a module that is ``None`` here fails.
-        sys.modules['hiredis'] = None  # type: ignore[assignment]
     if args.work and args.work.startswith(ALONE):
         number = PIPELINED[args.work.removeprefix(ALONE)]
         publisher = BarePublisher(args.url, number, args.bytes)
@@ -163,6 +160,9 @@ def main() -> None:
         meter = publish_load.Meter(args.pid)
         print(json.dumps(meter.counted(publisher.publish(args.seconds))))
         return
+    if args.work and args.without_hiredis:
+        # NOTE: an import of a module that is ``None`` here fails.
+        sys.modules['hiredis'] = None  # type: ignore[assignment]
     if publish_load.run_if_worker(args):
         return
     versions = publish_load.versions(args)
