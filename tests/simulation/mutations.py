@@ -570,6 +570,13 @@ MUTANTS = [
         'pass',
         'tests/brokers/test_redis_faults.py',
     ),
+    Mutant(
+        'the link stays lost if missed control messages cannot be read',
+        'brokers/redis/broker.py',
+        'self._changed.set()\n                    continue',
+        'continue',
+        'tests/brokers/test_redis_faults.py',
+    ),
     # --- revocations -----------------------------------------------------------------
     Mutant(
         'a revoked user may subscribe again',
