@@ -32,6 +32,9 @@ from websockets.exceptions import WebSocketException
 
 PUBLISHER = str(ROOT / 'tests' / 'support' / 'broker_publisher.py')
 PUBLISHERS, COUNT = 5, 100
+#: Characters of each item. The pipe has room for two fifths of them. A worker whose
+#: output is not read can therefore not publish all items.
+SIZE = 1000
 
 
 @pytest.fixture(params=BROKERS)
@@ -45,7 +48,7 @@ async def start_worker(url: str) -> asyncio.subprocess.Process:
     """Start a worker; each worker publishes the same items with the same keys."""
     return await asyncio.create_subprocess_exec(
         *(sys.executable, PUBLISHER, url, 'news'),
-        *(str(PUBLISHERS), str(COUNT), '0', 'worker'),
+        *(str(PUBLISHERS), str(COUNT), str(SIZE), 'worker'),
         stdout=asyncio.subprocess.PIPE,
     )
 
