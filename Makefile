@@ -125,7 +125,7 @@ simulate: setup  ## Simulate the hub SEEDS times without sockets, or repeat one 
 	cd tests && $(abspath $(BIN))/python -m simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),1000))
 
 .PHONY: mutants
-mutants: setup  ## Insert 140 defects; fail if one is not noticed (twenty minutes; NAME=words: some)
+mutants: setup  ## Insert 150 defects; fail if one is not noticed (half an hour; NAME=words: some)
 	cd tests && $(abspath $(BIN))/python -m simulation.mutants $(NAME)
 
 .PHONY: check
