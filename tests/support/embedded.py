@@ -48,6 +48,9 @@ async def _run_hypercorn(
     config = Config()
     config.bind = f'127.0.0.1:{embedded.port}'
     config.errorlog = logging.getLogger('hypercorn.error')
+    # NOTE: clients of httpx use a connection again for 5 s. By default, the server
+    #   closes it after the same time, also while a request is on its way.
+    config.keep_alive_timeout = 60.0
     await hypercorn.asyncio.serve(
         app,  # type: ignore[arg-type]  # Hypercorn declares its own types
         config,
