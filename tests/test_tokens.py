@@ -506,3 +506,10 @@ def test_missing_jwt_library_is_named_in_the_error() -> None:
         [sys.executable, '-c', code], check=True, capture_output=True, text=True
     ).stdout
     assert "Tokens needs an extra: pip install 'falcon-channels[tokens]'\n" == out
+
+
+def test_token_of_a_user_with_a_long_id_is_refused() -> None:
+    """An id of a user has at most 255 characters, wherever it comes from."""
+    assert 'x' * 255 == verify(forge({**GOOD, 'sub': 'x' * 255})).user
+    with pytest.raises(TokenInvalidError):
+        verify(forge({**GOOD, 'sub': 'x' * 256}))

@@ -174,7 +174,8 @@ class Channels:
             CapabilityError: There is a version, and the channel has no history.
             PayloadError: The data cannot be written as JSON; NaN and infinity cannot.
                 Or the data is `bytes` that are not JSON, and the channel carries JSON.
-            PublicationTooLargeError: The payload exceeds `max_publication_bytes`.
+            PublicationTooLargeError: The payload and the tags exceed
+                `max_publication_bytes`.
             BrokerUnavailableError: The publication may or may not be stored. Publish
                 again with the same idempotency key.
         """
@@ -330,13 +331,15 @@ class Channels:
         Args:
             channel: Name of the channel.
             since: Position after which to read; with `reverse`, before which to read.
-            limit: Largest number of publications; 0 reads the position only, and
-                ``None`` reads all.
+            limit: Largest number of publications, at most 2**31; 0 reads the position
+                only, and ``None`` reads all.
             reverse: Whether the newest publication is first.
 
         Raises:
             UnknownChannelError: No route matches.
-            PositionError: `since` belongs to another log. Read again without it.
+            InvalidValueError: `limit` is not an integer in the range.
+            PositionError: `since` belongs to another log. Read again without it. Or it
+                is not a position.
         """
         return await self.node.reader.history(
             channel, since=since, limit=limit, reverse=reverse
@@ -459,7 +462,8 @@ class Channels:
             UnknownChannelError: No route matches.
             PositionError: `since` is not a position.
             InvalidValueError: `info` or `data` cannot be written as JSON, `expires_at`
-                is not a finite number, or `filter` is not a filter.
+                is not a finite number, or `filter` is not a filter. Or an id is not
+                text of at most 255 characters.
         """
         await self.node.users.subscribe_user(
             user,
@@ -494,7 +498,9 @@ class Channels:
                 position, and an SDK calls ``getState`` again.
 
         Raises:
-            OptionsError: The code is out of range.
+            ChannelNameError: The name is not a channel name.
+            InvalidValueError: The code is out of range, or an id is not text of at most
+                255 characters.
         """
         await self.node.users.unsubscribe_user(
             user, channel, client=client, session=session, code=code
@@ -523,7 +529,7 @@ class Channels:
 
         Raises:
             InvalidValueError: `info` cannot be written as JSON, or `expires_at` is not
-                a finite number.
+                a finite number. Or an id is not text of at most 255 characters.
         """
         await self.node.users.refresh_user(
             user,
@@ -553,10 +559,11 @@ class Channels:
             code: Close code, 3000 to 4999; 3503 by default. With 3500 to 3999 and 4500
                 to 4999 clients do not connect again.
             reason: Text for the clients, at most 123 bytes of UTF-8.
-            exclude: Ids of connections that stay open.
+            exclude: Ids of connections that stay open, at most 1000.
 
         Raises:
-            OptionsError: The code is out of range, or the reason is too long.
+            InvalidValueError: The code is out of range, the reason is too long, or an
+                id is not text of at most 255 characters.
         """
         await self.node.users.disconnect_user(
             user,
@@ -577,7 +584,13 @@ class Channels:
         Args:
             user: Id of the user.
             channel: Name of the channel.
-            ttl_s: Seconds for which it holds; `NodeOptions.revoke_ttl_s` by default.
+            ttl_s: Seconds for which it holds, above 0 and up to 2**31;
+                `NodeOptions.revoke_ttl_s` by default.
+
+        Raises:
+            UnknownChannelError: No route matches.
+            InvalidValueError: `ttl_s` is out of range, or the user is not text of at
+                most 255 characters.
         """
         await self.node.users.revoke_user(user, channel, ttl_s=ttl_s)
 

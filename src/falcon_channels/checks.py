@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import math
 from typing import Any
+from typing import Final
 
 from falcon_channels.errors import InvalidValueError
+
+#: Longest user id, connection id, session and epoch in characters.
+MAX_ID_CHARACTERS: Final = 255
+#: Longest duration in seconds, which is about 68 years.
+MAX_DURATION_S: Final = 2.0**31
 
 
 def check_user(user: object) -> str:
     """Return the id of a user; ``''`` for ``None``, an anonymous user.
 
     Raises:
-        InvalidValueError: The id is not text that UTF-8 can encode.
+        InvalidValueError: The id is not text that UTF-8 can encode, or is longer than
+            `MAX_ID_CHARACTERS`.
     """
     if user is None:
         return ''
@@ -27,7 +34,81 @@ def check_user(user: object) -> str:
             user.encode()
         except UnicodeEncodeError as ex:
             raise InvalidValueError(f'user is not text in UTF-8: {ex}') from None
+    if len(user) > MAX_ID_CHARACTERS:
+        raise InvalidValueError(
+            f'user has {len(user)} characters, but an id of a user has at most '
+            f'{MAX_ID_CHARACTERS}: give a shorter id'
+        )
     return user
+
+
+def check_id(name: str, value: object) -> str:
+    """Return an id, such as that of a connection; ``''`` is allowed.
+
+    Args:
+        name: Name of the argument, for the error.
+        value: Value of the argument.
+
+    Raises:
+        InvalidValueError: The value is not text that UTF-8 can encode, or is longer
+            than `MAX_ID_CHARACTERS`.
+    """
+    if not isinstance(value, str):
+        raise InvalidValueError(f'{name} is text, not {_shown(value)}')
+    if len(value) > MAX_ID_CHARACTERS:
+        raise InvalidValueError(
+            f'{name} has {len(value)} characters, but at most {MAX_ID_CHARACTERS} are '
+            'allowed'
+        )
+    try:
+        value.encode()
+    except UnicodeEncodeError as ex:
+        raise InvalidValueError(f'{name} is not text in UTF-8: {ex}') from None
+    return value
+
+
+def check_integer(name: str, value: Any, lowest: int, highest: int) -> int:
+    """Return an integer in a range.
+
+    Raises:
+        InvalidValueError: The value is not an integer, or is out of range.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidValueError(f'{name} is {_shown(value)}, but must be an integer')
+    if not lowest <= value <= highest:
+        raise InvalidValueError(
+            f'{name} is {_shown(value)}, but must be from {lowest} to {highest}'
+        )
+    return value
+
+
+def check_duration(
+    name: str, value: Any, *, highest: float = MAX_DURATION_S, zero: bool = False
+) -> float:
+    """Return a number of seconds.
+
+    Args:
+        name: Name of the argument, for the error.
+        value: Value of the argument.
+        highest: Largest number of seconds.
+        zero: Whether 0 is allowed.
+
+    Raises:
+        InvalidValueError: The value is not a number, or is out of range.
+    """
+    # NOTE: comparisons with NaN are false. NaN is therefore out of range.
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not 0 <= value <= highest
+        or not (value or zero)
+    ):
+        raise InvalidValueError(
+            f'{name} is {_shown(value)}, but must be a number of seconds '
+            f'{"from" if zero else "above"} 0 {"to" if zero else "and up to"} '
+            f'{highest:.0f}'
+        )
+    return float(value)
 
 
 def check_time(name: str, value: Any) -> float | None:

@@ -175,11 +175,12 @@ class LocalSubscription:
         """Subscribe.
 
         Raises:
+            ChannelNameError: The name is not a channel name.
             UnknownChannelError: No route matches.
             BrokerUnavailableError: Try again.
             ClosedError: The channels drain or are closed.
         """
-        await self._node.start()
+        await self._node.match(self._channel)
         hub = self._node.hub
         self._transport = _QueueTransport()
         self._connection = _LocalConnection(

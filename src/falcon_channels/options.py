@@ -87,7 +87,8 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
         binary: Whether a payload may be any bytes (default ``False``: it must be
             JSON). Only clients that use Protobuf, and code of the application, can then
             subscribe and read the history.
-        max_publication_bytes: Maximum payload size in bytes (default 65536, 64 KiB).
+        max_publication_bytes: Maximum size of a payload and its tags in bytes (default
+            65536, 64 KiB).
         slow_reader: Policy for a subscriber that reads too slowly (default
             ``'close'``). ``'close'``: it is disconnected and may recover.
             ``'drop_oldest'``: it loses the oldest publications. ``'latest'``: it gets

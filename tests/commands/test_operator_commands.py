@@ -211,7 +211,7 @@ def test_broadcast_that_fails_in_one_channel_exits_with_1(
     [
         (['disconnect', ''], 'add --anonymous'),
         (['disconnect', 'ann', '--anonymous'], 'give one of them'),
-        (['disconnect', 'ann', '--code', '9'], 'close codes are 3000 to 4999'),
+        (['disconnect', 'ann', '--code', '9'], 'must be from 3000 to 4999'),
         (['disconnect', 'ann', '--reason', 'x' * 124], 'exceeds 123'),
         (['unsubscribe', '', 'rooms:a'], 'add --anonymous'),
         (['unsubscribe', 'ann', ''], 'error 107'),

@@ -242,11 +242,11 @@ class Authorizer:
             _refuse_disconnected(connection)
             await self._check_publisher(route, connection, draft.channel)
         payload, binary = draft.payload()
-        check_size(route, payload)
         try:
             check_labels(draft.tags, draft.idempotency_key)
         except PayloadError as ex:
             raise InvalidValueError(f'on_publish: {ex}') from None
+        check_size(route, payload, draft.tags)
         subscription = connection.subscriptions.get(draft.channel)
         return Publication(
             data=payload,

@@ -124,15 +124,20 @@ def check_log(route: ChannelRoute, feature: str) -> None:
         )
 
 
-def check_size(route: ChannelRoute, payload: bytes) -> None:
-    """Check the size of a payload.
+def check_size(
+    route: ChannelRoute, payload: bytes, tags: dict[str, str] | None = None
+) -> None:
+    """Check the size of a payload together with its tags.
 
     Raises:
         PublicationTooLargeError: It exceeds `ChannelOptions.max_publication_bytes`.
     """
     limit_bytes = route.options.max_publication_bytes
-    if len(payload) > limit_bytes:
-        raise PublicationTooLargeError(len(payload), limit_bytes)
+    size_bytes = len(payload)
+    if tags:
+        size_bytes += sum(len(item.encode()) for pair in tags.items() for item in pair)
+    if size_bytes > limit_bytes:
+        raise PublicationTooLargeError(size_bytes, limit_bytes)
 
 
 def _is_text(value: Any) -> TypeGuard[str]:

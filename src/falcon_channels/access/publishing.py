@@ -170,7 +170,7 @@ class Publisher:
         )
         if checked_version is not None:
             publication_parts.check_log(match.route, 'version')
-        publication_parts.check_size(match.route, payload)
+        publication_parts.check_size(match.route, payload, tags)
         self._check_connection(connection)
         return await self._give_to_broker(
             match,
@@ -202,7 +202,7 @@ class Publisher:
         end = publication_parts.make_end(error)
         publication_parts.check_labels(tags, idempotency_key)
         publication_parts.check_log(match.route, 'finish')
-        publication_parts.check_size(match.route, payload)
+        publication_parts.check_size(match.route, payload, tags)
         self._check_connection(connection)
         return await self._give_to_broker(
             match,
@@ -297,8 +297,10 @@ class Publisher:
         version_epoch: str = '',
     ) -> list[PublishResult]:
         """Implement `Channels.broadcast`."""
-        if isinstance(channels, str):
-            raise ChannelNameError(f'broadcast takes several channels: [{channels!r}]')
+        if isinstance(channels, str) or not isinstance(channels, Iterable):
+            raise ChannelNameError(
+                f'broadcast takes several channels: [{channels!r:.80}]'
+            )
         publication_parts.check_labels(tags, idempotency_key)
         checked_version = publication_parts.make_version(
             version, version_epoch, skip_history
@@ -317,7 +319,9 @@ class Publisher:
                 )
             if checked_version is not None:
                 publication_parts.check_log(match.route, 'version')
-            publication_parts.check_size(match.route, publications[options.binary].data)
+            publication_parts.check_size(
+                match.route, publications[options.binary].data, tags
+            )
         return await call_in_batches(
             partial(
                 self._give_to_broker,

@@ -13,7 +13,9 @@ from falcon_channels.access.authorization import Authorizer
 from falcon_channels.access.authorization import check_encoding
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import LogSettings
+from falcon_channels.checks import check_integer
 from falcon_channels.errors import CapabilityError
+from falcon_channels.errors import InvalidValueError
 from falcon_channels.errors import PositionError
 from falcon_channels.filters import TagFilter
 from falcon_channels.hub.connection import Connection
@@ -32,6 +34,9 @@ from falcon_channels.publication import without_end
 from falcon_channels.routing import ChannelMatch
 
 _Read = TypeVar('_Read')
+
+#: Largest number of publications that a request can name; ``None`` reads all of them.
+_MAX_LIMIT = 2**31
 
 
 class Reader:
@@ -68,6 +73,8 @@ class Reader:
     ) -> HistoryPage:
         """Implement `Channels.history`."""
         check_position(since)
+        if limit is not None:
+            check_integer('limit', limit, 0, _MAX_LIMIT)
         match = await self._match(channel)
         page = await self._broker.history(
             channel,
@@ -87,6 +94,8 @@ class Reader:
         self, channel: str, load: Callable[[], Awaitable[Any] | Any]
     ) -> Snapshot:
         """Implement `Channels.snapshot`."""
+        if not callable(load):
+            raise InvalidValueError(f'load is a function, not {load!r:.40}')
         position = await self.position_to_follow(channel)
         # NOTE: the state is read after the position. With the other order, a change
         #   between the two reads would be neither in the state nor after the position.

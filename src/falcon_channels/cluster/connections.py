@@ -12,11 +12,14 @@ from typing import NamedTuple
 
 import msgspec
 
+from falcon_channels.checks import check_id
+from falcon_channels.checks import check_integer
+from falcon_channels.checks import check_user
 from falcon_channels.cluster.cluster import Cluster
-from falcon_channels.errors import InvalidValueError
 from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.hub import Hub
 from falcon_channels.parts import in_parts
+from falcon_channels.routing import check_channel_name
 
 #: Largest number of connections in an answer.
 MAX_CONNECTIONS = 1000
@@ -156,13 +159,16 @@ class ClusterConnections:
         """Return the connections of all nodes that match a query.
 
         Raises:
-            InvalidValueError: The limit is out of range.
+            InvalidValueError: The limit is out of range, or an id is too long.
+            ChannelNameError: The channel is not a channel name.
             BrokerUnavailableError: The broker cannot be reached.
         """
-        if not 0 <= query.limit <= MAX_CONNECTIONS:
-            raise InvalidValueError(
-                f'limit is {query.limit}, but must be from 0 to {MAX_CONNECTIONS}'
-            )
+        if query.user is not None:
+            check_user(query.user)
+        check_id('client', query.client)
+        if query.channel:
+            check_channel_name(query.channel, self._hub.options.max_channel_bytes)
+        check_integer('limit', query.limit, 0, MAX_CONNECTIONS)
         answers = await self._cluster.ask(
             _NAME, msgspec.msgpack.encode(query), _DecodedAnswer
         )

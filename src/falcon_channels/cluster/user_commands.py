@@ -11,11 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Sequence
 import logging
 from typing import Any
 
 from falcon_channels.brokers.base import Broker
+from falcon_channels.checks import check_duration
+from falcon_channels.checks import check_id
+from falcon_channels.checks import check_integer
 from falcon_channels.checks import check_time
 from falcon_channels.checks import check_user
 from falcon_channels.cluster.messages import Control
@@ -24,7 +28,7 @@ from falcon_channels.cluster.messages import encode_control
 from falcon_channels.cluster.messages import RefreshUser
 from falcon_channels.cluster.messages import SubscribeUser
 from falcon_channels.cluster.messages import UnsubscribeUser
-from falcon_channels.errors import OptionsError
+from falcon_channels.errors import InvalidValueError
 from falcon_channels.events import Event
 from falcon_channels.events import Events
 from falcon_channels.events import Fact
@@ -40,9 +44,12 @@ from falcon_channels.protocol.codes import UNSUBSCRIBE_SERVER
 from falcon_channels.protocol.recovery import check_position
 from falcon_channels.publication import Position
 from falcon_channels.routing import ChannelMatch
+from falcon_channels.routing import check_channel_name
 
 #: Reason that a client gets when the application ends its subscription.
 _UNSUBSCRIBED = 'unsubscribed'
+#: Largest number of connections that `disconnect_user` leaves open.
+_MAX_EXCLUDED = 1000
 
 
 class UserCommands:
@@ -84,7 +91,7 @@ class UserCommands:
         filter: TagFilter | None = None,
     ) -> None:
         """Implement `Channels.subscribe_user`."""
-        check_user(user)
+        _check_target(user, client, session)
         check_position(since)
         check_json('info', info)
         check_json('data', data)
@@ -116,6 +123,10 @@ class UserCommands:
         code: int = UNSUBSCRIBE_SERVER.code,
     ) -> None:
         """Implement `Channels.unsubscribe_user`."""
+        _check_target(user, client, session)
+        if channel != '':
+            check_channel_name(channel, self._options.max_channel_bytes)
+        check_integer('code', code, 2000, 2999)
         await self._unsubscribe(user, channel, client, session, code)
         self._tell(
             'unsubscribe',
@@ -130,11 +141,6 @@ class UserCommands:
     async def _unsubscribe(
         self, user: str, channel: str, client: str, session: str, code: int
     ) -> None:
-        check_user(user)
-        if not 2000 <= code <= 2999:
-            raise OptionsError(
-                f'code is {code}, but unsubscribe codes are 2000 to 2999'
-            )
         await self._send(
             UnsubscribeUser(user, channel, code, _UNSUBSCRIBED, client, session)
         )
@@ -150,7 +156,7 @@ class UserCommands:
         info: Any = None,
     ) -> None:
         """Implement `Channels.refresh_user`."""
-        check_user(user)
+        _check_target(user, client, session)
         check_json('info', info)
         expires_at = check_time('expires_at', expires_at)
         await self._send(
@@ -183,17 +189,11 @@ class UserCommands:
         exclude: Sequence[str] = (),
     ) -> None:
         """Implement `Channels.disconnect_user`."""
-        check_user(user)
-        if not 3000 <= code <= 4999:
-            raise OptionsError(f'code is {code}, but close codes are 3000 to 4999')
-        if len(reason.encode()) > MAX_REASON_BYTES:
-            raise OptionsError(
-                f'reason of {len(reason.encode())} bytes exceeds {MAX_REASON_BYTES}: '
-                'shorten it'
-            )
-        await self._send(
-            DisconnectUser(user, code, reason, client, tuple(exclude), session)
-        )
+        _check_target(user, client, session)
+        check_integer('code', code, 3000, 4999)
+        _check_reason(reason)
+        exclude = _check_ids('exclude', exclude)
+        await self._send(DisconnectUser(user, code, reason, client, exclude, session))
         self._tell(
             'disconnect',
             user,
@@ -209,8 +209,13 @@ class UserCommands:
     ) -> None:
         """Implement `Channels.revoke_user`."""
         check_user(user)
+        if ttl_s is None:
+            ttl_s = self._options.revoke_ttl_s
+        else:
+            # SECURITY: brokers remove the revocation if the time is 0. A computed time
+            #   that is not above 0 must not restore the user.
+            ttl_s = check_duration('ttl_s', ttl_s)
         await self._match(channel)
-        ttl_s = self._options.revoke_ttl_s if ttl_s is None else ttl_s
         await self._broker.revoke(channel, user, ttl_s)
         # NOTE: the revocation is stored, and is told also if the next step fails.
         self._tell(
@@ -264,3 +269,36 @@ class UserCommands:
         )
         log_event(event, logging.INFO, '%s', event)
         self._events.tell(event)
+
+
+def _check_target(user: str, client: str, session: str) -> None:
+    """Check the ids that choose the connections of a command."""
+    check_user(user)
+    check_id('client', client)
+    check_id('session', session)
+
+
+def _check_reason(reason: object) -> None:
+    try:
+        size_bytes = len(reason.encode()) if isinstance(reason, str) else None
+    except UnicodeEncodeError:
+        size_bytes = None
+    if size_bytes is None:
+        raise InvalidValueError(f'reason is text in UTF-8, not {reason!r:.40}')
+    if size_bytes > MAX_REASON_BYTES:
+        raise InvalidValueError(
+            f'reason of {size_bytes} bytes exceeds {MAX_REASON_BYTES}: shorten it'
+        )
+
+
+def _check_ids(name: str, ids: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(ids, str) or not isinstance(ids, Iterable):
+        raise InvalidValueError(f'{name} is several ids: give a list of text')
+    found = tuple(ids)
+    if len(found) > _MAX_EXCLUDED:
+        raise InvalidValueError(
+            f'{name} has {len(found)} ids, but at most {_MAX_EXCLUDED} are allowed'
+        )
+    for id in found:
+        check_id(name, id)
+    return found

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 from collections.abc import Callable
-import math
 
 import msgspec
 
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import LogSettings
+from falcon_channels.checks import check_duration
+from falcon_channels.checks import check_id
+from falcon_channels.checks import check_integer
 from falcon_channels.checks import check_user
 from falcon_channels.cluster.cluster import Cluster
 from falcon_channels.errors import CapabilityError
-from falcon_channels.errors import InvalidValueError
 from falcon_channels.errors import TooManyUsersError
 from falcon_channels.explain.explanations import explain
 from falcon_channels.explain.facts import ExplainQuestion
@@ -82,10 +83,9 @@ class Explainer:
     ) -> list[Explanation]:
         """Implement `Channels.explain`."""
         check_user(user)
-        if isinstance(offset, bool) or not isinstance(offset, int):
-            raise InvalidValueError(f'offset is {offset!r}, but must be an integer')
-        if not 1 <= offset <= _MAX_OFFSET:
-            raise InvalidValueError(f'offset is {offset}, but must be 1 to 2**53')
+        check_integer('offset', offset, 1, _MAX_OFFSET)
+        check_id('client', client)
+        check_id('epoch', epoch)
         options = (await self._match(channel)).route.options
         if not options.history_size:
             raise CapabilityError(
@@ -155,15 +155,7 @@ class Explainer:
     async def record_user(self, user: str, for_s: float) -> int:
         """Implement `Channels.record_user`."""
         check_user(user)
-        if (
-            isinstance(for_s, bool)
-            or not isinstance(for_s, int | float)
-            or not math.isfinite(for_s)
-            or not 0 <= for_s <= MAX_RECORD_S
-        ):
-            raise InvalidValueError(
-                f'for_s is {for_s!r}, but must be 0 to {MAX_RECORD_S:.0f} seconds'
-            )
+        for_s = check_duration('for_s', for_s, highest=MAX_RECORD_S, zero=True)
         await self._start()
         answers = await self._cluster.ask(
             _RECORD, msgspec.msgpack.encode(_RecordUser(user, for_s)), bool

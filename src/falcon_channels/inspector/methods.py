@@ -73,7 +73,7 @@ class _Channel(ApiRequest):
 
 class _Before(ApiRequest):
     offset: Annotated[int, msgspec.Meta(ge=1, le=2**53)]
-    epoch: str
+    epoch: _Text
 
 
 class _Log(ApiRequest):

@@ -19,6 +19,9 @@ from collections.abc import Iterable
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from falcon_channels.checks import check_id
+from falcon_channels.checks import check_integer
+from falcon_channels.errors import InvalidValueError
 from falcon_channels.errors import PositionError
 from falcon_channels.publication import approximate_size_bytes
 from falcon_channels.publication import HistoryPage
@@ -44,12 +47,20 @@ def check_position(since: object) -> None:
     """Check the argument ``since`` of a public method.
 
     Raises:
-        PositionError: It is neither a `Position` nor ``None``.
+        PositionError: It is neither a `Position` nor ``None``, or a field of the
+            position is out of range.
     """
-    if since is not None and not isinstance(since, Position):
+    if since is None:
+        return
+    if not isinstance(since, Position):
         raise PositionError(
-            f'since must be a Position(offset, epoch) or None, not {since!r}'
+            f'since must be a Position(offset, epoch) or None, not {since!r:.40}'
         )
+    try:
+        check_integer('offset of since', since.offset, 0, 2**53)
+        check_id('epoch of since', since.epoch)
+    except InvalidValueError as ex:
+        raise PositionError(str(ex)) from None
 
 
 def missed_publications(asked: Position, page: HistoryPage) -> list[Publication] | None:

@@ -96,7 +96,7 @@ class _Tail(ChannelRequest):
 
 
 class _Rpc(ApiRequest):
-    method: Annotated[str, msgspec.Meta(min_length=1)]
+    method: Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
     params: msgspec.Raw = msgspec.Raw(b'null')
 
 

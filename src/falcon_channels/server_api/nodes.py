@@ -11,6 +11,7 @@ from falcon_channels.parts import sorted_in_parts
 from falcon_channels.server_api.media import encode_in_parts
 from falcon_channels.server_api.requests import ApiRequest
 from falcon_channels.server_api.requests import ChannelRequest
+from falcon_channels.server_api.requests import IdText
 from falcon_channels.server_api.requests import MethodGroup
 from falcon_channels.server_api.requests import MethodTable
 
@@ -25,13 +26,13 @@ class _Nothing(ApiRequest):
 
 class _Explain(ChannelRequest, kw_only=True):
     offset: Annotated[int, msgspec.Meta(ge=1, le=2**53)]
-    user: str
-    client: str = ''
-    epoch: str = ''
+    user: IdText
+    client: IdText = ''
+    epoch: IdText = ''
 
 
 class _RecordUser(ApiRequest, kw_only=True):
-    user: str
+    user: IdText
     for_s: float = 600.0
 
 

@@ -14,6 +14,7 @@ from falcon_channels.protocol import codes
 from falcon_channels.server_api.requests import ApiError
 from falcon_channels.server_api.requests import ApiRequest
 from falcon_channels.server_api.requests import call_method
+from falcon_channels.server_api.requests import IdText
 from falcon_channels.server_api.requests import MethodGroup
 from falcon_channels.server_api.requests import MethodTable
 from falcon_channels.server_api.requests import read_payload
@@ -29,10 +30,10 @@ class _Payload(ApiRequest):
     b64data: str = ''
     skip_history: bool = False
     tags: dict[str, str] | None = None
-    idempotency_key: str = ''
+    idempotency_key: IdText = ''
     delta: bool | None = None
     version: _Version = 0
-    version_epoch: str = ''
+    version_epoch: IdText = ''
 
 
 class _Publish(_Payload, kw_only=True):
@@ -49,9 +50,9 @@ class _Finish(ApiRequest, kw_only=True):
     channel: str
     data: Any = None
     b64data: str = ''
-    error: str = ''
+    error: IdText = ''
     tags: dict[str, str] | None = None
-    idempotency_key: str = ''
+    idempotency_key: IdText = ''
 
 
 class PublishingMethods(MethodGroup):

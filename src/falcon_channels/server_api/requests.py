@@ -18,6 +18,7 @@ from typing import TypeVar
 
 import msgspec
 
+from falcon_channels.checks import MAX_ID_CHARACTERS
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import CapabilityError
 from falcon_channels.errors import ChannelFinishedError
@@ -38,6 +39,8 @@ _logger = logging.getLogger('falcon_channels')
 
 Offset = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Seconds = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+#: Text of limited length, such as an id, a key or a reason.
+IdText = Annotated[str, msgspec.Meta(max_length=MAX_ID_CHARACTERS)]
 _Result = TypeVar('_Result')
 
 #: A method: it gets a request, and returns the result in the form of JSON.
@@ -93,7 +96,7 @@ class StreamPosition(ApiRequest):
     """A position in a request."""
 
     offset: Offset = 0
-    epoch: str = ''
+    epoch: IdText = ''
 
 
 class ChannelRequest(ApiRequest):

@@ -7,19 +7,24 @@ from typing import Any
 
 import msgspec
 
+from falcon_channels.checks import MAX_DURATION_S
+from falcon_channels.checks import MAX_ID_CHARACTERS
 from falcon_channels.cluster.connections import ConnectionQuery
 from falcon_channels.cluster.connections import MAX_CONNECTIONS
 from falcon_channels.filters import check_depth
 from falcon_channels.filters import TagFilter
 from falcon_channels.protocol import codes
-from falcon_channels.server_api.requests import ApiError
 from falcon_channels.server_api.requests import ApiRequest
+from falcon_channels.server_api.requests import IdText
 from falcon_channels.server_api.requests import MethodGroup
 from falcon_channels.server_api.requests import MethodTable
 from falcon_channels.server_api.requests import read_position
 from falcon_channels.server_api.requests import read_value
 from falcon_channels.server_api.requests import Seconds
 from falcon_channels.server_api.requests import StreamPosition
+
+#: Id of a user who is not anonymous.
+NamedUser = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_CHARACTERS)]
 
 
 class _UserRequest(ApiRequest):
@@ -29,9 +34,9 @@ class _UserRequest(ApiRequest):
         'override': 'the options belong to the route',
     }
 
-    user: str
-    client: str = ''
-    session: str = ''
+    user: IdText
+    client: IdText = ''
+    session: IdText = ''
     label_filter: Any = None
     all_users: bool = False
 
@@ -54,11 +59,11 @@ class _Unsubscribe(_UserRequest, kw_only=True):
 
 class _DisconnectWith(ApiRequest):
     code: int = 0
-    reason: str = ''
+    reason: IdText = ''
 
 
 class _Disconnect(_UserRequest):
-    whitelist: list[str] = []
+    whitelist: list[IdText] = []
     disconnect: _DisconnectWith | None = None
 
 
@@ -69,22 +74,22 @@ class _Refresh(_UserRequest):
 
 
 class _Revoke(ApiRequest):
-    user: Annotated[str, msgspec.Meta(min_length=1)]
+    user: NamedUser
     channel: str
-    ttl_s: Annotated[float, msgspec.Meta(gt=0, le=2**31)] | None = None
+    ttl_s: Annotated[float, msgspec.Meta(gt=0, le=MAX_DURATION_S)] | None = None
 
 
 class _Restore(ApiRequest):
-    user: Annotated[str, msgspec.Meta(min_length=1)]
+    user: NamedUser
     channel: str
 
 
 class _Connections(ApiRequest):
     refused = {'expression': 'give a user, a channel or a client'}
 
-    user: str | None = None
+    user: IdText | None = None
     channel: str = ''
-    client: str = ''
+    client: IdText = ''
     limit: Annotated[int, msgspec.Meta(ge=0, le=MAX_CONNECTIONS)] = 100
     expression: str = ''
 
@@ -130,22 +135,11 @@ class UserMethods(MethodGroup):
 
     async def _disconnect(self, request: _Disconnect) -> dict[str, Any]:
         close = request.disconnect or _DisconnectWith()
-        code = close.code or codes.DISCONNECT_FORCE.code
-        if not 3000 <= code <= 4999:
-            raise ApiError(
-                codes.BAD_REQUEST, f'code is {code}, but close codes are 3000 to 4999'
-            )
-        reason_bytes = len(close.reason.encode())
-        if reason_bytes > codes.MAX_REASON_BYTES:
-            raise ApiError(
-                codes.BAD_REQUEST,
-                f'reason of {reason_bytes} bytes exceeds {codes.MAX_REASON_BYTES}',
-            )
         await self._node.users.disconnect_user(
             request.user,
             client=request.client,
             session=request.session,
-            code=code,
+            code=close.code or codes.DISCONNECT_FORCE.code,
             reason=close.reason or codes.DISCONNECT_FORCE.reason,
             exclude=request.whitelist,
         )

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import msgspec
 
+from falcon_channels.checks import MAX_ID_CHARACTERS
 from falcon_channels.errors import InvalidValueError
 from falcon_channels.errors import KeysUnavailableError
 from falcon_channels.errors import OptionsError
@@ -85,7 +86,7 @@ _Time = Annotated[float, msgspec.Meta(ge=0, le=253402300799)]
 
 
 class _Claims(msgspec.Struct, kw_only=True):
-    sub: str = ''
+    sub: Annotated[str, msgspec.Meta(max_length=MAX_ID_CHARACTERS)] = ''
     exp: _Time | None = None
     nbf: _Time | None = None
     iat: _Time | None = None
