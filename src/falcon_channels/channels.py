@@ -656,7 +656,8 @@ class Channels:
     async def record_user(self, user: str, for_s: float = 600.0) -> int:
         """Record the deliveries to a user for some time, on all nodes; see `explain`.
 
-        Nodes that start later do not record the user.
+        A node that starts later records the user for the rest of this time. It learns
+        this from the nodes that run.
 
         Args:
             user: Id of the user, ``''`` for all anonymous users.

@@ -569,6 +569,43 @@ async def test_time_of_a_recording_is_checked(for_s: Any) -> None:
             await channels.record_user('ann', for_s=for_s)
 
 
+@on_fake_clock
+async def test_node_that_starts_later_records_the_users_for_the_rest_of_the_time() -> (
+    None
+):
+    """A new node learns from the others which users are recorded, and how long.
+
+    A recording that was ended is not learnt, and each recording ends everywhere.
+    """
+    link: list[LinkedBroker] = []
+    first, _ = await start_node(link)
+    second, _ = await start_node(link)
+    await first.record_user('ann', for_s=100)
+    await first.record_user('bob', for_s=100)
+    await first.record_user('bob', for_s=0)
+    await asyncio.sleep(40)
+    late, _ = await start_node(link)
+    await asyncio.sleep(1)
+
+    def recorded(channels: Channels) -> dict[str, float]:
+        recorder = channels.node._delivery_recorder
+        return {user: round(s) for user, s in recorder.recorded_users().items()}
+
+    remaining = recorded(first)
+    assert ['ann'] == list(remaining)
+    assert remaining == recorded(second) == recorded(late)
+    async with SimulatedClient(late, user='ann') as client:
+        await client.subscribe('rooms:a')
+        result = await late.publish('rooms:a', 1)
+        await asyncio.sleep(0)
+        (answer,) = await late.explain('rooms:a', result.position.offset, user='ann')
+        assert Verdict.DELIVERED == answer.verdict
+    await asyncio.sleep(60)
+    assert {} == recorded(late)
+    for channels in (first, second, late):
+        await channels.close()
+
+
 # --- limits --------------------------------------------------------------------------
 
 

@@ -6,7 +6,8 @@ Every message travels as control messages of the broker, which reach every node.
 A *survey* asks all nodes a question and collects the answers. Each node learns which
 other nodes exist from these messages:
 
-* A node sends *hello* when it starts, and each other node answers with *here*.
+* A node sends *hello* when it starts, and each other node answers with *here*, and with
+  the messages of `Cluster.welcome`.
 * A node sends *goodbye* when it closes.
 * Each answer to a survey names its sender.
 
@@ -133,6 +134,7 @@ class Cluster:
             _ANSWER: self._on_answer,
         }
         self._answerers: dict[str, Answerer] = {}
+        self._welcomes: dict[str, Callable[[], bytes]] = {}
         self._assembler = Assembler()
         self._surveys: dict[str, _Survey] = {}
         self._slots = asyncio.Semaphore(_MAX_SURVEYS)
@@ -152,6 +154,17 @@ class Cluster:
             handler: Must not block, and may raise `msgspec.DecodeError`.
         """
         self._handlers[kind] = handler
+
+    def welcome(self, kind: str, make_body: Callable[[], bytes]) -> None:
+        """Send a message to each node that starts from now on.
+
+        Several nodes may send it to the same node.
+
+        Args:
+            kind: Name of the handler there.
+            make_body: Returns the body. If it is empty, nothing is sent.
+        """
+        self._welcomes[kind] = make_body
 
     def answer(self, name: str, answerer: Answerer) -> None:
         """Answer surveys of a name with the result of `answerer`."""
@@ -361,7 +374,17 @@ class Cluster:
         node = body.decode()
         self._add(node)
         if node != self.id:
-            self._hub.tasks.spawn(self._announce(_HERE, node), 'hello back')
+            self._hub.tasks.spawn(self._welcome(node), 'hello back')
+
+    async def _welcome(self, node: str) -> None:
+        await self._announce(_HERE, node)
+        for kind, make_body in self._welcomes.items():
+            body = make_body()
+            if body:
+                try:
+                    await self.send(node, kind, body)
+                except BrokerUnavailableError as ex:
+                    _logger.warning('could not send %r to a new node: %s', kind, ex)
 
     def _on_here(self, body: bytes) -> None:
         self._add(body.decode())

@@ -26,7 +26,7 @@ from falcon_channels.explain.verdicts import Verdict
 from falcon_channels.options import NodeOptions
 from falcon_channels.routing import ChannelMatch
 
-_EXPLAIN, _RECORD = 'explain', 'record_user'
+_EXPLAIN, _RECORD, _RECORDED = 'explain', 'record_user', 'recorded users'
 
 #: Seconds to wait for the facts of other nodes.
 _TIMEOUT_S = 0.8
@@ -77,6 +77,8 @@ class Explainer:
         self._start = start
         cluster.answer(_EXPLAIN, self._answer)
         cluster.answer(_RECORD, self._record)
+        cluster.welcome(_RECORDED, self._recorded_users)
+        cluster.handle(_RECORDED, self._adopt_users)
 
     async def explain(
         self, channel: str, offset: int, user: str, *, client: str = '', epoch: str = ''
@@ -176,3 +178,10 @@ class Explainer:
         command = msgspec.msgpack.decode(body, type=_RecordUser)
         done = await self._recorder.record_user(command.user, command.for_s)
         return msgspec.msgpack.encode(done)
+
+    def _recorded_users(self) -> bytes:
+        users = self._recorder.recorded_users()
+        return msgspec.msgpack.encode(users) if users else b''
+
+    def _adopt_users(self, body: bytes) -> None:
+        self._recorder.adopt_users(msgspec.msgpack.decode(body, type=dict[str, float]))

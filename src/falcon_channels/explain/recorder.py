@@ -106,6 +106,17 @@ class DeliveryRecorder:
                     self._record_connection(connection, opened_at=None)
         return True
 
+    def recorded_users(self) -> dict[str, float]:
+        """Return the recorded users, and the seconds for which they are recorded."""
+        now_s = asyncio.get_running_loop().time()
+        return {user: timer.when() - now_s for user, timer in self._timers.items()}
+
+    def adopt_users(self, users: dict[str, float]) -> None:
+        """Record the users of another node, unless they are recorded already."""
+        for user, for_s in users.items():
+            if user not in self._users:
+                self._hub.tasks.spawn(self.record_user(user, for_s), 'record user')
+
     def close(self) -> None:
         """Stop to record. Nothing is observed any more."""
         self._routes_since = None
