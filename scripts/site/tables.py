@@ -64,6 +64,13 @@ def defaults(kind: type) -> dict[str, Any]:
     return {field.name: field.default for field in dataclasses.fields(kind)}
 
 
+def shown(default: Any) -> str:
+    """Return a default as the guides write it: 10.0 seconds are 10."""
+    if isinstance(default, float) and default.is_integer():
+        return repr(int(default))
+    return repr(default)
+
+
 def unit(name: str, default: Any) -> str:
     """Return the unit of an option, from its name."""
     if name.endswith('_per_s'):
@@ -86,7 +93,7 @@ def options(path: str) -> str:
         rows.append(
             (
                 f'`{name}`',
-                f'`{default!r}`',
+                f'`{shown(default)}`',
                 unit(name, default),
                 markdown(meanings[name]),
             )

@@ -66,6 +66,23 @@ def test_every_public_name_is_on_a_reference_page() -> None:
     assert [] == [value for value in public_objects() if id(value) not in shown]
 
 
+@pytest.mark.parametrize('path', REFERENCE, ids=lambda path: path.stem)
+def test_reference_page_names_the_source_of_its_entries(path: Path) -> None:
+    """A reader of the repository sees no entries, and finds them in the source."""
+    text = path.read_text()
+    if '```{eval-rst}' in text or '```{generated}' in text:
+        introduction = ' '.join(text.split('```{')[0].split())
+        assert 'In the repository, read [' in introduction
+        assert '](../../src/falcon_channels/' in introduction
+
+
+def test_default_without_a_fraction_is_shown_as_in_the_guides() -> None:
+    """An option of 10.0 seconds is 10 in the tables, as on all other pages."""
+    assert ['10', '0.5', '10', 'True', 'None', "'close'"] == [
+        tables.shown(value) for value in (10.0, 0.5, 10, True, None, 'close')
+    ]
+
+
 def test_reference_pages_have_public_names_only_and_each_once() -> None:
     """The reference promises that a name stays, so it has only the listed names."""
     paths = [
@@ -127,7 +144,7 @@ def test_every_option_has_default_unit_and_meaning(path: str) -> None:
             r'^\| `(\w+)` \| `(.*?)` \| (.*?) \| (.+) \|$', tables.options(path), re.M
         )
     }
-    assert {name: repr(value) for name, value in fields.items()} == {
+    assert {name: tables.shown(value) for name, value in fields.items()} == {
         name: row[0] for name, row in rows.items()
     }
     numbers = [
@@ -292,7 +309,7 @@ def test_link_check_reports_broken_and_foreign_links(
 def test_page_for_programs_has_tables_and_docstrings() -> None:
     """The Markdown of `llms-full.txt` has what the site makes from the code."""
     text = pages.plain(DOCS / 'reference/options.md')
-    assert '| `history_ttl_s` | `86400.0` | seconds |' in text
+    assert '| `history_ttl_s` | `86400` | seconds |' in text
     text = pages.plain(DOCS / 'reference/channels.md')
     assert '#### `async publish(' in text
     assert 'idempotency_key' in text
