@@ -13,7 +13,7 @@ from typing import NamedTuple
 #
 # * `ChannelRegistry.run_housekeeping` checks `local_channel.idle`, although `acquire` has
 #   removed the channel from the dict of idle channels.
-# * `Hub._join_recovering` reads again after an overflow (``buffered is None``). Without
+# * `Joiner._join_recovering` reads again after an overflow (``buffered is None``). Without
 #   that check, the page would end before the position of the channel, and be read again.
 # * `LocalChannel.repair` reads again after a buffer overflow. Without that check,
 #   `_take_buffered` would find the overflow, and report a gap.
@@ -64,9 +64,9 @@ MUTANTS = [
     ),
     Mutant(
         'a join does not flush the batch first',
-        'hub/hub.py',
-        'self._check_not_ended(subscription)\n        self._fan_out.flush_channel(local_channel)',
-        'self._check_not_ended(subscription)',
+        'hub/joining.py',
+        '_check_not_ended(subscription)\n        self._fan_out.flush_channel(local_channel)',
+        '_check_not_ended(subscription)',
     ),
     Mutant(
         'an AHEAD subscription receives publications twice',
@@ -152,7 +152,7 @@ MUTANTS = [
     ),
     Mutant(
         'a subscription that ended during its join is added',
-        'hub/hub.py',
+        'hub/joining.py',
         'if subscription.ended or subscription.connection.closed:',
         'if False:',
     ),
@@ -208,13 +208,13 @@ MUTANTS = [
     # --- recovery --------------------------------------------------------------------
     Mutant(
         'recovery reads from one offset too early',
-        'hub/hub.py',
+        'hub/joining.py',
         'since=since.offset,',
         'since=max(0, since.offset - 1),',
     ),
     Mutant(
         'recovery reads from one offset too late',
-        'hub/hub.py',
+        'hub/joining.py',
         'since=since.offset,',
         'since=since.offset + 1,',
     ),
@@ -241,21 +241,21 @@ MUTANTS = [
     ),
     Mutant(
         'a join continues in another log than the channel',
-        'hub/hub.py',
+        'hub/joining.py',
         'if page.position.epoch != local_channel.position.epoch:',
         'if False:',
         'tests/hub/test_joining.py',
     ),
     Mutant(
         'recovery joins although the page is older than the channel',
-        'hub/hub.py',
+        'hub/joining.py',
         'if found is None or found.position.offset < local_channel.position.offset:',
         'if found is None:',
         'tests/hub/test_joining.py',
     ),
     Mutant(
         'a recovered subscription is not AHEAD',
-        'hub/hub.py',
+        'hub/joining.py',
         'local_channel.add(subscription, found.position.offset)',
         'local_channel.add(subscription)',
     ),
@@ -268,7 +268,7 @@ MUTANTS = [
     ),
     Mutant(
         'the latest publication is recovered although it does not match',
-        'hub/hub.py',
+        'hub/joining.py',
         'matching = subscription.select(visible)[:1]',
         'matching = visible[:1]',
         'tests/hub/test_filtered_delivery.py',
@@ -303,7 +303,7 @@ MUTANTS = [
     ),
     Mutant(
         'the latest publication is not the newest one',
-        'hub/hub.py',
+        'hub/joining.py',
         'recovery.recover_latest(read.page, read.live)',
         'recovery.recover_latest(read.page)',
         'tests/hub/test_joining.py',
@@ -704,7 +704,7 @@ MUTANTS = [
     ),
     Mutant(
         'a client that recovered gets the next publication whole',
-        'hub/hub.py',
+        'hub/joining.py',
         'local_channel.note_received(subscription, joined.publications)',
         'local_channel.note_received(subscription, [])',
         'tests/hub/test_delta_delivery.py',
@@ -776,7 +776,7 @@ MUTANTS = [
     ),
     Mutant(
         'an ended channel is asked about without reading its log',
-        'hub/hub.py',
+        'hub/joining.py',
         'if local_channel.end is not None:\n                    await',
         'if False:\n                    await',
         'tests/hub/test_channel_end.py --timeout 30',
@@ -790,7 +790,7 @@ MUTANTS = [
     ),
     Mutant(
         'an ended channel hides its latest state behind an empty end',
-        'hub/hub.py',
+        'hub/joining.py',
         'if newest and not visible and len(newest) == limit:',
         'if False:',
         'tests/hub/test_channel_end.py',

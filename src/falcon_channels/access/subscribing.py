@@ -205,7 +205,7 @@ class Subscriber:
             if options.on_authorized is not None:
                 # PERF: a channel that is open at the broker is joined without waiting,
                 #   so that an accepted client is subscribed at once.
-                await self._hub.prepare(channel, subscription.route.options)
+                await self._hub.joiner.prepare(channel, subscription.route.options)
                 await options.on_authorized()
             joined = await self._join(subscription, options.since)
             on_joined(subscription, joined)
@@ -370,14 +370,14 @@ class Subscriber:
         self, subscription: Subscription, since: Position | Newest | None
     ) -> Joined:
         if since is None or not self._operations.wanted:
-            return await self._hub.join(subscription, since)
+            return await self._hub.joiner.join(subscription, since)
         operation = Operation(
             'recovery',
             channel=subscription.channel,
             route=subscription.route.template,
         )
         with self._operations.time(operation):
-            joined = await self._hub.join(subscription, since)
+            joined = await self._hub.joiner.join(subscription, since)
             operation.num_publications = len(joined.publications)
             operation.num_bytes = joined.size_bytes
             return joined

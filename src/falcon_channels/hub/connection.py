@@ -6,7 +6,7 @@ protocol, code of the application) has a subclass. The subclass sends the decisi
 the hub in the format of its client.
 
 A `Subscription` holds the state of delivery of one channel to one connection. Only
-`LocalChannel` and `Hub` call the methods that change this state:
+`LocalChannel`, `Joiner` and `Hub` call the methods that change this state:
 
 * JOINING: The subscription is being authorized, or its missed publications are being
   read. New publications are buffered for it once `start_buffering` was called.
@@ -23,11 +23,13 @@ import abc
 from collections import deque
 from collections.abc import Hashable
 from collections.abc import Iterable
+from collections.abc import Mapping
 from contextvars import Context
 from contextvars import copy_context
 from enum import IntEnum
 import secrets
 import time
+from types import MappingProxyType
 from typing import Any
 from typing import NamedTuple
 from typing import Protocol
@@ -36,7 +38,9 @@ from typing import TypeVar
 from falcon_channels.checks import check_time
 from falcon_channels.checks import check_user
 from falcon_channels.errors import InvalidValueError
+from falcon_channels.events import Event
 from falcon_channels.events import Events
+from falcon_channels.events import Fact
 from falcon_channels.filters import check_filter
 from falcon_channels.filters import TagFilter
 from falcon_channels.hub.selection import combined_selection
@@ -467,6 +471,28 @@ class Subscription:
             pending.remove(item)
             self.pending_bytes -= _size_bytes(item)
         return len(old)
+
+    # --- events ----------------------------------------------------------------------
+
+    def event(
+        self,
+        name: str,
+        code: int = 0,
+        reason: str = '',
+        facts: Mapping[str, Fact] = MappingProxyType({}),
+    ) -> Event:
+        """Return an event about this subscription."""
+        connection = self.connection
+        return Event(
+            name,
+            connection=connection.id,
+            user=connection.user,
+            channel=self.channel,
+            route=self.route.template,
+            code=code,
+            reason=reason,
+            facts=facts,
+        )
 
     # --- presence --------------------------------------------------------------------
 

@@ -9,8 +9,7 @@ Its rules:
 * Replies wait in `Connection.out` until the same moment, and leave before publications.
   Code that changes the subscriptions of a channel flushes its batch first. The client
   therefore receives exactly the publications that follow its reply.
-* Only `join` adds a subscription to a channel, and only `leave` removes it. If the
-  subscription or its connection ends during a join, the join has no effect.
+* Only `Joiner.join` adds a subscription to a channel, and only `leave` removes it.
 * Publications can be lost between the broker and the hub. `repair` has the rules by
   which the hub notices the loss and reads them from the log.
 """
@@ -19,79 +18,43 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterator
-from collections.abc import Mapping
 from functools import partial
 import logging
-from types import MappingProxyType
-from typing import NamedTuple
 from typing import Protocol
 
 import msgspec
 
 from falcon_channels.brokers.base import Broker
-from falcon_channels.brokers.base import LogSettings
 from falcon_channels.errors import ClosedError
-from falcon_channels.errors import UnsubscribedError
 from falcon_channels.events import Event
 from falcon_channels.events import Events
-from falcon_channels.events import Fact
 from falcon_channels.hub.channel_registry import ChannelRegistry
 from falcon_channels.hub.connection import Connection
-from falcon_channels.hub.connection import Joined
 from falcon_channels.hub.connection import Subscription
 from falcon_channels.hub.connection import SubscriptionState as State
 from falcon_channels.hub.fanout import FanOut
+from falcon_channels.hub.joining import Joiner
+from falcon_channels.hub.joining import JoinObserver
 from falcon_channels.hub.local_channel import ChannelState
 from falcon_channels.hub.local_channel import LocalChannel
 from falcon_channels.hub.loss_log import LossLog
 from falcon_channels.hub.repair import Repairs
 from falcon_channels.hub.shared_encodings import SharedEncodings
-from falcon_channels.hub.shared_reads import SharedReads
 from falcon_channels.hub.tasks import Tasks
 from falcon_channels.metrics import Counters
-from falcon_channels.options import ChannelOptions
 from falcon_channels.options import NodeOptions
-from falcon_channels.protocol import recovery
 from falcon_channels.protocol.codes import unsubscribe_for_end
 from falcon_channels.protocol.codes import UNSUBSCRIBE_INSUFFICIENT
-from falcon_channels.publication import approximate_total_bytes
 from falcon_channels.publication import ChannelEnd
 from falcon_channels.publication import first_offset
-from falcon_channels.publication import HistoryPage
-from falcon_channels.publication import Newest
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
 from falcon_channels.publication import Signal
-from falcon_channels.publication import without_end
 
 _logger = logging.getLogger('falcon_channels')
 
-#: How often a join reads the log before it joins without recovery.
-_ATTEMPTS = 5
-#: How long a join waits for the repair of its channel before it reads again.
-_REPAIR_TIMEOUT_S = 5.0
 
-
-class _LogRead(NamedTuple):
-    """A page of a log, and the publications that were announced during the read.
-
-    Attributes:
-        page: The page.
-        live: Announced publications of the epoch of the page, oldest first.
-    """
-
-    page: HistoryPage
-    live: list[Publication]
-
-    def end_at(self, position: Position) -> ChannelEnd | None:
-        """Return the end of the channel if it has ended at a position of this read."""
-        if position.offset == self.page.position.offset:
-            return self.page.end
-        ends = [p.end for p in self.live if p.offset == position.offset]
-        return ends[0] if ends else None
-
-
-class HubObserver(Protocol):
+class HubObserver(JoinObserver, Protocol):
     """Observes connections and the starts of subscriptions.
 
     No method may raise or block.
@@ -99,22 +62,6 @@ class HubObserver(Protocol):
 
     def on_drained(self, connection: Connection) -> None:
         """Called when a client has read all pending output."""
-
-    def on_joined(
-        self,
-        local_channel: LocalChannel,
-        subscription: Subscription,
-        since: Position | Newest | None,
-        joined: Joined,
-    ) -> None:
-        """Called with each subscription that has joined, before its client is told.
-
-        Args:
-            local_channel: The channel; `LocalChannel.observe` observes its deliveries.
-            subscription: The subscription.
-            since: The position that the client asked for; see `Hub.join`.
-            joined: The start of the subscription.
-        """
 
 
 class Hub:
@@ -129,6 +76,7 @@ class Hub:
         counters: Counters for metrics.
         events: Tells what happens to the connections and subscriptions.
         tasks: The background tasks, also those of other objects of the process.
+        joiner: Joins subscriptions to their channels.
         connections: All connections by id. Read only.
         shared_encodings: Encoded publications that many clients recover together.
         on_output: Called by a connection that has its first output in this iteration.
@@ -154,7 +102,6 @@ class Hub:
             broker, options, self._on_open, lambda: self._repairs.links
         )
         self._channels = self._registry.by_channel
-        self._reads = SharedReads(broker)
         self.shared_encodings = SharedEncodings()
         self._fan_out = FanOut(
             self._channels,
@@ -171,6 +118,16 @@ class Hub:
             self.counters,
             self.tasks.spawn,
             self._on_lost,
+        )
+        self.joiner = Joiner(
+            broker,
+            self._registry,
+            self._fan_out,
+            self._repairs,
+            self.shared_encodings,
+            self.counters,
+            self.events,
+            options.max_backlog_bytes,
         )
         # PERF: a stored bound method saves a call for each reply.
         self.on_output = self._fan_out.on_output
@@ -196,8 +153,9 @@ class Hub:
             self._on_left = on_left
 
     def observe(self, observer: HubObserver | None) -> None:
-        """Tell an observer about each join from now on; ``None`` ends this."""
+        """Set the only observer of this hub, or end its observation with ``None``."""
         self._observer = observer
+        self.joiner.observe(observer)
 
     def local_channel(self, channel: str) -> LocalChannel | None:
         """Return a channel of this process, or ``None`` if it is not open."""
@@ -238,7 +196,7 @@ class Hub:
         self.tasks.close()
         self._registry.close()
         await self.tasks.finish_graceful()
-        await self._reads.close()
+        await self.joiner.close()
         self.shared_encodings.clear()
         await self.tasks.cancel(self._registry.tasks())
         self._fan_out.close()
@@ -394,7 +352,7 @@ class Hub:
                 )
             if self.events.wants('reader_caught_up'):
                 facts = {'num_publications': len(items)}
-                self._tell_of(subscription, 'reader_caught_up', facts=facts)
+                self.events.tell(subscription.event('reader_caught_up', facts=facts))
             self._fan_out.write_items(local_channel, subscription, items, epoch)
 
     def on_user_changed(self, connection: Connection, before: str) -> None:
@@ -419,112 +377,7 @@ class Hub:
             if not connections:
                 del self._by_user[user]
 
-    # --- joining and leaving ---------------------------------------------------------
-
-    async def prepare(self, channel: str, options: ChannelOptions) -> None:
-        """Open a channel at the broker, so that the next join need not wait.
-
-        Raises:
-            BrokerUnavailableError: The channel cannot be opened now; try again.
-            ClosedError: The hub is closed.
-        """
-        self._registry.release(await self._registry.acquire(channel, options))
-
-    async def join(
-        self, subscription: Subscription, since: Position | Newest | None
-    ) -> Joined:
-        """Start the delivery of a channel to a subscription, after recovery.
-
-        Nothing is written to the connection. The caller writes the result before it
-        awaits anything. The result therefore precedes all publications.
-
-        Args:
-            subscription: A JOINING subscription that its connection has registered.
-            since: Last position of the client, a request for the newest publications,
-                or ``None`` for neither.
-
-        Raises:
-            UnsubscribedError: The subscription was ended meanwhile.
-            BrokerUnavailableError: The channel cannot be opened or read now. The
-                caller calls `leave`.
-        """
-        options = subscription.route.options
-        local_channel = await self._registry.acquire(subscription.channel, options)
-        try:
-            mode = options.recovery_mode
-            if isinstance(since, Newest):
-                joined = await self._join_newest(local_channel, subscription, since)
-            elif mode == 'latest' and (since is not None or options.send_latest):
-                joined = await self._join_latest(local_channel, subscription, since)
-            elif since is None or mode == 'off':
-                if local_channel.end is not None:
-                    await self._confirm_end(local_channel, subscription)
-                joined = self._join_live(local_channel, subscription, since is not None)
-            else:
-                joined = await self._join_recovering(local_channel, subscription, since)
-        finally:
-            local_channel.stop_buffering(subscription)
-            self._registry.release(local_channel)
-        if joined.publications:
-            visible = without_end(joined.publications)
-            if visible is not joined.publications:
-                joined = joined._replace(publications=visible)
-        if subscription.selection is not None:
-            # SECURITY: each kind of join passes here, so that a new one cannot send
-            #   publications that the filter excludes.
-            joined = joined._replace(
-                publications=subscription.select(joined.publications)
-            )
-        local_channel.note_received(subscription, joined.publications)
-        # NOTE: the client asked for the recovered publications and has to read them
-        #   first. They do not count towards the backlog limit.
-        subscription.connection.grant(joined.size_bytes)
-        if joined.recovered is not None:
-            if joined.recovered:
-                self.counters.recovered += 1
-            else:
-                self.counters.not_recovered += 1
-        if self._observer is not None:
-            self._observer.on_joined(local_channel, subscription, since, joined)
-        if self.events.wants('subscription_started'):
-            self._tell_started(subscription, joined)
-        return joined
-
-    def _tell_started(self, subscription: Subscription, joined: Joined) -> None:
-        self._tell_of(
-            subscription,
-            'subscription_started',
-            facts={
-                'offset': joined.position.offset,
-                'epoch': joined.position.epoch,
-                'recovered': joined.recovered,
-                'num_publications': len(joined.publications),
-                'server_side': subscription.server_side,
-            },
-        )
-
-    def _tell_of(
-        self,
-        subscription: Subscription,
-        name: str,
-        code: int = 0,
-        reason: str = '',
-        facts: Mapping[str, Fact] = MappingProxyType({}),
-    ) -> None:
-        """Tell an event about a subscription."""
-        connection = subscription.connection
-        self.events.tell(
-            Event(
-                name,
-                connection=connection.id,
-                user=connection.user,
-                channel=subscription.channel,
-                route=subscription.route.template,
-                code=code,
-                reason=reason,
-                facts=facts,
-            )
-        )
+    # --- ends of subscriptions -------------------------------------------------------
 
     def leave(self, subscription: Subscription) -> None:
         """End a subscription without telling the client."""
@@ -543,13 +396,13 @@ class Hub:
             self._registry.note_idle(local_channel)
         if subscription.joined and self.events.wants('subscription_ended'):
             code, reason = subscription.end or (0, '')
-            self._tell_of(subscription, 'subscription_ended', code, reason)
+            self.events.tell(subscription.event('subscription_ended', code, reason))
         self._on_left(subscription)
 
     def unsubscribe(self, subscription: Subscription, code: int, reason: str) -> None:
         """End a subscription, and tell the client if it has joined.
 
-        For a JOINING subscription, `join` raises `UnsubscribedError` instead.
+        For a JOINING subscription, `Joiner.join` raises `UnsubscribedError` instead.
         """
         if subscription.ended:
             return
@@ -590,187 +443,6 @@ class Hub:
         if subscription.state is not State.LIVE:
             return None
         return Position(local_channel.delivered_offset, position.epoch)
-
-    def _join_live(
-        self, local_channel: LocalChannel, subscription: Subscription, asked: bool
-    ) -> Joined:
-        """Join at the channel's position; `asked`: the client asked for recovery."""
-        self._check_not_ended(subscription)
-        self._fan_out.flush_channel(local_channel)
-        local_channel.add(subscription)
-        return Joined(
-            local_channel.position,
-            [],
-            False if asked else None,
-            end=local_channel.end,
-        )
-
-    async def _join_latest(
-        self,
-        local_channel: LocalChannel,
-        subscription: Subscription,
-        since: Position | None,
-    ) -> Joined:
-        """Join with the latest publication that matches, unless the client has it."""
-        limit = 1
-        if subscription.selection is not None:
-            limit = local_channel.options.recovery_limit
-        for _ in range(_ATTEMPTS):
-            read = await self._read_log(
-                local_channel, subscription, limit=limit, reverse=True
-            )
-            if read is None:
-                continue
-            recovered, newest, position = recovery.recover_latest(read.page, read.live)
-            visible = without_end(newest)
-            if newest and not visible and len(newest) == limit:
-                # NOTE: the end has no data. The publication before it has the latest
-                #   state.
-                limit += 1
-                continue
-            matching = subscription.select(visible)[:1]
-            if not matching and len(read.page.publications) == limit:
-                # NOTE: an older publication may match, but no more are read.
-                recovered = False
-            if recovery.has_latest(since, position, matching):
-                recovered, matching = True, []
-            local_channel.add(subscription, position.offset)
-            size_bytes = approximate_total_bytes(matching)
-            return Joined(
-                position,
-                matching,
-                None if since is None else recovered,
-                size_bytes,
-                read.end_at(position),
-            )
-        return self._join_live(local_channel, subscription, since is not None)
-
-    async def _join_newest(
-        self, local_channel: LocalChannel, subscription: Subscription, newest: Newest
-    ) -> Joined:
-        """Join with the newest publications, within the limits of a recovery."""
-        options = local_channel.options
-        limit = options.recovery_limit
-        if newest.limit is not None and subscription.selection is None:
-            limit = min(limit, newest.limit)
-        for _ in range(_ATTEMPTS):
-            read = await self._read_log(
-                local_channel, subscription, limit=limit, reverse=True
-            )
-            if read is None:
-                continue
-            merged = recovery.recover_newest(
-                read.page, read.live, options.recovery_limit_bytes
-            )
-            if merged is None or merged.position.offset < local_channel.position.offset:
-                continue
-            local_channel.add(subscription, merged.position.offset)
-            publications = subscription.select(without_end(merged.publications))
-            if newest.limit is not None:
-                first = max(0, len(publications) - newest.limit)
-                publications = publications[first:]
-            size_bytes = approximate_total_bytes(publications)
-            end = read.end_at(merged.position)
-            return Joined(merged.position, publications, None, size_bytes, end)
-        return self._join_live(local_channel, subscription, False)
-
-    async def _join_recovering(
-        self, local_channel: LocalChannel, subscription: Subscription, since: Position
-    ) -> Joined:
-        """Join with all publications after `since`, if the log still has them."""
-        options = local_channel.options
-        for _ in range(_ATTEMPTS):
-            read = await self._read_log(
-                local_channel,
-                subscription,
-                since=since.offset,
-                limit=options.recovery_limit,
-            )
-            if read is None:
-                continue
-            found = recovery.recover(since, read.page, read.live)
-            if found is None or found.position.offset < local_channel.position.offset:
-                continue
-            # NOTE: whether the client recovers is judged before the filter. It has
-            #   then missed nothing, although its offsets have gaps.
-            publications = subscription.select(found.publications)
-            size_bytes = self.shared_encodings.size_bytes(publications)
-            limit_bytes = options.recovery_limit_bytes
-            # SECURITY: a client may recover again and again without reading. Without
-            #   this limit, its recovered publications would fill the memory.
-            too_much = size_bytes > limit_bytes or (
-                subscription.connection.granted_bytes
-                > max(limit_bytes, self.options.max_backlog_bytes)
-            )
-            if not found.recovered or too_much:
-                return self._join_live(local_channel, subscription, True)
-            local_channel.add(subscription, found.position.offset)
-            end = read.end_at(found.position)
-            return Joined(found.position, publications, True, size_bytes, end)
-        return self._join_live(local_channel, subscription, True)
-
-    async def _read_log(
-        self,
-        local_channel: LocalChannel,
-        subscription: Subscription,
-        *,
-        since: int | None = None,
-        limit: int,
-        reverse: bool = False,
-    ) -> _LogRead | None:
-        """Read a log, and buffer the publications that are announced meanwhile.
-
-        Args:
-            local_channel: The channel.
-            subscription: A JOINING subscription, for which they are buffered.
-            since: Offset after which the log is read, or ``None``.
-            limit: Maximum number of publications in the page.
-            reverse: Whether the newest publications are read, newest first.
-
-        Returns:
-            ``None`` if the channel was in another log than the page, or if too much
-            was announced. The caller then reads again.
-
-        Raises:
-            UnsubscribedError: The subscription was ended meanwhile.
-            BrokerUnavailableError: The log cannot be read now.
-        """
-        self._fan_out.flush_channel(local_channel)
-        local_channel.start_buffering(subscription)
-        page = await self._reads.history(
-            local_channel.channel,
-            LogSettings.of(local_channel.options),
-            since=since,
-            limit=limit,
-            reverse=reverse,
-        )
-        self._check_not_ended(subscription)
-        if page.position.epoch != local_channel.position.epoch:
-            # NOTE: the local channel moves to the log that the broker has now.
-            if local_channel.state is ChannelState.LIVE:
-                self._repairs.begin(local_channel)
-            await self._repairs.wait(local_channel, _REPAIR_TIMEOUT_S)
-            return None
-        local_channel.confirm_end(page)
-        self._fan_out.flush_channel(local_channel)
-        buffered = subscription.buffered
-        if buffered is None:
-            return None
-        epoch = page.position.epoch
-        return _LogRead(page, [item for item, e in buffered if e == epoch])
-
-    async def _confirm_end(
-        self, local_channel: LocalChannel, subscription: Subscription
-    ) -> None:
-        """Ask the broker whether a channel that has ended is open again."""
-        for _ in range(_ATTEMPTS):
-            if await self._read_log(local_channel, subscription, limit=0) is not None:
-                return
-
-    def _check_not_ended(self, subscription: Subscription) -> None:
-        if subscription.ended or subscription.connection.closed:
-            code, reason = subscription.end or (0, 'the connection has ended')
-            raise UnsubscribedError(code, reason)
 
     def _on_open(self, local_channel: LocalChannel, gap: bool, links: int) -> None:
         """Called when a channel was opened; see `ChannelRegistry`."""
