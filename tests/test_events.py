@@ -375,8 +375,8 @@ async def test_burst_of_losses_is_logged_once(caplog: pytest.LogCaptureFixture) 
     channels, told = make_channels()
     async with channels:
         for _ in range(3):
-            channels.node.hub.on_link_lost()
-            channels.node.hub.on_link_restored()
+            channels.node.hub.receiver.on_link_lost()
+            channels.node.hub.receiver.on_link_restored()
         await asyncio.sleep(60)
     assert 3 == len(of(told, 'link_lost')) == len(of(told, 'link_restored'))
     events = [record.event for record in logged(caplog)]  # type: ignore[attr-defined]

@@ -169,9 +169,8 @@ class Node:
             self.subscriber.subscribe_for_application,
             self.subscriber.withdraw,
         )
-        self.hub.listen(
-            on_control=self.dispatcher.receive, on_left=self.subscriber.on_left
-        )
+        self.hub.receiver.listen(self.dispatcher.receive)
+        self.hub.listen(self.subscriber.on_left)
         self.timers = TimerWheel()
         self._starting: asyncio.Task[None] | None = None
         self._status: Status = 'new'
@@ -256,7 +255,7 @@ class Node:
             'backlog_bytes': sum(
                 connection.backlog_bytes for connection in connections
             ),
-            'link_up': 0 if self.hub.link_lost else 1,
+            'link_up': 0 if self.hub.receiver.link_lost else 1,
             'uptime_seconds': here.uptime,
         }
 
@@ -265,7 +264,7 @@ class Node:
     @property
     def status(self) -> Status:
         """State of the node, and whether the link to the broker is lost."""
-        if self._status == 'ok' and self.hub.link_lost:
+        if self._status == 'ok' and self.hub.receiver.link_lost:
             return 'link lost'
         return self._status
 
@@ -317,7 +316,7 @@ class Node:
     async def _start(self) -> None:
         num_routes = len(self.router.routes)
         self._pass_routes_on()
-        await self.broker.start(self.hub)
+        await self.broker.start(self.hub.receiver)
         if len(self.router.routes) > num_routes:
             self._pass_routes_on()
         self.hub.start()

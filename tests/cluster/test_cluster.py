@@ -137,10 +137,10 @@ async def test_survey_after_a_lost_link_finds_nodes_that_started_meanwhile() -> 
     one, broker = await start_node(link)
     assert 1 == len(await one.node.cluster.survey('node', timeout_s=0.1))
     broker.cut = True
-    one.node.hub.on_link_lost()
+    one.node.hub.receiver.on_link_lost()
     two, _ = await start_node(link)
     broker.cut = False
-    one.node.hub.on_link_restored()
+    one.node.hub.receiver.on_link_restored()
     assert 2 == len(await one.node.cluster.survey('node'))
     await one.close()
     await two.close()

@@ -370,11 +370,11 @@ async def test_gap_that_was_repaired_is_explained_as_recovered() -> None:
     channels = make_channels()
     async with channels, SimulatedClient(channels, user='ann') as ann:
         await ann.subscribe(ROOM)
-        hub = channels.node.hub
-        forward: Callable[..., None] = hub.on_publication
-        hub.on_publication = lambda *arguments: None  # type: ignore[method-assign]
+        receiver = channels.node.hub.receiver
+        forward: Callable[..., None] = receiver.on_publication
+        receiver.on_publication = lambda *arguments: None  # type: ignore[method-assign]
         await publish(channels, 1)
-        hub.on_publication = forward  # type: ignore[method-assign]
+        receiver.on_publication = forward  # type: ignore[method-assign]
         await publish(channels, 2)
         await ann.receive()
         await ann.receive()
@@ -391,7 +391,7 @@ async def test_publication_that_has_not_arrived_at_the_node_is_pending() -> None
     channels = make_channels()
     async with channels, SimulatedClient(channels, user='ann') as ann:
         await ann.subscribe(ROOM)
-        channels.node.hub.on_publication = (  # type: ignore[method-assign]
+        channels.node.hub.receiver.on_publication = (  # type: ignore[method-assign]
             lambda *arguments: None
         )
         await publish(channels, 1)

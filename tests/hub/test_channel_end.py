@@ -237,7 +237,7 @@ def test_process_that_missed_the_end_learns_it_from_the_log(recovery: str) -> No
                 await asyncio.sleep(1)
                 assert [] == values(client)
                 if restores:
-                    channels.node.hub.on_link_restored()
+                    channels.node.hub.receiver.on_link_restored()
                     await asyncio.sleep(1)
                 else:
                     await asyncio.sleep(15)

@@ -198,7 +198,7 @@ async def test_join_in_latest_mode_after_a_lost_log_moves_everyone() -> None:
         assert (False, new) == (joined.recovered, joined.position)
         # NOTE: a late announcement of the old log.
         late = Publication(data=b'"late"', offset=4)
-        channels.node.hub.on_publication('state', late, old.epoch)
+        channels.node.hub.receiver.on_publication('state', late, old.epoch)
         await asyncio.sleep(1)
         await channels.publish('state', 4)
         await asyncio.sleep(1)
@@ -218,15 +218,15 @@ async def test_link_restored_during_a_repair_reads_the_log_again() -> None:
         async def break_again() -> None:
             broker.meanwhile = None
             await channels.publish('log', 2)
-            hub.on_link_lost()
+            hub.receiver.on_link_lost()
             broker.announce_again('log')
-            hub.on_link_restored()
+            hub.receiver.on_link_restored()
 
         broker.stop_announcing('log')
         await channels.publish('log', 1)
         broker.meanwhile = break_again
-        hub.on_link_lost()
-        hub.on_link_restored()
+        hub.receiver.on_link_lost()
+        hub.receiver.on_link_restored()
         assert [1, 2] == [(await client.receive()).value() for _ in range(2)]
     await channels.close()
 
@@ -240,10 +240,10 @@ async def test_link_restored_while_a_channel_opens_repairs_it() -> None:
 
     async def break_link() -> None:
         broker.stop_announcing('log')
-        hub.on_link_lost()
+        hub.receiver.on_link_lost()
         await channels.publish('log', 1)
         broker.announce_again('log')
-        hub.on_link_restored()
+        hub.receiver.on_link_restored()
 
     broker.opening = break_link
     async with SimulatedClient(channels) as client:

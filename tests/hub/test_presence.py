@@ -281,12 +281,12 @@ async def test_entries_that_expired_by_mistake_are_announced_again(
     watcher = await enter(processes[1], 'watcher')
     await enter(processes[0], 'ann')
     brokers[0].link_up = False
-    processes[0].node.hub.on_link_lost()
+    processes[0].node.hub.receiver.on_link_lost()
     await asyncio.sleep(100)
     announced = [('join', 'watcher'), ('join', 'ann'), ('leave', 'ann')]
     assert announced == signals(watcher)
     brokers[0].link_up = True
-    processes[0].node.hub.on_link_restored()
+    processes[0].node.hub.receiver.on_link_restored()
     await asyncio.sleep(300)
     assert [*announced, ('join', 'ann')] == signals(watcher)
     for channels in processes:
@@ -313,11 +313,11 @@ async def test_outage_of_all_processes_announces_nothing(join_leave: str) -> Non
     await enter(processes[0], 'ann')
     for broker, channels in zip(brokers, processes, strict=True):
         broker.link_up = False
-        channels.node.hub.on_link_lost()
+        channels.node.hub.receiver.on_link_lost()
     await asyncio.sleep(100)
     for broker, channels in reversed(list(zip(brokers, processes, strict=True))):
         broker.link_up = True
-        channels.node.hub.on_link_restored()
+        channels.node.hub.receiver.on_link_restored()
         await asyncio.sleep(6)
     await asyncio.sleep(300)
     assert [('join', 'watcher'), ('join', 'ann')] == signals(watcher)

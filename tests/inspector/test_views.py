@@ -89,7 +89,7 @@ async def test_overview_without_a_link_describes_this_process_and_says_so() -> N
         broker = one.channels.node.broker
         assert isinstance(broker, LinkedBroker)
         broker.cut = True
-        one.channels.node.hub.on_link_lost()
+        one.channels.node.hub.receiver.on_link_lost()
         answer = await one.ask('overview')
         assert 'cannot be asked' in answer['error']
         assert ['link lost'] == [node['status'] for node in answer['nodes']]

@@ -108,7 +108,7 @@ MUTANTS = [
     ),
     Mutant(
         'a restored link starts no repair',
-        'hub/hub.py',
+        'hub/receiver.py',
         'self._repairs.begin_all()',
         'self._repairs.links += 1',
     ),

@@ -245,7 +245,7 @@ class Cluster:
             return {self.id: await _result(self._answerers[name](body))}
         async with self._slots:
             lost = self._hub.counters.links_lost
-            known = self._known_at == lost and not self._hub.link_lost
+            known = self._known_at == lost and not self._hub.receiver.link_lost
             survey = _Survey(set(self._known))
             token = secrets.token_urlsafe(9)
             self._surveys[token] = survey

@@ -2,10 +2,9 @@
 
 Its rules:
 
-* The broker announces publications by `on_publication`. They wait in the batch of
-  their local channel until the end of this event-loop iteration. Then `FanOut` encodes
-  each batch once per encoder and writes it to every subscriber. A publisher never waits
-  for a subscriber.
+* Announced publications wait in the batch of their local channel until the end of this
+  event-loop iteration (`Receiver`). Then `FanOut` encodes each batch once per encoder
+  and writes it to every subscriber. A publisher never waits for a subscriber.
 * Replies wait in `Connection.out` until the same moment, and leave before publications.
   Code that changes the subscriptions of a channel flushes its batch first. The client
   therefore receives exactly the publications that follow its reply.
@@ -22,8 +21,6 @@ from functools import partial
 import logging
 from typing import Protocol
 
-import msgspec
-
 from falcon_channels.brokers.base import Broker
 from falcon_channels.errors import ClosedError
 from falcon_channels.events import Event
@@ -35,9 +32,9 @@ from falcon_channels.hub.connection import SubscriptionState as State
 from falcon_channels.hub.fanout import FanOut
 from falcon_channels.hub.joining import Joiner
 from falcon_channels.hub.joining import JoinObserver
-from falcon_channels.hub.local_channel import ChannelState
 from falcon_channels.hub.local_channel import LocalChannel
 from falcon_channels.hub.loss_log import LossLog
+from falcon_channels.hub.receiver import Receiver
 from falcon_channels.hub.repair import Repairs
 from falcon_channels.hub.shared_encodings import SharedEncodings
 from falcon_channels.hub.tasks import Tasks
@@ -48,8 +45,6 @@ from falcon_channels.protocol.codes import UNSUBSCRIBE_INSUFFICIENT
 from falcon_channels.publication import ChannelEnd
 from falcon_channels.publication import first_offset
 from falcon_channels.publication import Position
-from falcon_channels.publication import Publication
-from falcon_channels.publication import Signal
 
 _logger = logging.getLogger('falcon_channels')
 
@@ -76,6 +71,7 @@ class Hub:
         counters: Counters for metrics.
         events: Tells what happens to the connections and subscriptions.
         tasks: The background tasks, also those of other objects of the process.
+        receiver: Receives what the broker announces.
         joiner: Joins subscriptions to their channels.
         connections: All connections by id. Read only.
         shared_encodings: Encoded publications that many clients recover together.
@@ -92,10 +88,8 @@ class Hub:
         self.tasks = Tasks(self.counters)
         self.connections: dict[str, Connection] = {}
         self._by_user: dict[str, dict[Connection, None]] = {}
-        self._on_control: Callable[[bytes], None] = _ignore
         self._on_left: Callable[[Subscription], None] = _ignore
         self._observer: HubObserver | None = None
-        self._link_lost = False
         self._loss_log = LossLog()
         self._draining = False
         self._registry = ChannelRegistry(
@@ -119,6 +113,14 @@ class Hub:
             self.tasks.spawn,
             self._on_lost,
         )
+        self.receiver = Receiver(
+            self._channels,
+            self._fan_out,
+            self._repairs,
+            self._loss_log,
+            self.counters,
+            self.events,
+        )
         self.joiner = Joiner(
             broker,
             self._registry,
@@ -135,22 +137,9 @@ class Hub:
 
     # --- life ------------------------------------------------------------------------
 
-    def listen(
-        self,
-        *,
-        on_control: Callable[[bytes], None] | None = None,
-        on_left: Callable[[Subscription], None] | None = None,
-    ) -> None:
-        """Set listeners; each replaces the former one. ``None`` changes nothing.
-
-        Args:
-            on_control: Called with each control message from the broker.
-            on_left: Called with each subscription that has ended.
-        """
-        if on_control is not None:
-            self._on_control = on_control
-        if on_left is not None:
-            self._on_left = on_left
+    def listen(self, on_left: Callable[[Subscription], None]) -> None:
+        """Call a function with each subscription that has ended, from now on."""
+        self._on_left = on_left
 
     def observe(self, observer: HubObserver | None) -> None:
         """Set the only observer of this hub, or end its observation with ``None``."""
@@ -180,11 +169,6 @@ class Hub:
     def draining(self) -> bool:
         """Whether new connections are refused."""
         return self._draining
-
-    @property
-    def link_lost(self) -> bool:
-        """Whether the link is lost, so that the broker's publications do not arrive."""
-        return self._link_lost
 
     async def close(self) -> None:
         """Cancel all tasks of the hub. The owner closes the connections.
@@ -452,55 +436,6 @@ class Hub:
         #   been missed. No gap shows that.
         if gap or (links != self._repairs.links and local_channel.options.history_size):
             self._repairs.begin(local_channel)
-
-    # --- BrokerReceiver: called by the broker ----------------------------------------
-
-    def on_publication(
-        self, channel: str, publication: Publication, epoch: str
-    ) -> None:
-        """Called with each publication of a subscribed channel."""
-        local_channel = self._channels.get(channel)
-        if local_channel is None:
-            return
-        self.counters.publications += 1
-        gap = local_channel.take(publication, epoch)
-        if local_channel.batch or local_channel.end is not None:
-            self._fan_out.mark(local_channel)
-        if gap:
-            self.counters.gaps += 1
-            self._repairs.begin(local_channel)
-
-    def on_signal(self, channel: str, signal: bytes) -> None:
-        """Called with each join or leave of a subscribed channel."""
-        local_channel = self._channels.get(channel)
-        if local_channel is None or local_channel.state is ChannelState.OPENING:
-            return
-        try:
-            decoded = msgspec.msgpack.decode(signal, type=Signal)
-        except msgspec.DecodeError as ex:
-            self.counters.control_errors += 1
-            _logger.error('signal in channel %r cannot be decoded: %s', channel, ex)
-            return
-        local_channel.take_signal(decoded)
-        self._fan_out.mark(local_channel)
-
-    def on_control(self, message: bytes) -> None:
-        """Called with each control message; every process gets every message."""
-        self._on_control(message)
-
-    def on_link_lost(self) -> None:
-        """Called when announcements no longer arrive."""
-        self._link_lost = True
-        self.counters.links_lost += 1
-        self._loss_log.on_link_lost()
-        self.events.tell(Event('link_lost'))
-
-    def on_link_restored(self) -> None:
-        """Called when announcements arrive again; repair every channel once."""
-        self._link_lost = False
-        self._loss_log.on_link_restored()
-        self.events.tell(Event('link_restored'))
-        self._repairs.begin_all()
 
     def _on_ended(self, local_channel: LocalChannel) -> None:
         """End all subscriptions of a local channel that has ended."""

@@ -325,7 +325,7 @@ class PresenceKeeper:
             await asyncio.sleep(
                 min([_EXPIRE_S, *(ttl_s / 3 for ttl_s in self._entered)])
             )
-            if self._hub.link_lost or counters.links_lost != links_lost:
+            if self._hub.receiver.link_lost or counters.links_lost != links_lost:
                 links_lost = counters.links_lost
                 settled_s = loop.time() + _SETTLE_S
             if loop.time() < settled_s:
