@@ -604,9 +604,10 @@ class Channels:
         Raises:
             InvalidValueError: The user is not text.
         """
+        hub = self.node.hub
         if user is None:
-            return self.node.hub.list_connections()
-        return self.node.hub.connections_of_user(check_user(user))
+            return hub.connections.all()
+        return hub.connections.of_user(check_user(user))
 
     # --- explanations ----------------------------------------------------------------
 

@@ -246,7 +246,7 @@ class Node:
         """Return the current values of `metrics.GAUGES`."""
         here = self.info.this_node()
         # NOTE: a copy, because an exporter of metrics may read from its own thread.
-        connections = self.hub.list_connections()
+        connections = self.hub.connections.all()
         return {
             'connections': here.num_clients,
             'users': here.num_users,
@@ -387,7 +387,7 @@ class Node:
         options = self.options
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + options.drain_timeout_s
-        connections = self.hub.list_connections()
+        connections = self.hub.connections.all()
         for start in range(0, len(connections), options.drain_batch):
             if start:
                 # NOTE: the pause is random. Otherwise processes that drain at the same
@@ -409,7 +409,7 @@ class Node:
                 return
             if self._status == 'draining':
                 await self.cluster.goodbye()
-            for connection in self.hub.list_connections():
+            for connection in self.hub.connections.all():
                 connection.shutdown()
             # NOTE: responders that still run may publish until the hub has closed.
             await self.hub.close()

@@ -112,7 +112,7 @@ async def test_add_after_draining_began_raises_and_removes_the_connection() -> N
         channels.node.handshake.add(client.connection)
     assert client.connection.closed
     assert [] == channels.connections()
-    assert 0 == channels.node.hub.num_users
+    assert 0 == channels.node.hub.connections.num_users
     await channels.close()
 
 

@@ -86,7 +86,7 @@ class App:
     def buffered_bytes(self) -> int:
         """Return the buffered bytes of the hub's one connection."""
         buffered = 0
-        for connection in list(self.channels.node.hub.connections.values()):
+        for connection in self.channels.node.hub.connections.all():
             buffered += connection.backlog_bytes
             for subscription in list(connection.subscriptions.values()):
                 buffered += subscription.pending_bytes

@@ -43,7 +43,7 @@ class NodeMetrics:
             'counters': hub.counters.to_media(),
             'connections': len(hub.connections),
             'backlog_bytes': max(
-                (c.transport.backlog_bytes for c in hub.connections.values()), default=0
+                (c.transport.backlog_bytes for c in hub.connections), default=0
             ),
             'pid': os.getpid(),
         }

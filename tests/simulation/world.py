@@ -373,7 +373,7 @@ class World:
         """Check that no queue exceeds its limit, at any time."""
         for process in self.processes:
             hub = process.channels.node.hub
-            for connection in hub.connections.values():
+            for connection in hub.connections:
                 backlog_bytes = connection.backlog_bytes - connection.granted_bytes
                 # NOTE: one iteration may exceed it. Recovered bytes do not count.
                 limit_bytes = 3 * BACKLOG_BYTES + 30 * MAX_PUBLICATION_BYTES
@@ -525,7 +525,7 @@ class World:
             hub = process.channels.node.hub
             left = {
                 'connections': hub.connections,
-                'users': hub._by_user,
+                'users': hub.connections._by_user,
                 'channels': hub._channels,
                 'changing': hub._registry._changing,
                 'idle': hub._registry._idle,

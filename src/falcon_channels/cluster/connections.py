@@ -7,6 +7,7 @@ The count needs no list, because the hub knows how many there are.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import islice
 from typing import NamedTuple
 
@@ -211,12 +212,15 @@ class ClusterConnections:
             return [connection][:limit], 1
         if user is not None and channel:
             return await self._find_in_parts(user, channel, limit)
-        found = list(islice(hub.iter_connections(user=user, channel=channel), limit))
+        found: Iterable[Connection]
         if channel:
-            return found, hub.count_subscribers(channel)
-        if user is not None:
-            return found, hub.count_connections_of(user)
-        return found, len(hub.connections)
+            found, total = hub.iter_subscribers(channel), hub.count_subscribers(channel)
+        elif user is not None:
+            found = hub.connections.iter_of_user(user)
+            total = hub.connections.count_of_user(user)
+        else:
+            found, total = hub.connections, len(hub.connections)
+        return list(islice(found, limit)), total
 
     async def _find_in_parts(
         self, user: str, channel: str, limit: int
@@ -224,7 +228,7 @@ class ClusterConnections:
         """Find subscribers among the connections of a user, who may be anonymous."""
         found: list[Connection] = []
         total = 0
-        async for part in in_parts(self._hub.connections_of_user(user)):
+        async for part in in_parts(self._hub.connections.of_user(user)):
             matching = [c for c in part if channel in c.subscriptions]
             total += len(matching)
             found += matching[: limit - len(found)]

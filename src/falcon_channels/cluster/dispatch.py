@@ -84,7 +84,7 @@ class ControlDispatcher:
         if isinstance(control, NodeMessage):
             self._on_node_message(control)
             return
-        found = self._hub.connections_of_user(control.user)
+        found = self._hub.connections.of_user(control.user)
         if self._followed:
             self._arrived.append(_Arrived(control, found))
         if isinstance(control, DisconnectUser) and len(found) > _DISCONNECTED_PART:

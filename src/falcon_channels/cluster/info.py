@@ -83,7 +83,7 @@ class ClusterInfo:
             name=process_name(),
             version=package_version(),
             num_clients=len(self._hub.connections),
-            num_users=self._hub.num_users,
+            num_users=self._hub.connections.num_users,
             num_channels=self._hub.num_channels,
             num_subs=self._hub.num_subscriptions,
             uptime=int(self.uptime_s),

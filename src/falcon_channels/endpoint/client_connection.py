@@ -486,7 +486,8 @@ class ClientConnection(Connection):
             return True
         if self._restores_left and isinstance(command.request, SubscribeRequest):
             self._restores_left -= 1
-            burst = self.hub.count_connections_of(self.user) * endpoint.max_channels
+            count = self.hub.connections.count_of_user(self.user)
+            burst = count * endpoint.max_channels
             if endpoint.restore_rates.take(self.user, now_s, burst):
                 return True
         return endpoint.user_rates.take(self.user, now_s)

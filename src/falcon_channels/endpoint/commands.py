@@ -161,7 +161,8 @@ async def connect(
     if connection.closed:
         return
     limit = endpoint.options.max_connections_per_user
-    count = connection.hub.count_connections_of(connection.user)
+    hub = connection.hub
+    count = hub.connections.count_of_user(connection.user)
     if limit is not None and connection.user and count > limit:
         raise EndedError(codes.DISCONNECT_CONNECTION_LIMIT)
     if len(connection.channels) > endpoint.max_channels:

@@ -123,7 +123,7 @@ class FactFinder:
             connection = hub.connections.get(question.client)
             running = [] if connection is None else [connection]
         else:
-            running = hub.connections_of_user(user)
+            running = hub.connections.of_user(user)
         last: deque[Connection] = deque(maxlen=_MAX_CONNECTIONS)
         count = 0
         async for part in in_parts(running):

@@ -96,7 +96,7 @@ class DeliveryRecorder:
         self._switch()
         if new:
             async for part in in_parts(
-                self._hub.connections_of_user(user), _RECORDED_PART
+                self._hub.connections.of_user(user), _RECORDED_PART
             ):
                 for connection in part:
                     # NOTE: the connection may have ended during a pause, or the

@@ -29,6 +29,7 @@ from falcon_channels.hub.channel_registry import ChannelRegistry
 from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.connection import Subscription
 from falcon_channels.hub.connection import SubscriptionState as State
+from falcon_channels.hub.connection_registry import ConnectionRegistry
 from falcon_channels.hub.fanout import FanOut
 from falcon_channels.hub.joining import Joiner
 from falcon_channels.hub.joining import JoinObserver
@@ -73,7 +74,7 @@ class Hub:
         tasks: The background tasks, also those of other objects of the process.
         receiver: Receives what the broker announces.
         joiner: Joins subscriptions to their channels.
-        connections: All connections by id. Read only.
+        connections: All connections. Use `add` and `remove` to change it.
         shared_encodings: Encoded publications that many clients recover together.
         on_output: Called by a connection that has its first output in this iteration.
     """
@@ -86,8 +87,7 @@ class Hub:
         self.counters = Counters()
         self.events = Events() if events is None else events
         self.tasks = Tasks(self.counters)
-        self.connections: dict[str, Connection] = {}
-        self._by_user: dict[str, dict[Connection, None]] = {}
+        self.connections = ConnectionRegistry()
         self._on_left: Callable[[Subscription], None] = _ignore
         self._observer: HubObserver | None = None
         self._loss_log = LossLog()
@@ -198,8 +198,7 @@ class Hub:
             raise ClosedError('the hub is closed')
         if connection.closed:
             raise ClosedError('the connection has ended already')
-        self.connections[connection.id] = connection
-        self._by_user.setdefault(connection.user, {})[connection] = None
+        self.connections.add(connection)
         if self.events.wants('connection_opened'):
             self.events.tell(
                 Event(
@@ -235,8 +234,7 @@ class Hub:
             # NOTE: queued output is dropped. Its size is not known here.
             backlog_bytes = connection.backlog_bytes or int(connection.out is not None)
         connection.mark_closed()
-        added = self.connections.pop(connection.id, None) is not None
-        self._forget_user(connection, connection.user)
+        added = self.connections.discard(connection)
         self._fan_out.forget(connection)
         for subscription in list(connection.subscriptions.values()):
             self.leave(subscription)
@@ -271,40 +269,13 @@ class Hub:
         """
         return list(self._channels.values())
 
-    @property
-    def num_users(self) -> int:
-        """How many users have connections here. Anonymous users count as one."""
-        return len(self._by_user)
-
-    def list_connections(self) -> list[Connection]:
-        """Return a new list of all connections of this process."""
-        return list(self.connections.values())
-
-    def connections_of_user(self, user: str) -> list[Connection]:
-        """Return the connections of a user in this process."""
-        return list(self._by_user.get(user, ()))
-
-    def count_connections_of(self, user: str) -> int:
-        """Return how many connections a user has in this process."""
-        return len(self._by_user.get(user, ()))
-
-    def iter_connections(
-        self, *, user: str | None = None, channel: str = ''
-    ) -> Iterator[Connection]:
-        """Iterate over connections, without a copy of all of them.
+    def iter_subscribers(self, channel: str) -> Iterator[Connection]:
+        """Iterate over the connections that are subscribed to a channel.
 
         The caller changes nothing meanwhile, and awaits nothing.
-
-        Args:
-            user: Id of their user, or ``None`` for all users.
-            channel: Channel to which they are subscribed, or ``''``. It is ignored if
-                there is a user.
         """
-        if user is not None:
-            yield from self._by_user.get(user, ())
-        elif not channel:
-            yield from self.connections.values()
-        elif (local_channel := self._channels.get(channel)) is not None:
+        local_channel = self._channels.get(channel)
+        if local_channel is not None:
             for subscription in local_channel.iter_subscriptions():
                 yield subscription.connection
 
@@ -340,26 +311,21 @@ class Hub:
             self._fan_out.write_items(local_channel, subscription, items, epoch)
 
     def on_user_changed(self, connection: Connection, before: str) -> None:
-        """Update the user index after `Connection.user` changed from `before`."""
-        if connection.id in self.connections:
-            self._forget_user(connection, before)
-            self._by_user.setdefault(connection.user, {})[connection] = None
-            if connection.user != before and self.events.wants('connection_identified'):
-                self.events.tell(
-                    Event(
-                        'connection_identified',
-                        connection=connection.id,
-                        user=connection.user,
-                        facts={'before': before},
-                    )
+        """Called when `Connection.user` was set; `before` is the user until then."""
+        moved = self.connections.move(connection, before)
+        if (
+            moved
+            and connection.user != before
+            and self.events.wants('connection_identified')
+        ):
+            self.events.tell(
+                Event(
+                    'connection_identified',
+                    connection=connection.id,
+                    user=connection.user,
+                    facts={'before': before},
                 )
-
-    def _forget_user(self, connection: Connection, user: str) -> None:
-        connections = self._by_user.get(user)
-        if connections is not None:
-            connections.pop(connection, None)
-            if not connections:
-                del self._by_user[user]
+            )
 
     # --- ends of subscriptions -------------------------------------------------------
 

@@ -209,7 +209,7 @@ class InspectorSurveys:
             uptime_s=self._node.info.uptime_s,
             memory_bytes=resident_bytes(),
             num_connections=len(hub.connections),
-            num_users=hub.num_users,
+            num_users=hub.connections.num_users,
             num_channels=hub.num_channels,
             num_subscriptions=hub.num_subscriptions,
             counters={
@@ -358,7 +358,8 @@ class InspectorSurveys:
 
     async def _answer_slow_readers(self, body: bytes) -> bytes:
         limit = min(msgspec.msgpack.decode(body, type=int), MAX_ROWS)
-        connections = self._node.hub.list_connections()
+        hub = self._node.hub
+        connections = hub.connections.all()
         largest: list[SlowReader] = []
         num_slow = 0
         async for part in in_parts(connections[:MAX_SCANNED]):
