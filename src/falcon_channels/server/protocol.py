@@ -34,11 +34,7 @@ from uvicorn.protocols.utils import get_local_addr
 from uvicorn.protocols.utils import is_ssl
 from uvicorn.server import ServerState
 from websockets.extensions import Extension
-from websockets.frames import Frame
-from websockets.frames import Opcode
 from websockets.http11 import Response
-from websockets.protocol import OPEN as CORE_OPEN
-from websockets.server import ServerProtocol
 
 from falcon_channels.server.asgi import AsgiCycle
 from falcon_channels.server.compression import outgoing_framing
@@ -48,10 +44,11 @@ from falcon_channels.server.handshake import Handshake
 from falcon_channels.server.handshake import HandshakeRefusedError
 from falcon_channels.server.handshake import read_request
 from falcon_channels.server.handshake import refusal
-from falcon_channels.server.loggers import core_logger
 from falcon_channels.server.loggers import log_refusal
 from falcon_channels.server.loggers import server_logger
 from falcon_channels.server.options import ServerOptions
+from falcon_channels.server.protocol_core import MAX_FRAME_HEAD_BYTES
+from falcon_channels.server.protocol_core import ProtocolCore
 from falcon_channels.server.sockets import limit_unacknowledged_time
 from falcon_channels.server.sockets import remote_address
 from falcon_channels.server.states import CLOSED
@@ -69,16 +66,12 @@ from falcon_channels.transports.websocket_framing import UncompressedFraming
 from falcon_channels.websocket.close_codes import ABNORMAL
 from falcon_channels.websocket.close_codes import check_close_code
 from falcon_channels.websocket.close_codes import INTERNAL_ERROR
-from falcon_channels.websocket.close_codes import INVALID_DATA
-from falcon_channels.websocket.close_codes import MAX_REASON_BYTES
 from falcon_channels.websocket.close_codes import MESSAGE_TOO_BIG
 from falcon_channels.websocket.close_codes import NO_STATUS
 from falcon_channels.websocket.close_codes import NORMAL
 from falcon_channels.websocket.close_codes import POLICY_VIOLATION
 from falcon_channels.websocket.close_codes import PROTOCOL_ERROR
 from falcon_channels.websocket.close_codes import SERVICE_RESTART
-from falcon_channels.websocket.fragments import MessageAssembler
-from falcon_channels.websocket.fragments import TooManyFragmentsError
 
 try:
     from websockets.speedups import apply_mask
@@ -140,7 +133,6 @@ class WebSocketProtocol(asyncio.Protocol):
     """
 
     __slots__ = (
-        '_assembler',
         '_awaits_first_message',
         '_buffer',
         '_context',
@@ -191,14 +183,13 @@ class WebSocketProtocol(asyncio.Protocol):
         #: receiver is attached, because the transport then reports every backlog. See
         #: `falcon_channels.transports.base`.
         self.descriptor = -1
-        self._core: ServerProtocol | None = None
+        self._core: ProtocolCore | None = None
         self._cycle: AsgiCycle | None = None
         self._receiver: Receiver | None = None
         #: Address that the connection is counted for, if there is a limit.
         self._peer: str | None = None
         #: Bytes of an incomplete frame, or bytes that arrived while reading is paused.
         self._buffer: bytearray | None = None
-        self._assembler: MessageAssembler | None = None
         self._parsing = False
         #: Whether the client has sent no message; only if that has a deadline.
         self._awaits_first_message = False
@@ -289,7 +280,7 @@ class WebSocketProtocol(asyncio.Protocol):
                 and data[1] == size + 122
                 and self.state == OPEN
                 and self._buffer is None
-                and self._assembler is None
+                and self._core is None
                 and not self.read_pauses
                 and size - 6 <= self._context.frame_limit
             ):
@@ -346,7 +337,7 @@ class WebSocketProtocol(asyncio.Protocol):
         # RFC 6455 section 7.1.5: no close frame was received.
         self._report_end(ABNORMAL, '')
         self._release_drainers()
-        self._core = self._buffer = self._assembler = self._gathered = None
+        self._core = self._buffer = self._gathered = None
         if self._receiver is not None:
             # NOTE: Connection and receiver refer to each other. Without this, each
             # connection would wait for the garbage collector.
@@ -474,7 +465,7 @@ class WebSocketProtocol(asyncio.Protocol):
             return
         transport.write(answer)
         if extensions:
-            self._get_core().extensions = list(extensions)
+            self._core = self._new_core(extensions)
             self.framing = outgoing_framing(extensions)
         self.state = OPEN
         self._set_timer(None)
@@ -570,7 +561,7 @@ class WebSocketProtocol(asyncio.Protocol):
                 length = size
             usual = (
                 (head == 0x81 or head == 0x82)
-                and self._assembler is None
+                and ((core := self._core) is None or not core.incomplete)
                 and self.state == OPEN
                 and 0 <= length <= context.frame_limit
             )
@@ -642,69 +633,36 @@ class WebSocketProtocol(asyncio.Protocol):
         if head & 0x70:
             # NOTE: A connection with an extension always has its core.
             core = self._core
-            return not (head & 0x70 == 0x40 and core is not None and core.extensions)
+            return not (
+                head & 0x70 == 0x40 and core is not None and core.has_extensions
+            )
         return opcode not in (0, 1, 2, 8, 9, 10)
 
     def _refuse_frame(self, data: bytes | bytearray, pos: int) -> None:
         """Close because of an illegal frame header; the core finds the reason."""
         core = self._get_core()
-        core.receive_data(bytes(data[pos : pos + 14]))
-        if core.parser_exc is None:
-            core.fail(PROTOCOL_ERROR, 'illegal frame')
+        core.refuse(bytes(data[pos : pos + MAX_FRAME_HEAD_BYTES]))
         self._end_by_core(core)
 
     def _parse_by_core(self, frame: bytes | bytearray) -> None:
         """Process one whole frame with the core."""
-        if self._assembler is not None and frame[0] & 0x0F == Opcode.CLOSE:
-            self._drop_incomplete_message()
         core = self._get_core()
-        core.receive_data(frame)
-        for event in core.events_received():
-            self._on_frame(cast(Frame, event))
+        message = core.receive(frame)
+        if message is not None:
+            self._deliver(message)
             if self.state > CLOSING:
                 return
-        if core.parser_exc is not None or core.close_rcvd is not None:
+        if core.ended:
             self._end_by_core(core)
             return
-        writes = core.data_to_send()
-        if writes:
+        answer = core.take_output()
+        if answer:
             # RFC 6455 section 5.5.3: only the most recent ping needs its pong.
             if self._pongs is None or len(self._pongs) >= _MAX_PONGS:
                 self._pongs = []
-            self._pongs.append(writes[-1])
-        if self._assembler is None and self.state == OPEN and not core.extensions:
+            self._pongs.append(answer)
+        if self.state == OPEN and not core.needed:
             self._core = None
-
-    def _drop_incomplete_message(self) -> None:
-        """Accept a close frame within a fragmented message (RFC 6455 section 5.4).
-
-        NOTE: The core would treat it as a violation, 1002. A new core, which has seen
-        no fragment, answers the close.
-        """
-        if self.state == OPEN:
-            self._assembler = None
-            used, self._core = self._core, None
-            if used is not None:
-                self._get_core().extensions = used.extensions
-
-    def _on_frame(self, frame: Frame) -> None:
-        """Called with each frame that the core has parsed."""
-        assembler = self._assembler
-        if assembler is None:
-            if frame.opcode > Opcode.BINARY:
-                return
-            assembler = MessageAssembler(self._context.options.max_fragments)
-        try:
-            message = assembler.add(frame)
-        except UnicodeDecodeError as ex:
-            self._fail_for_encoding(ex)
-            return
-        except TooManyFragmentsError as ex:
-            self._fail(MESSAGE_TOO_BIG, str(ex))
-            return
-        self._assembler = assembler if assembler.incomplete else None
-        if message is not None:
-            self._deliver(message)
 
     def _deliver(self, message: str | bytes) -> None:
         if self.state != OPEN:
@@ -981,14 +939,8 @@ class WebSocketProtocol(asyncio.Protocol):
             check_close_code(code)
         self.flush()
         core = self._get_core()
-        raw = reason.encode()
-        if len(raw) > MAX_REASON_BYTES:
-            reason = raw[:MAX_REASON_BYTES].decode(errors='ignore')
-        if code == NO_STATUS:
-            core.send_close()
-        else:
-            core.send_close(code, reason)
-        self.transport.write(b''.join(core.data_to_send()))
+        core.close(code, reason)
+        self.transport.write(core.take_output())
         self.state = CLOSING
         self._fd = self.descriptor = -1
         self._set_timer(self._context.options.close_timeout_s, self.abort)
@@ -1011,26 +963,27 @@ class WebSocketProtocol(asyncio.Protocol):
             self._end_by_core(core)
 
     def _fail_for_encoding(self, error: UnicodeDecodeError) -> None:
-        self._fail(INVALID_DATA, f'{error.reason} at position {error.start}')
+        if self.state in (OPEN, CLOSING):
+            core = self._get_core()
+            core.fail_for_encoding(error)
+            self._end_by_core(core)
 
-    def _end_by_core(self, core: ServerProtocol) -> None:
+    def _end_by_core(self, core: ProtocolCore) -> None:
         """Write the core's last frames and report the resulting close code."""
-        failed = core.parser_exc is not None or core.close_rcvd is None
-        close = core.close_sent if failed else core.close_rcvd
-        assert close is not None
-        if failed and close.code == MESSAGE_TOO_BIG:
+        end = core.end
+        if end.failed and end.code == MESSAGE_TOO_BIG:
             server_logger.warning(
                 'closing a WebSocket of %s with 1009: %s. ws_max_size is %s',
                 self.transport.get_extra_info('peername'),
-                close.reason,
+                end.reason,
                 self._context.max_size,
             )
         self.flush()
-        data = b''.join(core.data_to_send())
+        data = core.take_output()
         if data:
             self.transport.write(data)
-        self._linger(wait=failed)
-        self._report_end(int(close.code), close.reason)
+        self._linger(wait=end.failed)
+        self._report_end(end.code, end.reason)
 
     def _linger(self, *, wait: bool = True) -> None:
         """End the TCP connection.
@@ -1074,13 +1027,15 @@ class WebSocketProtocol(asyncio.Protocol):
         if delay_s is not None:
             self._timer = self._context.loop.call_later(delay_s, call, *args)
 
-    def _get_core(self) -> ServerProtocol:
+    def _get_core(self) -> ProtocolCore:
         core = self._core
         if core is None:
-            core = self._core = ServerProtocol(
-                state=CORE_OPEN, max_size=self._context.max_size, logger=core_logger
-            )
+            core = self._core = self._new_core()
         return core
+
+    def _new_core(self, extensions: Sequence[Extension] = ()) -> ProtocolCore:
+        context = self._context
+        return ProtocolCore(context.max_size, context.options.max_fragments, extensions)
 
     # The direct extension.
 
