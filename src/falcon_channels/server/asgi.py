@@ -27,11 +27,21 @@ from falcon_channels.server.handshake import Handshake
 from falcon_channels.server.handshake import log_access
 from falcon_channels.server.loggers import server_logger
 from falcon_channels.server.states import OPEN
+from falcon_channels.transports.websocket_framing import binary_frame
+from falcon_channels.transports.websocket_framing import DeflateFraming
+from falcon_channels.transports.websocket_framing import SHORT_TEXT_HEADERS
+from falcon_channels.transports.websocket_framing import text_frame
+from falcon_channels.transports.websocket_framing import UNCOMPRESSED
+from falcon_channels.transports.websocket_framing import UncompressedFraming
 from falcon_channels.websocket.close_codes import ABNORMAL
 from falcon_channels.websocket.close_codes import check_close_code
 from falcon_channels.websocket.close_codes import NORMAL
 from falcon_channels.websocket.close_codes import refusal_status
 from falcon_channels.websocket.handshake import status_phrase
+
+#: Maximum number of frames gathered in one event-loop iteration, and size of each.
+_MAX_GATHERED_FRAMES = 64
+_MAX_GATHERED_BYTES = 4096
 
 _CONNECTING = 0
 _DENYING = 1
@@ -43,27 +53,22 @@ class AsgiConnection(Protocol):
     """The methods of a connection that its application's events lead to.
 
     Attributes:
+        framing: Framing of messages to the client.
         state: One of `falcon_channels.server.states`.
         read_pauses: Reasons why reading is paused, as bits; 0 for none.
         write_blocked: Whether the transport has more pending output than its limit.
     """
 
+    framing: UncompressedFraming | DeflateFraming
     state: int
     read_pauses: int
     write_blocked: bool
 
-    @property
-    def attached(self) -> bool:
-        """Whether a receiver has taken over."""
-
     def check_peer_limit(self, client: tuple[str, int] | None) -> bool:
         """Count the connection for its client's address, or answer 429."""
 
-    def send_text(self, text: str) -> None:
-        """Send a text message."""
-
-    def send_binary(self, data: bytes) -> None:
-        """Send a binary message."""
+    def write_in_order(self, blob: bytes) -> None:
+        """Write frames after the pending output."""
 
     async def drain(self) -> None:
         """Wait until little output is pending, or the connection has ended."""
@@ -117,6 +122,8 @@ class AsgiCycle:
         '_denial',
         '_end',
         '_extensions',
+        '_gathered',
+        '_handed_over',
         '_handshake',
         '_queue',
         '_queued_bytes',
@@ -147,6 +154,10 @@ class AsgiCycle:
         self._queued_bytes = 0
         self._end: dict[str, Any] | None = None
         self._waiter: asyncio.Future[None] | None = None
+        #: Frames of this event-loop iteration, in order.
+        self._gathered: list[bytes] | None = None
+        #: Whether a receiver has taken over the connection.
+        self._handed_over = False
         self.path: str = scope['path']
         self._task = task = context.loop.create_task(self._run(scope))
         tasks = context.state.tasks
@@ -194,8 +205,17 @@ class AsgiCycle:
             if not self._task.done():
                 self._context.drain.on_client_left(self)
 
-    def take_messages(self) -> list[str | bytes]:
-        """Remove and return the queued messages, for a receiver that takes over."""
+    def hand_over(self) -> list[str | bytes]:
+        """Called when a receiver takes over: return the messages in the queue.
+
+        NOTE: The scope's extensions cannot be used any more. An application that stores
+        a request would keep them, and through them the connection, in memory.
+        """
+        self.flush()
+        self._handed_over = True
+        if self._extensions is not None:
+            self._extensions.clear()
+            self._extensions = None
         messages = [
             event['text'] if 'text' in event else event['bytes']
             for event in self._queue
@@ -205,15 +225,16 @@ class AsgiCycle:
         self._queued_bytes = 0
         return messages
 
-    def clear_extensions(self) -> None:
-        """Empty the scope's extensions, which cannot be used any more.
-
-        NOTE: An application that stores a request would keep them, and through them the
-        connection, in memory.
-        """
-        if self._extensions is not None:
-            self._extensions.clear()
-            self._extensions = None
+    def flush(self) -> None:
+        """Write the frames that the application has sent in this iteration."""
+        gathered = self._gathered
+        if gathered is not None:
+            self._gathered = None
+            connection = self._connection
+            if connection.state == OPEN:
+                connection.write_in_order(
+                    gathered[0] if len(gathered) == 1 else b''.join(gathered)
+                )
 
     def cancel(self) -> None:
         """Cancel the application, whose client has left."""
@@ -281,11 +302,11 @@ class AsgiCycle:
                 self._raise_gone()
             text = message.get('text')
             if text is not None:
-                connection.send_text(text)
+                self._send_text(text)
             else:
-                connection.send_binary(message['bytes'])
+                self._send_binary(message['bytes'])
         elif kind == 'websocket.close':
-            if connection.attached:
+            if self._handed_over:
                 return  # the connection belongs to a receiver now
             if connection.state != OPEN:
                 self._raise_gone()
@@ -301,6 +322,47 @@ class AsgiCycle:
                 'Expected ASGI message "websocket.send" or "websocket.close", '
                 f'but got "{kind}".'
             )
+
+    def _send_text(self, text: str) -> None:
+        # PERF: A short message needs only a few calls (benchmarks/echo.py).
+        payload = text.encode()
+        framing = self._connection.framing
+        if framing is not UNCOMPRESSED:
+            frame = framing.frame((payload,), binary=False)
+        elif len(payload) < 126:
+            frame = SHORT_TEXT_HEADERS[len(payload)] + payload
+        else:
+            frame = text_frame(payload)
+        self._gather(frame)
+
+    def _send_binary(self, data: bytes) -> None:
+        framing = self._connection.framing
+        if framing is UNCOMPRESSED:
+            self._gather(binary_frame(data))
+        else:
+            self._gather(framing.frame((data,), binary=True))
+
+    def _gather(self, frame: bytes) -> None:
+        """Send a frame at the end of the event-loop iteration, with those before it.
+
+        PERF: Frames of one event-loop iteration are sent together: one write for each
+        connection, and one wake-up of a peer that reads them all (benchmarks/echo.py).
+        """
+        gathered = self._gathered
+        if gathered is not None:
+            gathered.append(frame)
+            if (
+                len(gathered) < _MAX_GATHERED_FRAMES
+                and len(frame) <= _MAX_GATHERED_BYTES
+            ):
+                return
+        elif len(frame) <= _MAX_GATHERED_BYTES and not self._handed_over:
+            self._gathered = [frame]
+            self._context.flush_soon(self)
+            return
+        else:
+            self._gathered = [frame]
+        self.flush()
 
     def _raise_gone(self) -> None:
         code = ABNORMAL if self._end is None else self._end['code']

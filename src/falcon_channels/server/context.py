@@ -30,7 +30,7 @@ _SHORTEST_TICK_S = 0.01
 
 
 class Flushable(Protocol):
-    """A connection whose output is written at the end of an event-loop iteration."""
+    """An object with output that is written at the end of an event-loop iteration."""
 
     def flush(self) -> None:
         """Write the gathered output."""
@@ -134,17 +134,17 @@ class ServerContext:
         options = getattr(config, 'server_options', None) or ServerOptions()
         cls.of(config, state, app_state, options).drain.begin()
 
-    def flush_soon(self, connection: Flushable) -> None:
-        """Call `connection.flush` at the end of this event-loop iteration."""
+    def flush_soon(self, output: Flushable) -> None:
+        """Call `output.flush` at the end of this event-loop iteration."""
         unflushed = self._unflushed
         if not unflushed:
             self.loop.call_soon(self._flush)
-        unflushed.append(connection)
+        unflushed.append(output)
 
     def _flush(self) -> None:
-        connections, self._unflushed = self._unflushed, []
-        for connection in connections:
-            connection.flush()
+        outputs, self._unflushed = self._unflushed, []
+        for output in outputs:
+            output.flush()
 
     def shared_address(
         self, server: tuple[str, int | None] | None

@@ -57,10 +57,7 @@ from falcon_channels.server.states import CONNECTING
 from falcon_channels.server.states import LINGERING
 from falcon_channels.server.states import OPEN
 from falcon_channels.transports.base import Receiver
-from falcon_channels.transports.websocket_framing import binary_frame
 from falcon_channels.transports.websocket_framing import DeflateFraming
-from falcon_channels.transports.websocket_framing import SHORT_TEXT_HEADERS
-from falcon_channels.transports.websocket_framing import text_frame
 from falcon_channels.transports.websocket_framing import UNCOMPRESSED
 from falcon_channels.transports.websocket_framing import UncompressedFraming
 from falcon_channels.websocket.close_codes import ABNORMAL
@@ -99,9 +96,6 @@ _MAX_EARLY_BYTES = 65536
 _MAX_LINGER_BYTES = 4 * 1024 * 1024
 
 _PING = b'\x89\x00'
-#: Maximum number of frames gathered in one event-loop iteration, and size of each.
-_MAX_GATHERED_FRAMES = 64
-_MAX_GATHERED_BYTES = 4096
 
 
 class _NullReceiver:
@@ -142,7 +136,6 @@ class WebSocketProtocol(asyncio.Protocol):
         '_drainers',
         '_end_reported',
         '_fd',
-        '_gathered',
         '_heard',
         '_keepalive_slot',
         '_parsing',
@@ -196,8 +189,6 @@ class WebSocketProtocol(asyncio.Protocol):
         self._drainers: list[asyncio.Future[None]] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._pongs: list[bytes] | None = None
-        #: Frames of this event-loop iteration, in order.
-        self._gathered: list[bytes] | None = None
         #: Bytes given to the transport, instead of written here.
         self._queued_bytes = 0
         #: Whether bytes have arrived since the last ping.
@@ -215,11 +206,6 @@ class WebSocketProtocol(asyncio.Protocol):
         """Return the state that all connections of a server share."""
         options: ServerOptions = getattr(config, 'server_options', cls.options)
         return ServerContext.of(config, server_state, app_state, options)
-
-    @property
-    def attached(self) -> bool:
-        """Whether a receiver has taken over."""
-        return self._receiver is not None
 
     @property
     def backlog_bytes(self) -> int:
@@ -315,7 +301,7 @@ class WebSocketProtocol(asyncio.Protocol):
         NOTE: A transport closes only when all output is written. A peer that has shut
         down one direction may not read the other, so the close has a deadline.
         """
-        self.flush()
+        self._flush()
         self._fd = self.descriptor = -1
         if self.state < CLOSED:
             self.state = LINGERING
@@ -337,7 +323,7 @@ class WebSocketProtocol(asyncio.Protocol):
         # RFC 6455 section 7.1.5: no close frame was received.
         self._report_end(ABNORMAL, '')
         self._release_drainers()
-        self._core = self._buffer = self._gathered = None
+        self._core = self._buffer = None
         if self._receiver is not None:
             # NOTE: Connection and receiver refer to each other. Without this, each
             # connection would wait for the garbage collector.
@@ -737,10 +723,10 @@ class WebSocketProtocol(asyncio.Protocol):
         else:
             if self.state != OPEN:
                 return 0
-            self._write_in_order(blob)
+            self.write_in_order(blob)
         return self.transport.get_write_buffer_size()
 
-    def _write_in_order(self, blob: bytes) -> None:
+    def write_in_order(self, blob: bytes) -> None:
         """Write after the pending output, directly if there is none."""
         transport = self.transport
         if self._fd >= 0 and not transport.get_write_buffer_size():
@@ -758,63 +744,18 @@ class WebSocketProtocol(asyncio.Protocol):
         self._queued_bytes += len(blob)
         self.transport.write(blob)
 
-    def send_text(self, text: str) -> None:
-        """Send a text message of the application at the end of the iteration.
-
-        PERF: Frames of one event-loop iteration are sent together: one write for each
-        connection, and one wake-up of a peer that reads them all (benchmarks/echo.py).
-        """
-        # PERF: A short message needs only a few calls (benchmarks/echo.py).
-        payload = text.encode()
-        if self.framing is not UNCOMPRESSED:
-            frame = self.framing.frame((payload,), binary=False)
-        elif len(payload) < 126:
-            frame = SHORT_TEXT_HEADERS[len(payload)] + payload
-        else:
-            frame = text_frame(payload)
-        self._send(frame)
-
-    def send_binary(self, data: bytes) -> None:
-        """Send a binary message of the application; see `send_text`."""
-        if self.framing is UNCOMPRESSED:
-            self._send(binary_frame(data))
-        else:
-            self._send(self.framing.frame((data,), binary=True))
-
-    def _send(self, frame: bytes) -> None:
-        gathered = self._gathered
-        if gathered is not None:
-            gathered.append(frame)
-            if (
-                len(gathered) < _MAX_GATHERED_FRAMES
-                and len(frame) <= _MAX_GATHERED_BYTES
-            ):
-                return
-        elif len(frame) <= _MAX_GATHERED_BYTES and self._receiver is None:
-            self._gathered = [frame]
-            self._context.flush_soon(self)
-            return
-        else:
-            self._gathered = [frame]
-        self.flush()
-
-    def flush(self) -> None:
-        """Write the frames that `send_text` and `send_binary` have gathered."""
-        gathered = self._gathered
-        if gathered is not None:
-            self._gathered = None
-            if self.state == OPEN:
-                self._write_in_order(
-                    gathered[0] if len(gathered) == 1 else b''.join(gathered)
-                )
+    def _flush(self) -> None:
+        """Write what the application has sent in this event-loop iteration."""
+        if self._cycle is not None:
+            self._cycle.flush()
 
     def _flush_pongs(self) -> None:
         """Answer the last pings, unless the peer does not read."""
         pongs = self._pongs
         if pongs is not None and not self.write_blocked and self.state == OPEN:
             self._pongs = None
-            self.flush()
-            self._write_in_order(b''.join(pongs))
+            self._flush()
+            self.write_in_order(b''.join(pongs))
 
     # Back-pressure on writing.
 
@@ -918,8 +859,8 @@ class WebSocketProtocol(asyncio.Protocol):
         # NOTE: Any bytes show that the peer is alive, so a ping needs no payload to
         # recognise its pong.
         if not self.write_blocked:
-            self.flush()
-            self._write_in_order(_PING)
+            self._flush()
+            self.write_in_order(_PING)
 
     # The end.
 
@@ -937,7 +878,7 @@ class WebSocketProtocol(asyncio.Protocol):
             return
         if code != NO_STATUS:
             check_close_code(code)
-        self.flush()
+        self._flush()
         core = self._get_core()
         core.close(code, reason)
         self.transport.write(core.take_output())
@@ -978,7 +919,7 @@ class WebSocketProtocol(asyncio.Protocol):
                 end.reason,
                 self._context.max_size,
             )
-        self.flush()
+        self._flush()
         data = core.take_output()
         if data:
             self.transport.write(data)
@@ -1054,7 +995,7 @@ class WebSocketProtocol(asyncio.Protocol):
             raise RuntimeError('a receiver is attached already')
         if cycle is None or self.state == CONNECTING:
             raise RuntimeError('websocket.accept has not been sent')
-        self.flush()
+        messages = cycle.hand_over()
         self._receiver = receiver if self.state < CLOSED else _NULL_RECEIVER
         if self.state == OPEN:
             # NOTE: `resume_writing` then comes when all output is written. TLS
@@ -1064,8 +1005,7 @@ class WebSocketProtocol(asyncio.Protocol):
             )
             if not self.write_blocked:
                 self.descriptor = self._fd
-        cycle.clear_extensions()
-        for message in cycle.take_messages():
+        for message in messages:
             receiver.on_message(message)
         self._remove_pause(PAUSED_BY_QUEUE)
         if self._end_reported:
