@@ -28,6 +28,7 @@ from uvicorn.protocols.utils import get_local_addr
 from uvicorn.protocols.utils import is_ssl
 from uvicorn.server import ServerState
 
+from falcon_channels.server.backlog_watch import BacklogWatch
 from falcon_channels.server.context import ServerContext
 from falcon_channels.server.handshake import MAX_HEAD_BYTES
 from falcon_channels.server.handshake import read_usual
@@ -242,6 +243,7 @@ class _HttpRequests(HttpToolsProtocol):
     # PERF: without slots, each connection has a dict of 2 KiB. Names without an
     #   underscore are attributes that uvicorn sets (benchmarks/idle_memory.py).
     __slots__ = (
+        '_backlog_watch',
         '_begun',
         '_body_bytes',
         '_body_timer',
@@ -258,7 +260,6 @@ class _HttpRequests(HttpToolsProtocol):
         '_options',
         '_queued_bytes',
         '_responding',
-        '_write_timer',
         '_writer',
         'access_log',
         'access_logger',
@@ -305,7 +306,8 @@ class _HttpRequests(HttpToolsProtocol):
         self._context = ServerContext.of(config, server_state, app_state, self._options)
         self.app = self._context.http_app
         self._head_timer: asyncio.TimerHandle | None = None
-        self._write_timer: asyncio.TimerHandle | None = None
+        #: Only while too much output is pending.
+        self._backlog_watch: BacklogWatch | None = None
         self._body_timer: asyncio.TimerHandle | None = None
         #: Number of bytes of the body that arrived since the timer was started.
         self._body_bytes = 0
@@ -351,7 +353,7 @@ class _HttpRequests(HttpToolsProtocol):
         """Called when the TCP connection has ended: stop the deadlines."""
         self._stop_head_timer()
         self._stop_body_timer()
-        self._stop_write_timer()
+        self._stop_backlog_watch()
         self._end_body()
         responding, self._responding = self._responding, None
         if responding is not None and not responding.response_complete:
@@ -526,37 +528,26 @@ class _HttpRequests(HttpToolsProtocol):
         """Called when too much output is pending: start `write_timeout_s`."""
         super().pause_writing()
         self.descriptor = -1
-        self._start_write_timer()
+        self._backlog_watch = BacklogWatch(
+            self.loop, self._options.write_timeout_s, self._written_bytes, self.abort
+        )
 
     def resume_writing(self) -> None:
         """Called when little output is pending: let the application continue."""
-        self._stop_write_timer()
+        self._stop_backlog_watch()
         super().resume_writing()
         if self._writer is not None:
             self.descriptor = self._fd
             self._writer.on_writable()
 
-    def _start_write_timer(self) -> None:
-        self._write_timer = self.loop.call_later(
-            self._options.write_timeout_s, self._check_backlog, self._written_bytes()
-        )
-
     def _written_bytes(self) -> int:
         """Return a number that grows when the client reads some of the backlog."""
         return self._queued_bytes - self.transport.get_write_buffer_size()
 
-    def _stop_write_timer(self) -> None:
-        if self._write_timer is not None:
-            self._write_timer.cancel()
-            self._write_timer = None
-
-    def _check_backlog(self, written_before: int) -> None:
-        # SECURITY: A client that never reads could otherwise keep its connection and
-        # its pending output in memory without limit.
-        if self._written_bytes() <= written_before:
-            self.abort()
-        else:
-            self._start_write_timer()
+    def _stop_backlog_watch(self) -> None:
+        if self._backlog_watch is not None:
+            self._backlog_watch.cancel()
+            self._backlog_watch = None
 
     def abort(self) -> None:
         """End the TCP connection at once and discard the pending output."""

@@ -37,6 +37,7 @@ from websockets.extensions import Extension
 from websockets.http11 import Response
 
 from falcon_channels.server.asgi import AsgiCycle
+from falcon_channels.server.backlog_watch import BacklogWatch
 from falcon_channels.server.compression import outgoing_framing
 from falcon_channels.server.context import ServerContext
 from falcon_channels.server.handshake import build_scope
@@ -187,7 +188,7 @@ class WebSocketProtocol(asyncio.Protocol):
         #: Whether the client has sent no message; only if that has a deadline.
         self._awaits_first_message = False
         self._drainers: list[asyncio.Future[None]] | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | BacklogWatch | None = None
         self._pongs: list[bytes] | None = None
         #: Bytes given to the transport, instead of written here.
         self._queued_bytes = 0
@@ -779,7 +780,13 @@ class WebSocketProtocol(asyncio.Protocol):
         self.write_blocked = True
         self.descriptor = -1
         if self.state == OPEN:
-            self._watch_backlog()
+            self._set_timer(None)
+            self._timer = BacklogWatch(
+                self._context.loop,
+                self._context.options.write_timeout_s,
+                self._written_bytes,
+                self.abort,
+            )
 
     def resume_writing(self) -> None:
         """Called when little output is pending: wake the waiting senders."""
@@ -793,22 +800,9 @@ class WebSocketProtocol(asyncio.Protocol):
             if self._receiver is not None:
                 self._receiver.on_writable()
 
-    def _watch_backlog(self) -> None:
-        """Abort a peer that reads nothing of a backlog for `write_timeout_s`."""
-        pending = self.transport.get_write_buffer_size()
-        written = self._queued_bytes - pending
-        self._set_timer(
-            self._context.options.write_timeout_s, self._check_backlog, written
-        )
-
-    def _check_backlog(self, written_before: int) -> None:
-        pending = self.transport.get_write_buffer_size()
-        if self.state != OPEN or not self.write_blocked:
-            return
-        if self._queued_bytes - pending <= written_before:
-            self.abort()
-        else:
-            self._watch_backlog()
+    def _written_bytes(self) -> int:
+        """Return a number that grows when the peer reads some of the backlog."""
+        return self._queued_bytes - self.transport.get_write_buffer_size()
 
     # Keep-alive.
 
