@@ -276,6 +276,7 @@ def test_idle_http_connection_has_no_head_deadline(
 ) -> None:
     """Between two requests only uvicorn's keep-alive time applies."""
     monkeypatch.setattr('falcon_channels.server.http.HEAD_TIMEOUT_S', 0.2)
+    monkeypatch.setattr('falcon_channels.server.http_requests.HEAD_TIMEOUT_S', 0.2)
     with Peer(bounded.port) as peer:
         for _ in range(2):
             peer.send(b'GET / HTTP/1.1\r\nHost: x\r\n\r\n')

@@ -12,7 +12,7 @@ import falcon.asgi
 import pytest
 from support.processes import wait_until
 
-from falcon_channels.server.http import MAX_PIPELINED
+from falcon_channels.server.http_requests import MAX_PIPELINED
 from falcon_channels.transports.asgi_extensions import server_http_connection
 from server.running import Peer
 from server.running import running
