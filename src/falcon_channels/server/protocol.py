@@ -2,22 +2,23 @@
 
 Each connection has one object of this class.
 
-Frames in: the protocol core (`websockets`, sans-I/O) gets whole frames only. Between
-two calls it never has a part of a frame. A connection has a core object only
-during the handshake, while it closes, and while it has a fragmented message or an
-extension. Nearly all frames are whole, unfragmented, masked and without reserved bits.
-They are decoded here, with the same checks.
+Frames in: nearly all frames are whole, unfragmented, masked and without reserved bits.
+They are decoded here. All others go to `protocol_core`, one whole frame at a time.
+`frame_heads` has the rules of RFC 6455 that the head of a frame can break.
 
 Frames out: the socket is written directly while no output is pending in the transport.
+`asgi` gathers the frames of an ASGI application. `backlog_watch` ends a connection
+whose client does not read.
 
 The end: states change in one direction, see `falcon_channels.server.states`. Every
 state that waits for the peer has a timer that aborts the connection.
 
-NOTE: Reading, writing, keep-alive and the end are one class, because each of them needs
-the state of all others in every call. A reader or writer object for each connection
-would refer back to its connection. Such a reference cycle would leave every closed
-connection to the garbage collector (`tests/server/test_freed.py`), and would add an
-object to the memory of every idle connection.
+NOTE: The rest is one class: reading, writing, keep-alive, the handshake as a phase, and
+the end. Each of them needs the state of all others in every call. A reader or writer
+object for each connection would refer back to its connection. Such a reference cycle
+would leave every closed connection to the garbage collector
+(`tests/server/test_freed.py`), and would add an object to the memory of every idle
+connection. The parts above have no state, or exist only while they are needed.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ from falcon_channels.server.asgi import AsgiCycle
 from falcon_channels.server.backlog_watch import BacklogWatch
 from falcon_channels.server.compression import outgoing_framing
 from falcon_channels.server.context import ServerContext
+from falcon_channels.server.frame_heads import is_illegal
+from falcon_channels.server.frame_heads import MAX_FRAME_HEAD_BYTES
 from falcon_channels.server.handshake import build_scope
 from falcon_channels.server.handshake import Handshake
 from falcon_channels.server.handshake import HandshakeRefusedError
@@ -48,7 +51,6 @@ from falcon_channels.server.handshake import refusal
 from falcon_channels.server.loggers import log_refusal
 from falcon_channels.server.loggers import server_logger
 from falcon_channels.server.options import ServerOptions
-from falcon_channels.server.protocol_core import MAX_FRAME_HEAD_BYTES
 from falcon_channels.server.protocol_core import ProtocolCore
 from falcon_channels.server.sockets import limit_unacknowledged_time
 from falcon_channels.server.sockets import remote_address
@@ -533,6 +535,7 @@ class WebSocketProtocol(asyncio.Protocol):
         end = len(data)
         pos = frames = controls = 0
         while end - pos >= 2:
+            core = self._core
             head = data[pos]
             length = data[pos + 1] - 128
             start = pos + 6
@@ -548,11 +551,17 @@ class WebSocketProtocol(asyncio.Protocol):
                 length = size
             usual = (
                 (head == 0x81 or head == 0x82)
-                and ((core := self._core) is None or not core.incomplete)
+                and (core is None or not core.incomplete)
                 and self.state == OPEN
                 and 0 <= length <= context.frame_limit
             )
-            if not usual and self._is_illegal(head, length):
+            if not usual and is_illegal(
+                head,
+                length,
+                context.frame_limit,
+                # NOTE: A connection with an extension always has its core.
+                has_extensions=core is not None and core.has_extensions,
+            ):
                 self._refuse_frame(data, pos)
                 return end
             stop = start + length
@@ -604,26 +613,6 @@ class WebSocketProtocol(asyncio.Protocol):
             receiver.on_message(text)
         elif self._cycle is not None and not self._cycle.on_message(text):
             self._add_pause(PAUSED_BY_QUEUE)
-
-    def _is_illegal(self, head: int, length: int) -> bool:
-        """Return whether the header alone breaks a rule (RFC 6455 sections 5.2, 5.5).
-
-        Args:
-            head: First byte of the frame.
-            length: Length of the payload in bytes; negative if the frame has no mask.
-        """
-        if length < 0 or length > self._context.frame_limit:
-            return True
-        opcode = head & 0x0F
-        if opcode >= 8 and (length > 125 or head < 0x80):
-            return True
-        if head & 0x70:
-            # NOTE: A connection with an extension always has its core.
-            core = self._core
-            return not (
-                head & 0x70 == 0x40 and core is not None and core.has_extensions
-            )
-        return opcode not in (0, 1, 2, 8, 9, 10)
 
     def _refuse_frame(self, data: bytes | bytearray, pos: int) -> None:
         """Close because of an illegal frame header; the core finds the reason."""

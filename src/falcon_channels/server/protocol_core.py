@@ -30,9 +30,6 @@ from falcon_channels.websocket.close_codes import PROTOCOL_ERROR
 from falcon_channels.websocket.fragments import MessageAssembler
 from falcon_channels.websocket.fragments import TooManyFragmentsError
 
-#: Maximum number of bytes of a frame before its payload.
-MAX_FRAME_HEAD_BYTES = 14
-
 
 class End(NamedTuple):
     """How a connection ended.
@@ -124,7 +121,7 @@ class ProtocolCore:
         """End the connection because of an illegal frame; the core finds the reason.
 
         Args:
-            head: At most `MAX_FRAME_HEAD_BYTES` from the beginning of the frame.
+            head: Not more than the first 14 bytes of the frame.
         """
         core = self._core
         core.receive_data(head)
