@@ -637,7 +637,7 @@ MUTANTS = [
     # --- the client protocol ---------------------------------------------------------
     Mutant(
         'output before the connect reply has no limit',
-        'endpoint/client_connection.py',
+        'endpoint/early_output.py',
         'self._connection.hub.on_output(self._connection)',
         'pass',
         'tests/endpoint/test_slow_broker.py',
@@ -659,8 +659,8 @@ MUTANTS = [
     Mutant(
         'output before the connect reply overtakes it',
         'endpoint/client_connection.py',
-        'self.out = [reply, *buffered[1:]]',
-        'self.out = [*buffered[1:], reply]',
+        'self.out = [reply, *buffered]',
+        'self.out = [*buffered, reply]',
         'tests/endpoint/test_delivery.py tests/endpoint/test_slow_broker.py',
     ),
     Mutant(

@@ -31,6 +31,8 @@ from falcon_channels.access.responders import notify
 from falcon_channels.checks import check_time
 from falcon_channels.endpoint.command_queue import BATCH
 from falcon_channels.endpoint.command_queue import CommandQueue
+from falcon_channels.endpoint.early_output import count_bytes
+from falcon_channels.endpoint.early_output import EarlyOutput
 from falcon_channels.endpoint.endpoint import Endpoint
 from falcon_channels.endpoint.refusals import disconnect_for_unsubscribe
 from falcon_channels.errors import InvalidValueError
@@ -77,36 +79,6 @@ from falcon_channels.websocket.limits import log_too_big
 _logger = logging.getLogger('falcon_channels')
 
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
-
-
-class _Corked(list[Any]):
-    """Output that waits for the connect reply; its first item is replaced by the reply.
-
-    Its bytes are counted. The fan-out checks the connection at the end of each
-    event-loop iteration that adds output, as it does for a client that does not read.
-    """
-
-    def __init__(self, connection: ClientConnection) -> None:
-        super().__init__([None])
-        self.size_bytes = 0
-        self._connection = connection
-        self._reported = False
-
-    def append(self, blob: Any) -> None:
-        super().append(blob)
-        self.size_bytes += _size_bytes(blob)
-        if not self._reported:
-            self._reported = True
-            self._connection.hub.on_output(self._connection)
-
-    def check(self) -> int:
-        """Return the number of bytes, and report the next output again."""
-        self._reported = False
-        return self.size_bytes
-
-
-def _size_bytes(blob: Any) -> int:
-    return getattr(blob, 'size_bytes', None) or len(blob)
 
 
 Dispatch = Callable[['ClientConnection', Command], Awaitable[None]]
@@ -547,7 +519,7 @@ class ClientConnection(Connection):
         """
         self.state = self.connected_state
         self._corked = True
-        self.out = _Corked(self)
+        self.out = EarlyOutput(self)
 
     def complete_connect(self, result: ConnectResult) -> None:
         """Answer a connect that succeeded, and begin to ping."""
@@ -599,14 +571,14 @@ class ClientConnection(Connection):
         reply = self.encoder.framing.frame(payloads, binary=self.codec.binary)
         buffered = self.out
         assert buffered is not None
-        self.out = [reply, *buffered[1:]]
+        self.out = [reply, *buffered]
         self.hub.on_output(self)
         # NOTE: a LAGGING subscription waits for its transport to become writable. The
         #   transport was never busy before this reply, and would not report that.
         self.hub.catch_up(self)
         # NOTE: each part was bounded before, and the client could not read any of them
         #   yet. The sum therefore does not count towards the backlog limit.
-        self.grant(sum(map(_size_bytes, self.out)))
+        self.grant(sum(map(count_bytes, self.out)))
 
     # --- output ----------------------------------------------------------------------
 
@@ -716,12 +688,12 @@ class ClientConnection(Connection):
     @property
     def backlog_bytes(self) -> int:
         """Number of bytes that wait for the client, or for the connect reply."""
-        buffered_bytes = self.out.size_bytes if isinstance(self.out, _Corked) else 0
+        buffered_bytes = self.out.size_bytes if isinstance(self.out, EarlyOutput) else 0
         return buffered_bytes + self.transport.backlog_bytes
 
     def flush(self) -> int:
         """Write the queued output; return the backlog in bytes."""
-        if isinstance(self.out, _Corked):
+        if isinstance(self.out, EarlyOutput):
             return self.out.check()
         return super().flush()
 
