@@ -13,12 +13,14 @@ whose client does not read.
 The end: states change in one direction, see `falcon_channels.server.states`. Every
 state that waits for the peer has a timer that aborts the connection.
 
-NOTE: The rest is one class: reading, writing, keep-alive, the handshake as a phase, and
-the end. Each of them needs the state of all others in every call. A reader or writer
-object for each connection would refer back to its connection. Such a reference cycle
-would leave every closed connection to the garbage collector
-(`tests/server/test_freed.py`), and would add an object to the memory of every idle
-connection. The parts above have no state, or exist only while they are needed.
+Keep-alive: `heartbeat` decides when to ping, and when a peer is gone.
+
+NOTE: The rest is one class: reading, writing, the handshake as a phase, and the end.
+Each of them needs the state of all others in every call. A reader or writer object for
+each connection would refer back to its connection. Such a reference cycle would leave
+every closed connection to the garbage collector (`tests/server/test_freed.py`), and
+would add an object to the memory of every idle connection. The parts above have no
+state, or exist only while they are needed.
 """
 
 from __future__ import annotations
@@ -48,6 +50,8 @@ from falcon_channels.server.handshake import Handshake
 from falcon_channels.server.handshake import HandshakeRefusedError
 from falcon_channels.server.handshake import read_request
 from falcon_channels.server.handshake import refusal
+from falcon_channels.server.heartbeat import next_beat
+from falcon_channels.server.heartbeat import Step
 from falcon_channels.server.loggers import log_refusal
 from falcon_channels.server.loggers import server_logger
 from falcon_channels.server.options import ServerOptions
@@ -802,41 +806,25 @@ class WebSocketProtocol(asyncio.Protocol):
             now_s: The event loop's clock.
         """
         self._keepalive_slot = 0
-        keepalive = self._context.keepalive
-        delay_s = self._check_peer()
-        if delay_s is not None and keepalive is not None:
-            self._keepalive_slot = keepalive.add(self, now_s + delay_s)
-
-    def _check_peer(self) -> float | None:
-        """Ping the peer, or close if it has not answered in time.
-
-        Returns:
-            Seconds until the next call; ``None`` if the connection has ended.
-        """
         context = self._context
+        keepalive = context.keepalive
         interval_s = context.ping_interval_s
-        if self.state != OPEN or interval_s is None:
-            return None
-        timeout_s = context.ping_timeout_s
-        if timeout_s is None:
+        if self.state != OPEN or keepalive is None or interval_s is None:
+            return
+        # NOTE: While reading is paused, no answer can arrive. Only the kernel's
+        # TCP_USER_TIMEOUT can then detect a peer that is gone.
+        heard = self._heard or self.read_pauses != 0
+        step, self._unanswered, delay_s = next_beat(
+            self._unanswered, interval_s, context.ping_timeout_s, heard=heard
+        )
+        if step is Step.END:
+            self._report_end(ABNORMAL, '')
+            self._fail(INTERNAL_ERROR, 'keepalive ping timeout')
+            return
+        if step is Step.PING:
+            self._heard = False
             self._ping()
-            return interval_s
-        step_s = min(interval_s, timeout_s)
-        if self._unanswered:
-            # NOTE: While reading is paused, no answer can arrive. Only the kernel's
-            # TCP_USER_TIMEOUT can then detect a peer that is gone.
-            if self._heard or self.read_pauses:
-                self._unanswered = 0
-                if interval_s > timeout_s:
-                    return interval_s - timeout_s
-            elif self._unanswered * step_s >= timeout_s:
-                self._report_end(ABNORMAL, '')
-                self._fail(INTERNAL_ERROR, 'keepalive ping timeout')
-                return None
-        self._heard = False
-        self._unanswered += 1
-        self._ping()
-        return step_s
+        self._keepalive_slot = keepalive.add(self, now_s + delay_s)
 
     def _ping(self) -> None:
         # NOTE: Any bytes show that the peer is alive, so a ping needs no payload to
