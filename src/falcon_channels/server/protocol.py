@@ -273,7 +273,7 @@ class WebSocketProtocol(asyncio.Protocol):
                 and data[1] == size + 122
                 and self.state == OPEN
                 and self._buffer is None
-                and self._core is None
+                and ((core := self._core) is None or not core.incomplete)
                 and not self.read_pauses
                 and size - 6 <= self._context.frame_limit
             ):

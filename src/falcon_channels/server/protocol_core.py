@@ -12,7 +12,7 @@ when it is not `needed`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any
 from typing import NamedTuple
 
 from websockets.extensions import Extension
@@ -52,9 +52,18 @@ class ProtocolCore:
         max_size: Maximum number of bytes of a message; ``None`` for no limit.
         max_fragments: Maximum number of frames of a message.
         extensions: The agreed extensions.
+
+    Attributes:
+        has_extensions: Whether the connection has an extension.
     """
 
-    __slots__ = ('_assembler', '_core', '_max_fragments', '_max_size')
+    __slots__ = (
+        '_assembler',
+        '_core',
+        '_max_fragments',
+        '_max_size',
+        'has_extensions',
+    )
 
     def __init__(
         self,
@@ -66,13 +75,15 @@ class ProtocolCore:
         self._max_fragments = max_fragments
         #: Only if a message is incomplete.
         self._assembler: MessageAssembler | None = None
+        self.has_extensions = bool(extensions)
         self._begin(extensions)
 
     def _begin(self, extensions: Sequence[Extension]) -> None:
         self._core = ServerProtocol(
             state=OPEN, max_size=self._max_size, logger=core_logger
         )
-        self._core.extensions = list(extensions)
+        if extensions:
+            self._core.extensions = list(extensions)
 
     @property
     def incomplete(self) -> bool:
@@ -80,14 +91,9 @@ class ProtocolCore:
         return self._assembler is not None
 
     @property
-    def has_extensions(self) -> bool:
-        """Whether the connection has an extension."""
-        return bool(self._core.extensions)
-
-    @property
     def needed(self) -> bool:
         """Whether the object must stay for the next frame of an open connection."""
-        return self.incomplete or self.has_extensions
+        return self.has_extensions or self._assembler is not None
 
     @property
     def ended(self) -> bool:
@@ -103,18 +109,22 @@ class ProtocolCore:
         assert close is not None
         return End(int(close.code), close.reason, failed)
 
-    def receive(self, frame: bytes | bytearray) -> str | bytes | None:
+    def receive(self, data: bytes | bytearray) -> str | bytes | None:
         """Process one whole frame.
+
+        Args:
+            data: The frame.
 
         Returns:
             The message that the frame completes; ``None`` if it completes none.
         """
-        if self._assembler is not None and frame[0] & 0x0F == Opcode.CLOSE:
+        if self._assembler is not None and data[0] & 0x0F == Opcode.CLOSE:
             self._drop_incomplete_message()
-        self._core.receive_data(frame)
+        self._core.receive_data(data)
         message = None
-        for event in self._core.events_received():
-            message = self._add(cast(Frame, event))
+        frames: list[Any] = self._core.events_received()
+        for frame in frames:
+            message = self._add(frame)
         return message
 
     def refuse(self, head: bytes) -> None:
