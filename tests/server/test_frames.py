@@ -184,6 +184,16 @@ def test_ten_pings_in_one_read_are_all_answered(peer: Peer) -> None:
     assert pongs == [peer.frame() for _ in pongs]
 
 
+@pytest.mark.parametrize('payload', [b'', b'\xff' * 125], ids=['empty', 'longest'])
+def test_pong_that_answers_nothing_is_ignored(peer: Peer, payload: bytes) -> None:
+    """A client may send pongs at any time, also between fragments."""
+    pong = frame(PONG, payload)
+    fragments = frame(TEXT, b'a', fin=False) + pong + frame(CONT, b'b')
+    peer.send(pong + frame(TEXT, b'first') + fragments)
+    assert (0x80 | TEXT, b'first') == peer.frame()
+    assert (0x80 | TEXT, b'ab') == peer.frame()
+
+
 def test_sixty_pings_in_one_read_get_only_the_last_pongs(peer: Peer) -> None:
     """Of many pings that arrive together, only the most recent ones get a pong."""
     peer.send(b''.join(frame(PING, b'%d' % i) for i in range(60)))

@@ -103,6 +103,8 @@ _MAX_EARLY_BYTES = 65536
 _MAX_LINGER_BYTES = 4 * 1024 * 1024
 
 _PING = b'\x89\x00'
+#: First byte of a pong.
+_PONG_HEAD = 0x8A
 
 
 class _NullReceiver:
@@ -584,7 +586,10 @@ class WebSocketProtocol(asyncio.Protocol):
                 else:
                     self._deliver(payload)
             else:
-                self._parse_by_core(data[pos:stop])
+                # PERF: Each idle client sends pongs. A pong has no consequence, and
+                # would need a core only to find that out: ten times the cost.
+                if head != _PONG_HEAD or core is not None:
+                    self._parse_by_core(data[pos:stop])
                 controls += head & 0x08 == 0x08
             pos = stop
             if self.read_pauses or self.state > CLOSING:
