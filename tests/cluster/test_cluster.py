@@ -48,20 +48,20 @@ async def test_survey_ends_when_all_known_nodes_have_answered() -> None:
     """A survey does not wait for its timeout if all known nodes have answered."""
     link: list[LinkedBroker] = []
     (one, _), (two, _) = await start_node(link), await start_node(link)
-    first = await one.node.cluster.survey('node')
-    assert {one.node.cluster.id, two.node.cluster.id} == first.keys()
+    first = await one.node.cluster.ask_encoded('node')
+    assert {one.node.cluster.id, two.node.cluster.id} == first.by_node.keys()
     three, _ = await start_node(link)
     async with asyncio.timeout(30):
-        again = await one.node.cluster.survey('node', timeout_s=3600)
+        again = await one.node.cluster.ask_encoded('node', timeout_s=3600)
     assert {
         one.node.cluster.id,
         two.node.cluster.id,
         three.node.cluster.id,
-    } == again.keys()
+    } == again.by_node.keys()
     await three.close()
     async with asyncio.timeout(30):
-        last = await one.node.cluster.survey('node', timeout_s=3600)
-    assert first.keys() == last.keys()
+        last = await one.node.cluster.ask_encoded('node', timeout_s=3600)
+    assert first.by_node.keys() == last.by_node.keys()
     await one.close()
     await two.close()
 
@@ -70,15 +70,15 @@ async def test_node_that_died_delays_only_one_survey() -> None:
     """A node that ended without a goodbye is awaited in one survey only."""
     link: list[LinkedBroker] = []
     (one, _), (two, dead) = await start_node(link), await start_node(link)
-    assert 2 == len(await one.node.cluster.survey('node'))
+    assert 2 == len(await one.node.cluster.ask_encoded('node'))
     link.remove(dead)
-    assert [one.node.cluster.id] == list(
-        await one.node.cluster.survey('node', timeout_s=0.2)
-    )
+    delayed = await one.node.cluster.ask_encoded('node', timeout_s=0.2)
+    assert [one.node.cluster.id] == list(delayed.by_node)
+    assert {two.node.cluster.id} == delayed.silent
     async with asyncio.timeout(30):
-        assert [one.node.cluster.id] == list(
-            await one.node.cluster.survey('node', timeout_s=3600)
-        )
+        last = await one.node.cluster.ask_encoded('node', timeout_s=3600)
+    assert [one.node.cluster.id] == list(last.by_node)
+    assert frozenset() == last.silent
     await one.close()
     await two.close()
 
@@ -89,14 +89,14 @@ async def test_node_that_has_left_is_gone_until_it_answers_again() -> None:
     (one, _), (two, dead) = await start_node(link), await start_node(link)
     three, _ = await start_node(link)
     cluster = one.node.cluster
-    await cluster.survey('node')
+    await cluster.ask_encoded('node')
     ids = [node.node.cluster.id for node in (one, two, three)]
     assert set(ids) == cluster.nodes
     assert {} == cluster.gone
     await three.close()
     link.remove(dead)
     before = time.time()
-    await cluster.survey('node', timeout_s=0.2)
+    await cluster.ask_encoded('node', timeout_s=0.2)
     assert set(ids[1:]) == cluster.gone.keys()
     assert before <= cluster.gone[ids[1]] <= time.time()
     link.append(dead)
@@ -118,15 +118,15 @@ async def test_new_node_knows_the_earlier_nodes_and_waits_for_their_answers() ->
     link: list[LinkedBroker] = []
     (one, slow), (two, _) = await start_node(link), await start_node(link)
     received = asyncio.Event()
-    one.node.cluster.handle('done', lambda body: received.set())
+    one.node.cluster.add_handler('done', lambda body: received.set())
     await two.node.cluster.send('', 'done', b'')
     await asyncio.wait_for(received.wait(), 30)
     link.remove(slow)
-    survey = asyncio.create_task(two.node.cluster.survey('note', timeout_s=3600))
+    survey = asyncio.create_task(two.node.cluster.ask_encoded('note', timeout_s=3600))
     done, _ = await asyncio.wait([survey], timeout=1.5)
     assert set() == done
     await two.node.cluster.send('', 'goodbye', one.node.cluster.id.encode())
-    assert {} == await asyncio.wait_for(survey, 30)
+    assert {} == (await asyncio.wait_for(survey, 30)).by_node
     await one.close()
     await two.close()
 
@@ -135,13 +135,13 @@ async def test_survey_after_a_lost_link_finds_nodes_that_started_meanwhile() -> 
     """The first survey after a lost link finds a node that started during the loss."""
     link: list[LinkedBroker] = []
     one, broker = await start_node(link)
-    assert 1 == len(await one.node.cluster.survey('node', timeout_s=0.1))
+    assert 1 == len(await one.node.cluster.ask_encoded('node', timeout_s=0.1))
     broker.cut = True
     one.node.hub.receiver.on_link_lost()
     two, _ = await start_node(link)
     broker.cut = False
     one.node.hub.receiver.on_link_restored()
-    assert 2 == len(await one.node.cluster.survey('node'))
+    assert 2 == len(await one.node.cluster.ask_encoded('node'))
     await one.close()
     await two.close()
 
@@ -154,9 +154,10 @@ async def test_large_answer_is_sent_in_pieces_below_4_kib() -> None:
     link: list[LinkedBroker] = []
     (one, _), (two, broker) = await start_node(link), await start_node(link)
     answer = bytes(range(256)) * 4096
-    two.node.cluster.answer('large', lambda body: body + answer)
-    answers = await one.node.cluster.survey('large', b'x', timeout_s=30)
-    assert {two.node.cluster.id: b'x' + answer} == answers
+    two.node.cluster.add_answerer('large', lambda body: body + answer)
+    answers = await one.node.cluster.ask_encoded('large', b'x', timeout_s=30)
+    assert {two.node.cluster.id: b'x' + answer} == answers.by_node
+    assert {one.node.cluster.id} == answers.silent
     assert broker.largest_bytes < 4096
     await one.close()
     await two.close()
@@ -173,11 +174,11 @@ async def test_answer_that_takes_longer_is_a_coroutine() -> None:
         return body + b'later'
 
     for channels in (one, two):
-        channels.node.cluster.answer('later', answer_later)
-    waiting = asyncio.ensure_future(one.node.cluster.survey('later', b'x'))
-    assert 2 == len(await one.node.cluster.survey('node'))
+        channels.node.cluster.add_answerer('later', answer_later)
+    waiting = asyncio.ensure_future(one.node.cluster.ask_encoded('later', b'x'))
+    assert 2 == len(await one.node.cluster.ask_encoded('node'))
     other_was_answered.set()
-    assert [b'xlater', b'xlater'] == list((await waiting).values())
+    assert [b'xlater', b'xlater'] == list(await waiting)
     await one.close()
     await two.close()
 
@@ -197,8 +198,8 @@ async def test_message_reaches_its_node_only_or_all_nodes() -> None:
 
         return handle
 
-    one.node.cluster.handle('note', handler('one'))
-    two.node.cluster.handle('note', handler('two'))
+    one.node.cluster.add_handler('note', handler('one'))
+    two.node.cluster.add_handler('note', handler('two'))
     await one.node.cluster.send(two.node.cluster.id, 'note', b'1')
     await one.node.cluster.send('', 'note', b'2')
     await asyncio.wait_for(all_handled.wait(), 30)
@@ -214,7 +215,7 @@ async def test_invalid_control_message_is_counted_and_dropped() -> None:
     for kind in ('hello', 'ask', 'answer', 'unheard of'):
         await one.node.cluster.send('', kind, b'\xff')
     done = asyncio.Event()
-    one.node.cluster.handle('done', lambda body: done.set())
+    one.node.cluster.add_handler('done', lambda body: done.set())
     await one.node.cluster.send('', 'done', b'')
     await asyncio.wait_for(done.wait(), 30)
     assert 3 == one.node.hub.counters.control_errors
@@ -232,13 +233,13 @@ async def test_answer_that_cannot_be_decoded_hides_no_other_answer(
     (one, _), (two, _) = await start_node(link), await start_node(link)
     await one.publish('rooms:a', 1)
     for name in ('channels', 'node', 'connections', 'explain', 'record_user'):
-        two.node.cluster.answer(name, lambda body: b'\xc1')
+        two.node.cluster.add_answerer(name, lambda body: b'\xc1')
     async with one.subscribe('rooms:a'), two.subscribe('rooms:a'):
         assert {'rooms:a': 1} == await one.node.info.channels()
         (node,) = await one.node.info.nodes()
         assert one.node.cluster.id == node.uid
         found = await one.node.connections.find(ConnectionQuery())
-        assert (1, 1) == (found.total, len(found.connections))
+        assert (1, 1, 1) == (found.total, len(found.connections), found.num_silent)
         assert 1 == await one.record_user('ann', for_s=1)
         explanations = await one.explain('rooms:a', 1, user='ann')
     assert two.node.cluster.id in [answer.node for answer in explanations]

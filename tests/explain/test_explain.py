@@ -854,7 +854,7 @@ async def test_node_that_does_not_answer_is_named() -> None:
     async with SimulatedClient(one, user='ann') as ann:
         await ann.subscribe(ROOM)
         await one.publish(ROOM, 1)
-        await one.node.cluster.survey('node')
+        await one.node.cluster.ask_encoded('node')
         link.remove(dead)
         delivered, silent = await one.explain(ROOM, 1, user='ann')
         assert Verdict.DELIVERED == delivered.verdict
@@ -912,8 +912,8 @@ async def test_payloads_tags_and_filters_are_not_sent_to_other_nodes() -> None:
             tags={'kind': 'secret tag'},
         )
         body = msgspec.msgpack.encode(question)
-        answers = await channels.node.cluster.survey('explain', body)
-        [facts] = answers.values()
+        answers = await channels.node.cluster.ask_encoded('explain', body)
+        [facts] = answers
         assert b'application' in facts
         for secret in (b'secret', b'news'):
             assert secret not in facts

@@ -69,8 +69,10 @@ async def test_process_that_answers_with_malformed_bytes_hides_no_other_process(
     """
     async with two_inspected() as (one, two):
         for name in ('overview', 'channels', 'counts', 'events', 'slow readers'):
-            two.channels.node.cluster.answer(f'inspector {name}', lambda body: b'\xc1')
-        two.channels.node.cluster.answer('connections', lambda body: b'')
+            two.channels.node.cluster.add_answerer(
+                f'inspector {name}', lambda body: b'\xc1'
+            )
+        two.channels.node.cluster.add_answerer('connections', lambda body: b'')
         async with one.channels.subscribe('rooms:a'):
             nodes = (await one.ask('overview'))['nodes']
             assert [one.channels.node.cluster.id] == [node['id'] for node in nodes]
@@ -100,7 +102,7 @@ async def test_process_that_does_not_answer_is_counted_in_each_view(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A person is told that the numbers of a process are missing."""
-    monkeypatch.setattr(Cluster.survey, '__kwdefaults__', {'timeout_s': 0.2})
+    monkeypatch.setattr(Cluster.ask_encoded, '__kwdefaults__', {'timeout_s': 0.2})
     async with two_inspected() as (one, two):
         views = {
             'channels': {},

@@ -21,10 +21,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 from collections.abc import Callable
+from collections.abc import Iterator
+from dataclasses import dataclass
 import inspect
 import logging
 import secrets
 import time
+from typing import Generic
 from typing import NamedTuple
 from typing import TypeVar
 
@@ -62,6 +65,31 @@ _ASK, _ANSWER = 'ask', 'answer'
 _MALFORMED = (msgspec.DecodeError, UnicodeDecodeError)
 
 _T = TypeVar('_T')
+_S = TypeVar('_S')
+
+
+@dataclass(frozen=True)
+class Answers(Generic[_T]):
+    """The answers of all nodes to one question.
+
+    Attributes:
+        by_node: The answers by node id, in the order of the ids.
+        silent: Ids of the other known nodes: they did not answer in time, have no
+            answer to this question, or sent one that this version cannot decode.
+    """
+
+    by_node: dict[str, _T]
+    silent: frozenset[str] = frozenset()
+
+    def __iter__(self) -> Iterator[_T]:
+        return iter(self.by_node.values())
+
+    def __len__(self) -> int:
+        return len(self.by_node)
+
+    def replace(self, by_node: dict[str, _S]) -> Answers[_S]:
+        """Return decoded answers; a node without one is silent."""
+        return Answers(by_node, self.silent | (self.by_node.keys() - by_node.keys()))
 
 
 class _Question(NamedTuple):
@@ -143,10 +171,10 @@ class Cluster:
         self._gone: dict[str, float] = {}
         self._warned = False
         self._malformed_log = BurstLog()
-        #: `Counters.links_lost` when `_known` was last complete; -1 for never.
-        self._known_at = -1
+        #: `Counters.links_lost` when `_known` was last complete; ``None`` for never.
+        self._num_losses_when_complete: int | None = None
 
-    def handle(self, kind: str, handler: Callable[[bytes], None]) -> None:
+    def add_handler(self, kind: str, handler: Callable[[bytes], None]) -> None:
         """Call `handler` with the body of each message of a kind.
 
         Args:
@@ -166,7 +194,7 @@ class Cluster:
         """
         self._welcomes[kind] = make_body
 
-    def answer(self, name: str, answerer: Answerer) -> None:
+    def add_answerer(self, name: str, answerer: Answerer) -> None:
         """Answer surveys of a name with the result of `answerer`."""
         self._answerers[name] = answerer
 
@@ -228,10 +256,10 @@ class Cluster:
         for message in split(node, kind, body):
             await self._broker.control(encode_control(message))
 
-    async def survey(
+    async def ask_encoded(
         self, name: str, body: bytes = b'', *, timeout_s: float = SURVEY_TIMEOUT_S
-    ) -> dict[str, bytes]:
-        """Ask all nodes a question; return their answers by node id.
+    ) -> Answers[bytes]:
+        """Ask all nodes a question; return the answers as bytes, without decoding.
 
         Args:
             name: Name of the answerer on each node.
@@ -242,18 +270,22 @@ class Cluster:
             BrokerUnavailableError: The question was not sent.
         """
         if not self._broker.capabilities.shared:
-            return {self.id: await _result(self._answerers[name](body))}
+            return Answers({self.id: await _result(self._answerers[name](body))})
         async with self._slots:
-            lost = self._hub.counters.links_lost
-            known = self._known_at == lost and not self._hub.receiver.link_lost
-            survey = _Survey(set(self._known))
+            num_losses = self._hub.counters.links_lost
+            all_known = (
+                self._num_losses_when_complete == num_losses
+                and not self._hub.receiver.link_lost
+            )
+            known = frozenset(self._known)
+            survey = _Survey(set(known))
             token = secrets.token_urlsafe(9)
             self._surveys[token] = survey
             question = _Question(token, self.id, name, body)
             try:
                 await self.send('', _ASK, msgspec.msgpack.encode(question))
                 async with asyncio.timeout(timeout_s):
-                    if not known:
+                    if not all_known:
                         await asyncio.sleep(_DISCOVERY_S)
                     await survey.complete.wait()
             except TimeoutError:
@@ -263,8 +295,9 @@ class Cluster:
                     self._remove(node)
             finally:
                 del self._surveys[token]
-            self._known_at = lost
-            return survey.answers
+            self._num_losses_when_complete = num_losses
+            answers = dict(sorted(survey.answers.items()))
+            return Answers(answers, (known | survey.answered) - answers.keys())
 
     async def ask(
         self,
@@ -273,8 +306,8 @@ class Cluster:
         answer_type: type[_T],
         *,
         timeout_s: float = SURVEY_TIMEOUT_S,
-    ) -> dict[str, _T]:
-        """Ask all nodes a question; return their decoded answers by node id.
+    ) -> Answers[_T]:
+        """Ask all nodes a question, and decode the answers.
 
         An answer that this version cannot decode is counted, logged and left out. One
         node of another version then does not hide the answers of all others.
@@ -288,18 +321,18 @@ class Cluster:
         Raises:
             BrokerUnavailableError: The question was not sent.
         """
-        answers = await self.survey(name, body, timeout_s=timeout_s)
+        answers = await self.ask_encoded(name, body, timeout_s=timeout_s)
         decoded: dict[str, _T] = {}
-        async for ((node, answer),) in in_parts(sorted(answers.items()), 1):
+        async for ((node, answer),) in in_parts(list(answers.by_node.items()), 1):
             try:
                 decoded[node] = msgspec.msgpack.decode(answer, type=answer_type)
             except _MALFORMED as ex:
                 self._note_malformed(node, name, ex)
-        return decoded
+        return answers.replace(decoded)
 
     async def ask_for_parts(
         self, name: str, body: bytes, part_type: type[_T]
-    ) -> dict[str, list[_T]]:
+    ) -> Answers[list[_T]]:
         """Ask all nodes a question whose answers are lists, as `ask` does.
 
         A list can be too long to be decoded without a pause. There is therefore a pause
@@ -315,7 +348,7 @@ class Cluster:
         """
         answers = await self.ask(name, body, list[msgspec.Raw])
         decoded: dict[str, list[_T]] = {}
-        for node, raws in answers.items():
+        for node, raws in answers.by_node.items():
             try:
                 decoded[node] = [
                     msgspec.msgpack.decode(raw, type=part_type)
@@ -323,7 +356,7 @@ class Cluster:
                 ]
             except _MALFORMED as ex:
                 self._note_malformed(node, name, ex)
-        return decoded
+        return answers.replace(decoded)
 
     def _note_malformed(self, node: str, survey: str, error: Exception) -> None:
         self._hub.counters.control_errors += 1

@@ -134,11 +134,13 @@ class ConnectionList(NamedTuple):
         connections: The connections, oldest first.
         total: How many connections match, also those that are not in the list.
         num_nodes: How many nodes have answered.
+        num_silent: How many known nodes have not answered.
     """
 
     connections: list[ConnectionFacts]
     total: int
     num_nodes: int
+    num_silent: int
 
 
 class ClusterConnections:
@@ -154,7 +156,7 @@ class ClusterConnections:
     def __init__(self, hub: Hub, cluster: Cluster) -> None:
         self._hub = hub
         self._cluster = cluster
-        cluster.answer(_NAME, self._answer)
+        cluster.add_answerer(_NAME, self._answer)
 
     async def find(self, query: ConnectionQuery) -> ConnectionList:
         """Return the connections of all nodes that match a query.
@@ -175,11 +177,13 @@ class ClusterConnections:
         )
         found: list[ConnectionFacts] = []
         total = 0
-        for answer in answers.values():
+        for answer in answers:
             total += answer.total
             found += answer.connections
         found.sort(key=lambda facts: (facts.connected_at, facts.client))
-        return ConnectionList(found[: query.limit], total, len(answers))
+        return ConnectionList(
+            found[: query.limit], total, len(answers), len(answers.silent)
+        )
 
     async def _answer(self, body: bytes) -> bytes:
         query = msgspec.msgpack.decode(body, type=ConnectionQuery)

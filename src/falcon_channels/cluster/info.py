@@ -68,8 +68,8 @@ class ClusterInfo:
         self._hub = hub
         self._cluster = cluster
         self._started_s = time.monotonic()
-        cluster.answer(_CHANNELS, self._answer_channels)
-        cluster.answer(_NODE, lambda _: msgspec.msgpack.encode(self.this_node()))
+        cluster.add_answerer(_CHANNELS, self._answer_channels)
+        cluster.add_answerer(_NODE, lambda _: msgspec.msgpack.encode(self.this_node()))
 
     @property
     def uptime_s(self) -> float:
@@ -102,7 +102,7 @@ class ClusterInfo:
             _CHANNELS, msgspec.msgpack.encode(pattern), dict[str, int]
         )
         totals: dict[str, int] = {}
-        for parts in answers.values():
+        for parts in answers:
             async for (part,) in in_parts(parts, 1):
                 for channel, count in part.items():
                     totals[channel] = totals.get(channel, 0) + count
@@ -129,4 +129,4 @@ class ClusterInfo:
         Raises:
             BrokerUnavailableError: The broker cannot be reached.
         """
-        return list((await self._cluster.ask(_NODE, b'', NodeInfo)).values())
+        return list(await self._cluster.ask(_NODE, b'', NodeInfo))

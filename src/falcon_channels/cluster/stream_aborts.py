@@ -34,7 +34,7 @@ class StreamAborts:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._listeners: dict[str, list[Callable[[Position], None]]] = {}
-        cluster.handle(_KIND, self._on_message)
+        cluster.add_handler(_KIND, self._on_message)
 
     def listen(self, channel: str, listener: Callable[[Position], None]) -> None:
         """Call `listener` with the position of the end when a channel is aborted."""

@@ -74,7 +74,7 @@ class Emulation:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._connections: dict[str, ClientConnection] = {}
-        node.cluster.handle(_KIND, self._on_frame)
+        node.cluster.add_handler(_KIND, self._on_frame)
 
     def open(
         self,

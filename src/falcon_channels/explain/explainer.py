@@ -75,10 +75,10 @@ class Explainer:
         self._options = options
         self._match = match
         self._start = start
-        cluster.answer(_EXPLAIN, self._answer)
-        cluster.answer(_RECORD, self._record)
+        cluster.add_answerer(_EXPLAIN, self._answer)
+        cluster.add_answerer(_RECORD, self._record)
         cluster.welcome(_RECORDED, self._recorded_users)
-        cluster.handle(_RECORDED, self._adopt_users)
+        cluster.add_handler(_RECORDED, self._adopt_users)
 
     async def explain(
         self, channel: str, offset: int, user: str, *, client: str = '', epoch: str = ''
@@ -127,18 +127,16 @@ class Explainer:
             client=client,
             tags=None if publication is None else publication.tags or {},
         )
-        known = self._cluster.nodes
         answers = await self._cluster.ask(
             _EXPLAIN, msgspec.msgpack.encode(question), NodeFacts, timeout_s=_TIMEOUT_S
         )
-        nodes = list(answers.values())
+        nodes = list(answers)
         times = [node.written_at for node in nodes if node.written_at is not None]
         published_at = min(times) if times else None
         if publication is not None and publication.time_ms:
             published_at = publication.time_ms / 1000
-        silent = known - answers.keys()
         for facts in nodes:
-            for node in silent:
+            for node in answers.silent:
                 facts.gone.pop(node, None)
         asked = Asked(offset, position.epoch, publication, published_at)
         return [
@@ -150,7 +148,7 @@ class Explainer:
                     'its answer cannot be read, so its connections are missing here',
                     node=node,
                 )
-                for node in sorted(silent)
+                for node in sorted(answers.silent)
             ),
         ]
 
@@ -162,7 +160,7 @@ class Explainer:
         answers = await self._cluster.ask(
             _RECORD, msgspec.msgpack.encode(_RecordUser(user, for_s)), bool
         )
-        if not all(answers.values()):
+        if not all(answers):
             raise TooManyUsersError(self._options.max_recorded_users)
         return len(answers)
 

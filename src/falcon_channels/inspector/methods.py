@@ -139,7 +139,6 @@ class InspectorMethods:
         channel = request.channel
         route = (await self._node.match(channel)).route
         page = await self._node.reader.history(channel, limit=0)
-        num_known = len(self._node.cluster.nodes)
         found = await self._node.connections.find(
             ConnectionQuery(channel=channel, limit=_MAX_CONNECTIONS)
         )
@@ -150,7 +149,7 @@ class InspectorMethods:
             'end': None if page.end is None else page.end._asdict(),
             'num_subscribers': found.total,
             'subscribers': found.connections,
-            'num_missing': max(0, num_known - found.num_nodes),
+            'num_missing': found.num_silent,
         }
         if route.options.presence:
             stats = await self._node.reader.presence_stats(channel)
@@ -181,7 +180,6 @@ class InspectorMethods:
 
     async def _user(self, request: _User) -> dict[str, Any]:
         await self._node.start()
-        num_known = len(self._node.cluster.nodes)
         found = await self._node.connections.find(
             ConnectionQuery(user=request.user, limit=_MAX_CONNECTIONS)
         )
@@ -193,7 +191,7 @@ class InspectorMethods:
             'events': events['events'],
             # NOTE: the second survey does not wait for a process that did not answer
             #   the first one, so it may not count this process as missing.
-            'num_missing': max(num_known - found.num_nodes, events['num_missing']),
+            'num_missing': max(found.num_silent, events['num_missing']),
         }
 
     async def _events(self, request: _Events) -> dict[str, Any]:

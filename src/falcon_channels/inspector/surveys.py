@@ -7,14 +7,13 @@ all processes. A process reads its connections and channels only for an answer, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 import heapq
 from typing import Any
-from typing import Generic
 from typing import TypeVar
 
 import msgspec
 
+from falcon_channels.cluster.cluster import Answers
 from falcon_channels.cluster.info import package_version
 from falcon_channels.cluster.info import process_name
 from falcon_channels.errors import BrokerUnavailableError
@@ -130,24 +129,6 @@ class SlowReader(msgspec.Struct, frozen=True):
     channels: list[str]
 
 
-class _Answers(Generic[_Answer]):
-    """The answers of the processes.
-
-    Attributes:
-        num_missing: Number of known processes that did not answer or have no inspector.
-    """
-
-    def __init__(self, answers: list[_Answer], num_missing: int) -> None:
-        self._answers = answers
-        self.num_missing = num_missing
-
-    def __iter__(self) -> Iterator[_Answer]:
-        return iter(self._answers)
-
-    def __len__(self) -> int:
-        return len(self._answers)
-
-
 class _SlowAnswer(msgspec.Struct, frozen=True):
     rows: list[SlowReader]
     num_slow: int
@@ -172,15 +153,13 @@ class InspectorSurveys:
             (_EVENTS, self._answer_events),
             (_SLOW, self._answer_slow_readers),
         ):
-            node.cluster.answer(name, answerer)
+            node.cluster.add_answerer(name, answerer)
 
     async def _ask(
         self, name: str, question: Any, answer_type: type[_Answer]
-    ) -> _Answers[_Answer]:
-        cluster = self._node.cluster
-        known = cluster.nodes
-        answers = await cluster.ask(name, msgspec.msgpack.encode(question), answer_type)
-        return _Answers(list(answers.values()), len(known - answers.keys()))
+    ) -> Answers[_Answer]:
+        body = msgspec.msgpack.encode(question)
+        return await self._node.cluster.ask(name, body, answer_type)
 
     # --- processes -------------------------------------------------------------------
 
@@ -243,13 +222,13 @@ class InspectorSurveys:
         for answer in answers:
             for name, count in answer.rows:
                 totals[name] = totals.get(name, 0) + count
-        num_missing = answers.num_missing
+        num_missing = len(answers.silent)
         is_complete = all(len(a.rows) == a.num_matching for a in answers)
         if not is_complete and len(answers) > 1:
             names = heapq.nlargest(_MAX_CANDIDATES, totals, key=totals.__getitem__)
             totals = dict.fromkeys(names, 0)
             exact = await self._ask(_COUNTS, names, list[int])
-            num_missing = max(num_missing, exact.num_missing)
+            num_missing = max(num_missing, len(exact.silent))
             for counts in exact:
                 for name, count in zip(names, counts, strict=False):
                     totals[name] += count
@@ -330,7 +309,7 @@ class InspectorSurveys:
         return {
             'events': events[:limit],
             'counts': counts[:MAX_ROWS],
-            'num_missing': answers.num_missing,
+            'num_missing': len(answers.silent),
         }
 
     def _answer_events(self, body: bytes) -> bytes:
@@ -353,7 +332,7 @@ class InspectorSurveys:
             'readers': rows[:limit],
             'num_slow': sum(answer.num_slow for answer in answers),
             'partial': any(answer.partial for answer in answers),
-            'num_missing': answers.num_missing,
+            'num_missing': len(answers.silent),
         }
 
     async def _answer_slow_readers(self, body: bytes) -> bytes:

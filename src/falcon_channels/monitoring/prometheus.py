@@ -167,7 +167,7 @@ class MetricsResource:
         self._node = node
         self._all_processes = all_processes
         node.measure()
-        node.cluster.answer(
+        node.cluster.add_answerer(
             _SURVEY, lambda _: msgspec.msgpack.encode(read_metrics(node))
         )
 
@@ -179,7 +179,7 @@ class MetricsResource:
         if self._all_processes:
             await self._node.start()
             answers = await self._node.cluster.ask(_SURVEY, b'', NodeMetrics)
-            processes = list(answers.values())
+            processes = list(answers)
         registry = CollectorRegistry(auto_describe=False)
         registry.register(
             _Snapshot(metric_families(processes, labels=self._all_processes))
