@@ -31,11 +31,11 @@ from falcon_channels import UnknownChannelError
 from falcon_channels import Verdict
 from falcon_channels.brokers.memory import MemoryBroker
 from falcon_channels.errors import TooManyUsersError
-from falcon_channels.explain.connection_findings import find_gap
-from falcon_channels.explain.facts import ConnectionFacts
+from falcon_channels.explain.connection_findings import explain_missing_records
 from falcon_channels.explain.facts import ExplainQuestion
-from falcon_channels.explain.facts import NodeFacts
-from falcon_channels.explain.facts import SubscriptionFacts
+from falcon_channels.explain.facts import NodeRecords
+from falcon_channels.explain.facts import RecordedConnection
+from falcon_channels.explain.facts import RecordedSubscription
 from falcon_channels.explain.findings import Asked
 from falcon_channels.explain.subscription_findings import find_in_subscription
 from falcon_channels.testing import CommandError
@@ -163,7 +163,7 @@ async def test_subscriber_that_comes_later_without_recovery_was_not_subscribed()
         await ann.subscribe(ROOM)
         answer = await explain(channels, 1)
         assert Verdict.NOT_SUBSCRIBED == answer.verdict
-        assert 2 == answer.facts['position']
+        assert 2 == answer.facts['start_offset']
         assert 'from offset 2, without recovery' in answer.text
 
 
@@ -408,7 +408,7 @@ async def test_offset_above_the_newest_publication_is_not_published() -> None:
         await publish(channels, 1)
         answer = await explain(channels, 2)
         assert Verdict.NOT_PUBLISHED == answer.verdict
-        assert 1 == answer.facts['position']
+        assert 1 == answer.facts['newest_offset']
 
 
 @on_fake_clock
@@ -439,7 +439,7 @@ async def test_user_without_a_connection_was_not_subscribed() -> None:
     ('record_deliveries', 'verdict', 'text'),
     [
         (True, Verdict.NOT_SUBSCRIBED, 'was subscribed or has asked to subscribe'),
-        (False, Verdict.UNKNOWN, 'is known, but deliveries are not recorded'),
+        (False, Verdict.UNKNOWN, 'is known, but deliveries to this user'),
     ],
 )
 async def test_answer_about_a_connection_that_is_not_known_names_only_that_connection(
@@ -713,15 +713,15 @@ def test_send_buffer_of_a_lost_client_may_have_any_size(
     If the server closed the connection, all bytes in the buffer were counted. The last
     500 bytes that were written are then more than the buffer had.
     """
-    connection = ConnectionFacts(
+    connection = RecordedConnection(
         id='c', closed_at=3.0, by_client=by_client, backlog_bytes=1
     )
-    subscription = SubscriptionFacts(
-        at=1.0, epoch='e', offset=0, delivered=9, ended_at=3.0, bytes_after=500
+    subscription = RecordedSubscription(
+        at=1.0, epoch='e', start_offset=0, end_offset=9, ended_at=3.0, bytes_after=500
     )
     found = find_in_subscription(
         Asked(1, 'e', None, 2.0),
-        NodeFacts(node='n', now=4.0, recorded_since=0.0, written_at=2.0),
+        NodeRecords(id='n', now=4.0, recorded_since=0.0, written_at=2.0),
         connection,
         subscription,
     )
@@ -894,7 +894,7 @@ async def test_answer_about_too_many_recoveries_is_unknown() -> None:
             ann.unsubscribe(ROOM)
         answer = await explain(channels, 1)
         assert Verdict.UNKNOWN == answer.verdict
-        assert 10 == answer.facts['left_out']
+        assert 10 == answer.facts['num_left_out']
 
 
 @on_fake_clock
@@ -950,7 +950,11 @@ async def test_refused_subscribe_user_is_told_and_explained() -> None:
 def test_publication_before_the_recording_is_said_to_be_lost_with_its_process() -> None:
     """After a restart, the answer does not deny that an earlier process recorded."""
     asked = Asked(1, 'e', None, 100.0)
-    gap = find_gap(asked, NodeFacts(node='n', now=300.0, recorded_since=200.0))
-    assert 'recording in this process began at 1970-01-01 00:03:20' in gap
-    assert gap.endswith('records of an earlier process are lost when it ends')
-    assert '' == find_gap(asked, NodeFacts(node='n', now=300.0, recorded_since=50.0))
+    missing = explain_missing_records(
+        asked, NodeRecords(id='n', now=300.0, recorded_since=200.0)
+    )
+    assert 'recording in this process began at 1970-01-01 00:03:20' in missing
+    assert missing.endswith('records of an earlier process are lost when it ends')
+    assert '' == explain_missing_records(
+        asked, NodeRecords(id='n', now=300.0, recorded_since=50.0)
+    )

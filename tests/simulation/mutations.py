@@ -820,7 +820,7 @@ MUTANTS = [
     Mutant(
         'explain: subscriptions that are left out are not mentioned',
         'explain/connection_findings.py',
-        'if connection.left_out and (',
+        'if connection.num_left_out and (',
         'if False and (',
         'tests/explain',
     ),
@@ -834,7 +834,7 @@ MUTANTS = [
     Mutant(
         'explain: a process that does not answer is not named',
         'explain/explainer.py',
-        'for node in sorted(silent)',
+        'for node in sorted(answers.silent)',
         'for node in ()',
         'tests/explain',
     ),

@@ -55,7 +55,7 @@ class ConnectionQuery(msgspec.Struct, frozen=True, kw_only=True):
     limit: int = 100
 
 
-class SubscriptionFacts(msgspec.Struct, frozen=True, omit_defaults=True):
+class SubscriptionSummary(msgspec.Struct, frozen=True, omit_defaults=True):
     """One subscription of a connection.
 
     Attributes:
@@ -80,10 +80,10 @@ class ConnectionState(msgspec.Struct, frozen=True):
         channels: Its first subscriptions, by channel; at most `MAX_LISTED_CHANNELS`.
     """
 
-    channels: dict[str, SubscriptionFacts]
+    channels: dict[str, SubscriptionSummary]
 
 
-class ConnectionFacts(msgspec.Struct, frozen=True):
+class ConnectionSummary(msgspec.Struct, frozen=True):
     """One connection.
 
     Attributes:
@@ -124,7 +124,7 @@ class _DecodedAnswer(NamedTuple):
     """A `_NodeAnswer` whose connections are decoded."""
 
     total: int
-    connections: list[ConnectionFacts]
+    connections: list[ConnectionSummary]
 
 
 class ConnectionList(NamedTuple):
@@ -137,7 +137,7 @@ class ConnectionList(NamedTuple):
         num_silent: How many known nodes have not answered.
     """
 
-    connections: list[ConnectionFacts]
+    connections: list[ConnectionSummary]
     total: int
     num_nodes: int
     num_silent: int
@@ -175,12 +175,12 @@ class ClusterConnections:
         answers = await self._cluster.ask(
             _NAME, msgspec.msgpack.encode(query), _DecodedAnswer
         )
-        found: list[ConnectionFacts] = []
+        found: list[ConnectionSummary] = []
         total = 0
         for answer in answers:
             total += answer.total
             found += answer.connections
-        found.sort(key=lambda facts: (facts.connected_at, facts.client))
+        found.sort(key=lambda one: (one.connected_at, one.client))
         return ConnectionList(
             found[: query.limit], total, len(answers), len(answers.silent)
         )
@@ -238,21 +238,21 @@ class ClusterConnections:
             found += matching[: limit - len(found)]
         return found, total
 
-    def describe(self, connection: Connection) -> ConnectionFacts:
-        """Return the facts about a connection of this node."""
+    def describe(self, connection: Connection) -> ConnectionSummary:
+        """Return a summary of a connection of this node."""
         kind = connection.kind
-        channels: dict[str, SubscriptionFacts] = {}
+        channels: dict[str, SubscriptionSummary] = {}
         for channel, subscription in connection.subscriptions.items():
             if len(channels) == MAX_LISTED_CHANNELS:
                 break
             delivered = self._hub.delivered(subscription)
-            channels[channel] = SubscriptionFacts(
+            channels[channel] = SubscriptionSummary(
                 state=subscription.state.name.lower(),
                 offset=0 if delivered is None else delivered.offset,
                 pending_bytes=subscription.pending_bytes,
                 server_side=subscription.server_side,
             )
-        return ConnectionFacts(
+        return ConnectionSummary(
             client=connection.id,
             user=connection.user,
             node=self._cluster.id,

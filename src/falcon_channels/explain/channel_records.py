@@ -17,8 +17,8 @@ import time
 from falcon_channels.explain.batch_times import BatchTimes
 from falcon_channels.explain.connection_records import ConnectionRecords
 from falcon_channels.explain.facts import End
-from falcon_channels.explain.facts import RepairFacts
-from falcon_channels.explain.facts import SubscriptionFacts
+from falcon_channels.explain.facts import RecordedRepair
+from falcon_channels.explain.facts import RecordedSubscription
 from falcon_channels.explain.record_queue import Record
 from falcon_channels.explain.record_queue import RecordQueue
 from falcon_channels.explain.subscription_record import facts_of
@@ -75,7 +75,7 @@ class ChannelRecord:
         #: forgotten.
         self._running: dict[Subscription, SubscriptionRecord | None] = {}
         #: Gaps that were closed, oldest first.
-        self._repairs: list[RepairFacts] = []
+        self._repairs: list[RecordedRepair] = []
         self.batch_times = BatchTimes(queue, self._release)
 
     # --- subscriptions ---------------------------------------------------------------
@@ -86,7 +86,7 @@ class ChannelRecord:
             self._local_channel = local_channel
             local_channel.observe(self)
 
-    def start(self, subscription: Subscription, facts: SubscriptionFacts) -> None:
+    def start(self, subscription: Subscription, facts: RecordedSubscription) -> None:
         """Add the record of a subscription that has joined."""
         connection = self._connections.get_or_add(subscription.connection)
         record = SubscriptionRecord(
@@ -164,7 +164,7 @@ class ChannelRecord:
         """Record a gap, and the move of all subscriptions to another log."""
         now = time.time()
         same = before.epoch == after.epoch
-        facts = RepairFacts(
+        facts = RecordedRepair(
             at=now,
             epoch=after.epoch,
             after=before.offset if same else 0,
@@ -216,14 +216,14 @@ class ChannelRecord:
 
     # --- repairs ---------------------------------------------------------------------
 
-    def repair_of(self, offset: int, epoch: str) -> RepairFacts | None:
+    def repair_of(self, offset: int, epoch: str) -> RecordedRepair | None:
         """Return the last gap that a publication was in, or ``None``."""
         for facts in reversed(self._repairs):
             if facts.epoch == epoch and facts.after < offset <= facts.until:
                 return facts
         return None
 
-    def remove_repair(self) -> RepairFacts:
+    def remove_repair(self) -> RecordedRepair:
         """Remove the oldest gap, and return its facts."""
         facts = self._repairs.pop(0)
         self._release()

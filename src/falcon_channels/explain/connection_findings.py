@@ -12,10 +12,10 @@
 from __future__ import annotations
 
 from falcon_channels.events import Fact
-from falcon_channels.explain.facts import ConnectionFacts
 from falcon_channels.explain.facts import End
-from falcon_channels.explain.facts import NodeFacts
-from falcon_channels.explain.facts import SubscriptionFacts
+from falcon_channels.explain.facts import NodeRecords
+from falcon_channels.explain.facts import RecordedConnection
+from falcon_channels.explain.facts import RecordedSubscription
 from falcon_channels.explain.findings import Asked
 from falcon_channels.explain.findings import end_facts
 from falcon_channels.explain.findings import end_text
@@ -35,28 +35,29 @@ _RESOLUTION_S = 0.001
 
 
 def find_for_connection(
-    asked: Asked, node: NodeFacts, connection: ConnectionFacts
+    asked: Asked, node: NodeRecords, connection: RecordedConnection
 ) -> Found:
+    """Return the answer of one connection, from all its subscriptions."""
     subscriptions = [s for s in connection.subscriptions if s.epoch == asked.epoch]
     found: Found | None = None
-    before: SubscriptionFacts | None = None
-    after: SubscriptionFacts | None = None
+    before: RecordedSubscription | None = None
+    after: RecordedSubscription | None = None
     for subscription in subscriptions:
         covered = find_in_subscription(asked, node, connection, subscription)
         if covered is not None:
             if found is None or _rank(covered) > _rank(found):
                 found = covered
-        elif asked.offset <= subscription.offset:
+        elif asked.offset <= subscription.start_offset:
             after = after or subscription
         else:
             before = subscription
-    if connection.left_out and (found is None or found.verdict not in _RECEIVED):
+    if connection.num_left_out and (found is None or found.verdict not in _RECEIVED):
         return Found(
             Verdict.UNKNOWN,
-            f'the client has subscribed again so often that {connection.left_out} '
-            'subscriptions are left out',
+            f'the client has subscribed again so often that {connection.num_left_out} '
+            'subscriptions were not examined',
             None,
-            {'left_out': connection.left_out},
+            {'num_left_out': connection.num_left_out},
         )
     if found is not None:
         return found
@@ -84,19 +85,19 @@ def _rank(found: Found) -> int:
 
 
 def _after_end(
-    before: SubscriptionFacts,
-    connection: ConnectionFacts,
-    after: SubscriptionFacts | None,
+    before: RecordedSubscription,
+    connection: RecordedConnection,
+    after: RecordedSubscription | None,
 ) -> Found:
     """Return the answer for a publication after the end of a subscription."""
     ended_at = before.ended_at
-    facts: dict[str, Fact] = {'ended_at': ended_at, 'position': before.delivered}
+    facts: dict[str, Fact] = {'ended_at': ended_at, 'end_offset': before.end_offset}
     again = ''
     if after is not None:
         facts['subscribed_again_at'] = after.at
         again = (
             f'. The client subscribed again at {time_text(after.at)} from offset '
-            f'{after.offset}, and did not recover it'
+            f'{after.start_offset}, and did not recover it'
         )
     later = [r for r in connection.refusals if r.last_at >= (ended_at or 0.0)]
     if later and after is None:
@@ -137,7 +138,7 @@ def _after_end(
 
 
 def _refused(
-    connection: ConnectionFacts, after: SubscriptionFacts | None
+    connection: RecordedConnection, after: RecordedSubscription | None
 ) -> Found | None:
     """Return an answer if requests were refused before the next subscription."""
     refusals = [r for r in connection.refusals if after is None or r.at <= after.at]
@@ -160,7 +161,7 @@ def _refused(
 
 
 def find_end_before(
-    asked: Asked, node: NodeFacts, connection: ConnectionFacts
+    asked: Asked, node: NodeRecords, connection: RecordedConnection
 ) -> Found | None:
     """Return an answer if the connection had ended before the publication."""
     closed_at = connection.closed_at
@@ -175,10 +176,10 @@ def find_end_before(
     )
 
 
-def _before_start(after: SubscriptionFacts) -> Found:
+def _before_start(after: RecordedSubscription) -> Found:
     facts: dict[str, Fact] = {
         'subscribed_at': after.at,
-        'position': after.offset,
+        'start_offset': after.start_offset,
         'since': after.since,
     }
     how = 'without recovery'
@@ -187,20 +188,20 @@ def _before_start(after: SubscriptionFacts) -> Found:
     return Found(
         Verdict.NOT_SUBSCRIBED,
         f'the client subscribed later, at {time_text(after.at)} from offset '
-        f'{after.offset}, {how}',
+        f'{after.start_offset}, {how}',
         after.at,
         facts,
     )
 
 
 def _without_subscription(
-    asked: Asked, node: NodeFacts, connection: ConnectionFacts
+    asked: Asked, node: NodeRecords, connection: RecordedConnection
 ) -> Found:
-    gap = find_gap(asked, node)
-    if gap:
+    missing = explain_missing_records(asked, node)
+    if missing:
         return Found(
             Verdict.UNKNOWN,
-            f'no subscription of this connection is known, but {gap}',
+            f'no subscription of this connection is known, but {missing}',
             None,
             recording_facts(node),
         )
@@ -215,10 +216,10 @@ def _without_subscription(
 # --- what the records cover ----------------------------------------------------------
 
 
-def find_gap(asked: Asked, node: NodeFacts) -> str:
+def explain_missing_records(asked: Asked, node: NodeRecords) -> str:
     """Return why the records of a node may not cover the publication, or ``''``."""
     if node.recorded_since is None:
-        return 'deliveries are not recorded: ' + NOT_RECORDED
+        return 'deliveries to this user in this channel are not recorded'
     # NOTE: the clock of the broker may differ from the clock of the node.
     published_at = node.written_at or asked.published_at
     if published_at is None:
@@ -233,7 +234,7 @@ def find_gap(asked: Asked, node: NodeFacts) -> str:
     return ''
 
 
-def recording_facts(node: NodeFacts) -> dict[str, Fact]:
+def recording_facts(node: NodeRecords) -> dict[str, Fact]:
     """Return from when and up to when records are missing, as evidence."""
     return {
         'recorded_since': node.recorded_since,

@@ -14,9 +14,9 @@ from typing import Final
 from typing import TypeVar
 
 from falcon_channels.events import Event
-from falcon_channels.explain.facts import ConnectionFacts
-from falcon_channels.explain.facts import RefusalFacts
-from falcon_channels.explain.facts import SubscriptionFacts
+from falcon_channels.explain.facts import RecordedConnection
+from falcon_channels.explain.facts import RecordedRefusal
+from falcon_channels.explain.facts import RecordedSubscription
 from falcon_channels.explain.record_queue import Record
 from falcon_channels.explain.record_queue import RecordQueue
 from falcon_channels.hub.connection import Connection
@@ -41,13 +41,13 @@ class ConnectionRecord:
 
     __slots__ = ('_num_records', '_refusals', '_subscriptions', 'facts', 'users')
 
-    def __init__(self, facts: ConnectionFacts) -> None:
+    def __init__(self, facts: RecordedConnection) -> None:
         self.facts = facts
         self.users: set[str] = set()
         self._num_records = 0
         #: Subscriptions and refused requests by channel, oldest first.
-        self._subscriptions: dict[str, list[SubscriptionFacts]] = {}
-        self._refusals: dict[str, list[RefusalFacts]] = {}
+        self._subscriptions: dict[str, list[RecordedSubscription]] = {}
+        self._refusals: dict[str, list[RecordedRefusal]] = {}
 
     # --- what is recorded ------------------------------------------------------------
 
@@ -68,7 +68,7 @@ class ConnectionRecord:
         """Count the record of the start of the connection."""
         self._num_records += 1
 
-    def add_subscription(self, channel: str, facts: SubscriptionFacts) -> None:
+    def add_subscription(self, channel: str, facts: RecordedSubscription) -> None:
         """Add a subscription."""
         self._subscriptions.setdefault(channel, []).append(facts)
         self._num_records += 1
@@ -86,7 +86,7 @@ class ConnectionRecord:
                 last.count += 1
                 last.last_at = now
                 return False
-        refusals.append(RefusalFacts(at=now, last_at=now, code=code, reason=reason))
+        refusals.append(RecordedRefusal(at=now, last_at=now, code=code, reason=reason))
         self._num_records += 1
         return True
 
@@ -96,12 +96,12 @@ class ConnectionRecord:
         """Remove the record of the start of the connection."""
         self._num_records -= 1
 
-    def remove_subscription(self, channel: str) -> SubscriptionFacts:
+    def remove_subscription(self, channel: str) -> RecordedSubscription:
         """Remove the oldest subscription to a channel, and return its facts."""
         self._num_records -= 1
         return _remove_oldest(self._subscriptions, channel)
 
-    def remove_refusal(self, channel: str) -> RefusalFacts:
+    def remove_refusal(self, channel: str) -> RecordedRefusal:
         """Remove the oldest refused request for a channel, and return its facts."""
         self._num_records -= 1
         return _remove_oldest(self._refusals, channel)
@@ -117,11 +117,11 @@ class ConnectionRecord:
         """Return whether there are records of a channel."""
         return channel in self._subscriptions or channel in self._refusals
 
-    def subscriptions(self, channel: str) -> Sequence[SubscriptionFacts]:
+    def subscriptions(self, channel: str) -> Sequence[RecordedSubscription]:
         """Return the recorded subscriptions to a channel, oldest first."""
         return self._subscriptions.get(channel, ())
 
-    def refusals(self, channel: str) -> Sequence[RefusalFacts]:
+    def refusals(self, channel: str) -> Sequence[RecordedRefusal]:
         """Return the refused requests for a channel, oldest first."""
         return self._refusals.get(channel, ())
 
@@ -157,7 +157,7 @@ class ConnectionRecords:
         if record is None:
             kind = type(connection).__name__
             record = self._add(
-                ConnectionFacts(id=connection.id, kind=kind, opened_at=opened_at)
+                RecordedConnection(id=connection.id, kind=kind, opened_at=opened_at)
             )
         self.index(record, connection.user)
         return record
@@ -182,7 +182,7 @@ class ConnectionRecords:
         """
         record = self._by_id.get(event.connection)
         if record is None:
-            facts = ConnectionFacts(id=event.connection)
+            facts = RecordedConnection(id=event.connection)
             if connection is not None:
                 facts.kind = type(connection).__name__
             record = self._add(facts)
@@ -201,7 +201,7 @@ class ConnectionRecords:
                 if not connections:
                     del self._by_user[user]
 
-    def _add(self, facts: ConnectionFacts) -> ConnectionRecord:
+    def _add(self, facts: RecordedConnection) -> ConnectionRecord:
         record = self._by_id[facts.id] = ConnectionRecord(facts)
         self._queue.count(_CONNECTION_BYTES)
         return record

@@ -18,7 +18,7 @@ from falcon_channels.errors import CapabilityError
 from falcon_channels.errors import TooManyUsersError
 from falcon_channels.explain.explanations import explain
 from falcon_channels.explain.facts import ExplainQuestion
-from falcon_channels.explain.facts import NodeFacts
+from falcon_channels.explain.facts import NodeRecords
 from falcon_channels.explain.findings import Asked
 from falcon_channels.explain.recorder import DeliveryRecorder
 from falcon_channels.explain.verdicts import Explanation
@@ -114,7 +114,7 @@ class Explainer:
                     verdict=Verdict.NOT_PUBLISHED,
                     text=f'the newest publication of the channel has offset '
                     f'{position.offset}',
-                    facts={'position': position.offset, 'epoch': position.epoch},
+                    facts={'newest_offset': position.offset, 'epoch': position.epoch},
                 )
             ]
         found = [item for item in page.publications if item.offset == offset]
@@ -128,7 +128,10 @@ class Explainer:
             tags=None if publication is None else publication.tags or {},
         )
         answers = await self._cluster.ask(
-            _EXPLAIN, msgspec.msgpack.encode(question), NodeFacts, timeout_s=_TIMEOUT_S
+            _EXPLAIN,
+            msgspec.msgpack.encode(question),
+            NodeRecords,
+            timeout_s=_TIMEOUT_S,
         )
         nodes = list(answers)
         times = [node.written_at for node in nodes if node.written_at is not None]

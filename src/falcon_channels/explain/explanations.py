@@ -14,19 +14,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from falcon_channels.events import Fact
+from falcon_channels.explain.connection_findings import explain_missing_records
 from falcon_channels.explain.connection_findings import find_end_before
 from falcon_channels.explain.connection_findings import find_for_connection
-from falcon_channels.explain.connection_findings import find_gap
 from falcon_channels.explain.connection_findings import recording_facts
-from falcon_channels.explain.facts import ConnectionFacts
-from falcon_channels.explain.facts import NodeFacts
+from falcon_channels.explain.facts import NodeRecords
+from falcon_channels.explain.facts import RecordedConnection
 from falcon_channels.explain.findings import Asked
 from falcon_channels.explain.verdicts import Explanation
 from falcon_channels.explain.verdicts import Verdict
 
 
 def explain(
-    asked: Asked, nodes: Sequence[NodeFacts], user: str, client: str = ''
+    asked: Asked, nodes: Sequence[NodeRecords], user: str, client: str = ''
 ) -> list[Explanation]:
     """Return one answer for each connection, or one if no connection is known.
 
@@ -34,7 +34,7 @@ def explain(
 
     Args:
         asked: The publication.
-        nodes: Facts of all nodes that have answered.
+        nodes: Records of all nodes that have answered.
         user: Id of the user.
         client: Id of the only connection in question; ``''`` for all connections.
     """
@@ -52,18 +52,19 @@ def explain(
                     verdict=found.verdict,
                     text=found.text,
                     at=found.at,
-                    node=node.node,
+                    node=node.id,
                     connection=connection.id,
                     facts=facts,
                 )
             )
-        if node.more:
+        if node.num_left_out:
             answers.append(
                 Explanation(
                     verdict=Verdict.UNKNOWN,
-                    text=f'{node.more} more connections of the user are left out',
-                    node=node.node,
-                    facts={'left_out': node.more},
+                    text=f'{node.num_left_out} more connections of the user are '
+                    'left out',
+                    node=node.id,
+                    facts={'num_left_out': node.num_left_out},
                 )
             )
     gone = _gone_since(asked, nodes)
@@ -80,7 +81,7 @@ def explain(
     return answers or [_of_none(asked, nodes, user, client)]
 
 
-def _of_interest(asked: Asked, node: NodeFacts) -> list[ConnectionFacts]:
+def _of_interest(asked: Asked, node: NodeRecords) -> list[RecordedConnection]:
     """Return the connections that an answer is useful for.
 
     Connections that had ended, and that never used the channel, are left out. A user
@@ -95,9 +96,9 @@ def _of_interest(asked: Asked, node: NodeFacts) -> list[ConnectionFacts]:
     ]
 
 
-def _gone_since(asked: Asked, nodes: Sequence[NodeFacts]) -> dict[str, float]:
+def _gone_since(asked: Asked, nodes: Sequence[NodeRecords]) -> dict[str, float]:
     """Return the nodes that ended after the publication, with the Unix times."""
-    answered = {node.node for node in nodes}
+    answered = {node.id for node in nodes}
     return {
         gone: at
         for node in nodes
@@ -108,7 +109,7 @@ def _gone_since(asked: Asked, nodes: Sequence[NodeFacts]) -> dict[str, float]:
 
 
 def _of_none(
-    asked: Asked, nodes: Sequence[NodeFacts], user: str, client: str
+    asked: Asked, nodes: Sequence[NodeRecords], user: str, client: str
 ) -> Explanation:
     """Return the answer if no connection in question is known."""
     name = f'user {user!r}' if user else 'the anonymous user'
@@ -116,12 +117,12 @@ def _of_none(
     if client:
         subject += f' with the id {client!r}'
     for node in nodes:
-        gap = find_gap(asked, node)
-        if gap:
+        missing = explain_missing_records(asked, node)
+        if missing:
             return Explanation(
                 verdict=Verdict.UNKNOWN,
-                text=f'no {subject} is known, but {gap}',
-                node=node.node,
+                text=f'no {subject} is known, but {missing}',
+                node=node.id,
                 connection=client,
                 facts=recording_facts(node),
             )

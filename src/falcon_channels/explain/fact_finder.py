@@ -18,11 +18,11 @@ from falcon_channels.explain.channel_records import ChannelRecord
 from falcon_channels.explain.channel_records import ChannelRecords
 from falcon_channels.explain.connection_records import ConnectionRecord
 from falcon_channels.explain.connection_records import ConnectionRecords
-from falcon_channels.explain.facts import ConnectionFacts
 from falcon_channels.explain.facts import ExplainQuestion
-from falcon_channels.explain.facts import NodeFacts
-from falcon_channels.explain.facts import RefusalFacts
-from falcon_channels.explain.facts import SubscriptionFacts
+from falcon_channels.explain.facts import NodeRecords
+from falcon_channels.explain.facts import RecordedConnection
+from falcon_channels.explain.facts import RecordedRefusal
+from falcon_channels.explain.facts import RecordedSubscription
 from falcon_channels.explain.record_queue import RecordQueue
 from falcon_channels.explain.subscription_record import facts_of
 from falcon_channels.hub.connection import Connection
@@ -62,7 +62,7 @@ class FactFinder:
 
     async def find(
         self, question: ExplainQuestion, node: str, recorded_since: float | None
-    ) -> NodeFacts:
+    ) -> NodeRecords:
         """Return what this node knows about a publication and a user.
 
         Args:
@@ -73,8 +73,8 @@ class FactFinder:
         """
         running, more = await self._find_unrecorded(question)
         channel = self._channels.get(question.channel)
-        facts = NodeFacts(
-            node=node,
+        facts = NodeRecords(
+            id=node,
             now=time.time(),
             recorded_since=recorded_since,
             forgotten_until=self._queue.forgotten_until,
@@ -93,8 +93,8 @@ class FactFinder:
         for id in recorded:
             del others[id]
         ids = [*others, *recorded]
-        left_out = max(0, len(ids) - _MAX_CONNECTIONS)
-        facts.more = left_out + more
+        num_left_out = max(0, len(ids) - _MAX_CONNECTIONS)
+        facts.num_left_out = num_left_out + more
         sizes = _Sizes(channel, question)
         facts.connections = [
             self._connection_facts(
@@ -104,7 +104,7 @@ class FactFinder:
                 question,
                 sizes,
             )
-            for id in ids[left_out:]
+            for id in ids[num_left_out:]
         ]
         return facts
 
@@ -141,9 +141,9 @@ class FactFinder:
         channel: ChannelRecord | None,
         question: ExplainQuestion,
         sizes: _Sizes,
-    ) -> ConnectionFacts:
-        subscriptions: list[SubscriptionFacts] = []
-        refusals: list[RefusalFacts] = []
+    ) -> RecordedConnection:
+        subscriptions: list[RecordedSubscription] = []
+        refusals: list[RecordedRefusal] = []
         if record is not None:
             known = record.facts
             subscriptions = list(record.subscriptions(question.channel))
@@ -151,19 +151,19 @@ class FactFinder:
             refusals = list(refused[-_MAX_PER_CONNECTION:])
         else:
             assert connection is not None
-            known = ConnectionFacts(id=connection.id, kind=type(connection).__name__)
+            known = RecordedConnection(id=connection.id, kind=type(connection).__name__)
         backlog_bytes = known.backlog_bytes
         if connection is not None:
             backlog_bytes = connection.backlog_bytes
             subscription = connection.subscriptions.get(question.channel)
             if subscription is not None and channel is not None:
                 self._add_state(subscription, channel, subscriptions)
-        relevant, left_out = _relevant(subscriptions, question)
+        relevant, num_left_out = _relevant(subscriptions, question)
         return msgspec.structs.replace(
             known,
             backlog_bytes=backlog_bytes,
             subscriptions=[_for_sending(facts, question, sizes) for facts in relevant],
-            left_out=left_out,
+            num_left_out=num_left_out,
             refusals=refusals,
         )
 
@@ -171,7 +171,7 @@ class FactFinder:
         self,
         subscription: Subscription,
         channel: ChannelRecord,
-        subscriptions: list[SubscriptionFacts],
+        subscriptions: list[RecordedSubscription],
     ) -> None:
         """Add the present state of a subscription that runs."""
         local_channel = self._hub.local_channel(subscription.channel)
@@ -191,7 +191,7 @@ class FactFinder:
         now = msgspec.structs.replace(
             record.facts,
             first_pending=first_offset(subscription.pending or ()),
-            delivered=position.offset,
+            end_offset=position.offset,
         )
         subscriptions[:] = [
             now if facts is record.facts else facts for facts in subscriptions
@@ -232,8 +232,8 @@ class _Sizes:
 
 
 def _relevant(
-    subscriptions: list[SubscriptionFacts], question: ExplainQuestion
-) -> tuple[list[SubscriptionFacts], int]:
+    subscriptions: list[RecordedSubscription], question: ExplainQuestion
+) -> tuple[list[RecordedSubscription], int]:
     """Return the subscriptions that decide about a publication.
 
     These are all that can have sent it, the last one before it, and the first one
@@ -244,29 +244,29 @@ def _relevant(
     """
     offset = question.offset
     same_log = [facts for facts in subscriptions if facts.epoch == question.epoch]
-    before = [f for f in same_log if offset > f.offset and not _covers(f, offset)]
-    after = [f for f in same_log if offset <= f.offset and not _covers(f, offset)]
+    before = [f for f in same_log if offset > f.start_offset and not _covers(f, offset)]
+    after = [f for f in same_log if offset <= f.start_offset and not _covers(f, offset)]
     covering = [facts for facts in same_log if _covers(facts, offset)]
     half = _MAX_PER_CONNECTION // 2
-    left_out = max(0, len(covering) - 2 * half)
-    if left_out:
+    num_left_out = max(0, len(covering) - 2 * half)
+    if num_left_out:
         covering = [*covering[:half], *covering[-half:]]
     wanted = {id(facts) for facts in [*before[-1:], *covering, *after[:1]]}
-    return [facts for facts in same_log if id(facts) in wanted], left_out
+    return [facts for facts in same_log if id(facts) in wanted], num_left_out
 
 
-def _covers(facts: SubscriptionFacts, offset: int) -> bool:
+def _covers(facts: RecordedSubscription, offset: int) -> bool:
     """Return whether a subscription can have sent a publication, or should have."""
-    if offset <= facts.offset:
+    if offset <= facts.start_offset:
         return (
             not facts.from_start or facts.since is not None or facts.first is not None
         )
-    return facts.ended_at is None or offset <= facts.delivered
+    return facts.ended_at is None or offset <= facts.end_offset
 
 
 def _for_sending(
-    facts: SubscriptionFacts, question: ExplainQuestion, sizes: _Sizes
-) -> SubscriptionFacts:
+    facts: RecordedSubscription, question: ExplainQuestion, sizes: _Sizes
+) -> RecordedSubscription:
     """Return facts with the effect of the filters, and without the filters.
 
     SECURITY: filters can be large. Other nodes get only their effect.
@@ -285,5 +285,5 @@ def _for_sending(
         client_filter=None,
         filtered=any(filters.values()),
         excluded_by=excluded_by,
-        bytes_after=sizes.after(facts.delivered) if facts.countable else None,
+        bytes_after=sizes.after(facts.end_offset) if facts.countable else None,
     )

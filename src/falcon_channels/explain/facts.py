@@ -48,13 +48,14 @@ class Lag(msgspec.Struct, omit_defaults=True):
     first: int | None = None
 
 
-class SubscriptionFacts(msgspec.Struct, kw_only=True, omit_defaults=True):
+class RecordedSubscription(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One subscription, or its recorded part.
 
     Attributes:
         at: Unix time in seconds of the start.
         epoch: Epoch of the log.
-        offset: Offset of the start. Publications with higher offsets were delivered.
+        start_offset: Offset of the start. The subscription takes all publications with
+            higher offsets, up to `end_offset`.
         from_start: Whether the record began together with the subscription.
         forgotten: Whether the first part of the record was removed.
         since: Offset from which the client asked to recover, or ``None``.
@@ -76,7 +77,8 @@ class SubscriptionFacts(msgspec.Struct, kw_only=True, omit_defaults=True):
         lags_after: Offset up to which lags were removed from the record.
         ended_at: Unix time in seconds of the end, or ``None``.
         ended_by: Reason of the end.
-        delivered: Offset of the last publication that was written.
+        end_offset: Offset of the last publication that the subscription has taken: it
+            was written, or it waits for a slow client.
         code: Unsubscribe code, or 0.
         reason: Reason that was sent or reported, or ``''``.
         first_pending: Offset of the first publication that waits now, or ``None``.
@@ -86,7 +88,7 @@ class SubscriptionFacts(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     at: float
     epoch: str
-    offset: int
+    start_offset: int
     from_start: bool = True
     forgotten: bool = False
     since: int | None = None
@@ -105,14 +107,14 @@ class SubscriptionFacts(msgspec.Struct, kw_only=True, omit_defaults=True):
     lags_after: int = 0
     ended_at: float | None = None
     ended_by: End = End.NONE
-    delivered: int = 0
+    end_offset: int = 0
     code: int = 0
     reason: str = ''
     first_pending: int | None = None
     bytes_after: int | None = None
 
 
-class RefusalFacts(msgspec.Struct, kw_only=True, omit_defaults=True):
+class RecordedRefusal(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Requests of one connection to subscribe that were refused for the same reason.
 
     Attributes:
@@ -130,7 +132,7 @@ class RefusalFacts(msgspec.Struct, kw_only=True, omit_defaults=True):
     reason: str
 
 
-class ConnectionFacts(msgspec.Struct, kw_only=True, omit_defaults=True):
+class RecordedConnection(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One connection of the user.
 
     Attributes:
@@ -147,7 +149,8 @@ class ConnectionFacts(msgspec.Struct, kw_only=True, omit_defaults=True):
             or ``None``.
         subscriptions: Recorded subscriptions to the channel that concern the
             publication, oldest first.
-        left_out: Number of such subscriptions that exceeded the limit and are not sent.
+        num_left_out: Number of such subscriptions that exceeded the limit and are not
+            sent.
         refusals: Refused requests to subscribe to the channel, oldest first.
     """
 
@@ -160,12 +163,12 @@ class ConnectionFacts(msgspec.Struct, kw_only=True, omit_defaults=True):
     by_client: bool = False
     backlog_bytes: int = 0
     drained_at: float | None = None
-    subscriptions: list[SubscriptionFacts] = []
-    left_out: int = 0
-    refusals: list[RefusalFacts] = []
+    subscriptions: list[RecordedSubscription] = []
+    num_left_out: int = 0
+    refusals: list[RecordedRefusal] = []
 
 
-class RepairFacts(msgspec.Struct, kw_only=True, omit_defaults=True):
+class RecordedRepair(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Publications that a node missed, and then read from the log.
 
     Attributes:
@@ -185,11 +188,11 @@ class RepairFacts(msgspec.Struct, kw_only=True, omit_defaults=True):
     lost: bool = False
 
 
-class NodeFacts(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """The facts of one node about a publication and a user.
+class NodeRecords(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What one node knows about a publication and a user.
 
     Attributes:
-        node: Id of the node.
+        id: Id of the node.
         now: Unix time in seconds of the answer.
         recorded_since: Unix time in seconds from which deliveries to this user in this
             channel are recorded; ``None`` if they are not recorded.
@@ -201,20 +204,20 @@ class NodeFacts(msgspec.Struct, kw_only=True, omit_defaults=True):
         repair: The repair of the gap that contained the publication, or ``None``.
         connections: Connections of the user. Those with records of the channel are
             last.
-        more: Number of further connections that do not fit into the answer.
+        num_left_out: Number of further connections that do not fit into the answer.
         gone: Nodes that ended or stopped answering, by id. The value is the Unix time
             in seconds at which this node noticed it.
     """
 
-    node: str
+    id: str
     now: float
     recorded_since: float | None = None
     forgotten_until: float | None = None
     written_at: float | None = None
     written_until: int | None = None
-    repair: RepairFacts | None = None
-    connections: list[ConnectionFacts] = []
-    more: int = 0
+    repair: RecordedRepair | None = None
+    connections: list[RecordedConnection] = []
+    num_left_out: int = 0
     gone: dict[str, float] = {}
 
 

@@ -14,12 +14,12 @@ from typing import Final
 from typing import NamedTuple
 
 from falcon_channels.events import Fact
-from falcon_channels.explain.facts import ConnectionFacts
+from falcon_channels.explain.facts import RecordedConnection
 from falcon_channels.explain.verdicts import Verdict
 from falcon_channels.publication import Publication
 
 NOT_ACKNOWLEDGED: Final = 'whether the client has read it is not known'
-NOT_RECORDED: Final = 'it was not recorded then'
+NOT_RECORDED: Final = 'deliveries were not recorded at the time of the publication'
 FORGOTTEN: Final = 'the record of that time is forgotten'
 
 
@@ -55,7 +55,7 @@ class Found(NamedTuple):
     facts: Mapping[str, Fact] = {}
 
 
-def end_facts(connection: ConnectionFacts) -> dict[str, Fact]:
+def end_facts(connection: RecordedConnection) -> dict[str, Fact]:
     """Return how a connection ended, as evidence."""
     return {
         'closed_at': connection.closed_at,
@@ -65,7 +65,7 @@ def end_facts(connection: ConnectionFacts) -> dict[str, Fact]:
     }
 
 
-def end_text(connection: ConnectionFacts) -> str:
+def end_text(connection: RecordedConnection) -> str:
     """Return how a connection ended, as the start of a sentence."""
     if connection.closed_at is None:
         return 'the connection ended'

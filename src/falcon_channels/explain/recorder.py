@@ -22,7 +22,7 @@ from falcon_channels.explain.channel_records import ChannelRecords
 from falcon_channels.explain.connection_records import ConnectionRecords
 from falcon_channels.explain.fact_finder import FactFinder
 from falcon_channels.explain.facts import ExplainQuestion
-from falcon_channels.explain.facts import NodeFacts
+from falcon_channels.explain.facts import NodeRecords
 from falcon_channels.explain.record_queue import RecordQueue
 from falcon_channels.explain.subscription_record import facts_of
 from falcon_channels.hub.connection import Connection
@@ -253,7 +253,7 @@ class DeliveryRecorder:
 
     # --- questions -------------------------------------------------------------------
 
-    async def facts(self, question: ExplainQuestion, node: str) -> NodeFacts:
+    async def facts(self, question: ExplainQuestion, node: str) -> NodeRecords:
         """Return what this node knows about a publication and a user."""
         return await self._finder.find(question, node, self._recorded_since(question))
 

@@ -15,10 +15,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from falcon_channels.events import Fact
-from falcon_channels.explain.facts import ConnectionFacts
 from falcon_channels.explain.facts import Lag
-from falcon_channels.explain.facts import NodeFacts
-from falcon_channels.explain.facts import SubscriptionFacts
+from falcon_channels.explain.facts import NodeRecords
+from falcon_channels.explain.facts import RecordedConnection
+from falcon_channels.explain.facts import RecordedSubscription
 from falcon_channels.explain.findings import Asked
 from falcon_channels.explain.findings import end_facts
 from falcon_channels.explain.findings import end_text
@@ -32,34 +32,34 @@ from falcon_channels.explain.verdicts import Verdict
 
 def find_in_subscription(
     asked: Asked,
-    node: NodeFacts,
-    connection: ConnectionFacts,
-    subscription: SubscriptionFacts,
+    node: NodeRecords,
+    connection: RecordedConnection,
+    subscription: RecordedSubscription,
 ) -> Found | None:
     """Return the answer of one subscription.
 
     Returns:
         ``None`` if the publication was before its start or after its end.
     """
-    if asked.offset <= subscription.offset:
+    if asked.offset <= subscription.start_offset:
         return _at_start(asked, connection, subscription)
     ended = subscription.ended_at is not None
-    if ended and asked.offset > subscription.delivered:
+    if ended and asked.offset > subscription.end_offset:
         return None
     skipped = _skipped(asked, node)
     if skipped is not None:
         return skipped
-    lag = _lag_of(asked, subscription)
-    if lag is not None and lag.until is None and not ended:
-        return _waiting(asked, subscription, lag)
-    if asked.offset > subscription.delivered:
+    if asked.offset > subscription.end_offset:
         return Found(
             Verdict.PENDING,
             'the connection is subscribed, but this node has not received the '
             'publication yet',
             None,
-            {'position': subscription.delivered},
+            {'end_offset': subscription.end_offset},
         )
+    lag = _lag_of(asked, subscription)
+    if lag is not None and lag.until is None and not ended:
+        return _waiting(asked, subscription, lag)
     if asked.offset <= subscription.lags_after:
         return Found(Verdict.UNKNOWN, 'the client read slowly then; ' + FORGOTTEN, None)
     excluded = _filtered(asked, subscription)
@@ -71,7 +71,7 @@ def find_in_subscription(
 
 
 def _at_start(
-    asked: Asked, connection: ConnectionFacts, subscription: SubscriptionFacts
+    asked: Asked, connection: RecordedConnection, subscription: RecordedSubscription
 ) -> Found | None:
     """Return the answer for a publication from before the start of a subscription."""
     if not subscription.from_start:
@@ -83,12 +83,12 @@ def _at_start(
             None,
             {
                 'recorded_from': subscription.at,
-                'recorded_from_offset': subscription.offset,
+                'recorded_from_offset': subscription.start_offset,
             },
         )
     facts: dict[str, Fact] = {
         'subscribed_at': subscription.at,
-        'position': subscription.offset,
+        'start_offset': subscription.start_offset,
         'since': subscription.since,
     }
     first = subscription.first
@@ -133,7 +133,7 @@ def _at_start(
     )
 
 
-def _filtered(asked: Asked, subscription: SubscriptionFacts) -> Found | None:
+def _filtered(asked: Asked, subscription: RecordedSubscription) -> Found | None:
     """Return an answer if a filter excluded it, or if this is unknown."""
     if not subscription.filtered:
         return None
@@ -159,7 +159,7 @@ def _filtered(asked: Asked, subscription: SubscriptionFacts) -> Found | None:
 # --- a client that reads slowly ------------------------------------------------------
 
 
-def _lag_of(asked: Asked, subscription: SubscriptionFacts) -> Lag | None:
+def _lag_of(asked: Asked, subscription: RecordedSubscription) -> Lag | None:
     for lag in subscription.lags:
         if lag.after < asked.offset and (
             lag.until is None or asked.offset <= lag.until
@@ -168,16 +168,8 @@ def _lag_of(asked: Asked, subscription: SubscriptionFacts) -> Lag | None:
     return None
 
 
-def _waiting(asked: Asked, subscription: SubscriptionFacts, lag: Lag) -> Found:
+def _waiting(asked: Asked, subscription: RecordedSubscription, lag: Lag) -> Found:
     """Return the answer for a client that reads too slowly now."""
-    if asked.offset > subscription.delivered:
-        return Found(
-            Verdict.PENDING,
-            'the connection is subscribed, but this node has not received the '
-            'publication yet',
-            None,
-            {'position': subscription.delivered},
-        )
     excluded = _filtered(asked, subscription)
     if excluded is not None:
         return excluded
@@ -200,7 +192,10 @@ def _waiting(asked: Asked, subscription: SubscriptionFacts, lag: Lag) -> Found:
 
 
 def _after_lag(
-    asked: Asked, connection: ConnectionFacts, subscription: SubscriptionFacts, lag: Lag
+    asked: Asked,
+    connection: RecordedConnection,
+    subscription: RecordedSubscription,
+    lag: Lag,
 ) -> Found:
     """Return the answer for a client that read too slowly and has caught up."""
     facts: dict[str, Fact] = {
@@ -223,7 +218,7 @@ def _after_lag(
 
 
 def _dropped(
-    subscription: SubscriptionFacts, lag: Lag, facts: Mapping[str, Fact]
+    subscription: RecordedSubscription, lag: Lag, facts: Mapping[str, Fact]
 ) -> Found:
     return Found(
         Verdict.DROPPED,
@@ -237,7 +232,7 @@ def _dropped(
 # --- a LIVE subscription -------------------------------------------------------------
 
 
-def _skipped(asked: Asked, node: NodeFacts) -> Found | None:
+def _skipped(asked: Asked, node: NodeRecords) -> Found | None:
     """Return an answer if the node missed the publication and did not deliver it."""
     repair = node.repair
     if repair is None:
@@ -264,9 +259,9 @@ def _skipped(asked: Asked, node: NodeFacts) -> Found | None:
 
 def _written(
     asked: Asked,
-    node: NodeFacts,
-    connection: ConnectionFacts,
-    subscription: SubscriptionFacts,
+    node: NodeRecords,
+    connection: RecordedConnection,
+    subscription: RecordedSubscription,
 ) -> Found:
     """Return the answer for a publication that was written to a LIVE subscription."""
     at = node.written_at
@@ -299,7 +294,7 @@ def _written(
 
 
 def _unsent(
-    connection: ConnectionFacts, at: float | None, later_bytes: int | None
+    connection: RecordedConnection, at: float | None, later_bytes: int | None
 ) -> Found | None:
     """Return an answer if the publication may not have left the send buffer.
 

@@ -16,7 +16,7 @@ from falcon_channels.explain.connection_records import ConnectionRecords
 from falcon_channels.explain.connection_records import MAX_REASON
 from falcon_channels.explain.facts import End
 from falcon_channels.explain.facts import Lag
-from falcon_channels.explain.facts import SubscriptionFacts
+from falcon_channels.explain.facts import RecordedSubscription
 from falcon_channels.explain.record_queue import Record
 from falcon_channels.filters import TagFilter
 from falcon_channels.hub.connection import Subscription
@@ -61,7 +61,7 @@ class SubscriptionRecord(Record):
         connections: ConnectionRecords,
         connection: ConnectionRecord,
         subscription: Subscription,
-        facts: SubscriptionFacts,
+        facts: RecordedSubscription,
         on_forgotten: Callable[[Subscription], None],
     ) -> None:
         super().__init__(
@@ -114,10 +114,10 @@ class SubscriptionRecord(Record):
         self._running = None
         facts = self.facts
         if delivered is None:
-            delivered = facts.lags[-1].after if facts.lags else facts.offset
+            delivered = facts.lags[-1].after if facts.lags else facts.start_offset
         facts.ended_at = time.time()
         facts.ended_by = ended_by
-        facts.delivered = delivered
+        facts.end_offset = delivered
         facts.code = code
         facts.reason = reason[:MAX_REASON]
 
@@ -137,7 +137,7 @@ def facts_of(
     position: Position,
     *,
     from_start: bool = True,
-) -> SubscriptionFacts:
+) -> RecordedSubscription:
     """Return what is known about a subscription at the start of its record.
 
     Args:
@@ -149,11 +149,11 @@ def facts_of(
     options = subscription.route.options
     encoder = subscription.connection.encoder
     codec = encoder.codec
-    return SubscriptionFacts(
+    return RecordedSubscription(
         at=at,
         epoch=position.epoch,
-        offset=position.offset,
-        delivered=position.offset,
+        start_offset=position.offset,
+        end_offset=position.offset,
         from_start=from_start,
         latest=options.recovery_mode == 'latest',
         slow_reader=options.slow_reader,

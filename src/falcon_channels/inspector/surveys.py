@@ -47,8 +47,8 @@ _EVENTS = 'inspector events'
 _SLOW = 'inspector slow readers'
 
 
-class NodeFacts(msgspec.Struct, frozen=True):
-    """The facts about one process.
+class ProcessSummary(msgspec.Struct, frozen=True):
+    """One process, with its numbers.
 
     Attributes:
         id: Id of the node. It changes at each start.
@@ -108,7 +108,7 @@ class _EventsAnswer(msgspec.Struct, frozen=True):
     counts: list[ReasonCount]
 
 
-class SlowReader(msgspec.Struct, frozen=True):
+class SlowConnection(msgspec.Struct, frozen=True):
     """A connection whose client has not read everything.
 
     Attributes:
@@ -130,7 +130,7 @@ class SlowReader(msgspec.Struct, frozen=True):
 
 
 class _SlowAnswer(msgspec.Struct, frozen=True):
-    rows: list[SlowReader]
+    rows: list[SlowConnection]
     num_slow: int
     partial: bool
 
@@ -164,23 +164,23 @@ class InspectorSurveys:
     # --- processes -------------------------------------------------------------------
 
     async def overview(self) -> dict[str, Any]:
-        """Return the facts about each process.
+        """Return a summary of each process.
 
         If the broker cannot be reached, only this process is described.
         """
         await self._node.start()
         try:
-            nodes = list(await self._ask(_OVERVIEW, None, NodeFacts))
+            nodes = list(await self._ask(_OVERVIEW, None, ProcessSummary))
             error = ''
         except BrokerUnavailableError as ex:
             nodes = [self.this_node()]
             error = f'the other processes cannot be asked: {ex}'
         return {'nodes': nodes, 'error': error, 'answered_by': self._node.cluster.id}
 
-    def this_node(self) -> NodeFacts:
-        """Return the facts about this process."""
+    def this_node(self) -> ProcessSummary:
+        """Return the summary of this process."""
         hub = self._node.hub
-        return NodeFacts(
+        return ProcessSummary(
             id=self._node.cluster.id,
             name=process_name(),
             version=package_version(),
@@ -337,9 +337,8 @@ class InspectorSurveys:
 
     async def _answer_slow_readers(self, body: bytes) -> bytes:
         limit = min(msgspec.msgpack.decode(body, type=int), MAX_ROWS)
-        hub = self._node.hub
-        connections = hub.connections.all()
-        largest: list[SlowReader] = []
+        connections = self._node.hub.connections.all()
+        largest: list[SlowConnection] = []
         num_slow = 0
         async for part in in_parts(connections[:MAX_SCANNED]):
             # NOTE: a subscription has pending items only while its connection has a
@@ -355,13 +354,13 @@ class InspectorSurveys:
             _SlowAnswer(largest, num_slow, len(connections) > MAX_SCANNED)
         )
 
-    def _describe(self, connection: Connection) -> SlowReader:
+    def _describe(self, connection: Connection) -> SlowConnection:
         lagging = [
             subscription
             for subscription in connection.subscriptions.values()
             if subscription.pending is not None
         ]
-        return SlowReader(
+        return SlowConnection(
             client=connection.id,
             user=connection.user[:_MAX_USER_CHARACTERS],
             node=self._node.cluster.id,
@@ -371,5 +370,5 @@ class InspectorSurveys:
         )
 
 
-def _waiting_bytes(reader: SlowReader) -> int:
+def _waiting_bytes(reader: SlowConnection) -> int:
     return reader.backlog_bytes + reader.pending_bytes

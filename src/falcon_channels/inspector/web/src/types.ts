@@ -5,7 +5,7 @@ export interface Session {
   expires_at: number;
 }
 
-export interface NodeFacts {
+export interface ProcessSummary {
   id: string;
   name: string;
   version: string;
@@ -20,7 +20,7 @@ export interface NodeFacts {
 }
 
 export interface Overview {
-  nodes: NodeFacts[];
+  nodes: ProcessSummary[];
   error: string;
   answered_by: string;
 }
@@ -36,14 +36,14 @@ export interface Position {
   epoch: string;
 }
 
-export interface SubscriptionFacts {
+export interface SubscriptionSummary {
   state: string;
   offset?: number;
   pending_bytes?: number;
   server_side?: boolean;
 }
 
-export interface ConnectionFacts {
+export interface ConnectionSummary {
   client: string;
   user: string;
   node: string;
@@ -54,7 +54,7 @@ export interface ConnectionFacts {
   connected_at: number;
   backlog_bytes: number;
   num_channels: number;
-  state: { channels: Record<string, SubscriptionFacts> };
+  state: { channels: Record<string, SubscriptionSummary> };
 }
 
 export interface ChannelFacts {
@@ -68,7 +68,7 @@ export interface ChannelFacts {
   position: Position;
   end: { error: string } | null;
   num_subscribers: number;
-  subscribers: ConnectionFacts[];
+  subscribers: ConnectionSummary[];
   presence_stats?: { num_clients: number; num_users: number };
   presence?: { user: string; client: string }[];
 }
@@ -115,7 +115,7 @@ export interface EventList {
 export interface UserFacts {
   user: string;
   num_connections: number;
-  connections: ConnectionFacts[];
+  connections: ConnectionSummary[];
   events: RecordedEvent[];
 }
 

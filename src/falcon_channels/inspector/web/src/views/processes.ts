@@ -4,7 +4,7 @@ import { call } from '../api';
 import { Chart } from '../charts';
 import { element, Facts, foreign, Table } from '../dom';
 import { bytes, count, duration } from '../format';
-import type { NodeFacts, Overview } from '../types';
+import type { ProcessSummary, Overview } from '../types';
 import type { View } from '../view';
 
 /** Milliseconds for which a process that no longer answers is shown. */
@@ -18,7 +18,7 @@ const RATES: [string, string, string][] = [
 ];
 
 interface Seen {
-  node: NodeFacts;
+  node: ProcessSummary;
   at: number;
 }
 
@@ -66,7 +66,7 @@ export class Processes implements View {
     );
   }
 
-  private cells(node: NodeFacts, answered: boolean) {
+  private cells(node: ProcessSummary, answered: boolean) {
     const state = answered ? node.status : 'no answer';
     return [
       foreign(node.name),
@@ -81,7 +81,7 @@ export class Processes implements View {
     ];
   }
 
-  private addRates(nodes: NodeFacts[]): void {
+  private addRates(nodes: ProcessSummary[]): void {
     const pairs = nodes.flatMap((node) => {
       const before = this.seen.get(node.id)?.node;
       return before === undefined ? [] : [{ node, before }];

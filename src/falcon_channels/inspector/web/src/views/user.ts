@@ -4,7 +4,7 @@ import { call } from '../api';
 import { button, channelLink, element, Facts, Table, visible } from '../dom';
 import type { Child } from '../dom';
 import { bytes, count, dateTime } from '../format';
-import type { ConnectionFacts, UserFacts } from '../types';
+import type { ConnectionSummary, UserFacts } from '../types';
 import type { View } from '../view';
 import { eventRow, eventTable } from './events';
 
@@ -79,7 +79,7 @@ export class User implements View {
     this.events.update(answer.events.map(eventRow));
   }
 
-  private cells(connection: ConnectionFacts): Child[] {
+  private cells(connection: ConnectionSummary): Child[] {
     const channels = Object.entries(connection.state.channels).flatMap(([channel, { state }], index) => [
       index ? ', ' : null,
       channelLink(channel),
