@@ -206,7 +206,7 @@ async def test_facts_about_a_connection_of_an_sdk(nodes: Nodes) -> None:
             'connected_at': facts.connected_at,
             'backlog_bytes': 0,
             'num_channels': 1,
-            'state': {'channels': {'log:a': {'state': 'live', 'offset': 1}}},
+            'state': {'channels': {'log:a': {'state': 'live', 'delivered_offset': 1}}},
         }
         assert expected == msgspec.to_builtins(facts)
 

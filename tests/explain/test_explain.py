@@ -507,6 +507,27 @@ async def test_recorded_user_is_explained_from_the_start_of_the_recording() -> N
 
 
 @on_fake_clock
+async def test_recording_that_starts_while_a_client_is_slow_knows_its_offset() -> None:
+    """What waits for the client is pending, and what was written before is unknown."""
+    channels = make_channels(
+        record_deliveries=False, recovery='latest', slow_reader='latest'
+    )
+    async with channels, SimulatedClient(channels, user='ann') as ann:
+        await ann.subscribe(ROOM)
+        ann.stop_reading()
+        await publish(channels, 1)
+        await publish(channels, 2)
+        await channels.record_user('ann', for_s=60)
+        before = await explain(channels, 1)
+        assert Verdict.UNKNOWN == before.verdict
+        waiting = await explain(channels, 2)
+        assert Verdict.PENDING == waiting.verdict
+        assert 1 == waiting.facts['delivered_offset']
+        ann.read_again()
+        assert Verdict.DELIVERED == (await explain(channels, 2)).verdict
+
+
+@on_fake_clock
 async def test_recording_of_a_user_ends_after_its_time() -> None:
     """Nothing is observed any more, and what is published later is unknown."""
     channels = make_channels(record_deliveries=False)

@@ -273,6 +273,11 @@ def waits_for_a_slow_client(stage: Stage) -> Answer:
         _stall(stage, ann, channel)
         offset = stage.publish(channel, 'newest')
         answer = stage.explain_until('pending', channel, offset, ann)
+        found = stage.call('connections', user='ann', channel=channel)
+        state = found['connections'][ann.id]['state']['channels'][channel]
+        assert 'lagging' == state['state']
+        assert 0 < state['delivered_offset'] < offset
+        assert state['delivered_offset'] == answer['facts']['delivered_offset']
         ann.reset()
         return answer
 

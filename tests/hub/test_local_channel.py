@@ -93,6 +93,26 @@ async def test_pending_items_keep_their_epoch_when_the_log_is_lost() -> None:
 
 
 @on_fake_clock
+async def test_slow_subscription_keeps_the_offset_before_it_became_slow() -> None:
+    """Items that wait are not delivered. In another log, nothing was delivered."""
+    local_channel, subscription = open_channel(
+        history_size=1, recovery='latest', slow_reader='latest'
+    )
+    local_channel.open(HistoryPage([], Position(6, 'x')))
+    local_channel.add(subscription)
+    local_channel.take(item(7), 'x')
+    local_channel.lag(subscription)
+    assert 6 == subscription.delivered_offset_in('x')
+    local_channel.add_pending(subscription, local_channel.take_batch())
+    assert 6 == subscription.delivered_offset_in('x')
+    assert 0 == subscription.delivered_offset_in('y')
+    local_channel.repair(HistoryPage([], Position(0, 'y')))
+    local_channel.repair(HistoryPage([item(1)], Position(1, 'y')))
+    local_channel.add_pending(subscription, local_channel.take_batch())
+    assert 0 == subscription.delivered_offset_in('y')
+
+
+@on_fake_clock
 async def test_publication_of_another_log_replaces_pending_items() -> None:
     """The first publication of another log replaces the pending ones of the old log."""
     local_channel, subscription = open_channel(

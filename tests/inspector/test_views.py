@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+from typing import Literal
+
 import falcon
 from falcon import testing
 import falcon.asgi
@@ -216,7 +219,7 @@ async def test_channel_shows_route_position_presence_and_subscribers() -> None:
         found = {item['user']: item for item in answer['subscribers']}
         assert {'ann', '<b>bob</b>'} == found.keys()
         state = found['ann']['state']['channels']['rooms:a']
-        assert {'state': 'live', 'offset': 1} == state
+        assert {'state': 'live', 'delivered_offset': 1} == state
         assert 'presence' not in answer
         assert 102 == await one.refused('channel', channel='nothing')
 
@@ -315,6 +318,65 @@ async def test_slow_readers_are_sorted_by_what_they_have_not_read() -> None:
         assert reader['backlog_bytes'] > 40_000
         assert reader['pending_bytes'] > 0
         assert 1 == answer['num_slow']
+
+
+def state_of(user: str, answer: dict[str, Any]) -> dict[str, Any]:
+    """Return the subscription of a user to the channel of an answer."""
+    (found,) = [item for item in answer['subscribers'] if item['user'] == user]
+    state: dict[str, Any] = found['state']['channels'][answer['channel']]
+    return state
+
+
+@pytest.mark.parametrize('policy', ['drop_oldest', 'latest'])
+@on_fake_clock
+async def test_slow_reader_shows_how_many_publications_it_is_behind(
+    policy: Literal['drop_oldest', 'latest'],
+) -> None:
+    """Its offset stays at the last publication before it became slow."""
+    options = ChannelOptions(
+        subscribers='anybody',
+        history_size=10,
+        recovery='latest',
+        slow_reader=policy,
+        max_backlog_bytes=70_000,
+    )
+    async with two_inspected() as (one, _):
+        one.channels.add_route('log:{name}', None, options)
+        async with (
+            SimulatedClient(one.channels, user='slow') as slow,
+            SimulatedClient(one.channels, user='fast') as fast,
+        ):
+            await slow.subscribe('log:s')
+            await fast.subscribe('log:s')
+            slow.stop_reading()
+            for number in range(6):
+                await one.channels.publish('log:s', f'{number}' * 40_000)
+                await fast.receive()
+            answer = await one.ask('channel', channel='log:s')
+            state = state_of('slow', answer)
+            assert 6 == answer['position']['offset']
+            assert ('lagging', 1) == (state['state'], state['delivered_offset'])
+            slow.read_again()
+            state = state_of('slow', await one.ask('channel', channel='log:s'))
+            assert ('live', 6) == (state['state'], state['delivered_offset'])
+
+
+@on_fake_clock
+async def test_subscription_without_history_has_no_offset() -> None:
+    """Publications without an offset cannot be counted. With a history, 0 is shown."""
+    async with two_inspected() as (one, two):
+        for node in (one, two):
+            options = ChannelOptions(subscribers='anybody', history_size=1)
+            node.channels.add_route('log:{name}', None, options)
+        async with SimulatedClient(two.channels, user='ann') as ann:
+            for channel, expected in (
+                ('states:s', {}),
+                ('log:s', {'delivered_offset': 0}),
+            ):
+                await ann.subscribe(channel)
+                (found,) = (await one.ask('channel', channel=channel))['subscribers']
+                state = found['state']['channels'][channel]
+                assert {'state': 'live', **expected} == state
 
 
 @on_fake_clock

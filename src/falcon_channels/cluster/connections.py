@@ -61,14 +61,16 @@ class SubscriptionSummary(msgspec.Struct, frozen=True, omit_defaults=True):
     Attributes:
         state: State of delivery: ``'joining'``, ``'live'``, ``'ahead'``, ``'lagging'``
             or ``'ended'``.
-        offset: Offset of the last publication that was delivered; 0 if the channel has
-            no history, or if this is not known.
+        delivered_offset: Offset of the last publication that was written for the
+            client; 0 for none. For a slow reader, the publications after it wait or
+            were dropped. ``None`` if the channel has no history, or the subscription is
+            ``'joining'``.
         pending_bytes: Size of the items that wait for a slow reader.
         server_side: Whether the application asked for the subscription.
     """
 
     state: str
-    offset: int = 0
+    delivered_offset: int | None = None
     pending_bytes: int = 0
     server_side: bool = False
 
@@ -248,7 +250,9 @@ class ClusterConnections:
             delivered = self._hub.delivered(subscription)
             channels[channel] = SubscriptionSummary(
                 state=subscription.state.name.lower(),
-                offset=0 if delivered is None else delivered.offset,
+                delivered_offset=(
+                    delivered.offset if delivered and delivered.epoch else None
+                ),
                 pending_bytes=subscription.pending_bytes,
                 server_side=subscription.server_side,
             )

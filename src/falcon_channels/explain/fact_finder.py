@@ -27,6 +27,7 @@ from falcon_channels.explain.record_queue import RecordQueue
 from falcon_channels.explain.subscription_record import facts_of
 from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.connection import Subscription
+from falcon_channels.hub.connection import SubscriptionState as State
 from falcon_channels.hub.hub import Hub
 from falcon_channels.parts import in_parts
 from falcon_channels.publication import first_offset
@@ -178,7 +179,8 @@ class FactFinder:
         if local_channel is None or not channel.is_running(subscription):
             return
         position = self._hub.delivered(subscription)
-        if position is None:
+        if position is None or subscription.state is State.LAGGING:
+            # NOTE: a LAGGING subscription has taken what waits for the client, too.
             position = Position(
                 local_channel.delivered_offset, local_channel.position.epoch
             )

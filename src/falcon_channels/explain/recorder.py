@@ -28,6 +28,7 @@ from falcon_channels.explain.subscription_record import facts_of
 from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.connection import Joined
 from falcon_channels.hub.connection import Subscription
+from falcon_channels.hub.connection import SubscriptionState as State
 from falcon_channels.hub.hub import Hub
 from falcon_channels.hub.local_channel import LocalChannel
 from falcon_channels.options import ChannelOptions
@@ -178,14 +179,10 @@ class DeliveryRecorder:
             if channel.is_running(subscription):
                 continue
             delivered = self._hub.delivered(subscription)
-            lagging = delivered is None
-            if delivered is None:
-                delivered = Position(
-                    local_channel.delivered_offset, local_channel.position.epoch
-                )
+            assert delivered is not None
             facts = facts_of(subscription, time.time(), delivered, from_start=False)
             channel.start(subscription, facts)
-            if lagging:
+            if subscription.state is State.LAGGING:
                 channel.on_lagging(subscription, delivered.offset)
 
     # --- called by the hub -----------------------------------------------------------

@@ -176,6 +176,7 @@ def _waiting(asked: Asked, subscription: RecordedSubscription, lag: Lag) -> Foun
     facts: dict[str, Fact] = {
         'policy': subscription.slow_reader,
         'slow_since': lag.at,
+        'delivered_offset': lag.after,
     }
     if (
         subscription.first_pending is not None

@@ -66,5 +66,5 @@ class ChannelObserver(Protocol):
         Args:
             subscription: The subscription.
             delivered: Position up to which publications were written to it; ``None``
-                if it is LAGGING.
+                if this is not known.
         """

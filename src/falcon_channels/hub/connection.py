@@ -167,7 +167,8 @@ class Subscription:
         state: The state of delivery.
         joined: Whether the subscription has ever been LIVE or AHEAD.
         end: Unsubscribe code and reason if this process ended it, else ``None``.
-        offset: In the state AHEAD, the offset of the last publication delivered to it.
+        offset: In the states AHEAD and LAGGING, the offset of the last publication
+            delivered to it.
         buffered: In the state JOINING, the publications taken since `start_buffering`,
             each with its epoch. ``None`` if they are not buffered or were too many.
         selection: The effect of both filters, or ``None`` if there is none.
@@ -401,12 +402,17 @@ class Subscription:
         self.joined = True
         self.buffered = None
 
-    def start_lagging(self, epoch: str) -> None:
-        """Enter the state LAGGING; `epoch` is the log of the items that follow."""
+    def start_lagging(self, position: Position) -> None:
+        """Enter the state LAGGING: everything up to `position` was delivered."""
         self.state = SubscriptionState.LAGGING
+        self.offset = position.offset
         self.pending = deque()
         self.pending_bytes = 0
-        self._pending_epoch = epoch
+        self._pending_epoch = position.epoch
+
+    def delivered_offset_in(self, epoch: str) -> int:
+        """Return the last offset of a log that a LAGGING subscription received."""
+        return self.offset if epoch == self._pending_epoch else 0
 
     def add_pending(
         self, items: Iterable[Item], epoch: str, limit_bytes: int, only_latest: bool
@@ -430,6 +436,7 @@ class Subscription:
             #   Publications of the former log are therefore dropped.
             dropped += self._drop_pending_publications(pending)
             self._pending_epoch = epoch
+            self.offset = 0
         for item in items:
             if only_latest and isinstance(item, Publication):
                 if epoch and not item.offset:

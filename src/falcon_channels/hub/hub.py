@@ -382,15 +382,18 @@ class Hub:
         """Return the position up to which publications were delivered.
 
         Returns:
-            ``None`` for a subscription that is JOINING, LAGGING or has ended.
+            ``None`` for a subscription that is JOINING or has ended.
         """
         local_channel = self._channels.get(subscription.channel)
         if local_channel is None:
             return None
-        position = local_channel.position
-        if subscription.state is State.AHEAD:
+        position, state = local_channel.position, subscription.state
+        if state is State.AHEAD:
             return Position(subscription.offset, position.epoch)
-        if subscription.state is not State.LIVE:
+        if state is State.LAGGING:
+            offset = subscription.delivered_offset_in(position.epoch)
+            return Position(offset, position.epoch)
+        if state is not State.LIVE:
             return None
         return Position(local_channel.delivered_offset, position.epoch)
 

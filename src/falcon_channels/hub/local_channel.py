@@ -457,7 +457,7 @@ class LocalChannel:
     def lag(self, subscription: Subscription) -> None:
         """Make a slow LIVE subscription LAGGING: its items wait from now on."""
         self._leave_group(subscription)
-        subscription.start_lagging(self.position.epoch)
+        subscription.start_lagging(Position(self.delivered_offset, self.position.epoch))
         self.lagging[subscription] = None
 
     def add_pending(self, subscription: Subscription, items: list[Item]) -> int:

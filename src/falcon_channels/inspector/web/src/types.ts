@@ -38,7 +38,7 @@ export interface Position {
 
 export interface SubscriptionSummary {
   state: string;
-  offset?: number;
+  delivered_offset?: number;
   pending_bytes?: number;
   server_side?: boolean;
 }

@@ -120,7 +120,7 @@ export class Channel implements View {
     this.subscribers.update(
       subscribers.map((connection) => {
         const state = connection.state.channels[this.channel];
-        const offset = state?.offset ?? 0;
+        const offset = state?.delivered_offset;
         return {
           key: connection.client,
           cells: [
@@ -128,8 +128,8 @@ export class Channel implements View {
             element('code', {}, connection.client),
             connection.transport,
             state?.state ?? 'unknown',
-            offset ? String(offset) : '',
-            offset ? count(Math.max(0, position.offset - offset)) : '',
+            offset === undefined ? '' : String(offset),
+            offset === undefined ? '' : count(Math.max(0, position.offset - offset)),
             bytes(state?.pending_bytes ?? 0),
             bytes(connection.backlog_bytes),
           ],
