@@ -719,7 +719,7 @@ async def test_request_that_was_refused_later_does_not_explain_an_earlier_time()
             await ann.subscribe(ROOM)
         answer = await explain(channels, 1)
         assert Verdict.NOT_SUBSCRIBED == answer.verdict
-        assert 1 == answer.facts['position']
+        assert 1 == answer.facts['start_offset']
 
 
 @pytest.mark.parametrize(

@@ -918,9 +918,9 @@ MUTANTS = [
     ),
     Mutant(
         'inspector: a process that does not answer is not counted',
-        'inspector/surveys.py',
-        'len(known - answers.keys()))',
-        '0)',
+        'cluster/cluster.py',
+        '(known | survey.answered) - answers.keys())',
+        'frozenset())',
         'tests/inspector',
     ),
     Mutant(
