@@ -15,8 +15,8 @@ from support.fake_clock import on_fake_clock
 
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
+from falcon_channels import InvalidValueError
 from falcon_channels import NodeOptions
-from falcon_channels import OptionsError
 from falcon_channels import Subscription
 from falcon_channels.brokers.memory import MemoryBroker
 from falcon_channels.events import Event
@@ -160,7 +160,7 @@ async def test_each_command_about_a_user_is_told_once(
         await channels.disconnect_user('ann', code=3503, reason='bye', exclude=['c2'])
         await channels.revoke_user('ann', 'room', ttl_s=60)
         await channels.restore_user('ann', 'room')
-        with pytest.raises(OptionsError):
+        with pytest.raises(InvalidValueError):
             await channels.disconnect_user('ann', code=1)
     commands = of(told, 'application_command')
     assert [

@@ -15,6 +15,7 @@ import pytest
 from falcon_channels import ChannelNameError
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
+from falcon_channels import InvalidValueError
 from falcon_channels import NodeOptions
 from falcon_channels import OptionsError
 from falcon_channels import OriginCheck
@@ -229,11 +230,11 @@ async def test_wrong_argument_is_refused_by_the_called_method() -> None:
             PositionError,
             'Position(',
         ),
-        (channels.disconnect_user('ann', code=1), OptionsError, '3000 to 4999'),
-        (channels.disconnect_user('ann', reason='x' * 124), OptionsError, '123'),
+        (channels.disconnect_user('ann', code=1), InvalidValueError, '3000 to 4999'),
+        (channels.disconnect_user('ann', reason='x' * 124), InvalidValueError, '123'),
         (
             channels.unsubscribe_user('ann', 'rooms:a', code=1),
-            OptionsError,
+            InvalidValueError,
             '2000 to 2999',
         ),
     ]

@@ -337,7 +337,8 @@ class InspectorSurveys:
 
     async def _answer_slow_readers(self, body: bytes) -> bytes:
         limit = min(msgspec.msgpack.decode(body, type=int), MAX_ROWS)
-        connections = self._node.hub.connections.all()
+        hub = self._node.hub
+        connections = hub.connections.all()
         largest: list[SlowConnection] = []
         num_slow = 0
         async for part in in_parts(connections[:MAX_SCANNED]):
