@@ -76,7 +76,7 @@ def make_channels(
         'rooms:{n}', Room(), ChannelOptions(history_size=10, publishers='subscribers')
     )
     record = Record()
-    channels.node.events.operations.observe(record)
+    channels.node.operations.observe(record)
     return channels, record
 
 
@@ -286,13 +286,13 @@ async def test_methods_of_the_broker_are_its_own_while_nobody_observes() -> None
     for name in TIMED_METHODS:
         assert getattr(broker, name) == getattr(channels.node.hub.broker, name)
     record = Record()
-    stop = channels.node.events.operations.observe(record)
+    stop = channels.node.operations.observe(record)
     await channels.node.hub.broker.is_revoked('x', 'ann')
     stop()
     stop()
     await channels.node.hub.broker.is_revoked('x', 'ann')
     assert ['is_revoked'] == [operation.detail for operation in record.ended]
-    assert not channels.node.events.operations.wanted
+    assert not channels.node.operations.wanted
 
 
 async def test_broker_is_observed_after_a_new_start() -> None:

@@ -20,8 +20,6 @@ from typing import Final
 
 import msgspec
 
-from falcon_channels.operations import Operations
-
 _logger = logging.getLogger('falcon_channels')
 
 #: Logger of the events of ordinary operation.
@@ -166,16 +164,13 @@ class Events:
 
     Attributes:
         wanted: Whether there is a listener.
-        operations: The timed operations of the same process, which have observers of
-            their own.
     """
 
-    __slots__ = ('_listeners', 'operations', 'wanted')
+    __slots__ = ('_listeners', 'wanted')
 
     def __init__(self) -> None:
         self._listeners: tuple[Listener, ...] = ()
         self.wanted = False
-        self.operations = Operations()
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Call a listener with each event from now on.

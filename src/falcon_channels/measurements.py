@@ -21,6 +21,7 @@ from falcon_channels.events import Events
 from falcon_channels.metrics import HISTOGRAMS
 from falcon_channels.metrics import LABELLED_COUNTERS
 from falcon_channels.operations import Operation
+from falcon_channels.operations import Operations
 
 #: Values of the labels of a metric, in the order of their names.
 Labels = tuple[str, ...]
@@ -41,9 +42,9 @@ class Measurements(abc.ABC):
         names = [*LABELLED_COUNTERS, *HISTOGRAMS]
         self._known: dict[str, set[Labels]] = {name: set() for name in names}
 
-    def attach(self, events: Events) -> Callable[[], None]:
+    def attach(self, events: Events, operations: Operations) -> Callable[[], None]:
         """Begin to measure, and return a function that stops it."""
-        stops = [events.listen(self.on_event), events.operations.observe(self)]
+        stops = [events.listen(self.on_event), operations.observe(self)]
 
         def stop() -> None:
             for function in stops:

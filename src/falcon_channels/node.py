@@ -40,6 +40,7 @@ from falcon_channels.explain.recorder import DeliveryRecorder
 from falcon_channels.hub.hub import Hub
 from falcon_channels.hub.presence import PresenceKeeper
 from falcon_channels.measurements import StoredMeasurements
+from falcon_channels.operations import Operations
 from falcon_channels.options import ChannelOptions
 from falcon_channels.options import check_channel_limits
 from falcon_channels.options import check_options
@@ -109,7 +110,7 @@ class Node:
         self._given_broker = broker
         self.router = ChannelRouter()
         self.events = Events()
-        self.operations = self.events.operations
+        self.operations = Operations()
         self._measurements: StoredMeasurements | None = None
         self._build(self._open_broker())
 
@@ -123,7 +124,7 @@ class Node:
         self.broker = broker
         operations = self.operations
         broker = TimedBroker(broker, operations)
-        self.hub = Hub(broker, self.options, self.events)
+        self.hub = Hub(broker, self.options, self.events, operations)
         self.cluster = Cluster(self.hub, broker, secrets.token_urlsafe(9))
         self.info = ClusterInfo(self.hub, self.cluster)
         self.connections = ClusterConnections(self.hub, self.cluster)
@@ -239,7 +240,7 @@ class Node:
         """Return the measurements of this process, which begin with the first call."""
         if self._measurements is None:
             self._measurements = StoredMeasurements()
-            self._measurements.attach(self.events)
+            self._measurements.attach(self.events, self.operations)
         return self._measurements
 
     def gauges(self) -> dict[str, float]:

@@ -20,6 +20,7 @@ from falcon_channels.hub.fanout import FanOut
 from falcon_channels.hub.local_channel import LocalChannel
 from falcon_channels.hub.local_channel import SubscriptionTotals
 from falcon_channels.metrics import Counters
+from falcon_channels.operations import Operations
 from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
@@ -190,6 +191,7 @@ def test_rest_of_a_frame_goes_to_the_connection_that_has_its_beginning(
         {'x': local_channel},
         Counters(),
         Events(),
+        Operations(),
         NodeOptions(io_uring=io_uring),
         lambda channel: None,
         lambda channel: None,
@@ -243,6 +245,7 @@ def test_publication_follows_the_queued_start_of_its_subscription() -> None:
         {'x': local_channel},
         Counters(),
         Events(),
+        Operations(),
         NodeOptions(),
         lambda channel: None,
         lambda channel: None,

@@ -34,6 +34,7 @@ from falcon_channels.monitoring.prometheus import ChannelsCollector
 from falcon_channels.monitoring.prometheus import NodeMetrics
 from falcon_channels.monitoring.prometheus import read_metrics
 from falcon_channels.operations import Operation
+from falcon_channels.operations import Operations
 from falcon_channels.testing import SimulatedClient
 
 
@@ -191,15 +192,16 @@ async def test_refusals_of_all_kinds_of_clients_are_in_both_counters() -> None:
 @pytest.mark.parametrize('name', ['closes', 'broker_call_seconds'])
 def test_metric_has_a_limited_number_of_label_sets(name: str) -> None:
     """Beyond the limit, all labels are `other`; known label sets still grow."""
-    events, measurements = Events(), StoredMeasurements()
-    measurements.attach(events)
+    events, operations = Events(), Operations()
+    measurements = StoredMeasurements()
+    measurements.attach(events, operations)
 
     def happen(number: int) -> None:
         if name == 'closes':
             facts = {'by_client': False}
             events.tell(Event('connection_closed', code=number, facts=facts))
         else:
-            with events.operations.time(Operation('broker', detail=str(number))):
+            with operations.time(Operation('broker', detail=str(number))):
                 pass
 
     for number in (*range(1000), 5):
@@ -219,8 +221,9 @@ def test_metric_has_a_limited_number_of_label_sets(name: str) -> None:
 
 def test_codes_that_clients_choose_create_few_label_sets() -> None:
     """A client that closes with unusual codes does not use up the label sets."""
-    events, measurements = Events(), StoredMeasurements()
-    measurements.attach(events)
+    events, operations = Events(), Operations()
+    measurements = StoredMeasurements()
+    measurements.attach(events, operations)
     for code in (0, *range(1000, 5000)):
         facts = {'by_client': True}
         events.tell(Event('connection_closed', code=code, facts=facts))
@@ -231,11 +234,12 @@ def test_codes_that_clients_choose_create_few_label_sets() -> None:
 
 def test_time_of_a_clock_that_is_ahead_counts_as_zero() -> None:
     """A publication from the future was written after 0 seconds."""
-    events, measurements = Events(), StoredMeasurements()
-    measurements.attach(events)
+    events, operations = Events(), Operations()
+    measurements = StoredMeasurements()
+    measurements.attach(events, operations)
     operation = Operation('deliver', route='x')
     operation.times_ms = [9_999_999_999_999, 1]
-    with events.operations.time(operation):
+    with operations.time(operation):
         pass
     distribution = measurements.histograms['publish_to_write_seconds']['x',]
     assert (1, 1) == (distribution.counts[0], distribution.counts[-1])
@@ -264,11 +268,11 @@ def test_nothing_is_measured_before_metrics_are_added() -> None:
     """Without `add_metrics`, there is no listener and no observer."""
     channels = Channels()
     assert not channels.node.events.wanted
-    assert not channels.node.events.operations.wanted
+    assert not channels.node.operations.wanted
     channels.add_metrics(falcon.asgi.App())
     ChannelsCollector(channels.node)
     assert channels.node.events.wanted
-    assert channels.node.events.operations.wanted
+    assert channels.node.operations.wanted
     assert channels.node.measure() is channels.node.measure()
 
 

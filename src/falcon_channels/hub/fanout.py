@@ -35,6 +35,7 @@ from falcon_channels.hub.groups import Groups
 from falcon_channels.hub.local_channel import LocalChannel
 from falcon_channels.metrics import Counters
 from falcon_channels.operations import Operation
+from falcon_channels.operations import Operations
 from falcon_channels.operations import Timing
 from falcon_channels.options import NodeOptions
 from falcon_channels.protocol.codes import DISCONNECT_INAPPROPRIATE_PROTOCOL
@@ -64,6 +65,7 @@ class FanOut:
         channels: Local channels of the hub by channel name.
         counters: Counters of the hub.
         events: Events of the hub.
+        operations: Operations of the process.
         options: Options of the hub.
         on_lost: Called with a local channel whose delivery failed; it ends the
             subscriptions.
@@ -76,6 +78,7 @@ class FanOut:
         channels: Mapping[str, LocalChannel],
         counters: Counters,
         events: Events,
+        operations: Operations,
         options: NodeOptions,
         on_lost: Callable[[LocalChannel], None],
         on_ended: Callable[[LocalChannel], None],
@@ -83,7 +86,7 @@ class FanOut:
         self._channels = channels
         self._counters = counters
         self._events = events
-        self._operations = events.operations
+        self._operations = operations
         self._on_lost = on_lost
         self._on_ended = on_ended
         self._max_backlog_bytes = options.max_backlog_bytes

@@ -40,6 +40,7 @@ from falcon_channels.hub.repair import Repairs
 from falcon_channels.hub.shared_encodings import SharedEncodings
 from falcon_channels.hub.tasks import Tasks
 from falcon_channels.metrics import Counters
+from falcon_channels.operations import Operations
 from falcon_channels.options import NodeOptions
 from falcon_channels.protocol.codes import unsubscribe_for_end
 from falcon_channels.protocol.codes import UNSUBSCRIBE_INSUFFICIENT
@@ -66,7 +67,8 @@ class Hub:
     Args:
         broker: The broker. The owner of the hub starts and closes it.
         options: Options of the hub.
-        events: Tells what happens; by default a new object without listeners.
+        events: Tells what happens in the process.
+        operations: Operations of the process.
 
     Attributes:
         counters: Counters for metrics.
@@ -80,12 +82,16 @@ class Hub:
     """
 
     def __init__(
-        self, broker: Broker, options: NodeOptions, events: Events | None = None
+        self,
+        broker: Broker,
+        options: NodeOptions,
+        events: Events,
+        operations: Operations,
     ) -> None:
         self.broker = broker
         self.options = options
         self.counters = Counters()
-        self.events = Events() if events is None else events
+        self.events = events
         self.tasks = Tasks(self.counters)
         self.connections = ConnectionRegistry()
         self._on_left: Callable[[Subscription], None] = _ignore
@@ -100,7 +106,8 @@ class Hub:
         self._fan_out = FanOut(
             self._channels,
             self.counters,
-            self.events,
+            events,
+            operations,
             options,
             self._on_lost,
             self._on_ended,

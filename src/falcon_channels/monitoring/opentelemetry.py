@@ -25,4 +25,4 @@ def observe_node(
     node.operations.observe(Tracing(tracer))
     if meter_provider is not None:
         meter = meter_provider.get_meter(_SCOPE, version)
-        OtelMeasurements(node, meter).attach(node.events)
+        OtelMeasurements(node, meter).attach(node.events, node.operations)
