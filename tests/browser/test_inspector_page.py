@@ -163,9 +163,7 @@ async def test_each_view_shows_what_happened_in_both_processes(
     ).to_have_count(1)
 
     await go(page, server, 'slow')
-    slow = rows(
-        page, 'Connections that have not read everything, the slowest first'
-    ).first
+    slow = rows(page, 'Connections with a backlog, the slowest first').first
     await expect(slow.locator('td').first).to_have_text(SLOW)
     await expect(slow.locator('td').last).to_have_text('states:load')
     await expect(slow.locator('td').nth(3)).to_have_text('488.3 KiB')

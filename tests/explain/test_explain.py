@@ -247,7 +247,7 @@ async def test_policy_latest_drops_older_publications_of_a_slow_client() -> None
             await publish(channels, number)
         in_buffer = await explain(channels, 1)
         assert Verdict.PENDING == in_buffer.verdict
-        assert 'send buffer' in in_buffer.text
+        assert 'added to the backlog' in in_buffer.text
         dropped = await explain(channels, 2)
         assert Verdict.DROPPED == dropped.verdict
         assert 'latest' == dropped.facts['policy']
@@ -300,7 +300,7 @@ async def _all_publications(client: SimulatedClient) -> Any:
 
 @on_fake_clock
 async def test_client_that_is_closed_as_slow_may_not_have_received_the_buffer() -> None:
-    """What was in the send buffer at the close may not have left this process."""
+    """What was in the backlog at the close may not have left this process."""
     channels = make_channels(max_backlog_bytes=500, max_publication_bytes=500)
     async with channels, SimulatedClient(channels, user='ann') as ann:
         await ann.subscribe(ROOM)
@@ -723,19 +723,24 @@ async def test_request_that_was_refused_later_does_not_explain_an_earlier_time()
 
 
 @pytest.mark.parametrize(
-    ('by_client', 'verdict'),
-    [(True, Verdict.DISCONNECTED), (False, Verdict.DELIVERED)],
+    ('by_client', 'backlog_bytes', 'verdict', 'words'),
+    [
+        (True, 1, Verdict.DISCONNECTED, 'with a backlog of 1 bytes'),
+        (True, None, Verdict.DISCONNECTED, 'a backlog of an unknown number of bytes'),
+        (False, None, Verdict.DISCONNECTED, 'a backlog of an unknown number of bytes'),
+        (False, 1, Verdict.DELIVERED, 'it was written to the socket'),
+    ],
 )
-def test_send_buffer_of_a_lost_client_may_have_any_size(
-    by_client: bool, verdict: Verdict
+def test_backlog_of_a_lost_client_may_have_any_size(
+    by_client: bool, backlog_bytes: int | None, verdict: Verdict, words: str
 ) -> None:
-    """If a client was lost, only one byte of its send buffer is certain.
+    """If a client was lost, its backlog may have had any size.
 
-    If the server closed the connection, all bytes in the buffer were counted. The last
-    500 bytes that were written are then more than the buffer had.
+    If the server closed the connection, all bytes of the backlog were counted. The last
+    500 bytes that were written are then more than the backlog had.
     """
     connection = RecordedConnection(
-        id='c', closed_at=3.0, by_client=by_client, backlog_bytes=1
+        id='c', closed_at=3.0, by_client=by_client, backlog_bytes=backlog_bytes
     )
     subscription = RecordedSubscription(
         at=1.0, epoch='e', start_offset=0, end_offset=9, ended_at=3.0, bytes_after=500
@@ -748,6 +753,7 @@ def test_send_buffer_of_a_lost_client_may_have_any_size(
     )
     assert found is not None
     assert verdict == found.verdict
+    assert words in found.text
 
 
 @pytest.mark.parametrize(

@@ -165,9 +165,9 @@ def is_true(answer: Explanation, received: bool) -> bool:
         # NOTE: a client that is closed may have read a part of the buffer. The answer
         #   then says that the publication may not have left the process.
         return not received or 'may not have left' in answer.text
-    # NOTE: an answer may say that it does not know. A publication in the send buffer is
+    # NOTE: an answer may say that it does not know. A publication in the backlog is
     #   pending, although the client may have read it.
-    return answer.verdict is Verdict.UNKNOWN or 'send buffer' in answer.text
+    return answer.verdict is Verdict.UNKNOWN or 'backlog' in answer.text
 
 
 @pytest.mark.parametrize('seed', range(4))

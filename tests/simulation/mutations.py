@@ -804,14 +804,14 @@ MUTANTS = [
         'tests/explain',
     ),
     Mutant(
-        'explain: bytes in the send buffer count as delivered',
+        'explain: bytes in the backlog count as delivered',
         'explain/subscription_findings.py',
-        'if not backlog_bytes or (',
-        'if True or (',
+        'if backlog_bytes == 0:',
+        'if True:',
         'tests/explain',
     ),
     Mutant(
-        'explain: the send buffer of a lost client counts as known',
+        'explain: the backlog of a lost client counts as known',
         'explain/subscription_findings.py',
         'if connection.by_client:\n',
         'if False:\n',

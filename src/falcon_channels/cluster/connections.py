@@ -97,7 +97,7 @@ class ConnectionSummary(msgspec.Struct, frozen=True):
         app_name: Name of the client library, as the client gave it.
         app_version: Version of the client, as the client gave it.
         connected_at: Unix time in seconds.
-        backlog_bytes: Bytes that the client has not read yet.
+        backlog_bytes: Bytes for the client that are still buffered in its process.
         num_channels: Number of subscriptions.
         state: The subscriptions.
     """

@@ -687,7 +687,10 @@ class ClientConnection(Connection):
 
     @property
     def backlog_bytes(self) -> int:
-        """Number of bytes that wait for the client, or for the connect reply."""
+        """Bytes for the client that are still buffered in this process.
+
+        Output that waits for the connect reply is included.
+        """
         buffered_bytes = self.out.size_bytes if isinstance(self.out, EarlyOutput) else 0
         return buffered_bytes + self.transport.backlog_bytes
 

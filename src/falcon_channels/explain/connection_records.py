@@ -62,7 +62,8 @@ class ConnectionRecord:
         facts.code = event.code
         facts.reason = event.reason[:MAX_REASON]
         facts.by_client = bool(event.facts.get('by_client'))
-        facts.backlog_bytes = int(event.facts.get('backlog_bytes') or 0)
+        backlog_bytes = event.facts['backlog_bytes']
+        facts.backlog_bytes = None if backlog_bytes is None else int(backlog_bytes)
 
     def add_opening(self) -> None:
         """Count the record of the start of the connection."""

@@ -144,8 +144,9 @@ class RecordedConnection(msgspec.Struct, kw_only=True, omit_defaults=True):
         code: Close code, or 0.
         reason: Close reason.
         by_client: Whether the client closed the connection, or was lost.
-        backlog_bytes: Bytes in the send buffer, now or when the connection ended.
-        drained_at: Last known Unix time in seconds at which the send buffer was empty,
+        backlog_bytes: Backlog now or when the connection ended; ``None`` if there was
+            one, but its size is not known.
+        drained_at: Last known Unix time in seconds at which there was no backlog,
             or ``None``.
         subscriptions: Recorded subscriptions to the channel that concern the
             publication, oldest first.
@@ -161,7 +162,7 @@ class RecordedConnection(msgspec.Struct, kw_only=True, omit_defaults=True):
     code: int = 0
     reason: str = ''
     by_client: bool = False
-    backlog_bytes: int = 0
+    backlog_bytes: int | None = 0
     drained_at: float | None = None
     subscriptions: list[RecordedSubscription] = []
     num_left_out: int = 0

@@ -6,7 +6,7 @@
   those that a filter excluded or that the node itself missed.
 * A publication that waited for a slow client was written when the client caught up, or
   was dropped.
-* Bytes in the send buffer may never leave this process. A publication counts as written
+* Bytes in the backlog may never leave this process. A publication counts as written
   only if it is certainly not among the bytes that waited.
 """
 
@@ -297,7 +297,7 @@ def _written(
 def _unsent(
     connection: RecordedConnection, at: float | None, later_bytes: int | None
 ) -> Found | None:
-    """Return an answer if the publication may not have left the send buffer.
+    """Return an answer if the publication may be in the backlog of the connection.
 
     Args:
         connection: The connection.
@@ -308,12 +308,19 @@ def _unsent(
     if connection.by_client:
         # NOTE: if the client was lost, the number of unsent bytes is unknown.
         later_bytes = None
-    if not backlog_bytes or (later_bytes is not None and later_bytes >= backlog_bytes):
+    if backlog_bytes == 0:
+        return None
+    if (
+        backlog_bytes is not None
+        and later_bytes is not None
+        and later_bytes >= backlog_bytes
+    ):
         return None
     drained_at = connection.drained_at
     if at is not None and drained_at is not None and at <= drained_at:
         return None
     when = 'at an unknown time' if at is None else f'at {time_text(at)}'
+    size = 'an unknown number of' if backlog_bytes is None else str(backlog_bytes)
     facts: dict[str, Fact] = {
         'written_at': at,
         'backlog_bytes': backlog_bytes,
@@ -322,16 +329,16 @@ def _unsent(
     if connection.closed_at is None:
         return Found(
             Verdict.PENDING,
-            f'it was written to the send buffer {when}. The buffer has '
-            f'{backlog_bytes} bytes, and the publication may be among them',
+            f'it was added to the backlog of the connection {when}. The backlog has '
+            f'{size} bytes, and the publication may be among them',
             at,
             facts,
         )
     facts |= end_facts(connection)
     return Found(
         Verdict.DISCONNECTED,
-        f'it was written to the send buffer {when}, and may not have left this '
-        f'process: {end_text(connection)}, with {backlog_bytes} bytes in the buffer',
+        f'it was added to the backlog of the connection {when}, and may not have left '
+        f'this process: {end_text(connection)}, with a backlog of {size} bytes',
         connection.closed_at,
         facts,
     )

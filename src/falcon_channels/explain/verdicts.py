@@ -19,8 +19,8 @@ class Verdict(StrEnum):
             known.
         RECOVERED: It was written to the socket later: when the client subscribed, or
             after the node had read missed publications from the log.
-        PENDING: It is not sent yet. It waits for a slow client, or may be in the send
-            buffer, or the node has not received it.
+        PENDING: It is not sent yet. It waits for a slow client, or may be in the
+            backlog of the connection, or the node has not received it.
         FILTERED: A tag filter excluded it.
         DROPPED: The policy of the channel for slow readers dropped it, or the channel
             has ``recovery='latest'``.
@@ -29,7 +29,7 @@ class Verdict(StrEnum):
         UNSUBSCRIBED: The subscription ended before the publication.
         REFUSED: The request to subscribe was refused.
         DISCONNECTED: The connection ended before the publication, or possibly before
-            the send buffer was written.
+            the backlog was written.
         NOT_KEPT: The client tried to recover it, but the log no longer had it, or the
             limits of a recovery were exceeded.
         NOT_PUBLISHED: The newest publication of the channel has a lower offset.

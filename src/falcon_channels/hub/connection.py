@@ -640,7 +640,7 @@ class Connection(abc.ABC):
 
     @property
     def backlog_bytes(self) -> int:
-        """How many bytes the client has not read yet."""
+        """Bytes for the client that are still buffered in this process."""
         return self.transport.backlog_bytes
 
     @property

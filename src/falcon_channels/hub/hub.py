@@ -47,6 +47,7 @@ from falcon_channels.protocol.codes import UNSUBSCRIBE_INSUFFICIENT
 from falcon_channels.publication import ChannelEnd
 from falcon_channels.publication import first_offset
 from falcon_channels.publication import Position
+from falcon_channels.transports.base import UNKNOWN_BACKLOG
 
 _logger = logging.getLogger('falcon_channels')
 
@@ -232,14 +233,16 @@ class Hub:
             code: Close code, or 0 if there is none.
             reason: Close reason, or ``''``.
             by_client: Whether the client ended the connection, or was lost.
-            backlog_bytes: Bytes that the client had not read; ``None`` if the
-                connection still knows.
+            backlog_bytes: Backlog before the end; ``None`` if the connection still
+                has it.
         """
         if connection.closed:
             return
         if backlog_bytes is None:
-            # NOTE: queued output is dropped. Its size is not known here.
-            backlog_bytes = connection.backlog_bytes or int(connection.out is not None)
+            backlog_bytes = connection.backlog_bytes
+            if not backlog_bytes and connection.out is not None:
+                # NOTE: queued output is dropped. Its size is not known here.
+                backlog_bytes = UNKNOWN_BACKLOG
         connection.mark_closed()
         added = self.connections.discard(connection)
         self._fan_out.forget(connection)
@@ -253,7 +256,12 @@ class Hub:
                     user=connection.user,
                     code=code,
                     reason=reason,
-                    facts={'by_client': by_client, 'backlog_bytes': backlog_bytes},
+                    facts={
+                        'by_client': by_client,
+                        'backlog_bytes': (
+                            None if backlog_bytes == UNKNOWN_BACKLOG else backlog_bytes
+                        ),
+                    },
                 )
             )
         connection.on_end()

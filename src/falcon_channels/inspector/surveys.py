@@ -109,13 +109,13 @@ class _EventsAnswer(msgspec.Struct, frozen=True):
 
 
 class SlowConnection(msgspec.Struct, frozen=True):
-    """A connection whose client has not read everything.
+    """A connection with a backlog.
 
     Attributes:
         client: Id of the connection.
         user: Id of the user, or ``''``.
         node: Id of the node.
-        backlog_bytes: Bytes that were written, but not read yet.
+        backlog_bytes: Bytes for the client that are still buffered in its process.
         pending_bytes: Bytes that wait in its subscriptions, because of the policy for
             slow readers.
         channels: At most ten channels in which the policy applies to the connection.
@@ -324,7 +324,7 @@ class InspectorSurveys:
     # --- slow readers ----------------------------------------------------------------
 
     async def slow_readers(self, limit: int) -> dict[str, Any]:
-        """Return the connections whose clients have the most unread bytes."""
+        """Return the connections with the most backlog and pending bytes."""
         answers = await self._ask(_SLOW, limit, _SlowAnswer)
         rows = [row for answer in answers for row in answer.rows]
         rows.sort(key=_waiting_bytes, reverse=True)

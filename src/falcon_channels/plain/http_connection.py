@@ -118,7 +118,7 @@ class HttpConnection(Connection):
 
     @property
     def backlog_bytes(self) -> int:
-        """How many bytes the client has not read yet."""
+        """Bytes for the client that are still buffered in this process."""
         return self.transport.backlog_bytes + self.held_bytes
 
     def hold(self, blob: bytes | list[Part]) -> int:

@@ -80,7 +80,7 @@ class PortalTransport:
 
     @property
     def backlog_bytes(self) -> int:
-        """Number of bytes that wait for the client."""
+        """Bytes for the client that are still buffered in this process."""
         return self._written_bytes - self._sent_bytes
 
     def write(self, blob: MessageBlob) -> int:

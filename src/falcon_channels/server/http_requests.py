@@ -466,7 +466,7 @@ class HttpRequests(HttpToolsProtocol):
 
     @property
     def backlog_bytes(self) -> int:
-        """Number of written bytes that are still buffered in this process."""
+        """Bytes for the client that are still buffered in this process."""
         return 0 if self._is_lost else self.transport.get_write_buffer_size()
 
     def write(self, chunks: bytes) -> int:

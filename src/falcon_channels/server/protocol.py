@@ -64,6 +64,7 @@ from falcon_channels.server.states import CONNECTING
 from falcon_channels.server.states import LINGERING
 from falcon_channels.server.states import OPEN
 from falcon_channels.transports.base import Receiver
+from falcon_channels.transports.base import UNKNOWN_BACKLOG
 from falcon_channels.transports.websocket_framing import DeflateFraming
 from falcon_channels.transports.websocket_framing import UNCOMPRESSED
 from falcon_channels.transports.websocket_framing import UncompressedFraming
@@ -218,15 +219,15 @@ class WebSocketProtocol(asyncio.Protocol):
 
     @property
     def backlog_bytes(self) -> int:
-        """Bytes of pending output in this process.
+        """Bytes for the client that are still buffered in this process.
 
         NOTE: With TLS, the pending bytes of the encrypted side, at most 64 KiB, are not
         included. When a connection is lost, asyncio drops the pending output without
-        telling its size. The number is then 1, for at least one byte.
+        telling its size. The result is then `UNKNOWN_BACKLOG`.
         """
         if self.state in (OPEN, CLOSING):
             return self.transport.get_write_buffer_size()
-        return int(self.write_blocked)
+        return UNKNOWN_BACKLOG if self.write_blocked else 0
 
     # Called by asyncio and uvicorn.
 

@@ -88,7 +88,7 @@ class ServerHttpConnection(Protocol):
 
     @property
     def backlog_bytes(self) -> int:
-        """Number of written bytes that are still buffered in this process."""
+        """Bytes for the client that are still buffered in this process."""
 
     def take_body(self, writer: BodyWriter) -> bool:
         """Let the application write the rest of the body; allowed once.

@@ -20,7 +20,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from typing import Final
 from typing import Protocol
+
+#: The backlog of a connection that was lost, if the output was dropped without telling
+#: its size.
+UNKNOWN_BACKLOG: Final = -1
 
 
 class Framing(Protocol):
@@ -79,10 +84,10 @@ class Transport(Protocol):
 
     @property
     def backlog_bytes(self) -> int:
-        """Number of written bytes that are still buffered in this process.
+        """Bytes for the client that are still buffered in this process.
 
-        After the end it may be the number of bytes that were dropped, or 1 if only that
-        is known.
+        After the end it may be the number of bytes that were dropped, or
+        `UNKNOWN_BACKLOG`.
         """
 
     def write(self, blob: Any) -> int:

@@ -201,7 +201,7 @@ class HttpStreamTransport:
 
     @property
     def backlog_bytes(self) -> int:
-        """Number of bytes that the server or the client has not taken yet."""
+        """Bytes for the client that are still buffered in this process."""
         output = self._output
         return self._queue_bytes if output is None else output.backlog_bytes
 

@@ -40,7 +40,7 @@ export class Channel implements View {
   private readonly options = new Facts();
   private readonly subscribers = new Table(
     'Subscribers',
-    ['User', 'Connection', 'Transport', 'State', '#Offset', '#Behind', '#Pending', '#Not read'],
+    ['User', 'Connection', 'Transport', 'State', '#Offset', '#Behind', '#Pending', '#Backlog'],
     'Nobody is subscribed.',
   );
   private readonly more = element('p', { class: 'quiet' });

@@ -1,4 +1,4 @@
-/** Connections whose clients have not read everything. */
+/** Connections with a backlog. */
 
 import { call } from '../api';
 import { channelLink, element, Table, userLink } from '../dom';
@@ -11,9 +11,9 @@ export class Slow implements View {
   intervalMs = 2000;
   private readonly note = element('p', { class: 'quiet', role: 'status' });
   private readonly table = new Table(
-    'Connections that have not read everything, the slowest first',
-    ['User', 'Connection', '#Not read', '#Pending', 'Slow in'],
-    'Every client has read everything.',
+    'Connections with a backlog, the slowest first',
+    ['User', 'Connection', '#Backlog', '#Pending', 'Slow in'],
+    'No connection has a backlog.',
   );
   readonly element = element('div', {}, this.note, this.table.element);
 

@@ -54,7 +54,7 @@ export class User implements View {
     private readonly canWrite: boolean,
   ) {
     this.title = user ? `User ${visible(user)}` : 'Anonymous clients';
-    const columns = ['Connection', 'Transport', 'Library', 'Since', '#Not read', 'Channels'];
+    const columns = ['Connection', 'Transport', 'Library', 'Since', '#Backlog', 'Channels'];
     this.connections = new Table('Connections', canWrite ? [...columns, 'Change'] : columns, 'The user is not connected.');
     this.element = element(
       'div',
