@@ -248,12 +248,14 @@ async def test_policy_latest_drops_older_publications_of_a_slow_client() -> None
         in_buffer = await explain(channels, 1)
         assert Verdict.PENDING == in_buffer.verdict
         assert 'added to the backlog' in in_buffer.text
+        assert 'backlog' == in_buffer.facts['waits_in']
         dropped = await explain(channels, 2)
         assert Verdict.DROPPED == dropped.verdict
         assert 'latest' == dropped.facts['policy']
         waiting = await explain(channels, 3)
         assert Verdict.PENDING == waiting.verdict
         assert 'waits for it' in waiting.text
+        assert 'subscription' == waiting.facts['waits_in']
         ann.read_again()
         await publish(channels, 4)
         verdicts = [(await explain(channels, n)).verdict for n in (1, 2, 3, 4)]
@@ -720,6 +722,28 @@ async def test_request_that_was_refused_later_does_not_explain_an_earlier_time()
         answer = await explain(channels, 1)
         assert Verdict.NOT_SUBSCRIBED == answer.verdict
         assert 1 == answer.facts['start_offset']
+
+
+@pytest.mark.parametrize(
+    ('repairing', 'place', 'words'),
+    [
+        (False, 'broker', 'this node has not received the publication yet'),
+        (True, 'log', 'this node missed publications, and reads them from the log now'),
+    ],
+)
+def test_publication_that_a_process_has_not_delivered_waits_in_a_place(
+    repairing: bool, place: str, words: str
+) -> None:
+    """The answer says whether the announcement is missing, or the log is read."""
+    found = find_in_subscription(
+        Asked(2, 'e', None, 2.0),
+        NodeRecords(id='n', now=4.0, recorded_since=0.0, repairing=repairing),
+        RecordedConnection(id='c'),
+        RecordedSubscription(at=1.0, epoch='e', start_offset=0, end_offset=1),
+    )
+    assert found is not None
+    assert (Verdict.PENDING, place) == (found.verdict, found.facts['waits_in'])
+    assert words in found.text
 
 
 @pytest.mark.parametrize(

@@ -278,6 +278,7 @@ def waits_for_a_slow_client(stage: Stage) -> Answer:
         assert 'lagging' == state['state']
         assert 0 < state['delivered_offset'] < offset
         assert state['delivered_offset'] == answer['facts']['delivered_offset']
+        assert 'subscription' == answer['facts']['waits_in']
         ann.reset()
         return answer
 
@@ -324,6 +325,8 @@ def lost_with_a_full_buffer(stage: Stage) -> Answer:
         ann.reset()
         answer = stage.explain_until('disconnected', channel, offset, ann)
         assert answer['facts']['by_client']
+        assert answer['facts']['backlog_bytes'] is None
+        assert 'with a backlog of an unknown number of bytes' in answer['text']
         return answer
 
 

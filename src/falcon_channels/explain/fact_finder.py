@@ -29,6 +29,7 @@ from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.connection import Subscription
 from falcon_channels.hub.connection import SubscriptionState as State
 from falcon_channels.hub.hub import Hub
+from falcon_channels.hub.local_channel import ChannelState
 from falcon_channels.parts import in_parts
 from falcon_channels.publication import first_offset
 from falcon_channels.publication import Position
@@ -85,6 +86,9 @@ class FactFinder:
             facts.written_at = channel.batch_times.written_at(offset, epoch)
             facts.written_until = channel.batch_times.written_until(epoch)
             facts.repair = channel.repair_of(offset, epoch)
+        local_channel = self._hub.local_channel(question.channel)
+        if local_channel is not None:
+            facts.repairing = local_channel.state is ChannelState.REPAIRING
         known = self._connections.of_user(question.user)
         if question.client:
             known = {id: r for id, r in known.items() if id == question.client}

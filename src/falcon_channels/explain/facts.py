@@ -203,6 +203,7 @@ class NodeRecords(msgspec.Struct, kw_only=True, omit_defaults=True):
             subscribers of this node, or ``None``.
         written_until: Offset of the last publication with a known time, or ``None``.
         repair: The repair of the gap that contained the publication, or ``None``.
+        repairing: Whether the node reads missed publications from the log now.
         connections: Connections of the user. Those with records of the channel are
             last.
         num_left_out: Number of further connections that do not fit into the answer.
@@ -217,6 +218,7 @@ class NodeRecords(msgspec.Struct, kw_only=True, omit_defaults=True):
     written_at: float | None = None
     written_until: int | None = None
     repair: RecordedRepair | None = None
+    repairing: bool = False
     connections: list[RecordedConnection] = []
     num_left_out: int = 0
     gone: dict[str, float] = {}

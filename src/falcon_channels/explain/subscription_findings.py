@@ -50,13 +50,7 @@ def find_in_subscription(
     if skipped is not None:
         return skipped
     if asked.offset > subscription.end_offset:
-        return Found(
-            Verdict.PENDING,
-            'the connection is subscribed, but this node has not received the '
-            'publication yet',
-            None,
-            {'end_offset': subscription.end_offset},
-        )
+        return _not_received(node, subscription)
     lag = _lag_of(asked, subscription)
     if lag is not None and lag.until is None and not ended:
         return _waiting(asked, subscription, lag)
@@ -68,6 +62,22 @@ def find_in_subscription(
     if lag is not None:
         return _after_lag(asked, connection, subscription, lag)
     return _written(asked, node, connection, subscription)
+
+
+def _not_received(node: NodeRecords, subscription: RecordedSubscription) -> Found:
+    """Return the answer for a publication that the node has not delivered yet."""
+    reason = 'this node has not received the publication yet'
+    if node.repairing:
+        reason = 'this node missed publications, and reads them from the log now'
+    return Found(
+        Verdict.PENDING,
+        f'the connection is subscribed, but {reason}',
+        None,
+        {
+            'waits_in': 'log' if node.repairing else 'broker',
+            'end_offset': subscription.end_offset,
+        },
+    )
 
 
 def _at_start(
@@ -187,7 +197,7 @@ def _waiting(asked: Asked, subscription: RecordedSubscription, lag: Lag) -> Foun
             f'the client has read too slowly since {time_text(lag.at)}; the '
             'publication waits for it',
             lag.at,
-            facts,
+            {'waits_in': 'subscription', **facts},
         )
     return _dropped(subscription, lag, facts)
 
@@ -332,7 +342,7 @@ def _unsent(
             f'it was added to the backlog of the connection {when}. The backlog has '
             f'{size} bytes, and the publication may be among them',
             at,
-            facts,
+            {'waits_in': 'backlog', **facts},
         )
     facts |= end_facts(connection)
     return Found(

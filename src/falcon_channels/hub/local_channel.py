@@ -16,6 +16,8 @@ A local channel has no task and never calls the broker: `Hub` does both. Its rul
   hub delivers the batch, and then ends all subscriptions.
 * For a JOINING subscription that recovers, publications are buffered until the hub has
   read the log for it.
+
+ARCHITECTURE.md lists all places where a publication can wait.
 """
 
 from __future__ import annotations
