@@ -2,7 +2,8 @@
 
 A broker orders the publications of each channel. It stores them as long as the options
 of the channel say, and carries them to every process that has subscribed to the
-channel. The hub of a process is the only user of its broker.
+channel. Only the hub of a process subscribes to channels, and receives announcements.
+Other parts of the library publish, read the log, and send control messages.
 
 This module is the specification. The test suites `contract`, `presence_contract` and
 `shared_contract` in `falcon_channels.testing` check any implementation against it.
