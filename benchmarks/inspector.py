@@ -137,8 +137,8 @@ async def measure_look(num_channels: int) -> None:
             await client.subscribe(f'rooms:{number}')
         for name, run in (
             ('overview', surveys.overview),
-            ('channels', lambda: surveys.channels('', 100)),
-            ('channels that match', lambda: surveys.channels('99', 100)),
+            ('channels', lambda: surveys.largest_channels('', 100)),
+            ('channels that match', lambda: surveys.largest_channels('99', 100)),
         ):
             await print_look(f'{name}, {num_channels} channels', run)
         await measure_requests(

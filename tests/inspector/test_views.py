@@ -8,6 +8,7 @@ from typing import Literal
 import falcon
 from falcon import testing
 import falcon.asgi
+import msgspec
 import pytest
 from support.fake_clock import on_fake_clock
 from support.linked_broker import LinkedBroker
@@ -17,6 +18,11 @@ from falcon_channels import Channels
 from falcon_channels import OptionsError
 from falcon_channels import parts
 from falcon_channels.cluster.cluster import Cluster
+from falcon_channels.cluster.connections import ConnectionSummary
+from falcon_channels.cluster.connections import SubscriptionSummary
+from falcon_channels.explain.facts import NodeRecords
+from falcon_channels.explain.facts import RecordedConnection
+from falcon_channels.explain.facts import RecordedSubscription
 from falcon_channels.inspector import surveys
 from falcon_channels.testing import CommandError
 from falcon_channels.testing import SimulatedClient
@@ -79,7 +85,7 @@ async def test_process_that_answers_with_malformed_bytes_hides_no_other_process(
         async with one.channels.subscribe('rooms:a'):
             nodes = (await one.ask('overview'))['nodes']
             assert [one.channels.node.cluster.id] == [node['id'] for node in nodes]
-            (row,) = (await one.ask('channels'))['channels']
+            (row,) = (await one.ask('largest_channels'))['channels']
             assert {'channel': 'rooms:a', 'num_subscribers': 1} == row
             assert 1 == (await one.ask('channel', channel='rooms:a'))['num_subscribers']
             assert 0 == (await one.ask('user', user='ann'))['num_connections']
@@ -108,7 +114,7 @@ async def test_process_that_does_not_answer_is_counted_in_each_view(
     monkeypatch.setattr(Cluster.ask_encoded, '__kwdefaults__', {'timeout_s': 0.2})
     async with two_inspected() as (one, two):
         views = {
-            'channels': {},
+            'largest_channels': {},
             'channel': {'channel': 'rooms:a'},
             'user': {'user': 'ann'},
             'events': {},
@@ -149,12 +155,12 @@ async def test_channels_are_sorted_by_the_subscribers_of_all_processes() -> None
                     await client.__aenter__()
                     await client.subscribe(channel)
                     clients.append(client)
-        answer = await one.ask('channels', limit=1)
+        answer = await one.ask('largest_channels', limit=1)
         assert [{'channel': 'rooms:x', 'num_subscribers': 4}] == answer['channels']
         assert not answer['is_complete']
-        answer = await one.ask('channels', limit=2)
+        answer = await one.ask('largest_channels', limit=2)
         assert {'channel': 'rooms:both', 'num_subscribers': 4} == answer['channels'][0]
-        answer = await one.ask('channels', search='s:s')
+        answer = await one.ask('largest_channels', search='s:s')
         assert [{'channel': 'states:s', 'num_subscribers': 2}] == answer['channels']
         assert answer['is_complete']
         assert not answer['partial']
@@ -166,10 +172,10 @@ async def test_channels_are_sorted_by_the_subscribers_of_all_processes() -> None
 async def test_search_that_is_too_long_is_refused() -> None:
     """A search term has at most 255 characters, so that the work for it is limited."""
     async with two_inspected() as (one, _):
-        assert 107 == await one.refused('channels', search='x' * 256)
-        assert 107 == await one.refused('channels', limit=100_000)
+        assert 107 == await one.refused('largest_channels', search='x' * 256)
+        assert 107 == await one.refused('largest_channels', limit=100_000)
         assert 107 == await one.refused('user', user='x' * 256)
-        assert [] == (await one.ask('channels', search='x' * 255))['channels']
+        assert [] == (await one.ask('largest_channels', search='x' * 255))['channels']
 
 
 @pytest.fixture
@@ -186,11 +192,11 @@ async def test_process_with_too_many_channels_answers_in_part_and_says_so() -> N
         async with SimulatedClient(one.channels) as client:
             for number in range(3):
                 await client.subscribe(f'rooms:{number}')
-            answer = await one.ask('channels')
+            answer = await one.ask('largest_channels')
             assert 3 == len(answer['channels'])
             assert not answer['partial']
             await client.subscribe('rooms:3')
-            answer = await one.ask('channels')
+            answer = await one.ask('largest_channels')
             assert 3 == len(answer['channels'])
             assert answer['partial']
             # The counts of the overview need no scan.
@@ -427,7 +433,7 @@ async def test_inspector_works_after_the_channels_were_closed_and_started_again(
                 (node,) = (await inspected.ask('overview'))['nodes']
                 assert 1 == node['num_subscriptions']
                 assert number == node['counters']['opened']
-                found = await inspected.ask('channels')
+                found = await inspected.ask('largest_channels')
                 assert ['rooms:a'] == [row['channel'] for row in found['channels']]
                 ids.append(node['id'])
     assert 2 == len(set(ids))
@@ -448,3 +454,44 @@ def test_page_is_closed_by_default() -> None:
         )
     with pytest.raises(OptionsError, match='must be like'):
         Channels().add_inspector(app, '/', keys='a-key-for-reading')
+
+
+#: The fields of answers that have no default. Processes of an older version send them.
+FIRST_FIELDS: dict[type[msgspec.Struct], str] = {
+    surveys.ProcessSummary: 'id name version status uptime_s memory_bytes '
+    'num_connections num_users num_channels num_subscriptions counters',
+    surveys.SlowConnection: 'client user node backlog_bytes pending_bytes channels',
+    ConnectionSummary: 'client user node transport protocol app_name app_version '
+    'connected_at backlog_bytes num_channels state',
+    SubscriptionSummary: 'state',
+    NodeRecords: 'id now',
+    RecordedConnection: 'id',
+    RecordedSubscription: 'at epoch start_offset',
+}
+
+
+@pytest.mark.parametrize('answer_type', FIRST_FIELDS, ids=lambda kind: kind.__name__)
+def test_new_field_of_an_answer_has_a_default(
+    answer_type: type[msgspec.Struct],
+) -> None:
+    """A process whose answer lacks a field without default is missing in all views."""
+    fields = msgspec.structs.fields(answer_type)
+    required = [field.name for field in fields if field.required]
+    assert FIRST_FIELDS[answer_type].split() == required
+
+
+@on_fake_clock
+async def test_answer_with_unknown_fields_is_shown() -> None:
+    """A newer process sends fields that this version does not know."""
+    async with two_inspected() as (one, two):
+        answers = await two.channels.node.cluster.ask_encoded('inspector overview')
+        newer = {
+            **msgspec.msgpack.decode(answers.by_node[two.channels.node.cluster.id]),
+            'from_a_newer_version': [1],
+        }
+        two.channels.node.cluster.add_answerer(
+            'inspector overview', lambda _: msgspec.msgpack.encode(newer)
+        )
+        nodes = (await one.ask('overview'))['nodes']
+        assert 2 == len(nodes)
+        assert 0 == one.channels.node.hub.counters.control_errors

@@ -366,3 +366,10 @@ def test_resource_that_cannot_answer_calls_is_refused() -> None:
         make_app(Api)
     with pytest.raises(TypeError, match='async def'):
         make_app(Blocking())
+
+
+def test_method_that_exists_cannot_be_replaced() -> None:
+    """Two methods with one name are a mistake: the second one would hide the first."""
+    api = methods.ApiMethods(Channels().node)
+    with pytest.raises(ValueError, match=r"\['channels'\]"):
+        api.add({'channels': (methods.ApiRequest, None)})  # type: ignore[dict-item]

@@ -30,7 +30,7 @@ from falcon_channels.server_api.requests import ApiRequest
 READ_METHODS: Final = frozenset(
     {
         'overview',
-        'channels',
+        'largest_channels',
         'channel',
         'log',
         'user',
@@ -43,8 +43,9 @@ READ_METHODS: Final = frozenset(
 WRITE_METHODS: Final = frozenset(
     {'publish', 'disconnect', 'unsubscribe', 'revoke', 'restore', 'record_user'}
 )
-#: Methods that are logged as `application_command`, and not again by the inspector.
-TOLD_METHODS: Final = WRITE_METHODS - {'publish', 'record_user'}
+#: Methods of the server API that log the event `application_command`. The inspector
+#: does not log them again.
+METHODS_WITH_EVENT: Final = WRITE_METHODS - {'publish', 'record_user'}
 #: Longest search term and user id in characters.
 MAX_TEXT_CHARACTERS = 255
 #: Longest payload in an answer, in bytes. Longer payloads are cut.
@@ -62,7 +63,7 @@ class _Overview(ApiRequest):
     pass
 
 
-class _Channels(ApiRequest):
+class _LargestChannels(ApiRequest):
     search: _Text = ''
     limit: _Limit = 100
 
@@ -110,7 +111,7 @@ class InspectorMethods:
         self._api.add(
             {
                 'overview': (_Overview, self._overview),
-                'channels': (_Channels, self._channels),
+                'largest_channels': (_LargestChannels, self._largest_channels),
                 'channel': (_Channel, self._channel),
                 'log': (_Log, self._log),
                 'user': (_User, self._user),
@@ -131,9 +132,9 @@ class InspectorMethods:
     async def _overview(self, request: _Overview) -> dict[str, Any]:
         return await self._surveys.overview()
 
-    async def _channels(self, request: _Channels) -> dict[str, Any]:
+    async def _largest_channels(self, request: _LargestChannels) -> dict[str, Any]:
         await self._node.start()
-        return await self._surveys.channels(request.search, request.limit)
+        return await self._surveys.largest_channels(request.search, request.limit)
 
     async def _channel(self, request: _Channel) -> dict[str, Any]:
         channel = request.channel

@@ -25,8 +25,8 @@ from falcon_channels.errors import OptionsError
 from falcon_channels.inspector.live_tail import LiveTails
 from falcon_channels.inspector.live_tail import MAX_LIVE_TAILS
 from falcon_channels.inspector.methods import InspectorMethods
+from falcon_channels.inspector.methods import METHODS_WITH_EVENT
 from falcon_channels.inspector.methods import READ_METHODS
-from falcon_channels.inspector.methods import TOLD_METHODS
 from falcon_channels.inspector.methods import WRITE_METHODS
 from falcon_channels.inspector.page import InspectorPage
 from falcon_channels.inspector.page import set_safe_headers
@@ -121,7 +121,7 @@ class InspectorResource:
                     description='this session may only read: log in with a key of '
                     'write_keys'
                 )
-            if method not in TOLD_METHODS:
+            if method not in METHODS_WITH_EVENT:
                 _log_change(method, body)
             answer = await self._methods.call(method, body, req)
         else:

@@ -35,7 +35,7 @@ MAX_ROWS = 200
 #: Largest number of objects that a process reads for an answer. With more objects, the
 #: answer is partial.
 MAX_SCANNED = 250_000
-#: Largest number of channels in the second survey of `channels`.
+#: Largest number of channels in the second survey of `largest_channels`.
 _MAX_CANDIDATES = 400
 #: Longest user id in the list of slow readers.
 _MAX_USER_CHARACTERS = 255
@@ -49,6 +49,11 @@ _SLOW = 'inspector slow readers'
 
 class ProcessSummary(msgspec.Struct, frozen=True):
     """One process, with its numbers.
+
+    NOTE: processes of several versions run together during an update. An answer is
+    decoded with unknown fields, but not without a field that has no default. A process
+    whose answer cannot be decoded is missing on the page. In the answers of surveys, a
+    new field therefore needs a default.
 
     Attributes:
         id: Id of the node. It changes at each start.
@@ -204,7 +209,7 @@ class InspectorSurveys:
 
     # --- channels --------------------------------------------------------------------
 
-    async def channels(self, search: str, limit: int) -> dict[str, Any]:
+    async def largest_channels(self, search: str, limit: int) -> dict[str, Any]:
         """Return the channels with the most subscribers.
 
         Each process returns its largest channels. A channel can be among the largest

@@ -144,7 +144,13 @@ class ApiMethods:
             self.add(group(node).table())
 
     def add(self, methods: MethodTable) -> None:
-        """Add methods, which `call` finds by their names from now on."""
+        """Add methods, which `call` finds by their names from now on.
+
+        Raises:
+            ValueError: There is a method with one of the names already.
+        """
+        if known := self._methods.keys() & methods.keys():
+            raise ValueError(f'these methods were added before: {sorted(known)}')
         self._methods.update(methods)
 
     async def call(

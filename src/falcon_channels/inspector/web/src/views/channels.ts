@@ -41,7 +41,7 @@ export class Channels implements View {
 
   async refresh(): Promise<void> {
     const search = this.search.value;
-    const answer = await call<ChannelList>('channels', { search });
+    const answer = await call<ChannelList>('largest_channels', { search });
     if (search !== this.search.value) return;
     const shown = answer.channels.length;
     let note = `${count(shown)} ${shown === 1 ? 'channel' : 'channels'}`;
