@@ -48,26 +48,24 @@ export function userLink(user: string): HTMLElement {
   return element('a', { href: `#/user/${encodeURIComponent(user)}` }, text);
 }
 
-/** A row of a table: its key stays the same while its cells change. */
-export interface Row {
-  key: string;
-  cells: Child[];
-}
+/** A column: its heading, and the cell of a row. `#` before the heading: numbers, aligned at the right. */
+export type Column<T> = [heading: string, cell: (row: T) => Child];
 
 /** A table that changes in place, so that the keyboard focus stays where it is. */
-export class Table {
+export class Table<T> {
   readonly element: HTMLElement;
   private readonly body = element('tbody');
   private readonly empty: HTMLElement;
   private readonly rows = new Map<string, HTMLTableRowElement>();
 
-  /** Columns whose name begins with `#` have numbers, and are aligned at the right. */
+  /** The key of a row stays the same while its cells change. */
   constructor(
     caption: string,
-    private readonly columns: string[],
+    private readonly columns: Column<T>[],
+    private readonly key: (row: T) => string,
     empty: string,
   ) {
-    const heads = columns.map((name) =>
+    const heads = columns.map(([name]) =>
       element('th', { scope: 'col', class: this.kind(name) }, name.replace('#', '')),
     );
     this.empty = element('p', { class: 'quiet' }, empty);
@@ -83,8 +81,8 @@ export class Table {
     return name.startsWith('#') ? 'number' : 'text';
   }
 
-  update(rows: Row[]): void {
-    const keys = new Set(rows.map((row) => row.key));
+  update(rows: T[]): void {
+    const keys = new Set(rows.map(this.key));
     for (const [key, row] of this.rows) {
       if (!keys.has(key)) {
         row.remove();
@@ -92,8 +90,9 @@ export class Table {
       }
     }
     let next: Element | null = this.body.firstElementChild;
-    for (const { key, cells } of rows) {
-      const made = this.makeRow(cells);
+    for (const shown of rows) {
+      const key = this.key(shown);
+      const made = this.makeRow(shown);
       const before = this.rows.get(key);
       if (before === undefined) {
         this.rows.set(key, made);
@@ -107,10 +106,8 @@ export class Table {
     this.empty.hidden = rows.length > 0;
   }
 
-  private makeRow(cells: Child[]): HTMLTableRowElement {
-    const made = cells.map((cell, index) =>
-      element('td', { class: this.kind(this.columns[index] ?? '') }, cell),
-    );
+  private makeRow(row: T): HTMLTableRowElement {
+    const made = this.columns.map(([name, cell]) => element('td', { class: this.kind(name) }, cell(row)));
     return element('tr', {}, ...made);
   }
 

@@ -2,9 +2,9 @@
 
 import { call, tail } from '../api';
 import { button, element, Facts, foreign, Table, userLink, visible } from '../dom';
-import type { Row } from '../dom';
+import type { Column } from '../dom';
 import { bytes, clock, count, dateTime } from '../format';
-import type { ChannelFacts, LogPage, PublicationFacts } from '../types';
+import type { ChannelFacts, ConnectionSummary, LogPage, PublicationFacts, SubscriptionSummary } from '../types';
 import type { View } from '../view';
 
 /** Largest number of publications in the live tail. */
@@ -15,22 +15,49 @@ function explainLink(channel: string, offset: number): HTMLElement {
   return element('a', { href, title: 'Explain the delivery of this publication' }, String(offset));
 }
 
-function publicationCells(publication: PublicationFacts, channel: string): Row['cells'] {
+function dataCell(publication: PublicationFacts): HTMLElement {
   const end = publication.end;
   const tags = Object.entries(publication.tags).map(([name, value]) => `${name}=${value}`);
-  return [
-    publication.offset ? explainLink(channel, publication.offset) : '',
-    element('span', { title: dateTime(publication.time_ms / 1000) }, clock(publication.time_ms / 1000)),
-    publication.user ? userLink(publication.user) : '',
-    element(
-      'div',
-      {},
-      foreign(publication.text + (publication.is_cut ? ' …' : ''), 'code'),
-      tags.length ? element('small', {}, visible(tags.join(' '))) : null,
-      end === null ? null : element('small', {}, end.error ? `end: ${visible(end.error)}` : 'end of the channel'),
-    ),
-    bytes(publication.size_bytes),
+  return element(
+    'div',
+    {},
+    foreign(publication.text + (publication.is_cut ? ' …' : ''), 'code'),
+    tags.length ? element('small', {}, visible(tags.join(' '))) : null,
+    end === null ? null : element('small', {}, end.error ? `end: ${visible(end.error)}` : 'end of the channel'),
+  );
+}
+
+/** A publication with a key, because those without a history have no offset. */
+interface Shown {
+  key: string;
+  publication: PublicationFacts;
+}
+
+function publicationTable(caption: string, channel: string, empty: string): Table<Shown> {
+  const columns: Column<Shown>[] = [
+    ['#Offset', ({ publication: { offset } }) => (offset ? explainLink(channel, offset) : '')],
+    [
+      'Time',
+      ({ publication: { time_ms } }) => element('span', { title: dateTime(time_ms / 1000) }, clock(time_ms / 1000)),
+    ],
+    ['From', ({ publication: { user } }) => (user ? userLink(user) : '')],
+    ['Data', ({ publication }) => dataCell(publication)],
+    ['#Size', ({ publication: { size_bytes } }) => bytes(size_bytes)],
   ];
+  return new Table<Shown>(caption, columns, ({ key }) => key, empty);
+}
+
+/** A subscription to the channel of the view. */
+interface Subscriber {
+  connection: ConnectionSummary;
+  state: SubscriptionSummary | undefined;
+  newest: number;
+}
+
+/** Return the number of publications after the last one that was written for the client. */
+function behind({ state, newest }: Subscriber): string {
+  const offset = state?.delivered_offset;
+  return offset === undefined ? '' : count(Math.max(0, newest - offset));
 }
 
 export class Channel implements View {
@@ -38,20 +65,38 @@ export class Channel implements View {
   intervalMs = 2000;
   private readonly facts = new Facts();
   private readonly options = new Facts();
-  private readonly subscribers = new Table(
+  private readonly subscribers = new Table<Subscriber>(
     'Subscribers',
-    ['User', 'Connection', 'Transport', 'State', '#Offset', '#Behind', '#Pending', '#Backlog'],
+    [
+      ['User', ({ connection }) => userLink(connection.user)],
+      ['Connection', ({ connection }) => element('code', {}, connection.client)],
+      ['Transport', ({ connection }) => connection.transport],
+      ['State', ({ state }) => state?.state ?? 'unknown'],
+      ['#Offset', ({ state }) => String(state?.delivered_offset ?? '')],
+      ['#Behind', behind],
+      ['#Pending', ({ state }) => bytes(state?.pending_bytes ?? 0)],
+      ['#Backlog', ({ connection }) => bytes(connection.backlog_bytes)],
+    ],
+    ({ connection }) => connection.client,
     'Nobody is subscribed.',
   );
   private readonly more = element('p', { class: 'quiet' });
-  private readonly presence = new Table('Presence', ['User', 'Connection'], 'Nobody is present.');
+  private readonly presence = new Table<{ user: string; client: string }>(
+    'Presence',
+    [
+      ['User', ({ user }) => userLink(user)],
+      ['Connection', ({ client }) => element('code', {}, client)],
+    ],
+    ({ client }) => client,
+    'Nobody is present.',
+  );
   private readonly presenceSection = element('section', { hidden: '' }, element('h2', {}, 'Presence'), this.presence.element);
-  private readonly log = new Table('Stored publications, newest first', ['#Offset', 'Time', 'From', 'Data', '#Size'], 'Nothing is stored.');
+  private readonly log: Table<Shown>;
   private readonly older = button('Older', () => void this.loadOlder());
   private readonly tailButton = button('Start the live tail', () => this.toggleTail());
   private readonly tailNote = element('p', { class: 'quiet', role: 'status' });
-  private readonly tailTable = new Table('Live publications, newest first', ['#Offset', 'Time', 'From', 'Data', '#Size'], 'No publication has arrived.');
-  private tailed: Row[] = [];
+  private readonly tailTable: Table<Shown>;
+  private tailed: Shown[] = [];
   private numTailed = 0;
   private following: AbortController | null = null;
   private pages: PublicationFacts[] = [];
@@ -63,6 +108,8 @@ export class Channel implements View {
     canWrite: boolean,
   ) {
     this.title = `Channel ${visible(channel)}`;
+    this.log = publicationTable('Stored publications, newest first', channel, 'Nothing is stored.');
+    this.tailTable = publicationTable('Live publications, newest first', channel, 'No publication has arrived.');
     this.tailTable.element.hidden = true;
     this.element = element(
       'div',
@@ -106,9 +153,7 @@ export class Channel implements View {
     );
     this.showSubscribers(answer);
     this.presenceSection.hidden = answer.presence === undefined;
-    this.presence.update(
-      (answer.presence ?? []).map(({ user, client }) => ({ key: client, cells: [userLink(user), element('code', {}, client)] })),
-    );
+    this.presence.update(answer.presence ?? []);
     if (this.newest?.position.offset !== position.offset || this.newest.position.epoch !== position.epoch) {
       await this.loadNewest();
     }
@@ -118,23 +163,11 @@ export class Channel implements View {
     const hidden = num_subscribers - subscribers.length;
     this.more.textContent = hidden > 0 ? `The ${count(subscribers.length)} oldest of ${count(num_subscribers)} connections.` : '';
     this.subscribers.update(
-      subscribers.map((connection) => {
-        const state = connection.state.channels[this.channel];
-        const offset = state?.delivered_offset;
-        return {
-          key: connection.client,
-          cells: [
-            userLink(connection.user),
-            element('code', {}, connection.client),
-            connection.transport,
-            state?.state ?? 'unknown',
-            offset === undefined ? '' : String(offset),
-            offset === undefined ? '' : count(Math.max(0, position.offset - offset)),
-            bytes(state?.pending_bytes ?? 0),
-            bytes(connection.backlog_bytes),
-          ],
-        };
-      }),
+      subscribers.map((connection) => ({
+        connection,
+        state: connection.state.channels[this.channel],
+        newest: position.offset,
+      })),
     );
   }
 
@@ -162,7 +195,7 @@ export class Channel implements View {
 
   private showLog(numLoaded: number): void {
     this.older.hidden = numLoaded < 20;
-    this.log.update(this.pages.map((item) => ({ key: String(item.offset), cells: publicationCells(item, this.channel) })));
+    this.log.update(this.pages.map((publication) => ({ key: String(publication.offset), publication })));
   }
 
   // --- live tail ---------------------------------------------------------------------
@@ -198,7 +231,7 @@ export class Channel implements View {
 
   private addToTail(publication: PublicationFacts): void {
     this.numTailed += 1;
-    this.tailed = [{ key: String(this.numTailed), cells: publicationCells(publication, this.channel) }, ...this.tailed].slice(0, MAX_TAIL);
+    this.tailed = [{ key: String(this.numTailed), publication }, ...this.tailed].slice(0, MAX_TAIL);
     this.tailTable.update(this.tailed);
   }
 

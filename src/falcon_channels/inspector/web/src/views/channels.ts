@@ -17,7 +17,15 @@ export class Channels implements View {
     spellcheck: 'false',
   });
   private readonly note = element('p', { class: 'quiet', role: 'status' });
-  private readonly table = new Table('Channels by number of subscribers', ['Channel', '#Subscribers'], 'No channel matches.');
+  private readonly table = new Table<ChannelList['channels'][number]>(
+    'Channels by number of subscribers',
+    [
+      ['Channel', ({ channel }) => channelLink(channel)],
+      ['#Subscribers', ({ num_subscribers }) => count(num_subscribers)],
+    ],
+    ({ channel }) => channel,
+    'No channel matches.',
+  );
   readonly element = element(
     'div',
     {},
@@ -48,11 +56,6 @@ export class Channels implements View {
     if (!answer.is_complete) note = `The ${count(shown)} largest channels that match. There are more.`;
     if (answer.partial) note += ' A process has so many channels that not all were read.';
     this.note.textContent = note;
-    this.table.update(
-      answer.channels.map(({ channel, num_subscribers }) => ({
-        key: channel,
-        cells: [channelLink(channel), count(num_subscribers)],
-      })),
-    );
+    this.table.update(answer.channels);
   }
 }

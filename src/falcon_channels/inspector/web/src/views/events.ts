@@ -2,28 +2,25 @@
 
 import { call } from '../api';
 import { channelLink, element, foreign, Table, userLink } from '../dom';
-import type { Row } from '../dom';
 import { clock, count, dateTime } from '../format';
-import type { EventList, RecordedEvent } from '../types';
+import type { EventList, ReasonCount, RecordedEvent } from '../types';
 import type { View } from '../view';
 
-export function eventTable(caption: string): Table {
-  return new Table(caption, ['Time', 'Event', 'User', 'Channel', '#Code', 'Reason', 'Command'], 'Nothing has happened.');
-}
-
-export function eventRow(event: RecordedEvent): Row {
-  return {
-    key: `${event.at} ${event.name} ${event.connection} ${event.channel}`,
-    cells: [
-      element('span', { title: dateTime(event.at) }, clock(event.at)),
-      event.name,
-      event.user || event.connection ? userLink(event.user) : '',
-      channelLink(event.channel),
-      event.code ? String(event.code) : '',
-      foreign(event.reason),
-      foreign(event.detail),
+export function eventTable(caption: string): Table<RecordedEvent> {
+  return new Table<RecordedEvent>(
+    caption,
+    [
+      ['Time', (event) => element('span', { title: dateTime(event.at) }, clock(event.at))],
+      ['Event', (event) => event.name],
+      ['User', (event) => (event.user || event.connection ? userLink(event.user) : '')],
+      ['Channel', (event) => channelLink(event.channel)],
+      ['#Code', (event) => (event.code ? String(event.code) : '')],
+      ['Reason', (event) => foreign(event.reason)],
+      ['Command', (event) => foreign(event.detail)],
     ],
-  };
+    (event) => `${event.at} ${event.name} ${event.connection} ${event.channel}`,
+    'Nothing has happened.',
+  );
 }
 
 export class Events implements View {
@@ -36,7 +33,17 @@ export class Events implements View {
     element('option', { value: 'closes' }, 'Closes'),
     element('option', { value: '' }, 'Both'),
   );
-  private readonly counts = new Table('Reasons since the processes started', ['Event', '#Code', 'Reason', '#Count'], 'Nothing has happened.');
+  private readonly counts = new Table<ReasonCount>(
+    'Reasons since the processes started',
+    [
+      ['Event', ({ name }) => name],
+      ['#Code', ({ code }) => (code ? String(code) : '')],
+      ['Reason', ({ reason }) => foreign(reason)],
+      ['#Count', ({ count: number }) => count(number)],
+    ],
+    ({ name, code, reason }) => `${name} ${code} ${reason}`,
+    'Nothing has happened.',
+  );
   private readonly events = eventTable('Latest events, newest first');
   readonly element = element(
     'div',
@@ -54,12 +61,7 @@ export class Events implements View {
     const kind = this.kind.value;
     const answer = await call<EventList>('events', { kind });
     if (kind !== this.kind.value) return;
-    this.counts.update(
-      answer.counts.map(({ name, code, reason, count: number }) => ({
-        key: `${name} ${code} ${reason}`,
-        cells: [name, code ? String(code) : '', foreign(reason), count(number)],
-      })),
-    );
-    this.events.update(answer.events.map(eventRow));
+    this.counts.update(answer.counts);
+    this.events.update(answer.events);
   }
 }

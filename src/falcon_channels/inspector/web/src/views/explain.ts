@@ -18,7 +18,21 @@ export class Explain implements View {
   title = 'Explain a delivery';
   intervalMs = 60_000;
   private readonly result = element('p', { role: 'status' });
-  private readonly answers = new Table('Answers, one for each connection of the user', ['Verdict', 'What happened', 'When', 'Connection', 'Evidence'], 'Nothing was asked yet.');
+  private readonly answers = new Table<{ answer: Explanation; index: number }>(
+    'Answers, one for each connection of the user',
+    [
+      ['Verdict', ({ answer }) => element('strong', { class: 'verdict' }, answer.verdict)],
+      ['What happened', ({ answer }) => foreign(answer.text)],
+      ['When', ({ answer }) => dateTime(answer.at ?? 0)],
+      ['Connection', ({ answer }) => element('code', {}, answer.connection)],
+      [
+        'Evidence',
+        ({ answer }) => element('details', {}, element('summary', {}, 'Show'), foreign(JSON.stringify(answer.facts), 'code')),
+      ],
+    ],
+    ({ answer, index }) => `${answer.connection} ${index}`,
+    'Nothing was asked yet.',
+  );
   private readonly channel: HTMLInputElement;
   private readonly offset: HTMLInputElement;
   private readonly user: HTMLInputElement;
@@ -67,18 +81,7 @@ export class Explain implements View {
     try {
       const { answers } = await call<{ answers: Explanation[] }>('explain', body);
       this.result.textContent = '';
-      this.answers.update(
-        answers.map((answer, index) => ({
-          key: `${answer.connection} ${index}`,
-          cells: [
-            element('strong', { class: 'verdict' }, answer.verdict),
-            foreign(answer.text),
-            dateTime(answer.at ?? 0),
-            element('code', {}, answer.connection),
-            element('details', {}, element('summary', {}, 'Show'), foreign(JSON.stringify(answer.facts), 'code')),
-          ],
-        })),
-      );
+      this.answers.update(answers.map((answer, index) => ({ answer, index })));
     } catch (error) {
       this.answers.update([]);
       this.result.textContent = `No answer: ${(error as Error).message}`;

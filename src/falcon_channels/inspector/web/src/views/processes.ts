@@ -20,6 +20,12 @@ const RATES: [string, string, string][] = [
 interface Seen {
   node: ProcessSummary;
   at: number;
+  answered: boolean;
+}
+
+function stateCell({ node, answered }: Seen): HTMLElement {
+  const state = answered ? node.status : 'no answer';
+  return element('span', { class: `state ${state.replace(' ', '-')}` }, state);
 }
 
 export class Processes implements View {
@@ -29,9 +35,20 @@ export class Processes implements View {
   private readonly charts = RATES.map(([, title, help]) => new Chart(title, help));
   private readonly note = element('p', { class: 'note', role: 'status', hidden: '' });
   private readonly seen = new Map<string, Seen>();
-  private readonly table = new Table(
+  private readonly table = new Table<Seen>(
     'Processes that share the broker',
-    ['Process', 'State', 'Version', '#Uptime', '#Memory', '#Connections', '#Users', '#Channels', '#Subscriptions'],
+    [
+      ['Process', ({ node }) => foreign(node.name)],
+      ['State', stateCell],
+      ['Version', ({ node }) => node.version],
+      ['#Uptime', ({ node }) => duration(node.uptime_s)],
+      ['#Memory', ({ node }) => (node.memory_bytes === null ? 'unknown' : bytes(node.memory_bytes))],
+      ['#Connections', ({ node }) => count(node.num_connections)],
+      ['#Users', ({ node }) => count(node.num_users)],
+      ['#Channels', ({ node }) => count(node.num_channels)],
+      ['#Subscriptions', ({ node }) => count(node.num_subscriptions)],
+    ],
+    ({ node }) => node.id,
     'No process has answered.',
   );
   readonly element = element(
@@ -47,7 +64,8 @@ export class Processes implements View {
     const answer = await call<Overview>('overview');
     this.addRates(answer.nodes);
     const now = Date.now();
-    for (const node of answer.nodes) this.seen.set(node.id, { node, at: now });
+    for (const seen of this.seen.values()) seen.answered = false;
+    for (const node of answer.nodes) this.seen.set(node.id, { node, at: now, answered: true });
     for (const [id, { at }] of this.seen) if (now - at > SHOW_MISSING_MS) this.seen.delete(id);
     this.note.textContent = answer.error;
     this.note.hidden = !answer.error;
@@ -59,26 +77,7 @@ export class Processes implements View {
       Subscriptions: count(sum('num_subscriptions')),
       Memory: bytes(sum('memory_bytes')),
     });
-    this.table.update(
-      [...this.seen.values()]
-        .sort((a, b) => (a.node.name < b.node.name ? -1 : 1))
-        .map(({ node, at }) => ({ key: node.id, cells: this.cells(node, at === now) })),
-    );
-  }
-
-  private cells(node: ProcessSummary, answered: boolean) {
-    const state = answered ? node.status : 'no answer';
-    return [
-      foreign(node.name),
-      element('span', { class: `state ${state.replace(' ', '-')}` }, state),
-      node.version,
-      duration(node.uptime_s),
-      node.memory_bytes === null ? 'unknown' : bytes(node.memory_bytes),
-      count(node.num_connections),
-      count(node.num_users),
-      count(node.num_channels),
-      count(node.num_subscriptions),
-    ];
+    this.table.update([...this.seen.values()].sort((a, b) => (a.node.name < b.node.name ? -1 : 1)));
   }
 
   private addRates(nodes: ProcessSummary[]): void {

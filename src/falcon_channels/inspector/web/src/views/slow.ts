@@ -10,9 +10,19 @@ export class Slow implements View {
   title = 'Slow readers';
   intervalMs = 2000;
   private readonly note = element('p', { class: 'quiet', role: 'status' });
-  private readonly table = new Table(
+  private readonly table = new Table<SlowReaders['readers'][number]>(
     'Connections with a backlog, the slowest first',
-    ['User', 'Connection', '#Backlog', '#Pending', 'Slow in'],
+    [
+      ['User', (reader) => userLink(reader.user)],
+      ['Connection', (reader) => element('code', {}, reader.client)],
+      ['#Backlog', (reader) => bytes(reader.backlog_bytes)],
+      ['#Pending', (reader) => bytes(reader.pending_bytes)],
+      [
+        'Slow in',
+        (reader) => element('span', {}, ...reader.channels.flatMap((channel, index) => [index ? ', ' : null, channelLink(channel)])),
+      ],
+    ],
+    (reader) => reader.client,
     'No connection has a backlog.',
   );
   readonly element = element('div', {}, this.note, this.table.element);
@@ -23,17 +33,6 @@ export class Slow implements View {
     this.note.textContent =
       (more > 0 ? `There are ${count(more)} more. ` : '') +
       (answer.partial ? 'A process has so many connections that not all were read.' : '');
-    this.table.update(
-      answer.readers.map((reader) => ({
-        key: reader.client,
-        cells: [
-          userLink(reader.user),
-          element('code', {}, reader.client),
-          bytes(reader.backlog_bytes),
-          bytes(reader.pending_bytes),
-          element('span', {}, ...reader.channels.flatMap((channel, index) => [index ? ', ' : null, channelLink(channel)])),
-        ],
-      })),
-    );
+    this.table.update(answer.readers);
   }
 }

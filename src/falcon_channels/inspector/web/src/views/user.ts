@@ -2,11 +2,11 @@
 
 import { call } from '../api';
 import { button, channelLink, element, Facts, Table, visible } from '../dom';
-import type { Child } from '../dom';
+import type { Column } from '../dom';
 import { bytes, count, dateTime } from '../format';
 import type { ConnectionSummary, UserFacts } from '../types';
 import type { View } from '../view';
-import { eventRow, eventTable } from './events';
+import { eventTable } from './events';
 
 /** The form that asks for the id of a user. */
 function searchForm(): HTMLElement {
@@ -40,22 +40,39 @@ export class Users implements View {
   }
 }
 
+function channelsCell({ state }: ConnectionSummary): HTMLElement {
+  const channels = Object.entries(state.channels).flatMap(([channel, subscription], index) => [
+    index ? ', ' : null,
+    channelLink(channel),
+    ` (${subscription.state})`,
+  ]);
+  return element('span', {}, ...channels);
+}
+
 export class User implements View {
   title: string;
   intervalMs = 2000;
   private readonly facts = new Facts();
   private readonly result = element('p', { role: 'status' });
-  private readonly connections: Table;
+  private readonly connections: Table<ConnectionSummary>;
   private readonly events = eventTable('Last refusals and closes, newest first');
   readonly element: HTMLElement;
 
   constructor(
     private readonly user: string,
-    private readonly canWrite: boolean,
+    canWrite: boolean,
   ) {
     this.title = user ? `User ${visible(user)}` : 'Anonymous clients';
-    const columns = ['Connection', 'Transport', 'Library', 'Since', '#Backlog', 'Channels'];
-    this.connections = new Table('Connections', canWrite ? [...columns, 'Change'] : columns, 'The user is not connected.');
+    const columns: Column<ConnectionSummary>[] = [
+      ['Connection', ({ client }) => element('code', {}, client)],
+      ['Transport', ({ transport, protocol }) => `${transport}, ${protocol}`],
+      ['Library', ({ app_name, app_version }) => visible(`${app_name} ${app_version}`.trim())],
+      ['Since', ({ connected_at }) => dateTime(connected_at)],
+      ['#Backlog', ({ backlog_bytes }) => bytes(backlog_bytes)],
+      ['Channels', channelsCell],
+    ];
+    if (canWrite) columns.push(['Change', ({ client }) => this.disconnectButton(client)]);
+    this.connections = new Table<ConnectionSummary>('Connections', columns, ({ client }) => client, 'The user is not connected.');
     this.element = element(
       'div',
       {},
@@ -73,34 +90,14 @@ export class User implements View {
     this.facts.update({
       Connections: count(answer.num_connections),
     });
-    this.connections.update(
-      answer.connections.map((connection) => ({ key: connection.client, cells: this.cells(connection) })),
-    );
-    this.events.update(answer.events.map(eventRow));
+    this.connections.update(answer.connections);
+    this.events.update(answer.events);
   }
 
-  private cells(connection: ConnectionSummary): Child[] {
-    const channels = Object.entries(connection.state.channels).flatMap(([channel, { state }], index) => [
-      index ? ', ' : null,
-      channelLink(channel),
-      ` (${state})`,
-    ]);
-    const cells: Child[] = [
-      element('code', {}, connection.client),
-      `${connection.transport}, ${connection.protocol}`,
-      visible(`${connection.app_name} ${connection.app_version}`.trim()),
-      dateTime(connection.connected_at),
-      bytes(connection.backlog_bytes),
-      element('span', {}, ...channels),
-    ];
-    if (this.canWrite) {
-      cells.push(
-        button('Disconnect', () => void this.change('disconnect', { client: connection.client }, 'Close this connection?'), {
-          'aria-label': `Disconnect ${connection.client}`,
-        }),
-      );
-    }
-    return cells;
+  private disconnectButton(client: string): HTMLElement {
+    return button('Disconnect', () => void this.change('disconnect', { client }, 'Close this connection?'), {
+      'aria-label': `Disconnect ${client}`,
+    });
   }
 
   private changes(): HTMLElement {
