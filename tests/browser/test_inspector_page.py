@@ -168,6 +168,14 @@ async def test_each_view_shows_what_happened_in_both_processes(
     await expect(slow.locator('td').last).to_have_text('states:load')
     await expect(slow.locator('td').nth(3)).to_have_text('488.3 KiB')
 
+    await go(page, server, 'channel/states%3Aload')
+    subscriber = rows(page, 'Subscribers').filter(has_text=SLOW)
+    await expect(subscriber.locator('td').nth(3)).to_have_text('lagging')
+    offset = int(await subscriber.locator('td').nth(4).inner_text())
+    newest = int(await fact(page, 'Offset').inner_text())
+    assert 0 < offset < newest
+    await expect(subscriber.locator('td').nth(5)).to_have_text(str(newest - offset))
+
 
 @on_both
 async def test_channel_shows_history_subscribers_and_live_publications(

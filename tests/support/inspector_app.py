@@ -45,6 +45,8 @@ channels.add_route(
     'states:{name}',
     None,
     ChannelOptions(
+        history_size=2,
+        recovery='latest',
         slow_reader='latest',
         max_publication_bytes=600_000,
         max_backlog_bytes=700_000,
