@@ -7,6 +7,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 import logging
 import socket
+import struct
 import time
 from typing import Any
 
@@ -18,6 +19,7 @@ from support.processes import wait_until
 
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
+from falcon_channels import Event
 from falcon_channels.server.options import ServerOptions
 from server.running import Peer
 from server.running import running
@@ -262,6 +264,53 @@ def test_reader_that_stops_reading_is_aborted(
         make_backlog(channels, client)
         wait_until(lambda: not channels.connections(), 'the stream has ended')
     assert 0 == channels.node.hub.counters.slow_disconnects
+
+
+@pytest.mark.parametrize('reset', [False, True], ids=['aborted', 'reset'])
+def test_dropped_backlog_of_a_reader_is_told(
+    channels: Channels, client: httpx.Client, server: RunningServer, reset: bool
+) -> None:
+    """The end of a stream tells that an unknown number of bytes was dropped.
+
+    Otherwise an explanation could say that the client has received everything.
+    """
+    closed: list[Any] = []
+
+    def listen(event: Event) -> None:
+        if event.name == 'connection_closed':
+            closed.append(event.facts['backlog_bytes'])
+
+    channels.listen(listen)
+    with Peer(server.port, receive_buffer_bytes=4096) as peer:
+        peer.send(GET % b'lobby')
+        make_backlog(channels, client)
+        if reset:
+            peer.sock.setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0)
+            )
+            peer.sock.close()
+        wait_until(lambda: closed, 'the stream has ended')
+    assert [None] == closed
+
+
+def test_reader_without_a_backlog_drops_nothing(
+    channels: Channels, client: httpx.Client, server: RunningServer
+) -> None:
+    """A client that leaves after it was sent everything has a backlog of 0."""
+    closed: list[Any] = []
+
+    def listen(event: Event) -> None:
+        if event.name == 'connection_closed':
+            closed.append(event.facts['backlog_bytes'])
+
+    channels.listen(listen)
+    with Peer(server.port) as peer:
+        peer.send(GET % b'lobby')
+        wait_until(lambda: streams_of(channels), 'it listens')
+        publish(client, 'one')
+        peer.read_until(b'data: one')
+    wait_until(lambda: closed, 'the stream has ended')
+    assert [0] == closed
 
 
 def test_client_that_leaves_with_a_waiting_request_causes_no_error(

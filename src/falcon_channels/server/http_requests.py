@@ -30,6 +30,7 @@ from falcon_channels.server.sockets import limit_unacknowledged_time
 from falcon_channels.server.sockets import remote_address
 from falcon_channels.transports.asgi_extensions import BodyWriter
 from falcon_channels.transports.asgi_extensions import SERVER_HTTP_EXTENSION
+from falcon_channels.transports.base import UNKNOWN_BACKLOG
 from falcon_channels.websocket.handshake import VERSION
 
 #: Maximum number of header fields, as in the WebSocket core.
@@ -129,6 +130,7 @@ class HttpRequests(HttpToolsProtocol):
         '_context',
         '_ending',
         '_fd',
+        '_has_dropped',
         '_head_bytes',
         '_head_timer',
         '_idle',
@@ -199,6 +201,8 @@ class HttpRequests(HttpToolsProtocol):
         self._chunk = b''
         self._on_disconnect: Callable[[], None] | None = None
         self._is_lost = False
+        #: Whether output was dropped when the connection was lost.
+        self._has_dropped = False
         #: Set while the application itself writes the body; see `take_body`.
         self._writer: BodyWriter | None = None
         self._fd = -1
@@ -232,7 +236,7 @@ class HttpRequests(HttpToolsProtocol):
         self._stop_head_timer()
         self._stop_body_timer()
         self._stop_backlog_watch()
-        self._end_body()
+        self._drop_body()
         responding, self._responding = self._responding, None
         if responding is not None and not responding.response_complete:
             # NOTE: uvicorn tells only the newest request that the client has left. The
@@ -429,7 +433,7 @@ class HttpRequests(HttpToolsProtocol):
 
     def abort(self) -> None:
         """End the TCP connection at once and discard the pending output."""
-        self._end_body()
+        self._drop_body()
         self.transport.abort()
 
     def take_body(self, writer: BodyWriter) -> bool:
@@ -459,6 +463,12 @@ class HttpRequests(HttpToolsProtocol):
             self.descriptor = self._fd
         return True
 
+    def _drop_body(self) -> None:
+        """End the body; its pending output is dropped."""
+        if self._writer is not None:
+            self._has_dropped = self.flow.write_paused
+            self._end_body()
+
     def _end_body(self) -> None:
         """Forget what `take_body` has stored; `write` does nothing from now on."""
         self._writer = None
@@ -466,8 +476,14 @@ class HttpRequests(HttpToolsProtocol):
 
     @property
     def backlog_bytes(self) -> int:
-        """Bytes for the client that are still buffered in this process."""
-        return 0 if self._is_lost else self.transport.get_write_buffer_size()
+        """Bytes for the client that are still buffered in this process.
+
+        When the connection is lost, asyncio drops them without telling their size. The
+        result is then `UNKNOWN_BACKLOG`.
+        """
+        if self._is_lost:
+            return UNKNOWN_BACKLOG if self._has_dropped else 0
+        return self.transport.get_write_buffer_size()
 
     def write(self, chunks: bytes) -> int:
         """Send or buffer HTTP chunks; return the backlog in bytes.

@@ -332,6 +332,8 @@ class HttpStreamTransport:
                     await self._waiter
         finally:
             self._sending = False
+            if self._output is not None:
+                self._queue_bytes = self._output.backlog_bytes
             self._output = self._receiver = None
             self._ended = True
             self._queue.clear()
