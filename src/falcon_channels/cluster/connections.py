@@ -75,8 +75,8 @@ class SubscriptionSummary(msgspec.Struct, frozen=True, omit_defaults=True):
     server_side: bool = False
 
 
-class ConnectionState(msgspec.Struct, frozen=True):
-    """The subscriptions of a connection.
+class ListedSubscriptions(msgspec.Struct, frozen=True):
+    """The subscriptions of a connection that an answer lists.
 
     Attributes:
         channels: Its first subscriptions, by channel; at most `MAX_LISTED_CHANNELS`.
@@ -112,7 +112,7 @@ class ConnectionSummary(msgspec.Struct, frozen=True):
     connected_at: int
     backlog_bytes: int
     num_channels: int
-    state: ConnectionState
+    state: ListedSubscriptions
 
 
 class _NodeAnswer(NamedTuple):
@@ -267,5 +267,5 @@ class ClusterConnections:
             connected_at=int(connection.connected_at),
             backlog_bytes=connection.backlog_bytes,
             num_channels=len(connection.subscriptions),
-            state=ConnectionState(channels),
+            state=ListedSubscriptions(channels),
         )
