@@ -44,8 +44,8 @@ API_REQUESTS: list[tuple[str, dict[str, Any]]] = [
 ]
 INSPECTOR_REQUESTS: list[tuple[str, dict[str, Any]]] = [
     ('overview', {}),
-    ('channels', {'limit': 200}),
-    ('channels', {'search': '7'}),
+    ('largest_channels', {'limit': 200}),
+    ('largest_channels', {'search': '7'}),
     ('channel', {'channel': 'rooms:all'}),
     ('user', {'user': ''}),
     ('events', {}),

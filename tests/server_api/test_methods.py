@@ -345,7 +345,8 @@ def test_connections_are_described_up_to_the_limit(
                 'num_channels',
             )
         )
-        assert {channel: {'state': 'live'}} == facts['state']['channels']
+        expected = {'state': 'live', 'delivered_offset': 0}
+        assert {channel: expected} == facts['state']['channels']
         (node,) = call(server, 'info', {})['result']['nodes']
         assert node['uid'] == facts['node']
         second.close()
