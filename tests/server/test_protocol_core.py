@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from falcon_channels.server.compression import deflate_factory
-from falcon_channels.server.protocol_core import End
+from falcon_channels.server.protocol_core import CoreEnd
 from falcon_channels.server.protocol_core import ProtocolCore
 from server.running import BINARY
 from server.running import CLOSE
@@ -79,7 +79,7 @@ def test_close_frame_within_a_fragmented_message_is_answered(
     core.receive(frame(TEXT, b'a', fin=False))
     core.receive(frame(CLOSE, b'\x03\xe8bye'))
     assert core.ended
-    assert End(1000, 'bye', failed=False) == core.end
+    assert CoreEnd(1000, 'bye', failed=False) == core.end
     assert b'\x88\x05\x03\xe8bye' == core.take_output()
 
 

@@ -3,8 +3,9 @@
 Its rules:
 
 * Announced publications wait in the batch of their local channel until the end of this
-  event-loop iteration (`Receiver`). Then `FanOut` encodes each batch once per encoder
-  and writes it to every subscriber. A publisher never waits for a subscriber.
+  event-loop iteration (`AnnouncementReceiver`). Then `FanOut` encodes each batch once
+  per encoder and writes it to every subscriber. A publisher never waits for a
+  subscriber.
 * Replies wait in `Connection.out` until the same moment, and leave before publications.
   Code that changes the subscriptions of a channel flushes its batch first. The client
   therefore receives exactly the publications that follow its reply.
@@ -35,7 +36,7 @@ from falcon_channels.hub.joining import Joiner
 from falcon_channels.hub.joining import JoinObserver
 from falcon_channels.hub.local_channel import LocalChannel
 from falcon_channels.hub.loss_log import LossLog
-from falcon_channels.hub.receiver import Receiver
+from falcon_channels.hub.receiver import AnnouncementReceiver
 from falcon_channels.hub.repair import Repairs
 from falcon_channels.hub.shared_encodings import SharedEncodings
 from falcon_channels.hub.tasks import Tasks
@@ -121,7 +122,7 @@ class Hub:
             self.tasks.spawn,
             self._on_lost,
         )
-        self.receiver = Receiver(
+        self.receiver = AnnouncementReceiver(
             self._channels,
             self._fan_out,
             self._repairs,

@@ -26,7 +26,7 @@ from falcon_channels.publication import Signal
 _logger = logging.getLogger('falcon_channels')
 
 
-class Receiver:
+class AnnouncementReceiver:
     """Receives what the broker announces; implements `BrokerReceiver`.
 
     Args:

@@ -31,7 +31,7 @@ from falcon_channels.websocket.fragments import MessageAssembler
 from falcon_channels.websocket.fragments import TooManyFragmentsError
 
 
-class End(NamedTuple):
+class CoreEnd(NamedTuple):
     """How a connection ended.
 
     Attributes:
@@ -101,13 +101,13 @@ class ProtocolCore:
         return self._core.eof_sent
 
     @property
-    def end(self) -> End:
+    def end(self) -> CoreEnd:
         """How the connection ended; available if `ended`."""
         core = self._core
         failed = core.parser_exc is not None or core.close_rcvd is None
         close = core.close_sent if failed else core.close_rcvd
         assert close is not None
-        return End(int(close.code), close.reason, failed)
+        return CoreEnd(int(close.code), close.reason, failed)
 
     def receive(self, data: bytes | bytearray) -> str | bytes | None:
         """Process one whole frame.

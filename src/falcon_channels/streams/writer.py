@@ -228,7 +228,7 @@ class StreamWriter:
     # --- open and close --------------------------------------------------------------
 
     async def open(self) -> None:
-        """Read the position of the stream, and start the task that stores chunks."""
+        """Read the length of the stream, and start the task that stores chunks."""
         if self._sender is not None:
             raise RuntimeError('a stream is opened once: call channels.stream again')
         self._context = copy_context()

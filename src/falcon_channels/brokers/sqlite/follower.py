@@ -14,8 +14,8 @@ from falcon_channels.brokers.base import BrokerReceiver
 from falcon_channels.brokers.encoding import decode_publication
 from falcon_channels.brokers.sqlite import queries
 from falcon_channels.brokers.sqlite.threads import Reader
+from falcon_channels.brokers.sqlite.transaction import Announcement
 from falcon_channels.brokers.sqlite.transaction import CONTROL
-from falcon_channels.brokers.sqlite.transaction import Event
 from falcon_channels.brokers.sqlite.transaction import SIGNAL
 from falcon_channels.errors import BrokerUnavailableError
 
@@ -81,16 +81,18 @@ class Follower:
         if last_id > self._last_id:
             self._wake.set()
 
-    def on_commit(self, first_id: int, last_id: int, events: list[Event]) -> None:
+    def on_commit(
+        self, first_id: int, last_id: int, announcements: list[Announcement]
+    ) -> None:
         """Called when this process has committed rows.
 
-        The events are announced directly. If other processes have added rows before
-        them, all these rows are read from the database instead.
+        They are announced directly. If other processes have added rows before them, all
+        these rows are read from the database instead.
 
         Args:
-            first_id: The id of the first event.
-            last_id: The id of the last event.
-            events: The events, in the order of their consecutive ids.
+            first_id: Id of the first row.
+            last_id: Id of the last row.
+            announcements: What to announce, in the order of the consecutive ids.
         """
         if self._lost or first_id != self._last_id + 1:
             self._wake.set()
@@ -98,7 +100,7 @@ class Follower:
         # PERF: benchmarks/sqlite_publish.py: reading the rows again would cost a
         #   quarter of the throughput.
         self._last_id = last_id
-        for kind, channel, item, epoch in events:
+        for kind, channel, item, epoch in announcements:
             self._announce(kind, channel, item, epoch)
 
     # --- internals --------------------------------------------------------------------

@@ -29,8 +29,8 @@ from falcon_channels.brokers.pending_calls import PendingCalls
 from falcon_channels.brokers.sqlite.database_file import connect
 from falcon_channels.brokers.sqlite.database_file import prepare
 from falcon_channels.brokers.sqlite.database_file import unavailable
+from falcon_channels.brokers.sqlite.transaction import Announcement
 from falcon_channels.brokers.sqlite.transaction import ChannelCache
-from falcon_channels.brokers.sqlite.transaction import Event
 from falcon_channels.brokers.sqlite.transaction import Transaction
 from falcon_channels.errors import BrokerUnavailableError
 
@@ -261,7 +261,7 @@ class Writer(DatabaseThread[Transaction]):
         path: Path of the database file.
         timeout_s: Deadline of a job, in seconds.
         on_commit: Called in the event loop after a transaction that has added rows,
-            with the first id, the last id and the events to announce. It is called
+            with the first id, the last id and what to announce. It is called
             before the callers of the jobs get their results.
         notify: Called in the thread with the last id, to notify other processes.
     """
@@ -272,7 +272,7 @@ class Writer(DatabaseThread[Transaction]):
         self,
         path: Path,
         timeout_s: float,
-        on_commit: Callable[[int, int, list[Event]], None],
+        on_commit: Callable[[int, int, list[Announcement]], None],
         notify: Callable[[int], None],
     ) -> None:
         super().__init__('falcon_channels sqlite writer', path, timeout_s)
@@ -330,8 +330,8 @@ class Writer(DatabaseThread[Transaction]):
         jobs: list[Job[Transaction]],
         outcomes: list[Outcome],
     ) -> None:
-        if transaction.events and not self._closing:
+        if transaction.announcements and not self._closing:
             self._on_commit(
-                transaction.first_id, transaction.last_id, transaction.events
+                transaction.first_id, transaction.last_id, transaction.announcements
             )
         self._settle(jobs, outcomes)

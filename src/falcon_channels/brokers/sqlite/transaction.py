@@ -48,7 +48,7 @@ _MAX_CACHED_ROWS = 5000
 _BIGGEST = 2**63 - 1
 
 
-class Event(NamedTuple):
+class Announcement(NamedTuple):
     """A publication, signal or control message to announce.
 
     Attributes:
@@ -149,7 +149,7 @@ class Transaction:
     Attributes:
         first_id: The id of the first item of this transaction.
         last_id: The id of its last item; below `first_id` if it has no item.
-        events: The events to announce, in the order of their ids.
+        announcements: What to announce, in the order of their ids.
         oversized: Ids of channels that now have more rows than their size.
         trimmed: Ids of channels that no longer have too many rows.
     """
@@ -174,7 +174,7 @@ class Transaction:
         #: Time of the database clock. It never goes back. The order of the rows is
         #: therefore also the order of their times.
         self._now_ms = self._clock.clock_ms
-        self.events: list[Event] = []
+        self.announcements: list[Announcement] = []
         self.oversized: dict[int, None] = {}
         self.trimmed: list[int] = []
         self._to_trim = oversized
@@ -293,7 +293,7 @@ class Transaction:
             delta=publication.delta,
             trace=publication.trace,
         )
-        self.events.append(Event(kind, name, item, position.epoch))
+        self.announcements.append(Announcement(kind, name, item, position.epoch))
         return PublishResult(position)
 
     def _append(
@@ -314,7 +314,7 @@ class Transaction:
     def send(self, kind: int, name: str, body: bytes) -> None:
         """Add a signal (`SIGNAL`) or a control message (`CONTROL`)."""
         self._add(kind, None, name.encode(), None, self._now_ms + GRACE_MS, body)
-        self.events.append(Event(kind, name, body))
+        self.announcements.append(Announcement(kind, name, body))
 
     def open_log(self, name: str, settings: LogSettings) -> HistoryPage:
         """Create a log if it does not exist; return an empty page of it."""
