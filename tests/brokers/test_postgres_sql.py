@@ -336,6 +336,11 @@ async def test_running_processes_renew_their_routes_and_not_the_settings(
             {},
             'publication of 65538 bytes exceeds max_publication_bytes of 65536',
         ),
+        (
+            ('orders:1', f'"{"x" * 65_530}"'),
+            {'tags': Jsonb({'ab': 'é', 'c': 'd'})},
+            'publication of 65538 bytes exceeds max_publication_bytes of 65536',
+        ),
         (('orders:1', '1'), {'tags': Jsonb([])}, 'tags must be a JSON object'),
         (('orders:1', '1'), {'tags': Jsonb({'a': 1})}, 'tags must be a JSON object'),
         (('orders:1', '1'), {'idempotency_key': ''}, 'must have 1 to 255 bytes'),

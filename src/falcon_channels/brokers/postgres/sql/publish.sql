@@ -94,6 +94,7 @@ DECLARE
     v_epoch bytea := convert_to(version_epoch, 'UTF8');
     v_special boolean := idempotency_key IS NOT NULL OR version IS NOT NULL;
     v_route {schema}.routes;
+    v_size bigint;
     v_run text;
     v_body bytea;
     v_refused text;
@@ -179,18 +180,21 @@ BEGIN
             HINT = 'A process of the application stores its routes when it starts: add the '
                    'route to Channels, and start a process.';
     END IF;
-    IF octet_length(v_data) > v_route.max_bytes THEN
-        RAISE program_limit_exceeded USING MESSAGE = format(
-            'publication of %s bytes exceeds max_publication_bytes of %s',
-            octet_length(v_data), v_route.max_bytes
-        );
-    END IF;
-    PERFORM {schema}.check_json(data);
     IF jsonb_path_exists(tags, 'strict $ ? (@.type() != "object")')
        OR jsonb_path_exists(tags, 'strict $.* ? (@.type() != "string")', '{}', true) THEN
         RAISE invalid_parameter_value USING
             MESSAGE = 'tags must be a JSON object whose values are text';
     END IF;
+    SELECT octet_length(v_data)
+           + coalesce(sum(octet_length(convert_to(t.key || t.value, 'UTF8'))), 0)
+    INTO v_size FROM jsonb_each_text(tags) AS t;
+    IF v_size > v_route.max_bytes THEN
+        RAISE program_limit_exceeded USING MESSAGE = format(
+            'publication of %s bytes exceeds max_publication_bytes of %s',
+            v_size, v_route.max_bytes
+        );
+    END IF;
+    PERFORM {schema}.check_json(data);
     IF octet_length(v_key) NOT BETWEEN 1 AND 255 THEN
         RAISE invalid_parameter_value USING
             MESSAGE = 'an idempotency key must have 1 to 255 bytes of UTF-8';
