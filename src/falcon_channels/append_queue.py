@@ -5,6 +5,9 @@ A batch that is due waits in the queue of its process. The process appends at mo
 batch is taken from its stream when its call begins. Chunks that are written until then
 are part of it. After a delay, for example by a slow disk, batches are therefore larger,
 and the process makes up for the delay.
+
+A stream has at most one batch in the queue, and its buffer is bounded
+(`StreamWriterOptions.max_pending_bytes`). The queue therefore has no limit of its own.
 """
 
 from __future__ import annotations

@@ -260,8 +260,25 @@ class Operations:
             return await call
 
 
-def error_of(future: asyncio.Future[Any]) -> BaseException | None:
-    """Return the error of a future that is done; ``None`` if it has a result."""
+def call_at_end(
+    start: Callable[[], asyncio.Future[_T]], end: Callable[[BaseException | None], None]
+) -> asyncio.Future[_T]:
+    """Start work, and call a function when it has ended.
+
+    Args:
+        start: Starts the work, and returns the future of its result.
+        end: Called with the error of the work, or ``None``; see `Operations.begin_in`.
+    """
+    try:
+        future = start()
+    except BaseException as ex:
+        end(ex)
+        raise
+    future.add_done_callback(lambda future: end(_error_of(future)))
+    return future
+
+
+def _error_of(future: asyncio.Future[Any]) -> BaseException | None:
     return asyncio.CancelledError() if future.cancelled() else future.exception()
 
 

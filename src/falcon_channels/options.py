@@ -438,9 +438,9 @@ class StreamWriterOptions(msgspec.Struct, kw_only=True):
             first chunk after a pause is published at once. 0 publishes a batch as soon
             as the one before is stored.
         busy_interval_s: Maximum time in seconds for which the first chunk of a batch
-            waits for more chunks while the process writes more than 10,000 chunks a
-            second in all its streams (default 0.036). At 30 chunks a second, a batch
-            then has two chunks. 0 also uses `interval_s` in a busy process.
+            waits for more chunks (default 0.036). It applies while the process writes
+            more than 10,000 chunks a second in all its streams. At 30 chunks a second,
+            a batch then has two chunks. 0 also uses `interval_s` in a busy process.
         max_batch_bytes: Size of the pending chunks in bytes of JSON at which they are
             published before the interval has passed (default 16384, 16 KiB). Longer
             texts are split.

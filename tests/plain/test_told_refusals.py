@@ -84,10 +84,14 @@ def lines(caplog: pytest.LogCaptureFixture, channel: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize(
+#: A channel without a route, and a channel whose responder refuses the user.
+each_refusal = pytest.mark.parametrize(
     ('channel', 'status', 'level'),
     [('nowhere', 404, 'WARNING'), ('room', 403, 'INFO')],
 )
+
+
+@each_refusal
 def test_refused_event_stream_is_logged_once(
     channel: str,
     status: int,
@@ -104,10 +108,7 @@ def test_refused_event_stream_is_logged_once(
     assert [level] == lines(caplog, channel)
 
 
-@pytest.mark.parametrize(
-    ('channel', 'status', 'level'),
-    [('nowhere', 404, 'WARNING'), ('room', 403, 'INFO')],
-)
+@each_refusal
 def test_refused_websocket_is_told_with_its_status(
     channel: str,
     status: int,

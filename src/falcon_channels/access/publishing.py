@@ -40,7 +40,7 @@ from falcon_channels.brokers.base import Version
 from falcon_channels.errors import CapabilityError
 from falcon_channels.errors import ChannelNameError
 from falcon_channels.hub.connection import Connection
-from falcon_channels.operations import error_of
+from falcon_channels.operations import call_at_end
 from falcon_channels.operations import Operation
 from falcon_channels.operations import Operations
 from falcon_channels.publication import Publication
@@ -272,13 +272,7 @@ class Publisher:
             for end in ends:
                 end(error)
 
-        try:
-            future = self._broker.append_all(appends)
-        except BaseException as ex:
-            end_all(ex)
-            raise
-        future.add_done_callback(lambda future: end_all(error_of(future)))
-        return future
+        return call_at_end(lambda: self._broker.append_all(appends), end_all)
 
     def _as_append(self, item: StreamAppend) -> Append:
         settings = self._settings_of(item.route)

@@ -18,7 +18,7 @@ from falcon_channels.brokers.base import PresenceEntry
 from falcon_channels.brokers.base import PublishResult
 from falcon_channels.brokers.base import RouteSettings
 from falcon_channels.brokers.base import Version
-from falcon_channels.operations import error_of
+from falcon_channels.operations import call_at_end
 from falcon_channels.operations import Operation
 from falcon_channels.operations import Operations
 from falcon_channels.operations import Timing
@@ -123,13 +123,7 @@ class TimedBroker(Broker):
         end = self._operations.begin_in(
             Context(), Operation('broker', detail='append_all')
         )
-        try:
-            future = self._broker.append_all(items)
-        except BaseException as ex:
-            end(ex)
-            raise
-        future.add_done_callback(lambda future: end(error_of(future)))
-        return future
+        return call_at_end(lambda: self._broker.append_all(items), end)
 
     async def subscribe(self, channel: str, settings: LogSettings) -> HistoryPage:
         """Time `Broker.subscribe`."""

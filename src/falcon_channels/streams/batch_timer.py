@@ -116,7 +116,7 @@ class BatchTimer:
         self._first_s = None
 
     def stop(self) -> None:
-        """Let no batch be due any more."""
+        """Stop the timer: no batch becomes due until `begin`."""
         self._collecting = False
         self._wheel.discard(self, self._slot)
         self._slot = 0
