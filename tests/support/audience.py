@@ -16,7 +16,13 @@ from falcon_channels.brokers.base import Broker
 
 #: Default number of subscribers.
 SUBSCRIBERS = 50
-OPTIONS = ChannelOptions(history_size=20_000, history_ttl_s=3600.0)
+HISTORY_SIZE = 20_000
+OPTIONS = ChannelOptions(history_size=HISTORY_SIZE, history_ttl_s=3600.0)
+
+#: After so many values, a publisher pauses after each one, so that the history keeps
+#: every publication of a test however fast the server is.
+QUICK_VALUES = HISTORY_SIZE // 2
+PAUSE_S = 0.02
 
 
 @asynccontextmanager
@@ -141,11 +147,17 @@ class Publisher:
                 return
 
     async def publish_while(self, task: asyncio.Task[object], prefix: str) -> None:
-        """Publish until a task is done, and ten more values."""
+        """Publish until a task is done, and ten more values.
+
+        A value that the history no longer keeps cannot be recovered. `QUICK_VALUES`
+        keeps the publisher from writing so many while a link is lost.
+        """
         number = 0
         while not task.done():
             await self.publish(f'{prefix} {number}')
             number += 1
+            if len(self.values) >= QUICK_VALUES:
+                await asyncio.sleep(PAUSE_S)
         for _ in range(10):
             await self.publish(f'{prefix} {number}')
             number += 1
