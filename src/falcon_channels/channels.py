@@ -110,13 +110,13 @@ class Channels:
 
         Args:
             template: Template such as ``'rooms:{room}'`` or ``'users:{user_id:int}'``.
-            resource: Object with these responders, all optional and ``async``:
+            resource: Object with any of these responders, all ``async``:
                 ``on_subscribe(req, subscription, **params)``,
                 ``on_publish(req, publication, **params)``,
                 ``on_unsubscribe(req, subscription, **params)``,
                 ``on_presence(req, connection, **params)``,
                 ``on_history(req, connection, **params)``.
-                They refuse by raising an `HTTPError`.
+                A responder refuses by raising an `HTTPError`.
             options: Abilities and limits of the channels.
             suffix: Suffix of the responders, such as ``on_subscribe_{suffix}``.
 
@@ -454,8 +454,8 @@ class Channels:
             data: Data for the client, any JSON value.
             since: Position from which publications are recovered.
             expires_at: Unix time in seconds at which the subscription ends.
-            filter: Which publications the client receives; see
-                `falcon_channels.filters`. ``None`` means all of them, also if
+            filter: Tag filter that selects the publications for the client; see
+                `falcon_channels.filters`. ``None`` means all publications, even if
                 ``on_subscribe`` would set a filter.
 
         Raises:

@@ -190,5 +190,5 @@ def _is_mark(character: str) -> bool:
 
 
 def _script(character: str) -> str:
-    """Return the script of a letter: the first word of its Unicode name."""
+    """Return the script of a letter, which is the first word of its Unicode name."""
     return unicodedata.name(character, '').partition(' ')[0]

@@ -251,10 +251,10 @@ class UserCommands:
         session: str = '',
         **facts: Fact,
     ) -> None:
-        """Tell and log a command that the broker has taken.
+        """Report a command to the listeners and the log. The broker has taken it.
 
         SECURITY: with the session of an HTTP stream, anybody could send commands for
-          its client. The session is therefore not told.
+          its client. The event therefore does not contain the session.
         """
         if not (self._events.wanted or is_logged(logging.INFO)):
             return

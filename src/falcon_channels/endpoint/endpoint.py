@@ -44,11 +44,15 @@ class Endpoint:
 
     Args:
         node: Node of this process.
-        resource: Connection resource of the application, or ``None``. All its
-            responders are optional and ``async``: ``on_connect(req, connection)``,
-            ``on_refresh(req, connection)``, ``on_disconnect(req, connection)``,
-            ``on_rpc(req, call)`` and ``on_rpc_{method}(req, call)``,
-            ``on_message(req, message)``. They refuse by raising an `HTTPError`.
+        resource: Connection resource of the application, or ``None``. It can have
+            these responders, all ``async``:
+            ``on_connect(req, connection)``,
+            ``on_refresh(req, connection)``,
+            ``on_disconnect(req, connection)``,
+            ``on_rpc(req, call)``,
+            ``on_rpc_{method}(req, call)``,
+            ``on_message(req, message)``.
+            A responder refuses by raising an `HTTPError`.
         tokens: Verifier of connection tokens and subscription tokens, or ``None``.
         options: Limits and times.
 
@@ -63,8 +67,8 @@ class Endpoint:
         reader: Reads history and presence for clients.
         dispatcher: Applies commands about users to the connections.
         node_id: Id of the node, until it is reopened.
-        max_channels: `NodeOptions.max_channels_per_connection`.
-        max_batch_bytes: `NodeOptions.max_batch_bytes`.
+        max_channels: Value of `NodeOptions.max_channels_per_connection`.
+        max_batch_bytes: Value of `NodeOptions.max_batch_bytes`.
         version: Name and version of the server, for clients.
         timers: Timers of the connections: pings, deadlines, expiry.
         rate: Rate of the commands of one connection, or ``None`` for no limit.

@@ -190,7 +190,7 @@ class RecordedRepair(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class NodeRecords(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """What one node knows about a publication and a user.
+    """All facts of one node about a publication and a user.
 
     Attributes:
         id: Id of the node.

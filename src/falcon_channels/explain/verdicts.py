@@ -12,7 +12,7 @@ from falcon_channels.events import Fact
 
 
 class Verdict(StrEnum):
-    """What happened to a publication for one connection.
+    """Result of a publication for one connection.
 
     Attributes:
         DELIVERED: It was written to the socket. Whether the client has read it is not
@@ -54,7 +54,7 @@ class Verdict(StrEnum):
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
-    """What happened to a publication for one connection of a user.
+    """Explains what happened to a publication for one connection of a user.
 
     Attributes:
         verdict: The result; see `Verdict`.

@@ -119,7 +119,7 @@ class Joiner:
         self._observer: JoinObserver | None = None
 
     def observe(self, observer: JoinObserver | None) -> None:
-        """Tell an observer about each join from now on; ``None`` ends this."""
+        """Call an observer for each join from now on; ``None`` ends this."""
         self._observer = observer
 
     async def close(self) -> None:

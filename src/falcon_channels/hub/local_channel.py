@@ -193,7 +193,7 @@ class LocalChannel:
         self._num_acquired -= 1
 
     def observe(self, observer: ChannelObserver | None) -> None:
-        """Tell an observer about deliveries from now on; ``None`` ends this."""
+        """Call an observer for each delivery from now on; ``None`` ends this."""
         self.observer = observer
 
     # --- publications ----------------------------------------------------------------

@@ -55,7 +55,7 @@ class _PlainThreads:
         callback()
 
     def close(self) -> None:
-        """Do nothing: there is nothing to stop."""
+        """Release nothing. This class has no thread of its own."""
 
 
 class _GreenletWaker:

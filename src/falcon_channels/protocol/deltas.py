@@ -1,11 +1,12 @@
 """Decides which publications are sent as deltas. Pure: no I/O.
 
 A client with delta stores the last payload of the subscription: its *base*. The next
-publication can be sent as a delta against this base. It is sent whole if
+publication can be sent as a delta against this base. In these cases, it is sent whole:
 
-* the base is not known for certain, as for the first publication,
-* the publication or the base is binary, or the `delta` of the publication is false,
-* the delta is not shorter than the payload.
+* The base is not known for certain, as for the first publication.
+* The publication or the base is binary.
+* The `delta` of the publication is false.
+* The delta is not shorter than the payload.
 
 In JSON, ``data`` is a string in both cases: the text of the payload, or the delta.
 """

@@ -437,7 +437,7 @@ class HttpRequests(HttpToolsProtocol):
         self.transport.abort()
 
     def take_body(self, writer: BodyWriter) -> bool:
-        """Let the application write the rest of the body; see `ServerHttpConnection`.
+        """Give the rest of the body to a writer; see `ServerHttpConnection`.
 
         Args:
             writer: Object that writes the body.

@@ -16,34 +16,34 @@ class ServerOptions:
 
     Attributes:
         open_timeout_s: Time from the upgrade request until the application accepts or
-            denies; then the client gets 503. Default: 30.
-        first_message_timeout_s: Time from the accept until the client's first message;
-            then the connection is closed with 1008. ``None``, the default: no limit.
-        close_timeout_s: Time for the closing handshake and for pending output; then the
-            TCP connection is aborted. Default: 10.
+            denies. After this time, the client gets 503. Default: 30.
+        first_message_timeout_s: Time from the accept until the client's first message.
+            After this time, the connection is closed with 1008. ``None``, the default:
+            no limit.
+        close_timeout_s: Time for the closing handshake and for pending output. After
+            this time, the TCP connection is aborted. Default: 10.
         body_timeout_s: Time in which at least 1 KiB of an unfinished HTTP request body
-            must arrive; then the client gets 408. ``None``: no limit. Default: 15.
+            must arrive. Otherwise, the client gets 408. ``None``: no limit.
+            Default: 15.
         write_timeout_s: Time for which a client may read nothing while more output is
             pending than the transport's buffer takes. Then the TCP connection is
             aborted. Default: 30.
-        unacknowledged_timeout_s: ``TCP_USER_TIMEOUT``: time for which sent bytes may
-            stay unacknowledged. ``None`` leaves the kernel's default of many minutes.
+        unacknowledged_timeout_s: Time for which sent bytes may stay unacknowledged
+            (``TCP_USER_TIMEOUT``). ``None`` means the kernel's default of many minutes.
             Default: 30.
-        max_fragments: Maximum number of frames of one message; a message with more is
-            refused with close code 1009. Default: 1024.
+        max_fragments: Maximum number of frames of one message. A message with more
+            frames is refused with close code 1009. Default: 1024.
         max_queued_messages: Number of messages that may wait for the application before
             reading pauses. Default: 32.
         max_queued_bytes: Size of the messages that may wait for the application before
             reading pauses. Default: 65536.
         max_connections_per_peer: Maximum number of WebSockets in one process from one
-            client address. Behind a trusted proxy it is the address that the proxy
-            forwards.
-            Further handshakes get 429. ``None``, the default: no limit.
+            client address. Behind a trusted proxy, this is the address that the proxy
+            forwards. Further handshakes get 429. ``None``, the default: no limit.
         deflate: Whether to negotiate permessage-deflate, without context takeover.
             Default: False.
-        drain_batch: Number of connections that are closed at once when the server
-            stops.
-            Default: 100.
+        drain_batch: Number of connections that the server closes at once when it
+            stops. Default: 100.
         drain_interval_s: Mean pause between two batches. Default: 0.25.
         drain_timeout_s: Maximum time for all batches. Batches become larger if needed.
             Default: 20.

@@ -106,7 +106,7 @@ class BatchTimer:
         self._written_s = now_s
 
     def hurry(self) -> None:
-        """Let the batch be due now, if it has a chunk."""
+        """Make the batch due now, if it has a chunk."""
         if self._first_s is not None:
             self._become_due()
 

@@ -91,7 +91,7 @@ class ServerHttpConnection(Protocol):
         """Bytes for the client that are still buffered in this process."""
 
     def take_body(self, writer: BodyWriter) -> bool:
-        """Let the application write the rest of the body; allowed once.
+        """Give the rest of the body to a writer. This is allowed once.
 
         The application still sends the last ``http.response.body`` event through ASGI.
 

@@ -55,8 +55,8 @@ class Server:
         timeout_s: Deadline of a connect, in seconds.
 
     Raises:
-        OptionsError: The port or database is not a number, a TLS option is given
-            without ``rediss://``, or the URL of Sentinels has no name of a service.
+        OptionsError: The port or database is not a number. Or a TLS option is given
+            without ``rediss://``. Or the URL of Sentinels has no name of a service.
     """
 
     def __init__(
