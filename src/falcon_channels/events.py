@@ -5,8 +5,9 @@ An event has no payload, no token and no address of a client.
 
 Each event also becomes a log record, whose attribute `event` is the `Event`. `tell`
 logs the events of ordinary operation. The code that reports a problem logs it with
-`log_event`, in words, and in a way that a client cannot fill the disk. A command of the
-application is logged with `log_event`, too, so that it is never missing.
+`log_event`, as a sentence. It limits the number of lines, so that a client cannot fill
+the disk. A command of the application is logged with `log_event`, too, so that it is
+never missing.
 
 NOTE: docs/events.md lists each event; a test compares both lists.
 """

@@ -227,9 +227,10 @@ class LocalSubscription:
 
         Raises:
             StopAsyncIteration: The channel has ended with success.
-            UnsubscribedError: The subscription has ended. It was too slow (code 3008),
-                publications were lost (2500), the channel has failed (2401, with the
-                error as the reason), or the application shuts down (3001).
+            UnsubscribedError: The subscription has ended. Its code says why: it was too
+                slow (3008), publications were lost (2500), or the application shuts
+                down (3001). With 2401, the channel has failed, and the reason is its
+                error.
             RuntimeError: The subscription was not entered.
         """
         transport, connection = self._transport, self._connection

@@ -116,9 +116,9 @@ def _members(ranges: str) -> str:
 def find_invisible_character(name: str) -> str | None:
     """Return the first character of a name that cannot be seen, or ``None``.
 
-    Such characters are control and format characters, characters that fonts do not
-    draw (U+034F, U+115F, U+3164, variation selectors and others), and white space
-    except the ordinary space.
+    Such characters are control and format characters, and white space except the
+    ordinary space. Others are characters that fonts do not draw, such as U+034F,
+    U+115F, U+3164 and variation selectors.
 
     Persian names, Indic names and emoji need the zero width non-joiner, the zero width
     joiner and U+FE0F. These three are returned only if the text around them does not
@@ -190,5 +190,5 @@ def _is_mark(character: str) -> bool:
 
 
 def _script(character: str) -> str:
-    """Return the script of a letter, which is the first word of its Unicode name."""
+    """Return the script of a letter, by the first word of its Unicode name."""
     return unicodedata.name(character, '').partition(' ')[0]

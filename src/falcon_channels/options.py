@@ -76,8 +76,8 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
         client_filters: Whether a client may send a tag filter with its subscription
             (default ``False``: it is refused). A filter of ``on_subscribe`` needs no
             option.
-        delta: Whether a client may receive a publication as the change from the one
-            before it (default ``False``), if its SDK asks for ``delta: 'fossil'``.
+        delta: Whether an SDK may ask for ``delta: 'fossil'`` (default ``False``). It
+            then receives a publication as the change from the one before it.
             Subscriptions with a filter get no deltas.
         publishers: Clients that may publish, unless ``on_publish`` refuses (default
             ``'auto'``). ``'nobody'``, ``'subscribers'`` or ``'anybody'``. ``'auto'``:
@@ -441,9 +441,9 @@ class StreamWriterOptions(msgspec.Struct, kw_only=True):
             waits for more chunks (default 0.036). It applies while the process writes
             more than 10,000 chunks a second in all its streams. At 30 chunks a second,
             a batch then has two chunks. 0 also uses `interval_s` in a busy process.
-        max_batch_bytes: Size of the pending chunks in bytes of JSON at which they are
-            published before the interval has passed (default 16384, 16 KiB). Longer
-            texts are split.
+        max_batch_bytes: Size in bytes of JSON (default 16384, 16 KiB). If the pending
+            chunks have this size, they are published before the interval has passed.
+            Longer texts are split.
         max_pending_bytes: Maximum number of bytes that the broker has not acknowledged
             (default 65536, 64 KiB). Above it, ``write`` waits.
         retry_timeout_s: Seconds for which the writer tries to store a batch again while

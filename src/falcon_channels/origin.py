@@ -2,8 +2,8 @@
 
 Browsers send cookies with a WebSocket handshake to any site, and the same-origin policy
 does not prevent it. A page cannot forge the ``Origin`` header, so the server must check
-it. Without the check, any page on the web can open a WebSocket as a logged-in visitor
-and read the answers (cross-site WebSocket hijacking).
+it. Without the check, any page on the web can open a WebSocket as a logged-in visitor.
+The page can then read the answers (cross-site WebSocket hijacking).
 
 The rules follow RFC 6454 section 5 and RFC 6455 section 10.2:
 
@@ -14,13 +14,13 @@ The rules follow RFC 6454 section 5 and RFC 6455 section 10.2:
 * ``null``, which sandboxed frames and local files send, is never the same origin.
 * A handshake without an Origin header passes. It does not come from a browser, so it
   carries no cookies of a victim.
-* A handshake with two Origin headers, or without exactly one Host header, is refused,
-  because two parsers could pick different ones.
+* A handshake with two Origin headers, or without exactly one Host header, is refused.
+  Two parsers could pick different headers.
 
 NOTE: the scheme is compared, too. Anyone on the network can modify a page loaded over
-plain HTTP, so such a page must not connect to a site that uses TLS. If a proxy
-terminates TLS, it must forward the scheme in ``X-Forwarded-Proto``, and uvicorn must
-trust its address (``--forwarded-allow-ips``). Otherwise list the origin as allowed.
+plain HTTP. Such a page must not connect to a site that uses TLS. If a proxy terminates
+TLS, it must forward the scheme in ``X-Forwarded-Proto``. uvicorn must trust the address
+of the proxy (``--forwarded-allow-ips``). Otherwise list the origin as allowed.
 """
 
 from __future__ import annotations

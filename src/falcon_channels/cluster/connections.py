@@ -1,8 +1,8 @@
 """The connections of this node and of all nodes, for people who look at them.
 
 A process can have 100,000 connections. Each node therefore describes only the first
-connections that match, up to a number and up to a size, and also counts all of them.
-The count needs no list, because the hub knows how many there are.
+connections that match, up to a number and a size. It also counts all of them. The count
+needs no list, because the hub knows how many there are.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ from falcon_channels.hub.connection import Connection
 class EarlyOutput(list[Any]):
     """Output that waits for the connect reply; it replaces `Connection.out`.
 
-    Its bytes are counted. The fan-out checks the connection at the end of each
-    event-loop iteration that adds output, as it does for a client that does not read.
+    Its bytes are counted. If an event-loop iteration adds output, the fan-out checks
+    the connection at its end. It does the same for a client that does not read.
 
     Args:
         connection: The connection.

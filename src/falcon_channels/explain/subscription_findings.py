@@ -2,8 +2,8 @@
 
 * A subscription covers the offsets from its start to its end. It also covers what it
   recovered or should have recovered. It decides only about these.
-* A LIVE subscription has written every publication of its node to the socket, except
-  those that a filter excluded or that the node itself missed.
+* A LIVE subscription has written every publication of its node to the socket. The
+  exceptions are publications that a filter excluded or that the node itself missed.
 * A publication that waited for a slow client was written when the client caught up, or
   was dropped.
 * Bytes in the backlog may never leave this process. A publication counts as written

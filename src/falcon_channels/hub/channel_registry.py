@@ -33,9 +33,9 @@ class ChannelRegistry:
     Args:
         broker: Broker at which channels are subscribed.
         options: Options of the hub.
-        on_open: Called after a channel was opened. Its arguments are the local channel,
-            whether the buffered publications have a gap, and the result of `links`
-            before the channel was opened.
+        on_open: Called after a channel was opened. The first argument is the local
+            channel. The second says whether the buffered publications have a gap. The
+            third is the result of `links` before the channel was opened.
         links: Returns how often the link to the broker was restored.
 
     Attributes:

@@ -1,7 +1,8 @@
 """The fan-out: delivers the publications of one event-loop iteration at its end.
 
-* A publication is encoded once per encoder. The blob is written to every subscriber
-  with that encoder in one loop, without a task, a lock or an event per subscriber.
+* A publication is encoded once per encoder. One loop writes the blob to every
+  subscriber with that encoder. No subscriber needs a task, a lock or an event of its
+  own.
 * Subscribers with a tag filter are grouped by encoder and filter. Each distinct filter
   is evaluated once per publication. Subscribers that receive the same publications
   share the blob.

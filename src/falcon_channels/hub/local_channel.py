@@ -2,8 +2,8 @@
 
 A local channel has no task and never calls the broker: `Hub` does both. Its rules:
 
-* `position` is the position of the last publication that was delivered to the
-  subscribers, or is in `batch` for the end of this event-loop iteration.
+* `position` is the position of the last publication for the subscribers. They have
+  received it, or it is in `batch` for the end of this event-loop iteration.
 * Publications enter by `take`, which accepts only the next offset. A publication at or
   before `position` is a repeat, and is ignored. A later one means a gap: the channel
   becomes REPAIRING and buffers everything until the hub has read the log and calls

@@ -3,8 +3,9 @@
 * Each process adds the entries of its own subscriptions at the broker, and refreshes
   them well before they expire. The entries of a process that died expire. The process
   that finds an expired entry announces the leave.
-* The broker decides whether an entry is the first or the last one of its user, in the
-  same step that changes the entry. Two processes therefore never both announce it.
+* The broker decides whether an entry is the first or the last one of its user. It does
+  so in the same step that changes the entry. Two processes therefore never both
+  announce it.
 * A join or leave is announced in a second step. Within a process, the changes of one
   user in one channel are serialized. Between two processes, a leave can be overtaken
   by the join of the same user. The process that announces a leave therefore checks
@@ -169,8 +170,8 @@ class PresenceKeeper:
     async def _user_lock(self, channel: str, user: str) -> AsyncIterator[None]:
         """Serialize the changes of one user in one channel.
 
-        Otherwise the leave of a user could overtake the join that follows it, and the
-        others would not see a user who is present.
+        Otherwise, the leave of a user could overtake the join that follows it. Others
+        would then not see a user who is present.
         """
         key = channel, user
         user_lock = self._user_locks.get(key)

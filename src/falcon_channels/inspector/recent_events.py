@@ -1,8 +1,8 @@
 """Store the last refusals and closes of this process, and count them.
 
-`RecentEvents` listens to the events of the process from the start, because people ask
-for the reason of a refusal after it happened. Connections, subscriptions and refusals
-create events, but publications do not (`benchmarks/inspector.py`).
+`RecentEvents` listens to the events of the process from the start. People ask for the
+reason of a refusal after it happened. Connections, subscriptions and refusals create
+events, but publications do not (`benchmarks/inspector.py`).
 """
 
 from __future__ import annotations

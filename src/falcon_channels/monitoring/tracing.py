@@ -4,7 +4,7 @@ The attributes follow the semantic conventions for messaging; see docs/tracing.m
 
 * A span is a child of the current span. A handshake, a responder and a publish begin a
   trace if there is none. A call of the broker or a recovery has a span only within a
-  span that is recorded, because the hub also works without a cause outside.
+  span that is recorded. The hub also does work that nothing outside has caused.
 * The context of a publish travels beside the publication, as a W3C ``traceparent``. The
   span of a delivery has a link to each publish. If all publications of the delivery
   have the same context, the delivery belongs to this trace. A delivery of publications

@@ -2,8 +2,8 @@
 
 The hub, in the thread of the event loop, puts output into a queue. The server reads the
 body in the thread or greenlet of the request, which waits for that output. The bytes in
-the queue are the backlog of the transport, and the hub bounds them by the channel's
-policy for slow readers. Each counter is changed by one thread only.
+the queue are the backlog of the transport. The hub limits them by the channel's policy
+for slow readers. Each counter is changed by one thread only.
 """
 
 from __future__ import annotations

@@ -8,9 +8,9 @@ With gevent, locks and events belong to the greenlets of one thread. They must b
 that thread. `_GreenletWaker` does this for the loop's thread.
 
 The loop itself waits with gevent's selector, because gevent has replaced `selectors`.
-Code in the loop that starts a thread, such as name resolution or the writer of a
-broker, gets a greenlet of the loop's thread. uvloop would never run such a greenlet.
-The loop is therefore an `asyncio.SelectorEventLoop`.
+Some code in the loop starts a thread, such as name resolution or the writer of a
+broker. It gets a greenlet of the loop's thread instead. uvloop would never run such a
+greenlet. The loop is therefore an `asyncio.SelectorEventLoop`.
 """
 
 from __future__ import annotations
@@ -134,8 +134,8 @@ class LoopThread:
 
     Raises:
         RuntimeError: From `start` and `call`: the loop was started before the process
-            forked, eventlet has patched the standard library, or the caller is a
-            greenlet and gevent has not patched the standard library.
+            forked. Or eventlet has patched the standard library. Or the caller is a
+            greenlet, but gevent has not patched the standard library.
         ClosedError: From `start` and `call`: `stop` was called.
     """
 

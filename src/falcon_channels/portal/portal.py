@@ -61,8 +61,8 @@ class Portal:
     block.
 
     In scripts and jobs, ``with Portal(channels) as portal:`` closes the channels at the
-    end of the block. If an ASGI app of this process has started the channels, calls
-    from other threads run in the event loop of that app. The portal then starts no
+    end of the block. An ASGI app of this process may have started the channels. Calls
+    from other threads then run in the event loop of that app, and the portal starts no
     thread.
 
     Threads can call a portal. So can greenlets, if gevent has patched the standard
@@ -100,8 +100,8 @@ class Portal:
         Raises:
             TimeoutError: The function took longer than `timeout_s`, and was cancelled.
             ClosedError: The portal is closed.
-            RuntimeError: The caller is in the thread of the event loop and must await
-                the function instead, or the portal was used before the server forked.
+            RuntimeError: The caller is in the thread of the event loop. It must await
+                the function instead. Or the portal was used before the server forked.
         """
 
         async def run() -> T:
@@ -169,7 +169,7 @@ class Portal:
         """Write a stream to a channel; see `BlockingStream` and `Channels.stream`.
 
         While the broker is slow or not available, calls of the stream can take longer
-        than the timeout of the portal, but at most
+        than the timeout of the portal. They take at most
         `StreamWriterOptions.retry_timeout_s`.
         """
 

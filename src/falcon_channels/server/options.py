@@ -47,9 +47,9 @@ class ServerOptions:
         drain_interval_s: Mean pause between two batches. Default: 0.25.
         drain_timeout_s: Maximum time for all batches. Batches become larger if needed.
             Default: 20.
-        responder_timeout_s: Time for which a responder may continue to run after the
-            connections were closed, when the server stops and its client has left. Then
-            its task is cancelled. Default: 10.
+        responder_timeout_s: Time for which a responder without a client may continue to
+            run when the server stops. It begins when all connections are closed. After
+            this time, the task is cancelled. Default: 10.
     """
 
     open_timeout_s: float = 30.0

@@ -18,8 +18,8 @@ Keep-alive: `heartbeat` decides when to ping, and when a peer is gone.
 NOTE: The rest is one class: reading, writing, the handshake as a phase, and the end.
 Each of them needs the state of all others in every call. A reader or writer object for
 each connection would refer back to its connection. Such a reference cycle would leave
-every closed connection to the garbage collector (`tests/server/test_freed.py`), and
-would add an object to the memory of every idle connection. The parts above have no
+every closed connection to the garbage collector (`tests/server/test_freed.py`). It
+would also add an object to the memory of every idle connection. The parts above have no
 state, or exist only while they are needed.
 """
 

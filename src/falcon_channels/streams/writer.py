@@ -4,8 +4,8 @@
 due. A batch is stored as one publication. Meanwhile, the buffer collects the chunks of
 the next batch. There are two ways to store a batch:
 
-* If the broker can append the batches of many streams with one call
-  (`Broker.append_all`), the batch waits in the `AppendQueue` of the process.
+* Some brokers can append the batches of many streams with one call
+  (`Broker.append_all`). With them, the batch waits in the `AppendQueue` of the process.
 * Otherwise, a task of the writer stores it. The task also stores what the queue could
   not store: a batch whose call has failed or that was skipped, and chunks that are more
   than one batch.

@@ -132,9 +132,9 @@ class TokenVerifier:
     this.
 
     Args:
-        keys: One or several keys, or key sets that are fetched. To rotate, pass the new
-            key and the old key with different ``kid`` until the last token of the old
-            key has expired.
+        keys: One or several keys, or key sets that are fetched. To replace a key, pass
+            the new key and the old key with different ``kid``. Remove the old key when
+            its last token has expired.
         issuer: ``iss`` that every token must have, or ``None`` for any (default).
         audience: ``aud`` that every token must contain, or ``None`` for any (default).
         require_exp: Whether to refuse tokens that never expire (default ``True``).

@@ -245,8 +245,9 @@ class AsgiTransport:
     async def _read_rest(self, receiver: Receiver) -> None:
         """Receive what the client sent before it left.
 
-        Falcon raises `WebSocketDisconnected` as soon as its own task has received the
-        disconnect, or sending has failed, although messages before it are buffered.
+        Messages can be buffered before the disconnect. Falcon nevertheless raises
+        `WebSocketDisconnected` as soon as its own task has received the disconnect, or
+        sending has failed.
         """
         buffered = getattr(self._ws, '_buffered_receiver', None)
         with contextlib.suppress(TimeoutError):

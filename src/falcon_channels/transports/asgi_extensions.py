@@ -99,8 +99,9 @@ class ServerHttpConnection(Protocol):
             writer: Object that writes the body.
 
         Returns:
-            Whether `write` can be used. It cannot if the response has not begun, if its
-            body has no chunks, or if other code sees the events of the application.
+            Whether `write` can be used. It cannot be used before the response has
+            begun, or if its body has no chunks. It also cannot be used if other code
+            sees the events of the application.
         """
 
     def write(self, chunks: bytes) -> int:

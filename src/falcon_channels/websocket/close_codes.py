@@ -60,9 +60,9 @@ def refusal_status(code: int | None) -> int:
     """Return the HTTP status of a close before the handshake was accepted.
 
     NOTE: ASGI says 403. But Falcon closes with 3000 + status if a responder raises an
-    `HTTPError`, and 401, 404 or 429 tell the client what to do next. After any other
-    exception, Falcon closes with 1011 (``ws_options.error_close_code``). Clients and
-    monitoring must be able to distinguish a bug from a refusal.
+    `HTTPError`. The statuses 401, 404 or 429 tell the client what to do next. After any
+    other exception, Falcon closes with 1011 (``ws_options.error_close_code``). Clients
+    and monitoring must be able to distinguish a bug from a refusal.
 
     Args:
         code: Close code; ``None`` if the application gave none.

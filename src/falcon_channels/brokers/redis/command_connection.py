@@ -46,9 +46,9 @@ class CommandConnection:
     because nobody knows which of them were executed.
 
     A TCP connection leads to one run of one server. The id of this run is read when the
-    connection is opened, and is part of the text of each script that needs it. A
-    restarted server, or one that has taken over behind a proxy, does not know a script
-    with the id of another run. It then refuses to execute the script.
+    connection is opened. It is part of the text of each script that needs it. A server
+    that was restarted or replaced does not know a script with the id of another run. It
+    refuses to execute the script.
 
     Args:
         server: The server options.
