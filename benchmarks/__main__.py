@@ -17,9 +17,10 @@ Each benchmark is a script with more options: `python -m benchmarks.fanout --hel
     blocking      how long one message blocks the event loop        1 minute
     monitoring    what metrics and tracing cost                   4 minutes
 
-All need Linux, two cores that nobody else uses, a C compiler (cc) and as many file
-descriptors as connections (`ulimit -n`: 9,100). With --quick one short repetition of
-the main cases, three minutes for all: orders of magnitude, no figures.
+All benchmarks need Linux, two idle cores, a C compiler (cc) and as many file
+descriptors as connections (`ulimit -n`: 9,100). With --quick, each benchmark does one
+short repetition of its main cases. All of them take three minutes. The results are
+orders of magnitude, not figures.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python -m benchmarks.blocking
 
-Each row is a message of 64 KiB that is built to be slow. The figure is the CPU time of
-the longest iteration of the event loop while the server processes it, which does not
+Each row is a message of 64 KiB that is slow to process. The figure is the CPU time of
+the longest event-loop iteration while the server processes the message. It does not
 depend on other load of the machine.
 """
 

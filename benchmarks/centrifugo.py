@@ -2,10 +2,10 @@
 
     python -m benchmarks.centrifugo
 
-New connections, clients that return together, small rooms, the HTTP API, presence and
-history. Both servers have one core, and are measured in alternating turns. Centrifugo
-must be on the path, or Go builds it below build/. The last case needs no Centrifugo: it
-compares our handshake with that of uvicorn's default.
+The cases are new connections, clients that return together, small rooms, the HTTP API,
+presence and history. Both servers have one core, and take turns. Centrifugo must be on
+the path, or Go builds it below build/. The last case needs no Centrifugo: it compares
+our handshake with that of uvicorn's default.
 """
 
 from __future__ import annotations

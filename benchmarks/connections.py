@@ -3,8 +3,8 @@
     python -m benchmarks.connections
 
 Sixteen clients connect, lose the connection without a close frame, and reconnect at
-once. The figure includes TCP, the handshake, the application's accept and the end.
-For the client protocol a connection counts when it has connected and subscribed.
+once. The figure includes TCP, the handshake, the application's accept and the end. With
+the client protocol, a connection counts when it has connected and subscribed.
 """
 
 from __future__ import annotations

@@ -2,9 +2,12 @@
 
     python -m benchmarks.echo
 
-Fifty connections; each has 1, 4 or 16 messages in flight. Peers are a bare C server,
-Falcon on uvicorn with its own classes, Falcon on `falcon-channels serve`, and the same
-class under plain uvicorn, where Falcon keeps its receive queue.
+Each of fifty connections has 1, 4 or 16 messages in flight. These servers are measured:
+
+* a bare C server,
+* Falcon on uvicorn with its own classes,
+* Falcon on `falcon-channels serve`,
+* the same class under plain uvicorn, where Falcon has its receive queue.
 """
 
 from __future__ import annotations

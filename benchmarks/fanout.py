@@ -2,13 +2,18 @@
 
     python -m benchmarks.fanout
 
-One publisher sends 1, 4 or 16 messages at once, and the next when all members have
-them. Peers are a bare C server (one ``send`` a delivery), Falcon on uvicorn's classes
-and ours with a loop over the members, ours with prebuilt frames through the extension
-``falcon_channels.websocket`` and nothing else, and the library: a channel with history
-over a plain WebSocket, and over the client protocol in JSON with offsets. The plain
-WebSocket is also measured with one system call per delivery, as on systems without
-io_uring. The loop over bare ASGI is the lowest possible cost on stock uvicorn.
+One publisher sends 1, 4 or 16 messages at once. When all members have received them, it
+sends the next ones. These servers are measured:
+
+* a bare C server, with one ``send`` for each delivery,
+* Falcon with a loop over the members, on uvicorn's classes and on ours,
+* our class with prebuilt frames, through the extension ``falcon_channels.websocket``,
+* the library: a channel with history over a plain WebSocket, and over the client
+  protocol in JSON with offsets.
+
+The plain WebSocket is also measured with one system call for each delivery, as on
+systems without io_uring. The loop over bare ASGI is the lowest possible cost on
+unchanged uvicorn.
 """
 
 from __future__ import annotations

@@ -1,16 +1,17 @@
 """Shared code of the benchmarks: servers, the load generator, ratios.
 
-The figure is the CPU time of the server's process for one unit of work (an echo, a
-delivery), not throughput: it does not depend on how fast the load is, nor on what else
-the machine does, and it is what one more delivery costs. The server runs on one core
-and the load on another. In each repetition all peers are started, and take a few
-short turns, so that what else the machine does meets all of them; a peer is compared
-with the limit of the same repetition. Printed are medians and the spread.
+The figure is the CPU time of the server's process for one unit of work, such as an echo
+or a delivery. It is not throughput. The CPU time does not depend on the speed of the
+load generator or on other load of the machine. It shows the cost of one more delivery.
 
-The load generator is written in C. Its own CPU use is printed with each row: where it
-is under 100 % it waited for the server; where it is not, the server waited for it,
-which costs the server nothing. How that is known and what else disturbs is told in
-docs/benchmarks.md.
+The server runs on one core and the load generator on another. In each repetition, all
+servers are started and measured in a few short turns. Other load of the machine
+therefore affects all of them. Each server is compared with the first one (the limit) of
+the same repetition. The medians and the spread are printed.
+
+The load generator is written in C. Each row has its CPU use. Below 100 %, the load
+generator waited for the server. At 100 %, the server waited for the load generator,
+which costs the server no CPU time. docs/benchmarks.md has more about the method.
 """
 
 from __future__ import annotations
@@ -298,15 +299,15 @@ def measure(
     unit: str = 'message',
     turns: int = 4,
 ) -> None:
-    """Run every case with all peers in turn; the first peer is the limit.
+    """Run every case with all servers in turn. The first server is the limit.
 
     Args:
-        peers: Who is measured.
-        cases: What is asked of them.
-        args: What `arguments` has read.
-        program: The load generator's name.
-        unit: What a message of the load generator is.
-        turns: In how many parts each measurement is taken.
+        peers: Servers that are measured.
+        cases: Tasks of the load generator.
+        args: Result of the parser of `arguments`.
+        program: Name of the load generator.
+        unit: Name of a message of the load generator, such as ``'echo'``.
+        turns: Number of parts of each measurement.
     """
     first, *rest = peers
     peers = [first, *(p for p in rest if any(part in p.name for part in args.only))]
@@ -404,8 +405,8 @@ def arguments(
     """Return a parser with the arguments of all scripts.
 
     Args:
-        description: What the script says about itself.
-        quick: What ``--quick`` sets besides one short repetition.
+        description: Description of the script, for ``--help``.
+        quick: Arguments that ``--quick`` sets, in addition to one short repetition.
     """
     parser = argparse.ArgumentParser(
         description=description,

@@ -2,9 +2,10 @@
 
     python -m benchmarks.idle_memory
 
-The growth of the server's resident memory from 200 connections to N, for one of them.
-Clients send the headers that a browser sends, and offer compression or not. An event
-stream has no compression to offer.
+The number of connections grows from 200 to N. The figure is the growth of the server's
+resident memory, divided by the number of new connections. Clients send the headers of a
+browser. Each case is measured with and without an offer of compression, except event
+streams.
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 
     python -m benchmarks.rooms
 
-Five hundred rooms of ten members each. One publisher goes round the rooms: it sends one
-message to each of the next 1, 4 or 16 rooms at once, and goes on when all members of
-those have theirs. Here the publication counts as much as its ten deliveries.
+There are five hundred rooms of ten members each. One publisher works through the rooms.
+It sends one message to each of the next 1, 4 or 16 rooms at once. When all members of
+these rooms have received it, the next rooms follow. Here, a publication costs as much
+as its ten deliveries.
 """
 
 from __future__ import annotations

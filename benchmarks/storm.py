@@ -2,12 +2,14 @@
 
     python -m benchmarks.storm
 
-A channel keeps 100 publications. All clients of the client protocol are cut off without
-a close frame and reconnect at the same moment, without the back-off of SDKs. Each
-subscribes from the beginning, and is done when it has all publications. The C server is
-the lower limit and only does the handshake. "plain WebSocket" does the handshake and
-subscribes, without recovery. Latencies are measured from the cut to that moment.
-Centrifugo takes part if it is on the path, or if Go can build it.
+A channel stores 100 publications. All clients of the client protocol are disconnected
+without a close frame. They reconnect at the same moment, without the back-off of SDKs.
+Each client subscribes from the beginning, and is done when it has all publications. A
+latency is the time from the disconnect to that moment.
+
+The C server is the lower limit: its clients only do the handshake. The clients of
+"plain WebSocket" do the handshake and subscribe, without recovery. Centrifugo is
+measured, too, if it is on the path, or if Go can build it.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     python -m benchmarks --json build/bench
     python -m benchmarks.targets build/bench
 
-Each figure is the median over the repetitions, each of which compares two servers of
-one turn; the spread is that of the repetitions.
+Each repetition compares two servers of one turn. A figure is the median over the
+repetitions, and the spread is from the lowest to the highest one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _IDLE = {
 
 
 class Goal(NamedTuple):
-    """One line: what is compared, the most it should be, and what it was."""
+    """A target: the compared figures, the highest allowed value and the measured one."""
 
     what: str
     most: float
