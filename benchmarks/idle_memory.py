@@ -31,10 +31,10 @@ class Kind:
     """A kind of connection.
 
     Attributes:
-        title: As it is printed.
-        peer: The server.
-        path: Where clients connect.
-        talk: What each client sends first, and what it then waits for.
+        title: Name in the printed table.
+        peer: Server that is measured.
+        path: Path to which clients connect.
+        talk: First messages of each client, and the answer that it then waits for.
         events: Whether clients request an event stream instead of a WebSocket.
     """
 

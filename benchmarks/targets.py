@@ -30,7 +30,7 @@ _IDLE = {
 
 
 class Goal(NamedTuple):
-    """A target: the compared figures, the highest allowed value and the measured one."""
+    """A target: the compared figures, the highest allowed value, the measured one."""
 
     what: str
     most: float
