@@ -66,7 +66,7 @@ class Clock:
                 due_s += 1 / CHUNKS_PER_S
                 heapq.heapreplace(self._streams, (due_s, number, stream))
                 await stream.write(as_text(time.monotonic_ns(), TEXT))
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0.002)
 
 
 CLOCK = Clock() if os.environ.get('PRODUCERS', 'clock') == 'clock' else None

@@ -26,7 +26,7 @@ from falcon_channels.errors import BrokerUnavailableError
 #: Maximum number of batches that are appended with one call, and of calls in progress.
 #: Without a limit, the streams of a large call would all have their next batch due at
 #: its end, and the calls would become larger and larger.
-MAX_ITEMS: Final = 128
+MAX_ITEMS: Final = 160
 _MAX_CALLS = 2
 #: Seconds for which a busy process waits for more batches before a call.
 _BUSY_PAUSE_S = 0.005

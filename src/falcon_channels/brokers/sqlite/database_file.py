@@ -149,6 +149,11 @@ def connect(path: Path, timeout_s: float) -> sqlite3.Connection:
         #   less, offsets that clients have seen would be assigned a second time.
         connection.execute('PRAGMA synchronous = FULL')
         connection.execute('PRAGMA journal_size_limit = 67108864')
+        # PERF: a checkpoint writes each changed page once, and the writer waits for it.
+        #   Publications to many channels change the same pages again and again. With
+        #   SQLite's default of 1000 pages, the writer waited 15 times a second, and
+        #   event streams were later (benchmarks/event_streams.py).
+        connection.execute('PRAGMA wal_autocheckpoint = 4000')
     except BaseException:
         connection.close()
         raise
