@@ -22,6 +22,7 @@ from falcon_channels import ClosedError
 from falcon_channels import EventLoopError
 from falcon_channels import NodeOptions
 from falcon_channels.brokers.memory import MemoryBroker
+from falcon_channels.server.options import ServerOptions
 from falcon_channels.testing import SimulatedClient
 
 
@@ -124,6 +125,30 @@ async def test_drain_closes_connections_in_batches_and_refuses_new_ones() -> Non
     with pytest.raises(ClosedError):
         await channels.publish('rooms:a', 1)
     assert {asyncio.current_task()} == asyncio.all_tasks()
+
+
+@on_fake_clock
+async def test_drain_of_many_connections_makes_its_batches_larger() -> None:
+    """All connections are closed in batches of one size within `drain_timeout_s`."""
+    options = NodeOptions(drain_batch=1, drain_interval_s=1.0, drain_timeout_s=2.5)
+    channels = make_channels(options=options)
+    clients = [SimulatedClient(channels) for _ in range(10)]
+    for client in clients:
+        await client.__aenter__()
+    loop = asyncio.get_running_loop()
+    start_s = loop.time()
+    draining = loop.create_task(channels.drain())
+    await asyncio.sleep(0.1)
+    assert 5 == sum(client.end is not None for client in clients)
+    await draining
+    assert loop.time() - start_s < 2.5
+    assert {(3001, 'shutdown')} == {client.end for client in clients}
+    await channels.close()
+
+
+def test_drain_ends_before_the_server_stops_waiting_for_it() -> None:
+    """By default, the server waits longer for the hook than the hook takes."""
+    assert NodeOptions().drain_timeout_s < ServerOptions().drain_timeout_s
 
 
 @on_fake_clock

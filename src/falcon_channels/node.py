@@ -6,7 +6,6 @@ import asyncio
 from contextvars import Context
 from itertools import count
 import logging
-import random
 import secrets
 from typing import Literal
 
@@ -47,6 +46,7 @@ from falcon_channels.options import check_options
 from falcon_channels.options import NodeOptions
 from falcon_channels.options import warn_of_small_messages
 from falcon_channels.origin import check_allowed_origins
+from falcon_channels.parts import in_batches
 from falcon_channels.routing import ChannelMatch
 from falcon_channels.routing import ChannelRouter
 from falcon_channels.timer_wheel import TimerWheel
@@ -386,16 +386,14 @@ class Node:
         if self.broker.capabilities.shared:
             self._presence.abandon()
         options = self.options
-        loop = asyncio.get_running_loop()
-        deadline_s = loop.time() + options.drain_timeout_s
         connections = self.hub.connections.all()
-        for start in range(0, len(connections), options.drain_batch):
-            if start:
-                # NOTE: the pause is random. Otherwise processes that drain at the same
-                #   time would close each of their batches at the same time.
-                pause_s = options.drain_interval_s * (0.5 + random.random())
-                await asyncio.sleep(max(0.0, min(pause_s, deadline_s - loop.time())))
-            for connection in connections[start : start + options.drain_batch]:
+        async for batch in in_batches(
+            connections,
+            options.drain_batch,
+            interval_s=options.drain_interval_s,
+            timeout_s=options.drain_timeout_s,
+        ):
+            for connection in batch:
                 connection.shutdown()
         _logger.info('drained %d connections', len(connections))
 

@@ -237,7 +237,8 @@ class NodeOptions(msgspec.Struct, kw_only=True):
         drain_batch: Number of connections that are closed at once while draining
             (default 100).
         drain_interval_s: Seconds between two batches (default 0.1).
-        drain_timeout_s: Seconds after which draining ends in any case (default 30).
+        drain_timeout_s: Maximum time for all batches, in seconds (default 15). Batches
+            are larger if needed. Keep it below the drain timeout of the server.
         io_uring: Whether a delivery to many sockets may use one system call for all of
             them, if Linux allows it (default ``True``).
         max_record_bytes: Maximum size of the facts about deliveries that are recorded,
@@ -261,7 +262,7 @@ class NodeOptions(msgspec.Struct, kw_only=True):
     revoke_ttl_s: float = 86400.0
     drain_batch: int = 100
     drain_interval_s: float = 0.1
-    drain_timeout_s: float = 30.0
+    drain_timeout_s: float = 15.0
     io_uring: bool = True
     max_record_bytes: int = 16777216
     max_recorded_users: int = 100

@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from collections.abc import Sequence
 import heapq
+import math
+import random
 from typing import TypeVar
 
 _Item = TypeVar('_Item')
@@ -33,6 +35,32 @@ async def in_parts(
         yield items[start : start + size]
         # NOTE: other tasks of the event loop run now.
         await asyncio.sleep(0)
+
+
+async def in_batches(
+    items: Sequence[_Item], size: int, *, interval_s: float, timeout_s: float
+) -> AsyncIterator[Sequence[_Item]]:
+    """Yield items in batches within a time, with a pause between two batches.
+
+    Args:
+        items: A copy of the objects, which must not change during the pauses.
+        size: Number of objects in a batch. Batches are larger if there would be more of
+            them than intervals in `timeout_s`.
+        interval_s: Average pause between two batches, in seconds.
+        timeout_s: Seconds after which there are no more pauses.
+    """
+    clock = asyncio.get_running_loop().time
+    deadline_s = clock() + timeout_s
+    if interval_s:
+        num_intervals = max(int(timeout_s / interval_s), 1)
+        size = max(size, math.ceil(len(items) / num_intervals))
+    for start in range(0, len(items), size):
+        if start:
+            # NOTE: the pause is random. Otherwise processes that stop at the same time
+            #   would close each of their batches at the same time.
+            pause_s = interval_s * random.uniform(0.5, 1.5)
+            await asyncio.sleep(max(0.0, min(pause_s, deadline_s - clock())))
+        yield items[start : start + size]
 
 
 async def sorted_in_parts(names: Sequence[str]) -> AsyncIterator[Sequence[str]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 from collections.abc import Callable
-import math
 import random
 from typing import Any
 from typing import Protocol
@@ -13,6 +12,7 @@ from typing import Protocol
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
+from falcon_channels.parts import in_batches
 from falcon_channels.server.loggers import server_logger
 from falcon_channels.server.options import ServerOptions
 from falcon_channels.transports.asgi_extensions import DRAIN_HOOKS
@@ -113,22 +113,19 @@ class Drain:
             responder.cancel()
 
     async def _close_in_batches(self, timeout_s: float) -> None:
-        remaining = self._connections()
-        random.shuffle(remaining)
-        pause_s = self._options.drain_interval_s
-        batches = max(int(timeout_s / pause_s), 1) if pause_s else 1
-        size = max(self._options.drain_batch, math.ceil(len(remaining) / batches))
-        while remaining:
-            for connection in remaining[-size:]:
+        connections = self._connections()
+        random.shuffle(connections)
+        async for batch in in_batches(
+            connections,
+            self._options.drain_batch,
+            interval_s=self._options.drain_interval_s,
+            timeout_s=timeout_s,
+        ):
+            for connection in batch:
                 try:
                     connection.go_away()
                 except Exception:
                     server_logger.exception('WebSocket shutdown failed')
-            del remaining[-size:]
-            if remaining:
-                # NOTE: workers that stop together would otherwise close their batches
-                #   at the same moments.
-                await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))
 
     def _connections(self) -> list[Drainable]:
         return [
