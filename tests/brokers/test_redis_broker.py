@@ -24,6 +24,7 @@ from falcon_channels.errors import OptionsError
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import Publication
 from falcon_channels.testing import Recorder
+from falcon_channels.testing.recorder import eventually
 
 pytestmark = pytest.mark.xdist_group('redis')
 
@@ -104,6 +105,40 @@ async def test_control_messages_sent_while_the_link_is_lost_arrive_in_order(
     assert len(recorder.controls) <= sent + 1
     await one.close()
     await two.close()
+
+
+@pytest.mark.parametrize(
+    ('name', 'links'),
+    [('{!control}', []), ('{bmV3cw}', []), ('{!probe}:*', ['lost', 'restored'])],
+)
+async def test_malformed_message_of_another_program_ends_no_announcements(
+    server: RedisServer,
+    name: str,
+    links: list[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A message that cannot be decoded is logged, and later messages arrive."""
+    broker = open_broker(f'{server.url}?prefix=malformed&probe_s=0.2')
+    recorder = Recorder()
+    await broker.start(recorder)
+    await broker.subscribe('news', LOG)
+    with redis.Redis(port=server.port) as client:
+        [found] = client.pubsub_channels(f'malformed:{name}')
+        client.publish(found, 'p7 x malformed')
+
+    async def is_noticed() -> bool:
+        return bool(caplog.records) and links == recorder.links
+
+    await eventually(is_noticed, 'the log line, and the link')
+    await broker.publish('news', ITEM, LOG)
+    await broker.control(b'hello')
+    await recorder.until(
+        lambda: recorder.publications and recorder.controls, 'the later messages'
+    )
+    assert [b'1'] == recorder.data_of('news')
+    assert [b'hello'] == recorder.controls
+    assert ('an unexpected error' if links else 'cannot decode') in caplog.text
+    await broker.close()
 
 
 async def test_call_that_cannot_be_encoded_fails_alone(server: RedisServer) -> None:

@@ -150,6 +150,8 @@ class ServerLink(ABC, Generic[_Connection]):
             except self.errors as ex:
                 self.reason = describe(ex)
                 _logger.debug('no link to %s: %s', self._label, self.reason)
+            except Exception as ex:
+                self._note_defect(ex)
             else:
                 try:
                     if await self._listen(connection):
@@ -174,6 +176,8 @@ class ServerLink(ABC, Generic[_Connection]):
             await self._first_of(reading, self._probe_regularly(), tasks)
         except self.errors as ex:
             self.reason = describe(ex)
+        except Exception as ex:
+            self._note_defect(ex)
         except asyncio.CancelledError:
             # NOTE: the event loop ends, as in a script that does not close the broker.
             self._closed = True
@@ -189,6 +193,19 @@ class ServerLink(ABC, Generic[_Connection]):
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         return was_up
+
+    def _note_defect(self, error: Exception) -> None:
+        """Log an error that is not one of `errors`.
+
+        NOTE: the link then opens another connection, as after any other error. If its
+          task ended, this process would never receive an announcement again.
+        """
+        self.reason = describe(error)
+        _logger.error(
+            'an unexpected error ended the connection to %s',
+            self._label,
+            exc_info=error,
+        )
 
     async def _first_of(
         self,

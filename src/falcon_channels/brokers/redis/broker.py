@@ -474,14 +474,14 @@ class RedisBroker(Broker):
         receiver = self._receiver
         if receiver is None or self._closed:
             return
-        if name == self._keys.control_name:
-            entry_id, _, message = data.partition(b' ')
-            self._inbox.receive(_control_id(entry_id), message)
-            return
-        channel = self._channels.get(name)
-        if channel is None:
-            return
         try:
+            if name == self._keys.control_name:
+                entry_id, _, message = data.partition(b' ')
+                self._inbox.receive(_control_id(entry_id), message)
+                return
+            channel = self._channels.get(name)
+            if channel is None:
+                return
             kind, rest = data[:1], data[1:]
             if kind == b's':
                 receiver.on_signal(channel, rest)
@@ -494,9 +494,10 @@ class RedisBroker(Broker):
                 item = decode_publication(body, 0, int(live_ms))
                 receiver.on_publication(channel, item, '')
         except (ValueError, msgspec.DecodeError) as ex:
-            # NOTE: another release or another application has sent it. The hub notices
-            #   the gap in the offsets.
-            _logger.error('cannot decode an announcement in %r: %s', channel, ex)
+            # NOTE: another release or another application has sent it. If it was a
+            #   publication, the hub notices the gap in the offsets.
+            source = self._channels.get(name, 'control messages')
+            _logger.error('cannot decode an announcement in %r: %s', source, ex)
 
     # --- link -------------------------------------------------------------------------
 
