@@ -39,12 +39,29 @@ async def authenticate(connection: ClientConnection) -> None:
 async def refresh(connection: ClientConnection, token: str) -> None:
     """Verify a new connection token, and ask ``on_refresh``.
 
+    SECURITY: a client whose refresh is refused has the same rights as before, and its
+    connection ends at the same time as before.
+
     Raises:
         EndedError: The token is invalid, expired or another user's.
         KeysUnavailableError: The client sends the token again.
         RefusedError: The endpoint has neither tokens nor ``on_refresh``.
         falcon.HTTPError: ``on_refresh`` refused.
     """
+    rights, num_commands = connection.rights, connection.num_commands
+    try:
+        await _refresh(connection, token)
+    except BaseException:
+        if connection.num_commands == num_commands:
+            connection.restore_rights(rights)
+        else:
+            # NOTE: a command of the application may have changed the rights, too. The
+            #   client connects again, and is asked for its token.
+            connection.disconnect(*codes.DISCONNECT_EXPIRED)
+        raise
+
+
+async def _refresh(connection: ClientConnection, token: str) -> None:
     endpoint = connection.endpoint
     if endpoint.tokens is not None:
         try:

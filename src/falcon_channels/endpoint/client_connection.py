@@ -24,6 +24,7 @@ import logging
 import time
 from types import MappingProxyType
 from typing import Any
+from typing import NamedTuple
 
 from falcon_channels.access.publication_parts import encode_payload
 from falcon_channels.access.refusal_log import log_refusal
@@ -82,6 +83,16 @@ _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 Dispatch = Callable[['ClientConnection', Command], Awaitable[None]]
+
+
+class Rights(NamedTuple):
+    """What a token or a responder sets on a connection, and what limits its time."""
+
+    user: str
+    info: Any
+    meta: Any
+    expires_at: float | None
+    token: str
 
 
 class ClientConnection(Connection):
@@ -294,6 +305,18 @@ class ClientConnection(Connection):
     def renew_token(self, token: str) -> None:
         """Remember a new connection token."""
         self.token = token
+
+    @property
+    def rights(self) -> Rights:
+        """The values that `restore_rights` sets again."""
+        return Rights(self.user, self.info, self.meta, self.expires_at, self.token)
+
+    def restore_rights(self, rights: Rights) -> None:
+        """Set the values from before a refresh that was refused."""
+        self.info, self.meta, self.expires_at, self.token = rights[1:]
+        if self.user != rights.user:
+            self.user = rights.user
+        self.set_timer()
 
     # --- input -----------------------------------------------------------------------
 
