@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from falcon_channels.brokers.base import LogSettings
+from falcon_channels.brokers.base import PresenceEntry
 from falcon_channels.brokers.memory import MemoryBroker
+from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import Publication
 
 
@@ -44,3 +46,33 @@ async def test_expired_revocations_are_removed() -> None:
     assert await broker.is_revoked('room', 'always')
     assert len(broker._revoked) <= 300
     assert len(broker._revoked_expiry) <= 500
+
+
+async def test_entry_that_is_added_again_and_again_takes_no_more_memory() -> None:
+    """A client that subscribes and unsubscribes in a loop does not fill the memory."""
+    clock = Clock()
+    broker = MemoryBroker(clock=clock)
+    entry = PresenceEntry('room', ClientInfo(user='ann', client='1'))
+    for _ in range(10):
+        for _ in range(100):
+            await broker.remove_presence('room', '1')
+            await broker.add_presence([entry], 60.0)
+        clock.now_s += 50.0
+        await broker.add_presence([entry], 60.0)
+        clock.now_s += 11.0
+        assert [] == await broker.expire_presence(1000)
+        assert 1 == len(broker._presence_expiry)
+    clock.now_s += 60.0
+    [change] = await broker.expire_presence(1000)
+    assert (entry.info, True) == (change.info, change.last)
+
+
+async def test_entry_with_a_shorter_lifetime_expires_at_its_new_time() -> None:
+    """An entry expires at the time of its last refresh, also if that is earlier."""
+    clock = Clock()
+    broker = MemoryBroker(clock=clock)
+    entry = PresenceEntry('room', ClientInfo(user='ann', client='1'))
+    await broker.add_presence([entry], 60.0)
+    await broker.add_presence([entry], 10.0)
+    clock.now_s += 11.0
+    assert 1 == len(await broker.expire_presence(10))

@@ -14,6 +14,7 @@ import math
 import secrets
 import time
 from typing import Any
+from typing import NamedTuple
 from typing import TypeVar
 
 import msgspec
@@ -94,32 +95,60 @@ class _Log:
         return min(times, default=None)
 
 
+class _Present(NamedTuple):
+    """A presence entry of one connection.
+
+    Attributes:
+        info: Public facts about the connection.
+        until_s: Time when the entry expires.
+        check_s: Time of the item of this entry in the heap. Items of earlier entries of
+            the same connection have other times.
+    """
+
+    info: ClientInfo
+    until_s: float
+    check_s: float
+
+
 class _ChannelPresence:
     """The presence entries of one channel.
 
     Attributes:
-        clients: Public facts about each connection, and the time when they expire.
+        clients: The entry of each connection.
         users: Number of entries of each user.
     """
 
     __slots__ = ('_complete_until_s', 'clients', 'users')
 
     def __init__(self) -> None:
-        self.clients: dict[str, tuple[ClientInfo, float]] = {}
+        self.clients: dict[str, _Present] = {}
         self.users: Counter[str] = Counter()
         #: No entry expires before this time. A new entry can only reduce it.
         self._complete_until_s = math.inf
 
-    def add(self, info: ClientInfo, until_s: float) -> None:
+    def add(self, info: ClientInfo, until_s: float, check_s: float) -> None:
         """Add or replace the entry of a connection."""
-        self.clients[info.client] = info, until_s
+        self.clients[info.client] = _Present(info, until_s, check_s)
         self._complete_until_s = min(self._complete_until_s, until_s)
+
+    def count(self, user: str) -> bool:
+        """Count a new entry of a user; return whether it is the first one."""
+        self.users[user] += 1
+        return self.users[user] == 1
+
+    def uncount(self, user: str) -> bool:
+        """Subtract an entry of a user; return whether it was the last one."""
+        self.users[user] -= 1
+        if self.users[user]:
+            return False
+        del self.users[user]
+        return True
 
     async def current(self, now_s: float) -> dict[str, ClientInfo]:
         """Return the entries that have not expired."""
         found: dict[str, ClientInfo] = {}
         async for part in in_parts(list(self.clients.items())):
-            for client, (info, until_s) in part:
+            for client, (info, until_s, _) in part:
                 if until_s > now_s:
                     found[client] = info
         return found
@@ -131,7 +160,7 @@ class _ChannelPresence:
         are therefore read only once in each lifetime (benchmarks/centrifugo.py).
         """
         if now_s >= self._complete_until_s:
-            times = (until_s for _, until_s in self.clients.values())
+            times = (entry.until_s for entry in self.clients.values())
             self._complete_until_s = min(times, default=math.inf)
         return now_s < self._complete_until_s
 
@@ -304,13 +333,16 @@ class MemoryBroker(Broker):
             present = self._presence.get(channel)
             if present is None:
                 present = self._presence[channel] = _ChannelPresence()
-            known = info.client in present.clients
-            present.add(info, until_s)
-            first = not known and present.users[info.user] == 0
-            added.append(PresenceAdded(first, not known))
-            if not known:
-                present.users[info.user] += 1
-                heapq.heappush(self._presence_expiry, (until_s, channel, info.client))
+            known = present.clients.get(info.client)
+            has_other_user = known is None or known.info.user != info.user
+            if known is not None and has_other_user:
+                present.uncount(known.info.user)
+            first = has_other_user and present.count(info.user)
+            check_s = until_s if known is None else min(known.check_s, until_s)
+            present.add(info, until_s, check_s)
+            added.append(PresenceAdded(first, known is None))
+            if known is None or check_s < known.check_s:
+                heapq.heappush(self._presence_expiry, (check_s, channel, info.client))
         return added
 
     async def remove_presence(self, channel: str, client: str) -> PresenceChange | None:
@@ -318,14 +350,10 @@ class MemoryBroker(Broker):
         entry = None if present is None else present.clients.pop(client, None)
         if present is None or entry is None:
             return None
-        user = entry[0].user
-        present.users[user] -= 1
-        last = present.users[user] == 0
-        if last:
-            del present.users[user]
+        last = present.uncount(entry.info.user)
         if not present.clients:
             del self._presence[channel]
-        return PresenceChange(channel, entry[0], last)
+        return PresenceChange(channel, entry.info, last)
 
     async def presence(self, channel: str) -> Mapping[str, ClientInfo]:
         present = self._presence.get(channel)
@@ -349,13 +377,16 @@ class MemoryBroker(Broker):
         expiry = self._presence_expiry
         changes: list[PresenceChange] = []
         while expiry and expiry[0][0] <= now_s and len(changes) < limit:
-            _, channel, client = heapq.heappop(expiry)
+            check_s, channel, client = heapq.heappop(expiry)
             present = self._presence.get(channel)
             entry = None if present is None else present.clients.get(client)
-            if entry is None:
+            # NOTE: an entry has one item. The others belong to entries that were
+            #   removed before the connection was added again.
+            if present is None or entry is None or entry.check_s != check_s:
                 continue
-            if entry[1] > now_s:
-                heapq.heappush(expiry, (entry[1], channel, client))
+            if entry.until_s > now_s:
+                present.add(entry.info, entry.until_s, entry.until_s)
+                heapq.heappush(expiry, (entry.until_s, channel, client))
                 continue
             change = await self.remove_presence(channel, client)
             if change is not None:

@@ -142,6 +142,18 @@ class PresenceContract(BrokerContract):
             change = await broker.remove_presence('room', full.client)
             assert PresenceChange('room', newer, True) == change
 
+    async def test_entry_with_another_user_counts_for_this_user_only(self) -> None:
+        """If the user of a connection changes, the earlier user has no entry."""
+        broker = await self.open_broker()
+        async with self.opened(broker):
+            assert [True] == await add(broker, [entry('1', 'ann')], 60)
+            assert [True] == await add(broker, [entry('1', 'bob')], 60)
+            assert not await broker.has_user('room', 'ann')
+            assert (1, 1) == await broker.presence_stats('room')
+            change = await broker.remove_presence('room', '1')
+            assert PresenceChange('room', info('1', 'bob'), True) == change
+            assert not await broker.has_user('room', 'bob')
+
     async def test_one_call_adds_entries_of_many_channels(self) -> None:
         """One call accepts entries of many channels, and an empty list."""
         broker = await self.open_broker()
