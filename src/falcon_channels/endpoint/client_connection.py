@@ -784,6 +784,15 @@ class ClientConnection(Connection):
             self.expires_at = expires_at
             self.set_timer()
 
+    def on_unread(self) -> None:
+        """Called when the server does not read the stream of the connection: end it."""
+        if not self.closed:
+            _logger.warning(
+                '%r ends: its stream was never read, because another response was sent',
+                self,
+            )
+            self.disconnect(*codes.DISCONNECT_STALE)
+
     def on_end(self) -> None:
         """Called when the connection has ended: release everything, tell the app."""
         connected = self.state in (

@@ -134,3 +134,4 @@ def stream(
     #   the next event. ASGI's own `receive` reports it at once.
     server = server_http_connection(req.scope)
     resp.stream = transport.body(connection, req._receive, server)
+    transport.call_if_unread(connection.on_unread)

@@ -55,6 +55,7 @@ from falcon_channels.transports.http_stream import EVENT_STREAM
 from falcon_channels.transports.http_stream import HttpStreamTransport
 from falcon_channels.transports.http_stream import retry_later
 from falcon_channels.transports.http_stream import set_stream_headers
+from falcon_channels.transports.http_stream import UNREAD_TIMEOUT_S
 from falcon_channels.transports.http_stream import WHOLE_EVENTS
 from falcon_channels.websocket.close_codes import NORMAL
 
@@ -64,8 +65,6 @@ _logger = logging.getLogger('falcon_channels')
 _LOST = 'lost'
 #: A comment, which keeps the connection of an idle stream open.
 _COMMENT = b':\n\n'
-#: Seconds after which a stream without comments ends if the server does not read it.
-UNREAD_TIMEOUT_S = 20.0
 
 
 # --- encoders ------------------------------------------------------------------------

@@ -34,6 +34,8 @@ REFUSED_RETRY_MS = (5000, 15000)
 
 #: Seconds that a client has to read the pending output when it is closed.
 CLOSE_TIMEOUT_S = 10.0
+#: Seconds after which a connection ends if the server has not begun to read the body.
+UNREAD_TIMEOUT_S = 20.0
 
 
 def set_stream_headers(resp: falcon.Response, media_type: str) -> None:
@@ -168,6 +170,7 @@ class HttpStreamTransport:
         '_sender',
         '_sending',
         '_server',
+        '_unread_timer',
         '_waiter',
         'framing',
     )
@@ -190,6 +193,8 @@ class HttpStreamTransport:
         self._sender: asyncio.Task[Any] | None = None
         self._server: ServerHttpConnection | None = None
         self._receiver: Receiver | None = None
+        #: Runs until the server begins to read the body.
+        self._unread_timer: asyncio.TimerHandle | None = None
         #: The server's connection while blobs are written to it and not to the queue.
         self._output: ServerHttpConnection | None = None
 
@@ -209,6 +214,17 @@ class HttpStreamTransport:
     def begun(self) -> bool:
         """Whether the server has begun to read the body."""
         return self._sender is not None
+
+    def call_if_unread(self, call: Callable[[], None]) -> None:
+        """Call a function if the server has not begun to read the body in time.
+
+        NOTE: the server never reads the body if another response is sent, for example
+          because a middleware raises an error in ``process_response``. `body` then does
+          not run, and never calls `on_closed`.
+        """
+        self._unread_timer = asyncio.get_running_loop().call_later(
+            UNREAD_TIMEOUT_S, call
+        )
 
     def add_to_events(self, get_field: Callable[[], bytes]) -> None:
         """Add a field to the last event of every chunk of the body from now on.
@@ -302,6 +318,9 @@ class HttpStreamTransport:
             getattr(resp.stream, 'ag_code', None) is HttpStreamTransport.body.__code__
         )
         self._sender = asyncio.current_task()
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+            self._unread_timer = None
         watch: asyncio.Task[None] | None = None
         if server is not None:
             server.watch(self._on_disconnect)
