@@ -8,6 +8,7 @@ import os
 import resource
 import socket
 import threading
+import time
 import tracemalloc
 import zlib
 
@@ -21,8 +22,10 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import Opcode
 
 from falcon_channels.wsgi import App
+from falcon_channels.wsgi import connection
 from falcon_channels.wsgi import WebSocket
 from falcon_channels.wsgi import WebSocketError
+from falcon_channels.wsgi.options import WebSocketOptions
 from falcon_channels.wsgi.testing import serve_connection
 from falcon_channels.wsgi.testing import simulate_ws
 
@@ -99,6 +102,95 @@ def test_receive_that_times_out_loses_no_message() -> None:
         assert timed_out.wait(DEADLINE_S)
         client.send('late')
         assert 'late' == client.recv(timeout=DEADLINE_S)
+
+
+class PingFlood:
+    """A stream on which the next ping of the client is always there."""
+
+    def __init__(self) -> None:
+        self._end = time.monotonic() + DEADLINE_S
+
+    def new_lock(self):
+        return threading.Lock()
+
+    def recv(self, max_bytes: int, timeout_s: float) -> bytes:
+        assert time.monotonic() < self._end, 'receive() did not time out'
+        return frame(Opcode.PING, b'', mask=True)
+
+    def send_all(self, data: bytes, timeout_s: float) -> None:
+        """Drop the pongs."""
+
+    def give_way(self) -> None:
+        """Do nothing: it is a thread."""
+
+
+def test_receive_times_out_during_a_flood_of_pings() -> None:
+    """Only a message ends the wait, so that a client cannot hold a thread."""
+    flooded = connection.Connection(PingFlood(), WebSocketOptions(), accepted=True)
+    with pytest.raises(TimeoutError, match='no message in time'):
+        flooded.receive(timeout_s=0.05)
+
+
+@pytest.mark.parametrize('ending', ['ping', 'close'])
+def test_frame_after_an_unread_message_is_answered_while_sending(
+    dial: Dial, ending: str
+) -> None:
+    """A responder that only sends answers pings and the close, also after messages."""
+    ended = threading.Event()
+
+    def responder(ws):
+        with contextlib.suppress(WebSocketError):
+            while not ended.wait(0.01):
+                ws.send('x')
+
+    raw = open_raw(dial, responder)
+    raw.send(Opcode.TEXT, b'never received')
+    raw.send(Opcode.PING, b'the message was read')
+    read_until(raw, frame(Opcode.PONG, b'the message was read'))
+    body = b'\x03\xe8'
+    raw.send(Opcode.PING if ending == 'ping' else Opcode.CLOSE, body)
+    read_until(raw, frame(Opcode.PONG if ending == 'ping' else Opcode.CLOSE, body))
+    ended.set()
+
+
+def read_until(raw: RawClient, expected: bytes) -> None:
+    """Read until certain bytes have arrived."""
+    received = b''
+    while expected not in received:
+        part = raw.sock.recv(65_536)
+        assert part
+        received += part
+
+
+def send_all(raw: RawClient, message: bytes, count: int) -> None:
+    """Send a number of equal messages."""
+    for _ in range(count):
+        raw.sock.sendall(message)
+
+
+def test_sending_responder_reads_a_limited_number_of_messages(
+    dial: Dial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A flood of messages to a responder that only sends fills no memory."""
+    monkeypatch.setattr(connection, '_POLL_INTERVAL_S', 0.001)
+    ended = threading.Event()
+
+    def responder(ws):
+        with contextlib.suppress(WebSocketError):
+            while not ended.wait(0.001):
+                ws.send('x')
+
+    raw = open_raw(dial, responder)
+    message = frame(Opcode.BINARY, bytes(10_000), mask=True)
+    raw.sock.settimeout(0.5)
+    tracemalloc.start()
+    try:
+        with pytest.raises(TimeoutError):
+            send_all(raw, message, 5000)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+        ended.set()
 
 
 def test_method_before_accept_raises_operation_not_allowed() -> None:

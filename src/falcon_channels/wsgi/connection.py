@@ -12,9 +12,11 @@ Rules:
   changes the core's state sends the resulting bytes before it releases the lock.
 * The read lock guards the reading side of the socket and the messages. A thread with
   the read lock may acquire the write lock, but never the other way round.
-* Reading stops as soon as there is one message. TCP therefore slows down a client that
-  sends faster than the responder receives. Pongs are sent before more is read. A flood
-  of pings by a client that does not read therefore ends with `send_timeout_s`.
+* `receive` stops reading as soon as there is one message. TCP therefore slows down a
+  client that sends faster than the responder receives. A responder that only sends
+  reads a few messages more, so that it gets to the frames after them.
+* Pongs are sent before more is read. A flood of pings by a client that does not read
+  therefore ends with `send_timeout_s`.
 * A frame that was sent in part makes the connection useless: it is aborted.
 """
 
@@ -68,6 +70,10 @@ _MAX_RUN_S = 0.01
 
 #: Interval at which a responder that only sends reads the client's frames.
 _POLL_INTERVAL_S = 1.0
+#: Number and size of the messages that may wait for a responder that only sends. Then
+#: it reads no more frames.
+_MAX_UNREAD_MESSAGES = 32
+_MAX_UNREAD_BYTES = 65_536
 
 #: Maximum wait for a lock, because its timeout has to be a number.
 _MAX_WAIT_S = 3600.0
@@ -248,10 +254,8 @@ class Connection:
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         with self._reading(timeout_s):
-            while not self._messages:
-                if self._done_reading:
-                    raise self._error()
-                self._read(deadline)
+            if not self._messages:
+                self._read_message(deadline)
             self._give_way_in_time()
             return self._messages.popleft()
 
@@ -361,7 +365,7 @@ class Connection:
     def _poll(self) -> None:
         """Read the client's frames if it is time and no other thread reads."""
         now = time.monotonic()
-        if now < self._poll_at or self._messages:
+        if now < self._poll_at or self._has_many_messages():
             return
         self._poll_at = now + _POLL_INTERVAL_S
         if self._read_lock.acquire(False):
@@ -371,6 +375,31 @@ class Connection:
                         self._read(now)
             finally:
                 self._read_lock.release()
+
+    def _has_many_messages(self) -> bool:
+        """Return whether a responder that only sends has to stop reading."""
+        # NOTE: otherwise, one message that the responder never receives would hide the
+        #   pings after it, and the close frame.
+        messages = list(self._messages)
+        return (
+            len(messages) >= _MAX_UNREAD_MESSAGES
+            or sum(map(len, messages)) >= _MAX_UNREAD_BYTES
+        )
+
+    def _read_message(self, deadline: float | None) -> None:
+        """Read until there is a message; see `receive` for the errors."""
+        while not self._done_reading:
+            self._read(deadline)
+            if self._messages:
+                return
+            # NOTE: a client that sends control frames without a pause is never silent.
+            if (
+                deadline is not None
+                and time.monotonic() >= deadline
+                and not self._done_reading
+            ):
+                raise TimeoutError('no message in time')
+        raise self._error()
 
     def _read(self, deadline: float | None) -> None:
         """Wait for bytes and process them; wake up for pings and deadlines."""
