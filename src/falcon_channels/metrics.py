@@ -21,6 +21,8 @@ COUNTERS: Final[dict[str, str]] = {
     'not_recovered': 'Subscriptions that requested recovery and could not recover',
     'presence_errors': 'Presence changes that the broker could not store',
     'publications': 'Publications received from the broker',
+    'received_bytes': 'Bytes of the messages of clients; a character of a text message '
+    'counts as 1',
     'recovered': 'Subscriptions that recovered everything',
     'refused': 'Commands and messages of clients that were refused, for any reason',
     'repairs': 'Gaps that were closed from the log',
@@ -158,6 +160,7 @@ class Counters:
     not_recovered: int
     presence_errors: int
     publications: int
+    received_bytes: int
     recovered: int
     refused: int
     repairs: int

@@ -139,6 +139,34 @@ async def test_closes_and_refusals_are_counted_by_code() -> None:
     assert 1 == page['handshake_seconds_count{outcome=refused}']
 
 
+async def test_bytes_of_messages_are_counted_for_all_kinds_of_clients() -> None:
+    """Messages of SDK clients, and of plain WebSockets, are counted with their size."""
+    channels = Channels(options=NodeOptions(allowed_origins=['*']))
+    channels.add_route('rooms:{n}', None, ChannelOptions(subscribers='anybody'))
+
+    class Plain:
+        async def on_websocket(self, req: Any, ws: Any) -> None:
+            await channels.serve(req, ws, 'rooms:1', user='ann')
+
+    app = falcon.asgi.App(middleware=[channels])
+    channels.add_endpoints(app)
+    channels.add_metrics(app)
+    app.add_route('/plain', Plain())
+    connect = '{"id":1,"connect":{}}'
+    async with testing.ASGIConductor(app) as conductor:
+        async with conductor.simulate_ws('/connection/websocket') as ws:
+            await ws.send_text(connect)
+            await ws.receive_text()
+        body = connect.encode()
+        stream = await conductor.simulate_post('/connection/http_stream', body=body)
+        async with conductor.simulate_ws('/plain') as ws:
+            await ws.send_text('hello')
+            await ws.close()
+        page = parse((await conductor.simulate_get('/metrics')).text)
+    assert 200 == stream.status_code
+    assert 2 * len(connect) + len('hello') == page['received_bytes_total']
+
+
 class Clients:
     """Accepts nobody."""
 

@@ -324,6 +324,7 @@ class ClientConnection(Connection):
         """Called when a frame arrives: queue its commands."""
         if self.closed:
             return
+        self.hub.counters.received_bytes += len(message)
         limit_bytes = self.endpoint.max_batch_bytes
         if isinstance(message, str) and len(message) * 4 > limit_bytes:
             size_bytes = len(message.encode(errors='surrogatepass'))

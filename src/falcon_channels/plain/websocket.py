@@ -156,6 +156,7 @@ class PlainConnection(Connection):
 
     def on_message(self, message: str | bytes) -> None:
         """Called when a message arrives: queue it to be published."""
+        self.hub.counters.received_bytes += len(message)
         if isinstance(message, bytes):
             self.disconnect(UNSUPPORTED_DATA, 'this endpoint takes text messages only')
             return
