@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+import inspect
 import os
 import subprocess
 import sys
@@ -56,7 +57,32 @@ def test_portal_methods_return_what_the_async_methods_return(portal: Portal) -> 
     portal.restore_user('eve', 'rooms:a')
     portal.unsubscribe_user('eve', 'rooms:a')
     portal.disconnect_user('eve')
-    portal.call(portal.channels.refresh_user, 'eve', expired=True)
+    portal.subscribe_user('eve', 'rooms:a')
+    portal.refresh_user('eve', expired=True)
+    assert 1 == portal.record_user('eve', 60)
+    (answer,) = portal.explain('rooms:a', 2, user='eve')
+    assert 'unknown' == answer.verdict
+    portal.remove_history('rooms:a')
+    assert [] == portal.history('rooms:a').publications
+
+
+def test_portal_has_each_coroutine_of_channels() -> None:
+    """What an app can await, a view can call, with the same parameters in order.
+
+    The life of `Channels` is that of the event loop, and `start` is called by itself.
+    """
+    life = {'start', 'drain', 'process_startup', 'process_shutdown'}
+    coroutines = {
+        name
+        for name, function in vars(Channels).items()
+        if not name.startswith('_') and inspect.iscoroutinefunction(function)
+    }
+    assert {'publish', 'explain'} < coroutines
+    for name in coroutines - life:
+        ours = inspect.signature(getattr(Portal, name)).parameters.values()
+        theirs = inspect.signature(getattr(Channels, name)).parameters
+        named = [p.name for p in ours if p.kind is p.POSITIONAL_OR_KEYWORD]
+        assert list(theirs)[: len(named)] == named, name
 
 
 def test_error_of_a_method_is_raised_in_the_calling_thread(portal: Portal) -> None:

@@ -21,6 +21,7 @@ import falcon
 from falcon_channels.brokers.base import PublishResult
 from falcon_channels.channels import Channels
 from falcon_channels.errors import EventLoopError
+from falcon_channels.explain.verdicts import Explanation
 from falcon_channels.options import EventStreamOptions
 from falcon_channels.options import StreamWriterOptions
 from falcon_channels.portal.events import serve_events
@@ -143,7 +144,7 @@ class Portal:
                 f'the call did not finish within {timeout_s} s'
             ) from None
 
-    # --- the methods of Channels that applications use most --------------------------
+    # --- the methods of Channels -----------------------------------------------------
 
     def publish(self, channel: str, data: Any, **options: Any) -> PublishResult:
         """Publish; see `Channels.publish`.
@@ -210,6 +211,10 @@ class Portal:
         position = self.call(reader.position_to_follow, channel)
         return Snapshot(load(), position)
 
+    def remove_history(self, channel: str) -> None:
+        """Remove all publications of a channel; see `Channels.remove_history`."""
+        self.call(self.channels.remove_history, channel)
+
     def presence(self, channel: str) -> Mapping[str, ClientInfo]:
         """Return the clients in a channel; see `Channels.presence`."""
         return self.call(self.channels.presence, channel)
@@ -218,9 +223,17 @@ class Portal:
         """Count the clients and users in a channel; see `Channels.presence_stats`."""
         return self.call(self.channels.presence_stats, channel)
 
+    def subscribe_user(self, user: str, channel: str, **options: Any) -> None:
+        """Subscribe a user's connections; see `Channels.subscribe_user`."""
+        self.call(self.channels.subscribe_user, user, channel, **options)
+
     def unsubscribe_user(self, user: str, channel: str, **options: Any) -> None:
         """End a user's subscriptions; see `Channels.unsubscribe_user`."""
         self.call(self.channels.unsubscribe_user, user, channel, **options)
+
+    def refresh_user(self, user: str, **options: Any) -> None:
+        """Change the expiry of a user's connections; see `Channels.refresh_user`."""
+        self.call(self.channels.refresh_user, user, **options)
 
     def disconnect_user(self, user: str, **options: Any) -> None:
         """Close a user's connections; see `Channels.disconnect_user`."""
@@ -233,6 +246,16 @@ class Portal:
     def restore_user(self, user: str, channel: str) -> None:
         """End a revocation; see `Channels.restore_user`."""
         self.call(self.channels.restore_user, user, channel)
+
+    def explain(
+        self, channel: str, offset: int, *, user: str, **options: Any
+    ) -> list[Explanation]:
+        """Explain what happened to a publication; see `Channels.explain`."""
+        return self.call(self.channels.explain, channel, offset, user=user, **options)
+
+    def record_user(self, user: str, for_s: float = 600.0) -> int:
+        """Record the deliveries to a user; see `Channels.record_user`."""
+        return self.call(self.channels.record_user, user, for_s)
 
     # --- a WebSocket in a channel ----------------------------------------------------
 
