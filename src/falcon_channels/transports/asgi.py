@@ -168,6 +168,9 @@ class AsgiTransport:
             self._close = (code, reason)
             self._idle = False
             self._wake.set()
+            # NOTE: the answer to the close frame comes after the messages that the
+            #   client has sent. They are received and dropped.
+            self._readable.set()
             asyncio.get_running_loop().call_later(CLOSE_TIMEOUT_S, self.abort)
 
     def abort(self) -> None:
@@ -181,7 +184,8 @@ class AsgiTransport:
 
     def pause_reading(self) -> None:
         """Stop receiving, so that the server applies back-pressure to the client."""
-        self._readable.clear()
+        if self._close is None:
+            self._readable.clear()
 
     def resume_reading(self) -> None:
         """Start receiving again."""
@@ -224,6 +228,11 @@ class AsgiTransport:
             ):
                 raise result
 
+    @property
+    def _takes_messages(self) -> bool:
+        """Whether messages of the client still count."""
+        return self._close is None and not self._ended
+
     async def _read(self, receiver: Receiver) -> int:
         ws = self._ws
         receive = ws.receive_data if self._binary else ws.receive_text
@@ -232,7 +241,7 @@ class AsgiTransport:
                 if not self._readable.is_set():
                     await self._readable.wait()
                 message = await receive()
-                if not self._ended:
+                if self._takes_messages:
                     receiver.on_message(message)
         except falcon.PayloadTypeError:
             wanted = 'binary' if self._binary else 'text'
@@ -257,7 +266,7 @@ class AsgiTransport:
                         await self._readable.wait()
                     event = await buffered.receive()  # type: ignore[union-attr] # as above
                     message = event.get('bytes' if self._binary else 'text')
-                    if message is None or self._ended:
+                    if message is None or not self._takes_messages:
                         return
                     receiver.on_message(message)
 
