@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
+import json
+import time
 from typing import Any
 
 import falcon.asgi
+import httpx
 import pytest
 from support.asgi_servers import AsgiServer
 from support.processes import wait_until
 
 from endpoint.peer import Peer
 from endpoint.peer import serving_app
+from endpoint.peer import TIMEOUT_S
 from falcon_channels import Channels
+from falcon_channels.endpoint.http import BODY_TIMEOUT_S
 from falcon_channels.transports import asgi
 
 pytestmark = pytest.mark.every_server
@@ -71,3 +77,39 @@ def test_close_by_the_server_does_not_wait_for_paused_commands(
         wait_until(lambda: not app.num_open, 'the task has ended')
         loop.call_soon_threadsafe(clients.may_end.set)
     assert 1 == clients.num_calls
+
+
+def test_request_for_a_paused_connection_is_answered_when_that_ends(
+    asgi_server: AsgiServer,
+) -> None:
+    """A request with commands does not wait for a connection that has ended."""
+    channels, clients = Channels(), Clients()
+    app = App(middleware=[channels])
+    channels.add_endpoints(app, resource=clients)
+    with (
+        serving_app(app, asgi_server) as server,
+        httpx.Client(
+            base_url=f'http://127.0.0.1:{server.port}', timeout=TIMEOUT_S
+        ) as client,
+        client.stream(
+            'POST', '/connection/http_stream', content='{"id":1,"connect":{}}'
+        ) as stream,
+        ThreadPoolExecutor() as executor,
+    ):
+        lines = stream.iter_lines()
+        result = json.loads(next(lines))['connect']
+        calls = '\n'.join(f'{{"id":{n + 2},"rpc":{{}}}}' for n in range(64))
+        body = {'session': result['session'], 'node': result['node'], 'data': calls}
+        assert 204 == client.post('/emulation', json=body).status_code
+        [connection] = channels.node.hub.connections
+        begun_s = time.monotonic()
+        waiting = executor.submit(client.post, '/emulation', json=body)
+        readable = connection.transport._readable
+        wait_until(lambda: readable._waiters, 'the request waits')
+        loop = channels.loop
+        assert loop is not None
+        asyncio.run_coroutine_threadsafe(channels.disconnect_user('ann'), loop)
+        wait_until(lambda: connection.closed, 'the connection is closed')
+        assert 404 == waiting.result(TIMEOUT_S).status_code
+        assert time.monotonic() - begun_s < BODY_TIMEOUT_S
+        loop.call_soon_threadsafe(clients.may_end.set)

@@ -119,9 +119,7 @@ class Emulation:
         if node != self._node.cluster.id:
             await self._pass_on(node, session, frame)
             return
-        connection = self._connections.get(session)
-        if connection is None or connection.closed:
-            raise falcon.HTTPNotFound(description='no such session')
+        connection = self._find(session)
         transport = connection.transport
         if isinstance(transport, HttpStreamTransport):
             try:
@@ -131,7 +129,19 @@ class Emulation:
                 raise falcon.HTTPServiceUnavailable(
                     description='too many commands of the connection are waiting'
                 ) from None
-        connection.on_message(frame)
+        # NOTE: the connection may have ended meanwhile.
+        self._find(session).on_message(frame)
+
+    def _find(self, session: str) -> ClientConnection:
+        """Return an open connection of this process.
+
+        Raises:
+            falcon.HTTPNotFound: There is none with this session.
+        """
+        connection = self._connections.get(session)
+        if connection is None or connection.closed:
+            raise falcon.HTTPNotFound(description='no such session')
+        return connection
 
     async def _pass_on(self, node: str, session: str, frame: str | bytes) -> None:
         # SECURITY: a client that invents nodes would make this node send messages to

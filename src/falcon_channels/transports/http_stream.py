@@ -255,12 +255,14 @@ class HttpStreamTransport:
         """
         if self._closing is None and not self._ended:
             self._closing = (code, reason)
+            self.resume_reading()
             self._wake()
             asyncio.get_running_loop().call_later(CLOSE_TIMEOUT_S, self.abort)
 
     def abort(self) -> None:
         """Drop the queue and end the body."""
         self._ended = True
+        self.resume_reading()
         self._queue.clear()
         self._queue_bytes = 0
         self._wake()
@@ -277,8 +279,8 @@ class HttpStreamTransport:
             self._sender.cancel()
 
     def pause_reading(self) -> None:
-        """Delay requests with further commands."""
-        if self._readable is None:
+        """Delay requests with further commands, until the end."""
+        if self._readable is None and self._closing is None and not self._ended:
             self._readable = asyncio.Event()
 
     def resume_reading(self) -> None:
@@ -355,6 +357,7 @@ class HttpStreamTransport:
                 self._queue_bytes = self._output.backlog_bytes
             self._output = self._receiver = None
             self._ended = True
+            self.resume_reading()
             self._queue.clear()
             if watch is not None:
                 watch.cancel()
