@@ -190,6 +190,29 @@ async def test_moved_slot_of_a_cluster_is_followed_and_clients_are_told(
     assert [2] * SUBSCRIBERS == [len(heard) for heard in audience.heard]
 
 
+async def test_pending_commands_of_a_moved_slot_read_the_slots_once(
+    tmp_path: Path,
+) -> None:
+    """If many commands meet a moved slot, few connections are opened for them."""
+    with RedisCluster(tmp_path) as cluster:
+        broker = open_broker(f'{cluster.url}{QUICK}')
+        await broker.start(Recorder())
+        settings = LogSettings(size=10)
+        await broker.publish('news', Publication(data=b'1'), settings)
+        before = cluster.num_connections()
+        cluster.move_slot(f'{{{token("news")}}}')
+        await asyncio.gather(
+            *(
+                broker.publish('news', Publication(data=b'1'), settings)
+                for _ in range(500)
+            )
+        )
+        assert cluster.num_connections() - before < 100
+        page = await broker.history('news', settings)
+        assert 501 == page.position.offset
+        await broker.close()
+
+
 @pytest.mark.parametrize('keeps_data', [False, True], ids=['empty', 'with its data'])
 async def test_revocations_hold_after_the_server_has_restarted(
     tmp_path: Path, keeps_data: bool

@@ -182,6 +182,16 @@ class RedisCluster:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
+    def num_connections(self) -> int:
+        """Return how many connections all servers have accepted so far."""
+        found = 0
+        for server in self.servers:
+            for line in server.ask('INFO', 'stats').splitlines():
+                name, _, value = line.partition(':')
+                if name == 'total_connections_received':
+                    found += int(value)
+        return found
+
     def move_slot(self, name: str) -> None:
         """Move the slot of a key with all its keys to another server."""
         slot = self.servers[0].ask('CLUSTER', 'KEYSLOT', name)

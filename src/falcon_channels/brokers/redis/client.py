@@ -44,6 +44,8 @@ class Client:
         self._server = server
         self._timeout_s = timeout_s
         self._connections: dict[Address, CommandConnection] = {}
+        #: Held by the one caller that reads the topology after a key has moved.
+        self._following = asyncio.Lock()
         self._closed = False
 
     async def find_servers(self) -> None:
@@ -126,10 +128,11 @@ class Client:
             BrokerUnavailableError: The server did not answer, or answered with an
                 error.
         """
+        topology = self.topology
         try:
             return await self._connection_of(key).call(*arguments)
         except ResponseError as ex:
-            await self._follow_or_raise(ex)
+            await self._follow_or_raise(ex, topology)
         try:
             return await self._connection_of(key).call(*arguments)
         except ResponseError as ex:
@@ -151,22 +154,48 @@ class Client:
                 error.
         """
         words = (len(keys), *keys, *arguments)
+        topology = self.topology
         try:
             return await self._connection_of(keys[0]).run(script, words)
         except ResponseError as ex:
-            await self._follow_or_raise(ex)
+            await self._follow_or_raise(ex, topology)
         try:
             return await self._connection_of(keys[0]).run(script, words)
         except ResponseError as ex:
             raise _unavailable(ex) from None
 
-    async def _follow_or_raise(self, error: ResponseError) -> None:
-        """Read the topology if a key has moved, so that the caller can try again."""
+    async def _follow_or_raise(self, error: ResponseError, used: Topology) -> None:
+        """Read the topology if a key has moved, so that the caller can try again.
+
+        NOTE: all pending commands for a slot that has moved are answered in this way.
+        One of them reads the topology, and the others wait for it. Otherwise each of
+        them would open a connection of its own.
+
+        Args:
+            error: Answer of the server.
+            used: The topology with which the command was sent.
+
+        Raises:
+            BrokerUnavailableError: The server refused the command, or the topology
+                could not be read.
+        """
         if not isinstance(error, MovedError):
             raise _unavailable(error) from None
         # NOTE: the command was not executed. It is therefore safe to send it again.
         self._on_moved()
-        await self.find_servers()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._following.acquire()
+        except TimeoutError:
+            raise BrokerUnavailableError(
+                'a key has moved, and the slots of the Redis Cluster were not read '
+                f'within {self._timeout_s} s'
+            ) from None
+        try:
+            if self.topology is used:
+                await self.find_servers()
+        finally:
+            self._following.release()
 
     def _connection_of(self, key: str | bytes) -> CommandConnection:
         if not self._connections or self._closed:
