@@ -17,10 +17,10 @@ import websockets.server
 
 from falcon_channels.server import handshake
 from falcon_channels.server.context import ServerContext
-from falcon_channels.server.handshake import Handshake
 from falcon_channels.server.handshake import read_by_core
 from falcon_channels.server.handshake import read_request
 from falcon_channels.server.handshake import read_usual
+from falcon_channels.server.handshake import UpgradeRequest
 from falcon_channels.server.options import ServerOptions
 from falcon_channels.server.protocol import WebSocketProtocol
 from server.running import frame
@@ -76,7 +76,7 @@ def written(target: bytes, headers: Pairs) -> bytes:
     return b''.join([b'GET ', target, b' HTTP/1.1\r\n', *lines, b'\r\n'])
 
 
-def facts(read: Handshake) -> tuple[object, ...]:
+def facts(read: UpgradeRequest) -> tuple[object, ...]:
     """Return a handshake in a form that compares."""
     return (*read[:-1], [repr(extension) for extension in read.extensions])
 

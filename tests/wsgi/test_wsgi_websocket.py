@@ -126,7 +126,9 @@ class PingFlood:
 
 def test_receive_times_out_during_a_flood_of_pings() -> None:
     """Only a message ends the wait, so that a client cannot hold a thread."""
-    flooded = connection.Connection(PingFlood(), WebSocketOptions(), accepted=True)
+    flooded = connection.WebSocketConnection(
+        PingFlood(), WebSocketOptions(), accepted=True
+    )
     with pytest.raises(TimeoutError, match='no message in time'):
         flooded.receive(timeout_s=0.05)
 

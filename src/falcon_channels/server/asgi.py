@@ -23,8 +23,8 @@ from websockets.http11 import Response
 from falcon_channels.server.context import ServerContext
 from falcon_channels.server.handshake import acceptance
 from falcon_channels.server.handshake import as_text
-from falcon_channels.server.handshake import Handshake
 from falcon_channels.server.handshake import log_access
+from falcon_channels.server.handshake import UpgradeRequest
 from falcon_channels.server.loggers import server_logger
 from falcon_channels.server.states import OPEN
 from falcon_channels.transports.websocket_framing import binary_frame
@@ -139,14 +139,14 @@ class AsgiCycle:
         connection: AsgiConnection,
         context: ServerContext,
         scope: dict[str, Any],
-        handshake: Handshake,
+        handshake: UpgradeRequest,
     ) -> None:
         #: Removed when the answer to the handshake has been logged.
         self._scope: dict[str, Any] | None = scope
         self._extensions: dict[str, Any] | None = scope['extensions']
         self._connection = connection
         self._context = context
-        self._handshake: Handshake | None = handshake
+        self._handshake: UpgradeRequest | None = handshake
         self._denial: Response | None = None
         self._stage = _CONNECTING
         # NOTE: A list, because it is short and an empty deque takes 700 bytes.

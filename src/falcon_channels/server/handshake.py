@@ -93,7 +93,7 @@ _VERSION = VERSION.encode()
 _KEY = re.compile(rb'[A-Za-z0-9+/]{21}[AQgw]==')
 
 
-class Handshake(NamedTuple):
+class UpgradeRequest(NamedTuple):
     """An upgrade request that may be accepted.
 
     Attributes:
@@ -141,7 +141,7 @@ def refusal(status: HTTPStatus, text: str, **headers: str) -> HandshakeRefusedEr
     )
 
 
-def read_request(context: ServerContext, data: bytes) -> Handshake:
+def read_request(context: ServerContext, data: bytes) -> UpgradeRequest:
     """Parse and check an upgrade request.
 
     Args:
@@ -156,7 +156,7 @@ def read_request(context: ServerContext, data: bytes) -> Handshake:
     return read_by_core(context, data) if handshake is None else handshake
 
 
-def read_usual(context: ServerContext, data: bytes) -> Handshake | None:
+def read_usual(context: ServerContext, data: bytes) -> UpgradeRequest | None:
     """Read an upgrade request that has the usual form.
 
     PERF: With the core's parser, its checks and one core object for each connection, a
@@ -207,7 +207,7 @@ def read_usual(context: ServerContext, data: bytes) -> Handshake | None:
         return None
     accept = accept_key(decisive[b'sec-websocket-key'].decode('ascii'))
     path = target.decode('ascii')
-    return Handshake(path, pairs, subprotocols, accept, agreed, extensions)
+    return UpgradeRequest(path, pairs, subprotocols, accept, agreed, extensions)
 
 
 def _read_line(line: bytes) -> tuple[bytes, bytes] | None:
@@ -273,7 +273,7 @@ def _new_core(context: ServerContext) -> ServerProtocol:
     )
 
 
-def read_by_core(context: ServerContext, data: bytes) -> Handshake:
+def read_by_core(context: ServerContext, data: bytes) -> UpgradeRequest:
     """Parse and check an upgrade request with the protocol core; see `read_request`."""
     core = _new_core(context)
     core.receive_data(data)
@@ -305,7 +305,7 @@ def read_by_core(context: ServerContext, data: bytes) -> Handshake:
     response = core.accept(request)
     if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
         raise HandshakeRefusedError(response)
-    return Handshake(
+    return UpgradeRequest(
         request.path,
         pairs,
         _offered_subprotocols(headers),
@@ -360,7 +360,7 @@ def _offered_subprotocols(headers: Headers) -> list[str]:
 
 
 def acceptance(
-    handshake: Handshake,
+    handshake: UpgradeRequest,
     default_headers: Iterable[tuple[bytes, bytes]],
     headers: Iterable[tuple[bytes | str, bytes | str]],
     subprotocol: str | None,
@@ -411,7 +411,7 @@ def as_text(value: bytes | str) -> str:
 def build_scope(
     context: ServerContext,
     transport: asyncio.Transport,
-    handshake: Handshake,
+    handshake: UpgradeRequest,
     direct: object,
     *,
     client: tuple[str, int] | None,

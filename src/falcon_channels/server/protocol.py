@@ -46,10 +46,10 @@ from falcon_channels.server.context import ServerContext
 from falcon_channels.server.frame_heads import is_illegal
 from falcon_channels.server.frame_heads import MAX_FRAME_HEAD_BYTES
 from falcon_channels.server.handshake import build_scope
-from falcon_channels.server.handshake import Handshake
 from falcon_channels.server.handshake import HandshakeRefusedError
 from falcon_channels.server.handshake import read_request
 from falcon_channels.server.handshake import refusal
+from falcon_channels.server.handshake import UpgradeRequest
 from falcon_channels.server.heartbeat import next_beat
 from falcon_channels.server.heartbeat import Step
 from falcon_channels.server.loggers import log_refusal
@@ -241,7 +241,7 @@ class WebSocketProtocol(asyncio.Protocol):
     def take_over(
         self,
         transport: asyncio.Transport,
-        handshake: Handshake,
+        handshake: UpgradeRequest,
         *,
         client: tuple[str, int] | None,
         server: tuple[str, int | None] | None,
@@ -378,7 +378,7 @@ class WebSocketProtocol(asyncio.Protocol):
 
     def _start_application(
         self,
-        handshake: Handshake,
+        handshake: UpgradeRequest,
         *,
         client: tuple[str, int] | None,
         server: tuple[str, int | None] | None,

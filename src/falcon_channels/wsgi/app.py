@@ -22,7 +22,7 @@ from falcon_channels.websocket.close_codes import HTTP_STATUS_BASE
 from falcon_channels.websocket.close_codes import UNSUPPORTED_DATA
 from falcon_channels.websocket.handshake import refusal_response
 from falcon_channels.websocket.middleware import warn_of_http_middleware
-from falcon_channels.wsgi.connection import Connection
+from falcon_channels.wsgi.connection import WebSocketConnection
 from falcon_channels.wsgi.errors import WebSocketError
 from falcon_channels.wsgi.handshake import check_request
 from falcon_channels.wsgi.handshake import parse_request
@@ -50,7 +50,7 @@ class _Handling:
     req: falcon.Request
     resp: falcon.Response
     ws: WebSocket
-    connection: Connection
+    connection: WebSocketConnection
     params: dict[str, Any]
 
 
@@ -142,7 +142,9 @@ class App(falcon.App[falcon.Request, falcon.Response]):
             )
             stream.close()
             return server.finish(start_response)
-        connection = Connection(stream, self.ws_options, taken.early, taken.accepted)
+        connection = WebSocketConnection(
+            stream, self.ws_options, taken.early, taken.accepted
+        )
         try:
             self._answer(env, taken, connection)
         except BaseException:
@@ -172,7 +174,9 @@ class App(falcon.App[falcon.Request, falcon.Response]):
         )
         return [_UNSUPPORTED]
 
-    def _answer(self, env: Environ, taken: TakenSocket, connection: Connection) -> None:
+    def _answer(
+        self, env: Environ, taken: TakenSocket, connection: WebSocketConnection
+    ) -> None:
         req = self._request_type(env, options=self.req_options)
         req.is_websocket = True
         handling = _Handling(

@@ -82,7 +82,7 @@ _MAX_WAIT_S = 3600.0
 _LAST_SEND_TIMEOUT_S = 1.0
 
 
-class Connection:
+class WebSocketConnection:
     """The connection of one client.
 
     Args:

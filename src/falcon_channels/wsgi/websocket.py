@@ -16,7 +16,7 @@ from falcon_channels.websocket.close_codes import MAX_REASON_BYTES
 from falcon_channels.websocket.close_codes import NORMAL
 from falcon_channels.websocket.close_codes import refusal_status
 from falcon_channels.websocket.handshake import refusal_response
-from falcon_channels.wsgi.connection import Connection
+from falcon_channels.wsgi.connection import WebSocketConnection
 from falcon_channels.wsgi.errors import WebSocketError
 from falcon_channels.wsgi.options import WebSocketOptions
 
@@ -43,7 +43,7 @@ class WebSocket:
 
     def __init__(
         self,
-        connection: Connection,
+        connection: WebSocketConnection,
         options: WebSocketOptions,
         subprotocols: tuple[str, ...] = (),
     ) -> None:

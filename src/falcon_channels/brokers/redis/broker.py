@@ -42,13 +42,13 @@ from falcon_channels.brokers.milliseconds import to_ms
 from falcon_channels.brokers.redis import scripts
 from falcon_channels.brokers.redis.client import Client
 from falcon_channels.brokers.redis.connections import LINK_ERRORS
-from falcon_channels.brokers.redis.connections import Server
+from falcon_channels.brokers.redis.connections import RedisConnector
 from falcon_channels.brokers.redis.connections import Topology
 from falcon_channels.brokers.redis.keys import Keys
 from falcon_channels.brokers.redis.keys import PARTITIONS
 from falcon_channels.brokers.redis.keys import token
 from falcon_channels.brokers.redis.keys import untoken
-from falcon_channels.brokers.redis.listener import Listener
+from falcon_channels.brokers.redis.listener import PubSubListener
 from falcon_channels.brokers.redis.revocations import RememberedRevocations
 from falcon_channels.brokers.url_options import parse_query
 from falcon_channels.brokers.url_options import seconds
@@ -88,7 +88,7 @@ class RedisBroker(Broker):
     """A broker on a Redis or Valkey server, or on a Cluster.
 
     Args:
-        server: The server options.
+        connector: Opens connections to the servers.
         prefix: Prefix of all keys.
         timeout_s: Deadline of every call, in seconds.
         probe_s: Seconds between two probes of the link.
@@ -101,7 +101,7 @@ class RedisBroker(Broker):
 
     def __init__(
         self,
-        server: Server,
+        connector: RedisConnector,
         *,
         prefix: str = 'falcon',
         timeout_s: float = 5.0,
@@ -113,13 +113,13 @@ class RedisBroker(Broker):
                 f'prefix is {prefix!r}, and must be 1 to 64 letters, digits, "_", "." '
                 'or "-"'
             )
-        self._server = server
+        self._connector = connector
         self._timeout_s = timeout_s
         self._probe_s = probe_s
         self._trusted = int(trusted)
-        self._keys = Keys(prefix, server.database)
+        self._keys = Keys(prefix, connector.database)
         self._client: Client | None = None
-        self._listeners: list[Listener] = []
+        self._listeners: list[PubSubListener] = []
         self._receiver: BrokerReceiver | None = None
         #: Subscribed channels by their pub/sub names.
         self._channels: dict[bytes, str] = {}
@@ -175,25 +175,25 @@ class RedisBroker(Broker):
         tls = {
             name: options.pop(name) for name in list(options) if name.startswith('ssl_')
         }
-        server = Server(
+        connector = RedisConnector(
             parts,
             tls,
             options.get('timeout_s', 5.0),
             options.pop('sentinel_password', None),
         )
-        return cls(server, **options)
+        return cls(connector, **options)
 
     # --- start and close --------------------------------------------------------------
 
     async def start(self, receiver: BrokerReceiver) -> None:
         if self._closed:
             raise BrokerUnavailableError('the broker is closed')
-        self._server.warn()
+        self._connector.warn()
         self._receiver = receiver
         # NOTE: a random number for each call would cost a microsecond. The prefix is
         #   made here, because the process may have been forked after `__init__`.
         self._epoch_prefix = secrets.token_urlsafe(9)
-        client = self._client = Client(self._server, self._timeout_s, self._on_moved)
+        client = self._client = Client(self._connector, self._timeout_s, self._on_moved)
         try:
             await client.find_servers()
             await client.warn_about_eviction()
@@ -507,8 +507,8 @@ class RedisBroker(Broker):
         topology = self._listening_topology = client.topology
         node = secrets.token_urlsafe(9)
         self._listeners = [
-            Listener(
-                self._server,
+            PubSubListener(
+                self._connector,
                 client.connection(address),
                 topology.subscribe,
                 topology.unsubscribe,
@@ -524,7 +524,7 @@ class RedisBroker(Broker):
         for name in (self._keys.control_name, *self._channels):
             self._listener_of(name).add_names([name])
 
-    def _listener_of(self, name: bytes) -> Listener:
+    def _listener_of(self, name: bytes) -> PubSubListener:
         address = self._listening_topology.address_of(name)
         for listener in self._listeners:
             if listener.address == address:

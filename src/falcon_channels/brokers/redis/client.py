@@ -15,7 +15,7 @@ from redis.exceptions import ResponseError
 from falcon_channels.brokers.redis.command_connection import CommandConnection
 from falcon_channels.brokers.redis.connections import Address
 from falcon_channels.brokers.redis.connections import find_topology
-from falcon_channels.brokers.redis.connections import Server
+from falcon_channels.brokers.redis.connections import RedisConnector
 from falcon_channels.brokers.redis.connections import Topology
 from falcon_channels.brokers.redis.replies import Argument
 from falcon_channels.brokers.redis.scripts import Script
@@ -28,7 +28,7 @@ class Client:
     """A client of the servers behind one URL: one server, or all of a Cluster.
 
     Args:
-        server: The server options.
+        connector: Opens connections to the servers.
         timeout_s: Deadline of a command, in seconds.
         on_moved: Called when a key has moved to another server of the Cluster.
 
@@ -37,11 +37,11 @@ class Client:
     """
 
     def __init__(
-        self, server: Server, timeout_s: float, on_moved: Callable[[], None]
+        self, connector: RedisConnector, timeout_s: float, on_moved: Callable[[], None]
     ) -> None:
         self._on_moved = on_moved
         self.topology = Topology(frozenset(), ())
-        self._server = server
+        self._connector = connector
         self._timeout_s = timeout_s
         self._connections: dict[Address, CommandConnection] = {}
         #: Held by the one caller that reads the topology after a key has moved.
@@ -54,14 +54,14 @@ class Client:
         Raises:
             BrokerUnavailableError: No server answers. The topology does not change.
         """
-        found = await find_topology(self._server, self.topology.addresses)
+        found = await find_topology(self._connector, self.topology.addresses)
         if self._closed:
             raise BrokerUnavailableError('the broker is closed')
         self.topology = found
         removed = set(self._connections) - found.addresses
         for address in found.addresses - set(self._connections):
             self._connections[address] = CommandConnection(
-                self._server, address, self._timeout_s
+                self._connector, address, self._timeout_s
             )
         for address in removed:
             await self._connections.pop(address).close()

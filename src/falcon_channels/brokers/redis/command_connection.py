@@ -17,7 +17,7 @@ from falcon_channels.brokers.pending_calls import PendingCall
 from falcon_channels.brokers.pending_calls import PendingCalls
 from falcon_channels.brokers.redis.connections import Address
 from falcon_channels.brokers.redis.connections import LINK_ERRORS
-from falcon_channels.brokers.redis.connections import Server
+from falcon_channels.brokers.redis.connections import RedisConnector
 from falcon_channels.brokers.redis.replies import Argument
 from falcon_channels.brokers.redis.replies import pack
 from falcon_channels.brokers.redis.resp_connection import RespConnection
@@ -51,14 +51,16 @@ class CommandConnection:
     refuses to execute the script.
 
     Args:
-        server: The server options.
+        connector: Opens connections to the servers.
         address: Address of the server.
         timeout_s: Deadline of a command, in seconds.
     """
 
-    def __init__(self, server: Server, address: Address, timeout_s: float) -> None:
+    def __init__(
+        self, connector: RedisConnector, address: Address, timeout_s: float
+    ) -> None:
         self.address = address
-        self._server = server
+        self._connector = connector
         self._timeout_s = timeout_s
         self._loop = asyncio.get_running_loop()
         self._pending: PendingCalls[_Request] = PendingCalls(
@@ -201,7 +203,7 @@ class CommandConnection:
 
     async def _open(self) -> RespConnection:
         """Open a connection, and read the id of the run of its server."""
-        connection = RespConnection(await self._server.connect(self.address))
+        connection = RespConnection(await self._connector.connect(self.address))
         try:
             async with asyncio.timeout(self._timeout_s):
                 self._run_id = await self._read_run_id(connection.ask('INFO', 'server'))

@@ -37,8 +37,8 @@ class Address(NamedTuple):
         return f'{self.host}:{self.port}' if self.port else self.host
 
 
-class Server:
-    """The options with which all servers of one URL are connected.
+class RedisConnector:
+    """Opens connections to the servers of one URL.
 
     Args:
         parts: The parts of the URL: ``redis://``, ``rediss://``, ``redis+unix://`` or
@@ -282,29 +282,31 @@ class Topology(NamedTuple):
         return 'SUNSUBSCRIBE' if self.slots else 'UNSUBSCRIBE'
 
 
-async def find_topology(server: Server, known: frozenset[Address]) -> Topology:
+async def find_topology(
+    connector: RedisConnector, known: frozenset[Address]
+) -> Topology:
     """Ask the servers which of them serves which slots.
 
     Args:
-        server: The server options.
+        connector: Opens connections to the servers.
         known: Addresses to ask first. The server in the URL is asked last.
 
     Raises:
         BrokerUnavailableError: No server answers, or some slots are not served.
     """
     error = BrokerUnavailableError('no Redis server is known')
-    for address in (*known - {server.first}, server.first):
+    for address in (*known - {connector.first}, connector.first):
         try:
-            connection = await server.connect(address)
+            connection = await connector.connect(address)
         except BrokerUnavailableError as ex:
             error = ex
             continue
         try:
-            async with asyncio.timeout(server.timeout_s):
+            async with asyncio.timeout(connector.timeout_s):
                 await connection.send_command('INFO', 'cluster')
                 found = await connection.read_response(disable_decoding=True)
                 if b'cluster_enabled:1' not in found:
-                    return Topology(frozenset([server.first]), ())
+                    return Topology(frozenset([connector.first]), ())
                 await connection.send_command('CLUSTER', 'SLOTS')
                 rows = await connection.read_response(disable_decoding=True)
                 return _topology(rows, address)

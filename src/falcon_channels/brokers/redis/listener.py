@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from falcon_channels.brokers.redis.command_connection import CommandConnection
 from falcon_channels.brokers.redis.connections import Address
 from falcon_channels.brokers.redis.connections import LINK_ERRORS
-from falcon_channels.brokers.redis.connections import Server
+from falcon_channels.brokers.redis.connections import RedisConnector
 from falcon_channels.brokers.redis.replies import pack
 from falcon_channels.brokers.redis.resp_connection import RespConnection
 from falcon_channels.brokers.server_link import describe
@@ -27,11 +27,11 @@ from falcon_channels.errors import BrokerUnavailableError
 _BATCH = 500
 
 
-class Listener(ServerLink[RespConnection]):
+class PubSubListener(ServerLink[RespConnection]):
     """The pub/sub connection to one server.
 
     Args:
-        server: The server options.
+        connector: Opens connections to the servers.
         commands: A connection for commands to the same server, for probes.
         subscribe: ``SUBSCRIBE`` or ``SSUBSCRIBE``.
         unsubscribe: ``UNSUBSCRIBE`` or ``SUNSUBSCRIBE``.
@@ -47,7 +47,7 @@ class Listener(ServerLink[RespConnection]):
 
     def __init__(
         self,
-        server: Server,
+        connector: RedisConnector,
         commands: CommandConnection,
         subscribe: str,
         unsubscribe: str,
@@ -61,7 +61,7 @@ class Listener(ServerLink[RespConnection]):
     ) -> None:
         #: The subscribed names; subscribed again when the link is restored.
         self._names: set[bytes] = set()
-        self._server = server
+        self._connector = connector
         self._commands = commands
         self._subscribe = subscribe
         self._unsubscribe = unsubscribe
@@ -130,7 +130,7 @@ class Listener(ServerLink[RespConnection]):
 
     async def open_connection(self) -> RespConnection:
         """Open a connection."""
-        self._connection = RespConnection(await self._server.connect(self.address))
+        self._connection = RespConnection(await self._connector.connect(self.address))
         return self._connection
 
     async def begin(self, connection: RespConnection) -> None:

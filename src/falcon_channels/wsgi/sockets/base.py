@@ -59,7 +59,7 @@ class TakenSocket:
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class ServerAdapter:
     """A row of the table: a server and its adapter.
 
     Attributes:

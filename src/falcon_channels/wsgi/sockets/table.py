@@ -13,7 +13,7 @@ from falcon_channels.wsgi.sockets import werkzeug
 from falcon_channels.wsgi.sockets import wsgiref
 from falcon_channels.wsgi.sockets.base import Environ
 from falcon_channels.wsgi.sockets.base import NoSocketError
-from falcon_channels.wsgi.sockets.base import Server
+from falcon_channels.wsgi.sockets.base import ServerAdapter
 from falcon_channels.wsgi.sockets.base import TakenSocket
 
 #: The first server whose `take` returns a socket is used. A wrapper is therefore listed
@@ -21,63 +21,63 @@ from falcon_channels.wsgi.sockets.base import TakenSocket
 #: SECURITY: Adapters look for keys that a client cannot set: the client's headers all
 #: begin with HTTP_ in an environ.
 SERVERS = (
-    Server(
+    ServerAdapter(
         'gevent-websocket',
         place="environ['wsgi.websocket'].stream.handler.socket",
         end='return nothing',
         take=gevent_websocket.take,
         finish=gevent_websocket.finish,
     ),
-    Server(
+    ServerAdapter(
         'gunicorn sync, gthread, gevent',
         place="environ['gunicorn.socket']",
         end='raise StopIteration',
         take=gunicorn.take,
         finish=gunicorn.finish,
     ),
-    Server(
+    ServerAdapter(
         'gevent.pywsgi, gunicorn gevent_pywsgi',
         place="environ['wsgi.input'].raw._sock",
         end='raise BrokenPipeError',
         take=pywsgi.take,
         finish=pywsgi.finish,
     ),
-    Server(
+    ServerAdapter(
         'waitress',
         place="environ['waitress.client_disconnected'].__self__.socket",
         end='raise waitress.channel.ClientDisconnected',
         take=waitress.take,
         finish=waitress.finish,
     ),
-    Server(
+    ServerAdapter(
         'Werkzeug',
         place="environ['werkzeug.socket']",
         end='a response, which it cannot write',
         take=werkzeug.take,
         finish=werkzeug.finish,
     ),
-    Server(
+    ServerAdapter(
         'eventlet',
         place="environ['eventlet.input'].get_socket()",
         end='eventlet.wsgi.WSGI_LOCAL.already_handled = True',
         take=eventlet.take,
         finish=eventlet.finish,
     ),
-    Server(
+    ServerAdapter(
         'cheroot',
         place="environ['wsgi.input'].rfile.raw._sock",
         end='raise BrokenPipeError',
         take=cheroot.take,
         finish=cheroot.finish,
     ),
-    Server(
+    ServerAdapter(
         'uWSGI',
         place='uwsgi.connection_fd()',
         end='return nothing',
         take=uwsgi.take,
         finish=uwsgi.finish,
     ),
-    Server(
+    ServerAdapter(
         'wsgiref',
         place="environ['wsgi.input'].raw._sock",
         end='raise BrokenPipeError',
@@ -87,7 +87,7 @@ SERVERS = (
 )
 
 
-def take_socket(environ: Environ) -> tuple[Server, TakenSocket]:
+def take_socket(environ: Environ) -> tuple[ServerAdapter, TakenSocket]:
     """Return the server that runs this app, and the connection of a request.
 
     Raises:
