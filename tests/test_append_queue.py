@@ -110,3 +110,55 @@ async def test_many_batches_are_appended_by_few_calls_of_limited_size() -> None:
     expected = {n: None if n in failed else -n for n in range(4 * MAX_ITEMS)}
     assert expected == dict(results)
     assert len(results) == len(expected)
+
+
+async def test_source_with_an_error_does_not_stop_the_others() -> None:
+    """A batch is appended if another stream fails to give its own batch."""
+    appended: list[str] = []
+    results: list[PublishResult | None] = []
+    done = asyncio.Event()
+
+    def append_all(items: list[str]) -> asyncio.Future[list[PublishResult | None]]:
+        appended.extend(items)
+        future = asyncio.get_running_loop().create_future()
+        future.set_result([None] * len(items))
+        return future
+
+    def fail(*_: object) -> None:
+        raise RuntimeError('a bug')
+
+    def note(result: PublishResult | None) -> None:
+        results.append(result)
+        if len(results) == 2:
+            done.set()
+
+    queue = AppendQueue(append_all, ChunkRate())
+    queue.add(BatchSource(fail, fail))
+    queue.add(BatchSource(lambda: 'a', fail))
+    queue.add(BatchSource(lambda: 'b', note))
+    await asyncio.sleep(0)
+    queue.add(BatchSource(lambda: 'c', note))
+    async with asyncio.timeout(5):
+        await done.wait()
+    assert ['a', 'b', 'c'] == appended
+
+
+async def test_error_of_the_broker_is_told_to_each_source() -> None:
+    """If `append_all` raises any error, each stream stores its batch by itself."""
+    results: list[PublishResult | None] = []
+    done = asyncio.Event()
+
+    def append_all(items: list[str]) -> asyncio.Future[list[PublishResult | None]]:
+        raise RuntimeError('a bug')
+
+    def note(result: PublishResult | None) -> None:
+        results.append(result)
+        if len(results) == 2:
+            done.set()
+
+    queue = AppendQueue(append_all, ChunkRate())
+    for text in 'ab':
+        queue.add(BatchSource(lambda text=text: text, note))  # type: ignore[misc]
+    async with asyncio.timeout(5):
+        await done.wait()
+    assert [None, None] == results

@@ -15,13 +15,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
+import logging
 from typing import Any
 from typing import Final
 from typing import TypeAlias
 
 from falcon_channels.brokers.base import PublishResult
 from falcon_channels.chunk_rate import ChunkRate
-from falcon_channels.errors import BrokerUnavailableError
+
+_logger = logging.getLogger('falcon_channels')
 
 #: Maximum number of batches that are appended with one call, and of calls in progress.
 #: Without a limit, the streams of a large call would all have their next batch due at
@@ -95,19 +97,26 @@ class AppendQueue:
         """Append waiting batches, the oldest first."""
         self._flush_planned = False
         while self._waiting and self._num_calls < _MAX_CALLS:
+            due = self._waiting[:MAX_ITEMS]
+            del self._waiting[:MAX_ITEMS]
             sources = []
             items = []
-            for source in self._waiting[:MAX_ITEMS]:
-                item = source.take()
+            for source in due:
+                try:
+                    item = source.take()
+                except Exception:
+                    # NOTE: an error of one stream must not stop the others.
+                    _logger.exception('taking the batch of a stream failed')
+                    continue
                 if item is not None:
                     sources.append(source)
                     items.append(item)
-            del self._waiting[:MAX_ITEMS]
             if not items:
                 continue
             try:
                 future = self._append_all(items)
-            except BrokerUnavailableError:
+            except Exception:
+                # NOTE: each stream then stores its batch itself, and gets the error.
                 _tell_each(sources, [None] * len(sources))
                 continue
             self._num_calls += 1
@@ -126,4 +135,7 @@ class AppendQueue:
 
 def _tell_each(sources: list[BatchSource], results: _Results) -> None:
     for source, result in zip(sources, results, strict=True):
-        source.on_done(result)
+        try:
+            source.on_done(result)
+        except Exception:
+            _logger.exception('a stream failed after its batch was appended')

@@ -247,6 +247,64 @@ async def test_chunks_are_collected_again_after_an_early_batch() -> None:
                 assert count + 1 == len(await values(channels))
 
 
+async def write_during_the_store_of_a_long_text(
+    broker: UncertainBroker, stream: StreamWriter
+) -> None:
+    """Store a text of two batches, and a chunk that is written meanwhile."""
+    broker.gate.clear()
+    await stream.write('a' * 150)
+    await asyncio.sleep(1)
+    await stream.write('b')
+    broker.gate.set()
+    await asyncio.sleep(10)
+
+
+@on_fake_clock
+async def test_chunk_after_a_long_text_does_not_wait_for_a_flush() -> None:
+    """The interval applies again, also if a chunk was stored with the long text."""
+    broker = UncertainBroker()
+    async with make_channels(broker) as channels:
+        options = StreamWriterOptions(interval_s=1.0, max_batch_bytes=100)
+        async with channels.stream(CHANNEL, options) as stream:
+            await write_during_the_store_of_a_long_text(broker, stream)
+            assert 'a' * 150 + 'b' == ''.join(await values(channels))
+            await stream.write('c')
+            await asyncio.sleep(2)
+            assert 'c' == (await values(channels))[-1]
+
+
+@on_fake_clock
+async def test_flush_of_an_empty_stream_does_not_stop_other_streams() -> None:
+    """A flush stores nothing if everything is stored, and other streams continue."""
+    broker = UncertainBroker()
+    async with make_channels(broker) as channels:
+        options = StreamWriterOptions(interval_s=1.0, max_batch_bytes=100)
+        async with (
+            channels.stream(CHANNEL, options) as stream,
+            channels.stream('answers:2', options) as other,
+        ):
+            await write_during_the_store_of_a_long_text(broker, stream)
+            await stream.flush()
+            await other.write('c')
+            async with asyncio.timeout(10):
+                await other.flush()
+        assert ['c'] == await values(channels, 'answers:2')
+
+
+@on_fake_clock
+async def test_flush_waits_for_a_value_without_bytes() -> None:
+    """A binary value without bytes is stored when `flush` returns."""
+    async with make_channels(binary=True) as channels:
+        options = StreamWriterOptions(interval_s=60.0)
+        async with channels.stream(CHANNEL, options) as stream:
+            await stream.write(b'a')
+            await stream.flush()
+            await stream.write(b'')
+            await stream.flush()
+            page = await channels.history(CHANNEL, limit=None)
+            assert [b'a', b''] == [item.data for item in page.publications]
+
+
 @on_fake_clock
 async def test_long_text_is_cut_to_publications_of_the_channel() -> None:
     """A text may be longer than `max_publication_bytes`; a value may not."""

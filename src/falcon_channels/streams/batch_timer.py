@@ -85,6 +85,9 @@ class BatchTimer:
         """
         self._collecting = True
         if not has_chunks:
+            # NOTE: the last batch can contain chunks that were written after it became
+            #   due. The time of the first of them is no longer valid.
+            self._first_s = None
             return
         if self._first_s is None:
             self._first_s = self._clock()

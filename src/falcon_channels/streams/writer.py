@@ -489,8 +489,10 @@ class StreamWriter:
             self._progress.clear()
 
     async def _wait_until_pending(self, size_bytes: int) -> None:
-        """Wait until at most `size_bytes` are not stored."""
-        while self._buffer.size_bytes > size_bytes:
+        """Wait until at most `size_bytes` are not stored; with 0, until nothing is."""
+        buffer = self._buffer
+        # NOTE: a binary value can have no bytes. It is stored, too.
+        while buffer.size_bytes > size_bytes or (not size_bytes and buffer):
             self._num_waiting += 1
             try:
                 await self._progress.wait()
