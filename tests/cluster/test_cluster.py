@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 import time
 from typing import Any
 
@@ -12,6 +13,10 @@ from support.linked_broker import start_node
 
 from falcon_channels import Channels
 from falcon_channels.cluster.connections import ConnectionQuery
+from falcon_channels.cluster.messages import DisconnectUser
+from falcon_channels.cluster.messages import encode_control
+from falcon_channels.cluster.messages import NodeMessage
+from falcon_channels.cluster.messages import RefreshUser
 
 
 async def test_survey_with_an_unshared_broker_is_answered_locally() -> None:
@@ -220,6 +225,38 @@ async def test_invalid_control_message_is_counted_and_dropped() -> None:
     await asyncio.wait_for(done.wait(), 30)
     assert 3 == one.node.hub.counters.control_errors
     await one.close()
+
+
+@pytest.mark.parametrize(
+    'kind', ['control', 'deeply nested control', 'handler of a control', 'signal']
+)
+async def test_message_that_cannot_be_decoded_does_not_stop_the_broker(
+    kind: str, tmp_path: Path
+) -> None:
+    """After such a message in its store, a process still receives publications."""
+    url = f'sqlite:///{tmp_path}/channels.db'
+    async with Channels(url) as one, Channels(url) as two:
+        for channels in (one, two):
+            channels.add_route('rooms:{room}', None)
+        # The text of a message is not UTF-8.
+        command = encode_control(DisconnectUser('ann', 3000, 'x'))
+        command = command.replace(b'ann', b'\xff\xfe\xfd')
+        if kind == 'deeply nested control':
+            command = encode_control(RefreshUser(user='ann', info=['x']))
+            command = command.replace(b'\x91\xa1x', b'\x91' * 100_000 + b'\xa1x')
+        elif kind == 'handler of a control':
+            two.node.cluster.add_handler('broken', lambda body: next(iter(())))
+            command = encode_control(NodeMessage('', 'broken', b''))
+        signal = b'\x82\xa4kind\xa4join\xa4info\x81\xa4user\xa3\xff\xff\xff'
+        async with two.subscribe('rooms:a') as subscription:
+            if kind == 'signal':
+                await one.node.broker.signal('rooms:a', signal)
+            else:
+                await one.node.broker.control(command)
+            await one.publish('rooms:a', 1)
+            async with asyncio.timeout(30):
+                assert 1 == (await anext(subscription)).value()
+        assert 1 == two.node.hub.counters.control_errors
 
 
 async def test_answer_that_cannot_be_decoded_hides_no_other_answer(

@@ -139,6 +139,26 @@ async def test_command_with_a_client_or_session_changes_that_connection_only(
     await channels.close()
 
 
+async def test_command_that_fails_for_one_connection_is_applied_to_the_others() -> None:
+    """The connection is aborted, because the command may take a right away."""
+
+    class Broken(Client):
+        __slots__ = ()
+
+        def disconnect(self, code: int, reason: str) -> None:
+            raise RuntimeError('broken')
+
+    channels = await start_channels()
+    broken, ann = Broken(channels, 'ann'), Client(channels, 'ann')
+    await channels.disconnect_user('ann', code=4000)
+    await wait_for(lambda: ann.closed)
+    assert isinstance(broken.transport, RecordingTransport)
+    assert (1006, '') == broken.transport.end
+    assert 1 == channels.node.hub.counters.task_errors
+    channels.node.hub.remove(broken)
+    await channels.close()
+
+
 async def test_subscribe_user_with_a_position_recovers_missed_publications() -> None:
     """With `since`, the publications after that position come with the subscription."""
     channels = await start_channels()

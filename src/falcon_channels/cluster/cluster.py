@@ -40,6 +40,7 @@ from falcon_channels.cluster.chunks import MAX_MESSAGE_BYTES
 from falcon_channels.cluster.chunks import split
 from falcon_channels.cluster.messages import encode_control
 from falcon_channels.cluster.messages import NodeMessage
+from falcon_channels.cluster.messages import UNDECODABLE
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.hub.hub import Hub
 from falcon_channels.parts import in_parts
@@ -61,9 +62,6 @@ Answerer = Callable[[bytes], bytes | Awaitable[bytes]]
 
 _HELLO, _HERE, _GOODBYE = 'hello', 'here', 'goodbye'
 _ASK, _ANSWER = 'ask', 'answer'
-#: Errors of an answer that this version cannot decode.
-_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError)
-
 _T = TypeVar('_T')
 _S = TypeVar('_S')
 
@@ -179,7 +177,7 @@ class Cluster:
 
         Args:
             kind: Name of the kind.
-            handler: Must not block, and may raise `msgspec.DecodeError`.
+            handler: Must not block, and may raise errors of `UNDECODABLE`.
         """
         self._handlers[kind] = handler
 
@@ -326,7 +324,7 @@ class Cluster:
         async for ((node, answer),) in in_parts(list(answers.by_node.items()), 1):
             try:
                 decoded[node] = msgspec.msgpack.decode(answer, type=answer_type)
-            except _MALFORMED as ex:
+            except UNDECODABLE as ex:
                 self._note_malformed(node, name, ex)
         return answers.replace(decoded)
 
@@ -354,7 +352,7 @@ class Cluster:
                     msgspec.msgpack.decode(raw, type=part_type)
                     async for (raw,) in in_parts(raws, 1)
                 ]
-            except _MALFORMED as ex:
+            except UNDECODABLE as ex:
                 self._note_malformed(node, name, ex)
         return answers.replace(decoded)
 
@@ -399,7 +397,7 @@ class Cluster:
             return
         try:
             handler(body)
-        except _MALFORMED as ex:
+        except UNDECODABLE as ex:
             self._hub.counters.control_errors += 1
             _logger.error('node message %r is malformed: %s', message.kind, ex)
 

@@ -15,13 +15,12 @@ from collections.abc import Collection
 import logging
 from typing import NamedTuple
 
-import msgspec
-
 from falcon_channels.cluster.messages import decode_control
 from falcon_channels.cluster.messages import DisconnectUser
 from falcon_channels.cluster.messages import NodeMessage
 from falcon_channels.cluster.messages import RefreshUser
 from falcon_channels.cluster.messages import SubscribeUser
+from falcon_channels.cluster.messages import UNDECODABLE
 from falcon_channels.cluster.messages import UserCommand
 from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.hub import Hub
@@ -77,7 +76,7 @@ class ControlDispatcher:
         """
         try:
             control = decode_control(message)
-        except msgspec.DecodeError as ex:
+        except UNDECODABLE as ex:
             self._hub.counters.control_errors += 1
             _logger.error('control message cannot be decoded: %s', ex)
             return
@@ -142,6 +141,16 @@ class ControlDispatcher:
             self._first += 1
 
     def _apply(self, connection: Connection, command: UserCommand) -> None:
+        try:
+            self._carry_out(connection, command)
+        except Exception:
+            # SECURITY: the command may take a right away. The client must not keep it,
+            #   and the other connections of the user must get the command.
+            self._hub.counters.task_errors += 1
+            _logger.exception('a command about its user failed for %r', connection)
+            connection.transport.abort()
+
+    def _carry_out(self, connection: Connection, command: UserCommand) -> None:
         if command.client and command.client != connection.id:
             return
         if command.session and command.session != connection.session:

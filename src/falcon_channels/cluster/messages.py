@@ -7,6 +7,7 @@ which every node carries out for its own connections.
 from __future__ import annotations
 
 from typing import Any
+from typing import Final
 
 import msgspec
 
@@ -120,6 +121,10 @@ class NodeMessage(msgspec.Struct, frozen=True, tag='n'):
     total: int = 1
 
 
+#: Errors of bytes that this version cannot decode. `ValueError` is the base of the
+#: errors of msgspec, and of the error for text that is not UTF-8.
+UNDECODABLE: Final = (ValueError, RecursionError)
+
 UserCommand = SubscribeUser | RefreshUser | UnsubscribeUser | DisconnectUser
 Control = UserCommand | NodeMessage
 
@@ -136,6 +141,6 @@ def decode_control(message: bytes) -> Control:
     """Decode a control message.
 
     Raises:
-        msgspec.DecodeError: This version cannot decode the message.
+        UNDECODABLE: This version cannot decode the message.
     """
     return _decoder.decode(message)

@@ -85,7 +85,8 @@ class AnnouncementReceiver:
             return
         try:
             decoded = msgspec.msgpack.decode(signal, type=Signal)
-        except msgspec.DecodeError as ex:
+        except ValueError as ex:
+            # NOTE: it is the base of msgspec's errors and of `UnicodeDecodeError`.
             self._counters.control_errors += 1
             _logger.error('signal in channel %r cannot be decoded: %s', channel, ex)
             return
@@ -95,7 +96,13 @@ class AnnouncementReceiver:
     def on_control(self, message: bytes) -> None:
         """Called with each control message; every process gets every message."""
         if self._on_control is not None:
-            self._on_control(message)
+            try:
+                self._on_control(message)
+            except Exception:
+                # NOTE: an error would end the task that receives for the broker. This
+                #   process would then receive nothing any more.
+                self._counters.control_errors += 1
+                _logger.exception('a control message failed')
 
     def on_link_lost(self) -> None:
         """Called when announcements no longer arrive."""
