@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 import contextlib
 import json
+import time
 from typing import Any
 
 from endpoint.peer import Server
@@ -292,7 +293,9 @@ def test_poll_waits_for_channels_that_have_not_ended(client: httpx.Client) -> No
     slow = path.replace('0.1', '20')
     found = poll(client, slow, since)
     assert ([], [end_of('answers:p1')]) == (found['publications'], found['ended'])
-    again = poll(client, path, found['since'])
+    begun_s = time.monotonic()
+    again = poll(client, path.replace('0.1', '0.5'), found['since'])
+    assert 0.5 <= time.monotonic() - begun_s
     assert (found['since'], found['ended']) == (again['since'], again['ended'])
 
 

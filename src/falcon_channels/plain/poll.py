@@ -107,6 +107,8 @@ class Poll(HttpConnection):
         #   again.
         await self.subscribe(wanted, timing, presence=False)
         if self._must_wait(wanted):
+            # NOTE: the event is set if a channel has ended, but the client knows that.
+            self._wake.clear()
             await self._wait(wanted.options.poll_wait_s, receive)
         if not self.held and self.ended_with and not reconnects(self.ended_with[0]):
             raise self.refusal(False, '')
