@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
+from falcon_channels import Event
 from falcon_channels import NodeOptions
 from falcon_channels import Position
 from falcon_channels import PositionError
@@ -301,6 +303,45 @@ async def test_full_or_draining_process_refuses_new_connections(
         with pytest.raises(falcon.WebSocketDisconnected):
             async with conductor.simulate_ws('/text/a'):
                 raise AssertionError('accepted')
+
+
+async def test_client_that_is_refused_after_its_subscription_is_no_failed_responder(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is told as refused with 503, also if the process was not full before."""
+    channels = Channels(options=NodeOptions(max_connections=1))
+    both = asyncio.Barrier(2)
+
+    class Rooms:
+        async def on_subscribe(self, req: Any, subscription: Any) -> None:
+            await both.wait()
+
+        async def on_websocket(self, req: Any, ws: Any) -> None:
+            await channels.serve(req, ws, 'room')
+
+    channels.add_route('room', Rooms())
+    app = falcon.asgi.App(middleware=[channels])
+    app.add_route('/room', Rooms())
+    told: list[Event] = []
+    channels.listen(told.append)
+
+    async def connect() -> int:
+        async with conductor.simulate_ws('/room') as ws:
+            with pytest.raises(falcon.WebSocketDisconnected) as closed:
+                await ws.receive_text()
+        return closed.value.code
+
+    async with testing.ASGIConductor(app) as conductor:
+        clients = [asyncio.create_task(connect()) for _ in range(2)]
+        async with asyncio.timeout(30):
+            await asyncio.wait(clients, return_when=asyncio.FIRST_COMPLETED)
+        assert [503] == [e.code for e in told if e.name == 'connection_refused']
+        assert 'responder_failed' not in {event.name for event in told}
+        assert 0 == channels.node.hub.counters.responder_errors
+        await channels.drain()
+        async with asyncio.timeout(30):
+            assert {1012, 1013} == set(await asyncio.gather(*clients))
+    assert 'failed' not in caplog.text
 
 
 async def test_exception_in_responder_closes_one_connection_with_1011(

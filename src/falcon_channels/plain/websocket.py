@@ -391,6 +391,9 @@ class PlainConnection(Connection):
             if self._admitted:
                 self.disconnect(INTERNAL_ERROR, 'internal server error')
             raise RuntimeError('a responder awaited a task that was cancelled') from ex
+        except _NotAdmittedError:
+            # NOTE: the refusal was logged and told, and no responder has failed.
+            raise
         except BaseException as ex:
             note_failure(self, action, ex)
             if self._admitted:
