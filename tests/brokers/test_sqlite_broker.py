@@ -602,3 +602,33 @@ async def test_publications_that_are_appended_together_have_results_of_their_own
             assert size == len(page.publications)
     finally:
         await broker.close()
+
+
+async def test_row_that_cannot_be_decoded_hides_no_other_row(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A process that cannot decode a row logs it, and announces the later rows.
+
+    Another release has written the row, or the file is damaged. The hub notices the gap
+    in the offsets.
+    """
+    one, recorder, other = SqliteBroker(path), Recorder(), SqliteBroker(path)
+    await one.start(recorder)
+    await other.start(Recorder())
+    try:
+        await one.subscribe('news', LOG)
+        await other.publish('news', ITEM, LOG)
+
+        def damage(transaction: Transaction) -> None:
+            transaction.publish('news', ITEM, LOG, None)
+            transaction._rows[-1] = (*transaction._rows[-1][:-1], b'garbage')
+            transaction.announcements.clear()
+
+        await other._write(damage)
+        await other.publish('news', ITEM, LOG)
+        await recorder.until(lambda: [1, 3] == recorder.offsets_of('news'), 'both')
+        assert 1 == caplog.text.count('cannot decode row 2 of the database')
+        assert not recorder.links
+    finally:
+        await one.close()
+        await other.close()

@@ -85,8 +85,8 @@ class AnnouncementReceiver:
             return
         try:
             decoded = msgspec.msgpack.decode(signal, type=Signal)
-        except ValueError as ex:
-            # NOTE: it is the base of msgspec's errors and of `UnicodeDecodeError`.
+        except (ValueError, RecursionError) as ex:
+            # NOTE: `ValueError` is the base of msgspec's errors and of `UnicodeDecodeError`.
             self._counters.control_errors += 1
             _logger.error('signal in channel %r cannot be decoded: %s', channel, ex)
             return

@@ -154,12 +154,12 @@ class Follower:
             self._last_id = item_id
             if name is None:
                 continue
-            channel = name.decode()
-            if kind in (CONTROL, SIGNAL):
-                self._announce(kind, channel, body, '')
-            elif channel in self._subscribed:
-                publication = decode_publication(body, offset or 0)
-                self._announce(kind, channel, publication, epoch or '')
+            try:
+                self._announce_row(kind, name.decode(), offset, epoch, body)
+            except (ValueError, RecursionError) as ex:
+                # NOTE: another release has written this row, or the file is damaged. If
+                #   it is a publication, the hub notices the gap in the offsets.
+                _logger.error('cannot decode row %d of the database: %s', item_id, ex)
         if len(found) < queries.MAX_ITEMS and newest > self._last_id:
             missed = True
             self._last_id = newest
@@ -172,3 +172,17 @@ class Follower:
         if self._lost:
             self._lost = False
             self._receiver.on_link_restored()
+
+    def _announce_row(
+        self,
+        kind: int,
+        channel: str,
+        offset: int | None,
+        epoch: str | None,
+        body: bytes,
+    ) -> None:
+        if kind in (CONTROL, SIGNAL):
+            self._announce(kind, channel, body, '')
+        elif channel in self._subscribed:
+            publication = decode_publication(body, offset or 0)
+            self._announce(kind, channel, publication, epoch or '')
