@@ -493,3 +493,25 @@ async def test_publications_beyond_the_size_are_removed_after_ten_seconds(
             assert [*range(70 - size, 70)] == [
                 publication.offset for publication in page.publications
             ]
+
+
+@pytest.mark.parametrize('malformed', ['#', '#garbage', '#1 a:b|', '#1 1:2', '#²|p'])
+async def test_malformed_notification_does_not_end_the_link(
+    server: PostgresServer,
+    url: str,
+    malformed: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A notification that any role of the database can send is left out and logged."""
+    schema = url.partition('schema=')[2]
+    async with opened(url) as (broker, recorder):
+        async with await psycopg.AsyncConnection.connect(
+            server.url, autocommit=True
+        ) as other:
+            await other.execute(
+                f'SELECT pg_notify({schema}.notification_name(), %s)', (malformed,)
+            )
+        await broker.publish('news', ITEM, LOG)
+        await recorder.until(lambda: [1] == recorder.offsets_of('news'), 'it arrived')
+        assert not recorder.links
+    assert 1 == caplog.text.count('left out a malformed notification')

@@ -20,7 +20,6 @@ import itertools
 import logging
 from typing import Any
 
-import msgspec
 import psycopg
 from psycopg.rows import tuple_row
 
@@ -458,7 +457,7 @@ class PostgresBroker(Broker):
                     await self._announce_long(kind, channel, stamp)
                 else:
                     self._announce(kind, channel, a2b_base64(text), stamp)
-            except (ValueError, msgspec.DecodeError) as ex:
+            except (ValueError, RecursionError) as ex:
                 # NOTE: another release or another application has sent this message.
                 #   The hub detects the gap in the offsets, and repairs it.
                 _logger.error('cannot decode a notification: %s', ex)
@@ -474,7 +473,7 @@ class PostgresBroker(Broker):
                     await self._announce_long('p', channel, (offset, epoch, ms))
                 else:
                     self._announce('p', channel, body, (offset, epoch, ms))
-            except (ValueError, msgspec.DecodeError) as ex:
+            except (ValueError, RecursionError) as ex:
                 _logger.error('cannot decode a publication: %s', ex)
 
     async def _announce_long(

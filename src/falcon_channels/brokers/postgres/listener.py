@@ -43,6 +43,7 @@ from falcon_channels.brokers.postgres.connections import Server
 from falcon_channels.brokers.postgres.connections import with_deadline
 from falcon_channels.brokers.postgres.snapshot import Snapshot
 from falcon_channels.brokers.server_link import ServerLink
+from falcon_channels.burst_log import BurstLog
 from falcon_channels.errors import BrokerUnavailableError
 
 #: Seconds between two polls. The second value applies after a poll that has found fewer
@@ -145,6 +146,14 @@ class _Notification:
         )
 
 
+def _parse(payload: str) -> _Notification | None:
+    """Return a notification; ``None`` for a probe, or if it is malformed."""
+    try:
+        return _Notification(payload) if payload.startswith('#') else None
+    except ValueError:
+        return None
+
+
 class Listener(ServerLink[Connection]):
     """The connection that listens.
 
@@ -183,6 +192,7 @@ class Listener(ServerLink[Connection]):
         self._on_lost = on_lost
         self._on_restored = on_restored
         self._mark = f'?{secrets.token_urlsafe(9)} '
+        self._malformed = BurstLog()
         self._was_up = asyncio.Event()
         #: Snapshot of the last poll. All transactions that it sees were announced.
         self._seen = Snapshot(0, frozenset())
@@ -276,10 +286,18 @@ class Listener(ServerLink[Connection]):
 
     async def _on_payload(self, payload: str) -> None:
         """Forward a notification or a probe."""
-        if payload.startswith('#'):
-            await self._on_notification(_Notification(payload))
-        elif payload.startswith(self._mark):
-            self.on_probe(int(payload[len(self._mark) :]))
+        try:
+            if payload.startswith(self._mark):
+                self.on_probe(int(payload[len(self._mark) :]))
+            if not payload.startswith('#'):
+                return
+            notification = _Notification(payload)
+        except ValueError as ex:
+            # SECURITY: each role of the database can send notifications. One that is
+            #   malformed must not end the link.
+            self._malformed.warning('left out a malformed notification: %s', ex)
+            return
+        await self._on_notification(notification)
 
     async def _on_notification(self, notification: _Notification) -> None:
         new = not self._polling and not self._seen.sees(notification.xid)
@@ -303,10 +321,10 @@ class Listener(ServerLink[Connection]):
         async with asyncio.timeout(self._timeout_s):
             while mark not in payloads:
                 payloads += await self._receive(connection, None, stop_after=1)
-        while payloads and not (
-            payloads[0].startswith('#')
-            and not seen.sees(_Notification(payloads[0]).xid)
-        ):
+        while payloads:
+            first = _parse(payloads[0])
+            if first is not None and not seen.sees(first.xid):
+                break
             await self._on_payload(payloads.pop(0))
         self._seen = seen
         self._polling = True
@@ -403,10 +421,10 @@ class Listener(ServerLink[Connection]):
         # NOTE: if a message was sent before one of these publications, it has arrived
         #   by now, together with the answer of the query.
         for payload in (*payloads, *await self._receive(connection, 0)):
-            if not payload.startswith('#'):
+            notification = _parse(payload)
+            if notification is None:
                 await self._on_payload(payload)
                 continue
-            notification = _Notification(payload)
             if last or notification.has_order:
                 await self._on_stored([p for p in found if notification.follows(p)])
                 found = [p for p in found if not notification.follows(p)]

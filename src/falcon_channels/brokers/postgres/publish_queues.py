@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+import logging
 from typing import Protocol
 
 from falcon_channels.brokers.background_tasks import start_task
@@ -25,6 +26,8 @@ from falcon_channels.brokers.postgres.batch_encoding import Batch
 from falcon_channels.brokers.postgres.batch_encoding import QueuedPublication
 from falcon_channels.brokers.postgres.connections import RowLockedError
 from falcon_channels.errors import BrokerUnavailableError
+
+_logger = logging.getLogger('falcon_channels')
 
 #: Limits of one transaction: publications, and bytes of their bodies. The last
 #: publication may exceed the second one.
@@ -151,7 +154,7 @@ class PublishQueues:
         ]
         try:
             results = await self._try_to_store(batches) if batches else []
-        except BrokerUnavailableError as ex:
+        except Exception as ex:
             for calls in group.values():
                 self._reject(calls, ex)
         else:
@@ -191,7 +194,7 @@ class PublishQueues:
                     (results,) = await self._store(
                         [_batch(channel, calls)], wait_s=None, skip=False
                     )
-                except BrokerUnavailableError as ex:
+                except Exception as ex:
                     self._reject(calls, ex)
                 else:
                     assert results is not None
@@ -223,7 +226,18 @@ class PublishQueues:
         for call, result in zip(calls, results, strict=True):
             self._pending.resolve(call, result)
 
-    def _reject(self, calls: Sequence[_Call], error: BrokerUnavailableError) -> None:
+    def _reject(self, calls: Sequence[_Call], error: Exception) -> None:
+        """Fail the calls of a transaction.
+
+        NOTE: an error that is no `BrokerUnavailableError` is a defect, or the functions
+        in the database are those of another release. Later publications still have a
+        task that stores them.
+        """
+        if not isinstance(error, BrokerUnavailableError):
+            _logger.error('publications were not stored', exc_info=error)
+            error = BrokerUnavailableError(
+                f'PostgreSQL: {type(error).__name__}: {error}'
+            )
         for call in calls:
             self._pending.reject(call, error)
 
