@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from collections.abc import Sequence
-import heapq
 from pathlib import Path
 import time
 from typing import Any
@@ -32,6 +31,7 @@ from falcon_channels.brokers.base import Version
 from falcon_channels.brokers.sqlite import queries
 from falcon_channels.brokers.sqlite.follower import Follower
 from falcon_channels.brokers.sqlite.process_notifier import ProcessNotifier
+from falcon_channels.brokers.sqlite.renewals import Renewals
 from falcon_channels.brokers.sqlite.threads import Reader
 from falcon_channels.brokers.sqlite.threads import Writer
 from falcon_channels.brokers.sqlite.transaction import CONTROL
@@ -48,6 +48,8 @@ from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import NO_POSITION
 from falcon_channels.publication import Publication
 
+#: Largest number of logs that are renewed in one sweep.
+_MAX_RENEWED = 1000
 #: Seconds between two sweeps that remove expired rows.
 _SWEEP_S = 1.0
 
@@ -73,8 +75,7 @@ class SqliteBroker(Broker):
         self.timeout_s = timeout_s
         self.poll_s = poll_s
         self._subscribed: dict[str, LogSettings] = {}
-        #: A heap of (time, channel): when to postpone the removal of a subscribed log.
-        self._renewals: list[tuple[float, str]] = []
+        self._renewals = Renewals()
         self._writer: Writer | None = None
         self._reader: Reader | None = None
         self._follower: Follower | None = None
@@ -197,14 +198,16 @@ class SqliteBroker(Broker):
                     lambda transaction: transaction.open_log(channel, settings)
                 )
         except BaseException:
-            self._subscribed.pop(channel, None)
+            await self.unsubscribe(channel)
             raise
-        self._schedule_renewal(channel, settings)
+        if channel in self._subscribed:
+            self._renewals.add(channel, settings)
         assert page is not None
         return page
 
     async def unsubscribe(self, channel: str) -> None:
         self._subscribed.pop(channel, None)
+        self._renewals.discard(channel)
 
     async def history(
         self,
@@ -312,22 +315,6 @@ class SqliteBroker(Broker):
             assert self._follower is not None
             self._follower.give_up(error)
 
-    def _schedule_renewal(self, channel: str, settings: LogSettings) -> None:
-        if settings.meta_ttl_s is not None:
-            when_s = time.monotonic() + settings.meta_ttl_s / 3
-            heapq.heappush(self._renewals, (when_s, channel))
-
-    def _logs_to_renew(self) -> list[tuple[str, LogSettings]]:
-        now_s = time.monotonic()
-        due: list[tuple[str, LogSettings]] = []
-        while self._renewals and self._renewals[0][0] <= now_s and len(due) < 1000:
-            _, channel = heapq.heappop(self._renewals)
-            settings = self._subscribed.get(channel)
-            if settings is not None:
-                due.append((channel, settings))
-                self._schedule_renewal(channel, settings)
-        return due
-
     async def _run_housekeeping(self) -> None:
         """Poll the file, remove expired rows, and postpone the removal of logs."""
         assert self._follower is not None
@@ -344,7 +331,7 @@ class SqliteBroker(Broker):
             if not more and time.monotonic() < next_sweep_s:
                 continue
             next_sweep_s = time.monotonic() + _SWEEP_S
-            due = self._logs_to_renew()
+            due = self._renewals.take_due(_MAX_RENEWED)
             try:
                 for channel, settings in due:
                     # NOTE: not awaited, because an error makes the sweep fail as well.
