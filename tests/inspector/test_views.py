@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from support.fake_clock import on_fake_clock
 from support.linked_broker import LinkedBroker
+from support.processes import free_port
 
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
@@ -24,6 +25,7 @@ from falcon_channels.explain.facts import NodeRecords
 from falcon_channels.explain.facts import RecordedConnection
 from falcon_channels.explain.facts import RecordedSubscription
 from falcon_channels.inspector import surveys
+from falcon_channels.inspector.recent_events import RecentEvents
 from falcon_channels.testing import CommandError
 from falcon_channels.testing import SimulatedClient
 from falcon_channels.testing import SimulatedSdk
@@ -104,6 +106,16 @@ async def test_overview_without_a_link_describes_this_process_and_says_so() -> N
         answer = await one.ask('overview')
         assert 'cannot be asked' in answer['error']
         assert ['link lost'] == [node['status'] for node in answer['nodes']]
+
+
+async def test_overview_without_a_broker_describes_this_process_and_says_so() -> None:
+    """A person can look at a process that has never reached its broker."""
+    channels = Channels(f'redis://127.0.0.1:{free_port()}/0?timeout_s=1')
+    views = surveys.InspectorSurveys(channels.node, RecentEvents())
+    answer = await views.overview()
+    assert 'cannot be asked: cannot connect to Redis' in answer['error']
+    assert [channels.node.cluster.id] == [node.id for node in answer['nodes']]
+    await channels.close()
 
 
 @on_fake_clock

@@ -15,11 +15,13 @@ import pytest
 from support.asgi_servers import AsgiServer
 from support.linked_broker import LinkedBroker
 from support.linked_broker import start_node
+from support.processes import free_port
 from support.processes import ServerProcess
 from support.processes import wait_until
 from websockets.sync.client import connect
 
 from falcon_channels import Channels
+from falcon_channels.cluster.cluster import Cluster
 from falcon_channels.metrics import COUNTERS
 from falcon_channels.metrics import Counters
 from falcon_channels.metrics import GAUGES
@@ -110,6 +112,34 @@ async def test_page_of_all_processes_has_each_node() -> None:
     assert ['0.0', '1.0'] == sorted(line.split()[-1] for line in lines)
     await one.close()
     await two.close()
+
+
+@pytest.mark.parametrize('problem', ['not started', 'cut', 'silent', 'closed'])
+async def test_page_of_all_processes_always_has_the_process_that_answers(
+    problem: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While the other processes cannot be asked, the page has this process."""
+    monkeypatch.setattr(Cluster.ask_encoded, '__kwdefaults__', {'timeout_s': 0.1})
+    if problem == 'not started':
+        channels = Channels(f'redis://127.0.0.1:{free_port()}/0?timeout_s=1')
+    else:
+        channels, broker = await start_node([])
+        if problem == 'cut':
+            broker.cut = True
+        elif problem == 'silent':
+            broker.link.clear()
+        else:
+            await channels.close()
+    app = falcon.asgi.App()
+    channels.add_metrics(app, all_processes=True)
+    async with testing.ASGIConductor(app) as conductor:
+        for _ in range(2):
+            response = await conductor.simulate_get('/metrics')
+            assert 200 == response.status_code
+            assert 1 == response.text.count('falcon_channels_link_up{')
+    expected = 0 if problem == 'silent' else 1
+    assert expected == caplog.text.count('the page has the metrics of one process')
+    await channels.close()
 
 
 def test_collector_works_in_the_registry_of_the_application() -> None:

@@ -171,16 +171,23 @@ class InspectorSurveys:
     async def overview(self) -> dict[str, Any]:
         """Return a summary of each process.
 
-        If the broker cannot be reached, only this process is described.
+        This process is always described, also if the broker cannot be reached.
         """
-        await self._node.start()
+        found: dict[str, ProcessSummary] = {}
+        error = ''
         try:
-            nodes = list(await self._ask(_OVERVIEW, None, ProcessSummary))
-            error = ''
+            await self._node.start()
+            answers = await self._ask(_OVERVIEW, None, ProcessSummary)
+            found.update(answers.by_node)
         except BrokerUnavailableError as ex:
-            nodes = [self.this_node()]
             error = f'the other processes cannot be asked: {ex}'
-        return {'nodes': nodes, 'error': error, 'answered_by': self._node.cluster.id}
+        own_id = self._node.cluster.id
+        found.setdefault(own_id, self.this_node())
+        return {
+            'nodes': list(found.values()),
+            'error': error,
+            'answered_by': own_id,
+        }
 
     def this_node(self) -> ProcessSummary:
         """Return the summary of this process."""

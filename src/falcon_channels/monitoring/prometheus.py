@@ -22,6 +22,9 @@ from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from falcon_channels.burst_log import BurstLog
+from falcon_channels.errors import BrokerUnavailableError
+from falcon_channels.errors import ClosedError
 from falcon_channels.metrics import COUNTERS
 from falcon_channels.metrics import GAUGES
 from falcon_channels.metrics import HISTOGRAMS
@@ -166,6 +169,7 @@ class MetricsResource:
     def __init__(self, node: Node, all_processes: bool) -> None:
         self._node = node
         self._all_processes = all_processes
+        self._errors = BurstLog()
         node.measure()
         node.cluster.add_answerer(
             _SURVEY, lambda _: msgspec.msgpack.encode(read_metrics(node))
@@ -177,9 +181,7 @@ class MetricsResource:
         """Answer with the metrics, in Prometheus' text format or as OpenMetrics."""
         processes = [read_metrics(self._node)]
         if self._all_processes:
-            await self._node.start()
-            answers = await self._node.cluster.ask(_SURVEY, b'', NodeMetrics)
-            processes = list(answers)
+            processes = await self._read_all()
         registry = CollectorRegistry(auto_describe=False)
         registry.register(
             _Snapshot(metric_families(processes, labels=self._all_processes))
@@ -188,6 +190,19 @@ class MetricsResource:
         resp.data = encode(registry)
         resp.content_type = content_type
         resp.cache_control = ['no-store']
+
+    async def _read_all(self) -> list[NodeMetrics]:
+        """Return the metrics of all processes that answer, and always of this one."""
+        found: dict[str, NodeMetrics] = {}
+        try:
+            await self._node.start()
+            answers = await self._node.cluster.ask(_SURVEY, b'', NodeMetrics)
+            found.update(answers.by_node)
+        except (BrokerUnavailableError, ClosedError) as ex:
+            # NOTE: an operator needs the page most while the broker cannot be reached.
+            self._errors.warning('the page has the metrics of one process only: %s', ex)
+        found.setdefault(self._node.cluster.id, read_metrics(self._node))
+        return list(found.values())
 
 
 def mount_metrics(
