@@ -90,5 +90,6 @@ async def read_json(req: falcon.asgi.Request, body_type: type[T]) -> T:
     body = await read_body(req, MAX_JSON_BYTES)
     try:
         return msgspec.json.decode(body, type=body_type)
-    except (msgspec.DecodeError, RecursionError) as ex:
+    except (ValueError, RecursionError) as ex:
+        # NOTE: ValueError is the base of msgspec's errors and of UnicodeDecodeError.
         raise falcon.HTTPUnprocessableEntity(description=str(ex)) from None

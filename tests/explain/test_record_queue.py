@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from falcon_channels.explain.batch_times import BatchTimes
 from falcon_channels.explain.record_queue import Record
 from falcon_channels.explain.record_queue import RecordQueue
+from falcon_channels.publication import Position
 
 
 class Note(Record):
@@ -43,6 +45,23 @@ def test_record_that_grew_frees_its_whole_size_when_forgotten() -> None:
     queue.keep(Note(3.0, forgotten))
     queue.keep(Note(4.0, forgotten))
     assert [1.0] == forgotten
+
+
+def test_forgotten_record_takes_no_size_even_if_it_grows() -> None:
+    """A record that is forgotten while it is added leaves all space to later ones.
+
+    Channels with subscribers can take the whole limit. Batches of these channels are
+    then forgotten at once.
+    """
+    queue = RecordQueue(10_000)
+    queue.count(10_000)
+    times = BatchTimes(queue, lambda: None)
+    for offset in range(1, 1000):
+        times.add(offset, Position(offset, 'x'), 1)
+    assert times.empty
+    queue.count(-10_000)
+    times.add(1000, Position(1000, 'x'), 1)
+    assert times.written_at(1000, 'x') is not None
 
 
 def test_forgotten_time_never_moves_back() -> None:

@@ -256,6 +256,19 @@ async def test_large_request_is_refused() -> None:
         assert 413 == result.status_code
 
 
+async def test_malformed_request_is_refused_by_each_method() -> None:
+    """JSON that is nested too deep, or has text that is not UTF-8, is a bad request."""
+    async with two_inspected() as (one, _):
+        assert 200 == (await one.login(WRITE_KEY)).status_code
+        deep = b'[' * 100_000
+        bodies = [deep, b'{"data":' + deep, b'{"user":"\xff"}']
+        for method in (*sorted(READ_METHODS | WRITE_METHODS), 'tail', 'login'):
+            for body in bodies:
+                result = await one.post(method, body)
+                code = result.json.get('error', {}).get('code', result.status_code)
+                assert code in (107, 400), (method, body[:20], result.text)
+
+
 async def test_page_with_a_slash_at_its_end_is_redirected() -> None:
     """A person who types the path with a slash gets the page, too."""
     async with two_inspected() as (one, _):

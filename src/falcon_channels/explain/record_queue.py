@@ -21,7 +21,8 @@ class Record(abc.ABC):
         size_bytes: Approximate size of the record.
 
     Attributes:
-        size_bytes: Approximate size of the record; only `RecordQueue` changes it.
+        size_bytes: Approximate size of the record, 0 after it was forgotten. Only
+            `RecordQueue` changes it.
     """
 
     __slots__ = ('size_bytes',)
@@ -58,7 +59,12 @@ class RecordQueue:
         self._forget_oldest()
 
     def grow(self, record: Record, size_bytes: int) -> None:
-        """Count more bytes of a record, and forget the oldest ones above the limit."""
+        """Count more bytes of a record, and forget the oldest ones above the limit.
+
+        A record that was forgotten, perhaps while it was added, does not grow.
+        """
+        if not record.size_bytes:
+            return
         record.size_bytes += size_bytes
         self._size_bytes += size_bytes
         if self._size_bytes > self._max_bytes:
@@ -77,4 +83,5 @@ class RecordQueue:
         while self._size_bytes > self._max_bytes and self._records:
             oldest = self._records.popleft()
             self._size_bytes -= oldest.size_bytes
+            oldest.size_bytes = 0
             self.note_forgotten(oldest.forget())

@@ -134,7 +134,7 @@ class InspectorResource:
         """Answer with the publications of a channel, as server-sent events."""
         try:
             channel = msgspec.json.decode(body, type=_Tail).channel
-        except (msgspec.DecodeError, ValueError) as ex:
+        except (ValueError, RecursionError) as ex:
             raise falcon.HTTPBadRequest(description=str(ex)) from None
         if self._tails.is_full:
             raise falcon.HTTPServiceUnavailable(
@@ -156,7 +156,7 @@ class InspectorResource:
             )
         try:
             key = msgspec.json.decode(body, type=_Login).key
-        except (msgspec.DecodeError, ValueError):
+        except (ValueError, RecursionError):
             raise falcon.HTTPBadRequest(
                 description='send {"key": "..."} to log in'
             ) from None
@@ -223,7 +223,7 @@ def _log_change(method: str, body: bytes) -> None:
     """Log a change, with its user, connection and channel."""
     try:
         target = msgspec.json.decode(body, type=_Target)
-    except (msgspec.DecodeError, ValueError):
+    except (ValueError, RecursionError):
         return  # the method refuses the body
     _logger.info(
         'inspector: %s, user %.80r, client %.80r, channel %.80r',
