@@ -230,8 +230,8 @@ def test_migrate_creates_the_schema_then_updates_functions(
 ) -> None:
     """The first migration creates the schema, the second updates functions."""
     url = f'{server.url}?schema=fresh'
-    assert "created schema 'fresh', version 4" == migrate(url)
-    assert "schema 'fresh' already has version 4; its functions are updated" == (
+    assert "created schema 'fresh', version 5" == migrate(url)
+    assert "schema 'fresh' already has version 5; its functions are updated" == (
         migrate(url)
     )
 
@@ -241,7 +241,7 @@ def test_migrate_command_prints_the_result_or_the_error(
 ) -> None:
     """`falcon-channels migrate` prints what it did, or why it could not."""
     assert 0 == main(['migrate', f'{server.url}?schema=by_command'])
-    assert "created schema 'by_command', version 4\n" == capsys.readouterr().out
+    assert "created schema 'by_command', version 5\n" == capsys.readouterr().out
     assert 1 == main(['migrate', f'{server.url}?schema=a;b'])
     assert "schema is 'a;b', and must be a word" in capsys.readouterr().err
 
@@ -270,7 +270,7 @@ async def test_missing_foreign_or_newer_schema_is_refused(
     for schema, message in (
         ('missing', 'run "falcon-channels migrate'),
         ('theirs', 'another application'),
-        ('newer', 'version 99, and this release of falcon-channels supports version 4'),
+        ('newer', 'version 99, and this release of falcon-channels supports version 5'),
     ):
         url = f'{server.url}?schema={schema}'
         broker = open_broker(url)

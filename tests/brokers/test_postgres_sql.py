@@ -234,6 +234,78 @@ async def test_key_version_and_end_hold_for_sql_and_processes(
         assert (5, False) == (await publish(connection, schema, 'orders:1', '5'))[::2]
 
 
+async def test_each_argument_from_sql_holds_for_a_channel_in_use(
+    server: PostgresServer, schema: str
+) -> None:
+    """SQL has published to the channel without arguments before."""
+    async with opened(server, schema) as channels, connected(server) as connection:
+
+        async def run(**more: Any) -> tuple[int, bool, bool]:
+            row = await publish(connection, schema, 'orders:1', '1', **more)
+            return row[0], row[2], row[3]
+
+        for offset in (1, 2):
+            assert (offset, False, False) == await run()
+        assert (3, False, False) == await run(tags=Jsonb({'a': 'b'}))
+        assert (4, False, False) == await run(delta=False)
+        assert (5, False, False) == await run(idempotency_key='a')
+        assert (5, True, False) == await run(idempotency_key='a')
+        assert (6, False, False) == await run(version=1)
+        assert (6, False, True) == await run(version=1)
+        page = await channels.history('orders:1')
+        assert [None, {'a': 'b'}, None] == [
+            item.tags for item in page.publications[1:4]
+        ]
+        assert [True, True, False] == [item.delta for item in page.publications[1:4]]
+
+
+async def test_end_of_a_channel_holds_for_the_next_publish_from_sql(
+    server: PostgresServer, schema: str
+) -> None:
+    """SQL has published to the channel before its end, and can do so again later."""
+    async with opened(server, schema) as channels, connected(server) as connection:
+        for offset in (1, 2):
+            assert offset == (await publish(connection, schema, 'orders:1', '1'))[0]
+        await channels.finish('orders:1')
+        with pytest.raises(
+            psycopg.errors.ObjectNotInPrerequisiteState, match="'orders:1' is finished"
+        ):
+            await publish(connection, schema, 'orders:1', '1')
+        await channels.remove_history('orders:1')
+        for offset in (4, 5):
+            assert offset == (await publish(connection, schema, 'orders:1', '1'))[0]
+
+
+async def test_publishes_from_sql_expire_like_others(
+    server: PostgresServer, schema: str
+) -> None:
+    """Each publish stores when its publication expires, and extends the log's time."""
+    short = ChannelOptions(history_size=10, history_ttl_s=60, meta_ttl_s=600)
+    async with opened(server, schema, short=short), connected(server) as connection:
+        epochs = set()
+        for offset in (1, 2, 3):
+            row = await publish(connection, schema, 'short', '1')
+            epochs.add(row[1])
+            cursor = await connection.execute(
+                f'SELECT c.forget_ms - i.stored_ms, i.until_ms - i.stored_ms '
+                f'FROM {schema}.channels AS c, {schema}.items AS i '
+                'WHERE i.channel = c.id AND i."offset" = %s',
+                (offset,),
+            )
+            log_ms, item_ms = await cursor.fetchone()
+            assert 60_000 == item_ms
+            assert abs(log_ms - 600_000) < 10_000
+            await connection.execute(
+                f'UPDATE {schema}.channels SET forget_ms = %s', (2**60,)
+            )
+        assert 1 == len(epochs)
+        # The log has expired, but no sweep has removed it.
+        await connection.execute(f'UPDATE {schema}.channels SET forget_ms = 1')
+        row = await publish(connection, schema, 'short', '1')
+        assert 1 == row[0]
+        assert row[1] not in epochs
+
+
 async def test_route_added_after_the_start_reaches_the_database(
     server: PostgresServer, schema: str
 ) -> None:
@@ -312,6 +384,100 @@ async def test_running_processes_renew_their_routes_and_not_the_settings(
                 await publish(connection, schema, 'changed', '123')
 
 
+async def test_new_route_applies_to_a_channel_that_sql_has_published_to(
+    server: PostgresServer, schema: str
+) -> None:
+    """A route that now matches first replaces the earlier one, until it expires."""
+    small = ChannelOptions(history_size=100, max_publication_bytes=2)
+    async with connected(server) as connection:
+        async with opened(server, schema):
+            for n in (1, 2):
+                assert n == (await publish(connection, schema, 'orders:1', '123'))[0]
+        async with opened(server, schema, **{'orders:1': small}):
+            with pytest.raises(psycopg.errors.ProgramLimitExceeded, match='bytes of 2'):
+                await publish(connection, schema, 'orders:1', '123')
+            for n in (3, 4):
+                assert n == (await publish(connection, schema, 'orders:1', '12'))[0]
+        async with opened(server, schema):
+            await connection.execute(
+                f"UPDATE {schema}.routes SET until_ms = 0 WHERE template = 'orders:1'"
+            )
+            await connection.execute(f'SELECT {schema}.sweep()')
+            assert 5 == (await publish(connection, schema, 'orders:1', '123'))[0]
+
+
+async def test_publish_from_sql_begins_an_epoch_after_a_fail_over(
+    server: PostgresServer, schema: str
+) -> None:
+    """Each log of the earlier server gets a new epoch; the offsets continue.
+
+    It does not matter if a process has already stored the identity of the new server.
+    """
+    async with opened(server, schema), connected(server) as connection:
+        epochs: dict[str, list[str]] = {'orders:1': [], 'orders:2': []}
+        for offset in (1, 2, 3, 4, 5):
+            if offset == 3:
+                for table in ('channels', 'settings'):
+                    await connection.execute(f"UPDATE {schema}.{table} SET run = 'old'")
+                await connection.execute(f'UPDATE {schema}.settings SET started = NULL')
+            for channel, found in epochs.items():
+                row = await publish(connection, schema, channel, '1')
+                assert offset == row[0]
+                found.append(row[1])
+                await connection.execute(f'SELECT {schema}.store_run_id()')
+    for before, same, after, *more in epochs.values():
+        assert before == same != after
+        assert [after, after] == more
+
+
+async def test_publish_from_sql_begins_an_epoch_if_the_server_is_no_longer_trusted(
+    server: PostgresServer, schema: str
+) -> None:
+    """A log without the identity of its server gets a new epoch."""
+    async with opened(server, schema):
+        pass
+    channels = Channels(f'{server.url}?schema={schema}&trusted=yes')
+    channels.add_route('orders:{order}', object(), LOG)
+    await channels.start()
+    await channels.close()
+    async with connected(server) as connection:
+        epochs = [(await publish(connection, schema, 'orders:1', '1'))[1]]
+        epochs += [(await publish(connection, schema, 'orders:1', '1'))[1]]
+        async with opened(server, schema):
+            for _ in range(2):
+                row = await publish(connection, schema, 'orders:1', '1')
+                epochs.append(row[1])
+    assert epochs[0] == epochs[1] != epochs[2] == epochs[3]
+
+
+async def test_publishes_from_sql_remove_old_publications(
+    server: PostgresServer, schema: str
+) -> None:
+    """Of the publications beyond the size of the log, those of the last 10 s stay."""
+    small = ChannelOptions(history_size=20)
+    async with (
+        opened(server, schema, small=small) as channels,
+        connected(server) as connection,
+    ):
+
+        async def publish_up_to(last: int) -> list[int]:
+            while (await publish(connection, schema, 'small', '1'))[0] < last:
+                pass
+            cursor = await connection.execute(
+                f'SELECT "offset" FROM {schema}.items ORDER BY "offset"'
+            )
+            return [offset for (offset,) in await cursor.fetchall()]
+
+        assert [*range(1, 61)] == await publish_up_to(60)
+        await connection.execute(
+            f'UPDATE {schema}.items SET stored_ms = stored_ms - 11000 '
+            'WHERE "offset" <= 30'
+        )
+        assert [*range(31, 65)] == await publish_up_to(64)
+        page = await channels.history('small')
+        assert [*range(45, 65)] == [item.offset for item in page.publications]
+
+
 # --- limits ---------------------------------------------------------------------------
 
 
@@ -366,6 +532,33 @@ async def test_invalid_publication_from_sql_is_refused(
             (values[0].encode(),),
         )
         assert (0,) == await cursor.fetchone()
+
+
+@pytest.mark.parametrize(
+    ('data', 'message'),
+    [
+        (None, 'data is NULL'),
+        ('{no', 'invalid input syntax for type json'),
+        ('[' * 33 + ']' * 33, 'nests deeper than 32 levels'),
+        ('[1, -1e999]', 'outside the range of a double'),
+        ('1' * 400, 'outside the range of a double'),
+        ('"\\ud800"', 'type json'),
+        (f'"{"x" * 65_536}"', 'of 65538 bytes exceeds max_publication_bytes of 65536'),
+        ('[' * 65_537, 'of 65537 bytes exceeds max_publication_bytes of 65536'),
+    ],
+)
+async def test_invalid_data_from_sql_uses_no_offset_of_a_channel_in_use(
+    server: PostgresServer, schema: str, data: str | None, message: str
+) -> None:
+    """The limits also hold for a channel that SQL has published to before."""
+    async with opened(server, schema), connected(server) as connection:
+        for offset in (1, 2, 3):
+            row = await publish(connection, schema, 'orders:1', '"valid"')
+            assert offset == row[0]
+            with pytest.raises(psycopg.Error, match=message):
+                await publish(connection, schema, 'orders:1', data)
+        cursor = await connection.execute(f'SELECT count(*) FROM {schema}.items')
+        assert (3,) == await cursor.fetchone()
 
 
 async def test_unusual_json_from_sql_arrives_unchanged(
@@ -567,6 +760,7 @@ async def test_user_of_the_schema_can_publish_but_not_read(
                 f"SELECT {schema}.renew_routes('[]')",
                 f"SELECT {schema}.send('c', '', 'x')",
                 f"SELECT {schema}.publish_batch(1, false, '', '{{}}', '')",
+                f"SELECT {schema}.publish_any('orders:1', '1', NULL, '', 1, '', true)",
             ):
                 with pytest.raises(psycopg.errors.InsufficientPrivilege):
                     await shop.execute(query)

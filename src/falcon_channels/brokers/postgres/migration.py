@@ -16,7 +16,7 @@ from falcon_channels.errors import BrokerUnavailableError
 
 #: Version of the tables. A release that changes them increments it, and adds the file
 #: ``sql/version_{VERSION}.sql``, which changes the tables of the version before.
-VERSION = 4
+VERSION = 5
 
 #: Number of the advisory lock that lets only one process migrate at a time.
 _LOCK = 0x46614368

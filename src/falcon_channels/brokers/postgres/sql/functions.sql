@@ -1,9 +1,11 @@
 -- The functions that the broker calls. {schema} is replaced by the name of the schema.
 
 -- Return the current Unix time in milliseconds, also within a long transaction.
+--
+-- PERF: "extract" is slower than "date_part", because it returns numeric.
 CREATE OR REPLACE FUNCTION {schema}.now_ms() RETURNS bigint
 LANGUAGE sql VOLATILE AS $$
-    SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint
+    SELECT floor(date_part('epoch', clock_timestamp()) * 1000)::bigint
 $$;
 
 -- Return the identity of this server. It differs after a fail-over, and after a backup or
@@ -27,7 +29,8 @@ BEGIN
         RETURN;
     END IF;
     UPDATE {schema}.settings
-    SET run = {schema}.run_id(), started = pg_postmaster_start_time()
+    SET routes_version = routes_version + (run IS DISTINCT FROM {schema}.run_id())::integer,
+        run = {schema}.run_id(), started = pg_postmaster_start_time()
     WHERE started IS DISTINCT FROM pg_postmaster_start_time();
 END
 $$;

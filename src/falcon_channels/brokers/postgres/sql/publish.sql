@@ -49,6 +49,20 @@ BEGIN
 END
 $$;
 
+-- Return whether text may break a limit of "check_json". The conditions are quick, and rarely
+-- true for other text.
+--
+-- PERF: "replace" is ten times as fast as "translate", and the search for 200 digits is the
+-- slowest condition. This function is in SQL, so PostgreSQL puts it into the expression of
+-- the caller.
+CREATE OR REPLACE FUNCTION {schema}.may_break_limits(p_data text) RETURNS boolean
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT octet_length(replace(p_data, '[', '')) + octet_length(replace(p_data, '{', ''))
+           < 2 * octet_length(p_data) - 32
+           OR p_data ~ '[eE][+]?[0-9]{3}'
+           OR (octet_length(p_data) >= 200 AND p_data ~ '[0-9]{200}')
+$$;
+
 -- Check that text is JSON that every client can read. The limits are those of all publishers:
 -- at most 32 levels, and no number outside the range of a double.
 CREATE OR REPLACE FUNCTION {schema}.check_json(p_data text) RETURNS void
@@ -56,14 +70,15 @@ LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE
     v_data jsonb := p_data::jsonb;
 BEGIN
-    -- The searches are slow. The conditions before them are quick, and rarely true.
-    IF octet_length(p_data) - octet_length(translate(p_data, '[{', '')) > 32
-       AND jsonb_path_exists(
-           v_data, 'strict $.**{32} ? (@.type() == "array" || @.type() == "object")'
-       ) THEN
+    IF NOT {schema}.may_break_limits(p_data) THEN
+        RETURN;
+    END IF;
+    IF jsonb_path_exists(
+        v_data, 'strict $.**{32} ? (@.type() == "array" || @.type() == "object")'
+    ) THEN
         RAISE invalid_parameter_value USING MESSAGE = 'JSON nests deeper than 32 levels';
     END IF;
-    IF p_data ~ '[0-9]{200}|[eE][+]?[0-9]{3}' AND jsonb_path_exists(
+    IF jsonb_path_exists(
         v_data, 'strict $.** ? (@.type() == "number" && (@ > 1.7976931348623157e308'
         ' || @ < -1.7976931348623157e308))'
     ) THEN
@@ -73,19 +88,13 @@ BEGIN
 END
 $$;
 
--- Publish JSON text in the transaction of the caller.
---
--- The function has the rights of its owner. A user that may use the schema can therefore
--- publish, but not read.
---
--- SECURITY: all names have a schema or are those of "pg_catalog". Otherwise, a caller could
--- replace a function, and execute its own code with the rights of the owner.
-CREATE OR REPLACE FUNCTION {schema}.publish(
-    channel text, data text, tags jsonb DEFAULT NULL, idempotency_key text DEFAULT NULL,
-    version bigint DEFAULT NULL, version_epoch text DEFAULT '', delta boolean DEFAULT true,
+-- Publish JSON text, and check everything. "publish" has handled most publishes already.
+CREATE OR REPLACE FUNCTION {schema}.publish_any(
+    channel text, data text, tags jsonb, idempotency_key text, version bigint,
+    version_epoch text, delta boolean,
     OUT "offset" bigint, OUT epoch text, OUT duplicate boolean, OUT skipped boolean
 )
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_variable
 DECLARE
     v_name bytea := convert_to(channel, 'UTF8');
@@ -93,72 +102,11 @@ DECLARE
     v_key bytea := convert_to(idempotency_key, 'UTF8');
     v_epoch bytea := convert_to(version_epoch, 'UTF8');
     v_special boolean := idempotency_key IS NOT NULL OR version IS NOT NULL;
-    v_route {schema}.routes;
+    v_route record;
     v_size bigint;
-    v_run text;
     v_body bytea;
     v_refused text;
-    v_log record;
 BEGIN
-    -- PERF: most publishes are these few statements. PostgreSQL prepares each expression
-    -- again in each transaction, so a transaction takes half the CPU time that it takes
-    -- with the statements below (benchmarks/postgres_publish.py). They check each rule on
-    -- its own, and handle all other publishes and all errors.
-    WITH given AS MATERIALIZED (
-        SELECT r.size, r.max_bytes, nullif(r.ttl_ms, -1) AS ttl_ms,
-               nullif(r.meta_ms, -1) AS meta_ms, s.notify,
-               CASE WHEN s.trusted THEN ''
-                    WHEN s.started = pg_postmaster_start_time() THEN s.run END AS run,
-               CASE WHEN octet_length(v_data) < 256
-                    THEN '\x91c4'::bytea || substring(int4send(octet_length(v_data)), 4)
-                    ELSE '\x91c5'::bytea || substring(int4send(octet_length(v_data)), 3)
-               END || v_data AS body
-        FROM {schema}.routes AS r, {schema}.settings AS s
-        WHERE starts_with(channel, r.prefix) AND channel ~ r.pattern
-              AND octet_length(v_name) BETWEEN 1 AND 255
-              AND channel !~ '^[/[:space:]]|[[:space:]]$|[[:cntrl:]]'
-              AND (getdatabaseencoding() <> 'UTF8' OR channel IS NFC NORMALIZED)
-              AND octet_length(v_data) <= 5000
-              AND octet_length(data) - octet_length(translate(data, '[{', '')) <= 32
-              AND data !~ '[0-9]{200}|[eE][+]?[0-9]{3}' AND data::jsonb IS NOT NULL
-              AND tags IS NULL AND NOT v_special AND version_epoch = '' AND delta
-        ORDER BY r.rank, r.changed_ms DESC LIMIT 1
-    ), log AS (
-        UPDATE {schema}.channels AS c
-        SET top = c.top + 1, forget_ms = {schema}.now_ms() + g.meta_ms
-        FROM given AS g
-        WHERE c.name = v_name AND g.size > 0 AND octet_length(v_data) <= g.max_bytes
-              AND (c.forget_ms > {schema}.now_ms() OR c.forget_ms IS NULL)
-              AND (c.run = g.run OR g.run = '') AND c.ended IS NULL
-        RETURNING c.id, c.top, c.low, c.epoch, g.size, g.ttl_ms, g.notify, g.body,
-                  {schema}.now_ms() AS now_ms
-    ), item AS (
-        INSERT INTO {schema}.items (channel, "offset", stored_ms, until_ms, body)
-        SELECT l.id, l.top, l.now_ms, l.now_ms + l.ttl_ms, l.body FROM log AS l
-    )
-    SELECT l.*, NOT {schema}.all_poll() AS waits INTO v_log FROM log AS l;
-    IF FOUND THEN
-        IF v_log.waits THEN
-            PERFORM pg_notify(
-                v_log.notify,
-                '#' || pg_current_xact_id() || '|p' || encode(v_name, 'hex') || ' '
-                || v_log.top || ' ' || v_log.epoch || ' ' || v_log.now_ms || ' '
-                || encode(v_log.body, 'base64')
-            );
-        END IF;
-        IF v_log.top - v_log.size - v_log.low > v_log.size / 8 THEN
-            UPDATE {schema}.channels AS c
-            SET low = {schema}.trim_log(
-                c.id, c.low, least(c.top - v_log.size, c.low + 1000), v_log.now_ms
-            )
-            WHERE c.id = v_log.id;
-        END IF;
-        "offset" := v_log.top;
-        epoch := v_log.epoch;
-        duplicate := false;
-        skipped := false;
-        RETURN;
-    END IF;
     IF channel IS NULL OR octet_length(v_name) NOT BETWEEN 1 AND 255
        OR channel ~ '^[/[:space:]]|[[:space:]]$|[[:cntrl:]]'
        OR (getdatabaseencoding() = 'UTF8' AND channel IS NOT NFC NORMALIZED) THEN
@@ -171,7 +119,9 @@ BEGIN
     IF data IS NULL THEN
         RAISE null_value_not_allowed USING MESSAGE = 'data is NULL, and must be JSON';
     END IF;
-    SELECT r.* INTO v_route FROM {schema}.routes AS r
+    -- Both tables are read in one statement, so that the version is that of the route.
+    SELECT r.*, s.routes_version, CASE WHEN s.trusted THEN '' END AS run INTO v_route
+    FROM {schema}.routes AS r, {schema}.settings AS s
     WHERE starts_with(channel, r.prefix) AND channel ~ r.pattern
     ORDER BY r.rank, r.changed_ms DESC LIMIT 1;
     IF NOT FOUND THEN
@@ -214,12 +164,11 @@ BEGIN
             'ChannelOptions(history_size=...)', v_route.template
         );
     END IF;
-    SELECT CASE WHEN s.trusted THEN '' END INTO v_run FROM {schema}.settings AS s;
     v_body := {schema}.encode_publication(v_data, tags, delta IS FALSE);
     SELECT b."offset", b.epoch, b.duplicate, b.refused
     INTO "offset", epoch, duplicate, v_refused
     FROM {schema}.publish_batch(
-        NULL, false, v_run,
+        NULL, false, v_route.run,
         ARRAY[
             octet_length(v_name), 1, v_special::integer, v_route.size, v_route.ttl_ms,
             v_route.meta_ms, v_route.key_ms, octet_length(v_body)
@@ -236,6 +185,94 @@ BEGIN
         );
     END IF;
     skipped := v_refused IS NOT NULL;
+    IF v_route.size > 0 AND tags IS NULL AND NOT v_special THEN
+        -- "publish" handles the next publications of this channel.
+        UPDATE {schema}.channels AS c
+        SET routes_version = v_route.routes_version, size = v_route.size,
+            max_bytes = v_route.max_bytes, ttl_ms = nullif(v_route.ttl_ms, -1),
+            meta_ms = nullif(v_route.meta_ms, -1)
+        WHERE c.name = v_name AND c.routes_version IS DISTINCT FROM v_route.routes_version;
+    END IF;
+END
+$$;
+
+-- Publish JSON text in the transaction of the caller.
+--
+-- The function has the rights of its owner. A user that may use the schema can therefore
+-- publish, but not read.
+--
+-- SECURITY: all names have a schema or are those of "pg_catalog". Otherwise, a caller could
+-- replace a function, and execute its own code with the rights of the owner.
+CREATE OR REPLACE FUNCTION {schema}.publish(
+    channel text, data text, tags jsonb DEFAULT NULL, idempotency_key text DEFAULT NULL,
+    version bigint DEFAULT NULL, version_epoch text DEFAULT '', delta boolean DEFAULT true,
+    OUT "offset" bigint, OUT epoch text, OUT duplicate boolean, OUT skipped boolean
+)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+DECLARE
+    v_data bytea := convert_to(data, 'UTF8');
+    v_id bigint;
+    v_low bigint;
+    v_size bigint;
+    v_ttl_ms bigint;
+    v_now bigint;
+    v_body bytea;
+BEGIN
+    -- PERF: PostgreSQL prepares each expression again in each transaction. Most publishes
+    -- are therefore a few short statements (benchmarks/postgres_publish.py). The first one
+    -- succeeds if "publish_any" has stored the settings of the route in the log, and if
+    -- they are still valid. The name of the channel is then valid, too.
+    IF tags IS NULL AND idempotency_key IS NULL AND version IS NULL AND version_epoch = ''
+       AND delta THEN
+        UPDATE {schema}.channels AS c
+        SET top = c.top + 1, forget_ms = {schema}.now_ms() + c.meta_ms
+        WHERE c.name = convert_to(channel, 'UTF8') AND octet_length(v_data) <= c.max_bytes
+              AND c.routes_version = (
+                  SELECT s.routes_version FROM {schema}.settings AS s
+                  WHERE s.trusted OR s.started = pg_postmaster_start_time()
+              )
+              AND (c.forget_ms > {schema}.now_ms() OR c.forget_ms IS NULL)
+              AND c.ended IS NULL
+        RETURNING c.id, c.top, c.epoch, c.low, c.size, c.ttl_ms, {schema}.now_ms()
+        INTO v_id, "offset", epoch, v_low, v_size, v_ttl_ms, v_now;
+    END IF;
+    IF v_id IS NULL THEN
+        SELECT p."offset", p.epoch, p.duplicate, p.skipped
+        INTO "offset", epoch, duplicate, skipped
+        FROM {schema}.publish_any($1, $2, $3, $4, $5, $6, $7) AS p;
+        RETURN;
+    END IF;
+    -- The conversion fails if the data is not JSON.
+    IF data::jsonb IS NULL OR {schema}.may_break_limits(data) THEN
+        PERFORM {schema}.check_json(data);
+    END IF;
+    v_body := CASE
+        WHEN octet_length(v_data) < 256
+        THEN '\x91c4'::bytea || substring(int4send(octet_length(v_data)), 4) || v_data
+        ELSE {schema}.encode_publication(v_data, NULL, false)
+    END;
+    INSERT INTO {schema}.items (channel, "offset", stored_ms, until_ms, body)
+    VALUES (v_id, "offset", v_now, v_now + v_ttl_ms, v_body);
+    IF NOT {schema}.all_poll() THEN
+        PERFORM pg_notify(
+            (SELECT s.notify FROM {schema}.settings AS s),
+            '#' || pg_current_xact_id() || '|p'
+            || encode(convert_to(channel, 'UTF8'), 'hex') || ' ' || "offset" || ' '
+            || epoch || ' ' || v_now || ' '
+            || CASE WHEN octet_length(v_body) < 5000 THEN encode(v_body, 'base64')
+                    ELSE '@' END
+        );
+    END IF;
+    IF "offset" % 16 = 0 AND "offset" - v_size - v_low > v_size / 8 THEN
+        UPDATE {schema}.channels AS c
+        SET low = {schema}.trim_log(
+            c.id, c.low, least(c.top - v_size, c.low + 1000), v_now
+        )
+        WHERE c.id = v_id;
+    END IF;
+    duplicate := false;
+    skipped := false;
 END
 $$;
 
@@ -289,8 +326,6 @@ $$;
 CREATE OR REPLACE FUNCTION {schema}.set_routes(p_trusted boolean, p_rows jsonb) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
-    UPDATE {schema}.settings SET trusted = p_trusted WHERE trusted <> p_trusted;
-    PERFORM {schema}.store_run_id();
     PERFORM {schema}.renew_routes(p_rows);
     UPDATE {schema}.routes AS r
     SET prefix = n.prefix, pattern = n.pattern, rank = n.rank, size = n.size,
@@ -303,5 +338,10 @@ BEGIN
               n.prefix, n.pattern, n.rank, n.size, n.ttl_ms, n.meta_ms, n.key_ms,
               n.max_bytes
           );
+    -- The settings are locked last. The sweep also locks them after the routes.
+    UPDATE {schema}.settings
+    SET trusted = p_trusted, routes_version = routes_version + 1
+    WHERE trusted <> p_trusted;
+    PERFORM {schema}.store_run_id();
 END
 $$;
