@@ -7,12 +7,12 @@ waits for the disk. `benchmarks.publish_load` describes the load on the other co
 
 With ``--before ../other-tree/src``, a second version of the library takes turns with
 this one, so that other work on the machine meets both. With ``--setting``, the server
-gets another setting, such as ``--setting fsync=off``.
+gets another setting, such as ``--setting fsync=off`` or ``--setting commit_delay=200``.
 
 Some cases publish with SQL: `pgbench` runs the function ``publish`` in the core of our
-process, and a process of the library receives the publications. Transactions that only
-change one of 50 rows, and add a row to a table, take turns with them. They show what
-the server and the disk allow.
+process, with 8 connections or ``--connections 32``. A process of the library receives
+the publications. Transactions that only change one of 50 rows, and add a row to a
+table, take turns with them. They show what the server and the disk allow.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from benchmarks import publish_load
 _SQL_CASES = {'sql': (1, 'on'), 'sql-async': (1, 'off'), 'sql-100': (100, 'on')}
 CASES = {
     **publish_load.CASES,
-    'sql': '8 connections publish with SQL over 50 channels',
+    'sql': 'connections publish with SQL over 50 channels',
     'sql-async': 'the same, with `synchronous_commit = off`',
     'sql-100': 'the same, with 100 publications in each transaction',
 }
@@ -183,7 +183,8 @@ def measure_sql(
             [
                 *(program('pgbench'), '--host', '127.0.0.1', '--port'),
                 *(str(server.port), '--username', 'postgres', '--no-vacuum'),
-                *('--client', '8', '--protocol', 'prepared', '--file', '/dev/stdin'),
+                *('--client', str(args.connections), '--protocol', 'prepared'),
+                *('--file', '/dev/stdin'),
                 *('--time', str(max(1, int(args.seconds))), 'postgres'),
             ],
             env={**os.environ, 'PGOPTIONS': f'-c synchronous_commit={synchronous}'},
@@ -208,6 +209,7 @@ def main() -> None:
     """Run all cases in turns, and print the medians."""
     parser = publish_load.arguments(__doc__ or '', CASES)
     parser.add_argument('--setting', action='append', default=[])
+    parser.add_argument('--connections', type=int, default=8)
     args = parser.parse_args()
     if publish_load.run_if_worker(args):
         return

@@ -561,6 +561,25 @@ async def test_invalid_data_from_sql_uses_no_offset_of_a_channel_in_use(
         assert (3,) == await cursor.fetchone()
 
 
+@pytest.mark.parametrize('name', ['text', 'json', 'jsonb'])
+async def test_limits_hold_for_each_type_of_data_from_sql(
+    server: PostgresServer, schema: str, name: str
+) -> None:
+    """Text, json and jsonb are published, and checked, in the same way."""
+    small = ChannelOptions(history_size=10, max_publication_bytes=1000)
+    async with opened(server, schema, small=small) as channels:
+        async with connected(server) as connection:
+            query = f'SELECT * FROM {schema}.publish(%s, %s::text::{name})'
+            for offset in (1, 2):
+                cursor = await connection.execute(query, ('small', f'[{offset}, "é"]'))
+                assert offset == (await cursor.fetchone())[0]
+                for data in ('[' * 33 + ']' * 33, '1e400', '"' + 'é' * 500 + '"'):
+                    with pytest.raises(psycopg.Error, match=r'32 levels|double|1002'):
+                        await connection.execute(query, ('small', data))
+        page = await channels.history('small')
+        assert [[1, 'é'], [2, 'é']] == [item.value() for item in page.publications]
+
+
 async def test_unusual_json_from_sql_arrives_unchanged(
     server: PostgresServer, schema: str
 ) -> None:

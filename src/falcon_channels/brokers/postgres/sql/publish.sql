@@ -211,7 +211,8 @@ CREATE OR REPLACE FUNCTION {schema}.publish(
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_variable
 DECLARE
-    v_data bytea := convert_to(data, 'UTF8');
+    v_text text := data::text;
+    v_data bytea := convert_to(v_text, 'UTF8');
     v_id bigint;
     v_low bigint;
     v_size bigint;
@@ -240,12 +241,12 @@ BEGIN
     IF v_id IS NULL THEN
         SELECT p."offset", p.epoch, p.duplicate, p.skipped
         INTO "offset", epoch, duplicate, skipped
-        FROM {schema}.publish_any($1, $2, $3, $4, $5, $6, $7) AS p;
+        FROM {schema}.publish_any($1, v_text, $3, $4, $5, $6, $7) AS p;
         RETURN;
     END IF;
     -- The conversion fails if the data is not JSON.
-    IF data::jsonb IS NULL OR {schema}.may_break_limits(data) THEN
-        PERFORM {schema}.check_json(data);
+    IF data::jsonb IS NULL OR {schema}.may_break_limits(v_text) THEN
+        PERFORM {schema}.check_json(v_text);
     END IF;
     v_body := CASE
         WHEN octet_length(v_data) < 256
@@ -276,32 +277,19 @@ BEGIN
 END
 $$;
 
--- Publish JSON.
-CREATE OR REPLACE FUNCTION {schema}.publish(
-    channel text, data jsonb, tags jsonb DEFAULT NULL, idempotency_key text DEFAULT NULL,
-    version bigint DEFAULT NULL, version_epoch text DEFAULT '', delta boolean DEFAULT true,
-    OUT "offset" bigint, OUT epoch text, OUT duplicate boolean, OUT skipped boolean
-)
-LANGUAGE plpgsql VOLATILE AS $$
+-- Publish JSON. The functions are copies of the one for text.
+--
+-- PERF: if they called it, a publish would take 8 us longer.
+DO $do$
+DECLARE
+    v_text text := pg_get_functiondef(
+        '{schema}.publish(text, text, jsonb, text, bigint, text, boolean)'::regprocedure
+    );
 BEGIN
-    SELECT p."offset", p.epoch, p.duplicate, p.skipped
-    INTO "offset", epoch, duplicate, skipped
-    FROM {schema}.publish($1, $2::text, $3, $4, $5, $6, $7) AS p;
+    EXECUTE replace(v_text, ', data text,', ', data json,');
+    EXECUTE replace(v_text, ', data text,', ', data jsonb,');
 END
-$$;
-
-CREATE OR REPLACE FUNCTION {schema}.publish(
-    channel text, data json, tags jsonb DEFAULT NULL, idempotency_key text DEFAULT NULL,
-    version bigint DEFAULT NULL, version_epoch text DEFAULT '', delta boolean DEFAULT true,
-    OUT "offset" bigint, OUT epoch text, OUT duplicate boolean, OUT skipped boolean
-)
-LANGUAGE plpgsql VOLATILE AS $$
-BEGIN
-    SELECT p."offset", p.epoch, p.duplicate, p.skipped
-    INTO "offset", epoch, duplicate, skipped
-    FROM {schema}.publish($1, $2::text, $3, $4, $5, $6, $7) AS p;
-END
-$$;
+$do$;
 
 -- Return rows for the table of routes. Each element of "p_rows" has the values of the columns
 -- in their order, without the times.
