@@ -86,7 +86,8 @@ class AnnouncementReceiver:
         try:
             decoded = msgspec.msgpack.decode(signal, type=Signal)
         except (ValueError, RecursionError) as ex:
-            # NOTE: `ValueError` is the base of msgspec's errors and of `UnicodeDecodeError`.
+            # NOTE: `ValueError` is the base of msgspec's errors, and of that for text
+            #   which is not UTF-8.
             self._counters.control_errors += 1
             _logger.error('signal in channel %r cannot be decoded: %s', channel, ex)
             return
