@@ -365,25 +365,24 @@ class WebSocketConnection:
     def _poll(self) -> None:
         """Read the client's frames if it is time and no other thread reads."""
         now = time.monotonic()
-        if now < self._poll_at or self._has_many_messages():
+        if now < self._poll_at:
             return
         self._poll_at = now + _POLL_INTERVAL_S
         if self._read_lock.acquire(False):
             try:
                 with contextlib.suppress(TimeoutError):
-                    if not self._done_reading:
+                    if not self._done_reading and not self._has_many_messages():
                         self._read(now)
             finally:
                 self._read_lock.release()
 
     def _has_many_messages(self) -> bool:
-        """Return whether a responder that only sends has to stop reading."""
+        """Return whether a responder that only sends reads no more; for the reader."""
         # NOTE: otherwise, one message that the responder never receives would hide the
         #   pings after it, and the close frame.
-        messages = list(self._messages)
         return (
-            len(messages) >= _MAX_UNREAD_MESSAGES
-            or sum(map(len, messages)) >= _MAX_UNREAD_BYTES
+            len(self._messages) >= _MAX_UNREAD_MESSAGES
+            or sum(map(len, self._messages)) >= _MAX_UNREAD_BYTES
         )
 
     def _read_message(self, deadline: float | None) -> None:
