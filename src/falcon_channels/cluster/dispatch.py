@@ -25,6 +25,7 @@ from falcon_channels.cluster.messages import UserCommand
 from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.hub import Hub
 from falcon_channels.parts import in_parts
+from falcon_channels.protocol.codes import DISCONNECT_INTERNAL
 
 _logger = logging.getLogger('falcon_channels')
 
@@ -32,8 +33,12 @@ _logger = logging.getLogger('falcon_channels')
 _DISCONNECTED_PART = 100
 
 
+#: Maximum number of commands that are stored for followed connections.
+MAX_STORED = 50_000
+
+
 class _Arrived(NamedTuple):
-    """A command, and the connections of its user when it arrived."""
+    """A command, and the followed connections of its user when it arrived."""
 
     command: UserCommand
     found: Collection[Connection]
@@ -85,7 +90,7 @@ class ControlDispatcher:
             return
         found = self._hub.connections.of_user(control.user)
         if self._followed:
-            self._arrived.append(_Arrived(control, found))
+            self._store(control, found)
         if isinstance(control, DisconnectUser) and len(found) > _DISCONNECTED_PART:
             self._hub.tasks.spawn(
                 self._apply_in_parts(found, control), 'disconnect user'
@@ -96,6 +101,27 @@ class ControlDispatcher:
         #   for example, the user must not receive later publications.
         for connection in found:
             self._apply(connection, control)
+
+    def _store(self, command: UserCommand, found: Collection[Connection]) -> None:
+        """Store a command until the followed connections have caught up.
+
+        NOTE: a responder may wait for a long time, or for ever. Its process must not
+          keep all commands and all closed connections in memory meanwhile.
+        """
+        followed = self._followed
+        self._arrived.append(
+            _Arrived(command, [item for item in found if item in followed])
+        )
+        if len(self._arrived) > MAX_STORED:
+            oldest = next(iter(followed))
+            _logger.warning(
+                '%r is closed: %d commands about users have arrived while a responder '
+                'worked for it. Its client connects again',
+                oldest,
+                MAX_STORED,
+            )
+            self.unfollow(oldest)
+            oldest.disconnect(*DISCONNECT_INTERNAL)
 
     async def _apply_in_parts(
         self, connections: list[Connection], command: UserCommand
