@@ -26,7 +26,10 @@ from endpoint.peer import serving
 from endpoint.peer import TIMEOUT_S
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
+from falcon_channels import EndpointOptions
 from falcon_channels import NodeOptions
+from falcon_channels.endpoint.unidirectional import status_for_end
+from falcon_channels.protocol import codes
 
 pytestmark = pytest.mark.every_server
 
@@ -424,6 +427,7 @@ def test_foreign_event_id_is_ignored(client: httpx.Client, last_id: str) -> None
         ('refuse=401', 401),
         ('refuse=403', 403),
         ('refuse=400', 400),
+        ('refuse=415', 415),
         ('channel=rooms:secret', 403),
         ('channel=nowhere', 400),
         ('channel=', 400),
@@ -437,6 +441,30 @@ def test_refused_event_source_gets_an_http_error(
     """A refused EventSource gets an HTTP status at which a browser gives up."""
     assert status == client.get(f'/connection/uni_sse?{query}').status_code
     wait_until(lambda: not channels.connections(), 'no connection is left')
+
+
+@pytest.mark.parametrize(
+    'name', [n for n in vars(codes) if n.startswith('DISCONNECT_')]
+)
+def test_event_source_gives_up_after_every_permanent_refusal(name: str) -> None:
+    """Only a client that shall connect again gets a stream, which ends."""
+    end = getattr(codes, name)
+    assert end.reconnects is (status_for_end(end.code) is None)
+
+
+def test_event_source_over_the_limit_of_its_user_gives_up(
+    asgi_server: AsgiServer,
+) -> None:
+    """A client over `max_connections_per_user` does not return every few seconds."""
+    options = EndpointOptions(max_connections_per_user=1)
+    with (
+        serving(Channels(), Clients(), asgi_server=asgi_server, options=options) as own,
+        Peer.to(own) as peer,
+    ):
+        peer.connect()
+        refused = httpx.get(f'{url(own)}/connection/uni_sse', timeout=TIMEOUT_S)
+        assert 403 == refused.status_code
+        assert 'connection limit' == refused.json()['description']
 
 
 def test_temporarily_refused_event_source_gets_a_stream_that_ends(

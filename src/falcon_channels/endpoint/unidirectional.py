@@ -69,15 +69,30 @@ _ID = 1
 #: Longest event id in characters: servers limit the size of headers.
 _MAX_ID = 4096
 
-# HTTP status of a connection that ends before its response began, by disconnect code.
-# Codes after which clients connect again are not listed. Their response has the status
-# 200 and ends at once, because an EventSource gives up after any other status.
+#: HTTP status of a client that is refused permanently, by disconnect code; otherwise
+#: 403.
 _STATUS_BY_CODE = {
     codes.DISCONNECT_INVALID_TOKEN.code: 401,
     codes.DISCONNECT_BAD_REQUEST.code: 400,
-    codes.DISCONNECT_FORCE.code: 403,
-    codes.DISCONNECT_PERMISSION_DENIED.code: 403,
+    codes.DISCONNECT_INAPPROPRIATE_PROTOCOL.code: 415,
 }
+
+
+def status_for_end(code: int) -> int | None:
+    """Return the HTTP status of a connection that ends before its response begins.
+
+    NOTE: an EventSource gives up after any status except 200.
+
+    Args:
+        code: Disconnect code.
+
+    Returns:
+        ``None`` if the client connects again. Its response then has the status 200, and
+        ends at once.
+    """
+    if codes.reconnects(code):
+        return None
+    return _STATUS_BY_CODE.get(code, 403)
 
 
 class UnidirectionalConnection(ClientConnection):
@@ -220,7 +235,7 @@ class _UnidirectionalStreamResource:
             raise
         if connection.ended_with is not None:
             code, reason = connection.ended_with
-            status = _STATUS_BY_CODE.get(code)
+            status = status_for_end(code)
             if status is not None:
                 raise falcon.HTTPError(status, description=reason)
         if transport.framing is EVENTS and not connection.closed:
