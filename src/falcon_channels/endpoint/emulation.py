@@ -52,6 +52,8 @@ PROTOBUF_MEDIA = 'application/octet-stream'
 
 #: Largest number of waiting commands from other nodes, which cannot be paused.
 _MAX_WAITING = 1024
+#: Largest size of the frames from other nodes that arrive while commands wait.
+_MAX_WAITING_BYTES = 4 * 1024 * 1024
 #: Kind of the node messages that carry a frame for a connection.
 _KIND = 'emulation'
 
@@ -74,6 +76,9 @@ class Emulation:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._connections: dict[str, ClientConnection] = {}
+        #: Size of the frames from other nodes that have arrived while a connection
+        #: takes no commands, by session.
+        self._waiting_bytes: dict[str, int] = {}
         node.cluster.add_handler(_KIND, self._on_frame)
 
     def open(
@@ -108,6 +113,7 @@ class Emulation:
 
     def _on_ended(self, connection: ClientConnection) -> None:
         self._connections.pop(connection.session, None)
+        self._waiting_bytes.pop(connection.session, None)
 
     async def deliver(self, node: str, session: str, frame: str | bytes) -> None:
         """Deliver a frame to its connection, on this node or another.
@@ -160,7 +166,14 @@ class Emulation:
         connection = self._connections.get(frame.session)
         if connection is None or connection.closed:
             return
-        if connection.num_waiting > _MAX_WAITING:
+        # SECURITY: a client could send large commands through other nodes while its
+        #   connection works on a slow one.
+        waiting_bytes = self._waiting_bytes.pop(frame.session, 0)
+        transport = connection.transport
+        if isinstance(transport, HttpStreamTransport) and transport.reading_paused:
+            waiting_bytes += len(frame.body)
+            self._waiting_bytes[frame.session] = waiting_bytes
+        if connection.num_waiting > _MAX_WAITING or waiting_bytes > _MAX_WAITING_BYTES:
             connection.disconnect(*codes.DISCONNECT_TOO_MANY_REQUESTS)
             return
         connection.on_message(frame.body.decode() if frame.text else frame.body)

@@ -289,6 +289,11 @@ class HttpStreamTransport:
         if readable is not None:
             readable.set()
 
+    @property
+    def reading_paused(self) -> bool:
+        """Whether requests with further commands are delayed."""
+        return self._readable is not None
+
     async def wait_until_readable(self) -> None:
         """Wait while requests with further commands are delayed."""
         while self._readable is not None:
