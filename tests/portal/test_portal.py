@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from concurrent.futures import Future
 from concurrent.futures import ThreadPoolExecutor
 import inspect
 import os
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
+from typing import Any
 
+import falcon
+from falcon import testing
 import pytest
+from support.processes import wait_until
 
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
 from falcon_channels import ClosedError
+from falcon_channels import Connection
 from falcon_channels import UnknownChannelError
 from falcon_channels.portal import Portal
+from falcon_channels.portal.events import _QueueTransport
+from falcon_channels.portal.loop_thread import LoopThread
 
 
 def make_channels() -> Channels:
@@ -157,6 +166,102 @@ def test_close_ends_waiting_calls_and_refuses_later_ones(portal: Portal) -> None
     portal.close()
     with pytest.raises(ClosedError):
         portal.publish('rooms:a', 1)
+
+
+@pytest.mark.parametrize('moment', ['before its tasks end', 'after its tasks ended'])
+def test_call_that_comes_while_the_loop_ends_raises(moment: str) -> None:
+    """A call without a timeout that has passed the check does not wait for ever."""
+    thread = LoopThread()
+    loop = thread.start()
+    posted = threading.Event()
+    post = loop.call_soon_threadsafe
+
+    def post_and_tell(*args: Any, **options: Any) -> Any:
+        try:
+            return post(*args, **options)
+        finally:
+            posted.set()
+
+    async def forever() -> None:
+        await asyncio.Event().wait()
+
+    def call() -> None:
+        thread.call(forever, timeout_s=None)
+
+    def begin_call() -> None:
+        waiting.append(pool.submit(call))
+        assert posted.wait(30)
+
+    async def begin_call_at_the_end() -> None:
+        try:
+            began.set()
+            await forever()
+        finally:
+            begin_call()
+
+    waiting: list[Future[None]] = []
+    began = threading.Event()
+    close = loop.close
+    with ThreadPoolExecutor(1) as pool, pytest.MonkeyPatch.context() as patch:
+        if moment == 'before its tasks end':
+            post(loop.create_task, begin_call_at_the_end())
+            assert began.wait(30)
+        else:
+            patch.setattr(loop, 'close', lambda: [begin_call(), close()])
+        patch.setattr(thread, 'start', lambda: loop)
+        patch.setattr(loop, 'call_soon_threadsafe', post_and_tell)
+        post(loop.stop)
+        wait_until(lambda: waiting, 'the call has come')
+        with pytest.raises(ClosedError):
+            waiting[0].result(30)
+
+
+def test_websocket_whose_subscription_is_late_is_not_left_in_the_hub(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """If `serve` gives up, the connection ends, also if it has just been subscribed."""
+    channels = Channels()
+    late = threading.Event()
+
+    class Room:
+        async def on_subscribe(self, req: Any, subscription: Any) -> None:
+            # It blocks the event loop until the caller has given up.
+            assert late.wait(30)
+
+    channels.add_route('room', Room())
+    portal = Portal(channels, timeout_s=30.0)
+    portal.call(channels.start)
+    # The channel is open, and the subscription needs no further wait.
+    portal.call(channels.node.hub.joiner.prepare, 'room', ChannelOptions())
+    monkeypatch.setattr(portal, '_timeout_s', 0.1)
+    req = falcon.Request(testing.create_environ('/'))
+    ws: Any = SimpleNamespace(unaccepted=True)
+    with pytest.raises(falcon.HTTPServiceUnavailable):
+        portal.serve(req, ws, 'room')
+    monkeypatch.setattr(portal, '_timeout_s', 30.0)
+    late.set()
+
+    async def connections() -> list[Connection]:
+        return channels.connections()
+
+    assert [] == portal.call(connections)
+    portal.close()
+
+
+def test_output_right_before_the_end_of_an_event_stream_is_read() -> None:
+    """The hub can queue output and end the stream while the reader looks for output."""
+
+    class InterruptedTransport(_QueueTransport):
+        def _take(self) -> bytes:
+            chunk = super()._take()
+            self.write(b'last')
+            self.close(1000, '')
+            return chunk
+
+    thread: Any = SimpleNamespace(wake=lambda callback: callback())
+    receiver: Any = None
+    transport = InterruptedTransport(thread)
+    assert [b'last', b''] == [transport.read(0, receiver), transport.read(0, receiver)]
 
 
 def test_unused_portal_starts_no_thread(portal: Portal) -> None:

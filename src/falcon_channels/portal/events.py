@@ -103,9 +103,11 @@ class _QueueTransport:
             self._thread.post(receiver.on_writable)
         while True:
             self._wake_reader.clear()
-            # NOTE: output that is queued after this line sets the event again.
+            # NOTE: output that is queued after this line sets the event again. Nothing
+            #   is queued after the end, which is therefore read first.
+            ended = self._ended
             chunk = self._take()
-            if chunk or self._ended:
+            if chunk or ended:
                 return chunk
             self._wake_reader.wait()
 

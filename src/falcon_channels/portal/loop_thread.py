@@ -146,6 +146,8 @@ class LoopThread:
         self._pid = 0
         self._ended = threading.Event()
         self._stopped = False
+        #: What each call in progress waits for.
+        self._waiting: set[threading.Event] = set()
 
     @property
     def started(self) -> bool:
@@ -194,6 +196,9 @@ class LoopThread:
             finally:
                 asyncio.set_event_loop(None)
                 loop.close()
+                # NOTE: a call that came while the loop ended may never have begun.
+                for done in list(self._waiting):
+                    waker.wake(done.set)
                 waker.wake(self._ended.set)
 
         _start_real_thread(run, cooperative)
@@ -259,6 +264,7 @@ class LoopThread:
                 'a call from the thread of the portal would block it: await instead'
             )
         done = threading.Event()
+        self._waiting.add(done)
         tasks: list[asyncio.Task[T]] = []
 
         async def run() -> T:
@@ -274,28 +280,32 @@ class LoopThread:
                 task.cancel()
 
         try:
-            loop.call_soon_threadsafe(begin)
-        except RuntimeError:
-            raise ClosedError('the portal is closed') from None
-        try:
+            try:
+                loop.call_soon_threadsafe(begin)
+            except RuntimeError:
+                raise ClosedError('the portal is closed') from None
             in_time = done.wait(timeout_s)
         except BaseException:
             # NOTE: a greenlet can be killed while it waits. Its task must end, too.
             self.post(cancel)
             raise
+        finally:
+            self._waiting.discard(done)
         if not in_time:
             self.post(cancel)
             raise TimeoutError(f'the call did not finish within {timeout_s} s')
         try:
-            return tasks[0].result()
+            if tasks and tasks[0].done():
+                return tasks[0].result()
         except asyncio.CancelledError:
-            raise ClosedError('the portal was closed during the call') from None
+            pass  # when the loop ended
+        raise ClosedError('the portal was closed during the call') from None
 
 
 def _finish(loop: asyncio.AbstractEventLoop) -> None:
     """Cancel the remaining tasks, so that every waiting caller gets an error."""
-    tasks = asyncio.all_tasks(loop)
-    for task in tasks:
-        task.cancel()
-    loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+    while tasks := asyncio.all_tasks(loop):
+        for task in tasks:
+            task.cancel()
+        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
     loop.run_until_complete(loop.shutdown_asyncgens())

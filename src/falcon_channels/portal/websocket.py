@@ -202,12 +202,21 @@ class _PortalConnection:
             await self._transport.readable.wait()
         return not self._connection.closed
 
+    def release(self) -> None:
+        """End the connection: nobody waits for its client."""
+        self._connection.on_closed(ABNORMAL, '')
+
     async def end(self, code: int, reason: str) -> None:
         """End the connection, and raise the error of its publishing task."""
         self._connection.on_closed(code, reason)
         self._transport.readable.set()
         if self._publishing is not None:
             await self._publishing
+
+
+def _release_all(clients: list[_PortalConnection]) -> None:
+    for client in clients:
+        client.release()
 
 
 def serve_websocket(
@@ -232,15 +241,22 @@ def serve_websocket(
                 node, transport, channel, req, user=user, info=info, media=media
             )
             client = _PortalConnection(connection, transport)
+            clients.append(client)
             await client.subscribe(since, timing, accepted=accepted)
             return connection, client
 
     accepted = not ws.unaccepted
     transport = PortalTransport(thread)
+    clients: list[_PortalConnection] = []
     try:
         connection, client = thread.call(subscribe, timeout_s=timeout_s)
-    except (ClosedError, TimeoutError) as ex:
-        raise falcon.HTTPServiceUnavailable(description=str(ex)) from None
+    except BaseException as ex:
+        # NOTE: the client may be subscribed, although this call has not waited for it.
+        #   Nothing else would then end its connection.
+        thread.post(_release_all, clients)
+        if isinstance(ex, ClosedError | TimeoutError):
+            raise falcon.HTTPServiceUnavailable(description=str(ex)) from None
+        raise
     writer = threading.Thread(
         target=transport.send_all,
         args=(ws, connection),
