@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Mapping
 import math
+import re
 from typing import Any
 from urllib.parse import parse_qsl
 from urllib.parse import SplitResult
@@ -12,6 +13,25 @@ from urllib.parse import unquote
 from urllib.parse import urlsplit
 
 from falcon_channels.errors import OptionsError
+
+#: The form of all names of options.
+_NAME = re.compile('[a-z_]{1,40}')
+
+
+def split_url(url: str) -> SplitResult:
+    """Return the parts of the URL of a broker.
+
+    Raises:
+        OptionsError: It is malformed.
+    """
+    try:
+        return urlsplit(url)
+    except ValueError:
+        # SECURITY: the original error may contain a password with brackets.
+        raise OptionsError(
+            'the URL of the broker is malformed: write "[" and "]" as %5B and %5D, '
+            'except around an IPv6 address'
+        ) from None
 
 
 def parse_query(
@@ -28,16 +48,21 @@ def parse_query(
         The parts of the URL, with a decoded path, and the values of the options.
 
     Raises:
-        OptionsError: An option is unknown, duplicated or out of range.
+        OptionsError: The URL is malformed, or an option is unknown, duplicated or out
+            of range.
     """
     # SECURITY: the URL may contain a password, which would get into logs. No message
     #   therefore repeats the URL.
-    parts = urlsplit(url)
+    parts = split_url(url)
     options: dict[str, Any] = {}
     for name, text in parse_qsl(parts.query, keep_blank_values=True):
         if name not in known:
+            # SECURITY: after a question mark in a password, the rest of the password
+            #   looks like an option.
+            shown = f'option {name!r}' if _NAME.fullmatch(name) else 'such option'
             raise OptionsError(
-                f'{parts.scheme}:// has no option {name!r}; use one of {sorted(known)}'
+                f'{parts.scheme}:// has no {shown}; use one of {sorted(known)}, and '
+                'write a question mark in a password as %3F'
             )
         if name in options:
             raise OptionsError(f'the option {name!r} is given twice; remove one')

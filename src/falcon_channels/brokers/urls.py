@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from urllib.parse import urlsplit
 
 from falcon_channels.brokers.base import Broker
+from falcon_channels.brokers.url_options import split_url
 from falcon_channels.errors import OptionsError
 
 #: Schemes of URLs: (module, class, the extra that it requires or ``None``).
@@ -36,7 +36,7 @@ def open_broker(url: str | None) -> Broker:
     """
     # SECURITY: the URL may contain a password, which would get into logs. No message
     #   therefore repeats the URL.
-    scheme = urlsplit(url or 'memory://').scheme
+    scheme = split_url(url or 'memory://').scheme
     found = BROKERS.get(scheme)
     if found is None:
         known = ', '.join(f'{name}://' for name in BROKERS)

@@ -41,6 +41,9 @@ SEARCH_PATH = 'pg_catalog, pg_temp'
 #   controls the URL could execute SQL of their own.
 _SCHEMA_NAME = re.compile(r'[a-z_][a-z0-9_]{0,39}')
 
+#: A host in a URL: a name or an address, and perhaps a port.
+_HOST = re.compile(r'(\[[^\[\]]*\]|[^:\[\]]*)(:\d*)?', re.ASCII)
+
 #: Options of a URL that are passed to libpq.
 LIBPQ_OPTIONS = (
     'application_name',
@@ -80,6 +83,14 @@ def read_url(url: str) -> tuple[str, dict[str, Any]]:
             **dict.fromkeys(LIBPQ_OPTIONS, _text),
         },
     )
+    # SECURITY: with a slash in a password, its beginning looks like a port. An error of
+    #   libpq would contain it. NOTE: there may be several hosts.
+    for host in parts.netloc.rpartition('@')[2].split(','):
+        if not _HOST.fullmatch(host):
+            raise OptionsError(
+                'a host in the URL of PostgreSQL is malformed, or its port is not a '
+                'number: write "/", "?" and "#" in a password as %2F, %3F and %23'
+            )
     libpq = {name: options.pop(name) for name in LIBPQ_OPTIONS if name in options}
     # NOTE: the path is not decoded, because libpq decodes it. `urlunsplit` is not used,
     #   because it omits the slashes if there is no host, as for a Unix socket.

@@ -85,6 +85,13 @@ class RedisConnector:
         self.has_password = bool(parts.password)
         self.database = 0
         if parts.scheme == 'redis+unix':
+            # SECURITY: with a slash in a password, its end looks like the path, which
+            #   messages contain.
+            if parts.netloc.rpartition('@')[2] not in ('', 'localhost'):
+                raise OptionsError(
+                    'a redis+unix:// URL has no host: write redis+unix:///path, and '
+                    '"/" and "#" in a password as %2F and %23'
+                )
             self.first = Address(unquote(parts.path), 0)
         elif parts.scheme.endswith('+sentinel'):
             self._sentinels = _sentinel_addresses(parts)
@@ -242,7 +249,8 @@ def _sentinel_addresses(parts: SplitResult) -> list[Address]:
             host, port = text, '26379'
         if not host or not port.isdecimal():
             raise OptionsError(
-                f'{text!r} is no address of a Sentinel; write host or host:port'
+                'the URL has an address of a Sentinel that is malformed: write host or '
+                'host:port, and "/" and "#" in a password as %2F and %23'
             )
         addresses.append(Address(unquote(host).strip('[]'), int(port)))
     return addresses
