@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 import subprocess
 import sys
 from typing import Any
@@ -21,6 +22,7 @@ from falcon_channels import OptionsError
 from falcon_channels import OriginCheck
 from falcon_channels import PayloadError
 from falcon_channels import PositionError
+from falcon_channels.portal import Portal
 from falcon_channels.websocket.middleware import warn_of_http_middleware
 import falcon_channels.wsgi
 from falcon_channels.wsgi.testing import simulate_ws
@@ -91,6 +93,38 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
     'other parameters': (
         lambda: route('rooms:{room:int}', OtherParams()),
         'it is called with (req, subscription, publication or connection, room)',
+    ),
+    'options in place of the broker': (
+        lambda: Channels(NodeOptions()),  # type: ignore[arg-type]
+        "a URL such as 'sqlite:///chat.db', a Broker, or None, not NodeOptions",
+    ),
+    'a path in place of the URL': (
+        lambda: Channels(Path('chat.db')),  # type: ignore[arg-type]
+        'or None, not PosixPath',
+    ),
+    'a URL in place of the channels': (
+        lambda: Portal('sqlite:///chat.db'),  # type: ignore[arg-type]
+        'a portal needs a Channels object, not str',
+    ),
+    'a variable that is not set, as the key': (
+        lambda: Channels().add_api(falcon.asgi.App(), keys=None),  # type: ignore[arg-type]
+        'a key is text, not NoneType',
+    ),
+    'a variable that is not set, in the keys': (
+        lambda: Channels().add_api(falcon.asgi.App(), keys=['k' * 40, None]),  # type: ignore[list-item]
+        'set its variable',
+    ),
+    'a variable that is not set, as the key of the inspector': (
+        lambda: Channels().add_inspector(falcon.asgi.App(), keys=[None]),  # type: ignore[list-item]
+        'a key is text, not NoneType',
+    ),
+    'a key of bytes': (
+        lambda: Channels().add_api(falcon.asgi.App(), keys=b'k' * 40),  # type: ignore[arg-type]
+        'a key is text, not bytes',
+    ),
+    'a variable that is not set, as the origin': (
+        lambda: OriginCheck(allowed=[None]),  # type: ignore[list-item]
+        'None is not an origin',
     ),
     'endpoints for a WSGI app': (
         lambda: Channels().add_endpoints(falcon.App()),  # type: ignore[arg-type]

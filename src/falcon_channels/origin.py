@@ -123,7 +123,7 @@ def check_allowed_origins(allowed: Collection[str]) -> tuple[str, ...]:
     if isinstance(allowed, str):
         raise OptionsError(f'allowed origins are a list of strings, not {allowed!r}')
     for pattern in allowed:
-        parsed = _parse(pattern)
+        parsed = _parse(pattern) if isinstance(pattern, str) else None
         wrong_star = parsed is not None and '*' in parsed.host.removeprefix('*.')
         if pattern != '*' and (parsed is None or wrong_star):
             raise OptionsError(

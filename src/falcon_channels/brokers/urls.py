@@ -31,9 +31,14 @@ def open_broker(url: str | None) -> Broker:
         url: The URL; ``None`` stands for ``memory://``.
 
     Raises:
-        OptionsError: The scheme or an option is unknown, or a library is not installed.
-            The message says what to do.
+        OptionsError: The URL is not text, its scheme or an option is unknown, or a
+            library is not installed. The message says what to do.
     """
+    if url is not None and not isinstance(url, str):
+        raise OptionsError(
+            "the broker is a URL such as 'sqlite:///chat.db', a Broker, or None, not "
+            f'{type(url).__name__}'
+        )
     # SECURITY: the URL may contain a password, which would get into logs. No message
     #   therefore repeats the URL.
     scheme = split_url(url or 'memory://').scheme

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from falcon_channels.errors import OptionsError
 from falcon_channels.server_api.resource import ApiKeys
+from falcon_channels.server_api.resource import list_keys
 
 #: Seconds after which a person must type the key again.
 SESSION_S = 12 * 3600
@@ -57,13 +58,14 @@ class InspectorSessions:
         write_keys: Keys of people who may also publish, disconnect and revoke.
 
     Raises:
-        OptionsError: There is no key, a key is too short, or a key is in both lists.
+        OptionsError: There is no key, a key is too short or not text, or a key is in
+            both lists.
     """
 
     def __init__(
         self, keys: str | Sequence[str], write_keys: str | Sequence[str] = ()
     ) -> None:
-        readers, writers = _as_list(keys), _as_list(write_keys)
+        readers, writers = list_keys(keys), list_keys(write_keys)
         if not readers:
             raise OptionsError(
                 'add_inspector needs at least one key in keys: make one with '
@@ -118,10 +120,6 @@ class InspectorSessions:
         if not now < expires_at <= now + SESSION_S + _MAX_CLOCK_DIFFERENCE_S:
             return None
         return Session(can_write=valid == _WRITE, expires_at=expires_at)
-
-
-def _as_list(keys: str | Sequence[str]) -> list[str]:
-    return [keys] if isinstance(keys, str) else list(keys)
 
 
 def _derive(key: str) -> bytes:

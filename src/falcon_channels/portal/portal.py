@@ -21,6 +21,7 @@ import falcon
 from falcon_channels.brokers.base import PublishResult
 from falcon_channels.channels import Channels
 from falcon_channels.errors import EventLoopError
+from falcon_channels.errors import OptionsError
 from falcon_channels.explain.verdicts import Explanation
 from falcon_channels.options import EventStreamOptions
 from falcon_channels.options import StreamWriterOptions
@@ -72,9 +73,17 @@ class Portal:
     Args:
         channels: The channels. No other portal may use them.
         timeout_s: How long a call waits, in seconds, before it raises `TimeoutError`.
+
+    Raises:
+        OptionsError: `channels` is not a `Channels` object.
     """
 
     def __init__(self, channels: Channels, *, timeout_s: float = 10.0) -> None:
+        if not isinstance(channels, Channels):
+            raise OptionsError(
+                'a portal needs a Channels object, not '
+                f'{type(channels).__name__}: write Portal(Channels(...))'
+            )
         self.channels = channels
         self._timeout_s = timeout_s
         self._thread = LoopThread()

@@ -9,6 +9,7 @@ with a stream.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from collections.abc import Sequence
 import hashlib
 import hmac
@@ -38,11 +39,11 @@ class ApiKeys:
         keys: One key, or several.
 
     Raises:
-        OptionsError: There is no key, or a key is too short or not ASCII.
+        OptionsError: There is no key, or a key is too short, not ASCII or not text.
     """
 
     def __init__(self, keys: str | Sequence[str]) -> None:
-        given = [keys] if isinstance(keys, str) else list(keys)
+        given = list_keys(keys)
         if not given:
             raise OptionsError('the server API needs at least one key')
         for key in given:
@@ -69,6 +70,24 @@ class ApiKeys:
         for known in self._digests:
             found |= hmac.compare_digest(known, digest)
         return found
+
+
+def list_keys(keys: str | Sequence[str]) -> list[str]:
+    """Return one key or several as a list.
+
+    Raises:
+        OptionsError: A key is not text, for example because a variable of the
+            environment is not set.
+    """
+    several = isinstance(keys, Iterable) and not isinstance(keys, str | bytes)
+    given: list[Any] = list(keys) if several else [keys]
+    for key in given:
+        if not isinstance(key, str):
+            raise OptionsError(
+                f'a key is text, not {type(key).__name__}: if it comes from the '
+                'environment, set its variable'
+            )
+    return given
 
 
 def _digest(key: str) -> bytes:
