@@ -6,8 +6,7 @@ COMMENT ON SCHEMA {schema} IS 'falcon-channels 5';
 ALTER TABLE {schema}.settings ADD routes_version bigint NOT NULL DEFAULT 1;
 
 -- The settings of the route of a channel, for publishes from SQL. They are valid while
--- "routes_version" is the one in the table "settings". The server has also been compared
--- with "run" in this version.
+-- "routes_version" is the one in the table "settings". The column "run" is then valid, too.
 ALTER TABLE {schema}.channels
     ADD routes_version bigint, ADD size bigint, ADD max_bytes bigint, ADD ttl_ms bigint,
     ADD meta_ms bigint;
