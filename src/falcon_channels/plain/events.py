@@ -127,6 +127,7 @@ class EventStream(HttpConnection):
         '_end_event',
         '_keepalive_s',
         '_num_channels',
+        '_read_by_s',
         '_slot',
         '_started',
         '_told',
@@ -159,6 +160,8 @@ class EventStream(HttpConnection):
         #: Channels whose end was written, in a stream of several channels.
         self._told: frozenset[str] = frozenset()
         self._slot = 0
+        #: Time at which the stream ends if the server has not begun to read it.
+        self._read_by_s = 0.0
 
     @property
     def kind(self) -> ClientKind:
@@ -197,6 +200,7 @@ class EventStream(HttpConnection):
             self.disconnect(NORMAL, '')
             return True
         now_s = asyncio.get_running_loop().time()
+        self._read_by_s = now_s + UNREAD_TIMEOUT_S
         interval_s = self._keepalive_s or UNREAD_TIMEOUT_S
         self._slot = self.node.timers.add(self, now_s + interval_s)
         return True
@@ -272,6 +276,12 @@ class EventStream(HttpConnection):
         """
         self._slot = 0
         if not self.transport.begun:
+            if now_s < self._read_by_s:
+                # NOTE: a middleware may still work on the response.
+                interval_s = self._keepalive_s or UNREAD_TIMEOUT_S
+                when_s = min(now_s + interval_s, self._read_by_s)
+                self._slot = self.node.timers.add(self, when_s)
+                return
             _logger.warning(
                 '%r ends: its stream was never read, because another response was sent '
                 'after serve_events',
