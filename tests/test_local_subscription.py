@@ -122,3 +122,33 @@ async def test_unknown_channel_or_missing_async_with_raises() -> None:
         await anext(channels.subscribe('log'))
     assert [] == channels.connections()
     await channels.close()
+
+
+@on_fake_clock
+async def test_reader_of_a_subscription_whose_block_has_ended_raises() -> None:
+    """A task that waits for a publication gets the error, and so do later calls."""
+    channels = make_channels()
+    async with channels.subscribe('log') as subscription:
+        waiting = asyncio.create_task(anext(subscription))
+        await asyncio.sleep(1)
+    with pytest.raises(RuntimeError, match='has ended'):
+        await asyncio.wait_for(waiting, 30)
+    async with subscription:
+        await channels.publish('log', 'never read')
+        await asyncio.sleep(1)
+    with pytest.raises(RuntimeError, match='has ended'):
+        await asyncio.wait_for(anext(subscription), 30)
+    await channels.close()
+
+
+@on_fake_clock
+async def test_subscription_that_is_entered_again_within_its_block_raises() -> None:
+    """A subscription has one block at a time. A second one would stay subscribed."""
+    channels = make_channels()
+    async with channels.subscribe('log') as subscription:
+        with pytest.raises(RuntimeError, match='one block at a time'):
+            await subscription.__aenter__()
+        await channels.publish('log', 1)
+        assert 1 == (await anext(subscription)).value()
+    assert [] == channels.connections()
+    await channels.close()

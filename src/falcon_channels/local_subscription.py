@@ -61,6 +61,7 @@ class _QueueTransport:
         self.backlog_bytes = 0
         self.end: tuple[int, str] | None = None
         self.channel_end: ChannelEnd | None = None
+        self._left = False
         self._queue: deque[Publication] = deque()
         self._wake = asyncio.Event()
 
@@ -80,6 +81,13 @@ class _QueueTransport:
         """Store how the channel has ended; `close` follows."""
         self.channel_end = end
 
+    def leave(self) -> None:
+        """Drop all publications; each call of `next` raises an error from now on."""
+        self._left = True
+        self._queue.clear()
+        self.backlog_bytes = 0
+        self._wake.set()
+
     def abort(self) -> None:
         self.close(ABNORMAL, 'aborted')
 
@@ -96,8 +104,13 @@ class _QueueTransport:
             StopAsyncIteration: The queue is empty, and the channel has ended with
                 success.
             UnsubscribedError: The queue is empty, and the subscription has ended.
+            RuntimeError: `leave` was called.
         """
         while not self._queue:
+            if self._left:
+                raise RuntimeError(
+                    'the block of the subscription has ended: read within it'
+                )
             if self.channel_end is not None and not self.channel_end.error:
                 raise StopAsyncIteration
             if self.end is not None:
@@ -179,8 +192,13 @@ class LocalSubscription:
             UnknownChannelError: No route matches.
             BrokerUnavailableError: Try again.
             ClosedError: The channels drain or are closed.
+            RuntimeError: It was entered, and its block has not ended.
         """
         await self._node.match(self._channel)
+        if self._connection is not None and not self._connection.closed:
+            raise RuntimeError(
+                'a subscription has one block at a time: call channels.subscribe again'
+            )
         hub = self._node.hub
         self._transport = _QueueTransport()
         self._connection = _LocalConnection(
@@ -218,6 +236,9 @@ class LocalSubscription:
     ) -> None:
         if self._connection is not None:
             self._node.hub.remove(self._connection)
+        if self._transport is not None:
+            # NOTE: another task may wait for the next publication.
+            self._transport.leave()
 
     def __aiter__(self) -> Self:
         return self
@@ -231,7 +252,7 @@ class LocalSubscription:
                 slow (3008), publications were lost (2500), or the application shuts
                 down (3001). With 2401, the channel has failed, and the reason is its
                 error.
-            RuntimeError: The subscription was not entered.
+            RuntimeError: The subscription was not entered, or its block has ended.
         """
         transport, connection = self._transport, self._connection
         if transport is None or connection is None:
