@@ -109,6 +109,40 @@ async def test_error_in_one_delivery_reaches_no_other_channel() -> None:
     await channels.close()
 
 
+@on_fake_clock
+async def test_client_that_cannot_be_told_of_a_loss_does_not_hide_it_from_others(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """If publications are lost, all subscriptions end. A failing client is aborted."""
+    channels = make_channels()
+    async with SimulatedClient(channels) as broken, SimulatedClient(channels) as other:
+        told = type(broken.connection).on_unsubscribed
+
+        def on_unsubscribed(self: Connection, *args: Any) -> None:
+            if self is broken.connection:
+                raise RuntimeError('broken')
+            told(self, *args)
+
+        for client in (broken, other):
+            await client.subscribe('room')
+        hub = channels.node.hub
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(broken.connection), 'on_unsubscribed', on_unsubscribed)
+            # A delivery that fails loses the publication for all subscribers.
+            patch.setattr(broken.connection.encoder, 'codec', None)
+            await channels.publish('room', 1)
+            await asyncio.sleep(0.1)
+        assert 2500 == other.events[-1].code  # type: ignore[union-attr]
+        assert ({}, {}) == (
+            broken.connection.subscriptions,
+            other.connection.subscriptions,
+        )
+        assert 2 == hub.counters.task_errors
+        assert broken.end is not None
+    assert 'failed' in caplog.text
+    await channels.close()
+
+
 # --- partly written frames -----------------------------------------------------------
 
 

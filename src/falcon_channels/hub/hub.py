@@ -435,9 +435,7 @@ class Hub:
                 self._catch_up(subscription)
                 self.finish(subscription, end, local_channel.position)
             except Exception:
-                self.counters.task_errors += 1
-                _logger.exception('ending %r of %r failed', subscription, connection)
-                connection.transport.abort()
+                self._on_failed_end(subscription)
 
     def _on_lost(self, local_channel: LocalChannel) -> None:
         """End all subscriptions of a local channel whose publications are lost."""
@@ -450,7 +448,17 @@ class Hub:
             Event('publications_lost', channel=local_channel.channel, facts=facts)
         )
         for subscription in subscriptions:
-            self.unsubscribe(subscription, *UNSUBSCRIBE_INSUFFICIENT)
+            try:
+                self.unsubscribe(subscription, *UNSUBSCRIBE_INSUFFICIENT)
+            except Exception:
+                self._on_failed_end(subscription)
+
+    def _on_failed_end(self, subscription: Subscription) -> None:
+        """Called in the handler of an error; the other subscriptions end, too."""
+        connection = subscription.connection
+        self.counters.task_errors += 1
+        _logger.exception('ending %r of %r failed', subscription, connection)
+        connection.transport.abort()
 
 
 def _ignore(*arguments: object) -> None:
