@@ -17,6 +17,7 @@ from falcon_channels import BrokerUnavailableError
 from falcon_channels import CapabilityError
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
+from falcon_channels.brokers.memory import MemoryBroker
 from falcon_channels.testing import Received
 from falcon_channels.testing import SimulatedClient
 
@@ -184,6 +185,29 @@ async def test_disconnect_while_entering_leaves_no_entry() -> None:
     assert counts.count(('join', 'ann')) == counts.count(('leave', 'ann'))
     assert [watcher.connection] == channels.connections()
     await channels.close()
+
+
+@on_fake_clock
+async def test_client_that_enters_while_the_channels_close_is_not_cancelled() -> None:
+    """The closing hub cancels its own task, and not the task of the client."""
+    entering = asyncio.Event()
+
+    class SlowBroker(MemoryBroker):
+        async def add_presence(self, *args: Any) -> Any:
+            entering.set()
+            await asyncio.Event().wait()
+
+    channels = Channels(SlowBroker())
+    channels.add_route(
+        'room:{name}', None, ChannelOptions(subscribers='anybody', presence=True)
+    )
+    async with SimulatedClient(channels) as client:
+        subscribing = asyncio.create_task(client.subscribe('room:1'))
+        await entering.wait()
+        await channels.close()
+        await asyncio.wait([subscribing], timeout=30)
+        assert subscribing.done()
+        assert not subscribing.cancelled()
 
 
 @on_fake_clock

@@ -10,6 +10,8 @@ import pytest
 
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
+from falcon_channels import ClosedError
+from falcon_channels import Position
 from falcon_channels.brokers.base import Capabilities
 from falcon_channels.brokers.base import LogSettings
 from falcon_channels.brokers.memory import MemoryBroker
@@ -92,6 +94,27 @@ async def test_cancelled_caller_does_not_cancel_the_shared_read() -> None:
     pages = await asyncio.gather(*asking, return_exceptions=True)
     assert isinstance(pages[0], asyncio.CancelledError)
     assert [HistoryPage, HistoryPage] == [type(page) for page in pages[1:]]
+
+
+async def test_read_that_the_closing_hub_ends_raises_closed_error() -> None:
+    """The caller gets no `CancelledError`, because nobody has cancelled its task."""
+    broker = SlowBroker()
+    channels = Channels(broker)
+    channels.add_route(
+        '{name}', None, ChannelOptions(subscribers='anybody', history_size=10)
+    )
+
+    async def subscribe() -> None:
+        async with channels.subscribe('a', Position(0, '')):
+            raise AssertionError('entered')
+
+    subscribing = [asyncio.create_task(subscribe()) for _ in range(2)]
+    while not broker.reads:
+        await asyncio.sleep(0)
+    await channels.close()
+    async with asyncio.timeout(30):
+        await asyncio.wait(subscribing)
+    assert [ClosedError, ClosedError] == [type(t.exception()) for t in subscribing]
 
 
 async def test_failed_read_raises_to_its_callers_only() -> None:

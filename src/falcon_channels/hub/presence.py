@@ -101,7 +101,10 @@ class PresenceKeeper:
         #   as well, an entry could exist whose join was never announced.
         task = self._hub.tasks.spawn(self._enter(subscription), 'presence entry')
         if task is not None:
-            await asyncio.shield(task)
+            await asyncio.wait([task])
+            # NOTE: a closing hub cancels the task, but nobody has cancelled the caller.
+            if not task.cancelled():
+                task.result()
 
     async def _enter(self, subscription: Subscription) -> None:
         options = subscription.route.options

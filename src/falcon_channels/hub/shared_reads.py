@@ -13,6 +13,7 @@ import asyncio
 
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import LogSettings
+from falcon_channels.errors import ClosedError
 from falcon_channels.publication import HistoryPage
 
 #: Channel, settings, `since`, `limit` and `reverse`.
@@ -48,6 +49,7 @@ class SharedReads:
 
         Raises:
             BrokerUnavailableError: The log cannot be read now; try again.
+            ClosedError: `close` was called.
         """
         if self._broker.capabilities.immediate_reads:
             # PERF: without a task, the reply is ready in the same event-loop iteration.
@@ -65,6 +67,9 @@ class SharedReads:
             self._due[request] = read
         # NOTE: `wait` does not cancel the task with this caller. Others share it.
         await asyncio.wait([read])
+        if read.cancelled():
+            # NOTE: nobody has cancelled the task of the caller.
+            raise ClosedError('the hub is closed')
         return read.result()
 
     async def close(self) -> None:
