@@ -188,6 +188,31 @@ async def test_disconnect_while_entering_leaves_no_entry() -> None:
 
 
 @on_fake_clock
+async def test_unexpected_error_of_one_removal_does_not_keep_other_entries() -> None:
+    """Entries that are removed at the same time are removed after the error."""
+
+    class FailingBroker(MemoryBroker):
+        failures = 1
+
+        async def remove_presence(self, *args: Any) -> Any:
+            if self.failures:
+                self.failures -= 1
+                raise RuntimeError('broken')
+            return await super().remove_presence(*args)
+
+    channels = Channels(FailingBroker())
+    channels.add_route(
+        'room:{name}', None, ChannelOptions(subscribers='anybody', presence=True)
+    )
+    first, second = await enter(channels, 'ann'), await enter(channels, 'bob')
+    first.disconnect()
+    second.disconnect()
+    await asyncio.sleep(5)
+    assert {first.connection.id} == (await channels.presence('room:1')).keys()
+    await channels.close()
+
+
+@on_fake_clock
 async def test_client_that_enters_while_the_channels_close_is_not_cancelled() -> None:
     """The closing hub cancels its own task, and not the task of the client."""
     entering = asyncio.Event()

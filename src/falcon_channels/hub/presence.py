@@ -213,8 +213,7 @@ class PresenceKeeper:
     async def _remove_leaving(self) -> None:
         """Remove the entries of subscriptions that have ended, until cancelled."""
         while True:
-            await self._wake.wait()
-            self._wake.clear()
+            # NOTE: some may wait already, if this task starts again after an error.
             while self._leaving:
                 subscription = self._leaving.popleft()
                 try:
@@ -223,6 +222,8 @@ class PresenceKeeper:
                 except BrokerUnavailableError as ex:
                     # NOTE: the entry expires, and its leave is announced then.
                     self._on_error('presence of %r not removed: %s', subscription, ex)
+            self._wake.clear()
+            await self._wake.wait()
 
     async def _remove(self, subscription: Subscription) -> None:
         info = subscription.take_present()
