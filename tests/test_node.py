@@ -220,6 +220,34 @@ async def publish_at_the_stop(url: str, channels_first: bool) -> None:
     assert ['started', 'stopped', 'really'] == texts
 
 
+async def test_late_publication_that_is_cancelled_leaves_no_broker_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A broker that is opened for one publication is closed if its start fails."""
+    starting = asyncio.Event()
+    closed: list[MemoryBroker] = []
+
+    class SlowBroker(MemoryBroker):
+        async def start(self, receiver: Any) -> None:
+            starting.set()
+            await asyncio.Event().wait()
+
+        async def close(self) -> None:
+            closed.append(self)
+
+    channels = make_channels()
+    await channels.process_startup({}, {})
+    await channels.process_shutdown({}, {})
+    monkeypatch.setattr('falcon_channels.node.open_broker', lambda url: SlowBroker())
+    channels.node.allow_late_publications()
+    publishing = asyncio.create_task(channels.publish('rooms:a', 1))
+    await starting.wait()
+    publishing.cancel()
+    await asyncio.wait([publishing])
+    assert publishing.cancelled()
+    assert 1 == len(closed)
+
+
 async def test_other_calls_after_the_shutdown_say_how_to_order_middleware() -> None:
     """Only `publish` and `broadcast` open the broker again; the others are refused."""
     channels = make_channels()

@@ -102,7 +102,12 @@ class _BriefBroker:
             broker = self._broker
             if broker is None:
                 broker = self._open_broker()
-                await broker.start(_Nobody())
+                try:
+                    await broker.start(_Nobody())
+                except BaseException:
+                    # NOTE: nothing else would close it, for example after a timeout.
+                    await broker.close()
+                    raise
                 self._broker = broker
             self._pending += 1
         try:
