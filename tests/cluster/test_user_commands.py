@@ -13,6 +13,7 @@ from support.fake_clock import on_fake_clock
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
 from falcon_channels import Connection
+from falcon_channels import InvalidValueError
 from falcon_channels import NodeOptions
 from falcon_channels import Position
 from falcon_channels import Subscription
@@ -206,6 +207,20 @@ async def test_subscribe_user_to_an_unknown_channel_raises() -> None:
     channels = await start_channels()
     with pytest.raises(UnknownChannelError):
         await channels.subscribe_user('ann', 'nowhere')
+    await channels.close()
+
+
+async def test_integer_that_no_message_can_carry_raises() -> None:
+    """The caller gets an error of the library, and the next command is sent."""
+    channels = await start_channels()
+    ann = Client(channels, 'ann')
+    for values in ({'info': 2**64}, {'data': [2**70]}):
+        with pytest.raises(InvalidValueError, match='64 bits'):
+            await channels.subscribe_user('ann', 'rooms:a', **values)
+    with pytest.raises(InvalidValueError, match='64 bits'):
+        await channels.refresh_user('ann', info=-(2**63) - 1)
+    await channels.subscribe_user('ann', 'rooms:a', info=2**64 - 1)
+    await wait_for(lambda: ann.joined)
     await channels.close()
 
 

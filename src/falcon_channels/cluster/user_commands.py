@@ -237,7 +237,15 @@ class UserCommands:
 
     async def _send(self, control: Control) -> None:
         await self._start()
-        await self._broker.control(encode_control(control))
+        try:
+            message = encode_control(control)
+        except OverflowError:
+            # NOTE: JSON has no limit, but the messages between processes have one.
+            raise InvalidValueError(
+                'info or data has an integer of more than 64 bits, which cannot be '
+                'sent to other processes: send it as text'
+            ) from None
+        await self._broker.control(message)
 
     def _tell(
         self,
