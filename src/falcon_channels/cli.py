@@ -9,6 +9,9 @@ import importlib
 from importlib.metadata import version
 import sys
 
+#: Exit code after Ctrl-C: 128 + SIGINT, as in shells.
+_INTERRUPTED = 130
+
 _API = 'falcon_channels.commands'
 
 #: The extra that a subcommand needs; a subcommand that is not listed needs ``all``.
@@ -99,7 +102,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     # NOTE: argparse has no public list of the options.
     options = subparser._option_string_actions
     args = subparser.parse_args(_join_values(words[1:], options))
-    code: int = getattr(module, name)(args)
+    try:
+        code: int = getattr(module, name)(args)
+    except KeyboardInterrupt:
+        return _INTERRUPTED
     return code
 
 

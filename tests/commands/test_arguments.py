@@ -54,3 +54,47 @@ def test_help_of_an_argument_ends_with_its_default_in_one_form(command: str) -> 
         assert len(shown) <= 1, text
         assert not {'', 'None', 'False', '[]'} & set(shown), text
         assert not shown or text.endswith(f'(default: {shown[0]})')
+
+
+@pytest.mark.parametrize('value', ['nan', 'inf', '-1', '0', '1e300', 'ten'])
+@pytest.mark.parametrize(
+    'words',
+    [
+        ['info', '--timeout-s'],
+        ['inspect', '--timeout-s'],
+        ['token', 'ann', '--ttl-s'],
+        ['revoke', 'ann', 'rooms:a', '--ttl-s'],
+    ],
+    ids=lambda words: ' '.join(words),
+)
+def test_duration_that_cannot_be_used_is_an_invalid_argument(
+    capsys: pytest.CaptureFixture[str], words: list[str], value: str
+) -> None:
+    """A duration that is not a number above 0 makes no token, and sends no request."""
+    with pytest.raises(SystemExit) as caught:
+        main([*words, value])
+    assert 2 == caught.value.code
+    printed = capsys.readouterr()
+    assert '' == printed.out
+    assert f'{value!r} is no number of seconds above 0' in printed.err
+
+
+@pytest.mark.parametrize('command', command_names())
+def test_interrupted_command_exits_with_130_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """Ctrl-C ends each command, also one that waits for a database."""
+
+    class Interrupted:
+        """A module whose command is interrupted."""
+
+        @staticmethod
+        def add_arguments(parser: object) -> None:
+            """Declare no argument."""
+
+    def interrupt(args: object) -> int:
+        raise KeyboardInterrupt
+
+    setattr(Interrupted, command, interrupt)
+    monkeypatch.setattr('importlib.import_module', lambda name: Interrupted)
+    assert 130 == main([command])

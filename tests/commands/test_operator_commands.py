@@ -217,7 +217,6 @@ def test_broadcast_that_fails_in_one_channel_exits_with_1(
         (['unsubscribe', 'ann', ''], 'error 107'),
         (['revoke', '', 'rooms:a'], 'error 107'),
         (['revoke', 'ann', 'nowhere'], 'error 102'),
-        (['revoke', 'ann', 'rooms:a', '--ttl-s', '-1'], 'error 107'),
         (['restore', 'ann', 'nowhere'], 'error 102'),
         (['connections', '--limit', '1001'], 'error 107'),
         (['broadcast', 'hello', 'rooms:a'], 'not JSON'),

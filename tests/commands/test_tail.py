@@ -280,11 +280,16 @@ def run(
     return code, [json.loads(text) for text in printed.out.splitlines()], said
 
 
+@pytest.mark.parametrize(
+    'start',
+    [b'{"publication": {"off', b'{"publication": {"offset": 2}', b'{"a": "\xc3'],
+    ids=['in a word', 'after a brace', 'in a character'],
+)
 def test_stream_that_is_cut_within_a_line_is_continued(
-    scripted: Callable[..., str], capsys: pytest.CaptureFixture[str]
+    scripted: Callable[..., str], capsys: pytest.CaptureFixture[str], start: bytes
 ) -> None:
     """Half a line is not printed; the next connection continues before it."""
-    half = lines([BEGIN, {}, line(1)]) + lines([line(2)])[:20]
+    half = lines([BEGIN, {}, line(1)]) + start
     url = scripted(
         EMPTY,
         (200, half),

@@ -17,12 +17,12 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from falcon_channels.checks import check_duration
+from falcon_channels.checks import MAX_DURATION_S
+
 KEY_VARIABLE = 'FALCON_CHANNELS_API_KEY'
 URL_VARIABLE = 'FALCON_CHANNELS_API_URL'
 DEFAULT_URL = 'http://127.0.0.1:8000/api'
-
-#: Exit code after Ctrl-C: 128 + SIGINT, as in shells.
-INTERRUPTED = 130
 
 # SECURITY: maximum size of an answer, so that a hostile server cannot fill the memory.
 _MAX_ANSWER_BYTES = 64 * 1024 * 1024
@@ -68,15 +68,36 @@ def add_api_arguments(parser: argparse.ArgumentParser) -> None:
     )
     api.add_argument(
         '--timeout-s',
-        type=float,
+        type=duration,
         default=10.0,
         help='seconds to wait for an answer',
     )
 
 
+def duration(text: str) -> float:
+    """Convert an argument to a number of seconds.
+
+    Raises:
+        argparse.ArgumentTypeError: It is not a number, or out of range.
+    """
+    try:
+        return check_duration('it', float(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f'{text!r} is no number of seconds above 0 and up to {MAX_DURATION_S:.0f}'
+        ) from None
+
+
 def default_url() -> str:
     """Return the URL of the server API if no argument names one."""
     return os.environ.get(URL_VARIABLE, DEFAULT_URL)
+
+
+class _Error(msgspec.Struct):
+    """The error in an answer of the API."""
+
+    code: int
+    message: str
 
 
 class ApiClient:
@@ -108,7 +129,10 @@ class ApiClient:
             response = self._send(connection, method, request)
             with self._network_errors():
                 body = response.read(_MAX_ANSWER_BYTES + 1)
-        return self._decode(body).get('result')
+        result = self._decode(body).get('result')
+        if not isinstance(result, dict):
+            raise self._no_api()
+        return result
 
     @contextlib.contextmanager
     def stream(
@@ -134,10 +158,15 @@ class ApiClient:
         while True:
             with self._network_errors():
                 line = response.readline(_MAX_ANSWER_BYTES + 1)
-            # NOTE: a stream that was cut off ends within a line. An answer that is no
-            #   stream, such as an error, has no line end.
-            if not line.endswith(b'\n') and not line.endswith(b'}'):
-                raise UnreachableError(f'{self._url.geturl()} ended the stream')
+            # NOTE: a stream that was cut off ends within a line, which is then no JSON.
+            #   An answer that is no stream, such as an error, has no line end.
+            if len(line) <= _MAX_ANSWER_BYTES and not line.endswith(b'\n'):
+                try:
+                    msgspec.json.decode(line)
+                except ValueError:
+                    raise UnreachableError(
+                        f'{self._url.geturl()} ended the stream'
+                    ) from None
             yield self._decode(line)
 
     def _decode(self, body: bytes) -> dict[str, Any]:
@@ -145,13 +174,15 @@ class ApiClient:
             raise CommandError(f'the answer exceeds {_MAX_ANSWER_BYTES} bytes')
         try:
             answer = msgspec.json.decode(body, type=dict[str, Any])
-        except msgspec.DecodeError:
-            raise CommandError(
-                f'{self._url.geturl()} did not answer as a server API does'
-            ) from None
-        if 'error' in answer:
-            raise ApiCallError(answer['error']['code'], answer['error']['message'])
+            error = msgspec.convert(answer.get('error'), _Error | None)
+        except (ValueError, RecursionError):
+            raise self._no_api() from None
+        if error is not None:
+            raise ApiCallError(error.code, error.message)
         return answer
+
+    def _no_api(self) -> CommandError:
+        return CommandError(f'{self._url.geturl()} did not answer as a server API does')
 
     def _connect(self, timeout_s: float) -> http.client.HTTPConnection:
         url = self._url
@@ -169,12 +200,16 @@ class ApiClient:
         request: dict[str, Any],
     ) -> http.client.HTTPResponse:
         """Send a request; return the response, whose status is 200."""
+        try:
+            body = msgspec.json.encode(request)
+        except UnicodeEncodeError:
+            raise CommandError('an argument or the input is not UTF-8') from None
         # NOTE: a redirection is not followed, because it would get the key.
         with self._network_errors():
             connection.request(
                 'POST',
                 f'{self._url.path.rstrip("/")}/{method}',
-                msgspec.json.encode(request),
+                body,
                 {'Content-Type': 'application/json', 'X-API-Key': self._key},
             )
             response = connection.getresponse()
@@ -210,10 +245,13 @@ def checked_url(text: str, example: str) -> SplitResult:
     """
     try:
         url = urlsplit(text)
-        port_is_right = url.port is None or url.port > 0
+        is_right = url.port is None or url.port > 0
+        # NOTE: `http.client` encodes the host and the path in this way.
+        (url.hostname or '').encode('idna')
+        url.path.encode('ascii')
     except ValueError:
-        port_is_right = False
-    if not port_is_right or url.scheme not in ('http', 'https') or not url.hostname:
+        is_right = False
+    if not is_right or url.scheme not in ('http', 'https') or not url.hostname:
         raise CommandError(f'{text!r} is no URL such as {example}')
     if url.query or url.username:
         raise CommandError('secrets and queries do not belong into the URL')
@@ -307,18 +345,24 @@ def run(command: Callable[[], None]) -> int:
     """Run a command; return its exit code.
 
     Returns:
-        0 for success, 1 after an error, which is printed, and 130 after Ctrl-C.
+        0 for success, and 1 after an error, which is printed.
     """
     try:
         command()
     except CommandError as ex:
         say(str(ex))
         return 1
-    except KeyboardInterrupt:
-        return INTERRUPTED
     except BrokenPipeError:
-        # NOTE: the reader of the output, such as head, has ended. Without this, Python
-        #   would print another error when it flushes the output at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # NOTE: the reader of the output, such as head, has ended.
+        _discard_output()
         return 0
+    except OSError as ex:
+        say(f'cannot read the input or write the output: {ex.strerror or ex}')
+        _discard_output()
+        return 1
     return 0
+
+
+def _discard_output() -> None:
+    """Forget output that cannot be written; else Python prints an error at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -36,7 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--print', action='store_true', help='print the address, and open no browser'
     )
     parser.add_argument(
-        '--timeout-s', type=float, default=10.0, help='seconds to wait for an answer'
+        '--timeout-s',
+        type=client.duration,
+        default=10.0,
+        help='seconds to wait for an answer',
     )
 
 
@@ -81,7 +84,7 @@ def _inspect(args: argparse.Namespace) -> None:
         connection.close()
     try:
         msgspec.json.decode(body, type=_Answer)
-    except msgspec.DecodeError:
+    except (ValueError, RecursionError):
         raise client.CommandError(
             f'{address} answered HTTP {response.status}, and not as an inspector: call '
             'channels.add_inspector(app, keys=...) in the app, and give its address'

@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('channel', help='name of the channel')
     parser.add_argument(
         '--ttl-s',
-        type=float,
+        type=client.duration,
         help='seconds for which it holds (default: NodeOptions.revoke_ttl_s of the '
         'app)',
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from falcon_channels.commands import client
 from falcon_channels.errors import ExtraMissingError
+from falcon_channels.errors import InvalidValueError
 from falcon_channels.errors import OptionsError
 from falcon_channels.tokens import make_connection_token
 from falcon_channels.tokens import make_subscription_token
@@ -21,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--channel', help='make a token to subscribe to this channel')
     parser.add_argument(
         '--ttl-s',
-        type=float,
+        type=client.duration,
         default=600.0,
         help='seconds until the token expires',
     )
@@ -56,6 +57,8 @@ def _token(args: argparse.Namespace) -> None:
             made = make_subscription_token(
                 key, args.user, args.channel, ttl_s=args.ttl_s, info=info, **claims
             )
-    except (OptionsError, ExtraMissingError) as ex:
+    except UnicodeEncodeError:
+        raise client.CommandError('an argument is not UTF-8') from None
+    except (OptionsError, ExtraMissingError, InvalidValueError) as ex:
         raise client.CommandError(str(ex)) from None
     client.show_line(made)

@@ -1,0 +1,156 @@
+"""Commands whose server, arguments or output are not what they expect."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterator
+import http.server
+import os
+from pathlib import Path
+import subprocess
+import sys
+import threading
+
+import pytest
+from support.shell import Shell
+
+COMMAND = str(Path(sys.executable).with_name('falcon-channels'))
+NOT_UTF_8 = os.fsdecode(b'\xff')
+
+ANSWERS = [
+    b'',
+    b'{}',
+    b'[]',
+    b'<html>',
+    b'"\xff"',
+    b'[' * 100_000,
+    b'{"result": null}',
+    b'{"result": []}',
+    b'{"error": "wrong"}',
+    b'{"error": {"code": "x"}}',
+    b'{"error": {"code": 1}}',
+]
+#: An inspector gives it to a client without a session.
+ANSWER_OF_AN_INSPECTOR = b'{"result": null}'
+WORDS = [
+    ['publish', 'rooms:a', '1'],
+    ['finish', 'rooms:a'],
+    ['history', 'rooms:a'],
+    ['tail', 'rooms:a'],
+    ['info'],
+    ['channels'],
+    ['disconnect', 'ann'],
+    ['inspect'],
+]
+CASES = [
+    pytest.param(words, answer, id=f'{words[0]} {answer[:20]!r}')
+    for words in WORDS
+    for answer in ANSWERS
+    if words != ['inspect'] or answer != ANSWER_OF_AN_INSPECTOR
+]
+
+
+class Fixed(http.server.BaseHTTPRequestHandler):
+    """Gives the same answer to each request."""
+
+    answer = b''
+
+    def do_POST(self) -> None:
+        """Give the answer."""
+        self.rfile.read(int(self.headers['Content-Length']))
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(self.answer)
+
+    def log_message(self, *arguments: object) -> None:
+        """Log nothing."""
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[bytes], str]]:
+    """Start a server with one answer; return its URL."""
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Fixed) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+
+        def start(answer: bytes) -> str:
+            Fixed.answer = answer
+            return f'http://127.0.0.1:{server.server_port}/api'
+
+        yield start
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('FALCON_CHANNELS_API_KEY', 'a key of the tests')
+    monkeypatch.setenv('FALCON_CHANNELS_TOKEN_SECRET', 's' * 32)
+
+
+@pytest.mark.parametrize(('words', 'answer'), CASES)
+def test_answer_of_another_server_is_an_error(
+    serve: Callable[[bytes], str],
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    answer: bytes,
+) -> None:
+    """An answer that no server API gives is one line, and the exit code is 1."""
+    url = serve(answer)
+    if words == ['inspect']:
+        words = ['inspect', '--print', url]
+    else:
+        words = [*words, '--url', url]
+    said = Shell(capsys).error(*words)
+    assert 'did not answer as a server API' in said or 'not as an inspector' in said
+
+
+@pytest.mark.parametrize(
+    'words',
+    [
+        ['publish', NOT_UTF_8, '1'],
+        ['publish', 'rooms:a', NOT_UTF_8],
+        ['publish', 'rooms:a', NOT_UTF_8, '--text'],
+        ['disconnect', NOT_UTF_8],
+        ['token', NOT_UTF_8],
+        ['token', 'ann', '--channel', NOT_UTF_8],
+        ['token', 'ann', '--audience', NOT_UTF_8],
+        ['token', 'ann', '--info', NOT_UTF_8],
+    ],
+    ids=repr,
+)
+def test_argument_that_is_not_utf_8_is_an_error(
+    serve: Callable[[bytes], str], capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    """An argument that is not UTF-8 is reported in one line."""
+    url = [] if words[0] == 'token' else ['--url', serve(b'{"result": {}}')]
+    said = Shell(capsys).error(*words, *url)
+    assert 'UTF-8' in said or 'utf-8' in said
+
+
+@pytest.mark.parametrize(
+    'url', ['http://127.0.0.1:9/\xe4', 'http://\xe4..b/', f'http://{"a" * 64}/']
+)
+@pytest.mark.parametrize('command', ['info', 'inspect'])
+def test_url_that_http_cannot_send_is_no_url(
+    capsys: pytest.CaptureFixture[str], command: str, url: str
+) -> None:
+    """Characters that a URL cannot have are reported in one line."""
+    words = ['info', '--url', url] if command == 'info' else ['inspect', url]
+    assert 'is no URL such as' in Shell(capsys).error(*words)
+
+
+def test_output_to_a_full_disk_is_an_error() -> None:
+    """If the output cannot be written, the exit code says so, without a traceback."""
+    with open('/dev/full', 'wb') as full:
+        done = subprocess.run(
+            [COMMAND, 'token', 'ann'],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert 1 == done.returncode
+    assert 1 == len(done.stderr.splitlines())
+    assert 'No space left on device' in done.stderr
