@@ -259,17 +259,23 @@ class HttpRequests(HttpToolsProtocol):
         if self.transport.is_closing() or self._ending:
             return
         idle = self._idle
+        body_bytes = self._body_bytes
+        alive_until = self.timeout_keep_alive_task
         self._begun = 0
         self._chunk = data
         if self.parser is None:
             self.parser = _new_parser(self)
         super().data_received(data)
         self._chunk = b''
-        if (
-            not self._in_head
-            or self.transport.is_closing()
-            or self.transport.get_protocol() is not self
-        ):
+        if self.transport.is_closing() or self.transport.get_protocol() is not self:
+            return
+        if not self._in_head:
+            if self._idle:
+                self._keep_alive(alive_until)
+            elif self._begun == 0 and self._body_bytes == body_bytes:
+                self._count_rest(data)
+            else:
+                self._head_bytes = 0
             return
         # NOTE: The raw bytes are counted, because httptools does not report an
         # unfinished line. They are not counted if they also contain the end of an
@@ -278,6 +284,43 @@ class HttpRequests(HttpToolsProtocol):
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse_head()
+
+    def _count_rest(self, data: bytes) -> None:
+        """Count a chunk of an unfinished body without content; refuse too many bytes.
+
+        SECURITY: It holds trailers, or extensions of a chunk. A client could otherwise
+        send them without end.
+        """
+        self._head_bytes += len(data)
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse_body(
+                HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+                'The trailers are too large.',
+            )
+
+    def _keep_alive(self, earlier: asyncio.TimerHandle | None) -> None:
+        """Limit the time until the next request, if no request is unfinished.
+
+        SECURITY: uvicorn stops this deadline when bytes arrive. Line ends, and the rest
+        of a body that the application has not read, begin no request. The connection
+        would then stay open without a deadline.
+
+        Args:
+            earlier: The deadline before the last bytes arrived, or ``None``.
+        """
+        cycle = self.cycle
+        if (
+            cycle is None
+            or not cycle.response_complete
+            or self.timeout_keep_alive_task is not None
+        ):
+            return
+        when_s = self.loop.time() + self.timeout_keep_alive
+        if earlier is not None:
+            when_s = min(when_s, earlier.when())
+        self.timeout_keep_alive_task = self.loop.call_at(
+            when_s, self.timeout_keep_alive_handler
+        )
 
     def on_message_begin(self) -> None:
         """Called at the first byte of a request: start counting its head."""
@@ -292,9 +335,14 @@ class HttpRequests(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """Called with each header field: store it.
 
+        SECURITY: A trailer is dropped (RFC 9110 section 6.5.1). Otherwise, a client
+        could add headers that a proxy has checked, such as `X-Forwarded-For`.
+
         PERF: connections share the names of usual headers. This saves 45 bytes for
         each header (benchmarks/idle_memory.py).
         """
+        if not self._in_head:
+            return
         usual = _SHARED_NAMES.get(name)
         name = name.lower() if usual is None else usual
         if name == b'expect' and value.lower() == b'100-continue':
@@ -563,10 +611,15 @@ class HttpRequests(HttpToolsProtocol):
             self._start_body_timer()
             return
         self._body_timer = None
+        self._refuse_body(HTTPStatus.REQUEST_TIMEOUT, 'The body took too long.')
+
+    def _refuse_body(self, status: HTTPStatus, text: str) -> None:
+        """Refuse the request whose body is unfinished, and end the connection."""
+        cycle = self.cycle
         if cycle.response_started or self.pipeline:
             self.abort()
         elif not self.transport.is_closing():
-            self._refuse(HTTPStatus.REQUEST_TIMEOUT, 'The body took too long.')
+            self._refuse(status, text)
             # NOTE: The application must not answer, either.
             cycle.disconnected = True
             cycle.message_event.set()
