@@ -38,6 +38,8 @@ from falcon_channels.server.loggers import access_logger
 from falcon_channels.server.loggers import print_library_logs
 from falcon_channels.server.loggers import server_logger
 from falcon_channels.server.options import ServerOptions
+from falcon_channels.server.sockets import remove_unused_socket
+from falcon_channels.server.sockets import SocketFile
 from falcon_channels.transports.asgi_extensions import MAX_MESSAGE_BYTES
 from falcon_channels.transports.asgi_extensions import START_ERROR
 from falcon_channels.transports.server_process import announce_workers
@@ -140,9 +142,17 @@ def _level_number(level: str | int | None) -> int:
 class ChannelsLifespan(LifespanOn):
     """uvicorn's side of the lifespan; it logs the reason of a failed start."""
 
+    #: Whether the application is told that the server has stopped.
+    stopping = False
+
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.state[MAX_MESSAGE_BYTES] = config.ws_max_size
+
+    async def shutdown(self) -> None:
+        """Wait until the application has stopped."""
+        self.stopping = True
+        await super().shutdown()
 
     async def send(self, message: Any) -> None:
         """Process an event of the application."""
@@ -225,6 +235,7 @@ class ChannelsServer(Server):
     """uvicorn's server: the first signal drains it, the second one ends it at once."""
 
     _first_signal: int | None = None
+    _socket_file: SocketFile | None = None
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -244,11 +255,27 @@ class ChannelsServer(Server):
             finally:
                 signal.signal(signal.SIGHUP, before)
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the application, and listen."""
+        uds = self.config.uds
+        try:
+            await super().startup(sockets)
+        except OSError as ex:
+            if uds is None:
+                raise
+            server_logger.error('cannot listen on the UNIX socket %r: %s', uds, ex)
+            await self.lifespan.shutdown()
+            sys.exit(STARTUP_FAILURE)
+        if uds is not None and sockets is None:
+            self._socket_file = SocketFile(uds)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin the drain, even if no client is connected, and stop.
 
         NOTE: a responder can still run although its client has left.
         """
+        if self._socket_file is not None:
+            self._socket_file.remove()
         ServerContext.begin_drain_of(
             self.config, self.server_state, self.lifespan.state
         )
@@ -260,6 +287,9 @@ class ChannelsServer(Server):
         NOTE: Ctrl-C reaches a worker twice, as SIGINT from the terminal and as SIGTERM
         from its parent. In a worker, only a repetition of the same signal counts as the
         second one.
+
+        NOTE: uvicorn does not end while the application starts or stops. Without a
+        handler, the signal ends the process.
         """
         if self.should_exit and (
             not self.config.use_subprocess or sig == self._first_signal
@@ -267,6 +297,8 @@ class ChannelsServer(Server):
             self.force_exit = True
             # A third signal needs no handler.
             signal.signal(sig, signal.SIG_DFL)
+            if not self.started or getattr(self.lifespan, 'stopping', False):
+                os.kill(os.getpid(), sig)
         if not self.should_exit:
             self._first_signal = sig
         self.should_exit = True
@@ -460,31 +492,73 @@ def serve(args: argparse.Namespace) -> int:
     if args.workers > 1 and args.reload:
         print('--workers and --reload exclude each other', file=sys.stderr)  # noqa: T201 - output of a command
         return 2
-    if args.ssl_certfile:
-        try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
-                args.ssl_certfile, args.ssl_keyfile
-            )
-        except OSError as ex:  # ssl.SSLError is one, too
-            print(f'the certificate or its key cannot be loaded: {ex}', file=sys.stderr)  # noqa: T201 - output of a command
-            return 2
+    mistake = _tls_mistake(args)
+    if mistake:
+        print(mistake, file=sys.stderr)  # noqa: T201 - output of a command
+        return 2
     sys.path.insert(0, args.app_dir)
     config = _config(args)
     server = ChannelsServer(config)
-    try:
-        if config.should_reload:
-            ChangeReload(config, server.run, [config.bind_socket()]).run()
-        elif config.workers > 1:
-            workers = Workers(config, [config.bind_socket()])
+    if config.should_reload:
+        with _listening_socket(config) as sock:
+            ChangeReload(config, server.run, [sock]).run()
+        return 0
+    if config.workers > 1:
+        with _listening_socket(config) as sock:
+            workers = Workers(config, [sock])
             workers.run()
-            return STARTUP_FAILURE if workers.failed else 0
-        else:
-            server.run()
-            return 0 if server.started else STARTUP_FAILURE
+        return STARTUP_FAILURE if workers.failed else 0
+    server.run()
+    return 0 if server.started else STARTUP_FAILURE
+
+
+def _tls_mistake(args: argparse.Namespace) -> str | None:
+    """Return what is wrong with the arguments for TLS, or ``None``.
+
+    SECURITY: Without a certificate, the server would serve plain HTTP, and would check
+    no client.
+    """
+    others = {
+        '--ssl-keyfile': args.ssl_keyfile,
+        '--ssl-ca-certs': args.ssl_ca_certs,
+        '--ssl-verify-client': args.ssl_verify_client,
+    }
+    given = [name for name, value in others.items() if value]
+    if given and not args.ssl_certfile:
+        return (
+            f'{given[0]} is given without --ssl-certfile: without it, there is no TLS'
+        )
+    if args.ssl_verify_client and not args.ssl_ca_certs:
+        return (
+            '--ssl-verify-client needs --ssl-ca-certs: the authorities of the clients'
+        )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        if args.ssl_certfile:
+            context.load_cert_chain(args.ssl_certfile, args.ssl_keyfile)
+    except OSError as ex:  # ssl.SSLError is one, too
+        return f'the certificate or its key cannot be loaded: {ex}'
+    try:
+        if args.ssl_ca_certs:
+            context.load_verify_locations(args.ssl_ca_certs)
+    except OSError as ex:
+        return f'the certificates of --ssl-ca-certs cannot be loaded: {ex}'
+    return None
+
+
+@contextlib.contextmanager
+def _listening_socket(config: Config) -> Generator[socket.socket, None, None]:
+    """Bind the socket that child processes share."""
+    if config.uds is None:
+        yield config.bind_socket()
+        return
+    remove_unused_socket(config.uds)
+    sock = config.bind_socket()
+    file = SocketFile(config.uds)
+    try:
+        yield sock
     finally:
-        if config.uds and os.path.exists(config.uds):
-            os.remove(config.uds)
-    return 0
+        file.remove()
 
 
 def _config(args: argparse.Namespace) -> ChannelsConfig:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import socket
+import stat
 
 from uvicorn.protocols.utils import get_remote_addr
 
@@ -45,3 +48,55 @@ def remote_address(transport: asyncio.BaseTransport) -> tuple[str, int] | None:
     if sock is not None and sock.family == getattr(socket, 'AF_UNIX', None):
         return _THIS_HOST
     return get_remote_addr(transport)  # type: ignore[arg-type]  # any transport will do
+
+
+class SocketFile:
+    """The file of a UNIX socket on which this process listens.
+
+    Args:
+        path: Path of the file.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._file = _file_number(path)
+
+    def remove(self) -> None:
+        """Remove the file, unless another process has replaced it.
+
+        NOTE: Call it while the socket is open. The number of the file could otherwise
+        be that of a new file.
+        """
+        if self._file is not None and _file_number(self._path) == self._file:
+            with contextlib.suppress(OSError):
+                os.remove(self._path)
+
+
+def _file_number(path: str) -> tuple[int, int] | None:
+    """Return device and number of a file; ``None`` if there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def remove_unused_socket(path: str) -> None:
+    """Remove the file of a UNIX socket on which no process listens any more.
+
+    A process that was killed leaves such a file. Other files stay.
+
+    Args:
+        path: Path of the file.
+    """
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            return
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(1.0)
+            client.connect(path)
+    except ConnectionRefusedError:
+        with contextlib.suppress(OSError):
+            os.remove(path)
+    except OSError:
+        return

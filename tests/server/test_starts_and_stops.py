@@ -1,0 +1,166 @@
+"""The file of a UNIX socket, signals at unusual times, and arguments for TLS."""
+
+from __future__ import annotations
+
+from pathlib import Path
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+from support.processes import ServerProcess
+from support.processes import wait_until
+
+SERVE = ['python', '-m', 'falcon_channels', 'serve']
+APP = 'tests.server.served_app:app'
+
+pytestmark = pytest.mark.server
+
+
+def accepts(path: Path) -> bool:
+    """Return whether a process listens on a UNIX socket."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        return sock.connect_ex(str(path)) == 0
+
+
+class UnixServer(ServerProcess):
+    """A server on a UNIX socket; it has started when its log says so."""
+
+    def __init__(self, path: Path, *words: str) -> None:
+        super().__init__([*SERVE, '--uds', str(path), *words, APP])
+
+    def _listening(self) -> bool:
+        return 'Application startup complete' in self.log()
+
+
+def fail_to_start(path: Path, app: str, *words: str) -> str:
+    """Start a server that cannot start; return what it prints."""
+    done = subprocess.run(
+        [sys.executable, *SERVE[1:], '--uds', str(path), *words, app],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert 3 == done.returncode
+    assert 'Traceback' not in done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize('words', [(), ('--workers', '2')])
+def test_other_file_at_the_path_of_the_socket_stays(
+    words: tuple[str, ...], tmp_path: Path
+) -> None:
+    """A mistake in `--uds` does not delete a file of the user."""
+    path = tmp_path / 'notes.txt'
+    path.write_text('important')
+    assert 'in use' in fail_to_start(path, APP, *words)
+    assert 'important' == path.read_text()
+
+
+@pytest.mark.parametrize('words', [(), ('--workers', '2')])
+def test_server_that_cannot_start_leaves_the_socket_of_another(
+    words: tuple[str, ...], tmp_path: Path
+) -> None:
+    """A server keeps its socket when another one fails at the same path."""
+    path = tmp_path / 'app.sock'
+    with UnixServer(path, *words):
+        wait_until(lambda: accepts(path), 'it listens')
+        app = APP if words else 'nowhere:app'
+        fail_to_start(path, app, *words)
+        assert accepts(path)
+
+
+def test_stopped_server_leaves_the_socket_of_its_successor(tmp_path: Path) -> None:
+    """A server that has taken over the path can be reached after the old one stops."""
+    path = tmp_path / 'app.sock'
+    with UnixServer(path) as old:
+        wait_until(lambda: accepts(path), 'it listens')
+        before = path.stat().st_ino
+        with UnixServer(path):
+            wait_until(lambda: path.stat().st_ino != before, 'it has taken over')
+            assert 0 == old.stop()
+            assert accepts(path)
+
+
+@pytest.mark.parametrize('words', [(), ('--workers', '2')])
+def test_socket_of_a_killed_server_does_not_prevent_a_start(
+    words: tuple[str, ...], tmp_path: Path
+) -> None:
+    """The file that a killed server leaves is replaced, and removed at the end."""
+    path = tmp_path / 'app.sock'
+    with socket.socket(socket.AF_UNIX) as killed:
+        killed.bind(str(path))
+    with UnixServer(path, *words) as server:
+        wait_until(lambda: accepts(path), 'it listens')
+        server.stop()
+        assert not path.exists()
+
+
+_HANGING_APP = """
+import asyncio
+
+import falcon.asgi
+
+
+class Hook:
+    async def process_{moment}(self, scope, event):
+        print('HANGS')
+        await asyncio.Event().wait()
+
+
+app = falcon.asgi.App(middleware=[Hook()])
+"""
+
+
+class HangingServer(ServerProcess):
+    """A server whose application hangs while it starts or stops."""
+
+    def __init__(self, folder: Path, moment: str) -> None:
+        (folder / 'app.py').write_text(_HANGING_APP.format(moment=moment))
+        super().__init__([*SERVE, '--port', '0', 'app:app'], cwd=folder)
+
+    def _listening(self) -> bool:
+        return 'HANGS' in self.log() or 'startup complete' in self.log()
+
+
+@pytest.mark.parametrize('sig', [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize('moment', ['startup', 'shutdown'])
+def test_second_signal_ends_a_server_whose_application_hangs(
+    moment: str, sig: signal.Signals, tmp_path: Path
+) -> None:
+    """A hook of the application cannot prevent the end."""
+    with HangingServer(tmp_path, moment) as server:
+        server.signal(sig)
+        wait_until(lambda: 'HANGS' in server.log(), 'the application hangs')
+        assert server.process is not None
+        with pytest.raises(subprocess.TimeoutExpired):
+            server.process.wait(0.3)
+        server.signal(sig)
+        assert -sig == server.process.wait(20)
+
+
+@pytest.mark.parametrize(
+    ('words', 'text'),
+    [
+        (['--ssl-verify-client'], 'without --ssl-certfile'),
+        (['--ssl-ca-certs', 'ca.pem'], 'without --ssl-certfile'),
+        (['--ssl-keyfile', 'key.pem'], 'without --ssl-certfile'),
+        (
+            ['--ssl-certfile', 'cert.pem', '--ssl-verify-client'],
+            'needs --ssl-ca-certs',
+        ),
+    ],
+)
+def test_arguments_for_tls_without_the_others_are_refused(
+    words: list[str], text: str
+) -> None:
+    """A server that should check its clients never serves plain HTTP instead."""
+    done = subprocess.run(
+        [sys.executable, *SERVE[1:], *words, APP],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert 2 == done.returncode
+    assert text in done.stderr
