@@ -165,6 +165,52 @@ async def test_media_client_receives_the_reply_of_on_subscribe() -> None:
     assert {'welcome': 'a'} == start['data']
 
 
+async def test_reply_that_is_not_json_is_refused_before_the_handshake_is_accepted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The log names the attribute, and the client receives an HTTP status.
+
+    The handshake was accepted first. The client was then closed with 1011, and the log
+    had only "Encoding objects of type object is unsupported".
+    """
+    channels = Channels()
+
+    class Room:
+        async def on_subscribe(self, req: Any, subscription: Any, room: str) -> None:
+            subscription.reply = object()
+
+        async def on_websocket(self, req: Any, ws: Any, room: str) -> None:
+            await channels.serve(req, ws, f'rooms:{room}', media=True)
+
+    channels.add_route('rooms:{room}', Room())
+    app = falcon.asgi.App(middleware=[channels])
+    app.add_route('/{room}', Room())
+    async with testing.ASGIConductor(app) as conductor:
+        with pytest.raises(falcon.errors.WebSocketServerError):
+            async with conductor.simulate_ws('/a') as ws:
+                await ws.wait_ready()
+    assert 'subscription.reply cannot be written as JSON' in caplog.text
+
+
+async def test_invalid_position_of_a_url_is_logged_and_told(
+    app: falcon.asgi.App, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log has the reason, because Falcon logs only the status."""
+    caplog.set_level('INFO', 'falcon_channels')
+    async with testing.ASGIConductor(app) as conductor:
+        async with conductor.simulate_ws('/media/a', query_string='since=x') as ws:
+            with pytest.raises(falcon.WebSocketDisconnected):
+                await ws.wait_ready()
+            assert 3400 == ws.close_code
+    [event] = [
+        record.event  # type: ignore[attr-defined]
+        for record in caplog.records
+        if getattr(record, 'event', None) and 'since' in record.getMessage()
+    ]
+    assert ('connection_refused', 400) == (event.name, event.code)
+    assert 'write it as OFFSET:EPOCH' in event.reason
+
+
 @pytest.mark.parametrize('text', ['x', '-1:e', '1.5:e', '٣:e', '9' * 16 + ':e', ''])
 async def test_invalid_position_text_is_refused(text: str) -> None:
     """Text that is not a position is refused with the name of the parameter."""
@@ -229,7 +275,7 @@ async def test_refused_message_closes_a_text_connection(
     [
         ('/media/a', '"rude"', 403, 'be nice'),
         ('/media/a', '{"a":', 400, 'not JSON'),
-        ('/media/a', 'hi', 400, 'not JSON'),
+        ('/media/a', 'hi', 400, 'not JSON: JSON is malformed'),
         ('/media/a', '[' * 900, 400, 'not JSON'),
         ('/media/a', '"' + 'x' * 600 + '"', 413, '602'),
         ('/typed/a', '{"text": 7}', 422, '$.text'),

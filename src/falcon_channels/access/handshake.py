@@ -24,6 +24,7 @@ from typing import Final
 import falcon
 import falcon.asgi
 
+from falcon_channels.access.responders import text_for_client
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import ClosedError
 from falcon_channels.events import log_event
@@ -194,12 +195,24 @@ class Handshake:
         *args: object,
     ) -> falcon.HTTPServiceUnavailable:
         """Log and tell a refusal, and return its error."""
-        event = refused_connection('' if req is None else req.path, 503, reason)
-        log_event(event, level, message, *args)
-        self._hub.events.tell(event)
+        self._refuse(req, 503, reason, level, message, *args)
         return falcon.HTTPServiceUnavailable(
             description=reason, retry_after=_RETRY_AFTER_S
         )
+
+    def _refuse(
+        self,
+        req: falcon.Request | None,
+        status: int,
+        reason: str,
+        level: int,
+        message: str,
+        *args: object,
+    ) -> None:
+        """Log and tell a refusal."""
+        event = refused_connection('' if req is None else req.path, status, reason)
+        log_event(event, level, message, *args)
+        self._hub.events.tell(event)
 
     def _level_of_limit(self) -> int:
         """Return WARNING at most once a minute, because refused clients try again."""
@@ -208,6 +221,18 @@ class Handshake:
             return logging.DEBUG
         self._log_limit_at_s = now_s + _LOG_LIMIT_EVERY_S
         return logging.WARNING
+
+    def note_invalid(self, req: falcon.Request, error: falcon.HTTPError) -> None:
+        """Log and tell that a request was refused because it is not valid.
+
+        NOTE: browsers hide the reason from the page, and Falcon logs only the status.
+
+        Args:
+            req: The request.
+            error: The error, with the reason and the status.
+        """
+        reason = text_for_client(error)
+        self._refuse(req, error.status_code, reason, logging.INFO, _REFUSED, reason)
 
     def check_origin(self, req: falcon.Request) -> None:
         """Refuse a request that a page of another site sent.

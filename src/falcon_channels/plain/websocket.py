@@ -19,6 +19,7 @@ import falcon
 import falcon.asgi
 import msgspec
 
+from falcon_channels.access.handshake import Handshake
 from falcon_channels.access.handshake import HandshakeTiming
 from falcon_channels.access.refusal_log import log_refusal
 from falcon_channels.access.responders import is_cancelled
@@ -34,6 +35,7 @@ from falcon_channels.errors import ProtocolError
 from falcon_channels.errors import PublicationTooLargeError
 from falcon_channels.errors import UnknownChannelError
 from falcon_channels.errors import UnsubscribedError
+from falcon_channels.hub.connection import check_json
 from falcon_channels.hub.connection import ClientKind
 from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.connection import Joined
@@ -238,6 +240,9 @@ class PlainConnection(Connection):
         base = HTTP_STATUS_BASE if accepted else 0
 
         async def admit() -> None:
+            # NOTE: an accepted client could be told only that the server failed.
+            reply = self.subscriptions[self._channel].reply
+            check_json('subscription.reply', reply if self._media else None)
             await on_authorized()
             # SECURITY: before this point, commands such as `disconnect_user` did not
             #   find the connection.
@@ -338,7 +343,7 @@ class PlainConnection(Connection):
             try:
                 data = json_codec.read_payload(text)
             except ProtocolError as ex:
-                raise falcon.HTTPBadRequest(description=f'not JSON: {ex}') from None
+                raise falcon.HTTPBadRequest(description=str(ex)) from None
         else:
             data = msgspec.json.encode(text)
         await self._node.publisher.publish_for_client(self, self._channel, data)
@@ -405,9 +410,11 @@ class PlainConnection(Connection):
 
 
 def position_to_recover(
-    req: Any, since: Position | None, media: bool
+    handshake: Handshake, req: Any, since: Position | None, media: bool
 ) -> Position | None:
     """Return the position from which a client recovers: `since`, or of its URL.
+
+    Call it in the event loop of the node, because it can log and tell a refusal.
 
     Raises:
         PositionError: `since` is not a position.
@@ -415,7 +422,11 @@ def position_to_recover(
     """
     check_position(since)
     if since is None and media and req.has_param('since'):
-        return parse_since(req.get_param('since', default=''))
+        try:
+            return parse_since(req.get_param('since', default=''))
+        except falcon.HTTPInvalidParam as ex:
+            handshake.note_invalid(req, ex)
+            raise
     return since
 
 
@@ -435,7 +446,7 @@ async def serve_websocket(
     with timing:
         node.handshake.check_origin(req)
         node.handshake.check_capacity(req)
-        since = position_to_recover(req, since, media)
+        since = position_to_recover(node.handshake, req, since, media)
         transport = choose_transport(req, ws)
         connection = PlainConnection(
             node, transport, channel, req, user=user, info=info, media=media

@@ -233,16 +233,16 @@ def serve_websocket(
     since: Position | None,
 ) -> None:
     """Implement `Portal.serve`."""
-    since = position_to_recover(req, since, media)
 
     async def subscribe() -> tuple[PlainConnection, _PortalConnection]:
         with node.handshake.time() as timing:
+            position = position_to_recover(node.handshake, req, since, media)
             connection = PlainConnection(
                 node, transport, channel, req, user=user, info=info, media=media
             )
             client = _PortalConnection(connection, transport)
             clients.append(client)
-            await client.subscribe(since, timing, accepted=accepted)
+            await client.subscribe(position, timing, accepted=accepted)
             return connection, client
 
     accepted = not ws.unaccepted

@@ -141,8 +141,12 @@ def check_payload(data: bytes) -> None:
         ProtocolError: `data` is not JSON in UTF-8. Or it has a number outside the range
             of a double, a lone surrogate, or more than `MAX_DEPTH` levels.
     """
-    _parse(_utf8(data), _decode_raw)
-    _check_values(data, MAX_DEPTH)
+    text = _utf8(data)
+    try:
+        _decode_raw(text)
+    except (ValueError, RecursionError) as ex:
+        raise ProtocolError(f'not JSON: {ex}') from ex
+    _check_values(text, MAX_DEPTH)
 
 
 def read_payload(text: str) -> bytes:
