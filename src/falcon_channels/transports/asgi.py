@@ -81,6 +81,7 @@ class AsgiTransport:
     """
 
     __slots__ = (
+        '_abort_timer',
         '_binary',
         '_close',
         '_ended',
@@ -111,6 +112,8 @@ class AsgiTransport:
         self._binary = binary
         self._queue: deque[MessageBlob] = deque()
         self._close: tuple[int, str] | None = None
+        #: Runs from `close` until the connection has ended.
+        self._abort_timer: asyncio.TimerHandle | None = None
         self._ended = False
         self._peer_has_left = False
         self._error: Exception | None = None
@@ -171,7 +174,7 @@ class AsgiTransport:
             # NOTE: the answer to the close frame comes after the messages that the
             #   client has sent. They are received and dropped.
             self._readable.set()
-            asyncio.get_running_loop().call_later(CLOSE_TIMEOUT_S, self.abort)
+            self._abort_timer = self._loop.call_later(CLOSE_TIMEOUT_S, self.abort)
 
     def abort(self) -> None:
         """Drop the queue and end `run`."""
@@ -210,6 +213,9 @@ class AsgiTransport:
                 await asyncio.wait([reader], timeout=CLOSE_TIMEOUT_S)
         finally:
             self.abort()
+            if self._abort_timer is not None:
+                # NOTE: the timer would keep the ended connection in memory.
+                self._abort_timer.cancel()
             results = await asyncio.gather(*self._tasks, return_exceptions=True)
             self._sending.close()
             code, reason = self._close or (1006, '')

@@ -159,6 +159,7 @@ class HttpStreamTransport:
     """
 
     __slots__ = (
+        '_abort_timer',
         '_closing',
         '_ended',
         '_get_field',
@@ -188,6 +189,8 @@ class HttpStreamTransport:
         #: Done when there is output, or the end.
         self._waiter: asyncio.Future[None] | None = None
         self._closing: tuple[int, str] | None = None
+        #: Runs from `close` until the end of the body.
+        self._abort_timer: asyncio.TimerHandle | None = None
         self._ended = False
         self._sending = False
         self._sender: asyncio.Task[Any] | None = None
@@ -257,7 +260,9 @@ class HttpStreamTransport:
             self._closing = (code, reason)
             self.resume_reading()
             self._wake()
-            asyncio.get_running_loop().call_later(CLOSE_TIMEOUT_S, self.abort)
+            self._abort_timer = asyncio.get_running_loop().call_later(
+                CLOSE_TIMEOUT_S, self.abort
+            )
 
     def abort(self) -> None:
         """Drop the queue and end the body."""
@@ -364,6 +369,9 @@ class HttpStreamTransport:
             self._ended = True
             self.resume_reading()
             self._queue.clear()
+            if self._abort_timer is not None:
+                # NOTE: the timer would keep the ended connection in memory.
+                self._abort_timer.cancel()
             if watch is not None:
                 watch.cancel()
             receiver.on_closed(*(self._closing or (1006, '')))
