@@ -86,7 +86,7 @@ Dispatch = Callable[['ClientConnection', Command], Awaitable[None]]
 
 
 class Rights(NamedTuple):
-    """What a token or a responder sets on a connection, and what limits its time."""
+    """The values of a connection that a token or a responder sets."""
 
     user: str
     info: Any
