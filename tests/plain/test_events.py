@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 import json
 import socket
+import time
 from typing import Any
 from urllib.parse import quote
 
@@ -50,6 +51,8 @@ class Rules:
     async def on_subscribe(self, req: Any, subscription: Any, room: str) -> None:
         if room.isdigit():
             raise falcon.HTTPError(int(room))
+        if room == 'brief':
+            subscription.expires_at = time.time() + 0.5
         if room == 'disconnected':
             await channels.disconnect_user(subscription.user)
         elif room == 'unsubscribed':
@@ -418,6 +421,15 @@ def test_connection_over_the_limit_is_refused(
         with EventReader.open(client, path) as refused:
             assert refused.next() is None
     wait_until_nobody_is_connected()
+
+
+def test_stream_ends_when_a_subscription_expires(client: httpx.Client) -> None:
+    """`on_subscribe` sets `expires_at`. A client that connects again is asked again."""
+    path = '/events/plain/rooms:other,rooms:brief'
+    for _ in range(2):
+        with EventReader.open(client, path) as reader:
+            reader.start()
+            assert reader.next() is None
 
 
 @pytest.mark.parametrize('way', ['disconnect', 'revoke'])

@@ -16,7 +16,8 @@ call it. The order of its steps matters:
 5. *Join and recover* in the hub.
 6. *Answer the client* in `on_joined`, before this coroutine awaits anything. The
    answer is therefore ahead of all publications.
-   If the channel has ended, the subscription ends here.
+   If the channel has ended, the subscription ends here. If it expires and its client
+   cannot refresh it, a timer ends it later.
 7. *Check the revocation again.* A revocation that arrived between steps 3 and 5 found
    no joined subscription to end.
 8. *Enter presence.* This is last, so that others see only clients that stay.
@@ -37,6 +38,7 @@ import falcon
 from falcon_channels.access.authorization import Authorizer
 from falcon_channels.access.authorization import check_client_filter
 from falcon_channels.access.authorization import check_encoding
+from falcon_channels.access.expiry import SubscriptionExpiry
 from falcon_channels.access.refusal_log import log_refusal
 from falcon_channels.access.responders import notify
 from falcon_channels.access.responders import text_for_client
@@ -158,6 +160,7 @@ class Subscriber:
         self._presence = presence
         self._options = options
         self._match = match
+        self._expiry = SubscriptionExpiry(hub)
         self._closed_routes: set[ChannelRoute] = set()
         #: `SubscribeUser` commands that have not begun, in order.
         self._pending: dict[Connection, list[SubscribeUser]] = {}
@@ -209,6 +212,7 @@ class Subscriber:
                 await options.on_authorized()
             joined = await self._join(subscription, options.since)
             on_joined(subscription, joined)
+            self._expiry.start(subscription)
             if joined.end is not None:
                 self._hub.finish(subscription, joined.end, joined.position)
             elif await self._may_stay(subscription) and options.presence:
@@ -309,6 +313,7 @@ class Subscriber:
 
     def on_left(self, subscription: Subscription) -> None:
         """Called when a subscription has ended: leave presence, call the responder."""
+        self._expiry.stop(subscription)
         self._presence.on_left(subscription)
         responder = subscription.route.on_unsubscribe
         connection = subscription.connection

@@ -127,6 +127,7 @@ class ClientConnection(Connection):
     """
 
     takes_subscriptions = True
+    refreshes_subscriptions = True
 
     __slots__ = (
         '_announces_end',

@@ -163,7 +163,8 @@ class Subscription:
         token_verified: Whether the client sent a valid token for this channel.
         token_filter: Filter of this token, or ``None``.
         expires_at: Unix time in seconds at which the subscription ends if it is not
-            refreshed, or ``None``.
+            refreshed, or ``None``. ``on_subscribe`` may set it. Only a client of an SDK
+            can refresh a subscription. Other clients connect again.
         state: The state of delivery.
         joined: Whether the subscription has ever been LIVE or AHEAD.
         end: Unsubscribe code and reason if this process ended it, else ``None``.
@@ -540,6 +541,8 @@ class Connection(abc.ABC):
         connected_at: Unix time in seconds at which the object was made.
         takes_subscriptions: Whether the application can subscribe the connection
             (`on_subscribed`).
+        refreshes_subscriptions: Whether the client can refresh a subscription before it
+            expires. The subclass then ends expired subscriptions.
         out: Blobs that leave in one write at the end of this event-loop iteration.
             ``None`` if there are none; never empty.
         granted_bytes: Bytes that the client asked for. They do not count towards the
@@ -552,6 +555,7 @@ class Connection(abc.ABC):
     """
 
     takes_subscriptions = False
+    refreshes_subscriptions = False
 
     #: Maximum number of reasons per connection that are logged above DEBUG.
     MAX_LOGGED_REFUSALS = 8
