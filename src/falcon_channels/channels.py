@@ -525,6 +525,7 @@ class Channels:
             expired: Whether to close the connections with code 3005. Their clients
                 connect again with a new token.
             expires_at: Unix time in seconds of the new expiry; ``None`` for no change.
+                Connections without an SDK do not expire, and ignore it.
             info: New public information about the connection; ``None`` for no change.
 
         Raises:
