@@ -8,6 +8,7 @@ from pathlib import Path
 from falcon import testing
 import falcon.asgi
 import httpx
+import msgspec
 from prometheus_client import CollectorRegistry
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
@@ -28,6 +29,8 @@ from falcon_channels.metrics import GAUGES
 from falcon_channels.metrics import HISTOGRAMS
 from falcon_channels.metrics import LABELLED_COUNTERS
 from falcon_channels.monitoring.prometheus import ChannelsCollector
+from falcon_channels.monitoring.prometheus import metric_families
+from falcon_channels.monitoring.prometheus import read_metrics
 
 ROOT = Path(__file__).parents[2]
 
@@ -139,6 +142,44 @@ async def test_page_of_all_processes_always_has_the_process_that_answers(
             assert 1 == response.text.count('falcon_channels_link_up{')
     expected = 0 if problem == 'silent' else 1
     assert expected == caplog.text.count('the page has the metrics of one process')
+    await channels.close()
+
+
+async def test_process_with_other_buckets_and_labels_hides_no_other_process() -> None:
+    """During an update, the page has all series that this version knows."""
+    channels, _ = await start_node([])
+    channels.node.measure()
+    async with channels.subscribe('rooms:a') as subscription:
+        await channels.publish('rooms:a', 1)
+        await anext(subscription)
+    own = read_metrics(channels.node)
+    assert own.labelled
+    assert own.histograms
+    other = msgspec.structs.replace(
+        own,
+        node='other',
+        labelled={
+            name: [([*labels, 'more'], value) for labels, value in rows]
+            for name, rows in own.labelled.items()
+        },
+        histograms={
+            name: [
+                msgspec.structs.replace(row, counts=[1, *row.counts]) for row in rows
+            ]
+            for name, rows in own.histograms.items()
+        },
+    )
+
+    def samples_of(node: str) -> int:
+        return sum(
+            sample.labels['node'] == node
+            for family in metric_families([other, own], labels=True)
+            for sample in family.samples
+            if set(sample.labels) != {'node'}
+        )
+
+    assert samples_of(own.node) > 0
+    assert 0 == samples_of('other')
     await channels.close()
 
 

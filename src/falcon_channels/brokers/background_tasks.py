@@ -1,4 +1,4 @@
-"""Background tasks of brokers; a task that fails is logged."""
+"""Background tasks of brokers: one that fails is logged, and can start again."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from typing import TypeVar
 _logger = logging.getLogger('falcon_channels')
 
 _T = TypeVar('_T')
+
+#: Seconds after which `run_forever` starts a function again.
+_RESTART_S = 1.0
 
 
 def start_task(
@@ -43,3 +46,33 @@ def start_task(
 
     task.add_done_callback(report)
     return task
+
+
+def run_forever(
+    function: Callable[[], Coroutine[Any, Any, None]],
+    name: str,
+    on_failure: Callable[[], None] | None = None,
+) -> asyncio.Task[None]:
+    """Start a task that calls a function again if it has raised an error.
+
+    Args:
+        function: Returns only if the task is no longer needed.
+        name: Name of the task, to which the prefix ``falcon_channels`` is added.
+        on_failure: Called after each error, before the function is called again.
+
+    Returns:
+        The task. The caller keeps it and cancels it.
+    """
+
+    async def run() -> None:
+        while True:
+            try:
+                await function()
+                return
+            except Exception:
+                _logger.exception('task %r of a broker failed, and starts again', name)
+            if on_failure is not None:
+                on_failure()
+            await asyncio.sleep(_RESTART_S)
+
+    return start_task(run(), name)

@@ -115,7 +115,10 @@ def metric_families(processes: Iterable[NodeMetrics], *, labels: bool) -> list[M
         )
         for metrics in known:
             for own, value in metrics.labelled.get(name, ()):
-                counter.add_metric([*values(metrics), *own], value)
+                # NOTE: a process of another version may have other labels, or other
+                #   buckets below. Its series are left out, and the others are shown.
+                if len(own) == len(row.labels):
+                    counter.add_metric([*values(metrics), *own], value)
         families.append(counter)
     for name, table in HISTOGRAMS.items():
         bounds = [*(str(float(bound)) for bound in table.buckets), '+Inf']
@@ -124,11 +127,15 @@ def metric_families(processes: Iterable[NodeMetrics], *, labels: bool) -> list[M
         )
         for metrics in known:
             for series in metrics.histograms.get(name, ()):
-                histogram.add_metric(
-                    [*values(metrics), *series.labels],
-                    list(zip(bounds, accumulate(series.counts), strict=True)),
-                    series.total,
-                )
+                if (len(series.labels), len(series.counts)) == (
+                    len(table.labels),
+                    len(bounds),
+                ):
+                    histogram.add_metric(
+                        [*values(metrics), *series.labels],
+                        list(zip(bounds, accumulate(series.counts), strict=True)),
+                        series.total,
+                    )
         families.append(histogram)
     return families
 

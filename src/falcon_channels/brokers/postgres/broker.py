@@ -23,7 +23,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import tuple_row
 
-from falcon_channels.brokers.background_tasks import start_task
+from falcon_channels.brokers.background_tasks import run_forever
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import BrokerReceiver
 from falcon_channels.brokers.base import Capabilities
@@ -181,8 +181,8 @@ class PostgresBroker(Broker):
             raise
         # NOTE: one connection remains for calls that do not publish.
         self._queues = PublishQueues(self._store, self._pool_size - 1, self._timeout_s)
-        self._housekeeping = start_task(
-            self._run_housekeeping(), 'postgres housekeeping'
+        self._housekeeping = run_forever(
+            self._run_housekeeping, 'postgres housekeeping'
         )
 
     def set_routes(self, routes: Sequence[RouteSettings]) -> None:

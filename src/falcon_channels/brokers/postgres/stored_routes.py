@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import json
 from typing import Any
 
-from falcon_channels.brokers.background_tasks import start_task
+from falcon_channels.brokers.background_tasks import run_forever
 from falcon_channels.brokers.base import RouteSettings
 from falcon_channels.brokers.milliseconds import to_ms
 from falcon_channels.burst_log import BurstLog
@@ -64,7 +64,7 @@ class StoredRoutes:
             BrokerUnavailableError: The routes are not stored.
         """
         await self._store()
-        self._task = start_task(self._run(), 'postgres routes')
+        self._task = run_forever(self._run, 'postgres routes')
 
     async def close(self) -> None:
         """Stop renewing the routes. They stay in the database for seven days."""

@@ -17,7 +17,7 @@ from pathlib import Path
 import time
 from typing import Any
 
-from falcon_channels.brokers.background_tasks import start_task
+from falcon_channels.brokers.background_tasks import run_forever
 from falcon_channels.brokers.base import Append
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import BrokerReceiver
@@ -132,7 +132,7 @@ class SqliteBroker(Broker):
             raise
         self._writer, self._reader = writer, reader
         self._follower, self._notifier = follower, notifier
-        self._housekeeping = start_task(self._run_housekeeping(), 'sqlite housekeeping')
+        self._housekeeping = run_forever(self._run_housekeeping, 'sqlite housekeeping')
 
     async def close(self) -> None:
         self._closed = True

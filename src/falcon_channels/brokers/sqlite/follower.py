@@ -9,7 +9,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from falcon_channels.brokers.background_tasks import start_task
+from falcon_channels.brokers.background_tasks import run_forever
 from falcon_channels.brokers.base import BrokerReceiver
 from falcon_channels.brokers.encoding import decode_publication
 from falcon_channels.brokers.sqlite import queries
@@ -52,9 +52,7 @@ class Follower:
         """Open the database; announce the rows that are added from now on."""
         await self._reader.open()
         self._last_id = await self._reader.submit(queries.last_id)
-        self._task = start_task(
-            self._follow(), 'sqlite follower', self._receiver.on_link_lost
-        )
+        self._task = run_forever(self._follow, 'sqlite follower', self._on_failure)
 
     def stop(self) -> None:
         """Announce nothing more."""
@@ -132,6 +130,13 @@ class Follower:
             self._announce_rows(seen_id, newest, found)
             if len(found) >= queries.MAX_ITEMS:
                 self._wake.set()
+
+    def _on_failure(self) -> None:
+        """Called after an unexpected error: read the rows after the failed one."""
+        if not self._lost and not self._stopped:
+            self._lost = True
+            self._receiver.on_link_lost()
+        self._wake.set()
 
     def _on_read_error(self, error: BrokerUnavailableError) -> None:
         if not self._lost and not self._stopped:
