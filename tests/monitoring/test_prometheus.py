@@ -191,6 +191,30 @@ def test_collector_works_in_the_registry_of_the_application() -> None:
     assert 0 == page['falcon_channels_connections']
 
 
+def test_metrics_are_read_in_a_thread_while_labels_are_added() -> None:
+    """A page that is read while the event loop adds labels has no error."""
+    node = Channels().node
+    measured = node.measure()
+
+    class Busy(tuple[str, ...]):
+        """Labels that are read while another thread adds labels."""
+
+        def __iter__(self) -> Iterator[str]:
+            for name, row in LABELLED_COUNTERS.items():
+                measured.add(name, ('new',) * len(row.labels), 1)
+            for name, table in HISTOGRAMS.items():
+                measured.observe(name, ('new',) * len(table.labels), 1.0)
+            return super().__iter__()
+
+    for name, row in LABELLED_COUNTERS.items():
+        measured.add(name, Busy(['old'] * len(row.labels)), 1)
+    for name, table in HISTOGRAMS.items():
+        measured.observe(name, Busy(['old'] * len(table.labels)), 1.0)
+    found = read_metrics(node)
+    for name, row in LABELLED_COUNTERS.items():
+        assert (['old'] * len(row.labels), 1) in found.labelled[name]
+
+
 def test_every_metric_has_a_help_text_and_is_documented() -> None:
     """Each metric has a help text, and a row in docs/metrics.md."""
     registry = CollectorRegistry()

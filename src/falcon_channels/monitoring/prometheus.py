@@ -67,18 +67,20 @@ def read_metrics(node: Node) -> NodeMetrics:
     """Return the metrics of this process."""
     measurements = node.measure()
     hub = node.hub
+    # NOTE: the registry of an application is often read in a thread of its own, while
+    #   the event loop adds labels. The dicts are therefore copied first.
     return NodeMetrics(
         node=node.info.this_node().name,
         counters=hub.counters.to_media(),
         gauges=node.gauges(),
         labelled={
-            name: [(list(labels), value) for labels, value in values.items()]
+            name: [(list(labels), value) for labels, value in values.copy().items()]
             for name, values in measurements.counters.items()
         },
         histograms={
             name: [
                 _Values(list(labels), distribution.counts, distribution.total)
-                for labels, distribution in values.items()
+                for labels, distribution in values.copy().items()
             ]
             for name, values in measurements.histograms.items()
         },
