@@ -375,6 +375,66 @@ def test_tls_passes_messages_of_all_sizes_and_drains(
         assert 0 == exit_code(server)
 
 
+def test_tls_handshake_that_ends_during_the_drain_gets_no_websocket(
+    certificate: tuple[Path, Path],
+) -> None:
+    """A server that stops serves no new client, and does not wait for one."""
+    cert, key = certificate
+    context = ssl.create_default_context(cafile=str(cert))
+    words = ['--ssl-certfile', str(cert), '--ssl-keyfile', str(key)]
+    with process(*words) as server:
+        slow = HalfTls(server.port, context)
+        with connect(f'wss://127.0.0.1:{server.port}/echo', ssl=context):
+            slow.begin()
+            server.signal(signal.SIGTERM)
+            wait_until(lambda: 'Shutting down' in server.log(), 'the stop begins')
+            assert b'' == slow.request('/echo')
+        assert 0 == exit_code(server)
+
+
+class HalfTls:
+    """A client that stops within its TLS handshake."""
+
+    def __init__(self, port: int, context: ssl.SSLContext) -> None:
+        self._sock = socket.create_connection(('127.0.0.1', port), 20)
+        self._read, self._written = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(
+            self._read, self._written, server_hostname='127.0.0.1'
+        )
+
+    def begin(self) -> None:
+        """Send the first message, and wait for the answer of the server."""
+        with contextlib.suppress(ssl.SSLWantReadError):
+            self._tls.do_handshake()
+        self._sock.sendall(self._written.read())
+        self._read.write(self._sock.recv(65536))
+
+    def request(self, path: str) -> bytes:
+        """End the handshake, and send an upgrade request; return the answer."""
+        with contextlib.suppress(ConnectionError), self._sock:
+            while True:
+                try:
+                    self._tls.do_handshake()
+                    break
+                except ssl.SSLWantReadError:
+                    self._read.write(self._sock.recv(65536))
+            self._tls.write(HANDSHAKE % path.encode())
+            self._sock.sendall(self._written.read())
+            while data := self._sock.recv(65536):
+                self._read.write(data)
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    if answer := self._tls.read(1000):
+                        return answer
+        return b''
+
+
+HANDSHAKE = (
+    b'GET %s HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n'
+    b'Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n'
+    b'Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n'
+)
+
+
 async def talk_over_tls(
     server: ServerProcess, context: ssl.SSLContext
 ) -> list[int | None]:

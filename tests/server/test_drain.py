@@ -89,6 +89,22 @@ def test_client_that_does_not_answer_the_close_does_not_delay_the_stop() -> None
     assert 'shutdown' == app.events[-1]
 
 
+def test_handshake_during_the_drain_gets_503() -> None:
+    """A server that stops opens no WebSocket, also with uvicorn's own HTTP class."""
+    with running(Draining(), lifespan='on') as server, Peer(server.port) as first:
+        first.open()
+        [connection] = server.connections
+        context = connection.context_of(
+            server.server.config,
+            server.server.server_state,
+            server.server.lifespan.state,
+        )
+        context.loop.call_soon_threadsafe(context.drain.begin)
+        wait_until(lambda: context.drain.begun, 'the drain begins')
+        with Peer(server.port) as late:
+            assert 503 == late.status()
+
+
 def test_drain_closes_connections_in_batches() -> None:
     """Between two batches the other connections go on working."""
     app = Draining()

@@ -134,6 +134,12 @@ class ServerContext:
         options = getattr(config, 'server_options', None) or ServerOptions()
         cls.of(config, state, app_state, options).drain.begin()
 
+    @staticmethod
+    def drains(state: ServerState) -> bool:
+        """Return whether the drain of a server has begun."""
+        context: ServerContext | None = vars(state).get(_KEY)
+        return context is not None and context.drain.begun
+
     def flush_soon(self, output: Flushable) -> None:
         """Call `output.flush` at the end of this event-loop iteration."""
         unflushed = self._unflushed

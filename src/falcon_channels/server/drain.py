@@ -63,6 +63,11 @@ class Drain:
         #: Calls of the application whose clients have left.
         self._left: set[Responder] = set()
 
+    @property
+    def begun(self) -> bool:
+        """Whether the server stops, and serves no new connection."""
+        return self._task is not None
+
     def begin(self) -> None:
         """Run the drain hooks, then close the connections in batches; once."""
         if self._task is None:

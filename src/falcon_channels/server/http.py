@@ -63,10 +63,16 @@ class BoundedHttpProtocol(asyncio.Protocol):
         self._head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
-        """Called at the TCP accept: start the deadline of the first request."""
+        """Called at the TCP accept: start the deadline of the first request.
+
+        NOTE: a TLS handshake can end while the server stops. `shutdown` is not called
+        for such a connection, and the stop would wait for it.
+        """
         self._transport = transport
         self._server_state.connections.add(self)  # type: ignore[arg-type]  # typed for its own classes
         self._head_timer = self._loop.call_later(HEAD_TIMEOUT_S, self._on_head_timeout)
+        if ServerContext.drains(self._server_state):
+            transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Called with the first bytes: pass the connection to WebSocket or HTTP."""

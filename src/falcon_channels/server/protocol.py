@@ -390,6 +390,10 @@ class WebSocketProtocol(asyncio.Protocol):
             full = refusal(HTTPStatus.SERVICE_UNAVAILABLE, 'Too many connections.')
             self._refuse(full.response)
             return
+        if context.drain.begun:
+            stops = refusal(HTTPStatus.SERVICE_UNAVAILABLE, 'The server stops.')
+            self._refuse(stops.response)
+            return
         scope = build_scope(
             context, self.transport, handshake, self, client=client, server=server
         )
