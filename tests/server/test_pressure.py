@@ -17,6 +17,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from falcon_channels.server.options import ServerOptions
+from falcon_channels.transports.websocket_framing import binary_frame
 from server.running import BINARY
 from server.running import frame
 from server.running import Peer
@@ -39,10 +40,12 @@ class Pressure:
         self.sent = 0
         self.error: Exception | None = None
         self.code: int | None = None
+        self.extension: dict[str, Any] | None = None
 
     async def __call__(self, scope, receive, send) -> None:
         await receive()
         await send({'type': 'websocket.accept'})
+        self.extension = scope['extensions']['falcon_channels.websocket']
         await getattr(self, scope['path'].strip('/') or 'echo')(receive, send)
 
     async def echo(self, receive, send) -> None:
@@ -69,6 +72,36 @@ class Pressure:
         except OSError as ex:
             self.error = ex
             self.code = (await receive())['code']
+
+    async def direct(self, receive, send) -> None:
+        """Write to the connection without ASGI events, as long as it is open."""
+        assert self.extension is not None
+        connection = self.extension['websocket']
+        end = asyncio.get_running_loop().create_future()
+        connection.attach(Closed(end))
+        blob = binary_frame(bytes(65536))
+        while not end.done():
+            if connection.backlog_bytes < 1_000_000:
+                connection.write(blob)
+                self.sent += 1
+            await asyncio.sleep(0.001)
+        self.error = OSError(end.result())
+
+
+class Closed:
+    """A receiver that tells when the connection has ended."""
+
+    def __init__(self, end: asyncio.Future[int]) -> None:
+        self._end = end
+
+    def on_message(self, message: str | bytes) -> None:
+        pass
+
+    def on_writable(self) -> None:
+        pass
+
+    def on_closed(self, code: int, reason: str) -> None:
+        self._end.set_result(code)
 
 
 @pytest.fixture
@@ -140,6 +173,24 @@ def test_client_that_reads_slowly_is_not_aborted(app: Pressure) -> None:
             stop.wait(0.01)
         assert app.error is None
         assert app.sent > before
+
+
+@pytest.mark.parametrize('path', ['/torrent', '/direct'])
+def test_keep_alive_does_not_close_a_client_that_reads_slowly(
+    app: Pressure, path: str
+) -> None:
+    """While output is pending, no ping is sent, and so no answer is missing."""
+    with (
+        running(app, ws_ping_interval=0.1, ws_ping_timeout=0.1) as server,
+        Peer(server.port, receive_buffer_bytes=65536) as slow,
+    ):
+        slow.open(path=path)
+        wait_until(lambda: app.sent > 3, 'messages are sent')
+        stop = threading.Event()
+        for _ in range(100):
+            slow._need(65546)
+            stop.wait(0.01)
+        assert app.error is None
 
 
 def test_ping_flood_costs_bounded_memory(app: Pressure) -> None:

@@ -821,6 +821,12 @@ class WebSocketProtocol(asyncio.Protocol):
         interval_s = context.ping_interval_s
         if self.state != OPEN or keepalive is None or interval_s is None:
             return
+        if self.write_blocked:
+            # NOTE: A ping would wait behind the pending output. `BacklogWatch` ends the
+            # connection of a peer that reads nothing of it.
+            self._unanswered = 0
+            self._keepalive_slot = keepalive.add(self, now_s + interval_s)
+            return
         # NOTE: While reading is paused, no answer can arrive. Only the kernel's
         # TCP_USER_TIMEOUT can then detect a peer that is gone.
         heard = self._heard or self.read_pauses != 0
@@ -839,9 +845,8 @@ class WebSocketProtocol(asyncio.Protocol):
     def _ping(self) -> None:
         # NOTE: Any bytes show that the peer is alive, so a ping needs no payload to
         # recognise its pong.
-        if not self.write_blocked:
-            self._flush()
-            self.write_in_order(_PING)
+        self._flush()
+        self.write_in_order(_PING)
 
     # The end.
 
