@@ -420,3 +420,46 @@ def test_middleware_for_http_only_is_reported_by_wsgi_app(
             pass
     messages = [record.getMessage() for record in caplog.records]
     assert 1 == sum('for HTTP requests only' in message for message in messages)
+
+
+class Listeners:
+    """Serves plain WebSockets and event streams of a channel."""
+
+    def __init__(self, channels: Channels) -> None:
+        self.channels = channels
+
+    async def on_websocket(self, req: Any, ws: Any) -> None:
+        await self.channels.serve(req, ws, 'news')
+
+    async def on_get(self, req: Any, resp: Any) -> None:
+        await self.channels.serve_events(req, resp, 'news')
+
+
+@pytest.mark.parametrize('starts', ['with a middleware', 'in code', 'not'])
+@pytest.mark.parametrize('path', ['/news', '/connection/websocket'])
+async def test_channels_that_the_app_does_not_start_are_reported_once(
+    path: str, starts: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first client causes a warning if the channels are not a middleware.
+
+    Nothing showed this mistake: everything works until the process stops.
+    """
+    channels = Channels()
+    channels.add_route('news', None)
+    app = falcon.asgi.App(middleware=[channels] if 'middleware' in starts else [])
+    app.add_route('/news', Listeners(channels))
+    channels.add_endpoints(app)
+    async with testing.ASGIConductor(app) as conductor:
+        if starts == 'in code':
+            await channels.start()
+        for _ in range(2):
+            async with conductor.simulate_ws(path) as ws:
+                await ws.wait_ready()
+        await channels.close()
+    warnings = [
+        record.getMessage()
+        for record in caplog.records
+        if record.levelname == 'WARNING' and 'did not start' in record.getMessage()
+    ]
+    assert (1 if starts == 'not' else 0) == len(warnings)
+    assert all('falcon.asgi.App(middleware=[channels])' in text for text in warnings)

@@ -938,12 +938,12 @@ class Channels:
         Raises:
             BrokerUnavailableError: The broker cannot be reached.
         """
-        await self.node.start()
+        await self.node.start_by_app()
 
     async def __aenter__(self) -> Self:
         """Start, even after `close`. The end of the block closes the channels."""
         self.node.reopen()
-        await self.node.start()
+        await self.node.start_by_app()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -967,7 +967,7 @@ class Channels:
         state = scope.get('state')
         try:
             self.node.reopen()
-            await self.node.start()
+            await self.node.start_by_app()
         except ChannelsError as ex:
             if state is not None:
                 state[START_ERROR] = f'Channels cannot start: {ex}'

@@ -108,6 +108,7 @@ class Node:
         check_allowed_origins(self.options.allowed_origins)
         self.options.warn_of_small_batch()
         self._given_broker = broker
+        self._is_started_by_app = False
         self.router = ChannelRouter()
         self.events = Events()
         self.operations = Operations()
@@ -149,7 +150,13 @@ class Node:
         if any(route.options.record_deliveries for route in self.router.routes):
             self._delivery_recorder.record_routes()
         self._presence = PresenceKeeper(self.hub, self._find_options)
-        self.handshake = Handshake(self.hub, operations, self.options, self.start)
+        self.handshake = Handshake(
+            self.hub,
+            operations,
+            self.options,
+            self.start,
+            lambda: self._is_started_by_app,
+        )
         authorizer = Authorizer(broker, operations)
         self.subscriber = Subscriber(
             self.hub,
@@ -273,6 +280,15 @@ class Node:
     def loop(self) -> asyncio.AbstractEventLoop | None:
         """Event loop of the node, from the first start to `close`."""
         return self._loop
+
+    async def start_by_app(self) -> None:
+        """Called when the application starts the node, and not the first call.
+
+        Raises:
+            ChannelsError: See `start`.
+        """
+        self._is_started_by_app = True
+        await self.start()
 
     async def start(self) -> None:
         """Start the node, unless it has started.

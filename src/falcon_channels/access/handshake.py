@@ -38,6 +38,14 @@ from falcon_channels.origin import log_refusal
 from falcon_channels.origin import refused_connection
 from falcon_channels.origin import request_origin_error
 
+_logger = logging.getLogger('falcon_channels')
+
+#: Warning about an ASGI app that does not start the node; nothing else shows it.
+_NOT_STARTED = (
+    'the app serves clients, but did not start its channels: write '
+    'falcon.asgi.App(middleware=[channels]), and run the server with lifespan. '
+    'Otherwise clients are not drained when the process stops'
+)
 #: Message for a refusal with its reason.
 _REFUSED = 'a connection is refused: %s'
 #: Minimum number of seconds between two warnings about the limit of connections.
@@ -99,6 +107,7 @@ class Handshake:
         operations: Operations of this process.
         options: Limits; `allowed_origins` and `max_connections` are used here.
         start: Starts the node, if it has not started.
+        is_started_by_app: Returns whether the application has started the node itself.
     """
 
     def __init__(
@@ -107,11 +116,14 @@ class Handshake:
         operations: Operations,
         options: NodeOptions,
         start: Callable[[], Awaitable[None]],
+        is_started_by_app: Callable[[], bool],
     ) -> None:
         self._hub = hub
         self._operations = operations
         self._options = options
         self._start = start
+        self._is_started_by_app = is_started_by_app
+        self._warned_of_start = False
         #: Monotonic time from which the limit of connections is logged again.
         self._log_limit_at_s = 0.0
 
@@ -241,6 +253,10 @@ class Handshake:
             falcon.HTTPForbidden: The origin is neither the server's own nor allowed.
             falcon.HTTPBadRequest: The Host header cannot be trusted.
         """
+        if not self._warned_of_start and isinstance(req, falcon.asgi.Request):
+            self._warned_of_start = True
+            if not self._is_started_by_app():
+                _logger.warning(_NOT_STARTED)
         reason = request_origin_error(req, self._options.allowed_origins)
         if reason is not None:
             event = log_refusal(req.path, reason)
