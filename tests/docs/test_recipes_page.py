@@ -241,7 +241,7 @@ def test_outbox_publishes_each_committed_row_once(
     insert('orders:7', 'cancelled', 'c')
     database.rollback()
     with ServerProcess(SERVE.command('api:app'), cwd=tmp_path) as server:
-        monkeypatch.setenv('FALCON_CHANNELS_API', f'{server.url}/api')
+        monkeypatch.setenv('FALCON_CHANNELS_API_URL', f'{server.url}/api')
         monkeypatch.setenv('FALCON_CHANNELS_API_KEY', 'key-of-the-tests')
         # The program ended before it deleted the row.
         assert outbox['publish']('orders:7', '{"state": "paid"}', key) is None
