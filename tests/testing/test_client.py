@@ -20,14 +20,14 @@ async def test_receive_returns_a_publication_or_raises_the_reason() -> None:
         await client.subscribe('news')
         with pytest.raises(ValueError, match='subscribed already'):
             await client.subscribe('news')
-        with pytest.raises(TimeoutError):
+        with pytest.raises(TimeoutError, match='no publication arrived within'):
             await client.receive(timeout_s=3600.0)
         await channels.publish('news', 1)
         assert 1 == (await client.receive()).value()
         client.unsubscribe('news')
         client.unsubscribe('news')
         await channels.publish('news', 2)
-        with pytest.raises(TimeoutError):
+        with pytest.raises(TimeoutError, match='no publication arrived within'):
             await client.receive()
         await channels.close()
         with pytest.raises(UnsubscribedError, match='3001'):

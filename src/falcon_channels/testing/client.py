@@ -21,8 +21,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import AsyncIterator
 from collections.abc import Callable
 from collections.abc import Sequence
+import contextlib
 from types import TracebackType
 from typing import Any
 from typing import NamedTuple
@@ -45,6 +47,27 @@ from falcon_channels.testing.clock import check_clock
 from falcon_channels.transports.base import Receiver
 from falcon_channels.transports.encoders import get_encoder
 from falcon_channels.transports.encoders import Item
+
+
+@contextlib.asynccontextmanager
+async def arrives_within(timeout_s: float, what: str) -> AsyncIterator[None]:
+    """Limit the time of a block that waits for something.
+
+    Args:
+        timeout_s: Longest time of the block, in seconds.
+        what: What it waits for, for the error.
+
+    Raises:
+        TimeoutError: The block took longer.
+    """
+    timeout = asyncio.timeout(timeout_s)
+    try:
+        async with timeout:
+            yield
+    except TimeoutError:
+        if not timeout.expired():
+            raise
+        raise TimeoutError(f'no {what} arrived within {timeout_s} s') from None
 
 
 class Subscribed(NamedTuple):
@@ -363,7 +386,7 @@ class SimulatedClient:
             TimeoutError: No publication arrived in time.
             UnsubscribedError: The connection is closed. Its `code` is the close code.
         """
-        async with asyncio.timeout(timeout_s):
+        async with arrives_within(timeout_s, 'publication'):
             while not self._publications:
                 if self.transport.end is not None:
                     raise UnsubscribedError(*self.transport.end)
@@ -373,7 +396,7 @@ class SimulatedClient:
 
     async def receive_signal(self, timeout_s: float = 5.0) -> Signal:
         """Wait for the next join or leave, and return it; see `receive`."""
-        async with asyncio.timeout(timeout_s):
+        async with arrives_within(timeout_s, 'join or leave'):
             while not self._signals:
                 if self.transport.end is not None:
                     raise UnsubscribedError(*self.transport.end)

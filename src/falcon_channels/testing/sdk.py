@@ -35,6 +35,7 @@ from falcon_channels.endpoint.commands import dispatch
 from falcon_channels.endpoint.endpoint import Endpoint
 from falcon_channels.errors import ChannelsError
 from falcon_channels.options import EndpointOptions
+from falcon_channels.testing.client import arrives_within
 from falcon_channels.testing.client import SimulatedTransport
 from falcon_channels.testing.clock import check_clock
 from falcon_channels.tokens import TokenVerifier
@@ -254,7 +255,7 @@ class SimulatedSdk:
             TimeoutError: No push arrived in time.
             DisconnectedError: The connection has ended.
         """
-        async with asyncio.timeout(timeout_s):
+        async with arrives_within(timeout_s, 'push'):
             while not self.pushes:
                 if self.end is not None:
                     raise DisconnectedError(*self.end)
