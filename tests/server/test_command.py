@@ -505,6 +505,11 @@ WRONG = {
         3,
         'examples.echo_wsgi:app is a WSGI app (App)',
     ),
+    'a socket in a folder that is not there': (
+        ['serve', '--uds', '/nowhere/app.sock', APP],
+        2,
+        "'/nowhere' is no folder; create it first",
+    ),
     'a root path without a slash': (
         ['serve', '--root-path', 'api', 'x:y'],
         2,

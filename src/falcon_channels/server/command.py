@@ -401,7 +401,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     place.add_argument(
         '--port', type=_port, default=8000, help='TCP port; 0: any free port'
     )
-    place.add_argument('--uds', metavar='PATH', help='UNIX socket to listen on instead')
+    place.add_argument(
+        '--uds',
+        type=_socket_path,
+        metavar='PATH',
+        help='UNIX socket to listen on instead',
+    )
     place.add_argument(
         '--root-path',
         type=_root_path,
@@ -600,6 +605,15 @@ def _port(text: str) -> int:
     if not 0 <= value < 65536:
         raise argparse.ArgumentTypeError(f'{value} is not a port; use 0 to 65535')
     return value
+
+
+def _socket_path(text: str) -> str:
+    folder = os.path.dirname(text) or '.'
+    if not os.path.isdir(folder):
+        raise argparse.ArgumentTypeError(
+            f'{text!r} cannot be a socket: {folder!r} is no folder; create it first'
+        )
+    return text
 
 
 def _root_path(text: str) -> str:
