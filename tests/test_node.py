@@ -254,8 +254,9 @@ async def test_other_calls_after_the_shutdown_say_how_to_order_middleware() -> N
     await channels.process_startup({}, {})
     await channels.process_shutdown({}, {})
     await channels.publish('rooms:a', 1)
-    with pytest.raises(ClosedError, match='list `channels` before'):
+    with pytest.raises(ClosedError, match='list `channels` before') as refused:
         await channels.history('rooms:a')
+    assert 'In a script or a test' in str(refused.value)
 
 
 async def test_broker_that_was_given_as_an_object_publishes_nothing_after_close() -> (

@@ -301,7 +301,8 @@ class Node:
         """
         if self._status == 'closed':
             raise ClosedError(
-                'these channels are closed. Falcon stops middleware in reverse order: '
+                'these channels are closed. In a script or a test, use them within '
+                '`async with channels:`. Falcon stops middleware in reverse order: '
                 'list `channels` before a middleware that uses it when it stops. A '
                 'middleware that is listed before `channels` may only publish then'
             )
