@@ -303,6 +303,48 @@ async def test_portal_of_started_channels_calls_into_their_event_loop() -> None:
     await channels.close()
 
 
+async def test_portal_of_started_channels_refuses_to_serve_and_goes_on() -> None:
+    """It starts no thread of its own, in which all later calls would fail."""
+    channels = make_channels()
+    portal = Portal(channels, timeout_s=30.0)
+    await channels.start()
+
+    def work() -> int:
+        req = falcon.Request(testing.create_environ('/'))
+        ws: Any = SimpleNamespace(unaccepted=True)
+        with pytest.raises(RuntimeError, match='ASGI app'):
+            portal.serve(req, ws, 'rooms:a')
+        with pytest.raises(RuntimeError, match='ASGI app'):
+            portal.serve_events(req, falcon.Response(), 'rooms:a')
+        return portal.publish('rooms:a', 1).position.offset
+
+    assert 1 == await asyncio.to_thread(work)
+    await channels.close()
+
+
+def test_call_into_an_event_loop_that_ends_raises_closed_error() -> None:
+    """A call without an answer is ended with the loop of the app."""
+    channels = make_channels()
+    portal = Portal(channels, timeout_s=30.0)
+    began = threading.Event()
+
+    async def forever() -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    async def run_app(pool: ThreadPoolExecutor) -> Future[None]:
+        await channels.start()
+        waiting = pool.submit(portal.call, forever)
+        assert await asyncio.to_thread(began.wait, 30)
+        await channels.close()
+        return waiting
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting = asyncio.run(run_app(pool))
+        with pytest.raises(ClosedError):
+            waiting.result(30)
+
+
 def run(code: str) -> str:
     """Run code in another process; return its output."""
     imports = (

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from collections.abc import Coroutine
 from collections.abc import Iterable
 from collections.abc import Mapping
+from concurrent.futures import CancelledError
 import contextlib
 import signal
 from types import FrameType
@@ -20,6 +21,7 @@ import falcon
 
 from falcon_channels.brokers.base import PublishResult
 from falcon_channels.channels import Channels
+from falcon_channels.errors import ClosedError
 from falcon_channels.errors import EventLoopError
 from falcon_channels.errors import OptionsError
 from falcon_channels.explain.verdicts import Explanation
@@ -65,7 +67,7 @@ class Portal:
     In scripts and jobs, ``with Portal(channels) as portal:`` closes the channels at the
     end of the block. An ASGI app of this process may have started the channels. Calls
     from other threads then run in the event loop of that app, and the portal starts no
-    thread.
+    thread. `serve` and `serve_events` then raise `RuntimeError`.
 
     Threads can call a portal. So can greenlets, if gevent has patched the standard
     library. A portal does not work under eventlet.
@@ -146,12 +148,28 @@ class Portal:
         future = asyncio.run_coroutine_threadsafe(coroutine, loop)
         try:
             return future.result(timeout_s)
+        except CancelledError:
+            raise ClosedError('the event loop ended during the call') from None
         except TimeoutError:
             if not future.cancel():
                 raise
             raise TimeoutError(
                 f'the call did not finish within {timeout_s} s'
             ) from None
+
+    def _thread_to_serve(self) -> LoopThread:
+        """Return the thread of this portal, if it may run the channels.
+
+        Raises:
+            RuntimeError: An ASGI app has started the channels. The thread could not use
+                them, and must not start: later calls would run in it.
+        """
+        if self.channels.loop is not None and not self._thread.started:
+            raise RuntimeError(
+                'an ASGI app of this process has started the channels, and a portal '
+                'cannot serve their clients: serve them in the ASGI app'
+            )
+        return self._thread
 
     # --- the methods of Channels -----------------------------------------------------
 
@@ -293,7 +311,7 @@ class Portal:
         if req.env.get('wsgi.multiprocess'):
             node.cluster.warn_of_several_processes()
         serve_websocket(
-            self._thread,
+            self._thread_to_serve(),
             node,
             req,
             ws,
@@ -331,7 +349,7 @@ class Portal:
         if req.env.get('wsgi.multiprocess'):
             node.cluster.warn_of_several_processes()
         serve_events(
-            self._thread,
+            self._thread_to_serve(),
             node,
             req,
             resp,
