@@ -259,6 +259,36 @@ async def test_message_that_cannot_be_decoded_does_not_stop_the_broker(
         assert 1 == two.node.hub.counters.control_errors
 
 
+@pytest.mark.parametrize('error', [RuntimeError('a bug'), ValueError('malformed')])
+@pytest.mark.parametrize('waits', [False, True])
+async def test_node_whose_answer_fails_is_silent_and_still_known(
+    error: Exception, waits: bool
+) -> None:
+    """The survey does not wait for such a node, and later messages reach it."""
+    link: list[LinkedBroker] = []
+    (one, _), (two, _) = await start_node(link), await start_node(link)
+    await one.node.cluster.ask_encoded('node')
+
+    def fail(body: bytes) -> bytes:
+        raise error
+
+    async def fail_later(body: bytes) -> bytes:
+        await asyncio.sleep(0)
+        raise error
+
+    one.node.cluster.add_answerer('test', lambda body: b'1')
+    two.node.cluster.add_answerer('test', fail_later if waits else fail)
+    async with asyncio.timeout(30):
+        answers = await one.node.cluster.ask_encoded('test', timeout_s=3600)
+    assert {one.node.cluster.id: b'1'} == answers.by_node
+    assert {two.node.cluster.id} == answers.silent
+    assert one.node.cluster.knows(two.node.cluster.id)
+    counters = two.node.hub.counters
+    assert 1 == counters.control_errors + counters.task_errors
+    await one.close()
+    await two.close()
+
+
 async def test_answer_that_cannot_be_decoded_hides_no_other_answer(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

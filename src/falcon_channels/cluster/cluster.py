@@ -428,14 +428,29 @@ class Cluster:
 
     def _on_ask(self, body: bytes) -> None:
         question = msgspec.msgpack.decode(body, type=_Question)
-        answerer = self._answerers.get(question.name)
-        answer = None if answerer is None else answerer(question.body)
-        self._hub.tasks.spawn(self._reply(question, answer), 'survey answer')
+        self._hub.tasks.spawn(self._reply(question), 'survey answer')
 
-    async def _reply(
-        self, question: _Question, found: bytes | Awaitable[bytes] | None
-    ) -> None:
-        body = None if found is None else await _result(found)
+    async def _find_answer(self, question: _Question) -> bytes | None:
+        """Return the answer of this node, or ``None`` if it has none.
+
+        NOTE: without any answer, the sender would wait for this node until its timeout,
+        and then not know it any more.
+        """
+        answerer = self._answerers.get(question.name)
+        if answerer is None:
+            return None
+        try:
+            return await _result(answerer(question.body))
+        except UNDECODABLE as ex:
+            self._hub.counters.control_errors += 1
+            _logger.error('question %r is malformed: %s', question.name, ex)
+        except Exception:
+            self._hub.counters.task_errors += 1
+            _logger.exception('the survey %r failed', question.name)
+        return None
+
+    async def _reply(self, question: _Question) -> None:
+        body = await self._find_answer(question)
         answer = msgspec.msgpack.encode(_Answer(question.survey, self.id, body))
         if len(answer) > MAX_MESSAGE_BYTES:
             _logger.error(
