@@ -21,6 +21,8 @@ _logger = logging.getLogger('falcon_channels')
 _RESTART_S = 1.0
 #: How long `finish_graceful` waits for responders at the end of subscriptions.
 _GRACEFUL_TIMEOUT_S = 5.0
+#: How long `cancel` waits for the end of tasks.
+_CANCEL_TIMEOUT_S = 5.0
 
 
 class Tasks:
@@ -51,11 +53,21 @@ class Tasks:
             await asyncio.wait(list(self._graceful), timeout=_GRACEFUL_TIMEOUT_S)
 
     async def cancel(self, others: Iterable[asyncio.Task[Any]]) -> None:
-        """Cancel all tasks, and other tasks; wait for their end."""
+        """Cancel all tasks, and other tasks; wait a few seconds for their end."""
         tasks = [*self._tasks, *others]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if not tasks:
+            return
+        _, pending = await asyncio.wait(tasks, timeout=_CANCEL_TIMEOUT_S)
+        for task in pending:
+            # NOTE: code of the application can ignore a cancellation. The process must
+            #   end nevertheless.
+            _logger.error(
+                'task %r was cancelled, but still runs after %.0f s',
+                task.get_name(),
+                _CANCEL_TIMEOUT_S,
+            )
 
     def spawn(
         self,
