@@ -165,6 +165,10 @@ def test_traceback_keeps_its_begin_and_its_end() -> None:
         'GET /a?token=SECRET&b=1',
         'url \'https://example.com/?cf_connect={"token":"SECRET"}\'',
         'https://example.com/?a%20b=1#SECRET',
+        'GET /a?debug&token=SECRET',
+        'GET /a?&token=SECRET',
+        'GET /a?ids[]=1&token=SECRET',
+        'GET /a?b/c:d,$e&token=SECRET',
     ],
 )
 def test_query_string_is_hidden_in_every_field(text: str) -> None:
@@ -175,7 +179,9 @@ def test_query_string_is_hidden_in_every_field(text: str) -> None:
     assert fields(made)['reason'].endswith('?[redacted]')
 
 
-@pytest.mark.parametrize('text', ['Really?', 'a = ? AND b=1', 'what?is it=', '?'])
+@pytest.mark.parametrize(
+    'text', ['Really?', 'a = ? AND b=1', 'what?is it=', '?', '{"a?":"b=1"}']
+)
 def test_other_question_mark_stays(text: str) -> None:
     """Only what looks like a query string is hidden."""
     assert text == fields(record(text))['message']

@@ -67,9 +67,10 @@ _USUAL_ATTRIBUTES = frozenset(
     }
 )
 
-# SECURITY: the query string of a URL in a text. It begins with a name and an equals
-# sign, so that other question marks stay. A client can send quotes in it.
-_QUERY = re.compile(r'\?[\w.~%+-]+=\S*')
+# SECURITY: the query string of a URL in a text. It has an equals sign before the next
+# space, so that other question marks stay. The first parameter may have no value, as in
+# "?debug&token=x". A client can send quotes in a value.
+_QUERY = re.compile(r'\?[^\s?="]*=\S*')
 _HIDDEN = '?[redacted]'
 
 # SECURITY: the target of a handshake, in a line of uvicorn's own WebSocket classes.
