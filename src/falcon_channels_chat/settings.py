@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+import math
 
 import msgspec
 
@@ -44,9 +45,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     leave_grace_s: float = 10.0
 
     def __post_init__(self) -> None:
-        if self.people_per_address < 1:
+        for name in ('people_per_address', 'message_burst'):
+            value = getattr(self, name)
+            if value < 1:
+                raise ValueError(f'{name} of {value} must be at least 1')
+        # NOTE: comparisons with NaN are false.
+        if not 0 < self.messages_per_s < math.inf:
             raise ValueError(
-                f'people_per_address of {self.people_per_address} must be at least 1'
+                f'messages_per_s of {self.messages_per_s} must be a number above 0'
             )
         if self.secret and len(self.secret) < 32:
             raise ValueError(

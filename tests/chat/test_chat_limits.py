@@ -129,3 +129,20 @@ def test_client_address_is_that_of_the_server(
     scope['client'] = client
     req = falcon.asgi.Request(scope, falcon.testing.ASGIRequestEventEmitter())
     assert expected == client_address(req)
+
+
+@pytest.mark.parametrize(
+    ('name', 'value'),
+    [
+        ('messages_per_s', '0'),
+        ('messages_per_s', '-1'),
+        ('messages_per_s', 'nan'),
+        ('messages_per_s', 'inf'),
+        ('message_burst', '0'),
+        ('people_per_address', '0'),
+    ],
+)
+def test_limit_with_which_nobody_could_send_is_refused(name: str, value: str) -> None:
+    """A limit that no message fits into is refused when the chat starts."""
+    with pytest.raises(ValueError, match=f'{name} of .* must be'):
+        Settings.from_environ({f'CHAT_{name.upper()}': value})
