@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Iterator
 import http.server
+import io
+import json
 import os
 from pathlib import Path
 import subprocess
@@ -13,6 +15,8 @@ import threading
 
 import pytest
 from support.shell import Shell
+
+from falcon_channels.commands import client
 
 COMMAND = str(Path(sys.executable).with_name('falcon-channels'))
 NOT_UTF_8 = os.fsdecode(b'\xff')
@@ -154,3 +158,16 @@ def test_output_to_a_full_disk_is_an_error() -> None:
     assert 1 == done.returncode
     assert 1 == len(done.stderr.splitlines())
     assert 'No space left on device' in done.stderr
+
+
+@pytest.mark.parametrize('encoding', ['ascii', 'latin-1', 'utf-8'])
+def test_output_has_only_characters_of_its_encoding(
+    monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    """A character that the output cannot have is escaped, as in JSON."""
+    value = {'text': 'a\xe9\u20ac\U0001f600'}
+    output = io.TextIOWrapper(io.BytesIO(), encoding)
+    monkeypatch.setattr(sys, 'stdout', output)
+    client.show(value)
+    output.seek(0)
+    assert value == json.loads(output.read())

@@ -318,11 +318,21 @@ def _printable(text: str) -> str:
     """Return a text without control characters.
 
     SECURITY: a client could publish control characters that take over the terminal.
-    Characters that are not printable are escaped, also Unicode's direction marks.
+    Characters that are not printable are escaped, also Unicode's direction marks. So
+    are characters that the encoding of the output does not have.
     """
-    if text.isprintable():
+    if text.isprintable() and (text.isascii() or _fits(text)):
         return text
-    return ''.join(c if c.isprintable() else _escaped(c) for c in text)
+    return ''.join(c if c.isprintable() and _fits(c) else _escaped(c) for c in text)
+
+
+def _fits(text: str) -> bool:
+    """Return whether the encoding of the output, such as ASCII, has all characters."""
+    try:
+        text.encode(sys.stdout.encoding or 'utf-8')
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _escaped(character: str) -> str:
