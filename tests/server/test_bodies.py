@@ -1,4 +1,4 @@
-"""Trailers, and connections that stay open after a body or a line end."""
+"""Bodies: trailers, ignored upgrades, and connections that stay open after them."""
 
 from __future__ import annotations
 
@@ -105,3 +105,59 @@ def test_bytes_that_begin_no_request_do_not_keep_a_connection_open(
             peer.read_until(b"from '127.0.0.1'")
             peer.send(rest)
             assert peer.at_eof()
+
+
+H2C = b'Host: localhost\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n'
+
+
+@pytest.mark.parametrize('at_once', [True, False])
+@pytest.mark.parametrize('kind', ['length', 'chunked'])
+def test_body_after_an_upgrade_that_is_ignored_belongs_to_its_request(
+    kind: str, at_once: bool
+) -> None:
+    """A body is never parsed as a request, whatever upgrade the client asks for."""
+    app = Headers()
+    body = b'GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n'
+    if kind == 'length':
+        head = b'POST / HTTP/1.1\r\n%bContent-Length: %d\r\n\r\n' % (H2C, len(body))
+        sent = body
+    else:
+        head = b'POST / HTTP/1.1\r\n%bTransfer-Encoding: chunked\r\n\r\n' % H2C
+        sent = b'%x\r\n%b\r\n0\r\n\r\n' % (len(body), body)
+    with running(app, http=HTTP) as server, Peer(server.port) as peer:
+        if at_once:
+            peer.send(head + sent)
+        else:
+            peer.send(head + sent[:10])
+            wait_until(lambda: app.events, 'the first part has arrived')
+            peer.send(sent[10:])
+        assert peer.read_head().startswith('HTTP/1.1 200 ')
+        peer.read_until(b"from '127.0.0.1'")
+        peer.send(b'GET /next HTTP/1.1\r\nHost: localhost\r\n\r\n')
+        peer.read_until(b"{b'host': b'localhost'} from '127.0.0.1'")
+    assert app.bodies == [body, b'']
+
+
+def test_requests_with_ignored_upgrades_are_answered_in_order() -> None:
+    """Requests that follow in one chunk are not lost, and the last is a handshake."""
+    app = Headers()
+    get = b'GET /%d HTTP/1.1\r\n' + H2C + b'X-Number: %d\r\n\r\n'
+    with running(app, http=HTTP) as server, Peer(server.port) as peer:
+        peer.send(b''.join(get % (number, number) for number in range(10)))
+        for number in range(10):
+            peer.read_until(b"b'x-number': b'%d'} from" % number)
+        assert 400 == peer.status(without=('Sec-WebSocket-Key',))
+    assert app.bodies == [b''] * 10
+
+
+@pytest.mark.parametrize('target', ['localhost:80', '/', 'http://localhost/'])
+def test_connect_is_refused(target: str) -> None:
+    """A client cannot ask for a tunnel; bytes after the head are no request."""
+    app = Headers()
+    get = 'GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n'
+    with running(app, http=HTTP) as server, Peer(server.port) as peer:
+        head = f'CONNECT {target} HTTP/1.1\r\nHost: localhost\r\n\r\n{get}'
+        peer.send(head.encode())
+        assert peer.read_head().split()[1] in ('400', '501')
+        peer.at_eof()
+    assert [] == app.bodies

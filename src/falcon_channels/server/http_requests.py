@@ -139,6 +139,7 @@ class HttpRequests(HttpToolsProtocol):
         '_on_disconnect',
         '_options',
         '_queued_bytes',
+        '_rereads',
         '_responding',
         '_writer',
         'access_log',
@@ -209,6 +210,8 @@ class HttpRequests(HttpToolsProtocol):
         self.descriptor = -1
         #: Number of bytes that `write` has passed to the transport.
         self._queued_bytes = 0
+        #: Whether the current request is read again, without its upgrade.
+        self._rereads = False
         #: The request whose response is not finished; `cycle` is the newest request.
         self._responding: RequestResponseCycle | None = None
         # NOTE: replaced by a deque before the first request that must wait.
@@ -365,6 +368,14 @@ class HttpRequests(HttpToolsProtocol):
         if size > MAX_HEAD_BYTES or len(self.headers) > MAX_HEADERS:
             self._refuse_head()
             raise httptools.HttpParserError('request head too large')
+        if self.parser.should_upgrade() and not self._should_upgrade():
+            if self.parser.get_method() == b'CONNECT':
+                self._refuse(
+                    HTTPStatus.NOT_IMPLEMENTED, 'The method CONNECT is not supported.'
+                )
+                raise httptools.HttpParserError('CONNECT')
+            self._rereads = True
+            return
         if len(self.pipeline) >= MAX_PIPELINED:
             # SECURITY: in one chunk, a client could send thousands of requests. They
             # would be in memory until the first response ends.
@@ -394,6 +405,8 @@ class HttpRequests(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Called at the end of a request: the next byte begins another one."""
+        if self._rereads:
+            return
         super().on_message_complete()
         self._stop_body_timer()
         self._idle = True
@@ -432,6 +445,31 @@ class HttpRequests(HttpToolsProtocol):
             # in memory until the garbage collector runs.
             self.parser = None  # type: ignore[assignment]  # as uvicorn itself does at the end
             self.scope = None  # type: ignore[assignment]  # as before the first request
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Read a request again, without an upgrade to another protocol than WebSocket.
+
+        A server may ignore an upgrade (RFC 9110 section 7.8). Clients of HTTP/2 ask for
+        ``h2c``.
+
+        SECURITY: The parser takes all bytes after the head for the other protocol. The
+        body of the request would be lost, or, if it arrives later, be parsed as another
+        request (request smuggling).
+        """
+        upgrade = sys.exc_info()[1]
+        assert isinstance(upgrade, httptools.HttpParserUpgrade)
+        parser = self.parser
+        head = [parser.get_method(), b' ', self.url]
+        head.append(b' HTTP/%s\r\n' % parser.get_http_version().encode())
+        for name, value in self.headers:
+            if name != b'upgrade':
+                head += [name, b': ', value, b'\r\n']
+        rest = self._chunk[upgrade.args[0] :]
+        self._rereads = False
+        self._begun -= 1
+        self._chunk = b''.join([*head, b'\r\n', rest])
+        self.parser = _new_parser(self)
+        super().data_received(self._chunk)
 
     def _has_supported_version(self) -> bool:
         """Return whether the WebSocket version is supported.
