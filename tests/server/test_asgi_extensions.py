@@ -67,6 +67,9 @@ class Attached:
         receiver = Recorder(direct)
         with pytest.raises(RuntimeError):
             direct.attach(receiver)
+        if req.path == '/lost':
+            # As if the client had reset the connection in this moment.
+            direct.transport.abort()  # type: ignore[attr-defined]  # of our class
         await ws.accept()
         if req.path == '/late':
             await asyncio.sleep(0)
@@ -181,6 +184,22 @@ def test_messages_queued_before_attach_are_delivered_first(attached: Attached) -
         peer.send(frame(TEXT, b'3') + frame(TEXT, b'echo'))
         assert b'echo' == peer.message()
         assert ['1', '2', '3', 'echo'] == receiver.heard
+
+
+@pytest.mark.parametrize('loop', ['uvloop', 'asyncio'])
+def test_receiver_of_a_client_that_left_during_the_accept_is_told(
+    attached: Attached, loop: Any
+) -> None:
+    """A client that has just reset its connection causes no error."""
+    app = falcon.asgi.App()
+    app.add_route('/lost', attached)
+    with running(app, loop=loop) as server, Peer(server.port) as peer:
+        with pytest.raises((AssertionError, ConnectionError)):
+            peer.request(path='/lost')
+        receiver = receiver_of(attached)
+        wait_until(lambda: receiver.heard, 'told')
+        assert [(1006, '')] == receiver.heard
+        wait_until(lambda: not server.connections, 'gone')
 
 
 def test_receiver_that_raises_closes_only_its_connection(

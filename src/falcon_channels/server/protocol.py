@@ -461,7 +461,12 @@ class WebSocketProtocol(asyncio.Protocol):
         """
         context = self._context
         transport = self.transport
-        if self.state != CONNECTING or transport.is_closing():
+        if self.state != CONNECTING:
+            return
+        if transport.is_closing():
+            # NOTE: The client has left, and `connection_lost` follows. A receiver can
+            # be attached, and is told then.
+            self._linger()
             return
         transport.write(answer)
         if extensions:
