@@ -35,7 +35,9 @@ from websockets.typing import Origin
 
 from falcon_channels.server.command import drop_receive_queue
 from falcon_channels.server.garbage_collection import OBJECTS
+from falcon_channels.server.options import ServerOptions
 from server.running import Peer
+from server.running import running
 
 SERVE = ['python', '-m', 'falcon_channels', 'serve']
 APP = 'tests.server.served_app:app'
@@ -390,6 +392,31 @@ def test_tls_handshake_that_ends_during_the_drain_gets_no_websocket(
             wait_until(lambda: 'Shutting down' in server.log(), 'the stop begins')
             assert b'' == slow.request('/echo')
         assert 0 == exit_code(server)
+
+
+@pytest.mark.parametrize('request_lines', [b'', b'GET / HTTP/1.1\r\nHost: x\r\n\r\n'])
+def test_idle_tls_client_does_not_delay_the_stop(
+    certificate: tuple[Path, Path], request_lines: bytes
+) -> None:
+    """A client that does not read the end of its connection is aborted."""
+    cert, key = certificate
+    context = ssl.create_default_context(cafile=str(cert))
+    app = falcon.asgi.App()
+    with running(
+        app,
+        http='falcon_channels.server.http:BoundedHttpProtocol',
+        options=ServerOptions(close_timeout_s=0.3),
+        timeout_graceful_shutdown=25,
+        ssl_certfile=str(cert),
+        ssl_keyfile=str(key),
+    ) as server:
+        sock = socket.create_connection(('127.0.0.1', server.port), 20)
+        with context.wrap_socket(sock, server_hostname='127.0.0.1') as client:
+            client.sendall(request_lines)
+            if request_lines:
+                assert client.recv(4096).startswith(b'HTTP/1.1 404 ')
+            server.server.should_exit = True
+            wait_until(lambda: not server.thread.is_alive(), 'the stop ends', 10)
 
 
 class HalfTls:

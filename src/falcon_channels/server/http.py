@@ -85,10 +85,10 @@ class BoundedHttpProtocol(asyncio.Protocol):
         self._release()
 
     def shutdown(self) -> None:
-        """Begin the drain, and close: no request has begun."""
+        """Begin the drain, and end the connection: no request has begun."""
         assert self._transport is not None
         ServerContext.begin_drain_of(self._config, self._server_state, self._app_state)
-        self._transport.close()
+        self._transport.abort()
 
     def _read_usual(self, data: bytes) -> WebSocketProtocol | None:
         """Pass the connection to the WebSocket class if it begins with a handshake.

@@ -253,9 +253,15 @@ class HttpRequests(HttpToolsProtocol):
             on_disconnect()
 
     def shutdown(self) -> None:
-        """Begin the drain, because uvicorn itself does not end event streams."""
+        """Begin the drain, because uvicorn itself does not end event streams.
+
+        NOTE: a TLS client that is idle may not read the end of the connection, and not
+        confirm it. asyncio waits 30 s for it.
+        """
         ServerContext.begin_drain_of(self.config, self.server_state, self.app_state)
         super().shutdown()
+        if self.transport.is_closing():
+            self.loop.call_later(self._options.close_timeout_s, self.transport.abort)
 
     def data_received(self, data: bytes) -> None:
         """Called with bytes: parse them, and refuse a head that is too long."""
