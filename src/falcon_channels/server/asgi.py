@@ -23,6 +23,7 @@ from websockets.http11 import Response
 from falcon_channels.server.context import ServerContext
 from falcon_channels.server.handshake import acceptance
 from falcon_channels.server.handshake import as_text
+from falcon_channels.server.handshake import header_name
 from falcon_channels.server.handshake import log_access
 from falcon_channels.server.handshake import UpgradeRequest
 from falcon_channels.server.loggers import server_logger
@@ -419,7 +420,7 @@ class AsgiCycle:
             headers[as_text(name)] = as_text(value)
         for name, value in message.get('headers') or ():
             if as_text(name).lower() not in ('connection', 'transfer-encoding'):
-                headers[as_text(name)] = as_text(value)
+                headers[header_name(name)] = as_text(value)
         headers['Connection'] = 'close'
         self._denial = Response(status, status_phrase(status), headers)
         self._stage = _DENYING

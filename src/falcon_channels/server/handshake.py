@@ -375,6 +375,7 @@ def acceptance(
 
     Raises:
         InvalidHeaderValue: A value of the application has illegal characters.
+        ValueError: A name of the application has illegal characters.
     """
     text = (
         'HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n'
@@ -393,7 +394,7 @@ def acceptance(
 def _lines(headers: Iterable[tuple[bytes | str, bytes | str]]) -> str:
     fields = Headers()
     for name, value in headers:
-        fields[as_text(name)] = as_text(value)
+        fields[header_name(name)] = as_text(value)
     return str(fields).removesuffix('\r\n')
 
 
@@ -401,6 +402,23 @@ def _lines(headers: Iterable[tuple[bytes | str, bytes | str]]) -> str:
 def _default_lines(headers: tuple[tuple[bytes, bytes], ...]) -> str:
     """Return the lines of headers that stay the same for a second."""
     return _lines(headers)
+
+
+def header_name(name: bytes | str) -> str:
+    """Return the name of a header of the application as text.
+
+    SECURITY: A line end in a name would add a header, or end the head.
+
+    Raises:
+        ValueError: The name has illegal characters (RFC 9110 section 5.1).
+    """
+    text = as_text(name)
+    raw = text.lower().encode('latin-1', 'replace')
+    if not raw or raw.translate(None, _NAME_BYTES):
+        raise ValueError(
+            f'{text!r} is not the name of a header; use letters, digits and hyphens'
+        )
+    return text
 
 
 def as_text(value: bytes | str) -> str:
