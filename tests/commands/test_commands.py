@@ -215,7 +215,10 @@ def test_token(shell: Shell, channel: str | None) -> None:
 @pytest.mark.parametrize(
     ('words', 'said'),
     [
-        (['publish', 'nowhere', '1'], 'error 102: unknown channel'),
+        (
+            ['publish', 'nowhere', '1'],
+            'error 102: unknown channel; check the name, or add a route',
+        ),
         (['publish', 'rooms:a', 'hello'], 'not JSON'),
         (['publish', 'rooms:a', '1', '--tag', 'x'], 'NAME=VALUE'),
         (['history', 'plain:a'], 'error 108'),

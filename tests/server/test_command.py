@@ -537,6 +537,11 @@ WRONG = {
         2,
         "'/nowhere' is no folder; create it first",
     ),
+    'an object that is no application': (
+        ['serve', 'examples.room:channels', '--port', '0'],
+        3,
+        'examples.room:channels is no ASGI app, but an object of the class Channels',
+    ),
     'a root path without a slash': (
         ['serve', '--root-path', 'api', 'x:y'],
         2,

@@ -36,6 +36,10 @@ class CommandError(Exception):
     """A command failed; the message is for its user."""
 
 
+#: What to do after an error of the API, by its code.
+_HINTS = {102: 'check the name, or add a route for it with channels.add_route'}
+
+
 class UnreachableError(CommandError):
     """The server did not answer."""
 
@@ -48,7 +52,8 @@ class ApiCallError(CommandError):
     """
 
     def __init__(self, code: int, message: str) -> None:
-        super().__init__(f'error {code}: {message}')
+        hint = _HINTS.get(code)
+        super().__init__(f'error {code}: {message}' + (f'; {hint}' if hint else ''))
         self.code = code
 
 

@@ -126,7 +126,12 @@ class ChannelsConfig(Config):
                 'server: use a falcon.asgi.App, or serve it with gunicorn or another '
                 'WSGI server (docs/wsgi.md)'
             )
-        if self.factory and callable(app):
+        if not callable(app):
+            raise OptionsError(
+                f'{self.app} is no ASGI app, but an object of the class '
+                f'{type(app).__name__}: name the falcon.asgi.App, such as main:app'
+            )
+        if self.factory:
             return _PreparingFactory(app, self.root_path)
         prepare_app(app)
         return _without_root_path(app, self.root_path)
