@@ -72,8 +72,9 @@ def answers(server: RunningServer, app: Slow, text: str) -> bytes:
         'GET / HTTP/2.0\r\nHost: localhost\r\n\r\n',
         'GET / HTTP/1.1\r\n' + 'X: y\r\n' * 200 + '\r\n',
         'GET / HTTP/1.1\r\nX: ' + 'y' * 70_000,
+        'POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nZ\r\n',
     ],
-    ids=['upgrade', 'upgrade 1.0', 'key', 'nonsense', '2.0', 'headers', 'head'],
+    ids=['upgrade', 'upgrade 1.0', 'key', 'nonsense', '2.0', 'headers', 'head', 'body'],
 )
 @pytest.mark.parametrize('earlier', [1, 2])
 def test_response_is_never_mixed_with_the_answer_to_a_later_request(

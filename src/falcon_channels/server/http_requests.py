@@ -695,6 +695,15 @@ class HttpRequests(HttpToolsProtocol):
         self._stop_head_timer()
         self._stop_body_timer()
         cycle = self.cycle
+        if cycle.more_body and self.pipeline and self._responding is not None:
+            # The newest request waits. Its body can no longer arrive.
+            self.pipeline.popleft()
+            if self.pipeline:
+                cycle = self.cycle = self.pipeline[0][0]
+            else:
+                cycle = self.cycle = self._responding
+                # NOTE: bytes that are not read would reset the connection at its end.
+                self.flow.resume_reading()
         cycle.keep_alive = False
         if cycle.more_body:
             # The application waits for a body that can no longer arrive.
