@@ -19,6 +19,7 @@ from support.redis_server import RedisServer
 
 from falcon_channels import ChannelOptions
 from falcon_channels.brokers.base import LogSettings
+from falcon_channels.brokers.redis.broker import RedisBroker
 from falcon_channels.brokers.redis.keys import token
 from falcon_channels.brokers.redis.revocations import MAX_REMEMBERED
 from falcon_channels.brokers.redis.revocations import RememberedRevocations
@@ -122,6 +123,34 @@ async def test_frozen_server_fails_calls_in_time_and_loses_nothing(
     assert publisher.failures >= 2
     audience.check_all_heard(publisher.values)
     assert 0 == channels.node.hub.counters.insufficient_state
+
+
+async def test_link_is_restored_after_an_unexpected_error_of_its_task(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The task that reports the link starts again, and reads what was missed."""
+    read = RedisBroker._read_missed_controls
+    failed = []
+
+    async def fail_once(broker: RedisBroker) -> None:
+        if not failed:
+            failed.append(broker)
+            raise RuntimeError('on purpose')
+        await read(broker)
+
+    monkeypatch.setattr(RedisBroker, '_read_missed_controls', fail_once)
+    command = ['redis-cli', '-p', str(server.port), 'CLIENT', 'KILL', 'TYPE', 'pubsub']
+
+    async def fault(channels: Channels, audience: Audience) -> None:
+        watching = asyncio.create_task(lost_and_back(channels, audience))
+        await asyncio.to_thread(
+            subprocess.run, command, check=True, capture_output=True
+        )
+        await watching
+
+    audience, publisher, _ = await run_fault(f'{server.url}{QUICK}', fault)
+    assert failed
+    audience.check_all_heard(publisher.values)
 
 
 async def test_killed_pubsub_connections_lose_no_publication(

@@ -17,18 +17,14 @@ _T = TypeVar('_T')
 _RESTART_S = 1.0
 
 
-def start_task(
-    coroutine: Coroutine[Any, Any, _T],
-    name: str,
-    on_failure: Callable[[], None] | None = None,
-) -> asyncio.Task[_T]:
+def start_task(coroutine: Coroutine[Any, Any, _T], name: str) -> asyncio.Task[_T]:
     """Start a task that ends only when it is cancelled.
+
+    An error of the task is a defect of this library, and is logged.
 
     Args:
         coroutine: The coroutine of the task.
         name: Name of the task, to which the prefix ``falcon_channels`` is added.
-        on_failure: Called if the task has raised an error, which is a defect of this
-            library.
 
     Returns:
         The task. The caller keeps it and cancels it.
@@ -41,8 +37,6 @@ def start_task(
         _logger.critical(
             'task %r of a broker has failed', task.get_name(), exc_info=task.exception()
         )
-        if on_failure is not None:
-            on_failure()
 
     task.add_done_callback(report)
     return task

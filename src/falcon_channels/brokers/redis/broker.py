@@ -22,7 +22,7 @@ from typing import Any
 
 import msgspec
 
-from falcon_channels.brokers.background_tasks import start_task
+from falcon_channels.brokers.background_tasks import run_forever
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import BrokerReceiver
 from falcon_channels.brokers.base import Capabilities
@@ -215,8 +215,8 @@ class RedisBroker(Broker):
             await self._close_all()
             raise
         self._was_up = True
-        self._link_task = start_task(
-            self._supervise_link(), 'redis link', receiver.on_link_lost
+        self._link_task = run_forever(
+            self._supervise_link, 'redis link', self._changed.set
         )
 
     async def close(self) -> None:
