@@ -112,11 +112,34 @@ async def test_many_batches_are_appended_by_few_calls_of_limited_size() -> None:
     assert len(results) == len(expected)
 
 
+class Told:
+    """The results that sources were told.
+
+    Args:
+        count: Number of results to wait for.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._done = asyncio.Event()
+        self.results: list[PublishResult | None] = []
+
+    def add(self, result: PublishResult | None) -> None:
+        """Store a result."""
+        self.results.append(result)
+        if len(self.results) == self._count:
+            self._done.set()
+
+    async def wait(self) -> None:
+        """Return when all results have arrived."""
+        async with asyncio.timeout(5):
+            await self._done.wait()
+
+
 async def test_source_with_an_error_does_not_stop_the_others() -> None:
     """A batch is appended if another stream fails to give its own batch."""
     appended: list[str] = []
-    results: list[PublishResult | None] = []
-    done = asyncio.Event()
+    told = Told(2)
 
     def append_all(items: list[str]) -> asyncio.Future[list[PublishResult | None]]:
         appended.extend(items)
@@ -127,38 +150,30 @@ async def test_source_with_an_error_does_not_stop_the_others() -> None:
     def fail(*_: object) -> None:
         raise RuntimeError('a bug')
 
-    def note(result: PublishResult | None) -> None:
-        results.append(result)
-        if len(results) == 2:
-            done.set()
-
     queue = AppendQueue(append_all, ChunkRate())
     queue.add(BatchSource(fail, fail))
     queue.add(BatchSource(lambda: 'a', fail))
-    queue.add(BatchSource(lambda: 'b', note))
+    failed = Told(1)
+    queue.add(BatchSource(fail, failed.add))
+    queue.add(BatchSource(lambda: 'b', told.add))
     await asyncio.sleep(0)
-    queue.add(BatchSource(lambda: 'c', note))
-    async with asyncio.timeout(5):
-        await done.wait()
+    queue.add(BatchSource(lambda: 'c', told.add))
+    await told.wait()
     assert ['a', 'b', 'c'] == appended
+    # The stream that failed is told to store its batch by itself.
+    await failed.wait()
+    assert [None] == failed.results
 
 
 async def test_error_of_the_broker_is_told_to_each_source() -> None:
     """If `append_all` raises any error, each stream stores its batch by itself."""
-    results: list[PublishResult | None] = []
-    done = asyncio.Event()
+    told = Told(2)
 
     def append_all(items: list[str]) -> asyncio.Future[list[PublishResult | None]]:
         raise RuntimeError('a bug')
 
-    def note(result: PublishResult | None) -> None:
-        results.append(result)
-        if len(results) == 2:
-            done.set()
-
     queue = AppendQueue(append_all, ChunkRate())
     for text in 'ab':
-        queue.add(BatchSource(lambda text=text: text, note))  # type: ignore[misc]
-    async with asyncio.timeout(5):
-        await done.wait()
-    assert [None, None] == results
+        queue.add(BatchSource(lambda text=text: text, told.add))  # type: ignore[misc]
+    await told.wait()
+    assert [None, None] == told.results

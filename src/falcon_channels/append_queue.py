@@ -105,8 +105,10 @@ class AppendQueue:
                 try:
                     item = source.take()
                 except Exception:
-                    # NOTE: an error of one stream must not stop the others.
+                    # NOTE: an error of one stream must not stop the others. Its task
+                    #   then stores the batch, and ends the stream if that fails, too.
                     _logger.exception('taking the batch of a stream failed')
+                    _tell_each([source], [None])
                     continue
                 if item is not None:
                     sources.append(source)

@@ -13,7 +13,7 @@ _logger = logging.getLogger('falcon_channels')
 
 _T = TypeVar('_T')
 
-#: Seconds after which `run_forever` starts a function again.
+#: Seconds after which a function is called again.
 _RESTART_S = 1.0
 
 
@@ -42,6 +42,31 @@ def start_task(coroutine: Coroutine[Any, Any, _T], name: str) -> asyncio.Task[_T
     return task
 
 
+async def restart_after_errors(
+    function: Callable[[], Coroutine[Any, Any, None]],
+    on_failure: Callable[[], None],
+) -> None:
+    """Call a function until it returns; call it again a second after each error.
+
+    Args:
+        function: Runs for as long as its owner.
+        on_failure: Called while the error is handled, for example to log it.
+    """
+    while True:
+        try:
+            await function()
+            return
+        except (Exception, asyncio.CancelledError) as ex:
+            task = asyncio.current_task()
+            assert task is not None
+            # NOTE: if this task was not cancelled, the `CancelledError` comes from
+            #   another task that the function awaited.
+            if isinstance(ex, asyncio.CancelledError) and task.cancelling():
+                raise
+            on_failure()
+        await asyncio.sleep(_RESTART_S)
+
+
 def run_forever(
     function: Callable[[], Coroutine[Any, Any, None]],
     name: str,
@@ -58,15 +83,9 @@ def run_forever(
         The task. The caller keeps it and cancels it.
     """
 
-    async def run() -> None:
-        while True:
-            try:
-                await function()
-                return
-            except Exception:
-                _logger.exception('task %r of a broker failed, and starts again', name)
-            if on_failure is not None:
-                on_failure()
-            await asyncio.sleep(_RESTART_S)
+    def report() -> None:
+        _logger.exception('task %r of a broker failed, and starts again', name)
+        if on_failure is not None:
+            on_failure()
 
-    return start_task(run(), name)
+    return start_task(restart_after_errors(function, report), name)

@@ -11,14 +11,13 @@ from functools import partial
 import logging
 from typing import Any
 
+from falcon_channels.brokers.background_tasks import restart_after_errors
 from falcon_channels.hub.connection import Connection
 from falcon_channels.metrics import Counters
 from falcon_channels.protocol.codes import DISCONNECT_INTERNAL
 
 _logger = logging.getLogger('falcon_channels')
 
-#: Seconds after which a failed task is started again.
-_RESTART_S = 1.0
 #: How long `finish_graceful` waits for responders at the end of subscriptions.
 _GRACEFUL_TIMEOUT_S = 5.0
 #: How long `cancel` waits for the end of tasks.
@@ -135,20 +134,8 @@ class Tasks:
             name: Name of the task in logs.
         """
 
-        async def run() -> None:
-            while True:
-                try:
-                    await function()
-                    return
-                except (Exception, asyncio.CancelledError) as ex:
-                    task = asyncio.current_task()
-                    assert task is not None
-                    # NOTE: if this task was not cancelled, the `CancelledError` comes
-                    #   from another task that the function awaited.
-                    if isinstance(ex, asyncio.CancelledError) and task.cancelling():
-                        raise
-                    self._counters.task_errors += 1
-                    _logger.exception('%s failed, and starts again', name)
-                    await asyncio.sleep(_RESTART_S)
+        def report() -> None:
+            self._counters.task_errors += 1
+            _logger.exception('%s failed, and starts again', name)
 
-        self.spawn(run(), name)
+        self.spawn(restart_after_errors(function, report), name)

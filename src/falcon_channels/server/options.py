@@ -1,4 +1,4 @@
-"""Limits and deadlines of the WebSocket protocol class."""
+"""Limits and deadlines of the server."""
 
 from __future__ import annotations
 
@@ -16,40 +16,40 @@ class ServerOptions:
 
     Attributes:
         open_timeout_s: Time from the upgrade request until the application accepts or
-            denies. After this time, the client gets 503. Default: 30.
+            denies (default 30). After this time, the client gets 503.
         first_message_timeout_s: Time from the accept until the client's first message.
             After this time, the connection is closed with 1008. ``None``, the default:
             no limit.
-        close_timeout_s: Time for the closing handshake and for pending output. After
-            this time, the TCP connection is aborted. Default: 10.
+        close_timeout_s: Time for the closing handshake and for pending output (default
+            10). After this time, the TCP connection is aborted.
         body_timeout_s: Time in which at least 1 KiB of an unfinished HTTP request body
-            must arrive. Otherwise, the client gets 408. ``None``: no limit.
-            Default: 15.
+            must arrive (default 15), or ``None`` for no limit. Otherwise, the client
+            gets 408.
         write_timeout_s: Time for which a client may read nothing while more output is
-            pending than the transport's buffer takes. Then the TCP connection is
-            aborted. Default: 30.
+            pending than the transport's buffer takes (default 30). Then the TCP
+            connection is aborted.
         unacknowledged_timeout_s: Time for which sent bytes may stay unacknowledged
-            (``TCP_USER_TIMEOUT``). ``None`` means the kernel's default of many minutes.
-            Default: 30.
-        max_fragments: Maximum number of frames of one message. A message with more
-            frames is refused with close code 1009. Default: 1024.
+            (``TCP_USER_TIMEOUT``; default 30), or ``None`` for the kernel's default of
+            many minutes.
+        max_fragments: Maximum number of frames of one message (default 1024). A message
+            with more frames is refused with close code 1009.
         max_queued_messages: Number of messages that may wait for the application before
-            reading pauses. Default: 32.
+            reading pauses (default 32).
         max_queued_bytes: Size of the messages that may wait for the application before
-            reading pauses. Default: 65536.
+            reading pauses, in bytes (default 65536).
         max_connections_per_peer: Maximum number of WebSockets in one process from one
             client address. Behind a trusted proxy, this is the address that the proxy
             forwards. Further handshakes get 429. ``None``, the default: no limit.
-        deflate: Whether to negotiate permessage-deflate, without context takeover.
-            Default: False.
-        drain_batch: Number of connections that the server closes at once when it
-            stops. Default: 100.
-        drain_interval_s: Mean pause between two batches. Default: 0.25.
-        drain_timeout_s: Maximum time for all batches. Batches become larger if needed.
-            Default: 20.
+        deflate: Whether to negotiate permessage-deflate, without context takeover
+            (default ``False``).
+        drain_batch: Number of connections that the server closes at once when it stops
+            (default 100).
+        drain_interval_s: Mean pause between two batches (default 0.25).
+        drain_timeout_s: Maximum time for all batches (default 20). Batches become
+            larger if needed.
         responder_timeout_s: Time for which a responder without a client may continue to
-            run when the server stops. It begins when all connections are closed. After
-            this time, the task is cancelled. Default: 10.
+            run when the server stops (default 10). It begins when all connections are
+            closed. After this time, the task is cancelled.
     """
 
     open_timeout_s: float = 30.0

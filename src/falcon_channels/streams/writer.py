@@ -396,10 +396,13 @@ class StreamWriter:
             result: The result; ``None`` if the task must try to store the batch.
         """
         batch, self._taken = self._taken, None
-        if self._error is not None or batch is None:
+        if self._error is not None:
+            return
+        if batch is None or result is None:
+            self._wake.set()
             return
         try:
-            is_stored = result is not None and self._log.accept(result, batch.units)
+            is_stored = self._log.accept(result, batch.units)
         except PositionError as ex:
             self._end(ex)
             return

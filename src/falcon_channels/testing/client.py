@@ -55,7 +55,7 @@ async def arrives_within(timeout_s: float, what: str) -> AsyncIterator[None]:
 
     Args:
         timeout_s: Longest time of the block, in seconds.
-        what: What it waits for, for the error.
+        what: Noun for the message of the error, such as ``push``.
 
     Raises:
         TimeoutError: The block took longer.

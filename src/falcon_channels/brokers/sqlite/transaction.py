@@ -149,7 +149,7 @@ class Transaction:
     Attributes:
         first_id: The id of the first item of this transaction.
         last_id: The id of its last item; below `first_id` if it has no item.
-        announcements: What to announce, in the order of their ids.
+        announcements: Announcements of the new items, in the order of their ids.
         oversized: Ids of channels that now have more rows than their size.
         trimmed: Ids of channels that no longer have too many rows.
     """
