@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+import contextlib
 import json
 from pathlib import Path
 import resource
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import Any
 
 import pytest
 from support.processes import ROOT
@@ -23,6 +25,8 @@ from falcon_channels.brokers.base import PresenceEntry
 from falcon_channels.brokers.base import PublishResult
 from falcon_channels.brokers.base import Version
 from falcon_channels.brokers.sqlite import SqliteBroker
+from falcon_channels.brokers.sqlite.database_file import connect
+from falcon_channels.brokers.sqlite.database_file import prepare
 from falcon_channels.brokers.sqlite.database_file import unavailable
 from falcon_channels.brokers.sqlite.transaction import Transaction
 from falcon_channels.brokers.urls import open_broker
@@ -89,6 +93,35 @@ def test_subscribers_in_two_processes_receive_one_order(path: Path) -> None:
     assert got[0][1:] == got[3][:-1]
 
 
+class RacingConnection(sqlite3.Connection):
+    """Lets another process prepare the file between two reads of its version."""
+
+    path: Path
+
+    def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
+        """Execute a statement."""
+        if 'sqlite_master' in sql:
+            with (
+                contextlib.suppress(sqlite3.Error),
+                contextlib.closing(connect(self.path, 0.1)) as other,
+            ):
+                prepare(self.path, other, 0.1)
+        return super().execute(sql, *args)
+
+
+def test_process_that_starts_while_another_one_creates_the_tables_is_not_refused(
+    path: Path,
+) -> None:
+    """The version is read in one transaction, and the tables are then found."""
+    connect(path, 1.0).close()
+    connection = sqlite3.connect(path, factory=RacingConnection, isolation_level=None)
+    connection.path = path
+    prepare(path, connection, 5.0)
+    count = connection.execute('SELECT count(*) FROM head').fetchone()
+    assert (1,) == count
+    connection.close()
+
+
 async def test_acknowledged_publications_survive_kill_9(path: Path) -> None:
     """All processes are killed while they publish; the file contains each acknowledged
     publication."""
@@ -99,7 +132,9 @@ async def test_acknowledged_publications_survive_kill_9(path: Path) -> None:
         pipe = writers[number].stdout
         assert pipe is not None
         while outputs[number].count(b'\n') < 5000:
-            outputs[number] += pipe.read1()
+            chunk = pipe.read1()
+            assert chunk, 'the writer has ended'
+            outputs[number] += chunk
 
     try:
         await asyncio.gather(*(asyncio.to_thread(read_some, n) for n in (0, 1)))

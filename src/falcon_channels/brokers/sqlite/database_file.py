@@ -175,7 +175,13 @@ def prepare(path: Path, connection: sqlite3.Connection, timeout_s: float) -> Non
             another version. The message says what to do.
         sqlite3.Error: The database cannot be read or written.
     """
-    has_tables = _check_version(path, connection)
+    # NOTE: one transaction sees one state. Otherwise, another process could create the
+    #   tables between two reads.
+    connection.execute('BEGIN')
+    try:
+        has_tables = _check_version(path, connection)
+    finally:
+        connection.execute('ROLLBACK')
     _use_wal(path, connection, timeout_s)
     if has_tables:
         return
