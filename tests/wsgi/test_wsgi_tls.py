@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+import contextlib
 from datetime import datetime
 from datetime import timedelta
 from datetime import UTC
 from pathlib import Path
+import socket
 import ssl
 
 from cryptography import x509
@@ -22,6 +25,8 @@ from support.wsgi import DEADLINE_S
 from support.wsgi import HERE
 from websockets.asyncio.client import connect
 from websockets.typing import Origin
+
+from falcon_channels.wsgi.stream import Stream
 
 COMMANDS = {case.name: case.command for case in CASES}
 
@@ -99,3 +104,46 @@ async def talk(port: int, context: ssl.SSLContext) -> None:
         assert numbers == [await client.recv() for _ in numbers]
         await client.close(4001)
         assert 4001 == client.close_code
+
+
+def test_two_threads_use_one_tls_socket_at_once(certificate: Path) -> None:
+    """A thread receives all bytes while another one sends.
+
+    Without a lock, the reader saw the end of the stream, or the sender waited for ever.
+    """
+    num_bytes, piece = 20_000_000, bytes(50_000)
+    received: list[int] = []
+
+    def receive(stream: Stream) -> None:
+        count = 0
+        while count < num_bytes and (data := stream.recv(16_384, 5.0)):
+            count += len(data)
+        received.append(count)
+
+    def send(stream: Stream) -> None:
+        for _ in range(num_bytes // len(piece)):
+            stream.send_all(piece, 5.0)
+
+    for _ in range(3):
+        with contextlib.ExitStack() as stack:
+            streams = [Stream(sock, ours=True) for sock in tls_pair(certificate)]
+            for stream in streams:
+                stack.callback(stream.close)
+            with ThreadPoolExecutor(4) as pool:
+                calls = [pool.submit(receive, stream) for stream in streams]
+                calls += [pool.submit(send, stream) for stream in streams]
+            for call in calls:
+                call.result()
+    assert [num_bytes] * 6 == received
+
+
+def tls_pair(certificate: Path) -> tuple[ssl.SSLSocket, ssl.SSLSocket]:
+    """Return both ends of a TLS connection."""
+    ours, theirs = socket.socketpair()
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(certificate)
+    client = ssl.create_default_context(cafile=str(certificate))
+    with ThreadPoolExecutor(1) as pool:
+        accepted = pool.submit(server.wrap_socket, ours, server_side=True)
+        connected = client.wrap_socket(theirs, server_hostname='localhost')
+        return accepted.result(), connected

@@ -48,6 +48,50 @@ def _library(sock: Any) -> str:
     return 'threading'
 
 
+class _TlsHalf:
+    """One direction of a TLS socket, with its own timeout.
+
+    OpenSSL does not let two threads use a connection at the same time. A reader then
+    took the state of a writer for the end of the stream. The lock is held only during
+    calls that do not wait.
+
+    Args:
+        sock: The TLS socket.
+        lock: Lock that both directions share.
+    """
+
+    def __init__(self, sock: ssl.SSLSocket, lock: threading.Lock) -> None:
+        sock.settimeout(0)
+        self._sock = sock
+        self._lock = lock
+        #: Only waits.
+        self._plain = socket.fromfd(sock.fileno(), sock.family, sock.type)
+        self.gettimeout = self._plain.gettimeout
+        self.settimeout = self._plain.settimeout
+        self.close = self._plain.close
+
+    def recv(self, max_bytes: int) -> bytes:
+        """Return bytes; wait for them once, no longer than the timeout."""
+        try:
+            with self._lock:
+                return self._sock.recv(max_bytes)
+        except ssl.SSLWantReadError:
+            self._plain.recv(1, socket.MSG_PEEK)
+        with self._lock:
+            return self._sock.recv(max_bytes)
+
+    def send(self, data: memoryview) -> int:
+        """Send bytes; wait for room once, no longer than the timeout."""
+        try:
+            with self._lock:
+                return self._sock.send(data)
+        except ssl.SSLWantWriteError:
+            # NOTE: a socket with a timeout waits for room before it sends.
+            self._plain.send(b'')
+        with self._lock:
+            return self._sock.send(data)
+
+
 class Stream:
     """The bytes of a connection in both directions, with deadlines.
 
@@ -61,17 +105,22 @@ class Stream:
 
     __slots__ = ('_library', '_ours', '_reader', '_sock', '_writer')
 
+    _reader: Any
+    _writer: Any
+
     def __init__(self, sock: Any, ours: bool = False) -> None:
         self._sock = sock
         self._ours = [sock] if ours else []
         self._library = _library(sock)
-        if self._library == 'threading' and not isinstance(sock, ssl.SSLSocket):
+        if self._library == 'threading':
             # NOTE: A timeout belongs to a socket object, so two threads need two
             # objects. Greenlets do not, because nothing switches between setting the
-            # timeout and using it. A TLS socket cannot be duplicated. There, `send_all`
-            # and `recv` compare with the clock before they report a timeout.
-            self._reader = sock.dup()
-            self._writer = sock.dup()
+            # timeout and using it.
+            if isinstance(sock, ssl.SSLSocket):
+                lock = threading.Lock()
+                self._reader, self._writer = _TlsHalf(sock, lock), _TlsHalf(sock, lock)
+            else:
+                self._reader, self._writer = sock.dup(), sock.dup()
             self._ours += [self._reader, self._writer]
         else:
             self._reader = self._writer = sock
