@@ -42,6 +42,14 @@ class ServerCase:
     library: str = 'threading'
     early: bool = True
 
+    @property
+    def give_up(self) -> str:
+        """How a responder gives up: a timeout of greenlets, or ``timeout_s``."""
+        for library in ('gevent', 'eventlet'):
+            if library in self.name or library in self.command:
+                return library
+        return 'gevent' if 'pywsgi' in self.name else 'timeout_s'
+
 
 CASES = (
     ServerCase('gunicorn-sync', (*_GUNICORN, 'sync'), concurrent=False),

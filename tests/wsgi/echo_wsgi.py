@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+import contextlib
 import importlib
 import os
 import threading
@@ -21,6 +23,17 @@ def spawn(library: str, function, *args) -> object:
     thread = threading.Thread(target=function, args=args, daemon=True)
     thread.start()
     return thread
+
+
+@contextlib.contextmanager
+def giving_up(how: str) -> Iterator[float | None]:
+    """Interrupt the block after 0.3 s; yield the timeout that it has to use."""
+    if how == 'timeout_s':
+        with contextlib.suppress(TimeoutError):
+            yield 0.3
+    else:
+        with importlib.import_module(how).Timeout(0.3, False):
+            yield None
 
 
 class Echo:
@@ -54,6 +67,21 @@ class Twice:
     def _send(self, ws, text):
         for _ in range(100):
             ws.send_text(text)
+
+
+class Interrupted:
+    """Receives while a long message is sent, gives up once, and receives again."""
+
+    def on_websocket(self, req, ws):
+        ws.accept()
+        message = bytes(req.get_param_as_int('size'))
+        beside = spawn(req.get_param('library'), ws.send_data, message)
+        with giving_up(req.get_param('give_up')) as timeout_s:
+            ws.receive(timeout_s)
+        os.write(2, req.get_param('marker').encode() + b'\n')  # to the server's log
+        messages = [ws.receive(), ws.receive()]
+        beside.wait() if hasattr(beside, 'wait') else beside.join()
+        outcomes.append(' and '.join(messages))
 
 
 class Flood:
@@ -95,6 +123,7 @@ app.add_route('/', Echo())
 app.add_route('/closing', Closing())
 app.add_route('/twice', Twice())
 app.add_route('/flood', Flood())
+app.add_route('/interrupted', Interrupted())
 app.add_route('/outcomes', Outcomes())
 app.add_route('/smuggled', Smuggled())
 application = app

@@ -22,6 +22,7 @@ def test_silence_leads_to_a_ping_and_then_to_dead() -> None:
     assert 20 == schedule.wait_s(100)
     assert Due.NOTHING is schedule.due(119)
     assert Due.PING is schedule.due(120)
+    schedule.pinged(120)
     assert 5 == schedule.wait_s(120)
     assert Due.NOTHING is schedule.due(124)
     assert Due.DEAD is schedule.due(125)
@@ -32,6 +33,7 @@ def test_bytes_after_a_ping_restart_the_interval() -> None:
     """Any byte between ping and timeout is a sign of life."""
     schedule = PingSchedule(20, 5, now=0)
     assert Due.PING is schedule.due(20)
+    schedule.pinged(20)
     schedule.heard(24)
     assert Due.NOTHING is schedule.due(40)
     assert 4 == schedule.wait_s(40)

@@ -8,6 +8,7 @@ import socket
 import struct
 import threading
 from urllib.request import urlopen
+from uuid import uuid4
 
 import pytest
 from support.processes import wait_until
@@ -158,6 +159,31 @@ def test_messages_of_two_concurrent_senders_arrive_whole(server: RunningServer) 
         ws.send('enough')
     assert 100 == messages.count('a')
     assert 100 == messages.count('b' * 70_000)
+
+
+def test_receive_that_is_interrupted_while_another_sends_loses_no_message(
+    server: RunningServer,
+) -> None:
+    """A responder that gives up in time gets the message with its next receive.
+
+    Bytes of the client were lost if a timeout of greenlets interrupted a reader that
+    waited for a sender. ``timeout_s`` did not end the wait.
+    """
+    case = server.case
+    marker, size = f'gave up {uuid4()}', 16_000_000
+    path = (
+        f'/interrupted?library={case.library}&give_up={case.give_up}&size={size}'
+        f'&marker={marker.replace(" ", "+")}'
+    )
+    with RawClient.connect(server.process.port, path) as raw:
+        assert b'\x82\x7f' + size.to_bytes(8) == raw.read(10)
+        raw.send(Opcode.TEXT, b'one')
+        wait_until(lambda: marker in server.process.log(), f'{marker} in the log')
+        raw.read(size)
+        raw.send(Opcode.TEXT, b'two')
+        raw.send(Opcode.CLOSE, b'\x03\xe8')
+        assert 1000 == raw.read_close()[0]
+    await_outcome(server, 'one and two')
 
 
 def test_client_that_does_not_read_is_aborted_after_the_send_timeout(

@@ -319,6 +319,23 @@ def test_close_frame_is_answered_with_the_same_code_and_reason(
     assert [code] == codes
 
 
+def test_close_frame_within_a_fragmented_message_is_answered(dial: Dial) -> None:
+    """Control frames may come between the fragments of a message (section 5.4)."""
+    codes = []
+
+    def responder(ws):
+        with pytest.raises(WebSocketError) as caught:
+            ws.receive()
+        codes.append(caught.value.code)
+
+    raw = open_raw(dial, responder)
+    raw.send(Opcode.TEXT, b'un', fin=False)
+    raw.send(Opcode.CLOSE, b'\x0f\xa1done')
+    assert (4001, 'done') == raw.read_close()
+    wait_until(lambda: codes, 'the responder has ended')
+    assert [4001] == codes
+
+
 def test_close_waits_for_the_answer_of_the_client() -> None:
     """close() sends code and reason, returns when answered, and may be repeated."""
     seen = []
@@ -430,6 +447,35 @@ def test_client_that_answers_pings_stays_connected(dial: Dial) -> None:
         ping = raw.read(6)
         assert b'\x89\x04' == ping[:2]
         raw.send(Opcode.PONG, ping[2:])
+
+
+def test_client_that_reads_slowly_is_not_aborted_for_a_missing_pong(dial: Dial) -> None:
+    """The timeout of a ping begins when it is sent, and not when it is due.
+
+    A ping waited for a long message. Its answer already counted as missing when the
+    ping was sent.
+    """
+    size = 4_000_000
+
+    def responder(ws):
+        ws.accept()
+        sender = threading.Thread(target=ws.send_data, args=(bytes(size),))
+        sender.start()
+        ws.send(ws.receive())
+        sender.join()
+
+    raw = open_raw(dial, responder, ping_interval_s=0.1, ping_timeout_s=1.0)
+    unread = size + 10
+    slow_until = time.monotonic() + 1.5
+    while time.monotonic() < slow_until:
+        unread -= len(raw.read(1000))
+        time.sleep(0.01)  # the client is slow
+    raw.read(unread)
+    ping = raw.read(6)
+    assert b'\x89\x04' == ping[:2]
+    raw.send(Opcode.PONG, ping[2:])
+    raw.send(Opcode.TEXT, b'hello')
+    assert frame(Opcode.TEXT, b'hello') in raw.read(7 + 18) + raw.read_to_end()
 
 
 def test_responder_that_only_sends_gets_the_close_code(dial: Dial) -> None:

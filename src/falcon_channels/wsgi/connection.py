@@ -17,6 +17,10 @@ Rules:
   reads a few messages more, so that it gets to the frames after them.
 * Pongs are sent before more is read. A flood of pings by a client that does not read
   therefore ends with `send_timeout_s`.
+* Bytes stay in `_unparsed` until the reader has the write lock. A greenlet may be
+  killed, or interrupted by a timeout, while it waits for the lock.
+* While another thread or greenlet sends, the client may have to read its output before
+  it reads a ping. `send_timeout_s` then decides if the client is gone, and no ping.
 * A frame that was sent in part makes the connection useless: it is aborted.
 """
 
@@ -34,6 +38,7 @@ import time
 from websockets.exceptions import PayloadTooBig
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 from websockets.frames import Frame
+from websockets.frames import Opcode
 from websockets.http11 import Request
 from websockets.http11 import Response
 from websockets.protocol import State
@@ -82,6 +87,17 @@ _MAX_WAIT_S = 3600.0
 _LAST_SEND_TIMEOUT_S = 1.0
 
 
+class _Core(ServerProtocol):
+    """The protocol core, which accepts a close frame within a fragmented message."""
+
+    def recv_frame(self, frame: Frame) -> None:
+        """Process a frame (RFC 6455 section 5.4)."""
+        if frame.opcode is Opcode.CLOSE:
+            # NOTE: otherwise, the core would treat it as a violation, 1002.
+            self.current_size = None
+        super().recv_frame(frame)
+
+
 class WebSocketConnection:
     """The connection of one client.
 
@@ -100,7 +116,8 @@ class WebSocketConnection:
         accepted: bool = False,
     ) -> None:
         self._stream = stream
-        self._early = early
+        #: Bytes that were read, but not passed to the protocol core.
+        self._unparsed = early
         self._send_timeout_s = options.send_timeout_s
         self._close_timeout_s = options.close_timeout_s
         self._max_message_bytes = options.max_message_bytes
@@ -114,7 +131,7 @@ class WebSocketConnection:
                     compress_settings={'memLevel': 5},
                 )
             )
-        self._protocol = ServerProtocol(
+        self._protocol = _Core(
             extensions=extensions,
             state=State.OPEN if accepted else State.CONNECTING,
             max_size=options.max_message_bytes,
@@ -319,8 +336,13 @@ class WebSocketConnection:
         self._stream.abort()
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        if not self._write_lock.acquire(True, self._send_timeout_s):
+    def _writing(self, deadline: float | None = None) -> Iterator[None]:
+        timeout_s = self._send_timeout_s
+        if deadline is not None:
+            timeout_s = min(timeout_s, max(0.0, deadline - time.monotonic()))
+        if not self._write_lock.acquire(True, timeout_s):
+            if timeout_s < self._send_timeout_s:
+                raise TimeoutError('another sender was writing')
             self._break('the client does not read')
             raise self._error()
         try:
@@ -409,7 +431,7 @@ class WebSocketConnection:
         if self._closing_until is not None:
             limits.append(self._closing_until - now)
         try:
-            data, self._early = self._early, b''
+            data = self._unparsed
             if not data:
                 data = self._stream.recv(_READ_BYTES, max(0.0, min(limits)))
         except TimeoutError:
@@ -422,7 +444,9 @@ class WebSocketConnection:
                 self._run_began = heard
             self._pings.heard(heard)
             self._poll_at = heard + _POLL_INTERVAL_S
-            with contextlib.suppress(WebSocketError), self._writing():
+            self._unparsed = data
+            with contextlib.suppress(WebSocketError), self._writing(deadline):
+                self._unparsed = b''
                 self._feed(data)
             self._give_way_in_time()
 
@@ -432,15 +456,25 @@ class WebSocketConnection:
             self._break('the client did not close')
             return
         due = self._pings.due(now)
-        if due is Due.DEAD:
+        if due is Due.DEAD and self._is_sending():
+            self._pings.heard(now)
+        elif due is Due.DEAD:
             self._break('the client did not answer a ping')
         elif due is Due.PING:
-            with contextlib.suppress(WebSocketError), self._writing():
+            with contextlib.suppress(WebSocketError), self._writing(deadline):
                 if self.open:
                     self._protocol.send_ping(os.urandom(4))
                     self._flush()
+            self._pings.pinged(time.monotonic())
         elif deadline is not None and now >= deadline:
             raise TimeoutError('no message in time')
+
+    def _is_sending(self) -> bool:
+        """Return whether another thread or greenlet is sending."""
+        if not self._write_lock.acquire(False):
+            return True
+        self._write_lock.release()
+        return False
 
     def _feed(self, data: bytes) -> None:
         """Pass bytes to the protocol core, process frames; needs the write lock."""

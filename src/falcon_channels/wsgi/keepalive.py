@@ -23,8 +23,8 @@ class PingSchedule:
     """The pings of one connection.
 
     Call `heard` when bytes arrive, and wait for bytes no longer than `wait_s`. If none
-    came, call `due` and act accordingly. Any byte shows that the client is alive, not
-    only a pong.
+    came, call `due` and act accordingly. Call `pinged` when a ping has been sent. Any
+    byte shows that the client is alive, not only a pong.
 
     Args:
         interval_s: Seconds of silence before a ping; ``None`` for no pings.
@@ -51,13 +51,11 @@ class PingSchedule:
         return max(0.0, at - now)
 
     def due(self, now: float) -> Due:
-        """Return what to do after a wait without bytes.
-
-        `Due.PING` starts the timeout: send a ping then.
-        """
+        """Return what to do after a wait without bytes."""
         if self._dead_at is not None:
             return Due.DEAD if now >= self._dead_at else Due.NOTHING
-        if now < self._ping_at:
-            return Due.NOTHING
+        return Due.NOTHING if now < self._ping_at else Due.PING
+
+    def pinged(self, now: float) -> None:
+        """Start the timeout of a ping that has been sent."""
         self._dead_at = now + self._timeout_s
-        return Due.PING
