@@ -164,3 +164,76 @@ def test_arguments_for_tls_without_the_others_are_refused(
     )
     assert 2 == done.returncode
     assert text in done.stderr
+
+
+_EXITS = {
+    'import': "import sys\n\nsys.exit('DATABASE_URL is missing')\n",
+    'startup': """
+import os
+
+import falcon.asgi
+
+
+class Hook:
+    async def process_startup(self, scope, event):
+        os._exit(7)
+
+
+app = falcon.asgi.App(middleware=[Hook()])
+""",
+}
+
+
+@pytest.mark.parametrize('moment', _EXITS)
+def test_workers_that_exit_while_they_start_end_the_server(
+    moment: str, tmp_path: Path
+) -> None:
+    """Any exit code of a worker that was never ready means that it cannot start.
+
+    With another code than 3, the parent started the workers again and again.
+    """
+    (tmp_path / 'exits.py').write_text(_EXITS[moment])
+    words = ['--port', '0', '--workers', '2', 'exits:app']
+    done = subprocess.run(
+        [sys.executable, *SERVE[1:], *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=tmp_path,
+    )
+    assert 3 == done.returncode
+    assert 'failed to start, stopping the parent process' in done.stderr
+    assert (moment == 'import') == ('DATABASE_URL is missing' in done.stderr)
+
+
+def test_signal_stops_workers_that_are_being_replaced() -> None:
+    """The parent handles a signal while a worker that it replaces still drains.
+
+    It waited for that worker, replaced the others, and stopped only then. A second
+    signal had no effect meanwhile.
+    """
+    words = ['--port', '{port}', '--workers', '2', APP]
+    with ServerProcess([*SERVE, *words]) as server:
+        wait_until(
+            lambda: server.log().count('startup complete') == 2, 'both have started'
+        )
+        with socket.create_connection(('127.0.0.1', server.port)) as client:
+            client.sendall(b'GET /stubborn HTTP/1.1\r\nHost: x\r\n\r\n')
+            wait_until(lambda: 'STUBBORN' in server.log(), 'the request waits')
+            server.signal(signal.SIGHUP)
+            wait_until(
+                lambda: 'Waiting for connections' in server.log(), 'one worker drains'
+            )
+            started = server.log().count('Started server process')
+            server.signal(signal.SIGTERM)
+            wait_until(
+                lambda: (
+                    server.log().count('Finished server process')
+                    == server.log().count('Started server process') - 1
+                ),
+                'all other workers have stopped',
+            )
+            assert started == server.log().count('Started server process')
+            server.signal(signal.SIGTERM)
+            assert server.process is not None
+            assert 0 == server.process.wait(10)

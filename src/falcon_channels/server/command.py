@@ -17,6 +17,7 @@ import threading
 import time
 from types import FrameType
 from typing import Any
+from weakref import WeakSet
 
 import falcon
 import falcon.asgi
@@ -51,6 +52,10 @@ _HTTP = 'falcon_channels.server.http:BoundedHttpProtocol'
 
 #: Seconds between a failed start of a worker and the next attempt.
 _RETRY_S = 2
+#: Maximum time until the replacement of a worker is ready; the worker serves meanwhile.
+_READY_TIMEOUT_S = 60
+#: Time between two looks at a worker that starts or stops.
+_LOOK_S = 0.1
 
 #: Falcon's default; another value was chosen by the application.
 _FALCON_RECEIVE_QUEUE = 4
@@ -329,12 +334,19 @@ class Workers(Multiprocess):
         super().__init__(config, sockets)
         #: Monotonic times at which failed workers are started again, by their index.
         self._retry_at: dict[int, float] = {}
+        #: Workers that have been ready.
+        self._ready: WeakSet[Process] = WeakSet()
+        #: The worker that stops because another one has replaced it.
+        self._retired: Process | None = None
 
     def keep_subprocess_alive(self) -> None:
         """Replace workers that have ended.
 
         NOTE: uvicorn ends all workers if a replacement cannot start, for example while
         the broker is unavailable. Here the other workers keep their connections.
+
+        NOTE: if the application calls ``sys.exit``, or the process is killed while it
+        starts, it has another exit code. uvicorn would start it without a pause.
         """
         for index, process in enumerate(self.processes):
             if self.should_exit.is_set():
@@ -343,11 +355,11 @@ class Workers(Multiprocess):
             retry_at = None if process.exitcode is None else self._retry_at.get(index)
             if retry_at is None:
                 if process.is_alive(self.config.timeout_worker_healthcheck):
-                    self._served = self._served or process.is_ready()
+                    self._look_if_ready(process)
                     continue
                 process.kill()  # it may hang
                 process.join()
-                if process.exitcode == STARTUP_FAILURE:
+                if process.exitcode == STARTUP_FAILURE or process not in self._ready:
                     self._retry_later(index)
                     continue
                 server_logger.info('Child process [%s] died', process.pid)
@@ -357,10 +369,22 @@ class Workers(Multiprocess):
             self.processes[index] = Process(self.config, self.sockets)
             self.processes[index].start()
 
+    def _look_if_ready(self, process: Process) -> bool:
+        """Return whether a worker is or has been ready."""
+        if process not in self._ready:
+            if not process.is_ready():
+                return False
+            self._ready.add(process)
+            self._served = True
+        return True
+
     def _retry_later(self, index: int) -> None:
         """Schedule another start of a worker that could not start, or give up."""
-        pid = self.processes[index].pid
-        if self._served and any(item.process.is_alive() for item in self.processes):
+        pid, code = self.processes[index].pid, self.processes[index].exitcode or 0
+        others_serve = self._served and any(
+            item.process.is_alive() for item in self.processes
+        )
+        if others_serve or code < 0:  # a signal has killed it
             self._retry_at[index] = time.monotonic() + _RETRY_S
             server_logger.error(
                 'Child process [%s] failed to start; retrying in %d s', pid, _RETRY_S
@@ -372,6 +396,53 @@ class Workers(Multiprocess):
         self.failed = True
         self.should_exit.set()
 
+    def restart_all(self) -> None:
+        """Replace the workers one by one, until a signal stops them.
+
+        NOTE: uvicorn handles no signal meanwhile, and gives a new worker 5 s to start.
+        A worker that drains could delay the stop by minutes.
+        """
+        for index in range(len(self.processes)):
+            new = Process(self.config, self.sockets)
+            new.start()
+            if not self._wait_until_ready(new):
+                new.kill()
+                new.join()
+                if not self.should_exit.is_set():
+                    server_logger.error(
+                        'The new child process [%s] is not ready; the others stay',
+                        new.pid,
+                    )
+                return
+            old, self.processes[index] = self.processes[index], new
+            old.terminate()
+            self._retired = old
+            while old.process.is_alive() and not self._must_stop():
+                time.sleep(_LOOK_S)
+            if self.should_exit.is_set():
+                return
+            self._retired = None
+
+    def _wait_until_ready(self, process: Process) -> bool:
+        """Wait for a new worker; return False if it ends, or if the workers stop."""
+        give_up_at = time.monotonic() + _READY_TIMEOUT_S
+        while not self._must_stop() and time.monotonic() < give_up_at:
+            if not process.process.is_alive():
+                return False
+            if self._look_if_ready(process):
+                return True
+            time.sleep(_LOOK_S)
+        return False
+
+    def _must_stop(self) -> bool:
+        """Handle the signals that stop the workers, and keep the workers alive."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            while number in self.signal_queue:
+                self.signal_queue.remove(number)
+                self._stop()
+        self.keep_subprocess_alive()
+        return self.should_exit.is_set()
+
     def handle_int(self) -> None:
         """Called at SIGINT: stop, or end at once."""
         self._stop()
@@ -382,13 +453,17 @@ class Workers(Multiprocess):
 
     def _stop(self) -> None:
         if self.should_exit.is_set():
-            for process in self.processes:
+            for process in self._running():
                 process.process.kill()
         self.should_exit.set()
 
+    def _running(self) -> list[Process]:
+        """Return all workers, also the one that has been replaced."""
+        return self.processes + ([self._retired] if self._retired else [])
+
     def join_all(self) -> None:
         """Wait until the workers have ended; handle a second signal meanwhile."""
-        while any(process.process.is_alive() for process in self.processes):
+        while any(process.process.is_alive() for process in self._running()):
             time.sleep(0.05)
             self.handle_signals()
         super().join_all()
