@@ -378,6 +378,40 @@ def test_receive_after_the_disconnect_returns_the_disconnect_again() -> None:
     assert [4000, 4000] == codes
 
 
+def test_tasks_that_receive_at_once_get_every_message_and_the_end() -> None:
+    """No task waits for ever, even if another one is cancelled while it waits.
+
+    Only the last task was woken. The others stayed in memory after the disconnect.
+    """
+    seen: list[Any] = []
+
+    async def app(scope, receive, send) -> None:
+        await receive()
+        await send({'type': 'websocket.accept'})
+
+        async def collect() -> int:
+            while (event := await receive())['type'] == 'websocket.receive':
+                seen.append(event['text'])
+            code: int = event['code']
+            return code
+
+        tasks = [asyncio.create_task(collect()) for _ in range(4)]
+        await asyncio.sleep(0)
+        tasks.pop().cancel()
+        await send({'type': 'websocket.send', 'text': 'ready'})
+        seen.append(await asyncio.gather(*tasks))
+
+    texts = [str(number) for number in range(10)]
+    with running(app) as server:
+        with connect(server.ws_url) as ws:
+            ws.recv()
+            for text in texts:
+                ws.send(text)
+            ws.close(4000)
+        wait_until(lambda: [4000] * 3 in seen, 'all tasks have ended')
+    assert texts == sorted(seen[:-1])
+
+
 def test_concurrent_senders_send_whole_messages_in_their_order(app: Pressure) -> None:
     """Messages of concurrent tasks are whole, and keep the order of each task."""
 

@@ -273,8 +273,15 @@ class AsgiCycle:
                 return self._end
             # NOTE: The event stays in the queue until the application's task runs. A
             # task that is cancelled before that would otherwise lose the event.
-            self._waiter = self._context.loop.create_future()
-            await self._waiter
+            # NOTE: Several tasks may receive at once. Each one wakes the task that
+            # waited before it, which would otherwise wait for ever.
+            earlier = self._waiter
+            waiter = self._waiter = self._context.loop.create_future()
+            try:
+                await waiter
+            finally:
+                if earlier is not None and not earlier.done():
+                    earlier.set_result(None)
         event = queue.pop(0)
         if not queue:
             # NOTE: The sum grows until the queue is empty, because reading resumes
