@@ -12,6 +12,7 @@ waits.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import contextlib
 import importlib
 import socket
@@ -21,6 +22,10 @@ import threading
 import time
 from typing import Any
 from typing import Protocol
+from typing import TypeVar
+
+T = TypeVar('T')
+R = TypeVar('R')
 
 #: Maximum timeout of a socket.
 #: NOTE: The timeout is never None. A socket with a timeout is non-blocking in the
@@ -28,6 +33,8 @@ from typing import Protocol
 _MAX_WAIT_S = 3600.0
 
 _SHORTEST_SLEEP_S = 1e-5
+
+_TLS_WAITS = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class Lock(Protocol):
@@ -72,24 +79,25 @@ class _TlsHalf:
 
     def recv(self, max_bytes: int) -> bytes:
         """Return bytes; wait for them once, no longer than the timeout."""
-        try:
-            with self._lock:
-                return self._sock.recv(max_bytes)
-        except ssl.SSLWantReadError:
-            self._plain.recv(1, socket.MSG_PEEK)
-        with self._lock:
-            return self._sock.recv(max_bytes)
+        return self._call(self._sock.recv, max_bytes)
 
     def send(self, data: memoryview) -> int:
         """Send bytes; wait for room once, no longer than the timeout."""
+        return self._call(self._sock.send, data)
+
+    def _call(self, method: Callable[[T], R], argument: T) -> R:
+        # NOTE: TLS has messages of its own. A call may therefore have to wait for the
+        #   other direction.
         try:
             with self._lock:
-                return self._sock.send(data)
+                return method(argument)
+        except ssl.SSLWantReadError:
+            self._plain.recv(1, socket.MSG_PEEK)
         except ssl.SSLWantWriteError:
             # NOTE: a socket with a timeout waits for room before it sends.
             self._plain.send(b'')
         with self._lock:
-            return self._sock.send(data)
+            return method(argument)
 
 
 class Stream:
@@ -161,7 +169,7 @@ class Stream:
             _set_timeout(self._reader, timeout_s)
             try:
                 return self._reader.recv(max_bytes)  # type: ignore[no-any-return]  # Any
-            except (TimeoutError, BlockingIOError, ssl.SSLWantReadError):
+            except (TimeoutError, BlockingIOError, *_TLS_WAITS):
                 timeout_s = deadline - time.monotonic()
                 if timeout_s <= 0:
                     raise TimeoutError from None
@@ -182,7 +190,7 @@ class Stream:
         rest = memoryview(data)
         while rest:
             _set_timeout(self._writer, timeout_s)
-            with contextlib.suppress(TimeoutError, ssl.SSLWantWriteError):
+            with contextlib.suppress(TimeoutError, *_TLS_WAITS):
                 rest = rest[self._writer.send(rest) :]
             # PERF: Nearly all messages leave in the first call, with the timeout that
             # the socket has already.
