@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 import re
 
+import falcon
 import pytest
 from support.wsgi import frame
 from support.wsgi import handshake
@@ -173,6 +174,9 @@ def test_accept_sends_subprotocol_and_headers(dial: Dial) -> None:
         {'headers': [('X-Room', '7\r\nSet-Cookie: a=b')]},
         {'headers': [('X-Room\r\nSet-Cookie', 'a=b')]},
         {'headers': [('X-Room', 'é')]},
+        {'headers': {'X Room': '7'}},
+        {'headers': {'X-Room:': '7'}},
+        {'headers': {'': '7'}},
     ],
 )
 def test_accept_with_invalid_arguments_raises_value_error(
@@ -218,3 +222,24 @@ def test_many_extension_offers_are_declined_or_refused(dial: Dial, app: App) -> 
     assert raw.read_head().startswith(b'HTTP/1.1 101 ')
     offers = ', '.join(['permessage-deflate'] * 2000)
     assert 431 == ask(dial(app), handshake(Sec_WebSocket_Extensions=offers))[0]
+
+
+@pytest.mark.parametrize(
+    ('name', 'value'),
+    [('X\r\nX-Added', '7'), ('X Room', '7'), ('', '7'), ('X', '7\r\nX-Added: 7')],
+)
+def test_refusal_with_an_illegal_header_becomes_500(
+    name: str, value: str, dial: Dial, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A name cannot add a header, and the client gets an answer."""
+
+    class Refusing:
+        def on_websocket(self, req, ws):
+            raise falcon.HTTPForbidden(headers={name: value})
+
+    app = App()
+    app.add_route('/', Refusing())
+    status, answer = ask(dial(app), handshake())
+    assert 500 == status
+    assert b'added' not in answer.lower()
+    assert 'The response to a handshake cannot be written' in caplog.text

@@ -22,8 +22,6 @@ from websockets.http11 import Response
 
 from falcon_channels.server.context import ServerContext
 from falcon_channels.server.handshake import acceptance
-from falcon_channels.server.handshake import as_text
-from falcon_channels.server.handshake import header_name
 from falcon_channels.server.handshake import log_access
 from falcon_channels.server.handshake import UpgradeRequest
 from falcon_channels.server.loggers import server_logger
@@ -38,6 +36,8 @@ from falcon_channels.websocket.close_codes import ABNORMAL
 from falcon_channels.websocket.close_codes import check_close_code
 from falcon_channels.websocket.close_codes import NORMAL
 from falcon_channels.websocket.close_codes import refusal_status
+from falcon_channels.websocket.handshake import as_text
+from falcon_channels.websocket.handshake import header_name
 from falcon_channels.websocket.handshake import status_phrase
 
 #: Maximum number of frames gathered in one event-loop iteration, and size of each.

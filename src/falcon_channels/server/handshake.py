@@ -35,7 +35,10 @@ from falcon_channels.server.context import ServerContext
 from falcon_channels.server.loggers import access_logger
 from falcon_channels.server.loggers import core_logger
 from falcon_channels.transports.asgi_extensions import SERVER_WEBSOCKET_EXTENSION
+from falcon_channels.websocket.handshake import as_text
 from falcon_channels.websocket.handshake import check_extensions
+from falcon_channels.websocket.handshake import header_name
+from falcon_channels.websocket.handshake import HEADER_NAME_BYTES
 from falcon_channels.websocket.handshake import refusal_response
 from falcon_channels.websocket.handshake import VERSION
 
@@ -84,7 +87,6 @@ _DECISIVE_HEADERS = {
 #: Bytes that `read_usual` accepts. They are a part of what RFC 9110 section 5 and RFC
 #: 9112 section 3 allow: values without line ends and other control characters, targets
 #: of visible ASCII without a fragment.
-_NAME_BYTES = b"!#$%&'*+-.0123456789^_`abcdefghijklmnopqrstuvwxyz|~"
 _VALUE_BYTES = bytes([9, *range(32, 127), *range(128, 256)])
 _TARGET_BYTES = bytes(range(33, 127)).replace(b'#', b'')
 _CONNECTION = {b'upgrade', b'keep-alive, upgrade'}
@@ -217,7 +219,7 @@ def _read_line(line: bytes) -> tuple[bytes, bytes] | None:
     if (
         not colon
         or not name
-        or name.translate(None, _NAME_BYTES)
+        or name.translate(None, HEADER_NAME_BYTES)
         or value.translate(None, _VALUE_BYTES)
     ):
         return None
@@ -402,28 +404,6 @@ def _lines(headers: Iterable[tuple[bytes | str, bytes | str]]) -> str:
 def _default_lines(headers: tuple[tuple[bytes, bytes], ...]) -> str:
     """Return the lines of headers that stay the same for a second."""
     return _lines(headers)
-
-
-def header_name(name: bytes | str) -> str:
-    """Return the name of a header of the application as text.
-
-    SECURITY: A line end in a name would add a header, or end the head.
-
-    Raises:
-        ValueError: The name has illegal characters (RFC 9110 section 5.1).
-    """
-    text = as_text(name)
-    raw = text.lower().encode('latin-1', 'replace')
-    if not raw or raw.translate(None, _NAME_BYTES):
-        raise ValueError(
-            f'{text!r} is not the name of a header; use letters, digits and hyphens'
-        )
-    return text
-
-
-def as_text(value: bytes | str) -> str:
-    """Return the name or value of a header as text."""
-    return value if isinstance(value, str) else value.decode('latin-1')
 
 
 def build_scope(

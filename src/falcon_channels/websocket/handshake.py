@@ -13,6 +13,9 @@ from websockets.http11 import Response
 #: The version of the protocol, in ``Sec-WebSocket-Version``.
 VERSION = '13'
 
+#: Bytes of the name of a header in lower case (RFC 9110 section 5.1).
+HEADER_NAME_BYTES = b"!#$%&'*+-.0123456789^_`abcdefghijklmnopqrstuvwxyz|~"
+
 #: Headers that `refusal_response` sets.
 _OWN_HEADERS = ('connection', 'content-length', 'date')
 
@@ -33,6 +36,9 @@ def refusal_response(
         text: The body; by default the reason phrase of the status.
         headers: Headers, without those of the connection, the date and the length.
         body: The body as bytes, instead of `text`.
+
+    Raises:
+        ValueError: A header has illegal characters.
     """
     phrase = status_phrase(status)
     if body is None:
@@ -46,8 +52,30 @@ def refusal_response(
     )
     for name, value in headers:
         if name.lower() not in _OWN_HEADERS:
-            fields[name] = value
+            fields[header_name(name)] = value
     return Response(status, phrase, fields, body)
+
+
+def header_name(name: bytes | str) -> str:
+    """Return the name of a header of the application as text.
+
+    SECURITY: A line end in a name would add a header, or end the head.
+
+    Raises:
+        ValueError: The name has illegal characters (RFC 9110 section 5.1).
+    """
+    text = as_text(name)
+    raw = text.lower().encode('latin-1', 'replace')
+    if not raw or raw.translate(None, HEADER_NAME_BYTES):
+        raise ValueError(
+            f'{text!r} is not the name of a header; use letters, digits and hyphens'
+        )
+    return text
+
+
+def as_text(value: bytes | str) -> str:
+    """Return the name or value of a header as text."""
+    return value if isinstance(value, str) else value.decode('latin-1')
 
 
 def status_phrase(status: int) -> str:

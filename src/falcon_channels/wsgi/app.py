@@ -278,9 +278,16 @@ class App(falcon.App[falcon.Request, falcon.Response]):
             ws.close(self.ws_options.error_close_code)
 
     def _render(self, resp: falcon.Response) -> HandshakeResponse:
-        body, _ = self._get_body(resp)
-        headers = resp._wsgi_headers(self.resp_options.default_media_type)
-        return refusal_response(resp.status_code, headers=headers, body=b''.join(body))
+        try:
+            body, _ = self._get_body(resp)
+            headers = resp._wsgi_headers(self.resp_options.default_media_type)
+            return refusal_response(
+                resp.status_code, headers=headers, body=b''.join(body)
+            )
+        except Exception:
+            # NOTE: the client would get no answer, and the server an unrelated error.
+            _logger.exception('The response to a handshake cannot be written')
+            return refusal_response(500)
 
     def _python_error_handler(
         self,

@@ -15,6 +15,7 @@ from falcon_channels.websocket.close_codes import HTTP_STATUS_BASE
 from falcon_channels.websocket.close_codes import MAX_REASON_BYTES
 from falcon_channels.websocket.close_codes import NORMAL
 from falcon_channels.websocket.close_codes import refusal_status
+from falcon_channels.websocket.handshake import header_name
 from falcon_channels.websocket.handshake import refusal_response
 from falcon_channels.wsgi.connection import WebSocketConnection
 from falcon_channels.wsgi.errors import WebSocketError
@@ -305,8 +306,7 @@ def _header_items(
             raise ValueError('the subprotocol is an argument of accept(), not a header')
         if name.lower() in _RESERVED_HEADERS:
             raise ValueError(f'header {name} belongs to the handshake')
-        for part in (name, value):
-            # SECURITY: A value with a line end could add headers of its own.
-            if not part.isascii() or '\r' in part or '\n' in part:
-                raise ValueError(f'header {name!r} is not one line of ASCII')
-        yield name, value
+        # SECURITY: A value with a line end could add headers of its own.
+        if not value.isascii() or '\r' in value or '\n' in value:
+            raise ValueError(f'header {name!r} is not one line of ASCII')
+        yield header_name(name), value
