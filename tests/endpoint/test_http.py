@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from collections.abc import Iterator
 import contextlib
 import json
@@ -130,8 +131,9 @@ class Stream:
         """Return the next object of a stream of events, and remember its event id."""
         fields: dict[str, str] = {}
         while 'data' not in fields:
-            lines = self.part(b'\n\n').strip().decode().split('\n')
-            fields = dict(line.split(': ', 1) for line in lines if ': ' in line)
+            lines = self.part(b'\n\n').decode().split('\n')
+            parts = [line.partition(':') for line in lines]
+            fields = {name: value.strip() for name, _, value in parts}
         self.last_id = fields.get('id', self.last_id)
         found: dict[str, Any] = json.loads(fields['data'])
         return found
@@ -410,6 +412,51 @@ def test_event_source_recovers_from_its_last_event_id(client: httpx.Client) -> N
         assert {('rooms:r1', 'three'), ('rooms:r1', 'five'), ('rooms:r2', 'four')} == {
             (push['channel'], push['pub']['data']) for push in missed
         }
+
+
+def command(call: Coroutine[Any, Any, Any]) -> None:
+    """Give a command of the application, and wait until it was sent."""
+    assert Clients.loop is not None
+    asyncio.run_coroutine_threadsafe(call, Clients.loop).result(TIMEOUT_S)
+
+
+def test_event_id_requests_no_channel_of_the_application(client: httpx.Client) -> None:
+    """The channels of a returning client are those of its URL and of `on_connect`.
+
+    The application had subscribed it to a channel that clients may not subscribe to.
+    The client was refused permanently, because its event id has this channel.
+    """
+    path = '/connection/uni_sse?user=zoe&channel=rooms:z'
+    with Stream.open(client, 'GET', path) as stream:
+        stream.data()
+        command(channels.subscribe_user('zoe', '#zoe'))
+        assert '#zoe' == stream.data()['channel']
+        command(channels.publish('#zoe', 'seen'))
+        assert 'seen' == stream.data()['pub']['data']
+        headers = {'Last-Event-ID': stream.last_id}
+    command(channels.publish('#zoe', 'missed'))
+    with Stream.open(client, 'GET', path, headers=headers) as stream:
+        subs = stream.data()['connect']['subs']
+        assert {'rooms:z': True} == {
+            name: sub['recovered'] for name, sub in subs.items()
+        }
+    path += '&personal=1'
+    with Stream.open(client, 'GET', path, headers=headers) as stream:
+        assert stream.data()['connect']['subs']['#zoe']['recovered']
+        assert 'missed' == stream.data()['pub']['data']
+
+
+def test_event_id_that_becomes_too_long_is_withdrawn(client: httpx.Client) -> None:
+    """A client never keeps an old event id: it would receive publications again."""
+    path = '/connection/uni_sse?user=len&channel=rooms:len'
+    with Stream.open(client, 'GET', path) as stream:
+        stream.data()
+        assert stream.last_id
+        for number in range(70):
+            channel = f'rooms:a-room-with-a-long-name-{number}'
+            command(channels.subscribe_user('len', channel))
+            assert channel == stream.data()['channel']
+        assert '' == stream.last_id
 
 
 @pytest.mark.parametrize('last_id', ['x', '!!!', 'W10=', 'eyJhIjoxfQ==', 'x' * 5000])

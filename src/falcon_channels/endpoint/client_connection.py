@@ -532,6 +532,16 @@ class ClientConnection(Connection):
         self.headers = request.headers
         self.data = data
 
+    def requested_channels(
+        self, request: ConnectRequest
+    ) -> dict[str, SubscribeRequest]:
+        """Return the channels that a connect request asks for.
+
+        A client that sends commands asks for each channel by a command of its own. The
+        channels of its connect request are those of the application.
+        """
+        return {}
+
     def forget_data(self) -> None:
         """Forget what the client sent to connect, after ``on_connect``."""
         self.data = None

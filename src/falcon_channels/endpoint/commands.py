@@ -184,12 +184,11 @@ async def connect(
             return
         if result is not None:
             results[channel] = result
-    if connection.state is ConnectionState.UNIDIRECTIONAL:
-        for channel, requested in request.subs.items():
-            if channel not in server_side:
-                results[channel] = await _subscribe_in_connect(
-                    connection, channel, requested
-                )
+    for channel, requested in connection.requested_channels(request).items():
+        if channel not in server_side:
+            results[channel] = await _subscribe_in_connect(
+                connection, channel, requested
+            )
     if connection.closed:
         return
     pings = endpoint.options.ping_interval_s is not None

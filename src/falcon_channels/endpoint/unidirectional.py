@@ -14,7 +14,8 @@ If one is refused, the connection is refused, because the protocol has no other 
 
 An EventSource that lost its connection connects again by itself and sends the last
 event id. An event id contains the client's positions in all its channels. The client
-therefore recovers the publications that it missed.
+therefore recovers the publications that it missed. The id requests no channel: for each
+channel to which the application subscribed the client, the application decides again.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Callable
+from collections.abc import Collection
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -98,19 +100,33 @@ def status_for_end(code: int) -> int | None:
 class UnidirectionalConnection(ClientConnection):
     """A connection whose client only listens.
 
+    Args:
+        endpoint: State and options of the endpoint.
+        transport: Carries bytes to the client.
+        req: Request of the client.
+        only_positions: Channels that the client does not request, but has a position
+            in. It recovers them if the application subscribes it.
+
     Attributes:
         ended_with: Code and reason with which the server ended it, or ``None``.
     """
 
-    __slots__ = ('ended_with',)
+    __slots__ = ('_only_positions', 'ended_with')
 
     connected_state = ConnectionState.UNIDIRECTIONAL
 
-    def __init__(self, endpoint: Endpoint, transport: Transport, req: Any) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        transport: Transport,
+        req: Any,
+        only_positions: Collection[str] = (),
+    ) -> None:
         super().__init__(
             endpoint, transport, UNIDIRECTIONAL_JSON, req, dispatch, announces_end=True
         )
         self.ended_with: tuple[int, str] | None = None
+        self._only_positions = only_positions
 
     @property
     def kind(self) -> ClientKind:
@@ -124,6 +140,16 @@ class UnidirectionalConnection(ClientConnection):
             self.is_working or self.num_waiting
         ):
             yield Command(_ID, self.codec.protocol.decode_connect(message))
+
+    def requested_channels(
+        self, request: ConnectRequest
+    ) -> dict[str, SubscribeRequest]:
+        """Return the channels that a connect request asks for."""
+        return {
+            channel: requested
+            for channel, requested in request.subs.items()
+            if channel not in self._only_positions
+        }
 
     def send_connect_result(self, result: ConnectResult) -> None:
         """Send the first push, and the recovered publications after it."""
@@ -222,7 +248,11 @@ class _UnidirectionalStreamResource:
         timing: HandshakeTiming,
     ) -> None:
         endpoint = self._endpoint
-        connection = UnidirectionalConnection(endpoint, transport, req)
+        only_positions: Collection[str] = ()
+        last_id = req.get_header('Last-Event-ID')
+        if transport.framing is EVENTS and last_id:
+            only_positions = _recover_from(request, last_id)
+        connection = UnidirectionalConnection(endpoint, transport, req, only_positions)
         handshake = endpoint.node.handshake
         handshake.add(connection, timing)
         try:
@@ -299,9 +329,6 @@ class UnidirectionalSseResource(_UnidirectionalStreamResource):
         request: ConnectRequest,
         timing: HandshakeTiming,
     ) -> None:
-        last_id = req.get_header('Last-Event-ID')
-        if last_id:
-            _recover_from(request, last_id)
         transport = HttpStreamTransport(EVENTS, preamble=EVENTS_PREAMBLE)
         await self._open(req, resp, request, transport, EVENT_STREAM, timing)
 
@@ -342,20 +369,32 @@ class _EventIds:
             if position is not None and position.epoch:
                 positions[channel] = position
         event_id = base64.urlsafe_b64encode(msgspec.json.encode(positions))
-        if not positions or event_id == self._last or len(event_id) > _MAX_ID:
+        if not positions:
+            return b''
+        if len(event_id) > _MAX_ID:
+            # NOTE: with its old id, the client would receive publications again.
+            event_id = b''
+        if event_id == self._last:
             return b''
         self._last = event_id
         return b'id: %s\n' % event_id
 
 
-def _recover_from(request: ConnectRequest, last_id: str) -> None:
-    """Ask to recover from the positions in an event id, if the id is one of ours."""
+def _recover_from(request: ConnectRequest, last_id: str) -> Collection[str]:
+    """Ask to recover from the positions in an event id, if the id is one of ours.
+
+    Returns:
+        The channels of the id that the client does not request. The application had
+        subscribed the client to them.
+    """
     try:
         raw = decode_base64(last_id[:_MAX_ID], urlsafe=True)
         positions = msgspec.json.decode(raw, type=_Positions)
     except ValueError:
-        return
+        return ()
+    not_requested = positions.keys() - request.subs.keys()
     for channel, (offset, epoch) in positions.items():
         sub = request.subs.setdefault(channel, SubscribeRequest())
         if 0 <= offset < 2**63:
             sub.recover, sub.offset, sub.epoch = True, offset, epoch
+    return not_requested
