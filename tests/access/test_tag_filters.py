@@ -388,3 +388,34 @@ async def test_history_responder_that_requires_a_subscription_filters() -> None:
         page = await sdk.command('history', channel='log', limit=10)
         assert [1] == [item['offset'] for item in page['publications']]
     await channels.close()
+
+
+@on_fake_clock
+async def test_history_is_filtered_if_the_subscription_ends_meanwhile() -> None:
+    """A filter applies to a request that began while the client was subscribed.
+
+    Before, the client received publications that its filter does not allow: its
+    subscription had expired while `on_history` waited.
+    """
+    asked, ended = asyncio.Event(), asyncio.Event()
+
+    class Orders(Filtered):
+        async def on_history(self, req: Any, connection: Any) -> None:
+            if 'log' not in connection.subscriptions:
+                raise falcon.HTTPForbidden()
+            asked.set()
+            await ended.wait()
+
+    channels = Channels()
+    channels.add_route('log', Orders(NORTH), ChannelOptions(history_size=9))
+    for found in TAGS:
+        await channels.publish('log', 1, tags=found)
+    async with SimulatedSdk(channels) as sdk:
+        await sdk.subscribe('log')
+        page = asyncio.create_task(sdk.command('history', channel='log', limit=10))
+        await asked.wait()
+        await channels.unsubscribe_user('', 'log', code=2501)
+        assert 'unsubscribe' in await sdk.receive()
+        ended.set()
+        assert [1] == [item['offset'] for item in (await page)['publications']]
+    await channels.close()

@@ -170,10 +170,13 @@ class Reader:
             raise CapabilityError(f'channel {channel!r} keeps no history')
         check_encoding(match.route, connection, channel)
         num_commands = connection.num_commands
+        subscription = connection.subscriptions.get(channel)
         await self._authorizer.authorize_history(match, connection, channel)
         most = self._options.history_limit
         limit = most if limit is None else min(limit, most)
-        subscription = connection.subscriptions.get(channel)
+        # SECURITY: the subscription can end while `on_history` waits, for example
+        #   because it expires. Its filter still applies.
+        subscription = connection.subscriptions.get(channel, subscription)
         tag_filter = None if subscription is None else subscription.filter
         if tag_filter is None:
             page = await self.history(
