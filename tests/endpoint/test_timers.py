@@ -266,6 +266,30 @@ def test_connection_with_expired_token_is_ended(peer: Peer) -> None:
     assert (3005, 'connection expired') == peer.end()
 
 
+class Calls:
+    async def on_rpc_expire(self, req: Any, call: Any) -> None:
+        call.connection.expires_at = time.time()
+
+
+def test_expiry_that_a_call_sets_applies_without_pings(
+    asgi_server: AsgiServer,
+) -> None:
+    """An expiry applies from the moment at which the application sets it.
+
+    Before, it applied from the next ping on, and without pings it had no effect.
+    """
+    options = EndpointOptions(ping_interval_s=None, expiry_grace_s=0.0)
+    with (
+        serving(
+            make_channels(), Calls(), asgi_server=asgi_server, options=options
+        ) as server,
+        Peer.to(server) as peer,
+    ):
+        peer.connect()
+        peer.ask('rpc', method='expire')
+        assert (3005, 'connection expired') == peer.end()
+
+
 def test_refreshed_token_extends_the_connection(peer: Peer) -> None:
     """A new token extends the connection."""
     peer.connect(token=token(ttl_s=2.0))

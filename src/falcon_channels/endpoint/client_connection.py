@@ -79,6 +79,9 @@ from falcon_channels.websocket.limits import log_too_big
 
 _logger = logging.getLogger('falcon_channels')
 
+#: States in which a connection has a deadline, but neither pings nor an expiry.
+_WITHOUT_TIMERS = (ConnectionState.NEW, ConnectionState.REFUSED)
+
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -245,6 +248,7 @@ class ClientConnection(Connection):
     @expires_at.setter
     def expires_at(self, expires_at: float | None) -> None:
         self._expires_at = check_time('connection.expires_at', expires_at)
+        self.set_timer()
 
     @property
     def is_working(self) -> bool:
@@ -794,7 +798,6 @@ class ClientConnection(Connection):
         super().on_refresh(expired, expires_at, info)
         if expires_at is not None and not self.closed:
             self.expires_at = expires_at
-            self.set_timer()
 
     def on_unread(self) -> None:
         """Called when the server does not read the stream of the connection: end it."""
@@ -839,9 +842,10 @@ class ClientConnection(Connection):
     def set_timer(self) -> None:
         """Set the timer to the next ping, deadline or expiry.
 
-        Before the connect reply, the deadline of the connect stays.
+        Before the connect reply, the deadline of the connect stays. After a refusal,
+        the time at which the connection is closed stays.
         """
-        if self.closed or self.state is ConnectionState.NEW or self._corked:
+        if self.closed or self.state in _WITHOUT_TIMERS or self._corked:
             return
         times = []
         if self.endpoint.options.ping_interval_s is not None:
