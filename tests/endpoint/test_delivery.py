@@ -25,7 +25,10 @@ from endpoint.peer import serving
 from endpoint.peer import TIMEOUT_S
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
+from falcon_channels import EndpointOptions
 from falcon_channels import PublicationDraft
+from falcon_channels.testing.sdk import DisconnectedError
+from falcon_channels.testing.sdk import SimulatedSdk
 
 pytestmark = pytest.mark.every_server
 
@@ -533,6 +536,53 @@ def test_on_disconnect_is_called_for_every_connected_client(
         lambda: {'closing', 'vanishing', 'last'} <= set(clients.left),
         'on_disconnect was called for all',
     )
+
+
+@pytest.mark.parametrize('way', ['leaves', 'is disconnected', 'exceeds a limit'])
+def test_on_disconnect_is_called_for_every_client_that_on_connect_accepted(
+    way: str,
+) -> None:
+    """An application can release what `on_connect` has stored, however a client ends.
+
+    Before, a client that ended before its connect reply was stored for ever.
+    """
+    entered, go_on = asyncio.Event(), asyncio.Event()
+    online: dict[str, str] = {}
+    called: list[str] = []
+
+    class Slow:
+        async def on_connect(self, req: Any, connection: Any) -> None:
+            connection.user = 'slow'
+            online[connection.id] = connection.user
+            entered.set()
+            await go_on.wait()
+
+        async def on_disconnect(self, req: Any, connection: Any) -> None:
+            called.append(connection.id)
+            del online[connection.id]
+
+    async def scenario() -> None:
+        channels = Channels()
+        options = EndpointOptions(max_connections_per_user=1)
+        async with channels, asyncio.timeout(TIMEOUT_S):
+            client = SimulatedSdk(channels, Slow(), options=options)
+            connecting = asyncio.create_task(client.__aenter__())
+            await entered.wait()
+            if way == 'leaves':
+                await client.disconnect()
+            elif way == 'is disconnected':
+                await channels.disconnect_user('slow')
+            else:
+                other = SimulatedSdk(channels, None, options=options)
+                await other.__aenter__()
+                other.connection.user = 'slow'
+            go_on.set()
+            with pytest.raises(DisconnectedError):
+                await connecting
+            await channels.node.hub.tasks.finish_graceful()
+            assert ({}, 1) == (online, len(called))
+
+    asyncio.run(scenario())
 
 
 def test_draining_disconnects_clients_and_refuses_new_ones() -> None:

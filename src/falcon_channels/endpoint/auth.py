@@ -34,6 +34,7 @@ async def authenticate(connection: ClientConnection) -> None:
         await endpoint.operations.responder(
             'on_connect', endpoint.on_connect(connection.req, connection)
         )
+        connection.note_accepted()
 
 
 async def refresh(connection: ClientConnection, token: str) -> None:

@@ -133,6 +133,7 @@ class ClientConnection(Connection):
     refreshes_subscriptions = True
 
     __slots__ = (
+        '_accepted',
         '_announces_end',
         '_commands_full_s',
         '_connected',
@@ -199,6 +200,8 @@ class ClientConnection(Connection):
         self.meta: Any = None
         self._dispatch = dispatch
         self._session = session
+        #: Whether ``on_connect`` has accepted the client.
+        self._accepted = False
         self._announces_end = announces_end
         self._on_ended = on_ended
         #: Commands that wait, or ``None``.
@@ -536,6 +539,17 @@ class ClientConnection(Connection):
         self.headers = request.headers
         self.data = data
 
+    def note_accepted(self) -> None:
+        """Called when ``on_connect`` has returned.
+
+        ``on_disconnect`` is called for each client that ``on_connect`` has accepted, so
+        that the application can release what it has stored for the client. The client
+        may have left while ``on_connect`` was working.
+        """
+        self._accepted = True
+        if self.closed:
+            self._call_on_disconnect()
+
     def requested_channels(
         self, request: ConnectRequest
     ) -> dict[str, SubscribeRequest]:
@@ -810,7 +824,7 @@ class ClientConnection(Connection):
 
     def on_end(self) -> None:
         """Called when the connection has ended: release everything, tell the app."""
-        connected = self.state in (
+        connected = self._accepted or self.state in (
             ConnectionState.CONNECTED,
             ConnectionState.PINGED,
             ConnectionState.UNIDIRECTIONAL,
@@ -824,8 +838,12 @@ class ClientConnection(Connection):
             self._queue.clear()
         self._wake_reader()
         self._wake_connected()
+        if connected:
+            self._call_on_disconnect()
+
+    def _call_on_disconnect(self) -> None:
         responder = self.endpoint.on_disconnect
-        if connected and responder is not None:
+        if responder is not None:
             notify(
                 self.hub,
                 self.endpoint.operations,
