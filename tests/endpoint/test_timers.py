@@ -266,6 +266,23 @@ def test_connection_with_expired_token_is_ended(peer: Peer) -> None:
     assert (3005, 'connection expired') == peer.end()
 
 
+@pytest.mark.parametrize('interval_s', [0.4, 0.5, 2.5])
+def test_ping_interval_that_is_announced_is_never_shorter(
+    asgi_server: AsgiServer, interval_s: float
+) -> None:
+    """A client reads whole seconds; at 0, an SDK would answer no ping.
+
+    Before, the interval was rounded. The JavaScript SDK was disconnected with 3012
+    again and again.
+    """
+    options = EndpointOptions(ping_interval_s=interval_s)
+    with (
+        serving(make_channels(), asgi_server=asgi_server, options=options) as server,
+        Peer.to(server) as peer,
+    ):
+        assert interval_s <= peer.connect()['ping']
+
+
 class Calls:
     async def on_rpc_expire(self, req: Any, call: Any) -> None:
         call.connection.expires_at = time.time()

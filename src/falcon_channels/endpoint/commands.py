@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Awaitable
 from collections.abc import Callable
 import logging
+import math
 import time
 from typing import Any
 
@@ -201,7 +202,8 @@ async def connect(
             ttl=ttl,
             data=_encode_data(connection, connection.reply),
             subs=results,
-            ping=round(endpoint.options.ping_interval_s or 0),
+            # NOTE: an SDK that reads 0 sends no pongs, and would be disconnected.
+            ping=math.ceil(endpoint.options.ping_interval_s or 0),
             pong=pings and connection.state is not ConnectionState.UNIDIRECTIONAL,
             session=connection.session,
             node=endpoint.node_id if connection.session else '',
