@@ -170,6 +170,35 @@ def test_commands_of_one_frame_are_answered_in_order(peer: Peer) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ('fields', 'end'),
+    [
+        ({'headers': {str(n): '' for n in range(129)}}, (3501, 'over 128 headers')),
+        ({'headers': {'a': 'x' * 16_384}}, (3501, 'over 16384 bytes of headers')),
+        ({'headers': {'a': 'é' * 8_192}}, (3501, 'over 16384 bytes of headers')),
+        ({'token': 'x' * 16_385}, (3500, 'invalid token')),
+    ],
+    ids=['many headers', 'long header', 'not ASCII', 'token'],
+)
+def test_connect_request_that_would_be_stored_is_limited(
+    asgi_server: AsgiServer, fields: dict[str, Any], end: tuple[int, str]
+) -> None:
+    """A client does not decide how much memory its connection uses.
+
+    Before, 6,000 headers took 600 KiB for as long as the connection was open.
+    """
+    with serving(Channels(), asgi_server=asgi_server) as server:
+        with Peer.to(server) as peer:
+            peer.say({'id': 1, 'connect': fields})
+            assert end == peer.end()
+        most = {
+            'headers': {str(n): 'x' * 120 for n in range(128)},
+            'token': 'x' * 16_384,
+        }
+        with Peer.to(server) as peer:
+            assert peer.connect(**most)['client']
+
+
 def test_refused_connect_discards_the_rest_of_its_frame(peer: Peer) -> None:
     """After an error reply to connect, no other command is answered.
 

@@ -67,6 +67,7 @@ from falcon_channels.protocol.messages import UnsubscribePush
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
 from falcon_channels.tokens import ConnectionToken
+from falcon_channels.tokens.verifier import MAX_TOKEN_CHARACTERS
 from falcon_channels.transports.base import Transport
 from falcon_channels.transports.client_codecs import ClientCodec
 from falcon_channels.transports.encoders import get_encoder
@@ -78,6 +79,10 @@ from falcon_channels.websocket.close_codes import UNSUPPORTED_DATA
 from falcon_channels.websocket.limits import log_too_big
 
 _logger = logging.getLogger('falcon_channels')
+
+#: Largest number of headers in a connect request, and of the bytes of their text.
+MAX_HEADERS = 128
+MAX_HEADERS_BYTES = 16_384
 
 #: States in which a connection has a deadline, but neither pings nor an expiry.
 _WITHOUT_TIMERS = (ConnectionState.NEW, ConnectionState.REFUSED)
@@ -311,7 +316,12 @@ class ClientConnection(Connection):
             )
 
     def renew_token(self, token: str) -> None:
-        """Remember a new connection token."""
+        """Remember a new connection token.
+
+        Raises:
+            ProtocolError: The token is too large.
+        """
+        _check_token(token)
         self.token = token
 
     @property
@@ -532,7 +542,12 @@ class ClientConnection(Connection):
         Args:
             request: The connect request.
             data: Its data as Python values.
+
+        Raises:
+            ProtocolError: The token or the headers are too large.
         """
+        _check_token(request.token)
+        _check_headers(request.headers)
         self.token = request.token
         self.name = request.name[:64]
         self.version = request.version[:64]
@@ -934,3 +949,30 @@ class ClientConnection(Connection):
                 subscription.expires_at <= latest
             ):
                 self.hub.unsubscribe(subscription, *codes.UNSUBSCRIBE_EXPIRED)
+
+
+# SECURITY: a client could fill the memory, because the headers and the token are stored
+#   as long as its connection. A dict of 6,000 short headers takes 600 KiB.
+
+
+def _check_headers(headers: Mapping[str, str]) -> None:
+    if len(headers) > MAX_HEADERS:
+        raise ProtocolError(
+            f'{len(headers)} headers of a connect request exceed {MAX_HEADERS}',
+            reason=f'over {MAX_HEADERS} headers',
+        )
+    size_bytes = sum(len(text.encode()) for pair in headers.items() for text in pair)
+    if size_bytes > MAX_HEADERS_BYTES:
+        raise ProtocolError(
+            f'{size_bytes} bytes of headers in a connect request exceed '
+            f'{MAX_HEADERS_BYTES}',
+            reason=f'over {MAX_HEADERS_BYTES} bytes of headers',
+        )
+
+
+def _check_token(token: str) -> None:
+    if len(token) > MAX_TOKEN_CHARACTERS:
+        raise ProtocolError(
+            f'a token of {len(token)} characters exceeds {MAX_TOKEN_CHARACTERS}',
+            *codes.DISCONNECT_INVALID_TOKEN,
+        )

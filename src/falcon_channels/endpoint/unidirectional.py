@@ -153,6 +153,8 @@ class UnidirectionalConnection(ClientConnection):
 
     def send_connect_result(self, result: ConnectResult) -> None:
         """Send the first push, and the recovered publications after it."""
+        # NOTE: the client could otherwise decide how much memory its connection uses.
+        self._only_positions = ()
         # NOTE: recovered publications are sent like live ones, so that a client has
         #   one place where publications arrive.
         recovered: list[bytes] = []

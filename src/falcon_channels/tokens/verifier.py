@@ -25,7 +25,8 @@ from falcon_channels.tokens.keys import load_jwt
 from falcon_channels.tokens.keys import TokenKey
 from falcon_channels.tokens.remote import RemoteKeySet
 
-_MAX_TOKEN_CHARACTERS = 16_384
+#: Largest number of characters of a token.
+MAX_TOKEN_CHARACTERS = 16_384
 _NEVER_EXPIRES = 0
 
 
@@ -197,7 +198,7 @@ class TokenVerifier:
             TokenInvalidError: The keys were fetched, and none of them signed the token.
             KeysUnavailableError: The keys cannot be fetched now. Try again later.
         """
-        if not self._remote or len(token) > _MAX_TOKEN_CHARACTERS:
+        if not self._remote or len(token) > MAX_TOKEN_CHARACTERS:
             return
         kid = _key_id(token)
         known = bool(kid) and any(key.kid == kid for key in self._all_keys())
@@ -279,9 +280,9 @@ class TokenVerifier:
     def _verify(
         self, token: str, kind: type[_ClaimsT], now_s: float | None
     ) -> _ClaimsT:
-        if len(token) > _MAX_TOKEN_CHARACTERS:
+        if len(token) > MAX_TOKEN_CHARACTERS:
             raise TokenInvalidError(
-                f'a token of {len(token)} characters exceeds {_MAX_TOKEN_CHARACTERS}'
+                f'a token of {len(token)} characters exceeds {MAX_TOKEN_CHARACTERS}'
             )
         key, payload = self._signer(token)
         try:
