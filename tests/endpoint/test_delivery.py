@@ -585,6 +585,39 @@ def test_on_disconnect_is_called_for_every_client_that_on_connect_accepted(
     asyncio.run(scenario())
 
 
+def test_client_whose_connect_failed_is_not_subscribed_by_the_application(
+    asgi_server: AsgiServer,
+) -> None:
+    """A client without a successful connect receives nothing of its claimed user.
+
+    Before, it received the publications of such a channel until it was closed.
+    """
+    channels = Channels()
+    channels.add_route('private:{name}', None)
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    class Failing:
+        async def on_connect(self, req: Any, connection: Any) -> None:
+            loops.append(asyncio.get_running_loop())
+            connection.user = 'ann'
+            raise OSError('the passwords cannot be read')
+
+    async def publish() -> None:
+        await channels.subscribe_user('ann', 'private:a')
+        for number in range(3):
+            await channels.publish('private:a', number)
+            await asyncio.sleep(0)
+
+    with (
+        serving(channels, Failing(), asgi_server=asgi_server) as server,
+        Peer.to(server) as peer,
+    ):
+        assert 100 == peer.error('connect')
+        asyncio.run_coroutine_threadsafe(publish(), loops[0]).result(TIMEOUT_S)
+        assert (3502, 'stale') == peer.end()
+        assert [] == peer.pushes
+
+
 def test_draining_disconnects_clients_and_refuses_new_ones() -> None:
     """Draining ends connections with 3001: reconnect. New ones are refused."""
     channels = Channels()

@@ -84,8 +84,9 @@ _logger = logging.getLogger('falcon_channels')
 MAX_HEADERS = 128
 MAX_HEADERS_BYTES = 16_384
 
-#: States in which a connection has a deadline, but neither pings nor an expiry.
-_WITHOUT_TIMERS = (ConnectionState.NEW, ConnectionState.REFUSED)
+#: States of a connection that is not connected yet, or was refused. It then has a
+#: deadline, but neither pings nor an expiry.
+_NOT_CONNECTED = (ConnectionState.NEW, ConnectionState.REFUSED)
 
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
@@ -619,8 +620,12 @@ class ClientConnection(Connection):
         self._set_timer_at(self.endpoint.now_s() + 1)
 
     async def wait_until_connected(self) -> None:
-        """Wait until the connect reply is queued, or the connection has ended."""
-        if self.closed or not (self.state is ConnectionState.NEW or self._corked):
+        """Wait until the connect reply is queued, or the connection has ended.
+
+        SECURITY: a client that was refused is never connected. ``on_connect`` may have
+        set its user before it failed.
+        """
+        if self.closed or not (self.state in _NOT_CONNECTED or self._corked):
             return
         if self._connected is None:
             self._connected = asyncio.get_running_loop().create_future()
@@ -878,7 +883,7 @@ class ClientConnection(Connection):
         Before the connect reply, the deadline of the connect stays. After a refusal,
         the time at which the connection is closed stays.
         """
-        if self.closed or self.state in _WITHOUT_TIMERS or self._corked:
+        if self.closed or self.state in _NOT_CONNECTED or self._corked:
             return
         times = []
         if self.endpoint.options.ping_interval_s is not None:
