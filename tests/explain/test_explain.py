@@ -19,6 +19,7 @@ from support.linked_broker import start_node
 from falcon_channels import CapabilityError
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
+from falcon_channels import EndpointOptions
 from falcon_channels import Event
 from falcon_channels import Explanation
 from falcon_channels import filters
@@ -822,6 +823,30 @@ async def test_records_need_no_more_memory_than_the_limit() -> None:
             tracemalloc.stop()
     # NOTE: the memory that the publications of the log need is in the number, too.
     assert 0.4 * limit_bytes < after - before < 1.25 * limit_bytes
+
+
+@on_fake_clock
+async def test_text_of_a_client_does_not_exceed_the_limit_of_the_records() -> None:
+    """A client cannot fill the memory with the text of its requests.
+
+    Before, the record of a subscription had the epoch of the request, of up to 64 KiB,
+    and its size was not counted.
+    """
+    limit_bytes = 100_000
+    channels = make_channels(node=NodeOptions(max_record_bytes=limit_bytes))
+    unlimited = EndpointOptions(commands_per_s=None)
+    async with channels, SimulatedSdk(channels, options=unlimited) as sdk:
+        tracemalloc.start()
+        try:
+            for number in range(200):
+                epoch = f'{number}' + 'x' * 20_000
+                await sdk.subscribe(ROOM, recover=True, offset=1, epoch=epoch)
+                await sdk.command('unsubscribe', channel=ROOM)
+            gc.collect()
+            size_bytes, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert size_bytes < 3 * limit_bytes
 
 
 async def _come_and_go(channels: Channels, times: int) -> None:

@@ -37,6 +37,8 @@ from falcon_channels.publication import first_offset
 from falcon_channels.publication import Newest
 from falcon_channels.publication import Position
 
+#: Largest number of characters of a client's epoch; an epoch of a broker is shorter.
+_MAX_EPOCH = 64
 #: Number of connections that are recorded without a pause, with their subscriptions.
 _RECORDED_PART = 20
 
@@ -202,7 +204,9 @@ class DeliveryRecorder:
         facts = facts_of(subscription, time.time(), joined.position)
         if isinstance(since, Position):
             facts.since = since.offset
-            facts.since_epoch = since.epoch or joined.position.epoch
+            # SECURITY: the client chooses this text, and its size is not counted.
+            epoch = since.epoch[:_MAX_EPOCH]
+            facts.since_epoch = epoch or joined.position.epoch
         facts.recovered = joined.recovered
         facts.first = first_offset(joined.publications)
         channel.start(subscription, facts)
