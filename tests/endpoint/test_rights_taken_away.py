@@ -28,6 +28,7 @@ from falcon_channels import ChannelOptions
 from falcon_channels import Channels
 from falcon_channels.brokers.base import LogSettings
 from falcon_channels.brokers.memory import MemoryBroker
+from falcon_channels.endpoint.client_connection import ClientConnection as ServedClient
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import Position
@@ -375,7 +376,7 @@ def test_disconnect_user_reaches_a_connection_that_is_being_connected(
 def test_refresh_user_reaches_a_connection_that_is_being_connected(
     server: Server, app: App, wait: str
 ) -> None:
-    """`expired` ends the connection; another expiry is in the connect reply."""
+    """`expired` ends the connection; another expiry applies from the start."""
     with Peer.to(server) as peer:
         begin_to_connect(peer, wait)
         app.run_while_it_waits(app.channels.refresh_user('ann', expired=True))
@@ -383,7 +384,10 @@ def test_refresh_user_reaches_a_connection_that_is_being_connected(
     with Peer.to(server) as peer:
         begin_to_connect(peer, wait)
         app.run_while_it_waits(app.channels.refresh_user('ann', expires_at=4e9))
-        assert peer.answer(1)['connect']['expires']
+        assert peer.answer(1)['connect']['client']
+        [connection] = app.channels.connections('ann')
+        assert isinstance(connection, ServedClient)
+        assert 4e9 == connection.expires_at
 
 
 @WAITS

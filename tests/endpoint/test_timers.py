@@ -344,12 +344,45 @@ def test_expired_subscription_is_ended(peer: Peer) -> None:
     The client subscribes again.
     """
     peer.connect(token=token())
-    result = peer.ask('subscribe', channel='rooms:short')['subscribe']
-    assert (True, 1) == (result['expires'], result['ttl'])
+    peer.ask('subscribe', channel='rooms:short')
     assert {
         'channel': 'rooms:short',
         'unsubscribe': {'code': 2501, 'reason': 'subscription expired'},
     } == peer.push()
+
+
+def test_expiry_is_announced_only_to_a_client_that_can_refresh(
+    asgi_server: AsgiServer,
+) -> None:
+    """A client learns of an expiry if it has sent a token, so that it can send another.
+
+    Before, it always learned of it. The JavaScript SDK then ended its subscription and
+    its connection for ever, because it had no function that fetches tokens.
+    """
+
+    class Clients:
+        async def on_connect(self, req: Any, connection: Any) -> None:
+            connection.expires_at = time.time() + DAY_S
+
+    channels = make_channels()
+    with serving(
+        channels, Clients(), asgi_server=asgi_server, tokens=TokenVerifier(KEY)
+    ) as server:
+        with Peer.to(server) as peer:
+            assert 'expires' not in peer.connect()
+            subscribed = peer.ask('subscribe', channel='rooms:short')['subscribe']
+            assert 'expires' not in subscribed
+        with Peer.to(server) as peer:
+            assert peer.connect(token=token())['expires']
+            subscribed = peer.ask('subscribe', channel='rooms:a', token=sub_token())[
+                'subscribe'
+            ]
+            assert subscribed['expires']
+    with (
+        serving(make_channels(), Clients(), asgi_server=asgi_server) as server,
+        Peer.to(server) as peer,
+    ):
+        assert 'expires' not in peer.connect(token='of the application')
 
 
 def test_refreshed_subscription_token_extends_the_subscription(peer: Peer) -> None:

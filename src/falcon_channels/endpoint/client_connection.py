@@ -326,6 +326,17 @@ class ClientConnection(Connection):
         self.token = token
 
     @property
+    def can_refresh(self) -> bool:
+        """Whether the client can extend its connection with a new token.
+
+        NOTE: an SDK that has sent no token has no function that fetches one. It
+        disconnects for ever at an expiry that it knows. After 3005, it connects again.
+        """
+        endpoint = self.endpoint
+        accepts = endpoint.tokens is not None or endpoint.on_refresh is not None
+        return bool(self.token) and accepts
+
+    @property
     def rights(self) -> Rights:
         """The values that `restore_rights` sets again."""
         return Rights(self.user, self.info, self.meta, self.expires_at, self.token)

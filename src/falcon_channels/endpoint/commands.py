@@ -193,7 +193,7 @@ async def connect(
     if connection.closed:
         return
     pings = endpoint.options.ping_interval_s is not None
-    expires, ttl = _ttl(connection.expires_at)
+    expires, ttl = _ttl(connection.expires_at if connection.can_refresh else None)
     connection.complete_connect(
         messages.ConnectResult(
             client=connection.id,
@@ -369,7 +369,10 @@ def _subscribe_result(
     since: Position | None,
 ) -> messages.SubscribeResult:
     options = subscription.route.options
-    expires, ttl = _ttl(subscription.expires_at)
+    # NOTE: an SDK without a function that fetches tokens ends the subscription for ever
+    #   at an expiry that it knows. After 2501, it subscribes again.
+    refreshes = subscription.token_verified
+    expires, ttl = _ttl(subscription.expires_at if refreshes else None)
     offset = joined.position.offset
     # NOTE: the client counts the recovered publications itself, up from its position.
     #   Without any, it moves on, also over publications that do not match its filter.
