@@ -385,6 +385,27 @@ def test_expiry_is_announced_only_to_a_client_that_can_refresh(
         assert 'expires' not in peer.connect(token='of the application')
 
 
+def test_client_that_cannot_refresh_has_no_time_to_do_so(
+    asgi_server: AsgiServer,
+) -> None:
+    """Without a token, a connection and a subscription end when they expire.
+
+    Before, such a client kept its rights until `expiry_grace_s` had passed.
+    """
+    options = EndpointOptions(expiry_grace_s=DAY_S)
+    with (
+        serving(
+            make_channels(), Calls(), asgi_server=asgi_server, options=options
+        ) as server,
+        Peer.to(server) as peer,
+    ):
+        peer.connect()
+        peer.ask('subscribe', channel='rooms:short')
+        assert 2501 == peer.push()['unsubscribe']['code']
+        peer.ask('rpc', method='expire')
+        assert (3005, 'connection expired') == peer.end()
+
+
 def test_refreshed_subscription_token_extends_the_subscription(peer: Peer) -> None:
     """A subscription token sets the expiry, and a new one extends it."""
     peer.connect(token=token())

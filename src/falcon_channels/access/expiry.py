@@ -1,7 +1,8 @@
 """Ends subscriptions at their `expires_at`, if their clients cannot refresh them.
 
-Clients of the client protocol can refresh a subscription. Their connections therefore
-end expired subscriptions themselves, after `EndpointOptions.expiry_grace_s`.
+Clients of the client protocol can refresh a subscription that has a token. Their
+connections therefore end expired subscriptions themselves. If there is a token, they
+wait for `EndpointOptions.expiry_grace_s`.
 """
 
 from __future__ import annotations

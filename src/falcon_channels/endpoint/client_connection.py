@@ -899,14 +899,15 @@ class ClientConnection(Connection):
         times = []
         if self.endpoint.options.ping_interval_s is not None:
             times.append(self._ping_at_s)
-        expiry = [s.expires_at for s in self.subscriptions.values()]
+        ends = [
+            self._end_of(subscription, subscription.expires_at)
+            for subscription in self.subscriptions.values()
+            if subscription.expires_at is not None
+        ]
         if self.expires_at is not None:
-            expiry.append(self.expires_at)
-        ends = [end for end in expiry if end is not None]
+            ends.append(self._end_s(self.expires_at))
         if ends:
-            grace_s = self.endpoint.options.expiry_grace_s
-            wait_s = min(ends) + grace_s - time.time()
-            times.append(self.endpoint.now_s() + wait_s)
+            times.append(self.endpoint.now_s() + min(ends) - time.time())
         if times:
             self._set_timer_at(min(times))
 
@@ -956,15 +957,28 @@ class ClientConnection(Connection):
                 self._ping_at_s = now_s + interval_s
 
     def _end_expired(self) -> None:
-        latest = time.time() - self.endpoint.options.expiry_grace_s
-        if self.expires_at is not None and self.expires_at <= latest:
+        now_s = time.time()
+        if self.expires_at is not None and self._end_s(self.expires_at) <= now_s:
             self.disconnect(*codes.DISCONNECT_EXPIRED)
             return
         for subscription in list(self.subscriptions.values()):
-            if subscription.expires_at is not None and (
-                subscription.expires_at <= latest
+            expires_at = subscription.expires_at
+            if expires_at is not None and (
+                self._end_of(subscription, expires_at) <= now_s
             ):
                 self.hub.unsubscribe(subscription, *codes.UNSUBSCRIBE_EXPIRED)
+
+    def _end_s(self, expires_at: float) -> float:
+        """Return the Unix time at which the connection ends if it expires then."""
+        return expires_at + self._grace_s(self.can_refresh)
+
+    def _end_of(self, subscription: Subscription, expires_at: float) -> float:
+        """Return the Unix time at which a subscription ends if it expires then."""
+        return expires_at + self._grace_s(subscription.token_verified)
+
+    def _grace_s(self, refreshes: bool) -> float:
+        # SECURITY: a client that cannot refresh would keep its rights for longer.
+        return self.endpoint.options.expiry_grace_s if refreshes else 0.0
 
 
 # SECURITY: a client could fill the memory, because the headers and the token are stored
