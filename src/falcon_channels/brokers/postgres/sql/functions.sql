@@ -8,8 +8,9 @@ LANGUAGE sql VOLATILE AS $$
     SELECT floor(date_part('epoch', clock_timestamp()) * 1000)::bigint
 $$;
 
--- Return the identity of this server. It differs after a fail-over, and after a backup or
--- dump was restored.
+-- Return the identity of this server and of these tables. It differs after a fail-over, and
+-- after a backup or dump was restored. A dump that is restored on the same server makes new
+-- tables, whose ids are new.
 --
 -- This function is not written in SQL, because PostgreSQL would then plan its query again
 -- in each transaction.
@@ -17,7 +18,8 @@ CREATE OR REPLACE FUNCTION {schema}.run_id() RETURNS text
 LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
     RETURN (SELECT c.system_identifier FROM pg_control_system() AS c)::text
-           || '-' || left(pg_walfile_name(pg_current_wal_lsn()), 8);
+           || '-' || left(pg_walfile_name(pg_current_wal_lsn()), 8)
+           || '-' || (SELECT s.tableoid FROM {schema}.settings AS s);
 END
 $$;
 
@@ -31,19 +33,21 @@ BEGIN
     UPDATE {schema}.settings
     SET routes_version = routes_version + (run IS DISTINCT FROM {schema}.run_id())::integer,
         run = {schema}.run_id(), started = pg_postmaster_start_time()
-    WHERE started IS DISTINCT FROM pg_postmaster_start_time();
+    WHERE started IS DISTINCT FROM pg_postmaster_start_time()
+          OR right(run, 1 + length(tableoid::text)) IS DISTINCT FROM '-' || tableoid;
 END
 $$;
 
--- Return the identity of this server. It cannot change while the server runs, and
--- "run_id" reads a file. The stored identity is therefore used if this server was started
--- at the stored time.
+-- Return the identity of this server and of these tables. It cannot change while the server
+-- runs and the tables exist, and "run_id" reads a file. The stored identity is therefore used
+-- if this server was started at the stored time, and if it ends with the id of the table.
 CREATE OR REPLACE FUNCTION {schema}.known_run_id() RETURNS text
 LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
     RETURN coalesce(
         (SELECT s.run FROM {schema}.settings AS s
-         WHERE s.started = pg_postmaster_start_time()),
+         WHERE s.started = pg_postmaster_start_time()
+               AND right(s.run, 1 + length(s.tableoid::text)) = '-' || s.tableoid),
         {schema}.run_id()
     );
 END

@@ -231,7 +231,10 @@ BEGIN
         WHERE c.name = convert_to(channel, 'UTF8') AND octet_length(v_data) <= c.max_bytes
               AND c.routes_version = (
                   SELECT s.routes_version FROM {schema}.settings AS s
-                  WHERE s.trusted OR s.started = pg_postmaster_start_time()
+                  WHERE s.trusted OR (
+                      s.started = pg_postmaster_start_time()
+                      AND right(s.run, 1 + length(s.tableoid::text)) = '-' || s.tableoid
+                  )
               )
               AND (c.forget_ms > {schema}.now_ms() OR c.forget_ms IS NULL)
               AND c.ended IS NULL
