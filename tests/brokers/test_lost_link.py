@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from collections.abc import Coroutine
 from collections.abc import Iterator
 import contextlib
 from pathlib import Path
 import sqlite3
+from typing import Any
 from typing import Literal
 
 import psycopg
@@ -147,6 +149,36 @@ def outage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Outage]:
         else:
             yield Outage(url, redis.kill, redis.start)
         redis.stop()
+
+
+async def test_calls_that_wait_when_the_broker_closes_raise_its_error(
+    outage: Outage,
+) -> None:
+    """Promise 16: `close` ends each pending call, and cancels no caller."""
+    broker = open_broker(outage.url)
+    await broker.start(Recorder())
+    await broker.subscribe('news', LOG)
+    outage.begin()
+    try:
+        calls: list[Coroutine[Any, Any, object]] = [
+            broker.publish('news', Publication(data=b'1'), LOG),
+            broker.history('news', LOG),
+            broker.presence('news'),
+            broker.is_revoked('news', 'bob'),
+            broker.revoke('news', 'bob', 10),
+            broker.expire_presence(10),
+            broker.control(b'1'),
+            broker.subscribe('other', LOG),
+        ]
+        tasks = [asyncio.create_task(call) for call in calls]
+        await asyncio.sleep(0)
+        await broker.close()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    finally:
+        outage.end()
+    errors = [item for item in results if isinstance(item, BaseException)]
+    assert [] == [e for e in errors if not isinstance(e, BrokerUnavailableError)]
+    assert isinstance(results[0], BrokerUnavailableError)
 
 
 def announced(watcher: SimulatedClient) -> list[tuple[str, str]]:

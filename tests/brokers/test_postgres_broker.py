@@ -11,6 +11,7 @@ import gc
 from itertools import count
 import logging
 import socket
+import subprocess
 
 import psycopg
 from psycopg.rows import dict_row
@@ -18,6 +19,7 @@ import pytest
 from support.audience import open_channels
 from support.audience import send_controls
 from support.postgres_server import PostgresServer
+from support.postgres_server import program
 from support.processes import free_port
 
 from falcon_channels import BrokerUnavailableError
@@ -30,6 +32,7 @@ from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import LogSettings
 from falcon_channels.brokers.base import Version
 from falcon_channels.brokers.postgres import migrate
+from falcon_channels.brokers.postgres.connections import Pool
 from falcon_channels.brokers.postgres.connections import Server
 from falcon_channels.brokers.urls import open_broker
 from falcon_channels.cli import main
@@ -367,6 +370,119 @@ async def test_control_messages_sent_while_the_link_is_lost_arrive_in_order(
         await recorder.until(lambda: sent <= len(recorder.controls), 'the last message')
         assert [b'%d' % n for n in range(sent)] == recorder.controls[:sent]
         assert len(recorder.controls) <= sent + 1
+
+
+async def restore(server: PostgresServer, dump: bytes) -> None:
+    """Restore a dump on the server that has made it."""
+    words = (program('psql'), '-q', '-1', '-v', 'ON_ERROR_STOP=1', server.url)
+    await asyncio.to_thread(
+        subprocess.run, words, input=dump, check=True, capture_output=True
+    )
+
+
+async def make_dump(server: PostgresServer, url: str) -> bytes:
+    """Return a dump of a schema, which first removes the schema."""
+    schema = url.partition('schema=')[2]
+    words = (program('pg_dump'), '--clean', f'--schema={schema}', server.url)
+    done = await asyncio.to_thread(
+        subprocess.run, words, check=True, capture_output=True
+    )
+    return done.stdout
+
+
+async def test_dump_restored_on_the_same_server_starts_new_epochs(
+    server: PostgresServer, url: str
+) -> None:
+    """Promise 4: offsets that a dump has lost are not assigned again in an epoch."""
+    async with opened(url) as (broker, recorder):
+        await broker.publish('news', ITEM, LOG)
+        dump = await make_dump(server, url)
+        lost = await broker.publish('news', ITEM, LOG)
+        await restore(server, dump)
+        found = (await broker.history('news', LOG, limit=0)).position
+        assert lost.position.epoch != found.epoch
+        again = await broker.publish('news', ITEM, LOG)
+        assert (lost.position.offset, found.epoch) == again.position
+        await recorder.until(
+            lambda: recorder.publications[-1][2] == found.epoch, 'the new epoch'
+        )
+    # NOTE: the next process stores the new identity. The epoch stays.
+    async with opened(url) as (broker, _):
+        assert again.position == (await broker.history('news', LOG)).position
+
+
+async def test_control_messages_arrive_after_a_dump_was_restored(
+    server: PostgresServer, url: str
+) -> None:
+    """Each process gets new control messages, although their numbers begin again."""
+    async with opened(f'{url}&probe_s=0.2') as (broker, recorder):
+        await broker.control(b'before')
+        dump = await make_dump(server, url)
+        for number in range(5):
+            await broker.control(b'%d' % number)
+        await recorder.until(lambda: b'4' in recorder.controls, 'the messages')
+        await restore(server, dump)
+        await broker.control(b'new')
+        await recorder.until(lambda: b'new' in recorder.controls, 'the new message')
+        # NOTE: messages are also read from the table after the link was lost.
+        links = len(recorder.links)
+        async with await psycopg.AsyncConnection.connect(server.url) as admin:
+            await admin.execute(
+                'SELECT pg_terminate_backend(pid) FROM pg_stat_activity '
+                'WHERE pid <> pg_backend_pid()'
+            )
+        await recorder.until(
+            lambda: 'restored' in recorder.links[links:], 'the link is back'
+        )
+        await broker.control(b'end')
+        await recorder.until(lambda: b'end' in recorder.controls, 'the last message')
+        expected = [b'before', *(b'%d' % number for number in range(5)), b'new', b'end']
+        assert expected == recorder.controls
+
+
+async def test_idle_connection_that_the_server_has_ended_fails_no_call(
+    server: PostgresServer, url: str
+) -> None:
+    """A call does not fail because the server has ended connections that were idle."""
+    server_options = Server(f'{server.url}?application_name=idle', 5.0)
+    pool = Pool(server_options, 3)
+    await asyncio.gather(*(pool.rows('SELECT pg_sleep(0.1)') for _ in range(3)))
+    async with await psycopg.AsyncConnection.connect(server.url) as admin:
+        await admin.execute(
+            'SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity '
+            "WHERE application_name = 'idle'"
+        )
+    for number in range(3):
+        assert [(number,)] == await pool.rows('SELECT %s::int', number)
+    await pool.close()
+
+
+async def test_long_message_that_cannot_be_read_ends_the_link(
+    server: PostgresServer, url: str
+) -> None:
+    """Promise 13: a process that misses a message without a log has lost its link."""
+    schema = url.partition('schema=')[2]
+    role = f'{schema}_reader'
+    async with await psycopg.AsyncConnection.connect(
+        server.url, autocommit=True
+    ) as admin:
+        for statement in (
+            f'CREATE ROLE {role} LOGIN',
+            f'GRANT USAGE ON SCHEMA {schema} TO {role}',
+            f'GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO {role}',
+            f'GRANT ALL ON ALL SEQUENCES IN SCHEMA {schema} TO {role}',
+        ):
+            await admin.execute(statement)
+        reader_url = f'{url}&trusted=yes'.replace('postgres@', f'{role}@')
+        async with opened(url) as (broker, _), opened(reader_url) as (_, recorder):
+            await admin.execute(f'REVOKE SELECT ON {schema}.messages FROM {role}')
+            message = b'x' * 20_000
+            await broker.control(message)
+            await recorder.until(lambda: recorder.links, 'the link is lost')
+            assert [] == recorder.controls
+            await admin.execute(f'GRANT SELECT ON {schema}.messages TO {role}')
+            await recorder.until(lambda: recorder.controls, 'the message')
+            assert [message] == recorder.controls
 
 
 async def test_sweep_removes_expired_rows(server: PostgresServer, url: str) -> None:

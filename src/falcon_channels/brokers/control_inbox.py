@@ -10,55 +10,61 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Generic
-from typing import TypeVar
+import operator
+from typing import TypeAlias
 
-#: An id that grows from message to message.
-Id = TypeVar('Id', int, tuple[int, int])
+#: The id of a message.
+_Id: TypeAlias = tuple[int, int]
 
 #: Maximum number of buffered messages. Older ones may be dropped, because they are also
 #: read from the store before the buffered ones are delivered.
 _MAX_BUFFERED = 10_000
 
 
-class ControlInbox(Generic[Id]):
+class ControlInbox:
     """The control messages that this process receives.
 
     Args:
         last: Id of the newest message at the start.
         on_control: Called with each message; ``None`` before the broker is started.
+        is_newer: Returns whether the first of two ids is newer than the second one. By
+            default, a higher id is newer.
 
     Attributes:
         last: Id of the newest message that was delivered.
     """
 
     def __init__(
-        self, last: Id, on_control: Callable[[bytes], None] | None = None
+        self,
+        last: _Id,
+        on_control: Callable[[bytes], None] | None = None,
+        is_newer: Callable[[_Id, _Id], bool] = operator.gt,
     ) -> None:
-        self.last: Id = last
+        self.last = last
         self._on_control = on_control
-        self._buffered: deque[tuple[Id, bytes]] | None = None
+        self._is_newer = is_newer
+        self._buffered: deque[tuple[_Id, bytes]] | None = None
 
     def start_buffering(self) -> None:
         """Buffer received messages from now on, because older ones may be missing."""
         if self._buffered is None:
             self._buffered = deque(maxlen=_MAX_BUFFERED)
 
-    def receive(self, message_id: Id, message: bytes) -> None:
+    def receive(self, message_id: _Id, message: bytes) -> None:
         """Deliver or buffer a message that has arrived on the link."""
         if self._buffered is None:
             self.deliver(message_id, message)
         else:
             self._buffered.append((message_id, message))
 
-    def deliver(self, message_id: Id, message: bytes) -> None:
-        """Deliver a message, unless its id is not above the last one."""
-        if message_id > self.last:
+    def deliver(self, message_id: _Id, message: bytes) -> None:
+        """Deliver a message, unless its id is not newer than the last one."""
+        if self._is_newer(message_id, self.last):
             self.last = message_id
             if self._on_control is not None:
                 self._on_control(message)
 
-    def reset(self, last: Id) -> None:
+    def reset(self, last: _Id) -> None:
         """Set the last id, because the store has lost its messages."""
         self.last = last
 

@@ -71,6 +71,8 @@ _logger = logging.getLogger('falcon_channels')
 _SWEEP_S = 10.0
 #: The largest offset that a query gets, well below the limit of ``bigint``.
 _MAX_OFFSET = 2**62
+#: Milliseconds for which the SQL function ``send`` stores a control message.
+_CONTROL_AGE_MS = 3_600_000
 
 
 class PostgresBroker(Broker):
@@ -118,7 +120,7 @@ class PostgresBroker(Broker):
         self._receiver: BrokerReceiver | None = None
         #: The subscribed channels, by their names in hexadecimal, as in notifications.
         self._subscribed: dict[str, str] = {}
-        self._inbox = ControlInbox(0)
+        self._inbox = ControlInbox((0, 0))
         self._errors = BurstLog()
         self._lost = False
         self._closed = False
@@ -151,11 +153,12 @@ class PostgresBroker(Broker):
             if self._migrate:
                 await asyncio.to_thread(create_schema, self._url, self._schema)
             await pool.use(lambda connection: check_version(connection, self._schema))
-            ((last,),) = await pool.rows(
-                f'SELECT coalesce(max(id), 0) FROM {self._schema}.messages '
-                'WHERE control'
+            ((number, until_ms),) = await pool.rows(
+                'SELECT coalesce(max(id), 0), coalesce(max(until_ms), 0) '
+                f'FROM {self._schema}.messages WHERE control'
             )
-            self._inbox = ControlInbox(last, receiver.on_control)
+            last = (number, until_ms - _CONTROL_AGE_MS)
+            self._inbox = ControlInbox(last, receiver.on_control, _is_newer)
             await self._routes.start()
             self._listener = Listener(
                 server,
@@ -493,7 +496,7 @@ class PostgresBroker(Broker):
             return
         number, epoch, ms = stamp
         if kind == 'c':
-            self._inbox.receive(number, body)
+            self._inbox.receive((number, ms), body)
         elif kind == 's':
             receiver.on_signal(channel, body)
         elif kind == 'l':
@@ -505,21 +508,27 @@ class PostgresBroker(Broker):
     async def _read_body(
         self, kind: str, channel: str, epoch: str, number: int
     ) -> bytes | None:
-        """Read a body too long for a notification; ``None`` if it was removed."""
+        """Read a body too long for a notification; ``None`` if it was removed.
+
+        Raises:
+            BrokerUnavailableError: The body of a message that is in no log cannot be
+                read. The link is then lost, because nothing else shows that the message
+                is missing.
+        """
+        if kind != 'p':
+            rows = await self._rows(
+                f'SELECT body FROM {self._schema}.messages WHERE id = %s', number
+            )
+            return rows[0][0] if rows else None
         try:
-            if kind == 'p':
-                rows = await self._rows(
-                    f'SELECT i.body FROM {self._schema}.items AS i '
-                    f'JOIN {self._schema}.channels AS c ON c.id = i.channel '
-                    'WHERE c.name = %s AND c.epoch = %s AND i."offset" = %s',
-                    channel.encode(),
-                    epoch,
-                    number,
-                )
-            else:
-                rows = await self._rows(
-                    f'SELECT body FROM {self._schema}.messages WHERE id = %s', number
-                )
+            rows = await self._rows(
+                f'SELECT i.body FROM {self._schema}.items AS i '
+                f'JOIN {self._schema}.channels AS c ON c.id = i.channel '
+                'WHERE c.name = %s AND c.epoch = %s AND i."offset" = %s',
+                channel.encode(),
+                epoch,
+                number,
+            )
         except BrokerUnavailableError as ex:
             # NOTE: the hub notices the gap in the offsets, and repairs it.
             self._errors.warning('cannot read an announced publication: %s', ex)
@@ -538,13 +547,15 @@ class PostgresBroker(Broker):
         if self._pool is not None:
             await self._pool.close_idle()
         await self._rows(f'SELECT {self._schema}.store_run_id()')
+        number, ms = self._inbox.last
         rows = await self._rows(
-            f'SELECT id, body FROM {self._schema}.messages '
-            'WHERE control AND id > %s ORDER BY id',
-            self._inbox.last,
+            f'SELECT id, until_ms, body FROM {self._schema}.messages '
+            'WHERE control AND (id > %s OR until_ms > %s) ORDER BY id',
+            number,
+            ms + _CONTROL_AGE_MS,
         )
-        for number, body in rows:
-            self._inbox.deliver(number, body)
+        for number, until_ms, body in rows:
+            self._inbox.deliver((number, until_ms - _CONTROL_AGE_MS), body)
         self._inbox.stop_buffering()
         if self._receiver is not None and not self._closed:
             self._lost = False
@@ -576,6 +587,20 @@ class PostgresBroker(Broker):
             except BrokerUnavailableError as ex:
                 more = False
                 errors.warning('cannot remove expired rows: %s', ex)
+
+
+def _is_newer(message_id: tuple[int, int], last: tuple[int, int]) -> bool:
+    """Return whether a control message was sent after another one.
+
+    NOTE: after a backup or dump was restored, and after a fail-over, the sequence of
+    the numbers may begin again at a lower number. After a change of the clock, times
+    may be lower. A message that arrives twice has the same number and time.
+
+    Args:
+        message_id: Number and Unix time in milliseconds of the message.
+        last: The same of the message that was delivered last.
+    """
+    return message_id[0] > last[0] or message_id[1] > last[1]
 
 
 def _lost_error() -> BrokerUnavailableError:

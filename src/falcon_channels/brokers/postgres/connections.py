@@ -8,6 +8,7 @@ from collections.abc import Callable
 import contextlib
 import os
 import re
+import select
 import socket
 from typing import Any
 from typing import TypeVar
@@ -240,7 +241,13 @@ class Pool:
         )
         self._tasks.add(task)
         task.add_done_callback(self._on_done)
-        return await asyncio.shield(task)
+        await asyncio.wait([task])
+        if task.cancelled():
+            # NOTE: `close` has cancelled the task, but nobody has cancelled the caller.
+            raise BrokerUnavailableError(
+                'the broker was closed before PostgreSQL answered'
+            )
+        return task.result()
 
     async def close_idle(self) -> None:
         """Close unused connections, because their server may have been replaced."""
@@ -268,8 +275,8 @@ class Pool:
     async def _use(self, call: Callable[[Connection], Awaitable[_T]]) -> _T:
         if self._closed:
             raise BrokerUnavailableError('the broker is closed')
-        connection = self._idle.pop() if self._idle else None
-        if connection is None or connection.closed:
+        connection = await self._take_idle()
+        if connection is None:
             connection = await self._server.connect()
         try:
             result = await with_deadline(connection, call, self._server.timeout_s)
@@ -282,6 +289,26 @@ class Pool:
             raise
         self._idle.append(connection)
         return result
+
+    async def _take_idle(self) -> Connection | None:
+        """Return an unused connection that works, or ``None``.
+
+        NOTE: a server can end connections that are idle, and then sends an error. A
+        call on such a connection would fail, although the server is available.
+        """
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.closed and not _has_input(connection):
+                return connection
+            await close_at_once(connection)
+        return None
+
+
+def _has_input(connection: Connection) -> bool:
+    """Return whether an idle connection has ended, or has other unexpected input."""
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 async def with_deadline(
