@@ -25,6 +25,7 @@ from falcon_channels.brokers.redis.revocations import MAX_REMEMBERED
 from falcon_channels.brokers.redis.revocations import RememberedRevocations
 from falcon_channels.brokers.urls import open_broker
 from falcon_channels.channels import Channels
+from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.publication import Publication
 from falcon_channels.testing import Recorder
 
@@ -303,6 +304,70 @@ async def test_link_is_restored_after_a_restarted_server_has_loaded_its_data(
     assert 1 == len((await broker.history('news:0', LogSettings(size=1))).publications)
     await broker.close()
     server.stop()
+
+
+async def test_control_messages_arrive_once_although_the_server_lost_the_newest(
+    server: RedisServer,
+) -> None:
+    """After a loss, new control messages arrive, and no earlier one arrives again.
+
+    The clock of the server is behind after the loss, so that the ids are lower.
+    """
+    recorder = Recorder()
+    other = open_broker(f'{server.url}{QUICK}')
+    async with Proxy(server.port) as proxy:
+        broker = open_broker(f'redis://127.0.0.1:{proxy.port}{QUICK}')
+        await broker.start(recorder)
+        await other.start(Recorder())
+        for number in range(600):
+            await other.control(b'%d' % number)
+        server.ask('SAVE')
+        server.ask('XSETID', 'falcon:{!control}:log', f'{2**43}-0')
+        await other.control(b'lost')
+        await recorder.until(lambda: b'lost' in recorder.controls, 'all messages')
+        await proxy.cut()
+        await recorder.until(lambda: recorder.links, 'the link is lost')
+        await asyncio.to_thread(server.kill)
+        await asyncio.to_thread(server.start)
+        while True:
+            # NOTE: the connection of the sender notices the end of the server.
+            try:
+                await other.control(b'new 0')
+                break
+            except BrokerUnavailableError:
+                continue
+        await other.control(b'new 1')
+        await proxy.mend()
+        await recorder.until(lambda: 'restored' in recorder.links, 'the link is back')
+        await other.control(b'new 2')
+        await recorder.until(lambda: b'new 2' in recorder.controls, 'the last message')
+        await broker.close()
+        await other.close()
+    assert [
+        *(b'%d' % number for number in range(600)),
+        *(b'lost', b'new 0', b'new 1', b'new 2'),
+    ] == recorder.controls
+
+
+async def test_control_messages_arrive_after_the_server_lost_all_data(
+    server: RedisServer,
+) -> None:
+    """After a loss of all data, new control messages with lower ids arrive."""
+    recorder = Recorder()
+    broker = open_broker(f'{server.url}{QUICK}')
+    await broker.start(recorder)
+    await broker.control(b'before')
+    server.ask('XSETID', 'falcon:{!control}:log', f'{2**43}-0')
+    await broker.control(b'lost')
+    await recorder.until(lambda: b'lost' in recorder.controls, 'both messages')
+    await asyncio.to_thread(server.kill)
+    await recorder.until(lambda: recorder.links, 'the link is lost')
+    await asyncio.to_thread(server.start)
+    await recorder.until(lambda: 'restored' in recorder.links, 'the link is back')
+    await broker.control(b'new')
+    await recorder.until(lambda: b'new' in recorder.controls, 'the new message')
+    await broker.close()
+    assert [b'before', b'lost', b'new'] == recorder.controls
 
 
 async def test_remembered_revocations_are_limited() -> None:

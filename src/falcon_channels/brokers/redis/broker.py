@@ -605,10 +605,10 @@ class RedisBroker(Broker):
         newest = await self._get_client().call(
             key, 'XREVRANGE', key, '+', '-', 'COUNT', 1
         )
-        if newest and _control_id(newest[0][0]) < self._inbox.last:
-            # NOTE: the server has lost its data, and its clock is behind. All ids in
-            #   its stream are new.
-            self._inbox.reset((0, 0))
+        if not newest or _control_id(newest[0][0]) < self._inbox.last:
+            # NOTE: the server has lost the newest messages. If its clock is behind,
+            #   messages that it has stored since then have lower ids.
+            self._inbox.reset(await self._last_control_before_restart())
         while True:
             ms, number = self._inbox.last
             entries = await self._get_client().call(
@@ -619,6 +619,26 @@ class RedisBroker(Broker):
             if len(entries) < 500:
                 break
         self._inbox.stop_buffering()
+
+    async def _last_control_before_restart(self) -> tuple[int, int]:
+        """Return the id of the newest control message of an earlier run of the server.
+
+        Messages up to this id were delivered before. If the server does not tell its
+        id, this is the newest message. Without any message, the id is the lowest one.
+        """
+        key = self._keys.control
+        run_id = (await self._get_client().run_id_of(key)).encode()
+        end = '+'
+        while True:
+            entries = await self._get_client().call(
+                key, 'XREVRANGE', key, end, '-', 'COUNT', 500
+            )
+            for entry_id, fields in entries:
+                if not run_id or fields[3:] != [run_id]:
+                    return _control_id(entry_id)
+            if len(entries) < 500:
+                return 0, 0
+            end = f'({entries[-1][0].decode()}'
 
     async def _write_lost_revocations(self) -> None:
         """Write revocations of this process again if a server may have lost them."""

@@ -103,6 +103,15 @@ class Client:
                 found.add('')
         return frozenset(found)
 
+    async def run_id_of(self, key: str) -> str:
+        """Return the id of the current run of the server of a key; see `run_ids`."""
+        try:
+            return _field(
+                await self._connection_of(key).call('INFO', 'server'), 'run_id'
+            )
+        except ResponseError:
+            return ''
+
     async def close(self) -> None:
         """Close all connections."""
         self._closed = True

@@ -49,7 +49,7 @@ class Script:
 def _load(*names: str) -> Script:
     folder = resources.files('falcon_channels.brokers.redis') / 'lua'
     text = b'\n'.join((folder / f'{name}.lua').read_bytes() for name in names)
-    return Script(text, uses_run_id='log' in names)
+    return Script(text, uses_run_id=names[0] in ('log', 'control'))
 
 
 PUBLISH = _load('log', 'publish')
