@@ -26,12 +26,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+import sys
 
 import pytest
 
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import LogSettings
 from falcon_channels.brokers.base import MAX_VERSION
+from falcon_channels.brokers.base import PresenceEntry
 from falcon_channels.brokers.base import PublishResult
 from falcon_channels.brokers.base import Version
 from falcon_channels.errors import BrokerUnavailableError
@@ -833,6 +835,33 @@ class BrokerContract:
                 'news', publication(2), LOG, version=Version(6), idempotency_key='b'
             )
             assert PublishResult(Position(2, first.position.epoch)) == stored
+
+    async def test_very_large_settings_are_accepted_and_publications_announced(
+        self,
+    ) -> None:
+        """Promise 1: no setting makes a publication stored but not announced."""
+        large_s = 1e300
+        log = LogSettings(
+            size=sys.maxsize,
+            ttl_s=large_s,
+            meta_ttl_s=large_s,
+            idempotency_ttl_s=large_s,
+        )
+        broker = await self.open_broker()
+        async with self.opened(broker) as recorder:
+            await broker.subscribe('news', log)
+            for n in (1, 2):
+                key = f'key {n}'
+                await broker.publish('news', publication(n), log, idempotency_key=key)
+            await recorder.until(lambda: len(recorder.publications) == 2, 'both')
+            page = await broker.history('news', log, since=0, limit=sys.maxsize)
+            assert [1, 2] == [item.offset for item in page.publications]
+            await broker.revoke('news', 'bob', large_s)
+            assert await broker.is_revoked('news', 'bob')
+            if broker.capabilities.presence:
+                entry = PresenceEntry('news', ClientInfo(user='bob', client='c1'))
+                await broker.add_presence([entry], large_s)
+                assert {'c1'} == (await broker.presence('news')).keys()
 
     # --- names and close --------------------------------------------------------------
 

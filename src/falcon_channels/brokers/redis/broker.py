@@ -330,7 +330,7 @@ class RedisBroker(Broker):
             self._new_epoch(),
             self._trusted,
             -1 if since is None else max(0, min(since, _MAX_OFFSET)),
-            -1 if limit is None else limit,
+            -1 if limit is None else min(limit, _MAX_OFFSET),
             int(reverse),
         )
         publications = []
