@@ -513,6 +513,53 @@ async def test_sweep_removes_expired_rows(server: PostgresServer, url: str) -> N
         await eventually(swept, 'all expired rows are removed')
 
 
+async def test_sweep_removes_a_limited_number_of_rows_at_once(
+    server: PostgresServer, url: str
+) -> None:
+    """A call of the sweep takes a bounded time, however many rows have expired."""
+    schema = url.partition('schema=')[2]
+    limits = {'items': 5000, 'channels': 500, 'messages': 5000, 'revocations': 5000}
+    async with await psycopg.AsyncConnection.connect(
+        server.url, autocommit=True
+    ) as admin:
+        for statement in (
+            """
+            INSERT INTO {}.channels (name, epoch, top, low, run, forget_ms)
+            SELECT n::text::bytea, '', 12, 0, '', 1 FROM generate_series(1, 1200) n
+            """,
+            """
+            INSERT INTO {}.items (channel, "offset", stored_ms, body)
+            SELECT c.id, n, 1, '' FROM {}.channels c, generate_series(1, 12) n
+            """,
+            """
+            INSERT INTO {}.messages
+            SELECT n, true, '', 1 FROM generate_series(1, 12000) n
+            """,
+            """
+            INSERT INTO {}.revocations
+            SELECT '', n::text::bytea, 1 FROM generate_series(1, 12000) n
+            """,
+        ):
+            await admin.execute(statement.replace('{}', schema))
+
+        async def counts() -> dict[str, int]:
+            found = {}
+            for table in limits:
+                cursor = await admin.execute(f'SELECT count(*) FROM {schema}.{table}')
+                ((found[table],),) = await cursor.fetchall()
+            return found
+
+        before, more = await counts(), True
+        while more:
+            cursor = await admin.execute(f'SELECT {schema}.sweep()')
+            ((more,),) = await cursor.fetchall()
+            after = await counts()
+            for table, limit in limits.items():
+                assert before[table] - after[table] <= limit, table
+            before = after
+        assert dict.fromkeys(limits, 0) == before
+
+
 @pytest.mark.parametrize(
     'url',
     [

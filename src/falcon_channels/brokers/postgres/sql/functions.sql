@@ -659,6 +659,9 @@ $$;
 -- Remove a limited number of expired rows; only one process at a time. Return whether more
 -- rows have expired. Publications stay for 10 s longer, because processes that poll may
 -- still read them.
+--
+-- Each statement has a limit. Without it, a large number of rows could take longer than the
+-- "statement_timeout". No expired row would then ever be removed.
 CREATE OR REPLACE FUNCTION {schema}.sweep() RETURNS boolean
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
@@ -679,21 +682,40 @@ BEGIN
     )) AND until_ms <= v_now;
     GET DIAGNOSTICS v_count = ROW_COUNT;
     v_max := greatest(v_max, v_count);
-    DELETE FROM {schema}.messages WHERE until_ms <= v_now;
-    DELETE FROM {schema}.revocations WHERE until_ms <= v_now;
+    DELETE FROM {schema}.messages WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM {schema}.messages WHERE until_ms <= v_now LIMIT 5000
+    ));
+    GET DIAGNOSTICS v_count = ROW_COUNT;
+    v_max := greatest(v_max, v_count);
+    DELETE FROM {schema}.revocations WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM {schema}.revocations WHERE until_ms <= v_now LIMIT 5000
+    )) AND until_ms <= v_now;
+    GET DIAGNOSTICS v_count = ROW_COUNT;
+    v_max := greatest(v_max, v_count);
     -- A route that is being renewed is skipped.
     DELETE FROM {schema}.routes WHERE template IN (
         SELECT template FROM {schema}.routes WHERE until_ms <= v_now
         FOR UPDATE SKIP LOCKED
     );
-    -- Logs that expired a minute ago or earlier. A log locked by a publish is skipped.
-    WITH forgotten AS (
-        DELETE FROM {schema}.channels WHERE id IN (
+    -- The publications of logs that expired a minute ago or earlier, and then the logs that
+    -- have no more publications. A log locked by a publish is skipped.
+    DELETE FROM {schema}.items WHERE ctid = ANY (ARRAY(
+        SELECT i.ctid FROM (
             SELECT id FROM {schema}.channels WHERE forget_ms <= v_now - 60000
             LIMIT 500 FOR UPDATE SKIP LOCKED
-        ) RETURNING id
+        ) AS c JOIN {schema}.items AS i ON i.channel = c.id LIMIT 5000
+    ));
+    GET DIAGNOSTICS v_count = ROW_COUNT;
+    v_max := greatest(v_max, v_count);
+    WITH expired AS MATERIALIZED (
+        SELECT id FROM {schema}.channels WHERE forget_ms <= v_now - 60000
+        LIMIT 500 FOR UPDATE SKIP LOCKED
     )
-    DELETE FROM {schema}.items WHERE channel IN (SELECT id FROM forgotten);
-    RETURN v_max >= 5000;
+    DELETE FROM {schema}.channels WHERE id IN (
+        SELECT e.id FROM expired AS e
+        WHERE NOT EXISTS (SELECT FROM {schema}.items AS i WHERE i.channel = e.id)
+    );
+    GET DIAGNOSTICS v_count = ROW_COUNT;
+    RETURN v_max >= 5000 OR v_count >= 500;
 END
 $$;
