@@ -21,6 +21,7 @@ from support.audience import send_controls
 from support.postgres_server import PostgresServer
 from support.postgres_server import program
 from support.processes import free_port
+from support.proxy import Proxy
 
 from falcon_channels import BrokerUnavailableError
 from falcon_channels import CapabilityError
@@ -370,6 +371,70 @@ async def test_control_messages_sent_while_the_link_is_lost_arrive_in_order(
         await recorder.until(lambda: sent <= len(recorder.controls), 'the last message')
         assert [b'%d' % n for n in range(sent)] == recorder.controls[:sent]
         assert len(recorder.controls) <= sent + 1
+
+
+async def test_many_missed_control_messages_are_read_in_parts(
+    server: PostgresServer, url: str
+) -> None:
+    """A link is restored, however many messages were sent while it was lost."""
+    schema = url.partition('schema=')[2]
+    async with (
+        Proxy(server.port) as proxy,
+        opened(f'{url}&probe_s=0.2'.replace(str(server.port), str(proxy.port))) as (
+            _,
+            recorder,
+        ),
+        await psycopg.AsyncConnection.connect(server.url, autocommit=True) as admin,
+    ):
+        await proxy.cut()
+        await recorder.until(lambda: recorder.links, 'the link is lost')
+        await admin.execute(
+            f"INSERT INTO {schema}.messages SELECT nextval('{schema}.message_ids'), "
+            f'true, n::text::bytea, {schema}.now_ms() + 3600000 '
+            'FROM generate_series(1, 1234) AS n'
+        )
+        # NOTE: all messages together take longer than the deadline of 2 s.
+        await admin.execute(
+            f'CREATE FUNCTION {schema}.slow(bytea) RETURNS bytea LANGUAGE plpgsql '
+            'STABLE AS $$ BEGIN PERFORM pg_sleep(0.002); RETURN $1; END $$'
+        )
+        await admin.execute(
+            f'ALTER TABLE {schema}.messages RENAME TO stored; '
+            f'CREATE VIEW {schema}.messages AS SELECT id, control, '
+            f'{schema}.slow(body) AS body, until_ms FROM {schema}.stored'
+        )
+        await proxy.mend()
+        await recorder.until(lambda: 'restored' in recorder.links, 'the link is back')
+        assert [b'%d' % n for n in range(1, 1235)] == recorder.controls
+
+
+async def test_control_messages_arrive_once_although_the_clock_has_gone_back(
+    server: PostgresServer, url: str
+) -> None:
+    """If the clock of the server goes back, no message is lost or repeated."""
+    schema = url.partition('schema=')[2]
+    async with (
+        opened(f'{url}&probe_s=0.2') as (broker, recorder),
+        await psycopg.AsyncConnection.connect(server.url, autocommit=True) as admin,
+    ):
+        await broker.control(b'1')
+        await broker.control(b'2')
+        await recorder.until(lambda: len(recorder.controls) == 2, 'two messages')
+        await admin.execute(
+            f'CREATE OR REPLACE FUNCTION {schema}.now_ms() RETURNS bigint LANGUAGE sql '
+            "VOLATILE AS $$ SELECT floor(date_part('epoch', clock_timestamp()) * 1000)"
+            '::bigint - 60000 $$'
+        )
+        await broker.control(b'3')
+        await recorder.until(lambda: len(recorder.controls) == 3, 'three messages')
+        await admin.execute(
+            'SELECT pg_terminate_backend(pid) FROM pg_stat_activity '
+            'WHERE pid <> pg_backend_pid()'
+        )
+        await recorder.until(lambda: 'restored' in recorder.links, 'the link is back')
+        await broker.control(b'4')
+        await recorder.until(lambda: b'4' in recorder.controls, 'the last message')
+        assert [b'1', b'2', b'3', b'4'] == recorder.controls
 
 
 async def restore(server: PostgresServer, dump: bytes) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-import operator
 from typing import TypeAlias
 
 #: The id of a message.
@@ -27,8 +26,9 @@ class ControlInbox:
     Args:
         last: Id of the newest message at the start.
         on_control: Called with each message; ``None`` before the broker is started.
-        is_newer: Returns whether the first of two ids is newer than the second one. By
-            default, a higher id is newer.
+        follow: Called with the id of a message, and with `last`. Returns the new value
+            of `last`; ``None`` if the message was delivered before. By default, each
+            message has a higher id than those before it.
 
     Attributes:
         last: Id of the newest message that was delivered.
@@ -38,11 +38,11 @@ class ControlInbox:
         self,
         last: _Id,
         on_control: Callable[[bytes], None] | None = None,
-        is_newer: Callable[[_Id, _Id], bool] = operator.gt,
+        follow: Callable[[_Id, _Id], _Id | None] | None = None,
     ) -> None:
         self.last = last
         self._on_control = on_control
-        self._is_newer = is_newer
+        self._follow = _higher if follow is None else follow
         self._buffered: deque[tuple[_Id, bytes]] | None = None
 
     def start_buffering(self) -> None:
@@ -58,9 +58,10 @@ class ControlInbox:
             self._buffered.append((message_id, message))
 
     def deliver(self, message_id: _Id, message: bytes) -> None:
-        """Deliver a message, unless its id is not newer than the last one."""
-        if self._is_newer(message_id, self.last):
-            self.last = message_id
+        """Deliver a message, unless it was delivered before."""
+        last = self._follow(message_id, self.last)
+        if last is not None:
+            self.last = last
             if self._on_control is not None:
                 self._on_control(message)
 
@@ -73,3 +74,7 @@ class ControlInbox:
         buffered, self._buffered = self._buffered, None
         for message_id, message in buffered or ():
             self.deliver(message_id, message)
+
+
+def _higher(message_id: _Id, last: _Id) -> _Id | None:
+    return message_id if message_id > last else None

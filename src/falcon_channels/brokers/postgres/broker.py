@@ -19,6 +19,7 @@ from collections.abc import Sequence
 import itertools
 import logging
 from typing import Any
+from typing import TypeAlias
 
 import psycopg
 from psycopg.rows import tuple_row
@@ -73,6 +74,11 @@ _SWEEP_S = 10.0
 _MAX_OFFSET = 2**62
 #: Milliseconds for which the SQL function ``send`` stores a control message.
 _CONTROL_AGE_MS = 3_600_000
+#: Number of missed control messages that are read at once.
+_PAGE = 500
+
+#: Number and Unix time in milliseconds of a control message.
+_ControlId: TypeAlias = tuple[int, int]
 
 
 class PostgresBroker(Broker):
@@ -158,7 +164,7 @@ class PostgresBroker(Broker):
                 f'FROM {self._schema}.messages WHERE control'
             )
             last = (number, until_ms - _CONTROL_AGE_MS)
-            self._inbox = ControlInbox(last, receiver.on_control, _is_newer)
+            self._inbox = ControlInbox(last, receiver.on_control, _follow)
             await self._routes.start()
             self._listener = Listener(
                 server,
@@ -547,19 +553,34 @@ class PostgresBroker(Broker):
         if self._pool is not None:
             await self._pool.close_idle()
         await self._rows(f'SELECT {self._schema}.store_run_id()')
-        number, ms = self._inbox.last
-        rows = await self._rows(
-            f'SELECT id, until_ms, body FROM {self._schema}.messages '
-            'WHERE control AND (id > %s OR until_ms > %s) ORDER BY id',
-            number,
-            ms + _CONTROL_AGE_MS,
-        )
-        for number, until_ms, body in rows:
-            self._inbox.deliver((number, until_ms - _CONTROL_AGE_MS), body)
+        await self._read_missed_controls()
         self._inbox.stop_buffering()
         if self._receiver is not None and not self._closed:
             self._lost = False
             self._receiver.on_link_restored()
+
+    async def _read_missed_controls(self) -> None:
+        """Deliver the control messages that were sent while the link was lost."""
+        number, ms = self._inbox.last
+        ((first,),) = await self._rows(
+            f'SELECT min(id) FROM {self._schema}.messages '
+            'WHERE control AND id <= %s AND until_ms > %s',
+            number,
+            ms + _CONTROL_AGE_MS,
+        )
+        if first is not None:
+            # NOTE: the numbers have begun again at a lower one; see `_follow`.
+            self._inbox.reset((first - 1, ms))
+        rows: Sequence[tuple[Any, ...]] | None = None
+        while rows is None or len(rows) == _PAGE:
+            rows = await self._rows(
+                f'SELECT id, until_ms, body FROM {self._schema}.messages '
+                'WHERE control AND id > %s ORDER BY id LIMIT %s',
+                self._inbox.last[0],
+                _PAGE,
+            )
+            for number, until_ms, body in rows:
+                self._inbox.deliver((number, until_ms - _CONTROL_AGE_MS), body)
 
     # --- internals --------------------------------------------------------------------
 
@@ -589,18 +610,21 @@ class PostgresBroker(Broker):
                 errors.warning('cannot remove expired rows: %s', ex)
 
 
-def _is_newer(message_id: tuple[int, int], last: tuple[int, int]) -> bool:
-    """Return whether a control message was sent after another one.
+def _follow(message_id: _ControlId, last: _ControlId) -> _ControlId | None:
+    """Return the position after a control message; ``None`` for an earlier message.
 
-    NOTE: after a backup or dump was restored, and after a fail-over, the sequence of
-    the numbers may begin again at a lower number. After a change of the clock, times
-    may be lower. A message that arrives twice has the same number and time.
+    NOTE: after a backup or dump was restored, and after a fail-over, the numbers may
+    begin again at a lower one. The time then shows that the message is new. After a
+    change of the clock, times may be lower, and the number shows it.
 
     Args:
         message_id: Number and Unix time in milliseconds of the message.
-        last: The same of the message that was delivered last.
+        last: The highest number and the highest time of the messages before it.
     """
-    return message_id[0] > last[0] or message_id[1] > last[1]
+    number, ms = message_id
+    if number > last[0]:
+        return number, max(ms, last[1])
+    return message_id if ms > last[1] else None
 
 
 def _lost_error() -> BrokerUnavailableError:
