@@ -10,6 +10,7 @@ from falcon_channels import ChannelOptions
 from falcon_channels import Channels
 from falcon_channels.hub.connection import Subscription
 from falcon_channels.hub.connection import SubscriptionState as State
+from falcon_channels.hub.local_channel import ChannelState
 from falcon_channels.hub.local_channel import LocalChannel
 from falcon_channels.hub.local_channel import SubscriptionTotals
 from falcon_channels.publication import HistoryPage
@@ -125,3 +126,32 @@ async def test_publication_of_another_log_replaces_pending_items() -> None:
     local_channel.repair(HistoryPage([item(1)], Position(1, 'y')))
     assert 1 == local_channel.add_pending(subscription, local_channel.batch)
     assert ([item(1)], 'y') == local_channel.catch_up(subscription)
+
+
+@on_fake_clock
+async def test_publication_without_log_does_not_hide_a_new_log_before_it() -> None:
+    """A repair drops no publication of a new log, whatever was announced after it."""
+    local_channel, _ = open_channel(history_size=10)
+    assert local_channel.take(item(2), 'x')
+    local_channel.take(item(1), 'y')
+    local_channel.take(item(0), '')
+    first = local_channel.repair(HistoryPage([item(1), item(2)], Position(2, 'x')))
+    assert (False, ChannelState.REPAIRING) == (first, local_channel.state)
+    second = local_channel.repair(HistoryPage([item(1)], Position(1, 'y')))
+    # NOTE: the caller tells the subscribers, who have another log.
+    assert (None, Position(1, 'y')) == (second, local_channel.position)
+    assert [item(0)] == local_channel.take_batch()
+
+
+@on_fake_clock
+async def test_gap_among_buffered_publications_drops_none_without_log() -> None:
+    """A second gap during a repair drops no publication that no log contains."""
+    local_channel, _ = open_channel(history_size=10)
+    assert local_channel.take(item(2), 'x')
+    local_channel.take(item(4), 'x')
+    local_channel.take(item(0), '')
+    page = HistoryPage([item(1), item(2)], Position(2, 'x'))
+    assert not local_channel.repair(page)
+    assert [item(1), item(2)] == local_channel.take_batch()
+    assert local_channel.repair(HistoryPage([item(3), item(4)], Position(4, 'x')))
+    assert [item(3), item(4), item(0)] == local_channel.take_batch()

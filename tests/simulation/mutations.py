@@ -367,8 +367,8 @@ MUTANTS = [
     Mutant(
         'a buffer overflow while a channel opens is ignored',
         'hub/local_channel.py',
-        'if overflow or (',
-        'if (',
+        'if self._buffer_overflow or self._has_buffered_other(self.position.epoch):',
+        'if self._has_buffered_other(self.position.epoch):',
         'tests/hub/test_joining.py',
     ),
     Mutant(

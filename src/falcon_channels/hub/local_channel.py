@@ -267,14 +267,10 @@ class LocalChannel:
             the log again. ``None``: the log no longer reaches back to `position`. The
             channel is now at the end of the log, and the caller ends all subscriptions.
         """
-        if self._buffer_overflow or (
-            self._buffered
-            and self._buffered[-1][0].offset
-            and self._buffered[-1][1] != page.position.epoch
-        ):
+        if self._buffer_overflow or self._has_buffered_other(page.position.epoch):
             # NOTE: the buffered publications are in the log by now, so that the next
             #   page has them.
-            self._clear_buffer()
+            self._drop_buffered_of_logs()
             return False
         publications = recovery.missed_publications(self.position, page)
         if publications is None and self.options.recovery_mode == 'latest':
@@ -316,23 +312,37 @@ class LocalChannel:
 
     def _take_buffered(self) -> bool:
         """Take the buffered publications; return whether there is a gap."""
-        buffered, overflow = self._buffered, self._buffer_overflow
-        self._clear_buffer()
-        if overflow or (
-            buffered
-            and buffered[-1][0].offset
-            and buffered[-1][1] != self.position.epoch
-        ):
+        if self._buffer_overflow or self._has_buffered_other(self.position.epoch):
             # NOTE: the buffered publications belong to the former log or to a newer
             #   one. This is known only after the log was read.
             self.state = ChannelState.REPAIRING
+            self._drop_buffered_of_logs()
             return True
+        buffered = self._buffered
+        self._clear_buffer()
+        gap = False
         for publication, epoch in buffered:
             if publication.offset and epoch != self.position.epoch:
                 continue
+            # NOTE: after a gap, `take` buffers all others again.
             if self.take(publication, epoch):
-                return True
+                gap = True
+        return gap
+
+    def _has_buffered_other(self, epoch: str) -> bool:
+        """Return whether the newest buffered publication of a log has another epoch."""
+        # NOTE: publications that are in no log may follow it.
+        for publication, buffered_epoch in reversed(self._buffered):
+            if publication.offset:
+                return buffered_epoch != epoch
         return False
+
+    def _drop_buffered_of_logs(self) -> None:
+        """Drop the buffered publications that can be read from a log."""
+        without_log = [item for item in self._buffered if not item[0].offset]
+        self._clear_buffer()
+        for publication, epoch in without_log:
+            self._buffer(publication, epoch)
 
     def _clear_buffer(self) -> None:
         self._buffered = []
