@@ -118,3 +118,30 @@ async def test_upgrade_from_version_2_keeps_the_routes_for_seven_days(
         await connection.execute('SELECT second.sweep()')
         cursor = await connection.execute("SELECT * FROM second.publish('news', '1')")
         assert 1 == (await cursor.fetchone())[0]
+
+
+@pytest.mark.parametrize(
+    'statement',
+    [
+        'SELECT pg_advisory_xact_lock(1180779368)',
+        'LOCK TABLE {schema}.channels IN ACCESS SHARE MODE',
+    ],
+)
+async def test_migrate_does_not_wait_for_a_lock_without_end(
+    server: PostgresServer, statement: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that cannot migrate says why, and does not stop the others.
+
+    The locks are those of another process that migrates, and of a backup.
+    """
+    for name in ('_MIGRATIONS_WAIT_S', '_TABLE_WAIT_S'):
+        monkeypatch.setattr(f'falcon_channels.brokers.postgres.migration.{name}', 0.2)
+    schema = 'locked'
+    async with connected(server) as connection:
+        await connection.execute(create_version_1(schema))
+        async with connection.transaction():
+            await connection.execute(statement.replace('{schema}', schema))
+            broker = open_broker(f'{server.url}?schema={schema}&migrate=yes')
+            with pytest.raises(BrokerUnavailableError, match='is locked by another'):
+                await broker.start(Recorder())
+        await connection.execute(f'DROP SCHEMA {schema} CASCADE')

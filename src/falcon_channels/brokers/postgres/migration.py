@@ -7,6 +7,7 @@ from typing import Any
 
 import psycopg
 
+from falcon_channels.brokers.milliseconds import to_ms
 from falcon_channels.brokers.postgres.connections import Connection
 from falcon_channels.brokers.postgres.connections import read_url
 from falcon_channels.brokers.postgres.connections import SCHEMA
@@ -20,6 +21,11 @@ VERSION = 5
 
 #: Number of the advisory lock that lets only one process migrate at a time.
 _LOCK = 0x46614368
+#: Seconds for which a process waits for others that migrate, and for a table that
+#: another transaction has locked. The second time is short, because all processes that
+#: use the table wait behind this one.
+_MIGRATIONS_WAIT_S = 60
+_TABLE_WAIT_S = 5
 
 _COMMENT_QUERY = (
     "SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = %s"
@@ -52,7 +58,9 @@ def create_schema(libpq_url: str, schema: str) -> str:
             connection.execute(
                 "SELECT pg_catalog.set_config('search_path', %s, true)", (SEARCH_PATH,)
             )
+            _limit_waiting(connection, _MIGRATIONS_WAIT_S)
             connection.execute('SELECT pg_advisory_xact_lock(%s)', (_LOCK,))
+            _limit_waiting(connection, _TABLE_WAIT_S)
             rows = connection.execute(_COMMENT_QUERY, (schema,)).fetchall()
             found = _version(schema, rows)
             if found is not None and found > VERSION:
@@ -61,6 +69,11 @@ def create_schema(libpq_url: str, schema: str) -> str:
                 connection.execute(_script(f'version_{version}', schema))
             connection.execute(_script('functions', schema))
             connection.execute(_script('publish', schema))
+    except psycopg.errors.LockNotAvailable:
+        raise BrokerUnavailableError(
+            f'schema {schema!r} is locked by another process that migrates it, or by '
+            'another transaction, such as a backup: try again when it has ended'
+        ) from None
     except psycopg.Error as ex:
         raise unavailable(ex) from None
     if found is None:
@@ -68,6 +81,14 @@ def create_schema(libpq_url: str, schema: str) -> str:
     if found != VERSION:
         return f'updated schema {schema!r} from version {found} to {VERSION}'
     return f'schema {schema!r} already has version {VERSION}; its functions are updated'
+
+
+def _limit_waiting(connection: psycopg.Connection[Any], wait_s: float) -> None:
+    """Let each statement of the transaction wait for a lock for a limited time."""
+    connection.execute(
+        "SELECT pg_catalog.set_config('lock_timeout', %s, true)",
+        (str(to_ms(wait_s)),),
+    )
 
 
 async def check_version(connection: Connection, schema: str) -> None:
