@@ -16,6 +16,7 @@ from falcon_channels.hub.connection import Connection
 from falcon_channels.hub.connection import Joined
 from falcon_channels.hub.connection import Subscription
 from falcon_channels.node import Node
+from falcon_channels.publication import approximate_size_bytes
 from falcon_channels.publication import ChannelEnd
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
@@ -68,7 +69,7 @@ class _QueueTransport:
     def write(self, blob: list[Publication]) -> int:
         for publication in blob:
             self._queue.append(publication)
-            self.backlog_bytes += len(publication.data)
+            self.backlog_bytes += approximate_size_bytes(publication)
         self._wake.set()
         return self.backlog_bytes
 
@@ -118,7 +119,7 @@ class _QueueTransport:
             self._wake.clear()
             await self._wake.wait()
         publication = self._queue.popleft()
-        self.backlog_bytes -= len(publication.data)
+        self.backlog_bytes -= approximate_size_bytes(publication)
         return publication
 
     @property

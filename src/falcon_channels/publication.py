@@ -117,16 +117,18 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True):
         return decode_json(self.data)
 
 
-def approximate_size_bytes(publication: Publication) -> int:
-    """Return the approximate size in bytes of a publication as sent to a client."""
-    size_bytes = len(publication.data) + 80
-    info = publication.info
+def approximate_size_bytes(item: Publication | Signal) -> int:
+    """Return the approximate size in bytes of an item as sent to a client."""
+    size_bytes = 80
+    info = item.info
     if info is not None:
         size_bytes += len(info.user) + len(info.client) + 60
         size_bytes += len(info.conn_info or b'') + len(info.chan_info or b'')
-    if publication.tags:
-        for name, value in publication.tags.items():
-            size_bytes += len(name) + len(value) + 6
+    if isinstance(item, Publication):
+        size_bytes += len(item.data)
+        if item.tags:
+            for name, value in item.tags.items():
+                size_bytes += len(name) + len(value) + 6
     return size_bytes
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from support.fake_clock import on_fake_clock
 
 from falcon_channels import ChannelOptions
@@ -68,9 +69,9 @@ async def test_pending_items_above_the_limit_drop_the_oldest() -> None:
     for offset in range(1, 21):
         dropped += local_channel.add_pending(subscription, [item(offset, KIB)])
         assert subscription.pending_bytes <= 5 * KIB
-    assert 15 == dropped
+    assert 16 == dropped
     items, _ = local_channel.catch_up(subscription)
-    assert [item(offset, KIB) for offset in range(16, 21)] == items
+    assert [item(offset, KIB) for offset in range(17, 21)] == items
     assert State.LIVE is subscription.state
     assert 0 == subscription.pending_bytes
 
@@ -155,3 +156,32 @@ async def test_gap_among_buffered_publications_drops_none_without_log() -> None:
     assert [item(1), item(2)] == local_channel.take_batch()
     assert local_channel.repair(HistoryPage([item(3), item(4)], Position(4, 'x')))
     assert [item(3), item(4), item(0)] == local_channel.take_batch()
+
+
+@pytest.mark.parametrize('wait', ['pending', 'buffered', 'joining'])
+@on_fake_clock
+async def test_publications_that_wait_are_counted_with_their_tags(wait: str) -> None:
+    """All limits of waiting publications count tags, and publications without data."""
+    local_channel, subscription = open_channel(
+        history_size=10, recovery='off', slow_reader='drop_oldest'
+    )
+    if wait == 'pending':
+        local_channel.add(subscription)
+        local_channel.lag(subscription)
+    elif wait == 'buffered':
+        local_channel.start_repair()
+    else:
+        local_channel.start_buffering(subscription)
+    for number in range(1000):
+        tags = {'a': 'x' * KIB} if number % 2 else None
+        publication = Publication(data=b'', binary=True, tags=tags)
+        if wait == 'pending':
+            local_channel.add_pending(subscription, [publication])
+        else:
+            local_channel.take(publication, '')
+    if wait == 'pending':
+        assert len(subscription.pending or ()) < 12
+    elif wait == 'buffered':
+        assert local_channel.buffered_bytes > 10 * KIB
+    else:
+        assert subscription.buffered is None

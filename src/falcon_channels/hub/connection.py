@@ -51,6 +51,7 @@ from falcon_channels.protocol.codes import DISCONNECT_SHUTDOWN
 from falcon_channels.protocol.codes import unsubscribe_for_end
 from falcon_channels.protocol.json_values import encode_json
 from falcon_channels.protocol.json_values import NOT_JSON
+from falcon_channels.publication import approximate_size_bytes
 from falcon_channels.publication import ChannelEnd
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import Position
@@ -386,7 +387,7 @@ class Subscription:
         if self.buffered is None:
             return
         self.buffered.append((publication, epoch))
-        self._buffered_bytes += len(publication.data)
+        self._buffered_bytes += approximate_size_bytes(publication)
         if self._buffered_bytes > limit_bytes:
             self.buffered = None
 
@@ -448,9 +449,9 @@ class Subscription:
                 # NOTE: a publication does not replace joins and leaves. They stay.
                 dropped += self._drop_pending_publications(pending)
             pending.append(item)
-            self.pending_bytes += _size_bytes(item)
+            self.pending_bytes += approximate_size_bytes(item)
             while len(pending) > 1 and self.pending_bytes > limit_bytes:
-                self.pending_bytes -= _size_bytes(pending.popleft())
+                self.pending_bytes -= approximate_size_bytes(pending.popleft())
                 dropped += 1
         return dropped
 
@@ -477,7 +478,7 @@ class Subscription:
         old = [item for item in pending if isinstance(item, Publication)]
         for item in old:
             pending.remove(item)
-            self.pending_bytes -= _size_bytes(item)
+            self.pending_bytes -= approximate_size_bytes(item)
         return len(old)
 
     # --- events ----------------------------------------------------------------------
@@ -850,7 +851,3 @@ def check_json(name: str, value: Any) -> Any:
         except NOT_JSON as ex:
             raise InvalidValueError(f'{name} cannot be written as JSON: {ex}') from None
     return value
-
-
-def _size_bytes(item: Item) -> int:
-    return len(item.data) if isinstance(item, Publication) else 128

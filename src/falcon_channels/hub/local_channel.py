@@ -37,6 +37,7 @@ from falcon_channels.hub.selection import Selection
 from falcon_channels.options import ChannelOptions
 from falcon_channels.protocol import recovery
 from falcon_channels.protocol.deltas import last_publication
+from falcon_channels.publication import approximate_size_bytes
 from falcon_channels.publication import ChannelEnd
 from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import Position
@@ -353,7 +354,7 @@ class LocalChannel:
         if self._buffer_overflow:
             return
         self._buffered.append((publication, epoch))
-        self.buffered_bytes += len(publication.data)
+        self.buffered_bytes += approximate_size_bytes(publication)
         if self.buffered_bytes > self._max_buffered_bytes:
             self._buffered.clear()
             self._buffer_overflow = True

@@ -43,6 +43,7 @@ from falcon_channels.burst_log import BurstLog
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import ChannelFinishedError
 from falcon_channels.errors import OptionsError
+from falcon_channels.publication import approximate_size_bytes
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import NO_POSITION
@@ -166,7 +167,7 @@ class SqliteBroker(Broker):
             lambda transaction: transaction.publish(
                 channel, publication, settings, idempotency_key, version, skip_history
             ),
-            len(publication.data),
+            approximate_size_bytes(publication),
         )
         if result is None:
             raise ChannelFinishedError(channel)
@@ -180,7 +181,7 @@ class SqliteBroker(Broker):
                 transaction.publish(channel, publication, settings, None, version)
                 for channel, publication, settings, version in items
             ],
-            sum([len(item.publication.data) for item in items]),
+            sum([approximate_size_bytes(item.publication) for item in items]),
         )
 
     async def subscribe(self, channel: str, settings: LogSettings) -> HistoryPage:
