@@ -48,7 +48,8 @@ function Chat({ id, stored }) {
 }
 
 // The address of the page names the chat, so that a reload opens it again.
-location.hash ||= crypto.randomUUID();
+// `crypto.randomUUID` exists only on pages with HTTPS or on localhost.
+location.hash ||= crypto.getRandomValues(new Uint32Array(4)).join('-');
 const id = location.hash.slice(1);
 const stored = await (await fetch(`/api/chat/${id}`)).json();
 createRoot(document.getElementById('root')).render(<Chat id={id} stored={stored} />);

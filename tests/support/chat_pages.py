@@ -92,8 +92,13 @@ class Guest:
         return page
 
     def _on_console(self, message: Any) -> None:
-        # The browser itself logs an error while the server is down. That is expected.
-        expected = ('Failed to load', 'WebSocket connection to')
+        # The browser itself logs an error while the server is down, and for a header
+        # that it does not use on plain HTTP. That is expected.
+        expected = (
+            'Failed to load',
+            'WebSocket connection to',
+            'The Cross-Origin-Opener-Policy header has been ignored',
+        )
         if message.type == 'error' and not message.text.startswith(expected):
             self.errors.append(message.text)
 

@@ -8,6 +8,10 @@ import type { Message, Unsent } from './types';
 
 const STORAGE_KEY = 'unsent';
 
+/** Return a new key. `crypto.randomUUID` exists only on pages with HTTPS or on localhost. */
+const newKey = () =>
+  Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, '0')).join('');
+
 export class Outbox {
   unsent: Unsent[] = [];
   #sending = false;
@@ -22,7 +26,7 @@ export class Outbox {
 
   add(room: string, text: string, file: Blob | null): void {
     this.unsent.push({
-      key: crypto.randomUUID(),
+      key: newKey(),
       room,
       text,
       file,
