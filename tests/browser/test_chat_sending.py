@@ -46,3 +46,23 @@ async def test_message_on_plain_http_of_another_host_is_sent(
     await expect(page.locator('.message.mine .words')).to_have_text(
         'Hello from the phone'
     )
+
+
+async def test_new_message_does_not_overtake_a_failed_one(
+    guests: Guests, server: ServerProcess
+) -> None:
+    """After a failure of the network, messages are sent in the order of writing."""
+    ada, bob = await guests.room(server.url, 'order', 'Ada', 'Bob')
+    page = ada.page
+    assert page is not None
+    path = '**/api/rooms/order/messages'
+    await page.route(path, lambda route: route.abort('internetdisconnected'))
+    field = page.get_by_label('Message', exact=True)
+    await field.fill('first')
+    await page.keyboard.press('Enter')
+    await expect(page.locator('.message.failed')).to_have_count(1)
+    await page.unroute(path)
+    await field.fill('second')
+    await page.keyboard.press('Enter')
+    await bob.sees('first', 'second')
+    await ada.sees('first', 'second')

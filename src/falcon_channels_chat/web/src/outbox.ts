@@ -37,17 +37,18 @@ export class Outbox {
       error: '',
       automatic: false,
     });
-    this.#saveAndNotify();
-    void this.flush();
+    this.retryAll();
   }
 
   retry(unsent: Unsent): void {
     unsent.state = 'pending';
-    this.#saveAndNotify();
-    void this.flush();
+    this.retryAll();
   }
 
-  /** Send again the messages that failed because there was no connection. */
+  /**
+   * Send again the messages that failed because there was no connection, and send the
+   * new ones after them. A new message would otherwise overtake an older one.
+   */
   retryAll(): void {
     for (const unsent of this.unsent) if (unsent.automatic) unsent.state = 'pending';
     this.#saveAndNotify();
