@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 from collections.abc import Iterator
 from pathlib import Path
 
 from playwright.async_api import expect
+from playwright.async_api import Page
+from playwright.async_api import Request
+from playwright.async_api import Route
 import pytest
 from support.asgi_servers import AsgiServer
 from support.chat_pages import chat_server
@@ -20,6 +25,20 @@ pytestmark = [
     pytest.mark.timeout(120),
     pytest.mark.asyncio(loop_scope='session'),
 ]
+
+
+#: The smallest PNG image.
+PIXEL = base64.b64decode(
+    'iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9'
+    'awAAAABJRU5ErkJggg=='
+)
+
+
+async def attach(page: Page) -> None:
+    """Attach an image to the message that is written next."""
+    image = {'name': 'a.png', 'mimeType': 'image/png', 'buffer': PIXEL}
+    await page.locator('#file').set_input_files(image)
+    await expect(page.locator('#attachment')).to_be_visible()
 
 
 @pytest.fixture(scope='module')
@@ -66,3 +85,84 @@ async def test_new_message_does_not_overtake_a_failed_one(
     await page.keyboard.press('Enter')
     await bob.sees('first', 'second')
     await ada.sees('first', 'second')
+
+
+async def test_full_image_storage_does_not_stop_the_next_messages(
+    guests: Guests,
+) -> None:
+    """If the server has no space for an image, the image waits for its sender.
+
+    It is not uploaded again without a request, and the next messages are sent.
+    """
+    with (
+        new_folder() as folder,
+        chat_server(Path(folder), CHAT_MAX_IMAGES_BYTES='10') as server,
+    ):
+        ada, bob = await guests.room(server.url, 'full', 'Ada', 'Bob')
+        page = ada.page
+        assert page is not None
+        uploads: list[Request] = []
+        page.on(
+            'request',
+            lambda request: (
+                uploads.append(request) if request.url.endswith('/api/images') else None
+            ),
+        )
+        await attach(page)
+        await page.keyboard.press('Enter')
+        await expect(page.locator('.failure')).to_contain_text('is full')
+        field = page.get_by_label('Message', exact=True)
+        for text in ('one', 'two'):
+            await field.fill(text)
+            await page.keyboard.press('Enter')
+        await bob.sees('one', 'two')
+        assert 1 == len(uploads)
+        await expect(page.locator('.message.failed')).to_have_count(1)
+
+
+async def test_deleted_image_is_uploaded_again_by_send_again(
+    guests: Guests, server: ServerProcess
+) -> None:
+    """If the server has deleted the image of a message, the page uploads it again."""
+    ada, bob = await guests.room(server.url, 'again', 'Ada', 'Bob')
+    page = ada.page
+    assert page is not None
+
+    async def answer_other_id(route: Route) -> None:
+        await route.fetch()
+        await route.fulfill(json={'id': 'deleted'})
+
+    await page.route('**/api/images', answer_other_id)
+    await attach(page)
+    await page.keyboard.press('Enter')
+    await expect(page.locator('.failure')).to_contain_text('Upload it again')
+    await page.unroute('**/api/images')
+    await page.get_by_role('button', name='Send again').click()
+    assert bob.page is not None
+    await expect(bob.page.locator('.message img')).to_have_count(1)
+    await expect(page.locator('.failed, .pending')).to_have_count(0)
+
+
+async def test_retry_after_with_a_date_is_not_an_endless_loop(
+    guests: Guests, server: ServerProcess
+) -> None:
+    """The page waits at least a second after 429, whatever `Retry-After` says."""
+    ada, bob = await guests.room(server.url, 'date', 'Ada', 'Bob')
+    page = ada.page
+    assert page is not None
+    attempts: list[float] = []
+
+    async def refuse_twice(route: Route) -> None:
+        attempts.append(asyncio.get_running_loop().time())
+        if len(attempts) > 2:
+            await route.continue_()
+            return
+        date = 'Wed, 21 Oct 2037 07:28:00 GMT'
+        await route.fulfill(status=429, headers={'Retry-After': date}, json={})
+
+    await page.route('**/api/rooms/date/messages', refuse_twice)
+    await page.get_by_label('Message', exact=True).fill('patient')
+    await page.keyboard.press('Enter')
+    await bob.sees('patient')
+    assert 3 == len(attempts)
+    assert attempts[2] - attempts[0] > 1.5

@@ -3,6 +3,8 @@
 import type { Me, Message, MessagePage, Position, RoomSnapshot, RoomSummary } from './types';
 
 const TIMEOUT_MS = 15_000;
+/** The storage for images is full. It stays full until somebody deletes images. */
+const STORAGE_FULL = 507;
 
 /** The server answered with an error; `message` is a text for the user. */
 export class ApiError extends Error {
@@ -16,7 +18,7 @@ export class ApiError extends Error {
 
   /** Whether the same request may succeed later. */
   get isTemporary(): boolean {
-    return this.status === 429 || this.status >= 500;
+    return this.status === 429 || (this.status >= 500 && this.status !== STORAGE_FULL);
   }
 }
 
@@ -44,7 +46,8 @@ async function request(method: string, path: string, body?: unknown): Promise<Re
   } catch {
     // The body is not JSON: the answer is from a proxy.
   }
-  throw new ApiError(response.status, description, Number(response.headers.get('Retry-After') ?? 0));
+  // A proxy may send a date. It counts as 0 seconds.
+  throw new ApiError(response.status, description, Number(response.headers.get('Retry-After')) || 0);
 }
 
 async function requestJson<T>(method: string, path: string, body?: unknown): Promise<T> {

@@ -95,6 +95,8 @@ export class Outbox {
         await new Promise((resolve) => setTimeout(resolve, Math.max(1, answer.retryAfterS) * 1000));
         return;
       }
+      // The server does not know the image, for example because it is a day old.
+      if (answer?.status === 422) unsent.image = null;
       unsent.state = 'failed';
       unsent.automatic = answer === null || answer.isTemporary;
       unsent.error = answer?.message ?? 'No connection.';
