@@ -12,7 +12,7 @@ import falcon.asgi
 from falcon_channels import BrokerUnavailableError
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
-from falcon_channels import Connection
+from falcon_channels import ClientConnection
 from falcon_channels import NodeOptions
 from falcon_channels import OriginCheck
 from falcon_channels_chat.images import Images
@@ -47,11 +47,16 @@ class ChatClients:
     """Endpoint resource: accepts connections of everybody who has a name."""
 
     async def on_connect(
-        self, req: falcon.asgi.Request, connection: Connection
+        self, req: falcon.asgi.Request, connection: ClientConnection
     ) -> None:
-        """Called when a client connects; set its user id and name."""
+        """Called when a client connects; set its user id and name.
+
+        The page sends the id of its member as data; see `MEMBER_HEADER`.
+        """
         member = req.context.member
-        if member is None:
+        data = connection.data
+        expected = data.get('member') if isinstance(data, dict) else None
+        if member is None or expected not in (None, member.id):
             raise falcon.HTTPUnauthorized(description='Pick a name first.')
         connection.user = member.id
         connection.info = {'name': member.name}

@@ -24,6 +24,13 @@ from falcon_channels_chat.request_body import read_json
 from falcon_channels_chat.validation import valid_person_name
 
 COOKIE = 'chat_session'
+#: The page names its member in this header. If the cookie of the request is that of
+#: another member, the request has no session.
+#: SECURITY: all tabs of a browser share the cookie. A person leaves, and the next
+#:   person of this computer picks a name in another tab. Without the header, messages
+#:   of the first person that wait in a tab would be sent as those of the second.
+#: NOTE: the header can only take away rights. The cookie alone decides who sends.
+MEMBER_HEADER = 'Chat-Member'
 MAX_AGE_S = 30 * 24 * 60 * 60
 #: A cookie older than this is renewed when the page is opened.
 RENEW_AFTER_S = 24 * 60 * 60
@@ -153,9 +160,10 @@ class Identify:
                 raise falcon.HTTPUnauthorized(description='That key is not valid.')
             req.context.member = found[0]
             return False
+        expected = req.get_header(MEMBER_HEADER)
         for token in req.get_cookie_values(COOKIE) or []:
             found = self._signer.read(token, 'session')
-            if found is not None:
+            if found is not None and expected in (None, found[0].id):
                 req.context.member, req.context.signed_s = found
                 return True
         return False

@@ -166,3 +166,39 @@ async def test_retry_after_with_a_date_is_not_an_endless_loop(
     await bob.sees('patient')
     assert 3 == len(attempts)
     assert attempts[2] - attempts[0] > 1.5
+
+
+async def test_tab_of_a_member_who_has_left_sends_nothing_for_the_next_member(
+    guests: Guests, server: ServerProcess
+) -> None:
+    """Messages of a member are never sent under the name of another member.
+
+    Ada writes while she is offline. Meanwhile Zoe picks a name in the same browser.
+    """
+    ada = await guests.come(server.url, 'Ada')
+    await ada.ask('POST', '/api/rooms', {'name': 'next'})
+    page = await ada.open('next')
+    await ada.context.set_offline(True)
+    await expect(page.locator('#status-text')).to_have_text('connecting')
+    await page.get_by_label('Message', exact=True).fill('a secret of Ada')
+    await page.keyboard.press('Enter')
+    await expect(page.locator('.message.failed')).to_have_count(1)
+    await ada.context.clear_cookies()
+    await ada.ask('POST', '/api/session', {'name': 'Zoe'})
+    await ada.context.set_offline(False)
+    await expect(page.locator('#my-name')).to_have_text('Zoe')
+    await ada.live(page)
+    await ada.say('I am Zoe')
+    await ada.sees('I am Zoe')
+
+
+async def test_page_asks_for_a_name_when_the_session_has_ended(
+    guests: Guests, server: ServerProcess
+) -> None:
+    """If the browser has no session any more, the page shows the form for the name."""
+    ada = await guests.come(server.url, 'Ada')
+    page = await ada.open('lobby')
+    await ada.context.clear_cookies()
+    await page.get_by_label('Message', exact=True).fill('hello')
+    await page.keyboard.press('Enter')
+    await expect(page.get_by_label('Your name')).to_be_visible()

@@ -147,3 +147,21 @@ async def test_bot_with_a_key_can_post_without_cookie(chat: Chat, ada: Person) -
     result = await chat.stranger().request('GET', '/api/session', headers=headers)
     assert 401 == result.status_code
     await store.process_shutdown(None, None)
+
+
+async def test_request_for_another_member_than_that_of_the_cookie_has_no_session(
+    chat: Chat, ada: Person, bob: Person
+) -> None:
+    """A page that belongs to another member cannot act for the member of the cookie."""
+    for path in ('/api/rooms', '/api/rooms/lobby'):
+        for member, status in ((ada.id, 200), (bob.id, 401), ('', 200)):
+            headers = {'Chat-Member': member, 'Cookie': f'chat_session={ada.cookie}'}
+            result = await ada.request('GET', path, headers=headers)
+            assert status == result.status_code
+    refused = await ada.request(
+        'POST',
+        '/api/rooms/lobby/messages',
+        {'text': 'x'},
+        headers={'Chat-Member': bob.id},
+    )
+    assert 401 == refused.status_code

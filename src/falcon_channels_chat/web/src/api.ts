@@ -22,8 +22,21 @@ export class ApiError extends Error {
   }
 }
 
+let member = '';
+let onSessionEnded: () => void = () => undefined;
+
+/**
+ * Send all requests as this member. If the browser has no session of the member any
+ * more, the server refuses them, and `ended` is called.
+ */
+export function requestAs(id: string, ended: () => void): void {
+  member = id;
+  onSessionEnded = ended;
+}
+
 async function request(method: string, path: string, body?: unknown): Promise<Response> {
   const headers: Record<string, string> = { Accept: 'application/json' };
+  if (member) headers['Chat-Member'] = member;
   let payload: BodyInit | undefined;
   if (body instanceof Blob) {
     headers['Content-Type'] = body.type;
@@ -39,6 +52,7 @@ async function request(method: string, path: string, body?: unknown): Promise<Re
     signal: AbortSignal.timeout(body instanceof Blob ? 4 * TIMEOUT_MS : TIMEOUT_MS),
   });
   if (response.ok) return response;
+  if (response.status === 401) onSessionEnded();
   let description = `The server answered with status ${response.status}.`;
   try {
     const error = (await response.json()) as { description?: string };

@@ -35,7 +35,7 @@ export class Live {
   readonly #client: Centrifuge;
   #offlineTimer: ReturnType<typeof setTimeout> | undefined;
 
-  constructor(events: LiveEvents) {
+  constructor(member: string, events: LiveEvents) {
     const http = location.origin;
     const ws = http.replace(/^http/, 'ws');
     this.#client = new Centrifuge(
@@ -45,7 +45,13 @@ export class Live {
         { transport: 'http_stream', endpoint: `${http}/connection/http_stream` },
         { transport: 'sse', endpoint: `${http}/connection/sse` },
       ],
-      { emulationEndpoint: `${http}/emulation`, minReconnectDelay: 200, maxReconnectDelay: 5_000 },
+      {
+        emulationEndpoint: `${http}/emulation`,
+        minReconnectDelay: 200,
+        maxReconnectDelay: 5_000,
+        // The server refuses the connection if the cookie is that of another member.
+        data: { member },
+      },
     );
     const onConnecting = () => {
       events.onState(false);

@@ -60,7 +60,9 @@ async function startChat(me: Me): Promise<void> {
   const showError = (error: Error) =>
     showNotice(error instanceof api.ApiError ? error.message : 'That did not work: no connection.');
 
-  const live = new Live({
+  const endSession = () => location.reload();
+  api.requestAs(me.id, endSession);
+  const live = new Live(me.id, {
     onState: (connected) => {
       byId('status').dataset['state'] = connected ? 'connected' : 'connecting';
       byId('status-text').textContent = connected ? 'connected' : 'connecting';
@@ -69,7 +71,7 @@ async function startChat(me: Me): Promise<void> {
     onOffline: (offline) => {
       byId('offline').hidden = !offline;
     },
-    onSessionEnded: () => location.reload(),
+    onSessionEnded: endSession,
   });
   const outbox: Outbox = new Outbox(
     me.id,

@@ -88,7 +88,7 @@ export class Outbox {
       }
       const message = await api.sendMessage(unsent.room, unsent.key, unsent.text, unsent.image);
       this.onSent(message);
-      this.confirm(message);
+      this.discard(unsent);
     } catch (error) {
       const answer = error instanceof api.ApiError ? error : null;
       if (answer?.status === 429) {
