@@ -2,6 +2,7 @@
 
 import { byId, element } from './dom';
 import { prepareImage } from './image';
+import type { TextStore } from './text_store';
 import type { Message } from './types';
 import { countCharacters } from './format';
 
@@ -27,7 +28,11 @@ export class Composer {
   #editing: Message | null = null;
   #file: Blob | null = null;
 
-  constructor(readonly events: ComposerEvents) {
+  constructor(
+    readonly events: ComposerEvents,
+    /** The texts that are not sent yet; their names are those of the rooms. */
+    readonly drafts: TextStore,
+  ) {
     const form = byId<HTMLFormElement>('composer');
     const file = byId<HTMLInputElement>('file');
     form.addEventListener('submit', (event) => {
@@ -63,7 +68,7 @@ export class Composer {
     this.#stopEditing();
     this.#detach();
     this.#room = room;
-    this.#setText(localStorage.getItem(this.#draftKey()) ?? '');
+    this.#setText(this.drafts.get(this.#room));
   }
 
   focus(): void {
@@ -77,8 +82,6 @@ export class Composer {
     this.#text.focus();
     this.#text.setSelectionRange(message.text.length, message.text.length);
   }
-
-  #draftKey = () => `draft:${this.#room}`;
 
   #setText(text: string): void {
     this.#text.value = text;
@@ -95,7 +98,7 @@ export class Composer {
     if (!this.#editing) return;
     this.#editing = null;
     this.#showContext('');
-    this.#setText(localStorage.getItem(this.#draftKey()) ?? '');
+    this.#setText(this.drafts.get(this.#room));
   }
 
   #submit(): void {
@@ -114,7 +117,7 @@ export class Composer {
     if (text === '' && !this.#file) return;
     const file = this.#file;
     this.#detach(true);
-    localStorage.removeItem(this.#draftKey());
+    this.drafts.set(this.#room, '');
     this.#setText('');
     this.events.typing(false);
     this.events.send(text, file);
@@ -138,8 +141,7 @@ export class Composer {
     this.#updateSize();
     if (this.#editing) return;
     const text = this.#text.value;
-    if (text) localStorage.setItem(this.#draftKey(), text);
-    else localStorage.removeItem(this.#draftKey());
+    this.drafts.set(this.#room, text);
     this.events.typing(text.trim() !== '');
   }
 

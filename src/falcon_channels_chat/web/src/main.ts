@@ -8,6 +8,7 @@ import { avatar, MessageList } from './messages';
 import { Outbox } from './outbox';
 import { RoomView } from './room';
 import { MemberList, RoomList, startDrawers } from './sidebar';
+import { TextStore } from './text_store';
 import type { Me, Message } from './types';
 
 const LOBBY = 'lobby';
@@ -78,6 +79,7 @@ async function startChat(me: Me): Promise<void> {
     () => room.render(),
     (message) => room.addMessage(message),
   );
+  const drafts = new TextStore(() => localStorage, 'draft', me.id);
   const edit = (message: Message) => composer.startEditing(message);
   const list = new MessageList(byId('messages'), {
     edit,
@@ -112,7 +114,7 @@ async function startChat(me: Me): Promise<void> {
       if (last) edit(last);
     },
     typing: (isTyping) => room.publishTyping(isTyping),
-  });
+  }, drafts);
 
   const show = (name: string) => {
     drawers.close();
@@ -127,7 +129,10 @@ async function startChat(me: Me): Promise<void> {
   };
   addEventListener('popstate', () => show(roomFromAddress()));
   byId('leave').addEventListener('click', () => {
-    api.leave().then(() => location.assign('/'), showError);
+    api.leave().then(() => {
+      drafts.clear();
+      location.assign('/');
+    }, showError);
   });
   setInterval(() => {
     if (live.connected && outbox.unsent.some((unsent) => unsent.automatic)) outbox.retryAll();

@@ -4,9 +4,8 @@
  */
 
 import * as api from './api';
+import { TextStore } from './text_store';
 import type { Message, Unsent } from './types';
-
-const STORAGE_KEY = 'unsent';
 
 /** Return a new key. `crypto.randomUUID` exists only on pages with HTTPS or on localhost. */
 const newKey = () =>
@@ -15,12 +14,14 @@ const newKey = () =>
 export class Outbox {
   unsent: Unsent[] = [];
   #sending = false;
+  readonly #stored: TextStore;
 
   constructor(
     readonly me: string,
     readonly onChange: () => void,
     readonly onSent: (message: Message) => void,
   ) {
+    this.#stored = new TextStore(() => sessionStorage, 'unsent', me);
     this.#restore();
   }
 
@@ -113,16 +114,12 @@ export class Outbox {
   #saveAndNotify(): void {
     // An image cannot be stored as JSON, so messages with an image are not stored.
     const storable = this.unsent.filter((unsent) => unsent.file === null);
-    try {
-      sessionStorage.setItem(`${STORAGE_KEY}:${this.me}`, JSON.stringify(storable));
-    } catch {
-      // The storage is full or disabled. A reload then loses unsent messages.
-    }
+    this.#stored.set('', storable.length ? JSON.stringify(storable) : '');
     this.onChange();
   }
 
   #restore(): void {
-    const stored = sessionStorage.getItem(`${STORAGE_KEY}:${this.me}`);
+    const stored = this.#stored.get('');
     if (!stored) return;
     this.unsent = (JSON.parse(stored) as Unsent[]).map((unsent) => ({ ...unsent, state: 'pending' }));
   }
