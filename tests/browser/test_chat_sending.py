@@ -202,3 +202,66 @@ async def test_page_asks_for_a_name_when_the_session_has_ended(
     await page.get_by_label('Message', exact=True).fill('hello')
     await page.keyboard.press('Enter')
     await expect(page.get_by_label('Your name')).to_be_visible()
+
+
+async def test_edit_that_fails_keeps_its_text(
+    guests: Guests, server: ServerProcess
+) -> None:
+    """If an edit cannot be sent, the member does not have to write it again."""
+    ada, bob = await guests.room(server.url, 'editing', 'Ada', 'Bob')
+    page = ada.page
+    assert page is not None
+    await ada.say('one')
+    field = page.get_by_label('Message', exact=True)
+    path = '**/api/rooms/editing/messages/*'
+    await page.route(path, lambda route: route.abort('internetdisconnected'))
+    await page.keyboard.press('ArrowUp')
+    await field.fill('one, and much more')
+    await page.keyboard.press('Enter')
+    await expect(page.locator('#notice')).to_be_visible()
+    await expect(page.locator('#context')).to_have_text('Editing your message')
+    await expect(field).to_have_value('one, and much more')
+    # Another room is opened before the edit is sent again.
+    await page.locator('#rooms a', has_text='lobby').click()
+    await page.locator('#rooms a', has_text='editing').click()
+    await page.unroute(path)
+    await page.get_by_label('Edit this message').click()
+    await expect(field).to_have_value('one, and much more')
+    await page.keyboard.press('Enter')
+    await bob.sees('one, and much more')
+
+
+async def test_image_that_is_late_is_not_attached_in_another_room(
+    guests: Guests, server: ServerProcess
+) -> None:
+    """An image is only attached in the room in which it was picked."""
+    ada, _ = await guests.room(server.url, 'slow-image', 'Ada', 'Bob')
+    page = ada.page
+    assert page is not None
+    # The page draws each JPEG again. Here, this takes until the promise is resolved.
+    await page.evaluate(
+        """() => {
+          const create = window.createImageBitmap.bind(window);
+          const drawn = new Promise((resolve) => { window.finishDrawing = resolve; });
+          window.createImageBitmap = async () => {
+            await drawn;
+            return create(new ImageData(1, 1));
+          };
+        }"""
+    )
+    image = {'name': 'a.jpg', 'mimeType': 'image/jpeg', 'buffer': b'\xff\xd8\xff'}
+    await page.locator('#file').set_input_files(image)
+    await page.locator('#rooms a', has_text='lobby').click()
+    await expect(page.locator('#room-name')).to_have_text('lobby')
+    await page.evaluate('window.finishDrawing()')
+    # The next image comes after the late one.
+    await page.evaluate(
+        """() => new Promise((resolve) => {
+          const canvas = document.createElement('canvas');
+          canvas.toBlob(() => resolve(true), 'image/jpeg');
+        })"""
+    )
+    await expect(page.locator('#attachment')).to_be_hidden()
+    await attach(page)
+    await page.get_by_label('Remove the image').click()
+    await expect(page.locator('#attachment')).to_be_hidden()

@@ -27,6 +27,10 @@ export class Composer {
   #room = '';
   #editing: Message | null = null;
   #file: Blob | null = null;
+  /** Edits that failed, by the id of the message. They are shown when it is edited again. */
+  readonly #failedEdits = new Map<number, string>();
+  /** Counts the picked images and opened rooms, so that an image that is late is dropped. */
+  #numPicked = 0;
 
   constructor(
     readonly events: ComposerEvents,
@@ -59,7 +63,7 @@ export class Composer {
       file.value = '';
     });
     byId('attachment-remove').addEventListener('click', () => this.#detach());
-    byId('context-cancel').addEventListener('click', () => this.#stopEditing());
+    byId('context-cancel').addEventListener('click', () => this.#cancel());
     this.#startEmojiPicker();
   }
 
@@ -67,6 +71,7 @@ export class Composer {
   open(room: string): void {
     this.#stopEditing();
     this.#detach();
+    this.#numPicked += 1;
     this.#room = room;
     this.#setText(this.drafts.get(this.#room));
   }
@@ -76,11 +81,18 @@ export class Composer {
   }
 
   startEditing(message: Message): void {
+    const text = this.#failedEdits.get(message.id) ?? message.text;
     this.#editing = message;
     this.#showContext('Editing your message');
-    this.#setText(message.text);
+    this.#setText(text);
     this.#text.focus();
-    this.#text.setSelectionRange(message.text.length, message.text.length);
+    this.#text.setSelectionRange(text.length, text.length);
+  }
+
+  /** Called when an edit was not sent; show its text again if the field is free. */
+  onEditFailed(message: Message, text: string): void {
+    this.#failedEdits.set(message.id, text);
+    if (message.room === this.#room && !this.#editing && this.#text.value === '') this.startEditing(message);
   }
 
   #setText(text: string): void {
@@ -101,6 +113,13 @@ export class Composer {
     this.#setText(this.drafts.get(this.#room));
   }
 
+  /** Cancel an edit, or hide an error about an image. */
+  #cancel(): void {
+    if (this.#editing) this.#failedEdits.delete(this.#editing.id);
+    else this.#showContext('');
+    this.#stopEditing();
+  }
+
   #submit(): void {
     const text = this.#text.value.trim();
     if (countCharacters(text) > MAX_CHARACTERS) {
@@ -111,6 +130,7 @@ export class Composer {
       const message = this.#editing;
       if (text === '' && !message.image) return;
       this.#stopEditing();
+      this.#failedEdits.delete(message.id);
       if (text !== message.text) this.events.edit(message, text);
       return;
     }
@@ -130,7 +150,7 @@ export class Composer {
       event.preventDefault();
       this.#submit();
     } else if (event.key === 'Escape') {
-      this.#stopEditing();
+      this.#cancel();
     } else if (event.key === 'ArrowUp' && this.#text.value === '') {
       event.preventDefault();
       this.events.editLast();
@@ -160,13 +180,18 @@ export class Composer {
 
   async #attach(file: File): Promise<void> {
     this.#detach();
+    const number = (this.#numPicked += 1);
+    let image: Blob;
     try {
-      this.#file = await prepareImage(file);
+      image = await prepareImage(file);
     } catch (error) {
-      this.#showContext((error as Error).message);
+      if (number === this.#numPicked) this.#showContext((error as Error).message);
       return;
     }
-    this.#showContext('');
+    // Meanwhile, another room was opened, or another image was picked.
+    if (number !== this.#numPicked) return;
+    this.#file = image;
+    if (!this.#editing) this.#showContext('');
     byId<HTMLImageElement>('attachment-image').src = URL.createObjectURL(this.#file);
     byId('attachment').hidden = false;
     this.#text.focus();

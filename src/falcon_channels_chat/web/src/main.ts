@@ -107,7 +107,10 @@ async function startChat(me: Me): Promise<void> {
       room.scrollToEnd();
     },
     edit: (message, text) => {
-      api.editMessage(message, text).then((edited) => room.addMessage(edited), showError);
+      api.editMessage(message, text).then((edited) => room.addMessage(edited), (error: Error) => {
+        showError(error);
+        composer.onEditFailed(message, text);
+      });
     },
     editLast: () => {
       const last = room.lastOwnMessage();
