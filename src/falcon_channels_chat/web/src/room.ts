@@ -45,6 +45,7 @@ export class RoomView {
   #readUpTo = 0;
   #markReadTimer: ReturnType<typeof setTimeout> | undefined;
   #unseen = 0;
+  #frame = 0;
   readonly #scroller = byId('timeline');
   readonly #toNewest = byId('to-newest');
 
@@ -69,12 +70,12 @@ export class RoomView {
     this.name = name;
     byId('room-name').textContent = name;
     byId('empty').hidden = true;
-    this.render();
+    this.#render();
     const page = await this.#load(name);
     if (!page || this.name !== name) return;
     this.#timeline.reset(page);
     this.#isAtEnd = true;
-    this.render();
+    this.#render();
     this.markRead();
     const { live } = this.parts;
     this.#channels = [
@@ -130,8 +131,15 @@ export class RoomView {
     this.markRead();
   }
 
-  /** Update the page. At the end of the messages, the view stays at the end. */
+  /** Update the page before the next frame: once for all messages that arrive until then. */
   render(): void {
+    this.#frame ||= requestAnimationFrame(() => this.#render());
+  }
+
+  /** Update the page now. At the end of the messages, the view stays at the end. */
+  #render(): void {
+    cancelAnimationFrame(this.#frame);
+    this.#frame = 0;
     const { list, outbox, me } = this.parts;
     const unsent = outbox.unsent.filter((message) => message.room === this.name);
     list.render(this.#timeline.messages, unsent, me.id, me.name);
@@ -245,7 +253,7 @@ export class RoomView {
       const below = this.#scroller.scrollHeight - this.#scroller.scrollTop;
       byId('older').hidden = true;
       this.#timeline.prepend(page);
-      this.render();
+      this.#render();
       this.#scroller.scrollTop = this.#scroller.scrollHeight - below;
     } catch {
       await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
