@@ -53,3 +53,25 @@ async def test_missed_messages_are_shown_with_few_updates(
     await ada.context.set_offline(False)
     await expect(page.locator('.message')).to_have_count(300)
     assert await num_layouts() - before < 100
+
+
+async def test_room_that_was_open_for_a_moment_is_read(
+    guests: Guests, server: ServerProcess
+) -> None:
+    """The server learns what a member has read, also if another room is opened."""
+    ada, bob = await guests.room(server.url, 'glance', 'Ada', 'Bob')
+    await ada.ask('POST', '/api/rooms', {'name': 'news-room'})
+    page = ada.page
+    assert page is not None
+    await bob.post('news-room', 'read me')
+    await expect(page.locator('#rooms .badge')).to_have_count(1)
+    link = page.locator('#rooms a', has_text='news-room')
+    await link.click()
+    async with page.expect_response('**/api/rooms/news-room/read') as read:
+        await ada.sees('read me')
+        await page.locator('#rooms a', has_text='glance').click()
+    assert 204 == (await read.value).status
+    await page.reload()
+    await ada.live(page)
+    await expect(link).to_be_visible()
+    await expect(page.locator('#rooms .badge')).to_have_count(0)

@@ -49,6 +49,8 @@ async function request(method: string, path: string, body?: unknown): Promise<Re
     method,
     headers,
     body: payload ?? null,
+    // A read mark is also sent if the page is closed meanwhile.
+    keepalive: method === 'PUT',
     signal: AbortSignal.timeout(body instanceof Blob ? 4 * TIMEOUT_MS : TIMEOUT_MS),
   });
   if (response.ok) return response;

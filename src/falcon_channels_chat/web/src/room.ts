@@ -55,7 +55,11 @@ export class RoomView {
     new ResizeObserver(() => {
       if (this.#isAtEnd) this.#scrollToEnd();
     }).observe(this.#scroller);
-    document.addEventListener('visibilitychange', () => this.markRead());
+    document.addEventListener('visibilitychange', () => {
+      this.markRead();
+      // A page that is closed becomes hidden first.
+      if (document.visibilityState === 'hidden') this.#sendReadMark();
+    });
   }
 
   #isAtEnd = true;
@@ -102,8 +106,7 @@ export class RoomView {
     for (const channel of this.#channels) channel.close();
     this.#channels = [];
     this.#typingChannel = null;
-    clearTimeout(this.#markReadTimer);
-    this.#markReadTimer = undefined;
+    this.#sendReadMark();
     for (const { timer } of this.#typists.values()) clearTimeout(timer);
     this.#typists.clear();
     this.#renderTyping();
@@ -176,15 +179,19 @@ export class RoomView {
     if (!last || !this.isRead || last.id <= this.#readUpTo) return;
     this.#readUpTo = last.id;
     this.parts.onRead(this.name);
-    const name = this.name;
     // If many messages arrive, the server gets one request for all of them.
-    this.#markReadTimer ??= setTimeout(() => {
-      this.#markReadTimer = undefined;
-      if (this.name !== name) return;
-      api.markRead(name, this.#readUpTo).catch(() => {
-        this.#readUpTo = 0;
-      });
-    }, MARK_READ_EVERY_MS);
+    this.#markReadTimer ??= setTimeout(() => this.#sendReadMark(), MARK_READ_EVERY_MS);
+  }
+
+  /** Send the read mark that waits, for example before another room is opened. */
+  #sendReadMark(): void {
+    if (this.#markReadTimer === undefined) return;
+    clearTimeout(this.#markReadTimer);
+    this.#markReadTimer = undefined;
+    const name = this.name;
+    api.markRead(name, this.#readUpTo).catch(() => {
+      if (this.name === name) this.#readUpTo = 0;
+    });
   }
 
   // --- loading -----------------------------------------------------------------------
