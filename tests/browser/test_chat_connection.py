@@ -254,3 +254,26 @@ async def test_leaving_shows_the_welcome_form_in_every_tab(
     await second.get_by_role('button', name='Leave the chat').click()
     await expect(second.get_by_label('Your name')).to_be_visible()
     await expect(first.get_by_label('Your name')).to_be_visible()
+
+
+async def test_connection_that_the_server_closes_for_good_is_shown_as_lost(
+    guests: Guests, server: ServerProcess
+) -> None:
+    """After a close code that ends the connection for good, the page says so.
+
+    The SDK does not reconnect after such a code. The page does, later or when the
+    device is online again.
+    """
+    sockets: list[WebSocketRoute] = []
+
+    def relay(socket: WebSocketRoute) -> None:
+        socket.connect_to_server()
+        sockets.append(socket)
+
+    ada = await guests.come(server.url, 'Ada')
+    await ada.context.route_web_socket('**/connection/websocket', relay)
+    page = await ada.open('lobby')
+    await sockets[0].close(code=3501, reason='bad request')
+    await expect(page.locator('#status-text')).to_have_text('connecting')
+    await page.evaluate("dispatchEvent(new Event('online'))")
+    await ada.live(page)

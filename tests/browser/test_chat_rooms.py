@@ -12,6 +12,7 @@ from support.asgi_servers import AsgiServer
 from support.chat_pages import chat_server
 from support.chat_pages import Guests
 from support.chat_pages import new_folder
+from support.processes import free_port
 from support.processes import ServerProcess
 
 pytestmark = [
@@ -75,3 +76,39 @@ async def test_room_that_was_open_for_a_moment_is_read(
     await ada.live(page)
     await expect(link).to_be_visible()
     await expect(page.locator('#rooms .badge')).to_have_count(0)
+
+
+async def test_page_shows_what_a_server_with_an_empty_database_has(
+    guests: Guests,
+) -> None:
+    """After a restart without its data, the page shows the messages of the server.
+
+    New messages have the ids of old ones. A room that the server does not know any
+    more can be created again.
+    """
+    port, secret = free_port(), {'CHAT_SECRET': 's' * 32}
+    with new_folder() as folder, chat_server(Path(folder), port, **secret) as server:
+        ada, bob = await guests.room(server.url, 'lobby', 'Ada', 'Bob')
+        for text in ('old one', 'old two', 'old three'):
+            await bob.say(text)
+        await ada.sees('old one', 'old two', 'old three')
+        (cy,) = await guests.room(server.url, 'garden', 'Cy')
+        await cy.say('an old flower')
+    assert ada.page is not None
+    assert cy.page is not None
+    await expect(ada.page.locator('#status-text')).to_have_text('connecting')
+    with new_folder() as folder, chat_server(Path(folder), port, **secret) as server:
+        await ada.live(ada.page)
+        await ada.sees()
+        await ada.say('new one')
+        await ada.sees('new one')
+        await bob.sees('new one')
+        await expect(cy.page.locator('#empty')).to_contain_text('no such room')
+        await cy.sees()
+        await cy.page.get_by_role('button', name='Create it').click()
+        await cy.live(cy.page)
+        await cy.say('a new flower')
+        await cy.sees('a new flower')
+        for guest in (ada, bob, cy):
+            assert guest.page is not None
+            await guest.page.close()

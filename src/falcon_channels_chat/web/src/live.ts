@@ -29,6 +29,8 @@ export interface ChannelEvents {
    * server cannot recover.
    */
   onSubscribed?(missed: boolean): void;
+  /** Called when the server has refused or ended the subscription. */
+  onRefused?(): void;
 }
 
 export class Live {
@@ -69,7 +71,10 @@ export class Live {
       // does not reconnect by itself.
       const ended = context.code === INVALID_SESSION || context.code === FORCED_DISCONNECT;
       if (ended) events.onSessionEnded();
-      else if (context.code !== 0) setTimeout(() => this.connect(), RECONNECT_MS);
+      else if (context.code !== 0) {
+        onConnecting();
+        setTimeout(() => this.connect(), RECONNECT_MS);
+      }
     });
     // When the network is back or the tab becomes visible, do not wait for the next
     // scheduled attempt.
@@ -88,9 +93,9 @@ export class Live {
     this.#client.disconnect();
   }
 
-  /** If the client waits for its next attempt to connect, connect now. */
+  /** If there is no connection, connect now, and do not wait for the next attempt. */
   reconnectNow(): void {
-    if (this.#client.state !== State.Connecting) return;
+    if (this.connected) return;
     this.#client.disconnect();
     this.#client.connect();
   }
@@ -115,6 +120,8 @@ export class Live {
     subscription.on('subscribed', (context) =>
       events.onSubscribed?.(context.wasRecovering && !context.recovered),
     );
+    // Code 0 means that this page has ended the subscription.
+    subscription.on('unsubscribed', (context) => context.code !== 0 && events.onRefused?.());
     subscription.subscribe();
     return new Channel(this.#client, subscription);
   }

@@ -90,6 +90,7 @@ export class RoomView {
           onJoin: (id, info) => this.parts.members.add({ id, name: nameFrom(info) }),
           onLeave: (id) => this.parts.members.remove(id),
           onSubscribed: (missed) => void this.#onSubscribed(name, missed),
+          onRefused: () => void this.#onRefused(name),
         },
         page.position,
       ),
@@ -228,11 +229,13 @@ export class RoomView {
 
   async #onSubscribed(name: string, missed: boolean): Promise<void> {
     if (missed) {
+      const before = [...this.#timeline.messages];
       const page = await this.#load(name);
       if (!page || this.name !== name) return;
-      this.#timeline.reset(page);
+      this.#timeline.reset(page, before);
       this.#isAtEnd = true;
-      this.render();
+      this.#readUpTo = 0;
+      this.#render();
       this.markRead();
       this.parts.showNotice(
         'You were offline for too long to receive every message, so the room was loaded again.',
@@ -245,6 +248,23 @@ export class RoomView {
     } catch {
       // The connection was lost. This function is called again after the next one.
     }
+  }
+
+  /** Called when the server has refused or ended the subscription to the room. */
+  async #onRefused(name: string): Promise<void> {
+    if (this.name !== name) return;
+    const page = await this.#load(name);
+    if (this.name !== name) return;
+    if (page) {
+      this.parts.showNotice('The server has ended the updates of this room. Reload the page.');
+      return;
+    }
+    // The room is gone. `#load` has said so.
+    this.#channels = [];
+    this.#typingChannel = null;
+    this.#timeline = new Timeline();
+    this.parts.members.reset([]);
+    this.render();
   }
 
   async #loadOlder(): Promise<void> {

@@ -11,11 +11,18 @@ export class Timeline {
   /** Whether the server has older messages. */
   more = false;
 
-  /** Replace all messages by a page of the newest messages. */
-  reset(page: MessagePage): void {
+  /**
+   * Replace all messages by a page of the newest messages.
+   *
+   * `before` are the messages that were known before the page was requested. Those that
+   * the page does not contain are removed: the server may have lost its database. Its
+   * new messages then have the ids of old ones.
+   */
+  reset(page: MessagePage, before: Message[] = []): void {
     const first = page.messages[0]?.id ?? 0;
     // Messages that arrived on the channel during the request are newer than the page.
-    const newer = this.messages.filter((message) => message.id >= first);
+    const known = new Set(before);
+    const newer = this.messages.filter((message) => message.id >= first && !known.has(message));
     this.messages = [...page.messages];
     this.more = page.more;
     for (const message of newer) this.upsert(message);
