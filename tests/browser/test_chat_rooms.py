@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from playwright.async_api import expect
+from playwright.async_api import Route
 import pytest
 from support.asgi_servers import AsgiServer
 from support.chat_pages import chat_server
@@ -112,3 +113,56 @@ async def test_page_shows_what_a_server_with_an_empty_database_has(
         for guest in (ada, bob, cy):
             assert guest.page is not None
             await guest.page.close()
+
+
+async def test_room_link_keeps_the_focus_when_a_message_arrives(
+    guests: Guests, server: ServerProcess
+) -> None:
+    """The list of rooms changes in place, so the keyboard focus stays where it is."""
+    ada, bob = await guests.room(server.url, 'focus', 'Ada', 'Bob')
+    await ada.ask('POST', '/api/rooms', {'name': 'focus-other'})
+    page = ada.page
+    assert page is not None
+    link = page.locator('#rooms a', has_text='focus-other')
+    await link.focus()
+    for number in ('1', '2'):
+        await bob.post('focus-other', number)
+        await expect(link.locator('.badge')).to_contain_text(number)
+        await expect(link).to_be_focused()
+    await page.keyboard.press('Enter')
+    await ada.sees('1', '2')
+    await expect(link).to_have_attribute('aria-current', 'page')
+    await expect(page.locator('#rooms a[aria-current]')).to_have_count(1)
+    await expect(link.locator('.badge')).to_have_count(0)
+
+
+async def test_news_that_arrive_while_the_rooms_are_loaded_are_not_lost(
+    guests: Guests, server: ServerProcess
+) -> None:
+    """The list has the rooms and messages that are newer than a slow answer."""
+    ada, bob = await guests.room(server.url, 'slow', 'Ada', 'Bob')
+    await ada.ask('POST', '/api/rooms', {'name': 'slow-known'})
+    page = ada.page
+    assert page is not None
+    known = page.locator('#rooms a', has_text='slow-known')
+    await expect(known).to_be_visible()
+    requested, answer = asyncio.Event(), asyncio.Event()
+
+    async def answer_slowly(route: Route) -> None:
+        response = await route.fetch()
+        requested.set()
+        await answer.wait()
+        await route.fulfill(response=response)
+
+    await page.route('**/api/rooms', answer_slowly)
+    await bob.ask('POST', '/api/rooms', {'name': 'slow-first'})
+    await requested.wait()
+    await bob.post('slow-known', 'hello')
+    await bob.ask('POST', '/api/rooms', {'name': 'slow-second'})
+    await expect(known.locator('.badge')).to_contain_text('1')
+    await bob.say('last news')
+    await ada.sees('last news')
+    answer.set()
+    for name in ('slow-first', 'slow-second'):
+        await expect(page.locator('#rooms a', has_text=name)).to_be_visible()
+    await expect(known.locator('.badge')).to_contain_text('1')

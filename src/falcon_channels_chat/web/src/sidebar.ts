@@ -17,6 +17,9 @@ export class RoomList {
   #rooms = new Map<string, RoomSummary>();
   #current = '';
   #loading: Promise<void> | null = null;
+  /** News that arrived while the list was being loaded. */
+  #newsWhileLoading: News[] = [];
+  #items = new Map<string, { signature: string; item: HTMLElement }>();
   readonly #list = byId('rooms');
 
   constructor(
@@ -42,7 +45,11 @@ export class RoomList {
     });
   }
 
-  /** Load the list again. Calls during a request share its answer. */
+  /**
+   * Load the list again. Calls during a request share its answer.
+   *
+   * The answer can be older than the news that arrive before it. They are handled again.
+   */
   reload(): Promise<void> {
     this.#loading ??= api
       .getRooms()
@@ -50,6 +57,7 @@ export class RoomList {
       .catch(() => undefined)
       .finally(() => {
         this.#loading = null;
+        for (const news of this.#newsWhileLoading.splice(0)) this.#onNews(news);
       });
     return this.#loading;
   }
@@ -69,6 +77,9 @@ export class RoomList {
 
   #setRooms(rooms: RoomSummary[]): void {
     this.#rooms = new Map(rooms.map((room) => [room.name, room]));
+    // The server learns a moment later that the member reads the open room.
+    const open = this.#rooms.get(this.#current);
+    if (open && this.isReading()) open.unread = 0;
     this.#render();
   }
 
@@ -80,6 +91,7 @@ export class RoomList {
   }
 
   #onNews(news: News): void {
+    if (this.#loading) this.#newsWhileLoading.push(news);
     const room = this.#rooms.get(news.room);
     if (!room) {
       void this.reload();
@@ -119,34 +131,48 @@ export class RoomList {
   }
 
   #render(): void {
-    setChildren(
-      this.#list,
-      [...this.#rooms.values()].map((room) => this.#item(room)),
-    );
+    // An element that has not changed stays, so that it keeps the keyboard focus.
+    const existingItems = this.#items;
+    const items: typeof existingItems = new Map();
+    for (const room of this.#rooms.values()) {
+      const signature = `${room.unread} ${room.name === this.#current}`;
+      const existing = existingItems.get(room.name);
+      if (existing?.signature === signature) items.set(room.name, existing);
+      else items.set(room.name, { signature, item: this.#item(room, existing?.item) });
+    }
+    this.#items = items;
+    setChildren(this.#list, [...items.values()].map(({ item }) => item));
     const unread = [...this.#rooms.values()].reduce((sum, room) => sum + room.unread, 0);
     byId('unread-elsewhere').hidden = unread === 0;
     const count = unread > 99 ? '99+' : String(unread);
     document.title = `${unread ? `(${count}) ` : ''}${this.#current ? `#${this.#current} · ` : ''}Falcon Chat`;
   }
 
-  #item(room: RoomSummary): HTMLElement {
-    const link = element(
-      'a',
-      { href: `/rooms/${encodeURIComponent(room.name)}` },
+  /** Return the entry of a room: `existing` with a new content, or a new one. */
+  #item(room: RoomSummary, existing?: HTMLElement): HTMLElement {
+    const item = existing ?? this.#newItem(room.name);
+    const link = item.firstElementChild!;
+    link.replaceChildren(
       element('span', { class: 'hash', 'aria-hidden': 'true' }, '#'),
       element('bdi', {}, room.name),
     );
     if (room.name === this.#current) link.setAttribute('aria-current', 'page');
+    else link.removeAttribute('aria-current');
+    link.classList.toggle('unread', room.unread > 0);
     if (room.unread > 0) {
-      link.classList.add('unread');
       link.append(
         element('span', { class: 'badge' }, room.unread > 99 ? '99+' : String(room.unread), element('span', { class: 'sr-only' }, ' unread')),
       );
     }
+    return item;
+  }
+
+  #newItem(name: string): HTMLElement {
+    const link = element('a', { href: `/rooms/${encodeURIComponent(name)}` });
     link.addEventListener('click', (event) => {
       if (event.ctrlKey || event.metaKey || event.shiftKey) return;
       event.preventDefault();
-      this.onOpen(room.name);
+      this.onOpen(name);
     });
     return element('li', {}, link);
   }
