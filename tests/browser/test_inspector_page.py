@@ -11,6 +11,7 @@ from pathlib import Path
 import re
 
 from playwright.async_api import Browser
+from playwright.async_api import Dialog
 from playwright.async_api import expect
 from playwright.async_api import Locator
 from playwright.async_api import Page
@@ -405,6 +406,50 @@ async def test_session_survives_a_reload_and_ends_with_the_logout(
     await page.get_by_role('button', name='Log out').click()
     await expect(page.get_by_label('Key')).to_be_focused()
     await page.reload()
+    await expect(page.get_by_label('Key')).to_be_focused()
+
+
+@on_sqlite
+async def test_double_click_logs_in_once(
+    page: Page, server: ServerProcess, crowd: Crowd
+) -> None:
+    """The login form is sent once, and a form without a key is not sent."""
+    bodies: list[str | None] = []
+    page.on(
+        'request',
+        lambda request: (
+            bodies.append(request.post_data) if request.url.endswith('login') else None
+        ),
+    )
+    await page.goto(f'{server.url}/_channels')
+    await page.get_by_label('Key').fill(KEY)
+    await page.get_by_role('button', name='Log in').dblclick()
+    await expect(page.locator('h1#title')).to_be_focused()
+    await expect(page.locator('h1#title')).to_have_text('Processes')
+    assert 1 == len(bodies)
+
+
+@on_sqlite
+async def test_logout_without_an_answer_does_not_look_like_a_logout(
+    page: Page, server: ServerProcess, crowd: Crowd
+) -> None:
+    """If the cookie is still valid, the page says so, and stays as it is."""
+    texts: list[str] = []
+
+    async def read(dialog: Dialog) -> None:
+        texts.append(dialog.message)
+        await dialog.accept()
+
+    page.on('dialog', read)
+    await log_in(page, server, KEY, 'slow')
+    path = '**/api/logout'
+    await page.route(path, lambda route: route.abort('connectionrefused'))
+    await page.get_by_role('button', name='Log out').click()
+    await until(lambda: texts)
+    assert ['You are still logged in: The server does not answer.'] == texts
+    await expect(page.locator('#title')).to_have_text('Slow readers')
+    await page.unroute(path)
+    await page.get_by_role('button', name='Log out').click()
     await expect(page.get_by_label('Key')).to_be_focused()
 
 

@@ -27,6 +27,7 @@ const RETRY_MS = 5000;
 let session: Session | null = null;
 let view: View | null = null;
 let timer = 0;
+let isLoggingIn = false;
 /** Counts the views, so that an answer for an earlier one is dropped. */
 let number = 0;
 
@@ -133,13 +134,31 @@ function showInspector(found: Session): void {
 async function onLogin(): Promise<void> {
   const field = byId<HTMLInputElement>('key');
   const key = field.value.trim();
+  // A double click sends the form twice, the second time without a key.
+  if (isLoggingIn || !key) return;
+  isLoggingIn = true;
   // The key stays nowhere in the page.
   field.value = '';
   try {
     showInspector(await login(key));
   } catch (error) {
     showLogin((error as Error).message);
+  } finally {
+    isLoggingIn = false;
   }
+}
+
+async function onLogout(): Promise<void> {
+  try {
+    await logout();
+  } catch (error) {
+    if (!(error instanceof ApiError && error.status === 401)) {
+      // The cookie is still valid, and everybody who opens this page is logged in.
+      alert(`You are still logged in: ${(error as Error).message}`);
+      return;
+    }
+  }
+  showLogin('');
 }
 
 async function start(): Promise<void> {
@@ -148,11 +167,7 @@ async function start(): Promise<void> {
     event.preventDefault();
     void onLogin();
   });
-  byId('logout').addEventListener('click', () => {
-    void logout()
-      .catch(() => undefined)
-      .finally(() => showLogin(''));
-  });
+  byId('logout').addEventListener('click', () => void onLogout());
   document.querySelector('.skip')!.addEventListener('click', (event) => {
     event.preventDefault();
     byId('title').focus();
