@@ -5,6 +5,7 @@ Two workers share a broker. A request of the page reaches any of them.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from playwright.async_api import Dialog
 from playwright.async_api import expect
 from playwright.async_api import Locator
 from playwright.async_api import Page
+from playwright.async_api import Route
 import pytest
 import pytest_asyncio
 from support.inspected_crowd import Crowd
@@ -407,6 +409,48 @@ async def test_session_survives_a_reload_and_ends_with_the_logout(
     await expect(page.get_by_label('Key')).to_be_focused()
     await page.reload()
     await expect(page.get_by_label('Key')).to_be_focused()
+
+
+@on_sqlite
+async def test_older_pages_of_the_history_stay_while_publications_arrive(
+    page: Page, server: ServerProcess, crowd: Crowd
+) -> None:
+    """Older pages have no gap, and stay until the newest one is opened again."""
+    for number in range(1, 61):
+        await crowd.publish('rooms:pages', number)
+    await log_in(page, server, KEY, 'channel/rooms%3Apages')
+    offsets = rows(page, 'Stored publications, newest first').locator('td:first-child')
+    await expect(offsets).to_have_text([str(n) for n in range(60, 40, -1)])
+    older = page.get_by_role('button', name='Older')
+    newest = page.get_by_role('button', name='Newest')
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    async def answer_slowly(route: Route) -> None:
+        if 'before' in (route.request.post_data or ''):
+            asked.set()
+            await answer.wait()
+        await route.continue_()
+
+    await page.route('**/api/log', answer_slowly)
+    await older.dblclick()
+    await asked.wait()
+    await crowd.publish('rooms:pages', 61)
+    await expect(fact(page, 'Offset')).to_have_text('61')
+    answer.set()
+    await expect(offsets).to_have_text([str(n) for n in range(60, 20, -1)])
+    await crowd.publish('rooms:pages', 62)
+    await expect(fact(page, 'Offset')).to_have_text('62')
+    await page.unroute('**/api/log')
+    await page.route('**/api/log', lambda route: route.abort('connectionrefused'))
+    await older.click()
+    await expect(
+        page.get_by_text('were not read: The server does not answer.')
+    ).to_be_visible()
+    await expect(offsets).to_have_count(40)
+    await page.unroute('**/api/log')
+    await newest.click()
+    await expect(offsets).to_have_text([str(n) for n in range(62, 42, -1)])
+    await expect(newest).to_be_hidden()
 
 
 @on_sqlite

@@ -93,6 +93,8 @@ export class Channel implements View {
   private readonly presenceSection = element('section', { hidden: '' }, element('h2', {}, 'Presence'), this.presence.element);
   private readonly log: Table<Shown>;
   private readonly older = button('Older', () => void this.loadOlder());
+  private readonly toNewest = button('Newest', () => void this.showNewest(), { hidden: '' });
+  private readonly logNote = element('p', { class: 'quiet', role: 'status' });
   private readonly tailButton = button('Start the live tail', () => this.toggleTail());
   private readonly tailNote = element('p', { class: 'quiet', role: 'status' });
   private readonly tailTable: Table<Shown>;
@@ -101,6 +103,9 @@ export class Channel implements View {
   private following: AbortController | null = null;
   private pages: PublicationFacts[] = [];
   private newest: LogPage | null = null;
+  /** Whether the person reads older pages. They stay as they are until `showNewest`. */
+  private isBrowsing = false;
+  private isLoadingOlder = false;
   readonly element: HTMLElement;
 
   constructor(
@@ -127,7 +132,7 @@ export class Channel implements View {
         this.tailTable.element,
       ),
       canWrite ? this.publishForm() : null,
-      element('section', {}, element('h2', {}, 'History'), this.log.element, this.older),
+      element('section', {}, element('h2', {}, 'History'), this.log.element, this.older, this.toNewest, this.logNote),
     );
   }
 
@@ -154,9 +159,8 @@ export class Channel implements View {
     this.showSubscribers(answer);
     this.presenceSection.hidden = answer.presence === undefined;
     this.presence.update(answer.presence ?? []);
-    if (this.newest?.position.offset !== position.offset || this.newest.position.epoch !== position.epoch) {
-      await this.loadNewest();
-    }
+    if (this.newest?.position.epoch !== position.epoch) await this.showNewest();
+    else if (!this.isBrowsing && this.newest.position.offset !== position.offset) await this.loadNewest();
   }
 
   private showSubscribers({ subscribers, num_subscribers, position }: ChannelFacts): void {
@@ -173,28 +177,44 @@ export class Channel implements View {
 
   // --- history -----------------------------------------------------------------------
 
+  private async showNewest(): Promise<void> {
+    this.isBrowsing = false;
+    await this.loadNewest();
+  }
+
   private async loadNewest(): Promise<void> {
-    this.newest = await call<LogPage>('log', { channel: this.channel });
-    this.pages = this.newest.publications;
-    this.showLog(this.newest.publications.length);
+    const newest = await call<LogPage>('log', { channel: this.channel });
+    if (this.isBrowsing) return;
+    this.newest = newest;
+    this.pages = newest.publications;
+    this.logNote.textContent = '';
+    this.showLog(newest.publications.length);
   }
 
   private async loadOlder(): Promise<void> {
     const last = this.pages.at(-1);
-    if (last === undefined || this.newest === null) return;
+    if (last === undefined || this.newest === null || this.isLoadingOlder) return;
+    this.isBrowsing = true;
+    this.isLoadingOlder = true;
     const before = { offset: last.offset, epoch: this.newest.position.epoch };
     try {
       const page = await call<LogPage>('log', { channel: this.channel, before });
+      // Meanwhile, the newest page was opened again.
+      if (this.pages.at(-1) !== last) return;
       this.pages = [...this.pages, ...page.publications];
+      this.logNote.textContent = '';
       this.showLog(page.publications.length);
-    } catch {
-      // The log was replaced. The next refresh reads the new one.
-      this.newest = null;
+    } catch (error) {
+      this.logNote.textContent = `The older publications were not read: ${(error as Error).message}`;
+    } finally {
+      this.isLoadingOlder = false;
+      this.toNewest.hidden = !this.isBrowsing;
     }
   }
 
   private showLog(numLoaded: number): void {
     this.older.hidden = numLoaded < 20;
+    this.toNewest.hidden = !this.isBrowsing;
     this.log.update(this.pages.map((publication) => ({ key: String(publication.offset), publication })));
   }
 
