@@ -454,6 +454,19 @@ async def test_older_pages_of_the_history_stay_while_publications_arrive(
 
 
 @on_sqlite
+async def test_test_message_is_published_as_it_was_typed(
+    page: Page, server: ServerProcess, crowd: Crowd
+) -> None:
+    """JavaScript has no exact large integers, but the published data has."""
+    await log_in(page, server, WRITE_KEY, 'channel/rooms%3Atyped')
+    await page.get_by_label('Data, in JSON').fill('{"id": 12345678901234567890}')
+    await page.get_by_role('button', name='Publish').click()
+    await expect(page.get_by_text('Published with offset 1.')).to_be_visible()
+    stored = rows(page, 'Stored publications, newest first')
+    await expect(stored.locator('code')).to_have_text('{"id":12345678901234567890}')
+
+
+@on_sqlite
 async def test_double_click_logs_in_once(
     page: Page, server: ServerProcess, crowd: Crowd
 ) -> None:

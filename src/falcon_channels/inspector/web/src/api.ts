@@ -17,13 +17,14 @@ export class ApiError extends Error {
   }
 }
 
-async function post(method: string, body: unknown, signal: AbortSignal): Promise<Response> {
+/** Post a body of JSON. */
+async function post(method: string, body: string, signal: AbortSignal): Promise<Response> {
   let response: Response;
   try {
     response = await fetch(new URL(method, API), {
       method: 'POST',
       headers: { 'Content-Type': 'application/json' },
-      body: JSON.stringify(body),
+      body,
       signal,
     });
   } catch (error) {
@@ -51,7 +52,15 @@ export function resetMissing(): void {
 export const numMissing = () => missing;
 
 /** Call a method; return its result. */
-export async function call<T>(method: string, body: unknown = {}): Promise<T> {
+export const call = <T>(method: string, body: unknown = {}) => callWithJson<T>(method, JSON.stringify(body));
+
+/** Publish data that is JSON. Its text is sent as it is, so that no number changes. */
+export function publish(channel: string, data: string, skipHistory: boolean): Promise<{ offset: number }> {
+  const fields = JSON.stringify({ channel, skip_history: skipHistory });
+  return callWithJson('publish', `${fields.slice(0, -1)},"data":${data}}`);
+}
+
+async function callWithJson<T>(method: string, body: string): Promise<T> {
   const response = await post(method, body, AbortSignal.timeout(TIMEOUT_MS));
   const answer = (await response.json()) as { result: T; error?: { message: string } };
   if (answer.error) throw new ApiError(200, answer.error.message);
@@ -72,7 +81,7 @@ export interface TailListener {
 
 /** Follow a channel until the signal is aborted, or until the channel has ended. */
 export async function tail(channel: string, listener: TailListener, signal: AbortSignal): Promise<void> {
-  const response = await post('tail', { channel }, signal);
+  const response = await post('tail', JSON.stringify({ channel }), signal);
   const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader();
   let text = '';
   for (;;) {

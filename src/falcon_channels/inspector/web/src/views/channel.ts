@@ -1,6 +1,6 @@
 /** One channel: route, position, subscribers, presence, log, live tail, test message. */
 
-import { call, tail } from '../api';
+import { call, publish, tail } from '../api';
 import { button, element, Facts, foreign, Table, userLink, visible } from '../dom';
 import type { Column } from '../dom';
 import { bytes, clock, count, dateTime } from '../format';
@@ -280,15 +280,13 @@ export class Channel implements View {
   }
 
   private async publish(text: string, skipHistory: boolean): Promise<string> {
-    let data: unknown;
     try {
-      data = JSON.parse(text);
+      JSON.parse(text);
     } catch (error) {
       return `This is not JSON: ${(error as Error).message}`;
     }
     try {
-      const body = { channel: this.channel, data, skip_history: skipHistory };
-      const { offset } = await call<{ offset: number }>('publish', body);
+      const { offset } = await publish(this.channel, text, skipHistory);
       return offset ? `Published with offset ${offset}.` : 'Published.';
     } catch (error) {
       return `Not published: ${(error as Error).message}`;
