@@ -467,6 +467,50 @@ async def test_test_message_is_published_as_it_was_typed(
 
 
 @on_sqlite
+async def test_live_tail_of_a_busy_channel_is_shown_with_few_updates(
+    page: Page, server: ServerProcess, crowd: Crowd
+) -> None:
+    """The page stays usable, however many publications a second arrive."""
+    await log_in(page, server, KEY, 'channel/rooms%3Abusy')
+    await page.get_by_role('button', name='Start the live tail').click()
+    await expect(fact(page, 'Subscribers')).to_have_text('1')
+    live = rows(page, 'Live publications, newest first')
+    await page.evaluate(
+        """() => {
+          window.numUpdates = 0;
+          const table = [...document.querySelectorAll('[role=region]')].find(
+            (region) => region.ariaLabel.startsWith('Live'),
+          );
+          new MutationObserver(() => { window.numUpdates += 1; }).observe(
+            table.querySelector('tbody'), { childList: true },
+          );
+        }"""
+    )
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(60):
+            tasks.create_task(crowd.publish('rooms:busy', number))
+    await crowd.publish('rooms:busy', 'last')
+    await expect(live.first.locator('code')).to_have_text('"last"')
+    await expect(live).to_have_count(61)
+    assert await page.evaluate('window.numUpdates') < 30
+
+
+@on_sqlite
+async def test_live_tail_says_that_its_connection_was_lost(
+    page: Page, server: ServerProcess, crowd: Crowd
+) -> None:
+    """A tail that ends without an announcement does not seem to wait."""
+    await log_in(page, server, KEY, 'channel/rooms%3Aquiet')
+    body = 'event: begin\ndata: {}\n\n'
+    await page.route('**/api/tail', lambda route: route.fulfill(body=body))
+    await page.get_by_role('button', name='Start the live tail').click()
+    await expect(
+        page.get_by_text('The tail has ended: the connection was lost')
+    ).to_be_visible()
+    await expect(page.get_by_role('button', name='Start the live tail')).to_be_visible()
+
+
+@on_sqlite
 async def test_double_click_logs_in_once(
     page: Page, server: ServerProcess, crowd: Crowd
 ) -> None:

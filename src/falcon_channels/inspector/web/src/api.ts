@@ -3,6 +3,8 @@
 import type { PublicationFacts, Session } from './types';
 
 const TIMEOUT_MS = 15_000;
+/** A live tail ends after this time without data. The server sends some every two seconds. */
+const TAIL_SILENCE_MS = 15_000;
 
 /** The folder of the API, next to the folder of this script. */
 const API = new URL(/* @vite-ignore */ '../api/', import.meta.url);
@@ -84,17 +86,25 @@ export async function tail(channel: string, listener: TailListener, signal: Abor
   const response = await post('tail', JSON.stringify({ channel }), signal);
   const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader();
   let text = '';
+  let isEnded = false;
+  let timer = 0;
   for (;;) {
-    const { value, done } = await reader.read();
+    timer = window.setTimeout(() => void reader.cancel(), TAIL_SILENCE_MS);
+    const { value, done } = await reader.read().finally(() => clearTimeout(timer));
     if (done) break;
     const blocks = (text + value).split('\n\n');
     text = blocks.pop()!;
-    for (const block of blocks) handleBlock(block, listener);
+    for (const block of blocks) isEnded = handleBlock(block, listener) || isEnded;
   }
+  // The server has not announced the end, or the network is silent.
+  if (!isEnded) listener.onEnd('the connection was lost');
 }
 
-/** Handle one event of the stream: the lines `event: name` and `data: json`. */
-function handleBlock(block: string, listener: TailListener): void {
+/**
+ * Handle one event of the stream: the lines `event: name` and `data: json`.
+ * Return whether it is the end.
+ */
+function handleBlock(block: string, listener: TailListener): boolean {
   const fields = new Map(
     block.split('\n').map((line) => {
       const colon = line.indexOf(': ');
@@ -102,8 +112,10 @@ function handleBlock(block: string, listener: TailListener): void {
     }),
   );
   const data = fields.get('data');
-  if (data === undefined) return;
+  if (data === undefined) return false;
   const media: unknown = JSON.parse(data);
   if (fields.get('event') === 'publication') listener.onPublication(media as PublicationFacts);
-  if (fields.get('event') === 'end') listener.onEnd((media as { reason: string }).reason);
+  if (fields.get('event') !== 'end') return false;
+  listener.onEnd((media as { reason: string }).reason);
+  return true;
 }

@@ -9,6 +9,8 @@ import type { View } from '../view';
 
 /** Largest number of publications in the live tail. */
 const MAX_TAIL = 100;
+/** The live tail is shown at most once in this time, however many publications arrive. */
+const SHOW_TAIL_EVERY_MS = 200;
 
 function explainLink(channel: string, offset: number): HTMLElement {
   const href = `#/explain/${encodeURIComponent(channel)}/${offset}`;
@@ -100,6 +102,7 @@ export class Channel implements View {
   private readonly tailTable: Table<Shown>;
   private tailed: Shown[] = [];
   private numTailed = 0;
+  private tailTimer = 0;
   private following: AbortController | null = null;
   private pages: PublicationFacts[] = [];
   private newest: LogPage | null = null;
@@ -252,7 +255,10 @@ export class Channel implements View {
   private addToTail(publication: PublicationFacts): void {
     this.numTailed += 1;
     this.tailed = [{ key: String(this.numTailed), publication }, ...this.tailed].slice(0, MAX_TAIL);
-    this.tailTable.update(this.tailed);
+    this.tailTimer ||= window.setTimeout(() => {
+      this.tailTimer = 0;
+      this.tailTable.update(this.tailed);
+    }, SHOW_TAIL_EVERY_MS);
   }
 
   // --- test message ------------------------------------------------------------------
