@@ -166,3 +166,62 @@ async def test_news_that_arrive_while_the_rooms_are_loaded_are_not_lost(
     for name in ('slow-first', 'slow-second'):
         await expect(page.locator('#rooms a', has_text=name)).to_be_visible()
     await expect(known.locator('.badge')).to_contain_text('1')
+
+
+async def test_older_messages_are_loaded_although_the_member_cannot_scroll(
+    guests: Guests, server: ServerProcess
+) -> None:
+    """All messages can be reached on a tall screen, and after an error."""
+    ada = await guests.come(server.url, 'Ada', viewport={'width': 1200, 'height': 2900})
+    await ada.ask('POST', '/api/rooms', {'name': 'tall'})
+    texts = [str(number) for number in range(80)]
+    for text in texts:
+        await ada.post('tall', text)
+    failures: list[str] = []
+
+    async def fail_once(route: Route) -> None:
+        if failures:
+            await route.continue_()
+            return
+        failures.append(route.request.url)
+        await route.abort('connectionreset')
+
+    await ada.context.route('**/api/rooms/tall/messages?*', fail_once)
+    page = await ada.open('tall')
+    await ada.sees(*texts)
+    assert 1 == len(failures)
+    await expect(page.locator('#beginning')).to_be_visible()
+
+
+async def test_created_room_has_the_address_of_its_name(
+    guests: Guests, server: ServerProcess
+) -> None:
+    """A room that is created at another spelling of its name is opened by its name."""
+    ada = await guests.come(server.url, 'Ada')
+    page = await ada.tab()
+    await page.goto(f'{server.url}/rooms/My%20Garden')
+    await page.get_by_role('button', name='Create it').click()
+    await ada.live(page)
+    assert f'{server.url}/rooms/my-garden' == page.url
+    current = page.locator('#rooms a[aria-current]')
+    await expect(current).to_contain_text('my-garden')
+    await expect(page).to_have_title('#my-garden · Falcon Chat')
+
+
+async def test_skip_link_keeps_what_the_member_prepared(
+    guests: Guests, server: ServerProcess
+) -> None:
+    """The link to the message field does not open the room again."""
+    ada, bob = await guests.room(server.url, 'skipping', 'Ada', 'Bob')
+    page = ada.page
+    assert page is not None
+    await ada.say('helo')
+    await page.get_by_label('Edit this message').click()
+    field = page.get_by_label('Message', exact=True)
+    await field.fill('hello')
+    await page.locator('.skip').focus()
+    await page.keyboard.press('Enter')
+    await expect(field).to_be_focused()
+    await expect(field).to_have_value('hello')
+    await page.keyboard.press('Enter')
+    await bob.sees('hello')

@@ -100,6 +100,7 @@ async function startChat(me: Me): Promise<void> {
     members: new MemberList(me.id),
     showNotice,
     onRead: (name) => rooms.markRead(name),
+    onCreated: (name) => openRoom(name),
   });
   const composer = new Composer({
     send: (text, file) => {
@@ -130,7 +131,10 @@ async function startChat(me: Me): Promise<void> {
     history.pushState(null, '', `/rooms/${encodeURIComponent(name)}`);
     show(name);
   };
-  addEventListener('popstate', () => show(roomFromAddress()));
+  addEventListener('popstate', () => {
+    // The link "Skip to the message field" changes the address, but not the room.
+    if (roomFromAddress() !== room.name) show(roomFromAddress());
+  });
   byId('leave').addEventListener('click', () => {
     api.leave().then(() => {
       drafts.clear();

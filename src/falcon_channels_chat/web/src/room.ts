@@ -32,6 +32,8 @@ export interface RoomParts {
   members: MemberList;
   showNotice(text: string): void;
   onRead(room: string): void;
+  /** Called when the user has created the room of the address; its name may differ. */
+  onCreated(room: string): void;
 }
 
 export class RoomView {
@@ -152,6 +154,9 @@ export class RoomView {
     byId('quiet').hidden = !isEmpty || this.#channels.length === 0;
     if (this.#isAtEnd) this.#scrollToEnd();
     this.#renderToNewest();
+    // On a tall screen, all messages fit, and the user cannot scroll up.
+    const { scrollHeight, clientHeight } = this.#scroller;
+    if (scrollHeight <= clientHeight) void this.#loadOlder();
   }
 
   scrollToEnd(): void {
@@ -220,7 +225,7 @@ export class RoomView {
     const create = element('button', { type: 'button', class: 'primary' }, 'Create it');
     create.addEventListener('click', () => {
       api.createRoom(name).then(
-        (created) => void this.open(created.name),
+        (created) => this.name === name && this.parts.onCreated(created.name),
         (problem: Error) => this.parts.showNotice(problem.message),
       );
     });
@@ -275,7 +280,7 @@ export class RoomView {
     const name = this.name;
     try {
       const page = await api.getOlderMessages(name, first.id);
-      if (this.name !== name || this.#timeline.messages[0] !== first) return;
+      if (this.name !== name || this.#timeline.messages[0]?.id !== first.id) return;
       // Older messages are added above, so the distance to the end stays the same.
       const below = this.#scroller.scrollHeight - this.#scroller.scrollTop;
       byId('older').hidden = true;
@@ -288,6 +293,9 @@ export class RoomView {
       byId('older').hidden = true;
       this.#loadingOlder = false;
     }
+    // After an error, and if the page did not fill the view: at the beginning, the user
+    // cannot scroll up any further.
+    if (this.#scroller.scrollTop < LOAD_OLDER_PX) void this.#loadOlder();
   }
 
   // --- scrolling ---------------------------------------------------------------------
