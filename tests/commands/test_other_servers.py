@@ -21,6 +21,11 @@ from falcon_channels.commands import client
 COMMAND = str(Path(sys.executable).with_name('falcon-channels'))
 NOT_UTF_8 = os.fsdecode(b'\xff')
 
+FIELDS = [
+    *('answers', 'channels', 'connections', 'nodes', 'num_clients', 'num_nodes'),
+    *('num_users', 'presence', 'publications', 'responses', 'total'),
+]
+POSITION = {'offset': 1, 'epoch': 'e'}
 ANSWERS = [
     b'',
     b'{}',
@@ -33,24 +38,39 @@ ANSWERS = [
     b'{"error": "wrong"}',
     b'{"error": {"code": "x"}}',
     b'{"error": {"code": 1}}',
+    b'{"result": {}}',
+    json.dumps({'result': dict.fromkeys(FIELDS, 'x')}).encode(),
+    json.dumps({'result': {name: {'a': 1} for name in FIELDS} | POSITION}).encode(),
 ]
 #: An inspector gives it to a client without a session.
 ANSWER_OF_AN_INSPECTOR = b'{"result": null}'
 WORDS = [
     ['publish', 'rooms:a', '1'],
+    ['broadcast', '1', 'rooms:a', 'rooms:b'],
     ['finish', 'rooms:a'],
     ['history', 'rooms:a'],
+    ['history', 'rooms:a', '--position'],
     ['tail', 'rooms:a'],
+    ['presence', 'rooms:a'],
+    ['presence', 'rooms:a', '--count'],
+    ['explain', 'rooms:a', '1', '--user', 'ann'],
+    ['explain', '--user', 'ann', '--record-s', '1'],
     ['info'],
     ['channels'],
+    ['connections'],
     ['disconnect', 'ann'],
+    ['unsubscribe', 'ann', 'rooms:a'],
+    ['revoke', 'ann', 'rooms:a'],
     ['inspect'],
 ]
+#: Commands that need a position only, which the last answer has.
+NEEDS_A_POSITION = ['publish', 'finish']
 CASES = [
-    pytest.param(words, answer, id=f'{words[0]} {answer[:20]!r}')
+    pytest.param(words, answer, id=f'{" ".join(words)} {number}')
     for words in WORDS
-    for answer in ANSWERS
+    for number, answer in enumerate(ANSWERS)
     if words != ['inspect'] or answer != ANSWER_OF_AN_INSPECTOR
+    if words[0] not in NEEDS_A_POSITION or answer != ANSWERS[-1]
 ]
 
 
@@ -58,11 +78,12 @@ class Fixed(http.server.BaseHTTPRequestHandler):
     """Gives the same answer to each request."""
 
     answer = b''
+    status = 200
 
     def do_POST(self) -> None:
         """Give the answer."""
         self.rfile.read(int(self.headers['Content-Length']))
-        self.send_response(200)
+        self.send_response(self.status)
         self.end_headers()
         self.wfile.write(self.answer)
 
@@ -74,7 +95,7 @@ class Fixed(http.server.BaseHTTPRequestHandler):
 def serve() -> Iterator[Callable[[bytes], str]]:
     """Start a server with one answer; return its URL."""
     with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Fixed) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=[0.01])
         thread.start()
 
         def start(answer: bytes) -> str:
@@ -107,6 +128,19 @@ def test_answer_of_another_server_is_an_error(
         words = [*words, '--url', url]
     said = Shell(capsys).error(*words)
     assert 'did not answer as a server API' in said or 'not as an inspector' in said
+    assert 'channels.add_' in said
+
+
+def test_request_that_is_too_large_says_which_option_limits_it(
+    serve: Callable[[bytes], str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With status 413, the address is right: the message names the limit instead."""
+    monkeypatch.setattr(Fixed, 'status', 413)
+    url = serve(b'')
+    said = Shell(capsys).error('publish', 'rooms:a', '1', '--url', url)
+    assert 'max_body_bytes of channels.add_api' in said
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,23 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
+import msgspec
+
 from falcon_channels.commands import client
 from falcon_channels.commands.publish import add_payload_arguments
 from falcon_channels.commands.publish import payload
 
 #: Largest number of channels in a request.
 _MAX_CHANNELS = 1000
+
+
+class _Response(msgspec.Struct):
+    result: client.Published | None = None
+    error: client.ApiError | None = None
+
+
+class _Answer(msgspec.Struct):
+    responses: list[_Response]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,8 +41,11 @@ def _broadcast(args: argparse.Namespace) -> None:
     request = payload(args)
     failed = 0
     for names in _batches(args.channels):
-        answer = api.call('broadcast', channels=names, **request)
-        for name, response in zip(names, answer['responses'], strict=True):
+        answer = api.call('broadcast', _Answer, channels=names, **request)
+        responses = answer['responses']
+        if len(responses) != len(names):
+            raise api.no_api(f'{len(responses)} responses for {len(names)} channels')
+        for name, response in zip(names, responses, strict=True):
             failed += 'error' in response
             client.show({'channel': name, **(response.get('result') or response)})
     if failed:

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import argparse
 
+import msgspec
+
 from falcon_channels.commands import client
+
+
+class _Channel(msgspec.Struct):
+    num_clients: int
+
+
+class _Answer(msgspec.Struct):
+    channels: dict[str, _Channel]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +34,6 @@ def channels(args: argparse.Namespace) -> int:
 
 
 def _channels(args: argparse.Namespace) -> None:
-    found = client.ApiClient(args).call('channels', pattern=args.pattern)['channels']
-    for name, facts in found.items():
+    answer = client.ApiClient(args).call('channels', _Answer, pattern=args.pattern)
+    for name, facts in answer['channels'].items():
         client.show_line(f'{facts["num_clients"]:8d} {name}')

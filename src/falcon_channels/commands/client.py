@@ -36,6 +36,12 @@ class CommandError(Exception):
     """A command failed; the message is for its user."""
 
 
+#: What to do if another program answers.
+_NO_API_HINT = (
+    'call channels.add_api(app, keys=...) in the app, and give its address with --url '
+    f'or {URL_VARIABLE}'
+)
+
 #: What to do after an error of the API, by its code.
 _HINTS = {102: 'check the name, or add a route for it with channels.add_route'}
 
@@ -98,11 +104,37 @@ def default_url() -> str:
     return os.environ.get(URL_VARIABLE, DEFAULT_URL)
 
 
-class _Error(msgspec.Struct):
+class ApiError(msgspec.Struct):
     """The error in an answer of the API."""
 
     code: int
     message: str
+
+
+class NoFields(msgspec.Struct):
+    """A result without fields that a command needs."""
+
+
+class Published(msgspec.Struct):
+    """The result of a publication."""
+
+    offset: int
+    epoch: str
+
+
+class Publication(msgspec.Struct):
+    """The fields of a stored publication that a command needs."""
+
+    offset: int
+    data: Any
+
+
+class Page(msgspec.Struct):
+    """The result of ``history``."""
+
+    publications: list[Publication]
+    offset: int
+    epoch: str
 
 
 class ApiClient:
@@ -122,8 +154,14 @@ class ApiClient:
         if self._url.scheme == 'http' and not _is_loopback(self._url.hostname or ''):
             say(f'warning: the key is sent unencrypted to {self._url.hostname}')
 
-    def call(self, method: str, **request: Any) -> Any:
-        """Return the result of a method.
+    def call(self, method: str, shape: type, /, **request: Any) -> Any:
+        """Return the result of a method, as it was decoded from JSON.
+
+        Args:
+            method: Name of the method.
+            shape: A `msgspec.Struct` with the fields that the caller needs. The result
+                may have more fields.
+            request: Fields of the request.
 
         Raises:
             UnreachableError: The server did not answer in time.
@@ -134,19 +172,29 @@ class ApiClient:
             response = self._send(connection, method, request)
             with self._network_errors():
                 body = response.read(_MAX_ANSWER_BYTES + 1)
-        result = self._decode(body).get('result')
-        if not isinstance(result, dict):
-            raise self._no_api()
-        return result
+        return self._checked(self._decode(body).get('result'), shape)
+
+    def _checked(self, value: Any, shape: type) -> Any:
+        """Return a value that has the fields of a type.
+
+        Raises:
+            CommandError: A field is missing or has another type.
+        """
+        try:
+            msgspec.convert(value, shape)
+        except msgspec.ValidationError as ex:
+            raise self.no_api(str(ex)) from None
+        return value
 
     @contextlib.contextmanager
     def stream(
-        self, method: str, silence_s: float, **request: Any
+        self, method: str, shape: type, /, *, silence_s: float, **request: Any
     ) -> Iterator[Iterator[dict[str, Any]]]:
         """Call a method whose answer is a stream; yield its lines, decoded.
 
         Args:
             method: Name of the method.
+            shape: A `msgspec.Struct` with the fields that a line may have.
             silence_s: Longest time in seconds without a line, before the timeout.
             request: Fields of the request.
 
@@ -157,9 +205,11 @@ class ApiClient:
         """
         timeout_s = silence_s + self._timeout_s
         with contextlib.closing(self._connect(timeout_s)) as connection:
-            yield self._lines(self._send(connection, method, request))
+            yield self._lines(self._send(connection, method, request), shape)
 
-    def _lines(self, response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
+    def _lines(
+        self, response: http.client.HTTPResponse, shape: type
+    ) -> Iterator[dict[str, Any]]:
         while True:
             with self._network_errors():
                 line = response.readline(_MAX_ANSWER_BYTES + 1)
@@ -172,22 +222,26 @@ class ApiClient:
                     raise UnreachableError(
                         f'{self._url.geturl()} ended the stream'
                     ) from None
-            yield self._decode(line)
+            yield self._checked(self._decode(line), shape)
 
     def _decode(self, body: bytes) -> dict[str, Any]:
         if len(body) > _MAX_ANSWER_BYTES:
             raise CommandError(f'the answer exceeds {_MAX_ANSWER_BYTES} bytes')
         try:
             answer = msgspec.json.decode(body, type=dict[str, Any])
-            error = msgspec.convert(answer.get('error'), _Error | None)
+            error = msgspec.convert(answer.get('error'), ApiError | None)
         except (ValueError, RecursionError):
-            raise self._no_api() from None
+            raise self.no_api('the answer is not JSON of this API') from None
         if error is not None:
             raise ApiCallError(error.code, error.message)
         return answer
 
-    def _no_api(self) -> CommandError:
-        return CommandError(f'{self._url.geturl()} did not answer as a server API does')
+    def no_api(self, reason: str) -> CommandError:
+        """Return the error for an answer that no server API gives."""
+        return CommandError(
+            f'{self._url.geturl()} did not answer as a server API does: {reason}; '
+            f'{_NO_API_HINT}'
+        )
 
     def _connect(self, timeout_s: float) -> http.client.HTTPConnection:
         url = self._url
@@ -236,9 +290,15 @@ class ApiClient:
             raise CommandError('the server does not know this key (HTTP 401)')
         if status in _UNREACHABLE:
             raise UnreachableError(f'{self._url.geturl()} answered HTTP {status}')
+        if status == 413:
+            raise CommandError(
+                f'{self._url.geturl()} answered HTTP 413: the request is larger than '
+                'max_body_bytes of channels.add_api; send less, or increase this option'
+            )
         if status != 200:
             raise CommandError(
-                f'{self._url.geturl()} answered HTTP {status}: is the server API there?'
+                f'{self._url.geturl()} answered HTTP {status}, and not as a server API '
+                f'does; {_NO_API_HINT}'
             )
 
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from falcon_channels.commands import client
 from falcon_channels.commands import targets
+
+
+class _Answer(targets.Counts):
+    connections: dict[str, dict[str, Any]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +40,7 @@ def connections(args: argparse.Namespace) -> int:
 def _connections(args: argparse.Namespace) -> None:
     answer = client.ApiClient(args).call(
         'connections',
+        _Answer,
         user=args.user,
         channel=args.channel,
         client=args.client,

@@ -52,5 +52,5 @@ def _disconnect(args: argparse.Namespace) -> None:
     }
     if args.code is not None or args.reason:
         request['disconnect'] = {'code': args.code or 0, 'reason': args.reason}
-    api.call('disconnect', **request)
+    api.call('disconnect', client.NoFields, **request)
     client.show({'user': args.user, **counts})

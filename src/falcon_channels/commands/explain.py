@@ -4,8 +4,25 @@ from __future__ import annotations
 
 import argparse
 
+import msgspec
+
 from falcon_channels.commands import client
 from falcon_channels.commands import targets
+
+
+class _Explanation(msgspec.Struct):
+    verdict: str
+    text: str
+    node: str
+    connection: str
+
+
+class _Answer(msgspec.Struct):
+    answers: list[_Explanation]
+
+
+class _Recorded(msgspec.Struct):
+    num_nodes: int
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +61,7 @@ def _explain(args: argparse.Namespace) -> None:
                 '--record-s records all channels: name no channel'
             )
         result = client.ApiClient(args).call(
-            'record_user', user=args.user, for_s=args.record_s
+            'record_user', _Recorded, user=args.user, for_s=args.record_s
         )
         client.show(result)
         return
@@ -54,6 +71,7 @@ def _explain(args: argparse.Namespace) -> None:
         )
     answers = client.ApiClient(args).call(
         'explain',
+        _Answer,
         channel=args.channel,
         offset=args.offset,
         user=args.user,

@@ -32,4 +32,4 @@ def _finish(args: argparse.Namespace) -> None:
         request['data'] = client.parse_json(args.data, 'data')
     if args.idempotency_key:
         request['idempotency_key'] = args.idempotency_key
-    client.show(client.ApiClient(args).call('finish', **request))
+    client.show(client.ApiClient(args).call('finish', client.Published, **request))

@@ -43,7 +43,7 @@ def _history(args: argparse.Namespace) -> None:
         request['since'] = parse_position(args.since)
     if newest:
         request['reverse'] = True
-    page = client.ApiClient(args).call('history', **request)
+    page = client.ApiClient(args).call('history', client.Page, **request)
     if args.position:
         client.show_line(f'{page["offset"]}:{page["epoch"]}')
         return

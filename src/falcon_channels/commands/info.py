@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import argparse
 
+import msgspec
+
 from falcon_channels.commands import client
+
+
+class _Node(msgspec.Struct):
+    name: str
+
+
+class _Answer(msgspec.Struct):
+    nodes: list[_Node]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,6 +28,6 @@ def info(args: argparse.Namespace) -> int:
 
 
 def _info(args: argparse.Namespace) -> None:
-    nodes = client.ApiClient(args).call('info')['nodes']
+    nodes = client.ApiClient(args).call('info', _Answer)['nodes']
     for node in sorted(nodes, key=lambda node: node['name']):
         client.show(node)

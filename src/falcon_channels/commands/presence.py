@@ -4,7 +4,23 @@ from __future__ import annotations
 
 import argparse
 
+import msgspec
+
 from falcon_channels.commands import client
+
+
+class _Stats(msgspec.Struct):
+    num_clients: int
+    num_users: int
+
+
+class _Client(msgspec.Struct):
+    user: str
+    client: str
+
+
+class _Answer(msgspec.Struct):
+    presence: dict[str, _Client]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,9 +38,9 @@ def presence(args: argparse.Namespace) -> int:
 def _presence(args: argparse.Namespace) -> None:
     api = client.ApiClient(args)
     if args.count:
-        client.show(api.call('presence_stats', channel=args.channel))
+        client.show(api.call('presence_stats', _Stats, channel=args.channel))
         return
-    subscribers = api.call('presence', channel=args.channel)['presence']
+    subscribers = api.call('presence', _Answer, channel=args.channel)['presence']
     for info in sorted(
         subscribers.values(), key=lambda info: (info['user'], info['client'])
     ):

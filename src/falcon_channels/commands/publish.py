@@ -50,7 +50,8 @@ def publish(args: argparse.Namespace) -> int:
 
 def _publish(args: argparse.Namespace) -> None:
     request = payload(args)
-    client.show(client.ApiClient(args).call('publish', channel=args.channel, **request))
+    api = client.ApiClient(args)
+    client.show(api.call('publish', client.Published, channel=args.channel, **request))
 
 
 def payload(args: argparse.Namespace) -> dict[str, Any]:

@@ -21,5 +21,5 @@ def restore(args: argparse.Namespace) -> int:
 
 def _restore(args: argparse.Namespace) -> None:
     request = {'user': args.user, 'channel': args.channel}
-    client.ApiClient(args).call('restore', **request)
+    client.ApiClient(args).call('restore', client.NoFields, **request)
     client.show(request)

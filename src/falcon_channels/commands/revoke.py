@@ -33,5 +33,5 @@ def _revoke(args: argparse.Namespace) -> None:
     request: dict[str, Any] = {'user': args.user, 'channel': args.channel}
     if args.ttl_s is not None:
         request['ttl_s'] = args.ttl_s
-    api.call('revoke', **request)
+    api.call('revoke', client.NoFields, **request)
     client.show({**request, **counts})

@@ -13,6 +13,8 @@ import random
 import time
 from typing import Any
 
+import msgspec
+
 from falcon_channels.commands import client
 from falcon_channels.commands.history import parse_position
 from falcon_channels.protocol import codes
@@ -25,6 +27,25 @@ _HEARTBEAT_S = 5
 _RETRY_S = (0.25, 5.0)
 #: Errors of the server that can pass: a restart, or too many tails.
 _TEMPORARY = (codes.INTERNAL.code, codes.LIMIT_EXCEEDED.code)
+
+
+class _End(msgspec.Struct):
+    error: str
+    offset: int
+
+
+class _Disconnect(msgspec.Struct):
+    code: int
+    reason: str
+    reconnect: bool
+
+
+class _Line(msgspec.Struct):
+    publication: client.Publication | msgspec.UnsetType = msgspec.UNSET
+    subscribed: client.Published | msgspec.UnsetType = msgspec.UNSET
+    end: _End | msgspec.UnsetType = msgspec.UNSET
+    disconnect: _Disconnect | msgspec.UnsetType = msgspec.UNSET
+    epoch: str = ''
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -107,7 +128,9 @@ class _Tail:
         }
         if self._position is not None:
             request['since'] = self._position
-        with self._api.stream('tail', _HEARTBEAT_S, **request) as lines:
+        with self._api.stream(
+            'tail', _Line, silence_s=_HEARTBEAT_S, **request
+        ) as lines:
             return self._print_lines(lines)
 
     def _print_lines(self, lines: Iterable[dict[str, Any]]) -> bool:
@@ -208,7 +231,7 @@ class _Tail:
         client.say('the channel is finished')
 
     def _history(self, **request: Any) -> Any:
-        return self._api.call('history', channel=self._channel, **request)
+        return self._api.call('history', client.Page, channel=self._channel, **request)
 
     def _show(self, publication: dict[str, Any]) -> None:
         if 'end' in publication and publication['data'] is None:

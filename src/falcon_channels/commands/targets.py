@@ -9,7 +9,16 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+import msgspec
+
 from falcon_channels.commands import client
+
+
+class Counts(msgspec.Struct):
+    """The numbers in the result of ``connections``."""
+
+    total: int
+    num_nodes: int
 
 
 def add_target_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +64,7 @@ def count_targets(api: client.ApiClient, **query: Any) -> dict[str, int]:
         api: Client of the server API.
         query: Fields of the method ``connections``.
     """
-    answer = api.call('connections', **query, limit=0)
+    answer = api.call('connections', Counts, **query, limit=0)
     return {
         'num_connections': answer['total'],
         'num_nodes': answer['num_nodes'],

@@ -26,5 +26,11 @@ def _unsubscribe(args: argparse.Namespace) -> None:
     counts = targets.count_targets(
         api, user=args.user, client=args.client, channel=args.channel
     )
-    api.call('unsubscribe', user=args.user, client=args.client, channel=args.channel)
+    api.call(
+        'unsubscribe',
+        client.NoFields,
+        user=args.user,
+        client=args.client,
+        channel=args.channel,
+    )
     client.show({'user': args.user, 'channel': args.channel, **counts})
