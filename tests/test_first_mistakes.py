@@ -310,7 +310,7 @@ async def test_clients_cannot_fill_the_log_with_a_missing_extra(
     ('library', 'statement', 'extra'),
     [
         ('uvicorn', "sys.exit(main(['serve', 'app:app']))", 'server'),
-        ('psycopg', "sys.exit(main(['migrate']))", 'postgres'),
+        ('psycopg', "sys.exit(main(['migrate', 'postgresql://h']))", 'postgres'),
         ('jwt', "sys.exit(main(['chat']))", 'chat'),
         ('prometheus_client', 'Channels().add_metrics(falcon.asgi.App())', 'metrics'),
         ('opentelemetry', 'Channels().add_tracing()', 'otel'),

@@ -15,7 +15,7 @@ _INTERRUPTED = 130
 _API = 'falcon_channels.commands'
 
 #: The extra that a subcommand needs; a subcommand that is not listed needs ``all``.
-_EXTRAS = {'serve': 'server', 'migrate': 'postgres', 'chat': 'chat'}
+_EXTRAS = {'serve': 'server', 'chat': 'chat'}
 
 #: Module and summary of each subcommand. The module has `add_arguments` and a function
 #: with the subcommand's name. It is imported only when it is used, because each
@@ -46,7 +46,7 @@ _COMMANDS = {
     'restore': (f'{_API}.restore', 'undo a revocation'),
     'token': (f'{_API}.token', 'create a token for a user'),
     'migrate': (
-        'falcon_channels.brokers.postgres.command',
+        f'{_API}.migrate',
         'create or update the tables of the PostgreSQL broker',
     ),
     'chat': ('falcon_channels_chat.serving', 'serve a chat application'),

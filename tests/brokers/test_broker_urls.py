@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import sys
 import traceback
+from typing import Any
 
 import pytest
 
@@ -41,6 +44,58 @@ def test_migrate_with_a_malformed_url_says_so_without_its_password(
     assert 's3cret' not in said
     with pytest.raises(OptionsError):
         migrate(url)
+
+
+@pytest.mark.parametrize('scheme', ['redis', 'sqlite', 'memory', 'postgresq', ''])
+@pytest.mark.parametrize('has_psycopg', [True, False])
+def test_migrate_with_the_url_of_another_broker_connects_to_no_server(
+    scheme: str,
+    has_psycopg: bool,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The URL of another broker is refused, before the extra is needed.
+
+    The command ignored the scheme. With `sqlite:///live.db`, it connected to the
+    default server of PostgreSQL, and could create its tables in a wrong database.
+    """
+    if not has_psycopg:
+        monkeypatch.setitem(sys.modules, 'psycopg', None)
+    assert 1 == main(['migrate', f'{scheme}://' if scheme else 'localhost'])
+    said = capsys.readouterr().err
+    assert 1 == len(said.splitlines())
+    assert 'it must begin with postgresql:// or postgres://' in said
+
+
+@pytest.mark.parametrize('scheme', sorted(BROKERS))
+@pytest.mark.parametrize('other', sorted(BROKERS))
+def test_broker_accepts_the_urls_of_its_schemes_only(scheme: str, other: str) -> None:
+    """`from_url` of a class refuses a URL that `open_broker` gives to another one."""
+    path = {'sqlite': '/a.db', 'redis+unix': '/a', 'memory': ''}
+    path |= {'redis+sentinel': 'a/b', 'rediss+sentinel': 'a/b'}
+    broker = open_broker(f'{scheme}://{path.get(scheme, "localhost/0")}')
+    broker_class: Any = type(broker)
+    url = f'{other}://{path.get(other, "localhost/0")}'
+    if BROKERS[scheme][:2] == BROKERS[other][:2]:
+        assert isinstance(broker_class.from_url(url), broker_class)
+        return
+    with pytest.raises(OptionsError, match=f'begins with {re.escape(other)}:, but'):
+        broker_class.from_url(url)
+
+
+@pytest.mark.parametrize(
+    ('url', 'said'),
+    [
+        ('', 'the URL of the broker is empty'),
+        ('memory://shared', 'memory:// has no name'),
+        ('memory:///a', 'memory:// has no name'),
+        ('memory://?timeout_s=1', "memory:// has no option 'timeout_s'"),
+    ],
+)
+def test_url_of_memory_that_asks_for_more_is_refused(url: str, said: str) -> None:
+    """Memory is used only on purpose, because other processes do not share it."""
+    with pytest.raises(OptionsError, match=re.escape(said)):
+        open_broker(url)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,10 @@ from falcon_channels.brokers.base import PresenceChange
 from falcon_channels.brokers.base import PresenceEntry
 from falcon_channels.brokers.base import PublishResult
 from falcon_channels.brokers.base import Version
+from falcon_channels.brokers.url_options import MEMORY_SCHEMES
+from falcon_channels.brokers.url_options import parse_query
 from falcon_channels.errors import ChannelFinishedError
+from falcon_channels.errors import OptionsError
 from falcon_channels.parts import in_parts
 from falcon_channels.publication import ChannelEnd
 from falcon_channels.publication import ClientInfo
@@ -176,6 +179,21 @@ class MemoryBroker(Broker):
     """
 
     capabilities = Capabilities(immediate_reads=True)
+
+    @classmethod
+    def from_url(cls, url: str) -> MemoryBroker:
+        """Return a broker for ``memory://``.
+
+        Raises:
+            OptionsError: The URL has another scheme, an option, or anything else.
+        """
+        parts, _ = parse_query(url, MEMORY_SCHEMES, {})
+        if parts.netloc or parts.path or parts.fragment:
+            raise OptionsError(
+                'memory:// has no name, and each process has its own memory: write '
+                'memory://, or the URL of a broker that processes share'
+            )
+        return cls()
 
     def __init__(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Mapping
+from collections.abc import Sequence
 import math
 import re
 from typing import Any
@@ -13,6 +14,20 @@ from urllib.parse import unquote
 from urllib.parse import urlsplit
 
 from falcon_channels.errors import OptionsError
+
+#: Schemes of the URLs of each broker.
+MEMORY_SCHEMES = ('memory',)
+SQLITE_SCHEMES = ('sqlite',)
+REDIS_SCHEMES = (
+    'redis',
+    'rediss',
+    'valkey',
+    'valkeys',
+    'redis+sentinel',
+    'rediss+sentinel',
+    'redis+unix',
+)
+POSTGRES_SCHEMES = ('postgresql', 'postgres')
 
 #: The form of all names of options.
 _NAME = re.compile('[a-z_]{1,40}')
@@ -34,13 +49,37 @@ def split_url(url: str) -> SplitResult:
         ) from None
 
 
+def check_scheme(url: str, schemes: Sequence[str]) -> SplitResult:
+    """Return the parts of a URL with one of these schemes.
+
+    NOTE: the scheme is not part of what a broker uses. Without this check, the broker
+    would connect to the default server of its kind.
+
+    Raises:
+        OptionsError: The URL is malformed, or has another scheme.
+    """
+    # SECURITY: the URL may contain a password, which would get into logs. No message
+    #   therefore repeats the URL.
+    parts = split_url(url)
+    if parts.scheme not in schemes:
+        found = f'begins with {parts.scheme}:' if parts.scheme else 'has no scheme'
+        right = ' or '.join(f'{scheme}://' for scheme in schemes)
+        raise OptionsError(
+            f'the URL of the broker {found}, but it must begin with {right}'
+        )
+    return parts
+
+
 def parse_query(
-    url: str, known: Mapping[str, Callable[[str, str], Any]]
+    url: str,
+    schemes: Sequence[str],
+    known: Mapping[str, Callable[[str, str], Any]],
 ) -> tuple[SplitResult, dict[str, Any]]:
     """Parse a URL and the options in its query.
 
     Args:
         url: The URL of a broker.
+        schemes: The schemes of this broker.
         known: The known options. Each has a function that converts the name and the
             text of the option to its value.
 
@@ -48,12 +87,10 @@ def parse_query(
         The parts of the URL, with a decoded path, and the values of the options.
 
     Raises:
-        OptionsError: The URL is malformed, or an option is unknown, duplicated or out
-            of range.
+        OptionsError: The URL is malformed or has another scheme, or an option is
+            unknown, duplicated or out of range.
     """
-    # SECURITY: the URL may contain a password, which would get into logs. No message
-    #   therefore repeats the URL.
-    parts = split_url(url)
+    parts = check_scheme(url, schemes)
     options: dict[str, Any] = {}
     for name, text in parse_qsl(parts.query, keep_blank_values=True):
         if name not in known:
@@ -63,6 +100,8 @@ def parse_query(
             raise OptionsError(
                 f'{parts.scheme}:// has no {shown}; use one of {sorted(known)}, and '
                 'write a question mark in a password as %3F'
+                if known
+                else f'{parts.scheme}:// has no {shown}, and no others: remove it'
             )
         if name in options:
             raise OptionsError(f'the option {name!r} is given twice; remove one')

@@ -34,14 +34,23 @@ def open_broker(url: str | None) -> Broker:
         OptionsError: The URL is not text, its scheme or an option is unknown, or a
             library is not installed. The message says what to do.
     """
-    if url is not None and not isinstance(url, str):
+    if url is None:
+        url = 'memory://'
+    if not isinstance(url, str):
         raise OptionsError(
             "the broker is a URL such as 'sqlite:///chat.db', a Broker, or None, not "
             f'{type(url).__name__}'
         )
+    if not url:
+        # NOTE: it is often a variable of the environment that nobody has set. Memory
+        #   would lose what the app stores, and other processes would not receive it.
+        raise OptionsError(
+            'the URL of the broker is empty; write memory:// for the memory of this '
+            'process'
+        )
     # SECURITY: the URL may contain a password, which would get into logs. No message
     #   therefore repeats the URL.
-    scheme = split_url(url or 'memory://').scheme
+    scheme = split_url(url).scheme
     found = BROKERS.get(scheme)
     if found is None:
         known = ', '.join(f'{name}://' for name in BROKERS)
@@ -55,7 +64,5 @@ def open_broker(url: str | None) -> Broker:
             f"pip install 'falcon-channels[{extra}]'"
         ) from ex
     broker_class = getattr(module, class_name)
-    broker: Broker = (
-        broker_class() if scheme == 'memory' else broker_class.from_url(url)
-    )
+    broker: Broker = broker_class.from_url(url)
     return broker

@@ -21,6 +21,7 @@ from psycopg.conninfo import conninfo_to_dict
 from falcon_channels.brokers.milliseconds import to_ms
 from falcon_channels.brokers.password_warning import warn_without_password
 from falcon_channels.brokers.url_options import parse_query
+from falcon_channels.brokers.url_options import POSTGRES_SCHEMES
 from falcon_channels.brokers.url_options import seconds
 from falcon_channels.brokers.url_options import whole_number
 from falcon_channels.brokers.url_options import yes_or_no
@@ -70,10 +71,12 @@ def read_url(url: str) -> tuple[str, dict[str, Any]]:
         The URL for libpq, and the arguments of `PostgresBroker`.
 
     Raises:
-        OptionsError: An option is unknown or out of range.
+        OptionsError: The URL has another scheme, or an option is unknown or out of
+            range.
     """
     parts, options = parse_query(
         url,
+        POSTGRES_SCHEMES,
         {
             'schema': _schema_name,
             'timeout_s': seconds,

@@ -51,6 +51,7 @@ from falcon_channels.brokers.redis.keys import untoken
 from falcon_channels.brokers.redis.listener import PubSubListener
 from falcon_channels.brokers.redis.revocations import RememberedRevocations
 from falcon_channels.brokers.url_options import parse_query
+from falcon_channels.brokers.url_options import REDIS_SCHEMES
 from falcon_channels.brokers.url_options import seconds
 from falcon_channels.brokers.url_options import yes_or_no
 from falcon_channels.burst_log import BurstLog
@@ -160,6 +161,7 @@ class RedisBroker(Broker):
         """
         parts, options = parse_query(
             url,
+            REDIS_SCHEMES,
             {
                 'prefix': lambda name, text: text,
                 'timeout_s': seconds,

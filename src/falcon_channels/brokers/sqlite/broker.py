@@ -39,6 +39,7 @@ from falcon_channels.brokers.sqlite.transaction import find_oversized
 from falcon_channels.brokers.sqlite.transaction import SIGNAL
 from falcon_channels.brokers.url_options import parse_query
 from falcon_channels.brokers.url_options import seconds
+from falcon_channels.brokers.url_options import SQLITE_SCHEMES
 from falcon_channels.burst_log import BurstLog
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import ChannelFinishedError
@@ -99,7 +100,9 @@ class SqliteBroker(Broker):
             OptionsError: The URL has no path or has a host, or an option is unknown or
                 out of range.
         """
-        parts, options = parse_query(url, {'timeout_s': seconds, 'poll_s': seconds})
+        parts, options = parse_query(
+            url, SQLITE_SCHEMES, {'timeout_s': seconds, 'poll_s': seconds}
+        )
         path = parts.path.removeprefix('/')
         if parts.netloc or not path or parts.fragment:
             raise OptionsError(

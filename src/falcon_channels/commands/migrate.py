@@ -6,7 +6,9 @@ import argparse
 import os
 import sys
 
-from falcon_channels.brokers.postgres.migration import migrate as create_or_update
+from falcon_channels.brokers.url_options import check_scheme
+from falcon_channels.brokers.url_options import POSTGRES_SCHEMES
+from falcon_channels.brokers.urls import open_broker
 from falcon_channels.errors import ChannelsError
 
 _VARIABLE = 'DATABASE_URL'
@@ -35,7 +37,12 @@ def migrate(args: argparse.Namespace) -> int:
         )
         return 2
     try:
-        done = create_or_update(url)
+        check_scheme(url, POSTGRES_SCHEMES)
+        # NOTE: without psycopg, this error names the extra to install.
+        open_broker(url)
+        from falcon_channels.brokers.postgres.migration import migrate as apply
+
+        done = apply(url)
     except ChannelsError as ex:
         print(f'falcon-channels migrate: {ex}', file=sys.stderr)  # noqa: T201 - output of a command
         return 1
