@@ -33,7 +33,7 @@ def test_test_suite_of_the_page_passes_twice(tmp_path: Path) -> None:
             timeout=50,
             check=False,
         )
-        assert '5 passed' in done.stdout, done.stdout + done.stderr
+        assert '7 passed' in done.stdout, done.stdout + done.stderr
 
 
 def test_every_code_block_has_a_name_and_is_run() -> None:

@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from concurrent.futures import ThreadPoolExecutor
 import inspect
 import os
+from pathlib import Path
 import subprocess
 import sys
 import threading
@@ -24,6 +25,7 @@ from falcon_channels import Channels
 from falcon_channels import ClosedError
 from falcon_channels import Connection
 from falcon_channels import UnknownChannelError
+from falcon_channels.brokers.memory import MemoryBroker
 from falcon_channels.portal import Portal
 from falcon_channels.portal.events import _QueueTransport
 from falcon_channels.portal.loop_thread import LoopThread
@@ -281,6 +283,47 @@ def test_with_block_closes_the_portal_and_its_channels() -> None:
     assert 'closed' == portal.channels.status
     with pytest.raises(ClosedError):
         portal.publish('rooms:a', 1)
+
+
+@pytest.mark.parametrize('has_run', [True, False])
+def test_with_block_opens_a_closed_portal_with_fresh_channels(has_run: bool) -> None:
+    """Each block has channels of its own, as with `async with channels`.
+
+    An app creates its portal when its module is imported, so all tests share it. After
+    the first test, it was closed for good.
+    """
+    portal = Portal(make_channels(), timeout_s=30.0)
+    with portal:
+        if has_run:
+            portal.publish('rooms:a', 'old')
+    with pytest.raises(ClosedError):
+        portal.publish('rooms:a', 'between')
+    for _ in range(2):
+        with portal:
+            assert 1 == portal.publish('rooms:a', 'new').position.offset
+            page = portal.history('rooms:a')
+            assert ['new'] == [item.value() for item in page.publications]
+    with pytest.raises(ClosedError):
+        portal.history('rooms:a')
+
+
+def test_with_block_of_a_closed_portal_keeps_a_durable_history(tmp_path: Path) -> None:
+    """A broker with a file has the publications of an earlier block."""
+    channels = Channels(f'sqlite:///{tmp_path}/live.db')
+    channels.add_route('rooms:{room}', None, ChannelOptions(history_size=10))
+    portal = Portal(channels, timeout_s=30.0)
+    for offset in (1, 2, 3):
+        with portal:
+            assert offset == portal.publish('rooms:a', offset).position.offset
+
+
+def test_with_block_of_a_closed_portal_refuses_a_broker_object() -> None:
+    """A broker that was given as an object starts only once, and the error says so."""
+    portal = Portal(Channels(MemoryBroker()), timeout_s=30.0)
+    with portal:
+        portal.call(portal.channels.start)
+    with pytest.raises(ClosedError, match='only if the broker was given as a URL'):
+        portal.__enter__()
 
 
 async def test_portal_of_started_channels_calls_into_their_event_loop() -> None:

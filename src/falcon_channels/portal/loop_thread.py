@@ -159,6 +159,11 @@ class LoopThread:
         """Whether the loop was started in this process and has not been stopped."""
         return self._loop is not None and self._pid == os.getpid() and not self._stopped
 
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stopped
+
     def start(self) -> asyncio.AbstractEventLoop:
         """Start the thread if it has not started; return its event loop."""
         loop = self._loop

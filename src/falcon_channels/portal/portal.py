@@ -65,9 +65,12 @@ class Portal:
     block.
 
     In scripts and jobs, ``with Portal(channels) as portal:`` closes the channels at the
-    end of the block. An ASGI app of this process may have started the channels. Calls
-    from other threads then run in the event loop of that app, and the portal starts no
-    thread. `serve` and `serve_events` then raise `RuntimeError`.
+    end of the block. A block ``with portal:`` also opens a portal that was closed, so
+    each test can have fresh channels.
+
+    An ASGI app of this process may have started the channels. Calls from other threads
+    then run in the event loop of that app, and the portal starts no thread. `serve` and
+    `serve_events` then raise `RuntimeError`.
 
     Threads can call a portal. So can greenlets, if gevent has patched the standard
     library. A portal does not work under eventlet.
@@ -363,6 +366,16 @@ class Portal:
     # --- start and end ---------------------------------------------------------------
 
     def __enter__(self) -> Self:
+        """Open the portal, even after `close`. The end of the block closes it.
+
+        Raises:
+            ClosedError: The portal was closed, and its broker was given as an object.
+                Such a broker starts only once.
+        """
+        if self._thread.stopped:
+            self.channels.node.reopen()
+            self._thread = LoopThread()
+            atexit.register(self.close)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -404,7 +417,8 @@ class Portal:
     def close(self) -> None:
         """Close all connections and the channels; idempotent.
 
-        Also called when the process exits. Clients reconnect to another worker.
+        Also called when the process exits. Clients reconnect to another worker. A block
+        ``with portal:`` opens the portal again.
         """
         atexit.unregister(self.close)
         if self._thread.running:

@@ -81,7 +81,8 @@ def _close(channels: Channels) -> None:
         if loop.is_running():
             raise ChannelsError(
                 'the event loop of the channels still runs: leave fresh_channels after '
-                'the loop has ended, or write "async with channels:" in the test'
+                'the loop has ended, or write "async with channels:" in the test, or '
+                '"with portal:" if a portal runs the channels'
             )
         loop.run_until_complete(channels.close())
     elif broker.capabilities.shared:
