@@ -10,8 +10,11 @@ import pytest
 
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
+from falcon_channels import EndpointOptions
+from falcon_channels import EventStreamOptions
 from falcon_channels import NodeOptions
 from falcon_channels import OptionsError
+from falcon_channels import StreamWriterOptions
 
 
 @pytest.mark.parametrize(
@@ -180,3 +183,39 @@ def test_auto_recovery_follows_history() -> None:
     assert 'off' == ChannelOptions().recovery_mode
     assert 'stream' == ChannelOptions(history_size=1).recovery_mode
     assert 'off' == ChannelOptions(history_size=1, recovery='off').recovery_mode
+
+
+@pytest.mark.parametrize(
+    ('kind', 'name', 'words'),
+    [
+        (ChannelOptions, 'history_sizes', "did you mean 'history_size'?"),
+        (ChannelOptions, 'leave_grace', "did you mean 'leave_grace_s'?"),
+        (ChannelOptions, 'publisher', "did you mean 'publishers'?"),
+        (ChannelOptions, 'max_connections', 'NodeOptions has this option'),
+        (
+            ChannelOptions,
+            'history',
+            "did you mean 'history_size'? EventStreamOptions has this option",
+        ),
+        (NodeOptions, 'allowed_origin', "did you mean 'allowed_origins'?"),
+        (NodeOptions, 'colour', 'it has allowed_origins, '),
+        (EndpointOptions, 'ping_interval', "did you mean 'ping_interval_s'?"),
+        (EventStreamOptions, 'keepalive', "did you mean 'keepalive_s'?"),
+        (StreamWriterOptions, 'interval', "did you mean 'interval_s'?"),
+    ],
+)
+def test_unknown_option_names_the_option_that_was_meant(
+    kind: Any, name: str, words: str
+) -> None:
+    """A mistyped option raises TypeError, as for a function, and says what to write."""
+    with pytest.raises(TypeError) as caught:
+        kind(**{name: 1})
+    assert f'{kind.__name__} has no option {name!r}: ' in str(caught.value)
+    assert words in str(caught.value)
+
+
+def test_option_without_a_name_is_refused() -> None:
+    """Options have no order, so a value alone has no meaning."""
+    kind: Any = ChannelOptions
+    with pytest.raises(TypeError, match='takes its options by name'):
+        kind(100)

@@ -6,10 +6,12 @@ is allowed. It never means "the default".
 
 from __future__ import annotations
 
+import difflib
 import logging
 import math
 from typing import Any
 from typing import Literal
+from typing import TYPE_CHECKING
 
 import msgspec
 import msgspec.inspect
@@ -33,7 +35,44 @@ _SUBSCRIBE_BYTES = 1024
 _MAX_BATCH_BYTES = 4 * 1024 * 1024 - 1024
 
 
-class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
+class _OptionsType(msgspec.StructMeta):
+    """The type of all classes of options; it explains arguments that do not exist."""
+
+    # NOTE: type checkers read the fields of a class. This method would hide them.
+    if not TYPE_CHECKING:
+
+        def __call__(cls, *args: Any, **options: Any) -> Any:
+            unknown = [name for name in options if name not in cls.__struct_fields__]
+            if args or unknown:
+                raise TypeError(_mistake(cls, unknown))
+            return super().__call__(**options)
+
+
+def _mistake(kind: msgspec.StructMeta, unknown: list[str]) -> str:
+    """Return what is wrong with the arguments of a class of options."""
+    known = kind.__struct_fields__
+    if not unknown:
+        return (
+            f'{kind.__name__} takes its options by name, such as '
+            f'{kind.__name__}({known[0]}=...)'
+        )
+    name = unknown[0]
+    # NOTE: a name without its unit or its end, such as `leave_grace`, is usual, too.
+    near = difflib.get_close_matches(name, known, 1, cutoff=0.72)
+    near += [other for other in known if other.startswith(f'{name}_')]
+    hints = [f'did you mean {near[0]!r}?'] if near else []
+    hints += [
+        f'{other.__name__} has this option'
+        for other in _KINDS
+        if name in other.__struct_fields__
+    ]
+    return (
+        f'{kind.__name__} has no option {name!r}: '
+        f'{" ".join(hints) or "it has " + ", ".join(known)}'
+    )
+
+
+class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True, metaclass=_OptionsType):
     """Options of the channels of one route.
 
     Attributes:
@@ -201,7 +240,7 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
         return self.recovery
 
 
-class NodeOptions(msgspec.Struct, kw_only=True):
+class NodeOptions(msgspec.Struct, kw_only=True, metaclass=_OptionsType):
     """Options of one process: limits for all channels of one `Channels` object.
 
     Attributes:
@@ -328,7 +367,7 @@ class NodeOptions(msgspec.Struct, kw_only=True):
             )
 
 
-class EndpointOptions(msgspec.Struct, kw_only=True):
+class EndpointOptions(msgspec.Struct, kw_only=True, metaclass=_OptionsType):
     """Options of the connections of the client protocol.
 
     Attributes:
@@ -386,7 +425,7 @@ class EndpointOptions(msgspec.Struct, kw_only=True):
         _at_least(self, 0, 'expiry_grace_s')
 
 
-class EventStreamOptions(msgspec.Struct, kw_only=True):
+class EventStreamOptions(msgspec.Struct, kw_only=True, metaclass=_OptionsType):
     """Options of a plain event stream and of long polling; see `Channels.serve_events`.
 
     Attributes:
@@ -431,7 +470,7 @@ class EventStreamOptions(msgspec.Struct, kw_only=True):
                 raise OptionsError(f'{name} is {value!r}, but must be one line')
 
 
-class StreamWriterOptions(msgspec.Struct, kw_only=True):
+class StreamWriterOptions(msgspec.Struct, kw_only=True, metaclass=_OptionsType):
     """Options of the writer of a stream; see `Channels.stream`.
 
     Attributes:
@@ -473,6 +512,16 @@ class StreamWriterOptions(msgspec.Struct, kw_only=True):
             raise OptionsError(
                 f'error_text is {self.error_text!r}, but must be a text for readers'
             )
+
+
+#: All classes of options of this module.
+_KINDS = (
+    ChannelOptions,
+    NodeOptions,
+    EndpointOptions,
+    EventStreamOptions,
+    StreamWriterOptions,
+)
 
 
 def check_channel_limits(
