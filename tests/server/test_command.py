@@ -526,7 +526,81 @@ def test_reload_serves_a_changed_module(tmp_path: Path) -> None:
 WRONG = {
     'no such command': (['dance'], 2, 'invalid choice'),
     'no application': (['serve'], 2, 'required: app'),
-    'no such module': (['serve', 'nowhere:app'], 3, 'Could not import module'),
+    'no such module': (
+        ['serve', 'nowhere:app'],
+        3,
+        "Could not import module 'nowhere': it is not in the folder",
+    ),
+    'a module without an attribute': (
+        ['serve', 'main'],
+        3,
+        'write module:attribute, such as main:app',
+    ),
+    'the name of a file': (
+        ['serve', 'examples/echo_asgi.py:app'],
+        3,
+        'write the name of the module, echo_asgi:app',
+    ),
+    'no such attribute': (
+        ['serve', 'examples.echo_asgi:application'],
+        3,
+        'did you mean examples.echo_asgi:app?',
+    ),
+    'a folder that is not there': (
+        ['serve', 'main:app', '--app-dir', '/nowhere'],
+        2,
+        "'/nowhere' is no folder",
+    ),
+    'a factory that is an application': (
+        ['serve', '--factory', 'examples.echo_asgi:app'],
+        3,
+        'examples.echo_asgi:app is an app, and no function: leave out --factory',
+    ),
+    'no such attribute in a module without apps': (
+        ['serve', '--factory', 'os:application', '--port', '0'],
+        3,
+        "the module 'os' has no 'application', and no falcon.asgi.App",
+    ),
+    'a factory that takes arguments': (
+        ['serve', '--factory', 'os.path:join', '--port', '0'],
+        3,
+        'os.path:join cannot be called without arguments',
+    ),
+    'a factory that returns no application': (
+        ['serve', '--factory', 'os:getpid', '--port', '0'],
+        3,
+        'the result of os:getpid is no ASGI app, but an object of the class int',
+    ),
+    'a class that is no application': (
+        ['serve', 'examples.echo_asgi:Echo', '--port', '0'],
+        3,
+        'the result of examples.echo_asgi:Echo is no ASGI app',
+    ),
+    'a proxy that is the name of a host': (
+        ['serve', '--forwarded-allow-ips', '10.0.0.1, nginx', 'x:y'],
+        2,
+        "'nginx' is no IP address or network",
+    ),
+    'a network of proxies with the address of a host': (
+        ['serve', '--forwarded-allow-ips', '10.0.0.1/24', 'x:y'],
+        2,
+        'has host bits set',
+    ),
+    'a first message in no time': (
+        ['serve', '--ws-first-message-timeout', '0', 'x:y'],
+        2,
+        'leave the option out for no limit',
+    ),
+    'a port that is no number': (
+        ['serve', '--port', 'http', 'x:y'],
+        2,
+        "argument --port: 'http' is no whole number",
+    ),
+    'a time that is no number': (
+        ['serve', '--drain-timeout', 'soon', 'x:y'],
+        2,
+        "argument --drain-timeout: 'soon' is no number of seconds",
+    ),
     'a WSGI application': (
         ['serve', 'examples.echo_wsgi:app'],
         3,
@@ -548,7 +622,7 @@ WRONG = {
         "'api' must begin with a slash",
     ),
     'a port too many': (['serve', '--port', '70000', 'x:y'], 2, '0 to 65535'),
-    'not a number': (['serve', '--workers', 'many', 'x:y'], 2, 'invalid'),
+    'not a number': (['serve', '--workers', 'many', 'x:y'], 2, 'no whole number'),
     'workers and reload': (
         ['serve', '--workers', '2', '--reload', 'x:y'],
         2,
@@ -557,7 +631,7 @@ WRONG = {
     'a certificate that is not there': (
         ['serve', '--ssl-certfile', '/nowhere.pem', APP],
         2,
-        'certificate',
+        'loaded from /nowhere.pem: ',
     ),
 }
 
@@ -576,6 +650,39 @@ def test_mistake_on_the_command_line_prints_one_clear_error(name: str) -> None:
     assert code == done.returncode
     assert text in done.stderr
     assert 'Traceback' not in done.stderr
+
+
+def test_variable_with_a_proxy_that_is_no_address_is_refused() -> None:
+    """A name in FORWARDED_ALLOW_IPS would trust nobody, and nothing would say so."""
+    done = subprocess.run(
+        [sys.executable, '-m', 'falcon_channels', 'serve', APP],
+        env={**os.environ, 'FORWARDED_ALLOW_IPS': 'nginx'},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert 2 == done.returncode
+    assert "FORWARDED_ALLOW_IPS: 'nginx' is no IP address or network" in done.stderr
+
+
+@pytest.mark.parametrize('root_path', ['', '/api'])
+def test_function_that_returns_an_app_works_without_the_option_factory(
+    root_path: str, tmp_path: Path
+) -> None:
+    """The server calls the function, and a warning names the option.
+
+    With a root path, each request called the function, and failed.
+    """
+    text = _MEMORY_APP.replace('app = ', 'def create():\n    app = ').replace(
+        'app.add_route', '    app.add_route'
+    )
+    (tmp_path / 'made.py').write_text(f'{text}    return app\n')
+    options = ['--root-path', root_path] if root_path else []
+    command = [*SERVE, '--port', '{port}', *options, 'made:create']
+    env = {'BROKER': 'memory://', 'MIDDLEWARE': 'yes'}
+    with ServerProcess(command, cwd=tmp_path, env=env) as server:
+        assert 200 == httpx.get(f'{server.url}/publish').status_code
+        assert 'start it with --factory' in server.log()
 
 
 def test_port_in_use_prints_a_clear_error() -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from collections.abc import Generator
 import contextlib
+import ipaddress
 import logging
 import multiprocessing
 import os
@@ -31,8 +31,11 @@ from uvicorn.supervisors import Multiprocess
 from uvicorn.supervisors.multiprocess import Process
 
 from falcon_channels.errors import ChannelsError
-from falcon_channels.errors import OptionsError
 from falcon_channels.logs import json_log_config
+from falcon_channels.server.app_loading import call_factory
+from falcon_channels.server.app_loading import check_app
+from falcon_channels.server.app_loading import is_factory
+from falcon_channels.server.app_loading import load_object
 from falcon_channels.server.context import ServerContext
 from falcon_channels.server.garbage_collection import run_collector_less_often
 from falcon_channels.server.loggers import access_logger
@@ -48,6 +51,8 @@ from falcon_channels.websocket import limits
 from falcon_channels.websocket.middleware import warn_of_http_middleware
 
 _WS = 'falcon_channels.server.protocol:WebSocketProtocol'
+#: Variable of the environment with the addresses of the proxies.
+_PROXIES = 'FORWARDED_ALLOW_IPS'
 _HTTP = 'falcon_channels.server.http:BoundedHttpProtocol'
 
 #: Seconds between a failed start of a worker and the next attempt.
@@ -68,6 +73,7 @@ class ChannelsConfig(Config):
         args: Positional arguments of uvicorn's configuration.
         server_options: Limits of the WebSocket class; the defaults if ``None``.
         log_json: Whether to print all records as JSON, one object a line.
+        factory: Whether the application is a function that returns it.
         kwargs: Keyword arguments of uvicorn's configuration.
     """
 
@@ -76,12 +82,15 @@ class ChannelsConfig(Config):
         *args: Any,
         server_options: ServerOptions | None = None,
         log_json: bool = False,
+        factory: bool = False,
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault('ws', _WS)
         kwargs.setdefault('http', _HTTP)
         self.server_options = server_options or ServerOptions()
         self.log_json = log_json
+        # NOTE: uvicorn does not see this option, because `load_app` calls the factory.
+        self._is_factory = factory
         if log_json:
             level = _level_number(kwargs.get('log_level'))
             kwargs['log_config'] = json_log_config(level)
@@ -123,21 +132,20 @@ class ChannelsConfig(Config):
             self.lifespan_class = ChannelsLifespan
 
     def load_app(self) -> Any:
-        """Import the application, and prepare it; see `prepare_app`."""
-        app = super().load_app()
-        if isinstance(app, falcon.App) and not isinstance(app, falcon.asgi.App):
-            raise OptionsError(
-                f'{self.app} is a WSGI app ({type(app).__name__}), but this is an ASGI '
-                'server: use a falcon.asgi.App, or serve it with gunicorn or another '
-                'WSGI server (docs/wsgi.md)'
-            )
-        if not callable(app):
-            raise OptionsError(
-                f'{self.app} is no ASGI app, but an object of the class '
-                f'{type(app).__name__}: name the falcon.asgi.App, such as main:app'
-            )
-        if self.factory:
-            return _PreparingFactory(app, self.root_path)
+        """Import the application, and prepare it; see `prepare_app`.
+
+        Raises:
+            OptionsError: There is no application of this name.
+        """
+        app, name = load_object(self.app), str(self.app)
+        if self._is_factory or is_factory(app):
+            if not self._is_factory:
+                server_logger.warning(
+                    '%s is a function that returns an app: start it with --factory',
+                    name,
+                )
+            app, name = call_factory(app, name), f'the result of {name}'
+        check_app(app, name)
         prepare_app(app)
         return _without_root_path(app, self.root_path)
 
@@ -183,17 +191,6 @@ def hide_query_string(record: logging.LogRecord) -> bool:
         if mark:
             record.args = (*args[:2], f'{path}?[redacted]', *args[3:])
     return True
-
-
-class _PreparingFactory:
-    def __init__(self, factory: Callable[[], Any], root_path: str) -> None:
-        self._factory = factory
-        self._root_path = root_path
-
-    def __call__(self) -> Any:
-        app = self._factory()
-        prepare_app(app)
-        return _without_root_path(app, self._root_path)
 
 
 def _without_root_path(app: Any, root_path: str) -> Any:
@@ -475,7 +472,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--factory', action='store_true', help='APP is a function that returns the app'
     )
-    parser.add_argument('--app-dir', default='.', help='folder to import it from')
+    parser.add_argument(
+        '--app-dir', type=_folder, default='.', help='folder to import it from'
+    )
     place = parser.add_argument_group('address')
     place.add_argument('--host', default='127.0.0.1', help='address to listen on')
     place.add_argument(
@@ -495,9 +494,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     place.add_argument(
         '--forwarded-allow-ips',
+        type=_addresses,
         metavar='LIST',
         help='addresses of proxies whose X-Forwarded-* headers are trusted; without '
-        'it, those of the variable FORWARDED_ALLOW_IPS, or 127.0.0.1 and ::1',
+        f'it, those of the variable {_PROXIES}, or 127.0.0.1 and ::1',
     )
     process = parser.add_argument_group('processes')
     process.add_argument(
@@ -558,7 +558,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     ws.add_argument(
         '--ws-first-message-timeout',
-        type=_seconds,
+        type=_seconds_above_0,
         metavar='SECONDS',
         help='longest time from the accept to the first message; without it, no limit',
     )
@@ -577,7 +577,7 @@ def serve(args: argparse.Namespace) -> int:
     if args.workers > 1 and args.reload:
         print('--workers and --reload exclude each other', file=sys.stderr)  # noqa: T201 - output of a command
         return 2
-    mistake = _tls_mistake(args)
+    mistake = _tls_mistake(args) or _proxy_mistake(args)
     if mistake:
         print(mistake, file=sys.stderr)  # noqa: T201 - output of a command
         return 2
@@ -622,12 +622,26 @@ def _tls_mistake(args: argparse.Namespace) -> str | None:
         if args.ssl_certfile:
             context.load_cert_chain(args.ssl_certfile, args.ssl_keyfile)
     except OSError as ex:  # ssl.SSLError is one, too
-        return f'the certificate or its key cannot be loaded: {ex}'
+        files = ' and '.join(filter(None, (args.ssl_certfile, args.ssl_keyfile)))
+        return f'the certificate or its key cannot be loaded from {files}: {ex}'
     try:
         if args.ssl_ca_certs:
             context.load_verify_locations(args.ssl_ca_certs)
     except OSError as ex:
-        return f'the certificates of --ssl-ca-certs cannot be loaded: {ex}'
+        return (
+            'the certificates of --ssl-ca-certs cannot be loaded from '
+            f'{args.ssl_ca_certs}: {ex}'
+        )
+    return None
+
+
+def _proxy_mistake(args: argparse.Namespace) -> str | None:
+    """Return what is wrong with the variable that names the proxies, or ``None``."""
+    if args.forwarded_allow_ips is None:
+        try:
+            _addresses(os.environ.get(_PROXIES, ''))
+        except argparse.ArgumentTypeError as ex:
+            return f'{_PROXIES}: {ex}'
     return None
 
 
@@ -680,8 +694,42 @@ def _config(args: argparse.Namespace) -> ChannelsConfig:
     )
 
 
+def _addresses(text: str) -> str:
+    """Check a list of trusted addresses.
+
+    NOTE: uvicorn compares other texts with the address of the peer. They trust nobody,
+    and nothing says so.
+    """
+    for item in filter(None, map(str.strip, text.split(','))):
+        if item == '*':
+            continue
+        try:
+            ipaddress.ip_network(item)
+        except ValueError as ex:
+            reason = f': {ex}' if 'host bits' in str(ex) else ''
+            raise argparse.ArgumentTypeError(
+                f'{item!r} is no IP address or network such as 10.0.0.0/8{reason}; '
+                'names of hosts are not looked up'
+            ) from None
+    return text
+
+
+def _folder(text: str) -> str:
+    if not os.path.isdir(text):
+        raise argparse.ArgumentTypeError(f'{text!r} is no folder')
+    return text
+
+
+def _number(text: str) -> int:
+    # NOTE: with the original error, argparse prints the name of the private function.
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'{text!r} is no whole number') from None
+
+
 def _port(text: str) -> int:
-    value = int(text)
+    value = _number(text)
     if not 0 <= value < 65536:
         raise argparse.ArgumentTypeError(f'{value} is not a port; use 0 to 65535')
     return value
@@ -703,16 +751,28 @@ def _root_path(text: str) -> str:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
+    value = _number(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f'{value} is too small; use at least 1')
     return value
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'{text!r} is no number of seconds') from None
     if not 0 <= value < 86400:
         raise argparse.ArgumentTypeError(
             f'{value:g} s is out of range; use 0 to 86399 seconds'
+        )
+    return value
+
+
+def _seconds_above_0(text: str) -> float:
+    value = _seconds(text)
+    if not value:
+        raise argparse.ArgumentTypeError(
+            f'{text} s would close each connection; leave the option out for no limit'
         )
     return value
