@@ -98,3 +98,51 @@ def test_interrupted_command_exits_with_130_without_a_traceback(
     setattr(Interrupted, command, interrupt)
     monkeypatch.setattr('importlib.import_module', lambda name: Interrupted)
     assert 130 == main([command])
+
+
+@pytest.mark.parametrize(
+    ('words', 'said'),
+    [
+        ('tail rooms:a --lines -3', "--lines: '-3' is no whole number from 0"),
+        ('history rooms:a --limit -5', "--limit: '-5' is no whole number from -1"),
+        ('history rooms:a --limit ten', "--limit: 'ten' is no whole number from -1"),
+        ('connections --limit -1', "--limit: '-1' is no whole number from 0"),
+        ('publish rooms:a 1 --version 0', "--version: '0' is no whole number from 1"),
+        ('explain rooms:a x --user u', "offset: 'x' is no whole number from 0"),
+        ('disconnect ann --code x', "--code: 'x' is no whole number from 0"),
+    ],
+)
+def test_number_out_of_range_is_refused_before_a_request(
+    capsys: pytest.CaptureFixture[str], words: str, said: str
+) -> None:
+    """A number that has no meaning is neither changed nor ignored."""
+    with pytest.raises(SystemExit) as caught:
+        main(words.split())
+    assert 2 == caught.value.code
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('words', 'said'),
+    [
+        (['publish', 'rooms:a', 'hello'], 'or add --text'),
+        (
+            ['publish', 'rooms:a', '1', '--version-epoch', 'x'],
+            '--version-epoch is given without --version',
+        ),
+        (['token', 'ann', '--channel', ''], 'the channel is empty'),
+    ],
+)
+def test_argument_without_a_meaning_says_what_to_write(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    said: str,
+) -> None:
+    """The error is one line that says how to correct the command."""
+    monkeypatch.setenv('FALCON_CHANNELS_API_KEY', 'a key of the tests')
+    monkeypatch.setenv('FALCON_CHANNELS_TOKEN_SECRET', 's' * 32)
+    assert 1 == main(words)
+    error = capsys.readouterr().err
+    assert 1 == len(error.splitlines())
+    assert said in error

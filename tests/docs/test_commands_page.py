@@ -30,7 +30,9 @@ def test_line_of_a_command_has_the_fields_of_the_page(
 ) -> None:
     """The page says which fields the line has in addition to the common ones."""
 
-    def call(self: client.ApiClient, method: str, **request: object) -> dict[str, int]:
+    def call(
+        self: client.ApiClient, method: str, shape: type, /, **request: object
+    ) -> dict[str, int]:
         return {'total': 2, 'num_nodes': 2}
 
     monkeypatch.setenv('FALCON_CHANNELS_API_KEY', 'k' * 32)

@@ -99,6 +99,26 @@ def duration(text: str) -> float:
         ) from None
 
 
+def whole_number(lowest: int) -> Callable[[str], int]:
+    """Return a type of arguments: whole numbers from `lowest`.
+
+    NOTE: argparse prints the name of the function if it raises `ValueError`.
+    """
+
+    def convert(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = lowest - 1
+        if value < lowest:
+            raise argparse.ArgumentTypeError(
+                f'{text!r} is no whole number from {lowest}'
+            )
+        return value
+
+    return convert
+
+
 def default_url() -> str:
     """Return the URL of the server API if no argument names one."""
     return os.environ.get(URL_VARIABLE, DEFAULT_URL)
@@ -355,8 +375,13 @@ def read_secret(variable: str, file: Path | None, option: str) -> str:
     return secret
 
 
-def parse_json(text: str, what: str) -> Any:
+def parse_json(text: str, what: str, other_way: str = '') -> Any:
     """Decode JSON from the command line.
+
+    Args:
+        text: The JSON.
+        what: What it is, for the error.
+        other_way: Another way to pass text, for the error.
 
     Raises:
         CommandError: The text is not JSON.
@@ -365,7 +390,7 @@ def parse_json(text: str, what: str) -> Any:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError, ValueError) as ex:
         raise CommandError(
-            f'{what} is not JSON: {ex}; quote text twice: \'"hello"\''
+            f'{what} is not JSON: {ex}; quote text twice: \'"hello"\'{other_way}'
         ) from None
 
 

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     targets.add_client_argument(parser)
     parser.add_argument(
         '--limit',
-        type=int,
+        type=client.whole_number(0),
         default=100,
         help='maximum number of connections, at most 1000',
     )

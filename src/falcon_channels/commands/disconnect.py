@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         '--code',
-        type=int,
+        type=client.whole_number(0),
         help='close code from 3000 to 4999; after 3500 to 3999 and 4500 to 4999, '
         'clients do not connect again (default: 3503)',
     )

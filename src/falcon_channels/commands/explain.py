@@ -28,7 +28,12 @@ class _Recorded(msgspec.Struct):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument('channel', nargs='?', help='name of the channel')
-    parser.add_argument('offset', nargs='?', type=int, help='offset of the publication')
+    parser.add_argument(
+        'offset',
+        nargs='?',
+        type=client.whole_number(0),
+        help='offset of the publication',
+    )
     parser.add_argument(
         '--user', required=True, help='id of the user; "" for anonymous users'
     )

@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('channel', help='name of the channel')
     parser.add_argument(
         '--limit',
-        type=int,
+        type=client.whole_number(-1),
         default=10,
         help='maximum number of publications; -1: all',
     )

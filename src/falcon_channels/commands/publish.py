@@ -34,9 +34,8 @@ def add_payload_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         '--version',
-        type=int,
-        default=0,
-        help='publish nothing if the channel has this version or a higher one',
+        type=client.whole_number(1),
+        help='publish nothing if the channel has this version or a higher one; from 1',
     )
     parser.add_argument(
         '--version-epoch', default='', help='name of the sequence of versions'
@@ -62,15 +61,21 @@ def payload(args: argparse.Namespace) -> dict[str, Any]:
     """
     text = sys.stdin.read() if args.data == '-' else args.data
     request: dict[str, Any] = {
-        'data': text if args.text else client.parse_json(text, 'data')
+        'data': text
+        if args.text
+        else client.parse_json(text, 'data', ', or add --text')
     }
     if args.tag:
         request['tags'] = dict(map(_tag, args.tag))
     if args.idempotency_key:
         request['idempotency_key'] = args.idempotency_key
-    if args.version or args.version_epoch:
+    if args.version is not None:
         request['version'] = args.version
         request['version_epoch'] = args.version_epoch
+    elif args.version_epoch:
+        raise client.CommandError(
+            '--version-epoch is given without --version: give a version, too'
+        )
     return request
 
 

@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('channel', help='name of the channel')
     parser.add_argument(
         '--lines',
-        type=int,
+        type=client.whole_number(0),
         default=10,
         help='number of old publications to print first',
     )
@@ -74,7 +74,7 @@ class _Tail:
         self._api = client.ApiClient(args)
         self._channel: str = args.channel
         self._only_data: bool = args.data
-        self._lines: int = max(args.lines, 0)
+        self._lines: int = args.lines
         #: Position of the last publication; ``None`` for a channel without history.
         self._position = None if args.since is None else parse_position(args.since)
         self._has_been_subscribed = False

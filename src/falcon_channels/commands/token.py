@@ -46,6 +46,12 @@ def token(args: argparse.Namespace) -> int:
 def _token(args: argparse.Namespace) -> None:
     secret = client.read_secret(SECRET_VARIABLE, args.secret_file, '--secret-file')
     info = None if args.info is None else client.parse_json(args.info, '--info')
+    if args.channel == '':
+        # NOTE: it is often a variable that a script did not set.
+        raise client.CommandError(
+            'the channel is empty: give its name, or leave out --channel for a token '
+            'that connects'
+        )
     claims = {} if args.audience is None else {'aud': args.audience}
     try:
         key = TokenKey(secret, issuer=args.issuer)
