@@ -34,6 +34,7 @@ import msgspec
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import ChannelsError
 from falcon_channels.errors import ClosedError
+from falcon_channels.errors import TokenError
 
 _logger = logging.getLogger('falcon_channels')
 
@@ -50,6 +51,10 @@ OPERATIONS: Final[dict[str, str]] = {
     'subscribers of a channel',
     'recovery': 'A client that asked for missed publications joins a channel',
 }
+
+#: Errors of this package that a responder may raise for its client: the client tries
+#: again, or its token was refused.
+_KEPT: Final = (BrokerUnavailableError, ClosedError, TokenError)
 
 #: State of an observer whose `begin` has failed.
 _FAILED: Final = object()
@@ -242,7 +247,9 @@ class Operations:
     ) -> Awaitable[_T]:
         """Return an awaitable that runs a responder of the application.
 
-        All code that calls a responder awaits the result of this function.
+        All code that calls a responder awaits the result of this function. It raises
+        what the responder raises. Only an error of this package that says nothing about
+        the client becomes a `RuntimeError`, so that no client is told about it.
 
         Args:
             name: Name of the responder.
@@ -250,6 +257,7 @@ class Operations:
             channel: Name of the channel, or ``''``.
             route: Template of the route of the channel, or ``''``.
         """
+        call = _without_mistakes(name, call)
         if not self.wanted:
             return call
         operation = Operation('responder', detail=name, channel=channel, route=route)
@@ -258,6 +266,24 @@ class Operations:
     async def _timed(self, operation: Operation, call: Awaitable[_T]) -> _T:
         with self.time(operation):
             return await call
+
+
+async def _without_mistakes(name: str, call: Awaitable[_T]) -> _T:
+    """Run a responder; tell the mistakes of the application from refusals.
+
+    A mistake is, for example, a publish to a channel that has no route. Its error must
+    not be answered with the code for a client that named such a channel.
+
+    Raises:
+        RuntimeError: The responder raised an error of this package that is not in
+            `_KEPT`. That error is the cause.
+    """
+    try:
+        return await call
+    except _KEPT:
+        raise
+    except ChannelsError as ex:
+        raise RuntimeError(f'{name} raised {type(ex).__name__}: {ex}') from ex
 
 
 def call_at_end(

@@ -161,7 +161,7 @@ WAYS: dict[str, tuple[type[Exception], Any]] = {
         lambda channels, client, data: client.publish('rooms:a', data),
     ),
     'on_publish-sets': (
-        InvalidValueError,
+        RuntimeError,
         lambda channels, client, data: client.publish('average:sets', {}),
     ),
     'on_publish-changes': (

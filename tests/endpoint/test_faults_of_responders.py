@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from support.faults import BUGS
 from support.faults import fail
+from support.faults import KEPT_ERRORS
 from support.faults import REFUSALS
 from support.faults import tracebacks
 from support.processes import wait_until
@@ -118,6 +119,20 @@ def bystander(server: Server) -> Iterator[Peer]:
         yield peer
 
 
+def ask_for(peer: Peer, responder: str, channel: str) -> dict[str, Any]:
+    """Send the command that calls a responder; return the reply."""
+    name, fields = {
+        'on_refresh': ('refresh', {'token': 'x'}),
+        'on_rpc': ('rpc', {'method': 'm', 'data': 1}),
+        'on_message': ('send', {'data': 1}),
+        'on_subscribe': ('subscribe', {'channel': channel}),
+        'on_publish': ('publish', {'channel': channel, 'data': 1}),
+        'on_presence': ('presence', {'channel': channel}),
+        'on_history': ('history', {'channel': channel, 'limit': 1}),
+    }[responder]
+    return peer.ask(name, **fields)
+
+
 @pytest.mark.parametrize('kind', [*REFUSALS, *BUGS])
 @pytest.mark.parametrize('responder', RESPONDERS)
 def test_error_of_a_responder_ends_at_most_its_connection(
@@ -149,16 +164,7 @@ def test_error_of_a_responder_ends_at_most_its_connection(
             elif responder == 'on_unsubscribe':
                 assert {'unsubscribe': {}} == peer.ask('unsubscribe', channel=channel)
             else:
-                request: dict[str, Any] = {
-                    'on_refresh': ('refresh', {'token': 'x'}),
-                    'on_rpc': ('rpc', {'method': 'm', 'data': 1}),
-                    'on_message': ('send', {'data': 1}),
-                    'on_subscribe': ('subscribe', {'channel': channel}),
-                    'on_publish': ('publish', {'channel': channel, 'data': 1}),
-                    'on_presence': ('presence', {'channel': channel}),
-                    'on_history': ('history', {'channel': channel, 'limit': 1}),
-                }[responder]
-                error = peer.ask(request[0], **request[1])['error']
+                error = ask_for(peer, responder, channel)['error']
                 assert (103 if kind in REFUSALS else 100) == error['code']
                 assert 'secret' not in error['message']
                 # The connection goes on.
@@ -168,6 +174,32 @@ def test_error_of_a_responder_ends_at_most_its_connection(
         notices_nothing(bystander)
     notices_nothing(bystander)
     assert is_bug == len(tracebacks(caplog)), tracebacks(caplog)
+
+
+@pytest.mark.parametrize('kind', KEPT_ERRORS)
+@pytest.mark.parametrize('responder', sorted({*RESPONDERS} - {*NOTIFIED}))
+def test_temporary_and_token_errors_of_a_responder_keep_their_meaning(
+    server: Server, caplog: pytest.LogCaptureFixture, responder: str, kind: str
+) -> None:
+    """The client tries again or gets a new token, and the log has no traceback."""
+    caplog.set_level(logging.INFO)
+    code = {'token-expired': 109, 'token-invalid': 103}.get(kind, 100)
+    channel = f'faults:{responder}:{kind}'
+    with Peer.to(server) as peer:
+        if responder == 'on_connect' and kind == 'token-invalid':
+            peer.say({'id': 1, 'connect': {'data': [responder, kind]}})
+            assert (3500, 'invalid token') == peer.end()
+        elif responder == 'on_connect':
+            error = peer.ask('connect', data=[responder, kind])['error']
+            assert (code, code == 100) == (error['code'], 'temporary' in error)
+        else:
+            peer.connect(data=[responder, kind])
+            if responder == 'on_publish':
+                peer.ask('subscribe', channel=channel)
+            error = ask_for(peer, responder, channel)['error']
+            assert (code, code == 100) == (error['code'], 'temporary' in error)
+            assert 'secret' not in error['message']
+    assert [] == tracebacks(caplog)
 
 
 @pytest.mark.parametrize('kind', ['runtime', 'cancelled', 'http-dict'])

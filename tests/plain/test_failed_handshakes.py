@@ -40,19 +40,21 @@ class Failing:
 
     async def on_get(self, req: Any, resp: Any, place: str) -> None:
         """Let `on_subscribe` fail."""
-        await self.channels.serve_events(req, resp, 'rooms:a')
+        await self.channels.serve_events(req, resp, f'rooms:{place}')
 
     async def on_websocket(self, req: Any, ws: Any, place: str) -> None:
         """Fail as a responder, or let `on_subscribe` fail."""
         if place == 'responder':
             raise RuntimeError('bug in a responder')
-        await self.channels.serve(req, ws, 'rooms:a')
+        await self.channels.serve(req, ws, f'rooms:{place}')
 
     async def on_connect(self, req: Any, connection: Any) -> None:
         """Accept everybody."""
 
     async def on_subscribe(self, req: Any, subscription: Any, room: str) -> None:
-        """Fail."""
+        """Fail, for example with a publish to a channel without a route."""
+        if room == 'mistake':
+            await self.channels.publish('nosuch', 1)
         raise RuntimeError('bug in on_subscribe')
 
 
@@ -109,6 +111,29 @@ def test_exception_in_on_subscribe_is_one_event_for_each_kind_of_client(
         assert 500 == found.status_code
     [failed] = [event for event in told if event.name == 'responder_failed']
     assert 'subscribe' == failed.facts['responder']
+    assert 1 == channels.node.hub.counters.responder_errors
+
+
+@pytest.mark.parametrize('kind', ['plain', 'event_stream', 'poll'])
+def test_error_of_the_library_in_on_subscribe_is_500_and_not_404(
+    kind: str,
+    url: str,
+    channels: Channels,
+    asgi_server: AsgiServer,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The client has not named the channel without a route, but the application."""
+    if kind == 'plain':
+        with pytest.raises(InvalidStatus) as refused, connect(f'{url}/mistake'):
+            pass
+        assert asgi_server.refusal(500) == refused.value.response.status_code
+    else:
+        headers = {'Accept': 'application/json'} if kind == 'poll' else {}
+        http_url = url.replace('ws:', 'http:') + '/mistake'
+        found = httpx.get(http_url, headers=headers)
+        assert (500, False) == (found.status_code, 'nosuch' in found.text)
+    wait_until(lambda: bool(tracebacks(caplog)), 'the error is logged')
+    assert "UnknownChannelError: no route matches the channel 'nosuch'" in caplog.text
     assert 1 == channels.node.hub.counters.responder_errors
 
 

@@ -18,6 +18,7 @@ from falcon_channels import ChannelOptions
 from falcon_channels import Channels
 from falcon_channels import OptionsError
 from falcon_channels import server_api
+from falcon_channels import UnknownChannelError
 from falcon_channels.server_api import methods
 from falcon_channels.testing import SimulatedSdk
 
@@ -139,6 +140,9 @@ class Api:
 
     async def on_rpc_fail(self, req: Any, call: ApiCall) -> None:
         raise ValueError('a secret')
+
+    async def on_rpc_mistake(self, req: Any, call: ApiCall) -> None:
+        raise UnknownChannelError('secret')
 
     async def on_rpc_unreadable(self, req: Any, call: ApiCall) -> None:
         call.reply = object()
@@ -332,6 +336,7 @@ async def test_rpc_calls_the_responder_of_the_application() -> None:
     [
         ('forbidden', 103, 'permission denied: not for you'),
         ('fail', 100, 'internal server error'),
+        ('mistake', 100, 'internal server error'),
         ('unreadable', 100, 'internal server error'),
         ('nowhere', 104, 'method not found: nowhere'),
         ('__init__', 104, 'method not found: __init__'),

@@ -8,6 +8,16 @@ from typing import Any
 import falcon
 import pytest
 
+from falcon_channels.errors import BrokerUnavailableError
+from falcon_channels.errors import ClosedError
+from falcon_channels.errors import KeysUnavailableError
+from falcon_channels.errors import ProtocolError
+from falcon_channels.errors import PublicationTooLargeError
+from falcon_channels.errors import TokenExpiredError
+from falcon_channels.errors import TokenInvalidError
+from falcon_channels.errors import UnknownChannelError
+from falcon_channels.errors import UnsubscribedError
+
 
 class Unprintable:
     """A description that cannot be converted to text."""
@@ -25,14 +35,36 @@ REFUSALS: dict[str, Any] = {
     'http-long': 'closed ' * 1000,
 }
 
+#: Errors of the library that a call of the application raised, by the kind of error.
+LIBRARY_ERRORS: dict[str, Exception] = {
+    'unknown-channel': UnknownChannelError('secret'),
+    'too-large': PublicationTooLargeError(2, 1),
+    'unsubscribed': UnsubscribedError(2500, 'secret'),
+    'protocol': ProtocolError('secret'),
+}
+
+#: Errors of the library that tell the client to try again, or that its token was
+#: refused, by the kind of error.
+KEPT_ERRORS: dict[str, Exception] = {
+    'broker-unavailable': BrokerUnavailableError('secret'),
+    'closed': ClosedError('secret'),
+    'keys-unavailable': KeysUnavailableError('secret'),
+    'token-expired': TokenExpiredError('secret'),
+    'token-invalid': TokenInvalidError('secret'),
+}
+
 #: Kinds of errors that are bugs of the application.
-BUGS = ('runtime', 'status', 'cancelled', 'bad-status', 'group')
+BUGS = ('runtime', 'status', 'cancelled', 'bad-status', 'group', *LIBRARY_ERRORS)
 
 
 async def fail(kind: str) -> None:
     """Raise an error of one kind."""
     if kind in REFUSALS:
         raise falcon.HTTPForbidden(description=REFUSALS[kind])
+    if kind in LIBRARY_ERRORS:
+        raise LIBRARY_ERRORS[kind]
+    if kind in KEPT_ERRORS:
+        raise KEPT_ERRORS[kind]
     if kind == 'status':
         raise falcon.HTTPStatus(falcon.HTTP_202)
     if kind == 'bad-status':
