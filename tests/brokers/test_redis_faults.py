@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+import contextlib
 from pathlib import Path
 import subprocess
+from typing import Any
 
 import pytest
 from support.audience import Audience
@@ -20,6 +22,8 @@ from support.redis_server import RedisServer
 from falcon_channels import ChannelOptions
 from falcon_channels.brokers.base import LogSettings
 from falcon_channels.brokers.redis.broker import RedisBroker
+from falcon_channels.brokers.redis.command_connection import CommandConnection
+from falcon_channels.brokers.redis.connections import RedisConnector
 from falcon_channels.brokers.redis.keys import token
 from falcon_channels.brokers.redis.revocations import MAX_REMEMBERED
 from falcon_channels.brokers.redis.revocations import RememberedRevocations
@@ -152,6 +156,73 @@ async def test_link_is_restored_after_an_unexpected_error_of_its_task(
     audience, publisher, _ = await run_fault(f'{server.url}{QUICK}', fault)
     assert failed
     audience.check_all_heard(publisher.values)
+
+
+async def test_subscribe_that_fails_leaves_no_subscription_at_the_server(
+    server: RedisServer,
+) -> None:
+    """The server gets an unsubscribe, also if it could not confirm the subscribe.
+
+    The channel is then subscribed again, and receives its publications.
+    """
+    broker = open_broker(f'{server.url}?timeout_s=0.5&probe_s=60')
+    recorder = Recorder()
+    await broker.start(recorder)
+    settings = LogSettings()
+    server.freeze()
+    with pytest.raises(BrokerUnavailableError, match='did not confirm'):
+        await broker.subscribe('news', settings)
+    server.thaw()
+    # NOTE: the server answers in order, and has therefore read the commands before.
+    await broker.subscribe('other', settings)
+    names = await asyncio.to_thread(server.ask, 'PUBSUB', 'CHANNELS', '*:news*')
+    assert '' == names
+    server.freeze()
+    with pytest.raises(BrokerUnavailableError, match='did not confirm'):
+        await broker.subscribe('news', settings)
+    again = asyncio.create_task(broker.subscribe('news', settings))
+    await asyncio.sleep(0)
+    server.thaw()
+    await again
+    await broker.publish('news', Publication(data=b'1'), settings)
+    await recorder.until(lambda: bool(recorder.publications), 'the publication arrived')
+    await broker.close()
+
+
+@pytest.mark.parametrize('place', ['connect', 'parse'])
+async def test_commands_continue_after_an_unexpected_error_of_their_connection(
+    server: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    place: str,
+) -> None:
+    """The pending call fails at once, the next one opens another connection."""
+    owner, name = {
+        'connect': (RedisConnector, 'connect'),
+        'parse': (CommandConnection, '_on_answer'),
+    }[place]
+    settings = LogSettings(size=10, ttl_s=60)
+    broker = open_broker(f'{server.url}?timeout_s=60&probe_s=60')
+    recorder = Recorder()
+    await broker.start(recorder)
+    await asyncio.to_thread(server.ask, 'CLIENT', 'KILL', 'TYPE', 'normal')
+    real = getattr(owner, name)
+    failed = []
+
+    def fail_once(*args: Any) -> Any:
+        if not failed:
+            failed.append(args)
+            raise RuntimeError('on purpose')
+        return real(*args)
+
+    monkeypatch.setattr(owner, name, fail_once)
+    async with asyncio.timeout(20):
+        while not failed:
+            with contextlib.suppress(BrokerUnavailableError):
+                await broker.history('news', settings)
+        await broker.history('news', settings)
+    assert 'an unexpected error ended the connection' in caplog.text
+    await broker.close()
 
 
 async def test_killed_pubsub_connections_lose_no_publication(

@@ -302,7 +302,7 @@ class RedisBroker(Broker):
             page = await self.history(channel, settings, limit=0)
         except BaseException:
             self._channels.pop(name, None)
-            listener.forget(name)
+            listener.unsubscribe(name)
             raise
         return page
 
@@ -310,7 +310,7 @@ class RedisBroker(Broker):
         name = self._keys.name(channel)
         self._channels.pop(name, None)
         if self._listeners:
-            await self._listener_of(name).unsubscribe(name)
+            self._listener_of(name).unsubscribe(name)
 
     async def history(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable
+import logging
 import re
 from typing import Any
 
@@ -24,6 +25,8 @@ from falcon_channels.brokers.redis.resp_connection import RespConnection
 from falcon_channels.brokers.redis.scripts import Script
 from falcon_channels.brokers.server_link import describe
 from falcon_channels.errors import BrokerUnavailableError
+
+_logger = logging.getLogger('falcon_channels')
 
 #: Approximate memory that a command takes beside its encoded text, in bytes.
 _COMMAND_BYTES = 256
@@ -185,6 +188,9 @@ class CommandConnection:
             except BrokerUnavailableError as ex:
                 self._reject_all(self._unsent, str(ex))
                 continue
+            except Exception as ex:
+                self._reject_all(self._unsent, self._note_defect(ex))
+                continue
             try:
                 connection.pass_answers(self._on_answer)
                 # NOTE: the text of a script contains the id of the new run.
@@ -198,8 +204,24 @@ class CommandConnection:
                     self._sent,
                     f'the connection to Redis at {self.address} ended: {describe(ex)}',
                 )
+            except Exception as ex:
+                self._connection = None
+                self._reject_all(self._sent, self._note_defect(ex))
             finally:
                 await connection.close()
+
+    def _note_defect(self, error: Exception) -> str:
+        """Log an error that is not one of `LINK_ERRORS`; return the reason for calls.
+
+        NOTE: the next command opens another connection, as after any other error. If
+          the task ended, commands would fail only after their deadline.
+        """
+        _logger.error(
+            'an unexpected error ended the connection to Redis at %s',
+            self.address,
+            exc_info=error,
+        )
+        return f'the connection to Redis at {self.address} ended: {describe(error)}'
 
     async def _open(self) -> RespConnection:
         """Open a connection, and read the id of the run of its server."""

@@ -96,13 +96,13 @@ class PubSubListener(ServerLink[RespConnection]):
             async with asyncio.timeout(self._timeout_s):
                 await self._send_names([name])
         except TimeoutError:
-            self._names.discard(name)
+            self.unsubscribe(name)
             raise BrokerUnavailableError(
                 f'Redis at {self.address} did not confirm a subscription within '
                 f'{self._timeout_s} s'
             ) from None
         except BaseException:
-            self._names.discard(name)
+            self.unsubscribe(name)
             raise
 
     def lost_error(self) -> BrokerUnavailableError:
@@ -115,14 +115,14 @@ class PubSubListener(ServerLink[RespConnection]):
         """Add names that are subscribed when the connection is opened."""
         self._names.update(names)
 
-    def forget(self, name: bytes) -> None:
-        """Remove a name without telling the server, which may not answer."""
-        self._names.discard(name)
+    def unsubscribe(self, name: bytes) -> None:
+        """Unsubscribe from a name; also possible while the link is lost.
 
-    async def unsubscribe(self, name: bytes) -> None:
-        """Unsubscribe from a name; also possible while the link is lost."""
+        It does not wait for the server. The server reads the command later than a
+        ``SUBSCRIBE`` that it has not confirmed yet.
+        """
         self._names.discard(name)
-        if self._connection is not None and self.up:
+        if self._connection is not None:
             self._unsubscribing[name] = self._unsubscribing.get(name, 0) + 1
             self._connection.write(pack((self._unsubscribe, name)))
 
@@ -185,7 +185,10 @@ class PubSubListener(ServerLink[RespConnection]):
                 self._on_message(answer[1], answer[2])
         elif kind in (b'subscribe', b'ssubscribe'):
             future = self._confirming.get(answer[1])
-            if future is not None and not future.done():
+            # NOTE: the confirmation of a `SUBSCRIBE` that an unsubscribe follows says
+            #   nothing about the `SUBSCRIBE` after it.
+            followed = answer[1] in self._unsubscribing
+            if future is not None and not future.done() and not followed:
                 future.set_result(None)
         elif kind in (b'unsubscribe', b'sunsubscribe') and (
             answer[1] in self._unsubscribing
