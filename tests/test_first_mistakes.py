@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+import contextlib
 from pathlib import Path
 import subprocess
 import sys
@@ -16,13 +17,20 @@ import pytest
 from falcon_channels import ChannelNameError
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
+from falcon_channels import EndpointOptions
 from falcon_channels import InvalidValueError
 from falcon_channels import NodeOptions
 from falcon_channels import OptionsError
 from falcon_channels import OriginCheck
 from falcon_channels import PayloadError
 from falcon_channels import PositionError
+from falcon_channels import StreamWriterOptions
+from falcon_channels.brokers.sqlite.broker import SqliteBroker
 from falcon_channels.portal import Portal
+from falcon_channels.server.options import ServerOptions
+from falcon_channels.tokens import RemoteKeySet
+from falcon_channels.tokens import TokenKey
+from falcon_channels.tokens import TokenVerifier
 from falcon_channels.websocket.middleware import warn_of_http_middleware
 import falcon_channels.wsgi
 from falcon_channels.wsgi.testing import simulate_ws
@@ -463,3 +471,80 @@ async def test_channels_that_the_app_does_not_start_are_reported_once(
     ]
     assert (1 if starts == 'not' else 0) == len(warnings)
     assert all('falcon.asgi.App(middleware=[channels])' in text for text in warnings)
+
+
+WRONG_SECONDS = [-1, -0.5, float('nan'), float('inf'), '3', True, 10**400]
+
+
+@pytest.mark.parametrize('value', WRONG_SECONDS)
+def test_timeout_that_is_not_a_number_of_seconds_is_refused_where_it_is_set(
+    value: Any,
+) -> None:
+    """A call that waits with it could wait without limit, or fail much later."""
+    places: dict[str, Callable[[], object]] = {
+        'timeout_s': lambda: Portal(Channels(), timeout_s=value),
+        'first_message_timeout_s': lambda: ServerOptions(first_message_timeout_s=value),
+        'close_timeout_s': lambda: ServerOptions(close_timeout_s=value),
+        'write_timeout_s': lambda: ServerOptions(write_timeout_s=value),
+        'poll_s': lambda: SqliteBroker('chat.db', poll_s=value),
+        'leeway_s': lambda: TokenVerifier(TokenKey('k' * 40), leeway_s=value),
+        'refresh_s': lambda: RemoteKeySet('https://a/', issuer='a', refresh_s=value),
+        'drain_timeout_s': lambda: NodeOptions(drain_timeout_s=value),
+        'pong_timeout_s': lambda: EndpointOptions(pong_timeout_s=value),
+        'retry_timeout_s': lambda: StreamWriterOptions(retry_timeout_s=value),
+    }
+    for name, place in places.items():
+        with pytest.raises(OptionsError, match=f'^{name} is '):
+            place()
+
+
+@pytest.mark.parametrize(
+    ('name', 'values'),
+    [
+        ('close_timeout_s', WRONG_SECONDS),
+        ('ping_interval_s', [0, *WRONG_SECONDS]),
+        ('ping_timeout_s', [0, None, *WRONG_SECONDS]),
+        ('send_timeout_s', [0, None, *WRONG_SECONDS]),
+        ('max_fragments', [0, -1, 1.5, '3', None, True]),
+        ('max_message_bytes', [0, -1, 1.5, '3', None, True]),
+        ('compression', ['no', None, 1]),
+        ('default_close_reasons', [None, 'x', 7]),
+        ('media_handlers', [None, 'x', 7]),
+    ],
+)
+def test_wrong_websocket_option_of_a_wsgi_app_is_refused_where_it_is_set(
+    name: str, values: list[Any]
+) -> None:
+    """The option keeps its value, so that no WebSocket of the app fails later."""
+    options = falcon_channels.wsgi.App().ws_options
+    before = getattr(options, name)
+    for value in values:
+        with pytest.raises(OptionsError, match=f'^{name} is '):
+            setattr(options, name, value)
+    assert before == getattr(options, name)
+    setattr(options, name, before)
+
+
+def test_receive_of_a_wsgi_websocket_refuses_a_wrong_timeout() -> None:
+    """A negative timeout waited without limit if another thread received already."""
+    told: list[str] = []
+
+    class Receiver:
+        def on_websocket(self, req: Any, ws: Any) -> None:
+            ws.accept()
+            for receive in (ws.receive, ws.receive_text, ws.receive_media):
+                for value in WRONG_SECONDS:
+                    try:
+                        receive(timeout_s=value)
+                    except InvalidValueError as ex:
+                        told.append(str(ex))
+            with contextlib.suppress(TimeoutError):
+                ws.receive(timeout_s=0)
+            ws.send('done')
+
+    app = falcon_channels.wsgi.App()
+    app.add_route('/', Receiver())
+    with simulate_ws(app) as client:
+        assert 'done' == client.recv(timeout=20)
+    assert 3 * len(WRONG_SECONDS) == len(told)
+    assert all(text.startswith('timeout_s is ') for text in told)

@@ -7,6 +7,7 @@ from typing import Any
 from typing import Final
 
 from falcon_channels.errors import InvalidValueError
+from falcon_channels.errors import OptionsError
 
 #: Longest user id, connection id, session and epoch in characters.
 MAX_ID_CHARACTERS: Final = 255
@@ -109,6 +110,66 @@ def check_duration(
             f'{highest:.0f}'
         )
     return float(value)
+
+
+def check_seconds(
+    name: str, value: Any, *, zero: bool = False, optional: bool = False
+) -> Any:
+    """Return a number of seconds that is an option.
+
+    Args:
+        name: Name of the option, for the error.
+        value: Value of the option.
+        zero: Whether 0 is allowed.
+        optional: Whether ``None`` is allowed.
+
+    Raises:
+        OptionsError: The value is not a number, or is out of range.
+    """
+    if value is None and optional:
+        return None
+    try:
+        check_duration(name, value, zero=zero)
+    except InvalidValueError as ex:
+        raise OptionsError(f'{ex}{", or None" if optional else ""}') from None
+    return value
+
+
+def check_number(name: str, value: Any, lowest: int, *, optional: bool = False) -> Any:
+    """Return an integer that is an option.
+
+    Args:
+        name: Name of the option, for the error.
+        value: Value of the option.
+        lowest: Smallest value that is allowed.
+        optional: Whether ``None`` is allowed.
+
+    Raises:
+        OptionsError: The value is not an integer, or is too small.
+    """
+    if value is None and optional:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+        raise OptionsError(
+            f'{name} is {_shown(value)}, but must be an integer of at least {lowest}'
+            f'{", or None" if optional else ""}'
+        )
+    return value
+
+
+def check_type(name: str, value: Any, kind: type[Any] | tuple[type[Any], ...]) -> Any:
+    """Return an option that has one of these types.
+
+    Raises:
+        OptionsError: It has another type.
+    """
+    if not isinstance(value, kind):
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        names = ' or '.join(
+            'None' if kind is type(None) else kind.__name__ for kind in kinds
+        )
+        raise OptionsError(f'{name} is {_shown(value)}, but must be {names}')
+    return value
 
 
 def check_time(name: str, value: Any) -> float | None:

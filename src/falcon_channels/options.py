@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import logging
-import math
 from typing import Any
 from typing import Literal
 from typing import TYPE_CHECKING
@@ -583,6 +582,10 @@ def _check_type(data_type: Any) -> None:
         )
 
 
+#: Largest number of seconds, which is 30,000 years.
+_MAX_SECONDS = 1e12
+
+
 def _at_least(options: msgspec.Struct, minimum: int, *names: str) -> None:
     for name in names:
         value = _number(options, name)
@@ -604,8 +607,8 @@ def _number(options: msgspec.Struct, name: str) -> float:
     wanted = (int, float) if name.endswith('_s') else int
     if isinstance(value, bool) or not isinstance(value, wanted):
         raise OptionsError(f'{name} is {value!r}, but must be a number')
-    if not math.isfinite(value):
-        raise OptionsError(f'{name} is {value}; use None for no limit')
+    if name.endswith('_s') and not abs(value) <= _MAX_SECONDS:
+        raise OptionsError(f'{name} is {value!r:.40}; use None for no limit')
     return value
 
 

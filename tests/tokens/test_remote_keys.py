@@ -379,7 +379,7 @@ async def test_failed_fetch_is_temporary_and_keeps_the_old_keys(
         ({'url': 'file:///etc/passwd'}, 'is not an https URL'),
         ({'url': 'https:///keys'}, 'is not an https URL'),
         ({'issuer': ''}, 'issuer is empty'),
-        ({'timeout_s': 0}, 'timeout_s is 0, but must be above 0'),
+        ({'timeout_s': 0}, 'timeout_s is 0, but must be a number of seconds above 0'),
         ({'refresh_s': float('nan')}, 'refresh_s is nan'),
         ({'refresh_s': 60, 'max_age_s': 59}, 'max_age_s of 59 is below refresh_s'),
     ],

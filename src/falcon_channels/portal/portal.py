@@ -21,6 +21,7 @@ import falcon
 
 from falcon_channels.brokers.base import PublishResult
 from falcon_channels.channels import Channels
+from falcon_channels.checks import check_seconds
 from falcon_channels.errors import ClosedError
 from falcon_channels.errors import EventLoopError
 from falcon_channels.errors import OptionsError
@@ -80,7 +81,8 @@ class Portal:
         timeout_s: How long a call waits, in seconds, before it raises `TimeoutError`.
 
     Raises:
-        OptionsError: `channels` is not a `Channels` object.
+        OptionsError: `channels` is not a `Channels` object, or `timeout_s` is not a
+            number of seconds above 0.
     """
 
     def __init__(self, channels: Channels, *, timeout_s: float = 10.0) -> None:
@@ -90,7 +92,7 @@ class Portal:
                 f'{type(channels).__name__}: write Portal(Channels(...))'
             )
         self.channels = channels
-        self._timeout_s = timeout_s
+        self._timeout_s: float = check_seconds('timeout_s', timeout_s)
         self._thread = LoopThread()
         self._closing: asyncio.Future[None] | None = None
         atexit.register(self.close)

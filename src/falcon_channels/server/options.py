@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from falcon_channels.checks import check_number
+from falcon_channels.checks import check_seconds
+from falcon_channels.checks import check_type
 from falcon_channels.websocket import limits
 
 
@@ -50,6 +53,9 @@ class ServerOptions:
         responder_timeout_s: Time for which a responder without a client may continue to
             run when the server stops (default 10). It begins when all connections are
             closed. After this time, the task is cancelled.
+
+    Raises:
+        OptionsError: A value has the wrong type, or is out of range.
     """
 
     open_timeout_s: float = 30.0
@@ -67,3 +73,25 @@ class ServerOptions:
     drain_interval_s: float = 0.25
     drain_timeout_s: float = 20.0
     responder_timeout_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        for name in ('open_timeout_s', 'write_timeout_s', 'drain_timeout_s'):
+            check_seconds(name, getattr(self, name))
+        for name in ('close_timeout_s', 'drain_interval_s', 'responder_timeout_s'):
+            check_seconds(name, getattr(self, name), zero=True)
+        for name in (
+            'first_message_timeout_s',
+            'body_timeout_s',
+            'unacknowledged_timeout_s',
+        ):
+            check_seconds(name, getattr(self, name), optional=True)
+        for name in (
+            'max_fragments',
+            'max_queued_messages',
+            'max_queued_bytes',
+            'drain_batch',
+        ):
+            check_number(name, getattr(self, name), 1)
+        name = 'max_connections_per_peer'
+        check_number(name, getattr(self, name), 1, optional=True)
+        check_type('deflate', self.deflate, bool)

@@ -27,6 +27,7 @@ import urllib.request
 
 import msgspec
 
+from falcon_channels.checks import check_seconds
 from falcon_channels.errors import OptionsError
 from falcon_channels.tokens.keys import load_jwt
 from falcon_channels.tokens.keys import TokenKey
@@ -112,8 +113,7 @@ class RemoteKeySet:
             ('max_age_s', max_age_s),
             ('timeout_s', timeout_s),
         ):
-            if not (math.isfinite(seconds) and seconds > 0):
-                raise OptionsError(f'{name} is {seconds!r}, but must be above 0')
+            check_seconds(name, seconds)
         if max_age_s < refresh_s:
             raise OptionsError(
                 f'max_age_s of {max_age_s} is below refresh_s of {refresh_s}'

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import msgspec
 
+from falcon_channels.checks import check_seconds
 from falcon_channels.checks import MAX_ID_CHARACTERS
 from falcon_channels.errors import InvalidValueError
 from falcon_channels.errors import KeysUnavailableError
@@ -162,7 +163,7 @@ class TokenVerifier:
         self._issuer = issuer
         self._audience = audience
         self._require_exp = require_exp
-        self._leeway_s = leeway_s
+        self._leeway_s: float = check_seconds('leeway_s', leeway_s, zero=True)
 
     @classmethod
     def from_jwks(

@@ -44,6 +44,7 @@ from websockets.http11 import Response
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
+from falcon_channels.checks import check_duration
 from falcon_channels.websocket.close_codes import ABNORMAL
 from falcon_channels.websocket.close_codes import GOING_AWAY
 from falcon_channels.websocket.close_codes import INVALID_DATA
@@ -266,9 +267,13 @@ class WebSocketConnection:
             timeout_s: Maximum wait in seconds; ``None``, the default, for no limit.
 
         Raises:
+            InvalidValueError: `timeout_s` is not a number of seconds, or is negative.
             TimeoutError: No message came within `timeout_s`; nothing is lost.
             WebSocketError: The connection has ended.
         """
+        if timeout_s is not None:
+            # NOTE: a lock takes -1 as no limit.
+            timeout_s = check_duration('timeout_s', timeout_s, zero=True)
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         with self._reading(timeout_s):
             if not self._messages:

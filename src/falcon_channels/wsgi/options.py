@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Collection
+from collections.abc import Mapping
 from collections.abc import MutableMapping
+from functools import partial
 from http import HTTPStatus
 import importlib.util
 from typing import Any
@@ -11,6 +14,9 @@ from typing import Any
 from falcon import media
 from falcon import WebSocketPayloadType
 
+from falcon_channels.checks import check_number
+from falcon_channels.checks import check_seconds
+from falcon_channels.checks import check_type
 from falcon_channels.origin import check_allowed_origins
 from falcon_channels.websocket import limits
 from falcon_channels.websocket.close_codes import check_close_code
@@ -34,10 +40,25 @@ def _binary_handler() -> media.BinaryBaseHandlerWS:
     )
 
 
+#: The check of each setting, which gets the name and the value.
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    'close_timeout_s': partial(check_seconds, zero=True),
+    'compression': partial(check_type, kind=bool),
+    'default_close_reasons': partial(check_type, kind=Mapping),
+    'max_fragments': partial(check_number, lowest=1),
+    'max_message_bytes': partial(check_number, lowest=1),
+    'media_handlers': partial(check_type, kind=Mapping),
+    'ping_interval_s': partial(check_seconds, optional=True),
+    'ping_timeout_s': check_seconds,
+    'send_timeout_s': check_seconds,
+}
+
+
 class WebSocketOptions:
     """Settings of the WebSockets of one app, at `App.ws_options`.
 
-    Set them before the first request; each connection reads them when it begins.
+    Set them before the first request; each connection reads them when it begins. A
+    wrong value raises `falcon_channels.errors.OptionsError` where it is set.
     """
 
     close_timeout_s: float
@@ -108,6 +129,10 @@ class WebSocketOptions:
         self.ping_interval_s = 20.0
         self.ping_timeout_s = 20.0
         self.send_timeout_s = 30.0
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        check = _CHECKS.get(name)
+        super().__setattr__(name, value if check is None else check(name, value))
 
     @property
     def allowed_origins(self) -> tuple[str, ...]:

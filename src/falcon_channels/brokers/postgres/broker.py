@@ -56,6 +56,8 @@ from falcon_channels.brokers.postgres.migration import create_schema
 from falcon_channels.brokers.postgres.publish_queues import PublishQueues
 from falcon_channels.brokers.postgres.stored_routes import StoredRoutes
 from falcon_channels.burst_log import BurstLog
+from falcon_channels.checks import check_number
+from falcon_channels.checks import check_seconds
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import CapabilityError
 from falcon_channels.errors import ChannelFinishedError
@@ -111,9 +113,9 @@ class PostgresBroker(Broker):
     ) -> None:
         self._url = url
         self._schema = schema
-        self._timeout_s = timeout_s
-        self._probe_s = probe_s
-        self._pool_size = pool_size
+        self._timeout_s: float = check_seconds('timeout_s', timeout_s)
+        self._probe_s: float = check_seconds('probe_s', probe_s)
+        self._pool_size: int = check_number('pool_size', pool_size, lowest=2)
         #: The run id in queries: ``''`` turns the check for a fail-over off, ``None``
         #: stands for the id of the server.
         self._run_id = '' if trusted else None

@@ -55,6 +55,7 @@ from falcon_channels.brokers.url_options import REDIS_SCHEMES
 from falcon_channels.brokers.url_options import seconds
 from falcon_channels.brokers.url_options import yes_or_no
 from falcon_channels.burst_log import BurstLog
+from falcon_channels.checks import check_seconds
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import ChannelFinishedError
 from falcon_channels.errors import OptionsError
@@ -115,8 +116,8 @@ class RedisBroker(Broker):
                 'or "-"'
             )
         self._connector = connector
-        self._timeout_s = timeout_s
-        self._probe_s = probe_s
+        self._timeout_s: float = check_seconds('timeout_s', timeout_s)
+        self._probe_s: float = check_seconds('probe_s', probe_s)
         self._trusted = int(trusted)
         self._keys = Keys(prefix, connector.database)
         self._client: Client | None = None

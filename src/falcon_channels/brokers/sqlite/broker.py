@@ -41,6 +41,7 @@ from falcon_channels.brokers.url_options import parse_query
 from falcon_channels.brokers.url_options import seconds
 from falcon_channels.brokers.url_options import SQLITE_SCHEMES
 from falcon_channels.burst_log import BurstLog
+from falcon_channels.checks import check_seconds
 from falcon_channels.errors import BrokerUnavailableError
 from falcon_channels.errors import ChannelFinishedError
 from falcon_channels.errors import OptionsError
@@ -74,8 +75,8 @@ class SqliteBroker(Broker):
         self, path: str | Path, *, timeout_s: float = 5.0, poll_s: float = 1.0
     ) -> None:
         self.path = Path(path)
-        self.timeout_s = timeout_s
-        self.poll_s = poll_s
+        self.timeout_s: float = check_seconds('timeout_s', timeout_s)
+        self.poll_s: float = check_seconds('poll_s', poll_s)
         self._subscribed: dict[str, LogSettings] = {}
         self._renewals = Renewals()
         self._writer: Writer | None = None
