@@ -69,7 +69,89 @@ def route(template: str, resource: Any = None, options: Any = None) -> None:
     Channels().add_route(template, resource, options)
 
 
+KEY = TokenKey('k' * 40)
+
 MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
+    'a text as the resource of a route': (
+        lambda: route('rooms', 'rooms'),
+        "resource is 'rooms', but must be an object",
+    ),
+    'a secret as the verifier': (
+        lambda: TokenVerifier('k' * 40),  # type: ignore[arg-type]
+        'TokenKey or a RemoteKeySet, not str',
+    ),
+    'secrets as the keys': (
+        lambda: TokenVerifier(['k' * 40]),  # type: ignore[list-item]
+        'TokenKey or a RemoteKeySet, not str',
+    ),
+    'no keys at all': (
+        lambda: TokenVerifier(None),  # type: ignore[arg-type]
+        'TokenKey or a RemoteKeySet, not NoneType',
+    ),
+    'a number as the issuer': (
+        lambda: TokenVerifier(KEY, issuer=7),  # type: ignore[arg-type]
+        'issuer is 7, but must be str or None',
+    ),
+    'a list as the audience': (
+        lambda: TokenVerifier(KEY, audience=['chat']),  # type: ignore[arg-type]
+        "audience is ['chat'], but must be str or None",
+    ),
+    'a variable that is not set, as the key of tokens': (
+        lambda: TokenKey(None),  # type: ignore[arg-type]
+        'a key is text or bytes, not NoneType',
+    ),
+    'a text as the size of a body': (
+        lambda: Channels().add_api(
+            falcon.asgi.App(),
+            keys='k' * 40,
+            max_body_bytes='1',  # type: ignore[arg-type]
+        ),
+        "max_body_bytes is '1'",
+    ),
+    'a number as the prefix of the API': (
+        lambda: Channels().add_api(falcon.asgi.App(), keys='k' * 40, prefix=7),  # type: ignore[arg-type]
+        'prefix 7 must be like',
+    ),
+    'a text as the resource of the API': (
+        lambda: Channels().add_api(falcon.asgi.App(), keys='k' * 40, resource='x'),
+        "resource is 'x', but must be an object",
+    ),
+    'a number as the path of the metrics': (
+        lambda: Channels().add_metrics(falcon.asgi.App(), 7),  # type: ignore[arg-type]
+        'path 7 must be like "/metrics"',
+    ),
+    'a number as the path of the inspector': (
+        lambda: Channels().add_inspector(falcon.asgi.App(), 7, keys='k' * 40),  # type: ignore[arg-type]
+        'path 7 must be like "/_channels"',
+    ),
+    'a text as the listener': (
+        lambda: Channels().listen('events'),  # type: ignore[arg-type]
+        "listener is 'events', but must be a function",
+    ),
+    'a text as the provider of tracing': (
+        lambda: Channels().add_tracing('otel'),
+        "tracer_provider is 'otel'",
+    ),
+    'a text for an option that is on or off': (
+        lambda: ChannelOptions(presence='no'),  # type: ignore[arg-type]
+        "presence is 'no', but must be bool",
+    ),
+    'a text for a right that is on or off': (
+        lambda: EndpointOptions(allow_anonymous='no'),  # type: ignore[arg-type]
+        "allow_anonymous is 'no', but must be bool",
+    ),
+    'None for an option that needs a value': (
+        lambda: NodeOptions(revoke_ttl_s=None),  # type: ignore[arg-type]
+        'revoke_ttl_s is None, but must be float',
+    ),
+    'a number as the origins': (
+        lambda: Channels(options=NodeOptions(allowed_origins=7)),  # type: ignore[arg-type]
+        'a list of strings, not 7',
+    ),
+    'one origin as a text': (
+        lambda: Channels(options=NodeOptions(allowed_origins='https://a.example')),  # type: ignore[arg-type]
+        'a list of strings',
+    ),
     'a brace is missing': (lambda: route('rooms:{room'), 'unmatched brace'),
     'a brace too many': (lambda: route('rooms:{room}}'), 'unmatched brace'),
     'an empty field': (lambda: route('rooms:{}'), 'empty braces'),
@@ -175,6 +257,18 @@ ENDPOINT_MISTAKES: dict[str, tuple[Callable[[Any], object], str]] = {
     'a class': (
         lambda app: Channels().add_endpoints(app, resource=Clients),
         'Clients is a class',
+    ),
+    'a secret as the tokens': (
+        lambda app: Channels().add_endpoints(app, tokens='k' * 40),  # type: ignore[arg-type]
+        'tokens must be a TokenVerifier, not str',
+    ),
+    'a key as the tokens': (
+        lambda app: Channels().add_endpoints(app, tokens=KEY),  # type: ignore[arg-type]
+        'tokens must be a TokenVerifier, not TokenKey',
+    ),
+    'a text as the resource': (
+        lambda app: Channels().add_endpoints(app, resource='x'),
+        "resource is 'x', but must be an object",
     ),
     'options of another kind': (
         lambda app: Channels().add_endpoints(app, options=NodeOptions()),  # type: ignore[arg-type]

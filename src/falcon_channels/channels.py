@@ -15,6 +15,7 @@ import falcon.asgi
 
 from falcon_channels.brokers.base import Broker
 from falcon_channels.brokers.base import PublishResult
+from falcon_channels.checks import check_type
 from falcon_channels.checks import check_user
 from falcon_channels.endpoint.emulation import Emulation
 from falcon_channels.endpoint.endpoint import Endpoint
@@ -845,9 +846,12 @@ class Channels:
 
         Raises:
             ExtraMissingError: Install falcon-channels[metrics].
-            OptionsError: The app is not an ASGI app.
+            OptionsError: The app is not an ASGI app, or the path is wrong.
         """
         _require_asgi(app, 'add_metrics')
+        if not isinstance(path, str) or not path.startswith('/'):
+            raise OptionsError(f'path {path!r} must be like "/metrics"')
+        check_type('all_processes', all_processes, bool)
         # NOTE: prometheus-client is an optional extra and is imported only here.
         try:
             from falcon_channels.monitoring.prometheus import mount_metrics
@@ -897,7 +901,7 @@ class Channels:
 
         Raises:
             ExtraMissingError: Install falcon-channels[otel].
-            OptionsError: It was called before.
+            OptionsError: It was called before, or a provider is not one.
         """
         # NOTE: opentelemetry-api is an optional extra and is imported only here.
         try:
@@ -906,6 +910,15 @@ class Channels:
             raise ExtraMissingError('add_tracing', 'otel') from None
         if self._traced:
             raise OptionsError('add_tracing was called before: call it once')
+        for name, provider, method in (
+            ('tracer_provider', tracer_provider, 'get_tracer'),
+            ('meter_provider', meter_provider, 'get_meter'),
+        ):
+            if provider is not None and not hasattr(provider, method):
+                raise OptionsError(
+                    f'{name} is {provider!r:.40}, but must be a provider of '
+                    'OpenTelemetry, or None'
+                )
         self._traced = True
         observe_node(self.node, tracer_provider, meter_provider)
 
@@ -917,7 +930,12 @@ class Channels:
 
         Returns:
             A function that ends this.
+
+        Raises:
+            OptionsError: The listener cannot be called.
         """
+        if not callable(listener):
+            raise OptionsError(f'listener is {listener!r:.40}, but must be a function')
         return self.node.events.listen(listener)
 
     # --- life ------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import msgspec.inspect
 
+from falcon_channels.checks import check_type
 from falcon_channels.errors import OptionsError
 
 _logger = logging.getLogger('falcon_channels')
@@ -164,6 +165,7 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True, metaclass=_Optio
     record_deliveries: bool = False
 
     def __post_init__(self) -> None:
+        _check_kinds(self)
         _at_least(self, 0, 'history_size', 'leave_grace_s')
         _at_least(
             self,
@@ -306,6 +308,7 @@ class NodeOptions(msgspec.Struct, kw_only=True, metaclass=_OptionsType):
     max_recorded_users: int = 100
 
     def __post_init__(self) -> None:
+        _check_kinds(self)
         _at_least(
             self,
             1,
@@ -409,6 +412,7 @@ class EndpointOptions(msgspec.Struct, kw_only=True, metaclass=_OptionsType):
     allow_anonymous: bool = False
 
     def __post_init__(self) -> None:
+        _check_kinds(self)
         _at_least(
             self, 1, 'commands_burst', 'user_commands_burst', 'max_refused_commands'
         )
@@ -457,6 +461,7 @@ class EventStreamOptions(msgspec.Struct, kw_only=True, metaclass=_OptionsType):
     poll_wait_s: float = 25.0
 
     def __post_init__(self) -> None:
+        _check_kinds(self)
         _at_least(self, 0, 'retry_ms')
         if self.history is not None:
             _at_least(self, 0, 'history')
@@ -504,6 +509,7 @@ class StreamWriterOptions(msgspec.Struct, kw_only=True, metaclass=_OptionsType):
     replay: bool = False
 
     def __post_init__(self) -> None:
+        _check_kinds(self)
         _at_least(self, 0, 'interval_s', 'busy_interval_s', 'max_pending_bytes')
         _at_least(self, 16, 'max_batch_bytes')
         _above_zero(self, 'retry_timeout_s')
@@ -580,6 +586,16 @@ def _check_type(data_type: Any) -> None:
             f'data_type is {data_type!r}, but JSON cannot be decoded into it: use a '
             'msgspec.Struct, a dataclass or a TypedDict'
         )
+
+
+def _check_kinds(options: msgspec.Struct) -> None:
+    """Check the options that are on or off, and those that cannot be ``None``."""
+    for name, kind in type(options).__annotations__.items():
+        value = getattr(options, name)
+        if kind == 'bool':
+            check_type(name, value, bool)
+        elif value is None and kind != 'Any' and 'None' not in kind:
+            raise OptionsError(f'{name} is None, but must be {kind}')
 
 
 #: Largest number of seconds, which is 30,000 years.

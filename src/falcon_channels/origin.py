@@ -26,6 +26,7 @@ of the proxy (``--forwarded-allow-ips``). Otherwise list the origin as allowed.
 from __future__ import annotations
 
 from collections.abc import Collection
+from collections.abc import Iterable
 from collections.abc import Sequence
 import functools
 from ipaddress import IPv6Address
@@ -120,7 +121,7 @@ def check_allowed_origins(allowed: Collection[str]) -> tuple[str, ...]:
     Raises:
         OptionsError: An entry can never match; the message names it.
     """
-    if isinstance(allowed, str):
+    if isinstance(allowed, str) or not isinstance(allowed, Iterable):
         raise OptionsError(f'allowed origins are a list of strings, not {allowed!r}')
     for pattern in allowed:
         parsed = _parse(pattern) if isinstance(pattern, str) else None

@@ -230,6 +230,10 @@ def _check_arguments(responder: Callable[..., Any], template: str) -> None:
         ) from None
 
 
+#: Types of values that have no responders.
+_VALUES = (str, bytes, int, float, dict, list, tuple, set)
+
+
 def check_resource(resource: object, responders: tuple[str, ...]) -> None:
     """Refuse a class, and warn about methods whose names resemble a responder's.
 
@@ -241,8 +245,13 @@ def check_resource(resource: object, responders: tuple[str, ...]) -> None:
         responders: Names of all responders.
 
     Raises:
-        OptionsError: It is a class and not an instance.
+        OptionsError: It is a class and not an instance, or a value such as a text.
     """
+    if isinstance(resource, _VALUES):
+        raise OptionsError(
+            f'resource is {resource!r:.40}, but must be an object with responders, or '
+            'None'
+        )
     if isinstance(resource, type):
         raise OptionsError(f'{resource.__name__} is a class: pass an instance of it')
     for name in dir(type(resource)):

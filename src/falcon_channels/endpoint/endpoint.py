@@ -17,6 +17,7 @@ from falcon_channels.access.subscribing import Subscriber
 from falcon_channels.cluster.dispatch import ControlDispatcher
 from falcon_channels.endpoint.rate_limit import Rate
 from falcon_channels.endpoint.rate_limit import RateLimiter
+from falcon_channels.errors import OptionsError
 from falcon_channels.node import Node
 from falcon_channels.options import check_options
 from falcon_channels.options import EndpointOptions
@@ -89,10 +90,15 @@ class Endpoint:
         self.operations = node.operations
         self.max_channels = node.options.max_channels_per_connection
         self.max_batch_bytes = node.options.max_batch_bytes
-        self.tokens = tokens
+        self.tokens: TokenVerifier | None = tokens
         self.options = EndpointOptions() if options is None else options
         check_options(self.options, EndpointOptions)
         check_resource(resource, _RESPONDERS)
+        if tokens is not None and not isinstance(tokens, TokenVerifier):
+            raise OptionsError(
+                f'tokens must be a TokenVerifier, not {type(tokens).__name__}: write '
+                'TokenVerifier(TokenKey(secret))'
+            )
         self.resource = resource
         self.version = f'falcon-channels {version("falcon-channels")}'
         self.rate: Rate | None = None

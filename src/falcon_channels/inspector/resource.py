@@ -250,7 +250,12 @@ def mount_inspector(
     Raises:
         OptionsError: The path or a key is not valid.
     """
-    if not path.startswith('/') or path.endswith('/') or set('{}') & set(path):
+    if (
+        not isinstance(path, str)
+        or not path.startswith('/')
+        or path.endswith('/')
+        or set('{}') & set(path)
+    ):
         raise OptionsError(
             f'path {path!r} must be like "/_channels": text that begins with a slash '
             'and does not end with one'

@@ -20,6 +20,7 @@ import falcon
 import falcon.asgi
 import msgspec
 
+from falcon_channels.checks import check_number
 from falcon_channels.errors import OptionsError
 from falcon_channels.node import Node
 from falcon_channels.server_api.methods import ApiMethods
@@ -223,7 +224,10 @@ def mount_api(
         OptionsError: The prefix, the resource or a key is not valid.
         TypeError: A responder is not a coroutine function.
     """
-    if prefix and (not prefix.startswith('/') or prefix.endswith('/')):
+    check_number('max_body_bytes', max_body_bytes, 1)
+    if not isinstance(prefix, str) or (
+        prefix and (not prefix.startswith('/') or prefix.endswith('/'))
+    ):
         raise OptionsError(f'prefix {prefix!r} must be like "/api", or empty')
     api = ApiResource(node, ApiKeys(keys), resource, max_body_bytes)
     app.add_route(f'{prefix}/{{method}}', api)

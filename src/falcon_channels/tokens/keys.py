@@ -81,6 +81,11 @@ class TokenKey:
         allow_short: bool = False,
     ) -> None:
         jwt = load_jwt()
+        if not isinstance(key, str | bytes):
+            raise OptionsError(
+                f'a key is text or bytes, not {type(key).__name__}: if it comes from '
+                'the environment, set its variable'
+            )
         material = key.encode() if isinstance(key, str) else key
         wanted_bytes = _HMAC_BYTES.get(algorithm, 0)
         if len(material) < wanted_bytes and not (allow_short and material):

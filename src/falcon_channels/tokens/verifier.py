@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import time
@@ -13,6 +14,7 @@ from typing import TypeVar
 import msgspec
 
 from falcon_channels.checks import check_seconds
+from falcon_channels.checks import check_type
 from falcon_channels.checks import MAX_ID_CHARACTERS
 from falcon_channels.errors import InvalidValueError
 from falcon_channels.errors import KeysUnavailableError
@@ -155,9 +157,21 @@ class TokenVerifier:
         require_exp: bool = True,
         leeway_s: float = 5.0,
     ) -> None:
-        given = (keys,) if isinstance(keys, TokenKey | RemoteKeySet) else tuple(keys)
+        given: tuple[Any, ...] = (keys,)
+        if isinstance(keys, Iterable) and not isinstance(keys, str | bytes):
+            given = tuple(keys)
         if not given:
             raise OptionsError('a token verifier needs a key')
+        for key in given:
+            if not isinstance(key, TokenKey | RemoteKeySet):
+                # SECURITY: the value can be a secret, which must not get into a log.
+                raise OptionsError(
+                    'a key of a token verifier is a TokenKey or a RemoteKeySet, not '
+                    f'{type(key).__name__}: write TokenVerifier(TokenKey(secret))'
+                )
+        check_type('issuer', issuer, (str, type(None)))
+        check_type('audience', audience, (str, type(None)))
+        check_type('require_exp', require_exp, bool)
         self._keys = [key for key in given if isinstance(key, TokenKey)]
         self._remote = [key for key in given if isinstance(key, RemoteKeySet)]
         self._issuer = issuer
