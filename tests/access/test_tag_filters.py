@@ -15,6 +15,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 import pytest
 from support.fake_clock import on_fake_clock
+from support.loop_turns import LoopTurns
 from support.tag_filters import holds
 from support.tag_filters import tag_filters
 from support.tag_filters import tags
@@ -418,4 +419,31 @@ async def test_history_is_filtered_if_the_subscription_ends_meanwhile() -> None:
         assert 'unsubscribe' in await sdk.receive()
         ended.set()
         assert [1] == [item['offset'] for item in (await page)['publications']]
+    await channels.close()
+
+
+async def test_history_with_a_filter_lets_the_event_loop_turn_between_pages() -> None:
+    """A filter that matches nothing is compared with a whole log, page by page.
+
+    In each turn of the event loop, no more than two pages of it are read.
+    """
+    num_publications, page_size = 3_000, 100
+    channels = Channels(options=NodeOptions(history_limit=page_size))
+    channels.add_route(
+        'log',
+        Filtered(filters.eq('to', 'nobody')),
+        ChannelOptions(history_size=num_publications, recovery='off'),
+    )
+    for _ in range(num_publications):
+        await channels.publish('log', 1, tags={'to': 'all'})
+    async with SimulatedSdk(channels) as sdk:
+        await sdk.subscribe('log')
+        for reverse in (False, True):
+            with LoopTurns() as turns:
+                fields = {'channel': 'log', 'limit': 10, 'reverse': reverse}
+                page = await sdk.command('history', **fields)
+            assert not page.get('publications')
+            assert num_publications == page['offset']
+            # NOTE: even the shortest loop needs five bytecodes for each publication.
+            assert turns.longest < 5 * num_publications
     await channels.close()

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from support.fake_clock import on_fake_clock
+from support.loop_turns import LoopTurns
 
 from falcon_channels import BrokerUnavailableError
 from falcon_channels import CapabilityError
@@ -428,6 +429,20 @@ async def test_writer_continues_after_publications_of_others() -> None:
             await stream.write('def')
         expected = [{'question': 'why?'}, 'abc', 0, 1, 2, 'def']
         assert expected == await values(channels)
+
+
+@on_fake_clock
+async def test_opening_a_stream_lets_the_event_loop_turn_between_pages() -> None:
+    """The log of a channel may have only publications of others. All are read."""
+    num_publications = 3_000
+    async with make_channels(history_size=num_publications) as channels:
+        for number in range(num_publications):
+            await channels.publish(CHANNEL, number)
+        with LoopTurns() as turns:
+            async with channels.stream(CHANNEL) as stream:
+                assert 0 == stream.length
+        # NOTE: even the shortest loop needs five bytecodes for each publication.
+        assert turns.longest < 5 * num_publications
 
 
 @on_fake_clock

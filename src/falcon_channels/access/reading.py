@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -220,6 +221,9 @@ class Reader:
                 position, end = page.position, page.end
             if len(found) >= limit or len(page.publications) < size:
                 return HistoryPage(found[:limit], position, end)
+            # NOTE: a log in memory is read without waiting. Other tasks of the event
+            #   loop run between two pages.
+            await asyncio.sleep(0)
             since = Position(page.publications[-1].offset, position.epoch)
 
     async def presence_for_client(

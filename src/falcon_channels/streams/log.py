@@ -12,6 +12,7 @@ cannot both append after the same publication.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import NamedTuple
 
@@ -249,6 +250,9 @@ class StreamLog:
                 units = _length_until(publication)
                 if units is not None:
                     return units
+            # NOTE: a log in memory is read without waiting. Other tasks of the event
+            #   loop run between two pages.
+            await asyncio.sleep(0)
             page = await self._node.reader.history(
                 self._channel,
                 since=Position(publications[-1].offset, self.newest.epoch),
