@@ -13,6 +13,8 @@ from support.processes import wait_until
 
 from falcon_channels import Channels
 from falcon_channels import EndpointOptions
+from falcon_channels.server.options import ServerOptions
+from falcon_channels.server.protocol import WebSocketProtocol
 from falcon_channels.transports.asgi_extensions import server_websocket
 from server.running import frame
 from server.running import Peer
@@ -86,8 +88,14 @@ def server(app: App) -> Iterator[RunningServer]:
     # So that no timer ends a connection.
     options = EndpointOptions(ping_interval_s=3600, connect_timeout_s=3600)
     app.channels.add_endpoints(served, resource=app, options=options)
-    with running(served, http=HTTP, lifespan='on') as up:
+    deadlines = ServerOptions(first_message_timeout_s=3600)
+    with running(served, http=HTTP, lifespan='on', options=deadlines) as up:
         yield up
+
+
+def num_websockets() -> int:
+    """Return the number of WebSockets in memory, which have no weak references."""
+    return sum(isinstance(item, WebSocketProtocol) for item in gc.get_objects())
 
 
 @pytest.mark.parametrize(
@@ -101,15 +109,21 @@ def server(app: App) -> Iterator[RunningServer]:
 def test_closed_connection_is_freed_without_the_garbage_collector(
     server: RunningServer, app: App, path: str, says: bytes, references: int
 ) -> None:
-    """The protocol objects and all objects that they refer to are freed."""
+    """The protocol objects and all objects that they refer to are freed.
+
+    No timer refers to them, also not the one for the first message.
+    """
     app.references.clear()
     gc.collect()
     gc.disable()
+    before = num_websockets()
     try:
         with Peer(server.port) as peer:
             wait_until(lambda: len(server.connections) == 1, 'the connection exists')
             app.references.append(weakref.ref(next(iter(server.connections))))
             peer.open(path=path)
+            # NOTE: another object, which has taken over the connection.
+            assert before + 1 == num_websockets()
             if says:
                 peer.send(frame(TEXT, says))
                 assert peer.message()
@@ -119,5 +133,6 @@ def test_closed_connection_is_freed_without_the_garbage_collector(
         wait_until(
             lambda: not any(ref() for ref in app.references), 'all objects are freed'
         )
+        wait_until(lambda: num_websockets() == before, 'the WebSocket is freed')
     finally:
         gc.enable()

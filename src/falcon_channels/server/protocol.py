@@ -137,7 +137,6 @@ class WebSocketProtocol(asyncio.Protocol):
     """
 
     __slots__ = (
-        '_awaits_first_message',
         '_buffer',
         '_context',
         '_core',
@@ -146,6 +145,7 @@ class WebSocketProtocol(asyncio.Protocol):
         '_drainers',
         '_end_reported',
         '_fd',
+        '_first_message_timer',
         '_heard',
         '_keepalive_slot',
         '_parsing',
@@ -194,8 +194,8 @@ class WebSocketProtocol(asyncio.Protocol):
         #: Bytes of an incomplete frame, or bytes that arrived while reading is paused.
         self._buffer: bytearray | None = None
         self._parsing = False
-        #: Whether the client has sent no message; only if that has a deadline.
-        self._awaits_first_message = False
+        #: Timer while the client has sent no message; only if that has a deadline.
+        self._first_message_timer: asyncio.TimerHandle | None = None
         self._drainers: list[asyncio.Future[None]] | None = None
         self._timer: asyncio.TimerHandle | BacklogWatch | None = None
         self._pongs: list[bytes] | None = None
@@ -323,6 +323,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self.state = CLOSED
         self._fd = self.descriptor = -1
         self._set_timer(None)
+        self._stop_first_message_timer()
         if context.keepalive is not None:
             context.keepalive.discard(self, self._keepalive_slot)
         state = context.state
@@ -483,14 +484,21 @@ class WebSocketProtocol(asyncio.Protocol):
             )
         first_message_s = context.options.first_message_timeout_s
         if first_message_s is not None:
-            self._awaits_first_message = True
-            context.loop.call_later(first_message_s, self._on_first_message_timeout)
+            self._first_message_timer = context.loop.call_later(
+                first_message_s, self._on_first_message_timeout
+            )
         if self._buffer is not None:
             self._parse(self._buffer)
         self._remove_pause(PAUSED_FOR_ACCEPT)
 
+    def _stop_first_message_timer(self) -> None:
+        """Stop the timer, which refers to this connection."""
+        if self._first_message_timer is not None:
+            self._first_message_timer.cancel()
+            self._first_message_timer = None
+
     def _on_first_message_timeout(self) -> None:
-        if self._awaits_first_message and self.state == OPEN:
+        if self.state == OPEN:
             self._report_end(POLICY_VIOLATION, 'no message')
             self.close(POLICY_VIOLATION, 'no message')
 
@@ -626,7 +634,8 @@ class WebSocketProtocol(asyncio.Protocol):
         except UnicodeDecodeError as ex:
             self._fail_for_encoding(ex)
             return
-        self._awaits_first_message = False
+        if self._first_message_timer is not None:
+            self._stop_first_message_timer()
         receiver = self._receiver
         if receiver is not None:
             receiver.on_message(text)
@@ -662,7 +671,8 @@ class WebSocketProtocol(asyncio.Protocol):
     def _deliver(self, message: str | bytes) -> None:
         if self.state != OPEN:
             return  # the peer's close frame is awaited, nothing else
-        self._awaits_first_message = False
+        if self._first_message_timer is not None:
+            self._stop_first_message_timer()
         receiver = self._receiver
         if receiver is not None:
             receiver.on_message(message)
