@@ -251,6 +251,8 @@ OTHER_OBJECTS = {
     ('monitoring/prometheus.py', 'resp.data'),
     ('plain/events.py', 'resp.data'),
     ('plain/poll.py', 'resp.data'),
+    ('server/http_requests.py', 'cycle.transport'),
+    ('server/http_requests.py', 'self.cycle.transport'),
     ('server_api/resource.py', 'resp.data'),
     ('wsgi/sockets/gevent_websocket.py', 'websocket.closed'),
 }

@@ -26,6 +26,7 @@ from falcon_channels.server.context import ServerContext
 from falcon_channels.server.handshake import MAX_HEAD_BYTES
 from falcon_channels.server.loggers import log_refusal
 from falcon_channels.server.options import ServerOptions
+from falcon_channels.server.response_output import ResponseOutput
 from falcon_channels.server.sockets import limit_unacknowledged_time
 from falcon_channels.server.sockets import remote_address
 from falcon_channels.transports.asgi_extensions import BodyWriter
@@ -399,6 +400,7 @@ class HttpRequests(HttpToolsProtocol):
             # NOTE: the task of this request has not begun, so nothing waits for the
             #   event that is replaced.
             self.cycle.message_event = _LazyEvent()  # type: ignore[assignment]  # it has the methods that are used
+            self.cycle.transport = ResponseOutput(self.transport, self._context)  # type: ignore[assignment]  # it has the methods that are used
         if any(name in _BODY_HEADERS for name, _ in self.headers) and not (
             self.parser.should_upgrade() and self._should_upgrade()
         ):
@@ -419,6 +421,8 @@ class HttpRequests(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Called at the end of a response."""
+        if self._responding is not None:
+            self._flush_response(self._responding)
         self._on_disconnect = None
         if self._writer is not None:
             self._end_body()
@@ -544,6 +548,7 @@ class HttpRequests(HttpToolsProtocol):
             or self.transport.is_closing()
         ):
             return False
+        self._flush_response(cycle)
         self._writer = writer
         secure = is_ssl(self.transport)
         if not secure:
@@ -554,6 +559,13 @@ class HttpRequests(HttpToolsProtocol):
         if not self.flow.write_paused:
             self.descriptor = self._fd
         return True
+
+    def _flush_response(self, cycle: RequestResponseCycle) -> None:
+        """Write what uvicorn has gathered of a response, and gather nothing more."""
+        output = cycle.transport
+        if isinstance(output, ResponseOutput):
+            output.flush()
+            cycle.transport = self.transport
 
     def _drop_body(self) -> None:
         """End the body; its pending output is dropped."""
@@ -709,7 +721,7 @@ class HttpRequests(HttpToolsProtocol):
             # The application waits for a body that can no longer arrive.
             cycle.disconnected = True
             cycle.message_event.set()
-            self.transport.close()
+            cycle.transport.close()
 
     def _refuse(self, status: HTTPStatus, text: str) -> None:
         if self._responds_to_earlier():
