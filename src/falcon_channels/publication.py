@@ -205,7 +205,8 @@ def without_end(publications: list[Publication]) -> list[Publication]:
 
     A client is told about the end in another way, and gets no publication without data.
     """
-    if any(publication.end is not None for publication in publications):
+    # PERF: a list is made faster than a generator runs (benchmarks/centrifugo.py).
+    if [item for item in publications if item.end is not None]:
         return [item for item in publications if not item.only_ends]
     return publications
 

@@ -362,8 +362,8 @@ class Authorizer:
     async def _refuse_revoked(self, connection: Connection, channel: str) -> None:
         # PERF: a revocation ends the user's subscriptions on all nodes. A subscriber is
         #   therefore not revoked, and the broker is not asked again for each
-        #   publication.
-        if not is_subscribed(connection, channel):
+        #   publication. An anonymous client cannot be revoked.
+        if connection.user and not is_subscribed(connection, channel):
             await self.refuse_revoked(connection.user, channel)
 
 

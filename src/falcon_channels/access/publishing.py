@@ -171,7 +171,8 @@ class Publisher:
         if checked_version is not None:
             publication_parts.check_log(match.route, 'version')
         publication_parts.check_size(match.route, payload, tags)
-        self._check_connection(connection)
+        if connection is not None:
+            self._check_transactions()
         return await self._give_to_broker(
             match,
             channel,
@@ -203,7 +204,8 @@ class Publisher:
         publication_parts.check_labels(tags, idempotency_key)
         publication_parts.check_log(match.route, 'finish')
         publication_parts.check_size(match.route, payload, tags)
-        self._check_connection(connection)
+        if connection is not None:
+            self._check_transactions()
         return await self._give_to_broker(
             match,
             channel,
@@ -413,9 +415,9 @@ class Publisher:
             publication = _with_trace(publication, operation)
             return await publish(channel, publication, settings, **options)
 
-    def _check_connection(self, connection: Any) -> None:
+    def _check_transactions(self) -> None:
         """Refuse a database connection if the broker cannot publish with it."""
-        if connection is not None and not self._broker.capabilities.transactions:
+        if not self._broker.capabilities.transactions:
             raise CapabilityError(
                 'connection is set, but this broker cannot publish within a '
                 'transaction: publish after the commit without connection, or give '

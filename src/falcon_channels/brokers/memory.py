@@ -463,7 +463,8 @@ class MemoryBroker(Broker):
             if not checks or checks[0][0] > now_s:
                 break
             self._check_log(heapq.heappop(checks)[1], now_s)
-        _remove_expired(self._key_expiry, self._keys, _key_until, now_s)
+        if self._key_expiry:
+            _remove_expired(self._key_expiry, self._keys, _key_until, now_s)
 
     def _check_log(self, channel: str, now_s: float) -> None:
         log = self._logs.get(channel)

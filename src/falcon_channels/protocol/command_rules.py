@@ -16,6 +16,7 @@ says what happens to each command. The rules behind the table:
 from __future__ import annotations
 
 from enum import Enum
+from enum import StrEnum
 from typing import Final
 
 from falcon_channels.protocol.messages import Command
@@ -33,8 +34,12 @@ from falcon_channels.protocol.messages import SubscribeRequest
 from falcon_channels.protocol.messages import UnsubscribeRequest
 
 
-class ConnectionState(Enum):
-    """State of a connection of the client protocol."""
+class ConnectionState(StrEnum):
+    """State of a connection of the client protocol.
+
+    PERF: text, because each command looks up the state in a dict, and `Enum` computes
+    its hash in Python (benchmarks/centrifugo.py).
+    """
 
     #: Before a successful ``connect``.
     NEW = 'new'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Annotated
 from typing import Any
 
@@ -65,8 +66,8 @@ class PublishingMethods(MethodGroup):
             'finish': (_Finish, self._finish),
         }
 
-    async def _publish(self, request: _Publish) -> dict[str, Any]:
-        return await self._publish_to(request.channel, request, _payload(request))
+    def _publish(self, request: _Publish) -> Awaitable[dict[str, Any]]:
+        return self._publish_to(request.channel, request, _payload(request))
 
     async def _broadcast(self, request: _Broadcast) -> dict[str, Any]:
         payload = _payload(request)

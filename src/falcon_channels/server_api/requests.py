@@ -10,6 +10,7 @@ import abc
 from collections.abc import Awaitable
 from collections.abc import Callable
 from collections.abc import Mapping
+import functools
 import logging
 from typing import Annotated
 from typing import Any
@@ -112,9 +113,16 @@ def decode_request(body: bytes | msgspec.Raw, request_type: type[Any]) -> Any:
         ApiError: It is not JSON, or does not have this type.
     """
     try:
-        return msgspec.json.decode(body, type=request_type)
+        return _decoder(request_type).decode(body)  # type: ignore[arg-type]  # classes are hashable
     except (msgspec.DecodeError, RecursionError, ValueError) as ex:
         raise ApiError(codes.BAD_REQUEST, str(ex)) from None
+
+
+@functools.cache
+def _decoder(request_type: type[Any]) -> msgspec.json.Decoder[Any]:
+    # PERF: a decoder that is made once saves a third of the decoding of a small request
+    #   (benchmarks/centrifugo.py).
+    return msgspec.json.Decoder(request_type)
 
 
 async def call_method(
