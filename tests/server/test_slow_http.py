@@ -117,6 +117,27 @@ def test_request_whose_body_does_not_arrive_is_answered_with_408(
         wait_until(lambda: not server.connections, 'the connection has ended')
 
 
+@pytest.mark.parametrize(
+    'part',
+    [
+        'POST / HTTP/1.1\r\nHost: local',
+        'POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\npart',
+    ],
+)
+def test_part_of_a_request_after_a_whole_one_is_answered_with_408(
+    part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request has its deadlines, too, if its first part arrives with another one."""
+    monkeypatch.setattr('falcon_channels.server.http_requests.HEAD_TIMEOUT_S', 0.3)
+    app = Reading()
+    with running(app, http=HTTP, options=IMPATIENT) as server:
+        with send_body(server, '/', 'Content-Length: 4', f'body{part}') as client:
+            answer = b''.join(iter(lambda: client.recv(4096), b''))
+        assert answer.startswith(b'HTTP/1.1 200 ')
+        assert 1 == answer.count(b'HTTP/1.1 408 ')
+        wait_until(lambda: not server.connections, 'the connection has ended')
+
+
 def test_body_of_a_few_bytes_at_a_time_is_answered_with_408() -> None:
     """Single bytes do not keep a request open."""
     app = Reading()

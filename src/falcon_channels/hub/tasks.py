@@ -110,13 +110,13 @@ class Tasks:
         task.add_done_callback(partial(self._on_task_done, connection))
         if graceful:
             self._graceful.add(task)
-            task.add_done_callback(self._graceful.discard)
         return task
 
     def _on_task_done(
         self, connection: Connection | None, task: asyncio.Task[Any]
     ) -> None:
         self._tasks.discard(task)
+        self._graceful.discard(task)
         if task.cancelled() or task.exception() is None:
             return
         self._counters.task_errors += 1

@@ -46,7 +46,6 @@ HEAD_TIMEOUT_S = 10.0
 MIN_BODY_BYTES = 1024
 
 _HTTP_VERSIONS = ('1.0', '1.1')
-_BODY_HEADERS = (b'content-length', b'transfer-encoding')
 
 #: Names of the headers that most clients send, in lower case.
 _USUAL_NAMES = (
@@ -279,6 +278,7 @@ class HttpRequests(HttpToolsProtocol):
         self._chunk = b''
         if self.transport.is_closing() or self.transport.get_protocol() is not self:
             return
+        self._limit_rest()
         if not self._in_head:
             if self._idle:
                 self._keep_alive(alive_until)
@@ -294,6 +294,22 @@ class HttpRequests(HttpToolsProtocol):
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse_head()
+
+    def _limit_rest(self) -> None:
+        """Start the deadline of the rest of a request that is incomplete.
+
+        PERF: Most requests arrive in one chunk and need no deadline
+        (benchmarks/centrifugo.py).
+        """
+        if self._idle or self._ending:
+            return
+        if not self._in_head:
+            if self._body_timer is None:
+                self._start_body_timer()
+        elif self._head_timer is None:
+            self._head_timer = self.loop.call_later(
+                HEAD_TIMEOUT_S, self.on_head_timeout
+            )
 
     def _count_rest(self, data: bytes) -> None:
         """Count a chunk of an unfinished body without content; refuse too many bytes.
@@ -339,8 +355,6 @@ class HttpRequests(HttpToolsProtocol):
         self._idle = False
         self._begun += 1
         self._head_bytes = 0
-        if self._head_timer is None:
-            self._start_head_timer()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Called with each header field: store it.
@@ -370,7 +384,7 @@ class HttpRequests(HttpToolsProtocol):
             self._refuse_version()
             raise httptools.HttpParserError('unsupported HTTP version')
         size = len(self.url) + sum(
-            len(name) + len(value) + 4 for name, value in self.headers
+            [len(name) + len(value) + 4 for name, value in self.headers]
         )
         if size > MAX_HEAD_BYTES or len(self.headers) > MAX_HEADERS:
             self._refuse_head()
@@ -389,6 +403,7 @@ class HttpRequests(HttpToolsProtocol):
             self._end_after_responses()
             raise httptools.HttpParserError('too many pipelined requests')
         self._in_head = False
+        self._body_bytes = 0
         self.scope['extensions'] = {SERVER_HTTP_EXTENSION: {'connection': self}}
         earlier = self.cycle
         if earlier is not None and not earlier.response_complete:
@@ -401,10 +416,6 @@ class HttpRequests(HttpToolsProtocol):
             #   event that is replaced.
             self.cycle.message_event = _LazyEvent()  # type: ignore[assignment]  # it has the methods that are used
             self.cycle.transport = ResponseOutput(self.transport, self._context)  # type: ignore[assignment]  # it has the methods that are used
-        if any(name in _BODY_HEADERS for name, _ in self.headers) and not (
-            self.parser.should_upgrade() and self._should_upgrade()
-        ):
-            self._start_body_timer()
 
     def on_body(self, body: bytes) -> None:
         """Called with each part of a body."""
@@ -626,9 +637,6 @@ class HttpRequests(HttpToolsProtocol):
             self.url = b''
             del self.scope['extensions']
 
-    def _start_head_timer(self) -> None:
-        self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self.on_head_timeout)
-
     def _stop_head_timer(self) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
@@ -641,7 +649,6 @@ class HttpRequests(HttpToolsProtocol):
             self._refuse(HTTPStatus.REQUEST_TIMEOUT, 'The request took too long.')
 
     def _start_body_timer(self) -> None:
-        self._body_bytes = 0
         timeout_s = self._options.body_timeout_s
         if timeout_s is not None:
             self._body_timer = self.loop.call_later(timeout_s, self._check_body)
@@ -664,6 +671,7 @@ class HttpRequests(HttpToolsProtocol):
             or self.flow.read_paused
             or cycle.waiting_for_100_continue
         ):
+            self._body_bytes = 0
             self._start_body_timer()
             return
         self._body_timer = None
