@@ -542,6 +542,8 @@ async def test_invalid_publication_from_sql_is_refused(
         ('[' * 33 + ']' * 33, 'nests deeper than 32 levels'),
         ('[1, -1e999]', 'outside the range of a double'),
         ('1' * 400, 'outside the range of a double'),
+        ('9' * 210 + 'e99', 'outside the range of a double'),
+        ('[{"a":' * 17 + '1' + '}]' * 17, 'nests deeper than 32 levels'),
         ('"\\ud800"', 'type json'),
         (f'"{"x" * 65_536}"', 'of 65538 bytes exceeds max_publication_bytes of 65536'),
         ('[' * 65_537, 'of 65537 bytes exceeds max_publication_bytes of 65536'),
@@ -559,6 +561,37 @@ async def test_invalid_data_from_sql_uses_no_offset_of_a_channel_in_use(
                 await publish(connection, schema, 'orders:1', data)
         cursor = await connection.execute(f'SELECT count(*) FROM {schema}.items')
         assert (3,) == await cursor.fetchone()
+
+
+async def test_largest_number_without_a_long_exponent_is_published_from_sql(
+    server: PostgresServer, schema: str
+) -> None:
+    """A number inside the range of a double is accepted, in every notation."""
+    async with opened(server, schema), connected(server) as connection:
+        for offset, data in enumerate(('1' * 210 + 'e99', '1' * 309, '1e308', '[]'), 1):
+            row = await publish(connection, schema, 'orders:1', data)
+            assert offset == row[0]
+
+
+async def test_publish_reads_only_the_row_of_its_channel(
+    server: PostgresServer, schema: str
+) -> None:
+    """The cost of a publish does not grow with the number of channels.
+
+    PostgreSQL prefers to read all rows if it knows that a table is short.
+    """
+    async with opened(server, schema) as channels, connected(server) as connection:
+        for number in range(30):
+            await publish(connection, schema, f'orders:{number}', '1')
+        await connection.execute(f'VACUUM ANALYZE {schema}.channels')
+        async with connection.transaction():
+            row = await publish(connection, schema, 'orders:7', '2')
+            await channels.publish('orders:8', '2', connection=connection)
+            cursor = await connection.execute(
+                'SELECT pg_stat_get_xact_numscans(%s::regclass)',
+                (f'{schema}.channels',),
+            )
+            assert (2, (0,)) == (row[0], await cursor.fetchone())
 
 
 @pytest.mark.parametrize('name', ['text', 'json', 'jsonb'])

@@ -24,6 +24,16 @@ BEGIN
 END
 $$;
 
+-- Encode a publication that has only data. Its length always has four bytes.
+--
+-- PERF: PostgreSQL prepares each function of an expression again in each transaction. This
+-- expression has few, and the function is in SQL, so that it is put into the expression of
+-- the caller.
+CREATE OR REPLACE FUNCTION {schema}.encode_data(p_data bytea) RETURNS bytea
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT '\x91c6'::bytea || int4send(octet_length(p_data)) || p_data
+$$;
+
 -- Encode a publication like the module "encoding" of the package: an array of the data, the
 -- time, whether it is binary, the tags, the client, the end, and whether it is sent whole.
 CREATE OR REPLACE FUNCTION {schema}.encode_publication(
@@ -35,7 +45,7 @@ DECLARE
     v_tags bytea := '\xc0';
 BEGIN
     IF p_tags IS NULL AND NOT p_whole THEN
-        RETURN '\x91'::bytea || {schema}.pack(p_data, false);
+        RETURN {schema}.encode_data(p_data);
     END IF;
     IF p_tags IS NOT NULL THEN
         SELECT count(*), coalesce(string_agg(
@@ -53,14 +63,15 @@ $$;
 -- true for other text.
 --
 -- PERF: "replace" is ten times as fast as "translate", and the search for 200 digits is the
--- slowest condition. This function is in SQL, so PostgreSQL puts it into the expression of
--- the caller.
+-- slowest condition. A number with an exponent of two digits needs 210 digits before it to
+-- be too large, so shorter text is not searched. This function is in SQL, so PostgreSQL puts
+-- it into the expression of the caller.
 CREATE OR REPLACE FUNCTION {schema}.may_break_limits(p_data text) RETURNS boolean
 LANGUAGE sql IMMUTABLE AS $$
-    SELECT octet_length(replace(p_data, '[', '')) + octet_length(replace(p_data, '{', ''))
-           < 2 * octet_length(p_data) - 32
+    SELECT octet_length(replace(replace(p_data, '[', ''), '{', ''))
+           < octet_length(p_data) - 32
            OR p_data ~ '[eE][+]?[0-9]{3}'
-           OR (octet_length(p_data) >= 200 AND p_data ~ '[0-9]{200}')
+           OR (octet_length(p_data) >= 213 AND p_data ~ '[0-9]{200}')
 $$;
 
 -- Check that text is JSON that every client can read. The limits are those of all publishers:
@@ -203,32 +214,38 @@ $$;
 --
 -- SECURITY: all names have a schema or are those of "pg_catalog". Otherwise, a caller could
 -- replace a function, and execute its own code with the rights of the owner.
+--
+-- PERF: without "random_page_cost", PostgreSQL reads all rows of a short table of channels,
+-- also the old versions of the rows. A publish would take 10 us longer.
 CREATE OR REPLACE FUNCTION {schema}.publish(
     channel text, data text, tags jsonb DEFAULT NULL, idempotency_key text DEFAULT NULL,
     version bigint DEFAULT NULL, version_epoch text DEFAULT '', delta boolean DEFAULT true,
     OUT "offset" bigint, OUT epoch text, OUT duplicate boolean, OUT skipped boolean
 )
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET random_page_cost = 0 AS $$
 #variable_conflict use_variable
 DECLARE
-    v_text text := data::text;
-    v_data bytea := convert_to(v_text, 'UTF8');
     v_id bigint;
-    v_low bigint;
-    v_size bigint;
-    v_ttl_ms bigint;
     v_now bigint;
-    v_body bytea;
+    v_ttl_ms bigint;
+    v_trim boolean;
+    v_more boolean;
 BEGIN
-    -- PERF: PostgreSQL prepares each expression again in each transaction. Most publishes
-    -- are therefore a few short statements (benchmarks/postgres_publish.py). The first one
-    -- succeeds if "publish_any" has stored the settings of the route in the log, and if
-    -- they are still valid. The name of the channel is then valid, too.
+    -- PERF: PostgreSQL prepares each statement, and each function in it, again in each
+    -- transaction. Most publishes are therefore a few short ones
+    -- (benchmarks/postgres_publish.py). The first statement succeeds if "publish_any" has
+    -- stored the settings of the route in the log, and if they are still valid. The name of
+    -- the channel is then valid, too.
+    --
+    -- The conversion of "$2" fails if the data is not JSON. It follows the check of the
+    -- limits, because it could exceed the size of the stack.
     IF tags IS NULL AND idempotency_key IS NULL AND version IS NULL AND version_epoch = ''
-       AND delta THEN
+       AND delta AND NOT {schema}.may_break_limits(data) AND $2::jsonb IS NOT NULL THEN
         UPDATE {schema}.channels AS c
         SET top = c.top + 1, forget_ms = {schema}.now_ms() + c.meta_ms
-        WHERE c.name = convert_to(channel, 'UTF8') AND octet_length(v_data) <= c.max_bytes
+        WHERE c.name = convert_to(channel, 'UTF8')
+              AND octet_length(convert_to(data, 'UTF8')) <= c.max_bytes
               AND c.routes_version = (
                   SELECT s.routes_version FROM {schema}.settings AS s
                   WHERE s.trusted OR (
@@ -238,55 +255,56 @@ BEGIN
               )
               AND (c.forget_ms > {schema}.now_ms() OR c.forget_ms IS NULL)
               AND c.ended IS NULL
-        RETURNING c.id, c.top, c.epoch, c.low, c.size, c.ttl_ms, {schema}.now_ms()
-        INTO v_id, "offset", epoch, v_low, v_size, v_ttl_ms, v_now;
+        RETURNING c.id, c.top, c.epoch, c.ttl_ms, {schema}.now_ms(), c.top % 16 = 0,
+                  false, false
+        INTO v_id, "offset", epoch, v_ttl_ms, v_now, v_trim, duplicate, skipped;
     END IF;
     IF v_id IS NULL THEN
         SELECT p."offset", p.epoch, p.duplicate, p.skipped
         INTO "offset", epoch, duplicate, skipped
-        FROM {schema}.publish_any($1, v_text, $3, $4, $5, $6, $7) AS p;
+        FROM {schema}.publish_any($1, data, $3, $4, $5, $6, $7) AS p;
         RETURN;
     END IF;
-    -- The conversion fails if the data is not JSON.
-    IF data::jsonb IS NULL OR {schema}.may_break_limits(v_text) THEN
-        PERFORM {schema}.check_json(v_text);
-    END IF;
-    v_body := CASE
-        WHEN octet_length(v_data) < 256
-        THEN '\x91c4'::bytea || substring(int4send(octet_length(v_data)), 4) || v_data
-        ELSE {schema}.encode_publication(v_data, NULL, false)
-    END;
     INSERT INTO {schema}.items (channel, "offset", stored_ms, until_ms, body)
-    VALUES (v_id, "offset", v_now, v_now + v_ttl_ms, v_body);
+    VALUES (
+        v_id, "offset", v_now, v_now + v_ttl_ms,
+        {schema}.encode_data(convert_to(data, 'UTF8'))
+    )
+    RETURNING v_trim OR NOT {schema}.try_poll_lock() INTO v_more;
+    IF NOT v_more THEN
+        RETURN;
+    END IF;
     IF NOT {schema}.all_poll() THEN
         PERFORM pg_notify(
             (SELECT s.notify FROM {schema}.settings AS s),
             '#' || pg_current_xact_id() || '|p'
             || encode(convert_to(channel, 'UTF8'), 'hex') || ' ' || "offset" || ' '
             || epoch || ' ' || v_now || ' '
-            || CASE WHEN octet_length(v_body) < 5000 THEN encode(v_body, 'base64')
+            || CASE WHEN octet_length(convert_to(data, 'UTF8')) < 5000
+                    THEN encode({schema}.encode_data(convert_to(data, 'UTF8')), 'base64')
                     ELSE '@' END
         );
     END IF;
-    IF "offset" % 16 = 0 AND "offset" - v_size - v_low > v_size / 8 THEN
+    IF v_trim THEN
         UPDATE {schema}.channels AS c
         SET low = {schema}.trim_log(
-            c.id, c.low, least(c.top - v_size, c.low + 1000), v_now
+            c.id, c.low, least(c.top - c.size, c.low + 1000), v_now
         )
-        WHERE c.id = v_id;
+        WHERE c.id = v_id AND c.top - c.size - c.low > c.size / 8;
     END IF;
-    duplicate := false;
-    skipped := false;
 END
 $$;
 
--- Publish JSON. The functions are copies of the one for text.
+-- Publish JSON. The functions are copies of the one for text, with the text in a variable.
 --
 -- PERF: if they called it, a publish would take 8 us longer.
 DO $do$
 DECLARE
-    v_text text := pg_get_functiondef(
-        '{schema}.publish(text, text, jsonb, text, bigint, text, boolean)'::regprocedure
+    v_text text := replace(
+        pg_get_functiondef(
+            '{schema}.publish(text, text, jsonb, text, bigint, text, boolean)'::regprocedure
+        ),
+        E'DECLARE\n', E'DECLARE\n    data text := $2::text;\n'
     );
 BEGIN
     EXECUTE replace(v_text, ', data text,', ', data json,');
