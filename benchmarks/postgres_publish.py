@@ -13,6 +13,10 @@ Some cases publish with SQL: `pgbench` runs the function ``publish`` in the core
 process, with 8 connections or ``--connections 32``. A process of the library receives
 the publications. Transactions that only change one of 50 rows, and add a row to a
 table, take turns with them. They show what the server and the disk allow.
+
+In the cases ``shared``, no process of the library publishes, so PostgreSQL may use all
+cores. It shares two of them with `pgbench`, which is a C program, and with the process
+that receives. `pgbench` uses the Unix socket.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 import contextlib
+import dataclasses
 import os
 from pathlib import Path
 import re
@@ -34,19 +39,52 @@ import psycopg
 from benchmarks import harness
 from benchmarks import publish_load
 
-#: The cases of `pgbench`: the number of publications in each transaction, and whether
-#: the transactions wait for the disk.
-_SQL_CASES = {'sql': (1, 'on'), 'sql-async': (1, 'off'), 'sql-100': (100, 'on')}
+
+@dataclasses.dataclass(frozen=True)
+class SqlCase:
+    """A case of `pgbench`.
+
+    Attributes:
+        title: As it is printed.
+        count: Number of publications in each transaction.
+        synchronous: Value of ``synchronous_commit``: whether transactions wait for the
+            disk.
+        shared: Whether all processes share two cores.
+        protocol: How `pgbench` sends a statement: ``prepared``, or ``simple`` as psql
+            does.
+        channels: Number of channels.
+    """
+
+    title: str
+    count: int = 1
+    synchronous: str = 'on'
+    shared: bool = False
+    protocol: str = 'prepared'
+    channels: int = 50
+
+
+_SQL_CASES = {
+    'sql': SqlCase('connections publish with SQL over 50 channels'),
+    'sql-async': SqlCase(
+        'the same, with `synchronous_commit = off`', synchronous='off'
+    ),
+    'sql-100': SqlCase('the same, with 100 publications in each transaction', 100),
+    'shared': SqlCase('SQL over 50 channels, two shared cores', shared=True),
+    'shared-simple': SqlCase(
+        'the same, with the simple protocol', shared=True, protocol='simple'
+    ),
+    'shared-one': SqlCase(
+        'SQL in one channel, two shared cores', shared=True, channels=1
+    ),
+}
 CASES = {
     **publish_load.CASES,
-    'sql': 'connections publish with SQL over 50 channels',
-    'sql-async': 'the same, with `synchronous_commit = off`',
-    'sql-100': 'the same, with 100 publications in each transaction',
+    **{name: case.title for name, case in _SQL_CASES.items()},
 }
 #: The name of the transactions without the library in the table, one of them, and the
 #: tables that it needs.
 ONLY_ROWS = 'two rows, without the library'
-_ROWS = """\\set n random(1, 50)
+_ROWS = """\\set n random(1, {channels})
 WITH log AS (
     UPDATE rows.channels SET top = top + 1 WHERE id = :n RETURNING id, top
 )
@@ -75,19 +113,24 @@ class Postgres:
 
     Args:
         settings: Settings of the server, such as ``fsync=off``.
+        cores: Numbers of its cores; by default the core of the load.
+
+    Attributes:
+        folder: Folder of its Unix socket.
     """
 
-    def __init__(self, settings: Sequence[str]) -> None:
+    def __init__(self, settings: Sequence[str], cores: Sequence[int] = ()) -> None:
         self._settings = settings
+        self._cores = cores or [harness.cores()[1]]
 
     def __enter__(self) -> Postgres:
-        self._folder = Path(tempfile.mkdtemp(prefix='postgres-'))
+        self.folder = Path(tempfile.mkdtemp(prefix='postgres-'))
         # NOTE: PostgreSQL refuses to run as root.
         user = 'postgres' if os.geteuid() == 0 else None
         if user is not None:
-            shutil.chown(self._folder, user, user)
+            shutil.chown(self.folder, user, user)
         self.port = harness.free_port()
-        data = str(self._folder / 'data')
+        data = str(self.folder / 'data')
         subprocess.run(
             [
                 *(program('initdb'), '--pgdata', data, '--username', 'postgres'),
@@ -96,12 +139,12 @@ class Postgres:
             user=user,
             check=True,
             stdout=subprocess.DEVNULL,
-            cwd=self._folder,
+            cwd=self.folder,
         )
         words = [program('postgres'), '-D', data]
         for setting in (
             *(f'port={self.port}', 'listen_addresses=127.0.0.1'),
-            f'unix_socket_directories={self._folder}',
+            f'unix_socket_directories={self.folder}',
             *self._settings,
         ):
             words += ['-c', setting]
@@ -110,8 +153,8 @@ class Postgres:
             user=user,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            cwd=self._folder,
-            preexec_fn=lambda: os.sched_setaffinity(0, {harness.cores()[1]}),
+            cwd=self.folder,
+            preexec_fn=lambda: os.sched_setaffinity(0, self._cores),
         )
         self.pid = self._process.pid
         ready = [program('pg_isready'), '--quiet', '--port', str(self.port)]
@@ -133,11 +176,11 @@ class Postgres:
         # NOTE: this signal makes the server close its connections.
         self._process.send_signal(signal.SIGINT)
         self._process.wait()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def measure_sql(
-    case: str,
+    case: SqlCase,
     source: Path | None,
     server: Postgres,
     load: publish_load.Load,
@@ -146,53 +189,68 @@ def measure_sql(
     """Publish with `pgbench`, while a process receives; return what was counted.
 
     Args:
-        case: Name of the case.
+        case: The case.
         source: Source folder of the library; ``None`` for `ONLY_ROWS`.
         server: The server.
         load: The processes that run cases.
         args: The arguments.
     """
-    count, synchronous = _SQL_CASES[case]
     core = harness.cores()[0]
     text = 'x' * (args.bytes - 2)
     schema = 'this' if source == harness.ROOT / 'src' else 'before'
-    publish = f"{schema}.publish('news-' || n % 50, '\"{text}\"')"
-    if count == 1:
+    publish = f"{schema}.publish('news-' || n % {case.channels}, '\"{text}\"')"
+    if case.count == 1:
         query = f'SELECT {publish} FROM (SELECT :n::int AS n) AS chosen'
     else:
         # NOTE: all connections publish in the order of the names.
         query = (
-            f'SELECT count({publish}) FROM (SELECT n FROM generate_series(1, {count}) '
-            "AS n ORDER BY 'news-' || n % 50) AS sorted"
+            f'SELECT count({publish}) FROM (SELECT n FROM generate_series(1, '
+            f"{case.count}) AS n ORDER BY 'news-' || n % 50) AS sorted"
         )
-    script = f'\\set n random(0, 49)\n{query};\n'
+    script = f'\\set n random(0, {case.channels - 1})\n{query};\n'
     with contextlib.ExitStack() as stack:
+        first = _ROWS_TABLES
         if source is None:
-            script = _ROWS.format(bytes=args.bytes)
-            with psycopg.connect(_LOGIN, port=server.port) as connection:
-                connection.execute(_ROWS_TABLES)
+            script = _ROWS.format(bytes=args.bytes, channels=case.channels)
         else:
+            first = (
+                f"SELECT {schema}.publish('news-' || n, '1') "
+                f'FROM generate_series(0, {case.channels - 1}) AS n'
+            )
             receiver = stack.enter_context(
                 load.start('receive', source, core, args.seconds + 60)
             )
             stack.callback(receiver.kill)
             assert receiver.stdout is not None
             assert receiver.stdout.readline() == 'ready\n'
+            if case.shared:
+                os.sched_setaffinity(receiver.pid, harness.cores())
+        # NOTE: on a server in use, autovacuum counts the rows of the tables soon. The
+        #   plans of statements depend on these numbers.
+        with psycopg.connect(_LOGIN, port=server.port, autocommit=True) as connection:
+            connection.execute(first)
+            connection.execute('VACUUM ANALYZE')
         before_s = publish_load.cpu_s(server.pid)
+        host = str(server.folder) if case.shared else '127.0.0.1'
         done = subprocess.run(
             [
-                *(program('pgbench'), '--host', '127.0.0.1', '--port'),
+                *(program('pgbench'), '--host', host, '--port'),
                 *(str(server.port), '--username', 'postgres', '--no-vacuum'),
-                *('--client', str(args.connections), '--protocol', 'prepared'),
+                *('--client', str(args.connections), '--protocol', case.protocol),
                 *('--file', '/dev/stdin'),
                 *('--time', str(max(1, int(args.seconds))), 'postgres'),
             ],
-            env={**os.environ, 'PGOPTIONS': f'-c synchronous_commit={synchronous}'},
+            env={
+                **os.environ,
+                'PGOPTIONS': f'-c synchronous_commit={case.synchronous}',
+            },
             input=script,
             capture_output=True,
             text=True,
             check=True,
-            preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+            preexec_fn=lambda: os.sched_setaffinity(
+                0, harness.cores() if case.shared else {core}
+            ),
         )
         server_s = publish_load.cpu_s(server.pid) - before_s
     transactions = re.search(r'actually processed: (\d+)', done.stdout)
@@ -200,8 +258,8 @@ def measure_sql(
     assert transactions is not None
     assert rate is not None
     return {
-        'per_second': float(rate[1]) * count,
-        'server_us': server_s / (int(transactions[1]) * count) * 1e6,
+        'per_second': float(rate[1]) * case.count,
+        'server_us': server_s / (int(transactions[1]) * case.count) * 1e6,
     }
 
 
@@ -213,19 +271,29 @@ def main() -> None:
     args = parser.parse_args()
     if publish_load.run_if_worker(args):
         return
+    cases = args.cases or CASES
+    if shutil.which(program('pgbench')) is None and not _SQL_CASES.keys().isdisjoint(
+        cases
+    ):
+        raise SystemExit(
+            'the cases of SQL need pgbench, which is missing: install it together with '
+            'PostgreSQL (on Debian, the package "postgresql")'
+        )
     versions = publish_load.versions(args)
     publish_load.print_head('PostgreSQL')
-    for case in args.cases or CASES:
+    for case in cases:
+        sql = _SQL_CASES.get(case)
         taking_turns: dict[str, Path | None] = {**versions}
-        if case in ('sql', 'sql-async'):
+        if sql is not None and sql.count == 1:
             taking_turns[ONLY_ROWS] = None
         samples: dict[str, list[dict[str, float]]] = {name: [] for name in taking_turns}
-        with Postgres(args.setting) as server:
+        shared = sql is not None and sql.shared
+        with Postgres(args.setting, harness.cores() if shared else ()) as server:
             load = publish_load.Load('benchmarks.postgres_publish', server, args)
             for _ in range(args.turns):
                 for name, source in taking_turns.items():
-                    if case in _SQL_CASES:
-                        found = measure_sql(case, source, server, load, args)
+                    if sql is not None:
+                        found = measure_sql(sql, source, server, load, args)
                     else:
                         assert source is not None
                         found = load.measure(case, source)
