@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from http.client import HTTPConnection
 from pathlib import Path
 import signal
 import socket
@@ -237,3 +239,29 @@ def test_signal_stops_workers_that_are_being_replaced() -> None:
             server.signal(signal.SIGTERM)
             assert server.process is not None
             assert 0 == server.process.wait(10)
+
+
+def test_signal_stops_the_workers_while_one_of_them_is_removed() -> None:
+    """After SIGTTOU, the parent does not wait for the worker that drains."""
+    words = ['--port', '{port}', '--workers', '2', APP]
+    with ServerProcess([*SERVE, *words]) as server, contextlib.ExitStack() as stack:
+        busy: set[bytes] = set()
+
+        def occupy() -> bool:
+            """Let one more worker wait for a request that never ends."""
+            client = HTTPConnection('127.0.0.1', server.port, timeout=20)
+            stack.callback(client.close)
+            client.request('GET', '/pid')
+            busy.add(client.getresponse().read())
+            client.request('GET', '/stubborn')
+            return len(busy) == 2
+
+        wait_until(occupy, 'both workers are busy')
+        waiting = 'Waiting for connections'
+        server.signal(signal.SIGTTOU)
+        wait_until(lambda: server.log().count(waiting) == 1, 'one worker drains')
+        server.signal(signal.SIGTERM)
+        wait_until(lambda: server.log().count(waiting) == 2, 'both workers drain')
+        server.signal(signal.SIGTERM)
+        assert server.process is not None
+        assert 0 == server.process.wait(10)

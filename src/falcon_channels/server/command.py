@@ -333,8 +333,8 @@ class Workers(Multiprocess):
         self._retry_at: dict[int, float] = {}
         #: Workers that have been ready.
         self._ready: WeakSet[Process] = WeakSet()
-        #: The worker that stops because another one has replaced it.
-        self._retired: Process | None = None
+        #: Workers that stop while the others serve.
+        self._retired: list[Process] = []
 
     def keep_subprocess_alive(self) -> None:
         """Replace workers that have ended.
@@ -412,13 +412,28 @@ class Workers(Multiprocess):
                     )
                 return
             old, self.processes[index] = self.processes[index], new
-            old.terminate()
-            self._retired = old
+            self._retire(old)
             while old.process.is_alive() and not self._must_stop():
                 time.sleep(_LOOK_S)
             if self.should_exit.is_set():
                 return
-            self._retired = None
+
+    def handle_ttou(self) -> None:
+        """Called at SIGTTOU: stop one worker, unless it is the last one.
+
+        NOTE: uvicorn handles no signal until that worker has ended.
+        """
+        if self.processes_num > 1:
+            self.processes_num -= 1
+            self._retire(self.processes.pop())
+        else:
+            super().handle_ttou()
+
+    def _retire(self, process: Process) -> None:
+        """Stop a worker, and do not wait for it."""
+        process.terminate()
+        self._retired = [item for item in self._retired if item.process.is_alive()]
+        self._retired.append(process)
 
     def _wait_until_ready(self, process: Process) -> bool:
         """Wait for a new worker; return False if it ends, or if the workers stop."""
@@ -450,17 +465,17 @@ class Workers(Multiprocess):
 
     def _stop(self) -> None:
         if self.should_exit.is_set():
-            for process in self._running():
+            for process in self._all():
                 process.process.kill()
         self.should_exit.set()
 
-    def _running(self) -> list[Process]:
-        """Return all workers, also the one that has been replaced."""
-        return self.processes + ([self._retired] if self._retired else [])
+    def _all(self) -> list[Process]:
+        """Return all workers, also those that stop."""
+        return self.processes + self._retired
 
     def join_all(self) -> None:
         """Wait until the workers have ended; handle a second signal meanwhile."""
-        while any(process.process.is_alive() for process in self._running()):
+        while any(process.process.is_alive() for process in self._all()):
             time.sleep(0.05)
             self.handle_signals()
         super().join_all()
