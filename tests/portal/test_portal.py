@@ -468,6 +468,45 @@ ticker.kill()
     assert ['True', 'True', 'True', '300'] == run(code).split()
 
 
+def test_loop_that_ends_late_under_gevent_writes_to_no_other_connection() -> None:
+    """A portal whose loop is blocked while it closes still wakes its callers later.
+
+    Its thread wrote to a descriptor that was closed, and then belonged to a connection.
+    Callers without a timeout waited for ever.
+    """
+    code = """
+from gevent import monkey
+monkey.patch_all()
+import gevent
+import socket
+import threading
+from falcon_channels.portal import loop_thread
+thread = loop_thread.LoopThread()
+thread.start()
+loop_thread._START_STOP_TIMEOUT_S = 0.01
+unblocked = monkey.get_original('_thread', 'allocate_lock')()
+unblocked.acquire()
+blocks = threading.Event()
+async def block():
+    thread.wake(blocks.set)
+    unblocked.acquire()
+call = gevent.spawn(thread.call, block, timeout_s=None)
+blocks.wait()
+thread.stop()
+gevent.sleep(0.1)
+sockets = [sock for _ in range(8) for sock in socket.socketpair()]
+unblocked.release()
+print(call.join(20) or call.dead)
+for sock in sockets:
+    sock.setblocking(False)
+    try:
+        print(sock.recv(1))
+    except BlockingIOError:
+        pass
+"""
+    assert ['True'] == run(code).split()
+
+
 def test_sqlite_broker_under_gevent_stores_publications(tmp_path: object) -> None:
     """A broker that starts threads works where gevent turns threads into greenlets."""
     code = f"""

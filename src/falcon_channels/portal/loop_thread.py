@@ -45,7 +45,7 @@ class _CallerThread(Protocol):
         """Run a callback soon; call this in the loop's thread."""
 
     def close(self) -> None:
-        """Stop running callbacks."""
+        """Stop after the callbacks of earlier calls; call this in the loop's thread."""
 
 
 class _PlainThreads:
@@ -94,8 +94,13 @@ class _GreenletWaker:
         with self._reader, self._writer:
             while not self._closed:
                 self._reader.recv(4096)
-                while self._callbacks:
-                    self._callbacks.popleft()()
+                self._run_callbacks()
+            # NOTE: the last ones may have come together with the end.
+            self._run_callbacks()
+
+    def _run_callbacks(self) -> None:
+        while self._callbacks:
+            self._callbacks.popleft()()
 
 
 def _threads_are_greenlets() -> bool:
@@ -205,6 +210,9 @@ class LoopThread:
                 for done in list(self._waiting):
                     waker.wake(done.set)
                 waker.wake(self._ended.set)
+                # NOTE: not in `stop`, which waits for a limited time. This thread would
+                #   write to a closed descriptor, which can be a new connection.
+                waker.close()
 
         _start_real_thread(run, cooperative)
         if not ready.wait(_START_STOP_TIMEOUT_S):
@@ -220,12 +228,11 @@ class LoopThread:
         """Cancel all tasks and stop the loop; wait for at most 10 s. Idempotent."""
         with self._lock:
             already, self._stopped = self._stopped, True
-        loop, waker = self._loop, self._waker
-        if already or loop is None or waker is None or self._pid != os.getpid():
+        loop = self._loop
+        if already or loop is None or self._pid != os.getpid():
             return
         loop.call_soon_threadsafe(loop.stop)
         self._ended.wait(_START_STOP_TIMEOUT_S)
-        waker.close()
 
     def wake(self, callback: Callable[[], object]) -> None:
         """Run a callback in the thread of the callers; call this in the loop's thread.
