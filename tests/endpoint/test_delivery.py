@@ -11,6 +11,7 @@ import threading
 from typing import Any
 
 from centrifuge.protocol import client_pb2 as sdk
+import falcon
 import falcon.asgi
 import pytest
 from server.running import running
@@ -581,6 +582,43 @@ def test_on_disconnect_is_called_for_every_client_that_on_connect_accepted(
                 await connecting
             await channels.node.hub.tasks.finish_graceful()
             assert ({}, 1) == (online, len(called))
+
+    asyncio.run(scenario())
+
+
+def test_client_that_is_refused_uses_up_no_connection_of_its_claimed_user() -> None:
+    """Only accepted clients count towards `max_connections_per_user`.
+
+    Before, a client that claimed to be another user, and was refused later, prevented
+    this user from connecting: 3504 is permanent.
+    """
+    claimed, go_on = asyncio.Event(), asyncio.Event()
+
+    class Checked:
+        async def on_connect(self, req: Any, connection: Any) -> None:
+            connection.user = 'ann'
+            if connection.data == 'wrong password':
+                claimed.set()
+                await go_on.wait()
+                raise falcon.HTTPForbidden()
+
+    async def scenario() -> None:
+        channels = Channels()
+        options = EndpointOptions(max_connections_per_user=1)
+        async with channels, asyncio.timeout(TIMEOUT_S):
+            attacker = SimulatedSdk(
+                channels, Checked(), options=options, data='wrong password'
+            )
+            refused = asyncio.create_task(attacker.__aenter__())
+            await claimed.wait()
+            async with SimulatedSdk(channels, Checked(), options=options) as ann:
+                assert ann.connected['client']
+                with pytest.raises(DisconnectedError, match='3504'):
+                    async with SimulatedSdk(channels, Checked(), options=options):
+                        pass
+            go_on.set()
+            with pytest.raises(DisconnectedError, match='3507'):
+                await refused
 
     asyncio.run(scenario())
 

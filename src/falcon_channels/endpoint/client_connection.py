@@ -260,6 +260,11 @@ class ClientConnection(Connection):
         self.set_timer()
 
     @property
+    def connected(self) -> bool:
+        """Whether the client has been identified and accepted."""
+        return self.state not in _NOT_CONNECTED
+
+    @property
     def is_working(self) -> bool:
         """Whether a command is being carried out."""
         return self._working

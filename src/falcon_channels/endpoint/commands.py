@@ -163,9 +163,12 @@ async def connect(
         return
     limit = endpoint.options.max_connections_per_user
     hub = connection.hub
-    count = hub.connections.count_of_user(connection.user)
-    if limit is not None and connection.user and count > limit:
-        raise EndedError(codes.DISCONNECT_CONNECTION_LIMIT)
+    if limit is not None and connection.user:
+        # SECURITY: `on_connect` may set a user before it refuses the client. Such a
+        #   client must not use up the connections of the user.
+        others = hub.connections.of_user(connection.user)
+        if sum(other.connected for other in others) >= limit:
+            raise EndedError(codes.DISCONNECT_CONNECTION_LIMIT)
     if len(connection.channels) > endpoint.max_channels:
         endpoint.log_server_side(
             f'{len(connection.channels)} channels exceed max_channels_per_connection '

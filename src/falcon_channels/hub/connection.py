@@ -644,6 +644,11 @@ class Connection(abc.ABC):
         self._info = check_json('connection.info', info)
 
     @property
+    def connected(self) -> bool:
+        """Whether the client has been identified and accepted."""
+        return True
+
+    @property
     def backlog_bytes(self) -> int:
         """Bytes for the client that are still buffered in this process."""
         return self.transport.backlog_bytes
