@@ -256,6 +256,47 @@ async def test_outage_longer_than_the_lifetime_of_entries_announces_nothing(
     assert len(lines) <= len(processes)
 
 
+@pytest.mark.parametrize('join_leave', ['user', 'connection'])
+async def test_member_that_leaves_during_an_outage_is_announced_once_it_ends(
+    outage: Outage,
+    join_leave: Literal['user', 'connection'],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No member stays whose entry was removed, but whose process was not told so.
+
+    A server that was frozen executes the removal after its deadline.
+    """
+    monkeypatch.setattr('falcon_channels.hub.presence._SETTLE_S', 0.5)
+    options = ChannelOptions(
+        subscribers='anybody', presence=True, join_leave=join_leave, presence_ttl_s=60
+    )
+    channels = Channels(outage.url)
+    channels.add_route('room:{name}', None, options)
+    async with (
+        channels,
+        SimulatedClient(channels, user='watcher') as watcher,
+        SimulatedClient(channels, user='bob') as bob,
+        SimulatedClient(channels, user='eve') as eve,
+    ):
+        for client in (watcher, bob, eve):
+            await client.subscribe('room:1')
+        await until(lambda: len(announced(watcher)) == 3, 'all have joined')
+        counters = channels.node.hub.counters
+        before = counters.presence_errors
+        await asyncio.to_thread(outage.begin)
+        for client in (bob, eve):
+            client.unsubscribe('room:1')
+        await until(lambda: counters.presence_errors >= before + 2, 'both have failed')
+        await asyncio.to_thread(outage.end)
+        await until(lambda: channels.status == 'ok', 'the link is ok')
+        # NOTE: Eve has returned. She did not leave.
+        await eve.subscribe('room:1')
+        await until(lambda: ('leave', 'bob') in announced(watcher), 'Bob has left')
+        present = (await channels.presence('room:1')).values()
+        assert {'eve'} == {info.user for info in present} - {'watcher'}
+        assert ('leave', 'eve') != announced(watcher)[-1]
+
+
 async def test_link_that_is_lost_many_times_is_logged_once(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:

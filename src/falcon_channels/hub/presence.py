@@ -50,8 +50,8 @@ _RETRY_S = 2.0
 _SETTLE_S = 10.0
 #: How often presence is checked again for a user who leaves and returns.
 _ATTEMPTS = 5
-#: Largest number of leaves that wait to be announced after the broker failed. One batch
-#: of expired entries may exceed it.
+#: Largest number of leaves, and of removals, that wait after the broker failed. One
+#: batch of expired entries may exceed it.
 _MAX_UNANNOUNCED = 10_000
 
 
@@ -83,6 +83,9 @@ class PresenceKeeper:
         self._errors = BurstLog()
         #: Entries that have ended, and whose leave could not be announced yet.
         self._unannounced: deque[PresenceChange] = deque()
+        #: Entries by channel and connection id that the broker may have removed,
+        #: although its call has failed.
+        self._unremoved: dict[tuple[str, str], PresenceChange] = {}
 
     def start(self) -> None:
         """Start the tasks that remove and expire entries."""
@@ -112,6 +115,8 @@ class PresenceKeeper:
         store: str | None = None
         try:
             async with self._user_lock(subscription.channel, info.user):
+                # NOTE: the connection has returned, and its entry must stay.
+                self._unremoved.pop((subscription.channel, info.client), None)
                 added = await self._add(subscription, info)
                 if _is_announced(options.join_leave, added.first):
                     await self._announce(subscription.channel, Signal('join', info))
@@ -220,7 +225,7 @@ class PresenceKeeper:
                     async with self._lock:
                         await self._remove(subscription)
                 except BrokerUnavailableError as ex:
-                    # NOTE: the entry expires, and its leave is announced then.
+                    # NOTE: `_expire_all` removes the entry again.
                     self._on_error('presence of %r not removed: %s', subscription, ex)
             self._wake.clear()
             await self._wake.wait()
@@ -234,7 +239,15 @@ class PresenceKeeper:
         async with self._user_lock(channel, info.user):
             change: PresenceChange | None = PresenceChange(channel, info, True)
             if options.presence:
-                change = await self._hub.broker.remove_presence(channel, info.client)
+                try:
+                    change = await self._hub.broker.remove_presence(
+                        channel, info.client
+                    )
+                except BrokerUnavailableError:
+                    if len(self._unremoved) < _MAX_UNANNOUNCED:
+                        unremoved = PresenceChange(channel, info, True)
+                        self._unremoved[channel, info.client] = unremoved
+                    raise
             if change is None:
                 return
             try:
@@ -341,7 +354,27 @@ class PresenceKeeper:
                 settled_s = loop.time() + _SETTLE_S
                 self._on_error('presence not expired: %s', ex)
 
+    async def _remove_again(self) -> None:
+        """Remove the entries again whose removal has failed.
+
+        NOTE: if the broker has removed an entry after the call had failed, no process
+        finds it when it expires. Its leave would never be announced.
+        """
+        broker = self._hub.broker
+        while self._unremoved:
+            key, change = next(iter(self._unremoved.items()))
+            channel, user = change.channel, change.info.user
+            async with self._user_lock(channel, user):
+                if key not in self._unremoved:
+                    continue
+                removed = await broker.remove_presence(*key)
+                if removed is None and await broker.has_user(channel, user):
+                    removed = change._replace(last=False)
+                self._unremoved.pop(key, None)
+            self._unannounced.append(removed or change)
+
     async def _expire_all(self) -> None:
+        await self._remove_again()
         unannounced = self._unannounced
         while True:
             while unannounced:
