@@ -84,7 +84,7 @@ def create_schema(libpq_url: str, schema: str) -> str:
 
 
 def _limit_waiting(connection: psycopg.Connection[Any], wait_s: float) -> None:
-    """Let each statement of the transaction wait for a lock for a limited time."""
+    """Limit the time for which each statement waits for a lock."""
     connection.execute(
         "SELECT pg_catalog.set_config('lock_timeout', %s, true)",
         (str(to_ms(wait_s)),),
