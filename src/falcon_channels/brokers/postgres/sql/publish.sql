@@ -216,7 +216,7 @@ $$;
 -- replace a function, and execute its own code with the rights of the owner.
 --
 -- PERF: without "random_page_cost", PostgreSQL reads all rows of a short table of channels,
--- also the old versions of the rows. A publish would take 10 us longer.
+-- also the old versions of the rows. A publish would take up to 10 us longer.
 CREATE OR REPLACE FUNCTION {schema}.publish(
     channel text, data text, tags jsonb DEFAULT NULL, idempotency_key text DEFAULT NULL,
     version bigint DEFAULT NULL, version_epoch text DEFAULT '', delta boolean DEFAULT true,
