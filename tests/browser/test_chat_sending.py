@@ -265,3 +265,55 @@ async def test_image_that_is_late_is_not_attached_in_another_room(
     await attach(page)
     await page.get_by_label('Remove the image').click()
     await expect(page.locator('#attachment')).to_be_hidden()
+
+
+async def test_message_with_lost_response_is_shown_once_when_the_page_is_back(
+    guests: Guests, server: ServerProcess
+) -> None:
+    """A stored message that waits for its answer is shown as stored, and once."""
+    (ada,) = await guests.room(server.url, 'shown-once', 'Ada')
+    page = ada.page
+    assert page is not None
+    await ada.context.set_offline(True)
+    await expect(page.locator('#status-text')).to_have_text('connecting')
+    await page.get_by_label('Message', exact=True).fill('once')
+    await page.keyboard.press('Enter')
+    await expect(page.locator('.message.failed')).to_have_count(1)
+    key = await page.locator('.message.failed').get_attribute('data-key')
+    path = '/api/rooms/shown-once/messages'
+    await ada.ask('POST', path, {'text': 'once', 'key': key})
+    await page.route(f'**{path}', lambda route: asyncio.sleep(0))
+    await page.goto('about:blank')
+    await ada.context.set_offline(False)
+    await page.goto(f'{server.url}/rooms/shown-once')
+    await ada.live(page)
+    await expect(page.locator('.message')).to_have_count(1)
+    await expect(page.locator('.pending, .failed')).to_have_count(0)
+
+
+async def test_unsent_message_of_a_copied_tab_is_sent_once_to_its_room(
+    guests: Guests, server: ServerProcess
+) -> None:
+    """A tab that the page opens has a copy of its unsent messages."""
+    ada, bob = await guests.room(server.url, 'copied', 'Ada', 'Bob')
+    page = ada.page
+    assert page is not None
+    path = '**/api/rooms/copied/messages'
+    await ada.context.route(path, lambda route: route.abort('internetdisconnected'))
+    await page.get_by_label('Message', exact=True).fill('only once')
+    await page.keyboard.press('Enter')
+    await expect(page.locator('.message.failed')).to_have_count(1)
+    async with ada.context.expect_page() as opened:
+        await page.evaluate("window.open('/rooms/lobby')")
+    copy = await opened.value
+    await ada.live(copy)
+    stored = 'Object.keys(sessionStorage).length'
+    assert 1 == await copy.evaluate(stored)
+    await expect(copy.locator('.message', has_text='only once')).to_have_count(0)
+    await ada.context.unroute(path)
+    for tab in (page, copy):
+        await tab.reload()
+        await ada.live(tab)
+        await tab.wait_for_function(f'{stored} === 0')
+    await bob.say('after')
+    await bob.sees('only once', 'after')

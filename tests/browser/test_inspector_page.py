@@ -511,6 +511,32 @@ async def test_live_tail_says_that_its_connection_was_lost(
 
 
 @on_sqlite
+async def test_explain_drops_the_slow_answer_to_an_earlier_question(
+    page: Page, server: ServerProcess, crowd: Crowd
+) -> None:
+    """The answer on the page is that to the question on the page."""
+    await log_in(page, server, KEY, 'explain/rooms%3Aquiet/1')
+    answer = asyncio.Event()
+
+    async def answer_the_first_slowly(route: Route) -> None:
+        if 'first' in (route.request.post_data or ''):
+            await answer.wait()
+            await route.fulfill(json={'error': {'message': 'late'}})
+        else:
+            await route.fulfill(json={'error': {'message': 'in time'}})
+
+    await page.route('**/api/explain', answer_the_first_slowly)
+    for user in ('first', 'second'):
+        await page.get_by_label('Id of the user').fill(user)
+        await page.get_by_role('button', name='Explain').click()
+    await expect(page.get_by_text('No answer: in time')).to_be_visible()
+    async with page.expect_response('**/api/explain'):
+        answer.set()
+    await page.get_by_label('Id of the user').fill('third')
+    await expect(page.get_by_text('No answer: in time')).to_be_visible()
+
+
+@on_sqlite
 async def test_double_click_logs_in_once(
     page: Page, server: ServerProcess, crowd: Crowd
 ) -> None:

@@ -205,7 +205,10 @@ export class RoomView {
   async #load(name: string): Promise<RoomSnapshot | null> {
     while (this.name === name) {
       try {
-        return await api.getRoom(name);
+        const page = await api.getRoom(name);
+        // A message whose answer was lost must not be shown twice.
+        for (const message of page.messages) this.parts.outbox.confirm(message);
+        return page;
       } catch (error) {
         if (error instanceof api.ApiError && !error.isTemporary) {
           this.#showMissing(name, error);

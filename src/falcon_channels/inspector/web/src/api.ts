@@ -64,7 +64,9 @@ export function publish(channel: string, data: string, skipHistory: boolean): Pr
 
 async function callWithJson<T>(method: string, body: string): Promise<T> {
   const response = await post(method, body, AbortSignal.timeout(TIMEOUT_MS));
-  const answer = (await response.json()) as { result: T; error?: { message: string } };
+  const answer = (await response.json().catch(() => {
+    throw new ApiError(0, 'The server does not answer.');
+  })) as { result: T; error?: { message: string } };
   if (answer.error) throw new ApiError(200, answer.error.message);
   const result = answer.result as T & { num_missing?: number } | null;
   missing = Math.max(missing, result?.num_missing ?? 0);

@@ -33,6 +33,8 @@ export class Explain implements View {
     ({ answer, index }) => `${answer.connection} ${index}`,
     'Nothing was asked yet.',
   );
+  /** Counts the questions, so that an answer to an earlier one is dropped. */
+  private numAsked = 0;
   private readonly channel: HTMLInputElement;
   private readonly offset: HTMLInputElement;
   private readonly user: HTMLInputElement;
@@ -78,11 +80,14 @@ export class Explain implements View {
 
   private async ask(): Promise<void> {
     const body = { channel: this.channel.value, offset: Number(this.offset.value), user: this.user.value };
+    const number = (this.numAsked += 1);
     try {
       const { answers } = await call<{ answers: Explanation[] }>('explain', body);
+      if (number !== this.numAsked) return;
       this.result.textContent = '';
       this.answers.update(answers.map((answer, index) => ({ answer, index })));
     } catch (error) {
+      if (number !== this.numAsked) return;
       this.answers.update([]);
       this.result.textContent = `No answer: ${(error as Error).message}`;
     }
