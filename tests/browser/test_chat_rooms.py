@@ -8,6 +8,7 @@ from pathlib import Path
 
 from playwright.async_api import expect
 from playwright.async_api import Route
+from playwright.async_api import WebSocketRoute
 import pytest
 from support.asgi_servers import AsgiServer
 from support.chat_pages import chat_server
@@ -225,3 +226,45 @@ async def test_skip_link_keeps_what_the_member_prepared(
     await expect(field).to_have_value('hello')
     await page.keyboard.press('Enter')
     await bob.sees('hello')
+
+
+async def test_message_that_was_read_in_another_tab_is_not_unread_again(
+    guests: Guests, server: ServerProcess
+) -> None:
+    """The read mark and the news of a message can arrive in any order."""
+    ada, bob = await guests.room(server.url, 'marks', 'Ada', 'Bob')
+    await ada.ask('POST', '/api/rooms', {'name': 'marked'})
+    is_holding = False
+    held: list[str] = []
+    sockets: list[WebSocketRoute] = []
+    read = asyncio.Event()
+
+    def relay(socket: WebSocketRoute) -> None:
+        upstream = socket.connect_to_server()
+        sockets.append(socket)
+
+        def on_message(frame: str | bytes) -> None:
+            assert isinstance(frame, str)
+            for line in frame.split('\n'):
+                if is_holding and '"channel":"news"' in line:
+                    held.append(line)
+                else:
+                    socket.send(line)
+                if '"read":' in line:
+                    read.set()
+
+        upstream.on_message(on_message)
+
+    await ada.context.route_web_socket('**/connection/websocket', relay)
+    page = await ada.open('marks')
+    link = page.locator('#rooms a', has_text='marked')
+    await expect(link).to_be_visible()
+    is_holding = True
+    message = await bob.post('marked', 'read me')
+    await ada.ask('PUT', '/api/rooms/marked/read', {'message': message['id']})
+    await read.wait()
+    is_holding = False
+    assert 1 == len(held)
+    sockets[0].send(held[0])
+    await bob.post('marked', 'read me, too')
+    await expect(link.locator('.badge')).to_contain_text('1')

@@ -107,9 +107,12 @@ export class RoomList {
 
   #onRead(mark: { room: string; read: number }): void {
     const room = this.#rooms.get(mark.room);
-    if (!room || room.unread === 0) return;
-    if (mark.read >= room.last) this.markRead(mark.room);
-    else void this.reload();
+    if (!room) return;
+    if (mark.read >= room.last) {
+      // The news about this message can arrive later. They must not count it as unread.
+      room.last = mark.read;
+      this.markRead(mark.room);
+    } else if (room.unread > 0) void this.reload();
   }
 
   async #create(): Promise<void> {
