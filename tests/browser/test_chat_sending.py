@@ -317,3 +317,26 @@ async def test_unsent_message_of_a_copied_tab_is_sent_once_to_its_room(
         await tab.wait_for_function(f'{stored} === 0')
     await bob.say('after')
     await bob.sees('only once', 'after')
+
+
+async def test_page_with_a_waiting_image_asks_before_it_is_closed(
+    guests: Guests, server: ServerProcess
+) -> None:
+    """An image that waits is not stored, so it is not lost without a question."""
+    ada, bob = await guests.room(server.url, 'waiting', 'Ada', 'Bob')
+    page = ada.page
+    assert page is not None
+    await page.route('**/api/images', lambda route: route.abort('connectionreset'))
+    await attach(page)
+    await page.keyboard.press('Enter')
+    await expect(page.locator('.message.failed')).to_have_count(1)
+    async with page.expect_event('dialog') as asked:
+        await page.close(run_before_unload=True)
+    dialog = await asked.value
+    assert 'beforeunload' == dialog.type
+    await dialog.dismiss()
+    await page.unroute('**/api/images')
+    assert bob.page is not None
+    await expect(bob.page.locator('.message img')).to_have_count(1)
+    await expect(page.locator('.failed, .pending')).to_have_count(0)
+    await page.close(run_before_unload=True)

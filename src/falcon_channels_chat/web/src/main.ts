@@ -141,6 +141,10 @@ async function startChat(me: Me): Promise<void> {
       location.assign('/');
     }, showError);
   });
+  // The browser cannot store an image that waits, so it asks before the page is closed.
+  addEventListener('beforeunload', (event) => {
+    if (outbox.unsent.some((unsent) => unsent.file)) event.preventDefault();
+  });
   setInterval(() => {
     if (live.connected && outbox.unsent.some((unsent) => unsent.automatic)) outbox.retryAll();
   }, RESEND_MS);
