@@ -28,12 +28,16 @@ from falcon_channels import StreamWriterOptions
 from falcon_channels.brokers.sqlite.broker import SqliteBroker
 from falcon_channels.portal import Portal
 from falcon_channels.server.options import ServerOptions
+from falcon_channels.tokens import make_connection_token
+from falcon_channels.tokens import make_subscription_token
 from falcon_channels.tokens import RemoteKeySet
 from falcon_channels.tokens import TokenKey
 from falcon_channels.tokens import TokenVerifier
 from falcon_channels.websocket.middleware import warn_of_http_middleware
 import falcon_channels.wsgi
 from falcon_channels.wsgi.testing import simulate_ws
+
+SECRET = 's' * 32
 
 
 class Nothing:
@@ -168,6 +172,41 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
         lambda: Channels(None, ChannelOptions()),  # type: ignore[arg-type]
         'NodeOptions(...), not ChannelOptions',
     ),
+    'options in place of the resource': (
+        lambda: Channels().add_route('news', ChannelOptions(history_size=5)),
+        'the resource is ChannelOptions(...): pass None or a resource there',
+    ),
+    'options in place of the connection resource': (
+        lambda: Channels().add_endpoints(falcon.asgi.App(), resource=EndpointOptions()),
+        'the resource is EndpointOptions(...)',
+    ),
+    'a secret in place of a verifier': (
+        lambda: Channels().add_endpoints(falcon.asgi.App(), tokens=SECRET),  # type: ignore[arg-type]
+        'tokens must be a TokenVerifier, not str',
+    ),
+    'a key in place of a verifier': (
+        lambda: Channels().add_endpoints(
+            falcon.asgi.App(),
+            tokens=TokenKey(SECRET),  # type: ignore[arg-type]
+        ),
+        'tokens must be a TokenVerifier, not TokenKey',
+    ),
+    'a secret in place of a key': (
+        lambda: TokenVerifier(SECRET),  # type: ignore[arg-type]
+        'a TokenKey or a RemoteKeySet, not str',
+    ),
+    'secrets in place of keys': (
+        lambda: TokenVerifier([SECRET]),  # type: ignore[list-item]
+        'a TokenKey or a RemoteKeySet, not str',
+    ),
+    'a variable that is not set, as the secret': (
+        lambda: TokenKey(None),  # type: ignore[arg-type]
+        'if it comes from the environment, set its variable',
+    ),
+    'no list of origins': (
+        lambda: Channels(None, NodeOptions(allowed_origins=None)),  # type: ignore[arg-type]
+        'allowed_origins is None, but must be',
+    ),
     'the name of a type': (
         lambda: ChannelOptions(data_type='Place'),
         "data_type is 'Place'",
@@ -252,7 +291,7 @@ class Clients:
 ENDPOINT_MISTAKES: dict[str, tuple[Callable[[Any], object], str]] = {
     'the resource in place of the prefix': (
         lambda app: Channels().add_endpoints(app, Clients()),  # type: ignore[arg-type]
-        'must begin with a slash',
+        'prefix is Clients(...), but must be text such as "/connection"',
     ),
     'a class': (
         lambda app: Channels().add_endpoints(app, resource=Clients),
@@ -642,3 +681,26 @@ def test_receive_of_a_wsgi_websocket_refuses_a_wrong_timeout() -> None:
         assert 'done' == client.recv(timeout=20)
     assert 3 * len(WRONG_SECONDS) == len(told)
     assert all(text.startswith('timeout_s is ') for text in told)
+
+
+@pytest.mark.parametrize(
+    ('make', 'words'),
+    [
+        (lambda: make_connection_token(SECRET, 'ann'), 'TokenKey(secret), not str'),  # type: ignore[arg-type]
+        (
+            lambda: make_connection_token(TokenKey(SECRET), 'ann', ttl_s='60'),  # type: ignore[arg-type]
+            "ttl_s is '60', but must be a number of seconds",
+        ),
+        (
+            lambda: make_subscription_token(TokenKey(SECRET), 'ann', ''),
+            "the channel of a token is '', but must be the name of a channel",
+        ),
+    ],
+)
+def test_argument_of_another_type_is_refused_at_the_call(
+    make: Callable[[], object], words: str
+) -> None:
+    """The error is raised where the mistake is, and not where the value is used."""
+    with pytest.raises(InvalidValueError) as caught:
+        make()
+    assert words in str(caught.value)

@@ -63,7 +63,7 @@ def _mistake(kind: msgspec.StructMeta, unknown: list[str]) -> str:
     hints = [f'did you mean {near[0]!r}?'] if near else []
     hints += [
         f'{other.__name__} has this option'
-        for other in _KINDS
+        for other in OPTION_KINDS
         if name in other.__struct_fields__
     ]
     return (
@@ -520,7 +520,7 @@ class StreamWriterOptions(msgspec.Struct, kw_only=True, metaclass=_OptionsType):
 
 
 #: All classes of options of this module.
-_KINDS = (
+OPTION_KINDS = (
     ChannelOptions,
     NodeOptions,
     EndpointOptions,

@@ -19,6 +19,7 @@ from falcon_channels.errors import ChannelNameError
 from falcon_channels.errors import OptionsError
 from falcon_channels.names import find_invisible_character
 from falcon_channels.options import ChannelOptions
+from falcon_channels.options import OPTION_KINDS
 
 _logger = logging.getLogger('falcon_channels')
 
@@ -245,7 +246,8 @@ def check_resource(resource: object, responders: tuple[str, ...]) -> None:
         responders: Names of all responders.
 
     Raises:
-        OptionsError: It is a class and not an instance, or a value such as a text.
+        OptionsError: It is a class and not an instance, an options object, or a value
+            such as a text.
     """
     if isinstance(resource, _VALUES):
         raise OptionsError(
@@ -254,6 +256,12 @@ def check_resource(resource: object, responders: tuple[str, ...]) -> None:
         )
     if isinstance(resource, type):
         raise OptionsError(f'{resource.__name__} is a class: pass an instance of it')
+    if isinstance(resource, OPTION_KINDS):
+        # NOTE: the route would have no responder and the default options.
+        raise OptionsError(
+            f'the resource is {type(resource).__name__}(...): pass None or a resource '
+            'there, and the options as options=...'
+        )
     for name in dir(type(resource)):
         if not name.startswith('on_') or name in responders:
             continue

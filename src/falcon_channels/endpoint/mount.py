@@ -67,7 +67,12 @@ def _check_path(name: str, path: object) -> str:
     Raises:
         OptionsError: The path does not begin with a slash.
     """
-    if not isinstance(path, str) or not path.startswith('/'):
+    if not isinstance(path, str):
+        raise OptionsError(
+            f'{name} is {type(path).__name__}(...), but must be text such as '
+            '"/connection": pass other arguments by name'
+        )
+    if not path.startswith('/'):
         raise OptionsError(f'{name} {path!r} must begin with a slash')
     return path.rstrip('/')
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from collections.abc import Sequence
+import math
 import time
 from typing import Any
 
 from falcon_channels.checks import check_user
+from falcon_channels.errors import InvalidValueError
 from falcon_channels.filters import TagFilter
 from falcon_channels.tokens.keys import TokenKey
 
@@ -34,7 +36,7 @@ def make_connection_token(
         claims: Further claims, such as ``aud`` or ``expire_at``.
 
     Raises:
-        InvalidValueError: The user is not text.
+        InvalidValueError: The user is not text, or another argument has a wrong type.
     """
     optional = {'info': info, 'meta': meta, 'channels': list(channels) or None}
     return _signed(key, {'sub': check_user(user)}, optional, ttl_s, claims)
@@ -63,8 +65,13 @@ def make_subscription_token(
         claims: Further claims, such as ``aud`` or ``expire_at``.
 
     Raises:
-        InvalidValueError: The user is not text.
+        InvalidValueError: The user is not text, the channel has no name, or another
+            argument has a wrong type.
     """
+    if not isinstance(channel, str) or not channel:
+        raise InvalidValueError(
+            f'the channel of a token is {channel!r}, but must be the name of a channel'
+        )
     required = {'sub': check_user(user), 'channel': channel}
     optional = {'info': info, 'server_tags_filter': filter}
     return _signed(key, required, optional, ttl_s, claims)
@@ -77,6 +84,18 @@ def _signed(
     ttl_s: float | None,
     more: Mapping[str, Any],
 ) -> str:
+    if not isinstance(key, TokenKey):
+        raise InvalidValueError(
+            f'the key of a token is TokenKey(secret), not {type(key).__name__}'
+        )
+    if ttl_s is not None and (
+        isinstance(ttl_s, bool)
+        or not isinstance(ttl_s, int | float)
+        or not math.isfinite(ttl_s)
+    ):
+        raise InvalidValueError(
+            f'ttl_s is {ttl_s!r}, but must be a number of seconds, or None for never'
+        )
     now_s = int(time.time())
     claims = {**required, 'iat': now_s}
     if key.issuer:

@@ -145,7 +145,7 @@ class TokenVerifier:
         leeway_s: Tolerated clock difference between computers in seconds (default 5).
 
     Raises:
-        OptionsError: There is no key.
+        OptionsError: There is no key, or a key has another type.
     """
 
     def __init__(
