@@ -1,7 +1,7 @@
 """The application of hello_wsgi.py, served by gevent without another server.
 
 python examples/wsgi.py --port 8000
-gunicorn --chdir examples wsgi:app
+gunicorn -k gevent --chdir examples wsgi:app
 """
 
 from gevent import monkey

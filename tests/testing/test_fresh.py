@@ -18,9 +18,12 @@ from falcon_channels import Channels
 from falcon_channels import ChannelsError
 from falcon_channels import ClosedError
 from falcon_channels import EventLoopError
+from falcon_channels import OptionsError
 from falcon_channels.brokers.base import Capabilities
 from falcon_channels.brokers.memory import MemoryBroker
 from falcon_channels.endpoint.endpoint import Endpoint
+from falcon_channels.portal import Portal
+from falcon_channels.testing import channels_fixture
 from falcon_channels.testing import fresh_channels
 from falcon_channels.testing import run_with_fake_clock
 from falcon_channels.testing import SimulatedClient
@@ -229,3 +232,13 @@ def test_fixture_gives_each_test_empty_channels(tmp_path: Path) -> None:
     )
     assert '9 passed' in done.stdout, done.stdout + done.stderr
     assert 0 == done.returncode
+
+
+@pytest.mark.parametrize('wrong', [Portal(Channels()), Channels, None])
+@pytest.mark.parametrize(
+    'use', [channels_fixture, lambda it: fresh_channels(it).__enter__()]
+)
+def test_another_object_than_channels_is_refused_at_once(use: Any, wrong: Any) -> None:
+    """The error says what to write, when the fixture is made and not in each test."""
+    with pytest.raises(OptionsError, match='write "with portal:" in a fixture'):
+        use(wrong)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import falcon
 from falcon import testing
+import falcon.asgi
 import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection
 
+from falcon_channels import OptionsError
 from falcon_channels.wsgi import App
 from falcon_channels.wsgi.testing import simulate_ws
 
@@ -388,3 +391,33 @@ def test_server_without_a_socket_answers_501_and_logs_usable_servers(caplog) -> 
         assert 501 == client.simulate_get('/', headers=headers).status_code
     assert 1 == len(caplog.records)
     assert 'gunicorn sync, gthread, gevent' in caplog.text
+
+
+@pytest.mark.parametrize(
+    ('options', 'words'),
+    [
+        ({'query_string': 'user=ann'}, 'write the query into the path'),
+        ({'params': {'user': 'ann'}}, 'write the query into the path'),
+        ({'headers': {'Cookie': 'a=b'}}, 'write additional_headers=...'),
+        ({'cookies': {'a': 'b'}}, 'write additional_headers={"Cookie": '),
+        ({'orign': 'http://localhost'}, 'see websockets.sync.client.connect'),
+    ],
+)
+def test_simulated_websocket_refuses_arguments_that_its_client_does_not_have(
+    options: dict[str, Any], words: str
+) -> None:
+    """An argument is never ignored: the test would connect as another client."""
+    with pytest.raises(TypeError) as caught, simulate_ws(App(), '/', **options):
+        pass
+    assert f'simulate_ws has no argument {next(iter(options))!r}: ' in str(caught.value)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize('app', [falcon.App(), falcon.asgi.App()])
+def test_simulated_websocket_of_an_app_without_websockets_is_refused(app: Any) -> None:
+    """The error names the class to use, before a connection is made."""
+    with pytest.raises(OptionsError) as caught, simulate_ws(app, '/'):
+        pass
+    assert 'simulate_ws needs a falcon_channels.wsgi.App, not falcon.' in str(
+        caught.value
+    )

@@ -20,6 +20,7 @@ from typing import Any
 
 from falcon_channels.channels import Channels
 from falcon_channels.errors import ChannelsError
+from falcon_channels.errors import OptionsError
 
 
 @contextlib.contextmanager
@@ -39,6 +40,7 @@ def fresh_channels(channels: Channels) -> Iterator[Channels]:
         ChannelsError: The test has not closed a broker that processes share, or the
             event loop of the test still runs.
     """
+    _check(channels)
     _close(channels)
     channels.node.reopen()
     try:
@@ -59,7 +61,9 @@ def channels_fixture(channels: Channels, *, autouse: bool = True) -> Any:
 
     Raises:
         ImportError: pytest is not installed.
+        OptionsError: It is not a `Channels` object.
     """
+    _check(channels)
     # NOTE: the other helpers of this package work without pytest.
     import pytest
 
@@ -69,6 +73,14 @@ def channels_fixture(channels: Channels, *, autouse: bool = True) -> Any:
             yield channels
 
     return fixture
+
+
+def _check(channels: object) -> None:
+    if not isinstance(channels, Channels):
+        raise OptionsError(
+            f'a test needs the Channels object of the app, not {channels!r}; for a '
+            'portal, write "with portal:" in a fixture'
+        )
 
 
 def _close(channels: Channels) -> None:

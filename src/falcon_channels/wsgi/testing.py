@@ -9,18 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Mapping
 import contextlib
+import inspect
 import socket
 import threading
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler
 
+import falcon
 from websockets.sync.client import ClientConnection
 from websockets.sync.client import connect
+
+from falcon_channels.errors import OptionsError
+from falcon_channels.wsgi.app import App
 
 __all__ = ['simulate_ws']
 
 _Wsgi = Callable[..., Any]
+
+_CLIENT_ARGUMENTS = frozenset(inspect.signature(connect).parameters) - {'kwargs'}
 
 
 class _Server:
@@ -59,6 +67,36 @@ def serve_connection(app: _Wsgi, sock: socket.socket) -> None:
         _Handler(sock, ('127.0.0.1', 0), _Server(app))  # type: ignore[arg-type]  # see _Server
 
 
+#: Arguments of Falcon's test client, and what replaces them.
+_FALCON_ARGUMENTS = {
+    'query_string': 'write the query into the path, such as "/rooms/7?user=ann"',
+    'params': 'write the query into the path, such as "/rooms/7?user=ann"',
+    'headers': 'write additional_headers=...',
+    'cookies': 'write additional_headers={"Cookie": "session=..."}',
+}
+
+
+def _check_app(app: object) -> None:
+    if isinstance(app, falcon.App) and not isinstance(app, App):
+        raise OptionsError(
+            'simulate_ws needs a falcon_channels.wsgi.App, not '
+            f'{type(app).__module__}.{type(app).__qualname__}: test an ASGI app with '
+            'testing.ASGIConductor of Falcon'
+        )
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Refuse arguments that the client does not have.
+
+    NOTE: `connect` passes unknown arguments on to the function that opens a socket.
+    With a socket of our own, it would ignore them.
+    """
+    for name in options:
+        if name not in _CLIENT_ARGUMENTS:
+            hint = _FALCON_ARGUMENTS.get(name, 'see websockets.sync.client.connect')
+            raise TypeError(f'simulate_ws has no argument {name!r}: {hint}')
+
+
 @contextlib.contextmanager
 def simulate_ws(
     app: _Wsgi, path: str = '/', *, end_timeout_s: float = 10.0, **options: Any
@@ -86,7 +124,11 @@ def simulate_ws(
         websockets.exceptions.InvalidStatus: The handshake was refused; its ``response``
             is the HTTP response.
         TimeoutError: The responder did not end.
+        TypeError: `connect` has no such argument.
+        OptionsError: The app cannot have WebSockets.
     """
+    _check_app(app)
+    _check_options(options)
     ours, theirs = socket.socketpair()
     responder = threading.Thread(
         target=serve_connection, args=(app, theirs), daemon=True
