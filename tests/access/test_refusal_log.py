@@ -22,6 +22,7 @@ from falcon_channels import ChannelOptions
 from falcon_channels import Channels
 from falcon_channels import Connection
 from falcon_channels import EndpointOptions
+from falcon_channels import Event
 
 OWN = {'Origin': 'http://falconframework.org'}
 BURST = 40
@@ -43,6 +44,11 @@ class Clients:
         if connection.data == 'eve':
             raise falcon.HTTPForbidden(description='no eve')
 
+    async def on_rpc(self, req: Any, call: Any) -> None:
+        if call.method == 'bug':
+            raise RuntimeError('a mistake')
+        raise falcon.HTTPForbidden(description='not for you')
+
 
 def make_channels() -> Channels:
     channels = Channels()
@@ -51,10 +57,23 @@ def make_channels() -> Channels:
 
 
 @pytest.fixture(scope='module')
-def server(asgi_server: AsgiServer) -> Iterator[Server]:
+def channels() -> Channels:
+    return make_channels()
+
+
+@pytest.fixture
+def told(channels: Channels) -> Iterator[list[Event]]:
+    events: list[Event] = []
+    stop = channels.listen(events.append)
+    yield events
+    stop()
+
+
+@pytest.fixture(scope='module')
+def server(channels: Channels, asgi_server: AsgiServer) -> Iterator[Server]:
     options = EndpointOptions(commands_burst=BURST, commands_per_s=0.001)
     with serving(
-        make_channels(), Clients(), asgi_server=asgi_server, options=options
+        channels, Clients(), asgi_server=asgi_server, options=options
     ) as server:
         yield server
 
@@ -108,6 +127,28 @@ def test_command_that_ends_its_connection_is_logged(peer: Peer, logged: Any) -> 
     peer.say({'send': {'data': 1}})
     assert 3508 == peer.end()[0]
     assert ["send '' refused with 3508: 'not available'"] == logged()
+
+
+@pytest.mark.every_server
+def test_refused_or_failed_rpc_is_logged_with_its_method(
+    peer: Peer, logged: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log shows which method it was. The text of the client is quoted and cut."""
+    peer.connect()
+    assert 103 == peer.error('rpc', method='orders', data=1)
+    assert 100 == peer.error('rpc', method='bug', data=1)
+    assert "rpc 'orders' refused with 103: 'not for you'" == logged()[0]
+    [failed] = [record for record in caplog.records if record.exc_info]
+    assert failed.getMessage().endswith(">: rpc 'bug' failed")
+
+
+@pytest.mark.every_server
+def test_event_of_a_refused_rpc_has_its_method(peer: Peer, told: list[Event]) -> None:
+    """Listeners can group the refusals by method."""
+    peer.connect()
+    assert 103 == peer.error('rpc', method='orders', data=1)
+    [refused] = [event for event in told if event.name == 'command_refused']
+    assert {'command': 'rpc', 'method': 'orders', 'repeated': False} == refused.facts
 
 
 @pytest.mark.every_server

@@ -17,6 +17,7 @@ def log_refusal(
     code: int,
     text: str,
     *,
+    method: str = '',
     reason: object = None,
     level: int = logging.INFO,
 ) -> None:
@@ -35,6 +36,7 @@ def log_refusal(
         code: Code that the client receives: an error code, a close code or an HTTP
             status.
         text: Why it was refused.
+        method: Name of the called method, or ``''``.
         reason: Value that is equal for all refusals with the same reason; `text` by
             default. Pass it if `text` contains text of the client, which can differ
             each time.
@@ -47,6 +49,9 @@ def log_refusal(
     events = hub.events
     if not (events.wanted or is_logged(level)):
         return
+    facts: dict[str, str | bool] = {'command': action, 'repeated': not new}
+    if method:
+        facts['method'] = method
     event = Event(
         'command_refused',
         connection=connection.id,
@@ -54,7 +59,7 @@ def log_refusal(
         channel=channel,
         code=code,
         reason=text,
-        facts={'command': action, 'repeated': not new},
+        facts=facts,
     )
     log_event(
         event,
@@ -62,7 +67,7 @@ def log_refusal(
         '%r: %s %.255r refused with %d: %.500r',
         connection,
         action,
-        channel,
+        channel or method,
         code,
         text,
     )

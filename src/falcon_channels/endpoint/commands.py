@@ -86,8 +86,14 @@ async def dispatch(connection: ClientConnection, command: messages.Command) -> N
 
 def _log_end(connection: ClientConnection, request: Any, code: int, text: str) -> None:
     """Log a refusal that ends the connection."""
-    channel = getattr(request, 'channel', '')
-    log_refusal(connection, request.field, channel, code, text)
+    log_refusal(
+        connection,
+        request.field,
+        getattr(request, 'channel', ''),
+        code,
+        text,
+        method=getattr(request, 'method', ''),
+    )
 
 
 def _fail(connection: ClientConnection, request: Any, ex: BaseException) -> None:
@@ -96,7 +102,10 @@ def _fail(connection: ClientConnection, request: Any, ex: BaseException) -> None
     The text of the error can hold details of the server and goes to the log only.
     """
     field = request.field
-    note_error(connection, field, ex, '%r: %s failed', connection, field)
+    # SECURITY: text of the client is quoted and cut.
+    named = getattr(request, 'channel', '') or getattr(request, 'method', '')
+    message = '%r: %s %.255r failed'
+    note_error(connection, field, ex, message, connection, field, named)
     _refuse(connection, request, ex, codes.INTERNAL)
 
 
@@ -116,6 +125,7 @@ def _refuse(
         getattr(request, 'channel', ''),
         error.code if end is None else end.code,
         str(ex) if ours else error.message,
+        method=getattr(request, 'method', ''),
         # NOTE: the text of our errors can contain the name of the channel.
         reason=type(ex).__name__ if ours else None,
         # NOTE: an invalid token often means that two services have different keys.
