@@ -27,8 +27,8 @@ from falcon_channels.endpoint.commands import dispatch
 from falcon_channels.endpoint.endpoint import Endpoint
 from falcon_channels.endpoint.http import admit
 from falcon_channels.endpoint.http import answer_event_source
-from falcon_channels.endpoint.http import answer_preflight
 from falcon_channels.endpoint.http import BODY_TIMEOUT_S
+from falcon_channels.endpoint.http import CorsResource
 from falcon_channels.endpoint.http import decode_text
 from falcon_channels.endpoint.http import read_body
 from falcon_channels.endpoint.http import stream
@@ -179,18 +179,13 @@ class Emulation:
         connection.on_message(frame.body.decode() if frame.text else frame.body)
 
 
-class _StreamResource:
+class _StreamResource(CorsResource):
     """Base class of the two streamed resources."""
 
     def __init__(self, endpoint: Endpoint, emulation: Emulation) -> None:
+        super().__init__(endpoint.node)
         self._endpoint = endpoint
         self._emulation = emulation
-
-    async def on_options(
-        self, req: falcon.asgi.Request, resp: falcon.asgi.Response
-    ) -> None:
-        """Answer a preflight request."""
-        answer_preflight(self._endpoint.node.handshake, req, resp)
 
 
 class HttpStreamResource(_StreamResource):
@@ -278,18 +273,12 @@ def _require_reading_commands(frame: str) -> None:
         raise falcon.HTTPBadRequest(description=str(ex)) from None
 
 
-class EmulationResource:
+class EmulationResource(CorsResource):
     """``POST /emulation``: commands for a connection whose replies are streamed."""
 
     def __init__(self, node: Node, emulation: Emulation) -> None:
-        self._node = node
+        super().__init__(node)
         self._emulation = emulation
-
-    async def on_options(
-        self, req: falcon.asgi.Request, resp: falcon.asgi.Response
-    ) -> None:
-        """Answer a preflight request."""
-        answer_preflight(self._node.handshake, req, resp)
 
     async def on_post(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response

@@ -10,6 +10,7 @@ import falcon.asgi
 from falcon_channels.access.cors import allow_origin
 from falcon_channels.access.handshake import Handshake
 from falcon_channels.endpoint.client_connection import ClientConnection
+from falcon_channels.node import Node
 from falcon_channels.protocol import codes
 from falcon_channels.protocol.messages import DisconnectPush
 from falcon_channels.transports.asgi_extensions import server_http_connection
@@ -37,17 +38,28 @@ async def admit(
     await handshake.admit(req)
 
 
-def answer_preflight(
-    handshake: Handshake, req: falcon.asgi.Request, resp: falcon.asgi.Response
-) -> None:
-    """Answer the OPTIONS request that a browser sends before it posts (CORS)."""
-    allow_origin(handshake, req, resp)
-    resp.set_header('Access-Control-Allow-Methods', 'GET, POST, OPTIONS')
-    resp.set_header('Access-Control-Allow-Headers', 'Content-Type')
-    resp.set_header('Access-Control-Max-Age', '300')
-    # NOTE: Falcon's `cors_enable` removes the CORS headers of a response without it.
-    resp.set_header('Allow', 'GET, POST, OPTIONS')
-    resp.status = falcon.HTTP_204
+class CorsResource:
+    """Base class of the resources that pages of other origins call.
+
+    Args:
+        node: Node of this process.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    async def on_options(
+        self, req: falcon.asgi.Request, resp: falcon.asgi.Response
+    ) -> None:
+        """Answer the request that a browser sends before it posts (CORS)."""
+        allow_origin(self._node.handshake, req, resp)
+        resp.set_header('Access-Control-Allow-Methods', 'GET, POST, OPTIONS')
+        resp.set_header('Access-Control-Allow-Headers', 'Content-Type')
+        resp.set_header('Access-Control-Max-Age', '300')
+        # NOTE: Falcon's `cors_enable` removes the CORS headers of a response without
+        #   it.
+        resp.set_header('Allow', 'GET, POST, OPTIONS')
+        resp.status = falcon.HTTP_204
 
 
 async def read_body(

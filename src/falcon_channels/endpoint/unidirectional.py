@@ -38,7 +38,7 @@ from falcon_channels.endpoint.commands import dispatch
 from falcon_channels.endpoint.endpoint import Endpoint
 from falcon_channels.endpoint.http import admit
 from falcon_channels.endpoint.http import answer_event_source
-from falcon_channels.endpoint.http import answer_preflight
+from falcon_channels.endpoint.http import CorsResource
 from falcon_channels.endpoint.http import decode_text
 from falcon_channels.endpoint.http import read_body
 from falcon_channels.endpoint.http import stream
@@ -221,17 +221,12 @@ class UnidirectionalWebSocketResource(UpgradeRequired):
         await serve_added(transport, connection)
 
 
-class _UnidirectionalStreamResource:
+class _UnidirectionalStreamResource(CorsResource):
     """Base class of the two streamed resources."""
 
     def __init__(self, endpoint: Endpoint) -> None:
+        super().__init__(endpoint.node)
         self._endpoint = endpoint
-
-    async def on_options(
-        self, req: falcon.asgi.Request, resp: falcon.asgi.Response
-    ) -> None:
-        """Answer a preflight request."""
-        answer_preflight(self._endpoint.node.handshake, req, resp)
 
     async def _read_request(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response
