@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 import time
 from typing import Any
@@ -12,6 +13,7 @@ from support.linked_broker import LinkedBroker
 from support.linked_broker import start_node
 
 from falcon_channels import Channels
+from falcon_channels import InvalidValueError
 from falcon_channels.cluster.connections import ConnectionQuery
 from falcon_channels.cluster.messages import DisconnectUser
 from falcon_channels.cluster.messages import encode_control
@@ -164,6 +166,26 @@ async def test_large_answer_is_sent_in_pieces_below_4_kib() -> None:
     assert {two.node.cluster.id: b'x' + answer} == answers.by_node
     assert {one.node.cluster.id} == answers.silent
     assert broker.largest_bytes < 4096
+    await one.close()
+    await two.close()
+
+
+async def test_answer_that_is_too_large_fails_the_request_for_channels(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The channels of a node are never left out without a word."""
+    monkeypatch.setattr('falcon_channels.cluster.cluster.MAX_MESSAGE_BYTES', 4096)
+    link: list[LinkedBroker] = []
+    (one, _), (two, _) = await start_node(link), await start_node(link)
+    async with contextlib.AsyncExitStack() as stack:
+        for number in range(100):
+            name = f'rooms:{number}{"x" * 60}'
+            await stack.enter_async_context(two.subscribe(name))
+        with pytest.raises(InvalidValueError, match=r"'\*' matches too many channels"):
+            await one.node.info.channels()
+        found = await one.node.info.channels('rooms:1x*')
+        assert [f'rooms:1{"x" * 60}'] == list(found)
+    assert 2 == len(await one.node.info.nodes())
     await one.close()
     await two.close()
 

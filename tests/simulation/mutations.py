@@ -919,8 +919,8 @@ MUTANTS = [
     Mutant(
         'inspector: a process that does not answer is not counted',
         'cluster/cluster.py',
-        '(known | survey.answered) - answers.keys())',
-        'frozenset())',
+        'silent = (known | survey.answered) - answers.keys()',
+        'silent: frozenset[str] = frozenset()',
         'tests/inspector',
     ),
     Mutant(

@@ -62,6 +62,8 @@ Answerer = Callable[[bytes], bytes | Awaitable[bytes]]
 
 _HELLO, _HERE, _GOODBYE = 'hello', 'here', 'goodbye'
 _ASK, _ANSWER = 'ask', 'answer'
+#: In place of an answer that is too large. No encoded answer is empty.
+_TOO_LARGE = b''
 _T = TypeVar('_T')
 _S = TypeVar('_S')
 
@@ -74,10 +76,12 @@ class Answers(Generic[_T]):
         by_node: The answers by node id, in the order of the ids.
         silent: Ids of the other known nodes: they did not answer in time, have no
             answer to this question, or sent one that this version cannot decode.
+        too_large: Ids of the silent nodes whose answer is too large to be sent.
     """
 
     by_node: dict[str, _T]
     silent: frozenset[str] = frozenset()
+    too_large: frozenset[str] = frozenset()
 
     def __iter__(self) -> Iterator[_T]:
         return iter(self.by_node.values())
@@ -87,7 +91,8 @@ class Answers(Generic[_T]):
 
     def replace(self, by_node: dict[str, _S]) -> Answers[_S]:
         """Return decoded answers; a node without one is silent."""
-        return Answers(by_node, self.silent | (self.by_node.keys() - by_node.keys()))
+        silent = self.silent | (self.by_node.keys() - by_node.keys())
+        return Answers(by_node, silent, self.too_large)
 
 
 class _Question(NamedTuple):
@@ -102,7 +107,8 @@ class _Question(NamedTuple):
 class _Answer(NamedTuple):
     """The answer of one node, ``[survey, from, body]``.
 
-    A body of ``None`` means that the node has no answer to this question.
+    A body of ``None`` means that the node has no answer to this question. `_TOO_LARGE`
+    means that its answer is too large to be sent.
     """
 
     survey: str
@@ -117,11 +123,14 @@ class _Survey:
         self._awaited = awaited
         self.answered: set[str] = set()
         self.answers: dict[str, bytes] = {}
+        self.too_large: set[str] = set()
         self.complete = asyncio.Event()
 
     def add(self, answer: _Answer) -> None:
         """Add the answer of one node."""
-        if answer.body is not None:
+        if answer.body == _TOO_LARGE:
+            self.too_large.add(answer.sender)
+        elif answer.body is not None:
             self.answers[answer.sender] = answer.body
         self.answered.add(answer.sender)
         self._check()
@@ -295,7 +304,8 @@ class Cluster:
                 del self._surveys[token]
             self._num_losses_when_complete = num_losses
             answers = dict(sorted(survey.answers.items()))
-            return Answers(answers, (known | survey.answered) - answers.keys())
+            silent = (known | survey.answered) - answers.keys()
+            return Answers(answers, silent, frozenset(survey.too_large))
 
     async def ask(
         self,
@@ -459,7 +469,8 @@ class Cluster:
                 question.name,
                 MAX_MESSAGE_BYTES,
             )
-            answer = msgspec.msgpack.encode(_Answer(question.survey, self.id, None))
+            refusal = _Answer(question.survey, self.id, _TOO_LARGE)
+            answer = msgspec.msgpack.encode(refusal)
         try:
             await self.send(question.sender, _ANSWER, answer)
         except BrokerUnavailableError as ex:

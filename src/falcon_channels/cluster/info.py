@@ -12,7 +12,9 @@ import time
 
 import msgspec
 
+from falcon_channels.cluster.chunks import MAX_MESSAGE_BYTES
 from falcon_channels.cluster.cluster import Cluster
+from falcon_channels.errors import InvalidValueError
 from falcon_channels.hub.hub import Hub
 from falcon_channels.parts import in_parts
 
@@ -97,10 +99,17 @@ class ClusterInfo:
 
         Raises:
             BrokerUnavailableError: The broker cannot be reached.
+            InvalidValueError: A node has more matching channels than it can send.
         """
         answers = await self._cluster.ask_for_parts(
             _CHANNELS, msgspec.msgpack.encode(pattern), dict[str, int]
         )
+        if answers.too_large:
+            raise InvalidValueError(
+                f'pattern {pattern!r:.80} matches too many channels: their names in '
+                f'one process exceed {MAX_MESSAGE_BYTES} bytes. Ask with several '
+                'patterns that match fewer channels'
+            )
         totals: dict[str, int] = {}
         for parts in answers:
             async for (part,) in in_parts(parts, 1):
