@@ -145,13 +145,13 @@ async def test_media_client_receives_positions_and_recovers(
             assert (3, False) == (begin['offset'], begin['recovered'])
 
 
-async def test_media_client_receives_the_reply_of_on_subscribe() -> None:
-    """The first message has the data that ``on_subscribe`` has for the client."""
+def app_that_replies(reply: object) -> falcon.asgi.App:
+    """Return an app whose `on_subscribe` sets a reply for its clients."""
     channels = Channels()
 
     class Room:
         async def on_subscribe(self, req: Any, subscription: Any, room: str) -> None:
-            subscription.reply = {'welcome': room}
+            subscription.reply = reply
 
         async def on_websocket(self, req: Any, ws: Any, room: str) -> None:
             await channels.serve(req, ws, f'rooms:{room}', media=True)
@@ -159,7 +159,12 @@ async def test_media_client_receives_the_reply_of_on_subscribe() -> None:
     channels.add_route('rooms:{room}', Room())
     app = falcon.asgi.App(middleware=[channels])
     app.add_route('/{room}', Room())
-    async with testing.ASGIConductor(app) as conductor:
+    return app
+
+
+async def test_media_client_receives_the_reply_of_on_subscribe() -> None:
+    """The first message has the data that ``on_subscribe`` has for the client."""
+    async with testing.ASGIConductor(app_that_replies({'welcome': 'a'})) as conductor:
         async with conductor.simulate_ws('/a') as ws:
             start = (await ws.receive_json())['subscribed']
     assert {'welcome': 'a'} == start['data']
@@ -173,19 +178,7 @@ async def test_reply_that_is_not_json_is_refused_before_the_handshake_is_accepte
     The handshake was accepted first. The client was then closed with 1011, and the log
     had only "Encoding objects of type object is unsupported".
     """
-    channels = Channels()
-
-    class Room:
-        async def on_subscribe(self, req: Any, subscription: Any, room: str) -> None:
-            subscription.reply = object()
-
-        async def on_websocket(self, req: Any, ws: Any, room: str) -> None:
-            await channels.serve(req, ws, f'rooms:{room}', media=True)
-
-    channels.add_route('rooms:{room}', Room())
-    app = falcon.asgi.App(middleware=[channels])
-    app.add_route('/{room}', Room())
-    async with testing.ASGIConductor(app) as conductor:
+    async with testing.ASGIConductor(app_that_replies(object())) as conductor:
         with pytest.raises(falcon.errors.WebSocketServerError):
             async with conductor.simulate_ws('/a') as ws:
                 await ws.wait_ready()

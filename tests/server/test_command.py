@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 import contextlib
 import datetime
 import ipaddress
@@ -365,14 +366,22 @@ def test_root_path_is_not_a_part_of_the_routed_path(
             assert expected == json.loads(ws.recv(timeout=20))
 
 
+@contextlib.contextmanager
+def tls_process(
+    certificate: tuple[Path, Path],
+) -> Iterator[tuple[ServerProcess, ssl.SSLContext]]:
+    """Run the server with TLS; yield it, and the context of its clients."""
+    cert, key = certificate
+    context = ssl.create_default_context(cafile=str(cert))
+    with process('--ssl-certfile', str(cert), '--ssl-keyfile', str(key)) as server:
+        yield server, context
+
+
 def test_tls_passes_messages_of_all_sizes_and_drains(
     certificate: tuple[Path, Path],
 ) -> None:
     """Messages of all sizes pass, with and without a receiver, and the stop drains."""
-    cert, key = certificate
-    context = ssl.create_default_context(cafile=str(cert))
-    words = ['--ssl-certfile', str(cert), '--ssl-keyfile', str(key)]
-    with process(*words) as server:
+    with tls_process(certificate) as (server, context):
         assert [1012, 1012] == asyncio.run(talk_over_tls(server, context))
         assert 0 == exit_code(server)
 
@@ -381,10 +390,7 @@ def test_tls_handshake_that_ends_during_the_drain_gets_no_websocket(
     certificate: tuple[Path, Path],
 ) -> None:
     """A server that stops serves no new client, and does not wait for one."""
-    cert, key = certificate
-    context = ssl.create_default_context(cafile=str(cert))
-    words = ['--ssl-certfile', str(cert), '--ssl-keyfile', str(key)]
-    with process(*words) as server:
+    with tls_process(certificate) as (server, context):
         slow = HalfTls(server.port, context)
         with connect(f'wss://127.0.0.1:{server.port}/echo', ssl=context):
             slow.begin()

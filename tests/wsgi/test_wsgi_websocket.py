@@ -133,19 +133,24 @@ def test_receive_times_out_during_a_flood_of_pings() -> None:
         flooded.receive(timeout_s=0.05)
 
 
+def sender_until(ended, pause_s):
+    """Return a responder that only sends, until the test ends it."""
+
+    def responder(ws):
+        with contextlib.suppress(WebSocketError):
+            while not ended.wait(pause_s):
+                ws.send('x')
+
+    return responder
+
+
 @pytest.mark.parametrize('ending', ['ping', 'close'])
 def test_frame_after_an_unread_message_is_answered_while_sending(
     dial: Dial, ending: str
 ) -> None:
     """A responder that only sends answers pings and the close, also after messages."""
     ended = threading.Event()
-
-    def responder(ws):
-        with contextlib.suppress(WebSocketError):
-            while not ended.wait(0.01):
-                ws.send('x')
-
-    raw = open_raw(dial, responder)
+    raw = open_raw(dial, sender_until(ended, 0.01))
     raw.send(Opcode.TEXT, b'never received')
     raw.send(Opcode.PING, b'the message was read')
     read_until(raw, frame(Opcode.PONG, b'the message was read'))
@@ -176,13 +181,7 @@ def test_sending_responder_reads_a_limited_number_of_messages(
     """A flood of messages to a responder that only sends fills no memory."""
     monkeypatch.setattr(connection, '_POLL_INTERVAL_S', 0.001)
     ended = threading.Event()
-
-    def responder(ws):
-        with contextlib.suppress(WebSocketError):
-            while not ended.wait(0.001):
-                ws.send('x')
-
-    raw = open_raw(dial, responder)
+    raw = open_raw(dial, sender_until(ended, 0.001))
     message = frame(Opcode.BINARY, bytes(10_000), mask=True)
     raw.sock.settimeout(0.5)
     tracemalloc.start()
