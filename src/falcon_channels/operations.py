@@ -269,10 +269,10 @@ class Operations:
 
 
 async def _without_mistakes(name: str, call: Awaitable[_T]) -> _T:
-    """Run a responder; tell the mistakes of the application from refusals.
+    """Run a responder; distinguish mistakes of the application from refusals.
 
-    A mistake is, for example, a publish to a channel that has no route. Its error must
-    not be answered with the code for a client that named such a channel.
+    A mistake is, for example, a publish to a channel that has no route. The client must
+    not get the code of this error, because it did not name the channel.
 
     Raises:
         RuntimeError: The responder raised an error of this package that is not in

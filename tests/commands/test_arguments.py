@@ -76,7 +76,7 @@ def test_duration_that_cannot_be_used_is_an_invalid_argument(
     assert 2 == caught.value.code
     printed = capsys.readouterr()
     assert '' == printed.out
-    assert f'{value!r} is no number of seconds above 0' in printed.err
+    assert f'{value!r} is not a number of seconds above 0' in printed.err
 
 
 @pytest.mark.parametrize('command', command_names())
@@ -103,13 +103,16 @@ def test_interrupted_command_exits_with_130_without_a_traceback(
 @pytest.mark.parametrize(
     ('words', 'said'),
     [
-        ('tail rooms:a --lines -3', "--lines: '-3' is no whole number from 0"),
-        ('history rooms:a --limit -5', "--limit: '-5' is no whole number from -1"),
-        ('history rooms:a --limit ten', "--limit: 'ten' is no whole number from -1"),
-        ('connections --limit -1', "--limit: '-1' is no whole number from 0"),
-        ('publish rooms:a 1 --version 0', "--version: '0' is no whole number from 1"),
-        ('explain rooms:a x --user u', "offset: 'x' is no whole number from 0"),
-        ('disconnect ann --code x', "--code: 'x' is no whole number from 0"),
+        ('tail rooms:a --lines -3', "--lines: '-3' is not a whole number from 0"),
+        ('history rooms:a --limit -5', "--limit: '-5' is not a whole number from -1"),
+        ('history rooms:a --limit ten', "--limit: 'ten' is not a whole number from -1"),
+        ('connections --limit -1', "--limit: '-1' is not a whole number from 0"),
+        (
+            'publish rooms:a 1 --version 0',
+            "--version: '0' is not a whole number from 1",
+        ),
+        ('explain rooms:a x --user u', "offset: 'x' is not a whole number from 0"),
+        ('disconnect ann --code x', "--code: 'x' is not a whole number from 0"),
     ],
 )
 def test_number_out_of_range_is_refused_before_a_request(

@@ -555,7 +555,7 @@ WRONG = {
     'a folder that is not there': (
         ['serve', 'main:app', '--app-dir', '/nowhere'],
         2,
-        "'/nowhere' is no folder",
+        "'/nowhere' is not a folder",
     ),
     'a factory that is an application': (
         ['serve', '--factory', 'examples.echo_asgi:app'],
@@ -575,17 +575,17 @@ WRONG = {
     'a factory that returns no application': (
         ['serve', '--factory', 'os:getpid', '--port', '0'],
         3,
-        'the result of os:getpid is no ASGI app, but an object of the class int',
+        'the result of os:getpid is not an ASGI app, but an object of the class int',
     ),
     'a class that is no application': (
         ['serve', 'examples.echo_asgi:Echo', '--port', '0'],
         3,
-        'the result of examples.echo_asgi:Echo is no ASGI app',
+        'the result of examples.echo_asgi:Echo is not an ASGI app',
     ),
     'a proxy that is the name of a host': (
         ['serve', '--forwarded-allow-ips', '10.0.0.1, nginx', 'x:y'],
         2,
-        "'nginx' is no IP address or network",
+        "'nginx' is not an IP address or network",
     ),
     'a network of proxies with the address of a host': (
         ['serve', '--forwarded-allow-ips', '10.0.0.1/24', 'x:y'],
@@ -600,12 +600,12 @@ WRONG = {
     'a port that is no number': (
         ['serve', '--port', 'http', 'x:y'],
         2,
-        "argument --port: 'http' is no whole number",
+        "argument --port: 'http' is not a whole number",
     ),
     'a time that is no number': (
         ['serve', '--drain-timeout', 'soon', 'x:y'],
         2,
-        "argument --drain-timeout: 'soon' is no number of seconds",
+        "argument --drain-timeout: 'soon' is not a number of seconds",
     ),
     'a WSGI application': (
         ['serve', 'examples.echo_wsgi:app'],
@@ -615,12 +615,12 @@ WRONG = {
     'a socket in a folder that is not there': (
         ['serve', '--uds', '/nowhere/app.sock', APP],
         2,
-        "'/nowhere' is no folder; create it first",
+        "'/nowhere' is not a folder; create it first",
     ),
     'an object that is no application': (
         ['serve', 'examples.room:channels', '--port', '0'],
         3,
-        'examples.room:channels is no ASGI app, but an object of the class Channels',
+        'examples.room:channels is not an ASGI app, but an object of the class ',
     ),
     'a root path without a slash': (
         ['serve', '--root-path', 'api', 'x:y'],
@@ -668,7 +668,7 @@ def test_variable_with_a_proxy_that_is_no_address_is_refused() -> None:
         timeout=30,
     )
     assert 2 == done.returncode
-    assert "FORWARDED_ALLOW_IPS: 'nginx' is no IP address or network" in done.stderr
+    assert "FORWARDED_ALLOW_IPS: 'nginx' is not an IP address or network" in done.stderr
 
 
 @pytest.mark.parametrize('root_path', ['', '/api'])

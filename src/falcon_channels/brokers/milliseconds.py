@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 from typing import overload
 
-#: The longest duration, about 285,000 years. All stores can add it to a time of today.
+#: The longest duration, about 285,000 years. All stores can add it to the current time.
 MAX_MS: Final = 2**53
 
 

@@ -95,7 +95,8 @@ def duration(text: str) -> float:
         return check_duration('it', float(text))
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f'{text!r} is no number of seconds above 0 and up to {MAX_DURATION_S:.0f}'
+            f'{text!r} is not a number of seconds above 0 and up to '
+            f'{MAX_DURATION_S:.0f}'
         ) from None
 
 
@@ -112,7 +113,7 @@ def whole_number(lowest: int) -> Callable[[str], int]:
             value = lowest - 1
         if value < lowest:
             raise argparse.ArgumentTypeError(
-                f'{text!r} is no whole number from {lowest}'
+                f'{text!r} is not a whole number from {lowest}'
             )
         return value
 
@@ -380,7 +381,7 @@ def parse_json(text: str, what: str, other_way: str = '') -> Any:
 
     Args:
         text: The JSON.
-        what: What it is, for the error.
+        what: Name of the value, for the error.
         other_way: Another way to pass text, for the error.
 
     Raises:

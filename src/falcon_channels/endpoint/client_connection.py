@@ -334,8 +334,8 @@ class ClientConnection(Connection):
     def can_refresh(self) -> bool:
         """Whether the client can extend its connection with a new token.
 
-        NOTE: an SDK that has sent no token has no function that fetches one. It
-        disconnects for ever at an expiry that it knows. After 3005, it connects again.
+        NOTE: an SDK that has sent no token has no function that fetches one. If it
+        knows the expiry, it disconnects for ever then. After 3005, it connects again.
         """
         endpoint = self.endpoint
         accepts = endpoint.tokens is not None or endpoint.on_refresh is not None
@@ -974,11 +974,11 @@ class ClientConnection(Connection):
                 self.hub.unsubscribe(subscription, *codes.UNSUBSCRIBE_EXPIRED)
 
     def _end_s(self, expires_at: float) -> float:
-        """Return the Unix time at which the connection ends if it expires then."""
+        """Return the Unix time at which the connection ends after it has expired."""
         return expires_at + self._grace_s(self.can_refresh)
 
     def _end_of(self, subscription: Subscription, expires_at: float) -> float:
-        """Return the Unix time at which a subscription ends if it expires then."""
+        """Return the Unix time at which a subscription ends after it has expired."""
         return expires_at + self._grace_s(subscription.token_verified)
 
     def _grace_s(self, refreshes: bool) -> float:

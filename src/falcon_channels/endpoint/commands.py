@@ -382,8 +382,8 @@ def _subscribe_result(
     since: Position | None,
 ) -> messages.SubscribeResult:
     options = subscription.route.options
-    # NOTE: an SDK without a function that fetches tokens ends the subscription for ever
-    #   at an expiry that it knows. After 2501, it subscribes again.
+    # NOTE: an SDK without a function that fetches tokens must not know the expiry. It
+    #   would end the subscription for ever. After 2501, it subscribes again.
     refreshes = subscription.token_verified
     expires, ttl = _ttl(subscription.expires_at if refreshes else None)
     offset = joined.position.offset

@@ -14,8 +14,8 @@ If one is refused, the connection is refused, because the protocol has no other 
 
 An EventSource that lost its connection connects again by itself and sends the last
 event id. An event id contains the client's positions in all its channels. The client
-therefore recovers the publications that it missed. The id requests no channel: for each
-channel to which the application subscribed the client, the application decides again.
+therefore recovers the publications that it missed. The id requests no channel.
+The application decides again to which channels it subscribes the client.
 """
 
 from __future__ import annotations

@@ -355,10 +355,10 @@ class PresenceKeeper:
                 self._on_error('presence not expired: %s', ex)
 
     async def _remove_again(self) -> None:
-        """Remove the entries again whose removal has failed.
+        """Repeat the removals of entries that have failed.
 
-        NOTE: if the broker has removed an entry after the call had failed, no process
-        finds it when it expires. Its leave would never be announced.
+        NOTE: the broker may have removed an entry after the call had failed. No process
+        then finds the entry when it expires, and its leave would never be announced.
         """
         broker = self._hub.broker
         while self._unremoved:

@@ -28,7 +28,8 @@ def load_object(name: Any) -> Any:
     module_name, _, path = name.partition(':')
     if not module_name or not path:
         raise OptionsError(
-            f'{name!r} is no name of an app: write module:attribute, such as main:app'
+            f'{name!r} is not the name of an app: write module:attribute, such as '
+            'main:app'
         )
     if module_name.endswith('.py') or os.sep in module_name:
         stem, _ = os.path.splitext(os.path.basename(module_name))
@@ -92,7 +93,7 @@ def call_factory(factory: Any, name: str) -> Any:
         raise OptionsError(f'{name} is an app, and no function: leave out --factory')
     if not callable(factory):
         raise OptionsError(
-            f'{name} is no function, but an object of the class '
+            f'{name} is not a function, but an object of the class '
             f'{type(factory).__name__}: name a function that returns the app'
         )
     try:
@@ -119,6 +120,6 @@ def check_app(app: Any, name: str) -> None:
         )
     if not callable(app):
         raise OptionsError(
-            f'{name} is no ASGI app, but an object of the class '
+            f'{name} is not an ASGI app, but an object of the class '
             f'{type(app).__name__}: name the falcon.asgi.App, such as main:app'
         )

@@ -274,7 +274,7 @@ class AsgiCycle:
             # NOTE: The event stays in the queue until the application's task runs. A
             # task that is cancelled before that would otherwise lose the event.
             # NOTE: Several tasks may receive at once. Each one wakes the task that
-            # waited before it, which would otherwise wait for ever.
+            # waited before it. Otherwise, that task would wait for ever.
             earlier = self._waiter
             waiter = self._waiter = self._context.loop.create_future()
             try:

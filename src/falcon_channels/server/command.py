@@ -723,7 +723,7 @@ def _addresses(text: str) -> str:
         except ValueError as ex:
             reason = f': {ex}' if 'host bits' in str(ex) else ''
             raise argparse.ArgumentTypeError(
-                f'{item!r} is no IP address or network such as 10.0.0.0/8{reason}; '
+                f'{item!r} is not an IP address or network such as 10.0.0.0/8{reason}; '
                 'names of hosts are not looked up'
             ) from None
     return text
@@ -731,7 +731,7 @@ def _addresses(text: str) -> str:
 
 def _folder(text: str) -> str:
     if not os.path.isdir(text):
-        raise argparse.ArgumentTypeError(f'{text!r} is no folder')
+        raise argparse.ArgumentTypeError(f'{text!r} is not a folder')
     return text
 
 
@@ -740,7 +740,7 @@ def _number(text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f'{text!r} is no whole number') from None
+        raise argparse.ArgumentTypeError(f'{text!r} is not a whole number') from None
 
 
 def _port(text: str) -> int:
@@ -754,7 +754,7 @@ def _socket_path(text: str) -> str:
     folder = os.path.dirname(text) or '.'
     if not os.path.isdir(folder):
         raise argparse.ArgumentTypeError(
-            f'{text!r} cannot be a socket: {folder!r} is no folder; create it first'
+            f'{text!r} cannot be a socket: {folder!r} is not a folder; create it first'
         )
     return text
 
@@ -776,7 +776,9 @@ def _seconds(text: str) -> float:
     try:
         value = float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f'{text!r} is no number of seconds') from None
+        raise argparse.ArgumentTypeError(
+            f'{text!r} is not a number of seconds'
+        ) from None
     if not 0 <= value < 86400:
         raise argparse.ArgumentTypeError(
             f'{value:g} s is out of range; use 0 to 86399 seconds'

@@ -20,7 +20,7 @@ Rules:
 * Bytes stay in `_unparsed` until the reader has the write lock. A greenlet may be
   killed, or interrupted by a timeout, while it waits for the lock.
 * While another thread or greenlet sends, the client may have to read its output before
-  it reads a ping. `send_timeout_s` then decides if the client is gone, and no ping.
+  it reads a ping. `send_timeout_s`, and not a ping, then decides if it is gone.
 * A frame that was sent in part makes the connection useless: it is aborted.
 """
 

@@ -71,7 +71,7 @@ class _TlsHalf:
         sock.settimeout(0)
         self._sock = sock
         self._lock = lock
-        #: Only waits.
+        #: The same socket without TLS; used only to wait.
         self._plain = socket.fromfd(sock.fileno(), sock.family, sock.type)
         self.gettimeout = self._plain.gettimeout
         self.settimeout = self._plain.settimeout

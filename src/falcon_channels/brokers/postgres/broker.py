@@ -571,7 +571,7 @@ class PostgresBroker(Broker):
             ms + _CONTROL_AGE_MS,
         )
         if first is not None:
-            # NOTE: the numbers have begun again at a lower one; see `_follow`.
+            # NOTE: the numbers continue from a lower number; see `_follow`.
             self._inbox.reset((first - 1, ms))
         rows: Sequence[tuple[Any, ...]] | None = None
         while rows is None or len(rows) == _PAGE:
@@ -616,8 +616,8 @@ def _follow(message_id: _ControlId, last: _ControlId) -> _ControlId | None:
     """Return the position after a control message; ``None`` for an earlier message.
 
     NOTE: after a backup or dump was restored, and after a fail-over, the numbers may
-    begin again at a lower one. The time then shows that the message is new. After a
-    change of the clock, times may be lower, and the number shows it.
+    continue from a lower number. The time then shows that the message is new. After a
+    change of the clock, times may be lower, and the number shows that it is new.
 
     Args:
         message_id: Number and Unix time in milliseconds of the message.

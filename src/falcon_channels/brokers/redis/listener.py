@@ -185,8 +185,8 @@ class PubSubListener(ServerLink[RespConnection]):
                 self._on_message(answer[1], answer[2])
         elif kind in (b'subscribe', b'ssubscribe'):
             future = self._confirming.get(answer[1])
-            # NOTE: the confirmation of a `SUBSCRIBE` that an unsubscribe follows says
-            #   nothing about the `SUBSCRIBE` after it.
+            # NOTE: this confirmation may belong to a `SUBSCRIBE` before an unsubscribe.
+            #   The next `SUBSCRIBE` gets a confirmation of its own.
             followed = answer[1] in self._unsubscribing
             if future is not None and not future.done() and not followed:
                 future.set_result(None)
