@@ -628,7 +628,7 @@ WRONG = {
         "'api' must begin with a slash",
     ),
     'a port too many': (['serve', '--port', '70000', 'x:y'], 2, '0 to 65535'),
-    'not a number': (['serve', '--workers', 'many', 'x:y'], 2, 'no whole number'),
+    'not a number': (['serve', '--workers', 'many', 'x:y'], 2, 'not a whole number'),
     'workers and reload': (
         ['serve', '--workers', '2', '--reload', 'x:y'],
         2,
