@@ -101,7 +101,8 @@ def parse_query(
                 f'{parts.scheme}:// has no {shown}; use one of {sorted(known)}, and '
                 'write a question mark in a password as %3F'
                 if known
-                else f'{parts.scheme}:// has no {shown}, and no others: remove it'
+                else f'{parts.scheme}:// has no {shown}, because it takes no options: '
+                'remove it'
             )
         if name in options:
             raise OptionsError(f'the option {name!r} is given twice; remove one')
