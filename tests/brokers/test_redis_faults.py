@@ -25,6 +25,8 @@ from falcon_channels.brokers.redis.broker import RedisBroker
 from falcon_channels.brokers.redis.command_connection import CommandConnection
 from falcon_channels.brokers.redis.connections import RedisConnector
 from falcon_channels.brokers.redis.keys import token
+from falcon_channels.brokers.redis.listener import PubSubListener
+from falcon_channels.brokers.redis.resp_connection import RespConnection
 from falcon_channels.brokers.redis.revocations import MAX_REMEMBERED
 from falcon_channels.brokers.redis.revocations import RememberedRevocations
 from falcon_channels.brokers.urls import open_broker
@@ -186,6 +188,39 @@ async def test_subscribe_that_fails_leaves_no_subscription_at_the_server(
     await again
     await broker.publish('news', Publication(data=b'1'), settings)
     await recorder.until(lambda: bool(recorder.publications), 'the publication arrived')
+    await broker.close()
+
+
+async def test_unsubscribe_while_the_link_is_restored_does_not_delay_the_link(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that leaves between a `SUBSCRIBE` and its confirmation ends no wait.
+
+    Otherwise the link would wait for a confirmation that it ignores, and would be lost
+    again after the timeout.
+    """
+    broker = open_broker(f'{server.url}?timeout_s=60&probe_s=60')
+    recorder = Recorder()
+    settings = LogSettings()
+    await broker.start(recorder)
+    await broker.subscribe('news', settings)
+    await broker.subscribe('other', settings)
+    leaving: list[asyncio.Task[None]] = []
+    real = PubSubListener.begin
+
+    async def begin(self: PubSubListener, connection: RespConnection) -> None:
+        # NOTE: the task runs when `begin` has written its commands, and waits.
+        leaving.append(asyncio.create_task(broker.unsubscribe('news')))
+        await real(self, connection)
+
+    monkeypatch.setattr(PubSubListener, 'begin', begin)
+    await asyncio.to_thread(server.ask, 'CLIENT', 'KILL', 'TYPE', 'pubsub')
+    await recorder.until(lambda: 'restored' in recorder.links, 'the link is back')
+    await asyncio.gather(*leaving)
+    await broker.publish('other', Publication(data=b'1'), settings)
+    await recorder.until(lambda: bool(recorder.publications), 'the publication arrived')
+    names = await asyncio.to_thread(server.ask, 'PUBSUB', 'CHANNELS', '*:news*')
+    assert '' == names
     await broker.close()
 
 

@@ -122,6 +122,11 @@ class PubSubListener(ServerLink[RespConnection]):
         ``SUBSCRIBE`` that it has not confirmed yet.
         """
         self._names.discard(name)
+        # NOTE: `_on_answer` ignores this confirmation from now on. Without this step,
+        #   `begin` would wait for it, and the link would be lost again.
+        future = self._confirming.get(name)
+        if future is not None and not future.done():
+            future.set_result(None)
         if self._connection is not None:
             self._unsubscribing[name] = self._unsubscribing.get(name, 0) + 1
             self._connection.write(pack((self._unsubscribe, name)))
