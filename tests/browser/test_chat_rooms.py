@@ -97,14 +97,30 @@ async def test_page_shows_what_a_server_with_an_empty_database_has(
         (cy,) = await guests.room(server.url, 'garden', 'Cy')
         await cy.say('an old flower')
     assert ada.page is not None
+    assert bob.page is not None
     assert cy.page is not None
     await expect(ada.page.locator('#status-text')).to_have_text('connecting')
+    requested, answer = asyncio.Event(), asyncio.Event()
+
+    async def answer_slowly(route: Route) -> None:
+        response = await route.fetch()
+        requested.set()
+        await answer.wait()
+        await route.fulfill(response=response)
+
+    await bob.page.route('**/api/rooms/lobby', answer_slowly)
+    new = ('new one', 'new two', 'new three', 'new four')
     with new_folder() as folder, chat_server(Path(folder), port, **secret) as server:
         await ada.live(ada.page)
         await ada.sees()
-        await ada.say('new one')
-        await ada.sees('new one')
-        await bob.sees('new one')
+        await requested.wait()
+        for text in new:
+            await ada.say(text)
+        await ada.sees(*new)
+        # The messages of the channel overtake the answer, which is without them.
+        await expect(bob.messages.last).to_have_text('new four')
+        answer.set()
+        await bob.sees(*new)
         await expect(cy.page.locator('#empty')).to_contain_text('no such room')
         await cy.sees()
         await cy.page.get_by_role('button', name='Create it').click()

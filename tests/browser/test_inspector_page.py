@@ -169,7 +169,7 @@ async def test_each_view_shows_what_happened_in_both_processes(
     slow = rows(page, 'Connections with a backlog, the slowest first').first
     await expect(slow.locator('td').first).to_have_text(SLOW)
     await expect(slow.locator('td').last).to_have_text('states:load')
-    await expect(slow.locator('td').nth(3)).to_have_text('488.3 KiB')
+    await expect(slow.locator('td').nth(3)).to_have_text('488.4 KiB')
 
     await go(page, server, 'channel/states%3Aload')
     subscriber = rows(page, 'Subscribers').filter(has_text=SLOW)

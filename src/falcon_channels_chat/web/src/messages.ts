@@ -57,8 +57,10 @@ export class MessageList {
       addDay(message.sent_ms);
       const grouped = isGrouped(message.user, message.sent_ms);
       const mine = message.user === me;
+      // A server that has lost its database gives the ids of old messages to new ones.
+      const signature = `${message.user} ${message.sent_ms} ${message.version} ${grouped}`;
       shown.push(
-        reuseOrCreate(`m:${message.id}`, `${message.version} ${grouped}`, () => this.#message(message, mine, grouped)),
+        reuseOrCreate(`m:${message.id}`, signature, () => this.#message(message, mine, grouped)),
       );
       previous = message;
     }

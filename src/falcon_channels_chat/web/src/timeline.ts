@@ -40,7 +40,7 @@ export class Timeline {
     while (index > 0 && this.messages[index - 1]!.id > message.id) index -= 1;
     const existing = this.messages[index - 1];
     if (existing?.id === message.id) {
-      if (existing.version >= message.version) return 'known';
+      if (isSame(existing, message) && existing.version >= message.version) return 'known';
       this.messages[index - 1] = message;
       return 'changed';
     }
@@ -56,4 +56,12 @@ export class Timeline {
     this.messages = this.messages.slice(-MESSAGES_AFTER_TRIM);
     this.more = true;
   }
+}
+
+/**
+ * Whether two messages with the same id are versions of one message. A server that has
+ * lost its database gives the ids of old messages to new ones.
+ */
+function isSame(one: Message, other: Message): boolean {
+  return one.sent_ms === other.sent_ms && one.user === other.user;
 }
