@@ -204,7 +204,11 @@ async def test_older_messages_are_loaded_although_the_member_cannot_scroll(
         await route.abort('connectionreset')
 
     await ada.context.route('**/api/rooms/tall/messages?*', fail_once)
-    page = await ada.open('tall')
+    await ada.context.clock.install()
+    async with ada.context.expect_event('requestfailed'):
+        page = await ada.open('tall')
+    # The next attempt follows after two seconds.
+    await page.clock.fast_forward(2_000)
     await ada.sees(*texts)
     assert 1 == len(failures)
     await expect(page.locator('#beginning')).to_be_visible()

@@ -152,20 +152,20 @@ async def test_retry_after_with_a_date_is_not_an_endless_loop(
     assert page is not None
     attempts: list[float] = []
 
-    async def refuse_twice(route: Route) -> None:
+    async def refuse_once(route: Route) -> None:
         attempts.append(asyncio.get_running_loop().time())
-        if len(attempts) > 2:
+        if len(attempts) > 1:
             await route.continue_()
             return
         date = 'Wed, 21 Oct 2037 07:28:00 GMT'
         await route.fulfill(status=429, headers={'Retry-After': date}, json={})
 
-    await page.route('**/api/rooms/date/messages', refuse_twice)
+    await page.route('**/api/rooms/date/messages', refuse_once)
     await page.get_by_label('Message', exact=True).fill('patient')
     await page.keyboard.press('Enter')
     await bob.sees('patient')
-    assert 3 == len(attempts)
-    assert attempts[2] - attempts[0] > 1.5
+    assert 2 == len(attempts)
+    assert attempts[1] - attempts[0] > 0.9
 
 
 async def test_tab_of_a_member_who_has_left_sends_nothing_for_the_next_member(
@@ -336,6 +336,7 @@ async def test_page_with_a_waiting_image_asks_before_it_is_closed(
     assert 'beforeunload' == dialog.type
     await dialog.dismiss()
     await page.unroute('**/api/images')
+    await page.get_by_role('button', name='Send again').click()
     assert bob.page is not None
     await expect(bob.page.locator('.message img')).to_have_count(1)
     await expect(page.locator('.failed, .pending')).to_have_count(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack
 from pathlib import Path
 import tempfile
@@ -156,10 +157,9 @@ class Guests:
 
     async def room(self, url: str, room: str, *names: str) -> list[Guest]:
         """Create a room and return guests who have opened it."""
-        guests = [await self.come(url, name) for name in names]
+        guests = await asyncio.gather(*[self.come(url, name) for name in names])
         await guests[0].ask('POST', '/api/rooms', {'name': room})
-        for guest in guests:
-            await guest.open(room)
+        await asyncio.gather(*[guest.open(room) for guest in guests])
         return guests
 
     async def leave(self) -> None:

@@ -70,14 +70,16 @@ class Crowd:
 
     Args:
         server: A server of `inspected_server`.
+        publisher: The HTTP client that publishes.
 
     Attributes:
         members: Plain WebSockets by user.
         refused: The client that was refused.
     """
 
-    def __init__(self, server: ServerProcess) -> None:
+    def __init__(self, server: ServerProcess, publisher: httpx.AsyncClient) -> None:
         self.server = server
+        self._publisher = publisher
         names = [SCRIPT_NAME, *(f'user-{number}' for number in range(1, IN_LOBBY))]
         self.members = {
             name: Member(server.port, 'rooms:lobby', name) for name in names
@@ -90,9 +92,8 @@ class Crowd:
 
     async def publish(self, channel: str, data: Any) -> None:
         """Publish to a channel, in the server."""
-        async with httpx.AsyncClient(timeout=30) as client:
-            url = f'{self.server.url}/publications/{quote(channel)}'
-            (await client.post(url, json=data)).raise_for_status()
+        url = f'{self.server.url}/publications/{quote(channel)}'
+        (await self._publisher.post(url, json=data)).raise_for_status()
 
     async def arrive(self) -> None:
         """Connect all clients; return when each has subscribed or was refused."""
@@ -105,10 +106,9 @@ class Crowd:
     async def fill_the_slow_reader(self) -> None:
         """Publish to the client that does not read, until it has a backlog."""
         self.members[SLOW].stop_reading()
-        async with httpx.AsyncClient(timeout=30) as client:
-            url = f'{self.server.url}/publications/states:load'
-            for number in range(16):
-                await client.post(url, json={'number': number, 'text': 'x' * 500_000})
+        for number in range(16):
+            data = {'number': number, 'text': 'x' * 500_000}
+            await self.publish('states:load', data)
 
     def leave(self) -> None:
         """Disconnect all clients."""
@@ -126,9 +126,10 @@ async def until(condition: Any) -> None:
 @asynccontextmanager
 async def crowd_of(server: ServerProcess) -> AsyncIterator[Crowd]:
     """Yield the crowd of a server after it has arrived."""
-    crowd = Crowd(server)
-    try:
-        await crowd.arrive()
-        yield crowd
-    finally:
-        crowd.leave()
+    async with httpx.AsyncClient(timeout=30) as publisher:
+        crowd = Crowd(server, publisher)
+        try:
+            await crowd.arrive()
+            yield crowd
+        finally:
+            crowd.leave()
