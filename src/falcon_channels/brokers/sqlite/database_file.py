@@ -16,6 +16,8 @@ from falcon_channels.errors import BrokerUnavailableError
 APPLICATION_ID = 0x46614368
 #: Version of the tables below. A release that changes them increments it.
 FORMAT_VERSION = 3
+#: Size in bytes above which the write-ahead log is made smaller.
+WAL_LIMIT_BYTES = 67_108_864
 
 # head: one row. `last_id` is the id of the newest row of `items`. `DatabaseClock`
 #   describes the columns `clock_ms`, `wall_ms`, `boot` and `shift_ms`. All other times
@@ -148,7 +150,7 @@ def connect(path: Path, timeout_s: float) -> sqlite3.Connection:
         # NOTE: with FULL, an acknowledged publication survives a power failure. With
         #   less, offsets that clients have seen would be assigned a second time.
         connection.execute('PRAGMA synchronous = FULL')
-        connection.execute('PRAGMA journal_size_limit = 67108864')
+        connection.execute(f'PRAGMA journal_size_limit = {WAL_LIMIT_BYTES}')
         # PERF: a checkpoint writes each changed page once, and the writer waits for it.
         #   Publications to many channels change the same pages again and again. With
         #   SQLite's default of 1000 pages, the writer waited 15 times a second, and

@@ -26,6 +26,7 @@ from typing import TypeVar
 
 from falcon_channels.brokers.pending_calls import PendingCall
 from falcon_channels.brokers.pending_calls import PendingCalls
+from falcon_channels.brokers.sqlite.checkpoints import Checkpoints
 from falcon_channels.brokers.sqlite.database_file import connect
 from falcon_channels.brokers.sqlite.database_file import prepare
 from falcon_channels.brokers.sqlite.database_file import unavailable
@@ -74,6 +75,8 @@ class DatabaseThread(Generic[Subject]):
     def __init__(self, name: str, path: Path, timeout_s: float) -> None:
         self.path = path
         self.timeout_s = timeout_s
+        #: Seconds for which a statement waits for the lock of another process.
+        self._lock_timeout_s = timeout_s * 0.8
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[Job[Subject] | None] = queue.SimpleQueue()
         self._pending: PendingCalls[Callable[[Subject], Any]] = PendingCalls(
@@ -191,7 +194,7 @@ class DatabaseThread(Generic[Subject]):
         try:
             # NOTE: SQLite waits less long for a lock than the caller waits for the job,
             #   so that the caller gets SQLite's reason instead of a timeout.
-            connection = connect(self.path, self.timeout_s * 0.8)
+            connection = connect(self.path, self._lock_timeout_s)
             try:
                 prepare(self.path, connection, self.timeout_s)
             except BaseException:
@@ -282,6 +285,7 @@ class Writer(DatabaseThread[Transaction]):
         self._cache = ChannelCache()
         #: Ids of channels with more rows than their size, in the order of trimming.
         self._oversized: dict[int, None] = {}
+        self._checkpoints = Checkpoints(path, self._lock_timeout_s)
 
     def add_oversized(self, channel_ids: list[int]) -> None:
         """Add channels that the next sweeps trim."""
@@ -307,6 +311,7 @@ class Writer(DatabaseThread[Transaction]):
         else:
             for job in jobs:
                 self.execute(connection, [job])
+        self._checkpoints.run(connection)
 
     def _transact(
         self, connection: sqlite3.Connection, jobs: list[Job[Transaction]]
