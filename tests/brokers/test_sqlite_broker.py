@@ -24,6 +24,8 @@ from falcon_channels.brokers.base import LogSettings
 from falcon_channels.brokers.base import PresenceEntry
 from falcon_channels.brokers.base import PublishResult
 from falcon_channels.brokers.base import Version
+from falcon_channels.brokers.sqlite import broker as sqlite_broker
+from falcon_channels.brokers.sqlite import clock
 from falcon_channels.brokers.sqlite import SqliteBroker
 from falcon_channels.brokers.sqlite.database_file import connect
 from falcon_channels.brokers.sqlite.database_file import prepare
@@ -490,6 +492,56 @@ async def test_quiet_log_with_subscribers_is_not_removed(path: Path) -> None:
     await eventually(forgotten, 'the other log is forgotten')
     page = await broker.history('kept', short)
     assert ([], first.position) == (page.publications, page.position)
+    await broker.close()
+
+
+async def test_log_at_the_end_of_its_life_is_kept_for_a_new_subscriber(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A log is not removed between a subscription and its first renewal."""
+    passed_ms = 0
+    monotonic_ms = clock.monotonic_ms
+    monkeypatch.setattr(clock, 'monotonic_ms', lambda: monotonic_ms() + passed_ms)
+    broker = SqliteBroker(path)
+    await broker.start(Recorder())
+    settings = LogSettings(size=5, ttl_s=300.0, meta_ttl_s=300.0)
+    first = await broker.publish('kept', ITEM, settings)
+    await broker.publish('forgotten', ITEM, settings)
+    passed_ms = 290_000
+    await broker.subscribe('kept', settings)
+    passed_ms = 389_000
+
+    async def forgotten() -> bool:
+        page = await broker.history('forgotten', settings)
+        return page.position.offset == 0
+
+    await eventually(forgotten, 'the other log is forgotten')
+    page = await broker.history('kept', settings)
+    assert first.position == page.position
+    await broker.close()
+
+
+async def test_logs_of_more_subscribers_than_one_sweep_renews_are_kept(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All due logs are renewed at once, also if they are more than one part."""
+    monkeypatch.setattr(sqlite_broker, '_MAX_RENEWED', 2)
+    broker = SqliteBroker(path, poll_s=0.1)
+    await broker.start(Recorder())
+    short = LogSettings(size=5, ttl_s=1.0, meta_ttl_s=3.0)
+    names = [f'rooms:{number}' for number in range(40)]
+    for name in names:
+        await broker.publish(name, ITEM, short)
+        await broker.subscribe(name, short)
+    await broker.publish('forgotten', ITEM, short)
+
+    async def forgotten() -> bool:
+        page = await broker.history('forgotten', short)
+        return page.position.offset == 0
+
+    await eventually(forgotten, 'the other log is forgotten')
+    pages = [await broker.history(name, short) for name in names]
+    assert [1] * len(names) == [page.position.offset for page in pages]
     await broker.close()
 
 

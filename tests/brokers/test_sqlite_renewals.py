@@ -35,7 +35,6 @@ def test_subscribed_log_is_renewed_three_times_in_its_life(clock: Clock) -> None
     """A log is renewed once after each third of its life, until it is discarded."""
     found = Renewals()
     found.add('news', LOG)
-    found.add('for ever', LogSettings(size=10, meta_ttl_s=None))
     assert [] == found.take_due(10)
     for _ in range(3):
         clock.now_s += 100
@@ -44,6 +43,20 @@ def test_subscribed_log_is_renewed_three_times_in_its_life(clock: Clock) -> None
     found.discard('news')
     clock.now_s += 1000
     assert [] == found.take_due(10)
+
+
+@pytest.mark.parametrize('meta_ttl_s', [None, 30 * 86400.0])
+def test_log_of_a_long_life_is_renewed_three_times_a_day(
+    clock: Clock, meta_ttl_s: float | None
+) -> None:
+    """A log without a publication is removed after a day, and is renewed before."""
+    found = Renewals()
+    settings = LogSettings(size=10, meta_ttl_s=meta_ttl_s)
+    found.add('news', settings)
+    for _ in range(3):
+        assert [] == found.take_due(10)
+        clock.now_s += 8 * 3600
+        assert [('news', settings)] == found.take_due(10)
 
 
 def test_many_due_logs_are_renewed_in_parts(clock: Clock) -> None:

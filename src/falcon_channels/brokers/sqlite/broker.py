@@ -196,7 +196,7 @@ class SqliteBroker(Broker):
             return HistoryPage([], NO_POSITION)
         try:
             page: HistoryPage | None = await self._read(
-                lambda connection: queries.position(connection, channel)
+                lambda connection: queries.position(connection, channel, settings)
             )
             if page is None:
                 page = await self._write(
@@ -345,7 +345,8 @@ class SqliteBroker(Broker):
                             transaction.renew_log(channel, settings)
                         )
                     )
-                more = await self._write(lambda transaction: transaction.sweep())
+                swept = await self._write(lambda transaction: transaction.sweep())
+                more = swept or len(due) == _MAX_RENEWED
             except BrokerUnavailableError as ex:
                 more = False
                 errors.warning('cannot remove expired rows: %s', ex)

@@ -11,6 +11,7 @@ from falcon_channels.brokers.encoding import decode_publication
 from falcon_channels.brokers.milliseconds import to_ms
 from falcon_channels.brokers.sqlite.clock import DatabaseClock
 from falcon_channels.brokers.sqlite.transaction import as_end
+from falcon_channels.brokers.sqlite.transaction import lifetime_ms
 from falcon_channels.publication import ClientInfo
 from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import Position
@@ -19,14 +20,29 @@ from falcon_channels.publication import Position
 MAX_ITEMS = 1000
 
 
-def position(connection: sqlite3.Connection, name: str) -> HistoryPage | None:
-    """Return an empty page of a log, or ``None`` if the log does not exist."""
+def position(
+    connection: sqlite3.Connection, name: str, settings: LogSettings
+) -> HistoryPage | None:
+    """Return an empty page of a log.
+
+    ``None`` means that the log does not exist, or that more than half of its life is
+    over. A subscriber then opens it with a transaction. Otherwise the log could be
+    removed before its first renewal.
+    """
     row = connection.execute(
-        'SELECT top, epoch, "end" FROM channels WHERE name = ?', (name.encode(),)
+        'SELECT c.top, c.epoch, c."end", c.forget_ms, '
+        'h.clock_ms, h.wall_ms, h.boot, h.shift_ms '
+        'FROM channels AS c, head AS h WHERE c.name = ?',
+        (name.encode(),),
     ).fetchone()
     if row is None:
         return None
-    top, epoch, error = row
+    top, epoch, error, forget_ms, *clock = row
+    if forget_ms is not None:
+        left_ms = forget_ms - DatabaseClock(*clock).advance().clock_ms
+        life_ms = lifetime_ms(settings, top)
+        if life_ms is None or left_ms < life_ms / 2:
+            return None
     return HistoryPage([], Position(top, epoch), as_end(error))
 
 

@@ -6,15 +6,20 @@ import heapq
 import time
 
 from falcon_channels.brokers.base import LogSettings
+from falcon_channels.brokers.sqlite.transaction import EMPTY_MS
+
+#: Seconds after which a log that never had a publication is removed.
+_EMPTY_S = EMPTY_MS / 1000
 
 #: Largest number of items in the heap that are not needed, besides one per channel.
 _MAX_STALE = 100
 
 
 class Renewals:
-    """The subscribed channels whose logs expire, and when each log is renewed next.
+    """The subscribed channels, and when the log of each is renewed next.
 
-    A log is renewed three times in its `LogSettings.meta_ttl_s`.
+    A log is renewed three times in its `LogSettings.meta_ttl_s`, and three times a day,
+    because a log without a publication is removed after a day.
     """
 
     def __init__(self) -> None:
@@ -24,12 +29,14 @@ class Renewals:
         self._heap: list[tuple[float, str]] = []
 
     def add(self, channel: str, settings: LogSettings) -> None:
-        """Renew the log of a channel from now on, if it expires."""
+        """Renew the log of a channel from now on."""
+        life_s = _EMPTY_S
         if settings.meta_ttl_s is not None:
-            when_s = time.monotonic() + settings.meta_ttl_s / 3
-            self._channels[channel] = when_s, settings
-            heapq.heappush(self._heap, (when_s, channel))
-            self._drop_stale()
+            life_s = min(life_s, settings.meta_ttl_s)
+        when_s = time.monotonic() + life_s / 3
+        self._channels[channel] = when_s, settings
+        heapq.heappush(self._heap, (when_s, channel))
+        self._drop_stale()
 
     def discard(self, channel: str) -> None:
         """Renew the log of a channel no more."""

@@ -138,6 +138,19 @@ def as_end(error: str | None) -> ChannelEnd | None:
     return None if error is None else ChannelEnd(error)
 
 
+def lifetime_ms(settings: LogSettings, top: int) -> int | None:
+    """Return the milliseconds for which a log is kept; ``None`` for ever.
+
+    Args:
+        settings: Settings of the log.
+        top: Offset of its newest publication.
+    """
+    life_ms = None if settings.meta_ttl_s is None else to_ms(settings.meta_ttl_s)
+    if top:
+        return life_ms
+    return EMPTY_MS if life_ms is None else min(life_ms, EMPTY_MS)
+
+
 class Transaction:
     """A transaction in progress.
 
@@ -317,8 +330,9 @@ class Transaction:
         self.announcements.append(Announcement(kind, name, body))
 
     def open_log(self, name: str, settings: LogSettings) -> HistoryPage:
-        """Create a log if it does not exist; return an empty page of it."""
+        """Create a log, or postpone its removal; return an empty page of it."""
         channel = self._channel(name, settings)
+        self._postpone_removal(channel, settings)
         return HistoryPage([], Position(channel.top, channel.epoch), channel.end)
 
     def renew_log(self, name: str, settings: LogSettings) -> None:
@@ -379,10 +393,8 @@ class Transaction:
 
     def _postpone_removal(self, channel: _Channel, settings: LogSettings) -> None:
         """Set the time after which a sweep removes the log."""
-        if settings.meta_ttl_s is None:
-            forget_ms = None if channel.top else self._now_ms + EMPTY_MS
-        else:
-            forget_ms = self._now_ms + to_ms(settings.meta_ttl_s)
+        life_ms = lifetime_ms(settings, channel.top)
+        forget_ms = None if life_ms is None else self._now_ms + life_ms
         before_ms = channel.forget_ms
         if forget_ms is None or before_ms is None:
             if forget_ms != before_ms:
