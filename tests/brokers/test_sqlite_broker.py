@@ -26,6 +26,7 @@ from falcon_channels.brokers.base import PublishResult
 from falcon_channels.brokers.base import Version
 from falcon_channels.brokers.sqlite import broker as sqlite_broker
 from falcon_channels.brokers.sqlite import clock
+from falcon_channels.brokers.sqlite import queries
 from falcon_channels.brokers.sqlite import SqliteBroker
 from falcon_channels.brokers.sqlite.database_file import connect
 from falcon_channels.brokers.sqlite.database_file import prepare
@@ -210,6 +211,32 @@ async def test_lost_notification_is_replaced_by_polling(path: Path) -> None:
     assert [] == recorder.links
     await one.close()
     await two.close()
+
+
+async def test_large_unread_rows_are_read_in_parts(path: Path) -> None:
+    """A process that is behind reads a few megabytes at once, and misses no row."""
+    large = Publication(data=b'"' + b'x' * 1_000_000 + b'"')
+    one, two = SqliteBroker(path), SqliteBroker(path)
+    recorder = Recorder()
+    await one.start(Recorder())
+    await two.start(recorder)
+    await two.subscribe('news', LOG)
+    await asyncio.gather(*[one.publish('news', large, LOG) for _ in range(12)])
+    await recorder.until(lambda: len(recorder.of('news')) == 12, 'all publications')
+    assert list(range(1, 13)) == recorder.offsets_of('news')
+    assert [] == recorder.links
+    await one.close()
+    await two.close()
+    reader = sqlite3.connect(path)
+    parts = []
+    seen_id, more = 0, True
+    while more:
+        newest, rows, more = queries.items_after(reader, seen_id)
+        assert newest == 12
+        parts.append([row[0] for row in rows])
+        seen_id = parts[-1][-1]
+    reader.close()
+    assert [[1, 2, 3, 4, 5], [6, 7, 8, 9, 10], [11, 12]] == parts
 
 
 async def test_removed_unread_rows_are_reported_as_a_lost_link(path: Path) -> None:

@@ -120,15 +120,15 @@ class Follower:
             self._wake.clear()
             seen_id = self._last_id
             try:
-                newest, found = await self._reader.submit(
+                newest, found, more = await self._reader.submit(
                     functools.partial(queries.items_after, seen_id=seen_id)
                 )
             except BrokerUnavailableError as ex:
                 # NOTE: the next poll, at most a second later, tries again.
                 self._on_read_error(ex)
                 continue
-            self._announce_rows(seen_id, newest, found)
-            if len(found) >= queries.MAX_ITEMS:
+            self._announce_rows(seen_id, newest, found, more)
+            if more:
                 self._wake.set()
 
     def _on_failure(self) -> None:
@@ -145,7 +145,7 @@ class Follower:
             self._receiver.on_link_lost()
 
     def _announce_rows(
-        self, seen_id: int, newest: int, found: list[tuple[Any, ...]]
+        self, seen_id: int, newest: int, found: list[tuple[Any, ...]], more: bool
     ) -> None:
         """Announce rows, except those that `on_commit` has announced meanwhile."""
         # NOTE: the newest id is lower if the file was replaced with an older copy.
@@ -165,7 +165,7 @@ class Follower:
                 # NOTE: another release has written this row, or the file is damaged. If
                 #   it is a publication, the hub notices the gap in the offsets.
                 _logger.error('cannot decode row %d of the database: %s', item_id, ex)
-        if len(found) < queries.MAX_ITEMS and newest > self._last_id:
+        if not more and newest > self._last_id:
             missed = True
             self._last_id = newest
         if self._stopped:

@@ -17,7 +17,9 @@ from falcon_channels.publication import HistoryPage
 from falcon_channels.publication import Position
 
 #: Maximum number of rows that a follower reads at once.
-MAX_ITEMS = 1000
+_MAX_ITEMS = 1000
+#: Size in bytes after which it stops earlier.
+_MAX_BYTES = 4_194_304
 
 
 def position(
@@ -122,7 +124,7 @@ def last_id(connection: sqlite3.Connection) -> int:
 
 def items_after(
     connection: sqlite3.Connection, seen_id: int
-) -> tuple[int, list[tuple[Any, ...]]]:
+) -> tuple[int, list[tuple[Any, ...]], bool]:
     """Return the items that were added after an id.
 
     Args:
@@ -130,20 +132,29 @@ def items_after(
         seen_id: Id of the newest item that the caller has seen.
 
     Returns:
-        The id of the newest item, and at most `MAX_ITEMS` rows in the order of their
-        ids: ``(id, kind, name, offset, epoch, body)``. The name is ``None`` if the log
-        was removed meanwhile.
+        The id of the newest item; a limited number of rows in the order of their ids,
+        ``(id, kind, name, offset, epoch, body)``; and whether there may be more rows.
+        The name is ``None`` if the log was removed meanwhile.
     """
     newest = last_id(connection)
     if newest <= seen_id:
-        return newest, []
-    found = connection.execute(
+        return newest, [], False
+    cursor = connection.execute(
         'SELECT i.id, i.kind, coalesce(i.name, c.name), i.offset, c.epoch, i.body '
         'FROM items AS i LEFT JOIN channels AS c ON c.id = i.channel '
         'WHERE i.id > ? ORDER BY i.id LIMIT ?',
-        (seen_id, MAX_ITEMS),
-    ).fetchall()
-    return newest, found
+        (seen_id, _MAX_ITEMS),
+    )
+    found = []
+    size_bytes = 0
+    for row in cursor:
+        found.append(row)
+        # NOTE: the largest publications would otherwise take a gigabyte.
+        size_bytes += len(row[-1])
+        if size_bytes >= _MAX_BYTES:
+            cursor.close()
+            return newest, found, True
+    return newest, found, len(found) == _MAX_ITEMS
 
 
 def _now_ms(connection: sqlite3.Connection) -> int:
