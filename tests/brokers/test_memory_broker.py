@@ -34,6 +34,25 @@ async def test_expired_idempotency_keys_of_a_channel_without_log_are_removed() -
     assert len(broker._key_expiry) <= 200
 
 
+async def test_publications_after_a_pause_are_removed_by_their_age() -> None:
+    """Publications take no memory after `ttl_s`, also if the log was empty before."""
+    clock = Clock()
+    broker = MemoryBroker(clock=clock)
+    settings = LogSettings(size=1000, ttl_s=60.0)
+    item = Publication(data=b'1')
+    for _ in range(1000):
+        await broker.publish('room', item, settings)
+        await broker.publish('room', item, settings)
+        clock.now_s += 61.0
+        await broker.expire_presence(10)
+        assert 0 == len(broker._logs['room'].items)
+    assert len(broker._checks) <= 110
+    clock.now_s += 31 * 86400.0
+    for _ in range(2):
+        await broker.expire_presence(10)
+    assert {} == broker._logs
+
+
 async def test_expired_revocations_are_removed() -> None:
     """Expired revocations do not accumulate, even if they are renewed."""
     clock = Clock()

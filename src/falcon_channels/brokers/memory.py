@@ -51,16 +51,18 @@ _T = TypeVar('_T')
 
 #: Maximum number of expired entries of each kind that one call removes.
 _MAX_SWEPT = 64
+#: Largest number of stale items in the heap of checks, besides one per log.
+_MAX_STALE = 100
 
 
 class _Log:
     """The log of one channel; `top` is the offset of its newest publication."""
 
     __slots__ = (
+        'check_s',
         'end',
         'epoch',
         'items',
-        'scheduled',
         'settings',
         'top',
         'touched_s',
@@ -76,8 +78,9 @@ class _Log:
         #: (publication, time of arrival), oldest first, offsets without gaps.
         self.items: deque[tuple[Publication, float]] = deque()
         self.touched_s = 0.0
-        #: Whether the broker has scheduled a check of this log for expired entries.
-        self.scheduled = False
+        #: Time of the next check of this log for expired entries. Items of the heap
+        #: with other times are stale.
+        self.check_s = math.inf
 
     def trim(self, now_s: float) -> None:
         """Remove publications beyond the size and the age of the settings."""
@@ -89,13 +92,13 @@ class _Log:
             while items and items[0][1] <= oldest_s:
                 items.popleft()
 
-    def next_check_s(self) -> float | None:
-        """Return the time when something in this log expires; ``None`` for never."""
+    def next_check_s(self) -> float:
+        """Return the time when something in this log expires."""
         ttl_s, meta_ttl_s = self.settings.ttl_s, self.settings.meta_ttl_s
         times = [] if meta_ttl_s is None else [self.touched_s + meta_ttl_s]
         if ttl_s is not None and self.items:
             times.append(self.items[0][1] + ttl_s)
-        return min(times, default=None)
+        return min(times, default=math.inf)
 
 
 class _Present(NamedTuple):
@@ -261,7 +264,8 @@ class MemoryBroker(Broker):
             log.items.append((publication, now_s))
             log.touched_s = now_s
             log.trim(now_s)
-            if not log.scheduled:
+            # PERF: a later publication expires later.
+            if len(log.items) == 1:
                 self._schedule_check(channel, log)
             position = Position(log.top, log.epoch)
         else:
@@ -451,25 +455,34 @@ class MemoryBroker(Broker):
         heapq.heappush(self._key_expiry, (until_s, (channel, key)))
 
     def _schedule_check(self, channel: str, log: _Log) -> None:
+        """Check a log when something in it expires, unless it is checked earlier."""
         when_s = log.next_check_s()
-        log.scheduled = when_s is not None
-        if when_s is not None:
+        if when_s < log.check_s:
+            log.check_s = when_s
             heapq.heappush(self._checks, (when_s, channel))
+            # NOTE: a stale item may stay for `meta_ttl_s`. Without this, the heap would
+            #   grow for as long.
+            if len(self._checks) > 2 * len(self._logs) + _MAX_STALE:
+                self._checks = [
+                    (other.check_s, name)
+                    for name, other in self._logs.items()
+                    if other.check_s < math.inf
+                ]
+                heapq.heapify(self._checks)
 
     def _sweep(self, now_s: float) -> None:
         """Remove a limited number of expired logs, publications and keys."""
-        checks = self._checks
         for _ in range(_MAX_SWEPT):
-            if not checks or checks[0][0] > now_s:
+            if not self._checks or self._checks[0][0] > now_s:
                 break
-            self._check_log(heapq.heappop(checks)[1], now_s)
+            check_s, channel = heapq.heappop(self._checks)
+            log = self._logs.get(channel)
+            if log is not None and log.check_s == check_s:
+                self._check_log(channel, log, now_s)
         if self._key_expiry:
             _remove_expired(self._key_expiry, self._keys, _key_until, now_s)
 
-    def _check_log(self, channel: str, now_s: float) -> None:
-        log = self._logs.get(channel)
-        if log is None or not log.scheduled:
-            return
+    def _check_log(self, channel: str, log: _Log, now_s: float) -> None:
         log.trim(now_s)
         meta_ttl_s = log.settings.meta_ttl_s
         if meta_ttl_s is not None and log.touched_s + meta_ttl_s <= now_s:
@@ -478,6 +491,7 @@ class MemoryBroker(Broker):
                 self._generation += 1
                 return
             log.touched_s = now_s
+        log.check_s = math.inf
         self._schedule_check(channel, log)
 
 
