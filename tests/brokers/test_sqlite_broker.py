@@ -386,16 +386,39 @@ async def test_file_damaged_while_open_fails_calls(path: Path) -> None:
     await broker.close()
 
 
-async def test_removed_file_is_reported_as_a_lost_link(path: Path) -> None:
-    """If the open file is removed, calls fail instead of using another file."""
+@pytest.mark.parametrize('suffix', ['', '-wal', '-shm'])
+async def test_removed_file_is_reported_as_a_lost_link(path: Path, suffix: str) -> None:
+    """If an open file is removed, calls fail instead of using another file.
+
+    A process that starts later would otherwise assign the same offsets again.
+    """
     broker = SqliteBroker(path, poll_s=0.05)
     recorder = Recorder()
     await broker.start(recorder)
     await broker.publish('news', ITEM, LOG)
-    path.unlink()
+    Path(f'{path}{suffix}').unlink()
     await recorder.until(lambda: recorder.links == ['lost'], 'the loss is noticed')
     with pytest.raises(BrokerUnavailableError, match='removed or replaced'):
         await broker.publish('news', ITEM, LOG)
+    await broker.close()
+
+
+async def test_file_behind_a_symbolic_link_is_not_reported_as_removed(
+    tmp_path: Path,
+) -> None:
+    """A path may be a symbolic link; SQLite puts its files beside the target."""
+    (tmp_path / 'data').mkdir()
+    link = tmp_path / 'chat.db'
+    link.symlink_to(tmp_path / 'data' / 'real.db')
+    broker = SqliteBroker(link, poll_s=0.05)
+    other = SqliteBroker(link)
+    recorder = Recorder()
+    await broker.start(recorder)
+    await other.start(Recorder())
+    await other.close()
+    broker._check_file()
+    assert (await broker.publish('news', ITEM, LOG)).position.offset == 1
+    assert [] == recorder.links
     await broker.close()
 
 

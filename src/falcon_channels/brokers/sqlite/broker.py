@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from collections.abc import Sequence
+import os
 from pathlib import Path
 import time
 from typing import Any
@@ -85,8 +86,8 @@ class SqliteBroker(Broker):
         self._notifier: ProcessNotifier | None = None
         self._housekeeping: asyncio.Task[None] | None = None
         self._closed = False
-        #: Device and inode of the open file.
-        self._identity: tuple[int, int] | None = None
+        #: Devices and inodes of the open files.
+        self._identities: list[tuple[int, int] | None] = []
         self._replaced = False
 
     @classmethod
@@ -125,7 +126,7 @@ class SqliteBroker(Broker):
         try:
             # NOTE: the writer is first, because it creates the tables.
             await writer.open()
-            self._identity = _identity(path)
+            self._identities = _find_identities(path)
             await reader.open()
             notifier.open()
             await follower.start()
@@ -303,18 +304,24 @@ class SqliteBroker(Broker):
     def _unusable(self) -> BrokerUnavailableError:
         if self._replaced:
             return BrokerUnavailableError(
-                f'{self.path} was removed or replaced while it was open: restart the '
-                'process'
+                f'{self.path}, or its file -wal or -shm, was removed or replaced while '
+                'it was open: restart all processes that use it'
             )
         return BrokerUnavailableError(f'{self.path} is not open')
 
     def _check_file(self) -> None:
-        """Stop using a file that was removed or replaced.
+        """Stop using files of which one was removed or replaced.
 
         Other processes would use a new file, and the processes would no longer see the
-        same publications.
+        same publications. This also applies to the files beside the database: the log
+        has the newest rows, and the locks are in shared memory.
         """
-        if not self._replaced and _identity(self.path.absolute()) != self._identity:
+        try:
+            found = _find_identities(self.path.absolute())
+        except OSError:
+            # NOTE: for example, nobody may look into the folder at present.
+            return
+        if not self._replaced and found != self._identities:
             self._replaced = True
             error = self._unusable()
             assert self._follower is not None
@@ -352,9 +359,22 @@ class SqliteBroker(Broker):
                 errors.warning('cannot remove expired rows: %s', ex)
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
+def _find_identities(path: Path) -> list[tuple[int, int] | None]:
+    """Return device and inode of the database and of the files beside it.
+
+    SQLite removes the files beside it only when the last process closes the database.
+
+    Raises:
+        OSError: It is not known whether the files exist.
+    """
+    # NOTE: they are beside the file to which a symbolic link points.
+    path = path.resolve()
+    identities: list[tuple[int, int] | None] = []
+    for suffix in ('', '-wal', '-shm'):
+        try:
+            found = os.stat(f'{path}{suffix}')
+        except (FileNotFoundError, NotADirectoryError):
+            identities.append(None)
+        else:
+            identities.append((found.st_dev, found.st_ino))
+    return identities
