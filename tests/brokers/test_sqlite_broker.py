@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 import contextlib
 import json
+import os
 from pathlib import Path
 import resource
 import sqlite3
@@ -383,6 +384,28 @@ async def test_file_damaged_while_open_fails_calls(path: Path) -> None:
     with pytest.raises(BrokerUnavailableError, match='damaged'):
         await use()
     await other_broker.close()
+    await broker.close()
+
+
+async def test_read_from_a_failing_disk_gets_an_error_with_the_reason(
+    path: Path,
+) -> None:
+    """After an error of the disk, a call raises an error that names the disk."""
+    broker = SqliteBroker(path)
+    await broker.start(Recorder())
+    large = Publication(data=b'"' + b'x' * 60_000 + b'"')
+    await asyncio.gather(*[broker.publish('news', large, LOG) for _ in range(50)])
+    await broker.close()
+    broker = SqliteBroker(path)
+    await broker.start(Recorder())
+    write_only = os.open(path, os.O_WRONLY)
+    for entry in Path('/proc/self/fd').iterdir():
+        with contextlib.suppress(OSError):
+            if entry.readlink() == path and int(entry.name) != write_only:
+                os.dup2(write_only, int(entry.name))
+    os.close(write_only)
+    with pytest.raises(BrokerUnavailableError, match='disk full or failing'):
+        await broker.history('news', LOG)
     await broker.close()
 
 

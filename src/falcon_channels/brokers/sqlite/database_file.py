@@ -183,7 +183,7 @@ def prepare(path: Path, connection: sqlite3.Connection, timeout_s: float) -> Non
     try:
         has_tables = _check_version(path, connection)
     finally:
-        connection.execute('ROLLBACK')
+        roll_back(connection)
     _use_wal(path, connection, timeout_s)
     if has_tables:
         return
@@ -201,9 +201,18 @@ def prepare(path: Path, connection: sqlite3.Connection, timeout_s: float) -> Non
             connection.execute(f'PRAGMA user_version = {FORMAT_VERSION}')
         connection.execute('COMMIT')
     except BaseException:
-        if connection.in_transaction:
-            connection.execute('ROLLBACK')
+        roll_back(connection)
         raise
+
+
+def roll_back(connection: sqlite3.Connection) -> None:
+    """End the transaction of a connection, unless an error has ended it.
+
+    SQLite itself ends it after an error of the disk. Another attempt would fail, and
+    its error would hide the first one.
+    """
+    if connection.in_transaction:
+        connection.execute('ROLLBACK')
 
 
 def _use_wal(path: Path, connection: sqlite3.Connection, timeout_s: float) -> None:

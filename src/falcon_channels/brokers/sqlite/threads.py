@@ -29,6 +29,7 @@ from falcon_channels.brokers.pending_calls import PendingCalls
 from falcon_channels.brokers.sqlite.checkpoints import Checkpoints
 from falcon_channels.brokers.sqlite.database_file import connect
 from falcon_channels.brokers.sqlite.database_file import prepare
+from falcon_channels.brokers.sqlite.database_file import roll_back
 from falcon_channels.brokers.sqlite.database_file import unavailable
 from falcon_channels.brokers.sqlite.transaction import Announcement
 from falcon_channels.brokers.sqlite.transaction import ChannelCache
@@ -252,7 +253,7 @@ class Reader(DatabaseThread[sqlite3.Connection]):
             try:
                 return job.request(connection)
             finally:
-                connection.execute('ROLLBACK')
+                roll_back(connection)
 
         self._post(self._settle, jobs, [self.attempt(read)])
 
@@ -324,8 +325,7 @@ class Writer(DatabaseThread[Transaction]):
             connection.execute('COMMIT')
         except BaseException:
             self._cache.clear()
-            if connection.in_transaction:
-                connection.execute('ROLLBACK')
+            roll_back(connection)
             raise
         return transaction, values
 
