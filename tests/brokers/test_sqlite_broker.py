@@ -426,6 +426,16 @@ async def test_removed_file_is_reported_as_a_lost_link(path: Path, suffix: str) 
     await broker.close()
 
 
+async def test_symbolic_links_in_a_circle_are_refused(tmp_path: Path) -> None:
+    """A path that leads to no file gets the error of a file that cannot be opened."""
+    path = tmp_path / 'chat.db'
+    path.symlink_to(path)
+    broker = SqliteBroker(path)
+    with pytest.raises(BrokerUnavailableError, match=r'chat\.db'):
+        await broker.start(Recorder())
+    await broker.close()
+
+
 async def test_file_behind_a_symbolic_link_is_not_reported_as_removed(
     tmp_path: Path,
 ) -> None:

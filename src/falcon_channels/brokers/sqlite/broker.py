@@ -368,11 +368,11 @@ def _find_identities(path: Path) -> list[tuple[int, int] | None]:
         OSError: It is not known whether the files exist.
     """
     # NOTE: they are beside the file to which a symbolic link points.
-    path = path.resolve()
+    target = os.path.realpath(path)
     identities: list[tuple[int, int] | None] = []
     for suffix in ('', '-wal', '-shm'):
         try:
-            found = os.stat(f'{path}{suffix}')
+            found = os.stat(f'{target}{suffix}')
         except (FileNotFoundError, NotADirectoryError):
             identities.append(None)
         else:

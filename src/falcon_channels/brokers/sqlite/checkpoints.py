@@ -7,6 +7,7 @@ Under steady reads this moment may never come, and the file would grow without l
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 import sqlite3
 import time
@@ -32,8 +33,7 @@ class Checkpoints:
 
     def __init__(self, path: Path, timeout_s: float) -> None:
         # NOTE: SQLite puts the log beside the file to which a symbolic link points.
-        resolved = path.resolve()
-        self._log = resolved.with_name(resolved.name + '-wal')
+        self._log = Path(os.path.realpath(path) + '-wal')
         self._timeout_ms = int(timeout_s * 1000)
         self._pause_s = _CHECK_S
         self._next_s = 0.0
