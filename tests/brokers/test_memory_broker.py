@@ -67,6 +67,23 @@ async def test_expired_revocations_are_removed() -> None:
     assert len(broker._revoked_expiry) <= 500
 
 
+async def test_user_who_is_revoked_again_and_again_takes_no_more_memory() -> None:
+    """A revocation that is renewed takes the memory of one, and ends at its time."""
+    clock = Clock()
+    broker = MemoryBroker(clock=clock)
+    for _ in range(1000):
+        await broker.revoke('room', 'ann', 86400.0)
+        clock.now_s += 1.0
+    assert len(broker._revoked_expiry) <= 110
+    clock.now_s += 86390.0
+    assert await broker.is_revoked('room', 'ann')
+    clock.now_s += 10.0
+    assert not await broker.is_revoked('room', 'ann')
+    for _ in range(3):
+        await broker.revoke('room', 'bob', 0.0)
+    assert {} == broker._revoked
+
+
 async def test_entry_that_is_added_again_and_again_takes_no_more_memory() -> None:
     """A client that subscribes and unsubscribes in a loop does not fill the memory."""
     clock = Clock()

@@ -51,7 +51,7 @@ _T = TypeVar('_T')
 
 #: Maximum number of expired entries of each kind that one call removes.
 _MAX_SWEPT = 64
-#: Largest number of stale items in the heap of checks, besides one per log.
+#: Largest number of items in a heap that are not needed, besides one per entry.
 _MAX_STALE = 100
 
 
@@ -423,6 +423,13 @@ class MemoryBroker(Broker):
         if ttl_s > 0:
             self._revoked[channel, user] = now_s + ttl_s
             heapq.heappush(self._revoked_expiry, (now_s + ttl_s, (channel, user)))
+            # NOTE: without this, a user who is revoked again and again would fill the
+            #   memory for `ttl_s`.
+            if len(self._revoked_expiry) > 2 * len(self._revoked) + _MAX_STALE:
+                self._revoked_expiry = [
+                    (until_s, key) for key, until_s in self._revoked.items()
+                ]
+                heapq.heapify(self._revoked_expiry)
         else:
             self._revoked.pop((channel, user), None)
 
