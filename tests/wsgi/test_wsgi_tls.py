@@ -12,6 +12,7 @@ from datetime import UTC
 from pathlib import Path
 import socket
 import ssl
+import time
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -135,6 +136,24 @@ def test_two_threads_use_one_tls_socket_at_once(certificate: Path) -> None:
             for call in calls:
                 call.result()
     assert [num_bytes] * 6 == received
+
+
+def test_tls_stream_that_ended_writing_still_waits_and_decrypts(
+    certificate: Path,
+) -> None:
+    """After a close handshake, a client that stays uses no processor time.
+
+    The reader asked the socket again and again, and got encrypted bytes.
+    """
+    ours, client = tls_pair(certificate)
+    with client, contextlib.closing(Stream(ours, ours=True)) as stream:
+        stream.end_writing()
+        used_s = time.thread_time()
+        with pytest.raises(TimeoutError):
+            stream.recv(100, 0.5)
+        assert time.thread_time() - used_s < 0.1
+        client.sendall(b'late')
+        assert b'late' == stream.recv(100, DEADLINE_S)
 
 
 def tls_pair(certificate: Path) -> tuple[ssl.SSLSocket, ssl.SSLSocket]:

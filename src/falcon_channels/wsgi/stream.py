@@ -71,10 +71,13 @@ class _TlsHalf:
         sock.settimeout(0)
         self._sock = sock
         self._lock = lock
-        #: The same socket without TLS; used only to wait.
+        #: The same socket without TLS; used to wait, and to shut the connection down.
         self._plain = socket.fromfd(sock.fileno(), sock.family, sock.type)
         self.gettimeout = self._plain.gettimeout
         self.settimeout = self._plain.settimeout
+        # NOTE: `SSLSocket.shutdown` also ends TLS. The reader would then get encrypted
+        #   bytes, and would not wait for them.
+        self.shutdown = self._plain.shutdown
         self.close = self._plain.close
 
     def recv(self, max_bytes: int) -> bytes:
@@ -202,7 +205,7 @@ class Stream:
     def end_writing(self) -> None:
         """Shut down the sending direction; the client can still send."""
         with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_WR)
+            self._writer.shutdown(socket.SHUT_WR)
 
     def abort(self) -> None:
         """End the connection at once, discard unsent bytes, and wake up all waiters."""
@@ -217,7 +220,7 @@ class Stream:
     def shut(self) -> None:
         """End both directions for all holders of the socket, including the server."""
         with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)
+            self._writer.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """End both directions, and close the descriptors that are ours."""
