@@ -265,3 +265,25 @@ def test_signal_stops_the_workers_while_one_of_them_is_removed() -> None:
         server.signal(signal.SIGTERM)
         assert server.process is not None
         assert 0 == server.process.wait(10)
+
+
+def test_signals_that_arrive_together_are_all_handled() -> None:
+    """A stop right after a restart ends the server and all workers.
+
+    The restart had handled the second signal already. The parent failed at it, and left
+    workers that served on.
+    """
+    words = ['--port', '{port}', '--workers', '2', APP]
+    with ServerProcess([*SERVE, *words]) as server:
+        wait_until(
+            lambda: server.log().count('startup complete') == 2, 'both have started'
+        )
+        assert server.process is not None
+        # NOTE: a stopped process gets both signals before it handles one of them.
+        server.signal(signal.SIGSTOP)
+        server.signal(signal.SIGHUP)
+        server.signal(signal.SIGTERM)
+        server.signal(signal.SIGCONT)
+        assert 0 == server.process.wait(20)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(('127.0.0.1', server.port))

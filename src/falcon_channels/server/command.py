@@ -29,6 +29,7 @@ from uvicorn.server import Server
 from uvicorn.supervisors import ChangeReload
 from uvicorn.supervisors import Multiprocess
 from uvicorn.supervisors.multiprocess import Process
+from uvicorn.supervisors.multiprocess import SIGNALS
 
 from falcon_channels.errors import ChannelsError
 from falcon_channels.logs import json_log_config
@@ -445,6 +446,18 @@ class Workers(Multiprocess):
                 return True
             time.sleep(_LOOK_S)
         return False
+
+    def handle_signals(self) -> None:
+        """Handle the signals that have arrived, one by one.
+
+        NOTE: uvicorn goes through a copy of the queue. It would fail at a signal that a
+        restart has handled meanwhile; see `_must_stop`.
+        """
+        while self.signal_queue:
+            name = SIGNALS[self.signal_queue.pop(0)]
+            handle = getattr(self, f'handle_{name.lower()}', None)
+            if handle is not None:
+                handle()
 
     def _must_stop(self) -> bool:
         """Handle the signals that stop the workers, and keep the workers alive."""
