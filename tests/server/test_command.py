@@ -133,6 +133,17 @@ def test_sigint_and_sighup_drain_a_single_process(sig: signal.Signals) -> None:
         assert 'ENDED' in server.log()
 
 
+def test_drain_timeout_of_0_closes_all_connections_at_once() -> None:
+    """The option accepts 0. The clients still receive 1012."""
+    with process('--drain-timeout', '0') as server, contextlib.ExitStack() as stack:
+        clients = [
+            stack.enter_context(connect(f'{server.ws_url}/echo')) for _ in range(3)
+        ]
+        server.signal(signal.SIGTERM)
+        assert [1012] * 3 == [close_code(ws) for ws in clients]
+        assert 0 == exit_code(server)
+
+
 def test_sighup_ignored_at_start_stays_ignored() -> None:
     """A server started by ``nohup`` serves on when its terminal is closed."""
     with process(ignores_hangup=True) as server:

@@ -49,7 +49,7 @@ class ServerOptions:
             (default 100).
         drain_interval_s: Mean pause between two batches (default 0.25).
         drain_timeout_s: Maximum time for all batches (default 20). Batches become
-            larger if needed.
+            larger if needed. 0 closes all connections at once.
         responder_timeout_s: Time for which a responder without a client may continue to
             run when the server stops (default 10). It begins when all connections are
             closed. After this time, the task is cancelled.
@@ -75,9 +75,14 @@ class ServerOptions:
     responder_timeout_s: float = 10.0
 
     def __post_init__(self) -> None:
-        for name in ('open_timeout_s', 'write_timeout_s', 'drain_timeout_s'):
+        for name in ('open_timeout_s', 'write_timeout_s'):
             check_seconds(name, getattr(self, name))
-        for name in ('close_timeout_s', 'drain_interval_s', 'responder_timeout_s'):
+        for name in (
+            'close_timeout_s',
+            'drain_interval_s',
+            'drain_timeout_s',
+            'responder_timeout_s',
+        ):
             check_seconds(name, getattr(self, name), zero=True)
         for name in (
             'first_message_timeout_s',
