@@ -385,6 +385,51 @@ def test_expiry_is_announced_only_to_a_client_that_can_refresh(
         assert 'expires' not in peer.connect(token='of the application')
 
 
+def test_unidirectional_client_knows_its_expiry_and_has_no_time_to_refresh(
+    asgi_server: AsgiServer,
+) -> None:
+    """A client that sends no commands ends when its tokens expire.
+
+    It kept its rights until `expiry_grace_s` had passed. Without a token, it was not
+    told when it expires.
+    """
+
+    class Clients:
+        async def on_connect(self, req: Any, connection: Any) -> None:
+            if not connection.token:
+                connection.expires_at = time.time() + 1
+
+    with serving(
+        make_channels(),
+        Clients(),
+        asgi_server=asgi_server,
+        tokens=TokenVerifier(KEY, leeway_s=0.0),
+        options=EndpointOptions(expiry_grace_s=DAY_S),
+    ) as server:
+        for sent in (
+            {'token': make_connection_token(KEY, 'ann', ttl_s=2)},
+            {},
+            {'subs': {'rooms:short': {}}},
+        ):
+            with Peer.to(server, '/connection/uni_websocket') as peer:
+                peer.say(sent)
+                reply = peer.hear()['connect']
+                told = reply.get('subs', {}).get('rooms:short', reply)
+                assert told['expires']
+                assert (3005, 'connection expired') == peer.end()
+    with serving(
+        make_channels(),
+        asgi_server=asgi_server,
+        tokens=TokenVerifier(KEY, leeway_s=0.0),
+        options=EndpointOptions(expiry_grace_s=DAY_S, allow_anonymous=True),
+    ) as server:
+        sub = make_subscription_token(KEY, '', 'rooms:a', ttl_s=2)
+        with Peer.to(server, '/connection/uni_websocket') as peer:
+            peer.say({'subs': {'rooms:a': {'token': sub}}})
+            assert peer.hear()['connect']['subs']['rooms:a']['expires']
+            assert (3010, 'insufficient state') == peer.end()
+
+
 def test_client_that_cannot_refresh_has_no_time_to_do_so(
     asgi_server: AsgiServer,
 ) -> None:

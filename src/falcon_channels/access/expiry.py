@@ -2,7 +2,7 @@
 
 Clients of the client protocol can refresh a subscription that has a token. Their
 connections therefore end expired subscriptions themselves. If there is a token, they
-wait for `EndpointOptions.expiry_grace_s`.
+wait for `EndpointOptions.expiry_grace_s`, except for a unidirectional client.
 """
 
 from __future__ import annotations

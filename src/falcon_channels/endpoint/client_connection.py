@@ -331,12 +331,13 @@ class ClientConnection(Connection):
         self.token = token
 
     @property
-    def can_refresh(self) -> bool:
-        """Whether the client can extend its connection with a new token.
+    def sends_commands(self) -> bool:
+        """Whether the client sends commands, such as a refresh, after its connect."""
+        return self.connected_state is not ConnectionState.UNIDIRECTIONAL
 
-        NOTE: an SDK that has sent no token has no function that fetches one. If it
-        knows the expiry, it disconnects for ever then. After 3005, it connects again.
-        """
+    @property
+    def has_token(self) -> bool:
+        """Whether the client has sent a token, and could extend its connection."""
         endpoint = self.endpoint
         accepts = endpoint.tokens is not None or endpoint.on_refresh is not None
         return bool(self.token) and accepts
@@ -975,14 +976,15 @@ class ClientConnection(Connection):
 
     def _end_s(self, expires_at: float) -> float:
         """Return the Unix time at which the connection ends after it has expired."""
-        return expires_at + self._grace_s(self.can_refresh)
+        return expires_at + self._grace_s(self.has_token)
 
     def _end_of(self, subscription: Subscription, expires_at: float) -> float:
         """Return the Unix time at which a subscription ends after it has expired."""
         return expires_at + self._grace_s(subscription.token_verified)
 
-    def _grace_s(self, refreshes: bool) -> float:
+    def _grace_s(self, has_token: bool) -> float:
         # SECURITY: a client that cannot refresh would keep its rights for longer.
+        refreshes = has_token and self.sends_commands
         return self.endpoint.options.expiry_grace_s if refreshes else 0.0
 
 

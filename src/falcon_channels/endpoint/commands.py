@@ -46,7 +46,6 @@ from falcon_channels.protocol import codes
 from falcon_channels.protocol import messages
 from falcon_channels.protocol.client_filters import client_filter
 from falcon_channels.protocol.codec import json_codec
-from falcon_channels.protocol.command_rules import ConnectionState
 from falcon_channels.protocol.deltas import FOSSIL
 from falcon_channels.publication import Position
 
@@ -206,7 +205,9 @@ async def connect(
     if connection.closed:
         return
     pings = endpoint.options.ping_interval_s is not None
-    expires, ttl = _ttl(connection.expires_at if connection.can_refresh else None)
+    expires, ttl = _announced_ttl(
+        connection, connection.expires_at, connection.has_token
+    )
     connection.complete_connect(
         messages.ConnectResult(
             client=connection.id,
@@ -217,7 +218,7 @@ async def connect(
             subs=results,
             # NOTE: an SDK that reads 0 sends no pongs, and would be disconnected.
             ping=math.ceil(endpoint.options.ping_interval_s or 0),
-            pong=pings and connection.state is not ConnectionState.UNIDIRECTIONAL,
+            pong=pings and connection.sends_commands,
             session=connection.session,
             node=endpoint.node_id if connection.session else '',
         )
@@ -382,10 +383,9 @@ def _subscribe_result(
     since: Position | None,
 ) -> messages.SubscribeResult:
     options = subscription.route.options
-    # NOTE: an SDK without a function that fetches tokens must not know the expiry. It
-    #   would end the subscription for ever. After 2501, it subscribes again.
-    refreshes = subscription.token_verified
-    expires, ttl = _ttl(subscription.expires_at if refreshes else None)
+    expires, ttl = _announced_ttl(
+        connection, subscription.expires_at, subscription.token_verified
+    )
     offset = joined.position.offset
     # NOTE: the client counts the recovered publications itself, up from its position.
     #   Without any, it moves on, also over publications that do not match its filter.
@@ -657,6 +657,19 @@ def _encode_data(connection: ClientConnection, value: Any) -> bytes | None:
         return connection.encode_value(value)
     except InvalidValueError as ex:
         raise InvalidValueError(f'reply: {ex}') from None
+
+
+def _announced_ttl(
+    connection: ClientConnection, expires_at: float | None, has_token: bool
+) -> tuple[bool, int]:
+    """Return what a client is told about an expiry of itself or a subscription.
+
+    NOTE: an SDK that has sent no token has no function that fetches one. At an expiry
+    that it knows, it ends the connection or the subscription for ever. After 3005 or
+    2501, it tries again. A unidirectional client has no SDK.
+    """
+    told = has_token or not connection.sends_commands
+    return _ttl(expires_at if told else None)
 
 
 def _ttl(expires_at: float | None) -> tuple[bool, int]:
