@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 import pytest
 
 from falcon_channels import Channels
+from falcon_channels import NodeOptions
 from falcon_channels import OriginCheck
 from falcon_channels.errors import OptionsError
 from falcon_channels.origin import check_allowed_origins
 from falcon_channels.origin import origin_error
 from falcon_channels.origin import request_origin_error
+from falcon_channels.wsgi import App
 
 LABEL = st.from_regex(r'[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?', fullmatch=True)
 NAME = st.lists(LABEL, min_size=1, max_size=4).map('.'.join)
@@ -310,3 +312,25 @@ def test_request_of_a_wsgi_app_is_checked_like_one_of_an_asgi_app(
     found = request_origin_error(falcon.Request(environ), ('https://ok.example',))
     assert (found or '').startswith(reason or '')
     assert (found is None) == (reason is None)
+
+
+@pytest.mark.parametrize('make', [list, iter])
+@pytest.mark.parametrize(
+    'place',
+    [
+        OriginCheck,
+        lambda allowed: Channels(options=NodeOptions(allowed_origins=allowed)),
+        lambda allowed: setattr(App().ws_options, 'allowed_origins', allowed),
+    ],
+    ids=['origin check', 'channels', 'wsgi'],
+)
+def test_allowed_origins_that_can_be_read_only_once_are_refused(
+    place: Any, make: Any
+) -> None:
+    """A generator would be empty after its check, and so would allow no origin."""
+    allowed = make(['https://a.example'])
+    if make is list:
+        place(allowed)
+    else:
+        with pytest.raises(OptionsError, match='are a list of strings'):
+            place(allowed)

@@ -26,7 +26,6 @@ of the proxy (``--forwarded-allow-ips``). Otherwise list the origin as allowed.
 from __future__ import annotations
 
 from collections.abc import Collection
-from collections.abc import Iterable
 from collections.abc import Sequence
 import functools
 from ipaddress import IPv6Address
@@ -121,7 +120,8 @@ def check_allowed_origins(allowed: Collection[str]) -> tuple[str, ...]:
     Raises:
         OptionsError: An entry can never match; the message names it.
     """
-    if isinstance(allowed, str) or not isinstance(allowed, Iterable):
+    # NOTE: a generator is empty after this check, and would allow no origin.
+    if isinstance(allowed, str | bytes) or not isinstance(allowed, Collection):
         raise OptionsError(f'allowed origins are a list of strings, not {allowed!r}')
     for pattern in allowed:
         parsed = _parse(pattern) if isinstance(pattern, str) else None
