@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from http.client import HTTPConnection
+import os
 from pathlib import Path
+import re
 import signal
 import socket
 import subprocess
@@ -287,3 +289,48 @@ def test_signals_that_arrive_together_are_all_handled() -> None:
         assert 0 == server.process.wait(20)
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(('127.0.0.1', server.port))
+
+
+_FAILS_ON_DEMAND = """
+from pathlib import Path
+
+import falcon.asgi
+
+if Path('broken').exists():
+    raise OSError('the database is down')
+app = falcon.asgi.App()
+"""
+
+
+def test_worker_that_replaced_a_failed_one_is_treated_like_any_other(
+    tmp_path: Path,
+) -> None:
+    """The log tells that it died, also if SIGHUP replaced the failed one.
+
+    The parent took the time of the next attempt for that of the new worker. It then
+    started another one without a word.
+    """
+    (tmp_path / 'fails.py').write_text(_FAILS_ON_DEMAND)
+    words = ['--port', '{port}', '--workers', '2', 'fails:app']
+    with ServerProcess([*SERVE, *words], cwd=tmp_path) as server:
+
+        def pids() -> list[int]:
+            """Return the ids of the workers, in the order of their start."""
+            found = re.findall(r'Started server process \[(\d+)', server.log())
+            return [int(number) for number in found]
+
+        wait_until(lambda: len(pids()) == 2, 'both have started')
+        (tmp_path / 'broken').touch()
+        os.kill(pids()[0], signal.SIGKILL)
+        wait_until(lambda: 'retrying in' in server.log(), 'its replacement fails')
+        (tmp_path / 'broken').unlink()
+        server.signal(signal.SIGHUP)
+        wait_until(lambda: 'Finished server' in server.log(), 'both are replaced')
+        replacements = pids()[2:]
+        for pid in replacements:
+            os.kill(pid, signal.SIGKILL)
+        for pid in replacements:
+            wait_until(
+                lambda pid=pid: f'Child process [{pid}] died' in server.log(),
+                'the log tells that it died',
+            )

@@ -17,6 +17,7 @@ import threading
 import time
 from types import FrameType
 from typing import Any
+from weakref import WeakKeyDictionary
 from weakref import WeakSet
 
 import falcon
@@ -330,8 +331,8 @@ class Workers(Multiprocess):
 
     def __init__(self, config: Config, sockets: list[socket.socket]) -> None:
         super().__init__(config, sockets)
-        #: Monotonic times at which failed workers are started again, by their index.
-        self._retry_at: dict[int, float] = {}
+        #: Monotonic times at which workers that failed are started again.
+        self._retry_at: WeakKeyDictionary[Process, float] = WeakKeyDictionary()
         #: Workers that have been ready.
         self._ready: WeakSet[Process] = WeakSet()
         #: Workers that stop while the others serve.
@@ -349,8 +350,7 @@ class Workers(Multiprocess):
         for index, process in enumerate(self.processes):
             if self.should_exit.is_set():
                 return
-            # NOTE: After a signal, another worker may have this index.
-            retry_at = None if process.exitcode is None else self._retry_at.get(index)
+            retry_at = self._retry_at.get(process)
             if retry_at is None:
                 if process.is_alive(self.config.timeout_worker_healthcheck):
                     self._look_if_ready(process)
@@ -358,12 +358,11 @@ class Workers(Multiprocess):
                 process.kill()  # it may hang
                 process.join()
                 if process.exitcode == STARTUP_FAILURE or process not in self._ready:
-                    self._retry_later(index)
+                    self._retry_later(process)
                     continue
                 server_logger.info('Child process [%s] died', process.pid)
             elif time.monotonic() < retry_at:
                 continue
-            self._retry_at.pop(index, None)
             self.processes[index] = Process(self.config, self.sockets)
             self.processes[index].start()
 
@@ -376,14 +375,14 @@ class Workers(Multiprocess):
             self._served = True
         return True
 
-    def _retry_later(self, index: int) -> None:
+    def _retry_later(self, process: Process) -> None:
         """Schedule another start of a worker that could not start, or give up."""
-        pid, code = self.processes[index].pid, self.processes[index].exitcode or 0
+        pid, code = process.pid, process.exitcode or 0
         others_serve = self._served and any(
             item.process.is_alive() for item in self.processes
         )
         if others_serve or code < 0:  # a signal has killed it
-            self._retry_at[index] = time.monotonic() + _RETRY_S
+            self._retry_at[process] = time.monotonic() + _RETRY_S
             server_logger.error(
                 'Child process [%s] failed to start; retrying in %d s', pid, _RETRY_S
             )
