@@ -6,6 +6,7 @@ import asyncio
 from contextvars import Context
 from itertools import count
 import logging
+import os
 import secrets
 from typing import Literal
 
@@ -183,6 +184,8 @@ class Node:
         self._starting: asyncio.Task[None] | None = None
         self._status: Status = 'new'
         self._loop: asyncio.AbstractEventLoop | None = None
+        #: Process in which the node was started.
+        self._pid = 0
         self._draining = asyncio.Lock()
         self._closing = asyncio.Lock()
 
@@ -281,6 +284,11 @@ class Node:
         """Event loop of the node, from the first start to `close`."""
         return self._loop
 
+    @property
+    def forked(self) -> bool:
+        """Whether this process was forked after the node had started."""
+        return self._loop is not None and self._pid != os.getpid()
+
     async def start_by_app(self) -> None:
         """Called when the application starts the node, and not the first call.
 
@@ -313,6 +321,7 @@ class Node:
             return
         if self._starting is None:
             self._loop = loop
+            self._pid = os.getpid()
             # NOTE: the first call may come from a request. The tasks of the node
             #   outlive the request. They must not see its context variables, or keep
             #   them in memory.

@@ -388,6 +388,61 @@ def test_call_into_an_event_loop_that_ends_raises_closed_error() -> None:
             waiting.result(30)
 
 
+def test_call_that_comes_after_the_last_step_of_a_loop_raises_closed_error() -> None:
+    """A call that the loop of the app has accepted, but never begins, is ended."""
+    channels = make_channels()
+    portal = Portal(channels, timeout_s=30.0)
+    loop = asyncio.new_event_loop()
+
+    async def start() -> None:
+        await channels.start()
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    loop.run_until_complete(start())
+    schedule, accepted = loop.call_soon_threadsafe, threading.Event()
+
+    def accept(*args: Any, **options: Any) -> Any:
+        handle = schedule(*args, **options)
+        accepted.set()
+        return handle
+
+    with ThreadPoolExecutor(1) as pool:
+        calls: list[Future[Any]] = []
+
+        def last_step() -> None:
+            loop.call_soon_threadsafe = accept  # type: ignore[method-assign]
+            calls.append(pool.submit(portal.position, 'rooms:a'))
+            assert accepted.wait(30)
+            loop.stop()
+
+        loop.call_soon(last_step)
+        loop.run_forever()
+        loop.close()
+        with pytest.raises(ClosedError, match='has ended'):
+            calls[0].result(30)
+    channels.node.abandon()
+
+
+async def test_call_after_the_channels_have_closed_binds_the_portal_to_no_loop() -> (
+    None
+):
+    """When an app starts its channels again, threads call into its loop again."""
+    channels = make_channels()
+    portal = Portal(channels, timeout_s=30.0)
+    async with channels:
+        await asyncio.to_thread(portal.publish, 'rooms:a', 1)
+    with pytest.raises(ClosedError):
+        await asyncio.to_thread(portal.publish, 'rooms:a', 2)
+    async with channels:
+        result = await asyncio.to_thread(portal.publish, 'rooms:a', 3)
+        assert result.position == await channels.position('rooms:a')
+        await asyncio.to_thread(portal.close)
+        assert 'ok' == channels.status
+
+
 def run(code: str) -> str:
     """Run code in another process; return its output."""
     imports = (
@@ -426,6 +481,37 @@ if not os.fork():
 os.wait()
 """
     assert 'before the server forked' in run(code)
+
+
+def test_portal_of_an_app_that_forks_raises_in_the_child() -> None:
+    """A child of an app gets an error from each call, and does not hang."""
+    code = """IMPORTS
+import asyncio
+import os
+import threading
+import warnings
+channels = Channels()
+channels.add_route('rooms:{room}', None, ChannelOptions(history_size=10))
+portal = Portal(channels, timeout_s=20)
+# Python 3.12 and newer warn about this fork, for the same reason.
+warnings.filterwarnings('ignore', 'This process .* is multi-threaded')
+def work():
+    if not os.fork():
+        calls = [lambda: portal.position('rooms:a'), portal.stream('rooms:b').__enter__]
+        for call in calls:
+            try:
+                call()
+            except RuntimeError as ex:
+                print(ex, flush=True)
+        os._exit(0)
+    os.wait()
+async def main():
+    async with channels:
+        await asyncio.to_thread(work)
+asyncio.run(main())
+"""
+    expected = 'the channels were started before the process forked'
+    assert [expected] * 2 == [line.split(':')[0] for line in run(code).splitlines()]
 
 
 def test_greenlets_wait_without_blocking_each_other() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from concurrent.futures import Future
 from concurrent.futures import ThreadPoolExecutor
 import threading
 
@@ -14,6 +15,7 @@ from falcon_channels import ChannelEnd
 from falcon_channels import ChannelFinishedError
 from falcon_channels import ChannelOptions
 from falcon_channels import Channels
+from falcon_channels import ClosedError
 from falcon_channels import PayloadError
 from falcon_channels import StreamAbortedError
 from falcon_channels import StreamWriterOptions
@@ -129,3 +131,30 @@ async def test_thread_of_an_asgi_app_writes_in_the_event_loop_of_the_app() -> No
         page = await channels.history('answers:1', limit=None)
         assert TEXT == ''.join(item.value() or '' for item in page.publications)
         assert ChannelEnd() == page.end
+
+
+def test_stream_of_a_thread_ends_with_the_event_loop_of_its_app() -> None:
+    """A thread that writes while the app stops gets an error, and does not hang.
+
+    The writer belongs to the loop of the app. The thread of the portal cannot run it.
+    """
+    channels = make_channels()
+    portal = Portal(channels)
+    begun = threading.Event()
+
+    def write() -> None:
+        with portal.stream('answers:1') as stream:
+            while True:
+                stream.write(TEXT)
+                begun.set()
+
+    async def run_app(pool: ThreadPoolExecutor) -> Future[None]:
+        async with channels:
+            writing = pool.submit(write)
+            assert await asyncio.to_thread(begun.wait, 30)
+        return writing
+
+    with ThreadPoolExecutor(1) as pool:
+        writing = asyncio.run(run_app(pool))
+        with pytest.raises(ClosedError):
+            writing.result(30)

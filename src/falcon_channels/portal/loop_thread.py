@@ -155,9 +155,9 @@ class LoopThread:
         self._waiting: set[threading.Event] = set()
 
     @property
-    def started(self) -> bool:
-        """Whether the loop was started, in this process or in its parent process."""
-        return self._loop is not None
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop; ``None`` before the first call."""
+        return self._loop
 
     @property
     def running(self) -> bool:

@@ -10,8 +10,12 @@ from collections.abc import Coroutine
 from collections.abc import Iterable
 from collections.abc import Mapping
 from concurrent.futures import CancelledError
+from concurrent.futures import Future
 import contextlib
+import inspect
+import math
 import signal
+import time
 from types import FrameType
 from typing import Any
 from typing import Self
@@ -40,6 +44,10 @@ from falcon_channels.publication import Snapshot
 from falcon_channels.wsgi.websocket import WebSocket
 
 T = TypeVar('T')
+
+#: Seconds between two checks if the event loop of the app has ended during a call.
+_CHECK_INTERVAL_S = 0.5
+_LOOP_ENDED = 'the event loop of the channels has ended'
 
 
 class Portal:
@@ -129,10 +137,18 @@ class Portal:
     def _call(
         self, function: Callable[[], Coroutine[Any, Any, T]], timeout_s: float | None
     ) -> T:
-        loop = self.channels.loop
-        if loop is not None and not self._thread.started:
-            return self._call_in(loop, function(), timeout_s)
-        return self._thread.call(function, timeout_s=timeout_s)
+        return self._call_into(self.channels.loop, function, timeout_s)
+
+    def _call_into(
+        self,
+        loop: asyncio.AbstractEventLoop | None,
+        function: Callable[[], Coroutine[Any, Any, T]],
+        timeout_s: float | None,
+    ) -> T:
+        """Await a coroutine in an event loop; ``None`` means that of the thread."""
+        if loop is None or loop is self._thread.loop:
+            return self._thread.call(function, timeout_s=timeout_s)
+        return self._call_in(loop, function(), timeout_s)
 
     def _call_in(
         self,
@@ -141,6 +157,12 @@ class Portal:
         timeout_s: float | None,
     ) -> T:
         """Await a coroutine in the event loop of the app that started the channels."""
+        if self.channels.node.forked:
+            coroutine.close()
+            raise RuntimeError(
+                'the channels were started before the process forked: create Channels '
+                'and Portal again in the child process'
+            )
         if asyncio._get_running_loop() is loop:
             coroutine.close()
             raise RuntimeError(
@@ -149,18 +171,30 @@ class Portal:
             )
         if not loop.is_running():
             coroutine.close()
+            if loop is not self.channels.loop:
+                # NOTE: the app has closed the channels, and a stream goes on.
+                raise ClosedError(_LOOP_ENDED)
             raise EventLoopError
-        future = asyncio.run_coroutine_threadsafe(coroutine, loop)
         try:
-            return future.result(timeout_s)
+            future = asyncio.run_coroutine_threadsafe(coroutine, loop)
+        except RuntimeError:
+            # NOTE: it was closed after the check.
+            coroutine.close()
+            raise ClosedError(_LOOP_ENDED) from None
+        try:
+            done = _wait(future, loop, timeout_s)
+        except BaseException:
+            future.cancel()
+            if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
+                # NOTE: the loop has ended. It never begins the call.
+                coroutine.close()
+            raise
+        if not done and future.cancel():
+            raise TimeoutError(f'the call did not finish within {timeout_s} s')
+        try:
+            return future.result()
         except CancelledError:
-            raise ClosedError('the event loop ended during the call') from None
-        except TimeoutError:
-            if not future.cancel():
-                raise
-            raise TimeoutError(
-                f'the call did not finish within {timeout_s} s'
-            ) from None
+            raise ClosedError(_LOOP_ENDED) from None
 
     def _thread_to_serve(self) -> LoopThread:
         """Return the thread of this portal, if it may run the channels.
@@ -169,7 +203,7 @@ class Portal:
             RuntimeError: An ASGI app has started the channels. The thread could not use
                 them, and must not start: later calls would run in it.
         """
-        if self.channels.loop is not None and not self._thread.started:
+        if self.channels.loop not in (None, self._thread.loop):
             raise RuntimeError(
                 'an ASGI app of this process has started the channels, and a portal '
                 'cannot serve their clients: serve them in the ASGI app'
@@ -206,11 +240,17 @@ class Portal:
         `StreamWriterOptions.retry_timeout_s`.
         """
 
+        # NOTE: after the first call, the writer belongs to the loop of this call. An
+        #   app that stops closes its channels, and they then have no loop.
+        loop: asyncio.AbstractEventLoop | None = None
+
         def call(function: Callable[..., Awaitable[Any]], *args: Any) -> Any:
             async def run() -> Any:
+                nonlocal loop
+                loop = asyncio.get_running_loop()
                 return await function(*args)
 
-            return self._call(run, None)
+            return self._call_into(loop or self.channels.loop, run, None)
 
         return BlockingStream(self.channels.stream(channel, options), call)
 
@@ -423,7 +463,7 @@ class Portal:
         ``with portal:`` opens the portal again.
         """
         atexit.unregister(self.close)
-        if self._thread.running:
+        if self._thread.running and self.channels.loop in (None, self._thread.loop):
             options = self.channels.options
             # NOTE: after a timeout, `stop` cancels the tasks that did not end.
             with contextlib.suppress(TimeoutError):
@@ -432,3 +472,28 @@ class Portal:
                     timeout_s=options.drain_timeout_s + self._timeout_s,
                 )
         self._thread.stop()
+
+
+def _wait(
+    future: Future[Any], loop: asyncio.AbstractEventLoop, timeout_s: float | None
+) -> bool:
+    """Wait until a call into the event loop of an app is done; return whether it is.
+
+    NOTE: a call that comes while the loop ends may never begin. Nothing reports the end
+      of a loop of other code, so it is checked regularly.
+
+    Raises:
+        ClosedError: The loop is closed, and the call is not done.
+    """
+    deadline_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
+    while True:
+        rest_s = max(0.0, deadline_s - time.monotonic())
+        is_closed = loop.is_closed()
+        with contextlib.suppress(CancelledError, TimeoutError):
+            future.exception(min(rest_s, _CHECK_INTERVAL_S))
+        if future.done():
+            return True
+        if is_closed:
+            raise ClosedError(_LOOP_ENDED)
+        if rest_s <= _CHECK_INTERVAL_S:
+            return False
