@@ -157,7 +157,8 @@ class EventStream(HttpConnection):
         self._end_event = wanted.options.end_event
         self._num_channels = len(wanted.channels)
         self._started = False
-        #: Channels whose end was written, in a stream of several channels.
+        #: Channels whose end the client knows, or whose end was written in a stream of
+        #: several channels.
         self._told: frozenset[str] = frozenset()
         self._slot = 0
         #: Time at which the stream ends if the server has not begun to read it.
@@ -179,8 +180,8 @@ class EventStream(HttpConnection):
             falcon.HTTPError: The client was refused.
         """
         await self.subscribe(wanted, timing, presence=True)
-        knows_all = len(wanted.ends) == self._num_channels
-        if self._all_ended and knows_all and self.knows_ends(wanted):
+        self._told = self.known_ends(wanted)
+        if len(self._told) == self._num_channels:
             self._end()
             return False
         write = self.transport.write
@@ -195,7 +196,8 @@ class EventStream(HttpConnection):
             self.write(blob)
         self._started = True
         for channel, (end, position) in self.ended.items():
-            self.write(self._end_blob(channel, end, position))
+            if channel not in self._told:
+                self.write(self._end_blob(channel, end, position))
         if self._all_ended:
             self.disconnect(NORMAL, '')
             return True
@@ -236,7 +238,7 @@ class EventStream(HttpConnection):
             self.disconnect(NORMAL, '')
 
     def _beginning(self, wanted: EventRequest) -> bytes:
-        event_id = encode_event_id(self.positions)
+        event_id = encode_event_id(self.positions, self._told)
         events = [b'retry: %d\n' % wanted.options.retry_ms]
         data = msgspec.json.encode({'since': event_id})
         name = wanted.options.start_event

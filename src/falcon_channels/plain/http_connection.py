@@ -7,6 +7,7 @@ meanwhile is held.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -260,6 +261,14 @@ class HttpConnection(Connection):
         """Called when a channel has ended; the other channels continue."""
         self.ended[subscription.channel] = (end, position)
 
+    def known_ends(self, wanted: EventRequest) -> frozenset[str]:
+        """Return the channels whose ends the client has received, by its event id."""
+        return frozenset(
+            channel
+            for channel, (_, position) in self.ended.items()
+            if channel in wanted.ends and wanted.positions.get(channel) == position
+        )
+
     def knows_ends(self, wanted: EventRequest) -> bool:
         """Return whether the client sent the end position of each ended channel."""
         return all(
@@ -285,9 +294,16 @@ class HttpConnection(Connection):
         super().disconnect(code, reason)
 
 
-def encode_event_id(positions: Mapping[str, Position]) -> str:
-    """Return the event id of these positions, or ``''`` if no channel has a log."""
+def encode_event_id(
+    positions: Mapping[str, Position], ended: Collection[str] = ()
+) -> str:
+    """Return the event id of positions, or ``''`` if no channel has a log.
+
+    Args:
+        positions: The positions by channel.
+        ended: Channels whose end the client knows, if there are several channels.
+    """
     if len(positions) > 1:
-        return event_codec.encode_positions(positions)
+        return event_codec.encode_positions(positions, ended)
     [position] = positions.values()
     return event_codec.encode_position(position) if position.epoch else ''
