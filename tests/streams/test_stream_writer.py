@@ -901,6 +901,55 @@ async def test_abort_succeeds_while_the_writer_is_faster() -> None:
         assert ChannelEnd('aborted') == await end(channels)
 
 
+@on_fake_clock
+async def test_abort_that_comes_too_late_returns_false() -> None:
+    """If the writer ends the stream during the last attempt, nothing is raised."""
+
+    class BusyBroker(MemoryBroker):
+        async def history(self, *args: Any, **kwargs: Any) -> HistoryPage:
+            page = await super().history(*args, **kwargs)
+            if kwargs.get('limit') == 0 and page.end is None:
+                await stream.write('x')
+                await stream.flush()
+            return page
+
+        async def publish(self, *args: Any, **kwargs: Any) -> PublishResult:
+            publication = args[1]
+            if publication.end == ChannelEnd('aborted') and not kwargs.get('version'):
+                await stream.close(None)
+            return await super().publish(*args, **kwargs)
+
+    async with make_channels(BusyBroker()) as channels:
+        stream = channels.stream(CHANNEL)
+        await stream.open()
+        assert not await channels.abort_stream(CHANNEL)
+        assert ChannelEnd() == await end(channels)
+        assert not stream.aborted
+
+
+@on_fake_clock
+async def test_abort_while_the_end_is_acknowledged_does_not_change_the_end() -> None:
+    """A stream whose end was stored is not aborted, and later calls say so."""
+    late = []
+
+    class SlowBroker(MemoryBroker):
+        async def publish(self, *args: Any, **kwargs: Any) -> PublishResult:
+            result = await super().publish(*args, **kwargs)
+            if args[1].end is not None:
+                late.append(await channels.abort_stream(CHANNEL))
+                await asyncio.sleep(1)
+            return result
+
+    async with make_channels(SlowBroker()) as channels:
+        async with channels.stream(CHANNEL) as stream:
+            await stream.write('x')
+        assert [False] == late
+        assert ChannelEnd() == await end(channels)
+        assert not stream.aborted
+        with pytest.raises(ChannelFinishedError):
+            await stream.write('y')
+
+
 # --- mistakes -------------------------------------------------------------------------
 
 

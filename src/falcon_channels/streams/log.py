@@ -226,7 +226,12 @@ class StreamLog:
                 continue
             if not result.skipped:
                 return result.position, True
-        result = await self._node.publisher.finish(self._channel, error=ABORTED)
+        try:
+            result = await self._node.publisher.finish(self._channel, error=ABORTED)
+        except ChannelFinishedError:
+            # NOTE: its writer, or another abort, was faster.
+            page = await self._node.reader.history(self._channel, limit=0)
+            return page.position, False
         return result.position, True
 
     async def _raise_end(self) -> None:

@@ -470,6 +470,9 @@ class StreamWriter:
             self._end(ex)
             raise
         self._finished = True
+        if self._aborted:
+            # NOTE: the abort came too late, but was told before the result.
+            self._error = None
         self._end(ChannelFinishedError(self._channel))
 
     def _on_sender_done(self, sender: asyncio.Task[None]) -> None:
