@@ -32,13 +32,14 @@ GET = b'GET /rooms/%s HTTP/1.1\r\nHost: localhost\r\n\r\n'
 
 
 class Room:
-    """A resource with one channel."""
+    """A resource with one channel, or a stream of several."""
 
     def __init__(self, channels: Channels) -> None:
         self.channels = channels
 
     async def on_get(self, req: Any, resp: Any, room: str) -> None:
-        await self.channels.serve_events(req, resp, f'rooms:{room}')
+        names = [f'rooms:{name}' for name in room.split(',')]
+        await self.channels.serve_events(req, resp, names)
 
     async def on_post(self, req: Any, resp: Any, room: str) -> None:
         for text in await req.get_media():
@@ -161,6 +162,39 @@ def test_event_stream_is_written_to_its_socket(
         assert reader.next() is None
     assert -1 == stream.descriptor
     assert 0 == stream.write(b'1\r\nx\r\n')
+
+
+def test_streams_of_several_channels_get_their_own_ids_at_their_sockets(
+    channels: Channels, client: httpx.Client
+) -> None:
+    """The fan-out does not write to sockets what a connection must still change.
+
+    Streams of one channel, which share a write with these, get everything, too.
+    """
+    with (
+        EventReader.open(client, '/rooms/a,b') as several,
+        EventReader.open(client, '/rooms/b,a') as others,
+        EventReader.open(client, '/rooms/a') as one,
+    ):
+        for reader in (several, others, one):
+            reader.start()
+        wait_until(
+            lambda: any(stream.descriptor >= 0 for stream in streams_of(channels)),
+            'the stream of one channel has its socket',
+        )
+        for _ in range(2):
+            publish(client, 'in a', room='a')
+            publish(client, 'in b', room='b')
+        assert ['in a', 'in a'] == one.data(2)
+        assert ['in a', 'in b'] * 2 == several.data(4) == others.data(4)
+        epoch = one.last_id.partition(':')[2]
+        assert f'rooms:a=2:{epoch}&rooms:b=2:{epoch}' == several.last_id
+        assert f'rooms:b=2:{epoch}&rooms:a=2:{epoch}' == others.last_id
+        for room in ('a', 'b'):
+            assert 200 == client.delete(f'/rooms/{room}').status_code
+        for reader in (several, others):
+            assert ['end', 'end'] == [reader.event().name for _ in range(2)]
+            assert reader.next() is None
 
 
 @pytest.mark.parametrize('kind', ['ASGI middleware', 'Falcon middleware', 'subclass'])

@@ -363,7 +363,11 @@ async def serve_events(
             answer_poll(resp, await poll(client, wanted, timing, req._receive))
             return
     server = server_http_connection(req.scope)
-    transport = HttpStreamTransport(WHOLE_EVENTS if server is None else CHUNKED_EVENTS)
+    transport = HttpStreamTransport(
+        WHOLE_EVENTS if server is None else CHUNKED_EVENTS,
+        # NOTE: the blobs of several channels are parts. The connection adds their ids.
+        batched=len(wanted.channels) == 1,
+    )
     try:
         with timing:
             await node.handshake.admit(req)

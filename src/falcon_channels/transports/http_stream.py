@@ -156,10 +156,13 @@ class HttpStreamTransport:
     Args:
         framing: One of the framings of this module.
         preamble: Bytes at the beginning of the body, by default none.
+        batched: Whether the hub may write blobs of the connection's encoder directly to
+            the socket. They must be bytes in this framing.
     """
 
     __slots__ = (
         '_abort_timer',
+        '_batched',
         '_closing',
         '_ended',
         '_get_field',
@@ -176,8 +179,11 @@ class HttpStreamTransport:
         'framing',
     )
 
-    def __init__(self, framing: Any, preamble: bytes = b'') -> None:
+    def __init__(
+        self, framing: Any, preamble: bytes = b'', *, batched: bool = True
+    ) -> None:
         self.framing = framing
+        self._batched = batched
         #: Size of the queue, and of the bytes that the server is taking.
         self._queue_bytes = 0
         #: Set when the connection accepts commands again; ``None`` while it does.
@@ -203,9 +209,9 @@ class HttpStreamTransport:
 
     @property
     def descriptor(self) -> int:
-        """File descriptor of the socket, or -1 while bytes go through ASGI."""
+        """File descriptor of the socket, or -1 while the hub may not write to it."""
         output = self._output
-        return -1 if output is None else output.descriptor
+        return output.descriptor if self._batched and output is not None else -1
 
     @property
     def backlog_bytes(self) -> int:
