@@ -218,10 +218,11 @@ def test_call_that_comes_while_the_loop_ends_raises(moment: str) -> None:
             waiting[0].result(30)
 
 
-def test_websocket_whose_subscription_is_late_is_not_left_in_the_hub(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize('kind', ['WebSocket', 'event stream'])
+def test_client_whose_subscription_is_late_is_not_left_in_the_hub(
+    monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """If `serve` gives up, the connection ends, also if it has just been subscribed."""
+    """If a call gives up, the connection ends, also if it has just been subscribed."""
     channels = Channels()
     late = threading.Event()
 
@@ -238,8 +239,12 @@ def test_websocket_whose_subscription_is_late_is_not_left_in_the_hub(
     monkeypatch.setattr(portal, '_timeout_s', 0.1)
     req = falcon.Request(testing.create_environ('/'))
     ws: Any = SimpleNamespace(unaccepted=True)
+    calls = {
+        'WebSocket': lambda: portal.serve(req, ws, 'room'),
+        'event stream': lambda: portal.serve_events(req, falcon.Response(), 'room'),
+    }
     with pytest.raises(falcon.HTTPServiceUnavailable):
-        portal.serve(req, ws, 'room')
+        calls[kind]()
     monkeypatch.setattr(portal, '_timeout_s', 30.0)
     late.set()
 

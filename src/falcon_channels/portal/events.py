@@ -183,6 +183,7 @@ def serve_events(
             connection = EventStream(
                 node, transport, req, request, user=user, info=info
             )
+            started.append(connection)
             return connection if await connection.start(request, timing) else None
 
     if wants_poll(req):
@@ -190,9 +191,15 @@ def serve_events(
         answer_poll(resp, _call(thread, answer, wait_s))
         return
     transport = _QueueTransport(thread)
+    started: list[EventStream] = []
     try:
         connection = _call(thread, start, timeout_s)
-    except falcon.HTTPError as ex:
+    except BaseException as ex:
+        # NOTE: the stream may have started, although this call has not waited for it.
+        #   Nothing would read it.
+        thread.post(_release_all, started)
+        if not isinstance(ex, falcon.HTTPError):
+            raise
         answer_refused(req, resp, ex)
         return
     if connection is None:
@@ -200,6 +207,11 @@ def serve_events(
         return
     set_stream_headers(resp, EVENT_STREAM)
     resp.stream = _Body(thread, transport, connection)
+
+
+def _release_all(connections: list[EventStream]) -> None:
+    for connection in connections:
+        connection.on_closed(ABNORMAL, '')
 
 
 def _call(thread: LoopThread, function: Any, timeout_s: float) -> Any:
