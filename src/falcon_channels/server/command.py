@@ -63,6 +63,8 @@ _RETRY_S = 2
 _READY_TIMEOUT_S = 60
 #: Time between two looks at a worker that starts or stops.
 _LOOK_S = 0.1
+#: Signals that stop the workers.
+_STOPS = (signal.SIGINT, signal.SIGTERM)
 
 #: Falcon's default; another value was chosen by the application.
 _FALCON_RECEIVE_QUEUE = 4
@@ -451,16 +453,21 @@ class Workers(Multiprocess):
 
         NOTE: uvicorn goes through a copy of the queue. It would fail at a signal that a
         restart has handled meanwhile; see `_must_stop`.
+
+        NOTE: while the workers stop, no signal may start or stop one. Nothing would
+        stop a new worker, and the parent would wait for it for ever.
         """
         while self.signal_queue:
-            name = SIGNALS[self.signal_queue.pop(0)]
-            handle = getattr(self, f'handle_{name.lower()}', None)
+            number = self.signal_queue.pop(0)
+            if self.should_exit.is_set() and number not in _STOPS:
+                continue
+            handle = getattr(self, f'handle_{SIGNALS[number].lower()}', None)
             if handle is not None:
                 handle()
 
     def _must_stop(self) -> bool:
         """Handle the signals that stop the workers, and keep the workers alive."""
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in _STOPS:
             while number in self.signal_queue:
                 self.signal_queue.remove(number)
                 self._stop()
