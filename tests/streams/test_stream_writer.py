@@ -950,6 +950,56 @@ async def test_abort_while_the_end_is_acknowledged_does_not_change_the_end() -> 
             await stream.write('y')
 
 
+@on_fake_clock
+async def test_abort_while_fail_is_acknowledged_does_not_end_the_block() -> None:
+    """The block goes on after `fail`, because the stream has the end of `fail`."""
+    late: list[asyncio.Task[bool]] = []
+
+    class SlowBroker(MemoryBroker):
+        async def publish(self, *args: Any, **kwargs: Any) -> PublishResult:
+            result = await super().publish(*args, **kwargs)
+            if args[1].end is not None:
+                late.append(asyncio.create_task(channels.abort_stream(CHANNEL)))
+                await asyncio.sleep(1)
+            return result
+
+    went_on = False
+    async with make_channels(SlowBroker()) as channels:
+        async with channels.stream(CHANNEL) as stream:
+            await stream.write('x')
+            await stream.fail('no credit')
+            went_on = True
+        assert went_on
+        assert [False] == await asyncio.gather(*late)
+        assert ChannelEnd('no credit') == await end(channels)
+        assert not stream.aborted
+
+
+@on_fake_clock
+async def test_abort_before_fail_of_another_task_ends_the_block() -> None:
+    """If the abort was stored first, it ends the block, as without `fail`."""
+
+    class SlowBroker(MemoryBroker):
+        async def publish(self, *args: Any, **kwargs: Any) -> PublishResult:
+            if args[1].end == ChannelEnd('no credit'):
+                await channels.abort_stream(CHANNEL)
+                await asyncio.sleep(1)
+            return await super().publish(*args, **kwargs)
+
+    went_on = False
+    async with make_channels(SlowBroker()) as channels:
+        async with channels.stream(CHANNEL) as stream:
+            await stream.write('x')
+            failing = asyncio.create_task(stream.fail('no credit'))
+            await asyncio.sleep(100)
+            went_on = True
+        assert not went_on
+        with pytest.raises(StreamAbortedError):
+            await failing
+        assert ChannelEnd('aborted') == await end(channels)
+        assert stream.aborted
+
+
 # --- mistakes -------------------------------------------------------------------------
 
 

@@ -123,8 +123,8 @@ class StreamWriter:
         #: Exception that each further call raises, or ``None``; see `_end`.
         self._error: BaseException | None = None
         self._aborted = False
-        #: Whether this writer has finished the stream.
-        self._finished = False
+        #: Whether this writer appends the end, and whether it has finished the stream.
+        self._finishing = self._finished = False
         #: Position of the end, if the stream was aborted while it was being opened.
         self._early_abort: Position | None = None
         #: Set and cleared at once when a batch was stored, or the stream has ended.
@@ -464,11 +464,16 @@ class StreamWriter:
 
     async def _finish(self, end: ChannelEnd) -> None:
         """Append the end of the stream."""
+        self._finishing = True
         try:
             await self._retry(self._log.finish, end, self._end_key)
         except StreamAbortedError as ex:
             self._end(ex)
+            # NOTE: another task of the block may have called `fail`.
+            self._block.cancel()
             raise
+        finally:
+            self._finishing = False
         self._finished = True
         if self._aborted:
             # NOTE: the abort came too late, but was told before the result.
@@ -530,6 +535,9 @@ class StreamWriter:
             return
         self._end(StreamAbortedError(self._channel))
         self._sender.cancel()
+        if self._finishing:
+            # NOTE: the end of the writer may be stored already. `_finish` finds out.
+            return
         # NOTE: a block that aborts its own stream goes on until its next `write`.
         self._block.cancel()
 
