@@ -158,3 +158,26 @@ def test_stream_of_a_thread_ends_with_the_event_loop_of_its_app() -> None:
         writing = asyncio.run(run_app(pool))
         with pytest.raises(ClosedError):
             writing.result(30)
+
+
+async def test_stream_that_could_not_be_opened_is_opened_in_the_loop_of_the_app() -> (
+    None
+):
+    """A first call that fails binds a stream to no event loop."""
+    channels = make_channels()
+    portal = Portal(channels)
+    stream = portal.stream('answers:1')
+
+    def write() -> None:
+        with stream:
+            stream.write(TEXT)
+
+    async with channels:
+        pass
+    with pytest.raises(ClosedError):
+        await asyncio.to_thread(write)
+    async with channels:
+        await asyncio.to_thread(write)
+        page = await channels.history('answers:1', limit=None)
+        assert TEXT == ''.join(item.value() or '' for item in page.publications)
+    portal.close()

@@ -240,15 +240,17 @@ class Portal:
         `StreamWriterOptions.retry_timeout_s`.
         """
 
-        # NOTE: after the first call, the writer belongs to the loop of this call. An
-        #   app that stops closes its channels, and they then have no loop.
+        # NOTE: the first call that succeeds opens the writer, which then belongs to the
+        #   loop of this call. An app that stops closes its channels, and they then have
+        #   no loop.
         loop: asyncio.AbstractEventLoop | None = None
 
         def call(function: Callable[..., Awaitable[Any]], *args: Any) -> Any:
             async def run() -> Any:
                 nonlocal loop
+                result = await function(*args)
                 loop = asyncio.get_running_loop()
-                return await function(*args)
+                return result
 
             return self._call_into(loop or self.channels.loop, run, None)
 
