@@ -431,6 +431,36 @@ def test_call_that_comes_after_the_last_step_of_a_loop_raises_closed_error() -> 
     channels.node.abandon()
 
 
+def test_call_that_a_closed_loop_has_begun_raises_without_a_traceback_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A call is not cancelled in a closed loop, which would log an error."""
+    channels = make_channels()
+    portal = Portal(channels, timeout_s=30.0)
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(channels.start())
+    begun: list[asyncio.Task[Any] | None] = []
+
+    async def wait() -> None:
+        begun.append(asyncio.current_task())
+        loop.stop()
+        await loop.create_future()
+
+    with ThreadPoolExecutor(1) as pool:
+        calls: list[Future[Any]] = []
+        loop.call_soon(lambda: calls.append(pool.submit(portal.call, wait)))
+        loop.run_forever()
+        tasks = asyncio.all_tasks(loop) - {begun[0]}
+        for task in tasks:
+            task.cancel()
+        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        loop.close()
+        with pytest.raises(ClosedError, match='has ended'):
+            calls[0].result(30)
+    assert not [item for item in caplog.records if item.name == 'concurrent.futures']
+    channels.node.abandon()
+
+
 async def test_call_after_the_channels_have_closed_binds_the_portal_to_no_loop() -> (
     None
 ):

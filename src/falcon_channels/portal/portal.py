@@ -184,8 +184,9 @@ class Portal:
         try:
             done = _wait(future, loop, timeout_s)
         except BaseException:
-            future.cancel()
-            if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
+            if not loop.is_closed():
+                future.cancel()
+            elif inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
                 # NOTE: the loop has ended. It never begins the call.
                 coroutine.close()
             raise
