@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import inspect
 import os
 from pathlib import Path
+import signal
 import subprocess
 import sys
 import threading
@@ -459,6 +460,53 @@ def test_call_that_a_closed_loop_has_begun_raises_without_a_traceback_in_the_log
             calls[0].result(30)
     assert not [item for item in caplog.records if item.name == 'concurrent.futures']
     channels.node.abandon()
+
+
+def test_timeout_error_of_a_signal_handler_ends_a_call() -> None:
+    """A call does not take it for its own timeout, and cancels its function."""
+    channels = make_channels()
+    portal = Portal(channels, timeout_s=30.0)
+    stopped: Future[None] = Future()
+    cancelled = threading.Event()
+
+    async def run_app(begun: Future[None]) -> None:
+        async with channels:
+            begun.set_result(None)
+            await asyncio.wrap_future(stopped)
+
+    main = threading.main_thread().ident
+    assert main is not None
+
+    def main_waits() -> bool:
+        return sys._current_frames()[main].f_code.co_filename == threading.__file__
+
+    async def wait() -> None:
+        await asyncio.to_thread(wait_until, main_waits, 'the main thread waits')
+        signal.pthread_kill(main, signal.SIGALRM)
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    def stop(number: int, frame: Any) -> None:
+        raise TimeoutError('the job took too long')
+
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            begun: Future[None] = Future()
+            app = pool.submit(lambda: asyncio.run(run_app(begun)))
+            try:
+                begun.result(30)
+                with pytest.raises(TimeoutError, match='took too long'):
+                    portal.call(wait)
+                assert cancelled.wait(30)
+            finally:
+                stopped.set_result(None)
+            app.result(30)
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 async def test_call_after_the_channels_have_closed_binds_the_portal_to_no_loop() -> (

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 from concurrent.futures import CancelledError
 from concurrent.futures import Future
+from concurrent.futures import wait
 import contextlib
 import inspect
 import math
@@ -124,9 +125,10 @@ class Portal:
 
         Raises:
             TimeoutError: The function took longer than `timeout_s`, and was cancelled.
-            ClosedError: The portal is closed.
+            ClosedError: The portal is closed, or the event loop of the app has ended.
             RuntimeError: The caller is in the thread of the event loop. It must await
-                the function instead. Or the portal was used before the server forked.
+                the function instead. Or the portal was used, or the app has started the
+                channels, before the process forked.
         """
 
         async def run() -> T:
@@ -492,9 +494,9 @@ def _wait(
     while True:
         rest_s = max(0.0, deadline_s - time.monotonic())
         is_closed = loop.is_closed()
-        with contextlib.suppress(CancelledError, TimeoutError):
-            future.exception(min(rest_s, _CHECK_INTERVAL_S))
-        if future.done():
+        # NOTE: `wait` raises no error of its own. A TimeoutError that is raised here
+        #   comes from a signal handler of the application.
+        if wait([future], min(rest_s, _CHECK_INTERVAL_S)).done:
             return True
         if is_closed:
             raise ClosedError(_LOOP_ENDED)
