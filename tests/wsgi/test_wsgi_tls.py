@@ -156,6 +156,24 @@ def test_tls_stream_that_ended_writing_still_waits_and_decrypts(
         assert b'late' == stream.recv(100, DEADLINE_S)
 
 
+def test_server_that_answers_after_the_end_gets_an_error_that_it_knows(
+    certificate: Path,
+) -> None:
+    """Some servers send a response when the WebSocket has ended.
+
+    They ignore a broken connection. An error of TLS was a traceback in their log.
+    """
+    ours, client = tls_pair(certificate)
+    with ours, client:
+        stream = Stream(ours)
+        stream.end_writing()
+        client.close()
+        assert b'' == stream.recv(100, DEADLINE_S)
+        stream.close()
+        with pytest.raises(BrokenPipeError):
+            ours.sendall(b'HTTP/1.1 200 OK')
+
+
 def tls_pair(certificate: Path) -> tuple[ssl.SSLSocket, ssl.SSLSocket]:
     """Return both ends of a TLS connection."""
     ours, theirs = socket.socketpair()

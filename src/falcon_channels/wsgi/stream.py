@@ -225,6 +225,10 @@ class Stream:
     def close(self) -> None:
         """End both directions, and close the descriptors that are ours."""
         self.shut()
+        with contextlib.suppress(OSError):
+            # NOTE: this ends TLS, too. If a server then still answers, it gets the
+            #   BrokenPipeError that it knows, and logs no error of TLS.
+            self._sock.shutdown(socket.SHUT_RDWR)
         for sock in self._ours:
             sock.close()
 
