@@ -345,12 +345,14 @@ def test_worker_that_replaced_a_failed_one_is_treated_like_any_other(
             return [int(number) for number in found]
 
         wait_until(lambda: len(pids()) == 2, 'both have started')
+        # NOTE: the parent started the first one first, and replaces it first.
+        first, second = sorted(pids())
         (tmp_path / 'broken').touch()
-        os.kill(pids()[0], signal.SIGKILL)
+        os.kill(first, signal.SIGKILL)
         wait_until(lambda: 'retrying in' in server.log(), 'its replacement fails')
         (tmp_path / 'broken').unlink()
         server.signal(signal.SIGHUP)
-        finished = f'Finished server process [{pids()[1]}]'
+        finished = f'Finished server process [{second}]'
         wait_until(lambda: finished in server.log(), 'both are replaced')
         # NOTE: on a slow machine, the next attempt came first, and was replaced, too.
         replacements = [
