@@ -39,6 +39,7 @@ from falcon_channels.errors import ChannelFinishedError
 from falcon_channels.errors import OptionsError
 from falcon_channels.publication import ChannelEnd
 from falcon_channels.publication import ClientInfo
+from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
 from falcon_channels.testing import Recorder
 from falcon_channels.testing.recorder import eventually
@@ -424,6 +425,36 @@ async def test_removed_file_is_reported_as_a_lost_link(path: Path, suffix: str) 
     with pytest.raises(BrokerUnavailableError, match='removed or replaced'):
         await broker.publish('news', ITEM, LOG)
     await broker.close()
+
+
+@pytest.mark.parametrize('copy', ['vacuum', 'rollback journal'])
+async def test_restored_copy_without_a_write_ahead_log_is_not_reported_as_removed(
+    path: Path, copy: str
+) -> None:
+    """A copy may have no write-ahead log; it gets its files after the start."""
+    broker = SqliteBroker(path)
+    await broker.start(Recorder())
+    first = await broker.publish('news', ITEM, LOG)
+    await broker.close()
+    restored = path.with_name('restored.db')
+    connection = sqlite3.connect(path)
+    if copy == 'vacuum':
+        connection.execute(f"VACUUM INTO '{restored}'")
+    else:
+        restored = path
+        mode = connection.execute('PRAGMA journal_mode = DELETE').fetchone()
+        assert mode == ('delete',)
+    connection.close()
+    one, two = SqliteBroker(restored), SqliteBroker(restored)
+    recorder = Recorder()
+    await one.start(recorder)
+    await two.start(recorder)
+    await two.close()
+    one._check_file()
+    second = await one.publish('news', ITEM, LOG)
+    assert second.position == Position(2, first.position.epoch)
+    assert [] == recorder.links
+    await one.close()
 
 
 async def test_symbolic_links_in_a_circle_are_refused(tmp_path: Path) -> None:

@@ -126,8 +126,10 @@ class SqliteBroker(Broker):
         try:
             # NOTE: the writer is first, because it creates the tables.
             await writer.open()
-            self._identities = _find_identities(path)
             await reader.open()
+            # NOTE: a restored copy may have no write-ahead log. The writer creates it,
+            #   but opens it only in its first transaction. The reader has opened it.
+            self._identities = _find_identities(path)
             notifier.open()
             await follower.start()
             writer.add_oversized(await reader.submit(find_oversized))
