@@ -635,6 +635,28 @@ async def test_log_at_the_end_of_its_life_is_kept_for_a_new_subscriber(
     await broker.close()
 
 
+async def test_subscription_to_an_old_log_needs_no_write(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the file is locked, clients can subscribe to a channel that is quiet."""
+    passed_ms = 0
+    monotonic_ms = clock.monotonic_ms
+    monkeypatch.setattr(clock, 'monotonic_ms', lambda: monotonic_ms() + passed_ms)
+    broker = SqliteBroker(path, timeout_s=1.0)
+    await broker.start(Recorder())
+    settings = LogSettings(size=5, ttl_s=300.0, meta_ttl_s=300.0)
+    first = await broker.publish('news', ITEM, settings)
+    passed_ms = 290_000
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute('BEGIN IMMEDIATE')
+    page = await broker.subscribe('news', settings)
+    assert first.position == page.position
+    with pytest.raises(BrokerUnavailableError):
+        await broker.publish('news', ITEM, settings)
+    other.close()
+    await broker.close()
+
+
 async def test_logs_of_more_subscribers_than_one_sweep_renews_are_kept(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

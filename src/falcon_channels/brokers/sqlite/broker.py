@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from collections.abc import Sequence
+import contextlib
 import os
 from pathlib import Path
 import time
@@ -198,13 +199,21 @@ class SqliteBroker(Broker):
         if not settings.size:
             return HistoryPage([], NO_POSITION)
         try:
-            page: HistoryPage | None = await self._read(
+            page: HistoryPage | None
+            page, is_old = await self._read(
                 lambda connection: queries.position(connection, channel, settings)
             )
             if page is None:
                 page = await self._write(
                     lambda transaction: transaction.open_log(channel, settings)
                 )
+            elif is_old:
+                # NOTE: not awaited, so that a subscription needs no write. While the
+                #   disk is full or the file is locked, clients can still subscribe.
+                with contextlib.suppress(BrokerUnavailableError):
+                    self._write(
+                        lambda transaction: transaction.renew_log(channel, settings)
+                    )
         except BaseException:
             await self.unsubscribe(channel)
             raise

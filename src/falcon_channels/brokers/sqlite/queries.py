@@ -24,12 +24,11 @@ _MAX_BYTES = 4_194_304
 
 def position(
     connection: sqlite3.Connection, name: str, settings: LogSettings
-) -> HistoryPage | None:
-    """Return an empty page of a log.
+) -> tuple[HistoryPage | None, bool]:
+    """Return an empty page of a log, and whether more than half of its life is over.
 
-    ``None`` means that the log does not exist, or that more than half of its life is
-    over. A subscriber then opens it with a transaction. Otherwise the log could be
-    removed before its first renewal.
+    ``None`` means that the log does not exist. A subscriber renews an old log at once.
+    Otherwise the log could be removed before its first renewal.
     """
     row = connection.execute(
         'SELECT c.top, c.epoch, c."end", c.forget_ms, '
@@ -38,14 +37,14 @@ def position(
         (name.encode(),),
     ).fetchone()
     if row is None:
-        return None
+        return None, False
     top, epoch, error, forget_ms, *clock = row
+    is_old = False
     if forget_ms is not None:
         left_ms = forget_ms - DatabaseClock(*clock).advance().clock_ms
         life_ms = lifetime_ms(settings, top)
-        if life_ms is None or left_ms < life_ms / 2:
-            return None
-    return HistoryPage([], Position(top, epoch), as_end(error))
+        is_old = life_ms is None or left_ms < life_ms / 2
+    return HistoryPage([], Position(top, epoch), as_end(error)), is_old
 
 
 def history(
