@@ -457,6 +457,21 @@ async def test_restored_copy_without_a_write_ahead_log_is_not_reported_as_remove
     await one.close()
 
 
+async def test_file_is_not_reported_as_removed_after_a_change_of_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative path is below the working folder in which the broker was started."""
+    monkeypatch.chdir(tmp_path)
+    broker = SqliteBroker('chat.db')
+    recorder = Recorder()
+    await broker.start(recorder)
+    monkeypatch.chdir('/')
+    broker._check_file()
+    assert (await broker.publish('news', ITEM, LOG)).position.offset == 1
+    assert [] == recorder.links
+    await broker.close()
+
+
 async def test_symbolic_links_in_a_circle_are_refused(tmp_path: Path) -> None:
     """A path that leads to no file gets the error of a file that cannot be opened."""
     path = tmp_path / 'chat.db'

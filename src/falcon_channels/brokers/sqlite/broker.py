@@ -87,6 +87,8 @@ class SqliteBroker(Broker):
         self._notifier: ProcessNotifier | None = None
         self._housekeeping: asyncio.Task[None] | None = None
         self._closed = False
+        #: Path of the open file. The process may change its working folder later.
+        self._open_path = self.path
         #: Devices and inodes of the open files.
         self._identities: list[tuple[int, int] | None] = []
         self._replaced = False
@@ -119,7 +121,7 @@ class SqliteBroker(Broker):
     async def start(self, receiver: BrokerReceiver) -> None:
         if self._closed:
             raise BrokerUnavailableError(f'{self.path} is closed')
-        path = self.path.absolute()
+        path = self._open_path = self.path.absolute()
         follower = Follower(path, self.timeout_s, receiver, self._subscribed)
         notifier = ProcessNotifier(path, follower.on_notification)
         writer = Writer(path, self.timeout_s, follower.on_commit, notifier.notify)
@@ -328,7 +330,7 @@ class SqliteBroker(Broker):
         has the newest rows, and the locks are in shared memory.
         """
         try:
-            found = _find_identities(self.path.absolute())
+            found = _find_identities(self._open_path)
         except OSError:
             # NOTE: for example, nobody may look into the folder at present.
             return
