@@ -651,9 +651,12 @@ async def test_log_at_the_end_of_its_life_is_kept_for_a_new_subscriber(
 
 
 async def test_subscription_to_an_old_log_needs_no_write(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """While the file is locked, clients can subscribe to a channel that is quiet."""
+    """While the file is locked, clients can subscribe to a channel that is quiet.
+
+    Its log is renewed as soon as the file is no longer locked.
+    """
     passed_ms = 0
     monotonic_ms = clock.monotonic_ms
     monkeypatch.setattr(clock, 'monotonic_ms', lambda: monotonic_ms() + passed_ms)
@@ -666,8 +669,20 @@ async def test_subscription_to_an_old_log_needs_no_write(
     other.execute('BEGIN IMMEDIATE')
     page = await broker.subscribe('news', settings)
     assert first.position == page.position
-    with pytest.raises(BrokerUnavailableError):
-        await broker.publish('news', ITEM, settings)
+    query = 'SELECT forget_ms FROM channels'
+    (before_ms,) = other.execute(query).fetchone()
+
+    async def failed() -> bool:
+        return 'cannot remove expired rows' in caplog.text
+
+    await eventually(failed, 'the first renewal has failed')
+    other.execute('ROLLBACK')
+
+    async def renewed() -> bool:
+        (forget_ms,) = other.execute(query).fetchone()
+        return bool(forget_ms - before_ms > 280_000)
+
+    await eventually(renewed, 'the log is renewed')
     other.close()
     await broker.close()
 

@@ -59,6 +59,18 @@ def test_log_of_a_long_life_is_renewed_three_times_a_day(
         assert [('news', settings)] == found.take_due(10)
 
 
+def test_old_log_is_renewed_at_once_and_then_as_usual(clock: Clock) -> None:
+    """A log near the end of its life does not wait for a third of it."""
+    found = Renewals()
+    found.add('news', LOG)
+    clock.now_s += 50
+    found.add('news', LOG, at_once=True)
+    assert [('news', LOG)] == found.take_due(10)
+    assert [] == found.take_due(10)
+    clock.now_s += 100
+    assert [('news', LOG)] == found.take_due(10)
+
+
 def test_many_due_logs_are_renewed_in_parts(clock: Clock) -> None:
     """No more logs than the limit are renewed at once, and none is left out."""
     found = Renewals()

@@ -211,7 +211,8 @@ class SqliteBroker(Broker):
                 )
             elif is_old:
                 # NOTE: not awaited, so that a subscription needs no write. While the
-                #   disk is full or the file is locked, clients can still subscribe.
+                #   disk is full or the file is locked, clients can still subscribe. The
+                #   housekeeping tries again until the log is renewed.
                 with contextlib.suppress(BrokerUnavailableError):
                     self._write(
                         lambda transaction: transaction.renew_log(channel, settings)
@@ -220,7 +221,7 @@ class SqliteBroker(Broker):
             await self.unsubscribe(channel)
             raise
         if channel in self._subscribed:
-            self._renewals.add(channel, settings)
+            self._renewals.add(channel, settings, at_once=is_old)
         assert page is not None
         return page
 
@@ -370,6 +371,9 @@ class SqliteBroker(Broker):
             except BrokerUnavailableError as ex:
                 more = False
                 errors.warning('cannot remove expired rows: %s', ex)
+                for channel, settings in due:
+                    if channel in self._subscribed:
+                        self._renewals.add(channel, settings, at_once=True)
 
 
 def _find_identities(path: Path) -> list[tuple[int, int] | None]:

@@ -27,8 +27,8 @@ def position(
 ) -> tuple[HistoryPage | None, bool]:
     """Return an empty page of a log, and whether more than half of its life is over.
 
-    ``None`` means that the log does not exist. A subscriber renews an old log at once.
-    Otherwise the log could be removed before its first renewal.
+    ``None`` means that the log does not exist. A log that has a subscriber and is old
+    must be renewed at once. It could be removed before its usual renewal.
     """
     row = connection.execute(
         'SELECT c.top, c.epoch, c."end", c.forget_ms, '

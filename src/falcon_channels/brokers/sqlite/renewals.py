@@ -28,12 +28,14 @@ class Renewals:
         #: stale.
         self._heap: list[tuple[float, str]] = []
 
-    def add(self, channel: str, settings: LogSettings) -> None:
-        """Renew the log of a channel from now on."""
+    def add(
+        self, channel: str, settings: LogSettings, *, at_once: bool = False
+    ) -> None:
+        """Renew the log of a channel from now on, for the first time now or later."""
         life_s = _EMPTY_S
         if settings.meta_ttl_s is not None:
             life_s = min(life_s, settings.meta_ttl_s)
-        when_s = time.monotonic() + life_s / 3
+        when_s = time.monotonic() + (0.0 if at_once else life_s / 3)
         self._channels[channel] = when_s, settings
         heapq.heappush(self._heap, (when_s, channel))
         self._drop_stale()
