@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -154,16 +155,21 @@ async def test_connections_of_all_processes_are_described(
     """The answer of one process has the connections of both, each with its node."""
     async with clients(server, 'amy'):
         found: dict[str, Any] = {}
+        by_node: Counter[str] = Counter()
 
         def all_found() -> bool:
             # NOTE: a survey omits a process that does not answer for some seconds.
             found.update(call(server, 'connections', user='amy'))
-            return (CLIENTS, 2) == (found['total'], found['num_nodes'])
+            nodes = call(server, 'info')['nodes']
+            by_node.clear()
+            by_node.update({node['uid']: node['num_clients'] for node in nodes})
+            totals = (found['total'], found['num_nodes'], by_node.total(), len(nodes))
+            return (CLIENTS, 2, CLIENTS, 2) == totals
 
         await wait_for(all_found)
         connections = found['connections'].values()
-        nodes = {node['uid'] for node in call(server, 'info')['nodes']}
-    assert nodes == {facts['node'] for facts in connections}
+    # NOTE: on an idle machine, one process may accept all connections.
+    assert by_node == Counter(facts['node'] for facts in connections)
     assert [('amy', 'websocket', 'json', 'python')] * CLIENTS == [
         (facts['user'], facts['transport'], facts['protocol'], facts['app_name'])
         for facts in connections
