@@ -2,9 +2,9 @@
 
 import sys
 
-from falcon_channels.server.command import ChannelsConfig
-from falcon_channels.server.command import ChannelsServer
+from falcon_channels.server.config import ChannelsConfig
 from falcon_channels.server.options import ServerOptions
+from falcon_channels.server.processes import ChannelsServer
 
 ChannelsServer(
     ChannelsConfig(

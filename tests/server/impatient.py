@@ -6,9 +6,9 @@
 
 import sys
 
-from falcon_channels.server.command import ChannelsConfig
-from falcon_channels.server.command import ChannelsServer
+from falcon_channels.server.config import ChannelsConfig
 from falcon_channels.server.options import ServerOptions
+from falcon_channels.server.processes import ChannelsServer
 
 PINGS = sys.argv[2] == 'pings'
 

@@ -34,7 +34,7 @@ from websockets.sync.client import connect
 from websockets.sync.client import unix_connect
 from websockets.typing import Origin
 
-from falcon_channels.server.command import drop_receive_queue
+from falcon_channels.server.app_loading import drop_receive_queue
 from falcon_channels.server.garbage_collection import OBJECTS
 from falcon_channels.server.options import ServerOptions
 from server.running import Peer

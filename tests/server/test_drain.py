@@ -15,8 +15,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from falcon_channels import Channels
-from falcon_channels.server.command import ChannelsServer
 from falcon_channels.server.options import ServerOptions
+from falcon_channels.server.processes import ChannelsServer
 from falcon_channels.transports.asgi_extensions import DRAIN_HOOKS
 from server.running import frame
 from server.running import Peer

@@ -1,4 +1,7 @@
-"""Finds the app of ``falcon-channels serve``, and says why it cannot be used."""
+"""Finds and prepares the app of ``falcon-channels serve``.
+
+If it cannot be used, the error says why.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,37 @@ import falcon
 import falcon.asgi
 
 from falcon_channels.errors import OptionsError
+from falcon_channels.server.loggers import server_logger
+from falcon_channels.websocket.middleware import warn_of_http_middleware
+
+#: Falcon's default; another value was chosen by the application.
+_FALCON_RECEIVE_QUEUE = 4
 
 
-def load_object(name: Any) -> Any:
+def load_app(given: Any, root_path: str, *, factory: bool) -> Any:
+    """Import an app, check it, and prepare it for the server.
+
+    Args:
+        given: ``module:attribute``, or the object itself.
+        root_path: Path below which the server serves the app, or ``''``.
+        factory: Whether the object is a function that returns the app.
+
+    Raises:
+        OptionsError: There is no such object, or it cannot be used.
+    """
+    app, name = _load_object(given), str(given)
+    if factory or _is_factory(app):
+        if not factory:
+            server_logger.warning(
+                '%s is a function that returns an app: start it with --factory', name
+            )
+        app, name = _call_factory(app, name), f'the result of {name}'
+    _check_app(app, name)
+    _prepare_app(app)
+    return _without_root_path(app, root_path)
+
+
+def _load_object(name: Any) -> Any:
     """Import an object.
 
     Args:
@@ -70,7 +101,7 @@ def _is_asgi(value: object) -> bool:
     return isinstance(value, falcon.asgi.App)
 
 
-def is_factory(found: Any) -> bool:
+def _is_factory(found: Any) -> bool:
     """Return whether an object can be called without arguments, as no app can."""
     try:
         signature = inspect.signature(found)
@@ -83,7 +114,7 @@ def is_factory(found: Any) -> bool:
     )
 
 
-def call_factory(factory: Any, name: str) -> Any:
+def _call_factory(factory: Any, name: str) -> Any:
     """Return the app that a factory returns.
 
     Raises:
@@ -106,7 +137,7 @@ def call_factory(factory: Any, name: str) -> Any:
     return factory()
 
 
-def check_app(app: Any, name: str) -> None:
+def _check_app(app: Any, name: str) -> None:
     """Check that an object can be an ASGI app.
 
     Raises:
@@ -123,3 +154,48 @@ def check_app(app: Any, name: str) -> None:
             f'{name} is not an ASGI app, but an object of the class '
             f'{type(app).__name__}: name the falcon.asgi.App, such as main:app'
         )
+
+
+def _without_root_path(app: Any, root_path: str) -> Any:
+    """Remove the root path from the path of each request of an application.
+
+    NOTE: in ASGI, a path begins with the root path. Falcon compares the whole path with
+    its routes. Without this function, no route would match.
+    """
+    if not root_path:
+        return app
+    raw_root_path = root_path.encode()
+
+    # PERF: this is not a coroutine function, because its coroutine would stay in memory
+    #   as long as the connection (benchmarks/idle_memory.py).
+    def call(scope: dict[str, Any], receive: Any, send: Any) -> Any:
+        if 'path' in scope:
+            scope['path'] = scope['path'].removeprefix(root_path)
+            scope['raw_path'] = scope['raw_path'].removeprefix(raw_root_path)
+        return app(scope, receive, send)
+
+    return call
+
+
+def _prepare_app(app: object) -> None:
+    """Turn off the receive queue of a Falcon app, and warn about its middleware."""
+    drop_receive_queue(app)
+    if isinstance(app, falcon.asgi.App):
+        warn_of_http_middleware(app)
+
+
+def drop_receive_queue(app: object) -> None:
+    """Make a Falcon app receive from the server without a task in between.
+
+    Falcon moves messages through a queue, so that a handler that only sends can detect
+    that the client has left. Its documentation advises ``max_receive_queue = 0`` for
+    servers that raise if an application sends to such a client. This server does. A
+    value that the application has chosen stays.
+
+    PERF: Saves half of the cost of an echo (benchmarks/echo.py).
+    """
+    if (
+        isinstance(app, falcon.asgi.App)
+        and app.ws_options.max_receive_queue == _FALCON_RECEIVE_QUEUE
+    ):
+        app.ws_options.max_receive_queue = 0
