@@ -349,7 +349,8 @@ def test_worker_that_replaced_a_failed_one_is_treated_like_any_other(
         first, second = sorted(pids())
         (tmp_path / 'broken').touch()
         os.kill(first, signal.SIGKILL)
-        wait_until(lambda: 'retrying in' in server.log(), 'its replacement fails')
+        failed = 'failed to start; retrying in'
+        wait_until(lambda: failed in server.log(), 'its replacement fails')
         (tmp_path / 'broken').unlink()
         server.signal(signal.SIGHUP)
         finished = f'Finished server process [{second}]'
@@ -368,3 +369,36 @@ def test_worker_that_replaced_a_failed_one_is_treated_like_any_other(
                 lambda pid=pid: f'Child process [{pid}] died' in server.log(),
                 'the log tells that it died',
             )
+
+
+_KILLED_ONCE = """
+import os
+from pathlib import Path
+import signal
+
+import falcon.asgi
+
+try:
+    Path('killed').touch(exist_ok=False)
+except FileExistsError:
+    app = falcon.asgi.App()
+else:
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_worker_that_is_killed_before_it_was_seen_ready_has_died(
+    tmp_path: Path,
+) -> None:
+    """The log does not say that it could not start, and it is replaced."""
+    (tmp_path / 'killed_once.py').write_text(_KILLED_ONCE)
+    words = ['--port', '{port}', '--workers', '2', 'killed_once:app']
+    with ServerProcess([*SERVE, *words], cwd=tmp_path) as server:
+
+        def num_started() -> int:
+            return len(re.findall('Started server process', server.log()))
+
+        wait_until(lambda: num_started() == 2, 'both workers have started')
+        log = server.log()
+        assert re.search(r'Child process \[\d+\] died; retrying in', log)
+        assert 'failed to start' not in log

@@ -176,10 +176,13 @@ class Workers(Multiprocess):
         others_serve = self._served and any(
             item.process.is_alive() for item in self.processes
         )
-        if others_serve or code < 0:  # a signal has killed it
+        if others_serve or code < 0:
+            # NOTE: a signal may also kill a worker between its start and the look that
+            #   finds it ready.
+            reason = 'died' if code < 0 else 'failed to start'
             self._retry_at[process] = time.monotonic() + _RETRY_S
             server_logger.error(
-                'Child process [%s] failed to start; retrying in %d s', pid, _RETRY_S
+                'Child process [%s] %s; retrying in %d s', pid, reason, _RETRY_S
             )
             return
         server_logger.error(
