@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from collections.abc import Iterator
+from pathlib import Path
 import shutil
 
 from playwright.async_api import async_playwright
 from playwright.async_api import Browser
 from playwright.async_api import expect
 from playwright.async_api import Page
+import pytest
 import pytest_asyncio
+from support.asgi_servers import AsgiServer
+from support.chat_pages import chat_server
 from support.chat_pages import Guests
+from support.chat_pages import new_folder
+from support.processes import ServerProcess
 
 FLAGS = [
     '--no-sandbox',
@@ -67,3 +74,13 @@ async def guests(browser: Browser) -> AsyncIterator[Guests]:
     guests = Guests(browser)
     yield guests
     await guests.leave()
+
+
+@pytest.fixture(scope='module')
+def server(asgi_server: AsgiServer) -> Iterator[ServerProcess]:
+    """The chat, once for each module; modules of other pages replace this fixture."""
+    with (
+        new_folder() as folder,
+        chat_server(Path(folder), asgi_server=asgi_server) as server,
+    ):
+        yield server

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 import re
 
 from playwright.async_api import expect
 from playwright.async_api import Page
 import pytest
-from support.asgi_servers import AsgiServer
-from support.chat_pages import chat_server
 from support.chat_pages import Guest
 from support.chat_pages import Guests
-from support.chat_pages import new_folder
 from support.processes import ROOT
 from support.processes import ServerProcess
 
@@ -26,15 +22,6 @@ pytestmark = [
     pytest.mark.timeout(120),
     pytest.mark.asyncio(loop_scope='session'),
 ]
-
-
-@pytest.fixture(scope='module')
-def server(asgi_server: AsgiServer) -> Iterator[ServerProcess]:
-    with (
-        new_folder() as folder,
-        chat_server(Path(folder), asgi_server=asgi_server) as server,
-    ):
-        yield server
 
 
 async def test_two_people_receive_the_messages_of_each_other(

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 
 from playwright.async_api import expect
 from playwright.async_api import Route
 from playwright.async_api import WebSocketRoute
 import pytest
-from support.asgi_servers import AsgiServer
 from support.chat_pages import chat_server
 from support.chat_pages import Guests
 from support.chat_pages import new_folder
@@ -24,15 +22,6 @@ pytestmark = [
     pytest.mark.timeout(120),
     pytest.mark.asyncio(loop_scope='session'),
 ]
-
-
-@pytest.fixture(scope='module')
-def server(asgi_server: AsgiServer) -> Iterator[ServerProcess]:
-    with (
-        new_folder() as folder,
-        chat_server(Path(folder), asgi_server=asgi_server) as server,
-    ):
-        yield server
 
 
 async def test_missed_messages_are_shown_with_few_updates(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Iterator
 from pathlib import Path
 
 from playwright.async_api import expect
@@ -12,7 +11,6 @@ from playwright.async_api import Page
 from playwright.async_api import Request
 from playwright.async_api import Route
 import pytest
-from support.asgi_servers import AsgiServer
 from support.chat_pages import chat_server
 from support.chat_pages import Guests
 from support.chat_pages import new_folder
@@ -39,15 +37,6 @@ async def attach(page: Page) -> None:
     image = {'name': 'a.png', 'mimeType': 'image/png', 'buffer': PIXEL}
     await page.locator('#file').set_input_files(image)
     await expect(page.locator('#attachment')).to_be_visible()
-
-
-@pytest.fixture(scope='module')
-def server(asgi_server: AsgiServer) -> Iterator[ServerProcess]:
-    with (
-        new_folder() as folder,
-        chat_server(Path(folder), asgi_server=asgi_server) as server,
-    ):
-        yield server
 
 
 async def test_message_on_plain_http_of_another_host_is_sent(

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 from playwright.async_api import expect
 import pytest
-from support.asgi_servers import AsgiServer
-from support.chat_pages import chat_server
 from support.chat_pages import Guests
-from support.chat_pages import new_folder
 from support.processes import ServerProcess
 
 pytestmark = [
@@ -33,15 +27,6 @@ for (const name of ['localStorage', 'sessionStorage'])
     get() { throw new DOMException('denied', 'SecurityError'); },
   });
 """
-
-
-@pytest.fixture(scope='module')
-def server(asgi_server: AsgiServer) -> Iterator[ServerProcess]:
-    with (
-        new_folder() as folder,
-        chat_server(Path(folder), asgi_server=asgi_server) as server,
-    ):
-        yield server
 
 
 async def test_draft_is_not_shown_to_the_next_member_of_the_browser(
