@@ -294,8 +294,29 @@ class EventStream(HttpConnection):
         if self._keepalive_s is None:
             return
         if not self.transport.backlog_bytes:
-            self.transport.write(self._frame(_COMMENT))
+            self.flush()
+            self.transport.write(self._frame(self._keepalive()))
         self._slot = self.node.timers.add(self, now_s + self._keepalive_s)
+
+    def _keepalive(self) -> bytes:
+        """Return a comment; with a filter, it has an id. All output has been written.
+
+        NOTE: A client with a filter gets no event, and no id, for publications that do
+        not match. Its last id would grow old, although the client missed nothing. When
+        it returned, the log could have lost the publications after that id.
+        """
+        found = {}
+        for channel, subscription in self.subscriptions.items():
+            if subscription.selection is not None:
+                position = self.hub.delivered(subscription)
+                if position is not None and position.epoch:
+                    found[channel] = position
+        if not found:
+            return _COMMENT
+        if self._num_channels > 1:
+            self.positions.update(found)
+            found = self.positions
+        return event_codec.end_event(b':\n', encode_event_id(found, self._told))
 
     def on_end(self) -> None:
         """Called when the connection has ended: stop its timer."""
