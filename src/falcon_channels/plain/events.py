@@ -299,7 +299,9 @@ class EventStream(HttpConnection):
         self._slot = self.node.timers.add(self, now_s + self._keepalive_s)
 
     def _keepalive(self) -> bytes:
-        """Return a comment; with a filter, it has an id. All output has been written.
+        """Return a comment, with an id if a subscription has a filter.
+
+        The caller has written all output before, because the id includes it.
 
         NOTE: A client with a filter gets no event, and no id, for publications that do
         not match. Its last id would grow old, although the client missed nothing. When
