@@ -25,7 +25,6 @@ from websockets.exceptions import InvalidHeader
 from websockets.extensions import Extension
 from websockets.headers import parse_subprotocol
 from websockets.http11 import MAX_LINE_LENGTH
-from websockets.http11 import MAX_NUM_HEADERS
 from websockets.http11 import Request
 from websockets.http11 import Response
 from websockets.server import ServerProtocol
@@ -34,41 +33,14 @@ from websockets.utils import accept_key
 from falcon_channels.server.context import ServerContext
 from falcon_channels.server.loggers import access_logger
 from falcon_channels.server.loggers import core_logger
+from falcon_channels.server.request_heads import read_usual_head
 from falcon_channels.transports.asgi_extensions import SERVER_WEBSOCKET_EXTENSION
 from falcon_channels.websocket.handshake import as_text
 from falcon_channels.websocket.handshake import check_extensions
 from falcon_channels.websocket.handshake import header_name
-from falcon_channels.websocket.handshake import HEADER_NAME_BYTES
 from falcon_channels.websocket.handshake import refusal_response
 from falcon_channels.websocket.handshake import VERSION
 
-#: Headers with values that many clients have in common. Each line is read and stored
-#: once for all connections.
-#: SECURITY: No header that may hold a secret is shared, because a shared pair outlives
-#: its connection.
-_SHARED_HEADERS = {
-    b'accept-encoding',
-    b'accept-language',
-    b'cache-control',
-    b'connection',
-    b'host',
-    b'origin',
-    b'pragma',
-    b'sec-fetch-dest',
-    b'sec-fetch-mode',
-    b'sec-fetch-site',
-    b'sec-websocket-extensions',
-    b'sec-websocket-version',
-    b'upgrade',
-    b'user-agent',
-}
-#: Maximum size of a line that is shared, in bytes, and number of these lines.
-_MAX_SHARED_BYTES = 256
-_MAX_KNOWN_LINES = 1024
-#: Names and values of the lines that are shared.
-_known_lines: dict[bytes, tuple[bytes, bytes]] = {}
-#: Maximum size of the request line and headers together, in bytes.
-MAX_HEAD_BYTES = 65536
 _NO_SETTINGS: dict[str, Any] = {}
 
 #: Headers that decide about a handshake: `read_usual` accepts each at most once.
@@ -84,11 +56,6 @@ _DECISIVE_HEADERS = {
     b'transfer-encoding',
     b'upgrade',
 }
-#: Bytes that `read_usual` accepts. They are a part of what RFC 9110 section 5 and RFC
-#: 9112 section 3 allow: values without line ends and other control characters, targets
-#: of visible ASCII without a fragment.
-_VALUE_BYTES = bytes([9, *range(32, 127), *range(128, 256)])
-_TARGET_BYTES = bytes(range(33, 127)).replace(b'#', b'')
 _CONNECTION = {b'upgrade', b'keep-alive, upgrade'}
 _VERSION = VERSION.encode()
 #: Sixteen bytes in base64.
@@ -177,26 +144,14 @@ def read_usual(context: ServerContext, data: bytes) -> UpgradeRequest | None:
         ``None`` if `data` is not one whole request of this form. `read_by_core` or an
         HTTP parser has to decide then.
     """
-    if len(data) > MAX_HEAD_BYTES or not data.endswith(b'\r\n\r\n'):
+    if not data.endswith(b'\r\n\r\n'):
         return None
-    first, *lines = data[:-4].split(b'\r\n')
-    target = first[4:-9]
-    if (
-        not first.startswith(b'GET /')
-        or not first.endswith(b' HTTP/1.1')
-        or len(first) > MAX_LINE_LENGTH
-        or len(lines) > MAX_NUM_HEADERS
-        or target.translate(None, _TARGET_BYTES)
-    ):
+    head = read_usual_head(data, b'GET ')
+    if head is None:
         return None
+    target, pairs = head
     decisive: dict[bytes, bytes] = {}
-    pairs = []
-    for line in lines:
-        pair = _known_lines.get(line) or _read_line(line)
-        if pair is None:
-            return None
-        pairs.append(pair)
-        name, value = pair
+    for name, value in pairs:
         if name in _DECISIVE_HEADERS:
             if name in decisive:
                 return None
@@ -208,27 +163,7 @@ def read_usual(context: ServerContext, data: bytes) -> UpgradeRequest | None:
     except InvalidHeader:
         return None
     accept = accept_key(decisive[b'sec-websocket-key'].decode('ascii'))
-    path = target.decode('ascii')
-    return UpgradeRequest(path, pairs, subprotocols, accept, agreed, extensions)
-
-
-def _read_line(line: bytes) -> tuple[bytes, bytes] | None:
-    """Return name and value of a header; ``None`` if they have unusual bytes."""
-    name, colon, value = line.partition(b':')
-    name = name.lower()
-    if (
-        not colon
-        or not name
-        or name.translate(None, HEADER_NAME_BYTES)
-        or value.translate(None, _VALUE_BYTES)
-    ):
-        return None
-    pair = name, value.strip(b' \t')
-    if name in _SHARED_HEADERS and len(line) <= _MAX_SHARED_BYTES:
-        if len(_known_lines) >= _MAX_KNOWN_LINES:
-            _known_lines.clear()
-        _known_lines[line] = pair
-    return pair
+    return UpgradeRequest(target, pairs, subprotocols, accept, agreed, extensions)
 
 
 def _asks_for_websocket(decisive: dict[bytes, bytes]) -> bool:

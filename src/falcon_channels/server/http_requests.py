@@ -23,9 +23,9 @@ from uvicorn.server import ServerState
 
 from falcon_channels.server.backlog_watch import BacklogWatch
 from falcon_channels.server.context import ServerContext
-from falcon_channels.server.handshake import MAX_HEAD_BYTES
 from falcon_channels.server.loggers import log_refusal
 from falcon_channels.server.options import ServerOptions
+from falcon_channels.server.request_heads import MAX_HEAD_BYTES
 from falcon_channels.server.response_output import ResponseOutput
 from falcon_channels.server.sockets import limit_unacknowledged_time
 from falcon_channels.server.sockets import remote_address
