@@ -47,10 +47,13 @@ class ServerContext:
     """
 
     __slots__ = (
+        '_default_headers',
+        '_joined_headers',
         '_peers',
         '_proxies',
         '_scope_server',
         '_unflushed',
+        'answers_directly',
         'app',
         'app_state',
         'config',
@@ -90,6 +93,14 @@ class ServerContext:
         #: Whether no ASGI middleware can see or change the events of the application.
         call = getattr(type(self.app), '__call__', None)  # noqa: B004 - compared, not tested
         self.sends_unchanged = call is falcon.asgi.App.__call__
+        #: Whether a request may be answered without uvicorn's checks and Falcon.
+        self.answers_directly = (
+            self.sends_unchanged
+            and not config.root_path
+            and config.limit_concurrency is None
+        )
+        self._default_headers: list[tuple[bytes, bytes]] | None = None
+        self._joined_headers = b''
         self._unflushed: list[Flushable] = []
         #: Value of ``scope['asgi']``, one object for all scopes to save memory.
         self.scope_asgi = {'version': config.asgi_version, 'spec_version': '2.4'}
@@ -154,6 +165,17 @@ class ServerContext:
         outputs, self._unflushed = self._unflushed, []
         for output in outputs:
             output.flush()
+
+    def default_headers(self) -> bytes:
+        """Return the lines of the headers that each response has."""
+        headers = self.state.default_headers
+        # NOTE: uvicorn makes a new list each second, with the time.
+        if headers is not self._default_headers:
+            self._default_headers = headers
+            self._joined_headers = b''.join(
+                b'%b: %b\r\n' % (name.lower(), value) for name, value in headers
+            )
+        return self._joined_headers
 
     def shared_address(
         self, server: tuple[str, int | None] | None

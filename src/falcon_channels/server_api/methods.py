@@ -137,6 +137,7 @@ class ApiMethods:
         self._operations = node.operations
         self._tails = ResumableTails(node)
         self._rpc_responders = RpcResponders(resource)
+        self._has_resource = resource is not None
         check_resource(resource, ('on_rpc',))
         check_responders(resource, self._rpc_responders.names)
         self._methods: MethodTable = {}
@@ -153,15 +154,20 @@ class ApiMethods:
             raise ValueError(f'these methods were added before: {sorted(known)}')
         self._methods.update(methods)
 
+    def needs_request(self, name: str) -> bool:
+        """Return whether a method needs the HTTP request."""
+        return name == 'tail' or (self._has_resource and name in ('rpc', 'batch'))
+
     async def call(
-        self, name: str, body: bytes | msgspec.Raw, req: falcon.asgi.Request
+        self, name: str, body: bytes | msgspec.Raw, req: falcon.asgi.Request | None
     ) -> dict[str, Any]:
         """Call a method; return its answer, ``{"result": {}}`` or ``{"error": {}}``.
 
         Args:
             name: Name of the method.
             body: Request in JSON.
-            req: The HTTP request, for responders of the application.
+            req: The HTTP request, for responders of the application; ``None`` if
+                `needs_request` is false.
         """
         try:
             if name == 'batch':
@@ -191,7 +197,7 @@ class ApiMethods:
         )
 
     async def _call(
-        self, name: str, body: bytes | msgspec.Raw, req: falcon.asgi.Request
+        self, name: str, body: bytes | msgspec.Raw, req: falcon.asgi.Request | None
     ) -> dict[str, Any]:
         if name == 'rpc':
             call = partial(self._rpc, req)
@@ -211,7 +217,7 @@ class ApiMethods:
         return await call_method(name, method, request)
 
     async def _batch(
-        self, batch: _Batch, req: falcon.asgi.Request
+        self, batch: _Batch, req: falcon.asgi.Request | None
     ) -> list[dict[str, Any]]:
         replies: list[dict[str, Any]] = []
         async for part in in_parts(batch.commands, _BATCH_PART):
@@ -224,7 +230,7 @@ class ApiMethods:
         return replies
 
     async def _reply(
-        self, command: dict[str, msgspec.Raw], req: falcon.asgi.Request
+        self, command: dict[str, msgspec.Raw], req: falcon.asgi.Request | None
     ) -> dict[str, Any]:
         try:
             if len(command) != 1:
@@ -237,7 +243,9 @@ class ApiMethods:
         except ApiError as ex:
             return {'error': ex.to_media()}
 
-    async def _rpc(self, req: falcon.asgi.Request, request: _Rpc) -> dict[str, Any]:
+    async def _rpc(
+        self, req: falcon.asgi.Request | None, request: _Rpc
+    ) -> dict[str, Any]:
         responder = self._rpc_responders.find(request.method)
         if responder is None:
             if self._rpc_responders.names:

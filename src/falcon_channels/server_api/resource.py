@@ -10,7 +10,9 @@ with a stream.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from collections.abc import Mapping
 from collections.abc import Sequence
+from functools import partial
 import hashlib
 import hmac
 import logging
@@ -25,6 +27,7 @@ from falcon_channels.errors import OptionsError
 from falcon_channels.node import Node
 from falcon_channels.server_api.methods import ApiMethods
 from falcon_channels.server_api.requests import ApiError
+from falcon_channels.transports.direct_answers import Answer
 from falcon_channels.websocket.limits import log_too_big
 
 _logger = logging.getLogger('falcon_channels')
@@ -114,7 +117,7 @@ class ApiResource:
     ) -> None:
         self._methods = ApiMethods(node, resource)
         self._keys = keys
-        self._max_body_bytes = max_body_bytes
+        self.max_body_bytes = max_body_bytes
 
     async def on_post(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response, method: str
@@ -122,21 +125,47 @@ class ApiResource:
         """Call a method."""
         self._authorize(req)
         body = await read_json_body(
-            req, self._max_body_bytes, 'or set max_body_bytes of add_api'
+            req, self.max_body_bytes, 'or set max_body_bytes of add_api'
         )
         if method == 'tail':
             try:
                 connection = await self._methods.tail(body)
             except ApiError as ex:
-                answer = {'error': ex.to_media()}
+                answer = msgspec.json.encode({'error': ex.to_media()})
             else:
                 connection.stream(req, resp)
                 return
         else:
-            answer = await self._methods.call(method, body, req)
+            answer = await self._call(method, req, body)
         resp.content_type = falcon.MEDIA_JSON
         resp.cache_control = ['no-store']
-        resp.data = msgspec.json.encode(answer)
+        resp.data = answer
+
+    def direct_answer(
+        self, params: Mapping[str, str], headers: Mapping[bytes, bytes]
+    ) -> Answer | None:
+        """Return the function that calls a method; see `DirectResource`.
+
+        SECURITY: `on_post` makes the same checks. It also writes the refusals.
+        """
+        method = params['method']
+        key = _find_key(
+            _text(headers.get(b'x-api-key')), _text(headers.get(b'authorization'))
+        )
+        if (
+            self._methods.needs_request(method)
+            or not _is_json(_text(headers.get(b'content-type')))
+            or b'content-encoding' in headers
+            or key is None
+            or not self._keys.accept(key)
+        ):
+            return None
+        return partial(self._call, method, None)
+
+    async def _call(
+        self, method: str, req: falcon.asgi.Request | None, body: bytes
+    ) -> bytes:
+        return msgspec.json.encode(await self._methods.call(method, body, req))
 
     def _authorize(self, req: falcon.asgi.Request) -> None:
         if req.has_param('api_key'):
@@ -146,16 +175,31 @@ class ApiResource:
                 description='a key in the URL is not accepted, and is no longer '
                 'secret: replace it, and send it in the header X-API-Key'
             )
-        key = req.get_header('X-API-Key')
-        if key is None:
-            scheme, _, rest = (req.auth or '').partition(' ')
-            key = rest.strip() if scheme.lower() == 'apikey' else None
+        key = _find_key(req.get_header('X-API-Key'), req.auth)
         if key is None or not self._keys.accept(key):
             _logger.warning('server API: refused %r without a valid key', req.path[:80])
             raise falcon.HTTPUnauthorized(
                 description='send a valid key in the header X-API-Key',
                 challenges=['apikey'],
             )
+
+
+def _text(value: bytes | None) -> str | None:
+    """Return the value of a header as Falcon does."""
+    return None if value is None else value.decode('latin-1')
+
+
+def _find_key(own_header: str | None, authorization: str | None) -> str | None:
+    """Return the key of a request: from ``X-API-Key``, or ``Authorization: apikey``."""
+    if own_header is not None:
+        return own_header
+    scheme, _, rest = (authorization or '').partition(' ')
+    return rest.strip() if scheme.lower() == 'apikey' else None
+
+
+def _is_json(content_type: str | None) -> bool:
+    kind, _, _ = (content_type or '').partition(';')
+    return kind.strip().lower() == 'application/json'
 
 
 async def read_json_body(
@@ -174,8 +218,7 @@ async def read_json_body(
     """
     # SECURITY: a form on an attacker's site can post without a CORS preflight
     #   request, but not with this content type.
-    content_type, _, _ = (req.content_type or '').partition(';')
-    if content_type.strip().lower() != 'application/json':
+    if not _is_json(req.content_type):
         raise falcon.HTTPUnsupportedMediaType(
             description='send Content-Type: application/json'
         )
