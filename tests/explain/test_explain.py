@@ -629,6 +629,42 @@ async def test_recording_of_a_user_ends_after_its_time() -> None:
         assert not channels.node.events.wanted
 
 
+@pytest.mark.parametrize(
+    ('read_before', 'verdict', 'words'),
+    [
+        (True, Verdict.DELIVERED, 'written to the socket'),
+        (False, Verdict.UNKNOWN, 'ended after the recording'),
+    ],
+)
+@on_fake_clock
+async def test_backlog_of_a_connection_that_ends_after_the_recording_is_not_known(
+    read_before: bool, verdict: Verdict, words: str
+) -> None:
+    """A publication in the backlog at the end of the recording may have been lost.
+
+    The end of the connection is not recorded then. The answer was "written to the
+    socket".
+    """
+    channels = make_channels(record_deliveries=False)
+    async with channels, SimulatedClient(channels, user='ann') as ann:
+        await channels.record_user('ann', for_s=60)
+        await ann.subscribe(ROOM)
+        ann.stop_reading()
+        await publish(channels, 1)
+        if read_before:
+            ann.read_again()
+        await asyncio.sleep(60)
+        running = await explain(channels, 1)
+        assert (Verdict.DELIVERED if read_before else Verdict.PENDING) == (
+            running.verdict
+        )
+        ann.disconnect()
+        await asyncio.sleep(1)
+        answer = await explain(channels, 1)
+        assert verdict == answer.verdict, answer.text
+        assert words in answer.text
+
+
 @on_fake_clock
 async def test_recording_of_a_user_can_be_extended_and_ended() -> None:
     """A second call sets a new time, and zero seconds end the recording."""

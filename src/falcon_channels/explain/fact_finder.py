@@ -158,6 +158,7 @@ class FactFinder:
             assert connection is not None
             known = RecordedConnection(id=connection.id, kind=type(connection).__name__)
         backlog_bytes = known.backlog_bytes
+        ended_unrecorded = connection is None and known.closed_at is None
         if connection is not None:
             backlog_bytes = connection.backlog_bytes
             subscription = connection.subscriptions.get(question.channel)
@@ -167,6 +168,7 @@ class FactFinder:
         return msgspec.structs.replace(
             known,
             backlog_bytes=backlog_bytes,
+            ended_unrecorded=ended_unrecorded,
             subscriptions=[_for_sending(facts, question, sizes) for facts in relevant],
             num_left_out=num_left_out,
             refusals=refusals,

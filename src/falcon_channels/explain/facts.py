@@ -148,6 +148,8 @@ class RecordedConnection(msgspec.Struct, kw_only=True, omit_defaults=True):
             one, but its size is not known.
         drained_at: Last known Unix time in seconds at which there was no backlog,
             or ``None``.
+        ended_unrecorded: Whether the connection ended after its recording, so that its
+            end and its last backlog are not known.
         subscriptions: Recorded subscriptions to the channel that concern the
             publication, oldest first.
         num_left_out: Number of such subscriptions that exceeded the limit and are not
@@ -164,6 +166,7 @@ class RecordedConnection(msgspec.Struct, kw_only=True, omit_defaults=True):
     by_client: bool = False
     backlog_bytes: int | None = 0
     drained_at: float | None = None
+    ended_unrecorded: bool = False
     subscriptions: list[RecordedSubscription] = []
     num_left_out: int = 0
     refusals: list[RecordedRefusal] = []
