@@ -109,6 +109,13 @@ def server(asgi_server: AsgiServer) -> Iterator[Server]:
         None,
         ChannelOptions(max_backlog_bytes=200_000, history_size=10),
     )
+    channels.add_route(
+        'missed:{room}',
+        None,
+        ChannelOptions(
+            max_backlog_bytes=200_000, history_size=300, recovery_limit_bytes=20_000_000
+        ),
+    )
     app = falcon.asgi.App(middleware=[channels])
     app.add_route('/events/{kind}/{names}', Events())
     app.add_route('/publish/{channel}', Publish())
@@ -490,6 +497,43 @@ def test_stream_that_is_not_read_is_ended_as_slow(
                 break
         wait_until_nobody_is_connected()
     assert slow + 1 == channels.node.hub.counters.slow_disconnects
+
+
+def test_stream_that_recovers_more_than_the_backlog_limit_is_not_slow(
+    server: Server, client: httpx.Client
+) -> None:
+    """What a client has missed does not count towards its backlog limit.
+
+    A stream was ended as slow by the next publication, if its client had not read all
+    recovered publications by then. The log had a warning for each such client.
+    """
+    for _ in range(20):
+        publish(client, 'missed:a', *['x' * 60_000] * 10)
+    answer = client.get('/events/plain/missed:a', headers=JSON)
+    since = '0:' + answer.json()['since'].partition(':')[2]
+    slow = channels.node.hub.counters.slow_disconnects
+    with socket.socket() as sock:
+        sock.settimeout(TIMEOUT_S)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.connect(('127.0.0.1', server.port))
+        sock.sendall(
+            b'GET /events/plain/missed:a HTTP/1.1\r\nHost: a\r\n'
+            b'Accept: text/event-stream\r\nLast-Event-ID: %s\r\n\r\n' % since.encode()
+        )
+        wait_until(lambda: channels.connections(), 'it listens')
+        wait_until(lambda: _backlog_bytes() > 200_000, 'it has a backlog')
+        publish(client, 'missed:a', 'last')
+        received = b''
+        while b'data: last' not in received:
+            chunk = sock.recv(1 << 20)
+            assert chunk, 'the stream has ended'
+            received = received[-100:] + chunk
+    wait_until_nobody_is_connected()
+    assert slow == channels.node.hub.counters.slow_disconnects
+
+
+def _backlog_bytes() -> int:
+    return sum(c.backlog_bytes for c in channels.node.hub.connections)
 
 
 def test_stream_that_the_application_does_not_send_is_removed(
