@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 import json
 import socket
 import time
@@ -108,6 +109,11 @@ def server(asgi_server: AsgiServer) -> Iterator[Server]:
         'slow:{room}',
         None,
         ChannelOptions(max_backlog_bytes=200_000, history_size=10),
+    )
+    channels.add_route(
+        'recorded:{room}',
+        None,
+        ChannelOptions(history_size=10, record_deliveries=True),
     )
     channels.add_route(
         'missed:{room}',
@@ -702,3 +708,40 @@ def test_poll_of_a_client_that_leaves_ends_at_once(server: Server) -> None:
         )
         wait_until(lambda: channels.connections(), 'it waits')
     wait_until(lambda: not channels.connections(), 'it has ended')
+
+
+def test_publications_of_an_answered_poll_are_explained_as_received(
+    client: httpx.Client,
+) -> None:
+    """A poll that was answered has received what its answer has.
+
+    Its output seemed to be in the backlog when it ended. Each publication was then
+    explained as possibly lost.
+    """
+
+    def explain(offset: int) -> set[str]:
+        loop = channels.loop
+        assert loop is not None
+        answers = asyncio.run_coroutine_threadsafe(
+            channels.explain('recorded:a', offset, user='polly'), loop
+        ).result(TIMEOUT_S)
+        return {str(answer.verdict) for answer in answers}
+
+    def poll_since(since: str) -> dict[str, Any]:
+        path = f'/events/plain/recorded:a?user=polly&since={since}'
+        found: dict[str, Any] = client.get(path, headers=JSON).json()
+        return found
+
+    publish(client, 'recorded:a', 1)
+    since = poll(client, '/events/plain/recorded:a', None)['since']
+    publish(client, 'recorded:a', 2)
+    found = poll_since(since)
+    assert [2] == [item['data'] for item in found['publications']]
+    assert {'recovered'} == explain(2)
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(poll_since, found['since'])
+        wait_until(lambda: channels.connections('polly'), 'it waits')
+        publish(client, 'recorded:a', 3)
+        assert [3] == [item['data'] for item in waiting.result()['publications']]
+    assert 'delivered' in explain(3)
