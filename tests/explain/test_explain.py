@@ -302,7 +302,7 @@ async def _all_publications(client: SimulatedClient) -> Any:
 
 
 def stop_reading(channels: Channels, user: str) -> Any:
-    """Let the only connection of a user read nothing; return its transport."""
+    """Stop the only client of a user from reading; return the transport."""
     [connection] = channels.node.hub.connections.of_user(user)
     transport: Any = connection.transport
     transport.stop_reading()
