@@ -113,6 +113,7 @@ def test_interrupted_command_exits_with_130_without_a_traceback(
         ),
         ('explain rooms:a x --user u', "offset: 'x' is not a whole number from 0"),
         ('disconnect ann --code x', "--code: 'x' is not a whole number from 0"),
+        ('explain --user u --record-s nan', "--record-s: 'nan' is not a finite number"),
     ],
 )
 def test_number_out_of_range_is_refused_before_a_request(

@@ -301,6 +301,85 @@ async def _all_publications(client: SimulatedClient) -> Any:
             return
 
 
+def stop_reading(channels: Channels, user: str) -> Any:
+    """Stop the only client of a user from reading; return the transport."""
+    [connection] = channels.node.hub.connections.of_user(user)
+    transport: Any = connection.transport
+    transport.stop_reading()
+    return transport
+
+
+@pytest.mark.parametrize('slow_reader', ['latest', 'drop_oldest'])
+@on_fake_clock
+async def test_publications_that_wait_do_not_prove_that_an_earlier_one_has_left(
+    slow_reader: str,
+) -> None:
+    """A publication in the backlog is pending, however many wait behind it.
+
+    The bytes of later publications prove that an earlier one has left the process, if
+    they are more than the backlog. The publications of a slow client were counted,
+    although they are not in the backlog. The answer was then "written to the socket".
+    """
+    channels = make_channels(
+        recovery='latest' if slow_reader == 'latest' else 'off',
+        slow_reader=slow_reader,
+        history_size=100,
+        max_backlog_bytes=2000,
+        max_publication_bytes=500,
+    )
+    async with channels, SimulatedSdk(channels, Clients(), data='ann') as ann:
+        await ann.subscribe(ROOM)
+        transport = stop_reading(channels, 'ann')
+        for _ in range(30):
+            await publish(channels, 'x' * 400)
+        num_written = transport.writes - 2
+        assert 0 < num_written < 20
+        for offset in range(1, num_written + 1):
+            answer = await explain(channels, offset)
+            assert Verdict.PENDING == answer.verdict, (offset, answer.text)
+            assert 'backlog' == answer.facts['waits_in']
+
+
+@on_fake_clock
+async def test_later_publications_to_an_sdk_prove_that_an_earlier_one_has_left() -> (
+    None
+):
+    """The bytes that an SDK received later are compared with its backlog, for JSON.
+
+    They were not counted for clients that speak JSON. Each publication since the
+    backlog was last empty was then said to be possibly among the bytes that wait.
+    """
+    channels = make_channels(history_size=100)
+    async with channels, SimulatedSdk(channels, Clients(), data='ann') as ann:
+        await ann.subscribe(ROOM)
+        transport = stop_reading(channels, 'ann')
+        for _ in range(30):
+            await publish(channels, 'x' * 400)
+        # NOTE: the system has taken some bytes, but not all of them.
+        transport.backlog_bytes = 4000
+        answers = [await explain(channels, offset) for offset in range(1, 31)]
+        assert [Verdict.DELIVERED] * 20 + [Verdict.PENDING] * 10 == [
+            answer.verdict for answer in answers
+        ]
+
+
+@on_fake_clock
+async def test_line_breaks_of_a_payload_are_not_counted_as_sent() -> None:
+    """JSON for an SDK has no line breaks, so that it can be shorter than the payload.
+
+    If they were counted, a payload with many line breaks would prove too much.
+    """
+    channels = make_channels(history_size=100)
+    async with channels, SimulatedSdk(channels, Clients(), data='ann') as ann:
+        await ann.subscribe(ROOM)
+        transport = stop_reading(channels, 'ann')
+        await publish(channels, 'first')
+        for _ in range(3):
+            await publish(channels, b'[1,' + b'\n' * 1000 + b'2]')
+        assert transport.backlog_bytes < 1000
+        assert Verdict.PENDING == (await explain(channels, 1)).verdict
+
+
 @on_fake_clock
 async def test_client_that_is_closed_as_slow_may_not_have_received_the_buffer() -> None:
     """What was in the backlog at the close may not have left this process."""
@@ -548,6 +627,42 @@ async def test_recording_of_a_user_ends_after_its_time() -> None:
         assert local_channel is not None
         assert local_channel.observer is None
         assert not channels.node.events.wanted
+
+
+@pytest.mark.parametrize(
+    ('read_before', 'verdict', 'words'),
+    [
+        (True, Verdict.DELIVERED, 'written to the socket'),
+        (False, Verdict.UNKNOWN, 'ended after the recording'),
+    ],
+)
+@on_fake_clock
+async def test_backlog_of_a_connection_that_ends_after_the_recording_is_not_known(
+    read_before: bool, verdict: Verdict, words: str
+) -> None:
+    """A publication in the backlog at the end of the recording may have been lost.
+
+    The end of the connection is not recorded then. The answer was "written to the
+    socket".
+    """
+    channels = make_channels(record_deliveries=False)
+    async with channels, SimulatedClient(channels, user='ann') as ann:
+        await channels.record_user('ann', for_s=60)
+        await ann.subscribe(ROOM)
+        ann.stop_reading()
+        await publish(channels, 1)
+        if read_before:
+            ann.read_again()
+        await asyncio.sleep(60)
+        running = await explain(channels, 1)
+        assert (Verdict.DELIVERED if read_before else Verdict.PENDING) == (
+            running.verdict
+        )
+        ann.disconnect()
+        await asyncio.sleep(1)
+        answer = await explain(channels, 1)
+        assert verdict == answer.verdict, answer.text
+        assert words in answer.text
 
 
 @on_fake_clock

@@ -209,6 +209,32 @@ async def test_backlog_limit_applies_after_recovered_publications_were_read() ->
 
 
 @on_fake_clock
+async def test_recovered_output_that_was_flushed_before_does_not_count() -> None:
+    """Output that other code has written counts like output of the fan-out.
+
+    The fan-out found nothing to write, and took that for a client that has read
+    everything. Its recovered publications then counted towards the backlog limit.
+    """
+    channels = make_channels(history_size=100)
+    for number in range(50):
+        await channels.publish('a:1', [number, KIB])
+    page = await channels.history('a:1', limit=1)
+    async with SimulatedClient(channels) as client:
+        client.stop_reading()
+        await client.subscribe('a:1', page.position._replace(offset=10))
+        client.connection.flush()
+        assert client.connection.backlog_bytes > 8192
+        await asyncio.sleep(1)
+        await channels.publish('a:1', [50])
+        await asyncio.sleep(1)
+        assert None is client.end
+        client.read_again()
+        await asyncio.sleep(1)
+        assert [50] == numbers(client)
+    await channels.close()
+
+
+@on_fake_clock
 async def test_recovery_above_its_limit_in_bytes_returns_nothing() -> None:
     """A client that missed more than the limit is not recovered, not even in part."""
     channels = make_channels(history_size=100, recovery_limit_bytes=10_000)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 import json
 import socket
 import time
@@ -108,6 +109,18 @@ def server(asgi_server: AsgiServer) -> Iterator[Server]:
         'slow:{room}',
         None,
         ChannelOptions(max_backlog_bytes=200_000, history_size=10),
+    )
+    channels.add_route(
+        'recorded:{room}',
+        None,
+        ChannelOptions(history_size=10, record_deliveries=True),
+    )
+    channels.add_route(
+        'missed:{room}',
+        None,
+        ChannelOptions(
+            max_backlog_bytes=200_000, history_size=300, recovery_limit_bytes=20_000_000
+        ),
     )
     app = falcon.asgi.App(middleware=[channels])
     app.add_route('/events/{kind}/{names}', Events())
@@ -492,6 +505,43 @@ def test_stream_that_is_not_read_is_ended_as_slow(
     assert slow + 1 == channels.node.hub.counters.slow_disconnects
 
 
+def test_stream_that_recovers_more_than_the_backlog_limit_is_not_slow(
+    server: Server, client: httpx.Client
+) -> None:
+    """What a client has missed does not count towards its backlog limit.
+
+    A stream was ended as slow by the next publication, if its client had not read all
+    recovered publications by then. The log had a warning for each such client.
+    """
+    for _ in range(20):
+        publish(client, 'missed:a', *['x' * 60_000] * 10)
+    answer = client.get('/events/plain/missed:a', headers=JSON)
+    since = '0:' + answer.json()['since'].partition(':')[2]
+    slow = channels.node.hub.counters.slow_disconnects
+    with socket.socket() as sock:
+        sock.settimeout(TIMEOUT_S)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.connect(('127.0.0.1', server.port))
+        sock.sendall(
+            b'GET /events/plain/missed:a HTTP/1.1\r\nHost: a\r\n'
+            b'Accept: text/event-stream\r\nLast-Event-ID: %s\r\n\r\n' % since.encode()
+        )
+        wait_until(lambda: channels.connections(), 'it listens')
+        wait_until(lambda: _backlog_bytes() > 200_000, 'it has a backlog')
+        publish(client, 'missed:a', 'last')
+        received = b''
+        while b'data: last' not in received:
+            chunk = sock.recv(1 << 20)
+            assert chunk, 'the stream has ended'
+            received = received[-100:] + chunk
+    wait_until_nobody_is_connected()
+    assert slow == channels.node.hub.counters.slow_disconnects
+
+
+def _backlog_bytes() -> int:
+    return sum(c.backlog_bytes for c in channels.node.hub.connections)
+
+
 def test_stream_that_the_application_does_not_send_is_removed(
     client: httpx.Client,
     monkeypatch: pytest.MonkeyPatch,
@@ -658,3 +708,40 @@ def test_poll_of_a_client_that_leaves_ends_at_once(server: Server) -> None:
         )
         wait_until(lambda: channels.connections(), 'it waits')
     wait_until(lambda: not channels.connections(), 'it has ended')
+
+
+def test_publications_of_an_answered_poll_are_explained_as_received(
+    client: httpx.Client,
+) -> None:
+    """A poll that was answered has received what its answer has.
+
+    Its output seemed to be in the backlog when it ended. Each publication was then
+    explained as possibly lost.
+    """
+
+    def explain(offset: int) -> set[str]:
+        loop = channels.loop
+        assert loop is not None
+        answers = asyncio.run_coroutine_threadsafe(
+            channels.explain('recorded:a', offset, user='polly'), loop
+        ).result(TIMEOUT_S)
+        return {str(answer.verdict) for answer in answers}
+
+    def poll_since(since: str) -> dict[str, Any]:
+        path = f'/events/plain/recorded:a?user=polly&since={since}'
+        found: dict[str, Any] = client.get(path, headers=JSON).json()
+        return found
+
+    publish(client, 'recorded:a', 1)
+    since = poll(client, '/events/plain/recorded:a', None)['since']
+    publish(client, 'recorded:a', 2)
+    found = poll_since(since)
+    assert [2] == [item['data'] for item in found['publications']]
+    assert {'recovered'} == explain(2)
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(poll_since, found['since'])
+        wait_until(lambda: channels.connections('polly'), 'it waits')
+        publish(client, 'recorded:a', 3)
+        assert [3] == [item['data'] for item in waiting.result()['publications']]
+    assert 'delivered' in explain(3)

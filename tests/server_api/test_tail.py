@@ -453,10 +453,35 @@ def test_stream_that_is_not_sent_is_removed(caplog: pytest.LogCaptureFixture) ->
     async def scenario() -> None:
         channels = make_channels()
         connection = await ApiMethods(channels.node).tail(b'{"channel":"rooms:a"}')
-        await asyncio.sleep(15)
+        await asyncio.sleep(25)
         assert connection.closed
         assert [] == channels.connections()
         await channels.close()
 
     run_with_fake_clock(scenario())
     assert 'its stream was never read' in caplog.text
+
+
+def test_stream_whose_response_is_slow_is_sent() -> None:
+    """A tail does not end because its heartbeats were due before its response.
+
+    A middleware may work on the response for some seconds. With short heartbeats, the
+    tail ended as one that is never read.
+    """
+
+    async def scenario() -> None:
+        channels = make_channels()
+        connection = await ApiMethods(channels.node).tail(
+            b'{"channel":"rooms:a","heartbeat_s":1}'
+        )
+        await asyncio.sleep(5)
+        assert not connection.closed
+        body = connection.transport.body(connection, asyncio.Event().wait)
+        assert b'{"subscribed":' in await anext(body)
+        for _ in range(25):
+            assert b'{}\n' == await anext(body)
+        await body.aclose()
+        assert connection.closed
+        await channels.close()
+
+    run_with_fake_clock(scenario())

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import contextlib
 import http.client
 import ipaddress
+import math
 import os
 from pathlib import Path
 import sys
@@ -98,6 +99,21 @@ def duration(text: str) -> float:
             f'{text!r} is not a number of seconds above 0 and up to '
             f'{MAX_DURATION_S:.0f}'
         ) from None
+
+
+def finite_number(text: str) -> float:
+    """Convert an argument to a number; the server checks its range.
+
+    Raises:
+        argparse.ArgumentTypeError: It is not a number, or not finite.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f'{text!r} is not a finite number')
+    return value
 
 
 def whole_number(lowest: int) -> Callable[[str], int]:

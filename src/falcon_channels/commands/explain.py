@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         '--record-s',
-        type=float,
+        type=client.finite_number,
         metavar='SECONDS',
         help='record the deliveries to the user from now on, and explain nothing; 0 '
         'ends this',
@@ -61,9 +61,12 @@ def explain(args: argparse.Namespace) -> int:
 
 def _explain(args: argparse.Namespace) -> None:
     if args.record_s is not None:
-        if args.channel is not None:
+        # NOTE: a recording has no smaller scope. An argument that was ignored would
+        #   promise one.
+        if args.channel is not None or args.client or args.epoch:
             raise client.CommandError(
-                '--record-s records all channels: name no channel'
+                '--record-s records all connections and channels of the user: name no '
+                'channel, --client or --epoch'
             )
         result = client.ApiClient(args).call(
             'record_user', _Recorded, user=args.user, for_s=args.record_s

@@ -46,7 +46,7 @@ class BatchTimes:
         Args:
             first: Offset of its first publication.
             position: Position of its last publication.
-            size_bytes: Bytes of its payloads.
+            size_bytes: Bytes of its payloads without line breaks.
         """
         blocks = self._blocks
         block = blocks[-1] if blocks else None

@@ -26,6 +26,7 @@ from falcon_channels.explain.subscription_record import SubscriptionRecord
 from falcon_channels.hub.connection import Subscription
 from falcon_channels.hub.connection import SubscriptionState as State
 from falcon_channels.hub.local_channel import LocalChannel
+from falcon_channels.protocol.json_codec import remove_line_breaks
 from falcon_channels.publication import Position
 from falcon_channels.publication import Publication
 from falcon_channels.transports.encoders import Item
@@ -153,7 +154,8 @@ class ChannelRecord:
         size_bytes = first = 0
         for item in items:
             if isinstance(item, Publication) and item.offset:
-                size_bytes += len(item.data)
+                # NOTE: an encoding may omit line breaks.
+                size_bytes += len(remove_line_breaks(item.data))
                 first = first or item.offset
         if first:
             self.batch_times.add(first, position, size_bytes)

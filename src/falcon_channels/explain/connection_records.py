@@ -65,6 +65,13 @@ class ConnectionRecord:
         backlog_bytes = event.facts['backlog_bytes']
         facts.backlog_bytes = None if backlog_bytes is None else int(backlog_bytes)
 
+    def on_recording_ended(self, connection: Connection) -> None:
+        """Called when the end of the connection will not be recorded."""
+        if connection.backlog_bytes or connection.out is not None:
+            self.facts.backlog_bytes = None
+        else:
+            self.on_drained()
+
     def add_opening(self) -> None:
         """Count the record of the start of the connection."""
         self._num_records += 1
@@ -142,6 +149,10 @@ class ConnectionRecords:
     def get(self, id: str) -> ConnectionRecord | None:
         """Return a recorded connection, or ``None``."""
         return self._by_id.get(id)
+
+    def all(self) -> list[ConnectionRecord]:
+        """Return all recorded connections."""
+        return list(self._by_id.values())
 
     def of_user(self, user: str) -> dict[str, ConnectionRecord]:
         """Return the recorded connections of a user by id, oldest first."""

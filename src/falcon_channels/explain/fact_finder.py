@@ -158,6 +158,7 @@ class FactFinder:
             assert connection is not None
             known = RecordedConnection(id=connection.id, kind=type(connection).__name__)
         backlog_bytes = known.backlog_bytes
+        ended_unrecorded = connection is None and known.closed_at is None
         if connection is not None:
             backlog_bytes = connection.backlog_bytes
             subscription = connection.subscriptions.get(question.channel)
@@ -167,6 +168,7 @@ class FactFinder:
         return msgspec.structs.replace(
             known,
             backlog_bytes=backlog_bytes,
+            ended_unrecorded=ended_unrecorded,
             subscriptions=[_for_sending(facts, question, sizes) for facts in relevant],
             num_left_out=num_left_out,
             refusals=refusals,
@@ -285,11 +287,23 @@ def _for_sending(
         and question.tags is not None
         and not tag_filter.matches(question.tags)
     ]
+    written_until = _written_until(facts, question.offset)
     return msgspec.structs.replace(
         facts,
         filter=None,
         client_filter=None,
         filtered=any(filters.values()),
         excluded_by=excluded_by,
-        bytes_after=sizes.after(facts.end_offset) if facts.countable else None,
+        bytes_after=sizes.after(written_until) if facts.countable else None,
+    )
+
+
+def _written_until(facts: RecordedSubscription, offset: int) -> int:
+    """Return the offset up to which all publications after another were written.
+
+    NOTE: publications that wait for a slow client, or that were dropped, are not in the
+    backlog.
+    """
+    return min(
+        [facts.end_offset, *(lag.after for lag in facts.lags if lag.after >= offset)]
     )

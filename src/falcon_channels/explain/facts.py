@@ -71,8 +71,8 @@ class RecordedSubscription(msgspec.Struct, kw_only=True, omit_defaults=True):
         filtered: Whether there is a filter.
         excluded_by: Owners of the filters that exclude the publication:
             ``'application'``, ``'client'`` or both.
-        countable: Whether an encoded payload is never smaller than the payload, so that
-            payload sizes can be compared with a backlog.
+        countable: Whether an encoded payload is never smaller than the payload without
+            line breaks, so that payload sizes can be compared with a backlog.
         lags: Periods in which publications waited for the client.
         lags_after: Offset up to which lags were removed from the record.
         ended_at: Unix time in seconds of the end, or ``None``.
@@ -82,8 +82,8 @@ class RecordedSubscription(msgspec.Struct, kw_only=True, omit_defaults=True):
         code: Unsubscribe code, or 0.
         reason: Reason that was sent or reported, or ``''``.
         first_pending: Offset of the first publication that waits now, or ``None``.
-        bytes_after: Bytes of payloads that were written after the publication in
-            question; ``None`` if unknown.
+        bytes_after: Bytes of payloads that were certainly written after the publication
+            in question; ``None`` if unknown.
     """
 
     at: float
@@ -148,6 +148,8 @@ class RecordedConnection(msgspec.Struct, kw_only=True, omit_defaults=True):
             one, but its size is not known.
         drained_at: Last known Unix time in seconds at which there was no backlog,
             or ``None``.
+        ended_unrecorded: Whether the connection ended after its recording, so that its
+            end and its last backlog are not known.
         subscriptions: Recorded subscriptions to the channel that concern the
             publication, oldest first.
         num_left_out: Number of such subscriptions that exceeded the limit and are not
@@ -164,6 +166,7 @@ class RecordedConnection(msgspec.Struct, kw_only=True, omit_defaults=True):
     by_client: bool = False
     backlog_bytes: int | None = 0
     drained_at: float | None = None
+    ended_unrecorded: bool = False
     subscriptions: list[RecordedSubscription] = []
     num_left_out: int = 0
     refusals: list[RecordedRefusal] = []

@@ -151,6 +151,10 @@ class DeliveryRecorder:
             self._hub.observe(self)
             self._stop_listening = self._hub.events.listen(self._on_event)
         elif not wanted and self._stop_listening is not None:
+            for record in self._connections.all():
+                connection = self._hub.connections.get(record.facts.id)
+                if connection is not None:
+                    record.on_recording_ended(connection)
             self._hub.observe(None)
             self._stop_listening()
             self._stop_listening = None

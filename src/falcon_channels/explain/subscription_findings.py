@@ -336,6 +336,15 @@ def _unsent(
         'backlog_bytes': backlog_bytes,
         'bytes_after': later_bytes,
     }
+    if connection.ended_unrecorded:
+        return Found(
+            Verdict.UNKNOWN,
+            f'it was added to the backlog of the connection {when}. The connection '
+            'ended after the recording, and whether the publication has left this '
+            'process is not known',
+            None,
+            facts,
+        )
     if connection.closed_at is None:
         return Found(
             Verdict.PENDING,

@@ -20,9 +20,10 @@ from falcon_channels.explain.facts import RecordedSubscription
 from falcon_channels.explain.record_queue import Record
 from falcon_channels.filters import TagFilter
 from falcon_channels.hub.connection import Subscription
-from falcon_channels.protocol import json_codec
 from falcon_channels.protocol.plain_codec import MEDIA
 from falcon_channels.publication import Position
+from falcon_channels.transports.client_codecs import JSON
+from falcon_channels.transports.client_codecs import UNIDIRECTIONAL_JSON
 from falcon_channels.transports.websocket_framing import DEFLATE
 
 #: Largest number of lags that a record keeps.
@@ -160,12 +161,13 @@ def facts_of(
         server_side=subscription.server_side,
         filter=subscription.filter,
         client_filter=subscription.client_filter,
-        # NOTE: a payload can only grow in these encodings. It shrinks if it is
-        #   compressed, sent as a delta, or sent as the text in its JSON.
+        # NOTE: a payload without its line breaks can only grow in these encodings. It
+        #   shrinks if it is compressed, sent as a delta, or sent as the text in its
+        #   JSON.
         countable=not subscription.delta
         and subscription.selection is None
         and encoder.framing is not DEFLATE
-        and (codec in (json_codec, MEDIA) or codec.binary),
+        and (codec in (JSON, UNIDIRECTIONAL_JSON, MEDIA) or codec.binary),
     )
 
 

@@ -162,7 +162,14 @@ class FanOut:
             timing.end()
 
     def _flush_connection(self, connection: Connection) -> None:
-        backlog_bytes = connection.flush()
+        if connection.closed:
+            return
+        if connection.out is not None:
+            backlog_bytes = connection.flush()
+        else:
+            # NOTE: the connection has written its output itself. The client may not
+            #   have read it yet.
+            backlog_bytes = connection.backlog_bytes
         if backlog_bytes:
             self._check_backlog(connection, backlog_bytes)
         elif connection.granted_bytes:

@@ -106,10 +106,11 @@ class Poll(HttpConnection):
         # NOTE: a poll is short. In presence, the client would leave and join again and
         #   again.
         await self.subscribe(wanted, timing, presence=False)
+        left = False
         if self._must_wait(wanted):
             # NOTE: the event is set if a channel has ended, but the client knows that.
             self._wake.clear()
-            await self._wait(wanted.options.poll_wait_s, receive)
+            left = await self._wait(wanted.options.poll_wait_s, receive)
         if not self.held and self.ended_with and not reconnects(self.ended_with[0]):
             raise self.refusal(False, '')
         parts = [part for blob in self.held for part in blob]
@@ -119,6 +120,10 @@ class Poll(HttpConnection):
         for channel, (_, position) in self.ended.items():
             self.positions[channel] = position
         ended = [end_media(channel, end) for channel, (end, _) in self.ended.items()]
+        if not left:
+            # NOTE: the answer has the held output, which is not in the backlog any more
+            #   when the connection ends.
+            self.held_bytes = 0
         return b'{"publications":[%s],"since":%s,"lost":%s,"ended":[%s]}' % (
             b','.join([part.content for part in parts]),
             msgspec.json.encode(encode_event_id(self.positions)),
@@ -140,8 +145,12 @@ class Poll(HttpConnection):
 
     async def _wait(
         self, wait_s: float, receive: Callable[[], Awaitable[Any]] | None
-    ) -> None:
-        """Wait for output, for the end, for the client to leave, or for a deadline."""
+    ) -> bool:
+        """Wait for output, for the end, for the client to leave, or for a deadline.
+
+        Returns:
+            Whether the client has left.
+        """
         waits: list[Coroutine[Any, Any, object]] = [self._wake.wait()]
         if receive is not None:
             waits.append(_wait_for_disconnect(receive))
@@ -155,6 +164,7 @@ class Poll(HttpConnection):
         finally:
             for task in tasks:
                 task.cancel()
+        return any(task.done() for task in tasks[1:])
 
 
 async def _wait_for_disconnect(receive: Callable[[], Awaitable[Any]]) -> None:

@@ -121,8 +121,9 @@ class TailConnection(Connection):
         return ClientKind('tail', 'json')
 
     def start(self) -> None:
-        """Start the heartbeats."""
+        """Start the heartbeats, and the time in which the stream must begin."""
         self._set_timer(asyncio.get_running_loop().time())
+        self.transport.call_if_unread(self._on_unread)
 
     def _set_timer(self, now_s: float) -> None:
         self._slot = self._node.timers.add(self, now_s + self._heartbeat_s)
@@ -187,13 +188,8 @@ class TailConnection(Connection):
         """
         self._slot = 0
         if not self.transport.begun:
-            _logger.warning(
-                '%r ends: its stream was never read, because a middleware replaced the '
-                'response',
-                self,
-            )
-            self.transport.abort()
-            self.hub.remove(self)
+            # NOTE: a middleware still works on the response, or has replaced it.
+            self._set_timer(now_s)
             return
         if self.backlog_bytes:
             # NOTE: the policy of the channel may allow a slow reader to stay for ever,
@@ -207,6 +203,17 @@ class TailConnection(Connection):
         else:
             self.send(b'{}')
         self._set_timer(now_s)
+
+    def _on_unread(self) -> None:
+        """Called when the server does not read the stream: end it."""
+        if not self.closed:
+            _logger.warning(
+                '%r ends: its stream was never read, because a middleware replaced the '
+                'response',
+                self,
+            )
+            self.transport.abort()
+            self.hub.remove(self)
 
     def on_end(self) -> None:
         """Called when the connection has ended: stop its timer."""

@@ -134,7 +134,8 @@ class SimulatedTransport:
 
     Attributes:
         writes: Number of writes.
-        backlog_bytes: Bytes that the client has not read.
+        backlog_bytes: Bytes that the client has not read. After the end, these are the
+            bytes that are lost.
         peak_bytes: Largest backlog so far, in bytes.
         end: Close code and reason, or ``None`` while the connection is open.
     """
@@ -189,7 +190,6 @@ class SimulatedTransport:
             return
         self.end = (code, reason)
         self._unread.clear()
-        self.backlog_bytes = 0
         if self.receiver is not None:
             loop = asyncio.get_running_loop()
             loop.call_soon(self.receiver.on_closed, code, reason)

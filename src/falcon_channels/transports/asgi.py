@@ -177,11 +177,13 @@ class AsgiTransport:
             self._abort_timer = self._loop.call_later(CLOSE_TIMEOUT_S, self.abort)
 
     def abort(self) -> None:
-        """Drop the queue and end `run`."""
+        """Drop the queue and end `run`.
+
+        NOTE: the backlog stays what it was. It is the number of bytes that are lost.
+        """
         self._ended = True
         self._idle = False
         self._queue.clear()
-        self.backlog_bytes = 0
         for task in self._tasks:
             task.cancel()
 

@@ -271,11 +271,13 @@ class HttpStreamTransport:
             )
 
     def abort(self) -> None:
-        """Drop the queue and end the body."""
+        """Drop the queue and end the body.
+
+        NOTE: the backlog stays what it was. It is the number of bytes that are lost.
+        """
         self._ended = True
         self.resume_reading()
         self._queue.clear()
-        self._queue_bytes = 0
         self._wake()
         if self._output is not None:
             self._output.abort()
