@@ -114,7 +114,7 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
     ),
     'a number as the prefix of the API': (
         lambda: Channels().add_api(falcon.asgi.App(), keys='k' * 40, prefix=7),  # type: ignore[arg-type]
-        'prefix 7 must be like',
+        'prefix is int(...), but must be text such as "/api"',
     ),
     'a text as the resource of the API': (
         lambda: Channels().add_api(falcon.asgi.App(), keys='k' * 40, resource='x'),
@@ -122,11 +122,11 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
     ),
     'a number as the path of the metrics': (
         lambda: Channels().add_metrics(falcon.asgi.App(), 7),  # type: ignore[arg-type]
-        'path 7 must be like "/metrics"',
+        'path is int(...), but must be text such as "/metrics"',
     ),
     'a number as the path of the inspector': (
         lambda: Channels().add_inspector(falcon.asgi.App(), 7, keys='k' * 40),  # type: ignore[arg-type]
-        'path 7 must be like "/_channels"',
+        'path is int(...), but must be text such as "/_channels"',
     ),
     'a text as the listener': (
         lambda: Channels().listen('events'),  # type: ignore[arg-type]
