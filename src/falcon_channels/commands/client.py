@@ -28,6 +28,9 @@ DEFAULT_URL = 'http://127.0.0.1:8000/api'
 _MAX_ANSWER_BYTES = 64 * 1024 * 1024
 
 
+#: Largest whole number that the server API accepts, such as a version.
+_MAX_WHOLE_NUMBER = 2**63 - 1
+
 #: HTTP statuses of a proxy whose server is restarting.
 _UNREACHABLE = (502, 503, 504)
 
@@ -91,12 +94,25 @@ def duration(text: str) -> float:
     Raises:
         argparse.ArgumentTypeError: It is not a number, or out of range.
     """
+    return _duration(text, zero=False)
+
+
+def duration_or_zero(text: str) -> float:
+    """Convert an argument to a number of seconds, of which 0 is one.
+
+    Raises:
+        argparse.ArgumentTypeError: It is not a number, or out of range.
+    """
+    return _duration(text, zero=True)
+
+
+def _duration(text: str, *, zero: bool) -> float:
     try:
-        return check_duration('it', float(text))
+        return check_duration('it', float(text), zero=zero)
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f'{text!r} is not a number of seconds above 0 and up to '
-            f'{MAX_DURATION_S:.0f}'
+            f'{text!r:.80} is not a number of seconds '
+            f'{"from 0" if zero else "above 0 and up"} to {MAX_DURATION_S:.0f}'
         ) from None
 
 
@@ -111,9 +127,10 @@ def whole_number(lowest: int) -> Callable[[str], int]:
             value = int(text)
         except ValueError:
             value = lowest - 1
-        if value < lowest:
+        if not lowest <= value <= _MAX_WHOLE_NUMBER:
             raise argparse.ArgumentTypeError(
-                f'{text!r} is not a whole number from {lowest}'
+                f'{text!r:.80} is not a whole number from {lowest} to '
+                f'{_MAX_WHOLE_NUMBER}'
             )
         return value
 
