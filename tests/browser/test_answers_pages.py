@@ -108,7 +108,7 @@ async def test_stop_button_ends_an_answer_for_all_its_readers(
 async def test_page_of_an_answer_says_what_has_failed(
     context: BrowserContext, server: ServerProcess
 ) -> None:
-    """A refused question opened the answer ``undefined``, and a page waited for ever."""
+    """A refused question opened the answer ``undefined``. A page waited for ever."""
     page = await context.new_page()
     await page.goto(server.url)
     await page.route('**/answers', lambda route: route.fulfill(status=503, json={}))
