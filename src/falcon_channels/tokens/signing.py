@@ -84,10 +84,14 @@ def make_subscription_token(
 
 
 def _checked_channel(channel: object) -> str:
-    if not isinstance(channel, str) or not channel or not is_utf_8(channel):
+    if not isinstance(channel, str) or not channel:
         raise InvalidValueError(
             f'the channel of a token is {shown(channel)}, but must be the name of a '
             'channel'
+        )
+    if not is_utf_8(channel):
+        raise InvalidValueError(
+            f'the channel of a token is {shown(channel)}, but must be text in UTF-8'
         )
     return channel
 
